@@ -1,1 +1,30 @@
+//! forebay: a pull-through caching mirror for container registries.
+//!
+//! Read the modules in the order a request passes through them:
+//!
+//! - [`app`] composes everything out of a [`config`] and owns every task;
+//! - [`server`] accepts connections and runs the pipeline: route, access, serve, respond;
+//! - [`route`] says which upstream, repository and operation a request means;
+//! - [`access`] says who asks, and whether they may;
+//! - [`cache`] has what was asked for, or is getting it, once, for everyone who asks;
+//! - [`upstream`] asks the registry behind us;
+//! - [`oci`] is the vocabulary all of them share.
+//!
+//! Beside the path: [`error`] (why a request failed, and what the client is told), [`metrics`]
+//! (what is counted), [`admin`] (the operator's own listener).
+//!
+//! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
+#![deny(unsafe_code)]
+
+pub mod access;
+pub mod admin;
+pub mod app;
+pub mod cache;
+pub mod config;
+pub mod error;
+pub mod metrics;
+pub mod oci;
+pub mod route;
+pub mod server;
+pub mod upstream;

@@ -1,0 +1,21 @@
+//! `[cache]`: where bytes are kept, how many, and how long a tag is believed.
+
+use std::{path::PathBuf, time::Duration};
+
+/// The `[cache]` section. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub directory: PathBuf,
+    /// All that is on disk, bytes in flight included.
+    pub max_size: u64,
+    /// What is left free on the file system for others.
+    pub min_free: u64,
+    /// How much memory manifests may take.
+    pub manifest_memory: u64,
+    /// How long a tag is trusted without asking its upstream.
+    pub tag_ttl: Duration,
+    /// How long a tag is served, after it was last confirmed, when the upstream cannot answer.
+    pub stale_if_error: Duration,
+    /// How long a 404 is believed.
+    pub negative_ttl: Duration,
+}

@@ -1,0 +1,72 @@
+//! The error codes a registry answers with, and why a string is not what it claims to be.
+
+use std::fmt;
+
+/// Codes of the error body.
+///
+/// Source: OCI distribution specification v1.1, "Error Codes"; `UNAVAILABLE` and `UNKNOWN` are
+/// those of the Docker registry API, for what the specification has no word for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    BlobUnknown,
+    DigestInvalid,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    SizeInvalid,
+    TagInvalid,
+    Unauthorized,
+    Denied,
+    Unsupported,
+    TooManyRequests,
+    Unavailable,
+    Unknown,
+}
+
+impl ErrorCode {
+    /// The code as it stands in `errors[].code`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::ManifestInvalid => "MANIFEST_INVALID",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::SizeInvalid => "SIZE_INVALID",
+            Self::TagInvalid => "TAG_INVALID",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Denied => "DENIED",
+            Self::Unsupported => "UNSUPPORTED",
+            Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a string is not the thing it was parsed as; the message says what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    #[error("invalid repository name: {0}")]
+    Repository(&'static str),
+    #[error("invalid tag: {0}")]
+    Tag(&'static str),
+    #[error("invalid digest: {0}")]
+    Digest(&'static str),
+    #[error("invalid path: {0}")]
+    Path(&'static str),
+    #[error("invalid media type: {0}")]
+    MediaType(&'static str),
+    #[error("invalid manifest: {0}")]
+    Manifest(String),
+    #[error("invalid range: {0}")]
+    Range(&'static str),
+}

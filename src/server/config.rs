@@ -1,0 +1,27 @@
+//! `[server]`: where forebay listens, and how long it waits.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// The `[server]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// One port for everything: TLS and clear HTTP are told apart by the first byte.
+    pub listen: Vec<SocketAddr>,
+    /// `false`: TLS only.
+    pub clear_http: bool,
+    pub max_connections: usize,
+    /// How long running responses may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    pub tls: Option<TlsConfig>,
+}
+
+/// The `[server.tls]` section. The files are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM, leaf first.
+    pub certificate: PathBuf,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+    /// Present: clients may show a certificate signed by it.
+    pub client_ca: Option<PathBuf>,
+}

@@ -1,0 +1,40 @@
+//! `[[upstream]]`: one registry behind us.
+
+use std::{path::PathBuf, sync::Arc};
+
+use url::Url;
+
+use crate::route::HostPattern;
+
+/// One `[[upstream]]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The registry's name, as it stands before the repository in an image's name.
+    pub name: Arc<str>,
+    /// Tried in order: a list is a failover list. Never empty; http or https, no query, no userinfo.
+    pub urls: Vec<Url>,
+    pub aliases: Vec<Arc<str>>,
+    /// Requests for these hosts belong to this upstream.
+    pub hosts: Vec<HostPattern>,
+    /// Requests that name no upstream belong to this one.
+    pub default: bool,
+    /// `alpine` means `library/alpine` here.
+    pub library: bool,
+    /// Hosts (or `host:port`) of token realms, beside the upstream's own, that may see its credentials.
+    pub realms: Vec<String>,
+    /// PEM file of a private CA, trusted beside the system's.
+    pub ca: Option<PathBuf>,
+    pub credential: CredentialSource,
+}
+
+/// Where this upstream's credentials come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    Anonymous,
+    /// The password is the file's content without its line end; it is read again when needed.
+    Password { username: String, password_file: PathBuf },
+    /// `docker-credential-<name> get`, run with the upstream's name on standard input.
+    Helper(String),
+    /// A `config.json` as `docker login` writes it.
+    DockerConfig(PathBuf),
+}
