@@ -18,7 +18,7 @@ use super::error::{Error, Key, Position};
 pub struct Document<'a> {
     file: Option<&'a Path>,
     text: &'a str,
-    /// Every key that is written down, outer before inner.
+    /// Every key that is written down, outer before inner; of equal spans the last is the innermost.
     keys: Vec<(Key, Range<usize>)>,
 }
 
@@ -83,10 +83,32 @@ impl<'a> Document<'a> {
         self.keys.iter().find(|(known, _)| known == key).map(|(_, span)| span)
     }
 
-    /// The innermost key at a byte offset.
+    /// The innermost key at a byte offset, or else the one that ends there: what is missing at the
+    /// end of a value is reported behind it.
     fn key_at(&self, offset: usize) -> Option<Key> {
-        let around = self.keys.iter().filter(|(_, span)| span.contains(&offset));
-        around.min_by_key(|(_, span)| span.len()).map(|(key, _)| key.clone())
+        let at = |offset: usize| {
+            let around = self.keys.iter().rev().filter(move |(_, span)| span.contains(&offset));
+            around.min_by_key(|(_, span)| span.len()).map(|(key, _)| key.clone())
+        };
+        at(offset).or_else(|| at(offset.checked_sub(1)?)).or_else(|| self.key_of_line(offset))
+    }
+
+    /// The key that the line of a byte offset seems to set, where the parser could make nothing of
+    /// it: the name before `=`, beneath the last header above.
+    fn key_of_line(&self, offset: usize) -> Option<Key> {
+        let start = self.text.get(..offset)?.rfind('\n').map_or(0, |end| end + 1);
+        let (name, _) = self.text[start..].lines().next()?.split_once('=')?;
+        let uncommented = self.text[..start].lines().map(|line| line.split('#').next().unwrap_or(line).trim());
+        let mut headers = uncommented.filter(|line| line.starts_with('['));
+        let table = match headers.next_back() {
+            Some(header) => {
+                let name = Key::new(header.trim_matches(['[', ']']));
+                let before = headers.filter(|other| *other == header).count();
+                if header.starts_with("[[") { name.item(before) } else { name }
+            }
+            None => Key::new(""),
+        };
+        Some(table.field(name.trim()))
     }
 
     fn position(&self, offset: usize) -> Position {

@@ -225,7 +225,7 @@ impl Reader<'_> {
 
 /// Refuses two upstreams that would claim the same requests.
 fn check_unique(document: &Document<'_>, upstreams: &[Config]) -> Result<(), Error> {
-    let mut names: HashMap<&str, &str> = HashMap::new();
+    let mut names: HashMap<&str, usize> = HashMap::new();
     let mut hosts: HashMap<String, &str> = HashMap::new();
     let mut default: Option<&str> = None;
     for (index, upstream) in upstreams.iter().enumerate() {
@@ -235,8 +235,8 @@ fn check_unique(document: &Document<'_>, upstreams: &[Config]) -> Result<(), Err
         for (key, name) in std::iter::once((key.field("name"), &upstream.name)).chain(aliases) {
             // `name` and `name:443` are the same registry to whoever asks for it.
             let bare = name.strip_suffix(":443").unwrap_or(name);
-            if let Some(other) = names.insert(bare, &upstream.name) {
-                let whose = if *other == *upstream.name { "this upstream" } else { other };
+            if let Some(other) = names.insert(bare, index) {
+                let whose = if other == index { "this upstream" } else { &upstreams[other].name };
                 return Err(document.error(&key, format!("{name:?} is already a name of {whose}; remove one of them")));
             }
         }
