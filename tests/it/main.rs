@@ -1,0 +1,3 @@
+//! The integration tests: one binary, a file per stage, named like its source.
+
+mod config;
