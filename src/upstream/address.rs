@@ -20,10 +20,8 @@ use reqwest::{
 use url::Host;
 
 /// Metadata services of clouds outside of the link-local range: Aliyun's and AWS's over IPv6.
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
-];
+const METADATA: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254))];
 
 /// The address is in a range that no redirect may lead to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,7 +248,8 @@ mod tests {
         for target in SPECIAL {
             assert!(!allows("https://203.0.113.7", target).await, "{target}");
         }
-        for target in ["https://203.0.113.8/", "https://10.0.0.5:9000/", "https://[2001:db8::1]/", "https://cdn.example/"]
+        for target in
+            ["https://203.0.113.8/", "https://10.0.0.5:9000/", "https://[2001:db8::1]/", "https://cdn.example/"]
         {
             assert!(allows("https://203.0.113.7", target).await, "{target}");
         }

@@ -125,7 +125,9 @@ mod tests {
 
     #[test]
     fn encodings() {
-        for (value, encoded) in [("gzip", true), ("identity", false), ("Identity", false), ("", false), ("zstd, gzip", true)] {
+        for (value, encoded) in
+            [("gzip", true), ("identity", false), ("Identity", false), ("", false), ("zstd, gzip", true)]
+        {
             assert_eq!(is_encoded(&headers(header::CONTENT_ENCODING, value)), encoded, "{value}");
         }
     }

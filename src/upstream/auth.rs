@@ -29,6 +29,13 @@ pub(super) struct Authorization {
     proof: Proof,
 }
 
+impl Authorization {
+    /// Whether a realm has given it, as against a password being sent as it is.
+    pub(super) fn is_token(&self) -> bool {
+        matches!(self.proof, Proof::Token(..))
+    }
+}
+
 enum Proof {
     Token(TokenKey, Token),
     Basic,
@@ -159,11 +166,16 @@ impl Authenticator {
         let key = TokenKey { identity, realm: realm.url, service, scope: scope.clone() };
         let fetch = async {
             let token = self.fetch(sender, &key).await;
-            self.metrics.token(&self.upstream, match &token {
-                Ok(_) => TokenResult::Fetched,
-                Err(error) if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied) => TokenResult::Refused,
-                Err(_) => TokenResult::Failed,
-            });
+            self.metrics.token(
+                &self.upstream,
+                match &token {
+                    Ok(_) => TokenResult::Fetched,
+                    Err(error) if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied) => {
+                        TokenResult::Refused
+                    }
+                    Err(_) => TokenResult::Failed,
+                },
+            );
             token
         };
         let token = self.tokens.get_or_fetch(key.clone(), fetch).await.map_err(|error| {
@@ -176,18 +188,17 @@ impl Authenticator {
                 self.upstream,
                 Shown(&key.realm)
             );
-            Error { retry_after: error.retry_after, ..Error::new(error.kind, why).caused_by(error) }
+            let retry_after = error.retry_after;
+            let mut error = Error::new(error.kind, why).caused_by(error);
+            error.retry_after = retry_after;
+            error
         })?;
         Ok(Authorization { value: token.authorization(), proof: Proof::Token(key, token) })
     }
 
     async fn fetch(&self, sender: &Sender, key: &TokenKey) -> Result<Token, Error> {
-        let exchange = |credential| Exchange {
-            realm: &key.realm,
-            service: key.service.as_deref(),
-            scope: &key.scope,
-            credential,
-        };
+        let exchange =
+            |credential| Exchange { realm: &key.realm, service: key.service.as_deref(), scope: &key.scope, credential };
         if key.identity == Identity::Anonymous {
             return exchange(None).fetch(sender).await;
         }

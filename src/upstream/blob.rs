@@ -121,7 +121,10 @@ impl BlobStream {
             self.metrics.upstream_received(&self.upstream, len);
             if let Some(expected) = &mut self.expected {
                 *expected = expected.checked_sub(len).ok_or_else(|| {
-                    Error::new(ErrorKind::Protocol, format!("{} sent more than it announced", Shown(&self.followed.url)))
+                    Error::new(
+                        ErrorKind::Protocol,
+                        format!("{} sent more than it announced", Shown(&self.followed.url)),
+                    )
                 })?;
             }
             if !piece.is_empty() {

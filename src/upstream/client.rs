@@ -171,10 +171,16 @@ fn roots(config: &Config) -> Result<Vec<reqwest::Certificate>, SetupError> {
         return Ok(vec![]);
     };
     let upstream = config.name.clone();
-    let pem = std::fs::read(path)
-        .map_err(|source| SetupError::ReadCa { upstream: upstream.clone(), path: path.clone(), source })?;
-    let roots = reqwest::Certificate::from_pem_bundle(&pem)
-        .map_err(|source| SetupError::ParseCa { upstream: upstream.clone(), path: path.clone(), source })?;
+    let pem = std::fs::read(path).map_err(|source| SetupError::ReadCa {
+        upstream: upstream.clone(),
+        path: path.clone(),
+        source,
+    })?;
+    let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|source| SetupError::ParseCa {
+        upstream: upstream.clone(),
+        path: path.clone(),
+        source,
+    })?;
     if roots.is_empty() {
         return Err(SetupError::EmptyCa { upstream, path: path.clone() });
     }

@@ -8,8 +8,7 @@
 use std::{collections::HashMap, fmt, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use base64::{
-    Engine,
-    alphabet,
+    Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use moka::future::Cache;
@@ -56,9 +55,15 @@ impl fmt::Debug for Secret {
 /// What proves to the upstream who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Credential {
-    Password { username: String, password: Secret },
+    Password {
+        username: String,
+        password: Secret,
+    },
     /// An OAuth2 refresh token, as some registries give out at `docker login`.
-    IdentityToken { username: String, token: Secret },
+    IdentityToken {
+        username: String,
+        token: Secret,
+    },
 }
 
 /// A credential, and whether it was read just now or is remembered from before.
@@ -107,7 +112,8 @@ impl Credentials {
         if self.is_anonymous() {
             return Ok(Loaded { credential: None, fresh: true });
         }
-        let entry = self.remembered.entry(()).or_try_insert_with(self.read()).await.map_err(|error| (*error).clone())?;
+        let entry =
+            self.remembered.entry(()).or_try_insert_with(self.read()).await.map_err(|error| (*error).clone())?;
         Ok(Loaded { fresh: entry.is_fresh(), credential: entry.into_value() })
     }
 
@@ -120,7 +126,8 @@ impl Credentials {
         let credential = match &self.source {
             CredentialSource::Anonymous => None,
             CredentialSource::Password { username, password_file } => {
-                let text = read_text(password_file).await.map_err(|error| self.cannot("read the password file", error))?;
+                let text =
+                    read_text(password_file).await.map_err(|error| self.cannot("read the password file", error))?;
                 let password = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
                 Some(Credential::Password { username: username.clone(), password })
             }
@@ -177,8 +184,8 @@ impl Credentials {
             }
             return Err(Error::new(ErrorKind::Unavailable, format!("upstream {}: {program} failed", self.upstream)));
         }
-        let answer: HelperAnswer =
-            serde_json::from_slice(&output).map_err(|error| self.cannot(&format!("read the answer of {program}"), error))?;
+        let answer: HelperAnswer = serde_json::from_slice(&output)
+            .map_err(|error| self.cannot(&format!("read the answer of {program}"), error))?;
         Ok(answer.credential())
     }
 
@@ -219,10 +226,8 @@ impl Auth {
             let token = Secret::new(self.identitytoken.clone());
             return Some(Credential::IdentityToken { username: username.to_owned(), token });
         }
-        (!username.is_empty()).then(|| Credential::Password {
-            username: username.to_owned(),
-            password: Secret::new(password.to_owned()),
-        })
+        (!username.is_empty())
+            .then(|| Credential::Password { username: username.to_owned(), password: Secret::new(password.to_owned()) })
     }
 }
 
@@ -331,10 +336,30 @@ mod tests {
     async fn docker_config_files() {
         // "me:se:cret" in base64, with and without padding.
         for (name, url, json, expected) in [
-            ("ghcr.io", "https://ghcr.io", r#"{"auths":{"ghcr.io":{"auth":"bWU6c2U6Y3JldA=="}}}"#, password("me", "se:cret")),
-            ("ghcr.io", "https://ghcr.io", r#"{"auths":{"ghcr.io":{"auth":"bWU6c2U6Y3JldA"}}}"#, password("me", "se:cret")),
-            ("ghcr.io", "https://ghcr.io", r#"{"auths":{"https://ghcr.io/v2/":{"auth":"bWU6cHc="}}}"#, password("me", "pw")),
-            ("h", "https://harbor.lan:8443", r#"{"auths":{"harbor.lan:8443":{"auth":"bWU6cHc="}}}"#, password("me", "pw")),
+            (
+                "ghcr.io",
+                "https://ghcr.io",
+                r#"{"auths":{"ghcr.io":{"auth":"bWU6c2U6Y3JldA=="}}}"#,
+                password("me", "se:cret"),
+            ),
+            (
+                "ghcr.io",
+                "https://ghcr.io",
+                r#"{"auths":{"ghcr.io":{"auth":"bWU6c2U6Y3JldA"}}}"#,
+                password("me", "se:cret"),
+            ),
+            (
+                "ghcr.io",
+                "https://ghcr.io",
+                r#"{"auths":{"https://ghcr.io/v2/":{"auth":"bWU6cHc="}}}"#,
+                password("me", "pw"),
+            ),
+            (
+                "h",
+                "https://harbor.lan:8443",
+                r#"{"auths":{"harbor.lan:8443":{"auth":"bWU6cHc="}}}"#,
+                password("me", "pw"),
+            ),
             ("h", "https://harbor.lan:8443", r#"{"auths":{"harbor.lan":{"auth":"bWU6cHc="}}}"#, None),
             ("quay.io", "https://quay.io", r#"{"auths":{"quay.io/team":{"auth":"bWU6cHc="}}}"#, None),
             ("ccr.io", "https://ccr.io", r#"{"auths":{"hkccr.io":{"auth":"bWU6cHc="}}}"#, None),

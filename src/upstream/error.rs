@@ -77,7 +77,8 @@ pub struct Error {
 }
 
 impl Error {
-    pub(super) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+    /// `message` says what happened, without credentials and without the query of a URL.
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, retry_after: None, message: message.into(), source: None }
     }
 
@@ -155,7 +156,9 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-fn sources<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+fn sources<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
 }
 

@@ -62,7 +62,10 @@ fn is_refused_head(method: &Method, followed: &Followed) -> bool {
         && followed.away
         && matches!(
             followed.response.status(),
-            StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
+            StatusCode::BAD_REQUEST
+                | StatusCode::FORBIDDEN
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::NOT_IMPLEMENTED
         )
 }
 

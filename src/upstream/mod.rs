@@ -1,8 +1,8 @@
 //! How we ask the registry behind us.
 //!
 //! An [`Upstream`] is one configured registry. An operation goes over the registry's URLs
-//! ([`endpoint`]), is sent with what was learned of how to ask ([`auth`]), led through redirects
-//! ([`follow`]), and judged by the head of its answer ([`answer`]). What must hold: credentials go
+//! (`endpoint`), is sent with what was learned of how to ask (`auth`), led through redirects
+//! (`follow`), and judged by the head of its answer (`answer`). What must hold: credentials go
 //! only where they belong; every wait and every body held in memory is bounded; an error says
 //! whether the upstream answered or could not.
 //!
@@ -37,7 +37,7 @@ pub use self::{
     error::{Error, ErrorKind, SetupError},
 };
 use self::{
-    client::{discard, number, whole_body},
+    client::whole_body,
     follow::Followed,
     request::{Ask, Shared},
     token::Scope,
@@ -51,8 +51,7 @@ use crate::{
 const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 
 /// What of a forwarded answer's head is passed on; all else is between the upstream and us.
-const FORWARDED: [HeaderName; 3] =
-    [header::CONTENT_TYPE, header::LINK, HeaderName::from_static("oci-filters-applied")];
+const FORWARDED: [HeaderName; 3] = [header::CONTENT_TYPE, header::LINK, HeaderName::from_static("oci-filters-applied")];
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -228,13 +227,7 @@ impl Upstream {
 
     /// Finds out whether the upstream answers, and whether it accepts who asks.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.0
-            .each_endpoint(async |endpoint| {
-                let followed = self.0.ask(endpoint, &Ask::ping()).await?;
-                discard(followed.response).await;
-                Ok(())
-            })
-            .await
+        self.0.each_endpoint(async |endpoint| self.0.ping(endpoint).await).await
     }
 
     async fn document(&self, followed: Followed) -> Result<Bytes, Error> {

@@ -71,25 +71,17 @@ impl Exchange<'_> {
     }
 
     async fn get(&self, sender: &Sender, user: Option<(&str, &Secret)>) -> Result<(Response, Url), Error> {
+        let scope = self.scope.parameter();
+        let account = user.map(|(username, _)| username).filter(|username| !username.is_empty());
+        let parameters = [("service", self.service), ("scope", scope.as_deref()), ("account", account)];
         let mut url = self.realm.clone();
-        let mut query = url.query_pairs_mut();
-        if let Some(service) = self.service {
-            query.append_pair("service", service);
-        }
-        if let Some(scope) = self.scope.parameter() {
-            query.append_pair("scope", &scope);
-        }
-        let mut headers = HeaderMap::new();
-        if let Some((username, secret)) = user {
-            if !username.is_empty() {
-                query.append_pair("account", username);
+        for (name, value) in parameters {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, value);
             }
-            headers.insert(header::AUTHORIZATION, basic(username, secret));
         }
-        drop(query);
-        if url.query() == Some("") {
-            url.set_query(None);
-        }
+        let headers =
+            user.map(|(username, secret)| (header::AUTHORIZATION, basic(username, secret))).into_iter().collect();
         let followed = follow(sender, Operation::Token, Method::GET, url, headers).await?;
         Ok((followed.response, followed.url))
     }

@@ -15,7 +15,8 @@ pub(super) struct RateLimit {
 impl RateLimit {
     /// `None` when the answer says nothing of a limit.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let announced = Self { limit: quantity(headers, "ratelimit-limit"), remaining: quantity(headers, "ratelimit-remaining") };
+        let announced =
+            Self { limit: quantity(headers, "ratelimit-limit"), remaining: quantity(headers, "ratelimit-remaining") };
         (announced.limit.is_some() || announced.remaining.is_some()).then_some(announced)
     }
 }

@@ -39,7 +39,8 @@ pub(super) fn judge(upstream: &Url, realm: &str, listed: &[String]) -> Result<Re
         // Registries behind a balancer that ends TLS name themselves by http. The same host is
         // known to speak TLS on the upstream's port, so ask there instead.
         let same_port = url.port().is_none() || url.port_or_known_default() == upstream.port_or_known_default();
-        let upgraded = own_host && same_port && url.set_scheme("https").is_ok() && url.set_port(upstream.port()).is_ok();
+        let upgraded =
+            own_host && same_port && url.set_scheme("https").is_ok() && url.set_port(upstream.port()).is_ok();
         if !upgraded {
             let why = format!("the token realm {} is http, the upstream is https: not asked", Shown(&url));
             return Err(Error::new(ErrorKind::Protocol, why));
@@ -59,9 +60,9 @@ fn is_listed(url: &Url, entry: &str) -> bool {
         return true;
     }
     let port = url.port_or_known_default().unwrap_or_default();
-    entry.rsplit_once(':').is_some_and(|(entry_host, entry_port)| {
-        entry_host.eq_ignore_ascii_case(host) && entry_port.parse() == Ok(port)
-    })
+    entry
+        .rsplit_once(':')
+        .is_some_and(|(entry_host, entry_port)| entry_host.eq_ignore_ascii_case(host) && entry_port.parse() == Ok(port))
 }
 
 /// Whether both are names below one domain that somebody could register; addresses never are.
@@ -161,7 +162,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for realm in ["ftp://registry.lan/t", "https://me:pw@registry.lan/t", "https://", "file:///etc/passwd", "data:,x"] {
+        for realm in
+            ["ftp://registry.lan/t", "https://me:pw@registry.lan/t", "https://", "file:///etc/passwd", "data:,x"]
+        {
             assert_eq!(judged("https://registry.lan", realm, &[]), None, "{realm}");
         }
     }

@@ -54,7 +54,7 @@ impl Ask {
         }
     }
 
-    pub(super) fn ping() -> Self {
+    fn ping() -> Self {
         Self {
             operation: Operation::Base,
             method: Method::GET,
@@ -140,13 +140,28 @@ impl Shared {
         }
         let headers = first.response.headers().clone();
         discard(first.response).await;
-        let authorization =
-            self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, failed).await?;
+        let authorization = self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, failed).await?;
         let second = self.send(endpoint, ask, Some(&authorization)).await?;
         if is_challenge(&second) {
             self.authenticator.refused(&authorization).await;
         }
         answer::check(second)
+    }
+
+    /// Asks one endpoint for nothing. A token is proof enough that it would answer: some realms give
+    /// one that is good for repositories, and not for this.
+    pub(super) async fn ping(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let ask = Ask::ping();
+        let first = self.send(endpoint, &ask, None).await?;
+        if !is_challenge(&first) {
+            return answer::check(first).map(drop);
+        }
+        let headers = first.response.headers().clone();
+        let authorization = self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, None).await?;
+        if authorization.is_token() {
+            return Ok(());
+        }
+        answer::check(self.send(endpoint, &ask, Some(&authorization)).await?).map(drop)
     }
 
     async fn send(
