@@ -87,6 +87,14 @@ impl Exchange<'_> {
     }
 
     async fn post(&self, sender: &Sender, grant: &[(&str, &str)]) -> Result<(Response, Url), Error> {
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let response = sender.send(Operation::Token, Method::POST, self.realm, headers, Some(self.form(grant))).await?;
+        Ok((response, self.realm.clone()))
+    }
+
+    /// The parameters of a POST. One `scope`, were there several, separated by spaces.
+    fn form(&self, grant: &[(&str, &str)]) -> String {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(grant).append_pair("client_id", CLIENT_ID);
         if let Some(service) = self.service {
@@ -95,10 +103,7 @@ impl Exchange<'_> {
         if let Some(scope) = self.scope.parameter() {
             form.append_pair("scope", &scope);
         }
-        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
-        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
-        let response = sender.send(Operation::Token, Method::POST, self.realm, headers, Some(form.finish())).await?;
-        Ok((response, self.realm.clone()))
+        form.finish()
     }
 
     async fn conclude(&self, (response, url): (Response, Url)) -> Result<Token, Error> {
