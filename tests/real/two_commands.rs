@@ -17,7 +17,8 @@ async fn serve_without_configuration_starts_without_any_upstream_and_says_what_t
     let (port, admin) = (free_port(), free_port());
     let mut command = command();
     command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")]);
-    command.current_dir(home.path()).env("HOME", home.path()).env("XDG_CACHE_HOME", home.path().join("cache"));
+    // The default cache of root is the machine's own; a service manager names another one with this variable.
+    command.current_dir(home.path()).env("HOME", home.path()).env("CACHE_DIRECTORY", home.path().join("cache"));
     // Nothing listens there: no upstream can be reached, on any machine.
     command.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", free_port()));
     let mut forebay = Daemon::spawn("forebay", command, &home.path().join("log"));
