@@ -3,7 +3,10 @@
 //! SIGTERM and SIGINT finish what is running, the second one ends at once; SIGHUP reads the
 //! configuration again, and a bad one changes nothing.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use forebay::{
@@ -47,21 +50,16 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
     systemd::ready(&status);
     let watchdog = tokio::spawn(systemd::keep_watchdog_quiet());
 
-    loop {
-        match signals.next().await {
-            Asked::Reload => {
-                systemd::reloading();
-                match reload(arguments, &app).await {
-                    Ok(timeout) => {
-                        drain_timeout = timeout;
-                        info!("configuration reloaded");
-                    }
-                    Err(error) => error!(error = format!("{error:#}"), "reload failed, the old configuration stays"),
-                }
-                systemd::ready(&status);
+    while let Asked::Reload = signals.next().await {
+        systemd::reloading();
+        match reload(arguments, &app).await {
+            Ok(timeout) => {
+                drain_timeout = timeout;
+                info!("configuration reloaded");
             }
-            Asked::Stop => break,
+            Err(error) => error!(error = format!("{error:#}"), "reload failed, the old configuration stays"),
         }
+        systemd::ready(&status);
     }
 
     info!(timeout_seconds = drain_timeout.as_secs_f64(), "draining");
@@ -81,7 +79,7 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
 }
 
 /// Reads the configuration again and hands it to the running app; gives its drain timeout.
-async fn reload(arguments: &ConfigArguments, app: &App) -> anyhow::Result<std::time::Duration> {
+async fn reload(arguments: &ConfigArguments, app: &App) -> anyhow::Result<Duration> {
     let arguments = arguments.clone();
     let config = tokio::task::spawn_blocking(move || arguments.load()).await??;
     let drain_timeout = config.server.drain_timeout;
