@@ -67,6 +67,8 @@ pub enum ParseError {
     MediaType(&'static str),
     #[error("invalid manifest: {0}")]
     Manifest(String),
+    #[error("invalid host pattern: {0}")]
+    Host(&'static str),
     #[error("invalid range: {0}")]
     Range(&'static str),
 }

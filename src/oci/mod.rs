@@ -3,10 +3,31 @@
 //! Nothing here does I/O. A value of these types is valid: parsing happens at the edge, and what
 //! came through the parser can be trusted as a path component, a header value or a map key.
 
+mod accept;
 mod digest;
 mod error;
+mod manifest;
+mod media_type;
 mod name;
+mod path;
+mod range;
+mod schema1;
 
+pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, Verifier};
 pub use error::{ErrorCode, ParseError};
+pub use manifest::{Content, Descriptor, Manifest};
+pub use media_type::{MediaType, MediaTypeKind};
 pub use name::{Reference, Repository, Tag};
+pub use path::{Endpoint, Resource, Shape};
+pub use range::{ByteRange, ContentRange, ResolvedRange};
+pub use schema1::schema1_payload;
+
+/// Whether a byte may stand in a token. Source: RFC 9110 section 5.6.2.
+pub(crate) const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}

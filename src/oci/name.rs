@@ -27,8 +27,11 @@ impl Repository {
     }
 
     /// The name below `library/`, where Docker Hub keeps its official images.
-    pub fn in_library(&self) -> Self {
-        Self(format!("library/{}", self.0).into())
+    ///
+    /// # Errors
+    /// `ParseError::Repository` when the name is too long for that.
+    pub fn in_library(&self) -> Result<Self, ParseError> {
+        format!("library/{}", self.0).parse()
     }
 }
 

@@ -32,7 +32,10 @@ pub struct Config {
 pub enum CredentialSource {
     Anonymous,
     /// The password is the file's content without its line end; it is read again when needed.
-    Password { username: String, password_file: PathBuf },
+    Password {
+        username: String,
+        password_file: PathBuf,
+    },
     /// `docker-credential-<name> get`, run with the upstream's name on standard input.
     Helper(String),
     /// A `config.json` as `docker login` writes it.

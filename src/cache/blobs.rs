@@ -1,0 +1,191 @@
+//! Blobs: on disk, in flight, or fetched now; a range of each.
+
+use std::sync::Arc;
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    BlobReader, DiskStore, FileSlice, Source,
+    disk::StoredBlob,
+    fill::{FillError, Fills, Joined},
+    through::ThroughReader,
+    transfer::Transfer,
+};
+use crate::{
+    metrics::{Metrics, Outcome},
+    oci::{ByteRange, Digest, ResolvedRange},
+    upstream,
+};
+
+/// A blob no larger than this is verified before its head is sent: what is wrong with it is then a clear
+/// error, not a broken connection. In bytes.
+const VERIFIED_FIRST: u64 = 64 * 1024;
+
+/// Why a blob cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    #[error("the upstream cannot give the blob")]
+    Upstream(#[source] upstream::Error),
+    #[error("the upstream's content does not match the digest")]
+    Mismatch,
+    #[error("the range lies outside the blob")]
+    Range { len: u64 },
+    #[error("forebay is shutting down")]
+    Abandoned,
+}
+
+/// A blob ready to be sent.
+pub struct OpenedBlob {
+    pub reader: BlobReader,
+    /// The size of the whole blob in bytes; `None` when the upstream does not say.
+    pub total: Option<u64>,
+    /// The part that is sent; `None` for the whole.
+    pub range: Option<ResolvedRange>,
+    pub outcome: Outcome,
+    /// Whether it will be in the cache afterwards.
+    pub stored: bool,
+}
+
+/// What a HEAD of a blob says.
+pub struct BlobSize {
+    pub total: Option<u64>,
+    pub outcome: Outcome,
+}
+
+/// A cheap handle on the blobs of the cache.
+#[derive(Clone)]
+pub struct BlobCache {
+    store: DiskStore,
+    fills: Fills,
+    metrics: Metrics,
+}
+
+impl BlobCache {
+    /// Fills run as tasks of `tasks` and end with `shutdown`.
+    pub fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        let fills = Fills::new(store.clone(), metrics.clone(), tasks, shutdown);
+        Self { store, fills, metrics }
+    }
+
+    /// Opens a blob, fetching it when it is not there. Answers when the size is known, or that it is not to be.
+    pub async fn open(&self, source: &Source, range: Option<ByteRange>) -> Result<OpenedBlob, BlobError> {
+        if self.fills.find(&source.digest).is_none()
+            && let Some(blob) = self.stored(&source.digest).await
+        {
+            return stored(blob, range);
+        }
+        let joined = self.fills.join(source).await;
+        let led = matches!(joined, Joined::Leader(_));
+        let membership = joined.into_membership();
+        let fill = membership.fill().clone();
+        let total = match fill.head().await {
+            Ok(total) => total,
+            Err(FillError::NoRoom | FillError::Storage(_)) => {
+                return self.through(source, range, fill.take_transfer()).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let outcome = match (led, fill.is_complete()) {
+            // Whoever asks while a verified blob is being synced finds all of it here.
+            (_, true) => Outcome::Hit,
+            (true, false) => Outcome::Miss,
+            (false, false) => Outcome::Joined,
+        };
+        let range = resolve(range, total)?;
+        if range.is_none() && total.is_some_and(|total| total <= VERIFIED_FIRST) {
+            match fill.end().await {
+                // A disk that fails now is no trouble: the reader goes around it.
+                Ok(()) | Err(FillError::Storage(_) | FillError::NoRoom) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
+        let reader = BlobReader::Growing(membership.read(first, end));
+        Ok(OpenedBlob { reader, total, range, outcome, stored: true })
+    }
+
+    /// The size of a blob, as a HEAD wants it: never fetches the blob.
+    pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
+        if let Some(membership) = self.fills.find(&source.digest)
+            && let Ok(Some(total)) = membership.fill().head().await
+        {
+            return Ok(BlobSize { total: Some(total), outcome: Outcome::Joined });
+        }
+        if let Some(blob) = self.stored(&source.digest).await {
+            return Ok(BlobSize { total: Some(blob.len), outcome: Outcome::Hit });
+        }
+        let head = source.upstream.head_blob(&source.repository, &source.digest).await.map_err(BlobError::Upstream)?;
+        Ok(BlobSize { total: head.len, outcome: Outcome::Miss })
+    }
+
+    /// A disk that cannot be read turns caching off, not pulling.
+    async fn stored(&self, digest: &Digest) -> Option<StoredBlob> {
+        match self.store.open_blob(digest).await {
+            Ok(blob) => blob,
+            Err(error) => {
+                tracing::error!(%error, %digest, "cannot read a cached blob");
+                None
+            }
+        }
+    }
+
+    async fn through(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        transfer: Option<Transfer>,
+    ) -> Result<OpenedBlob, BlobError> {
+        let total = match &transfer {
+            Some(transfer) => transfer.total(),
+            None if range.is_some() => {
+                source.upstream.head_blob(&source.repository, &source.digest).await.map_err(BlobError::Upstream)?.len
+            }
+            None => None,
+        };
+        if let Some(range) = resolve(range, total)? {
+            let reader =
+                ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
+            let reader = BlobReader::Through(Box::new(reader));
+            return Ok(OpenedBlob { reader, total, range: Some(range), outcome: Outcome::Miss, stored: false });
+        }
+        let transfer = match transfer {
+            Some(transfer) => transfer,
+            None => Transfer::open(source, 0, None).await.map_err(BlobError::Upstream)?,
+        };
+        let total = transfer.total();
+        let reader = ThroughReader::whole(source.clone(), transfer, self.metrics.clone());
+        let reader = BlobReader::Through(Box::new(reader));
+        Ok(OpenedBlob { reader, total, range: None, outcome: Outcome::Miss, stored: false })
+    }
+}
+
+/// The range that is sent. Where the size is not known the range is ignored, as RFC 9110 section 14.2 allows.
+fn resolve(range: Option<ByteRange>, total: Option<u64>) -> Result<Option<ResolvedRange>, BlobError> {
+    match (range, total) {
+        (Some(range), Some(total)) => range.resolve(total).map(Some).ok_or(BlobError::Range { len: total }),
+        (None, _) | (_, None) => Ok(None),
+    }
+}
+
+fn stored(blob: StoredBlob, range: Option<ByteRange>) -> Result<OpenedBlob, BlobError> {
+    let range = resolve(range, Some(blob.len))?;
+    let (offset, len) = range.map_or((0, blob.len), |range| (range.first, range.last - range.first + 1));
+    let slice = FileSlice { file: Arc::clone(&blob.file), offset, len };
+    Ok(OpenedBlob {
+        reader: BlobReader::File { slice: Some(slice), pin: blob.pin },
+        total: Some(blob.len),
+        range,
+        outcome: Outcome::Hit,
+        stored: true,
+    })
+}
+
+impl From<FillError> for BlobError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Upstream(error) => Self::Upstream(error),
+            FillError::Mismatch => Self::Mismatch,
+            FillError::Storage(_) | FillError::NoRoom | FillError::Abandoned => Self::Abandoned,
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The cache directory: readable with `ls`, no database.
+//!
+//! ```text
+//! blobs/sha256/ab/abcd…               verified content, named by its digest; mtime is the last use
+//! manifests/sha256/ab/abcd…           media type, a line end, the manifest's bytes
+//! tags/<upstream>/<repository>/<tag>@<accept class>   digest, media type, when it was last confirmed
+//! tmp/…                               bytes in flight, and what broken fills left to go on with
+//! lock                                held while a forebay uses the directory
+//! ```
+//!
+//! What must hold: whatever has its final name is whole and was verified; nothing is written before
+//! room for it was reserved; what is unlinked is forgotten by the index first. Everything here blocks,
+//! so the async functions hand their work to the blocking pool.
+
+mod objects;
+mod reservation;
+mod scan;
+mod temp;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::watch;
+
+pub use self::{
+    reservation::{NoSpace, Reservation},
+    temp::{Name as TempName, TempBlob, write_all_at},
+};
+use super::{
+    Config,
+    lru::{Key, LruIndex},
+};
+use crate::{
+    metrics::{CacheKind, Metrics},
+    oci::{Algorithm, Digest},
+};
+
+/// A use is noted on disk at most this often per object: recency needs no better, and each note is a write.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The directory cannot be used as a cache.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot use {path} as the cache directory")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} is in use by another forebay; give each its own `cache.directory`")]
+    InUse { path: PathBuf },
+}
+
+/// A cheap handle on the cache directory.
+#[derive(Clone)]
+pub struct DiskStore(Arc<Shared>);
+
+struct Shared {
+    root: PathBuf,
+    min_free: u64,
+    index: Mutex<LruIndex>,
+    /// One reservation at a time: the victims of one are unlinked before the next looks at the sums.
+    space: tokio::sync::Mutex<()>,
+    scanned: watch::Sender<bool>,
+    metrics: Metrics,
+    /// Dropped last; the kernel gives the lock up with it.
+    _lock: File,
+}
+
+/// A verified blob, open for reading; it is not evicted while this lives.
+pub struct StoredBlob {
+    pub file: Arc<File>,
+    pub len: u64,
+    pub pin: Arc<Pin>,
+}
+
+/// Keeps one object from being evicted.
+pub struct Pin {
+    store: DiskStore,
+    key: Key,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.store.index().unpin(&self.key);
+    }
+}
+
+impl DiskStore {
+    /// Makes the layout where it is missing and takes the directory for this process.
+    ///
+    /// Start [`DiskStore::scan`] next: nothing is written before it has been through.
+    pub fn open(config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
+        let root = config.directory.clone();
+        let failed = |source| OpenError::Io { path: root.clone(), source };
+        for directory in ["blobs", "manifests", "tags", "tmp"] {
+            std::fs::create_dir_all(root.join(directory)).map_err(failed)?;
+        }
+        let lock = File::options().create(true).truncate(false).write(true).open(root.join("lock")).map_err(failed)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            rustix::io::Errno::WOULDBLOCK => OpenError::InUse { path: root.clone() },
+            other => failed(other.into()),
+        })?;
+        metrics.cache_max(config.max_size);
+        Ok(Self(Arc::new(Shared {
+            min_free: config.min_free,
+            index: Mutex::new(LruIndex::new(config.max_size)),
+            space: tokio::sync::Mutex::new(()),
+            scanned: watch::Sender::new(false),
+            metrics,
+            _lock: lock,
+            root,
+        })))
+    }
+
+    /// Opens a verified blob and notes its use; `None` when it is not cached.
+    ///
+    /// A file that was deleted or cut by hand is a miss, not an error.
+    pub async fn open_blob(&self, digest: &Digest) -> io::Result<Option<StoredBlob>> {
+        let key = Key::Blob(digest.clone());
+        // Most misses end here, without a thread being asked.
+        if self.is_scanned() && !self.index().contains(&key) {
+            return Ok(None);
+        }
+        let store = self.clone();
+        blocking(move || store.open_blob_blocking(key)).await
+    }
+
+    fn open_blob_blocking(&self, key: Key) -> io::Result<Option<StoredBlob>> {
+        let path = self.path(&key);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.index().forget(&key);
+                self.publish();
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        let pinned = {
+            let mut index = self.index();
+            if !self.is_scanned() {
+                index.insert(key.clone(), metadata.len());
+            }
+            index.pin(&key)
+        };
+        let Some(len) = pinned else {
+            // Evicted between the look into the index and the opening: gone for everyone else as well.
+            return Ok(None);
+        };
+        let pin = Arc::new(Pin { store: self.clone(), key });
+        if len != metadata.len() {
+            tracing::warn!(path = %path.display(), expected = len, found = metadata.len(), "a cached blob has the wrong length and is removed");
+            self.remove_blocking(&pin.key);
+            return Ok(None);
+        }
+        touch(&file, &metadata);
+        Ok(Some(StoredBlob { file: Arc::new(file), len, pin }))
+    }
+
+    /// The length of a cached blob, without opening it or counting as a use.
+    pub async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        Ok(self.open_blob(digest).await?.map(|blob| blob.len))
+    }
+
+    /// Removes an object, for good reason: it proved to be wrong.
+    pub async fn remove(&self, key: Key) {
+        let store = self.clone();
+        blocking(move || store.remove_blocking(&key)).await;
+    }
+
+    fn remove_blocking(&self, key: &Key) {
+        self.index().forget(key);
+        self.unlink(key);
+        self.publish();
+    }
+
+    /// Unlinks what the index has forgotten. That it is gone already is fine.
+    fn unlink(&self, key: &Key) {
+        let path = self.path(key);
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::error!(path = %path.display(), %error, "cannot remove a file of the cache");
+        }
+        if matches!(key, Key::Tag(_)) {
+            self.prune_directories(&path);
+        }
+    }
+
+    /// Removes the directories of repositories without tags, up to `tags/` itself.
+    fn prune_directories(&self, path: &Path) {
+        let top = self.0.root.join("tags");
+        for directory in path.ancestors().skip(1).take_while(|directory| **directory != top) {
+            if std::fs::remove_dir(directory).is_err() {
+                break;
+            }
+            self.index().remove_directory();
+        }
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        let root = &self.0.root;
+        match key {
+            Key::Blob(digest) => sharded(root.join("blobs"), digest),
+            Key::Manifest(digest) => sharded(root.join("manifests"), digest),
+            Key::Tag(tag) => root.join("tags").join(tag.path()),
+            Key::Partial(digest) => root.join("tmp").join(temp::name(digest, false)),
+        }
+    }
+
+    /// Makes the directories above `path`, counting each new one.
+    fn make_parents(&self, path: &Path) -> io::Result<()> {
+        let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|directory| !directory.exists()).collect();
+        for directory in missing.into_iter().rev() {
+            match std::fs::create_dir(directory) {
+                Ok(()) => self.index().add_directory(),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes the file system can still give before `min_free` is touched.
+    fn spare(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.0.root)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(self.0.min_free))
+    }
+
+    fn is_scanned(&self) -> bool {
+        *self.0.scanned.borrow()
+    }
+
+    /// The index. Its lock is held for moments only and never across an await; a panic inside leaves sums
+    /// that are at worst a little off, which is better than no cache.
+    fn index(&self) -> MutexGuard<'_, LruIndex> {
+        self.0.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self) {
+        let totals = {
+            let index = self.index();
+            CacheKind::ALL.map(|kind| (kind, index.totals(kind)))
+        };
+        for (kind, totals) in totals {
+            self.0.metrics.cache(kind, totals.bytes, totals.objects);
+        }
+    }
+}
+
+fn sharded(mut path: PathBuf, digest: &Digest) -> PathBuf {
+    path.extend([digest.algorithm().as_str(), &digest.hex()[..2], digest.hex()]);
+    path
+}
+
+/// The digest a file below `blobs/` or `manifests/` is named by.
+fn digest_of(algorithm: Algorithm, name: &str) -> Option<Digest> {
+    format!("{}:{name}", algorithm.as_str()).parse().ok()
+}
+
+fn touch(file: &File, metadata: &std::fs::Metadata) {
+    let now = SystemTime::now();
+    let stale = metadata.modified().ok().and_then(|modified| now.duration_since(modified).ok());
+    if stale.is_some_and(|age| age > TOUCH_INTERVAL)
+        && let Err(error) = file.set_modified(now)
+    {
+        tracing::debug!(%error, "cannot note the use of a cached blob");
+    }
+}
+
+/// Runs `work` on the blocking pool. A panic there goes on here.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down cancels blocking work; nobody waits for the answer then.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,105 @@
+//! Small objects, read and written whole: manifests and tag records.
+//!
+//! They are written as blobs are: under a temporary name, then renamed. What a power cut may leave of one
+//! is found out by its reader (a manifest's digest, a record's form), and is a miss.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use super::{DiskStore, Key, blocking, touch};
+use crate::cache::tag_record::TagKey;
+
+impl DiskStore {
+    /// Reads an object of at most `limit` bytes; `None` when it is not there.
+    pub async fn read(&self, key: Key, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        if self.is_scanned() && !self.index().contains(&key) {
+            return Ok(None);
+        }
+        let store = self.clone();
+        blocking(move || store.read_blocking(&key, limit)).await
+    }
+
+    fn read_blocking(&self, key: &Key, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let file = match File::open(self.path(key)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.index().forget(key);
+                self.publish();
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        let mut bytes = Vec::new();
+        (&file).take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            self.remove_blocking(key);
+            return Ok(None);
+        }
+        {
+            let mut index = self.index();
+            if index.pin(key).is_some() {
+                index.unpin(key);
+            } else if !self.is_scanned() {
+                index.insert(key.clone(), metadata.len());
+            }
+        }
+        // A tag's mtime is its last confirmation; others note their use.
+        if !matches!(key, Key::Tag(_)) {
+            touch(&file, &metadata);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The records on disk of the same tag for other kinds of clients.
+    pub async fn tag_classes(&self, key: &TagKey) -> Vec<TagKey> {
+        let (store, key) = (self.clone(), key.clone());
+        blocking(move || {
+            let path = store.path(&Key::Tag(key.clone()));
+            let Some(files) = path.parent().and_then(|directory| std::fs::read_dir(directory).ok()) else {
+                return Vec::new();
+            };
+            let top = store.0.root.join("tags");
+            files
+                .filter_map(|file| TagKey::from_path(file.ok()?.path().strip_prefix(&top).ok()?))
+                .filter(|other| other.tag == key.tag && other.class != key.class)
+                .collect()
+        })
+        .await
+    }
+
+    /// Writes an object whole. That there is no room is not an error: it is not cached then.
+    pub async fn write(&self, key: Key, bytes: Vec<u8>) -> io::Result<()> {
+        let Ok(reservation) = self.reserve(bytes.len() as u64).await else { return Ok(()) };
+        let store = self.clone();
+        blocking(move || {
+            let temporary = store.0.root.join("tmp").join(unique_name());
+            let written = store.write_blocking(&key, &temporary, &bytes);
+            match &written {
+                Ok(()) => reservation.fulfil(key, bytes.len() as u64),
+                Err(_) => drop(std::fs::remove_file(&temporary)),
+            }
+            written
+        })
+        .await
+    }
+
+    fn write_blocking(&self, key: &Key, temporary: &std::path::Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = File::create(temporary)?;
+        file.write_all(bytes)?;
+        if !matches!(key, Key::Tag(_)) {
+            file.sync_all()?;
+        }
+        let path = self.path(key);
+        self.make_parents(&path)?;
+        std::fs::rename(temporary, &path)
+    }
+}
+
+fn unique_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("object-{}.new", NEXT.fetch_add(1, Ordering::Relaxed))
+}

@@ -1,0 +1,210 @@
+//! A blob on its way in: a file below `tmp/` that becomes a blob by being renamed, or nothing.
+//!
+//! Its name says what a restart may believe: `….part` was written from the front without gaps, so a later
+//! fill can go on where it ends; `….gaps` has holes and is swept.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking};
+use crate::oci::{Algorithm, Digest};
+
+/// Less than this is not worth keeping after a broken fill, in bytes.
+const WORTH_KEEPING: u64 = 64 * 1024;
+
+const PART: &str = "part";
+const GAPS: &str = "gaps";
+
+/// A file below `tmp/`; removed on drop unless it was committed or kept.
+pub struct TempBlob {
+    store: DiskStore,
+    digest: Digest,
+    file: Arc<File>,
+    reservation: Option<Reservation>,
+    name: Name,
+    live: bool,
+}
+
+/// The name of a file below `tmp/`, which says whether it may have holes.
+#[derive(Clone)]
+pub struct Name(Arc<Mutex<Spelling>>);
+
+struct Spelling {
+    directory: PathBuf,
+    digest: Digest,
+    gaps: bool,
+}
+
+impl Name {
+    fn new(store: &DiskStore, digest: &Digest) -> Self {
+        Self(Arc::new(Mutex::new(Spelling { directory: store.0.root.join("tmp"), digest: digest.clone(), gaps: false })))
+    }
+
+    /// Bytes from now on may be written out of order. Blocks.
+    pub fn allow_gaps(&self) -> io::Result<()> {
+        self.respell(true)
+    }
+
+    fn respell(&self, gaps: bool) -> io::Result<()> {
+        let mut spelling = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spelling.gaps != gaps {
+            let old = spelling.path();
+            let new = spelling.directory.join(name(&spelling.digest, gaps));
+            std::fs::rename(old, new)?;
+            spelling.gaps = gaps;
+        }
+        Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).path()
+    }
+}
+
+impl Spelling {
+    fn path(&self) -> PathBuf {
+        self.directory.join(name(&self.digest, self.gaps))
+    }
+}
+
+/// The file name below `tmp/` of the fill of `digest`.
+pub(super) fn name(digest: &Digest, gaps: bool) -> String {
+    let end = if gaps { GAPS } else { PART };
+    format!("{}-{}.{end}", digest.algorithm().as_str(), digest.hex())
+}
+
+/// The digest of a file below `tmp/` that a fill can go on with.
+pub(super) fn resumable(name: &str) -> Option<Digest> {
+    let (algorithm, hex) = name.strip_suffix(PART)?.strip_suffix('.')?.split_once('-')?;
+    let algorithm = Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?;
+    super::digest_of(algorithm, hex)
+}
+
+impl DiskStore {
+    /// Begins a blob of which `reservation` bytes are promised. There is one at a time per digest.
+    pub async fn create(&self, digest: &Digest, reservation: Reservation) -> io::Result<TempBlob> {
+        let (store, digest) = (self.clone(), digest.clone());
+        blocking(move || {
+            let path = store.0.root.join("tmp").join(name(&digest, false));
+            let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+            Ok(TempBlob::new(store, digest, file, reservation))
+        })
+        .await
+    }
+
+    /// What an earlier fill of this blob left, and its length in bytes; `None` when there is nothing.
+    pub async fn resume(&self, digest: &Digest) -> Option<(TempBlob, u64)> {
+        let key = Key::Partial(digest.clone());
+        if !self.index().contains(&key) {
+            return None;
+        }
+        let (store, digest) = (self.clone(), digest.clone());
+        blocking(move || {
+            let (reservation, len) = Reservation::adopt(&store, &key)?;
+            store.publish();
+            let file = File::options().read(true).write(true).open(store.path(&key)).ok()?;
+            let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
+            let temp = TempBlob::new(store, digest, file, reservation);
+            // One that is not what the index says is dropped, and removed by that.
+            whole.then_some((temp, len))
+        })
+        .await
+    }
+}
+
+impl TempBlob {
+    fn new(store: DiskStore, digest: Digest, file: File, reservation: Reservation) -> Self {
+        let name = Name::new(&store, &digest);
+        Self { store, digest, file: Arc::new(file), reservation: Some(reservation), name, live: true }
+    }
+
+    /// The file, for those who read while it grows.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Makes sure there is room for `len` bytes in all.
+    pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
+        match &mut self.reservation {
+            Some(reservation) => reservation.grow_to(len).await,
+            None => Err(NoSpace),
+        }
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Forgets what was written. Blocks.
+    pub fn clear(&self) -> io::Result<()> {
+        self.file.set_len(0)
+    }
+
+    /// The whole content was verified: gives it its final name. Blocks.
+    ///
+    /// Synced before the rename, so that a power cut leaves the whole blob or nothing under that name.
+    /// The pin keeps the blob while those read on who began while it grew.
+    pub fn commit(mut self, len: u64) -> io::Result<Arc<Pin>> {
+        self.file.set_len(len)?;
+        self.file.sync_all()?;
+        let key = Key::Blob(self.digest.clone());
+        let path = self.store.path(&key);
+        self.store.make_parents(&path)?;
+        std::fs::rename(self.name.path(), &path)?;
+        self.live = false;
+        if let Some(reservation) = self.reservation.take() {
+            reservation.fulfil(key.clone(), len);
+        }
+        self.store.index().pin(&key);
+        let pin = Arc::new(Pin { store: self.store.clone(), key });
+        if let Some(parent) = path.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(pin)
+    }
+
+    /// The fill broke after `len` bytes from the front: leaves them for the next one. Blocks.
+    pub fn keep(mut self, len: u64) -> io::Result<()> {
+        if len < WORTH_KEEPING {
+            return Ok(());
+        }
+        self.file.set_len(len)?;
+        self.name.respell(false)?;
+        self.live = false;
+        if let Some(reservation) = self.reservation.take() {
+            reservation.fulfil(Key::Partial(self.digest.clone()), len);
+        }
+        Ok(())
+    }
+
+}
+
+impl Drop for TempBlob {
+    fn drop(&mut self) {
+        if self.live {
+            remove(&self.name.path());
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::error!(path = %path.display(), %error, "cannot remove a temporary file of the cache");
+    }
+}
+
+/// Writes all of `buffers` one after the other from `offset` on. Blocks.
+pub fn write_all_at(file: &File, buffers: &[bytes::Bytes], mut offset: u64) -> io::Result<()> {
+    for buffer in buffers {
+        file.write_all_at(buffer, offset)?;
+        offset += buffer.len() as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! One download into the cache, and its many readers.
+//!
+//! A fill belongs to [`Fills`], never to a request: its task writes a temporary file, and every client,
+//! the first one too, reads that file as it grows. A slow or vanished reader disturbs nobody. The last
+//! bytes of the whole are held back until the digest is verified, so no client ends with wrong content.
+//!
+//! A range that lies far ahead of the writer is fetched by a transfer of its own into the same file
+//! ([`ranges`]); no byte is asked for twice, and every byte is hashed in the end: from memory where the
+//! main transfer wrote it in order, else from the file.
+
+mod fills;
+mod hash;
+mod ranges;
+mod task;
+
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    fills::{Fills, Joined},
+    hash::hash_slice,
+};
+use super::{
+    FileSlice, ReadError, Source,
+    disk::{self, Pin},
+    extents::Extents,
+    through::ThroughReader,
+    transfer::Transfer,
+};
+use crate::{metrics::Metrics, upstream};
+
+/// How much of the end is held back until the digest is known to be right, in bytes.
+const WITHHELD_TAIL: u64 = 16 * 1024;
+
+/// Why a fill ended without a blob. Every follower gets it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FillError {
+    #[error("the upstream failed")]
+    Upstream(#[source] upstream::Error),
+    #[error("the content does not match its digest")]
+    Mismatch,
+    #[error("the cache cannot be written")]
+    Storage(#[source] Arc<io::Error>),
+    #[error("there is no room in the cache")]
+    NoRoom,
+    #[error("the fill was given up")]
+    Abandoned,
+}
+
+/// How far a fill is.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// The upstream was asked and has not answered.
+    Opening,
+    Writing,
+    /// All bytes are here and right.
+    Complete,
+    Failed(FillError),
+}
+
+/// What a fill's task and its readers share.
+pub struct Fill {
+    source: Source,
+    metrics: Metrics,
+    state: Mutex<State>,
+    /// Something changed: look at the state again.
+    changed: watch::Sender<()>,
+    /// Nobody wants it any more, or the process ends.
+    cancel: CancellationToken,
+}
+
+struct State {
+    progress: Progress,
+    /// The size of the blob in bytes, once known.
+    total: Option<u64>,
+    file: Option<Arc<File>>,
+    name: Option<disk::TempName>,
+    written: Extents,
+    /// What range transfers write or wrote: the main transfer writes nothing there.
+    foreign: Extents,
+    /// Where the main transfer is.
+    front: u64,
+    range_transfers: usize,
+    /// The upstream ignores Range, or failed too often at it.
+    ranges_fail: bool,
+    /// The open transfer of a fill that found no room, for the first reader that goes through.
+    handed_over: Option<Transfer>,
+    /// Keeps the finished blob for those who still read it.
+    _pin: Option<Arc<Pin>>,
+}
+
+/// What a reader finds at its position.
+enum Look {
+    Slice(FileSlice),
+    End,
+    Wait,
+    Failed(FillError),
+}
+
+impl Fill {
+    fn new(source: Source, metrics: Metrics, cancel: CancellationToken) -> Self {
+        let state = State {
+            progress: Progress::Opening,
+            total: None,
+            file: None,
+            name: None,
+            written: Extents::default(),
+            foreign: Extents::default(),
+            front: 0,
+            range_transfers: 0,
+            ranges_fail: false,
+            handed_over: None,
+            _pin: None,
+        };
+        Self { source, metrics, state: Mutex::new(state), changed: watch::Sender::new(()), cancel }
+    }
+
+    /// Waits for the upstream's answer; the size of the blob, if it said.
+    pub async fn head(&self) -> Result<Option<u64>, FillError> {
+        self.when(|state| match &state.progress {
+            Progress::Opening => None,
+            Progress::Writing | Progress::Complete => Some(Ok(state.total)),
+            Progress::Failed(error) => Some(Err(error.clone())),
+        })
+        .await
+    }
+
+    /// Waits for the end.
+    pub async fn end(&self) -> Result<(), FillError> {
+        self.when(|state| match &state.progress {
+            Progress::Opening | Progress::Writing => None,
+            Progress::Complete => Some(Ok(())),
+            Progress::Failed(error) => Some(Err(error.clone())),
+        })
+        .await
+    }
+
+    /// Whether all bytes are here and right, so that a reader is as good as one of a file.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.state().progress, Progress::Complete)
+    }
+
+    fn can_be_joined(&self) -> bool {
+        self.is_complete() || !self.cancel.is_cancelled()
+    }
+
+    /// The transfer that found no room to be written, for the first who asks.
+    pub fn take_transfer(&self) -> Option<Transfer> {
+        self.state().handed_over.take()
+    }
+
+    async fn when<T>(&self, mut look: impl FnMut(&State) -> Option<T>) -> T {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            if let Some(value) = look(&self.state()) {
+                return value;
+            }
+            if changed.changed().await.is_err() {
+                // The sender lives in `self`; it cannot be gone.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let value = change(&mut self.state());
+        self.changed.send_replace(());
+        value
+    }
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        matches!(self.progress, Progress::Complete | Progress::Failed(_))
+    }
+
+    /// What is there for a reader at `position` that wants bytes up to `end` (exclusive), or all.
+    fn look(&self, position: u64, end: Option<u64>, whole: bool) -> Look {
+        let complete = match &self.progress {
+            Progress::Failed(error) => return Look::Failed(error.clone()),
+            Progress::Complete => true,
+            Progress::Opening | Progress::Writing => false,
+        };
+        let end = end.or(self.total);
+        if end.is_some_and(|end| position >= end) && (complete || !whole) {
+            return Look::End;
+        }
+        let mut limit = self.written.end_of_run(position);
+        if let Some(end) = end {
+            let withheld = if whole && !complete { WITHHELD_TAIL } else { 0 };
+            limit = limit.min(end.saturating_sub(withheld));
+        }
+        match &self.file {
+            Some(file) if limit > position => {
+                Look::Slice(FileSlice { file: file.clone(), offset: position, len: limit - position })
+            }
+            _ => Look::Wait,
+        }
+    }
+
+    /// The first bytes that are neither there nor being fetched by anyone but the main transfer.
+    fn first_gap(&self, total: u64) -> Option<Range<u64>> {
+        let mut start = 0;
+        loop {
+            let end = self.written.end_of_run(start).max(self.foreign.end_of_run(start));
+            if end == start {
+                break;
+            }
+            start = end;
+        }
+        let next = |extents: &Extents| extents.next_start(start).unwrap_or(total);
+        let end = next(&self.written).min(next(&self.foreign)).min(total);
+        (start < total).then_some(start..end)
+    }
+}
+
+/// A client's place in a fill.
+pub struct FillReader {
+    fills: Fills,
+    fill: Arc<Fill>,
+    position: u64,
+    /// The end of the range wanted (exclusive); `None` for the whole blob.
+    end: Option<u64>,
+    /// The client gets all of it: the tail is held back until it is verified.
+    whole: bool,
+    changed: watch::Receiver<()>,
+    _membership: fills::Membership,
+}
+
+impl FillReader {
+    /// Reads from `first` up to `end` (exclusive), or to the end.
+    fn new(membership: fills::Membership, first: u64, end: Option<u64>) -> Self {
+        let fill = membership.fill().clone();
+        let total = fill.state().total;
+        let whole = first == 0 && (end.is_none() || end == total);
+        let changed = fill.changed.subscribe();
+        Self { fills: membership.fills().clone(), fill, position: first, end, whole, changed, _membership: membership }
+    }
+
+    /// The next bytes that are on disk; `None` after the last one.
+    pub async fn next(&mut self) -> Result<Option<FileSlice>, FillError> {
+        loop {
+            self.changed.borrow_and_update();
+            let look = self.fill.state().look(self.position, self.end, self.whole);
+            match look {
+                Look::Slice(slice) => {
+                    self.position += slice.len;
+                    return Ok(Some(slice));
+                }
+                Look::End => return Ok(None),
+                Look::Failed(error) => return Err(error),
+                Look::Wait => {
+                    self.fills.fetch_ahead(&self.fill, self.position, self.end);
+                    if self.changed.changed().await.is_err() {
+                        return Err(FillError::Abandoned);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on without the cache, where this reader is.
+    pub async fn go_through(&self) -> Result<ThroughReader, ReadError> {
+        let source = self.fill.source.clone();
+        let metrics = self.fill.metrics.clone();
+        if !self.whole
+            && let Some(last) = self.end.or(self.fill.state().total).and_then(|end| end.checked_sub(1))
+        {
+            return ThroughReader::range(&source, self.position, last).await.map_err(ReadError::Upstream);
+        }
+        let file = self.fill.state().file.clone();
+        match (self.fill.take_transfer(), file) {
+            (Some(transfer), _) if self.position == 0 => Ok(ThroughReader::whole(source, transfer, metrics)),
+            (_, Some(file)) => {
+                ThroughReader::rest(source, FileSlice { file, offset: 0, len: self.position }, metrics).await
+            }
+            (_, None) => {
+                let transfer = Transfer::open(&source, 0, None).await.map_err(ReadError::Upstream)?;
+                Ok(ThroughReader::whole(source, transfer, metrics))
+            }
+        }
+    }
+}

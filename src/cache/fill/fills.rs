@@ -1,0 +1,182 @@
+//! All fills in flight: who leads is decided here, atomically, and who still reads is counted here.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Fill, FillError, FillReader, Progress, task};
+use crate::{
+    cache::{DiskStore, Source},
+    metrics::Metrics,
+    oci::Digest,
+};
+
+/// Fills that go on although nobody reads them any more: the next client is likely to come soon. More than
+/// these are given up, the last orphaned first, and leave what they have to be gone on with.
+const MOST_ORPHANS: usize = 16;
+
+/// A cheap handle on the fills in flight.
+#[derive(Clone)]
+pub struct Fills(Arc<Shared>);
+
+struct Shared {
+    entries: Mutex<HashMap<Digest, Entry>>,
+    pub store: DiskStore,
+    pub metrics: Metrics,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+struct Entry {
+    fill: Arc<Fill>,
+    members: usize,
+}
+
+/// How somebody came to a fill.
+pub enum Joined {
+    /// It was started for this one.
+    Leader(Membership),
+    /// It was there.
+    Follower(Membership),
+}
+
+/// Somebody is interested in a fill as long as this lives.
+pub struct Membership {
+    fills: Fills,
+    fill: Arc<Fill>,
+}
+
+impl Fills {
+    pub fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        Self(Arc::new(Shared { entries: Mutex::default(), store, metrics, tasks, shutdown }))
+    }
+
+    pub(super) fn store(&self) -> &DiskStore {
+        &self.0.store
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    /// The fill of this blob, if there is one that can be joined.
+    pub fn find(&self, digest: &Digest) -> Option<Membership> {
+        let mut entries = self.entries();
+        let entry = entries.get_mut(digest).filter(|entry| entry.fill.can_be_joined())?;
+        Some(self.enter(entry))
+    }
+
+    /// Joins the fill of this blob, or starts it. There is never more than one.
+    pub async fn join(&self, source: &Source) -> Joined {
+        loop {
+            let leaving = {
+                let mut entries = self.entries();
+                match entries.get_mut(&source.digest) {
+                    Some(entry) if entry.fill.can_be_joined() => return Joined::Follower(self.enter(entry)),
+                    Some(entry) => entry.fill.clone(),
+                    None => {
+                        let cancel = self.0.shutdown.child_token();
+                        let fill = Arc::new(Fill::new(source.clone(), self.0.metrics.clone(), cancel));
+                        let mut entry = Entry { fill: fill.clone(), members: 0 };
+                        let membership = self.enter(&mut entry);
+                        entries.insert(source.digest.clone(), entry);
+                        self.0.tasks.spawn(task::run(self.clone(), fill));
+                        return Joined::Leader(membership);
+                    }
+                }
+            };
+            // It was given up a moment ago and still holds its temporary file.
+            let _ = leaving.end().await;
+            if self.0.shutdown.is_cancelled() {
+                return Joined::Follower(Membership { fills: self.clone(), fill: leaving });
+            }
+        }
+    }
+
+    /// Ends a fill: those who ask from now on find the blob on disk, or start anew.
+    pub(super) fn end(&self, fill: &Arc<Fill>, progress: Progress) {
+        let mut entries = self.entries();
+        if entries.get(&fill.source.digest).is_some_and(|entry| Arc::ptr_eq(&entry.fill, fill)) {
+            entries.remove(&fill.source.digest);
+        }
+        drop(entries);
+        fill.update(|state| {
+            if !state.is_over() {
+                state.progress = progress;
+            }
+        });
+    }
+
+    fn enter(&self, entry: &mut Entry) -> Membership {
+        entry.members += 1;
+        Membership { fills: self.clone(), fill: entry.fill.clone() }
+    }
+
+    fn leave(&self, fill: &Arc<Fill>) {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(&fill.source.digest).filter(|entry| Arc::ptr_eq(&entry.fill, fill)) else {
+            return;
+        };
+        entry.members = entry.members.saturating_sub(1);
+        if entry.members > 0 || fill.is_complete() {
+            return;
+        }
+        let orphans = entries.values().filter(|entry| entry.members == 0 && !entry.fill.cancel.is_cancelled()).count();
+        if orphans > MOST_ORPHANS {
+            tracing::info!(digest = %fill.source.digest, orphans, "a fill that nobody reads any more is given up");
+            fill.cancel.cancel();
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Digest, Entry>> {
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Membership {
+    pub fn fill(&self) -> &Arc<Fill> {
+        &self.fill
+    }
+
+    pub(super) fn fills(&self) -> &Fills {
+        &self.fills
+    }
+
+    /// Reads from `first` up to `end` (exclusive), or to the end. Call it when [`Fill::head`] has answered.
+    pub fn read(self, first: u64, end: Option<u64>) -> FillReader {
+        FillReader::new(self, first, end)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.fills.leave(&self.fill);
+    }
+}
+
+impl Joined {
+    pub fn into_membership(self) -> Membership {
+        match self {
+            Self::Leader(membership) | Self::Follower(membership) => membership,
+        }
+    }
+}
+
+/// Ends the fill when its task does, however it does.
+pub(super) struct Ended {
+    pub fills: Fills,
+    pub fill: Arc<Fill>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.fills.end(&self.fill, Progress::Failed(FillError::Abandoned));
+    }
+}

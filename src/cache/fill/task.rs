@@ -1,0 +1,345 @@
+//! The main transfer of a fill: ask, write, hash, verify, commit.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{Fill, FillError, Fills, Progress, fills::Ended, hash::Running};
+use crate::{
+    cache::{
+        disk::{NoSpace, TempBlob, blocking, write_all_at},
+        transfer::Transfer,
+    },
+    chain::Chain,
+    metrics::FillResult,
+    upstream::ErrorKind,
+};
+
+/// What is gathered for one write, in bytes.
+const BATCH: usize = 1024 * 1024;
+/// How much room is asked for at a time while the size is not known, in bytes.
+const ROOM_STEP: u64 = 16 * 1024 * 1024;
+/// A stretch that somebody else fetches is jumped over by a new request when it is longer than this, in bytes;
+/// a shorter one is quicker to read past.
+const WORTH_A_JUMP: u64 = 4 * 1024 * 1024;
+/// How much the hash catches up beside one write, in bytes.
+const CATCH_UP: u64 = 4 * BATCH as u64;
+
+/// Runs a fill to its end.
+pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
+    let ended = Ended { fills: fills.clone(), fill: fill.clone() };
+    let _in_flight = fills.metrics().fill_started();
+    let upstream = fill.source.upstream.name().clone();
+    let mut temp = None;
+    let worked = work(&fills, &fill, &mut temp).await;
+    let result = match worked {
+        Ok(Done::AlreadyThere) => return drop(ended),
+        Ok(Done::Verified { len }) => commit(&fill, temp, len).await,
+        Err(error) => {
+            let result = result_of(&error);
+            report(&fill, &error);
+            // Nobody may write any more when the file is kept, so that its length says what it has.
+            fill.cancel.cancel();
+            fill.when(|state| (state.range_transfers == 0).then_some(())).await;
+            if let Some(temp) = temp.filter(|_| matches!(error, FillError::Upstream(_) | FillError::Abandoned)) {
+                let front = fill.state().written.end_of_run(0);
+                if let Err(error) = blocking(move || temp.keep(front)).await {
+                    tracing::warn!(%error, "cannot keep what a broken fill has");
+                }
+            }
+            fills.end(&fill, Progress::Failed(error));
+            result
+        }
+    };
+    drop(ended);
+    fills.metrics().fill(&upstream, result);
+}
+
+enum Done {
+    /// Another fill was quicker.
+    AlreadyThere,
+    Verified {
+        len: u64,
+    },
+}
+
+async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> Result<Done, FillError> {
+    let source = &fill.source;
+    if let Ok(Some(blob)) = fills.store().open_blob(&source.digest).await {
+        fill.update(|state| {
+            state.total = Some(blob.len);
+            state.written.insert(0..blob.len);
+            state.file = Some(blob.file);
+            state._pin = Some(blob.pin);
+            state.progress = Progress::Complete;
+        });
+        return Ok(Done::AlreadyThere);
+    }
+    let mut front = 0;
+    if let Some((temp, len)) = fills.store().resume(&source.digest).await {
+        *slot = Some(temp);
+        front = len;
+        // Also what is kept again, should the upstream not answer.
+        fill.update(|state| state.written.insert(0..front));
+    }
+    let mut transfer = unless_cancelled(fill, open(fill, slot, &mut front)).await?;
+    make_room(fills, fill, slot, &mut transfer, front).await?;
+    let Some(temp) = slot else { return Err(FillError::NoRoom) };
+    fill.update(|state| {
+        state.total = transfer.total();
+        state.file = Some(temp.file().clone());
+        state.name = Some(temp.name().clone());
+        state.front = front;
+        state.progress = Progress::Writing;
+    });
+    if front > 0 {
+        tracing::info!(digest = %source.digest, front, "goes on with what an earlier fill left");
+    }
+    let mut running = Running::new(source.digest.algorithm());
+    loop {
+        running = pour(fill, temp, &mut transfer, running).await?;
+        let total = fill.update(|state| {
+            let total = transfer.total().or(state.total).unwrap_or(transfer.position());
+            state.total = Some(total);
+            total
+        });
+        match next_gap(fill, total).await {
+            None => return verify(fill, temp, running, total).await,
+            Some(gap) => {
+                let opening = async {
+                    Transfer::open(source, gap.start, Some(gap.end - 1)).await.map_err(FillError::Upstream)
+                };
+                transfer = unless_cancelled(fill, opening).await?;
+            }
+        }
+    }
+}
+
+/// Asks the upstream for what is missing behind `front`; starts from the front when it will not be asked so.
+async fn open(fill: &Fill, slot: &mut Option<TempBlob>, front: &mut u64) -> Result<Transfer, FillError> {
+    let source = &fill.source;
+    let forget = |slot: &mut Option<TempBlob>, front: &mut u64| {
+        *slot = None;
+        *front = 0;
+        fill.update(|state| state.written = Default::default());
+    };
+    match Transfer::open(source, *front, None).await {
+        Ok(mut transfer) if transfer.skipping() > 0 => {
+            forget(slot, front);
+            transfer.restart();
+            Ok(transfer)
+        }
+        Ok(transfer) => Ok(transfer),
+        Err(error) if *front > 0 => match error.kind {
+            ErrorKind::RangeNotSatisfiable { total: Some(total) } if total == *front => {
+                Ok(Transfer::finished(source, total))
+            }
+            ErrorKind::RangeNotSatisfiable { .. } => {
+                forget(slot, front);
+                Transfer::open(source, 0, None).await.map_err(FillError::Upstream)
+            }
+            _ => Err(FillError::Upstream(error)),
+        },
+        Err(error) => Err(FillError::Upstream(error)),
+    }
+}
+
+/// Reserves what the blob takes before its first byte is written.
+async fn make_room(
+    fills: &Fills,
+    fill: &Fill,
+    slot: &mut Option<TempBlob>,
+    transfer: &mut Transfer,
+    front: u64,
+) -> Result<(), FillError> {
+    let len = transfer.total().unwrap_or(front + ROOM_STEP);
+    if let Some(temp) = slot {
+        if temp.grow_to(len).await.is_ok() {
+            return Ok(());
+        }
+        *slot = None;
+        return Err(FillError::NoRoom);
+    }
+    let Ok(reservation) = fills.store().reserve(len).await else {
+        let finished = Transfer::finished(&fill.source, 0);
+        fill.state().handed_over = Some(std::mem::replace(transfer, finished));
+        return Err(FillError::NoRoom);
+    };
+    match fills.store().create(&fill.source.digest, reservation).await {
+        Ok(temp) => {
+            *slot = Some(temp);
+            Ok(())
+        }
+        Err(error) => {
+            let finished = Transfer::finished(&fill.source, 0);
+            fill.state().handed_over = Some(std::mem::replace(transfer, finished));
+            Err(FillError::Storage(error.into()))
+        }
+    }
+}
+
+/// Writes what the transfer gives until it ends, but for what others fetch.
+async fn pour(
+    fill: &Arc<Fill>,
+    temp: &mut TempBlob,
+    transfer: &mut Transfer,
+    mut running: Running,
+) -> Result<Running, FillError> {
+    loop {
+        let next = unless_cancelled(fill, async { transfer.next().await.map_err(FillError::Upstream) }).await?;
+        let Some(bytes) = next else { return Ok(running) };
+        let start = transfer.position() - bytes.len() as u64;
+        let mut len = bytes.len();
+        let mut batch = vec![bytes];
+        while len < BATCH
+            && let Some(bytes) = transfer.ready()
+        {
+            len += bytes.len();
+            batch.push(bytes);
+        }
+        if transfer.total().is_none() {
+            temp.grow_to(transfer.position() + ROOM_STEP).await.map_err(|NoSpace| FillError::NoRoom)?;
+        }
+        let pieces = admit(fill, start, batch);
+        let caught_up = fill.state().written.end_of_run(running.hashed());
+        let file = temp.file().clone();
+        let written: Vec<Range<u64>> = pieces.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64).collect();
+        running = blocking(move || {
+            for (offset, bytes) in &pieces {
+                write_all_at(&file, std::slice::from_ref(bytes), *offset)?;
+                running.offer(*offset, bytes);
+            }
+            let end = caught_up.min(running.hashed() + CATCH_UP);
+            if end > running.hashed() {
+                running.catch_up(&file, end)?;
+            }
+            std::io::Result::Ok(running)
+        })
+        .await
+        .map_err(|error| FillError::Storage(error.into()))?;
+        fill.update(|state| written.into_iter().for_each(|range| state.written.insert(range)));
+        jump(fill, transfer).await?;
+    }
+}
+
+/// Moves the front, and says which of these bytes the main transfer is to write.
+fn admit(fill: &Fill, start: u64, batch: Vec<Bytes>) -> Vec<(u64, Bytes)> {
+    let mut state = fill.state();
+    let mut pieces = Vec::with_capacity(batch.len());
+    let mut offset = start;
+    for mut bytes in batch {
+        while !bytes.is_empty() {
+            let taken = state.foreign.end_of_run(offset) - offset;
+            if taken > 0 {
+                let skipped = usize::try_from(taken).unwrap_or(usize::MAX).min(bytes.len());
+                offset += skipped as u64;
+                drop(bytes.split_to(skipped));
+                continue;
+            }
+            let free = state.foreign.next_start(offset).map_or(u64::MAX, |next| next - offset);
+            let piece = bytes.split_to(usize::try_from(free).unwrap_or(usize::MAX).min(bytes.len()));
+            let len = piece.len() as u64;
+            pieces.push((offset, piece));
+            offset += len;
+        }
+    }
+    state.front = state.front.max(offset);
+    pieces
+}
+
+/// Goes over a long stretch that somebody else fetches, by a new request behind it.
+async fn jump(fill: &Fill, transfer: &mut Transfer) -> Result<(), FillError> {
+    let position = transfer.position();
+    let (end, total) = {
+        let state = fill.state();
+        (state.foreign.end_of_run(position), state.total)
+    };
+    let Some(total) = total else { return Ok(()) };
+    if end - position < WORTH_A_JUMP {
+        return Ok(());
+    }
+    if end >= total {
+        *transfer = Transfer::finished(&fill.source, total);
+        return Ok(());
+    }
+    let opened = unless_cancelled(fill, async { Ok(Transfer::open(&fill.source, end, None).await) }).await?;
+    // Where that does not work, the transfer at hand is read on.
+    if let Ok(behind) = opened
+        && behind.skipping() == 0
+    {
+        *transfer = behind;
+    }
+    Ok(())
+}
+
+/// Waits for the range transfers, and names what one of them left undone; `None` when everything is there.
+async fn next_gap(fill: &Fill, total: u64) -> Option<Range<u64>> {
+    fill.when(|state| {
+        let whole = state.written.end_of_run(0) >= total;
+        match state.first_gap(total) {
+            _ if whole => Some(None),
+            Some(gap) => Some(Some(gap)),
+            None => None,
+        }
+    })
+    .await
+}
+
+async fn verify(fill: &Fill, temp: &TempBlob, mut running: Running, total: u64) -> Result<Done, FillError> {
+    let file = temp.file().clone();
+    let digest = blocking(move || running.catch_up(&file, total).map(|()| running.digest()))
+        .await
+        .map_err(|error| FillError::Storage(error.into()))?;
+    if digest != fill.source.digest {
+        fill.metrics.digest_mismatch(fill.source.upstream.name());
+        return Err(FillError::Mismatch);
+    }
+    fill.update(|state| state.progress = Progress::Complete);
+    Ok(Done::Verified { len: total })
+}
+
+/// Makes a blob of the verified file. Its readers have it already; a disk that fails now costs only the caching.
+async fn commit(fill: &Fill, temp: Option<TempBlob>, len: u64) -> FillResult {
+    let Some(temp) = temp else { return FillResult::StorageFailed };
+    match blocking(move || temp.commit(len)).await {
+        Ok(pin) => {
+            fill.update(|state| state._pin = Some(pin));
+            FillResult::Complete
+        }
+        Err(error) => {
+            tracing::error!(%error, digest = %fill.source.digest, "a verified blob cannot be put into the cache");
+            FillResult::StorageFailed
+        }
+    }
+}
+
+async fn unless_cancelled<T>(fill: &Fill, work: impl Future<Output = Result<T, FillError>>) -> Result<T, FillError> {
+    tokio::select! {
+        biased;
+        () = fill.cancel.cancelled() => Err(FillError::Abandoned),
+        worked = work => worked,
+    }
+}
+
+fn result_of(error: &FillError) -> FillResult {
+    match error {
+        FillError::Upstream(_) => FillResult::UpstreamFailed,
+        FillError::Mismatch => FillResult::Mismatch,
+        FillError::Storage(_) | FillError::NoRoom => FillResult::StorageFailed,
+        FillError::Abandoned => FillResult::Abandoned,
+    }
+}
+
+fn report(fill: &Fill, error: &FillError) {
+    let (upstream, repository, digest) = (fill.source.upstream.name(), &fill.source.repository, &fill.source.digest);
+    let reason = Chain(error);
+    match error {
+        FillError::Mismatch | FillError::Storage(_) => {
+            tracing::error!(%upstream, %repository, %digest, %reason, "a fill failed");
+        }
+        FillError::Upstream(_) => tracing::warn!(%upstream, %repository, %digest, %reason, "a fill failed"),
+        FillError::NoRoom | FillError::Abandoned => {
+            tracing::info!(%upstream, %repository, %digest, %reason, "a blob is not cached");
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! What is on disk, how recently each thing was used, and what has to go to make room (pure).
+//!
+//! Space is reserved before bytes arrive, so `used + reserved` never exceeds `max_size`: the disk is
+//! bounded with everything in flight. The index *names* victims; the store unlinks them.
+//! An object that is being read is never named: unlinking an open file frees nothing.
+
+use lru::LruCache;
+
+use crate::{
+    cache::tag_record::TagKey,
+    metrics::CacheKind,
+    oci::Digest,
+};
+
+/// What file systems allocate in; a file's last block is paid for whole.
+const BLOCK: u64 = 4096;
+
+/// One object on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    Blob(Digest),
+    Manifest(Digest),
+    Tag(TagKey),
+    /// What a broken fill left in `tmp/`, for the next fill of this blob to go on with.
+    Partial(Digest),
+}
+
+impl Key {
+    pub fn kind(&self) -> CacheKind {
+        match self {
+            Self::Blob(_) => CacheKind::Blob,
+            Self::Manifest(_) => CacheKind::Manifest,
+            Self::Tag(_) => CacheKind::Tag,
+            Self::Partial(_) => CacheKind::Partial,
+        }
+    }
+}
+
+struct Entry {
+    len: u64,
+    /// How many readers have it open.
+    pins: u32,
+}
+
+/// Bytes and number of the objects of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub bytes: u64,
+    pub objects: u64,
+}
+
+/// The room asked for cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// The index of everything on disk, in order of last use.
+pub struct LruIndex {
+    max_size: u64,
+    entries: LruCache<Key, Entry>,
+    /// Bytes allocated by entries.
+    used: u64,
+    /// The part of `used` that cannot be evicted now.
+    pinned: u64,
+    /// Bytes promised to fills and writes in flight.
+    reserved: u64,
+    /// Bytes of directories.
+    overhead: u64,
+    totals: [Totals; CacheKind::ALL.len()],
+}
+
+/// What a file of `len` bytes takes on disk.
+pub const fn allocated(len: u64) -> u64 {
+    len.div_ceil(BLOCK) * BLOCK
+}
+
+impl LruIndex {
+    pub fn new(max_size: u64) -> Self {
+        Self {
+            max_size,
+            entries: LruCache::unbounded(),
+            used: 0,
+            pinned: 0,
+            reserved: 0,
+            overhead: 0,
+            totals: Default::default(),
+        }
+    }
+
+    /// Bytes on disk and promised.
+    pub fn total(&self) -> u64 {
+        self.used + self.reserved + self.overhead
+    }
+
+    pub fn totals(&self, kind: CacheKind) -> Totals {
+        self.totals[kind as usize]
+    }
+
+    pub fn contains(&self, key: &Key) -> bool {
+        self.entries.contains(key)
+    }
+
+    /// A directory was made.
+    pub fn add_directory(&mut self) {
+        self.overhead += BLOCK;
+    }
+
+    /// A directory is gone.
+    pub fn remove_directory(&mut self) {
+        self.overhead = self.overhead.saturating_sub(BLOCK);
+    }
+
+    /// Adds an object as the most recently used; one that is there already is only touched.
+    pub fn insert(&mut self, key: Key, len: u64) {
+        if self.entries.get(&key).is_some_and(|entry| entry.len == len) {
+            return;
+        }
+        let pins = self.remove(&key).map_or(0, |entry| entry.pins);
+        self.used += allocated(len);
+        if pins > 0 {
+            self.pinned += allocated(len);
+        }
+        let totals = &mut self.totals[key.kind() as usize];
+        totals.bytes += len;
+        totals.objects += 1;
+        self.entries.put(key, Entry { len, pins });
+    }
+
+    /// Adds what the start-up scan found, least recently used first, below everything used since the start.
+    pub fn insert_scanned(&mut self, found: impl IntoIterator<Item = (Key, u64)>) {
+        let since_start: Vec<Key> = self.entries.iter().rev().map(|(key, _)| key.clone()).collect();
+        for (key, len) in found {
+            if !self.entries.contains(&key) {
+                self.insert(key, len);
+            }
+        }
+        for key in since_start {
+            self.entries.promote(&key);
+        }
+    }
+
+    /// Marks as used now, and keeps it from being evicted until [`LruIndex::unpin`]; its length, if it is there.
+    pub fn pin(&mut self, key: &Key) -> Option<u64> {
+        let entry = self.entries.get_mut(key)?;
+        entry.pins += 1;
+        if entry.pins == 1 {
+            self.pinned += allocated(entry.len);
+        }
+        Some(entry.len)
+    }
+
+    pub fn unpin(&mut self, key: &Key) {
+        // Gone meanwhile when its file was deleted by hand.
+        if let Some(entry) = self.entries.peek_mut(key)
+            && entry.pins > 0
+        {
+            entry.pins -= 1;
+            if entry.pins == 0 {
+                self.pinned -= allocated(entry.len);
+            }
+        }
+    }
+
+    /// Forgets an object whose file is gone; its length, if it was there.
+    pub fn forget(&mut self, key: &Key) -> Option<u64> {
+        self.remove(key).map(|entry| entry.len)
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Entry> {
+        let entry = self.entries.pop(key)?;
+        self.used -= allocated(entry.len);
+        if entry.pins > 0 {
+            self.pinned -= allocated(entry.len);
+        }
+        let totals = &mut self.totals[key.kind() as usize];
+        totals.bytes -= entry.len;
+        totals.objects -= 1;
+        Some(entry)
+    }
+
+    /// Promises `bytes`, naming what must be unlinked first; those are forgotten here already.
+    ///
+    /// `spare` is what the file system can give before `min_free` is touched, bytes promised to others
+    /// not yet subtracted. Nothing is evicted when evicting everything would not be enough.
+    pub fn reserve(&mut self, bytes: u64, spare: u64) -> Result<Vec<(Key, u64)>, NoRoom> {
+        let over_size = (self.total() + bytes).saturating_sub(self.max_size);
+        let over_disk = (self.reserved + bytes).saturating_sub(spare);
+        let mut short = over_size.max(over_disk);
+        if short > self.used - self.pinned {
+            return Err(NoRoom);
+        }
+        let mut victims = Vec::new();
+        for (key, entry) in self.entries.iter().rev() {
+            if short == 0 {
+                break;
+            }
+            if entry.pins == 0 {
+                short = short.saturating_sub(allocated(entry.len));
+                victims.push((key.clone(), entry.len));
+            }
+        }
+        for (key, _) in &victims {
+            self.remove(key);
+        }
+        self.reserved += bytes;
+        Ok(victims)
+    }
+
+    /// Names what is too much already, as after `max_size` was lowered; those are forgotten here.
+    pub fn shrink(&mut self) -> Vec<(Key, u64)> {
+        let excess = self.total().saturating_sub(self.max_size).min(self.used - self.pinned);
+        let limit = std::mem::replace(&mut self.max_size, self.total() - excess);
+        let victims = self.reserve(0, u64::MAX).unwrap_or_default();
+        self.max_size = limit;
+        victims
+    }
+
+    /// Promises bytes that are taken already: those of an object that was just forgotten but stays on disk.
+    pub fn promise(&mut self, bytes: u64) {
+        self.reserved += bytes;
+    }
+
+    /// Gives a promise of `bytes` back.
+    pub fn release(&mut self, bytes: u64) {
+        self.reserved = self.reserved.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn blob(number: u8) -> Key {
+        Key::Blob(Digest::of(Algorithm::Sha256, &[number]))
+    }
+
+    const PLENTY: u64 = u64::MAX / 4;
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_no_more_than_needed() {
+        let mut index = LruIndex::new(4 * BLOCK);
+        for number in 0..4 {
+            index.insert(blob(number), BLOCK);
+        }
+        index.insert(blob(0), BLOCK);
+        assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK), (blob(2), BLOCK)]));
+        assert_eq!(index.total(), 4 * BLOCK);
+        assert!(index.contains(&blob(0)) && index.contains(&blob(3)));
+    }
+
+    #[test]
+    fn what_is_being_read_stays() {
+        let mut index = LruIndex::new(2 * BLOCK);
+        index.insert(blob(0), BLOCK);
+        index.insert(blob(1), BLOCK);
+        assert_eq!(index.pin(&blob(0)), Some(BLOCK));
+        assert_eq!(index.reserve(2 * BLOCK, PLENTY), Err(NoRoom), "evicting the other alone is not enough");
+        assert!(index.contains(&blob(1)), "and then nothing is evicted in vain");
+        assert_eq!(index.reserve(BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK)]));
+        index.unpin(&blob(0));
+        index.release(BLOCK);
+        assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(0), BLOCK)]));
+    }
+
+    #[test]
+    fn too_large_for_the_whole_cache_evicts_nothing() {
+        let mut index = LruIndex::new(10 * BLOCK);
+        index.insert(blob(0), 3 * BLOCK);
+        assert_eq!(index.reserve(11 * BLOCK, PLENTY), Err(NoRoom));
+        assert!(index.contains(&blob(0)));
+    }
+
+    #[test]
+    fn a_nearly_full_disk_evicts_although_max_size_is_far() {
+        let mut index = LruIndex::new(1000 * BLOCK);
+        index.insert(blob(0), 3 * BLOCK);
+        index.insert(blob(1), 3 * BLOCK);
+        assert_eq!(index.reserve(2 * BLOCK, BLOCK), Ok(vec![(blob(0), 3 * BLOCK)]));
+        assert_eq!(index.reserve(20 * BLOCK, BLOCK), Err(NoRoom));
+    }
+
+    #[test]
+    fn scanned_objects_are_older_than_those_used_since_the_start() {
+        let mut index = LruIndex::new(3 * BLOCK);
+        index.insert(blob(9), BLOCK);
+        index.insert_scanned([(blob(1), BLOCK), (blob(9), BLOCK), (blob(2), BLOCK)]);
+        assert_eq!(index.total(), 3 * BLOCK);
+        assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK), (blob(2), BLOCK)]));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u8, u64),
+        Pin(u8),
+        Unpin(u8),
+        Forget(u8),
+        Reserve(u64),
+        Release,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..12u8, 0..40_000u64).prop_map(|(number, len)| Step::Insert(number, len)),
+            (0..12u8).prop_map(Step::Pin),
+            (0..12u8).prop_map(Step::Unpin),
+            (0..12u8).prop_map(Step::Forget),
+            (0..90_000u64).prop_map(Step::Reserve),
+            Just(Step::Release),
+        ]
+    }
+
+    proptest! {
+        /// As the store uses it: an object is inserted only out of room reserved for it.
+        #[test]
+        fn never_over_the_limit_and_the_sums_are_those_of_a_plain_list(steps in proptest::collection::vec(step(), 1..200)) {
+            let max = 100_000;
+            let mut index = LruIndex::new(max);
+            let mut model: Vec<(Key, u64, u32)> = Vec::new();
+            let mut promised: Vec<u64> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Insert(number, len) => {
+                        let key = blob(number);
+                        if model.iter().any(|(known, ..)| *known == key) {
+                            continue;
+                        }
+                        if let Ok(victims) = index.reserve(allocated(len), PLENTY) {
+                            for (victim, _) in &victims {
+                                let at = model.iter().position(|(known, _, pins)| known == victim && *pins == 0);
+                                prop_assert!(at.is_some(), "a victim is known and not being read");
+                                model.remove(at.unwrap());
+                            }
+                            index.release(allocated(len));
+                            index.insert(key.clone(), len);
+                            model.push((key, len, 0));
+                        }
+                    }
+                    Step::Pin(number) => {
+                        let key = blob(number);
+                        let found = model.iter_mut().find(|(known, ..)| *known == key);
+                        prop_assert_eq!(index.pin(&key).is_some(), found.is_some());
+                        if let Some(entry) = found { entry.2 += 1; }
+                    }
+                    Step::Unpin(number) => {
+                        let key = blob(number);
+                        if let Some(entry) = model.iter_mut().find(|(known, _, pins)| *known == key && *pins > 0) {
+                            entry.2 -= 1;
+                            index.unpin(&key);
+                        }
+                    }
+                    Step::Forget(number) => {
+                        let key = blob(number);
+                        prop_assert_eq!(index.forget(&key).is_some(), model.iter().any(|(known, ..)| *known == key));
+                        model.retain(|(known, ..)| *known != key);
+                    }
+                    Step::Reserve(bytes) => {
+                        if let Ok(victims) = index.reserve(bytes, PLENTY) {
+                            model.retain(|(known, ..)| !victims.iter().any(|(victim, _)| victim == known));
+                            promised.push(bytes);
+                        }
+                    }
+                    Step::Release => {
+                        if let Some(bytes) = promised.pop() { index.release(bytes); }
+                    }
+                }
+                prop_assert!(index.total() <= max);
+                let used: u64 = model.iter().map(|(_, len, _)| allocated(*len)).sum();
+                let pinned: u64 = model.iter().filter(|(.., pins)| *pins > 0).map(|(_, len, _)| allocated(*len)).sum();
+                prop_assert_eq!(index.total(), used + promised.iter().sum::<u64>());
+                prop_assert_eq!(index.pinned, pinned);
+                prop_assert_eq!(index.totals(CacheKind::Blob).objects, model.len() as u64);
+            }
+        }
+    }
+}

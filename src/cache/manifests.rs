@@ -1,0 +1,434 @@
+//! Manifests: in memory over disk by digest; by tag, what the upstream last said, for as long as it can be
+//! believed.
+//!
+//! A manifest's content never changes, so it is kept by digest and verified before use. A tag is trusted for
+//! `tag_ttl`; after that one HEAD asks for all who want it, and an unchanged answer costs no GET. An upstream
+//! that is down, slow, or says 429 or 5xx leaves us with what it last said, up to `stale_if_error`.
+
+mod content;
+mod tags;
+
+use std::{sync::Arc, time::Duration};
+
+use moka::policy::EvictionPolicy;
+use tokio_util::task::TaskTracker;
+
+pub use self::content::Content;
+use self::tags::TagRecords;
+use super::{
+    Config, DiskStore,
+    flights::Flights,
+    freshness::Freshness,
+    lru::Key,
+    tag_record::{TagKey, TagRecord},
+};
+use crate::{
+    metrics::{Metrics, Outcome},
+    oci::{Accept, AcceptClass, Digest, MediaType, MediaTypeKind, Reference, Repository, Tag},
+    upstream::{self, ErrorKind, Upstream},
+};
+
+/// How long a client waits for the upstream when there is a stale answer at hand.
+const STALE_PATIENCE: Duration = Duration::from_secs(3);
+/// How many 404s are remembered.
+const MOST_MISSING: u64 = 10_000;
+
+/// Why a manifest cannot be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("the upstream cannot give the manifest")]
+    Upstream(#[source] upstream::Error),
+    #[error("the upstream's manifest does not match its digest")]
+    Mismatch,
+    #[error("no such manifest, as the upstream said a moment ago")]
+    KnownMissing,
+    #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
+    NotAcceptable,
+    #[error("forebay is shutting down")]
+    Abandoned,
+}
+
+/// A manifest to send.
+#[derive(Clone, Debug)]
+pub struct ServedManifest {
+    pub content: Arc<Content>,
+    pub outcome: Outcome,
+}
+
+/// What a HEAD of a manifest says.
+#[derive(Clone, Debug)]
+pub struct ManifestHead {
+    pub digest: Digest,
+    pub media_type: MediaType,
+    /// In bytes.
+    pub size: u64,
+    pub outcome: Outcome,
+}
+
+/// Who asks for what: the upstream's repository, and what the client can read.
+#[derive(Clone)]
+pub struct Wanted {
+    pub upstream: Upstream,
+    pub repository: Repository,
+    pub accept: Accept,
+}
+
+/// A cheap handle on the manifests of the cache.
+#[derive(Clone)]
+pub struct ManifestCache(Arc<Shared>);
+
+struct Shared {
+    store: DiskStore,
+    metrics: Metrics,
+    contents: moka::sync::Cache<Digest, Arc<Content>>,
+    tags: TagRecords,
+    missing: moka::sync::Cache<Question, ()>,
+    questions: Flights<Question, Result<Answer, ManifestError>>,
+}
+
+/// What an upstream is asked; equal ones are asked once.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Question {
+    upstream: Arc<str>,
+    repository: Repository,
+    reference: Reference,
+    class: AcceptClass,
+    /// HEAD: the content is not needed.
+    head: bool,
+}
+
+/// What an upstream answered, and what that was in terms of the cache.
+#[derive(Clone)]
+enum Answer {
+    /// The tag points where it did.
+    Unchanged(Arc<TagRecord>),
+    Head(Arc<TagRecord>),
+    Content(Arc<Content>),
+}
+
+impl ManifestCache {
+    pub fn new(config: &Config, store: DiskStore, metrics: Metrics, tasks: TaskTracker) -> Self {
+        let contents = moka::sync::Cache::builder()
+            .max_capacity(config.manifest_memory / 1024)
+            .weigher(|_, content: &Arc<Content>| content.weight())
+            // The default policy refuses newcomers that were never asked for before: a pull's manifests are.
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        let missing =
+            moka::sync::Cache::builder().max_capacity(MOST_MISSING).time_to_live(config.negative_ttl).build();
+        let tags = TagRecords::new(config, store.clone());
+        Self(Arc::new(Shared { store, metrics, contents, tags, missing, questions: Flights::new(tasks) }))
+    }
+
+    /// The manifest a reference means.
+    pub async fn get(&self, wanted: &Wanted, reference: &Reference) -> Result<ServedManifest, ManifestError> {
+        match reference {
+            Reference::Digest(digest) => self.get_digest(wanted, digest).await,
+            Reference::Tag(tag) => self.get_tag(wanted, tag).await,
+        }
+    }
+
+    /// What a HEAD of a reference says: never fetches the manifest, unless the upstream's HEAD is of no use.
+    pub async fn head(&self, wanted: &Wanted, reference: &Reference) -> Result<ManifestHead, ManifestError> {
+        match reference {
+            Reference::Digest(digest) => {
+                if let Some(content) = self.cached(digest).await
+                    && wanted.accept.allows(&content.media_type)
+                {
+                    return Ok(ManifestHead::of(&content, Outcome::Hit));
+                }
+            }
+            Reference::Tag(tag) => return self.head_tag(wanted, tag).await,
+        }
+        let (answer, outcome) = self.ask(wanted, reference, true, None).await?;
+        Ok(answer.head(outcome))
+    }
+
+    async fn get_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ServedManifest, ManifestError> {
+        let cached = self.cached(digest).await;
+        if let Some(content) = &cached
+            && wanted.accept.allows(&content.media_type)
+        {
+            return Ok(ServedManifest { content: content.clone(), outcome: Outcome::Hit });
+        }
+        let reference = Reference::Digest(digest.clone());
+        match self.ask(wanted, &reference, false, None).await {
+            Ok((Answer::Content(content), outcome)) => Ok(ServedManifest { content, outcome }),
+            // Asked for the content, it never answers without.
+            Ok((Answer::Unchanged(_) | Answer::Head(_), _)) => Err(ManifestError::Abandoned),
+            Err(error) if error.is_outage() && cached.is_some() => Err(ManifestError::NotAcceptable),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get_tag(&self, wanted: &Wanted, tag: &Tag) -> Result<ServedManifest, ManifestError> {
+        let key = wanted.key(tag);
+        let (record, freshness) = self.0.tags.get(&key).await;
+        let content = match &record {
+            Some(record) => self.cached(&record.digest).await,
+            None => None,
+        };
+        if let Some(content) = &content
+            && (freshness == Freshness::Fresh || self.0.tags.is_troubled(&key))
+        {
+            let outcome = if freshness == Freshness::Fresh { Outcome::Hit } else { Outcome::Stale };
+            return Ok(ServedManifest { content: content.clone(), outcome });
+        }
+        let reference = Reference::Tag(tag.clone());
+        // A HEAD pays only when the manifest it may confirm is here.
+        let known = record.filter(|_| content.is_some());
+        let asking = self.ask(wanted, &reference, false, known);
+        let asked = match &content {
+            Some(_) => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
+            None => Some(asking.await),
+        };
+        match (asked, content) {
+            (Some(Ok((Answer::Content(content), outcome))), _) => Ok(ServedManifest { content, outcome }),
+            (Some(Ok(_)), Some(content)) => Ok(ServedManifest { content, outcome: Outcome::Revalidated }),
+            (Some(Err(error)), content) if error.is_outage() => {
+                self.0.tags.note_trouble(&key);
+                let content = match content {
+                    Some(content) => Some(content),
+                    None => self.other_class(wanted, &key).await,
+                };
+                content.map(|content| ServedManifest { content, outcome: Outcome::Stale }).ok_or(error)
+            }
+            (Some(Err(error)), _) => Err(error),
+            (None, Some(content)) => {
+                self.0.tags.note_trouble(&key);
+                Ok(ServedManifest { content, outcome: Outcome::Stale })
+            }
+            (Some(Ok(_)) | None, None) => Err(ManifestError::Abandoned),
+        }
+    }
+
+    async fn head_tag(&self, wanted: &Wanted, tag: &Tag) -> Result<ManifestHead, ManifestError> {
+        let key = wanted.key(tag);
+        let (record, freshness) = self.0.tags.get(&key).await;
+        if let Some(record) = &record
+            && (freshness == Freshness::Fresh || self.0.tags.is_troubled(&key))
+        {
+            let outcome = if freshness == Freshness::Fresh { Outcome::Hit } else { Outcome::Stale };
+            return Ok(ManifestHead::recorded(record, outcome));
+        }
+        let reference = Reference::Tag(tag.clone());
+        let asking = self.ask(wanted, &reference, true, record.clone());
+        let asked = match &record {
+            Some(_) => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
+            None => Some(asking.await),
+        };
+        match (asked, record) {
+            (Some(Ok((answer, outcome))), _) => Ok(answer.head(outcome)),
+            (Some(Err(error)), record) if error.is_outage() => {
+                self.0.tags.note_trouble(&key);
+                match record {
+                    Some(record) => Ok(ManifestHead::recorded(&record, Outcome::Stale)),
+                    None => {
+                        let content = self.other_class(wanted, &key).await;
+                        content.map(|content| ManifestHead::of(&content, Outcome::Stale)).ok_or(error)
+                    }
+                }
+            }
+            (Some(Err(error)), _) => Err(error),
+            (None, Some(record)) => {
+                self.0.tags.note_trouble(&key);
+                Ok(ManifestHead::recorded(&record, Outcome::Stale))
+            }
+            (None, None) => Err(ManifestError::Abandoned),
+        }
+    }
+
+    /// What clients of another kind got for this tag, where this one can read it: better than nothing when the
+    /// upstream cannot be asked.
+    async fn other_class(&self, wanted: &Wanted, key: &TagKey) -> Option<Arc<Content>> {
+        let mut best: Option<Arc<Content>> = None;
+        for (record, freshness) in self.0.tags.other_classes(key).await {
+            if freshness == Freshness::Missing || !wanted.accept.allows(&record.media_type) {
+                continue;
+            }
+            // An index is what the tag really is; a plain manifest may have been converted from it.
+            if best.as_ref().is_some_and(|best| best.media_type.kind().is_some_and(MediaTypeKind::is_index)) {
+                break;
+            }
+            if let Some(content) = self.cached(&record.digest).await {
+                best = Some(content);
+            }
+        }
+        best
+    }
+
+    /// A manifest in memory or on disk.
+    async fn cached(&self, digest: &Digest) -> Option<Arc<Content>> {
+        if let Some(content) = self.0.contents.get(digest) {
+            return Some(content);
+        }
+        let key = Key::Manifest(digest.clone());
+        let bytes = match self.0.store.read(key.clone(), Content::MAX_FILE_LEN).await {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                tracing::error!(%error, %digest, "cannot read a cached manifest");
+                return None;
+            }
+        };
+        match Content::decode(digest, bytes) {
+            Some(content) => {
+                let content = Arc::new(content);
+                self.0.contents.insert(digest.clone(), content.clone());
+                Some(content)
+            }
+            None => {
+                tracing::warn!(%digest, "a cached manifest is damaged and is removed");
+                self.0.store.remove(key).await;
+                None
+            }
+        }
+    }
+
+    /// Asks the upstream, together with everyone who asks the same now.
+    async fn ask(
+        &self,
+        wanted: &Wanted,
+        reference: &Reference,
+        head: bool,
+        known: Option<Arc<TagRecord>>,
+    ) -> Result<(Answer, Outcome), ManifestError> {
+        let question = Question {
+            upstream: wanted.upstream.name().clone(),
+            repository: wanted.repository.clone(),
+            reference: reference.clone(),
+            class: wanted.accept.class(),
+            head,
+        };
+        if self.0.missing.contains_key(&Question { head: false, ..question.clone() }) {
+            return Err(ManifestError::KnownMissing);
+        }
+        let (cache, wanted) = (self.clone(), wanted.clone());
+        let (flight, leads) = self.0.questions.join(question.clone(), || async move {
+            let answer = cache.fetch(&wanted, &question, known).await;
+            if let Err(ManifestError::Upstream(error)) = &answer
+                && matches!(error.kind, ErrorKind::NotFound)
+            {
+                cache.note_missing(&wanted, question).await;
+            }
+            answer
+        });
+        let answer = flight.answer().await.ok_or(ManifestError::Abandoned)??;
+        let outcome = match (&answer, leads) {
+            (Answer::Unchanged(_), _) => Outcome::Revalidated,
+            (_, true) => Outcome::Miss,
+            (_, false) => Outcome::Joined,
+        };
+        Ok((answer, outcome))
+    }
+
+    async fn note_missing(&self, wanted: &Wanted, question: Question) {
+        if let Reference::Tag(tag) = &question.reference {
+            self.0.tags.remove(&wanted.key(tag)).await;
+        }
+        self.0.missing.insert(Question { head: false, ..question }, ());
+    }
+
+    async fn fetch(
+        &self,
+        wanted: &Wanted,
+        question: &Question,
+        known: Option<Arc<TagRecord>>,
+    ) -> Result<Answer, ManifestError> {
+        let Wanted { upstream, repository, accept } = wanted;
+        if question.head || known.is_some() {
+            match upstream.head_manifest(repository, &question.reference, accept).await {
+                Ok(upstream::ManifestHead { media_type: Some(media_type), digest: Some(digest), len: Some(size) }) => {
+                    if let Some(record) = known.filter(|known| known.digest == digest) {
+                        return Ok(Answer::Unchanged(self.0.tags.confirm(wanted, question, &record).await));
+                    }
+                    if question.head {
+                        let record = TagRecord { digest, media_type, size, confirmed: std::time::SystemTime::now() };
+                        return Ok(Answer::Head(self.0.tags.put(wanted, question, record).await));
+                    }
+                }
+                // A HEAD that leaves out what clients need; some registries know only GET, or answer a HEAD with
+                // 404 for what they would first have to fetch themselves.
+                Ok(_) => {}
+                Err(error) if matches!(error.kind, ErrorKind::Unsupported) => {}
+                Err(error) if matches!(error.kind, ErrorKind::NotFound) && known.is_some() => {}
+                Err(error) => return Err(ManifestError::Upstream(error)),
+            }
+        }
+        let body =
+            upstream.get_manifest(repository, &question.reference, accept).await.map_err(ManifestError::Upstream)?;
+        let content = Content::verified(&question.reference, body).map_err(|error| {
+            if matches!(error, ManifestError::Mismatch) {
+                self.0.metrics.digest_mismatch(upstream.name());
+                tracing::error!(upstream = %upstream.name(), %repository, reference = %question.reference, "a manifest does not match its digest");
+            }
+            error
+        })?;
+        let content = self.keep(content).await;
+        self.0.tags.put(wanted, question, TagRecord::of(&content)).await;
+        Ok(Answer::Content(content))
+    }
+
+    async fn keep(&self, content: Content) -> Arc<Content> {
+        let content = Arc::new(content);
+        let key = Key::Manifest(content.digest.clone());
+        if let Err(error) = self.0.store.write(key, content.encode()).await {
+            tracing::error!(%error, digest = %content.digest, "cannot write a manifest into the cache");
+        }
+        self.0.contents.insert(content.digest.clone(), content.clone());
+        content
+    }
+}
+
+impl Wanted {
+    fn key(&self, tag: &Tag) -> TagKey {
+        TagKey {
+            upstream: self.upstream.name().clone(),
+            repository: self.repository.clone(),
+            tag: tag.clone(),
+            class: self.accept.class(),
+        }
+    }
+}
+
+impl ManifestError {
+    /// Whether what is cached may be served instead.
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.kind.is_outage(),
+            // A registry that sends damaged manifests is no better than one that is down.
+            Self::Mismatch => true,
+            Self::KnownMissing | Self::NotAcceptable | Self::Abandoned => false,
+        }
+    }
+}
+
+impl Answer {
+    fn head(&self, outcome: Outcome) -> ManifestHead {
+        match self {
+            Self::Unchanged(record) | Self::Head(record) => ManifestHead::recorded(record, outcome),
+            Self::Content(content) => ManifestHead::of(content, outcome),
+        }
+    }
+}
+
+impl ManifestHead {
+    fn of(content: &Content, outcome: Outcome) -> Self {
+        let (digest, media_type) = (content.digest.clone(), content.media_type.clone());
+        Self { digest, media_type, size: content.bytes.len() as u64, outcome }
+    }
+
+    fn recorded(record: &TagRecord, outcome: Outcome) -> Self {
+        Self { digest: record.digest.clone(), media_type: record.media_type.clone(), size: record.size, outcome }
+    }
+}
+
+impl TagRecord {
+    fn of(content: &Content) -> Self {
+        Self {
+            digest: content.digest.clone(),
+            media_type: content.media_type.clone(),
+            size: content.bytes.len() as u64,
+            confirmed: std::time::SystemTime::now(),
+        }
+    }
+}

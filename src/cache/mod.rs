@@ -1,0 +1,32 @@
+//! What we already have, or are getting.
+//!
+//! Blobs: [`BlobCache`] answers with a [`BlobReader`] in every case. On disk: a slice of the file. In
+//! flight: a reader of the growing file of its [`fill`], of which there is one per digest however many
+//! clients ask. No room or a failing disk: a stream straight through. Manifests: [`ManifestCache`], memory
+//! over disk, and for each tag what is known and since when.
+//!
+//! This stage does not know who asked, and chooses no status.
+
+pub mod blobs;
+mod config;
+pub mod disk;
+pub mod extents;
+pub mod fill;
+pub mod flights;
+pub mod freshness;
+pub mod lru;
+pub mod manifests;
+pub mod reader;
+pub mod source;
+pub mod tag_record;
+pub mod through;
+pub mod transfer;
+
+pub use self::{
+    blobs::{BlobCache, BlobError, OpenedBlob},
+    config::Config,
+    disk::DiskStore,
+    manifests::{ManifestCache, ManifestError, Wanted},
+    reader::{BlobReader, FileSlice, Piece, ReadError},
+    source::Source,
+};

@@ -1,0 +1,78 @@
+//! A blob's bytes as a client gets them, wherever they come from.
+
+use std::{fs::File, io, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{disk::Pin, fill::FillReader, through::ThroughReader};
+use crate::{cache::fill::FillError, upstream};
+
+/// Bytes that are on disk: what to send, not the bytes themselves.
+#[derive(Clone, Debug)]
+pub struct FileSlice {
+    pub file: Arc<File>,
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// The next part of a blob.
+#[derive(Debug)]
+pub enum Piece {
+    File(FileSlice),
+    Memory(Bytes),
+}
+
+/// The body cannot go on. Whoever sends it breaks the connection: this must never look like an end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the upstream failed in the middle of the blob")]
+    Upstream(#[source] upstream::Error),
+    #[error("the content does not match its digest")]
+    Mismatch,
+    #[error("the cache failed in the middle of the blob")]
+    Storage(#[source] Arc<io::Error>),
+    #[error("the fill was given up")]
+    Abandoned,
+}
+
+impl From<FillError> for ReadError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Upstream(error) => Self::Upstream(error),
+            FillError::Mismatch => Self::Mismatch,
+            FillError::Storage(error) => Self::Storage(error),
+            FillError::NoRoom | FillError::Abandoned => Self::Abandoned,
+        }
+    }
+}
+
+/// Gives a blob, or a range of one, piece by piece.
+pub enum BlobReader {
+    /// All of it is on disk; the pin keeps it there.
+    File { slice: Option<FileSlice>, pin: Arc<Pin> },
+    /// A fill is writing it.
+    Growing(FillReader),
+    /// It is not cached and passes straight through.
+    Through(Box<ThroughReader>),
+}
+
+impl BlobReader {
+    /// The next piece; `None` after the last one.
+    pub async fn next(&mut self) -> Result<Option<Piece>, ReadError> {
+        loop {
+            match self {
+                Self::File { slice, .. } => return Ok(slice.take().map(Piece::File)),
+                Self::Through(reader) => return Ok(reader.next().await?.map(Piece::Memory)),
+                Self::Growing(reader) => match reader.next().await {
+                    Ok(slice) => return Ok(slice.map(Piece::File)),
+                    // The disk is not what the client came for: it gets the rest from the upstream.
+                    Err(FillError::Storage(_) | FillError::NoRoom) => {
+                        let through = reader.go_through().await?;
+                        *self = Self::Through(Box::new(through));
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+    }
+}

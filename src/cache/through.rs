@@ -1,0 +1,81 @@
+//! A blob that passes straight through, because there is no room for it or the disk fails.
+//!
+//! Still resumed, still verified: the last piece is held back until the digest is known to be right.
+
+use bytes::Bytes;
+
+use super::{FileSlice, ReadError, Source, disk::blocking, transfer::Transfer};
+use crate::{metrics::Metrics, oci::Verifier, upstream};
+
+/// Gives what a transfer gives.
+pub struct ThroughReader {
+    transfer: Transfer,
+    check: Option<Check>,
+}
+
+/// Present when the client gets the whole blob; a part cannot be verified.
+struct Check {
+    source: Source,
+    metrics: Metrics,
+    verifier: Verifier,
+    /// The piece that may be the last.
+    held: Option<Bytes>,
+    done: bool,
+}
+
+impl ThroughReader {
+    /// The whole blob, out of a transfer that is at its start.
+    pub fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
+        let verifier = Verifier::new(source.digest.algorithm());
+        Self { transfer, check: Some(Check { source, metrics, verifier, held: None, done: false }) }
+    }
+
+    /// The rest of a whole blob of which the client has `sent` already.
+    pub async fn rest(source: Source, sent: FileSlice, metrics: Metrics) -> Result<Self, ReadError> {
+        let transfer = Transfer::open(&source, sent.len, None).await.map_err(ReadError::Upstream)?;
+        let mut reader = Self::whole(source, transfer, metrics);
+        if let Some(check) = &mut reader.check {
+            let mut verifier = check.verifier.clone();
+            check.verifier = blocking(move || {
+                super::fill::hash_slice(&sent, &mut verifier).map(|()| verifier)
+            })
+            .await
+            .map_err(|error| ReadError::Storage(error.into()))?;
+        }
+        Ok(reader)
+    }
+
+    /// The bytes from `first` to `last`.
+    pub async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
+        Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None })
+    }
+
+    /// The next bytes; `None` after the last. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        let Some(check) = &mut self.check else {
+            return self.transfer.next().await.map_err(ReadError::Upstream);
+        };
+        loop {
+            if check.done {
+                return Ok(None);
+            }
+            match self.transfer.next().await.map_err(ReadError::Upstream)? {
+                Some(bytes) => {
+                    check.verifier.update(&bytes);
+                    if let Some(earlier) = check.held.replace(bytes) {
+                        return Ok(Some(earlier));
+                    }
+                }
+                None => {
+                    // Not `done` yet: asked again after a mismatch, it says mismatch again and never ends cleanly.
+                    if check.verifier.clone().digest() != check.source.digest {
+                        check.metrics.digest_mismatch(check.source.upstream.name());
+                        return Err(ReadError::Mismatch);
+                    }
+                    check.done = true;
+                    return Ok(check.held.take());
+                }
+            }
+        }
+    }
+}

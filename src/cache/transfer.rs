@@ -1,0 +1,202 @@
+//! A transfer from the upstream that outlives its connections.
+//!
+//! When a body breaks, the next request asks for the rest by Range, with a new token and a new signed URL
+//! if need be (the upstream stage sees to those), and the reader of this notices only the pause. An upstream
+//! that ignores Range is read from the front again, and what is there already is thrown away.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::Source;
+use crate::upstream::{BlobRange, BlobStream, Error, ErrorKind};
+
+/// How long an upstream may be gone in the middle of a blob before its readers are told.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The first pause before asking again; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A transfer that breaks more often than this is not worth going on with, progress or not.
+const MOST_BREAKS: u32 = 100;
+
+/// Bytes of a blob from one position on, resumed as often as needed.
+pub struct Transfer {
+    source: Source,
+    /// The offset of the next byte given out.
+    position: u64,
+    /// The last byte wanted, when not all are.
+    last: Option<u64>,
+    total: Option<u64>,
+    stream: Option<BlobStream>,
+    /// Bytes to throw away: the upstream began further in front than it was asked to.
+    skip: u64,
+    /// What [`Transfer::ready`] came across and [`Transfer::next`] has to deal with.
+    seen: Option<Result<Option<Bytes>, Error>>,
+    breaks: u32,
+    pause: Duration,
+    progressed: Instant,
+}
+
+impl Transfer {
+    /// Asks for the bytes from `first` to `last`, or to the end; what the upstream answers at once is the caller's.
+    pub async fn open(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
+        let range = BlobRange { first, last };
+        let stream = source.upstream.open_blob(&source.repository, &source.digest, range).await?;
+        let mut transfer = Self { position: first, last, total: stream.total, ..Self::finished(source, first) };
+        transfer.take(stream)?;
+        Ok(transfer)
+    }
+
+    /// Nothing is left to transfer: all `total` bytes are here from an earlier one.
+    pub fn finished(source: &Source, total: u64) -> Self {
+        Self {
+            source: source.clone(),
+            position: total,
+            last: None,
+            total: Some(total),
+            stream: None,
+            skip: 0,
+            seen: None,
+            breaks: 0,
+            pause: FIRST_PAUSE,
+            progressed: Instant::now(),
+        }
+    }
+
+    /// The size of the whole blob, once known.
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Bytes the upstream sends that were not asked for, until the position is reached; 0 when it serves ranges.
+    pub fn skipping(&self) -> u64 {
+        self.skip
+    }
+
+    /// Starts from the front after all, where the upstream's answer starts.
+    pub fn restart(&mut self) {
+        self.position -= std::mem::take(&mut self.skip);
+    }
+
+    /// The next bytes; `None` after the last. Cancel-safe.
+    ///
+    /// An error is final: patience has run out, or the upstream says that there is no such blob for us.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if self.at_end() {
+                return Ok(None);
+            }
+            let broke = match self.seen.take() {
+                Some(seen) => seen,
+                None => match &mut self.stream {
+                    Some(stream) => stream.next().await,
+                    None => {
+                        self.reopen().await?;
+                        continue;
+                    }
+                },
+            };
+            match broke {
+                Ok(Some(bytes)) => {
+                    if let Some(bytes) = self.accept(bytes) {
+                        return Ok(Some(bytes));
+                    }
+                }
+                Ok(None) if self.total.is_none() => {
+                    self.total = Some(self.position);
+                    return Ok(None);
+                }
+                Ok(None) => self.broke(Error::new(ErrorKind::Unavailable, "the body ended early"))?,
+                Err(error) => self.broke(error)?,
+            }
+        }
+    }
+
+    /// Bytes that are here already; `None` when [`Transfer::next`] has to be asked.
+    pub fn ready(&mut self) -> Option<Bytes> {
+        while self.seen.is_none() && !self.at_end() {
+            match self.stream.as_mut()?.next().now_or_never()? {
+                Ok(Some(bytes)) => {
+                    if let Some(bytes) = self.accept(bytes) {
+                        return Some(bytes);
+                    }
+                }
+                other => self.seen = Some(other),
+            }
+        }
+        None
+    }
+
+    fn at_end(&self) -> bool {
+        let end = self.last.map(|last| last + 1).or(self.total);
+        end.is_some_and(|end| self.position >= end)
+    }
+
+    /// What of `bytes` is wanted; the position goes on by as much.
+    fn accept(&mut self, mut bytes: Bytes) -> Option<Bytes> {
+        let skipped = self.skip.min(bytes.len() as u64);
+        self.skip -= skipped;
+        bytes = bytes.split_off(skipped as usize);
+        if let Some(last) = self.last {
+            let wanted = (last + 1).saturating_sub(self.position);
+            bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        }
+        self.progressed = Instant::now();
+        if bytes.is_empty() {
+            return None;
+        }
+        self.pause = FIRST_PAUSE;
+        self.position += bytes.len() as u64;
+        Some(bytes)
+    }
+
+    fn take(&mut self, stream: BlobStream) -> Result<(), Error> {
+        if let (Some(known), Some(told)) = (self.total, stream.total)
+            && known != told
+        {
+            return Err(Error::new(ErrorKind::Protocol, format!("the blob had {known} bytes and now has {told}")));
+        }
+        if stream.first > self.position {
+            return Err(Error::new(ErrorKind::Protocol, "the answer starts behind the range asked for"));
+        }
+        self.total = self.total.or(stream.total);
+        self.skip = self.position - stream.first;
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    fn broke(&mut self, error: Error) -> Result<(), Error> {
+        self.stream = None;
+        self.breaks += 1;
+        if !error.kind.is_outage() || self.breaks > MOST_BREAKS || self.progressed.elapsed() > PATIENCE {
+            return Err(error);
+        }
+        tracing::warn!(
+            upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
+            "a transfer broke and is resumed",
+        );
+        Ok(())
+    }
+
+    async fn reopen(&mut self) -> Result<(), Error> {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        let range = BlobRange { first: self.position, last: self.last };
+        let Source { upstream, repository, digest } = &self.source;
+        match upstream.open_blob(repository, digest, range).await {
+            Ok(stream) => self.take(stream),
+            // Everything is here: the size that was announced was wrong, and the digest will tell.
+            Err(Error { kind: ErrorKind::RangeNotSatisfiable { total: Some(total) }, .. }) if total == self.position => {
+                self.total = Some(total);
+                Ok(())
+            }
+            Err(error) => self.broke(error),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! `forebay serve`: start, say where, obey signals, drain.
+//!
+//! SIGTERM and SIGINT finish what is running, the second one ends at once; SIGHUP reads the
+//! configuration again, and a bad one changes nothing.
+
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use forebay::{
+    app::{App, Inherited},
+    config::Config,
+};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing::{error, info, warn};
+
+use super::{ConfigArguments, Failure, banner, systemd};
+
+/// Runs the mirror until a signal ends it.
+pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
+    let inherited = inherited.map_err(Failure::Failed)?;
+    let config = arguments.load()?;
+    let runtime = Runtime::new().context("cannot start the runtime").map_err(Failure::Failed)?;
+    let outcome = runtime.block_on(serve(arguments, config, inherited)).map_err(Failure::Failed);
+    // What was to be waited for has been drained; a blocked disk must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited) -> anyhow::Result<()> {
+    // Before the start, so that a signal that comes meanwhile is obeyed rather than fatal.
+    let mut signals = Signals::new().context("cannot listen to signals")?;
+    let mut drain_timeout = config.server.drain_timeout;
+    let told = config.clone();
+    let app = tokio::select! {
+        app = App::start(config, inherited) => app?,
+        () = signals.stop() => return Ok(()),
+    };
+
+    let banner = banner::text(&told, &app.local_addrs(), app.admin_addr());
+    // A service without a standard output serves all the same.
+    let _ = io::stdout().write_all(banner.as_bytes());
+    info!(version = env!("CARGO_PKG_VERSION"), listen = ?app.local_addrs(), admin = %app.admin_addr(), "serving");
+    let status = format!("serving on {:?}", app.local_addrs());
+    systemd::ready(&status);
+    let watchdog = tokio::spawn(systemd::keep_watchdog_quiet());
+
+    while let Asked::Reload = signals.next().await {
+        systemd::reloading();
+        match reload(arguments, &app).await {
+            Ok(timeout) => {
+                drain_timeout = timeout;
+                info!("configuration reloaded");
+            }
+            Err(error) => error!(error = format!("{error:#}"), "reload failed, the old configuration stays"),
+        }
+        systemd::ready(&status);
+    }
+
+    info!(timeout_seconds = drain_timeout.as_secs_f64(), "draining");
+    systemd::stopping(drain_timeout);
+    let drained = tokio::select! {
+        () = app.drain() => Ok(()),
+        () = signals.stop() => {
+            warn!("asked again to stop: running responses are cut off");
+            Err(anyhow::anyhow!("ended before running responses were finished"))
+        }
+    };
+    watchdog.abort();
+    if drained.is_ok() {
+        info!("stopped");
+    }
+    drained
+}
+
+/// Reads the configuration again and hands it to the running app; gives its drain timeout.
+async fn reload(arguments: &ConfigArguments, app: &App) -> anyhow::Result<Duration> {
+    let arguments = arguments.clone();
+    let config = tokio::task::spawn_blocking(move || arguments.load()).await??;
+    let drain_timeout = config.server.drain_timeout;
+    app.reload(config)?;
+    Ok(drain_timeout)
+}
+
+/// What a signal asks for.
+enum Asked {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+        }
+    }
+
+    /// Waits until asked to stop, whatever else is asked for.
+    async fn stop(&mut self) {
+        while !matches!(self.next().await, Asked::Stop) {}
+    }
+}

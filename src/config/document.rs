@@ -1,0 +1,145 @@
+//! The text of the file, and which key stands where in it.
+//!
+//! The sections are deserialised into plain values; a check that finds one of them wrong knows the
+//! key, and this finds the line. The other way round, the TOML parser knows the place, and this
+//! finds the key. So no value carries its span around.
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Error, Key, Position};
+
+/// A configuration file's text with its keys located.
+pub struct Document<'a> {
+    file: Option<&'a Path>,
+    text: &'a str,
+    /// Every key that is written down, outer before inner; of equal spans the last is the innermost.
+    keys: Vec<(Key, Range<usize>)>,
+}
+
+impl<'a> Document<'a> {
+    /// `file` is None when there is no file; `text` is then empty.
+    pub fn new(file: Option<&'a Path>, text: &'a str) -> Self {
+        // A text that is no TOML is located as far as it could be read; `parse` reports it.
+        let (table, _) = DeTable::parse_recoverable(text);
+        let mut keys = Vec::new();
+        locate(table.get_ref(), &Key::new(""), &mut keys);
+        Self { file, text, keys }
+    }
+
+    /// Reads the whole document.
+    ///
+    /// # Errors
+    /// What is no TOML, an unknown key, a value of the wrong type or form.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        toml::from_str(self.text).map_err(|error| {
+            let start = error.span().map(|span| span.start);
+            Error {
+                file: self.file.map(Path::to_owned),
+                position: start.map(|start| self.position(start)),
+                key: start.and_then(|start| self.key_at(start)),
+                problem: error.message().trim_end().replace('\n', ", "),
+            }
+        })
+    }
+
+    /// An error about the value of `key`, placed where the key is written or, failing that, where
+    /// the section it belongs in is.
+    pub fn error(&self, key: &Key, problem: impl Into<String>) -> Error {
+        let problem = problem.into();
+        if key.is_flag() {
+            return Error { file: None, position: None, key: Some(key.clone()), problem };
+        }
+        let mut place = Some(key.clone());
+        let position = loop {
+            let Some(candidate) = place else { break None };
+            if let Some(span) = self.span(&candidate) {
+                break Some(self.position(span.start));
+            }
+            place = candidate.parent();
+        };
+        Error { file: self.file.map(Path::to_owned), position, key: Some(key.clone()), problem }
+    }
+
+    /// Whether the file says anything about `key`.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.span(key).is_some()
+    }
+
+    /// A path as the file means it: relative to the file.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        match self.file.and_then(Path::parent) {
+            Some(directory) => directory.join(path),
+            None => path.to_owned(),
+        }
+    }
+
+    fn span(&self, key: &Key) -> Option<&Range<usize>> {
+        self.keys.iter().find(|(known, _)| known == key).map(|(_, span)| span)
+    }
+
+    /// The innermost key at a byte offset, or else the one that ends there: what is missing at the
+    /// end of a value is reported behind it.
+    fn key_at(&self, offset: usize) -> Option<Key> {
+        let at = |offset: usize| {
+            let around = self.keys.iter().rev().filter(move |(_, span)| span.contains(&offset));
+            around.min_by_key(|(_, span)| span.len()).map(|(key, _)| key.clone())
+        };
+        at(offset).or_else(|| at(offset.checked_sub(1)?)).or_else(|| self.key_of_line(offset))
+    }
+
+    /// The key that the line of a byte offset seems to set, where the parser could make nothing of
+    /// it: the name before `=`, beneath the last header above.
+    fn key_of_line(&self, offset: usize) -> Option<Key> {
+        let start = self.text.get(..offset)?.rfind('\n').map_or(0, |end| end + 1);
+        let (name, _) = self.text[start..].lines().next()?.split_once('=')?;
+        let uncommented = self.text[..start].lines().map(|line| line.split('#').next().unwrap_or(line).trim());
+        let mut headers = uncommented.filter(|line| line.starts_with('['));
+        let table = match headers.next_back() {
+            Some(header) => {
+                let name = Key::new(header.trim_matches(['[', ']']));
+                let before = headers.filter(|other| *other == header).count();
+                if header.starts_with("[[") { name.item(before) } else { name }
+            }
+            None => Key::new(""),
+        };
+        Some(table.field(name.trim()))
+    }
+
+    fn position(&self, offset: usize) -> Position {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let start = before.rfind('\n').map_or(0, |end| end + 1);
+        Position { line: before.matches('\n').count() + 1, column: before[start..].chars().count() + 1 }
+    }
+}
+
+fn locate(table: &DeTable<'_>, parent: &Key, keys: &mut Vec<(Key, Range<usize>)>) {
+    for (name, value) in table {
+        let key = parent.field(name.get_ref());
+        let span = match value.get_ref() {
+            // The span of a `[table]` is that of its header, and its key may stand in another one.
+            DeValue::Table(_) => value.span(),
+            DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => value.span(),
+            _ => name.span().start..value.span().end,
+        };
+        locate_value(value.get_ref(), key, span, keys);
+    }
+}
+
+fn locate_value(value: &DeValue<'_>, key: Key, span: Range<usize>, keys: &mut Vec<(Key, Range<usize>)>) {
+    keys.push((key.clone(), span));
+    match value {
+        DeValue::Table(table) => locate(table, &key, keys),
+        DeValue::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                locate_value(item.get_ref(), key.item(index), item.span(), keys);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,43 @@
+//! The registries everybody uses: what a configuration file need not say about them.
+
+/// What is known of a registry by its name.
+pub struct Registry {
+    pub name: &'static str,
+    pub url: &'static str,
+    pub aliases: &'static [&'static str],
+    /// Where its token realm is on another host than its API.
+    pub realms: &'static [&'static str],
+    pub library: bool,
+}
+
+/// The one that image names without a registry mean.
+pub const DOCKER_HUB: &str = "docker.io";
+
+/// The upstreams of a forebay without any in its configuration, Docker Hub first.
+pub const WELL_KNOWN: [Registry; 10] = [
+    Registry {
+        name: DOCKER_HUB,
+        url: "https://registry-1.docker.io",
+        aliases: &["index.docker.io", "registry-1.docker.io"],
+        realms: &["auth.docker.io"],
+        library: true,
+    },
+    plain("ghcr.io", "https://ghcr.io"),
+    plain("quay.io", "https://quay.io"),
+    plain("gcr.io", "https://gcr.io"),
+    plain("registry.k8s.io", "https://registry.k8s.io"),
+    plain("mcr.microsoft.com", "https://mcr.microsoft.com"),
+    plain("public.ecr.aws", "https://public.ecr.aws"),
+    Registry { realms: &["authn.nvidia.com"], ..plain("nvcr.io", "https://nvcr.io") },
+    plain("ccr.ccs.tencentyun.com", "https://ccr.ccs.tencentyun.com"),
+    plain("dockerhub.qingcloud.com", "https://dockerhub.qingcloud.com"),
+];
+
+/// What is known of the registry of this name, if anything is.
+pub fn find(name: &str) -> Option<&'static Registry> {
+    WELL_KNOWN.iter().find(|registry| registry.name == name)
+}
+
+const fn plain(name: &'static str, url: &'static str) -> Registry {
+    Registry { name, url, aliases: &[], realms: &[], library: false }
+}

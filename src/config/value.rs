@@ -1,0 +1,73 @@
+//! Sizes and durations as people write them.
+
+use std::{str::FromStr, time::Duration};
+
+use bytesize::ByteSize;
+use humantime_serde::re::humantime;
+use serde::Deserialize;
+
+pub const MIB: u64 = 1 << 20;
+pub const GIB: u64 = 1 << 30;
+
+/// More than this is a slip of the pen; sums of such sizes still fit an `i64`, as gauges need.
+const MAX_SIZE: u64 = 1 << 60;
+
+/// A number of bytes: `"50 GiB"`, `"300 MB"`, or an integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SizeForm")]
+pub struct Size(pub u64);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "must be a size such as \"50 GiB\" or \"300 MB\", or a number of bytes")]
+enum SizeForm {
+    Bytes(u64),
+    Text(String),
+}
+
+impl TryFrom<SizeForm> for Size {
+    type Error = String;
+
+    fn try_from(form: SizeForm) -> Result<Self, String> {
+        match form {
+            SizeForm::Bytes(bytes) => Self::checked(bytes),
+            SizeForm::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim().parse::<ByteSize>() {
+            Ok(ByteSize(bytes)) => Self::checked(bytes),
+            Err(_) => Err(format!("must be a size such as \"50 GiB\" or \"300 MB\", not {text:?}")),
+        }
+    }
+}
+
+impl Size {
+    fn checked(bytes: u64) -> Result<Self, String> {
+        if bytes > MAX_SIZE { Err("must be at most 1 EiB".to_owned()) } else { Ok(Self(bytes)) }
+    }
+}
+
+/// A length of time: `"30s"`, `"5m"`, `"30d"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Period(pub Duration);
+
+/// Longer than this is a slip of the pen, and adding it to a clock could overflow.
+const MAX_PERIOD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+impl TryFrom<String> for Period {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match humantime::parse_duration(text.trim()) {
+            Ok(period) if period <= MAX_PERIOD => Ok(Self(period)),
+            Ok(_) => Err("must be at most 100 years".to_owned()),
+            Err(_) => Err(format!("must be a duration such as \"30s\", \"5m\" or \"30d\", not {text:?}")),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What a client can read: its `Accept` headers, and the class of clients that read the same.
+//!
+//! The headers are forwarded to the upstream as they came. A tag may name another manifest for
+//! another `Accept`, since older registries convert; so what was learnt about a tag is kept for
+//! each [`AcceptClass`].
+//!
+//! Source: RFC 9110 section 12.5.1. Parameters other than the weight are ignored.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use http::{HeaderMap, HeaderValue, header::ACCEPT};
+use sha2::{Digest as _, Sha256};
+
+use super::{MediaType, MediaTypeKind, ParseError, is_token_byte};
+
+/// The `Accept` headers of one request. Without any, everything is accepted.
+#[derive(Clone, Debug, Default)]
+pub struct Accept {
+    values: Vec<HeaderValue>,
+    ranges: Vec<MediaRange>,
+}
+
+/// `type/subtype`, `type/*` or `*/*`, in lower case, and whether its weight is above zero.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct MediaRange {
+    essence: String,
+    accepted: bool,
+}
+
+impl Accept {
+    /// All `Accept` headers together; an element that is no media range is ignored.
+    pub fn from_headers(headers: &HeaderMap) -> Self {
+        let values: Vec<HeaderValue> = headers.get_all(ACCEPT).iter().cloned().collect();
+        let ranges = values
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|text| split_unquoted(text, ','))
+            .filter_map(MediaRange::parse)
+            .collect();
+        Self { values, ranges }
+    }
+
+    /// Whether the client can read content of this type.
+    ///
+    /// The most specific range decides. `application/*` stands for everything a registry may
+    /// hold, whatever its type: clients that send it mean it so.
+    pub fn allows(&self, media_type: &MediaType) -> bool {
+        if self.ranges.is_empty() {
+            return true;
+        }
+        let essence = media_type.essence().to_ascii_lowercase();
+        let family = essence.split_once('/').map_or("*/*".to_owned(), |(main, _)| format!("{main}/*"));
+        [essence.as_str(), family.as_str(), "*/*"]
+            .into_iter()
+            .find_map(|essence| self.verdict(essence))
+            .unwrap_or_else(|| self.verdict("application/*").unwrap_or(false))
+    }
+
+    /// The class of this request: equal for requests that accept the same types.
+    pub fn class(&self) -> AcceptClass {
+        if self.ranges.is_empty() {
+            return AcceptClass { known: AcceptClass::NO_HEADER, others: 0 };
+        }
+        let wildcard = self.has_wildcard();
+        let mut known = if wildcard { AcceptClass::WILDCARD } else { 0 };
+        let mut others = BTreeSet::new();
+        for range in &self.ranges {
+            let essence = range.essence.as_str();
+            let accepted = self.verdict(essence) == Some(true);
+            match (accepted, MediaTypeKind::of_essence(essence)) {
+                (true, _) if matches!(essence, "*/*" | "application/*") => {}
+                (true, Some(kind)) => known |= AcceptClass::bit(kind),
+                (true, None) => drop(others.insert(essence.to_owned())),
+                // To refuse a type says something only where a wider range would have let it in.
+                (false, _) if wildcard || self.has_family() => drop(others.insert(format!("!{essence}"))),
+                (false, _) => {}
+            }
+        }
+        AcceptClass { known, others: hash(&others) }
+    }
+
+    /// The headers as they came, to be forwarded; none when the client sent none.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderValue> {
+        self.values.iter()
+    }
+
+    /// What is said about exactly this range; when it is named twice, one acceptance is enough.
+    fn verdict(&self, essence: &str) -> Option<bool> {
+        self.ranges.iter().filter(|range| range.essence == essence).map(|range| range.accepted).max()
+    }
+
+    fn has_wildcard(&self) -> bool {
+        self.verdict("*/*") == Some(true) || self.verdict("application/*") == Some(true)
+    }
+
+    fn has_family(&self) -> bool {
+        self.ranges.iter().any(|range| range.accepted && range.essence.ends_with("/*"))
+    }
+}
+
+impl MediaRange {
+    fn parse(element: &str) -> Option<Self> {
+        let mut parts = split_unquoted(element, ';').map(str::trim);
+        let essence = match parts.next()? {
+            // Java's HttpURLConnection says it so.
+            "*" => "*/*".to_owned(),
+            essence => essence.to_ascii_lowercase(),
+        };
+        let (main, sub) = essence.split_once('/')?;
+        let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
+        if !is_token(main) || !is_token(sub) || (main == "*" && sub != "*") {
+            return None;
+        }
+        let weight = parts.find_map(|parameter| {
+            let (name, value) = parameter.split_once('=')?;
+            name.trim_end().eq_ignore_ascii_case("q").then(|| value.trim_start())
+        });
+        let zero = |weight: &str| weight.starts_with('0') && weight.bytes().all(|byte| matches!(byte, b'0' | b'.'));
+        Some(Self { essence, accepted: !weight.is_some_and(zero) })
+    }
+}
+
+/// Clients that accept the same types are of one class. The text is good for a file name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AcceptClass {
+    /// One bit for each known type, and those below.
+    known: u8,
+    /// A hash of all other types; 0 when there are none.
+    others: u64,
+}
+
+impl AcceptClass {
+    const NO_HEADER: u8 = 0x80;
+    const WILDCARD: u8 = 0x40;
+
+    /// The bits are part of the layout on disk: they must never change.
+    const fn bit(kind: MediaTypeKind) -> u8 {
+        match kind {
+            MediaTypeKind::OciManifest => 0x01,
+            MediaTypeKind::OciIndex => 0x02,
+            MediaTypeKind::DockerManifest => 0x04,
+            MediaTypeKind::DockerList => 0x08,
+            MediaTypeKind::DockerV1 => 0x10,
+            MediaTypeKind::DockerV1Signed => 0x20,
+        }
+    }
+}
+
+impl fmt::Display for AcceptClass {
+    /// Two hexadecimal digits, and sixteen more when types beyond the known ones are accepted.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}", self.known)?;
+        if self.others == 0 { Ok(()) } else { write!(f, "{:016x}", self.others) }
+    }
+}
+
+impl FromStr for AcceptClass {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let invalid = || ParseError::MediaType("an accept class is 2 or 18 hexadecimal digits");
+        if !matches!(text.len(), 2 | 18) || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(invalid());
+        }
+        let (known, others) = text.split_at(2);
+        let known = u8::from_str_radix(known, 16).map_err(|_| invalid())?;
+        let others = match others {
+            "" => 0,
+            // One class has one text.
+            digits => u64::from_str_radix(digits, 16).ok().filter(|&hash| hash != 0).ok_or_else(invalid)?,
+        };
+        Ok(Self { known, others })
+    }
+}
+
+/// The same on every machine and in every version, and not to be steered by a client towards the
+/// class of another: the first eight bytes of a SHA-256.
+fn hash(essences: &BTreeSet<String>) -> u64 {
+    if essences.is_empty() {
+        return 0;
+    }
+    let mut hasher = Sha256::new();
+    for essence in essences {
+        hasher.update(essence.as_bytes());
+        hasher.update(b"\n");
+    }
+    let first = hasher.finalize().iter().take(8).fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+    first.max(1)
+}
+
+/// The parts of `text` between separators that stand outside quoted strings.
+fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |character| {
+        if escaped {
+            escaped = false;
+        } else if quoted && character == '\\' {
+            escaped = true;
+        } else if character == '"' {
+            quoted = !quoted;
+        }
+        !quoted && character == separator
+    })
+}

@@ -1,0 +1,294 @@
+//! Which upstream, repository and operation a request means.
+//!
+//! A pure function of the request's line, its Host and the connection's TLS name; the same for every client and on
+//! every listener. The first of these that names an upstream decides:
+//!
+//! 1. `?ns=`; 2. the Host header or the SNI name, when an upstream lists it; 3. a component of the path: the last
+//!    one in front of `/v2/`, or the first one of the repository; 4. the default upstream.
+//!
+//! What must hold: an upstream that is not configured is never the answer; a path is percent-decoded once, and what
+//! is left is valid or refused. Which status a refusal has is left to `error`; who may ask, to `access`.
+
+mod host;
+mod path;
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+use http::{Method, Uri};
+
+use self::host::Authority;
+pub use self::host::HostPattern;
+use crate::{
+    metrics,
+    oci::{Digest, Endpoint, ParseError, Reference, Repository, Resource, Shape},
+    upstream,
+};
+
+/// What stands for the upstream of a request that needs none.
+const NO_UPSTREAM: &str = "none";
+
+/// The upstreams, by everything that may name them. Cheap to look up, made anew on reload.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    upstreams: Vec<Known>,
+    /// Names and aliases in lower case, with and without the port that https implies.
+    names: HashMap<String, usize>,
+    hosts: HashMap<HostPattern, usize>,
+    default: Option<usize>,
+    none: Arc<str>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    name: Arc<str>,
+    library: bool,
+}
+
+/// What of a request decides where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    /// The Host header, or HTTP/2's `:authority`.
+    pub host: Option<&'a str>,
+    /// The name the client gave in the TLS handshake.
+    pub sni: Option<&'a str>,
+    pub tls: bool,
+    pub local_port: u16,
+}
+
+/// Where a request goes, and what it asks for there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The upstream's name as configured; `none` for a base request that names none.
+    pub upstream: Arc<str>,
+    /// `None` for the base and the catalog.
+    pub repository: Option<Repository>,
+    pub operation: Operation,
+    /// The value of `ns=` as given, to be echoed as `OCI-Namespace`.
+    pub namespace: Option<String>,
+}
+
+/// What is asked for. The query (`n`, `last`, `artifactType`) stays in the request's URI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Base,
+    Manifest(Reference),
+    Blob(Digest),
+    Tags,
+    Referrers(Digest),
+    Catalog,
+    /// Any method but GET and HEAD on an endpoint of a repository, and whatever concerns an upload.
+    Write,
+}
+
+impl Operation {
+    pub const fn label(&self) -> metrics::Operation {
+        match self {
+            Self::Base => metrics::Operation::Base,
+            Self::Manifest(_) => metrics::Operation::Manifest,
+            Self::Blob(_) => metrics::Operation::Blob,
+            Self::Tags => metrics::Operation::Tags,
+            Self::Referrers(_) => metrics::Operation::Referrers,
+            Self::Catalog => metrics::Operation::Catalog,
+            Self::Write => metrics::Operation::Push,
+        }
+    }
+}
+
+/// Why a request goes nowhere. Each is the client's to mend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    #[error(transparent)]
+    Name(ParseError),
+    #[error(transparent)]
+    Digest(ParseError),
+    #[error(transparent)]
+    Tag(ParseError),
+    #[error("no upstream is configured for {0:?}")]
+    UnknownUpstream(String),
+    #[error("no such path")]
+    NotFound,
+    #[error("the method is not allowed here")]
+    MethodNotAllowed,
+}
+
+impl From<ParseError> for RouteError {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::Tag(_) => Self::Tag(error),
+            ParseError::Digest(_) => Self::Digest(error),
+            ParseError::Path(_) => Self::NotFound,
+            ParseError::Repository(_)
+            | ParseError::MediaType(_)
+            | ParseError::Manifest(_)
+            | ParseError::Host(_)
+            | ParseError::Range(_) => Self::Name(error),
+        }
+    }
+}
+
+impl Routes {
+    /// The configuration has been checked: when two upstreams claim the same name, the first has it.
+    pub fn new<'a>(upstreams: impl Iterator<Item = &'a upstream::Config>) -> Self {
+        let none = Arc::from(NO_UPSTREAM);
+        let mut routes =
+            Self { upstreams: Vec::new(), names: HashMap::new(), hosts: HashMap::new(), default: None, none };
+        let mut implied = Vec::new();
+        for (index, config) in upstreams.enumerate() {
+            routes.upstreams.push(Known { name: config.name.clone(), library: config.library });
+            if config.default {
+                routes.default.get_or_insert(index);
+            }
+            for pattern in &config.hosts {
+                routes.hosts.entry(pattern.lower_case()).or_insert(index);
+            }
+            let https = config.urls.iter().all(|url| url.scheme() == "https");
+            for name in std::iter::once(&config.name).chain(&config.aliases) {
+                let name = name.to_ascii_lowercase();
+                if https {
+                    implied.push((host::other_https_spelling(&name), index));
+                }
+                routes.names.entry(name).or_insert(index);
+            }
+        }
+        // Last, so that what is written in the configuration goes before what is implied by it.
+        for (name, index) in implied {
+            if let Some(name) = name {
+                routes.names.entry(name).or_insert(index);
+            }
+        }
+        routes
+    }
+
+    /// Where a request goes.
+    ///
+    /// # Errors
+    /// When it names what does not exist, or names it wrongly. No upstream needs to be asked for that.
+    pub fn resolve(&self, target: Target<'_>) -> Result<Route, RouteError> {
+        let path = path::split(target.uri.path())?;
+        let mut shape = Shape::of(path.below())?;
+        let namespace = namespace(target.uri);
+        let upstream = match &namespace {
+            Some(name) => Some(self.named(name).ok_or_else(|| RouteError::UnknownUpstream(name.to_string()))?),
+            None => self.by_host(target).or_else(|| path.prefix().and_then(|prefix| self.named(prefix))),
+        };
+        let upstream = match upstream {
+            Some(upstream) => {
+                self.strip_repeated(&mut shape, upstream);
+                Some(upstream)
+            }
+            None => match self.strip_named(&mut shape) {
+                Some(upstream) => Some(upstream),
+                None => self.default_for(&shape)?,
+            },
+        };
+        let endpoint = shape.endpoint()?;
+        let read = target.method == Method::GET || target.method == Method::HEAD;
+        let (repository, operation) = match endpoint {
+            Endpoint::Base | Endpoint::Catalog if !read => return Err(RouteError::MethodNotAllowed),
+            Endpoint::Base => (None, Operation::Base),
+            Endpoint::Catalog => (None, Operation::Catalog),
+            Endpoint::Manifest { name, reference } => (Some(name), Operation::Manifest(reference)),
+            Endpoint::Blob { name, digest } => (Some(name), Operation::Blob(digest)),
+            Endpoint::Tags { name } => (Some(name), Operation::Tags),
+            Endpoint::Referrers { name, digest } => (Some(name), Operation::Referrers(digest)),
+            Endpoint::Uploads { name, .. } => (Some(name), Operation::Write),
+        };
+        let operation = if read { operation } else { Operation::Write };
+        let known = upstream.and_then(|index| self.upstreams.get(index));
+        let repository = match (repository, known) {
+            (Some(name), Some(known)) if known.library && name.is_single() => Some(name.in_library()?),
+            (repository, _) => repository,
+        };
+        let upstream = known.map_or(&self.none, |known| &known.name).clone();
+        Ok(Route { upstream, repository, operation, namespace: namespace.map(Cow::into_owned) })
+    }
+
+    /// The upstream with this name or alias.
+    fn named(&self, name: &str) -> Option<usize> {
+        self.names.get(&name.to_ascii_lowercase()).copied()
+    }
+
+    /// The upstream that lists the host asked: by name before by port, the Host header before the TLS name.
+    fn by_host(&self, target: Target<'_>) -> Option<usize> {
+        if self.hosts.is_empty() {
+            return None;
+        }
+        let authority = target.host.or_else(|| target.uri.authority().map(|authority| authority.as_str()));
+        let asked = authority.and_then(Authority::parse);
+        let scheme_port = if target.tls { 443 } else { 80 };
+        let ports = match asked.as_ref().map(|asked| asked.port) {
+            Some(Some(port)) => [port, port],
+            Some(None) => [scheme_port, target.local_port],
+            None => [target.local_port; 2],
+        };
+        let sni = target.sni.and_then(Authority::parse);
+        let by_name = [asked, sni].into_iter().flatten().find_map(|Authority { name, .. }| {
+            let with_port = ports.into_iter().find_map(|port| self.listed(HostPattern::NamePort(name.clone(), port)));
+            with_port.or_else(|| self.listed(HostPattern::Name(name)))
+        });
+        by_name.or_else(|| {
+            ports.into_iter().chain([target.local_port]).find_map(|port| self.listed(HostPattern::AnyPort(port)))
+        })
+    }
+
+    fn listed(&self, pattern: HostPattern) -> Option<usize> {
+        self.hosts.get(&pattern).copied()
+    }
+
+    /// Takes the upstream's name off the front of the repository, when more follows it.
+    fn strip_named(&self, shape: &mut Shape<'_>) -> Option<usize> {
+        let (first, rest) = first_component(shape)?;
+        let upstream = self.named(first)?;
+        shape.name = rest;
+        Some(upstream)
+    }
+
+    /// Takes the upstream's name off where it is said twice: `/v2/ghcr.io/owner/image/…?ns=ghcr.io` is what
+    /// containerd asks for when a `hosts.toml` has `/v2/ghcr.io` with `override_path`.
+    ///
+    /// Only a name that looks like a host: an alias such as `team` may be a project of that upstream as well.
+    fn strip_repeated(&self, shape: &mut Shape<'_>, upstream: usize) {
+        if let Some((first, rest)) = first_component(shape)
+            && host::looks_like_host(first)
+            && self.named(first) == Some(upstream)
+        {
+            shape.name = rest;
+        }
+    }
+
+    /// The default upstream, for what names none.
+    fn default_for(&self, shape: &Shape<'_>) -> Result<Option<usize>, RouteError> {
+        if shape.resource == Resource::Base {
+            return Ok(self.default);
+        }
+        let first = shape.name.split_once('/').map_or(shape.name, |(first, _)| first);
+        let index = self.default.ok_or_else(|| RouteError::UnknownUpstream(first.to_owned()))?;
+        // A namespace of Docker Hub has no dots, and nobody's has a colon: whoever sent this meant a registry.
+        let library = self.upstreams.get(index).is_some_and(|known| known.library);
+        if let Some((first, _)) = first_component(shape)
+            && (first.contains(':') || library && host::looks_like_host(first))
+        {
+            return Err(RouteError::UnknownUpstream(first.to_owned()));
+        }
+        Ok(Some(index))
+    }
+}
+
+/// The first component of the name, and what follows it: the rest of the name, or nothing for a catalog.
+fn first_component<'a>(shape: &Shape<'a>) -> Option<(&'a str, &'a str)> {
+    match shape.resource {
+        Resource::Catalog if !shape.name.is_empty() && !shape.name.contains('/') => Some((shape.name, "")),
+        _ => shape.name.split_once('/'),
+    }
+}
+
+/// The value of `ns=`, decoded; the first when there are several, none when it is empty.
+fn namespace(uri: &Uri) -> Option<Cow<'_, str>> {
+    let query = uri.query()?;
+    let (_, name) = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "ns")?;
+    Some(name).filter(|name| !name.is_empty())
+}

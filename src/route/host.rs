@@ -1,0 +1,107 @@
+//! Hosts as clients name them, and the patterns an upstream lists.
+
+use std::{fmt, net::Ipv6Addr, str::FromStr};
+
+use crate::oci::ParseError;
+
+/// Which hosts belong to an upstream: `hub.mirror.lan`, `mirror.lan:5002`, `*:5002`, `[::1]:5000`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostPattern {
+    /// This name, on any port.
+    Name(String),
+    /// This name on this port only.
+    NamePort(String, u16),
+    /// Whatever the name, on this port.
+    AnyPort(u16),
+}
+
+impl HostPattern {
+    /// As it is looked up. One that was parsed is so already.
+    pub(super) fn lower_case(&self) -> Self {
+        match self {
+            Self::Name(name) => Self::Name(name.to_ascii_lowercase()),
+            Self::NamePort(name, port) => Self::NamePort(name.to_ascii_lowercase(), *port),
+            Self::AnyPort(port) => Self::AnyPort(*port),
+        }
+    }
+}
+
+impl FromStr for HostPattern {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        if let Some(port) = text.strip_prefix("*:") {
+            return parse_port(port).map(Self::AnyPort).ok_or(ParseError::Host("the port must be 1 to 65535"));
+        }
+        let Authority { name, port } = Authority::parse(text)
+            .ok_or(ParseError::Host("must be a name, name:port, [ipv6], [ipv6]:port or *:port"))?;
+        Ok(match port {
+            Some(port) => Self::NamePort(name, port),
+            None => Self::Name(name),
+        })
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::NamePort(name, port) => write!(f, "{name}:{port}"),
+            Self::AnyPort(port) => write!(f, "*:{port}"),
+        }
+    }
+}
+
+/// A host as a client named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Authority {
+    /// In lower case, without the dot of an absolute name; an IPv6 address in brackets, in its shortest form.
+    pub name: String,
+    pub port: Option<u16>,
+}
+
+impl Authority {
+    /// `None` for what is no `name[:port]`; there is no pattern for it either.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(rest) = text.strip_prefix('[') {
+            let (address, port) = rest.split_once(']')?;
+            let address: Ipv6Addr = address.parse().ok()?;
+            let port = match port {
+                "" => None,
+                port => Some(parse_port(port.strip_prefix(':')?)?),
+            };
+            return Some(Self { name: format!("[{address}]"), port });
+        }
+        let (name, port) = match text.split_once(':') {
+            Some((name, port)) => (name, Some(parse_port(port)?)),
+            None => (text, None),
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let label = |label: &str| {
+            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        };
+        name.split('.').all(label).then(|| Self { name: name.to_ascii_lowercase(), port })
+    }
+}
+
+/// Whether a component of an image's name is a registry rather than a part of a repository.
+///
+/// Source: Docker's rule for image names (distribution/reference, `splitDockerDomain`).
+pub(super) fn looks_like_host(component: &str) -> bool {
+    component.contains(['.', ':']) || component == "localhost"
+}
+
+/// The same registry's name with the port that https implies, or without it; `None` when the name has another port.
+pub(super) fn other_https_spelling(name: &str) -> Option<String> {
+    match name.strip_suffix(":443") {
+        Some(bare) => Some(bare.to_owned()),
+        None if Authority::parse(name)?.port.is_none() => Some(format!("{name}:443")),
+        None => None,
+    }
+}
+
+/// Digits only (`str::parse` would take a sign), not 0.
+fn parse_port(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|&port| digits && port != 0)
+}

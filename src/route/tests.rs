@@ -1,0 +1,1 @@
+//! Tables for every way to name an upstream, and for everything that names none.
