@@ -70,11 +70,11 @@ impl Readiness {
         Readiness::default()
     }
 
-    pub fn ready(&self) {
+    pub fn set_ready(&self) {
         self.0.store(State::Ready as u8, Ordering::Relaxed);
     }
 
-    pub fn draining(&self) {
+    pub fn set_draining(&self) {
         self.0.store(State::Draining as u8, Ordering::Relaxed);
     }
 

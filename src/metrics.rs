@@ -132,6 +132,8 @@ pub enum CacheKind {
 }
 
 impl CacheKind {
+    pub const ALL: [CacheKind; 4] = [CacheKind::Blob, CacheKind::Manifest, CacheKind::Tag, CacheKind::Partial];
+
     pub fn as_str(self) -> &'static str {
         match self {
             CacheKind::Blob => "blob",

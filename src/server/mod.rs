@@ -10,8 +10,14 @@
 //! - no error of `accept` ends the loop;
 //! - when [`Listener::run`] returns, every task it spawned has ended.
 
+pub mod body;
+mod conditions;
 pub mod config;
 mod connection;
+mod handler;
+mod link;
+mod observe;
+pub mod response;
 mod stream;
 mod streams;
 mod timeouts;
@@ -31,6 +37,7 @@ use tracing::{debug, warn};
 
 pub use self::{
     config::{Config, TlsConfig},
+    handler::{Handler, Table},
     timeouts::Timeouts,
     tls::{ReloadableTls, Reloaded, TlsError},
 };
