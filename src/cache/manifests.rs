@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     metrics::{Metrics, Outcome},
-    oci::{Accept, AcceptClass, Digest, MediaType, Reference, Repository, Tag},
+    oci::{Accept, AcceptClass, Digest, MediaType, MediaTypeKind, Reference, Repository, Tag},
     upstream::{self, ErrorKind, Upstream},
 };
 
@@ -247,7 +247,7 @@ impl ManifestCache {
                 continue;
             }
             // An index is what the tag really is; a plain manifest may have been converted from it.
-            if best.as_ref().is_some_and(|best| best.media_type.is_index()) {
+            if best.as_ref().is_some_and(|best| best.media_type.kind().is_some_and(MediaTypeKind::is_index)) {
                 break;
             }
             if let Some(content) = self.cached(&record.digest).await {

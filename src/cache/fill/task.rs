@@ -10,6 +10,7 @@ use crate::{
         disk::{NoSpace, TempBlob, blocking, write_all_at},
         transfer::Transfer,
     },
+    chain::Chain,
     metrics::FillResult,
     upstream::ErrorKind,
 };
@@ -331,14 +332,14 @@ fn result_of(error: &FillError) -> FillResult {
 
 fn report(fill: &Fill, error: &FillError) {
     let (upstream, repository, digest) = (fill.source.upstream.name(), &fill.source.repository, &fill.source.digest);
-    let reason = crate::error::chain(error);
+    let reason = Chain(error);
     match error {
         FillError::Mismatch | FillError::Storage(_) => {
-            tracing::error!(%upstream, %repository, %digest, reason, "a fill failed");
+            tracing::error!(%upstream, %repository, %digest, %reason, "a fill failed");
         }
-        FillError::Upstream(_) => tracing::warn!(%upstream, %repository, %digest, reason, "a fill failed"),
+        FillError::Upstream(_) => tracing::warn!(%upstream, %repository, %digest, %reason, "a fill failed"),
         FillError::NoRoom | FillError::Abandoned => {
-            tracing::info!(%upstream, %repository, %digest, reason, "a blob is not cached");
+            tracing::info!(%upstream, %repository, %digest, %reason, "a blob is not cached");
         }
     }
 }

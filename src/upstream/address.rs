@@ -1,0 +1,312 @@
+//! Which addresses a URL that an upstream named may lead to.
+//!
+//! A redirect or a token realm is the upstream's word, not the operator's. It must not lead into
+//! this machine or to the link-local network, where cloud metadata services hand out credentials,
+//! unless the upstream itself is there. Names are checked after they are resolved and by the
+//! resolver that the connection uses, so a name that changes its mind is caught too; addresses
+//! written in the URL never reach a resolver and are checked before the request.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use reqwest::{
+    Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+};
+use url::Host;
+
+/// Metadata services of clouds outside of the link-local range: Aliyun's and AWS's over IPv6.
+const METADATA: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254))];
+
+/// The address is in a range that no redirect may lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AddressRefused {
+    host: String,
+}
+
+impl fmt::Display for AddressRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} leads to a loopback, link-local or unspecified address, and the upstream is not there", self.host)
+    }
+}
+
+impl StdError for AddressRefused {}
+
+/// Judges addresses on behalf of one upstream.
+#[derive(Clone, Debug)]
+pub(super) struct AddressFilter(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// The hosts of the upstream's own URLs.
+    home: Vec<Host>,
+    /// Names that the operator chose: the upstream's own, and those of listed realms.
+    chosen: Vec<String>,
+    /// Hosts of the proxies in the environment: the operator's word too, but dialled in place of a
+    /// target, never as one.
+    proxies: Vec<String>,
+}
+
+impl AddressFilter {
+    /// `urls` are the upstream's own; `realms` are the hosts, or `host:port`s, of listed realms.
+    pub(super) fn new(urls: &[Url], realms: &[String]) -> Self {
+        let home = urls.iter().filter_map(|url| url.host().map(|host| host.to_owned())).collect();
+        let own = urls.iter().filter_map(|url| url.host_str().map(str::to_owned));
+        let realms = realms.iter().map(|realm| host_of(realm).to_owned());
+        Self(Arc::new(Inner { home, chosen: own.chain(realms).collect(), proxies: proxies_of_environment() }))
+    }
+
+    /// Refuses what can be judged without resolving: a literal address, and the names of this machine.
+    pub(super) async fn check(&self, url: &Url) -> Result<(), AddressRefused> {
+        let host = url.host_str().unwrap_or_default();
+        if is_among(&self.0.chosen, host) {
+            return Ok(());
+        }
+        let refused = AddressRefused { host: host.to_owned() };
+        let addresses = match url.host() {
+            Some(Host::Ipv4(address)) => vec![address.into()],
+            Some(Host::Ipv6(address)) => vec![address.into()],
+            // The resolver lets a proxy's name pass; as a target of its own it gets no such favour.
+            Some(Host::Domain(name)) if is_among(&self.0.proxies, name) => {
+                lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
+            }
+            Some(Host::Domain(_)) => vec![],
+            None => return Err(refused),
+        };
+        for address in addresses {
+            if !self.check_address(address).await {
+                return Err(refused);
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_address(&self, address: IpAddr) -> bool {
+        if !is_special(address) {
+            return true;
+        }
+        for host in &self.0.home {
+            let home = match host {
+                Host::Ipv4(home) => vec![IpAddr::from(*home)],
+                Host::Ipv6(home) => vec![IpAddr::from(*home)],
+                Host::Domain(name) => {
+                    lookup(name).await.unwrap_or_default().into_iter().map(|home| home.ip()).collect()
+                }
+            };
+            if home.into_iter().any(|home| is_neighbour(home, address)) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Resolve for AddressFilter {
+    fn resolve(&self, name: Name) -> Resolving {
+        let filter = self.clone();
+        Box::pin(async move {
+            let found = lookup(name.as_str()).await?;
+            if is_among(&filter.0.chosen, name.as_str()) || is_among(&filter.0.proxies, name.as_str()) {
+                return Ok(Box::new(found.into_iter()) as Addrs);
+            }
+            // One bad address spoils the name: choosing among the rest would help only the deceiver.
+            for address in &found {
+                if !filter.check_address(address.ip()).await {
+                    let refused = AddressRefused { host: name.as_str().to_owned() };
+                    return Err(Box::new(refused) as Box<dyn StdError + Send + Sync>);
+                }
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn is_among(names: &[String], name: &str) -> bool {
+    names.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// The host of `host` or `host:port`; brackets of an IPv6 address stay, as in a URL's host.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,
+        _ => authority,
+    }
+}
+
+async fn lookup(name: &str) -> std::io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((name, 0)).await?.collect())
+}
+
+/// An upstream on loopback may lead to any port and address of loopback; every other special
+/// address must be the upstream's very own.
+fn is_neighbour(home: IpAddr, address: IpAddr) -> bool {
+    let (home, address) = (plain(home), plain(address));
+    home == address || (home.is_loopback() && address.is_loopback())
+}
+
+/// Loopback, link-local, unspecified, multicast, broadcast, or a cloud's metadata service.
+fn is_special(address: IpAddr) -> bool {
+    if METADATA.contains(&address) {
+        return true;
+    }
+    match plain(address) {
+        IpAddr::V4(address) => {
+            // All of 0.0.0.0/8 is "this host" (RFC 1122 §3.2.1.3).
+            address.octets()[0] == 0
+                || address.is_loopback()
+                || address.is_link_local()
+                || address.is_multicast()
+                || address.is_broadcast()
+                || METADATA.contains(&address.into())
+        }
+        IpAddr::V6(address) => {
+            address.is_unspecified()
+                || address.is_loopback()
+                || address.is_unicast_link_local()
+                || address.is_multicast()
+        }
+    }
+}
+
+/// The IPv4 address inside an IPv6 one: mapped, compatible, NAT64 (RFC 6052) and 6to4 (RFC 3056).
+fn plain(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
+    let v4 = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => address,
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            v4(high, low)
+        }
+        _ => address,
+    }
+}
+
+/// The hosts of the proxies that the usual variables name.
+fn proxies_of_environment() -> Vec<String> {
+    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+        .into_iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .filter_map(|value| proxy_host(&value))
+        .collect()
+}
+
+/// A proxy may be written with or without a scheme.
+fn proxy_host(value: &str) -> Option<String> {
+    let with_scheme = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
+    Url::parse(&with_scheme).ok()?.host_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(home: &str) -> AddressFilter {
+        AddressFilter::new(&[Url::parse(home).unwrap()], &["realm.lan:8443".to_owned()])
+    }
+
+    async fn allows(home: &str, target: &str) -> bool {
+        filter(home).check(&Url::parse(target).unwrap()).await.is_ok()
+    }
+
+    const SPECIAL: &[&str] = &[
+        "http://127.0.0.1/",
+        "http://127.9.9.9:8080/",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://0.0.0.0/",
+        "http://0.1.2.3/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://169.254.0.23/",
+        "http://100.100.100.200/",
+        "http://224.0.0.1/",
+        "http://255.255.255.255/",
+        "http://[::]/",
+        "http://[::1]/",
+        "http://[fe80::1]/",
+        "http://[ff02::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[::127.0.0.1]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[64:ff9b::169.254.169.254]/",
+        "http://[2002:7f00:1::1]/",
+        "http://[fd00:ec2::254]/",
+    ];
+
+    #[tokio::test]
+    async fn an_upstream_elsewhere_may_not_lead_into_this_machine() {
+        for target in SPECIAL {
+            assert!(!allows("https://203.0.113.7", target).await, "{target}");
+        }
+        for target in
+            ["https://203.0.113.8/", "https://10.0.0.5:9000/", "https://[2001:db8::1]/", "https://cdn.example/"]
+        {
+            assert!(allows("https://203.0.113.7", target).await, "{target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upstream_on_loopback_may_lead_to_loopback_and_no_further() {
+        for (home, target, allowed) in [
+            ("http://127.0.0.1:5000", "http://127.0.0.2:80/", true),
+            ("http://127.0.0.1:5000", "http://[::1]/", true),
+            ("http://localhost:5000", "http://127.0.0.1/", true),
+            ("http://127.0.0.1:5000", "http://169.254.169.254/", false),
+            ("http://169.254.7.7", "http://169.254.7.7:81/", true),
+            ("http://169.254.7.7", "http://169.254.169.254/", false),
+            ("http://127.0.0.1:5000", "http://0.0.0.0/", false),
+        ] {
+            assert_eq!(allows(home, target).await, allowed, "{home} {target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_resolver_judges_names_by_their_addresses() {
+        let resolve = async |home: &str| filter(home).resolve("localhost".parse().unwrap()).await;
+        let Err(error) = resolve("https://203.0.113.7").await else { panic!("localhost was not refused") };
+        assert!(error.is::<AddressRefused>());
+        assert!(resolve("http://127.0.0.1:5000").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_proxy_on_this_machine_is_dialled_but_is_no_target() {
+        let home = vec![Host::Ipv4(Ipv4Addr::new(203, 0, 113, 7))];
+        let inner = Inner { home, chosen: vec![], proxies: vec!["localhost".into()] };
+        let filter = AddressFilter(Arc::new(inner));
+        assert!(filter.resolve("localhost".parse().unwrap()).await.is_ok());
+        assert!(filter.check(&Url::parse("http://localhost:3128/").unwrap()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_the_operator_listed_is_dialled() {
+        let listed = ["localhost:8443".to_owned()];
+        let filter = AddressFilter::new(&[Url::parse("https://203.0.113.7").unwrap()], &listed);
+        assert!(filter.resolve("localhost".parse().unwrap()).await.is_ok());
+    }
+
+    #[test]
+    fn hosts_of_authorities() {
+        for (authority, host) in
+            [("auth.lan", "auth.lan"), ("auth.lan:5001", "auth.lan"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")]
+        {
+            assert_eq!(host_of(authority), host);
+        }
+    }
+
+    #[test]
+    fn proxies_are_written_in_several_ways() {
+        for value in ["http://proxy.lan:3128", "proxy.lan:3128", "socks5://user:pw@proxy.lan", "proxy.lan"] {
+            assert_eq!(proxy_host(value).as_deref(), Some("proxy.lan"), "{value}");
+        }
+    }
+}

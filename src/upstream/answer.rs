@@ -1,0 +1,134 @@
+//! What the head of an upstream's answer means.
+//!
+//! A status becomes an [`ErrorKind`]; an answer that is a success by its status but cannot be what
+//! was asked for, such as a captive portal's HTML page, becomes one as well.
+
+use http::{HeaderMap, StatusCode, header};
+
+use super::{
+    client::number,
+    error::{Error, ErrorKind, Shown},
+    follow::Followed,
+};
+use crate::oci::ContentRange;
+
+/// Passes on 200 and 206; everything else is an error.
+pub(super) fn check(followed: Followed) -> Result<Followed, Error> {
+    let headers = followed.response.headers();
+    let status = followed.response.status();
+    let says = |what: &str| format!("{} answered {what}", Shown(&followed.url));
+    if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        let kind = kind_of(status, followed.away, headers);
+        return Err(Error::new(kind, says(status.as_str())).retry_after(headers));
+    }
+    if is_html(headers) {
+        return Err(Error::new(ErrorKind::Protocol, says("with an HTML page")));
+    }
+    if is_encoded(headers) {
+        return Err(Error::new(ErrorKind::Protocol, says("in an encoding that was not asked for")));
+    }
+    Ok(followed)
+}
+
+/// `away` means that a redirect's target answered. It knows nothing of who may pull what; when it
+/// refuses, the signature was bad or has died, and asking the registry anew helps.
+fn kind_of(status: StatusCode, away: bool, headers: &HeaderMap) -> ErrorKind {
+    match status.as_u16() {
+        400 | 401 | 403 if away => ErrorKind::Unavailable,
+        401 => ErrorKind::Unauthorized,
+        // 451: unavailable for legal reasons (RFC 7725).
+        403 | 451 => ErrorKind::Denied,
+        404 | 410 => ErrorKind::NotFound,
+        405 => ErrorKind::Unsupported,
+        408 => ErrorKind::Timeout,
+        416 => ErrorKind::RangeNotSatisfiable { total: unsatisfied_total(headers) },
+        429 => ErrorKind::TooManyRequests,
+        508 => ErrorKind::Loop,
+        500..=599 => ErrorKind::Unavailable,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+/// How long the content is, by the answer to a HEAD, or to the GET of one byte in its place.
+pub(super) fn announced_len(followed: &Followed) -> Option<u64> {
+    let headers = followed.response.headers();
+    match followed.response.status() {
+        StatusCode::PARTIAL_CONTENT => ContentRange::parse(headers.get(header::CONTENT_RANGE)?).ok()?.total,
+        _ => number(headers, &header::CONTENT_LENGTH),
+    }
+}
+
+/// The length that a 416 tells.
+pub(super) fn unsatisfied_total(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_RANGE).and_then(ContentRange::parse_unsatisfied)
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    ["text/html", "application/xhtml+xml"].iter().any(|html| essence.eq_ignore_ascii_case(html))
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .any(|value| !matches!(value.to_str().map(str::trim), Ok(text) if text.is_empty() || text.eq_ignore_ascii_case("identity")))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn statuses() {
+        for (status, home, away) in [
+            (400, ErrorKind::Protocol, ErrorKind::Unavailable),
+            (401, ErrorKind::Unauthorized, ErrorKind::Unavailable),
+            (403, ErrorKind::Denied, ErrorKind::Unavailable),
+            (404, ErrorKind::NotFound, ErrorKind::NotFound),
+            (405, ErrorKind::Unsupported, ErrorKind::Unsupported),
+            (416, ErrorKind::RangeNotSatisfiable { total: None }, ErrorKind::RangeNotSatisfiable { total: None }),
+            (429, ErrorKind::TooManyRequests, ErrorKind::TooManyRequests),
+            (500, ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (503, ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (508, ErrorKind::Loop, ErrorKind::Loop),
+            (204, ErrorKind::Protocol, ErrorKind::Protocol),
+            (304, ErrorKind::Protocol, ErrorKind::Protocol),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(kind_of(status, false, &HeaderMap::new()), home, "{status}");
+            assert_eq!(kind_of(status, true, &HeaderMap::new()), away, "{status}");
+        }
+    }
+
+    fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn a_page_for_people_is_no_content() {
+        for (value, html) in [
+            ("text/html", true),
+            ("Text/HTML; charset=utf-8", true),
+            ("application/octet-stream", false),
+            ("text/plain", false),
+            ("application/vnd.oci.image.index.v1+json", false),
+        ] {
+            assert_eq!(is_html(&headers(header::CONTENT_TYPE, value)), html, "{value}");
+        }
+    }
+
+    #[test]
+    fn encodings() {
+        for (value, encoded) in
+            [("gzip", true), ("identity", false), ("Identity", false), ("", false), ("zstd, gzip", true)]
+        {
+            assert_eq!(is_encoded(&headers(header::CONTENT_ENCODING, value)), encoded, "{value}");
+        }
+    }
+}

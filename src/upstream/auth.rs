@@ -1,0 +1,234 @@
+//! From a challenge to the Authorization header that answers it.
+//!
+//! What must hold: Basic goes to the upstream's own origin alone, and a credential goes to a realm
+//! only if [`realm`] says that it may see it; a realm that may not is asked anonymously. What was
+//! refused is dropped, and a credential that was remembered is read anew before it counts as wrong.
+//!
+//! [`realm`]: super::realm
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, header};
+
+use super::{
+    Config, Context,
+    challenge::{self, Challenge},
+    client::Sender,
+    credential::{Credential, Credentials},
+    endpoint::{Endpoint, Scheme},
+    error::{Error, ErrorKind, SetupError, Shown},
+    oauth::{self, Exchange},
+    realm::{self, Realm},
+    token::{Identity, Scope, Token, TokenCache, TokenKey},
+};
+use crate::metrics::{Metrics, TokenResult};
+
+/// The value of an Authorization header, and what to drop when it is refused.
+pub(super) struct Authorization {
+    pub value: HeaderValue,
+    proof: Proof,
+}
+
+impl Authorization {
+    /// Whether a realm has given it, as against a password being sent as it is.
+    pub(super) fn is_token(&self) -> bool {
+        matches!(self.proof, Proof::Token(..))
+    }
+}
+
+enum Proof {
+    Token(TokenKey, Token),
+    Basic,
+}
+
+/// What can be sent without having been challenged.
+pub(super) enum Known {
+    /// Nothing was learned of this endpoint yet.
+    Nothing,
+    Authorization(Authorization),
+    /// What was learned did not lead to an Authorization. The endpoint may have changed its mind;
+    /// if it has not, this is the error.
+    Failed(Scheme, Error),
+}
+
+/// Answers the challenges of one upstream.
+pub(super) struct Authenticator {
+    upstream: Arc<str>,
+    realms: Vec<String>,
+    credentials: Credentials,
+    tokens: TokenCache,
+    metrics: Metrics,
+}
+
+impl Authenticator {
+    pub(super) fn new(config: &Config, context: &Context) -> Result<Self, SetupError> {
+        Ok(Self {
+            upstream: config.name.clone(),
+            realms: config.realms.clone(),
+            credentials: Credentials::new(config)?,
+            tokens: TokenCache::new(),
+            metrics: context.metrics.clone(),
+        })
+    }
+
+    /// The Authorization that the endpoint's last challenge leads to.
+    pub(super) async fn known(&self, sender: &Sender, endpoint: &Endpoint, scope: &Scope) -> Known {
+        let Some(scheme) = endpoint.scheme() else {
+            return Known::Nothing;
+        };
+        match self.authorize(sender, endpoint, &scheme, scope).await {
+            Ok(authorization) => Known::Authorization(authorization),
+            Err(error) => {
+                endpoint.learn(None);
+                Known::Failed(scheme, error)
+            }
+        }
+    }
+
+    /// The Authorization that the challenge in `headers`, which came with a 401, leads to.
+    ///
+    /// `failed` is what was tried before the challenge and led to nothing: it is not tried again.
+    pub(super) async fn challenged(
+        &self,
+        sender: &Sender,
+        endpoint: &Endpoint,
+        headers: &HeaderMap,
+        scope: &Scope,
+        failed: Option<(Scheme, Error)>,
+    ) -> Result<Authorization, Error> {
+        let challenges = challenge::parse(headers.get_all(header::WWW_AUTHENTICATE).iter());
+        let scheme = choose(&challenges).ok_or_else(|| {
+            let why = format!("upstream {} wants to know who asks, in no way that forebay knows", self.upstream);
+            Error::new(ErrorKind::Unauthorized, why)
+        })?;
+        if let Some((tried, error)) = failed
+            && tried == scheme
+        {
+            return Err(error);
+        }
+        let authorization = self.authorize(sender, endpoint, &scheme, scope).await?;
+        // Harbor wants Basic for the catalogue and Bearer for all else: learn from what is usual.
+        if matches!(scope, Scope::Pull(_)) {
+            endpoint.learn(Some(scheme));
+        }
+        Ok(authorization)
+    }
+
+    /// The upstream refused it.
+    pub(super) async fn refused(&self, authorization: &Authorization) {
+        match &authorization.proof {
+            Proof::Token(key, token) => self.tokens.forget(key, token).await,
+            Proof::Basic => self.credentials.forget().await,
+        }
+    }
+
+    async fn authorize(
+        &self,
+        sender: &Sender,
+        endpoint: &Endpoint,
+        scheme: &Scheme,
+        scope: &Scope,
+    ) -> Result<Authorization, Error> {
+        match scheme {
+            Scheme::Basic => self.basic().await,
+            Scheme::Bearer { realm, service } => {
+                let realm = realm::judge(endpoint.base(), realm, &self.realms)?;
+                self.bearer(sender, realm, service.clone(), scope).await
+            }
+        }
+    }
+
+    async fn basic(&self) -> Result<Authorization, Error> {
+        match self.credentials.load().await?.credential.as_deref() {
+            Some(Credential::Password { username, password }) => {
+                Ok(Authorization { value: oauth::basic(username, password), proof: Proof::Basic })
+            }
+            Some(Credential::IdentityToken { .. }) => {
+                let why = format!("upstream {} wants a password, and has an identity token", self.upstream);
+                Err(Error::new(ErrorKind::Unauthorized, why))
+            }
+            None => {
+                let why = format!("upstream {} wants a user name and a password, and has none", self.upstream);
+                Err(Error::new(ErrorKind::Unauthorized, why))
+            }
+        }
+    }
+
+    async fn bearer(
+        &self,
+        sender: &Sender,
+        realm: Realm,
+        service: Option<String>,
+        scope: &Scope,
+    ) -> Result<Authorization, Error> {
+        let named = realm.trusted && !self.credentials.is_anonymous();
+        let identity = if named { Identity::Configured } else { Identity::Anonymous };
+        let key = TokenKey { identity, realm: realm.url, service, scope: scope.clone() };
+        let fetch = async {
+            let token = self.fetch(sender, &key).await;
+            self.metrics.token(
+                &self.upstream,
+                match &token {
+                    Ok(_) => TokenResult::Fetched,
+                    Err(error) if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied) => {
+                        TokenResult::Refused
+                    }
+                    Err(_) => TokenResult::Failed,
+                },
+            );
+            token
+        };
+        let token = self.tokens.get_or_fetch(key.clone(), fetch).await.map_err(|error| {
+            if realm.trusted || self.credentials.is_anonymous() {
+                return error;
+            }
+            // Without a word on why, nobody would guess that the credentials were not even sent.
+            let why = format!(
+                "upstream {}: the token realm {} was asked anonymously, since it is not among the upstream's `realms`",
+                self.upstream,
+                Shown(&key.realm)
+            );
+            let retry_after = error.retry_after;
+            let mut error = Error::new(error.kind, why).caused_by(error);
+            error.retry_after = retry_after;
+            error
+        })?;
+        Ok(Authorization { value: token.authorization(), proof: Proof::Token(key, token) })
+    }
+
+    async fn fetch(&self, sender: &Sender, key: &TokenKey) -> Result<Token, Error> {
+        let exchange =
+            |credential| Exchange { realm: &key.realm, service: key.service.as_deref(), scope: &key.scope, credential };
+        if key.identity == Identity::Anonymous {
+            return exchange(None).fetch(sender).await;
+        }
+        let loaded = self.credentials.load().await?;
+        let token = exchange(loaded.credential.as_deref()).fetch(sender).await;
+        match token {
+            Err(error) if error.kind == ErrorKind::Unauthorized => {
+                self.credentials.forget().await;
+                if loaded.fresh {
+                    return Err(error);
+                }
+                // The password may have been changed since it was read.
+                let loaded = self.credentials.load().await?;
+                exchange(loaded.credential.as_deref()).fetch(sender).await
+            }
+            token => token,
+        }
+    }
+}
+
+/// Bearer before Basic: a token is worth less to a thief than a password. Where both are offered,
+/// as at Quay, it is also what an anonymous client needs.
+fn choose(challenges: &[Challenge]) -> Option<Scheme> {
+    let bearer = challenges.iter().find_map(|challenge| match challenge {
+        Challenge::Bearer(bearer) => {
+            Some(Scheme::Bearer { realm: bearer.realm.clone(), service: bearer.service.clone() })
+        }
+        Challenge::Basic { .. } | Challenge::Other(_) => None,
+    });
+    bearer.or_else(|| {
+        challenges.iter().any(|challenge| matches!(challenge, Challenge::Basic { .. })).then_some(Scheme::Basic)
+    })
+}

@@ -1,0 +1,188 @@
+//! The HTTP client of one upstream, and every limit in time that asking it has.
+//!
+//! What must hold: nothing follows a redirect, sends a Referer, keeps a cookie or decodes a body
+//! behind our back; every wait ends; an address that the operator did not choose passes the
+//! [`AddressFilter`]. Proxies come from the usual variables (`HTTPS_PROXY`, `NO_PROXY`, …).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use reqwest::{Client, Response, Url, redirect::Policy};
+
+use super::{
+    Config, Context,
+    address::AddressFilter,
+    error::{Error, ErrorKind, SetupError, Shown},
+};
+use crate::metrics::{Metrics, Operation};
+
+/// How long a connection, TLS included, may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an upstream may take from the request to the head of its answer; some registries
+/// fetch what was asked for from their own upstream first.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a body may pause between two pieces.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a body that is held in memory may take as a whole: idle timeouts alone would let a
+/// drip-fed manifest take a year.
+const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(120);
+/// A balancer forgets idle connections silently; probing keeps them alive, or finds them dead.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long a probe of an HTTP/2 connection may go unanswered.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
+
+/// The most that is read of a body that nobody wants, so that its connection can be used again.
+const MAX_DISCARDED: usize = 16 * 1024;
+/// How long an unwanted body is waited for; a new connection costs less than a longer wait.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Sends requests on behalf of one upstream, and counts them.
+pub(super) struct Sender {
+    upstream: Arc<str>,
+    client: Client,
+    filter: AddressFilter,
+    metrics: Metrics,
+}
+
+impl Sender {
+    pub(super) fn new(config: &Config, context: &Context) -> Result<Self, SetupError> {
+        let filter = AddressFilter::new(&config.urls, &config.realms);
+        let roots = roots(config)?;
+        let headers = HeaderMap::from_iter([
+            (header::VIA, HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?),
+            // What is stored and hashed are the bytes themselves, never an encoding of them.
+            (header::ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+        ]);
+        let builder = || {
+            Client::builder()
+                .user_agent(USER_AGENT)
+                .default_headers(headers.clone())
+                .redirect(Policy::none())
+                .referer(false)
+                .no_gzip()
+                .no_brotli()
+                .no_zstd()
+                .no_deflate()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_keepalive(KEEPALIVE)
+                .http2_keep_alive_interval(KEEPALIVE)
+                .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
+                .dns_resolver(filter.clone())
+        };
+        let client = match builder().tls_certs_merge(roots.clone()).build() {
+            Ok(client) => client,
+            Err(error) => {
+                // A bare container has no system roots. That must not keep forebay from starting:
+                // an upstream over clear HTTP, or under a private CA, needs none.
+                tracing::warn!(upstream = %config.name, %error, "the system has no usable CA certificates");
+                builder()
+                    .tls_certs_only(roots)
+                    .build()
+                    .map_err(|source| SetupError::Client { upstream: config.name.clone(), source })?
+            }
+        };
+        Ok(Self { upstream: config.name.clone(), client, filter, metrics: context.metrics.clone() })
+    }
+
+    /// Sends one request and waits for the head of the answer.
+    pub(super) async fn send(
+        &self,
+        operation: Operation,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Option<String>,
+    ) -> Result<Response, Error> {
+        if let Err(refused) = self.filter.check(url).await {
+            return Err(Error::new(ErrorKind::Protocol, format!("asking {}", Shown(url))).caused_by(refused));
+        }
+        let mut request = self.client.request(method, url.clone()).headers(headers);
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        let answer = match tokio::time::timeout(HEAD_TIMEOUT, request.send()).await {
+            Ok(answer) => answer.map_err(|error| Error::from_transport("asking", url, error)),
+            Err(_) => Err(Error::timed_out("asking", url, HEAD_TIMEOUT)),
+        };
+        let status = answer.as_ref().ok().map(|response| response.status().as_u16());
+        self.metrics.upstream_request(&self.upstream, operation, status);
+        answer
+    }
+}
+
+/// Reads a short body that nobody wants, since a connection with an unread body is closed.
+pub(super) async fn discard(mut response: Response) {
+    let read = async {
+        let mut seen = 0;
+        while let Ok(Some(piece)) = response.chunk().await {
+            seen += piece.len();
+            if seen > MAX_DISCARDED {
+                break;
+            }
+        }
+    };
+    // Too slow is as good as too long: the connection is closed.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, read).await;
+}
+
+/// The next piece of a body, or `None` at its clean end. Cancelling loses nothing.
+pub(super) async fn next_piece(response: &mut Response, url: &Url) -> Result<Option<Bytes>, Error> {
+    match tokio::time::timeout(IDLE_TIMEOUT, response.chunk()).await {
+        Ok(piece) => piece.map_err(|error| Error::from_transport("reading", url, error)),
+        Err(_) => Err(Error::timed_out("reading", url, IDLE_TIMEOUT)),
+    }
+}
+
+/// The whole body, if it is at most `limit` bytes. A body cut short is an error.
+pub(super) async fn whole_body(mut response: Response, url: &Url, limit: usize) -> Result<Bytes, Error> {
+    let too_large =
+        || Error::new(ErrorKind::TooLarge, format!("the answer of {} is larger than {limit} bytes", Shown(url)));
+    let announced = number(response.headers(), &header::CONTENT_LENGTH);
+    if announced.is_some_and(|announced| announced > limit as u64) {
+        return Err(too_large());
+    }
+    let read = async {
+        let mut body = BytesMut::new();
+        while let Some(piece) = next_piece(&mut response, url).await? {
+            if body.len() + piece.len() > limit {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body.freeze())
+    };
+    match tokio::time::timeout(WHOLE_BODY_TIMEOUT, read).await {
+        Ok(body) => body,
+        Err(_) => Err(Error::timed_out("reading", url, WHOLE_BODY_TIMEOUT)),
+    }
+}
+
+/// A header that is one number, such as Content-Length.
+pub(super) fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The private CA's certificates; none when there is no private CA.
+fn roots(config: &Config) -> Result<Vec<reqwest::Certificate>, SetupError> {
+    let Some(path) = &config.ca else {
+        return Ok(vec![]);
+    };
+    let upstream = config.name.clone();
+    let pem = std::fs::read(path).map_err(|source| SetupError::ReadCa {
+        upstream: upstream.clone(),
+        path: path.clone(),
+        source,
+    })?;
+    let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|source| SetupError::ParseCa {
+        upstream: upstream.clone(),
+        path: path.clone(),
+        source,
+    })?;
+    if roots.is_empty() {
+        return Err(SetupError::EmptyCa { upstream, path: path.clone() });
+    }
+    Ok(roots)
+}

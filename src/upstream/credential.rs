@@ -1,0 +1,430 @@
+//! Where an upstream's credentials come from: a password file, a docker `config.json`, a helper.
+//!
+//! What must hold: no secret is ever printed; a helper is bounded in time and output. Nothing is
+//! read before it is needed, and what was read is forgotten after a minute or as soon as it is
+//! refused, so that a rotated password works without a restart. Who may see a credential is not
+//! decided here.
+
+use std::{collections::HashMap, fmt, path::Path, process::Stdio, sync::Arc, time::Duration};
+
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use moka::future::Cache;
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{
+    Config, CredentialSource,
+    error::{Error, ErrorKind, SetupError},
+};
+
+/// How long what was read is used without reading it again.
+const REREAD_AFTER: Duration = Duration::from_secs(60);
+/// How long a helper may run; `ecr-login` asks a cloud's API.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most that is read of a helper's output or of a credential file, in bytes.
+const MAX_OUTPUT: u64 = 1024 * 1024;
+/// The key that `docker login` files Docker Hub under.
+const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+/// What a helper says, with a failure, when it merely has nothing; docker's own helpers agree on it.
+const HELPER_HAS_NONE: &str = "credentials not found";
+
+/// Text that is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secret(String);
+
+impl Secret {
+    pub(super) fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
+    /// The text itself; to be called only where it goes on the wire.
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]")
+    }
+}
+
+/// What proves to the upstream who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Credential {
+    Password {
+        username: String,
+        password: Secret,
+    },
+    /// An OAuth2 refresh token, as some registries give out at `docker login`.
+    IdentityToken {
+        username: String,
+        token: Secret,
+    },
+}
+
+/// A credential, and whether it was read just now or is remembered from before.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded {
+    /// `None`: the source has no credential for this upstream, who is asked anonymously.
+    pub credential: Option<Arc<Credential>>,
+    pub fresh: bool,
+}
+
+/// The credentials of one upstream.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    upstream: Arc<str>,
+    source: CredentialSource,
+    /// Names under which a docker `config.json` may file this upstream.
+    keys: Vec<String>,
+    /// One entry: concurrent askers share one read, or one run of the helper.
+    remembered: Cache<(), Option<Arc<Credential>>>,
+}
+
+impl Credentials {
+    pub(super) fn new(config: &Config) -> Result<Self, SetupError> {
+        if let CredentialSource::Helper(helper) = &config.credential
+            && !is_helper_name(helper)
+        {
+            return Err(SetupError::Helper { upstream: config.name.clone(), helper: helper.clone() });
+        }
+        Ok(Self {
+            upstream: config.name.clone(),
+            source: config.credential.clone(),
+            keys: keys(config),
+            remembered: Cache::builder().max_capacity(1).time_to_live(REREAD_AFTER).build(),
+        })
+    }
+
+    /// Whether there is nothing configured.
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.source == CredentialSource::Anonymous
+    }
+
+    /// The credential, read if it is not remembered.
+    ///
+    /// A file or helper that fails is an outage: the upstream was not asked, so it refused nobody.
+    pub(super) async fn load(&self) -> Result<Loaded, Error> {
+        if self.is_anonymous() {
+            return Ok(Loaded { credential: None, fresh: true });
+        }
+        let entry =
+            self.remembered.entry(()).or_try_insert_with(self.read()).await.map_err(|error| (*error).clone())?;
+        Ok(Loaded { fresh: entry.is_fresh(), credential: entry.into_value() })
+    }
+
+    /// What is remembered was refused: read it again next time.
+    pub(super) async fn forget(&self) {
+        self.remembered.invalidate(&()).await;
+    }
+
+    async fn read(&self) -> Result<Option<Arc<Credential>>, Error> {
+        let credential = match &self.source {
+            CredentialSource::Anonymous => None,
+            CredentialSource::Password { username, password_file } => {
+                let text =
+                    read_text(password_file).await.map_err(|error| self.cannot("read the password file", error))?;
+                let password = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
+                Some(Credential::Password { username: username.clone(), password })
+            }
+            CredentialSource::Helper(helper) => self.ask_helper(helper, helper_key(&self.upstream)).await?,
+            CredentialSource::DockerConfig(path) => {
+                let text = read_text(path).await.map_err(|error| self.cannot("read the docker config.json", error))?;
+                self.look_up(&text).await?
+            }
+        };
+        Ok(credential.map(Arc::new))
+    }
+
+    async fn look_up(&self, text: &str) -> Result<Option<Credential>, Error> {
+        let config: DockerConfig =
+            serde_json::from_str(text).map_err(|error| self.cannot("parse the docker config.json", error))?;
+        // The order of docker itself: a helper of this registry, the default store, the file.
+        if let Some((key, helper)) = self.keys.iter().find_map(|key| config.cred_helpers.get_key_value(key))
+            && !helper.is_empty()
+        {
+            return self.ask_helper(helper, key).await;
+        }
+        let auth = self.keys.iter().find_map(|key| {
+            let exact = config.auths.get(key);
+            exact.or_else(|| config.auths.iter().find(|(name, _)| filed_host(name) == key).map(|(_, auth)| auth))
+        });
+        if let Some(credential) = auth.and_then(Auth::credential) {
+            return Ok(Some(credential));
+        }
+        if config.creds_store.is_empty() {
+            return Ok(None);
+        }
+        self.ask_helper(&config.creds_store, helper_key(&self.upstream)).await
+    }
+
+    /// Runs `docker-credential-<helper> get`, as docker does.
+    ///
+    /// Source: github.com/docker/docker-credential-helpers, "Development".
+    async fn ask_helper(&self, helper: &str, key: &str) -> Result<Option<Credential>, Error> {
+        if !is_helper_name(helper) {
+            let why = format!("the docker config.json of upstream {} names a credential helper badly", self.upstream);
+            return Err(Error::new(ErrorKind::Unavailable, why));
+        }
+        let program = format!("docker-credential-{helper}");
+        let run = tokio::time::timeout(HELPER_TIMEOUT, run_helper(&program, key));
+        let (success, output) = match run.await {
+            Ok(Ok(ran)) => ran,
+            Ok(Err(error)) => return Err(self.cannot(&format!("run {program}"), error)),
+            Err(elapsed) => return Err(self.cannot(&format!("wait for {program}"), elapsed)),
+        };
+        if !success {
+            // The output of a failed helper is not logged: it may hold what it should not.
+            if String::from_utf8_lossy(&output).contains(HELPER_HAS_NONE) {
+                return Ok(None);
+            }
+            return Err(Error::new(ErrorKind::Unavailable, format!("upstream {}: {program} failed", self.upstream)));
+        }
+        let answer: HelperAnswer = serde_json::from_slice(&output)
+            .map_err(|error| self.cannot(&format!("read the answer of {program}"), error))?;
+        Ok(answer.credential())
+    }
+
+    fn cannot(&self, what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::new(ErrorKind::Unavailable, format!("upstream {}: cannot {what}", self.upstream)).caused_by(source)
+    }
+}
+
+/// The relevant part of a docker `config.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct DockerConfig {
+    auths: HashMap<String, Auth>,
+    creds_store: String,
+    cred_helpers: HashMap<String, String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Auth {
+    /// base64 of `username:password`.
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+}
+
+impl Auth {
+    fn credential(&self) -> Option<Credential> {
+        let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+        let decoded = GeneralPurpose::new(&alphabet::STANDARD, lenient).decode(&self.auth).unwrap_or_default();
+        let pair = String::from_utf8(decoded).unwrap_or_default();
+        let (username, password) = pair.split_once(':').unwrap_or((&self.username, &self.password));
+        // Some versions of docker padded the password with NUL.
+        let password = password.trim_end_matches('\0');
+        if !self.identitytoken.is_empty() {
+            let token = Secret::new(self.identitytoken.clone());
+            return Some(Credential::IdentityToken { username: username.to_owned(), token });
+        }
+        (!username.is_empty())
+            .then(|| Credential::Password { username: username.to_owned(), password: Secret::new(password.to_owned()) })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HelperAnswer {
+    username: String,
+    secret: String,
+}
+
+impl HelperAnswer {
+    fn credential(self) -> Option<Credential> {
+        let secret = Secret::new(self.secret);
+        match self.username.as_str() {
+            "<token>" => Some(Credential::IdentityToken { username: String::new(), token: secret }),
+            // An empty answer is how some helpers say that they have nothing.
+            "" => None,
+            _ => Some(Credential::Password { username: self.username, password: secret }),
+        }
+    }
+}
+
+async fn run_helper(program: &str, key: &str) -> std::io::Result<(bool, Vec<u8>)> {
+    let mut child = tokio::process::Command::new(program)
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read its input may still answer.
+        let _ = stdin.write_all(key.as_bytes()).await;
+    }
+    let mut output = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(MAX_OUTPUT).read_to_end(&mut output).await?;
+    }
+    Ok((child.wait().await?.success(), output))
+}
+
+async fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    tokio::fs::File::open(path).await?.take(MAX_OUTPUT).read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+/// A helper's name becomes a program's: it must not become a path.
+fn is_helper_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// What a helper is asked for: the upstream's name, and for Docker Hub docker's own name of it.
+fn helper_key(upstream: &str) -> &str {
+    if upstream == "docker.io" { DOCKER_HUB_KEY } else { upstream }
+}
+
+fn keys(config: &Config) -> Vec<String> {
+    let mut keys = vec![helper_key(&config.name).to_owned(), config.name.to_string()];
+    keys.extend(config.aliases.iter().map(ToString::to_string));
+    keys.extend(config.urls.iter().filter_map(|url| match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => Some(format!("{host}:{port}")),
+        (Some(host), None) => Some(host.to_owned()),
+        (None, _) => None,
+    }));
+    keys
+}
+
+/// The host of a key in `auths`, which may be a URL of the first registry API.
+fn filed_host(key: &str) -> &str {
+    let Some(rest) = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")) else {
+        // A path without a scheme is podman's: credentials of a part of a registry, not of all of it.
+        return key.trim_end_matches('/');
+    };
+    rest.split_once('/').map_or(rest, |(host, _)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str, urls: &[&str], credential: CredentialSource) -> Config {
+        Config {
+            name: name.into(),
+            urls: urls.iter().map(|url| url.parse().unwrap()).collect(),
+            aliases: vec![],
+            hosts: vec![],
+            default: false,
+            library: false,
+            realms: vec![],
+            ca: None,
+            credential,
+        }
+    }
+
+    fn password(username: &str, password: &str) -> Option<Credential> {
+        Some(Credential::Password { username: username.to_owned(), password: Secret::new(password.to_owned()) })
+    }
+
+    async fn looked_up(name: &str, url: &str, json: &str) -> Option<Credential> {
+        let credentials = Credentials::new(&config(name, &[url], CredentialSource::Anonymous)).unwrap();
+        credentials.look_up(json).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn docker_config_files() {
+        // "me:se:cret" in base64, with and without padding.
+        for (name, url, json, expected) in [
+            (
+                "ghcr.io",
+                "https://ghcr.io",
+                r#"{"auths":{"ghcr.io":{"auth":"bWU6c2U6Y3JldA=="}}}"#,
+                password("me", "se:cret"),
+            ),
+            (
+                "ghcr.io",
+                "https://ghcr.io",
+                r#"{"auths":{"ghcr.io":{"auth":"bWU6c2U6Y3JldA"}}}"#,
+                password("me", "se:cret"),
+            ),
+            (
+                "ghcr.io",
+                "https://ghcr.io",
+                r#"{"auths":{"https://ghcr.io/v2/":{"auth":"bWU6cHc="}}}"#,
+                password("me", "pw"),
+            ),
+            (
+                "h",
+                "https://harbor.lan:8443",
+                r#"{"auths":{"harbor.lan:8443":{"auth":"bWU6cHc="}}}"#,
+                password("me", "pw"),
+            ),
+            ("h", "https://harbor.lan:8443", r#"{"auths":{"harbor.lan":{"auth":"bWU6cHc="}}}"#, None),
+            ("quay.io", "https://quay.io", r#"{"auths":{"quay.io/team":{"auth":"bWU6cHc="}}}"#, None),
+            ("ccr.io", "https://ccr.io", r#"{"auths":{"hkccr.io":{"auth":"bWU6cHc="}}}"#, None),
+            (
+                "docker.io",
+                "https://registry-1.docker.io",
+                r#"{"auths":{"https://index.docker.io/v1/":{"auth":"bWU6cHc="}},"HttpHeaders":{"a":"b"}}"#,
+                password("me", "pw"),
+            ),
+            ("a.io", "https://a.io", r#"{"auths":{"a.io":{"username":"me","password":"pw"}}}"#, password("me", "pw")),
+            (
+                "a.azurecr.io",
+                "https://a.azurecr.io",
+                r#"{"auths":{"a.azurecr.io":{"auth":"MDAwMDo=","identitytoken":"long"}}}"#,
+                Some(Credential::IdentityToken { username: "0000".into(), token: Secret::new("long".into()) }),
+            ),
+            ("a.io", "https://a.io", r#"{"auths":{"a.io":{}}}"#, None),
+            ("a.io", "https://a.io", "{}", None),
+        ] {
+            assert_eq!(looked_up(name, url, json).await, expected, "{json}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_password_file_is_read_again_when_it_was_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("password");
+        std::fs::write(&path, "first word \r\n").unwrap();
+        let source = CredentialSource::Password { username: "me".into(), password_file: path.clone() };
+        let credentials = Credentials::new(&config("a.io", &["https://a.io"], source)).unwrap();
+        let read = async || {
+            let loaded = credentials.load().await.unwrap();
+            (loaded.credential.as_deref().cloned(), loaded.fresh)
+        };
+        assert_eq!(read().await, (password("me", "first word "), true));
+        std::fs::write(&path, "second").unwrap();
+        assert_eq!(read().await, (password("me", "first word "), false));
+        credentials.forget().await;
+        assert_eq!(read().await, (password("me", "second"), true));
+    }
+
+    #[tokio::test]
+    async fn a_source_that_fails_is_an_outage_and_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.json");
+        let source = CredentialSource::DockerConfig(path.clone());
+        let credentials = Credentials::new(&config("a.io", &["https://a.io"], source)).unwrap();
+        assert_eq!(credentials.load().await.unwrap_err().kind, ErrorKind::Unavailable);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(credentials.load().await.unwrap_err().kind, ErrorKind::Unavailable);
+        std::fs::write(&path, r#"{"auths":{"a.io":{"auth":"bWU6cHc="}}}"#).unwrap();
+        assert_eq!(credentials.load().await.unwrap().credential.as_deref().cloned(), password("me", "pw"));
+    }
+
+    #[test]
+    fn a_helpers_name_is_no_path() {
+        for helper in ["../evil", "/bin/sh", "", "a b", "a;b"] {
+            let source = CredentialSource::Helper(helper.into());
+            assert!(Credentials::new(&config("a.io", &["https://a.io"], source)).is_err(), "{helper}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let credential = password("me", "hunter2").unwrap();
+        assert_eq!(format!("{credential:?}"), r#"Password { username: "me", password: [REDACTED] }"#);
+    }
+}

@@ -1,0 +1,215 @@
+//! The URLs of an upstream, in the order in which they are tried.
+//!
+//! A list of URLs is a failover list: the next one is asked when one cannot answer. An answer that
+//! merely disappoints, such as 404, is an answer. A URL that failed goes to the end of the list for
+//! a while, but is never left out: when all have failed lately, all are still tried.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use reqwest::Url;
+use tokio::time::Instant;
+
+use super::error::{Error, ErrorKind};
+
+/// How long a URL that failed stays behind the others.
+const COOL_DOWN: Duration = Duration::from_secs(10);
+
+/// How an endpoint wants to be asked, learned from its last challenge, so that a request normally
+/// costs one round trip and not two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Bearer { realm: String, service: Option<String> },
+    Basic,
+}
+
+/// One URL of an upstream, and what was learned of it.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    base: Url,
+    /// Small and synchronous, never held across an await.
+    learned: Mutex<Learned>,
+}
+
+#[derive(Debug, Default)]
+struct Learned {
+    cools_until: Option<Instant>,
+    scheme: Option<Scheme>,
+}
+
+impl Endpoint {
+    pub(super) fn new(base: Url) -> Self {
+        Self { base, learned: Mutex::default() }
+    }
+
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// The URL of `path_and_query`, which is what follows `/v2/`. A path in the endpoint's own URL
+    /// stays in front of `/v2/`.
+    pub(super) fn url(&self, path_and_query: &str) -> Result<Url, Error> {
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        let root = format!("{}/v2/", self.base.path().trim_end_matches('/'));
+        let whole = format!("{root}{path}");
+        let mut url = self.base.clone();
+        url.set_path(&whole);
+        url.set_query(query);
+        url.set_fragment(None);
+        // The URL standard resolves dot segments; a path that had any has gone somewhere else.
+        if url.path().len() < whole.len() || !url.path().starts_with(&root) {
+            return Err(Error::new(ErrorKind::NotFound, "the path has dot segments in it"));
+        }
+        Ok(url)
+    }
+
+    pub(super) fn scheme(&self) -> Option<Scheme> {
+        self.with(|learned| learned.scheme.clone())
+    }
+
+    pub(super) fn learn(&self, scheme: Option<Scheme>) {
+        self.with(|learned| learned.scheme = scheme);
+    }
+
+    /// It could not answer: the others come first for a while.
+    pub(super) fn failed(&self) {
+        self.with(|learned| learned.cools_until = Some(Instant::now() + COOL_DOWN));
+    }
+
+    /// It answered.
+    fn answered(&self) {
+        self.with(|learned| learned.cools_until = None);
+    }
+
+    fn is_cooling(&self, now: Instant) -> bool {
+        self.with(|learned| learned.cools_until.is_some_and(|until| now < until))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Learned) -> T) -> T {
+        // Nothing panics while it holds the lock, and every state of it is a valid one.
+        act(&mut self.learned.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// The attempts of one operation, over the endpoints in their order.
+pub(super) struct Attempts<'a> {
+    left: std::vec::IntoIter<&'a Arc<Endpoint>>,
+    failure: Option<Error>,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(endpoints: &'a [Arc<Endpoint>]) -> Self {
+        let now = Instant::now();
+        let mut order: Vec<&'a Arc<Endpoint>> = endpoints.iter().collect();
+        // Stable: among those that cool, and among those that do not, the order of the file holds.
+        order.sort_by_key(|endpoint| endpoint.is_cooling(now));
+        Self { left: order.into_iter(), failure: None }
+    }
+
+    /// The endpoint to try next, or why none is left.
+    pub(super) fn next(&mut self) -> Result<&'a Arc<Endpoint>, Error> {
+        self.left.next().ok_or_else(|| {
+            self.failure.take().unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "the upstream has no URL"))
+        })
+    }
+
+    /// Takes note of what `endpoint` gave. `None`: it could not answer, try the next.
+    pub(super) fn settle<T>(&mut self, endpoint: &Endpoint, result: Result<T, Error>) -> Option<Result<T, Error>> {
+        match result {
+            Err(error) if error.kind.is_outage() => {
+                endpoint.failed();
+                // Of several failures the one that tells when to come back is the most useful; else
+                // that of the endpoint the operator put first.
+                let better = self.failure.as_ref().is_none_or(|known| {
+                    known.kind != ErrorKind::TooManyRequests && error.kind == ErrorKind::TooManyRequests
+                });
+                if better {
+                    self.failure = Some(error);
+                }
+                None
+            }
+            answer => {
+                endpoint.answered();
+                Some(answer)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoints(urls: &[&str]) -> Vec<Arc<Endpoint>> {
+        urls.iter().map(|url| Arc::new(Endpoint::new(Url::parse(url).unwrap()))).collect()
+    }
+
+    fn order(endpoints: &[Arc<Endpoint>]) -> Vec<&str> {
+        let mut attempts = Attempts::new(endpoints);
+        std::iter::from_fn(|| attempts.next().ok()).map(|endpoint| endpoint.base().host_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn urls() {
+        for (base, rest, url) in [
+            ("https://ghcr.io", "", "https://ghcr.io/v2/"),
+            ("https://ghcr.io/", "a/manifests/1", "https://ghcr.io/v2/a/manifests/1"),
+            ("https://h.lan:8443/prefix", "a/blobs/sha256:00", "https://h.lan:8443/prefix/v2/a/blobs/sha256:00"),
+            ("https://h.lan/a/b/", "_catalog?n=5&last=x%2Fy", "https://h.lan/a/b/v2/_catalog?n=5&last=x%2Fy"),
+        ] {
+            assert_eq!(endpoints(&[base])[0].url(rest).unwrap().as_str(), url);
+        }
+        for rest in ["../admin", "a/../../admin", "a/%2e%2e/%2e%2e/x", "a/./b"] {
+            assert!(endpoints(&["https://ghcr.io/p"])[0].url(rest).is_err(), "{rest}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_comes_last_for_a_while() {
+        let endpoints = endpoints(&["http://a", "http://b", "http://c"]);
+        assert_eq!(order(&endpoints), ["a", "b", "c"]);
+        endpoints[0].failed();
+        assert_eq!(order(&endpoints), ["b", "c", "a"]);
+        endpoints[1].failed();
+        assert_eq!(order(&endpoints), ["c", "a", "b"]);
+        endpoints[2].failed();
+        assert_eq!(order(&endpoints), ["a", "b", "c"]);
+        endpoints[1].answered();
+        assert_eq!(order(&endpoints), ["b", "a", "c"]);
+        tokio::time::advance(COOL_DOWN).await;
+        assert_eq!(order(&endpoints), ["a", "b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn the_most_useful_failure_is_told() {
+        use ErrorKind::{Denied, NotFound, Protocol, Timeout, TooManyRequests, Unavailable};
+        for (kinds, told) in [
+            (&[Unavailable, Timeout][..], Unavailable),
+            (&[Unavailable, TooManyRequests, Timeout], TooManyRequests),
+            (&[TooManyRequests, Unavailable], TooManyRequests),
+            (&[Protocol, NotFound], NotFound),
+            (&[Denied, Unavailable], Denied),
+        ] {
+            let urls: Vec<_> = (0..kinds.len()).map(|index| format!("http://h{index}")).collect();
+            let endpoints = endpoints(&urls.iter().map(String::as_str).collect::<Vec<_>>());
+            let mut attempts = Attempts::new(&endpoints);
+            let mut answers = kinds.iter().map(|&kind| Err::<(), _>(Error::new(kind, "no")));
+            let error = loop {
+                match attempts.next() {
+                    Err(error) => break error,
+                    Ok(endpoint) => {
+                        if let Some(answer) = attempts.settle(endpoint, answers.next().unwrap()) {
+                            break answer.unwrap_err();
+                        }
+                    }
+                }
+            };
+            assert_eq!(error.kind, told, "{kinds:?}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Why the upstream did not give what was asked for, in words the caller can act on.
+//!
+//! What must hold: an error never contains a credential, nor the query of a URL (a signed URL is a
+//! credential). It is `Clone`, since everyone who waited for the same answer gets the same error.
+//! Which status a client is told is not decided here.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, header};
+use reqwest::Url;
+
+use super::address::AddressRefused;
+
+/// A source of an [`Error`].
+type Source = Arc<dyn std::error::Error + Send + Sync>;
+
+/// The longest `Retry-After` that is believed: one day.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What kind of failure it was: whose fault, and whether trying again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The upstream answered that it does not have it (404).
+    NotFound,
+    /// The range begins at or after the end (416); `total` is the content's length when it was told.
+    RangeNotSatisfiable { total: Option<u64> },
+    /// The upstream wants other credentials than the ones forebay has, or has not (401).
+    Unauthorized,
+    /// The upstream knows who asks, and refuses (403).
+    Denied,
+    /// The upstream's rate limit is reached (429).
+    TooManyRequests,
+    /// No connection, a connection that broke, or a 5xx.
+    Unavailable,
+    /// Nothing came for too long.
+    Timeout,
+    /// The answer is larger than anything forebay holds in memory.
+    TooLarge,
+    /// The answer makes no sense, such as an HTML page with status 200.
+    Protocol,
+    /// The request went in a circle (508).
+    Loop,
+    /// The upstream does not offer the operation (405).
+    Unsupported,
+}
+
+impl ErrorKind {
+    /// Whether the upstream could not answer, as against having answered: another URL of the
+    /// failover list may do better, and what is cached may be served instead.
+    pub const fn is_outage(self) -> bool {
+        match self {
+            Self::Unavailable | Self::Timeout | Self::TooManyRequests | Self::Protocol => true,
+            Self::NotFound
+            | Self::RangeNotSatisfiable { .. }
+            | Self::Unauthorized
+            | Self::Denied
+            | Self::TooLarge
+            | Self::Loop
+            | Self::Unsupported => false,
+        }
+    }
+}
+
+/// Why an upstream did not give what was asked for.
+#[derive(Clone, Debug)]
+pub struct Error {
+    pub kind: ErrorKind,
+    /// How long the upstream asked to be left alone.
+    pub retry_after: Option<Duration>,
+    message: Cow<'static, str>,
+    source: Option<Source>,
+}
+
+impl Error {
+    /// `message` says what happened, without credentials and without the query of a URL.
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, retry_after: None, message: message.into(), source: None }
+    }
+
+    pub(super) fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    pub(super) fn retry_after(mut self, headers: &HeaderMap) -> Self {
+        self.retry_after = retry_after(headers, SystemTime::now());
+        self
+    }
+
+    /// A request that got no answer, or a body that broke.
+    pub(super) fn from_transport(doing: &'static str, url: &Url, error: reqwest::Error) -> Self {
+        // reqwest's text ends with the URL, and a redirect's URL may be signed.
+        let error = error.without_url();
+        let refused = sources(&error).any(|source| source.is::<AddressRefused>());
+        let kind = if refused {
+            ErrorKind::Protocol
+        } else if error.is_timeout() {
+            ErrorKind::Timeout
+        } else {
+            ErrorKind::Unavailable
+        };
+        Self::new(kind, format!("{doing} {}", Shown(url))).caused_by(error)
+    }
+
+    pub(super) fn timed_out(doing: &'static str, url: &Url, after: Duration) -> Self {
+        Self::new(ErrorKind::Timeout, format!("{doing} {}: nothing came for {} s", Shown(url), after.as_secs()))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}
+
+/// Why an [`Upstream`](super::Upstream) could not be set up from its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("upstream {upstream}: cannot read the CA file {path}")]
+    ReadCa { upstream: Arc<str>, path: std::path::PathBuf, source: std::io::Error },
+    #[error("upstream {upstream}: {path} is not a PEM file of certificates")]
+    ParseCa { upstream: Arc<str>, path: std::path::PathBuf, source: reqwest::Error },
+    #[error("upstream {upstream}: {path} has no certificate in it")]
+    EmptyCa { upstream: Arc<str>, path: std::path::PathBuf },
+    #[error("upstream {upstream}: cannot set up the HTTP client")]
+    Client { upstream: Arc<str>, source: reqwest::Error },
+    #[error("upstream {upstream}: no URL is given")]
+    NoUrl { upstream: Arc<str> },
+    #[error("upstream {upstream}: a credential helper is named by letters, digits, '.', '_' and '-': not {helper:?}")]
+    Helper { upstream: Arc<str>, helper: String },
+    #[error("the Via value is not a header value")]
+    Via,
+}
+
+/// A URL as it may be logged: without userinfo, query and fragment.
+pub(super) struct Shown<'a>(pub &'a Url);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.0.scheme(), self.0.host_str().unwrap_or_default())?;
+        if let Some(port) = self.0.port() {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(self.0.path())
+    }
+}
+
+fn sources<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// `Retry-After` as a duration from `now`: seconds, or an HTTP date (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let cases: &[(&str, Option<u64>)] = &[
+            ("120", Some(120)),
+            (" 7 ", Some(7)),
+            ("0", Some(0)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("99999999999999", Some(86_400)),
+            ("-1", None),
+            ("soon", None),
+        ];
+        for (text, seconds) in cases {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static(text))]);
+            assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs), "{text}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+
+    #[test]
+    fn a_shown_url_has_no_secrets() {
+        let url = Url::parse("https://user:pass@cdn.example:8443/blob?X-Amz-Signature=abc#frag").unwrap();
+        assert_eq!(Shown(&url).to_string(), "https://cdn.example:8443/blob");
+    }
+}

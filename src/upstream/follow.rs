@@ -1,0 +1,82 @@
+//! One request, followed through its redirects to the answer that counts.
+//!
+//! The rules of each step are [`redirect`]'s; here is the walk. Credentials that were left behind at
+//! a change of origin are not taken up again, wherever the way leads afterwards.
+//!
+//! [`redirect`]: super::redirect
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::{Response, Url};
+
+use super::{
+    client::{Sender, discard},
+    error::{Error, ErrorKind, Shown},
+    redirect,
+};
+use crate::metrics::Operation;
+
+/// The answer at the end of the way.
+pub(super) struct Followed {
+    pub response: Response,
+    /// Who gave the answer.
+    pub url: Url,
+    /// Whether the way left the origin that was asked.
+    pub away: bool,
+}
+
+/// Sends a GET or a HEAD, and follows where it is led.
+pub(super) async fn follow(
+    sender: &Sender,
+    operation: Operation,
+    method: Method,
+    start: Url,
+    mut headers: HeaderMap,
+) -> Result<Followed, Error> {
+    let mut url = start.clone();
+    let mut away = false;
+    for _ in 0..=redirect::MAX_HOPS {
+        let response = sender.send(operation, method.clone(), &url, headers.clone(), None).await?;
+        if !redirect::is_redirect(response.status()) {
+            let followed = Followed { response, url, away };
+            return if is_refused_head(&method, &followed) {
+                probe(sender, operation, followed, headers).await
+            } else {
+                Ok(followed)
+            };
+        }
+        let next = redirect::target(&url, response.headers())?;
+        discard(response).await;
+        if !redirect::same_origin(&url, &next) {
+            headers.remove(header::AUTHORIZATION);
+            away = true;
+        }
+        url = next;
+    }
+    let why = format!("{} redirects more than {} times in a row", Shown(&start), redirect::MAX_HOPS);
+    Err(Error::new(ErrorKind::Protocol, why))
+}
+
+/// Whether a HEAD was led to a URL that is signed for GET alone.
+fn is_refused_head(method: &Method, followed: &Followed) -> bool {
+    *method == Method::HEAD
+        && followed.away
+        && matches!(
+            followed.response.status(),
+            StatusCode::BAD_REQUEST
+                | StatusCode::FORBIDDEN
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::NOT_IMPLEMENTED
+        )
+}
+
+/// Asks for the first byte in place of the head: the answer tells the length, and costs no transfer.
+async fn probe(
+    sender: &Sender,
+    operation: Operation,
+    refused: Followed,
+    mut headers: HeaderMap,
+) -> Result<Followed, Error> {
+    headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+    let response = sender.send(operation, Method::GET, &refused.url, headers, None).await?;
+    Ok(Followed { response, ..refused })
+}

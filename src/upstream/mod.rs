@@ -1,0 +1,257 @@
+//! How we ask the registry behind us.
+//!
+//! An [`Upstream`] is one configured registry. An operation goes over the registry's URLs
+//! (`endpoint`), is sent with what was learned of how to ask (`auth`), led through redirects
+//! (`follow`), and judged by the head of its answer (`answer`). What must hold: credentials go
+//! only where they belong; every wait and every body held in memory is bounded; an error says
+//! whether the upstream answered or could not.
+//!
+//! It does not know that there is a cache, and opens no connection before it is asked something.
+
+mod address;
+mod answer;
+mod auth;
+mod blob;
+pub mod challenge;
+mod client;
+mod config;
+mod credential;
+mod endpoint;
+mod error;
+mod follow;
+mod oauth;
+mod ratelimit;
+mod realm;
+mod redirect;
+mod request;
+mod token;
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+pub use self::{
+    blob::{BlobRange, BlobStream},
+    config::{Config, CredentialSource},
+    error::{Error, ErrorKind, SetupError},
+};
+use self::{
+    client::whole_body,
+    follow::Followed,
+    request::{Ask, Shared},
+    token::Scope,
+};
+use crate::{
+    metrics::{Metrics, Operation},
+    oci::{Accept, Digest, MediaType, Reference, Repository},
+};
+
+/// The largest manifest, tag list or index of referrers that is passed on, in bytes.
+const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
+
+/// What of a forwarded answer's head is passed on; all else is between the upstream and us.
+const FORWARDED: [HeaderName; 3] = [header::CONTENT_TYPE, header::LINK, HeaderName::from_static("oci-filters-applied")];
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// What an upstream needs of the program around it.
+#[derive(Clone)]
+pub struct Context {
+    pub metrics: Metrics,
+    /// The value of the Via header, such as `1.1 forebay-3f2a`, by which a request that comes back
+    /// to us is recognised.
+    pub via: Arc<str>,
+}
+
+/// What the head of a manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestHead {
+    pub media_type: Option<MediaType>,
+    /// As the upstream claims.
+    pub digest: Option<Digest>,
+    /// In bytes.
+    pub len: Option<u64>,
+}
+
+/// A manifest as it came. Nothing of it is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestBody {
+    pub media_type: Option<MediaType>,
+    /// As the upstream claims.
+    pub digest: Option<Digest>,
+    pub bytes: Bytes,
+}
+
+/// What the head of a blob says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobHead {
+    /// In bytes.
+    pub len: Option<u64>,
+}
+
+/// An answer that is passed on as it is.
+#[derive(Clone, Debug)]
+pub struct Forwarded {
+    pub status: StatusCode,
+    /// Content-Type, Link and OCI-Filters-Applied alone.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// One registry behind us. A cheap handle.
+#[derive(Clone)]
+pub struct Upstream(Arc<Shared>);
+
+impl Upstream {
+    /// Sets the upstream up, without asking it anything.
+    ///
+    /// # Errors
+    ///
+    /// When the private CA cannot be read, or the configuration has no URL in it.
+    pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
+        Ok(Self(Arc::new(Shared::new(config, &context)?)))
+    }
+
+    /// Its name in the configuration, and in the labels of metrics.
+    pub fn name(&self) -> &Arc<str> {
+        self.0.name()
+    }
+
+    /// Asks for the head of a manifest. It is never turned into a GET, which would count as a pull.
+    pub async fn head_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        accept: &Accept,
+    ) -> Result<ManifestHead, Error> {
+        let ask = Ask::manifest(Method::HEAD, repository, reference, accept);
+        self.0
+            .each_endpoint(async |endpoint| {
+                let followed = self.0.ask(endpoint, &ask).await?;
+                let headers = followed.response.headers();
+                Ok(ManifestHead {
+                    media_type: media_type(headers),
+                    digest: digest(headers),
+                    len: answer::announced_len(&followed),
+                })
+            })
+            .await
+    }
+
+    /// Fetches a manifest of at most 16 MiB.
+    pub async fn get_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        accept: &Accept,
+    ) -> Result<ManifestBody, Error> {
+        let ask = Ask::manifest(Method::GET, repository, reference, accept);
+        self.0
+            .each_endpoint(async |endpoint| {
+                let followed = self.0.ask(endpoint, &ask).await?;
+                let headers = followed.response.headers();
+                let (media_type, digest) = (media_type(headers), digest(headers));
+                Ok(ManifestBody { media_type, digest, bytes: self.document(followed).await? })
+            })
+            .await
+    }
+
+    /// Asks how long a blob is.
+    pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
+        let head = Ask::blob(Method::HEAD, repository, digest, BlobRange::default());
+        // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET.
+        let first_byte = Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) });
+        self.0
+            .each_endpoint(async |endpoint| {
+                let answer = match self.0.ask(endpoint, &head).await {
+                    Err(error) if error.kind == ErrorKind::NotFound => self.0.ask(endpoint, &first_byte).await,
+                    answer => answer,
+                };
+                match answer {
+                    Ok(followed) => Ok(BlobHead { len: answer::announced_len(&followed) }),
+                    // The one blob that has no first byte.
+                    Err(error) if error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
+                        Ok(BlobHead { len: Some(0) })
+                    }
+                    Err(error) => Err(error),
+                }
+            })
+            .await
+    }
+
+    /// Begins to fetch a blob, or the part of it in `range`. Redirects are followed anew each time.
+    pub async fn open_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        range: BlobRange,
+    ) -> Result<BlobStream, Error> {
+        let ask = Ask::blob(Method::GET, repository, digest, range);
+        self.0
+            .each_endpoint(async |endpoint| {
+                let followed = self.0.ask(endpoint, &ask).await?;
+                BlobStream::new(followed, range, self.name().clone(), endpoint.clone(), self.0.metrics().clone())
+            })
+            .await
+    }
+
+    /// Passes a GET on. `path_and_query` is what follows `/v2/`, such as `library/nginx/tags/list?n=5`.
+    pub async fn forward(
+        &self,
+        operation: Operation,
+        repository: Option<&Repository>,
+        path_and_query: &str,
+        accept: &Accept,
+    ) -> Result<Forwarded, Error> {
+        let ask = Ask {
+            operation,
+            method: Method::GET,
+            path_and_query: path_and_query.to_owned(),
+            scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
+            headers: accept_headers(accept),
+        };
+        self.0
+            .each_endpoint(async |endpoint| {
+                let followed = self.0.ask(endpoint, &ask).await?;
+                let theirs = followed.response.headers();
+                let headers = FORWARDED
+                    .iter()
+                    .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))
+                    .collect();
+                let status = followed.response.status();
+                Ok(Forwarded { status, headers, body: self.document(followed).await? })
+            })
+            .await
+    }
+
+    /// Finds out whether the upstream answers, and whether it accepts who asks.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.0.each_endpoint(async |endpoint| self.0.ping(endpoint).await).await
+    }
+
+    async fn document(&self, followed: Followed) -> Result<Bytes, Error> {
+        let Followed { response, url, .. } = followed;
+        let body = whole_body(response, &url, MAX_DOCUMENT).await?;
+        self.0.metrics().upstream_received(self.name(), body.len() as u64);
+        Ok(body)
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Upstream").field(self.name()).finish()
+    }
+}
+
+fn accept_headers(accept: &Accept) -> HeaderMap {
+    accept.headers().map(|value: &HeaderValue| (header::ACCEPT, value.clone())).collect()
+}
+
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
+    headers.get(header::CONTENT_TYPE).and_then(|value| MediaType::try_from(value).ok())
+}
+
+fn digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
+}

@@ -1,0 +1,196 @@
+//! The exchange with a token realm: a credential, or none, against a token.
+//!
+//! Two dialects: GET with Basic, which everyone speaks for anonymous and password users; and an
+//! OAuth2 POST, which identity tokens need and some realms lack. What a realm says of a token's
+//! issue is its own clock's word: its life is counted from its receipt.
+//!
+//! Source: distribution, "Token Authentication Specification" and "OAuth2 Token Authentication".
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::{Response, Url};
+use serde::Deserialize;
+
+use super::{
+    client::{Sender, discard, whole_body},
+    credential::{Credential, Secret},
+    error::{Error, ErrorKind, Shown},
+    follow::follow,
+    token::{Scope, Token},
+};
+use crate::metrics::Operation;
+
+/// The longest answer of a realm that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+/// The life of a token whose answer does not tell it.
+///
+/// Source: distribution, "Token Authentication Specification", `expires_in`.
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// OAuth2 needs a client to have a name.
+const CLIENT_ID: &str = "forebay";
+
+/// What is asked of a realm.
+pub(super) struct Exchange<'a> {
+    pub realm: &'a Url,
+    pub service: Option<&'a str>,
+    pub scope: &'a Scope,
+    /// `None`: anonymously. The realm must be one that may see it.
+    pub credential: Option<&'a Credential>,
+}
+
+impl Exchange<'_> {
+    /// Fetches a token.
+    pub(super) async fn fetch(&self, sender: &Sender) -> Result<Token, Error> {
+        match self.credential {
+            None => self.conclude(self.get(sender, None).await?).await,
+            Some(Credential::Password { username, password }) => {
+                let got = self.get(sender, Some((username, password))).await?;
+                // A realm of OAuth2 alone.
+                if !matches!(got.0.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+                    return self.conclude(got).await;
+                }
+                discard(got.0).await;
+                let grant = [("grant_type", "password"), ("username", username), ("password", password.expose())];
+                self.conclude(self.post(sender, &grant).await?).await
+            }
+            Some(Credential::IdentityToken { username, token }) => {
+                let grant = [("grant_type", "refresh_token"), ("refresh_token", token.expose())];
+                let posted = self.post(sender, &grant).await?;
+                // How realms say that they do not speak OAuth2: GCR 404, others 405, Artifactory
+                // 401, ACR 400; a redirect is not followed with a secret in the body.
+                let status = posted.0.status();
+                if !(matches!(status.as_u16(), 400 | 401 | 404 | 405) || status.is_redirection()) {
+                    return self.conclude(posted).await;
+                }
+                discard(posted.0).await;
+                self.conclude(self.get(sender, Some((username, token))).await?).await
+            }
+        }
+    }
+
+    async fn get(&self, sender: &Sender, user: Option<(&str, &Secret)>) -> Result<(Response, Url), Error> {
+        let scope = self.scope.parameter();
+        let account = user.map(|(username, _)| username).filter(|username| !username.is_empty());
+        let parameters = [("service", self.service), ("scope", scope.as_deref()), ("account", account)];
+        let mut url = self.realm.clone();
+        for (name, value) in parameters {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        let headers =
+            user.map(|(username, secret)| (header::AUTHORIZATION, basic(username, secret))).into_iter().collect();
+        let followed = follow(sender, Operation::Token, Method::GET, url, headers).await?;
+        Ok((followed.response, followed.url))
+    }
+
+    async fn post(&self, sender: &Sender, grant: &[(&str, &str)]) -> Result<(Response, Url), Error> {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs(grant).append_pair("client_id", CLIENT_ID);
+        if let Some(service) = self.service {
+            form.append_pair("service", service);
+        }
+        if let Some(scope) = self.scope.parameter() {
+            form.append_pair("scope", &scope);
+        }
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let response = sender.send(Operation::Token, Method::POST, self.realm, headers, Some(form.finish())).await?;
+        Ok((response, self.realm.clone()))
+    }
+
+    async fn conclude(&self, (response, url): (Response, Url)) -> Result<Token, Error> {
+        let status = response.status();
+        if status != StatusCode::OK {
+            let kind = match status.as_u16() {
+                401 => ErrorKind::Unauthorized,
+                403 => ErrorKind::Denied,
+                408 => ErrorKind::Timeout,
+                429 => ErrorKind::TooManyRequests,
+                508 => ErrorKind::Loop,
+                500..=599 => ErrorKind::Unavailable,
+                _ => ErrorKind::Protocol,
+            };
+            let why = format!("the token realm {} answered {status}", Shown(&url));
+            let error = Error::new(kind, why).retry_after(response.headers());
+            discard(response).await;
+            return Err(error);
+        }
+        let body = match whole_body(response, &url, MAX_ANSWER).await {
+            Err(error) if error.kind == ErrorKind::TooLarge => {
+                let why = format!("the token realm {} answered with more than a token", Shown(&url));
+                return Err(Error::new(ErrorKind::Protocol, why).caused_by(error));
+            }
+            other => other?,
+        };
+        parse(&body).ok_or_else(|| {
+            Error::new(ErrorKind::Protocol, format!("the token realm {} answered without a token", Shown(&url)))
+        })
+    }
+}
+
+/// The value of an Authorization header of the Basic scheme, marked sensitive.
+pub(super) fn basic(username: &str, password: &Secret) -> HeaderValue {
+    let pair = STANDARD.encode(format!("{username}:{}", password.expose()));
+    // base64 is made of visible ASCII alone, so the fallback is never taken.
+    let mut value = HeaderValue::try_from(format!("Basic {pair}")).unwrap_or(HeaderValue::from_static("Basic"));
+    value.set_sensitive(true);
+    value
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    /// Seconds; a number by the specification, a string or a fraction at some realms.
+    expires_in: Option<serde_json::Value>,
+}
+
+/// `None` when there is no token in it, or none that could be sent.
+fn parse(body: &[u8]) -> Option<Token> {
+    let answer: Answer = serde_json::from_slice(body).ok()?;
+    let present = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let text = present(&answer.token).or_else(|| present(&answer.access_token))?;
+    let seconds = answer.expires_in.and_then(|value| match value {
+        serde_json::Value::Number(number) => number.as_f64(),
+        serde_json::Value::String(text) => text.parse().ok(),
+        _ => None,
+    });
+    // A token that lives for no time at all is a realm's way of not telling.
+    let life = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|life| !life.is_zero());
+    Token::new(&text, life.unwrap_or(DEFAULT_LIFE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_real_realms() {
+        let token = |life| Token::new("t", Duration::from_secs(life));
+        for (body, expected) in [
+            (r#"{"token":"t","access_token":"t","expires_in":300,"issued_at":"2026-01-01T00:00:00Z"}"#, token(300)),
+            (r#"{"token":"t"}"#, token(60)),
+            (r#"{"access_token":"t"}"#, token(60)),
+            (r#"{"token":"","access_token":"t","expires_in":10}"#, token(10)),
+            (r#"{"token":null,"access_token":"t"}"#, token(60)),
+            (r#"{"token":"t","expires_in":"120"}"#, token(120)),
+            (r#"{"token":"t","expires_in":90.0}"#, token(90)),
+            (r#"{"token":"t","expires_in":0}"#, token(60)),
+            (r#"{"token":"t","expires_in":-5}"#, token(60)),
+            (r#"{"token":"t","expires_in":null}"#, token(60)),
+            // Issued long ago by a clock that is wrong, or by a realm that caches: still good.
+            (r#"{"token":"t","expires_in":300,"issued_at":"1999-01-01T00:00:00Z"}"#, token(300)),
+            (r#"{"token":"t","issued_at":"garbage"}"#, token(60)),
+            (r#"{"token":"a\nb"}"#, None),
+            (r#"{"token":""}"#, None),
+            (r#"{"errors":[]}"#, None),
+            ("<html>", None),
+            ("", None),
+        ] {
+            assert_eq!(parse(body.as_bytes()), expected, "{body}");
+        }
+    }
+}

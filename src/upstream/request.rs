@@ -1,0 +1,190 @@
+//! One operation: over the URLs of the upstream, and through its challenges.
+//!
+//! A request is sent with what the endpoint's last challenge led to, if anything. A 401 is answered
+//! once; a second one is the upstream's last word. A 401 of a redirect's target is no challenge to
+//! us: nothing of ours is meant for it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, StatusCode, header};
+
+use super::{
+    BlobRange, Config, Context, Error, ErrorKind, SetupError, accept_headers, answer,
+    auth::{Authenticator, Authorization, Known},
+    client::{Sender, discard},
+    endpoint::{Attempts, Endpoint},
+    follow::{Followed, follow},
+    ratelimit::RateLimit,
+    token::Scope,
+};
+use crate::{
+    metrics::{Metrics, Operation},
+    oci::{Accept, Digest, Reference, Repository},
+};
+
+/// What is asked of an upstream, whichever of its URLs is asked.
+pub(super) struct Ask {
+    pub operation: Operation,
+    /// GET or HEAD.
+    pub method: Method,
+    /// What follows `/v2/`.
+    pub path_and_query: String,
+    pub scope: Scope,
+    pub headers: HeaderMap,
+}
+
+impl Ask {
+    pub(super) fn manifest(method: Method, repository: &Repository, reference: &Reference, accept: &Accept) -> Self {
+        Self {
+            operation: Operation::Manifest,
+            method,
+            path_and_query: format!("{repository}/manifests/{reference}"),
+            scope: Scope::Pull(repository.clone()),
+            headers: accept_headers(accept),
+        }
+    }
+
+    pub(super) fn blob(method: Method, repository: &Repository, digest: &Digest, range: BlobRange) -> Self {
+        Self {
+            operation: Operation::Blob,
+            method,
+            path_and_query: format!("{repository}/blobs/{digest}"),
+            scope: Scope::Pull(repository.clone()),
+            headers: range.headers(),
+        }
+    }
+
+    fn ping() -> Self {
+        Self {
+            operation: Operation::Base,
+            method: Method::GET,
+            path_and_query: String::new(),
+            scope: Scope::Login,
+            headers: HeaderMap::new(),
+        }
+    }
+}
+
+/// What all handles of one upstream share.
+pub(super) struct Shared {
+    name: Arc<str>,
+    endpoints: Vec<Arc<Endpoint>>,
+    sender: Sender,
+    authenticator: Authenticator,
+    metrics: Metrics,
+}
+
+impl Shared {
+    pub(super) fn new(config: &Config, context: &Context) -> Result<Self, SetupError> {
+        if config.urls.is_empty() {
+            return Err(SetupError::NoUrl { upstream: config.name.clone() });
+        }
+        Ok(Self {
+            name: config.name.clone(),
+            endpoints: config.urls.iter().cloned().map(Endpoint::new).map(Arc::new).collect(),
+            sender: Sender::new(config, context)?,
+            authenticator: Authenticator::new(config, context)?,
+            metrics: context.metrics.clone(),
+        })
+    }
+
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Acts on one endpoint after the other, until one answers.
+    pub(super) async fn each_endpoint<T>(
+        &self,
+        act: impl AsyncFn(&Arc<Endpoint>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut attempts = Attempts::new(&self.endpoints);
+        let result = loop {
+            let endpoint = match attempts.next() {
+                Ok(endpoint) => endpoint,
+                Err(error) => break Err(error),
+            };
+            let result = act(endpoint).await;
+            if let Err(error) = &result
+                && error.kind.is_outage()
+            {
+                let cause = std::error::Error::source(error).map(tracing::field::display);
+                tracing::warn!(upstream = %self.name, %error, cause, "the upstream could not answer");
+            }
+            if let Some(answer) = attempts.settle(endpoint, result) {
+                break answer;
+            }
+        };
+        // Who answers that it has had enough of us is up.
+        let down = |error: &Error| error.kind.is_outage() && error.kind != ErrorKind::TooManyRequests;
+        self.metrics.upstream_up(&self.name, !result.as_ref().is_err_and(down));
+        result
+    }
+
+    /// Asks one endpoint. The answer is a 200 or a 206.
+    pub(super) async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
+        let (authorization, failed) = match self.authenticator.known(&self.sender, endpoint, &ask.scope).await {
+            Known::Nothing => (None, None),
+            Known::Authorization(authorization) => (Some(authorization), None),
+            Known::Failed(scheme, error) => (None, Some((scheme, error))),
+        };
+        let first = self.send(endpoint, ask, authorization.as_ref()).await?;
+        if !is_challenge(&first) {
+            return answer::check(first);
+        }
+        if let Some(authorization) = &authorization {
+            self.authenticator.refused(authorization).await;
+        }
+        let headers = first.response.headers().clone();
+        discard(first.response).await;
+        let authorization = self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, failed).await?;
+        let second = self.send(endpoint, ask, Some(&authorization)).await?;
+        if is_challenge(&second) {
+            self.authenticator.refused(&authorization).await;
+        }
+        answer::check(second)
+    }
+
+    /// Asks one endpoint for nothing. A token is proof enough that it would answer: some realms give
+    /// one that is good for repositories, and not for this.
+    pub(super) async fn ping(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let ask = Ask::ping();
+        let first = self.send(endpoint, &ask, None).await?;
+        if !is_challenge(&first) {
+            return answer::check(first).map(drop);
+        }
+        let headers = first.response.headers().clone();
+        let authorization = self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, None).await?;
+        if authorization.is_token() {
+            return Ok(());
+        }
+        answer::check(self.send(endpoint, &ask, Some(&authorization)).await?).map(drop)
+    }
+
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask,
+        authorization: Option<&Authorization>,
+    ) -> Result<Followed, Error> {
+        let url = endpoint.url(&ask.path_and_query)?;
+        let mut headers = ask.headers.clone();
+        if let Some(authorization) = authorization {
+            headers.insert(header::AUTHORIZATION, authorization.value.clone());
+        }
+        let followed = follow(&self.sender, ask.operation, ask.method.clone(), url, headers).await?;
+        if !followed.away
+            && let Some(RateLimit { limit, remaining }) = RateLimit::of(followed.response.headers())
+        {
+            self.metrics.upstream_ratelimit(&self.name, limit, remaining);
+        }
+        Ok(followed)
+    }
+}
+
+fn is_challenge(followed: &Followed) -> bool {
+    followed.response.status() == StatusCode::UNAUTHORIZED && !followed.away
+}

@@ -1,0 +1,213 @@
+//! Tokens, and the cache that has each of them fetched once.
+//!
+//! What must hold: a token is used only for whom, where and what it was fetched for; it is not used
+//! in the last moments of its life; however many ask for the same token at once, the realm is asked
+//! once. How a token is fetched is `oauth`'s.
+
+use std::{
+    fmt,
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use http::HeaderValue;
+use moka::{Expiry, future::Cache, policy::EvictionPolicy};
+use reqwest::Url;
+
+use super::error::Error;
+use crate::oci::Repository;
+
+/// How many tokens one upstream may have at a time: one for each repository in use.
+const MAX_TOKENS: u64 = 4096;
+/// A token is given up this long before it dies, since the request it goes with takes its time, and
+/// a resumed blob more of it; never more than a quarter of its life.
+const MARGIN: Duration = Duration::from_secs(10);
+/// No token is believed for longer; the longest real ones live 12 hours.
+const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What a token is for. Only ever to read: a challenge may ask for `pull,push`, forebay does not.
+///
+/// Source: distribution, "Token Scope Documentation".
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Scope {
+    Pull(Repository),
+    Catalog,
+    /// Only who asks, as for `GET /v2/`.
+    Login,
+}
+
+impl Scope {
+    /// The value of the `scope` parameter, if there is one.
+    pub(super) fn parameter(&self) -> Option<String> {
+        match self {
+            Self::Pull(repository) => Some(format!("repository:{repository}:pull")),
+            Self::Catalog => Some("registry:catalog:*".to_owned()),
+            Self::Login => None,
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Identity {
+    Anonymous,
+    /// With the credentials of the configuration.
+    Configured,
+}
+
+/// What tells one token from another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TokenKey {
+    pub identity: Identity,
+    pub realm: Url,
+    pub service: Option<String>,
+    pub scope: Scope,
+}
+
+/// A token as it goes on the wire, and how long it may be used.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Token {
+    /// `Bearer …`, marked sensitive.
+    authorization: HeaderValue,
+    usable: Duration,
+}
+
+impl Token {
+    /// `None` when the text cannot be sent in a header.
+    pub(super) fn new(text: &str, life: Duration) -> Option<Self> {
+        let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
+        authorization.set_sensitive(true);
+        let life = life.min(MAX_LIFE);
+        Some(Self { authorization, usable: life - MARGIN.min(life / 4) })
+    }
+
+    pub(super) fn authorization(&self) -> HeaderValue {
+        self.authorization.clone()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token([REDACTED], usable for {:?})", self.usable)
+    }
+}
+
+/// The tokens of one upstream.
+pub(super) struct TokenCache(Cache<TokenKey, Token>);
+
+impl TokenCache {
+    pub(super) fn new() -> Self {
+        let builder = Cache::builder().max_capacity(MAX_TOKENS).eviction_policy(EvictionPolicy::lru());
+        Self(builder.expire_after(Lifetime).build())
+    }
+
+    /// The token of `key`; `fetch` is run if there is none, once for everyone who waits for it. An
+    /// error goes to all of them and is not remembered.
+    pub(super) async fn get_or_fetch(
+        &self,
+        key: TokenKey,
+        fetch: impl Future<Output = Result<Token, Error>>,
+    ) -> Result<Token, Error> {
+        self.0.try_get_with(key, fetch).await.map_err(|error| (*error).clone())
+    }
+
+    /// Forgets `token`, which the upstream refused, unless a newer one has taken its place already.
+    pub(super) async fn forget(&self, key: &TokenKey, token: &Token) {
+        if self.0.get(key).await.as_ref() == Some(token) {
+            self.0.invalidate(key).await;
+        }
+    }
+}
+
+struct Lifetime;
+
+impl Expiry<TokenKey, Token> for Lifetime {
+    fn expire_after_create(&self, _: &TokenKey, token: &Token, _: Instant) -> Option<Duration> {
+        Some(token.usable)
+    }
+
+    fn expire_after_update(&self, _: &TokenKey, token: &Token, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        Some(token.usable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::upstream::ErrorKind;
+
+    fn key(repository: &str) -> TokenKey {
+        TokenKey {
+            identity: Identity::Anonymous,
+            realm: Url::parse("https://auth.docker.io/token").unwrap(),
+            service: Some("registry.docker.io".into()),
+            scope: Scope::Pull(repository.parse().unwrap()),
+        }
+    }
+
+    fn token(text: &str, seconds: u64) -> Token {
+        Token::new(text, Duration::from_secs(seconds)).unwrap()
+    }
+
+    #[test]
+    fn a_token_is_given_up_before_it_dies() {
+        for (life, usable) in [(300, 290), (60, 50), (40, 30), (20, 15), (1, 0), (u64::MAX, 86_390)] {
+            assert_eq!(token("t", life).usable.as_secs(), usable, "{life}");
+        }
+    }
+
+    #[test]
+    fn scopes_are_for_reading() {
+        assert_eq!(key("library/nginx").scope.parameter().as_deref(), Some("repository:library/nginx:pull"));
+        assert_eq!(Scope::Login.parameter(), None);
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused_and_what_is_one_is_not_printed() {
+        assert!(Token::new("a\r\nb", MARGIN).is_none());
+        assert!(!format!("{:?}", token("hunter2", 60)).contains("hunter2"));
+        assert!(!format!("{:?}", token("hunter2", 60).authorization()).contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn fifty_askers_fetch_one_token() {
+        let (cache, fetched) = (TokenCache::new(), AtomicUsize::new(0));
+        let ask = || {
+            cache.get_or_fetch(key("a"), async {
+                tokio::task::yield_now().await;
+                fetched.fetch_add(1, Ordering::Relaxed);
+                Ok(token("t", 60))
+            })
+        };
+        let tokens = futures_util::future::join_all((0..50).map(|_| ask())).await;
+        assert!(tokens.into_iter().all(|found| found.unwrap() == token("t", 60)));
+        assert_eq!(fetched.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn an_error_is_not_remembered_and_a_refused_token_is_forgotten_once() {
+        let cache = TokenCache::new();
+        let failed = cache.get_or_fetch(key("a"), async { Err(Error::new(ErrorKind::Unavailable, "down")) }).await;
+        assert_eq!(failed.unwrap_err().kind, ErrorKind::Unavailable);
+        let first = cache.get_or_fetch(key("a"), async { Ok(token("1", 60)) }).await.unwrap();
+        cache.forget(&key("a"), &first).await;
+        let second = cache.get_or_fetch(key("a"), async { Ok(token("2", 60)) }).await.unwrap();
+        assert_eq!(second, token("2", 60));
+        // A straggler that was refused with the first token must not throw the second away.
+        cache.forget(&key("a"), &first).await;
+        assert_eq!(cache.get_or_fetch(key("a"), async { Ok(token("3", 60)) }).await.unwrap(), second);
+    }
+
+    #[tokio::test]
+    async fn tokens_are_kept_apart() {
+        let cache = TokenCache::new();
+        let other_identity = TokenKey { identity: Identity::Configured, ..key("a") };
+        let other_service = TokenKey { service: None, ..key("a") };
+        for (index, key) in [key("a"), key("b"), other_identity, other_service].into_iter().enumerate() {
+            let fresh = token(&index.to_string(), 60);
+            assert_eq!(cache.get_or_fetch(key, async { Ok(fresh.clone()) }).await.unwrap(), fresh);
+        }
+    }
+}
