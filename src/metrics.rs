@@ -132,6 +132,8 @@ pub enum CacheKind {
 }
 
 impl CacheKind {
+    pub const ALL: [Self; 4] = [Self::Blob, Self::Manifest, Self::Tag, Self::Partial];
+
     pub fn as_str(self) -> &'static str {
         match self {
             CacheKind::Blob => "blob",

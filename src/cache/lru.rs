@@ -6,11 +6,7 @@
 
 use lru::LruCache;
 
-use crate::{
-    cache::tag_record::TagKey,
-    metrics::CacheKind,
-    oci::Digest,
-};
+use crate::{cache::tag_record::TagKey, metrics::CacheKind, oci::Digest};
 
 /// What file systems allocate in; a file's last block is paid for whole.
 const BLOCK: u64 = 4096;
@@ -208,7 +204,8 @@ impl LruIndex {
     /// Names what is too much already, as after `max_size` was lowered; those are forgotten here.
     pub fn shrink(&mut self) -> Vec<(Key, u64)> {
         let excess = self.total().saturating_sub(self.max_size).min(self.used - self.pinned);
-        let limit = std::mem::replace(&mut self.max_size, self.total() - excess);
+        let target = self.total() - excess;
+        let limit = std::mem::replace(&mut self.max_size, target);
         let victims = self.reserve(0, u64::MAX).unwrap_or_default();
         self.max_size = limit;
         victims

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     metrics::{Metrics, Outcome},
-    oci::{Accept, AcceptClass, Digest, MediaType, Reference, Repository, Tag},
+    oci::{Accept, AcceptClass, Digest, MediaType, MediaTypeKind, Reference, Repository, Tag},
     upstream::{self, ErrorKind, Upstream},
 };
 
@@ -114,8 +114,7 @@ impl ManifestCache {
             // The default policy refuses newcomers that were never asked for before: a pull's manifests are.
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let missing =
-            moka::sync::Cache::builder().max_capacity(MOST_MISSING).time_to_live(config.negative_ttl).build();
+        let missing = moka::sync::Cache::builder().max_capacity(MOST_MISSING).time_to_live(config.negative_ttl).build();
         let tags = TagRecords::new(config, store.clone());
         Self(Arc::new(Shared { store, metrics, contents, tags, missing, questions: Flights::new(tasks) }))
     }
@@ -247,7 +246,7 @@ impl ManifestCache {
                 continue;
             }
             // An index is what the tag really is; a plain manifest may have been converted from it.
-            if best.as_ref().is_some_and(|best| best.media_type.is_index()) {
+            if best.as_ref().is_some_and(|best| best.media_type.kind().is_some_and(MediaTypeKind::is_index)) {
                 break;
             }
             if let Some(content) = self.cached(&record.digest).await {

@@ -22,7 +22,8 @@ pub fn run(arguments: &ConfigArguments, online: bool) -> Result<(), Failure> {
     let config = arguments.load()?;
     let upstreams = build(&config).map_err(Failure::Configuration)?;
     let name = arguments.config.as_deref().map_or_else(|| "the built-in configuration".into(), Path::to_string_lossy);
-    say(&format!("{name}: ok, {} upstreams", upstreams.len()));
+    let count = upstreams.len();
+    say(&format!("{name}: ok, {count} upstream{}", if count == 1 { "" } else { "s" }));
     if online { ping(upstreams).map_err(Failure::Failed) } else { Ok(()) }
 }
 

@@ -32,7 +32,7 @@ pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) ->
 async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited) -> anyhow::Result<()> {
     // Before the start, so that a signal that comes meanwhile is obeyed rather than fatal.
     let mut signals = Signals::new().context("cannot listen to signals")?;
-    let mut drain_timeout = config.server.drain_timeout;
+    let drain_timeout = config.server.drain_timeout;
     let told = config.clone();
     let app = tokio::select! {
         app = App::start(config, inherited) => app?,
@@ -47,21 +47,13 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
     systemd::ready(&status);
     let watchdog = tokio::spawn(systemd::keep_watchdog_quiet());
 
-    loop {
-        match signals.next().await {
-            Asked::Reload => {
-                systemd::reloading();
-                match reload(arguments, &app).await {
-                    Ok(timeout) => {
-                        drain_timeout = timeout;
-                        info!("configuration reloaded");
-                    }
-                    Err(error) => error!(error = format!("{error:#}"), "reload failed, the old configuration stays"),
-                }
-                systemd::ready(&status);
-            }
-            Asked::Stop => break,
+    while let Asked::Reload = signals.next().await {
+        systemd::reloading();
+        match reload(arguments, &app).await {
+            Ok(()) => info!("configuration reloaded"),
+            Err(error) => error!(error = format!("{error:#}"), "reload failed, the old configuration stays"),
         }
+        systemd::ready(&status);
     }
 
     info!(timeout_seconds = drain_timeout.as_secs_f64(), "draining");
@@ -80,13 +72,11 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
     drained
 }
 
-/// Reads the configuration again and hands it to the running app; gives its drain timeout.
-async fn reload(arguments: &ConfigArguments, app: &App) -> anyhow::Result<std::time::Duration> {
+/// Reads the configuration again and hands it to the running app.
+async fn reload(arguments: &ConfigArguments, app: &App) -> anyhow::Result<()> {
     let arguments = arguments.clone();
     let config = tokio::task::spawn_blocking(move || arguments.load()).await??;
-    let drain_timeout = config.server.drain_timeout;
-    app.reload(config)?;
-    Ok(drain_timeout)
+    Ok(app.reload(config)?)
 }
 
 /// What a signal asks for.

@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn the_default_cache_directory_is_where_the_user_may_write() {
-        let cases: [(&[(&str, &str)], bool, Option<&str>); 9] = [
+        type Case = (&'static [(&'static str, &'static str)], bool, Option<&'static str>);
+        let cases: [Case; 9] = [
             (&[("HOME", "/root")], true, Some("/var/cache/forebay")),
             (&[("HOME", "/root"), ("XDG_CACHE_HOME", "/x")], true, Some("/var/cache/forebay")),
             (&[("CACHE_DIRECTORY", "/var/cache/private/forebay")], true, Some("/var/cache/private/forebay")),

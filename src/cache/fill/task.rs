@@ -10,6 +10,7 @@ use crate::{
         disk::{NoSpace, TempBlob, blocking, write_all_at},
         transfer::Transfer,
     },
+    chain::Chain,
     metrics::FillResult,
     upstream::ErrorKind,
 };
@@ -105,9 +106,8 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         match next_gap(fill, total).await {
             None => return verify(fill, temp, running, total).await,
             Some(gap) => {
-                let opening = async {
-                    Transfer::open(source, gap.start, Some(gap.end - 1)).await.map_err(FillError::Upstream)
-                };
+                let opening =
+                    async { Transfer::open(source, gap.start, Some(gap.end - 1)).await.map_err(FillError::Upstream) };
                 transfer = unless_cancelled(fill, opening).await?;
             }
         }
@@ -202,7 +202,8 @@ async fn pour(
         let pieces = admit(fill, start, batch);
         let caught_up = fill.state().written.end_of_run(running.hashed());
         let file = temp.file().clone();
-        let written: Vec<Range<u64>> = pieces.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64).collect();
+        let written: Vec<Range<u64>> =
+            pieces.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64).collect();
         running = blocking(move || {
             for (offset, bytes) in &pieces {
                 write_all_at(&file, std::slice::from_ref(bytes), *offset)?;
@@ -331,14 +332,14 @@ fn result_of(error: &FillError) -> FillResult {
 
 fn report(fill: &Fill, error: &FillError) {
     let (upstream, repository, digest) = (fill.source.upstream.name(), &fill.source.repository, &fill.source.digest);
-    let reason = crate::error::chain(error);
+    let reason = Chain(error);
     match error {
         FillError::Mismatch | FillError::Storage(_) => {
-            tracing::error!(%upstream, %repository, %digest, reason, "a fill failed");
+            tracing::error!(%upstream, %repository, %digest, %reason, "a fill failed");
         }
-        FillError::Upstream(_) => tracing::warn!(%upstream, %repository, %digest, reason, "a fill failed"),
+        FillError::Upstream(_) => tracing::warn!(%upstream, %repository, %digest, %reason, "a fill failed"),
         FillError::NoRoom | FillError::Abandoned => {
-            tracing::info!(%upstream, %repository, %digest, reason, "a blob is not cached");
+            tracing::info!(%upstream, %repository, %digest, %reason, "a blob is not cached");
         }
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::ManifestError;
 use crate::{
-    oci::{Algorithm, Digest, Manifest, MediaType, Reference, schema1_payload},
+    oci::{Algorithm, Digest, Manifest, MediaType, MediaTypeKind, Reference, schema1_payload},
     upstream::ManifestBody,
 };
 
@@ -64,13 +64,13 @@ impl Content {
 
 /// A signed schema 1 manifest is named by the digest of what is signed, without the signatures.
 fn digest_of(algorithm: Algorithm, media_type: &MediaType, bytes: &[u8]) -> Digest {
-    match media_type.is_signed_schema1().then(|| schema1_payload(bytes)).flatten() {
+    match (media_type.kind() == Some(MediaTypeKind::DockerV1Signed)).then(|| schema1_payload(bytes)).flatten() {
         Some(payload) => Digest::of(algorithm, &payload),
         None => Digest::of(algorithm, bytes),
     }
 }
 
-/// The type a manifest says it has, for an upstream that does not.
+/// The type a manifest says it has, for an upstream that does not; only OCI's may leave it out.
 fn declared_type(bytes: &[u8]) -> MediaType {
-    Manifest::parse(bytes).ok().and_then(|manifest| manifest.media_type().cloned()).unwrap_or(MediaType::OCTET_STREAM)
+    Manifest::parse(bytes).ok().and_then(|manifest| manifest.media_type().cloned()).unwrap_or(MediaType::OCI_MANIFEST)
 }

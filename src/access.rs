@@ -1,0 +1,207 @@
+//! Who asks, and whether they may.
+//!
+//! What must hold: credentials that were sent and are wrong are refused, even where none are needed (or `docker login`
+//! would succeed with any password); a wrong name costs the asker as much time as a wrong password; checking a
+//! password (tens of milliseconds of CPU) happens off the async threads, few at once, and once per pull rather than
+//! once per request. How a refusal looks on the wire is left to the caller.
+
+pub mod config;
+mod htpasswd;
+mod verified;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::HeaderValue;
+use tokio::sync::Semaphore;
+
+pub use self::{
+    config::{Anonymous, Config},
+    htpasswd::Error,
+};
+use self::{htpasswd::Users, verified::Verified};
+
+/// How many passwords are verified at the same time. Each takes a core for its time, and pulls need the cores too.
+const VERIFICATIONS: usize = 2;
+
+/// Somebody who may pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    Anonymous,
+    /// Named in the htpasswd file.
+    User(Arc<str>),
+    /// Showed a certificate signed by the client CA.
+    Certificate,
+}
+
+/// Why somebody may not pull. The answer is 401, and asks for [`Refusal::CHALLENGE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("credentials are needed")]
+    Missing,
+    #[error("the credentials are not Basic ones")]
+    Malformed,
+    #[error("the user name or the password is wrong")]
+    Wrong,
+}
+
+impl Refusal {
+    /// The `WWW-Authenticate` that goes with it, RFC 7617 section 2.
+    pub const CHALLENGE: &'static str = "Basic realm=\"forebay\"";
+}
+
+/// A cheap handle on the access rules of now.
+#[derive(Clone)]
+pub struct AccessControl(Arc<Shared>);
+
+struct Shared {
+    rules: ArcSwap<Rules>,
+    verifications: Arc<Semaphore>,
+}
+
+/// What one reading of the configuration and of the htpasswd file says.
+struct Rules {
+    config: Config,
+    users: Option<Users>,
+    /// Ends with the rules: a user who was removed is not remembered. Small and synchronous, never held over a wait.
+    verified: Mutex<Verified>,
+}
+
+impl AccessControl {
+    /// # Errors
+    /// When the htpasswd file cannot be read or has a line that is not understood.
+    pub fn load(config: &Config) -> Result<Self, Error> {
+        let rules = ArcSwap::from_pointee(Rules::load(config)?);
+        Ok(AccessControl(Arc::new(Shared { rules, verifications: Arc::new(Semaphore::new(VERIFICATIONS)) })))
+    }
+
+    /// Reads the htpasswd file again. Blocks on it.
+    ///
+    /// # Errors
+    /// As [`AccessControl::load`]; the old rules are kept.
+    pub fn reload(&self) -> Result<(), Error> {
+        let config = self.0.rules.load().config.clone();
+        self.replace(&config)
+    }
+
+    /// Takes another configuration, and reads its htpasswd file.
+    ///
+    /// # Errors
+    /// As [`AccessControl::load`]; the old rules are kept.
+    pub fn replace(&self, config: &Config) -> Result<(), Error> {
+        self.0.rules.store(Arc::new(Rules::load(config)?));
+        Ok(())
+    }
+
+    /// Says who the client is. `authorization` is the header as it came; `client_certificate` whether the client showed
+    /// one that the client CA signed.
+    ///
+    /// # Errors
+    /// When the client may not pull.
+    pub async fn check(
+        &self,
+        authorization: Option<&HeaderValue>,
+        client_certificate: bool,
+    ) -> Result<Identity, Refusal> {
+        let rules = self.0.rules.load_full();
+        match authorization {
+            Some(header) => {
+                let credentials = Credentials::parse(header).ok_or(Refusal::Malformed)?;
+                self.verify(rules, credentials).await.map(Identity::User)
+            }
+            None if client_certificate => Ok(Identity::Certificate),
+            None => match rules.config.anonymous {
+                Anonymous::Pull => Ok(Identity::Anonymous),
+                Anonymous::None => Err(Refusal::Missing),
+            },
+        }
+    }
+
+    async fn verify(&self, rules: Arc<Rules>, credentials: Credentials) -> Result<Arc<str>, Refusal> {
+        // Without users no credentials are right.
+        if rules.users.is_none() {
+            return Err(Refusal::Wrong);
+        }
+        if let Some(user) = rules.remembered(&credentials) {
+            return Ok(user);
+        }
+        // The semaphore is never closed.
+        let Ok(permit) = self.0.verifications.clone().acquire_owned().await else { return Err(Refusal::Wrong) };
+        // Another request of the same pull may have been before us in the queue.
+        if let Some(user) = rules.remembered(&credentials) {
+            return Ok(user);
+        }
+        let verification = tokio::task::spawn_blocking(move || {
+            let user = rules.users.as_ref()?.verify(&credentials.user, &credentials.password)?;
+            rules.remember(&credentials, user.clone());
+            // Held until here, by the work and not by who asked for it: a client that leaves frees no core.
+            drop(permit);
+            Some(user)
+        });
+        verification.await.ok().flatten().ok_or(Refusal::Wrong)
+    }
+}
+
+impl Rules {
+    fn load(config: &Config) -> Result<Rules, Error> {
+        let users = config.htpasswd.as_deref().map(Users::load).transpose()?;
+        Ok(Rules { config: config.clone(), users, verified: Mutex::new(Verified::new()) })
+    }
+
+    fn remembered(&self, credentials: &Credentials) -> Option<Arc<str>> {
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.get(&credentials.user, &credentials.password)
+    }
+
+    fn remember(&self, credentials: &Credentials, user: Arc<str>) {
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.insert(&credentials.password, user);
+    }
+}
+
+/// What a client sent. It has no `Debug`, so that it is never logged.
+struct Credentials {
+    user: String,
+    password: Vec<u8>,
+}
+
+impl Credentials {
+    /// RFC 7617 section 2: `Basic`, in any case, and base64 of `user:password`.
+    fn parse(header: &HeaderValue) -> Option<Credentials> {
+        let (scheme, rest) = header.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let decoded = STANDARD.decode(rest.trim()).ok()?;
+        let colon = decoded.iter().position(|byte| *byte == b':')?;
+        let user = std::str::from_utf8(&decoded[..colon]).ok()?.to_owned();
+        Some(Credentials { user, password: decoded[colon + 1..].to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn basic_credentials_are_read_and_nothing_else_is() {
+        let encode = |text: &str| STANDARD.encode(text);
+        for (header, expected) in [
+            (format!("Basic {}", encode("ann:secret")), Some(("ann", "secret"))),
+            (format!("basic  {}", encode("ann:with:colons")), Some(("ann", "with:colons"))),
+            (format!("BASIC {}", encode("ann:")), Some(("ann", ""))),
+            (format!("Basic {}", encode(":secret")), Some(("", "secret"))),
+            (format!("Basic {}", encode("no colon")), None),
+            (format!("Bearer {}", encode("ann:secret")), None),
+            ("Basic".to_owned(), None),
+            ("Basic !!!".to_owned(), None),
+            (String::new(), None),
+        ] {
+            let parsed = Credentials::parse(&HeaderValue::from_str(&header).unwrap());
+            let parsed = parsed.as_ref().map(|c| (c.user.as_str(), std::str::from_utf8(&c.password).unwrap()));
+            assert_eq!(parsed, expected, "{header}");
+        }
+        assert!(Credentials::parse(&HeaderValue::from_bytes(b"Basic \xff\xff").unwrap()).is_none());
+    }
+}

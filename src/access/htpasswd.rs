@@ -1,0 +1,129 @@
+//! The htpasswd file: one `user:bcrypt` a line, as `htpasswd -B` writes it.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bcrypt::HashParts;
+
+/// A password may take this long to check: 2^16 rounds are some seconds. More is a mistake that would let any client
+/// stop all others.
+const MAX_COST: u32 = 16;
+
+/// Why the htpasswd file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}:{line}: {problem}", path.display())]
+    Line { path: PathBuf, line: usize, problem: Problem },
+}
+
+/// What is wrong with a line. Nothing of the line itself is told: it is somebody's secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    #[error("this is not `user:hash`")]
+    NotAPair,
+    #[error("the hash is not bcrypt: write the line with `htpasswd -B`")]
+    NotBcrypt,
+    #[error("the bcrypt cost is above 16: every request would take seconds")]
+    TooCostly,
+    #[error("this user is there already")]
+    Twice,
+}
+
+/// Who has a password.
+#[derive(Default)]
+pub(super) struct Users {
+    hashes: HashMap<Arc<str>, String>,
+    /// Checked when the user is unknown, so that it takes as long; the costliest hash of the file.
+    decoy: Option<String>,
+}
+
+impl Users {
+    pub(super) fn load(path: &Path) -> Result<Users, Error> {
+        let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Users::parse(&text).map_err(|(line, problem)| Error::Line { path: path.to_owned(), line, problem })
+    }
+
+    fn parse(text: &str) -> Result<Users, (usize, Problem)> {
+        let mut users = Users::default();
+        let mut highest = 0;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let fail = |problem| (number + 1, problem);
+            let (user, hash) = line.split_once(':').ok_or(fail(Problem::NotAPair))?;
+            let cost = hash.parse::<HashParts>().map_err(|_| fail(Problem::NotBcrypt))?.get_cost();
+            if cost > MAX_COST {
+                return Err(fail(Problem::TooCostly));
+            }
+            if users.hashes.insert(user.into(), hash.to_owned()).is_some() {
+                return Err(fail(Problem::Twice));
+            }
+            if cost > highest {
+                highest = cost;
+                users.decoy = Some(hash.to_owned());
+            }
+        }
+        Ok(users)
+    }
+
+    /// Takes tens of milliseconds of CPU, whether the user exists or not.
+    pub(super) fn verify(&self, user: &str, password: &[u8]) -> Option<Arc<str>> {
+        match self.hashes.get_key_value(user) {
+            Some((user, hash)) => bcrypt::verify(password, hash).is_ok_and(|right| right).then(|| user.clone()),
+            None => {
+                if let Some(decoy) = &self.decoy {
+                    // The answer is no, whatever it is.
+                    let _ = bcrypt::verify(password, decoy);
+                }
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `htpasswd -nbB -C 4 ann secret`
+    fn line(user: &str, password: &str) -> String {
+        let hash = bcrypt::hash_with_result(password, 4).unwrap().format_for_version(bcrypt::Version::TwoY);
+        format!("{user}:{hash}\n")
+    }
+
+    #[test]
+    fn comments_and_empty_lines_are_no_users() {
+        let users = Users::parse(&format!("# staff\n\n{}  \n{}", line("ann", "a"), line("bob", "b"))).unwrap();
+        assert_eq!(users.verify("ann", b"a").as_deref(), Some("ann"));
+        assert_eq!(users.verify("bob", b"b").as_deref(), Some("bob"));
+        assert_eq!(users.verify("ann", b"b"), None);
+        assert_eq!(users.verify("ann", b""), None);
+        assert_eq!(users.verify("eve", b"a"), None);
+        assert_eq!(users.verify("", b""), None);
+        assert_eq!(Users::parse("").unwrap().verify("ann", b"a"), None);
+    }
+
+    #[test]
+    fn a_line_that_is_not_understood_is_an_error_and_not_a_user_less() {
+        let ann = line("ann", "a");
+        let costly = ann.replace("$04$", "$20$");
+        for (text, expected) in [
+            ("ann".to_owned(), (1, Problem::NotAPair)),
+            (format!("{ann}eve:plain"), (2, Problem::NotBcrypt)),
+            ("eve:$apr1$x$y".to_owned(), (1, Problem::NotBcrypt)),
+            ("eve:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=".to_owned(), (1, Problem::NotBcrypt)),
+            (format!("\n\n{costly}"), (3, Problem::TooCostly)),
+            (format!("{ann}{ann}"), (2, Problem::Twice)),
+        ] {
+            assert_eq!(Users::parse(&text).err(), Some(expected), "{text}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The operator's own listener: `/metrics`, `/healthz`, `/readyz`.
+//!
+//! It never shares a port with the registry, has limits of its own, and goes on answering while the registry port is
+//! full or draining: that is when operators look.
+
+pub mod config;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+pub use self::config::Config;
+use crate::{
+    metrics::Metrics,
+    server::{Connection, Handle, Listener},
+};
+
+/// Prometheus, a few probes, and somebody with a browser.
+const MAX_CONNECTIONS: usize = 64;
+/// Every answer is made at once and small.
+const DRAIN: Duration = Duration::from_secs(1);
+/// The text format that Prometheus has read since 2014.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+
+/// Whether clients should be sent here: a cheap handle.
+#[derive(Clone, Debug)]
+pub struct Readiness(Arc<AtomicU8>);
+
+/// What a [`Readiness`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    Starting,
+    Ready,
+    Draining,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Ready => "ready",
+            State::Draining => "draining",
+        }
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Readiness(Arc::new(AtomicU8::new(State::Starting as u8)))
+    }
+}
+
+impl Readiness {
+    /// Starting.
+    pub fn new() -> Readiness {
+        Readiness::default()
+    }
+
+    pub fn set_ready(&self) {
+        self.0.store(State::Ready as u8, Ordering::Relaxed);
+    }
+
+    pub fn set_draining(&self) {
+        self.0.store(State::Draining as u8, Ordering::Relaxed);
+    }
+
+    pub fn state(&self) -> State {
+        match self.0.load(Ordering::Relaxed) {
+            n if n == State::Ready as u8 => State::Ready,
+            n if n == State::Draining as u8 => State::Draining,
+            _ => State::Starting,
+        }
+    }
+}
+
+/// Serves the operator until `shutdown`, which should come after the drain of the registry port.
+pub async fn run(listener: TcpListener, metrics: Metrics, readiness: Readiness, shutdown: CancellationToken) {
+    let listener = Listener::clear(listener, MAX_CONNECTIONS, DRAIN);
+    listener.run(Arc::new(Admin { metrics, readiness }), shutdown).await;
+}
+
+struct Admin {
+    metrics: Metrics,
+    readiness: Readiness,
+}
+
+impl Handle for Admin {
+    type Body = Full<Bytes>;
+
+    async fn handle(&self, request: Request<Incoming>, _: Arc<Connection>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/metrics" => self.metrics(),
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => {
+                let state = self.readiness.state();
+                let status = if state == State::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                text(status, &format!("{}\n", state.as_str()))
+            }
+            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
+        }
+    }
+}
+
+impl Admin {
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        match self.metrics.encode() {
+            Ok(metrics) => {
+                let mut response = text(StatusCode::OK, &metrics);
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+                response
+            }
+            Err(error) => {
+                error!(%error, "the metrics cannot be written");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n")
+            }
+        }
+    }
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.to_owned()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT_TYPE));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,197 @@
+//! The composition root: out of a configuration, the running mirror; its reload and its end.
+//!
+//! What must hold: every task has an owner here and ends before [`App::drain`] returns. A reload that fails
+//! changes nothing.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::{BuildHasher, Hasher},
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio::task::JoinHandle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    access::{self, AccessControl},
+    admin::{self, Readiness},
+    cache::{BlobCache, DiskStore, ManifestCache, disk},
+    config::Config,
+    metrics::Metrics,
+    route::Routes,
+    server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
+    upstream::{Context, SetupError, Upstream},
+};
+
+/// How long fills and other tasks may take to end once they are told to.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the mirror does not start, or a reload changes nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the cache cannot be used")]
+    Cache(#[from] disk::OpenError),
+    #[error("an upstream cannot be set up")]
+    Upstream(#[from] SetupError),
+    #[error("the users cannot be loaded")]
+    Access(#[from] access::Error),
+    #[error("the TLS files cannot be loaded")]
+    Tls(#[from] TlsError),
+    #[error("cannot listen")]
+    Listen(#[from] ListenError),
+    #[error("cannot listen on the admin address {address}")]
+    Admin { address: SocketAddr, source: io::Error },
+}
+
+/// Sockets of a service manager: used instead of the configured addresses.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    pub registry: Vec<std::net::TcpListener>,
+    pub admin: Option<std::net::TcpListener>,
+}
+
+/// The running mirror.
+pub struct App {
+    config: Config,
+    handler: Arc<Handler>,
+    tls: Option<ReloadableTls>,
+    metrics: Metrics,
+    readiness: Readiness,
+    local_addrs: Vec<SocketAddr>,
+    admin_addr: SocketAddr,
+    /// Accept no more, finish what runs.
+    stop: CancellationToken,
+    /// Responses are finished: end fills and everything else.
+    end: CancellationToken,
+    serving: JoinHandle<()>,
+    tasks: TaskTracker,
+}
+
+impl App {
+    /// Starts serving. No upstream is asked: one that is down does not keep what is cached from being served.
+    pub async fn start(config: Config, inherited: Inherited) -> Result<Self, Error> {
+        let metrics = Metrics::new()?;
+        let tasks = TaskTracker::new();
+        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+        let store = DiskStore::open(&config.cache, metrics.clone())?;
+        let instance = RandomState::new().build_hasher().finish() >> 32;
+        let pseudonym: Arc<str> = format!("forebay-{instance:08x}").into();
+        let handler = Arc::new(Handler {
+            table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym)?),
+            access: ArcSwap::from_pointee(AccessControl::load(&config.access)?),
+            manifests: ManifestCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone()),
+            blobs: BlobCache::new(store.clone(), metrics.clone(), tasks.clone(), end.clone()),
+            metrics: metrics.clone(),
+            via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
+            pseudonym,
+            requests: AtomicU64::new(0),
+        });
+        let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
+        let listener = Listener::bind(&config.server, inherited.registry, tls.clone(), metrics.clone())?;
+        let admin = admin_listener(&config.admin, inherited.admin)?;
+        let local_addrs = listener.local_addrs();
+        let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;
+
+        let readiness = Readiness::default();
+        tasks.spawn(async move { store.scan().await });
+        if let Some(tls) = &tls {
+            tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
+        }
+        tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), end.clone()));
+        let serving = tokio::spawn(listener.run(handler.clone(), stop.clone()));
+        readiness.set_ready();
+        Ok(Self { config, handler, tls, metrics, readiness, local_addrs, admin_addr, stop, end, serving, tasks })
+    }
+
+    /// Where the registry listens.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.local_addrs.clone()
+    }
+
+    /// Where `/metrics`, `/healthz` and `/readyz` are.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Takes upstreams, users and TLS files over from a new configuration. All of it, or on an error nothing.
+    pub fn reload(&self, config: Config) -> Result<(), Error> {
+        let reloaded = self.try_reload(&config);
+        self.metrics.reload("config", reloaded.is_ok());
+        reloaded
+    }
+
+    fn try_reload(&self, config: &Config) -> Result<(), Error> {
+        let table = table(config, &self.metrics, &self.handler.pseudonym)?;
+        let access = AccessControl::load(&config.access)?;
+        if let Some(tls) = &self.tls {
+            tls.reload()?;
+        }
+        self.handler.table.store(Arc::new(table));
+        self.handler.access.store(Arc::new(access));
+        for (section, changed) in [
+            ("server", config.server != self.config.server),
+            ("admin", config.admin != self.config.admin),
+            ("cache", config.cache != self.config.cache),
+        ] {
+            if changed {
+                tracing::warn!(section, "this section changed; that takes effect at the next start");
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts no more, lets responses finish for `drain_timeout`, ends everything else, and returns when nothing
+    /// runs any more.
+    pub async fn drain(self) {
+        self.readiness.set_draining();
+        self.stop.cancel();
+        if let Err(error) = self.serving.await {
+            tracing::error!(%error, "the listener ended badly");
+        }
+        self.end.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(END_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time");
+        }
+    }
+}
+
+fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, SetupError> {
+    let mut upstreams = HashMap::new();
+    for upstream in &config.upstreams {
+        let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
+        upstreams.insert(upstream.name.clone(), Upstream::new(upstream, context)?);
+    }
+    Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams })
+}
+
+/// Source: RFC 9110 section 7.6.3.
+fn via(pseudonym: &str) -> String {
+    format!("1.1 {pseudonym}")
+}
+
+fn admin_listener(
+    config: &admin::Config,
+    inherited: Option<std::net::TcpListener>,
+) -> Result<tokio::net::TcpListener, Error> {
+    let listen = || {
+        let listener = match inherited {
+            Some(listener) => listener,
+            None => std::net::TcpListener::bind(config.listen)?,
+        };
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    };
+    listen().map_err(|source| Error::Admin { address: config.listen, source })
+}
+
+fn address_of(listener: &tokio::net::TcpListener) -> io::Result<SocketAddr> {
+    listener.local_addr()
+}

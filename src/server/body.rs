@@ -1,0 +1,99 @@
+//! Response bodies: bytes in memory, or a blob read piece by piece.
+//!
+//! What must hold: a body that cannot go on is an error, which breaks the connection (HTTP/1: closed before
+//! Content-Length or the last chunk; HTTP/2: the stream is reset). It never ends as if it were complete, also
+//! when its source ends early without saying so.
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+
+use crate::cache::{BlobReader, FileSlice, Piece, ReadError};
+
+/// How much is read from a file at a time, in bytes: what a response holds in memory.
+const CHUNK: u64 = 256 * 1024;
+
+/// The body of every response.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Why a body cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the blob cannot be read on")]
+    Read(#[source] ReadError),
+    #[error("the cached file cannot be read")]
+    File(#[source] io::Error),
+    #[error("the blob ended {missing} bytes early")]
+    Short { missing: u64 },
+}
+
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Sends what `reader` gives; `len` bytes when that is known.
+pub fn blob(reader: BlobReader, len: Option<u64>) -> Body {
+    let source = Source { reader, rest: None, missing: len };
+    let frames = stream::try_unfold(source, |mut source| async {
+        Ok(source.next().await?.map(|bytes| (Frame::data(bytes), source)))
+    });
+    StreamBody::new(frames).boxed_unsync()
+}
+
+struct Source {
+    reader: BlobReader,
+    /// What is left of the slice at hand.
+    rest: Option<FileSlice>,
+    /// How many announced bytes are still to be sent.
+    missing: Option<u64>,
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let bytes = match self.piece().await? {
+            Some(Piece::Memory(bytes)) => bytes,
+            Some(Piece::File(mut slice)) => {
+                let len = slice.len.min(CHUNK);
+                let bytes = read(slice.file.clone(), slice.offset, len).await.map_err(BodyError::File)?;
+                slice.offset += len;
+                slice.len -= len;
+                self.rest = Some(slice).filter(|slice| slice.len > 0);
+                bytes
+            }
+            None => {
+                return match self.missing {
+                    Some(missing) if missing > 0 => Err(BodyError::Short { missing }),
+                    _ => Ok(None),
+                };
+            }
+        };
+        if let Some(missing) = &mut self.missing {
+            *missing = missing.saturating_sub(bytes.len() as u64);
+        }
+        Ok(Some(bytes))
+    }
+
+    async fn piece(&mut self) -> Result<Option<Piece>, BodyError> {
+        match self.rest.take() {
+            Some(slice) => Ok(Some(Piece::File(slice))),
+            None => self.reader.next().await.map_err(BodyError::Read),
+        }
+    }
+}
+
+/// Reads off the async threads: the pages may have to come from the disk.
+async fn read(file: Arc<File>, offset: u64, len: u64) -> io::Result<Bytes> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut buffer = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+        file.read_exact_at(&mut buffer, offset)?;
+        Ok(Bytes::from(buffer))
+    });
+    reading.await.map_err(io::Error::other)?
+}

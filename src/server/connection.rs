@@ -1,0 +1,252 @@
+//! One connection, from its first byte to its last.
+//!
+//! TLS or clear, HTTP/1 or HTTP/2 is found out here (TLS: by ALPN; clear: by the first bytes), then hyper speaks it,
+//! within bounds of time and memory. A client that has no place is served the same way by somebody whose every
+//! answer is 503, so that it can read it whatever it speaks.
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{Either, Full};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{
+    Connection, Handle, Shared,
+    stream::{Broken, Opening, Stream},
+    streams::{Activity, Streams, Watched},
+};
+
+/// The head of a request, both HTTP versions. A registry's longest legitimate head is a token of some KiB.
+const HEAD_BYTES: u32 = 16 * 1024;
+/// HTTP/1: bytes of responses that hyper may hold for one connection.
+const HTTP1_BUFFER: usize = 256 * 1024;
+/// HTTP/2: requests one client may have running.
+const MAX_STREAMS: u32 = 256;
+/// HTTP/2: bytes of request bodies that a client may send before we read them, per stream and per connection. Nobody
+/// sends bodies to a mirror that only pulls.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// HTTP/2: bytes of a response that may wait for the client's window, per stream.
+const SEND_BUFFER: usize = 128 * 1024;
+
+/// To a client that speaks HTTP where only TLS is served.
+const TLS_ONLY: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                        Connection: close\r\n\r\nthis port speaks TLS only: use https://\n";
+/// To a client that speaks TLS where none is served. It is clear text on purpose: Go's clients (dockerd, containerd)
+/// know it by its first bytes, and go on with http:// where they are allowed to.
+const CLEAR_ONLY: &str = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                          Connection: close\r\n\r\nthis port speaks clear HTTP only: use http://\n";
+
+/// Who answers.
+pub(super) enum Role<H> {
+    Serve(Arc<H>),
+    /// There are too many connections: 503, and goodbye.
+    Refuse,
+}
+
+/// Serves one client until it leaves, idles too long, or the server ends.
+pub(super) async fn serve<H: Handle>(tcp: TcpStream, peer: SocketAddr, role: Role<H>, shared: &Shared) {
+    let stream = Stream::new(tcp, shared.timeouts.stall);
+    let broken = stream.broken();
+    let (counted, limit) = match &role {
+        Role::Serve(_) => (shared.metrics.as_ref().map(crate::metrics::Metrics::connection), None),
+        Role::Refuse => (None, Some(shared.timeouts.courtesy)),
+    };
+    let mut talking = pin!(async {
+        match limit {
+            None => talk(stream, peer, role, shared).await,
+            Some(limit) => timeout(limit, talk(stream, peer, role, shared)).await.unwrap_or_default(),
+        }
+    });
+    tokio::select! {
+        biased;
+        // Before the socket is closed: what was being sent must not look like a whole.
+        () = shared.abort.cancelled() => broken.set(),
+        () = &mut talking => {}
+    }
+    drop(counted);
+}
+
+async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, shared: &Shared) {
+    let Ok(local) = stream.local_addr() else { return };
+    let mut connection = Connection { peer, local, tls: false, sni: None, client_certificate: false };
+    let opening = tokio::select! {
+        () = shared.drain.cancelled() => return,
+        opening = timeout(shared.timeouts.first_byte, stream.opening()) => opening,
+    };
+    let broken = stream.broken();
+    match (opening, &shared.tls) {
+        (Err(_), _) => stalled(shared, "first_byte", peer),
+        (Ok(Err(error)), _) => debug!(%peer, %error, "a client left before its first request"),
+        (Ok(Ok(Opening::Closed)), _) => {}
+        (Ok(Ok(Opening::Tls)), None) => stream.send_away(CLEAR_ONLY, shared.timeouts.courtesy).await,
+        (Ok(Ok(Opening::Tls)), Some(tls)) => {
+            let handshake = TlsAcceptor::from(tls.acceptor_config()).accept(stream);
+            let stream = tokio::select! {
+                () = shared.drain.cancelled() => return,
+                handshake = timeout(shared.timeouts.handshake, handshake) => match handshake {
+                    Err(_) => return stalled(shared, "handshake", peer),
+                    Ok(Err(error)) => return debug!(%peer, %error, "a TLS handshake failed"),
+                    Ok(Ok(stream)) => stream,
+                }
+            };
+            let session = stream.get_ref().1;
+            connection.tls = true;
+            connection.sni = session.server_name().map(str::to_owned);
+            connection.client_certificate = session.peer_certificates().is_some_and(|chain| !chain.is_empty());
+            if session.alpn_protocol() == Some(b"h2") {
+                http2(stream, connection, role, shared, &broken).await;
+            } else {
+                http1(stream, connection, role, shared, &broken).await;
+            }
+        }
+        (Ok(Ok(_)), Some(_)) if !shared.clear_http => stream.send_away(TLS_ONLY, shared.timeouts.courtesy).await,
+        (Ok(Ok(Opening::Http1)), _) => http1(stream, connection, role, shared, &broken).await,
+        (Ok(Ok(Opening::Http2)), _) => http2(stream, connection, role, shared, &broken).await,
+    }
+}
+
+async fn http1<H, I>(io: I, connection: Connection, role: Role<H>, shared: &Shared, broken: &Broken)
+where
+    H: Handle,
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let peer = connection.peer;
+    let connection = Arc::new(connection);
+    let keep_alive = matches!(role, Role::Serve(_));
+    let service = service_fn(|request| {
+        let answer = answer(&role, request, connection.clone());
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut serving = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(shared.timeouts.head)
+            .max_header_size(HEAD_BYTES as usize)
+            .max_buf_size(HTTP1_BUFFER)
+            .keep_alive(keep_alive)
+            .serve_connection(TokioIo::new(io), service)
+    );
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = shared.drain.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.as_mut().await
+        }
+    };
+    ended(result, peer, broken);
+}
+
+async fn http2<H, I>(io: I, connection: Connection, role: Role<H>, shared: &Shared, broken: &Broken)
+where
+    H: Handle,
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let peer = connection.peer;
+    let connection = Arc::new(connection);
+    let role = Arc::new(role);
+    let timeouts = &shared.timeouts;
+    let activity = Activity::new();
+    let over = CancellationToken::new();
+    let streams = Streams {
+        tasks: shared.tasks.clone(),
+        ended: over.clone(),
+        stall: timeouts.stall,
+        metrics: shared.metrics.clone(),
+        activity: activity.clone(),
+    };
+    // Whatever ends this connection ends its streams.
+    let _over = over.drop_guard();
+    let refused = CancellationToken::new();
+    let service = service_fn(|request| {
+        let (role, connection, refused) = (role.clone(), connection.clone(), refused.clone());
+        async move {
+            let response = answer(&role, request, connection).await;
+            if matches!(*role, Role::Refuse) {
+                refused.cancel();
+            }
+            Ok::<_, Infallible>(response.map(Watched::new))
+        }
+    });
+    let mut serving = pin!(
+        http2::Builder::new(streams)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(timeouts.ping_interval)
+            .keep_alive_timeout(timeouts.ping_timeout)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(HEAD_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .serve_connection(TokioIo::new(io), service)
+    );
+    tokio::select! {
+        result = serving.as_mut() => return ended(result, peer, broken),
+        () = shared.drain.cancelled() => {}
+        () = activity.quiet(timeouts.idle) => {}
+        () = refused.cancelled() => {}
+    }
+    // GOAWAY is a request: the client finishes what runs and leaves. One that does not leave is left.
+    serving.as_mut().graceful_shutdown();
+    activity.touch();
+    tokio::select! {
+        result = serving.as_mut() => ended(result, peer, broken),
+        () = activity.quiet(timeouts.stall) => debug!(%peer, "a client did not go away"),
+    }
+}
+
+/// The handler's answer, or the one for those who have no place.
+async fn answer<H: Handle>(
+    role: &Role<H>,
+    request: Request<Incoming>,
+    connection: Arc<Connection>,
+) -> Response<Either<H::Body, Full<Bytes>>> {
+    match role {
+        Role::Serve(handler) => handler.handle(request, connection).await.map(Either::Left),
+        Role::Refuse => refusal().map(Either::Right),
+    }
+}
+
+/// Distribution spec, "Error Codes"; `UNAVAILABLE` is what clients of other registries know for this.
+fn refusal() -> Response<Full<Bytes>> {
+    const BODY: &str =
+        "{\"errors\":[{\"code\":\"UNAVAILABLE\",\"message\":\"too many connections, try again soon\"}]}\n";
+    let mut response = Response::new(Full::from(BODY));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+    headers.insert("docker-distribution-api-version", HeaderValue::from_static("registry/2.0"));
+    response
+}
+
+fn stalled(shared: &Shared, what: &'static str, peer: SocketAddr) {
+    debug!(%peer, what, "a client was silent for too long");
+    if let Some(metrics) = &shared.metrics {
+        metrics.stall(what);
+    }
+}
+
+/// Looks at how hyper ended, while it still holds the socket.
+fn ended(result: hyper::Result<()>, peer: SocketAddr, broken: &Broken) {
+    let Err(error) = result else { return };
+    if error.is_user() {
+        // A response body failed half-way. A close alone would look like an end where the length was not announced.
+        broken.set();
+    }
+    debug!(%peer, error = &error as &dyn std::error::Error, "a connection ended");
+}

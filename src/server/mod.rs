@@ -1,0 +1,279 @@
+//! Bytes in, bytes out: the only code that serves HTTP.
+//!
+//! This file owns the sockets: it binds them, accepts, keeps the number of connections bounded, and drains. What
+//! happens on one connection is [`connection`]'s; which first byte means what is [`stream`]'s; certificates are
+//! [`tls`]'s. What a request means is the [`Handle`]r's, and nothing here knows about registries.
+//!
+//! What must hold:
+//! - every wait for a client ends: see [`Timeouts`];
+//! - over `max_connections` a client is told so, and telling is bounded too;
+//! - no error of `accept` ends the loop;
+//! - when [`Listener::run`] returns, every task it spawned has ended.
+
+pub mod body;
+mod conditions;
+pub mod config;
+mod connection;
+mod handler;
+mod link;
+mod observe;
+pub mod response;
+mod stream;
+mod streams;
+mod timeouts;
+mod tls;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+pub use self::{
+    config::{Config, TlsConfig},
+    handler::{Handler, Table},
+    timeouts::Timeouts,
+    tls::{ReloadableTls, Reloaded, TlsError},
+};
+use crate::metrics::Metrics;
+
+/// What a body may fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How many clients may wait in the kernel for us to accept them.
+const BACKLOG: u32 = 1024;
+/// How many clients over the limit are told so at the same time; beyond it they are just disconnected.
+const COURTESIES: usize = 64;
+/// How long `accept` rests when the process has no descriptor or memory left for a connection.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Answers requests.
+pub trait Handle: Send + Sync + 'static {
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+
+    /// The future is dropped when the client leaves. A body that fails breaks the connection (HTTP/1: reset;
+    /// HTTP/2: stream reset), so that a failure never looks like an end.
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+/// What is known about a client before its first request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    pub tls: bool,
+    /// The name the client asked for in its TLS hello.
+    pub sni: Option<String>,
+    /// Whether the client showed a certificate signed by `client_ca`.
+    pub client_certificate: bool,
+}
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("cannot listen on {address}")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error("cannot use the inherited socket")]
+    Inherited { source: io::Error },
+    #[error("there is no address to listen on")]
+    Nowhere,
+}
+
+/// Sockets on which one set of limits and one handler serve HTTP.
+pub struct Listener {
+    sockets: Vec<TcpListener>,
+    clear_http: bool,
+    max_connections: usize,
+    drain_timeout: Duration,
+    timeouts: Timeouts,
+    tls: Option<ReloadableTls>,
+    metrics: Option<Metrics>,
+}
+
+/// What all connections of one listener share.
+struct Shared {
+    clear_http: bool,
+    timeouts: Timeouts,
+    tls: Option<ReloadableTls>,
+    metrics: Option<Metrics>,
+    /// Who may be served, and who may be told that they may not.
+    places: Arc<Semaphore>,
+    courtesies: Arc<Semaphore>,
+    tasks: TaskTracker,
+    /// Finish what is running, begin nothing.
+    drain: CancellationToken,
+    /// End now.
+    abort: CancellationToken,
+}
+
+impl Listener {
+    /// Listens on the addresses of `config`, or on the sockets that were `inherited` when there are any. Must be
+    /// called within a runtime.
+    ///
+    /// # Errors
+    /// When an address is taken, forbidden or not ours.
+    pub fn bind(
+        config: &Config,
+        inherited: Vec<std::net::TcpListener>,
+        tls: Option<ReloadableTls>,
+        metrics: Metrics,
+    ) -> Result<Listener, ListenError> {
+        let sockets: Vec<_> = if inherited.is_empty() {
+            config.listen.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?
+        } else {
+            inherited.into_iter().map(adopt).collect::<Result<_, _>>()?
+        };
+        if sockets.is_empty() {
+            return Err(ListenError::Nowhere);
+        }
+        Ok(Listener {
+            sockets,
+            clear_http: config.clear_http,
+            max_connections: config.max_connections,
+            drain_timeout: config.drain_timeout,
+            timeouts: Timeouts::default(),
+            tls,
+            metrics: Some(metrics),
+        })
+    }
+
+    /// Serves clear HTTP on a socket that is there already; its connections are not counted in the metrics.
+    pub fn clear(socket: TcpListener, max_connections: usize, drain_timeout: Duration) -> Listener {
+        Listener {
+            sockets: vec![socket],
+            clear_http: true,
+            max_connections,
+            drain_timeout,
+            timeouts: Timeouts::default(),
+            tls: None,
+            metrics: None,
+        }
+    }
+
+    /// Waits as long as `timeouts` say, instead of the defaults.
+    #[must_use]
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Listener {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Where clients can connect, in the order of the configuration.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+
+    /// Serves until `shutdown`, then lets running responses finish for up to `drain_timeout`, then ends them.
+    pub async fn run<H: Handle>(self, handler: Arc<H>, shutdown: CancellationToken) {
+        let shared = Arc::new(Shared {
+            clear_http: self.clear_http,
+            timeouts: self.timeouts,
+            tls: self.tls,
+            metrics: self.metrics,
+            places: Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS))),
+            courtesies: Arc::new(Semaphore::new(COURTESIES)),
+            tasks: TaskTracker::new(),
+            drain: shutdown.clone(),
+            abort: CancellationToken::new(),
+        });
+        // Whoever drops this future instead of cancelling it ends the connections as well.
+        let abort = shared.abort.clone().drop_guard();
+        for socket in self.sockets {
+            shared.tasks.spawn(accept(socket, handler.clone(), shared.clone()));
+        }
+        shutdown.cancelled().await;
+        shared.tasks.close();
+        if tokio::time::timeout(self.drain_timeout, shared.tasks.wait()).await.is_err() {
+            warn!(connections = shared.tasks.len(), "drain_timeout is over: ending what still runs");
+        }
+        drop(abort);
+        shared.tasks.wait().await;
+    }
+}
+
+/// Accepts clients from one socket until the drain begins; then the socket is closed.
+async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Shared>) {
+    let accepting = async {
+        let mut failing = false;
+        loop {
+            match socket.accept().await {
+                Ok((tcp, peer)) => {
+                    failing = false;
+                    admit(tcp, peer, &handler, &shared);
+                }
+                // The client was gone before we looked: nothing is wrong with us, and the next one may be there.
+                Err(error) if is_about_one_client(&error) => debug!(%error, "a client left early"),
+                Err(error) => {
+                    if !failing {
+                        warn!(%error, "cannot accept connections; trying again");
+                    }
+                    failing = true;
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = shared.abort.cancelled() => {}
+        () = shared.drain.cancelled() => {}
+        () = accepting => {}
+    }
+}
+
+/// Gives a client a place, or somebody who tells it that there is none, or nothing.
+fn admit<H: Handle>(tcp: TcpStream, peer: SocketAddr, handler: &Arc<H>, shared: &Arc<Shared>) {
+    let (role, place) = match shared.places.clone().try_acquire_owned() {
+        Ok(place) => (connection::Role::Serve(handler.clone()), place),
+        Err(_) => {
+            if let Some(metrics) = &shared.metrics {
+                metrics.connection_refused();
+            }
+            match shared.courtesies.clone().try_acquire_owned() {
+                Ok(place) => (connection::Role::Refuse, place),
+                Err(_) => return,
+            }
+        }
+    };
+    let shared = shared.clone();
+    shared.clone().tasks.spawn(async move {
+        connection::serve(tcp, peer, role, &shared).await;
+        drop(place);
+    });
+}
+
+/// Whether `accept` failed because of one client, not because of us. See accept(2), "Error handling".
+fn is_about_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::ConnectionAborted | K::ConnectionReset | K::ConnectionRefused | K::Interrupted | K::PermissionDenied
+    )
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart must not wait for the last connections' TIME_WAIT.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|source| ListenError::Bind { address, source })
+}
+
+fn adopt(socket: std::net::TcpListener) -> Result<TcpListener, ListenError> {
+    let adopt = || {
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket)
+    };
+    adopt().map_err(|source| ListenError::Inherited { source })
+}

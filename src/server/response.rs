@@ -1,0 +1,172 @@
+//! The header sets of every kind of answer.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+
+use super::body::{self, Body};
+use crate::{
+    cache::{
+        OpenedBlob,
+        blobs::BlobSize,
+        manifests::{ManifestHead, ServedManifest},
+    },
+    error::Error,
+    metrics::Outcome,
+    oci::{Digest, ResolvedRange},
+    upstream::Forwarded,
+};
+
+pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Source: RFC 9211.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// What `GET /v2/` says to whoever may pull.
+pub fn base() -> Response<Body> {
+    let mut response = Response::new(body::full("{}"));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(2));
+    response
+}
+
+pub fn manifest(served: &ServedManifest) -> Response<Body> {
+    let content = &served.content;
+    let size = content.bytes.len() as u64;
+    let mut response = Response::new(body::full(content.bytes.clone()));
+    manifest_headers(response.headers_mut(), &content.digest, content.media_type.as_str(), size);
+    response.headers_mut().insert(CACHE_STATUS, cache_status(served.outcome, true));
+    response
+}
+
+pub fn manifest_head(head: &ManifestHead) -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    manifest_headers(response.headers_mut(), &head.digest, head.media_type.as_str(), head.size);
+    response.headers_mut().insert(CACHE_STATUS, cache_status(head.outcome, false));
+    response
+}
+
+fn manifest_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &str, size: u64) {
+    if let Ok(media_type) = HeaderValue::from_str(media_type) {
+        headers.insert(header::CONTENT_TYPE, media_type);
+    }
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+    content_headers(headers, digest);
+}
+
+pub fn blob(digest: &Digest, opened: OpenedBlob) -> Response<Body> {
+    let OpenedBlob { reader, total, range, outcome, stored } = opened;
+    let len = range.map(ResolvedRange::len).or(total);
+    let mut response = Response::new(body::blob(reader, len));
+    let headers = response.headers_mut();
+    blob_headers(headers, digest, len);
+    headers.insert(CACHE_STATUS, cache_status(outcome, stored));
+    if let (Some(range), Some(total)) = (range, total) {
+        if let Ok(value) = HeaderValue::from_str(&range.content_range(total).to_string()) {
+            headers.insert(header::CONTENT_RANGE, value);
+        }
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    response
+}
+
+pub fn blob_head(digest: &Digest, size: &BlobSize) -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    blob_headers(response.headers_mut(), digest, size.total);
+    response.headers_mut().insert(CACHE_STATUS, cache_status(size.outcome, false));
+    response
+}
+
+fn blob_headers(headers: &mut HeaderMap, digest: &Digest, len: Option<u64>) {
+    headers.insert(header::CONTENT_TYPE, OCTETS);
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(len) = len {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+    }
+    content_headers(headers, digest);
+}
+
+/// The client has this content already.
+pub fn not_modified(digest: &Digest, outcome: Outcome) -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    content_headers(response.headers_mut(), digest);
+    response.headers_mut().insert(CACHE_STATUS, cache_status(outcome, false));
+    response
+}
+
+fn content_headers(headers: &mut HeaderMap, digest: &Digest) {
+    if let Ok(value) = HeaderValue::from_str(digest.as_str()) {
+        headers.insert(CONTENT_DIGEST, value);
+    }
+    if let Ok(value) = HeaderValue::from_str(&etag(digest)) {
+        headers.insert(header::ETAG, value);
+    }
+}
+
+/// The entity tag of content: its digest, so a strong one.
+pub fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// An answer of the upstream that is passed on; `path` is the one the client asked for.
+pub fn forwarded(forwarded: Forwarded, path: &str, namespace: Option<&str>) -> Response<Body> {
+    let Forwarded { status, mut headers, body } = forwarded;
+    let links: Vec<HeaderValue> =
+        headers.get_all(header::LINK).iter().filter_map(|link| super::link::rewrite(link, path, namespace)).collect();
+    headers.remove(header::LINK);
+    headers.extend(links.into_iter().map(|link| (header::LINK, link)));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.insert(CACHE_STATUS, cache_status(Outcome::Bypass, false));
+    let mut response = Response::new(body::full(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The OCI error body.
+pub fn error(error: &Error) -> Response<Body> {
+    let code = error.code().as_str();
+    let text = serde_json::json!({"errors": [{"code": code, "message": error.to_string(), "detail": null}]});
+    let bytes = Bytes::from(text.to_string());
+    let mut headers = error.headers();
+    headers.insert(header::CONTENT_TYPE, JSON);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    let mut response = Response::new(body::full(bytes));
+    *response.status_mut() = error.status();
+    *response.headers_mut() = headers;
+    response
+}
+
+/// A HEAD has the headers of the GET and no body.
+pub fn without_body(method: &Method, response: Response<Body>) -> Response<Body> {
+    if *method == Method::HEAD { response.map(|_| body::empty()) } else { response }
+}
+
+fn cache_status(outcome: Outcome, stored: bool) -> HeaderValue {
+    HeaderValue::from_static(match (outcome, stored) {
+        (Outcome::Hit, _) => "forebay; hit",
+        (Outcome::Joined, _) => "forebay; fwd=miss; collapsed",
+        (Outcome::Miss, true) => "forebay; fwd=miss; stored",
+        (Outcome::Miss, false) => "forebay; fwd=miss",
+        (Outcome::Stale, _) => "forebay; hit; detail=stale",
+        (Outcome::Revalidated, _) => "forebay; hit; detail=revalidated",
+        (Outcome::Bypass, _) => "forebay; fwd=bypass",
+    })
+}
+
+/// What every answer has.
+pub fn common(headers: &mut HeaderMap, id: &str, via: &HeaderValue, namespace: Option<&str>) {
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    headers.insert(header::VIA, via.clone());
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if let Some(namespace) = namespace.and_then(|namespace| HeaderValue::from_str(namespace).ok()) {
+        headers.insert(NAMESPACE, namespace);
+    }
+}

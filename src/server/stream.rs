@@ -1,0 +1,247 @@
+//! One client's TCP stream: its first bytes looked at and put back, its stalled writes timed.
+//!
+//! What must hold: a write that the client does not take ends after the stall timeout, under TLS, HTTP/1 and HTTP/2
+//! alike, and nothing but a pending write starts that clock: a response that waits for its upstream has nothing to
+//! write. The clock restarts with every byte the kernel takes, so a slow client is not a stalled one.
+//! HTTP/2's own flow control is above this file: see [`super::streams`].
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    time::Sleep,
+};
+
+/// The content type of a TLS handshake record, RFC 8446 section 5.1. No HTTP method begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// What an HTTP/2 client sends first, RFC 9113 section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How much, and how long, is still read from a client after our last byte: closing with unread bytes makes the
+/// kernel reset the connection, and the client may never see the answer (a 405 to an upload, say).
+const LINGER_BYTES: usize = 1 << 20;
+const LINGER: Duration = Duration::from_secs(1);
+/// How long TCP waits on a silent connection before it asks whether the peer is there, and between asking again.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// What the first bytes of a client say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    Tls,
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// The client left without a word.
+    Closed,
+}
+
+/// Says that a connection must end with a reset, so that no client can take what it got for a whole.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Broken(Arc<AtomicBool>);
+
+impl Broken {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+pub(super) struct Stream {
+    tcp: TcpStream,
+    /// Read from the socket, not yet by whoever reads from us.
+    seen: BytesMut,
+    stall: Duration,
+    /// Runs while a write is pending.
+    blocked: Option<Pin<Box<Sleep>>>,
+    /// We have sent our last byte: how long, and how many bytes, the client may take to send its own.
+    linger: Option<(Pin<Box<Sleep>>, usize)>,
+    broken: Broken,
+}
+
+impl Stream {
+    pub(super) fn new(tcp: TcpStream, stall: Duration) -> Stream {
+        if let Err(error) = set_options(&tcp, stall) {
+            // A socket that was reset meanwhile says so on the first read; without the options it works as well.
+            tracing::debug!(%error, "cannot set options of a client's socket");
+        }
+        Stream { tcp, seen: BytesMut::new(), stall, blocked: None, linger: None, broken: Broken::default() }
+    }
+
+    pub(super) fn broken(&self) -> Broken {
+        self.broken.clone()
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Reads as little as tells what the client speaks; whoever reads next reads it again. Waits for ever: the
+    /// caller has the clock.
+    pub(super) async fn opening(&mut self) -> io::Result<Opening> {
+        loop {
+            if let Some(opening) = classify(&self.seen) {
+                return Ok(opening);
+            }
+            if self.tcp.read_buf(&mut self.seen).await? == 0 {
+                // A client that closes in the middle of a preface has not said anything either.
+                return Ok(Opening::Closed);
+            }
+        }
+    }
+
+    /// Answers in clear text, whatever was asked, and closes. Takes at most `limit`.
+    pub(super) async fn send_away(mut self, answer: &str, limit: Duration) {
+        let goodbye = async {
+            self.write_all(answer.as_bytes()).await?;
+            self.shutdown().await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(limit, goodbye).await {
+            tracing::debug!(%error, "a client did not wait for its answer");
+        }
+    }
+
+    /// Lets a write through, and bounds how long it may stay pending.
+    fn timed<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.blocked = None;
+            return write;
+        }
+        let stall = self.stall;
+        let clock = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        ready!(clock.as_mut().poll(cx));
+        self.broken.set();
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of its response")))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.broken.is_set() {
+            // Nothing can be done when this fails, and the connection closes either way.
+            let _ = self.tcp.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.seen.is_empty() {
+            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+        }
+        let n = self.seen.len().min(buf.remaining());
+        buf.put_slice(&self.seen[..n]);
+        self.seen.advance(n);
+        if self.seen.is_empty() {
+            // The memory is not needed for the rest of the connection.
+            self.seen = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        self.timed(cx, write)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        self.timed(cx, write)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = &mut *self;
+        if stream.linger.is_none() {
+            ready!(Pin::new(&mut stream.tcp).poll_shutdown(cx))?;
+        }
+        let (clock, left) = stream.linger.get_or_insert_with(|| (Box::pin(tokio::time::sleep(LINGER)), LINGER_BYTES));
+        while *left > 0 && clock.as_mut().poll(cx).is_pending() {
+            let mut sink = [0; 4096];
+            let mut sink = ReadBuf::new(&mut sink);
+            // An error is as good as the client's own end: nobody is there who could miss our answer.
+            if ready!(Pin::new(&mut stream.tcp).poll_read(cx, &mut sink)).is_err() || sink.filled().is_empty() {
+                break;
+            }
+            *left = left.saturating_sub(sink.filled().len());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// `None` while more bytes are needed; never more than the preface's 24.
+fn classify(seen: &[u8]) -> Option<Opening> {
+    match seen {
+        [] => None,
+        [TLS_HANDSHAKE, ..] => Some(Opening::Tls),
+        _ if seen.starts_with(PREFACE) => Some(Opening::Http2),
+        // `P` may go on as `PUT`, `PRI` as anything.
+        _ if PREFACE.starts_with(seen) => None,
+        _ => Some(Opening::Http1),
+    }
+}
+
+fn set_options(tcp: &TcpStream, stall: Duration) -> io::Result<()> {
+    use rustix::net::sockopt;
+    tcp.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_INTERVAL)?;
+    // What the kernel has taken of a response and the client has not: the same limit, kept by the kernel (tcp(7)).
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(tcp, u32::try_from(stall.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_what_a_client_speaks() {
+        for (seen, opening) in [
+            (&b""[..], None),
+            (b"\x16", Some(Opening::Tls)),
+            (b"\x16\x03\x01", Some(Opening::Tls)),
+            (b"G", Some(Opening::Http1)),
+            (b"P", None),
+            (b"PU", Some(Opening::Http1)),
+            (b"PR", None),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r", None),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Opening::Http2)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", Some(Opening::Http2)),
+            (b"PRI * HTTP/1.1\r\n", Some(Opening::Http1)),
+            (b"\x00", Some(Opening::Http1)),
+            (b"\x80\x2e", Some(Opening::Http1)),
+        ] {
+            assert_eq!(classify(seen), opening, "{seen:?}");
+        }
+    }
+}

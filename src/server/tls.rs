@@ -1,0 +1,248 @@
+//! The server's side of TLS: load, verify, reload.
+//!
+//! Certificate, key and client CA are one value: they are read together, checked together and swapped together, as
+//! one `ServerConfig`. So a handshake never sees half of a change, and tickets given out under an old client CA are
+//! worth nothing under a new one. A bad new file keeps the old value, and is told of once.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+    server::WebPkiClientVerifier,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::TlsConfig;
+use crate::metrics::Metrics;
+
+/// How often the files are looked at. Their content is compared, which works where notifications do not: NFS, and the
+/// symbolic links that Kubernetes and certbot swap.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why certificates cannot be used. Each names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is not PEM", path.display())]
+    Pem { path: PathBuf, source: pem::Error },
+    #[error("{} contains no certificate", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("{} contains no private key that is PKCS#8, PKCS#1 or SEC1 and not encrypted", path.display())]
+    NoKey { path: PathBuf, source: pem::Error },
+    #[error("the key in {} is of no supported kind", path.display())]
+    Key { path: PathBuf, source: rustls::Error },
+    #[error("{} does not begin with a usable certificate", path.display())]
+    Certificate { path: PathBuf, source: rustls::Error },
+    #[error("the key in {} does not belong to the first certificate in {}", key.display(), certificate.display())]
+    Mismatch { certificate: PathBuf, key: PathBuf },
+    #[error("a certificate in {} cannot be a client CA", path.display())]
+    ClientCa { path: PathBuf, source: rustls::Error },
+    #[error("{} cannot verify clients", path.display())]
+    Verifier { path: PathBuf, source: rustls::server::VerifierBuilderError },
+    #[error("cannot set up TLS")]
+    Setup { source: rustls::Error },
+}
+
+/// What looking at the files found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    Changed,
+    Unchanged,
+}
+
+/// A cheap handle on the TLS configuration of now.
+#[derive(Clone)]
+pub struct ReloadableTls(Arc<Shared>);
+
+struct Shared {
+    config: TlsConfig,
+    current: ArcSwap<Loaded>,
+    /// One reload at a time, so that an older reading never replaces a newer one.
+    reloading: Mutex<()>,
+}
+
+struct Loaded {
+    fingerprint: Fingerprint,
+    server: Arc<ServerConfig>,
+}
+
+/// SHA-256 of all files: equal when nothing changed.
+type Fingerprint = [u8; 32];
+
+/// The files as they were at one time.
+struct Files {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl ReloadableTls {
+    /// # Errors
+    /// When a file cannot be read or understood, or the key is not the certificate's.
+    pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        let loaded = Files::read(config)?.load(config)?;
+        let current = ArcSwap::from_pointee(loaded);
+        Ok(ReloadableTls(Arc::new(Shared { config: config.clone(), current, reloading: Mutex::new(()) })))
+    }
+
+    /// Reads the files again. Handshakes that begin after it see the new value; connections stay. Blocks on files.
+    ///
+    /// # Errors
+    /// As [`ReloadableTls::load`]; the old value is kept.
+    pub fn reload(&self) -> Result<Reloaded, TlsError> {
+        // The lock guards no data: a panic of another holder left nothing half done.
+        let _one = self.0.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = Files::read(&self.0.config)?;
+        if files.fingerprint() == self.0.current.load().fingerprint {
+            return Ok(Reloaded::Unchanged);
+        }
+        self.0.current.store(Arc::new(files.load(&self.0.config)?));
+        Ok(Reloaded::Changed)
+    }
+
+    /// What the next handshake uses.
+    pub fn acceptor_config(&self) -> Arc<ServerConfig> {
+        self.0.current.load().server.clone()
+    }
+
+    /// Looks at the files every few seconds until `shutdown`.
+    pub async fn watch(self, metrics: Metrics, shutdown: CancellationToken) {
+        self.watch_every(LOOK, metrics, shutdown).await;
+    }
+
+    /// As [`ReloadableTls::watch`], with an interval of one's own.
+    pub async fn watch_every(self, interval: Duration, metrics: Metrics, shutdown: CancellationToken) {
+        let mut trouble = Trouble::default();
+        while tokio::time::timeout(interval, shutdown.cancelled()).await.is_err() {
+            let tls = self.clone();
+            let reload = tokio::task::spawn_blocking(move || tls.reload()).await;
+            match reload {
+                Ok(Ok(Reloaded::Unchanged)) => trouble.over(),
+                Ok(Ok(Reloaded::Changed)) => {
+                    trouble.over();
+                    metrics.reload("tls", true);
+                    info!(certificate = %self.0.config.certificate.display(), "the new certificate is in use");
+                }
+                Ok(Err(failure)) => {
+                    if trouble.is_news(&failure) {
+                        metrics.reload("tls", false);
+                        error!(
+                            error = &failure as &dyn std::error::Error,
+                            "the new certificate is not usable; the old one stays in use"
+                        );
+                    }
+                }
+                // The runtime is ending, and this task with it.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// What is wrong with the files, told once, and only when it was the same on two looks: whoever replaces a
+/// certificate and its key replaces one of them first.
+#[derive(Default)]
+struct Trouble {
+    seen: Option<String>,
+    told: bool,
+}
+
+impl Trouble {
+    fn over(&mut self) {
+        *self = Trouble::default();
+    }
+
+    fn is_news(&mut self, failure: &TlsError) -> bool {
+        let now = failure.to_string();
+        if self.seen.as_ref() != Some(&now) {
+            *self = Trouble { seen: Some(now), told: false };
+            return false;
+        }
+        !std::mem::replace(&mut self.told, true)
+    }
+}
+
+impl Files {
+    fn read(config: &TlsConfig) -> Result<Files, TlsError> {
+        let read = |path: &Path| fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
+        Ok(Files {
+            certificate: read(&config.certificate)?,
+            key: read(&config.key)?,
+            client_ca: config.client_ca.as_deref().map(read).transpose()?,
+        })
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let mut hash = Sha256::new();
+        for file in [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten() {
+            // Each with its own hash, so that moving bytes from one file to another is a change as well.
+            hash.update(Sha256::digest(file));
+        }
+        hash.finalize().into()
+    }
+
+    fn load(&self, config: &TlsConfig) -> Result<Loaded, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let identity = self.identity(config, &provider)?;
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Setup { source })?;
+        let builder = match (&self.client_ca, &config.client_ca) {
+            (Some(pem), Some(path)) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(pem, path)? {
+                    roots.add(certificate).map_err(|source| TlsError::ClientCa { path: path.clone(), source })?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|source| TlsError::Verifier { path: path.clone(), source })?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        server.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
+        Ok(Loaded { fingerprint: self.fingerprint(), server: Arc::new(server) })
+    }
+
+    fn identity(&self, config: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+        let (certificate, key) = (config.certificate.clone(), config.key.clone());
+        let chain = certificates(&self.certificate, &certificate)?;
+        let secret =
+            PrivateKeyDer::from_pem_slice(&self.key).map_err(|source| TlsError::NoKey { path: key.clone(), source })?;
+        let secret = provider
+            .key_provider
+            .load_private_key(secret)
+            .map_err(|source| TlsError::Key { path: key.clone(), source })?;
+        let identity = CertifiedKey::new(chain, secret);
+        match identity.keys_match() {
+            Ok(()) => Ok(identity),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::Mismatch { certificate, key }),
+            Err(source) => Err(TlsError::Certificate { path: certificate, source }),
+        }
+    }
+}
+
+fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsError::Pem { path: path.to_owned(), source })?;
+    if chain.is_empty() { Err(TlsError::NoCertificate { path: path.to_owned() }) } else { Ok(chain) }
+}

@@ -1,0 +1,82 @@
+//! Eight clients and one cold blob of 256 MB: one transfer from the upstream, and nobody depends on the first client.
+
+use std::fs;
+
+use futures_util::future::join_all;
+use tempfile::TempDir;
+
+use crate::support::daemon::Daemon;
+use crate::support::download::download;
+use crate::support::forebay::Forebay;
+use crate::support::gate::Gate;
+use crate::support::image::Blob;
+use crate::support::program;
+use crate::support::registry::Registry;
+use crate::support::turn::Turn;
+use crate::support::until::until;
+
+const SIZE: usize = 256_000_000;
+
+async fn mirror(url: &str) -> Forebay {
+    Forebay::start(&format!("[[upstream]]\nname = \"docker.io\"\nurls = [\"{url}\"]\ndefault = true\n"), &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_clients_of_a_cold_blob_cost_the_upstream_one_get() {
+    let _turn = Turn::of_the_big_blobs().await;
+    let registry = Registry::open().await;
+    let blob = Blob::random(50, SIZE);
+    registry.pusher().blob("library/big", &blob).await;
+    let forebay = mirror(&registry.url()).await;
+    let url = forebay.blob_url("library/big", &blob);
+
+    let downloads = join_all((0..8).map(|_| tokio::spawn(download_owned(url.clone())))).await;
+
+    for download in downloads {
+        let download = download.expect("a client does not panic");
+        assert!(download.is_whole(&blob.digest), "{download:?}");
+    }
+    until("the registry has logged the GET", async || (registry.gets_of(&blob) > 0).then_some(())).await;
+    assert_eq!(registry.gets_of(&blob), 1, "the upstream's own log");
+    forebay.assert_stored_blobs_are_right();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_notices_that_the_first_client_is_killed_half_way() {
+    let _turn = Turn::of_the_big_blobs().await;
+    let registry = Registry::open().await;
+    let blob = Blob::random(51, SIZE);
+    registry.pusher().blob("library/big", &blob).await;
+    let gate = Gate::before(registry.port).await;
+    let forebay = mirror(&gate.url()).await;
+    let url = forebay.blob_url("library/big", &blob);
+    let folder = TempDir::with_prefix("forebay-curl-").expect("a folder can be made");
+
+    gate.hold_after(SIZE as u64 / 2);
+    let mut curl = program::command("curl", "curl");
+    curl.args(["--silent", "--output"]).arg(folder.path().join("first")).arg(&url);
+    let mut first = Daemon::spawn("the first client", curl, &folder.path().join("log"));
+    gate.until_holding().await;
+    // It is in the middle of its body, and the fill was begun for it.
+    let file = folder.path().join("first");
+    until("the first client has a third", async || {
+        let length = fs::metadata(&file).map_or(0, |metadata| metadata.len());
+        (length > SIZE as u64 / 3).then_some(())
+    })
+    .await;
+    let others: Vec<_> = (0..7).map(|_| tokio::spawn(download_owned(url.clone()))).collect();
+    first.assert_alive();
+    first.kill();
+    gate.open();
+
+    for download in join_all(others).await {
+        let download = download.expect("a client does not panic");
+        assert!(download.is_whole(&blob.digest), "{download:?}");
+    }
+    until("the registry has logged the GET", async || (registry.gets_of(&blob) > 0).then_some(())).await;
+    assert_eq!(registry.gets_of(&blob), 1, "the upstream's own log");
+}
+
+async fn download_owned(url: String) -> crate::support::download::Download {
+    download(&url).await
+}

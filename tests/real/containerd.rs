@@ -1,0 +1,75 @@
+//! containerd pulls from two registries through one mirror: `ns=` says which.
+
+use crate::support::containerd::Containerd;
+use crate::support::forebay::Forebay;
+use crate::support::image::{Format, Image, Index};
+use crate::support::registry::Registry;
+use crate::support::turn::Turn;
+
+async fn two_registries(first: &Index, second: &Image) -> (Registry, Registry, Forebay) {
+    let (hub, other) = (Registry::open().await, Registry::open().await);
+    hub.pusher().index("library/multi", "1", first).await;
+    other.pusher().image("team/app", "1", second).await;
+    let config = format!(
+        r#"
+        [[upstream]]
+        name = "docker.io"
+        urls = ["{}"]
+        default = true
+        library = true
+        [[upstream]]
+        name = "second.example"
+        urls = ["{}"]
+        "#,
+        hub.url(),
+        other.url()
+    );
+    let forebay = Forebay::start(&config, &[]).await;
+    (hub, other, forebay)
+}
+
+fn hosts_toml(url: &str) -> String {
+    format!("[host.{url:?}]\ncapabilities = [\"pull\", \"resolve\"]\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctr_pulls_from_two_registries_through_one_default_mirror() {
+    let _turn = Turn::of_the_engines().await;
+    let (multi, app) = (Index::new(Format::Oci, 20, &[90_000, 800]), Image::new(Format::Docker, 22, &[70_000]));
+    let (mut hub, mut other, forebay) = two_registries(&multi, &app).await;
+    let containerd = Containerd::start().await;
+    containerd.configure("_default", &hosts_toml(&forebay.url("")));
+
+    containerd.try_pull("docker.io/library/multi:1").await.ok();
+    containerd.try_pull("second.example/team/app:1").await.ok();
+
+    assert_eq!(containerd.content(&multi.index.blob).await, multi.index.blob.bytes, "the index, byte for byte");
+    for blob in multi.images[0].layers.iter().chain(&app.layers) {
+        assert_eq!(containerd.content(blob).await, blob.bytes);
+    }
+    // The second engine finds everything in the cache.
+    hub.kill();
+    other.kill();
+    let second = Containerd::start().await;
+    second.configure("_default", &hosts_toml(&forebay.url("")));
+    second.try_pull("docker.io/library/multi:1").await.ok();
+    second.try_pull("second.example/team/app:1").await.ok();
+    let said = second.try_pull("third.example/team/app:1").await.failed();
+    assert!(!said.is_empty(), "a registry that is not configured is refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctr_pulls_through_mirrors_that_are_set_per_registry_and_have_a_path() {
+    let _turn = Turn::of_the_engines().await;
+    let (multi, app) = (Index::new(Format::Docker, 24, &[50_000]), Image::new(Format::Oci, 26, &[60_000]));
+    let (_hub, _other, forebay) = two_registries(&multi, &app).await;
+    let containerd = Containerd::start().await;
+    containerd.configure("docker.io", &hosts_toml(&forebay.url("/some/prefix")));
+    containerd.configure("second.example", &hosts_toml(&forebay.url("")));
+
+    containerd.try_pull("docker.io/library/multi:1").await.ok();
+    containerd.try_pull("second.example/team/app:1").await.ok();
+
+    assert_eq!(containerd.content(&multi.images[0].layers[0]).await, multi.images[0].layers[0].bytes);
+    assert_eq!(containerd.content(&app.layers[0]).await, app.layers[0].bytes);
+}

@@ -1,0 +1,30 @@
+//! forebay among real programs: docker-registry behind it; dockerd, containerd, podman and skopeo in front of it.
+//!
+//! Each file proves one promise; `support/` owns the programs. What must hold: a missing program fails the test and
+//! names the Debian package that has it; nothing but loopback is used; every daemon, mount and file of a test is gone
+//! when the test ends. What a fake registry can show better (cut at any byte, odd challenges) is left to `tests/it/`.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says why by panicking, and the runner shows what it printed"
+)]
+
+mod support;
+
+mod bounded_disk;
+mod coalesce;
+mod containerd;
+mod corrupt;
+mod dockerd_mirror;
+mod dockerd_second_registry;
+mod metrics;
+mod podman;
+mod restart;
+mod resume;
+mod skopeo;
+mod systemd;
+mod two_commands;

@@ -1,0 +1,39 @@
+//! The upstream is killed at 50 % of a blob and comes back two seconds later; the client does not notice.
+
+use std::time::Duration;
+
+use crate::support::download::download;
+use crate::support::forebay::Forebay;
+use crate::support::gate::Gate;
+use crate::support::image::Blob;
+use crate::support::registry::Registry;
+
+const SIZE: usize = 64_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_dies_half_way_and_comes_back_costs_the_client_nothing() {
+    let mut registry = Registry::open().await;
+    let blob = Blob::random(60, SIZE);
+    registry.pusher().blob("library/big", &blob).await;
+    let gate = Gate::before(registry.port).await;
+    let config = format!("[[upstream]]\nname = \"docker.io\"\nurls = [\"{}\"]\ndefault = true\n", gate.url());
+    let forebay = Forebay::start(&config, &[]).await;
+
+    gate.hold_after(SIZE as u64 / 2);
+    let url = forebay.blob_url("library/big", &blob);
+    let client = tokio::spawn(async move { download(&url).await });
+    gate.until_holding().await;
+    registry.kill();
+    gate.cut();
+    gate.open();
+    // The outage itself: the promise is about one of this length.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!client.is_finished(), "the client is still waiting for the rest");
+    registry.revive().await;
+
+    let download = client.await.expect("a client does not panic");
+    assert!(download.is_whole(&blob.digest), "{download:?}\n{}", forebay.log());
+    assert_eq!(registry.resumptions_of(&blob), 1, "the second half came by Range");
+    assert!(gate.passed() < SIZE as u64 * 11 / 10, "nothing was fetched twice");
+    forebay.assert_stored_blobs_are_right();
+}

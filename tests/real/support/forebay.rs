@@ -1,0 +1,139 @@
+//! The program under test: the binary that Cargo has built, with a configuration and a cache of its own.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use tempfile::TempDir;
+
+use super::daemon::Daemon;
+use super::disk::files;
+use super::download::client;
+use super::image::{Blob, digest};
+use super::port::free_port;
+use super::program;
+use super::until::until;
+
+/// forebay, running or between two lives.
+pub struct Forebay {
+    pub port: u16,
+    pub admin: u16,
+    folder: TempDir,
+    daemon: Daemon,
+}
+
+impl Forebay {
+    /// Starts with a configuration that says this beside the addresses; a `FOLDER` in it becomes the folder that
+    /// `files` are written to.
+    pub async fn start(config: &str, files: &[(&str, &str)]) -> Forebay {
+        let folder = TempDir::with_prefix("forebay-").expect("a folder can be made");
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).expect("a file can be written");
+        }
+        let (port, admin) = (free_port(), free_port());
+        let text =
+            format!("[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n{config}\n");
+        fs::write(folder.path().join("forebay.toml"), text).expect("the configuration can be written");
+        let daemon = spawn(folder.path());
+        let mut forebay = Forebay { port, admin, folder, daemon };
+        forebay.until_ready().await;
+        forebay
+    }
+
+    async fn until_ready(&mut self) {
+        self.daemon.until_listening(local(self.port)).await;
+        self.daemon.until_listening(local(self.admin)).await;
+        let url = self.admin_url("/readyz");
+        until("forebay is ready", async || {
+            self.daemon.assert_alive();
+            client().get(&url).send().await.ok().filter(|answer| answer.status() == 200)
+        })
+        .await;
+    }
+
+    /// A URL of the registry listener.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    pub fn blob_url(&self, repository: &str, blob: &Blob) -> String {
+        self.url(&format!("/v2/{repository}/blobs/{}", blob.digest))
+    }
+
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.admin)
+    }
+
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// SIGTERM, and its exit status.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.daemon.terminate().await
+    }
+
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
+    /// A new life with the same configuration and cache.
+    pub async fn revive(&mut self) {
+        self.daemon = spawn(self.folder.path());
+        self.until_ready().await;
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
+    /// What is visible in the cache, each a path and the digest its name claims.
+    pub fn stored_blobs(&self) -> Vec<(PathBuf, String)> {
+        files(&self.cache().join("blobs"))
+            .into_iter()
+            .map(|path| {
+                let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+                (path, format!("sha256:{name}"))
+            })
+            .collect()
+    }
+
+    /// Panics when a file in `blobs/` is not what its name says.
+    pub fn assert_stored_blobs_are_right(&self) {
+        for (path, name) in self.stored_blobs() {
+            let bytes = fs::read(&path).expect("a blob can be read");
+            assert_eq!(digest(&bytes), name, "{} is not what its name says", path.display());
+        }
+    }
+
+    /// The sum of a metric's samples whose labels contain all of `labels`.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let answer = client().get(self.admin_url("/metrics")).send().await.expect("the admin listener answers");
+        let text = answer.text().await.expect("metrics are text");
+        text.lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+            .filter(|line| labels.iter().all(|label| line.contains(label)))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+}
+
+/// The binary, without a word of configuration.
+pub fn command() -> Command {
+    let mut command = program::clean(Path::new(env!("CARGO_BIN_EXE_forebay")));
+    command.env_remove("FOREBAY_LOG").env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
+    command
+}
+
+fn spawn(folder: &Path) -> Daemon {
+    let mut command = command();
+    command.arg("serve").arg("--config").arg(folder.join("forebay.toml"));
+    command.arg("--cache-dir").arg(folder.join("cache"));
+    command.env("HOME", folder).env("FOREBAY_LOG", "forebay=debug,info");
+    Daemon::spawn("forebay", command, &folder.join("log"))
+}
+
+pub fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
