@@ -160,6 +160,20 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// However a realm is written, credentials go over TLS to a host below the upstream's own domain.
+        #[test]
+        fn any_realm(realm in "(https?:)?(//|/|\\\\)?[a-z.@:]{0,8}(registry\\.example\\.com|example\\.com)?[ -~]{0,20}") {
+            let upstream = Url::parse("https://registry.example.com").unwrap();
+            if let Ok(judged) = judge(&upstream, &realm, &[]) {
+                assert_eq!(judged.url.scheme(), "https");
+                assert!(judged.url.username().is_empty() && judged.url.password().is_none());
+                let host = judged.url.host_str().unwrap().trim_end_matches('.');
+                assert_eq!(judged.trusted, host == "example.com" || host.ends_with(".example.com"), "{host}");
+            }
+        }
+    }
+
     #[test]
     fn nonsense_is_refused() {
         for realm in

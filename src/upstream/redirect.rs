@@ -93,6 +93,19 @@ mod tests {
         assert_eq!(target(&from, &HeaderMap::new()).unwrap_err().kind, ErrorKind::Protocol);
     }
 
+    proptest::proptest! {
+        /// Whatever a Location says: http or https, never down, nobody's name or password in it.
+        #[test]
+        fn any_location(location in "[ -~]{0,40}|(https?:|//|/|\\\\)[a-z@:/?#.\\[\\]%0-9]{0,30}") {
+            let from = Url::parse("https://gcr.io/v2/a/blobs/b").unwrap();
+            let headers = HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_str(&location).unwrap())]);
+            if let Ok(url) = target(&from, &headers) {
+                assert_eq!(url.scheme(), "https");
+                assert!(url.host().is_some() && url.username().is_empty() && url.password().is_none());
+            }
+        }
+    }
+
     #[test]
     fn an_origin_is_scheme_host_and_port() {
         for (a, b, same) in [

@@ -79,7 +79,8 @@ async fn a_part_must_be_the_one_that_was_asked_for() {
         assert_eq!(kind(subject.blob("team/app", &digest, from(4)).await), Some(ErrorKind::Protocol), "{fault:?}");
     }
     registry.heal();
-    registry.fault(When::blobs(), Fault::RefuseRange);
+    registry.fault(When::blobs().ranged(), Fault::RefuseRange);
+    assert_eq!(subject.blob("team/app", &digest, WHOLE).await.unwrap(), TEN);
     let refused = subject.blob("team/app", &digest, from(4)).await;
     assert_eq!(kind(refused), Some(ErrorKind::RangeNotSatisfiable { total: Some(10) }));
 }

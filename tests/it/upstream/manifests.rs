@@ -199,6 +199,22 @@ async fn a_path_in_the_upstreams_url_stays_in_front() {
 }
 
 #[tokio::test]
+async fn a_tag_may_move_and_go() {
+    let registry = FakeRegistry::start().await;
+    let first = registry.add_image("team/app", "1", &[b"old"]);
+    let second = registry.add_image("team/app", "2", &[b"new"]);
+    assert_ne!(first.config, second.config);
+    let subject = Subject::of(&registry);
+    registry.tag("team/app", "1", &second.manifest);
+    assert_eq!(subject.manifest("team/app", "1").await.unwrap(), second.manifest_bytes);
+    registry.untag("team/app", "1");
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::NotFound));
+    registry.remove_manifest("team/app", &second.manifest);
+    assert_eq!(kind(subject.manifest("team/app", "2").await), Some(ErrorKind::NotFound));
+    assert_eq!(subject.manifest("team/app", first.manifest.as_str()).await.unwrap(), first.manifest_bytes);
+}
+
+#[tokio::test]
 async fn lists_are_forwarded_with_the_headers_that_matter() {
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "1", &[]);
