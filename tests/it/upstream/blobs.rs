@@ -78,6 +78,13 @@ async fn a_part_must_be_the_one_that_was_asked_for() {
         registry.fault(When::blobs(), fault.clone());
         assert_eq!(kind(subject.blob("team/app", &digest, from(4)).await), Some(ErrorKind::Protocol), "{fault:?}");
     }
+    // Less than was asked for is allowed, but it is no clean end either.
+    registry.heal();
+    registry.fault_times(1, When::blobs(), Fault::Header("content-range", Some("bytes 4-5/10".into())));
+    registry.fault_times(1, When::blobs(), Fault::ContentLength(2));
+    let mut stream = subject.upstream.open_blob(&name("team/app"), &digest, from(4)).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), b"45"[..]);
+    assert_eq!(kind(stream.next().await), Some(ErrorKind::Unavailable));
     registry.heal();
     registry.fault(When::blobs().ranged(), Fault::RefuseRange);
     assert_eq!(subject.blob("team/app", &digest, WHOLE).await.unwrap(), TEN);
