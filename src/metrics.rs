@@ -132,7 +132,7 @@ pub enum CacheKind {
 }
 
 impl CacheKind {
-    pub const ALL: [CacheKind; 4] = [CacheKind::Blob, CacheKind::Manifest, CacheKind::Tag, CacheKind::Partial];
+    pub const ALL: [Self; 4] = [Self::Blob, Self::Manifest, Self::Tag, Self::Partial];
 
     pub fn as_str(self) -> &'static str {
         match self {

@@ -275,12 +275,15 @@ impl FillReader {
     pub async fn go_through(&self) -> Result<ThroughReader, ReadError> {
         let source = self.fill.source.clone();
         let metrics = self.fill.metrics.clone();
+        let (total, file) = {
+            let state = self.fill.state();
+            (state.total, state.file.clone())
+        };
         if !self.whole
-            && let Some(last) = self.end.or(self.fill.state().total).and_then(|end| end.checked_sub(1))
+            && let Some(last) = self.end.or(total).and_then(|end| end.checked_sub(1))
         {
             return ThroughReader::range(&source, self.position, last).await.map_err(ReadError::Upstream);
         }
-        let file = self.fill.state().file.clone();
         match (self.fill.take_transfer(), file) {
             (Some(transfer), _) if self.position == 0 => Ok(ThroughReader::whole(source, transfer, metrics)),
             (_, Some(file)) => {

@@ -208,7 +208,8 @@ impl LruIndex {
     /// Names what is too much already, as after `max_size` was lowered; those are forgotten here.
     pub fn shrink(&mut self) -> Vec<(Key, u64)> {
         let excess = self.total().saturating_sub(self.max_size).min(self.used - self.pinned);
-        let limit = std::mem::replace(&mut self.max_size, self.total() - excess);
+        let target = self.total() - excess;
+        let limit = std::mem::replace(&mut self.max_size, target);
         let victims = self.reserve(0, u64::MAX).unwrap_or_default();
         self.max_size = limit;
         victims

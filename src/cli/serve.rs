@@ -3,10 +3,7 @@
 //! SIGTERM and SIGINT finish what is running, the second one ends at once; SIGHUP reads the
 //! configuration again, and a bad one changes nothing.
 
-use std::{
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use forebay::{
@@ -35,7 +32,7 @@ pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) ->
 async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited) -> anyhow::Result<()> {
     // Before the start, so that a signal that comes meanwhile is obeyed rather than fatal.
     let mut signals = Signals::new().context("cannot listen to signals")?;
-    let mut drain_timeout = config.server.drain_timeout;
+    let drain_timeout = config.server.drain_timeout;
     let told = config.clone();
     let app = tokio::select! {
         app = App::start(config, inherited) => app?,
@@ -53,10 +50,7 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
     while let Asked::Reload = signals.next().await {
         systemd::reloading();
         match reload(arguments, &app).await {
-            Ok(timeout) => {
-                drain_timeout = timeout;
-                info!("configuration reloaded");
-            }
+            Ok(()) => info!("configuration reloaded"),
             Err(error) => error!(error = format!("{error:#}"), "reload failed, the old configuration stays"),
         }
         systemd::ready(&status);
@@ -78,13 +72,11 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
     drained
 }
 
-/// Reads the configuration again and hands it to the running app; gives its drain timeout.
-async fn reload(arguments: &ConfigArguments, app: &App) -> anyhow::Result<Duration> {
+/// Reads the configuration again and hands it to the running app.
+async fn reload(arguments: &ConfigArguments, app: &App) -> anyhow::Result<()> {
     let arguments = arguments.clone();
     let config = tokio::task::spawn_blocking(move || arguments.load()).await??;
-    let drain_timeout = config.server.drain_timeout;
-    app.reload(config)?;
-    Ok(drain_timeout)
+    Ok(app.reload(config)?)
 }
 
 /// What a signal asks for.

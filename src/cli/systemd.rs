@@ -61,8 +61,8 @@ pub fn reloading() {
 
 /// Running responses are being finished, which may take up to `drain`.
 pub fn stopping(drain: Duration) {
-    // Some more than asked for: what is left to do after the drain takes a moment too.
-    let patience = u32::try_from((drain + Duration::from_secs(10)).as_micros()).unwrap_or(u32::MAX);
+    // Some more than asked for: the app gives what is left after the drain ten seconds to end.
+    let patience = u32::try_from((drain + Duration::from_secs(15)).as_micros()).unwrap_or(u32::MAX);
     notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(patience)]);
 }
 

@@ -202,3 +202,141 @@ fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
         !quoted && character == separator
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OCI: &str = MediaTypeKind::OciManifest.as_str();
+    const INDEX: &str = MediaTypeKind::OciIndex.as_str();
+    const V2: &str = MediaTypeKind::DockerManifest.as_str();
+    const LIST: &str = MediaTypeKind::DockerList.as_str();
+    const SIGNED: &str = MediaTypeKind::DockerV1Signed.as_str();
+
+    fn accept(values: &[&str]) -> Accept {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(ACCEPT, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        Accept::from_headers(&headers)
+    }
+
+    #[test]
+    fn what_is_allowed() {
+        let odd = "application/vnd.example+json";
+        for (values, allowed, refused) in [
+            (&[][..], &[OCI, INDEX, V2, odd, "text/plain"][..], &[][..]),
+            (&[""], &[OCI, odd], &[]),
+            (&["nonsense, , /, a/, */b, é"], &[OCI, odd], &[]),
+            (&["*/*"], &[OCI, odd, "text/plain"], &[]),
+            (&["*"], &[OCI, odd], &[]),
+            (&["application/*"], &[OCI, odd, "text/plain"], &[]),
+            (&["text/*"], &["text/plain"], &[OCI, odd]),
+            (&[OCI], &[OCI], &[INDEX, V2, odd]),
+            (&[OCI, INDEX], &[OCI, INDEX], &[V2]),
+            (
+                &["application/json, application/vnd.oci.image.manifest.v1+json;q=0.5"],
+                &[OCI, "application/json"],
+                &[V2],
+            ),
+            (&["APPLICATION/VND.OCI.IMAGE.MANIFEST.V1+JSON ; charset=\"a,b;q=0\""], &[OCI], &[V2]),
+            (&["*/*, application/vnd.oci.image.manifest.v1+json; q=0"], &[INDEX, odd], &[OCI]),
+            (&["*/*;q=0, application/vnd.oci.image.manifest.v1+json"], &[OCI], &[INDEX, odd]),
+            (&["*/*;q=0.000"], &[], &[OCI, odd]),
+            (&["*/*;Q = 0"], &[], &[OCI]),
+            (&["*/*;q=0.001"], &[OCI], &[]),
+            (&["application/*;q=0, */*"], &["text/plain"], &[OCI, odd]),
+            (&["application/json;v=1;q=0, application/json;v=2"], &["application/json; v=3"], &[OCI]),
+            (&["text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"], &[OCI, odd], &[]),
+        ] {
+            let accept = accept(values);
+            for media_type in allowed {
+                assert!(accept.allows(&media_type.parse().unwrap()), "{values:?} should allow {media_type}");
+            }
+            for media_type in refused {
+                assert!(!accept.allows(&media_type.parse().unwrap()), "{values:?} should refuse {media_type}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_headers_are_forwarded_as_they_came() {
+        let values = [OCI, "a/b ;q=0.1,,  c/d", "not a media range"];
+        assert!(accept(&values).headers().eq(values));
+        assert_eq!(accept(&[]).headers().count(), 0);
+    }
+
+    #[test]
+    fn classes_on_disk_keep_their_names() {
+        for (values, class) in [
+            (&[][..], "80"),
+            (&[""], "80"),
+            (&["*/*"], "40"),
+            (&["application/*"], "40"),
+            (&["*/*;q=0"], "00"),
+            (&[OCI], "01"),
+            (&[OCI, INDEX, V2, LIST], "0f"),
+            (&[SIGNED, V2, "*/*"], "64"),
+            // printf "application/json\n" | sha256sum
+            (&["application/json", OCI], "0198585c69d6ccb286"),
+        ] {
+            assert_eq!(accept(values).class().to_string(), class, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn equal_classes_for_equal_acceptance() {
+        let joined = [OCI, INDEX, "application/json"].join(",");
+        for (one, other) in [
+            (&[OCI, INDEX, "application/json"][..], &[joined.as_str()][..]),
+            (&["application/json", "text/plain"], &["text/plain;q=0.3, application/JSON, text/plain"]),
+            (&[OCI], &["application/vnd.oci.image.manifest.v1+json;q=0.2", "text/plain;q=0"]),
+        ] {
+            assert_eq!(accept(one).class(), accept(other).class(), "{one:?} {other:?}");
+        }
+        for (one, other) in [
+            (&[OCI][..], &[INDEX][..]),
+            (&[OCI], &[OCI, "*/*"]),
+            (&["*/*"], &["*/*", "application/vnd.oci.image.manifest.v1+json;q=0"]),
+            (&["text/*"], &["text/*", "text/plain;q=0"]),
+            (&["text/plain"], &["text/html"]),
+            (&[], &["*/*"]),
+        ] {
+            assert_ne!(accept(one).class(), accept(other).class(), "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn bad_class_names_are_refused() {
+        for bad in ["", "0", "000", "0F", "zz", "+1", "010000000000000000", "01aaaaaaaaaaaaaaaaa", "é"] {
+            assert!(bad.parse::<AcceptClass>().is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_has_a_class_that_can_be_read_back(values in prop::collection::vec("[ -~]{0,40}|[a-c*]/[a-c*](;q=[01])?(, [a-c*]/[a-c*](;q=[01])?){0,3}", 0..4)) {
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            let class = accept(&values).class();
+            let text = class.to_string();
+            prop_assert!(text.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase()));
+            prop_assert_eq!(text.parse::<AcceptClass>().unwrap(), class);
+        }
+
+        #[test]
+        fn one_class_allows_the_same_types(
+            one in "(a/b|a/\\*|\\*/\\*|application/\\*|application/json)(;q=[01])?(, (a/b|a/\\*|\\*/\\*|application/\\*)(;q=[01])?){0,3}",
+            other in "(a/b|a/\\*|\\*/\\*|application/\\*|application/json)(;q=[01])?(, (a/b|a/\\*|\\*/\\*|application/\\*)(;q=[01])?){0,3}",
+        ) {
+            let (one, other) = (accept(&[&one]), accept(&[&other]));
+            if one.class() == other.class() {
+                for media_type in ["a/b", "a/c", "c/d", "application/json", "application/x", OCI] {
+                    let media_type = media_type.parse().unwrap();
+                    prop_assert_eq!(one.allows(&media_type), other.allows(&media_type), "{}", media_type);
+                }
+            }
+        }
+    }
+}

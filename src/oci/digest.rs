@@ -130,3 +130,82 @@ impl Verifier {
         Digest { algorithm, text: format!("{}:{hex}", algorithm.as_str()).into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Of the empty string. Source: FIPS 180-4 examples.
+    const EMPTY_256: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const EMPTY_512: &str = "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce\
+                             47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e";
+
+    #[test]
+    fn known_digests() {
+        assert_eq!(Digest::of(Algorithm::Sha256, b"").as_str(), EMPTY_256);
+        assert_eq!(Digest::of(Algorithm::Sha512, b"").as_str(), EMPTY_512);
+        assert_eq!(
+            Digest::of(Algorithm::Sha256, b"abc").hex(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn good_digests_print_as_they_were_read() {
+        for (text, algorithm) in [(EMPTY_256, Algorithm::Sha256), (EMPTY_512, Algorithm::Sha512)] {
+            let digest: Digest = text.parse().unwrap();
+            assert_eq!((digest.algorithm(), digest.to_string().as_str()), (algorithm, text));
+            assert_eq!(text, format!("{}:{}", algorithm.as_str(), digest.hex()));
+        }
+    }
+
+    #[test]
+    fn bad_digests_are_refused() {
+        let hex = &EMPTY_256["sha256:".len()..];
+        for bad in [
+            "",
+            ":",
+            "sha256",
+            "sha256:",
+            hex,
+            &format!(":{hex}"),
+            &format!("SHA256:{hex}"),
+            &format!("sha512:{hex}"),
+            &format!("sha384:{hex}"),
+            &format!("sha256+b64:{hex}"),
+            &format!("sha256:{}", hex.to_uppercase()),
+            &format!("sha256:{}", &hex[1..]),
+            &format!("sha256:{hex}0"),
+            &format!("sha256:{}/", &hex[1..]),
+            &format!("sha256:{}é", &hex[2..]),
+            &format!(" {EMPTY_256}"),
+            &format!("{EMPTY_256}\n"),
+            "md5:d41d8cd98f00b204e9800998ecf8427e",
+        ] {
+            assert!(matches!(bad.parse::<Digest>(), Err(ParseError::Digest(_))), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hashing_in_parts_is_hashing_the_whole(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..8)) {
+            for algorithm in Algorithm::ALL {
+                let mut verifier = Verifier::new(algorithm);
+                parts.iter().for_each(|part| verifier.update(part));
+                let digest = verifier.digest();
+                prop_assert_eq!(&digest, &Digest::of(algorithm, &parts.concat()));
+                prop_assert_eq!(digest.as_str().parse::<Digest>().unwrap(), digest);
+            }
+        }
+
+        #[test]
+        fn only_lower_case_hexadecimal_of_the_right_length(text in "(sha256|sha512|sha1|md5)?:?[0-9a-fA-Fg]{60,68}") {
+            let good = text.strip_prefix("sha256:").is_some_and(|hex| {
+                hex.len() == 64 && hex.chars().all(|digit| digit.is_ascii_hexdigit() && !digit.is_uppercase())
+            });
+            prop_assert_eq!(text.parse::<Digest>().is_ok(), good);
+        }
+    }
+}

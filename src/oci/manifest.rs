@@ -114,3 +114,130 @@ impl TryFrom<RawDescriptor> for Descriptor {
 fn all(raw: Vec<RawDescriptor>) -> Result<Vec<Descriptor>, ParseError> {
     raw.into_iter().map(Descriptor::try_from).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn descriptor(size: impl Into<Value>) -> Value {
+        json!({ "mediaType": "application/x", "digest": format!("sha256:{}", "a".repeat(64)), "size": size.into() })
+    }
+
+    fn parse(document: &Value) -> Result<Manifest, ParseError> {
+        Manifest::parse(document.to_string().as_bytes())
+    }
+
+    fn read(document: &Value) -> Manifest {
+        parse(document).unwrap()
+    }
+
+    #[test]
+    fn images_and_indexes() {
+        let image = read(&json!({
+            "schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST.as_str(), "artifactType": "application/x", "annotations": { "a": "b" },
+            "config": descriptor(1), "layers": [descriptor(2), descriptor(3)], "subject": descriptor(4),
+        }));
+        assert_eq!(image.media_type(), Some(&MediaType::OCI_MANIFEST));
+        assert_eq!(image.descriptors().map(|descriptor| descriptor.size).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(image.subject.map(|subject| subject.size), Some(4));
+
+        let index = read(&json!({ "schemaVersion": 2, "manifests": [descriptor(1), descriptor(2)] }));
+        assert_eq!(index.media_type(), None);
+        assert_eq!(index.subject, None);
+        assert_eq!(index.descriptors().count(), 2);
+
+        let docker = read(&json!({
+            "schemaVersion": 2, "mediaType": MediaType::DOCKER_LIST.as_str(),
+            "manifests": [{ "mediaType": MediaType::DOCKER_MANIFEST.as_str(), "size": 528, "digest": format!("sha512:{}", "0".repeat(128)),
+                "platform": { "architecture": "arm", "os": "linux", "variant": "v7" } }],
+        }));
+        assert!(
+            matches!(&docker.content, Content::Index { manifests } if manifests[0].media_type == MediaType::DOCKER_MANIFEST)
+        );
+    }
+
+    #[test]
+    fn lists_that_go_wrote_as_null_are_empty() {
+        let index = read(&json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX.as_str(), "manifests": null }));
+        assert_eq!(index.content, Content::Index { manifests: Vec::new() });
+        let image = read(&json!({ "schemaVersion": 2, "config": descriptor(1), "layers": null, "manifests": null }));
+        assert_eq!(image.descriptors().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_refused() {
+        let one = descriptor(1);
+        for document in [
+            json!(null),
+            json!([]),
+            json!({}),
+            json!({ "schemaVersion": 2 }),
+            json!({ "schemaVersion": 2, "layers": [one] }),
+            json!({ "schemaVersion": 1, "manifests": [] }),
+            json!({ "schemaVersion": "2", "manifests": [] }),
+            json!({ "schemaVersion": 2.0, "manifests": [] }),
+            json!({ "manifests": [] }),
+            json!({ "schemaVersion": 2, "manifests": {} }),
+            json!({ "schemaVersion": 2, "manifests": [], "layers": [] }),
+            json!({ "schemaVersion": 2, "manifests": [one], "config": one }),
+            json!({ "schemaVersion": 2, "manifests": [one], "config": one, "layers": [one] }),
+            json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX.as_str(), "config": one, "layers": [] }),
+            json!({ "schemaVersion": 2, "mediaType": MediaType::DOCKER_MANIFEST.as_str(), "manifests": [one] }),
+            json!({ "schemaVersion": 2, "config": descriptor(-1) }),
+            json!({ "schemaVersion": 2, "config": descriptor(1.0) }),
+            json!({ "schemaVersion": 2, "config": descriptor("1") }),
+            json!({ "schemaVersion": 2, "config": descriptor(u64::MAX) }),
+            json!({ "schemaVersion": 2, "config": descriptor(1), "subject": descriptor(-1) }),
+            json!({ "schemaVersion": 2, "config": { "mediaType": "a/b", "digest": "md5:zz", "size": 1 } }),
+            json!({ "schemaVersion": 2, "config": { "mediaType": "a", "digest": one["digest"], "size": 1 } }),
+            json!({ "schemaVersion": 2, "config": { "digest": one["digest"], "size": 1 } }),
+            json!({ "schemaVersion": 2, "mediaType": "nonsense", "manifests": [] }),
+        ] {
+            assert!(parse(&document).is_err(), "{document}");
+        }
+        for text in [
+            "",
+            "{",
+            "<html>",
+            "{\"schemaVersion\":2,\"manifests\":[]} x",
+            "\u{feff}{\"schemaVersion\":2,\"manifests\":[]}",
+        ] {
+            assert!(Manifest::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_is_refused() {
+        let twice = br#"{"schemaVersion":2,"manifests":[],"manifests":[]}"#;
+        assert!(matches!(Manifest::parse(twice), Err(ParseError::Manifest(_))));
+    }
+
+    #[test]
+    fn deep_documents_are_an_error_not_a_crash() {
+        let deep = format!("{{\"schemaVersion\":2,\"manifests\":[],\"x\":{}", "[".repeat(1 << 20));
+        assert!(Manifest::parse(deep.as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_both_at_once(config: bool, layers: bool, manifests: bool) {
+            let mut document = json!({ "schemaVersion": 2 });
+            for (present, key, value) in [
+                (config, "config", descriptor(1)), (layers, "layers", json!([])), (manifests, "manifests", json!([])),
+            ] {
+                if present {
+                    document[key] = value;
+                }
+            }
+            prop_assert_eq!(parse(&document).is_ok(), config != manifests && !(layers && manifests));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Manifest::parse(&bytes);
+        }
+    }
+}

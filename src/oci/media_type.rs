@@ -232,3 +232,84 @@ impl fmt::Debug for MediaType {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn good_ones_are_kept_byte_for_byte() {
+        for (text, essence) in [
+            ("application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.index.v1+json"),
+            ("application/json; charset=utf-8", "application/json"),
+            ("application/JSON ;Charset=UTF-8", "application/JSON"),
+            ("application/json;", "application/json"),
+            ("application/json;;a=b; ;", "application/json"),
+            ("text/plain; a=\"x; \\\" y\"; b=c", "text/plain"),
+            ("a/b", "a/b"),
+        ] {
+            let media_type: MediaType = text.parse().unwrap();
+            assert_eq!((media_type.as_str(), media_type.essence()), (text, essence));
+            assert_eq!(HeaderValue::from(&media_type), text);
+            assert_eq!(MediaType::try_from(&HeaderValue::from_str(text).unwrap()), Ok(media_type));
+        }
+    }
+
+    #[test]
+    fn bad_ones_are_refused() {
+        let long = format!("a/{}", "b".repeat(254));
+        for bad in [
+            "",
+            "/",
+            "a",
+            "a/",
+            "/b",
+            "a/b/c",
+            " a/b",
+            "a /b",
+            "a/b c",
+            "a/b\n",
+            "a/b;x",
+            "a/b;=y",
+            "a/b;x=",
+            "a/b; x =y",
+            "a/b;x=\"",
+            "a/b;x=\"\\",
+            "a/b;x=\"y\"z",
+            "a/b;x=y z",
+            "a/b;x=\"\r\n\"",
+            "a/é",
+            "a/b, c/d",
+            &long,
+        ] {
+            assert!(matches!(bad.parse::<MediaType>(), Err(ParseError::MediaType(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_kind_ignores_case_and_parameters_equality_does_not() {
+        for kind in MediaTypeKind::ALL {
+            let known = MediaType::from(kind);
+            assert_eq!(known.kind(), Some(kind));
+            let shouted: MediaType = format!("{} ; charset=utf-8", kind.as_str().to_uppercase()).parse().unwrap();
+            assert_eq!(shouted.kind(), Some(kind));
+            assert_ne!(shouted, known);
+            assert_eq!(kind.as_str().parse(), Ok(known));
+        }
+        assert_eq!(MediaType::OCI_INDEX.kind(), Some(MediaTypeKind::OciIndex));
+        assert_eq!("application/json".parse::<MediaType>().unwrap().kind(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_valid_can_stand_in_a_header(text in "[ -~\t\u{80}]{0,40}|[a-z]/[a-z](;[ a-z=\"\\\\]{0,8}){0,3}") {
+            if let Ok(media_type) = text.parse::<MediaType>() {
+                let value = HeaderValue::from(&media_type);
+                prop_assert_eq!(value.as_bytes(), text.as_bytes());
+                prop_assert!(media_type.essence().parse::<MediaType>().is_ok());
+            }
+        }
+    }
+}

@@ -137,3 +137,102 @@ impl Borrow<str> for Repository {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn repositories_follow_the_grammar() {
+        let longest = "a".repeat(255);
+        for good in ["a", "0", "nginx", "library/nginx", "a/b/c/d/e/f/g", "a.b_c__d-e---f", "manifests/blobs", &longest]
+        {
+            assert_eq!(good.parse::<Repository>().unwrap().as_str(), good);
+        }
+        let too_long = "a".repeat(256);
+        for bad in [
+            "", "/", "a/", "/a", "a//b", "A", "a/B", ".", "..", "a/../b", "a..b", "a___b", "a._b", "a.-b", "_a", "a_",
+            "-a", "a-", ".a", "a.", "a b", "a\0", "a%2fb", "a\\b", "a:b", "é", &too_long,
+        ] {
+            assert!(matches!(bad.parse::<Repository>(), Err(ParseError::Repository(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_library_is_put_in_front_while_there_is_room() {
+        let name: Repository = "nginx".parse().unwrap();
+        assert!(name.is_single());
+        assert_eq!(name.in_library().unwrap().as_str(), "library/nginx");
+        assert!(!name.in_library().unwrap().is_single());
+        assert!("a".repeat(255).parse::<Repository>().unwrap().in_library().is_err());
+    }
+
+    #[test]
+    fn tags_follow_the_grammar() {
+        let longest = "a".repeat(128);
+        for good in ["latest", "1", "_", "1.25-alpine", "V1..2__-", "sha256-0123abcd.sig", &longest] {
+            assert_eq!(good.parse::<Tag>().unwrap().as_str(), good);
+        }
+        let too_long = "a".repeat(129);
+        for bad in ["", ".", "..", "-", ".a", "-a", "a/b", "a:b", "a b", "a\n", "é", "a+b", &too_long] {
+            assert!(matches!(bad.parse::<Tag>(), Err(ParseError::Tag(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_reference_with_a_colon_is_a_digest() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        assert_eq!(digest.parse(), Ok(Reference::Digest(digest.parse().unwrap())));
+        assert_eq!("latest".parse(), Ok(Reference::Tag("latest".parse().unwrap())));
+        assert!(matches!("sha256:abc".parse::<Reference>(), Err(ParseError::Digest(_))));
+        assert!(matches!("-".parse::<Reference>(), Err(ParseError::Tag(_))));
+    }
+
+    /// The specification's regular expression, read from left to right:
+    /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*`
+    fn by_the_specification(text: &str) -> bool {
+        let word = |rest: &str| rest.find(|it| !matches!(it, 'a'..='z' | '0'..='9')).unwrap_or(rest.len());
+        let mut rest = text;
+        loop {
+            let len = word(rest);
+            if len == 0 {
+                return false;
+            }
+            rest = &rest[len..];
+            let dashes = rest.len() - rest.trim_start_matches('-').len();
+            rest = match rest.as_bytes() {
+                [] => return true,
+                [b'_', b'_', ..] => &rest[2..],
+                [b'/' | b'.' | b'_', ..] => &rest[1..],
+                [b'-', ..] => &rest[dashes..],
+                _ => return false,
+            };
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn repositories_are_what_the_specification_says(text in "[a-c0-1./_A-]{0,24}") {
+            prop_assert_eq!(text.parse::<Repository>().is_ok(), by_the_specification(&text));
+        }
+
+        #[test]
+        fn a_name_is_safe_as_a_path(text in ".{0,32}") {
+            if let Ok(name) = text.parse::<Repository>() {
+                prop_assert!(name.as_str().split('/').all(|part| !matches!(part, "" | "." | "..")));
+            }
+            if let Ok(tag) = text.parse::<Tag>() {
+                prop_assert!(!tag.as_str().contains('/') && !matches!(tag.as_str(), "" | "." | ".."));
+            }
+        }
+
+        #[test]
+        fn references_print_as_they_were_read(text in "[a-z:0-9._-]{1,16}|sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert_eq!(reference.to_string(), text);
+            }
+        }
+    }
+}

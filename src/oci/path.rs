@@ -117,3 +117,86 @@ impl<'a> Shape<'a> {
 fn parent(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn endpoints() {
+        let digest: Digest = DIGEST.parse().unwrap();
+        let name = |name: &str| name.parse::<Repository>().unwrap();
+        let tagged = |it: &str, tag: &str| Endpoint::Manifest { name: name(it), reference: tag.parse().unwrap() };
+        for (path, endpoint) in [
+            (String::new(), Endpoint::Base),
+            ("_catalog".into(), Endpoint::Catalog),
+            ("nginx/manifests/latest".into(), tagged("nginx", "latest")),
+            ("a/b/c/d/manifests/1.0".into(), tagged("a/b/c/d", "1.0")),
+            (
+                format!("a/manifests/{DIGEST}"),
+                Endpoint::Manifest { name: name("a"), reference: Reference::Digest(digest.clone()) },
+            ),
+            (format!("a/b/blobs/{DIGEST}"), Endpoint::Blob { name: name("a/b"), digest: digest.clone() }),
+            (format!("a/b/referrers/{DIGEST}"), Endpoint::Referrers { name: name("a/b"), digest: digest.clone() }),
+            ("a/tags/list".into(), Endpoint::Tags { name: name("a") }),
+            ("a/blobs/uploads".into(), Endpoint::Uploads { name: name("a"), session: None }),
+            ("a/blobs/uploads/".into(), Endpoint::Uploads { name: name("a"), session: None }),
+            ("a/blobs/uploads/x-1".into(), Endpoint::Uploads { name: name("a"), session: Some("x-1".into()) }),
+            // Repositories named like words of the grammar.
+            ("manifests/manifests/manifests".into(), tagged("manifests", "manifests")),
+            ("a/blobs/manifests/latest".into(), tagged("a/blobs", "latest")),
+            ("a/manifests/tags/list".into(), Endpoint::Tags { name: name("a/manifests") }),
+            ("tags/list/tags/list".into(), Endpoint::Tags { name: name("tags/list") }),
+            ("a/blobs/uploads/manifests/list".into(), tagged("a/blobs/uploads", "list")),
+            (format!("a/uploads/blobs/{DIGEST}"), Endpoint::Blob { name: name("a/uploads"), digest }),
+        ] {
+            assert_eq!(Endpoint::parse(&path), Ok(endpoint), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn each_error_names_the_part_that_is_wrong() {
+        for path in ["x", "a/b", "a/tags", "a/tags/lists", "a/manifest/latest", "a/uploads/x", "a/_catalog", "/"] {
+            assert!(matches!(Endpoint::parse(path), Err(ParseError::Path(_))), "{path:?}");
+        }
+        for path in [
+            "tags/list",
+            "manifests/latest",
+            "A/manifests/latest",
+            "a//manifests/latest",
+            "../manifests/x",
+            "blobs/uploads/",
+        ] {
+            assert!(matches!(Endpoint::parse(path), Err(ParseError::Repository(_))), "{path:?}");
+        }
+        for path in ["a/blobs/latest", "a/blobs/", "a/blobs/md5:00", "a/referrers/latest", "a/manifests/sha256:00"] {
+            assert!(matches!(Endpoint::parse(path), Err(ParseError::Digest(_))), "{path:?}");
+        }
+        for path in ["a/manifests/", "a/manifests/-", "a/manifests/.."] {
+            assert!(matches!(Endpoint::parse(path), Err(ParseError::Tag(_))), "{path:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_repository_has_its_endpoints(name in "([a-b]|tags|list|blobs|manifests|uploads|referrers)(/([a-b]|tags|list|blobs|manifests|uploads|referrers)){0,4}") {
+            let repository: Repository = name.parse().unwrap();
+            let tagged = Endpoint::Manifest { name: repository.clone(), reference: "list".parse().unwrap() };
+            prop_assert_eq!(Endpoint::parse(&format!("{name}/manifests/list")).unwrap(), tagged);
+            prop_assert_eq!(Endpoint::parse(&format!("{name}/tags/list")).unwrap(), Endpoint::Tags { name: repository.clone() });
+            let blob = Endpoint::Blob { name: repository.clone(), digest: DIGEST.parse().unwrap() };
+            prop_assert_eq!(Endpoint::parse(&format!("{name}/blobs/{DIGEST}")).unwrap(), blob);
+            let uploads = Endpoint::Uploads { name: repository, session: None };
+            prop_assert_eq!(Endpoint::parse(&format!("{name}/blobs/uploads/")).unwrap(), uploads);
+        }
+
+        #[test]
+        fn any_text_is_read_without_a_panic(path in ".{0,40}") {
+            let _ = Endpoint::parse(&path);
+        }
+    }
+}

@@ -174,3 +174,158 @@ fn exact(digits: &str) -> Option<u64> {
 fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn good_ranges() {
+        for (text, range) in [
+            ("bytes=0-", ByteRange::From { first: 0 }),
+            ("bytes=5-", ByteRange::From { first: 5 }),
+            ("bytes=0-0", ByteRange::Bounded { first: 0, last: 0 }),
+            ("bytes=1-2", ByteRange::Bounded { first: 1, last: 2 }),
+            ("Bytes=1-2", ByteRange::Bounded { first: 1, last: 2 }),
+            (" bytes= 1-2 ,, ", ByteRange::Bounded { first: 1, last: 2 }),
+            ("bytes=,1-2", ByteRange::Bounded { first: 1, last: 2 }),
+            ("bytes=-7", ByteRange::Suffix { count: 7 }),
+            ("bytes=-0", ByteRange::Suffix { count: 0 }),
+            ("bytes=00001-00002", ByteRange::Bounded { first: 1, last: 2 }),
+            ("bytes=1-99999999999999999999", ByteRange::Bounded { first: 1, last: u64::MAX }),
+            ("bytes=99999999999999999999-", ByteRange::From { first: u64::MAX }),
+        ] {
+            assert_eq!(ByteRange::parse(text), Some(range), "{text:?}");
+            assert_eq!(ByteRange::parse(HeaderValue::from_str(text).unwrap()), Some(range), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_single_range_of_bytes_is_ignored() {
+        for text in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=,",
+            "bytes=1",
+            "bytes=a-b",
+            "bytes=2-1",
+            "bytes=1-2,4-5",
+            "bytes=+1-2",
+            "bytes=1-+2",
+            "bytes=--1",
+            "bytes=1--2",
+            "bytes=1-2-3",
+            "bytes=1 -2",
+            "bytes =1-2",
+            "items=1-2",
+            "bytes=0x1-2",
+            "bytes:1-2",
+            "bytes=1-2\0",
+            "bytes=é-",
+        ] {
+            assert_eq!(ByteRange::parse(text), None, "{text:?}");
+        }
+        assert_eq!(ByteRange::parse(b"bytes=1-\xff"), None);
+    }
+
+    #[test]
+    fn resolving() {
+        for (text, total, expected) in [
+            ("bytes=0-", 10, Some((0, 9))),
+            ("bytes=9-", 10, Some((9, 9))),
+            ("bytes=10-", 10, None),
+            ("bytes=0-0", 10, Some((0, 0))),
+            ("bytes=3-5", 10, Some((3, 5))),
+            ("bytes=3-99", 10, Some((3, 9))),
+            ("bytes=10-99", 10, None),
+            ("bytes=-3", 10, Some((7, 9))),
+            ("bytes=-10", 10, Some((0, 9))),
+            ("bytes=-99", 10, Some((0, 9))),
+            ("bytes=-0", 10, None),
+            ("bytes=0-", 0, None),
+            ("bytes=-1", 0, None),
+            ("bytes=99999999999999999999-", u64::MAX, None),
+            ("bytes=0-99999999999999999999", u64::MAX, Some((0, u64::MAX - 1))),
+        ] {
+            let resolved = ByteRange::parse(text).unwrap().resolve(total);
+            assert_eq!(resolved.map(|range| (range.first, range.last)), expected, "{text:?} of {total}");
+        }
+        let whole = ByteRange::From { first: 0 };
+        assert!(whole.is_whole() && whole.resolve(10).unwrap().is_whole(10));
+        assert!(!ByteRange::From { first: 1 }.resolve(10).unwrap().is_whole(10));
+        assert_eq!(whole.resolve(10).unwrap().content_range(10).to_string(), "bytes 0-9/10");
+    }
+
+    #[test]
+    fn content_ranges() {
+        for (text, first, last, total) in
+            [("bytes 0-0/1", 0, 0, Some(1)), ("bytes 5-9/10", 5, 9, Some(10)), ("bytes 5-9/*", 5, 9, None)]
+        {
+            let range = ContentRange { first, last, total };
+            assert_eq!(ContentRange::parse(text), Ok(range));
+            assert_eq!(range.to_string(), text);
+            assert_eq!(range.byte_count(), last - first + 1);
+        }
+        for bad in [
+            "",
+            "bytes",
+            "bytes 0-1",
+            "bytes */10",
+            "bytes 2-1/10",
+            "bytes 5-10/10",
+            "bytes 0-1/",
+            "bytes -1/2",
+            "bytes 1-/2",
+            "bytes=0-1/2",
+            "items 0-1/2",
+            "bytes 0-1/+2",
+            "bytes 0-99999999999999999999/*",
+            "bytes 0 - 1/2",
+            "é",
+        ] {
+            assert!(matches!(ContentRange::parse(bad), Err(ParseError::Range(_))), "{bad:?}");
+        }
+        assert_eq!(ContentRange::parse_unsatisfied("bytes */10"), Some(10));
+        assert_eq!(ContentRange::parse_unsatisfied(ContentRange::unsatisfied(0)), Some(0));
+        for bad in ["", "bytes */*", "bytes 0-1/2", "bytes */-1", "*/10"] {
+            assert_eq!(ContentRange::parse_unsatisfied(bad), None, "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..32), text in "bytes[= ][0-9*,/ -]{0,24}") {
+            for value in [bytes.as_slice(), text.as_bytes()] {
+                if let Some(range) = ByteRange::parse(value) {
+                    prop_assert_eq!(ByteRange::parse(range.to_string()), Some(range));
+                }
+                if let Ok(range) = ContentRange::parse(value) {
+                    prop_assert_eq!(ContentRange::parse(range.to_string()), Ok(range));
+                }
+                ContentRange::parse_unsatisfied(value);
+            }
+        }
+
+        #[test]
+        fn resolved_ranges_lie_inside(first in 0u64..40, last in 0u64..40, count in 0u64..40, total in 0u64..32) {
+            for range in [ByteRange::From { first }, ByteRange::Bounded { first, last: first.max(last) }, ByteRange::Suffix { count }] {
+                let wanted = (0..total).filter(|&at| match range {
+                    ByteRange::From { first } => at >= first,
+                    ByteRange::Bounded { first, last } => at >= first && at <= last,
+                    ByteRange::Suffix { count } => at + count >= total,
+                });
+                let resolved = range.resolve(total).into_iter().flat_map(|range| range.first..=range.last);
+                prop_assert!(resolved.eq(wanted), "{} of {}", range, total);
+                if let Some(resolved) = range.resolve(total) {
+                    prop_assert_eq!(resolved.len(), resolved.content_range(total).byte_count());
+                    prop_assert_eq!(resolved.is_whole(total), resolved.len() == total);
+                }
+            }
+        }
+    }
+}

@@ -76,3 +76,75 @@ impl Signature {
         Some(Format { length: protected.format_length, tail })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::{URL_SAFE as PADDED, URL_SAFE_NO_PAD};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const PAYLOAD: &str = "{\n   \"schemaVersion\": 1,\n   \"name\": \"library/busybox\",\n   \"fsLayers\": []\n}";
+
+    fn signature(length: usize, tail: &str) -> Value {
+        let protected = json!({ "formatLength": length, "formatTail": URL_SAFE_NO_PAD.encode(tail), "time": "2015-08-01T00:00:00Z" });
+        json!({ "header": { "alg": "ES256" }, "signature": "AAAA", "protected": URL_SAFE_NO_PAD.encode(protected.to_string()) })
+    }
+
+    fn good() -> Value {
+        signature(PAYLOAD.len() - 2, "\n}")
+    }
+
+    /// As libtrust writes it.
+    fn signed(between: &str, signatures: &[Value]) -> String {
+        let head = &PAYLOAD[..PAYLOAD.len() - 2];
+        format!("{head}{between},\n   \"signatures\": {}\n}}", Value::from(signatures))
+    }
+
+    #[test]
+    fn the_payload_is_what_was_signed() {
+        let payload = Some(PAYLOAD.as_bytes().to_vec());
+        assert_eq!(schema1_payload(signed("", &[good()]).as_bytes()), payload);
+        assert_eq!(schema1_payload(signed("", &[good(), good()]).as_bytes()), payload);
+        let mut padded = good();
+        let protected = URL_SAFE_NO_PAD.decode(padded["protected"].as_str().unwrap()).unwrap();
+        padded["protected"] = PADDED.encode(protected).into();
+        assert_eq!(schema1_payload(signed("", &[padded]).as_bytes()), payload);
+    }
+
+    #[test]
+    fn what_is_not_signed_or_not_all_signed_has_none() {
+        let length = PAYLOAD.len() - 2;
+        for document in [
+            String::new(),
+            "[]".to_owned(),
+            PAYLOAD.to_owned(),
+            signed("", &[]),
+            signed("", &[json!({})]),
+            signed("", &[json!({ "protected": "!" })]),
+            signed("", &[signature(usize::MAX, "")]),
+            signed("", &[signature(length - 1, "\n}")]),
+            signed("", &[signature(0, PAYLOAD)]),
+            signed("", &[good(), signature(length, "}")]),
+            // The last of two equal keys counts for most readers, and this one would be in no digest.
+            signed(",\"fsLayers\":[{}]", &[good()]),
+            signed("", &[good()]).replace("\n}", ",\"name\":\"evil\"}"),
+            signed(",\"signatures\":[]", &[good()]),
+        ] {
+            assert_eq!(schema1_payload(document.as_bytes()), None, "{document}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_length_is_read_without_a_panic(length: usize, near in 0usize..200, tail in ".{0,8}") {
+            for length in [length, near] {
+                let document = signed("", &[signature(length, &tail)]);
+                if let Some(payload) = schema1_payload(document.as_bytes()) {
+                    prop_assert_eq!(payload, [&PAYLOAD[..PAYLOAD.len() - 2], &tail].concat().into_bytes());
+                }
+            }
+        }
+    }
+}

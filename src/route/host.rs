@@ -105,3 +105,93 @@ fn parse_port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|&port| digits && port != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        let name = |name: &str| HostPattern::Name(name.into());
+        let name_port = |name: &str, port| HostPattern::NamePort(name.into(), port);
+        for (text, pattern, printed) in [
+            ("hub.mirror.lan", name("hub.mirror.lan"), "hub.mirror.lan"),
+            ("Hub.Mirror.LAN.", name("hub.mirror.lan"), "hub.mirror.lan"),
+            ("localhost", name("localhost"), "localhost"),
+            ("10.0.0.1:5000", name_port("10.0.0.1", 5000), "10.0.0.1:5000"),
+            ("mirror_1:65535", name_port("mirror_1", 65535), "mirror_1:65535"),
+            ("*:5002", HostPattern::AnyPort(5002), "*:5002"),
+            ("[::1]", name("[::1]"), "[::1]"),
+            ("[0:0::1]:5000", name_port("[::1]", 5000), "[::1]:5000"),
+            ("[FD00::A]:5000", name_port("[fd00::a]", 5000), "[fd00::a]:5000"),
+        ] {
+            let read: HostPattern = text.parse().unwrap();
+            assert_eq!(read, pattern, "{text}");
+            assert_eq!(read.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(read));
+        }
+    }
+
+    #[test]
+    fn what_is_no_pattern() {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "*",
+            "*:",
+            "*:0",
+            "*:65536",
+            "*:+1",
+            "*.lan",
+            "a..b",
+            ".a",
+            "a:",
+            "a:0",
+            "a:b",
+            "a:+1",
+            "a:1:2",
+            "::1",
+            "[::1",
+            "::1]",
+            "[::1]5000",
+            "[::1]:",
+            "[x]",
+            "[10.0.0.1]",
+            "a b",
+            "a/b",
+            "http://a",
+            "user@a",
+            "é.lan",
+            "a\0",
+            "a,b",
+        ] {
+            assert!(matches!(bad.parse::<HostPattern>(), Err(ParseError::Host(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_port_that_https_implies() {
+        for (name, other) in [
+            ("docker.io", Some("docker.io:443")),
+            ("docker.io:443", Some("docker.io")),
+            ("harbor.lan:8443", None),
+            ("team", Some("team:443")),
+            ("[::1]", Some("[::1]:443")),
+        ] {
+            assert_eq!(other_https_spelling(name).as_deref(), other, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn patterns_print_as_they_are_read(text in "[a-zA-Z0-9.*:\\[\\]-]{0,16}|.{0,12}") {
+            if let Ok(pattern) = text.parse::<HostPattern>() {
+                prop_assert_eq!(&pattern.lower_case(), &pattern);
+                prop_assert_eq!(pattern.to_string().parse::<HostPattern>(), Ok(pattern));
+            }
+        }
+    }
+}

@@ -1,1 +1,476 @@
 //! Tables for every way to name an upstream, and for everything that names none.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::upstream::{Config, CredentialSource};
+
+const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+fn upstream(name: &str, url: &str, aliases: &[&str], hosts: &[&str]) -> Config {
+    Config {
+        name: name.into(),
+        urls: vec![url.parse().unwrap()],
+        aliases: aliases.iter().map(|&alias| alias.into()).collect(),
+        hosts: hosts.iter().map(|pattern| pattern.parse().unwrap()).collect(),
+        default: name == "docker.io",
+        library: name == "docker.io",
+        realms: Vec::new(),
+        ca: None,
+        credential: CredentialSource::Anonymous,
+    }
+}
+
+fn upstreams() -> Vec<Config> {
+    vec![
+        upstream(
+            "docker.io",
+            "https://registry-1.docker.io",
+            &["index.docker.io", "registry-1.docker.io"],
+            &["hub.mirror.lan", "[::1]:5002"],
+        ),
+        upstream("ghcr.io", "https://ghcr.io", &["gh"], &["mirror.lan:5001", "*:5001", "sni.lan"]),
+        upstream("Quay.io", "https://quay.io", &[], &["mirror.lan", "port.lan:443", "clear.lan:80"]),
+        upstream("harbor.lan:8443", "https://harbor.lan:8443", &["team"], &["*:5003"]),
+        upstream("tls.lan:443", "https://tls.lan", &[], &[]),
+        upstream("plain.lan:5000", "http://plain.lan:5000", &["plain.lan"], &[]),
+    ]
+}
+
+fn routes() -> Routes {
+    Routes::new(upstreams().iter())
+}
+
+/// A request to a listener on port 5000 that no upstream lists.
+fn request<'a>(method: &'a Method, uri: &'a Uri) -> Target<'a> {
+    Target { method, uri, host: Some("127.0.0.1:5000"), sni: None, tls: false, local_port: 5000 }
+}
+
+fn get_from(routes: &Routes, uri: &str) -> Result<Route, RouteError> {
+    routes.resolve(request(&Method::GET, &uri.parse().unwrap()))
+}
+
+fn get(uri: &str) -> Result<Route, RouteError> {
+    get_from(&routes(), uri)
+}
+
+/// `upstream repository`, of a request that is routed.
+fn place(route: &Route) -> (&str, &str) {
+    (&route.upstream, route.repository.as_ref().map_or("", |repository| repository.as_str()))
+}
+
+#[test]
+fn by_ns_by_path_and_by_default() {
+    for (uri, upstream, repository) in [
+        // ns=
+        ("/v2/owner/image/manifests/1?ns=ghcr.io", "ghcr.io", "owner/image"),
+        ("/v2/owner/image/manifests/1?x=y&ns=GHCR.io&ns=quay.io", "ghcr.io", "owner/image"),
+        ("/v2/owner/image/manifests/1?ns=gh", "ghcr.io", "owner/image"),
+        ("/v2/coreos/etcd/manifests/1?ns=quay.io", "Quay.io", "coreos/etcd"),
+        ("/v2/library/nginx/manifests/1?ns=registry-1.docker.io", "docker.io", "library/nginx"),
+        ("/v2/nginx/manifests/1?ns=docker.io:443", "docker.io", "library/nginx"),
+        ("/v2/a/b/manifests/1?ns=harbor.lan:8443", "harbor.lan:8443", "a/b"),
+        ("/v2/a/b/manifests/1?ns=harbor.lan%3A8443", "harbor.lan:8443", "a/b"),
+        ("/v2/a/b/manifests/1?ns=tls.lan", "tls.lan:443", "a/b"),
+        ("/v2/a/b/manifests/1?ns=plain.lan", "plain.lan:5000", "a/b"),
+        // An empty ns= names nothing.
+        ("/v2/owner/image/manifests/1?ns=", "docker.io", "owner/image"),
+        ("/v2/owner/image/manifests/1?ns", "docker.io", "owner/image"),
+        // ns= before the path; the path is then the repository, unless it says the same once more.
+        ("/v2/ghcr.io/a/manifests/1?ns=docker.io", "docker.io", "ghcr.io/a"),
+        ("/v2/ghcr.io/a/b/manifests/1?ns=ghcr.io", "ghcr.io", "a/b"),
+        ("/v2/index.docker.io/nginx/manifests/1?ns=docker.io", "docker.io", "library/nginx"),
+        ("/v2/team/app/manifests/1?ns=harbor.lan:8443", "harbor.lan:8443", "team/app"),
+        ("/v2/ghcr.io/manifests/1?ns=ghcr.io", "ghcr.io", "ghcr.io"),
+        ("/quay.io/v2/a/b/manifests/1?ns=ghcr.io", "ghcr.io", "a/b"),
+        // The first component of the path.
+        ("/v2/ghcr.io/owner/image/manifests/1", "ghcr.io", "owner/image"),
+        ("/v2/GHCR.IO/owner/image/manifests/1", "ghcr.io", "owner/image"),
+        ("/v2/ghcr.io:443/owner/image/manifests/1", "ghcr.io", "owner/image"),
+        ("/v2/harbor.lan:8443/team/app/manifests/1", "harbor.lan:8443", "team/app"),
+        ("/v2/harbor.lan%3A8443/team/app/manifests/1", "harbor.lan:8443", "team/app"),
+        ("/v2/team/app/manifests/1", "harbor.lan:8443", "app"),
+        ("/v2/docker.io/nginx/manifests/1", "docker.io", "library/nginx"),
+        ("/v2/docker.io/library/nginx/manifests/1", "docker.io", "library/nginx"),
+        ("/v2/ghcr.io/pause/manifests/1", "ghcr.io", "pause"),
+        ("/v2/ghcr.io/quay.io/x/manifests/1", "ghcr.io", "quay.io/x"),
+        // Too short to have a repository below the upstream's name.
+        ("/v2/ghcr.io/tags/list", "docker.io", "library/ghcr.io"),
+        ("/v2/ghcr.io/x/tags/list", "ghcr.io", "x"),
+        ("/v2/ghcr.io/blobs/manifests/1", "ghcr.io", "blobs"),
+        // The component in front of /v2/.
+        ("/ghcr.io/v2/owner/image/manifests/1", "ghcr.io", "owner/image"),
+        ("/mirrors/ghcr.io/v2/owner/image/manifests/1", "ghcr.io", "owner/image"),
+        ("/harbor.lan%3A8443/v2/a/manifests/1", "harbor.lan:8443", "a"),
+        ("/ghcr.io/v2/quay.io/x/manifests/1", "ghcr.io", "quay.io/x"),
+        ("/prefix/v2/nginx/manifests/1", "docker.io", "library/nginx"),
+        ("/a/b/c/v2/owner/image/manifests/1", "docker.io", "owner/image"),
+        ("/ghcr.io/other/v2/owner/image/manifests/1", "docker.io", "owner/image"),
+        ("/prefix/v2/ghcr.io/owner/image/manifests/1", "ghcr.io", "owner/image"),
+        ("/v2/v2/image/manifests/1", "docker.io", "v2/image"),
+        // The default.
+        ("/v2/nginx/manifests/1", "docker.io", "library/nginx"),
+        ("/v2/library/nginx/manifests/1", "docker.io", "library/nginx"),
+        ("/v2/a/b/c/d/e/f/manifests/1", "docker.io", "a/b/c/d/e/f"),
+        ("/v2/a%2Fb/manifests/1", "docker.io", "a/b"),
+    ] {
+        let route = get(uri).unwrap_or_else(|error| panic!("{uri}: {error}"));
+        assert_eq!(place(&route), (upstream, repository), "{uri}");
+    }
+}
+
+#[test]
+fn by_host() {
+    let uri = "/v2/owner/image/manifests/1".parse().unwrap();
+    for (host, sni, tls, local_port, upstream) in [
+        (Some("hub.mirror.lan"), None, false, 5000, "docker.io"),
+        (Some("HUB.mirror.LAN.:5000"), None, false, 5000, "docker.io"),
+        // name:port before name before *:port
+        (Some("mirror.lan:5001"), None, false, 5001, "ghcr.io"),
+        (Some("mirror.lan:5002"), None, false, 5002, "Quay.io"),
+        (Some("mirror.lan:5003"), None, false, 5003, "Quay.io"),
+        (Some("other.lan:5003"), None, false, 5003, "harbor.lan:8443"),
+        (Some("127.0.0.1:5001"), None, false, 5001, "ghcr.io"),
+        // Without a port in Host: that of the scheme, or else that of the listener.
+        (Some("port.lan"), None, true, 443, "Quay.io"),
+        (Some("port.lan"), None, true, 8443, "Quay.io"),
+        (Some("port.lan"), None, false, 5000, "docker.io"),
+        (Some("clear.lan"), None, false, 80, "Quay.io"),
+        (Some("other.lan"), None, false, 5001, "ghcr.io"),
+        // The port the client named before the one it arrived at.
+        (Some("127.0.0.1:5001"), None, false, 5003, "ghcr.io"),
+        (Some("127.0.0.1:5000"), None, false, 5003, "harbor.lan:8443"),
+        // IPv6 in any spelling.
+        (Some("[::1]:5002"), None, false, 5002, "docker.io"),
+        (Some("[0:0:0:0:0:0:0:1]:5001"), None, false, 5001, "ghcr.io"),
+        // The TLS name, when Host names nothing.
+        (Some("127.0.0.1"), Some("sni.lan"), true, 443, "ghcr.io"),
+        (None, Some("SNI.lan"), true, 443, "ghcr.io"),
+        (None, Some("port.lan"), true, 443, "Quay.io"),
+        (Some("hub.mirror.lan"), Some("sni.lan"), true, 443, "docker.io"),
+        (Some("other.lan:5003"), Some("sni.lan"), true, 5003, "ghcr.io"),
+        // Nothing but the listener's port, and nothing at all.
+        (None, None, false, 5003, "harbor.lan:8443"),
+        (Some(""), None, false, 5003, "harbor.lan:8443"),
+        (Some("no host:xyz"), None, false, 5003, "harbor.lan:8443"),
+        (Some("hub.mirror.lan:99999"), None, false, 5000, "docker.io"),
+        (Some("evil.example"), Some("evil.example"), true, 5000, "docker.io"),
+        (None, None, false, 5000, "docker.io"),
+    ] {
+        let target = Target { method: &Method::GET, uri: &uri, host, sni, tls, local_port };
+        let route = routes().resolve(target).unwrap();
+        assert_eq!(place(&route), (upstream, "owner/image"), "{host:?} {sni:?} {tls} {local_port}");
+    }
+}
+
+#[test]
+fn a_host_goes_before_the_path_and_after_ns() {
+    for (uri, place_expected) in [
+        ("/v2/ghcr.io/a/b/manifests/1", ("Quay.io", "ghcr.io/a/b")),
+        ("/ghcr.io/v2/a/b/manifests/1", ("Quay.io", "a/b")),
+        ("/v2/a/b/manifests/1?ns=ghcr.io", ("ghcr.io", "a/b")),
+        ("/v2/quay.io/a/b/manifests/1", ("Quay.io", "a/b")),
+        ("/v2/single/manifests/1", ("Quay.io", "single")),
+        ("/v2/", ("Quay.io", "")),
+        ("/v2/_catalog", ("Quay.io", "")),
+    ] {
+        let uri: Uri = uri.parse().unwrap();
+        let target = Target { host: Some("mirror.lan:5000"), ..request(&Method::GET, &uri) };
+        assert_eq!(place(&routes().resolve(target).unwrap()), place_expected, "{uri}");
+    }
+    // Without a Host header, a request in absolute form names the host itself.
+    let uri: Uri = "http://mirror.lan/v2/a/b/manifests/1".parse().unwrap();
+    let target = Target { host: None, ..request(&Method::GET, &uri) };
+    assert_eq!(place(&routes().resolve(target).unwrap()), ("Quay.io", "a/b"));
+}
+
+#[test]
+fn library_only_where_it_is_configured_and_whichever_way() {
+    let uri = |uri: &str| uri.parse::<Uri>().unwrap();
+    for (path, repository) in [
+        ("/v2/nginx/manifests/1?ns=docker.io", "library/nginx"),
+        ("/v2/docker.io/nginx/manifests/1", "library/nginx"),
+        ("/docker.io/v2/nginx/manifests/1", "library/nginx"),
+        ("/v2/nginx/manifests/1", "library/nginx"),
+        ("/v2/library/nginx/manifests/1", "library/nginx"),
+        ("/v2/library/manifests/1", "library/library"),
+        ("/v2/pause/manifests/1?ns=ghcr.io", "pause"),
+        ("/v2/ghcr.io/pause/manifests/1", "pause"),
+    ] {
+        assert_eq!(get(path).unwrap().repository.unwrap().as_str(), repository, "{path}");
+    }
+    let (hub, put) = (uri("/v2/nginx/manifests/1"), Method::PUT);
+    let by_host = routes().resolve(Target { host: Some("hub.mirror.lan"), ..request(&Method::GET, &hub) }).unwrap();
+    assert_eq!(place(&by_host), ("docker.io", "library/nginx"));
+    assert_eq!(place(&routes().resolve(request(&put, &hub)).unwrap()), ("docker.io", "library/nginx"));
+    let long = format!("/v2/{}/manifests/1", "a".repeat(255));
+    assert!(matches!(get(&long), Err(RouteError::Name(_))));
+}
+
+#[test]
+fn operations_and_methods() {
+    let (digest, tag) = (DIGEST.parse::<Digest>().unwrap(), "1".parse().unwrap());
+    for (path, operation, written) in [
+        ("/v2/".to_owned(), Operation::Base, None),
+        ("/v2".into(), Operation::Base, None),
+        ("/v2/_catalog?n=5".into(), Operation::Catalog, None),
+        ("/v2/a/b/tags/list?n=5&last=x".into(), Operation::Tags, Some(())),
+        ("/v2/a/b/manifests/1".into(), Operation::Manifest(Reference::Tag(tag)), Some(())),
+        (format!("/v2/a/b/manifests/{DIGEST}"), Operation::Manifest(Reference::Digest(digest.clone())), Some(())),
+        (
+            format!("/v2/a/b/manifests/{}", DIGEST.replace(':', "%3a")),
+            Operation::Manifest(Reference::Digest(digest.clone())),
+            Some(()),
+        ),
+        (format!("/v2/a/b/blobs/{DIGEST}"), Operation::Blob(digest.clone()), Some(())),
+        (format!("/v2/a/b/referrers/{DIGEST}?artifactType=x"), Operation::Referrers(digest), Some(())),
+        ("/v2/a/b/blobs/uploads/".into(), Operation::Write, Some(())),
+        ("/v2/a/b/blobs/uploads".into(), Operation::Write, Some(())),
+        ("/v2/a/b/blobs/uploads/5f1c?_state=x".into(), Operation::Write, Some(())),
+    ] {
+        let uri: Uri = path.parse().unwrap();
+        for method in [Method::GET, Method::HEAD] {
+            let route = routes().resolve(request(&method, &uri)).unwrap();
+            assert_eq!(route.operation, operation, "{method} {path}");
+            assert_eq!((&*route.upstream, route.namespace), ("docker.io", None));
+        }
+        for method in [Method::PUT, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS] {
+            let route = routes().resolve(request(&method, &uri)).map(|route| route.operation);
+            let expected = written.map(|()| Operation::Write).ok_or(RouteError::MethodNotAllowed);
+            assert_eq!(route, expected, "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn what_is_refused() {
+    let name = |uri: &str| matches!(get(uri), Err(RouteError::Name(_)));
+    for uri in [
+        "/v2/A/manifests/1",
+        "/v2/a//b/manifests/1",
+        "/v2//a/manifests/1",
+        "//v2/a/manifests/1",
+        "/x//v2/a/manifests/1",
+        "/v2/a/manifests/1/",
+        "/v2/a/../b/manifests/1",
+        "/v2/../v2/a/manifests/1",
+        "/../v2/a/manifests/1",
+        "/v2/./a/manifests/1",
+        "/v2/a/manifests/..",
+        "/v2/a/%2e%2e/b/manifests/1",
+        "/v2/a/%2E./manifests/1",
+        "/v2/a/%252e%252e/manifests/1",
+        "/v2/a%252Fb/manifests/1",
+        "/v2/a/manifests/1%2525",
+        "/v2/a/manifests/%zz",
+        "/v2/a/manifests/1%",
+        "/v2/a%00/manifests/1",
+        "/v2/a/manifests/1%00",
+        "/v2/a%5Cb/manifests/1",
+        "/v2/a/manifests/..%5c1",
+        "/v2/a%0d%0ab/manifests/1",
+        "/v2/a%ff/manifests/1",
+        "/v2/a%20b/manifests/1",
+        "/v2/a..b/manifests/1",
+        "/v2/_a/manifests/1",
+        "/v2/manifests/1",
+        "/v2/tags/list",
+        "/v2/a/b:c/manifests/1",
+        "/v2/ghcr.io/A/manifests/1",
+        "/v2/unknown/x/../y",
+    ] {
+        assert!(name(uri), "{uri}: {:?}", get(uri));
+    }
+    assert!(name(&format!("/v2/{}/manifests/1", vec!["a"; 129].join("/"))));
+    for uri in ["/v2/a/blobs/sha256:00", "/v2/a/blobs/latest", "/v2/a/manifests/md5:00", "/v2/a/referrers/x"] {
+        assert!(matches!(get(uri), Err(RouteError::Digest(_))), "{uri}");
+    }
+    assert!(matches!(get(&format!("/v2/a/blobs/{}", DIGEST.to_uppercase())), Err(RouteError::Digest(_))));
+    assert!(matches!(get(&format!("/v2/a/blobs/{DIGEST}0")), Err(RouteError::Digest(_))));
+    for uri in ["/v2/a/manifests/-x", "/v2/a/manifests/.x", "/v2/a/manifests/a+b", "/v2/a/manifests/a%20b"] {
+        assert!(matches!(get(uri), Err(RouteError::Tag(_))), "{uri}");
+    }
+    for uri in [
+        "/",
+        "/v1/",
+        "/v2x/",
+        "/favicon.ico",
+        "/v2/x",
+        "/v2/ghcr.io",
+        "/v2/a/_catalog",
+        "/v2/ghcr.io/x/_catalog",
+        "/v2/a/tags",
+        "/v2/a/manifest/1",
+        "*",
+    ] {
+        assert_eq!(get(uri), Err(RouteError::NotFound), "{uri}");
+    }
+}
+
+#[test]
+fn unknown_upstreams_are_refused() {
+    for (uri, name) in [
+        ("/v2/a/b/manifests/1?ns=evil.example", "evil.example"),
+        ("/v2/a/b/manifests/1?ns=http://ghcr.io", "http://ghcr.io"),
+        ("/v2/a/b/manifests/1?ns=ghcr.io/", "ghcr.io/"),
+        ("/v2/a/b/manifests/1?ns=ghcr.io:444", "ghcr.io:444"),
+        ("/v2/a/b/manifests/1?ns=plain.lan:443", "plain.lan:443"),
+        ("/v2/a/b/manifests/1?ns=169.254.169.254", "169.254.169.254"),
+        ("/v2/a/b/manifests/1?ns=ghcr.io%00", "ghcr.io\0"),
+        ("/v2/?ns=evil.example", "evil.example"),
+        // Docker Hub is the default here: it has no namespace that looks like a host.
+        ("/v2/evil.example/a/b/manifests/1", "evil.example"),
+        ("/v2/evil.example:5000/a/manifests/1", "evil.example:5000"),
+        ("/v2/localhost/a/manifests/1", "localhost"),
+        ("/v2/evil.example/_catalog", "evil.example"),
+    ] {
+        assert_eq!(get(uri), Err(RouteError::UnknownUpstream(name.to_owned())), "{uri}");
+    }
+}
+
+#[test]
+fn without_a_default() {
+    let mut upstreams = upstreams();
+    upstreams[0].default = false;
+    let routes = Routes::new(upstreams.iter());
+    let base = get_from(&routes, "/v2/").unwrap();
+    assert_eq!((&*base.upstream, base.operation), ("none", Operation::Base));
+    assert_eq!(get_from(&routes, "/v2/a/b/manifests/1"), Err(RouteError::UnknownUpstream("a".into())));
+    assert!(matches!(get_from(&routes, "/v2/_catalog"), Err(RouteError::UnknownUpstream(_))));
+    assert_eq!(place(&get_from(&routes, "/v2/ghcr.io/a/manifests/1").unwrap()), ("ghcr.io", "a"));
+    assert_eq!(place(&get_from(&routes, "/v2/?ns=ghcr.io").unwrap()), ("ghcr.io", ""));
+    assert_eq!(&*get_from(&Routes::new(std::iter::empty()), "/v2/").unwrap().upstream, "none");
+}
+
+#[test]
+fn a_default_other_than_docker_hub_may_have_repositories_named_like_hosts() {
+    let mut upstreams = upstreams();
+    upstreams[0].default = false;
+    upstreams[3].default = true;
+    let routes = Routes::new(upstreams.iter());
+    let route = get_from(&routes, "/v2/registry.example/app/manifests/1").unwrap();
+    assert_eq!(place(&route), ("harbor.lan:8443", "registry.example/app"));
+}
+
+#[test]
+fn catalogs() {
+    for (uri, upstream) in [
+        ("/v2/_catalog", "docker.io"),
+        ("/v2/ghcr.io/_catalog?n=5", "ghcr.io"),
+        ("/v2/_catalog?ns=ghcr.io", "ghcr.io"),
+        ("/v2/ghcr.io/_catalog?ns=ghcr.io", "ghcr.io"),
+        ("/ghcr.io/v2/_catalog", "ghcr.io"),
+    ] {
+        let route = get(uri).unwrap();
+        assert_eq!(
+            (&*route.upstream, route.operation, route.repository),
+            (upstream, Operation::Catalog, None),
+            "{uri}"
+        );
+    }
+}
+
+/// What clients really ask for: the Host they send, and the method and the path.
+#[test]
+fn real_clients() {
+    const IMAGE: (&str, &str) = ("ghcr.io", "owner/image");
+    const ALPINE: (&str, &str) = ("docker.io", "library/alpine");
+    const TEAM: (&str, &str) = ("harbor.lan:8443", "team/app");
+    const FALLBACK: &str = "sha256-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let fallback = format!("GET /v2/ghcr.io/owner/image/manifests/{FALLBACK}");
+    let nested = ("docker.io", "rancher/mirrored-pause");
+    for (client, host, line, expected, namespace) in [
+        ("containerd", "m:5000", "HEAD /v2/library/alpine/manifests/3?ns=docker.io", ALPINE, "docker.io"),
+        ("containerd, override_path", "m:5000", "GET /v2/ghcr.io/owner/image/manifests/1?ns=ghcr.io", IMAGE, "ghcr.io"),
+        ("containerd, a port", "m", "GET /v2/team/app/manifests/1?ns=harbor.lan%3A8443", TEAM, "harbor.lan:8443"),
+        ("k3s, _default", "m:5000", "HEAD /v2/owner/image/manifests/1?ns=ghcr.io", IMAGE, "ghcr.io"),
+        (
+            "k3s, the wild spelling",
+            "m:5000",
+            "GET /v2/rancher/mirrored-pause/manifests/3.6?ns=registry-1.docker.io",
+            nested,
+            "registry-1.docker.io",
+        ),
+        ("dockerd, ping", "127.0.0.1:5000", "GET /v2/", ("docker.io", ""), ""),
+        ("dockerd, registry-mirrors", "127.0.0.1:5000", "HEAD /v2/library/alpine/manifests/3.20", ALPINE, ""),
+        ("dockerd, ping below a path", "127.0.0.1:5000", "GET /hub/v2/", ("docker.io", ""), ""),
+        ("dockerd, mirror with a path", "127.0.0.1:5000", "GET /hub/v2/library/alpine/manifests/3", ALPINE, ""),
+        ("docker pull HOST:PORT/…", "127.0.0.1:5000", "GET /v2/harbor.lan:8443/team/app/manifests/1", TEAM, ""),
+        ("docker push", "m:5000", "POST /v2/ghcr.io/owner/image/blobs/uploads/", IMAGE, ""),
+        (
+            "docker push, mount",
+            "m:5000",
+            "POST /v2/harbor.lan:8443/team/app/blobs/uploads/?from=team%2Fbase&mount=sha256%3Aabc",
+            TEAM,
+            "",
+        ),
+        ("podman, mirror by prefix", "m:5000", "GET /v2/ghcr.io/owner/image/manifests/1", IMAGE, ""),
+        ("podman, mirror by port", "m:5003", "GET /v2/team/app/manifests/1", TEAM, ""),
+        ("podman, mirror by name", "hub.mirror.lan", "GET /v2/library/alpine/manifests/1", ALPINE, ""),
+        ("skopeo list-tags", "m:5000", "GET /v2/ghcr.io/owner/image/tags/list", IMAGE, ""),
+        ("cosign, fallback tag", "m:5000", &fallback, IMAGE, ""),
+    ] {
+        let (method, uri) = line.split_once(' ').unwrap();
+        let (method, uri): (Method, Uri) = (method.parse().unwrap(), uri.parse().unwrap());
+        let target = Target { host: Some(host), ..request(&method, &uri) };
+        let route = routes().resolve(target).unwrap_or_else(|error| panic!("{client}: {error}"));
+        assert_eq!(place(&route), expected, "{client}");
+        assert_eq!(route.namespace.as_deref().unwrap_or(""), namespace, "{client}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_request_is_harmless(
+        path in "(/|v2|%2[ef]|%|\\.|\\.\\.|a|A|_|:|ghcr\\.io|x\\.y|docker\\.io|manifests|blobs|tags|list|_catalog|uploads|[!-~]){0,16}",
+        query in prop::option::of("(ns|=|&|ghcr\\.io|x\\.y|%3[Aa]|[!-~]){0,6}"),
+        host in prop::option::of(".{0,12}|(mirror|hub\\.mirror|x)\\.lan(:[0-9]{0,6})?"),
+        sni in prop::option::of(".{0,12}|sni\\.lan"),
+        tls: bool,
+        local_port: u16,
+        method in prop::sample::select(vec![Method::GET, Method::HEAD, Method::PUT]),
+        below: bool,
+    ) {
+        let path = if below { format!("/v2/{path}/manifests/1") } else { format!("/{path}") };
+        let text = query.map_or(path.clone(), |query| format!("{path}?{query}"));
+        let Ok(uri) = text.parse::<Uri>() else { return Ok(()) };
+        let target = Target { method: &method, uri: &uri, host: host.as_deref(), sni: sni.as_deref(), tls, local_port };
+        if let Ok(route) = routes().resolve(target) {
+            prop_assert!(upstreams().iter().any(|upstream| upstream.name == route.upstream), "{:?}", route);
+            if let Some(repository) = &route.repository {
+                prop_assert!(repository.as_str().split('/').all(|part| !matches!(part, "" | "." | "..")));
+                prop_assert!(!repository.as_str().contains(['%', '\\', '\0']));
+            }
+            prop_assert_eq!(route.repository.is_none(), matches!(route.operation, Operation::Base | Operation::Catalog));
+        }
+    }
+
+    #[test]
+    fn any_bytes_in_a_path_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..32)) {
+        let path: String = bytes.iter().map(|byte| format!("%{byte:02X}")).collect();
+        for text in [format!("/{path}"), format!("/v2/{path}/manifests/1"), format!("/v2/a/manifests/{path}")] {
+            let uri: Uri = text.parse().unwrap();
+            let _ = routes().resolve(request(&Method::GET, &uri));
+        }
+        if let Ok(uri) = Uri::from_maybe_shared(bytes.clone()) {
+            let host = String::from_utf8_lossy(&bytes);
+            let _ = routes().resolve(Target { host: Some(&host), ..request(&Method::GET, &uri) });
+        }
+    }
+
+    #[test]
+    fn every_repository_is_reached_by_every_way(name in "[a-z0-9]{1,8}(/[a-z0-9]{1,8}){1,3}") {
+        // `team` is an alias, and a repository of the default upstream may not begin with it.
+        prop_assume!(!name.starts_with("team/") && !name.starts_with("gh/"));
+        for uri in [
+            format!("/v2/{name}/manifests/1?ns=ghcr.io"),
+            format!("/v2/ghcr.io/{name}/manifests/1"),
+            format!("/ghcr.io/v2/{name}/manifests/1"),
+        ] {
+            let route = get(&uri).unwrap();
+            prop_assert_eq!(place(&route), ("ghcr.io", name.as_str()));
+        }
+        let route = get(&format!("/v2/{name}/manifests/1")).unwrap();
+        prop_assert_eq!(place(&route), ("docker.io", name.as_str()));
+    }
+}

@@ -194,3 +194,220 @@ impl Reader<'_> {
         String::from_utf8_lossy(&self.bytes[start..self.at]).into_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(values: &[&str]) -> Vec<Challenge> {
+        let values: Vec<HeaderValue> =
+            values.iter().map(|value| HeaderValue::from_bytes(value.as_bytes()).unwrap()).collect();
+        parse(values.iter())
+    }
+
+    fn bearer(
+        realm: &str,
+        service: impl Into<Option<&'static str>>,
+        scope: impl Into<Option<&'static str>>,
+    ) -> Challenge {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        Challenge::Bearer(Bearer {
+            realm: realm.into(),
+            service: owned(service.into()),
+            scope: owned(scope.into()),
+            error: None,
+        })
+    }
+
+    fn basic(realm: &str) -> Challenge {
+        Challenge::Basic { realm: Some(realm.into()) }
+    }
+
+    fn other(scheme: &str) -> Challenge {
+        Challenge::Other(scheme.into())
+    }
+
+    #[test]
+    fn real_registries() {
+        for (registry, value, challenge) in [
+            (
+                "Docker Hub",
+                r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/x:pull""#,
+                bearer("https://auth.docker.io/token", "registry.docker.io", "repository:library/x:pull"),
+            ),
+            (
+                "Tencent CCR, the base",
+                r#"Bearer realm="https://ccr.ccs.tencentyun.com/service/token",service="token-service""#,
+                bearer("https://ccr.ccs.tencentyun.com/service/token", "token-service", None),
+            ),
+            (
+                "Tencent CCR, a repository",
+                r#"Bearer realm="https://hkccr.ccs.tencentyun.com/service/token",service="token-service",scope="repository:ns/repo:pull,push""#,
+                bearer(
+                    "https://hkccr.ccs.tencentyun.com/service/token",
+                    "token-service",
+                    "repository:ns/repo:pull,push",
+                ),
+            ),
+            (
+                "Harbor",
+                r#"Bearer realm="https://harbor.example/service/token",service="harbor-registry""#,
+                bearer("https://harbor.example/service/token", "harbor-registry", None),
+            ),
+            ("Harbor, an invalid header or the catalog", r#"Basic realm="harbor""#, basic("harbor")),
+            (
+                "GHCR",
+                r#"Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="repository:owner/image:pull""#,
+                bearer("https://ghcr.io/token", "ghcr.io", "repository:owner/image:pull"),
+            ),
+            (
+                "Quay",
+                r#"Bearer realm="https://quay.io/v2/auth",service="quay.io",scope="repository:coreos/etcd:pull,push""#,
+                bearer("https://quay.io/v2/auth", "quay.io", "repository:coreos/etcd:pull,push"),
+            ),
+            (
+                "ECR, private",
+                r#"Basic realm="https://1.dkr.ecr.eu-west-1.amazonaws.com/",service="ecr.amazonaws.com""#,
+                basic("https://1.dkr.ecr.eu-west-1.amazonaws.com/"),
+            ),
+            (
+                "ECR, public",
+                r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#,
+                bearer("https://public.ecr.aws/token/", "public.ecr.aws", "aws"),
+            ),
+            (
+                "ACR",
+                r#"Bearer realm="https://x.azurecr.io/oauth2/token",service="x.azurecr.io",scope="repository:a:metadata_read""#,
+                bearer("https://x.azurecr.io/oauth2/token", "x.azurecr.io", "repository:a:metadata_read"),
+            ),
+            (
+                "GCR",
+                r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io",scope="repository:p/i:pull""#,
+                bearer("https://gcr.io/v2/token", "gcr.io", "repository:p/i:pull"),
+            ),
+            (
+                "NVCR: no service",
+                r#"Bearer realm="https://nvcr.io/proxy_auth",scope="repository:nvidia/cuda:pull,push""#,
+                bearer("https://nvcr.io/proxy_auth", None, "repository:nvidia/cuda:pull,push"),
+            ),
+            (
+                "Aliyun: colons in the service",
+                r#"Bearer realm="https://dockerauth.cn-hangzhou.aliyuncs.com/auth",service="registry.aliyuncs.com:cn-hangzhou:26842",scope="repository:a/b:pull,push""#,
+                bearer(
+                    "https://dockerauth.cn-hangzhou.aliyuncs.com/auth",
+                    "registry.aliyuncs.com:cn-hangzhou:26842",
+                    "repository:a/b:pull,push",
+                ),
+            ),
+        ] {
+            assert_eq!(read(&[value]), [challenge], "{registry}");
+        }
+    }
+
+    #[test]
+    fn the_grammar_and_what_is_made_of_it() {
+        for (values, challenges) in [
+            (&[][..], vec![]),
+            (&[""], vec![]),
+            (&[" , ,"], vec![]),
+            // Several challenges, in one header and in several.
+            (&[r#"Basic realm="q", Bearer realm="u",service="s""#], vec![basic("q"), bearer("u", "s", None)]),
+            (&[r#"Bearer realm="u",service="s",Basic realm="q""#], vec![bearer("u", "s", None), basic("q")]),
+            (&[r#"Basic realm="q""#, r#"Bearer realm="u""#], vec![basic("q"), bearer("u", None, None)]),
+            // Two lines are one list.
+            (&[r#"Bearer realm="u""#, r#"service="s""#], vec![bearer("u", "s", None)]),
+            // A token68 stands alone.
+            (&[r#"Negotiate abc==, Bearer realm="u""#], vec![other("Negotiate"), bearer("u", None, None)]),
+            (
+                &[r#"Bearer realm="u", Negotiate a-._~+/9=,Basic realm="q""#],
+                vec![bearer("u", None, None), other("Negotiate"), basic("q")],
+            ),
+            (&["Negotiate, NTLM , Basic"], vec![other("Negotiate"), other("NTLM"), Challenge::Basic { realm: None }]),
+            (
+                &[r#"Digest realm="d, Basic realm=x", qop="auth,auth-int", Basic realm="q""#],
+                vec![other("Digest"), basic("q")],
+            ),
+            // Case, space, commas.
+            (&[r#"bearer REALM="u",Service="s""#], vec![bearer("u", "s", None)]),
+            (&["BEARER\trealm = \"u\"\t,\tservice =\"s\""], vec![bearer("u", "s", None)]),
+            (&[r#",, Bearer realm="u",, service="s",,"#], vec![bearer("u", "s", None)]),
+            (&[r#"Bearer,realm="u""#], vec![bearer("u", None, None)]),
+            (&[r#"Bearer realm="u" service="s""#], vec![bearer("u", "s", None)]),
+            // Values.
+            (&[r#"Bearer realm="a\"b\\c\,d",service="s""#], vec![bearer(r#"a"b\c,d"#, "s", None)]),
+            (
+                &["Bearer realm=https://h/t?a=b,service=s:1,scope=repository:a/b:pull"],
+                vec![bearer("https://h/t?a=b", "s:1", "repository:a/b:pull")],
+            ),
+            (&[r#"Bearer realm="u",service="",scope="""#], vec![bearer("u", None, None)]),
+            (&[r#"Bearer realm="u",realm="evil",service="s",service="t""#], vec![bearer("u", "s", None)]),
+            (&[r#"Bearer realm="ü",service="s""#], vec![bearer("ü", "s", None)]),
+            (&["Basic realm=\"\""], vec![basic("")]),
+            // What is broken hurts nobody else.
+            (&[r#"Bearer service="s""#], vec![other("Bearer")]),
+            (&[r#"Bearer realm="",service="s""#], vec![other("Bearer")]),
+            (&[r#"Bearer realm="u"#, r#"Basic realm="q""#], vec![other("Bearer"), basic("q")]),
+            (&[r#"Bearer realm="u\"#, r#"Basic realm="q""#], vec![other("Bearer"), basic("q")]),
+            (&[r#"Bearer realm="u",service="s"#], vec![bearer("u", None, None)]),
+            (&[r#"realm="u", Basic realm="q""#], vec![basic("q")]),
+            (&[r#"="u" é, Basic realm="q""#], vec![basic("q")]),
+            (&[r#"Bearer realm="u", @@@, service="s""#], vec![bearer("u", "s", None)]),
+            (&["\"Bearer realm=\", Basic realm=q"], vec![basic("q")]),
+        ] {
+            assert_eq!(read(values), challenges, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_tells_an_insufficient_token() {
+        let challenges =
+            read(&[r#"Bearer realm="u",service="s",scope="repository:a:pull",error="insufficient_scope""#]);
+        assert!(
+            matches!(&challenges[..], [Challenge::Bearer(it)] if it.error.as_deref() == Some("insufficient_scope"))
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf_8_stay_in_their_value() {
+        let value = HeaderValue::from_bytes(b"Basic realm=\"Zug\xe4nge\", Bearer realm=\"u\"").unwrap();
+        assert_eq!(parse([&value].into_iter()), [basic("Zug\u{fffd}nge"), bearer("u", None, None)]);
+    }
+
+    #[test]
+    fn the_number_and_the_length_are_bounded() {
+        assert_eq!(read(&["a,".repeat(1000).as_str()]).len(), MAX_CHALLENGES);
+        assert_eq!(read(&["Basic realm=x"; 100]).len(), MAX_CHALLENGES);
+        let long = format!("Bearer realm=\"{}\"", "x".repeat(MAX_BYTES));
+        assert_eq!(read(&["Basic realm=q", &long]), [basic("q")]);
+        // The last challenge that is kept is kept whole.
+        let full = format!("{}Bearer realm=\"u\",service=\"s\", Basic", "a, ".repeat(MAX_CHALLENGES - 1));
+        assert_eq!(read(&[&full]).last(), Some(&bearer("u", "s", None)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_without_a_panic(
+            raw in prop::collection::vec(any::<u8>(), 0..64),
+            text in "([Bb]earer|Basic|X|realm|scope|=|,|\"|\\\\| |a)*",
+        ) {
+            for bytes in [raw.as_slice(), text.as_bytes()] {
+                if let Ok(value) = HeaderValue::from_bytes(bytes) {
+                    prop_assert!(parse([&value, &value].into_iter()).len() <= MAX_CHALLENGES);
+                }
+            }
+        }
+
+        #[test]
+        fn what_was_quoted_is_read_back(realm in "[ -~]{1,24}", service in "[ -~]{1,24}", scope in "[ -~]{1,24}", basic_first: bool) {
+            let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+            let ours = format!("Bearer realm={},service={} , scope={}", quote(&realm), quote(&service), quote(&scope));
+            let value = if basic_first { format!("Basic realm=\"q\", {ours}") } else { format!("{ours}, Basic realm=\"q\"") };
+            let expected = Challenge::Bearer(Bearer { realm, service: Some(service), scope: Some(scope), error: None });
+            let read = read(&[&value]);
+            prop_assert_eq!(read.len(), 2);
+            prop_assert_eq!(&read[usize::from(basic_first)], &expected);
+        }
+    }
+}

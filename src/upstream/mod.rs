@@ -125,10 +125,10 @@ impl Upstream {
         reference: &Reference,
         accept: &Accept,
     ) -> Result<ManifestHead, Error> {
-        let ask = Ask::manifest(Method::HEAD, repository, reference, accept);
+        let ask = &Ask::manifest(Method::HEAD, repository, reference, accept);
         self.0
-            .each_endpoint(async |endpoint| {
-                let followed = self.0.ask(endpoint, &ask).await?;
+            .each_endpoint(|endpoint| async move {
+                let followed = self.0.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
                 Ok(ManifestHead {
                     media_type: media_type(headers),
@@ -146,10 +146,10 @@ impl Upstream {
         reference: &Reference,
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
-        let ask = Ask::manifest(Method::GET, repository, reference, accept);
+        let ask = &Ask::manifest(Method::GET, repository, reference, accept);
         self.0
-            .each_endpoint(async |endpoint| {
-                let followed = self.0.ask(endpoint, &ask).await?;
+            .each_endpoint(|endpoint| async move {
+                let followed = self.0.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
                 let (media_type, digest) = (media_type(headers), digest(headers));
                 Ok(ManifestBody { media_type, digest, bytes: self.document(followed).await? })
@@ -159,13 +159,13 @@ impl Upstream {
 
     /// Asks how long a blob is.
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
-        let head = Ask::blob(Method::HEAD, repository, digest, BlobRange::default());
+        let head = &Ask::blob(Method::HEAD, repository, digest, BlobRange::default());
         // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET.
-        let first_byte = Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) });
+        let first_byte = &Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) });
         self.0
-            .each_endpoint(async |endpoint| {
-                let answer = match self.0.ask(endpoint, &head).await {
-                    Err(error) if error.kind == ErrorKind::NotFound => self.0.ask(endpoint, &first_byte).await,
+            .each_endpoint(|endpoint| async move {
+                let answer = match self.0.ask(&endpoint, head).await {
+                    Err(error) if error.kind == ErrorKind::NotFound => self.0.ask(&endpoint, first_byte).await,
                     answer => answer,
                 };
                 match answer {
@@ -187,11 +187,11 @@ impl Upstream {
         digest: &Digest,
         range: BlobRange,
     ) -> Result<BlobStream, Error> {
-        let ask = Ask::blob(Method::GET, repository, digest, range);
+        let ask = &Ask::blob(Method::GET, repository, digest, range);
         self.0
-            .each_endpoint(async |endpoint| {
-                let followed = self.0.ask(endpoint, &ask).await?;
-                BlobStream::new(followed, range, self.name().clone(), endpoint.clone(), self.0.metrics().clone())
+            .each_endpoint(|endpoint| async move {
+                let followed = self.0.ask(&endpoint, ask).await?;
+                BlobStream::new(followed, range, self.name().clone(), endpoint, self.0.metrics().clone())
             })
             .await
     }
@@ -204,7 +204,7 @@ impl Upstream {
         path_and_query: &str,
         accept: &Accept,
     ) -> Result<Forwarded, Error> {
-        let ask = Ask {
+        let ask = &Ask {
             operation,
             method: Method::GET,
             path_and_query: path_and_query.to_owned(),
@@ -212,8 +212,8 @@ impl Upstream {
             headers: accept_headers(accept),
         };
         self.0
-            .each_endpoint(async |endpoint| {
-                let followed = self.0.ask(endpoint, &ask).await?;
+            .each_endpoint(|endpoint| async move {
+                let followed = self.0.ask(&endpoint, ask).await?;
                 let theirs = followed.response.headers();
                 let headers = FORWARDED
                     .iter()
@@ -227,7 +227,7 @@ impl Upstream {
 
     /// Finds out whether the upstream answers, and whether it accepts who asks.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.0.each_endpoint(async |endpoint| self.0.ping(endpoint).await).await
+        self.0.each_endpoint(|endpoint| async move { self.0.ping(&endpoint).await }).await
     }
 
     async fn document(&self, followed: Followed) -> Result<Bytes, Error> {

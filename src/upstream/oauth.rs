@@ -86,7 +86,7 @@ impl Exchange<'_> {
         Ok((followed.response, followed.url))
     }
 
-    async fn post(&self, sender: &Sender, grant: &[(&str, &str)]) -> Result<(Response, Url), Error> {
+    fn form(&self, grant: &[(&str, &str)]) -> String {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(grant).append_pair("client_id", CLIENT_ID);
         if let Some(service) = self.service {
@@ -95,9 +95,14 @@ impl Exchange<'_> {
         if let Some(scope) = self.scope.parameter() {
             form.append_pair("scope", &scope);
         }
+        form.finish()
+    }
+
+    async fn post(&self, sender: &Sender, grant: &[(&str, &str)]) -> Result<(Response, Url), Error> {
+        let form = self.form(grant);
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
-        let response = sender.send(Operation::Token, Method::POST, self.realm, headers, Some(form.finish())).await?;
+        let response = sender.send(Operation::Token, Method::POST, self.realm, headers, Some(form)).await?;
         Ok((response, self.realm.clone()))
     }
 

@@ -97,17 +97,17 @@ impl Shared {
     }
 
     /// Acts on one endpoint after the other, until one answers.
-    pub(super) async fn each_endpoint<T>(
-        &self,
-        act: impl AsyncFn(&Arc<Endpoint>) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    pub(super) async fn each_endpoint<T, F>(&self, act: impl Fn(Arc<Endpoint>) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let mut attempts = Attempts::new(&self.endpoints);
         let result = loop {
             let endpoint = match attempts.next() {
                 Ok(endpoint) => endpoint,
                 Err(error) => break Err(error),
             };
-            let result = act(endpoint).await;
+            let result = act(endpoint.clone()).await;
             if let Err(error) = &result
                 && error.kind.is_outage()
             {

@@ -264,7 +264,7 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
 
     serving.signal(Signal::TERM);
     let stopping = manager.wait_for("STOPPING=1");
-    assert!(stopping.iter().any(|line| line == "EXTEND_TIMEOUT_USEC=17000000"), "{stopping:?}");
+    assert!(stopping.iter().any(|line| line == "EXTEND_TIMEOUT_USEC=22000000"), "{stopping:?}");
     let (code, log) = serving.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("configuration reloaded"), "{log}");

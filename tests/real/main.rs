@@ -4,6 +4,15 @@
 //! names the Debian package that has it; nothing but loopback is used; every daemon, mount and file of a test is gone
 //! when the test ends. What a fake registry can show better (cut at any byte, odd challenges) is left to `tests/it/`.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says why by panicking, and the runner shows what it printed"
+)]
+
 mod support;
 
 mod bounded_disk;

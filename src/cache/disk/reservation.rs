@@ -24,7 +24,7 @@ impl DiskStore {
     pub async fn reserve(&self, len: u64) -> Result<Reservation, NoSpace> {
         let mut scanned = self.0.scanned.subscribe();
         let waited = tokio::time::timeout(SCAN_PATIENCE, scanned.wait_for(|scanned| *scanned)).await;
-        if !matches!(waited, Ok(Ok(_))) {
+        if !waited.is_ok_and(|scanned| scanned.is_ok()) {
             return Err(NoSpace);
         }
         let bytes = allocated(len);

@@ -1,0 +1,19 @@
+//! `WWW-Authenticate`: any header is read, and never into more than the bound.
+
+#![no_main]
+
+use forebay::upstream::challenge::{self, Challenge};
+use http::HeaderValue;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let values: Vec<HeaderValue> =
+        data.split(|&byte| byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok()).collect();
+    let challenges = challenge::parse(values.iter());
+    assert!(challenges.len() <= 16);
+    for challenge in challenges {
+        if let Challenge::Bearer(bearer) = challenge {
+            assert!(!bearer.realm.is_empty());
+        }
+    }
+});
