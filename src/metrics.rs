@@ -196,7 +196,7 @@ struct Families {
 impl Metrics {
     /// # Errors
     /// Only when two metrics have one name, or a name is malformed: a mistake in this file, which its tests find.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub fn new() -> Result<Self, Error> {
         const REQUEST: &[&str] = &["upstream", "operation", "outcome"];
         let registry = Registry::new();
         let r = &registry;
@@ -316,10 +316,10 @@ impl Metrics {
     ///
     /// # Errors
     /// When a family is inconsistent, which the typed functions rule out.
-    pub fn encode(&self) -> Result<String, prometheus::Error> {
+    pub fn encode(&self) -> Result<String, Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.0.registry.gather(), &mut text)?;
-        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+        String::from_utf8(text).map_err(|error| Error::Msg(error.to_string()))
     }
 
     /// A request has been answered to the end, or its client has left; `sent` is bytes of the body.
@@ -424,24 +424,24 @@ fn saturating(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
 
-fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
     register(r, IntCounterVec::new(Opts::new(name, help), labels)?)
 }
 
-fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
     register(r, IntGaugeVec::new(Opts::new(name, help), labels)?)
 }
 
-fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, Error> {
     register(r, IntGauge::new(name, help)?)
 }
 
-fn histograms(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+fn histograms(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, Error> {
     register(r, HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?)
 }
 
