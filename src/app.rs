@@ -167,6 +167,7 @@ fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, S
     let mut upstreams = HashMap::new();
     for upstream in &config.upstreams {
         let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
+        metrics.upstream(&upstream.name);
         upstreams.insert(upstream.name.clone(), Upstream::new(upstream, context)?);
     }
     Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams })

@@ -90,6 +90,8 @@ pub enum TokenResult {
 }
 
 impl TokenResult {
+    pub const ALL: [Self; 3] = [Self::Fetched, Self::Refused, Self::Failed];
+
     pub fn as_str(self) -> &'static str {
         match self {
             TokenResult::Fetched => "fetched",
@@ -107,17 +109,23 @@ pub enum FillResult {
     Mismatch,
     UpstreamFailed,
     StorageFailed,
+    /// It streams through: larger than the cache, or everything in the cache is being read.
+    NoRoom,
     /// Nobody was left who wanted it.
     Abandoned,
 }
 
 impl FillResult {
+    pub const ALL: [Self; 6] =
+        [Self::Complete, Self::Mismatch, Self::UpstreamFailed, Self::StorageFailed, Self::NoRoom, Self::Abandoned];
+
     pub fn as_str(self) -> &'static str {
         match self {
             FillResult::Complete => "complete",
             FillResult::Mismatch => "mismatch",
             FillResult::UpstreamFailed => "upstream_failed",
             FillResult::StorageFailed => "storage_failed",
+            FillResult::NoRoom => "no_room",
             FillResult::Abandoned => "abandoned",
         }
     }
@@ -129,7 +137,7 @@ pub enum CacheKind {
     Blob,
     Manifest,
     Tag,
-    /// Bytes in flight.
+    /// What broken downloads left, for the next to go on with.
     Partial,
 }
 
@@ -310,6 +318,18 @@ impl Metrics {
             registry,
         };
         Ok(Metrics(Arc::new(families)))
+    }
+
+    /// Shows the counters of an upstream from the start, so that the first failure is an increase and not a new series.
+    pub fn upstream(&self, upstream: &str) {
+        self.0.digest_mismatches.with_label_values(&[upstream]);
+        self.0.upstream_received_bytes.with_label_values(&[upstream]);
+        for result in TokenResult::ALL {
+            self.0.tokens.with_label_values(&[upstream, result.as_str()]);
+        }
+        for result in FillResult::ALL {
+            self.0.fills.with_label_values(&[upstream, result.as_str()]);
+        }
     }
 
     /// All metrics in the Prometheus text format, version 0.0.4.

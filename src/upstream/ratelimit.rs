@@ -35,7 +35,8 @@ mod tests {
 
     #[test]
     fn limits() {
-        let cases: &[(&[(&str, &str)], Option<(Option<u64>, Option<u64>)>)] = &[
+        type Case = (&'static [(&'static str, &'static str)], Option<(Option<u64>, Option<u64>)>);
+        let cases: &[Case] = &[
             (&[("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "76;w=21600")], Some((Some(100), Some(76)))),
             (&[("ratelimit-limit", "200"), ("ratelimit-remaining", " 0 ;w=60")], Some((Some(200), Some(0)))),
             (&[("ratelimit-remaining", "3, 3;w=1")], Some((None, Some(3)))),

@@ -325,7 +325,8 @@ fn result_of(error: &FillError) -> FillResult {
     match error {
         FillError::Upstream(_) => FillResult::UpstreamFailed,
         FillError::Mismatch => FillResult::Mismatch,
-        FillError::Storage(_) | FillError::NoRoom => FillResult::StorageFailed,
+        FillError::Storage(_) => FillResult::StorageFailed,
+        FillError::NoRoom => FillResult::NoRoom,
         FillError::Abandoned => FillResult::Abandoned,
     }
 }
