@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use crate::support::docker::Docker;
+use crate::support::download::client;
 use crate::support::forebay::Forebay;
 use crate::support::image::{Format, Image, Index};
 use crate::support::registry::Registry;
@@ -84,9 +85,9 @@ async fn a_path_in_the_mirrors_url_is_left_out_of_the_name() {
         &[],
     )
     .await;
-    let client = crate::support::download::client();
     let get = async |path: &str| {
-        let answer = client.get(forebay.url(path)).send().await.expect("forebay answers");
+        let request = client().get(forebay.url(path)).header("accept", image.manifest.media_type);
+        let answer = request.send().await.expect("forebay answers");
         let status = answer.status();
         (status.as_u16(), answer.bytes().await.expect("the answer is whole"))
     };

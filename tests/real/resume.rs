@@ -14,7 +14,7 @@ const SIZE: usize = 64_000_000;
 async fn a_registry_that_dies_half_way_and_comes_back_costs_the_client_nothing() {
     let mut registry = Registry::open().await;
     let blob = Blob::random(60, SIZE);
-    registry.pusher().blob("library/big", &blob).await;
+    registry.store("library/big", &blob);
     let gate = Gate::before(registry.port).await;
     let config = format!("[[upstream]]\nname = \"docker.io\"\nurls = [\"{}\"]\ndefault = true\n", gate.url());
     let forebay = Forebay::start(&config, &[]).await;

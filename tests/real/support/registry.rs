@@ -18,6 +18,7 @@ use super::token_server::TokenServer;
 /// A registry on a port of its own, with its storage in a folder of its own.
 pub struct Registry {
     pub port: u16,
+    // Before the folder: it must be gone when its files are removed.
     daemon: Daemon,
     folder: TempDir,
     authority: Option<Authority>,
@@ -97,6 +98,19 @@ impl Registry {
 
     pub fn pusher(&self) -> Pusher {
         Pusher::new(self.url(), self.authority.as_ref().map(Authority::pem), self.login.clone())
+    }
+
+    /// Puts a big blob right where the registry keeps its blobs, which is several times faster than to push it.
+    ///
+    /// A file with the content, and a link that lets the repository serve it (distribution,
+    /// registry/storage/paths.go).
+    pub fn store(&self, repository: &str, blob: &Blob) {
+        let root = self.folder.path().join("storage/docker/registry/v2");
+        let layer = root.join("repositories").join(repository).join("_layers/sha256").join(blob.hex());
+        for (file, content) in [(self.file_of(blob), &blob.bytes[..]), (layer.join("link"), blob.digest.as_bytes())] {
+            fs::create_dir_all(file.parent().expect("a file is in a folder")).expect("the storage can be written");
+            fs::write(file, content).expect("the storage can be written");
+        }
     }
 
     /// SIGKILL: transfers break where they are.
