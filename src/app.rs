@@ -22,7 +22,7 @@ use crate::{
     admin::{self, Readiness},
     cache::{BlobCache, DiskStore, ManifestCache, disk},
     config::Config,
-    metrics::Metrics,
+    metrics::{self, Metrics},
     route::Routes,
     server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
     upstream::{Context, SetupError, Upstream},
@@ -35,7 +35,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the metrics cannot be registered")]
-    Metrics(#[from] prometheus::Error),
+    Metrics(#[from] metrics::Error),
     #[error("the cache cannot be used")]
     Cache(#[from] disk::OpenError),
     #[error("an upstream cannot be set up")]

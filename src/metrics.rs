@@ -6,6 +6,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+/// Why metrics cannot be registered or written.
+pub use prometheus::Error;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,

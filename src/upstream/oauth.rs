@@ -86,6 +86,14 @@ impl Exchange<'_> {
         Ok((followed.response, followed.url))
     }
 
+    async fn post(&self, sender: &Sender, grant: &[(&str, &str)]) -> Result<(Response, Url), Error> {
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let response = sender.send(Operation::Token, Method::POST, self.realm, headers, Some(self.form(grant))).await?;
+        Ok((response, self.realm.clone()))
+    }
+
+    /// The parameters of a POST. One `scope`, were there several, separated by spaces.
     fn form(&self, grant: &[(&str, &str)]) -> String {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(grant).append_pair("client_id", CLIENT_ID);
@@ -96,14 +104,6 @@ impl Exchange<'_> {
             form.append_pair("scope", &scope);
         }
         form.finish()
-    }
-
-    async fn post(&self, sender: &Sender, grant: &[(&str, &str)]) -> Result<(Response, Url), Error> {
-        let form = self.form(grant);
-        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
-        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
-        let response = sender.send(Operation::Token, Method::POST, self.realm, headers, Some(form)).await?;
-        Ok((response, self.realm.clone()))
     }
 
     async fn conclude(&self, (response, url): (Response, Url)) -> Result<Token, Error> {

@@ -1,0 +1,193 @@
+//! What goes wrong, and with which requests.
+
+use std::{sync::Arc, time::Duration};
+
+use forebay::oci::Digest;
+use http::Method;
+use tokio::sync::watch;
+
+use super::record::{Record, Server};
+
+/// What goes wrong. Offsets count the bytes of the body that is sent, which a Range may have cut.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// This answer, whatever was asked.
+    Answer {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: String,
+    },
+    /// The connection is closed without an answer.
+    Disconnect,
+    /// No head before the gate opens.
+    HoldHead(Gate),
+    DelayHead(Duration),
+    /// The body stops at this byte until the gate opens.
+    HoldBody {
+        at: usize,
+        gate: Gate,
+    },
+    /// The body comes in pieces of so many bytes, with a pause after each.
+    Throttle {
+        piece: usize,
+        pause: Duration,
+    },
+    /// The connection breaks after so many bytes, of a body with a Content-Length or, together with
+    /// `NoContentLength`, of a chunked one.
+    Truncate {
+        at: usize,
+    },
+    /// The head lies about the length. A longer body is cut off, a shorter one breaks the connection.
+    ContentLength(u64),
+    /// The body is chunked.
+    NoContentLength,
+    /// This byte is another one.
+    Corrupt {
+        at: usize,
+    },
+    /// 200 and everything, whatever Range says.
+    IgnoreRange,
+    /// 416, whatever Range says.
+    RefuseRange,
+    /// 206 of a part that begins so many bytes later than asked.
+    ShiftRange(usize),
+    /// A header of the answer is replaced, or removed if there is no value.
+    Header(&'static str, Option<String>),
+    Redirect {
+        status: u16,
+        to: To,
+    },
+}
+
+impl Fault {
+    pub fn status(status: u16) -> Self {
+        Self::Answer { status, headers: vec![], body: String::new() }
+    }
+
+    /// 429, and when to come back.
+    pub fn too_many(retry_after: &str) -> Self {
+        Self::Answer { status: 429, headers: vec![("retry-after", retry_after.to_owned())], body: String::new() }
+    }
+
+    /// A page for people, with status 200.
+    pub fn html() -> Self {
+        let headers = vec![("content-type", "text/html; charset=utf-8".to_owned())];
+        Self::Answer { status: 200, headers, body: "<html>please log in</html>".to_owned() }
+    }
+
+    /// 401 with this WWW-Authenticate.
+    pub fn challenge(value: &str) -> Self {
+        Self::Answer { status: 401, headers: vec![("www-authenticate", value.to_owned())], body: String::new() }
+    }
+}
+
+/// Where a redirect leads.
+#[derive(Clone, Debug)]
+pub enum To {
+    /// The blob host, by a signed URL.
+    Cdn,
+    /// Another path of the registry itself, by a relative Location; credentials are wanted there too.
+    Here,
+    /// This Location.
+    Location(String),
+}
+
+/// Which requests are meant.
+#[derive(Clone, Debug)]
+pub struct When {
+    server: Server,
+    method: Option<Method>,
+    /// Contained in the path.
+    path: String,
+    /// Whether a request must have a Range.
+    range: bool,
+}
+
+impl When {
+    fn path(path: impl Into<String>) -> Self {
+        Self { server: Server::Api, method: None, path: path.into(), range: false }
+    }
+
+    /// Every request to the registry itself.
+    pub fn any() -> Self {
+        Self::path("")
+    }
+
+    pub fn manifests() -> Self {
+        Self::path("/manifests/")
+    }
+
+    pub fn blobs() -> Self {
+        Self::path("/blobs/")
+    }
+
+    pub fn blob(digest: &Digest) -> Self {
+        Self::path(format!("/blobs/{digest}"))
+    }
+
+    /// Every request to the token realm.
+    pub fn tokens() -> Self {
+        Self::path("").at(Server::Realm)
+    }
+
+    /// The same, asked of another part of the registry.
+    pub fn at(self, server: Server) -> Self {
+        Self { server, ..self }
+    }
+
+    pub fn method(self, method: Method) -> Self {
+        Self { method: Some(method), ..self }
+    }
+
+    /// Only requests with a Range.
+    pub fn ranged(self) -> Self {
+        Self { range: true, ..self }
+    }
+
+    pub(super) fn matches(&self, record: &Record) -> bool {
+        self.server == record.server
+            && self.method.as_ref().is_none_or(|method| *method == record.method)
+            && record.path.contains(&self.path)
+            && (!self.range || record.headers.contains_key("range"))
+    }
+}
+
+pub(super) struct Rule {
+    pub when: When,
+    pub fault: Fault,
+    /// How many requests it still applies to.
+    pub times: usize,
+}
+
+/// Holds whoever comes to it until it is opened; for good, then.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Ends>);
+
+#[derive(Debug, Default)]
+struct Ends {
+    open: watch::Sender<bool>,
+    held: watch::Sender<usize>,
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    pub fn open(&self) {
+        self.0.open.send_replace(true);
+    }
+
+    /// Waits until somebody has come to the gate; a minute at most.
+    pub async fn reached(&self) {
+        let mut held = self.0.held.subscribe();
+        let wait = held.wait_for(|held| *held > 0);
+        assert!(tokio::time::timeout(Duration::from_secs(60), wait).await.is_ok(), "nobody came to the gate");
+    }
+
+    pub(super) async fn pass(&self) {
+        self.0.held.send_modify(|held| *held += 1);
+        // The sender lives as long as the gate, so this ends by the gate's opening alone.
+        let _ = self.0.open.subscribe().wait_for(|open| *open).await;
+    }
+}

@@ -1,0 +1,110 @@
+//! How a registry is asked, against one that misbehaves on command.
+
+mod blobs;
+mod credentials;
+mod environment;
+mod failover;
+mod manifests;
+mod realms;
+mod redirects;
+mod tls;
+mod tokens;
+
+use std::sync::Arc;
+
+use forebay::{
+    metrics::Metrics,
+    oci::{Accept, Digest, Reference, Repository},
+    upstream::{BlobRange, BlobStream, Config, Context, CredentialSource, Error, ErrorKind, Upstream},
+};
+use http::{HeaderMap, HeaderValue, header};
+use url::Url;
+
+use crate::support::fake_registry::{FakeRegistry, Record};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const WHOLE: BlobRange = BlobRange { first: 0, last: None };
+
+/// An upstream and what it counts.
+struct Subject {
+    upstream: Upstream,
+    metrics: Metrics,
+}
+
+impl Subject {
+    fn new(config: &Config) -> Self {
+        let metrics = Metrics::new().unwrap();
+        let context = Context { metrics: metrics.clone(), via: Arc::from("1.1 forebay-test") };
+        Self { upstream: Upstream::new(config, context).unwrap(), metrics }
+    }
+
+    /// An anonymous upstream.
+    fn of(registry: &FakeRegistry) -> Self {
+        Self::new(&config(registry))
+    }
+
+    async fn blob(&self, repository: &str, digest: &Digest, range: BlobRange) -> Result<Vec<u8>, Error> {
+        read(self.upstream.open_blob(&name(repository), digest, range).await?).await
+    }
+
+    async fn manifest(&self, repository: &str, reference: &str) -> Result<Vec<u8>, Error> {
+        let got = self.upstream.get_manifest(&name(repository), &reference_of(reference), &accept(&[MANIFEST])).await;
+        got.map(|manifest| manifest.bytes.to_vec())
+    }
+
+    /// The value of a line of `/metrics`; 0 if there is none.
+    fn metric(&self, line: &str) -> u64 {
+        let text = self.metrics.encode().unwrap();
+        let found = text.lines().find_map(|known| known.strip_prefix(line)?.strip_prefix(' '));
+        found.map_or(0, |value| value.parse::<f64>().unwrap() as u64)
+    }
+}
+
+async fn read(mut stream: BlobStream) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+fn config(registry: &FakeRegistry) -> Config {
+    config_of([registry.url()])
+}
+
+fn config_of(urls: impl IntoIterator<Item = Url>) -> Config {
+    Config {
+        name: "fake.example".into(),
+        urls: urls.into_iter().collect(),
+        aliases: vec![],
+        hosts: vec![],
+        default: false,
+        library: false,
+        realms: vec![],
+        ca: None,
+        credential: CredentialSource::Anonymous,
+    }
+}
+
+fn name(repository: &str) -> Repository {
+    repository.parse().unwrap()
+}
+
+fn reference_of(reference: &str) -> Reference {
+    reference.parse().unwrap()
+}
+
+fn accept(types: &[&'static str]) -> Accept {
+    let headers: HeaderMap =
+        types.iter().map(|&media_type| (header::ACCEPT, HeaderValue::from_static(media_type))).collect();
+    Accept::from_headers(&headers)
+}
+
+fn kind<T>(result: Result<T, Error>) -> Option<ErrorKind> {
+    result.err().map(|error| error.kind)
+}
+
+/// Whether a request carried anything secret.
+fn has_credentials(record: &Record) -> bool {
+    record.headers.contains_key(header::AUTHORIZATION) || record.headers.contains_key(header::COOKIE)
+}

@@ -1,0 +1,162 @@
+//! What comes from the process's environment: proxies, and helpers on the PATH.
+//!
+//! A test cannot change its own environment safely, so each of these runs itself once more in a
+//! process of its own, with the environment it is about.
+
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use forebay::upstream::{Config, CredentialSource, ErrorKind};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::{Subject, config, config_of, kind};
+use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Server};
+
+/// Set in the second process, to the directory that the test is given.
+const DIRECTORY: &str = "FOREBAY_TEST_DIRECTORY";
+
+/// Runs `test` again with these variables; returns in the first process when that has passed.
+fn again(test: &str, directory: &Path, variables: &[(&str, &str)]) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("upstream::environment::{test}"), "--nocapture"])
+        .env(DIRECTORY, directory)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn is_second_process() -> bool {
+    std::env::var_os(DIRECTORY).is_some()
+}
+
+fn script(directory: &Path, name: &str, text: &str) {
+    let path = directory.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+async fn registry() -> FakeRegistry {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[]);
+    let users = vec![("me".to_owned(), "fake.example's".to_owned())];
+    let refresh_token = Some("long".to_owned());
+    registry.require(Auth::Bearer(Bearer { anonymous: false, users, refresh_token, ..Bearer::default() }));
+    registry
+}
+
+async fn pull(credential: CredentialSource) -> Option<ErrorKind> {
+    let registry = registry().await;
+    let subject = Subject::new(&Config { credential, ..config(&registry) });
+    kind(subject.manifest("team/app", "1").await)
+}
+
+#[tokio::test]
+async fn helpers_are_asked_for_the_upstreams_name() {
+    if !is_second_process() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let answer = r#"name=$(cat); echo "{\"ServerURL\":\"$name\",\"Username\":\"me\",\"Secret\":\"$name's\"}""#;
+        script(directory.path(), "docker-credential-good", &format!(r#"[ "$1" = get ] || exit 1; {answer}"#));
+        let token = r#"echo '{"ServerURL":"x","Username":"<token>","Secret":"long"}'"#;
+        script(directory.path(), "docker-credential-token", token);
+        script(directory.path(), "docker-credential-none", "echo 'credentials not found in native keychain'; exit 1");
+        script(directory.path(), "docker-credential-broken", "echo 'it is locked'; exit 1");
+        script(directory.path(), "docker-credential-nonsense", "echo 'hello'");
+        script(directory.path(), "docker-credential-endless", "exec cat /dev/zero");
+        let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+        return again("helpers_are_asked_for_the_upstreams_name", directory.path(), &[("PATH", &path)]);
+    }
+    for (helper, expected) in [
+        ("good", None),
+        ("token", None),
+        // Nothing there: asked anonymously, and this registry refuses the nameless.
+        ("none", Some(ErrorKind::Unauthorized)),
+        ("broken", Some(ErrorKind::Unavailable)),
+        ("nonsense", Some(ErrorKind::Unavailable)),
+        ("endless", Some(ErrorKind::Unavailable)),
+        ("absent", Some(ErrorKind::Unavailable)),
+    ] {
+        assert_eq!(pull(CredentialSource::Helper(helper.into())).await, expected, "{helper}");
+    }
+    // The same by way of a docker config.json.
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("config.json");
+    for text in [
+        r#"{"credHelpers":{"fake.example":"good"},"credsStore":"broken"}"#,
+        r#"{"auths":{"fake.example":{}},"credsStore":"good"}"#,
+        r#"{"credsStore":"token"}"#,
+    ] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(pull(CredentialSource::DockerConfig(path.clone())).await, None, "{text}");
+    }
+    std::fs::write(&path, r#"{"credsStore":"../../bin/sh"}"#).unwrap();
+    assert_eq!(pull(CredentialSource::DockerConfig(path)).await, Some(ErrorKind::Unavailable));
+}
+
+#[tokio::test]
+async fn a_helper_that_hangs_is_given_up() {
+    if !is_second_process() {
+        let directory = tempfile::TempDir::new().unwrap();
+        // It tells that it runs, by making a file, and then does not end.
+        script(
+            directory.path(),
+            "docker-credential-hung",
+            &format!("> {}/runs; exec sleep 600", directory.path().display()),
+        );
+        let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+        return again("a_helper_that_hangs_is_given_up", directory.path(), &[("PATH", &path)]);
+    }
+    let pulling = tokio::spawn(pull(CredentialSource::Helper("hung".into())));
+    let runs = Path::new(&std::env::var_os(DIRECTORY).unwrap()).join("runs");
+    while !runs.exists() {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::pause();
+    assert_eq!(pulling.await.unwrap(), Some(ErrorKind::Unavailable));
+}
+
+/// Answers one request that reaches it as a proxy, and tells what it was asked.
+async fn proxied(listener: TcpListener) -> String {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut seen = vec![0; 4096];
+    let mut len = 0;
+    while !seen[..len].windows(4).any(|end| end == b"\r\n\r\n") {
+        len += stream.read(&mut seen[len..]).await.unwrap();
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}").await.unwrap();
+    String::from_utf8_lossy(&seen[..len]).into_owned()
+}
+
+#[tokio::test]
+async fn the_usual_variables_name_a_proxy() {
+    if !is_second_process() {
+        // The second process listens on the port that this one has found to be free.
+        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let proxy = format!("http://user:pw@localhost:{port}");
+        let directory = tempfile::TempDir::new().unwrap();
+        let variables = [("HTTP_PROXY", proxy.as_str()), ("http_proxy", &proxy), ("NO_PROXY", "127.0.0.1")];
+        return again("the_usual_variables_name_a_proxy", directory.path(), &variables);
+    }
+    let proxy = url::Url::parse(&std::env::var("HTTP_PROXY").unwrap()).unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", proxy.port().unwrap())).await.unwrap();
+    // The upstream's name does not exist here: whoever resolves it is the proxy. That the proxy is on
+    // loopback, where no redirect may lead, is the operator's choice.
+    let subject = Subject::new(&config_of([url::Url::parse("http://registry.invalid").unwrap()]));
+    let (asked, pulled) = tokio::join!(proxied(listener), subject.manifest("team/app", "1"));
+    assert_eq!(pulled.unwrap(), b"{}");
+    assert!(asked.starts_with("GET http://registry.invalid/v2/team/app/manifests/1 HTTP/1.1\r\n"), "{asked}");
+    assert!(
+        asked
+            .to_lowercase()
+            .contains(&format!("proxy-authorization: basic {}", STANDARD.encode("user:pw")).to_lowercase())
+    );
+    // What NO_PROXY names is asked directly.
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[]);
+    assert!(Subject::of(&registry).manifest("team/app", "1").await.is_ok());
+    assert_eq!(registry.count(|request| request.server == Server::Api), 1);
+}
