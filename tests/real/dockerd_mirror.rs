@@ -57,7 +57,7 @@ async fn dockerd_goes_on_pulling_through_its_mirror_when_the_registry_is_gone_an
         assert!(question.scopes.iter().all(|scope| scope.ends_with(":pull")), "{question:?}");
     }
     for layer in layers.layers.iter().chain(&multi.images[0].layers) {
-        assert_eq!(registry.gets_of(layer), 1, "{} was sent once", layer.digest);
+        registry.assert_one_get_of(layer).await;
     }
 
     registry.kill();

@@ -55,6 +55,9 @@ async fn used_mirror(registry: &Registry) -> Forebay {
             let answer = answer.expect("forebay answers").error_for_status().expect("it has what was pushed");
             answer.bytes().await.expect("the answer is whole");
         }
+        // A client has its last byte before the fill has put the blob in its place.
+        until("the fill is counted", async || (forebay.metric("forebay_fills_total", &[]).await > 0.0).then_some(()))
+            .await;
     }
     forebay
 }

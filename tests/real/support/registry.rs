@@ -14,6 +14,7 @@ use super::port::free_port;
 use super::program;
 use super::push::{Login, Pusher};
 use super::token_server::TokenServer;
+use super::until::until;
 
 /// A registry on a port of its own, with its storage in a folder of its own.
 pub struct Registry {
@@ -130,8 +131,14 @@ impl Registry {
     }
 
     /// How often the content of this blob was sent, whole (200) or in part (206).
-    pub fn gets_of(&self, blob: &Blob) -> usize {
+    fn gets_of(&self, blob: &Blob) -> usize {
         self.accesses_of(blob).filter(|access| access.status == 200 || access.status == 206).count()
+    }
+
+    /// Panics unless the content of this blob was sent exactly once; the log has a moment to say so.
+    pub async fn assert_one_get_of(&self, blob: &Blob) {
+        until("the registry has logged a GET", async || (self.gets_of(blob) > 0).then_some(())).await;
+        assert_eq!(self.gets_of(blob), 1, "GETs of {} in the upstream's own log", blob.digest);
     }
 
     /// How often a part of this blob was sent (206): transfers that were resumed.
