@@ -166,6 +166,7 @@ impl App {
 fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, SetupError> {
     let mut upstreams = HashMap::new();
     for upstream in &config.upstreams {
+        metrics.upstream_configured(&upstream.name);
         let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
         metrics.upstream(&upstream.name);
         upstreams.insert(upstream.name.clone(), Upstream::new(upstream, context)?);

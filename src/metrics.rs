@@ -258,6 +258,11 @@ impl Metrics {
         self.0.tokens.with_label_values(&[upstream, result.as_str()]).inc();
     }
 
+    /// An upstream is configured. What is alerted on begins at 0: the step from "absent" to 1 is none to Prometheus.
+    pub fn upstream_configured(&self, upstream: &str) {
+        self.0.digest_mismatches.with_label_values(&[upstream]);
+    }
+
     pub fn digest_mismatch(&self, upstream: &str) {
         self.0.digest_mismatches.with_label_values(&[upstream]).inc();
     }
