@@ -22,7 +22,7 @@ use crate::{
     admin::{self, Readiness},
     cache::{BlobCache, DiskStore, ManifestCache, disk},
     config::Config,
-    metrics::Metrics,
+    metrics::{self, Metrics},
     route::Routes,
     server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
     upstream::{Context, SetupError, Upstream},
@@ -35,7 +35,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the metrics cannot be registered")]
-    Metrics(#[from] prometheus::Error),
+    Metrics(#[from] metrics::Error),
     #[error("the cache cannot be used")]
     Cache(#[from] disk::OpenError),
     #[error("an upstream cannot be set up")]
@@ -166,7 +166,9 @@ impl App {
 fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, SetupError> {
     let mut upstreams = HashMap::new();
     for upstream in &config.upstreams {
+        metrics.upstream_configured(&upstream.name);
         let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
+        metrics.upstream(&upstream.name);
         upstreams.insert(upstream.name.clone(), Upstream::new(upstream, context)?);
     }
     Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams })

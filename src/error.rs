@@ -114,9 +114,7 @@ impl Error {
             Self::Unauthenticated => {
                 one(header::WWW_AUTHENTICATE, HeaderValue::from_static(r#"Basic realm="forebay", charset="UTF-8""#))
             }
-            Self::Unsupported | Self::MethodNotAllowed => {
-                one(header::ALLOW, HeaderValue::from_static("GET, HEAD"))
-            }
+            Self::Unsupported | Self::MethodNotAllowed => one(header::ALLOW, HeaderValue::from_static("GET, HEAD")),
             Self::RangeNotSatisfiable { len } => HeaderValue::from_str(&ContentRange::unsatisfied(*len))
                 .map(|value| one(header::CONTENT_RANGE, value))
                 .unwrap_or_default(),

@@ -4,145 +4,22 @@
 //! configured upstreams; nothing a client sends becomes a label. Names, units and suffixes follow the Prometheus
 //! conventions and `promtool check metrics` agrees with them. Where they are served is the admin listener's affair.
 
+mod labels;
+
 use std::{sync::Arc, time::Duration};
 
+/// Why metrics cannot be registered or written.
+pub use prometheus::Error;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
 };
 
+pub use self::labels::{CacheKind, FillResult, Operation, Outcome, TokenResult};
+
 /// From an answer out of memory (1 ms) to a large blob over a slow line (10 min).
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-
-/// How a request was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// From the cache.
-    Hit,
-    /// From a download that somebody else had begun.
-    Joined,
-    /// From a download begun for this request.
-    Miss,
-    /// From the cache, too old to be trusted, because the upstream could not answer.
-    Stale,
-    /// From the cache, after the upstream said it is still so.
-    Revalidated,
-    /// Without the cache: what is never cached, and errors.
-    Bypass,
-}
-
-impl Outcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Hit => "hit",
-            Outcome::Joined => "joined",
-            Outcome::Miss => "miss",
-            Outcome::Stale => "stale",
-            Outcome::Revalidated => "revalidated",
-            Outcome::Bypass => "bypass",
-        }
-    }
-}
-
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    Base,
-    Manifest,
-    Blob,
-    Tags,
-    Referrers,
-    Catalog,
-    Push,
-    /// Asked of a token server; never of us.
-    Token,
-    /// No operation could be read off the request.
-    Unknown,
-}
-
-impl Operation {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Operation::Base => "base",
-            Operation::Manifest => "manifest",
-            Operation::Blob => "blob",
-            Operation::Tags => "tags",
-            Operation::Referrers => "referrers",
-            Operation::Catalog => "catalog",
-            Operation::Push => "push",
-            Operation::Token => "token",
-            Operation::Unknown => "unknown",
-        }
-    }
-}
-
-/// How asking for a token ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TokenResult {
-    Fetched,
-    /// The token server said no.
-    Refused,
-    /// The token server could not be asked, or answered nonsense.
-    Failed,
-}
-
-impl TokenResult {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            TokenResult::Fetched => "fetched",
-            TokenResult::Refused => "refused",
-            TokenResult::Failed => "failed",
-        }
-    }
-}
-
-/// How a download into the cache ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FillResult {
-    Complete,
-    /// The bytes are not those of the digest.
-    Mismatch,
-    UpstreamFailed,
-    StorageFailed,
-    /// Nobody was left who wanted it.
-    Abandoned,
-}
-
-impl FillResult {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            FillResult::Complete => "complete",
-            FillResult::Mismatch => "mismatch",
-            FillResult::UpstreamFailed => "upstream_failed",
-            FillResult::StorageFailed => "storage_failed",
-            FillResult::Abandoned => "abandoned",
-        }
-    }
-}
-
-/// What the cache keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CacheKind {
-    Blob,
-    Manifest,
-    Tag,
-    /// Bytes in flight.
-    Partial,
-}
-
-impl CacheKind {
-    pub const ALL: [Self; 4] = [Self::Blob, Self::Manifest, Self::Tag, Self::Partial];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            CacheKind::Blob => "blob",
-            CacheKind::Manifest => "manifest",
-            CacheKind::Tag => "tag",
-            CacheKind::Partial => "partial",
-        }
-    }
-}
 
 /// One more of something that is under way; one less when this is dropped.
 #[derive(Debug)]
@@ -194,7 +71,7 @@ struct Families {
 impl Metrics {
     /// # Errors
     /// Only when two metrics have one name, or a name is malformed: a mistake in this file, which its tests find.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub fn new() -> Result<Self, Error> {
         const REQUEST: &[&str] = &["upstream", "operation", "outcome"];
         let registry = Registry::new();
         let r = &registry;
@@ -310,14 +187,26 @@ impl Metrics {
         Ok(Metrics(Arc::new(families)))
     }
 
+    /// Shows the counters of an upstream from the start, so that the first failure is an increase and not a new series.
+    pub fn upstream(&self, upstream: &str) {
+        self.0.digest_mismatches.with_label_values(&[upstream]);
+        self.0.upstream_received_bytes.with_label_values(&[upstream]);
+        for result in TokenResult::ALL {
+            self.0.tokens.with_label_values(&[upstream, result.as_str()]);
+        }
+        for result in FillResult::ALL {
+            self.0.fills.with_label_values(&[upstream, result.as_str()]);
+        }
+    }
+
     /// All metrics in the Prometheus text format, version 0.0.4.
     ///
     /// # Errors
     /// When a family is inconsistent, which the typed functions rule out.
-    pub fn encode(&self) -> Result<String, prometheus::Error> {
+    pub fn encode(&self) -> Result<String, Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.0.registry.gather(), &mut text)?;
-        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+        String::from_utf8(text).map_err(|error| Error::Msg(error.to_string()))
     }
 
     /// A request has been answered to the end, or its client has left; `sent` is bytes of the body.
@@ -367,6 +256,11 @@ impl Metrics {
 
     pub fn token(&self, upstream: &str, result: TokenResult) {
         self.0.tokens.with_label_values(&[upstream, result.as_str()]).inc();
+    }
+
+    /// An upstream is configured. What is alerted on begins at 0: the step from "absent" to 1 is none to Prometheus.
+    pub fn upstream_configured(&self, upstream: &str) {
+        self.0.digest_mismatches.with_label_values(&[upstream]);
     }
 
     pub fn digest_mismatch(&self, upstream: &str) {
@@ -422,24 +316,24 @@ fn saturating(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
 
-fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
     register(r, IntCounterVec::new(Opts::new(name, help), labels)?)
 }
 
-fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
     register(r, IntGaugeVec::new(Opts::new(name, help), labels)?)
 }
 
-fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, Error> {
     register(r, IntGauge::new(name, help)?)
 }
 
-fn histograms(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+fn histograms(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, Error> {
     register(r, HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?)
 }
 

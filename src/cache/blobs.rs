@@ -143,8 +143,7 @@ impl BlobCache {
             None => None,
         };
         if let Some(range) = resolve(range, total)? {
-            let reader =
-                ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
+            let reader = ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
             let reader = BlobReader::Through(Box::new(reader));
             return Ok(OpenedBlob { reader, total, range: Some(range), outcome: Outcome::Miss, stored: false });
         }

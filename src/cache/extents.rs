@@ -24,7 +24,9 @@ impl Extents {
         if range.is_empty() {
             return;
         }
-        while let Some((&left, &right)) = self.0.range(..range.end).next_back().filter(|(_, right)| **right > range.start) {
+        while let Some((&left, &right)) =
+            self.0.range(..range.end).next_back().filter(|(_, right)| **right > range.start)
+        {
             self.0.remove(&left);
             if left < range.start {
                 self.0.insert(left, range.start);

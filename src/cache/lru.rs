@@ -6,11 +6,7 @@
 
 use lru::LruCache;
 
-use crate::{
-    cache::tag_record::TagKey,
-    metrics::CacheKind,
-    oci::Digest,
-};
+use crate::{cache::tag_record::TagKey, metrics::CacheKind, oci::Digest};
 
 /// What file systems allocate in; a file's last block is paid for whole.
 const BLOCK: u64 = 4096;

@@ -114,8 +114,7 @@ impl ManifestCache {
             // The default policy refuses newcomers that were never asked for before: a pull's manifests are.
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let missing =
-            moka::sync::Cache::builder().max_capacity(MOST_MISSING).time_to_live(config.negative_ttl).build();
+        let missing = moka::sync::Cache::builder().max_capacity(MOST_MISSING).time_to_live(config.negative_ttl).build();
         let tags = TagRecords::new(config, store.clone());
         Self(Arc::new(Shared { store, metrics, contents, tags, missing, questions: Flights::new(tasks) }))
     }

@@ -36,11 +36,9 @@ impl ThroughReader {
         let mut reader = Self::whole(source, transfer, metrics);
         if let Some(check) = &mut reader.check {
             let mut verifier = check.verifier.clone();
-            check.verifier = blocking(move || {
-                super::fill::hash_slice(&sent, &mut verifier).map(|()| verifier)
-            })
-            .await
-            .map_err(|error| ReadError::Storage(error.into()))?;
+            check.verifier = blocking(move || super::fill::hash_slice(&sent, &mut verifier).map(|()| verifier))
+                .await
+                .map_err(|error| ReadError::Storage(error.into()))?;
         }
         Ok(reader)
     }

@@ -192,7 +192,9 @@ impl Transfer {
         match upstream.open_blob(repository, digest, range).await {
             Ok(stream) => self.take(stream),
             // Everything is here: the size that was announced was wrong, and the digest will tell.
-            Err(Error { kind: ErrorKind::RangeNotSatisfiable { total: Some(total) }, .. }) if total == self.position => {
+            Err(Error { kind: ErrorKind::RangeNotSatisfiable { total: Some(total) }, .. })
+                if total == self.position =>
+            {
                 self.total = Some(total);
                 Ok(())
             }

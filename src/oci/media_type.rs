@@ -110,6 +110,7 @@ impl From<MediaTypeKind> for MediaType {
 }
 
 impl From<&MediaType> for HeaderValue {
+    #[expect(clippy::expect_used, reason = "what the parser let through is a header value")]
     fn from(media_type: &MediaType) -> Self {
         match &media_type.0 {
             Text::Known(text) => Self::from_static(text),

@@ -10,9 +10,11 @@ use crate::oci::{ByteRange, Digest};
 /// Whether the client says that it has this content already.
 pub fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
     let ours = etag(digest);
-    headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|list| {
-        list.trim() == "*" || list.split(',').any(|tag| tag.trim().trim_start_matches("W/") == ours)
-    })
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|list| list.trim() == "*" || list.split(',').any(|tag| tag.trim().trim_start_matches("W/") == ours))
 }
 
 /// The range the client wants, if it still wants one of this content.

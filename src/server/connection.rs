@@ -148,7 +148,7 @@ where
             serving.as_mut().await
         }
     };
-    ended(result, peer, broken);
+    ended(result, peer, broken, shared);
 }
 
 async fn http2<H, I>(io: I, connection: Connection, role: Role<H>, shared: &Shared, broken: &Broken)
@@ -195,7 +195,7 @@ where
             .serve_connection(TokioIo::new(io), service)
     );
     tokio::select! {
-        result = serving.as_mut() => return ended(result, peer, broken),
+        result = serving.as_mut() => return ended(result, peer, broken, shared),
         () = shared.drain.cancelled() => {}
         () = activity.quiet(timeouts.idle) => {}
         () = refused.cancelled() => {}
@@ -204,7 +204,7 @@ where
     serving.as_mut().graceful_shutdown();
     activity.touch();
     tokio::select! {
-        result = serving.as_mut() => ended(result, peer, broken),
+        result = serving.as_mut() => ended(result, peer, broken, shared),
         () = activity.quiet(timeouts.stall) => debug!(%peer, "a client did not go away"),
     }
 }
@@ -235,15 +235,18 @@ fn refusal() -> Response<Full<Bytes>> {
 }
 
 fn stalled(shared: &Shared, what: &'static str, peer: SocketAddr) {
-    debug!(%peer, what, "a client was silent for too long");
+    debug!(%peer, what, "a client kept us waiting for too long");
     if let Some(metrics) = &shared.metrics {
         metrics.stall(what);
     }
 }
 
 /// Looks at how hyper ended, while it still holds the socket.
-fn ended(result: hyper::Result<()>, peer: SocketAddr, broken: &Broken) {
+fn ended(result: hyper::Result<()>, peer: SocketAddr, broken: &Broken, shared: &Shared) {
     let Err(error) = result else { return };
+    if broken.is_set() {
+        return stalled(shared, "read", peer);
+    }
     if error.is_user() {
         // A response body failed half-way. A close alone would look like an end where the length was not announced.
         broken.set();

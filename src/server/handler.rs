@@ -64,7 +64,9 @@ impl Handle for Handler {
         let mut response = response::without_body(&head.method, response);
         response::common(response.headers_mut(), &facts.id, &self.via, namespace.as_deref());
         let status = response.status();
-        response.map(|body| Observed::new(body, status, facts, self.metrics.clone()))
+        let length = response.headers().get(header::CONTENT_LENGTH);
+        let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        response.map(|body| Observed::new(body, status, announced, facts, self.metrics.clone()))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Bytes in, bytes out: the only code that serves HTTP.
 //!
 //! This file owns the sockets: it binds them, accepts, keeps the number of connections bounded, and drains. What
-//! happens on one connection is [`connection`]'s; which first byte means what is [`stream`]'s; certificates are
-//! [`tls`]'s. What a request means is the [`Handle`]r's, and nothing here knows about registries.
+//! happens on one connection is `connection`'s; which first byte means what is `stream`'s; certificates are
+//! `tls`'s. What a request means is the [`Handle`]r's, and nothing here knows about registries.
 //!
 //! What must hold:
 //! - every wait for a client ends: see [`Timeouts`];

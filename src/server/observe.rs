@@ -62,14 +62,16 @@ pub struct Observed {
     status: StatusCode,
     metrics: Metrics,
     sent: u64,
+    /// Content-Length: a body that has one is not asked again after its last byte.
+    announced: Option<u64>,
     first_byte: Option<Duration>,
     complete: bool,
 }
 
 impl Observed {
-    pub fn new(body: Body, status: StatusCode, facts: Facts, metrics: Metrics) -> Self {
+    pub fn new(body: Body, status: StatusCode, announced: Option<u64>, facts: Facts, metrics: Metrics) -> Self {
         let complete = http_body::Body::is_end_stream(&body);
-        Self { body, facts, status, metrics, sent: 0, first_byte: None, complete }
+        Self { body, facts, status, metrics, sent: 0, announced, first_byte: None, complete }
     }
 }
 
@@ -85,7 +87,7 @@ impl http_body::Body for Observed {
                     self.first_byte = Some(self.facts.started.elapsed());
                 }
                 self.sent += frame.data_ref().map_or(0, |data| data.remaining() as u64);
-                if http_body::Body::is_end_stream(&self.body) {
+                if Some(self.sent) == self.announced || http_body::Body::is_end_stream(&self.body) {
                     self.complete = true;
                 }
             }

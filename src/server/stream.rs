@@ -47,7 +47,8 @@ pub(super) enum Opening {
     Closed,
 }
 
-/// Says that a connection must end with a reset, so that no client can take what it got for a whole.
+/// Says that a connection must end with a reset, so that no client can take what it got for a whole. A write that
+/// stalled sets it, and so does whoever ends a connection in the middle.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Broken(Arc<AtomicBool>);
 

@@ -2,7 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what must hold by failing")]
 
+mod access;
+mod admin;
 mod cli;
 mod config;
+mod server_drain;
+mod server_limits;
+mod server_protocol;
+mod server_silence;
+mod server_stall;
+mod server_support;
+mod server_tls;
 mod support;
 mod upstream;

@@ -26,7 +26,7 @@ async fn eight_clients_of_a_cold_blob_cost_the_upstream_one_get() {
     let _turn = Turn::of_the_big_blobs().await;
     let registry = Registry::open().await;
     let blob = Blob::random(50, SIZE);
-    registry.pusher().blob("library/big", &blob).await;
+    registry.store("library/big", &blob);
     let forebay = mirror(&registry.url()).await;
     let url = forebay.blob_url("library/big", &blob);
 
@@ -36,8 +36,7 @@ async fn eight_clients_of_a_cold_blob_cost_the_upstream_one_get() {
         let download = download.expect("a client does not panic");
         assert!(download.is_whole(&blob.digest), "{download:?}");
     }
-    until("the registry has logged the GET", async || (registry.gets_of(&blob) > 0).then_some(())).await;
-    assert_eq!(registry.gets_of(&blob), 1, "the upstream's own log");
+    registry.assert_one_get_of(&blob).await;
     forebay.assert_stored_blobs_are_right();
 }
 
@@ -46,7 +45,7 @@ async fn nobody_notices_that_the_first_client_is_killed_half_way() {
     let _turn = Turn::of_the_big_blobs().await;
     let registry = Registry::open().await;
     let blob = Blob::random(51, SIZE);
-    registry.pusher().blob("library/big", &blob).await;
+    registry.store("library/big", &blob);
     let gate = Gate::before(registry.port).await;
     let forebay = mirror(&gate.url()).await;
     let url = forebay.blob_url("library/big", &blob);
@@ -73,8 +72,7 @@ async fn nobody_notices_that_the_first_client_is_killed_half_way() {
         let download = download.expect("a client does not panic");
         assert!(download.is_whole(&blob.digest), "{download:?}");
     }
-    until("the registry has logged the GET", async || (registry.gets_of(&blob) > 0).then_some(())).await;
-    assert_eq!(registry.gets_of(&blob), 1, "the upstream's own log");
+    registry.assert_one_get_of(&blob).await;
 }
 
 async fn download_owned(url: String) -> crate::support::download::Download {

@@ -18,7 +18,7 @@ async fn a_kill_at_any_moment_of_a_fill_leaves_whole_blobs_or_none() {
     let registry = Registry::open().await;
     let blobs: Vec<Blob> = (0..3).map(|number| Blob::random(100 + number, SIZE)).collect();
     for blob in &blobs {
-        registry.pusher().blob("library/big", blob).await;
+        registry.store("library/big", blob);
     }
     let gate = Gate::before(registry.port).await;
     let config = format!("[[upstream]]\nname = \"docker.io\"\nurls = [\"{}\"]\ndefault = true\n", gate.url());

@@ -91,7 +91,9 @@ impl DiskStore {
             let age = file.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
             let name = file.file_name();
             match name.to_str().and_then(temp::resumable) {
-                Some(digest) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => push(found, Key::Partial(digest), &file),
+                Some(digest) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
+                    push(found, Key::Partial(digest), &file)
+                }
                 _ => sweep(&file.path()),
             }
         }
@@ -123,7 +125,9 @@ fn list(directory: &Path) -> Option<ReadDir> {
 }
 
 fn entries(directory: ReadDir) -> impl Iterator<Item = DirEntry> {
-    directory.filter_map(|entry| entry.inspect_err(|error| tracing::error!(%error, "cannot read an entry of the cache")).ok())
+    directory.filter_map(|entry| {
+        entry.inspect_err(|error| tracing::error!(%error, "cannot read an entry of the cache")).ok()
+    })
 }
 
 /// Removes a file that no forebay wrote under this name, or that a crash left.

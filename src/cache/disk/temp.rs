@@ -42,7 +42,11 @@ struct Spelling {
 
 impl Name {
     fn new(store: &DiskStore, digest: &Digest) -> Self {
-        Self(Arc::new(Mutex::new(Spelling { directory: store.0.root.join("tmp"), digest: digest.clone(), gaps: false })))
+        Self(Arc::new(Mutex::new(Spelling {
+            directory: store.0.root.join("tmp"),
+            digest: digest.clone(),
+            gaps: false,
+        })))
     }
 
     /// Bytes from now on may be written out of order. Blocks.
@@ -181,7 +185,6 @@ impl TempBlob {
         }
         Ok(())
     }
-
 }
 
 impl Drop for TempBlob {

@@ -48,7 +48,11 @@ impl Claim {
         if !useful {
             return None;
         }
-        let next = state.foreign.next_start(position).unwrap_or(total).min(state.written.next_start(position).unwrap_or(total));
+        let next = state
+            .foreign
+            .next_start(position)
+            .unwrap_or(total)
+            .min(state.written.next_start(position).unwrap_or(total));
         let rest = position..end.unwrap_or(total).min(total).min(next);
         if rest.is_empty() {
             return None;

@@ -106,9 +106,8 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         match next_gap(fill, total).await {
             None => return verify(fill, temp, running, total).await,
             Some(gap) => {
-                let opening = async {
-                    Transfer::open(source, gap.start, Some(gap.end - 1)).await.map_err(FillError::Upstream)
-                };
+                let opening =
+                    async { Transfer::open(source, gap.start, Some(gap.end - 1)).await.map_err(FillError::Upstream) };
                 transfer = unless_cancelled(fill, opening).await?;
             }
         }
@@ -203,7 +202,8 @@ async fn pour(
         let pieces = admit(fill, start, batch);
         let caught_up = fill.state().written.end_of_run(running.hashed());
         let file = temp.file().clone();
-        let written: Vec<Range<u64>> = pieces.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64).collect();
+        let written: Vec<Range<u64>> =
+            pieces.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64).collect();
         running = blocking(move || {
             for (offset, bytes) in &pieces {
                 write_all_at(&file, std::slice::from_ref(bytes), *offset)?;
@@ -325,7 +325,8 @@ fn result_of(error: &FillError) -> FillResult {
     match error {
         FillError::Upstream(_) => FillResult::UpstreamFailed,
         FillError::Mismatch => FillResult::Mismatch,
-        FillError::Storage(_) | FillError::NoRoom => FillResult::StorageFailed,
+        FillError::Storage(_) => FillResult::StorageFailed,
+        FillError::NoRoom => FillResult::NoRoom,
         FillError::Abandoned => FillResult::Abandoned,
     }
 }

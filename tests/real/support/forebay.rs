@@ -19,8 +19,9 @@ use super::until::until;
 pub struct Forebay {
     pub port: u16,
     pub admin: u16,
-    folder: TempDir,
+    // Before the folder: it must be gone when its files are removed.
     daemon: Daemon,
+    folder: TempDir,
 }
 
 impl Forebay {
@@ -36,7 +37,7 @@ impl Forebay {
             format!("[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n{config}\n");
         fs::write(folder.path().join("forebay.toml"), text).expect("the configuration can be written");
         let daemon = spawn(folder.path());
-        let mut forebay = Forebay { port, admin, folder, daemon };
+        let mut forebay = Forebay { port, admin, daemon, folder };
         forebay.until_ready().await;
         forebay
     }

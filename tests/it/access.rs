@@ -1,0 +1,133 @@
+//! Who may pull: with the file that `htpasswd` itself writes.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use forebay::access::{AccessControl, Anonymous, Config, Identity, Refusal};
+use http::HeaderValue;
+
+struct Htpasswd {
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Htpasswd {
+    /// As an operator makes it; apache's htpasswd writes `$2y$`.
+    fn with(cost: u32, users: &[(&str, &str)]) -> Htpasswd {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("htpasswd");
+        std::fs::write(&path, "# staff\n\n").unwrap();
+        for (user, password) in users {
+            let status = Command::new("htpasswd")
+                .args(["-bB", "-C", &cost.to_string()])
+                .arg(&path)
+                .args([user, password])
+                .output()
+                .expect("htpasswd (Debian package `apache2-utils`) is needed")
+                .status;
+            assert!(status.success());
+        }
+        assert!(std::fs::read_to_string(&path).unwrap().contains("$2y$"));
+        Htpasswd { path, _directory: directory }
+    }
+
+    fn config(&self, anonymous: Anonymous) -> Config {
+        Config { anonymous, htpasswd: Some(self.path.clone()) }
+    }
+}
+
+fn basic(user: &str, password: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))).unwrap()
+}
+
+#[tokio::test]
+async fn who_may_pull() {
+    let file = Htpasswd::with(4, &[("ann", "secret"), ("bob", "pä:ss")]);
+    let no_file = |anonymous| Config { anonymous, htpasswd: None };
+    let (ann, bob) = (Identity::User("ann".into()), Identity::User("bob".into()));
+    let bearer = HeaderValue::from_static("Bearer abc");
+    let cases = [
+        (no_file(Anonymous::Pull), None, false, Ok(Identity::Anonymous)),
+        (no_file(Anonymous::Pull), None, true, Ok(Identity::Certificate)),
+        (no_file(Anonymous::Pull), Some(basic("ann", "secret")), false, Err(Refusal::Wrong)),
+        (no_file(Anonymous::None), None, false, Err(Refusal::Missing)),
+        (no_file(Anonymous::None), None, true, Ok(Identity::Certificate)),
+        (file.config(Anonymous::Pull), None, false, Ok(Identity::Anonymous)),
+        (file.config(Anonymous::Pull), Some(basic("ann", "secret")), false, Ok(ann.clone())),
+        (file.config(Anonymous::Pull), Some(basic("bob", "pä:ss")), false, Ok(bob)),
+        (file.config(Anonymous::Pull), Some(basic("ann", "Secret")), false, Err(Refusal::Wrong)),
+        (file.config(Anonymous::Pull), Some(basic("eve", "secret")), false, Err(Refusal::Wrong)),
+        (file.config(Anonymous::Pull), Some(basic("ann", "")), true, Err(Refusal::Wrong)),
+        (file.config(Anonymous::Pull), Some(bearer.clone()), false, Err(Refusal::Malformed)),
+        (file.config(Anonymous::None), None, false, Err(Refusal::Missing)),
+        (file.config(Anonymous::None), Some(basic("ann", "secret")), false, Ok(ann)),
+        (file.config(Anonymous::None), Some(basic("ann", "wrong")), true, Err(Refusal::Wrong)),
+        (file.config(Anonymous::None), None, true, Ok(Identity::Certificate)),
+        (file.config(Anonymous::None), Some(bearer), true, Err(Refusal::Malformed)),
+    ];
+    for (config, authorization, certificate, expected) in cases {
+        let access = AccessControl::load(&config).unwrap();
+        // Twice: the second time the cache may answer, and must say the same.
+        for _ in 0..2 {
+            let result = access.check(authorization.as_ref(), certificate).await;
+            assert_eq!(result, expected, "{config:?} {authorization:?} {certificate}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reload_takes_new_users_in_and_removed_ones_out() {
+    let file = Htpasswd::with(4, &[("ann", "secret")]);
+    let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
+    let ann = basic("ann", "secret");
+    assert!(access.check(Some(&ann), false).await.is_ok());
+    let other = Htpasswd::with(4, &[("bob", "secret")]);
+    std::fs::copy(&other.path, &file.path).unwrap();
+    assert!(access.check(Some(&ann), false).await.is_ok());
+    access.reload().unwrap();
+    assert_eq!(access.check(Some(&ann), false).await, Err(Refusal::Wrong));
+    assert!(access.check(Some(&basic("bob", "secret")), false).await.is_ok());
+    // A file with a mistake keeps the old rules, and says where the mistake is.
+    std::fs::write(&file.path, "# staff\nann:secret\n").unwrap();
+    let error = access.reload().unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}:2: ", file.path.display())) && error.contains("htpasswd -B"), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+    assert!(access.check(Some(&basic("bob", "secret")), false).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_pull_of_many_requests_costs_one_verification() {
+    let file = Htpasswd::with(11, &[("ann", "secret")]);
+    let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
+    let ann = basic("ann", "secret");
+    let first = elapsed(access.check(Some(&ann), false)).await;
+    let many = elapsed(async {
+        for _ in 0..100 {
+            access.check(Some(&ann), false).await.unwrap();
+        }
+    })
+    .await;
+    assert!(many < first, "100 requests took {many:?}, the first one {first:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
+    let file = Htpasswd::with(10, &[("ann", "secret")]);
+    let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
+    let (mut known, mut unknown) = (Duration::MAX, Duration::MAX);
+    for _ in 0..3 {
+        known = known.min(elapsed(access.check(Some(&basic("ann", "wrong")), false)).await);
+        unknown = unknown.min(elapsed(access.check(Some(&basic("eve", "wrong")), false)).await);
+    }
+    assert!(unknown * 3 > known && known * 3 > unknown, "{known:?} and {unknown:?}");
+}
+
+async fn elapsed<F: Future>(future: F) -> Duration {
+    let began = Instant::now();
+    let _ = future.await;
+    began.elapsed()
+}

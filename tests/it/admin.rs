@@ -1,0 +1,50 @@
+//! The operator's listener.
+
+use forebay::{
+    admin::{self, Readiness},
+    metrics::Metrics,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::server_support::{client, soon};
+
+#[tokio::test]
+async fn metrics_health_and_readiness() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (metrics, readiness, shutdown) = (Metrics::new().unwrap(), Readiness::new(), CancellationToken::new());
+    let running = tokio::spawn(admin::run(listener, metrics.clone(), readiness.clone(), shutdown.clone()));
+    let client = client();
+    let get = async |path: &str| {
+        let response = client.get(format!("{url}{path}")).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+
+    assert_eq!(get("/healthz").await, (200, "ok\n".to_owned()));
+    assert_eq!(get("/readyz").await, (503, "starting\n".to_owned()));
+    readiness.set_ready();
+    assert_eq!(get("/readyz").await, (200, "ready\n".to_owned()));
+    readiness.set_draining();
+    assert_eq!(get("/readyz").await, (503, "draining\n".to_owned()));
+    assert_eq!(get("/healthz").await, (200, "ok\n".to_owned()));
+
+    metrics.evicted(7);
+    let (status, text) = get("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(text.contains("forebay_evicted_bytes_total 7\n") && text.contains("forebay_build_info{"), "{text}");
+    // The operator's own connections are not clients.
+    assert!(text.contains("forebay_connections 0\n"), "{text}");
+    let response = client.get(format!("{url}/metrics?x=y")).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+
+    let head = client.head(format!("{url}/healthz")).send().await.unwrap();
+    assert_eq!((head.status().as_u16(), head.headers()["content-length"].to_str().unwrap()), (200, "3"));
+    assert_eq!(get("/").await.0, 404);
+    assert_eq!(get("/v2/").await.0, 404);
+    let post = client.post(format!("{url}/readyz")).send().await.unwrap();
+    assert_eq!((post.status().as_u16(), post.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
+
+    shutdown.cancel();
+    soon("the end of the admin listener", running).await.unwrap();
+}

@@ -1,0 +1,118 @@
+//! The connection limit, and what happens when even the process has no place left.
+
+use std::{process::Command, time::Duration};
+
+use crate::server_support::{Certificates, PATIENCE, Setup, client, h2_client, rest, send, soon, until};
+
+#[tokio::test]
+async fn over_the_limit_a_client_is_told_so_whatever_it_speaks() {
+    let certificates = Certificates::new();
+    let mut setup = Setup::tls(&certificates);
+    setup.config.max_connections = 1;
+    let server = setup.start();
+    let mut only = server.connect().await;
+    until("the first connection", || server.counted("forebay_connections 1")).await;
+    let clients = [
+        (client(), server.http("/hello")),
+        (h2_client(), server.http("/hello")),
+        (certificates.client().build().unwrap(), server.https("/hello")),
+        (certificates.client().http1_only().build().unwrap(), server.https("/hello")),
+    ];
+    for (client, url) in &clients {
+        let response = soon("an answer", client.get(url).send()).await.unwrap();
+        assert_eq!(response.status(), 503, "{url}");
+        assert!(response.headers().contains_key("retry-after"));
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let body: serde_json::Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+        assert_eq!(body["errors"][0]["code"], "UNAVAILABLE");
+    }
+    assert_eq!(server.stage.begun(), 0);
+    assert!(server.counted("forebay_connections_refused_total 4"));
+    // A refused connection is closed by us, at once.
+    let mut refused = server.connect().await;
+    send(&mut refused, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let answer = rest(&mut refused).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("connection: close\r\n"), "{answer}");
+    // And the one who was there first has lost nothing.
+    send(&mut only, "GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(rest(&mut only).await.unwrap().ends_with("hello\n"));
+    drop(only);
+    for (_, url) in &clients {
+        soon("a place", async {
+            while certificates.client().build().unwrap().get(url).send().await.unwrap().status() != 200 {}
+        })
+        .await;
+    }
+    server.end().await;
+}
+
+#[tokio::test]
+async fn the_courtesy_is_bounded_too() {
+    let mut setup = Setup::clear().timeouts(|timeouts| timeouts.courtesy = 10 * PATIENCE);
+    setup.config.max_connections = 1;
+    let server = setup.start();
+    let mut silent = Vec::new();
+    for _ in 0..1 + 64 {
+        silent.push(server.connect().await);
+    }
+    for _ in 0..3 {
+        // Nobody is left to tell this one anything.
+        assert_eq!(rest(&mut server.connect().await).await.unwrap_or_default(), "");
+    }
+    drop(silent);
+    soon("a place", async {
+        loop {
+            // A refusal without a word is an error to the client, and may still come for a moment.
+            if client().get(server.http("/hello")).send().await.is_ok_and(|response| response.status() == 200) {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn refused_clients_that_say_nothing_do_not_stay() {
+    let mut setup = Setup::clear().timeouts(|timeouts| timeouts.courtesy = Duration::from_millis(100));
+    setup.config.max_connections = 0;
+    let server = setup.start();
+    assert_eq!(rest(&mut server.connect().await).await.unwrap_or_default(), "");
+}
+
+/// Descriptors are the process's: this test runs itself again, in a process that has few.
+#[test]
+fn running_out_of_descriptors_does_not_end_the_loop() {
+    const CHILD: &str = "FOREBAY_TEST_FEW_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_some() {
+        return without_descriptors();
+    }
+    let name = "server_limits::running_out_of_descriptors_does_not_end_the_loop";
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 48 && exec \"$0\" --exact \"$1\" --test-threads=1"])
+        .arg(std::env::current_exe().unwrap())
+        .arg(name)
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn without_descriptors() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = Setup::clear().start();
+        // One thread, no await: the server accepts none of them until the last descriptor is gone.
+        let mut clients = Vec::new();
+        while let Ok(client) = std::net::TcpStream::connect(server.address) {
+            clients.push(client);
+        }
+        assert!(clients.len() > 10, "there were few descriptors to begin with");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert!(server.counted("forebay_connections 0"), "a connection was accepted without a descriptor");
+        drop(clients);
+        let answer = soon("an answer", client().get(server.http("/hello")).send()).await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "hello\n");
+        server.end().await;
+    });
+}
