@@ -168,7 +168,6 @@ fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, S
     for upstream in &config.upstreams {
         metrics.upstream_configured(&upstream.name);
         let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
-        metrics.upstream(&upstream.name);
         upstreams.insert(upstream.name.clone(), Upstream::new(upstream, context)?);
     }
     Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams })

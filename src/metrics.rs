@@ -187,8 +187,8 @@ impl Metrics {
         Ok(Metrics(Arc::new(families)))
     }
 
-    /// Shows the counters of an upstream from the start, so that the first failure is an increase and not a new series.
-    pub fn upstream(&self, upstream: &str) {
+    /// An upstream is configured. What is alerted on begins at 0: the step from "absent" to 1 is none to Prometheus.
+    pub fn upstream_configured(&self, upstream: &str) {
         self.0.digest_mismatches.with_label_values(&[upstream]);
         self.0.upstream_received_bytes.with_label_values(&[upstream]);
         for result in TokenResult::ALL {
@@ -256,11 +256,6 @@ impl Metrics {
 
     pub fn token(&self, upstream: &str, result: TokenResult) {
         self.0.tokens.with_label_values(&[upstream, result.as_str()]).inc();
-    }
-
-    /// An upstream is configured. What is alerted on begins at 0: the step from "absent" to 1 is none to Prometheus.
-    pub fn upstream_configured(&self, upstream: &str) {
-        self.0.digest_mismatches.with_label_values(&[upstream]);
     }
 
     pub fn digest_mismatch(&self, upstream: &str) {

@@ -5,7 +5,7 @@
 //! bytes of the whole are held back until the digest is verified, so no client ends with wrong content.
 //!
 //! A range that lies far ahead of the writer is fetched by a transfer of its own into the same file
-//! ([`ranges`]); no byte is asked for twice, and every byte is hashed in the end: from memory where the
+//! (`ranges`); no byte is asked for twice, and every byte is hashed in the end: from memory where the
 //! main transfer wrote it in order, else from the file.
 
 mod fills;

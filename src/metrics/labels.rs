@@ -99,14 +99,8 @@ pub enum FillResult {
 }
 
 impl FillResult {
-    pub const ALL: [Self; 6] = [
-        Self::Complete,
-        Self::Mismatch,
-        Self::UpstreamFailed,
-        Self::StorageFailed,
-        Self::NoRoom,
-        Self::Abandoned,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Complete, Self::Mismatch, Self::UpstreamFailed, Self::StorageFailed, Self::NoRoom, Self::Abandoned];
 
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,0 +1,46 @@
+//! The index of the cache with many blobs in it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
+
+use divan::Bencher;
+use forebay::{
+    cache::lru::{Key, LruIndex},
+    oci::{Algorithm, Digest},
+};
+
+fn main() {
+    divan::main();
+}
+
+fn key(number: usize) -> Key {
+    Key::Blob(Digest::of(Algorithm::Sha256, &number.to_le_bytes()))
+}
+
+fn index(len: usize) -> LruIndex {
+    let mut index = LruIndex::new(len as u64 * 4096);
+    index.insert_scanned((0..len).map(|number| (key(number), 4096)));
+    index
+}
+
+#[divan::bench(args = [1_000, 100_000])]
+fn pin_and_unpin(bencher: Bencher<'_, '_>, len: usize) {
+    let mut index = index(len);
+    let key = key(len / 2);
+    bencher.bench_local(|| {
+        index.pin(&key).unwrap();
+        index.unpin(&key);
+    });
+}
+
+#[divan::bench(args = [1_000, 100_000])]
+fn reserve_evict_insert(bencher: Bencher<'_, '_>, len: usize) {
+    let mut index = index(len);
+    let mut next = len;
+    bencher.bench_local(|| {
+        let victims = index.reserve(4096, u64::MAX / 4).unwrap();
+        index.release(4096);
+        next += 1;
+        index.insert(key(next), 4096);
+        victims
+    });
+}
