@@ -69,7 +69,7 @@ impl BlobCache {
 
     /// Opens a blob, fetching it when it is not there. Answers when the size is known, or that it is not to be.
     pub async fn open(&self, source: &Source, range: Option<ByteRange>) -> Result<OpenedBlob, BlobError> {
-        if self.fills.find(&source.digest).is_none()
+        if !self.fills.has(&source.digest)
             && let Some(blob) = self.stored(&source.digest).await
         {
             return stored(blob, range);

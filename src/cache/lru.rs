@@ -64,9 +64,9 @@ pub struct LruIndex {
     totals: [Totals; CacheKind::ALL.len()],
 }
 
-/// What a file of `len` bytes takes on disk.
+/// What a file of `len` bytes takes on disk. An upstream may claim any length: the sum stops at the largest.
 pub const fn allocated(len: u64) -> u64 {
-    len.div_ceil(BLOCK) * BLOCK
+    len.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
 impl LruIndex {
@@ -178,8 +178,8 @@ impl LruIndex {
     /// `spare` is what the file system can give before `min_free` is touched, bytes promised to others
     /// not yet subtracted. Nothing is evicted when evicting everything would not be enough.
     pub fn reserve(&mut self, bytes: u64, spare: u64) -> Result<Vec<(Key, u64)>, NoRoom> {
-        let over_size = (self.total() + bytes).saturating_sub(self.max_size);
-        let over_disk = (self.reserved + bytes).saturating_sub(spare);
+        let over_size = self.total().saturating_add(bytes).saturating_sub(self.max_size);
+        let over_disk = self.reserved.saturating_add(bytes).saturating_sub(spare);
         let mut short = over_size.max(over_disk);
         if short > self.used - self.pinned {
             return Err(NoRoom);

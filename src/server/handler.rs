@@ -16,7 +16,7 @@ use super::{
     Connection, Handle,
     body::Body,
     conditions::{has_already, wanted_range},
-    observe::{Facts, Observed},
+    observe::{Facts, Observed, Unanswered},
     response,
 };
 use crate::{
@@ -59,7 +59,9 @@ impl Handle for Handler {
         let mut facts = Facts::new(self.next_id(), connection.peer, head.method.clone(), path);
         let mut namespace = None;
         let asked = Asked { method: &head.method, uri: &head.uri, headers: &head.headers, connection: &connection };
-        let answered = self.answer(asked, &mut facts, &mut namespace).await;
+        let waiting = Unanswered::new(&mut facts, &self.metrics);
+        let answered = self.answer(asked, waiting.facts, &mut namespace).await;
+        waiting.answered();
         let response = answered.unwrap_or_else(|error| response::error(&error));
         let mut response = response::without_body(&head.method, response);
         response::common(response.headers_mut(), &facts.id, &self.via, namespace.as_deref());

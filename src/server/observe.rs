@@ -55,6 +55,35 @@ impl Facts {
     }
 }
 
+/// What a client that left before it had an answer counts as; no client ever sees it. nginx's word for it.
+const CLIENT_LEFT: u16 = 499;
+
+/// Records a request, too, when its client leaves before there is an answer.
+pub struct Unanswered<'a> {
+    pub facts: &'a mut Facts,
+    metrics: &'a Metrics,
+    answered: bool,
+}
+
+impl<'a> Unanswered<'a> {
+    pub fn new(facts: &'a mut Facts, metrics: &'a Metrics) -> Self {
+        Self { facts, metrics, answered: false }
+    }
+
+    /// There is an answer: its body records the rest.
+    pub fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.facts.record(self.metrics, CLIENT_LEFT, None, 0, false);
+        }
+    }
+}
+
 /// A body that records its request when it is over.
 pub struct Observed {
     body: Body,
@@ -108,27 +137,33 @@ impl http_body::Body for Observed {
 
 impl Drop for Observed {
     fn drop(&mut self) {
-        let facts = &self.facts;
-        let duration = facts.started.elapsed();
-        let first_byte = self.first_byte.unwrap_or(duration);
-        let (operation, outcome, status) = (facts.operation, facts.outcome, self.status.as_u16());
-        self.metrics.request(&facts.upstream, operation, outcome, status, first_byte, duration, self.sent);
+        self.facts.record(&self.metrics, self.status.as_u16(), self.first_byte, self.sent, self.complete);
+    }
+}
+
+impl Facts {
+    /// One line in the log, and the metrics.
+    fn record(&self, metrics: &Metrics, status: u16, first_byte: Option<Duration>, sent: u64, complete: bool) {
+        let duration = self.started.elapsed();
+        let first_byte = first_byte.unwrap_or(duration);
+        let (operation, outcome) = (self.operation, self.outcome);
+        metrics.request(&self.upstream, operation, outcome, status, first_byte, duration, sent);
         tracing::info!(
-            id = facts.id,
-            peer = %facts.peer,
-            method = %facts.method,
-            path = facts.path,
-            upstream = %facts.upstream,
-            repository = facts.repository,
+            id = self.id,
+            peer = %self.peer,
+            method = %self.method,
+            path = self.path,
+            upstream = %self.upstream,
+            repository = self.repository,
             operation = operation.as_str(),
             outcome = outcome.as_str(),
             status,
-            sent = self.sent,
+            sent,
             first_byte_seconds = first_byte.as_secs_f64(),
             duration_seconds = duration.as_secs_f64(),
-            complete = self.complete,
-            user = facts.user.as_deref(),
-            cause = facts.cause,
+            complete,
+            user = self.user.as_deref(),
+            cause = self.cause,
             "request",
         );
     }

@@ -66,6 +66,11 @@ impl Fills {
         &self.0.tasks
     }
 
+    /// Whether there is a fill of this blob that can be joined.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.entries().get(digest).is_some_and(|entry| entry.fill.can_be_joined())
+    }
+
     /// The fill of this blob, if there is one that can be joined.
     pub fn find(&self, digest: &Digest) -> Option<Membership> {
         let mut entries = self.entries();
