@@ -12,8 +12,8 @@ use crate::{
     oci::Digest,
 };
 
-/// What file systems allocate in; a file's last block is paid for whole.
-const BLOCK: u64 = 4096;
+/// What file systems allocate in: a file's last block is paid for whole, and a directory takes one.
+pub const BLOCK: u64 = 4096;
 
 /// One object on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -105,7 +105,7 @@ impl DiskStore {
         }
         let (store, digest) = (self.clone(), digest.clone());
         blocking(move || {
-            let (reservation, len) = Reservation::adopt(&store, &key)?;
+            let (reservation, len) = Reservation::adopt(&store, &key, &Key::Blob(digest.clone()))?;
             store.publish();
             let file = File::options().read(true).write(true).open(store.path(&key)).ok()?;
             let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
@@ -155,13 +155,10 @@ impl TempBlob {
         let key = Key::Blob(self.digest.clone());
         let path = self.store.path(&key);
         self.store.make_parents(&path)?;
+        let reservation = self.reservation.take().ok_or(io::ErrorKind::StorageFull)?;
         std::fs::rename(self.name.path(), &path)?;
         self.live = false;
-        if let Some(reservation) = self.reservation.take() {
-            reservation.fulfil(key.clone(), len);
-        }
-        self.store.index().pin(&key);
-        let pin = Arc::new(Pin { store: self.store.clone(), key });
+        let pin = Arc::new(reservation.fulfil_pinned(key, len));
         if let Some(parent) = path.parent() {
             File::open(parent)?.sync_all()?;
         }

@@ -8,6 +8,7 @@ use super::{Fill, FillError, Fills, Progress, fills::Ended, hash::Running};
 use crate::{
     cache::{
         disk::{NoSpace, TempBlob, blocking, write_all_at},
+        lru::Key,
         transfer::Transfer,
     },
     chain::Chain,
@@ -160,7 +161,7 @@ async fn make_room(
         *slot = None;
         return Err(FillError::NoRoom);
     }
-    let Ok(reservation) = fills.store().reserve(len).await else {
+    let Ok(reservation) = fills.store().reserve(&Key::Blob(fill.source.digest.clone()), len).await else {
         let finished = Transfer::finished(&fill.source, 0);
         fill.state().handed_over = Some(std::mem::replace(transfer, finished));
         return Err(FillError::NoRoom);
