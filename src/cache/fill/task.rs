@@ -256,11 +256,12 @@ async fn jump(fill: &Fill, transfer: &mut Transfer) -> Result<(), FillError> {
         (state.foreign.end_of_run(position), state.total)
     };
     let Some(total) = total else { return Ok(()) };
-    if end - position < WORTH_A_JUMP {
+    // Nothing is left to ask for, and what still comes is there already.
+    if end > position && end >= total {
+        *transfer = Transfer::finished(&fill.source, total);
         return Ok(());
     }
-    if end >= total {
-        *transfer = Transfer::finished(&fill.source, total);
+    if end - position < WORTH_A_JUMP {
         return Ok(());
     }
     let opened = unless_cancelled(fill, async { Ok(Transfer::open(&fill.source, end, None).await) }).await?;
@@ -268,6 +269,8 @@ async fn jump(fill: &Fill, transfer: &mut Transfer) -> Result<(), FillError> {
     if let Ok(behind) = opened
         && behind.skipping() == 0
     {
+        // So that a reader that waits there does not ask for the same bytes once more.
+        fill.update(|state| state.front = state.front.max(end));
         *transfer = behind;
     }
     Ok(())
