@@ -142,8 +142,12 @@ impl BlobCache {
             }
             None => None,
         };
-        if let Some(range) = resolve(range, total)? {
-            let reader = ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
+        let range = resolve(range, total)?;
+        // A range that covers the whole is the whole: it can be verified, so it is.
+        let part = range.filter(|range| !total.is_some_and(|total| range.is_whole(total)));
+        if let Some(range) = part {
+            let reader =
+                ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
             let reader = BlobReader::Through(Box::new(reader));
             return Ok(OpenedBlob { reader, total, range: Some(range), outcome: Outcome::Miss, stored: false });
         }
@@ -151,10 +155,12 @@ impl BlobCache {
             Some(transfer) => transfer,
             None => Transfer::open(source, 0, None).await.map_err(BlobError::Upstream)?,
         };
+        // What the HEAD said a moment ago may be another length; the range is ignored then.
+        let range = range.filter(|range| transfer.total().is_some_and(|total| range.is_whole(total)));
         let total = transfer.total();
         let reader = ThroughReader::whole(source.clone(), transfer, self.metrics.clone());
         let reader = BlobReader::Through(Box::new(reader));
-        Ok(OpenedBlob { reader, total, range: None, outcome: Outcome::Miss, stored: false })
+        Ok(OpenedBlob { reader, total, range, outcome: Outcome::Miss, stored: false })
     }
 }
 

@@ -147,6 +147,11 @@ impl Fill {
         matches!(self.state().progress, Progress::Complete)
     }
 
+    /// What it was begun for.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
     fn can_be_joined(&self) -> bool {
         self.is_complete() || !self.cancel.is_cancelled()
     }
@@ -230,6 +235,8 @@ impl State {
 pub struct FillReader {
     fills: Fills,
     fill: Arc<Fill>,
+    /// What this client asked for; the fill may have been begun for another repository's blob of this digest.
+    source: Source,
     position: u64,
     /// The end of the range wanted (exclusive); `None` for the whole blob.
     end: Option<u64>,
@@ -241,12 +248,18 @@ pub struct FillReader {
 
 impl FillReader {
     /// Reads from `first` up to `end` (exclusive), or to the end.
-    fn new(membership: fills::Membership, first: u64, end: Option<u64>) -> Self {
+    fn new(membership: fills::Membership, source: Source, first: u64, end: Option<u64>) -> Self {
         let fill = membership.fill().clone();
         let total = fill.state().total;
         let whole = first == 0 && (end.is_none() || end == total);
         let changed = fill.changed.subscribe();
-        Self { fills: membership.fills().clone(), fill, position: first, end, whole, changed, _membership: membership }
+        let fills = membership.fills().clone();
+        Self { fills, fill, source, position: first, end, whole, changed, _membership: membership }
+    }
+
+    /// Whether another repository's upstream failed: it says nothing about the one this client asked for.
+    pub fn is_stranger(&self) -> bool {
+        !self.fill.source.is_same(&self.source)
     }
 
     /// The next bytes that are on disk; `None` after the last one.
@@ -273,7 +286,7 @@ impl FillReader {
 
     /// Goes on without the cache, where this reader is.
     pub async fn go_through(&self) -> Result<ThroughReader, ReadError> {
-        let source = self.fill.source.clone();
+        let source = self.source.clone();
         let metrics = self.fill.metrics.clone();
         let (total, file) = {
             let state = self.fill.state();
@@ -284,8 +297,9 @@ impl FillReader {
         {
             return ThroughReader::range(&source, self.position, last).await.map_err(ReadError::Upstream);
         }
-        match (self.fill.take_transfer(), file) {
-            (Some(transfer), _) if self.position == 0 => Ok(ThroughReader::whole(source, transfer, metrics)),
+        let transfer = if self.position == 0 && !self.is_stranger() { self.fill.take_transfer() } else { None };
+        match (transfer, file) {
+            (Some(transfer), _) => Ok(ThroughReader::whole(source, transfer, metrics)),
             (_, Some(file)) => {
                 ThroughReader::rest(source, FileSlice { file, offset: 0, len: self.position }, metrics).await
             }

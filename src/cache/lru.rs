@@ -8,8 +8,8 @@ use lru::LruCache;
 
 use crate::{cache::tag_record::TagKey, metrics::CacheKind, oci::Digest};
 
-/// What file systems allocate in; a file's last block is paid for whole.
-const BLOCK: u64 = 4096;
+/// What file systems allocate in: a file's last block is paid for whole, and a directory takes one.
+pub const BLOCK: u64 = 4096;
 
 /// One object on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,8 +4,18 @@
 
 mod access;
 mod admin;
+mod blob_errors;
+mod blobs;
 mod cli;
+mod coalesce;
 mod config;
+mod corrupt;
+mod disk;
+mod drain;
+mod eviction;
+mod ranges;
+mod restart;
+mod resume;
 mod server_drain;
 mod server_limits;
 mod server_protocol;
@@ -13,5 +23,6 @@ mod server_silence;
 mod server_stall;
 mod server_support;
 mod server_tls;
+mod stress;
 mod support;
 mod upstream;

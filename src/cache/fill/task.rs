@@ -8,6 +8,7 @@ use super::{Fill, FillError, Fills, Progress, fills::Ended, hash::Running};
 use crate::{
     cache::{
         disk::{NoSpace, TempBlob, blocking, write_all_at},
+        lru::Key,
         transfer::Transfer,
     },
     chain::Chain,
@@ -159,7 +160,7 @@ async fn make_room(
         *slot = None;
         return Err(FillError::NoRoom);
     }
-    let Ok(reservation) = fills.store().reserve(len).await else {
+    let Ok(reservation) = fills.store().reserve(&Key::Blob(fill.source.digest.clone()), len).await else {
         let finished = Transfer::finished(&fill.source, 0);
         fill.state().handed_over = Some(std::mem::replace(transfer, finished));
         return Err(FillError::NoRoom);
@@ -255,11 +256,12 @@ async fn jump(fill: &Fill, transfer: &mut Transfer) -> Result<(), FillError> {
         (state.foreign.end_of_run(position), state.total)
     };
     let Some(total) = total else { return Ok(()) };
-    if end - position < WORTH_A_JUMP {
+    // Nothing is left to ask for, and what still comes is there already.
+    if end > position && end >= total {
+        *transfer = Transfer::finished(&fill.source, total);
         return Ok(());
     }
-    if end >= total {
-        *transfer = Transfer::finished(&fill.source, total);
+    if end - position < WORTH_A_JUMP {
         return Ok(());
     }
     let opened = unless_cancelled(fill, async { Ok(Transfer::open(&fill.source, end, None).await) }).await?;
@@ -267,6 +269,8 @@ async fn jump(fill: &Fill, transfer: &mut Transfer) -> Result<(), FillError> {
     if let Ok(behind) = opened
         && behind.skipping() == 0
     {
+        // So that a reader that waits there does not ask for the same bytes once more.
+        fill.update(|state| state.front = state.front.max(end));
         *transfer = behind;
     }
     Ok(())
