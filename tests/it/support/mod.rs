@@ -1,4 +1,7 @@
 //! What the integration tests share.
 
 pub mod fake_registry;
+pub mod mirror;
+pub mod raw;
 pub mod test_ca;
+pub mod until;
