@@ -133,6 +133,29 @@ async fn sixteen_mebibytes_pass_and_a_byte_more_does_not() {
 }
 
 #[tokio::test]
+async fn a_missing_type_is_the_one_the_manifest_declares() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    registry.fault(When::manifests(), Fault::Header("content-type", None));
+    for (content, media_type) in [
+        (
+            format!(
+                "{{\"schemaVersion\":2,\"mediaType\":\"{DOCKER_MANIFEST}\",\"config\":{{\"mediaType\":\"a/b\",\"size\":1,\"digest\":\"sha256:{}\"}}}}",
+                "a".repeat(64)
+            ),
+            DOCKER_MANIFEST,
+        ),
+        ("{\"schemaVersion\":2,\"manifests\":[]}".to_owned(), OCI_INDEX),
+        ("{\"schemaVersion\":2,\"something\":[]}".to_owned(), OCI_MANIFEST),
+    ] {
+        let digest = registry.add_manifest("team/app", OCI_MANIFEST, content.clone());
+        assert_is(&mirror.get(&manifest(&digest)).await, media_type, &digest, content.as_bytes());
+        let head = mirror.head(&manifest(&digest)).await;
+        assert_eq!(head.header("content-type"), Some(media_type));
+    }
+}
+
+#[tokio::test]
 async fn a_sha512_digest_is_a_digest() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
