@@ -336,18 +336,20 @@ impl ManifestCache {
         let Wanted { upstream, repository, accept } = wanted;
         if question.head || known.is_some() {
             match upstream.head_manifest(repository, &question.reference, accept).await {
-                Ok(upstream::ManifestHead { media_type: Some(media_type), digest: Some(digest), len: Some(size) }) => {
-                    if let Some(record) = known.filter(|known| known.digest == digest) {
+                Ok(head) => {
+                    // The digest alone says that nothing changed, whatever else the head leaves out.
+                    if let Some(record) = known.filter(|known| head.digest.as_ref() == Some(&known.digest)) {
                         return Ok(Answer::Unchanged(self.0.tags.confirm(wanted, question, &record).await));
                     }
-                    if question.head {
-                        let record = TagRecord { digest, media_type, size, confirmed: std::time::SystemTime::now() };
+                    if question.head
+                        && let Some(record) = TagRecord::told_by(head)
+                    {
                         return Ok(Answer::Head(self.0.tags.put(wanted, question, record).await));
                     }
+                    // A head that leaves out what clients need.
                 }
-                // A HEAD that leaves out what clients need; some registries know only GET, or answer a HEAD with
-                // 404 for what they would first have to fetch themselves.
-                Ok(_) => {}
+                // Some registries know only GET, or answer a HEAD with 404 for what they would first have to
+                // fetch themselves.
                 Err(error) if matches!(error.kind, ErrorKind::Unsupported) => {}
                 Err(error) if matches!(error.kind, ErrorKind::NotFound) && known.is_some() => {}
                 Err(error) => return Err(ManifestError::Upstream(error)),
@@ -422,6 +424,12 @@ impl ManifestHead {
 }
 
 impl TagRecord {
+    /// `None` when the upstream left out what a client needs to know.
+    fn told_by(head: upstream::ManifestHead) -> Option<Self> {
+        let upstream::ManifestHead { media_type, digest, len } = head;
+        Some(Self { digest: digest?, media_type: media_type?, size: len?, confirmed: std::time::SystemTime::now() })
+    }
+
     fn of(content: &Content) -> Self {
         Self {
             digest: content.digest.clone(),

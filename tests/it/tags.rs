@@ -82,6 +82,14 @@ async fn an_unchanged_tag_costs_one_head_and_no_get() {
         assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (heads, 0));
     }
     mirror.until_metric("forebay_requests_total", &[("outcome", "revalidated"), ("operation", "manifest")], 3.0).await;
+    // Not even where the registry leaves the rest of the head out.
+    registry.fault(When::manifests(), Fault::Header("content-type", None));
+    registry.fault(When::manifests(), Fault::NoContentLength);
+    assert_eq!(
+        mirror.get(&manifest(1)).await.header("content-type"),
+        Some("application/vnd.oci.image.manifest.v1+json")
+    );
+    assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (4, 0));
 }
 
 #[tokio::test]
