@@ -97,6 +97,16 @@ struct Question {
     head: bool,
 }
 
+impl Question {
+    /// Whether content of this digest can be the answer.
+    fn is_met_by(&self, digest: &Digest) -> bool {
+        match &self.reference {
+            Reference::Digest(asked) => asked == digest,
+            Reference::Tag(_) => true,
+        }
+    }
+}
+
 /// What an upstream answered, and what that was in terms of the cache.
 #[derive(Clone)]
 enum Answer {
@@ -343,10 +353,11 @@ impl ManifestCache {
                     }
                     if question.head
                         && let Some(record) = TagRecord::told_by(head)
+                        && question.is_met_by(&record.digest)
                     {
                         return Ok(Answer::Head(self.0.tags.put(wanted, question, record).await));
                     }
-                    // A head that leaves out what clients need.
+                    // A head that leaves out what clients need, or is of something else.
                 }
                 // Some registries know only GET, or answer a HEAD with 404 for what they would first have to
                 // fetch themselves.
