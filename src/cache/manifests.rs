@@ -360,9 +360,8 @@ impl ManifestCache {
                     // A head that leaves out what clients need, or is of something else.
                 }
                 // Some registries know only GET, or answer a HEAD with 404 for what they would first have to
-                // fetch themselves.
-                Err(error) if matches!(error.kind, ErrorKind::Unsupported) => {}
-                Err(error) if matches!(error.kind, ErrorKind::NotFound) && known.is_some() => {}
+                // fetch themselves. What is not there costs no pull, by GET either.
+                Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => {}
                 Err(error) => return Err(ManifestError::Upstream(error)),
             }
         }

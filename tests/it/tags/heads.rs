@@ -59,6 +59,8 @@ async fn a_registry_whose_head_is_of_no_use_is_asked_by_get() {
         ("no digest", Fault::Header("docker-content-digest", None)),
         ("no length", Fault::NoContentLength),
         ("no type", Fault::Header("content-type", None)),
+        // Harbor, of what it would have to fetch from its own upstream first.
+        ("404 to a HEAD alone", Fault::status(404)),
     ];
     for (name, fault) in faults {
         let registry = FakeRegistry::start().await;
