@@ -88,3 +88,35 @@ async fn one_thing_wrong_changes_nothing() {
     assert_eq!(mirror.get_with("/v2/?ns=other.example", &[("authorization", &ann)]).await.status, 404);
     assert_eq!(mirror.get_with("/v2/", &[("authorization", &basic("eve", "evil"))]).await.status, 401);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_reloads_the_file_and_a_bad_file_is_counted() {
+    let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    first.add_image("team/app", "1", &[b"layer"]);
+    second.add_image("team/app", "1", &[b"layer"]);
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("forebay.toml"), upstream("first.example", &first)).unwrap();
+    let program = Program::serve(directory, "info").await;
+    let write = |text: &str| fs::write(program.directory().join("forebay.toml"), text).unwrap();
+    let counted = async |result: &str, times: u32| {
+        let line = format!("forebay_reloads_total{{result=\"{result}\",what=\"config\"}} {times}\n");
+        until(&line, async || program.metrics().await.contains(&line)).await;
+    };
+    let path = "/v2/team/app/manifests/1?ns=";
+    assert_eq!(program.get(&format!("{path}second.example")).await.0, 404);
+
+    write("[server]\nnonsense = 1\n");
+    program.signal(Signal::HUP);
+    counted("failed", 1).await;
+    fs::remove_file(program.directory().join("forebay.toml")).unwrap();
+    program.signal(Signal::HUP);
+    counted("failed", 2).await;
+    assert_eq!(program.get(&format!("{path}first.example")).await.0, 200, "the old one stays");
+
+    write(&(upstream("first.example", &first) + &upstream("second.example", &second)));
+    program.signal(Signal::HUP);
+    counted("ok", 1).await;
+    assert_eq!(program.get(&format!("{path}second.example")).await.0, 200);
+    let log = program.end().await;
+    assert!(log.contains("reload failed") && log.contains("server.nonsense"), "{log}");
+}
