@@ -120,6 +120,11 @@ impl App {
         self.admin_addr
     }
 
+    /// Counts a reload that ended before there was a configuration: a file that is gone, or makes no sense.
+    pub fn reload_failed(&self) {
+        self.metrics.reload("config", false);
+    }
+
     /// Takes upstreams, users and TLS files over from a new configuration. All of it, or on an error nothing.
     pub fn reload(&self, config: Config) -> Result<(), Error> {
         let reloaded = self.try_reload(&config);

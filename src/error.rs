@@ -197,3 +197,90 @@ impl From<ManifestError> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_error() -> ParseError {
+        ParseError::Tag("x")
+    }
+
+    fn header(error: &Error, name: HeaderName) -> Option<String> {
+        error.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn statuses_and_codes() {
+        let after = Some(Duration::from_secs(7));
+        for (error, status, code) in [
+            (Error::InvalidName(parse_error()), 400, "NAME_INVALID"),
+            (Error::InvalidDigest(parse_error()), 400, "DIGEST_INVALID"),
+            (Error::InvalidTag(parse_error()), 400, "TAG_INVALID"),
+            (Error::UnknownRoute("x".into()), 404, "NAME_UNKNOWN"),
+            (Error::NotFound, 404, "NAME_UNKNOWN"),
+            (Error::ManifestUnknown, 404, "MANIFEST_UNKNOWN"),
+            (Error::BlobUnknown, 404, "BLOB_UNKNOWN"),
+            (Error::NameUnknown, 404, "NAME_UNKNOWN"),
+            (Error::Unauthenticated, 401, "UNAUTHORIZED"),
+            (Error::Denied, 403, "DENIED"),
+            (Error::Unsupported, 405, "UNSUPPORTED"),
+            (Error::MethodNotAllowed, 405, "UNSUPPORTED"),
+            (Error::RangeNotSatisfiable { len: 9 }, 416, "SIZE_INVALID"),
+            (Error::ManifestTooLarge, 413, "MANIFEST_INVALID"),
+            (Error::TooManyRequests { retry_after: after }, 429, "TOOMANYREQUESTS"),
+            (Error::UpstreamUnavailable { retry_after: after }, 502, "UNAVAILABLE"),
+            (Error::UpstreamTimeout, 504, "UNAVAILABLE"),
+            (Error::DigestMismatch, 502, "UNAVAILABLE"),
+            (Error::Loop, 508, "UNAVAILABLE"),
+            (Error::Draining, 503, "UNAVAILABLE"),
+        ] {
+            assert_eq!((error.status().as_u16(), error.code().as_str()), (status, code), "{error:?}");
+            assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn headers_that_go_with_a_status() {
+        let seconds = |seconds| Some(Duration::from_millis(seconds));
+        for (error, name, value) in [
+            (Error::Unauthenticated, header::WWW_AUTHENTICATE, Some("Basic realm=\"forebay\", charset=\"UTF-8\"")),
+            (Error::Unsupported, header::ALLOW, Some("GET, HEAD")),
+            (Error::MethodNotAllowed, header::ALLOW, Some("GET, HEAD")),
+            (Error::RangeNotSatisfiable { len: 9 }, header::CONTENT_RANGE, Some("bytes */9")),
+            (Error::TooManyRequests { retry_after: seconds(7_000) }, header::RETRY_AFTER, Some("7")),
+            // Never "at once", which is what got us here.
+            (Error::TooManyRequests { retry_after: seconds(100) }, header::RETRY_AFTER, Some("1")),
+            (Error::TooManyRequests { retry_after: None }, header::RETRY_AFTER, None),
+            (Error::UpstreamUnavailable { retry_after: seconds(7_000) }, header::RETRY_AFTER, Some("7")),
+            (Error::Draining, header::RETRY_AFTER, Some("5")),
+            // Clients must not be made to send us what they have for the upstream.
+            (Error::Denied, header::WWW_AUTHENTICATE, None),
+        ] {
+            assert_eq!(header(&error, name.clone()).as_deref(), value, "{error:?}: {name}");
+        }
+    }
+
+    #[test]
+    fn what_an_upstreams_failure_means_depends_on_what_was_asked() {
+        for (kind, operation, status) in [
+            (ErrorKind::NotFound, Operation::Manifest, 404),
+            (ErrorKind::NotFound, Operation::Tags, 404),
+            (ErrorKind::Unauthorized, Operation::Blob, 403),
+            (ErrorKind::Denied, Operation::Blob, 403),
+            (ErrorKind::TooManyRequests, Operation::Manifest, 429),
+            (ErrorKind::Unavailable, Operation::Manifest, 502),
+            (ErrorKind::Protocol, Operation::Manifest, 502),
+            (ErrorKind::Timeout, Operation::Manifest, 504),
+            (ErrorKind::TooLarge, Operation::Manifest, 413),
+            (ErrorKind::Loop, Operation::Manifest, 508),
+            (ErrorKind::Unsupported, Operation::Referrers, 405),
+        ] {
+            let error = Error::from_upstream(operation, &upstream::Error::new(kind, "no"));
+            assert_eq!(error.status().as_u16(), status, "{kind:?}");
+        }
+        let code = |operation| Error::from_upstream(operation, &upstream::Error::new(ErrorKind::NotFound, "no")).code();
+        let codes = [Operation::Manifest, Operation::Blob, Operation::Tags].map(|operation| code(operation).as_str());
+        assert_eq!(codes, ["MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN"]);
+    }
+}

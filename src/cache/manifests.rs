@@ -97,6 +97,16 @@ struct Question {
     head: bool,
 }
 
+impl Question {
+    /// Whether content of this digest can be the answer.
+    fn is_met_by(&self, digest: &Digest) -> bool {
+        match &self.reference {
+            Reference::Digest(asked) => asked == digest,
+            Reference::Tag(_) => true,
+        }
+    }
+}
+
 /// What an upstream answered, and what that was in terms of the cache.
 #[derive(Clone)]
 enum Answer {
@@ -342,20 +352,22 @@ impl ManifestCache {
         let Wanted { upstream, repository, accept } = wanted;
         if question.head || known.is_some() {
             match upstream.head_manifest(repository, &question.reference, accept).await {
-                Ok(upstream::ManifestHead { media_type: Some(media_type), digest: Some(digest), len: Some(size) }) => {
-                    if let Some(record) = known.filter(|known| known.digest == digest) {
+                Ok(head) => {
+                    // The digest alone says that nothing changed, whatever else the head leaves out.
+                    if let Some(record) = known.filter(|known| head.digest.as_ref() == Some(&known.digest)) {
                         return Ok(Answer::Unchanged(self.0.tags.confirm(wanted, question, &record).await));
                     }
-                    if question.head {
-                        let record = TagRecord { digest, media_type, size, confirmed: std::time::SystemTime::now() };
+                    if question.head
+                        && let Some(record) = TagRecord::told_by(head)
+                        && question.is_met_by(&record.digest)
+                    {
                         return Ok(Answer::Head(self.0.tags.put(wanted, question, record).await));
                     }
+                    // A head that leaves out what clients need, or is of something else.
                 }
-                // A HEAD that leaves out what clients need; some registries know only GET, or answer a HEAD with
-                // 404 for what they would first have to fetch themselves.
-                Ok(_) => {}
-                Err(error) if matches!(error.kind, ErrorKind::Unsupported) => {}
-                Err(error) if matches!(error.kind, ErrorKind::NotFound) && known.is_some() => {}
+                // Some registries know only GET, or answer a HEAD with 404 for what they would first have to
+                // fetch themselves. What is not there costs no pull, by GET either.
+                Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => {}
                 Err(error) => return Err(ManifestError::Upstream(error)),
             }
         }
@@ -428,6 +440,12 @@ impl ManifestHead {
 }
 
 impl TagRecord {
+    /// `None` when the upstream left out what a client needs to know.
+    fn told_by(head: upstream::ManifestHead) -> Option<Self> {
+        let upstream::ManifestHead { media_type, digest, len } = head;
+        Some(Self { digest: digest?, media_type: media_type?, size: len?, confirmed: std::time::SystemTime::now() })
+    }
+
     fn of(content: &Content) -> Self {
         Self {
             digest: content.digest.clone(),

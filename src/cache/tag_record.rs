@@ -90,3 +90,111 @@ impl TagRecord {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, header};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::oci::{Accept, Algorithm};
+
+    fn class(accept: &str) -> AcceptClass {
+        let value = HeaderValue::from_str(accept).unwrap();
+        Accept::from_headers(&HeaderMap::from_iter([(header::ACCEPT, value)])).class()
+    }
+
+    fn key(upstream: &str, repository: &str, tag: &str, accept: &str) -> TagKey {
+        TagKey {
+            upstream: upstream.into(),
+            repository: repository.parse().unwrap(),
+            tag: tag.parse().unwrap(),
+            class: class(accept),
+        }
+    }
+
+    #[test]
+    fn paths_are_read_back() {
+        for key in [
+            key("docker.io", "library/alpine", "3.20", "*/*"),
+            key("harbor.lan:8443", "a/b/c/d", "sha256-00.sig", "x/y, application/vnd.oci.image.index.v1+json"),
+            key("[::1]:5000", "a", "_", "application/vnd.oci.image.index.v1+json"),
+        ] {
+            let path = key.path();
+            assert_eq!(TagKey::from_path(&path), Some(key), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn what_is_no_path_of_a_tag() {
+        for path in [
+            "",
+            "docker.io",
+            "docker.io/a",
+            "docker.io/a/1",
+            "docker.io/1@80",
+            "docker.io/a/@80",
+            "docker.io/a/1@",
+            "docker.io/a/1@8",
+            "docker.io/a/1@zz",
+            "docker.io/A/1@80",
+            "docker.io/../1@80",
+            "docker.io/a//1@80",
+            "docker.io/a/1@80@80",
+            "docker.io/a/.1@80",
+        ] {
+            assert_eq!(TagKey::from_path(Path::new(path)), None, "{path}");
+        }
+    }
+
+    fn record(seconds: u64, size: u64) -> TagRecord {
+        TagRecord {
+            digest: Digest::of(Algorithm::Sha512, b"content"),
+            media_type: "application/x; y=\"a\\\"b\"".parse().unwrap(),
+            size,
+            confirmed: UNIX_EPOCH + Duration::from_secs(seconds),
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_not_whole_is_none() {
+        let whole = record(1_700_000_000, 42).encode();
+        assert!(whole.len() as u64 <= TagRecord::MAX_LEN);
+        for len in 0..whole.len() - 1 {
+            let cut = TagRecord::decode(&whole[..len]);
+            // A number that is cut in the middle is still a number; it is then an older confirmation, never a newer one.
+            if let Some(cut) = cut {
+                assert_eq!((cut.digest, cut.size), (record(0, 42).digest, 42), "cut at {len}");
+                assert!(cut.confirmed < UNIX_EPOCH + Duration::from_secs(1_700_000_000), "cut at {len}");
+            }
+        }
+        for text in ["", "\0", "digest = 1", "size = -1", "confirmed = 1e400"] {
+            assert_eq!(TagRecord::decode(text.as_bytes()), None, "{text:?}");
+        }
+        let far = String::from_utf8(whole).unwrap().replace("1700000000", &u64::MAX.to_string());
+        assert_eq!(TagRecord::decode(far.as_bytes()), None, "no clock shows that");
+    }
+
+    proptest! {
+        #[test]
+        fn records_are_read_back(seconds in 0u64..1 << 40, size in 0u64..1 << 62) {
+            let record = record(seconds, size);
+            prop_assert_eq!(TagRecord::decode(&record.encode()), Some(record));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+            prop_assert_eq!(TagRecord::decode(&bytes), None);
+        }
+
+        #[test]
+        fn two_tags_never_share_a_file(
+            one in "[ab]{1,2}(/[ab]{1,2}){0,2}", other in "[ab]{1,2}(/[ab]{1,2}){0,2}", tag in "[ab_]{1,3}", second in "[ab_]{1,3}",
+        ) {
+            let (one, other) = (key("r", &one, &tag, "*/*"), key("r", &other, &second, "*/*"));
+            prop_assert_eq!(one == other, one.path() == other.path());
+            // Nor is the file of one in the way of the directory of the other.
+            prop_assert!(one == other || !other.path().starts_with(one.path()));
+        }
+    }
+}

@@ -75,7 +75,8 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
 /// Reads the configuration again and hands it to the running app.
 async fn reload(arguments: &ConfigArguments, app: &App) -> anyhow::Result<()> {
     let arguments = arguments.clone();
-    let config = tokio::task::spawn_blocking(move || arguments.load()).await??;
+    let loaded = tokio::task::spawn_blocking(move || arguments.load()).await?;
+    let config = loaded.inspect_err(|_| app.reload_failed())?;
     Ok(app.reload(config)?)
 }
 

@@ -170,3 +170,59 @@ pub fn common(headers: &mut HeaderMap, id: &str, via: &HeaderValue, namespace: O
         headers.insert(NAMESPACE, namespace);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[test]
+    fn cache_status_says_it_in_the_words_of_rfc_9211() {
+        for (outcome, stored, text) in [
+            (Outcome::Hit, true, "forebay; hit"),
+            (Outcome::Hit, false, "forebay; hit"),
+            (Outcome::Joined, true, "forebay; fwd=miss; collapsed"),
+            (Outcome::Miss, true, "forebay; fwd=miss; stored"),
+            (Outcome::Miss, false, "forebay; fwd=miss"),
+            (Outcome::Stale, true, "forebay; hit; detail=stale"),
+            (Outcome::Revalidated, true, "forebay; hit; detail=revalidated"),
+            (Outcome::Bypass, false, "forebay; fwd=bypass"),
+        ] {
+            assert_eq!(cache_status(outcome, stored), text, "{outcome:?} {stored}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_is_a_document_of_the_specification() {
+        // A client sends such a name; it must not become part of the document's structure.
+        let response = error(&Error::UnknownRoute("a\"}],\n<b>".to_owned()));
+        assert_eq!(response.status(), 404);
+        let length: usize = response.headers()[header::CONTENT_LENGTH].to_str().unwrap().parse().unwrap();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(bytes.len(), length);
+        let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(json["errors"].as_array().map(Vec::len), Some(1));
+        assert_eq!(json["errors"][0]["code"], "NAME_UNKNOWN");
+        assert!(json["errors"][0]["detail"].is_null());
+    }
+
+    #[tokio::test]
+    async fn a_head_has_the_headers_of_the_get_and_no_body() {
+        for (method, len) in [(Method::GET, 2), (Method::HEAD, 0)] {
+            let response = without_body(&method, base());
+            assert_eq!(response.headers()[header::CONTENT_LENGTH], "2");
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), len, "{method}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_is_no_header_is_left_out() {
+        for (namespace, echoed) in [(None, None), (Some("docker.io"), Some("docker.io")), (Some("a\r\nb: c"), None)] {
+            let mut headers = HeaderMap::new();
+            common(&mut headers, "1", &HeaderValue::from_static("1.1 forebay-1"), namespace);
+            assert_eq!(headers.get(NAMESPACE).map(|value| value.to_str().unwrap()), echoed);
+            assert_eq!(headers[API_VERSION], "registry/2.0");
+        }
+    }
+}

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what must hold by failing")]
 
 mod access;
+mod access_e2e;
 mod admin;
+mod answers;
 mod blob_errors;
 mod blobs;
 mod cli;
@@ -13,9 +15,15 @@ mod corrupt;
 mod disk;
 mod drain;
 mod eviction;
+mod forward;
+mod freshness;
+mod manifests;
+mod negative;
 mod ranges;
+mod reload;
 mod restart;
 mod resume;
+mod routing;
 mod server_drain;
 mod server_limits;
 mod server_protocol;
@@ -25,4 +33,5 @@ mod server_support;
 mod server_tls;
 mod stress;
 mod support;
+mod tags;
 mod upstream;

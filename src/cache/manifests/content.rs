@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::ManifestError;
 use crate::{
-    oci::{Algorithm, Digest, Manifest, MediaType, MediaTypeKind, Reference, schema1_payload},
+    oci::{
+        Algorithm, Content as ManifestContent, Digest, Manifest, MediaType, MediaTypeKind, Reference, schema1_payload,
+    },
     upstream::ManifestBody,
 };
 
@@ -70,7 +72,116 @@ fn digest_of(algorithm: Algorithm, media_type: &MediaType, bytes: &[u8]) -> Dige
     }
 }
 
-/// The type a manifest says it has, for an upstream that does not; only OCI's may leave it out.
+/// The type a manifest has by its content, for an upstream that does not say it.
+///
+/// Only OCI's formats may leave it out, and those two are told apart by what is in them.
 fn declared_type(bytes: &[u8]) -> MediaType {
-    Manifest::parse(bytes).ok().and_then(|manifest| manifest.media_type().cloned()).unwrap_or(MediaType::OCI_MANIFEST)
+    match Manifest::parse(bytes) {
+        Ok(manifest) => match (manifest.media_type(), &manifest.content) {
+            (Some(declared), _) => declared.clone(),
+            (None, ManifestContent::Index { .. }) => MediaType::OCI_INDEX,
+            (None, ManifestContent::Image { .. }) => MediaType::OCI_MANIFEST,
+        },
+        Err(_) if schema1_payload(bytes).is_some() => MediaType::DOCKER_V1_SIGNED,
+        Err(_) => MediaType::OCI_MANIFEST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INDEX: &[u8] = br#"{"schemaVersion":2,"manifests":[]}"#;
+
+    fn body(media_type: Option<&str>, digest: Option<&Digest>, bytes: &[u8]) -> ManifestBody {
+        let media_type = media_type.map(|text| text.parse().unwrap());
+        ManifestBody { media_type, digest: digest.cloned(), bytes: Bytes::copy_from_slice(bytes) }
+    }
+
+    fn tag() -> Reference {
+        "1".parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_asked_for_decides_which_digest_counts() {
+        let right = Digest::of(Algorithm::Sha256, INDEX);
+        let long = Digest::of(Algorithm::Sha512, INDEX);
+        let wrong = Digest::of(Algorithm::Sha256, b"other");
+        let by_digest = |digest: &Digest| Reference::Digest(digest.clone());
+        for (reference, claimed, verified) in [
+            (by_digest(&right), None, Some(&right)),
+            (by_digest(&right), Some(&wrong), Some(&right)),
+            (by_digest(&long), Some(&right), Some(&long)),
+            (by_digest(&wrong), Some(&wrong), None),
+            (by_digest(&wrong), Some(&right), None),
+            (tag(), None, Some(&right)),
+            (tag(), Some(&right), Some(&right)),
+            (tag(), Some(&long), Some(&long)),
+            (tag(), Some(&wrong), None),
+        ] {
+            let content = Content::verified(&reference, body(Some("a/b"), claimed, INDEX));
+            assert_eq!(content.ok().map(|content| content.digest).as_ref(), verified, "{reference} {claimed:?}");
+        }
+    }
+
+    #[test]
+    fn the_type_that_nobody_said() {
+        let image = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","size":1,"digest":"{}"}}}}"#,
+            Digest::of(Algorithm::Sha256, b"")
+        );
+        let docker =
+            format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, MediaType::DOCKER_LIST.as_str());
+        for (bytes, expected) in [
+            (INDEX, MediaType::OCI_INDEX),
+            (image.as_bytes(), MediaType::OCI_MANIFEST),
+            (docker.as_bytes(), MediaType::DOCKER_LIST),
+            (b"{}", MediaType::OCI_MANIFEST),
+            (b"", MediaType::OCI_MANIFEST),
+        ] {
+            let content = Content::verified(&tag(), body(None, None, bytes)).unwrap();
+            assert_eq!(content.media_type, expected, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_changed_is_no_content() {
+        let content = Content::verified(&tag(), body(Some("a/b; c=d"), None, INDEX)).unwrap();
+        let file = content.encode();
+        let other = Digest::of(Algorithm::Sha256, b"other");
+        assert!(Content::decode(&other, file.clone()).is_none());
+        for at in "a/b; c=d".len()..file.len() {
+            let mut spoiled = file.clone();
+            spoiled[at] ^= 1;
+            assert!(Content::decode(&content.digest, spoiled).is_none(), "byte {at}");
+            assert!(Content::decode(&content.digest, file[..at].to_vec()).is_none(), "cut at {at}");
+        }
+        assert!(Content::decode(&content.digest, [&file[..], b" "].concat()).is_none());
+    }
+
+    #[test]
+    fn the_largest_manifest_fits_its_file_and_the_weight() {
+        let bytes = vec![b'x'; 16 * 1024 * 1024];
+        let longest = format!("a/{}", "b".repeat(253));
+        let content = Content::verified(&tag(), body(Some(&longest), None, &bytes)).unwrap();
+        assert!(content.encode().len() as u64 <= Content::MAX_FILE_LEN);
+        assert_eq!(content.weight(), 16 * 1024 + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(bytes in prop::collection::vec(any::<u8>(), 0..200), parameter in "(; [a-z]=\"[ -!#-~&&[^\\\\]]{0,9}\")?") {
+            let content = Content::verified(&tag(), body(Some(&format!("a/b{parameter}")), None, &bytes)).unwrap();
+            let read = Content::decode(&content.digest, content.encode()).unwrap();
+            prop_assert_eq!(&read.bytes[..], &bytes[..]);
+            prop_assert_eq!(read.media_type, content.media_type);
+        }
+
+        #[test]
+        fn any_file_is_read_without_a_panic(file in prop::collection::vec(any::<u8>(), 0..80)) {
+            prop_assert!(Content::decode(&Digest::of(Algorithm::Sha256, b"other"), file).is_none());
+        }
+    }
 }

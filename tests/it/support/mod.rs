@@ -3,6 +3,8 @@
 pub mod blob;
 pub mod fake_registry;
 pub mod mirror;
+pub mod program;
 pub mod raw;
 pub mod test_ca;
 pub mod until;
+pub mod wire;

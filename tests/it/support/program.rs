@@ -1,0 +1,96 @@
+//! The real program, `forebay serve`, with a configuration file of its own.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::until::until;
+
+/// A running `forebay serve`; it is killed with this value.
+pub struct Program {
+    process: Child,
+    directory: TempDir,
+    pub registry: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Program {
+    /// Starts it in a directory whose `forebay.toml` says the rest, and waits until it serves. `log` is FOREBAY_LOG.
+    pub async fn serve(directory: TempDir, log: &str) -> Self {
+        let file = |name: &str| File::create(directory.path().join(name)).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_forebay"))
+            .args(["serve", "--config", "forebay.toml", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .current_dir(&directory)
+            .env_clear()
+            .env("HOME", directory.path())
+            .env("CACHE_DIRECTORY", directory.path().join("cache"))
+            .env("FOREBAY_LOG", log)
+            .stdin(Stdio::null())
+            .stdout(file("stdout"))
+            .stderr(file("log"))
+            .spawn()
+            .unwrap();
+        let banner = directory.path().join("stdout");
+        until("the program says where it listens", async || read(&banner).contains("docker pull")).await;
+        let banner = read(&banner);
+        let address = |what: &str| {
+            let line = banner.lines().find(|line| line.trim_start().starts_with(what)).unwrap();
+            line.split('/').nth(2).unwrap().trim().parse().unwrap()
+        };
+        Self { registry: address("registry "), admin: address("admin "), process, directory }
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        read(&self.directory.path().join("log"))
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        get(&format!("http://{}/metrics", self.admin)).await.1
+    }
+
+    /// GETs a path of the registry: the status and the body.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        get(&format!("http://{}{path}", self.registry)).await
+    }
+
+    /// Asks it to end, and gives its whole log when it has.
+    pub async fn end(mut self) -> String {
+        self.signal(Signal::TERM);
+        until("the program has ended", async || self.process.try_wait().unwrap().is_some()).await;
+        self.log()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+async fn get(url: &str) -> (u16, String) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let response = client.get(url).send().await.unwrap();
+    let status = response.status().as_u16();
+    (status, String::from_utf8_lossy(&response.bytes().await.unwrap()).into_owned())
+}
