@@ -180,7 +180,10 @@ async fn a_signed_url_that_expired_meanwhile_is_asked_for_anew() {
 
 /// The blob host saw forebay alone, which never sends its credentials there.
 fn client_saw_no_redirect(registry: &FakeRegistry) -> bool {
-    registry.requests().iter().all(|request| request.header("via").is_some() && request.header("authorization").is_none())
+    registry
+        .requests()
+        .iter()
+        .all(|request| request.header("via").is_some() && request.header("authorization").is_none())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

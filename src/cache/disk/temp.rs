@@ -320,7 +320,8 @@ mod tests {
             assert_eq!(resumable(&name(&digest, false)), Some(digest.clone()));
             assert_eq!(resumable(&name(&digest, true)), None);
         }
-        for name in ["", ".part", "part", "sha256-.part", "sha256-0.part", "sha256part", "object-1.new", "md5-00.part"] {
+        for name in ["", ".part", "part", "sha256-.part", "sha256-0.part", "sha256part", "object-1.new", "md5-00.part"]
+        {
             assert_eq!(resumable(name), None, "{name}");
         }
     }
