@@ -74,6 +74,8 @@ pub struct Fill {
     changed: watch::Sender<()>,
     /// Nobody wants it any more, or the process ends.
     cancel: CancellationToken,
+    /// All bytes are there: transfers of ranges end.
+    ranges: CancellationToken,
 }
 
 struct State {
@@ -88,8 +90,10 @@ struct State {
     /// Where the main transfer is.
     front: u64,
     range_transfers: usize,
-    /// The upstream ignores Range, or failed too often at it.
-    ranges_fail: bool,
+    /// The upstream ignores Range.
+    ranges_ignored: bool,
+    /// How many range transfers failed.
+    range_failures: usize,
     /// The open transfer of a fill that found no room, for the first reader that goes through.
     handed_over: Option<Transfer>,
     /// Keeps the finished blob for those who still read it.
@@ -115,11 +119,13 @@ impl Fill {
             foreign: Extents::default(),
             front: 0,
             range_transfers: 0,
-            ranges_fail: false,
+            ranges_ignored: false,
+            range_failures: 0,
             handed_over: None,
             _pin: None,
         };
-        Self { source, metrics, state: Mutex::new(state), changed: watch::Sender::new(()), cancel }
+        let ranges = cancel.child_token();
+        Self { source, metrics, state: Mutex::new(state), changed: watch::Sender::new(()), cancel, ranges }
     }
 
     /// Waits for the upstream's answer; the size of the blob, if it said.
@@ -145,6 +151,11 @@ impl Fill {
     /// Whether all bytes are here and right, so that a reader is as good as one of a file.
     pub fn is_complete(&self) -> bool {
         matches!(self.state().progress, Progress::Complete)
+    }
+
+    /// Whether a transfer is of a blob of the same size, as far as both say.
+    fn agrees(&self, transfer: &Transfer) -> bool {
+        transfer.total().is_none_or(|told| self.state().total.is_none_or(|known| known == told))
     }
 
     /// What it was begun for.
@@ -193,24 +204,30 @@ impl State {
 
     /// What is there for a reader at `position` that wants bytes up to `end` (exclusive), or all.
     fn look(&self, position: u64, end: Option<u64>, whole: bool) -> Look {
+        let end = end.or(self.total);
+        let has_all = end.is_some_and(|end| position >= end);
+        // Who has its range is done, whatever becomes of the rest.
+        if has_all && !whole {
+            return Look::End;
+        }
         let complete = match &self.progress {
             Progress::Failed(error) => return Look::Failed(error.clone()),
+            Progress::Complete if has_all => return Look::End,
             Progress::Complete => true,
             Progress::Opening | Progress::Writing => false,
         };
-        let end = end.or(self.total);
-        if end.is_some_and(|end| position >= end) && (complete || !whole) {
-            return Look::End;
-        }
-        let mut limit = self.written.end_of_run(position);
-        if let Some(end) = end {
-            let withheld = if whole && !complete { WITHHELD_TAIL } else { 0 };
-            limit = limit.min(end.saturating_sub(withheld));
-        }
+        let withheld = if whole && !complete { WITHHELD_TAIL } else { 0 };
+        let run = self.written.end_of_run(position);
+        let limit = match end {
+            Some(end) => run.min(end.saturating_sub(withheld)),
+            None => run.saturating_sub(withheld),
+        };
         match &self.file {
             Some(file) if limit > position => {
                 Look::Slice(FileSlice { file: file.clone(), offset: position, len: limit - position })
             }
+            // The blob proved shorter than its announced size, for which this range was cut out.
+            _ if complete => Look::Failed(FillError::Abandoned),
             _ => Look::Wait,
         }
     }

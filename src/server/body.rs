@@ -67,6 +67,9 @@ struct Source {
 
 impl Source {
     async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        if self.missing == Some(0) {
+            return Ok(None);
+        }
         let bytes = match self.piece().await? {
             Some(Piece::Memory(bytes)) => bytes,
             Some(Piece::File(mut slice)) => {

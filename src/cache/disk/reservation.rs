@@ -17,6 +17,8 @@ pub struct NoSpace;
 pub struct Reservation {
     store: DiskStore,
     bytes: u64,
+    /// The part of them that is on disk.
+    written: u64,
     /// The part of them that is for directories that have to be made.
     directories: u64,
 }
@@ -52,13 +54,13 @@ impl DiskStore {
     }
 
     fn reserve_blocking(&self, len: u64, directories: u64) -> Result<Reservation, NoSpace> {
-        let bytes = len + directories;
+        let bytes = len.saturating_add(directories);
         let spare = self.spare().map_err(|error| {
             tracing::error!(%error, "cannot ask the file system of the cache for its free space");
             NoSpace
         })?;
         let victims = self.index().reserve(bytes, spare).map_err(|_| NoSpace)?;
-        let reservation = Reservation { store: self.clone(), bytes, directories };
+        let reservation = Reservation { store: self.clone(), bytes, written: 0, directories };
         if !victims.is_empty() {
             for (key, len) in &victims {
                 self.unlink(key);
@@ -79,12 +81,19 @@ impl Reservation {
 
     /// Makes sure that an object of `len` bytes fits.
     pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
-        let wanted = allocated(len) + self.directories;
+        let wanted = allocated(len).saturating_add(self.directories);
         if wanted > self.bytes {
             let more = self.store.reserve_bytes(wanted - self.bytes, || 0).await?;
             self.absorb(more);
         }
         Ok(())
+    }
+
+    /// `bytes` more of it are on disk.
+    pub fn note_written(&mut self, bytes: u64) {
+        let more = bytes.min(self.bytes - self.written);
+        self.written += more;
+        self.store.index().note_written(more);
     }
 
     fn absorb(&mut self, mut other: Reservation) {
@@ -98,7 +107,9 @@ impl Reservation {
         let len = index.forget(key)?;
         index.promise(allocated(len));
         drop(index);
-        Some((Self { store: store.clone(), bytes: allocated(len), directories }, len))
+        let mut reservation = Self { store: store.clone(), bytes: allocated(len), written: 0, directories };
+        reservation.note_written(allocated(len));
+        Some((reservation, len))
     }
 
     /// Turns the promise into an object of `len` bytes that is on disk now.
@@ -110,7 +121,7 @@ impl Reservation {
     pub(super) fn fulfil_pinned(mut self, key: Key, len: u64) -> Pin {
         {
             let mut index = self.store.index();
-            index.release(std::mem::take(&mut self.bytes));
+            index.release(std::mem::take(&mut self.bytes), std::mem::take(&mut self.written));
             index.insert(key.clone(), len);
             index.pin(&key);
         }
@@ -122,7 +133,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.store.index().release(self.bytes);
+            self.store.index().release(self.bytes, self.written);
         }
     }
 }

@@ -151,6 +151,13 @@ impl TempBlob {
         }
     }
 
+    /// `bytes` more of what is reserved are on disk.
+    pub fn note_written(&mut self, bytes: u64) {
+        if let Some(reservation) = &mut self.reservation {
+            reservation.note_written(bytes);
+        }
+    }
+
     pub fn name(&self) -> &Name {
         &self.name
     }
