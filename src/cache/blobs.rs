@@ -86,10 +86,11 @@ impl BlobCache {
             Err(error) => return Err(error.into()),
         };
         let outcome = match (led, fill.is_complete()) {
+            // A small blob may be complete by now, and was fetched for this request nonetheless.
+            (true, _) if !fill.was_found() => Outcome::Miss,
             // Whoever asks while a verified blob is being synced finds all of it here.
             (_, true) => Outcome::Hit,
-            (true, false) => Outcome::Miss,
-            (false, false) => Outcome::Joined,
+            (_, false) => Outcome::Joined,
         };
         let range = resolve(range, total)?;
         if range.is_none() && total.is_some_and(|total| total <= VERIFIED_FIRST) {

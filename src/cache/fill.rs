@@ -90,6 +90,8 @@ struct State {
     range_transfers: usize,
     /// The upstream ignores Range, or failed too often at it.
     ranges_fail: bool,
+    /// It was on disk when the fill began: nothing is transferred.
+    found: bool,
     /// The open transfer of a fill that found no room, for the first reader that goes through.
     handed_over: Option<Transfer>,
     /// Keeps the finished blob for those who still read it.
@@ -116,6 +118,7 @@ impl Fill {
             front: 0,
             range_transfers: 0,
             ranges_fail: false,
+            found: false,
             handed_over: None,
             _pin: None,
         };
@@ -145,6 +148,11 @@ impl Fill {
     /// Whether all bytes are here and right, so that a reader is as good as one of a file.
     pub fn is_complete(&self) -> bool {
         matches!(self.state().progress, Progress::Complete)
+    }
+
+    /// Whether the blob was on disk after all when the fill began.
+    pub fn was_found(&self) -> bool {
+        self.state().found
     }
 
     fn can_be_joined(&self) -> bool {

@@ -71,6 +71,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
             state.total = Some(blob.len);
             state.written.insert(0..blob.len);
             state.file = Some(blob.file);
+            state.found = true;
             state._pin = Some(blob.pin);
             state.progress = Progress::Complete;
         });
