@@ -78,7 +78,7 @@ impl BlobCache {
         let led = matches!(joined, Joined::Leader(_));
         let membership = joined.into_membership();
         let fill = membership.fill().clone();
-        let total = match fill.head().await {
+        let mut total = match fill.head().await {
             Ok(total) => total,
             Err(FillError::NoRoom | FillError::Storage(_)) => {
                 return self.through(source, range, fill.take_transfer()).await;
@@ -95,8 +95,10 @@ impl BlobCache {
         let range = resolve(range, total)?;
         if range.is_none() && total.is_some_and(|total| total <= VERIFIED_FIRST) {
             match fill.end().await {
+                // What was announced may have been wrong, and what was verified is not.
+                Ok(()) => total = fill.head().await?,
                 // A disk that fails now is no trouble: the reader goes around it.
-                Ok(()) | Err(FillError::Storage(_) | FillError::NoRoom) => {}
+                Err(FillError::Storage(_) | FillError::NoRoom) => {}
                 Err(error) => return Err(error.into()),
             }
         }
