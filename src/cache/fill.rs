@@ -295,7 +295,7 @@ impl FillReader {
         match (self.fill.take_transfer(), file) {
             (Some(transfer), _) if self.position == 0 => Ok(ThroughReader::whole(source, transfer, metrics)),
             (_, Some(file)) => {
-                ThroughReader::rest(source, FileSlice { file, offset: 0, len: self.position }, metrics).await
+                ThroughReader::rest(source, FileSlice { file, offset: 0, len: self.position }, total, metrics).await
             }
             (_, None) => {
                 let transfer = Transfer::open(&source, 0, None).await.map_err(ReadError::Upstream)?;

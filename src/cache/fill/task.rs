@@ -107,12 +107,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         });
         match next_gap(fill, total).await {
             None => return verify(fill, temp, running, total).await,
-            Some(gap) => {
-                let opening = async {
-                    Transfer::open(source, gap.start, Some(gap.end - 1)).await.map_err(FillError::Upstream)
-                };
-                transfer = unless_cancelled(fill, opening).await?;
-            }
+            Some(gap) => transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total)),
         }
     }
 }
