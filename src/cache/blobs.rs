@@ -99,7 +99,7 @@ impl BlobCache {
         let membership = joined.into_membership();
         let fill = membership.fill().clone();
         let strange = !fill.source().is_same(source);
-        let total = match fill.head().await {
+        let mut total = match fill.head().await {
             Ok(total) => total,
             Err(FillError::NoRoom | FillError::Storage(_)) => {
                 let transfer = fill.take_transfer().filter(|_| !strange);
@@ -109,10 +109,11 @@ impl BlobCache {
             Err(error) => return Some(Err(error.into())),
         };
         let outcome = match (led, fill.is_complete()) {
+            // A small blob may be complete by now, and was fetched for this request nonetheless.
+            (true, _) if !fill.was_found() => Outcome::Miss,
             // Whoever asks while a verified blob is being synced finds all of it here.
             (_, true) => Outcome::Hit,
-            (true, false) => Outcome::Miss,
-            (false, false) => Outcome::Joined,
+            (_, false) => Outcome::Joined,
         };
         let range = match resolve(range, total) {
             Ok(range) => range,
@@ -120,8 +121,10 @@ impl BlobCache {
         };
         if range.is_none() && total.is_some_and(|total| total <= VERIFIED_FIRST) {
             match fill.end().await {
+                // What was announced may have been wrong, and what was verified is not.
+                Ok(()) => total = fill.head().await.ok().flatten(),
                 // A disk that fails now is no trouble: the reader goes around it.
-                Ok(()) | Err(FillError::Storage(_) | FillError::NoRoom) => {}
+                Err(FillError::Storage(_) | FillError::NoRoom) => {}
                 Err(FillError::Upstream(_) | FillError::Mismatch) if strange => return None,
                 Err(error) => return Some(Err(error.into())),
             }
