@@ -38,7 +38,7 @@ fn reserve_evict_insert(bencher: Bencher<'_, '_>, len: usize) {
     let mut next = len;
     bencher.bench_local(|| {
         let victims = index.reserve(4096, u64::MAX / 4).unwrap();
-        index.release(4096);
+        index.release(4096, 0);
         next += 1;
         index.insert(key(next), 4096);
         victims

@@ -21,6 +21,9 @@ use crate::{
 /// error, not a broken connection. In bytes.
 const VERIFIED_FIRST: u64 = 64 * 1024;
 
+/// How many failing fills of other repositories are followed before a client goes its own way.
+const MOST_STRANGERS: usize = 3;
+
 /// Why a blob cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
@@ -74,16 +77,35 @@ impl BlobCache {
         {
             return stored(blob, range);
         }
-        let joined = self.fills.join(source).await;
+        for _ in 0..MOST_STRANGERS {
+            let joined = self.fills.join(source).await;
+            if let Some(answer) = self.join(source, range, joined).await {
+                return answer;
+            }
+        }
+        self.through(source, range, None).await
+    }
+
+    /// Opens a blob out of its fill; `None` when that is another repository's, and failed in a way that says nothing
+    /// about this one.
+    async fn join(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        joined: Joined,
+    ) -> Option<Result<OpenedBlob, BlobError>> {
         let led = matches!(joined, Joined::Leader(_));
         let membership = joined.into_membership();
         let fill = membership.fill().clone();
+        let strange = !fill.source().is_same(source);
         let total = match fill.head().await {
             Ok(total) => total,
             Err(FillError::NoRoom | FillError::Storage(_)) => {
-                return self.through(source, range, fill.take_transfer()).await;
+                let transfer = fill.take_transfer().filter(|_| !strange);
+                return Some(self.through(source, range, transfer).await);
             }
-            Err(error) => return Err(error.into()),
+            Err(FillError::Upstream(_) | FillError::Mismatch) if strange => return None,
+            Err(error) => return Some(Err(error.into())),
         };
         let outcome = match (led, fill.is_complete()) {
             // Whoever asks while a verified blob is being synced finds all of it here.
@@ -91,17 +113,21 @@ impl BlobCache {
             (true, false) => Outcome::Miss,
             (false, false) => Outcome::Joined,
         };
-        let range = resolve(range, total)?;
+        let range = match resolve(range, total) {
+            Ok(range) => range,
+            Err(error) => return Some(Err(error)),
+        };
         if range.is_none() && total.is_some_and(|total| total <= VERIFIED_FIRST) {
             match fill.end().await {
                 // A disk that fails now is no trouble: the reader goes around it.
                 Ok(()) | Err(FillError::Storage(_) | FillError::NoRoom) => {}
-                Err(error) => return Err(error.into()),
+                Err(FillError::Upstream(_) | FillError::Mismatch) if strange => return None,
+                Err(error) => return Some(Err(error.into())),
             }
         }
         let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
-        let reader = BlobReader::Growing(membership.read(first, end));
-        Ok(OpenedBlob { reader, total, range, outcome, stored: true })
+        let reader = BlobReader::Growing(membership.read(source.clone(), first, end));
+        Some(Ok(OpenedBlob { reader, total, range, outcome, stored: true }))
     }
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
@@ -142,7 +168,10 @@ impl BlobCache {
             }
             None => None,
         };
-        if let Some(range) = resolve(range, total)? {
+        let range = resolve(range, total)?;
+        // A range that covers the whole is the whole: it can be verified, so it is.
+        let part = range.filter(|range| !total.is_some_and(|total| range.is_whole(total)));
+        if let Some(range) = part {
             let reader = ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
             let reader = BlobReader::Through(Box::new(reader));
             return Ok(OpenedBlob { reader, total, range: Some(range), outcome: Outcome::Miss, stored: false });
@@ -151,10 +180,12 @@ impl BlobCache {
             Some(transfer) => transfer,
             None => Transfer::open(source, 0, None).await.map_err(BlobError::Upstream)?,
         };
+        // What the HEAD said a moment ago may be another length; the range is ignored then.
+        let range = range.filter(|range| transfer.total().is_some_and(|total| range.is_whole(total)));
         let total = transfer.total();
         let reader = ThroughReader::whole(source.clone(), transfer, self.metrics.clone());
         let reader = BlobReader::Through(Box::new(reader));
-        Ok(OpenedBlob { reader, total, range: None, outcome: Outcome::Miss, stored: false })
+        Ok(OpenedBlob { reader, total, range, outcome: Outcome::Miss, stored: false })
     }
 }
 

@@ -214,8 +214,7 @@ impl DiskStore {
 
     /// Makes the directories above `path`, counting each new one.
     fn make_parents(&self, path: &Path) -> io::Result<()> {
-        let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|directory| !directory.exists()).collect();
-        for directory in missing.into_iter().rev() {
+        for directory in self.missing_parents(path).into_iter().rev() {
             match std::fs::create_dir(directory) {
                 Ok(()) => self.index().add_directory(),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -223,6 +222,12 @@ impl DiskStore {
             }
         }
         Ok(())
+    }
+
+    /// The directories above `path` that are not there, the lowest first.
+    fn missing_parents<'a>(&self, path: &'a Path) -> Vec<&'a Path> {
+        let above = path.ancestors().skip(1).take_while(|directory| directory.starts_with(&self.0.root));
+        above.take_while(|directory| !directory.exists()).collect()
     }
 
     /// Bytes the file system can still give before `min_free` is touched.

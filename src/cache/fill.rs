@@ -74,6 +74,8 @@ pub struct Fill {
     changed: watch::Sender<()>,
     /// Nobody wants it any more, or the process ends.
     cancel: CancellationToken,
+    /// All bytes are there: transfers of ranges end.
+    ranges: CancellationToken,
 }
 
 struct State {
@@ -88,8 +90,10 @@ struct State {
     /// Where the main transfer is.
     front: u64,
     range_transfers: usize,
-    /// The upstream ignores Range, or failed too often at it.
-    ranges_fail: bool,
+    /// The upstream ignores Range.
+    ranges_ignored: bool,
+    /// How many range transfers failed.
+    range_failures: usize,
     /// The open transfer of a fill that found no room, for the first reader that goes through.
     handed_over: Option<Transfer>,
     /// Keeps the finished blob for those who still read it.
@@ -115,11 +119,13 @@ impl Fill {
             foreign: Extents::default(),
             front: 0,
             range_transfers: 0,
-            ranges_fail: false,
+            ranges_ignored: false,
+            range_failures: 0,
             handed_over: None,
             _pin: None,
         };
-        Self { source, metrics, state: Mutex::new(state), changed: watch::Sender::new(()), cancel }
+        let ranges = cancel.child_token();
+        Self { source, metrics, state: Mutex::new(state), changed: watch::Sender::new(()), cancel, ranges }
     }
 
     /// Waits for the upstream's answer; the size of the blob, if it said.
@@ -145,6 +151,16 @@ impl Fill {
     /// Whether all bytes are here and right, so that a reader is as good as one of a file.
     pub fn is_complete(&self) -> bool {
         matches!(self.state().progress, Progress::Complete)
+    }
+
+    /// Whether a transfer is of a blob of the same size, as far as both say.
+    fn agrees(&self, transfer: &Transfer) -> bool {
+        transfer.total().is_none_or(|told| self.state().total.is_none_or(|known| known == told))
+    }
+
+    /// What it was begun for.
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 
     fn can_be_joined(&self) -> bool {
@@ -188,24 +204,30 @@ impl State {
 
     /// What is there for a reader at `position` that wants bytes up to `end` (exclusive), or all.
     fn look(&self, position: u64, end: Option<u64>, whole: bool) -> Look {
+        let end = end.or(self.total);
+        let has_all = end.is_some_and(|end| position >= end);
+        // Who has its range is done, whatever becomes of the rest.
+        if has_all && !whole {
+            return Look::End;
+        }
         let complete = match &self.progress {
             Progress::Failed(error) => return Look::Failed(error.clone()),
+            Progress::Complete if has_all => return Look::End,
             Progress::Complete => true,
             Progress::Opening | Progress::Writing => false,
         };
-        let end = end.or(self.total);
-        if end.is_some_and(|end| position >= end) && (complete || !whole) {
-            return Look::End;
-        }
-        let mut limit = self.written.end_of_run(position);
-        if let Some(end) = end {
-            let withheld = if whole && !complete { WITHHELD_TAIL } else { 0 };
-            limit = limit.min(end.saturating_sub(withheld));
-        }
+        let withheld = if whole && !complete { WITHHELD_TAIL } else { 0 };
+        let run = self.written.end_of_run(position);
+        let limit = match end {
+            Some(end) => run.min(end.saturating_sub(withheld)),
+            None => run.saturating_sub(withheld),
+        };
         match &self.file {
             Some(file) if limit > position => {
                 Look::Slice(FileSlice { file: file.clone(), offset: position, len: limit - position })
             }
+            // The blob proved shorter than its announced size, for which this range was cut out.
+            _ if complete => Look::Failed(FillError::Abandoned),
             _ => Look::Wait,
         }
     }
@@ -230,6 +252,8 @@ impl State {
 pub struct FillReader {
     fills: Fills,
     fill: Arc<Fill>,
+    /// What this client asked for; the fill may have been begun for another repository's blob of this digest.
+    source: Source,
     position: u64,
     /// The end of the range wanted (exclusive); `None` for the whole blob.
     end: Option<u64>,
@@ -241,12 +265,18 @@ pub struct FillReader {
 
 impl FillReader {
     /// Reads from `first` up to `end` (exclusive), or to the end.
-    fn new(membership: fills::Membership, first: u64, end: Option<u64>) -> Self {
+    fn new(membership: fills::Membership, source: Source, first: u64, end: Option<u64>) -> Self {
         let fill = membership.fill().clone();
         let total = fill.state().total;
         let whole = first == 0 && (end.is_none() || end == total);
         let changed = fill.changed.subscribe();
-        Self { fills: membership.fills().clone(), fill, position: first, end, whole, changed, _membership: membership }
+        let fills = membership.fills().clone();
+        Self { fills, fill, source, position: first, end, whole, changed, _membership: membership }
+    }
+
+    /// Whether another repository's upstream failed: it says nothing about the one this client asked for.
+    pub fn is_stranger(&self) -> bool {
+        !self.fill.source.is_same(&self.source)
     }
 
     /// The next bytes that are on disk; `None` after the last one.
@@ -273,7 +303,7 @@ impl FillReader {
 
     /// Goes on without the cache, where this reader is.
     pub async fn go_through(&self) -> Result<ThroughReader, ReadError> {
-        let source = self.fill.source.clone();
+        let source = self.source.clone();
         let metrics = self.fill.metrics.clone();
         let (total, file) = {
             let state = self.fill.state();
@@ -284,8 +314,9 @@ impl FillReader {
         {
             return ThroughReader::range(&source, self.position, last).await.map_err(ReadError::Upstream);
         }
-        match (self.fill.take_transfer(), file) {
-            (Some(transfer), _) if self.position == 0 => Ok(ThroughReader::whole(source, transfer, metrics)),
+        let transfer = if self.position == 0 && !self.is_stranger() { self.fill.take_transfer() } else { None };
+        match (transfer, file) {
+            (Some(transfer), _) => Ok(ThroughReader::whole(source, transfer, metrics)),
             (_, Some(file)) => {
                 ThroughReader::rest(source, FileSlice { file, offset: 0, len: self.position }, metrics).await
             }

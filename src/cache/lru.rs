@@ -8,8 +8,8 @@ use lru::LruCache;
 
 use crate::{cache::tag_record::TagKey, metrics::CacheKind, oci::Digest};
 
-/// What file systems allocate in; a file's last block is paid for whole.
-const BLOCK: u64 = 4096;
+/// What file systems allocate in: a file's last block is paid for whole, and a directory takes one.
+pub const BLOCK: u64 = 4096;
 
 /// One object on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +59,8 @@ pub struct LruIndex {
     pinned: u64,
     /// Bytes promised to fills and writes in flight.
     reserved: u64,
+    /// The part of them that is on disk already.
+    written: u64,
     /// Bytes of directories.
     overhead: u64,
     totals: [Totals; CacheKind::ALL.len()],
@@ -77,6 +79,7 @@ impl LruIndex {
             used: 0,
             pinned: 0,
             reserved: 0,
+            written: 0,
             overhead: 0,
             totals: Default::default(),
         }
@@ -179,7 +182,7 @@ impl LruIndex {
     /// not yet subtracted. Nothing is evicted when evicting everything would not be enough.
     pub fn reserve(&mut self, bytes: u64, spare: u64) -> Result<Vec<(Key, u64)>, NoRoom> {
         let over_size = self.total().saturating_add(bytes).saturating_sub(self.max_size);
-        let over_disk = self.reserved.saturating_add(bytes).saturating_sub(spare);
+        let over_disk = (self.reserved - self.written).saturating_add(bytes).saturating_sub(spare);
         let mut short = over_size.max(over_disk);
         if short > self.used - self.pinned {
             return Err(NoRoom);
@@ -216,9 +219,15 @@ impl LruIndex {
         self.reserved += bytes;
     }
 
-    /// Gives a promise of `bytes` back.
-    pub fn release(&mut self, bytes: u64) {
+    /// Promised bytes are on disk now: the file system has them no more to give.
+    pub fn note_written(&mut self, bytes: u64) {
+        self.written = self.written.saturating_add(bytes).min(self.reserved);
+    }
+
+    /// Gives a promise of `bytes` back, of which `written` were on disk.
+    pub fn release(&mut self, bytes: u64, written: u64) {
         self.reserved = self.reserved.saturating_sub(bytes);
+        self.written = self.written.saturating_sub(written).min(self.reserved);
     }
 }
 
@@ -257,7 +266,7 @@ mod tests {
         assert!(index.contains(&blob(1)), "and then nothing is evicted in vain");
         assert_eq!(index.reserve(BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK)]));
         index.unpin(&blob(0));
-        index.release(BLOCK);
+        index.release(BLOCK, 0);
         assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(0), BLOCK)]));
     }
 
@@ -329,7 +338,7 @@ mod tests {
                                 prop_assert!(at.is_some(), "a victim is known and not being read");
                                 model.remove(at.unwrap());
                             }
-                            index.release(allocated(len));
+                            index.release(allocated(len), 0);
                             index.insert(key.clone(), len);
                             model.push((key, len, 0));
                         }
@@ -359,7 +368,7 @@ mod tests {
                         }
                     }
                     Step::Release => {
-                        if let Some(bytes) = promised.pop() { index.release(bytes); }
+                        if let Some(bytes) = promised.pop() { index.release(bytes, 0); }
                     }
                 }
                 prop_assert!(index.total() <= max);

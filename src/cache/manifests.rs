@@ -308,7 +308,11 @@ impl ManifestCache {
             class: wanted.accept.class(),
             head,
         };
-        if self.0.missing.contains_key(&Question { head: false, ..question.clone() }) {
+        // A GET's 404 is a HEAD's as well, but not the other way round: some registries have for a GET what they
+        // do not know for a HEAD.
+        let known_missing = self.0.missing.contains_key(&question)
+            || (head && self.0.missing.contains_key(&Question { head: false, ..question.clone() }));
+        if known_missing {
             return Err(ManifestError::KnownMissing);
         }
         let (cache, wanted) = (self.clone(), wanted.clone());
@@ -331,10 +335,12 @@ impl ManifestCache {
     }
 
     async fn note_missing(&self, wanted: &Wanted, question: Question) {
-        if let Reference::Tag(tag) = &question.reference {
+        if let Reference::Tag(tag) = &question.reference
+            && !question.head
+        {
             self.0.tags.remove(&wanted.key(tag)).await;
         }
-        self.0.missing.insert(Question { head: false, ..question }, ());
+        self.0.missing.insert(question, ());
     }
 
     async fn fetch(

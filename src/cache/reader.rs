@@ -70,6 +70,10 @@ impl BlobReader {
                         let through = reader.go_through().await?;
                         *self = Self::Through(Box::new(through));
                     }
+                    Err(FillError::Upstream(_)) if reader.is_stranger() => {
+                        let through = reader.go_through().await?;
+                        *self = Self::Through(Box::new(through));
+                    }
                     Err(error) => return Err(error.into()),
                 },
             }

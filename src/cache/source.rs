@@ -12,3 +12,12 @@ pub struct Source {
     pub repository: Repository,
     pub digest: Digest,
 }
+
+impl Source {
+    /// Whether both ask the same upstream for the same repository's blob: what it answers one, it answers the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.upstream.name() == other.upstream.name()
+            && self.repository == other.repository
+            && self.digest == other.digest
+    }
+}

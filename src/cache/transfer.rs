@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The first pause before asking again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A transfer that breaks more often than this is not worth going on with, progress or not.
-const MOST_BREAKS: u32 = 100;
+/// A transfer that breaks this often in a row without a single byte of use is not worth going on with.
+const MOST_BREAKS: u32 = 50;
 
 /// Bytes of a blob from one position on, resumed as often as needed.
 pub struct Transfer {
@@ -34,9 +34,11 @@ pub struct Transfer {
     skip: u64,
     /// What [`Transfer::ready`] came across and [`Transfer::next`] has to deal with.
     seen: Option<Result<Option<Bytes>, Error>>,
+    /// Breaks since the last byte that was of use.
     breaks: u32,
     pause: Duration,
-    progressed: Instant,
+    /// When the first of those was: a connection that went silent has used up its own patience already.
+    broken_since: Option<Instant>,
 }
 
 impl Transfer {
@@ -61,7 +63,7 @@ impl Transfer {
             seen: None,
             breaks: 0,
             pause: FIRST_PAUSE,
-            progressed: Instant::now(),
+            broken_since: None,
         }
     }
 
@@ -147,11 +149,13 @@ impl Transfer {
             let wanted = (last + 1).saturating_sub(self.position);
             bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
         }
-        self.progressed = Instant::now();
+        // What is thrown away is no progress: an upstream that ignores Range and always breaks must not go on for ever.
         if bytes.is_empty() {
             return None;
         }
         self.pause = FIRST_PAUSE;
+        self.breaks = 0;
+        self.broken_since = None;
         self.position += bytes.len() as u64;
         Some(bytes)
     }
@@ -174,7 +178,8 @@ impl Transfer {
     fn broke(&mut self, error: Error) -> Result<(), Error> {
         self.stream = None;
         self.breaks += 1;
-        if !error.kind.is_outage() || self.breaks > MOST_BREAKS || self.progressed.elapsed() > PATIENCE {
+        let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
+        if !error.kind.is_outage() || self.breaks > MOST_BREAKS || broken_since.elapsed() > PATIENCE {
             return Err(error);
         }
         tracing::warn!(

@@ -4,17 +4,27 @@
 //! Content-Length or the last chunk; HTTP/2: the stream is reset). It never ends as if it were complete, also
 //! when its source ends early without saying so.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{Arc, LazyLock},
+};
 
 use bytes::Bytes;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::{BlobReader, FileSlice, Piece, ReadError};
 
-/// How much is read from a file at a time, in bytes: what a response holds in memory.
-const CHUNK: u64 = 256 * 1024;
+/// How much is read from a file at a time, in bytes.
+const CHUNK: u64 = 128 * 1024;
+/// How many such chunks all responses together hold in memory: 256 MiB. A body that finds none waits for one.
+const MOST_CHUNKS: usize = 2048;
+
+static CHUNKS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MOST_CHUNKS)));
 
 /// The body of every response.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -57,6 +67,9 @@ struct Source {
 
 impl Source {
     async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        if self.missing == Some(0) {
+            return Ok(None);
+        }
         let bytes = match self.piece().await? {
             Some(Piece::Memory(bytes)) => bytes,
             Some(Piece::File(mut slice)) => {
@@ -88,12 +101,25 @@ impl Source {
     }
 }
 
+/// Bytes in memory that count as one of [`MOST_CHUNKS`] until they are sent.
+struct Chunk {
+    buffer: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
 /// Reads off the async threads: the pages may have to come from the disk.
 async fn read(file: Arc<File>, offset: u64, len: u64) -> io::Result<Bytes> {
+    let place = CHUNKS.clone().acquire_owned().await.map_err(io::Error::other)?;
     let reading = tokio::task::spawn_blocking(move || {
         let mut buffer = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         file.read_exact_at(&mut buffer, offset)?;
-        Ok(Bytes::from(buffer))
+        Ok(Bytes::from_owner(Chunk { buffer, _place: place }))
     });
     reading.await.map_err(io::Error::other)?
 }

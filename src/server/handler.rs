@@ -96,16 +96,20 @@ impl Handler {
     ) -> Result<Response<Body>, Error> {
         self.refuse_loop(asked.headers)?;
         let table = self.table.load_full();
-        let route = table.routes.resolve(asked.target())?;
-        facts.upstream = route.upstream.clone();
-        facts.operation = route.operation.label();
-        facts.repository = route.repository.as_ref().map(Repository::to_string);
-        namespace.clone_from(&route.namespace);
+        let routed = table.routes.resolve(asked.target());
+        if let Ok(route) = &routed {
+            facts.upstream = route.upstream.clone();
+            facts.operation = route.operation.label();
+            facts.repository = route.repository.as_ref().map(Repository::to_string);
+            namespace.clone_from(&route.namespace);
+        }
+        // Before a bad route is told: who may not pull does not learn which upstreams there are.
         let authorization = asked.headers.get(header::AUTHORIZATION);
         let access = self.access.load_full();
         if let Identity::User(name) = access.check(authorization, asked.connection.client_certificate).await? {
             facts.user = Some(name);
         }
+        let route = routed?;
         self.serve(asked, &table, route, facts).await
     }
 

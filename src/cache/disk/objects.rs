@@ -73,7 +73,7 @@ impl DiskStore {
 
     /// Writes an object whole. That there is no room is not an error: it is not cached then.
     pub async fn write(&self, key: Key, bytes: Vec<u8>) -> io::Result<()> {
-        let Ok(reservation) = self.reserve(bytes.len() as u64).await else { return Ok(()) };
+        let Ok(reservation) = self.reserve(&key, bytes.len() as u64).await else { return Ok(()) };
         let store = self.clone();
         blocking(move || {
             let temporary = store.0.root.join("tmp").join(unique_name());

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{DiskStore, Key, blocking};
-use crate::cache::lru::allocated;
+use super::{DiskStore, Key, Pin, blocking};
+use crate::cache::lru::{BLOCK, allocated};
 
 /// How long a write waits for the start-up scan; until it is through, nobody knows how much is used.
 const SCAN_PATIENCE: Duration = Duration::from_secs(2);
@@ -17,30 +17,50 @@ pub struct NoSpace;
 pub struct Reservation {
     store: DiskStore,
     bytes: u64,
+    /// The part of them that is on disk.
+    written: u64,
+    /// The part of them that is for directories that have to be made.
+    directories: u64,
 }
 
 impl DiskStore {
-    /// Makes room for a file of `len` bytes, evicting what was not used for longest.
-    pub async fn reserve(&self, len: u64) -> Result<Reservation, NoSpace> {
-        let mut scanned = self.0.scanned.subscribe();
-        let waited = tokio::time::timeout(SCAN_PATIENCE, scanned.wait_for(|scanned| *scanned)).await;
-        if !waited.is_ok_and(|scanned| scanned.is_ok()) {
+    /// Makes room for an object of `len` bytes and the directories it needs, evicting what was not used for longest.
+    pub async fn reserve(&self, key: &Key, len: u64) -> Result<Reservation, NoSpace> {
+        let path = self.path(key);
+        let store = self.clone();
+        let directories = move || store.missing_parents(&path).len() as u64 * BLOCK;
+        self.reserve_bytes(allocated(len), directories).await
+    }
+
+    async fn reserve_bytes(
+        &self,
+        len: u64,
+        directories: impl FnOnce() -> u64 + Send + 'static,
+    ) -> Result<Reservation, NoSpace> {
+        if !self.scanned().await {
             return Err(NoSpace);
         }
-        let bytes = allocated(len);
         let store = self.clone();
         let _turn = self.0.space.lock().await;
         // The reservation is made inside, so that it is given back even when nobody waits any more.
-        blocking(move || store.reserve_blocking(bytes)).await
+        blocking(move || store.reserve_blocking(len, directories())).await
     }
 
-    fn reserve_blocking(&self, bytes: u64) -> Result<Reservation, NoSpace> {
+    /// Waits a little for the start-up scan; whether it has been through.
+    pub(super) async fn scanned(&self) -> bool {
+        let mut scanned = self.0.scanned.subscribe();
+        let waited = tokio::time::timeout(SCAN_PATIENCE, scanned.wait_for(|scanned| *scanned)).await;
+        waited.is_ok_and(|scanned| scanned.is_ok())
+    }
+
+    fn reserve_blocking(&self, len: u64, directories: u64) -> Result<Reservation, NoSpace> {
+        let bytes = len.saturating_add(directories);
         let spare = self.spare().map_err(|error| {
             tracing::error!(%error, "cannot ask the file system of the cache for its free space");
             NoSpace
         })?;
         let victims = self.index().reserve(bytes, spare).map_err(|_| NoSpace)?;
-        let reservation = Reservation { store: self.clone(), bytes };
+        let reservation = Reservation { store: self.clone(), bytes, written: 0, directories };
         if !victims.is_empty() {
             for (key, len) in &victims {
                 self.unlink(key);
@@ -59,44 +79,61 @@ impl Reservation {
         self.bytes
     }
 
-    /// Makes sure that a file of `len` bytes fits.
+    /// Makes sure that an object of `len` bytes fits.
     pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
-        let wanted = allocated(len);
+        let wanted = allocated(len).saturating_add(self.directories);
         if wanted > self.bytes {
-            let more = self.store.reserve(wanted - self.bytes).await?;
+            let more = self.store.reserve_bytes(wanted - self.bytes, || 0).await?;
             self.absorb(more);
         }
         Ok(())
+    }
+
+    /// `bytes` more of it are on disk.
+    pub fn note_written(&mut self, bytes: u64) {
+        let more = bytes.min(self.bytes - self.written);
+        self.written += more;
+        self.store.index().note_written(more);
     }
 
     fn absorb(&mut self, mut other: Reservation) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
-    /// Takes over the room that an object in the index has, if it is there.
-    pub(super) fn adopt(store: &DiskStore, key: &Key) -> Option<(Self, u64)> {
+    /// Takes over the room that an object in the index has, if it is there; it is to become `future`.
+    pub(super) fn adopt(store: &DiskStore, key: &Key, future: &Key) -> Option<(Self, u64)> {
+        let directories = store.missing_parents(&store.path(future)).len() as u64 * BLOCK;
         let mut index = store.index();
         let len = index.forget(key)?;
         index.promise(allocated(len));
         drop(index);
-        Some((Self { store: store.clone(), bytes: allocated(len) }, len))
+        let mut reservation = Self { store: store.clone(), bytes: allocated(len), written: 0, directories };
+        reservation.note_written(allocated(len));
+        Some((reservation, len))
     }
 
     /// Turns the promise into an object of `len` bytes that is on disk now.
-    pub(super) fn fulfil(mut self, key: Key, len: u64) {
+    pub(super) fn fulfil(self, key: Key, len: u64) {
+        drop(self.fulfil_pinned(key, len));
+    }
+
+    /// The same, of an object that somebody reads: it cannot be evicted before the pin is there.
+    pub(super) fn fulfil_pinned(mut self, key: Key, len: u64) -> Pin {
         {
             let mut index = self.store.index();
-            index.release(std::mem::take(&mut self.bytes));
-            index.insert(key, len);
+            index.release(std::mem::take(&mut self.bytes), std::mem::take(&mut self.written));
+            index.insert(key.clone(), len);
+            index.pin(&key);
         }
         self.store.publish();
+        Pin { store: self.store.clone(), key }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.store.index().release(self.bytes);
+            self.store.index().release(self.bytes, self.written);
         }
     }
 }

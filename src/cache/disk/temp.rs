@@ -95,6 +95,9 @@ impl DiskStore {
         let (store, digest) = (self.clone(), digest.clone());
         blocking(move || {
             let path = store.0.root.join("tmp").join(name(&digest, false));
+            // What an earlier fill left under this name, found too late to be gone on with, is overwritten: it must
+            // not be evicted under our hands.
+            store.index().forget(&Key::Partial(digest.clone()));
             let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
             Ok(TempBlob::new(store, digest, file, reservation))
         })
@@ -102,14 +105,22 @@ impl DiskStore {
     }
 
     /// What an earlier fill of this blob left, and its length in bytes; `None` when there is nothing.
+    ///
+    /// Where there is something, waits for the start-up scan, which is to count it first.
     pub async fn resume(&self, digest: &Digest) -> Option<(TempBlob, u64)> {
         let key = Key::Partial(digest.clone());
+        let (store, digest) = (self.clone(), digest.clone());
+        if !self.is_scanned() {
+            let path = self.path(&key);
+            if !blocking(move || path.exists()).await || !self.scanned().await {
+                return None;
+            }
+        }
         if !self.index().contains(&key) {
             return None;
         }
-        let (store, digest) = (self.clone(), digest.clone());
         blocking(move || {
-            let (reservation, len) = Reservation::adopt(&store, &key)?;
+            let (reservation, len) = Reservation::adopt(&store, &key, &Key::Blob(digest.clone()))?;
             store.publish();
             let file = File::options().read(true).write(true).open(store.path(&key)).ok()?;
             let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
@@ -140,6 +151,13 @@ impl TempBlob {
         }
     }
 
+    /// `bytes` more of what is reserved are on disk.
+    pub fn note_written(&mut self, bytes: u64) {
+        if let Some(reservation) = &mut self.reservation {
+            reservation.note_written(bytes);
+        }
+    }
+
     pub fn name(&self) -> &Name {
         &self.name
     }
@@ -159,13 +177,10 @@ impl TempBlob {
         let key = Key::Blob(self.digest.clone());
         let path = self.store.path(&key);
         self.store.make_parents(&path)?;
+        let reservation = self.reservation.take().ok_or(io::ErrorKind::StorageFull)?;
         std::fs::rename(self.name.path(), &path)?;
         self.live = false;
-        if let Some(reservation) = self.reservation.take() {
-            reservation.fulfil(key.clone(), len);
-        }
-        self.store.index().pin(&key);
-        let pin = Arc::new(Pin { store: self.store.clone(), key });
+        let pin = Arc::new(reservation.fulfil_pinned(key, len));
         if let Some(parent) = path.parent() {
             File::open(parent)?.sync_all()?;
         }
@@ -210,4 +225,111 @@ pub fn write_all_at(file: &File, buffers: &[bytes::Bytes], mut offset: u64) -> i
         offset += buffer.len() as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{cache::Config, metrics::Metrics};
+
+    fn store(directory: &Path) -> DiskStore {
+        let config = Config {
+            directory: directory.to_owned(),
+            max_size: 1 << 20,
+            min_free: 0,
+            manifest_memory: 0,
+            tag_ttl: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            negative_ttl: Duration::ZERO,
+        };
+        DiskStore::open(&config, Metrics::new().unwrap()).unwrap()
+    }
+
+    /// A store that is not scanned yet, in whose `tmp/` an earlier one left 100 kB of a blob.
+    fn with_leftovers(directory: &Path) -> (DiskStore, Digest) {
+        let digest = Digest::of(Algorithm::Sha256, b"whatever");
+        let store = store(directory);
+        std::fs::write(directory.join("tmp").join(name(&digest, false)), vec![7; 100_000]).unwrap();
+        (store, digest)
+    }
+
+    #[tokio::test]
+    async fn who_comes_before_the_scan_is_through_goes_on_with_what_is_left_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, digest) = with_leftovers(directory.path());
+        let (resumed, ()) = tokio::join!(store.resume(&digest), store.scan());
+        assert_eq!(resumed.map(|(_, len)| len), Some(100_000));
+        assert!(!store.index().contains(&Key::Partial(digest)), "what is being written is no leftover");
+    }
+
+    #[tokio::test]
+    async fn leftovers_that_were_found_too_late_are_overwritten_and_not_evicted_while_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, digest) = with_leftovers(directory.path());
+        store.scan().await;
+        let key = Key::Blob(digest.clone());
+        let before = store.index().total();
+        let temp = store.create(&digest, store.reserve(&key, 10).await.unwrap()).await.unwrap();
+        assert_eq!(temp.file().metadata().unwrap().len(), 0);
+        assert!(!store.index().contains(&Key::Partial(digest.clone())));
+        temp.file().write_all_at(b"0123456789", 0).unwrap();
+        drop(temp.commit(10).unwrap());
+        assert_eq!(store.open_blob(&digest).await.unwrap().map(|blob| blob.len), Some(10));
+        assert!(store.index().total() < before);
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_leaves_neither_file_nor_promise() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let digest = Digest::of(Algorithm::Sha256, b"whatever");
+        let before = store.index().total();
+        for keep in [None, Some(0), Some(WORTH_KEEPING - 1)] {
+            let reservation = store.reserve(&Key::Blob(digest.clone()), 200_000).await.unwrap();
+            let temp = store.create(&digest, reservation).await.unwrap();
+            assert!(store.index().total() > before + 200_000);
+            temp.name().allow_gaps().unwrap();
+            match keep {
+                None => drop(temp),
+                Some(len) => temp.keep(len).unwrap(),
+            }
+            assert_eq!(store.index().total(), before);
+            assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_cut_where_it_has_no_holes_and_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let digest = Digest::of(Algorithm::Sha256, b"whatever");
+        let reservation = store.reserve(&Key::Blob(digest.clone()), 500_000).await.unwrap();
+        let temp = store.create(&digest, reservation).await.unwrap();
+        temp.name().allow_gaps().unwrap();
+        temp.file().write_all_at(&[1; 100_000], 0).unwrap();
+        temp.file().write_all_at(&[1; 1000], 400_000).unwrap();
+        temp.keep(100_000).unwrap();
+        assert_eq!(std::fs::metadata(directory.path().join("tmp").join(name(&digest, false))).unwrap().len(), 100_000);
+        let (temp, len) = store.resume(&digest).await.unwrap();
+        assert_eq!(len, 100_000);
+        drop(temp);
+        assert!(store.resume(&digest).await.is_none());
+    }
+
+    #[test]
+    fn only_names_that_a_fill_gives_can_be_gone_on_with() {
+        for algorithm in Algorithm::ALL {
+            let digest = Digest::of(algorithm, b"whatever");
+            assert_eq!(resumable(&name(&digest, false)), Some(digest.clone()));
+            assert_eq!(resumable(&name(&digest, true)), None);
+        }
+        for name in ["", ".part", "part", "sha256-.part", "sha256-0.part", "sha256part", "object-1.new", "md5-00.part"]
+        {
+            assert_eq!(resumable(name), None, "{name}");
+        }
+    }
 }

@@ -155,8 +155,8 @@ impl Membership {
     }
 
     /// Reads from `first` up to `end` (exclusive), or to the end. Call it when [`Fill::head`] has answered.
-    pub fn read(self, first: u64, end: Option<u64>) -> FillReader {
-        FillReader::new(self, first, end)
+    pub fn read(self, source: Source, first: u64, end: Option<u64>) -> FillReader {
+        FillReader::new(self, source, first, end)
     }
 }
 

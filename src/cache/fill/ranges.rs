@@ -16,6 +16,8 @@ use crate::cache::{
 const NEAR: u64 = 1024 * 1024;
 /// How many such transfers one fill has at most.
 const MOST_TRANSFERS: usize = 4;
+/// After this many that failed, the main transfer is left alone with the rest.
+const MOST_FAILURES: usize = 4;
 /// What is gathered for one write, in bytes.
 const BATCH: usize = 1024 * 1024;
 
@@ -39,8 +41,9 @@ impl Claim {
         let mut state = fill.state();
         let total = state.total?;
         let useful = matches!(state.progress, Progress::Writing)
-            && !state.ranges_fail
-            && !fill.cancel.is_cancelled()
+            && !state.ranges_ignored
+            && state.range_failures < MOST_FAILURES
+            && !fill.ranges.is_cancelled()
             && state.range_transfers < MOST_TRANSFERS
             && position > state.front + NEAR
             && !state.foreign.contains(position)
@@ -70,7 +73,7 @@ impl Claim {
     }
 
     fn give_up(&self) {
-        self.fill.update(|state| state.ranges_fail = true);
+        self.fill.update(|state| state.range_failures += 1);
     }
 }
 
@@ -85,7 +88,7 @@ impl Drop for Claim {
 }
 
 async fn run(mut claim: Claim) {
-    let cancel = claim.fill.cancel.clone();
+    let cancel = claim.fill.ranges.clone();
     let fill = claim.fill.clone();
     let opening = Transfer::open(&fill.source, claim.rest.start, Some(claim.rest.end - 1));
     let opened = tokio::select! {
@@ -93,8 +96,9 @@ async fn run(mut claim: Claim) {
         opened = opening => opened,
     };
     let mut transfer = match opened {
-        Ok(transfer) if transfer.skipping() == 0 => transfer,
-        Ok(_) => return claim.give_up(),
+        Ok(transfer) if transfer.skipping() > 0 => return fill.update(|state| state.ranges_ignored = true),
+        Ok(transfer) if !fill.agrees(&transfer) => return claim.give_up(),
+        Ok(transfer) => transfer,
         Err(error) => {
             tracing::debug!(%error, digest = %fill.source.digest, "a range of a blob in flight cannot be fetched ahead");
             return claim.give_up();

@@ -8,11 +8,12 @@ use super::{Fill, FillError, Fills, Progress, fills::Ended, hash::Running};
 use crate::{
     cache::{
         disk::{NoSpace, TempBlob, blocking, write_all_at},
+        lru::Key,
         transfer::Transfer,
     },
     chain::Chain,
     metrics::FillResult,
-    upstream::ErrorKind,
+    upstream::{self, ErrorKind},
 };
 
 /// What is gathered for one write, in bytes.
@@ -41,11 +42,14 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
             // Nobody may write any more when the file is kept, so that its length says what it has.
             fill.cancel.cancel();
             fill.when(|state| (state.range_transfers == 0).then_some(())).await;
-            if let Some(temp) = temp.filter(|_| matches!(error, FillError::Upstream(_) | FillError::Abandoned)) {
-                let front = fill.state().written.end_of_run(0);
-                if let Err(error) = blocking(move || temp.keep(front)).await {
-                    tracing::warn!(%error, "cannot keep what a broken fill has");
+            let front = fill.state().written.end_of_run(0);
+            match (&error, temp) {
+                (FillError::Upstream(_) | FillError::Abandoned, Some(temp)) => {
+                    if let Err(error) = blocking(move || temp.keep(front)).await {
+                        tracing::warn!(%error, "cannot keep what a broken fill has");
+                    }
                 }
+                (_, temp) => discard(temp).await,
             }
             fills.end(&fill, Progress::Failed(error));
             result
@@ -104,11 +108,20 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
             total
         });
         match next_gap(fill, total).await {
-            None => return verify(fill, temp, running, total).await,
+            None => {
+                // A range of an announced size that proved too long may still be written.
+                fill.ranges.cancel();
+                fill.when(|state| (state.range_transfers == 0).then_some(())).await;
+                return verify(fill, temp, running, total, front).await;
+            }
             Some(gap) => {
                 let opening =
                     async { Transfer::open(source, gap.start, Some(gap.end - 1)).await.map_err(FillError::Upstream) };
                 transfer = unless_cancelled(fill, opening).await?;
+                if !fill.agrees(&transfer) {
+                    let error = upstream::Error::new(ErrorKind::Protocol, "the size of the blob changed");
+                    return Err(FillError::Upstream(error));
+                }
             }
         }
     }
@@ -117,14 +130,9 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
 /// Asks the upstream for what is missing behind `front`; starts from the front when it will not be asked so.
 async fn open(fill: &Fill, slot: &mut Option<TempBlob>, front: &mut u64) -> Result<Transfer, FillError> {
     let source = &fill.source;
-    let forget = |slot: &mut Option<TempBlob>, front: &mut u64| {
-        *slot = None;
-        *front = 0;
-        fill.update(|state| state.written = Default::default());
-    };
     match Transfer::open(source, *front, None).await {
         Ok(mut transfer) if transfer.skipping() > 0 => {
-            forget(slot, front);
+            forget(fill, slot, front).await;
             transfer.restart();
             Ok(transfer)
         }
@@ -134,13 +142,25 @@ async fn open(fill: &Fill, slot: &mut Option<TempBlob>, front: &mut u64) -> Resu
                 Ok(Transfer::finished(source, total))
             }
             ErrorKind::RangeNotSatisfiable { .. } => {
-                forget(slot, front);
+                forget(fill, slot, front).await;
                 Transfer::open(source, 0, None).await.map_err(FillError::Upstream)
             }
             _ => Err(FillError::Upstream(error)),
         },
         Err(error) => Err(FillError::Upstream(error)),
     }
+}
+
+/// Starts anew, without what an earlier fill left.
+async fn forget(fill: &Fill, slot: &mut Option<TempBlob>, front: &mut u64) {
+    discard(slot.take()).await;
+    *front = 0;
+    fill.update(|state| state.written = Default::default());
+}
+
+/// Removes the file, which can take a while when it is large.
+async fn discard(temp: Option<TempBlob>) {
+    blocking(move || drop(temp)).await;
 }
 
 /// Reserves what the blob takes before its first byte is written.
@@ -156,10 +176,10 @@ async fn make_room(
         if temp.grow_to(len).await.is_ok() {
             return Ok(());
         }
-        *slot = None;
+        discard(slot.take()).await;
         return Err(FillError::NoRoom);
     }
-    let Ok(reservation) = fills.store().reserve(len).await else {
+    let Ok(reservation) = fills.store().reserve(&Key::Blob(fill.source.digest.clone()), len).await else {
         let finished = Transfer::finished(&fill.source, 0);
         fill.state().handed_over = Some(std::mem::replace(transfer, finished));
         return Err(FillError::NoRoom);
@@ -184,6 +204,7 @@ async fn pour(
     transfer: &mut Transfer,
     mut running: Running,
 ) -> Result<Running, FillError> {
+    let mut no_jump = 0;
     loop {
         let next = unless_cancelled(fill, async { transfer.next().await.map_err(FillError::Upstream) }).await?;
         let Some(bytes) = next else { return Ok(running) };
@@ -196,9 +217,9 @@ async fn pour(
             len += bytes.len();
             batch.push(bytes);
         }
-        if transfer.total().is_none() {
-            temp.grow_to(transfer.position() + ROOM_STEP).await.map_err(|NoSpace| FillError::NoRoom)?;
-        }
+        // Also when the size was told only by the answer to a resumed request: nothing is written without room.
+        let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
+        temp.grow_to(room).await.map_err(|NoSpace| FillError::NoRoom)?;
         let pieces = admit(fill, start, batch);
         let caught_up = fill.state().written.end_of_run(running.hashed());
         let file = temp.file().clone();
@@ -217,8 +238,12 @@ async fn pour(
         })
         .await
         .map_err(|error| FillError::Storage(error.into()))?;
+        temp.note_written(len as u64);
         fill.update(|state| written.into_iter().for_each(|range| state.written.insert(range)));
-        jump(fill, transfer).await?;
+        if is_gap_behind(fill, transfer.position()) {
+            return Ok(running);
+        }
+        jump(fill, transfer, &mut no_jump).await?;
     }
 }
 
@@ -247,26 +272,39 @@ fn admit(fill: &Fill, start: u64, batch: Vec<Bytes>) -> Vec<(u64, Bytes)> {
     pieces
 }
 
-/// Goes over a long stretch that somebody else fetches, by a new request behind it.
-async fn jump(fill: &Fill, transfer: &mut Transfer) -> Result<(), FillError> {
+/// Whether a range transfer gave up on bytes that were passed over: somebody waits for them.
+fn is_gap_behind(fill: &Fill, position: u64) -> bool {
+    let state = fill.state();
+    let gap = state.total.and_then(|total| state.first_gap(total));
+    gap.is_some_and(|gap| gap.start < position)
+}
+
+/// Goes over a long stretch that somebody else fetches, by a new request behind it; where that fails (`no_jump`) it is
+/// not tried again.
+async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result<(), FillError> {
     let position = transfer.position();
     let (end, total) = {
         let state = fill.state();
         (state.foreign.end_of_run(position), state.total)
     };
     let Some(total) = total else { return Ok(()) };
-    if end - position < WORTH_A_JUMP {
-        return Ok(());
-    }
-    if end >= total {
+    // Nothing is left to ask for, and what still comes is there already.
+    if end > position && end >= total {
         *transfer = Transfer::finished(&fill.source, total);
         return Ok(());
     }
+    if end - position < WORTH_A_JUMP || end == *no_jump {
+        return Ok(());
+    }
+    *no_jump = end;
     let opened = unless_cancelled(fill, async { Ok(Transfer::open(&fill.source, end, None).await) }).await?;
     // Where that does not work, the transfer at hand is read on.
     if let Ok(behind) = opened
         && behind.skipping() == 0
+        && fill.agrees(&behind)
     {
+        // So that a reader that waits there does not ask for the same bytes once more.
+        fill.update(|state| state.front = state.front.max(end));
         *transfer = behind;
     }
     Ok(())
@@ -285,12 +323,16 @@ async fn next_gap(fill: &Fill, total: u64) -> Option<Range<u64>> {
     .await
 }
 
-async fn verify(fill: &Fill, temp: &TempBlob, mut running: Running, total: u64) -> Result<Done, FillError> {
+/// `left` bytes came from an earlier fill, and were never synced.
+async fn verify(fill: &Fill, temp: &TempBlob, mut running: Running, total: u64, left: u64) -> Result<Done, FillError> {
     let file = temp.file().clone();
     let digest = blocking(move || running.catch_up(&file, total).map(|()| running.digest()))
         .await
         .map_err(|error| FillError::Storage(error.into()))?;
     if digest != fill.source.digest {
+        if left > 0 {
+            tracing::warn!(digest = %fill.source.digest, left, "what an earlier fill left may have been damaged");
+        }
         fill.metrics.digest_mismatch(fill.source.upstream.name());
         return Err(FillError::Mismatch);
     }

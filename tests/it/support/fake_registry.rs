@@ -133,6 +133,11 @@ impl FakeRegistry {
         self.shared.state().content.add_blob(repository, content.into())
     }
 
+    /// A blob under a digest of the caller's choice, which may be of another algorithm.
+    pub fn put_blob(&self, repository: &str, digest: &Digest, content: impl Into<Bytes>) {
+        self.shared.state().content.put_blob(repository, digest, content.into());
+    }
+
     pub fn remove_blob(&self, repository: &str, digest: &Digest) {
         self.shared.state().content.remove_blob(repository, digest);
     }

@@ -15,10 +15,7 @@
 //! mirror.restart().await;                                         // drained, then started on the same directory
 //! ```
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use bytes::Bytes;
 use forebay::{
@@ -47,10 +44,6 @@ impl Builder {
 
     pub fn max_size(self, bytes: u64) -> Self {
         self.config(|config| config.cache.max_size = bytes)
-    }
-
-    pub fn cache_dir(&self) -> &Path {
-        &self.config.cache.directory
     }
 
     pub async fn start(self) -> Mirror {

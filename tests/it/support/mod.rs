@@ -1,5 +1,6 @@
 //! What the integration tests share.
 
+pub mod blob;
 pub mod fake_registry;
 pub mod mirror;
 pub mod program;

@@ -29,8 +29,12 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 impl Content {
     pub fn add_blob(&mut self, repository: &str, content: Bytes) -> Digest {
         let digest = Digest::of(Algorithm::Sha256, &content);
-        self.blobs.insert((repository.to_owned(), digest.to_string()), content);
+        self.put_blob(repository, &digest, content);
         digest
+    }
+
+    pub fn put_blob(&mut self, repository: &str, digest: &Digest, content: Bytes) {
+        self.blobs.insert((repository.to_owned(), digest.to_string()), content);
     }
 
     pub fn remove_blob(&mut self, repository: &str, digest: &Digest) {

@@ -1,0 +1,82 @@
+//! The end: what runs is finished, within bounds; what is half done is kept.
+
+use std::time::Duration;
+
+use crate::support::{
+    blob::{self, add, path},
+    fake_registry::{FakeRegistry, Fault, Gate, When},
+    mirror::Mirror,
+    raw::Raw,
+    until::{bounded, until},
+};
+
+const LEN: usize = 1_000_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_response_is_finished() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, LEN, 1);
+    let gate = Gate::new();
+    registry.fault(When::blobs(), Fault::HoldBody { at: LEN / 2, gate: gate.clone() });
+    let address = mirror.address();
+    let client = Raw::get(address, &path(&digest), &[]).await;
+    gate.reached().await;
+    let rest = async {
+        // Once it drains, nobody new gets in.
+        until("nobody is accepted", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
+        gate.open();
+        client.rest().await
+    };
+    let ((), end) = tokio::join!(bounded(mirror.drain()), rest);
+    assert!(end.is_whole() && end.bytes() == content);
+    assert_eq!(std::fs::read(blob::file(&mirror.cache_dir(), &digest)).unwrap(), content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_that_takes_too_long_is_broken_and_what_came_is_kept() {
+    let registry = FakeRegistry::start().await;
+    let short = Duration::from_millis(200);
+    let mut mirror = Mirror::build(&registry).config(|config| config.server.drain_timeout = short).start().await;
+    let (digest, content) = add(&registry, LEN, 1);
+    let gate = Gate::new();
+    registry.fault_times(1, When::blobs(), Fault::HoldBody { at: LEN / 2, gate: gate.clone() });
+    let mut client = Raw::get(mirror.address(), &path(&digest), &[]).await;
+    client.read(LEN / 2).await;
+    bounded(mirror.drain()).await;
+    assert!(!client.rest().await.is_whole());
+    assert_eq!(std::fs::read(blob::partial(&mirror.cache_dir(), &digest)).unwrap(), &content[..LEN / 2]);
+    assert!(blob::files(&mirror.cache_dir().join("blobs")).is_empty());
+    mirror.start().await;
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+    assert_eq!(registry.requests().last().unwrap().header("range"), Some("bytes=500000-"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fills_that_nobody_reads_do_not_hold_up_the_end() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let gate = Gate::new();
+    let blobs: Vec<_> = (0..4).map(|seed| add(&registry, LEN, seed)).collect();
+    // Two are held in the body, and two before the head.
+    for (digest, _) in &blobs[..2] {
+        registry.fault_times(1, When::blob(digest), Fault::HoldBody { at: LEN / 2, gate: gate.clone() });
+        Raw::get(mirror.address(), &path(digest), &[]).await.read(LEN / 2).await;
+    }
+    let mut waiting = Vec::new();
+    for (digest, _) in &blobs[2..] {
+        registry.fault_times(1, When::blob(digest), Fault::HoldHead(gate.clone()));
+        waiting.push(Raw::send(mirror.address(), &path(digest), &[]).await);
+    }
+    registry.wait_for(|seen| seen.len() == 4).await;
+    drop(waiting);
+    mirror.until_metric("forebay_connections", &[], 0.0).await;
+    let started = std::time::Instant::now();
+    bounded(mirror.drain()).await;
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert_eq!(blob::files(&mirror.cache_dir().join("tmp")).len(), 2);
+    mirror.start().await;
+    for (digest, content) in &blobs {
+        assert_eq!(&mirror.get(&path(digest)).await.body, content);
+    }
+}

@@ -1,0 +1,210 @@
+//! Parts of blobs: cached, in flight, and of blobs that nobody has asked for yet.
+
+use bytes::Bytes;
+use forebay::oci::Digest;
+
+use crate::support::{
+    blob::{add, path},
+    fake_registry::{FakeRegistry, Fault, Gate, When},
+    mirror::Mirror,
+    raw::Raw,
+    until::bounded,
+};
+
+const MIB: usize = 1024 * 1024;
+
+/// A blob whose first GET stops after `at` bytes until the gate opens; requests for parts flow.
+fn held(registry: &FakeRegistry, len: usize, at: usize) -> (Digest, Bytes, Gate) {
+    let (digest, content) = add(registry, len, 1);
+    let gate = Gate::new();
+    registry.fault_times(1, When::blob(&digest), Fault::HoldBody { at, gate: gate.clone() });
+    (digest, content, gate)
+}
+
+async fn received(mirror: &Mirror) -> f64 {
+    mirror.metric("forebay_upstream_received_bytes_total", &[]).await
+}
+
+async fn until_stored(mirror: &Mirror) {
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 1.0).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_a_cached_blob() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 1000, 1);
+    // The first of them is a cold one.
+    for (range, first, last) in [
+        ("bytes=0-99", 0, 99),
+        ("bytes=100-199", 100, 199),
+        ("bytes=990-", 990, 999),
+        ("bytes=-10", 990, 999),
+        ("bytes=-5000", 0, 999),
+        ("bytes=0-", 0, 999),
+        ("bytes=500-5000", 500, 999),
+        ("bytes=999-999", 999, 999),
+    ] {
+        let answer = mirror.get_with(&path(&digest), &[("range", range)]).await;
+        assert_eq!((answer.status, &answer.body), (206, &content.slice(first..=last)), "{range}");
+        assert_eq!(answer.header("content-range"), Some(&*format!("bytes {first}-{last}/1000")));
+        assert_eq!(answer.header("content-length"), Some(&*(last - first + 1).to_string()));
+        assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()));
+    }
+    for ignored in ["bytes=0-9,20-29", "bytes=9-0", "bytes=x-y", "lines=0-9", "bytes", "bytes=-"] {
+        let answer = mirror.get_with(&path(&digest), &[("range", ignored)]).await;
+        assert_eq!((answer.status, &answer.body), (200, &content), "{ignored}");
+        assert!(answer.header("content-range").is_none());
+    }
+    for beyond in ["bytes=1000-", "bytes=5000-6000", "bytes=-0"] {
+        let answer = mirror.get_with(&path(&digest), &[("range", beyond)]).await;
+        assert_eq!((answer.status, answer.error_code().as_str()), (416, "SIZE_INVALID"), "{beyond}");
+        assert_eq!(answer.header("content-range"), Some("bytes */1000"));
+    }
+    assert_eq!(registry.count(|_| true), 1, "one GET, whatever parts were asked for");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn if_range_names_what_the_client_has() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 1000, 1);
+    let etag = format!("\"{digest}\"");
+    for (condition, status, body) in [(&*etag, 206, content.slice(5..)), ("\"other\"", 200, content.clone())] {
+        let headers = [("range", "bytes=5-"), ("if-range", condition)];
+        let answer = mirror.get_with(&path(&digest), &headers).await;
+        assert_eq!((answer.status, answer.body), (status, body), "{condition}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_is_there_does_not_wait_for_the_rest() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 2 * MIB, MIB);
+    let whole = Raw::get(mirror.address(), &path(&digest), &[]).await;
+    gate.reached().await;
+    let part = bounded(mirror.get_with(&path(&digest), &[("range", "bytes=100000-500000")])).await;
+    assert_eq!((part.status, part.body), (206, content.slice(100_000..=500_000)));
+    // One that is not there but near is waited for, not asked for.
+    let mut near = Raw::get(mirror.address(), &path(&digest), &[("range", "bytes=900000-1500000")]).await;
+    assert_eq!(near.read(100_000).await, &content[900_000..1_000_000]);
+    let beyond = bounded(mirror.get_with(&path(&digest), &[("range", "bytes=2097152-")])).await;
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, Some("bytes */2097152")));
+    gate.open();
+    assert_eq!(near.rest().await.bytes(), &content[900_000..=1_500_000]);
+    assert_eq!(whole.rest().await.bytes(), content);
+    assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_cold_blob_does_not_wait_for_its_beginning() {
+    for (range, first, last) in
+        [("bytes=-4096", 8 * MIB - 4096, 8 * MIB - 1), ("bytes=3000000-", 3_000_000, 8 * MIB - 1)]
+    {
+        let registry = FakeRegistry::start().await;
+        let mirror = Mirror::of(&registry).await;
+        let (digest, content, gate) = held(&registry, 8 * MIB, 64 * 1024);
+        let part = bounded(mirror.get_with(&path(&digest), &[("range", range)])).await;
+        assert_eq!((part.status, &part.body), (206, &content.slice(first..=last)));
+        gate.open();
+        until_stored(&mirror).await;
+        let hit = mirror.get(&path(&digest)).await;
+        assert_eq!((hit.header("cache-status"), &hit.body), (Some("forebay; hit"), &content));
+        let requests = registry.requests();
+        assert_eq!(requests.len(), 2);
+        assert_eq!(requests[1].header("range"), Some(&*format!("bytes={first}-{last}")));
+        let factor = received(&mirror).await / (8 * MIB) as f64;
+        assert!((1.0..1.05).contains(&factor), "the upstream sent the blob {factor} times");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_in_the_middle_is_fetched_once_and_jumped_over() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 16 * MIB, MIB);
+    let range = format!("bytes={}-{}", 4 * MIB, 12 * MIB - 1);
+    let part = bounded(mirror.get_with(&path(&digest), &[("range", &range)])).await;
+    assert_eq!(part.body, content.slice(4 * MIB..12 * MIB));
+    gate.open();
+    assert_eq!(bounded(mirror.get(&path(&digest))).await.body, content);
+    until_stored(&mirror).await;
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+    let ranges: Vec<_> =
+        registry.requests().iter().filter_map(|request| Some(request.header("range")?.to_owned())).collect();
+    assert_eq!(ranges, [range, format!("bytes={}-", 12 * MIB)]);
+    let factor = received(&mirror).await / (16 * MIB) as f64;
+    assert!((1.0..1.1).contains(&factor), "the upstream sent the blob {factor} times");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_parts_at_once_and_the_whole_is_right() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 16 * MIB, 10_000);
+    let part = async |first: usize, len: usize| {
+        let range = format!("bytes={first}-{}", first + len - 1);
+        let answer = bounded(mirror.get_with(&path(&digest), &[("range", &range)])).await;
+        assert_eq!((answer.status, answer.body), (206, content.slice(first..first + len)));
+    };
+    // More than there are transfers ahead, overlapping, out of order, across the whole.
+    let parts = async {
+        tokio::join!(part(15 * MIB, MIB), part(2 * MIB, 5 * MIB), part(6 * MIB, 2 * MIB), part(14 * MIB, 2 * MIB));
+    };
+    parts.await;
+    gate.open();
+    tokio::join!(part(0, 16 * MIB), part(9 * MIB, 3 * MIB), part(1, 16 * MIB - 1));
+    until_stored(&mirror).await;
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+    let factor = received(&mirror).await / (16 * MIB) as f64;
+    assert!((1.0..1.3).contains(&factor), "the upstream sent the blob {factor} times");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_upstream_has_no_ranges_the_reader_waits_and_gets_the_right_bytes() {
+    for fault in [Fault::IgnoreRange, Fault::RefuseRange, Fault::ShiftRange(3), Fault::Header("content-range", None)] {
+        let registry = FakeRegistry::start().await;
+        let mirror = Mirror::of(&registry).await;
+        let (digest, content, gate) = held(&registry, 4 * MIB, 64 * 1024);
+        registry.fault(When::blobs().ranged(), fault.clone());
+        let address = mirror.address();
+        let target = path(&digest);
+        let part =
+            tokio::spawn(async move { Raw::get(address, &target, &[("range", "bytes=-1000")]).await.rest().await });
+        registry.wait_for(|seen| seen.len() >= 2).await;
+        gate.open();
+        let part = part.await.unwrap();
+        assert!(part.is_whole() && part.bytes() == &content[4 * MIB - 1000..], "{fault:?}");
+        until_stored(&mirror).await;
+        assert_eq!(mirror.get(&path(&digest)).await.body, content, "{fault:?}");
+        assert_eq!(mirror.metric("forebay_digest_mismatches_total", &[]).await, 0.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_breaks_on_its_way_is_resumed() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 8 * MIB, 64 * 1024);
+    registry.fault_times(2, When::blobs().ranged(), Fault::Truncate { at: 1_000_000 });
+    let part = bounded(mirror.get_with(&path(&digest), &[("range", "bytes=4000000-7999999")])).await;
+    assert_eq!((part.status, part.body), (206, content.slice(4_000_000..8_000_000)));
+    gate.open();
+    until_stored(&mirror).await;
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_a_blob_whose_length_nobody_says_is_all_of_it() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 300_000, 1);
+    registry.fault(When::blobs(), Fault::NoContentLength);
+    let cold = mirror.get_with(&path(&digest), &[("range", "bytes=5-9")]).await;
+    assert_eq!((cold.status, &cold.body), (200, &content));
+    until_stored(&mirror).await;
+    let hit = mirror.get_with(&path(&digest), &[("range", "bytes=5-9")]).await;
+    assert_eq!((hit.status, hit.body), (206, content.slice(5..=9)));
+}
