@@ -121,28 +121,28 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         let label = route.operation.label();
-        let upstream = table.upstreams.get(&route.upstream);
+        let upstream = table.upstreams.get(&route.upstream).map(|upstream| upstream.on_behalf_of(asked.headers));
         match (route.operation, upstream, route.repository) {
             (Operation::Base, ..) => Ok(response::base()),
             (Operation::Write, ..) => Err(Error::Unsupported),
             (Operation::Manifest(reference), Some(upstream), Some(repository)) => {
                 let accept = Accept::from_headers(asked.headers);
-                let wanted = Wanted { upstream: upstream.clone(), repository, accept };
+                let wanted = Wanted { upstream, repository, accept };
                 self.manifest(asked, &wanted, &reference, facts).await
             }
             (Operation::Blob(digest), Some(upstream), Some(repository)) => {
-                self.blob(asked, &Source { upstream: upstream.clone(), repository, digest }, facts).await
+                self.blob(asked, &Source { upstream, repository, digest }, facts).await
             }
             (Operation::Tags, Some(upstream), Some(repository)) => {
                 let path = format!("{repository}/tags/list");
-                self.forward(asked, upstream, label, Some(&repository), path, route.namespace, facts).await
+                self.forward(asked, &upstream, label, Some(&repository), path, route.namespace, facts).await
             }
             (Operation::Referrers(digest), Some(upstream), Some(repository)) => {
                 let path = format!("{repository}/referrers/{digest}");
-                self.forward(asked, upstream, label, Some(&repository), path, route.namespace, facts).await
+                self.forward(asked, &upstream, label, Some(&repository), path, route.namespace, facts).await
             }
             (Operation::Catalog, Some(upstream), _) => {
-                self.forward(asked, upstream, label, None, "_catalog".to_owned(), route.namespace, facts).await
+                self.forward(asked, &upstream, label, None, "_catalog".to_owned(), route.namespace, facts).await
             }
             // The table's routes lead to its own upstreams, and all but the base have a repository.
             (_, None, _) | (_, _, None) => Err(Error::UnknownRoute(route.upstream.to_string())),

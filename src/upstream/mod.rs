@@ -101,7 +101,11 @@ pub struct Forwarded {
 
 /// One registry behind us. A cheap handle.
 #[derive(Clone)]
-pub struct Upstream(Arc<Shared>);
+pub struct Upstream {
+    shared: Arc<Shared>,
+    /// What is said in Via for a request that came through others before us.
+    via: Option<HeaderValue>,
+}
 
 impl Upstream {
     /// Sets the upstream up, without asking it anything.
@@ -110,12 +114,25 @@ impl Upstream {
     ///
     /// When the private CA cannot be read, or the configuration has no URL in it.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
-        Ok(Self(Arc::new(Shared::new(config, &context)?)))
+        Ok(Self { shared: Arc::new(Shared::new(config, &context)?), via: None })
+    }
+
+    /// The same upstream, asked on behalf of a request with these headers: its Via is passed on, with us at the
+    /// end, so that a circle of several mirrors is noticed by the first that is asked again.
+    ///
+    /// Source: RFC 9110 section 7.6.3.
+    pub fn on_behalf_of(&self, received: &HeaderMap) -> Self {
+        let mut hops: Vec<&[u8]> = received.get_all(header::VIA).iter().map(HeaderValue::as_bytes).collect();
+        if hops.is_empty() {
+            return self.clone();
+        }
+        hops.push(self.shared.via().as_bytes());
+        Self { shared: self.shared.clone(), via: HeaderValue::from_bytes(&hops.join(&b", "[..])).ok() }
     }
 
     /// Its name in the configuration, and in the labels of metrics.
     pub fn name(&self) -> &Arc<str> {
-        self.0.name()
+        self.shared.name()
     }
 
     /// Asks for the head of a manifest. It is never turned into a GET, which would count as a pull.
@@ -125,10 +142,10 @@ impl Upstream {
         reference: &Reference,
         accept: &Accept,
     ) -> Result<ManifestHead, Error> {
-        let ask = &Ask::manifest(Method::HEAD, repository, reference, accept);
-        self.0
+        let ask = &self.pass_on(Ask::manifest(Method::HEAD, repository, reference, accept));
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let followed = self.0.ask(&endpoint, ask).await?;
+                let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
                 Ok(ManifestHead {
                     media_type: media_type(headers),
@@ -146,10 +163,10 @@ impl Upstream {
         reference: &Reference,
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
-        let ask = &Ask::manifest(Method::GET, repository, reference, accept);
-        self.0
+        let ask = &self.pass_on(Ask::manifest(Method::GET, repository, reference, accept));
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let followed = self.0.ask(&endpoint, ask).await?;
+                let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
                 let (media_type, digest) = (media_type(headers), digest(headers));
                 Ok(ManifestBody { media_type, digest, bytes: self.document(followed).await? })
@@ -159,13 +176,14 @@ impl Upstream {
 
     /// Asks how long a blob is.
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
-        let head = &Ask::blob(Method::HEAD, repository, digest, BlobRange::default());
+        let head = &self.pass_on(Ask::blob(Method::HEAD, repository, digest, BlobRange::default()));
         // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET.
-        let first_byte = &Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) });
-        self.0
+        let first = BlobRange { first: 0, last: Some(0) };
+        let first_byte = &self.pass_on(Ask::blob(Method::GET, repository, digest, first));
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let answer = match self.0.ask(&endpoint, head).await {
-                    Err(error) if error.kind == ErrorKind::NotFound => self.0.ask(&endpoint, first_byte).await,
+                let answer = match self.shared.ask(&endpoint, head).await {
+                    Err(error) if error.kind == ErrorKind::NotFound => self.shared.ask(&endpoint, first_byte).await,
                     answer => answer,
                 };
                 match answer {
@@ -187,11 +205,11 @@ impl Upstream {
         digest: &Digest,
         range: BlobRange,
     ) -> Result<BlobStream, Error> {
-        let ask = &Ask::blob(Method::GET, repository, digest, range);
-        self.0
+        let ask = &self.pass_on(Ask::blob(Method::GET, repository, digest, range));
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let followed = self.0.ask(&endpoint, ask).await?;
-                BlobStream::new(followed, range, self.name().clone(), endpoint, self.0.metrics().clone())
+                let followed = self.shared.ask(&endpoint, ask).await?;
+                BlobStream::new(followed, range, self.name().clone(), endpoint, self.shared.metrics().clone())
             })
             .await
     }
@@ -204,16 +222,16 @@ impl Upstream {
         path_and_query: &str,
         accept: &Accept,
     ) -> Result<Forwarded, Error> {
-        let ask = &Ask {
+        let ask = &self.pass_on(Ask {
             operation,
             method: Method::GET,
             path_and_query: path_and_query.to_owned(),
             scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
             headers: accept_headers(accept),
-        };
-        self.0
+        });
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let followed = self.0.ask(&endpoint, ask).await?;
+                let followed = self.shared.ask(&endpoint, ask).await?;
                 let theirs = followed.response.headers();
                 let headers = FORWARDED
                     .iter()
@@ -227,13 +245,19 @@ impl Upstream {
 
     /// Finds out whether the upstream answers, and whether it accepts who asks.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.0.each_endpoint(|endpoint| async move { self.0.ping(&endpoint).await }).await
+        self.shared.each_endpoint(|endpoint| async move { self.shared.ping(&endpoint).await }).await
+    }
+
+    /// With the Via of whoever asked us, which wins over the one that is sent by default.
+    fn pass_on(&self, mut ask: Ask) -> Ask {
+        ask.headers.extend(self.via.clone().map(|via| (header::VIA, via)));
+        ask
     }
 
     async fn document(&self, followed: Followed) -> Result<Bytes, Error> {
         let Followed { response, url, .. } = followed;
         let body = whole_body(response, &url, MAX_DOCUMENT).await?;
-        self.0.metrics().upstream_received(self.name(), body.len() as u64);
+        self.shared.metrics().upstream_received(self.name(), body.len() as u64);
         Ok(body)
     }
 }

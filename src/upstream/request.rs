@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
     BlobRange, Config, Context, Error, ErrorKind, SetupError, accept_headers, answer,
@@ -72,6 +72,8 @@ pub(super) struct Shared {
     sender: Sender,
     authenticator: Authenticator,
     metrics: Metrics,
+    /// What we call ourselves.
+    via: HeaderValue,
 }
 
 impl Shared {
@@ -85,7 +87,12 @@ impl Shared {
             sender: Sender::new(config, context)?,
             authenticator: Authenticator::new(config, context)?,
             metrics: context.metrics.clone(),
+            via: HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?,
         })
+    }
+
+    pub(super) fn via(&self) -> &HeaderValue {
+        &self.via
     }
 
     pub(super) fn name(&self) -> &Arc<str> {

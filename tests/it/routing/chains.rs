@@ -73,6 +73,21 @@ async fn a_mirror_of_itself_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_mirrors_of_each_other_say_so() {
+    let ((first, address), (second, other)) = (bound(), bound());
+    let first = App::start(&mirror_of(other), vec![first]).await;
+    let second = App::start(&mirror_of(address), vec![second]).await;
+    for path in paths() {
+        for method in ["GET", "HEAD"] {
+            let refused = exchange(address, &format!("{method} {path}"), &[]).await;
+            assert_eq!(refused.status, 508, "{method} {path}");
+        }
+    }
+    first.drain().await;
+    second.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_of_a_mirror_is_no_circle() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("a/b", "1", &[b"layer"]);
@@ -82,6 +97,12 @@ async fn a_mirror_of_a_mirror_is_no_circle() {
     assert_eq!(near_client.get("/v2/a/b/manifests/1").await.body, image.manifest_bytes);
     let blob = near_client.get(&format!("/v2/a/b/blobs/{}", image.layers[0])).await;
     assert_eq!((blob.status, &blob.body[..]), (200, &b"layer"[..]));
+    let vias: Vec<_> = registry.requests().iter().map(|request| request.header("via").unwrap().to_owned()).collect();
+    for via in vias {
+        let hops: Vec<_> = via.split(", ").collect();
+        assert_eq!(hops.len(), 2, "{via}");
+        assert!(hops.iter().all(|hop| hop.starts_with("1.1 forebay-")) && hops[0] != hops[1], "{via}");
+    }
 }
 
 #[tokio::test]
