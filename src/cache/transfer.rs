@@ -18,7 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The first pause before asking again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A transfer that breaks this often in a row without a single byte of use is not worth going on with.
+/// Breaks are forgotten once this many bytes of use have come since, so that an upstream that cuts every connection
+/// after a while still gets through, and one that drips does not.
+const PROGRESS: u64 = 64 * 1024;
+/// A transfer that breaks this often without that is not worth going on with.
 const MOST_BREAKS: u32 = 50;
 
 /// Bytes of a blob from one position on, resumed as often as needed.
@@ -34,8 +37,9 @@ pub struct Transfer {
     skip: u64,
     /// What [`Transfer::ready`] came across and [`Transfer::next`] has to deal with.
     seen: Option<Result<Option<Bytes>, Error>>,
-    /// Breaks since the last byte that was of use.
+    /// Breaks that are not forgotten, and the bytes of use since the last one that was.
     breaks: u32,
+    gained: u64,
     pause: Duration,
     /// When the first of those was: a connection that went silent has used up its own patience already.
     broken_since: Option<Instant>,
@@ -68,6 +72,7 @@ impl Transfer {
             skip: 0,
             seen: None,
             breaks: 0,
+            gained: 0,
             pause: FIRST_PAUSE,
             broken_since: None,
         }
@@ -160,8 +165,12 @@ impl Transfer {
             return None;
         }
         self.pause = FIRST_PAUSE;
-        self.breaks = 0;
-        self.broken_since = None;
+        self.gained += bytes.len() as u64;
+        if self.gained >= PROGRESS {
+            self.gained = 0;
+            self.breaks = 0;
+            self.broken_since = None;
+        }
         self.position += bytes.len() as u64;
         Some(bytes)
     }
