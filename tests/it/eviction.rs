@@ -148,7 +148,9 @@ async fn a_blob_larger_than_the_cache_streams_through_and_evicts_nothing() {
         assert_eq!(answer.header("content-length"), Some("3145728"));
         assert_eq!(answer.body, content);
     }
-    for (range, first, last) in [("bytes=5-9", 5, 9), ("bytes=-9", 3 * MIB - 9, 3 * MIB - 1), ("bytes=0-", 0, 3 * MIB - 1)] {
+    for (range, first, last) in
+        [("bytes=5-9", 5, 9), ("bytes=-9", 3 * MIB - 9, 3 * MIB - 1), ("bytes=0-", 0, 3 * MIB - 1)]
+    {
         let answer = mirror.get_with(&path(&large), &[("range", range)]).await;
         assert_eq!((answer.status, &answer.body), (206, &content.slice(first..=last)));
         assert_eq!(answer.header("content-range"), Some(&*format!("bytes {first}-{last}/3145728")));

@@ -100,7 +100,8 @@ async fn a_part_that_is_there_does_not_wait_for_the_rest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_a_cold_blob_does_not_wait_for_its_beginning() {
-    for (range, first, last) in [("bytes=-4096", 8 * MIB - 4096, 8 * MIB - 1), ("bytes=3000000-", 3_000_000, 8 * MIB - 1)]
+    for (range, first, last) in
+        [("bytes=-4096", 8 * MIB - 4096, 8 * MIB - 1), ("bytes=3000000-", 3_000_000, 8 * MIB - 1)]
     {
         let registry = FakeRegistry::start().await;
         let mirror = Mirror::of(&registry).await;
@@ -131,7 +132,8 @@ async fn a_part_in_the_middle_is_fetched_once_and_jumped_over() {
     assert_eq!(bounded(mirror.get(&path(&digest))).await.body, content);
     until_stored(&mirror).await;
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
-    let ranges: Vec<_> = registry.requests().iter().filter_map(|request| Some(request.header("range")?.to_owned())).collect();
+    let ranges: Vec<_> =
+        registry.requests().iter().filter_map(|request| Some(request.header("range")?.to_owned())).collect();
     assert_eq!(ranges, [range, format!("bytes={}-", 12 * MIB)]);
     let factor = received(&mirror).await / (16 * MIB) as f64;
     assert!((1.0..1.1).contains(&factor), "the upstream sent the blob {factor} times");
@@ -169,7 +171,8 @@ async fn where_the_upstream_has_no_ranges_the_reader_waits_and_gets_the_right_by
         registry.fault(When::blobs().ranged(), fault.clone());
         let address = mirror.address();
         let target = path(&digest);
-        let part = tokio::spawn(async move { Raw::get(address, &target, &[("range", "bytes=-1000")]).await.rest().await });
+        let part =
+            tokio::spawn(async move { Raw::get(address, &target, &[("range", "bytes=-1000")]).await.rest().await });
         registry.wait_for(|seen| seen.len() >= 2).await;
         gate.open();
         let part = part.await.unwrap();

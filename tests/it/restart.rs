@@ -61,7 +61,9 @@ async fn the_order_of_use_is_kept() {
     }
     mirror.start().await;
     until_scanned(&mirror, "blob", 3.0).await;
-    let there = |mirror: &Mirror| blobs.iter().map(|digest| blob::file(&mirror.cache_dir(), digest).exists()).collect::<Vec<_>>();
+    let there = |mirror: &Mirror| {
+        blobs.iter().map(|digest| blob::file(&mirror.cache_dir(), digest).exists()).collect::<Vec<_>>()
+    };
     mirror.get(&path(&add(&registry, MIB, 7).0)).await;
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     assert_eq!(there(&mirror), [true, false, true]);

@@ -111,7 +111,8 @@ impl Raw {
 
     /// Reads until `len` bytes of the body have come in all, or it ends.
     pub async fn read_some(&mut self, len: usize) {
-        bounded(async { while self.body.len() < len && self.more(len - self.body.len()).await == More::Bytes {} }).await;
+        bounded(async { while self.body.len() < len && self.more(len - self.body.len()).await == More::Bytes {} })
+            .await;
     }
 
     /// Reads to the end, whichever it is.
