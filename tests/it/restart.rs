@@ -163,9 +163,9 @@ async fn leftovers_that_are_damaged_fail_once() {
     fs::write(&partial, damaged).unwrap();
     mirror.start().await;
     until_scanned(&mirror, "partial", 1.0).await;
-    let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
-    assert!(!end.is_whole());
+    assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await);
     mirror.until_metric("forebay_fills_total", &[("result", "mismatch")], 1.0).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     assert!(blob::files(&mirror.cache_dir()).iter().all(|file| file.ends_with("lock")));
     assert!(mirror.get(&path(&digest)).await.body == content);
 }

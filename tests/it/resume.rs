@@ -208,13 +208,15 @@ async fn a_length_that_is_too_long_breaks_one_response_and_the_blob_is_right() {
     let (digest, content) = add(&registry, LEN, 1);
     let gate = Gate::new();
     registry.fault_times(1, When::blobs(), Fault::ContentLength(LEN as u64 + 10));
-    registry.fault_times(1, When::blobs(), Fault::HoldBody { at: 1000, gate: gate.clone() });
+    registry.fault_times(1, When::blobs(), Fault::HoldBody { at: LEN, gate: gate.clone() });
     let client = Raw::get(mirror.address(), &path(&digest), &[]).await;
     assert_eq!(client.header("content-length"), Some("400010"));
+    mirror.until_metric("forebay_upstream_received_bytes_total", &[], LEN as f64).await;
     gate.open();
     assert!(!client.rest().await.is_whole(), "the length that was announced is not the blob's");
-    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
-    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+    until_stored(&mirror).await;
+    let hit = mirror.get(&path(&digest)).await;
+    assert_eq!((hit.header("cache-status"), &hit.body), (Some("forebay; hit"), &content));
     blob::assert_verified(&mirror.cache_dir());
 }
 
@@ -225,9 +227,9 @@ async fn a_small_blob_is_verified_first_and_has_its_true_length() {
     let (digest, content) = add(&registry, 5000, 1);
     let gate = Gate::new();
     registry.fault_times(1, When::blobs(), Fault::ContentLength(5010));
-    registry.fault_times(1, When::blobs(), Fault::HoldBody { at: 1000, gate: gate.clone() });
+    registry.fault_times(1, When::blobs(), Fault::HoldBody { at: 5000, gate: gate.clone() });
     let opener = async {
-        mirror.until_metric("forebay_upstream_received_bytes_total", &[], 1000.0).await;
+        mirror.until_metric("forebay_upstream_received_bytes_total", &[], 5000.0).await;
         gate.open();
     };
     let target = path(&digest);
@@ -241,9 +243,9 @@ async fn a_length_that_is_too_short_breaks_the_response() {
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, LEN, 1);
     registry.fault_times(1, When::blobs(), Fault::ContentLength(LEN as u64 - 10));
-    let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
-    assert!(!end.is_whole());
+    assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await);
     mirror.until_metric("forebay_fills_total", &[("result", "mismatch")], 1.0).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     assert!(blob::files(&mirror.cache_dir()).iter().all(|file| file.ends_with("lock")));
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
 }

@@ -129,6 +129,11 @@ impl Raw {
         .await
     }
 
+    /// Whether no content was delivered: a clean 502 where the failure was known before the head, else a broken body.
+    pub async fn failed(self) -> bool {
+        self.status == 502 || !self.rest().await.is_whole()
+    }
+
     async fn more(&mut self, limit: usize) -> More {
         let available = match self.left {
             Some(0) => return More::End,
