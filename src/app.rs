@@ -86,7 +86,7 @@ impl App {
         let handler = Arc::new(Handler {
             table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym)?),
             access: ArcSwap::from_pointee(AccessControl::load(&config.access)?),
-            manifests: ManifestCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone()),
+            manifests: ManifestCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone()),
             blobs: BlobCache::new(store.clone(), metrics.clone(), tasks.clone(), end.clone()),
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),

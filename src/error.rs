@@ -58,7 +58,7 @@ pub enum Error {
     DigestMismatch,
     #[error("the request went in a circle: an upstream of this mirror leads back to it")]
     Loop,
-    #[error("the mirror is shutting down")]
+    #[error("the request was given up, as when the mirror shuts down; try again")]
     Draining,
 }
 

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BlobReader, DiskStore, FileSlice, Source,
+    BlobReader, DiskStore, FileSlice, ReadError, Source,
     disk::StoredBlob,
     fill::{FillError, Fills, Joined},
     through::ThroughReader,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     metrics::{Metrics, Outcome},
     oci::{ByteRange, Digest, ResolvedRange},
-    upstream,
+    upstream::{self, ErrorKind},
 };
 
 /// A blob no larger than this is verified before its head is sent: what is wrong with it is then a clear
@@ -98,7 +99,7 @@ impl BlobCache {
         let membership = joined.into_membership();
         let fill = membership.fill().clone();
         let strange = !fill.source().is_same(source);
-        let total = match fill.head().await {
+        let mut total = match fill.head().await {
             Ok(total) => total,
             Err(FillError::NoRoom | FillError::Storage(_)) => {
                 let transfer = fill.take_transfer().filter(|_| !strange);
@@ -108,10 +109,11 @@ impl BlobCache {
             Err(error) => return Some(Err(error.into())),
         };
         let outcome = match (led, fill.is_complete()) {
+            // A small blob may be complete by now, and was fetched for this request nonetheless.
+            (true, _) if !fill.was_found() => Outcome::Miss,
             // Whoever asks while a verified blob is being synced finds all of it here.
             (_, true) => Outcome::Hit,
-            (true, false) => Outcome::Miss,
-            (false, false) => Outcome::Joined,
+            (_, false) => Outcome::Joined,
         };
         let range = match resolve(range, total) {
             Ok(range) => range,
@@ -119,8 +121,10 @@ impl BlobCache {
         };
         if range.is_none() && total.is_some_and(|total| total <= VERIFIED_FIRST) {
             match fill.end().await {
+                // What was announced may have been wrong, and what was verified is not.
+                Ok(()) => total = fill.head().await.ok().flatten(),
                 // A disk that fails now is no trouble: the reader goes around it.
-                Ok(()) | Err(FillError::Storage(_) | FillError::NoRoom) => {}
+                Err(FillError::Storage(_) | FillError::NoRoom) => {}
                 Err(FillError::Upstream(_) | FillError::Mismatch) if strange => return None,
                 Err(error) => return Some(Err(error.into())),
             }
@@ -184,9 +188,26 @@ impl BlobCache {
         let range = range.filter(|range| transfer.total().is_some_and(|total| range.is_whole(total)));
         let total = transfer.total();
         let reader = ThroughReader::whole(source.clone(), transfer, self.metrics.clone());
-        let reader = BlobReader::Through(Box::new(reader));
+        let reader = match total {
+            Some(total) if total <= VERIFIED_FIRST => BlobReader::Memory(Some(read_whole(reader, total).await?)),
+            _ => BlobReader::Through(Box::new(reader)),
+        };
         Ok(OpenedBlob { reader, total, range, outcome: Outcome::Miss, stored: false })
     }
+}
+
+/// All of a small blob, verified.
+async fn read_whole(mut reader: ThroughReader, total: u64) -> Result<Bytes, BlobError> {
+    let mut whole = BytesMut::new();
+    while let Some(bytes) = reader.next().await? {
+        whole.extend_from_slice(&bytes);
+    }
+    // The digest is right, the size that is to be announced is not.
+    if whole.len() as u64 != total {
+        let error = upstream::Error::new(ErrorKind::Protocol, "the blob has another size than announced");
+        return Err(BlobError::Upstream(error));
+    }
+    Ok(whole.freeze())
 }
 
 /// The range that is sent. Where the size is not known the range is ignored, as RFC 9110 section 14.2 allows.
@@ -208,6 +229,16 @@ fn stored(blob: StoredBlob, range: Option<ByteRange>) -> Result<OpenedBlob, Blob
         outcome: Outcome::Hit,
         stored: true,
     })
+}
+
+impl From<ReadError> for BlobError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Upstream(error) => Self::Upstream(error),
+            ReadError::Mismatch => Self::Mismatch,
+            ReadError::Storage(_) | ReadError::Abandoned => Self::Abandoned,
+        }
+    }
 }
 
 impl From<FillError> for BlobError {

@@ -34,7 +34,7 @@ pub use self::{
 };
 use super::{
     Config,
-    lru::{Key, LruIndex},
+    lru::{BLOCK, Key, LruIndex},
 };
 use crate::{
     metrics::{CacheKind, Metrics},
@@ -43,6 +43,9 @@ use crate::{
 
 /// A use is noted on disk at most this often per object: recency needs no better, and each note is a write.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How many objects used from memory are remembered as noted.
+const MOST_TOUCHED: u64 = 50_000;
 
 /// The directory cannot be used as a cache.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,8 @@ struct Shared {
     /// One reservation at a time: the victims of one are unlinked before the next looks at the sums.
     space: tokio::sync::Mutex<()>,
     scanned: watch::Sender<bool>,
+    /// What was noted as used on disk within [`TOUCH_INTERVAL`].
+    touched: moka::sync::Cache<Key, ()>,
     metrics: Metrics,
     /// Dropped last; the kernel gives the lock up with it.
     _lock: File,
@@ -109,6 +114,7 @@ impl DiskStore {
             index: Mutex::new(LruIndex::new(config.max_size)),
             space: tokio::sync::Mutex::new(()),
             scanned: watch::Sender::new(false),
+            touched: moka::sync::Cache::builder().max_capacity(MOST_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
             metrics,
             _lock: lock,
             root,
@@ -166,6 +172,30 @@ impl DiskStore {
         Ok(self.open_blob(digest).await?.map(|blob| blob.len))
     }
 
+    /// An object was used from memory: it is the most recently used on disk as well.
+    pub fn note_use(&self, key: &Key) {
+        {
+            let mut index = self.index();
+            if index.pin(key).is_none() {
+                return;
+            }
+            index.unpin(key);
+        }
+        if self.0.touched.contains_key(key) {
+            return;
+        }
+        self.0.touched.insert(key.clone(), ());
+        let path = self.path(key);
+        // Nobody waits for it: that a use is not noted costs a little order after a restart.
+        tokio::task::spawn_blocking(move || {
+            if let Ok(file) = File::open(&path)
+                && let Ok(metadata) = file.metadata()
+            {
+                touch(&file, &metadata);
+            }
+        });
+    }
+
     /// Removes an object, for good reason: it proved to be wrong.
     pub async fn remove(&self, key: Key) {
         let store = self.clone();
@@ -216,7 +246,7 @@ impl DiskStore {
     fn make_parents(&self, path: &Path) -> io::Result<()> {
         for directory in self.missing_parents(path).into_iter().rev() {
             match std::fs::create_dir(directory) {
-                Ok(()) => self.index().add_directory(),
+                Ok(()) => self.index().add_directory(BLOCK),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }

@@ -94,6 +94,8 @@ struct State {
     ranges_ignored: bool,
     /// How many range transfers failed.
     range_failures: usize,
+    /// It was on disk when the fill began: nothing is transferred.
+    found: bool,
     /// The open transfer of a fill that found no room, for the first reader that goes through.
     handed_over: Option<Transfer>,
     /// Keeps the finished blob for those who still read it.
@@ -121,6 +123,7 @@ impl Fill {
             range_transfers: 0,
             ranges_ignored: false,
             range_failures: 0,
+            found: false,
             handed_over: None,
             _pin: None,
         };
@@ -161,6 +164,11 @@ impl Fill {
     /// What it was begun for.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// Whether the blob was on disk after all when the fill began.
+    pub fn was_found(&self) -> bool {
+        self.state().found
     }
 
     fn can_be_joined(&self) -> bool {
@@ -318,7 +326,7 @@ impl FillReader {
         match (transfer, file) {
             (Some(transfer), _) => Ok(ThroughReader::whole(source, transfer, metrics)),
             (_, Some(file)) => {
-                ThroughReader::rest(source, FileSlice { file, offset: 0, len: self.position }, metrics).await
+                ThroughReader::rest(source, FileSlice { file, offset: 0, len: self.position }, total, metrics).await
             }
             (_, None) => {
                 let transfer = Transfer::open(&source, 0, None).await.map_err(ReadError::Upstream)?;

@@ -9,11 +9,12 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Questions on their way, by what is asked.
 pub struct Flights<K, V> {
     tasks: TaskTracker,
+    shutdown: CancellationToken,
     under_way: Arc<Mutex<HashMap<K, Flight<V>>>>,
 }
 
@@ -38,8 +39,9 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    pub fn new(tasks: TaskTracker) -> Self {
-        Self { tasks, under_way: Arc::default() }
+    /// Questions run as tasks of `tasks` and end, unanswered, with `shutdown`.
+    pub fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        Self { tasks, shutdown, under_way: Arc::default() }
     }
 
     /// Joins the question `key`, or asks it; whether this one asked.
@@ -57,8 +59,12 @@ where
         drop(under_way);
         let landed = Landed { key, under_way: self.under_way.clone() };
         let asking = ask();
+        let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
-            let answer = asking.await;
+            let answer = tokio::select! {
+                () = shutdown.cancelled() => return,
+                answer = asking => answer,
+            };
             // Whoever comes now asks anew; whoever waits gets the answer.
             drop(landed);
             sender.send_replace(Some(answer));
@@ -93,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn fifty_askers_one_question() {
-        let flights = Flights::new(TaskTracker::new());
+        let flights = Flights::new(TaskTracker::new(), CancellationToken::new());
         let (asked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let ask = || {
             let (asked, gate) = (asked.clone(), gate.clone());
@@ -116,7 +122,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_no_answer_and_blocks_nobody() {
-        let flights = Flights::<_, u32>::new(TaskTracker::new());
+        let flights = Flights::<_, u32>::new(TaskTracker::new(), CancellationToken::new());
         let (flight, _) = flights.join(1, || async { panic!("on purpose") });
         assert_eq!(flight.answer().await, None);
         let (flight, asks) = flights.join(1, || async { 7 });

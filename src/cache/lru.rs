@@ -98,9 +98,9 @@ impl LruIndex {
         self.entries.contains(key)
     }
 
-    /// A directory was made.
-    pub fn add_directory(&mut self) {
-        self.overhead += BLOCK;
+    /// A directory of this many bytes was made, or found.
+    pub fn add_directory(&mut self, bytes: u64) {
+        self.overhead += bytes;
     }
 
     /// A directory is gone.

@@ -7,14 +7,15 @@
 
 mod content;
 mod tags;
+mod writer;
 
 use std::{sync::Arc, time::Duration};
 
 use moka::policy::EvictionPolicy;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::content::Content;
-use self::tags::TagRecords;
+use self::{tags::TagRecords, writer::Writer};
 use super::{
     Config, DiskStore,
     flights::Flights,
@@ -79,6 +80,7 @@ pub struct ManifestCache(Arc<Shared>);
 
 struct Shared {
     store: DiskStore,
+    writer: Writer,
     metrics: Metrics,
     contents: moka::sync::Cache<Digest, Arc<Content>>,
     tags: TagRecords,
@@ -117,7 +119,14 @@ enum Answer {
 }
 
 impl ManifestCache {
-    pub fn new(config: &Config, store: DiskStore, metrics: Metrics, tasks: TaskTracker) -> Self {
+    /// Questions and writes run as tasks of `tasks`; questions end with `shutdown`.
+    pub fn new(
+        config: &Config,
+        store: DiskStore,
+        metrics: Metrics,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
         let contents = moka::sync::Cache::builder()
             .max_capacity(config.manifest_memory / 1024)
             .weigher(|_, content: &Arc<Content>| content.weight())
@@ -125,8 +134,10 @@ impl ManifestCache {
             .eviction_policy(EvictionPolicy::lru())
             .build();
         let missing = moka::sync::Cache::builder().max_capacity(MOST_MISSING).time_to_live(config.negative_ttl).build();
-        let tags = TagRecords::new(config, store.clone());
-        Self(Arc::new(Shared { store, metrics, contents, tags, missing, questions: Flights::new(tasks) }))
+        let writer = Writer { store: store.clone(), tasks: tasks.clone() };
+        let tags = TagRecords::new(config, writer.clone());
+        let questions = Flights::new(tasks, shutdown);
+        Self(Arc::new(Shared { store, writer, metrics, contents, tags, missing, questions }))
     }
 
     /// The manifest a reference means.
@@ -185,7 +196,7 @@ impl ManifestCache {
         }
         let reference = Reference::Tag(tag.clone());
         // A HEAD pays only when the manifest it may confirm is here.
-        let known = record.filter(|_| content.is_some());
+        let known = record.clone().filter(|_| content.is_some());
         let asking = self.ask(wanted, &reference, false, known);
         let asked = match &content {
             Some(_) => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
@@ -196,6 +207,12 @@ impl ManifestCache {
             (Some(Ok(_)), Some(content)) => Ok(ServedManifest { content, outcome: Outcome::Revalidated }),
             (Some(Err(error)), content) if error.is_outage() => {
                 self.0.tags.note_trouble(&key);
+                let previous = record.and_then(|record| record.previous.clone());
+                let content = match (content, previous) {
+                    (Some(content), _) => Some(content),
+                    (None, Some(previous)) => self.cached(&previous).await,
+                    (None, None) => None,
+                };
                 let content = match content {
                     Some(content) => Some(content),
                     None => self.other_class(wanted, &key).await,
@@ -207,7 +224,11 @@ impl ManifestCache {
                 self.0.tags.note_trouble(&key);
                 Ok(ServedManifest { content, outcome: Outcome::Stale })
             }
-            (Some(Ok(_)) | None, None) => Err(ManifestError::Abandoned),
+            // Confirmed for somebody who has the manifest, which this one found evicted: now it is fetched.
+            (Some(Ok(_)) | None, None) => match self.ask(wanted, &reference, false, None).await? {
+                (Answer::Content(content), outcome) => Ok(ServedManifest { content, outcome }),
+                (Answer::Unchanged(_) | Answer::Head(_), _) => Err(ManifestError::Abandoned),
+            },
         }
     }
 
@@ -269,6 +290,8 @@ impl ManifestCache {
     /// A manifest in memory or on disk.
     async fn cached(&self, digest: &Digest) -> Option<Arc<Content>> {
         if let Some(content) = self.0.contents.get(digest) {
+            // What is in use in memory is in use: it must not be the first to go from the disk.
+            self.0.store.note_use(&Key::Manifest(digest.clone()));
             return Some(content);
         }
         let key = Key::Manifest(digest.clone());
@@ -308,11 +331,8 @@ impl ManifestCache {
             class: wanted.accept.class(),
             head,
         };
-        // A GET's 404 is a HEAD's as well, but not the other way round: some registries have for a GET what they
-        // do not know for a HEAD.
-        let known_missing = self.0.missing.contains_key(&question)
-            || (head && self.0.missing.contains_key(&Question { head: false, ..question.clone() }));
-        if known_missing {
+        // Every 404 is a GET's in the end: a HEAD's is not believed.
+        if self.0.missing.contains_key(&Question { head: false, ..question.clone() }) {
             return Err(ManifestError::KnownMissing);
         }
         let (cache, wanted) = (self.clone(), wanted.clone());
@@ -354,12 +374,10 @@ impl ManifestCache {
     }
 
     async fn note_missing(&self, wanted: &Wanted, question: Question) {
-        if let Reference::Tag(tag) = &question.reference
-            && !question.head
-        {
+        if let Reference::Tag(tag) = &question.reference {
             self.0.tags.remove(&wanted.key(tag)).await;
         }
-        self.0.missing.insert(question, ());
+        self.0.missing.insert(Question { head: false, ..question }, ());
     }
 
     async fn fetch(
@@ -373,13 +391,14 @@ impl ManifestCache {
             match upstream.head_manifest(repository, &question.reference, accept).await {
                 Ok(head) => {
                     // The digest alone says that nothing changed, whatever else the head leaves out.
-                    if let Some(record) = known.filter(|known| head.digest.as_ref() == Some(&known.digest)) {
-                        return Ok(Answer::Unchanged(self.0.tags.confirm(wanted, question, &record).await));
+                    if let Some(record) = known.as_ref().filter(|known| head.digest.as_ref() == Some(&known.digest)) {
+                        return Ok(Answer::Unchanged(self.0.tags.confirm(wanted, question, record).await));
                     }
                     if question.head
-                        && let Some(record) = TagRecord::told_by(head)
+                        && let Some(mut record) = TagRecord::told_by(head)
                         && question.is_met_by(&record.digest)
                     {
+                        record.previous = self.still_at_hand(known.as_deref()).await;
                         return Ok(Answer::Head(self.0.tags.put(wanted, question, record).await));
                     }
                     // A head that leaves out what clients need, or is of something else.
@@ -404,13 +423,20 @@ impl ManifestCache {
         Ok(Answer::Content(content))
     }
 
+    /// What can be served for a tag that moved, should the upstream fail before its new manifest is fetched.
+    async fn still_at_hand(&self, known: Option<&TagRecord>) -> Option<Digest> {
+        let known = known?;
+        match self.cached(&known.digest).await {
+            Some(content) => Some(content.digest.clone()),
+            None => known.previous.clone(),
+        }
+    }
+
     async fn keep(&self, content: Content) -> Arc<Content> {
         let content = Arc::new(content);
         let key = Key::Manifest(content.digest.clone());
-        if let Err(error) = self.0.store.write(key, content.encode()).await {
-            tracing::error!(%error, digest = %content.digest, "cannot write a manifest into the cache");
-        }
         self.0.contents.insert(content.digest.clone(), content.clone());
+        self.0.writer.write(key, content.encode()).await;
         content
     }
 }
@@ -462,7 +488,13 @@ impl TagRecord {
     /// `None` when the upstream left out what a client needs to know.
     fn told_by(head: upstream::ManifestHead) -> Option<Self> {
         let upstream::ManifestHead { media_type, digest, len } = head;
-        Some(Self { digest: digest?, media_type: media_type?, size: len?, confirmed: std::time::SystemTime::now() })
+        Some(Self {
+            digest: digest?,
+            media_type: media_type?,
+            size: len?,
+            previous: None,
+            confirmed: std::time::SystemTime::now(),
+        })
     }
 
     fn of(content: &Content) -> Self {
@@ -470,6 +502,7 @@ impl TagRecord {
             digest: content.digest.clone(),
             media_type: content.media_type.clone(),
             size: content.bytes.len() as u64,
+            previous: None,
             confirmed: std::time::SystemTime::now(),
         }
     }

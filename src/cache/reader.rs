@@ -52,6 +52,8 @@ pub enum BlobReader {
     File { slice: Option<FileSlice>, pin: Arc<Pin> },
     /// A fill is writing it.
     Growing(FillReader),
+    /// A small one that is not cached, read and verified.
+    Memory(Option<Bytes>),
     /// It is not cached and passes straight through.
     Through(Box<ThroughReader>),
 }
@@ -62,6 +64,7 @@ impl BlobReader {
         loop {
             match self {
                 Self::File { slice, .. } => return Ok(slice.take().map(Piece::File)),
+                Self::Memory(bytes) => return Ok(bytes.take().map(Piece::Memory)),
                 Self::Through(reader) => return Ok(reader.next().await?.map(Piece::Memory)),
                 Self::Growing(reader) => match reader.next().await {
                     Ok(slice) => return Ok(slice.map(Piece::File)),

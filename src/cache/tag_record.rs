@@ -50,6 +50,9 @@ pub struct TagRecord {
     pub media_type: MediaType,
     /// The manifest's size in bytes.
     pub size: u64,
+    /// What it pointed at before, of which the manifest is cached, while that of `digest` may not be: a HEAD told
+    /// that the tag moved, and nobody asked for the manifest since.
+    pub previous: Option<Digest>,
     pub confirmed: SystemTime,
 }
 
@@ -59,6 +62,8 @@ struct Text {
     digest: String,
     media_type: String,
     size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<String>,
     /// Seconds since 1970.
     confirmed: u64,
 }
@@ -73,6 +78,7 @@ impl TagRecord {
             digest: self.digest.to_string(),
             media_type: self.media_type.to_string(),
             size: self.size,
+            previous: self.previous.as_ref().map(Digest::to_string),
             confirmed,
         };
         // Strings and numbers always have a TOML form; an empty file would be read as no record.
@@ -86,6 +92,7 @@ impl TagRecord {
             digest: text.digest.parse().ok()?,
             media_type: text.media_type.parse().ok()?,
             size: text.size,
+            previous: text.previous.and_then(|previous| previous.parse().ok()),
             confirmed: UNIX_EPOCH.checked_add(Duration::from_secs(text.confirmed))?,
         })
     }
@@ -152,6 +159,7 @@ mod tests {
             digest: Digest::of(Algorithm::Sha512, b"content"),
             media_type: "application/x; y=\"a\\\"b\"".parse().unwrap(),
             size,
+            previous: None,
             confirmed: UNIX_EPOCH + Duration::from_secs(seconds),
         }
     }

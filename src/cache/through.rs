@@ -31,8 +31,13 @@ impl ThroughReader {
     }
 
     /// The rest of a whole blob of which the client has `sent` already.
-    pub async fn rest(source: Source, sent: FileSlice, metrics: Metrics) -> Result<Self, ReadError> {
-        let transfer = Transfer::open(&source, sent.len, None).await.map_err(ReadError::Upstream)?;
+    pub async fn rest(
+        source: Source,
+        sent: FileSlice,
+        total: Option<u64>,
+        metrics: Metrics,
+    ) -> Result<Self, ReadError> {
+        let transfer = Transfer::going_on(&source, sent.len, None, total);
         let mut reader = Self::whole(source, transfer, metrics);
         if let Some(check) = &mut reader.check {
             let mut verifier = check.verifier.clone();

@@ -51,6 +51,12 @@ impl Transfer {
         Ok(transfer)
     }
 
+    /// Goes on with a transfer whose readers have begun: an upstream that cannot answer now is waited for as if the
+    /// transfer had broken here.
+    pub fn going_on(source: &Source, first: u64, last: Option<u64>, total: Option<u64>) -> Self {
+        Self { position: first, last, total, pause: Duration::ZERO, ..Self::finished(source, first) }
+    }
+
     /// Nothing is left to transfer: all `total` bytes are here from an earlier one.
     pub fn finished(source: &Source, total: u64) -> Self {
         Self {
@@ -191,7 +197,7 @@ impl Transfer {
 
     async fn reopen(&mut self) -> Result<(), Error> {
         tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         let range = BlobRange { first: self.position, last: self.last };
         let Source { upstream, repository, digest } = &self.source;
         match upstream.open_blob(repository, digest, range).await {

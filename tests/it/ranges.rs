@@ -8,7 +8,7 @@ use crate::support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,
     raw::Raw,
-    until::bounded,
+    until::{bounded, until},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -192,6 +192,30 @@ async fn a_part_that_breaks_on_its_way_is_resumed() {
     let part = bounded(mirror.get_with(&path(&digest), &[("range", "bytes=4000000-7999999")])).await;
     assert_eq!((part.status, part.body), (206, content.slice(4_000_000..8_000_000)));
     gate.open();
+    until_stored(&mirror).await;
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_part_leaves_undone_is_asked_for_with_patience() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 4 * MIB, 64 * 1024);
+    let ahead = Gate::new();
+    registry.fault_times(1, When::blobs().ranged(), Fault::HoldBody { at: 100_000, gate: ahead.clone() });
+    registry.fault_times(1, When::blobs().ranged(), Fault::Truncate { at: 100_000 });
+    let mut part = Raw::get(mirror.address(), &path(&digest), &[("range", "bytes=-1000000")]).await;
+    let first = 4 * MIB - 1_000_000;
+    part.read(100_000).await;
+    gate.open();
+    // All the rest is here; the part is what is waited for, breaks, is refused, and then the upstream is away.
+    let front = (first - MIB) as f64;
+    until("the main transfer is through", async || received(&mirror).await > front).await;
+    registry.fault_times(1, When::blobs().ranged(), Fault::status(404));
+    registry.fault_times(3, When::blobs().ranged(), Fault::status(503));
+    ahead.open();
+    let end = part.rest().await;
+    assert!(end.is_whole() && end.bytes() == &content[first..]);
     until_stored(&mirror).await;
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
 }

@@ -219,6 +219,23 @@ async fn a_length_that_is_too_long_breaks_one_response_and_the_blob_is_right() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_blob_is_verified_first_and_has_its_true_length() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 5000, 1);
+    let gate = Gate::new();
+    registry.fault_times(1, When::blobs(), Fault::ContentLength(5010));
+    registry.fault_times(1, When::blobs(), Fault::HoldBody { at: 1000, gate: gate.clone() });
+    let opener = async {
+        mirror.until_metric("forebay_upstream_received_bytes_total", &[], 1000.0).await;
+        gate.open();
+    };
+    let target = path(&digest);
+    let (answer, ()) = tokio::join!(bounded(mirror.get(&target)), opener);
+    assert_eq!((answer.header("content-length"), &answer.body), (Some("5000"), &content));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_length_that_is_too_short_breaks_the_response() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;

@@ -47,10 +47,7 @@ impl DiskStore {
                 index.insert(key.clone(), metadata.len());
             }
         }
-        // A tag's mtime is its last confirmation; others note their use.
-        if !matches!(key, Key::Tag(_)) {
-            touch(&file, &metadata);
-        }
+        touch(&file, &metadata);
         Ok(Some(bytes))
     }
 

@@ -3,12 +3,16 @@
 use std::{
     fs::{DirEntry, ReadDir},
     io,
+    os::unix::fs::MetadataExt,
     path::Path,
     time::{Duration, SystemTime},
 };
 
 use super::{DiskStore, Key, blocking, digest_of, temp};
-use crate::{cache::tag_record::TagKey, oci::Algorithm};
+use crate::{
+    cache::{lru::BLOCK, tag_record::TagKey},
+    oci::Algorithm,
+};
 
 /// What broken fills left is not kept for longer than this.
 const PARTIAL_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -27,7 +31,7 @@ impl DiskStore {
         let started = std::time::Instant::now();
         let mut found = Found::new();
         let root = &self.0.root;
-        self.count_directory();
+        self.count_directory(root);
         self.scan_temporary(&root.join("tmp"), &mut found);
         self.scan_sharded(&root.join("blobs"), Key::Blob, &mut found);
         self.scan_sharded(&root.join("manifests"), Key::Manifest, &mut found);
@@ -49,13 +53,14 @@ impl DiskStore {
     }
 
     fn scan_sharded(&self, top: &Path, key: impl Fn(crate::oci::Digest) -> Key + Copy, found: &mut Found) {
-        self.count_directory();
+        self.count_directory(top);
         for algorithm in Algorithm::ALL {
-            let Some(shards) = list(&top.join(algorithm.as_str())) else { continue };
-            self.count_directory();
+            let directory = top.join(algorithm.as_str());
+            let Some(shards) = list(&directory) else { continue };
+            self.count_directory(&directory);
             for shard in entries(shards) {
                 let Some(files) = list(&shard.path()) else { continue };
-                self.count_directory();
+                self.count_directory(&shard.path());
                 for file in entries(files) {
                     let name = file.file_name();
                     match name.to_str().and_then(|name| digest_of(algorithm, name)) {
@@ -69,7 +74,7 @@ impl DiskStore {
 
     fn scan_tags(&self, top: &Path, directory: &Path, found: &mut Found) {
         let Some(files) = list(directory) else { return };
-        self.count_directory();
+        self.count_directory(directory);
         for file in entries(files) {
             if file.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.scan_tags(top, &file.path(), found);
@@ -85,7 +90,7 @@ impl DiskStore {
 
     /// A fill that runs already has its file here too; it is younger than this process.
     fn scan_temporary(&self, directory: &Path, found: &mut Found) {
-        self.count_directory();
+        self.count_directory(directory);
         let Some(files) = list(directory) else { return };
         for file in entries(files) {
             let age = file.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
@@ -99,8 +104,10 @@ impl DiskStore {
         }
     }
 
-    fn count_directory(&self) {
-        self.index().add_directory();
+    /// A directory of many names takes more than one block.
+    fn count_directory(&self, directory: &Path) {
+        let bytes = directory.metadata().map_or(BLOCK, |metadata| metadata.blocks() * 512);
+        self.index().add_directory(bytes);
     }
 }
 

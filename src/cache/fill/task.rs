@@ -13,7 +13,7 @@ use crate::{
     },
     chain::Chain,
     metrics::FillResult,
-    upstream::{self, ErrorKind},
+    upstream::ErrorKind,
 };
 
 /// What is gathered for one write, in bytes.
@@ -74,6 +74,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
             state.total = Some(blob.len);
             state.written.insert(0..blob.len);
             state.file = Some(blob.file);
+            state.found = true;
             state._pin = Some(blob.pin);
             state.progress = Progress::Complete;
         });
@@ -114,15 +115,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
                 fill.when(|state| (state.range_transfers == 0).then_some(())).await;
                 return verify(fill, temp, running, total, front).await;
             }
-            Some(gap) => {
-                let opening =
-                    async { Transfer::open(source, gap.start, Some(gap.end - 1)).await.map_err(FillError::Upstream) };
-                transfer = unless_cancelled(fill, opening).await?;
-                if !fill.agrees(&transfer) {
-                    let error = upstream::Error::new(ErrorKind::Protocol, "the size of the blob changed");
-                    return Err(FillError::Upstream(error));
-                }
-            }
+            Some(gap) => transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total)),
         }
     }
 }

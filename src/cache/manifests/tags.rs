@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Question, Wanted};
+use super::{Question, Wanted, writer::Writer};
 use crate::{
     cache::{
         Config, DiskStore,
@@ -23,6 +23,7 @@ const TROUBLE_TTL: Duration = Duration::from_secs(5);
 
 pub(super) struct TagRecords {
     store: DiskStore,
+    writer: Writer,
     memory: moka::sync::Cache<TagKey, Arc<TagRecord>>,
     /// Tags whose upstream could not answer a moment ago: what is stale is served without asking again.
     troubled: moka::sync::Cache<TagKey, ()>,
@@ -31,14 +32,15 @@ pub(super) struct TagRecords {
 }
 
 impl TagRecords {
-    pub fn new(config: &Config, store: DiskStore) -> Self {
+    pub fn new(config: &Config, writer: Writer) -> Self {
         let troubled = moka::sync::Cache::builder()
             .max_capacity(MOST_RECORDS)
             .time_to_live(TROUBLE_TTL.min(config.tag_ttl))
             .build();
         Self {
-            store,
-            memory: moka::sync::Cache::new(MOST_RECORDS),
+            store: writer.store.clone(),
+            writer,
+            memory: moka::sync::Cache::builder().max_capacity(MOST_RECORDS).support_invalidation_closures().build(),
             troubled,
             tag_ttl: config.tag_ttl,
             stale_if_error: config.stale_if_error,
@@ -56,6 +58,7 @@ impl TagRecords {
 
     async fn find(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
         if let Some(record) = self.memory.get(key) {
+            self.store.note_use(&Key::Tag(key.clone()));
             return Some(record);
         }
         let bytes = match self.store.read(Key::Tag(key.clone()), TagRecord::MAX_LEN).await {
@@ -89,9 +92,7 @@ impl TagRecords {
             let key = wanted.key(tag);
             self.memory.insert(key.clone(), record.clone());
             self.troubled.invalidate(&key);
-            if let Err(error) = self.store.write(Key::Tag(key), record.encode()).await {
-                tracing::error!(%error, repository = %wanted.repository, %tag, "cannot write a tag's record");
-            }
+            self.writer.write(Key::Tag(key), record.encode()).await;
         }
         record
     }
@@ -108,6 +109,14 @@ impl TagRecords {
         for key in keys {
             self.memory.invalidate(&key);
             self.store.remove(Key::Tag(key)).await;
+        }
+        // Records that found no room on disk are in memory alone.
+        let TagKey { upstream, repository, tag, .. } = key.clone();
+        let same = move |other: &TagKey, _: &Arc<TagRecord>| {
+            other.upstream == upstream && other.repository == repository && other.tag == tag
+        };
+        if let Err(error) = self.memory.invalidate_entries_if(same) {
+            tracing::error!(%error, "cannot forget a tag's records");
         }
     }
 
