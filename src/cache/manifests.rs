@@ -337,6 +337,9 @@ impl ManifestCache {
         }
         let (cache, wanted) = (self.clone(), wanted.clone());
         let (flight, leads) = self.0.questions.join(question.clone(), || async move {
+            if let Some(answer) = cache.answered_meanwhile(&wanted, &question).await {
+                return Ok(answer);
+            }
             let answer = cache.fetch(&wanted, &question, known).await;
             if let Err(ManifestError::Upstream(error)) = &answer
                 && matches!(error.kind, ErrorKind::NotFound)
@@ -352,6 +355,22 @@ impl ManifestCache {
             (_, false) => Outcome::Joined,
         };
         Ok((answer, outcome))
+    }
+
+    /// What the question before this one was answered: whoever looked into the cache before that answer was there,
+    /// and came to ask after it had been given, need not ask again.
+    async fn answered_meanwhile(&self, wanted: &Wanted, question: &Question) -> Option<Answer> {
+        match &question.reference {
+            Reference::Digest(digest) => {
+                let content = self.cached(digest).await?;
+                wanted.accept.allows(&content.media_type).then_some(Answer::Content(content))
+            }
+            Reference::Tag(tag) => match self.0.tags.get(&wanted.key(tag)).await {
+                (Some(record), Freshness::Fresh) if question.head => Some(Answer::Head(record)),
+                (Some(record), Freshness::Fresh) => self.cached(&record.digest).await.map(Answer::Content),
+                _ => None,
+            },
+        }
     }
 
     async fn note_missing(&self, wanted: &Wanted, question: Question) {
