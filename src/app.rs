@@ -25,7 +25,7 @@ use crate::{
     metrics::{self, Metrics},
     route::Routes,
     server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
-    upstream::{Context, SetupError, Upstream},
+    upstream::{self, Context, SetupError, Upstream},
 };
 
 /// How long fills and other tasks may take to end once they are told to.
@@ -38,16 +38,27 @@ pub enum Error {
     Metrics(#[from] metrics::Error),
     #[error("the cache cannot be used")]
     Cache(#[from] disk::OpenError),
-    #[error("an upstream cannot be set up")]
-    Upstream(#[from] SetupError),
-    #[error("the users cannot be loaded")]
+    #[error("upstream[{index}] ({name})")]
+    Upstream { index: usize, name: Arc<str>, source: SetupError },
+    #[error("access")]
     Access(#[from] access::Error),
-    #[error("the TLS files cannot be loaded")]
+    #[error("server.tls")]
     Tls(#[from] TlsError),
     #[error("cannot listen")]
     Listen(#[from] ListenError),
     #[error("cannot listen on the admin address {address}")]
     Admin { address: SocketAddr, source: io::Error },
+}
+
+impl Error {
+    /// Whether the configuration, or a file that it names, is wrong: trying again cannot help. The message begins
+    /// with the key then.
+    pub const fn is_configuration(&self) -> bool {
+        match self {
+            Self::Upstream { .. } | Self::Access(_) | Self::Tls(_) => true,
+            Self::Metrics(_) | Self::Cache(_) | Self::Listen(_) | Self::Admin { .. } => false,
+        }
+    }
 }
 
 /// Sockets of a service manager: used instead of the configured addresses.
@@ -163,14 +174,32 @@ impl App {
     }
 }
 
-fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, SetupError> {
-    let mut upstreams = HashMap::new();
-    for upstream in &config.upstreams {
-        metrics.upstream_configured(&upstream.name);
-        let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
-        upstreams.insert(upstream.name.clone(), Upstream::new(upstream, context)?);
+/// Builds what is built of files, and gives the upstreams in the file's order: what is found wrong here keeps
+/// [`App::start`] from starting.
+///
+/// # Errors
+/// The first that is wrong, by its key.
+pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
+    config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
+    AccessControl::load(&config.access)?;
+    upstreams(config, &Metrics::new()?, "forebay-check")
+}
+
+fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, Error> {
+    let mut table = HashMap::new();
+    for upstream in upstreams(config, metrics, pseudonym)? {
+        metrics.upstream_configured(upstream.name());
+        table.insert(upstream.name().clone(), upstream);
     }
-    Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams })
+    Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams: table })
+}
+
+fn upstreams(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Vec<Upstream>, Error> {
+    let build = |(index, config): (usize, &upstream::Config)| {
+        let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
+        Upstream::new(config, context).map_err(|source| Error::Upstream { index, name: config.name.clone(), source })
+    };
+    config.upstreams.iter().enumerate().map(build).collect()
 }
 
 /// Source: RFC 9110 section 7.6.3.

@@ -17,7 +17,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use forebay::config::{self, Config, Overrides};
+use forebay::{
+    app,
+    config::{self, Config, Overrides},
+};
 use tracing_subscriber::EnvFilter;
 
 /// What the logs are filtered by, such as `info` or `forebay=debug`.
@@ -96,6 +99,12 @@ enum Failure {
 impl From<config::Error> for Failure {
     fn from(error: config::Error) -> Self {
         Self::Configuration(error.into())
+    }
+}
+
+impl From<app::Error> for Failure {
+    fn from(error: app::Error) -> Self {
+        if error.is_configuration() { Self::Configuration(error.into()) } else { Self::Failed(error.into()) }
     }
 }
 

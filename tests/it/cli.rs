@@ -153,13 +153,26 @@ fn a_good_configuration_is_exit_code_0() {
     assert_eq!((code, &*stdout), (Some(0), "the built-in configuration: ok, 10 upstreams\n"), "{stderr}");
 }
 
+/// A restart cannot mend a file: the unit does not try again after exit code 2.
 #[test]
-fn a_certificate_that_is_none_is_found_by_check() {
-    let directory = directory("[server.tls]\ncertificate = \"tls.pem\"\nkey = \"tls.pem\"\n");
-    fs::write(directory.path().join("tls.pem"), "nothing\n").unwrap();
-    let (code, _, stderr) = run(&directory, &["check", "--config", "forebay.toml"]);
-    assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("server.tls") && stderr.contains("tls.pem"), "{stderr}");
+fn a_named_file_with_bad_contents_is_exit_code_2_with_its_key() {
+    for (key, configuration) in [
+        ("server.tls", "[server.tls]\ncertificate = \"bad\"\nkey = \"bad\"\n"),
+        ("access", "[access]\nhtpasswd = \"bad\"\n"),
+        (
+            "upstream[1] (b.example)",
+            "[[upstream]]\nname = \"a.example\"\n[[upstream]]\nname = \"b.example\"\nca = \"bad\"\n",
+        ),
+    ] {
+        let directory = directory(configuration);
+        fs::write(directory.path().join("bad"), "nothing\n").unwrap();
+        for command in [&["check"][..], &ON_ANY_PORT] {
+            let (code, stdout, stderr) = run(&directory, &[command, &["--config", "forebay.toml"]].concat());
+            assert_eq!((code, &*stdout), (Some(2), ""), "{command:?}: {stderr}");
+            let said = stderr.lines().last().unwrap();
+            assert!(said.starts_with(&format!("forebay: {key}: ")) && said.contains("/bad"), "{command:?}: {stderr}");
+        }
+    }
 }
 
 /// A port that nobody listens on answers at once, so no network is needed.
