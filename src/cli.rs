@@ -2,10 +2,12 @@
 //!
 //! Exit codes: 0 ok, 1 failed, 2 the command line or the configuration is wrong. What the operator
 //! asked to see goes to standard output; logs and errors go to standard error. Each command is a
-//! file beneath this one; `systemd` is what the service manager is told and gives.
+//! file beneath this one; `systemd` is what the service manager is told and gives, `descriptors` how
+//! many files the process may open.
 
 mod banner;
 mod check;
+mod descriptors;
 mod serve;
 mod systemd;
 

@@ -16,12 +16,13 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{ConfigArguments, Failure, banner, systemd};
+use super::{ConfigArguments, Failure, banner, descriptors, systemd};
 
 /// Runs the mirror until a signal ends it.
 pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
     let inherited = inherited.map_err(Failure::Failed)?;
     let config = arguments.load()?;
+    descriptors::raise(config.server.max_connections);
     let runtime = Runtime::new().context("cannot start the runtime").map_err(Failure::Failed)?;
     let outcome = runtime.block_on(serve(arguments, config, inherited));
     // What was to be waited for has been drained; a blocked disk must not hold up the end.

@@ -225,6 +225,38 @@ fn an_address_that_is_taken_is_exit_code_1() {
     assert!(stderr.contains(&address), "{stderr}");
 }
 
+/// Starts it under limits of open files, as a shell sets them.
+fn serving_with(limits: &str, directory: &TempDir) -> Serving {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]).arg(env!("CARGO_BIN_EXE_forebay"));
+    command.args(ON_ANY_PORT).args(["--config", "forebay.toml"]).current_dir(directory);
+    command.env("CACHE_DIRECTORY", directory.path());
+    Serving::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+}
+
+fn open_files(serving: &Serving) -> (String, String) {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", serving.process.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut words = line.split_ascii_whitespace().skip(3).map(str::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
+    // 80 connections need 496.
+    let directory = directory("[server]\nmax_connections = 80\n");
+    for (limits, warned) in [("ulimit -Hn 500 && ulimit -Sn 100", false), ("ulimit -n 495", true)] {
+        let serving = serving_with(limits, &directory);
+        let (soft, hard) = open_files(&serving);
+        assert_eq!(soft, hard, "{limits}");
+        serving.signal(Signal::TERM);
+        let (code, log) = serving.end();
+        assert_eq!(code, Some(0), "{log}");
+        let warning = log.contains("LimitNOFILE=") && log.contains("\"limit\":495") && log.contains("\"needed\":496");
+        assert_eq!(warning, warned, "{limits}: {log}");
+    }
+}
+
 /// A service manager that only listens.
 struct Manager {
     socket: UnixDatagram,
