@@ -34,8 +34,9 @@ use super::{
 const HEAD_BYTES: u32 = 16 * 1024;
 /// HTTP/1: bytes of responses that hyper may hold for one connection.
 const HTTP1_BUFFER: usize = 256 * 1024;
-/// HTTP/2: requests one client may have running.
-const MAX_STREAMS: u32 = 256;
+/// HTTP/2: requests one client may have running. RFC 9113 section 6.5.2 recommends no fewer; each stream may hold
+/// [`SEND_BUFFER`] bytes of memory.
+const MAX_STREAMS: u32 = 100;
 /// HTTP/2: bytes of request bodies that a client may send before we read them, per stream and per connection. Nobody
 /// sends bodies to a mirror that only pulls.
 const STREAM_WINDOW: u32 = 64 * 1024;

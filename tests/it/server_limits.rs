@@ -2,6 +2,8 @@
 
 use std::{process::Command, time::Duration};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::server_support::{Certificates, PATIENCE, Setup, client, h2_client, rest, send, soon, until};
 
 #[tokio::test]
@@ -77,6 +79,21 @@ async fn refused_clients_that_say_nothing_do_not_stay() {
     setup.config.max_connections = 0;
     let server = setup.start();
     assert_eq!(rest(&mut server.connect().await).await.unwrap_or_default(), "");
+}
+
+#[tokio::test]
+async fn a_client_is_told_how_many_streams_it_may_have() {
+    let server = Setup::clear().start();
+    let mut client = server.connect().await;
+    // The preface and empty SETTINGS, RFC 9113 section 3.4; the server's SETTINGS are its first frame.
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut head = [0; 9];
+    soon("a frame", client.read_exact(&mut head)).await.unwrap();
+    assert_eq!(head[3], 4, "{head:?}");
+    let mut settings = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    soon("the settings", client.read_exact(&mut settings)).await.unwrap();
+    let max_concurrent_streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).unwrap();
+    assert_eq!(max_concurrent_streams[2..], 100_u32.to_be_bytes());
 }
 
 /// Descriptors are the process's: this test runs itself again, in a process that has few.
