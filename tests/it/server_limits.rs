@@ -1,6 +1,10 @@
 //! The connection limit, and what happens when even the process has no place left.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -79,6 +83,66 @@ async fn refused_clients_that_say_nothing_do_not_stay() {
     setup.config.max_connections = 0;
     let server = setup.start();
     assert_eq!(rest(&mut server.connect().await).await.unwrap_or_default(), "");
+}
+
+/// What is logged on this thread while it lives. A test's server runs on the test's own thread.
+struct Log {
+    written: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn begin() -> Log {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let to = written.clone();
+        let subscriber =
+            tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || To(to.clone())).finish();
+        Log { written, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// Peer and status of those who were sent away.
+    fn sent_away(&self) -> Vec<(String, u64)> {
+        let written = self.written.lock().unwrap();
+        let lines = std::str::from_utf8(&written).unwrap().lines();
+        let lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let sent_away = lines.filter(|line| line["message"] == "a client was sent away" && line["level"] == "INFO");
+        sent_away.map(|line| (line["peer"].as_str().unwrap().to_owned(), line["status"].as_u64().unwrap())).collect()
+    }
+}
+
+struct To(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for To {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn who_is_sent_away_is_in_the_log() {
+    const HELLO: &[u8] = &[0x16, 3, 1, 0, 0];
+    const GET: &[u8] = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n";
+    let certificates = Certificates::new();
+    let mut full = Setup::clear();
+    full.config.max_connections = 0;
+    let mut tls_only = Setup::tls(&certificates);
+    tls_only.config.clear_http = false;
+    let log = Log::begin();
+    for (setup, says, status) in [(full, GET, 503), (Setup::clear(), HELLO, 400), (tls_only, GET, 400)] {
+        let server = setup.start();
+        let mut client = server.connect().await;
+        client.write_all(says).await.unwrap();
+        assert!(rest(&mut client).await.unwrap().contains(&status.to_string()));
+        let peer = client.local_addr().unwrap().to_string();
+        drop(client);
+        server.end().await;
+        assert_eq!(log.sent_away().last(), Some(&(peer, status)));
+    }
+    assert_eq!(log.sent_away().len(), 3);
 }
 
 #[tokio::test]
