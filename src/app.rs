@@ -70,6 +70,7 @@ pub struct Inherited {
 
 /// The running mirror.
 pub struct App {
+    /// As it was at the start.
     config: Config,
     handler: Arc<Handler>,
     tls: Option<ReloadableTls>,
@@ -141,19 +142,15 @@ impl App {
     fn try_reload(&self, config: &Config) -> Result<(), Error> {
         let table = table(config, &self.metrics, &self.handler.pseudonym)?;
         let access = AccessControl::load(&config.access)?;
-        if let Some(tls) = &self.tls {
-            tls.reload()?;
+        let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
+        // From here on nothing fails.
+        if let (Some(running), Some(tls)) = (&self.tls, tls) {
+            running.replace(tls);
         }
         self.handler.table.store(Arc::new(table));
         self.handler.access.store(Arc::new(access));
-        for (section, changed) in [
-            ("server", config.server != self.config.server),
-            ("admin", config.admin != self.config.admin),
-            ("cache", config.cache != self.config.cache),
-        ] {
-            if changed {
-                tracing::warn!(section, "this section changed; that takes effect at the next start");
-            }
+        for section in fixed_at_start(&self.config, config) {
+            tracing::warn!(section, "this section is not what runs; it takes effect at the next start");
         }
         Ok(())
     }
@@ -172,6 +169,22 @@ impl App {
             tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time");
         }
     }
+}
+
+/// The sections of `new` that a reload cannot give to an app that was started with `running`. That configuration is
+/// what still runs of them, however many reloads there were since.
+fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str> {
+    let mut server = new.server.clone();
+    if let (Some(_), Some(_)) = (&running.server.tls, &server.tls) {
+        // Other files are taken over; only whether there is TLS at all is not.
+        server.tls.clone_from(&running.server.tls);
+    }
+    let sections = [
+        ("server", server != running.server),
+        ("admin", new.admin != running.admin),
+        ("cache", new.cache != running.cache),
+    ];
+    sections.into_iter().filter_map(|(section, changed)| changed.then_some(section)).collect()
 }
 
 /// Builds what is built of files, and gives the upstreams in the file's order: what is found wrong here keeps
@@ -224,4 +237,32 @@ fn admin_listener(
 
 fn address_of(listener: &tokio::net::TcpListener) -> io::Result<SocketAddr> {
     listener.local_addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    #[test]
+    fn what_a_reload_cannot_change_is_told_and_nothing_else() {
+        let parse = |text: &str| {
+            let overrides = Overrides { cache_dir: Some("/cache".into()), ..Overrides::default() };
+            Config::parse(text, "/forebay.toml".as_ref(), overrides).unwrap()
+        };
+        let tls = |name: &str| format!("[server.tls]\ncertificate = \"{name}.crt\"\nkey = \"{name}.key\"\n");
+        let (a, b) = (tls("a"), tls("b"));
+        for (running, new, expected) in [
+            ("", "", &[][..]),
+            ("", "[access]\nanonymous = \"none\"\n", &[]),
+            ("", "[server]\nmax_connections = 7\n", &["server"]),
+            ("", "[admin]\nlisten = \"127.0.0.1:7\"\n[cache]\ntag_ttl = \"7s\"\n", &["admin", "cache"]),
+            (&a, &b, &[]),
+            (&a, &format!("[server]\nclear_http = false\n{b}"), &["server"]),
+            (&a, "", &["server"]),
+            ("", &a, &["server"]),
+        ] {
+            assert_eq!(fixed_at_start(&parse(running), &parse(new)), expected, "{running:?} {new:?}");
+        }
+    }
 }

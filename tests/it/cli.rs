@@ -9,8 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use forebay::{
+    app::{App, Inherited},
+    config::{Config, Overrides},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::server_support::Certificates;
 
 /// Longer than anything here takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -314,6 +320,31 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("configuration reloaded"), "{log}");
     assert!(log.contains("reload failed") && log.contains("server.nonsense"), "{log}");
+}
+
+#[tokio::test]
+async fn a_reload_takes_moved_tls_files_over_or_nothing() {
+    let configuration = |certificate: &str, htpasswd: &str| {
+        format!(
+            "[server]\nlisten = [\"127.0.0.1:0\"]\n[server.tls]\ncertificate = \"{certificate}.crt\"\nkey = \"tls.key\"\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n{htpasswd}"
+        )
+    };
+    let certificates = Certificates::new();
+    let directory = directory("");
+    fs::copy(&certificates.config.certificate, directory.path().join("old.crt")).unwrap();
+    fs::copy(&certificates.config.key, directory.path().join("tls.key")).unwrap();
+    let load = |text: &str| {
+        let overrides = Overrides { cache_dir: Some(directory.path().join("cache")), ..Overrides::default() };
+        Config::parse(text, &directory.path().join("forebay.toml"), overrides).unwrap()
+    };
+    let app = App::start(load(&configuration("old", "")), Inherited::default()).await.unwrap();
+    // The start's file is gone: only the new one can be what is read.
+    fs::rename(directory.path().join("old.crt"), directory.path().join("new.crt")).unwrap();
+    app.reload(load(&configuration("old", ""))).unwrap_err();
+    app.reload(load(&configuration("new", "[access]\nhtpasswd = \"none\"\n"))).unwrap_err();
+    app.reload(load(&configuration("new", ""))).unwrap();
+    app.drain().await;
 }
 
 #[test]
