@@ -176,7 +176,7 @@ fn a_named_file_with_bad_contents_is_exit_code_2_with_its_key() {
             let (code, stdout, stderr) = run(&directory, &[command, &["--config", "forebay.toml"]].concat());
             assert_eq!((code, &*stdout), (Some(2), ""), "{command:?}: {stderr}");
             let said = stderr.lines().last().unwrap();
-            assert!(said.starts_with(&format!("forebay: {key}: ")) && said.contains("/bad"), "{command:?}: {stderr}");
+            assert!(said.starts_with(&format!("forebay: {key}: ")) && said.contains("bad"), "{command:?}: {stderr}");
         }
     }
 }
