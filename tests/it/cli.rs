@@ -251,7 +251,7 @@ fn open_files(serving: &Serving) -> (String, String) {
 fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
     // 80 connections need 496.
     let directory = directory("[server]\nmax_connections = 80\n");
-    for (limits, warned) in [("ulimit -Hn 500 && ulimit -Sn 100", false), ("ulimit -n 495", true)] {
+    for (limits, warned) in [("ulimit -Sn 100 && ulimit -Hn 500", false), ("ulimit -n 495", true)] {
         let serving = serving_with(limits, &directory);
         let (soft, hard) = open_files(&serving);
         assert_eq!(soft, hard, "{limits}");
