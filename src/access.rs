@@ -2,8 +2,8 @@
 //!
 //! What must hold: credentials that were sent and are wrong are refused, even where none are needed (or `docker login`
 //! would succeed with any password); a wrong name costs the asker as much time as a wrong password; checking a
-//! password (tens of milliseconds of CPU) happens off the async threads, few at once, and once per pull rather than
-//! once per request. How a refusal looks on the wire is left to the caller.
+//! password (tens of milliseconds of CPU) happens off the async threads, few at once with a bounded queue before
+//! it, and once per pull rather than once per request. How a refusal looks on the wire is left to the caller.
 
 pub mod config;
 mod htpasswd;
@@ -24,6 +24,9 @@ use self::{htpasswd::Users, verified::Verified};
 
 /// How many passwords are verified at the same time. Each takes a core for its time, and pulls need the cores too.
 const VERIFICATIONS: usize = 2;
+/// How many more may wait for their turn, some seconds at most; beyond it is somebody who guesses, or a crowd that is
+/// better off coming again.
+const WAITING: usize = 64;
 
 /// Somebody who may pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +38,7 @@ pub enum Identity {
     Certificate,
 }
 
-/// Why somebody may not pull. The answer is 401, and asks for [`Refusal::CHALLENGE`].
+/// Why somebody may not pull. The answer is 401, and asks for [`Refusal::CHALLENGE`]; when we are busy it is 429.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("credentials are needed")]
@@ -44,6 +47,9 @@ pub enum Refusal {
     Malformed,
     #[error("the user name or the password is wrong")]
     Wrong,
+    /// Nothing is known about the credentials yet.
+    #[error("too many passwords are being verified")]
+    Busy,
 }
 
 impl Refusal {
@@ -58,6 +64,7 @@ pub struct AccessControl(Arc<Shared>);
 struct Shared {
     rules: ArcSwap<Rules>,
     verifications: Arc<Semaphore>,
+    waiting: Semaphore,
 }
 
 /// What one reading of the configuration and of the htpasswd file says.
@@ -73,7 +80,8 @@ impl AccessControl {
     /// When the htpasswd file cannot be read or has a line that is not understood.
     pub fn load(config: &Config) -> Result<Self, Error> {
         let rules = ArcSwap::from_pointee(Rules::load(config)?);
-        Ok(AccessControl(Arc::new(Shared { rules, verifications: Arc::new(Semaphore::new(VERIFICATIONS)) })))
+        let verifications = Arc::new(Semaphore::new(VERIFICATIONS));
+        Ok(AccessControl(Arc::new(Shared { rules, verifications, waiting: Semaphore::new(WAITING) })))
     }
 
     /// Reads the htpasswd file again. Blocks on it.
@@ -126,8 +134,10 @@ impl AccessControl {
         if let Some(user) = rules.remembered(&credentials) {
             return Ok(user);
         }
-        // The semaphore is never closed.
+        // Given back when the turn has come, or when the client leaves. The semaphores are never closed.
+        let Ok(place) = self.0.waiting.try_acquire() else { return Err(Refusal::Busy) };
         let Ok(permit) = self.0.verifications.clone().acquire_owned().await else { return Err(Refusal::Wrong) };
+        drop(place);
         // Another request of the same pull may have been before us in the queue.
         if let Some(user) = rules.remembered(&credentials) {
             return Ok(user);

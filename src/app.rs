@@ -25,7 +25,7 @@ use crate::{
     metrics::{self, Metrics},
     route::Routes,
     server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
-    upstream::{Context, SetupError, Upstream},
+    upstream::{self, Context, SetupError, Upstream},
 };
 
 /// How long fills and other tasks may take to end once they are told to.
@@ -38,16 +38,27 @@ pub enum Error {
     Metrics(#[from] metrics::Error),
     #[error("the cache cannot be used")]
     Cache(#[from] disk::OpenError),
-    #[error("an upstream cannot be set up")]
-    Upstream(#[from] SetupError),
-    #[error("the users cannot be loaded")]
+    #[error("upstream[{index}] ({name})")]
+    Upstream { index: usize, name: Arc<str>, source: SetupError },
+    #[error("access")]
     Access(#[from] access::Error),
-    #[error("the TLS files cannot be loaded")]
+    #[error("server.tls")]
     Tls(#[from] TlsError),
     #[error("cannot listen")]
     Listen(#[from] ListenError),
     #[error("cannot listen on the admin address {address}")]
     Admin { address: SocketAddr, source: io::Error },
+}
+
+impl Error {
+    /// Whether the configuration, or a file that it names, is wrong: trying again cannot help. The message begins
+    /// with the key then.
+    pub const fn is_configuration(&self) -> bool {
+        match self {
+            Self::Upstream { .. } | Self::Access(_) | Self::Tls(_) => true,
+            Self::Metrics(_) | Self::Cache(_) | Self::Listen(_) | Self::Admin { .. } => false,
+        }
+    }
 }
 
 /// Sockets of a service manager: used instead of the configured addresses.
@@ -59,6 +70,7 @@ pub struct Inherited {
 
 /// The running mirror.
 pub struct App {
+    /// As it was at the start.
     config: Config,
     handler: Arc<Handler>,
     tls: Option<ReloadableTls>,
@@ -135,19 +147,15 @@ impl App {
     fn try_reload(&self, config: &Config) -> Result<(), Error> {
         let table = table(config, &self.metrics, &self.handler.pseudonym)?;
         let access = AccessControl::load(&config.access)?;
-        if let Some(tls) = &self.tls {
-            tls.reload()?;
+        let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
+        // From here on nothing fails.
+        if let (Some(running), Some(tls)) = (&self.tls, tls) {
+            running.replace(tls);
         }
         self.handler.table.store(Arc::new(table));
         self.handler.access.store(Arc::new(access));
-        for (section, changed) in [
-            ("server", config.server != self.config.server),
-            ("admin", config.admin != self.config.admin),
-            ("cache", config.cache != self.config.cache),
-        ] {
-            if changed {
-                tracing::warn!(section, "this section changed; that takes effect at the next start");
-            }
+        for section in fixed_at_start(&self.config, config) {
+            tracing::warn!(section, "this section is not what runs; it takes effect at the next start");
         }
         Ok(())
     }
@@ -168,14 +176,48 @@ impl App {
     }
 }
 
-fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, SetupError> {
-    let mut upstreams = HashMap::new();
-    for upstream in &config.upstreams {
-        metrics.upstream_configured(&upstream.name);
-        let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
-        upstreams.insert(upstream.name.clone(), Upstream::new(upstream, context)?);
+/// The sections of `new` that a reload cannot give to an app that was started with `running`. That configuration is
+/// what still runs of them, however many reloads there were since.
+fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str> {
+    let mut server = new.server.clone();
+    if let (Some(_), Some(_)) = (&running.server.tls, &server.tls) {
+        // Other files are taken over; only whether there is TLS at all is not.
+        server.tls.clone_from(&running.server.tls);
     }
-    Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams })
+    let sections = [
+        ("server", server != running.server),
+        ("admin", new.admin != running.admin),
+        ("cache", new.cache != running.cache),
+    ];
+    sections.into_iter().filter_map(|(section, changed)| changed.then_some(section)).collect()
+}
+
+/// Builds what is built of files, and gives the upstreams in the file's order: what is found wrong here keeps
+/// [`App::start`] from starting.
+///
+/// # Errors
+/// The first that is wrong, by its key.
+pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
+    config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
+    AccessControl::load(&config.access)?;
+    upstreams(config, &Metrics::new()?, "forebay-check")
+}
+
+fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, Error> {
+    let mut table = HashMap::new();
+    for upstream in upstreams(config, metrics, pseudonym)? {
+        metrics.upstream_configured(upstream.name());
+        table.insert(upstream.name().clone(), upstream);
+    }
+    Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams: table })
+}
+
+fn upstreams(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Vec<Upstream>, Error> {
+    let build = |(index, config): (usize, &upstream::Config)| {
+        let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
+        Upstream::new(config, context).map_err(|source| Error::Upstream { index, name: config.name.clone(), source })
+    };
+    config.upstreams.iter().enumerate().map(build).collect()
 }
 
 /// Source: RFC 9110 section 7.6.3.
@@ -200,4 +242,32 @@ fn admin_listener(
 
 fn address_of(listener: &tokio::net::TcpListener) -> io::Result<SocketAddr> {
     listener.local_addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    #[test]
+    fn what_a_reload_cannot_change_is_told_and_nothing_else() {
+        let parse = |text: &str| {
+            let overrides = Overrides { cache_dir: Some("/cache".into()), ..Overrides::default() };
+            Config::parse(text, "/forebay.toml".as_ref(), overrides).unwrap()
+        };
+        let tls = |name: &str| format!("[server.tls]\ncertificate = \"{name}.crt\"\nkey = \"{name}.key\"\n");
+        let (a, b) = (tls("a"), tls("b"));
+        for (running, new, expected) in [
+            ("", "", &[][..]),
+            ("", "[access]\nanonymous = \"none\"\n", &[]),
+            ("", "[server]\nmax_connections = 7\n", &["server"]),
+            ("", "[admin]\nlisten = \"127.0.0.1:7\"\n[cache]\ntag_ttl = \"7s\"\n", &["admin", "cache"]),
+            (&a, &b, &[]),
+            (&a, &format!("[server]\nclear_http = false\n{b}"), &["server"]),
+            (&a, "", &["server"]),
+            ("", &a, &["server"]),
+        ] {
+            assert_eq!(fixed_at_start(&parse(running), &parse(new)), expected, "{running:?} {new:?}");
+        }
+    }
 }

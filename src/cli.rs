@@ -2,10 +2,12 @@
 //!
 //! Exit codes: 0 ok, 1 failed, 2 the command line or the configuration is wrong. What the operator
 //! asked to see goes to standard output; logs and errors go to standard error. Each command is a
-//! file beneath this one; `systemd` is what the service manager is told and gives.
+//! file beneath this one; `systemd` is what the service manager is told and gives, `descriptors` how
+//! many files the process may open.
 
 mod banner;
 mod check;
+mod descriptors;
 mod serve;
 mod systemd;
 
@@ -17,7 +19,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use forebay::config::{self, Config, Overrides};
+use forebay::{
+    app,
+    config::{self, Config, Overrides},
+};
 use tracing_subscriber::EnvFilter;
 
 /// What the logs are filtered by, such as `info` or `forebay=debug`.
@@ -96,6 +101,12 @@ enum Failure {
 impl From<config::Error> for Failure {
     fn from(error: config::Error) -> Self {
         Self::Configuration(error.into())
+    }
+}
+
+impl From<app::Error> for Failure {
+    fn from(error: app::Error) -> Self {
+        if error.is_configuration() { Self::Configuration(error.into()) } else { Self::Failed(error.into()) }
     }
 }
 

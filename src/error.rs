@@ -50,6 +50,8 @@ pub enum Error {
     ManifestTooLarge,
     #[error("the upstream's rate limit is reached")]
     TooManyRequests { retry_after: Option<Duration> },
+    #[error("too many passwords are being verified; try again soon")]
+    Busy,
     #[error("the upstream is not available")]
     UpstreamUnavailable { retry_after: Option<Duration> },
     #[error("the upstream does not answer in time")]
@@ -74,7 +76,7 @@ impl Error {
             Self::Unsupported | Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ManifestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyRequests { .. } | Self::Busy => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnavailable { .. } | Self::DigestMismatch => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -95,7 +97,7 @@ impl Error {
             Self::Unsupported | Self::MethodNotAllowed => ErrorCode::Unsupported,
             Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
-            Self::TooManyRequests { .. } => ErrorCode::TooManyRequests,
+            Self::TooManyRequests { .. } | Self::Busy => ErrorCode::TooManyRequests,
             Self::UpstreamUnavailable { .. }
             | Self::UpstreamTimeout
             | Self::DigestMismatch
@@ -119,6 +121,7 @@ impl Error {
                 .map(|value| one(header::CONTENT_RANGE, value))
                 .unwrap_or_default(),
             Self::TooManyRequests { retry_after } | Self::UpstreamUnavailable { retry_after } => retry(*retry_after),
+            Self::Busy => retry(Some(Duration::from_secs(1))),
             Self::Draining => retry(Some(Duration::from_secs(5))),
             Self::InvalidName(_)
             | Self::InvalidDigest(_)
@@ -171,8 +174,11 @@ impl From<RouteError> for Error {
 }
 
 impl From<Refusal> for Error {
-    fn from(_: Refusal) -> Self {
-        Self::Unauthenticated
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Missing | Refusal::Malformed | Refusal::Wrong => Self::Unauthenticated,
+            Refusal::Busy => Self::Busy,
+        }
     }
 }
 

@@ -6,13 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use forebay::{
-    access::AccessControl,
-    config::Config,
-    metrics::Metrics,
-    server::ReloadableTls,
-    upstream::{Context, Upstream},
-};
+use forebay::{app, upstream::Upstream};
 use tokio::runtime::Runtime;
 
 use super::{ConfigArguments, Failure};
@@ -20,27 +14,11 @@ use super::{ConfigArguments, Failure};
 /// Validates the configuration and the files it names; with `online`, asks every upstream.
 pub fn run(arguments: &ConfigArguments, online: bool) -> Result<(), Failure> {
     let config = arguments.load()?;
-    let upstreams = build(&config).map_err(Failure::Configuration)?;
+    let upstreams = app::check(&config)?;
     let name = arguments.config.as_deref().map_or_else(|| "the built-in configuration".into(), Path::to_string_lossy);
     let count = upstreams.len();
     say(&format!("{name}: ok, {count} upstream{}", if count == 1 { "" } else { "s" }));
     if online { ping(upstreams).map_err(Failure::Failed) } else { Ok(()) }
-}
-
-/// Builds what is built of files, so that a bad certificate is found here and not by `serve`.
-fn build(config: &Config) -> anyhow::Result<Vec<Upstream>> {
-    if let Some(tls) = &config.server.tls {
-        ReloadableTls::load(tls).context("server.tls")?;
-    }
-    AccessControl::load(&config.access).context("access")?;
-    let metrics = Metrics::new()?;
-    let context = || Context { metrics: metrics.clone(), via: "1.1 forebay-check".into() };
-    let upstreams = config.upstreams.iter().enumerate();
-    upstreams
-        .map(|(index, config)| {
-            Upstream::new(config, context()).with_context(|| format!("upstream[{index}] ({})", config.name))
-        })
-        .collect()
 }
 
 /// Asks all upstreams at once, and tells of each in the file's order.

@@ -16,22 +16,23 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{ConfigArguments, Failure, banner, systemd};
+use super::{ConfigArguments, Failure, banner, descriptors, systemd};
 
 /// Runs the mirror until a signal ends it.
 pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
     let inherited = inherited.map_err(Failure::Failed)?;
     let config = arguments.load()?;
+    descriptors::raise(config.server.max_connections);
     let runtime = Runtime::new().context("cannot start the runtime").map_err(Failure::Failed)?;
-    let outcome = runtime.block_on(serve(arguments, config, inherited)).map_err(Failure::Failed);
+    let outcome = runtime.block_on(serve(arguments, config, inherited));
     // What was to be waited for has been drained; a blocked disk must not hold up the end.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited) -> anyhow::Result<()> {
+async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited) -> Result<(), Failure> {
     // Before the start, so that a signal that comes meanwhile is obeyed rather than fatal.
-    let mut signals = Signals::new().context("cannot listen to signals")?;
+    let mut signals = Signals::new().context("cannot listen to signals").map_err(Failure::Failed)?;
     let drain_timeout = config.server.drain_timeout;
     let told = config.clone();
     let app = tokio::select! {
@@ -62,7 +63,7 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
         () = app.drain() => Ok(()),
         () = signals.stop() => {
             warn!("asked again to stop: running responses are cut off");
-            Err(anyhow::anyhow!("ended before running responses were finished"))
+            Err(Failure::Failed(anyhow::anyhow!("ended before running responses were finished")))
         }
     };
     watchdog.abort();

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::{
     Connection, Handle, Shared,
@@ -34,8 +34,9 @@ use super::{
 const HEAD_BYTES: u32 = 16 * 1024;
 /// HTTP/1: bytes of responses that hyper may hold for one connection.
 const HTTP1_BUFFER: usize = 256 * 1024;
-/// HTTP/2: requests one client may have running.
-const MAX_STREAMS: u32 = 256;
+/// HTTP/2: requests one client may have running. RFC 9113 section 6.5.2 recommends no fewer; each stream may hold
+/// [`SEND_BUFFER`] bytes of memory.
+const MAX_STREAMS: u32 = 100;
 /// HTTP/2: bytes of request bodies that a client may send before we read them, per stream and per connection. Nobody
 /// sends bodies to a mirror that only pulls.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -93,7 +94,10 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
         (Err(_), _) => stalled(shared, "first_byte", peer),
         (Ok(Err(error)), _) => debug!(%peer, %error, "a client left before its first request"),
         (Ok(Ok(Opening::Closed)), _) => {}
-        (Ok(Ok(Opening::Tls)), None) => stream.send_away(CLEAR_ONLY, shared.timeouts.courtesy).await,
+        (Ok(Ok(Opening::Tls)), None) => {
+            stream.send_away(CLEAR_ONLY, shared.timeouts.courtesy).await;
+            sent_away(peer, StatusCode::BAD_REQUEST, "it speaks TLS, and none is served");
+        }
         (Ok(Ok(Opening::Tls)), Some(tls)) => {
             let handshake = TlsAcceptor::from(tls.acceptor_config()).accept(stream);
             let stream = tokio::select! {
@@ -114,7 +118,10 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
                 http1(stream, connection, role, shared, &broken).await;
             }
         }
-        (Ok(Ok(_)), Some(_)) if !shared.clear_http => stream.send_away(TLS_ONLY, shared.timeouts.courtesy).await,
+        (Ok(Ok(_)), Some(_)) if !shared.clear_http => {
+            stream.send_away(TLS_ONLY, shared.timeouts.courtesy).await;
+            sent_away(peer, StatusCode::BAD_REQUEST, "it speaks clear HTTP, and only TLS is served");
+        }
         (Ok(Ok(Opening::Http1)), _) => http1(stream, connection, role, shared, &broken).await,
         (Ok(Ok(Opening::Http2)), _) => http2(stream, connection, role, shared, &broken).await,
     }
@@ -217,7 +224,11 @@ async fn answer<H: Handle>(
 ) -> Response<Either<H::Body, Full<Bytes>>> {
     match role {
         Role::Serve(handler) => handler.handle(request, connection).await.map(Either::Left),
-        Role::Refuse => refusal().map(Either::Right),
+        Role::Refuse => {
+            let response = refusal();
+            sent_away(connection.peer, response.status(), "there are too many connections");
+            response.map(Either::Right)
+        }
     }
 }
 
@@ -232,6 +243,11 @@ fn refusal() -> Response<Full<Bytes>> {
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
     headers.insert("docker-distribution-api-version", HeaderValue::from_static("registry/2.0"));
     response
+}
+
+/// These answers are no handler's, so its log does not have them.
+fn sent_away(peer: SocketAddr, status: StatusCode, why: &'static str) {
+    info!(%peer, status = status.as_u16(), why, "a client was sent away");
 }
 
 fn stalled(shared: &Shared, what: &'static str, peer: SocketAddr) {

@@ -39,7 +39,7 @@ pub use self::{
     config::{Config, TlsConfig},
     handler::{Handler, Table},
     timeouts::Timeouts,
-    tls::{ReloadableTls, Reloaded, TlsError},
+    tls::{PreparedTls, ReloadableTls, Reloaded, TlsError},
 };
 use crate::metrics::Metrics;
 

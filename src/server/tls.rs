@@ -70,13 +70,17 @@ pub enum Reloaded {
 pub struct ReloadableTls(Arc<Shared>);
 
 struct Shared {
-    config: TlsConfig,
     current: ArcSwap<Loaded>,
     /// One reload at a time, so that an older reading never replaces a newer one.
     reloading: Mutex<()>,
 }
 
+/// Files that were read and found good, for [`ReloadableTls::replace`].
+pub struct PreparedTls(Loaded);
+
 struct Loaded {
+    /// Where the files are.
+    config: TlsConfig,
     fingerprint: Fingerprint,
     server: Arc<ServerConfig>,
 }
@@ -95,9 +99,27 @@ impl ReloadableTls {
     /// # Errors
     /// When a file cannot be read or understood, or the key is not the certificate's.
     pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
-        let loaded = Files::read(config)?.load(config)?;
-        let current = ArcSwap::from_pointee(loaded);
-        Ok(ReloadableTls(Arc::new(Shared { config: config.clone(), current, reloading: Mutex::new(()) })))
+        let PreparedTls(loaded) = Self::prepare(config)?;
+        Ok(ReloadableTls(Arc::new(Shared { current: ArcSwap::from_pointee(loaded), reloading: Mutex::new(()) })))
+    }
+
+    /// Reads files that may be others than those in use, and changes nothing yet. Blocks on files.
+    ///
+    /// # Errors
+    /// As [`ReloadableTls::load`].
+    pub fn prepare(config: &TlsConfig) -> Result<PreparedTls, TlsError> {
+        Files::read(config)?.load(config).map(PreparedTls)
+    }
+
+    /// Uses what was prepared from now on; its files are those that [`ReloadableTls::watch`] looks at.
+    pub fn replace(&self, PreparedTls(mut loaded): PreparedTls) {
+        let _one = self.0.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.0.current.load();
+        if loaded.fingerprint == current.fingerprint {
+            // The tickets that were given out stay good.
+            loaded.server = current.server.clone();
+        }
+        self.0.current.store(Arc::new(loaded));
     }
 
     /// Reads the files again. Handshakes that begin after it see the new value; connections stay. Blocks on files.
@@ -107,11 +129,12 @@ impl ReloadableTls {
     pub fn reload(&self) -> Result<Reloaded, TlsError> {
         // The lock guards no data: a panic of another holder left nothing half done.
         let _one = self.0.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = Files::read(&self.0.config)?;
-        if files.fingerprint() == self.0.current.load().fingerprint {
+        let current = self.0.current.load();
+        let files = Files::read(&current.config)?;
+        if files.fingerprint() == current.fingerprint {
             return Ok(Reloaded::Unchanged);
         }
-        self.0.current.store(Arc::new(files.load(&self.0.config)?));
+        self.0.current.store(Arc::new(files.load(&current.config)?));
         Ok(Reloaded::Changed)
     }
 
@@ -136,7 +159,8 @@ impl ReloadableTls {
                 Ok(Ok(Reloaded::Changed)) => {
                     trouble.over();
                     metrics.reload("tls", true);
-                    info!(certificate = %self.0.config.certificate.display(), "the new certificate is in use");
+                    let certificate = self.0.current.load().config.certificate.clone();
+                    info!(certificate = %certificate.display(), "the new certificate is in use");
                 }
                 Ok(Err(failure)) => {
                     if trouble.is_news(&failure) {
@@ -219,7 +243,7 @@ impl Files {
         let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
-        Ok(Loaded { fingerprint: self.fingerprint(), server: Arc::new(server) })
+        Ok(Loaded { config: config.clone(), fingerprint: self.fingerprint(), server: Arc::new(server) })
     }
 
     fn identity(&self, config: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {

@@ -7,8 +7,13 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use forebay::access::{AccessControl, Anonymous, Config, Identity, Refusal};
-use http::HeaderValue;
+use forebay::{
+    access::{AccessControl, Anonymous, Config, Identity, Refusal},
+    error::Error,
+    oci::ErrorCode,
+};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use http::{HeaderValue, StatusCode};
 
 struct Htpasswd {
     path: PathBuf,
@@ -124,6 +129,28 @@ async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
         unknown = unknown.min(elapsed(access.check(Some(&basic("eve", "wrong")), false)).await);
     }
     assert!(unknown * 3 > known && known * 3 > unknown, "{known:?} and {unknown:?}");
+}
+
+#[tokio::test]
+async fn a_crowd_of_passwords_is_turned_away_and_the_next_client_is_not() {
+    // So costly that none is done before all have asked.
+    let file = Htpasswd::with(12, &[("ann", "secret")]);
+    let access = AccessControl::load(&file.config(Anonymous::Pull)).unwrap();
+    let guesses: Vec<_> = (0..100).map(|n| basic("ann", &n.to_string())).collect();
+    let mut crowd: FuturesUnordered<_> = guesses.iter().map(|guess| access.check(Some(guess), false)).collect();
+    // Two are verified, 64 wait.
+    for _ in 0..100 - 2 - 64 {
+        assert_eq!(crowd.next().await, Some(Err(Refusal::Busy)));
+    }
+    // Who asks without a password waits for nobody; nor does the crowd's place outlive it.
+    assert_eq!(access.check(None, false).await, Ok(Identity::Anonymous));
+    drop(crowd);
+    assert!(access.check(Some(&basic("ann", "secret")), false).await.is_ok());
+
+    let error = Error::from(Refusal::Busy);
+    assert_eq!((error.status(), error.code()), (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests));
+    assert_eq!(error.headers()["retry-after"], "1");
+    assert_eq!(Error::from(Refusal::Wrong).status(), StatusCode::UNAUTHORIZED);
 }
 
 async fn elapsed<F: Future>(future: F) -> Duration {

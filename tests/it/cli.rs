@@ -9,8 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use forebay::{
+    app::{App, Inherited},
+    config::{Config, Overrides},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::server_support::Certificates;
 
 /// Longer than anything here takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -153,13 +159,26 @@ fn a_good_configuration_is_exit_code_0() {
     assert_eq!((code, &*stdout), (Some(0), "the built-in configuration: ok, 10 upstreams\n"), "{stderr}");
 }
 
+/// A restart cannot mend a file: the unit does not try again after exit code 2.
 #[test]
-fn a_certificate_that_is_none_is_found_by_check() {
-    let directory = directory("[server.tls]\ncertificate = \"tls.pem\"\nkey = \"tls.pem\"\n");
-    fs::write(directory.path().join("tls.pem"), "nothing\n").unwrap();
-    let (code, _, stderr) = run(&directory, &["check", "--config", "forebay.toml"]);
-    assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("server.tls") && stderr.contains("tls.pem"), "{stderr}");
+fn a_named_file_with_bad_contents_is_exit_code_2_with_its_key() {
+    for (key, configuration) in [
+        ("server.tls", "[server.tls]\ncertificate = \"bad\"\nkey = \"bad\"\n"),
+        ("access", "[access]\nhtpasswd = \"bad\"\n"),
+        (
+            "upstream[1] (b.example)",
+            "[[upstream]]\nname = \"a.example\"\n[[upstream]]\nname = \"b.example\"\nca = \"bad\"\n",
+        ),
+    ] {
+        let directory = directory(configuration);
+        fs::write(directory.path().join("bad"), "nothing\n").unwrap();
+        for command in [&["check"][..], &ON_ANY_PORT] {
+            let (code, stdout, stderr) = run(&directory, &[command, &["--config", "forebay.toml"]].concat());
+            assert_eq!((code, &*stdout), (Some(2), ""), "{command:?}: {stderr}");
+            let said = stderr.lines().last().unwrap();
+            assert!(said.starts_with(&format!("forebay: {key}: ")) && said.contains("bad"), "{command:?}: {stderr}");
+        }
+    }
 }
 
 /// A port that nobody listens on answers at once, so no network is needed.
@@ -210,6 +229,38 @@ fn an_address_that_is_taken_is_exit_code_1() {
     let (code, _, stderr) = run(&directory, &["serve", "--listen", &address, "--admin", "127.0.0.1:0"]);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains(&address), "{stderr}");
+}
+
+/// Starts it under limits of open files, as a shell sets them.
+fn serving_with(limits: &str, directory: &TempDir) -> Serving {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]).arg(env!("CARGO_BIN_EXE_forebay"));
+    command.args(ON_ANY_PORT).args(["--config", "forebay.toml"]).current_dir(directory);
+    command.env("CACHE_DIRECTORY", directory.path());
+    Serving::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+}
+
+fn open_files(serving: &Serving) -> (String, String) {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", serving.process.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut words = line.split_ascii_whitespace().skip(3).map(str::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
+    // 80 connections need 496.
+    let directory = directory("[server]\nmax_connections = 80\n");
+    for (limits, warned) in [("ulimit -Sn 100 && ulimit -Hn 500", false), ("ulimit -n 495", true)] {
+        let serving = serving_with(limits, &directory);
+        let (soft, hard) = open_files(&serving);
+        assert_eq!(soft, hard, "{limits}");
+        serving.signal(Signal::TERM);
+        let (code, log) = serving.end();
+        assert_eq!(code, Some(0), "{log}");
+        let warning = log.contains("LimitNOFILE=") && log.contains("\"limit\":495") && log.contains("\"needed\":496");
+        assert_eq!(warning, warned, "{limits}: {log}");
+    }
 }
 
 /// A service manager that only listens.
@@ -269,6 +320,31 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("configuration reloaded"), "{log}");
     assert!(log.contains("reload failed") && log.contains("server.nonsense"), "{log}");
+}
+
+#[tokio::test]
+async fn a_reload_takes_moved_tls_files_over_or_nothing() {
+    let configuration = |certificate: &str, htpasswd: &str| {
+        format!(
+            "[server]\nlisten = [\"127.0.0.1:0\"]\n[server.tls]\ncertificate = \"{certificate}.crt\"\nkey = \"tls.key\"\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n{htpasswd}"
+        )
+    };
+    let certificates = Certificates::new();
+    let directory = directory("");
+    fs::copy(&certificates.config.certificate, directory.path().join("old.crt")).unwrap();
+    fs::copy(&certificates.config.key, directory.path().join("tls.key")).unwrap();
+    let load = |text: &str| {
+        let overrides = Overrides { cache_dir: Some(directory.path().join("cache")), ..Overrides::default() };
+        Config::parse(text, &directory.path().join("forebay.toml"), overrides).unwrap()
+    };
+    let app = App::start(load(&configuration("old", "")), Inherited::default()).await.unwrap();
+    // The start's file is gone: only the new one can be what is read.
+    fs::rename(directory.path().join("old.crt"), directory.path().join("new.crt")).unwrap();
+    app.reload(load(&configuration("old", ""))).unwrap_err();
+    app.reload(load(&configuration("new", "[access]\nhtpasswd = \"none\"\n"))).unwrap_err();
+    app.reload(load(&configuration("new", ""))).unwrap();
+    app.drain().await;
 }
 
 #[test]

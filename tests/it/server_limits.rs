@@ -1,6 +1,12 @@
 //! The connection limit, and what happens when even the process has no place left.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::server_support::{Certificates, PATIENCE, Setup, client, h2_client, rest, send, soon, until};
 
@@ -77,6 +83,81 @@ async fn refused_clients_that_say_nothing_do_not_stay() {
     setup.config.max_connections = 0;
     let server = setup.start();
     assert_eq!(rest(&mut server.connect().await).await.unwrap_or_default(), "");
+}
+
+/// What is logged on this thread while it lives. A test's server runs on the test's own thread.
+struct Log {
+    written: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn begin() -> Log {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let to = written.clone();
+        let subscriber =
+            tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || To(to.clone())).finish();
+        Log { written, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// Peer and status of those who were sent away.
+    fn sent_away(&self) -> Vec<(String, u64)> {
+        let written = self.written.lock().unwrap();
+        let lines = std::str::from_utf8(&written).unwrap().lines();
+        let lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let sent_away = lines.filter(|line| line["message"] == "a client was sent away" && line["level"] == "INFO");
+        sent_away.map(|line| (line["peer"].as_str().unwrap().to_owned(), line["status"].as_u64().unwrap())).collect()
+    }
+}
+
+struct To(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for To {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn who_is_sent_away_is_in_the_log() {
+    const HELLO: &[u8] = &[0x16, 3, 1, 0, 0];
+    const GET: &[u8] = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n";
+    let certificates = Certificates::new();
+    let mut full = Setup::clear();
+    full.config.max_connections = 0;
+    let mut tls_only = Setup::tls(&certificates);
+    tls_only.config.clear_http = false;
+    let log = Log::begin();
+    for (setup, says, status) in [(full, GET, 503), (Setup::clear(), HELLO, 400), (tls_only, GET, 400)] {
+        let server = setup.start();
+        let mut client = server.connect().await;
+        client.write_all(says).await.unwrap();
+        assert!(rest(&mut client).await.unwrap().contains(&status.to_string()));
+        let peer = client.local_addr().unwrap().to_string();
+        drop(client);
+        server.end().await;
+        assert_eq!(log.sent_away().last(), Some(&(peer, status)));
+    }
+    assert_eq!(log.sent_away().len(), 3);
+}
+
+#[tokio::test]
+async fn a_client_is_told_how_many_streams_it_may_have() {
+    let server = Setup::clear().start();
+    let mut client = server.connect().await;
+    // The preface and empty SETTINGS, RFC 9113 section 3.4; the server's SETTINGS are its first frame.
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut head = [0; 9];
+    soon("a frame", client.read_exact(&mut head)).await.unwrap();
+    assert_eq!(head[3], 4, "{head:?}");
+    let mut settings = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    soon("the settings", client.read_exact(&mut settings)).await.unwrap();
+    let max_concurrent_streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).unwrap();
+    assert_eq!(max_concurrent_streams[2..], 100_u32.to_be_bytes());
 }
 
 /// Descriptors are the process's: this test runs itself again, in a process that has few.

@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, fs, time::Duration};
 
-use forebay::server::{ReloadableTls, Reloaded};
+use forebay::server::{ReloadableTls, Reloaded, TlsConfig};
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +76,40 @@ fn reload_says_whether_there_was_anything_new() {
     assert!(!std::sync::Arc::ptr_eq(&before, &tls.acceptor_config()));
     fs::remove_file(&certificates.config.key).unwrap();
     assert!(tls.reload().is_err());
+}
+
+#[tokio::test]
+async fn files_that_moved_are_used_and_watched() {
+    let certificates = Certificates::new();
+    let (server, tls) = watched(&certificates);
+    let before = shows(&certificates, &server).await;
+    let moved =
+        TlsConfig { certificate: certificates.path("moved.crt"), key: certificates.path("moved.key"), client_ca: None };
+    assert!(ReloadableTls::prepare(&moved).is_err());
+    // The same files in another place are no new certificate.
+    fs::rename(&certificates.config.certificate, &moved.certificate).unwrap();
+    fs::rename(&certificates.config.key, &moved.key).unwrap();
+    let configuration = tls.acceptor_config();
+    tls.replace(ReloadableTls::prepare(&moved).unwrap());
+    assert!(std::sync::Arc::ptr_eq(&configuration, &tls.acceptor_config()));
+    assert_eq!(tls.reload().unwrap(), Reloaded::Unchanged);
+    // What is prepared is not yet used.
+    let (certificate, key) = certificates.issue(ExtendedKeyUsagePurpose::ServerAuth);
+    let third = TlsConfig { certificate: certificates.path("third.crt"), key: certificates.path("third.key"), ..moved };
+    fs::write(&third.certificate, certificate).unwrap();
+    fs::write(&third.key, key).unwrap();
+    let prepared = ReloadableTls::prepare(&third).unwrap();
+    assert_eq!(shows(&certificates, &server).await, before);
+    tls.replace(prepared);
+    let after = shows(&certificates, &server).await;
+    assert_ne!(after, before);
+    // The watch follows.
+    let (certificate, key) = certificates.issue(ExtendedKeyUsagePurpose::ServerAuth);
+    fs::write(&third.certificate, certificate).unwrap();
+    fs::write(&third.key, key).unwrap();
+    until("the reload", || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
+    assert_ne!(shows(&certificates, &server).await, after);
+    server.end().await;
 }
 
 #[tokio::test]
