@@ -158,7 +158,7 @@ impl DiskStore {
             return Ok(None);
         };
         let pin = Arc::new(Pin { store: self.clone(), key });
-        if len != metadata.len() {
+        if len != metadata.len() || noted_length(&file).is_some_and(|noted| noted != len) {
             tracing::warn!(path = %path.display(), expected = len, found = metadata.len(), "a cached blob has the wrong length and is removed");
             self.remove_blocking(&pin.key);
             return Ok(None);
@@ -295,6 +295,23 @@ fn sharded(mut path: PathBuf, digest: &Digest) -> PathBuf {
 /// The digest a file below `blobs/` or `manifests/` is named by.
 fn digest_of(algorithm: Algorithm, name: &str) -> Option<Digest> {
     format!("{}:{name}", algorithm.as_str()).parse().ok()
+}
+
+/// The extended attribute with a blob's length: a file that was cut while no forebay ran is found out by it.
+const LENGTH: &str = "user.forebay.length";
+
+/// Notes the length of a verified blob beside it. A file system without extended attributes goes without.
+fn note_length(file: &File, len: u64) {
+    let flags = rustix::fs::XattrFlags::empty();
+    if let Err(error) = rustix::fs::fsetxattr(file, LENGTH, len.to_string().as_bytes(), flags) {
+        tracing::debug!(%error, "the file system of the cache has no extended attributes");
+    }
+}
+
+fn noted_length(file: &File) -> Option<u64> {
+    let mut buffer = [0; 20];
+    let read = rustix::fs::fgetxattr(file, LENGTH, &mut buffer).ok()?;
+    std::str::from_utf8(buffer.get(..read)?).ok()?.parse().ok()
 }
 
 fn touch(file: &File, metadata: &std::fs::Metadata) {

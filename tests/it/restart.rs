@@ -221,3 +221,19 @@ async fn two_mirrors_do_not_share_a_directory() {
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
     mirror.restart().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_cut_while_nobody_ran_is_a_miss() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 100_000, 1);
+    mirror.get(&path(&digest)).await;
+    mirror.until_metric("forebay_fills_total", COMPLETE, 1.0).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    let file = File::options().write(true).open(blob::file(&mirror.cache_dir(), &digest)).unwrap();
+    file.set_len(1000).unwrap();
+    mirror.restart().await;
+    let answer = mirror.get(&path(&digest)).await;
+    assert_eq!(answer.header("cache-status"), Some("forebay; fwd=miss; stored"));
+    assert!(answer.body == content, "{} bytes", answer.body.len());
+}

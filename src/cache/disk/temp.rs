@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking};
+use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, note_length};
 use crate::oci::{Algorithm, Digest};
 
 /// Less than this is not worth keeping after a broken fill, in bytes.
@@ -173,6 +173,7 @@ impl TempBlob {
     /// The pin keeps the blob while those read on who began while it grew.
     pub fn commit(mut self, len: u64) -> io::Result<Arc<Pin>> {
         self.file.set_len(len)?;
+        note_length(&self.file, len);
         self.file.sync_all()?;
         let key = Key::Blob(self.digest.clone());
         let path = self.store.path(&key);
