@@ -19,9 +19,17 @@ use reqwest::{
 };
 use url::Host;
 
-/// Metadata services of clouds outside of the link-local range: Aliyun's and AWS's over IPv6.
-const METADATA: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254))];
+/// Metadata services of clouds outside of the link-local range: Aliyun's, Azure's, and those of AWS
+/// and Google over IPv6.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
+];
+
+/// Names by which clouds know their metadata services, alone or before `.internal`.
+const METADATA_NAMES: [&str; 2] = ["metadata", "instance-data"];
 
 /// The address is in a range that no redirect may lead to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +83,14 @@ impl AddressFilter {
             Some(Host::Domain(name)) if is_among(&self.0.proxies, name) => {
                 lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
             }
-            Some(Host::Domain(_)) => vec![],
+            // A proxy resolves names where we cannot see it, so those that are known to lead here, or to
+            // the cloud around us, are judged as they are written.
+            Some(Host::Domain(name)) => match Kind::of(name) {
+                Kind::Usual => vec![],
+                Kind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
+                Kind::Internal if self.is_home_internal() => vec![],
+                Kind::Internal | Kind::Metadata => return Err(refused),
+            },
             None => return Err(refused),
         };
         for address in addresses {
@@ -86,6 +101,10 @@ impl AddressFilter {
         Ok(())
     }
 
+    fn is_home_internal(&self) -> bool {
+        self.0.home.iter().any(|home| matches!(home, Host::Domain(name) if Kind::of(name) == Kind::Internal))
+    }
+
     async fn check_address(&self, address: IpAddr) -> bool {
         if !is_special(address) {
             return true;
@@ -94,6 +113,7 @@ impl AddressFilter {
             let home = match host {
                 Host::Ipv4(home) => vec![IpAddr::from(*home)],
                 Host::Ipv6(home) => vec![IpAddr::from(*home)],
+                Host::Domain(name) if Kind::of(name) == Kind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
                 Host::Domain(name) => {
                     lookup(name).await.unwrap_or_default().into_iter().map(|home| home.ip()).collect()
                 }
@@ -126,6 +146,30 @@ impl Resolve for AddressFilter {
     }
 }
 
+/// Where a name leads by its looks alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Usual,
+    /// Source: RFC 6761 §6.3.
+    Loopback,
+    /// The top-level domain that is kept for private networks, in which clouds have their services.
+    Internal,
+    Metadata,
+}
+
+impl Kind {
+    fn of(name: &str) -> Self {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let host = name.split('.').next().unwrap_or_default();
+        match name.rsplit('.').next().unwrap_or_default() {
+            "localhost" => Self::Loopback,
+            top if (top == host || top == "internal") && METADATA_NAMES.contains(&host) => Self::Metadata,
+            "internal" => Self::Internal,
+            _ => Self::Usual,
+        }
+    }
+}
+
 fn is_among(names: &[String], name: &str) -> bool {
     names.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
@@ -149,7 +193,8 @@ fn is_neighbour(home: IpAddr, address: IpAddr) -> bool {
     home == address || (home.is_loopback() && address.is_loopback())
 }
 
-/// Loopback, link-local, unspecified, multicast, broadcast, or a cloud's metadata service.
+/// Loopback, link-local, unspecified, multicast, broadcast, a cloud's metadata service, or an address
+/// that a translator of the local network makes into any of them.
 fn is_special(address: IpAddr) -> bool {
     if METADATA.contains(&address) {
         return true;
@@ -169,6 +214,8 @@ fn is_special(address: IpAddr) -> bool {
                 || address.is_loopback()
                 || address.is_unicast_link_local()
                 || address.is_multicast()
+                // RFC 8215: where in it the IPv4 address stands is known to the local network alone.
+                || matches!(address.segments(), [0x64, 0xff9b, 1, ..])
         }
     }
 }
@@ -241,6 +288,21 @@ mod tests {
         "http://[64:ff9b::169.254.169.254]/",
         "http://[2002:7f00:1::1]/",
         "http://[fd00:ec2::254]/",
+        "http://[fd20:ce::254]/",
+        "http://168.63.129.16/",
+        "http://[::ffff:168.63.129.16]/",
+        "http://[64:ff9b:1::7f00:1]/",
+        "http://[64:ff9b:1:7f00:0:100::]/",
+        "http://localhost/",
+        "http://LOCALHOST.:8080/",
+        "http://a.localhost/",
+        "http://a.localhost./",
+        "http://metadata/computeMetadata/v1/",
+        "http://metadata.google.internal/",
+        "http://metadata.google.internal./",
+        "http://instance-data.ec2.internal/",
+        "http://minio.corp.internal/",
+        "http://internal/",
     ];
 
     #[tokio::test]
@@ -248,9 +310,15 @@ mod tests {
         for target in SPECIAL {
             assert!(!allows("https://203.0.113.7", target).await, "{target}");
         }
-        for target in
-            ["https://203.0.113.8/", "https://10.0.0.5:9000/", "https://[2001:db8::1]/", "https://cdn.example/"]
-        {
+        for target in [
+            "https://203.0.113.8/",
+            "https://10.0.0.5:9000/",
+            "https://[2001:db8::1]/",
+            "https://cdn.example/",
+            "https://metadata.example/",
+            "https://internal.example/",
+            "https://localhost.example/",
+        ] {
             assert!(allows("https://203.0.113.7", target).await, "{target}");
         }
     }
@@ -265,6 +333,12 @@ mod tests {
             ("http://169.254.7.7", "http://169.254.7.7:81/", true),
             ("http://169.254.7.7", "http://169.254.169.254/", false),
             ("http://127.0.0.1:5000", "http://0.0.0.0/", false),
+            ("http://127.0.0.1:5000", "http://localhost/", true),
+            ("http://localhost.:5000", "http://a.localhost/", true),
+            ("http://127.0.0.1:5000", "http://metadata/", false),
+            ("http://registry.corp.internal", "http://minio.corp.internal/", true),
+            ("http://registry.corp.internal", "http://metadata.google.internal/", false),
+            ("http://metadata", "http://metadata/", true),
         ] {
             assert_eq!(allows(home, target).await, allowed, "{home} {target}");
         }
