@@ -8,16 +8,24 @@
 
 use std::{
     error::Error as StdError,
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
     sync::Arc,
+    time::Duration,
 };
 
 use reqwest::{
     Url,
     dns::{Addrs, Name, Resolve, Resolving},
 };
+use tokio::sync::Semaphore;
 use url::Host;
+
+/// How many lookups may run at a time, over all upstreams: each takes a thread of the blocking pool,
+/// which the disk needs as well, and a resolver that is away holds it for long.
+static LOOKUPS: Semaphore = Semaphore::const_new(32);
+/// How long a name is waited for, its turn included.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Metadata services of clouds outside of the link-local range: Aliyun's, Azure's, and those of AWS
 /// and Google over IPv6.
@@ -182,8 +190,27 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
-async fn lookup(name: &str) -> std::io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host((name, 0)).await?.collect())
+async fn lookup(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let name = name.to_owned();
+    in_turn(&LOOKUPS, move || Ok((name.as_str(), 0).to_socket_addrs()?.collect())).await
+}
+
+/// Runs a lookup on the blocking pool. The turn is given back when the lookup ends, which for one that
+/// hangs is after it has been given up: no limit in time can end a thread.
+async fn in_turn<T: Send + 'static>(
+    turns: &'static Semaphore,
+    lookup: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let run = async {
+        let turn = turns.acquire().await.map_err(io::Error::other)?;
+        let lookup = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            lookup()
+        });
+        lookup.await.map_err(io::Error::other)?
+    };
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the name could not be resolved in time");
+    tokio::time::timeout(LOOKUP_TIMEOUT, run).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// An upstream on loopback may lead to any port and address of loopback; every other special
@@ -366,6 +393,25 @@ mod tests {
         let listed = ["localhost:8443".to_owned()];
         let filter = AddressFilter::new(&[Url::parse("https://203.0.113.7").unwrap()], &listed);
         assert!(filter.resolve("localhost".parse().unwrap()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_hangs_is_given_up_and_keeps_its_turn() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        tokio::time::pause();
+        let hung = in_turn(&ONE, move || {
+            let _ = ends.recv();
+            Ok(1)
+        });
+        let (given_up, ()) = tokio::join!(hung, tokio::time::advance(2 * LOOKUP_TIMEOUT));
+        assert_eq!(given_up.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // There is no second thread for it.
+        let (waited, ()) = tokio::join!(in_turn(&ONE, || Ok(2)), tokio::time::advance(2 * LOOKUP_TIMEOUT));
+        assert_eq!(waited.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        tokio::time::resume();
+        end.send(()).unwrap();
+        assert_eq!(in_turn(&ONE, || Ok(3)).await.unwrap(), 3);
     }
 
     #[test]
