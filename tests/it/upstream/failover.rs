@@ -59,12 +59,16 @@ async fn an_answer_that_disappoints_is_an_answer() {
         (403, ErrorKind::Denied),
         (401, ErrorKind::Unauthorized),
         (405, ErrorKind::Unsupported),
+        (400, ErrorKind::Rejected { status: 400 }),
+        (414, ErrorKind::Rejected { status: 414 }),
         (508, ErrorKind::Loop),
     ] {
         let (first, second, config) = two().await;
         first.fault(When::any(), Fault::status(status));
-        assert_eq!(kind(Subject::new(&config).manifest("team/app", "1").await), Some(expected));
+        let subject = Subject::new(&config);
+        assert_eq!(kind(subject.manifest("team/app", "1").await), Some(expected));
         assert!(second.requests().is_empty(), "{status}");
+        assert_eq!(subject.metric(r#"forebay_upstream_up{upstream="fake.example"}"#), 1);
     }
 }
 
