@@ -121,14 +121,20 @@ impl<'a> Attempts<'a> {
     /// Takes note of what `endpoint` gave. `None`: it could not answer, try the next.
     pub(super) fn settle<T>(&mut self, endpoint: &Endpoint, result: Result<T, Error>) -> Option<Result<T, Error>> {
         match result {
-            Err(error) if error.kind.is_outage() => {
-                endpoint.failed();
-                // Of several failures the one that tells when to come back is the most useful; else
-                // that of the endpoint the operator put first.
-                let better = self.failure.as_ref().is_none_or(|known| {
-                    known.kind != ErrorKind::TooManyRequests && error.kind == ErrorKind::TooManyRequests
-                });
-                if better {
+            Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Loop => {
+                // A circle is a matter of who asks: for others the way over this endpoint may be good.
+                if error.kind != ErrorKind::Loop {
+                    endpoint.failed();
+                }
+                // Of several failures the one that tells when to come back is the most useful, and the
+                // one that explains nothing but itself the least; else that of the endpoint the
+                // operator put first.
+                let usefulness = |kind| match kind {
+                    ErrorKind::TooManyRequests => 2,
+                    ErrorKind::Loop => 0,
+                    _ => 1,
+                };
+                if self.failure.as_ref().is_none_or(|known| usefulness(known.kind) < usefulness(error.kind)) {
                     self.failure = Some(error);
                 }
                 None
@@ -187,13 +193,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_most_useful_failure_is_told() {
-        use ErrorKind::{Denied, NotFound, Protocol, Timeout, TooManyRequests, Unavailable};
+        use ErrorKind::{Denied, Loop, NotFound, Protocol, Timeout, TooManyRequests, Unavailable};
         for (kinds, told) in [
             (&[Unavailable, Timeout][..], Unavailable),
             (&[Unavailable, TooManyRequests, Timeout], TooManyRequests),
             (&[TooManyRequests, Unavailable], TooManyRequests),
             (&[Protocol, NotFound], NotFound),
             (&[Denied, Unavailable], Denied),
+            (&[Loop, NotFound], NotFound),
+            (&[Loop, Timeout], Timeout),
+            (&[Unavailable, Loop], Unavailable),
+            (&[Loop, Loop], Loop),
         ] {
             let urls: Vec<_> = (0..kinds.len()).map(|index| format!("http://h{index}")).collect();
             let endpoints = endpoints(&urls.iter().map(String::as_str).collect::<Vec<_>>());

@@ -25,6 +25,7 @@ mod realm;
 mod redirect;
 mod request;
 mod token;
+mod via;
 
 use std::{fmt, sync::Arc};
 
@@ -41,6 +42,7 @@ use self::{
     follow::Followed,
     request::{Ask, Shared},
     token::Scope,
+    via::Via,
 };
 use crate::{
     metrics::{Metrics, Operation},
@@ -101,7 +103,10 @@ pub struct Forwarded {
 
 /// One registry behind us. A cheap handle.
 #[derive(Clone)]
-pub struct Upstream(Arc<Shared>);
+pub struct Upstream {
+    shared: Arc<Shared>,
+    via: Via,
+}
 
 impl Upstream {
     /// Sets the upstream up, without asking it anything.
@@ -110,12 +115,26 @@ impl Upstream {
     ///
     /// When the private CA cannot be read, or the configuration has no URL in it.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
-        Ok(Self(Arc::new(Shared::new(config, &context)?)))
+        Ok(Self { shared: Arc::new(Shared::new(config, &context)?), via: Via::Ours })
     }
 
     /// Its name in the configuration, and in the labels of metrics.
     pub fn name(&self) -> &Arc<str> {
-        self.0.name()
+        self.shared.name()
+    }
+
+    /// The same upstream, asked because of a request that came with this `Via`; several lines of it are
+    /// to be joined by commas. The upstream is told the whole way, so that it can see a circle that
+    /// leads through more mirrors than us. A way of more than 32 stations or 4 KiB is taken for a circle.
+    pub fn on_behalf_of(&self, via: Option<HeaderValue>) -> Self {
+        Self { shared: self.shared.clone(), via: Via::behind(via.as_ref(), self.shared.via()) }
+    }
+
+    fn asked(&self, mut ask: Ask) -> Result<Ask, Error> {
+        if let Some(via) = self.via.header()? {
+            ask.headers.insert(header::VIA, via.clone());
+        }
+        Ok(ask)
     }
 
     /// Asks for the head of a manifest. It is never turned into a GET, which would count as a pull.
@@ -125,10 +144,10 @@ impl Upstream {
         reference: &Reference,
         accept: &Accept,
     ) -> Result<ManifestHead, Error> {
-        let ask = &Ask::manifest(Method::HEAD, repository, reference, accept);
-        self.0
+        let ask = &self.asked(Ask::manifest(Method::HEAD, repository, reference, accept))?;
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let followed = self.0.ask(&endpoint, ask).await?;
+                let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
                 Ok(ManifestHead {
                     media_type: media_type(headers),
@@ -146,10 +165,10 @@ impl Upstream {
         reference: &Reference,
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
-        let ask = &Ask::manifest(Method::GET, repository, reference, accept);
-        self.0
+        let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let followed = self.0.ask(&endpoint, ask).await?;
+                let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
                 let (media_type, digest) = (media_type(headers), digest(headers));
                 Ok(ManifestBody { media_type, digest, bytes: self.document(followed).await? })
@@ -159,13 +178,14 @@ impl Upstream {
 
     /// Asks how long a blob is.
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
-        let head = &Ask::blob(Method::HEAD, repository, digest, BlobRange::default());
+        let head = &self.asked(Ask::blob(Method::HEAD, repository, digest, BlobRange::default()))?;
         // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET.
-        let first_byte = &Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) });
-        self.0
+        let first_byte =
+            &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let answer = match self.0.ask(&endpoint, head).await {
-                    Err(error) if error.kind == ErrorKind::NotFound => self.0.ask(&endpoint, first_byte).await,
+                let answer = match self.shared.ask(&endpoint, head).await {
+                    Err(error) if error.kind == ErrorKind::NotFound => self.shared.ask(&endpoint, first_byte).await,
                     answer => answer,
                 };
                 match answer {
@@ -187,11 +207,11 @@ impl Upstream {
         digest: &Digest,
         range: BlobRange,
     ) -> Result<BlobStream, Error> {
-        let ask = &Ask::blob(Method::GET, repository, digest, range);
-        self.0
+        let ask = &self.asked(Ask::blob(Method::GET, repository, digest, range))?;
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let followed = self.0.ask(&endpoint, ask).await?;
-                BlobStream::new(followed, range, self.name().clone(), endpoint, self.0.metrics().clone())
+                let followed = self.shared.ask(&endpoint, ask).await?;
+                BlobStream::new(followed, range, self.name().clone(), endpoint, self.shared.metrics().clone())
             })
             .await
     }
@@ -204,16 +224,16 @@ impl Upstream {
         path_and_query: &str,
         accept: &Accept,
     ) -> Result<Forwarded, Error> {
-        let ask = &Ask {
+        let ask = &self.asked(Ask {
             operation,
             method: Method::GET,
             path_and_query: path_and_query.to_owned(),
             scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
             headers: accept_headers(accept),
-        };
-        self.0
+        })?;
+        self.shared
             .each_endpoint(|endpoint| async move {
-                let followed = self.0.ask(&endpoint, ask).await?;
+                let followed = self.shared.ask(&endpoint, ask).await?;
                 let theirs = followed.response.headers();
                 let headers = FORWARDED
                     .iter()
@@ -227,13 +247,13 @@ impl Upstream {
 
     /// Finds out whether the upstream answers, and whether it accepts who asks.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.0.each_endpoint(|endpoint| async move { self.0.ping(&endpoint).await }).await
+        self.shared.each_endpoint(|endpoint| async move { self.shared.ping(&endpoint).await }).await
     }
 
     async fn document(&self, followed: Followed) -> Result<Bytes, Error> {
         let Followed { response, url, .. } = followed;
         let body = whole_body(response, &url, MAX_DOCUMENT).await?;
-        self.0.metrics().upstream_received(self.name(), body.len() as u64);
+        self.shared.metrics().upstream_received(self.name(), body.len() as u64);
         Ok(body)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
     BlobRange, Config, Context, Error, ErrorKind, SetupError, accept_headers, answer,
@@ -71,6 +71,7 @@ pub(super) struct Shared {
     endpoints: Vec<Arc<Endpoint>>,
     sender: Sender,
     authenticator: Authenticator,
+    via: HeaderValue,
     metrics: Metrics,
 }
 
@@ -84,12 +85,18 @@ impl Shared {
             endpoints: config.urls.iter().cloned().map(Endpoint::new).map(Arc::new).collect(),
             sender: Sender::new(config, context)?,
             authenticator: Authenticator::new(config, context)?,
+            via: HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?,
             metrics: context.metrics.clone(),
         })
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// What we call ourselves in `Via`.
+    pub(super) fn via(&self) -> &HeaderValue {
+        &self.via
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
