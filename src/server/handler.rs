@@ -192,7 +192,7 @@ impl Handler {
             path.push_str(&query);
         }
         let accept = Accept::from_headers(asked.headers);
-        match upstream.forward(label, repository, &path, &accept).await {
+        match upstream.forward(asked.method.clone(), label, repository, &path, &accept).await {
             Ok(answer) => Ok(response::forwarded(answer, asked.uri.path(), namespace.as_deref())),
             Err(error) => {
                 facts.cause = Some(Chain(&error).to_string());

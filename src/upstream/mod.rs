@@ -98,6 +98,9 @@ pub struct Forwarded {
     pub status: StatusCode,
     /// Content-Type, Link and OCI-Filters-Applied alone.
     pub headers: HeaderMap,
+    /// How long the body is, or would be were it not asked for by HEAD, in bytes.
+    pub len: Option<u64>,
+    /// Empty when it was asked for by HEAD.
     pub body: Bytes,
 }
 
@@ -216,9 +219,10 @@ impl Upstream {
             .await
     }
 
-    /// Passes a GET on. `path_and_query` is what follows `/v2/`, such as `library/nginx/tags/list?n=5`.
+    /// Passes a GET or a HEAD on. `path_and_query` is what follows `/v2/`, such as `library/nginx/tags/list?n=5`.
     pub async fn forward(
         &self,
+        method: Method,
         operation: Operation,
         repository: Option<&Repository>,
         path_and_query: &str,
@@ -226,7 +230,7 @@ impl Upstream {
     ) -> Result<Forwarded, Error> {
         let ask = &self.asked(Ask {
             operation,
-            method: Method::GET,
+            method,
             path_and_query: path_and_query.to_owned(),
             scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
             headers: accept_headers(accept),
@@ -240,7 +244,16 @@ impl Upstream {
                     .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))
                     .collect();
                 let status = followed.response.status();
-                Ok(Forwarded { status, headers, body: self.document(followed).await? })
+                if ask.method == Method::HEAD {
+                    return Ok(Forwarded {
+                        status,
+                        headers,
+                        len: answer::announced_len(&followed),
+                        body: Bytes::new(),
+                    });
+                }
+                let body = self.document(followed).await?;
+                Ok(Forwarded { status, headers, len: Some(body.len() as u64), body })
             })
             .await
     }
