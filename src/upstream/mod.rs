@@ -40,7 +40,7 @@ pub use self::{
 use self::{
     client::whole_body,
     follow::Followed,
-    request::{Ask, Shared},
+    request::{Ask, Shared, in_time},
     token::Scope,
     via::Via,
 };
@@ -187,10 +187,13 @@ impl Upstream {
             &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
         self.shared
             .each_endpoint(|endpoint| async move {
-                let answer = match self.shared.ask(&endpoint, head).await {
-                    Err(error) if error.kind == ErrorKind::NotFound => self.shared.ask(&endpoint, first_byte).await,
-                    answer => answer,
+                let asking = async {
+                    match self.shared.ask(&endpoint, head).await {
+                        Err(error) if error.kind == ErrorKind::NotFound => self.shared.ask(&endpoint, first_byte).await,
+                        answer => answer,
+                    }
                 };
+                let answer = in_time(&endpoint, asking).await;
                 match answer {
                     Ok(followed) => Ok(BlobHead { len: answer::announced_len(&followed) }),
                     // The one blob that has no first byte.

@@ -4,7 +4,7 @@
 //! once; a second one is the upstream's last word. A 401 of a redirect's target is no challenge to
 //! us: nothing of ours is meant for it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
@@ -21,6 +21,10 @@ use crate::{
     metrics::{Metrics, Operation},
     oci::{Accept, Digest, Reference, Repository},
 };
+
+/// How long asking one endpoint may take in all: redirects, a token, the second try. Each step has a
+/// limit of its own, but nobody waits for the sum of a dozen of them.
+const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is asked of an upstream, whichever of its URLs is asked.
 pub(super) struct Ask {
@@ -133,6 +137,10 @@ impl Shared {
 
     /// Asks one endpoint. The answer is a 200 or a 206.
     pub(super) async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
+        in_time(endpoint, self.challenge_and_ask(endpoint, ask)).await
+    }
+
+    async fn challenge_and_ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
         let (authorization, failed) = match self.authenticator.known(&self.sender, endpoint, &ask.scope).await {
             Known::Nothing => (None, None),
             Known::Authorization(authorization) => (Some(authorization), None),
@@ -158,6 +166,10 @@ impl Shared {
     /// Asks one endpoint for nothing. A token is proof enough that it would answer: some realms give
     /// one that is good for repositories, and not for this.
     pub(super) async fn ping(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        in_time(endpoint, self.challenge_and_ping(endpoint)).await
+    }
+
+    async fn challenge_and_ping(&self, endpoint: &Endpoint) -> Result<(), Error> {
         let ask = Ask::ping();
         let first = self.send(endpoint, &ask, None).await?;
         if !is_challenge(&first) {
@@ -189,6 +201,17 @@ impl Shared {
             self.metrics.upstream_ratelimit(&self.name, limit, remaining);
         }
         Ok(followed)
+    }
+}
+
+/// Bounds the whole asking of one endpoint, up to the head of the answer that counts.
+pub(super) async fn in_time<T>(
+    endpoint: &Endpoint,
+    asking: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(ASKING_TIMEOUT, asking).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::timed_out("asking", endpoint.base(), ASKING_TIMEOUT)),
     }
 }
 

@@ -6,7 +6,7 @@ use forebay::{metrics::Operation, upstream::ErrorKind};
 use http::Method;
 
 use super::{MANIFEST, Subject, accept, config_of, kind, name, reference_of};
-use crate::support::fake_registry::{FakeRegistry, Fault, Gate, Server, When};
+use crate::support::fake_registry::{FakeRegistry, Fault, Gate, Server, To, When};
 
 #[tokio::test]
 async fn a_manifest_comes_byte_for_byte_with_its_type_and_digest() {
@@ -188,6 +188,38 @@ async fn an_upstream_that_says_nothing_is_given_up() {
     assert_eq!(kind(asking.await.unwrap()), Some(ErrorKind::Timeout));
     // The wait began a little before the clock stood still.
     assert!((20..=30).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_way_of_slow_steps_ends_in_time() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[]);
+    registry.fault(When::any(), Fault::Redirect { status: 307, to: To::Here });
+    let hold = || {
+        let gate = Gate::new();
+        registry.fault_times(1, When::any(), Fault::HoldHead(gate.clone()));
+        gate
+    };
+    let wait = async |seconds| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    };
+    let mut gate = hold();
+    let subject = Subject::of(&registry);
+    let asking = tokio::spawn(async move { subject.manifest("team/app", "1").await });
+    for _ in 0..2 {
+        gate.reached().await;
+        // No step takes the 30 s that it may.
+        wait(25).await;
+        let next = hold();
+        gate.open();
+        gate = next;
+    }
+    gate.reached().await;
+    wait(11).await;
+    assert_eq!(kind(asking.await.unwrap()), Some(ErrorKind::Timeout));
+    assert_eq!(registry.requests().len(), 3);
 }
 
 #[tokio::test]
