@@ -148,6 +148,7 @@ impl Upstream {
         accept: &Accept,
     ) -> Result<ManifestHead, Error> {
         let ask = &self.asked(Ask::manifest(Method::HEAD, repository, reference, accept))?;
+        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(|endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
@@ -169,6 +170,7 @@ impl Upstream {
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
+        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(|endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
@@ -185,6 +187,7 @@ impl Upstream {
         // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET.
         let first_byte =
             &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
+        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(|endpoint| async move {
                 let asking = async {
@@ -238,6 +241,7 @@ impl Upstream {
             scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
             headers: accept_headers(accept),
         })?;
+        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(|endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;

@@ -8,6 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use super::{
     BlobRange, Config, Context, Error, ErrorKind, SetupError, accept_headers, answer,
     auth::{Authenticator, Authorization, Known},
@@ -25,6 +27,12 @@ use crate::{
 /// How long asking one endpoint may take in all: redirects, a token, the second try. Each step has a
 /// limit of its own, but nobody waits for the sum of a dozen of them.
 const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How many manifests, lists and sizes are asked for at a time: each may take 16 MiB of memory. Blobs
+/// are streamed, and have limits of their own.
+const MAX_DOCUMENTS: usize = 64;
+/// How long a request waits for its turn among them.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is asked of an upstream, whichever of its URLs is asked.
 pub(super) struct Ask {
@@ -76,6 +84,7 @@ pub(super) struct Shared {
     sender: Sender,
     authenticator: Authenticator,
     via: HeaderValue,
+    documents: Semaphore,
     metrics: Metrics,
 }
 
@@ -90,6 +99,7 @@ impl Shared {
             sender: Sender::new(config, context)?,
             authenticator: Authenticator::new(config, context)?,
             via: HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?,
+            documents: Semaphore::new(MAX_DOCUMENTS),
             metrics: context.metrics.clone(),
         })
     }
@@ -105,6 +115,18 @@ impl Shared {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Waits for the turn of a request whose answer is held in memory. The turn is kept until that is read.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
+        match tokio::time::timeout(TURN_TIMEOUT, self.documents.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            // Nobody closes the semaphore, so it was the time.
+            Ok(Err(_)) | Err(_) => {
+                let why = format!("upstream {}: too many requests of ours are under way", self.name);
+                Err(Error::new(ErrorKind::Unavailable, why))
+            }
+        }
     }
 
     /// Acts on one endpoint after the other, until one answers.
