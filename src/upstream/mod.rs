@@ -265,7 +265,8 @@ impl Upstream {
             .await
     }
 
-    /// Finds out whether the upstream answers, and whether it accepts who asks.
+    /// Finds out whether the upstream answers, and whether it accepts who asks: credentials that are
+    /// configured but were not used when it challenged are an error.
     pub async fn ping(&self) -> Result<(), Error> {
         self.shared.each_endpoint(|endpoint| async move { self.shared.ping(&endpoint).await }).await
     }

@@ -199,6 +199,9 @@ impl Shared {
         }
         let headers = first.response.headers().clone();
         let authorization = self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, None).await?;
+        if let Some(why) = self.authenticator.unused(&authorization).await? {
+            return Err(Error::new(ErrorKind::Unauthorized, format!("upstream {}: {why}", self.name)));
+        }
         if authorization.is_token() {
             return Ok(());
         }
