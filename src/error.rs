@@ -42,6 +42,8 @@ pub enum Error {
     Denied,
     #[error("this mirror only serves pulls")]
     Unsupported,
+    #[error("the upstream rejects the request")]
+    Rejected,
     #[error("the method is not allowed here")]
     MethodNotAllowed,
     #[error("the range lies outside the blob, which has {len} bytes")]
@@ -67,7 +69,9 @@ pub enum Error {
 impl Error {
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::InvalidName(_) | Self::InvalidDigest(_) | Self::InvalidTag(_) => StatusCode::BAD_REQUEST,
+            Self::InvalidName(_) | Self::InvalidDigest(_) | Self::InvalidTag(_) | Self::Rejected => {
+                StatusCode::BAD_REQUEST
+            }
             Self::UnknownRoute(_) | Self::NotFound | Self::ManifestUnknown | Self::BlobUnknown | Self::NameUnknown => {
                 StatusCode::NOT_FOUND
             }
@@ -94,7 +98,7 @@ impl Error {
             Self::BlobUnknown => ErrorCode::BlobUnknown,
             Self::Unauthenticated => ErrorCode::Unauthorized,
             Self::Denied => ErrorCode::Denied,
-            Self::Unsupported | Self::MethodNotAllowed => ErrorCode::Unsupported,
+            Self::Rejected | Self::Unsupported | Self::MethodNotAllowed => ErrorCode::Unsupported,
             Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
             Self::TooManyRequests { .. } | Self::Busy => ErrorCode::TooManyRequests,
@@ -132,6 +136,7 @@ impl Error {
             | Self::BlobUnknown
             | Self::NameUnknown
             | Self::Denied
+            | Self::Rejected
             | Self::ManifestTooLarge
             | Self::UpstreamTimeout
             | Self::DigestMismatch
@@ -153,6 +158,7 @@ impl Error {
             ErrorKind::TooLarge => Self::ManifestTooLarge,
             ErrorKind::Loop => Self::Loop,
             ErrorKind::Unsupported => Self::MethodNotAllowed,
+            ErrorKind::Rejected { .. } => Self::Rejected,
             ErrorKind::Unavailable | ErrorKind::Protocol | ErrorKind::RangeNotSatisfiable { .. } => {
                 Self::UpstreamUnavailable { retry_after: error.retry_after }
             }

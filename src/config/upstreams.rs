@@ -74,6 +74,14 @@ impl Reader<'_> {
                 &known.map_or_else(|| format!("https://{name}"), |registry| registry.url.to_owned()),
             )?],
         };
+        let clear = urls.iter().filter(|url| url.scheme() == "http").count();
+        if credential != CredentialSource::Anonymous && clear > 0 && clear < urls.len() {
+            return Err(self.error(
+                "urls",
+                "must not mix https and http beside credentials: when the https URL fails, the password would go \
+                 over the line in clear; make all of them https",
+            ));
+        }
         let aliases = section.aliases.unwrap_or_else(|| owned(known.map_or(&[], |registry| registry.aliases)));
         let realms = section.realms.unwrap_or_else(|| owned(known_realms));
         Ok(Config {

@@ -121,7 +121,8 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         let label = route.operation.label();
-        let upstream = table.upstreams.get(&route.upstream).map(|upstream| upstream.on_behalf_of(asked.headers));
+        let upstream =
+            table.upstreams.get(&route.upstream).map(|upstream| upstream.on_behalf_of(ways_of(asked.headers)));
         match (route.operation, upstream, route.repository) {
             (Operation::Base, ..) => Ok(response::base()),
             (Operation::Write, ..) => Err(Error::Unsupported),
@@ -196,7 +197,7 @@ impl Handler {
             path.push_str(&query);
         }
         let accept = Accept::from_headers(asked.headers);
-        match upstream.forward(label, repository, &path, &accept).await {
+        match upstream.forward(asked.method.clone(), label, repository, &path, &accept).await {
             Ok(answer) => Ok(response::forwarded(answer, asked.uri.path(), namespace.as_deref())),
             Err(error) => {
                 facts.cause = Some(Chain(&error).to_string());
@@ -242,6 +243,12 @@ impl Facts {
         self.cause = Some(Chain(&error).to_string());
         error.into()
     }
+}
+
+/// Everyone a request came through before us, in one line. Source: RFC 9110 sections 5.2 and 7.6.3.
+fn ways_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let hops: Vec<&[u8]> = headers.get_all(header::VIA).iter().map(HeaderValue::as_bytes).collect();
+    if hops.is_empty() { None } else { HeaderValue::from_bytes(&hops.join(&b", "[..])).ok() }
 }
 
 /// 304, when the client has this content.

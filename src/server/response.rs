@@ -115,12 +115,14 @@ pub fn etag(digest: &Digest) -> String {
 
 /// An answer of the upstream that is passed on; `path` is the one the client asked for.
 pub fn forwarded(forwarded: Forwarded, path: &str, namespace: Option<&str>) -> Response<Body> {
-    let Forwarded { status, mut headers, body } = forwarded;
+    let Forwarded { status, mut headers, len, body } = forwarded;
     let links: Vec<HeaderValue> =
         headers.get_all(header::LINK).iter().filter_map(|link| super::link::rewrite(link, path, namespace)).collect();
     headers.remove(header::LINK);
     headers.extend(links.into_iter().map(|link| (header::LINK, link)));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if let Some(len) = len {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+    }
     headers.insert(CACHE_STATUS, cache_status(Outcome::Bypass, false));
     let mut response = Response::new(body::full(body));
     *response.status_mut() = status;

@@ -8,20 +8,36 @@
 
 use std::{
     error::Error as StdError,
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
     sync::Arc,
+    time::Duration,
 };
 
 use reqwest::{
     Url,
     dns::{Addrs, Name, Resolve, Resolving},
 };
+use tokio::sync::Semaphore;
 use url::Host;
 
-/// Metadata services of clouds outside of the link-local range: Aliyun's and AWS's over IPv6.
-const METADATA: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254))];
+/// How many lookups may run at a time, over all upstreams: each takes a thread of the blocking pool,
+/// which the disk needs as well, and a resolver that is away holds it for long.
+static LOOKUPS: Semaphore = Semaphore::const_new(32);
+/// How long a name is waited for, its turn included.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Metadata services of clouds outside of the link-local range: Aliyun's, Azure's, and those of AWS
+/// and Google over IPv6.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
+];
+
+/// Names by which clouds know their metadata services, alone or before `.internal`.
+const METADATA_NAMES: [&str; 2] = ["metadata", "instance-data"];
 
 /// The address is in a range that no redirect may lead to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +91,14 @@ impl AddressFilter {
             Some(Host::Domain(name)) if is_among(&self.0.proxies, name) => {
                 lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
             }
-            Some(Host::Domain(_)) => vec![],
+            // A proxy resolves names where we cannot see it, so those that are known to lead here, or to
+            // the cloud around us, are judged as they are written.
+            Some(Host::Domain(name)) => match Kind::of(name) {
+                Kind::Usual => vec![],
+                Kind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
+                Kind::Internal if self.is_home_internal() => vec![],
+                Kind::Internal | Kind::Metadata => return Err(refused),
+            },
             None => return Err(refused),
         };
         for address in addresses {
@@ -86,6 +109,10 @@ impl AddressFilter {
         Ok(())
     }
 
+    fn is_home_internal(&self) -> bool {
+        self.0.home.iter().any(|home| matches!(home, Host::Domain(name) if Kind::of(name) == Kind::Internal))
+    }
+
     async fn check_address(&self, address: IpAddr) -> bool {
         if !is_special(address) {
             return true;
@@ -94,6 +121,7 @@ impl AddressFilter {
             let home = match host {
                 Host::Ipv4(home) => vec![IpAddr::from(*home)],
                 Host::Ipv6(home) => vec![IpAddr::from(*home)],
+                Host::Domain(name) if Kind::of(name) == Kind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
                 Host::Domain(name) => {
                     lookup(name).await.unwrap_or_default().into_iter().map(|home| home.ip()).collect()
                 }
@@ -126,6 +154,30 @@ impl Resolve for AddressFilter {
     }
 }
 
+/// Where a name leads by its looks alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Usual,
+    /// Source: RFC 6761 §6.3.
+    Loopback,
+    /// The top-level domain that is kept for private networks, in which clouds have their services.
+    Internal,
+    Metadata,
+}
+
+impl Kind {
+    fn of(name: &str) -> Self {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let host = name.split('.').next().unwrap_or_default();
+        match name.rsplit('.').next().unwrap_or_default() {
+            "localhost" => Self::Loopback,
+            top if (top == host || top == "internal") && METADATA_NAMES.contains(&host) => Self::Metadata,
+            "internal" => Self::Internal,
+            _ => Self::Usual,
+        }
+    }
+}
+
 fn is_among(names: &[String], name: &str) -> bool {
     names.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
@@ -138,8 +190,27 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
-async fn lookup(name: &str) -> std::io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host((name, 0)).await?.collect())
+async fn lookup(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let name = name.to_owned();
+    in_turn(&LOOKUPS, move || Ok((name.as_str(), 0).to_socket_addrs()?.collect())).await
+}
+
+/// Runs a lookup on the blocking pool. The turn is given back when the lookup ends, which for one that
+/// hangs is after it has been given up: no limit in time can end a thread.
+async fn in_turn<T: Send + 'static>(
+    turns: &'static Semaphore,
+    lookup: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let run = async {
+        let turn = turns.acquire().await.map_err(io::Error::other)?;
+        let lookup = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            lookup()
+        });
+        lookup.await.map_err(io::Error::other)?
+    };
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the name could not be resolved in time");
+    tokio::time::timeout(LOOKUP_TIMEOUT, run).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// An upstream on loopback may lead to any port and address of loopback; every other special
@@ -149,7 +220,8 @@ fn is_neighbour(home: IpAddr, address: IpAddr) -> bool {
     home == address || (home.is_loopback() && address.is_loopback())
 }
 
-/// Loopback, link-local, unspecified, multicast, broadcast, or a cloud's metadata service.
+/// Loopback, link-local, unspecified, multicast, broadcast, a cloud's metadata service, or an address
+/// that a translator of the local network makes into any of them.
 fn is_special(address: IpAddr) -> bool {
     if METADATA.contains(&address) {
         return true;
@@ -169,6 +241,8 @@ fn is_special(address: IpAddr) -> bool {
                 || address.is_loopback()
                 || address.is_unicast_link_local()
                 || address.is_multicast()
+                // RFC 8215: where in it the IPv4 address stands is known to the local network alone.
+                || matches!(address.segments(), [0x64, 0xff9b, 1, ..])
         }
     }
 }
@@ -241,6 +315,21 @@ mod tests {
         "http://[64:ff9b::169.254.169.254]/",
         "http://[2002:7f00:1::1]/",
         "http://[fd00:ec2::254]/",
+        "http://[fd20:ce::254]/",
+        "http://168.63.129.16/",
+        "http://[::ffff:168.63.129.16]/",
+        "http://[64:ff9b:1::7f00:1]/",
+        "http://[64:ff9b:1:7f00:0:100::]/",
+        "http://localhost/",
+        "http://LOCALHOST.:8080/",
+        "http://a.localhost/",
+        "http://a.localhost./",
+        "http://metadata/computeMetadata/v1/",
+        "http://metadata.google.internal/",
+        "http://metadata.google.internal./",
+        "http://instance-data.ec2.internal/",
+        "http://minio.corp.internal/",
+        "http://internal/",
     ];
 
     #[tokio::test]
@@ -248,9 +337,15 @@ mod tests {
         for target in SPECIAL {
             assert!(!allows("https://203.0.113.7", target).await, "{target}");
         }
-        for target in
-            ["https://203.0.113.8/", "https://10.0.0.5:9000/", "https://[2001:db8::1]/", "https://cdn.example/"]
-        {
+        for target in [
+            "https://203.0.113.8/",
+            "https://10.0.0.5:9000/",
+            "https://[2001:db8::1]/",
+            "https://cdn.example/",
+            "https://metadata.example/",
+            "https://internal.example/",
+            "https://localhost.example/",
+        ] {
             assert!(allows("https://203.0.113.7", target).await, "{target}");
         }
     }
@@ -265,6 +360,12 @@ mod tests {
             ("http://169.254.7.7", "http://169.254.7.7:81/", true),
             ("http://169.254.7.7", "http://169.254.169.254/", false),
             ("http://127.0.0.1:5000", "http://0.0.0.0/", false),
+            ("http://127.0.0.1:5000", "http://localhost/", true),
+            ("http://localhost.:5000", "http://a.localhost/", true),
+            ("http://127.0.0.1:5000", "http://metadata/", false),
+            ("http://registry.corp.internal", "http://minio.corp.internal/", true),
+            ("http://registry.corp.internal", "http://metadata.google.internal/", false),
+            ("http://metadata", "http://metadata/", true),
         ] {
             assert_eq!(allows(home, target).await, allowed, "{home} {target}");
         }
@@ -292,6 +393,25 @@ mod tests {
         let listed = ["localhost:8443".to_owned()];
         let filter = AddressFilter::new(&[Url::parse("https://203.0.113.7").unwrap()], &listed);
         assert!(filter.resolve("localhost".parse().unwrap()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_hangs_is_given_up_and_keeps_its_turn() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        tokio::time::pause();
+        let hung = in_turn(&ONE, move || {
+            let _ = ends.recv();
+            Ok(1)
+        });
+        let (given_up, ()) = tokio::join!(hung, tokio::time::advance(2 * LOOKUP_TIMEOUT));
+        assert_eq!(given_up.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // There is no second thread for it.
+        let (waited, ()) = tokio::join!(in_turn(&ONE, || Ok(2)), tokio::time::advance(2 * LOOKUP_TIMEOUT));
+        assert_eq!(waited.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        tokio::time::resume();
+        end.send(()).unwrap();
+        assert_eq!(in_turn(&ONE, || Ok(3)).await.unwrap(), 3);
     }
 
     #[test]

@@ -40,9 +40,12 @@ fn kind_of(status: StatusCode, away: bool, headers: &HeaderMap) -> ErrorKind {
         403 | 451 => ErrorKind::Denied,
         404 | 410 => ErrorKind::NotFound,
         405 => ErrorKind::Unsupported,
+        // Our own proxy wants to know who asks: no client can help that.
+        407 => ErrorKind::Unavailable,
         408 => ErrorKind::Timeout,
         416 => ErrorKind::RangeNotSatisfiable { total: unsatisfied_total(headers) },
         429 => ErrorKind::TooManyRequests,
+        400..=499 => ErrorKind::Rejected { status: status.as_u16() },
         508 => ErrorKind::Loop,
         500..=599 => ErrorKind::Unavailable,
         _ => ErrorKind::Protocol,
@@ -87,7 +90,13 @@ mod tests {
     #[test]
     fn statuses() {
         for (status, home, away) in [
-            (400, ErrorKind::Protocol, ErrorKind::Unavailable),
+            (400, ErrorKind::Rejected { status: 400 }, ErrorKind::Unavailable),
+            (407, ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (408, ErrorKind::Timeout, ErrorKind::Timeout),
+            (410, ErrorKind::NotFound, ErrorKind::NotFound),
+            (414, ErrorKind::Rejected { status: 414 }, ErrorKind::Rejected { status: 414 }),
+            (422, ErrorKind::Rejected { status: 422 }, ErrorKind::Rejected { status: 422 }),
+            (451, ErrorKind::Denied, ErrorKind::Denied),
             (401, ErrorKind::Unauthorized, ErrorKind::Unavailable),
             (403, ErrorKind::Denied, ErrorKind::Unavailable),
             (404, ErrorKind::NotFound, ErrorKind::NotFound),

@@ -6,9 +6,13 @@
 //!
 //! [`realm`]: super::realm
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use http::{HeaderMap, HeaderValue, header};
+use reqwest::Url;
 
 use super::{
     Config, Context,
@@ -57,6 +61,8 @@ pub(super) struct Authenticator {
     realms: Vec<String>,
     credentials: Credentials,
     tokens: TokenCache,
+    /// Whether it was said that the credentials are not used: once is enough.
+    warned: AtomicBool,
     metrics: Metrics,
 }
 
@@ -67,6 +73,7 @@ impl Authenticator {
             realms: config.realms.clone(),
             credentials: Credentials::new(config)?,
             tokens: TokenCache::new(),
+            warned: AtomicBool::new(false),
             metrics: context.metrics.clone(),
         })
     }
@@ -122,6 +129,29 @@ impl Authenticator {
         }
     }
 
+    /// Why the configured credentials had no part in `authorization`; `None` when they had, or when
+    /// there are none. An upstream that answers all the same hides a mistake in the configuration.
+    ///
+    /// # Errors
+    /// When the credentials cannot be read.
+    pub(super) async fn unused(&self, authorization: &Authorization) -> Result<Option<String>, Error> {
+        if self.credentials.is_anonymous() {
+            return Ok(None);
+        }
+        Ok(match &authorization.proof {
+            Proof::Token(key, _) if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
+            Proof::Token(..) | Proof::Basic => {
+                self.credentials.load().await?.credential.is_none().then(|| NO_ENTRY.to_owned())
+            }
+        })
+    }
+
+    fn warn_unused(&self, why: impl FnOnce() -> String) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(upstream = %self.upstream, "{}", why());
+        }
+    }
+
     async fn authorize(
         &self,
         sender: &Sender,
@@ -163,6 +193,9 @@ impl Authenticator {
     ) -> Result<Authorization, Error> {
         let named = realm.trusted && !self.credentials.is_anonymous();
         let identity = if named { Identity::Configured } else { Identity::Anonymous };
+        if !realm.trusted && !self.credentials.is_anonymous() {
+            self.warn_unused(|| untrusted(&realm.url));
+        }
         let key = TokenKey { identity, realm: realm.url, service, scope: scope.clone() };
         let fetch = async {
             let token = self.fetch(sender, &key).await;
@@ -203,6 +236,9 @@ impl Authenticator {
             return exchange(None).fetch(sender).await;
         }
         let loaded = self.credentials.load().await?;
+        if loaded.credential.is_none() && !self.credentials.is_anonymous() {
+            self.warn_unused(|| NO_ENTRY.to_owned());
+        }
         let token = exchange(loaded.credential.as_deref()).fetch(sender).await;
         match token {
             Err(error) if error.kind == ErrorKind::Unauthorized => {
@@ -217,6 +253,15 @@ impl Authenticator {
             token => token,
         }
     }
+}
+
+const NO_ENTRY: &str = "credentials are configured but were not used: their source has no entry for this upstream";
+
+fn untrusted(realm: &Url) -> String {
+    format!(
+        "credentials are configured but were not used: realm {} is not trusted, list it in `realms`",
+        realm.host_str().unwrap_or_default()
+    )
 }
 
 /// Bearer before Basic: a token is worth less to a thief than a password. Where both are offered,

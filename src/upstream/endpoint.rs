@@ -2,7 +2,8 @@
 //!
 //! A list of URLs is a failover list: the next one is asked when one cannot answer. An answer that
 //! merely disappoints, such as 404, is an answer. A URL that failed goes to the end of the list for
-//! a while, but is never left out: when all have failed lately, all are still tried.
+//! a while, but is never left out: when all have failed lately, all are still tried. After the while
+//! one request probes it; for the others it stays at the end until the probe has been answered.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,8 +15,9 @@ use tokio::time::Instant;
 
 use super::error::{Error, ErrorKind};
 
-/// How long a URL that failed stays behind the others.
+/// How long a URL that failed stays behind the others; twice as long after every probe that failed.
 const COOL_DOWN: Duration = Duration::from_secs(10);
+const MAX_COOL_DOWN: Duration = Duration::from_secs(60);
 
 /// How an endpoint wants to be asked, learned from its last challenge, so that a request normally
 /// costs one round trip and not two.
@@ -35,8 +37,16 @@ pub(super) struct Endpoint {
 
 #[derive(Debug, Default)]
 struct Learned {
-    cools_until: Option<Instant>,
+    cooling: Option<Cooling>,
     scheme: Option<Scheme>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cooling {
+    until: Instant,
+    span: Duration,
+    /// Whether a request was let through to see how it is by now.
+    probed: bool,
 }
 
 impl Endpoint {
@@ -78,16 +88,37 @@ impl Endpoint {
 
     /// It could not answer: the others come first for a while.
     pub(super) fn failed(&self) {
-        self.with(|learned| learned.cools_until = Some(Instant::now() + COOL_DOWN));
+        self.with(|learned| {
+            // Of many requests that fail together only a probe makes the span longer.
+            let span = match learned.cooling {
+                None => COOL_DOWN,
+                Some(cooling) if cooling.probed => (cooling.span * 2).min(MAX_COOL_DOWN),
+                Some(cooling) => cooling.span,
+            };
+            learned.cooling = Some(Cooling { until: Instant::now() + span, span, probed: false });
+        });
+    }
+
+    /// It is asked now. If it has cooled down, this request is the probe; should its asker leave before
+    /// the answer, the next probe comes after another span.
+    fn picked(&self, now: Instant) {
+        self.with(|learned| {
+            if let Some(cooling) = &mut learned.cooling
+                && cooling.until <= now
+            {
+                cooling.until = now + cooling.span;
+                cooling.probed = true;
+            }
+        });
     }
 
     /// It answered.
     fn answered(&self) {
-        self.with(|learned| learned.cools_until = None);
+        self.with(|learned| learned.cooling = None);
     }
 
     fn is_cooling(&self, now: Instant) -> bool {
-        self.with(|learned| learned.cools_until.is_some_and(|until| now < until))
+        self.with(|learned| learned.cooling.is_some_and(|cooling| now < cooling.until))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Learned) -> T) -> T {
@@ -113,22 +144,31 @@ impl<'a> Attempts<'a> {
 
     /// The endpoint to try next, or why none is left.
     pub(super) fn next(&mut self) -> Result<&'a Arc<Endpoint>, Error> {
-        self.left.next().ok_or_else(|| {
-            self.failure.take().unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "the upstream has no URL"))
-        })
+        let Some(endpoint) = self.left.next() else {
+            let none = || Error::new(ErrorKind::Unavailable, "the upstream has no URL");
+            return Err(self.failure.take().unwrap_or_else(none));
+        };
+        endpoint.picked(Instant::now());
+        Ok(endpoint)
     }
 
     /// Takes note of what `endpoint` gave. `None`: it could not answer, try the next.
     pub(super) fn settle<T>(&mut self, endpoint: &Endpoint, result: Result<T, Error>) -> Option<Result<T, Error>> {
         match result {
-            Err(error) if error.kind.is_outage() => {
-                endpoint.failed();
-                // Of several failures the one that tells when to come back is the most useful; else
-                // that of the endpoint the operator put first.
-                let better = self.failure.as_ref().is_none_or(|known| {
-                    known.kind != ErrorKind::TooManyRequests && error.kind == ErrorKind::TooManyRequests
-                });
-                if better {
+            Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Loop => {
+                // A circle is a matter of who asks: for others the way over this endpoint may be good.
+                if error.kind != ErrorKind::Loop {
+                    endpoint.failed();
+                }
+                // Of several failures the one that tells when to come back is the most useful, and the
+                // one that explains nothing but itself the least; else that of the endpoint the
+                // operator put first.
+                let usefulness = |kind| match kind {
+                    ErrorKind::TooManyRequests => 2,
+                    ErrorKind::Loop => 0,
+                    _ => 1,
+                };
+                if self.failure.as_ref().is_none_or(|known| usefulness(known.kind) < usefulness(error.kind)) {
                     self.failure = Some(error);
                 }
                 None
@@ -185,15 +225,42 @@ mod tests {
         assert_eq!(order(&endpoints), ["a", "b", "c"]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_request_probes_what_has_cooled_down() {
+        let endpoints = endpoints(&["http://a", "http://b"]);
+        let first = || Attempts::new(&endpoints).next().unwrap().base().host_str().unwrap();
+        for seconds in [10, 20, 40, 60, 60] {
+            endpoints[0].failed();
+            // A straggler changes nothing.
+            endpoints[0].failed();
+            tokio::time::advance(Duration::from_secs(seconds - 1)).await;
+            assert_eq!(first(), "b", "{seconds}");
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!([first(), first(), first()], ["a", "b", "b"], "{seconds}");
+        }
+        // The last probe never came back: another one follows.
+        tokio::time::advance(MAX_COOL_DOWN).await;
+        assert_eq!([first(), first()], ["a", "b"]);
+        endpoints[0].answered();
+        assert_eq!([first(), first()], ["a", "a"]);
+        endpoints[0].failed();
+        tokio::time::advance(COOL_DOWN).await;
+        assert_eq!(first(), "a");
+    }
+
     #[tokio::test]
     async fn the_most_useful_failure_is_told() {
-        use ErrorKind::{Denied, NotFound, Protocol, Timeout, TooManyRequests, Unavailable};
+        use ErrorKind::{Denied, Loop, NotFound, Protocol, Timeout, TooManyRequests, Unavailable};
         for (kinds, told) in [
             (&[Unavailable, Timeout][..], Unavailable),
             (&[Unavailable, TooManyRequests, Timeout], TooManyRequests),
             (&[TooManyRequests, Unavailable], TooManyRequests),
             (&[Protocol, NotFound], NotFound),
             (&[Denied, Unavailable], Denied),
+            (&[Loop, NotFound], NotFound),
+            (&[Loop, Timeout], Timeout),
+            (&[Unavailable, Loop], Unavailable),
+            (&[Loop, Loop], Loop),
         ] {
             let urls: Vec<_> = (0..kinds.len()).map(|index| format!("http://h{index}")).collect();
             let endpoints = endpoints(&urls.iter().map(String::as_str).collect::<Vec<_>>());

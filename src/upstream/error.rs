@@ -47,6 +47,8 @@ pub enum ErrorKind {
     Loop,
     /// The upstream does not offer the operation (405).
     Unsupported,
+    /// The upstream finds fault with the request itself (any other 4xx), as with `n=-1`.
+    Rejected { status: u16 },
 }
 
 impl ErrorKind {
@@ -61,7 +63,8 @@ impl ErrorKind {
             | Self::Denied
             | Self::TooLarge
             | Self::Loop
-            | Self::Unsupported => false,
+            | Self::Unsupported
+            | Self::Rejected { .. } => false,
         }
     }
 }

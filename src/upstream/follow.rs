@@ -38,7 +38,7 @@ pub(super) async fn follow(
         let response = sender.send(operation, method.clone(), &url, headers.clone(), None).await?;
         if !redirect::is_redirect(response.status()) {
             let followed = Followed { response, url, away };
-            return if is_refused_head(&method, &followed) {
+            return if operation == Operation::Blob && is_refused_head(&method, &followed) {
                 probe(sender, operation, followed, headers).await
             } else {
                 Ok(followed)
@@ -70,6 +70,7 @@ fn is_refused_head(method: &Method, followed: &Followed) -> bool {
 }
 
 /// Asks for the first byte in place of the head: the answer tells the length, and costs no transfer.
+/// Only for blobs: the GET of a manifest counts as a pull.
 async fn probe(
     sender: &Sender,
     operation: Operation,

@@ -25,6 +25,7 @@ mod realm;
 mod redirect;
 mod request;
 mod token;
+mod via;
 
 use std::{fmt, sync::Arc};
 
@@ -39,8 +40,9 @@ pub use self::{
 use self::{
     client::whole_body,
     follow::Followed,
-    request::{Ask, Shared},
+    request::{Ask, Shared, in_time},
     token::Scope,
+    via::Via,
 };
 use crate::{
     metrics::{Metrics, Operation},
@@ -96,6 +98,9 @@ pub struct Forwarded {
     pub status: StatusCode,
     /// Content-Type, Link and OCI-Filters-Applied alone.
     pub headers: HeaderMap,
+    /// How long the body is, or would be were it not asked for by HEAD, in bytes.
+    pub len: Option<u64>,
+    /// Empty when it was asked for by HEAD.
     pub body: Bytes,
 }
 
@@ -103,8 +108,7 @@ pub struct Forwarded {
 #[derive(Clone)]
 pub struct Upstream {
     shared: Arc<Shared>,
-    /// What is said in Via for a request that came through others before us.
-    via: Option<HeaderValue>,
+    via: Via,
 }
 
 impl Upstream {
@@ -114,25 +118,26 @@ impl Upstream {
     ///
     /// When the private CA cannot be read, or the configuration has no URL in it.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
-        Ok(Self { shared: Arc::new(Shared::new(config, &context)?), via: None })
-    }
-
-    /// The same upstream, asked on behalf of a request with these headers: its Via is passed on, with us at the
-    /// end, so that a circle of several mirrors is noticed by the first that is asked again.
-    ///
-    /// Source: RFC 9110 section 7.6.3.
-    pub fn on_behalf_of(&self, received: &HeaderMap) -> Self {
-        let mut hops: Vec<&[u8]> = received.get_all(header::VIA).iter().map(HeaderValue::as_bytes).collect();
-        if hops.is_empty() {
-            return self.clone();
-        }
-        hops.push(self.shared.via().as_bytes());
-        Self { shared: self.shared.clone(), via: HeaderValue::from_bytes(&hops.join(&b", "[..])).ok() }
+        Ok(Self { shared: Arc::new(Shared::new(config, &context)?), via: Via::Ours })
     }
 
     /// Its name in the configuration, and in the labels of metrics.
     pub fn name(&self) -> &Arc<str> {
         self.shared.name()
+    }
+
+    /// The same upstream, asked because of a request that came with this `Via`; several lines of it are
+    /// to be joined by commas. The upstream is told the whole way, so that it can see a circle that
+    /// leads through more mirrors than us. A way of more than 32 stations or 4 KiB is taken for a circle.
+    pub fn on_behalf_of(&self, via: Option<HeaderValue>) -> Self {
+        Self { shared: self.shared.clone(), via: Via::behind(via.as_ref(), self.shared.via()) }
+    }
+
+    fn asked(&self, mut ask: Ask) -> Result<Ask, Error> {
+        if let Some(via) = self.via.header()? {
+            ask.headers.insert(header::VIA, via.clone());
+        }
+        Ok(ask)
     }
 
     /// Asks for the head of a manifest. It is never turned into a GET, which would count as a pull.
@@ -142,7 +147,8 @@ impl Upstream {
         reference: &Reference,
         accept: &Accept,
     ) -> Result<ManifestHead, Error> {
-        let ask = &self.pass_on(Ask::manifest(Method::HEAD, repository, reference, accept));
+        let ask = &self.asked(Ask::manifest(Method::HEAD, repository, reference, accept))?;
+        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(|endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
@@ -163,7 +169,8 @@ impl Upstream {
         reference: &Reference,
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
-        let ask = &self.pass_on(Ask::manifest(Method::GET, repository, reference, accept));
+        let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
+        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(|endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
@@ -176,16 +183,20 @@ impl Upstream {
 
     /// Asks how long a blob is.
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
-        let head = &self.pass_on(Ask::blob(Method::HEAD, repository, digest, BlobRange::default()));
+        let head = &self.asked(Ask::blob(Method::HEAD, repository, digest, BlobRange::default()))?;
         // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET.
-        let first = BlobRange { first: 0, last: Some(0) };
-        let first_byte = &self.pass_on(Ask::blob(Method::GET, repository, digest, first));
+        let first_byte =
+            &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
+        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(|endpoint| async move {
-                let answer = match self.shared.ask(&endpoint, head).await {
-                    Err(error) if error.kind == ErrorKind::NotFound => self.shared.ask(&endpoint, first_byte).await,
-                    answer => answer,
+                let asking = async {
+                    match self.shared.ask(&endpoint, head).await {
+                        Err(error) if error.kind == ErrorKind::NotFound => self.shared.ask(&endpoint, first_byte).await,
+                        answer => answer,
+                    }
                 };
+                let answer = in_time(&endpoint, asking).await;
                 match answer {
                     Ok(followed) => Ok(BlobHead { len: answer::announced_len(&followed) }),
                     // The one blob that has no first byte.
@@ -205,7 +216,7 @@ impl Upstream {
         digest: &Digest,
         range: BlobRange,
     ) -> Result<BlobStream, Error> {
-        let ask = &self.pass_on(Ask::blob(Method::GET, repository, digest, range));
+        let ask = &self.asked(Ask::blob(Method::GET, repository, digest, range))?;
         self.shared
             .each_endpoint(|endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
@@ -214,21 +225,23 @@ impl Upstream {
             .await
     }
 
-    /// Passes a GET on. `path_and_query` is what follows `/v2/`, such as `library/nginx/tags/list?n=5`.
+    /// Passes a GET or a HEAD on. `path_and_query` is what follows `/v2/`, such as `library/nginx/tags/list?n=5`.
     pub async fn forward(
         &self,
+        method: Method,
         operation: Operation,
         repository: Option<&Repository>,
         path_and_query: &str,
         accept: &Accept,
     ) -> Result<Forwarded, Error> {
-        let ask = &self.pass_on(Ask {
+        let ask = &self.asked(Ask {
             operation,
-            method: Method::GET,
+            method,
             path_and_query: path_and_query.to_owned(),
             scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
             headers: accept_headers(accept),
-        });
+        })?;
+        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(|endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
@@ -238,20 +251,24 @@ impl Upstream {
                     .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))
                     .collect();
                 let status = followed.response.status();
-                Ok(Forwarded { status, headers, body: self.document(followed).await? })
+                if ask.method == Method::HEAD {
+                    return Ok(Forwarded {
+                        status,
+                        headers,
+                        len: answer::announced_len(&followed),
+                        body: Bytes::new(),
+                    });
+                }
+                let body = self.document(followed).await?;
+                Ok(Forwarded { status, headers, len: Some(body.len() as u64), body })
             })
             .await
     }
 
-    /// Finds out whether the upstream answers, and whether it accepts who asks.
+    /// Finds out whether the upstream answers, and whether it accepts who asks: credentials that are
+    /// configured but were not used when it challenged are an error.
     pub async fn ping(&self) -> Result<(), Error> {
         self.shared.each_endpoint(|endpoint| async move { self.shared.ping(&endpoint).await }).await
-    }
-
-    /// With the Via of whoever asked us, which wins over the one that is sent by default.
-    fn pass_on(&self, mut ask: Ask) -> Ask {
-        ask.headers.extend(self.via.clone().map(|via| (header::VIA, via)));
-        ask
     }
 
     async fn document(&self, followed: Followed) -> Result<Bytes, Error> {

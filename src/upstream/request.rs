@@ -4,9 +4,11 @@
 //! once; a second one is the upstream's last word. A 401 of a redirect's target is no challenge to
 //! us: nothing of ours is meant for it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     BlobRange, Config, Context, Error, ErrorKind, SetupError, accept_headers, answer,
@@ -21,6 +23,16 @@ use crate::{
     metrics::{Metrics, Operation},
     oci::{Accept, Digest, Reference, Repository},
 };
+
+/// How long asking one endpoint may take in all: redirects, a token, the second try. Each step has a
+/// limit of its own, but nobody waits for the sum of a dozen of them.
+const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How many manifests, lists and sizes are asked for at a time: each may take 16 MiB of memory. Blobs
+/// are streamed, and have limits of their own.
+const MAX_DOCUMENTS: usize = 64;
+/// How long a request waits for its turn among them.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is asked of an upstream, whichever of its URLs is asked.
 pub(super) struct Ask {
@@ -71,9 +83,9 @@ pub(super) struct Shared {
     endpoints: Vec<Arc<Endpoint>>,
     sender: Sender,
     authenticator: Authenticator,
-    metrics: Metrics,
-    /// What we call ourselves.
     via: HeaderValue,
+    documents: Semaphore,
+    metrics: Metrics,
 }
 
 impl Shared {
@@ -86,21 +98,35 @@ impl Shared {
             endpoints: config.urls.iter().cloned().map(Endpoint::new).map(Arc::new).collect(),
             sender: Sender::new(config, context)?,
             authenticator: Authenticator::new(config, context)?,
-            metrics: context.metrics.clone(),
             via: HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?,
+            documents: Semaphore::new(MAX_DOCUMENTS),
+            metrics: context.metrics.clone(),
         })
-    }
-
-    pub(super) fn via(&self) -> &HeaderValue {
-        &self.via
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
+    /// What we call ourselves in `Via`.
+    pub(super) fn via(&self) -> &HeaderValue {
+        &self.via
+    }
+
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Waits for the turn of a request whose answer is held in memory. The turn is kept until that is read.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
+        match tokio::time::timeout(TURN_TIMEOUT, self.documents.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            // Nobody closes the semaphore, so it was the time.
+            Ok(Err(_)) | Err(_) => {
+                let why = format!("upstream {}: too many requests of ours are under way", self.name);
+                Err(Error::new(ErrorKind::Unavailable, why))
+            }
+        }
     }
 
     /// Acts on one endpoint after the other, until one answers.
@@ -133,6 +159,10 @@ impl Shared {
 
     /// Asks one endpoint. The answer is a 200 or a 206.
     pub(super) async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
+        in_time(endpoint, self.challenge_and_ask(endpoint, ask)).await
+    }
+
+    async fn challenge_and_ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
         let (authorization, failed) = match self.authenticator.known(&self.sender, endpoint, &ask.scope).await {
             Known::Nothing => (None, None),
             Known::Authorization(authorization) => (Some(authorization), None),
@@ -158,6 +188,10 @@ impl Shared {
     /// Asks one endpoint for nothing. A token is proof enough that it would answer: some realms give
     /// one that is good for repositories, and not for this.
     pub(super) async fn ping(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        in_time(endpoint, self.challenge_and_ping(endpoint)).await
+    }
+
+    async fn challenge_and_ping(&self, endpoint: &Endpoint) -> Result<(), Error> {
         let ask = Ask::ping();
         let first = self.send(endpoint, &ask, None).await?;
         if !is_challenge(&first) {
@@ -165,6 +199,9 @@ impl Shared {
         }
         let headers = first.response.headers().clone();
         let authorization = self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, None).await?;
+        if let Some(why) = self.authenticator.unused(&authorization).await? {
+            return Err(Error::new(ErrorKind::Unauthorized, format!("upstream {}: {why}", self.name)));
+        }
         if authorization.is_token() {
             return Ok(());
         }
@@ -189,6 +226,17 @@ impl Shared {
             self.metrics.upstream_ratelimit(&self.name, limit, remaining);
         }
         Ok(followed)
+    }
+}
+
+/// Bounds the whole asking of one endpoint, up to the head of the answer that counts.
+pub(super) async fn in_time<T>(
+    endpoint: &Endpoint,
+    asking: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(ASKING_TIMEOUT, asking).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::timed_out("asking", endpoint.base(), ASKING_TIMEOUT)),
     }
 }
 

@@ -143,7 +143,7 @@ fn every_key_is_read() {
         htpasswd = "htpasswd"
         [[upstream]]
         name = "one.lan"
-        urls = ["http://one.lan:5000", "https://two.lan/prefix"]
+        urls = ["https://one.lan:5000", "https://two.lan/prefix"]
         aliases = ["ONE"]
         hosts = ["Hub.lan", "hub.lan:5000", "*:5002"]
         default = true
@@ -185,7 +185,7 @@ fn every_key_is_read() {
     let [one, two, three] = &config.upstreams[..] else { panic!("three upstreams") };
     assert_eq!(
         one.urls.iter().map(|url| url.as_str()).collect::<Vec<_>>(),
-        ["http://one.lan:5000/", "https://two.lan/prefix"]
+        ["https://one.lan:5000/", "https://two.lan/prefix"]
     );
     assert_eq!(&*one.aliases[0], "one");
     assert_eq!(one.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(), ["hub.lan", "hub.lan:5000", "*:5002"]);
@@ -347,6 +347,12 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
         "upstream[0].credential_helper",
         "docker-credential-",
     ),
+    (
+        "[[upstream]]\nname = \"a.b\"\nurls = [\"https://a.b\", \"http://c.d\"]\ndocker_config = \"config.json\"",
+        3,
+        "upstream[0].urls",
+        "must not mix https and http",
+    ),
     // What the next version does.
     ("[[upstream]]\nname = \"a.b\"\naccess = \"client\"", 3, "upstream[0].access", "not in this version yet"),
     ("[[upstream]]\nname = \"a.b\"\npush = true", 3, "upstream[0].push", "not in this version yet"),
@@ -398,6 +404,17 @@ fn what_is_wrong_is_named_with_file_line_and_key() {
         let place = format!("{}:{line}:", directory.path().join("forebay.toml").display());
         assert!(seen.starts_with(&place), "{text}\n{seen}");
         assert!(!seen.contains('\n'), "{text}\n{seen}");
+    }
+}
+
+#[test]
+fn urls_may_mix_schemes_where_there_is_no_password_to_lose() {
+    for text in [
+        "urls = [\"https://a.b\", \"http://c.d\"]",
+        "urls = [\"http://a.b\", \"http://c.d\"]\ncredential_helper = \"x\"",
+        "urls = [\"https://a.b\", \"https://c.d\"]\ncredential_helper = \"x\"",
+    ] {
+        assert!(parse(&format!("[[upstream]]\nname = \"a.b\"\n{text}")).is_ok(), "{text}");
     }
 }
 

@@ -3,7 +3,7 @@
 use forebay::upstream::{BlobRange, Config, ErrorKind};
 
 use super::{Subject, WHOLE, accept, config_of, kind, name, read, reference_of};
-use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, To, When};
+use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Record, Server, To, When};
 
 const TEN: &[u8] = b"0123456789";
 
@@ -59,13 +59,60 @@ async fn an_answer_that_disappoints_is_an_answer() {
         (403, ErrorKind::Denied),
         (401, ErrorKind::Unauthorized),
         (405, ErrorKind::Unsupported),
-        (508, ErrorKind::Loop),
+        (400, ErrorKind::Rejected { status: 400 }),
+        (414, ErrorKind::Rejected { status: 414 }),
     ] {
         let (first, second, config) = two().await;
         first.fault(When::any(), Fault::status(status));
-        assert_eq!(kind(Subject::new(&config).manifest("team/app", "1").await), Some(expected));
+        let subject = Subject::new(&config);
+        assert_eq!(kind(subject.manifest("team/app", "1").await), Some(expected));
         assert!(second.requests().is_empty(), "{status}");
+        assert_eq!(subject.metric(r#"forebay_upstream_up{upstream="fake.example"}"#), 1);
     }
+}
+
+#[tokio::test]
+async fn a_circle_leads_to_the_second_and_blames_nobody() {
+    let (first, second, config) = two().await;
+    first.fault_times(1, When::any(), Fault::status(508));
+    let subject = Subject::new(&config);
+    for _ in 0..2 {
+        assert!(subject.manifest("team/app", "1").await.is_ok());
+    }
+    assert_eq!((first.requests().len(), second.requests().len()), (2, 1));
+    first.fault(When::any(), Fault::status(508));
+    second.fault(When::any(), Fault::status(508));
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Loop));
+}
+
+#[tokio::test]
+async fn the_way_of_a_request_is_told() {
+    let (first, _, config) = two().await;
+    let digest = layer(&first);
+    first.fault(When::blobs(), Fault::Redirect { status: 307, to: To::Here });
+    first.require(Auth::Bearer(Bearer::default()));
+    let mut subject = Subject::new(&config);
+    let came_by = |via: String| Some(http::HeaderValue::try_from(via).unwrap());
+    let ours = subject.upstream.clone();
+    subject.upstream = ours.on_behalf_of(came_by("1.1 other-mirror".into()));
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    let _ = subject.upstream.open_blob(&name("team/app"), &digest, WHOLE).await;
+    let told = |request: &Record| {
+        request.headers.get_all("via").iter().map(|via| via.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let requests = first.requests();
+    assert!(requests.iter().any(|request| request.path.starts_with("/moved/")));
+    for request in requests.iter().filter(|request| request.server == Server::Api) {
+        assert_eq!(told(request), ["1.1 other-mirror, 1.1 forebay-test"], "{}", request.path);
+    }
+    first.forget_requests();
+    // A way without an end is not gone.
+    subject.upstream = ours.on_behalf_of(came_by(vec!["1.1 x"; 40].join(", ")));
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Loop));
+    assert!(first.requests().is_empty());
+    subject.upstream = ours.on_behalf_of(None);
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    assert_eq!(told(&first.requests()[0]), ["1.1 forebay-test"]);
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use forebay::{metrics::Operation, upstream::ErrorKind};
 use http::Method;
 
-use super::{MANIFEST, Subject, accept, config_of, kind, name, reference_of};
-use crate::support::fake_registry::{FakeRegistry, Fault, Gate, Server, When};
+use super::{MANIFEST, Subject, WHOLE, accept, config_of, kind, name, reference_of};
+use crate::support::fake_registry::{FakeRegistry, Fault, Gate, Server, To, When};
 
 #[tokio::test]
 async fn a_manifest_comes_byte_for_byte_with_its_type_and_digest() {
@@ -85,7 +85,7 @@ async fn answers_that_are_no_success() {
         (508, ErrorKind::Loop),
         (204, ErrorKind::Protocol),
         (300, ErrorKind::Protocol),
-        (418, ErrorKind::Protocol),
+        (418, ErrorKind::Rejected { status: 418 }),
     ] {
         registry.heal();
         registry.fault(When::any(), Fault::status(status));
@@ -191,6 +191,89 @@ async fn an_upstream_that_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_way_of_slow_steps_ends_in_time() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[]);
+    registry.fault(When::any(), Fault::Redirect { status: 307, to: To::Here });
+    let hold = || {
+        let gate = Gate::new();
+        registry.fault_times(1, When::any(), Fault::HoldHead(gate.clone()));
+        gate
+    };
+    let wait = async |seconds| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    };
+    let mut gate = hold();
+    let subject = Subject::of(&registry);
+    let asking = tokio::spawn(async move { subject.manifest("team/app", "1").await });
+    for _ in 0..2 {
+        gate.reached().await;
+        // No step takes the 30 s that it may.
+        wait(25).await;
+        let next = hold();
+        gate.open();
+        gate = next;
+    }
+    gate.reached().await;
+    wait(11).await;
+    assert_eq!(kind(asking.await.unwrap()), Some(ErrorKind::Timeout));
+    assert_eq!(registry.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn sixty_four_documents_are_asked_for_at_a_time() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[]);
+    let digest = registry.add_blob("team/app", &b"layer"[..]);
+    let gate = Gate::new();
+    registry.fault(When::manifests(), Fault::HoldHead(gate.clone()));
+    let subject = Subject::of(&registry);
+    let asked = || registry.count(|request| request.path.contains("/manifests/"));
+    let asking = futures_util::future::join_all((0..65).map(|_| subject.manifest("team/app", "1")));
+    let watching = async {
+        registry.wait_for(|seen| seen.len() == 64).await;
+        // The stream of a blob waits for none of them.
+        assert_eq!(subject.blob("team/app", &digest, WHOLE).await.unwrap(), b"layer");
+        assert_eq!(asked(), 64);
+        gate.open();
+    };
+    let (answers, ()) = tokio::join!(asking, watching);
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(asked(), 65);
+}
+
+#[tokio::test]
+async fn who_waits_too_long_for_a_turn_is_told() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[]);
+    let gate = Gate::new();
+    registry.fault(When::manifests(), Fault::HoldBody { at: 0, gate: gate.clone() });
+    let subject = Subject::of(&registry);
+    let asking = futures_util::future::join_all((0..64).map(|_| subject.manifest("team/app", "1")));
+    let late = async {
+        registry.wait_for(|seen| seen.len() == 64).await;
+        tokio::time::pause();
+        let mut late = std::pin::pin!(subject.manifest("team/app", "1"));
+        assert!(futures_util::poll!(&mut late).is_pending());
+        tokio::time::advance(Duration::from_secs(31)).await;
+        let answer = late.await;
+        tokio::time::resume();
+        answer
+    };
+    tokio::select! {
+        biased;
+        answer = late => {
+            let error = answer.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Unavailable);
+            assert!(error.to_string().contains("too many requests of ours"), "{error}");
+        }
+        _ = asking => panic!("they were not held"),
+    }
+}
+
+#[tokio::test]
 async fn a_path_in_the_upstreams_url_stays_in_front() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
@@ -224,7 +307,11 @@ async fn lists_are_forwarded_with_the_headers_that_matter() {
     registry.fault(When::any(), Fault::Header("set-cookie", Some("a=b".into())));
     let subject = Subject::of(&registry);
     let path = "team/app/tags/list?n=2&last=a%2Fb";
-    let got = subject.upstream.forward(Operation::Tags, Some(&name("team/app")), path, &accept(&[])).await.unwrap();
+    let got = subject
+        .upstream
+        .forward(Method::GET, Operation::Tags, Some(&name("team/app")), path, &accept(&[]))
+        .await
+        .unwrap();
     assert_eq!(got.body, r#"{"name":"team/app","tags":["1","2"]}"#);
     assert_eq!(got.status, 200);
     assert_eq!(got.headers["content-type"], "application/json");
@@ -232,10 +319,31 @@ async fn lists_are_forwarded_with_the_headers_that_matter() {
     assert_eq!(got.headers.len(), 2);
     let request = &registry.requests()[0];
     assert_eq!((request.path.as_str(), request.query.as_str()), ("/v2/team/app/tags/list", "n=2&last=a%2Fb"));
-    let catalog = subject.upstream.forward(Operation::Catalog, None, "_catalog", &accept(&[])).await.unwrap();
+    let catalog =
+        subject.upstream.forward(Method::GET, Operation::Catalog, None, "_catalog", &accept(&[])).await.unwrap();
     assert_eq!(catalog.body, r#"{"repositories":["team/app"]}"#);
-    let missing = subject.upstream.forward(Operation::Tags, Some(&name("no")), "no/tags/list", &accept(&[])).await;
+    let missing =
+        subject.upstream.forward(Method::GET, Operation::Tags, Some(&name("no")), "no/tags/list", &accept(&[])).await;
     assert_eq!(kind(missing), Some(ErrorKind::NotFound));
+}
+
+#[tokio::test]
+async fn the_head_of_a_list_stays_a_head() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[]);
+    let subject = Subject::of(&registry);
+    let path = "team/app/tags/list";
+    let repository = name("team/app");
+    let ask = async |method| {
+        subject.upstream.forward(method, Operation::Tags, Some(&repository), path, &accept(&[])).await.unwrap()
+    };
+    let (whole, head) = (ask(Method::GET).await, ask(Method::HEAD).await);
+    assert_eq!((head.status, head.len, head.body.len()), (whole.status, Some(whole.body.len() as u64), 0));
+    assert_eq!(head.headers, whole.headers);
+    assert_eq!(registry.requests()[1].method, Method::HEAD);
+    // One whose list would be larger than what is held in memory is a head all the same.
+    registry.fault(When::any(), Fault::ContentLength(1 << 30));
+    assert_eq!(ask(Method::HEAD).await.len, Some(1 << 30));
 }
 
 #[tokio::test]

@@ -53,6 +53,53 @@ async fn a_realm_that_may_not_see_the_credentials_says_why_it_refused() {
 }
 
 #[tokio::test]
+async fn a_ping_tells_that_the_credentials_were_not_used() {
+    let directory = TempDir::new().unwrap();
+    let registry = registry(true).await;
+    let said = async |config: Config| Subject::new(&config).upstream.ping().await.map_err(|error| error.to_string());
+    // The realm would give anyone a token.
+    let error = said(with_password(&registry, &directory, &[])).await.unwrap_err();
+    assert!(error.contains("realm localhost is not trusted, list it in `realms`"), "{error}");
+    assert_eq!(said(with_password(&registry, &directory, &["localhost"])).await, Ok(()));
+    assert_eq!(said(config(&registry)).await, Ok(()));
+    let file = directory.path().join("config.json");
+    std::fs::write(&file, r#"{"auths":{"another.example":{"auth":"bWU6cHc="}}}"#).unwrap();
+    let credential = CredentialSource::DockerConfig(file);
+    let error = said(Config { credential, ..with_password(&registry, &directory, &["localhost"]) }).await.unwrap_err();
+    assert!(error.contains("no entry for this upstream"), "{error}");
+}
+
+/// Where the log goes in a test.
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_are_not_used_are_warned_of_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let directory = TempDir::new().unwrap();
+    let registry = registry(true).await;
+    let subject = Subject::new(&with_password(&registry, &directory, &[]));
+    for _ in 0..3 {
+        assert!(subject.manifest("team/app", "1").await.is_ok());
+    }
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.matches("credentials are configured but were not used").count(), 1, "{text}");
+}
+
+#[tokio::test]
 async fn a_listed_realm_sees_the_credentials() {
     let directory = TempDir::new().unwrap();
     for with_port in [false, true] {

@@ -206,6 +206,18 @@ async fn a_head_is_not_forced_upon_a_url_signed_for_get() {
 }
 
 #[tokio::test]
+async fn the_head_of_a_manifest_is_never_made_a_pull() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("pause", "3.9", &[]);
+    registry.fault(When::manifests(), to_cdn(307));
+    registry.fault(When::manifests().at(Server::Cdn).method(Method::HEAD), Fault::status(403));
+    let subject = Subject::of(&registry);
+    let head = subject.upstream.head_manifest(&name("pause"), &reference_of("3.9"), &accept(&[])).await;
+    assert_eq!(kind(head), Some(ErrorKind::Unavailable));
+    assert_eq!(registry.count(|request| request.method != Method::HEAD), 0);
+}
+
+#[tokio::test]
 async fn manifests_are_followed_too() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("pause", "3.9", &[]);
