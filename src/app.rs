@@ -247,27 +247,34 @@ fn address_of(listener: &tokio::net::TcpListener) -> io::Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Overrides;
+    use crate::{config::Overrides, server::TlsConfig};
 
     #[test]
     fn what_a_reload_cannot_change_is_told_and_nothing_else() {
-        let parse = |text: &str| {
-            let overrides = Overrides { cache_dir: Some("/cache".into()), ..Overrides::default() };
-            Config::parse(text, "/forebay.toml".as_ref(), overrides).unwrap()
+        let overrides = Overrides { cache_dir: Some("/cache".into()), ..Overrides::default() };
+        let base = Config::parse("", "/forebay.toml".as_ref(), overrides).unwrap();
+        let with = |change: &dyn Fn(&mut Config)| {
+            let mut config = base.clone();
+            change(&mut config);
+            config
         };
-        let tls = |name: &str| format!("[server.tls]\ncertificate = \"{name}.crt\"\nkey = \"{name}.key\"\n");
-        let (a, b) = (tls("a"), tls("b"));
+        let files = |name: &str| Some(TlsConfig { certificate: name.into(), key: "key".into(), client_ca: None });
+        let (a, b) = (with(&|config| config.server.tls = files("a")), with(&|config| config.server.tls = files("b")));
         for (running, new, expected) in [
-            ("", "", &[][..]),
-            ("", "[access]\nanonymous = \"none\"\n", &[]),
-            ("", "[server]\nmax_connections = 7\n", &["server"]),
-            ("", "[admin]\nlisten = \"127.0.0.1:7\"\n[cache]\ntag_ttl = \"7s\"\n", &["admin", "cache"]),
-            (&a, &b, &[]),
-            (&a, &format!("[server]\nclear_http = false\n{b}"), &["server"]),
-            (&a, "", &["server"]),
-            ("", &a, &["server"]),
+            (&base, base.clone(), &[][..]),
+            (&base, with(&|config| config.access.htpasswd = Some("users".into())), &[]),
+            (&base, with(&|config| config.server.max_connections = 7), &["server"]),
+            (
+                &base,
+                with(&|config| (config.admin.listen.set_port(7), config.cache.max_size = 7).1),
+                &["admin", "cache"],
+            ),
+            (&a, b.clone(), &[]),
+            (&a, with(&|config| (config.server.tls = files("b"), config.server.clear_http = false).1), &["server"]),
+            (&a, base.clone(), &["server"]),
+            (&base, a.clone(), &["server"]),
         ] {
-            assert_eq!(fixed_at_start(&parse(running), &parse(new)), expected, "{running:?} {new:?}");
+            assert_eq!(fixed_at_start(running, &new), expected, "{:?} {:?}", running.server, new.server);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::{
 use forebay::{
     app::{App, Inherited},
     config::{Config, Overrides},
+    server::TlsConfig,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -324,26 +325,31 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
 
 #[tokio::test]
 async fn a_reload_takes_moved_tls_files_over_or_nothing() {
-    let configuration = |certificate: &str, htpasswd: &str| {
-        format!(
-            "[server]\nlisten = [\"127.0.0.1:0\"]\n[server.tls]\ncertificate = \"{certificate}.crt\"\nkey = \"tls.key\"\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\n{htpasswd}"
-        )
-    };
     let certificates = Certificates::new();
     let directory = directory("");
-    fs::copy(&certificates.config.certificate, directory.path().join("old.crt")).unwrap();
-    fs::copy(&certificates.config.key, directory.path().join("tls.key")).unwrap();
-    let load = |text: &str| {
-        let overrides = Overrides { cache_dir: Some(directory.path().join("cache")), ..Overrides::default() };
-        Config::parse(text, &directory.path().join("forebay.toml"), overrides).unwrap()
+    let path = |name: &str| directory.path().join(name);
+    let overrides = Overrides {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        admin: Some("127.0.0.1:0".parse().unwrap()),
+        cache_dir: Some(path("cache")),
+        max_size: None,
     };
-    let app = App::start(load(&configuration("old", "")), Inherited::default()).await.unwrap();
+    let base = Config::parse("", &path("forebay.toml"), overrides).unwrap();
+    let with = |certificate: &str| {
+        let mut config = base.clone();
+        let key = certificates.config.key.clone();
+        config.server.tls = Some(TlsConfig { certificate: path(certificate), key, client_ca: None });
+        config
+    };
+    fs::copy(&certificates.config.certificate, path("old.crt")).unwrap();
+    let app = App::start(with("old.crt"), Inherited::default()).await.unwrap();
     // The start's file is gone: only the new one can be what is read.
-    fs::rename(directory.path().join("old.crt"), directory.path().join("new.crt")).unwrap();
-    app.reload(load(&configuration("old", ""))).unwrap_err();
-    app.reload(load(&configuration("new", "[access]\nhtpasswd = \"none\"\n"))).unwrap_err();
-    app.reload(load(&configuration("new", ""))).unwrap();
+    fs::rename(path("old.crt"), path("new.crt")).unwrap();
+    app.reload(with("old.crt")).unwrap_err();
+    let mut bad = with("new.crt");
+    bad.access.htpasswd = Some(path("missing"));
+    app.reload(bad).unwrap_err();
+    app.reload(with("new.crt")).unwrap();
     app.drain().await;
 }
 
