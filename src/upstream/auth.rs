@@ -198,7 +198,7 @@ impl Authenticator {
         }
         let key = TokenKey { identity, realm: realm.url, service, scope: scope.clone() };
         let fetch = async {
-            let token = self.fetch(sender, &key).await;
+            let token = Box::pin(self.fetch(sender, &key)).await;
             self.metrics.token(
                 &self.upstream,
                 match &token {
@@ -233,13 +233,13 @@ impl Authenticator {
         let exchange =
             |credential| Exchange { realm: &key.realm, service: key.service.as_deref(), scope: &key.scope, credential };
         if key.identity == Identity::Anonymous {
-            return exchange(None).fetch(sender).await;
+            return Box::pin(exchange(None).fetch(sender)).await;
         }
         let loaded = self.credentials.load().await?;
         if loaded.credential.is_none() && !self.credentials.is_anonymous() {
             self.warn_unused(|| NO_ENTRY.to_owned());
         }
-        let token = exchange(loaded.credential.as_deref()).fetch(sender).await;
+        let token = Box::pin(exchange(loaded.credential.as_deref()).fetch(sender)).await;
         match token {
             Err(error) if error.kind == ErrorKind::Unauthorized => {
                 self.credentials.forget().await;
@@ -248,7 +248,7 @@ impl Authenticator {
                 }
                 // The password may have been changed since it was read.
                 let loaded = self.credentials.load().await?;
-                exchange(loaded.credential.as_deref()).fetch(sender).await
+                Box::pin(exchange(loaded.credential.as_deref()).fetch(sender)).await
             }
             token => token,
         }

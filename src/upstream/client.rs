@@ -96,7 +96,7 @@ impl Sender {
         headers: HeaderMap,
         body: Option<String>,
     ) -> Result<Response, Error> {
-        if let Err(refused) = self.filter.check(url).await {
+        if let Err(refused) = Box::pin(self.filter.check(url)).await {
             return Err(Error::new(ErrorKind::Protocol, format!("asking {}", Shown(url))).caused_by(refused));
         }
         let mut request = self.client.request(method, url.clone()).headers(headers);

@@ -35,11 +35,11 @@ pub(super) async fn follow(
     let mut url = start.clone();
     let mut away = false;
     for _ in 0..=redirect::MAX_HOPS {
-        let response = sender.send(operation, method.clone(), &url, headers.clone(), None).await?;
+        let response = Box::pin(sender.send(operation, method.clone(), &url, headers.clone(), None)).await?;
         if !redirect::is_redirect(response.status()) {
             let followed = Followed { response, url, away };
             return if operation == Operation::Blob && is_refused_head(&method, &followed) {
-                probe(sender, operation, followed, headers).await
+                Box::pin(probe(sender, operation, followed, headers)).await
             } else {
                 Ok(followed)
             };

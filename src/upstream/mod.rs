@@ -296,3 +296,37 @@ fn media_type(headers: &HeaderMap) -> Option<MediaType> {
 fn digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Futures hold those they wait for. A fill's was once larger than the stack of a thread that had to move it.
+    #[test]
+    fn what_is_waited_for_fits_on_any_stack() {
+        let config = Config {
+            name: "registry.example".into(),
+            urls: vec!["https://registry.example".parse().unwrap()],
+            aliases: Vec::new(),
+            hosts: Vec::new(),
+            default: false,
+            library: false,
+            realms: Vec::new(),
+            ca: None,
+            credential: CredentialSource::Anonymous,
+        };
+        let context = Context { metrics: Metrics::new().unwrap(), via: "1.1 forebay-test".into() };
+        let upstream = Upstream::new(&config, context).unwrap();
+        let repository: Repository = "team/app".parse().unwrap();
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
+        let reference = Reference::Digest(digest.clone());
+        let accept = Accept::from_headers(&HeaderMap::new());
+        let sizes = [
+            size_of_val(&upstream.open_blob(&repository, &digest, BlobRange::default())),
+            size_of_val(&upstream.head_blob(&repository, &digest)),
+            size_of_val(&upstream.get_manifest(&repository, &reference, &accept)),
+            size_of_val(&upstream.head_manifest(&repository, &reference, &accept)),
+        ];
+        assert!(sizes.iter().all(|size| *size < 4096), "{sizes:?} bytes");
+    }
+}

@@ -140,7 +140,9 @@ impl Shared {
                 Ok(endpoint) => endpoint,
                 Err(error) => break Err(error),
             };
-            let result = act(endpoint.clone()).await;
+            // On the heap, here and further in: futures hold those they wait for, so that a fill's would be larger than
+            // a thread's stack.
+            let result = Box::pin(act(endpoint.clone())).await;
             if let Err(error) = &result
                 && error.kind.is_outage()
             {
@@ -163,7 +165,8 @@ impl Shared {
     }
 
     async fn challenge_and_ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
-        let (authorization, failed) = match self.authenticator.known(&self.sender, endpoint, &ask.scope).await {
+        let (authorization, failed) = match Box::pin(self.authenticator.known(&self.sender, endpoint, &ask.scope)).await
+        {
             Known::Nothing => (None, None),
             Known::Authorization(authorization) => (Some(authorization), None),
             Known::Failed(scheme, error) => (None, Some((scheme, error))),
@@ -177,7 +180,8 @@ impl Shared {
         }
         let headers = first.response.headers().clone();
         discard(first.response).await;
-        let authorization = self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, failed).await?;
+        let authorization =
+            Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, failed)).await?;
         let second = self.send(endpoint, ask, Some(&authorization)).await?;
         if is_challenge(&second) {
             self.authenticator.refused(&authorization).await;
@@ -198,7 +202,8 @@ impl Shared {
             return answer::check(first).map(drop);
         }
         let headers = first.response.headers().clone();
-        let authorization = self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, None).await?;
+        let authorization =
+            Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, None)).await?;
         if let Some(why) = self.authenticator.unused(&authorization).await? {
             return Err(Error::new(ErrorKind::Unauthorized, format!("upstream {}: {why}", self.name)));
         }
@@ -219,7 +224,7 @@ impl Shared {
         if let Some(authorization) = authorization {
             headers.insert(header::AUTHORIZATION, authorization.value.clone());
         }
-        let followed = follow(&self.sender, ask.operation, ask.method.clone(), url, headers).await?;
+        let followed = Box::pin(follow(&self.sender, ask.operation, ask.method.clone(), url, headers)).await?;
         if !followed.away
             && let Some(RateLimit { limit, remaining }) = RateLimit::of(followed.response.headers())
         {
@@ -234,7 +239,7 @@ pub(super) async fn in_time<T>(
     endpoint: &Endpoint,
     asking: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    match tokio::time::timeout(ASKING_TIMEOUT, asking).await {
+    match tokio::time::timeout(ASKING_TIMEOUT, Box::pin(asking)).await {
         Ok(answer) => answer,
         Err(_) => Err(Error::timed_out("asking", endpoint.base(), ASKING_TIMEOUT)),
     }
