@@ -5,7 +5,9 @@
 //! `tag_ttl`; after that one HEAD asks for all who want it, and an unchanged answer costs no GET. An upstream
 //! that is down, slow, or says 429 or 5xx leaves us with what it last said, up to `stale_if_error`.
 
+mod answer;
 mod content;
+mod question;
 mod tags;
 mod writer;
 
@@ -14,8 +16,12 @@ use std::{sync::Arc, time::Duration};
 use moka::policy::EvictionPolicy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::content::Content;
-use self::{tags::TagRecords, writer::Writer};
+use self::{answer::Answer, question::Question, tags::TagRecords, writer::Writer};
+pub use self::{
+    answer::{ManifestError, ManifestHead, ServedManifest},
+    content::Content,
+    question::Wanted,
+};
 use super::{
     Config, DiskStore,
     flights::Flights,
@@ -25,54 +31,14 @@ use super::{
 };
 use crate::{
     metrics::{Metrics, Outcome},
-    oci::{Accept, AcceptClass, Digest, MediaType, MediaTypeKind, Reference, Repository, Tag},
-    upstream::{self, ErrorKind, Upstream},
+    oci::{Digest, MediaTypeKind, Reference, Tag},
+    upstream::ErrorKind,
 };
 
 /// How long a client waits for the upstream when there is a stale answer at hand.
 const STALE_PATIENCE: Duration = Duration::from_secs(3);
 /// How many 404s are remembered.
 const MOST_MISSING: u64 = 10_000;
-
-/// Why a manifest cannot be had.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ManifestError {
-    #[error("the upstream cannot give the manifest")]
-    Upstream(#[source] upstream::Error),
-    #[error("the upstream's manifest does not match its digest")]
-    Mismatch,
-    #[error("no such manifest, as the upstream said a moment ago")]
-    KnownMissing,
-    #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
-    NotAcceptable,
-    #[error("forebay is shutting down")]
-    Abandoned,
-}
-
-/// A manifest to send.
-#[derive(Clone, Debug)]
-pub struct ServedManifest {
-    pub content: Arc<Content>,
-    pub outcome: Outcome,
-}
-
-/// What a HEAD of a manifest says.
-#[derive(Clone, Debug)]
-pub struct ManifestHead {
-    pub digest: Digest,
-    pub media_type: MediaType,
-    /// In bytes.
-    pub size: u64,
-    pub outcome: Outcome,
-}
-
-/// Who asks for what: the upstream's repository, and what the client can read.
-#[derive(Clone)]
-pub struct Wanted {
-    pub upstream: Upstream,
-    pub repository: Repository,
-    pub accept: Accept,
-}
 
 /// A cheap handle on the manifests of the cache.
 #[derive(Clone)]
@@ -86,36 +52,6 @@ struct Shared {
     tags: TagRecords,
     missing: moka::sync::Cache<Question, ()>,
     questions: Flights<Question, Result<Answer, ManifestError>>,
-}
-
-/// What an upstream is asked; equal ones are asked once.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Question {
-    upstream: Arc<str>,
-    repository: Repository,
-    reference: Reference,
-    class: AcceptClass,
-    /// HEAD: the content is not needed.
-    head: bool,
-}
-
-impl Question {
-    /// Whether content of this digest can be the answer.
-    fn is_met_by(&self, digest: &Digest) -> bool {
-        match &self.reference {
-            Reference::Digest(asked) => asked == digest,
-            Reference::Tag(_) => true,
-        }
-    }
-}
-
-/// What an upstream answered, and what that was in terms of the cache.
-#[derive(Clone)]
-enum Answer {
-    /// The tag points where it did.
-    Unchanged(Arc<TagRecord>),
-    Head(Arc<TagRecord>),
-    Content(Arc<Content>),
 }
 
 impl ManifestCache {
@@ -438,72 +374,5 @@ impl ManifestCache {
         self.0.contents.insert(content.digest.clone(), content.clone());
         self.0.writer.write(key, content.encode()).await;
         content
-    }
-}
-
-impl Wanted {
-    fn key(&self, tag: &Tag) -> TagKey {
-        TagKey {
-            upstream: self.upstream.name().clone(),
-            repository: self.repository.clone(),
-            tag: tag.clone(),
-            class: self.accept.class(),
-        }
-    }
-}
-
-impl ManifestError {
-    /// Whether what is cached may be served instead.
-    fn is_outage(&self) -> bool {
-        match self {
-            Self::Upstream(error) => error.kind.is_outage(),
-            // A registry that sends damaged manifests is no better than one that is down.
-            Self::Mismatch => true,
-            Self::KnownMissing | Self::NotAcceptable | Self::Abandoned => false,
-        }
-    }
-}
-
-impl Answer {
-    fn head(&self, outcome: Outcome) -> ManifestHead {
-        match self {
-            Self::Unchanged(record) | Self::Head(record) => ManifestHead::recorded(record, outcome),
-            Self::Content(content) => ManifestHead::of(content, outcome),
-        }
-    }
-}
-
-impl ManifestHead {
-    fn of(content: &Content, outcome: Outcome) -> Self {
-        let (digest, media_type) = (content.digest.clone(), content.media_type.clone());
-        Self { digest, media_type, size: content.bytes.len() as u64, outcome }
-    }
-
-    fn recorded(record: &TagRecord, outcome: Outcome) -> Self {
-        Self { digest: record.digest.clone(), media_type: record.media_type.clone(), size: record.size, outcome }
-    }
-}
-
-impl TagRecord {
-    /// `None` when the upstream left out what a client needs to know.
-    fn told_by(head: upstream::ManifestHead) -> Option<Self> {
-        let upstream::ManifestHead { media_type, digest, len } = head;
-        Some(Self {
-            digest: digest?,
-            media_type: media_type?,
-            size: len?,
-            previous: None,
-            confirmed: std::time::SystemTime::now(),
-        })
-    }
-
-    fn of(content: &Content) -> Self {
-        Self {
-            digest: content.digest.clone(),
-            media_type: content.media_type.clone(),
-            size: content.bytes.len() as u64,
-            previous: None,
-            confirmed: std::time::SystemTime::now(),
-        }
     }
 }

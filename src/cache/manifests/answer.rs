@@ -1,0 +1,108 @@
+//! What comes of a question: an answer, a manifest to serve, or why there is none.
+
+use std::{sync::Arc, time::SystemTime};
+
+use super::Content;
+use crate::{
+    cache::tag_record::TagRecord,
+    metrics::Outcome,
+    oci::{Digest, MediaType},
+    upstream,
+};
+
+/// Why a manifest cannot be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("the upstream cannot give the manifest")]
+    Upstream(#[source] upstream::Error),
+    #[error("the upstream's manifest does not match its digest")]
+    Mismatch,
+    #[error("no such manifest, as the upstream said a moment ago")]
+    KnownMissing,
+    #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
+    NotAcceptable,
+    #[error("the request was given up")]
+    Abandoned,
+}
+
+/// A manifest to send.
+#[derive(Clone, Debug)]
+pub struct ServedManifest {
+    pub content: Arc<Content>,
+    pub outcome: Outcome,
+}
+
+/// What a HEAD of a manifest says.
+#[derive(Clone, Debug)]
+pub struct ManifestHead {
+    pub digest: Digest,
+    pub media_type: MediaType,
+    /// In bytes.
+    pub size: u64,
+    pub outcome: Outcome,
+}
+
+/// What an upstream answered, and what that was in terms of the cache.
+#[derive(Clone)]
+pub(super) enum Answer {
+    /// The tag points where it did.
+    Unchanged(Arc<TagRecord>),
+    Head(Arc<TagRecord>),
+    Content(Arc<Content>),
+}
+
+impl ManifestError {
+    /// Whether what is cached may be served instead.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.kind.is_outage(),
+            // A registry that sends damaged manifests is no better than one that is down.
+            Self::Mismatch => true,
+            Self::KnownMissing | Self::NotAcceptable | Self::Abandoned => false,
+        }
+    }
+}
+
+impl Answer {
+    pub fn head(&self, outcome: Outcome) -> ManifestHead {
+        match self {
+            Self::Unchanged(record) | Self::Head(record) => ManifestHead::recorded(record, outcome),
+            Self::Content(content) => ManifestHead::of(content, outcome),
+        }
+    }
+}
+
+impl ManifestHead {
+    pub(super) fn of(content: &Content, outcome: Outcome) -> Self {
+        let (digest, media_type) = (content.digest.clone(), content.media_type.clone());
+        Self { digest, media_type, size: content.bytes.len() as u64, outcome }
+    }
+
+    pub(super) fn recorded(record: &TagRecord, outcome: Outcome) -> Self {
+        Self { digest: record.digest.clone(), media_type: record.media_type.clone(), size: record.size, outcome }
+    }
+}
+
+impl TagRecord {
+    /// `None` when the upstream left out what a client needs to know.
+    pub(super) fn told_by(head: upstream::ManifestHead) -> Option<Self> {
+        let upstream::ManifestHead { media_type, digest, len } = head;
+        Some(Self {
+            digest: digest?,
+            media_type: media_type?,
+            size: len?,
+            previous: None,
+            confirmed: SystemTime::now(),
+        })
+    }
+
+    pub(super) fn of(content: &Content) -> Self {
+        Self {
+            digest: content.digest.clone(),
+            media_type: content.media_type.clone(),
+            size: content.bytes.len() as u64,
+            previous: None,
+            confirmed: SystemTime::now(),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What is wanted of a tag or digest, and the question that makes of its upstream.
+
+use std::sync::Arc;
+
+use crate::{
+    cache::tag_record::TagKey,
+    oci::{Accept, AcceptClass, Digest, Reference, Repository, Tag},
+    upstream::Upstream,
+};
+
+/// Who asks for what: the upstream's repository, and what the client can read.
+#[derive(Clone)]
+pub struct Wanted {
+    pub upstream: Upstream,
+    pub repository: Repository,
+    pub accept: Accept,
+}
+
+impl Wanted {
+    pub(super) fn key(&self, tag: &Tag) -> TagKey {
+        TagKey {
+            upstream: self.upstream.name().clone(),
+            repository: self.repository.clone(),
+            tag: tag.clone(),
+            class: self.accept.class(),
+        }
+    }
+}
+
+/// What an upstream is asked; equal ones are asked once.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    pub upstream: Arc<str>,
+    pub repository: Repository,
+    pub reference: Reference,
+    pub class: AcceptClass,
+    /// HEAD: the content is not needed.
+    pub head: bool,
+}
+
+impl Question {
+    /// Whether content of this digest can be the answer.
+    pub fn is_met_by(&self, digest: &Digest) -> bool {
+        match &self.reference {
+            Reference::Digest(asked) => asked == digest,
+            Reference::Tag(_) => true,
+        }
+    }
+}
