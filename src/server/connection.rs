@@ -86,8 +86,9 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
     let Ok(local) = stream.local_addr() else { return };
     let mut connection = Connection { peer, local, tls: false, sni: None, client_certificate: false };
     let opening = tokio::select! {
-        () = shared.drain.cancelled() => return,
+        biased;
         opening = timeout(shared.timeouts.first_byte, stream.opening()) => opening,
+        () = shared.out_of_grace() => return,
     };
     let broken = stream.broken();
     match (opening, &shared.tls) {
@@ -101,7 +102,7 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
         (Ok(Ok(Opening::Tls)), Some(tls)) => {
             let handshake = TlsAcceptor::from(tls.acceptor_config()).accept(stream);
             let stream = tokio::select! {
-                () = shared.drain.cancelled() => return,
+                () = shared.out_of_grace() => return,
                 handshake = timeout(shared.timeouts.handshake, handshake) => match handshake {
                     Err(_) => return stalled(shared, "handshake", peer),
                     Ok(Err(error)) => return debug!(%peer, %error, "a TLS handshake failed"),
@@ -135,7 +136,9 @@ where
     let peer = connection.peer;
     let connection = Arc::new(connection);
     let keep_alive = matches!(role, Role::Serve(_));
+    let begun = CancellationToken::new();
     let service = service_fn(|request| {
+        begun.cancel();
         let answer = answer(&role, request, connection.clone());
         async { Ok::<_, Infallible>(answer.await) }
     });
@@ -150,7 +153,7 @@ where
     );
     let result = tokio::select! {
         result = serving.as_mut() => result,
-        () = shared.drain.cancelled() => {
+        () = shared.drained(&begun) => {
             serving.as_mut().graceful_shutdown();
             serving.as_mut().await
         }
@@ -178,8 +181,9 @@ where
     };
     // Whatever ends this connection ends its streams.
     let _over = over.drop_guard();
-    let refused = CancellationToken::new();
+    let (begun, refused) = (CancellationToken::new(), CancellationToken::new());
     let service = service_fn(|request| {
+        begun.cancel();
         let (role, connection, refused) = (role.clone(), connection.clone(), refused.clone());
         async move {
             let response = answer(&role, request, connection).await;
@@ -203,7 +207,7 @@ where
     );
     tokio::select! {
         result = serving.as_mut() => return ended(result, peer, broken, shared),
-        () = shared.drain.cancelled() => {}
+        () = shared.drained(&begun) => {}
         () = activity.quiet(timeouts.idle) => {}
         () = refused.cancelled() => {}
     }
@@ -213,6 +217,23 @@ where
     tokio::select! {
         result = serving.as_mut() => ended(result, peer, broken, shared),
         () = activity.quiet(timeouts.stall) => debug!(%peer, "a client did not go away"),
+    }
+}
+
+impl Shared {
+    /// The drain began, and whoever had just connected has had a moment for a first request: a client does not try
+    /// again on its own when a connection that it has just opened is closed on it.
+    async fn out_of_grace(&self) {
+        self.drain.cancelled().await;
+        tokio::time::sleep(self.timeouts.grace).await;
+    }
+
+    /// The same, for a connection on which a first request has `begun` or is still awaited.
+    async fn drained(&self, begun: &CancellationToken) {
+        tokio::select! {
+            () = self.out_of_grace() => {}
+            () = async { tokio::join!(self.drain.cancelled(), begun.cancelled()); } => {}
+        }
     }
 }
 

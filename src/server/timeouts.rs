@@ -24,6 +24,8 @@ pub struct Timeouts {
     pub stall: Duration,
     /// All that is spent on a client that is only told to go away.
     pub courtesy: Duration,
+    /// How long a client that has just connected may still send its first request when the drain begins.
+    pub grace: Duration,
 }
 
 impl Default for Timeouts {
@@ -37,6 +39,7 @@ impl Default for Timeouts {
             ping_timeout: Duration::from_secs(20),
             stall: Duration::from_secs(120),
             courtesy: Duration::from_secs(5),
+            grace: Duration::from_secs(1),
         }
     }
 }

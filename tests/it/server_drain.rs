@@ -50,6 +50,30 @@ async fn running_responses_finish_and_idle_connections_close() {
 }
 
 #[tokio::test]
+async fn who_had_just_connected_is_served_before_the_end() {
+    let certificates = Certificates::new();
+    let server = Setup::tls(&certificates).timeouts(|timeouts| timeouts.grace = Duration::from_secs(10)).start();
+    let mut clear = server.connect().await;
+    let mut half = server.connect().await;
+    send(&mut half, "GET /hello HT").await;
+    let mut tls = certificates.connect(&server, &[b"http/1.1"]).await.unwrap();
+    let shaking = server.connect().await;
+    until("all connections", || server.counted("forebay_connections 4")).await;
+
+    server.shutdown.cancel();
+    refuses(&server).await;
+    send(&mut clear, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    send(&mut half, "TP/1.1\r\nHost: x\r\n\r\n").await;
+    send(&mut tls, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    for answer in [rest(&mut clear).await, rest(&mut half).await, rest(&mut tls).await] {
+        let answer = answer.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello\n"), "{answer}");
+    }
+    drop((clear, half, tls, shaking));
+    server.end().await;
+}
+
+#[tokio::test]
 async fn an_http2_client_cannot_begin_anything_after_the_drain_began() {
     let server = Setup::clear().start();
     let client = h2_client();

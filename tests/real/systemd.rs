@@ -116,3 +116,50 @@ async fn a_connection_made_while_forebay_restarts_is_answered_by_the_next_one() 
     let answer = ping(&mut waiting).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
+
+/// One request on a new connection, as a client makes it that does not try again.
+async fn pull(address: std::net::SocketAddr) -> Result<(), String> {
+    let mut stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
+    let request = b"GET /v2/ HTTP/1.1\r\nHost: mirror.test\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.map_err(|error| format!("write: {error}"))?;
+    let mut answer = String::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+    match read.map_err(|late| late.to_string())? {
+        Ok(_) if answer.starts_with("HTTP/1.1 200") => Ok(()),
+        other => Err(format!("{other:?}: {answer:?}")),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_connection_attempt_is_lost_over_many_restarts() {
+    let home = TempDir::with_prefix("forebay-activated-").expect("a folder can be made");
+    let (listener, admin) = (TcpListener::bind(local(0)).expect("a port is free"), free_port());
+    let address = listener.local_addr().expect("it is bound");
+    let mut forebay = activate(home.path(), &listener, admin);
+    pull(address).await.expect("it serves");
+
+    let stop = tokio_util::sync::CancellationToken::new();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let mut pulls = 0;
+                while !stop.is_cancelled() {
+                    pull(address).await?;
+                    pulls += 1;
+                }
+                Ok::<_, String>(pulls)
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        assert!(forebay.terminate().await.success(), "{}", forebay.log());
+        forebay = activate(home.path(), &listener, admin);
+        pull(address).await.expect("the next one serves");
+    }
+    stop.cancel();
+    for client in clients {
+        let pulls: u32 = client.await.expect("no panic").expect("every pull was answered");
+        assert!(pulls > 0);
+    }
+}
