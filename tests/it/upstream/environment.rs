@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     process::Command,
-    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    sync::mpsc::{Receiver, channel},
 };
 
 use super::{Subject, config, config_of, kind};
@@ -124,10 +124,10 @@ async fn a_helper_that_hangs_is_given_up() {
 
 /// A proxy on loopback that answers clear requests itself and opens no tunnel; it tells what it was asked, each time
 /// before it answers.
-async fn proxy() -> (u16, UnboundedReceiver<String>) {
+async fn proxy() -> (u16, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (tell, told) = unbounded_channel();
+    let (tell, told) = channel(8);
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -140,7 +140,7 @@ async fn proxy() -> (u16, UnboundedReceiver<String>) {
             } else {
                 b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
             };
-            tell.send(String::from_utf8_lossy(&seen).into_owned()).unwrap();
+            tell.send(String::from_utf8_lossy(&seen).into_owned()).await.unwrap();
             stream.write_all(answer).await.unwrap();
         }
     });
