@@ -87,17 +87,9 @@ impl ManifestCache {
     /// What a HEAD of a reference says: never fetches the manifest, unless the upstream's HEAD is of no use.
     pub async fn head(&self, wanted: &Wanted, reference: &Reference) -> Result<ManifestHead, ManifestError> {
         match reference {
-            Reference::Digest(digest) => {
-                if let Some(content) = self.cached(digest).await
-                    && wanted.accept.allows(&content.media_type)
-                {
-                    return Ok(ManifestHead::of(&content, Outcome::Hit));
-                }
-            }
-            Reference::Tag(tag) => return self.head_tag(wanted, tag).await,
+            Reference::Digest(digest) => self.head_digest(wanted, digest).await,
+            Reference::Tag(tag) => self.head_tag(wanted, tag).await,
         }
-        let (answer, outcome) = self.ask(wanted, reference, true, None).await?;
-        Ok(answer.head(outcome))
     }
 
     async fn get_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ServedManifest, ManifestError> {
@@ -165,6 +157,20 @@ impl ManifestCache {
                 (Answer::Content(content), outcome) => Ok(ServedManifest { content, outcome }),
                 (Answer::Unchanged(_) | Answer::Head(_), _) => Err(ManifestError::Abandoned),
             },
+        }
+    }
+
+    async fn head_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ManifestHead, ManifestError> {
+        let cached = self.cached(digest).await;
+        if let Some(content) = &cached
+            && wanted.accept.allows(&content.media_type)
+        {
+            return Ok(ManifestHead::of(content, Outcome::Hit));
+        }
+        match self.ask(wanted, &Reference::Digest(digest.clone()), true, None).await {
+            Ok((answer, outcome)) => Ok(answer.head(outcome)),
+            Err(error) if error.is_outage() && cached.is_some() => Err(ManifestError::NotAcceptable),
+            Err(error) => Err(error),
         }
     }
 

@@ -37,6 +37,9 @@ async fn eight_clients_of_a_cold_blob_cost_the_upstream_one_get() {
         assert!(download.is_whole(&blob.digest), "{download:?}");
     }
     registry.assert_one_get_of(&blob).await;
+    let received = forebay.metric("forebay_upstream_received_bytes_total", &["upstream=\"docker.io\""]).await;
+    let size = SIZE as f64;
+    assert!((size..1.05 * size).contains(&received), "{received} bytes from the upstream for a blob of {size}");
     forebay.assert_stored_blobs_are_right();
 }
 

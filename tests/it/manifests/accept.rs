@@ -58,6 +58,8 @@ async fn a_client_that_cannot_read_the_type_at_hand_has_the_upstream_asked() {
     assert_eq!((head.status, asked(&registry, Method::HEAD)), (200, 1));
     registry.take_down(Server::Api).await;
     assert_eq!(get(&mirror, &image.manifest, DOCKER_MANIFEST).await.0, 404, "it is not there in a form it can read");
+    let head = mirror.request(Method::HEAD, &manifest(&image.manifest), &[("accept", DOCKER_MANIFEST)]).await;
+    assert_eq!(head.status, 404, "a HEAD says what a GET says");
     assert_eq!(get(&mirror, &image.manifest, "application/*").await.2, "forebay; hit");
     assert_eq!(get(&mirror, &image.manifest, "*/*;q=0.1").await.2, "forebay; hit");
 }

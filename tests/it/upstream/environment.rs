@@ -3,13 +3,15 @@
 //! A test cannot change its own environment safely, so each of these runs itself once more in a
 //! process of its own, with the environment it is about.
 
-use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use forebay::upstream::{Config, CredentialSource, ErrorKind};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    process::Command,
+    sync::mpsc::{Receiver, channel},
 };
 
 use super::{Subject, config, config_of, kind};
@@ -19,12 +21,13 @@ use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Server};
 const DIRECTORY: &str = "FOREBAY_TEST_DIRECTORY";
 
 /// Runs `test` again with these variables; returns in the first process when that has passed.
-fn again(test: &str, directory: &Path, variables: &[(&str, &str)]) {
+async fn again(test: &str, directory: &Path, variables: &[(&str, &str)]) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &format!("upstream::environment::{test}"), "--nocapture"])
         .env(DIRECTORY, directory)
         .envs(variables.iter().copied())
         .output()
+        .await
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -68,7 +71,7 @@ async fn helpers_are_asked_for_the_upstreams_name() {
         script(directory.path(), "docker-credential-nonsense", "echo 'hello'");
         script(directory.path(), "docker-credential-endless", "exec cat /dev/zero");
         let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
-        return again("helpers_are_asked_for_the_upstreams_name", directory.path(), &[("PATH", &path)]);
+        return again("helpers_are_asked_for_the_upstreams_name", directory.path(), &[("PATH", &path)]).await;
     }
     for (helper, expected) in [
         ("good", None),
@@ -108,7 +111,7 @@ async fn a_helper_that_hangs_is_given_up() {
             &format!("> {}/runs; exec sleep 600", directory.path().display()),
         );
         let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
-        return again("a_helper_that_hangs_is_given_up", directory.path(), &[("PATH", &path)]);
+        return again("a_helper_that_hangs_is_given_up", directory.path(), &[("PATH", &path)]).await;
     }
     let pulling = tokio::spawn(pull(CredentialSource::Helper("hung".into())));
     let runs = Path::new(&std::env::var_os(DIRECTORY).unwrap()).join("runs");
@@ -119,44 +122,70 @@ async fn a_helper_that_hangs_is_given_up() {
     assert_eq!(pulling.await.unwrap(), Some(ErrorKind::Unavailable));
 }
 
-/// Answers one request that reaches it as a proxy, and tells what it was asked.
-async fn proxied(listener: TcpListener) -> String {
-    let (mut stream, _) = listener.accept().await.unwrap();
-    let mut seen = vec![0; 4096];
-    let mut len = 0;
-    while !seen[..len].windows(4).any(|end| end == b"\r\n\r\n") {
-        len += stream.read(&mut seen[len..]).await.unwrap();
-    }
-    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}").await.unwrap();
-    String::from_utf8_lossy(&seen[..len]).into_owned()
+/// A proxy on loopback that answers clear requests itself and opens no tunnel; it tells what it was asked, each time
+/// before it answers.
+async fn proxy() -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = channel(8);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0, "half a request");
+            }
+            let answer: &[u8] = if seen.starts_with(b"CONNECT ") {
+                b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            } else {
+                b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+            };
+            tell.send(String::from_utf8_lossy(&seen).into_owned()).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    (port, told)
 }
+
+// In the tests below the upstream's name does not exist: whoever resolves it is the proxy. That the proxy is on
+// loopback, where no redirect may lead, is the operator's choice.
 
 #[tokio::test]
 async fn the_usual_variables_name_a_proxy() {
     if !is_second_process() {
-        // The second process listens on the port that this one has found to be free.
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let proxy = format!("http://user:pw@localhost:{port}");
+        let (port, mut told) = proxy().await;
+        let address = format!("http://user:pw@localhost:{port}");
         let directory = tempfile::TempDir::new().unwrap();
-        let variables = [("HTTP_PROXY", proxy.as_str()), ("http_proxy", &proxy), ("NO_PROXY", "127.0.0.1")];
-        return again("the_usual_variables_name_a_proxy", directory.path(), &variables);
+        let variables = [("HTTP_PROXY", &*address), ("http_proxy", &address), ("NO_PROXY", "127.0.0.1")];
+        again("the_usual_variables_name_a_proxy", directory.path(), &variables).await;
+        let asked = told.try_recv().unwrap();
+        assert!(asked.starts_with("GET http://registry.invalid/v2/team/app/manifests/1 HTTP/1.1\r\n"), "{asked}");
+        let authorization = format!("proxy-authorization: basic {}", STANDARD.encode("user:pw"));
+        assert!(asked.to_lowercase().contains(&authorization.to_lowercase()), "{asked}");
+        assert!(told.try_recv().is_err(), "what NO_PROXY names is asked directly");
+        return;
     }
-    let proxy = url::Url::parse(&std::env::var("HTTP_PROXY").unwrap()).unwrap();
-    let listener = TcpListener::bind(("127.0.0.1", proxy.port().unwrap())).await.unwrap();
-    // The upstream's name does not exist here: whoever resolves it is the proxy. That the proxy is on
-    // loopback, where no redirect may lead, is the operator's choice.
     let subject = Subject::new(&config_of([url::Url::parse("http://registry.invalid").unwrap()]));
-    let (asked, pulled) = tokio::join!(proxied(listener), subject.manifest("team/app", "1"));
-    assert_eq!(pulled.unwrap(), b"{}");
-    assert!(asked.starts_with("GET http://registry.invalid/v2/team/app/manifests/1 HTTP/1.1\r\n"), "{asked}");
-    assert!(
-        asked
-            .to_lowercase()
-            .contains(&format!("proxy-authorization: basic {}", STANDARD.encode("user:pw")).to_lowercase())
-    );
-    // What NO_PROXY names is asked directly.
+    assert_eq!(subject.manifest("team/app", "1").await.unwrap(), b"{}");
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "1", &[]);
     assert!(Subject::of(&registry).manifest("team/app", "1").await.is_ok());
     assert_eq!(registry.count(|request| request.server == Server::Api), 1);
+}
+
+#[tokio::test]
+async fn https_goes_through_a_tunnel_of_the_proxy() {
+    if !is_second_process() {
+        let (port, mut told) = proxy().await;
+        let address = format!("http://localhost:{port}");
+        let directory = tempfile::TempDir::new().unwrap();
+        let variables = [("HTTPS_PROXY", &*address), ("https_proxy", &address), ("NO_PROXY", "127.0.0.1")];
+        again("https_goes_through_a_tunnel_of_the_proxy", directory.path(), &variables).await;
+        let asked = told.try_recv().unwrap();
+        assert!(asked.starts_with("CONNECT registry.invalid:443 HTTP/1.1\r\n"), "{asked}");
+        return;
+    }
+    // A tunnel that is refused is an outage; nobody goes around the proxy.
+    let subject = Subject::new(&config_of([url::Url::parse("https://registry.invalid").unwrap()]));
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Unavailable));
 }

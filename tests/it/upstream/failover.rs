@@ -1,6 +1,10 @@
 //! A list of URLs: who is asked next, and when not.
 
+use std::time::Duration;
+
 use forebay::upstream::{BlobRange, Config, ErrorKind};
+use tokio::{io::AsyncReadExt, net::TcpListener};
+use url::Url;
 
 use super::{Subject, WHOLE, accept, config_of, kind, name, read, reference_of};
 use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Record, Server, To, When};
@@ -199,4 +203,34 @@ async fn a_realm_that_is_down_leads_to_the_second() {
     first.require(Auth::Bearer(Bearer { refuse_get: Some(503), ..Bearer::default() }));
     assert!(Subject::new(&config).manifest("team/app", "1").await.is_ok());
     assert_eq!(second.requests().len(), 1);
+}
+
+/// Asks, and lets the time that a connection may take to come up pass once the first URL has been sent the first
+/// bytes of a TLS handshake, which it never answers.
+async fn asked_past_a_silent_peer(silent: TcpListener, config: Config) -> Result<Vec<u8>, ErrorKind> {
+    let asking = tokio::spawn(async move {
+        let answer = Subject::new(&config).manifest("team/app", "1").await;
+        answer.map_err(|error| error.kind)
+    });
+    let (mut stream, _) = silent.accept().await.unwrap();
+    stream.read_u8().await.unwrap();
+    // Less than what the head of an answer may take: it is the connection that is given up.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    // In real time the other limits are far away: only the one under test can have ended it so soon.
+    tokio::time::timeout(Duration::from_secs(5), asking).await.expect("the connection is given up").unwrap()
+}
+
+#[tokio::test]
+async fn a_peer_that_never_speaks_tls_is_given_up() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[TEN]);
+    for (second, expected) in [(None, Err(ErrorKind::Timeout)), (Some(registry.url()), Ok(image.manifest_bytes))] {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let first = Url::parse(&format!("https://{}", silent.local_addr().unwrap())).unwrap();
+        let config = config_of([first].into_iter().chain(second));
+        let expected = expected.map(|bytes| bytes.to_vec());
+        assert_eq!(asked_past_a_silent_peer(silent, config).await, expected);
+    }
 }

@@ -31,9 +31,10 @@ impl Turn {
     }
 }
 
-/// Where lock files are: one place for the whole machine, whatever TMPDIR a run of the tests has.
+/// Where lock files are: one place for all tests of a user, whatever TMPDIR a run has. Another user's files could not
+/// be opened. They are empty and stay: to remove one would be to take it from under whoever waits for it.
 pub fn locks() -> PathBuf {
-    let folder = PathBuf::from("/tmp/forebay-test-locks");
+    let folder = PathBuf::from(format!("/tmp/forebay-test-locks-{}", rustix::process::getuid().as_raw()));
     fs::create_dir_all(&folder).expect("the folder of locks can be made");
     folder
 }
