@@ -20,10 +20,12 @@ fn miss(bencher: Bencher<'_, '_>, len: usize) {
     bencher
         .counter(BytesCount::new(len))
         .with_inputs(|| {
-            // One input for each call: of several made ahead, the second would wait for ever for what is gone.
-            // The response ends a moment before the blob has its name.
+            // The response ends before its blob has been synced and its fill is over; until then there is nothing to
+            // forget, or the fill answers once more.
+            std::thread::sleep(std::time::Duration::from_millis(50));
             while !bench.forget(&digest) {
-                std::thread::yield_now();
+                bench.get(&path);
+                std::thread::sleep(std::time::Duration::from_millis(50));
             }
         })
         .bench_local_values(|()| bench.get(&path));
