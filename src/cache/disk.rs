@@ -167,11 +167,6 @@ impl DiskStore {
         Ok(Some(StoredBlob { file: Arc::new(file), len, pin }))
     }
 
-    /// The length of a cached blob, without opening it or counting as a use.
-    pub async fn blob_len(&self, digest: &Digest) -> io::Result<Option<u64>> {
-        Ok(self.open_blob(digest).await?.map(|blob| blob.len))
-    }
-
     /// An object was used from memory: it is the most recently used on disk as well.
     pub fn note_use(&self, key: &Key) {
         {

@@ -74,11 +74,6 @@ impl DiskStore {
 }
 
 impl Reservation {
-    /// Bytes promised.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Makes sure that an object of `len` bytes fits.
     pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
         let wanted = allocated(len).saturating_add(self.directories);

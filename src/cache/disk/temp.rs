@@ -162,11 +162,6 @@ impl TempBlob {
         &self.name
     }
 
-    /// Forgets what was written. Blocks.
-    pub fn clear(&self) -> io::Result<()> {
-        self.file.set_len(0)
-    }
-
     /// The whole content was verified: gives it its final name. Blocks.
     ///
     /// Synced before the rename, so that a power cut leaves the whole blob or nothing under that name.
