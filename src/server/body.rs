@@ -4,27 +4,22 @@
 //! Content-Length or the last chunk; HTTP/2: the stream is reset). It never ends as if it were complete, also
 //! when its source ends early without saying so.
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
-    sync::{Arc, LazyLock},
-};
+use std::io;
 
 use bytes::Bytes;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::{
+    memory,
+    sendfile::{self, Lane},
+};
 use crate::cache::{BlobReader, FileSlice, Piece, ReadError};
 
-/// How much is read from a file at a time, in bytes.
-const CHUNK: u64 = 128 * 1024;
-/// How many such chunks all responses together hold in memory: 256 MiB. A body that finds none waits for one.
-const MOST_CHUNKS: usize = 2048;
-
-static CHUNKS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MOST_CHUNKS)));
+/// What is left of a slice is read into memory when it is no longer than this, in bytes: one small copy is cheaper than a
+/// call of its own.
+const SMALL: u64 = 32 * 1024;
 
 /// The body of every response.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -48,9 +43,9 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Sends what `reader` gives; `len` bytes when that is known.
-pub fn blob(reader: BlobReader, len: Option<u64>) -> Body {
-    let source = Source { reader, rest: None, missing: len };
+/// Sends what `reader` gives; `len` bytes when that is known. With a `lane`, the kernel sends what it can.
+pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<Lane>) -> Body {
+    let source = Source { reader, rest: None, missing: len, lane, memory: None };
     let frames = stream::try_unfold(source, |mut source| async {
         Ok(source.next().await?.map(|bytes| (Frame::data(bytes), source)))
     });
@@ -63,6 +58,9 @@ struct Source {
     rest: Option<FileSlice>,
     /// How many announced bytes are still to be sent.
     missing: Option<u64>,
+    lane: Option<Lane>,
+    /// Present once something had to be read.
+    memory: Option<memory::Reader>,
 }
 
 impl Source {
@@ -73,10 +71,9 @@ impl Source {
         let bytes = match self.piece().await? {
             Some(Piece::Memory(bytes)) => bytes,
             Some(Piece::File(mut slice)) => {
-                let len = slice.len.min(CHUNK);
-                let bytes = read(slice.file.clone(), slice.offset, len).await.map_err(BodyError::File)?;
-                slice.offset += len;
-                slice.len -= len;
+                let bytes = self.send(&slice).await.map_err(BodyError::File)?;
+                slice.offset += bytes.len() as u64;
+                slice.len -= bytes.len() as u64;
                 self.rest = Some(slice).filter(|slice| slice.len > 0);
                 bytes
             }
@@ -93,33 +90,25 @@ impl Source {
         Ok(Some(bytes))
     }
 
+    /// The front of a slice: a stand-in for what the kernel is to send, or bytes.
+    async fn send(&mut self, slice: &FileSlice) -> io::Result<Bytes> {
+        let len = slice.len.min(sendfile::LONGEST);
+        if let Some(lane) = &self.lane
+            && len > SMALL
+            && sendfile::is_in_memory(&slice.file, slice.offset, len)?
+        {
+            return Ok(lane.push(slice.clone(), slice.len > len + SMALL));
+        }
+        if let Some(lane) = &self.lane {
+            lane.pause();
+        }
+        self.memory.get_or_insert_with(memory::Reader::new).read(slice).await
+    }
+
     async fn piece(&mut self) -> Result<Option<Piece>, BodyError> {
         match self.rest.take() {
             Some(slice) => Ok(Some(Piece::File(slice))),
             None => self.reader.next().await.map_err(BodyError::Read),
         }
     }
-}
-
-/// Bytes in memory that count as one of [`MOST_CHUNKS`] until they are sent.
-struct Chunk {
-    buffer: Vec<u8>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Chunk {
-    fn as_ref(&self) -> &[u8] {
-        &self.buffer
-    }
-}
-
-/// Reads off the async threads: the pages may have to come from the disk.
-async fn read(file: Arc<File>, offset: u64, len: u64) -> io::Result<Bytes> {
-    let place = CHUNKS.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut buffer = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-        file.read_exact_at(&mut buffer, offset)?;
-        Ok(Bytes::from_owner(Chunk { buffer, _place: place }))
-    });
-    reading.await.map_err(io::Error::other)?
 }

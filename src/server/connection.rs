@@ -32,8 +32,8 @@ use super::{
 
 /// The head of a request, both HTTP versions. A registry's longest legitimate head is a token of some KiB.
 const HEAD_BYTES: u32 = 16 * 1024;
-/// HTTP/1: bytes of responses that hyper may hold for one connection.
-const HTTP1_BUFFER: usize = 256 * 1024;
+/// HTTP/1: with no more bytes than this to write for a connection, hyper asks the body for the next.
+const HTTP1_BUFFER: usize = 32 * 1024;
 /// HTTP/2: requests one client may have running. RFC 9113 section 6.5.2 recommends no fewer; each stream may hold
 /// [`SEND_BUFFER`] bytes of memory.
 const MAX_STREAMS: u32 = 100;
@@ -84,7 +84,7 @@ pub(super) async fn serve<H: Handle>(tcp: TcpStream, peer: SocketAddr, role: Rol
 
 async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, shared: &Shared) {
     let Ok(local) = stream.local_addr() else { return };
-    let mut connection = Connection { peer, local, tls: false, sni: None, client_certificate: false };
+    let mut connection = Connection { peer, local, tls: false, sni: None, client_certificate: false, lane: None };
     let opening = tokio::select! {
         biased;
         opening = timeout(shared.timeouts.first_byte, stream.opening()) => opening,
@@ -123,7 +123,10 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
             stream.send_away(TLS_ONLY, shared.timeouts.courtesy).await;
             sent_away(peer, StatusCode::BAD_REQUEST, "it speaks clear HTTP, and only TLS is served");
         }
-        (Ok(Ok(Opening::Http1)), _) => http1(stream, connection, role, shared, &broken).await,
+        (Ok(Ok(Opening::Http1)), _) => {
+            connection.lane = Some(stream.open_lane());
+            http1(stream, connection, role, shared, &broken).await;
+        }
         (Ok(Ok(Opening::Http2)), _) => http2(stream, connection, role, shared, &broken).await,
     }
 }

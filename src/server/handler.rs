@@ -178,7 +178,7 @@ impl Handler {
         let range = wanted_range(asked.headers, &source.digest);
         let opened = self.blobs.open(source, range).await.map_err(|error| facts.failed(error))?;
         facts.outcome = opened.outcome;
-        Ok(response::blob(&source.digest, opened))
+        Ok(response::blob(&source.digest, opened, asked.connection.lane.as_ref()))
     }
 
     #[expect(clippy::too_many_arguments, reason = "each says what is forwarded; a struct would only rename them")]

@@ -16,8 +16,11 @@ pub mod config;
 mod connection;
 mod handler;
 mod link;
+mod memory;
 mod observe;
+mod pipe;
 pub mod response;
+mod sendfile;
 mod stream;
 mod streams;
 mod timeouts;
@@ -38,6 +41,7 @@ use tracing::{debug, warn};
 pub use self::{
     config::{Config, TlsConfig},
     handler::{Handler, Table},
+    sendfile::Lane,
     timeouts::Timeouts,
     tls::{PreparedTls, ReloadableTls, Reloaded, TlsError},
 };
@@ -67,7 +71,7 @@ pub trait Handle: Send + Sync + 'static {
 }
 
 /// What is known about a client before its first request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Connection {
     pub peer: SocketAddr,
     pub local: SocketAddr,
@@ -76,6 +80,8 @@ pub struct Connection {
     pub sni: Option<String>,
     /// Whether the client showed a certificate signed by `client_ca`.
     pub client_certificate: bool,
+    /// Where bodies put parts of files that the kernel is to send; clear HTTP/1 has one.
+    pub lane: Option<Lane>,
 }
 
 /// Why the server cannot listen.

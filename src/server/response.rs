@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
-use super::body::{self, Body};
+use super::{
+    Lane,
+    body::{self, Body},
+};
 use crate::{
     cache::{
         OpenedBlob,
@@ -58,10 +61,11 @@ fn manifest_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &str, 
     content_headers(headers, digest);
 }
 
-pub fn blob(digest: &Digest, opened: OpenedBlob) -> Response<Body> {
+/// `lane`: where the kernel sends parts of files.
+pub fn blob(digest: &Digest, opened: OpenedBlob, lane: Option<&Lane>) -> Response<Body> {
     let OpenedBlob { reader, total, range, outcome, stored } = opened;
     let len = range.map(ResolvedRange::len).or(total);
-    let mut response = Response::new(body::blob(reader, len));
+    let mut response = Response::new(body::blob(reader, len, lane.cloned()));
     let headers = response.headers_mut();
     blob_headers(headers, digest, len);
     headers.insert(CACHE_STATUS, cache_status(outcome, stored));

@@ -4,6 +4,8 @@
 //! alike, and nothing but a pending write starts that clock: a response that waits for its upstream has nothing to
 //! write. The clock restarts with every byte the kernel takes, so a slow client is not a stalled one.
 //! HTTP/2's own flow control is above this file: see [`super::streams`].
+//!
+//! Buffers that stand for parts of files are sent by the kernel: see [`super::sendfile`].
 
 use std::{
     io::{self, IoSlice},
@@ -18,11 +20,14 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf},
     net::TcpStream,
     time::Sleep,
 };
+
+use super::sendfile::{self, Lane};
 
 /// The content type of a TLS handshake record, RFC 8446 section 5.1. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -32,6 +37,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// kernel reset the connection, and the client may never see the answer (a 405 to an upload, say).
 const LINGER_BYTES: usize = 1 << 20;
 const LINGER: Duration = Duration::from_secs(1);
+/// How many bytes one connection writes before other tasks of its thread have a turn.
+const BURST: usize = 8 * 1024 * 1024;
 /// How long TCP waits on a silent connection before it asks whether the peer is there, and between asking again.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -72,6 +79,11 @@ pub(super) struct Stream {
     /// We have sent our last byte: how long, and how many bytes, the client may take to send its own.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
     broken: Broken,
+    /// Parts of files that stand in the buffers to be written.
+    lane: Option<Lane>,
+    corked: bool,
+    /// Bytes written since this task last gave its thread back.
+    burst: usize,
 }
 
 impl Stream {
@@ -80,11 +92,26 @@ impl Stream {
             // A socket that was reset meanwhile says so on the first read; without the options it works as well.
             tracing::debug!(%error, "cannot set options of a client's socket");
         }
-        Stream { tcp, seen: BytesMut::new(), stall, blocked: None, linger: None, broken: Broken::default() }
+        Stream {
+            tcp,
+            seen: BytesMut::new(),
+            stall,
+            blocked: None,
+            linger: None,
+            broken: Broken::default(),
+            lane: None,
+            corked: false,
+            burst: 0,
+        }
     }
 
     pub(super) fn broken(&self) -> Broken {
         self.broken.clone()
+    }
+
+    /// From now on bodies may push parts of files into this lane.
+    pub(super) fn open_lane(&mut self) -> Lane {
+        self.lane.get_or_insert_default().clone()
     }
 
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -116,12 +143,64 @@ impl Stream {
         }
     }
 
+    /// Writes what is in memory in front of the first part of a file, or of that part what the socket takes.
+    fn poll_write_mixed(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>], lane: &Lane) -> Poll<io::Result<usize>> {
+        let plain = bufs.iter().take_while(|buf| !sendfile::is_stand_in(buf)).count();
+        self.cork(true);
+        loop {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            let mut written = 0;
+            let full = self.tcp.try_io(Interest::WRITABLE, || match bufs.get(plain) {
+                Some(buf) if plain == 0 => {
+                    let taken = lane.send(buf, &self.tcp)?;
+                    written = taken.bytes;
+                    // Said within this call, so that no news of the socket that comes meanwhile is lost.
+                    if taken.full { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                }
+                _ => {
+                    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                    let mut control = SendAncillaryBuffer::default();
+                    written = rustix::net::sendmsg(&self.tcp, &bufs[..plain], &mut control, flags)?;
+                    Ok(())
+                }
+            });
+            match full {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                _ if written > 0 => return Poll::Ready(Ok(written)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets the kernel wait for full segments while a head and parts of files are written by turns, and no longer.
+    fn cork(&mut self, corked: bool) {
+        if self.corked != corked {
+            self.corked = corked;
+            if let Err(error) = rustix::net::sockopt::set_tcp_cork(&self.tcp, corked) {
+                // The connection is gone, and says so itself.
+                tracing::debug!(%error, "cannot set options of a client's socket");
+            }
+        }
+    }
+
+    /// Gives the thread back after [`BURST`] bytes, for the sake of the other clients on it.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.burst < BURST {
+            return Poll::Ready(());
+        }
+        self.burst = 0;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Lets a write through, and bounds how long it may stay pending.
-    fn timed<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if write.is_ready() {
+    fn timed(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = &write {
             self.blocked = None;
+            self.burst += written.as_ref().map_or(0, |written| *written);
             return write;
         }
+        self.burst = 0;
         let stall = self.stall;
         let clock = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
         ready!(clock.as_mut().poll(cx));
@@ -157,6 +236,7 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
         let write = Pin::new(&mut self.tcp).poll_write(cx, buf);
         self.timed(cx, write)
     }
@@ -166,7 +246,11 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let write = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        ready!(self.poll_turn(cx));
+        let write = match self.lane.clone().filter(|lane| !lane.is_empty()) {
+            Some(lane) => self.poll_write_mixed(cx, bufs, &lane),
+            None => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
+        };
         self.timed(cx, write)
     }
 
@@ -175,6 +259,9 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lane.as_ref().is_none_or(|lane| !lane.goes_on()) {
+            self.cork(false);
+        }
         Pin::new(&mut self.tcp).poll_flush(cx)
     }
 

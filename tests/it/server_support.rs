@@ -104,7 +104,8 @@ impl Handle for Stage {
                 whole("late\n", over)
             }
             "/connection" => {
-                let Connection { tls, sni, client_certificate, peer, local } = &*connection;
+                let Connection { tls, sni, client_certificate, peer, local, lane } = &*connection;
+                assert_eq!(lane.is_some(), !tls && request.version() < http::Version::HTTP_2);
                 assert_ne!(peer, local);
                 whole(&format!("{tls} {} {client_certificate}", sni.as_deref().unwrap_or("-")), over)
             }

@@ -1,0 +1,191 @@
+//! Blobs from the page cache to a clear HTTP/1 connection without passing through user space.
+//!
+//! hyper's HTTP/1 writer queues the buffers of a body as they are, never looks into them, and hands them in order to
+//! the connection's `poll_write_vectored`. So a body that has a part of a file to send [pushes](Lane::push) it into its
+//! connection's lane, and gives hyper a buffer of the same length out of the *stand-in*: memory that nobody ever reads.
+//! When that buffer is to be written, the connection [sends](Lane::send) the part at the head of the lane instead.
+//! Framing, keep-alive, pipelining and back-pressure stay hyper's.
+//!
+//! What must hold: the stand-in's zeroes are never sent in a blob's place. Where in the stand-in a buffer begins says
+//! whose turn it is; unless that and the length agree with the head of the lane, the connection is broken. Only a
+//! connection that was given a lane has one to push into, and only [`super::stream::Stream`] writes for such a one.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, IoSliceMut},
+    os::fd::AsFd,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::pipe::{self, Taken};
+use crate::cache::FileSlice;
+
+/// The longest part that is pushed at a time, in bytes.
+pub(super) const LONGEST: u64 = 2 * 1024 * 1024;
+/// How many turns are told apart; a connection has a few parts in its lane at most.
+const TURNS: usize = 1024;
+/// Every so many bytes of a file one byte is asked for, to see whether its pages are in memory. Page caches fill and
+/// empty by read-ahead windows and large folios, seldom by the page.
+const SAMPLE: u64 = 256 * 1024;
+/// The least that a socket is offered, in bytes: one segment as the kernel makes them for its network card.
+const LEAST: usize = 64 * 1024;
+
+/// Allocated zeroed, so that the kernel gives address space and, as nobody touches it, no memory.
+static STAND_IN: LazyLock<&'static [u8]> = LazyLock::new(|| Box::leak(vec![0; LONGEST as usize + TURNS].into()));
+
+/// The parts of files that one connection is to send, in the order of their buffers.
+#[derive(Clone, Debug, Default)]
+pub struct Lane(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    parts: Mutex<Parts>,
+    /// How many parts there are, for a look without the lock.
+    waiting: AtomicUsize,
+    /// The body has the next part at hand.
+    goes_on: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Parts {
+    queue: VecDeque<Part>,
+    next_turn: usize,
+    /// How much the socket is offered at a time, in bytes.
+    appetite: usize,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { queue: VecDeque::new(), next_turn: 0, appetite: pipe::CAPACITY }
+    }
+}
+
+#[derive(Debug)]
+struct Part {
+    turn: usize,
+    /// How many of its bytes are gone.
+    sent: usize,
+    slice: FileSlice,
+}
+
+impl Lane {
+    /// Queues a part of at most [`LONGEST`] bytes, and gives the buffer that stands for it. `goes_on`: another follows
+    /// at once.
+    pub(super) fn push(&self, slice: FileSlice, goes_on: bool) -> Bytes {
+        self.0.goes_on.store(goes_on, Ordering::Relaxed);
+        let len = slice.len.min(LONGEST) as usize;
+        let slice = FileSlice { len: len as u64, ..slice };
+        let mut parts = self.parts();
+        let turn = parts.next_turn;
+        parts.next_turn = (turn + 1) % TURNS;
+        parts.queue.push_back(Part { turn, sent: 0, slice });
+        self.0.waiting.store(parts.queue.len(), Ordering::Relaxed);
+        Bytes::from_static(&STAND_IN[turn..turn + len])
+    }
+
+    /// Whether anything is to be sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.waiting.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether what was sent last is worth holding back until more comes.
+    pub(super) fn goes_on(&self) -> bool {
+        self.0.goes_on.load(Ordering::Relaxed)
+    }
+
+    /// The body has to wait.
+    pub(super) fn pause(&self) {
+        self.0.goes_on.store(false, Ordering::Relaxed);
+    }
+
+    /// Sends of the part at the head, for which `buffer` stands, what the socket takes.
+    ///
+    /// # Errors
+    ///
+    /// The socket's and the file's; `UnexpectedEof` when the file is shorter than it was; `InvalidData` when `buffer`
+    /// stands for something else.
+    pub(super) fn send(&self, buffer: &[u8], socket: impl AsFd) -> io::Result<Taken> {
+        let parts = &mut *self.parts();
+        let Some(part) = parts.queue.front_mut().filter(|part| part.is_meant_by(buffer)) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a buffer stands for no part of a file"));
+        };
+        let len = buffer.len().min(parts.appetite);
+        let taken = pipe::send(&part.slice.file, part.slice.offset + part.sent as u64, len, socket)?;
+        if taken.ended {
+            return Err(cut());
+        }
+        parts.appetite = appetite(parts.appetite, taken);
+        part.sent += taken.bytes;
+        if part.sent as u64 >= part.slice.len {
+            parts.queue.pop_front();
+            self.0.waiting.store(parts.queue.len(), Ordering::Relaxed);
+        }
+        Ok(taken)
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.0.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Part {
+    fn is_meant_by(&self, buffer: &[u8]) -> bool {
+        buffer.as_ptr().addr() == STAND_IN.as_ptr().addr() + self.turn + self.sent
+            && (self.sent + buffer.len()) as u64 == self.slice.len
+    }
+}
+
+/// How much to offer the socket next: about what it takes, since the rest would be for nothing.
+fn appetite(offered: usize, taken: Taken) -> usize {
+    if taken.full { taken.bytes.next_multiple_of(LEAST) } else { offered * 2 }.clamp(LEAST, pipe::CAPACITY)
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "a cached file was cut")
+}
+
+/// Whether a buffer is one that [`Lane::push`] gave, or the rest of one.
+pub(super) fn is_stand_in(buffer: &[u8]) -> bool {
+    STAND_IN.as_ptr_range().contains(&buffer.as_ptr())
+}
+
+/// Whether a part of a file is in memory, as far as samples tell, so that sending it does not wait for the disk.
+///
+/// # Errors
+///
+/// `UnexpectedEof` when the file ends before the part does; what reading gives. A file system that cannot say without
+/// waiting is one where nothing is in memory.
+pub(super) fn is_in_memory(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    let last = offset + len.saturating_sub(1);
+    let samples = (offset..last).step_by(SAMPLE as usize).chain([last]);
+    for sample in samples {
+        let mut byte = [0];
+        match read_now(file, &mut byte, sample)? {
+            Some(0) => return Err(cut()),
+            Some(_) => {}
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// Reads what is in memory of a file; `None` when the disk, or an older kernel, would have to be waited for.
+///
+/// Source: preadv2(2), RWF_NOWAIT.
+pub(super) fn read_now(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+    loop {
+        return match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) => Ok(Some(read)),
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+    }
+}
