@@ -34,8 +34,15 @@ pub(super) struct Taken {
     pub ended: bool,
 }
 
+/// Whose fault it is that nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    File(Errno),
+    Socket(Errno),
+}
+
 /// Sends up to `len` bytes of a file to a non-blocking socket.
-pub(super) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd) -> Result<Taken, Errno> {
+pub(super) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd) -> Result<Taken, Failed> {
     PIPE.with_borrow_mut(|slot| {
         // Taken out, so that after an error nobody finds another blob's bytes in it.
         let pipe = match slot.take().map_or_else(Pipe::new, Ok) {
@@ -48,8 +55,8 @@ pub(super) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd) -> R
                 *slot = Some(pipe);
                 Ok(taken)
             }
-            Err(Failed::Load(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => copy(file, offset, len, socket),
-            Err(Failed::Load(error) | Failed::Unload(error)) => Err(error),
+            Err(Failed::File(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => copy(file, offset, len, socket),
+            Err(failed) => Err(failed),
         }
     })
 }
@@ -61,11 +68,6 @@ struct Pipe {
     /// Where goes what the socket did not take.
     nowhere: OwnedFd,
     capacity: usize,
-}
-
-enum Failed {
-    Load(Errno),
-    Unload(Errno),
 }
 
 impl Pipe {
@@ -81,19 +83,19 @@ impl Pipe {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MORE;
         let len = len.min(self.capacity);
         let loaded = again(|| splice(file, Some(&mut { offset }), &self.write, None, len, flags));
-        let loaded = loaded.map_err(Failed::Load)?;
+        let loaded = loaded.map_err(Failed::File)?;
         let mut left = loaded;
         while left > 0 {
             match again(|| splice(&self.read, None, &socket, None, left, flags)) {
                 // Nothing of what is surely in the pipe: not a thing a socket says.
-                Ok(0) => return Err(Failed::Unload(Errno::IO)),
+                Ok(0) => return Err(Failed::Socket(Errno::IO)),
                 Ok(gone) => left -= gone,
                 Err(Errno::AGAIN) => break,
-                Err(error) => return Err(Failed::Unload(error)),
+                Err(error) => return Err(Failed::Socket(error)),
             }
         }
         if left > 0 {
-            self.discard(left).map_err(Failed::Unload)?;
+            self.discard(left).map_err(Failed::Socket)?;
         }
         Ok(Taken { bytes: loaded - left, full: left > 0, ended: loaded == 0 })
     }
@@ -110,14 +112,17 @@ impl Pipe {
 }
 
 /// Where the file system cannot give its pages to a pipe.
-fn copy(file: &File, offset: u64, len: usize, socket: impl AsFd) -> Result<Taken, Errno> {
+fn copy(file: &File, offset: u64, len: usize, socket: impl AsFd) -> Result<Taken, Failed> {
     let mut buffer = vec![0; len.min(COPY)];
-    let read = again(|| rustix::io::pread(file, &mut buffer[..], offset))?;
+    let read = again(|| rustix::io::pread(file, &mut buffer[..], offset)).map_err(Failed::File)?;
+    if read == 0 {
+        return Ok(Taken { bytes: 0, full: false, ended: true });
+    }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT | SendFlags::MORE;
-    match again(|| if read == 0 { Ok(0) } else { rustix::net::send(&socket, &buffer[..read], flags) }) {
-        Ok(bytes) => Ok(Taken { bytes, full: bytes < read, ended: read == 0 }),
+    match again(|| rustix::net::send(&socket, &buffer[..read], flags)) {
+        Ok(bytes) => Ok(Taken { bytes, full: bytes < read, ended: false }),
         Err(Errno::AGAIN) => Ok(Taken { bytes: 0, full: true, ended: false }),
-        Err(error) => Err(error),
+        Err(error) => Err(Failed::Socket(error)),
     }
 }
 
@@ -126,6 +131,92 @@ fn again<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
         match call() {
             Err(Errno::INTR) => {}
             result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+    };
+
+    use super::*;
+
+    fn file(content: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        file
+    }
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (ours, theirs)
+    }
+
+    /// What the other end has, as far as it has come.
+    fn received(theirs: &mut UnixStream, into: &mut Vec<u8>) {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = theirs.read(&mut buffer) {
+            into.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    type Send = fn(&File, u64, usize, &UnixStream) -> Result<Taken, Failed>;
+
+    /// Both ways, since where the kernel cannot splice is not here.
+    const WAYS: [Send; 2] = [|f, o, l, s| send(f, o, l, s), |f, o, l, s| copy(f, o, l, s)];
+
+    #[test]
+    fn what_a_full_socket_does_not_take_is_sent_later_and_nothing_is_lost_or_doubled() {
+        let content: Vec<u8> = (0..3_000_001u32).map(|n| (n % 251) as u8).collect();
+        let file = file(&content);
+        for way in WAYS {
+            let (ours, mut theirs) = pair();
+            let (mut sent, mut arrived, mut filled) = (0, Vec::new(), 0);
+            while sent < content.len() {
+                let taken = way(&file, sent as u64, content.len() - sent, &ours).unwrap();
+                assert!(!taken.ended && (taken.bytes > 0 || taken.full), "{taken:?}");
+                sent += taken.bytes;
+                if taken.full {
+                    filled += 1;
+                    received(&mut theirs, &mut arrived);
+                }
+            }
+            received(&mut theirs, &mut arrived);
+            assert!(filled > 1, "the socket was full now and then");
+            assert!(arrived == content, "the bytes are the file's, in order");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_file_is_told_and_a_closed_socket_is_the_sockets_fault() {
+        let file = file(b"content");
+        for way in WAYS {
+            let (ours, theirs) = pair();
+            assert_eq!(way(&file, 7, 10, &ours), Ok(Taken { bytes: 0, full: false, ended: true }));
+            assert_eq!(way(&file, 3, 10, &ours).unwrap().bytes, 4);
+            drop(theirs);
+            assert!(matches!(way(&file, 0, 10, &ours), Err(Failed::Socket(Errno::PIPE))));
+            // Nothing of that is left for the next one.
+            let (ours, mut theirs) = pair();
+            assert_eq!(way(&file, 4, 3, &ours).unwrap().bytes, 3);
+            let mut arrived = Vec::new();
+            received(&mut theirs, &mut arrived);
+            assert_eq!(arrived, b"ent");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_the_files_fault() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::create(directory.path().join("only for writing")).unwrap();
+        for way in WAYS {
+            let (ours, _theirs) = pair();
+            assert_eq!(way(&file, 0, 10, &ours), Err(Failed::File(Errno::BADF)));
         }
     }
 }

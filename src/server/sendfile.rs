@@ -24,7 +24,7 @@ use std::{
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::pipe::{self, Taken};
+use super::pipe::{self, Failed, Taken};
 use crate::cache::FileSlice;
 
 /// The longest part that is pushed at a time, in bytes.
@@ -117,10 +117,12 @@ impl Lane {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a buffer stands for no part of a file"));
         };
         let len = buffer.len().min(parts.appetite);
-        let taken = pipe::send(&part.slice.file, part.slice.offset + part.sent as u64, len, socket)?;
-        if taken.ended {
-            return Err(cut());
-        }
+        let taken = match pipe::send(&part.slice.file, part.slice.offset + part.sent as u64, len, socket) {
+            Ok(taken) if taken.ended => return Err(reported(cut())),
+            Ok(taken) => taken,
+            Err(Failed::File(error)) => return Err(reported(error.into())),
+            Err(Failed::Socket(error)) => return Err(error.into()),
+        };
         parts.appetite = appetite(parts.appetite, taken);
         part.sent += taken.bytes;
         if part.sent as u64 >= part.slice.len {
@@ -145,6 +147,12 @@ impl Part {
 /// How much to offer the socket next: about what it takes, since the rest would be for nothing.
 fn appetite(offered: usize, taken: Taken) -> usize {
     if taken.full { taken.bytes.next_multiple_of(LEAST) } else { offered * 2 }.clamp(LEAST, pipe::CAPACITY)
+}
+
+/// The body is done with this part, so its request's line in the log may not tell.
+fn reported(error: io::Error) -> io::Error {
+    tracing::error!(%error, "a cached blob cannot be sent: its connection is broken");
+    error
 }
 
 fn cut() -> io::Error {
@@ -187,5 +195,117 @@ pub(super) fn read_now(file: &File, buffer: &mut [u8], offset: u64) -> io::Resul
             Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
             Err(error) => Err(error.into()),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+    };
+
+    use super::*;
+
+    fn slice(content: &[u8]) -> FileSlice {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        FileSlice { file: Arc::new(file), offset: 0, len: content.len() as u64 }
+    }
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, theirs)
+    }
+
+    fn kind(result: io::Result<Taken>) -> Option<io::ErrorKind> {
+        result.err().map(|error| error.kind())
+    }
+
+    #[test]
+    fn parts_are_sent_in_the_order_of_their_buffers() {
+        let (ours, mut theirs) = pair();
+        let lane = Lane::default();
+        assert!(lane.is_empty());
+        let buffers: Vec<Bytes> =
+            [&b"first"[..], b"second", b"third"].map(|content| lane.push(slice(content), false)).into();
+        for buffer in &buffers {
+            assert!(is_stand_in(buffer) && !lane.is_empty());
+            assert_eq!(lane.send(buffer, &ours).unwrap().bytes, buffer.len());
+        }
+        assert!(lane.is_empty());
+        drop(ours);
+        let mut arrived = String::new();
+        theirs.read_to_string(&mut arrived).unwrap();
+        assert_eq!(arrived, "firstsecondthird");
+    }
+
+    #[test]
+    fn nothing_is_sent_for_a_buffer_that_does_not_stand_for_the_head_of_the_lane() {
+        let (ours, mut theirs) = pair();
+        let lane = Lane::default();
+        let first = lane.push(slice(b"as long"), false);
+        let second = lane.push(slice(b"as long"), false);
+        for wrong in [&second[..], &first[..3], &first[1..], b"as long"] {
+            assert_eq!(kind(lane.send(wrong, &ours)), Some(io::ErrorKind::InvalidData));
+        }
+        assert_eq!(lane.send(&first, &ours).unwrap().bytes, 7);
+        assert_eq!(kind(lane.send(&first, &ours)), Some(io::ErrorKind::InvalidData), "it is gone");
+        assert_eq!(lane.send(&second, &ours).unwrap().bytes, 7);
+        assert_eq!(kind(lane.send(&second, &ours)), Some(io::ErrorKind::InvalidData), "the lane is empty");
+        drop(ours);
+        let mut arrived = String::new();
+        theirs.read_to_string(&mut arrived).unwrap();
+        assert_eq!(arrived, "as longas long");
+    }
+
+    #[test]
+    fn turns_go_round() {
+        let (ours, mut theirs) = pair();
+        let lane = Lane::default();
+        for turn in 0..2 * TURNS + 3 {
+            let buffer = lane.push(slice(b"x"), false);
+            assert_eq!(lane.send(&buffer, &ours).unwrap().bytes, 1, "turn {turn}");
+            theirs.read_exact(&mut [0]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_long_slice_is_pushed_up_to_the_longest_part() {
+        let lane = Lane::default();
+        let long = FileSlice { len: 3 * LONGEST, ..slice(b"") };
+        assert_eq!(lane.push(long, true).len() as u64, LONGEST);
+        assert!(lane.goes_on());
+        lane.pause();
+        assert!(!lane.goes_on());
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_an_error() {
+        let (ours, _theirs) = pair();
+        let lane = Lane::default();
+        let part = slice(&[7; 100_000]);
+        let buffer = lane.push(part.clone(), false);
+        part.file.set_len(50_000).unwrap();
+        let sent = lane.send(&buffer, &ours).unwrap();
+        assert_eq!(sent, Taken { bytes: 50_000, full: false, ended: false });
+        assert_eq!(kind(lane.send(&buffer[sent.bytes..], &ours)), Some(io::ErrorKind::UnexpectedEof));
+        assert!(is_in_memory(&part.file, 0, 50_000).unwrap());
+        assert_eq!(is_in_memory(&part.file, 0, 50_001).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn appetite_follows_what_the_socket_takes() {
+        let taken = |bytes, full| Taken { bytes, full, ended: false };
+        for (offered, taken, next) in [
+            (pipe::CAPACITY, taken(pipe::CAPACITY, false), pipe::CAPACITY),
+            (pipe::CAPACITY, taken(300_000, true), 5 * LEAST),
+            (5 * LEAST, taken(5 * LEAST, false), 10 * LEAST),
+            (5 * LEAST, taken(0, true), LEAST),
+            (LEAST, taken(10, false), 2 * LEAST),
+        ] {
+            assert_eq!(appetite(offered, taken), next, "{offered} {taken:?}");
+        }
     }
 }

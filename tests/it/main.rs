@@ -12,6 +12,7 @@ mod cli;
 mod coalesce;
 mod config;
 mod corrupt;
+mod delivery;
 mod disk;
 mod drain;
 mod eviction;
