@@ -26,6 +26,7 @@ use tracing::{debug, info};
 
 use super::{
     Connection, Handle, Shared,
+    coalesce::Coalesce,
     stream::{Broken, Opening, Stream},
     streams::{Activity, Streams, Watched},
 };
@@ -206,7 +207,7 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
-            .serve_connection(TokioIo::new(io), service)
+            .serve_connection(TokioIo::new(Coalesce::new(io)), service)
     );
     tokio::select! {
         result = serving.as_mut() => return ended(result, peer, broken, shared),
