@@ -1,0 +1,159 @@
+//! The lines of the table, in its order, and what all of them are made of.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
+
+use self::manifests::By;
+use crate::{
+    client::{Streamed, Target, clear},
+    servers::{Forebay, Mirror, Nginx, local},
+    support::{image::Blob, registry::Registry},
+    table::{Figure, Goal, Row},
+};
+
+mod blob_hits;
+mod cold;
+mod crowd;
+mod manifests;
+mod misses;
+mod start;
+
+/// A repository that has everything.
+const REPOSITORY: &str = "bench/app";
+/// Of the issue: a large layer.
+const BLOB: usize = 256_000_000;
+
+/// How to measure.
+pub struct Setup {
+    pub quick: bool,
+    pub rounds: usize,
+    /// How long one round of throughput lasts.
+    pub time: Duration,
+    /// The forebay that is measured.
+    pub program: PathBuf,
+}
+
+impl Setup {
+    /// `wrk` knows whole seconds only.
+    fn wrk_time(&self) -> Duration {
+        Duration::from_secs(if self.quick { 1 } else { 5 })
+    }
+}
+
+/// A row, by the name that the command line knows it by.
+pub struct Case {
+    pub name: &'static str,
+    pub run: for<'a> fn(&'a Setup) -> LocalBoxFuture<'a, Row>,
+}
+
+pub const CASES: &[Case] = &[
+    Case { name: "blob-hit-1", run: |setup| blob_hits::beside_nginx(setup, 1).boxed_local() },
+    Case { name: "blob-hit-8", run: |setup| blob_hits::beside_nginx(setup, 8).boxed_local() },
+    Case { name: "blob-hit-64", run: |setup| blob_hits::beside_nginx(setup, 64).boxed_local() },
+    Case { name: "blob-hit-registry", run: |setup| blob_hits::beside_registry(setup).boxed_local() },
+    Case { name: "blob-hit-tls-http1", run: |setup| blob_hits::over_tls(setup).boxed_local() },
+    Case { name: "blob-hit-tls-http2", run: |setup| blob_hits::over_http2(setup).boxed_local() },
+    Case { name: "manifest-digest", run: |setup| manifests::beside_nginx(setup, By::Digest, false).boxed_local() },
+    Case { name: "manifest-tag", run: |setup| manifests::beside_nginx(setup, By::Tag, false).boxed_local() },
+    Case { name: "manifest-access-log", run: |setup| manifests::beside_nginx(setup, By::Digest, true).boxed_local() },
+    Case { name: "manifest-registry", run: |setup| manifests::beside_registry(setup).boxed_local() },
+    Case { name: "miss-loopback", run: |setup| misses::on_loopback(setup).boxed_local() },
+    Case { name: "miss-gigabit", run: |setup| misses::at_a_gigabit(setup).boxed_local() },
+    Case { name: "miss-shared", run: |setup| misses::shared(setup).boxed_local() },
+    Case { name: "miss-afar", run: |setup| misses::from_afar(setup).boxed_local() },
+    Case { name: "crowd", run: |setup| crowd::crowd(setup).boxed_local() },
+    Case { name: "manifest-cold-blobs", run: |setup| cold::cold_blobs(setup).boxed_local() },
+    Case { name: "start", run: |setup| start::with_many_blobs(setup).boxed_local() },
+];
+
+/// A registry with one large blob; the blob's bytes are not kept.
+struct Upstream {
+    registry: Registry,
+    digest: String,
+    length: u64,
+}
+
+impl Upstream {
+    async fn with_blob(length: usize) -> Self {
+        let registry = Registry::open().await;
+        let blob = Blob::random(1, length);
+        registry.store(REPOSITORY, &blob);
+        Self { registry, digest: blob.digest, length: length as u64 }
+    }
+
+    fn path(&self) -> String {
+        format!("/v2/{REPOSITORY}/blobs/{}", self.digest)
+    }
+
+    /// The blob at forebay.
+    fn at(&self, forebay: &Forebay) -> Target {
+        Target { address: forebay.address, process: forebay.process(), path: self.path(), length: self.length }
+    }
+
+    /// The blob at the registry itself.
+    fn direct(&self) -> Target {
+        let address = local(self.registry.port);
+        // Its CPU is nobody's concern.
+        Target { address, process: std::process::id(), path: self.path(), length: self.length }
+    }
+
+    /// The blob at docker-registry.
+    fn at_mirror(&self, mirror: &Mirror) -> Target {
+        Target { address: mirror.address, process: mirror.process(), path: self.path(), length: self.length }
+    }
+
+    /// The blob at nginx, once it is there.
+    fn at_nginx(&self, nginx: &Nginx) -> Target {
+        Target { address: nginx.address, process: nginx.process(), path: self.path(), length: self.length }
+    }
+}
+
+/// A round of the peer, a round of forebay, and again.
+async fn in_turn<S>(
+    rounds: usize,
+    mut peer: impl AsyncFnMut() -> S,
+    mut forebay: impl AsyncFnMut() -> S,
+) -> (Vec<S>, Vec<S>) {
+    let (mut of_peer, mut of_forebay) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        of_peer.push(peer().await);
+        of_forebay.push(forebay().await);
+    }
+    (of_peer, of_forebay)
+}
+
+/// Runs a client, which blocks, on a thread of its own. What goes wrong with it ends the row.
+async fn apart<T: Send + 'static>(client: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
+    tokio::task::spawn_blocking(client).await.unwrap().unwrap_or_else(|error| panic!("a client failed: {error}"))
+}
+
+/// Every byte of the blob, once.
+async fn check(target: &Target, digest: &str) {
+    let (target, digest) = (target.clone(), digest.to_owned());
+    apart(move || clear::verify(&target, &digest)).await;
+}
+
+/// The figures of streamed blobs.
+fn throughput_row(
+    work: String,
+    peer: &str,
+    (of_peer, of_forebay): &(Vec<Streamed>, Vec<Streamed>),
+    throughput: Goal,
+    cpu: Goal,
+) -> Row {
+    let both = |of: fn(&Streamed) -> f64| (of_peer.iter().map(of).collect(), of_forebay.iter().map(of).collect());
+    let figure = |measure, unit, goal, of| {
+        let (peer, forebay) = both(of);
+        Figure { measure, unit, goal, peer, forebay }
+    };
+    Row {
+        work,
+        peer: peer.to_owned(),
+        figures: vec![
+            figure("throughput", "GB/s", throughput, Streamed::gigabytes_per_second),
+            figure("server CPU", "s/GB", cpu, Streamed::cpu_per_gigabyte),
+        ],
+        idle: Some(both(Streamed::client_idle)),
+    }
+}

@@ -1,0 +1,103 @@
+//! forebay: the release binary, with the configuration it has by itself wherever a row does not say otherwise.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use tempfile::TempDir;
+
+use super::{folder, local, write};
+use crate::{
+    client::clear,
+    support::{certificate::Identity, daemon::Daemon, port::free_port, program, until::until},
+};
+
+/// What a row wants to be different.
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Serve TLS with this.
+    pub tls: Option<&'a Identity>,
+    /// Log every request, as forebay does by default; else warnings only.
+    pub access_log: bool,
+    /// A cache that is there already.
+    pub cache: Option<&'a Path>,
+}
+
+pub struct Forebay {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    /// When its process was begun.
+    pub started: Instant,
+    // Before the folder: it must be gone when its files are removed.
+    daemon: Daemon,
+    cache: PathBuf,
+    _folder: TempDir,
+}
+
+impl Forebay {
+    /// Ready, with an empty cache unless the options name one, in front of the registry at this URL.
+    pub async fn start(program: &Path, upstream: &str, options: Options<'_>) -> Self {
+        let mut forebay = Self::spawn(program, upstream, options);
+        forebay.daemon.until_listening(forebay.address).await;
+        forebay.daemon.until_listening(forebay.admin).await;
+        let admin = forebay.admin;
+        until("forebay is ready", async || clear::get(admin, "/readyz").ok().filter(|answer| answer.0 == 200)).await;
+        forebay
+    }
+
+    /// Only just started.
+    pub fn spawn(program: &Path, upstream: &str, options: Options<'_>) -> Self {
+        let (folder, port, admin) = (folder("forebay"), free_port(), free_port());
+        let cache = options.cache.map_or_else(|| folder.path().join("cache"), Path::to_owned);
+        let tls = options.tls.map_or_else(String::new, |identity| {
+            let (certificate, key) = (identity.certificate.display(), identity.key.display());
+            format!("[server.tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n")
+        });
+        let text = format!(
+            "[server]\nlisten = [\"127.0.0.1:{port}\"]\n{tls}[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
+             [cache]\ndirectory = \"{}\"\nmin_free = \"0 B\"\ntag_ttl = \"1h\"\n\
+             [[upstream]]\nname = \"registry.test\"\ndefault = true\nurls = [\"{upstream}\"]\n",
+            cache.display(),
+        );
+        let file = folder.path().join("forebay.toml");
+        write(&file, &text);
+        let mut command = program::clean(program);
+        command.arg("serve").arg("--config").arg(&file);
+        command.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS").env("HOME", folder.path());
+        command.env("FOREBAY_LOG", if options.access_log { "info" } else { "warn" });
+        let started = Instant::now();
+        let daemon = Daemon::spawn("forebay", command, &folder.path().join("log"));
+        Self { address: local(port), admin: local(admin), started, daemon, cache, _folder: folder }
+    }
+
+    pub fn process(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// The file of a cached blob.
+    pub fn file_of(&self, digest: &str) -> PathBuf {
+        let hex = digest.trim_start_matches("sha256:");
+        self.cache.join("blobs/sha256").join(&hex[..2]).join(hex)
+    }
+
+    /// Waits until the blob is in the cache for good: its last byte leaves a moment before.
+    pub async fn until_cached(&self, digest: &str) -> PathBuf {
+        let file = self.file_of(digest);
+        until("the blob is in the cache", async || file.exists().then_some(())).await;
+        file
+    }
+
+    /// The sum of a metric's samples whose labels contain this.
+    pub fn metric(&self, name: &str, label: &str) -> Option<f64> {
+        let (_, body) = clear::get(self.admin, "/metrics").ok()?;
+        let samples = String::from_utf8_lossy(&body)
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+            .filter(|line| line.contains(label))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .collect::<Vec<_>>();
+        (!samples.is_empty()).then(|| samples.iter().sum())
+    }
+}
