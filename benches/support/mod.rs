@@ -60,7 +60,7 @@ impl Bench {
     pub fn connect(&self) -> Client<'_> {
         let stream = self.runtime.block_on(TcpStream::connect(self.mirror)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Client { bench: self, stream, buffer: Vec::new() }
+        Client { bench: self, stream, buffer: Vec::with_capacity(64 << 10) }
     }
 
     /// One request on a connection of its own; how many bytes of body came.
