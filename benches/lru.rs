@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 
-use divan::Bencher;
+use divan::{Bencher, counter::ItemsCount};
 use forebay::{
-    cache::lru::{Key, LruIndex},
+    cache::lru::{CompactKey, Key, LruIndex},
     oci::{Algorithm, Digest},
 };
 
@@ -18,7 +18,7 @@ fn key(number: usize) -> Key {
 
 fn index(len: usize) -> LruIndex {
     let mut index = LruIndex::new(len as u64 * 4096);
-    index.insert_scanned((0..len).map(|number| (key(number), 4096)));
+    index.insert_scanned((0..len).map(|number| (CompactKey::from(&key(number)), 4096)));
     index
 }
 
@@ -26,7 +26,7 @@ fn index(len: usize) -> LruIndex {
 fn pin_and_unpin(bencher: Bencher<'_, '_>, len: usize) {
     let mut index = index(len);
     let key = key(len / 2);
-    bencher.bench_local(|| {
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {
         index.pin(&key).unwrap();
         index.unpin(&key);
     });
@@ -36,7 +36,7 @@ fn pin_and_unpin(bencher: Bencher<'_, '_>, len: usize) {
 fn reserve_evict_insert(bencher: Bencher<'_, '_>, len: usize) {
     let mut index = index(len);
     let mut next = len;
-    bencher.bench_local(|| {
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {
         let victims = index.reserve(4096, u64::MAX / 4).unwrap();
         index.release(4096, 0);
         next += 1;

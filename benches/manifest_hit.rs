@@ -1,20 +1,48 @@
-//! A manifest out of memory, over a connection of its own.
+//! A manifest out of memory: over a connection that stays open, as clients have it, and over one of its own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 
 mod support;
 
-use divan::Bencher;
+use divan::{Bencher, counter::ItemsCount};
+use forebay::oci::{Algorithm, Digest};
 use support::{Bench, MANIFEST};
+
+/// What containerd accepts.
+const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
+                      application/vnd.docker.distribution.manifest.list.v2+json, \
+                      application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
 
 fn main() {
     divan::main();
 }
 
+fn hit(bencher: Bencher<'_, '_>, reference: &str) {
+    let bench = Bench::new(Vec::new());
+    let path = format!("/v2/team/app/manifests/{reference}");
+    assert_eq!(bench.get(&path), MANIFEST.len() as u64);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: {ACCEPT}\r\n\r\n");
+    let mut client = bench.connect();
+    // The first of this `Accept` is a miss, whose answer is longer.
+    client.measure(request.as_bytes());
+    let len = client.measure(request.as_bytes());
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| client.exchange(request.as_bytes(), len));
+}
+
 #[divan::bench]
 fn by_tag(bencher: Bencher<'_, '_>) {
+    hit(bencher, "1");
+}
+
+#[divan::bench]
+fn by_digest(bencher: Bencher<'_, '_>) {
+    hit(bencher, Digest::of(Algorithm::Sha256, MANIFEST).as_str());
+}
+
+#[divan::bench]
+fn by_tag_on_a_new_connection(bencher: Bencher<'_, '_>) {
     let bench = Bench::new(Vec::new());
     let path = "/v2/team/app/manifests/1";
     assert_eq!(bench.get(path), MANIFEST.len() as u64);
-    bencher.bench_local(|| bench.get(path));
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| bench.get(path));
 }

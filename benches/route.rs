@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 
-use divan::{Bencher, black_box};
+use divan::{Bencher, black_box, counter::ItemsCount};
 use forebay::{
     config::{Config, Overrides},
     route::{Routes, Target},
@@ -22,7 +22,7 @@ fn resolve(bencher: Bencher<'_, '_>, uri: &str) {
     let config = Config::load(None, Overrides::default()).unwrap();
     let routes = Routes::new(config.upstreams.iter());
     let uri: Uri = uri.parse().unwrap();
-    bencher.bench(|| {
+    bencher.counter(ItemsCount::new(1_usize)).bench(|| {
         let target = Target {
             method: &Method::GET,
             uri: black_box(&uri),

@@ -112,17 +112,20 @@ impl AccessControl {
         authorization: Option<&HeaderValue>,
         client_certificate: bool,
     ) -> Result<Identity, Refusal> {
-        let rules = self.0.rules.load_full();
-        match authorization {
-            Some(header) => {
-                let credentials = Credentials::parse(header).ok_or(Refusal::Malformed)?;
-                self.verify(rules, credentials).await.map(Identity::User)
-            }
-            None if client_certificate => Ok(Identity::Certificate),
-            None => match rules.config.anonymous {
-                Anonymous::Pull => Ok(Identity::Anonymous),
-                Anonymous::None => Err(Refusal::Missing),
-            },
+        let Some(header) = authorization else { return self.check_without(client_certificate) };
+        let credentials = Credentials::parse(header).ok_or(Refusal::Malformed)?;
+        self.verify(self.0.rules.load_full(), credentials).await.map(Identity::User)
+    }
+
+    /// The same for a client that sent no credentials, which needs no waiting.
+    ///
+    /// # Errors
+    /// When the client may not pull.
+    pub fn check_without(&self, client_certificate: bool) -> Result<Identity, Refusal> {
+        match self.0.rules.load().config.anonymous {
+            _ if client_certificate => Ok(Identity::Certificate),
+            Anonymous::Pull => Ok(Identity::Anonymous),
+            Anonymous::None => Err(Refusal::Missing),
         }
     }
 

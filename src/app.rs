@@ -93,7 +93,8 @@ impl App {
         let tasks = TaskTracker::new();
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let store = DiskStore::open(&config.cache, metrics.clone())?;
-        let instance = RandomState::new().build_hasher().finish() >> 32;
+        let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+        let instance = u32::from_le_bytes([a, b, c, d]);
         let pseudonym: Arc<str> = format!("forebay-{instance:08x}").into();
         let handler = Arc::new(Handler {
             table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym)?),
@@ -103,6 +104,7 @@ impl App {
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
             pseudonym,
+            instance,
             requests: AtomicU64::new(0),
         });
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
@@ -112,6 +114,7 @@ impl App {
         let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;
 
         let readiness = Readiness::default();
+        tasks.spawn(store.clone().keep_uses(end.clone()));
         tasks.spawn(async move { store.scan().await });
         if let Some(tls) = &tls {
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));

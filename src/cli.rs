@@ -8,6 +8,7 @@
 mod banner;
 mod check;
 mod descriptors;
+mod log;
 mod serve;
 mod systemd;
 
@@ -115,9 +116,14 @@ pub fn run() -> ExitCode {
     // Before anything else, since taking them changes the environment, which threads must not see.
     let inherited = systemd::inherited_sockets();
     let arguments = Arguments::parse();
-    let outcome = log_to_stderr(arguments.log_format).and_then(|()| match arguments.command {
-        Command::Serve(config) => serve::run(&config, inherited),
-        Command::Check { config, online } => check::run(&config, online),
+    let outcome = log_to_stderr(arguments.log_format).and_then(|flush| {
+        let outcome = match arguments.command {
+            Command::Serve(config) => serve::run(&config, inherited),
+            Command::Check { config, online } => check::run(&config, online),
+        };
+        // Before the reason for a failure is told, which is the last word.
+        drop(flush);
+        outcome
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -132,7 +138,7 @@ fn refuse(error: &anyhow::Error, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn log_to_stderr(format: Option<LogFormat>) -> Result<(), Failure> {
+fn log_to_stderr(format: Option<LogFormat>) -> Result<log::Flush, Failure> {
     let filter = match std::env::var(LOG_VARIABLE) {
         Ok(filter) => EnvFilter::try_new(&filter)
             .map_err(|error| Failure::Configuration(anyhow::anyhow!("{LOG_VARIABLE}={filter}: {error}")))?,
@@ -140,12 +146,13 @@ fn log_to_stderr(format: Option<LogFormat>) -> Result<(), Failure> {
     };
     let terminal = io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
+    let (lines, flush) = log::Lines::to(io::stderr());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).with_ansi(terminal);
     match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
     }
-    Ok(())
+    Ok(flush)
 }
 
 #[cfg(test)]

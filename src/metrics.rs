@@ -5,17 +5,19 @@
 //! conventions and `promtool check metrics` agrees with them. Where they are served is the admin listener's affair.
 
 mod labels;
+mod series;
 
 use std::{sync::Arc, time::Duration};
 
 /// Why metrics cannot be registered or written.
 pub use prometheus::Error;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
 };
 
 pub use self::labels::{CacheKind, FillResult, Operation, Outcome, TokenResult};
+use self::series::{AllSeries, Series};
 
 /// From an answer out of memory (1 ms) to a large blob over a slow line (10 min).
 const SECONDS: &[f64] =
@@ -66,6 +68,14 @@ struct Families {
     connections_refused: IntCounter,
     reloads: IntCounterVec,
     stalls: IntCounterVec,
+    /// Those of requests, found once.
+    series: AllSeries,
+}
+
+impl Families {
+    fn answered(&self, upstream: &str, operation: Operation, outcome: Outcome, status: u16) -> IntCounter {
+        self.requests.with_label_values(&[upstream, operation.as_str(), outcome.as_str(), &status.to_string()])
+    }
 }
 
 impl Metrics {
@@ -182,6 +192,7 @@ impl Metrics {
                 "Connections cut because the client did nothing for too long, by what it should have done.",
                 &["what"],
             )?,
+            series: AllSeries::default(),
             registry,
         };
         Ok(Metrics(Arc::new(families)))
@@ -221,11 +232,13 @@ impl Metrics {
         duration: Duration,
         sent: u64,
     ) {
-        let labels = [upstream, operation.as_str(), outcome.as_str()];
-        self.0.requests.with_label_values(&[labels[0], labels[1], labels[2], &status.to_string()]).inc();
-        self.0.time_to_first_byte.with_label_values(&labels).observe(first_byte.as_secs_f64());
-        self.0.request_duration.with_label_values(&labels).observe(duration.as_secs_f64());
-        self.0.sent_bytes.with_label_values(&labels).inc_by(sent);
+        self.0.series.with(upstream, |all| {
+            let series = all.get(operation, outcome, || Series::find(&self.0, upstream, operation, outcome));
+            series.answered(status, || self.0.answered(upstream, operation, outcome, status));
+            series.time_to_first_byte.observe(first_byte.as_secs_f64());
+            series.request_duration.observe(duration.as_secs_f64());
+            series.sent_bytes.inc_by(sent);
+        });
     }
 
     /// An upstream was asked; `status` is `None` when it gave no answer.

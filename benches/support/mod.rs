@@ -55,6 +55,14 @@ impl Bench {
         std::fs::remove_file(path).is_ok()
     }
 
+    /// A connection that stays open, as a client's does for the requests of a pull.
+    #[allow(dead_code, reason = "not every bench needs it")]
+    pub fn connect(&self) -> Client<'_> {
+        let stream = self.runtime.block_on(TcpStream::connect(self.mirror)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client { bench: self, stream, buffer: Vec::with_capacity(64 << 10) }
+    }
+
     /// One request on a connection of its own; how many bytes of body came.
     pub fn get(&self, path: &str) -> u64 {
         self.runtime.block_on(async {
@@ -81,6 +89,42 @@ impl Bench {
             }
             body.unwrap()
         })
+    }
+}
+
+/// A client on one connection.
+#[allow(dead_code, reason = "not every bench needs it")]
+pub struct Client<'a> {
+    bench: &'a Bench,
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+#[allow(dead_code, reason = "not every bench needs it")]
+impl Client<'_> {
+    /// Sends a request, and waits until it has `len` bytes of head and body, or more.
+    pub fn exchange(&mut self, request: &[u8], len: usize) -> usize {
+        let Self { bench, stream, buffer } = self;
+        bench.runtime.block_on(async {
+            stream.write_all(request).await.unwrap();
+            buffer.clear();
+            while buffer.len() < len {
+                assert!(stream.read_buf(buffer).await.unwrap() > 0, "the mirror closed the connection");
+            }
+        });
+        assert!(buffer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(buffer));
+        buffer.len()
+    }
+
+    /// Sends a request; how many bytes its answer has, to be expected of the same request again.
+    pub fn measure(&mut self, request: &[u8]) -> usize {
+        let head = self.exchange(request, 1);
+        let end = self.buffer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        let text = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        let len = end + length.parse::<usize>().unwrap();
+        assert_eq!(head, len, "a small answer comes as one");
+        len
     }
 }
 

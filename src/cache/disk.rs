@@ -27,6 +27,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     reservation::{NoSpace, Reservation},
@@ -35,6 +36,7 @@ pub use self::{
 use super::{
     Config,
     lru::{BLOCK, Key, LruIndex},
+    recency::{LastUse, Uses},
 };
 use crate::{
     metrics::{CacheKind, Metrics},
@@ -44,6 +46,8 @@ use crate::{
 /// A use is noted on disk at most this often per object: recency needs no better, and each note is a write.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How many uses the index is told of while its lock is held.
+const USES_AT_A_TIME: usize = 256;
 /// How many objects used from memory are remembered as noted.
 const MOST_TOUCHED: u64 = 50_000;
 
@@ -69,6 +73,8 @@ struct Shared {
     scanned: watch::Sender<bool>,
     /// What was noted as used on disk within [`TOUCH_INTERVAL`].
     touched: moka::sync::Cache<Key, ()>,
+    /// What was used from memory, for the index to be told.
+    uses: Uses,
     metrics: Metrics,
     /// Dropped last; the kernel gives the lock up with it.
     _lock: File,
@@ -115,6 +121,7 @@ impl DiskStore {
             space: tokio::sync::Mutex::new(()),
             scanned: watch::Sender::new(false),
             touched: moka::sync::Cache::builder().max_capacity(MOST_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
+            uses: Uses::default(),
             metrics,
             _lock: lock,
             root,
@@ -168,19 +175,20 @@ impl DiskStore {
     }
 
     /// An object was used from memory: it is the most recently used on disk as well.
-    pub fn note_use(&self, key: &Key) {
+    pub fn note_use(&self, used: &LastUse, key: impl FnOnce() -> Key) {
+        let Some(key) = self.0.uses.note(used, key) else { return };
         {
             let mut index = self.index();
-            if index.pin(key).is_none() {
+            if index.pin(&key).is_none() {
                 return;
             }
-            index.unpin(key);
+            index.unpin(&key);
         }
-        if self.0.touched.contains_key(key) {
+        if self.0.touched.contains_key(&key) {
             return;
         }
-        self.0.touched.insert(key.clone(), ());
-        let path = self.path(key);
+        let path = self.path(&key);
+        self.0.touched.insert(key, ());
         // Nobody waits for it: that a use is not noted costs a little order after a restart.
         tokio::task::spawn_blocking(move || {
             if let Ok(file) = File::open(&path)
@@ -189,6 +197,26 @@ impl DiskStore {
                 touch(&file, &metadata);
             }
         });
+    }
+
+    /// Tells the index what was used from memory, now and then, until the end.
+    pub async fn keep_uses(self, end: CancellationToken) {
+        while tokio::time::timeout(TOUCH_INTERVAL, end.cancelled()).await.is_err() {
+            let store = self.clone();
+            blocking(move || store.settle_uses()).await;
+        }
+    }
+
+    /// Tells the index what was used from memory since it was last told.
+    fn settle_uses(&self) {
+        for keys in self.0.uses.take().chunks(USES_AT_A_TIME) {
+            let mut index = self.index();
+            for key in keys {
+                if index.pin(key).is_some() {
+                    index.unpin(key);
+                }
+            }
+        }
     }
 
     /// Removes an object, for good reason: it proved to be wrong.
@@ -287,9 +315,9 @@ fn sharded(mut path: PathBuf, digest: &Digest) -> PathBuf {
     path
 }
 
-/// The digest a file below `blobs/` or `manifests/` is named by.
-fn digest_of(algorithm: Algorithm, name: &str) -> Option<Digest> {
-    format!("{}:{name}", algorithm.as_str()).parse().ok()
+/// The digest that these hexadecimal digits are of.
+fn digest_of(algorithm: Algorithm, hex: &str) -> Option<Digest> {
+    format!("{}:{hex}", algorithm.as_str()).parse().ok()
 }
 
 /// The extended attribute with a blob's length: a file that was cut while no forebay ran is found out by it.

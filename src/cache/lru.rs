@@ -6,7 +6,11 @@
 
 use lru::LruCache;
 
-use crate::{cache::tag_record::TagKey, metrics::CacheKind, oci::Digest};
+use crate::{
+    cache::tag_record::TagKey,
+    metrics::CacheKind,
+    oci::{Algorithm, Digest, sha256_of_hex},
+};
 
 /// What file systems allocate in: a file's last block is paid for whole, and a directory takes one.
 pub const BLOCK: u64 = 4096;
@@ -32,6 +36,69 @@ impl Key {
     }
 }
 
+/// A key as the index holds it, millions at once: a sha256 digest is its 32 bytes, without an allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CompactKey(Compact);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Compact {
+    Blob([u8; 32]),
+    Manifest([u8; 32]),
+    Partial([u8; 32]),
+    /// Tags, and digests of other algorithms: there are few of them.
+    Other(Box<Key>),
+}
+
+impl CompactKey {
+    /// Of a file below `blobs/` or `manifests/`, by its name; `None` when it is no digest's.
+    pub fn of_file(kind: CacheKind, algorithm: Algorithm, name: &str) -> Option<Self> {
+        if algorithm == Algorithm::Sha256 {
+            let hash = sha256_of_hex(name)?;
+            match kind {
+                CacheKind::Blob => return Some(Self(Compact::Blob(hash))),
+                CacheKind::Manifest => return Some(Self(Compact::Manifest(hash))),
+                CacheKind::Tag | CacheKind::Partial => return None,
+            }
+        }
+        let digest: Digest = format!("{}:{name}", algorithm.as_str()).parse().ok()?;
+        match kind {
+            CacheKind::Blob => Some(Self::from(&Key::Blob(digest))),
+            CacheKind::Manifest => Some(Self::from(&Key::Manifest(digest))),
+            CacheKind::Tag | CacheKind::Partial => None,
+        }
+    }
+
+    fn kind(&self) -> CacheKind {
+        match &self.0 {
+            Compact::Blob(_) => CacheKind::Blob,
+            Compact::Manifest(_) => CacheKind::Manifest,
+            Compact::Partial(_) => CacheKind::Partial,
+            Compact::Other(key) => key.kind(),
+        }
+    }
+
+    fn key(&self) -> Key {
+        match &self.0 {
+            Compact::Blob(hash) => Key::Blob(Digest::from_sha256(hash)),
+            Compact::Manifest(hash) => Key::Manifest(Digest::from_sha256(hash)),
+            Compact::Partial(hash) => Key::Partial(Digest::from_sha256(hash)),
+            Compact::Other(key) => Key::clone(key),
+        }
+    }
+}
+
+impl From<&Key> for CompactKey {
+    fn from(key: &Key) -> Self {
+        let compact = match key {
+            Key::Blob(digest) => digest.sha256().map(Compact::Blob),
+            Key::Manifest(digest) => digest.sha256().map(Compact::Manifest),
+            Key::Partial(digest) => digest.sha256().map(Compact::Partial),
+            Key::Tag(_) => None,
+        };
+        Self(compact.unwrap_or_else(|| Compact::Other(Box::new(key.clone()))))
+    }
+}
+
 struct Entry {
     len: u64,
     /// How many readers have it open.
@@ -52,7 +119,7 @@ pub struct NoRoom;
 /// The index of everything on disk, in order of last use.
 pub struct LruIndex {
     max_size: u64,
-    entries: LruCache<Key, Entry>,
+    entries: LruCache<CompactKey, Entry>,
     /// Bytes allocated by entries.
     used: u64,
     /// The part of `used` that cannot be evicted now.
@@ -95,7 +162,7 @@ impl LruIndex {
     }
 
     pub fn contains(&self, key: &Key) -> bool {
-        self.entries.contains(key)
+        self.entries.contains(&key.into())
     }
 
     /// A directory of this many bytes was made, or found.
@@ -110,10 +177,15 @@ impl LruIndex {
 
     /// Adds an object as the most recently used; one that is there already is only touched.
     pub fn insert(&mut self, key: Key, len: u64) {
+        let key = CompactKey::from(&key);
         if self.entries.get(&key).is_some_and(|entry| entry.len == len) {
             return;
         }
         let pins = self.remove(&key).map_or(0, |entry| entry.pins);
+        self.add(key, len, pins);
+    }
+
+    fn add(&mut self, key: CompactKey, len: u64, pins: u32) {
         self.used += allocated(len);
         if pins > 0 {
             self.pinned += allocated(len);
@@ -124,22 +196,20 @@ impl LruIndex {
         self.entries.put(key, Entry { len, pins });
     }
 
-    /// Adds what the start-up scan found, least recently used first, below everything used since the start.
-    pub fn insert_scanned(&mut self, found: impl IntoIterator<Item = (Key, u64)>) {
-        let since_start: Vec<Key> = self.entries.iter().rev().map(|(key, _)| key.clone()).collect();
+    /// Adds what the start-up scan found, the most recently used first: each below all that is there. The scan may
+    /// come with it in portions.
+    pub fn insert_scanned(&mut self, found: impl IntoIterator<Item = (CompactKey, u64)>) {
         for (key, len) in found {
             if !self.entries.contains(&key) {
-                self.insert(key, len);
+                self.add(key.clone(), len, 0);
+                self.entries.demote(&key);
             }
-        }
-        for key in since_start {
-            self.entries.promote(&key);
         }
     }
 
     /// Marks as used now, and keeps it from being evicted until [`LruIndex::unpin`]; its length, if it is there.
     pub fn pin(&mut self, key: &Key) -> Option<u64> {
-        let entry = self.entries.get_mut(key)?;
+        let entry = self.entries.get_mut(&key.into())?;
         entry.pins += 1;
         if entry.pins == 1 {
             self.pinned += allocated(entry.len);
@@ -149,7 +219,7 @@ impl LruIndex {
 
     pub fn unpin(&mut self, key: &Key) {
         // Gone meanwhile when its file was deleted by hand.
-        if let Some(entry) = self.entries.peek_mut(key)
+        if let Some(entry) = self.entries.peek_mut(&key.into())
             && entry.pins > 0
         {
             entry.pins -= 1;
@@ -161,10 +231,10 @@ impl LruIndex {
 
     /// Forgets an object whose file is gone; its length, if it was there.
     pub fn forget(&mut self, key: &Key) -> Option<u64> {
-        self.remove(key).map(|entry| entry.len)
+        self.remove(&key.into()).map(|entry| entry.len)
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Entry> {
+    fn remove(&mut self, key: &CompactKey) -> Option<Entry> {
         let entry = self.entries.pop(key)?;
         self.used -= allocated(entry.len);
         if entry.pins > 0 {
@@ -181,9 +251,7 @@ impl LruIndex {
     /// `spare` is what the file system can give before `min_free` is touched, bytes promised to others
     /// not yet subtracted. Nothing is evicted when evicting everything would not be enough.
     pub fn reserve(&mut self, bytes: u64, spare: u64) -> Result<Vec<(Key, u64)>, NoRoom> {
-        let over_size = self.total().saturating_add(bytes).saturating_sub(self.max_size);
-        let over_disk = (self.reserved - self.written).saturating_add(bytes).saturating_sub(spare);
-        let mut short = over_size.max(over_disk);
+        let mut short = self.short(bytes, spare);
         if short > self.used - self.pinned {
             return Err(NoRoom);
         }
@@ -201,7 +269,14 @@ impl LruIndex {
             self.remove(key);
         }
         self.reserved += bytes;
-        Ok(victims)
+        Ok(victims.into_iter().map(|(key, len)| (key.key(), len)).collect())
+    }
+
+    /// How much has to go before there is room for `bytes`.
+    pub fn short(&self, bytes: u64, spare: u64) -> u64 {
+        let over_size = self.total().saturating_add(bytes).saturating_sub(self.max_size);
+        let over_disk = (self.reserved - self.written).saturating_add(bytes).saturating_sub(spare);
+        over_size.max(over_disk)
     }
 
     /// Names what is too much already, as after `max_size` was lowered; those are forgotten here.
@@ -291,9 +366,41 @@ mod tests {
     fn scanned_objects_are_older_than_those_used_since_the_start() {
         let mut index = LruIndex::new(3 * BLOCK);
         index.insert(blob(9), BLOCK);
-        index.insert_scanned([(blob(1), BLOCK), (blob(9), BLOCK), (blob(2), BLOCK)]);
+        for number in [2, 9, 1] {
+            index.insert_scanned([(CompactKey::from(&blob(number)), BLOCK)]);
+        }
         assert_eq!(index.total(), 3 * BLOCK);
         assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK), (blob(2), BLOCK)]));
+    }
+
+    #[test]
+    fn every_key_is_held_as_it_is() {
+        let tag = TagKey::from_path(std::path::Path::new("docker.io/library/alpine/3@80")).unwrap();
+        for algorithm in Algorithm::ALL {
+            let digest = Digest::of(algorithm, b"content");
+            let keys = [
+                Key::Blob(digest.clone()),
+                Key::Manifest(digest.clone()),
+                Key::Partial(digest.clone()),
+                Key::Tag(tag.clone()),
+            ];
+            for key in keys {
+                let compact = CompactKey::from(&key);
+                assert_eq!((compact.key(), compact.kind()), (key.clone(), key.kind()));
+            }
+            for (kind, key) in
+                [(CacheKind::Blob, Key::Blob(digest.clone())), (CacheKind::Manifest, Key::Manifest(digest.clone()))]
+            {
+                let of = |name: &str| CompactKey::of_file(kind, algorithm, name);
+                assert_eq!(of(digest.hex()), Some(CompactKey::from(&key)));
+                for name in
+                    ["", "lock", &digest.hex()[1..], &digest.hex().to_uppercase(), &format!("{}0", digest.hex())]
+                {
+                    assert_eq!(of(name), None, "{name}");
+                }
+            }
+        }
+        assert!(size_of::<CompactKey>() <= 40, "the memory of a million blobs");
     }
 
     #[derive(Clone, Debug)]

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     metrics::{Metrics, Outcome},
-    oci::{Digest, MediaTypeKind, Reference, Tag},
+    oci::{Accept, Digest, MediaTypeKind, Reference, Repository, Tag},
     upstream::ErrorKind,
 };
 
@@ -90,6 +90,29 @@ impl ManifestCache {
             Reference::Digest(digest) => self.head_digest(wanted, digest).await,
             Reference::Tag(tag) => self.head_tag(wanted, tag).await,
         }
+    }
+
+    /// The manifest a reference means, when it is in memory and can be served at once. Waits for nothing.
+    pub fn at_hand(
+        &self,
+        upstream: &Arc<str>,
+        repository: &Repository,
+        reference: &Reference,
+        accept: &Accept,
+    ) -> Option<ServedManifest> {
+        let content = match reference {
+            Reference::Digest(digest) => self.in_memory(digest).filter(|content| accept.allows(&content.media_type))?,
+            Reference::Tag(tag) => {
+                let key = TagKey {
+                    upstream: upstream.clone(),
+                    repository: repository.clone(),
+                    tag: tag.clone(),
+                    class: accept.class(),
+                };
+                self.in_memory(&self.0.tags.fresh_in_memory(&key)?.digest)?
+            }
+        };
+        Some(ServedManifest { content, outcome: Outcome::Hit })
     }
 
     async fn get_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ServedManifest, ManifestError> {
@@ -229,11 +252,16 @@ impl ManifestCache {
         best
     }
 
+    fn in_memory(&self, digest: &Digest) -> Option<Arc<Content>> {
+        let content = self.0.contents.get(digest)?;
+        // What is in use in memory is in use: it must not be the first to go from the disk.
+        self.0.store.note_use(&content.used, || Key::Manifest(digest.clone()));
+        Some(content)
+    }
+
     /// A manifest in memory or on disk.
     async fn cached(&self, digest: &Digest) -> Option<Arc<Content>> {
-        if let Some(content) = self.0.contents.get(digest) {
-            // What is in use in memory is in use: it must not be the first to go from the disk.
-            self.0.store.note_use(&Key::Manifest(digest.clone()));
+        if let Some(content) = self.in_memory(digest) {
             return Some(content);
         }
         let key = Key::Manifest(digest.clone());

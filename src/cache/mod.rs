@@ -17,6 +17,7 @@ pub mod freshness;
 pub mod lru;
 pub mod manifests;
 pub mod reader;
+pub mod recency;
 pub mod source;
 pub mod tag_record;
 pub mod through;

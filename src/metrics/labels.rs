@@ -18,6 +18,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// How many there are.
+    pub const COUNT: usize = Self::Bypass as usize + 1;
+
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Hit => "hit",
@@ -47,6 +50,9 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// How many there are.
+    pub const COUNT: usize = Self::Unknown as usize + 1;
+
     pub fn as_str(self) -> &'static str {
         match self {
             Operation::Base => "base",

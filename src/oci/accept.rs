@@ -6,19 +6,36 @@
 //!
 //! Source: RFC 9110 section 12.5.1. Parameters other than the weight are ignored.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{cell::RefCell, collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, header::ACCEPT};
 use sha2::{Digest as _, Sha256};
 
 use super::{MediaType, MediaTypeKind, ParseError, is_token_byte};
 
-/// The `Accept` headers of one request. Without any, everything is accepted.
-#[derive(Clone, Debug, Default)]
-pub struct Accept {
-    values: Vec<HeaderValue>,
-    ranges: Vec<MediaRange>,
+/// How many different sets of headers each thread remembers. The clients of a mirror are of a few kinds, and each kind
+/// always sends the same.
+const MOST_REMEMBERED: usize = 8;
+
+thread_local! {
+    /// What was read last, in the order of first use.
+    static REMEMBERED: RefCell<Vec<Accept>> = const { RefCell::new(Vec::new()) };
 }
+
+/// The `Accept` headers of one request. Without any, everything is accepted. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Accept(Arc<Read>);
+
+/// What was read from the headers.
+#[derive(Debug)]
+struct Read {
+    values: Vec<HeaderValue>,
+    ranges: Ranges,
+    class: AcceptClass,
+}
+
+#[derive(Debug)]
+struct Ranges(Vec<MediaRange>);
 
 /// `type/subtype`, `type/*` or `*/*`, in lower case, and whether its weight is above zero.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,14 +47,33 @@ struct MediaRange {
 impl Accept {
     /// All `Accept` headers together; an element that is no media range is ignored.
     pub fn from_headers(headers: &HeaderMap) -> Self {
-        let values: Vec<HeaderValue> = headers.get_all(ACCEPT).iter().cloned().collect();
+        REMEMBERED.with_borrow_mut(|remembered| {
+            let same = |accept: &&Accept| accept.0.values.iter().eq(headers.get_all(ACCEPT));
+            if let Some(accept) = remembered.iter().find(same) {
+                return accept.clone();
+            }
+            let accept = Self::read(headers);
+            if remembered.len() == MOST_REMEMBERED {
+                remembered.remove(0);
+            }
+            remembered.push(accept.clone());
+            accept
+        })
+    }
+
+    fn read(headers: &HeaderMap) -> Self {
+        // Copied, so that what is remembered does not keep a connection's buffer.
+        let copied = headers.get_all(ACCEPT).iter().filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+        let values: Vec<HeaderValue> = copied.collect();
         let ranges = values
             .iter()
             .filter_map(|value| value.to_str().ok())
             .flat_map(|text| split_unquoted(text, ','))
             .filter_map(MediaRange::parse)
             .collect();
-        Self { values, ranges }
+        let ranges = Ranges(ranges);
+        let class = ranges.class();
+        Self(Arc::new(Read { values, ranges, class }))
     }
 
     /// Whether the client can read content of this type.
@@ -45,26 +81,45 @@ impl Accept {
     /// The most specific range decides. `application/*` stands for everything a registry may
     /// hold, whatever its type: clients that send it mean it so.
     pub fn allows(&self, media_type: &MediaType) -> bool {
-        if self.ranges.is_empty() {
+        let ranges = &self.0.ranges;
+        if ranges.0.is_empty() {
             return true;
         }
-        let essence = media_type.essence().to_ascii_lowercase();
-        let family = essence.split_once('/').map_or("*/*".to_owned(), |(main, _)| format!("{main}/*"));
-        [essence.as_str(), family.as_str(), "*/*"]
-            .into_iter()
-            .find_map(|essence| self.verdict(essence))
-            .unwrap_or_else(|| self.verdict("application/*").unwrap_or(false))
+        let essence = media_type.essence();
+        ranges
+            .verdict(essence)
+            .or_else(|| ranges.verdict_on_family(essence))
+            .or_else(|| ranges.verdict("*/*"))
+            .unwrap_or_else(|| ranges.verdict("application/*").unwrap_or(false))
     }
 
     /// The class of this request: equal for requests that accept the same types.
     pub fn class(&self) -> AcceptClass {
-        if self.ranges.is_empty() {
+        self.0.class
+    }
+
+    /// The headers as they came, to be forwarded; none when the client sent none.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderValue> {
+        self.0.values.iter()
+    }
+}
+
+impl Default for Accept {
+    /// Everything.
+    fn default() -> Self {
+        Self::from_headers(&HeaderMap::new())
+    }
+}
+
+impl Ranges {
+    fn class(&self) -> AcceptClass {
+        if self.0.is_empty() {
             return AcceptClass { known: AcceptClass::NO_HEADER, others: 0 };
         }
         let wildcard = self.has_wildcard();
         let mut known = if wildcard { AcceptClass::WILDCARD } else { 0 };
         let mut others = BTreeSet::new();
-        for range in &self.ranges {
+        for range in &self.0 {
             let essence = range.essence.as_str();
             let accepted = self.verdict(essence) == Some(true);
             match (accepted, MediaTypeKind::of_essence(essence)) {
@@ -79,14 +134,19 @@ impl Accept {
         AcceptClass { known, others: hash(&others) }
     }
 
-    /// The headers as they came, to be forwarded; none when the client sent none.
-    pub fn headers(&self) -> impl Iterator<Item = &HeaderValue> {
-        self.values.iter()
-    }
-
     /// What is said about exactly this range; when it is named twice, one acceptance is enough.
     fn verdict(&self, essence: &str) -> Option<bool> {
-        self.ranges.iter().filter(|range| range.essence == essence).map(|range| range.accepted).max()
+        let named = self.0.iter().filter(|range| range.essence.eq_ignore_ascii_case(essence));
+        named.map(|range| range.accepted).max()
+    }
+
+    /// What is said about `type/*`, for a type of it.
+    fn verdict_on_family(&self, essence: &str) -> Option<bool> {
+        let (main, _) = essence.split_once('/')?;
+        let is_family = |range: &&MediaRange| {
+            range.essence.strip_suffix("/*").is_some_and(|family| family.eq_ignore_ascii_case(main))
+        };
+        self.0.iter().filter(is_family).map(|range| range.accepted).max()
     }
 
     fn has_wildcard(&self) -> bool {
@@ -94,7 +154,7 @@ impl Accept {
     }
 
     fn has_family(&self) -> bool {
-        self.ranges.iter().any(|range| range.accepted && range.essence.ends_with("/*"))
+        self.0.iter().any(|range| range.accepted && range.essence.ends_with("/*"))
     }
 }
 
@@ -266,6 +326,21 @@ mod tests {
         let values = [OCI, "a/b ;q=0.1,,  c/d", "not a media range"];
         assert!(accept(&values).headers().eq(values));
         assert_eq!(accept(&[]).headers().count(), 0);
+    }
+
+    #[test]
+    fn what_is_remembered_is_what_is_read() {
+        let one = |number: usize| accept(&[&format!("application/x-{number}"), OCI]);
+        for number in (0..3 * MOST_REMEMBERED).chain(0..MOST_REMEMBERED) {
+            let (first, again) = (one(number), one(number));
+            assert!(Arc::ptr_eq(&first.0, &again.0), "the same headers are read once");
+            assert_eq!(first.class(), Ranges::class(&first.0.ranges));
+            assert!(first.allows(&format!("application/x-{number}").parse().unwrap()));
+            assert!(!first.allows(&format!("application/x-{}", number + 1).parse().unwrap()));
+        }
+        assert_eq!(REMEMBERED.with_borrow(Vec::len), MOST_REMEMBERED);
+        assert_eq!(accept(&[OCI, INDEX]).headers().count(), 2);
+        assert_eq!(accept(&[&format!("{OCI},{INDEX}")]).headers().count(), 1, "not taken for the same");
     }
 
     #[test]

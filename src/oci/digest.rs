@@ -51,6 +51,17 @@ impl Digest {
         verifier.digest()
     }
 
+    /// The digest whose hash these bytes are.
+    pub fn from_sha256(hash: &[u8; 32]) -> Self {
+        let algorithm = Algorithm::Sha256;
+        Digest { algorithm, text: format!("{}:{}", algorithm.as_str(), hex::encode(hash)).into() }
+    }
+
+    /// The hash itself, of a sha256 digest.
+    pub fn sha256(&self) -> Option<[u8; 32]> {
+        if self.algorithm == Algorithm::Sha256 { sha256_of_hex(self.hex()) } else { None }
+    }
+
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -63,6 +74,18 @@ impl Digest {
     pub fn hex(&self) -> &str {
         &self.text[self.algorithm.as_str().len() + 1..]
     }
+}
+
+/// The hash that 64 hexadecimal digits in lower case mean.
+pub fn sha256_of_hex(hex: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    let lower = !hex.bytes().any(|byte| byte.is_ascii_uppercase());
+    (lower && hex::decode_to_slice(hex, &mut hash).is_ok()).then_some(hash)
+}
+
+/// The entity tag of content: its digest, so a strong one.
+pub fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
 }
 
 impl FromStr for Digest {

@@ -14,7 +14,7 @@ mod range;
 mod schema1;
 
 pub use accept::{Accept, AcceptClass};
-pub use digest::{Algorithm, Digest, Verifier};
+pub use digest::{Algorithm, Digest, Verifier, etag, sha256_of_hex};
 pub use error::{ErrorCode, ParseError};
 pub use manifest::{Content, Descriptor, Manifest};
 pub use media_type::{MediaType, MediaTypeKind};

@@ -4,11 +4,14 @@
 
 use http::{HeaderMap, header};
 
-use super::response::etag;
-use crate::oci::{ByteRange, Digest};
+use crate::oci::{ByteRange, Digest, etag};
 
 /// Whether the client says that it has this content already.
 pub fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
+    // Most requests have no conditions.
+    if !headers.contains_key(header::IF_NONE_MATCH) {
+        return false;
+    }
     let ours = etag(digest);
     headers
         .get_all(header::IF_NONE_MATCH)

@@ -4,9 +4,18 @@
 //! within bounds of time and memory. A client that has no place is served the same way by somebody whose every
 //! answer is 503, so that it can read it whatever it speaks.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use hyper::{
@@ -68,6 +77,7 @@ pub(super) async fn serve<H: Handle>(tcp: TcpStream, peer: SocketAddr, role: Rol
         Role::Serve(_) => (shared.metrics.as_ref().map(crate::metrics::Metrics::connection), None),
         Role::Refuse => (None, Some(shared.timeouts.courtesy)),
     };
+    let mut aborted = pin!(rarely(shared.abort.cancelled()));
     let mut talking = pin!(async {
         match limit {
             None => talk(stream, peer, role, shared).await,
@@ -77,7 +87,7 @@ pub(super) async fn serve<H: Handle>(tcp: TcpStream, peer: SocketAddr, role: Rol
     tokio::select! {
         biased;
         // Before the socket is closed: what was being sent must not look like a whole.
-        () = shared.abort.cancelled() => broken.set(),
+        () = &mut aborted => broken.set(),
         () = &mut talking => {}
     }
     drop(counted);
@@ -141,8 +151,13 @@ where
     let connection = Arc::new(connection);
     let keep_alive = matches!(role, Role::Serve(_));
     let begun = CancellationToken::new();
+    let first = AtomicBool::new(true);
+    let mut drained = pin!(rarely(shared.drained(&begun)));
     let service = service_fn(|request| {
-        begun.cancel();
+        // To say it again takes a lock each time.
+        if first.swap(false, Ordering::Relaxed) {
+            begun.cancel();
+        }
         let answer = answer(&role, request, connection.clone());
         async { Ok::<_, Infallible>(answer.await) }
     });
@@ -157,7 +172,7 @@ where
     );
     let result = tokio::select! {
         result = serving.as_mut() => result,
-        () = shared.drained(&begun) => {
+        () = &mut drained => {
             serving.as_mut().graceful_shutdown();
             serving.as_mut().await
         }
@@ -239,6 +254,12 @@ impl Shared {
             () = async { tokio::join!(self.drain.cancelled(), begun.cancelled()); } => {}
         }
     }
+}
+
+/// The same future, looked at only when it woke this task: to look at a token's cancellation takes its lock, which all
+/// connections share, and a connection's task is woken for each request.
+async fn rarely(future: impl Future<Output = ()>) {
+    FuturesUnordered::from_iter([future]).next().await;
 }
 
 /// The handler's answer, or the one for those who have no place.

@@ -16,7 +16,7 @@ use super::{
     Connection, Handle,
     body::Body,
     conditions::{has_already, wanted_range},
-    observe::{Facts, Observed, Unanswered},
+    observe::{Facts, Observed, RequestId, Unanswered},
     response,
 };
 use crate::{
@@ -46,6 +46,8 @@ pub struct Handler {
     /// What this instance calls itself in `Via`: the received-by part is its own, so that a mirror behind a
     /// mirror is no loop.
     pub pseudonym: Arc<str>,
+    /// The same in the id of each request.
+    pub instance: u32,
     pub via: HeaderValue,
     pub requests: AtomicU64,
 }
@@ -55,8 +57,8 @@ impl Handle for Handler {
 
     async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Observed> {
         let (head, _body) = request.into_parts();
-        let path = head.uri.path().to_owned();
-        let mut facts = Facts::new(self.next_id(), connection.peer, head.method.clone(), path);
+        // On the heap: it goes through many hands until its body is over.
+        let mut facts = Box::new(Facts::new(self.next_id(), connection.peer, head.method.clone(), head.uri.clone()));
         let mut namespace = None;
         let asked = Asked { method: &head.method, uri: &head.uri, headers: &head.headers, connection: &connection };
         let waiting = Unanswered::new(&mut facts, &self.metrics);
@@ -64,7 +66,7 @@ impl Handle for Handler {
         waiting.answered();
         let response = answered.unwrap_or_else(|error| response::error(&error));
         let mut response = response::without_body(&head.method, response);
-        response::common(response.headers_mut(), &facts.id, &self.via, namespace.as_deref());
+        response::common(response.headers_mut(), facts.id.header(), &self.via, namespace.as_deref());
         let status = response.status();
         let length = response.headers().get(header::CONTENT_LENGTH);
         let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -95,34 +97,63 @@ impl Handler {
         namespace: &mut Option<String>,
     ) -> Result<Response<Body>, Error> {
         self.refuse_loop(asked.headers)?;
-        let table = self.table.load_full();
-        let routed = table.routes.resolve(asked.target());
+        let (routed, upstream) = {
+            let table = self.table.load();
+            let routed = table.routes.resolve(asked.target());
+            let upstream = routed.as_ref().ok().and_then(|route| table.upstreams.get(&route.upstream));
+            let upstream = upstream.map(|upstream| upstream.on_behalf_of(ways_of(asked.headers)));
+            (routed, upstream)
+        };
         if let Ok(route) = &routed {
-            facts.upstream = route.upstream.clone();
+            facts.upstream = Some(route.upstream.clone());
             facts.operation = route.operation.label();
-            facts.repository = route.repository.as_ref().map(Repository::to_string);
+            facts.repository.clone_from(&route.repository);
             namespace.clone_from(&route.namespace);
         }
         // Before a bad route is told: who may not pull does not learn which upstreams there are.
         let authorization = asked.headers.get(header::AUTHORIZATION);
-        let access = self.access.load_full();
-        if let Identity::User(name) = access.check(authorization, asked.connection.client_certificate).await? {
+        let certificate = asked.connection.client_certificate;
+        let identity = match authorization {
+            None => self.access.load().check_without(certificate)?,
+            Some(authorization) => {
+                let access = self.access.load_full();
+                Box::pin(async move { access.check(Some(authorization), certificate).await }).await?
+            }
+        };
+        if let Identity::User(name) = identity {
             facts.user = Some(name);
         }
         let route = routed?;
-        self.serve(asked, &table, route, facts).await
+        if let Some(response) = self.manifest_at_hand(asked, &route, upstream.as_ref(), facts) {
+            return Ok(response);
+        }
+        // On the heap, so that the future of every request is no larger than that of a hit.
+        Box::pin(self.serve(asked, route, upstream, facts)).await
+    }
+
+    /// The usual request, for a manifest in memory, is answered without waiting for anything.
+    fn manifest_at_hand(
+        &self,
+        asked: Asked<'_>,
+        route: &Route,
+        upstream: Option<&Upstream>,
+        facts: &mut Facts,
+    ) -> Option<Response<Body>> {
+        let Operation::Manifest(reference) = &route.operation else { return None };
+        let accept = Accept::from_headers(asked.headers);
+        let served = self.manifests.at_hand(upstream?.name(), route.repository.as_ref()?, reference, &accept)?;
+        facts.outcome = served.outcome;
+        Some(unless_known(asked, &served.content.digest, facts).unwrap_or_else(|| response::manifest(&served)))
     }
 
     async fn serve(
         &self,
         asked: Asked<'_>,
-        table: &Table,
         route: Route,
+        upstream: Option<Upstream>,
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         let label = route.operation.label();
-        let upstream =
-            table.upstreams.get(&route.upstream).map(|upstream| upstream.on_behalf_of(ways_of(asked.headers)));
         match (route.operation, upstream, route.repository) {
             (Operation::Base, ..) => Ok(response::base()),
             (Operation::Write, ..) => Err(Error::Unsupported),
@@ -216,9 +247,8 @@ impl Handler {
         if headers.get_all(header::VIA).iter().any(ours) { Err(Error::Loop) } else { Ok(()) }
     }
 
-    fn next_id(&self) -> String {
-        let instance = self.pseudonym.rsplit('-').next().unwrap_or_default();
-        format!("{instance}-{:x}", self.requests.fetch_add(1, Ordering::Relaxed))
+    fn next_id(&self) -> RequestId {
+        RequestId { instance: self.instance, number: self.requests.fetch_add(1, Ordering::Relaxed) }
     }
 }
 

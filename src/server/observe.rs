@@ -3,6 +3,7 @@
 //! It is recorded when its body ends or is dropped, so that what was sent is what is told.
 
 use std::{
+    fmt,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -11,24 +12,55 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
 
 use super::body::{Body, BodyError};
 use crate::{
     chain::Chain,
     metrics::{Metrics, Operation, Outcome},
+    oci::Repository,
 };
+
+/// Names a request to its client and in the log: which forebay, and its how many-th.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestId {
+    pub instance: u32,
+    pub number: u64,
+}
+
+impl RequestId {
+    pub fn header(self) -> HeaderValue {
+        // Eight digits, a dash, and at most sixteen more: written here, so that only the value itself is allocated.
+        let mut text = [0; 25];
+        let mut rest = &mut text[..];
+        let written = std::io::Write::write_fmt(&mut rest, format_args!("{self}"));
+        let left = rest.len();
+        let len = text.len() - left;
+        match written {
+            Ok(()) => HeaderValue::from_bytes(&text[..len]).unwrap_or(HeaderValue::from_static("")),
+            Err(_) => HeaderValue::from_static(""),
+        }
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{:x}", self.instance, self.number)
+    }
+}
 
 /// What is known of a request. Nothing here is a secret: no header and no query of the client is kept.
 #[derive(Debug)]
 pub struct Facts {
-    pub id: String,
+    pub id: RequestId,
     pub peer: SocketAddr,
     pub method: Method,
-    pub path: String,
-    pub upstream: Arc<str>,
-    pub repository: Option<String>,
+    /// Of which only the path is told.
+    pub uri: Uri,
+    /// `None` until it is known which.
+    pub upstream: Option<Arc<str>>,
+    pub repository: Option<Repository>,
     pub operation: Operation,
     pub outcome: Outcome,
     pub user: Option<Arc<str>>,
@@ -38,13 +70,13 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn new(id: String, peer: SocketAddr, method: Method, path: String) -> Self {
+    pub fn new(id: RequestId, peer: SocketAddr, method: Method, uri: Uri) -> Self {
         Self {
             id,
             peer,
             method,
-            path,
-            upstream: "none".into(),
+            uri,
+            upstream: None,
             repository: None,
             operation: Operation::Unknown,
             outcome: Outcome::Bypass,
@@ -55,6 +87,8 @@ impl Facts {
     }
 }
 
+/// The upstream of a request that was refused before it was known.
+const NO_UPSTREAM: &str = "none";
 /// What a client that left before it had an answer counts as; no client ever sees it. nginx's word for it.
 const CLIENT_LEFT: u16 = 499;
 
@@ -87,7 +121,7 @@ impl Drop for Unanswered<'_> {
 /// A body that records its request when it is over.
 pub struct Observed {
     body: Body,
-    facts: Facts,
+    facts: Box<Facts>,
     status: StatusCode,
     metrics: Metrics,
     sent: u64,
@@ -98,7 +132,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    pub fn new(body: Body, status: StatusCode, announced: Option<u64>, facts: Facts, metrics: Metrics) -> Self {
+    pub fn new(body: Body, status: StatusCode, announced: Option<u64>, facts: Box<Facts>, metrics: Metrics) -> Self {
         let complete = http_body::Body::is_end_stream(&body);
         Self { body, facts, status, metrics, sent: 0, announced, first_byte: None, complete }
     }
@@ -147,14 +181,15 @@ impl Facts {
         let duration = self.started.elapsed();
         let first_byte = first_byte.unwrap_or(duration);
         let (operation, outcome) = (self.operation, self.outcome);
-        metrics.request(&self.upstream, operation, outcome, status, first_byte, duration, sent);
+        let upstream = self.upstream.as_deref().unwrap_or(NO_UPSTREAM);
+        metrics.request(upstream, operation, outcome, status, first_byte, duration, sent);
         tracing::info!(
-            id = self.id,
+            id = %self.id,
             peer = %self.peer,
             method = %self.method,
-            path = self.path,
-            upstream = %self.upstream,
-            repository = self.repository,
+            path = self.uri.path(),
+            upstream,
+            repository = self.repository.as_ref().map(Repository::as_str),
             operation = operation.as_str(),
             outcome = outcome.as_str(),
             status,
@@ -166,5 +201,21 @@ impl Facts {
             cause = self.cause,
             "request",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_the_same_in_the_header_and_in_the_log() {
+        for (instance, number, text) in
+            [(0, 0, "00000000-0"), (0xbeef, 255, "0000beef-ff"), (u32::MAX, u64::MAX, "ffffffff-ffffffffffffffff")]
+        {
+            let id = RequestId { instance, number };
+            assert_eq!(id.to_string(), text);
+            assert_eq!(id.header(), text);
+        }
     }
 }

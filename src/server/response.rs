@@ -15,7 +15,7 @@ use crate::{
     },
     error::Error,
     metrics::Outcome,
-    oci::{Digest, ResolvedRange},
+    oci::{Digest, ResolvedRange, etag},
     upstream::Forwarded,
 };
 
@@ -29,6 +29,9 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
+/// More headers than a manifest's answer has: the map is made once, of the right size.
+const MOST_HEADERS: usize = 12;
+
 /// What `GET /v2/` says to whoever may pull.
 pub fn base() -> Response<Body> {
     let mut response = Response::new(body::full("{}"));
@@ -39,10 +42,14 @@ pub fn base() -> Response<Body> {
 
 pub fn manifest(served: &ServedManifest) -> Response<Body> {
     let content = &served.content;
-    let size = content.bytes.len() as u64;
     let mut response = Response::new(body::full(content.bytes.clone()));
-    manifest_headers(response.headers_mut(), &content.digest, content.media_type.as_str(), size);
-    response.headers_mut().insert(CACHE_STATUS, cache_status(served.outcome, true));
+    let headers = response.headers_mut();
+    headers.reserve(MOST_HEADERS);
+    headers.insert(header::CONTENT_TYPE, content.headers.media_type.clone());
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(content.bytes.len()));
+    headers.insert(CONTENT_DIGEST, content.headers.digest.clone());
+    headers.insert(header::ETAG, content.headers.etag.clone());
+    headers.insert(CACHE_STATUS, cache_status(served.outcome, true));
     response
 }
 
@@ -112,11 +119,6 @@ fn content_headers(headers: &mut HeaderMap, digest: &Digest) {
     }
 }
 
-/// The entity tag of content: its digest, so a strong one.
-pub fn etag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
-}
-
 /// An answer of the upstream that is passed on; `path` is the one the client asked for.
 pub fn forwarded(forwarded: Forwarded, path: &str, namespace: Option<&str>) -> Response<Body> {
     let Forwarded { status, mut headers, len, body } = forwarded;
@@ -166,12 +168,10 @@ fn cache_status(outcome: Outcome, stored: bool) -> HeaderValue {
 }
 
 /// What every answer has.
-pub fn common(headers: &mut HeaderMap, id: &str, via: &HeaderValue, namespace: Option<&str>) {
+pub fn common(headers: &mut HeaderMap, id: HeaderValue, via: &HeaderValue, namespace: Option<&str>) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(header::VIA, via.clone());
-    if let Ok(id) = HeaderValue::from_str(id) {
-        headers.insert(REQUEST_ID, id);
-    }
+    headers.insert(REQUEST_ID, id);
     if let Some(namespace) = namespace.and_then(|namespace| HeaderValue::from_str(namespace).ok()) {
         headers.insert(NAMESPACE, namespace);
     }
@@ -226,7 +226,7 @@ mod tests {
     fn a_namespace_that_is_no_header_is_left_out() {
         for (namespace, echoed) in [(None, None), (Some("docker.io"), Some("docker.io")), (Some("a\r\nb: c"), None)] {
             let mut headers = HeaderMap::new();
-            common(&mut headers, "1", &HeaderValue::from_static("1.1 forebay-1"), namespace);
+            common(&mut headers, HeaderValue::from_static("1"), &HeaderValue::from_static("1.1 forebay-1"), namespace);
             assert_eq!(headers.get(NAMESPACE).map(|value| value.to_str().unwrap()), echoed);
             assert_eq!(headers[API_VERSION], "registry/2.0");
         }

@@ -59,6 +59,9 @@ impl DiskStore {
             tracing::error!(%error, "cannot ask the file system of the cache for its free space");
             NoSpace
         })?;
+        if self.index().short(bytes, spare) > 0 {
+            self.settle_uses();
+        }
         let victims = self.index().reserve(bytes, spare).map_err(|_| NoSpace)?;
         let reservation = Reservation { store: self.clone(), bytes, written: 0, directories };
         if !victims.is_empty() {

@@ -1,24 +1,48 @@
 //! The start-up scan: rebuilds the index from what is on disk, while requests are served already.
+//!
+//! Several threads read the shards, since a disk answers several questions in less time than one after the other.
+//! The index takes what they found in small portions: whoever serves a request needs its lock meanwhile.
 
 use std::{
     fs::{DirEntry, ReadDir},
     io,
     os::unix::fs::MetadataExt,
-    path::Path,
-    time::{Duration, SystemTime},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
-use super::{DiskStore, Key, blocking, digest_of, temp};
+use super::{DiskStore, Key, blocking, temp};
 use crate::{
-    cache::{lru::BLOCK, tag_record::TagKey},
+    cache::{
+        lru::{BLOCK, CompactKey},
+        tag_record::TagKey,
+    },
+    metrics::CacheKind,
     oci::Algorithm,
 };
 
 /// What broken fills left is not kept for longer than this.
 const PARTIAL_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many threads read shards.
+const READERS: usize = 4;
+/// How many objects the index takes at a time, a fraction of a millisecond's work.
+const PORTION: usize = 512;
 
-/// What was found: its key, length, and last use.
-type Found = Vec<(Key, u64, SystemTime)>;
+/// One object on disk. There may be millions of them at once, so it is small.
+struct Found {
+    /// Last use, in nanoseconds since 1970.
+    used: i64,
+    key: CompactKey,
+    len: u64,
+}
+
+/// A directory of files that are named by digests.
+struct Shard {
+    path: PathBuf,
+    kind: CacheKind,
+    algorithm: Algorithm,
+}
 
 impl DiskStore {
     /// Reads the whole directory. Errors are logged and skipped: what cannot be read is a miss.
@@ -29,19 +53,21 @@ impl DiskStore {
 
     fn scan_blocking(&self) {
         let started = std::time::Instant::now();
-        let mut found = Found::new();
         let root = &self.0.root;
+        let mut rest = Vec::new();
         self.count_directory(root);
-        self.scan_temporary(&root.join("tmp"), &mut found);
-        self.scan_sharded(&root.join("blobs"), Key::Blob, &mut found);
-        self.scan_sharded(&root.join("manifests"), Key::Manifest, &mut found);
-        self.scan_tags(&root.join("tags"), &root.join("tags"), &mut found);
-        found.sort_by_key(|(.., used)| *used);
-        let objects = found.len();
+        self.scan_temporary(&root.join("tmp"), &mut rest);
+        let mut shards = self.shards(&root.join("blobs"), CacheKind::Blob);
+        shards.extend(self.shards(&root.join("manifests"), CacheKind::Manifest));
+        self.scan_tags(&root.join("tags"), &root.join("tags"), &mut rest);
+        rest.sort_unstable_by_key(|found| found.used);
+        let mut found = self.scan_shards(&shards);
+        found.push(rest);
+        let objects: usize = found.iter().map(Vec::len).sum();
+        self.insert_found(found);
         let excess = {
-            let mut index = self.index();
-            index.insert_scanned(found.into_iter().map(|(key, len, _)| (key, len)));
-            index.shrink()
+            self.settle_uses();
+            self.index().shrink()
         };
         for (key, len) in excess {
             self.unlink(&key);
@@ -52,27 +78,58 @@ impl DiskStore {
         tracing::info!(objects, elapsed = ?started.elapsed(), "the cache directory was scanned");
     }
 
-    fn scan_sharded(&self, top: &Path, key: impl Fn(crate::oci::Digest) -> Key + Copy, found: &mut Found) {
+    fn shards(&self, top: &Path, kind: CacheKind) -> Vec<Shard> {
+        let mut shards = Vec::new();
         self.count_directory(top);
         for algorithm in Algorithm::ALL {
             let directory = top.join(algorithm.as_str());
-            let Some(shards) = list(&directory) else { continue };
+            let Some(below) = list(&directory) else { continue };
             self.count_directory(&directory);
-            for shard in entries(shards) {
-                let Some(files) = list(&shard.path()) else { continue };
-                self.count_directory(&shard.path());
-                for file in entries(files) {
-                    let name = file.file_name();
-                    match name.to_str().and_then(|name| digest_of(algorithm, name)) {
-                        Some(digest) => push(found, key(digest), &file),
-                        None => sweep(&file.path()),
-                    }
+            shards.extend(entries(below).map(|shard| Shard { path: shard.path(), kind, algorithm }));
+        }
+        shards
+    }
+
+    /// What is in the shards, in lists of which each is in order of last use, the oldest first.
+    fn scan_shards(&self, shards: &[Shard]) -> Vec<Vec<Found>> {
+        let next = AtomicUsize::new(0);
+        let read = || {
+            let mut found = Vec::new();
+            while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.scan_shard(shard, &mut found);
+            }
+            found.sort_unstable_by_key(|found: &Found| found.used);
+            found
+        };
+        std::thread::scope(|scope| {
+            // A thread that cannot be had is no loss: the others, and this one, take its shards.
+            let others: Vec<_> = (1..READERS)
+                .filter_map(|_| std::thread::Builder::new().name("scan".into()).spawn_scoped(scope, read).ok())
+                .collect();
+            let mut found = vec![read()];
+            for other in others {
+                match other.join() {
+                    Ok(more) => found.push(more),
+                    Err(panic) => std::panic::resume_unwind(panic),
                 }
+            }
+            found
+        })
+    }
+
+    fn scan_shard(&self, shard: &Shard, found: &mut Vec<Found>) {
+        let Some(files) = list(&shard.path) else { return };
+        self.count_directory(&shard.path);
+        for file in entries(files) {
+            let name = file.file_name();
+            match name.to_str().and_then(|name| CompactKey::of_file(shard.kind, shard.algorithm, name)) {
+                Some(key) => push(found, key, &file),
+                None => sweep(&file.path()),
             }
         }
     }
 
-    fn scan_tags(&self, top: &Path, directory: &Path, found: &mut Found) {
+    fn scan_tags(&self, top: &Path, directory: &Path, found: &mut Vec<Found>) {
         let Some(files) = list(directory) else { return };
         self.count_directory(directory);
         for file in entries(files) {
@@ -82,14 +139,14 @@ impl DiskStore {
             }
             let path = file.path();
             match path.strip_prefix(top).ok().and_then(TagKey::from_path) {
-                Some(tag) => push(found, Key::Tag(tag), &file),
+                Some(tag) => push(found, CompactKey::from(&Key::Tag(tag)), &file),
                 None => sweep(&path),
             }
         }
     }
 
     /// A fill that runs already has its file here too; it is younger than this process.
-    fn scan_temporary(&self, directory: &Path, found: &mut Found) {
+    fn scan_temporary(&self, directory: &Path, found: &mut Vec<Found>) {
         self.count_directory(directory);
         let Some(files) = list(directory) else { return };
         for file in entries(files) {
@@ -97,10 +154,27 @@ impl DiskStore {
             let name = file.file_name();
             match name.to_str().and_then(temp::resumable) {
                 Some(digest) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
-                    push(found, Key::Partial(digest), &file)
+                    push(found, CompactKey::from(&Key::Partial(digest)), &file)
                 }
                 _ => sweep(&file.path()),
             }
+        }
+    }
+
+    /// Hands all to the index, the most recently used first.
+    fn insert_found(&self, mut found: Vec<Vec<Found>>) {
+        let mut portion = Vec::with_capacity(PORTION);
+        loop {
+            while portion.len() < PORTION
+                && let Some(newest) = found.iter_mut().max_by_key(|list| list.last().map(|found| found.used))
+                && let Some(Found { key, len, .. }) = newest.pop()
+            {
+                portion.push((key, len));
+            }
+            if portion.is_empty() {
+                return;
+            }
+            self.index().insert_scanned(portion.drain(..));
         }
     }
 
@@ -111,11 +185,12 @@ impl DiskStore {
     }
 }
 
-fn push(found: &mut Found, key: Key, file: &DirEntry) {
+fn push(found: &mut Vec<Found>, key: CompactKey, file: &DirEntry) {
     if let Ok(metadata) = file.metadata()
         && metadata.is_file()
     {
-        found.push((key, metadata.len(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)));
+        let used = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        found.push(Found { used, key, len: metadata.len() });
     }
 }
 

@@ -1,11 +1,14 @@
 //! A manifest's bytes, exactly as the upstream stores them, with the type it gave them.
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 use super::ManifestError;
 use crate::{
+    cache::recency::LastUse,
     oci::{
-        Algorithm, Content as ManifestContent, Digest, Manifest, MediaType, MediaTypeKind, Reference, schema1_payload,
+        Algorithm, Content as ManifestContent, Digest, Manifest, MediaType, MediaTypeKind, Reference, etag,
+        schema1_payload,
     },
     upstream::ManifestBody,
 };
@@ -16,6 +19,27 @@ pub struct Content {
     pub digest: Digest,
     pub media_type: MediaType,
     pub bytes: Bytes,
+    pub headers: Headers,
+    pub(super) used: LastUse,
+}
+
+/// What every answer with this manifest says of it, made once.
+#[derive(Debug)]
+pub struct Headers {
+    pub media_type: HeaderValue,
+    pub digest: HeaderValue,
+    pub etag: HeaderValue,
+}
+
+impl Headers {
+    /// A digest is of letters, digits and a colon: it is always a header's value.
+    fn of(digest: &Digest, media_type: &MediaType) -> Option<Self> {
+        Some(Self {
+            media_type: media_type.into(),
+            digest: HeaderValue::from_str(digest.as_str()).ok()?,
+            etag: HeaderValue::from_str(&etag(digest)).ok()?,
+        })
+    }
 }
 
 impl Content {
@@ -33,7 +57,7 @@ impl Content {
         let digest = digest_of(algorithm, &media_type, &body.bytes);
         match expected {
             Some(expected) if expected != digest => Err(ManifestError::Mismatch),
-            _ => Ok(Self { digest, media_type, bytes: body.bytes }),
+            _ => Self::new(digest, media_type, body.bytes).ok_or(ManifestError::Mismatch),
         }
     }
 
@@ -51,11 +75,15 @@ impl Content {
         let line_end = file.iter().position(|&byte| byte == b'\n')?;
         let media_type: MediaType = std::str::from_utf8(&file[..line_end]).ok()?.parse().ok()?;
         let bytes = Bytes::from(file).slice(line_end + 1..);
-        (digest_of(digest.algorithm(), &media_type, &bytes) == *digest).then(|| Self {
-            digest: digest.clone(),
-            media_type,
-            bytes,
-        })
+        if digest_of(digest.algorithm(), &media_type, &bytes) != *digest {
+            return None;
+        }
+        Self::new(digest.clone(), media_type, bytes)
+    }
+
+    fn new(digest: Digest, media_type: MediaType, bytes: Bytes) -> Option<Self> {
+        let headers = Headers::of(&digest, &media_type)?;
+        Some(Self { digest, media_type, bytes, headers, used: LastUse::default() })
     }
 
     /// What it weighs in memory, in KiB.

@@ -11,6 +11,7 @@ use crate::{
         Config, DiskStore,
         freshness::{self, Freshness},
         lru::Key,
+        recency::LastUse,
         tag_record::{TagKey, TagRecord},
     },
     oci::Reference,
@@ -24,11 +25,24 @@ const TROUBLE_TTL: Duration = Duration::from_secs(5);
 pub(super) struct TagRecords {
     store: DiskStore,
     writer: Writer,
-    memory: moka::sync::Cache<TagKey, Arc<TagRecord>>,
+    memory: moka::sync::Cache<TagKey, Remembered>,
     /// Tags whose upstream could not answer a moment ago: what is stale is served without asking again.
     troubled: moka::sync::Cache<TagKey, ()>,
     tag_ttl: Duration,
     stale_if_error: Duration,
+}
+
+/// A record in memory, and whether it was used.
+#[derive(Clone)]
+struct Remembered {
+    record: Arc<TagRecord>,
+    used: LastUse,
+}
+
+impl Remembered {
+    fn new(record: Arc<TagRecord>) -> Self {
+        Self { record, used: LastUse::default() }
+    }
 }
 
 impl TagRecords {
@@ -56,9 +70,19 @@ impl TagRecords {
         }
     }
 
+    /// The record of a tag, when it is in memory and fresh.
+    pub fn fresh_in_memory(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
+        self.in_memory(key).filter(|record| self.judge(record) == Freshness::Fresh)
+    }
+
+    fn in_memory(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
+        let Remembered { record, used } = self.memory.get(key)?;
+        self.store.note_use(&used, || Key::Tag(key.clone()));
+        Some(record)
+    }
+
     async fn find(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
-        if let Some(record) = self.memory.get(key) {
-            self.store.note_use(&Key::Tag(key.clone()));
+        if let Some(record) = self.in_memory(key) {
             return Some(record);
         }
         let bytes = match self.store.read(Key::Tag(key.clone()), TagRecord::MAX_LEN).await {
@@ -69,7 +93,7 @@ impl TagRecords {
             }
         };
         let record = Arc::new(TagRecord::decode(&bytes)?);
-        self.memory.insert(key.clone(), record.clone());
+        self.memory.insert(key.clone(), Remembered::new(record.clone()));
         Some(record)
     }
 
@@ -90,7 +114,7 @@ impl TagRecords {
         let record = Arc::new(record);
         if let Reference::Tag(tag) = &question.reference {
             let key = wanted.key(tag);
-            self.memory.insert(key.clone(), record.clone());
+            self.memory.insert(key.clone(), Remembered::new(record.clone()));
             self.troubled.invalidate(&key);
             self.writer.write(Key::Tag(key), record.encode()).await;
         }
@@ -112,7 +136,7 @@ impl TagRecords {
         }
         // Records that found no room on disk are in memory alone.
         let TagKey { upstream, repository, tag, .. } = key.clone();
-        let same = move |other: &TagKey, _: &Arc<TagRecord>| {
+        let same = move |other: &TagKey, _: &Remembered| {
             other.upstream == upstream && other.repository == repository && other.tag == tag
         };
         if let Err(error) = self.memory.invalidate_entries_if(same) {

@@ -1,0 +1,209 @@
+//! The log's way to standard error, off the threads that serve.
+//!
+//! A line is formatted where it is logged and put into a buffer; a thread of its own writes what has gathered, many
+//! lines at a time. What must hold: whoever reads the log slowly or not at all (a stuck journald, a full pipe) stops
+//! no pull, takes a bounded amount of memory, and is told how many lines are missing; what was logged before the end
+//! is written before the end, if anybody reads it.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How many bytes of lines wait to be written: some thousand requests.
+const MOST_WAITING: usize = 1 << 20;
+/// How long lines gather while there are many. The first after a silence does not wait.
+const GATHER: Duration = Duration::from_millis(5);
+/// How long the end waits for the last lines to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Where lines go; cheap to clone.
+#[derive(Clone)]
+pub struct Lines(Arc<Shared>);
+
+/// Writes the last lines when it is dropped.
+pub struct Flush {
+    lines: Lines,
+    has_writer: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is a first line, or the end has come.
+    news: Condvar,
+    /// The last line is written.
+    silence: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<u8>,
+    dropped: u64,
+    ended: bool,
+    written: bool,
+}
+
+impl Lines {
+    /// Starts the thread that writes to `sink`. Without it, for want of a thread, lines are dropped once the buffer
+    /// is full.
+    pub fn to(sink: impl Write + Send + 'static) -> (Self, Flush) {
+        let lines = Self(Arc::default());
+        let shared = lines.0.clone();
+        let writer = std::thread::Builder::new().name("log".into()).spawn(move || shared.write_to(sink));
+        (lines.clone(), Flush { lines, has_writer: writer.is_ok() })
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> &'a Self {
+        self
+    }
+}
+
+impl Write for &Lines {
+    /// Takes a whole line, or drops it: the subscriber gives one at a time.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.state();
+        if state.waiting.len() + line.len() > MOST_WAITING {
+            state.dropped += 1;
+            return Ok(line.len());
+        }
+        let first = state.waiting.is_empty();
+        state.waiting.extend_from_slice(line);
+        drop(state);
+        if first {
+            self.0.news.notify_one();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_to(&self, mut sink: impl Write) {
+        let mut batch = Vec::new();
+        loop {
+            let (dropped, ended) = {
+                let state = self.state();
+                let silent = |state: &mut State| state.waiting.is_empty() && !state.ended;
+                let mut state = self.news.wait_while(state, silent).unwrap_or_else(PoisonError::into_inner);
+                std::mem::swap(&mut batch, &mut state.waiting);
+                (std::mem::take(&mut state.dropped), state.ended)
+            };
+            // A log that cannot be written leaves nobody to tell.
+            let _ = sink.write_all(&batch).and_then(|()| match dropped {
+                0 => Ok(()),
+                _ => tell_dropped(&mut sink, dropped),
+            });
+            if ended && batch.is_empty() {
+                self.state().written = true;
+                return self.silence.notify_all();
+            }
+            batch.clear();
+            if !ended {
+                let state = self.state();
+                let running = |state: &mut State| !state.ended;
+                drop(self.news.wait_timeout_while(state, GATHER, running));
+            }
+        }
+    }
+}
+
+/// In both forms at once: a line of JSON, and words.
+fn tell_dropped(sink: &mut impl Write, dropped: u64) -> io::Result<()> {
+    let line = serde_json::json!({ "level": "WARN", "message": "log lines were dropped, since nobody read them in time", "dropped": dropped });
+    sink.write_all(format!("{line}\n").as_bytes())
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        self.lines.0.state().ended = true;
+        self.lines.0.news.notify_one();
+        if self.has_writer {
+            // The thread is not joined: one that is stuck in a write must not hold up the end.
+            let speaking = |state: &mut State| !state.written;
+            drop(self.lines.0.silence.wait_timeout_while(self.lines.0.state(), LAST_WORDS, speaking));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Takes a write only when it is told to.
+    struct Slow {
+        turns: Receiver<()>,
+        written: Sender<Vec<u8>>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.turns.recv().map_err(io::Error::other)?;
+            self.written.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_stops_nobody_and_the_missing_lines_are_counted() {
+        let ((turn, turns), (written, read)) = (channel(), channel());
+        let (lines, flush) = Lines::to(Slow { turns, written });
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        (&lines).write_all(&line).unwrap();
+        turn.send(()).unwrap();
+        assert_eq!(read.recv().unwrap(), line, "the first line does not wait for a second");
+        for _ in 0..3 * MOST_WAITING / line.len() {
+            (&lines).write_all(&line).unwrap();
+        }
+        for _ in 0..100 {
+            turn.send(()).unwrap();
+        }
+        drop(flush);
+        let rest: Vec<u8> = read.try_iter().flatten().collect();
+        let rest = String::from_utf8(rest).unwrap();
+        let kept = rest.lines().filter(|line| line.starts_with('x')).count();
+        let dropped: usize = rest
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["dropped"].as_u64())
+            .map(|dropped| dropped as usize)
+            .sum();
+        assert_eq!(kept + dropped, 3 * MOST_WAITING / line.len());
+        assert!(kept >= MOST_WAITING / line.len() && dropped > 0, "{kept} {dropped}");
+        assert!(rest.lines().all(|line| line.len() == 1023 || line.starts_with('{')), "every line is whole");
+    }
+
+    #[test]
+    fn the_last_lines_are_written_before_the_end() {
+        let ((turn, turns), (written, read)) = (channel(), channel());
+        let (lines, flush) = Lines::to(Slow { turns, written });
+        for _ in 0..4 {
+            turn.send(()).unwrap();
+        }
+        for number in 0..100 {
+            (&lines).write_all(format!("{number}\n").as_bytes()).unwrap();
+        }
+        drop(flush);
+        let all: String = read.try_iter().map(|bytes| String::from_utf8(bytes).unwrap()).collect();
+        assert_eq!(all, (0..100).map(|number| format!("{number}\n")).collect::<String>());
+    }
+}

@@ -1,0 +1,135 @@
+//! The series that every request counts in, found by their labels once and then by place.
+//!
+//! A series still begins to exist with the first request that counts in it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
+use arc_swap::ArcSwap;
+
+use super::{Families, Histogram, IntCounter, Operation, Outcome};
+
+/// The statuses of nearly all answers; any other is found by its labels each time.
+const USUAL: [u16; 7] = [200, 206, 304, 401, 404, 416, 499];
+
+/// By upstream: as many as are configured, and `none`.
+#[derive(Default)]
+pub(super) struct AllSeries(ArcSwap<HashMap<String, Arc<UpstreamSeries>>>);
+
+/// Of one upstream.
+#[derive(Default)]
+pub(super) struct UpstreamSeries([[OnceLock<Box<Series>>; Outcome::COUNT]; Operation::COUNT]);
+
+/// Of one upstream, operation and outcome.
+pub(super) struct Series {
+    pub time_to_first_byte: Histogram,
+    pub request_duration: Histogram,
+    pub sent_bytes: IntCounter,
+    answered: [OnceLock<IntCounter>; USUAL.len()],
+}
+
+impl AllSeries {
+    /// Looks at the series of an upstream, which may be new.
+    pub fn with<T>(&self, upstream: &str, look: impl FnOnce(&UpstreamSeries) -> T) -> T {
+        let known = self.0.load();
+        if let Some(series) = known.get(upstream) {
+            return look(series);
+        }
+        // The first request of an upstream: the map is made anew, and of two that do so one does it again.
+        let added = Arc::<UpstreamSeries>::default();
+        self.0.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.entry(upstream.to_owned()).or_insert_with(|| added.clone());
+            known
+        });
+        look(self.0.load().get(upstream).unwrap_or(&added))
+    }
+}
+
+impl UpstreamSeries {
+    pub fn get(&self, operation: Operation, outcome: Outcome, find: impl FnOnce() -> Series) -> &Series {
+        self.0[operation as usize][outcome as usize].get_or_init(|| Box::new(find()))
+    }
+}
+
+impl Series {
+    pub fn find(families: &Families, upstream: &str, operation: Operation, outcome: Outcome) -> Self {
+        let labels = [upstream, operation.as_str(), outcome.as_str()];
+        Self {
+            time_to_first_byte: families.time_to_first_byte.with_label_values(&labels),
+            request_duration: families.request_duration.with_label_values(&labels),
+            sent_bytes: families.sent_bytes.with_label_values(&labels),
+            answered: Default::default(),
+        }
+    }
+
+    /// One more answer with this status.
+    pub fn answered(&self, status: u16, find: impl FnOnce() -> IntCounter) {
+        match USUAL.iter().position(|usual| *usual == status) {
+            Some(place) => self.answered[place].get_or_init(find).inc(),
+            None => find().inc(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::metrics::{Metrics, Operation, Outcome};
+
+    #[test]
+    fn every_series_counts_its_own_and_none_is_there_before() {
+        let metrics = Metrics::new().unwrap();
+        let operations = [Operation::Base, Operation::Blob, Operation::Unknown];
+        let outcomes = [Outcome::Hit, Outcome::Bypass];
+        let mut expected = Vec::new();
+        for (upstream, times) in [("docker.io", 1), ("none", 2)] {
+            for operation in operations {
+                for outcome in outcomes {
+                    for status in [200, 416, 418] {
+                        for _ in 0..times {
+                            let no_time = Duration::ZERO;
+                            metrics.request(upstream, operation, outcome, status, no_time, no_time, 5);
+                        }
+                        expected.push(format!(
+                            "forebay_requests_total{{operation=\"{}\",outcome=\"{}\",status=\"{status}\",upstream=\"{upstream}\"}} {times}",
+                            operation.as_str(),
+                            outcome.as_str(),
+                        ));
+                    }
+                }
+            }
+        }
+        let text = metrics.encode().unwrap();
+        let mut told: Vec<&str> = text.lines().filter(|line| line.starts_with("forebay_requests_total{")).collect();
+        told.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(told, expected);
+        assert!(
+            text.contains(r#"forebay_sent_bytes_total{operation="blob",outcome="hit",upstream="none"} 30"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn threads_that_find_an_upstream_at_once_lose_nothing() {
+        let metrics = Metrics::new().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for upstream in 0..50 {
+                        let upstream = format!("{upstream}.lan");
+                        let no_time = Duration::ZERO;
+                        metrics.request(&upstream, Operation::Blob, Outcome::Hit, 200, no_time, no_time, 0);
+                    }
+                });
+            }
+        });
+        let text = metrics.encode().unwrap();
+        let told = text.lines().filter(|line| line.starts_with("forebay_requests_total{") && line.ends_with(" 8"));
+        assert_eq!(told.count(), 50, "{text}");
+    }
+}
