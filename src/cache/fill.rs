@@ -10,6 +10,7 @@
 
 mod fills;
 mod hash;
+mod pour;
 mod ranges;
 mod task;
 
@@ -76,6 +77,7 @@ pub struct Fill {
     cancel: CancellationToken,
     /// All bytes are there: transfers of ranges end.
     ranges: CancellationToken,
+    hash: hash::Hand,
 }
 
 struct State {
@@ -85,6 +87,8 @@ struct State {
     file: Option<Arc<File>>,
     name: Option<disk::TempName>,
     written: Extents,
+    /// How many of these bytes the main transfer has not told the reservation of.
+    landed: u64,
     /// What range transfers write or wrote: the main transfer writes nothing there.
     foreign: Extents,
     /// Where the main transfer is.
@@ -118,6 +122,7 @@ impl Fill {
             file: None,
             name: None,
             written: Extents::default(),
+            landed: 0,
             foreign: Extents::default(),
             front: 0,
             range_transfers: 0,
@@ -128,7 +133,8 @@ impl Fill {
             _pin: None,
         };
         let ranges = cancel.child_token();
-        Self { source, metrics, state: Mutex::new(state), changed: watch::Sender::new(()), cancel, ranges }
+        let hash = hash::Hand::new(source.digest.algorithm());
+        Self { source, metrics, state: Mutex::new(state), changed: watch::Sender::new(()), cancel, ranges, hash }
     }
 
     /// Waits for the upstream's answer; the size of the blob, if it said.
