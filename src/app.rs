@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     access::{self, AccessControl},
     admin::{self, Readiness},
-    cache::{BlobCache, DiskStore, ManifestCache, disk},
+    cache::{BlobCache, DiskStore, Images, ManifestCache, disk},
     config::Config,
     metrics::{self, Metrics},
     route::Routes,
@@ -95,11 +95,19 @@ impl App {
         let store = DiskStore::open(&config.cache, metrics.clone())?;
         let instance = RandomState::new().build_hasher().finish() >> 32;
         let pseudonym: Arc<str> = format!("forebay-{instance:08x}").into();
+        let images = Images::default();
         let handler = Arc::new(Handler {
             table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym)?),
             access: ArcSwap::from_pointee(AccessControl::load(&config.access)?),
-            manifests: ManifestCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone()),
-            blobs: BlobCache::new(store.clone(), metrics.clone(), tasks.clone(), end.clone()),
+            manifests: ManifestCache::new(
+                &config.cache,
+                store.clone(),
+                metrics.clone(),
+                tasks.clone(),
+                end.clone(),
+                images.clone(),
+            ),
+            blobs: BlobCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone(), images),
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
             pseudonym,

@@ -9,8 +9,7 @@ use std::{
     io,
     ops::Range,
     pin::pin,
-    sync::{Arc, LazyLock},
-    time::Duration,
+    sync::{Arc, LazyLock, atomic::Ordering},
 };
 
 use bytes::Bytes;
@@ -118,8 +117,6 @@ pub(super) struct Pour {
     most: usize,
     /// Whether the hash is to have the bytes from memory.
     in_order: bool,
-    /// For how long the transfer was not read because the disk was busy.
-    pub stalled: Duration,
 }
 
 impl Pour {
@@ -131,7 +128,6 @@ impl Pour {
             writing: None,
             most: FIRST_GATHERED,
             in_order,
-            stalled: Duration::ZERO,
         }
     }
 
@@ -141,7 +137,7 @@ impl Pour {
             let is_full = self.gathered.is_full(self.most);
             if self.writing.is_none() && self.gathered.len > 0 {
                 if !is_full && let Some(bytes) = transfer.ready() {
-                    return Ok(Some(bytes));
+                    return Ok(Some(self.count(bytes)));
                 }
                 self.start();
             }
@@ -150,7 +146,8 @@ impl Pour {
             }
             let since = Instant::now();
             self.written().await?;
-            self.stalled += since.elapsed();
+            let stalled = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.fill.stalled.fetch_add(stalled, Ordering::Relaxed);
         }
         // Asked for once: a transfer that is resumed must not ask twice because a write ended meanwhile.
         let mut next = pin!(transfer.next());
@@ -161,9 +158,16 @@ impl Pour {
                     written?;
                     self.start();
                 }
-                next = &mut next => return next.map_err(FillError::Upstream),
+                next = &mut next => {
+                    return next.map(|next| next.map(|bytes| self.count(bytes))).map_err(FillError::Upstream);
+                }
             }
         }
+    }
+
+    fn count(&self, bytes: Bytes) -> Bytes {
+        self.fill.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        bytes
     }
 
     /// Bytes that are to be written.

@@ -6,7 +6,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Fill, FillError, Fills, Progress, pour::Pour};
+use super::{Fill, FillError, Fills, Progress, State, pour::Pour};
 use crate::cache::{disk::blocking, transfer::Transfer};
 
 /// Nearer than this to the main transfer, waiting is quicker than asking, in bytes.
@@ -17,9 +17,9 @@ const MOST_TRANSFERS: usize = 4;
 const MOST_FAILURES: usize = 4;
 
 /// Bytes that one range transfer writes; the rest goes back when it is dropped.
-struct Claim {
+pub(super) struct Claim {
     fill: Arc<Fill>,
-    rest: Range<u64>,
+    pub rest: Range<u64>,
 }
 
 impl Fills {
@@ -39,7 +39,7 @@ impl Claim {
             && !state.ranges_ignored
             && state.range_failures < MOST_FAILURES
             && !fill.ranges.is_cancelled()
-            && state.range_transfers < MOST_TRANSFERS
+            && state.range_transfers < MOST_TRANSFERS + state.lanes + state.lanes_opening
             && position > state.front + NEAR
             && !state.foreign.contains(position)
             && !state.written.contains(position);
@@ -55,14 +55,18 @@ impl Claim {
         if rest.is_empty() {
             return None;
         }
+        Some(Self::make(fill, &mut state, rest))
+    }
+
+    /// Claims bytes that nobody has or fetches.
+    pub fn make(fill: &Arc<Fill>, state: &mut State, rest: Range<u64>) -> Self {
         state.foreign.insert(rest.clone());
         state.range_transfers += 1;
-        drop(state);
-        Some(Self { fill: fill.clone(), rest })
+        Self { fill: fill.clone(), rest }
     }
 
     /// What is in the file needs nobody's claim any more.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         let written = self.fill.state().written.end_of_run(self.rest.start);
         self.rest.start = written.min(self.rest.end);
     }
@@ -111,7 +115,7 @@ async fn run(mut claim: Claim) {
     let mut pour = Pour::new(&fill, &file, false);
     let poured = tokio::select! {
         () = cancel.cancelled() => Ok(()),
-        poured = pour_claim(&mut claim, &mut transfer, &mut pour) => poured,
+        poured = pour_claim(&claim, &mut transfer, &mut pour) => poured,
     };
     // What is written, or is being written, is done: the rest of the claim begins behind it.
     let finished = pour.finish().await;
@@ -123,7 +127,8 @@ async fn run(mut claim: Claim) {
     }
 }
 
-async fn pour_claim(claim: &mut Claim, transfer: &mut Transfer, pour: &mut Pour) -> Result<(), FillError> {
+/// Writes a transfer of the bytes of a claim.
+pub(super) async fn pour_claim(claim: &Claim, transfer: &mut Transfer, pour: &mut Pour) -> Result<(), FillError> {
     let mut offset = claim.rest.start;
     while let Some(bytes) = pour.receive(transfer).await? {
         let len = bytes.len() as u64;

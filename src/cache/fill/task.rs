@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Fill, FillError, Fills, Progress, fills::Ended, hash, pour::Pour};
+use super::{Fill, FillError, Fills, Progress, fills::Ended, hash, lanes, pour::Pour};
 use crate::{
     cache::{
         disk::{NoSpace, TempBlob, blocking},
@@ -28,7 +28,11 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
     let _in_flight = fills.metrics().fill_started();
     let upstream = fill.source.upstream.name().clone();
     let mut temp = None;
-    let worked = work(&fills, &fill, &mut temp).await;
+    let worked = tokio::select! {
+        worked = work(&fills, &fill, &mut temp) => worked,
+        // Opens and ends nothing but lanes, which end with the fill.
+        never = lanes::steer(&fills, &fill) => match never {},
+    };
     let result = match worked {
         Ok(Done::AlreadyThere) => return drop(ended),
         Ok(Done::Verified { len }) => commit(&fill, temp, len).await,
@@ -111,7 +115,12 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
                 fill.when(|state| (state.range_transfers == 0).then_some(())).await;
                 return verify(fill, total, front).await;
             }
-            Some(gap) => transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total)),
+            Some(gap) => {
+                transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total));
+                if fill.state().lanes_begun {
+                    transfer = transfer.stubborn();
+                }
+            }
         }
     }
 }
@@ -205,12 +214,18 @@ async fn pour_on(
     let mut no_jump = 0;
     loop {
         let Some(bytes) = unless_cancelled(fill, pour.receive(transfer)).await? else { return Ok(()) };
+        if transfer.is_plain() {
+            fill.state().without_lanes();
+        }
         let landed = admit(fill, transfer.position() - bytes.len() as u64, bytes, pour);
         temp.note_written(landed);
         // Also when the size was told only by the answer to a resumed request: nothing is written without room.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
         temp.grow_to(room).await.map_err(|NoSpace| FillError::NoRoom)?;
         if is_gap_behind(fill, pour.first_unwritten().unwrap_or(transfer.position())) {
+            return Ok(());
+        }
+        if fill.state().is_beyond_main(transfer.position()) {
             return Ok(());
         }
         jump(fill, transfer, &mut no_jump).await?;
@@ -221,15 +236,18 @@ async fn pour_on(
 /// the file since it was asked last.
 fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> u64 {
     let mut state = fill.state();
-    while !bytes.is_empty() {
-        let taken = state.foreign.end_of_run(offset) - offset;
+    while !bytes.is_empty() && !state.is_beyond_main(offset) {
+        // What is in the file stays as it is: it may be hashed already.
+        let taken = state.foreign.end_of_run(offset).max(state.written.end_of_run(offset)) - offset;
         if taken > 0 {
             let skipped = usize::try_from(taken).unwrap_or(usize::MAX).min(bytes.len());
             offset += skipped as u64;
             drop(bytes.split_to(skipped));
             continue;
         }
-        let free = state.foreign.next_start(offset).map_or(u64::MAX, |next| next - offset);
+        let next = [state.foreign.next_start(offset), state.written.next_start(offset)];
+        let next = next.into_iter().flatten().min().unwrap_or(u64::MAX).min(state.end_of_main());
+        let free = next - offset;
         let piece = bytes.split_to(usize::try_from(free).unwrap_or(usize::MAX).min(bytes.len()));
         let len = piece.len() as u64;
         pour.push(offset, piece);
@@ -242,6 +260,10 @@ fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> u64
 /// Whether a range transfer gave up on bytes that were passed over, in front of `position`: somebody waits for them.
 fn is_gap_behind(fill: &Fill, position: u64) -> bool {
     let state = fill.state();
+    // What one lane gives up another takes.
+    if state.segment.is_some() && state.lanes > 0 {
+        return false;
+    }
     let gap = state.total.and_then(|total| state.first_gap(total));
     gap.is_some_and(|gap| gap.start < position)
 }
@@ -250,9 +272,9 @@ fn is_gap_behind(fill: &Fill, position: u64) -> bool {
 /// not tried again.
 async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result<(), FillError> {
     let position = transfer.position();
-    let (end, total) = {
+    let (end, total, segments) = {
         let state = fill.state();
-        (state.foreign.end_of_run(position), state.total)
+        (state.foreign.end_of_run(position), state.total, state.segment.is_some())
     };
     let Some(total) = total else { return Ok(()) };
     // Nothing is left to ask for, and what still comes is there already.
@@ -260,7 +282,7 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result
         *transfer = Transfer::finished(&fill.source, total);
         return Ok(());
     }
-    if end - position < WORTH_A_JUMP || end == *no_jump {
+    if segments || end - position < WORTH_A_JUMP || end == *no_jump {
         return Ok(());
     }
     *no_jump = end;
@@ -279,15 +301,21 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result
 
 /// Waits for the range transfers, and names what one of them left undone; `None` when everything is there.
 async fn next_gap(fill: &Fill, total: u64) -> Option<Range<u64>> {
-    fill.when(|state| {
-        let whole = state.written.end_of_run(0) >= total;
-        match state.first_gap(total) {
-            _ if whole => Some(None),
-            Some(gap) => Some(Some(gap)),
-            None => None,
+    loop {
+        let whole = fill
+            .when(|state| {
+                let whole = state.written.end_of_run(0) >= total;
+                (whole || state.first_gap(total).is_some()).then_some(whole)
+            })
+            .await;
+        if whole {
+            return None;
         }
-    })
-    .await
+        // A lane may have been quicker to take it.
+        if let Some(gap) = fill.state().take_for_main(total) {
+            return Some(gap);
+        }
+    }
 }
 
 /// `left` bytes came from an earlier fill, and were never synced.
