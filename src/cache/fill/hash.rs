@@ -46,6 +46,8 @@ struct State {
     /// What was offered, in the order of the main transfer.
     queue: VecDeque<Arc<Batch>>,
     queued: usize,
+    /// How far the hash was when it was last looked.
+    hashed: u64,
     failed: Option<io::Error>,
 }
 
@@ -58,14 +60,16 @@ enum Next {
 impl Hand {
     pub fn new(algorithm: Algorithm) -> Self {
         let running = Some(Running { verifier: Verifier::new(algorithm), hashed: 0 });
-        let state = State { running, queue: VecDeque::new(), queued: 0, failed: None };
+        let state = State { running, queue: VecDeque::new(), queued: 0, hashed: 0, failed: None };
         Self { state: Mutex::new(state), idle: Notify::new() }
     }
 
     /// Takes bytes that are being written, unless it has too many already.
     pub fn offer(&self, batch: &Arc<Batch>) {
         let mut state = self.state();
-        if batch.is_paid_for() && state.queued < MOST_QUEUED {
+        // What stands far behind bytes that somebody else fetches would only take memory from others.
+        let is_near = batch.start() < state.hashed + MOST_QUEUED as u64;
+        if batch.is_paid_for() && state.queued < MOST_QUEUED && is_near {
             state.queued += batch.len();
             state.queue.push_back(batch.clone());
         }
@@ -104,6 +108,7 @@ impl Hand {
     /// What is to be hashed next; when there is nothing, `running` is put back.
     fn next(&self, running: Running, written: u64) -> Option<Next> {
         let mut state = self.state();
+        state.hashed = running.hashed;
         while let Some(batch) = state.queue.front() {
             if batch.end() > running.hashed {
                 break;

@@ -134,8 +134,11 @@ impl State {
         self.segment = Some(len);
         self.lanes_begun = true;
         if self.main.is_none() {
-            let start = self.front;
-            self.set_main(start..start + len);
+            // What the main transfer has received is its own, also what is still on its way into the file: it may be
+            // hashed already, so nobody else must write there.
+            let gap = self.total.and_then(|total| self.first_gap(total));
+            let start = gap.map_or(self.front, |gap| gap.start.min(self.front));
+            self.set_main(start..self.front + len);
         }
     }
 
@@ -149,8 +152,8 @@ impl State {
     /// The next bytes that the main transfer is to fetch: all of a gap, or a segment when others fetch as well.
     pub(super) fn take_for_main(&mut self, total: u64) -> Option<Range<u64>> {
         let range = match self.segment {
-            None => self.first_gap(total)?,
-            Some(_) => self.next_segment(0..0)?,
+            Some(_) if self.lanes > 0 => self.next_segment(0..0)?,
+            _ => self.first_gap(total)?,
         };
         if self.segment.is_some() {
             self.set_main(range.clone());
