@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     access::{self, AccessControl},
     admin::{self, Readiness},
-    cache::{BlobCache, DiskStore, ManifestCache, disk},
+    cache::{BlobCache, DiskStore, Images, ManifestCache, disk},
     config::Config,
     metrics::{self, Metrics},
     route::Routes,
@@ -96,11 +96,19 @@ impl App {
         let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
         let instance = u32::from_le_bytes([a, b, c, d]);
         let pseudonym: Arc<str> = format!("forebay-{instance:08x}").into();
+        let images = Images::default();
         let handler = Arc::new(Handler {
             table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym)?),
             access: ArcSwap::from_pointee(AccessControl::load(&config.access)?),
-            manifests: ManifestCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone()),
-            blobs: BlobCache::new(store.clone(), metrics.clone(), tasks.clone(), end.clone()),
+            manifests: ManifestCache::new(
+                &config.cache,
+                store.clone(),
+                metrics.clone(),
+                tasks.clone(),
+                end.clone(),
+                images.clone(),
+            ),
+            blobs: BlobCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone(), images),
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
             pseudonym,

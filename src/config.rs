@@ -30,6 +30,9 @@ use crate::{access, admin, cache, server, upstream};
 use document::Document;
 pub use error::{Error, Key, Position};
 
+/// A client asks for three layers at a time, or a few more.
+const MOST_PREFETCH: usize = 16;
+
 /// Everything forebay was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -198,6 +201,13 @@ fn cache(
         return Err(document
             .error(&key, format!("must be less than the file system of {} has: {total} bytes", directory.display())));
     }
+    let prefetch = usize::try_from(raw.prefetch).ok().filter(|given| *given <= MOST_PREFETCH);
+    let Some(prefetch) = prefetch else {
+        return Err(document.error(
+            &section.field("prefetch"),
+            format!("must be 0 to {MOST_PREFETCH}: how many layers of one image are fetched before they are asked for"),
+        ));
+    };
     Ok(cache::Config {
         directory,
         max_size,
@@ -206,6 +216,7 @@ fn cache(
         tag_ttl: raw.tag_ttl.0,
         stale_if_error: raw.stale_if_error.0,
         negative_ttl: raw.negative_ttl.0,
+        prefetch,
     })
 }
 

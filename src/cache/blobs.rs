@@ -6,9 +6,10 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BlobReader, DiskStore, FileSlice, ReadError, Source,
+    BlobReader, Config, DiskStore, FileSlice, Images, ReadError, Source,
     disk::StoredBlob,
     fill::{FillError, Fills, Joined},
+    prefetch::Prefetch,
     through::ThroughReader,
     transfer::Transfer,
 };
@@ -61,18 +62,30 @@ pub struct BlobSize {
 pub struct BlobCache {
     store: DiskStore,
     fills: Fills,
+    prefetch: Prefetch,
     metrics: Metrics,
 }
 
 impl BlobCache {
     /// Fills run as tasks of `tasks` and end with `shutdown`.
-    pub fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+    pub fn new(
+        config: &Config,
+        store: DiskStore,
+        metrics: Metrics,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+        images: Images,
+    ) -> Self {
         let fills = Fills::new(store.clone(), metrics.clone(), tasks, shutdown);
-        Self { store, fills, metrics }
+        let prefetch = Prefetch::new(config, images, store.clone(), fills.clone());
+        Self { store, fills, prefetch, metrics }
     }
 
     /// Opens a blob, fetching it when it is not there. Answers when the size is known, or that it is not to be.
     pub async fn open(&self, source: &Source, range: Option<ByteRange>) -> Result<OpenedBlob, BlobError> {
+        if range.is_none() {
+            self.prefetch.config_wanted(source);
+        }
         if !self.fills.has(&source.digest)
             && let Some(blob) = self.stored(&source.digest).await
         {

@@ -18,4 +18,6 @@ pub struct Config {
     pub stale_if_error: Duration,
     /// How long a 404 is believed.
     pub negative_ttl: Duration,
+    /// How many layers of one image are fetched before a client asks for them; 0: none.
+    pub prefetch: usize,
 }

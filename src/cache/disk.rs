@@ -128,6 +128,11 @@ impl DiskStore {
         })))
     }
 
+    /// Whether a blob is cached, as far as is known.
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.index().contains(&Key::Blob(digest.clone()))
+    }
+
     /// Opens a verified blob and notes its use; `None` when it is not cached.
     ///
     /// A file that was deleted or cut by hand is a miss, not an error.

@@ -10,6 +10,9 @@
 
 mod fills;
 mod hash;
+mod lanes;
+mod pace;
+mod pour;
 mod ranges;
 mod task;
 
@@ -17,7 +20,7 @@ use std::{
     fs::File,
     io,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use tokio::sync::watch;
@@ -76,6 +79,11 @@ pub struct Fill {
     cancel: CancellationToken,
     /// All bytes are there: transfers of ranges end.
     ranges: CancellationToken,
+    hash: hash::Hand,
+    /// Bytes that came over all its transfers.
+    received: AtomicU64,
+    /// For how many microseconds they were not read because the disk was busy.
+    stalled: AtomicU64,
 }
 
 struct State {
@@ -85,11 +93,24 @@ struct State {
     file: Option<Arc<File>>,
     name: Option<disk::TempName>,
     written: Extents,
+    /// How many of these bytes the main transfer has not told the reservation of.
+    landed: u64,
     /// What range transfers write or wrote: the main transfer writes nothing there.
     foreign: Extents,
     /// Where the main transfer is.
     front: u64,
     range_transfers: usize,
+    /// What the main transfer is to fetch, when it has left bytes to lanes; else it fetches all that nobody else does.
+    main: Option<Range<u64>>,
+    /// How much of the blob one lane takes at a time, once there are lanes for all of it.
+    segment: Option<u64>,
+    /// Lanes that fetch, and that are being opened.
+    lanes: usize,
+    lanes_opening: usize,
+    /// The upstream gave segments, so the main transfer may have been cut.
+    lanes_begun: bool,
+    /// A lane failed: there are to be no more.
+    lanes_refused: bool,
     /// The upstream ignores Range.
     ranges_ignored: bool,
     /// How many range transfers failed.
@@ -118,9 +139,16 @@ impl Fill {
             file: None,
             name: None,
             written: Extents::default(),
+            landed: 0,
             foreign: Extents::default(),
             front: 0,
             range_transfers: 0,
+            main: None,
+            segment: None,
+            lanes: 0,
+            lanes_opening: 0,
+            lanes_begun: false,
+            lanes_refused: false,
             ranges_ignored: false,
             range_failures: 0,
             found: false,
@@ -128,7 +156,18 @@ impl Fill {
             _pin: None,
         };
         let ranges = cancel.child_token();
-        Self { source, metrics, state: Mutex::new(state), changed: watch::Sender::new(()), cancel, ranges }
+        let hash = hash::Hand::new(source.digest.algorithm());
+        Self {
+            source,
+            metrics,
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            cancel,
+            ranges,
+            hash,
+            received: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
+        }
     }
 
     /// Waits for the upstream's answer; the size of the blob, if it said.
@@ -242,9 +281,15 @@ impl State {
 
     /// The first bytes that are neither there nor being fetched by anyone but the main transfer.
     fn first_gap(&self, total: u64) -> Option<Range<u64>> {
+        self.first_gap_but(&(0..0), total)
+    }
+
+    /// The same, and not among `taken` either.
+    fn first_gap_but(&self, taken: &Range<u64>, total: u64) -> Option<Range<u64>> {
         let mut start = 0;
         loop {
             let end = self.written.end_of_run(start).max(self.foreign.end_of_run(start));
+            let end = if taken.contains(&end) { taken.end } else { end };
             if end == start {
                 break;
             }
@@ -252,6 +297,7 @@ impl State {
         }
         let next = |extents: &Extents| extents.next_start(start).unwrap_or(total);
         let end = next(&self.written).min(next(&self.foreign)).min(total);
+        let end = if taken.start > start { end.min(taken.start) } else { end };
         (start < total).then_some(start..end)
     }
 }

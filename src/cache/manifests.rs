@@ -23,7 +23,7 @@ pub use self::{
     question::Wanted,
 };
 use super::{
-    Config, DiskStore,
+    Config, DiskStore, Images,
     flights::Flights,
     freshness::Freshness,
     lru::Key,
@@ -52,6 +52,7 @@ struct Shared {
     tags: TagRecords,
     missing: moka::sync::Cache<Question, ()>,
     questions: Flights<Question, Result<Answer, ManifestError>>,
+    images: Images,
 }
 
 impl ManifestCache {
@@ -62,6 +63,7 @@ impl ManifestCache {
         metrics: Metrics,
         tasks: TaskTracker,
         shutdown: CancellationToken,
+        images: Images,
     ) -> Self {
         let contents = moka::sync::Cache::builder()
             .max_capacity(config.manifest_memory / 1024)
@@ -73,7 +75,7 @@ impl ManifestCache {
         let writer = Writer { store: store.clone(), tasks: tasks.clone() };
         let tags = TagRecords::new(config, writer.clone());
         let questions = Flights::new(tasks, shutdown);
-        Self(Arc::new(Shared { store, writer, metrics, contents, tags, missing, questions }))
+        Self(Arc::new(Shared { store, writer, metrics, contents, tags, missing, questions, images }))
     }
 
     /// The manifest a reference means.
@@ -275,6 +277,7 @@ impl ManifestCache {
         match Content::decode(digest, bytes) {
             Some(content) => {
                 let content = Arc::new(content);
+                self.0.images.note(&content);
                 self.0.contents.insert(digest.clone(), content.clone());
                 Some(content)
             }
@@ -404,6 +407,7 @@ impl ManifestCache {
 
     async fn keep(&self, content: Content) -> Arc<Content> {
         let content = Arc::new(content);
+        self.0.images.note(&content);
         let key = Key::Manifest(content.digest.clone());
         self.0.contents.insert(content.digest.clone(), content.clone());
         self.0.writer.write(key, content.encode()).await;

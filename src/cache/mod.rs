@@ -16,6 +16,7 @@ pub mod flights;
 pub mod freshness;
 pub mod lru;
 pub mod manifests;
+pub mod prefetch;
 pub mod reader;
 pub mod recency;
 pub mod source;
@@ -28,6 +29,7 @@ pub use self::{
     config::Config,
     disk::DiskStore,
     manifests::{ManifestCache, ManifestError, Wanted},
+    prefetch::Images,
     reader::{BlobReader, FileSlice, Piece, ReadError},
     source::Source,
 };

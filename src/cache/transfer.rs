@@ -41,6 +41,11 @@ pub struct Transfer {
     breaks: u32,
     gained: u64,
     pause: Duration,
+    /// For how long it is tried to go on.
+    patience: Duration,
+    /// Whether an upstream that refuses ranges is asked for the whole blob, and whether it is already.
+    stubborn: bool,
+    plain: bool,
     /// When the first of those was: a connection that went silent has used up its own patience already.
     broken_since: Option<Instant>,
 }
@@ -74,8 +79,26 @@ impl Transfer {
             breaks: 0,
             gained: 0,
             pause: FIRST_PAUSE,
+            patience: PATIENCE,
+            stubborn: false,
+            plain: false,
             broken_since: None,
         }
+    }
+
+    /// Tries for no longer than this to go on when it breaks: somebody else will.
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Reads the whole blob over again, should the upstream refuse to give a part of it.
+    pub fn stubborn(self) -> Self {
+        Self { stubborn: true, ..self }
+    }
+
+    /// Whether it had to.
+    pub fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// The size of the whole blob, once known.
@@ -194,7 +217,7 @@ impl Transfer {
         self.stream = None;
         self.breaks += 1;
         let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
-        if !error.kind.is_outage() || self.breaks > MOST_BREAKS || broken_since.elapsed() > PATIENCE {
+        if !error.kind.is_outage() || self.breaks > MOST_BREAKS || broken_since.elapsed() > self.patience {
             return Err(error);
         }
         tracing::warn!(
@@ -207,7 +230,8 @@ impl Transfer {
     async fn reopen(&mut self) -> Result<(), Error> {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        let range = BlobRange { first: self.position, last: self.last };
+        let part = BlobRange { first: self.position, last: self.last };
+        let range = if self.plain { BlobRange::default() } else { part };
         let Source { upstream, repository, digest } = &self.source;
         match upstream.open_blob(repository, digest, range).await {
             Ok(stream) => self.take(stream),
@@ -218,7 +242,27 @@ impl Transfer {
                 self.total = Some(total);
                 Ok(())
             }
+            // It did give ranges once, or nobody would ask for one now.
+            Err(error) if self.stubborn && !self.plain && refuses_ranges(error.kind) => {
+                tracing::info!(upstream = %upstream.name(), %digest, %error, "the upstream gives no ranges any more");
+                self.plain = true;
+                // All that comes is of use: what is there already is passed over.
+                self.last = None;
+                Ok(())
+            }
             Err(error) => self.broke(error),
         }
     }
+}
+
+/// Whether an answer may mean that the same bytes can be had by asking for all of them.
+fn refuses_ranges(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::RangeNotSatisfiable { .. }
+            | ErrorKind::Denied
+            | ErrorKind::Protocol
+            | ErrorKind::Unsupported
+            | ErrorKind::Rejected { .. }
+    )
 }

@@ -74,6 +74,7 @@ pub struct Cache {
     pub tag_ttl: Period,
     pub stale_if_error: Period,
     pub negative_ttl: Period,
+    pub prefetch: u64,
 }
 
 impl Default for Cache {
@@ -86,6 +87,7 @@ impl Default for Cache {
             tag_ttl: Period(Duration::from_secs(60)),
             stale_if_error: Period(30 * DAY),
             negative_ttl: Period(Duration::from_secs(10)),
+            prefetch: 3,
         }
     }
 }
@@ -125,6 +127,12 @@ pub struct Upstream {
     pub access: Sharing,
     #[serde(default)]
     pub push: bool,
+    #[serde(default = "connections")]
+    pub connections: u64,
+}
+
+const fn connections() -> u64 {
+    6
 }
 
 /// Whose credentials decide what a client may have.
@@ -154,6 +162,7 @@ impl Upstream {
             docker_config: None,
             access: Sharing::default(),
             push: false,
+            connections: connections(),
         }
     }
 }

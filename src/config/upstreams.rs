@@ -19,6 +19,9 @@ use super::{
 /// Names that mean something else: the path's version, and the label of requests of no upstream.
 const RESERVED_NAMES: [&str; 2] = ["v2", "none"];
 
+/// More connections for one blob than this do not make it faster, only others slower.
+const MOST_CONNECTIONS: usize = 16;
+
 /// The upstreams of the file, in its order; of a file without any, the well-known registries.
 ///
 /// # Errors
@@ -62,6 +65,14 @@ impl Reader<'_> {
             ));
         }
         let credential = self.credential(&section)?;
+        let connections =
+            usize::try_from(section.connections).ok().filter(|given| (1..=MOST_CONNECTIONS).contains(given));
+        let Some(connections) = connections else {
+            return Err(self.error(
+                "connections",
+                format!("must be 1 to {MOST_CONNECTIONS}: over how many connections one blob may be fetched"),
+            ));
+        };
         let name = self.name(&self.key.field("name"), &section.name)?;
         let known = registries::find(&name);
         // Realms are trusted with credentials, so a registry's own go only with its own address:
@@ -96,6 +107,7 @@ impl Reader<'_> {
                 None => None,
             },
             credential,
+            connections,
             name,
         })
     }

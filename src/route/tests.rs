@@ -18,6 +18,7 @@ fn upstream(name: &str, url: &str, aliases: &[&str], hosts: &[&str]) -> Config {
         realms: Vec::new(),
         ca: None,
         credential: CredentialSource::Anonymous,
+        connections: 1,
     }
 }
 

@@ -4,7 +4,13 @@
 //! begin where [`BlobStream::first`] says. Whether the bytes are right is not known here: the
 //! digest is the caller's to check, and so is resuming.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -14,6 +20,7 @@ use super::{
     endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
+    request::Shared,
 };
 use crate::{metrics::Metrics, oci::ContentRange};
 
@@ -52,6 +59,8 @@ pub struct BlobStream {
     expected: Option<u64>,
     upstream: Arc<str>,
     endpoint: Arc<Endpoint>,
+    /// The upstream's own count, which is read more often than metrics are.
+    received: Arc<AtomicU64>,
     metrics: Metrics,
 }
 
@@ -72,9 +81,8 @@ impl BlobStream {
     pub(super) fn new(
         followed: Followed,
         range: BlobRange,
-        upstream: Arc<str>,
+        upstream: &Shared,
         endpoint: Arc<Endpoint>,
-        metrics: Metrics,
     ) -> Result<Self, Error> {
         let headers = followed.response.headers();
         let len = number(headers, &header::CONTENT_LENGTH);
@@ -87,7 +95,9 @@ impl BlobStream {
             Part { first: 0, total: len, expected: len }
         };
         let Part { first, total, expected } = part;
-        Ok(Self { first, total, ranged, followed, expected, upstream, endpoint, metrics })
+        let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
+        let upstream = upstream.name().clone();
+        Ok(Self { first, total, ranged, followed, expected, upstream, endpoint, received, metrics })
     }
 
     /// The next bytes, or `None` at the end. Cancelling loses nothing.
@@ -119,6 +129,7 @@ impl BlobStream {
             };
             let len = piece.len() as u64;
             self.metrics.upstream_received(&self.upstream, len);
+            self.received.fetch_add(len, Ordering::Relaxed);
             if let Some(expected) = &mut self.expected {
                 *expected = expected.checked_sub(len).ok_or_else(|| {
                     Error::new(

@@ -4,7 +4,10 @@
 //! behind our back; every wait ends; an address that the operator did not choose passes the
 //! [`AddressFilter`]. Proxies come from the usual variables (`HTTPS_PROXY`, `NO_PROXY`, …).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
@@ -43,8 +46,47 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Sender {
     upstream: Arc<str>,
     client: Client,
+    /// Made when it is first needed: each client reads the system's certificates for itself.
+    apart: OnceLock<Client>,
+    kit: Kit,
     filter: AddressFilter,
     metrics: Metrics,
+}
+
+/// What a client is made of.
+struct Kit {
+    upstream: Arc<str>,
+    headers: HeaderMap,
+    roots: Vec<reqwest::Certificate>,
+    filter: AddressFilter,
+}
+
+impl Kit {
+    fn client(&self, http1_only: bool) -> reqwest::Result<Client> {
+        let builder = || {
+            let builder = Client::builder()
+                .user_agent(USER_AGENT)
+                .default_headers(self.headers.clone())
+                .redirect(Policy::none())
+                .referer(false)
+                .no_gzip()
+                .no_brotli()
+                .no_zstd()
+                .no_deflate()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_keepalive(KEEPALIVE)
+                .http2_keep_alive_interval(KEEPALIVE)
+                .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
+                .dns_resolver(self.filter.clone());
+            if http1_only { builder.http1_only() } else { builder }
+        };
+        builder().tls_certs_merge(self.roots.clone()).build().or_else(|error| {
+            // A bare container has no system roots. That must not keep forebay from starting:
+            // an upstream over clear HTTP, or under a private CA, needs none.
+            tracing::warn!(upstream = %self.upstream, %error, "the system has no usable CA certificates");
+            builder().tls_certs_only(self.roots.clone()).build()
+        })
+    }
 }
 
 impl Sender {
@@ -56,35 +98,16 @@ impl Sender {
             // What is stored and hashed are the bytes themselves, never an encoding of them.
             (header::ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]);
-        let builder = || {
-            Client::builder()
-                .user_agent(USER_AGENT)
-                .default_headers(headers.clone())
-                .redirect(Policy::none())
-                .referer(false)
-                .no_gzip()
-                .no_brotli()
-                .no_zstd()
-                .no_deflate()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_keepalive(KEEPALIVE)
-                .http2_keep_alive_interval(KEEPALIVE)
-                .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
-                .dns_resolver(filter.clone())
-        };
-        let client = match builder().tls_certs_merge(roots.clone()).build() {
-            Ok(client) => client,
-            Err(error) => {
-                // A bare container has no system roots. That must not keep forebay from starting:
-                // an upstream over clear HTTP, or under a private CA, needs none.
-                tracing::warn!(upstream = %config.name, %error, "the system has no usable CA certificates");
-                builder()
-                    .tls_certs_only(roots)
-                    .build()
-                    .map_err(|source| SetupError::Client { upstream: config.name.clone(), source })?
-            }
-        };
-        Ok(Self { upstream: config.name.clone(), client, filter, metrics: context.metrics.clone() })
+        let kit = Kit { upstream: config.name.clone(), headers, roots, filter: filter.clone() };
+        let client =
+            kit.client(false).map_err(|source| SetupError::Client { upstream: config.name.clone(), source })?;
+        let (apart, metrics) = (OnceLock::new(), context.metrics.clone());
+        Ok(Self { upstream: config.name.clone(), client, apart, kit, filter, metrics })
+    }
+
+    /// The client of requests that are each to have a connection of their own, which HTTP/2 would not give them.
+    fn apart(&self) -> &Client {
+        self.apart.get_or_init(|| self.kit.client(true).unwrap_or_else(|_| self.client.clone()))
     }
 
     /// Sends one request and waits for the head of the answer.
@@ -96,10 +119,24 @@ impl Sender {
         headers: HeaderMap,
         body: Option<String>,
     ) -> Result<Response, Error> {
+        self.send_over(false, operation, method, url, headers, body).await
+    }
+
+    /// The same, perhaps (`apart`) over a connection that no other request is on.
+    pub(super) async fn send_over(
+        &self,
+        apart: bool,
+        operation: Operation,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Option<String>,
+    ) -> Result<Response, Error> {
         if let Err(refused) = Box::pin(self.filter.check(url)).await {
             return Err(Error::new(ErrorKind::Protocol, format!("asking {}", Shown(url))).caused_by(refused));
         }
-        let mut request = self.client.request(method, url.clone()).headers(headers);
+        let client = if apart { self.apart() } else { &self.client };
+        let mut request = client.request(method, url.clone()).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
         }

@@ -25,6 +25,8 @@ pub struct Config {
     /// PEM file of a private CA, trusted beside the system's.
     pub ca: Option<PathBuf>,
     pub credential: CredentialSource,
+    /// Over how many connections one blob may be fetched; 1 or more.
+    pub connections: usize,
 }
 
 /// Where this upstream's credentials come from.

@@ -320,6 +320,7 @@ mod tests {
             realms: vec![],
             ca: None,
             credential,
+            connections: 1,
         }
     }
 

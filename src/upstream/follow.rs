@@ -24,9 +24,10 @@ pub(super) struct Followed {
     pub away: bool,
 }
 
-/// Sends a GET or a HEAD, and follows where it is led.
+/// Sends a GET or a HEAD, perhaps over connections of its own (`apart`), and follows where it is led.
 pub(super) async fn follow(
     sender: &Sender,
+    apart: bool,
     operation: Operation,
     method: Method,
     start: Url,
@@ -35,7 +36,8 @@ pub(super) async fn follow(
     let mut url = start.clone();
     let mut away = false;
     for _ in 0..=redirect::MAX_HOPS {
-        let response = Box::pin(sender.send(operation, method.clone(), &url, headers.clone(), None)).await?;
+        let response =
+            Box::pin(sender.send_over(apart, operation, method.clone(), &url, headers.clone(), None)).await?;
         if !redirect::is_redirect(response.status()) {
             let followed = Followed { response, url, away };
             return if operation == Operation::Blob && is_refused_head(&method, &followed) {

@@ -27,7 +27,10 @@ mod request;
 mod token;
 mod via;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -109,6 +112,7 @@ pub struct Forwarded {
 pub struct Upstream {
     shared: Arc<Shared>,
     via: Via,
+    apart: bool,
 }
 
 impl Upstream {
@@ -118,7 +122,7 @@ impl Upstream {
     ///
     /// When the private CA cannot be read, or the configuration has no URL in it.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
-        Ok(Self { shared: Arc::new(Shared::new(config, &context)?), via: Via::Ours })
+        Ok(Self { shared: Arc::new(Shared::new(config, &context)?), via: Via::Ours, apart: false })
     }
 
     /// Its name in the configuration, and in the labels of metrics.
@@ -130,10 +134,26 @@ impl Upstream {
     /// to be joined by commas. The upstream is told the whole way, so that it can see a circle that
     /// leads through more mirrors than us. A way of more than 32 stations or 4 KiB is taken for a circle.
     pub fn on_behalf_of(&self, via: Option<HeaderValue>) -> Self {
-        Self { shared: self.shared.clone(), via: Via::behind(via.as_ref(), self.shared.via()) }
+        Self { via: Via::behind(via.as_ref(), self.shared.via()), ..self.clone() }
+    }
+
+    /// The same upstream, asked over connections that each have one request at a time.
+    pub fn apart(&self) -> Self {
+        Self { apart: true, ..self.clone() }
+    }
+
+    /// Over how many connections one blob may be fetched.
+    pub fn connections(&self) -> usize {
+        self.shared.connections()
+    }
+
+    /// How many bytes of blobs came from it so far, for whomever.
+    pub fn received(&self) -> u64 {
+        self.shared.received().load(Ordering::Relaxed)
     }
 
     fn asked(&self, mut ask: Ask) -> Result<Ask, Error> {
+        ask.apart = self.apart;
         if let Some(via) = self.via.header()? {
             ask.headers.insert(header::VIA, via.clone());
         }
@@ -220,7 +240,7 @@ impl Upstream {
         self.shared
             .each_endpoint(|endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
-                BlobStream::new(followed, range, self.name().clone(), endpoint, self.shared.metrics().clone())
+                BlobStream::new(followed, range, &self.shared, endpoint)
             })
             .await
     }
@@ -240,6 +260,7 @@ impl Upstream {
             path_and_query: path_and_query.to_owned(),
             scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
             headers: accept_headers(accept),
+            apart: self.apart,
         })?;
         let _turn = self.shared.turn().await?;
         self.shared
@@ -314,6 +335,7 @@ mod tests {
             realms: Vec::new(),
             ca: None,
             credential: CredentialSource::Anonymous,
+            connections: 1,
         };
         let context = Context { metrics: Metrics::new().unwrap(), via: "1.1 forebay-test".into() };
         let upstream = Upstream::new(&config, context).unwrap();

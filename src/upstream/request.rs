@@ -4,7 +4,10 @@
 //! once; a second one is the upstream's last word. A 401 of a redirect's target is no challenge to
 //! us: nothing of ours is meant for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
@@ -43,6 +46,8 @@ pub(super) struct Ask {
     pub path_and_query: String,
     pub scope: Scope,
     pub headers: HeaderMap,
+    /// Over a connection that is shared with no other request.
+    pub apart: bool,
 }
 
 impl Ask {
@@ -53,6 +58,7 @@ impl Ask {
             path_and_query: format!("{repository}/manifests/{reference}"),
             scope: Scope::Pull(repository.clone()),
             headers: accept_headers(accept),
+            apart: false,
         }
     }
 
@@ -63,6 +69,7 @@ impl Ask {
             path_and_query: format!("{repository}/blobs/{digest}"),
             scope: Scope::Pull(repository.clone()),
             headers: range.headers(),
+            apart: false,
         }
     }
 
@@ -73,6 +80,7 @@ impl Ask {
             path_and_query: String::new(),
             scope: Scope::Login,
             headers: HeaderMap::new(),
+            apart: false,
         }
     }
 }
@@ -85,6 +93,9 @@ pub(super) struct Shared {
     authenticator: Authenticator,
     via: HeaderValue,
     documents: Semaphore,
+    connections: usize,
+    /// How many bytes of blobs came, from all its endpoints.
+    received: Arc<AtomicU64>,
     metrics: Metrics,
 }
 
@@ -100,12 +111,24 @@ impl Shared {
             authenticator: Authenticator::new(config, context)?,
             via: HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?,
             documents: Semaphore::new(MAX_DOCUMENTS),
+            connections: config.connections.max(1),
+            received: Arc::default(),
             metrics: context.metrics.clone(),
         })
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Over how many connections one blob may be fetched.
+    pub(super) fn connections(&self) -> usize {
+        self.connections
+    }
+
+    /// The counter of bytes of blobs that came.
+    pub(super) fn received(&self) -> &Arc<AtomicU64> {
+        &self.received
     }
 
     /// What we call ourselves in `Via`.
@@ -224,7 +247,8 @@ impl Shared {
         if let Some(authorization) = authorization {
             headers.insert(header::AUTHORIZATION, authorization.value.clone());
         }
-        let followed = Box::pin(follow(&self.sender, ask.operation, ask.method.clone(), url, headers)).await?;
+        let followed =
+            Box::pin(follow(&self.sender, ask.apart, ask.operation, ask.method.clone(), url, headers)).await?;
         if !followed.away
             && let Some(RateLimit { limit, remaining }) = RateLimit::of(followed.response.headers())
         {

@@ -49,6 +49,7 @@ fn every_key_has_a_default() {
     assert_eq!(config.cache.tag_ttl, Duration::from_secs(60));
     assert_eq!(config.cache.stale_if_error, Duration::from_secs(30 * 24 * 60 * 60));
     assert_eq!(config.cache.negative_ttl, Duration::from_secs(10));
+    assert_eq!(config.cache.prefetch, 3);
     assert_eq!(config.access.anonymous, Anonymous::Pull);
     assert_eq!(config.access.htpasswd, None);
     assert_eq!(Config::load(None, overrides()).unwrap(), config, "no file is an empty file");
@@ -138,6 +139,7 @@ fn every_key_is_read() {
         tag_ttl = "0s"
         stale_if_error = "1h"
         negative_ttl = "500ms"
+        prefetch = 0
         [access]
         anonymous = "none"
         htpasswd = "htpasswd"
@@ -149,6 +151,7 @@ fn every_key_is_read() {
         default = true
         library = true
         realms = ["Auth.lan:8443"]
+        connections = 16
         ca = "ca.crt"
         username = "robot$ci"
         password_file = "hub.password"
@@ -180,6 +183,7 @@ fn every_key_is_read() {
     assert_eq!(config.cache.tag_ttl, Duration::ZERO);
     assert_eq!(config.cache.stale_if_error, Duration::from_secs(3600));
     assert_eq!(config.cache.negative_ttl, Duration::from_millis(500));
+    assert_eq!(config.cache.prefetch, 0);
     assert_eq!(config.access.anonymous, Anonymous::None);
     assert_eq!(config.access.htpasswd, Some(at("htpasswd")));
     let [one, two, three] = &config.upstreams[..] else { panic!("three upstreams") };
@@ -191,6 +195,7 @@ fn every_key_is_read() {
     assert_eq!(one.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(), ["hub.lan", "hub.lan:5000", "*:5002"]);
     assert!(one.default && one.library);
     assert_eq!(one.realms, ["auth.lan:8443"]);
+    assert_eq!((one.connections, two.connections), (16, 6));
     assert_eq!(one.ca, Some(at("ca.crt")));
     let password = CredentialSource::Password { username: "robot$ci".to_owned(), password_file: at("hub.password") };
     assert_eq!(one.credential, password);
@@ -300,6 +305,9 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
     ("[[upstream]]\nname = \"V2\"", 2, "upstream[0].name", "reserved"),
     ("[[upstream]]\nname = \"none\"", 2, "upstream[0].name", "reserved"),
     ("[[upstream]]\nname = \"a.b\"\naliases = [\"ok\", \"a b\"]", 3, "upstream[0].aliases[1]", "HOST or HOST:PORT"),
+    ("[[upstream]]\nname = \"a.b\"\nconnections = 0", 3, "upstream[0].connections", "1 to 16"),
+    ("[[upstream]]\nname = \"a.b\"\nconnections = 17", 3, "upstream[0].connections", "1 to 16"),
+    ("[cache]\nprefetch = 17", 2, "cache.prefetch", "0 to 16"),
     ("[[upstream]]\nname = \"a.b\"\nurls = []", 3, "upstream[0].urls", "at least one URL"),
     ("[[upstream]]\nname = \"a.b\"\nurls = [\"a.b\"]", 3, "upstream[0].urls[0]", "must be a URL"),
     ("[[upstream]]\nname = \"a.b\"\nurls = [\"https://a.b\", \"ftp://a.b\"]", 3, "upstream[0].urls[1]", "not ftp:"),

@@ -83,6 +83,7 @@ fn config_of(urls: impl IntoIterator<Item = Url>) -> Config {
         realms: vec![],
         ca: None,
         credential: CredentialSource::Anonymous,
+        connections: 6,
     }
 }
 

@@ -239,6 +239,7 @@ mod tests {
             tag_ttl: Duration::ZERO,
             stale_if_error: Duration::ZERO,
             negative_ttl: Duration::ZERO,
+            prefetch: 0,
         };
         DiskStore::open(&config, Metrics::new().unwrap()).unwrap()
     }

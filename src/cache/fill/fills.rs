@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Fill, FillError, FillReader, Progress, task};
@@ -18,6 +19,9 @@ use crate::{
 /// these are given up, the last orphaned first, and leave what they have to be gone on with.
 const MOST_ORPHANS: usize = 16;
 
+/// How many connections beside the first of each fill there are at most, for all fills together.
+const MOST_LANES: usize = 48;
+
 /// A cheap handle on the fills in flight.
 #[derive(Clone)]
 pub struct Fills(Arc<Shared>);
@@ -28,6 +32,8 @@ struct Shared {
     pub metrics: Metrics,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    /// Connections beside the first of each fill.
+    lanes: Arc<Semaphore>,
 }
 
 struct Entry {
@@ -51,7 +57,14 @@ pub struct Membership {
 
 impl Fills {
     pub fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self(Arc::new(Shared { entries: Mutex::default(), store, metrics, tasks, shutdown }))
+        Self(Arc::new(Shared {
+            entries: Mutex::default(),
+            store,
+            metrics,
+            tasks,
+            shutdown,
+            lanes: Arc::new(Semaphore::new(MOST_LANES)),
+        }))
     }
 
     pub(super) fn store(&self) -> &DiskStore {
@@ -62,8 +75,17 @@ impl Fills {
         &self.0.metrics
     }
 
-    pub(super) fn tasks(&self) -> &TaskTracker {
+    pub(super) fn lanes(&self) -> &Arc<Semaphore> {
+        &self.0.lanes
+    }
+
+    pub fn tasks(&self) -> &TaskTracker {
         &self.0.tasks
+    }
+
+    /// The process ends.
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.0.shutdown
     }
 
     /// Whether there is a fill of this blob that can be joined.

@@ -1,48 +1,192 @@
-//! The running hash of a fill: from memory where bytes come in order, from the file where they did not.
+//! The running hash of a fill, beside its writes: from memory what comes in order, from the file the rest.
+//!
+//! A job of the blocking pool hashes as long as there is something to hash, and whoever writes starts it again. What
+//! it is offered it keeps only while the process has memory for that, so a hash that lags reads from the file.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
+use tokio::sync::Notify;
+
+use super::{Fill, pour::Batch};
 use crate::{
     cache::FileSlice,
     oci::{Algorithm, Digest, Verifier},
 };
 
-/// How much is read at a time, in bytes.
-const STEP: usize = 256 * 1024;
+/// How much is read at a time, in bytes: what the processor's own cache holds.
+const STEP: usize = 64 * 1024;
+/// How much is read from the file before it is looked again for bytes in memory, in bytes.
+const STRETCH: u64 = 1024 * 1024;
+/// How much one fill's hash keeps in memory, in bytes.
+const MOST_QUEUED: usize = 4 * 1024 * 1024;
 
 /// The hash of everything from the front up to a position.
-pub(super) struct Running {
+struct Running {
     verifier: Verifier,
     /// How many bytes from the front are hashed.
     hashed: u64,
 }
 
-impl Running {
+/// The hand that hashes.
+pub(super) struct Hand {
+    state: Mutex<State>,
+    /// A job ended.
+    idle: Notify,
+}
+
+struct State {
+    /// Absent while a job has it.
+    running: Option<Running>,
+    /// What was offered, in the order of the main transfer.
+    queue: VecDeque<Arc<Batch>>,
+    queued: usize,
+    /// How far the hash was when it was last looked.
+    hashed: u64,
+    failed: Option<io::Error>,
+}
+
+/// What a job does next.
+enum Next {
+    Memory(Running, Arc<Batch>),
+    File(Running, u64),
+}
+
+impl Hand {
     pub fn new(algorithm: Algorithm) -> Self {
-        Self { verifier: Verifier::new(algorithm), hashed: 0 }
+        let running = Some(Running { verifier: Verifier::new(algorithm), hashed: 0 });
+        let state = State { running, queue: VecDeque::new(), queued: 0, hashed: 0, failed: None };
+        Self { state: Mutex::new(state), idle: Notify::new() }
     }
 
-    pub fn hashed(&self) -> u64 {
-        self.hashed
-    }
-
-    /// Takes bytes that stand at `offset`, if they are the next ones.
-    pub fn offer(&mut self, offset: u64, bytes: &[u8]) {
-        if offset == self.hashed {
-            self.verifier.update(bytes);
-            self.hashed += bytes.len() as u64;
+    /// Takes bytes that are being written, unless it has too many already.
+    pub fn offer(&self, batch: &Arc<Batch>) {
+        let mut state = self.state();
+        // What stands far behind bytes that somebody else fetches would only take memory from others.
+        let is_near = batch.start() < state.hashed + MOST_QUEUED as u64;
+        if batch.is_paid_for() && state.queued < MOST_QUEUED && is_near {
+            state.queued += batch.len();
+            state.queue.push_back(batch.clone());
         }
     }
 
-    /// Reads on in the file up to `end`. Blocks.
-    pub fn catch_up(&mut self, file: &File, end: u64) -> io::Result<()> {
-        read_each(file, self.hashed, end, |bytes| self.verifier.update(bytes))?;
-        self.hashed = self.hashed.max(end);
-        Ok(())
+    /// The digest of the first `total` bytes, all of which are in the file.
+    pub async fn digest(&self, fill: &Arc<Fill>, total: u64) -> io::Result<Digest> {
+        loop {
+            // Before the look, so that a job that ends in between is not missed.
+            let idle = self.idle.notified();
+            go_on(fill);
+            let hashed = {
+                let mut state = self.state();
+                if let Some(error) = state.failed.take() {
+                    return Err(error);
+                }
+                if let Some(running) = state.running.take_if(|running| running.hashed >= total) {
+                    return Ok(running.verifier.digest());
+                }
+                state.running.as_ref().map(|running| running.hashed)
+            };
+            match hashed {
+                None => idle.await,
+                // A job ended just before it could see this.
+                Some(hashed) if fill.state().written.end_of_run(hashed) > hashed => {}
+                // Less is there than should be.
+                Some(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
     }
 
-    pub fn digest(self) -> Digest {
-        self.verifier.digest()
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be hashed next; when there is nothing, `running` is put back.
+    fn next(&self, running: Running, written: u64) -> Option<Next> {
+        let mut state = self.state();
+        state.hashed = running.hashed;
+        while let Some(batch) = state.queue.front() {
+            if batch.end() > running.hashed {
+                break;
+            }
+            state.queued -= batch.len();
+            state.queue.pop_front();
+        }
+        let waiting = state.queue.front().map(|batch| batch.start());
+        if waiting.is_some_and(|start| start <= running.hashed)
+            && let Some(batch) = state.queue.pop_front()
+        {
+            state.queued -= batch.len();
+            return Some(Next::Memory(running, batch));
+        }
+        let end = written.min(waiting.unwrap_or(u64::MAX)).min(running.hashed + STRETCH);
+        if end > running.hashed {
+            return Some(Next::File(running, end));
+        }
+        state.running = Some(running);
+        None
+    }
+}
+
+/// Starts the hash of a fill again, if there is something to hash and it does not run.
+pub(super) fn go_on(fill: &Arc<Fill>) {
+    let Some(running) = fill.hash.state().running.take() else { return };
+    let written = fill.state().written.end_of_run(running.hashed);
+    if let Some(first) = fill.hash.next(running, written) {
+        let fill = fill.clone();
+        tokio::task::spawn_blocking(move || work(&fill, first));
+    }
+}
+
+/// Hashes as long as there is something to hash. Blocks.
+fn work(fill: &Fill, first: Next) {
+    let file = fill.state().file.clone();
+    let mut next = Some(first);
+    while let Some(todo) = next {
+        let running = match todo {
+            Next::Memory(running, batch) => Ok(running.take(&batch)),
+            Next::File(running, end) => match &file {
+                Some(file) => running.read(file, end),
+                None => Err(io::ErrorKind::NotFound.into()),
+            },
+        };
+        next = match running {
+            Ok(running) => {
+                let written = fill.state().written.end_of_run(running.hashed);
+                fill.hash.next(running, written)
+            }
+            Err(error) => {
+                fill.hash.state().failed = Some(error);
+                None
+            }
+        };
+    }
+    fill.hash.idle.notify_waiters();
+}
+
+impl Running {
+    /// Takes of a batch what is next.
+    fn take(mut self, batch: &Batch) -> Self {
+        for (offset, bytes) in batch.pieces() {
+            // A piece that begins further on stands behind bytes that somebody else writes.
+            let known = self.hashed.checked_sub(*offset).and_then(|known| usize::try_from(known).ok());
+            if let Some(rest) = known.and_then(|known| bytes.get(known..)) {
+                self.verifier.update(rest);
+                self.hashed += rest.len() as u64;
+            }
+        }
+        self
+    }
+
+    /// Reads on in the file up to `end`. Blocks.
+    fn read(mut self, file: &File, end: u64) -> io::Result<Self> {
+        read_each(file, self.hashed, end, |bytes| self.verifier.update(bytes))?;
+        self.hashed = end;
+        Ok(self)
     }
 }
 

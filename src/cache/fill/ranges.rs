@@ -6,11 +6,8 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Fill, Fills, Progress};
-use crate::cache::{
-    disk::{blocking, write_all_at},
-    transfer::Transfer,
-};
+use super::{Fill, FillError, Fills, Progress, State, pour::Pour};
+use crate::cache::{disk::blocking, transfer::Transfer};
 
 /// Nearer than this to the main transfer, waiting is quicker than asking, in bytes.
 const NEAR: u64 = 1024 * 1024;
@@ -18,13 +15,11 @@ const NEAR: u64 = 1024 * 1024;
 const MOST_TRANSFERS: usize = 4;
 /// After this many that failed, the main transfer is left alone with the rest.
 const MOST_FAILURES: usize = 4;
-/// What is gathered for one write, in bytes.
-const BATCH: usize = 1024 * 1024;
 
 /// Bytes that one range transfer writes; the rest goes back when it is dropped.
-struct Claim {
+pub(super) struct Claim {
     fill: Arc<Fill>,
-    rest: Range<u64>,
+    pub rest: Range<u64>,
 }
 
 impl Fills {
@@ -44,7 +39,7 @@ impl Claim {
             && !state.ranges_ignored
             && state.range_failures < MOST_FAILURES
             && !fill.ranges.is_cancelled()
-            && state.range_transfers < MOST_TRANSFERS
+            && state.range_transfers < MOST_TRANSFERS + state.lanes + state.lanes_opening
             && position > state.front + NEAR
             && !state.foreign.contains(position)
             && !state.written.contains(position);
@@ -60,16 +55,20 @@ impl Claim {
         if rest.is_empty() {
             return None;
         }
-        state.foreign.insert(rest.clone());
-        state.range_transfers += 1;
-        drop(state);
-        Some(Self { fill: fill.clone(), rest })
+        Some(Self::make(fill, &mut state, rest))
     }
 
-    fn wrote(&mut self, len: u64) {
-        let done = self.rest.start..self.rest.start + len;
-        self.rest.start = done.end;
-        self.fill.update(|state| state.written.insert(done));
+    /// Claims bytes that nobody has or fetches.
+    pub fn make(fill: &Arc<Fill>, state: &mut State, rest: Range<u64>) -> Self {
+        state.foreign.insert(rest.clone());
+        state.range_transfers += 1;
+        Self { fill: fill.clone(), rest }
+    }
+
+    /// What is in the file needs nobody's claim any more.
+    pub fn settle(&mut self) {
+        let written = self.fill.state().written.end_of_run(self.rest.start);
+        self.rest.start = written.min(self.rest.end);
     }
 
     fn give_up(&self) {
@@ -113,32 +112,28 @@ async fn run(mut claim: Claim) {
     if blocking(move || name.allow_gaps()).await.is_err() {
         return claim.give_up();
     }
-    loop {
-        let next = tokio::select! {
-            () = cancel.cancelled() => return,
-            next = transfer.next() => next,
-        };
-        let mut batch = match next {
-            Ok(Some(bytes)) => vec![bytes],
-            Ok(None) => return,
-            Err(error) => {
-                tracing::debug!(%error, digest = %fill.source.digest, "a range of a blob in flight broke");
-                return claim.give_up();
-            }
-        };
-        let mut len = batch[0].len();
-        while len < BATCH
-            && let Some(bytes) = transfer.ready()
-        {
-            len += bytes.len();
-            batch.push(bytes);
-        }
-        let (file, offset) = (file.clone(), claim.rest.start);
-        if let Err(error) = blocking(move || write_all_at(&file, &batch, offset)).await {
-            // The main transfer meets the same disk, and says so.
-            tracing::debug!(%error, "cannot write a range ahead");
-            return claim.give_up();
-        }
-        claim.wrote(len as u64);
+    let mut pour = Pour::new(&fill, &file, false);
+    let poured = tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        poured = pour_claim(&claim, &mut transfer, &mut pour) => poured,
+    };
+    // What is written, or is being written, is done: the rest of the claim begins behind it.
+    let finished = pour.finish().await;
+    claim.settle();
+    if let Err(error) = poured.and(finished) {
+        // A disk that fails is met by the main transfer as well, which says so.
+        tracing::debug!(%error, digest = %fill.source.digest, "a range of a blob in flight broke");
+        claim.give_up();
     }
+}
+
+/// Writes a transfer of the bytes of a claim.
+pub(super) async fn pour_claim(claim: &Claim, transfer: &mut Transfer, pour: &mut Pour) -> Result<(), FillError> {
+    let mut offset = claim.rest.start;
+    while let Some(bytes) = pour.receive(transfer).await? {
+        let len = bytes.len() as u64;
+        pour.push(offset, bytes);
+        offset += len;
+    }
+    Ok(())
 }

@@ -4,10 +4,10 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Fill, FillError, Fills, Progress, fills::Ended, hash::Running};
+use super::{Fill, FillError, Fills, Progress, fills::Ended, hash, lanes, pour::Pour};
 use crate::{
     cache::{
-        disk::{NoSpace, TempBlob, blocking, write_all_at},
+        disk::{NoSpace, TempBlob, blocking},
         lru::Key,
         transfer::Transfer,
     },
@@ -16,15 +16,11 @@ use crate::{
     upstream::ErrorKind,
 };
 
-/// What is gathered for one write, in bytes.
-const BATCH: usize = 1024 * 1024;
 /// How much room is asked for at a time while the size is not known, in bytes.
 const ROOM_STEP: u64 = 16 * 1024 * 1024;
 /// A stretch that somebody else fetches is jumped over by a new request when it is longer than this, in bytes;
 /// a shorter one is quicker to read past.
 const WORTH_A_JUMP: u64 = 4 * 1024 * 1024;
-/// How much the hash catches up beside one write, in bytes.
-const CATCH_UP: u64 = 4 * BATCH as u64;
 
 /// Runs a fill to its end.
 pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
@@ -32,7 +28,11 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
     let _in_flight = fills.metrics().fill_started();
     let upstream = fill.source.upstream.name().clone();
     let mut temp = None;
-    let worked = work(&fills, &fill, &mut temp).await;
+    let worked = tokio::select! {
+        worked = work(&fills, &fill, &mut temp) => worked,
+        // Opens and ends nothing but lanes, which end with the fill.
+        never = lanes::steer(&fills, &fill) => match never {},
+    };
     let result = match worked {
         Ok(Done::AlreadyThere) => return drop(ended),
         Ok(Done::Verified { len }) => commit(&fill, temp, len).await,
@@ -100,9 +100,9 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     if front > 0 {
         tracing::info!(digest = %source.digest, front, "goes on with what an earlier fill left");
     }
-    let mut running = Running::new(source.digest.algorithm());
+    hash::go_on(fill);
     loop {
-        running = pour(fill, temp, &mut transfer, running).await?;
+        pour(fill, temp, &mut transfer).await?;
         let total = fill.update(|state| {
             let total = transfer.total().or(state.total).unwrap_or(transfer.position());
             state.total = Some(total);
@@ -113,9 +113,14 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
                 // A range of an announced size that proved too long may still be written.
                 fill.ranges.cancel();
                 fill.when(|state| (state.range_transfers == 0).then_some(())).await;
-                return verify(fill, temp, running, total, front).await;
+                return verify(fill, total, front).await;
             }
-            Some(gap) => transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total)),
+            Some(gap) => {
+                transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total));
+                if fill.state().lanes_begun {
+                    transfer = transfer.stubborn();
+                }
+            }
         }
     }
 }
@@ -191,83 +196,74 @@ async fn make_room(
 }
 
 /// Writes what the transfer gives until it ends, but for what others fetch.
-async fn pour(
+async fn pour(fill: &Arc<Fill>, temp: &mut TempBlob, transfer: &mut Transfer) -> Result<(), FillError> {
+    let mut pour = Pour::new(fill, temp.file(), true);
+    let poured = pour_on(fill, temp, transfer, &mut pour).await;
+    // Whatever happened: nobody writes any more when this returns.
+    let finished = pour.finish().await;
+    temp.note_written(fill.update(|state| std::mem::take(&mut state.landed)));
+    poured.and(finished)
+}
+
+async fn pour_on(
     fill: &Arc<Fill>,
     temp: &mut TempBlob,
     transfer: &mut Transfer,
-    mut running: Running,
-) -> Result<Running, FillError> {
+    pour: &mut Pour,
+) -> Result<(), FillError> {
     let mut no_jump = 0;
     loop {
-        let next = unless_cancelled(fill, async { transfer.next().await.map_err(FillError::Upstream) }).await?;
-        let Some(bytes) = next else { return Ok(running) };
-        let start = transfer.position() - bytes.len() as u64;
-        let mut len = bytes.len();
-        let mut batch = vec![bytes];
-        while len < BATCH
-            && let Some(bytes) = transfer.ready()
-        {
-            len += bytes.len();
-            batch.push(bytes);
+        let Some(bytes) = unless_cancelled(fill, pour.receive(transfer)).await? else { return Ok(()) };
+        if transfer.is_plain() {
+            fill.state().without_lanes();
         }
+        let landed = admit(fill, transfer.position() - bytes.len() as u64, bytes, pour);
+        temp.note_written(landed);
         // Also when the size was told only by the answer to a resumed request: nothing is written without room.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
         temp.grow_to(room).await.map_err(|NoSpace| FillError::NoRoom)?;
-        let pieces = admit(fill, start, batch);
-        let caught_up = fill.state().written.end_of_run(running.hashed());
-        let file = temp.file().clone();
-        let written: Vec<Range<u64>> =
-            pieces.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64).collect();
-        running = blocking(move || {
-            for (offset, bytes) in &pieces {
-                write_all_at(&file, std::slice::from_ref(bytes), *offset)?;
-                running.offer(*offset, bytes);
-            }
-            let end = caught_up.min(running.hashed() + CATCH_UP);
-            if end > running.hashed() {
-                running.catch_up(&file, end)?;
-            }
-            std::io::Result::Ok(running)
-        })
-        .await
-        .map_err(|error| FillError::Storage(error.into()))?;
-        temp.note_written(len as u64);
-        fill.update(|state| written.into_iter().for_each(|range| state.written.insert(range)));
-        if is_gap_behind(fill, transfer.position()) {
-            return Ok(running);
+        if is_gap_behind(fill, pour.first_unwritten().unwrap_or(transfer.position())) {
+            return Ok(());
+        }
+        if fill.state().is_beyond_main(transfer.position()) {
+            return Ok(());
         }
         jump(fill, transfer, &mut no_jump).await?;
     }
 }
 
-/// Moves the front, and says which of these bytes the main transfer is to write.
-fn admit(fill: &Fill, start: u64, batch: Vec<Bytes>) -> Vec<(u64, Bytes)> {
+/// Moves the front, and passes on which of these bytes the main transfer is to write; how many bytes have landed in
+/// the file since it was asked last.
+fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> u64 {
     let mut state = fill.state();
-    let mut pieces = Vec::with_capacity(batch.len());
-    let mut offset = start;
-    for mut bytes in batch {
-        while !bytes.is_empty() {
-            let taken = state.foreign.end_of_run(offset) - offset;
-            if taken > 0 {
-                let skipped = usize::try_from(taken).unwrap_or(usize::MAX).min(bytes.len());
-                offset += skipped as u64;
-                drop(bytes.split_to(skipped));
-                continue;
-            }
-            let free = state.foreign.next_start(offset).map_or(u64::MAX, |next| next - offset);
-            let piece = bytes.split_to(usize::try_from(free).unwrap_or(usize::MAX).min(bytes.len()));
-            let len = piece.len() as u64;
-            pieces.push((offset, piece));
-            offset += len;
+    while !bytes.is_empty() && !state.is_beyond_main(offset) {
+        // What is in the file stays as it is: it may be hashed already.
+        let taken = state.foreign.end_of_run(offset).max(state.written.end_of_run(offset)) - offset;
+        if taken > 0 {
+            let skipped = usize::try_from(taken).unwrap_or(usize::MAX).min(bytes.len());
+            offset += skipped as u64;
+            drop(bytes.split_to(skipped));
+            continue;
         }
+        let next = [state.foreign.next_start(offset), state.written.next_start(offset)];
+        let next = next.into_iter().flatten().min().unwrap_or(u64::MAX).min(state.end_of_main());
+        let free = next - offset;
+        let piece = bytes.split_to(usize::try_from(free).unwrap_or(usize::MAX).min(bytes.len()));
+        let len = piece.len() as u64;
+        pour.push(offset, piece);
+        offset += len;
     }
     state.front = state.front.max(offset);
-    pieces
+    std::mem::take(&mut state.landed)
 }
 
-/// Whether a range transfer gave up on bytes that were passed over: somebody waits for them.
+/// Whether a range transfer gave up on bytes that were passed over, in front of `position`: somebody waits for them.
 fn is_gap_behind(fill: &Fill, position: u64) -> bool {
     let state = fill.state();
+    // What one lane gives up another takes.
+    if state.segment.is_some() && state.lanes > 0 {
+        return false;
+    }
     let gap = state.total.and_then(|total| state.first_gap(total));
     gap.is_some_and(|gap| gap.start < position)
 }
@@ -276,9 +272,9 @@ fn is_gap_behind(fill: &Fill, position: u64) -> bool {
 /// not tried again.
 async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result<(), FillError> {
     let position = transfer.position();
-    let (end, total) = {
+    let (end, total, segments) = {
         let state = fill.state();
-        (state.foreign.end_of_run(position), state.total)
+        (state.foreign.end_of_run(position), state.total, state.segment.is_some())
     };
     let Some(total) = total else { return Ok(()) };
     // Nothing is left to ask for, and what still comes is there already.
@@ -286,7 +282,7 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result
         *transfer = Transfer::finished(&fill.source, total);
         return Ok(());
     }
-    if end - position < WORTH_A_JUMP || end == *no_jump {
+    if segments || end - position < WORTH_A_JUMP || end == *no_jump {
         return Ok(());
     }
     *no_jump = end;
@@ -305,23 +301,26 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result
 
 /// Waits for the range transfers, and names what one of them left undone; `None` when everything is there.
 async fn next_gap(fill: &Fill, total: u64) -> Option<Range<u64>> {
-    fill.when(|state| {
-        let whole = state.written.end_of_run(0) >= total;
-        match state.first_gap(total) {
-            _ if whole => Some(None),
-            Some(gap) => Some(Some(gap)),
-            None => None,
+    loop {
+        let whole = fill
+            .when(|state| {
+                let whole = state.written.end_of_run(0) >= total;
+                (whole || state.first_gap(total).is_some()).then_some(whole)
+            })
+            .await;
+        if whole {
+            return None;
         }
-    })
-    .await
+        // A lane may have been quicker to take it.
+        if let Some(gap) = fill.state().take_for_main(total) {
+            return Some(gap);
+        }
+    }
 }
 
 /// `left` bytes came from an earlier fill, and were never synced.
-async fn verify(fill: &Fill, temp: &TempBlob, mut running: Running, total: u64, left: u64) -> Result<Done, FillError> {
-    let file = temp.file().clone();
-    let digest = blocking(move || running.catch_up(&file, total).map(|()| running.digest()))
-        .await
-        .map_err(|error| FillError::Storage(error.into()))?;
+async fn verify(fill: &Arc<Fill>, total: u64, left: u64) -> Result<Done, FillError> {
+    let digest = fill.hash.digest(fill, total).await.map_err(|error| FillError::Storage(error.into()))?;
     if digest != fill.source.digest {
         if left > 0 {
             tracing::warn!(digest = %fill.source.digest, left, "what an earlier fill left may have been damaged");

@@ -1,0 +1,278 @@
+//! Over how many connections a blob is worth fetching (pure).
+//!
+//! Connections are added as long as each step of them brings more *from the upstream as a whole*: what one fill takes
+//! from another is no gain. Nothing is added for what is nearly done, for a line that stands still, or when it is our
+//! own disk that is waited for.
+
+use std::{collections::VecDeque, time::Duration};
+
+/// How often it is looked.
+pub const TICK: Duration = Duration::from_millis(50);
+/// How long a rate is measured before it counts.
+const MEASURE: Duration = Duration::from_millis(250);
+/// The same in ticks.
+const MEASURED: usize = 5;
+/// How long new connections may take to get up to speed before they are judged.
+const WARM_UP: Duration = Duration::from_millis(450);
+/// What is there so soon is judged when it is clear.
+const EARLY: Duration = Duration::from_millis(100);
+/// What takes less than this at the present rate is not worth a request more.
+const WORTH_IT: Duration = Duration::from_secs(1);
+/// Nor is what has less bytes than this left.
+const SMALLEST: u64 = 8 * 1024 * 1024;
+/// Of what new connections would bring, were they as fast as the ones before: this much is enough to go on at once …
+const CLEAR_GAIN: f64 = 0.7;
+/// … and this much to go on.
+const GAIN: f64 = 0.3;
+/// A line that gave nothing in this many ticks stands still.
+const STILL: usize = 2;
+/// More than this part of the time spent on waiting for the disk says that the line is not what is slow.
+const DISK_BOUND: f64 = 0.25;
+
+/// What is seen at one tick. All counts only grow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Since the fill began.
+    pub at: Duration,
+    /// Bytes of this fill that came.
+    pub fill: u64,
+    /// Bytes that came from its upstream, for all fills.
+    pub upstream: u64,
+    /// Bytes that nobody has asked for, or that have not come yet.
+    pub missing: u64,
+    /// Connections that are in use; those that are being opened do not count.
+    pub connections: usize,
+    pub opening: usize,
+    /// For how long the line was not read because the disk was busy.
+    pub stalled: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// As it is, for now.
+    Stay,
+    /// Open as many more.
+    Add(usize),
+    /// As it is, for good.
+    Settle,
+}
+
+/// Judges one fill.
+#[derive(Debug)]
+pub struct Pace {
+    most: usize,
+    /// The last ones since the number of connections changed, as many as a rate is measured over.
+    seen: VecDeque<Sample>,
+    /// When that was.
+    since: Duration,
+    /// What there was before connections were added.
+    before: Option<Rates>,
+    settled: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    connections: usize,
+    /// Bytes per second.
+    fill: f64,
+    upstream: f64,
+}
+
+impl Pace {
+    /// At most `most` connections.
+    pub fn new(most: usize) -> Self {
+        Self { most, seen: VecDeque::new(), since: Duration::ZERO, before: None, settled: most < 2 }
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// Bytes per second and connection, once measured.
+    #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 connections")]
+    pub fn each(&self) -> Option<f64> {
+        let rates = self.rates()?;
+        (rates.fill > 0.0).then(|| rates.fill / rates.connections.max(1) as f64)
+    }
+
+    /// What to do now that `sample` is seen.
+    pub fn see(&mut self, sample: Sample) -> Decision {
+        let changed = self.seen.back().is_some_and(|last| last.connections != sample.connections);
+        let still =
+            self.seen.len() > STILL && self.seen[self.seen.len() - STILL].fill == sample.fill && self.before.is_none();
+        if changed || still || sample.opening > 0 {
+            self.seen.clear();
+        }
+        if self.seen.is_empty() {
+            self.since = sample.at;
+        } else if self.seen.len() > MEASURED {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(sample);
+        if self.settled || sample.opening > 0 {
+            return Decision::Stay;
+        }
+        let (Some(rates), Some(first)) = (self.rates(), self.seen.front()) else { return Decision::Stay };
+        let measured = sample.at.saturating_sub(self.since);
+        if let Some(before) = self.before {
+            return self.judge(before, rates, measured, sample);
+        }
+        let stalled = sample.stalled.saturating_sub(first.stalled);
+        let window = sample.at.saturating_sub(first.at);
+        if measured < MEASURE || stalled.as_secs_f64() > window.as_secs_f64() * DISK_BOUND {
+            return Decision::Stay;
+        }
+        self.add(rates, sample)
+    }
+
+    /// Whether what was added brought something.
+    fn judge(&mut self, before: Rates, rates: Rates, measured: Duration, sample: Sample) -> Decision {
+        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 connections")]
+        let hoped = before.fill * (rates.connections as f64 / before.connections.max(1) as f64 - 1.0);
+        let gained = rates.upstream - before.upstream;
+        if hoped <= 0.0 {
+            return self.settle();
+        }
+        if measured >= EARLY && gained >= hoped * CLEAR_GAIN {
+            return self.add(rates, sample);
+        }
+        if measured < WARM_UP {
+            return Decision::Stay;
+        }
+        if gained >= hoped * GAIN { self.add(rates, sample) } else { self.settle() }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "of bytes, to compare them with rates")]
+    fn add(&mut self, rates: Rates, sample: Sample) -> Decision {
+        if sample.connections >= self.most {
+            return self.settle();
+        }
+        if sample.missing < SMALLEST || (sample.missing as f64) < rates.fill * WORTH_IT.as_secs_f64() {
+            // Later there is even less left.
+            return if rates.fill > 0.0 { self.settle() } else { Decision::Stay };
+        }
+        self.before = Some(rates);
+        Decision::Add(sample.connections.min(self.most - sample.connections).max(1))
+    }
+
+    fn settle(&mut self) -> Decision {
+        self.settled = true;
+        Decision::Settle
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "of bytes, to make rates of them")]
+    fn rates(&self) -> Option<Rates> {
+        let (first, last) = (self.seen.front()?, self.seen.back()?);
+        let seconds = last.at.saturating_sub(first.at).as_secs_f64();
+        if seconds <= 0.0 {
+            return None;
+        }
+        let rate = |bytes: fn(&Sample) -> u64| bytes(last).saturating_sub(bytes(first)) as f64 / seconds;
+        Some(Rates { connections: last.connections, fill: rate(|s| s.fill), upstream: rate(|s| s.upstream) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    /// A line of a kind: bytes per tick for so many connections.
+    struct Line {
+        per_tick: fn(usize) -> u64,
+        /// What others take from the same upstream at the same time, per tick.
+        others: fn(usize) -> u64,
+        /// Ticks that a connection takes to open.
+        delay: usize,
+        stalled: Duration,
+        len: u64,
+    }
+
+    const LINE: Line = Line { per_tick: |_| MIB, others: |_| 0, delay: 2, stalled: Duration::ZERO, len: 256 * MIB };
+
+    /// How many connections there were in the end, and how many ticks it took until they were.
+    fn drive(line: &Line, most: usize) -> (usize, usize) {
+        let mut pace = Pace::new(most);
+        let (mut fill, mut upstream, mut stalled) = (0, 0, Duration::ZERO);
+        let (mut connections, mut opening, mut opened_at, mut changed) = (1, 0, 0, 0);
+        for tick in 0..2000 {
+            if opening > 0 && tick >= opened_at {
+                connections += opening;
+                opening = 0;
+            }
+            if tick > 0 {
+                fill += (line.per_tick)(connections);
+                upstream += (line.per_tick)(connections) + (line.others)(connections);
+                stalled += line.stalled;
+            }
+            if fill >= line.len {
+                break;
+            }
+            let at = TICK * tick as u32;
+            let sample = Sample { at, fill, upstream, missing: line.len - fill, connections, opening, stalled };
+            match pace.see(sample) {
+                Decision::Add(more) => {
+                    assert!(opening == 0 && more > 0 && connections + more <= most);
+                    (opening, opened_at, changed) = (more, tick + line.delay, tick);
+                }
+                Decision::Stay | Decision::Settle => {}
+            }
+        }
+        (connections, changed)
+    }
+
+    #[test]
+    fn connections_are_added_while_each_step_brings_more() {
+        for (what, line, most, expected) in [
+            ("each connection is throttled", Line { per_tick: |n| MIB * n as u64, ..LINE }, 6, 6),
+            ("and there may be many", Line { per_tick: |n| MIB * n as u64, len: 1024 * MIB, ..LINE }, 16, 16),
+            ("or two", Line { per_tick: |n| MIB * n as u64, ..LINE }, 2, 2),
+            ("or one", Line { per_tick: |n| MIB * n as u64, ..LINE }, 1, 1),
+            ("the line as a whole is throttled", LINE, 6, 2),
+            (
+                "the line has room for four",
+                Line { per_tick: |n| MIB * n.min(4) as u64, len: 1024 * MIB, ..LINE },
+                16,
+                8,
+            ),
+            ("a slow line that opens slowly", Line { per_tick: |n| MIB / 8 * n as u64, delay: 20, ..LINE }, 6, 6),
+            (
+                "what is gained is taken from others",
+                Line { per_tick: |n| MIB * n as u64, others: |n| 8 * MIB - MIB * n as u64, ..LINE },
+                6,
+                2,
+            ),
+            ("it is done in a second", Line { per_tick: |n| 15 * MIB * n as u64, ..LINE }, 6, 1),
+            ("it is small", Line { per_tick: |n| 1024 * n as u64, len: SMALLEST, ..LINE }, 6, 1),
+            ("the disk is slow", Line { per_tick: |n| MIB * n as u64, stalled: TICK / 2, ..LINE }, 6, 1),
+            ("nothing comes", Line { per_tick: |_| 0, ..LINE }, 6, 1),
+        ] {
+            assert_eq!(drive(&line, most).0, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn six_throttled_connections_are_there_within_a_second() {
+        let (connections, ticks) = drive(&Line { per_tick: |n| MIB * n as u64, ..LINE }, 6);
+        assert!(connections == 6 && TICK * ticks as u32 <= Duration::from_secs(1), "{ticks} ticks");
+    }
+
+    #[test]
+    fn a_line_that_stands_still_after_a_start_is_not_slow() {
+        let mut pace = Pace::new(6);
+        for tick in 0..100 {
+            let fill = MIB * u64::from(tick.min(3));
+            let sample = Sample {
+                at: TICK * tick,
+                fill,
+                upstream: fill,
+                missing: 100 * MIB,
+                connections: 1,
+                opening: 0,
+                stalled: Duration::ZERO,
+            };
+            assert_eq!(pace.see(sample), Decision::Stay, "tick {tick}");
+        }
+    }
+}
