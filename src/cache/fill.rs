@@ -108,7 +108,6 @@ struct State {
     lanes: usize,
     lanes_opening: usize,
     /// The upstream gave segments, so the main transfer may have been cut.
-    lanes_begun: bool,
     /// A lane failed: there are to be no more.
     lanes_refused: bool,
     /// The upstream ignores Range.
@@ -147,7 +146,6 @@ impl Fill {
             segment: None,
             lanes: 0,
             lanes_opening: 0,
-            lanes_begun: false,
             lanes_refused: false,
             ranges_ignored: false,
             range_failures: 0,

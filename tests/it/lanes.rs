@@ -15,10 +15,10 @@ use crate::support::{
 };
 
 const MIB: usize = 1024 * 1024;
-const LEN: usize = 40 * MIB;
+const LEN: usize = 24 * MIB;
 
-/// At most 8 MB/s for each connection.
-const SLOW: Fault = Fault::Throttle { piece: 32 * 1024, pause: Duration::from_millis(4) };
+/// At most 4 MB/s for each connection: several together are far from what a busy machine can do.
+const SLOW: Fault = Fault::Throttle { piece: 32 * 1024, pause: Duration::from_millis(8) };
 
 fn slow(registry: &FakeRegistry) -> (Digest, Bytes) {
     registry.fault(When::blobs(), SLOW);
@@ -30,7 +30,11 @@ fn ranges(registry: &FakeRegistry, server: Server) -> Vec<(usize, usize)> {
         let (first, last) = record.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
         Some((first.parse().unwrap(), last.parse().unwrap_or(LEN - 1)))
     };
-    registry.requests().iter().filter(|record| record.server == server).filter_map(range).collect()
+    let mut ranges: Vec<_> =
+        registry.requests().iter().filter(|record| record.server == server).filter_map(range).collect();
+    // Requests of several connections come in any order.
+    ranges.sort_unstable();
+    ranges
 }
 
 async fn received(mirror: &Mirror) -> f64 {
@@ -60,10 +64,9 @@ async fn what_each_connection_gives_slowly_comes_over_several_and_every_byte_onc
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = slow(&registry);
     assert_right(&mirror, &digest, &content).await;
-    let mut asked = ranges(&registry, Server::Api);
+    let asked = ranges(&registry, Server::Api);
     assert!(asked.len() >= 2, "{asked:?}");
     assert_eq!(registry.count(|record| record.header("range").is_none()), 1, "one for the whole");
-    asked.sort_unstable();
     assert!(asked.windows(2).all(|pair| pair[0].1 < pair[1].0), "no byte is asked for twice: {asked:?}");
     assert_eq!(asked.last().unwrap().1, LEN - 1);
     let factor = received(&mirror).await / LEN as f64;

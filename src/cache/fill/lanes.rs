@@ -132,7 +132,6 @@ impl State {
     /// From now on everybody takes segments in order, the main transfer as well.
     fn begin_segments(&mut self, len: u64) {
         self.segment = Some(len);
-        self.lanes_begun = true;
         if self.main.is_none() {
             // What the main transfer has received is its own, also what is still on its way into the file: it may be
             // hashed already, so nobody else must write there.

@@ -116,10 +116,8 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
                 return verify(fill, total, front).await;
             }
             Some(gap) => {
-                transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total));
-                if fill.state().lanes_begun {
-                    transfer = transfer.stubborn();
-                }
+                // Somebody asked for that range and did not get it: perhaps nobody does.
+                transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total)).stubborn();
             }
         }
     }
