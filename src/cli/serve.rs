@@ -11,23 +11,32 @@ use forebay::{
     config::Config,
 };
 use tokio::{
-    runtime::Runtime,
+    runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
 };
 use tracing::{error, info, warn};
 
 use super::{ConfigArguments, Failure, banner, descriptors, systemd};
 
+/// How many threads may wait for the disk, hash, or look up names at the same time: as deep as an array of disks has use for.
+const DISK_THREADS: usize = 64;
+
 /// Runs the mirror until a signal ends it.
 pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
     let inherited = inherited.map_err(Failure::Failed)?;
     let config = arguments.load()?;
     descriptors::raise(config.server.max_connections);
-    let runtime = Runtime::new().context("cannot start the runtime").map_err(Failure::Failed)?;
+    let runtime = runtime().context("cannot start the runtime").map_err(Failure::Failed)?;
     let outcome = runtime.block_on(serve(arguments, config, inherited));
     // What was to be waited for has been drained; a blocked disk must not hold up the end.
     runtime.shutdown_background();
     outcome
+}
+
+/// One thread for each core, and a bounded number for the disk: a crowd that asks for blobs at once must not be answered
+/// with hundreds of threads, each with a stack and an arena of its own.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().max_blocking_threads(DISK_THREADS).build()
 }
 
 async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LINGER_BYTES: usize = 1 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 /// How many bytes one connection writes before other tasks of its thread have a turn.
-const BURST: usize = 4 * 1024 * 1024;
+const BURST: usize = 1024 * 1024;
 /// How long TCP waits on a silent connection before it asks whether the peer is there, and between asking again.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
