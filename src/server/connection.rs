@@ -36,6 +36,7 @@ use tracing::{debug, info};
 use super::{
     Connection, Handle, Shared,
     coalesce::Coalesce,
+    ktls::{self, Handed},
     stream::{Broken, Opening, Stream},
     streams::{Activity, Streams, Watched},
 };
@@ -101,7 +102,7 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
         opening = timeout(shared.timeouts.first_byte, stream.opening()) => opening,
         () = shared.out_of_grace() => return,
     };
-    let broken = stream.broken();
+    let (broken, worn) = (stream.broken(), stream.worn());
     match (opening, &shared.tls) {
         (Err(_), _) => stalled(shared, "first_byte", peer),
         (Ok(Err(error)), _) => debug!(%peer, %error, "a client left before its first request"),
@@ -111,6 +112,9 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
             sent_away(peer, StatusCode::BAD_REQUEST, "it speaks TLS, and none is served");
         }
         (Ok(Ok(Opening::Tls)), Some(tls)) => {
+            if ktls::is_offered() {
+                stream.watch_records();
+            }
             let handshake = TlsAcceptor::from(tls.acceptor_config()).accept(stream);
             let stream = tokio::select! {
                 () = shared.out_of_grace() => return,
@@ -125,9 +129,15 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
             connection.sni = session.server_name().map(str::to_owned);
             connection.client_certificate = session.peer_certificates().is_some_and(|chain| !chain.is_empty());
             if session.alpn_protocol() == Some(b"h2") {
-                http2(stream, connection, role, shared, &broken).await;
-            } else {
-                http1(stream, connection, role, shared, &broken).await;
+                return http2(stream, connection, role, shared, &broken).await;
+            }
+            match ktls::hand_over(stream) {
+                Ok(Handed::Kernel(mut stream)) => {
+                    connection.lane = Some(stream.open_lane());
+                    http1(stream, connection, role, shared, &broken, &worn).await;
+                }
+                Ok(Handed::Rustls(stream)) => http1(*stream, connection, role, shared, &broken, &worn).await,
+                Err(error) => debug!(%peer, %error, "the kernel cannot go on with a TLS connection"),
             }
         }
         (Ok(Ok(_)), Some(_)) if !shared.clear_http => {
@@ -136,23 +146,38 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
         }
         (Ok(Ok(Opening::Http1)), _) => {
             connection.lane = Some(stream.open_lane());
-            http1(stream, connection, role, shared, &broken).await;
+            http1(stream, connection, role, shared, &broken, &worn).await;
         }
         (Ok(Ok(Opening::Http2)), _) => http2(stream, connection, role, shared, &broken).await,
     }
 }
 
-async fn http1<H, I>(io: I, connection: Connection, role: Role<H>, shared: &Shared, broken: &Broken)
-where
+async fn http1<H, I>(
+    io: I,
+    mut connection: Connection,
+    role: Role<H>,
+    shared: &Shared,
+    broken: &Broken,
+    worn: &CancellationToken,
+) where
     H: Handle,
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let peer = connection.peer;
+    if !io.is_write_vectored() {
+        // hyper would copy the buffers that stand for parts of files, and nobody could tell them any more.
+        connection.lane = None;
+    }
     let connection = Arc::new(connection);
     let keep_alive = matches!(role, Role::Serve(_));
     let begun = CancellationToken::new();
     let first = AtomicBool::new(true);
-    let mut drained = pin!(rarely(shared.drained(&begun)));
+    let mut enough = pin!(rarely(async {
+        tokio::select! {
+            () = shared.drained(&begun) => {}
+            () = worn.cancelled() => {}
+        }
+    }));
     let service = service_fn(|request| {
         // To say it again takes a lock each time.
         if first.swap(false, Ordering::Relaxed) {
@@ -172,7 +197,7 @@ where
     );
     let result = tokio::select! {
         result = serving.as_mut() => result,
-        () = &mut drained => {
+        () = &mut enough => {
             serving.as_mut().graceful_shutdown();
             serving.as_mut().await
         }

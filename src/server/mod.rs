@@ -16,6 +16,7 @@ mod conditions;
 pub mod config;
 mod connection;
 mod handler;
+mod ktls;
 mod link;
 mod memory;
 mod observe;
@@ -81,7 +82,8 @@ pub struct Connection {
     pub sni: Option<String>,
     /// Whether the client showed a certificate signed by `client_ca`.
     pub client_certificate: bool,
-    /// Where bodies put parts of files that the kernel is to send; clear HTTP/1 has one.
+    /// Where bodies put parts of files that the kernel is to send; HTTP/1 has one, unless rustls
+    /// encrypts it.
     pub lane: Option<Lane>,
 }
 

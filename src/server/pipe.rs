@@ -41,21 +41,21 @@ pub(super) enum Failed {
     Socket(Errno),
 }
 
-/// Sends up to `len` bytes of a file to a non-blocking socket.
-pub(super) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd) -> Result<Taken, Failed> {
+/// Sends up to `len` bytes of a file to a non-blocking socket. `more`: the socket may wait for more before they leave.
+pub(super) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd, more: bool) -> Result<Taken, Failed> {
     PIPE.with_borrow_mut(|slot| {
         // Taken out, so that after an error nobody finds another blob's bytes in it.
         let pipe = match slot.take().map_or_else(Pipe::new, Ok) {
             Ok(pipe) => pipe,
             // No descriptor is left, say: the client need not suffer from it.
-            Err(_) => return copy(file, offset, len, socket),
+            Err(_) => return copy(file, offset, len, socket, more),
         };
-        match pipe.send(file, offset, len, &socket) {
+        match pipe.send(file, offset, len, &socket, more) {
             Ok(taken) => {
                 *slot = Some(pipe);
                 Ok(taken)
             }
-            Err(Failed::File(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => copy(file, offset, len, socket),
+            Err(Failed::File(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => copy(file, offset, len, socket, more),
             Err(failed) => Err(failed),
         }
     })
@@ -79,8 +79,9 @@ impl Pipe {
         Ok(Self { read, write, nowhere, capacity })
     }
 
-    fn send(&self, file: &File, offset: u64, len: usize, socket: impl AsFd) -> Result<Taken, Failed> {
-        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MORE;
+    fn send(&self, file: &File, offset: u64, len: usize, socket: impl AsFd, more: bool) -> Result<Taken, Failed> {
+        let more = if more { SpliceFlags::MORE } else { SpliceFlags::empty() };
+        let flags = SpliceFlags::NONBLOCK | more;
         let len = len.min(self.capacity);
         let loaded = again(|| splice(file, Some(&mut { offset }), &self.write, None, len, flags));
         let loaded = loaded.map_err(Failed::File)?;
@@ -112,13 +113,14 @@ impl Pipe {
 }
 
 /// Where the file system cannot give its pages to a pipe.
-fn copy(file: &File, offset: u64, len: usize, socket: impl AsFd) -> Result<Taken, Failed> {
+fn copy(file: &File, offset: u64, len: usize, socket: impl AsFd, more: bool) -> Result<Taken, Failed> {
     let mut buffer = vec![0; len.min(COPY)];
     let read = again(|| rustix::io::pread(file, &mut buffer[..], offset)).map_err(Failed::File)?;
     if read == 0 {
         return Ok(Taken { bytes: 0, full: false, ended: true });
     }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT | SendFlags::MORE;
+    let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT | more;
     match again(|| rustix::net::send(&socket, &buffer[..read], flags)) {
         Ok(bytes) => Ok(Taken { bytes, full: bytes < read, ended: false }),
         Err(Errno::AGAIN) => Ok(Taken { bytes: 0, full: true, ended: false }),
@@ -168,7 +170,7 @@ mod tests {
     type Send = fn(&File, u64, usize, &UnixStream) -> Result<Taken, Failed>;
 
     /// Both ways, since where the kernel cannot splice is not here.
-    const WAYS: [Send; 2] = [|f, o, l, s| send(f, o, l, s), |f, o, l, s| copy(f, o, l, s)];
+    const WAYS: [Send; 2] = [|f, o, l, s| send(f, o, l, s, true), |f, o, l, s| copy(f, o, l, s, false)];
 
     #[test]
     fn what_a_full_socket_does_not_take_is_sent_later_and_nothing_is_lost_or_doubled() {

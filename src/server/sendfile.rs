@@ -105,19 +105,20 @@ impl Lane {
         self.0.goes_on.store(false, Ordering::Relaxed);
     }
 
-    /// Sends of the part at the head, for which `buffer` stands, what the socket takes.
+    /// Sends of the part at the head, for which `buffer` stands, what the socket takes. `more`: it may wait for more
+    /// before that leaves.
     ///
     /// # Errors
     ///
     /// The socket's and the file's; `UnexpectedEof` when the file is shorter than it was; `InvalidData` when `buffer`
     /// stands for something else.
-    pub(super) fn send(&self, buffer: &[u8], socket: impl AsFd) -> io::Result<Taken> {
+    pub(super) fn send(&self, buffer: &[u8], socket: impl AsFd, more: bool) -> io::Result<Taken> {
         let parts = &mut *self.parts();
         let Some(part) = parts.queue.front_mut().filter(|part| part.is_meant_by(buffer)) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a buffer stands for no part of a file"));
         };
         let len = buffer.len().min(parts.appetite);
-        let taken = match pipe::send(&part.slice.file, part.slice.offset + part.sent as u64, len, socket) {
+        let taken = match pipe::send(&part.slice.file, part.slice.offset + part.sent as u64, len, socket, more) {
             Ok(taken) if taken.ended => return Err(reported(cut())),
             Ok(taken) => taken,
             Err(Failed::File(error)) => return Err(reported(error.into())),
@@ -232,7 +233,7 @@ mod tests {
             [&b"first"[..], b"second", b"third"].map(|content| lane.push(slice(content), false)).into();
         for buffer in &buffers {
             assert!(is_stand_in(buffer) && !lane.is_empty());
-            assert_eq!(lane.send(buffer, &ours).unwrap().bytes, buffer.len());
+            assert_eq!(lane.send(buffer, &ours, true).unwrap().bytes, buffer.len());
         }
         assert!(lane.is_empty());
         drop(ours);
@@ -248,12 +249,12 @@ mod tests {
         let first = lane.push(slice(b"as long"), false);
         let second = lane.push(slice(b"as long"), false);
         for wrong in [&second[..], &first[..3], &first[1..], b"as long"] {
-            assert_eq!(kind(lane.send(wrong, &ours)), Some(io::ErrorKind::InvalidData));
+            assert_eq!(kind(lane.send(wrong, &ours, true)), Some(io::ErrorKind::InvalidData));
         }
-        assert_eq!(lane.send(&first, &ours).unwrap().bytes, 7);
-        assert_eq!(kind(lane.send(&first, &ours)), Some(io::ErrorKind::InvalidData), "it is gone");
-        assert_eq!(lane.send(&second, &ours).unwrap().bytes, 7);
-        assert_eq!(kind(lane.send(&second, &ours)), Some(io::ErrorKind::InvalidData), "the lane is empty");
+        assert_eq!(lane.send(&first, &ours, true).unwrap().bytes, 7);
+        assert_eq!(kind(lane.send(&first, &ours, true)), Some(io::ErrorKind::InvalidData), "it is gone");
+        assert_eq!(lane.send(&second, &ours, true).unwrap().bytes, 7);
+        assert_eq!(kind(lane.send(&second, &ours, true)), Some(io::ErrorKind::InvalidData), "the lane is empty");
         drop(ours);
         let mut arrived = String::new();
         theirs.read_to_string(&mut arrived).unwrap();
@@ -266,7 +267,7 @@ mod tests {
         let lane = Lane::default();
         for turn in 0..2 * TURNS + 3 {
             let buffer = lane.push(slice(b"x"), false);
-            assert_eq!(lane.send(&buffer, &ours).unwrap().bytes, 1, "turn {turn}");
+            assert_eq!(lane.send(&buffer, &ours, true).unwrap().bytes, 1, "turn {turn}");
             theirs.read_exact(&mut [0]).unwrap();
         }
     }
@@ -288,9 +289,9 @@ mod tests {
         let part = slice(&[7; 100_000]);
         let buffer = lane.push(part.clone(), false);
         part.file.set_len(50_000).unwrap();
-        let sent = lane.send(&buffer, &ours).unwrap();
+        let sent = lane.send(&buffer, &ours, true).unwrap();
         assert_eq!(sent, Taken { bytes: 50_000, full: false, ended: false });
-        assert_eq!(kind(lane.send(&buffer[sent.bytes..], &ours)), Some(io::ErrorKind::UnexpectedEof));
+        assert_eq!(kind(lane.send(&buffer[sent.bytes..], &ours, true)), Some(io::ErrorKind::UnexpectedEof));
         assert!(is_in_memory(&part.file, 0, 50_000).unwrap());
         assert_eq!(is_in_memory(&part.file, 0, 50_001).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -5,11 +5,13 @@
 //! write. The clock restarts with every byte the kernel takes, so a slow client is not a stalled one.
 //! HTTP/2's own flow control is above this file: see [`super::streams`].
 //!
-//! Buffers that stand for parts of files are sent by the kernel: see [`super::sendfile`].
+//! Buffers that stand for parts of files are sent by the kernel: see [`super::sendfile`]. It may encrypt what is written,
+//! too: see [`super::ktls`].
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
     pin::Pin,
     sync::{
         Arc,
@@ -20,14 +22,21 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::{
+    io::Errno,
+    net::{SendAncillaryBuffer, SendFlags},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf},
     net::TcpStream,
     time::Sleep,
 };
+use tokio_util::sync::CancellationToken;
 
-use super::sendfile::{self, Lane};
+use super::{
+    ktls::{self, Allowance, Records},
+    sendfile::{self, Lane},
+};
 
 /// The content type of a TLS handshake record, RFC 8446 section 5.1. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -79,11 +88,24 @@ pub(super) struct Stream {
     /// We have sent our last byte: how long, and how many bytes, the client may take to send its own.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
     broken: Broken,
+    encryption: Encryption,
+    /// Cancelled when no new response should begin here.
+    worn: CancellationToken,
     /// Parts of files that stand in the buffers to be written.
     lane: Option<Lane>,
     corked: bool,
     /// Bytes written since this task last gave its thread back.
     burst: usize,
+}
+
+/// Who encrypts what is written and decrypts what is read.
+enum Encryption {
+    /// Nobody, or whoever reads and writes here.
+    NotHere,
+    /// The same, and we look at where records begin and end.
+    Watched(Records),
+    /// The kernel. `closed`: it has sent our close_notify.
+    Kernel { closed: bool, allowance: Allowance },
 }
 
 impl Stream {
@@ -99,6 +121,8 @@ impl Stream {
             blocked: None,
             linger: None,
             broken: Broken::default(),
+            encryption: Encryption::NotHere,
+            worn: CancellationToken::new(),
             lane: None,
             corked: false,
             burst: 0,
@@ -109,9 +133,30 @@ impl Stream {
         self.broken.clone()
     }
 
+    /// Cancelled when the keys of this connection have encrypted enough.
+    pub(super) fn worn(&self) -> CancellationToken {
+        self.worn.clone()
+    }
+
     /// From now on bodies may push parts of files into this lane.
     pub(super) fn open_lane(&mut self) -> Lane {
         self.lane.get_or_insert_default().clone()
+    }
+
+    /// From now on TLS records are read.
+    pub(super) fn watch_records(&mut self) {
+        self.encryption = Encryption::Watched(Records::default());
+    }
+
+    /// Whether all that has been taken from the socket was read, and was whole records.
+    pub(super) fn is_between_records(&self) -> bool {
+        self.seen.is_empty() && matches!(&self.encryption, Encryption::Watched(records) if records.is_between())
+    }
+
+    /// From now on clear bytes are read and written. `decrypted` is what came before and nobody has read.
+    pub(super) fn is_encrypted_by_the_kernel(&mut self, decrypted: &[u8]) {
+        self.encryption = Encryption::Kernel { closed: false, allowance: Allowance::new() };
+        self.seen.extend_from_slice(decrypted);
     }
 
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -147,12 +192,14 @@ impl Stream {
     fn poll_write_mixed(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>], lane: &Lane) -> Poll<io::Result<usize>> {
         let plain = bufs.iter().take_while(|buf| !sendfile::is_stand_in(buf)).count();
         self.cork(true);
+        // kTLS would keep the end of a body back until a full record is together.
+        let more = !matches!(self.encryption, Encryption::Kernel { .. });
         loop {
             ready!(self.tcp.poll_write_ready(cx))?;
             let mut written = 0;
             let full = self.tcp.try_io(Interest::WRITABLE, || match bufs.get(plain) {
                 Some(buf) if plain == 0 => {
-                    let taken = lane.send(buf, &self.tcp)?;
+                    let taken = lane.send(buf, &self.tcp, more)?;
                     written = taken.bytes;
                     // Said within this call, so that no news of the socket that comes meanwhile is lost.
                     if taken.full { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -183,6 +230,54 @@ impl Stream {
         }
     }
 
+    /// Where the kernel encrypts: says that nothing follows, unless what went before was not a whole.
+    fn poll_close_notify(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Encryption::Kernel { closed: closed @ false, .. } = &mut self.encryption else {
+            return Poll::Ready(Ok(()));
+        };
+        if !self.broken.is_set() {
+            loop {
+                ready!(self.tcp.poll_write_ready(cx))?;
+                match self.tcp.try_io(Interest::WRITABLE, || ktls::close_notify(&self.tcp)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                    Ok(()) => break,
+                }
+            }
+        }
+        *closed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads from the socket. Where the kernel decrypts it refuses to hand out what is not data: an alert, which is
+    /// the client's end, or a wish for new keys, which cannot be met.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.tcp).poll_read(cx, buf)) {
+            Err(error)
+                if matches!(self.encryption, Encryption::Kernel { .. })
+                    && Errno::from_io_error(&error) == Some(Errno::IO) =>
+            {
+                Poll::Ready(Ok(()))
+            }
+            result => Poll::Ready(result),
+        }
+    }
+
+    /// Reads what has been seen before, then from the socket.
+    fn poll_next(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.seen.is_empty() {
+            return self.poll_receive(cx, buf);
+        }
+        let n = self.seen.len().min(buf.remaining());
+        buf.put_slice(&self.seen[..n]);
+        self.seen.advance(n);
+        if self.seen.is_empty() {
+            // The memory is not needed for the rest of the connection.
+            self.seen = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Gives the thread back after [`BURST`] bytes, for the sake of the other clients on it.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.burst < BURST {
@@ -197,7 +292,13 @@ impl Stream {
     fn timed(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = &write {
             self.blocked = None;
-            self.burst += written.as_ref().map_or(0, |written| *written);
+            let written = written.as_ref().map_or(0, |written| *written);
+            self.burst += written;
+            if let Encryption::Kernel { allowance, .. } = &mut self.encryption
+                && !allowance.spend(written)
+            {
+                self.worn.cancel();
+            }
             return write;
         }
         self.burst = 0;
@@ -220,17 +321,18 @@ impl Drop for Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.seen.is_empty() {
-            return Pin::new(&mut self.tcp).poll_read(cx, buf);
-        }
-        let n = self.seen.len().min(buf.remaining());
-        buf.put_slice(&self.seen[..n]);
-        self.seen.advance(n);
-        if self.seen.is_empty() {
-            // The memory is not needed for the rest of the connection.
-            self.seen = BytesMut::new();
+        let before = buf.filled().len();
+        ready!(self.poll_next(cx, buf))?;
+        if let Encryption::Watched(records) = &mut self.encryption {
+            records.read(&buf.filled()[before..]);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tcp.as_fd()
     }
 }
 
@@ -268,6 +370,8 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = &mut *self;
         if stream.linger.is_none() {
+            let notified = stream.poll_close_notify(cx).map_ok(|()| 0);
+            ready!(stream.timed(cx, notified))?;
             ready!(Pin::new(&mut stream.tcp).poll_shutdown(cx))?;
         }
         let (clock, left) = stream.linger.get_or_insert_with(|| (Box::pin(tokio::time::sleep(LINGER)), LINGER_BYTES));

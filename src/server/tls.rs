@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::TlsConfig;
+use super::{TlsConfig, ktls};
 use crate::metrics::Metrics;
 
 /// How often the files are looked at. Their content is compared, which works where notifications do not: NFS, and the
@@ -242,6 +242,8 @@ impl Files {
         };
         let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Only the kernel is ever given them.
+        server.enable_secret_extraction = ktls::is_offered();
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
         Ok(Loaded { config: config.clone(), fingerprint: self.fingerprint(), server: Arc::new(server) })
     }

@@ -110,6 +110,14 @@ async fn a_body_that_fails_never_looks_like_an_end() {
     let mut stream = server.connect().await;
     send(&mut stream, "GET /fail HTTP/1.0\r\n\r\n").await;
     assert!(rest(&mut stream).await.is_err());
+    // Under TLS an end says that it is one.
+    let certificates = Certificates::new();
+    let server = Setup::tls(&certificates).start();
+    for (path, whole) in [("/hello", true), ("/fail", false)] {
+        let mut stream = certificates.connect(&server, &[b"http/1.1"]).await.unwrap();
+        send(&mut stream, &format!("GET {path} HTTP/1.0\r\n\r\n")).await;
+        assert_eq!(rest(&mut stream).await.is_ok(), whole, "{path}");
+    }
 }
 
 #[tokio::test]

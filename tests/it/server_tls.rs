@@ -1,9 +1,19 @@
 //! Certificates: loading says what is wrong, reloading is for new handshakes only, clients may show theirs.
 
-use std::{error::Error as _, fs, time::Duration};
+use std::{
+    error::Error as _,
+    fs,
+    io::{Read as _, Write as _},
+    time::Duration,
+};
 
 use forebay::server::{ReloadableTls, Reloaded, TlsConfig};
 use rcgen::ExtendedKeyUsagePurpose;
+use rustls::{ClientConnection, pki_types::ServerName};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::server_support::{Certificates, Setup, TestServer, read_until, send, shown, soon, until};
@@ -220,5 +230,64 @@ async fn a_new_client_ca_ends_the_trust_in_the_old_one() {
     until("the reload", || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
     assert!(soon("a refusal", client.get(&url).send()).await.is_err());
     drop(certificates);
+    server.end().await;
+}
+
+/// What a client has to send now.
+fn flight(session: &mut ClientConnection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+async fn receive(tcp: &mut TcpStream, session: &mut ClientConnection) {
+    let mut buffer = [0; 4096];
+    let n = soon("the server's turn", tcp.read(&mut buffer)).await.unwrap();
+    assert_ne!(n, 0, "the server closed");
+    let mut bytes = &buffer[..n];
+    while !bytes.is_empty() {
+        session.read_tls(&mut bytes).unwrap();
+        session.process_new_packets().unwrap();
+    }
+}
+
+/// Whoever takes the connection over from the handshake gets what the handshake has read too much.
+#[tokio::test]
+async fn a_request_that_comes_with_the_end_of_the_handshake_is_answered_however_much_of_it_comes() {
+    let certificates = Certificates::new();
+    let server = Setup::tls(&certificates).start();
+    for early in [0, 3, 5, 20, usize::MAX] {
+        let mut tcp = server.connect().await;
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut session = ClientConnection::new(certificates.client_config(H1), name).unwrap();
+        let last = loop {
+            let flight = flight(&mut session);
+            if !session.is_handshaking() {
+                break flight;
+            }
+            tcp.write_all(&flight).await.unwrap();
+            receive(&mut tcp, &mut session).await;
+        };
+        session.writer().write_all(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let request = flight(&mut session);
+        let (now, later) = request.split_at(early.min(request.len()));
+        tcp.write_all(&[&last, now].concat()).await.unwrap();
+        // A ticket says that the server has read that.
+        while session.tls13_tickets_received() == 0 {
+            receive(&mut tcp, &mut session).await;
+        }
+        tcp.write_all(later).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello\n") {
+            // More may come: an error that is none.
+            let _ = session.reader().read_to_end(&mut answer);
+            if !answer.ends_with(b"hello\n") {
+                receive(&mut tcp, &mut session).await;
+            }
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{early}");
+    }
     server.end().await;
 }
