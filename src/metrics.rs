@@ -64,6 +64,7 @@ struct Families {
     cache_max_bytes: IntGauge,
     cache_objects: IntGaugeVec,
     evicted_bytes: IntCounter,
+    sent_by_kernel: IntCounter,
     connections: IntGauge,
     connections_refused: IntCounter,
     reloads: IntCounterVec,
@@ -171,6 +172,13 @@ impl Metrics {
             cache_bytes: gauges(r, "forebay_cache_bytes", "Bytes on disk.", &["kind"])?,
             cache_max_bytes: gauge(r, "forebay_cache_max_bytes", "Bytes the cache may take on disk.")?,
             cache_objects: gauges(r, "forebay_cache_objects", "Objects on disk.", &["kind"])?,
+            sent_by_kernel: register(
+                r,
+                IntCounter::new(
+                    "forebay_sent_by_kernel_bytes_total",
+                    "Bytes of blobs that the kernel sent from the page cache; the rest was copied.",
+                )?,
+            )?,
             evicted_bytes: register(
                 r,
                 IntCounter::new("forebay_evicted_bytes_total", "Bytes removed from the cache to make room.")?,
@@ -282,6 +290,11 @@ impl Metrics {
 
     pub fn fill(&self, upstream: &str, result: FillResult) {
         self.0.fills.with_label_values(&[upstream, result.as_str()]).inc();
+    }
+
+    /// The kernel took `bytes` of a blob for a client.
+    pub fn sent_by_kernel(&self, bytes: usize) {
+        self.0.sent_by_kernel.inc_by(bytes as u64);
     }
 
     /// How much of a kind is on disk now.
@@ -397,6 +410,7 @@ mod tests {
             ("forebay_cache_max_bytes", "gauge"),
             ("forebay_cache_objects", "gauge"),
             ("forebay_evicted_bytes_total", "counter"),
+            ("forebay_sent_by_kernel_bytes_total", "counter"),
             ("forebay_connections", "gauge"),
             ("forebay_connections_refused_total", "counter"),
             ("forebay_build_info", "gauge"),

@@ -18,6 +18,7 @@ mod scan;
 mod temp;
 
 use std::{
+    fmt,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -91,6 +92,12 @@ pub struct StoredBlob {
 pub struct Pin {
     store: DiskStore,
     key: Key,
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pin").field(&self.key).finish()
+    }
 }
 
 impl Drop for Pin {

@@ -91,6 +91,8 @@ struct State {
     /// The size of the blob in bytes, once known.
     total: Option<u64>,
     file: Option<Arc<File>>,
+    /// The fill has failed, and its file may be cut: nobody begins to read any more.
+    closing: bool,
     name: Option<disk::TempName>,
     written: Extents,
     /// How many of these bytes the main transfer has not told the reservation of.
@@ -136,6 +138,7 @@ impl Fill {
             progress: Progress::Opening,
             total: None,
             file: None,
+            closing: false,
             name: None,
             written: Extents::default(),
             landed: 0,
@@ -268,7 +271,7 @@ impl State {
             None => run.saturating_sub(withheld),
         };
         match &self.file {
-            Some(file) if limit > position => {
+            Some(file) if limit > position && !self.closing => {
                 Look::Slice(FileSlice { file: file.clone(), offset: position, len: limit - position })
             }
             // The blob proved shorter than its announced size, for which this range was cut out.

@@ -27,7 +27,7 @@ pub mod transfer;
 pub use self::{
     blobs::{BlobCache, BlobError, OpenedBlob},
     config::Config,
-    disk::DiskStore,
+    disk::{DiskStore, Pin},
     manifests::{ManifestCache, ManifestError, Wanted},
     prefetch::Images,
     reader::{BlobReader, FileSlice, Piece, ReadError},

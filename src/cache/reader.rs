@@ -59,6 +59,14 @@ pub enum BlobReader {
 }
 
 impl BlobReader {
+    /// What keeps the blob in the cache.
+    pub fn pin(&self) -> Option<Arc<Pin>> {
+        match self {
+            Self::File { pin, .. } => Some(pin.clone()),
+            Self::Growing(_) | Self::Memory(_) | Self::Through(_) => None,
+        }
+    }
+
     /// The next piece; `None` after the last one.
     pub async fn next(&mut self) -> Result<Option<Piece>, ReadError> {
         loop {

@@ -97,7 +97,7 @@ impl Source {
             && len > SMALL
             && sendfile::is_in_memory(&slice.file, slice.offset, len)?
         {
-            return Ok(lane.push(slice.clone(), slice.len > len + SMALL));
+            return Ok(lane.push(slice.clone(), self.reader.pin(), slice.len > len + SMALL));
         }
         if let Some(lane) = &self.lane {
             lane.pause();

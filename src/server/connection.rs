@@ -53,7 +53,7 @@ const MAX_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// HTTP/2: bytes of a response that may wait for the client's window, per stream.
-const SEND_BUFFER: usize = 128 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// To a client that speaks HTTP where only TLS is served.
 const TLS_ONLY: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -133,7 +133,7 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
             }
             match ktls::hand_over(stream) {
                 Ok(Handed::Kernel(mut stream)) => {
-                    connection.lane = Some(stream.open_lane());
+                    connection.lane = Some(stream.open_lane(shared.metrics.clone()));
                     http1(stream, connection, role, shared, &broken, &worn).await;
                 }
                 Ok(Handed::Rustls(stream)) => http1(*stream, connection, role, shared, &broken, &worn).await,
@@ -145,7 +145,7 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
             sent_away(peer, StatusCode::BAD_REQUEST, "it speaks clear HTTP, and only TLS is served");
         }
         (Ok(Ok(Opening::Http1)), _) => {
-            connection.lane = Some(stream.open_lane());
+            connection.lane = Some(stream.open_lane(shared.metrics.clone()));
             http1(stream, connection, role, shared, &broken, &worn).await;
         }
         (Ok(Ok(Opening::Http2)), _) => http2(stream, connection, role, shared, &broken).await,
@@ -331,7 +331,7 @@ fn stalled(shared: &Shared, what: &'static str, peer: SocketAddr) {
 /// Looks at how hyper ended, while it still holds the socket.
 fn ended(result: hyper::Result<()>, peer: SocketAddr, broken: &Broken, shared: &Shared) {
     let Err(error) = result else { return };
-    if broken.is_set() {
+    if broken.is_stalled() {
         return stalled(shared, "read", peer);
     }
     if error.is_user() {

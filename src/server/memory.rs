@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
+    pin::pin,
     sync::{
         Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -14,14 +15,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::sendfile::read_now;
 use crate::cache::FileSlice;
 
 /// The unit that memory is counted in, and the smallest buffer, in bytes.
 const UNIT: usize = 16 * 1024;
-/// How much all bodies together hold: 128 MiB. A body that finds no room waits for others to be sent.
+/// How much all bodies together hold: 128 MiB. A body that finds no room still has one unit, so that clients who take
+/// nothing do not stop those who do; for more it waits until that one is sent.
 const MOST_UNITS: usize = 8192;
 /// How large buffers are, and up to how many readers they are that large.
 const SIZES: [(usize, usize); 3] = [(256 * 1024, 32), (64 * 1024, 256), (UNIT, usize::MAX)];
@@ -35,12 +37,20 @@ static FREE: [Mutex<Vec<Box<[u8]>>>; SIZES.len()] = [const { Mutex::new(Vec::new
 static READERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Somebody who reads blobs into memory; the more there are, the smaller their buffers.
-pub(super) struct Reader(());
+pub(super) struct Reader(Arc<Held>);
+
+/// The buffers of one reader that are not sent yet.
+#[derive(Default)]
+struct Held {
+    count: AtomicUsize,
+    /// There are none any more.
+    none: Notify,
+}
 
 impl Reader {
     pub fn new() -> Self {
         READERS.fetch_add(1, Ordering::Relaxed);
-        Self(())
+        Self(Arc::default())
     }
 
     /// Reads from the front of a slice as many bytes as one buffer takes, at least one.
@@ -50,7 +60,7 @@ impl Reader {
     /// The file's; `UnexpectedEof` when it ends first.
     pub async fn read(&self, slice: &FileSlice) -> io::Result<Bytes> {
         let readers = READERS.load(Ordering::Relaxed);
-        let mut buffer = Buffer::take(usize::try_from(slice.len).unwrap_or(usize::MAX), readers).await?;
+        let mut buffer = Buffer::take(usize::try_from(slice.len).unwrap_or(usize::MAX), readers, &self.0).await?;
         match read_now(&slice.file, buffer.bytes_mut(), slice.offset)? {
             Some(read) => buffer.finish(read),
             None => {
@@ -72,6 +82,18 @@ impl Drop for Reader {
     }
 }
 
+/// Brings a slice into the page cache. Blocks.
+pub(super) fn warm(slice: &FileSlice) {
+    let mut buffer = [0; UNIT];
+    let (mut offset, end) = (slice.offset, slice.offset + slice.len);
+    read_ahead(&slice.file, offset);
+    while offset < end
+        && let Ok(read @ 1..) = slice.file.read_at(&mut buffer, offset)
+    {
+        offset += read as u64;
+    }
+}
+
 /// Lets the disk begin with what will be asked for next.
 fn read_ahead(file: &File, offset: u64) {
     let ahead = std::num::NonZeroU64::new(AHEAD);
@@ -86,18 +108,25 @@ struct Buffer {
     /// How much of it is wanted, then how much of it was read.
     len: usize,
     class: usize,
-    _room: OwnedSemaphorePermit,
+    held: Arc<Held>,
+    /// Absent for the one that everybody may have.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Buffer {
-    async fn take(wanted: usize, readers: usize) -> io::Result<Self> {
+    async fn take(wanted: usize, readers: usize, held: &Arc<Held>) -> io::Result<Self> {
         let class = class(wanted, readers);
+        let units = u32::try_from(SIZES[class].0 / UNIT).unwrap_or(u32::MAX);
+        let (class, room) = match UNITS.clone().try_acquire_many_owned(units) {
+            Ok(room) => (class, Some(room)),
+            Err(_) => (SIZES.len() - 1, held.room_for_one().await?),
+        };
+        held.count.fetch_add(1, Ordering::AcqRel);
+        let held = held.clone();
         let size = SIZES[class].0;
-        let units = u32::try_from(size / UNIT).unwrap_or(u32::MAX);
-        let room = UNITS.clone().acquire_many_owned(units).await.map_err(io::Error::other)?;
         let kept = FREE[class].lock().unwrap_or_else(PoisonError::into_inner).pop();
         let memory = kept.unwrap_or_else(|| vec![0; size].into());
-        Ok(Self { memory, len: wanted.min(size), class, _room: room })
+        Ok(Self { memory, len: wanted.min(size), class, held, _room: room })
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
@@ -113,6 +142,24 @@ impl Buffer {
     }
 }
 
+impl Held {
+    /// Waits for room for one unit, or for a time when this reader has none.
+    async fn room_for_one(&self) -> io::Result<Option<OwnedSemaphorePermit>> {
+        let mut room = pin!(UNITS.clone().acquire_owned());
+        loop {
+            // Before the look, so that a buffer that goes in between is not missed.
+            let none = self.none.notified();
+            if self.count.load(Ordering::Acquire) == 0 {
+                return Ok(None);
+            }
+            tokio::select! {
+                room = &mut room => return room.map(Some).map_err(io::Error::other),
+                () = none => {}
+            }
+        }
+    }
+}
+
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
         &self.memory[..self.len]
@@ -121,6 +168,9 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.held.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.held.none.notify_one();
+        }
         let memory = std::mem::take(&mut self.memory);
         let mut free = FREE[self.class].lock().unwrap_or_else(PoisonError::into_inner);
         if (free.len() + 1) * memory.len() <= KEPT {
@@ -158,6 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slice_is_read_front_to_back_and_a_cut_file_is_an_error() {
+        let _alone = ONE_BY_ONE.lock().await;
         let mut file = tempfile::tempfile().unwrap();
         let content: Vec<u8> = (0..600_000u32).map(|n| (n % 251) as u8).collect();
         io::Write::write_all(&mut file, &content).unwrap();
@@ -177,5 +228,26 @@ mod tests {
         };
         assert!(read == content[100..], "the bytes are the file's");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    /// Both tests read, and this one takes all the room there is.
+    static ONE_BY_ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+    #[tokio::test]
+    async fn who_holds_nothing_gets_a_unit_although_others_hold_everything() {
+        let _alone = ONE_BY_ONE.lock().await;
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &[7; 3 * UNIT]).unwrap();
+        let slice = FileSlice { file: Arc::new(file), offset: 0, len: 3 * UNIT as u64 };
+        let everything = UNITS.clone().acquire_many_owned(MOST_UNITS as u32).await.unwrap();
+        let reader = Reader::new();
+        let first = reader.read(&slice).await.unwrap();
+        assert_eq!(first.len(), UNIT);
+        let mut second = pin!(reader.read(&slice));
+        assert!(futures_util::poll!(&mut second).is_pending(), "one is all it may have");
+        drop(first);
+        assert_eq!(second.await.unwrap().len(), UNIT);
+        drop(everything);
+        assert_eq!(Reader::new().read(&slice).await.unwrap().len(), 3 * UNIT);
     }
 }

@@ -55,7 +55,9 @@ pub(super) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd, more
                 *slot = Some(pipe);
                 Ok(taken)
             }
-            Err(Failed::File(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => copy(file, offset, len, socket, more),
+            Err(Failed::File(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)) => {
+                copy(file, offset, len, socket, more)
+            }
             Err(failed) => Err(failed),
         }
     })

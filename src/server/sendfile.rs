@@ -12,6 +12,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     fs::File,
     io::{self, IoSliceMut},
     os::fd::AsFd,
@@ -25,7 +26,10 @@ use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::pipe::{self, Failed, Taken};
-use crate::cache::FileSlice;
+use crate::{
+    cache::{FileSlice, Pin},
+    metrics::Metrics,
+};
 
 /// The longest part that is pushed at a time, in bytes.
 pub(super) const LONGEST: u64 = 2 * 1024 * 1024;
@@ -41,16 +45,24 @@ const LEAST: usize = 64 * 1024;
 static STAND_IN: LazyLock<&'static [u8]> = LazyLock::new(|| Box::leak(vec![0; LONGEST as usize + TURNS].into()));
 
 /// The parts of files that one connection is to send, in the order of their buffers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Lane(Arc<Shared>);
 
-#[derive(Debug, Default)]
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lane").field(&*self.parts()).finish()
+    }
+}
+
+#[derive(Default)]
 struct Shared {
     parts: Mutex<Parts>,
     /// How many parts there are, for a look without the lock.
     waiting: AtomicUsize,
     /// The body has the next part at hand.
     goes_on: AtomicBool,
+    /// Absent where nobody counts.
+    metrics: Option<Metrics>,
 }
 
 #[derive(Debug)]
@@ -73,19 +85,25 @@ struct Part {
     /// How many of its bytes are gone.
     sent: usize,
     slice: FileSlice,
+    /// What is being sent stays in the cache.
+    _pin: Option<Arc<Pin>>,
 }
 
 impl Lane {
+    pub(super) fn new(metrics: Option<Metrics>) -> Self {
+        Self(Arc::new(Shared { metrics, ..Shared::default() }))
+    }
+
     /// Queues a part of at most [`LONGEST`] bytes, and gives the buffer that stands for it. `goes_on`: another follows
     /// at once.
-    pub(super) fn push(&self, slice: FileSlice, goes_on: bool) -> Bytes {
+    pub(super) fn push(&self, slice: FileSlice, pin: Option<Arc<Pin>>, goes_on: bool) -> Bytes {
         self.0.goes_on.store(goes_on, Ordering::Relaxed);
         let len = slice.len.min(LONGEST) as usize;
         let slice = FileSlice { len: len as u64, ..slice };
         let mut parts = self.parts();
         let turn = parts.next_turn;
         parts.next_turn = (turn + 1) % TURNS;
-        parts.queue.push_back(Part { turn, sent: 0, slice });
+        parts.queue.push_back(Part { turn, sent: 0, slice, _pin: pin });
         self.0.waiting.store(parts.queue.len(), Ordering::Relaxed);
         Bytes::from_static(&STAND_IN[turn..turn + len])
     }
@@ -93,6 +111,17 @@ impl Lane {
     /// Whether anything is to be sent.
     pub(super) fn is_empty(&self) -> bool {
         self.0.waiting.load(Ordering::Relaxed) == 0
+    }
+
+    /// What is to be sent next, if it is no longer in memory.
+    pub(super) fn cold(&self) -> Option<FileSlice> {
+        let parts = self.parts();
+        let part = parts.queue.front()?;
+        let offset = part.slice.offset + part.sent as u64;
+        let len = (part.slice.len - part.sent as u64).min(parts.appetite as u64);
+        // An error is found again, and told, by whoever sends.
+        let is_cold = matches!(is_in_memory(&part.slice.file, offset, len), Ok(false));
+        is_cold.then(|| FileSlice { file: part.slice.file.clone(), offset, len })
     }
 
     /// Whether what was sent last is worth holding back until more comes.
@@ -124,6 +153,9 @@ impl Lane {
             Err(Failed::File(error)) => return Err(reported(error.into())),
             Err(Failed::Socket(error)) => return Err(error.into()),
         };
+        if let Some(metrics) = &self.0.metrics {
+            metrics.sent_by_kernel(taken.bytes);
+        }
         parts.appetite = appetite(parts.appetite, taken);
         part.sent += taken.bytes;
         if part.sent as u64 >= part.slice.len {
@@ -230,7 +262,7 @@ mod tests {
         let lane = Lane::default();
         assert!(lane.is_empty());
         let buffers: Vec<Bytes> =
-            [&b"first"[..], b"second", b"third"].map(|content| lane.push(slice(content), false)).into();
+            [&b"first"[..], b"second", b"third"].map(|content| lane.push(slice(content), None, false)).into();
         for buffer in &buffers {
             assert!(is_stand_in(buffer) && !lane.is_empty());
             assert_eq!(lane.send(buffer, &ours, true).unwrap().bytes, buffer.len());
@@ -246,8 +278,8 @@ mod tests {
     fn nothing_is_sent_for_a_buffer_that_does_not_stand_for_the_head_of_the_lane() {
         let (ours, mut theirs) = pair();
         let lane = Lane::default();
-        let first = lane.push(slice(b"as long"), false);
-        let second = lane.push(slice(b"as long"), false);
+        let first = lane.push(slice(b"as long"), None, false);
+        let second = lane.push(slice(b"as long"), None, false);
         for wrong in [&second[..], &first[..3], &first[1..], b"as long"] {
             assert_eq!(kind(lane.send(wrong, &ours, true)), Some(io::ErrorKind::InvalidData));
         }
@@ -266,7 +298,7 @@ mod tests {
         let (ours, mut theirs) = pair();
         let lane = Lane::default();
         for turn in 0..2 * TURNS + 3 {
-            let buffer = lane.push(slice(b"x"), false);
+            let buffer = lane.push(slice(b"x"), None, false);
             assert_eq!(lane.send(&buffer, &ours, true).unwrap().bytes, 1, "turn {turn}");
             theirs.read_exact(&mut [0]).unwrap();
         }
@@ -276,7 +308,7 @@ mod tests {
     fn a_long_slice_is_pushed_up_to_the_longest_part() {
         let lane = Lane::default();
         let long = FileSlice { len: 3 * LONGEST, ..slice(b"") };
-        assert_eq!(lane.push(long, true).len() as u64, LONGEST);
+        assert_eq!(lane.push(long, None, true).len() as u64, LONGEST);
         assert!(lane.goes_on());
         lane.pause();
         assert!(!lane.goes_on());
@@ -287,7 +319,7 @@ mod tests {
         let (ours, _theirs) = pair();
         let lane = Lane::default();
         let part = slice(&[7; 100_000]);
-        let buffer = lane.push(part.clone(), false);
+        let buffer = lane.push(part.clone(), None, false);
         part.file.set_len(50_000).unwrap();
         let sent = lane.send(&buffer, &ours, true).unwrap();
         assert_eq!(sent, Taken { bytes: 50_000, full: false, ended: false });

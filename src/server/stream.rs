@@ -29,14 +29,17 @@ use rustix::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf},
     net::TcpStream,
+    task::JoinHandle,
     time::Sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ktls::{self, Allowance, Records},
+    memory,
     sendfile::{self, Lane},
 };
+use crate::metrics::Metrics;
 
 /// The content type of a TLS handshake record, RFC 8446 section 5.1. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -66,15 +69,25 @@ pub(super) enum Opening {
 /// Says that a connection must end with a reset, so that no client can take what it got for a whole. A write that
 /// stalled sets it, and so does whoever ends a connection in the middle.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Broken(Arc<AtomicBool>);
+pub(super) struct Broken(Arc<(AtomicBool, AtomicBool)>);
 
 impl Broken {
     pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.0.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.0.load(Ordering::Relaxed)
+    }
+
+    /// Because of a write that the client did not take.
+    fn stalled(&self) {
+        self.0.1.store(true, Ordering::Relaxed);
+        self.set();
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.0.1.load(Ordering::Relaxed)
     }
 }
 
@@ -94,6 +107,10 @@ pub(super) struct Stream {
     /// Parts of files that stand in the buffers to be written.
     lane: Option<Lane>,
     corked: bool,
+    /// The last write had to wait, so that pages may have left memory meanwhile.
+    waited: bool,
+    /// They are brought back.
+    warming: Option<JoinHandle<()>>,
     /// Bytes written since this task last gave its thread back.
     burst: usize,
 }
@@ -125,6 +142,8 @@ impl Stream {
             worn: CancellationToken::new(),
             lane: None,
             corked: false,
+            waited: false,
+            warming: None,
             burst: 0,
         }
     }
@@ -139,8 +158,8 @@ impl Stream {
     }
 
     /// From now on bodies may push parts of files into this lane.
-    pub(super) fn open_lane(&mut self) -> Lane {
-        self.lane.get_or_insert_default().clone()
+    pub(super) fn open_lane(&mut self, metrics: Option<Metrics>) -> Lane {
+        self.lane.get_or_insert_with(|| Lane::new(metrics)).clone()
     }
 
     /// From now on TLS records are read.
@@ -191,6 +210,9 @@ impl Stream {
     /// Writes what is in memory in front of the first part of a file, or of that part what the socket takes.
     fn poll_write_mixed(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>], lane: &Lane) -> Poll<io::Result<usize>> {
         let plain = bufs.iter().take_while(|buf| !sendfile::is_stand_in(buf)).count();
+        if plain == 0 {
+            ready!(self.poll_warm(cx, lane));
+        }
         self.cork(true);
         // kTLS would keep the end of a body back until a full record is together.
         let more = !matches!(self.encryption, Encryption::Kernel { .. });
@@ -212,11 +234,41 @@ impl Stream {
                 }
             });
             match full {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    if plain == 0 {
+                        self.broken.set();
+                    }
+                    return Poll::Ready(Err(error));
+                }
                 _ if written > 0 => return Poll::Ready(Ok(written)),
                 _ => {}
             }
         }
+    }
+
+    /// Splicing waits for pages that are not in memory: after a pause they are looked for again, and brought back on
+    /// another thread.
+    fn poll_warm(&mut self, cx: &mut Context<'_>, lane: &Lane) -> Poll<()> {
+        if std::mem::take(&mut self.waited)
+            && let Some(slice) = lane.cold()
+        {
+            self.warming = Some(tokio::task::spawn_blocking(move || memory::warm(&slice)));
+        }
+        if let Some(warming) = &mut self.warming {
+            // One that failed left the pages where they are: splicing says what is wrong.
+            let _ = ready!(Pin::new(warming).poll(cx));
+            self.warming = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// What stands for a part of a file is never written as the zeroes it is.
+    fn refuse_stand_ins(&self, bufs: &[IoSlice<'_>]) -> io::Result<()> {
+        if self.lane.is_some() && bufs.iter().any(|buf| sendfile::is_stand_in(buf)) {
+            self.broken.set();
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a buffer stands for no part of a file"));
+        }
+        Ok(())
     }
 
     /// Lets the kernel wait for full segments while a head and parts of files are written by turns, and no longer.
@@ -302,10 +354,11 @@ impl Stream {
             return write;
         }
         self.burst = 0;
+        self.waited = true;
         let stall = self.stall;
         let clock = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
         ready!(clock.as_mut().poll(cx));
-        self.broken.set();
+        self.broken.stalled();
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of its response")))
     }
 }
@@ -338,6 +391,7 @@ impl AsFd for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.refuse_stand_ins(&[IoSlice::new(buf)])?;
         ready!(self.poll_turn(cx));
         let write = Pin::new(&mut self.tcp).poll_write(cx, buf);
         self.timed(cx, write)
@@ -351,7 +405,10 @@ impl AsyncWrite for Stream {
         ready!(self.poll_turn(cx));
         let write = match self.lane.clone().filter(|lane| !lane.is_empty()) {
             Some(lane) => self.poll_write_mixed(cx, bufs, &lane),
-            None => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
+            None => {
+                self.refuse_stand_ins(bufs)?;
+                Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+            }
         };
         self.timed(cx, write)
     }

@@ -38,6 +38,9 @@ const WAYS: [Way; 5] = [Way::Kernel, Way::Cold, Way::ClearHttp2, Way::TlsHttp1, 
 /// Around what is sent in one piece, and what is copied because it is small.
 const LENGTHS: [usize; 8] = [1, 4096, 32 * 1024, 32 * 1024 + 1, 256 * 1024, 2 << 20, (2 << 20) + 1, 5_000_001];
 
+/// What is always copied.
+const SMALL: usize = 32 * 1024;
+
 struct Stage {
     registry: FakeRegistry,
     mirror: Mirror,
@@ -97,6 +100,11 @@ impl Stage {
     }
 }
 
+/// How many bytes the kernel sent from the page cache.
+async fn sent_by_kernel(mirror: &Mirror) -> f64 {
+    mirror.metric("forebay_sent_by_kernel_bytes_total", &[]).await
+}
+
 /// Takes a blob's pages out of memory.
 fn chill(cache: &Path, digest: &Digest) {
     let file = File::open(blob::file(cache, digest)).unwrap();
@@ -126,11 +134,24 @@ async fn every_length_arrives_whole_again_and_again_on_one_connection() {
             for _ in 0..2 {
                 let head = client.head(stage.url(way, &path(&digest))).send().await.unwrap();
                 assert_eq!(head.headers()[header::CONTENT_LENGTH], *len.to_string());
+                let before = sent_by_kernel(&stage.mirror).await;
                 let response = stage.get(&client, way, &digest, None).await;
                 assert_eq!(response.headers()["cache-status"], "forebay; hit");
                 assert_eq!(response.content_length(), Some(len as u64));
                 let (body, whole) = read(response).await;
                 assert!(whole && body == content, "{way:?}, {len} bytes");
+                let by_kernel = sent_by_kernel(&stage.mirror).await - before;
+                match way {
+                    // But for a short end.
+                    Way::Kernel if len > SMALL => {
+                        assert!(by_kernel + SMALL as f64 >= len as f64, "{by_kernel} of {len}")
+                    }
+                    // What comes in by read-ahead while the front is sent may be sent so, and of a small one all.
+                    Way::Cold => assert!(by_kernel < len as f64 || len < 5_000_000, "{by_kernel} of {len}"),
+                    Way::Kernel | Way::ClearHttp2 | Way::TlsHttp1 | Way::TlsHttp2 => {
+                        assert_eq!(by_kernel, 0.0, "{way:?}")
+                    }
+                }
             }
         }
     }

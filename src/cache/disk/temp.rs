@@ -98,7 +98,9 @@ impl DiskStore {
             // What an earlier fill left under this name, found too late to be gone on with, is overwritten: it must
             // not be evicted under our hands.
             store.index().forget(&Key::Partial(digest.clone()));
-            let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+            // A file of its own: who still reads the earlier one must not see it cut.
+            remove(&path);
+            let file = File::options().read(true).write(true).create_new(true).open(path)?;
             Ok(TempBlob::new(store, digest, file, reservation))
         })
         .await
@@ -183,9 +185,12 @@ impl TempBlob {
         Ok(pin)
     }
 
-    /// The fill broke after `len` bytes from the front: leaves them for the next one. Blocks.
+    /// The fill broke after `len` bytes from the front: leaves them for the next one, unless more would have to be cut off
+    /// under the eyes of a reader (pages on their way into a socket are cut as well). Blocks.
     pub fn keep(mut self, len: u64) -> io::Result<()> {
-        if len < WORTH_KEEPING {
+        // Ours, and the fill's own.
+        let is_read = Arc::strong_count(&self.file) > 2;
+        if len < WORTH_KEEPING || (is_read && self.file.metadata()?.len() > len) {
             return Ok(());
         }
         self.file.set_len(len)?;

@@ -42,7 +42,10 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
             // Nobody may write any more when the file is kept, so that its length says what it has.
             fill.cancel.cancel();
             fill.when(|state| (state.range_transfers == 0).then_some(())).await;
-            let front = fill.state().written.end_of_run(0);
+            let front = fill.update(|state| {
+                state.closing = true;
+                state.written.end_of_run(0)
+            });
             match (&error, temp) {
                 (FillError::Upstream(_) | FillError::Abandoned, Some(temp)) => {
                     if let Err(error) = blocking(move || temp.keep(front)).await {
