@@ -7,13 +7,21 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
+use moka::policy::EvictionPolicy;
 use tokio::sync::Semaphore;
 
 use super::{Config, DiskStore, Source, fill::Fills, manifests::Content};
-use crate::oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind};
+use crate::oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind, Repository};
 
-/// How many images are remembered, the most recently seen.
-const MOST_IMAGES: u64 = 10_000;
+/// How much memory the layers of the images may take that are remembered, the most recently seen, in bytes.
+const MOST_MEMORY: u64 = 4 * 1024 * 1024;
+/// What an image weighs in memory without its layers, and one layer at most, in bytes.
+const IMAGE_WEIGHT: usize = 512;
+const LAYER_WEIGHT: usize = 192;
+/// No runtime can stack so many layers: what has more is no image.
+const MOST_LAYERS: usize = 200;
+/// How many configurations that were asked for are remembered.
+const MOST_BEGUN: u64 = 10_000;
 /// How many layers of all images together are fetched ahead at a time.
 const MOST_AT_ONCE: usize = 12;
 /// Who asks for the same configuration again so soon starts nothing.
@@ -29,28 +37,71 @@ struct Layer {
     size: u64,
 }
 
-/// The layers of images by the digest of their configuration. A cheap handle.
+/// A configuration where it was found. The same one elsewhere says nothing about this one: anybody can make a manifest
+/// that names a well-known configuration and layers of their own invention.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Image {
+    upstream: Arc<str>,
+    repository: Repository,
+    config: Digest,
+}
+
+/// The layers of images by their configuration. A cheap handle.
 #[derive(Clone)]
-pub struct Images(moka::sync::Cache<Digest, Arc<[Layer]>>);
+pub struct Images(moka::sync::Cache<Image, Arc<[Layer]>>);
 
 impl Default for Images {
     fn default() -> Self {
-        Self(moka::sync::Cache::new(MOST_IMAGES))
+        let images = moka::sync::Cache::builder()
+            .max_capacity(MOST_MEMORY)
+            .weigher(|_, layers: &Arc<[Layer]>| {
+                u32::try_from(IMAGE_WEIGHT + layers.len() * LAYER_WEIGHT).unwrap_or(u32::MAX)
+            })
+            // The default policy refuses newcomers, and it is the newest image whose layers are wanted next.
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self(images)
     }
 }
 
 impl Images {
-    /// A manifest has come into memory.
-    pub fn note(&self, manifest: &Content) {
-        let is_image =
-            matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest));
-        if !is_image {
-            return;
+    /// An upstream gave this manifest for a repository.
+    pub fn note(&self, upstream: &Arc<str>, repository: &Repository, manifest: &Content) {
+        if let Some((image, layers)) = image(upstream, repository, manifest) {
+            self.0.insert(image, layers);
         }
-        if let Ok(Manifest { content: ManifestContent::Image { config, layers }, .. }) =
-            Manifest::parse(&manifest.bytes)
-        {
-            self.0.insert(config.digest, layers.iter().filter(|layer| is_here(layer)).map(Layer::of).collect());
+    }
+
+    /// This manifest was on disk, for whichever repository it was fetched: it replaces nothing that is known.
+    pub fn recall(&self, upstream: &Arc<str>, repository: &Repository, manifest: &Content) {
+        if let Some((image, layers)) = image(upstream, repository, manifest) {
+            self.0.entry(image).or_insert(layers);
+        }
+    }
+}
+
+/// What a manifest says, if it is an image's.
+fn image(upstream: &Arc<str>, repository: &Repository, manifest: &Content) -> Option<(Image, Arc<[Layer]>)> {
+    let is_image =
+        matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest));
+    if !is_image {
+        return None;
+    }
+    let ManifestContent::Image { config, layers } = Manifest::parse(&manifest.bytes).ok()?.content else { return None };
+    if layers.len() > MOST_LAYERS {
+        return None;
+    }
+    let image = Image { upstream: upstream.clone(), repository: repository.clone(), config: config.digest };
+    Some((image, layers.iter().filter(|layer| is_here(layer)).map(Layer::of).collect()))
+}
+
+impl Image {
+    /// The image whose configuration this may be.
+    fn of(config: &Source) -> Self {
+        Self {
+            upstream: config.upstream.name().clone(),
+            repository: config.repository.clone(),
+            config: config.digest.clone(),
         }
     }
 }
@@ -78,7 +129,7 @@ struct Shared {
     most_bytes: u64,
     images: Images,
     /// Configurations that were asked for within [`ONCE_IN`].
-    begun: moka::sync::Cache<Digest, ()>,
+    begun: moka::sync::Cache<Image, ()>,
     at_once: Semaphore,
     store: DiskStore,
     fills: Fills,
@@ -90,7 +141,7 @@ impl Prefetch {
             most: config.prefetch,
             most_bytes: config.max_size / MOST_OF_CACHE,
             images,
-            begun: moka::sync::Cache::builder().max_capacity(MOST_IMAGES).time_to_live(ONCE_IN).build(),
+            begun: moka::sync::Cache::builder().max_capacity(MOST_BEGUN).time_to_live(ONCE_IN).build(),
             at_once: Semaphore::new(MOST_AT_ONCE),
             store,
             fills,
@@ -102,8 +153,9 @@ impl Prefetch {
         if self.0.most == 0 {
             return;
         }
-        let Some(layers) = self.0.images.0.get(&source.digest) else { return };
-        if !self.0.begun.entry(source.digest.clone()).or_insert(()).is_fresh() {
+        let image = Image::of(source);
+        let Some(layers) = self.0.images.0.get(&image) else { return };
+        if !self.0.begun.entry(image).or_insert(()).is_fresh() {
             return;
         }
         let missing: Vec<Layer> =
@@ -154,7 +206,7 @@ mod tests {
         Digest::of(Algorithm::Sha256, of.as_bytes())
     }
 
-    fn noted(media_type: MediaType, layers: &[(&str, &str, u64)]) -> Option<Vec<(Digest, u64)>> {
+    fn manifest(media_type: MediaType, layers: &[(&str, &str, u64)]) -> Content {
         let layers: Vec<String> = layers
             .iter()
             .map(|(kind, of, size)| {
@@ -168,10 +220,22 @@ mod tests {
         );
         let body = ManifestBody { media_type: Some(media_type), digest: None, bytes: Bytes::from(bytes) };
         let reference: Reference = "1".parse().unwrap();
-        let images = Images::default();
-        images.note(&Content::verified(&reference, body).unwrap());
-        let layers = images.0.get(&digest("config"))?;
+        Content::verified(&reference, body).unwrap()
+    }
+
+    fn place(upstream: &str, repository: &str) -> Image {
+        Image { upstream: upstream.into(), repository: repository.parse().unwrap(), config: digest("config") }
+    }
+
+    fn layers(images: &Images, of: &Image) -> Option<Vec<(Digest, u64)>> {
+        let layers = images.0.get(of)?;
         Some(layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect())
+    }
+
+    fn noted(media_type: MediaType, of: &[(&str, &str, u64)]) -> Option<Vec<(Digest, u64)>> {
+        let (images, place) = (Images::default(), place("a", "b"));
+        images.note(&place.upstream, &place.repository, &manifest(media_type, of));
+        layers(&images, &place)
     }
 
     #[test]
@@ -188,5 +252,46 @@ mod tests {
         assert_eq!(noted(MediaType::OCI_MANIFEST, &[]), Some(vec![]));
         assert_eq!(noted(MediaType::OCI_INDEX, &layers), None);
         assert_eq!(noted("text/plain".parse().unwrap(), &layers), None);
+    }
+
+    #[test]
+    fn a_configuration_means_what_its_own_repository_says() {
+        const KIND: &str = "vnd.oci.image.layer.v1.tar";
+        let images = Images::default();
+        let ours = place("good.example", "team/app");
+        let true_one = manifest(MediaType::OCI_MANIFEST, &[(KIND, "true", 1)]);
+        let invented = manifest(MediaType::OCI_MANIFEST, &[(KIND, "invented", 1)]);
+        images.note(&ours.upstream, &ours.repository, &true_one);
+        for other in [place("evil.example", "team/app"), place("good.example", "team/evil")] {
+            images.note(&other.upstream, &other.repository, &invented);
+            assert_eq!(layers(&images, &other), Some(vec![(digest("invented"), 1)]));
+        }
+        // What was fetched for those is on disk, and may be asked for by its digest here.
+        images.recall(&ours.upstream, &ours.repository, &invented);
+        assert_eq!(layers(&images, &ours), Some(vec![(digest("true"), 1)]));
+        // What the upstream says now counts.
+        let newer = manifest(MediaType::OCI_MANIFEST, &[(KIND, "newer", 1)]);
+        images.note(&ours.upstream, &ours.repository, &newer);
+        assert_eq!(layers(&images, &ours), Some(vec![(digest("newer"), 1)]));
+    }
+
+    #[test]
+    fn memory_is_bounded_by_layers_and_the_newest_stay() {
+        const KIND: &str = "vnd.oci.image.layer.v1.tar";
+        let names: Vec<String> = (0..=MOST_LAYERS).map(|number| number.to_string()).collect();
+        let many: Vec<(&str, &str, u64)> = names.iter().map(|name| (KIND, &**name, 1)).collect();
+        let most = manifest(MediaType::OCI_MANIFEST, &many[..MOST_LAYERS]);
+        let images = Images::default();
+        let weight = (IMAGE_WEIGHT + MOST_LAYERS * LAYER_WEIGHT) as u64;
+        let places: Vec<Image> =
+            (0..2 * MOST_MEMORY / weight).map(|number| place("a", &format!("b/{number}"))).collect();
+        for place in &places {
+            images.note(&place.upstream, &place.repository, &most);
+        }
+        images.0.run_pending_tasks();
+        let held = images.0.weighted_size();
+        assert!(held <= MOST_MEMORY && held > MOST_MEMORY / 2, "{held} bytes");
+        assert!(images.0.contains_key(places.last().unwrap()) && !images.0.contains_key(&places[0]));
+        assert_eq!(noted(MediaType::OCI_MANIFEST, &many), None, "one more is no image");
     }
 }
