@@ -20,7 +20,10 @@ use std::{
     fs::File,
     io,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -189,6 +192,28 @@ impl Fill {
             Progress::Failed(error) => Some(Err(error.clone())),
         })
         .await
+    }
+
+    /// Waits for the end, as long as no more than `most` bytes have come; `None` then.
+    pub async fn end_within(&self, most: u64) -> Option<Result<(), FillError>> {
+        self.when(|state| match &state.progress {
+            Progress::Complete => Some(Some(Ok(()))),
+            Progress::Failed(error) => Some(Some(Err(error.clone()))),
+            Progress::Opening | Progress::Writing if state.written.end_of_run(0) > most => Some(None),
+            Progress::Opening | Progress::Writing => None,
+        })
+        .await
+    }
+
+    /// How many bytes came for it, over all its transfers.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Whether the upstream has still to send something.
+    pub fn awaits_bytes(&self) -> bool {
+        let state = self.state();
+        !state.is_over() && state.total.is_none_or(|total| state.written.end_of_run(0) < total)
     }
 
     /// Whether all bytes are here and right, so that a reader is as good as one of a file.

@@ -118,7 +118,7 @@ impl ManifestCache {
     }
 
     async fn get_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ServedManifest, ManifestError> {
-        let cached = self.cached(digest).await;
+        let cached = self.cached(wanted, digest).await;
         if let Some(content) = &cached
             && wanted.accept.allows(&content.media_type)
         {
@@ -138,7 +138,7 @@ impl ManifestCache {
         let key = wanted.key(tag);
         let (record, freshness) = self.0.tags.get(&key).await;
         let content = match &record {
-            Some(record) => self.cached(&record.digest).await,
+            Some(record) => self.cached(wanted, &record.digest).await,
             None => None,
         };
         if let Some(content) = &content
@@ -163,7 +163,7 @@ impl ManifestCache {
                 let previous = record.and_then(|record| record.previous.clone());
                 let content = match (content, previous) {
                     (Some(content), _) => Some(content),
-                    (None, Some(previous)) => self.cached(&previous).await,
+                    (None, Some(previous)) => self.cached(wanted, &previous).await,
                     (None, None) => None,
                 };
                 let content = match content {
@@ -186,7 +186,7 @@ impl ManifestCache {
     }
 
     async fn head_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ManifestHead, ManifestError> {
-        let cached = self.cached(digest).await;
+        let cached = self.cached(wanted, digest).await;
         if let Some(content) = &cached
             && wanted.accept.allows(&content.media_type)
         {
@@ -247,7 +247,7 @@ impl ManifestCache {
             if best.as_ref().is_some_and(|best| best.media_type.kind().is_some_and(MediaTypeKind::is_index)) {
                 break;
             }
-            if let Some(content) = self.cached(&record.digest).await {
+            if let Some(content) = self.cached(wanted, &record.digest).await {
                 best = Some(content);
             }
         }
@@ -262,7 +262,7 @@ impl ManifestCache {
     }
 
     /// A manifest in memory or on disk.
-    async fn cached(&self, digest: &Digest) -> Option<Arc<Content>> {
+    async fn cached(&self, wanted: &Wanted, digest: &Digest) -> Option<Arc<Content>> {
         if let Some(content) = self.in_memory(digest) {
             return Some(content);
         }
@@ -277,7 +277,7 @@ impl ManifestCache {
         match Content::decode(digest, bytes) {
             Some(content) => {
                 let content = Arc::new(content);
-                self.0.images.note(&content);
+                self.0.images.recall(wanted.upstream.name(), &wanted.repository, &content);
                 self.0.contents.insert(digest.clone(), content.clone());
                 Some(content)
             }
@@ -335,12 +335,12 @@ impl ManifestCache {
     async fn answered_meanwhile(&self, wanted: &Wanted, question: &Question) -> Option<Answer> {
         match &question.reference {
             Reference::Digest(digest) => {
-                let content = self.cached(digest).await?;
+                let content = self.cached(wanted, digest).await?;
                 wanted.accept.allows(&content.media_type).then_some(Answer::Content(content))
             }
             Reference::Tag(tag) => match self.0.tags.get(&wanted.key(tag)).await {
                 (Some(record), Freshness::Fresh) if question.head => Some(Answer::Head(record)),
-                (Some(record), Freshness::Fresh) => self.cached(&record.digest).await.map(Answer::Content),
+                (Some(record), Freshness::Fresh) => self.cached(wanted, &record.digest).await.map(Answer::Content),
                 _ => None,
             },
         }
@@ -371,7 +371,7 @@ impl ManifestCache {
                         && let Some(mut record) = TagRecord::told_by(head)
                         && question.is_met_by(&record.digest)
                     {
-                        record.previous = self.still_at_hand(known.as_deref()).await;
+                        record.previous = self.still_at_hand(wanted, known.as_deref()).await;
                         return Ok(Answer::Head(self.0.tags.put(wanted, question, record).await));
                     }
                     // A head that leaves out what clients need, or is of something else.
@@ -391,23 +391,23 @@ impl ManifestCache {
             }
             error
         })?;
-        let content = self.keep(content).await;
+        let content = self.keep(wanted, content).await;
         self.0.tags.put(wanted, question, TagRecord::of(&content)).await;
         Ok(Answer::Content(content))
     }
 
     /// What can be served for a tag that moved, should the upstream fail before its new manifest is fetched.
-    async fn still_at_hand(&self, known: Option<&TagRecord>) -> Option<Digest> {
+    async fn still_at_hand(&self, wanted: &Wanted, known: Option<&TagRecord>) -> Option<Digest> {
         let known = known?;
-        match self.cached(&known.digest).await {
+        match self.cached(wanted, &known.digest).await {
             Some(content) => Some(content.digest.clone()),
             None => known.previous.clone(),
         }
     }
 
-    async fn keep(&self, content: Content) -> Arc<Content> {
+    async fn keep(&self, wanted: &Wanted, content: Content) -> Arc<Content> {
         let content = Arc::new(content);
-        self.0.images.note(&content);
+        self.0.images.note(wanted.upstream.name(), &wanted.repository, &content);
         let key = Key::Manifest(content.digest.clone());
         self.0.contents.insert(content.digest.clone(), content.clone());
         self.0.writer.write(key, content.encode()).await;

@@ -3,19 +3,56 @@
 //! Who gets an image's configuration will want its layers: those that are not here are begun at once, in the
 //! manifest's order, a few at a time. A prefetch is a fill like any other, which clients join; what of it fails is
 //! fetched when it is asked for, and not before.
+//!
+//! All of it is a guess, so it is bounded wherever it could be in somebody's way: in all, per upstream, by the sizes
+//! that the manifest tells, and by time when nothing comes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
-use tokio::sync::Semaphore;
+use moka::policy::EvictionPolicy;
+use tokio::{sync::Semaphore, time::timeout};
 
-use super::{Config, DiskStore, Source, fill::Fills, manifests::Content};
-use crate::oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind};
+use super::{
+    Config, DiskStore, Source,
+    fill::{Fill, FillError, Fills},
+    manifests::Content,
+};
+use crate::{
+    oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind, Repository},
+    upstream::ErrorKind,
+};
 
-/// How many images are remembered, the most recently seen.
-const MOST_IMAGES: u64 = 10_000;
-/// How many layers of all images together are fetched ahead at a time.
-const MOST_AT_ONCE: usize = 12;
+/// How much memory the layers of the images may take that are remembered, the most recently seen, in bytes.
+const MOST_MEMORY: u64 = 4 * 1024 * 1024;
+/// What an image weighs in memory without its layers, and one layer at most, in bytes.
+const IMAGE_WEIGHT: usize = 512;
+const LAYER_WEIGHT: usize = 192;
+/// No runtime can stack so many layers: what has more is no image.
+const MOST_LAYERS: usize = 200;
+/// How many configurations that were asked for are remembered.
+const MOST_BEGUN: u64 = 10_000;
+/// How many layers of all images together are fetched ahead at a time, and how many of them from one upstream: one that
+/// is slow leaves room for others.
+const MOST_AT_ONCE: usize = 24;
+const MOST_OF_UPSTREAM: usize = 8;
+/// How many images have layers that are fetched or wait for their turn, in all and of one upstream. Of more nothing is
+/// fetched ahead: by their turn, clients would have asked for the layers themselves.
+const MOST_WAITING: usize = 64;
+const MOST_WAITING_FOR_UPSTREAM: usize = 16;
+/// How many upstreams' turns are remembered.
+const MOST_UPSTREAMS: u64 = 1024;
+/// A fill of which no more than [`LEAST`] bytes come for so long is left to clients, with all of its image.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// In bytes. Anything quicker than 2 KiB/s is progress.
+const LEAST: u64 = 64 * 1024;
 /// Who asks for the same configuration again so soon starts nothing.
 const ONCE_IN: Duration = Duration::from_secs(60);
 /// A prefetch of more than this part of the cache would drive out what is in use.
@@ -29,28 +66,71 @@ struct Layer {
     size: u64,
 }
 
-/// The layers of images by the digest of their configuration. A cheap handle.
+/// A configuration where it was found. The same one elsewhere says nothing about this one: anybody can make a manifest
+/// that names a well-known configuration and layers of their own invention.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Image {
+    upstream: Arc<str>,
+    repository: Repository,
+    config: Digest,
+}
+
+/// The layers of images by their configuration. A cheap handle.
 #[derive(Clone)]
-pub struct Images(moka::sync::Cache<Digest, Arc<[Layer]>>);
+pub struct Images(moka::sync::Cache<Image, Arc<[Layer]>>);
 
 impl Default for Images {
     fn default() -> Self {
-        Self(moka::sync::Cache::new(MOST_IMAGES))
+        let images = moka::sync::Cache::builder()
+            .max_capacity(MOST_MEMORY)
+            .weigher(|_, layers: &Arc<[Layer]>| {
+                u32::try_from(IMAGE_WEIGHT + layers.len() * LAYER_WEIGHT).unwrap_or(u32::MAX)
+            })
+            // The default policy refuses newcomers, and it is the newest image whose layers are wanted next.
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self(images)
     }
 }
 
 impl Images {
-    /// A manifest has come into memory.
-    pub fn note(&self, manifest: &Content) {
-        let is_image =
-            matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest));
-        if !is_image {
-            return;
+    /// An upstream gave this manifest for a repository.
+    pub fn note(&self, upstream: &Arc<str>, repository: &Repository, manifest: &Content) {
+        if let Some((image, layers)) = image(upstream, repository, manifest) {
+            self.0.insert(image, layers);
         }
-        if let Ok(Manifest { content: ManifestContent::Image { config, layers }, .. }) =
-            Manifest::parse(&manifest.bytes)
-        {
-            self.0.insert(config.digest, layers.iter().filter(|layer| is_here(layer)).map(Layer::of).collect());
+    }
+
+    /// This manifest was on disk, for whichever repository it was fetched: it replaces nothing that is known.
+    pub fn recall(&self, upstream: &Arc<str>, repository: &Repository, manifest: &Content) {
+        if let Some((image, layers)) = image(upstream, repository, manifest) {
+            self.0.entry(image).or_insert(layers);
+        }
+    }
+}
+
+/// What a manifest says, if it is an image's.
+fn image(upstream: &Arc<str>, repository: &Repository, manifest: &Content) -> Option<(Image, Arc<[Layer]>)> {
+    let is_image =
+        matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest));
+    if !is_image {
+        return None;
+    }
+    let ManifestContent::Image { config, layers } = Manifest::parse(&manifest.bytes).ok()?.content else { return None };
+    if layers.len() > MOST_LAYERS {
+        return None;
+    }
+    let image = Image { upstream: upstream.clone(), repository: repository.clone(), config: config.digest };
+    Some((image, layers.iter().filter(|layer| is_here(layer)).map(Layer::of).collect()))
+}
+
+impl Image {
+    /// The image whose configuration this may be.
+    fn of(config: &Source) -> Self {
+        Self {
+            upstream: config.upstream.name().clone(),
+            repository: config.repository.clone(),
+            config: config.digest.clone(),
         }
     }
 }
@@ -78,10 +158,26 @@ struct Shared {
     most_bytes: u64,
     images: Images,
     /// Configurations that were asked for within [`ONCE_IN`].
-    begun: moka::sync::Cache<Digest, ()>,
+    begun: moka::sync::Cache<Image, ()>,
     at_once: Semaphore,
+    waiting: Arc<Semaphore>,
+    /// By the upstream's name.
+    turns: moka::sync::Cache<Arc<str>, Arc<Turns>>,
     store: DiskStore,
     fills: Fills,
+}
+
+/// What may be fetched ahead from one upstream.
+struct Turns {
+    layers: Semaphore,
+    /// Images.
+    waiting: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { layers: Semaphore::new(MOST_OF_UPSTREAM), waiting: Arc::new(Semaphore::new(MOST_WAITING_FOR_UPSTREAM)) }
+    }
 }
 
 impl Prefetch {
@@ -90,8 +186,10 @@ impl Prefetch {
             most: config.prefetch,
             most_bytes: config.max_size / MOST_OF_CACHE,
             images,
-            begun: moka::sync::Cache::builder().max_capacity(MOST_IMAGES).time_to_live(ONCE_IN).build(),
+            begun: moka::sync::Cache::builder().max_capacity(MOST_BEGUN).time_to_live(ONCE_IN).build(),
             at_once: Semaphore::new(MOST_AT_ONCE),
+            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
+            turns: moka::sync::Cache::new(MOST_UPSTREAMS),
             store,
             fills,
         }))
@@ -102,8 +200,9 @@ impl Prefetch {
         if self.0.most == 0 {
             return;
         }
-        let Some(layers) = self.0.images.0.get(&source.digest) else { return };
-        if !self.0.begun.entry(source.digest.clone()).or_insert(()).is_fresh() {
+        let image = Image::of(source);
+        let Some(layers) = self.0.images.0.get(&image) else { return };
+        if !self.0.begun.entry(image).or_insert(()).is_fresh() {
             return;
         }
         let missing: Vec<Layer> =
@@ -112,31 +211,114 @@ impl Prefetch {
         if missing.is_empty() || bytes > self.0.most_bytes {
             return;
         }
+        let turns = self.0.turns.get_with_by_ref(source.upstream.name(), Arc::default);
+        let (Ok(of_all), Ok(of_upstream)) =
+            (self.0.waiting.clone().try_acquire_owned(), turns.waiting.clone().try_acquire_owned())
+        else {
+            tracing::debug!(digest = %source.digest, "too much is fetched ahead already");
+            return;
+        };
         let (prefetch, source) = (self.clone(), source.clone());
         self.0.fills.tasks().spawn(async move {
+            let _places = (of_all, of_upstream);
             let shutdown = prefetch.0.fills.shutdown().clone();
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = prefetch.fetch(&source, missing) => {}
+                () = prefetch.fetch(&source, &turns, missing) => {}
             }
         });
     }
 
-    async fn fetch(&self, config: &Source, layers: Vec<Layer>) {
+    async fn fetch(&self, config: &Source, turns: &Turns, layers: Vec<Layer>) {
+        // An upstream that fails now is not to be asked for all the rest as well.
+        let over = &AtomicBool::new(false);
         let fetch = async |layer: Layer| {
-            // Nobody closes it.
-            let Ok(_turn) = self.0.at_once.acquire().await else { return };
-            if self.0.store.has_blob(&layer.digest) {
+            // Nobody closes them. The upstream's comes first: who waits for it is in no other upstream's way.
+            let Ok(_turn) = turns.layers.acquire().await else { return };
+            let Ok(_turn_of_all) = self.0.at_once.acquire().await else { return };
+            if over.load(Ordering::Relaxed) || self.0.store.has_blob(&layer.digest) {
                 return;
             }
-            let source = Source { digest: layer.digest, ..config.clone() };
+            let source = Source { digest: layer.digest.clone(), ..config.clone() };
             // Held until the end, so that the fill is no orphan.
             let membership = self.0.fills.join(&source).await.into_membership();
-            if let Err(error) = membership.fill().end().await {
-                tracing::debug!(%error, digest = %source.digest, "a layer could not be fetched ahead");
+            let ended = layer.end(membership.fill()).await;
+            match &ended {
+                Ended::Complete => {}
+                Ended::Failed(error) => {
+                    tracing::debug!(%error, digest = %source.digest, "a layer was not fetched ahead")
+                }
+                Ended::Stalled | Ended::OtherSize => {
+                    tracing::debug!(?ended, digest = %source.digest, "a layer is no longer fetched ahead");
+                    membership.give_up();
+                }
+            }
+            if ended.is_trouble() {
+                over.store(true, Ordering::Relaxed);
             }
         };
         stream::iter(layers).for_each_concurrent(self.0.most, fetch).await;
+    }
+}
+
+/// How the fetching of a layer ended.
+#[derive(Debug)]
+enum Ended {
+    Complete,
+    Failed(FillError),
+    /// Next to nothing came for [`PATIENCE`].
+    Stalled,
+    /// The upstream has something else than the manifest says, which may be larger than anybody would fetch ahead.
+    OtherSize,
+}
+
+impl Ended {
+    /// Whether the other layers of the image are likely to end so too.
+    fn is_trouble(&self) -> bool {
+        match self {
+            Self::Complete | Self::OtherSize => false,
+            Self::Failed(FillError::Upstream(error)) => !matches!(error.kind, ErrorKind::NotFound),
+            Self::Failed(_) | Self::Stalled => true,
+        }
+    }
+}
+
+impl Layer {
+    async fn end(&self, fill: &Fill) -> Ended {
+        let end = async {
+            let Some(told) = fill.head().await.map_err(Ended::Failed)? else {
+                // It comes without a length, so that it can be seen only as it comes that it is too long.
+                return fill.end_within(self.size).await.ok_or(Ended::OtherSize)?.map_err(Ended::Failed);
+            };
+            if told != self.size {
+                return Err(Ended::OtherSize);
+            }
+            fill.end().await.map_err(Ended::Failed)
+        };
+        let advance = || if fill.awaits_bytes() { Some(fill.received()) } else { None };
+        match while_it_advances(end, advance).await {
+            Some(Ok(())) => Ended::Complete,
+            Some(Err(ended)) => ended,
+            None => Ended::Stalled,
+        }
+    }
+}
+
+/// Waits for `end` as long as what is received grows by more than [`LEAST`] in each [`PATIENCE`]; nothing is to be
+/// received any more when that is `None`.
+async fn while_it_advances<T>(end: impl Future<Output = T>, received: impl Fn() -> Option<u64>) -> Option<T> {
+    let mut end = pin!(end);
+    let mut before = 0;
+    loop {
+        if let Ok(value) = timeout(PATIENCE, &mut end).await {
+            return Some(value);
+        }
+        if let Some(now) = received() {
+            if now.saturating_sub(before) <= LEAST {
+                return None;
+            }
+            before = now;
+        }
     }
 }
 
@@ -154,7 +336,7 @@ mod tests {
         Digest::of(Algorithm::Sha256, of.as_bytes())
     }
 
-    fn noted(media_type: MediaType, layers: &[(&str, &str, u64)]) -> Option<Vec<(Digest, u64)>> {
+    fn manifest(media_type: MediaType, layers: &[(&str, &str, u64)]) -> Content {
         let layers: Vec<String> = layers
             .iter()
             .map(|(kind, of, size)| {
@@ -168,10 +350,22 @@ mod tests {
         );
         let body = ManifestBody { media_type: Some(media_type), digest: None, bytes: Bytes::from(bytes) };
         let reference: Reference = "1".parse().unwrap();
-        let images = Images::default();
-        images.note(&Content::verified(&reference, body).unwrap());
-        let layers = images.0.get(&digest("config"))?;
+        Content::verified(&reference, body).unwrap()
+    }
+
+    fn place(upstream: &str, repository: &str) -> Image {
+        Image { upstream: upstream.into(), repository: repository.parse().unwrap(), config: digest("config") }
+    }
+
+    fn layers(images: &Images, of: &Image) -> Option<Vec<(Digest, u64)>> {
+        let layers = images.0.get(of)?;
         Some(layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect())
+    }
+
+    fn noted(media_type: MediaType, of: &[(&str, &str, u64)]) -> Option<Vec<(Digest, u64)>> {
+        let (images, place) = (Images::default(), place("a", "b"));
+        images.note(&place.upstream, &place.repository, &manifest(media_type, of));
+        layers(&images, &place)
     }
 
     #[test]
@@ -188,5 +382,67 @@ mod tests {
         assert_eq!(noted(MediaType::OCI_MANIFEST, &[]), Some(vec![]));
         assert_eq!(noted(MediaType::OCI_INDEX, &layers), None);
         assert_eq!(noted("text/plain".parse().unwrap(), &layers), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_advance_is_given_up() {
+        use std::{future::pending, sync::atomic::AtomicU64};
+        use tokio::time::{Instant, sleep};
+
+        let quick = while_it_advances(async { 7 }, || Some(0)).await;
+        assert_eq!(quick, Some(7));
+        let begun = Instant::now();
+        assert_eq!(while_it_advances(pending::<()>(), || Some(0)).await, None);
+        assert_eq!(begun.elapsed(), PATIENCE);
+        // A trickle is no progress.
+        let trickle = AtomicU64::new(0);
+        let trickling = || Some(trickle.fetch_add(LEAST, Ordering::Relaxed));
+        assert_eq!(while_it_advances(pending::<()>(), trickling).await, None);
+        // Ten times as long, at a rate that is one; and when nothing is missing but the end.
+        let flow = AtomicU64::new(0);
+        let flowing = || Some(flow.fetch_add(LEAST + 1, Ordering::Relaxed) + LEAST + 1);
+        assert_eq!(while_it_advances(sleep(PATIENCE * 10), flowing).await, Some(()));
+        assert_eq!(while_it_advances(sleep(PATIENCE * 10), || None).await, Some(()));
+    }
+
+    #[test]
+    fn a_configuration_means_what_its_own_repository_says() {
+        const KIND: &str = "vnd.oci.image.layer.v1.tar";
+        let images = Images::default();
+        let ours = place("good.example", "team/app");
+        let true_one = manifest(MediaType::OCI_MANIFEST, &[(KIND, "true", 1)]);
+        let invented = manifest(MediaType::OCI_MANIFEST, &[(KIND, "invented", 1)]);
+        images.note(&ours.upstream, &ours.repository, &true_one);
+        for other in [place("evil.example", "team/app"), place("good.example", "team/evil")] {
+            images.note(&other.upstream, &other.repository, &invented);
+            assert_eq!(layers(&images, &other), Some(vec![(digest("invented"), 1)]));
+        }
+        // What was fetched for those is on disk, and may be asked for by its digest here.
+        images.recall(&ours.upstream, &ours.repository, &invented);
+        assert_eq!(layers(&images, &ours), Some(vec![(digest("true"), 1)]));
+        // What the upstream says now counts.
+        let newer = manifest(MediaType::OCI_MANIFEST, &[(KIND, "newer", 1)]);
+        images.note(&ours.upstream, &ours.repository, &newer);
+        assert_eq!(layers(&images, &ours), Some(vec![(digest("newer"), 1)]));
+    }
+
+    #[test]
+    fn memory_is_bounded_by_layers_and_the_newest_stay() {
+        const KIND: &str = "vnd.oci.image.layer.v1.tar";
+        let names: Vec<String> = (0..=MOST_LAYERS).map(|number| number.to_string()).collect();
+        let many: Vec<(&str, &str, u64)> = names.iter().map(|name| (KIND, &**name, 1)).collect();
+        let most = manifest(MediaType::OCI_MANIFEST, &many[..MOST_LAYERS]);
+        let images = Images::default();
+        let weight = (IMAGE_WEIGHT + MOST_LAYERS * LAYER_WEIGHT) as u64;
+        let places: Vec<Image> =
+            (0..2 * MOST_MEMORY / weight).map(|number| place("a", &format!("b/{number}"))).collect();
+        for place in &places {
+            images.note(&place.upstream, &place.repository, &most);
+        }
+        images.0.run_pending_tasks();
+        let held = images.0.weighted_size();
+        assert!(held <= MOST_MEMORY && held > MOST_MEMORY / 2, "{held} bytes");
+        assert!(images.0.contains_key(places.last().unwrap()) && !images.0.contains_key(&places[0]));
+        assert_eq!(noted(MediaType::OCI_MANIFEST, &many), None, "one more is no image");
     }
 }

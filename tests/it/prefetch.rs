@@ -5,7 +5,8 @@ use forebay::oci::Digest;
 use crate::support::{
     blob::{REPOSITORY, content, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
-    mirror::Mirror,
+    mirror::{Mirror, UPSTREAM},
+    raw::Raw,
     until::bounded,
 };
 
@@ -62,24 +63,19 @@ async fn who_asks_for_a_layer_meanwhile_joins_its_fill() {
     get_manifest(&mirror).await;
     mirror.get(&path(&image.config)).await;
     gate.reached().await;
-    let target = path(&image.layers[0]);
-    let client = async {
-        let answer = bounded(mirror.get(&target)).await;
-        assert_eq!(answer.header("cache-status"), Some("forebay; fwd=miss; collapsed"));
-        assert_eq!(answer.body, layers[0]);
-    };
-    let opening = async {
-        mirror.until_metric("forebay_requests_total", &[("operation", "manifest")], 1.0).await;
-        gate.open();
-    };
-    tokio::join!(client, opening);
+    // The head comes as soon as the fill's size is known, and the fill cannot be over.
+    let client = Raw::get(mirror.address(), &path(&image.layers[0]), &[]).await;
+    assert_eq!(client.header("cache-status"), Some("forebay; fwd=miss; collapsed"));
+    gate.open();
+    let end = client.rest().await;
+    assert!(end.is_whole() && end.bytes() == layers[0]);
     assert_eq!(asked(&registry, &image.layers[..1]).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_fetched_ahead_that_nobody_wants() {
-    // Switched off; too large for the cache; a HEAD; a part; no manifest seen.
-    for case in 0..5 {
+    // Switched off; too large for the cache; a HEAD; a part; no manifest seen; a manifest of another repository.
+    for case in 0..6 {
         let registry = FakeRegistry::start().await;
         let mirror = Mirror::build(&registry).config(|config| match case {
             0 => config.cache.prefetch = 0,
@@ -88,21 +84,137 @@ async fn nothing_is_fetched_ahead_that_nobody_wants() {
         });
         let mirror = mirror.start().await;
         let image = image(&registry, &layers(3));
-        if case != 4 {
-            get_manifest(&mirror).await;
+        let mut config = path(&image.config);
+        match case {
+            4 => {}
+            5 => {
+                registry.add_blob(
+                    "team/other",
+                    format!(r#"{{"architecture":"amd64","os":"linux","author":"{REPOSITORY}:1"}}"#),
+                );
+                config = format!("/v2/team/other/blobs/{}", image.config);
+                get_manifest(&mirror).await;
+            }
+            _ => get_manifest(&mirror).await,
         }
-        let config = path(&image.config);
         let answer = match case {
             2 => mirror.head(&config).await,
             3 => mirror.get_with(&config, &[("range", "bytes=0-0")]).await,
             _ => mirror.get(&config).await,
         };
-        assert!(answer.status < 300);
-        // What was begun would be over before the process is.
-        let mut mirror = mirror;
-        mirror.drain().await;
+        assert!(answer.status < 300, "case {case}: {}", answer.status);
+        // What was begun then was begun before this one, whose layer comes: ahead, but where that is switched off.
+        let after = registry.add_image(REPOSITORY, "2", &[&content(LAYER / 2, 9)]);
+        assert_eq!(mirror.get(&format!("/v2/{REPOSITORY}/manifests/2")).await.status, 200);
+        assert_eq!(mirror.get(&path(&after.config)).await.status, 200);
+        if case == 0 {
+            assert_eq!(mirror.get(&path(&after.layers[0])).await.status, 200);
+        }
+        registry.wait_for(|records| records.iter().any(|record| record.is_blob_get(&after.layers[0]))).await;
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
         assert!(asked(&registry, &image.layers).is_empty(), "case {case}");
     }
+}
+
+/// An image with one layer, whose manifest says another size than it has.
+fn image_with_size(registry: &FakeRegistry, layer: &[u8], size: usize) -> (Digest, Digest) {
+    let config = registry.add_blob(REPOSITORY, "{}");
+    let layer = registry.add_blob(REPOSITORY, layer.to_vec());
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{config}","size":2}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer}","size":{size}}}]}}"#
+    );
+    let manifest = registry.add_manifest(REPOSITORY, "application/vnd.oci.image.manifest.v1+json", manifest);
+    registry.tag(REPOSITORY, "1", &manifest);
+    (config, layer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_that_is_not_as_long_as_told_is_given_up() {
+    for chunked in [false, true] {
+        let registry = FakeRegistry::start().await;
+        let mirror = Mirror::of(&registry).await;
+        let content = content(LAYER, 1);
+        let (config, layer) = image_with_size(&registry, &content, 10);
+        if chunked {
+            registry.fault(When::blob(&layer), Fault::NoContentLength);
+        }
+        // It would never come to an end.
+        registry.fault(When::blob(&layer), Fault::HoldBody { at: 150_000, gate: Gate::new() });
+        get_manifest(&mirror).await;
+        assert_eq!(mirror.get(&path(&config)).await.status, 200);
+        mirror.until_metric("forebay_fills_total", &[("result", "abandoned")], 1.0).await;
+        registry.heal();
+        assert_eq!(mirror.get(&path(&layer)).await.body, content, "chunked: {chunked}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_joined_a_fill_keeps_it_when_the_prefetch_gives_it_up() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let content = content(LAYER, 1);
+    let (config, layer) = image_with_size(&registry, &content, 10);
+    let gate = Gate::new();
+    registry.fault(When::blob(&layer), Fault::HoldBody { at: 1000, gate: gate.clone() });
+    let client = Raw::get(mirror.address(), &path(&layer), &[]).await;
+    assert_eq!(client.header("cache-status"), Some("forebay; fwd=miss; stored"));
+    get_manifest(&mirror).await;
+    assert_eq!(mirror.get(&path(&config)).await.status, 200);
+    // The next image's layer comes after it.
+    let after = registry.add_image(REPOSITORY, "2", &[&crate::support::blob::content(LAYER, 2)]);
+    mirror.get(&format!("/v2/{REPOSITORY}/manifests/2")).await;
+    mirror.get(&path(&after.config)).await;
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 3.0).await;
+    gate.open();
+    let end = client.rest().await;
+    assert!(end.is_whole() && end.bytes() == content);
+    assert_eq!(asked(&registry, &[layer]).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_stands_still_is_in_no_other_upstreams_way() {
+    let (slow, quick) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let upstream = |name: &str, registry: &FakeRegistry| {
+        format!("[[upstream]]\nname = \"{name}\"\nurls = [\"{}\"]\n", registry.url())
+    };
+    let text = upstream("slow.example", &slow) + &upstream(UPSTREAM, &quick) + "default = true\n";
+    let mirror = Mirror::parse(&text).config(|config| config.cache.prefetch = 16).start().await;
+    let of_slow = image(&slow, &layers(40));
+    let gate = Gate::new();
+    slow.fault(When::blobs(), Fault::HoldBody { at: 1000, gate: gate.clone() });
+    let pull = async |image: &crate::support::fake_registry::Image, end: &str| {
+        assert_eq!(mirror.get(&format!("/v2/{REPOSITORY}/manifests/1{end}")).await.status, 200);
+        assert_eq!(mirror.get(&format!("{}{end}", path(&image.config))).await.status, 200);
+    };
+    pull(&of_slow, "?ns=slow.example").await;
+    slow.wait_for(|records| {
+        records.iter().filter(|record| of_slow.layers.iter().any(|layer| record.is_blob_get(layer))).count() == 8
+    })
+    .await;
+    let of_quick = image(&quick, &layers(3).into_iter().map(|layer| layer[..LAYER / 2].to_vec()).collect::<Vec<_>>());
+    pull(&of_quick, "").await;
+    // The configuration is the same and was there.
+    mirror.until_metric("forebay_fills_total", &[("upstream", UPSTREAM), ("result", "complete")], 3.0).await;
+    assert_eq!(asked(&slow, &of_slow.layers).len(), 8);
+    gate.open();
+    mirror.until_metric("forebay_fills_total", &[("upstream", "slow.example"), ("result", "complete")], 41.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_refuses_is_not_asked_for_the_rest() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::build(&registry).config(|config| config.cache.prefetch = 1).start().await;
+    let image = image(&registry, &layers(3));
+    registry.fault(When::blob(&image.layers[0]), Fault::status(403));
+    get_manifest(&mirror).await;
+    mirror.get(&path(&image.config)).await;
+    mirror.until_metric("forebay_fills_total", &[("result", "upstream_failed")], 1.0).await;
+    // Another image's come all the same, after what would have been asked for.
+    let after = registry.add_image(REPOSITORY, "2", &[&content(LAYER, 9)]);
+    mirror.get(&format!("/v2/{REPOSITORY}/manifests/2")).await;
+    mirror.get(&path(&after.config)).await;
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 3.0).await;
+    assert_eq!(asked(&registry, &image.layers), image.layers[..1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

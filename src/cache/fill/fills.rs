@@ -162,6 +162,15 @@ impl Fills {
         }
     }
 
+    /// Ends a fill that only one has joined, who does not want it any more.
+    fn give_up(&self, fill: &Arc<Fill>) {
+        let entries = self.entries();
+        let entry = entries.get(&fill.source.digest).filter(|entry| Arc::ptr_eq(&entry.fill, fill));
+        if entry.is_some_and(|entry| entry.members == 1) && !fill.is_complete() {
+            fill.cancel.cancel();
+        }
+    }
+
     fn entries(&self) -> MutexGuard<'_, HashMap<Digest, Entry>> {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,6 +183,11 @@ impl Membership {
 
     pub(super) fn fills(&self) -> &Fills {
         &self.fills
+    }
+
+    /// Leaves the fill to the others; without any it ends, and is no orphan.
+    pub fn give_up(self) {
+        self.fills.give_up(&self.fill);
     }
 
     /// Reads from `first` up to `end` (exclusive), or to the end. Call it when [`Fill::head`] has answered.
