@@ -97,6 +97,8 @@ struct State {
     landed: u64,
     /// What range transfers write or wrote: the main transfer writes nothing there.
     foreign: Extents,
+    /// Whether the file's name says that it may have holes. Nothing is written behind bytes that are not there before.
+    gaps_allowed: bool,
     /// Where the main transfer is.
     front: u64,
     range_transfers: usize,
@@ -140,6 +142,7 @@ impl Fill {
             written: Extents::default(),
             landed: 0,
             foreign: Extents::default(),
+            gaps_allowed: false,
             front: 0,
             range_transfers: 0,
             main: None,
@@ -196,6 +199,20 @@ impl Fill {
     /// Whether a transfer is of a blob of the same size, as far as both say.
     fn agrees(&self, transfer: &Transfer) -> bool {
         transfer.total().is_none_or(|told| self.state().total.is_none_or(|known| known == told))
+    }
+
+    /// From now on the file may have holes, also for who finds it after a kill.
+    async fn allow_gaps(&self) -> io::Result<()> {
+        let name = {
+            let state = self.state();
+            if state.gaps_allowed {
+                return Ok(());
+            }
+            state.name.clone().ok_or(io::ErrorKind::NotFound)?
+        };
+        disk::blocking(move || name.allow_gaps()).await?;
+        self.state().gaps_allowed = true;
+        Ok(())
     }
 
     /// What it was begun for.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use forebay::oci::Digest;
 
 use crate::support::{
-    blob::{add, path},
+    blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,
     raw::Raw,
@@ -231,4 +231,28 @@ async fn a_part_of_a_blob_whose_length_nobody_says_is_all_of_it() {
     until_stored(&mirror).await;
     let hit = mirror.get_with(&path(&digest), &[("range", "bytes=5-9")]).await;
     assert_eq!((hit.status, hit.body), (206, content.slice(5..=9)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_behind_a_part_that_has_not_come_is_not_mistaken_for_the_whole_after_a_kill() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 8 * MIB, 64 * 1024);
+    let head = Gate::new();
+    registry.fault_times(1, When::blobs().ranged(), Fault::HoldHead(head.clone()));
+    let range = format!("bytes={}-{}", 3 * MIB, 4 * MIB - 1);
+    let part = Raw::get(mirror.address(), &path(&digest), &[("range", &range)]).await;
+    head.reached().await;
+    gate.open();
+    // What is behind the part can be had, so there is a hole in the file.
+    until("the main transfer is through", async || received(&mirror).await >= (7 * MIB) as f64).await;
+    let behind = format!("bytes={}-{}", 5 * MIB, 6 * MIB);
+    let there = bounded(mirror.get_with(&path(&digest), &[("range", &behind)])).await;
+    assert_eq!(there.body, content.slice(5 * MIB..=6 * MIB));
+    let files = blob::files(&mirror.cache_dir().join("tmp"));
+    assert!(files.iter().all(|file| file.extension().is_some_and(|end| end == "gaps")), "{files:?}");
+    head.open();
+    assert_eq!(part.rest().await.bytes(), &content[3 * MIB..4 * MIB]);
+    until_stored(&mirror).await;
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
 }

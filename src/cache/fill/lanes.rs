@@ -25,7 +25,7 @@ use super::{
     pour::Pour,
     ranges::{Claim, pour_claim},
 };
-use crate::cache::{Source, disk::blocking, transfer::Transfer};
+use crate::cache::{Source, transfer::Transfer};
 
 /// How long one segment is to take: long enough that asking for it is no part of that.
 const SEGMENT_TIME: f64 = 1.0;
@@ -268,13 +268,10 @@ async fn fetch(lane: &mut Lane, mut claim: Claim, source: &Source) -> bool {
                 return false;
             }
         };
-        let (Some(file), Some(name)) = ({
-            let state = fill.state();
-            (state.file.clone(), state.name.clone())
-        }) else {
+        let Some(file) = fill.state().file.clone() else {
             return false;
         };
-        if blocking(move || name.allow_gaps()).await.is_err() {
+        if fill.allow_gaps().await.is_err() {
             return false;
         }
         lane.opened();

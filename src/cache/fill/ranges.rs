@@ -7,7 +7,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{Fill, FillError, Fills, Progress, State, pour::Pour};
-use crate::cache::{disk::blocking, transfer::Transfer};
+use crate::cache::transfer::Transfer;
 
 /// Nearer than this to the main transfer, waiting is quicker than asking, in bytes.
 const NEAR: u64 = 1024 * 1024;
@@ -103,13 +103,10 @@ async fn run(mut claim: Claim) {
             return claim.give_up();
         }
     };
-    let (Some(file), Some(name)) = ({
-        let state = fill.state();
-        (state.file.clone(), state.name.clone())
-    }) else {
+    let Some(file) = fill.state().file.clone() else {
         return;
     };
-    if blocking(move || name.allow_gaps()).await.is_err() {
+    if fill.allow_gaps().await.is_err() {
         return claim.give_up();
     }
     let mut pour = Pour::new(&fill, &file, false);

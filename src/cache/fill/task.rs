@@ -215,7 +215,16 @@ async fn pour_on(
         if transfer.is_plain() {
             fill.state().without_lanes();
         }
-        let landed = admit(fill, transfer.position() - bytes.len() as u64, bytes, pour);
+        let (offset, mut bytes) = (transfer.position() - bytes.len() as u64, bytes);
+        let landed = loop {
+            match admit(fill, offset, bytes, pour) {
+                Ok(landed) => break landed,
+                Err(BehindHole(back)) => {
+                    bytes = back;
+                    fill.allow_gaps().await.map_err(|error| FillError::Storage(error.into()))?;
+                }
+            }
+        };
         temp.note_written(landed);
         // Also when the size was told only by the answer to a resumed request: nothing is written without room.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
@@ -230,10 +239,17 @@ async fn pour_on(
     }
 }
 
+/// These bytes may come to stand behind some that are not there, and the file's name does not say so yet.
+struct BehindHole(Bytes);
+
 /// Moves the front, and passes on which of these bytes the main transfer is to write; how many bytes have landed in
 /// the file since it was asked last.
-fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> u64 {
+fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> Result<u64, BehindHole> {
     let mut state = fill.state();
+    // Who claimed bytes may still be on the way to say so; a kill in between would leave zeros that look like content.
+    if !state.gaps_allowed && !state.foreign.is_empty() {
+        return Err(BehindHole(bytes));
+    }
     while !bytes.is_empty() && !state.is_beyond_main(offset) {
         // What is in the file stays as it is: it may be hashed already.
         let taken = state.foreign.end_of_run(offset).max(state.written.end_of_run(offset)) - offset;
@@ -252,7 +268,7 @@ fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> u64
         offset += len;
     }
     state.front = state.front.max(offset);
-    std::mem::take(&mut state.landed)
+    Ok(std::mem::take(&mut state.landed))
 }
 
 /// Whether a range transfer gave up on bytes that were passed over, in front of `position`: somebody waits for them.
