@@ -235,9 +235,10 @@ impl Transfer {
         let Source { upstream, repository, digest } = &self.source;
         match upstream.open_blob(repository, digest, range).await {
             Ok(stream) => self.take(stream),
-            // Everything is here: the size that was announced was wrong, and the digest will tell.
+            // Everything is here: the size that was announced was wrong, and the digest will tell. Not so where the end of
+            // a part is still missing.
             Err(Error { kind: ErrorKind::RangeNotSatisfiable { total: Some(total) }, .. })
-                if total == self.position =>
+                if total == self.position && self.last.is_none() =>
             {
                 self.total = Some(total);
                 Ok(())

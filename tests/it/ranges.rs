@@ -256,3 +256,28 @@ async fn what_is_written_behind_a_part_that_has_not_come_is_not_mistaken_for_the
     until_stored(&mirror).await;
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_is_said_to_end_within_a_part_does_not_hold_anybody_up() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 4 * MIB, 64 * 1024);
+    let first = 4 * MIB - 1_000_000;
+    registry.fault_times(1, When::blobs().ranged(), Fault::Truncate { at: 100_000 });
+    let part = Raw::get(mirror.address(), &path(&digest), &[("range", "bytes=-1000000")]).await;
+    registry.wait_for(|seen| seen.len() >= 2).await;
+    registry.fault(
+        When::blobs().ranged(),
+        Fault::Answer {
+            status: 416,
+            headers: vec![("content-range", format!("bytes */{}", first + 100_000))],
+            body: String::new(),
+        },
+    );
+    gate.open();
+    let end = bounded(part.rest()).await;
+    assert!(end.is_whole() && end.bytes() == &content[first..]);
+    until_stored(&mirror).await;
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+    assert!(registry.count(|_| true) < 10);
+}
