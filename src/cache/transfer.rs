@@ -207,6 +207,11 @@ impl Transfer {
         if stream.first > self.position {
             return Err(Error::new(ErrorKind::Protocol, "the answer starts behind the range asked for"));
         }
+        if self.stubborn && !self.plain && !stream.ranged && (self.position > 0 || self.last.is_some()) {
+            // All that comes is of use, and asking for other parts would bring the same bytes again.
+            self.plain = true;
+            self.last = None;
+        }
         self.total = self.total.or(stream.total);
         self.skip = self.position - stream.first;
         self.stream = Some(stream);
