@@ -8,6 +8,7 @@
 //! (`ranges`); no byte is asked for twice, and every byte is hashed in the end: from memory where the
 //! main transfer wrote it in order, else from the file.
 
+mod distrust;
 mod fills;
 mod hash;
 mod lanes;
@@ -114,6 +115,10 @@ struct State {
     lanes_refused: bool,
     /// The upstream ignores Range.
     ranges_ignored: bool,
+    /// It is not to be asked for ranges, since what came of them was wrong lately.
+    in_one_go: bool,
+    /// More than one answer went into the file.
+    in_parts: bool,
     /// How many range transfers failed.
     range_failures: usize,
     /// It was on disk when the fill began: nothing is transferred.
@@ -151,6 +156,8 @@ impl Fill {
             lanes_opening: 0,
             lanes_refused: false,
             ranges_ignored: false,
+            in_one_go: false,
+            in_parts: false,
             range_failures: 0,
             found: false,
             handed_over: None,

@@ -46,6 +46,7 @@ pub struct Transfer {
     /// Whether an upstream that refuses ranges is asked for the whole blob, and whether it is already.
     stubborn: bool,
     plain: bool,
+    has_parts: bool,
     /// When the first of those was: a connection that went silent has used up its own patience already.
     broken_since: Option<Instant>,
 }
@@ -82,6 +83,7 @@ impl Transfer {
             patience: PATIENCE,
             stubborn: false,
             plain: false,
+            has_parts: false,
             broken_since: None,
         }
     }
@@ -94,6 +96,16 @@ impl Transfer {
     /// Reads the whole blob over again, should the upstream refuse to give a part of it.
     pub fn stubborn(self) -> Self {
         Self { stubborn: true, ..self }
+    }
+
+    /// Never asks for a part of the blob: one that broke is read from the front again.
+    pub fn in_one_go(self) -> Self {
+        Self { plain: true, last: None, ..self }
+    }
+
+    /// Whether part of it came as an answer to a request for a part.
+    pub fn has_parts(&self) -> bool {
+        self.has_parts
     }
 
     /// Whether it had to.
@@ -212,6 +224,7 @@ impl Transfer {
             self.plain = true;
             self.last = None;
         }
+        self.has_parts |= stream.ranged;
         self.total = self.total.or(stream.total);
         self.skip = self.position - stream.first;
         self.stream = Some(stream);

@@ -281,3 +281,47 @@ async fn a_blob_that_is_said_to_end_within_a_part_does_not_hold_anybody_up() {
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
     assert!(registry.count(|_| true) < 10);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_parts_come_wrong_the_next_fill_does_without() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 4 * MIB, 1);
+    for parts in [1, 0] {
+        registry.heal();
+        registry.forget_requests();
+        let gate = Gate::new();
+        registry.fault(When::blobs().ranged(), Fault::Corrupt { at: 1000 });
+        registry.fault_times(1, When::blob(&digest), Fault::HoldBody { at: 64 * 1024, gate: gate.clone() });
+        let whole = Raw::get(mirror.address(), &path(&digest), &[]).await;
+        gate.reached().await;
+        let part = Raw::get(mirror.address(), &path(&digest), &[("range", "bytes=-1000000")]).await;
+        if parts > 0 {
+            registry.wait_for(|seen| seen.len() > parts).await;
+        }
+        gate.open();
+        let whole = bounded(whole.rest()).await;
+        let part = bounded(part.rest()).await;
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        assert_eq!(registry.count(|request| request.header("range").is_some()), parts);
+        assert_eq!(whole.is_whole(), parts == 0);
+        assert!(parts > 0 || (whole.bytes() == content && part.bytes() == &content[4 * MIB - 1_000_000..]));
+    }
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_parts_came_wrong_a_transfer_that_breaks_is_read_from_the_front() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 2 * MIB, 1);
+    registry.fault(When::blobs().ranged(), Fault::Corrupt { at: 1000 });
+    for times in [1, 2] {
+        registry.fault_times(1, When::blob(&digest), Fault::Truncate { at: MIB });
+        let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        assert!(times == 1 || (end.is_whole() && end.bytes() == content));
+        assert_eq!(registry.count(|request| request.header("range").is_some()), 1);
+    }
+    assert_eq!(mirror.get(&path(&digest)).await.header("cache-status"), Some("forebay; hit"));
+}

@@ -95,7 +95,11 @@ fn segment(each: f64) -> u64 {
 impl Fill {
     fn sample(&self, begun: Instant) -> Option<Sample> {
         let state = self.state();
-        if !matches!(state.progress, Progress::Writing) || state.lanes_refused || state.ranges_ignored {
+        if !matches!(state.progress, Progress::Writing)
+            || state.lanes_refused
+            || state.ranges_ignored
+            || state.in_one_go
+        {
             return None;
         }
         let received = self.received.load(Ordering::Relaxed);

@@ -37,6 +37,7 @@ impl Claim {
         let total = state.total?;
         let useful = matches!(state.progress, Progress::Writing)
             && !state.ranges_ignored
+            && !state.in_one_go
             && state.range_failures < MOST_FAILURES
             && !fill.ranges.is_cancelled()
             && state.range_transfers < MOST_TRANSFERS + state.lanes + state.lanes_opening
@@ -62,6 +63,7 @@ impl Claim {
     pub fn make(fill: &Arc<Fill>, state: &mut State, rest: Range<u64>) -> Self {
         state.foreign.insert(rest.clone());
         state.range_transfers += 1;
+        state.in_parts = true;
         Self { fill: fill.clone(), rest }
     }
 

@@ -39,6 +39,10 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
         Err(error) => {
             let result = result_of(&error);
             report(&fill, &error);
+            if matches!(error, FillError::Mismatch) && fill.state().in_parts {
+                tracing::warn!(%upstream, "blobs are read in one go for a while, without ranges");
+                fills.distrust().note(&upstream);
+            }
             // Nobody may write any more when the file is kept, so that its length says what it has.
             fill.cancel.cancel();
             fill.when(|state| (state.range_transfers == 0).then_some(())).await;
@@ -81,13 +85,19 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         return Ok(Done::AlreadyThere);
     }
     let mut front = 0;
-    if let Some((temp, len)) = fills.store().resume(&source.digest).await {
+    let in_one_go = fills.distrust().covers(source.upstream.name());
+    fill.state().in_one_go = in_one_go;
+    // What is left of an earlier fill is overwritten where no parts are wanted.
+    if !in_one_go && let Some((temp, len)) = fills.store().resume(&source.digest).await {
         *slot = Some(temp);
         front = len;
         // Also what is kept again, should the upstream not answer.
         fill.update(|state| state.written.insert(0..front));
     }
     let mut transfer = unless_cancelled(fill, open(fill, slot, &mut front)).await?;
+    if in_one_go {
+        transfer = transfer.in_one_go();
+    }
     make_room(fills, fill, slot, &mut transfer, front).await?;
     let Some(temp) = slot else { return Err(FillError::NoRoom) };
     fill.update(|state| {
@@ -106,6 +116,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         let total = fill.update(|state| {
             let total = transfer.total().or(state.total).unwrap_or(transfer.position());
             state.total = Some(total);
+            state.in_parts |= transfer.has_parts();
             total
         });
         match next_gap(fill, total).await {
@@ -118,6 +129,9 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
             Some(gap) => {
                 // Somebody asked for that range and did not get it: perhaps nobody does.
                 transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total)).stubborn();
+                if in_one_go {
+                    transfer = transfer.in_one_go();
+                }
             }
         }
     }
