@@ -325,3 +325,22 @@ async fn where_parts_came_wrong_a_transfer_that_breaks_is_read_from_the_front() 
     }
     assert_eq!(mirror.get(&path(&digest)).await.header("cache-status"), Some("forebay; hit"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_come_does_not_wait_for_the_answer_behind_a_part() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 16 * MIB, MIB);
+    let mut whole = Raw::get(mirror.address(), &path(&digest), &[]).await;
+    let range = format!("bytes={}-{}", 4 * MIB, 12 * MIB - 1);
+    let part = bounded(mirror.get_with(&path(&digest), &[("range", &range)])).await;
+    assert_eq!(part.body, content.slice(4 * MIB..12 * MIB));
+    let head = Gate::new();
+    registry.fault_times(1, When::blobs().ranged(), Fault::HoldHead(head.clone()));
+    gate.open();
+    head.reached().await;
+    // All up to the part is here, and the part is.
+    whole.read(12 * MIB).await;
+    head.open();
+    assert!(whole.rest().await.bytes() == content);
+}

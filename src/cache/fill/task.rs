@@ -249,7 +249,7 @@ async fn pour_on(
         if fill.state().is_beyond_main(transfer.position()) {
             return Ok(());
         }
-        jump(fill, transfer, &mut no_jump).await?;
+        jump(fill, transfer, pour, &mut no_jump).await?;
     }
 }
 
@@ -298,7 +298,7 @@ fn is_gap_behind(fill: &Fill, position: u64) -> bool {
 
 /// Goes over a long stretch that somebody else fetches, by a new request behind it; where that fails (`no_jump`) it is
 /// not tried again.
-async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result<(), FillError> {
+async fn jump(fill: &Fill, transfer: &mut Transfer, pour: &mut Pour, no_jump: &mut u64) -> Result<(), FillError> {
     let position = transfer.position();
     let (end, total, segments) = {
         let state = fill.state();
@@ -314,6 +314,8 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result
         return Ok(());
     }
     *no_jump = end;
+    // The answer may take a while; what is here is not to wait for it.
+    pour.finish().await?;
     let opened = unless_cancelled(fill, async { Ok(Transfer::open(&fill.source, end, None).await) }).await?;
     // Where that does not work, the transfer at hand is read on.
     if let Ok(behind) = opened
