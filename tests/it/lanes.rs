@@ -244,3 +244,28 @@ async fn whatever_breaks_on_several_connections_nobody_gets_wrong_bytes() {
     });
     runs.await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_stands_still_or_drips_does_not_hold_up_the_others() {
+    let faults = [
+        Fault::HoldBody { at: 100_000, gate: Gate::new() },
+        Fault::HoldHead(Gate::new()),
+        Fault::Throttle { piece: 1024, pause: Duration::from_millis(20) },
+    ];
+    stream::iter(faults)
+        .for_each_concurrent(3, async |fault| {
+            let registry = FakeRegistry::start().await;
+            let mirror = Mirror::of(&registry).await;
+            let (digest, content) = slow(&registry);
+            let client = Raw::get(mirror.address(), &path(&digest), &[]).await;
+            registry.wait_for(|seen| seen.iter().filter(|record| record.header("range").is_some()).count() >= 2).await;
+            registry.fault_times(1, When::blobs().ranged(), fault.clone());
+            let end = bounded(client.rest()).await;
+            assert!(end.is_whole() && end.bytes() == content, "{fault:?}");
+            until_stored(&mirror).await;
+            assert_eq!(mirror.metric("forebay_digest_mismatches_total", &[]).await, 0.0);
+            let factor = received(&mirror).await / LEN as f64;
+            assert!((1.0..1.2).contains(&factor), "{fault:?}: the upstream sent the blob {factor} times");
+        })
+        .await;
+}

@@ -10,6 +10,7 @@ use std::{
     ops::Range,
     pin::pin,
     sync::{Arc, LazyLock, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,7 +21,10 @@ use tokio::{
 };
 
 use super::{Fill, FillError, hash};
-use crate::cache::{disk::write_all_at, transfer::Transfer};
+use crate::{
+    cache::{disk::write_all_at, transfer::Transfer},
+    upstream::{Error, ErrorKind},
+};
 
 /// What is gathered for one write, in bytes.
 const MOST_GATHERED: usize = 1024 * 1024;
@@ -117,6 +121,8 @@ pub(super) struct Pour {
     most: usize,
     /// Whether the hash is to have the bytes from memory.
     in_order: bool,
+    /// How long nothing may come.
+    patience: Option<Duration>,
 }
 
 impl Pour {
@@ -128,7 +134,13 @@ impl Pour {
             writing: None,
             most: FIRST_GATHERED,
             in_order,
+            patience: None,
         }
+    }
+
+    /// Gives up when nothing has come for this long, and be it because the transfer tries to go on.
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
     }
 
     /// The next bytes of the transfer; what was gathered is written meanwhile.
@@ -151,6 +163,13 @@ impl Pour {
         }
         // Asked for once: a transfer that is resumed must not ask twice because a write ended meanwhile.
         let mut next = pin!(transfer.next());
+        let patience = self.patience;
+        let mut silent = pin!(async {
+            match patience {
+                Some(patience) => tokio::time::sleep(patience).await,
+                None => std::future::pending().await,
+            }
+        });
         loop {
             tokio::select! {
                 biased;
@@ -160,6 +179,9 @@ impl Pour {
                 }
                 next = &mut next => {
                     return next.map(|next| next.map(|bytes| self.count(bytes))).map_err(FillError::Upstream);
+                }
+                () = &mut silent => {
+                    return Err(FillError::Upstream(Error::new(ErrorKind::Timeout, "nothing came for a while")));
                 }
             }
         }

@@ -114,7 +114,7 @@ async fn run(mut claim: Claim) {
     let mut pour = Pour::new(&fill, &file, false);
     let poured = tokio::select! {
         () = cancel.cancelled() => Ok(()),
-        poured = pour_claim(&claim, &mut transfer, &mut pour) => poured,
+        poured = pour_claim(&claim, &mut transfer, &mut pour, |_| true) => poured,
     };
     // What is written, or is being written, is done: the rest of the claim begins behind it.
     let finished = pour.finish().await;
@@ -126,13 +126,22 @@ async fn run(mut claim: Claim) {
     }
 }
 
-/// Writes a transfer of the bytes of a claim.
-pub(super) async fn pour_claim(claim: &Claim, transfer: &mut Transfer, pour: &mut Pour) -> Result<(), FillError> {
+/// Writes a transfer of the bytes of a claim, as long as `goes_on` with as many bytes as have come.
+pub(super) async fn pour_claim(
+    claim: &Claim,
+    transfer: &mut Transfer,
+    pour: &mut Pour,
+    goes_on: impl Fn(u64) -> bool,
+) -> Result<(), FillError> {
     let mut offset = claim.rest.start;
     while let Some(bytes) = pour.receive(transfer).await? {
         let len = bytes.len() as u64;
         pour.push(offset, bytes);
         offset += len;
+        if !goes_on(offset - claim.rest.start) {
+            tracing::debug!(range = ?claim.rest, offset, "a connection is much slower than those beside it");
+            break;
+        }
     }
     Ok(())
 }
