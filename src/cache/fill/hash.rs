@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{Fill, pour::Batch};
 use crate::{
-    cache::FileSlice,
+    cache::{FileSlice, extents::Extents},
     oci::{Algorithm, Digest, Verifier},
 };
 
@@ -71,12 +71,13 @@ impl Hand {
         Self { state: Mutex::new(state), idle: Notify::new() }
     }
 
-    /// Takes bytes that are being written, unless it has too many already.
-    pub fn offer(&self, batch: &Arc<Batch>) {
+    /// Takes bytes that are being written, unless it has too many already; `written` says what is in the file.
+    pub fn offer(&self, batch: &Arc<Batch>, written: &Extents) {
         let mut state = self.state();
-        // What stands far behind bytes that somebody else fetches would only take memory from others.
-        let is_near = batch.start() < state.hashed + MOST_QUEUED as u64;
-        if batch.is_paid_for() && state.queued < MOST_QUEUED && is_near {
+        // What stands behind bytes that somebody else fetches would only take memory from others until those are here,
+        // and can be read from the file by then.
+        let is_next = batch.start() <= written.end_of_run(state.hashed);
+        if batch.is_paid_for() && state.queued < MOST_QUEUED && is_next {
             state.queued += batch.len();
             state.queue.push_back(batch.clone());
         }

@@ -219,7 +219,7 @@ impl Pour {
         let (file, bytes) = (self.file.clone(), batch.clone());
         let done = tokio::task::spawn_blocking(move || bytes.write(&file));
         if self.in_order {
-            self.fill.hash.offer(&batch);
+            self.fill.hash.offer(&batch, &self.fill.state().written);
             hash::go_on(&self.fill);
         }
         self.most = MOST_GATHERED;
