@@ -115,6 +115,8 @@ async fn an_upstream_that_gives_no_more_connections_loses_nothing() {
             registry.fault(When::blobs().ranged(), fault.clone());
             assert_right(&mirror, &digest, &content).await;
             assert_eq!(registry.count(|record| record.header("range").is_none()), 1, "{fault:?}");
+            assert!(registry.count(|record| record.header("range").is_some()) > 0, "{fault:?}: it was tried");
+            assert_eq!(mirror.metric("forebay_upstream_up", &[]).await, 1.0, "{fault:?}: the upstream is well");
             let factor = received(&mirror).await / LEN as f64;
             assert!((1.0..1.1).contains(&factor), "{fault:?}: the upstream sent the blob {factor} times");
         })
@@ -196,6 +198,7 @@ async fn a_restart_in_the_middle_keeps_what_has_no_holes() {
     let kept = blob::files(&mirror.cache_dir().join("tmp"));
     assert!(kept.iter().all(|file| *file == blob::partial(&mirror.cache_dir(), &digest)), "{kept:?}");
     let kept = kept.first().map_or(0, |file| file.metadata().unwrap().len());
+    assert!(kept > 0);
     // What a process that was killed leaves has holes.
     let holes = blob::partial(&mirror.cache_dir(), &digest).with_extension("gaps");
     std::fs::write(&holes, vec![0; LEN]).unwrap();
