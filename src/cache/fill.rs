@@ -8,6 +8,7 @@
 //! (`ranges`); no byte is asked for twice, and every byte is hashed in the end: from memory where the
 //! main transfer wrote it in order, else from the file.
 
+mod distrust;
 mod fills;
 mod hash;
 mod lanes;
@@ -102,6 +103,8 @@ struct State {
     landed: u64,
     /// What range transfers write or wrote: the main transfer writes nothing there.
     foreign: Extents,
+    /// Whether the file's name says that it may have holes. Nothing is written behind bytes that are not there before.
+    gaps_allowed: bool,
     /// Where the main transfer is.
     front: u64,
     range_transfers: usize,
@@ -117,6 +120,10 @@ struct State {
     lanes_refused: bool,
     /// The upstream ignores Range.
     ranges_ignored: bool,
+    /// It is not to be asked for ranges, since what came of them was wrong lately.
+    in_one_go: bool,
+    /// More than one answer went into the file.
+    in_parts: bool,
     /// How many range transfers failed.
     range_failures: usize,
     /// It was on disk when the fill began: nothing is transferred.
@@ -146,6 +153,7 @@ impl Fill {
             written: Extents::default(),
             landed: 0,
             foreign: Extents::default(),
+            gaps_allowed: false,
             front: 0,
             range_transfers: 0,
             main: None,
@@ -154,6 +162,8 @@ impl Fill {
             lanes_opening: 0,
             lanes_refused: false,
             ranges_ignored: false,
+            in_one_go: false,
+            in_parts: false,
             range_failures: 0,
             found: false,
             handed_over: None,
@@ -224,6 +234,20 @@ impl Fill {
     /// Whether a transfer is of a blob of the same size, as far as both say.
     fn agrees(&self, transfer: &Transfer) -> bool {
         transfer.total().is_none_or(|told| self.state().total.is_none_or(|known| known == told))
+    }
+
+    /// From now on the file may have holes, also for who finds it after a kill.
+    async fn allow_gaps(&self) -> io::Result<()> {
+        let name = {
+            let state = self.state();
+            if state.gaps_allowed {
+                return Ok(());
+            }
+            state.name.clone().ok_or(io::ErrorKind::NotFound)?
+        };
+        disk::blocking(move || name.allow_gaps()).await?;
+        self.state().gaps_allowed = true;
+        Ok(())
     }
 
     /// What it was begun for.

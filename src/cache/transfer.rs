@@ -46,6 +46,7 @@ pub struct Transfer {
     /// Whether an upstream that refuses ranges is asked for the whole blob, and whether it is already.
     stubborn: bool,
     plain: bool,
+    has_parts: bool,
     /// When the first of those was: a connection that went silent has used up its own patience already.
     broken_since: Option<Instant>,
 }
@@ -82,6 +83,7 @@ impl Transfer {
             patience: PATIENCE,
             stubborn: false,
             plain: false,
+            has_parts: false,
             broken_since: None,
         }
     }
@@ -94,6 +96,16 @@ impl Transfer {
     /// Reads the whole blob over again, should the upstream refuse to give a part of it.
     pub fn stubborn(self) -> Self {
         Self { stubborn: true, ..self }
+    }
+
+    /// Never asks for a part of the blob: one that broke is read from the front again.
+    pub fn in_one_go(self) -> Self {
+        Self { plain: true, last: None, ..self }
+    }
+
+    /// Whether part of it came as an answer to a request for a part.
+    pub fn has_parts(&self) -> bool {
+        self.has_parts
     }
 
     /// Whether it had to.
@@ -207,6 +219,12 @@ impl Transfer {
         if stream.first > self.position {
             return Err(Error::new(ErrorKind::Protocol, "the answer starts behind the range asked for"));
         }
+        if self.stubborn && !self.plain && !stream.ranged && (self.position > 0 || self.last.is_some()) {
+            // All that comes is of use, and asking for other parts would bring the same bytes again.
+            self.plain = true;
+            self.last = None;
+        }
+        self.has_parts |= stream.ranged;
         self.total = self.total.or(stream.total);
         self.skip = self.position - stream.first;
         self.stream = Some(stream);
@@ -235,9 +253,10 @@ impl Transfer {
         let Source { upstream, repository, digest } = &self.source;
         match upstream.open_blob(repository, digest, range).await {
             Ok(stream) => self.take(stream),
-            // Everything is here: the size that was announced was wrong, and the digest will tell.
+            // Everything is here: the size that was announced was wrong, and the digest will tell. Not so where the end of
+            // a part is still missing.
             Err(Error { kind: ErrorKind::RangeNotSatisfiable { total: Some(total) }, .. })
-                if total == self.position =>
+                if total == self.position && self.last.is_none() =>
             {
                 self.total = Some(total);
                 Ok(())

@@ -59,6 +59,8 @@ pub struct BlobStream {
     expected: Option<u64>,
     upstream: Arc<str>,
     endpoint: Arc<Endpoint>,
+    /// Whether a failure says nothing about the endpoint.
+    quiet: bool,
     /// The upstream's own count, which is read more often than metrics are.
     received: Arc<AtomicU64>,
     metrics: Metrics,
@@ -83,6 +85,7 @@ impl BlobStream {
         range: BlobRange,
         upstream: &Shared,
         endpoint: Arc<Endpoint>,
+        quiet: bool,
     ) -> Result<Self, Error> {
         let headers = followed.response.headers();
         let len = number(headers, &header::CONTENT_LENGTH);
@@ -97,7 +100,7 @@ impl BlobStream {
         let Part { first, total, expected } = part;
         let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
         let upstream = upstream.name().clone();
-        Ok(Self { first, total, ranged, followed, expected, upstream, endpoint, received, metrics })
+        Ok(Self { first, total, ranged, followed, expected, upstream, endpoint, quiet, received, metrics })
     }
 
     /// The next bytes, or `None` at the end. Cancelling loses nothing.
@@ -108,7 +111,7 @@ impl BlobStream {
     /// was shorter than announced; `Protocol` when it was longer.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let result = self.read().await;
-        if result.is_err() {
+        if result.is_err() && !self.quiet {
             // Who drops a transfer in the middle is not the first to be asked for the rest.
             self.endpoint.failed();
         }

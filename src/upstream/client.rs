@@ -4,14 +4,12 @@
 //! behind our back; every wait ends; an address that the operator did not choose passes the
 //! [`AddressFilter`]. Proxies come from the usual variables (`HTTPS_PROXY`, `NO_PROXY`, …).
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::{Client, Response, Url, redirect::Policy};
+use tokio::sync::OnceCell;
 
 use super::{
     Config, Context,
@@ -47,8 +45,8 @@ pub(super) struct Sender {
     upstream: Arc<str>,
     client: Client,
     /// Made when it is first needed: each client reads the system's certificates for itself.
-    apart: OnceLock<Client>,
-    kit: Kit,
+    apart: OnceCell<Client>,
+    kit: Arc<Kit>,
     filter: AddressFilter,
     metrics: Metrics,
 }
@@ -98,16 +96,24 @@ impl Sender {
             // What is stored and hashed are the bytes themselves, never an encoding of them.
             (header::ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]);
-        let kit = Kit { upstream: config.name.clone(), headers, roots, filter: filter.clone() };
+        let kit = Arc::new(Kit { upstream: config.name.clone(), headers, roots, filter: filter.clone() });
         let client =
             kit.client(false).map_err(|source| SetupError::Client { upstream: config.name.clone(), source })?;
-        let (apart, metrics) = (OnceLock::new(), context.metrics.clone());
+        let (apart, metrics) = (OnceCell::new(), context.metrics.clone());
         Ok(Self { upstream: config.name.clone(), client, apart, kit, filter, metrics })
     }
 
     /// The client of requests that are each to have a connection of their own, which HTTP/2 would not give them.
-    fn apart(&self) -> &Client {
-        self.apart.get_or_init(|| self.kit.client(true).unwrap_or_else(|_| self.client.clone()))
+    async fn apart(&self) -> &Client {
+        let make = async || {
+            let kit = self.kit.clone();
+            // It reads the system's certificates.
+            match tokio::task::spawn_blocking(move || kit.client(true)).await {
+                Ok(Ok(client)) => client,
+                Ok(Err(_)) | Err(_) => self.client.clone(),
+            }
+        };
+        self.apart.get_or_init(make).await
     }
 
     /// Sends one request and waits for the head of the answer.
@@ -135,7 +141,7 @@ impl Sender {
         if let Err(refused) = Box::pin(self.filter.check(url)).await {
             return Err(Error::new(ErrorKind::Protocol, format!("asking {}", Shown(url))).caused_by(refused));
         }
-        let client = if apart { self.apart() } else { &self.client };
+        let client = if apart { self.apart().await } else { &self.client };
         let mut request = client.request(method, url.clone()).headers(headers);
         if let Some(body) = body {
             request = request.body(body);

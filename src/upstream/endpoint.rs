@@ -131,6 +131,8 @@ impl Endpoint {
 pub(super) struct Attempts<'a> {
     left: std::vec::IntoIter<&'a Arc<Endpoint>>,
     failure: Option<Error>,
+    /// What fails says nothing about the endpoint.
+    quiet: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -139,7 +141,12 @@ impl<'a> Attempts<'a> {
         let mut order: Vec<&'a Arc<Endpoint>> = endpoints.iter().collect();
         // Stable: among those that cool, and among those that do not, the order of the file holds.
         order.sort_by_key(|endpoint| endpoint.is_cooling(now));
-        Self { left: order.into_iter(), failure: None }
+        Self { left: order.into_iter(), failure: None, quiet: false }
+    }
+
+    /// For what is asked in addition to a request that is under way: an upstream that has enough of it may be well.
+    pub(super) fn quiet(self, quiet: bool) -> Self {
+        Self { quiet, ..self }
     }
 
     /// The endpoint to try next, or why none is left.
@@ -148,7 +155,9 @@ impl<'a> Attempts<'a> {
             let none = || Error::new(ErrorKind::Unavailable, "the upstream has no URL");
             return Err(self.failure.take().unwrap_or_else(none));
         };
-        endpoint.picked(Instant::now());
+        if !self.quiet {
+            endpoint.picked(Instant::now());
+        }
         Ok(endpoint)
     }
 
@@ -157,7 +166,7 @@ impl<'a> Attempts<'a> {
         match result {
             Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Loop => {
                 // A circle is a matter of who asks: for others the way over this endpoint may be good.
-                if error.kind != ErrorKind::Loop {
+                if error.kind != ErrorKind::Loop && !self.quiet {
                     endpoint.failed();
                 }
                 // Of several failures the one that tells when to come back is the most useful, and the

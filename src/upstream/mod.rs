@@ -170,7 +170,7 @@ impl Upstream {
         let ask = &self.asked(Ask::manifest(Method::HEAD, repository, reference, accept))?;
         let _turn = self.shared.turn().await?;
         self.shared
-            .each_endpoint(|endpoint| async move {
+            .each_endpoint(ask.apart, |endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
                 Ok(ManifestHead {
@@ -192,7 +192,7 @@ impl Upstream {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
         let _turn = self.shared.turn().await?;
         self.shared
-            .each_endpoint(|endpoint| async move {
+            .each_endpoint(ask.apart, |endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
                 let (media_type, digest) = (media_type(headers), digest(headers));
@@ -209,7 +209,7 @@ impl Upstream {
             &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
         let _turn = self.shared.turn().await?;
         self.shared
-            .each_endpoint(|endpoint| async move {
+            .each_endpoint(self.apart, |endpoint| async move {
                 let asking = async {
                     match self.shared.ask(&endpoint, head).await {
                         Err(error) if error.kind == ErrorKind::NotFound => self.shared.ask(&endpoint, first_byte).await,
@@ -238,9 +238,9 @@ impl Upstream {
     ) -> Result<BlobStream, Error> {
         let ask = &self.asked(Ask::blob(Method::GET, repository, digest, range))?;
         self.shared
-            .each_endpoint(|endpoint| async move {
+            .each_endpoint(ask.apart, |endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
-                BlobStream::new(followed, range, &self.shared, endpoint)
+                BlobStream::new(followed, range, &self.shared, endpoint, ask.apart)
             })
             .await
     }
@@ -264,7 +264,7 @@ impl Upstream {
         })?;
         let _turn = self.shared.turn().await?;
         self.shared
-            .each_endpoint(|endpoint| async move {
+            .each_endpoint(ask.apart, |endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
                 let theirs = followed.response.headers();
                 let headers = FORWARDED
@@ -289,7 +289,7 @@ impl Upstream {
     /// Finds out whether the upstream answers, and whether it accepts who asks: credentials that are
     /// configured but were not used when it challenged are an error.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.shared.each_endpoint(|endpoint| async move { self.shared.ping(&endpoint).await }).await
+        self.shared.each_endpoint(self.apart, |endpoint| async move { self.shared.ping(&endpoint).await }).await
     }
 
     async fn document(&self, followed: Followed) -> Result<Bytes, Error> {

@@ -153,11 +153,13 @@ impl Shared {
     }
 
     /// Acts on one endpoint after the other, until one answers.
-    pub(super) async fn each_endpoint<T, F>(&self, act: impl Fn(Arc<Endpoint>) -> F) -> Result<T, Error>
+    ///
+    /// What is asked in addition (`quiet`) changes nothing about what is thought of the upstream when it fails.
+    pub(super) async fn each_endpoint<T, F>(&self, quiet: bool, act: impl Fn(Arc<Endpoint>) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut attempts = Attempts::new(&self.endpoints);
+        let mut attempts = Attempts::new(&self.endpoints).quiet(quiet);
         let result = loop {
             let endpoint = match attempts.next() {
                 Ok(endpoint) => endpoint,
@@ -168,6 +170,7 @@ impl Shared {
             let result = Box::pin(act(endpoint.clone())).await;
             if let Err(error) = &result
                 && error.kind.is_outage()
+                && !quiet
             {
                 let cause = std::error::Error::source(error).map(tracing::field::display);
                 tracing::warn!(upstream = %self.name, %error, cause, "the upstream could not answer");
@@ -178,7 +181,10 @@ impl Shared {
         };
         // Who answers that it has had enough of us is up.
         let down = |error: &Error| error.kind.is_outage() && error.kind != ErrorKind::TooManyRequests;
-        self.metrics.upstream_up(&self.name, !result.as_ref().is_err_and(down));
+        let is_down = result.as_ref().is_err_and(down);
+        if !(is_down && quiet) {
+            self.metrics.upstream_up(&self.name, !is_down);
+        }
         result
     }
 

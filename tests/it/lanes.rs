@@ -115,6 +115,8 @@ async fn an_upstream_that_gives_no_more_connections_loses_nothing() {
             registry.fault(When::blobs().ranged(), fault.clone());
             assert_right(&mirror, &digest, &content).await;
             assert_eq!(registry.count(|record| record.header("range").is_none()), 1, "{fault:?}");
+            assert!(registry.count(|record| record.header("range").is_some()) > 0, "{fault:?}: it was tried");
+            assert_eq!(mirror.metric("forebay_upstream_up", &[]).await, 1.0, "{fault:?}: the upstream is well");
             let factor = received(&mirror).await / LEN as f64;
             assert!((1.0..1.1).contains(&factor), "{fault:?}: the upstream sent the blob {factor} times");
         })
@@ -134,6 +136,9 @@ async fn ranges_that_are_refused_after_a_while_are_done_without() {
         assert!(end.is_whole() && end.bytes() == content, "{fault:?}");
         until_stored(&mirror).await;
         assert_eq!(mirror.get(&path(&digest)).await.body, content);
+        // What each connection had, and all of it once more.
+        let factor = received(&mirror).await / LEN as f64;
+        assert!((1.0..2.2).contains(&factor), "{fault:?}: the upstream sent the blob {factor} times");
     }
 }
 
@@ -193,6 +198,7 @@ async fn a_restart_in_the_middle_keeps_what_has_no_holes() {
     let kept = blob::files(&mirror.cache_dir().join("tmp"));
     assert!(kept.iter().all(|file| *file == blob::partial(&mirror.cache_dir(), &digest)), "{kept:?}");
     let kept = kept.first().map_or(0, |file| file.metadata().unwrap().len());
+    assert!(kept > 0);
     // What a process that was killed leaves has holes.
     let holes = blob::partial(&mirror.cache_dir(), &digest).with_extension("gaps");
     std::fs::write(&holes, vec![0; LEN]).unwrap();
@@ -240,4 +246,29 @@ async fn whatever_breaks_on_several_connections_nobody_gets_wrong_bytes() {
         blob::assert_verified(&mirror.cache_dir());
     });
     runs.await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_stands_still_or_drips_does_not_hold_up_the_others() {
+    let faults = [
+        Fault::HoldBody { at: 100_000, gate: Gate::new() },
+        Fault::HoldHead(Gate::new()),
+        Fault::Throttle { piece: 1024, pause: Duration::from_millis(20) },
+    ];
+    stream::iter(faults)
+        .for_each_concurrent(3, async |fault| {
+            let registry = FakeRegistry::start().await;
+            let mirror = Mirror::of(&registry).await;
+            let (digest, content) = slow(&registry);
+            let client = Raw::get(mirror.address(), &path(&digest), &[]).await;
+            registry.wait_for(|seen| seen.iter().filter(|record| record.header("range").is_some()).count() >= 2).await;
+            registry.fault_times(1, When::blobs().ranged(), fault.clone());
+            let end = bounded(client.rest()).await;
+            assert!(end.is_whole() && end.bytes() == content, "{fault:?}");
+            until_stored(&mirror).await;
+            assert_eq!(mirror.metric("forebay_digest_mismatches_total", &[]).await, 0.0);
+            let factor = received(&mirror).await / LEN as f64;
+            assert!((1.0..1.2).contains(&factor), "{fault:?}: the upstream sent the blob {factor} times");
+        })
+        .await;
 }

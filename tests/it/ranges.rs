@@ -4,7 +4,7 @@ use bytes::Bytes;
 use forebay::oci::Digest;
 
 use crate::support::{
-    blob::{add, path},
+    blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,
     raw::Raw,
@@ -231,4 +231,116 @@ async fn a_part_of_a_blob_whose_length_nobody_says_is_all_of_it() {
     until_stored(&mirror).await;
     let hit = mirror.get_with(&path(&digest), &[("range", "bytes=5-9")]).await;
     assert_eq!((hit.status, hit.body), (206, content.slice(5..=9)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_behind_a_part_that_has_not_come_is_not_mistaken_for_the_whole_after_a_kill() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 8 * MIB, 64 * 1024);
+    let head = Gate::new();
+    registry.fault_times(1, When::blobs().ranged(), Fault::HoldHead(head.clone()));
+    let range = format!("bytes={}-{}", 3 * MIB, 4 * MIB - 1);
+    let part = Raw::get(mirror.address(), &path(&digest), &[("range", &range)]).await;
+    head.reached().await;
+    gate.open();
+    // What is behind the part can be had, so there is a hole in the file.
+    until("the main transfer is through", async || received(&mirror).await >= (7 * MIB) as f64).await;
+    let behind = format!("bytes={}-{}", 5 * MIB, 6 * MIB);
+    let there = bounded(mirror.get_with(&path(&digest), &[("range", &behind)])).await;
+    assert_eq!(there.body, content.slice(5 * MIB..=6 * MIB));
+    let files = blob::files(&mirror.cache_dir().join("tmp"));
+    assert!(files.iter().all(|file| file.extension().is_some_and(|end| end == "gaps")), "{files:?}");
+    head.open();
+    assert_eq!(part.rest().await.bytes(), &content[3 * MIB..4 * MIB]);
+    until_stored(&mirror).await;
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_is_said_to_end_within_a_part_does_not_hold_anybody_up() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 4 * MIB, 64 * 1024);
+    let first = 4 * MIB - 1_000_000;
+    registry.fault_times(1, When::blobs().ranged(), Fault::Truncate { at: 100_000 });
+    let part = Raw::get(mirror.address(), &path(&digest), &[("range", "bytes=-1000000")]).await;
+    registry.wait_for(|seen| seen.len() >= 2).await;
+    registry.fault(
+        When::blobs().ranged(),
+        Fault::Answer {
+            status: 416,
+            headers: vec![("content-range", format!("bytes */{}", first + 100_000))],
+            body: String::new(),
+        },
+    );
+    gate.open();
+    let end = bounded(part.rest()).await;
+    assert!(end.is_whole() && end.bytes() == &content[first..]);
+    until_stored(&mirror).await;
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+    assert!(registry.count(|_| true) < 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_parts_come_wrong_the_next_fill_does_without() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 4 * MIB, 1);
+    for parts in [1, 0] {
+        registry.heal();
+        registry.forget_requests();
+        let gate = Gate::new();
+        registry.fault(When::blobs().ranged(), Fault::Corrupt { at: 1000 });
+        registry.fault_times(1, When::blob(&digest), Fault::HoldBody { at: 64 * 1024, gate: gate.clone() });
+        let whole = Raw::get(mirror.address(), &path(&digest), &[]).await;
+        gate.reached().await;
+        let part = Raw::get(mirror.address(), &path(&digest), &[("range", "bytes=-1000000")]).await;
+        if parts > 0 {
+            registry.wait_for(|seen| seen.len() > parts).await;
+        }
+        gate.open();
+        let whole = bounded(whole.rest()).await;
+        let part = bounded(part.rest()).await;
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        assert_eq!(registry.count(|request| request.header("range").is_some()), parts);
+        assert_eq!(whole.is_whole(), parts == 0);
+        assert!(parts > 0 || (whole.bytes() == content && part.bytes() == &content[4 * MIB - 1_000_000..]));
+    }
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_parts_came_wrong_a_transfer_that_breaks_is_read_from_the_front() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 2 * MIB, 1);
+    registry.fault(When::blobs().ranged(), Fault::Corrupt { at: 1000 });
+    for times in [1, 2] {
+        registry.fault_times(1, When::blob(&digest), Fault::Truncate { at: MIB });
+        let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        assert!(times == 1 || (end.is_whole() && end.bytes() == content));
+        assert_eq!(registry.count(|request| request.header("range").is_some()), 1);
+    }
+    assert_eq!(mirror.get(&path(&digest)).await.header("cache-status"), Some("forebay; hit"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_come_does_not_wait_for_the_answer_behind_a_part() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 16 * MIB, MIB);
+    let mut whole = Raw::get(mirror.address(), &path(&digest), &[]).await;
+    let range = format!("bytes={}-{}", 4 * MIB, 12 * MIB - 1);
+    let part = bounded(mirror.get_with(&path(&digest), &[("range", &range)])).await;
+    assert_eq!(part.body, content.slice(4 * MIB..12 * MIB));
+    let head = Gate::new();
+    registry.fault_times(1, When::blobs().ranged(), Fault::HoldHead(head.clone()));
+    gate.open();
+    head.reached().await;
+    // All up to the part is here, and the part is.
+    whole.read(12 * MIB).await;
+    head.open();
+    assert!(whole.rest().await.bytes() == content);
 }

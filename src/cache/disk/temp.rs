@@ -5,8 +5,7 @@
 
 use std::{
     fs::File,
-    io,
-    os::unix::fs::FileExt,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -219,18 +218,25 @@ fn remove(path: &Path) {
     }
 }
 
-/// Writes all of `buffers` one after the other from `offset` on. Blocks.
-pub fn write_all_at(file: &File, buffers: &[bytes::Bytes], mut offset: u64) -> io::Result<()> {
-    for buffer in buffers {
-        file.write_all_at(buffer, offset)?;
-        offset += buffer.len() as u64;
+/// Writes all of `buffers`, one after the other, from `offset` on. Blocks.
+pub fn write_all_at(file: &File, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    while !buffers.is_empty() {
+        match rustix::io::pwritev(file, buffers, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut buffers, written);
+                offset += written as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{os::unix::fs::FileExt, time::Duration};
 
     use super::*;
     use crate::{cache::Config, metrics::Metrics};

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Fill, FillError, FillReader, Progress, task};
+use super::{Fill, FillError, FillReader, Progress, distrust::Distrust, task};
 use crate::{
     cache::{DiskStore, Source},
     metrics::Metrics,
@@ -34,6 +34,7 @@ struct Shared {
     shutdown: CancellationToken,
     /// Connections beside the first of each fill.
     lanes: Arc<Semaphore>,
+    distrust: Distrust,
 }
 
 struct Entry {
@@ -64,6 +65,7 @@ impl Fills {
             tasks,
             shutdown,
             lanes: Arc::new(Semaphore::new(MOST_LANES)),
+            distrust: Distrust::default(),
         }))
     }
 
@@ -73,6 +75,10 @@ impl Fills {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(super) fn distrust(&self) -> &Distrust {
+        &self.0.distrust
     }
 
     pub(super) fn lanes(&self) -> &Arc<Semaphore> {

@@ -7,15 +7,17 @@ use std::{
     collections::VecDeque,
     fs::File,
     io,
+    num::NonZero,
     os::unix::fs::FileExt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    thread::available_parallelism,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{Fill, pour::Batch};
 use crate::{
-    cache::FileSlice,
+    cache::{FileSlice, extents::Extents},
     oci::{Algorithm, Digest, Verifier},
 };
 
@@ -25,6 +27,11 @@ const STEP: usize = 64 * 1024;
 const STRETCH: u64 = 1024 * 1024;
 /// How much one fill's hash keeps in memory, in bytes.
 const MOST_QUEUED: usize = 4 * 1024 * 1024;
+
+/// How many fills are hashed at a time: more threads than processors would only be taken from those who serve. Whoever
+/// waits gets a turn after each stretch of another one.
+static TURNS: LazyLock<Arc<Semaphore>> =
+    LazyLock::new(|| Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))));
 
 /// The hash of everything from the front up to a position.
 struct Running {
@@ -64,12 +71,13 @@ impl Hand {
         Self { state: Mutex::new(state), idle: Notify::new() }
     }
 
-    /// Takes bytes that are being written, unless it has too many already.
-    pub fn offer(&self, batch: &Arc<Batch>) {
+    /// Takes bytes that are being written, unless it has too many already; `written` says what is in the file.
+    pub fn offer(&self, batch: &Arc<Batch>, written: &Extents) {
         let mut state = self.state();
-        // What stands far behind bytes that somebody else fetches would only take memory from others.
-        let is_near = batch.start() < state.hashed + MOST_QUEUED as u64;
-        if batch.is_paid_for() && state.queued < MOST_QUEUED && is_near {
+        // What stands behind bytes that somebody else fetches would only take memory from others until those are here,
+        // and can be read from the file by then.
+        let is_next = batch.start() <= written.end_of_run(state.hashed);
+        if batch.is_paid_for() && state.queued < MOST_QUEUED && is_next {
             state.queued += batch.len();
             state.queue.push_back(batch.clone());
         }
@@ -137,13 +145,26 @@ pub(super) fn go_on(fill: &Arc<Fill>) {
     let Some(running) = fill.hash.state().running.take() else { return };
     let written = fill.state().written.end_of_run(running.hashed);
     if let Some(first) = fill.hash.next(running, written) {
-        let fill = fill.clone();
-        tokio::task::spawn_blocking(move || work(&fill, first));
+        start(fill.clone(), first);
     }
 }
 
-/// Hashes as long as there is something to hash. Blocks.
-fn work(fill: &Fill, first: Next) {
+/// Hashes when it is this fill's turn.
+fn start(fill: Arc<Fill>, first: Next) {
+    let begin = move |turn| drop(tokio::task::spawn_blocking(move || work(fill, first, turn)));
+    match TURNS.clone().try_acquire_owned() {
+        Ok(turn) => begin(turn),
+        Err(_) => drop(tokio::spawn(async move {
+            // Nobody closes it.
+            if let Ok(turn) = TURNS.clone().acquire_owned().await {
+                begin(turn);
+            }
+        })),
+    }
+}
+
+/// Hashes as long as there is something to hash, and nobody else waits for the turn. Blocks.
+fn work(fill: Arc<Fill>, first: Next, mut turn: OwnedSemaphorePermit) {
     let file = fill.state().file.clone();
     let mut next = Some(first);
     while let Some(todo) = next {
@@ -164,6 +185,13 @@ fn work(fill: &Fill, first: Next) {
                 None
             }
         };
+        // It goes to who waits for it, if there is anyone.
+        drop(turn);
+        match (TURNS.clone().try_acquire_owned(), next.take()) {
+            (Ok(mine), todo) => (turn, next) = (mine, todo),
+            (Err(_), Some(todo)) => return start(fill, todo),
+            (Err(_), None) => break,
+        }
     }
     fill.hash.idle.notify_waiters();
 }

@@ -25,14 +25,17 @@ use super::{
     pour::Pour,
     ranges::{Claim, pour_claim},
 };
-use crate::cache::{Source, disk::blocking, transfer::Transfer};
+use crate::cache::{Source, transfer::Transfer};
 
 /// How long one segment is to take: long enough that asking for it is no part of that.
 const SEGMENT_TIME: f64 = 1.0;
 /// The least and the most of it, in bytes.
 const SEGMENT: std::ops::RangeInclusive<u64> = 1024 * 1024..=32 * 1024 * 1024;
-/// How long a lane tries to go on with a transfer that broke; then another lane gets what is left.
+/// How long a lane waits for an answer, for the next bytes, or for a transfer that broke to go on; then somebody else gets
+/// what is left.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A lane that is so many times slower than the others is given up as well: they would have to wait for it.
+const MUCH_SLOWER: f64 = 4.0;
 
 /// Opens lanes for a fill as long as they bring more. Never ends; drop it with the fill.
 pub(super) async fn steer(fills: &Fills, fill: &Arc<Fill>) -> Infallible {
@@ -95,7 +98,11 @@ fn segment(each: f64) -> u64 {
 impl Fill {
     fn sample(&self, begun: Instant) -> Option<Sample> {
         let state = self.state();
-        if !matches!(state.progress, Progress::Writing) || state.lanes_refused || state.ranges_ignored {
+        if !matches!(state.progress, Progress::Writing)
+            || state.lanes_refused
+            || state.ranges_ignored
+            || state.in_one_go
+        {
             return None;
         }
         let received = self.received.load(Ordering::Relaxed);
@@ -228,6 +235,39 @@ impl Drop for Lane {
     }
 }
 
+/// Whether a lane is as quick as those beside it.
+struct KeepingUp<'a> {
+    fill: &'a Fill,
+    begun: Instant,
+    /// What had come over all connections by then, in bytes.
+    received: u64,
+}
+
+impl<'a> KeepingUp<'a> {
+    fn begin(fill: &'a Fill) -> Self {
+        Self { fill, begun: Instant::now(), received: fill.received.load(Ordering::Relaxed) }
+    }
+
+    /// `own` bytes of what came since are this lane's.
+    #[expect(clippy::cast_precision_loss, reason = "of bytes, to compare rates")]
+    fn holds(&self, own: u64) -> bool {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        if seconds < PATIENCE.as_secs_f64() {
+            return true;
+        }
+        let received = self.fill.received.load(Ordering::Relaxed).saturating_sub(self.received);
+        let (others, expected) = {
+            let state = self.fill.state();
+            // Where nobody else has anything to do, all wait for this one: what counts is what they did before.
+            let is_last = state.range_transfers == 1 && state.missing().is_none();
+            let before = state.segment.filter(|_| is_last).unwrap_or(0) as f64 / SEGMENT_TIME;
+            (state.lanes.max(1), before)
+        };
+        let mean = received.saturating_sub(own) as f64 / others as f64 / seconds;
+        own as f64 / seconds * MUCH_SLOWER >= mean.max(expected)
+    }
+}
+
 async fn run(mut lane: Lane, first: Claim) {
     let fill = lane.fill.clone();
     let source = Source { upstream: fill.source.upstream.apart(), ..fill.source.clone() };
@@ -251,10 +291,15 @@ async fn run(mut lane: Lane, first: Claim) {
 async fn fetch(lane: &mut Lane, mut claim: Claim, source: &Source) -> bool {
     let fill = lane.fill.clone();
     let work = async {
-        let opening = Transfer::open(source, claim.rest.start, Some(claim.rest.end - 1));
+        let opening =
+            tokio::time::timeout(PATIENCE, Transfer::open(source, claim.rest.start, Some(claim.rest.end - 1)));
         let opened = tokio::select! {
             () = fill.ranges.cancelled() => return false,
             opened = opening => opened,
+        };
+        let Ok(opened) = opened else {
+            tracing::debug!(digest = %source.digest, "one more connection of a fill gets no answer");
+            return false;
         };
         let mut transfer = match opened {
             Ok(transfer) if transfer.skipping() > 0 => {
@@ -268,20 +313,18 @@ async fn fetch(lane: &mut Lane, mut claim: Claim, source: &Source) -> bool {
                 return false;
             }
         };
-        let (Some(file), Some(name)) = ({
-            let state = fill.state();
-            (state.file.clone(), state.name.clone())
-        }) else {
+        let Some(file) = fill.state().file.clone() else {
             return false;
         };
-        if blocking(move || name.allow_gaps()).await.is_err() {
+        if fill.allow_gaps().await.is_err() {
             return false;
         }
         lane.opened();
-        let mut pour = Pour::new(&fill, &file, false);
+        let mut pour = Pour::new(&fill, &file, false).patient_for(PATIENCE);
+        let keeping_up = KeepingUp::begin(&fill);
         let poured = tokio::select! {
             () = fill.ranges.cancelled() => Ok(()),
-            poured = pour_claim(&claim, &mut transfer, &mut pour) => poured,
+            poured = pour_claim(&claim, &mut transfer, &mut pour, |own| keeping_up.holds(own)) => poured,
         };
         let finished = pour.finish().await;
         claim.settle();

@@ -6,13 +6,14 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, IoSlice},
     ops::Range,
     pin::pin,
     sync::{Arc, LazyLock, atomic::Ordering},
+    time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
@@ -20,7 +21,10 @@ use tokio::{
 };
 
 use super::{Fill, FillError, hash};
-use crate::cache::{disk::write_all_at, transfer::Transfer};
+use crate::{
+    cache::{disk::write_all_at, transfer::Transfer},
+    upstream::{Error, ErrorKind},
+};
 
 /// What is gathered for one write, in bytes.
 const MOST_GATHERED: usize = 1024 * 1024;
@@ -29,17 +33,27 @@ const FIRST_GATHERED: usize = 64 * 1024;
 /// What all fills of the process may hold in memory beside one piece each, in bytes.
 const BUDGET: usize = 16 * 1024 * 1024;
 
+/// Pieces that are smaller than this are put together, up to [`JOINED`]: each costs more than its bytes.
+const SMALL: usize = 4 * 1024;
+const JOINED: usize = 64 * 1024;
+/// How many pieces are gathered for one write: fewer than one call of the system takes.
+const MOST_PIECES: usize = 256;
+
 static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(BUDGET)));
 
 /// Bytes on their way into the file, in order, perhaps with gaps where others write. Never empty.
+#[derive(Default)]
 pub(super) struct Batch {
     pieces: Vec<(u64, Bytes)>,
+    /// The last ones, while they are put together from small ones.
+    tail: Option<(u64, BytesMut)>,
     len: usize,
     /// Given back when the write and the hash are both done with it.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Batch {
+    /// Of a batch that has all.
     pub fn pieces(&self) -> &[(u64, Bytes)] {
         &self.pieces
     }
@@ -49,9 +63,11 @@ impl Batch {
     }
 
     pub fn start(&self) -> u64 {
-        self.pieces.first().map_or(0, |(offset, _)| *offset)
+        let tail = self.tail.as_ref().map(|(offset, _)| *offset);
+        self.pieces.first().map(|(offset, _)| *offset).or(tail).unwrap_or(0)
     }
 
+    /// Of a batch that has all.
     pub fn end(&self) -> u64 {
         self.pieces.last().map_or(0, |(offset, bytes)| offset + bytes.len() as u64)
     }
@@ -62,7 +78,7 @@ impl Batch {
     }
 
     fn is_full(&self, most: usize) -> bool {
-        self.len >= most || (self.len > 0 && !self.is_paid_for())
+        self.len >= most || self.pieces.len() >= MOST_PIECES || (self.len > 0 && !self.is_paid_for())
     }
 
     fn push(&mut self, offset: u64, bytes: Bytes) {
@@ -74,31 +90,41 @@ impl Batch {
             (_, None) => {}
         }
         self.len += len;
-        self.pieces.push((offset, bytes));
+        let joins = |(start, tail): &(u64, BytesMut)| {
+            *start + tail.len() as u64 == offset && tail.len() + len <= JOINED && len < SMALL
+        };
+        if !self.tail.as_ref().is_some_and(joins) {
+            self.seal();
+        }
+        match &mut self.tail {
+            Some((_, tail)) => tail.extend_from_slice(&bytes),
+            None if len < SMALL => self.tail = Some((offset, BytesMut::from(&bytes[..]))),
+            None => self.pieces.push((offset, bytes)),
+        }
     }
 
-    /// The stretches of the file it fills.
-    fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
-        self.pieces.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64)
+    /// It has all.
+    fn seal(&mut self) {
+        if let Some((offset, tail)) = self.tail.take() {
+            self.pieces.push((offset, tail.freeze()));
+        }
+    }
+
+    /// The stretches of the file it fills, each with the pieces of it.
+    fn runs(&self) -> impl Iterator<Item = (Range<u64>, &[(u64, Bytes)])> {
+        let end = |(offset, bytes): &(u64, Bytes)| offset + bytes.len() as u64;
+        self.pieces.chunk_by(move |left, right| end(left) == right.0).filter_map(move |run| {
+            let range = run.first()?.0..end(run.last()?);
+            Some((range, run))
+        })
     }
 
     /// Blocks.
     fn write(&self, file: &File) -> io::Result<()> {
-        let mut rest = &self.pieces[..];
-        while let Some((start, first)) = rest.first() {
-            let mut end = start + first.len() as u64;
-            let mut run = vec![first.clone()];
-            for (offset, bytes) in &rest[1..] {
-                if *offset != end {
-                    break;
-                }
-                end += bytes.len() as u64;
-                run.push(bytes.clone());
-            }
-            write_all_at(file, &run, *start)?;
-            rest = &rest[run.len()..];
-        }
-        Ok(())
+        self.runs().try_for_each(|(range, run)| {
+            let mut buffers: Vec<_> = run.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
+            write_all_at(file, &mut buffers, range.start)
+        })
     }
 }
 
@@ -117,6 +143,8 @@ pub(super) struct Pour {
     most: usize,
     /// Whether the hash is to have the bytes from memory.
     in_order: bool,
+    /// How long nothing may come.
+    patience: Option<Duration>,
 }
 
 impl Pour {
@@ -124,11 +152,17 @@ impl Pour {
         Self {
             fill: fill.clone(),
             file: file.clone(),
-            gathered: Batch { pieces: Vec::new(), len: 0, permit: None },
+            gathered: Batch::default(),
             writing: None,
             most: FIRST_GATHERED,
             in_order,
+            patience: None,
         }
+    }
+
+    /// Gives up when nothing has come for this long, and be it because the transfer tries to go on.
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
     }
 
     /// The next bytes of the transfer; what was gathered is written meanwhile.
@@ -151,6 +185,13 @@ impl Pour {
         }
         // Asked for once: a transfer that is resumed must not ask twice because a write ended meanwhile.
         let mut next = pin!(transfer.next());
+        let patience = self.patience;
+        let mut silent = pin!(async {
+            match patience {
+                Some(patience) => tokio::time::sleep(patience).await,
+                None => std::future::pending().await,
+            }
+        });
         loop {
             tokio::select! {
                 biased;
@@ -160,6 +201,9 @@ impl Pour {
                 }
                 next = &mut next => {
                     return next.map(|next| next.map(|bytes| self.count(bytes))).map_err(FillError::Upstream);
+                }
+                () = &mut silent => {
+                    return Err(FillError::Upstream(Error::new(ErrorKind::Timeout, "nothing came for a while")));
                 }
             }
         }
@@ -192,12 +236,13 @@ impl Pour {
         if self.gathered.len == 0 {
             return;
         }
-        let batch = Batch { pieces: Vec::new(), len: 0, permit: None };
-        let batch = Arc::new(std::mem::replace(&mut self.gathered, batch));
+        let mut batch = std::mem::take(&mut self.gathered);
+        batch.seal();
+        let batch = Arc::new(batch);
         let (file, bytes) = (self.file.clone(), batch.clone());
         let done = tokio::task::spawn_blocking(move || bytes.write(&file));
         if self.in_order {
-            self.fill.hash.offer(&batch);
+            self.fill.hash.offer(&batch, &self.fill.state().written);
             hash::go_on(&self.fill);
         }
         self.most = MOST_GATHERED;
@@ -219,9 +264,61 @@ impl Pour {
         done.map_err(|error| FillError::Storage(Arc::new(error)))?;
         self.fill.update(|state| {
             state.landed += batch.len as u64;
-            batch.ranges().for_each(|range| state.written.insert(range));
+            batch.runs().for_each(|(range, _)| state.written.insert(range));
         });
         hash::go_on(&self.fill);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_of_pieces_of_all_sizes_with_gaps() {
+        let file = tempfile::tempfile().unwrap();
+        let mut batch = Batch::default();
+        let (mut offset, mut expected, mut ranges) = (0, Vec::new(), Vec::<Range<u64>>::new());
+        for (number, len) in [1, 1, 5000, 1, 4095, 4096, 7, 100_000, 1].into_iter().enumerate() {
+            if number % 4 == 3 {
+                offset += 10;
+                expected.resize(expected.len() + 10, 0);
+            }
+            let bytes = vec![number as u8 + 1; len];
+            expected.extend_from_slice(&bytes);
+            batch.push(offset, bytes.into());
+            assert_eq!(batch.start(), 0);
+            let end = offset + len as u64;
+            match ranges.last_mut() {
+                Some(last) if last.end == offset => last.end = end,
+                _ => ranges.push(offset..end),
+            }
+            offset = end;
+        }
+        batch.seal();
+        assert_eq!((batch.end(), batch.runs().map(|(range, _)| range).collect::<Vec<_>>()), (offset, ranges));
+        batch.write(&file).unwrap();
+        let mut written = vec![0; expected.len()];
+        file.read_exact_at(&mut written, 0).unwrap();
+        assert!(written == expected && file.metadata().unwrap().len() == offset);
+    }
+
+    #[test]
+    fn a_batch_of_single_bytes_has_few_pieces_and_one_of_larger_ones_is_full_in_time() {
+        let mut batch = Batch::default();
+        for offset in 0..200_000 {
+            batch.push(offset, Bytes::from_static(b"x"));
+        }
+        batch.seal();
+        assert_eq!((batch.len(), batch.pieces().len(), batch.runs().count()), (200_000, 4, 1));
+        let mut batch = Batch::default();
+        for number in 0..MOST_PIECES as u64 {
+            assert!(!batch.is_full(usize::MAX));
+            batch.push(number * SMALL as u64, Bytes::from_static(&[0; SMALL]));
+        }
+        assert!(batch.is_full(usize::MAX));
     }
 }

@@ -7,7 +7,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{Fill, FillError, Fills, Progress, State, pour::Pour};
-use crate::cache::{disk::blocking, transfer::Transfer};
+use crate::cache::transfer::Transfer;
 
 /// Nearer than this to the main transfer, waiting is quicker than asking, in bytes.
 const NEAR: u64 = 1024 * 1024;
@@ -37,6 +37,7 @@ impl Claim {
         let total = state.total?;
         let useful = matches!(state.progress, Progress::Writing)
             && !state.ranges_ignored
+            && !state.in_one_go
             && state.range_failures < MOST_FAILURES
             && !fill.ranges.is_cancelled()
             && state.range_transfers < MOST_TRANSFERS + state.lanes + state.lanes_opening
@@ -62,6 +63,7 @@ impl Claim {
     pub fn make(fill: &Arc<Fill>, state: &mut State, rest: Range<u64>) -> Self {
         state.foreign.insert(rest.clone());
         state.range_transfers += 1;
+        state.in_parts = true;
         Self { fill: fill.clone(), rest }
     }
 
@@ -103,19 +105,16 @@ async fn run(mut claim: Claim) {
             return claim.give_up();
         }
     };
-    let (Some(file), Some(name)) = ({
-        let state = fill.state();
-        (state.file.clone(), state.name.clone())
-    }) else {
+    let Some(file) = fill.state().file.clone() else {
         return;
     };
-    if blocking(move || name.allow_gaps()).await.is_err() {
+    if fill.allow_gaps().await.is_err() {
         return claim.give_up();
     }
     let mut pour = Pour::new(&fill, &file, false);
     let poured = tokio::select! {
         () = cancel.cancelled() => Ok(()),
-        poured = pour_claim(&claim, &mut transfer, &mut pour) => poured,
+        poured = pour_claim(&claim, &mut transfer, &mut pour, |_| true) => poured,
     };
     // What is written, or is being written, is done: the rest of the claim begins behind it.
     let finished = pour.finish().await;
@@ -127,13 +126,22 @@ async fn run(mut claim: Claim) {
     }
 }
 
-/// Writes a transfer of the bytes of a claim.
-pub(super) async fn pour_claim(claim: &Claim, transfer: &mut Transfer, pour: &mut Pour) -> Result<(), FillError> {
+/// Writes a transfer of the bytes of a claim, as long as `goes_on` with as many bytes as have come.
+pub(super) async fn pour_claim(
+    claim: &Claim,
+    transfer: &mut Transfer,
+    pour: &mut Pour,
+    goes_on: impl Fn(u64) -> bool,
+) -> Result<(), FillError> {
     let mut offset = claim.rest.start;
     while let Some(bytes) = pour.receive(transfer).await? {
         let len = bytes.len() as u64;
         pour.push(offset, bytes);
         offset += len;
+        if !goes_on(offset - claim.rest.start) {
+            tracing::debug!(range = ?claim.rest, offset, "a connection is much slower than those beside it");
+            break;
+        }
     }
     Ok(())
 }

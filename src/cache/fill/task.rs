@@ -39,6 +39,10 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
         Err(error) => {
             let result = result_of(&error);
             report(&fill, &error);
+            if matches!(error, FillError::Mismatch) && fill.state().in_parts {
+                tracing::warn!(%upstream, "blobs are read in one go for a while, without ranges");
+                fills.distrust().note(&upstream);
+            }
             // Nobody may write any more when the file is kept, so that its length says what it has.
             fill.cancel.cancel();
             fill.when(|state| (state.range_transfers == 0).then_some(())).await;
@@ -84,13 +88,19 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         return Ok(Done::AlreadyThere);
     }
     let mut front = 0;
-    if let Some((temp, len)) = fills.store().resume(&source.digest).await {
+    let in_one_go = fills.distrust().covers(source.upstream.name());
+    fill.state().in_one_go = in_one_go;
+    // What is left of an earlier fill is overwritten where no parts are wanted.
+    if !in_one_go && let Some((temp, len)) = fills.store().resume(&source.digest).await {
         *slot = Some(temp);
         front = len;
         // Also what is kept again, should the upstream not answer.
         fill.update(|state| state.written.insert(0..front));
     }
     let mut transfer = unless_cancelled(fill, open(fill, slot, &mut front)).await?;
+    if in_one_go {
+        transfer = transfer.in_one_go();
+    }
     make_room(fills, fill, slot, &mut transfer, front).await?;
     let Some(temp) = slot else { return Err(FillError::NoRoom) };
     fill.update(|state| {
@@ -109,6 +119,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         let total = fill.update(|state| {
             let total = transfer.total().or(state.total).unwrap_or(transfer.position());
             state.total = Some(total);
+            state.in_parts |= transfer.has_parts();
             total
         });
         match next_gap(fill, total).await {
@@ -121,6 +132,9 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
             Some(gap) => {
                 // Somebody asked for that range and did not get it: perhaps nobody does.
                 transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total)).stubborn();
+                if in_one_go {
+                    transfer = transfer.in_one_go();
+                }
             }
         }
     }
@@ -218,7 +232,16 @@ async fn pour_on(
         if transfer.is_plain() {
             fill.state().without_lanes();
         }
-        let landed = admit(fill, transfer.position() - bytes.len() as u64, bytes, pour);
+        let (offset, mut bytes) = (transfer.position() - bytes.len() as u64, bytes);
+        let landed = loop {
+            match admit(fill, offset, bytes, pour) {
+                Ok(landed) => break landed,
+                Err(BehindHole(back)) => {
+                    bytes = back;
+                    fill.allow_gaps().await.map_err(|error| FillError::Storage(error.into()))?;
+                }
+            }
+        };
         temp.note_written(landed);
         // Also when the size was told only by the answer to a resumed request: nothing is written without room.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
@@ -229,14 +252,21 @@ async fn pour_on(
         if fill.state().is_beyond_main(transfer.position()) {
             return Ok(());
         }
-        jump(fill, transfer, &mut no_jump).await?;
+        jump(fill, transfer, pour, &mut no_jump).await?;
     }
 }
 
+/// These bytes may come to stand behind some that are not there, and the file's name does not say so yet.
+struct BehindHole(Bytes);
+
 /// Moves the front, and passes on which of these bytes the main transfer is to write; how many bytes have landed in
 /// the file since it was asked last.
-fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> u64 {
+fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> Result<u64, BehindHole> {
     let mut state = fill.state();
+    // Who claimed bytes may still be on the way to say so; a kill in between would leave zeros that look like content.
+    if !state.gaps_allowed && !state.foreign.is_empty() {
+        return Err(BehindHole(bytes));
+    }
     while !bytes.is_empty() && !state.is_beyond_main(offset) {
         // What is in the file stays as it is: it may be hashed already.
         let taken = state.foreign.end_of_run(offset).max(state.written.end_of_run(offset)) - offset;
@@ -255,7 +285,7 @@ fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> u64
         offset += len;
     }
     state.front = state.front.max(offset);
-    std::mem::take(&mut state.landed)
+    Ok(std::mem::take(&mut state.landed))
 }
 
 /// Whether a range transfer gave up on bytes that were passed over, in front of `position`: somebody waits for them.
@@ -271,7 +301,7 @@ fn is_gap_behind(fill: &Fill, position: u64) -> bool {
 
 /// Goes over a long stretch that somebody else fetches, by a new request behind it; where that fails (`no_jump`) it is
 /// not tried again.
-async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result<(), FillError> {
+async fn jump(fill: &Fill, transfer: &mut Transfer, pour: &mut Pour, no_jump: &mut u64) -> Result<(), FillError> {
     let position = transfer.position();
     let (end, total, segments) = {
         let state = fill.state();
@@ -287,6 +317,8 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, no_jump: &mut u64) -> Result
         return Ok(());
     }
     *no_jump = end;
+    // The answer may take a while; what is here is not to wait for it.
+    pour.finish().await?;
     let opened = unless_cancelled(fill, async { Ok(Transfer::open(&fill.source, end, None).await) }).await?;
     // Where that does not work, the transfer at hand is read on.
     if let Ok(behind) = opened
