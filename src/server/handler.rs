@@ -134,41 +134,42 @@ impl Handler {
             return Ok(response);
         }
         // On the heap, so that the future of every request is no larger than that of a hit.
-        match (route, upstream) {
-            (
-                Route { operation: Operation::Write(write), repository: Some(repository), namespace, .. },
-                Some(upstream),
-            ) => {
-                let push = Push {
-                    write: &write,
-                    method: asked.method,
-                    uri: asked.uri,
-                    headers: asked.headers,
-                    repository: &repository,
-                    namespace: namespace.as_deref(),
-                };
-                Box::pin(self.push(push, body, &upstream, &identity, facts)).await
-            }
-            (route, upstream) => Box::pin(self.serve(asked, route, upstream, &identity, facts)).await,
+        if matches!(route.operation, Operation::Write(_)) {
+            return Box::pin(self.push(asked, body, route, upstream, &identity, facts)).await;
         }
+        Box::pin(self.serve(asked, route, upstream, &identity, facts)).await
     }
 
     /// Passes a change on, when the upstream takes any and this client may make it.
     async fn push(
         &self,
-        push: Push<'_>,
+        asked: Asked<'_>,
         body: Incoming,
-        upstream: &Upstream,
+        route: Route,
+        upstream: Option<Upstream>,
         identity: &Identity,
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
-        let seal = self.table.load().seal.clone().filter(|_| upstream.allows_push()).ok_or(Error::Unsupported)?;
+        let seal = self.table.load().seal.clone();
+        let (Operation::Write(write), Some(repository), Some(upstream), Some(seal)) =
+            (route.operation, route.repository, upstream.filter(Upstream::allows_push), seal)
+        else {
+            return Err(Error::Unsupported);
+        };
         push::permit(upstream.has_credentials(), identity, self.access.load().has_users())?;
         // To begin to read it would tell the client to send it.
-        let has_content = !body.is_end_stream() && matches!(*push.method, Method::POST | Method::PUT | Method::PATCH);
+        let has_content = !body.is_end_stream() && matches!(*asked.method, Method::POST | Method::PUT | Method::PATCH);
         let content = has_content.then(|| Content::new(body));
+        let push = Push {
+            write: &write,
+            method: asked.method,
+            uri: asked.uri,
+            headers: asked.headers,
+            repository: &repository,
+            namespace: route.namespace.as_deref(),
+        };
         let caches = Caches { manifests: &self.manifests, gone: &self.gone };
-        let written = push::pass(push, content, upstream, &seal, caches).await.map_err(|(error, cause)| {
+        let written = push::pass(push, content, &upstream, &seal, caches).await.map_err(|(error, cause)| {
             facts.cause = cause;
             error
         })?;

@@ -8,7 +8,9 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::support::containerd::Containerd;
 use crate::support::docker::Docker;
+use crate::support::download::client;
 use crate::support::forebay::Forebay;
 use crate::support::image::{Format, Image, Index};
 use crate::support::podman::Podman;
@@ -114,4 +116,33 @@ async fn podman_pushes_what_it_has_pulled() {
     user.podman(&["push", "--signature-policy", &policy, &source, &target]).await.ok();
     user.podman(&["rmi", "--all", "--force"]).await.ok();
     user.pull(&target).await.ok();
+}
+
+/// containerd asks for each manifest by its digest whether it is there, and leaves it out then.
+#[tokio::test(flavor = "multi_thread")]
+async fn containerd_pushes_an_index() {
+    let _turn = Turn::of_the_engines().await;
+    let registry = Registry::open().await;
+    let multi = Index::new(Format::Oci, 78, &[200_000, 1_000]);
+    registry.pusher().index("team/source", "1", &multi).await;
+    let forebay = open_mirror(&registry).await;
+    let containerd = Containerd::start().await;
+    let name = |repository: &str| format!("127.0.0.1:{}/{repository}:1", forebay.port);
+    let (source, target) = (name("team/source"), name("team/app"));
+    containerd.run(&["content", "fetch", "--plain-http", "--all-platforms", &source]).await.ok();
+    // Cached here under another repository, all of it.
+    for image in &multi.images {
+        let path = format!("/v2/team/source/manifests/{}", image.manifest.blob.digest);
+        let got = client().get(forebay.url(&path)).header("accept", image.manifest.media_type).send().await;
+        assert_eq!(got.expect("forebay answers").status(), 200);
+    }
+    containerd.run(&["images", "push", "--plain-http", &target, &source]).await.ok();
+    let got = client().get(forebay.url("/v2/team/app/manifests/1")).header("accept", multi.index.media_type);
+    let bytes = got.send().await.expect("forebay answers").bytes().await.expect("the whole index");
+    assert_eq!(bytes, multi.index.blob.bytes);
+    for image in &multi.images {
+        let there = registry.url() + &format!("/v2/team/app/manifests/{}", image.manifest.blob.digest);
+        let asked = client().get(there).header("accept", image.manifest.media_type).send().await;
+        assert_eq!(asked.expect("the registry answers").status(), 200);
+    }
 }

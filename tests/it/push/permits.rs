@@ -116,3 +116,35 @@ async fn one_upstream_takes_pushes_and_the_other_does_not() {
     assert_eq!(begun.status, 202);
     assert!(hub.requests().is_empty());
 }
+
+/// A daemon that uses forebay as its mirror must not be made to send what it has for Docker Hub.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_where_pushes_need_a_user_clients_are_asked_who_they_are() {
+    let (hub, other, users) = (FakeRegistry::start().await, FakeRegistry::start().await, with_users());
+    let password = users.path().join("password");
+    fs::write(&password, "up-secret").unwrap();
+    let credentials = format!("username = \"robot\"\npassword_file = \"{}\"\n", password.display());
+    let mirror = Mirror::parse(&format!(
+        "[access]\nhtpasswd = \"{}\"\n\
+         [[upstream]]\nname = \"hub.example\"\nurls = [\"{}\"]\ndefault = true\n{credentials}\
+         [[upstream]]\nname = \"other.example\"\nurls = [\"{}\"]\nhosts = [\"push.lan\"]\npush = true\n{credentials}",
+        users.path().join("htpasswd").display(),
+        hub.url(),
+        other.url()
+    ))
+    .start()
+    .await;
+    for (path, host, status) in [
+        ("/v2/", "mirror.lan", 200),
+        ("/v2/", "push.lan", 401),
+        ("/v2/?ns=other.example", "mirror.lan", 401),
+        ("/v2/?ns=hub.example", "push.lan", 200),
+    ] {
+        let answer = mirror.get_with(path, &[("host", host)]).await;
+        assert_eq!(
+            (answer.status, answer.header("www-authenticate").is_some()),
+            (status, status == 401),
+            "{path} {host}"
+        );
+    }
+}
