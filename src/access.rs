@@ -129,6 +129,11 @@ impl AccessControl {
         }
     }
 
+    /// Whether there is anybody who could say who they are by a password.
+    pub fn has_users(&self) -> bool {
+        self.0.rules.load().users.is_some()
+    }
+
     async fn verify(&self, rules: Arc<Rules>, credentials: Credentials) -> Result<Arc<str>, Refusal> {
         // Without users no credentials are right.
         if rules.users.is_none() {

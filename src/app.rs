@@ -23,6 +23,7 @@ use crate::{
     cache::{BlobCache, DiskStore, Images, ManifestCache, disk},
     config::Config,
     metrics::{self, Metrics},
+    push::{Gone, KeyError, Seal},
     route::Routes,
     server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
     upstream::{self, Context, SetupError, Upstream},
@@ -42,6 +43,8 @@ pub enum Error {
     Upstream { index: usize, name: Arc<str>, source: SetupError },
     #[error("access")]
     Access(#[from] access::Error),
+    #[error("push.key_file")]
+    PushKey(#[from] KeyError),
     #[error("server.tls")]
     Tls(#[from] TlsError),
     #[error("cannot listen")]
@@ -55,7 +58,7 @@ impl Error {
     /// with the key then.
     pub const fn is_configuration(&self) -> bool {
         match self {
-            Self::Upstream { .. } | Self::Access(_) | Self::Tls(_) => true,
+            Self::Upstream { .. } | Self::Access(_) | Self::PushKey(_) | Self::Tls(_) => true,
             Self::Metrics(_) | Self::Cache(_) | Self::Listen(_) | Self::Admin { .. } => false,
         }
     }
@@ -109,6 +112,7 @@ impl App {
                 images.clone(),
             ),
             blobs: BlobCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone(), images),
+            gone: Gone::default(),
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
             pseudonym,
@@ -211,6 +215,7 @@ fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str> {
 pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
     config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
     AccessControl::load(&config.access)?;
+    Seal::check(&config.push)?;
     upstreams(config, &Metrics::new()?, "forebay-check")
 }
 
@@ -220,7 +225,10 @@ fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, E
         metrics.upstream_configured(upstream.name());
         table.insert(upstream.name().clone(), upstream);
     }
-    Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams: table })
+    Seal::check(&config.push)?;
+    let pushes = config.upstreams.iter().any(|upstream| upstream.push);
+    let seal = if pushes { Some(Seal::load(&config.push, &config.cache.directory)?) } else { None };
+    Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams: table, seal })
 }
 
 fn upstreams(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Vec<Upstream>, Error> {

@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{access, admin, cache, server, upstream};
+use crate::{access, admin, cache, push, server, upstream};
 
 use document::Document;
 pub use error::{Error, Key, Position};
@@ -40,6 +40,7 @@ pub struct Config {
     pub admin: admin::Config,
     pub cache: cache::Config,
     pub access: access::Config,
+    pub push: push::Config,
     pub upstreams: Vec<upstream::Config>,
 }
 
@@ -95,8 +96,9 @@ fn compose(document: &Document<'_>, overrides: Overrides) -> Result<Config, Erro
     let admin = admin(document, file.admin, overrides.admin, &server)?;
     let cache = cache(document, file.cache, overrides.cache_dir, overrides.max_size)?;
     let access = access(document, &file.access, &server)?;
+    let push = push(document, &file.push)?;
     let upstreams = upstreams::read(document, file.upstream)?;
-    Ok(Config { server, admin, cache, access, upstreams })
+    Ok(Config { server, admin, cache, access, push, upstreams })
 }
 
 fn server(document: &Document<'_>, raw: raw::Server, flags: Vec<SocketAddr>) -> Result<server::Config, Error> {
@@ -238,6 +240,12 @@ fn access(document: &Document<'_>, raw: &raw::Access, server: &server::Config) -
         ));
     }
     Ok(access::Config { anonymous, htpasswd })
+}
+
+fn push(document: &Document<'_>, raw: &raw::Push) -> Result<push::Config, Error> {
+    let key = Key::new("push").field("key_file");
+    let key_file = raw.key_file.as_ref().map(|path| files::readable(document, &key, path)).transpose()?;
+    Ok(push::Config { key_file })
 }
 
 fn address(document: &Document<'_>, key: &Key, text: &str) -> Result<SocketAddr, Error> {

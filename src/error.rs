@@ -34,13 +34,19 @@ pub enum Error {
     ManifestUnknown,
     #[error("blob unknown")]
     BlobUnknown,
+    #[error("no such upload: it was begun at another registry or repository, or its URL was not made here")]
+    UploadUnknown,
     #[error("not known to the upstream")]
     NameUnknown,
     #[error("authentication required")]
     Unauthenticated,
     #[error("the upstream refuses access; the repository may be private or may not exist")]
     Denied,
-    #[error("this mirror only serves pulls")]
+    #[error(
+        "changes at this upstream need a user of this mirror, and it has none: its operator has to set access.htpasswd"
+    )]
+    NoUsers,
+    #[error("this mirror only serves pulls from this upstream")]
     Unsupported,
     #[error("the upstream rejects the request")]
     Rejected,
@@ -72,11 +78,14 @@ impl Error {
             Self::InvalidName(_) | Self::InvalidDigest(_) | Self::InvalidTag(_) | Self::Rejected => {
                 StatusCode::BAD_REQUEST
             }
-            Self::UnknownRoute(_) | Self::NotFound | Self::ManifestUnknown | Self::BlobUnknown | Self::NameUnknown => {
-                StatusCode::NOT_FOUND
-            }
+            Self::UnknownRoute(_)
+            | Self::NotFound
+            | Self::ManifestUnknown
+            | Self::BlobUnknown
+            | Self::UploadUnknown
+            | Self::NameUnknown => StatusCode::NOT_FOUND,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::Denied => StatusCode::FORBIDDEN,
+            Self::Denied | Self::NoUsers => StatusCode::FORBIDDEN,
             Self::Unsupported | Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ManifestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -96,8 +105,9 @@ impl Error {
             Self::UnknownRoute(_) | Self::NotFound | Self::NameUnknown => ErrorCode::NameUnknown,
             Self::ManifestUnknown => ErrorCode::ManifestUnknown,
             Self::BlobUnknown => ErrorCode::BlobUnknown,
+            Self::UploadUnknown => ErrorCode::BlobUploadUnknown,
             Self::Unauthenticated => ErrorCode::Unauthorized,
-            Self::Denied => ErrorCode::Denied,
+            Self::Denied | Self::NoUsers => ErrorCode::Denied,
             Self::Rejected | Self::Unsupported | Self::MethodNotAllowed => ErrorCode::Unsupported,
             Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
@@ -134,8 +144,10 @@ impl Error {
             | Self::NotFound
             | Self::ManifestUnknown
             | Self::BlobUnknown
+            | Self::UploadUnknown
             | Self::NameUnknown
             | Self::Denied
+            | Self::NoUsers
             | Self::Rejected
             | Self::ManifestTooLarge
             | Self::UpstreamTimeout
@@ -233,9 +245,11 @@ mod tests {
             (Error::NotFound, 404, "NAME_UNKNOWN"),
             (Error::ManifestUnknown, 404, "MANIFEST_UNKNOWN"),
             (Error::BlobUnknown, 404, "BLOB_UNKNOWN"),
+            (Error::UploadUnknown, 404, "BLOB_UPLOAD_UNKNOWN"),
             (Error::NameUnknown, 404, "NAME_UNKNOWN"),
             (Error::Unauthenticated, 401, "UNAUTHORIZED"),
             (Error::Denied, 403, "DENIED"),
+            (Error::NoUsers, 403, "DENIED"),
             (Error::Unsupported, 405, "UNSUPPORTED"),
             (Error::MethodNotAllowed, 405, "UNSUPPORTED"),
             (Error::RangeNotSatisfiable { len: 9 }, 416, "SIZE_INVALID"),

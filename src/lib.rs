@@ -6,6 +6,7 @@
 //! - [`server`] accepts connections and runs the pipeline: route, access, serve, respond;
 //! - [`route`] says which upstream, repository and operation a request means;
 //! - [`access`] says who asks, and whether they may;
+//! - [`push`] passes what changes something on to the upstream;
 //! - [`cache`] has what was asked for, or is getting it, once, for everyone who asks;
 //! - [`upstream`] asks the registry behind us;
 //! - [`oci`] is the vocabulary all of them share.
@@ -26,6 +27,7 @@ pub mod config;
 pub mod error;
 pub mod metrics;
 pub mod oci;
+pub mod push;
 pub mod route;
 pub mod server;
 pub mod upstream;

@@ -13,13 +13,17 @@ mod host;
 mod path;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use http::{Method, Uri};
 
-use self::host::Authority;
-pub use self::host::HostPattern;
+use self::{host::Authority, path::Path};
+pub use self::{
+    host::HostPattern,
+    write::{MountSource, Write},
+};
 use crate::{
     metrics,
     oci::{Digest, Endpoint, ParseError, Reference, Repository, Resource, Shape},
@@ -81,7 +85,7 @@ pub enum Operation {
     Referrers(Digest),
     Catalog,
     /// Any method but GET and HEAD on an endpoint of a repository, and whatever concerns an upload.
-    Write,
+    Write(Write),
 }
 
 impl Operation {
@@ -93,7 +97,7 @@ impl Operation {
             Self::Tags => metrics::Operation::Tags,
             Self::Referrers(_) => metrics::Operation::Referrers,
             Self::Catalog => metrics::Operation::Catalog,
-            Self::Write => metrics::Operation::Push,
+            Self::Write(_) => metrics::Operation::Push,
         }
     }
 }
@@ -169,10 +173,50 @@ impl Routes {
     /// When it names what does not exist, or names it wrongly. No upstream needs to be asked for that.
     pub fn resolve(&self, target: Target<'_>) -> Result<Route, RouteError> {
         let path = path::split(target.uri.path())?;
-        let mut shape = Shape::of(path.below())?;
         let namespace = namespace(target.uri);
-        let upstream = match &namespace {
-            Some(name) => Some(self.named(name).ok_or_else(|| RouteError::UnknownUpstream(name.to_string()))?),
+        let (upstream, shape) = self.locate(target, namespace.as_deref(), &path, Shape::of(path.below())?)?;
+        let endpoint = shape.endpoint()?;
+        let method = target.method;
+        let read = *method == Method::GET || *method == Method::HEAD;
+        let (repository, operation) = match endpoint {
+            Endpoint::Base | Endpoint::Catalog if !read => return Err(RouteError::MethodNotAllowed),
+            Endpoint::Base => (None, Operation::Base),
+            Endpoint::Catalog => (None, Operation::Catalog),
+            Endpoint::Manifest { name, reference } if read => (Some(name), Operation::Manifest(reference)),
+            Endpoint::Manifest { name, reference } => {
+                (Some(name), Operation::Write(Write::manifest(method, reference)))
+            }
+            Endpoint::Blob { name, digest } if read => (Some(name), Operation::Blob(digest)),
+            Endpoint::Blob { name, digest } => (Some(name), Operation::Write(Write::blob(method, digest))),
+            Endpoint::Tags { name } if read => (Some(name), Operation::Tags),
+            Endpoint::Referrers { name, digest } if read => (Some(name), Operation::Referrers(digest)),
+            Endpoint::Tags { name } | Endpoint::Referrers { name, .. } => {
+                (Some(name), Operation::Write(Write::NotAllowed))
+            }
+            Endpoint::Uploads { name, session } => match Write::upload(method, session.is_some()) {
+                Write::Begin(_) => {
+                    let source = self.mount_source(target, namespace.as_deref(), &path, upstream);
+                    (Some(name), Operation::Write(Write::Begin(source)))
+                }
+                write => (Some(name), Operation::Write(write)),
+            },
+        };
+        let repository = repository.map(|name| self.spelled(upstream, name)).transpose()?;
+        let known = upstream.and_then(|index| self.upstreams.get(index));
+        let upstream = known.map_or(&self.none, |known| &known.name).clone();
+        Ok(Route { upstream, repository, operation, namespace: namespace.map(Cow::into_owned) })
+    }
+
+    /// Which upstream a name in a request belongs to, and the name without the upstream's.
+    fn locate<'a>(
+        &self,
+        target: Target<'_>,
+        namespace: Option<&str>,
+        path: &Path<'_>,
+        mut shape: Shape<'a>,
+    ) -> Result<(Option<usize>, Shape<'a>), RouteError> {
+        let upstream = match namespace {
+            Some(name) => Some(self.named(name).ok_or_else(|| RouteError::UnknownUpstream(name.to_owned()))?),
             None => self.by_host(target).or_else(|| path.prefix().and_then(|prefix| self.named(prefix))),
         };
         let upstream = match upstream {
@@ -185,26 +229,29 @@ impl Routes {
                 None => self.default_for(&shape)?,
             },
         };
-        let endpoint = shape.endpoint()?;
-        let read = target.method == Method::GET || target.method == Method::HEAD;
-        let (repository, operation) = match endpoint {
-            Endpoint::Base | Endpoint::Catalog if !read => return Err(RouteError::MethodNotAllowed),
-            Endpoint::Base => (None, Operation::Base),
-            Endpoint::Catalog => (None, Operation::Catalog),
-            Endpoint::Manifest { name, reference } => (Some(name), Operation::Manifest(reference)),
-            Endpoint::Blob { name, digest } => (Some(name), Operation::Blob(digest)),
-            Endpoint::Tags { name } => (Some(name), Operation::Tags),
-            Endpoint::Referrers { name, digest } => (Some(name), Operation::Referrers(digest)),
-            Endpoint::Uploads { name, .. } => (Some(name), Operation::Write),
-        };
-        let operation = if read { operation } else { Operation::Write };
-        let known = upstream.and_then(|index| self.upstreams.get(index));
-        let repository = match (repository, known) {
-            (Some(name), Some(known)) if known.library && name.is_single() => Some(name.in_library()?),
-            (repository, _) => repository,
-        };
-        let upstream = known.map_or(&self.none, |known| &known.name).clone();
-        Ok(Route { upstream, repository, operation, namespace: namespace.map(Cow::into_owned) })
+        Ok((upstream, shape))
+    }
+
+    /// A repository as its upstream spells it.
+    fn spelled(&self, upstream: Option<usize>, name: Repository) -> Result<Repository, ParseError> {
+        let library = upstream.and_then(|index| self.upstreams.get(index)).is_some_and(|known| known.library);
+        if library && name.is_single() { name.in_library() } else { Ok(name) }
+    }
+
+    /// The repository of `from=`: the client names it as it names the repository in the path, with the upstream in
+    /// front where it has to be.
+    fn mount_source(
+        &self,
+        target: Target<'_>,
+        namespace: Option<&str>,
+        path: &Path<'_>,
+        upstream: Option<usize>,
+    ) -> MountSource {
+        let Some(from) = parameter(target.uri, "from") else { return MountSource::Unsaid };
+        let shape = Shape { name: &from, resource: Resource::Tags };
+        let located = self.locate(target, namespace, path, shape).ok().filter(|(found, _)| *found == upstream);
+        let repository = located.and_then(|(_, shape)| self.spelled(upstream, shape.name.parse().ok()?).ok());
+        repository.map_or(MountSource::Elsewhere, MountSource::Here)
     }
 
     /// The upstream with this name or alias.
@@ -288,7 +335,11 @@ fn first_component<'a>(shape: &Shape<'a>) -> Option<(&'a str, &'a str)> {
 
 /// The value of `ns=`, decoded; the first when there are several, none when it is empty.
 fn namespace(uri: &Uri) -> Option<Cow<'_, str>> {
-    let query = uri.query()?;
-    let (_, name) = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "ns")?;
-    Some(name).filter(|name| !name.is_empty())
+    parameter(uri, "ns").filter(|name| !name.is_empty())
+}
+
+/// The first value of a parameter of the query, decoded.
+fn parameter<'a>(uri: &'a Uri, wanted: &str) -> Option<Cow<'a, str>> {
+    let pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
+    pairs.into_iter().find(|(key, _)| key == wanted).map(|(_, value)| value)
 }

@@ -22,6 +22,8 @@ static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         realms: Vec::new(),
         ca: None,
         credential: CredentialSource::Anonymous,
+        connections: 1,
+        push: false,
     };
     let upstreams =
         [upstream("docker.io", &["hub.lan"]), upstream("ghcr.io", &["*:1"]), upstream("h.lan:1", &["[::1]:2"])];

@@ -10,6 +10,7 @@ mod content;
 mod question;
 mod tags;
 mod writer;
+mod written;
 
 use std::{sync::Arc, time::Duration};
 
@@ -303,6 +304,7 @@ impl ManifestCache {
             reference: reference.clone(),
             class: wanted.accept.class(),
             head,
+            writes: self.0.tags.writes(),
         };
         // Every 404 is a GET's in the end: a HEAD's is not believed.
         if self.0.missing.contains_key(&Question { head: false, ..question.clone() }) {

@@ -19,6 +19,7 @@ pub struct File {
     pub admin: Admin,
     pub cache: Cache,
     pub access: Access,
+    pub push: Push,
     pub upstream: Vec<Upstream>,
 }
 
@@ -97,6 +98,12 @@ impl Default for Cache {
 pub struct Access {
     pub anonymous: Anonymous,
     pub htpasswd: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Push {
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

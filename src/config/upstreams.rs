@@ -58,12 +58,6 @@ impl Reader<'_> {
                  write \"shared\" or leave the key out",
             ));
         }
-        if section.push {
-            return Err(self.error(
-                "push",
-                "pushing is not in this version yet: forebay is read-only; write false or leave the key out",
-            ));
-        }
         let credential = self.credential(&section)?;
         let connections =
             usize::try_from(section.connections).ok().filter(|given| (1..=MOST_CONNECTIONS).contains(given));
@@ -108,6 +102,7 @@ impl Reader<'_> {
             },
             credential,
             connections,
+            push: section.push,
             name,
         })
     }

@@ -19,6 +19,7 @@ fn upstream(name: &str, url: &str, aliases: &[&str], hosts: &[&str]) -> Config {
         ca: None,
         credential: CredentialSource::Anonymous,
         connections: 1,
+        push: false,
     }
 }
 
@@ -209,25 +210,21 @@ fn library_only_where_it_is_configured_and_whichever_way() {
 }
 
 #[test]
-fn operations_and_methods() {
+fn what_is_read() {
     let (digest, tag) = (DIGEST.parse::<Digest>().unwrap(), "1".parse().unwrap());
-    for (path, operation, written) in [
-        ("/v2/".to_owned(), Operation::Base, None),
-        ("/v2".into(), Operation::Base, None),
-        ("/v2/_catalog?n=5".into(), Operation::Catalog, None),
-        ("/v2/a/b/tags/list?n=5&last=x".into(), Operation::Tags, Some(())),
-        ("/v2/a/b/manifests/1".into(), Operation::Manifest(Reference::Tag(tag)), Some(())),
-        (format!("/v2/a/b/manifests/{DIGEST}"), Operation::Manifest(Reference::Digest(digest.clone())), Some(())),
+    for (path, operation) in [
+        ("/v2/".to_owned(), Operation::Base),
+        ("/v2".into(), Operation::Base),
+        ("/v2/_catalog?n=5".into(), Operation::Catalog),
+        ("/v2/a/b/tags/list?n=5&last=x".into(), Operation::Tags),
+        ("/v2/a/b/manifests/1".into(), Operation::Manifest(Reference::Tag(tag))),
+        (format!("/v2/a/b/manifests/{DIGEST}"), Operation::Manifest(Reference::Digest(digest.clone()))),
         (
             format!("/v2/a/b/manifests/{}", DIGEST.replace(':', "%3a")),
             Operation::Manifest(Reference::Digest(digest.clone())),
-            Some(()),
         ),
-        (format!("/v2/a/b/blobs/{DIGEST}"), Operation::Blob(digest.clone()), Some(())),
-        (format!("/v2/a/b/referrers/{DIGEST}?artifactType=x"), Operation::Referrers(digest), Some(())),
-        ("/v2/a/b/blobs/uploads/".into(), Operation::Write, Some(())),
-        ("/v2/a/b/blobs/uploads".into(), Operation::Write, Some(())),
-        ("/v2/a/b/blobs/uploads/5f1c?_state=x".into(), Operation::Write, Some(())),
+        (format!("/v2/a/b/blobs/{DIGEST}"), Operation::Blob(digest.clone())),
+        (format!("/v2/a/b/referrers/{DIGEST}?artifactType=x"), Operation::Referrers(digest)),
     ] {
         let uri: Uri = path.parse().unwrap();
         for method in [Method::GET, Method::HEAD] {
@@ -235,11 +232,73 @@ fn operations_and_methods() {
             assert_eq!(route.operation, operation, "{method} {path}");
             assert_eq!((&*route.upstream, route.namespace), ("docker.io", None));
         }
-        for method in [Method::PUT, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS] {
-            let route = routes().resolve(request(&method, &uri)).map(|route| route.operation);
-            let expected = written.map(|()| Operation::Write).ok_or(RouteError::MethodNotAllowed);
-            assert_eq!(route, expected, "{method} {path}");
+    }
+}
+
+#[test]
+fn what_is_written() {
+    use Write::{DeleteBlob, DeleteManifest, NotAllowed, PutManifest, Upload};
+    let digest: Digest = DIGEST.parse().unwrap();
+    let (by_tag, by_digest) = (Reference::Tag("1".parse().unwrap()), Reference::Digest(digest.clone()));
+    let (manifest, exact) = ("/v2/a/b/manifests/1".to_owned(), format!("/v2/a/b/manifests/{DIGEST}?tag=1&tag=2"));
+    let (blob, session) = (format!("/v2/a/b/blobs/{DIGEST}"), "/v2/a/b/blobs/uploads/5f1c?_state=x".to_owned());
+    let begin = Write::Begin(MountSource::Unsaid);
+    for (path, allowed) in [
+        (manifest, vec![("PUT", PutManifest(by_tag.clone())), ("DELETE", DeleteManifest(by_tag))]),
+        (exact, vec![("PUT", PutManifest(by_digest.clone())), ("DELETE", DeleteManifest(by_digest))]),
+        (blob, vec![("DELETE", DeleteBlob(digest))]),
+        (session, ["GET", "HEAD", "PATCH", "PUT", "DELETE"].map(|method| (method, Upload)).to_vec()),
+        ("/v2/a/b/blobs/uploads/".to_owned(), vec![("POST", begin.clone())]),
+        ("/v2/a/b/blobs/uploads".to_owned(), vec![("POST", begin.clone())]),
+        (format!("/v2/a/b/blobs/uploads/?digest={DIGEST}"), vec![("POST", begin)]),
+        ("/v2/a/b/tags/list".to_owned(), vec![]),
+        (format!("/v2/a/b/referrers/{DIGEST}"), vec![]),
+    ] {
+        let uri: Uri = path.parse().unwrap();
+        let uploads = path.contains("/uploads");
+        for name in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "MKCOL"] {
+            let method: Method = name.parse().unwrap();
+            let route = routes().resolve(request(&method, &uri)).unwrap();
+            if !uploads && matches!(name, "GET" | "HEAD") {
+                assert!(!matches!(route.operation, Operation::Write(_)), "{name} {path}");
+                continue;
+            }
+            let expected = allowed.iter().find(|(allowed, _)| *allowed == name);
+            let expected = expected.map_or(NotAllowed, |(_, write)| write.clone());
+            assert_eq!(route.operation, Operation::Write(expected), "{name} {path}");
+            assert_eq!(route.operation.label(), metrics::Operation::Push);
         }
+    }
+    for path in ["/v2/", "/v2", "/v2/_catalog"] {
+        for method in [Method::PUT, Method::POST, Method::DELETE] {
+            let uri = path.parse().unwrap();
+            assert_eq!(routes().resolve(request(&method, &uri)), Err(RouteError::MethodNotAllowed), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn a_mount_names_its_source_as_the_client_sees_it() {
+    let here = |name: &str| MountSource::Here(name.parse().unwrap());
+    for (uri, source) in [
+        ("/v2/a/b/blobs/uploads/", MountSource::Unsaid),
+        ("/v2/a/b/blobs/uploads/?mount=x", MountSource::Unsaid),
+        ("/v2/a/b/blobs/uploads/?mount=x&from=a%2Fc", here("a/c")),
+        ("/v2/a/b/blobs/uploads/?mount=x&from=docker.io%2Fa%2Fc", here("a/c")),
+        ("/v2/a/b/blobs/uploads/?mount=x&from=alpine", here("library/alpine")),
+        ("/v2/a/b/blobs/uploads/?mount=x&from=ghcr.io/a/c", MountSource::Elsewhere),
+        ("/v2/ghcr.io/a/b/blobs/uploads/?mount=x&from=ghcr.io/a/c", here("a/c")),
+        ("/v2/ghcr.io/a/b/blobs/uploads/?mount=x&from=a/c", MountSource::Elsewhere),
+        ("/v2/ghcr.io/a/b/blobs/uploads/?mount=x&from=evil.example/a/c", MountSource::Elsewhere),
+        ("/v2/a/b/blobs/uploads/?mount=x&from=a/c&ns=ghcr.io", here("a/c")),
+        ("/v2/a/b/blobs/uploads/?mount=x&from=c&ns=ghcr.io", here("c")),
+        ("/ghcr.io/v2/a/b/blobs/uploads/?mount=x&from=a/c", here("a/c")),
+        ("/v2/a/b/blobs/uploads/?mount=x&from=", MountSource::Elsewhere),
+        ("/v2/a/b/blobs/uploads/?mount=x&from=../c", MountSource::Elsewhere),
+        ("/v2/a/b/blobs/uploads/?mount=x&from=A", MountSource::Elsewhere),
+    ] {
+        let route = routes().resolve(request(&Method::POST, &uri.parse().unwrap())).unwrap();
+        assert_eq!(route.operation, Operation::Write(Write::Begin(source)), "{uri}");
     }
 }
 

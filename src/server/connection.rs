@@ -48,9 +48,9 @@ const HTTP1_BUFFER: usize = 32 * 1024;
 /// HTTP/2: requests one client may have running. RFC 9113 section 6.5.2 recommends no fewer; each stream may hold
 /// [`SEND_BUFFER`] bytes of memory.
 const MAX_STREAMS: u32 = 100;
-/// HTTP/2: bytes of request bodies that a client may send before we read them, per stream and per connection. Nobody
-/// sends bodies to a mirror that only pulls.
-const STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2: bytes of request bodies that a client may send before we read them, per stream and per connection. A push is
+/// as fast as a stream's for each round trip; one whose upstream stands still must not take all of the connection's.
+const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// HTTP/2: bytes of a response that may wait for the client's window, per stream.
 const SEND_BUFFER: usize = 64 * 1024;

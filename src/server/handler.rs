@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::{
     Connection, Handle,
@@ -21,19 +21,22 @@ use super::{
 };
 use crate::{
     access::{AccessControl, Identity},
-    cache::{BlobCache, ManifestCache, Source, Wanted},
+    cache::{BlobCache, ManifestCache, Source, Wanted, blobs::BlobSize},
     chain::Chain,
     error::Error,
-    metrics::{Metrics, Operation as Label},
+    metrics::{Metrics, Operation as Label, Outcome},
     oci::{Accept, Digest, Reference, Repository},
+    push::{self, Caches, Gone, Push, Seal},
     route::{Operation, Route, Routes, Target},
-    upstream::Upstream,
+    upstream::{BlobHead, Content, ErrorKind, Upstream},
 };
 
 /// The upstreams and how requests find them; replaced as one on reload.
 pub struct Table {
     pub routes: Routes,
     pub upstreams: HashMap<Arc<str>, Upstream>,
+    /// Present when one of them takes pushes.
+    pub seal: Option<Seal>,
 }
 
 /// Answers every request of the registry's listeners.
@@ -42,6 +45,8 @@ pub struct Handler {
     pub access: ArcSwap<AccessControl>,
     pub manifests: ManifestCache,
     pub blobs: BlobCache,
+    /// Blobs that were deleted through us.
+    pub gone: Gone,
     pub metrics: Metrics,
     /// What this instance calls itself in `Via`: the received-by part is its own, so that a mirror behind a
     /// mirror is no loop.
@@ -56,13 +61,13 @@ impl Handle for Handler {
     type Body = Observed;
 
     async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Observed> {
-        let (head, _body) = request.into_parts();
+        let (head, body) = request.into_parts();
         // On the heap: it goes through many hands until its body is over.
         let mut facts = Box::new(Facts::new(self.next_id(), connection.peer, head.method.clone(), head.uri.clone()));
         let mut namespace = None;
         let asked = Asked { method: &head.method, uri: &head.uri, headers: &head.headers, connection: &connection };
         let waiting = Unanswered::new(&mut facts, &self.metrics);
-        let answered = self.answer(asked, waiting.facts, &mut namespace).await;
+        let answered = self.answer(asked, body, waiting.facts, &mut namespace).await;
         waiting.answered();
         let response = answered.unwrap_or_else(|error| response::error(&error));
         let mut response = response::without_body(&head.method, response);
@@ -74,7 +79,7 @@ impl Handle for Handler {
     }
 }
 
-/// A request without its body, which is never read: this mirror only serves pulls.
+/// A request without its body, which is not looked at before it is to be passed on.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     method: &'a Method,
@@ -93,6 +98,7 @@ impl Handler {
     async fn answer(
         &self,
         asked: Asked<'_>,
+        body: Incoming,
         facts: &mut Facts,
         namespace: &mut Option<String>,
     ) -> Result<Response<Body>, Error> {
@@ -120,15 +126,65 @@ impl Handler {
                 Box::pin(async move { access.check(Some(authorization), certificate).await }).await?
             }
         };
-        if let Identity::User(name) = identity {
-            facts.user = Some(name);
+        if let Identity::User(name) = &identity {
+            facts.user = Some(name.clone());
         }
         let route = routed?;
         if let Some(response) = self.manifest_at_hand(asked, &route, upstream.as_ref(), facts) {
             return Ok(response);
         }
         // On the heap, so that the future of every request is no larger than that of a hit.
-        Box::pin(self.serve(asked, route, upstream, facts)).await
+        if matches!(route.operation, Operation::Write(_)) {
+            return Box::pin(self.push(asked, body, route, upstream, &identity, facts)).await;
+        }
+        Box::pin(self.serve(asked, route, upstream, &identity, facts)).await
+    }
+
+    /// Passes a change on, when the upstream takes any and this client may make it.
+    async fn push(
+        &self,
+        asked: Asked<'_>,
+        body: Incoming,
+        route: Route,
+        upstream: Option<Upstream>,
+        identity: &Identity,
+        facts: &mut Facts,
+    ) -> Result<Response<Body>, Error> {
+        let seal = self.table.load().seal.clone();
+        let (Operation::Write(write), Some(repository), Some(upstream), Some(seal)) =
+            (route.operation, route.repository, upstream.filter(Upstream::allows_push), seal)
+        else {
+            return Err(Error::Unsupported);
+        };
+        push::permit(upstream.has_credentials(), identity, self.access.load().has_users())?;
+        // To begin to read it would tell the client to send it.
+        let has_content = !body.is_end_stream() && matches!(*asked.method, Method::POST | Method::PUT | Method::PATCH);
+        let content = has_content.then(|| Content::new(body));
+        let push = Push {
+            write: &write,
+            method: asked.method,
+            uri: asked.uri,
+            headers: asked.headers,
+            repository: &repository,
+            namespace: route.namespace.as_deref(),
+        };
+        let caches = Caches { manifests: &self.manifests, gone: &self.gone };
+        let written = push::pass(push, content, &upstream, &seal, caches).await.map_err(|(error, cause)| {
+            facts.cause = cause;
+            error
+        })?;
+        Ok(response::written(written))
+    }
+
+    /// Clients learn here whether to say who they are. Where a push needs it, they are asked; not elsewhere, since some
+    /// would send what they have for another registry.
+    fn base(&self, upstream: Option<&Upstream>, identity: &Identity) -> Result<Response<Body>, Error> {
+        let wants_user =
+            upstream.is_some_and(|upstream| upstream.allows_push() && push::needs_user(upstream.has_credentials()));
+        if wants_user && *identity == Identity::Anonymous && self.access.load().has_users() {
+            return Err(Error::Unauthenticated);
+        }
+        Ok(response::base())
     }
 
     /// The usual request, for a manifest in memory, is answered without waiting for anything.
@@ -140,8 +196,9 @@ impl Handler {
         facts: &mut Facts,
     ) -> Option<Response<Body>> {
         let Operation::Manifest(reference) = &route.operation else { return None };
+        let upstream = upstream.filter(|upstream| !wants_proof(asked, upstream, reference))?;
         let accept = Accept::from_headers(asked.headers);
-        let served = self.manifests.at_hand(upstream?.name(), route.repository.as_ref()?, reference, &accept)?;
+        let served = self.manifests.at_hand(upstream.name(), route.repository.as_ref()?, reference, &accept)?;
         facts.outcome = served.outcome;
         Some(unless_known(asked, &served.content.digest, facts).unwrap_or_else(|| response::manifest(&served)))
     }
@@ -151,12 +208,13 @@ impl Handler {
         asked: Asked<'_>,
         route: Route,
         upstream: Option<Upstream>,
+        identity: &Identity,
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         let label = route.operation.label();
         match (route.operation, upstream, route.repository) {
-            (Operation::Base, ..) => Ok(response::base()),
-            (Operation::Write, ..) => Err(Error::Unsupported),
+            (Operation::Base, upstream, _) => self.base(upstream.as_ref(), identity),
+            (Operation::Write(_), ..) => Err(Error::Unsupported),
             (Operation::Manifest(reference), Some(upstream), Some(repository)) => {
                 let accept = Accept::from_headers(asked.headers);
                 let wanted = Wanted { upstream, repository, accept };
@@ -189,6 +247,9 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         if asked.is_head() {
+            if wants_proof(asked, &wanted.upstream, reference) {
+                self.has_manifest(wanted, reference, facts).await?;
+            }
             let head = self.manifests.head(wanted, reference).await.map_err(|error| facts.failed(error))?;
             facts.outcome = head.outcome;
             return Ok(unless_known(asked, &head.digest, facts).unwrap_or_else(|| response::manifest_head(&head)));
@@ -199,6 +260,14 @@ impl Handler {
     }
 
     async fn blob(&self, asked: Asked<'_>, source: &Source, facts: &mut Facts) -> Result<Response<Body>, Error> {
+        if let Some(head) = self.is_still_there(asked, source, facts).await?
+            && asked.is_head()
+        {
+            let size = BlobSize { total: head.len, outcome: Outcome::Miss };
+            facts.outcome = size.outcome;
+            return Ok(unless_known(asked, &source.digest, facts)
+                .unwrap_or_else(|| response::blob_head(&source.digest, &size)));
+        }
         if asked.is_head() || has_already(asked.headers, &source.digest) {
             // That the client has it does not say that the upstream does: the size is asked for all the same.
             let size = self.blobs.size(source).await.map_err(|error| facts.failed(error))?;
@@ -210,6 +279,45 @@ impl Handler {
         let opened = self.blobs.open(source, range).await.map_err(|error| facts.failed(error))?;
         facts.outcome = opened.outcome;
         Ok(response::blob(&source.digest, opened, asked.connection.lane.as_ref()))
+    }
+
+    /// What the upstream says of a blob under this repository, where it has to be asked although the blob may be cached:
+    /// once it was deleted through us; and for a client that pushes, which leaves out what it is told is there.
+    async fn is_still_there(
+        &self,
+        asked: Asked<'_>,
+        source: &Source,
+        facts: &mut Facts,
+    ) -> Result<Option<BlobHead>, Error> {
+        let Source { upstream, repository, digest } = source;
+        let deleted = self.gone.contains(upstream.name(), repository, digest);
+        let about_to_push = asked.is_head() && upstream.allows_push();
+        if !deleted && !about_to_push {
+            return Ok(None);
+        }
+        match upstream.head_blob(repository, digest).await {
+            Ok(head) => {
+                self.gone.forget(upstream.name(), repository, digest);
+                Ok(Some(head))
+            }
+            // Nothing can be pushed then, either.
+            Err(error) if error.kind.is_outage() && !deleted => Ok(None),
+            Err(error) => {
+                facts.cause = Some(Chain(&error).to_string());
+                Err(Error::from_upstream(Label::Blob, &error))
+            }
+        }
+    }
+
+    /// The same for a manifest, by its digest.
+    async fn has_manifest(&self, wanted: &Wanted, reference: &Reference, facts: &mut Facts) -> Result<(), Error> {
+        match wanted.upstream.head_manifest(&wanted.repository, reference, &wanted.accept).await {
+            Err(error) if !error.kind.is_outage() && error.kind != ErrorKind::Unsupported => {
+                facts.cause = Some(Chain(&error).to_string());
+                Err(Error::from_upstream(Label::Manifest, &error))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "each says what is forwarded; a struct would only rename them")]
@@ -284,6 +392,12 @@ fn ways_of(headers: &HeaderMap) -> Option<HeaderValue> {
 /// 304, when the client has this content.
 fn unless_known(asked: Asked<'_>, digest: &Digest, facts: &Facts) -> Option<Response<Body>> {
     has_already(asked.headers, digest).then(|| response::not_modified(digest, facts.outcome))
+}
+
+/// Whether a client may be about to push, and asks whether it can leave this out: a manifest by its digest may be cached by
+/// way of another repository.
+fn wants_proof(asked: Asked<'_>, upstream: &Upstream, reference: &Reference) -> bool {
+    asked.is_head() && upstream.allows_push() && matches!(reference, Reference::Digest(_))
 }
 
 /// The query as the upstream gets it: `ns=` is between the client and us.

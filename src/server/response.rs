@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     metrics::Outcome,
     oci::{Digest, ResolvedRange, etag},
-    upstream::Forwarded,
+    upstream::{Forwarded, Written},
 };
 
 pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -128,6 +128,23 @@ pub fn forwarded(forwarded: Forwarded, path: &str, namespace: Option<&str>) -> R
     headers.extend(links.into_iter().map(|link| (header::LINK, link)));
     if let Some(len) = len {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+    }
+    headers.insert(CACHE_STATUS, cache_status(Outcome::Bypass, false));
+    let mut response = Response::new(body::full(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The answer to a change that was passed on.
+pub fn written(written: Written) -> Response<Body> {
+    let Written { status, mut headers, location, body } = written;
+    if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
+        headers.insert(header::LOCATION, location);
+    }
+    // A 204 has no body, and so no length of it (RFC 9110 section 8.6).
+    if status != StatusCode::NO_CONTENT {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     headers.insert(CACHE_STATUS, cache_status(Outcome::Bypass, false));
     let mut response = Response::new(body::full(body));

@@ -41,7 +41,7 @@ impl Authorization {
 }
 
 enum Proof {
-    Token(TokenKey, Token),
+    Token(Box<TokenKey>, Token),
     Basic,
 }
 
@@ -115,7 +115,7 @@ impl Authenticator {
         }
         let authorization = self.authorize(sender, endpoint, &scheme, scope).await?;
         // Harbor wants Basic for the catalogue and Bearer for all else: learn from what is usual.
-        if matches!(scope, Scope::Pull(_)) {
+        if matches!(scope, Scope::Pull(_) | Scope::Push { .. } | Scope::Delete(_)) {
             endpoint.learn(Some(scheme));
         }
         Ok(authorization)
@@ -226,7 +226,7 @@ impl Authenticator {
             error.retry_after = retry_after;
             error
         })?;
-        Ok(Authorization { value: token.authorization(), proof: Proof::Token(key, token) })
+        Ok(Authorization { value: token.authorization(), proof: Proof::Token(Box::new(key), token) })
     }
 
     async fn fetch(&self, sender: &Sender, key: &TokenKey) -> Result<Token, Error> {

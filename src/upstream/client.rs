@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use super::{
     Config, Context,
     address::AddressFilter,
+    content::{Content, Progress},
     error::{Error, ErrorKind, SetupError, Shown},
 };
 use crate::metrics::{Metrics, Operation};
@@ -149,6 +150,49 @@ impl Sender {
         let answer = match tokio::time::timeout(HEAD_TIMEOUT, request.send()).await {
             Ok(answer) => answer.map_err(|error| Error::from_transport("asking", url, error)),
             Err(_) => Err(Error::timed_out("asking", url, HEAD_TIMEOUT)),
+        };
+        let status = answer.as_ref().ok().map(|response| response.status().as_u16());
+        self.metrics.upstream_request(&self.upstream, operation, status);
+        answer
+    }
+}
+
+impl Sender {
+    /// Sends a request that changes something, and waits for the head of the answer: as long as its content moves, and
+    /// then as long as registries take to store it.
+    pub(super) async fn send_content(
+        &self,
+        operation: Operation,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        content: Option<Content>,
+    ) -> Result<Response, Error> {
+        if let Err(refused) = Box::pin(self.filter.check(url)).await {
+            return Err(Error::new(ErrorKind::Protocol, format!("asking {}", Shown(url))).caused_by(refused));
+        }
+        let mut request = self.client.request(method, url.clone()).headers(headers);
+        let progress = match content {
+            Some(Content { body, progress }) => {
+                request = request.body(body);
+                progress
+            }
+            None => Progress::ended(),
+        };
+        let mut sending = Box::pin(request.send());
+        let answer = loop {
+            let (deadline, limit) = progress.deadline();
+            tokio::select! {
+                biased;
+                answer = &mut sending => break answer.map_err(|error| {
+                    let error = Error::from_transport("sending to", url, error);
+                    if progress.is_broken() { Error::new(ErrorKind::Rejected { status: 400 }, "the content broke off").caused_by(error) } else { error }
+                }),
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            if progress.deadline().0 <= deadline {
+                break Err(Error::timed_out("sending to", url, limit));
+            }
         };
         let status = answer.as_ref().ok().map(|response| response.status().as_u16());
         self.metrics.upstream_request(&self.upstream, operation, status);

@@ -27,6 +27,8 @@ pub struct Config {
     pub credential: CredentialSource,
     /// Over how many connections one blob may be fetched; 1 or more.
     pub connections: usize,
+    /// Pushes, mounts and deletes are passed on to the first of `urls`.
+    pub push: bool,
 }
 
 /// Where this upstream's credentials come from.

@@ -321,6 +321,7 @@ mod tests {
             ca: None,
             credential,
             connections: 1,
+            push: false,
         }
     }
 

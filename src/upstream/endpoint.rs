@@ -19,6 +19,9 @@ use super::error::{Error, ErrorKind};
 const COOL_DOWN: Duration = Duration::from_secs(10);
 const MAX_COOL_DOWN: Duration = Duration::from_secs(60);
 
+/// How long it is believed that an endpoint asks nobody who they are.
+const OPEN_TTL: Duration = Duration::from_secs(60);
+
 /// How an endpoint wants to be asked, learned from its last challenge, so that a request normally
 /// costs one round trip and not two.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub(super) struct Endpoint {
 struct Learned {
     cooling: Option<Cooling>,
     scheme: Option<Scheme>,
+    /// When a change was last accepted from nobody in particular.
+    open: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +89,20 @@ impl Endpoint {
 
     pub(super) fn learn(&self, scheme: Option<Scheme>) {
         self.with(|learned| learned.scheme = scheme);
+    }
+
+    /// A change was accepted from nobody in particular.
+    pub(super) fn note_open(&self) {
+        self.with(|learned| learned.open = Some(Instant::now()));
+    }
+
+    pub(super) fn forget_open(&self) {
+        self.with(|learned| learned.open = None);
+    }
+
+    /// Whether changes need no credentials, as far as is known.
+    pub(super) fn is_open(&self) -> bool {
+        self.with(|learned| learned.open.is_some_and(|noted| noted.elapsed() < OPEN_TTL))
     }
 
     /// It could not answer: the others come first for a while.

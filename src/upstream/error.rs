@@ -95,6 +95,12 @@ impl Error {
         self
     }
 
+    /// The same request will be answered when it comes again.
+    pub(super) fn retry_at_once(mut self) -> Self {
+        self.retry_after = Some(Duration::from_secs(1));
+        self
+    }
+
     /// A request that got no answer, or a body that broke.
     pub(super) fn from_transport(doing: &'static str, url: &Url, error: reqwest::Error) -> Self {
         // reqwest's text ends with the URL, and a redirect's URL may be signed.

@@ -15,6 +15,7 @@ mod blob;
 pub mod challenge;
 mod client;
 mod config;
+mod content;
 mod credential;
 mod endpoint;
 mod error;
@@ -26,6 +27,7 @@ mod redirect;
 mod request;
 mod token;
 mod via;
+mod write;
 
 use std::{
     fmt,
@@ -38,7 +40,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 pub use self::{
     blob::{BlobRange, BlobStream},
     config::{Config, CredentialSource},
+    content::Content,
     error::{Error, ErrorKind, SetupError},
+    write::{Need, Place, Write, Written},
 };
 use self::{
     client::whole_body,
@@ -286,6 +290,22 @@ impl Upstream {
             .await
     }
 
+    /// Whether pushes, mounts and deletes are passed on to it.
+    pub fn allows_push(&self) -> bool {
+        self.shared.allows_push()
+    }
+
+    /// Whether it is asked with credentials of ours, as against anonymously.
+    pub fn has_credentials(&self) -> bool {
+        self.shared.has_credentials()
+    }
+
+    /// Makes a change, with the content that a client sends for it. The upstream's answer, whatever its status, is no
+    /// error; that it could not be asked is one, and that it wants other credentials.
+    pub async fn write(&self, write: Write<'_>, content: Option<Content>) -> Result<Written, Error> {
+        self.shared.write(write, self.via.header()?.cloned(), content).await
+    }
+
     /// Finds out whether the upstream answers, and whether it accepts who asks: credentials that are
     /// configured but were not used when it challenged are an error.
     pub async fn ping(&self) -> Result<(), Error> {
@@ -336,6 +356,7 @@ mod tests {
             ca: None,
             credential: CredentialSource::Anonymous,
             connections: 1,
+            push: false,
         };
         let context = Context { metrics: Metrics::new().unwrap(), via: "1.1 forebay-test".into() };
         let upstream = Upstream::new(&config, context).unwrap();

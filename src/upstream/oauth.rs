@@ -71,14 +71,14 @@ impl Exchange<'_> {
     }
 
     async fn get(&self, sender: &Sender, user: Option<(&str, &Secret)>) -> Result<(Response, Url), Error> {
-        let scope = self.scope.parameter();
+        let scopes = self.scope.parameters();
         let account = user.map(|(username, _)| username).filter(|username| !username.is_empty());
-        let parameters = [("service", self.service), ("scope", scope.as_deref()), ("account", account)];
+        let service = self.service.map(|service| ("service", service));
+        let scopes = scopes.iter().map(|scope| ("scope", &**scope));
+        let parameters = service.into_iter().chain(scopes).chain(account.map(|account| ("account", account)));
         let mut url = self.realm.clone();
         for (name, value) in parameters {
-            if let Some(value) = value {
-                url.query_pairs_mut().append_pair(name, value);
-            }
+            url.query_pairs_mut().append_pair(name, value);
         }
         let headers =
             user.map(|(username, secret)| (header::AUTHORIZATION, basic(username, secret))).into_iter().collect();
@@ -93,15 +93,16 @@ impl Exchange<'_> {
         Ok((response, self.realm.clone()))
     }
 
-    /// The parameters of a POST. One `scope`, were there several, separated by spaces.
+    /// The parameters of a POST. Several scopes are one `scope`, separated by spaces.
     fn form(&self, grant: &[(&str, &str)]) -> String {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(grant).append_pair("client_id", CLIENT_ID);
         if let Some(service) = self.service {
             form.append_pair("service", service);
         }
-        if let Some(scope) = self.scope.parameter() {
-            form.append_pair("scope", &scope);
+        let scopes = self.scope.parameters();
+        if !scopes.is_empty() {
+            form.append_pair("scope", &scopes.join(" "));
         }
         form.finish()
     }

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
-    BlobRange, Config, Context, Error, ErrorKind, SetupError, accept_headers, answer,
+    BlobRange, Config, Context, CredentialSource, Error, ErrorKind, SetupError, accept_headers, answer,
     auth::{Authenticator, Authorization, Known},
     client::{Sender, discard},
     endpoint::{Attempts, Endpoint},
@@ -88,12 +88,14 @@ impl Ask {
 /// What all handles of one upstream share.
 pub(super) struct Shared {
     name: Arc<str>,
-    endpoints: Vec<Arc<Endpoint>>,
-    sender: Sender,
-    authenticator: Authenticator,
+    pub(super) endpoints: Vec<Arc<Endpoint>>,
+    pub(super) sender: Sender,
+    pub(super) authenticator: Authenticator,
     via: HeaderValue,
     documents: Semaphore,
     connections: usize,
+    push: bool,
+    credentials: bool,
     /// How many bytes of blobs came, from all its endpoints.
     received: Arc<AtomicU64>,
     metrics: Metrics,
@@ -112,6 +114,8 @@ impl Shared {
             via: HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?,
             documents: Semaphore::new(MAX_DOCUMENTS),
             connections: config.connections.max(1),
+            push: config.push,
+            credentials: config.credential != CredentialSource::Anonymous,
             received: Arc::default(),
             metrics: context.metrics.clone(),
         })
@@ -124,6 +128,16 @@ impl Shared {
     /// Over how many connections one blob may be fetched.
     pub(super) fn connections(&self) -> usize {
         self.connections
+    }
+
+    /// Whether changes are passed on to it.
+    pub(super) fn allows_push(&self) -> bool {
+        self.push
+    }
+
+    /// Whether credentials are configured for it.
+    pub(super) fn has_credentials(&self) -> bool {
+        self.credentials
     }
 
     /// The counter of bytes of blobs that came.

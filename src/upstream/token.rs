@@ -25,24 +25,38 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// No token is believed for longer; the longest real ones live 12 hours.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a token is for. Only ever to read: a challenge may ask for `pull,push`, forebay does not.
+/// What a token is for: what the request needs. A challenge may ask for `pull,push` where forebay only reads.
 ///
 /// Source: distribution, "Token Scope Documentation".
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Scope {
     Pull(Repository),
+    /// To push, and to read the repository that a blob is mounted from.
+    Push {
+        repository: Repository,
+        from: Option<Repository>,
+    },
+    Delete(Repository),
     Catalog,
     /// Only who asks, as for `GET /v2/`.
     Login,
 }
 
 impl Scope {
-    /// The value of the `scope` parameter, if there is one.
-    pub(super) fn parameter(&self) -> Option<String> {
+    /// The values of the `scope` parameter.
+    pub(super) fn parameters(&self) -> Vec<String> {
         match self {
-            Self::Pull(repository) => Some(format!("repository:{repository}:pull")),
-            Self::Catalog => Some("registry:catalog:*".to_owned()),
-            Self::Login => None,
+            Self::Pull(repository) => vec![format!("repository:{repository}:pull")],
+            Self::Push { repository, from } => {
+                let mut scopes = vec![format!("repository:{repository}:pull,push")];
+                let other = from.as_ref().filter(|from| *from != repository);
+                scopes.extend(other.map(|from| format!("repository:{from}:pull")));
+                scopes
+            }
+            // Registries call it delete or push; a realm grants what it knows of them.
+            Self::Delete(repository) => vec![format!("repository:{repository}:pull,push,delete")],
+            Self::Catalog => vec!["registry:catalog:*".to_owned()],
+            Self::Login => vec![],
         }
     }
 }
@@ -159,9 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_for_reading() {
-        assert_eq!(key("library/nginx").scope.parameter().as_deref(), Some("repository:library/nginx:pull"));
-        assert_eq!(Scope::Login.parameter(), None);
+    fn a_scope_is_what_the_request_needs() {
+        let name = |name: &str| name.parse::<Repository>().unwrap();
+        let push = |from: Option<&str>| Scope::Push { repository: name("a/b"), from: from.map(name) };
+        for (scope, parameters) in [
+            (key("library/nginx").scope, &["repository:library/nginx:pull"][..]),
+            (push(None), &["repository:a/b:pull,push"]),
+            (push(Some("a/b")), &["repository:a/b:pull,push"]),
+            (push(Some("c")), &["repository:a/b:pull,push", "repository:c:pull"]),
+            (Scope::Delete(name("a")), &["repository:a:pull,push,delete"]),
+            (Scope::Catalog, &["registry:catalog:*"]),
+            (Scope::Login, &[]),
+        ] {
+            assert_eq!(scope.parameters(), parameters, "{scope:?}");
+        }
     }
 
     #[test]

@@ -166,6 +166,8 @@ fn a_named_file_with_bad_contents_is_exit_code_2_with_its_key() {
     for (key, configuration) in [
         ("server.tls", "[server.tls]\ncertificate = \"bad\"\nkey = \"bad\"\n"),
         ("access", "[access]\nhtpasswd = \"bad\"\n"),
+        // It could be guessed.
+        ("push.key_file", "[push]\nkey_file = \"bad\"\n"),
         (
             "upstream[1] (b.example)",
             "[[upstream]]\nname = \"a.example\"\n[[upstream]]\nname = \"b.example\"\nca = \"bad\"\n",

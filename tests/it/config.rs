@@ -15,7 +15,7 @@ const EXAMPLE: &str = include_str!("../../config.example.toml");
 /// A directory with the files that good configurations name.
 fn directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
-    for name in ["tls.crt", "tls.key", "clients.crt", "ca.crt", "htpasswd", "hub.password", "config.json"] {
+    for name in ["tls.crt", "tls.key", "clients.crt", "ca.crt", "htpasswd", "hub.password", "config.json", "push.key"] {
         fs::write(directory.path().join(name), "content").unwrap();
     }
     directory
@@ -143,6 +143,8 @@ fn every_key_is_read() {
         [access]
         anonymous = "none"
         htpasswd = "htpasswd"
+        [push]
+        key_file = "push.key"
         [[upstream]]
         name = "one.lan"
         urls = ["https://one.lan:5000", "https://two.lan/prefix"]
@@ -156,7 +158,7 @@ fn every_key_is_read() {
         username = "robot$ci"
         password_file = "hub.password"
         access = "shared"
-        push = false
+        push = true
         [[upstream]]
         name = "two.lan"
         credential_helper = "ecr-login"
@@ -186,6 +188,8 @@ fn every_key_is_read() {
     assert_eq!(config.cache.prefetch, 0);
     assert_eq!(config.access.anonymous, Anonymous::None);
     assert_eq!(config.access.htpasswd, Some(at("htpasswd")));
+    assert_eq!(config.push.key_file, Some(at("push.key")));
+    assert_eq!(config.upstreams.iter().map(|upstream| upstream.push).collect::<Vec<_>>(), [true, false, false]);
     let [one, two, three] = &config.upstreams[..] else { panic!("three upstreams") };
     assert_eq!(
         one.urls.iter().map(|url| url.as_str()).collect::<Vec<_>>(),
@@ -363,7 +367,9 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
     ),
     // What the next version does.
     ("[[upstream]]\nname = \"a.b\"\naccess = \"client\"", 3, "upstream[0].access", "not in this version yet"),
-    ("[[upstream]]\nname = \"a.b\"\npush = true", 3, "upstream[0].push", "not in this version yet"),
+    ("[push]\nkey_file = \"missing.key\"", 2, "push.key_file", "cannot read"),
+    ("[push]\nkey = \"x\"", 2, "push.key", "unknown field"),
+    ("[[upstream]]\nname = \"a.b\"\npush = \"yes\"", 3, "upstream[0].push", "invalid type"),
     ("[[upstream]]\nname = \"a.b\"\naccess = \"all\"", 3, "upstream[0].access", "unknown variant `all`"),
     // Two upstreams.
     ("[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = \"A.B\"", 4, "upstream[1].name", "already a name of a.b"),

@@ -22,6 +22,7 @@ mod lanes;
 mod manifests;
 mod negative;
 mod prefetch;
+mod push;
 mod ranges;
 mod reload;
 mod restart;

@@ -84,6 +84,7 @@ fn config_of(urls: impl IntoIterator<Item = Url>) -> Config {
         ca: None,
         credential: CredentialSource::Anonymous,
         connections: 6,
+        push: false,
     }
 }
 

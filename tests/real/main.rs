@@ -23,6 +23,7 @@ mod dockerd_mirror;
 mod dockerd_second_registry;
 mod metrics;
 mod podman;
+mod push;
 mod restart;
 mod resume;
 mod skopeo;

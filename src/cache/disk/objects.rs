@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{DiskStore, Key, blocking, touch};
-use crate::cache::tag_record::TagKey;
+use crate::{cache::tag_record::TagKey, oci::Repository};
 
 impl DiskStore {
     /// Reads an object of at most `limit` bytes; `None` when it is not there.
@@ -64,6 +64,17 @@ impl DiskStore {
                 .filter_map(|file| TagKey::from_path(file.ok()?.path().strip_prefix(&top).ok()?))
                 .filter(|other| other.tag == key.tag && other.class != key.class)
                 .collect()
+        })
+        .await
+    }
+
+    /// The records on disk of all tags of a repository.
+    pub async fn tags_of(&self, upstream: &str, repository: &Repository) -> Vec<TagKey> {
+        let top = self.0.root.join("tags");
+        let directory = top.join(upstream).join(repository.as_str());
+        blocking(move || {
+            let files = std::fs::read_dir(directory).into_iter().flatten();
+            files.filter_map(|file| TagKey::from_path(file.ok()?.path().strip_prefix(&top).ok()?)).collect()
         })
         .await
     }

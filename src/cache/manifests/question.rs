@@ -36,6 +36,8 @@ pub(super) struct Question {
     pub class: AcceptClass,
     /// HEAD: the content is not needed.
     pub head: bool,
+    /// How many changes had been made through us when it was asked: what was asked before a change is no answer after.
+    pub writes: u64,
 }
 
 impl Question {

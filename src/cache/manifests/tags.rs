@@ -1,7 +1,10 @@
 //! What is known of tags, in memory over disk.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -14,7 +17,7 @@ use crate::{
         recency::LastUse,
         tag_record::{TagKey, TagRecord},
     },
-    oci::Reference,
+    oci::{Digest, Reference, Repository},
 };
 
 /// How many records are held in memory.
@@ -28,6 +31,8 @@ pub(super) struct TagRecords {
     memory: moka::sync::Cache<TagKey, Remembered>,
     /// Tags whose upstream could not answer a moment ago: what is stale is served without asking again.
     troubled: moka::sync::Cache<TagKey, ()>,
+    /// How many changes were made through us.
+    writes: AtomicU64,
     tag_ttl: Duration,
     stale_if_error: Duration,
 }
@@ -56,6 +61,7 @@ impl TagRecords {
             writer,
             memory: moka::sync::Cache::builder().max_capacity(MOST_RECORDS).support_invalidation_closures().build(),
             troubled,
+            writes: AtomicU64::new(0),
             tag_ttl: config.tag_ttl,
             stale_if_error: config.stale_if_error,
         }
@@ -81,10 +87,21 @@ impl TagRecords {
         Some(record)
     }
 
+    /// How many changes were made through us. What was asked, or read, when there were fewer may be outdated.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    /// A change was made: to be called before anything is removed because of it.
+    pub fn note_write(&self) {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+    }
+
     async fn find(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
         if let Some(record) = self.in_memory(key) {
             return Some(record);
         }
+        let writes = self.writes();
         let bytes = match self.store.read(Key::Tag(key.clone()), TagRecord::MAX_LEN).await {
             Ok(bytes) => bytes?,
             Err(error) => {
@@ -94,6 +111,10 @@ impl TagRecords {
         };
         let record = Arc::new(TagRecord::decode(&bytes)?);
         self.memory.insert(key.clone(), Remembered::new(record.clone()));
+        if self.writes() != writes {
+            // It may have been removed while it was read: the next one looks again.
+            self.memory.invalidate(key);
+        }
         Some(record)
     }
 
@@ -112,11 +133,16 @@ impl TagRecords {
     /// Keeps what the upstream answered; a question by digest leaves no record.
     pub async fn put(&self, wanted: &Wanted, question: &Question, record: TagRecord) -> Arc<TagRecord> {
         let record = Arc::new(record);
-        if let Reference::Tag(tag) = &question.reference {
+        if let Reference::Tag(tag) = &question.reference
+            && question.writes == self.writes()
+        {
             let key = wanted.key(tag);
             self.memory.insert(key.clone(), Remembered::new(record.clone()));
             self.troubled.invalidate(&key);
-            self.writer.write(Key::Tag(key), record.encode()).await;
+            self.writer.write(Key::Tag(key.clone()), record.encode()).await;
+            if question.writes != self.writes() {
+                self.remove(&key).await;
+            }
         }
         record
     }
@@ -124,6 +150,25 @@ impl TagRecords {
     /// The upstream said again what it said before.
     pub async fn confirm(&self, wanted: &Wanted, question: &Question, record: &TagRecord) -> Arc<TagRecord> {
         self.put(wanted, question, TagRecord { confirmed: SystemTime::now(), ..record.clone() }).await
+    }
+
+    /// Forgets the tags of a repository that point at a manifest.
+    pub async fn remove_pointing_at(&self, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+        let (at, of, to) = (upstream.clone(), repository.clone(), digest.clone());
+        self.forget_in_memory(move |key, record| key.upstream == at && key.repository == of && record.digest == to);
+        for key in self.store.tags_of(upstream, repository).await {
+            if self.find(&key).await.is_some_and(|record| record.digest == *digest) {
+                self.memory.invalidate(&key);
+                self.store.remove(Key::Tag(key)).await;
+            }
+        }
+    }
+
+    fn forget_in_memory(&self, is: impl Fn(&TagKey, &TagRecord) -> bool + Send + Sync + 'static) {
+        let gone = move |key: &TagKey, remembered: &Remembered| is(key, &remembered.record);
+        if let Err(error) = self.memory.invalidate_entries_if(gone) {
+            tracing::error!(%error, "cannot forget the records of tags");
+        }
     }
 
     /// The upstream says that there is no such tag: for nobody, whatever they accept.
@@ -136,12 +181,9 @@ impl TagRecords {
         }
         // Records that found no room on disk are in memory alone.
         let TagKey { upstream, repository, tag, .. } = key.clone();
-        let same = move |other: &TagKey, _: &Remembered| {
+        self.forget_in_memory(move |other, _| {
             other.upstream == upstream && other.repository == repository && other.tag == tag
-        };
-        if let Err(error) = self.memory.invalidate_entries_if(same) {
-            tracing::error!(%error, "cannot forget a tag's records");
-        }
+        });
     }
 
     pub fn note_trouble(&self, key: &TagKey) {

@@ -38,6 +38,7 @@ mod fault;
 mod listener;
 mod record;
 mod serve;
+mod uploads;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -52,7 +53,7 @@ pub use self::{
     fault::{Fault, Gate, To, When},
     record::{Record, Server},
 };
-use self::{content::Content, fault::Rule, listener::Listener};
+use self::{content::Content, fault::Rule, listener::Listener, uploads::Uploads};
 
 /// A running registry; a cheap handle. It ends with its last handle.
 #[derive(Clone)]
@@ -65,14 +66,17 @@ pub struct FakeRegistry {
 struct Shared {
     state: Mutex<State>,
     records: watch::Sender<Vec<Record>>,
+    /// How many requests ended before all of their content had come.
+    broken: watch::Sender<usize>,
 }
 
 #[derive(Default)]
 struct State {
     content: Content,
+    uploads: Uploads,
     rules: Vec<Rule>,
     auth: Auth,
-    /// Tokens that were issued, each with its scope.
+    /// Tokens that were issued, each with its scopes, separated by spaces.
     tokens: Vec<(String, String)>,
     signatures: Vec<String>,
     issued: usize,
@@ -100,7 +104,11 @@ impl FakeRegistry {
     }
 
     async fn start_with(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let shared = Arc::new(Shared { state: Mutex::default(), records: watch::Sender::default() });
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            records: watch::Sender::default(),
+            broken: watch::Sender::default(),
+        });
         let api = Listener::start(Server::Api, shared.clone(), tls.clone()).await;
         let cdn = Listener::start(Server::Cdn, shared.clone(), tls).await;
         {
@@ -153,6 +161,18 @@ impl FakeRegistry {
     /// An OCI image of a configuration and these layers, with a tag.
     pub fn add_image(&self, repository: &str, tag: &str, layers: &[&[u8]]) -> Image {
         self.shared.state().content.add_image(repository, tag, layers)
+    }
+
+    /// What it has of a blob.
+    pub fn blob(&self, repository: &str, digest: &Digest) -> Option<Bytes> {
+        self.shared.state().content.blob(repository, digest.as_str())
+    }
+
+    /// Waits until so many requests ended before all of their content had come.
+    pub async fn wait_for_broken(&self, count: usize) {
+        let mut broken = self.shared.broken.subscribe();
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(60), broken.wait_for(|now| *now >= count));
+        assert!(waited.await.is_ok(), "no request broke off");
     }
 
     /// Points a tag, new or old, at a manifest.

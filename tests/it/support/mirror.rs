@@ -171,6 +171,21 @@ impl Mirror {
         Ok(Answer { status, headers, body: response.bytes().await? })
     }
 
+    /// Sends content; `path` may be a Location of an answer.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        content: impl Into<reqwest::Body>,
+    ) -> Answer {
+        let request = self.client.request(method, format!("{}{path}", self.url())).body(content);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Answer { status, headers, body: response.bytes().await.unwrap() }
+    }
+
     /// The text of `/metrics`.
     pub async fn metrics(&self) -> String {
         let url = format!("http://{}/metrics", self.app().admin_addr());

@@ -55,6 +55,11 @@ impl Containerd {
         fs::write(folder.join("hosts.toml"), hosts_toml).expect("hosts.toml can be written");
     }
 
+    /// `ctr …`, however it ends.
+    pub async fn run(&self, arguments: &[&str]) -> Finished {
+        program::run(self.ctr(arguments)).await
+    }
+
     /// `ctr images pull --hosts-dir`, however it ends.
     pub async fn try_pull(&self, reference: &str) -> Finished {
         let hosts = self.folder.path().join("hosts").display().to_string();

@@ -81,6 +81,11 @@ impl Docker {
         command
     }
 
+    /// `docker …`, however it ends.
+    pub async fn run(&self, arguments: &[&str]) -> Finished {
+        program::run(self.client(arguments)).await
+    }
+
     /// `docker pull`, however it ends.
     pub async fn try_pull(&self, reference: &str) -> Finished {
         program::run(self.client(&["pull", reference])).await

@@ -70,6 +70,15 @@ impl Forebay {
         self.daemon.log()
     }
 
+    /// The most memory it had at a time in this life, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.daemon.id());
+        let status = fs::read_to_string(path).expect("it is running");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes * 1024
+    }
+
     /// SIGTERM, and its exit status.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.daemon.terminate().await

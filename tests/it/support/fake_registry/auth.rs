@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Method, header};
 use serde_json::json;
 
-use super::{State, record::Record};
+use super::{State, record::Record, serve::repository};
 
 /// How the registry wants to be asked.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +63,32 @@ pub(super) type Plain = (u16, Vec<(&'static str, String)>, String);
 impl State {
     /// The 401 that the request deserves, or `None` if it may pass. `repository` is what it asks for.
     pub(super) fn refusal(&self, headers: &HeaderMap, repository: Option<&str>) -> Option<Plain> {
+        self.refusal_without(headers, repository, |scopes| {
+            repository.is_none_or(|repository| scopes == format!("repository:{repository}:pull"))
+        })
+    }
+
+    /// The same for what changes something: the token has to be for that, and for the source of a mount.
+    pub(super) fn refusal_of_write(&self, record: &Record) -> Option<Plain> {
+        let repository = repository(&record.path).unwrap_or_default();
+        let action = if record.method == Method::DELETE { "delete" } else { "push" };
+        self.refusal_without(&record.headers, Some(repository), |scopes| {
+            let may = |name: &str, action: &str| {
+                let of = |scope: &str| {
+                    scope.strip_prefix("repository:")?.rsplit_once(':').map(|(of, it)| (of == name, it.to_owned()))
+                };
+                scopes.split(' ').filter_map(of).any(|(is, actions)| is && actions.split(',').any(|it| it == action))
+            };
+            may(repository, action) && record.parameter("from").iter().all(|from| may(from, "pull"))
+        })
+    }
+
+    fn refusal_without(
+        &self,
+        headers: &HeaderMap,
+        repository: Option<&str>,
+        suffices: impl Fn(&str) -> bool,
+    ) -> Option<Plain> {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let challenges = match &self.auth {
             Auth::Open => return None,
@@ -73,10 +99,9 @@ impl State {
                 vec![r#"Basic realm="fake registry""#.to_owned()]
             }
             Auth::Bearer(bearer) => {
-                let pull = repository.map(|repository| format!("repository:{repository}:pull"));
                 let token = shown.and_then(|shown| shown.strip_prefix("Bearer "));
                 let known = token.and_then(|token| self.tokens.iter().find(|(issued, _)| issued == token));
-                if known.is_some_and(|(_, scope)| pull.is_none_or(|pull| *scope == pull)) {
+                if known.is_some_and(|(_, scopes)| suffices(scopes)) {
                     return None;
                 }
                 self.challenges(bearer, repository)
@@ -136,7 +161,7 @@ impl State {
         }
         self.issued += 1;
         let token = format!("token-{}", self.issued);
-        self.tokens.push((token.clone(), first("scope").unwrap_or_default()));
+        self.tokens.push((token.clone(), request.parameter("scope").join(" ")));
         let mut answer = json!({ bearer.field: token });
         if let Some(seconds) = bearer.expires_in {
             answer["expires_in"] = seconds.into();

@@ -52,6 +52,12 @@ impl Content {
         self.manifests.remove(&(repository.to_owned(), digest.to_string()));
     }
 
+    /// Removes a manifest, and the tags that point at it.
+    pub fn delete_manifest(&mut self, repository: &str, digest: &Digest) {
+        self.remove_manifest(repository, digest);
+        self.tags.retain(|(of, _), tagged| of != repository || tagged != digest.as_str());
+    }
+
     pub fn add_image(&mut self, repository: &str, tag: &str, layers: &[&[u8]]) -> Image {
         let descriptor = |media_type: &str, digest: &Digest, size: usize| serde_json::json!({ "mediaType": media_type, "digest": digest.as_str(), "size": size });
         // The tag makes configurations, and so manifests, of different images different.

@@ -27,6 +27,11 @@ pub enum Fault {
         at: usize,
         gate: Gate,
     },
+    /// Of a request's content no more than this is read until the gate opens, give or take a piece.
+    HoldContent {
+        at: usize,
+        gate: Gate,
+    },
     /// The body comes in pieces of so many bytes, with a pause after each.
     Throttle {
         piece: usize,
@@ -99,18 +104,25 @@ pub struct When {
     method: Option<Method>,
     /// Contained in the path.
     path: String,
+    /// Whether it is the whole of it.
+    whole: bool,
     /// Whether a request must have a Range.
     range: bool,
 }
 
 impl When {
     fn path(path: impl Into<String>) -> Self {
-        Self { server: Server::Api, method: None, path: path.into(), range: false }
+        Self { server: Server::Api, method: None, path: path.into(), whole: false, range: false }
     }
 
     /// Every request to the registry itself.
     pub fn any() -> Self {
         Self::path("")
+    }
+
+    /// `GET /v2/`.
+    pub fn base() -> Self {
+        Self { whole: true, ..Self::path("/v2/") }
     }
 
     pub fn manifests() -> Self {
@@ -119,6 +131,10 @@ impl When {
 
     pub fn blobs() -> Self {
         Self::path("/blobs/")
+    }
+
+    pub fn uploads() -> Self {
+        Self::path("/blobs/uploads/")
     }
 
     pub fn blob(digest: &Digest) -> Self {
@@ -148,6 +164,7 @@ impl When {
         self.server == record.server
             && self.method.as_ref().is_none_or(|method| *method == record.method)
             && record.path.contains(&self.path)
+            && (!self.whole || record.path == self.path)
             && (!self.range || record.headers.contains_key("range"))
     }
 }

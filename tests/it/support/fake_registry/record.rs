@@ -49,7 +49,7 @@ impl Record {
 
     /// The values of a parameter of the query, or of the form in the body.
     pub fn parameter(&self, name: &str) -> Vec<String> {
-        let text = if self.method == Method::POST { &self.body } else { &self.query };
+        let text = if self.method == Method::POST && self.server == Server::Realm { &self.body } else { &self.query };
         let pairs = url::form_urlencoded::parse(text.as_bytes());
         pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
     }

@@ -14,6 +14,7 @@ use super::{
     body::{Body, body},
     fault::{Fault, To},
     record::{Record, Server},
+    uploads,
 };
 
 /// An error closes the connection without an answer.
@@ -23,11 +24,30 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, io::Error> {
     let (parts, incoming) = request.into_parts();
+    let head = Record::new(server, &parts, String::new());
+    if uploads::is_write(&head) {
+        return write(head, Request::from_parts(parts, incoming), shared).await;
+    }
     let form = incoming.collect().await.map(|collected| collected.to_bytes()).unwrap_or_default();
     let record = Record::new(server, &parts, String::from_utf8_lossy(&form).into_owned());
     shared.records.send_modify(|records| records.push(record.clone()));
     let faults = shared.state().faults(&record);
-    for fault in &faults {
+    before(&faults).await?;
+    let response = shared.state().answer(&record, &faults);
+    Ok(after(response, &faults))
+}
+
+/// The same for what has content, which is looked at only when nothing is wrong with the request.
+async fn write(record: Record, request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, io::Error> {
+    shared.records.send_modify(|records| records.push(record.clone()));
+    let faults = shared.state().faults(&record);
+    before(&faults).await?;
+    let response = uploads::serve(&record, request, &faults, &shared).await?;
+    Ok(after(response, &faults))
+}
+
+async fn before(faults: &[Fault]) -> io::Result<()> {
+    for fault in faults {
         match fault {
             Fault::HoldHead(gate) => gate.pass().await,
             Fault::DelayHead(delay) => tokio::time::sleep(*delay).await,
@@ -35,8 +55,11 @@ pub(super) async fn serve(
             _ => {}
         }
     }
-    let mut response = shared.state().answer(&record, &faults);
-    for fault in &faults {
+    Ok(())
+}
+
+fn after(mut response: Response<Body>, faults: &[Fault]) -> Response<Body> {
+    for fault in faults {
         if let Fault::Header(name, value) = fault {
             response.headers_mut().remove(*name);
             if let Some(value) = value {
@@ -44,7 +67,7 @@ pub(super) async fn serve(
             }
         }
     }
-    Ok(response)
+    response
 }
 
 /// Something that is there: its type and bytes, and its digest.
@@ -141,11 +164,11 @@ impl State {
 }
 
 /// What follows `/v2/`, wherever that stands: upstreams may have a path of their own.
-fn below_v2(path: &str) -> Option<&str> {
+pub(super) fn below_v2(path: &str) -> Option<&str> {
     path.split_once("/v2/").map(|(_, rest)| rest)
 }
 
-fn repository(path: &str) -> Option<&str> {
+pub(super) fn repository(path: &str) -> Option<&str> {
     let path = below_v2(path)?;
     ["/manifests/", "/blobs/", "/tags/list"]
         .iter()
@@ -199,9 +222,12 @@ fn content(record: &Record, found: Found, faults: &[Fault]) -> Response<Body> {
     response.body(body(&bytes, faults)).unwrap()
 }
 
-fn plain((status, headers, text): Plain) -> Response<Body> {
+pub(super) fn plain((status, headers, text): Plain) -> Response<Body> {
     let bytes = Bytes::from(text);
-    let mut response = Response::builder().status(status).header(header::CONTENT_LENGTH, bytes.len());
+    let mut response = Response::builder().status(status);
+    if status != 204 {
+        response = response.header(header::CONTENT_LENGTH, bytes.len());
+    }
     for (name, value) in headers {
         response = response.header(HeaderName::from_static(name), value);
     }

@@ -1,0 +1,42 @@
+//! What was changed at an upstream through us is known at once.
+//!
+//! What must hold: once a change is answered, nobody is served what was there before it. A question that was on its way
+//! meanwhile is not joined any more, and leaves no record (`TagRecords::writes`); so 404s that were believed are asked
+//! again, too.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use super::ManifestCache;
+use crate::{
+    cache::{lru::Key, tag_record::TagKey},
+    oci::{Accept, Digest, Repository, Tag},
+};
+
+impl ManifestCache {
+    /// A manifest was put that may have been asked for in vain.
+    pub fn note_write(&self) {
+        self.0.tags.note_write();
+    }
+
+    /// A tag was made, moved or deleted.
+    pub async fn forget_tag(&self, upstream: &Arc<str>, repository: &Repository, tag: &Tag) {
+        self.0.tags.note_write();
+        // Whatever the class is: all of them are meant.
+        let class = Accept::from_headers(&HeaderMap::new()).class();
+        let (upstream, repository, tag) = (upstream.clone(), repository.clone(), tag.clone());
+        self.0.tags.remove(&TagKey { upstream, repository, tag, class }).await;
+    }
+
+    /// A manifest was deleted, and with it the tags that point at it. Whoever has it in another repository fetches it
+    /// again.
+    pub async fn forget_manifest(&self, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+        self.0.tags.note_write();
+        self.0.contents.invalidate(digest);
+        self.0.store.remove(Key::Manifest(digest.clone())).await;
+        // Somebody may have read the file before it was removed.
+        self.0.contents.invalidate(digest);
+        self.0.tags.remove_pointing_at(upstream, repository, digest).await;
+    }
+}

@@ -1,0 +1,116 @@
+//! What changes something is passed on to the upstream: uploads, manifests, deletions.
+//!
+//! In the order of a request: who may ([`permit`]); what the upstream is asked ([`outbound`]), with the client's body as
+//! a stream; what its answer means for what is cached here; the answer as the client has to read it ([`location`]).
+//! Where an upload goes on is in its URL, sealed ([`Seal`]): nothing of it is remembered here, so that it goes on after a
+//! restart, and at another instance with the same key.
+//!
+//! Nothing that is sent is kept: what was pushed comes into the cache when somebody pulls it.
+
+mod config;
+mod gone;
+mod location;
+mod outbound;
+mod permit;
+mod seal;
+
+use http::{HeaderMap, Method, Uri};
+
+pub use self::{
+    config::Config,
+    gone::Gone,
+    permit::{needs_user, permit},
+    seal::{KeyError, Seal},
+};
+use crate::{
+    cache::ManifestCache,
+    chain::Chain,
+    error::Error,
+    metrics::Operation,
+    oci::{Digest, Reference, Repository, Tag},
+    route::Write,
+    upstream::{Content, Upstream, Written},
+};
+
+/// A change that a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Push<'a> {
+    pub write: &'a Write,
+    pub method: &'a Method,
+    /// As the client sent it.
+    pub uri: &'a Uri,
+    pub headers: &'a HeaderMap,
+    /// The upstream's.
+    pub repository: &'a Repository,
+    /// `ns=`, which has to be said again where the client is led.
+    pub namespace: Option<&'a str>,
+}
+
+/// What has to know of a change.
+#[derive(Clone, Copy)]
+pub struct Caches<'a> {
+    pub manifests: &'a ManifestCache,
+    pub gone: &'a Gone,
+}
+
+/// The upstream's answer; `location` is as the client has to ask us.
+///
+/// # Errors
+/// The upstream could not be asked, or wants to know who asks; and the cause, for the log.
+pub async fn pass(
+    push: Push<'_>,
+    content: Option<Content>,
+    upstream: &Upstream,
+    seal: &Seal,
+    caches: Caches<'_>,
+) -> Result<Written, (Error, Option<String>)> {
+    let asked = outbound::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
+    let mut written = upstream.write(asked, content).await.map_err(|error| {
+        let cause = Chain(&error).to_string();
+        (Error::from_upstream(Operation::Push, &error), Some(cause))
+    })?;
+    if written.is_success() {
+        note(push, &written, upstream, caches).await;
+    }
+    written.location = location::of(push, &written, upstream.name(), seal);
+    Ok(written)
+}
+
+/// Has the caches know of a change that was made.
+async fn note(push: Push<'_>, written: &Written, upstream: &Upstream, caches: Caches<'_>) {
+    let (upstream, repository) = (upstream.name(), push.repository);
+    match push.write {
+        Write::PutManifest(reference) => {
+            caches.manifests.note_write();
+            if let Reference::Tag(tag) = reference {
+                caches.manifests.forget_tag(upstream, repository, tag).await;
+            }
+            for tag in tags(push.uri) {
+                caches.manifests.forget_tag(upstream, repository, &tag).await;
+            }
+        }
+        Write::DeleteManifest(Reference::Tag(tag)) => caches.manifests.forget_tag(upstream, repository, tag).await,
+        Write::DeleteManifest(Reference::Digest(digest)) => {
+            caches.manifests.forget_manifest(upstream, repository, digest).await;
+        }
+        Write::DeleteBlob(digest) => caches.gone.note(upstream, repository, digest),
+        Write::Begin(_) | Write::Upload if written.is_created() => {
+            if let Some(digest) = created(push.uri) {
+                caches.gone.forget(upstream, repository, &digest);
+            }
+        }
+        Write::Begin(_) | Write::Upload | Write::NotAllowed => {}
+    }
+}
+
+/// The tags that a manifest is to have beside the reference in the path.
+fn tags(uri: &Uri) -> Vec<Tag> {
+    let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    pairs.filter(|(key, _)| key == "tag").filter_map(|(_, tag)| tag.parse().ok()).collect()
+}
+
+/// The digest of the blob that a request makes: of the content it ends, or of what it mounts.
+fn created(uri: &Uri) -> Option<Digest> {
+    let mut pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
+    pairs.find_map(|(key, value)| matches!(&*key, "digest" | "mount").then(|| value.parse().ok())?)
+}

@@ -1,0 +1,10 @@
+//! `[push]`: what all instances of one forebay must have in common for pushing.
+
+use std::path::PathBuf;
+
+/// The `[push]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The key of the URLs of uploads; without one, a key is made in the cache directory.
+    pub key_file: Option<PathBuf>,
+}

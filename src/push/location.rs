@@ -1,0 +1,152 @@
+//! `Location`, as the client has to ask us (pure): relative, with everything by which the client found us.
+
+use super::{Push, Seal, outbound::STATE};
+use crate::{oci::Digest, route::Write, upstream::Written};
+
+/// The longest name of an upload that is taken over from the upstream.
+const MAX_SESSION: usize = 128;
+
+/// The place the upstream's answer tells, by way of us; `None` when it tells none.
+pub(super) fn of(push: Push<'_>, written: &Written, upstream: &str, seal: &Seal) -> Option<String> {
+    let location = written.location.as_deref()?;
+    let path = location.split('?').next().unwrap_or_default();
+    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    match push.write {
+        Write::Begin(_) | Write::Upload => {
+            let front = front(push, "/blobs/uploads", upstream);
+            if written.is_created() {
+                let digest = last.parse::<Digest>().ok().or_else(|| super::created(push.uri))?;
+                return Some(with_namespace(format!("{front}/blobs/{digest}"), push.namespace, None));
+            }
+            let sealed = seal.seal(upstream, push.repository, location)?;
+            let session = if is_plain(last) { last } else { "upload" };
+            Some(with_namespace(format!("{front}/blobs/uploads/{session}"), push.namespace, Some(&sealed)))
+        }
+        Write::PutManifest(reference) => {
+            let front = front(push, "/manifests/", upstream);
+            // Some registries tell the digest where a tag was put.
+            let reference = percent_encoding::percent_decode_str(last)
+                .decode_utf8()
+                .ok()
+                .and_then(|last| last.parse().ok())
+                .unwrap_or_else(|| reference.clone());
+            Some(with_namespace(format!("{front}/manifests/{reference}"), push.namespace, None))
+        }
+        Write::DeleteManifest(_) | Write::DeleteBlob(_) | Write::NotAllowed => None,
+    }
+}
+
+/// The path as the client wrote it, as far as the repository's name.
+fn front(push: Push<'_>, endpoint: &str, upstream: &str) -> String {
+    match (push.uri.path().rfind(endpoint), push.namespace) {
+        (Some(end), _) => push.uri.path()[..end].to_owned(),
+        // Oddly encoded: there is another way to say the same.
+        (None, Some(_)) => format!("/v2/{}", push.repository),
+        (None, None) => format!("/v2/{upstream}/{}", push.repository),
+    }
+}
+
+fn with_namespace(path: String, namespace: Option<&str>, state: Option<&str>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(namespace.map(|namespace| ("ns", namespace)));
+    query.extend_pairs(state.map(|state| (STATE, state)));
+    match query.finish() {
+        query if query.is_empty() => path,
+        query => format!("{path}?{query}"),
+    }
+}
+
+/// Whether a session's name stands in a path as it is.
+fn is_plain(session: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    session.len() <= MAX_SESSION
+        && session.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && session.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{HeaderMap, Method, StatusCode, Uri};
+
+    use super::*;
+    use crate::{push::Config, route::MountSource};
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn located(
+        write: &Write,
+        uri: &str,
+        namespace: Option<&str>,
+        status: u16,
+        location: &str,
+    ) -> (Seal, Option<String>) {
+        let seal = Seal::load(&Config { key_file: None }, tempfile::tempdir().unwrap().path()).unwrap();
+        let (headers, uri): (_, Uri) = (HeaderMap::new(), uri.parse().unwrap());
+        let repository = "team/app".parse().unwrap();
+        let push =
+            Push { write, method: &Method::PUT, uri: &uri, headers: &headers, repository: &repository, namespace };
+        let status = StatusCode::from_u16(status).unwrap();
+        let written =
+            Written { status, headers: HeaderMap::new(), location: Some(location.to_owned()), body: Bytes::new() };
+        let found = of(push, &written, "hub", &seal);
+        (seal, found)
+    }
+
+    #[test]
+    fn an_upload_comes_back_the_way_it_came() {
+        let begin = Write::Begin(MountSource::Unsaid);
+        let upstreams = "/v2/team/app/blobs/uploads/5f1c?_state=a%2Fb";
+        for (uri, namespace, expected) in [
+            ("/v2/team/app/blobs/uploads/", None, "/v2/team/app/blobs/uploads/5f1c?_state="),
+            ("/v2/hub/team/app/blobs/uploads/", None, "/v2/hub/team/app/blobs/uploads/5f1c?_state="),
+            ("/p/v2/team/app/blobs/uploads", None, "/p/v2/team/app/blobs/uploads/5f1c?_state="),
+            ("/v2/team/app/blobs/uploads/?ns=h%3A1", Some("h:1"), "/v2/team/app/blobs/uploads/5f1c?ns=h%3A1&_state="),
+            ("/v2/x/team/app/blobs%2Fuploads/", None, "/v2/hub/team/app/blobs/uploads/5f1c?_state="),
+        ] {
+            let (seal, found) = located(&begin, uri, namespace, 202, upstreams);
+            let found = found.unwrap();
+            let state = found.strip_prefix(expected).unwrap_or_else(|| panic!("{uri}: {found}"));
+            let opened = seal.open("hub", &"team/app".parse().unwrap(), state);
+            assert_eq!(opened.as_deref(), Some(upstreams));
+        }
+        for (upstreams, session) in
+            [("/u/a%2Fb", "upload"), ("/u/", "u"), ("/", "upload"), ("/u/..", "upload"), ("/u/x=y", "upload")]
+        {
+            let (_, found) = located(&Write::Upload, "/v2/a/blobs/uploads/1?_state=x", None, 202, upstreams);
+            let found = found.unwrap();
+            assert!(found.starts_with(&format!("/v2/a/blobs/uploads/{session}?_state=")), "{upstreams}: {found}");
+        }
+    }
+
+    #[test]
+    fn what_was_made_is_where_the_client_can_get_it() {
+        let put = Write::PutManifest("1".parse().unwrap());
+        let upload = format!("/v2/hub/team/app/blobs/uploads/1?_state=x&digest={DIGEST}");
+        let blob = format!("/v2/hub/team/app/blobs/{DIGEST}");
+        let by_digest = format!("/v2/hub/team/app/manifests/{DIGEST}");
+        for (write, uri, location, expected) in [
+            (&Write::Upload, &*upload, format!("/v2/team/app/blobs/{DIGEST}"), &*blob),
+            (&Write::Upload, &*upload, "/elsewhere".to_owned(), &*blob),
+            (
+                &put,
+                "/v2/hub/team/app/manifests/1",
+                "/v2/team/app/manifests/1".to_owned(),
+                "/v2/hub/team/app/manifests/1",
+            ),
+            (&put, "/v2/hub/team/app/manifests/1", format!("/v2/team/app/manifests/{DIGEST}"), &*by_digest),
+            (
+                &put,
+                "/v2/hub/team/app/manifests/1",
+                format!("/v2/team/app/manifests/{}", DIGEST.replace(':', "%3A")),
+                &*by_digest,
+            ),
+            (&put, "/v2/hub/team/app/manifests/1", "/".to_owned(), "/v2/hub/team/app/manifests/1"),
+        ] {
+            let (_, found) = located(write, uri, None, 201, &location);
+            assert_eq!(found.as_deref(), Some(expected), "{location}");
+        }
+        let (_, found) = located(&put, "/v2/team/app/manifests/1?ns=hub", Some("hub"), 201, "/v2/team/app/manifests/1");
+        assert_eq!(found.as_deref(), Some("/v2/team/app/manifests/1?ns=hub"));
+    }
+}

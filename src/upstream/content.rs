@@ -1,0 +1,157 @@
+//! What a client sends to be passed on: a stream, never held as a whole.
+//!
+//! It is read only as fast as the upstream takes it, and nothing of it is read before it is wanted: a client that asked
+//! whether to go on (`Expect: 100-continue`) is told so by the first look at its body.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long no byte may pass, whoever of the two is at fault.
+const FLOW_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the answer may take after the last byte: registries hash what they got, and move it to where it stays.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The body of a request that is passed on.
+pub struct Content {
+    pub(super) body: reqwest::Body,
+    pub(super) progress: Progress,
+}
+
+impl Content {
+    pub fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Sync + Unpin + 'static,
+    {
+        let progress = Progress::new();
+        let body = reqwest::Body::wrap(Watched { body, progress: progress.clone() });
+        Self { body, progress }
+    }
+}
+
+/// How far a body has come, for whoever waits for the answer.
+#[derive(Clone)]
+pub(super) struct Progress(Arc<Mutex<State>>);
+
+#[derive(Clone, Copy)]
+struct State {
+    last: Instant,
+    ended: bool,
+    /// The client left, or sent what is no content.
+    broken: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(State { last: Instant::now(), ended: false, broken: false })))
+    }
+
+    /// There is nothing to send.
+    pub(super) fn ended() -> Self {
+        let progress = Self::new();
+        progress.note(true);
+        progress
+    }
+
+    fn note(&self, ended: bool) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = State { last: Instant::now(), ended: state.ended || ended, ..*state };
+    }
+
+    fn note_broken(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).broken = true;
+    }
+
+    /// Whether the client, and not the upstream, is at fault that nothing more passes.
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).broken
+    }
+
+    /// When to give up, should nothing happen until then; and how long that is after something last did.
+    pub(super) fn deadline(&self) -> (Instant, Duration) {
+        let State { last, ended, .. } = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = if ended { ANSWER_TIMEOUT } else { FLOW_TIMEOUT };
+        (last + limit, limit)
+    }
+}
+
+/// A body that tells how far it has come. Trailers stay behind: no registry knows any.
+struct Watched<B> {
+    body: B,
+    progress: Progress,
+}
+
+impl<B> Body for Watched<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            let ended = frame.is_none() || self.body.is_end_stream();
+            self.progress.note(ended);
+            match frame {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => {
+                    self.progress.note_broken();
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Full, StreamBody};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_is_set_back_by_every_piece_and_is_another_one_at_the_end() {
+        let begun = Instant::now();
+        let progress = Progress::new();
+        let body = StreamBody::new(futures_util::stream::iter(
+            [&b"a"[..], b"b"].map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece)))),
+        ));
+        let mut watched = Watched { body, progress: progress.clone() };
+        assert_eq!(progress.deadline(), (begun + FLOW_TIMEOUT, FLOW_TIMEOUT));
+        for seconds in [1, 2] {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            watched.frame().await.unwrap().unwrap();
+            assert_eq!(progress.deadline().0, begun + Duration::from_secs(seconds) + FLOW_TIMEOUT);
+        }
+        assert!(watched.frame().await.is_none());
+        assert_eq!(progress.deadline(), (begun + Duration::from_secs(2) + ANSWER_TIMEOUT, ANSWER_TIMEOUT));
+        assert_eq!(Progress::ended().deadline().1, ANSWER_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn a_length_that_is_known_stays_known() {
+        let watched = Watched { body: Full::new(Bytes::from_static(b"content")), progress: Progress::new() };
+        assert_eq!(watched.size_hint().exact(), Some(7));
+        assert_eq!(watched.collect().await.unwrap().to_bytes(), "content");
+    }
+}

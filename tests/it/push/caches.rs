@@ -1,0 +1,191 @@
+//! What was changed through forebay is so for everybody who pulls through it, at once.
+
+use std::time::Duration;
+
+use http::Method;
+
+use super::{OCI_MANIFEST, build, push_blob, put_manifest};
+use crate::support::{
+    fake_registry::{FakeRegistry, Fault, Gate, When},
+    mirror::{Answer, Mirror},
+    until::bounded,
+};
+
+const ACCEPTS: [&str; 3] = [OCI_MANIFEST, "*/*", "application/vnd.docker.distribution.manifest.v2+json, */*"];
+
+/// A mirror that believes everything for an hour.
+async fn mirror_of(registry: &FakeRegistry) -> Mirror {
+    let hour = Duration::from_secs(3600);
+    let believing = build(registry).config(|config| {
+        config.cache.tag_ttl = hour;
+        config.cache.negative_ttl = hour;
+    });
+    believing.start().await
+}
+
+async fn get(mirror: &Mirror, reference: &str, accept: &str) -> Answer {
+    mirror.get_with(&format!("/v2/team/app/manifests/{reference}"), &[("accept", accept)]).await
+}
+
+async fn assert_everywhere(mirror: &Mirror, reference: &str, status: u16, content: Option<&str>) {
+    for accept in ACCEPTS {
+        let headers = [("accept", accept)];
+        let head = mirror.request(Method::HEAD, &format!("/v2/team/app/manifests/{reference}"), &headers).await;
+        let got = get(mirror, reference, accept).await;
+        assert_eq!((head.status, got.status), (status, status), "{reference} {accept}");
+        if let Some(content) = content {
+            assert_eq!(got.text(), content, "{reference} {accept}");
+            assert_eq!(head.header("docker-content-digest"), got.header("docker-content-digest"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_was_pushed_is_what_is_pulled() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = mirror_of(&registry).await;
+    // Believed to be missing, for an hour.
+    assert_everywhere(&mirror, "1", 404, None).await;
+    for version in ["{\"v\":1}", "{\"v\":2}", "{\"v\":3}"] {
+        assert_eq!(put_manifest(&mirror, "1", version).await.status, 201);
+        assert_everywhere(&mirror, "1", 200, Some(version)).await;
+        assert_everywhere(&mirror, "1", 200, Some(version)).await;
+        // On disk as well.
+        mirror.restart().await;
+        assert_everywhere(&mirror, "1", 200, Some(version)).await;
+    }
+    // Pushed by its digest, with tags; each of which, and the digest, was believed to be missing or another.
+    let version = "{\"v\":4}";
+    let digest = super::digest(version.as_bytes());
+    assert_everywhere(&mirror, digest.as_str(), 404, None).await;
+    assert_everywhere(&mirror, "2", 404, None).await;
+    assert_eq!(put_manifest(&mirror, &format!("{digest}?tag=1&tag=2"), version).await.status, 201);
+    for reference in ["1", "2", digest.as_str()] {
+        assert_everywhere(&mirror, reference, 200, Some(version)).await;
+    }
+    // A push that was refused changes nothing.
+    registry.forget_requests();
+    assert_eq!(put_manifest(&mirror, "1", "nonsense").await.status, 400);
+    assert_everywhere(&mirror, "1", 200, Some(version)).await;
+    let asked: Vec<_> = registry.requests().into_iter().filter(|request| request.method != Method::PUT).collect();
+    assert!(asked.is_empty(), "still believed: {asked:?}");
+}
+
+#[tokio::test]
+async fn what_was_deleted_is_gone() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let (one, two) = ("{\"v\":1}", "{\"v\":2}");
+    for (tag, content) in [("1", one), ("one", one), ("2", two)] {
+        assert_eq!(put_manifest(&mirror, tag, content).await.status, 201);
+        assert_everywhere(&mirror, tag, 200, Some(content)).await;
+    }
+    let deleted = mirror.request(Method::DELETE, "/v2/team/app/manifests/1", &[]).await;
+    assert_eq!(deleted.status, 202);
+    assert_everywhere(&mirror, "1", 404, None).await;
+    assert_everywhere(&mirror, "one", 200, Some(one)).await;
+    // By its digest, with all its tags; another one's are left alone.
+    let digest = super::digest(one.as_bytes());
+    assert_everywhere(&mirror, digest.as_str(), 200, Some(one)).await;
+    let path = format!("/v2/team/app/manifests/{digest}");
+    assert_eq!(mirror.request(Method::DELETE, &path, &[]).await.status, 202);
+    assert_everywhere(&mirror, "one", 404, None).await;
+    assert_everywhere(&mirror, digest.as_str(), 404, None).await;
+    registry.forget_requests();
+    assert_everywhere(&mirror, "2", 200, Some(two)).await;
+    assert!(registry.requests().is_empty());
+    // What is not there is not deleted; and what is put again is there again.
+    assert_eq!(mirror.request(Method::DELETE, &path, &[]).await.status, 404);
+    assert_eq!(put_manifest(&mirror, "1", one).await.status, 201);
+    assert_everywhere(&mirror, "1", 200, Some(one)).await;
+    assert_everywhere(&mirror, digest.as_str(), 200, Some(one)).await;
+}
+
+/// Who was asked before a push, and answers after it, tells what was before it: nobody who asks after it gets that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_was_on_its_way_is_not_believed() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let (old, new) = ("{\"v\":1}", "{\"v\":2}");
+    assert_eq!(put_manifest(&mirror, "1", old).await.status, 201);
+    let gate = Gate::new();
+    let old_answer = Fault::HoldBody { at: 0, gate: gate.clone() };
+    registry.fault_times(1, When::manifests().method(Method::GET), old_answer);
+    let late = get(&mirror, "1", OCI_MANIFEST);
+    let pushing = async {
+        bounded(gate.reached()).await;
+        assert_eq!(put_manifest(&mirror, "1", new).await.status, 201);
+        // Nobody joins the question that was asked before.
+        assert_eq!(get(&mirror, "1", OCI_MANIFEST).await.text(), new);
+        gate.open();
+    };
+    let (late, ()) = tokio::join!(late, pushing);
+    assert_eq!(late.text(), old, "it was so when it was asked");
+    assert_everywhere(&mirror, "1", 200, Some(new)).await;
+}
+
+#[tokio::test]
+async fn a_blob_that_was_deleted_is_gone_from_its_repository_and_there_again_when_pushed() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let blob = push_blob(&mirror, "team/app", b"content").await;
+    push_blob(&mirror, "team/other", b"content").await;
+    let (app, other) = (format!("/v2/team/app/blobs/{blob}"), format!("/v2/team/other/blobs/{blob}"));
+    for path in [&app, &other] {
+        assert_eq!(mirror.get(path).await.text(), "content");
+    }
+    assert_eq!(mirror.request(Method::DELETE, &app, &[]).await.status, 202);
+    for _ in 0..2 {
+        let (got, head) = (mirror.get(&app).await, mirror.head(&app).await);
+        assert_eq!((got.status, &*got.error_code(), head.status), (404, "BLOB_UNKNOWN", 404));
+    }
+    registry.forget_requests();
+    assert_eq!(mirror.get(&other).await.header("cache-status"), Some("forebay; hit"));
+    assert!(registry.requests().is_empty(), "it was not thrown away");
+    push_blob(&mirror, "team/app", b"content").await;
+    assert_eq!(mirror.get(&app).await.header("cache-status"), Some("forebay; hit"));
+    // Mounted is as good as pushed; and so is what was pushed by another way.
+    assert_eq!(mirror.request(Method::DELETE, &app, &[]).await.status, 202);
+    let mount = format!("/v2/team/app/blobs/uploads/?mount={blob}&from=team/other");
+    assert_eq!(mirror.request(Method::POST, &mount, &[]).await.status, 201);
+    assert_eq!(mirror.get(&app).await.status, 200);
+    assert_eq!(mirror.request(Method::DELETE, &app, &[]).await.status, 202);
+    registry.add_blob("team/app", "content");
+    assert_eq!(mirror.get(&app).await.status, 200);
+}
+
+/// A client that pushes asks what is there, and leaves that out: what is cached by way of another repository is not.
+#[tokio::test]
+async fn who_pushes_is_told_what_the_repository_has_and_not_what_is_cached() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = mirror_of(&registry).await;
+    let image = registry.add_image("team/source", "1", &[b"layer"]);
+    let of = |repository: &str| {
+        [
+            format!("/v2/{repository}/manifests/{}", image.manifest),
+            format!("/v2/{repository}/blobs/{}", image.layers[0]),
+        ]
+    };
+    for path in of("team/source") {
+        assert_eq!(mirror.get(&path).await.status, 200);
+    }
+    for path in of("team/app") {
+        assert_eq!(mirror.head(&path).await.status, 404, "{path}");
+    }
+    for path in of("team/source") {
+        assert_eq!((mirror.head(&path).await.status, mirror.get(&path).await.status), (200, 200), "{path}");
+    }
+    // When nobody can be asked, nothing can be pushed either.
+    registry.take_down(crate::support::fake_registry::Server::Api).await;
+    for path in of("team/source") {
+        assert_eq!(mirror.head(&path).await.status, 200, "{path}");
+    }
+    registry.bring_up(crate::support::fake_registry::Server::Api).await;
+    // Where nothing is pushed nobody needs to be asked.
+    mirror.restart_with(|config| config.upstreams[0].push = false).await;
+    registry.forget_requests();
+    for path in of("team/source") {
+        assert_eq!(mirror.head(&path).await.status, 200, "{path}");
+    }
+    assert!(registry.requests().is_empty());
+}

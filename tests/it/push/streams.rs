@@ -1,0 +1,116 @@
+//! Content passes as a stream: as fast as both sides go, and not before it is wanted.
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::Method;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+};
+
+use super::{begin, digest, location, mirror_of, with_digest};
+use crate::support::{
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, When},
+    raw::Raw,
+    until::bounded,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_upstream_has_the_beginning_before_the_client_has_the_end() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let place = begin(&mirror).await;
+    let gate = Gate::new();
+    registry.fault(When::uploads().method(Method::PATCH), Fault::HoldContent { at: 100_000, gate: gate.clone() });
+    let (pieces, mut wanted) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+    let stream = stream::poll_fn(move |cx| wanted.poll_recv(cx));
+    let sending = mirror.send(Method::PATCH, &place, &[], reqwest::Body::wrap_stream(stream));
+    let feeding = async {
+        pieces.send(Ok(Bytes::from(vec![1; 100_000]))).await.unwrap();
+        bounded(gate.reached()).await;
+        gate.open();
+        pieces.send(Ok(Bytes::from(vec![2; 100_000]))).await.unwrap();
+        drop(pieces);
+    };
+    let (patched, ()) = tokio::join!(sending, feeding);
+    assert_eq!((patched.status, patched.header("range")), (202, Some("0-199999")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_leaves_nothing_and_may_come_back() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let place = begin(&mirror).await;
+    let gate = Gate::new();
+    registry.fault(When::uploads().method(Method::PATCH), Fault::HoldContent { at: 5, gate: gate.clone() });
+    let mut stream = TcpStream::connect(mirror.address()).await.unwrap();
+    let head = format!("PATCH {place} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n12345");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    bounded(gate.reached()).await;
+    drop(stream);
+    gate.open();
+    registry.wait_for_broken(1).await;
+    registry.heal();
+    let asked = mirror.get(&place).await;
+    assert_eq!((asked.status, asked.header("range")), (204, Some("0-0")), "nothing of it was kept");
+    let put = mirror.send(Method::PUT, &with_digest(&location(&asked), &digest(b"whole")), &[], "whole").await;
+    assert_eq!(put.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_asks_whether_to_go_on_is_told_once_the_upstream_knows_who_asks() {
+    let registry = FakeRegistry::start().await;
+    registry.require(Auth::Bearer(Bearer::default()));
+    let mirror = mirror_of(&registry).await;
+    let place = begin(&mirror).await;
+    registry.revoke_tokens();
+    let mut mirror = mirror;
+    mirror.restart().await;
+    registry.forget_requests();
+    let gate = Gate::new();
+    registry.fault(When::tokens(), Fault::HoldHead(gate.clone()));
+    let mut stream = TcpStream::connect(mirror.address()).await.unwrap();
+    let place = with_digest(&place, &digest(b"content"));
+    let head = format!("PUT {place} HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\nexpect: 100-continue\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    bounded(gate.reached()).await;
+    assert_eq!(registry.count(|request| request.method == Method::PUT), 0, "there is no token yet");
+    let mut buffer = [0; 256];
+    assert!(stream.try_read(&mut buffer).is_err(), "nothing was said yet");
+    gate.open();
+    let read = bounded(stream.read(&mut buffer)).await.unwrap();
+    assert!(buffer[..read].starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&buffer[..read]));
+    stream.write_all(b"content").await.unwrap();
+    assert_eq!(bounded(Raw::answer(stream)).await.unwrap().status, 201);
+    let put = registry.requests().into_iter().find(|request| request.method == Method::PUT).unwrap();
+    assert_eq!((put.header("content-length"), put.header("expect")), (Some("7"), None));
+
+    // Who may not push is told so instead.
+    registry.heal();
+    registry.require(Auth::Bearer(Bearer { anonymous: false, ..Bearer::default() }));
+    registry.revoke_tokens();
+    mirror.restart().await;
+    let mut stream = TcpStream::connect(mirror.address()).await.unwrap();
+    let head = "PUT /v2/team/app/manifests/1 HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\nexpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(bounded(Raw::answer(stream)).await.unwrap().status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_2_content_passes_as_well() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let content: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let digest = digest(&content);
+    let begun = client.post(format!("{}{}", mirror.url(), super::UPLOADS)).send().await.unwrap();
+    assert_eq!((begun.version(), begun.status().as_u16()), (reqwest::Version::HTTP_2, 202));
+    let place = begun.headers()["location"].to_str().unwrap();
+    let url = format!("{}{}", mirror.url(), with_digest(place, &digest));
+    let put = client.put(url).body(content.clone()).send().await.unwrap();
+    assert_eq!(put.status().as_u16(), 201);
+    assert_eq!(registry.blob("team/app", &digest).unwrap(), content);
+    let sent = registry.requests().into_iter().find(|request| request.method == Method::PUT).unwrap();
+    assert_eq!(sent.header("content-length"), Some("20000000"), "its length is told on");
+}

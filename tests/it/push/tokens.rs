@@ -1,0 +1,104 @@
+//! Who the upstream is told asks: with what the request needs, and before anything is sent that cannot be sent again.
+
+use std::fs;
+
+use http::Method;
+
+use super::{OCI_MANIFEST, UPLOADS, begin, build, mirror_of, push_blob, put_manifest};
+use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, When};
+
+/// The scopes that the realm was asked for, each question's together.
+fn scopes(registry: &FakeRegistry) -> Vec<String> {
+    let asked = registry.requests().into_iter().filter(|request| request.server == Server::Realm);
+    asked.map(|request| request.parameter("scope").join(" ")).collect()
+}
+
+#[tokio::test]
+async fn a_token_is_for_what_the_request_needs() {
+    let registry = FakeRegistry::start().await;
+    registry.require(Auth::Bearer(Bearer::default()));
+    let mirror = mirror_of(&registry).await;
+    let blob = push_blob(&mirror, "team/app", b"content").await;
+    assert_eq!(put_manifest(&mirror, "1", "{}").await.status, 201);
+    assert_eq!(scopes(&registry), ["repository:team/app:pull,push"], "one for all of it");
+
+    registry.forget_requests();
+    let mount = format!("/v2/team/other/blobs/uploads/?mount={blob}&from=team%2Fapp");
+    assert_eq!(mirror.request(Method::POST, &mount, &[]).await.status, 201);
+    assert_eq!(scopes(&registry), ["repository:team/other:pull,push repository:team/app:pull"]);
+
+    registry.forget_requests();
+    let manifest = mirror.get_with("/v2/team/app/manifests/1", &[("accept", OCI_MANIFEST)]).await;
+    assert_eq!(manifest.status, 200);
+    assert_eq!(scopes(&registry), ["repository:team/app:pull"], "who reads asks for no more");
+    assert_eq!(mirror.request(Method::DELETE, "/v2/team/app/manifests/1", &[]).await.status, 202);
+    assert_eq!(scopes(&registry)[1..], ["repository:team/app:pull,push,delete"]);
+}
+
+#[tokio::test]
+async fn content_is_sent_once_and_with_a_token() {
+    let registry = FakeRegistry::start().await;
+    registry.require(Auth::Bearer(Bearer::default()));
+    let mirror = mirror_of(&registry).await;
+    // The first request of all has content: how to ask is asked beforehand.
+    assert_eq!(put_manifest(&mirror, "1", "{}").await.status, 201);
+    let puts = registry.requests().into_iter().filter(|request| request.method == Method::PUT);
+    let shown: Vec<_> = puts.map(|put| put.header("authorization").is_some()).collect();
+    assert_eq!(shown, [true]);
+    // A token that died meanwhile is not tried again, since the content is gone.
+    registry.revoke_tokens();
+    registry.forget_requests();
+    let refused = put_manifest(&mirror, "1", "{}").await;
+    assert_eq!((refused.status, &*refused.error_code()), (403, "DENIED"));
+    assert_eq!(refused.header("www-authenticate"), None);
+    assert_eq!(registry.count(|request| request.method == Method::PUT), 1);
+    // The next one has another.
+    assert_eq!(put_manifest(&mirror, "1", "{}").await.status, 201);
+    // What has none is tried again at once.
+    registry.revoke_tokens();
+    begin(&mirror).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_asks_nobody_is_asked_nothing() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    push_blob(&mirror, "team/app", b"content").await;
+    assert_eq!(put_manifest(&mirror, "1", "{}").await.status, 201);
+    assert_eq!(registry.count(|request| request.path == "/v2/"), 0, "the first answer has told it");
+}
+
+/// Whose base is open to everybody, and whose writes are not.
+#[tokio::test]
+async fn an_upstream_that_asks_too_late_is_known_the_next_time() {
+    let registry = FakeRegistry::start().await;
+    registry.require(Auth::Bearer(Bearer::default()));
+    let ok = Fault::Answer { status: 200, headers: vec![], body: "{}".to_owned() };
+    registry.fault(When::base(), ok);
+    let mirror = mirror_of(&registry).await;
+    let refused = put_manifest(&mirror, "1", "{}").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (502, Some("1")));
+    assert_eq!(put_manifest(&mirror, "1", "{}").await.status, 201);
+}
+
+#[tokio::test]
+async fn with_a_password_that_is_wrong_nothing_is_sent() {
+    let registry = FakeRegistry::start().await;
+    registry.require(Auth::Basic { username: "robot".to_owned(), password: "right".to_owned() });
+    let directory = tempfile::tempdir().unwrap();
+    let mirror = |password: &str| {
+        fs::write(directory.path().join("password"), password).unwrap();
+        let password_file = directory.path().join("password");
+        let credential = forebay::upstream::CredentialSource::Password { username: "robot".to_owned(), password_file };
+        build(&registry).config(|config| config.upstreams[0].credential = credential)
+    };
+    let users = crate::access_e2e::with_users();
+    let ann = crate::access_e2e::basic("ann", "secret");
+    for (password, status) in [("right", 202), ("wrong", 403)] {
+        let htpasswd = users.path().join("htpasswd");
+        let mirror = mirror(password).config(|config| config.access.htpasswd = Some(htpasswd)).start().await;
+        let begun = mirror.request(Method::POST, UPLOADS, &[("authorization", &ann)]).await;
+        assert_eq!((begun.status, begun.header("www-authenticate")), (status, None), "{password}");
+    }
+    assert!(registry.requests().iter().all(|request| request.header("authorization") != Some(&ann)));
+}
