@@ -103,11 +103,15 @@ impl Shared {
                 std::mem::swap(&mut batch, &mut state.waiting);
                 (std::mem::take(&mut state.dropped), state.ended)
             };
-            // A log that cannot be written leaves nobody to tell.
-            let _ = sink.write_all(&batch).and_then(|()| match dropped {
+            let written = sink.write_all(&batch).and_then(|()| match dropped {
                 0 => Ok(()),
                 _ => tell_dropped(&mut sink, dropped),
             });
+            if written.is_err() {
+                // Told when it can be written again, if ever. Some of these lines may have got through.
+                let lost = batch.iter().filter(|byte| **byte == b'\n').count() as u64;
+                self.state().dropped += dropped + lost;
+            }
             if ended && batch.is_empty() {
                 self.state().written = true;
                 return self.silence.notify_all();
@@ -205,5 +209,36 @@ mod tests {
         drop(flush);
         let all: String = read.try_iter().map(|bytes| String::from_utf8(bytes).unwrap()).collect();
         assert_eq!(all, (0..100).map(|number| format!("{number}\n")).collect::<String>());
+    }
+
+    /// Takes nothing once, and everything after that.
+    struct Broken {
+        fails: bool,
+        written: Sender<Vec<u8>>,
+    }
+
+    impl Write for Broken {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if std::mem::take(&mut self.fails) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.written.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_counted_as_missing() {
+        let (written, read) = channel();
+        let (lines, flush) = Lines::to(Broken { fails: true, written });
+        (&lines).write_all(b"lost\n").unwrap();
+        drop(flush);
+        let rest: Vec<u8> = read.try_iter().flatten().collect();
+        let told: serde_json::Value = serde_json::from_slice(&rest).unwrap();
+        assert_eq!(told["dropped"], 1);
     }
 }

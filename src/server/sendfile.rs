@@ -341,4 +341,18 @@ mod tests {
             assert_eq!(appetite(offered, taken), next, "{offered} {taken:?}");
         }
     }
+
+    #[test]
+    fn pages_that_left_memory_while_a_part_waited_are_noticed_and_brought_back() {
+        let lane = Lane::default();
+        let part = slice(&vec![7; 1 << 20]);
+        drop(lane.push(part.clone(), None, false));
+        assert!(lane.cold().is_none());
+        part.file.sync_all().unwrap();
+        rustix::fs::fadvise(&part.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let cold = lane.cold().unwrap();
+        assert_eq!((cold.offset, cold.len), (0, part.len));
+        super::super::memory::warm(&cold);
+        assert!(lane.cold().is_none());
+    }
 }

@@ -210,9 +210,6 @@ impl Stream {
     /// Writes what is in memory in front of the first part of a file, or of that part what the socket takes.
     fn poll_write_mixed(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>], lane: &Lane) -> Poll<io::Result<usize>> {
         let plain = bufs.iter().take_while(|buf| !sendfile::is_stand_in(buf)).count();
-        if plain == 0 {
-            ready!(self.poll_warm(cx, lane));
-        }
         self.cork(true);
         // kTLS would keep the end of a body back until a full record is together.
         let more = !matches!(self.encryption, Encryption::Kernel { .. });
@@ -403,7 +400,14 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_turn(cx));
-        let write = match self.lane.clone().filter(|lane| !lane.is_empty()) {
+        let lane = self.lane.clone().filter(|lane| !lane.is_empty());
+        if let Some(lane) = &lane
+            && bufs.first().is_some_and(|buf| sendfile::is_stand_in(buf))
+        {
+            // Before the clock of the client looks: it is our disk that is waited for.
+            ready!(self.poll_warm(cx, lane));
+        }
+        let write = match lane {
             Some(lane) => self.poll_write_mixed(cx, bufs, &lane),
             None => {
                 self.refuse_stand_ins(bufs)?;
@@ -472,6 +476,7 @@ fn set_options(tcp: &TcpStream, stall: Duration) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::FileSlice;
 
     #[test]
     fn the_first_bytes_tell_what_a_client_speaks() {
@@ -491,6 +496,31 @@ mod tests {
             (b"\x80\x2e", Some(Opening::Http1)),
         ] {
             assert_eq!(classify(seen), opening, "{seen:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_stands_for_a_part_of_a_file_is_never_written_as_it_is() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = Lane::new(None);
+        let slice = FileSlice { file: Arc::new(tempfile::tempfile().unwrap()), offset: 0, len: 100 };
+        let stand_in = other.push(slice, None, false);
+        for vectored in [false, true] {
+            let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut theirs = listener.accept().await.unwrap().0;
+            let mut stream = Stream::new(tcp, Duration::from_secs(60));
+            stream.open_lane(None);
+            let written = if vectored {
+                stream.write_vectored(&[IoSlice::new(b"head"), IoSlice::new(&stand_in)]).await
+            } else {
+                stream.write(&stand_in).await
+            };
+            assert_eq!(written.unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert!(stream.broken.is_set() && !stream.broken.is_stalled());
+            drop(stream);
+            let mut arrived = Vec::new();
+            assert!(theirs.read_to_end(&mut arrived).await.is_err(), "it is reset");
+            assert!(arrived.is_empty());
         }
     }
 }

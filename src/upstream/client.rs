@@ -139,9 +139,7 @@ impl Sender {
         headers: HeaderMap,
         body: Option<String>,
     ) -> Result<Response, Error> {
-        if let Err(refused) = Box::pin(self.filter.check(url)).await {
-            return Err(Error::new(ErrorKind::Protocol, format!("asking {}", Shown(url))).caused_by(refused));
-        }
+        self.check(url).await?;
         let client = if apart { self.apart().await } else { &self.client };
         let mut request = client.request(method, url.clone()).headers(headers);
         if let Some(body) = body {
@@ -151,13 +149,9 @@ impl Sender {
             Ok(answer) => answer.map_err(|error| Error::from_transport("asking", url, error)),
             Err(_) => Err(Error::timed_out("asking", url, HEAD_TIMEOUT)),
         };
-        let status = answer.as_ref().ok().map(|response| response.status().as_u16());
-        self.metrics.upstream_request(&self.upstream, operation, status);
-        answer
+        self.counted(operation, answer)
     }
-}
 
-impl Sender {
     /// Sends a request that changes something, and waits for the head of the answer: as long as its content moves, and
     /// then as long as registries take to store it.
     pub(super) async fn send_content(
@@ -168,9 +162,7 @@ impl Sender {
         headers: HeaderMap,
         content: Option<Content>,
     ) -> Result<Response, Error> {
-        if let Err(refused) = Box::pin(self.filter.check(url)).await {
-            return Err(Error::new(ErrorKind::Protocol, format!("asking {}", Shown(url))).caused_by(refused));
-        }
+        self.check(url).await?;
         let mut request = self.client.request(method, url.clone()).headers(headers);
         let progress = match content {
             Some(Content { body, progress }) => {
@@ -186,7 +178,10 @@ impl Sender {
                 biased;
                 answer = &mut sending => break answer.map_err(|error| {
                     let error = Error::from_transport("sending to", url, error);
-                    if progress.is_broken() { Error::new(ErrorKind::Rejected { status: 400 }, "the content broke off").caused_by(error) } else { error }
+                    if !progress.is_broken() {
+                        return error;
+                    }
+                    Error::new(ErrorKind::Rejected { status: 400 }, "the content broke off").caused_by(error)
                 }),
                 () = tokio::time::sleep_until(deadline) => {}
             }
@@ -194,6 +189,16 @@ impl Sender {
                 break Err(Error::timed_out("sending to", url, limit));
             }
         };
+        self.counted(operation, answer)
+    }
+
+    /// Refuses an address that the operator did not choose.
+    async fn check(&self, url: &Url) -> Result<(), Error> {
+        let refused = |why| Error::new(ErrorKind::Protocol, format!("asking {}", Shown(url))).caused_by(why);
+        Box::pin(self.filter.check(url)).await.map_err(refused)
+    }
+
+    fn counted(&self, operation: Operation, answer: Result<Response, Error>) -> Result<Response, Error> {
         let status = answer.as_ref().ok().map(|response| response.status().as_u16());
         self.metrics.upstream_request(&self.upstream, operation, status);
         answer

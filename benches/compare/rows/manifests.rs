@@ -1,6 +1,6 @@
 //! A manifest that is in the cache: requests per second, and what the slowest hundredth waits.
 
-use super::{REPOSITORY, Setup, apart, in_turn};
+use super::{REPOSITORY, Setup, Told, apart, compared, in_turn};
 use crate::{
     client::{
         clear,
@@ -11,7 +11,7 @@ use crate::{
         image::{Document, Format, Image},
         registry::Registry,
     },
-    table::{Figure, Goal, Row},
+    table::{Goal, Row},
 };
 use std::{net::SocketAddr, time::Duration};
 
@@ -102,27 +102,10 @@ async fn side_by_side(
         .await
 }
 
-fn row(
-    work: String,
-    peer: &str,
-    (of_peer, of_forebay): &(Vec<Answered>, Vec<Answered>),
-    per_second: Goal,
-    p99: Goal,
-) -> Row {
-    let both = |of: fn(&Answered) -> f64| (of_peer.iter().map(of).collect(), of_forebay.iter().map(of).collect());
-    let figure = |measure, unit, goal, of| {
-        let (peer, forebay) = both(of);
-        Figure { measure, unit, goal, peer, forebay }
-    };
-    Row {
-        work,
-        peer: peer.to_owned(),
-        figures: vec![
-            figure("requests", "/s", per_second, |answered| answered.per_second),
-            figure("p99", "ms", p99, Answered::p99_ms),
-        ],
-        idle: Some(both(|answered| answered.idle)),
-    }
+fn row(work: String, peer: &str, rounds: &(Vec<Answered>, Vec<Answered>), per_second: Goal, p99: Goal) -> Row {
+    let told: [Told<Answered>; 2] =
+        [("requests", "/s", per_second, |answered| answered.per_second), ("p99", "ms", p99, Answered::p99_ms)];
+    compared(work, peer, rounds, told, |answered| answered.idle)
 }
 
 impl Answered {

@@ -134,26 +134,36 @@ async fn check(target: &Target, digest: &str) {
     apart(move || clear::verify(&target, &digest)).await;
 }
 
+/// What is told of both: its name, its unit, what it should be, and where a round says it.
+type Told<T> = (&'static str, &'static str, Goal, fn(&T) -> f64);
+
+/// The figures of rounds in which the peer and forebay took turns.
+fn compared<T, const N: usize>(
+    work: String,
+    peer: &str,
+    (of_peer, of_forebay): &(Vec<T>, Vec<T>),
+    told: [Told<T>; N],
+    idle: fn(&T) -> f64,
+) -> Row {
+    let both = |of: fn(&T) -> f64| (of_peer.iter().map(of).collect(), of_forebay.iter().map(of).collect());
+    let figure = |(measure, unit, goal, of)| {
+        let (peer, forebay) = both(of);
+        Figure { measure, unit, goal, peer, forebay }
+    };
+    Row { work, peer: peer.to_owned(), figures: told.into_iter().map(figure).collect(), idle: Some(both(idle)) }
+}
+
 /// The figures of streamed blobs.
 fn throughput_row(
     work: String,
     peer: &str,
-    (of_peer, of_forebay): &(Vec<Streamed>, Vec<Streamed>),
+    rounds: &(Vec<Streamed>, Vec<Streamed>),
     throughput: Goal,
     cpu: Goal,
 ) -> Row {
-    let both = |of: fn(&Streamed) -> f64| (of_peer.iter().map(of).collect(), of_forebay.iter().map(of).collect());
-    let figure = |measure, unit, goal, of| {
-        let (peer, forebay) = both(of);
-        Figure { measure, unit, goal, peer, forebay }
-    };
-    Row {
-        work,
-        peer: peer.to_owned(),
-        figures: vec![
-            figure("throughput", "GB/s", throughput, Streamed::gigabytes_per_second),
-            figure("server CPU", "s/GB", cpu, Streamed::cpu_per_gigabyte),
-        ],
-        idle: Some(both(Streamed::client_idle)),
-    }
+    let told: [Told<Streamed>; 2] = [
+        ("throughput", "GB/s", throughput, Streamed::gigabytes_per_second),
+        ("server CPU", "s/GB", cpu, Streamed::cpu_per_gigabyte),
+    ];
+    compared(work, peer, rounds, told, Streamed::client_idle)
 }
