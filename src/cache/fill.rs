@@ -107,6 +107,8 @@ struct State {
     gaps_allowed: bool,
     /// Where the main transfer is.
     front: u64,
+    /// Where it has asked to go on, behind what others fetch: it is as good as there.
+    jump: Option<u64>,
     range_transfers: usize,
     /// What the main transfer is to fetch, when it has left bytes to lanes; else it fetches all that nobody else does.
     main: Option<Range<u64>>,
@@ -155,6 +157,7 @@ impl Fill {
             foreign: Extents::default(),
             gaps_allowed: false,
             front: 0,
+            jump: None,
             range_transfers: 0,
             main: None,
             segment: None,

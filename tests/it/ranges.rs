@@ -341,6 +341,13 @@ async fn what_has_come_does_not_wait_for_the_answer_behind_a_part() {
     head.reached().await;
     // All up to the part is here, and the part is.
     whole.read(12 * MIB).await;
+    // Who waits just there does not have it asked for once more.
+    let behind = format!("bytes={}-", 12 * MIB);
+    let last = Raw::get(mirror.address(), &path(&digest), &[("range", &behind)]).await;
     head.open();
     assert!(whole.rest().await.bytes() == content);
+    assert!(last.rest().await.bytes() == &content[12 * MIB..]);
+    let ranges: Vec<_> =
+        registry.requests().iter().filter_map(|request| Some(request.header("range")?.to_owned())).collect();
+    assert_eq!(ranges, [range, behind]);
 }

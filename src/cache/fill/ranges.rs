@@ -42,6 +42,7 @@ impl Claim {
             && !fill.ranges.is_cancelled()
             && state.range_transfers < MOST_TRANSFERS + state.lanes + state.lanes_opening
             && position > state.front + NEAR
+            && state.jump.is_none_or(|to| !(to..=to + NEAR).contains(&position))
             && !state.foreign.contains(position)
             && !state.written.contains(position);
         if !useful {

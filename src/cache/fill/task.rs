@@ -317,16 +317,20 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, pour: &mut Pour, no_jump: &m
         return Ok(());
     }
     *no_jump = end;
+    // So that a reader that waits there does not ask for the same bytes once more.
+    fill.state().jump = Some(end);
     // The answer may take a while; what is here is not to wait for it.
     pour.finish().await?;
     let opened = unless_cancelled(fill, async { Ok(Transfer::open(&fill.source, end, None).await) }).await?;
     // Where that does not work, the transfer at hand is read on.
-    if let Ok(behind) = opened
-        && behind.skipping() == 0
-        && fill.agrees(&behind)
-    {
-        // So that a reader that waits there does not ask for the same bytes once more.
-        fill.update(|state| state.front = state.front.max(end));
+    let behind = opened.ok().filter(|behind| behind.skipping() == 0 && fill.agrees(behind));
+    fill.update(|state| {
+        state.jump = None;
+        if behind.is_some() {
+            state.front = state.front.max(end);
+        }
+    });
+    if let Some(behind) = behind {
         *transfer = behind;
     }
     Ok(())
