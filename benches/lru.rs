@@ -4,7 +4,10 @@
 
 use divan::{Bencher, counter::ItemsCount};
 use forebay::{
-    cache::lru::{CompactKey, Key, LruIndex},
+    cache::{
+        Pool,
+        lru::{CompactKey, Key, LruIndex},
+    },
     oci::{Algorithm, Digest},
 };
 
@@ -13,7 +16,7 @@ fn main() {
 }
 
 fn key(number: usize) -> Key {
-    Key::Blob(Digest::of(Algorithm::Sha256, &number.to_le_bytes()))
+    Key::Blob(Pool::Open.id(&Digest::of(Algorithm::Sha256, &number.to_le_bytes())))
 }
 
 fn index(len: usize) -> LruIndex {

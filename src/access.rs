@@ -7,9 +7,13 @@
 
 pub mod config;
 mod htpasswd;
+mod proofs;
 mod verified;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -19,6 +23,7 @@ use tokio::sync::Semaphore;
 pub use self::{
     config::{Anonymous, Config},
     htpasswd::Error,
+    proofs::{Proofs, Subject},
 };
 use self::{htpasswd::Users, verified::Verified};
 
@@ -34,6 +39,8 @@ pub enum Identity {
     Anonymous,
     /// Named in the htpasswd file.
     User(Arc<str>),
+    /// Named by themselves, at an upstream that decides by what they showed.
+    Client(Arc<str>),
     /// Showed a certificate signed by the client CA.
     Certificate,
 }
@@ -129,6 +136,12 @@ impl AccessControl {
         }
     }
 
+    /// Whether passwords are taken on a connection: not in clear, unless it does not leave this machine or the operator
+    /// wants it so.
+    pub fn takes_passwords(&self, tls: bool, peer: IpAddr) -> bool {
+        tls || peer.to_canonical().is_loopback() || self.0.rules.load().config.allow_clear_login
+    }
+
     /// Whether there is anybody who could say who they are by a password.
     pub fn has_users(&self) -> bool {
         self.0.rules.load().users.is_some()
@@ -176,6 +189,12 @@ impl Rules {
         let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         verified.insert(&credentials.password, user);
     }
+}
+
+/// The user name and the password of Basic credentials, for an upstream to judge; `None` when they are no text.
+pub fn basic(authorization: &HeaderValue) -> Option<(String, String)> {
+    let Credentials { user, password } = Credentials::parse(authorization)?;
+    Some((user, String::from_utf8(password).ok()?))
 }
 
 /// What a client sent. It has no `Debug`, so that it is never logged.

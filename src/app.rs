@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access::{self, AccessControl},
+    access::{self, AccessControl, Proofs},
     admin::{self, Readiness},
     cache::{BlobCache, DiskStore, Images, ManifestCache, disk},
     config::Config,
@@ -26,7 +26,7 @@ use crate::{
     push::{Gone, KeyError, Seal},
     route::Routes,
     server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
-    upstream::{self, Context, SetupError, Upstream},
+    upstream::{self, AskerKey, Context, NoRandomness, SetupError, Upstream},
 };
 
 /// How long fills and other tasks may take to end once they are told to.
@@ -47,6 +47,8 @@ pub enum Error {
     PushKey(#[from] KeyError),
     #[error("server.tls")]
     Tls(#[from] TlsError),
+    #[error("clients cannot be told apart")]
+    Randomness(#[from] NoRandomness),
     #[error("cannot listen")]
     Listen(#[from] ListenError),
     #[error("cannot listen on the admin address {address}")]
@@ -59,7 +61,7 @@ impl Error {
     pub const fn is_configuration(&self) -> bool {
         match self {
             Self::Upstream { .. } | Self::Access(_) | Self::PushKey(_) | Self::Tls(_) => true,
-            Self::Metrics(_) | Self::Cache(_) | Self::Listen(_) | Self::Admin { .. } => false,
+            Self::Metrics(_) | Self::Cache(_) | Self::Randomness(_) | Self::Listen(_) | Self::Admin { .. } => false,
         }
     }
 }
@@ -112,6 +114,8 @@ impl App {
                 images.clone(),
             ),
             blobs: BlobCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone(), images),
+            proofs: Proofs::new(tasks.clone(), end.clone()),
+            asker_key: AskerKey::generate()?,
             gone: Gone::default(),
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),

@@ -95,9 +95,10 @@ fn compose(document: &Document<'_>, overrides: Overrides) -> Result<Config, Erro
     let server = server(document, file.server, overrides.listen)?;
     let admin = admin(document, file.admin, overrides.admin, &server)?;
     let cache = cache(document, file.cache, overrides.cache_dir, overrides.max_size)?;
-    let access = access(document, &file.access, &server)?;
+    let by_client = file.upstream.iter().any(|upstream| upstream.access == raw::Sharing::Client);
+    let access = access(document, &file.access, &server, by_client)?;
     let push = push(document, &file.push)?;
-    let upstreams = upstreams::read(document, file.upstream)?;
+    let upstreams = upstreams::read(document, file.upstream, &file.access)?;
     Ok(Config { server, admin, cache, access, push, upstreams })
 }
 
@@ -222,7 +223,12 @@ fn cache(
     })
 }
 
-fn access(document: &Document<'_>, raw: &raw::Access, server: &server::Config) -> Result<access::Config, Error> {
+fn access(
+    document: &Document<'_>,
+    raw: &raw::Access,
+    server: &server::Config,
+    by_client: bool,
+) -> Result<access::Config, Error> {
     let section = Key::new("access");
     let htpasswd = match &raw.htpasswd {
         Some(path) => Some(files::readable(document, &section.field("htpasswd"), path)?),
@@ -233,13 +239,14 @@ fn access(document: &Document<'_>, raw: &raw::Access, server: &server::Config) -
         raw::Anonymous::None => access::Anonymous::None,
     };
     let certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    if anonymous == access::Anonymous::None && htpasswd.is_none() && !certificates {
+    if anonymous == access::Anonymous::None && htpasswd.is_none() && !certificates && !by_client {
         return Err(document.error(
             &section.field("anonymous"),
-            "nobody could pull: with \"none\" there must be access.htpasswd or server.tls.client_ca",
+            "nobody could pull: with \"none\" there must be access.htpasswd, server.tls.client_ca or an upstream with \
+             access = \"client\"",
         ));
     }
-    Ok(access::Config { anonymous, htpasswd })
+    Ok(access::Config { anonymous, htpasswd, allow_clear_login: raw.allow_clear_login })
 }
 
 fn push(document: &Document<'_>, raw: &raw::Push) -> Result<push::Config, Error> {

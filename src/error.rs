@@ -42,6 +42,11 @@ pub enum Error {
     Unauthenticated,
     #[error("the upstream refuses access; the repository may be private or may not exist")]
     Denied,
+    /// Who asks it is not who it wants; where that was the client, it may be somebody else.
+    #[error("the upstream refuses access; the repository may be private or may not exist")]
+    Refused,
+    #[error("passwords are not taken over http: use https, or have the operator set access.allow_clear_login = true")]
+    ClearLogin,
     #[error(
         "changes at this upstream need a user of this mirror, and it has none: its operator has to set access.htpasswd"
     )]
@@ -85,7 +90,7 @@ impl Error {
             | Self::UploadUnknown
             | Self::NameUnknown => StatusCode::NOT_FOUND,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::Denied | Self::NoUsers => StatusCode::FORBIDDEN,
+            Self::Denied | Self::Refused | Self::ClearLogin | Self::NoUsers => StatusCode::FORBIDDEN,
             Self::Unsupported | Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ManifestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -107,7 +112,7 @@ impl Error {
             Self::BlobUnknown => ErrorCode::BlobUnknown,
             Self::UploadUnknown => ErrorCode::BlobUploadUnknown,
             Self::Unauthenticated => ErrorCode::Unauthorized,
-            Self::Denied | Self::NoUsers => ErrorCode::Denied,
+            Self::Denied | Self::Refused | Self::ClearLogin | Self::NoUsers => ErrorCode::Denied,
             Self::Rejected | Self::Unsupported | Self::MethodNotAllowed => ErrorCode::Unsupported,
             Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
@@ -147,6 +152,8 @@ impl Error {
             | Self::UploadUnknown
             | Self::NameUnknown
             | Self::Denied
+            | Self::Refused
+            | Self::ClearLogin
             | Self::NoUsers
             | Self::Rejected
             | Self::ManifestTooLarge
@@ -164,7 +171,8 @@ impl Error {
                 Operation::Blob => Self::BlobUnknown,
                 _ => Self::NameUnknown,
             },
-            ErrorKind::Unauthorized | ErrorKind::Denied => Self::Denied,
+            ErrorKind::Unauthorized => Self::Refused,
+            ErrorKind::Denied => Self::Denied,
             ErrorKind::TooManyRequests => Self::TooManyRequests { retry_after: error.retry_after },
             ErrorKind::Timeout => Self::UpstreamTimeout,
             ErrorKind::TooLarge => Self::ManifestTooLarge,
@@ -249,6 +257,8 @@ mod tests {
             (Error::NameUnknown, 404, "NAME_UNKNOWN"),
             (Error::Unauthenticated, 401, "UNAUTHORIZED"),
             (Error::Denied, 403, "DENIED"),
+            (Error::Refused, 403, "DENIED"),
+            (Error::ClearLogin, 403, "DENIED"),
             (Error::NoUsers, 403, "DENIED"),
             (Error::Unsupported, 405, "UNSUPPORTED"),
             (Error::MethodNotAllowed, 405, "UNSUPPORTED"),

@@ -78,7 +78,7 @@ pub async fn pass(
 
 /// Has the caches know of a change that was made.
 async fn note(push: Push<'_>, written: &Written, upstream: &Upstream, caches: Caches<'_>) {
-    let (upstream, repository) = (upstream.name(), push.repository);
+    let repository = push.repository;
     match push.write {
         Write::PutManifest(reference) => {
             caches.manifests.note_write();
@@ -93,10 +93,10 @@ async fn note(push: Push<'_>, written: &Written, upstream: &Upstream, caches: Ca
         Write::DeleteManifest(Reference::Digest(digest)) => {
             caches.manifests.forget_manifest(upstream, repository, digest).await;
         }
-        Write::DeleteBlob(digest) => caches.gone.note(upstream, repository, digest),
+        Write::DeleteBlob(digest) => caches.gone.note(upstream.name(), repository, digest),
         Write::Begin(_) | Write::Upload if written.is_created() => {
             if let Some(digest) = created(push.uri) {
-                caches.gone.forget(upstream, repository, &digest);
+                caches.gone.forget(upstream.name(), repository, &digest);
             }
         }
         Write::Begin(_) | Write::Upload | Write::NotAllowed => {}

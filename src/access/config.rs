@@ -8,6 +8,8 @@ pub struct Config {
     pub anonymous: Anonymous,
     /// bcrypt lines; present: these users may pull.
     pub htpasswd: Option<PathBuf>,
+    /// Passwords are taken over clear HTTP, too.
+    pub allow_clear_login: bool,
 }
 
 /// What somebody without credentials may do.

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BlobReader, Config, DiskStore, FileSlice, Images, ReadError, Source,
+    BlobReader, Config, ContentId, DiskStore, FileSlice, Images, ReadError, Source,
     disk::StoredBlob,
     fill::{FillError, Fills, Joined},
     prefetch::Prefetch,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     metrics::{Metrics, Outcome},
-    oci::{ByteRange, Digest, ResolvedRange},
+    oci::{ByteRange, ResolvedRange},
     upstream::{self, ErrorKind},
 };
 
@@ -86,8 +86,8 @@ impl BlobCache {
         if range.is_none() {
             self.prefetch.config_wanted(source);
         }
-        if !self.fills.has(&source.digest)
-            && let Some(blob) = self.stored(&source.digest).await
+        if !self.fills.has(&source.id())
+            && let Some(blob) = self.stored(&source.id()).await
         {
             return stored(blob, range);
         }
@@ -149,12 +149,12 @@ impl BlobCache {
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
     pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
-        if let Some(membership) = self.fills.find(&source.digest)
+        if let Some(membership) = self.fills.find(&source.id())
             && let Ok(Some(total)) = membership.fill().head().await
         {
             return Ok(BlobSize { total: Some(total), outcome: Outcome::Joined });
         }
-        if let Some(blob) = self.stored(&source.digest).await {
+        if let Some(blob) = self.stored(&source.id()).await {
             return Ok(BlobSize { total: Some(blob.len), outcome: Outcome::Hit });
         }
         let head = source.upstream.head_blob(&source.repository, &source.digest).await.map_err(BlobError::Upstream)?;
@@ -162,11 +162,11 @@ impl BlobCache {
     }
 
     /// A disk that cannot be read turns caching off, not pulling.
-    async fn stored(&self, digest: &Digest) -> Option<StoredBlob> {
-        match self.store.open_blob(digest).await {
+    async fn stored(&self, id: &ContentId) -> Option<StoredBlob> {
+        match self.store.open_blob(id).await {
             Ok(blob) => blob,
             Err(error) => {
-                tracing::error!(%error, %digest, "cannot read a cached blob");
+                tracing::error!(%error, digest = %id.digest, "cannot read a cached blob");
                 None
             }
         }

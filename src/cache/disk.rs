@@ -4,6 +4,7 @@
 //! blobs/sha256/ab/abcd…               verified content, named by its digest; mtime is the last use
 //! manifests/sha256/ab/abcd…           media type, a line end, the manifest's bytes
 //! tags/<upstream>/<repository>/<tag>@<accept class>   digest, media type, when it was last confirmed
+//! clients/{blobs,manifests,tags}/…    the same of upstreams whose clients' own credentials decide
 //! tmp/…                               bytes in flight, and what broken fills left to go on with
 //! lock                                held while a forebay uses the directory
 //! ```
@@ -35,7 +36,7 @@ pub use self::{
     temp::{Name as TempName, TempBlob, write_all_at},
 };
 use super::{
-    Config,
+    Config, ContentId, Pool,
     lru::{BLOCK, Key, LruIndex},
     recency::{LastUse, Uses},
 };
@@ -136,15 +137,15 @@ impl DiskStore {
     }
 
     /// Whether a blob is cached, as far as is known.
-    pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.index().contains(&Key::Blob(digest.clone()))
+    pub fn has_blob(&self, id: &ContentId) -> bool {
+        self.index().contains(&Key::Blob(id.clone()))
     }
 
     /// Opens a verified blob and notes its use; `None` when it is not cached.
     ///
     /// A file that was deleted or cut by hand is a miss, not an error.
-    pub async fn open_blob(&self, digest: &Digest) -> io::Result<Option<StoredBlob>> {
-        let key = Key::Blob(digest.clone());
+    pub async fn open_blob(&self, id: &ContentId) -> io::Result<Option<StoredBlob>> {
+        let key = Key::Blob(id.clone());
         // Most misses end here, without a thread being asked.
         if self.is_scanned() && !self.index().contains(&key) {
             return Ok(None);
@@ -251,14 +252,14 @@ impl DiskStore {
         {
             tracing::error!(path = %path.display(), %error, "cannot remove a file of the cache");
         }
-        if matches!(key, Key::Tag(_)) {
-            self.prune_directories(&path);
+        if let Key::Tag(tag) = key {
+            self.prune_directories(tag.pool, &path);
         }
     }
 
     /// Removes the directories of repositories without tags, up to `tags/` itself.
-    fn prune_directories(&self, path: &Path) {
-        let top = self.0.root.join("tags");
+    fn prune_directories(&self, pool: Pool, path: &Path) {
+        let top = self.folder(pool, "tags");
         for directory in path.ancestors().skip(1).take_while(|directory| **directory != top) {
             if std::fs::remove_dir(directory).is_err() {
                 break;
@@ -268,12 +269,19 @@ impl DiskStore {
     }
 
     fn path(&self, key: &Key) -> PathBuf {
-        let root = &self.0.root;
         match key {
-            Key::Blob(digest) => sharded(root.join("blobs"), digest),
-            Key::Manifest(digest) => sharded(root.join("manifests"), digest),
-            Key::Tag(tag) => root.join("tags").join(tag.path()),
-            Key::Partial(digest) => root.join("tmp").join(temp::name(digest, false)),
+            Key::Blob(id) => sharded(self.folder(id.pool, "blobs"), &id.digest),
+            Key::Manifest(id) => sharded(self.folder(id.pool, "manifests"), &id.digest),
+            Key::Tag(tag) => self.folder(tag.pool, "tags").join(tag.path()),
+            Key::Partial(id) => self.0.root.join("tmp").join(temp::name(id, false)),
+        }
+    }
+
+    /// Where a pool has its objects of one kind.
+    fn folder(&self, pool: Pool, kind: &str) -> PathBuf {
+        match pool {
+            Pool::Open => self.0.root.join(kind),
+            Pool::Clients => self.0.root.join("clients").join(kind),
         }
     }
 

@@ -7,7 +7,7 @@
 use lru::LruCache;
 
 use crate::{
-    cache::tag_record::TagKey,
+    cache::{ContentId, Pool, tag_record::TagKey},
     metrics::CacheKind,
     oci::{Algorithm, Digest, sha256_of_hex},
 };
@@ -18,11 +18,11 @@ pub const BLOCK: u64 = 4096;
 /// One object on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    Blob(Digest),
-    Manifest(Digest),
+    Blob(ContentId),
+    Manifest(ContentId),
     Tag(TagKey),
     /// What a broken fill left in `tmp/`, for the next fill of this blob to go on with.
-    Partial(Digest),
+    Partial(ContentId),
 }
 
 impl Key {
@@ -42,46 +42,46 @@ pub struct CompactKey(Compact);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Compact {
-    Blob([u8; 32]),
-    Manifest([u8; 32]),
-    Partial([u8; 32]),
+    Blob(Pool, [u8; 32]),
+    Manifest(Pool, [u8; 32]),
+    Partial(Pool, [u8; 32]),
     /// Tags, and digests of other algorithms: there are few of them.
     Other(Box<Key>),
 }
 
 impl CompactKey {
     /// Of a file below `blobs/` or `manifests/`, by its name; `None` when it is no digest's.
-    pub fn of_file(kind: CacheKind, algorithm: Algorithm, name: &str) -> Option<Self> {
+    pub fn of_file(pool: Pool, kind: CacheKind, algorithm: Algorithm, name: &str) -> Option<Self> {
         if algorithm == Algorithm::Sha256 {
             let hash = sha256_of_hex(name)?;
             match kind {
-                CacheKind::Blob => return Some(Self(Compact::Blob(hash))),
-                CacheKind::Manifest => return Some(Self(Compact::Manifest(hash))),
+                CacheKind::Blob => return Some(Self(Compact::Blob(pool, hash))),
+                CacheKind::Manifest => return Some(Self(Compact::Manifest(pool, hash))),
                 CacheKind::Tag | CacheKind::Partial => return None,
             }
         }
         let digest: Digest = format!("{}:{name}", algorithm.as_str()).parse().ok()?;
         match kind {
-            CacheKind::Blob => Some(Self::from(&Key::Blob(digest))),
-            CacheKind::Manifest => Some(Self::from(&Key::Manifest(digest))),
+            CacheKind::Blob => Some(Self::from(&Key::Blob(pool.id(&digest)))),
+            CacheKind::Manifest => Some(Self::from(&Key::Manifest(pool.id(&digest)))),
             CacheKind::Tag | CacheKind::Partial => None,
         }
     }
 
     fn kind(&self) -> CacheKind {
         match &self.0 {
-            Compact::Blob(_) => CacheKind::Blob,
-            Compact::Manifest(_) => CacheKind::Manifest,
-            Compact::Partial(_) => CacheKind::Partial,
+            Compact::Blob(..) => CacheKind::Blob,
+            Compact::Manifest(..) => CacheKind::Manifest,
+            Compact::Partial(..) => CacheKind::Partial,
             Compact::Other(key) => key.kind(),
         }
     }
 
     fn key(&self) -> Key {
         match &self.0 {
-            Compact::Blob(hash) => Key::Blob(Digest::from_sha256(hash)),
-            Compact::Manifest(hash) => Key::Manifest(Digest::from_sha256(hash)),
-            Compact::Partial(hash) => Key::Partial(Digest::from_sha256(hash)),
+            Compact::Blob(pool, hash) => Key::Blob(pool.id(&Digest::from_sha256(hash))),
+            Compact::Manifest(pool, hash) => Key::Manifest(pool.id(&Digest::from_sha256(hash))),
+            Compact::Partial(pool, hash) => Key::Partial(pool.id(&Digest::from_sha256(hash))),
             Compact::Other(key) => Key::clone(key),
         }
     }
@@ -90,9 +90,9 @@ impl CompactKey {
 impl From<&Key> for CompactKey {
     fn from(key: &Key) -> Self {
         let compact = match key {
-            Key::Blob(digest) => digest.sha256().map(Compact::Blob),
-            Key::Manifest(digest) => digest.sha256().map(Compact::Manifest),
-            Key::Partial(digest) => digest.sha256().map(Compact::Partial),
+            Key::Blob(id) => id.digest.sha256().map(|hash| Compact::Blob(id.pool, hash)),
+            Key::Manifest(id) => id.digest.sha256().map(|hash| Compact::Manifest(id.pool, hash)),
+            Key::Partial(id) => id.digest.sha256().map(|hash| Compact::Partial(id.pool, hash)),
             Key::Tag(_) => None,
         };
         Self(compact.unwrap_or_else(|| Compact::Other(Box::new(key.clone()))))
@@ -314,7 +314,7 @@ mod tests {
     use crate::oci::Algorithm;
 
     fn blob(number: u8) -> Key {
-        Key::Blob(Digest::of(Algorithm::Sha256, &[number]))
+        Key::Blob(Pool::Open.id(&Digest::of(Algorithm::Sha256, &[number])))
     }
 
     const PLENTY: u64 = u64::MAX / 4;
@@ -375,23 +375,20 @@ mod tests {
 
     #[test]
     fn every_key_is_held_as_it_is() {
-        let tag = TagKey::from_path(std::path::Path::new("docker.io/library/alpine/3@80")).unwrap();
-        for algorithm in Algorithm::ALL {
+        let tag = TagKey::from_path(Pool::Open, std::path::Path::new("docker.io/library/alpine/3@80")).unwrap();
+        for (algorithm, pool) in Algorithm::ALL.into_iter().zip(Pool::ALL.into_iter().rev().cycle()) {
             let digest = Digest::of(algorithm, b"content");
-            let keys = [
-                Key::Blob(digest.clone()),
-                Key::Manifest(digest.clone()),
-                Key::Partial(digest.clone()),
-                Key::Tag(tag.clone()),
-            ];
+            let id = pool.id(&digest);
+            let keys =
+                [Key::Blob(id.clone()), Key::Manifest(id.clone()), Key::Partial(id.clone()), Key::Tag(tag.clone())];
             for key in keys {
                 let compact = CompactKey::from(&key);
                 assert_eq!((compact.key(), compact.kind()), (key.clone(), key.kind()));
             }
             for (kind, key) in
-                [(CacheKind::Blob, Key::Blob(digest.clone())), (CacheKind::Manifest, Key::Manifest(digest.clone()))]
+                [(CacheKind::Blob, Key::Blob(id.clone())), (CacheKind::Manifest, Key::Manifest(id.clone()))]
             {
-                let of = |name: &str| CompactKey::of_file(kind, algorithm, name);
+                let of = |name: &str| CompactKey::of_file(pool, kind, algorithm, name);
                 assert_eq!(of(digest.hex()), Some(CompactKey::from(&key)));
                 for name in
                     ["", "lock", &digest.hex()[1..], &digest.hex().to_uppercase(), &format!("{}0", digest.hex())]

@@ -24,7 +24,7 @@ pub use self::{
     question::Wanted,
 };
 use super::{
-    Config, DiskStore, Images,
+    Config, ContentId, DiskStore, Images, Pool,
     flights::Flights,
     freshness::Freshness,
     lru::Key,
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     metrics::{Metrics, Outcome},
     oci::{Accept, Digest, MediaTypeKind, Reference, Repository, Tag},
-    upstream::ErrorKind,
+    upstream::{ErrorKind, Upstream},
 };
 
 /// How long a client waits for the upstream when there is a stale answer at hand.
@@ -49,7 +49,7 @@ struct Shared {
     store: DiskStore,
     writer: Writer,
     metrics: Metrics,
-    contents: moka::sync::Cache<Digest, Arc<Content>>,
+    contents: moka::sync::Cache<ContentId, Arc<Content>>,
     tags: TagRecords,
     missing: moka::sync::Cache<Question, ()>,
     questions: Flights<Question, Result<Answer, ManifestError>>,
@@ -98,21 +98,25 @@ impl ManifestCache {
     /// The manifest a reference means, when it is in memory and can be served at once. Waits for nothing.
     pub fn at_hand(
         &self,
-        upstream: &Arc<str>,
+        upstream: &Upstream,
         repository: &Repository,
         reference: &Reference,
         accept: &Accept,
     ) -> Option<ServedManifest> {
+        let pool = Pool::of(upstream);
         let content = match reference {
-            Reference::Digest(digest) => self.in_memory(digest).filter(|content| accept.allows(&content.media_type))?,
+            Reference::Digest(digest) => {
+                self.in_memory(&pool.id(digest)).filter(|content| accept.allows(&content.media_type))?
+            }
             Reference::Tag(tag) => {
                 let key = TagKey {
-                    upstream: upstream.clone(),
+                    pool,
+                    upstream: upstream.name().clone(),
                     repository: repository.clone(),
                     tag: tag.clone(),
                     class: accept.class(),
                 };
-                self.in_memory(&self.0.tags.fresh_in_memory(&key)?.digest)?
+                self.in_memory(&pool.id(&self.0.tags.fresh_in_memory(&key)?.digest))?
             }
         };
         Some(ServedManifest { content, outcome: Outcome::Hit })
@@ -255,19 +259,20 @@ impl ManifestCache {
         best
     }
 
-    fn in_memory(&self, digest: &Digest) -> Option<Arc<Content>> {
-        let content = self.0.contents.get(digest)?;
+    fn in_memory(&self, id: &ContentId) -> Option<Arc<Content>> {
+        let content = self.0.contents.get(id)?;
         // What is in use in memory is in use: it must not be the first to go from the disk.
-        self.0.store.note_use(&content.used, || Key::Manifest(digest.clone()));
+        self.0.store.note_use(&content.used, || Key::Manifest(id.clone()));
         Some(content)
     }
 
     /// A manifest in memory or on disk.
     async fn cached(&self, wanted: &Wanted, digest: &Digest) -> Option<Arc<Content>> {
-        if let Some(content) = self.in_memory(digest) {
+        let id = wanted.pool().id(digest);
+        if let Some(content) = self.in_memory(&id) {
             return Some(content);
         }
-        let key = Key::Manifest(digest.clone());
+        let key = Key::Manifest(id.clone());
         let bytes = match self.0.store.read(key.clone(), Content::MAX_FILE_LEN).await {
             Ok(bytes) => bytes?,
             Err(error) => {
@@ -279,7 +284,7 @@ impl ManifestCache {
             Some(content) => {
                 let content = Arc::new(content);
                 self.0.images.recall(wanted.upstream.name(), &wanted.repository, &content);
-                self.0.contents.insert(digest.clone(), content.clone());
+                self.0.contents.insert(id, content.clone());
                 Some(content)
             }
             None => {
@@ -300,6 +305,7 @@ impl ManifestCache {
     ) -> Result<(Answer, Outcome), ManifestError> {
         let question = Question {
             upstream: wanted.upstream.name().clone(),
+            asker: wanted.upstream.asker(),
             repository: wanted.repository.clone(),
             reference: reference.clone(),
             class: wanted.accept.class(),
@@ -410,9 +416,9 @@ impl ManifestCache {
     async fn keep(&self, wanted: &Wanted, content: Content) -> Arc<Content> {
         let content = Arc::new(content);
         self.0.images.note(wanted.upstream.name(), &wanted.repository, &content);
-        let key = Key::Manifest(content.digest.clone());
-        self.0.contents.insert(content.digest.clone(), content.clone());
-        self.0.writer.write(key, content.encode()).await;
+        let id = wanted.pool().id(&content.digest);
+        self.0.contents.insert(id.clone(), content.clone());
+        self.0.writer.write(Key::Manifest(id), content.encode()).await;
         content
     }
 }

@@ -16,6 +16,7 @@ pub mod flights;
 pub mod freshness;
 pub mod lru;
 pub mod manifests;
+pub mod pool;
 pub mod prefetch;
 pub mod reader;
 pub mod recency;
@@ -29,6 +30,7 @@ pub use self::{
     config::Config,
     disk::{DiskStore, Pin},
     manifests::{ManifestCache, ManifestError, Wanted},
+    pool::{ContentId, Pool},
     prefetch::Images,
     reader::{BlobReader, FileSlice, Piece, ReadError},
     source::Source,

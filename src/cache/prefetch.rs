@@ -21,7 +21,7 @@ use moka::policy::EvictionPolicy;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    Config, DiskStore, Source,
+    Config, DiskStore, Pool, Source,
     fill::{Fill, FillError, Fills},
     manifests::Content,
 };
@@ -205,8 +205,9 @@ impl Prefetch {
         if !self.0.begun.entry(image).or_insert(()).is_fresh() {
             return;
         }
+        let pool = Pool::of(&source.upstream);
         let missing: Vec<Layer> =
-            layers.iter().filter(|layer| !self.0.store.has_blob(&layer.digest)).cloned().collect();
+            layers.iter().filter(|layer| !self.0.store.has_blob(&pool.id(&layer.digest))).cloned().collect();
         let bytes = missing.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
         if missing.is_empty() || bytes > self.0.most_bytes {
             return;
@@ -236,7 +237,7 @@ impl Prefetch {
             // Nobody closes them. The upstream's comes first: who waits for it is in no other upstream's way.
             let Ok(_turn) = turns.layers.acquire().await else { return };
             let Ok(_turn_of_all) = self.0.at_once.acquire().await else { return };
-            if over.load(Ordering::Relaxed) || self.0.store.has_blob(&layer.digest) {
+            if over.load(Ordering::Relaxed) || self.0.store.has_blob(&Pool::of(&config.upstream).id(&layer.digest)) {
                 return;
             }
             let source = Source { digest: layer.digest.clone(), ..config.clone() };

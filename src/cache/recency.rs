@@ -49,11 +49,14 @@ impl Uses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Algorithm, Digest};
+    use crate::{
+        cache::Pool,
+        oci::{Algorithm, Digest},
+    };
 
     #[test]
     fn each_is_told_once_between_two_tellings() {
-        let key = |number: u8| Key::Manifest(Digest::of(Algorithm::Sha256, &[number]));
+        let key = |number: u8| Key::Manifest(Pool::Open.id(&Digest::of(Algorithm::Sha256, &[number])));
         let (uses, first, second) = (Uses::default(), LastUse::default(), LastUse::default());
         for _ in 0..2 {
             assert_eq!(uses.note(&second, || key(2)), Some(key(2)));

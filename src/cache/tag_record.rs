@@ -8,12 +8,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::pool::Pool;
 use crate::oci::{AcceptClass, Digest, MediaType, Repository, Tag};
 
 /// A tag of one upstream, as clients of one kind see it: an old registry converts what it serves to what the
 /// client says it accepts, so one tag can mean several manifests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TagKey {
+    pub pool: Pool,
     pub upstream: Arc<str>,
     pub repository: Repository,
     pub tag: Tag,
@@ -21,7 +23,7 @@ pub struct TagKey {
 }
 
 impl TagKey {
-    /// The path below `tags/`. No name contains `@`, so no tag's file is in the way of a repository's directory.
+    /// The path below its pool's `tags/`. No name contains `@`, so no tag's file is in the way of a repository's directory.
     pub fn path(&self) -> PathBuf {
         let mut path = PathBuf::from(&*self.upstream);
         path.push(self.repository.as_str());
@@ -29,12 +31,13 @@ impl TagKey {
         path
     }
 
-    /// The tag whose file has this path below `tags/`.
-    pub fn from_path(path: &Path) -> Option<Self> {
+    /// The tag whose file has this path below the `tags/` of a pool.
+    pub fn from_path(pool: Pool, path: &Path) -> Option<Self> {
         let (upstream, rest) = path.to_str()?.split_once('/')?;
         let (repository, file) = rest.rsplit_once('/')?;
         let (tag, class) = file.split_once('@')?;
         Some(Self {
+            pool,
             upstream: upstream.into(),
             repository: repository.parse().ok()?,
             tag: tag.parse().ok()?,
@@ -113,6 +116,7 @@ mod tests {
 
     fn key(upstream: &str, repository: &str, tag: &str, accept: &str) -> TagKey {
         TagKey {
+            pool: Pool::Open,
             upstream: upstream.into(),
             repository: repository.parse().unwrap(),
             tag: tag.parse().unwrap(),
@@ -128,7 +132,7 @@ mod tests {
             key("[::1]:5000", "a", "_", "application/vnd.oci.image.index.v1+json"),
         ] {
             let path = key.path();
-            assert_eq!(TagKey::from_path(&path), Some(key), "{}", path.display());
+            assert_eq!(TagKey::from_path(Pool::Open, &path), Some(key), "{}", path.display());
         }
     }
 
@@ -150,7 +154,7 @@ mod tests {
             "docker.io/a/1@80@80",
             "docker.io/a/.1@80",
         ] {
-            assert_eq!(TagKey::from_path(Path::new(path)), None, "{path}");
+            assert_eq!(TagKey::from_path(Pool::Open, Path::new(path)), None, "{path}");
         }
     }
 

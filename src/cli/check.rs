@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use forebay::{app, upstream::Upstream};
+use forebay::{
+    app,
+    upstream::{self, ErrorKind, Upstream},
+};
 use tokio::runtime::Runtime;
 
 use super::{ConfigArguments, Failure};
@@ -27,13 +30,19 @@ fn ping(upstreams: Vec<Upstream>) -> anyhow::Result<()> {
     let failed = Runtime::new().context("cannot start the runtime")?.block_on(async {
         let pings: Vec<_> = upstreams
             .into_iter()
-            .map(|upstream| (upstream.name().clone(), tokio::spawn(async move { upstream.ping().await })))
+            .map(|upstream| {
+                let (name, by_client) = (upstream.name().clone(), upstream.decides_by_client());
+                (name, by_client, tokio::spawn(async move { upstream.ping().await }))
+            })
             .collect();
         let mut failed = 0;
-        for (name, ping) in pings {
+        for (name, by_client, ping) in pings {
             let answer = ping.await.map_err(anyhow::Error::from).and_then(|answer| Ok(answer?));
             match answer {
                 Ok(()) => say(&format!("{name}: ok")),
+                Err(error) if by_client && is_refusal(&error) => {
+                    say(&format!("{name}: ok, and wants to know who its clients are"));
+                }
                 Err(error) => {
                     failed += 1;
                     say(&format!("{name}: failed: {error:#}"));
@@ -44,6 +53,11 @@ fn ping(upstreams: Vec<Upstream>) -> anyhow::Result<()> {
     });
     anyhow::ensure!(failed == 0, "{failed} of {total} upstreams failed");
     Ok(())
+}
+
+/// Asked in nobody's name, an upstream that its clients' credentials decide about may well say no.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<upstream::Error>().is_some_and(|error| error.kind == ErrorKind::Unauthorized)
 }
 
 /// A reader that went away (`forebay check | head -1`) is no failure of the check.

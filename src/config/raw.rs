@@ -93,11 +93,26 @@ impl Default for Cache {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Access {
     pub anonymous: Anonymous,
     pub htpasswd: Option<PathBuf>,
+    pub allow_clear_login: bool,
+    pub access_ttl: Period,
+    pub access_grace: Period,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            anonymous: Anonymous::default(),
+            htpasswd: None,
+            allow_clear_login: false,
+            access_ttl: Period(Duration::from_secs(60)),
+            access_grace: Period(Duration::from_secs(60 * 60)),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -132,6 +147,8 @@ pub struct Upstream {
     pub docker_config: Option<PathBuf>,
     #[serde(default)]
     pub access: Sharing,
+    pub access_ttl: Option<Period>,
+    pub access_grace: Option<Period>,
     #[serde(default)]
     pub push: bool,
     #[serde(default = "connections")]
@@ -168,6 +185,8 @@ impl Upstream {
             credential_helper: None,
             docker_config: None,
             access: Sharing::default(),
+            access_ttl: None,
+            access_grace: None,
             push: false,
             connections: connections(),
         }

@@ -6,7 +6,7 @@ use url::{Host, Url};
 
 use crate::{
     route::HostPattern,
-    upstream::{Config, CredentialSource},
+    upstream::{Access, Config, CredentialSource},
 };
 
 use super::{
@@ -26,14 +26,18 @@ const MOST_CONNECTIONS: usize = 16;
 ///
 /// # Errors
 /// The first section that makes no sense, alone or beside the others.
-pub fn read(document: &Document<'_>, mut sections: Vec<raw::Upstream>) -> Result<Vec<Config>, Error> {
+pub fn read(
+    document: &Document<'_>,
+    mut sections: Vec<raw::Upstream>,
+    defaults: &raw::Access,
+) -> Result<Vec<Config>, Error> {
     if sections.is_empty() {
         sections = registries::WELL_KNOWN.iter().map(|registry| raw::Upstream::named(registry.name)).collect();
     }
     let some_default = sections.iter().any(|section| section.default == Some(true));
     let mut upstreams = Vec::with_capacity(sections.len());
     for (index, section) in sections.into_iter().enumerate() {
-        upstreams.push(Reader { document, key: key(index) }.read(section, some_default)?);
+        upstreams.push(Reader { document, key: key(index), defaults }.read(section, some_default)?);
     }
     check_unique(document, &upstreams)?;
     Ok(upstreams)
@@ -47,18 +51,14 @@ fn key(index: usize) -> Key {
 struct Reader<'a> {
     document: &'a Document<'a>,
     key: Key,
+    /// What holds where the section says nothing.
+    defaults: &'a raw::Access,
 }
 
 impl Reader<'_> {
     fn read(&self, section: raw::Upstream, some_default: bool) -> Result<Config, Error> {
-        if section.access == raw::Sharing::Client {
-            return Err(self.error(
-                "access",
-                "\"client\" is not in this version yet: forebay asks with its own credentials only; \
-                 write \"shared\" or leave the key out",
-            ));
-        }
         let credential = self.credential(&section)?;
+        let access = self.access(&section, &credential)?;
         let connections =
             usize::try_from(section.connections).ok().filter(|given| (1..=MOST_CONNECTIONS).contains(given));
         let Some(connections) = connections else {
@@ -101,6 +101,7 @@ impl Reader<'_> {
                 None => None,
             },
             credential,
+            access,
             connections,
             push: section.push,
             name,
@@ -185,6 +186,31 @@ impl Reader<'_> {
             return refuse("must not have /v2 in it; forebay adds it".to_owned());
         }
         Ok(url)
+    }
+
+    fn access(&self, section: &raw::Upstream, credential: &CredentialSource) -> Result<Access, Error> {
+        let (ttl, grace) = (section.access_ttl, section.access_grace);
+        if section.access == raw::Sharing::Shared {
+            let given = [("access_ttl", ttl.is_some()), ("access_grace", grace.is_some())];
+            return match given.iter().find(|(_, is_given)| *is_given) {
+                Some((key, _)) => Err(self.error(key, "needs access = \"client\" beside it")),
+                None => Ok(Access::Shared),
+            };
+        }
+        if *credential != CredentialSource::Anonymous {
+            return Err(self.error(
+                "access",
+                "with \"client\" only the client's own credentials are used; remove those of this upstream, or write \"shared\"",
+            ));
+        }
+        let (ttl, grace) = (ttl.unwrap_or(self.defaults.access_ttl).0, grace.unwrap_or(self.defaults.access_grace).0);
+        if grace < ttl {
+            let key = if section.access_grace.is_some() { "access_grace" } else { "access_ttl" };
+            return Err(
+                self.error(key, "access_grace must be at least access_ttl: it is how long a yes holds in an outage")
+            );
+        }
+        Ok(Access::Client { ttl, grace })
     }
 
     fn credential(&self, section: &raw::Upstream) -> Result<CredentialSource, Error> {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstream::{Config, CredentialSource};
+use crate::upstream::{Access, Config, CredentialSource};
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -18,6 +18,7 @@ fn upstream(name: &str, url: &str, aliases: &[&str], hosts: &[&str]) -> Config {
         realms: Vec::new(),
         ca: None,
         credential: CredentialSource::Anonymous,
+        access: Access::Shared,
         connections: 1,
         push: false,
     }

@@ -20,7 +20,7 @@ use super::{
     response,
 };
 use crate::{
-    access::{AccessControl, Identity},
+    access::{self, AccessControl, Identity, Proofs, Subject},
     cache::{BlobCache, ManifestCache, Source, Wanted, blobs::BlobSize},
     chain::Chain,
     error::Error,
@@ -28,7 +28,7 @@ use crate::{
     oci::{Accept, Digest, Reference, Repository},
     push::{self, Caches, Gone, Push, Seal},
     route::{Operation, Route, Routes, Target},
-    upstream::{BlobHead, Content, ErrorKind, Upstream},
+    upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Upstream},
 };
 
 /// The upstreams and how requests find them; replaced as one on reload.
@@ -43,6 +43,9 @@ pub struct Table {
 pub struct Handler {
     pub table: ArcSwap<Table>,
     pub access: ArcSwap<AccessControl>,
+    /// What upstreams said of their clients.
+    pub proofs: Proofs,
+    pub asker_key: AskerKey,
     pub manifests: ManifestCache,
     pub blobs: BlobCache,
     /// Blobs that were deleted through us.
@@ -102,8 +105,22 @@ impl Handler {
         facts: &mut Facts,
         namespace: &mut Option<String>,
     ) -> Result<Response<Body>, Error> {
+        let answered = self.admit_and_answer(asked, body, facts, namespace).await;
+        answered.map_err(|error| match error {
+            Error::Unauthenticated if !self.takes_passwords(asked) => Error::ClearLogin,
+            error => error,
+        })
+    }
+
+    async fn admit_and_answer(
+        &self,
+        asked: Asked<'_>,
+        body: Incoming,
+        facts: &mut Facts,
+        namespace: &mut Option<String>,
+    ) -> Result<Response<Body>, Error> {
         self.refuse_loop(asked.headers)?;
-        let (routed, upstream) = {
+        let (routed, mut upstream) = {
             let table = self.table.load();
             let routed = table.routes.resolve(asked.target());
             let upstream = routed.as_ref().ok().and_then(|route| table.upstreams.get(&route.upstream));
@@ -121,23 +138,83 @@ impl Handler {
         let certificate = asked.connection.client_certificate;
         let identity = match authorization {
             None => self.access.load().check_without(certificate)?,
-            Some(authorization) => {
-                let access = self.access.load_full();
-                Box::pin(async move { access.check(Some(authorization), certificate).await }).await?
-            }
+            Some(_) if !self.takes_passwords(asked) => return Err(Error::ClearLogin),
+            Some(authorization) => match upstream.as_mut().filter(|upstream| upstream.decides_by_client()) {
+                Some(upstream) => self.on_behalf_of_client(upstream, authorization)?,
+                None => {
+                    let access = self.access.load_full();
+                    Box::pin(async move { access.check(Some(authorization), certificate).await }).await?
+                }
+            },
         };
-        if let Identity::User(name) = &identity {
+        if let Identity::User(name) | Identity::Client(name) = &identity {
             facts.user = Some(name.clone());
         }
         let route = routed?;
+        if upstream.as_ref().is_some_and(Upstream::decides_by_client) {
+            let served = Box::pin(self.serve_by_client(asked, body, route, upstream, &identity, facts)).await;
+            // It is for the client to say who else it could be.
+            return served
+                .map_err(|error| if matches!(error, Error::Refused) { Error::Unauthenticated } else { error });
+        }
+        self.serve_shared(asked, body, route, upstream, &identity, facts).await
+    }
+
+    /// Passes on what the client shows of itself to an upstream that decides by it.
+    fn on_behalf_of_client(&self, upstream: &mut Upstream, authorization: &HeaderValue) -> Result<Identity, Error> {
+        let (username, password) = access::basic(authorization).ok_or(Error::Unauthenticated)?;
+        let name = Arc::from(username.as_str());
+        *upstream = upstream.as_client(Some(self.asker_key.credential(username, password)));
+        Ok(Identity::Client(name))
+    }
+
+    fn takes_passwords(&self, asked: Asked<'_>) -> bool {
+        self.access.load().takes_passwords(asked.connection.tls, asked.connection.peer.ip())
+    }
+
+    /// Serves what an upstream says this client may have.
+    async fn serve_by_client(
+        &self,
+        asked: Asked<'_>,
+        body: Incoming,
+        route: Route,
+        upstream: Option<Upstream>,
+        identity: &Identity,
+        facts: &mut Facts,
+    ) -> Result<Response<Body>, Error> {
+        let subject = match &route.operation {
+            Operation::Manifest(reference) => {
+                Some(Subject::Manifest(reference.clone(), Accept::from_headers(asked.headers)))
+            }
+            Operation::Blob(digest) => Some(Subject::Blob(digest.clone())),
+            Operation::Base | Operation::Tags | Operation::Referrers(_) | Operation::Catalog | Operation::Write(_) => {
+                None
+            }
+        };
+        if let (Some(subject), Some(upstream), Some(repository)) = (&subject, &upstream, &route.repository) {
+            let label = route.operation.label();
+            self.proofs.admit(upstream, repository, subject).await.map_err(|error| facts.refused(label, &error))?;
+        }
+        self.serve_shared(asked, body, route, upstream, identity, facts).await
+    }
+
+    async fn serve_shared(
+        &self,
+        asked: Asked<'_>,
+        body: Incoming,
+        route: Route,
+        upstream: Option<Upstream>,
+        identity: &Identity,
+        facts: &mut Facts,
+    ) -> Result<Response<Body>, Error> {
         if let Some(response) = self.manifest_at_hand(asked, &route, upstream.as_ref(), facts) {
             return Ok(response);
         }
         // On the heap, so that the future of every request is no larger than that of a hit.
         if matches!(route.operation, Operation::Write(_)) {
-            return Box::pin(self.push(asked, body, route, upstream, &identity, facts)).await;
+            return Box::pin(self.push(asked, body, route, upstream, identity, facts)).await;
         }
-        Box::pin(self.serve(asked, route, upstream, &identity, facts)).await
+        Box::pin(self.serve(asked, route, upstream, identity, facts)).await
     }
 
     /// Passes a change on, when the upstream takes any and this client may make it.
@@ -178,7 +255,24 @@ impl Handler {
 
     /// Clients learn here whether to say who they are. Where a push needs it, they are asked; not elsewhere, since some
     /// would send what they have for another registry.
-    fn base(&self, upstream: Option<&Upstream>, identity: &Identity) -> Result<Response<Body>, Error> {
+    async fn base(
+        &self,
+        asked: Asked<'_>,
+        upstream: Option<&Upstream>,
+        identity: &Identity,
+        facts: &mut Facts,
+    ) -> Result<Response<Body>, Error> {
+        if let Some(upstream) = upstream.filter(|upstream| upstream.decides_by_client()) {
+            match identity {
+                Identity::Client(_) => {
+                    self.proofs.log_in(upstream).await.map_err(|error| facts.refused(Label::Base, &error))?;
+                }
+                // Where a password would not be taken it is not asked for: what is open to all can still be had.
+                _ if self.takes_passwords(asked) => return Err(Error::Unauthenticated),
+                _ => {}
+            }
+            return Ok(response::base());
+        }
         let wants_user =
             upstream.is_some_and(|upstream| upstream.allows_push() && push::needs_user(upstream.has_credentials()));
         if wants_user && *identity == Identity::Anonymous && self.access.load().has_users() {
@@ -198,7 +292,7 @@ impl Handler {
         let Operation::Manifest(reference) = &route.operation else { return None };
         let upstream = upstream.filter(|upstream| !wants_proof(asked, upstream, reference))?;
         let accept = Accept::from_headers(asked.headers);
-        let served = self.manifests.at_hand(upstream.name(), route.repository.as_ref()?, reference, &accept)?;
+        let served = self.manifests.at_hand(upstream, route.repository.as_ref()?, reference, &accept)?;
         facts.outcome = served.outcome;
         Some(unless_known(asked, &served.content.digest, facts).unwrap_or_else(|| response::manifest(&served)))
     }
@@ -213,7 +307,7 @@ impl Handler {
     ) -> Result<Response<Body>, Error> {
         let label = route.operation.label();
         match (route.operation, upstream, route.repository) {
-            (Operation::Base, upstream, _) => self.base(upstream.as_ref(), identity),
+            (Operation::Base, upstream, _) => self.base(asked, upstream.as_ref(), identity, facts).await,
             (Operation::Write(_), ..) => Err(Error::Unsupported),
             (Operation::Manifest(reference), Some(upstream), Some(repository)) => {
                 let accept = Accept::from_headers(asked.headers);
@@ -374,6 +468,11 @@ impl Asked<'_> {
 }
 
 impl Facts {
+    fn refused(&mut self, operation: Label, error: &upstream::Error) -> Error {
+        self.cause = Some(Chain(error).to_string());
+        Error::from_upstream(operation, error)
+    }
+
     fn failed<E: std::error::Error + 'static>(&mut self, error: E) -> Error
     where
         Error: From<E>,

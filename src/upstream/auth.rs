@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, header};
 use reqwest::Url;
 
 use super::{
-    Config, Context,
+    ClientCredential, Config, Context,
     challenge::{self, Challenge},
     client::Sender,
     credential::{Credential, Credentials},
@@ -43,6 +43,16 @@ impl Authorization {
 enum Proof {
     Token(Box<TokenKey>, Token),
     Basic,
+    /// A client's, of which nothing is remembered.
+    BasicOfClient,
+}
+
+/// What an Authorization is for.
+#[derive(Clone, Copy)]
+pub(super) struct Cause<'a> {
+    pub scope: &'a Scope,
+    /// In whose name; `None`: ours.
+    pub client: Option<&'a ClientCredential>,
 }
 
 /// What can be sent without having been challenged.
@@ -79,14 +89,17 @@ impl Authenticator {
     }
 
     /// The Authorization that the endpoint's last challenge leads to.
-    pub(super) async fn known(&self, sender: &Sender, endpoint: &Endpoint, scope: &Scope) -> Known {
+    pub(super) async fn known(&self, sender: &Sender, endpoint: &Endpoint, cause: Cause<'_>) -> Known {
         let Some(scheme) = endpoint.scheme() else {
             return Known::Nothing;
         };
-        match self.authorize(sender, endpoint, &scheme, scope).await {
+        match self.authorize(sender, endpoint, &scheme, cause).await {
             Ok(authorization) => Known::Authorization(authorization),
             Err(error) => {
-                endpoint.learn(None);
+                // A client's wrong password says nothing of how to ask.
+                if cause.client.is_none() {
+                    endpoint.learn(None);
+                }
                 Known::Failed(scheme, error)
             }
         }
@@ -100,7 +113,7 @@ impl Authenticator {
         sender: &Sender,
         endpoint: &Endpoint,
         headers: &HeaderMap,
-        scope: &Scope,
+        cause: Cause<'_>,
         failed: Option<(Scheme, Error)>,
     ) -> Result<Authorization, Error> {
         let challenges = challenge::parse(headers.get_all(header::WWW_AUTHENTICATE).iter());
@@ -113,9 +126,9 @@ impl Authenticator {
         {
             return Err(error);
         }
-        let authorization = self.authorize(sender, endpoint, &scheme, scope).await?;
+        let authorization = self.authorize(sender, endpoint, &scheme, cause).await?;
         // Harbor wants Basic for the catalogue and Bearer for all else: learn from what is usual.
-        if matches!(scope, Scope::Pull(_) | Scope::Push { .. } | Scope::Delete(_)) {
+        if matches!(cause.scope, Scope::Pull(_) | Scope::Push { .. } | Scope::Delete(_)) {
             endpoint.learn(Some(scheme));
         }
         Ok(authorization)
@@ -126,6 +139,7 @@ impl Authenticator {
         match &authorization.proof {
             Proof::Token(key, token) => self.tokens.forget(key, token).await,
             Proof::Basic => self.credentials.forget().await,
+            Proof::BasicOfClient => {}
         }
     }
 
@@ -134,13 +148,19 @@ impl Authenticator {
     ///
     /// # Errors
     /// When the credentials cannot be read.
-    pub(super) async fn unused(&self, authorization: &Authorization) -> Result<Option<String>, Error> {
+    pub(super) async fn unused(&self, authorization: &Authorization, of_client: bool) -> Result<Option<String>, Error> {
+        if of_client {
+            return Ok(match &authorization.proof {
+                Proof::Token(key, _) if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
+                _ => None,
+            });
+        }
         if self.credentials.is_anonymous() {
             return Ok(None);
         }
         Ok(match &authorization.proof {
             Proof::Token(key, _) if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
-            Proof::Token(..) | Proof::Basic => {
+            Proof::Token(..) | Proof::Basic | Proof::BasicOfClient => {
                 self.credentials.load().await?.credential.is_none().then(|| NO_ENTRY.to_owned())
             }
         })
@@ -157,18 +177,21 @@ impl Authenticator {
         sender: &Sender,
         endpoint: &Endpoint,
         scheme: &Scheme,
-        scope: &Scope,
+        cause: Cause<'_>,
     ) -> Result<Authorization, Error> {
         match scheme {
-            Scheme::Basic => self.basic().await,
+            Scheme::Basic => self.basic(cause.client).await,
             Scheme::Bearer { realm, service } => {
                 let realm = realm::judge(endpoint.base(), realm, &self.realms)?;
-                self.bearer(sender, realm, service.clone(), scope).await
+                self.bearer(sender, realm, service.clone(), cause).await
             }
         }
     }
 
-    async fn basic(&self) -> Result<Authorization, Error> {
+    async fn basic(&self, client: Option<&ClientCredential>) -> Result<Authorization, Error> {
+        if let Some(ClientCredential { credential: Credential::Password { username, password }, .. }) = client {
+            return Ok(Authorization { value: oauth::basic(username, password), proof: Proof::BasicOfClient });
+        }
         match self.credentials.load().await?.credential.as_deref() {
             Some(Credential::Password { username, password }) => {
                 Ok(Authorization { value: oauth::basic(username, password), proof: Proof::Basic })
@@ -189,16 +212,21 @@ impl Authenticator {
         sender: &Sender,
         realm: Realm,
         service: Option<String>,
-        scope: &Scope,
+        Cause { scope, client }: Cause<'_>,
     ) -> Result<Authorization, Error> {
-        let named = realm.trusted && !self.credentials.is_anonymous();
-        let identity = if named { Identity::Configured } else { Identity::Anonymous };
-        if !realm.trusted && !self.credentials.is_anonymous() {
+        let has_credential = client.is_some() || !self.credentials.is_anonymous();
+        let identity = match client {
+            _ if !realm.trusted => Identity::Anonymous,
+            Some(client) => Identity::Client(client.asker),
+            None if self.credentials.is_anonymous() => Identity::Anonymous,
+            None => Identity::Configured,
+        };
+        if !realm.trusted && has_credential {
             self.warn_unused(|| untrusted(&realm.url));
         }
         let key = TokenKey { identity, realm: realm.url, service, scope: scope.clone() };
         let fetch = async {
-            let token = Box::pin(self.fetch(sender, &key)).await;
+            let token = Box::pin(self.fetch(sender, &key, client)).await;
             self.metrics.token(
                 &self.upstream,
                 match &token {
@@ -212,7 +240,7 @@ impl Authenticator {
             token
         };
         let token = self.tokens.get_or_fetch(key.clone(), fetch).await.map_err(|error| {
-            if realm.trusted || self.credentials.is_anonymous() {
+            if realm.trusted || !has_credential {
                 return error;
             }
             // Without a word on why, nobody would guess that the credentials were not even sent.
@@ -229,11 +257,14 @@ impl Authenticator {
         Ok(Authorization { value: token.authorization(), proof: Proof::Token(Box::new(key), token) })
     }
 
-    async fn fetch(&self, sender: &Sender, key: &TokenKey) -> Result<Token, Error> {
+    async fn fetch(&self, sender: &Sender, key: &TokenKey, client: Option<&ClientCredential>) -> Result<Token, Error> {
         let exchange =
             |credential| Exchange { realm: &key.realm, service: key.service.as_deref(), scope: &key.scope, credential };
         if key.identity == Identity::Anonymous {
             return Box::pin(exchange(None).fetch(sender)).await;
+        }
+        if let Some(client) = client {
+            return Box::pin(exchange(Some(&client.credential)).fetch(sender)).await;
         }
         let loaded = self.credentials.load().await?;
         if loaded.credential.is_none() && !self.credentials.is_anonymous() {

@@ -1,6 +1,6 @@
 //! `[[upstream]]`: one registry behind us.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use url::Url;
 
@@ -25,10 +25,26 @@ pub struct Config {
     /// PEM file of a private CA, trusted beside the system's.
     pub ca: Option<PathBuf>,
     pub credential: CredentialSource,
+    /// Who may have what it gives.
+    pub access: Access,
     /// Over how many connections one blob may be fetched; 1 or more.
     pub connections: usize,
     /// Pushes, mounts and deletes are passed on to the first of `urls`.
     pub push: bool,
+}
+
+/// Whose credentials decide what a client may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Forebay's own, for every client that `[access]` lets in.
+    Shared,
+    /// The client's, and no others.
+    Client {
+        /// How long a yes of the upstream is believed.
+        ttl: Duration,
+        /// How long it is when the upstream cannot be asked; at least `ttl`.
+        grace: Duration,
+    },
 }
 
 /// Where this upstream's credentials come from.

@@ -320,6 +320,7 @@ mod tests {
             realms: vec![],
             ca: None,
             credential,
+            access: crate::upstream::Access::Shared,
             connections: 1,
             push: false,
         }

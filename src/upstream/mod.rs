@@ -10,6 +10,7 @@
 
 mod address;
 mod answer;
+mod asker;
 mod auth;
 mod blob;
 pub mod challenge;
@@ -38,18 +39,21 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 pub use self::{
+    asker::{Asker, AskerKey, ClientCredential, NoRandomness},
     blob::{BlobRange, BlobStream},
-    config::{Config, CredentialSource},
+    config::{Access, Config, CredentialSource},
     content::Content,
     error::{Error, ErrorKind, SetupError},
     write::{Need, Place, Write, Written},
 };
 use self::{
     client::whole_body,
+    endpoint::Endpoint,
     follow::Followed,
     request::{Ask, Shared, in_time},
     token::Scope,
     via::Via,
+    write::Asking,
 };
 use crate::{
     metrics::{Metrics, Operation},
@@ -117,6 +121,7 @@ pub struct Upstream {
     shared: Arc<Shared>,
     via: Via,
     apart: bool,
+    client: Option<Arc<ClientCredential>>,
 }
 
 impl Upstream {
@@ -126,7 +131,7 @@ impl Upstream {
     ///
     /// When the private CA cannot be read, or the configuration has no URL in it.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
-        Ok(Self { shared: Arc::new(Shared::new(config, &context)?), via: Via::Ours, apart: false })
+        Ok(Self { shared: Arc::new(Shared::new(config, &context)?), via: Via::Ours, apart: false, client: None })
     }
 
     /// Its name in the configuration, and in the labels of metrics.
@@ -146,6 +151,26 @@ impl Upstream {
         Self { apart: true, ..self.clone() }
     }
 
+    /// The same upstream, asked in the name of a client and with nothing but what it showed.
+    pub fn as_client(&self, credential: Option<Arc<ClientCredential>>) -> Self {
+        Self { client: credential, ..self.clone() }
+    }
+
+    /// Whether it is the client's own credentials that decide what it may have.
+    pub fn decides_by_client(&self) -> bool {
+        matches!(self.shared.access(), Access::Client { .. })
+    }
+
+    /// Whose credentials decide.
+    pub fn access(&self) -> Access {
+        self.shared.access()
+    }
+
+    /// In whose name it is asked, where it decides by that.
+    pub fn asker(&self) -> Option<Asker> {
+        self.decides_by_client().then(|| self.client.as_ref().map_or(Asker::NOBODY, |client| client.asker))
+    }
+
     /// Over how many connections one blob may be fetched.
     pub fn connections(&self) -> usize {
         self.shared.connections()
@@ -158,6 +183,7 @@ impl Upstream {
 
     fn asked(&self, mut ask: Ask) -> Result<Ask, Error> {
         ask.apart = self.apart;
+        ask.client.clone_from(&self.client);
         if let Some(via) = self.via.header()? {
             ask.headers.insert(header::VIA, via.clone());
         }
@@ -265,6 +291,7 @@ impl Upstream {
             scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
             headers: accept_headers(accept),
             apart: self.apart,
+            client: None,
         })?;
         let _turn = self.shared.turn().await?;
         self.shared
@@ -303,13 +330,16 @@ impl Upstream {
     /// Makes a change, with the content that a client sends for it. The upstream's answer, whatever its status, is no
     /// error; that it could not be asked is one, and that it wants other credentials.
     pub async fn write(&self, write: Write<'_>, content: Option<Content>) -> Result<Written, Error> {
-        self.shared.write(write, self.via.header()?.cloned(), content).await
+        let asking = Asking { via: self.via.header()?.cloned(), client: self.client.as_deref() };
+        self.shared.write(write, asking, content).await
     }
 
     /// Finds out whether the upstream answers, and whether it accepts who asks: credentials that are
     /// configured but were not used when it challenged are an error.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.shared.each_endpoint(self.apart, |endpoint| async move { self.shared.ping(&endpoint).await }).await
+        let client = self.client.as_ref();
+        let ping = |endpoint: Arc<Endpoint>| async move { self.shared.ping(&endpoint, client).await };
+        self.shared.each_endpoint(self.apart, ping).await
     }
 
     async fn document(&self, followed: Followed) -> Result<Bytes, Error> {
@@ -355,6 +385,7 @@ mod tests {
             realms: Vec::new(),
             ca: None,
             credential: CredentialSource::Anonymous,
+            access: Access::Shared,
             connections: 1,
             push: false,
         };

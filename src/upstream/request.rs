@@ -14,8 +14,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
-    BlobRange, Config, Context, CredentialSource, Error, ErrorKind, SetupError, accept_headers, answer,
-    auth::{Authenticator, Authorization, Known},
+    Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, SetupError,
+    accept_headers, answer,
+    auth::{Authenticator, Authorization, Cause, Known},
     client::{Sender, discard},
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
@@ -48,6 +49,8 @@ pub(super) struct Ask {
     pub headers: HeaderMap,
     /// Over a connection that is shared with no other request.
     pub apart: bool,
+    /// In whose name; `None`: ours.
+    pub client: Option<Arc<ClientCredential>>,
 }
 
 impl Ask {
@@ -59,6 +62,7 @@ impl Ask {
             scope: Scope::Pull(repository.clone()),
             headers: accept_headers(accept),
             apart: false,
+            client: None,
         }
     }
 
@@ -70,10 +74,11 @@ impl Ask {
             scope: Scope::Pull(repository.clone()),
             headers: range.headers(),
             apart: false,
+            client: None,
         }
     }
 
-    fn ping() -> Self {
+    fn ping(client: Option<&Arc<ClientCredential>>) -> Self {
         Self {
             operation: Operation::Base,
             method: Method::GET,
@@ -81,6 +86,7 @@ impl Ask {
             scope: Scope::Login,
             headers: HeaderMap::new(),
             apart: false,
+            client: client.cloned(),
         }
     }
 }
@@ -96,6 +102,7 @@ pub(super) struct Shared {
     connections: usize,
     push: bool,
     credentials: bool,
+    access: Access,
     /// How many bytes of blobs came, from all its endpoints.
     received: Arc<AtomicU64>,
     metrics: Metrics,
@@ -116,6 +123,7 @@ impl Shared {
             connections: config.connections.max(1),
             push: config.push,
             credentials: config.credential != CredentialSource::Anonymous,
+            access: config.access,
             received: Arc::default(),
             metrics: context.metrics.clone(),
         })
@@ -138,6 +146,11 @@ impl Shared {
     /// Whether credentials are configured for it.
     pub(super) fn has_credentials(&self) -> bool {
         self.credentials
+    }
+
+    /// Whose credentials decide.
+    pub(super) fn access(&self) -> Access {
+        self.access
     }
 
     /// The counter of bytes of blobs that came.
@@ -208,8 +221,8 @@ impl Shared {
     }
 
     async fn challenge_and_ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
-        let (authorization, failed) = match Box::pin(self.authenticator.known(&self.sender, endpoint, &ask.scope)).await
-        {
+        let cause = Cause { scope: &ask.scope, client: ask.client.as_deref() };
+        let (authorization, failed) = match Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await {
             Known::Nothing => (None, None),
             Known::Authorization(authorization) => (Some(authorization), None),
             Known::Failed(scheme, error) => (None, Some((scheme, error))),
@@ -224,7 +237,7 @@ impl Shared {
         let headers = first.response.headers().clone();
         discard(first.response).await;
         let authorization =
-            Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, failed)).await?;
+            Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, cause, failed)).await?;
         let second = self.send(endpoint, ask, Some(&authorization)).await?;
         if is_challenge(&second) {
             self.authenticator.refused(&authorization).await;
@@ -234,20 +247,25 @@ impl Shared {
 
     /// Asks one endpoint for nothing. A token is proof enough that it would answer: some realms give
     /// one that is good for repositories, and not for this.
-    pub(super) async fn ping(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        in_time(endpoint, self.challenge_and_ping(endpoint)).await
+    pub(super) async fn ping(&self, endpoint: &Endpoint, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
+        in_time(endpoint, self.challenge_and_ping(endpoint, client)).await
     }
 
-    async fn challenge_and_ping(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let ask = Ask::ping();
+    async fn challenge_and_ping(
+        &self,
+        endpoint: &Endpoint,
+        client: Option<&Arc<ClientCredential>>,
+    ) -> Result<(), Error> {
+        let ask = Ask::ping(client);
+        let cause = Cause { scope: &ask.scope, client: ask.client.as_deref() };
         let first = self.send(endpoint, &ask, None).await?;
         if !is_challenge(&first) {
             return answer::check(first).map(drop);
         }
         let headers = first.response.headers().clone();
         let authorization =
-            Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, &ask.scope, None)).await?;
-        if let Some(why) = self.authenticator.unused(&authorization).await? {
+            Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, cause, None)).await?;
+        if let Some(why) = self.authenticator.unused(&authorization, client.is_some()).await? {
             return Err(Error::new(ErrorKind::Unauthorized, format!("upstream {}: {why}", self.name)));
         }
         if authorization.is_token() {

@@ -14,7 +14,7 @@ use http::HeaderValue;
 use moka::{Expiry, future::Cache, policy::EvictionPolicy};
 use reqwest::Url;
 
-use super::error::Error;
+use super::{asker::Asker, error::Error};
 use crate::oci::Repository;
 
 /// How many tokens one upstream may have at a time: one for each repository in use.
@@ -67,6 +67,8 @@ pub(super) enum Identity {
     Anonymous,
     /// With the credentials of the configuration.
     Configured,
+    /// With a client's own.
+    Client(Asker),
 }
 
 /// What tells one token from another.

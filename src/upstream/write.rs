@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 
 use super::{
-    auth::{Authorization, Known},
+    ClientCredential,
+    auth::{Authorization, Cause, Known},
     client::{discard, whole_body},
     content::Content,
     endpoint::Endpoint,
@@ -98,12 +99,20 @@ impl Written {
     }
 }
 
+/// How a change is asked for.
+pub(super) struct Asking<'a> {
+    /// The value of that header.
+    pub via: Option<HeaderValue>,
+    /// In whose name; `None`: ours.
+    pub client: Option<&'a ClientCredential>,
+}
+
 impl Shared {
-    /// Makes a change; `via` is the value of that header.
+    /// Makes a change.
     pub(super) async fn write(
         &self,
         mut write: Write<'_>,
-        via: Option<HeaderValue>,
+        asking: Asking<'_>,
         content: Option<Content>,
     ) -> Result<Written, Error> {
         let none = || Error::new(ErrorKind::Unavailable, "the upstream has no URL");
@@ -112,16 +121,17 @@ impl Shared {
             Place::Below(rest) => endpoint.url(rest)?,
             Place::Session(target) => session(endpoint.base(), target)?,
         };
-        if let Some(via) = via {
+        if let Some(via) = asking.via {
             write.headers.insert(header::VIA, via);
         }
         let scope = match &write.need {
             Need::Push { from } => Scope::Push { repository: write.repository.clone(), from: from.clone() },
             Need::Delete => Scope::Delete(write.repository.clone()),
         };
+        let cause = Cause { scope: &scope, client: asking.client };
         let answer = match content {
-            None => Box::pin(self.write_without_content(endpoint, &scope, write, &url)).await?,
-            Some(content) => Box::pin(self.write_with_content(endpoint, &scope, write, &url, content)).await?,
+            None => Box::pin(self.write_without_content(endpoint, cause, write, &url)).await?,
+            Some(content) => Box::pin(self.write_with_content(endpoint, cause, write, &url, content)).await?,
         };
         self.written(endpoint, answer, &url).await
     }
@@ -129,7 +139,7 @@ impl Shared {
     async fn write_without_content(
         &self,
         endpoint: &Endpoint,
-        scope: &Scope,
+        cause: Cause<'_>,
         mut write: Write<'_>,
         url: &Url,
     ) -> Result<Response, Error> {
@@ -137,7 +147,7 @@ impl Shared {
             // Some front ends answer 411 without it.
             write.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let (authorization, failed) = match Box::pin(self.authenticator.known(&self.sender, endpoint, scope)).await {
+        let (authorization, failed) = match Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await {
             Known::Nothing => (None, None),
             Known::Authorization(authorization) => (Some(authorization), None),
             Known::Failed(scheme, error) => (None, Some((scheme, error))),
@@ -154,7 +164,7 @@ impl Shared {
         }
         let headers = first.headers().clone();
         discard(first).await;
-        let challenged = self.authenticator.challenged(&self.sender, endpoint, &headers, scope, failed);
+        let challenged = self.authenticator.challenged(&self.sender, endpoint, &headers, cause, failed);
         let authorization = Box::pin(challenged).await?;
         let second = self.lead(&write, url, Some(&authorization)).await?;
         if second.status() == StatusCode::UNAUTHORIZED {
@@ -166,12 +176,12 @@ impl Shared {
     async fn write_with_content(
         &self,
         endpoint: &Endpoint,
-        scope: &Scope,
+        cause: Cause<'_>,
         write: Write<'_>,
         url: &Url,
         content: Content,
     ) -> Result<Response, Error> {
-        let authorization = self.authorization_beforehand(endpoint, scope).await?;
+        let authorization = self.authorization_beforehand(endpoint, cause).await?;
         let headers = authorized(&write.headers, authorization.as_ref());
         let answer = self.sender.send_content(Operation::Push, write.method, url, headers, Some(content)).await?;
         if redirect::is_redirect(answer.status()) {
@@ -190,7 +200,7 @@ impl Shared {
                     let headers = answer.headers().clone();
                     discard(answer).await;
                     // The next request will know how to ask.
-                    Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, scope, None)).await?;
+                    Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, cause, None)).await?;
                     let why = format!("{} wants to know who asks only once everything is sent", Shown(url));
                     return Err(Error::new(ErrorKind::Unavailable, why).retry_at_once());
                 }
@@ -204,9 +214,9 @@ impl Shared {
     async fn authorization_beforehand(
         &self,
         endpoint: &Endpoint,
-        scope: &Scope,
+        cause: Cause<'_>,
     ) -> Result<Option<Authorization>, Error> {
-        let failed = match Box::pin(self.authenticator.known(&self.sender, endpoint, scope)).await {
+        let failed = match Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await {
             Known::Authorization(authorization) => return Ok(Some(authorization)),
             Known::Nothing if endpoint.is_open() => return Ok(None),
             Known::Nothing => None,
@@ -219,7 +229,7 @@ impl Shared {
         if status != StatusCode::UNAUTHORIZED {
             return Ok(None);
         }
-        let challenged = self.authenticator.challenged(&self.sender, endpoint, &headers, scope, failed);
+        let challenged = self.authenticator.challenged(&self.sender, endpoint, &headers, cause, failed);
         Ok(Some(Box::pin(challenged).await?))
     }
 

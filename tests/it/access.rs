@@ -41,7 +41,7 @@ impl Htpasswd {
     }
 
     fn config(&self, anonymous: Anonymous) -> Config {
-        Config { anonymous, htpasswd: Some(self.path.clone()) }
+        Config { anonymous, htpasswd: Some(self.path.clone()), allow_clear_login: false }
     }
 }
 
@@ -52,7 +52,7 @@ fn basic(user: &str, password: &str) -> HeaderValue {
 #[tokio::test]
 async fn who_may_pull() {
     let file = Htpasswd::with(4, &[("ann", "secret"), ("bob", "pä:ss")]);
-    let no_file = |anonymous| Config { anonymous, htpasswd: None };
+    let no_file = |anonymous| Config { anonymous, htpasswd: None, allow_clear_login: false };
     let (ann, bob) = (Identity::User("ann".into()), Identity::User("bob".into()));
     let bearer = HeaderValue::from_static("Bearer abc");
     let cases = [

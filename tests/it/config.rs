@@ -366,11 +366,24 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
         "must not mix https and http",
     ),
     // What the next version does.
-    ("[[upstream]]\nname = \"a.b\"\naccess = \"client\"", 3, "upstream[0].access", "not in this version yet"),
     ("[push]\nkey_file = \"missing.key\"", 2, "push.key_file", "cannot read"),
     ("[push]\nkey = \"x\"", 2, "push.key", "unknown field"),
     ("[[upstream]]\nname = \"a.b\"\npush = \"yes\"", 3, "upstream[0].push", "invalid type"),
     ("[[upstream]]\nname = \"a.b\"\naccess = \"all\"", 3, "upstream[0].access", "unknown variant `all`"),
+    (
+        "[[upstream]]\nname = \"a.b\"\naccess = \"client\"\ncredential_helper = \"x\"",
+        3,
+        "upstream[0].access",
+        "only the client's own credentials are used",
+    ),
+    ("[[upstream]]\nname = \"a.b\"\naccess_ttl = \"1m\"", 3, "upstream[0].access_ttl", "needs access = \"client\""),
+    (
+        "[[upstream]]\nname = \"a.b\"\naccess = \"client\"\naccess_grace = \"1s\"",
+        4,
+        "upstream[0].access_grace",
+        "must be at least access_ttl",
+    ),
+    ("[access]\naccess_ttl = \"1x\"", 2, "access.access_ttl", "must be a duration"),
     // Two upstreams.
     ("[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = \"A.B\"", 4, "upstream[1].name", "already a name of a.b"),
     ("[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = \"a.b:443\"", 4, "upstream[1].name", "already a name of a.b"),

@@ -9,6 +9,7 @@ mod answers;
 mod blob_errors;
 mod blobs;
 mod cli;
+mod client_access;
 mod coalesce;
 mod config;
 mod corrupt;

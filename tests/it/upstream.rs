@@ -15,7 +15,7 @@ use std::sync::Arc;
 use forebay::{
     metrics::Metrics,
     oci::{Accept, Digest, Reference, Repository},
-    upstream::{BlobRange, BlobStream, Config, Context, CredentialSource, Error, ErrorKind, Upstream},
+    upstream::{Access, BlobRange, BlobStream, Config, Context, CredentialSource, Error, ErrorKind, Upstream},
 };
 use http::{HeaderMap, HeaderValue, header};
 use url::Url;
@@ -83,6 +83,7 @@ fn config_of(urls: impl IntoIterator<Item = Url>) -> Config {
         realms: vec![],
         ca: None,
         credential: CredentialSource::Anonymous,
+        access: Access::Shared,
         connections: 6,
         push: false,
     }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{DiskStore, Key, blocking, touch};
-use crate::{cache::tag_record::TagKey, oci::Repository};
+use crate::{
+    cache::{Pool, tag_record::TagKey},
+    oci::Repository,
+};
 
 impl DiskStore {
     /// Reads an object of at most `limit` bytes; `None` when it is not there.
@@ -59,9 +62,9 @@ impl DiskStore {
             let Some(files) = path.parent().and_then(|directory| std::fs::read_dir(directory).ok()) else {
                 return Vec::new();
             };
-            let top = store.0.root.join("tags");
+            let top = store.folder(key.pool, "tags");
             files
-                .filter_map(|file| TagKey::from_path(file.ok()?.path().strip_prefix(&top).ok()?))
+                .filter_map(|file| TagKey::from_path(key.pool, file.ok()?.path().strip_prefix(&top).ok()?))
                 .filter(|other| other.tag == key.tag && other.class != key.class)
                 .collect()
         })
@@ -69,12 +72,12 @@ impl DiskStore {
     }
 
     /// The records on disk of all tags of a repository.
-    pub async fn tags_of(&self, upstream: &str, repository: &Repository) -> Vec<TagKey> {
-        let top = self.0.root.join("tags");
+    pub async fn tags_of(&self, pool: Pool, upstream: &str, repository: &Repository) -> Vec<TagKey> {
+        let top = self.folder(pool, "tags");
         let directory = top.join(upstream).join(repository.as_str());
         blocking(move || {
             let files = std::fs::read_dir(directory).into_iter().flatten();
-            files.filter_map(|file| TagKey::from_path(file.ok()?.path().strip_prefix(&top).ok()?)).collect()
+            files.filter_map(|file| TagKey::from_path(pool, file.ok()?.path().strip_prefix(&top).ok()?)).collect()
         })
         .await
     }

@@ -14,10 +14,7 @@ use std::{
 
 use super::{DiskStore, Key, blocking, temp};
 use crate::{
-    cache::{
-        lru::{BLOCK, CompactKey},
-        tag_record::TagKey,
-    },
+    cache::{Pool, lru::CompactKey, tag_record::TagKey},
     metrics::CacheKind,
     oci::Algorithm,
 };
@@ -40,6 +37,7 @@ struct Found {
 /// A directory of files that are named by digests.
 struct Shard {
     path: PathBuf,
+    pool: Pool,
     kind: CacheKind,
     algorithm: Algorithm,
 }
@@ -57,9 +55,13 @@ impl DiskStore {
         let mut rest = Vec::new();
         self.count_directory(root);
         self.scan_temporary(&root.join("tmp"), &mut rest);
-        let mut shards = self.shards(&root.join("blobs"), CacheKind::Blob);
-        shards.extend(self.shards(&root.join("manifests"), CacheKind::Manifest));
-        self.scan_tags(&root.join("tags"), &root.join("tags"), &mut rest);
+        let mut shards = Vec::new();
+        for pool in Pool::ALL {
+            shards.extend(self.shards(pool, &self.folder(pool, "blobs"), CacheKind::Blob));
+            shards.extend(self.shards(pool, &self.folder(pool, "manifests"), CacheKind::Manifest));
+            let tags = self.folder(pool, "tags");
+            self.scan_tags(pool, &tags, &tags, &mut rest);
+        }
         rest.sort_unstable_by_key(|found| found.used);
         let mut found = self.scan_shards(&shards);
         found.push(rest);
@@ -78,14 +80,14 @@ impl DiskStore {
         tracing::info!(objects, elapsed = ?started.elapsed(), "the cache directory was scanned");
     }
 
-    fn shards(&self, top: &Path, kind: CacheKind) -> Vec<Shard> {
+    fn shards(&self, pool: Pool, top: &Path, kind: CacheKind) -> Vec<Shard> {
         let mut shards = Vec::new();
         self.count_directory(top);
         for algorithm in Algorithm::ALL {
             let directory = top.join(algorithm.as_str());
             let Some(below) = list(&directory) else { continue };
             self.count_directory(&directory);
-            shards.extend(entries(below).map(|shard| Shard { path: shard.path(), kind, algorithm }));
+            shards.extend(entries(below).map(|shard| Shard { path: shard.path(), pool, kind, algorithm }));
         }
         shards
     }
@@ -122,23 +124,23 @@ impl DiskStore {
         self.count_directory(&shard.path);
         for file in entries(files) {
             let name = file.file_name();
-            match name.to_str().and_then(|name| CompactKey::of_file(shard.kind, shard.algorithm, name)) {
+            match name.to_str().and_then(|name| CompactKey::of_file(shard.pool, shard.kind, shard.algorithm, name)) {
                 Some(key) => push(found, key, &file),
                 None => sweep(&file.path()),
             }
         }
     }
 
-    fn scan_tags(&self, top: &Path, directory: &Path, found: &mut Vec<Found>) {
+    fn scan_tags(&self, pool: Pool, top: &Path, directory: &Path, found: &mut Vec<Found>) {
         let Some(files) = list(directory) else { return };
         self.count_directory(directory);
         for file in entries(files) {
             if file.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.scan_tags(top, &file.path(), found);
+                self.scan_tags(pool, top, &file.path(), found);
                 continue;
             }
             let path = file.path();
-            match path.strip_prefix(top).ok().and_then(TagKey::from_path) {
+            match path.strip_prefix(top).ok().and_then(|path| TagKey::from_path(pool, path)) {
                 Some(tag) => push(found, CompactKey::from(&Key::Tag(tag)), &file),
                 None => sweep(&path),
             }
@@ -153,8 +155,8 @@ impl DiskStore {
             let age = file.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
             let name = file.file_name();
             match name.to_str().and_then(temp::resumable) {
-                Some(digest) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
-                    push(found, CompactKey::from(&Key::Partial(digest)), &file)
+                Some(id) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
+                    push(found, CompactKey::from(&Key::Partial(id)), &file)
                 }
                 _ => sweep(&file.path()),
             }
@@ -180,8 +182,8 @@ impl DiskStore {
 
     /// A directory of many names takes more than one block.
     fn count_directory(&self, directory: &Path) {
-        let bytes = directory.metadata().map_or(BLOCK, |metadata| metadata.blocks() * 512);
-        self.index().add_directory(bytes);
+        let Ok(metadata) = directory.metadata() else { return };
+        self.index().add_directory(metadata.blocks() * 512);
     }
 }
 

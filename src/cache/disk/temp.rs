@@ -11,18 +11,23 @@ use std::{
 };
 
 use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, note_length};
-use crate::oci::{Algorithm, Digest};
+use crate::{
+    cache::{ContentId, Pool},
+    oci::Algorithm,
+};
 
 /// Less than this is not worth keeping after a broken fill, in bytes.
 const WORTH_KEEPING: u64 = 64 * 1024;
 
 const PART: &str = "part";
 const GAPS: &str = "gaps";
+/// In front of the names of the other pool.
+const CLIENTS: &str = "clients-";
 
 /// A file below `tmp/`; removed on drop unless it was committed or kept.
 pub struct TempBlob {
     store: DiskStore,
-    digest: Digest,
+    id: ContentId,
     file: Arc<File>,
     reservation: Option<Reservation>,
     name: Name,
@@ -35,17 +40,13 @@ pub struct Name(Arc<Mutex<Spelling>>);
 
 struct Spelling {
     directory: PathBuf,
-    digest: Digest,
+    id: ContentId,
     gaps: bool,
 }
 
 impl Name {
-    fn new(store: &DiskStore, digest: &Digest) -> Self {
-        Self(Arc::new(Mutex::new(Spelling {
-            directory: store.0.root.join("tmp"),
-            digest: digest.clone(),
-            gaps: false,
-        })))
+    fn new(store: &DiskStore, id: &ContentId) -> Self {
+        Self(Arc::new(Mutex::new(Spelling { directory: store.0.root.join("tmp"), id: id.clone(), gaps: false })))
     }
 
     /// Bytes from now on may be written out of order. Blocks.
@@ -57,7 +58,7 @@ impl Name {
         let mut spelling = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if spelling.gaps != gaps {
             let old = spelling.path();
-            let new = spelling.directory.join(name(&spelling.digest, gaps));
+            let new = spelling.directory.join(name(&spelling.id, gaps));
             std::fs::rename(old, new)?;
             spelling.gaps = gaps;
         }
@@ -71,36 +72,41 @@ impl Name {
 
 impl Spelling {
     fn path(&self) -> PathBuf {
-        self.directory.join(name(&self.digest, self.gaps))
+        self.directory.join(name(&self.id, self.gaps))
     }
 }
 
-/// The file name below `tmp/` of the fill of `digest`.
-pub(super) fn name(digest: &Digest, gaps: bool) -> String {
+/// The file name below `tmp/` of the fill of this content.
+pub(super) fn name(id: &ContentId, gaps: bool) -> String {
     let end = if gaps { GAPS } else { PART };
-    format!("{}-{}.{end}", digest.algorithm().as_str(), digest.hex())
+    let of_clients = if id.pool == Pool::Clients { CLIENTS } else { "" };
+    format!("{of_clients}{}-{}.{end}", id.digest.algorithm().as_str(), id.digest.hex())
 }
 
-/// The digest of a file below `tmp/` that a fill can go on with.
-pub(super) fn resumable(name: &str) -> Option<Digest> {
+/// The content of a file below `tmp/` that a fill can go on with.
+pub(super) fn resumable(name: &str) -> Option<ContentId> {
+    let (pool, name) = match name.strip_prefix(CLIENTS) {
+        Some(rest) => (Pool::Clients, rest),
+        None => (Pool::Open, name),
+    };
     let (algorithm, hex) = name.strip_suffix(PART)?.strip_suffix('.')?.split_once('-')?;
     let algorithm = Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?;
-    super::digest_of(algorithm, hex)
+    super::digest_of(algorithm, hex).map(|digest| pool.id(&digest))
 }
 
 impl DiskStore {
     /// Begins a blob of which `reservation` bytes are promised. There is one at a time per digest.
-    pub async fn create(&self, digest: &Digest, reservation: Reservation) -> io::Result<TempBlob> {
-        let (store, digest) = (self.clone(), digest.clone());
+    pub async fn create(&self, id: &ContentId, reservation: Reservation) -> io::Result<TempBlob> {
+        let (store, id) = (self.clone(), id.clone());
         blocking(move || {
-            let path = store.0.root.join("tmp").join(name(&digest, false));
+            let path = store.0.root.join("tmp").join(name(&id, false));
             // What an earlier fill left under this name, found too late to be gone on with, is overwritten: it must
             // not be evicted under our hands.
-            store.index().forget(&Key::Partial(digest.clone()));
+            store.index().forget(&Key::Partial(id.clone()));
             // A file of its own: who still reads the earlier one must not see it cut.
             remove(&path);
             let file = File::options().read(true).write(true).create_new(true).open(path)?;
-            Ok(TempBlob::new(store, digest, file, reservation))
+            Ok(TempBlob::new(store, id, file, reservation))
         })
         .await
     }
@@ -108,9 +114,9 @@ impl DiskStore {
     /// What an earlier fill of this blob left, and its length in bytes; `None` when there is nothing.
     ///
     /// Where there is something, waits for the start-up scan, which is to count it first.
-    pub async fn resume(&self, digest: &Digest) -> Option<(TempBlob, u64)> {
-        let key = Key::Partial(digest.clone());
-        let (store, digest) = (self.clone(), digest.clone());
+    pub async fn resume(&self, id: &ContentId) -> Option<(TempBlob, u64)> {
+        let key = Key::Partial(id.clone());
+        let (store, id) = (self.clone(), id.clone());
         if !self.is_scanned() {
             let path = self.path(&key);
             if !blocking(move || path.exists()).await || !self.scanned().await {
@@ -121,11 +127,11 @@ impl DiskStore {
             return None;
         }
         blocking(move || {
-            let (reservation, len) = Reservation::adopt(&store, &key, &Key::Blob(digest.clone()))?;
+            let (reservation, len) = Reservation::adopt(&store, &key, &Key::Blob(id.clone()))?;
             store.publish();
             let file = File::options().read(true).write(true).open(store.path(&key)).ok()?;
             let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
-            let temp = TempBlob::new(store, digest, file, reservation);
+            let temp = TempBlob::new(store, id, file, reservation);
             // One that is not what the index says is dropped, and removed by that.
             whole.then_some((temp, len))
         })
@@ -134,9 +140,9 @@ impl DiskStore {
 }
 
 impl TempBlob {
-    fn new(store: DiskStore, digest: Digest, file: File, reservation: Reservation) -> Self {
-        let name = Name::new(&store, &digest);
-        Self { store, digest, file: Arc::new(file), reservation: Some(reservation), name, live: true }
+    fn new(store: DiskStore, id: ContentId, file: File, reservation: Reservation) -> Self {
+        let name = Name::new(&store, &id);
+        Self { store, id, file: Arc::new(file), reservation: Some(reservation), name, live: true }
     }
 
     /// The file, for those who read while it grows.
@@ -171,7 +177,7 @@ impl TempBlob {
         self.file.set_len(len)?;
         note_length(&self.file, len);
         self.file.sync_all()?;
-        let key = Key::Blob(self.digest.clone());
+        let key = Key::Blob(self.id.clone());
         let path = self.store.path(&key);
         self.store.make_parents(&path)?;
         let reservation = self.reservation.take().ok_or(io::ErrorKind::StorageFull)?;
@@ -196,7 +202,7 @@ impl TempBlob {
         self.name.respell(false)?;
         self.live = false;
         if let Some(reservation) = self.reservation.take() {
-            reservation.fulfil(Key::Partial(self.digest.clone()), len);
+            reservation.fulfil(Key::Partial(self.id.clone()), len);
         }
         Ok(())
     }
@@ -239,7 +245,7 @@ mod tests {
     use std::{os::unix::fs::FileExt, time::Duration};
 
     use super::*;
-    use crate::{cache::Config, metrics::Metrics};
+    use crate::{cache::Config, metrics::Metrics, oci::Digest};
 
     fn store(directory: &Path) -> DiskStore {
         let config = Config {
@@ -256,8 +262,8 @@ mod tests {
     }
 
     /// A store that is not scanned yet, in whose `tmp/` an earlier one left 100 kB of a blob.
-    fn with_leftovers(directory: &Path) -> (DiskStore, Digest) {
-        let digest = Digest::of(Algorithm::Sha256, b"whatever");
+    fn with_leftovers(directory: &Path) -> (DiskStore, ContentId) {
+        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
         let store = store(directory);
         std::fs::write(directory.join("tmp").join(name(&digest, false)), vec![7; 100_000]).unwrap();
         (store, digest)
@@ -293,7 +299,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Digest::of(Algorithm::Sha256, b"whatever");
+        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
         let before = store.index().total();
         for keep in [None, Some(0), Some(WORTH_KEEPING - 1)] {
             let reservation = store.reserve(&Key::Blob(digest.clone()), 200_000).await.unwrap();
@@ -314,7 +320,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Digest::of(Algorithm::Sha256, b"whatever");
+        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
         let reservation = store.reserve(&Key::Blob(digest.clone()), 500_000).await.unwrap();
         let temp = store.create(&digest, reservation).await.unwrap();
         temp.name().allow_gaps().unwrap();
@@ -330,10 +336,12 @@ mod tests {
 
     #[test]
     fn only_names_that_a_fill_gives_can_be_gone_on_with() {
-        for algorithm in Algorithm::ALL {
-            let digest = Digest::of(algorithm, b"whatever");
-            assert_eq!(resumable(&name(&digest, false)), Some(digest.clone()));
-            assert_eq!(resumable(&name(&digest, true)), None);
+        for (algorithm, pool) in
+            Algorithm::ALL.into_iter().flat_map(|algorithm| Pool::ALL.map(|pool| (algorithm, pool)))
+        {
+            let id = pool.id(&Digest::of(algorithm, b"whatever"));
+            assert_eq!(resumable(&name(&id, false)), Some(id.clone()));
+            assert_eq!(resumable(&name(&id, true)), None);
         }
         for name in ["", ".part", "part", "sha256-.part", "sha256-0.part", "sha256part", "object-1.new", "md5-00.part"]
         {

@@ -10,9 +10,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Fill, FillError, FillReader, Progress, distrust::Distrust, task};
 use crate::{
-    cache::{DiskStore, Source},
+    cache::{ContentId, DiskStore, Source},
     metrics::Metrics,
-    oci::Digest,
 };
 
 /// Fills that go on although nobody reads them any more: the next client is likely to come soon. More than
@@ -27,7 +26,7 @@ const MOST_LANES: usize = 48;
 pub struct Fills(Arc<Shared>);
 
 struct Shared {
-    entries: Mutex<HashMap<Digest, Entry>>,
+    entries: Mutex<HashMap<ContentId, Entry>>,
     pub store: DiskStore,
     pub metrics: Metrics,
     tasks: TaskTracker,
@@ -95,23 +94,24 @@ impl Fills {
     }
 
     /// Whether there is a fill of this blob that can be joined.
-    pub fn has(&self, digest: &Digest) -> bool {
-        self.entries().get(digest).is_some_and(|entry| entry.fill.can_be_joined())
+    pub fn has(&self, id: &ContentId) -> bool {
+        self.entries().get(id).is_some_and(|entry| entry.fill.can_be_joined())
     }
 
     /// The fill of this blob, if there is one that can be joined.
-    pub fn find(&self, digest: &Digest) -> Option<Membership> {
+    pub fn find(&self, id: &ContentId) -> Option<Membership> {
         let mut entries = self.entries();
-        let entry = entries.get_mut(digest).filter(|entry| entry.fill.can_be_joined())?;
+        let entry = entries.get_mut(id).filter(|entry| entry.fill.can_be_joined())?;
         Some(self.enter(entry))
     }
 
     /// Joins the fill of this blob, or starts it. There is never more than one.
     pub async fn join(&self, source: &Source) -> Joined {
         loop {
+            let id = source.id();
             let leaving = {
                 let mut entries = self.entries();
-                match entries.get_mut(&source.digest) {
+                match entries.get_mut(&id) {
                     Some(entry) if entry.fill.can_be_joined() => return Joined::Follower(self.enter(entry)),
                     Some(entry) => entry.fill.clone(),
                     None => {
@@ -119,7 +119,7 @@ impl Fills {
                         let fill = Arc::new(Fill::new(source.clone(), self.0.metrics.clone(), cancel));
                         let mut entry = Entry { fill: fill.clone(), members: 0 };
                         let membership = self.enter(&mut entry);
-                        entries.insert(source.digest.clone(), entry);
+                        entries.insert(id, entry);
                         self.0.tasks.spawn(task::run(self.clone(), fill));
                         return Joined::Leader(membership);
                     }
@@ -136,8 +136,8 @@ impl Fills {
     /// Ends a fill: those who ask from now on find the blob on disk, or start anew.
     pub(super) fn end(&self, fill: &Arc<Fill>, progress: Progress) {
         let mut entries = self.entries();
-        if entries.get(&fill.source.digest).is_some_and(|entry| Arc::ptr_eq(&entry.fill, fill)) {
-            entries.remove(&fill.source.digest);
+        if entries.get(&fill.source.id()).is_some_and(|entry| Arc::ptr_eq(&entry.fill, fill)) {
+            entries.remove(&fill.source.id());
         }
         drop(entries);
         fill.update(|state| {
@@ -154,7 +154,7 @@ impl Fills {
 
     fn leave(&self, fill: &Arc<Fill>) {
         let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(&fill.source.digest).filter(|entry| Arc::ptr_eq(&entry.fill, fill)) else {
+        let Some(entry) = entries.get_mut(&fill.source.id()).filter(|entry| Arc::ptr_eq(&entry.fill, fill)) else {
             return;
         };
         entry.members = entry.members.saturating_sub(1);
@@ -171,13 +171,13 @@ impl Fills {
     /// Ends a fill that only one has joined, who does not want it any more.
     fn give_up(&self, fill: &Arc<Fill>) {
         let entries = self.entries();
-        let entry = entries.get(&fill.source.digest).filter(|entry| Arc::ptr_eq(&entry.fill, fill));
+        let entry = entries.get(&fill.source.id()).filter(|entry| Arc::ptr_eq(&entry.fill, fill));
         if entry.is_some_and(|entry| entry.members == 1) && !fill.is_complete() {
             fill.cancel.cancel();
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<Digest, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<ContentId, Entry>> {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -76,7 +76,7 @@ enum Done {
 
 async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> Result<Done, FillError> {
     let source = &fill.source;
-    if let Ok(Some(blob)) = fills.store().open_blob(&source.digest).await {
+    if let Ok(Some(blob)) = fills.store().open_blob(&source.id()).await {
         fill.update(|state| {
             state.total = Some(blob.len);
             state.written.insert(0..blob.len);
@@ -91,7 +91,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     let in_one_go = fills.distrust().covers(source.upstream.name());
     fill.state().in_one_go = in_one_go;
     // What is left of an earlier fill is overwritten where no parts are wanted.
-    if !in_one_go && let Some((temp, len)) = fills.store().resume(&source.digest).await {
+    if !in_one_go && let Some((temp, len)) = fills.store().resume(&source.id()).await {
         *slot = Some(temp);
         front = len;
         // Also what is kept again, should the upstream not answer.
@@ -192,12 +192,12 @@ async fn make_room(
         discard(slot.take()).await;
         return Err(FillError::NoRoom);
     }
-    let Ok(reservation) = fills.store().reserve(&Key::Blob(fill.source.digest.clone()), len).await else {
+    let Ok(reservation) = fills.store().reserve(&Key::Blob(fill.source.id()), len).await else {
         let finished = Transfer::finished(&fill.source, 0);
         fill.state().handed_over = Some(std::mem::replace(transfer, finished));
         return Err(FillError::NoRoom);
     };
-    match fills.store().create(&fill.source.digest, reservation).await {
+    match fills.store().create(&fill.source.id(), reservation).await {
         Ok(temp) => {
             *slot = Some(temp);
             Ok(())

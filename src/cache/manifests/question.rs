@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    cache::tag_record::TagKey,
+    cache::{Pool, tag_record::TagKey},
     oci::{Accept, AcceptClass, Digest, Reference, Repository, Tag},
-    upstream::Upstream,
+    upstream::{Asker, Upstream},
 };
 
 /// Who asks for what: the upstream's repository, and what the client can read.
@@ -17,8 +17,13 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    pub(super) fn pool(&self) -> Pool {
+        Pool::of(&self.upstream)
+    }
+
     pub(super) fn key(&self, tag: &Tag) -> TagKey {
         TagKey {
+            pool: self.pool(),
             upstream: self.upstream.name().clone(),
             repository: self.repository.clone(),
             tag: tag.clone(),
@@ -31,6 +36,8 @@ impl Wanted {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Question {
     pub upstream: Arc<str>,
+    /// As whom, where that makes a difference: what one asker is told is no answer for another.
+    pub asker: Option<Asker>,
     pub repository: Repository,
     pub reference: Reference,
     pub class: AcceptClass,

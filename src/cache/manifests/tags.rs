@@ -11,7 +11,7 @@ use std::{
 use super::{Question, Wanted, writer::Writer};
 use crate::{
     cache::{
-        Config, DiskStore,
+        Config, DiskStore, Pool,
         freshness::{self, Freshness},
         lru::Key,
         recency::LastUse,
@@ -153,10 +153,12 @@ impl TagRecords {
     }
 
     /// Forgets the tags of a repository that point at a manifest.
-    pub async fn remove_pointing_at(&self, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+    pub async fn remove_pointing_at(&self, pool: Pool, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
         let (at, of, to) = (upstream.clone(), repository.clone(), digest.clone());
-        self.forget_in_memory(move |key, record| key.upstream == at && key.repository == of && record.digest == to);
-        for key in self.store.tags_of(upstream, repository).await {
+        self.forget_in_memory(move |key, record| {
+            key.pool == pool && key.upstream == at && key.repository == of && record.digest == to
+        });
+        for key in self.store.tags_of(pool, upstream, repository).await {
             if self.find(&key).await.is_some_and(|record| record.digest == *digest) {
                 self.memory.invalidate(&key);
                 self.store.remove(Key::Tag(key)).await;
@@ -180,9 +182,9 @@ impl TagRecords {
             self.store.remove(Key::Tag(key)).await;
         }
         // Records that found no room on disk are in memory alone.
-        let TagKey { upstream, repository, tag, .. } = key.clone();
+        let TagKey { pool, upstream, repository, tag, .. } = key.clone();
         self.forget_in_memory(move |other, _| {
-            other.upstream == upstream && other.repository == repository && other.tag == tag
+            other.pool == pool && other.upstream == upstream && other.repository == repository && other.tag == tag
         });
     }
 

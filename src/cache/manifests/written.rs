@@ -4,14 +4,13 @@
 //! meanwhile is not joined any more, and leaves no record (`TagRecords::writes`); so 404s that were believed are asked
 //! again, too.
 
-use std::sync::Arc;
-
 use http::HeaderMap;
 
 use super::ManifestCache;
 use crate::{
-    cache::{lru::Key, tag_record::TagKey},
+    cache::{Pool, lru::Key, tag_record::TagKey},
     oci::{Accept, Digest, Repository, Tag},
+    upstream::Upstream,
 };
 
 impl ManifestCache {
@@ -21,22 +20,24 @@ impl ManifestCache {
     }
 
     /// A tag was made, moved or deleted.
-    pub async fn forget_tag(&self, upstream: &Arc<str>, repository: &Repository, tag: &Tag) {
+    pub async fn forget_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
         self.0.tags.note_write();
         // Whatever the class is: all of them are meant.
         let class = Accept::from_headers(&HeaderMap::new()).class();
-        let (upstream, repository, tag) = (upstream.clone(), repository.clone(), tag.clone());
-        self.0.tags.remove(&TagKey { upstream, repository, tag, class }).await;
+        let (pool, upstream) = (Pool::of(upstream), upstream.name().clone());
+        let (repository, tag) = (repository.clone(), tag.clone());
+        self.0.tags.remove(&TagKey { pool, upstream, repository, tag, class }).await;
     }
 
     /// A manifest was deleted, and with it the tags that point at it. Whoever has it in another repository fetches it
     /// again.
-    pub async fn forget_manifest(&self, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+    pub async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
         self.0.tags.note_write();
-        self.0.contents.invalidate(digest);
-        self.0.store.remove(Key::Manifest(digest.clone())).await;
+        let id = Pool::of(upstream).id(digest);
+        self.0.contents.invalidate(&id);
+        self.0.store.remove(Key::Manifest(id.clone())).await;
         // Somebody may have read the file before it was removed.
-        self.0.contents.invalidate(digest);
-        self.0.tags.remove_pointing_at(upstream, repository, digest).await;
+        self.0.contents.invalidate(&id);
+        self.0.tags.remove_pointing_at(id.pool, upstream.name(), repository, digest).await;
     }
 }

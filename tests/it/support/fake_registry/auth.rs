@@ -28,6 +28,9 @@ pub struct Bearer {
     pub challenges: Vec<String>,
     /// User names and passwords that get a token, by GET or by POST.
     pub users: Vec<(String, String)>,
+    /// User names (empty: nobody's) and the repositories that they may use; none: everybody all of them. A token for
+    /// others is issued all the same, and is good for nothing.
+    pub rights: Vec<(&'static str, &'static str)>,
     /// The identity token that gets a token by POST.
     pub refresh_token: Option<String>,
     /// Whether anyone at all gets a token.
@@ -47,6 +50,7 @@ impl Default for Bearer {
             service: Some("fake.registry".to_owned()),
             challenges: vec![],
             users: vec![],
+            rights: vec![],
             refresh_token: None,
             anonymous: true,
             refuse_get: None,
@@ -161,13 +165,31 @@ impl State {
         }
         self.issued += 1;
         let token = format!("token-{}", self.issued);
-        self.tokens.push((token.clone(), request.parameter("scope").join(" ")));
+        let user = asker(request);
+        let granted = request.parameter("scope").into_iter().filter(|scope| bearer.grants(&user, scope));
+        self.tokens.push((token.clone(), granted.collect::<Vec<_>>().join(" ")));
         let mut answer = json!({ bearer.field: token });
         if let Some(seconds) = bearer.expires_in {
             answer["expires_in"] = seconds.into();
         }
         (200, vec![("content-type", "application/json".to_owned())], answer.to_string())
     }
+}
+
+impl Bearer {
+    fn grants(&self, user: &str, scope: &str) -> bool {
+        let repository = scope.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':'));
+        let has = |repository: &str| self.rights.contains(&(user, repository));
+        self.rights.is_empty() || repository.is_none_or(|(repository, _)| has(repository))
+    }
+}
+
+/// Who asks the realm, by name; nobody: empty.
+fn asker(request: &Record) -> String {
+    let shown = request.header("authorization").and_then(|shown| shown.strip_prefix("Basic "));
+    let decoded = shown.and_then(|shown| String::from_utf8(STANDARD.decode(shown).ok()?).ok());
+    let name = decoded.and_then(|pair| Some(pair.split_once(':')?.0.to_owned()));
+    name.or_else(|| request.parameter("username").into_iter().next()).unwrap_or_default()
 }
 
 fn basic(username: &str, password: &str) -> String {

@@ -1,0 +1,37 @@
+//! Which contents may be given for one another.
+//!
+//! What must hold: content that came by way of an upstream whose clients' own credentials decide (`access = "client"`)
+//! is never found by a request for any other upstream, whatever digest it names and whatever the configuration was
+//! before. So it has names of its own: in memory, in flight and on disk.
+
+use crate::{oci::Digest, upstream::Upstream};
+
+/// Contents that share their names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Pool {
+    /// What anybody may have whom `[access]` lets in.
+    #[default]
+    Open,
+    /// What upstreams gave that decide by the client's own credentials. Who may have it is asked before.
+    Clients,
+}
+
+/// A content's name in the cache.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ContentId {
+    pub pool: Pool,
+    pub digest: Digest,
+}
+
+impl Pool {
+    pub const ALL: [Self; 2] = [Self::Open, Self::Clients];
+
+    pub fn of(upstream: &Upstream) -> Self {
+        if upstream.decides_by_client() { Self::Clients } else { Self::Open }
+    }
+
+    /// The name of content in this pool.
+    pub fn id(self, digest: &Digest) -> ContentId {
+        ContentId { pool: self, digest: digest.clone() }
+    }
+}

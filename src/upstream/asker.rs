@@ -1,0 +1,92 @@
+//! In whose name an upstream is asked that decides by its clients' own credentials.
+//!
+//! What must hold: a client's password lives no longer than its requests and what was begun for them, is never printed,
+//! and is never a key of anything: what is remembered of an asker is a hash of name and password, under a key that
+//! is made at random for each process and never leaves this file.
+
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::{hmac, rand::SystemRandom};
+
+use super::credential::{Credential, Secret};
+
+/// Who asks, as far as it makes a difference to what is remembered: nobody by name, or whoever has this name and password.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Asker(Option<[u8; 32]>);
+
+impl Asker {
+    /// Who says nothing of themselves.
+    pub const NOBODY: Self = Self(None);
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Asker([REDACTED])" } else { "Asker(nobody)" })
+    }
+}
+
+/// What a client showed, to be shown to the upstream in its place.
+pub struct ClientCredential {
+    pub(super) asker: Asker,
+    pub(super) credential: Credential,
+}
+
+impl fmt::Debug for ClientCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.credential.fmt(f)
+    }
+}
+
+/// What askers are told apart by.
+pub struct AskerKey(hmac::Key);
+
+/// There is no randomness to be had.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("cannot make a random key")]
+pub struct NoRandomness;
+
+impl AskerKey {
+    /// # Errors
+    /// When the system has no random numbers.
+    pub fn generate() -> Result<Self, NoRandomness> {
+        hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map(Self).map_err(|_| NoRandomness)
+    }
+
+    /// A name and a password as a client sent them.
+    pub fn credential(&self, username: String, password: String) -> Arc<ClientCredential> {
+        let mut context = hmac::Context::with_key(&self.0);
+        // The length tells `ann` + `b:c` from `ann:b` + `c`.
+        context.update(&(username.len() as u64).to_be_bytes());
+        context.update(username.as_bytes());
+        context.update(password.as_bytes());
+        let mut hash = [0; 32];
+        hash.copy_from_slice(context.sign().as_ref());
+        let credential = Credential::Password { username, password: Secret::new(password) };
+        Arc::new(ClientCredential { asker: Asker(Some(hash)), credential })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_name_and_password_are_the_same_asker() {
+        let key = AskerKey::generate().unwrap();
+        let of = |name: &str, password: &str| key.credential(name.to_owned(), password.to_owned()).asker;
+        assert_eq!(of("ann", "secret"), of("ann", "secret"));
+        for other in [of("ann", "Secret"), of("an", "nsecret"), of("", "annsecret"), of("annsecret", ""), Asker::NOBODY]
+        {
+            assert_ne!(of("ann", "secret"), other);
+        }
+        let other_process = AskerKey::generate().unwrap().credential("ann".into(), "secret".into()).asker;
+        assert_ne!(of("ann", "secret"), other_process);
+    }
+
+    #[test]
+    fn neither_password_nor_hash_is_printed() {
+        let credential = AskerKey::generate().unwrap().credential("ann".into(), "hunter2".into());
+        assert_eq!(format!("{credential:?}"), r#"Password { username: "ann", password: [REDACTED] }"#);
+        assert_eq!(format!("{:?}", credential.asker), "Asker([REDACTED])");
+    }
+}

@@ -1,0 +1,80 @@
+//! `docker login` asks `/v2/`: it succeeds when the upstream takes what was said.
+
+use super::*;
+use crate::support::fake_registry::{Server, When};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_succeeds_exactly_when_the_upstream_takes_it() {
+    let world = World::new().await;
+    for auth in [Auth::Bearer(World::rules()), Auth::Basic { username: ANN.0.to_owned(), password: ANN.1.to_owned() }] {
+        world.registry.require(auth);
+        let mirror = world.mirror("").start().await;
+        let nobody = mirror.get("/v2/").await;
+        assert_eq!((nobody.status, &*nobody.error_code()), (401, "UNAUTHORIZED"));
+        assert!(nobody.header("www-authenticate").unwrap().starts_with("Basic realm=\"forebay\""));
+        for (who, status) in [(ANN, 200), ((ANN.0, "wrong"), 401), (("eve", ANN.1), 401), (("", ""), 401)] {
+            let answer = get_as(&mirror, who, "/v2/").await;
+            assert_eq!(answer.status, status, "{who:?}");
+            assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"));
+        }
+        for nonsense in ["Bearer token", "Basic !", "Basic"] {
+            assert_eq!(mirror.get_with("/v2/", &[("authorization", nonsense)]).await.status, 401);
+        }
+        // Asked again and again, as docker does, it is the upstream's word of a moment ago.
+        world.registry.forget_requests();
+        assert_eq!(get_as(&mirror, ANN, "/v2/").await.status, 200);
+        assert!(world.registry.requests().is_empty());
+        // And in an outage.
+        world.registry.take_down(Server::Api).await;
+        assert_eq!(get_as(&mirror, ANN, "/v2/").await.status, 200);
+        assert_eq!(get_as(&mirror, BOB, "/v2/").await.status, 502);
+        world.registry.bring_up(Server::Api).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_hosts_of_such_an_upstream_ask_who_somebody_is() {
+    let (world, hub) = (World::new().await, FakeRegistry::start().await);
+    hub.add_image("library/app", "1", &[b"layer"]);
+    let mirror = Mirror::parse(&format!(
+        "[[upstream]]\nname = \"hub.example\"\nurls = [\"{}\"]\ndefault = true\n\
+         [[upstream]]\nname = \"private.example\"\nurls = [\"{}\"]\nhosts = [\"private.lan\"]\naccess = \"client\"\n",
+        hub.url(),
+        world.registry.url()
+    ))
+    .start()
+    .await;
+    for (path, host, status) in [
+        ("/v2/", "mirror.lan", 200),
+        ("/v2/library/app/manifests/1", "mirror.lan", 200),
+        ("/v2/", "private.lan", 401),
+        ("/v2/?ns=private.example", "mirror.lan", 401),
+        ("/v2/?ns=hub.example", "private.lan", 200),
+        ("/v2/team/a/manifests/1", "private.lan", 401),
+        ("/v2/private.example/team/a/manifests/1", "mirror.lan", 401),
+        ("/v2/team/open/manifests/1", "private.lan", 200),
+    ] {
+        let answer = mirror.get_with(path, &[("host", host)]).await;
+        let challenges = answer.header("www-authenticate").is_some();
+        assert_eq!((answer.status, challenges), (status, status == 401), "{path} at {host}");
+    }
+    // What somebody says who they are at the one is nobody at the other.
+    let ann = basic(ANN.0, ANN.1);
+    let as_ann = [("host", "mirror.lan"), ("authorization", &*ann)];
+    assert_eq!(mirror.get_with("/v2/library/app/manifests/1", &as_ann).await.status, 401);
+    assert!(hub.requests().iter().all(|request| request.header("authorization").is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_may_pull_unnamed_the_upstreams_users_may() {
+    let world = World::new().await;
+    let mirror =
+        world.mirror("").config(|config| config.access.anonymous = forebay::access::Anonymous::None).start().await;
+    let (open, private) = (layer("team/open", &world.open), layer("team/a", &world.of_ann));
+    assert_eq!(mirror.get(&open).await.status, 401);
+    assert!(world.registry.requests().is_empty());
+    assert_eq!(get_as(&mirror, BOB, &open).await.status, 200);
+    assert_eq!(get_as(&mirror, ANN, &private).await.status, 200);
+    world.registry.fault(When::tokens(), crate::support::fake_registry::Fault::status(503));
+    assert_eq!(get_as(&mirror, ("carol", "x"), &private).await.status, 502);
+}

@@ -1,0 +1,171 @@
+//! How long a yes holds, and who is asked.
+
+use std::time::Duration;
+
+use http::Method;
+
+use super::*;
+use crate::support::fake_registry::{Fault, Server, When};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_yes_holds_for_its_time_and_costs_one_head() {
+    let world = World::new().await;
+    let mirror = world.mirror("").start().await;
+    for path in World::pull("team/a", &world.of_ann) {
+        assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+    }
+    world.registry.forget_requests();
+    for path in World::pull("team/a", &world.of_ann) {
+        assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+    }
+    assert!(world.registry.requests().is_empty(), "what was said holds for a minute");
+
+    // Another one who may read it is asked about once, and for the digests nobody is.
+    let rights = vec![("ann", "team/a"), ("bob", "team/a")];
+    world.registry.require(Auth::Bearer(Bearer { rights, ..World::rules() }));
+    for path in World::pull("team/a", &world.of_ann) {
+        assert_eq!(get_as(&mirror, BOB, &path).await.status, 200);
+    }
+    let asked: Vec<_> = world.registry.requests().into_iter().filter(|it| it.server == Server::Api).collect();
+    // The first without a token that is his.
+    assert!(asked.len() <= 2, "{asked:#?}");
+    assert!(asked.iter().all(|it| it.method == Method::HEAD && it.path.ends_with("/team/a/manifests/1")), "{asked:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_yes_that_is_too_old_is_asked_for_again_and_a_no_ends_it() {
+    let world = World::new().await;
+    let mirror = world.mirror("access_ttl = \"0s\"").start().await;
+    let path = layer("team/a", &world.of_ann);
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+    world.registry.forget_requests();
+    let hit = get_as(&mirror, ANN, &path).await;
+    assert_eq!((hit.status, hit.header("cache-status")), (200, Some("forebay; hit")));
+    assert_eq!(world.registry.count(|request| request.method == Method::HEAD), 1);
+
+    // She is not to read it any more.
+    world.registry.require(Auth::Bearer(Bearer { rights: vec![("bob", "team/b")], ..World::rules() }));
+    world.registry.revoke_tokens();
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 401);
+    // Nor when nobody can be asked: what was said last is no.
+    world.registry.take_down(Server::Api).await;
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 502);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_an_outage_a_former_yes_holds_and_that_of_others_does_not() {
+    let world = World::new().await;
+    let mirror = world.mirror("access_ttl = \"0s\"\naccess_grace = \"1h\"").start().await;
+    for path in World::pull("team/a", &world.of_ann) {
+        assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+    }
+    for outage in ["down", "busy", "broken"] {
+        match outage {
+            "down" => world.registry.take_down(Server::Api).await,
+            "busy" => world.registry.fault(When::any(), Fault::too_many("5")),
+            _ => world.registry.fault(When::any(), Fault::status(500)),
+        }
+        for path in World::pull("team/a", &world.of_ann) {
+            assert_eq!(get_as(&mirror, ANN, &path).await.status, 200, "{outage}: {path}");
+            for other in [get_as(&mirror, BOB, &path).await, mirror.get(&path).await] {
+                assert!(matches!(other.status, 429 | 502 | 504), "{outage}: {path}: {}", other.status);
+            }
+            let wrong = get_as(&mirror, ("ann", "another password"), &path).await;
+            assert!(matches!(wrong.status, 429 | 502 | 504), "{outage}: {path}: {}", wrong.status);
+        }
+        if outage == "down" {
+            world.registry.bring_up(Server::Api).await;
+        }
+        world.registry.heal();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_grace_nothing_holds() {
+    let world = World::new().await;
+    let mirror = world.mirror("access_ttl = \"0s\"\naccess_grace = \"0s\"").start().await;
+    let path = layer("team/a", &world.of_ann);
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+    world.registry.take_down(Server::Api).await;
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 502);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_hangs_is_not_waited_for_where_a_former_yes_does() {
+    let world = World::new().await;
+    let mirror = world.mirror("access_ttl = \"0s\"").start().await;
+    let path = layer("team/a", &world.of_ann);
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+    let gate = crate::support::fake_registry::Gate::new();
+    world.registry.fault(When::any(), Fault::HoldHead(gate.clone()));
+    for _ in 0..2 {
+        let answer = tokio::time::timeout(Duration::from_secs(10), get_as(&mirror, ANN, &path)).await.unwrap();
+        assert_eq!(answer.status, 200);
+    }
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_is_who_is_asked_for() {
+    let world = World::new().await;
+    let mirror = world.mirror("").start().await;
+    for (who, repository, image) in [(ANN, "team/a", &world.of_ann), (BOB, "team/b", &world.of_bob)] {
+        world.registry.forget_requests();
+        for path in World::pull(repository, image) {
+            get_as(&mirror, who, &path).await;
+        }
+        for request in world.registry.requests() {
+            let shown = request.header("authorization").unwrap_or_default().to_owned();
+            match request.server {
+                Server::Realm => {
+                    assert_eq!(shown, basic(who.0, who.1));
+                    assert_eq!(request.parameter("scope"), [format!("repository:{repository}:pull")]);
+                }
+                Server::Api => assert!(!shown.starts_with("Basic "), "a password where a token does"),
+                Server::Cdn => assert!(shown.is_empty()),
+            }
+        }
+    }
+}
+
+/// What was cached under one rule must not be found under the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_configuration_finds_nothing_of_the_former() {
+    let world = World::new().await;
+    let mut mirror = world.mirror("").start().await;
+    for path in World::pull("team/a", &world.of_ann) {
+        assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+    }
+    mirror.restart_with(|config| config.upstreams[0].access = forebay::upstream::Access::Shared).await;
+    world.registry.take_down(Server::Api).await;
+    for path in World::pull("team/a", &world.of_ann) {
+        assert_eq!(mirror.get(&path).await.status, 502, "{path}");
+        assert_eq!(mirror.head(&path).await.status, 502, "{path}");
+    }
+    world.registry.bring_up(Server::Api).await;
+    // And back: it is still there for whom it is.
+    mirror
+        .restart_with(|config| {
+            let hour = Duration::from_secs(3600);
+            config.upstreams[0].access = forebay::upstream::Access::Client { ttl: hour, grace: hour };
+        })
+        .await;
+    world.registry.forget_requests();
+    let hit = get_as(&mirror, ANN, &layer("team/a", &world.of_ann)).await;
+    assert_eq!((hit.status, hit.header("cache-status")), (200, Some("forebay; hit")));
+    assert_eq!(world.registry.count(|request| request.is_blob_get(&world.of_ann.layers[0])), 0);
+}
+
+/// A registry that knows nothing but Basic, such as docker-registry with htpasswd.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_wants_passwords_gets_the_clients() {
+    let world = World::new().await;
+    world.registry.require(Auth::Basic { username: ANN.0.to_owned(), password: ANN.1.to_owned() });
+    let mirror = world.mirror("").start().await;
+    for path in World::pull("team/a", &world.of_ann) {
+        assert_eq!(mirror.get(&path).await.status, 401, "{path}");
+        assert_eq!(get_as(&mirror, ANN, &path).await.status, 200, "{path}");
+        assert_eq!(get_as(&mirror, BOB, &path).await.status, 401, "{path}");
+        assert_eq!(get_as(&mirror, (ANN.0, "wrong"), &path).await.status, 401, "{path}");
+    }
+}

@@ -1,0 +1,52 @@
+//! Pushes in the client's own name.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_push_is_the_upstreams_word() {
+    let world = World::new().await;
+    let mirror = world.mirror("push = true").start().await;
+    let content = b"pushed by ann";
+    let digest = forebay::oci::Digest::of(forebay::oci::Algorithm::Sha256, content);
+    let uploads = "/v2/team/a/blobs/uploads/";
+    for refused in [
+        mirror.request(Method::POST, uploads, &[]).await,
+        request_as(&mirror, BOB, Method::POST, uploads).await,
+        request_as(&mirror, (ANN.0, "wrong"), Method::POST, uploads).await,
+        mirror.send(Method::POST, &format!("{uploads}?digest={digest}"), &[], &content[..]).await,
+        request_as(&mirror, BOB, Method::PUT, "/v2/team/a/manifests/2").await,
+        request_as(&mirror, BOB, Method::DELETE, "/v2/team/a/manifests/1").await,
+    ] {
+        assert_eq!((refused.status, &*refused.error_code()), (401, "UNAUTHORIZED"));
+        assert!(refused.header("www-authenticate").is_some());
+    }
+    let ann = basic(ANN.0, ANN.1);
+    let as_ann = [("authorization", &*ann)];
+    let pushed = mirror.send(Method::POST, &format!("{uploads}?digest={digest}"), &as_ann, &content[..]).await;
+    assert_eq!(pushed.status, 201, "{}", String::from_utf8_lossy(&pushed.body));
+    let begun = mirror.send(Method::POST, uploads, &as_ann, "").await;
+    assert_eq!(begun.status, 202);
+    let place = begun.header("location").unwrap().to_owned();
+    // What she began is hers to go on with, by the upstream's word.
+    assert_eq!(request_as(&mirror, BOB, Method::PATCH, &place).await.status, 401);
+    assert_eq!(mirror.send(Method::PATCH, &place, &as_ann, &content[..]).await.status, 202);
+
+    let path = format!("/v2/team/a/blobs/{digest}");
+    assert_eq!(get_as(&mirror, ANN, &path).await.body, Bytes::from_static(content));
+    assert_eq!(get_as(&mirror, BOB, &path).await.status, 401);
+    assert!(world.registry.requests().iter().all(|request| {
+        request.header("authorization").is_none_or(|shown| !shown.contains(&basic("bob", "")["Basic ".len()..]))
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_mounted_is_read_by_who_pushes() {
+    let world = World::new().await;
+    let mirror = world.mirror("push = true").start().await;
+    assert_eq!(get_as(&mirror, ANN, &layer("team/a", &world.of_ann)).await.status, 200);
+    let digest = &world.of_ann.layers[0];
+    let mount = format!("/v2/team/b/blobs/uploads/?mount={digest}&from=team/a");
+    // He may push to his, and not read hers: the upstream gives no such token.
+    assert_eq!(request_as(&mirror, BOB, Method::POST, &mount).await.status, 401);
+    assert_eq!(get_as(&mirror, BOB, &format!("/v2/team/b/blobs/{digest}")).await.status, 404);
+}
