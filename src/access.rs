@@ -222,6 +222,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn passwords_go_over_tls_or_stay_on_the_machine_unless_the_operator_says_so() {
+        for (tls, peer, allowed, takes) in [
+            (true, "192.0.2.1", false, true),
+            (false, "192.0.2.1", false, false),
+            (false, "192.0.2.1", true, true),
+            (false, "127.0.0.1", false, true),
+            (false, "127.5.5.5", false, true),
+            (false, "::1", false, true),
+            (false, "::ffff:127.0.0.1", false, true),
+            (false, "::ffff:192.0.2.1", false, false),
+            (false, "fe80::1", false, false),
+            (false, "0.0.0.0", false, false),
+        ] {
+            let config = Config { anonymous: Anonymous::Pull, htpasswd: None, allow_clear_login: allowed };
+            let access = AccessControl::load(&config).unwrap();
+            assert_eq!(access.takes_passwords(tls, peer.parse().unwrap()), takes, "{tls} {peer} {allowed}");
+        }
+    }
+
+    #[test]
     fn basic_credentials_are_read_and_nothing_else_is() {
         let encode = |text: &str| STANDARD.encode(text);
         for (header, expected) in [
