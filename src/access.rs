@@ -9,6 +9,7 @@ pub mod config;
 mod htpasswd;
 mod proofs;
 mod verified;
+mod watch;
 
 use std::{
     net::IpAddr,
@@ -24,8 +25,9 @@ pub use self::{
     config::{Anonymous, Config},
     htpasswd::Error,
     proofs::{Proofs, Subject},
+    watch::watch,
 };
-use self::{htpasswd::Users, verified::Verified};
+use self::{htpasswd::Users, verified::Verified, watch::Look};
 
 /// How many passwords are verified at the same time. Each takes a core for its time, and pulls need the cores too.
 const VERIFICATIONS: usize = 2;
@@ -98,6 +100,21 @@ impl AccessControl {
     pub fn reload(&self) -> Result<(), Error> {
         let config = self.0.rules.load().config.clone();
         self.replace(&config)
+    }
+
+    /// Takes the htpasswd file over when it is as it was at the look `before` and is not what is in force.
+    fn look(&self, before: Option<[u8; 32]>) -> Result<Look, Error> {
+        let current = self.0.rules.load_full();
+        let (Some(file), Some(users)) = (&current.config.htpasswd, &current.users) else { return Ok(Look::Unchanged) };
+        let rules = Rules::load(&current.config)?;
+        match rules.users.as_ref().map(Users::fingerprint) {
+            Some(now) if now == users.fingerprint() => Ok(Look::Unchanged),
+            Some(now) if before != Some(now) => Ok(Look::Changing(now)),
+            _ => {
+                self.0.rules.store(Arc::new(rules));
+                Ok(Look::Changed(file.clone()))
+            }
+        }
     }
 
     /// Takes another configuration, and reads its htpasswd file.

@@ -135,6 +135,8 @@ impl App {
         if let Some(tls) = &tls {
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
         }
+        let of_now = handler.clone();
+        tasks.spawn(access::watch(move || of_now.access.load_full(), metrics.clone(), end.clone()));
         tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), end.clone()));
         let serving = tokio::spawn(listener.run(handler.clone(), stop.clone()));
         readiness.set_ready();

@@ -30,4 +30,5 @@ pub mod oci;
 pub mod push;
 pub mod route;
 pub mod server;
+pub mod trouble;
 pub mod upstream;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bcrypt::HashParts;
+use sha2::{Digest as _, Sha256};
 
 /// A password may take this long to check: 2^16 rounds are some seconds. More is a mistake that would let any client
 /// stop all others.
@@ -38,6 +39,8 @@ pub enum Problem {
 /// Who has a password.
 #[derive(Default)]
 pub(super) struct Users {
+    /// Of the file: equal when nothing changed.
+    fingerprint: [u8; 32],
     hashes: HashMap<Arc<str>, String>,
     /// Checked when the user is unknown, so that it takes as long; the costliest hash of the file.
     decoy: Option<String>,
@@ -46,7 +49,14 @@ pub(super) struct Users {
 impl Users {
     pub(super) fn load(path: &Path) -> Result<Users, Error> {
         let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        Users::parse(&text).map_err(|(line, problem)| Error::Line { path: path.to_owned(), line, problem })
+        let users = Users::parse(&text);
+        let users = users.map_err(|(line, problem)| Error::Line { path: path.to_owned(), line, problem })?;
+        Ok(Users { fingerprint: Sha256::digest(&text).into(), ..users })
+    }
+
+    /// A hash of the file.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
     }
 
     fn parse(text: &str) -> Result<Users, (usize, Problem)> {

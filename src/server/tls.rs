@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{TlsConfig, ktls};
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, trouble::Trouble};
 
 /// How often the files are looked at. Their content is compared, which works where notifications do not: NFS, and the
 /// symbolic links that Kubernetes and certbot swap.
@@ -175,29 +175,6 @@ impl ReloadableTls {
                 Err(_) => return,
             }
         }
-    }
-}
-
-/// What is wrong with the files, told once, and only when it was the same on two looks: whoever replaces a
-/// certificate and its key replaces one of them first.
-#[derive(Default)]
-struct Trouble {
-    seen: Option<String>,
-    told: bool,
-}
-
-impl Trouble {
-    fn over(&mut self) {
-        *self = Trouble::default();
-    }
-
-    fn is_news(&mut self, failure: &TlsError) -> bool {
-        let now = failure.to_string();
-        if self.seen.as_ref() != Some(&now) {
-            *self = Trouble { seen: Some(now), told: false };
-            return false;
-        }
-        !std::mem::replace(&mut self.told, true)
     }
 }
 

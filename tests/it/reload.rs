@@ -49,6 +49,26 @@ async fn upstreams_come_and_go() {
     assert_eq!((reloads(&mirror, "ok").await, reloads(&mirror, "failed").await), (2.0, 0.0));
 }
 
+/// Nobody sends a signal when `htpasswd` has changed the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_come_and_go_with_their_file() {
+    let (registry, users) = (FakeRegistry::start().await, with_users());
+    let mirror = Mirror::parse(&configuration(&registry, &users, "none")).start().await;
+    let status = async |user: &str, password: &str| {
+        mirror.get_with("/v2/", &[("authorization", &basic(user, password))]).await.status
+    };
+    assert_eq!((status("ann", "secret").await, status("bob", "other").await), (200, 401));
+    write_users(&users, &[("bob", "other")]);
+    until("bob may pull", async || status("bob", "other").await == 200).await;
+    assert_eq!(status("ann", "secret").await, 401);
+    fs::write(users.path().join("htpasswd"), "nonsense").unwrap();
+    mirror.until_metric("forebay_reloads_total", &[("what", "htpasswd"), ("result", "failed")], 1.0).await;
+    assert_eq!(status("bob", "other").await, 200);
+    fs::remove_file(users.path().join("htpasswd")).unwrap();
+    mirror.until_metric("forebay_reloads_total", &[("what", "htpasswd"), ("result", "failed")], 2.0).await;
+    assert_eq!(status("bob", "other").await, 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_come_and_go() {
     let (registry, users) = (FakeRegistry::start().await, with_users());
