@@ -35,6 +35,10 @@ const VERIFICATIONS: usize = 2;
 /// better off coming again.
 const WAITING: usize = 64;
 
+/// The longest user name and password that an upstream is shown, in bytes; some passwords are whole key files.
+const MOST_OF_USER: usize = 256;
+const MOST_OF_PASSWORD: usize = 16 * 1024;
+
 /// Somebody who may pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
@@ -159,6 +163,11 @@ impl AccessControl {
         tls || peer.to_canonical().is_loopback() || self.0.rules.load().config.allow_clear_login
     }
 
+    /// Whether somebody may come who says nothing of themselves.
+    pub fn is_open(&self) -> bool {
+        self.0.rules.load().config.anonymous == Anonymous::Pull
+    }
+
     /// Whether there is anybody who could say who they are by a password.
     pub fn has_users(&self) -> bool {
         self.0.rules.load().users.is_some()
@@ -208,10 +217,12 @@ impl Rules {
     }
 }
 
-/// The user name and the password of Basic credentials, for an upstream to judge; `None` when they are no text.
+/// The user name and the password of Basic credentials, for an upstream to judge; `None` when they are no text, or too
+/// long for anybody's.
 pub fn basic(authorization: &HeaderValue) -> Option<(String, String)> {
     let Credentials { user, password } = Credentials::parse(authorization)?;
-    Some((user, String::from_utf8(password).ok()?))
+    let password = String::from_utf8(password).ok()?;
+    (user.len() <= MOST_OF_USER && password.len() <= MOST_OF_PASSWORD).then_some((user, password))
 }
 
 /// What a client sent. It has no `Debug`, so that it is never logged.

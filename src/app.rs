@@ -114,7 +114,7 @@ impl App {
                 images.clone(),
             ),
             blobs: BlobCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone(), images),
-            proofs: Proofs::new(tasks.clone(), end.clone()),
+            proofs: Proofs::new(config.cache.negative_ttl, tasks.clone(), end.clone()),
             asker_key: AskerKey::generate()?,
             gone: Gone::default(),
             metrics: metrics.clone(),
@@ -129,6 +129,7 @@ impl App {
         let local_addrs = listener.local_addrs();
         let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;
 
+        warn_of_open_content(&config);
         let readiness = Readiness::default();
         tasks.spawn(store.clone().keep_uses(end.clone()));
         tasks.spawn(async move { store.scan().await });
@@ -173,7 +174,14 @@ impl App {
         if let (Some(running), Some(tls)) = (&self.tls, tls) {
             running.replace(tls);
         }
-        self.handler.table.store(Arc::new(table));
+        let former = self.handler.table.swap(Arc::new(table));
+        let now = self.handler.table.load();
+        let stays = |old: &Upstream| now.upstreams.get(old.name()).is_some_and(|new| new.is_where(old));
+        if former.upstreams.values().any(|old| old.decides_by_client() && !stays(old)) {
+            // A name stands for another registry now.
+            self.handler.proofs.forget_all();
+        }
+        warn_of_open_content(config);
         self.handler.access.store(Arc::new(access));
         for section in fixed_at_start(&self.config, config) {
             tracing::warn!(section, "this section is not what runs; it takes effect at the next start");
@@ -235,6 +243,21 @@ fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, E
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
     let seal = if pushes { Some(Seal::load(&config.push, &config.cache.directory)?) } else { None };
     Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams: table, seal })
+}
+
+/// What an upstream gave while its content was open to all is still so: nothing says which blobs those are.
+fn warn_of_open_content(config: &Config) {
+    for upstream in config.upstreams.iter().filter(|upstream| upstream.access != upstream::Access::Shared) {
+        let tags = config.cache.directory.join("tags").join(&*upstream.name);
+        if tags.exists() {
+            tracing::warn!(
+                upstream = %upstream.name,
+                tags = %tags.display(),
+                "what was cached of this upstream before its access was \"client\" can still be had by its digest: \
+                 stop forebay and remove blobs, manifests and tags from the cache directory if that is not for everybody"
+            );
+        }
+    }
 }
 
 fn upstreams(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Vec<Upstream>, Error> {

@@ -48,6 +48,10 @@ pub enum Error {
     #[error("passwords are not taken over http: use https, or have the operator set access.allow_clear_login = true")]
     ClearLogin,
     #[error(
+        "a login at this host is for another registry: this one needs a host or port of its own (upstream.hosts) to log in at"
+    )]
+    LoginElsewhere,
+    #[error(
         "changes at this upstream need a user of this mirror, and it has none: its operator has to set access.htpasswd"
     )]
     NoUsers,
@@ -90,7 +94,9 @@ impl Error {
             | Self::UploadUnknown
             | Self::NameUnknown => StatusCode::NOT_FOUND,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::Denied | Self::Refused | Self::ClearLogin | Self::NoUsers => StatusCode::FORBIDDEN,
+            Self::Denied | Self::Refused | Self::ClearLogin | Self::LoginElsewhere | Self::NoUsers => {
+                StatusCode::FORBIDDEN
+            }
             Self::Unsupported | Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ManifestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -112,7 +118,7 @@ impl Error {
             Self::BlobUnknown => ErrorCode::BlobUnknown,
             Self::UploadUnknown => ErrorCode::BlobUploadUnknown,
             Self::Unauthenticated => ErrorCode::Unauthorized,
-            Self::Denied | Self::Refused | Self::ClearLogin | Self::NoUsers => ErrorCode::Denied,
+            Self::Denied | Self::Refused | Self::ClearLogin | Self::LoginElsewhere | Self::NoUsers => ErrorCode::Denied,
             Self::Rejected | Self::Unsupported | Self::MethodNotAllowed => ErrorCode::Unsupported,
             Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
@@ -154,6 +160,7 @@ impl Error {
             | Self::Denied
             | Self::Refused
             | Self::ClearLogin
+            | Self::LoginElsewhere
             | Self::NoUsers
             | Self::Rejected
             | Self::ManifestTooLarge
@@ -259,6 +266,7 @@ mod tests {
             (Error::Denied, 403, "DENIED"),
             (Error::Refused, 403, "DENIED"),
             (Error::ClearLogin, 403, "DENIED"),
+            (Error::LoginElsewhere, 403, "DENIED"),
             (Error::NoUsers, 403, "DENIED"),
             (Error::Unsupported, 405, "UNSUPPORTED"),
             (Error::MethodNotAllowed, 405, "UNSUPPORTED"),

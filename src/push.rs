@@ -23,6 +23,7 @@ pub use self::{
     seal::{KeyError, Seal},
 };
 use crate::{
+    access::Proofs,
     cache::ManifestCache,
     chain::Chain,
     error::Error,
@@ -51,6 +52,7 @@ pub struct Push<'a> {
 pub struct Caches<'a> {
     pub manifests: &'a ManifestCache,
     pub gone: &'a Gone,
+    pub proofs: &'a Proofs,
 }
 
 /// The upstream's answer; `location` is as the client has to ask us.
@@ -79,6 +81,11 @@ pub async fn pass(
 /// Has the caches know of a change that was made.
 async fn note(push: Push<'_>, written: &Written, upstream: &Upstream, caches: Caches<'_>) {
     let repository = push.repository;
+    let deleted = match push.write {
+        Write::DeleteManifest(Reference::Digest(digest)) | Write::DeleteBlob(digest) => Some(digest),
+        _ => None,
+    };
+    caches.proofs.changed(upstream, repository, deleted);
     match push.write {
         Write::PutManifest(reference) => {
             caches.manifests.note_write();

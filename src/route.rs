@@ -207,6 +207,15 @@ impl Routes {
         Ok(Route { upstream, repository, operation, namespace: namespace.map(Cow::into_owned) })
     }
 
+    /// The upstream that a login is for: the one of `GET /v2/` of the same host, or that `ns=` names.
+    pub fn login(&self, target: Target<'_>) -> Option<&Arc<str>> {
+        let index = match namespace(target.uri) {
+            Some(name) => self.named(&name),
+            None => self.by_host(target).or(self.default),
+        };
+        Some(&self.upstreams.get(index?)?.name)
+    }
+
     /// Which upstream a name in a request belongs to, and the name without the upstream's.
     fn locate<'a>(
         &self,

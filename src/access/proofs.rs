@@ -3,17 +3,19 @@
 //! What must hold: nothing of such an upstream is served from here but to an asker for whom it has said yes for that
 //! repository within `access_ttl`, and nothing by its digest but where it has said that this repository has it. It says
 //! so when asked, by this asker and with nothing but its credentials, for just what is wanted. When it cannot be asked, what
-//! it said holds for `access_grace`, and no longer. What it refuses is forgotten at once.
+//! it said holds for `access_grace`, and no longer. A no ends it, whoever waits for it, and no yes that was asked for
+//! before brings it back.
 //!
 //! That a repository has a digest is the upstream's word alone: who may push can list any digest in a manifest. All of
-//! it is in memory; a restart asks again.
+//! it is in memory; a restart asks again. What one asker provokes is nothing to the others.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use moka::{policy::EvictionPolicy, sync::Cache};
+use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -22,12 +24,16 @@ use crate::{
     upstream::{Access, Asker, Error, ErrorKind, Upstream},
 };
 
-/// How many askers' rights to a repository are remembered, how many digests of repositories, and how many logins.
+/// How many askers' rights to a repository are remembered, how many digests of repositories, and how many refusals.
 const MOST: u64 = 100_000;
+/// How many questions are on their way at a time, each with a password in hand. Beyond it is somebody who guesses.
+const MOST_QUESTIONS: usize = 1024;
 /// How long a client waits for the upstream when a former answer could do.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long an upstream that could not answer is left alone where a former answer can do.
+/// How long an upstream that could not answer an asker is not asked by it where a former answer can do.
 const TROUBLE_TTL: Duration = Duration::from_secs(5);
+/// How long a refusal is remembered, at most: who has the wrong password asks again and again.
+const REFUSAL_TTL: Duration = Duration::from_secs(2);
 
 /// What a client wants of a repository.
 #[derive(Clone, Debug)]
@@ -42,6 +48,13 @@ struct Right {
     upstream: Arc<str>,
     asker: Asker,
     repository: Option<Repository>,
+}
+
+/// What the upstream said last, and when it was asked.
+#[derive(Clone, Copy)]
+struct Word {
+    asked: Instant,
+    yes: bool,
 }
 
 /// A digest in a repository, as a manifest or as a blob.
@@ -65,11 +78,14 @@ struct Question {
 pub struct Proofs(Arc<Shared>);
 
 struct Shared {
-    rights: Cache<Right, Instant>,
+    rights: Cache<Right, Word>,
     places: Cache<Place, Instant>,
-    /// Upstreams that could not answer a moment ago.
-    troubled: Cache<Arc<str>, ()>,
-    questions: Flights<Question, Result<Option<Digest>, Error>>,
+    /// Refusals of a moment ago.
+    refused: Cache<Question, Arc<Error>>,
+    /// Askers whom an upstream could not answer a moment ago.
+    troubled: Cache<(Arc<str>, Asker), ()>,
+    questions: Flights<Question, Result<(), Error>>,
+    places_for_questions: Arc<Semaphore>,
 }
 
 /// What a former answer is good for.
@@ -81,22 +97,26 @@ enum Standing {
     Fresh,
 }
 
+/// How long a yes holds.
+#[derive(Clone, Copy)]
+struct Terms {
+    ttl: Duration,
+    grace: Duration,
+}
+
 impl Proofs {
-    /// Questions run as tasks of `tasks` and end with `shutdown`.
-    pub fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+    /// Questions run as tasks of `tasks` and end with `shutdown`; refusals are remembered for `negative_ttl` and some
+    /// seconds at most.
+    pub fn new(negative_ttl: Duration, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        let expiring = || Cache::builder().max_capacity(MOST);
         Self(Arc::new(Shared {
             rights: remembering(),
             places: remembering(),
+            refused: expiring().time_to_live(negative_ttl.min(REFUSAL_TTL)).support_invalidation_closures().build(),
             troubled: Cache::builder().max_capacity(MOST).time_to_live(TROUBLE_TTL).build(),
             questions: Flights::new(tasks, shutdown),
+            places_for_questions: Arc::new(Semaphore::new(MOST_QUESTIONS)),
         }))
-    }
-
-    /// Whether this asker may have this without anybody being asked. Waits for nothing.
-    pub fn knows(&self, upstream: &Upstream, repository: &Repository, subject: &Subject) -> bool {
-        let Some((asker, ttl, grace)) = terms(upstream) else { return true };
-        let right = Right { upstream: upstream.name().clone(), asker, repository: Some(repository.clone()) };
-        self.standing(upstream, &right, repository, subject, ttl, grace) == Standing::Fresh
     }
 
     /// Lets an asker have something of a repository; anybody, where the upstream's clients are all the same to it.
@@ -104,36 +124,42 @@ impl Proofs {
     /// # Errors
     /// What the upstream says to this asker, or why it cannot be asked.
     pub async fn admit(&self, upstream: &Upstream, repository: &Repository, subject: &Subject) -> Result<(), Error> {
-        let Some((asker, ttl, grace)) = terms(upstream) else { return Ok(()) };
+        let Some((asker, terms)) = terms(upstream) else { return Ok(()) };
         let right = Right { upstream: upstream.name().clone(), asker, repository: Some(repository.clone()) };
-        let standing = self.standing(upstream, &right, repository, subject, ttl, grace);
+        let of_right = terms.judge_right(self.age(&right));
+        let standing = match subject.place(upstream, repository, None) {
+            Some(place) => of_right.min(terms.judge_place(self.0.places.get(&place).map(|at| at.elapsed()))),
+            None => of_right,
+        };
         if standing == Standing::Fresh {
             return Ok(());
         }
-        let had_right = judge(self.age(&right), ttl, grace) == Standing::Fresh;
         let question = Question { right: right.clone(), subject: Some(subject.named()) };
-        let (by, of, what) = (upstream.clone(), repository.clone(), subject.clone());
-        let asking = self.ask(question, upstream, standing, async move { what.ask(&by, &of).await });
-        match asking.await {
-            Some(Ok(told)) => {
-                self.0.rights.insert(right, Instant::now());
-                if let Some(place) = place(upstream, repository, subject, told) {
-                    self.0.places.insert(place, Instant::now());
+        let (proofs, by, of, what) = (self.clone(), upstream.clone(), repository.clone(), subject.clone());
+        let had_right = of_right == Standing::Fresh;
+        self.ask(question, upstream, asker, standing, async move {
+            let asked = Instant::now();
+            let told = what.ask(&by, &of).await;
+            // Here, and not by who waits: that one may have left, or been content with a former answer.
+            match &told {
+                Ok(digest) => {
+                    proofs.note(right, Word { asked, yes: true });
+                    if let Some(place) = what.place(&by, &of, digest.clone()) {
+                        proofs.0.places.insert(place, asked);
+                    }
                 }
-                Ok(())
-            }
-            Some(Err(error)) if error.kind.is_outage() => Err(error),
-            Some(Err(error)) => {
                 // For who may read the rest, it is this that is not there; for others, that may be how they are refused.
-                if error.kind != ErrorKind::NotFound || !had_right {
-                    self.0.rights.invalidate(&right);
-                } else if let Some(place) = place(upstream, repository, subject, None) {
-                    self.0.places.invalidate(&place);
+                Err(error) if error.kind == ErrorKind::NotFound && had_right => {
+                    what.place(&by, &of, None).into_iter().for_each(|place| proofs.0.places.invalidate(&place));
                 }
-                Err(error)
+                Err(error) if error.kind == ErrorKind::NotFound || is_refusal(error) => {
+                    proofs.note(right, Word { asked, yes: false });
+                }
+                Err(_) => {}
             }
-            None => Ok(()),
-        }
+            told.map(|_| ())
+        })
+        .await
     }
 
     /// Whether the upstream takes what this asker showed, for `docker login`.
@@ -141,73 +167,117 @@ impl Proofs {
     /// # Errors
     /// What the upstream says, or why it cannot be asked.
     pub async fn log_in(&self, upstream: &Upstream) -> Result<(), Error> {
-        let Some((asker, ttl, grace)) = terms(upstream) else { return Ok(()) };
+        let Some((asker, terms)) = terms(upstream) else { return Ok(()) };
         let right = Right { upstream: upstream.name().clone(), asker, repository: None };
-        let standing = judge(self.age(&right), ttl, grace);
+        let standing = terms.judge_right(self.age(&right));
         if standing == Standing::Fresh {
             return Ok(());
         }
         let question = Question { right: right.clone(), subject: None };
-        let by = upstream.clone();
-        match self.ask(question, upstream, standing, async move { by.ping().await.map(|()| None) }).await {
-            Some(Ok(_)) => {
-                self.0.rights.insert(right, Instant::now());
-                Ok(())
+        let (proofs, by) = (self.clone(), upstream.clone());
+        self.ask(question, upstream, asker, standing, async move {
+            let asked = Instant::now();
+            let told = by.ping().await;
+            match &told {
+                Ok(()) => proofs.note(right, Word { asked, yes: true }),
+                Err(error) if is_refusal(error) => proofs.note(right, Word { asked, yes: false }),
+                Err(_) => {}
             }
-            Some(Err(error)) => {
-                if !error.kind.is_outage() {
-                    self.0.rights.invalidate(&right);
-                }
-                Err(error)
-            }
-            None => Ok(()),
+            told
+        })
+        .await
+    }
+
+    /// The upstream refused this asker something of this repository that was asked for otherwise.
+    pub fn refused(&self, upstream: &Upstream, repository: &Repository) {
+        if let Some((asker, _)) = terms(upstream) {
+            let right = Right { upstream: upstream.name().clone(), asker, repository: Some(repository.clone()) };
+            self.note(right, Word { asked: Instant::now(), yes: false });
         }
     }
 
-    /// What the upstream says; `None` when it cannot be asked and a former answer does.
+    /// Something was made or deleted in a repository: what was not there may be, and the other way round.
+    pub fn changed(&self, upstream: &Upstream, repository: &Repository, deleted: Option<&Digest>) {
+        if !upstream.decides_by_client() {
+            return;
+        }
+        let (name, of) = (upstream.name().clone(), Some(repository.clone()));
+        let is_meant = move |question: &Question, _: &Arc<Error>| {
+            question.right.upstream == name && question.right.repository == of
+        };
+        if let Err(error) = self.0.refused.invalidate_entries_if(is_meant) {
+            tracing::error!(%error, "cannot forget the refusals of a repository");
+        }
+        for is_blob in [false, true] {
+            if let Some(digest) = deleted.cloned() {
+                let (upstream, repository) = (upstream.name().clone(), repository.clone());
+                self.0.places.invalidate(&Place { upstream, repository, digest, is_blob });
+            }
+        }
+    }
+
+    /// Forgets all: a name may stand for another registry now.
+    pub fn forget_all(&self) {
+        self.0.rights.invalidate_all();
+        self.0.places.invalidate_all();
+        self.0.refused.invalidate_all();
+    }
+
+    /// What the upstream says, or a yes of before where that does.
     async fn ask(
         &self,
         question: Question,
         upstream: &Upstream,
+        asker: Asker,
         standing: Standing,
-        asking: impl Future<Output = Result<Option<Digest>, Error>> + Send + 'static,
-    ) -> Option<Result<Option<Digest>, Error>> {
-        let may_wait = standing < Standing::InOutage;
-        if !may_wait && self.0.troubled.contains_key(upstream.name()) {
-            return None;
+        asking: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let troubled = (upstream.name().clone(), asker);
+        let former = standing >= Standing::InOutage;
+        if former && self.0.troubled.contains_key(&troubled) {
+            return Ok(());
         }
-        let (flight, _) = self.0.questions.join(question, || asking);
-        let answer = if may_wait { Ok(flight.answer().await) } else { timeout(flight.answer()).await };
-        match answer {
-            Ok(Some(Err(error))) if error.kind.is_outage() && !may_wait => {}
-            Ok(Some(answer)) => return Some(answer),
-            // The process ends, and nobody was asked.
-            Ok(None) => return Some(Err(Error::new(ErrorKind::Unavailable, "the question was given up"))),
+        if let Some(error) = self.0.refused.get(&question) {
+            return Err((*error).clone());
+        }
+        let shared = self.0.clone();
+        let key = question.clone();
+        let (flight, _) = self.0.questions.join(question, || async move {
+            let Ok(_place) = shared.places_for_questions.try_acquire() else {
+                return Err(Error::new(ErrorKind::TooManyRequests, "too many clients' rights are being asked for"));
+            };
+            let told = asking.await;
+            if let Err(error) = &told
+                && (is_refusal(error) || error.kind == ErrorKind::NotFound)
+            {
+                shared.refused.insert(key, Arc::new(error.clone()));
+            }
+            told
+        });
+        let given_up = || Err(Error::new(ErrorKind::Unavailable, "the question was given up"));
+        if !former {
+            return flight.answer().await.unwrap_or_else(given_up);
+        }
+        match tokio::time::timeout(PATIENCE, flight.answer()).await {
+            Ok(Some(Err(error))) if error.kind.is_outage() => {}
+            Ok(answer) => return answer.unwrap_or_else(given_up),
             Err(_) => {}
         }
-        self.0.troubled.insert(upstream.name().clone(), ());
-        None
+        self.0.troubled.insert(troubled, ());
+        Ok(())
     }
 
-    fn standing(
-        &self,
-        upstream: &Upstream,
-        right: &Right,
-        repository: &Repository,
-        subject: &Subject,
-        ttl: Duration,
-        grace: Duration,
-    ) -> Standing {
-        let of_right = judge(self.age(right), ttl, grace);
-        match place(upstream, repository, subject, None) {
-            // It is not a matter of days that a repository has something, and it is for nobody in particular.
-            Some(place) => of_right.min(judge(self.0.places.get(&place).map(|at| at.elapsed()), grace, grace)),
-            None => of_right,
-        }
+    /// The word that was asked for last counts, whenever it came.
+    fn note(&self, right: Right, word: Word) {
+        self.0.rights.entry(right).and_compute_with(|former| match former {
+            Some(former) if former.value().asked > word.asked => Op::Nop,
+            Some(_) | None => Op::Put(word),
+        });
     }
 
+    /// How old a yes is, if that is what was said last.
     fn age(&self, right: &Right) -> Option<Duration> {
-        self.0.rights.get(right).map(|at| at.elapsed())
+        self.0.rights.get(right).filter(|word| word.yes).map(|word| word.asked.elapsed())
     }
 }
 
@@ -217,6 +287,16 @@ impl Subject {
             Self::Manifest(reference, accept) => (reference.clone(), Some(accept.class())),
             Self::Blob(digest) => (Reference::Digest(digest.clone()), None),
         }
+    }
+
+    /// The digest that has to be the repository's; `told`: the one that a tag means.
+    fn place(&self, upstream: &Upstream, repository: &Repository, told: Option<Digest>) -> Option<Place> {
+        let (digest, is_blob) = match self {
+            Self::Blob(digest) => (digest.clone(), true),
+            Self::Manifest(Reference::Digest(digest), _) => (digest.clone(), false),
+            Self::Manifest(Reference::Tag(_), _) => (told?, false),
+        };
+        Some(Place { upstream: upstream.name().clone(), repository: repository.clone(), digest, is_blob })
     }
 
     /// Asks the upstream for just this; the digest, where it names one.
@@ -234,22 +314,28 @@ impl Subject {
     }
 }
 
+impl Terms {
+    fn judge_right(self, age: Option<Duration>) -> Standing {
+        judge(age, self.ttl, self.grace)
+    }
+
+    /// That a repository has something is for nobody in particular and no matter of seconds; it is asked for again early
+    /// enough to hold in an outage.
+    fn judge_place(self, age: Option<Duration>) -> Standing {
+        judge(age, (self.grace / 2).max(self.ttl), self.grace)
+    }
+}
+
 /// Who asks, and how long a yes holds; `None` where that is not what decides.
-fn terms(upstream: &Upstream) -> Option<(Asker, Duration, Duration)> {
+fn terms(upstream: &Upstream) -> Option<(Asker, Terms)> {
     match upstream.access() {
-        Access::Client { ttl, grace } => Some((upstream.asker().unwrap_or(Asker::NOBODY), ttl, grace)),
+        Access::Client { ttl, grace } => Some((upstream.asker().unwrap_or(Asker::NOBODY), Terms { ttl, grace })),
         Access::Shared => None,
     }
 }
 
-/// The digest that has to be the repository's; `told`: the one that a tag means.
-fn place(upstream: &Upstream, repository: &Repository, subject: &Subject, told: Option<Digest>) -> Option<Place> {
-    let (digest, is_blob) = match subject {
-        Subject::Blob(digest) => (digest.clone(), true),
-        Subject::Manifest(Reference::Digest(digest), _) => (digest.clone(), false),
-        Subject::Manifest(Reference::Tag(_), _) => (told?, false),
-    };
-    Some(Place { upstream: upstream.name().clone(), repository: repository.clone(), digest, is_blob })
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied)
 }
 
 fn judge(age: Option<Duration>, ttl: Duration, grace: Duration) -> Standing {
@@ -260,13 +346,9 @@ fn judge(age: Option<Duration>, ttl: Duration, grace: Duration) -> Standing {
     }
 }
 
-fn remembering<K: std::hash::Hash + Eq + Send + Sync + 'static>() -> Cache<K, Instant> {
+fn remembering<K: std::hash::Hash + Eq + Send + Sync + 'static, V: Clone + Send + Sync + 'static>() -> Cache<K, V> {
     // The default policy refuses newcomers, who would be asked for again and again.
     Cache::builder().max_capacity(MOST).eviction_policy(EvictionPolicy::lru()).build()
-}
-
-async fn timeout<T>(work: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
-    tokio::time::timeout(PATIENCE, work).await
 }
 
 #[cfg(test)]

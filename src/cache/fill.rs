@@ -399,7 +399,7 @@ impl FillReader {
                 Look::End => return Ok(None),
                 Look::Failed(error) => return Err(error),
                 Look::Wait => {
-                    self.fills.fetch_ahead(&self.fill, self.position, self.end);
+                    self.fills.fetch_ahead(&self.fill, &self.source, self.position, self.end);
                     if self.changed.changed().await.is_err() {
                         return Err(FillError::Abandoned);
                     }

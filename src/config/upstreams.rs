@@ -80,7 +80,8 @@ impl Reader<'_> {
             )?],
         };
         let clear = urls.iter().filter(|url| url.scheme() == "http").count();
-        if credential != CredentialSource::Anonymous && clear > 0 && clear < urls.len() {
+        let has_passwords = credential != CredentialSource::Anonymous || access != Access::Shared;
+        if has_passwords && clear > 0 && clear < urls.len() {
             return Err(self.error(
                 "urls",
                 "must not mix https and http beside credentials: when the https URL fails, the password would go \

@@ -20,7 +20,7 @@ use super::{
     response,
 };
 use crate::{
-    access::{self, AccessControl, Identity, Proofs, Subject},
+    access::{AccessControl, Identity, Proofs},
     cache::{BlobCache, ManifestCache, Source, Wanted, blobs::BlobSize},
     chain::Chain,
     error::Error,
@@ -84,11 +84,11 @@ impl Handle for Handler {
 
 /// A request without its body, which is not looked at before it is to be passed on.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
-    method: &'a Method,
-    uri: &'a Uri,
-    headers: &'a HeaderMap,
-    connection: &'a Connection,
+pub(super) struct Asked<'a> {
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    pub headers: &'a HeaderMap,
+    pub connection: &'a Connection,
 }
 
 impl Asked<'_> {
@@ -140,65 +140,30 @@ impl Handler {
             None => self.access.load().check_without(certificate)?,
             Some(_) if !self.takes_passwords(asked) => return Err(Error::ClearLogin),
             Some(authorization) => match upstream.as_mut().filter(|upstream| upstream.decides_by_client()) {
-                Some(upstream) => self.on_behalf_of_client(upstream, authorization)?,
+                Some(upstream) => self.on_behalf_of_client(asked, upstream, authorization)?,
                 None => {
                     let access = self.access.load_full();
                     Box::pin(async move { access.check(Some(authorization), certificate).await }).await?
                 }
             },
         };
-        if let Identity::User(name) | Identity::Client(name) = &identity {
+        if let Identity::User(name) = &identity {
             facts.user = Some(name.clone());
         }
         let route = routed?;
-        if upstream.as_ref().is_some_and(Upstream::decides_by_client) {
-            let served = Box::pin(self.serve_by_client(asked, body, route, upstream, &identity, facts)).await;
-            // It is for the client to say who else it could be.
-            return served
-                .map_err(|error| if matches!(error, Error::Refused) { Error::Unauthenticated } else { error });
+        match upstream {
+            Some(upstream) if upstream.decides_by_client() => {
+                Box::pin(self.serve_by_client(asked, body, route, upstream, identity, facts)).await
+            }
+            upstream => self.serve_shared(asked, body, route, upstream, &identity, facts).await,
         }
-        self.serve_shared(asked, body, route, upstream, &identity, facts).await
     }
 
-    /// Passes on what the client shows of itself to an upstream that decides by it.
-    fn on_behalf_of_client(&self, upstream: &mut Upstream, authorization: &HeaderValue) -> Result<Identity, Error> {
-        let (username, password) = access::basic(authorization).ok_or(Error::Unauthenticated)?;
-        let name = Arc::from(username.as_str());
-        *upstream = upstream.as_client(Some(self.asker_key.credential(username, password)));
-        Ok(Identity::Client(name))
-    }
-
-    fn takes_passwords(&self, asked: Asked<'_>) -> bool {
+    pub(super) fn takes_passwords(&self, asked: Asked<'_>) -> bool {
         self.access.load().takes_passwords(asked.connection.tls, asked.connection.peer.ip())
     }
 
-    /// Serves what an upstream says this client may have.
-    async fn serve_by_client(
-        &self,
-        asked: Asked<'_>,
-        body: Incoming,
-        route: Route,
-        upstream: Option<Upstream>,
-        identity: &Identity,
-        facts: &mut Facts,
-    ) -> Result<Response<Body>, Error> {
-        let subject = match &route.operation {
-            Operation::Manifest(reference) => {
-                Some(Subject::Manifest(reference.clone(), Accept::from_headers(asked.headers)))
-            }
-            Operation::Blob(digest) => Some(Subject::Blob(digest.clone())),
-            Operation::Base | Operation::Tags | Operation::Referrers(_) | Operation::Catalog | Operation::Write(_) => {
-                None
-            }
-        };
-        if let (Some(subject), Some(upstream), Some(repository)) = (&subject, &upstream, &route.repository) {
-            let label = route.operation.label();
-            self.proofs.admit(upstream, repository, subject).await.map_err(|error| facts.refused(label, &error))?;
-        }
-        self.serve_shared(asked, body, route, upstream, identity, facts).await
-    }
-
-    async fn serve_shared(
+    pub(super) async fn serve_shared(
         &self,
         asked: Asked<'_>,
         body: Incoming,
@@ -245,7 +210,7 @@ impl Handler {
             repository: &repository,
             namespace: route.namespace.as_deref(),
         };
-        let caches = Caches { manifests: &self.manifests, gone: &self.gone };
+        let caches = Caches { manifests: &self.manifests, gone: &self.gone, proofs: &self.proofs };
         let written = push::pass(push, content, &upstream, &seal, caches).await.map_err(|(error, cause)| {
             facts.cause = cause;
             error
@@ -255,24 +220,7 @@ impl Handler {
 
     /// Clients learn here whether to say who they are. Where a push needs it, they are asked; not elsewhere, since some
     /// would send what they have for another registry.
-    async fn base(
-        &self,
-        asked: Asked<'_>,
-        upstream: Option<&Upstream>,
-        identity: &Identity,
-        facts: &mut Facts,
-    ) -> Result<Response<Body>, Error> {
-        if let Some(upstream) = upstream.filter(|upstream| upstream.decides_by_client()) {
-            match identity {
-                Identity::Client(_) => {
-                    self.proofs.log_in(upstream).await.map_err(|error| facts.refused(Label::Base, &error))?;
-                }
-                // Where a password would not be taken it is not asked for: what is open to all can still be had.
-                _ if self.takes_passwords(asked) => return Err(Error::Unauthenticated),
-                _ => {}
-            }
-            return Ok(response::base());
-        }
+    fn base(&self, upstream: Option<&Upstream>, identity: &Identity) -> Result<Response<Body>, Error> {
         let wants_user =
             upstream.is_some_and(|upstream| upstream.allows_push() && push::needs_user(upstream.has_credentials()));
         if wants_user && *identity == Identity::Anonymous && self.access.load().has_users() {
@@ -307,7 +255,7 @@ impl Handler {
     ) -> Result<Response<Body>, Error> {
         let label = route.operation.label();
         match (route.operation, upstream, route.repository) {
-            (Operation::Base, upstream, _) => self.base(asked, upstream.as_ref(), identity, facts).await,
+            (Operation::Base, upstream, _) => self.base(upstream.as_ref(), identity),
             (Operation::Write(_), ..) => Err(Error::Unsupported),
             (Operation::Manifest(reference), Some(upstream), Some(repository)) => {
                 let accept = Accept::from_headers(asked.headers);
@@ -455,7 +403,7 @@ impl Handler {
 }
 
 impl Asked<'_> {
-    fn target(&self) -> Target<'_> {
+    pub(super) fn target(&self) -> Target<'_> {
         Target {
             method: self.method,
             uri: self.uri,
@@ -468,7 +416,7 @@ impl Asked<'_> {
 }
 
 impl Facts {
-    fn refused(&mut self, operation: Label, error: &upstream::Error) -> Error {
+    pub(super) fn refused(&mut self, operation: Label, error: &upstream::Error) -> Error {
         self.cause = Some(Chain(error).to_string());
         Error::from_upstream(operation, error)
     }

@@ -11,6 +11,7 @@
 //! - when [`Listener::run`] returns, every task it spawned has ended.
 
 pub mod body;
+mod clients;
 mod coalesce;
 mod conditions;
 pub mod config;

@@ -6,9 +6,12 @@
 //!
 //! [`realm`]: super::realm
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, header};
@@ -51,8 +54,10 @@ enum Proof {
 #[derive(Clone, Copy)]
 pub(super) struct Cause<'a> {
     pub scope: &'a Scope,
-    /// In whose name; `None`: ours.
+    /// In whose name; `None`: ours, or nobody's.
     pub client: Option<&'a ClientCredential>,
+    /// How long a client's token is used, where its upstream decides by it; else as long as it lives.
+    pub client_ttl: Option<Duration>,
 }
 
 /// What can be sent without having been challenged.
@@ -96,8 +101,8 @@ impl Authenticator {
         match self.authorize(sender, endpoint, &scheme, cause).await {
             Ok(authorization) => Known::Authorization(authorization),
             Err(error) => {
-                // A client's wrong password says nothing of how to ask.
-                if cause.client.is_none() {
+                // That a client may not, says nothing of how to ask.
+                if cause.client_ttl.is_none() {
                     endpoint.learn(None);
                 }
                 Known::Failed(scheme, error)
@@ -212,7 +217,7 @@ impl Authenticator {
         sender: &Sender,
         realm: Realm,
         service: Option<String>,
-        Cause { scope, client }: Cause<'_>,
+        Cause { scope, client, client_ttl }: Cause<'_>,
     ) -> Result<Authorization, Error> {
         let has_credential = client.is_some() || !self.credentials.is_anonymous();
         let identity = match client {
@@ -227,6 +232,7 @@ impl Authenticator {
         let key = TokenKey { identity, realm: realm.url, service, scope: scope.clone() };
         let fetch = async {
             let token = Box::pin(self.fetch(sender, &key, client)).await;
+            let token = token.map(|token| token.used_for(client_ttl));
             self.metrics.token(
                 &self.upstream,
                 match &token {
@@ -239,7 +245,12 @@ impl Authenticator {
             );
             token
         };
-        let token = self.tokens.get_or_fetch(key.clone(), fetch).await.map_err(|error| {
+        // Whether a password is still right is asked each time.
+        let token = match (client, scope) {
+            (Some(_), Scope::Login) => fetch.await,
+            _ => self.tokens.get_or_fetch(key.clone(), fetch).await,
+        };
+        let token = token.map_err(|error| {
             if realm.trusted || !has_credential {
                 return error;
             }
@@ -258,8 +269,13 @@ impl Authenticator {
     }
 
     async fn fetch(&self, sender: &Sender, key: &TokenKey, client: Option<&ClientCredential>) -> Result<Token, Error> {
-        let exchange =
-            |credential| Exchange { realm: &key.realm, service: key.service.as_deref(), scope: &key.scope, credential };
+        let exchange = |credential| Exchange {
+            realm: &key.realm,
+            service: key.service.as_deref(),
+            scope: &key.scope,
+            credential,
+            of_client: client.is_some(),
+        };
         if key.identity == Identity::Anonymous {
             return Box::pin(exchange(None).fetch(sender)).await;
         }

@@ -161,6 +161,14 @@ impl Upstream {
         matches!(self.shared.access(), Access::Client { .. })
     }
 
+    /// Whether both are the same registry: asked at the same URLs.
+    pub fn is_where(&self, other: &Self) -> bool {
+        let urls = |upstream: &Self| {
+            upstream.shared.endpoints.iter().map(|endpoint| endpoint.base().clone()).collect::<Vec<_>>()
+        };
+        urls(self) == urls(other)
+    }
+
     /// Whose credentials decide.
     pub fn access(&self) -> Access {
         self.shared.access()
@@ -234,7 +242,7 @@ impl Upstream {
     /// Asks how long a blob is.
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
         let head = &self.asked(Ask::blob(Method::HEAD, repository, digest, BlobRange::default()))?;
-        // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET.
+        // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET; others know no HEAD.
         let first_byte =
             &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
         let _turn = self.shared.turn().await?;
@@ -242,7 +250,9 @@ impl Upstream {
             .each_endpoint(self.apart, |endpoint| async move {
                 let asking = async {
                     match self.shared.ask(&endpoint, head).await {
-                        Err(error) if error.kind == ErrorKind::NotFound => self.shared.ask(&endpoint, first_byte).await,
+                        Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported) => {
+                            self.shared.ask(&endpoint, first_byte).await
+                        }
                         answer => answer,
                     }
                 };

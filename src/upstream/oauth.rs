@@ -38,6 +38,8 @@ pub(super) struct Exchange<'a> {
     pub scope: &'a Scope,
     /// `None`: anonymously. The realm must be one that may see it.
     pub credential: Option<&'a Credential>,
+    /// It is a client's: what the realm does not understand of it is the client's fault.
+    pub of_client: bool,
 }
 
 impl Exchange<'_> {
@@ -117,6 +119,7 @@ impl Exchange<'_> {
                 429 => ErrorKind::TooManyRequests,
                 508 => ErrorKind::Loop,
                 500..=599 => ErrorKind::Unavailable,
+                400..=499 if self.of_client => ErrorKind::Unauthorized,
                 _ => ErrorKind::Protocol,
             };
             let why = format!("the token realm {} answered {status}", Shown(&url));

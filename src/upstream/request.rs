@@ -148,6 +148,15 @@ impl Shared {
         self.credentials
     }
 
+    /// What an Authorization is for.
+    pub(super) fn cause<'a>(&self, scope: &'a Scope, client: Option<&'a ClientCredential>) -> Cause<'a> {
+        let client_ttl = match self.access {
+            Access::Shared => None,
+            Access::Client { ttl, .. } => Some(ttl),
+        };
+        Cause { scope, client, client_ttl }
+    }
+
     /// Whose credentials decide.
     pub(super) fn access(&self) -> Access {
         self.access
@@ -221,7 +230,7 @@ impl Shared {
     }
 
     async fn challenge_and_ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
-        let cause = Cause { scope: &ask.scope, client: ask.client.as_deref() };
+        let cause = self.cause(&ask.scope, ask.client.as_deref());
         let (authorization, failed) = match Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await {
             Known::Nothing => (None, None),
             Known::Authorization(authorization) => (Some(authorization), None),
@@ -257,7 +266,7 @@ impl Shared {
         client: Option<&Arc<ClientCredential>>,
     ) -> Result<(), Error> {
         let ask = Ask::ping(client);
-        let cause = Cause { scope: &ask.scope, client: ask.client.as_deref() };
+        let cause = self.cause(&ask.scope, ask.client.as_deref());
         let first = self.send(endpoint, &ask, None).await?;
         if !is_challenge(&first) {
             return answer::check(first).map(drop);

@@ -97,6 +97,11 @@ impl Token {
         Some(Self { authorization, usable: life - MARGIN.min(life / 4) })
     }
 
+    /// Not used for longer than this.
+    pub(super) fn used_for(self, most: Option<Duration>) -> Self {
+        Self { usable: most.map_or(self.usable, |most| self.usable.min(most)), ..self }
+    }
+
     pub(super) fn authorization(&self) -> HeaderValue {
         self.authorization.clone()
     }

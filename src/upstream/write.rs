@@ -128,7 +128,7 @@ impl Shared {
             Need::Push { from } => Scope::Push { repository: write.repository.clone(), from: from.clone() },
             Need::Delete => Scope::Delete(write.repository.clone()),
         };
-        let cause = Cause { scope: &scope, client: asking.client };
+        let cause = self.cause(&scope, asking.client);
         let answer = match content {
             None => Box::pin(self.write_without_content(endpoint, cause, write, &url)).await?,
             Some(content) => Box::pin(self.write_with_content(endpoint, cause, write, &url, content)).await?,

@@ -383,6 +383,12 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
         "upstream[0].access_grace",
         "must be at least access_ttl",
     ),
+    (
+        "[[upstream]]\nname = \"a.b\"\naccess = \"client\"\nurls = [\"https://a.b\", \"http://a.b\"]",
+        4,
+        "upstream[0].urls",
+        "must not mix https and http",
+    ),
     ("[access]\naccess_ttl = \"1x\"", 2, "access.access_ttl", "must be a duration"),
     // Two upstreams.
     ("[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = \"A.B\"", 4, "upstream[1].name", "already a name of a.b"),

@@ -7,7 +7,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{Fill, FillError, Fills, Progress, State, pour::Pour};
-use crate::cache::transfer::Transfer;
+use crate::cache::{Source, transfer::Transfer};
 
 /// Nearer than this to the main transfer, waiting is quicker than asking, in bytes.
 const NEAR: u64 = 1024 * 1024;
@@ -24,9 +24,13 @@ pub(super) struct Claim {
 
 impl Fills {
     /// Starts a transfer for a reader that waits at `position`, if that helps it.
-    pub(super) fn fetch_ahead(&self, fill: &Arc<Fill>, position: u64, end: Option<u64>) {
+    ///
+    /// As the reader itself, where the upstream tells its askers apart: who began the fill may have left.
+    pub(super) fn fetch_ahead(&self, fill: &Arc<Fill>, reader: &Source, position: u64, end: Option<u64>) {
         if let Some(claim) = Claim::new(fill, position, end) {
-            self.tasks().spawn(run(claim));
+            let same = reader.upstream.asker() == fill.source.upstream.asker();
+            let source = if same { fill.source.clone() } else { reader.clone() };
+            self.tasks().spawn(run(claim, source));
         }
     }
 }
@@ -89,10 +93,10 @@ impl Drop for Claim {
     }
 }
 
-async fn run(mut claim: Claim) {
+async fn run(mut claim: Claim, source: Source) {
     let cancel = claim.fill.ranges.clone();
     let fill = claim.fill.clone();
-    let opening = Transfer::open(&fill.source, claim.rest.start, Some(claim.rest.end - 1));
+    let opening = Transfer::open(&source, claim.rest.start, Some(claim.rest.end - 1));
     let opened = tokio::select! {
         () = cancel.cancelled() => return,
         opened = opening => opened,

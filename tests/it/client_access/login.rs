@@ -65,6 +65,44 @@ async fn only_the_hosts_of_such_an_upstream_ask_who_somebody_is() {
     assert!(hub.requests().iter().all(|request| request.header("authorization").is_none()));
 }
 
+/// `docker login mirror.lan` was for one of them; a path may name any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_shown_at_one_upstreams_host_is_shown_to_no_other() {
+    let (world, other) = (World::new().await, FakeRegistry::start().await);
+    other.add_image("team/app", "1", &[b"layer"]);
+    let text = |first: &str| {
+        format!(
+            "[[upstream]]\nname = \"first.example\"\nurls = [\"{}\"]\ndefault = true\n{first}\n\
+             [[upstream]]\nname = \"other.example\"\nurls = [\"{}\"]\nhosts = [\"other.lan\"]\naccess = \"client\"\n",
+            world.registry.url(),
+            other.url()
+        )
+    };
+    let (ann, path) = (basic(ANN.0, ANN.1), "/v2/other.example/team/app/manifests/1");
+    other.require(Auth::Basic { username: ANN.0.to_owned(), password: ANN.1.to_owned() });
+
+    let mirror = Mirror::parse(&text("access = \"client\"")).start().await;
+    let refused = mirror.get_with(path, &[("authorization", &ann)]).await;
+    assert_eq!((refused.status, &*refused.error_code()), (403, "DENIED"));
+    assert!(refused.text().contains("upstream.hosts"), "{}", refused.text());
+    assert!(other.requests().is_empty());
+    for (path, host) in [("/v2/team/app/manifests/1", "other.lan"), ("/v2/team/app/manifests/1?ns=other.example", "x")]
+    {
+        let answer = mirror.get_with(path, &[("host", host), ("authorization", &ann)]).await;
+        assert_eq!(answer.status, 200, "{path} at {host}");
+    }
+    // Where a login is for nobody else, a path may name the upstream that it is for.
+    let mirror = Mirror::parse(&text("")).start().await;
+    assert_eq!(mirror.get_with(path, &[("authorization", &ann)]).await.status, 200);
+    // Not where it may be one of ours.
+    let users = crate::access_e2e::with_users();
+    let htpasswd = users.path().join("htpasswd");
+    let mirror = Mirror::parse(&text("")).config(|config| config.access.htpasswd = Some(htpasswd)).start().await;
+    other.forget_requests();
+    assert_eq!(mirror.get_with(path, &[("authorization", &ann)]).await.status, 403);
+    assert!(other.requests().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_nobody_may_pull_unnamed_the_upstreams_users_may() {
     let world = World::new().await;

@@ -1,0 +1,119 @@
+//! Requests for upstreams that decide by their clients' own credentials: whose name they are asked in, and that nothing
+//! is answered from here before the upstream has said yes.
+//!
+//! What must hold: what a client shows goes to the upstream that it is meant for, which is that of the `/v2/` where it
+//! was asked for it. A path may name any upstream.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Response};
+use hyper::body::Incoming;
+
+use super::{
+    body::Body,
+    handler::{Asked, Handler},
+    observe::Facts,
+    response,
+};
+use crate::{
+    access::{self, Identity, Subject},
+    error::Error,
+    metrics::Operation as Label,
+    oci::Accept,
+    push,
+    route::{Operation, Route},
+    upstream::Upstream,
+};
+
+/// How much of a client's name the log is told, in characters.
+const MOST_OF_NAME: usize = 64;
+
+impl Handler {
+    /// Passes on what the client shows of itself to an upstream that decides by it.
+    pub(super) fn on_behalf_of_client(
+        &self,
+        asked: Asked<'_>,
+        upstream: &mut Upstream,
+        authorization: &HeaderValue,
+    ) -> Result<Identity, Error> {
+        if !self.is_meant_for(asked, upstream) {
+            return Err(Error::LoginElsewhere);
+        }
+        let (username, password) = access::basic(authorization).ok_or(Error::Unauthenticated)?;
+        let name: String = username.chars().take(MOST_OF_NAME).collect();
+        *upstream = upstream.as_client(Some(self.asker_key.credential(username, password)));
+        Ok(Identity::Client(name.into()))
+    }
+
+    /// Whether a password that is shown here can be for this upstream: not where a login at this host is for another one,
+    /// or for us.
+    fn is_meant_for(&self, asked: Asked<'_>, upstream: &Upstream) -> bool {
+        let table = self.table.load();
+        let Some(login) = table.routes.login(asked.target()) else { return !self.access.load().has_users() };
+        if login == upstream.name() {
+            return true;
+        }
+        let is_taken_there = table.upstreams.get(login).is_some_and(|other| {
+            other.decides_by_client() || (other.allows_push() && push::needs_user(other.has_credentials()))
+        });
+        !is_taken_there && !self.access.load().has_users()
+    }
+
+    /// Serves what the upstream says this client may have.
+    pub(super) async fn serve_by_client(
+        &self,
+        asked: Asked<'_>,
+        body: Incoming,
+        route: Route,
+        upstream: Upstream,
+        identity: Identity,
+        facts: &mut Facts,
+    ) -> Result<Response<Body>, Error> {
+        let repository = route.repository.clone();
+        let served = self.admit_and_serve(asked, body, route, &upstream, &identity, facts).await;
+        match (&served, identity) {
+            (Ok(_), Identity::Client(name)) => facts.user = Some(Arc::clone(&name)),
+            (Err(Error::Refused | Error::Denied), _) => {
+                if let Some(repository) = &repository {
+                    self.proofs.refused(&upstream, repository);
+                }
+            }
+            _ => {}
+        }
+        // It is for the client to say who else it could be.
+        served.map_err(|error| if matches!(error, Error::Refused) { Error::Unauthenticated } else { error })
+    }
+
+    async fn admit_and_serve(
+        &self,
+        asked: Asked<'_>,
+        body: Incoming,
+        route: Route,
+        upstream: &Upstream,
+        identity: &Identity,
+        facts: &mut Facts,
+    ) -> Result<Response<Body>, Error> {
+        let label = route.operation.label();
+        // Where nobody may come unnamed, a name that the upstream does not know is none.
+        if matches!(identity, Identity::Client(_)) && (label == Label::Base || !self.access.load().is_open()) {
+            self.proofs.log_in(upstream).await.map_err(|error| facts.refused(label, &error))?;
+        }
+        let subject = match &route.operation {
+            // Where a password would not be taken it is not asked for: what is open to all can still be had.
+            Operation::Base if matches!(identity, Identity::Client(_)) || !self.takes_passwords(asked) => {
+                return Ok(response::base());
+            }
+            Operation::Base => return Err(Error::Unauthenticated),
+            Operation::Manifest(reference) => {
+                Some(Subject::Manifest(reference.clone(), Accept::from_headers(asked.headers)))
+            }
+            Operation::Blob(digest) => Some(Subject::Blob(digest.clone())),
+            // The upstream is asked each time, or by what this very asker was told.
+            Operation::Tags | Operation::Referrers(_) | Operation::Catalog | Operation::Write(_) => None,
+        };
+        if let (Some(subject), Some(repository)) = (&subject, &route.repository) {
+            self.proofs.admit(upstream, repository, subject).await.map_err(|error| facts.refused(label, &error))?;
+        }
+        self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await
+    }
+}
