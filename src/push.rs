@@ -23,7 +23,7 @@ pub use self::{
     seal::{KeyError, Seal},
 };
 use crate::{
-    cache::ManifestCache,
+    cache::{Lists, ManifestCache},
     chain::Chain,
     error::Error,
     metrics::Operation,
@@ -50,6 +50,7 @@ pub struct Push<'a> {
 #[derive(Clone, Copy)]
 pub struct Caches<'a> {
     pub manifests: &'a ManifestCache,
+    pub lists: &'a Lists,
     pub gone: &'a Gone,
 }
 
@@ -100,6 +101,10 @@ async fn note(push: Push<'_>, written: &Written, upstream: &Upstream, caches: Ca
             }
         }
         Write::Begin(_) | Write::Upload | Write::NotAllowed => {}
+    }
+    // A repository may begin with a blob, and then the catalogue has it.
+    if written.is_created() || matches!(push.write, Write::PutManifest(_) | Write::DeleteManifest(_)) {
+        caches.lists.note_write(upstream.name(), repository);
     }
 }
 
