@@ -77,14 +77,12 @@ impl Lists {
 
     /// A list, from the upstream or, where that cannot be asked or need not be, as it was.
     pub async fn get(&self, wanted: &WantedList) -> Result<ServedList, ListError> {
-        let (answer, outcome) = self.answer(wanted).await?;
-        match (answer, &wanted.list) {
-            (Answer::List { headers, body }, _) => Ok(ServedList { headers, body, outcome }),
-            (Answer::NoEndpoint, List::Referrers { repository, digest }) => {
-                self.tagged_referrers(wanted, repository, digest).await
-            }
-            // No other list is without an endpoint.
-            (Answer::NoEndpoint, List::Tags(_) | List::Catalog) => Err(ListError::Abandoned),
+        let question = Question { key: wanted.key(), writes: self.0.answers.writes() };
+        let (answer, outcome) = self.answer(wanted, &question).await?;
+        match answer {
+            Answer::List { headers, body } => Ok(ServedList { headers, body, outcome }),
+            Answer::NoEndpoint => self.tagged_referrers(wanted, &question).await,
+            Answer::NoReferrers => Ok(tagged::none(wanted, outcome)),
         }
     }
 
@@ -93,9 +91,8 @@ impl Lists {
         self.0.answers.forget_repository(upstream, repository);
     }
 
-    async fn answer(&self, wanted: &WantedList) -> Result<(Answer, Outcome), ListError> {
+    async fn answer(&self, wanted: &WantedList, question: &Question) -> Result<(Answer, Outcome), ListError> {
         let Shared { answers, questions, .. } = &*self.0;
-        let question = Question { key: wanted.key(), writes: answers.writes() };
         let key = &question.key;
         let (kept, freshness) = answers.get(key);
         if let (Some(answer), Freshness::Fresh) = (&kept, freshness) {

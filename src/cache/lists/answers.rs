@@ -35,8 +35,10 @@ pub(super) enum Answer {
         headers: HeaderMap,
         body: Bytes,
     },
-    /// It does not know the path. It has what was asked for elsewhere, if at all.
+    /// It has no endpoint for referrers; it may have a tag for them.
     NoEndpoint,
+    /// Nor has it the tag.
+    NoReferrers,
 }
 
 pub(super) struct Answers {
@@ -71,8 +73,8 @@ impl Answers {
         let ttl = match kept.answer {
             Answer::List { .. } if key.list.is_trusted() => self.tag_ttl,
             Answer::List { .. } => Duration::ZERO,
-            // It is a 404, and not sure to say what it is taken for: it may be of a repository that is yet to be made.
-            Answer::NoEndpoint => self.negative_ttl,
+            // These are 404s, and not sure to say what they are taken for: the repository may be yet to be made.
+            Answer::NoEndpoint | Answer::NoReferrers => self.negative_ttl,
         };
         match freshness::judge(kept.since, SystemTime::now(), ttl, self.stale_if_error) {
             Freshness::Missing => (None, Freshness::Missing),
@@ -91,7 +93,7 @@ impl Answers {
             Answer::List { headers, body } => {
                 Answer::List { headers: headers.clone(), body: Bytes::copy_from_slice(body) }
             }
-            Answer::NoEndpoint => Answer::NoEndpoint,
+            Answer::NoEndpoint | Answer::NoReferrers => answer.clone(),
         };
         self.kept.insert(question.key.clone(), Arc::new(Kept { answer, since: SystemTime::now() }));
         if question.writes != self.writes() {
@@ -123,7 +125,7 @@ impl Answers {
 fn weight(key: &ListKey, answer: &Answer) -> u32 {
     let answer = match answer {
         Answer::List { headers, body } => body.len() + headers.values().map(|value| value.len()).sum::<usize>(),
-        Answer::NoEndpoint => 0,
+        Answer::NoEndpoint | Answer::NoReferrers => 0,
     };
     u32::try_from(WEIGHT + key.query.len() + answer).unwrap_or(u32::MAX)
 }
@@ -177,6 +179,7 @@ mod tests {
             (0, referrers("a"), list(1), Freshness::Stale),
             // `negative_ttl` is 0.
             (60, referrers("a"), Answer::NoEndpoint, Freshness::Stale),
+            (60, referrers("a"), Answer::NoReferrers, Freshness::Stale),
         ] {
             let answers = answers(Duration::from_secs(ttl));
             assert_eq!(answers.get(&key), (None, Freshness::Missing));

@@ -6,11 +6,11 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{ListError, Lists, ServedList, WantedList};
+use super::{List, ListError, Lists, ServedList, WantedList, answers::Answer, question::Question};
 use crate::{
     cache::{ManifestError, Wanted},
     metrics::Outcome,
-    oci::{Digest, MediaTypeKind, NO_REFERRERS, Reference, Referrers, Repository, Tag},
+    oci::{MediaTypeKind, NO_REFERRERS, Reference, Referrers, Tag},
     upstream::ErrorKind,
 };
 
@@ -22,30 +22,39 @@ impl Lists {
     pub(super) async fn tagged_referrers(
         &self,
         wanted: &WantedList,
-        repository: &Repository,
-        digest: &Digest,
+        question: &Question,
     ) -> Result<ServedList, ListError> {
+        let List::Referrers { repository, digest } = &wanted.list else { return Err(ListError::Abandoned) };
         let reference = Reference::Tag(Tag::of_referrers(digest));
         let manifest =
             Wanted { upstream: wanted.upstream.clone(), repository: repository.clone(), accept: wanted.list.accept() };
-        let (index, outcome) = match self.0.manifests.get(&manifest, &reference).await {
+        match self.0.manifests.get(&manifest, &reference).await {
             Ok(served) if served.content.media_type.kind() == Some(MediaTypeKind::OciIndex) => {
-                (served.content.bytes.clone(), served.outcome)
+                Ok(of_index(wanted, &served.content.bytes, served.outcome))
             }
             // Somebody's tag that merely has such a name.
-            Ok(served) => (Bytes::from_static(NO_REFERRERS), served.outcome),
-            Err(ManifestError::KnownMissing) => (Bytes::from_static(NO_REFERRERS), Outcome::Hit),
+            Ok(served) => Ok(none(wanted, served.outcome)),
+            Err(ManifestError::KnownMissing) => Ok(none(wanted, Outcome::Hit)),
             Err(ManifestError::Upstream(error)) if error.kind == ErrorKind::NotFound => {
-                (Bytes::from_static(NO_REFERRERS), Outcome::Miss)
+                self.0.answers.note(question, &Answer::NoReferrers);
+                Ok(none(wanted, Outcome::Miss))
             }
-            Err(error) => return Err(ListError::Tag(error)),
-        };
-        let Referrers { index: body, filtered } = Referrers::of(&index, &wanted.parameter(ARTIFACT_TYPE));
-        let media_type = HeaderValue::from_static(MediaTypeKind::OciIndex.as_str());
-        let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media_type)]);
-        if filtered {
-            headers.insert(FILTERS_APPLIED, HeaderValue::from_static(ARTIFACT_TYPE));
+            Err(error) => Err(ListError::Tag(error)),
         }
-        Ok(ServedList { headers, body, outcome })
     }
+}
+
+/// What is said when nothing refers to the digest.
+pub(super) fn none(wanted: &WantedList, outcome: Outcome) -> ServedList {
+    of_index(wanted, &Bytes::from_static(NO_REFERRERS), outcome)
+}
+
+fn of_index(wanted: &WantedList, index: &Bytes, outcome: Outcome) -> ServedList {
+    let Referrers { index: body, filtered } = Referrers::of(index, &wanted.parameter(ARTIFACT_TYPE));
+    let media_type = HeaderValue::from_static(MediaTypeKind::OciIndex.as_str());
+    let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media_type)]);
+    if filtered {
+        headers.insert(FILTERS_APPLIED, HeaderValue::from_static(ARTIFACT_TYPE));
+    }
+    ServedList { headers, body, outcome }
 }

@@ -163,6 +163,39 @@ async fn an_outage_leaves_what_the_tag_was() {
 }
 
 #[tokio::test]
+async fn an_outage_leaves_it_that_nothing_refers_until_the_tag_is_refused_or_pushed() {
+    let asking = |config: &mut forebay::config::Config| {
+        config.upstreams[0].push = true;
+        config.cache.tag_ttl = Duration::ZERO;
+        config.cache.negative_ttl = Duration::ZERO;
+    };
+    for then in ["nothing", "refused", "pushed"] {
+        let (registry, subject, path) = old_registry().await;
+        let mirror = Mirror::build(&registry).config(asking).start().await;
+        assert_eq!(digests(&mirror.get(&path).await).len(), 0);
+        let tag = format!("/v2/team/app/manifests/{}", tag_of(&subject));
+        match then {
+            "refused" => {
+                registry.fault(When::manifests(), Fault::status(403));
+                assert_eq!(mirror.get(&path).await.status, 403);
+            }
+            "pushed" => {
+                let put = mirror.send(http::Method::PUT, &tag, &[("content-type", OCI_INDEX)], index().0).await;
+                assert_eq!(put.status, 201);
+            }
+            _ => {}
+        }
+        registry.take_down(Server::Api).await;
+        let answer = mirror.get(&path).await;
+        if then == "nothing" {
+            assert_eq!((digests(&answer).len(), answer.header("cache-status")), (0, STALE));
+        } else {
+            assert_eq!(answer.status, 502, "{then}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_tag_that_is_pushed_through_the_mirror_refers_at_once() {
     let (registry, subject, path) = old_registry().await;
     let believing = Mirror::build(&registry).config(|config| {
