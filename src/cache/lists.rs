@@ -19,10 +19,13 @@ use http::HeaderMap;
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::question::{AskerId, List, WantedList};
 use self::{
     answers::{Answer, Answers},
     question::Question,
+};
+pub use self::{
+    question::{List, WantedList},
+    tagged::TaggedReferrers,
 };
 use super::{Config, ManifestCache, ManifestError, flights::Flights, freshness::Freshness};
 use crate::{
@@ -58,6 +61,13 @@ pub struct ServedList {
     pub outcome: Outcome,
 }
 
+/// What came of a question.
+pub enum FoundList {
+    Served(ServedList),
+    /// The upstream has no endpoint for referrers. The tag that has them is a manifest, with what that takes to be read.
+    Tagged(TaggedReferrers),
+}
+
 /// A cheap handle on the lists of the cache.
 #[derive(Clone)]
 pub struct Lists(Arc<Shared>);
@@ -76,13 +86,15 @@ impl Lists {
     }
 
     /// A list, from the upstream or, where that cannot be asked or need not be, as it was.
-    pub async fn get(&self, wanted: &WantedList) -> Result<ServedList, ListError> {
+    pub async fn get(&self, wanted: &WantedList) -> Result<FoundList, ListError> {
         let question = Question { key: wanted.key(), writes: self.0.answers.writes() };
         let (answer, outcome) = self.answer(wanted, &question).await?;
         match answer {
-            Answer::List { headers, body } => Ok(ServedList { headers, body, outcome }),
-            Answer::NoEndpoint => self.tagged_referrers(wanted, &question).await,
-            Answer::NoReferrers => Ok(tagged::none(wanted, outcome)),
+            Answer::List { headers, body } => Ok(FoundList::Served(ServedList { headers, body, outcome })),
+            Answer::NoEndpoint => TaggedReferrers::of(wanted, question).map(FoundList::Tagged),
+            Answer::NoReferrers => {
+                TaggedReferrers::of(wanted, question).map(|tag| FoundList::Served(tag.none(outcome)))
+            }
         }
     }
 
@@ -93,8 +105,9 @@ impl Lists {
 
     async fn answer(&self, wanted: &WantedList, question: &Question) -> Result<(Answer, Outcome), ListError> {
         let Shared { answers, questions, .. } = &*self.0;
+        let access = wanted.upstream.access();
         let key = &question.key;
-        let (kept, freshness) = answers.get(key);
+        let (kept, freshness) = answers.get(key, access);
         if let (Some(answer), Freshness::Fresh) = (&kept, freshness) {
             return Ok((answer.clone(), Outcome::Hit));
         }
@@ -108,7 +121,7 @@ impl Lists {
             None => Some(asking.await),
         };
         // Looked for again: what was kept may have been changed through us meanwhile.
-        let asked = match (asked, answers.get(key).0) {
+        let asked = match (asked, answers.get(key, access).0) {
             (Some(Some(Err(error))), Some(answer)) if error.kind.is_outage() => return Ok((answer, Outcome::Stale)),
             (None, Some(answer)) => return Ok((answer, Outcome::Stale)),
             (None, None) => flight.answer().await,
@@ -127,7 +140,7 @@ impl Lists {
     async fn ask(&self, wanted: &WantedList, question: &Question) -> Result<Answer, upstream::Error> {
         let answers = &self.0.answers;
         // Whoever looked before the last answer came, and asks after that, need not ask again.
-        if let (Some(answer), Freshness::Fresh) = answers.get(&question.key) {
+        if let (Some(answer), Freshness::Fresh) = answers.get(&question.key, wanted.upstream.access()) {
             return Ok(answer);
         }
         let WantedList { upstream, list, .. } = wanted;

@@ -30,7 +30,7 @@ pub use self::{
     blobs::{BlobCache, BlobError, OpenedBlob},
     config::Config,
     disk::{DiskStore, Pin},
-    lists::{List, ListError, Lists, ServedList, WantedList},
+    lists::{FoundList, List, ListError, Lists, ServedList, WantedList},
     manifests::{ManifestCache, ManifestError, Wanted},
     pool::{ContentId, Pool},
     prefetch::Images,

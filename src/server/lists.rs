@@ -9,9 +9,11 @@ use super::{
     response,
 };
 use crate::{
-    cache::{List, WantedList},
+    access::Subject,
+    cache::{FoundList, List, ServedList, Wanted, WantedList, lists::TaggedReferrers},
     error::Error,
-    upstream::Upstream,
+    metrics::{Operation, Outcome},
+    upstream::{ErrorKind, Upstream},
 };
 
 impl Handler {
@@ -24,10 +26,24 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         // A HEAD is a GET whose body is left out: it is kept and joined as one, and few registries know it here.
-        let wanted = WantedList::new(upstream, list, query_without_namespace(asked.uri), None);
-        let served = self.lists.get(&wanted).await.map_err(|error| facts.failed(error))?;
+        let wanted = WantedList::new(upstream, list, query_without_namespace(asked.uri));
+        let served = match self.lists.get(&wanted).await.map_err(|error| facts.failed(error))? {
+            FoundList::Served(served) => served,
+            FoundList::Tagged(tagged) => self.tagged_referrers(&tagged, facts).await?,
+        };
         facts.outcome = served.outcome;
         Ok(response::list(served, asked.uri.path(), namespace))
+    }
+
+    /// Lists are kept for each asker apart; a tag is not, and who may not read it must not learn from it.
+    async fn tagged_referrers(&self, tagged: &TaggedReferrers, facts: &mut Facts) -> Result<ServedList, Error> {
+        let Wanted { upstream, repository, accept } = &tagged.manifest;
+        let subject = Subject::Manifest(tagged.tag.clone(), accept.clone());
+        match self.proofs.admit(upstream, repository, &subject).await {
+            Ok(()) => self.lists.get_tagged(tagged).await.map_err(|error| facts.failed(error)),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(tagged.none(Outcome::Miss)),
+            Err(error) => Err(facts.refused(Operation::Referrers, &error)),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
         freshness::{self, Freshness},
     },
     oci::Repository,
+    upstream::Access,
 };
 
 /// How much memory all answers may take, in bytes.
@@ -67,8 +68,9 @@ impl Answers {
         Self { kept, writes: AtomicU64::new(0), tag_ttl, negative_ttl, stale_if_error }
     }
 
-    /// The last answer, and how far it can be believed. One too old for anything is not given.
-    pub fn get(&self, key: &ListKey) -> (Option<Answer>, Freshness) {
+    /// The last answer, and how far it can be believed. One too old for anything is not given; nor, where an upstream
+    /// decides by who asks, one that is older than its word to that asker may be.
+    pub fn get(&self, key: &ListKey, access: Access) -> (Option<Answer>, Freshness) {
         let Some(kept) = self.kept.get(key) else { return (None, Freshness::Missing) };
         let ttl = match kept.answer {
             Answer::List { .. } if key.list.is_trusted() => self.tag_ttl,
@@ -76,7 +78,14 @@ impl Answers {
             // These are 404s, and not sure to say what they are taken for: the repository may be yet to be made.
             Answer::NoEndpoint | Answer::NoReferrers => self.negative_ttl,
         };
-        match freshness::judge(kept.since, SystemTime::now(), ttl, self.stale_if_error) {
+        let (ttl, stale) = match access {
+            Access::Shared => (ttl, self.stale_if_error),
+            Access::Client { ttl: most, grace } => {
+                let ttl = ttl.min(most);
+                (ttl, self.stale_if_error.min(grace.saturating_sub(ttl)))
+            }
+        };
+        match freshness::judge(kept.since, SystemTime::now(), ttl, stale) {
             Freshness::Missing => (None, Freshness::Missing),
             freshness => (Some(kept.answer.clone()), freshness),
         }
@@ -137,7 +146,7 @@ mod tests {
     use http::{HeaderValue, header};
 
     use super::*;
-    use crate::cache::lists::List;
+    use crate::{cache::lists::List, upstream::Asker};
 
     fn answers(tag_ttl: Duration) -> Answers {
         Answers::new(&Config {
@@ -182,9 +191,25 @@ mod tests {
             (60, referrers("a"), Answer::NoReferrers, Freshness::Stale),
         ] {
             let answers = answers(Duration::from_secs(ttl));
-            assert_eq!(answers.get(&key), (None, Freshness::Missing));
+            assert_eq!(answers.get(&key, Access::Shared), (None, Freshness::Missing));
             note(&answers, &key, &answer);
-            assert_eq!(answers.get(&key), (Some(answer), freshness), "{key:?} {ttl}");
+            assert_eq!(answers.get(&key, Access::Shared), (Some(answer), freshness), "{key:?} {ttl}");
+        }
+    }
+
+    #[test]
+    fn what_an_asker_was_told_holds_no_longer_than_the_upstreams_word() {
+        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+        for (ttl, grace, freshness) in [
+            (hour, hour, Freshness::Fresh),
+            (Duration::ZERO, hour, Freshness::Stale),
+            (Duration::ZERO, Duration::ZERO, Freshness::Missing),
+            (second, Duration::ZERO, Freshness::Fresh),
+        ] {
+            let answers = answers(hour);
+            note(&answers, &referrers("a"), &list(1));
+            let (_, found) = answers.get(&referrers("a"), Access::Client { ttl, grace });
+            assert_eq!(found, freshness, "{ttl:?} {grace:?}");
         }
     }
 
@@ -193,15 +218,15 @@ mod tests {
         let answers = answers(Duration::ZERO);
         let key = tags("a", "n=1");
         note(&answers, &key, &list(1));
-        assert!(answers.get(&key).0.is_some());
+        assert!(answers.get(&key, Access::Shared).0.is_some());
         for other in [
             tags("a", ""),
             tags("b", "n=1"),
             ListKey { upstream: "ghcr.io".into(), ..key.clone() },
             ListKey { list: List::Catalog, ..key.clone() },
-            ListKey { asker: Some([7; 32]), ..key.clone() },
+            ListKey { asker: Some(Asker::NOBODY), ..key.clone() },
         ] {
-            assert_eq!(answers.get(&other).0, None, "{other:?}");
+            assert_eq!(answers.get(&other, Access::Shared).0, None, "{other:?}");
         }
     }
 
@@ -209,17 +234,17 @@ mod tests {
     fn a_change_forgets_the_lists_that_show_it() {
         let answers = answers(Duration::from_secs(60));
         let catalog = ListKey { list: List::Catalog, ..tags("a", "") };
-        let asked = ListKey { asker: Some([7; 32]), ..tags("a", "") };
+        let asked = ListKey { asker: Some(Asker::NOBODY), ..tags("a", "") };
         let gone = [tags("a", ""), tags("a", "n=1"), referrers("a"), catalog, asked];
         let elsewhere = ListKey { upstream: "ghcr.io".into(), ..tags("a", "") };
         let left = [tags("a/b", ""), referrers("b"), elsewhere];
         gone.iter().chain(&left).for_each(|key| note(&answers, key, &list(1)));
         answers.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
-        assert!(gone.iter().all(|key| answers.get(key).0.is_none()));
-        assert!(left.iter().all(|key| answers.get(key).0.is_some()));
+        assert!(gone.iter().all(|key| answers.get(key, Access::Shared).0.is_none()));
+        assert!(left.iter().all(|key| answers.get(key, Access::Shared).0.is_some()));
         // And what is asked for after it is kept.
         gone.iter().for_each(|key| note(&answers, key, &list(2)));
-        assert!(gone.iter().all(|key| answers.get(key).0 == Some(list(2))));
+        assert!(gone.iter().all(|key| answers.get(key, Access::Shared).0 == Some(list(2))));
     }
 
     #[test]
@@ -228,10 +253,10 @@ mod tests {
         let early = Question { key: tags("a", ""), writes: answers.writes() };
         answers.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
         answers.note(&early, &list(1));
-        assert_eq!(answers.get(&early.key).0, None);
+        assert_eq!(answers.get(&early.key, Access::Shared).0, None);
         note(&answers, &early.key, &list(2));
         answers.note(&early, &list(1));
-        assert_eq!(answers.get(&early.key).0, Some(list(2)), "nor does it replace a later one");
+        assert_eq!(answers.get(&early.key, Access::Shared).0, Some(list(2)), "nor does it replace a later one");
     }
 
     #[test]
@@ -239,15 +264,15 @@ mod tests {
         let answers = answers(Duration::ZERO);
         let key = tags("a", "");
         note(&answers, &key, &list(MOST_KEPT));
-        assert_eq!(answers.get(&key).0, Some(list(MOST_KEPT)));
+        assert_eq!(answers.get(&key, Access::Shared).0, Some(list(MOST_KEPT)));
         note(&answers, &key, &list(MOST_KEPT + 1));
-        assert_eq!(answers.get(&key).0, None, "the last answer is another one");
+        assert_eq!(answers.get(&key, Access::Shared).0, None, "the last answer is another one");
         for number in 0..40 {
             note(&answers, &tags("a", &number.to_string()), &list(MOST_KEPT));
             answers.kept.run_pending_tasks();
             assert!(answers.kept.weighted_size() <= MOST_MEMORY);
         }
-        assert!(answers.get(&tags("a", "39")).0.is_some(), "the newest is kept");
+        assert!(answers.get(&tags("a", "39"), Access::Shared).0.is_some(), "the newest is kept");
         assert!(weight(&tags("a", &"x".repeat(5000)), &Answer::NoEndpoint) > 5000, "what was asked counts as well");
     }
 }

@@ -7,11 +7,8 @@ use http::{HeaderMap, HeaderValue, header};
 use crate::{
     metrics::Operation,
     oci::{Accept, Digest, MediaTypeKind, Repository},
-    upstream::Upstream,
+    upstream::{Asker, Upstream},
 };
-
-/// Names in whose name an upstream is asked, where its answer depends on that.
-pub type AskerId = [u8; 32];
 
 /// A list that registries have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +28,6 @@ pub struct WantedList {
     pub list: List,
     /// Which part of it, as the upstream is asked: without what is between the client and us. May be empty.
     query: String,
-    asker: Option<AskerId>,
 }
 
 /// What equal questions, and none but them, have in common.
@@ -40,7 +36,8 @@ pub(super) struct ListKey {
     pub upstream: Arc<str>,
     pub list: List,
     pub query: String,
-    pub asker: Option<AskerId>,
+    /// As whom, where that makes a difference: what one asker is told is no answer for another.
+    pub asker: Option<Asker>,
 }
 
 /// What an upstream is asked; equal ones are asked once.
@@ -52,9 +49,8 @@ pub(super) struct Question {
 }
 
 impl WantedList {
-    /// `asker` is in whose name the upstream is asked; `None` where it is in forebay's own, for everybody.
-    pub fn new(upstream: Upstream, list: List, query: String, asker: Option<AskerId>) -> Self {
-        Self { upstream, list, query, asker }
+    pub fn new(upstream: Upstream, list: List, query: String) -> Self {
+        Self { upstream, list, query }
     }
 
     /// The values of a parameter of the query that say something.
@@ -66,7 +62,7 @@ impl WantedList {
 
     pub(super) fn key(&self) -> ListKey {
         let (upstream, list) = (self.upstream.name().clone(), self.list.clone());
-        ListKey { upstream, list, query: self.query.clone(), asker: self.asker }
+        ListKey { upstream, list, query: self.query.clone(), asker: self.upstream.asker() }
     }
 
     /// What follows `/v2/`.
