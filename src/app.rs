@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     access::{self, AccessControl, Proofs},
     admin::{self, Readiness},
-    cache::{BlobCache, DiskStore, Images, ManifestCache, disk},
+    cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, disk},
     config::Config,
     metrics::{self, Metrics},
     push::{Gone, KeyError, Seal},
@@ -102,17 +102,19 @@ impl App {
         let instance = u32::from_le_bytes([a, b, c, d]);
         let pseudonym: Arc<str> = format!("forebay-{instance:08x}").into();
         let images = Images::default();
+        let manifests = ManifestCache::new(
+            &config.cache,
+            store.clone(),
+            metrics.clone(),
+            tasks.clone(),
+            end.clone(),
+            images.clone(),
+        );
         let handler = Arc::new(Handler {
             table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym)?),
             access: ArcSwap::from_pointee(AccessControl::load(&config.access)?),
-            manifests: ManifestCache::new(
-                &config.cache,
-                store.clone(),
-                metrics.clone(),
-                tasks.clone(),
-                end.clone(),
-                images.clone(),
-            ),
+            lists: Lists::new(&config.cache, manifests.clone(), tasks.clone(), end.clone()),
+            manifests,
             blobs: BlobCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone(), images),
             proofs: Proofs::new(config.cache.negative_ttl, tasks.clone(), end.clone()),
             asker_key: AskerKey::generate()?,

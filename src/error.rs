@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
     access::Refusal,
-    cache::{BlobError, ManifestError},
+    cache::{BlobError, ListError, ManifestError},
     metrics::Operation,
     oci::{ContentRange, ErrorCode, ParseError},
     route::RouteError,
@@ -222,6 +222,16 @@ impl From<BlobError> for Error {
             BlobError::Mismatch => Self::DigestMismatch,
             BlobError::Range { len } => Self::RangeNotSatisfiable { len },
             BlobError::Abandoned => Self::Draining,
+        }
+    }
+}
+
+impl From<ListError> for Error {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Upstream { operation, source } => Self::from_upstream(operation, &source),
+            ListError::Tag(error) => error.into(),
+            ListError::Abandoned => Self::Draining,
         }
     }
 }

@@ -24,7 +24,7 @@ pub use self::{
 };
 use crate::{
     access::Proofs,
-    cache::ManifestCache,
+    cache::{Lists, ManifestCache},
     chain::Chain,
     error::Error,
     metrics::Operation,
@@ -51,6 +51,7 @@ pub struct Push<'a> {
 #[derive(Clone, Copy)]
 pub struct Caches<'a> {
     pub manifests: &'a ManifestCache,
+    pub lists: &'a Lists,
     pub gone: &'a Gone,
     pub proofs: &'a Proofs,
 }
@@ -107,6 +108,10 @@ async fn note(push: Push<'_>, written: &Written, upstream: &Upstream, caches: Ca
             }
         }
         Write::Begin(_) | Write::Upload | Write::NotAllowed => {}
+    }
+    // A repository may begin with a blob, and then the catalogue has it.
+    if written.is_created() || matches!(push.write, Write::PutManifest(_) | Write::DeleteManifest(_)) {
+        caches.lists.note_write(upstream.name(), repository);
     }
 }
 

@@ -12,9 +12,9 @@ pub struct Config {
     pub min_free: u64,
     /// How much memory manifests may take.
     pub manifest_memory: u64,
-    /// How long a tag is trusted without asking its upstream.
+    /// How long a tag, and what refers to a digest, is trusted without asking its upstream.
     pub tag_ttl: Duration,
-    /// How long a tag is served, after it was last confirmed, when the upstream cannot answer.
+    /// How long a tag or a list is served, after it was last confirmed, when the upstream cannot answer.
     pub stale_if_error: Duration,
     /// How long a 404 is believed.
     pub negative_ttl: Duration,

@@ -3,7 +3,7 @@
 //! Blobs: [`BlobCache`] answers with a [`BlobReader`] in every case. On disk: a slice of the file. In
 //! flight: a reader of the growing file of its [`fill`], of which there is one per digest however many
 //! clients ask. No room or a failing disk: a stream straight through. Manifests: [`ManifestCache`], memory
-//! over disk, and for each tag what is known and since when.
+//! over disk, and for each tag what is known and since when. [`Lists`]: what was said last, for when it cannot be said.
 //!
 //! This stage does not know who asked, and chooses no status.
 
@@ -14,6 +14,7 @@ pub mod extents;
 pub mod fill;
 pub mod flights;
 pub mod freshness;
+pub mod lists;
 pub mod lru;
 pub mod manifests;
 pub mod pool;
@@ -29,6 +30,7 @@ pub use self::{
     blobs::{BlobCache, BlobError, OpenedBlob},
     config::Config,
     disk::{DiskStore, Pin},
+    lists::{FoundList, List, ListError, Lists, ServedList, WantedList},
     manifests::{ManifestCache, ManifestError, Wanted},
     pool::{ContentId, Pool},
     prefetch::Images,

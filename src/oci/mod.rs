@@ -11,6 +11,7 @@ mod media_type;
 mod name;
 mod path;
 mod range;
+mod referrers;
 mod schema1;
 
 pub use accept::{Accept, AcceptClass};
@@ -21,6 +22,7 @@ pub use media_type::{MediaType, MediaTypeKind};
 pub use name::{Reference, Repository, Tag};
 pub use path::{Endpoint, Resource, Shape};
 pub use range::{ByteRange, ContentRange, ResolvedRange};
+pub use referrers::{NO_REFERRERS, Referrers};
 pub use schema1::schema1_payload;
 
 /// Whether a byte may stand in a token. Source: RFC 9110 section 5.6.2.

@@ -74,6 +74,15 @@ impl Tag {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The tag under which a registry without an endpoint for it has the index of what refers to this digest.
+    ///
+    /// Source: OCI distribution specification v1.1, "Referrers Tag Schema": the algorithm, of at most 32 characters, a dash,
+    /// and at most 64 of the encoded part. What a digest may be made of may stand in a tag.
+    pub fn of_referrers(digest: &Digest) -> Self {
+        let hex = digest.hex();
+        Self(format!("{}-{}", digest.algorithm().as_str(), hex.get(..64).unwrap_or(hex)).into())
+    }
 }
 
 impl FromStr for Tag {
@@ -143,6 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::oci::Algorithm;
 
     #[test]
     fn repositories_follow_the_grammar() {
@@ -178,6 +188,16 @@ mod tests {
         let too_long = "a".repeat(129);
         for bad in ["", ".", "..", "-", ".a", "-a", "a/b", "a:b", "a b", "a\n", "é", "a+b", &too_long] {
             assert!(matches!(bad.parse::<Tag>(), Err(ParseError::Tag(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_tag_of_what_refers_to_a_digest() {
+        for algorithm in Algorithm::ALL {
+            let digest = Digest::of(algorithm, b"subject");
+            let tag = Tag::of_referrers(&digest);
+            assert_eq!(tag.as_str(), format!("{}-{}", algorithm.as_str(), &digest.hex()[..64]));
+            assert_eq!(tag.as_str().parse(), Ok(tag));
         }
     }
 

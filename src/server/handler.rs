@@ -21,11 +21,11 @@ use super::{
 };
 use crate::{
     access::{AccessControl, Identity, Proofs},
-    cache::{BlobCache, ManifestCache, Source, Wanted, blobs::BlobSize},
+    cache::{BlobCache, List, Lists, ManifestCache, Source, Wanted, blobs::BlobSize},
     chain::Chain,
     error::Error,
     metrics::{Metrics, Operation as Label, Outcome},
-    oci::{Accept, Digest, Reference, Repository},
+    oci::{Accept, Digest, Reference},
     push::{self, Caches, Gone, Push, Seal},
     route::{Operation, Route, Routes, Target},
     upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Upstream},
@@ -47,6 +47,7 @@ pub struct Handler {
     pub proofs: Proofs,
     pub asker_key: AskerKey,
     pub manifests: ManifestCache,
+    pub lists: Lists,
     pub blobs: BlobCache,
     /// Blobs that were deleted through us.
     pub gone: Gone,
@@ -210,7 +211,7 @@ impl Handler {
             repository: &repository,
             namespace: route.namespace.as_deref(),
         };
-        let caches = Caches { manifests: &self.manifests, gone: &self.gone, proofs: &self.proofs };
+        let caches = Caches { manifests: &self.manifests, lists: &self.lists, gone: &self.gone, proofs: &self.proofs };
         let written = push::pass(push, content, &upstream, &seal, caches).await.map_err(|(error, cause)| {
             facts.cause = cause;
             error
@@ -253,7 +254,7 @@ impl Handler {
         identity: &Identity,
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
-        let label = route.operation.label();
+        let namespace = route.namespace.as_deref();
         match (route.operation, upstream, route.repository) {
             (Operation::Base, upstream, _) => self.base(upstream.as_ref(), identity),
             (Operation::Write(_), ..) => Err(Error::Unsupported),
@@ -266,15 +267,13 @@ impl Handler {
                 self.blob(asked, &Source { upstream, repository, digest }, facts).await
             }
             (Operation::Tags, Some(upstream), Some(repository)) => {
-                let path = format!("{repository}/tags/list");
-                self.forward(asked, &upstream, label, Some(&repository), path, route.namespace, facts).await
+                self.list(asked, upstream, List::Tags(repository), namespace, facts).await
             }
             (Operation::Referrers(digest), Some(upstream), Some(repository)) => {
-                let path = format!("{repository}/referrers/{digest}");
-                self.forward(asked, &upstream, label, Some(&repository), path, route.namespace, facts).await
+                self.list(asked, upstream, List::Referrers { repository, digest }, namespace, facts).await
             }
             (Operation::Catalog, Some(upstream), _) => {
-                self.forward(asked, &upstream, label, None, "_catalog".to_owned(), route.namespace, facts).await
+                self.list(asked, upstream, List::Catalog, namespace, facts).await
             }
             // The table's routes lead to its own upstreams, and all but the base have a repository.
             (_, None, _) | (_, _, None) => Err(Error::UnknownRoute(route.upstream.to_string())),
@@ -362,31 +361,6 @@ impl Handler {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each says what is forwarded; a struct would only rename them")]
-    async fn forward(
-        &self,
-        asked: Asked<'_>,
-        upstream: &Upstream,
-        label: Label,
-        repository: Option<&Repository>,
-        mut path: String,
-        namespace: Option<String>,
-        facts: &mut Facts,
-    ) -> Result<Response<Body>, Error> {
-        if let Some(query) = query_without_namespace(asked.uri) {
-            path.push('?');
-            path.push_str(&query);
-        }
-        let accept = Accept::from_headers(asked.headers);
-        match upstream.forward(asked.method.clone(), label, repository, &path, &accept).await {
-            Ok(answer) => Ok(response::forwarded(answer, asked.uri.path(), namespace.as_deref())),
-            Err(error) => {
-                facts.cause = Some(Chain(&error).to_string());
-                Err(Error::from_upstream(label, &error))
-            }
-        }
-    }
-
     /// A request that was sent by this very instance has gone in a circle.
     fn refuse_loop(&self, headers: &HeaderMap) -> Result<(), Error> {
         let ours = |value: &HeaderValue| {
@@ -421,7 +395,7 @@ impl Facts {
         Error::from_upstream(operation, error)
     }
 
-    fn failed<E: std::error::Error + 'static>(&mut self, error: E) -> Error
+    pub(super) fn failed<E: std::error::Error + 'static>(&mut self, error: E) -> Error
     where
         Error: From<E>,
     {
@@ -445,12 +419,4 @@ fn unless_known(asked: Asked<'_>, digest: &Digest, facts: &Facts) -> Option<Resp
 /// way of another repository.
 fn wants_proof(asked: Asked<'_>, upstream: &Upstream, reference: &Reference) -> bool {
     asked.is_head() && upstream.allows_push() && matches!(reference, Reference::Digest(_))
-}
-
-/// The query as the upstream gets it: `ns=` is between the client and us.
-fn query_without_namespace(uri: &Uri) -> Option<String> {
-    let pairs = url::form_urlencoded::parse(uri.query()?.as_bytes()).filter(|(key, _)| key != "ns");
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(pairs);
-    Some(query.finish()).filter(|query| !query.is_empty())
 }

@@ -35,11 +35,31 @@ mod tests {
                 Some("ghcr.io"),
                 Some(r#"</v2/ghcr.io/owner/image/tags/list?n=5&last=a%2Bb&ns=ghcr.io>; rel="next""#),
             ),
+            // Relative to what the upstream was asked, with another one's `ns=`, with a fragment, with nothing to go on.
+            ("<list?n=5&last=1>; rel=next", None, Some("</v2/ghcr.io/owner/image/tags/list?n=5&last=1>; rel=next")),
+            ("<?last=1>;rel=\"next\"", None, Some("</v2/ghcr.io/owner/image/tags/list?last=1>;rel=\"next\"")),
+            (
+                "</v2/x/tags/list?ns=evil.example&last=1#end>; rel=\"next\"",
+                Some("ghcr.io"),
+                Some(r#"</v2/ghcr.io/owner/image/tags/list?last=1&ns=ghcr.io>; rel="next""#),
+            ),
+            ("</v2/x/tags/list>; rel=\"next\"", None, Some(r#"</v2/ghcr.io/owner/image/tags/list?>; rel="next""#)),
             ("nonsense", None, None),
             ("<unclosed", None, None),
         ] {
             let rewritten = rewrite(&HeaderValue::from_static(link), path, namespace);
             assert_eq!(rewritten.as_ref().map(|value| value.to_str().unwrap()), expected, "{link}");
         }
+    }
+
+    #[test]
+    fn a_page_of_referrers_keeps_its_filter() {
+        let link =
+            r#"<https://ghcr.io/v2/a/referrers/sha256:0?artifactType=application%2Fx%2By&nextToken=a/b==>; rel="next""#;
+        let path = "/team/v2/ghcr.io/a/referrers/sha256:0";
+        assert_eq!(
+            rewrite(&HeaderValue::from_static(link), path, Some("ghcr.io")).unwrap(),
+            "</team/v2/ghcr.io/a/referrers/sha256:0?artifactType=application%2Fx%2By&nextToken=a%2Fb%3D%3D&ns=ghcr.io>; rel=\"next\""
+        );
     }
 }

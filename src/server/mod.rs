@@ -19,6 +19,7 @@ mod connection;
 mod handler;
 mod ktls;
 mod link;
+mod lists;
 mod memory;
 mod observe;
 mod pipe;

@@ -9,14 +9,14 @@ use super::{
 };
 use crate::{
     cache::{
-        OpenedBlob,
+        OpenedBlob, ServedList,
         blobs::BlobSize,
         manifests::{ManifestHead, ServedManifest},
     },
     error::Error,
     metrics::Outcome,
     oci::{Digest, ResolvedRange, etag},
-    upstream::{Forwarded, Written},
+    upstream::Written,
 };
 
 pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -119,19 +119,16 @@ fn content_headers(headers: &mut HeaderMap, digest: &Digest) {
     }
 }
 
-/// An answer of the upstream that is passed on; `path` is the one the client asked for.
-pub fn forwarded(forwarded: Forwarded, path: &str, namespace: Option<&str>) -> Response<Body> {
-    let Forwarded { status, mut headers, len, body } = forwarded;
+/// `path` is the one the client asked for: the next page is asked for by the same.
+pub fn list(served: ServedList, path: &str, namespace: Option<&str>) -> Response<Body> {
+    let ServedList { mut headers, body, outcome } = served;
     let links: Vec<HeaderValue> =
         headers.get_all(header::LINK).iter().filter_map(|link| super::link::rewrite(link, path, namespace)).collect();
     headers.remove(header::LINK);
     headers.extend(links.into_iter().map(|link| (header::LINK, link)));
-    if let Some(len) = len {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
-    }
-    headers.insert(CACHE_STATUS, cache_status(Outcome::Bypass, false));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.insert(CACHE_STATUS, cache_status(outcome, false));
     let mut response = Response::new(body::full(body));
-    *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
 }

@@ -36,7 +36,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 pub use self::{
     asker::{Asker, AskerKey, ClientCredential, NoRandomness},
@@ -106,12 +106,8 @@ pub struct BlobHead {
 /// An answer that is passed on as it is.
 #[derive(Clone, Debug)]
 pub struct Forwarded {
-    pub status: StatusCode,
     /// Content-Type, Link and OCI-Filters-Applied alone.
     pub headers: HeaderMap,
-    /// How long the body is, or would be were it not asked for by HEAD, in bytes.
-    pub len: Option<u64>,
-    /// Empty when it was asked for by HEAD.
     pub body: Bytes,
 }
 
@@ -285,10 +281,9 @@ impl Upstream {
             .await
     }
 
-    /// Passes a GET or a HEAD on. `path_and_query` is what follows `/v2/`, such as `library/nginx/tags/list?n=5`.
+    /// Passes a GET on. `path_and_query` is what follows `/v2/`, such as `library/nginx/tags/list?n=5`.
     pub async fn forward(
         &self,
-        method: Method,
         operation: Operation,
         repository: Option<&Repository>,
         path_and_query: &str,
@@ -296,7 +291,7 @@ impl Upstream {
     ) -> Result<Forwarded, Error> {
         let ask = &self.asked(Ask {
             operation,
-            method,
+            method: Method::GET,
             path_and_query: path_and_query.to_owned(),
             scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
             headers: accept_headers(accept),
@@ -312,17 +307,7 @@ impl Upstream {
                     .iter()
                     .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))
                     .collect();
-                let status = followed.response.status();
-                if ask.method == Method::HEAD {
-                    return Ok(Forwarded {
-                        status,
-                        headers,
-                        len: answer::announced_len(&followed),
-                        body: Bytes::new(),
-                    });
-                }
-                let body = self.document(followed).await?;
-                Ok(Forwarded { status, headers, len: Some(body.len() as u64), body })
+                Ok(Forwarded { headers, body: self.document(followed).await? })
             })
             .await
     }

@@ -26,7 +26,7 @@ async fn mirror_of(registry: &FakeRegistry) -> Mirror {
     build(registry).start().await
 }
 
-fn digest(content: &[u8]) -> Digest {
+pub fn digest(content: &[u8]) -> Digest {
     Digest::of(Algorithm::Sha256, content)
 }
 
@@ -55,7 +55,7 @@ async fn push_blob(mirror: &Mirror, repository: &str, content: &[u8]) -> Digest 
     digest
 }
 
-async fn put_manifest(mirror: &Mirror, reference: &str, content: &str) -> Answer {
+pub async fn put_manifest(mirror: &Mirror, reference: &str, content: &str) -> Answer {
     let path = format!("/v2/team/app/manifests/{reference}");
     mirror.send(Method::PUT, &path, &[("content-type", OCI_MANIFEST)], content.to_owned()).await
 }

@@ -21,6 +21,7 @@ mod containerd;
 mod corrupt;
 mod dockerd_mirror;
 mod dockerd_second_registry;
+mod lists;
 mod metrics;
 mod podman;
 mod push;

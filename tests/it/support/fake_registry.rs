@@ -25,8 +25,11 @@
 //! registry.bring_up(Server::Api).await;              // the same port again
 //! registry.wait_for(|seen| seen.iter().any(|request| request.is_blob_get(&layer))).await;
 //! assert_eq!(registry.count(|request| request.is_blob_get(&layer)), 1);
+//!
+//! registry.offer_referrers(true);                    // at first there is no such endpoint
 //! ```
 //!
+//! Lists come in pages, by `n` and `last`.
 //! Several faults may apply to one request; a fault that is an answer of its own wins over the rest.
 //! The blob host refuses any Authorization, and a signature that it did not issue; `expire` makes
 //! all issued signatures worthless. Blobs and manifests honour Range. Nothing outlives the value.
@@ -36,6 +39,7 @@ mod body;
 mod content;
 mod fault;
 mod listener;
+mod lists;
 mod record;
 mod serve;
 mod uploads;
@@ -80,6 +84,8 @@ struct State {
     tokens: Vec<(String, String)>,
     signatures: Vec<String>,
     issued: usize,
+    /// Whether there is an endpoint for referrers.
+    referrers: bool,
     /// Where the blob host is, as it stands in a Location.
     cdn: String,
     /// Where the registry is, as it stands in a realm.
@@ -182,6 +188,11 @@ impl FakeRegistry {
 
     pub fn untag(&self, repository: &str, tag: &str) {
         self.shared.state().content.untag(repository, tag);
+    }
+
+    /// From now on there is an endpoint for referrers, or none any more; at first there is none.
+    pub fn offer_referrers(&self, offered: bool) {
+        self.shared.state().referrers = offered;
     }
 
     /// From now on requests that `when` describes meet `fault`, until [`FakeRegistry::heal`].

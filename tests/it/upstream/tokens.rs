@@ -218,18 +218,12 @@ async fn the_catalogue_and_the_ping_have_scopes_of_their_own() {
     let subject = Subject::of(&registry);
     subject.upstream.ping().await.unwrap();
     assert_eq!(registry.requests().last().unwrap().parameter("scope"), [""; 0]);
-    let catalog = subject.upstream.forward(Method::GET, Operation::Catalog, None, "_catalog?n=5", &accept(&[])).await;
+    let catalog = subject.upstream.forward(Operation::Catalog, None, "_catalog?n=5", &accept(&[])).await;
     assert!(catalog.is_ok());
     let asked: Vec<_> = registry.requests().into_iter().filter(asked_realm).collect();
     assert_eq!(asked.last().unwrap().parameter("scope"), ["registry:catalog:*"]);
     let path = "team/app/tags/list";
-    assert!(
-        subject
-            .upstream
-            .forward(Method::GET, Operation::Tags, Some(&name("team/app")), path, &accept(&[]))
-            .await
-            .is_ok()
-    );
+    assert!(subject.upstream.forward(Operation::Tags, Some(&name("team/app")), path, &accept(&[])).await.is_ok());
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use forebay::oci::{Algorithm, Digest};
+use serde_json::Value;
 
 #[derive(Default)]
 pub(super) struct Content {
@@ -99,6 +100,18 @@ impl Content {
         let digest = tagged.map_or(reference, String::as_str);
         let (media_type, bytes) = self.manifests.get(&(repository.to_owned(), digest.to_owned()))?;
         Some((digest.to_owned(), media_type.clone(), bytes.clone()))
+    }
+
+    /// Digest, media type and content of the manifests that have this subject, by digest.
+    pub fn referrers(&self, repository: &str, subject: &str) -> Vec<(&str, &str, Value, usize)> {
+        let in_repository = self.manifests.iter().filter(|((of, _), _)| of == repository);
+        let read = in_repository.filter_map(|((_, digest), (media_type, bytes))| {
+            let content: Value = serde_json::from_slice(bytes).ok()?;
+            Some((digest.as_str(), media_type.as_str(), content, bytes.len()))
+        });
+        let mut found: Vec<_> = read.filter(|(_, _, content, _)| content["subject"]["digest"] == subject).collect();
+        found.sort_by_key(|(digest, ..)| *digest);
+        found
     }
 
     pub fn tags(&self, repository: &str) -> Vec<&str> {

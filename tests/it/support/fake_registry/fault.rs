@@ -129,6 +129,10 @@ impl When {
         Self::path("/manifests/")
     }
 
+    pub fn referrers() -> Self {
+        Self::path("/referrers/")
+    }
+
     pub fn blobs() -> Self {
         Self::path("/blobs/")
     }

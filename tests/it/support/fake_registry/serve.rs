@@ -70,11 +70,12 @@ fn after(mut response: Response<Body>, faults: &[Fault]) -> Response<Body> {
     response
 }
 
-/// Something that is there: its type and bytes, and its digest.
-struct Found {
-    media_type: String,
-    digest: Option<String>,
-    bytes: Bytes,
+/// Something that is there: its type and bytes, its digest, and what else is said of it.
+pub(super) struct Found {
+    pub media_type: String,
+    pub digest: Option<String>,
+    pub headers: Vec<(&'static str, String)>,
+    pub bytes: Bytes,
 }
 
 impl State {
@@ -116,6 +117,10 @@ impl State {
                 return plain((*status, vec![("location", location)], "moved".to_owned()));
             }
         }
+        if self.has_no_such_endpoint(record) {
+            let plain_text = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
+            return plain((404, plain_text, "404 page not found\n".to_owned()));
+        }
         match self.find(record) {
             Some(found) => content(record, found, faults),
             None => plain((404, vec![], r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#.to_owned())),
@@ -137,29 +142,21 @@ impl State {
 
     fn find(&self, record: &Record) -> Option<Found> {
         let path = below_v2(&record.path)?;
-        let json = |value: serde_json::Value| Found {
-            media_type: "application/json".to_owned(),
-            digest: None,
-            bytes: value.to_string().into(),
-        };
         if path.is_empty() {
-            return Some(json(serde_json::json!({})));
+            let media_type = "application/json".to_owned();
+            return Some(Found { media_type, digest: None, headers: vec![], bytes: "{}".into() });
         }
-        if path == "_catalog" {
-            return Some(json(serde_json::json!({ "repositories": self.content.repositories() })));
-        }
-        if let Some(repository) = path.strip_suffix("/tags/list") {
-            let tags = self.content.tags(repository);
-            return (!tags.is_empty()).then(|| json(serde_json::json!({ "name": repository, "tags": tags })));
+        if let Some(list) = self.list(path, record) {
+            return list;
         }
         if let Some((repository, digest)) = path.split_once("/blobs/") {
             let bytes = self.content.blob(repository, digest)?;
             let media_type = "application/octet-stream".to_owned();
-            return Some(Found { media_type, digest: Some(digest.to_owned()), bytes });
+            return Some(Found { media_type, digest: Some(digest.to_owned()), headers: vec![], bytes });
         }
         let (repository, reference) = path.split_once("/manifests/")?;
         let (digest, media_type, bytes) = self.content.manifest(repository, reference)?;
-        Some(Found { media_type, digest: Some(digest), bytes })
+        Some(Found { media_type, digest: Some(digest), headers: vec![], bytes })
     }
 }
 
@@ -170,7 +167,7 @@ pub(super) fn below_v2(path: &str) -> Option<&str> {
 
 pub(super) fn repository(path: &str) -> Option<&str> {
     let path = below_v2(path)?;
-    ["/manifests/", "/blobs/", "/tags/list"]
+    ["/manifests/", "/blobs/", "/tags/list", "/referrers/"]
         .iter()
         .find_map(|part| path.split_once(part))
         .map(|(repository, _)| repository)
@@ -185,6 +182,9 @@ fn content(record: &Record, found: Found, faults: &[Fault]) -> Response<Body> {
         Response::builder().header(header::CONTENT_TYPE, found.media_type).header(header::ACCEPT_RANGES, "bytes");
     if let Some(digest) = found.digest {
         response = response.header("docker-content-digest", digest);
+    }
+    for (name, value) in found.headers {
+        response = response.header(name, value);
     }
     let mut bytes = found.bytes;
     if let Some(range) = asked {

@@ -1,0 +1,76 @@
+//! Referrers of an upstream that has no endpoint for them: out of the tag that clients put them under instead.
+//!
+//! The tag is a manifest like any other, in how long it is believed and in who may read it; that this client may, where
+//! its own credentials decide, is to be found out before it is asked for here. That there is none is an answer too:
+//! nothing refers to the digest, yet.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::{List, ListError, Lists, ServedList, WantedList, answers::Answer, question::Question};
+use crate::{
+    cache::{ManifestError, Wanted},
+    metrics::Outcome,
+    oci::{MediaTypeKind, NO_REFERRERS, Reference, Referrers, Tag},
+    upstream::ErrorKind,
+};
+
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+/// The parameter of the query, and the filter.
+const ARTIFACT_TYPE: &str = "artifactType";
+
+/// Referrers that are, if anywhere, under a tag.
+pub struct TaggedReferrers {
+    pub manifest: Wanted,
+    pub tag: Reference,
+    artifact_types: Vec<String>,
+    question: Question,
+}
+
+impl TaggedReferrers {
+    pub(super) fn of(wanted: &WantedList, question: Question) -> Result<Self, ListError> {
+        // No other list is ever without an endpoint.
+        let List::Referrers { repository, digest } = &wanted.list else { return Err(ListError::Abandoned) };
+        let (upstream, repository, accept) = (wanted.upstream.clone(), repository.clone(), wanted.list.accept());
+        Ok(Self {
+            manifest: Wanted { upstream, repository, accept },
+            tag: Reference::Tag(Tag::of_referrers(digest)),
+            artifact_types: wanted.parameter(ARTIFACT_TYPE),
+            question,
+        })
+    }
+
+    /// What is said when there is no such tag.
+    pub fn none(&self, outcome: Outcome) -> ServedList {
+        self.of_index(&Bytes::from_static(NO_REFERRERS), outcome)
+    }
+
+    fn of_index(&self, index: &Bytes, outcome: Outcome) -> ServedList {
+        let Referrers { index: body, filtered } = Referrers::of(index, &self.artifact_types);
+        let media_type = HeaderValue::from_static(MediaTypeKind::OciIndex.as_str());
+        let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media_type)]);
+        if filtered {
+            headers.insert(FILTERS_APPLIED, HeaderValue::from_static(ARTIFACT_TYPE));
+        }
+        ServedList { headers, body, outcome }
+    }
+}
+
+impl Lists {
+    /// What is under the tag.
+    pub async fn get_tagged(&self, tagged: &TaggedReferrers) -> Result<ServedList, ListError> {
+        match self.0.manifests.get(&tagged.manifest, &tagged.tag).await {
+            Ok(served) if served.content.media_type.kind() == Some(MediaTypeKind::OciIndex) => {
+                Ok(tagged.of_index(&served.content.bytes, served.outcome))
+            }
+            // Somebody's tag that merely has such a name.
+            Ok(served) => Ok(tagged.none(served.outcome)),
+            Err(ManifestError::KnownMissing) => Ok(tagged.none(Outcome::Hit)),
+            Err(ManifestError::Upstream(error)) if error.kind == ErrorKind::NotFound => {
+                self.0.answers.note(&tagged.question, &Answer::NoReferrers);
+                Ok(tagged.none(Outcome::Miss))
+            }
+            Err(error) => Err(ListError::Tag(error)),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! An upstream without an endpoint for referrers has them under a tag.
+
+use std::time::Duration;
+
+use forebay::oci::Digest;
+use serde_json::{Value, json};
+
+use super::{OCI_INDEX, SBOM, SIGNATURE, digests};
+use crate::{
+    lists::STALE,
+    push::OCI_MANIFEST,
+    support::{
+        fake_registry::{FakeRegistry, Fault, Server, When},
+        mirror::Mirror,
+    },
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// An index as clients make it, with more in it than forebay has to know.
+fn index() -> (String, [Value; 3]) {
+    let descriptor = |artifact_type: &str, hex: &str| {
+        json!({
+            "mediaType": OCI_MANIFEST, "artifactType": artifact_type, "size": 7, "digest": format!("sha256:{}", hex.repeat(64)),
+            "annotations": { "org.opencontainers.image.created": "2026-01-01T00:00:00Z" },
+        })
+    };
+    let all = [descriptor(SIGNATURE, "1"), descriptor(SBOM, "2"), descriptor(SIGNATURE, "3")];
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": all });
+    (serde_json::to_string_pretty(&index).unwrap(), all)
+}
+
+fn tag_of(subject: &Digest) -> String {
+    subject.as_str().replace(':', "-")
+}
+
+/// A registry that never heard of referrers, an image in it, and the path that asks what refers to it.
+async fn old_registry() -> (FakeRegistry, Digest, String) {
+    let registry = FakeRegistry::start().await;
+    let subject = registry.add_image("team/app", "1", &[]).manifest;
+    let path = format!("/v2/team/app/referrers/{subject}");
+    (registry, subject, path)
+}
+
+#[tokio::test]
+async fn the_index_is_given_as_it_is_or_filtered_here() {
+    let (registry, subject, path) = old_registry().await;
+    let (stored, [one, two, three]) = index();
+    let pushed = registry.add_manifest("team/app", OCI_INDEX, stored.clone());
+    registry.tag("team/app", &tag_of(&subject), &pushed);
+    let mirror = Mirror::build(&registry).config(|config| config.cache.negative_ttl = HOUR).start().await;
+    let whole = mirror.get(&path).await;
+    assert_eq!((whole.status, whole.text(), whole.header("content-type")), (200, &*stored, Some(OCI_INDEX)));
+    assert_eq!((whole.header("oci-filters-applied"), whole.header("cache-status")), (None, Some("forebay; fwd=miss")));
+    for (query, left) in [
+        ("artifactType=application%2Fvnd.example.signature%2Bjson", vec![&one, &three]),
+        ("artifactType=application/vnd.example.sbom", vec![&two]),
+        ("artifactType=application/none", vec![]),
+    ] {
+        let filtered = mirror.get(&format!("{path}?{query}&ns=fake.example")).await;
+        let index: Value = serde_json::from_slice(&filtered.body).unwrap();
+        assert_eq!(index, json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": left }), "{query}");
+        assert_eq!(filtered.header("oci-filters-applied"), Some("artifactType"));
+        let head = mirror.head(&format!("{path}?{query}")).await;
+        assert_eq!((head.status, head.header("content-length")), (200, filtered.header("content-length")));
+    }
+    // The tag was asked for once, and the endpoint once for each list.
+    assert_eq!(registry.count(|request| request.path.contains("/manifests/")), 1);
+    assert_eq!(registry.count(|request| request.path.contains("/referrers/")), 4);
+    registry.forget_requests();
+    let again = mirror.get(&path).await;
+    assert_eq!((again.text(), again.header("cache-status")), (&*stored, Some("forebay; hit")));
+    assert!(registry.requests().is_empty());
+}
+
+#[tokio::test]
+async fn nothing_refers_to_it_until_something_does() {
+    let (registry, subject, path) = old_registry().await;
+    let mirror = Mirror::build(&registry).config(|config| config.cache.negative_ttl = Duration::ZERO).start().await;
+    for query in ["", "?artifactType=a/b"] {
+        let none = mirror.get(&format!("{path}{query}")).await;
+        assert_eq!(
+            (digests(&none).len(), none.header("oci-filters-applied")),
+            (0, (!query.is_empty()).then_some("artifactType"))
+        );
+    }
+    assert_eq!(mirror.head(&path).await.status, 200);
+    // Somebody's tag with such a name is no index.
+    registry.tag("team/app", &tag_of(&subject), &subject);
+    assert_eq!(digests(&mirror.get(&path).await).len(), 0);
+    registry.untag("team/app", &tag_of(&subject));
+    let (mirror, (stored, all)) =
+        (Mirror::build(&registry).config(|config| config.cache.negative_ttl = Duration::ZERO).start().await, index());
+    assert_eq!(digests(&mirror.get(&path).await).len(), 0);
+    let pushed = registry.add_manifest("team/app", OCI_INDEX, stored);
+    registry.tag("team/app", &tag_of(&subject), &pushed);
+    assert_eq!(digests(&mirror.get(&path).await).len(), all.len(), "that there was none is not believed");
+    // And once there is an endpoint, it is asked.
+    registry.offer_referrers(true);
+    registry.add_manifest("team/app", OCI_MANIFEST, super::artifact(&subject, SBOM, "1"));
+    assert_eq!(digests(&mirror.get(&path).await).len(), 1);
+}
+
+#[tokio::test]
+async fn a_404_of_either_is_believed_for_negative_ttl() {
+    let (registry, _, path) = old_registry().await;
+    let mirror = Mirror::build(&registry).config(|config| config.cache.negative_ttl = HOUR).start().await;
+    for _ in 0..3 {
+        assert_eq!(digests(&mirror.get(&path).await).len(), 0);
+    }
+    let asked: Vec<String> = registry.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+}
+
+#[tokio::test]
+async fn every_way_to_say_that_there_is_no_such_endpoint() {
+    for status in [404, 405, 400, 406] {
+        let (registry, subject, path) = old_registry().await;
+        registry.offer_referrers(true);
+        registry.fault(When::referrers(), Fault::status(status));
+        let (stored, all) = index();
+        let pushed = registry.add_manifest("team/app", OCI_INDEX, stored);
+        registry.tag("team/app", &tag_of(&subject), &pushed);
+        let mirror = Mirror::of(&registry).await;
+        assert_eq!(digests(&mirror.get(&path).await).len(), all.len(), "{status}");
+    }
+}
+
+/// Who may not read the repository learns nothing of what is in it, nor that nothing is.
+#[tokio::test]
+async fn a_refusal_is_no_empty_index() {
+    for (when, status, expected) in [
+        (When::referrers(), 401, 403),
+        (When::referrers(), 403, 403),
+        (When::manifests(), 401, 403),
+        (When::manifests(), 403, 403),
+        (When::manifests(), 503, 502),
+        (When::referrers(), 503, 502),
+    ] {
+        let (registry, _, path) = old_registry().await;
+        let mirror = Mirror::of(&registry).await;
+        registry.fault(when.clone(), Fault::status(status));
+        let refused = mirror.get(&path).await;
+        assert_eq!(refused.status, expected, "{when:?} {status}: {}", refused.text());
+    }
+}
+
+#[tokio::test]
+async fn an_outage_leaves_what_the_tag_was() {
+    let (registry, subject, path) = old_registry().await;
+    let (stored, _) = index();
+    let pushed = registry.add_manifest("team/app", OCI_INDEX, stored.clone());
+    registry.tag("team/app", &tag_of(&subject), &pushed);
+    let asking = Mirror::build(&registry).config(|config| {
+        config.cache.tag_ttl = Duration::ZERO;
+        config.cache.negative_ttl = Duration::ZERO;
+    });
+    let mirror = asking.start().await;
+    assert_eq!(mirror.get(&path).await.text(), stored);
+    registry.take_down(Server::Api).await;
+    let stale = mirror.get(&path).await;
+    assert_eq!((stale.text(), stale.header("cache-status")), (&*stored, STALE));
+}
+
+#[tokio::test]
+async fn an_outage_leaves_it_that_nothing_refers_until_the_tag_is_refused_or_pushed() {
+    let asking = |config: &mut forebay::config::Config| {
+        config.upstreams[0].push = true;
+        config.cache.tag_ttl = Duration::ZERO;
+        config.cache.negative_ttl = Duration::ZERO;
+    };
+    for then in ["nothing", "refused", "pushed"] {
+        let (registry, subject, path) = old_registry().await;
+        let mirror = Mirror::build(&registry).config(asking).start().await;
+        assert_eq!(digests(&mirror.get(&path).await).len(), 0);
+        let tag = format!("/v2/team/app/manifests/{}", tag_of(&subject));
+        match then {
+            "refused" => {
+                registry.fault(When::manifests(), Fault::status(403));
+                assert_eq!(mirror.get(&path).await.status, 403);
+            }
+            "pushed" => {
+                let put = mirror.send(http::Method::PUT, &tag, &[("content-type", OCI_INDEX)], index().0).await;
+                assert_eq!(put.status, 201);
+            }
+            _ => {}
+        }
+        registry.take_down(Server::Api).await;
+        let answer = mirror.get(&path).await;
+        if then == "nothing" {
+            assert_eq!((digests(&answer).len(), answer.header("cache-status")), (0, STALE));
+        } else {
+            assert_eq!(answer.status, 502, "{then}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_is_pushed_through_the_mirror_refers_at_once() {
+    let (registry, subject, path) = old_registry().await;
+    let believing = Mirror::build(&registry).config(|config| {
+        config.upstreams[0].push = true;
+        config.cache.tag_ttl = HOUR;
+        config.cache.negative_ttl = HOUR;
+    });
+    let mirror = believing.start().await;
+    assert_eq!(digests(&mirror.get(&path).await).len(), 0);
+    let (stored, all) = index();
+    let put = format!("/v2/team/app/manifests/{}", tag_of(&subject));
+    assert_eq!(mirror.send(http::Method::PUT, &put, &[("content-type", OCI_INDEX)], stored).await.status, 201);
+    assert_eq!(digests(&mirror.get(&path).await).len(), all.len());
+    assert_eq!(mirror.request(http::Method::DELETE, &put, &[]).await.status, 202);
+    assert_eq!(digests(&mirror.get(&path).await).len(), 0);
+}
