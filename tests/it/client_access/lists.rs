@@ -74,6 +74,7 @@ async fn referrers_by_their_tag_are_for_who_may_read_the_tag() {
     assert_eq!((hit.status, hit.text()), (200, &*index));
     assert!([STALE, Some("forebay; hit")].contains(&hit.header("cache-status")), "{hit:?}");
     for other in [get_as(&mirror, BOB, &path).await, mirror.get(&path).await] {
-        assert_eq!(other.status, 502);
+        // It was said a moment ago, or cannot be asked.
+        assert!(matches!(other.status, 401 | 502), "{}", other.status);
     }
 }
