@@ -3,7 +3,7 @@
 //! Blobs: [`BlobCache`] answers with a [`BlobReader`] in every case. On disk: a slice of the file. In
 //! flight: a reader of the growing file of its [`fill`], of which there is one per digest however many
 //! clients ask. No room or a failing disk: a stream straight through. Manifests: [`ManifestCache`], memory
-//! over disk, and for each tag what is known and since when.
+//! over disk, and for each tag what is known and since when. Uploads: [`Tees`] keeps them while they pass.
 //!
 //! This stage does not know who asked, and chooses no status.
 
@@ -22,6 +22,7 @@ pub mod reader;
 pub mod recency;
 pub mod source;
 pub mod tag_record;
+pub mod tee;
 pub mod through;
 pub mod transfer;
 
@@ -34,4 +35,5 @@ pub use self::{
     prefetch::Images,
     reader::{BlobReader, FileSlice, Piece, ReadError},
     source::Source,
+    tee::{GivenUp, Tee, Tees},
 };

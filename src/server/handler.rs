@@ -210,7 +210,8 @@ impl Handler {
             repository: &repository,
             namespace: route.namespace.as_deref(),
         };
-        let caches = Caches { manifests: &self.manifests, gone: &self.gone, proofs: &self.proofs };
+        let tees = self.blobs.tees();
+        let caches = Caches { manifests: &self.manifests, gone: &self.gone, proofs: &self.proofs, tees };
         let written = push::pass(push, content, &upstream, &seal, caches).await.map_err(|(error, cause)| {
             facts.cause = cause;
             error
