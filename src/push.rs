@@ -2,10 +2,11 @@
 //!
 //! In the order of a request: who may ([`permit`]); what the upstream is asked (`outbound`), with the client's body as
 //! a stream; what its answer means for what is cached here; the answer as the client has to read it (`location`).
-//! Where an upload goes on is in its URL, sealed ([`Seal`]): nothing of it is remembered here, so that it goes on after a
-//! restart, and at another instance with the same key.
+//! Where an upload goes on is in its URL, sealed ([`Seal`]): nothing that it needs is remembered here, so that it goes on
+//! after a restart, and at another instance with the same key.
 //!
-//! Nothing that is sent is kept: what was pushed comes into the cache when somebody pulls it.
+//! What is sent as a blob is kept beside being passed on (`tee`), as far as that costs the push nothing: whoever pulls it
+//! next finds it here. Only what the upstream has taken, and what has the digest that it was named by, is.
 
 mod config;
 mod gone;
@@ -13,9 +14,12 @@ mod location;
 mod outbound;
 mod permit;
 mod seal;
+mod session;
+mod tee;
 
 use http::{HeaderMap, Method, Uri};
 
+use self::tee::Tap;
 pub use self::{
     config::Config,
     gone::Gone,
@@ -24,7 +28,7 @@ pub use self::{
 };
 use crate::{
     access::Proofs,
-    cache::{Lists, ManifestCache},
+    cache::{Lists, ManifestCache, Tees},
     chain::Chain,
     error::Error,
     metrics::Operation,
@@ -47,13 +51,14 @@ pub struct Push<'a> {
     pub namespace: Option<&'a str>,
 }
 
-/// What has to know of a change.
+/// What has to know of a change, or of what it brings.
 #[derive(Clone, Copy)]
 pub struct Caches<'a> {
     pub manifests: &'a ManifestCache,
     pub lists: &'a Lists,
     pub gone: &'a Gone,
     pub proofs: &'a Proofs,
+    pub tees: &'a Tees,
 }
 
 /// The upstream's answer; `location` is as the client has to ask us.
@@ -67,7 +72,9 @@ pub async fn pass(
     seal: &Seal,
     caches: Caches<'_>,
 ) -> Result<Written, (Error, Option<String>)> {
-    let asked = outbound::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
+    let (asked, kept) = outbound::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
+    let tap = Tap::of(push, kept, content.is_some(), upstream, caches.tees);
+    let content = content.map(|content| tap.put_on(content));
     let mut written = upstream.write(asked, content).await.map_err(|error| {
         let cause = Chain(&error).to_string();
         (Error::from_upstream(Operation::Push, &error), Some(cause))
@@ -75,7 +82,8 @@ pub async fn pass(
     if written.is_success() {
         note(push, &written, upstream, caches).await;
     }
-    written.location = location::of(push, &written, upstream.name(), seal);
+    let kept = tap.take_off(push, &written, upstream, caches.tees);
+    written.location = location::of(push, &written, upstream.name(), seal, kept);
     Ok(written)
 }
 

@@ -30,7 +30,7 @@ const ORDER: &[&[&str]] = &[
 
 /// The same within a stage; files that are not named here are free among themselves.
 const ORDER_WITHIN: &[(&str, &[&[&str]])] = &[
-    ("cache", &[&["lists"], &["manifests", "blobs"], &["fill"], &["disk"], &["lru"]]),
+    ("cache", &[&["lists"], &["manifests", "blobs"], &["tee"], &["fill"], &["disk"], &["lru"]]),
     ("upstream", &[&["token"], &["challenge", "credential"]]),
 ];
 

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BlobReader, Config, ContentId, DiskStore, FileSlice, Images, ReadError, Source,
+    BlobReader, Config, ContentId, DiskStore, FileSlice, Images, ReadError, Source, Tees,
     disk::StoredBlob,
     fill::{FillError, Fills, Joined},
     prefetch::Prefetch,
@@ -63,6 +63,7 @@ pub struct BlobCache {
     store: DiskStore,
     fills: Fills,
     prefetch: Prefetch,
+    tees: Tees,
     metrics: Metrics,
 }
 
@@ -78,7 +79,13 @@ impl BlobCache {
     ) -> Self {
         let fills = Fills::new(store.clone(), metrics.clone(), tasks, shutdown);
         let prefetch = Prefetch::new(config, images, store.clone(), fills.clone());
-        Self { store, fills, prefetch, metrics }
+        let tees = Tees::new(config, store.clone(), fills.clone());
+        Self { store, fills, prefetch, tees, metrics }
+    }
+
+    /// What is kept of uploads.
+    pub fn tees(&self) -> &Tees {
+        &self.tees
     }
 
     /// Opens a blob, fetching it when it is not there. Answers when the size is known, or that it is not to be.

@@ -5,7 +5,7 @@
 //! manifests/sha256/ab/abcd…           media type, a line end, the manifest's bytes
 //! tags/<upstream>/<repository>/<tag>@<accept class>   digest, media type, when it was last confirmed
 //! clients/{blobs,manifests,tags}/…    the same of upstreams whose clients' own credentials decide
-//! tmp/…                               bytes in flight, and what broken fills left to go on with
+//! tmp/…                               bytes in flight, pushed ones too, and what broken fills left to go on with
 //! lock                                held while a forebay uses the directory
 //! ```
 //!
@@ -17,6 +17,7 @@ mod objects;
 mod reservation;
 mod scan;
 mod temp;
+mod upload;
 
 use std::{
     fmt,
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     reservation::{NoSpace, Reservation},
     temp::{Name as TempName, TempBlob, write_all_at},
+    upload::TempUpload,
 };
 use super::{
     Config, ContentId, Pool,

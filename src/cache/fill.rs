@@ -8,6 +8,7 @@
 //! (`ranges`); no byte is asked for twice, and every byte is hashed in the end: from memory where the
 //! main transfer wrote it in order, else from the file.
 
+mod adopted;
 mod distrust;
 mod fills;
 mod hash;
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     fills::{Fills, Joined},
-    hash::hash_slice,
+    hash::{hash_in_turn, hash_slice},
 };
 use super::{
     FileSlice, ReadError, Source,

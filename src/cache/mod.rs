@@ -4,6 +4,7 @@
 //! flight: a reader of the growing file of its [`fill`], of which there is one per digest however many
 //! clients ask. No room or a failing disk: a stream straight through. Manifests: [`ManifestCache`], memory
 //! over disk, and for each tag what is known and since when. [`Lists`]: what was said last, for when it cannot be said.
+//! Uploads: [`Tees`] keeps them while they pass.
 //!
 //! This stage does not know who asked, and chooses no status.
 
@@ -23,6 +24,7 @@ pub mod reader;
 pub mod recency;
 pub mod source;
 pub mod tag_record;
+pub mod tee;
 pub mod through;
 pub mod transfer;
 
@@ -36,4 +38,5 @@ pub use self::{
     prefetch::Images,
     reader::{BlobReader, FileSlice, Piece, ReadError},
     source::Source,
+    tee::{GivenUp, Tee, Tees},
 };

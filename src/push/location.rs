@@ -1,13 +1,17 @@
 //! `Location`, as the client has to ask us (pure): relative, with everything by which the client found us.
 
-use super::{Push, Seal, outbound::STATE};
+use super::{
+    Push, Seal,
+    outbound::STATE,
+    session::{Kept, Session},
+};
 use crate::{oci::Digest, route::Write, upstream::Written};
 
 /// The longest name of an upload that is taken over from the upstream.
 const MAX_SESSION: usize = 128;
 
-/// The place the upstream's answer tells, by way of us; `None` when it tells none.
-pub(super) fn of(push: Push<'_>, written: &Written, upstream: &str, seal: &Seal) -> Option<String> {
+/// The place the upstream's answer tells, by way of us; `None` when it tells none. An upload goes on with what is `kept`.
+pub(super) fn of(push: Push<'_>, written: &Written, upstream: &str, seal: &Seal, kept: Kept) -> Option<String> {
     let location = written.location.as_deref()?;
     let path = location.split('?').next().unwrap_or_default();
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
@@ -18,7 +22,7 @@ pub(super) fn of(push: Push<'_>, written: &Written, upstream: &str, seal: &Seal)
                 let digest = last.parse::<Digest>().ok().or_else(|| super::created(push.uri))?;
                 return Some(with_namespace(format!("{front}/blobs/{digest}"), push.namespace, None));
             }
-            let sealed = seal.seal(upstream, push.repository, location)?;
+            let sealed = Session { target: location.to_owned(), kept }.seal(upstream, push.repository, seal)?;
             let session = if is_plain(last) { last } else { "upload" };
             Some(with_namespace(format!("{front}/blobs/uploads/{session}"), push.namespace, Some(&sealed)))
         }
@@ -72,6 +76,7 @@ mod tests {
     use super::*;
     use crate::{push::Config, route::MountSource};
 
+    const KEPT: Kept = Kept::By(7);
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn located(
@@ -89,7 +94,7 @@ mod tests {
         let status = StatusCode::from_u16(status).unwrap();
         let written =
             Written { status, headers: HeaderMap::new(), location: Some(location.to_owned()), body: Bytes::new() };
-        let found = of(push, &written, "hub", &seal);
+        let found = of(push, &written, "hub", &seal, KEPT);
         (seal, found)
     }
 
@@ -107,8 +112,8 @@ mod tests {
             let (seal, found) = located(&begin, uri, namespace, 202, upstreams);
             let found = found.unwrap();
             let state = found.strip_prefix(expected).unwrap_or_else(|| panic!("{uri}: {found}"));
-            let opened = seal.open("hub", &"team/app".parse().unwrap(), state);
-            assert_eq!(opened.as_deref(), Some(upstreams));
+            let opened = Session::open("hub", &"team/app".parse().unwrap(), state, &seal);
+            assert_eq!(opened, Some(Session { target: upstreams.to_owned(), kept: KEPT }));
         }
         for (upstreams, session) in
             [("/u/a%2Fb", "upload"), ("/u/", "u"), ("/", "upload"), ("/u/..", "upload"), ("/u/x=y", "upload")]

@@ -2,7 +2,10 @@
 
 use http::{HeaderMap, HeaderName, Method, Uri, header};
 
-use super::{Push, Seal};
+use super::{
+    Push, Seal,
+    session::{Kept, Session},
+};
 use crate::{
     error::Error,
     route::{MountSource, Write},
@@ -15,12 +18,13 @@ pub(super) const STATE: &str = "_state";
 /// What of a request's head is passed on; all else is between the client and us.
 const PASSED_ON: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_RANGE, header::ACCEPT];
 
-/// The request to the upstream.
+/// The request to the upstream, and what is kept of the upload that it goes on with.
 ///
 /// # Errors
 /// There is nothing to be asked: the upload is not one of ours, or the endpoint has no such method.
-pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<upstream::Write<'a>, Error> {
+pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<(upstream::Write<'a>, Kept), Error> {
     let Push { method, uri, repository, .. } = push;
+    let mut kept = Kept::Nothing;
     let push_alone = Need::Push { from: None };
     let (place, need) = match push.write {
         Write::Begin(source) => {
@@ -33,9 +37,10 @@ pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<upst
         }
         Write::Upload => {
             let sealed = parameter(uri, STATE).ok_or(Error::UploadUnknown)?;
-            let target = seal.open(upstream, repository, &sealed).ok_or(Error::UploadUnknown)?;
+            let session = Session::open(upstream, repository, &sealed, seal).ok_or(Error::UploadUnknown)?;
+            kept = session.kept;
             let need = if *method == Method::DELETE { Need::Delete } else { push_alone };
-            (Place::Session(with_query(target, &query(uri, &[]))), need)
+            (Place::Session(with_query(session.target, &query(uri, &[]))), need)
         }
         Write::PutManifest(reference) => {
             (Place::Below(with_query(format!("{repository}/manifests/{reference}"), &query(uri, &[]))), push_alone)
@@ -52,7 +57,7 @@ pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<upst
         .iter()
         .flat_map(|name| push.headers.get_all(name).iter().map(|value| (name.clone(), value.clone())))
         .collect();
-    Ok(upstream::Write { method: method.clone(), repository, place, need, headers })
+    Ok((upstream::Write { method: method.clone(), repository, place, need, headers }, kept))
 }
 
 /// The query with the source of a mount as the upstream calls it; without the mount where it has no such source.
@@ -84,7 +89,7 @@ fn with_query(mut place: String, query: &str) -> String {
     place
 }
 
-fn parameter(uri: &Uri, wanted: &str) -> Option<String> {
+pub(super) fn parameter(uri: &Uri, wanted: &str) -> Option<String> {
     let mut pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
     pairs.find(|(key, _)| key == wanted).map(|(_, value)| value.into_owned())
 }
@@ -115,7 +120,7 @@ mod tests {
             let uri: Uri = uri.parse().unwrap();
             let push =
                 Push { write, method, uri: &uri, headers: &headers, repository: &self.repository, namespace: None };
-            of(push, "hub", &self.seal).map(|asked| (asked.place, asked.need))
+            of(push, "hub", &self.seal).map(|(asked, _)| (asked.place, asked.need))
         }
     }
 
@@ -211,7 +216,7 @@ mod tests {
             repository: &case.repository,
             namespace: None,
         };
-        let asked = of(push, "hub", &case.seal).unwrap();
+        let (asked, _) = of(push, "hub", &case.seal).unwrap();
         let mut names: Vec<_> = asked.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-range", "content-type"]);

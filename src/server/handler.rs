@@ -211,7 +211,13 @@ impl Handler {
             repository: &repository,
             namespace: route.namespace.as_deref(),
         };
-        let caches = Caches { manifests: &self.manifests, lists: &self.lists, gone: &self.gone, proofs: &self.proofs };
+        let caches = Caches {
+            manifests: &self.manifests,
+            lists: &self.lists,
+            gone: &self.gone,
+            proofs: &self.proofs,
+            tees: self.blobs.tees(),
+        };
         let written = push::pass(push, content, &upstream, &seal, caches).await.map_err(|(error, cause)| {
             facts.cause = cause;
             error

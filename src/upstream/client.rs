@@ -165,7 +165,7 @@ impl Sender {
         self.check(url).await?;
         let mut request = self.client.request(method, url.clone()).headers(headers);
         let progress = match content {
-            Some(Content { body, progress }) => {
+            Some(Content { body, progress, .. }) => {
                 request = request.body(body);
                 progress
             }

@@ -5,7 +5,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,10 +21,22 @@ const FLOW_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the answer may take after the last byte: registries hash what they got, and move it to where it stays.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Is told what passes, and must not wait.
+pub trait Witness: Send + Sync + 'static {
+    /// This is passed on.
+    fn piece(&self, bytes: &Bytes);
+
+    /// That was all, and whole.
+    fn end(&self);
+}
+
+type Slot = Arc<OnceLock<Box<dyn Witness>>>;
+
 /// The body of a request that is passed on.
 pub struct Content {
     pub(super) body: reqwest::Body,
     pub(super) progress: Progress,
+    witness: Slot,
 }
 
 impl Content {
@@ -33,8 +45,15 @@ impl Content {
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Sync + Unpin + 'static,
     {
         let progress = Progress::new();
-        let body = reqwest::Body::wrap(Watched { body, progress: progress.clone() });
-        Self { body, progress }
+        let witness = Slot::default();
+        let body = reqwest::Body::wrap(Watched { body, progress: progress.clone(), witness: witness.clone() });
+        Self { body, progress, witness }
+    }
+
+    /// Has somebody see what passes; there is one at most.
+    pub fn seen_by(self, witness: impl Witness) -> Self {
+        let _ = self.witness.set(Box::new(witness));
+        self
     }
 }
 
@@ -88,6 +107,7 @@ impl Progress {
 struct Watched<B> {
     body: B,
     progress: Progress,
+    witness: Slot,
 }
 
 impl<B> Body for Watched<B>
@@ -102,6 +122,14 @@ where
             let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
             let ended = frame.is_none() || self.body.is_end_stream();
             self.progress.note(ended);
+            if let Some(witness) = self.witness.get() {
+                if let Some(bytes) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+                    witness.piece(bytes);
+                }
+                if ended && !matches!(frame, Some(Err(_))) && !self.progress.is_broken() {
+                    witness.end();
+                }
+            }
             match frame {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => {
@@ -136,7 +164,7 @@ mod tests {
         let body = StreamBody::new(futures_util::stream::iter(
             [&b"a"[..], b"b"].map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece)))),
         ));
-        let mut watched = Watched { body, progress: progress.clone() };
+        let mut watched = Watched { body, progress: progress.clone(), witness: Slot::default() };
         assert_eq!(progress.deadline(), (begun + FLOW_TIMEOUT, FLOW_TIMEOUT));
         for seconds in [1, 2] {
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -150,8 +178,38 @@ mod tests {
 
     #[tokio::test]
     async fn a_length_that_is_known_stays_known() {
-        let watched = Watched { body: Full::new(Bytes::from_static(b"content")), progress: Progress::new() };
+        let body = Full::new(Bytes::from_static(b"content"));
+        let watched = Watched { body, progress: Progress::new(), witness: Slot::default() };
         assert_eq!(watched.size_hint().exact(), Some(7));
         assert_eq!(watched.collect().await.unwrap().to_bytes(), "content");
+    }
+
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<(Vec<u8>, usize)>>);
+
+    impl Witness for Seen {
+        fn piece(&self, bytes: &Bytes) {
+            self.0.lock().unwrap().0.extend_from_slice(bytes);
+        }
+
+        fn end(&self) {
+            self.0.lock().unwrap().1 += 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_witness_sees_what_passes_and_whether_that_was_all() {
+        for is_whole in [true, false] {
+            let mut frames =
+                vec![Ok(Frame::data(Bytes::from_static(b"con"))), Ok(Frame::data(Bytes::from_static(b"tent")))];
+            if !is_whole {
+                frames.push(Err("broken"));
+            }
+            let seen = Seen::default();
+            let content = Content::new(StreamBody::new(futures_util::stream::iter(frames))).seen_by(seen.clone());
+            assert_eq!(content.body.collect().await.is_ok(), is_whole);
+            let (bytes, ends) = seen.0.lock().unwrap().clone();
+            assert_eq!((&*bytes, ends > 0), (&b"content"[..], is_whole));
+        }
     }
 }

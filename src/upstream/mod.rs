@@ -42,7 +42,7 @@ pub use self::{
     asker::{Asker, AskerKey, ClientCredential, NoRandomness},
     blob::{BlobRange, BlobStream},
     config::{Access, Config, CredentialSource},
-    content::Content,
+    content::{Content, Witness},
     error::{Error, ErrorKind, SetupError},
     write::{Need, Place, Write, Written},
 };

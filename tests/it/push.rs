@@ -4,6 +4,7 @@ mod caches;
 mod permits;
 mod sessions;
 mod streams;
+mod tee;
 mod tokens;
 
 use forebay::oci::{Algorithm, Digest};

@@ -32,6 +32,11 @@ impl DiskStore {
         self.reserve_bytes(allocated(len), directories).await
     }
 
+    /// The same for an object of which it is not known yet what it is: `directories` bytes are for what it may need.
+    pub(super) async fn reserve_unnamed(&self, len: u64, directories: u64) -> Result<Reservation, NoSpace> {
+        self.reserve_bytes(allocated(len), move || directories).await
+    }
+
     async fn reserve_bytes(
         &self,
         len: u64,

@@ -139,6 +139,33 @@ impl DiskStore {
     }
 }
 
+impl DiskStore {
+    /// Makes an object of `len` bytes of a file below `tmp/`. Blocks.
+    ///
+    /// Synced before the rename, so that a power cut leaves the whole object or nothing under its name.
+    pub(super) fn place(
+        &self,
+        file: &File,
+        temporary: &Path,
+        reservation: &mut Option<Reservation>,
+        key: Key,
+        len: u64,
+    ) -> io::Result<Arc<Pin>> {
+        file.set_len(len)?;
+        note_length(file, len);
+        file.sync_all()?;
+        let path = self.path(&key);
+        self.make_parents(&path)?;
+        let reservation = reservation.take().ok_or(io::ErrorKind::StorageFull)?;
+        std::fs::rename(temporary, &path)?;
+        let pin = Arc::new(reservation.fulfil_pinned(key, len));
+        if let Some(parent) = path.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(pin)
+    }
+}
+
 impl TempBlob {
     fn new(store: DiskStore, id: ContentId, file: File, reservation: Reservation) -> Self {
         let name = Name::new(&store, &id);
@@ -171,22 +198,11 @@ impl TempBlob {
 
     /// The whole content was verified: gives it its final name. Blocks.
     ///
-    /// Synced before the rename, so that a power cut leaves the whole blob or nothing under that name.
     /// The pin keeps the blob while those read on who began while it grew.
     pub fn commit(mut self, len: u64) -> io::Result<Arc<Pin>> {
-        self.file.set_len(len)?;
-        note_length(&self.file, len);
-        self.file.sync_all()?;
         let key = Key::Blob(self.id.clone());
-        let path = self.store.path(&key);
-        self.store.make_parents(&path)?;
-        let reservation = self.reservation.take().ok_or(io::ErrorKind::StorageFull)?;
-        std::fs::rename(self.name.path(), &path)?;
+        let pin = self.store.place(&self.file, &self.name.path(), &mut self.reservation, key, len)?;
         self.live = false;
-        let pin = Arc::new(reservation.fulfil_pinned(key, len));
-        if let Some(parent) = path.parent() {
-            File::open(parent)?.sync_all()?;
-        }
         Ok(pin)
     }
 
@@ -216,7 +232,7 @@ impl Drop for TempBlob {
     }
 }
 
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
     if let Err(error) = std::fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {

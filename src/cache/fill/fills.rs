@@ -133,6 +133,19 @@ impl Fills {
         }
     }
 
+    /// Puts a fill on the list that this one has; `None` when there is one of its blob.
+    pub(super) fn enter_new(&self, fill: Arc<Fill>) -> Option<Membership> {
+        let id = fill.source.id();
+        let mut entries = self.entries();
+        if entries.contains_key(&id) {
+            return None;
+        }
+        let mut entry = Entry { fill, members: 0 };
+        let membership = self.enter(&mut entry);
+        entries.insert(id, entry);
+        Some(membership)
+    }
+
     /// Ends a fill: those who ask from now on find the blob on disk, or start anew.
     pub(super) fn end(&self, fill: &Arc<Fill>, progress: Progress) {
         let mut entries = self.entries();

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{Fill, pour::Batch};
 use crate::{
-    cache::{FileSlice, extents::Extents},
+    cache::{FileSlice, disk::blocking, extents::Extents},
     oci::{Algorithm, Digest, Verifier},
 };
 
@@ -221,6 +221,17 @@ impl Running {
 /// Feeds a part of a file to `verifier`. Blocks.
 pub fn hash_slice(slice: &FileSlice, verifier: &mut Verifier) -> io::Result<()> {
     read_each(&slice.file, slice.offset, slice.offset + slice.len, |bytes| verifier.update(bytes))
+}
+
+/// The same off the async threads, among as many as are hashed at a time.
+pub async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io::Result<Verifier> {
+    let turn = TURNS.clone().acquire_owned().await.map_err(io::Error::other)?;
+    blocking(move || {
+        hash_slice(&slice, &mut verifier)?;
+        drop(turn);
+        Ok(verifier)
+    })
+    .await
 }
 
 fn read_each(file: &File, mut offset: u64, end: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {

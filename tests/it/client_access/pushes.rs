@@ -1,6 +1,7 @@
 //! Pushes in the client's own name.
 
 use super::*;
+use crate::support::{blob, until::until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_push_is_the_upstreams_word() {
@@ -49,4 +50,34 @@ async fn what_is_mounted_is_read_by_who_pushes() {
     // He may push to his, and not read hers: the upstream gives no such token.
     assert_eq!(request_as(&mirror, BOB, Method::POST, &mount).await.status, 401);
     assert_eq!(get_as(&mirror, BOB, &format!("/v2/team/b/blobs/{digest}")).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ann_pushed_is_kept_for_those_whom_the_upstream_gives_it_to() {
+    let (world, hub) = (World::new().await, FakeRegistry::start().await);
+    let private = format!("urls = [\"{}\"]\ndefault = true\naccess = \"client\"\npush = true\n", world.registry.url());
+    let mirror = Mirror::parse(&format!(
+        "[[upstream]]\nname = \"private.example\"\n{private}\
+         [[upstream]]\nname = \"hub.example\"\nurls = [\"{}\"]\n",
+        hub.url()
+    ))
+    .start()
+    .await;
+    let content = b"pushed by ann";
+    let digest = forebay::oci::Digest::of(forebay::oci::Algorithm::Sha256, content);
+    let ann = basic(ANN.0, ANN.1);
+    let uploads = format!("/v2/team/a/blobs/uploads/?digest={digest}");
+    let pushed = mirror.send(Method::POST, &uploads, &[("authorization", &ann)], &content[..]).await;
+    assert_eq!(pushed.status, 201);
+    let kept = blob::file(&mirror.cache_dir().join("clients"), &digest);
+    until("it is kept", async || kept.exists()).await;
+    assert!(!blob::file(&mirror.cache_dir(), &digest).exists());
+    let path = format!("/v2/team/a/blobs/{digest}");
+    let got = get_as(&mirror, ANN, &path).await;
+    assert_eq!((got.header("cache-status"), &got.body[..]), (Some("forebay; hit"), &content[..]));
+    assert_eq!(world.registry.count(|request| request.is_blob_get(&digest)), 0);
+    for (who, path) in [(BOB, path.clone()), (BOB, format!("/v2/team/b/blobs/{digest}"))] {
+        assert_ne!(get_as(&mirror, who, &path).await.status, 200, "{path}");
+    }
+    assert_eq!(mirror.get(&format!("/v2/hub.example/team/a/blobs/{digest}")).await.status, 404);
 }

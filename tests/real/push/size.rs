@@ -1,4 +1,5 @@
-//! However large a blob is that is pushed, forebay holds next to nothing of it; and a push that broke is begun again.
+//! However large a blob is that is pushed, forebay holds next to nothing of it in memory, whether it is kept on disk or
+//! comes too fast for that; and a push that broke is begun again.
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -6,10 +7,12 @@ use reqwest::{Body, Method, header::LOCATION};
 use sha2::{Digest as _, Sha256};
 
 use super::open_mirror;
+use crate::support::disk::files;
 use crate::support::download::client;
 use crate::support::forebay::Forebay;
 use crate::support::image::Blob;
 use crate::support::registry::Registry;
+use crate::support::until::until;
 
 const PIECE: usize = 1 << 20;
 const PIECES: usize = 2_000;
@@ -42,8 +45,12 @@ async fn two_gigabytes_pass_through_a_few_megabytes() {
     let digest = format!("sha256:{}", hex::encode(hasher.finalize()));
     let end = format!("{}&digest={digest}", location.expect("it goes on somewhere"));
     assert_eq!(send(Method::PUT, forebay.url(&end), "").await.0, 201);
+    let on_its_way = forebay.cache().join("tmp");
+    until("it is kept or given up", async || files(&on_its_way).is_empty().then_some(())).await;
+    forebay.assert_stored_blobs_are_right();
     let grown = forebay.peak_memory().saturating_sub(before);
-    println!("{grown} bytes more at its peak, for {} bytes pushed", PIECE * PIECES);
+    let kept = if forebay.stored_blobs().is_empty() { "not kept" } else { "kept" };
+    println!("{grown} bytes more at its peak, for {} bytes pushed and {kept}", PIECE * PIECES);
     assert!(grown < 48 << 20, "{grown} bytes more at its peak");
 }
 
