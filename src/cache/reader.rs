@@ -68,21 +68,23 @@ impl BlobReader {
     }
 
     /// The next piece; `None` after the last one.
+    ///
+    /// What asks the upstream is on the heap: most bodies never do, and each has room for all that it may do.
     pub async fn next(&mut self) -> Result<Option<Piece>, ReadError> {
         loop {
             match self {
                 Self::File { slice, .. } => return Ok(slice.take().map(Piece::File)),
                 Self::Memory(bytes) => return Ok(bytes.take().map(Piece::Memory)),
-                Self::Through(reader) => return Ok(reader.next().await?.map(Piece::Memory)),
+                Self::Through(reader) => return Ok(Box::pin(reader.next()).await?.map(Piece::Memory)),
                 Self::Growing(reader) => match reader.next().await {
                     Ok(slice) => return Ok(slice.map(Piece::File)),
                     // The disk is not what the client came for: it gets the rest from the upstream.
                     Err(FillError::Storage(_) | FillError::NoRoom) => {
-                        let through = reader.go_through().await?;
+                        let through = Box::pin(reader.go_through()).await?;
                         *self = Self::Through(Box::new(through));
                     }
                     Err(FillError::Upstream(_)) if reader.is_stranger() => {
-                        let through = reader.go_through().await?;
+                        let through = Box::pin(reader.go_through()).await?;
                         *self = Self::Through(Box::new(through));
                     }
                     Err(error) => return Err(error.into()),

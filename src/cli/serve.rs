@@ -18,6 +18,8 @@ use tracing::{error, info, warn};
 
 use super::{ConfigArguments, Failure, banner, descriptors, systemd};
 
+/// See [`keep_freed_memory`], in bytes: about what the buffers of one quick fill take.
+const KEPT: usize = 4 * 1024 * 1024;
 /// How many threads may wait for the disk, hash, or look up names at the same time: as deep as an array of disks has use for.
 const DISK_THREADS: usize = 64;
 
@@ -26,6 +28,7 @@ pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) ->
     let inherited = inherited.map_err(Failure::Failed)?;
     let config = arguments.load()?;
     descriptors::raise(config.server.max_connections);
+    keep_freed_memory();
     let runtime = runtime().context("cannot start the runtime").map_err(Failure::Failed)?;
     let outcome = runtime.block_on(serve(arguments, config, inherited));
     // What was to be waited for has been drained; a blocked disk must not hold up the end.
@@ -37,6 +40,15 @@ pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) ->
 /// with hundreds of threads, each with a stack and an arena of its own.
 fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().max_blocking_threads(DISK_THREADS).build()
+}
+
+/// glibc gives what is freed back to the kernel as soon as it is twice as large as the largest block that had a mapping of
+/// its own so far, and maps larger ones by themselves: the buffers of upstreams' bodies, some 100 KiB each, would be
+/// new, and cost a page fault for each 4 KiB, most of the time. One block that nobody touches moves that limit.
+///
+/// Source: mallopt(3), `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`, which are dynamic.
+fn keep_freed_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT)));
 }
 
 async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited) -> Result<(), Failure> {

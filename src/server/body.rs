@@ -45,7 +45,7 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 
 /// Sends what `reader` gives; `len` bytes when that is known. With a `lane`, the kernel sends what it can.
 pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<Lane>) -> Body {
-    let source = Source { reader, rest: None, missing: len, lane, memory: None };
+    let source = Source { reader, rest: None, missing: len, lane, cannot_warm: false, memory: None };
     let frames = stream::try_unfold(source, |mut source| async {
         Ok(source.next().await?.map(|bytes| (Frame::data(bytes), source)))
     });
@@ -59,6 +59,8 @@ struct Source {
     /// How many announced bytes are still to be sent.
     missing: Option<u64>,
     lane: Option<Lane>,
+    /// The disk was asked for a part of this file, and not all of it is in memory, or it cannot be told.
+    cannot_warm: bool,
     /// Present once something had to be read.
     memory: Option<memory::Reader>,
 }
@@ -95,9 +97,18 @@ impl Source {
         let len = slice.len.min(sendfile::LONGEST);
         if let Some(lane) = &self.lane
             && len > SMALL
-            && sendfile::is_in_memory(&slice.file, slice.offset, len)?
         {
-            return Ok(lane.push(slice.clone(), self.reader.pin(), slice.len > len + SMALL));
+            if sendfile::is_in_memory(&slice.file, slice.offset, len)? {
+                return Ok(lane.push(slice.clone(), self.reader.pin(), slice.len > len + SMALL));
+            }
+            lane.pause();
+            if !self.cannot_warm {
+                let part = FileSlice { len: len.min(memory::AHEAD), ..slice.clone() };
+                if memory::warmed(part.clone()).await? {
+                    return Ok(lane.push(part, self.reader.pin(), false));
+                }
+                self.cannot_warm = true;
+            }
         }
         if let Some(lane) = &self.lane {
             lane.pause();

@@ -94,6 +94,7 @@ pub(super) async fn serve<H: Handle>(tcp: TcpStream, peer: SocketAddr, role: Rol
     drop(counted);
 }
 
+/// What a clear HTTP/1 connection has no use for goes on the heap: a task is as large as the largest of its futures.
 async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, shared: &Shared) {
     let Ok(local) = stream.local_addr() else { return };
     let mut connection = Connection { peer, local, tls: false, sni: None, client_certificate: false, lane: None };
@@ -115,7 +116,7 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
             if ktls::is_offered() {
                 stream.watch_records();
             }
-            let handshake = TlsAcceptor::from(tls.acceptor_config()).accept(stream);
+            let handshake = Box::pin(TlsAcceptor::from(tls.acceptor_config()).accept(stream));
             let stream = tokio::select! {
                 () = shared.out_of_grace() => return,
                 handshake = timeout(shared.timeouts.handshake, handshake) => match handshake {
@@ -129,14 +130,16 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
             connection.sni = session.server_name().map(str::to_owned);
             connection.client_certificate = session.peer_certificates().is_some_and(|chain| !chain.is_empty());
             if session.alpn_protocol() == Some(b"h2") {
-                return http2(stream, connection, role, shared, &broken).await;
+                return Box::pin(http2(stream, connection, role, shared, &broken)).await;
             }
             match ktls::hand_over(stream) {
                 Ok(Handed::Kernel(mut stream)) => {
                     connection.lane = Some(stream.open_lane(shared.metrics.clone()));
                     http1(stream, connection, role, shared, &broken, &worn).await;
                 }
-                Ok(Handed::Rustls(stream)) => http1(*stream, connection, role, shared, &broken, &worn).await,
+                Ok(Handed::Rustls(stream)) => {
+                    Box::pin(http1(*stream, connection, role, shared, &broken, &worn)).await;
+                }
                 Err(error) => debug!(%peer, %error, "the kernel cannot go on with a TLS connection"),
             }
         }
@@ -148,7 +151,7 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
             connection.lane = Some(stream.open_lane(shared.metrics.clone()));
             http1(stream, connection, role, shared, &broken, &worn).await;
         }
-        (Ok(Ok(Opening::Http2)), _) => http2(stream, connection, role, shared, &broken).await,
+        (Ok(Ok(Opening::Http2)), _) => Box::pin(http2(stream, connection, role, shared, &broken)).await,
     }
 }
 

@@ -67,7 +67,7 @@ impl Handle for Handler {
     async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Observed> {
         let (head, body) = request.into_parts();
         // On the heap: it goes through many hands until its body is over.
-        let mut facts = Box::new(Facts::new(self.next_id(), connection.peer, head.method.clone(), head.uri.clone()));
+        let mut facts = Box::new(Facts::new(self.next_id(), connection.peer, head.method.clone(), head.uri.path()));
         let mut namespace = None;
         let asked = Asked { method: &head.method, uri: &head.uri, headers: &head.headers, connection: &connection };
         let waiting = Unanswered::new(&mut facts, &self.metrics);

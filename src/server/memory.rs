@@ -30,7 +30,9 @@ const SIZES: [(usize, usize); 3] = [(256 * 1024, 32), (64 * 1024, 256), (UNIT, u
 /// How many bytes of each size are kept for those who come next.
 const KEPT: usize = 8 * 1024 * 1024;
 /// How much is asked for ahead of a read that waits for the disk, in bytes.
-const AHEAD: u64 = 1024 * 1024;
+pub(super) const AHEAD: u64 = 1024 * 1024;
+/// Every so many bytes of what was asked for it is waited for, in bytes: disks are asked for more at a time.
+const WAITED: usize = 64 * 1024;
 
 static UNITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MOST_UNITS)));
 static FREE: [Mutex<Vec<Box<[u8]>>>; SIZES.len()] = [const { Mutex::new(Vec::new()) }; SIZES.len()];
@@ -66,7 +68,7 @@ impl Reader {
             None => {
                 let (file, offset) = (slice.file.clone(), slice.offset);
                 let reading = tokio::task::spawn_blocking(move || {
-                    read_ahead(&file, offset);
+                    read_ahead(&file, offset, AHEAD);
                     let read = file.read_at(buffer.bytes_mut(), offset)?;
                     buffer.finish(read)
                 });
@@ -86,7 +88,7 @@ impl Drop for Reader {
 pub(super) fn warm(slice: &FileSlice) {
     let mut buffer = [0; UNIT];
     let (mut offset, end) = (slice.offset, slice.offset + slice.len);
-    read_ahead(&slice.file, offset);
+    read_ahead(&slice.file, offset, AHEAD);
     while offset < end
         && let Ok(read @ 1..) = slice.file.read_at(&mut buffer, offset)
     {
@@ -94,10 +96,34 @@ pub(super) fn warm(slice: &FileSlice) {
     }
 }
 
+/// Has the disk bring a slice into the page cache, and begin with as much behind it; whether it is there, as far as samples
+/// tell. To read it would bring it, too, but copy all of it.
+///
+/// # Errors
+///
+/// The file's; `UnexpectedEof` when it ends first.
+pub(super) async fn warmed(slice: FileSlice) -> io::Result<bool> {
+    let waiting = tokio::task::spawn_blocking(move || {
+        read_ahead(&slice.file, slice.offset, slice.len + AHEAD);
+        let end = slice.offset + slice.len;
+        for sample in (slice.offset..end).step_by(WAITED).chain([end - 1]) {
+            slice.file.read_exact_at(&mut [0], sample)?;
+        }
+        // Where the disk took no advice, there are the samples and no more.
+        for between in (slice.offset + WAITED as u64 / 2..end).step_by(WAITED) {
+            if read_now(&slice.file, &mut [0], between)? != Some(1) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    });
+    waiting.await.map_err(io::Error::other)?
+}
+
 /// Lets the disk begin with what will be asked for next.
-fn read_ahead(file: &File, offset: u64) {
-    let ahead = std::num::NonZeroU64::new(AHEAD);
-    if let Err(error) = rustix::fs::fadvise(file, offset, ahead, rustix::fs::Advice::WillNeed) {
+fn read_ahead(file: &File, offset: u64, len: u64) {
+    let len = std::num::NonZeroU64::new(len);
+    if let Err(error) = rustix::fs::fadvise(file, offset, len, rustix::fs::Advice::WillNeed) {
         tracing::debug!(%error, "the file system takes no advice");
     }
 }
@@ -249,5 +275,20 @@ mod tests {
         assert_eq!(second.await.unwrap().len(), UNIT);
         drop(everything);
         assert_eq!(Reader::new().read(&slice).await.unwrap().len(), 3 * UNIT);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_was_on_disk_is_in_memory_once_it_is_warmed() {
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &vec![7; 3 << 20]).unwrap();
+        file.sync_all().unwrap();
+        let slice = FileSlice { file: Arc::new(file), offset: 100, len: 2 << 20 };
+        rustix::fs::fadvise(&slice.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        assert_eq!(read_now(&slice.file, &mut [0], 0).unwrap(), None);
+        assert!(warmed(slice.clone()).await.unwrap());
+        let mut content = vec![0; 2 << 20];
+        assert_eq!(read_now(&slice.file, &mut content, 100).unwrap(), Some(2 << 20), "all of it");
+        slice.file.set_len(1 << 20).unwrap();
+        assert_eq!(warmed(slice).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode};
 use http_body::{Frame, SizeHint};
 
 use super::body::{Body, BodyError};
@@ -56,8 +56,8 @@ pub struct Facts {
     pub id: RequestId,
     pub peer: SocketAddr,
     pub method: Method,
-    /// Of which only the path is told.
-    pub uri: Uri,
+    /// A copy: a part of the request's head would keep all of the buffer that it was read into.
+    pub path: Box<str>,
     /// `None` until it is known which.
     pub upstream: Option<Arc<str>>,
     pub repository: Option<Repository>,
@@ -70,12 +70,12 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn new(id: RequestId, peer: SocketAddr, method: Method, uri: Uri) -> Self {
+    pub fn new(id: RequestId, peer: SocketAddr, method: Method, path: &str) -> Self {
         Self {
             id,
             peer,
             method,
-            uri,
+            path: path.into(),
             upstream: None,
             repository: None,
             operation: Operation::Unknown,
@@ -187,7 +187,7 @@ impl Facts {
             id = %self.id,
             peer = %self.peer,
             method = %self.method,
-            path = self.uri.path(),
+            path = &*self.path,
             upstream,
             repository = self.repository.as_ref().map(Repository::as_str),
             operation = operation.as_str(),

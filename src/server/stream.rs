@@ -49,8 +49,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// kernel reset the connection, and the client may never see the answer (a 405 to an upload, say).
 const LINGER_BYTES: usize = 1 << 20;
 const LINGER: Duration = Duration::from_secs(1);
+/// Room for an ordinary first request, in bytes: hyper, given one in two parts, makes its buffer twice as large for good.
+const FIRST_READ: usize = 2048;
 /// How many bytes one connection writes before other tasks of its thread have a turn.
-const BURST: usize = 1024 * 1024;
+const BURST: usize = 256 * 1024;
 /// How long TCP waits on a silent connection before it asks whether the peer is there, and between asking again.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -189,6 +191,7 @@ impl Stream {
             if let Some(opening) = classify(&self.seen) {
                 return Ok(opening);
             }
+            self.seen.reserve(FIRST_READ);
             if self.tcp.read_buf(&mut self.seen).await? == 0 {
                 // A client that closes in the middle of a preface has not said anything either.
                 return Ok(Opening::Closed);

@@ -9,7 +9,10 @@ use std::{
     io::{self, IoSlice},
     ops::Range,
     pin::pin,
-    sync::{Arc, LazyLock, atomic::Ordering},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,14 +34,20 @@ const MOST_GATHERED: usize = 1024 * 1024;
 /// The same for the first one, which somebody waits for.
 const FIRST_GATHERED: usize = 64 * 1024;
 /// What all fills of the process may hold in memory beside one piece each, in bytes.
-const BUDGET: usize = 16 * 1024 * 1024;
+const BUDGET: usize = 8 * 1024 * 1024;
 
 /// Pieces that are smaller than this are put together, up to [`JOINED`]: each costs more than its bytes.
 const SMALL: usize = 4 * 1024;
 const JOINED: usize = 64 * 1024;
+/// Where so many bodies or more are received, a piece that is shorter than [`TIGHT`] is copied: it keeps all of the buffer
+/// that it was received into, which may be some times as large. Long ones come where a line is fast, and fill theirs.
+const CROWD: usize = 16;
+const TIGHT: usize = 192 * 1024;
 /// How many pieces are gathered for one write: fewer than one call of the system takes.
 const MOST_PIECES: usize = 256;
 
+/// How many there are that receive.
+static POURS: AtomicUsize = AtomicUsize::new(0);
 static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(BUDGET)));
 
 /// Bytes on their way into the file, in order, perhaps with gaps where others write. Never empty.
@@ -99,6 +108,9 @@ impl Batch {
         match &mut self.tail {
             Some((_, tail)) => tail.extend_from_slice(&bytes),
             None if len < SMALL => self.tail = Some((offset, BytesMut::from(&bytes[..]))),
+            None if len < TIGHT && POURS.load(Ordering::Relaxed) >= CROWD => {
+                self.pieces.push((offset, Bytes::copy_from_slice(&bytes)));
+            }
             None => self.pieces.push((offset, bytes)),
         }
     }
@@ -149,6 +161,7 @@ pub(super) struct Pour {
 
 impl Pour {
     pub fn new(fill: &Arc<Fill>, file: &Arc<File>, in_order: bool) -> Self {
+        POURS.fetch_add(1, Ordering::Relaxed);
         Self {
             fill: fill.clone(),
             file: file.clone(),
@@ -161,8 +174,9 @@ impl Pour {
     }
 
     /// Gives up when nothing has come for this long, and be it because the transfer tries to go on.
-    pub fn patient_for(self, patience: Duration) -> Self {
-        Self { patience: Some(patience), ..self }
+    pub fn patient_for(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
     }
 
     /// The next bytes of the transfer; what was gathered is written meanwhile.
@@ -268,6 +282,12 @@ impl Pour {
         });
         hash::go_on(&self.fill);
         Ok(())
+    }
+}
+
+impl Drop for Pour {
+    fn drop(&mut self) {
+        POURS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
