@@ -82,7 +82,7 @@ pub async fn pass(
     if written.is_success() {
         note(push, &written, upstream, caches).await;
     }
-    let kept = tap.take_off(push, &written, upstream, caches.tees);
+    let kept = tap.take_off(push, &written, upstream, caches.tees).await;
     written.location = location::of(push, &written, upstream.name(), seal, kept);
     Ok(written)
 }

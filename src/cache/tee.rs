@@ -14,10 +14,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Config, DiskStore, Source, fill::Fills};
 use crate::oci::Algorithm;
@@ -32,6 +33,8 @@ const MOST_QUEUED_BY_ALL: usize = 32 * 1024 * 1024;
 const PIECE: usize = 4 * 1024;
 /// An upload takes no more than this part of the cache: how large it is going to be is often not known.
 const MOST_OF_CACHE: u64 = 2;
+/// How long the end of an upload waits for what was kept of it.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The uploads that are kept on their way. A cheap handle.
 #[derive(Clone)]
@@ -74,7 +77,14 @@ pub enum GivenUp {
 /// What the hand is told; as long as it has a piece, that counts for what is queued.
 enum Message {
     Piece(Piece),
-    Commit(Box<Source>),
+    Commit(Box<Commit>),
+}
+
+/// The end of an upload.
+struct Commit {
+    source: Source,
+    /// Dropped when who asks for it finds it, or when nobody will.
+    found: oneshot::Sender<()>,
 }
 
 struct Piece {
@@ -171,10 +181,14 @@ impl Tee {
         Ok(())
     }
 
-    /// Nothing follows, and the upstream has taken it as this: it is to be in the cache if it is that.
-    pub fn commit(self, source: Source) {
+    /// Nothing follows, and the upstream has taken it as this: it is to be in the cache if it is that. Waits a moment for
+    /// it, so that in the usual case who asks next finds it; the rest of a long hash is not waited for.
+    pub async fn commit(self, source: Source) {
+        let (found, is_found) = oneshot::channel();
         // A hand that has ended does not want it.
-        let _ = self.queue.try_send(Message::Commit(Box::new(source)));
+        if self.queue.try_send(Message::Commit(Box::new(Commit { source, found }))).is_ok() {
+            let _ = tokio::time::timeout(COMMIT_PATIENCE, is_found).await;
+        }
     }
 }
 

@@ -78,7 +78,7 @@ impl Tap {
     }
 
     /// The upstream has answered: commits what is whole; what else is kept of the upload from now on.
-    pub fn take_off(self, push: Push<'_>, written: &Written, upstream: &Upstream, tees: &Tees) -> Kept {
+    pub async fn take_off(self, push: Push<'_>, written: &Written, upstream: &Upstream, tees: &Tees) -> Kept {
         if let Step::Stays(kept) = self.step {
             return kept;
         }
@@ -86,7 +86,7 @@ impl Tap {
         let Some(tee) = tee.filter(|_| ended && written.is_success()) else { return Kept::Nothing };
         if written.is_created() {
             if let Some(digest) = digest(push) {
-                tee.commit(source(upstream, push.repository, digest));
+                tee.commit(source(upstream, push.repository, digest)).await;
             }
             return Kept::Nothing;
         }

@@ -2,6 +2,8 @@
 
 use std::{fs::File, sync::Arc};
 
+use tokio::sync::oneshot;
+
 use super::{Fill, Fills, Progress, fills::Ended};
 use crate::cache::{
     Source,
@@ -11,9 +13,11 @@ use crate::cache::{
 
 impl Fills {
     /// Makes a blob of `len` bytes that were verified to be it. What is cached, and what is being fetched, is left alone.
-    pub async fn adopt(&self, source: &Source, upload: TempUpload, len: u64) {
-        let found = Fill::found(self, source, upload.file().clone(), len);
-        let Some(membership) = self.enter_new(found) else { return discard(upload).await };
+    /// `found` is dropped as soon as clients find it, before it is synced.
+    pub async fn adopt(&self, source: &Source, upload: TempUpload, len: u64, found: oneshot::Sender<()>) {
+        let whole = Fill::found(self, source, upload.file().clone(), len);
+        let Some(membership) = self.enter_new(whole) else { return discard(upload).await };
+        drop(found);
         let fill = membership.fill().clone();
         let ended = Ended { fills: self.clone(), fill: fill.clone() };
         if matches!(self.store().open_blob(&source.id()).await, Ok(Some(_))) {

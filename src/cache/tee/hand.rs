@@ -13,10 +13,10 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Message, Piece, Tees};
+use super::{Commit, Message, Piece, Tees};
 use crate::{
     cache::{
-        FileSlice, Source,
+        FileSlice,
         disk::{NoSpace, TempUpload, blocking, write_all_at},
         fill::hash_in_turn,
     },
@@ -109,12 +109,12 @@ impl Hand {
             for message in messages {
                 match message {
                     Message::Piece(piece) => pieces.push(piece),
-                    Message::Commit(source) => end = Some(source),
+                    Message::Commit(commit) => end = Some(commit),
                 }
             }
             self.write(pieces).await?;
             match (end, &self.file) {
-                (Some(source), _) => return self.commit(&source).await,
+                (Some(commit), _) => return self.commit(*commit).await,
                 (None, Some(file)) => self.hash.go_on(file, self.written).await?,
                 (None, None) => {}
             }
@@ -160,7 +160,7 @@ impl Hand {
     }
 
     /// Has the cache adopt what is here, if it is what it is said to be.
-    async fn commit(&mut self, source: &Source) -> Result<(), Failure> {
+    async fn commit(&mut self, Commit { source, found }: Commit) -> Result<(), Failure> {
         let fills = self.tees.0.fills.clone();
         let Some(file) = self.file.take() else { return Err(Failure::Abandoned) };
         let digest = tokio::select! {
@@ -169,7 +169,7 @@ impl Hand {
             () = fills.shutdown().cancelled() => Err(Failure::Abandoned),
         };
         if digest.as_ref().is_ok_and(|digest| *digest == source.digest) {
-            fills.adopt(source, file, self.written).await;
+            fills.adopt(&source, file, self.written, found).await;
             return Ok(());
         }
         self.file = Some(file);

@@ -56,6 +56,22 @@ async fn nothing_is_left_after<F: Future<Output = Mirror>>(registry: &FakeRegist
     registry.heal();
 }
 
+/// A deployment pulls what was pushed a moment ago.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_pull_after_a_push_finds_it() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    for seed in 0..20 {
+        let content = content(1000, seed);
+        let digest = Digest::of(Algorithm::Sha256, &content);
+        let target = format!("{UPLOADS}?digest={digest}");
+        assert_eq!(mirror.send(Method::POST, &target, &[], content.clone()).await.status, 201);
+        let got = mirror.get(&blob::path(&digest)).await;
+        assert_eq!((got.header("cache-status"), &got.body), (Some("forebay; hit"), &content));
+        assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_pushed_in_whatever_way_is_pulled_without_asking() {
     let registry = FakeRegistry::start().await;
