@@ -227,10 +227,18 @@ async fn pour_on(
     pour: &mut Pour,
 ) -> Result<(), FillError> {
     let mut no_jump = 0;
+    let mut alone = false;
     loop {
         let Some(bytes) = unless_cancelled(fill, pour.receive(transfer)).await? else { return Ok(()) };
-        if transfer.is_plain() {
+        if transfer.is_plain() && !alone {
             fill.state().without_lanes();
+            // What they leave undone in front of this place is read on the way; behind it, all would have to come once more.
+            let ended = async {
+                fill.when(|state| (state.lanes + state.lanes_opening == 0).then_some(())).await;
+                Ok(())
+            };
+            unless_cancelled(fill, ended).await?;
+            alone = true;
         }
         let (offset, mut bytes) = (transfer.position() - bytes.len() as u64, bytes);
         let landed = loop {
@@ -246,7 +254,7 @@ async fn pour_on(
         // Also when the size was told only by the answer to a resumed request: nothing is written without room.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
         temp.grow_to(room).await.map_err(|NoSpace| FillError::NoRoom)?;
-        if is_gap_behind(fill, pour.first_unwritten().unwrap_or(transfer.position())) {
+        if !transfer.is_plain() && is_gap_behind(fill, pour.first_unwritten().unwrap_or(transfer.position())) {
             return Ok(());
         }
         if fill.state().is_beyond_main(transfer.position()) {
