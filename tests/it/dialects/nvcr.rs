@@ -1,0 +1,43 @@
+//! NVIDIA's nvcr.io: a challenge without a service; the user is called `$oauthtoken`; and a token that has died is answered
+//! with the challenge of another realm, which gives nothing to the nameless.
+
+use super::*;
+use crate::support::internet::dialect::{DISTRIBUTION, REALM};
+
+pub(super) const NVCR: Dialect = Dialect {
+    name: "nvcr.io",
+    url: "https://nvcr.io",
+    challenges: &[r#"Bearer realm="https://nvcr.io/proxy_auth",scope="repository:{repository}:pull""#],
+    base_challenges: &[r#"Bearer realm="https://nvcr.io/proxy_auth""#],
+    bad_challenges: Some(&[
+        r#"Bearer realm="https://authn.nvidia.com/token",service="registry",scope="repository:{repository}:pull""#,
+    ]),
+    unauthorized: "<html>401 Authorization Required</html>",
+    realm: Some(Realm { url: "https://nvcr.io/proxy_auth", service: None, ..REALM }),
+    users: &[("$oauthtoken", "nvapi-_x:y")],
+    public: &["nvidia/cuda"],
+    private: &["org/team/app"],
+    blobs: Some(Redirect {
+        status: 307,
+        location: "https://layers.nvcr.io/sha256/{hex}?Expires=1&Signature={signature}",
+        get_only: false,
+        authorization: Some(Refusal(400, "<Error><Code>InvalidArgument</Code></Error>")),
+        expired: Refusal(403, "<Error><Code>AccessDenied</Code></Error>"),
+    }),
+    ..DISTRIBUTION
+};
+
+#[tokio::test]
+async fn public() {
+    pulls_what_is_public(&NVCR).await;
+}
+
+#[tokio::test]
+async fn private() {
+    pulls_what_is_private(&NVCR).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password() {
+    refuses_a_wrong_password(&NVCR).await;
+}
