@@ -121,8 +121,7 @@ impl Authenticator {
         cause: Cause<'_>,
         failed: Option<(Scheme, Error)>,
     ) -> Result<Authorization, Error> {
-        let challenges = challenge::parse(headers.get_all(header::WWW_AUTHENTICATE).iter());
-        let scheme = choose(&challenges).ok_or_else(|| {
+        let scheme = choose(&challenges(headers)).ok_or_else(|| {
             let why = format!("upstream {} wants to know who asks, in no way that forebay knows", self.upstream);
             Error::new(ErrorKind::Unauthorized, why)
         })?;
@@ -309,6 +308,15 @@ fn untrusted(realm: &Url) -> String {
         "credentials are configured but were not used: realm {} is not trusted, list it in `realms`",
         realm.host_str().unwrap_or_default()
     )
+}
+
+/// Whether the challenge in `headers`, which refused what the endpoint's usual one led to, names another way in.
+pub(super) fn names_another_way(endpoint: &Endpoint, headers: &HeaderMap) -> bool {
+    choose(&challenges(headers)) != endpoint.scheme()
+}
+
+fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
+    challenge::parse(headers.get_all(header::WWW_AUTHENTICATE).iter())
 }
 
 /// Bearer before Basic: a token is worth less to a thief than a password. Where both are offered,

@@ -75,3 +75,26 @@ async fn a_wrong_password() {
         refuses_a_wrong_password(dialect).await;
     }
 }
+
+#[tokio::test]
+async fn a_token_that_died_is_answered_with_basic_and_a_new_one_is_fetched_all_the_same() {
+    for more in [String::new(), credentials(&HARBOR, 0)] {
+        let internet = Internet::of(&[HARBOR]).await;
+        let forebay = Forebay::with(&internet, &[(&HARBOR, &more)]).await;
+        let image = internet.image(&HARBOR, "open/app");
+        assert_eq!(forebay.get("/v2/open/app/manifests/1?ns=harbor.lan:8443").await.status, 200);
+        internet.revoke_tokens(&HARBOR);
+        let path = format!("/v2/open/app/blobs/{}?ns=harbor.lan:8443", image.layers[0]);
+        assert_eq!(forebay.get(&path).await.status, 200, "{}", forebay.program.log());
+        let shown_password = |seen: &Seen| {
+            seen.path_and_query.starts_with("/v2/")
+                && seen.header("authorization").is_some_and(|it| it.starts_with("Basic"))
+        };
+        assert_eq!(
+            internet.count(shown_password),
+            0,
+            "the realm gives tokens, so no password is sent with each request"
+        );
+        internet.assert_secrets_kept();
+    }
+}

@@ -119,6 +119,11 @@ impl Internet {
         self.with(dialect, |registry| registry.blob(repository, digest))
     }
 
+    /// No token that this registry's realm gave is good any more.
+    pub fn revoke_tokens(&self, dialect: &Dialect) {
+        self.with(dialect, Registry::revoke);
+    }
+
     /// The next blob that this registry's redirects lead to breaks off half-way.
     pub fn cut_next_blob(&self, dialect: &Dialect) {
         self.with(dialect, |registry| registry.cut_next_blob = true);
