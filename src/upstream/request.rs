@@ -237,7 +237,10 @@ impl Shared {
             Known::Failed(scheme, error) => (None, Some((scheme, error))),
         };
         let mut first = self.send(endpoint, ask, authorization.as_ref()).await?;
-        if let Some(authorization) = authorization.filter(|_| is_challenge(&first)) {
+        // A token that is merely good for too little is kept for what it is good for.
+        if let Some(authorization) = authorization.filter(|_| is_challenge(&first))
+            && auth::widened(&ask.scope, first.response.headers()).is_none()
+        {
             self.authenticator.refused(&authorization).await;
             // Who shows a token that has died is sent elsewhere by some: by Harbor to Basic, by nvcr.io to a realm that knows
             // nobody without a name. What counts is what is said to who shows nothing.
@@ -251,6 +254,8 @@ impl Shared {
         }
         let headers = first.response.headers().clone();
         discard(first.response).await;
+        let scope = auth::widened(&ask.scope, &headers);
+        let cause = Cause { scope: scope.as_ref().unwrap_or(&ask.scope), ..cause };
         let authorization =
             Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, cause, failed)).await?;
         let second = self.send(endpoint, ask, Some(&authorization)).await?;

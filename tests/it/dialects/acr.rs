@@ -71,3 +71,39 @@ async fn a_refresh_token_of_docker_login() {
     assert_eq!(internet.count(posted), 1);
     assert_eq!(internet.count(|seen| seen.header("authorization").is_some_and(|it| it.starts_with("Basic"))), 0);
 }
+
+#[tokio::test]
+async fn a_list_of_tags_needs_metadata_read() {
+    for (repository, more) in [("open", String::new()), ("team/app", credentials(&ACR, 0))] {
+        let internet = Internet::of(&[ACR]).await;
+        let forebay = Forebay::with(&internet, &[(&ACR, &more)]).await;
+        let path = format!("/v2/{repository}/tags/list?ns=team.azurecr.io");
+        // Alone, beside pulls, and again.
+        assert_eq!(
+            forebay.get(&path).await.text(),
+            format!(r#"{{"name":"{repository}","tags":["1"]}}"#),
+            "{}",
+            forebay.program.log()
+        );
+        assert_eq!(forebay.pull(&ACR, repository).await, Ok(()));
+        assert_eq!(forebay.get(&path).await.status, 200);
+        let scopes: Vec<String> = internet.seen().iter().flat_map(|seen| seen.parameter("scope")).collect();
+        assert_eq!(scopes.len(), 2, "one token for pulling, one for tags: {scopes:?}");
+        internet.assert_secrets_kept();
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_does_not_make_forebay_ask_for_more_than_to_read() {
+    let greedy = Dialect {
+        challenges: &[
+            r#"Bearer realm="https://team.azurecr.io/oauth2/token",service="team.azurecr.io",scope="repository:{repository}:delete,metadata_read,metadata_write,pull,push repository:team/other:metadata_read""#,
+        ],
+        ..ACR
+    };
+    let internet = Internet::of(&[greedy]).await;
+    let forebay = Forebay::with(&internet, &[(&greedy, &credentials(&greedy, 0))]).await;
+    assert_eq!(forebay.get("/v2/team/app/tags/list?ns=team.azurecr.io").await.status, 200, "{}", forebay.program.log());
+    internet.assert_secrets_kept();
+    assert_eq!(internet.count(|seen| seen.path_and_query.contains("other")), 0);
+}
