@@ -28,14 +28,16 @@ use crate::support::{
     program::Program,
 };
 
-/// Where the credentials come from.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Whose credentials decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// forebay has them.
+    /// forebay's own.
     Shared,
+    /// Those that the client shows with each request.
+    Client,
 }
 
-const MODES: [Mode; 1] = [Mode::Shared];
+const MODES: [Mode; 2] = [Mode::Shared, Mode::Client];
 
 const ALL: [&Dialect; 19] = [
     &acr::ACR,
@@ -67,6 +69,8 @@ struct Forebay<'a> {
     program: Program,
     internet: &'a Internet,
     client: reqwest::Client,
+    /// What the client shows.
+    authorization: Option<String>,
 }
 
 impl<'a> Forebay<'a> {
@@ -87,18 +91,38 @@ impl<'a> Forebay<'a> {
         std::fs::write(directory.path().join("wrong"), "wrong").unwrap();
         let environment = [("HTTPS_PROXY", &*internet.proxy), ("HTTP_PROXY", &internet.proxy)];
         let program = Program::serve_with(directory, "forebay=debug", &environment).await;
-        Self { program, internet, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { program, internet, client, authorization: None }
+    }
+
+    /// With one registry, and the credentials where the mode wants them.
+    async fn as_user(internet: &'a Internet, dialect: &Dialect, mode: Mode, user: Option<(&str, &str)>) -> Self {
+        let more = match (mode, user) {
+            (Mode::Shared, Some((name, password))) => credentials(dialect, name, password),
+            (Mode::Shared, None) => String::new(),
+            (Mode::Client, _) => "access = \"client\"".to_owned(),
+        };
+        let user = user.filter(|_| mode == Mode::Client);
+        let authorization = user.map(|(name, password)| basic(name, password));
+        Self { authorization, ..Self::with(internet, &[(dialect, &more)]).await }
     }
 
     async fn ask(&self, method: Method, path: &str) -> Answer {
         let url = format!("http://{}{path}", self.program.registry);
-        let response = self.client.request(method, url).send().await.unwrap();
+        let request = self.client.request(method, url);
+        let request = self.authorization.iter().fold(request, |request, shown| request.header("authorization", shown));
+        let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Answer { status, headers, body: response.bytes().await.unwrap() }
     }
 
     async fn get(&self, path: &str) -> Answer {
         self.ask(Method::GET, path).await
+    }
+
+    /// What `docker login` asks.
+    async fn log_in(&self, dialect: &Dialect) -> Result<(), Refused> {
+        ok(self.get(&format!("/v2/?ns={}", dialect.name)).await).map(drop)
     }
 
     /// Pulls as containerd does, and compares every byte with what the registry has.
@@ -126,7 +150,34 @@ impl<'a> Forebay<'a> {
 }
 
 fn ok(answer: Answer) -> Result<Answer, Refused> {
+    if answer.status == 401 {
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Basic realm=\"forebay\""));
+    }
     if answer.status == 200 { Ok(answer) } else { Err((answer.status, answer.error_code())) }
+}
+
+/// What the registry tells a client that it refuses: the code that it names, or what its status says.
+fn refused_directly(answer: &Answered) -> Refused {
+    let json = serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap_or_default();
+    let usual = match answer.status {
+        401 => "UNAUTHORIZED",
+        403 => "DENIED",
+        other => panic!("a refusal with {other}"),
+    };
+    (answer.status, json["errors"][0]["code"].as_str().unwrap_or(usual).to_owned())
+}
+
+/// The lines that give forebay these credentials, with the file that [`Forebay::with`] has made.
+fn credentials(dialect: &Dialect, name: &str, password: &str) -> String {
+    let index = dialect.users.iter().position(|known| *known == (name, password));
+    let file = index.map_or("wrong".to_owned(), |index| password_file(dialect, index));
+    format!("username = '{name}'\npassword_file = {file:?}")
+}
+
+/// Those of the registry's first user.
+fn credentials_of(dialect: &Dialect) -> String {
+    let (name, password) = dialect.users[0];
+    credentials(dialect, name, password)
 }
 
 /// The file with the password of the registry's user of this number.
@@ -134,49 +185,67 @@ fn password_file(dialect: &Dialect, index: usize) -> String {
     format!("{}-{index}", dialect.name)
 }
 
-/// The lines that give forebay the registry's user of this number.
-fn credentials(dialect: &Dialect, index: usize) -> String {
-    format!("username = '{}'\npassword_file = {:?}", dialect.users[index].0, password_file(dialect, index))
-}
-
 /// Anybody pulls what is public, and nobody without a name what is not.
 async fn pulls_what_is_public(dialect: &Dialect) {
-    let internet = Internet::of(&[*dialect]).await;
-    let forebay = Forebay::with(&internet, &[(dialect, "")]).await;
-    for repository in dialect.public {
-        assert_eq!(forebay.pull(dialect, repository).await, Ok(()), "{}", forebay.program.log());
-    }
-    for repository in dialect.private {
-        let refused = forebay.pull(dialect, repository).await;
-        assert_eq!(refused, Err((403, "DENIED".to_owned())), "{}", forebay.program.log());
+    for mode in MODES {
+        let internet = Internet::of(&[*dialect]).await;
+        let forebay = Forebay::as_user(&internet, dialect, mode, None).await;
+        for repository in dialect.public {
+            assert_eq!(forebay.pull(dialect, repository).await, Ok(()), "{mode:?}: {}", forebay.program.log());
+        }
+        for repository in dialect.private {
+            let refused = forebay.pull(dialect, repository).await;
+            let expected = expected(&internet, dialect, mode, None, repository);
+            assert_eq!(refused, Err(expected), "{mode:?}: {}", forebay.program.log());
+        }
     }
 }
 
 /// Each user pulls everything.
 async fn pulls_what_is_private(dialect: &Dialect) {
     for mode in MODES {
-        for index in 0..dialect.users.len() {
+        for user in dialect.users {
             let internet = Internet::of(&[*dialect]).await;
-            let more = match mode {
-                Mode::Shared => credentials(dialect, index),
-            };
-            let forebay = Forebay::with(&internet, &[(dialect, &more)]).await;
+            let forebay = Forebay::as_user(&internet, dialect, mode, Some(*user)).await;
+            assert_eq!(internet.login(dialect, *user).status, 200);
+            assert_eq!(forebay.log_in(dialect).await, Ok(()), "{mode:?}: {}", forebay.program.log());
             for repository in dialect.private.iter().chain(dialect.public) {
-                assert_eq!(forebay.pull(dialect, repository).await, Ok(()), "{}", forebay.program.log());
+                assert_eq!(forebay.pull(dialect, repository).await, Ok(()), "{mode:?}: {}", forebay.program.log());
             }
         }
     }
 }
 
-/// With a password of ours that is wrong, nobody gets what is private.
+/// With a wrong password nobody gets anything; a client that shows it is told what the registry tells.
 async fn refuses_a_wrong_password(dialect: &Dialect) {
-    let internet = Internet::of(&[*dialect]).await;
-    let wrong = format!("username = '{}'\npassword_file = \"wrong\"", dialect.users[0].0);
-    let forebay = Forebay::with(&internet, &[(dialect, &wrong)]).await;
-    for repository in dialect.private {
-        let refused = forebay.pull(dialect, repository).await;
-        assert_eq!(refused, Err((403, "DENIED".to_owned())), "{}", forebay.program.log());
+    for mode in MODES {
+        let internet = Internet::of(&[*dialect]).await;
+        let wrong = Some((dialect.users[0].0, "wrong"));
+        let forebay = Forebay::as_user(&internet, dialect, mode, wrong).await;
+        if mode == Mode::Client {
+            let refused = refused_directly(&internet.login(dialect, (dialect.users[0].0, "wrong")));
+            assert_eq!(forebay.log_in(dialect).await, Err(refused), "{}", forebay.program.log());
+        }
+        for repository in dialect.private.iter().chain(dialect.public) {
+            let refused = forebay.pull(dialect, repository).await;
+            let expected = expected(&internet, dialect, mode, wrong, repository);
+            assert_eq!(refused, Err(expected), "{mode:?}: {}", forebay.program.log());
+        }
         internet.assert_secrets_kept();
+    }
+}
+
+/// What a client is told that asks in vain: of forebay's own credentials nothing; of the client's what the registry says.
+fn expected(
+    internet: &Internet,
+    dialect: &Dialect,
+    mode: Mode,
+    user: Option<(&str, &str)>,
+    repository: &str,
+) -> Refused {
+    match mode {
+        Mode::Shared => (403, "DENIED".to_owned()),
+        Mode::Client => refused_directly(&internet.direct(dialect, user, repository, "manifests/1")),
     }
 }
 

@@ -74,19 +74,18 @@ async fn a_refresh_token_of_docker_login() {
 
 #[tokio::test]
 async fn a_list_of_tags_needs_metadata_read() {
-    for (repository, more) in [("open", String::new()), ("team/app", credentials(&ACR, 0))] {
+    let (ann, nobody) = (Some(ACR.users[0]), None);
+    for (repository, mode, user) in
+        [("open", Mode::Shared, nobody), ("team/app", Mode::Shared, ann), ("team/app", Mode::Client, ann)]
+    {
         let internet = Internet::of(&[ACR]).await;
-        let forebay = Forebay::with(&internet, &[(&ACR, &more)]).await;
+        let forebay = Forebay::as_user(&internet, &ACR, mode, user).await;
         let path = format!("/v2/{repository}/tags/list?ns=team.azurecr.io");
+        let list = format!(r#"{{"name":"{repository}","tags":["1"]}}"#);
         // Alone, beside pulls, and again.
-        assert_eq!(
-            forebay.get(&path).await.text(),
-            format!(r#"{{"name":"{repository}","tags":["1"]}}"#),
-            "{}",
-            forebay.program.log()
-        );
+        assert_eq!(forebay.get(&path).await.text(), list, "{mode:?}: {}", forebay.program.log());
         assert_eq!(forebay.pull(&ACR, repository).await, Ok(()));
-        assert_eq!(forebay.get(&path).await.status, 200);
+        assert_eq!(forebay.get(&path).await.text(), list);
         let scopes: Vec<String> = internet.seen().iter().flat_map(|seen| seen.parameter("scope")).collect();
         assert_eq!(scopes.len(), 2, "one token for pulling, one for tags: {scopes:?}");
         internet.assert_secrets_kept();
@@ -102,7 +101,7 @@ async fn a_challenge_does_not_make_forebay_ask_for_more_than_to_read() {
         ..ACR
     };
     let internet = Internet::of(&[greedy]).await;
-    let forebay = Forebay::with(&internet, &[(&greedy, &credentials(&greedy, 0))]).await;
+    let forebay = Forebay::with(&internet, &[(&greedy, &credentials_of(&greedy))]).await;
     assert_eq!(forebay.get("/v2/team/app/tags/list?ns=team.azurecr.io").await.status, 200, "{}", forebay.program.log());
     internet.assert_secrets_kept();
     assert_eq!(internet.count(|seen| seen.path_and_query.contains("other")), 0);

@@ -25,6 +25,7 @@ pub(super) const BEHIND_BALANCER: Dialect = Dialect {
     challenges: &[
         r#"Bearer realm="http://harbor.lan:8443/service/token",service="harbor-registry",scope="repository:{repository}:pull""#,
     ],
+    base_challenges: &[r#"Bearer realm="http://harbor.lan:8443/service/token",service="harbor-registry""#],
     ..HARBOR
 };
 
@@ -35,6 +36,7 @@ pub(super) const CLEAR: Dialect = Dialect {
     challenges: &[
         r#"Bearer realm="http://harbor.lan/service/token",service="harbor-registry",scope="repository:{repository}:pull""#,
     ],
+    base_challenges: &[r#"Bearer realm="http://harbor.lan/service/token",service="harbor-registry""#],
     realm: Some(Realm { url: "http://harbor.lan/service/token", service: Some("harbor-registry"), ..REALM }),
     ..HARBOR
 };
@@ -78,9 +80,10 @@ async fn a_wrong_password() {
 
 #[tokio::test]
 async fn a_token_that_died_is_answered_with_basic_and_a_new_one_is_fetched_all_the_same() {
-    for more in [String::new(), credentials(&HARBOR, 0)] {
+    let user = Some(HARBOR.users[0]);
+    for (mode, user) in [(Mode::Shared, None), (Mode::Shared, user), (Mode::Client, None), (Mode::Client, user)] {
         let internet = Internet::of(&[HARBOR]).await;
-        let forebay = Forebay::with(&internet, &[(&HARBOR, &more)]).await;
+        let forebay = Forebay::as_user(&internet, &HARBOR, mode, user).await;
         let image = internet.image(&HARBOR, "open/app");
         assert_eq!(forebay.get("/v2/open/app/manifests/1?ns=harbor.lan:8443").await.status, 200);
         internet.revoke_tokens(&HARBOR);

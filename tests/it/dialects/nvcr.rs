@@ -44,14 +44,16 @@ async fn a_wrong_password() {
 
 #[tokio::test]
 async fn a_token_that_died_is_answered_with_another_realm_and_a_new_one_is_fetched_all_the_same() {
-    for more in [String::new(), credentials(&NVCR, 0)] {
+    let user = Some(NVCR.users[0]);
+    for (mode, user) in [(Mode::Shared, None), (Mode::Shared, user), (Mode::Client, None), (Mode::Client, user)] {
         let internet = Internet::of(&[NVCR]).await;
-        let forebay = Forebay::with(&internet, &[(&NVCR, &more)]).await;
+        let forebay = Forebay::as_user(&internet, &NVCR, mode, user).await;
         let image = internet.image(&NVCR, "nvidia/cuda");
         assert_eq!(forebay.get("/v2/nvidia/cuda/manifests/1?ns=nvcr.io").await.status, 200);
         internet.revoke_tokens(&NVCR);
         let path = format!("/v2/nvidia/cuda/blobs/{}?ns=nvcr.io", image.layers[0]);
         assert_eq!(forebay.get(&path).await.status, 200, "{}", forebay.program.log());
+        assert!(!hosts(&internet).iter().any(|host| host == "https://authn.nvidia.com"));
         internet.assert_secrets_kept();
     }
 }

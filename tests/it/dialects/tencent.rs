@@ -68,7 +68,7 @@ async fn a_wrong_password() {
 #[tokio::test]
 async fn two_regions_are_two_registries_though_one_name_ends_with_the_other() {
     let internet = Internet::of(&[CCR, HKCCR]).await;
-    let (ccr, hkccr) = (credentials(&CCR, 0), credentials(&HKCCR, 0));
+    let (ccr, hkccr) = (credentials_of(&CCR), credentials_of(&HKCCR));
     let forebay = Forebay::with(&internet, &[(&CCR, &ccr), (&HKCCR, &hkccr)]).await;
     for dialect in [&HKCCR, &CCR] {
         // Both have a repository of this name, with other content.

@@ -146,17 +146,27 @@ impl Internet {
     /// The same for a client that this user of the registry runs, by way of the realm where there is one.
     pub fn direct(&self, dialect: &Dialect, user: Option<(&str, &str)>, repository: &str, rest: &str) -> Answer {
         let url = format!("{}/v2/{repository}/{rest}", dialect.url);
+        let scope = format!("repository:{repository}:pull");
+        self.dance(dialect, user, &url, Some(&scope))
+    }
+
+    /// What `docker login` is told.
+    pub fn login(&self, dialect: &Dialect, user: (&str, &str)) -> Answer {
+        self.dance(dialect, Some(user), &format!("{}/v2/", dialect.url), None)
+    }
+
+    fn dance(&self, dialect: &Dialect, user: Option<(&str, &str)>, url: &str, scope: Option<&str>) -> Answer {
         let basic = user.map(|(name, password)| basic(name, password));
-        let Some(realm) = dialect.realm else { return self.ask(dialect, &url, basic) };
+        let Some(realm) = dialect.realm else { return self.ask(dialect, url, basic) };
         let mut realm_url = Url::parse(realm.url).unwrap();
-        realm_url.query_pairs_mut().append_pair("scope", &format!("repository:{repository}:pull"));
+        realm_url.query_pairs_mut().extend_pairs(scope.map(|scope| ("scope", scope)));
         realm_url.query_pairs_mut().extend_pairs(realm.service.map(|service| ("service", service)));
         let answer = self.ask(dialect, realm_url.as_str(), basic);
         if answer.status != 200 {
             return answer;
         }
         let token: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        self.ask(dialect, &url, Some(format!("Bearer {}", token[realm.fields[0]].as_str().unwrap())))
+        self.ask(dialect, url, Some(format!("Bearer {}", token[realm.fields[0]].as_str().unwrap())))
     }
 
     fn with<T>(&self, dialect: &Dialect, act: impl FnOnce(&mut Registry) -> T) -> T {
