@@ -121,8 +121,7 @@ impl Authenticator {
         cause: Cause<'_>,
         failed: Option<(Scheme, Error)>,
     ) -> Result<Authorization, Error> {
-        let challenges = challenge::parse(headers.get_all(header::WWW_AUTHENTICATE).iter());
-        let scheme = choose(&challenges).ok_or_else(|| {
+        let scheme = choose(&challenges(headers)).ok_or_else(|| {
             let why = format!("upstream {} wants to know who asks, in no way that forebay knows", self.upstream);
             Error::new(ErrorKind::Unauthorized, why)
         })?;
@@ -133,7 +132,7 @@ impl Authenticator {
         }
         let authorization = self.authorize(sender, endpoint, &scheme, cause).await?;
         // Harbor wants Basic for the catalogue and Bearer for all else: learn from what is usual.
-        if matches!(cause.scope, Scope::Pull(_) | Scope::Push { .. } | Scope::Delete(_)) {
+        if matches!(cause.scope, Scope::Pull(_) | Scope::PullMetadata(_) | Scope::Push { .. } | Scope::Delete(_)) {
             endpoint.learn(Some(scheme));
         }
         Ok(authorization)
@@ -309,6 +308,23 @@ fn untrusted(realm: &Url) -> String {
         "credentials are configured but were not used: realm {} is not trusted, list it in `realms`",
         realm.host_str().unwrap_or_default()
     )
+}
+
+/// Whether the challenge in `headers`, which refused what the endpoint's usual one led to, names another way in.
+pub(super) fn names_another_way(endpoint: &Endpoint, headers: &HeaderMap) -> bool {
+    choose(&challenges(headers)) != endpoint.scheme()
+}
+
+/// The scope, with what the challenge in `headers` wants beyond it; `None` when that is nothing that may be asked for.
+pub(super) fn widened(scope: &Scope, headers: &HeaderMap) -> Option<Scope> {
+    challenges(headers).iter().find_map(|challenge| match challenge {
+        Challenge::Bearer(bearer) => scope.widened(bearer.scope.as_deref()?),
+        Challenge::Basic { .. } | Challenge::Other(_) => None,
+    })
+}
+
+fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
+    challenge::parse(headers.get_all(header::WWW_AUTHENTICATE).iter())
 }
 
 /// Bearer before Basic: a token is worth less to a thief than a password. Where both are offered,

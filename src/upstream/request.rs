@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{
     Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, SetupError,
     accept_headers, answer,
-    auth::{Authenticator, Authorization, Cause, Known},
+    auth::{self, Authenticator, Authorization, Cause, Known},
     client::{Sender, discard},
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
@@ -236,15 +236,26 @@ impl Shared {
             Known::Authorization(authorization) => (Some(authorization), None),
             Known::Failed(scheme, error) => (None, Some((scheme, error))),
         };
-        let first = self.send(endpoint, ask, authorization.as_ref()).await?;
+        let mut first = self.send(endpoint, ask, authorization.as_ref()).await?;
+        // A token that is merely good for too little is kept for what it is good for.
+        if let Some(authorization) = authorization.filter(|_| is_challenge(&first))
+            && auth::widened(&ask.scope, first.response.headers()).is_none()
+        {
+            self.authenticator.refused(&authorization).await;
+            // Who shows a token that has died is sent elsewhere by some: by Harbor to Basic, by nvcr.io to a realm that knows
+            // nobody without a name. What counts is what is said to who shows nothing.
+            if authorization.is_token() && auth::names_another_way(endpoint, first.response.headers()) {
+                discard(first.response).await;
+                first = self.send(endpoint, ask, None).await?;
+            }
+        }
         if !is_challenge(&first) {
             return answer::check(first);
         }
-        if let Some(authorization) = &authorization {
-            self.authenticator.refused(authorization).await;
-        }
         let headers = first.response.headers().clone();
         discard(first.response).await;
+        let scope = auth::widened(&ask.scope, &headers);
+        let cause = Cause { scope: scope.as_ref().unwrap_or(&ask.scope), ..cause };
         let authorization =
             Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, cause, failed)).await?;
         let second = self.send(endpoint, ask, Some(&authorization)).await?;

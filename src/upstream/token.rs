@@ -25,12 +25,17 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// No token is believed for longer; the longest real ones live 12 hours.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What Azure's registries want for a list of tags.
+const METADATA_READ: &str = "metadata_read";
+
 /// What a token is for: what the request needs. A challenge may ask for `pull,push` where forebay only reads.
 ///
 /// Source: distribution, "Token Scope Documentation".
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Scope {
     Pull(Repository),
+    /// To pull, and to read what is said of the repository, such as its tags, where pulling does not allow that.
+    PullMetadata(Repository),
     /// To push, and to read the repository that a blob is mounted from.
     Push {
         repository: Repository,
@@ -47,6 +52,7 @@ impl Scope {
     pub(super) fn parameters(&self) -> Vec<String> {
         match self {
             Self::Pull(repository) => vec![format!("repository:{repository}:pull")],
+            Self::PullMetadata(repository) => vec![format!("repository:{repository}:pull,{METADATA_READ}")],
             Self::Push { repository, from } => {
                 let mut scopes = vec![format!("repository:{repository}:pull,push")];
                 let other = from.as_ref().filter(|from| *from != repository);
@@ -58,6 +64,19 @@ impl Scope {
             Self::Catalog => vec!["registry:catalog:*".to_owned()],
             Self::Login => vec![],
         }
+    }
+
+    /// This one, and what a challenge's `scope` names beyond it; `None` when that is nothing that merely reads the same
+    /// repository. Whatever else a challenge names, to push or to delete, is not asked for because of it.
+    pub(super) fn widened(&self, named: &str) -> Option<Self> {
+        let Self::Pull(repository) = self else { return None };
+        let reads_more = |scope: &str| {
+            let resource = scope.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':'));
+            resource.is_some_and(|(name, actions)| {
+                name == repository.as_str() && actions.split(',').any(|action| action == METADATA_READ)
+            })
+        };
+        named.split(' ').any(reads_more).then(|| Self::PullMetadata(repository.clone()))
     }
 }
 
@@ -185,6 +204,7 @@ mod tests {
         let push = |from: Option<&str>| Scope::Push { repository: name("a/b"), from: from.map(name) };
         for (scope, parameters) in [
             (key("library/nginx").scope, &["repository:library/nginx:pull"][..]),
+            (Scope::PullMetadata(name("a/b")), &["repository:a/b:pull,metadata_read"]),
             (push(None), &["repository:a/b:pull,push"]),
             (push(Some("a/b")), &["repository:a/b:pull,push"]),
             (push(Some("c")), &["repository:a/b:pull,push", "repository:c:pull"]),
@@ -193,6 +213,31 @@ mod tests {
             (Scope::Login, &[]),
         ] {
             assert_eq!(scope.parameters(), parameters, "{scope:?}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_widens_a_scope_to_read_more_of_the_same_repository_and_to_nothing_else() {
+        let name = || "a/b".parse::<Repository>().unwrap();
+        for (named, widened) in [
+            ("repository:a/b:metadata_read", true),
+            ("repository:a/b:pull,metadata_read", true),
+            ("repository:a/b:delete,metadata_read,push", true),
+            ("repository:c:pull repository:a/b:metadata_read", true),
+            ("repository:a/b:pull", false),
+            ("repository:a/b:pull,push,delete,*", false),
+            ("repository:a/b:metadata_read_all", false),
+            ("repository:a/b/c:metadata_read", false),
+            ("repository:c:metadata_read", false),
+            ("registry:a/b:metadata_read", false),
+            ("metadata_read", false),
+            ("", false),
+        ] {
+            let expected = widened.then(|| Scope::PullMetadata(name()));
+            assert_eq!(Scope::Pull(name()).widened(named), expected, "{named}");
+        }
+        for scope in [Scope::Delete(name()), Scope::PullMetadata(name()), Scope::Catalog, Scope::Login] {
+            assert_eq!(scope.widened("repository:a/b:metadata_read"), None, "{scope:?}");
         }
     }
 

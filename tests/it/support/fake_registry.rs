@@ -36,7 +36,7 @@
 
 mod auth;
 mod body;
-mod content;
+pub(super) mod content;
 mod fault;
 mod listener;
 mod lists;

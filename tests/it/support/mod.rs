@@ -2,6 +2,7 @@
 
 pub mod blob;
 pub mod fake_registry;
+pub mod internet;
 pub mod mirror;
 pub mod program;
 pub mod raw;

@@ -23,6 +23,11 @@ pub struct Program {
 impl Program {
     /// Starts it in a directory whose `forebay.toml` says the rest, and waits until it serves. `log` is FOREBAY_LOG.
     pub async fn serve(directory: TempDir, log: &str) -> Self {
+        Self::serve_with(directory, log, &[]).await
+    }
+
+    /// The same, with more variables in its environment.
+    pub async fn serve_with(directory: TempDir, log: &str, environment: &[(&str, &str)]) -> Self {
         let file = |name: &str| File::create(directory.path().join(name)).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_forebay"))
             .args(["serve", "--config", "forebay.toml", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
@@ -31,13 +36,15 @@ impl Program {
             .env("HOME", directory.path())
             .env("CACHE_DIRECTORY", directory.path().join("cache"))
             .env("FOREBAY_LOG", log)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file("stdout"))
             .stderr(file("log"))
             .spawn()
             .unwrap();
         let banner = directory.path().join("stdout");
-        until("the program says where it listens", async || read(&banner).contains("docker pull")).await;
+        // The cache stands below both addresses; what follows depends on the upstreams.
+        until("the program says where it listens", async || read(&banner).contains("  cache ")).await;
         let banner = read(&banner);
         let address = |what: &str| {
             let line = banner.lines().find(|line| line.trim_start().starts_with(what)).unwrap();

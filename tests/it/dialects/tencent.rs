@@ -1,0 +1,87 @@
+//! Tencent CCR, the personal edition: each region is a registry with a realm of its own, and the name of one ends with
+//! the name of another. The account is a number. Blobs come from the registry or by a redirect; where to is not known.
+
+use super::*;
+use crate::support::internet::dialect::{DISTRIBUTION, REALM};
+
+pub(super) const CCR: Dialect = Dialect {
+    name: "ccr.ccs.tencentyun.com",
+    url: "https://ccr.ccs.tencentyun.com",
+    challenges: &[
+        r#"Bearer realm="https://ccr.ccs.tencentyun.com/service/token",service="token-service",scope="repository:{repository}:pull,push""#,
+    ],
+    base_challenges: &[r#"Bearer realm="https://ccr.ccs.tencentyun.com/service/token",service="token-service""#],
+    realm: Some(Realm {
+        url: "https://ccr.ccs.tencentyun.com/service/token",
+        service: Some("token-service"),
+        nameless: Some(Refusal(401, "")),
+        ..REALM
+    }),
+    users: &[("100012345678", "p@ss of ccr")],
+    public: &["tkeimages/open"],
+    private: &["team/closed"],
+    ..DISTRIBUTION
+};
+
+pub(super) const HKCCR: Dialect = Dialect {
+    name: "hkccr.ccs.tencentyun.com",
+    url: "https://hkccr.ccs.tencentyun.com",
+    challenges: &[
+        r#"Bearer realm="https://hkccr.ccs.tencentyun.com/service/token",service="token-service",scope="repository:{repository}:pull,push""#,
+    ],
+    base_challenges: &[r#"Bearer realm="https://hkccr.ccs.tencentyun.com/service/token",service="token-service""#],
+    realm: Some(Realm {
+        url: "https://hkccr.ccs.tencentyun.com/service/token",
+        service: Some("token-service"),
+        nameless: Some(Refusal(401, "")),
+        ..REALM
+    }),
+    users: &[("200087654321", "p@ss of hkccr")],
+    blobs: Some(Redirect {
+        status: 302,
+        location: "https://layers.cos.example/sha256/{hex}?sign={signature}",
+        get_only: false,
+        authorization: Some(Refusal(403, "<Error><Code>AccessDenied</Code></Error>")),
+        expired: Refusal(403, "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"),
+    }),
+    ..CCR
+};
+
+#[tokio::test]
+async fn public() {
+    pulls_what_is_public(&CCR).await;
+    pulls_what_is_public(&HKCCR).await;
+}
+
+#[tokio::test]
+async fn private() {
+    pulls_what_is_private(&CCR).await;
+    pulls_what_is_private(&HKCCR).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password() {
+    refuses_a_wrong_password(&CCR).await;
+    refuses_a_wrong_password(&HKCCR).await;
+}
+
+#[tokio::test]
+async fn two_regions_are_two_registries_though_one_name_ends_with_the_other() {
+    let internet = Internet::of(&[CCR, HKCCR]).await;
+    let (ccr, hkccr) = (credentials_of(&CCR), credentials_of(&HKCCR));
+    let forebay = Forebay::with(&internet, &[(&CCR, &ccr), (&HKCCR, &hkccr)]).await;
+    for dialect in [&HKCCR, &CCR] {
+        // Both have a repository of this name, with other content.
+        assert_eq!(forebay.pull(dialect, "team/closed").await, Ok(()), "{}", forebay.program.log());
+        let path = format!("/v2/{}/team/closed/manifests/1", dialect.name);
+        assert_eq!(forebay.get(&path).await.body, internet.image(dialect, "team/closed").manifest_bytes);
+    }
+    let asked = internet.seen().len();
+    for name in
+        ["xccr.ccs.tencentyun.com", "r.ccs.tencentyun.com", "ccs.tencentyun.com", "ccr.ccs.tencentyun.com.example"]
+    {
+        let refused = forebay.get(&format!("/v2/team/closed/manifests/1?ns={name}")).await;
+        assert_eq!((refused.status, &*refused.error_code()), (404, "NAME_UNKNOWN"), "{name}");
+    }
+    assert_eq!(internet.seen().len(), asked);
+}
