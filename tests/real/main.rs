@@ -24,6 +24,7 @@ mod dockerd_second_registry;
 mod lists;
 mod metrics;
 mod podman;
+mod private;
 mod push;
 mod restart;
 mod resume;

@@ -5,6 +5,7 @@ pub mod containerd;
 pub mod docker;
 pub mod download;
 pub mod podman;
+pub mod raw;
 
 pub mod forebay;
 
