@@ -16,6 +16,7 @@
 mod support;
 
 mod bounded_disk;
+mod clear_login;
 mod coalesce;
 mod containerd;
 mod corrupt;

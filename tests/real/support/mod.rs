@@ -21,6 +21,7 @@ pub mod tar;
 pub mod daemon;
 pub mod disk;
 pub mod jail;
+pub mod network;
 pub mod port;
 pub mod program;
 pub mod turn;
