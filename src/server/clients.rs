@@ -112,7 +112,12 @@ impl Handler {
             Operation::Tags | Operation::Referrers(_) | Operation::Catalog | Operation::Write(_) => None,
         };
         if let (Some(subject), Some(repository)) = (&subject, &route.repository) {
-            self.proofs.admit(upstream, repository, subject).await.map_err(|error| facts.refused(label, &error))?;
+            self.proofs.admit(upstream, repository, subject).await.map_err(|error| {
+                // Some clients say who they are only when they are asked, and by that name there may be a former yes.
+                let could_say = !matches!(identity, Identity::Client(_)) && self.takes_passwords(asked);
+                let refused = facts.refused(label, &error);
+                if error.kind.is_outage() && could_say { Error::Unauthenticated } else { refused }
+            })?;
         }
         self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await
     }

@@ -16,6 +16,7 @@
 mod support;
 
 mod bounded_disk;
+mod clear_login;
 mod coalesce;
 mod containerd;
 mod corrupt;
@@ -24,6 +25,7 @@ mod dockerd_second_registry;
 mod lists;
 mod metrics;
 mod podman;
+mod private;
 mod push;
 mod restart;
 mod resume;

@@ -62,8 +62,15 @@ impl Containerd {
 
     /// `ctr images pull --hosts-dir`, however it ends.
     pub async fn try_pull(&self, reference: &str) -> Finished {
+        self.try_pull_as(None, reference).await
+    }
+
+    /// The same with these credentials, `USER:PASSWORD`.
+    pub async fn try_pull_as(&self, user: Option<&str>, reference: &str) -> Finished {
         let hosts = self.folder.path().join("hosts").display().to_string();
-        let pull = ["images", "pull", "--hosts-dir", &hosts, "--snapshotter", "native", reference];
+        let mut pull = vec!["images", "pull", "--hosts-dir", &hosts, "--snapshotter", "native"];
+        pull.extend(user.into_iter().flat_map(|user| ["--user", user]));
+        pull.push(reference);
         program::run(self.ctr(&pull)).await
     }
 

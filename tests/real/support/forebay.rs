@@ -100,8 +100,9 @@ impl Forebay {
 
     /// What is visible in the cache, each a path and the digest its name claims.
     pub fn stored_blobs(&self) -> Vec<(PathBuf, String)> {
-        files(&self.cache().join("blobs"))
+        ["blobs", "clients/blobs"]
             .into_iter()
+            .flat_map(|folder| files(&self.cache().join(folder)))
             .map(|path| {
                 let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
                 (path, format!("sha256:{name}"))

@@ -158,6 +158,35 @@ impl Index {
     }
 }
 
+/// A manifest that refers to another one, as a signature does; and the index by which registries without an endpoint for
+/// that have it found (OCI distribution specification, "Referrers Tag Schema").
+pub struct Referrer {
+    pub manifest: Document,
+    pub config: Blob,
+    pub content: Blob,
+    pub index: Document,
+    /// The tag of the index.
+    pub tag: String,
+}
+
+impl Referrer {
+    pub fn of(subject: &Document, content: &'static [u8]) -> Referrer {
+        const KIND: &str = "application/vnd.test.signature";
+        let (config, content) = (Blob::new(&b"{}"[..]), Blob::new(content));
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": Format::Oci.manifest(), "artifactType": KIND,
+            "config": config.descriptor(KIND), "layers": [content.descriptor("application/octet-stream")],
+            "subject": subject.blob.descriptor(subject.media_type),
+        });
+        let manifest = Document::new(&manifest, Format::Oci.manifest());
+        let mut descriptor = manifest.blob.descriptor(manifest.media_type);
+        descriptor["artifactType"] = json!(KIND);
+        let index = json!({ "schemaVersion": 2, "mediaType": Format::Oci.index(), "manifests": [descriptor] });
+        let index = Document::new(&index, Format::Oci.index());
+        Referrer { manifest, config, content, index, tag: subject.blob.digest.replace(':', "-") }
+    }
+}
+
 /// `sha256:` and the hex of the bytes' SHA-256.
 pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))

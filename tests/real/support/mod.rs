@@ -5,6 +5,7 @@ pub mod containerd;
 pub mod docker;
 pub mod download;
 pub mod podman;
+pub mod raw;
 
 pub mod forebay;
 
@@ -20,6 +21,7 @@ pub mod tar;
 pub mod daemon;
 pub mod disk;
 pub mod jail;
+pub mod network;
 pub mod port;
 pub mod program;
 pub mod turn;

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::network::Network;
 use super::program::{self, Finished};
 
 /// Storage and configuration of a user of podman and skopeo.
@@ -33,7 +35,7 @@ impl Podman {
         self.folder.path().join(name)
     }
 
-    fn environment(&self, command: &mut std::process::Command) {
+    fn environment(&self, command: &mut Command) {
         command.env("CONTAINERS_REGISTRIES_CONF", self.place("registries.conf"));
         command.env("CONTAINERS_STORAGE_CONF", self.place("storage.conf"));
         command.env("CONTAINERS_CONF", self.place("containers.conf"));
@@ -57,7 +59,15 @@ impl Podman {
 
     /// `skopeo …`, however it ends.
     pub async fn skopeo(&self, arguments: &[&str]) -> Finished {
-        let mut command = program::command("skopeo", "skopeo");
+        self.run_skopeo(program::command("skopeo", "skopeo"), arguments).await
+    }
+
+    /// The same in another network.
+    pub async fn skopeo_in(&self, network: &Network, arguments: &[&str]) -> Finished {
+        self.run_skopeo(network.command(&program::find("skopeo", "skopeo")), arguments).await
+    }
+
+    async fn run_skopeo(&self, mut command: Command, arguments: &[&str]) -> Finished {
         command.arg("--policy").arg(self.place("policy.json")).arg("--tmpdir").arg(self.folder.path());
         command.args(arguments);
         self.environment(&mut command);

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Certificate, Client, RequestBuilder, StatusCode};
 
-use super::image::{Blob, Document, Image, Index};
+use super::image::{Blob, Document, Image, Index, Referrer};
 use super::token_server::Minter;
 
 /// How the registry wants to be addressed.
@@ -52,6 +52,14 @@ impl Pusher {
             self.document(repository, &image.manifest.blob.digest, &image.manifest).await;
         }
         self.document(repository, tag, &index.index).await;
+    }
+
+    /// What it refers to must be there.
+    pub async fn referrer(&self, repository: &str, referrer: &Referrer) {
+        self.blob(repository, &referrer.config).await;
+        self.blob(repository, &referrer.content).await;
+        self.document(repository, &referrer.manifest.blob.digest, &referrer.manifest).await;
+        self.document(repository, &referrer.tag, &referrer.index).await;
     }
 
     async fn blobs(&self, repository: &str, image: &Image) {

@@ -69,17 +69,7 @@ impl Registry {
 
     async fn start(folder: TempDir, tls: Value, auth: Value, authority: Option<Authority>, login: Login) -> Registry {
         let port = free_port();
-        let mut config = json!({
-            "version": "0.1",
-            "log": { "level": "warn" },
-            "storage": { "filesystem": { "rootdirectory": folder.path().join("storage") }, "delete": { "enabled": true } },
-            "http": { "addr": format!("127.0.0.1:{port}"), "secret": "of this test", "tls": tls },
-        });
-        if auth != json!({}) {
-            config["auth"] = auth;
-        }
-        // JSON is YAML.
-        fs::write(folder.path().join("config.yml"), config.to_string()).expect("the configuration can be written");
+        configure(folder.path(), port, tls, auth);
         let daemon = spawn(folder.path());
         let mut registry = Registry { port, daemon, folder, authority, login };
         registry.daemon.until_listening(address(port)).await;
@@ -106,12 +96,7 @@ impl Registry {
     /// A file with the content, and a link that lets the repository serve it (distribution,
     /// registry/storage/paths.go).
     pub fn store(&self, repository: &str, blob: &Blob) {
-        let root = self.folder.path().join("storage/docker/registry/v2");
-        let layer = root.join("repositories").join(repository).join("_layers/sha256").join(blob.hex());
-        for (file, content) in [(self.file_of(blob), &blob.bytes[..]), (layer.join("link"), blob.digest.as_bytes())] {
-            fs::create_dir_all(file.parent().expect("a file is in a folder")).expect("the storage can be written");
-            fs::write(file, content).expect("the storage can be written");
-        }
+        store(self.folder.path(), repository, blob);
     }
 
     /// SIGKILL: transfers break where they are.
@@ -131,7 +116,7 @@ impl Registry {
     }
 
     /// How often the content of this blob was sent, whole (200) or in part (206).
-    fn gets_of(&self, blob: &Blob) -> usize {
+    pub fn gets_of(&self, blob: &Blob) -> usize {
         self.accesses_of(blob).filter(|access| access.status == 200 || access.status == 206).count()
     }
 
@@ -153,10 +138,38 @@ impl Registry {
 
     /// The file in which it stores the blob's content.
     pub fn file_of(&self, blob: &Blob) -> PathBuf {
-        let hex = blob.hex();
-        let blobs = self.folder.path().join("storage/docker/registry/v2/blobs/sha256");
-        blobs.join(&hex[..2]).join(hex).join("data")
+        file_of(self.folder.path(), blob)
     }
+}
+
+/// Writes the configuration of a registry that has this folder, for whoever starts it.
+pub fn configure(folder: &Path, port: u16, tls: Value, auth: Value) {
+    let mut config = json!({
+        "version": "0.1",
+        "log": { "level": "warn" },
+        "storage": { "filesystem": { "rootdirectory": folder.join("storage") }, "delete": { "enabled": true } },
+        "http": { "addr": format!("127.0.0.1:{port}"), "secret": "of this test", "tls": tls },
+    });
+    if auth != json!({}) {
+        config["auth"] = auth;
+    }
+    // JSON is YAML.
+    fs::write(folder.join("config.yml"), config.to_string()).expect("the configuration can be written");
+}
+
+/// Puts a blob where a registry with this folder keeps its blobs, see [`Registry::store`].
+pub fn store(folder: &Path, repository: &str, blob: &Blob) {
+    let root = folder.join("storage/docker/registry/v2");
+    let layer = root.join("repositories").join(repository).join("_layers/sha256").join(blob.hex());
+    for (file, content) in [(file_of(folder, blob), &blob.bytes[..]), (layer.join("link"), blob.digest.as_bytes())] {
+        fs::create_dir_all(file.parent().expect("a file is in a folder")).expect("the storage can be written");
+        fs::write(file, content).expect("the storage can be written");
+    }
+}
+
+fn file_of(folder: &Path, blob: &Blob) -> PathBuf {
+    let hex = blob.hex();
+    folder.join("storage/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data")
 }
 
 fn new_folder() -> TempDir {

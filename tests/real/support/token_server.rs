@@ -50,19 +50,54 @@ pub struct Asked {
     pub user: Option<String>,
 }
 
+/// Somebody with a password, and the repositories that are theirs.
+#[derive(Clone, Copy, Debug)]
+pub struct User {
+    pub name: &'static str,
+    pub password: &'static str,
+    pub repositories: &'static [&'static str],
+}
+
+impl User {
+    /// As they say who they are to a registry, or to what stands before it.
+    pub fn basic(&self) -> String {
+        basic(self.name, self.password)
+    }
+}
+
+/// The Authorization header with which somebody says that this is their name and password.
+pub fn basic(name: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
+}
+
+/// Who gets what: all users do what they want, and everybody pulls; or each has what is theirs, and nobody anything else.
+enum Rule {
+    OpenToPull,
+    EachTheirOwn,
+}
+
 struct Shared {
     minter: Minter,
-    user: &'static str,
-    password: &'static str,
+    users: Vec<User>,
+    rule: Rule,
     asked: Mutex<Vec<Asked>>,
 }
 
 impl TokenServer {
     /// Gives `pull` to everybody and `push` to the one user.
-    pub async fn start(user: &'static str, password: &'static str) -> TokenServer {
+    pub async fn start(name: &'static str, password: &'static str) -> TokenServer {
+        TokenServer::with(vec![User { name, password, repositories: &[] }], Rule::OpenToPull).await
+    }
+
+    /// Gives each of these users what they ask for of their own repositories, and nobody anything else.
+    pub async fn of(users: &[User]) -> TokenServer {
+        TokenServer::with(users.to_vec(), Rule::EachTheirOwn).await
+    }
+
+    async fn with(users: Vec<User>, rule: Rule) -> TokenServer {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
         let port = listener.local_addr().expect("it is bound").port();
-        let shared = Arc::new(Shared { minter: Minter::new(), user, password, asked: Mutex::default() });
+        let shared = Arc::new(Shared { minter: Minter::new(), users, rule, asked: Mutex::default() });
         let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
         TokenServer { port, shared, task }
     }
@@ -155,8 +190,10 @@ impl Shared {
         }
         let user = match request.headers().get(AUTHORIZATION) {
             None => None,
-            Some(value) if *value == self.basic() => Some(self.user.to_owned()),
-            Some(_) => return respond(StatusCode::UNAUTHORIZED, &json!({ "details": "wrong user or password" })),
+            Some(value) => match self.users.iter().find(|user| *value == user.basic()) {
+                Some(user) => Some(user),
+                None => return respond(StatusCode::UNAUTHORIZED, &json!({ "details": "wrong user or password" })),
+            },
         };
         let query: Vec<(String, String)> =
             url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
@@ -164,23 +201,25 @@ impl Shared {
             query.iter().filter(|(name, _)| name == wanted).map(|(_, value)| value.clone()).collect()
         };
         let (service, scopes) = (values("service").concat(), values("scope"));
-        let access: Vec<Value> = scopes.iter().filter_map(|scope| granted(scope, user.is_some())).collect();
+        let access: Vec<Value> = scopes.iter().filter_map(|scope| self.granted(scope, user)).collect();
+        let user = user.map(|user| user.name.to_owned());
         self.asked.lock().unwrap().push(Asked { service, scopes, user });
         let token = self.minter.sign(access.into());
         respond(StatusCode::OK, &json!({ "token": token, "expires_in": LIFE }))
     }
 
-    fn basic(&self) -> String {
-        format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.password)))
+    /// `repository:team/app:pull,push`, with the actions that this client may have: who asks for more than that gets less,
+    /// and no error.
+    fn granted(&self, scope: &str, user: Option<&User>) -> Option<Value> {
+        let (kind, rest) = scope.split_once(':')?;
+        let (name, actions) = rest.rsplit_once(':')?;
+        let may = |action: &str| match self.rule {
+            Rule::OpenToPull => user.is_some() || action == "pull",
+            Rule::EachTheirOwn => kind == "repository" && user.is_some_and(|user| user.repositories.contains(&name)),
+        };
+        let actions: Vec<&str> = actions.split(',').filter(|action| may(action)).collect();
+        Some(json!({ "type": kind, "name": name, "actions": actions }))
     }
-}
-
-/// `repository:team/app:pull,push`, with the actions that this client may have.
-fn granted(scope: &str, known: bool) -> Option<Value> {
-    let (kind, rest) = scope.split_once(':')?;
-    let (name, actions) = rest.rsplit_once(':')?;
-    let actions: Vec<&str> = actions.split(',').filter(|action| known || *action == "pull").collect();
-    Some(json!({ "type": kind, "name": name, "actions": actions }))
 }
 
 fn respond(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
