@@ -99,10 +99,8 @@ impl Handler {
             self.proofs.log_in(upstream).await.map_err(|error| facts.refused(label, &error))?;
         }
         let subject = match &route.operation {
-            // Where a password would not be taken it is not asked for: what is open to all can still be had.
-            Operation::Base if matches!(identity, Identity::Client(_)) || !self.takes_passwords(asked) => {
-                return Ok(response::base());
-            }
+            Operation::Base if matches!(identity, Identity::Client(_)) => return Ok(response::base()),
+            // Where a password would not be taken it is not asked for; to say 200 would let any login succeed.
             Operation::Base => return Err(Error::Unauthenticated),
             Operation::Manifest(reference) => {
                 Some(Subject::Manifest(reference.clone(), Accept::from_headers(asked.headers)))

@@ -159,17 +159,17 @@ impl World {
             }
         }
         // Nor is anybody invited to say theirs.
-        for (path, more, status) in [
-            ("/v2/", &[][..], 200),
-            (&*format!("/v2/ann/app/blobs/{layer}"), &[], 403),
-            ("/v2/ann/app/tags/list", &[], 403),
-            ("/v2/ann/app/manifests/1", &put, 403),
-            ("/v2/shared.example/ann/app/manifests/1", &put, 403),
+        for (path, more) in [
+            ("/v2/", &[][..]),
+            (&*format!("/v2/ann/app/blobs/{layer}"), &[]),
+            ("/v2/ann/app/tags/list", &[]),
+            ("/v2/ann/app/manifests/1", &put),
+            ("/v2/shared.example/ann/app/manifests/1", &put),
         ] {
             let answer = self.curl(&format!("{base}{path}"), None, more).await;
-            assert_eq!(answer.status, status, "{base}{path}: {}", answer.text);
+            assert_eq!(answer.status, 403, "{base}{path}: {}", answer.text);
             assert!(!answer.challenges(), "{base}{path}: {}", answer.text);
-            assert!(status == 200 || answer.text.contains(WHAT_TO_DO), "{base}{path}: {}", answer.text);
+            assert!(answer.text.contains(WHAT_TO_DO), "{base}{path}: {}", answer.text);
         }
     }
 }
@@ -201,7 +201,7 @@ async fn a_password_over_clear_http_from_elsewhere_is_refused_and_over_tls_it_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_without_tls_is_told_what_to_do_and_an_operator_can_do_without() {
+async fn a_client_without_tls_is_refused_and_an_operator_can_do_without() {
     let user = Podman::new("");
     let inspect = ["inspect", "--raw", "--tls-verify=false", "--creds", ANN];
     let reference = format!("docker://{ELSEWHERE}:5000/ann/app:1");
@@ -209,7 +209,8 @@ async fn a_client_without_tls_is_told_what_to_do_and_an_operator_can_do_without(
 
     let strict = World::new(false, "").await;
     let said = user.skopeo_in(&strict.network, &inspect).await.failed();
-    assert!(said.contains(WHAT_TO_DO), "{said}");
+    // It shows no more of what it is told than the status.
+    assert!(said.contains("403"), "{said}");
     drop(strict);
 
     let lenient = World::new(false, "allow_clear_login = true").await;
