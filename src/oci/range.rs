@@ -1,8 +1,8 @@
 //! Ranges: which bytes of a blob were asked for, and which were sent.
 //!
 //! Only single ranges of bytes are understood. A `Range` header that is anything else counts as
-//! absent, as RFC 9110 section 14.2 allows; one that lies beyond the end is another matter, and
-//! is for the caller to refuse with 416.
+//! absent, as RFC 9110 section 14.2 allows; one that lies beyond the end, or ends before it begins,
+//! is another matter, and is for the caller to refuse with 416.
 
 use std::fmt;
 
@@ -13,7 +13,8 @@ use super::ParseError;
 pub enum ByteRange {
     /// `bytes=first-`
     From { first: u64 },
-    /// `bytes=first-last`, both included; `first <= last`.
+    /// `bytes=first-last`, both included. With `last < first` it is invalid, which may be ignored or
+    /// refused (RFC 9110 section 14.2): it is refused, as registries do, since no blob satisfies it.
     Bounded { first: u64, last: u64 },
     /// `bytes=-count`: the last `count` bytes.
     Suffix { count: u64 },
@@ -35,10 +36,7 @@ impl ByteRange {
         match element.split_once('-')? {
             ("", count) => Some(Self::Suffix { count: number(count)? }),
             (first, "") => Some(Self::From { first: number(first)? }),
-            (first, last) => {
-                let (first, last) = (number(first)?, number(last)?);
-                (first <= last).then_some(Self::Bounded { first, last })
-            }
+            (first, last) => Some(Self::Bounded { first: number(first)?, last: number(last)? }),
         }
     }
 
@@ -51,7 +49,7 @@ impl ByteRange {
             Self::Suffix { count: 0 } => return None,
             Self::Suffix { count } => (total.saturating_sub(count), end),
         };
-        (first <= end).then_some(ResolvedRange { first, last })
+        (first <= last && first <= end).then_some(ResolvedRange { first, last })
     }
 
     /// Whether the whole blob is meant whatever its length: `bytes=0-`. The answer is still a 206.
@@ -189,6 +187,7 @@ mod tests {
             ("bytes=5-", ByteRange::From { first: 5 }),
             ("bytes=0-0", ByteRange::Bounded { first: 0, last: 0 }),
             ("bytes=1-2", ByteRange::Bounded { first: 1, last: 2 }),
+            ("bytes=2-1", ByteRange::Bounded { first: 2, last: 1 }),
             ("Bytes=1-2", ByteRange::Bounded { first: 1, last: 2 }),
             (" bytes= 1-2 ,, ", ByteRange::Bounded { first: 1, last: 2 }),
             ("bytes=,1-2", ByteRange::Bounded { first: 1, last: 2 }),
@@ -213,7 +212,6 @@ mod tests {
             "bytes=,",
             "bytes=1",
             "bytes=a-b",
-            "bytes=2-1",
             "bytes=1-2,4-5",
             "bytes=+1-2",
             "bytes=1-+2",
@@ -243,6 +241,10 @@ mod tests {
             ("bytes=3-5", 10, Some((3, 5))),
             ("bytes=3-99", 10, Some((3, 9))),
             ("bytes=10-99", 10, None),
+            ("bytes=5-3", 10, None),
+            ("bytes=5-4", 10, None),
+            ("bytes=1-0", 10, None),
+            ("bytes=99-3", 10, None),
             ("bytes=-3", 10, Some((7, 9))),
             ("bytes=-10", 10, Some((0, 9))),
             ("bytes=-99", 10, Some((0, 9))),
@@ -313,7 +315,7 @@ mod tests {
 
         #[test]
         fn resolved_ranges_lie_inside(first in 0u64..40, last in 0u64..40, count in 0u64..40, total in 0u64..32) {
-            for range in [ByteRange::From { first }, ByteRange::Bounded { first, last: first.max(last) }, ByteRange::Suffix { count }] {
+            for range in [ByteRange::From { first }, ByteRange::Bounded { first, last }, ByteRange::Suffix { count }] {
                 let wanted = (0..total).filter(|&at| match range {
                     ByteRange::From { first } => at >= first,
                     ByteRange::Bounded { first, last } => at >= first && at <= last,

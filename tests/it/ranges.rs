@@ -52,14 +52,14 @@ async fn parts_of_a_cached_blob() {
         assert_eq!(answer.header("content-length"), Some(&*(last - first + 1).to_string()));
         assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()));
     }
-    for ignored in ["bytes=0-9,20-29", "bytes=9-0", "bytes=x-y", "lines=0-9", "bytes", "bytes=-"] {
+    for ignored in ["bytes=0-9,20-29", "bytes=x-y", "lines=0-9", "bytes", "bytes=-"] {
         let answer = mirror.get_with(&path(&digest), &[("range", ignored)]).await;
         assert_eq!((answer.status, &answer.body), (200, &content), "{ignored}");
         assert!(answer.header("content-range").is_none());
     }
-    for beyond in ["bytes=1000-", "bytes=5000-6000", "bytes=-0"] {
-        let answer = mirror.get_with(&path(&digest), &[("range", beyond)]).await;
-        assert_eq!((answer.status, answer.error_code().as_str()), (416, "SIZE_INVALID"), "{beyond}");
+    for nothing in ["bytes=1000-", "bytes=5000-6000", "bytes=-0", "bytes=500-0"] {
+        let answer = mirror.get_with(&path(&digest), &[("range", nothing)]).await;
+        assert_eq!((answer.status, answer.error_code().as_str()), (416, "SIZE_INVALID"), "{nothing}");
         assert_eq!(answer.header("content-range"), Some("bytes */1000"));
     }
     assert_eq!(registry.count(|_| true), 1, "one GET, whatever parts were asked for");
