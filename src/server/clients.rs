@@ -80,8 +80,21 @@ impl Handler {
             }
             _ => {}
         }
-        // It is for the client to say who else it could be.
-        served.map_err(|error| if matches!(error, Error::Refused) { Error::Unauthenticated } else { error })
+        served.map_err(who_else)
+    }
+
+    /// Where nobody may come unnamed, a name that the upstream does not know is none; nor does one log in with it.
+    pub(super) async fn know_client(
+        &self,
+        upstream: &Upstream,
+        identity: &Identity,
+        facts: &mut Facts,
+    ) -> Result<(), Error> {
+        let operation = facts.operation;
+        if matches!(identity, Identity::Client(_)) && (operation == Label::Base || !self.access.load().is_open()) {
+            self.proofs.log_in(upstream).await.map_err(|error| facts.refused(operation, &error))?;
+        }
+        Ok(())
     }
 
     async fn admit_and_serve(
@@ -94,10 +107,7 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         let label = route.operation.label();
-        // Where nobody may come unnamed, a name that the upstream does not know is none.
-        if matches!(identity, Identity::Client(_)) && (label == Label::Base || !self.access.load().is_open()) {
-            self.proofs.log_in(upstream).await.map_err(|error| facts.refused(label, &error))?;
-        }
+        self.know_client(upstream, identity, facts).await?;
         let subject = match &route.operation {
             Operation::Base if matches!(identity, Identity::Client(_)) => return Ok(response::base()),
             // Where a password would not be taken it is not asked for; to say 200 would let any login succeed.
@@ -119,4 +129,9 @@ impl Handler {
         }
         self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await
     }
+}
+
+/// It is for the client to say who else it could be.
+pub(super) fn who_else(error: Error) -> Error {
+    if matches!(error, Error::Refused) { Error::Unauthenticated } else { error }
 }

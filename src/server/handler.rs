@@ -15,6 +15,7 @@ use hyper::body::{Body as _, Incoming};
 use super::{
     Connection, Handle,
     body::Body,
+    clients::who_else,
     conditions::{has_already, wanted_range},
     observe::{Facts, Observed, RequestId, Unanswered},
     response,
@@ -124,7 +125,14 @@ impl Handler {
         let (routed, mut upstream) = {
             let table = self.table.load();
             let routed = table.routes.resolve(asked.target());
-            let upstream = routed.as_ref().ok().and_then(|route| table.upstreams.get(&route.upstream));
+            let upstream = match &routed {
+                Ok(route) => table.upstreams.get(&route.upstream),
+                // It leads nowhere, but what its client shows may be for an upstream all the same.
+                Err(_) => {
+                    let login = table.routes.login(asked.target()).and_then(|login| table.upstreams.get(login));
+                    login.filter(|upstream| upstream.decides_by_client())
+                }
+            };
             let upstream = upstream.map(|upstream| upstream.on_behalf_of(ways_of(asked.headers)));
             (routed, upstream)
         };
@@ -151,7 +159,15 @@ impl Handler {
         if let Identity::User(name) = &identity {
             facts.user = Some(name.clone());
         }
-        let route = routed?;
+        let route = match routed {
+            Ok(route) => route,
+            Err(error) => {
+                if let Some(upstream) = &upstream {
+                    Box::pin(self.know_client(upstream, &identity, facts)).await.map_err(who_else)?;
+                }
+                return Err(error.into());
+            }
+        };
         match upstream {
             Some(upstream) if upstream.decides_by_client() => {
                 Box::pin(self.serve_by_client(asked, body, route, upstream, identity, facts)).await

@@ -116,3 +116,28 @@ async fn where_nobody_may_pull_unnamed_the_upstreams_users_may() {
     world.registry.fault(When::tokens(), crate::support::fake_registry::Fault::status(503));
     assert_eq!(get_as(&mirror, ("carol", "x"), &private).await.status, 502);
 }
+
+/// What is shown with it is not for us to judge, so it is what was asked for that is wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_names_its_digest_wrongly_is_told_so_whoever_asks() {
+    let world = World::new().await;
+    let (open, closed) = (forebay::access::Anonymous::Pull, forebay::access::Anonymous::None);
+    for (anonymous, who, status, code) in [
+        (open, Some(ANN), 400, "DIGEST_INVALID"),
+        (open, None, 400, "DIGEST_INVALID"),
+        (closed, Some(ANN), 400, "DIGEST_INVALID"),
+        (closed, Some((ANN.0, "wrong")), 401, "UNAUTHORIZED"),
+        (closed, None, 401, "UNAUTHORIZED"),
+    ] {
+        let mirror = world.mirror("push = true").config(|config| config.access.anonymous = anonymous).start().await;
+        let path = "/v2/team/a/manifests/sha256:baddigeststring";
+        for method in [Method::GET, Method::PUT] {
+            let answer = match who {
+                Some(who) => request_as(&mirror, who, method.clone(), path).await,
+                None => mirror.request(method.clone(), path, &[]).await,
+            };
+            assert_eq!((answer.status, &*answer.error_code()), (status, code), "{anonymous:?} {who:?} {method}");
+        }
+    }
+    assert_eq!(world.registry.count(|request| request.path.starts_with("/v2/team")), 0);
+}
