@@ -28,7 +28,7 @@ use crate::{
     metrics::{Metrics, Operation as Label, Outcome},
     oci::{Accept, Digest, Reference},
     push::{self, Caches, Gone, Push, Seal},
-    route::{Operation, Route, Routes, Target},
+    route::{Operation, Route, RouteError, Routes, Target},
     upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Upstream},
 };
 
@@ -165,7 +165,7 @@ impl Handler {
                 if let Some(upstream) = &upstream {
                     Box::pin(self.know_client(upstream, &identity, facts)).await.map_err(who_else)?;
                 }
-                return Err(error.into());
+                return Err(told(asked, error));
             }
         };
         match upstream {
@@ -430,6 +430,14 @@ impl Facts {
 fn ways_of(headers: &HeaderMap) -> Option<HeaderValue> {
     let hops: Vec<&[u8]> = headers.get_all(header::VIA).iter().map(HeaderValue::as_bytes).collect();
     if hops.is_empty() { None } else { HeaderValue::from_bytes(&hops.join(&b", "[..])).ok() }
+}
+
+/// What is no tag is none that is there, for who asks for it; who would make it is told why not.
+fn told(asked: Asked<'_>, error: RouteError) -> Error {
+    match error {
+        RouteError::Tag(_) if asked.is_head() || *asked.method == Method::GET => Error::ManifestUnknown,
+        error => error.into(),
+    }
 }
 
 /// 304, when the client has this content.
