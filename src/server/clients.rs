@@ -7,13 +7,13 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Response};
-use hyper::body::Incoming;
 
 use super::{
     body::Body,
     handler::{Asked, Handler},
     observe::Facts,
     response,
+    unread::Lent,
 };
 use crate::{
     access::{self, Identity, Subject},
@@ -63,7 +63,7 @@ impl Handler {
     pub(super) async fn serve_by_client(
         &self,
         asked: Asked<'_>,
-        body: Incoming,
+        body: Lent,
         route: Route,
         upstream: Upstream,
         identity: Identity,
@@ -100,7 +100,7 @@ impl Handler {
     async fn admit_and_serve(
         &self,
         asked: Asked<'_>,
-        body: Incoming,
+        body: Lent,
         route: Route,
         upstream: &Upstream,
         identity: &Identity,

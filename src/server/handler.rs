@@ -19,6 +19,7 @@ use super::{
     conditions::{has_already, wanted_range},
     observe::{Facts, Observed, RequestId, Unanswered},
     response,
+    unread::{self, Lent},
 };
 use crate::{
     access::{AccessControl, Identity, Proofs},
@@ -67,6 +68,7 @@ impl Handle for Handler {
 
     async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Observed> {
         let (head, body) = request.into_parts();
+        let (body, rest) = unread::lend(body, head.version, &head.headers);
         // On the heap: it goes through many hands until its body is over.
         let mut facts = Box::new(Facts::new(self.next_id(), connection.peer, head.method.clone(), head.uri.path()));
         let mut namespace = None;
@@ -77,6 +79,11 @@ impl Handle for Handler {
         let response = answered.unwrap_or_else(|error| response::error(&error));
         let mut response = response::without_body(&head.method, response);
         response::common(response.headers_mut(), facts.id.header(), &self.via, namespace.as_deref());
+        if let Some(rest) = rest
+            && !Box::pin(rest.read()).await
+        {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let status = response.status();
         let length = response.headers().get(header::CONTENT_LENGTH);
         let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -103,7 +110,7 @@ impl Handler {
     async fn answer(
         &self,
         asked: Asked<'_>,
-        body: Incoming,
+        body: Lent,
         facts: &mut Facts,
         namespace: &mut Option<String>,
     ) -> Result<Response<Body>, Error> {
@@ -117,7 +124,7 @@ impl Handler {
     async fn admit_and_answer(
         &self,
         asked: Asked<'_>,
-        body: Incoming,
+        body: Lent,
         facts: &mut Facts,
         namespace: &mut Option<String>,
     ) -> Result<Response<Body>, Error> {
@@ -183,7 +190,7 @@ impl Handler {
     pub(super) async fn serve_shared(
         &self,
         asked: Asked<'_>,
-        body: Incoming,
+        body: Lent,
         route: Route,
         upstream: Option<Upstream>,
         identity: &Identity,
@@ -203,7 +210,7 @@ impl Handler {
     async fn push(
         &self,
         asked: Asked<'_>,
-        body: Incoming,
+        body: Lent,
         route: Route,
         upstream: Option<Upstream>,
         identity: &Identity,

@@ -29,6 +29,7 @@ mod stream;
 mod streams;
 mod timeouts;
 mod tls;
+mod unread;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -12,6 +12,7 @@ use tokio::{
 use super::{begin, digest, location, mirror_of, with_digest};
 use crate::support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, When},
+    mirror::Mirror,
     raw::Raw,
     until::bounded,
 };
@@ -113,4 +114,49 @@ async fn over_http_2_content_passes_as_well() {
     assert_eq!(registry.blob("team/app", &digest).unwrap(), content);
     let sent = registry.requests().into_iter().find(|request| request.method == Method::PUT).unwrap();
     assert_eq!(sent.header("content-length"), Some("20000000"), "its length is told on");
+}
+
+/// Sends all of this at once and reads until the connection ends: the statuses that came, and whether the first answer
+/// said that it is the last.
+async fn exchange(mirror: &Mirror, sent: &str) -> (Vec<u16>, bool) {
+    let mut stream = TcpStream::connect(mirror.address()).await.unwrap();
+    stream.write_all(sent.as_bytes()).await.unwrap();
+    let mut received = Vec::new();
+    // A connection that is reset has ended, too.
+    let _ = bounded(stream.read_to_end(&mut received)).await;
+    let text = String::from_utf8_lossy(&received).to_ascii_lowercase();
+    let answers: Vec<&str> = text.split("http/1.1 ").skip(1).collect();
+    let statuses = answers.iter().map(|answer| answer[..3].parse().unwrap()).collect();
+    (statuses, answers.first().is_some_and(|first| first.contains("\r\nconnection: close\r\n")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_whose_content_nobody_wanted_can_be_used_again_or_its_end_is_announced() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let next = "GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    for (line, status) in [
+        ("PUT /v2/team/app/manifests/sha256:none", 400),
+        ("PATCH /v2/team/app/blobs/uploads/1?_state=none", 404),
+        ("POST /v2/", 405),
+        ("GET /v2/", 200),
+    ] {
+        // More than is read at once with the head.
+        let content = "x".repeat(200_000);
+        let len = content.len();
+        let sent = format!("{line} HTTP/1.1\r\nhost: x\r\ncontent-length: {len}\r\n\r\n{content}{next}");
+        assert_eq!(exchange(&mirror, &sent).await.0, [status, 200], "{line}");
+        let sent = format!(
+            "{line} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{len:x}\r\n{content}\r\n0\r\n\r\n{next}"
+        );
+        assert_eq!(exchange(&mirror, &sent).await.0, [status, 200], "{line}, chunked");
+        for (what, head) in [
+            ("too much to be read", "content-length: 1000000"),
+            ("does not come", "content-length: 5"),
+            ("is held back", "content-length: 5\r\nexpect: 100-continue"),
+        ] {
+            let sent = format!("{line} HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n");
+            assert_eq!(exchange(&mirror, &sent).await, (vec![status], true), "{line}, {what}");
+        }
+    }
 }

@@ -1,0 +1,114 @@
+//! What nobody has read of a request when its answer is there.
+//!
+//! What must hold: on HTTP/1 a client that sends its next request on the same connection finds it open, or was told that
+//! it would not. hyper closes a connection behind an answer when the request's body was not read to its end, and has said
+//! by then that it stays open; so a little of the body is read here, as other servers do, and else the end is announced.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+/// How much is read to keep a connection, in bytes, and for how long: more costs more than another connection.
+const MOST: u64 = 256 * 1024;
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The body of a request. Whoever drops it gives back what they left.
+pub struct Lent {
+    body: Option<Incoming>,
+    back: Option<Arc<Mutex<Back>>>,
+}
+
+#[derive(Default)]
+struct Back {
+    /// Where it has not been read to its end and is with nobody.
+    body: Option<Incoming>,
+    /// Its client waits to be told to send it, and has not been.
+    held_back: bool,
+    ended: bool,
+}
+
+/// The other end of what is lent.
+pub struct Rest(Arc<Mutex<Back>>);
+
+/// Lends the body of a request. `None`: nothing can be left of it that would be in the way.
+pub fn lend(body: Incoming, version: Version, headers: &HeaderMap) -> (Lent, Option<Rest>) {
+    if body.is_end_stream() || version > Version::HTTP_11 {
+        return (Lent { body: Some(body), back: None }, None);
+    }
+    let held_back = headers.contains_key(header::EXPECT);
+    let back = Arc::new(Mutex::new(Back { held_back, ..Back::default() }));
+    (Lent { body: Some(body), back: Some(Arc::clone(&back)) }, Some(Rest(back)))
+}
+
+impl Rest {
+    /// Reads what is left, if it is little and comes soon. False: the connection cannot be used again.
+    pub async fn read(self) -> bool {
+        let mut body = {
+            let mut back = lock(&self.0);
+            match back.body.take() {
+                _ if back.ended => return true,
+                Some(body) if !back.held_back && body.size_hint().lower() <= MOST => body,
+                _ => return false,
+            }
+        };
+        let reading = async {
+            let mut left = MOST;
+            while let Some(frame) = body.frame().await {
+                let len = frame.ok()?.data_ref().map_or(0, Bytes::len);
+                left = left.checked_sub(len as u64)?;
+            }
+            Some(())
+        };
+        matches!(tokio::time::timeout(PATIENCE, reading).await, Ok(Some(())))
+    }
+}
+
+impl Body for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let ended = matches!(polled, Poll::Ready(None)) || body.is_end_stream();
+        if let Some(back) = &self.back {
+            let mut back = lock(back);
+            back.held_back = false;
+            back.ended |= ended;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(back) = &self.back {
+            lock(back).body = self.body.take();
+        }
+    }
+}
+
+/// Held for an assignment, never over a wait.
+fn lock(back: &Mutex<Back>) -> MutexGuard<'_, Back> {
+    back.lock().unwrap_or_else(PoisonError::into_inner)
+}
