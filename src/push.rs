@@ -17,7 +17,7 @@ mod seal;
 mod session;
 mod tee;
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::tee::Tap;
 pub use self::{
@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::{
     access::Proofs,
-    cache::{Lists, ManifestCache, Tees},
+    cache::{BlobCache, Lists, ManifestCache},
     chain::Chain,
     error::Error,
     metrics::Operation,
@@ -36,6 +36,9 @@ use crate::{
     route::Write,
     upstream::{Content, Upstream, Written},
 };
+
+/// Says that an upstream has noted whom a manifest refers to.
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// A change that a client asks for.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +61,7 @@ pub struct Caches<'a> {
     pub lists: &'a Lists,
     pub gone: &'a Gone,
     pub proofs: &'a Proofs,
-    pub tees: &'a Tees,
+    pub blobs: &'a BlobCache,
 }
 
 /// The upstream's answer; `location` is as the client has to ask us.
@@ -73,22 +76,37 @@ pub async fn pass(
     caches: Caches<'_>,
 ) -> Result<Written, (Error, Option<String>)> {
     let (asked, kept) = outbound::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
-    let tap = Tap::of(push, kept, content.is_some(), upstream, caches.tees);
+    let tap = Tap::of(push, kept, content.is_some(), upstream, caches.blobs.tees());
     let content = content.map(|content| tap.put_on(content));
-    let mut written = upstream.write(asked, content).await.map_err(|error| {
-        let cause = Chain(&error).to_string();
-        (Error::from_upstream(Operation::Push, &error), Some(cause))
-    })?;
-    if written.is_success() {
-        note(push, &written, upstream, caches).await;
+    let mut written = match upstream.write(asked, content).await {
+        Ok(written) => written,
+        Err(error) => {
+            // It may have been made all the same.
+            if error.kind.is_outage() {
+                note(push, false, upstream, caches).await;
+            }
+            let cause = Chain(&error).to_string();
+            return Err((Error::from_upstream(Operation::Push, &error), Some(cause)));
+        }
+    };
+    // What is not there any more is forgotten as well: an earlier answer to the same may have been lost.
+    let is_gone = *push.method == Method::DELETE && written.is_not_found();
+    if written.is_success() || is_gone {
+        note(push, written.is_created(), upstream, caches).await;
     }
-    let kept = tap.take_off(push, &written, upstream, caches.tees).await;
+    if let Write::PutManifest(reference) = push.write
+        && written.is_success()
+        && !written.headers.contains_key(OCI_SUBJECT)
+    {
+        caches.lists.note_put(upstream.name(), push.repository, reference);
+    }
+    let kept = tap.take_off(push, &written, upstream, caches.blobs.tees()).await;
     written.location = location::of(push, &written, upstream.name(), seal, kept);
     Ok(written)
 }
 
 /// Has the caches know of a change that was made.
-async fn note(push: Push<'_>, written: &Written, upstream: &Upstream, caches: Caches<'_>) {
+async fn note(push: Push<'_>, created: bool, upstream: &Upstream, caches: Caches<'_>) {
     let repository = push.repository;
     let deleted = match push.write {
         Write::DeleteManifest(Reference::Digest(digest)) | Write::DeleteBlob(digest) => Some(digest),
@@ -97,7 +115,7 @@ async fn note(push: Push<'_>, written: &Written, upstream: &Upstream, caches: Ca
     caches.proofs.changed(upstream, repository, deleted);
     match push.write {
         Write::PutManifest(reference) => {
-            caches.manifests.note_write();
+            caches.manifests.note_write(upstream, repository);
             if let Reference::Tag(tag) = reference {
                 caches.manifests.forget_tag(upstream, repository, tag).await;
             }
@@ -109,16 +127,20 @@ async fn note(push: Push<'_>, written: &Written, upstream: &Upstream, caches: Ca
         Write::DeleteManifest(Reference::Digest(digest)) => {
             caches.manifests.forget_manifest(upstream, repository, digest).await;
         }
-        Write::DeleteBlob(digest) => caches.gone.note(upstream.name(), repository, digest),
-        Write::Begin(_) | Write::Upload if written.is_created() => {
-            if let Some(digest) = created(push.uri) {
+        Write::DeleteBlob(digest) => {
+            caches.gone.note(upstream.name(), repository, digest);
+            // Who has it in another repository fetches it again.
+            caches.blobs.forget(upstream, digest).await;
+        }
+        Write::Begin(_) | Write::Upload if created => {
+            if let Some(digest) = created_by(push.uri) {
                 caches.gone.forget(upstream.name(), repository, &digest);
             }
         }
         Write::Begin(_) | Write::Upload | Write::NotAllowed => {}
     }
     // A repository may begin with a blob, and then the catalogue has it.
-    if written.is_created() || matches!(push.write, Write::PutManifest(_) | Write::DeleteManifest(_)) {
+    if created || matches!(push.write, Write::PutManifest(_) | Write::DeleteManifest(_)) {
         caches.lists.note_write(upstream.name(), repository);
     }
 }
@@ -130,7 +152,7 @@ fn tags(uri: &Uri) -> Vec<Tag> {
 }
 
 /// The digest of the blob that a request makes: of the content it ends, or of what it mounts.
-fn created(uri: &Uri) -> Option<Digest> {
+fn created_by(uri: &Uri) -> Option<Digest> {
     let mut pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
     pairs.find_map(|(key, value)| matches!(&*key, "digest" | "mount").then(|| value.parse().ok())?)
 }

@@ -6,17 +6,18 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BlobReader, Config, ContentId, DiskStore, FileSlice, Images, ReadError, Source, Tees,
+    BlobReader, Config, ContentId, DiskStore, FileSlice, Images, Pool, ReadError, Source, Tees,
     disk::StoredBlob,
     fill::{FillError, Fills, Joined},
+    lru::Key,
     prefetch::Prefetch,
     through::ThroughReader,
     transfer::Transfer,
 };
 use crate::{
     metrics::{Metrics, Outcome},
-    oci::{ByteRange, ResolvedRange},
-    upstream::{self, ErrorKind},
+    oci::{ByteRange, Digest, ResolvedRange},
+    upstream::{self, ErrorKind, Upstream},
 };
 
 /// A blob no larger than this is verified before its head is sent: what is wrong with it is then a clear
@@ -152,6 +153,11 @@ impl BlobCache {
         let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
         let reader = BlobReader::Growing(membership.read(source.clone(), first, end));
         Some(Ok(OpenedBlob { reader, total, range, outcome, stored: true }))
+    }
+
+    /// Forgets a blob that was deleted. Who reads it goes on.
+    pub async fn forget(&self, upstream: &Upstream, digest: &Digest) {
+        self.store.remove(Key::Blob(Pool::of(upstream).id(digest))).await;
     }
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.

@@ -310,7 +310,7 @@ impl ManifestCache {
             reference: reference.clone(),
             class: wanted.accept.class(),
             head,
-            writes: self.0.tags.writes(),
+            writes: self.0.tags.writes(wanted.upstream.name(), &wanted.repository),
         };
         // Every 404 is a GET's in the end: a HEAD's is not believed.
         if self.0.missing.contains_key(&Question { head: false, ..question.clone() }) {

@@ -22,7 +22,7 @@ pub use media_type::{MediaType, MediaTypeKind};
 pub use name::{Reference, Repository, Tag};
 pub use path::{Endpoint, Resource, Shape};
 pub use range::{ByteRange, ContentRange, ResolvedRange};
-pub use referrers::{NO_REFERRERS, Referrers};
+pub use referrers::{NO_REFERRERS, Referrers, is_referrers_tag};
 pub use schema1::schema1_payload;
 
 /// Whether a byte may stand in a token. Source: RFC 9110 section 5.6.2.

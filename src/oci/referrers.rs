@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::MediaTypeKind;
+use super::{Algorithm, MediaTypeKind, Tag};
 
 /// What is said of a subject that nothing refers to.
 pub const NO_REFERRERS: &[u8] =
@@ -53,6 +53,16 @@ impl Referrers {
 }
 
 /// The document, if it is an index.
+/// Whether a tag is one that stands for the referrers of a digest.
+///
+/// Source: OCI distribution specification v1.1, "Referrers Tag Schema".
+pub fn is_referrers_tag(tag: &Tag) -> bool {
+    let Some((algorithm, hex)) = tag.as_str().split_once('-') else { return false };
+    Algorithm::ALL.iter().any(|known| known.as_str() == algorithm)
+        && hex.len() == 64
+        && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 fn parse(index: &[u8]) -> Option<Value> {
     let document: Value = serde_json::from_slice(index).ok()?;
     let is_index = match document.get("mediaType") {

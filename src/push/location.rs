@@ -19,7 +19,7 @@ pub(super) fn of(push: Push<'_>, written: &Written, upstream: &str, seal: &Seal,
         Write::Begin(_) | Write::Upload => {
             let front = front(push, "/blobs/uploads", upstream);
             if written.is_created() {
-                let digest = last.parse::<Digest>().ok().or_else(|| super::created(push.uri))?;
+                let digest = last.parse::<Digest>().ok().or_else(|| super::created_by(push.uri))?;
                 return Some(with_namespace(format!("{front}/blobs/{digest}"), push.namespace, None));
             }
             let sealed = Session { target: location.to_owned(), kept }.seal(upstream, push.repository, seal)?;

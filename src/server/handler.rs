@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     access::{AccessControl, Identity, Proofs},
-    cache::{BlobCache, List, Lists, ManifestCache, Source, Wanted, blobs::BlobSize},
+    cache::{BlobCache, List, Lists, ManifestCache, Source, Wanted, blobs::BlobSize, manifests::ManifestHead},
     chain::Chain,
     error::Error,
     metrics::{Metrics, Operation as Label, Outcome},
@@ -239,7 +239,7 @@ impl Handler {
             lists: &self.lists,
             gone: &self.gone,
             proofs: &self.proofs,
-            tees: self.blobs.tees(),
+            blobs: &self.blobs,
         };
         let written = push::pass(push, content, &upstream, &seal, caches).await.map_err(|(error, cause)| {
             facts.cause = cause;
@@ -268,7 +268,7 @@ impl Handler {
         facts: &mut Facts,
     ) -> Option<Response<Body>> {
         let Operation::Manifest(reference) = &route.operation else { return None };
-        let upstream = upstream.filter(|upstream| !wants_proof(asked, upstream, reference))?;
+        let upstream = upstream.filter(|upstream| !wants_proof(asked, upstream))?;
         let accept = Accept::from_headers(asked.headers);
         let served = self.manifests.at_hand(upstream, route.repository.as_ref()?, reference, &accept)?;
         facts.outcome = served.outcome;
@@ -317,10 +317,14 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         if asked.is_head() {
-            if wants_proof(asked, &wanted.upstream, reference) {
-                self.has_manifest(wanted, reference, facts).await?;
-            }
-            let head = self.manifests.head(wanted, reference).await.map_err(|error| facts.failed(error))?;
+            let told = match wants_proof(asked, &wanted.upstream) {
+                true => self.has_manifest(wanted, reference, facts).await?,
+                false => None,
+            };
+            let head = match told {
+                Some(head) => head,
+                None => self.manifests.head(wanted, reference).await.map_err(|error| facts.failed(error))?,
+            };
             facts.outcome = head.outcome;
             return Ok(unless_known(asked, &head.digest, facts).unwrap_or_else(|| response::manifest_head(&head)));
         }
@@ -379,14 +383,17 @@ impl Handler {
         }
     }
 
-    /// The same for a manifest, by its digest.
-    async fn has_manifest(&self, wanted: &Wanted, reference: &Reference, facts: &mut Facts) -> Result<(), Error> {
+    /// The same for a manifest; what the upstream says of it, where that is all that a client needs to know.
+    async fn has_manifest(
+        &self,
+        wanted: &Wanted,
+        reference: &Reference,
+        facts: &mut Facts,
+    ) -> Result<Option<ManifestHead>, Error> {
         match wanted.upstream.head_manifest(&wanted.repository, reference, &wanted.accept).await {
-            Err(error) if !error.kind.is_outage() && error.kind != ErrorKind::Unsupported => {
-                facts.cause = Some(Chain(&error).to_string());
-                Err(Error::from_upstream(Label::Manifest, &error))
-            }
-            Ok(_) | Err(_) => Ok(()),
+            Ok(head) => Ok(ManifestHead::told_by(head)),
+            Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Unsupported => Ok(None),
+            Err(error) => Err(facts.refused(Label::Manifest, &error)),
         }
     }
 
@@ -453,7 +460,7 @@ fn unless_known(asked: Asked<'_>, digest: &Digest, facts: &Facts) -> Option<Resp
 }
 
 /// Whether a client may be about to push, and asks whether it can leave this out: a manifest by its digest may be cached by
-/// way of another repository.
-fn wants_proof(asked: Asked<'_>, upstream: &Upstream, reference: &Reference) -> bool {
-    asked.is_head() && upstream.allows_push() && matches!(reference, Reference::Digest(_))
+/// way of another repository, and a tag may have been moved by somebody else.
+fn wants_proof(asked: Asked<'_>, upstream: &Upstream) -> bool {
+    asked.is_head() && upstream.allows_push()
 }

@@ -47,7 +47,7 @@ const PASSED_ON: [HeaderName; 13] = [
 ];
 
 /// A change to be made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Write<'a> {
     pub method: Method,
     pub repository: &'a Repository,
@@ -93,6 +93,11 @@ impl Written {
         self.status.is_success()
     }
 
+    /// Whether what was to be changed is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
     /// Whether there is something new, which `location` is the place of. Otherwise that is an upload's.
     pub fn is_created(&self) -> bool {
         self.status == StatusCode::CREATED
@@ -130,8 +135,22 @@ impl Shared {
         };
         let cause = self.cause(&scope, asking.client);
         let answer = match content {
-            None => Box::pin(self.write_without_content(endpoint, cause, write, &url)).await?,
             Some(content) => Box::pin(self.write_with_content(endpoint, cause, write, &url, content)).await?,
+            None => {
+                let instead = without_mount(&write, &url);
+                let answered = Box::pin(self.write_without_content(endpoint, cause, write, &url)).await;
+                match instead {
+                    Some((write, url)) if is_refusal(&answered) => {
+                        if let Ok(answer) = answered {
+                            discard(answer).await;
+                        }
+                        let scope = Scope::Push { repository: write.repository.clone(), from: None };
+                        let cause = self.cause(&scope, asking.client);
+                        Box::pin(self.write_without_content(endpoint, cause, write, &url)).await?
+                    }
+                    _ => answered?,
+                }
+            }
         };
         self.written(endpoint, answer, &url).await
     }
@@ -295,13 +314,33 @@ impl Shared {
             Some(location) => own(endpoint.base(), url, location).ok(),
             None => None,
         };
-        let turn = self.turn().await?;
         let body = whole_body(answer, url, MAX_ANSWER).await.map_err(|error| match error.kind {
             ErrorKind::TooLarge => Error::new(ErrorKind::Protocol, error.to_string()),
             _ => error,
         })?;
-        drop(turn);
         Ok(Written { status, headers, location, body })
+    }
+}
+
+/// The upload that begins where a blob cannot be mounted. Who may push here and not read there is told by a registry to
+/// send the content; some say 401 to all of it instead, which clients take for the end.
+///
+/// Source: OCI distribution specification v1.1, "Mounting a blob from another repository".
+fn without_mount<'a>(write: &Write<'a>, url: &Url) -> Option<(Write<'a>, Url)> {
+    let Need::Push { from: Some(_) } = &write.need else { return None };
+    let rest: Vec<_> = url.query_pairs().filter(|(key, _)| !matches!(&**key, "mount" | "from")).collect();
+    let mut plain = url.clone();
+    plain.set_query(None);
+    if !rest.is_empty() {
+        plain.query_pairs_mut().extend_pairs(rest);
+    }
+    Some((Write { need: Need::Push { from: None }, ..write.clone() }, plain))
+}
+
+fn is_refusal(answered: &Result<Response, Error>) -> bool {
+    match answered {
+        Ok(answer) => matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+        Err(error) => matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied),
     }
 }
 

@@ -1,10 +1,7 @@
 //! The last answers, in memory.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -17,6 +14,7 @@ use crate::{
     cache::{
         Config,
         freshness::{self, Freshness},
+        writes::Writes,
     },
     oci::Repository,
     upstream::Access,
@@ -44,8 +42,7 @@ pub(super) enum Answer {
 
 pub(super) struct Answers {
     kept: moka::sync::Cache<ListKey, Arc<Kept>>,
-    /// How many changes were made through us.
-    writes: AtomicU64,
+    writes: Writes,
     tag_ttl: Duration,
     negative_ttl: Duration,
     stale_if_error: Duration,
@@ -65,7 +62,7 @@ impl Answers {
             .eviction_policy(EvictionPolicy::lru())
             .build();
         let Config { tag_ttl, negative_ttl, stale_if_error, .. } = *config;
-        Self { kept, writes: AtomicU64::new(0), tag_ttl, negative_ttl, stale_if_error }
+        Self { kept, writes: Writes::default(), tag_ttl, negative_ttl, stale_if_error }
     }
 
     /// The last answer, and how far it can be believed. One too old for anything is not given; nor, where an upstream
@@ -93,7 +90,7 @@ impl Answers {
 
     /// Keeps an answer, unless something was changed since it was asked for. One that is too long leaves none.
     pub fn note(&self, question: &Question, answer: &Answer) {
-        if question.writes != self.writes() {
+        if question.writes != self.writes(&question.key) {
             return;
         }
         let answer = match answer {
@@ -105,7 +102,7 @@ impl Answers {
             Answer::NoEndpoint | Answer::NoReferrers => answer.clone(),
         };
         self.kept.insert(question.key.clone(), Arc::new(Kept { answer, since: SystemTime::now() }));
-        if question.writes != self.writes() {
+        if question.writes != self.writes(&question.key) {
             self.forget(&question.key);
         }
     }
@@ -114,15 +111,15 @@ impl Answers {
         self.kept.invalidate(key);
     }
 
-    /// How many changes were made through us.
-    pub fn writes(&self) -> u64 {
-        self.writes.load(Ordering::SeqCst)
+    /// How many changes were made through us where the list could show them.
+    pub fn writes(&self, key: &ListKey) -> u64 {
+        self.writes.of(&key.upstream, key.list.repository())
     }
 
     /// Something was changed in a repository: all lists in which that may show are forgotten, whoever asked for them.
     pub fn forget_repository(&self, upstream: &Arc<str>, repository: &Repository) {
         // First, so that no answer to an earlier question comes in behind.
-        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.writes.note(upstream, repository);
         for (key, _) in &self.kept {
             if key.upstream == *upstream && key.list.repository().is_none_or(|of| of == repository) {
                 self.forget(&key);
@@ -177,7 +174,7 @@ mod tests {
     }
 
     fn note(answers: &Answers, key: &ListKey, answer: &Answer) {
-        answers.note(&Question { key: key.clone(), writes: answers.writes() }, answer);
+        answers.note(&Question { key: key.clone(), writes: answers.writes(key) }, answer);
     }
 
     #[test]
@@ -250,7 +247,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_asked_for_before_a_change_is_not_kept() {
         let answers = answers(Duration::ZERO);
-        let early = Question { key: tags("a", ""), writes: answers.writes() };
+        let early = Question { key: tags("a", ""), writes: answers.writes(&tags("a", "")) };
         answers.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
         answers.note(&early, &list(1));
         assert_eq!(answers.get(&early.key, Access::Shared).0, None);

@@ -1,10 +1,7 @@
 //! What is known of tags, in memory over disk.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -16,6 +13,7 @@ use crate::{
         lru::Key,
         recency::LastUse,
         tag_record::{TagKey, TagRecord},
+        writes::Writes,
     },
     oci::{Digest, Reference, Repository},
 };
@@ -31,8 +29,7 @@ pub(super) struct TagRecords {
     memory: moka::sync::Cache<TagKey, Remembered>,
     /// Tags whose upstream could not answer a moment ago: what is stale is served without asking again.
     troubled: moka::sync::Cache<TagKey, ()>,
-    /// How many changes were made through us.
-    writes: AtomicU64,
+    writes: Writes,
     tag_ttl: Duration,
     stale_if_error: Duration,
 }
@@ -61,7 +58,7 @@ impl TagRecords {
             writer,
             memory: moka::sync::Cache::builder().max_capacity(MOST_RECORDS).support_invalidation_closures().build(),
             troubled,
-            writes: AtomicU64::new(0),
+            writes: Writes::default(),
             tag_ttl: config.tag_ttl,
             stale_if_error: config.stale_if_error,
         }
@@ -87,21 +84,22 @@ impl TagRecords {
         Some(record)
     }
 
-    /// How many changes were made through us. What was asked, or read, when there were fewer may be outdated.
-    pub fn writes(&self) -> u64 {
-        self.writes.load(Ordering::SeqCst)
+    /// How many changes were made through us in a repository. What was asked, or read, when there were fewer may be
+    /// outdated.
+    pub fn writes(&self, upstream: &Arc<str>, repository: &Repository) -> u64 {
+        self.writes.of(upstream, Some(repository))
     }
 
     /// A change was made: to be called before anything is removed because of it.
-    pub fn note_write(&self) {
-        self.writes.fetch_add(1, Ordering::SeqCst);
+    pub fn note_write(&self, upstream: &Arc<str>, repository: &Repository) {
+        self.writes.note(upstream, repository);
     }
 
     async fn find(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
         if let Some(record) = self.in_memory(key) {
             return Some(record);
         }
-        let writes = self.writes();
+        let writes = self.writes(&key.upstream, &key.repository);
         let bytes = match self.store.read(Key::Tag(key.clone()), TagRecord::MAX_LEN).await {
             Ok(bytes) => bytes?,
             Err(error) => {
@@ -111,7 +109,7 @@ impl TagRecords {
         };
         let record = Arc::new(TagRecord::decode(&bytes)?);
         self.memory.insert(key.clone(), Remembered::new(record.clone()));
-        if self.writes() != writes {
+        if self.writes(&key.upstream, &key.repository) != writes {
             // It may have been removed while it was read: the next one looks again.
             self.memory.invalidate(key);
         }
@@ -134,13 +132,13 @@ impl TagRecords {
     pub async fn put(&self, wanted: &Wanted, question: &Question, record: TagRecord) -> Arc<TagRecord> {
         let record = Arc::new(record);
         if let Reference::Tag(tag) = &question.reference
-            && question.writes == self.writes()
+            && question.writes == self.writes(&question.upstream, &question.repository)
         {
             let key = wanted.key(tag);
             self.memory.insert(key.clone(), Remembered::new(record.clone()));
             self.troubled.invalidate(&key);
             self.writer.write(Key::Tag(key.clone()), record.encode()).await;
-            if question.writes != self.writes() {
+            if question.writes != self.writes(&question.upstream, &question.repository) {
                 self.remove(&key).await;
             }
         }

@@ -15,13 +15,13 @@ use crate::{
 
 impl ManifestCache {
     /// A manifest was put that may have been asked for in vain.
-    pub fn note_write(&self) {
-        self.0.tags.note_write();
+    pub fn note_write(&self, upstream: &Upstream, repository: &Repository) {
+        self.0.tags.note_write(upstream.name(), repository);
     }
 
     /// A tag was made, moved or deleted.
     pub async fn forget_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
-        self.0.tags.note_write();
+        self.0.tags.note_write(upstream.name(), repository);
         // Whatever the class is: all of them are meant.
         let class = Accept::from_headers(&HeaderMap::new()).class();
         let (pool, upstream) = (Pool::of(upstream), upstream.name().clone());
@@ -32,7 +32,7 @@ impl ManifestCache {
     /// A manifest was deleted, and with it the tags that point at it. Whoever has it in another repository fetches it
     /// again.
     pub async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
-        self.0.tags.note_write();
+        self.0.tags.note_write(upstream.name(), repository);
         let id = Pool::of(upstream).id(digest);
         self.0.contents.invalidate(&id);
         self.0.store.remove(Key::Manifest(id.clone())).await;

@@ -102,3 +102,20 @@ async fn with_a_password_that_is_wrong_nothing_is_sent() {
     }
     assert!(registry.requests().iter().all(|request| request.header("authorization") != Some(&ann)));
 }
+
+/// Clients take a 401 to a mount for the end of the push.
+#[tokio::test]
+async fn what_may_not_be_mounted_is_to_be_sent() {
+    let registry = FakeRegistry::start().await;
+    registry.require(Auth::Bearer(Bearer { rights: vec![("", "team/app")], ..Bearer::default() }));
+    let blob = registry.add_blob("team/secret", "content");
+    let mirror = mirror_of(&registry).await;
+    let mount = format!("/v2/team/app/blobs/uploads/?mount={blob}&from=team%2Fsecret");
+    let begun = mirror.request(Method::POST, &mount, &[]).await;
+    assert_eq!((begun.status, begun.header("location").is_some()), (202, true));
+    let last = registry.requests().pop().unwrap();
+    assert!(last.parameter("mount").is_empty() && last.parameter("from").is_empty(), "{last:?}");
+    // Where nothing may be pushed, that is the answer.
+    let refused = mirror.request(Method::POST, &mount.replace("team/app", "team/none"), &[]).await;
+    assert_eq!(refused.status, 403);
+}

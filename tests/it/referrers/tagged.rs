@@ -212,3 +212,22 @@ async fn a_tag_that_is_pushed_through_the_mirror_refers_at_once() {
     assert_eq!(mirror.request(http::Method::DELETE, &put, &[]).await.status, 202);
     assert_eq!(digests(&mirror.get(&path).await).len(), 0);
 }
+
+/// By a 200, who has just pushed a signature takes it that the upstream keeps referrers by itself, and leaves out the tag.
+#[tokio::test]
+async fn who_pushes_is_told_that_there_is_no_endpoint() {
+    let (registry, subject, path) = old_registry().await;
+    let mirror = Mirror::build(&registry).config(|config| config.upstreams[0].push = true).start().await;
+    assert_eq!(mirror.get(&path).await.status, 200);
+    let (stored, _) = index();
+    let put = async |reference: &str, media_type: &str, content: &str| {
+        let path = format!("/v2/team/app/manifests/{reference}");
+        let headers = [("content-type", media_type)];
+        assert_eq!(mirror.send(http::Method::PUT, &path, &headers, content.to_owned()).await.status, 201);
+    };
+    put("signature", OCI_MANIFEST, "{}").await;
+    assert_eq!(mirror.get(&path).await.status, 404);
+    // When it has kept the tag, everybody has the index again.
+    put(&tag_of(&subject), OCI_INDEX, &stored).await;
+    assert_eq!(mirror.get(&path).await.text(), stored);
+}
