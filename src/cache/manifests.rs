@@ -33,7 +33,7 @@ use super::{
 use crate::{
     metrics::{Metrics, Outcome},
     oci::{Accept, Digest, MediaTypeKind, Reference, Repository, Tag},
-    upstream::{ErrorKind, Upstream},
+    upstream::{self, ErrorKind, Upstream},
 };
 
 /// How long a client waits for the upstream when there is a stale answer at hand.
@@ -240,6 +240,33 @@ impl ManifestCache {
         }
     }
 
+    /// What the upstream says of a tag just now, for who may be about to push; `None` when that is not all that a client
+    /// needs to know.
+    ///
+    /// # Errors
+    /// What the upstream says instead, or why it cannot be asked.
+    pub async fn head_now(&self, wanted: &Wanted, tag: &Tag) -> Result<Option<ManifestHead>, upstream::Error> {
+        let (key, reference) = (wanted.key(tag), Reference::Tag(tag.clone()));
+        let (known, _) = self.0.tags.get(&key).await;
+        let question = self.question(wanted, &reference, true);
+        let head = match wanted.upstream.head_manifest(&wanted.repository, &reference, &wanted.accept).await {
+            Ok(head) => head,
+            Err(error) => {
+                if error.kind == ErrorKind::NotFound {
+                    self.0.tags.remove(&key).await;
+                }
+                return Err(error);
+            }
+        };
+        let Some(mut record) = TagRecord::told_by(head) else { return Ok(None) };
+        record.previous = match known {
+            Some(known) if known.digest == record.digest => known.previous.clone(),
+            known => self.still_at_hand(wanted, known.as_deref()).await,
+        };
+        let record = self.0.tags.put(wanted, &question, record).await;
+        Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)))
+    }
+
     /// What clients of another kind got for this tag, where this one can read it: better than nothing when the
     /// upstream cannot be asked.
     async fn other_class(&self, wanted: &Wanted, key: &TagKey) -> Option<Arc<Content>> {
@@ -303,15 +330,7 @@ impl ManifestCache {
         head: bool,
         known: Option<Arc<TagRecord>>,
     ) -> Result<(Answer, Outcome), ManifestError> {
-        let question = Question {
-            upstream: wanted.upstream.name().clone(),
-            asker: wanted.upstream.asker(),
-            repository: wanted.repository.clone(),
-            reference: reference.clone(),
-            class: wanted.accept.class(),
-            head,
-            writes: self.0.tags.writes(wanted.upstream.name(), &wanted.repository),
-        };
+        let question = self.question(wanted, reference, head);
         // Every 404 is a GET's in the end: a HEAD's is not believed.
         if self.0.missing.contains_key(&Question { head: false, ..question.clone() }) {
             return Err(ManifestError::KnownMissing);
@@ -336,6 +355,18 @@ impl ManifestCache {
             (_, false) => Outcome::Joined,
         };
         Ok((answer, outcome))
+    }
+
+    fn question(&self, wanted: &Wanted, reference: &Reference, head: bool) -> Question {
+        Question {
+            upstream: wanted.upstream.name().clone(),
+            asker: wanted.upstream.asker(),
+            repository: wanted.repository.clone(),
+            reference: reference.clone(),
+            class: wanted.accept.class(),
+            head,
+            writes: self.0.tags.writes(wanted.upstream.name(), &wanted.repository),
+        }
     }
 
     /// What the question before this one was answered: whoever looked into the cache before that answer was there,

@@ -383,15 +383,21 @@ impl Handler {
         }
     }
 
-    /// The same for a manifest; what the upstream says of it, where that is all that a client needs to know.
+    /// The same for a manifest; what the upstream says of a tag, where that is all that a client needs to know.
     async fn has_manifest(
         &self,
         wanted: &Wanted,
         reference: &Reference,
         facts: &mut Facts,
     ) -> Result<Option<ManifestHead>, Error> {
-        match wanted.upstream.head_manifest(&wanted.repository, reference, &wanted.accept).await {
-            Ok(head) => Ok(ManifestHead::told_by(head)),
+        let told = match reference {
+            Reference::Tag(tag) => self.manifests.head_now(wanted, tag).await,
+            Reference::Digest(_) => {
+                wanted.upstream.head_manifest(&wanted.repository, reference, &wanted.accept).await.map(|_| None)
+            }
+        };
+        match told {
+            Ok(head) => Ok(head),
             Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Unsupported => Ok(None),
             Err(error) => Err(facts.refused(Label::Manifest, &error)),
         }

@@ -73,11 +73,6 @@ impl Answer {
 }
 
 impl ManifestHead {
-    /// What an upstream says just now; `None` when it leaves something out.
-    pub fn told_by(head: upstream::ManifestHead) -> Option<Self> {
-        TagRecord::told_by(head).map(|record| Self::recorded(&record, Outcome::Miss))
-    }
-
     pub(super) fn of(content: &Content, outcome: Outcome) -> Self {
         let (digest, media_type) = (content.digest.clone(), content.media_type.clone());
         Self { digest, media_type, size: content.bytes.len() as u64, outcome }

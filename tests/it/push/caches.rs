@@ -188,11 +188,15 @@ async fn who_pushes_is_told_what_the_repository_has_and_not_what_is_cached() {
     let moved = registry.add_manifest("team/source", OCI_MANIFEST, "{\"moved\":true}");
     registry.tag("team/source", "1", &moved);
     assert_eq!(mirror.head(tag).await.header("docker-content-digest"), Some(moved.as_str()));
+    // Docker asks for no more of the tag than this; it is known of it in an outage.
+    assert_eq!(mirror.get(&format!("/v2/team/source/manifests/{moved}")).await.status, 200);
     // When nobody can be asked, nothing can be pushed either.
     registry.take_down(crate::support::fake_registry::Server::Api).await;
-    for path in of("team/source") {
+    for path in of("team/source").into_iter().chain([tag.to_owned()]) {
         assert_eq!(mirror.head(&path).await.status, 200, "{path}");
     }
+    assert_eq!(mirror.head(tag).await.header("docker-content-digest"), Some(moved.as_str()));
+    assert_eq!(mirror.get(tag).await.header("docker-content-digest"), Some(moved.as_str()));
     registry.bring_up(crate::support::fake_registry::Server::Api).await;
     // Where nothing is pushed nobody needs to be asked.
     mirror.restart_with(|config| config.upstreams[0].push = false).await;
