@@ -1,7 +1,7 @@
-//! Blobs that were deleted through us: cached bytes of them are served from the cache no more under that repository.
+//! Blobs that were deleted through us: what of them is on its way into the cache is not served under that repository.
 //!
-//! The bytes stay, since other repositories may have them. The upstream is asked instead, until the blob is pushed again
-//! or an hour has passed; like any cache, we do not learn of what is deleted in other ways, nor remember it for ever.
+//! Their bytes are removed, but another repository's clients may bring them back. The upstream is asked instead, until
+//! the blob is pushed again or an hour has passed; we do not learn of what is deleted in other ways.
 
 use std::{
     sync::{
