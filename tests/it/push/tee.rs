@@ -205,7 +205,9 @@ async fn a_part_that_does_not_follow_is_passed_on_and_what_was_kept_is_given_up(
     until_it_is_being_kept(&mirror).await;
     registry.fault_times(1, When::uploads().method(Method::PATCH), Fault::status(503));
     let place = location(&first);
-    assert_eq!(patch(&mirror, &place, None, bytes.slice(100_000..)).await.status, 503);
+    // The answer comes before the content is read, and may be lost with the connection that is closed on it.
+    let refused = patch(&mirror, &place, None, bytes.slice(100_000..)).await.status;
+    assert!(matches!(refused, 502 | 503), "{refused}");
     let rest = patch(&mirror, &place, None, bytes.slice(100_000..)).await;
     assert_eq!(put(&mirror, &location(&rest), &whole, Bytes::new()).await.status, 201);
     assert_nothing_is_left(&mut mirror).await;
