@@ -2,8 +2,8 @@
 //!
 //! The pipe carries references to pages of the page cache, not bytes. It is filled and emptied within one call, and is
 //! the thread's, so that there are as many as threads and not as clients (pipe(7) bounds what one user's pipes may hold).
-//! What the socket does not take is thrown away and spliced again next time. A pipe of 1 MiB does better than the 64 KiB
-//! that sendfile(2) uses inside: the socket is locked once for sixteen times as many pages.
+//! What the socket does not take is thrown away and spliced again next time. A pipe of 256 KiB does better than the 64 KiB
+//! that sendfile(2) uses inside, and one of 1 MiB does no better than that.
 
 use std::{cell::RefCell, fs::File, os::fd::AsFd, os::fd::OwnedFd};
 
@@ -14,8 +14,8 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
 };
 
-/// How much the pipe is to hold, in bytes: what pipe(7) lets an ordinary user ask for.
-pub(super) const CAPACITY: usize = 1024 * 1024;
+/// How much the pipe is to hold, in bytes. All threads' are within what pipe(7) lets an ordinary user have.
+pub(super) const CAPACITY: usize = 256 * 1024;
 /// How much is copied at a time where the kernel cannot splice, in bytes.
 const COPY: usize = 64 * 1024;
 

@@ -333,9 +333,9 @@ mod tests {
         let taken = |bytes, full| Taken { bytes, full, ended: false };
         for (offered, taken, next) in [
             (pipe::CAPACITY, taken(pipe::CAPACITY, false), pipe::CAPACITY),
-            (pipe::CAPACITY, taken(300_000, true), 5 * LEAST),
-            (5 * LEAST, taken(5 * LEAST, false), 10 * LEAST),
-            (5 * LEAST, taken(0, true), LEAST),
+            (pipe::CAPACITY, taken(100_000, true), 2 * LEAST),
+            (2 * LEAST, taken(2 * LEAST, false), 4 * LEAST),
+            (2 * LEAST, taken(0, true), LEAST),
             (LEAST, taken(10, false), 2 * LEAST),
         ] {
             assert_eq!(appetite(offered, taken), next, "{offered} {taken:?}");
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn pages_that_left_memory_while_a_part_waited_are_noticed_and_brought_back() {
         let lane = Lane::default();
-        let part = slice(&vec![7; 1 << 20]);
+        let part = slice(&vec![7; pipe::CAPACITY]);
         drop(lane.push(part.clone(), None, false));
         assert!(lane.cold().is_none());
         part.file.sync_all().unwrap();

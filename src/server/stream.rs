@@ -52,7 +52,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Room for an ordinary first request, in bytes: hyper, given one in two parts, makes its buffer twice as large for good.
 const FIRST_READ: usize = 2048;
 /// How many bytes one connection writes before other tasks of its thread have a turn.
-const BURST: usize = 1024 * 1024;
+const BURST: usize = 256 * 1024;
 /// How long TCP waits on a silent connection before it asks whether the peer is there, and between asking again.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
