@@ -69,12 +69,13 @@ impl Handler {
         identity: Identity,
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
-        let repository = route.repository.clone();
+        // Who may not push may read all the same.
+        let read = route.repository.clone().filter(|_| !matches!(route.operation, Operation::Write(_)));
         let served = self.admit_and_serve(asked, body, route, &upstream, &identity, facts).await;
         match (&served, identity) {
             (Ok(_), Identity::Client(name)) => facts.user = Some(Arc::clone(&name)),
             (Err(Error::Refused | Error::Denied), _) => {
-                if let Some(repository) = &repository {
+                if let Some(repository) = &read {
                     self.proofs.refused(&upstream, repository);
                 }
             }

@@ -76,11 +76,13 @@ impl Handle for Handler {
         let waiting = Unanswered::new(&mut facts, &self.metrics);
         let answered = self.answer(asked, body, waiting.facts, &mut namespace).await;
         waiting.answered();
+        // Where nothing may be pushed, nothing of it is read either.
+        let is_unwanted = matches!(answered, Err(Error::Unsupported));
         let response = answered.unwrap_or_else(|error| response::error(&error));
         let mut response = response::without_body(&head.method, response);
         response::common(response.headers_mut(), facts.id.header(), &self.via, namespace.as_deref());
         if let Some(rest) = rest
-            && !Box::pin(rest.read()).await
+            && (is_unwanted || !Box::pin(rest.read()).await)
         {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -160,3 +160,19 @@ async fn a_connection_whose_content_nobody_wanted_can_be_used_again_or_its_end_i
         }
     }
 }
+
+/// Where nothing may be pushed, that is said before any byte of it is read.
+#[tokio::test]
+async fn what_may_not_be_pushed_is_not_read() {
+    let registry = FakeRegistry::start().await;
+    let mirror = crate::support::mirror::Mirror::of(&registry).await;
+    let next = "GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let content = "x".repeat(5000);
+    for line in
+        ["PUT /v2/team/app/manifests/1", "POST /v2/team/app/blobs/uploads/", "PATCH /v2/team/app/blobs/uploads/1"]
+    {
+        let sent = format!("{line} HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n{content}{next}");
+        assert_eq!(exchange(&mirror, &sent).await, (vec![405], true), "{line}");
+    }
+    assert!(registry.requests().is_empty());
+}
