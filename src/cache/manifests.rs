@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use moka::policy::EvictionPolicy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{answer::Answer, question::Question, tags::TagRecords, writer::Writer};
+use self::{answer::Answer, content::Found, question::Question, tags::TagRecords, writer::Writer};
 pub use self::{
     answer::{ManifestError, ManifestHead, ServedManifest},
     content::Content,
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     metrics::{Metrics, Outcome},
-    oci::{Accept, Digest, MediaTypeKind, Reference, Repository, Tag},
+    oci::{Accept, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, Repository, Tag},
     upstream::{self, ErrorKind, Upstream},
 };
 
@@ -40,6 +40,10 @@ use crate::{
 const STALE_PATIENCE: Duration = Duration::from_secs(3);
 /// How many 404s are remembered.
 const MOST_MISSING: u64 = 10_000;
+/// A longer document is read and hashed on the blocking pool, in bytes.
+const MAX_ON_THREAD: usize = 64 * 1024;
+/// How many large documents are read or hashed at a time.
+const MAX_TURNS: usize = 2;
 
 /// A cheap handle on the manifests of the cache.
 #[derive(Clone)]
@@ -49,11 +53,13 @@ struct Shared {
     store: DiskStore,
     writer: Writer,
     metrics: Metrics,
-    contents: moka::sync::Cache<ContentId, Arc<Content>>,
+    contents: moka::sync::Cache<(ContentId, Option<Arc<str>>), Arc<Content>>,
     tags: TagRecords,
     missing: moka::sync::Cache<Question, ()>,
     questions: Flights<Question, Result<Answer, ManifestError>>,
     images: Images,
+    /// Of large documents that are read or hashed.
+    turns: tokio::sync::Semaphore,
 }
 
 impl ManifestCache {
@@ -76,7 +82,8 @@ impl ManifestCache {
         let writer = Writer { store: store.clone(), tasks: tasks.clone() };
         let tags = TagRecords::new(config, writer.clone());
         let questions = Flights::new(tasks, shutdown);
-        Self(Arc::new(Shared { store, writer, metrics, contents, tags, missing, questions, images }))
+        let turns = tokio::sync::Semaphore::new(MAX_TURNS);
+        Self(Arc::new(Shared { store, writer, metrics, contents, tags, missing, questions, images, turns }))
     }
 
     /// The manifest a reference means.
@@ -106,7 +113,7 @@ impl ManifestCache {
         let pool = Pool::of(upstream);
         let content = match reference {
             Reference::Digest(digest) => {
-                self.in_memory(&pool.id(digest)).filter(|content| accept.allows(&content.media_type))?
+                self.in_memory(upstream, &pool.id(digest), None).filter(|content| accept.allows(&content.media_type))?
             }
             Reference::Tag(tag) => {
                 let key = TagKey {
@@ -116,14 +123,15 @@ impl ManifestCache {
                     tag: tag.clone(),
                     class: accept.class(),
                 };
-                self.in_memory(&pool.id(&self.0.tags.fresh_in_memory(&key)?.digest))?
+                let record = self.0.tags.fresh_in_memory(&key)?;
+                self.in_memory(upstream, &pool.id(&record.digest), Some(&record.media_type))?
             }
         };
         Some(ServedManifest { content, outcome: Outcome::Hit })
     }
 
     async fn get_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ServedManifest, ManifestError> {
-        let cached = self.cached(wanted, digest).await;
+        let cached = self.cached(wanted, digest, None).await;
         if let Some(content) = &cached
             && wanted.accept.allows(&content.media_type)
         {
@@ -143,7 +151,7 @@ impl ManifestCache {
         let key = wanted.key(tag);
         let (record, freshness) = self.0.tags.get(&key).await;
         let content = match &record {
-            Some(record) => self.cached(wanted, &record.digest).await,
+            Some(record) => self.cached(wanted, &record.digest, Some(&record.media_type)).await,
             None => None,
         };
         if let Some(content) = &content
@@ -168,7 +176,7 @@ impl ManifestCache {
                 let previous = record.and_then(|record| record.previous.clone());
                 let content = match (content, previous) {
                     (Some(content), _) => Some(content),
-                    (None, Some(previous)) => self.cached(wanted, &previous).await,
+                    (None, Some(previous)) => self.cached(wanted, &previous, None).await,
                     (None, None) => None,
                 };
                 let content = match content {
@@ -191,7 +199,7 @@ impl ManifestCache {
     }
 
     async fn head_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ManifestHead, ManifestError> {
-        let cached = self.cached(wanted, digest).await;
+        let cached = self.cached(wanted, digest, None).await;
         if let Some(content) = &cached
             && wanted.accept.allows(&content.media_type)
         {
@@ -279,24 +287,31 @@ impl ManifestCache {
             if best.as_ref().is_some_and(|best| best.media_type.kind().is_some_and(MediaTypeKind::is_index)) {
                 break;
             }
-            if let Some(content) = self.cached(wanted, &record.digest).await {
+            if let Some(content) = self.cached(wanted, &record.digest, Some(&record.media_type)).await {
                 best = Some(content);
             }
         }
         best
     }
 
-    fn in_memory(&self, id: &ContentId) -> Option<Arc<Content>> {
-        let content = self.0.contents.get(id)?;
+    /// `said`: the type that the upstream gave the tag it is wanted for, which counts where the document says none.
+    fn in_memory(&self, upstream: &Upstream, id: &ContentId, said: Option<&MediaType>) -> Option<Arc<Content>> {
+        let content = match self.0.contents.get(&(id.clone(), None)) {
+            Some(content) => content,
+            None => self.0.contents.get(&(id.clone(), Some(upstream.name().clone())))?,
+        };
         // What is in use in memory is in use: it must not be the first to go from the disk.
         self.0.store.note_use(&content.used, || Key::Manifest(id.clone()));
-        Some(content)
+        match said {
+            Some(said) if !content.own && *said != content.media_type => content.typed(said).map(Arc::new),
+            _ => Some(content),
+        }
     }
 
     /// A manifest in memory or on disk.
-    async fn cached(&self, wanted: &Wanted, digest: &Digest) -> Option<Arc<Content>> {
+    async fn cached(&self, wanted: &Wanted, digest: &Digest, said: Option<&MediaType>) -> Option<Arc<Content>> {
         let id = wanted.pool().id(digest);
-        if let Some(content) = self.in_memory(&id) {
+        if let Some(content) = self.in_memory(&wanted.upstream, &id, said) {
             return Some(content);
         }
         let key = Key::Manifest(id.clone());
@@ -307,19 +322,35 @@ impl ManifestCache {
                 return None;
             }
         };
-        match Content::decode(digest, bytes) {
-            Some(content) => {
-                let content = Arc::new(content);
+        let (of, upstream, said) = (digest.clone(), wanted.upstream.name().clone(), said.cloned());
+        match self.off_thread(bytes.len(), move || Content::decode(&of, bytes, &upstream, said.as_ref())).await? {
+            Found::Whole(content) => {
                 self.0.images.recall(wanted.upstream.name(), &wanted.repository, &content);
-                self.0.contents.insert(id, content.clone());
-                Some(content)
+                Some(self.remember(wanted, id, content))
             }
-            None => {
+            Found::OfOthers => None,
+            Found::Damaged => {
                 tracing::warn!(%digest, "a cached manifest is damaged and is removed");
                 self.0.store.remove(key).await;
                 None
             }
         }
+    }
+
+    /// Puts a manifest into memory, unless it is there: nothing is replaced by the same digest under another type.
+    fn remember(&self, wanted: &Wanted, id: ContentId, content: Arc<Content>) -> Arc<Content> {
+        let of = (!content.own).then(|| wanted.upstream.name().clone());
+        self.0.contents.entry((id, of)).or_insert_with(|| content.clone());
+        content
+    }
+
+    /// Reads or hashes a document: a large one beside the threads that serve clients, two at a time.
+    async fn off_thread<T: Send + 'static>(&self, len: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if len <= MAX_ON_THREAD {
+            return Some(work());
+        }
+        let _turn = self.0.turns.acquire().await.ok()?;
+        tokio::task::spawn_blocking(work).await.ok()
     }
 
     /// Asks the upstream, together with everyone who asks the same now.
@@ -374,12 +405,14 @@ impl ManifestCache {
     async fn answered_meanwhile(&self, wanted: &Wanted, question: &Question) -> Option<Answer> {
         match &question.reference {
             Reference::Digest(digest) => {
-                let content = self.cached(wanted, digest).await?;
+                let content = self.cached(wanted, digest, None).await?;
                 wanted.accept.allows(&content.media_type).then_some(Answer::Content(content))
             }
             Reference::Tag(tag) => match self.0.tags.get(&wanted.key(tag)).await {
                 (Some(record), Freshness::Fresh) if question.head => Some(Answer::Head(record)),
-                (Some(record), Freshness::Fresh) => self.cached(wanted, &record.digest).await.map(Answer::Content),
+                (Some(record), Freshness::Fresh) => {
+                    self.cached(wanted, &record.digest, Some(&record.media_type)).await.map(Answer::Content)
+                }
                 _ => None,
             },
         }
@@ -401,7 +434,10 @@ impl ManifestCache {
         let Wanted { upstream, repository, accept } = wanted;
         if question.head || known.is_some() {
             match upstream.head_manifest(repository, &question.reference, accept).await {
-                Ok(head) => {
+                Ok(mut head) => {
+                    if let Some(own) = self.own_type(wanted, &head).await? {
+                        head.media_type = Some(own);
+                    }
                     // The digest alone says that nothing changed, whatever else the head leaves out.
                     if let Some(record) = known.as_ref().filter(|known| head.digest.as_ref() == Some(&known.digest)) {
                         return Ok(Answer::Unchanged(self.0.tags.confirm(wanted, question, record).await));
@@ -423,7 +459,12 @@ impl ManifestCache {
         }
         let body =
             upstream.get_manifest(repository, &question.reference, accept).await.map_err(ManifestError::Upstream)?;
-        let content = Content::verified(&question.reference, body).map_err(|error| {
+        let reference = question.reference.clone();
+        let verified = self.off_thread(body.bytes.len(), move || Content::verified(&reference, body)).await;
+        let content = verified.unwrap_or(Err(ManifestError::Abandoned)).map_err(|error| {
+            if matches!(error, ManifestError::OtherType) {
+                tracing::error!(upstream = %upstream.name(), %repository, reference = %question.reference, "the upstream gives a manifest another type than its content has");
+            }
             if matches!(error, ManifestError::Mismatch) {
                 self.0.metrics.digest_mismatch(upstream.name());
                 tracing::error!(upstream = %upstream.name(), %repository, reference = %question.reference, "a manifest does not match its digest");
@@ -438,18 +479,45 @@ impl ManifestCache {
     /// What can be served for a tag that moved, should the upstream fail before its new manifest is fetched.
     async fn still_at_hand(&self, wanted: &Wanted, known: Option<&TagRecord>) -> Option<Digest> {
         let known = known?;
-        match self.cached(wanted, &known.digest).await {
+        match self.cached(wanted, &known.digest, Some(&known.media_type)).await {
             Some(content) => Some(content.digest.clone()),
             None => known.previous.clone(),
         }
+    }
+
+    /// The type of a manifest that is here, where its bytes say it. A head that gives it another one is as wrong as a
+    /// body that does.
+    async fn own_type(
+        &self,
+        wanted: &Wanted,
+        head: &upstream::ManifestHead,
+    ) -> Result<Option<MediaType>, ManifestError> {
+        let Some(digest) = &head.digest else { return Ok(None) };
+        let Some(content) = self.cached(wanted, digest, None).await.filter(|content| content.own) else {
+            return Ok(None);
+        };
+        let settled = DocumentType::Said(content.media_type.clone()).settle(head.media_type.clone());
+        settled.map(|(own, _)| Some(own)).map_err(|OtherType| ManifestError::OtherType)
     }
 
     async fn keep(&self, wanted: &Wanted, content: Content) -> Arc<Content> {
         let content = Arc::new(content);
         self.0.images.note(wanted.upstream.name(), &wanted.repository, &content);
         let id = wanted.pool().id(&content.digest);
-        self.0.contents.insert(id.clone(), content.clone());
-        self.0.writer.write(Key::Manifest(id), content.encode()).await;
+        let key = Key::Manifest(id.clone());
+        let content = self.remember(wanted, id, content);
+        // Where the bytes do not say the type, what another upstream said stays.
+        if content.own || !self.is_of_others(wanted, &content, &key).await {
+            self.0.writer.write(key, content.encode(wanted.upstream.name())).await;
+        }
         content
+    }
+
+    async fn is_of_others(&self, wanted: &Wanted, content: &Content, key: &Key) -> bool {
+        let Ok(Some(file)) = self.0.store.read(key.clone(), Content::MAX_FILE_LEN).await else { return false };
+        let (digest, upstream) = (content.digest.clone(), wanted.upstream.name().clone());
+        let noted = file.first() == Some(&b'@');
+        let found = self.off_thread(file.len(), move || Content::decode(&digest, file, &upstream, None)).await;
+        noted && matches!(found, Some(Found::OfOthers))
     }
 }

@@ -345,7 +345,7 @@ mod tests {
             })
             .collect();
         let bytes = format!(
-            r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{}","size":2}},"layers":[{}]}}"#,
+            r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{{"mediaType":"a/b","digest":"{}","size":2}},"layers":[{}]}}"#,
             digest("config"),
             layers.join(",")
         );

@@ -5,6 +5,7 @@
 
 mod accept;
 mod digest;
+mod document;
 mod error;
 mod manifest;
 mod media_type;
@@ -16,6 +17,7 @@ mod schema1;
 
 pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, Verifier, etag, sha256_of_hex};
+pub use document::{DocumentType, OtherType};
 pub use error::{ErrorCode, ParseError};
 pub use manifest::{Content, Descriptor, Manifest};
 pub use media_type::{MediaType, MediaTypeKind};

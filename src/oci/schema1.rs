@@ -14,6 +14,8 @@ use base64::{
 };
 use serde::Deserialize;
 
+use super::document::is_schema1;
+
 /// libtrust writes no padding; others might.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
@@ -21,7 +23,7 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The payload of `application/vnd.docker.distribution.manifest.v1+prettyjws`, or `None` when the document is
-/// not signed, or its signatures disagree about what they sign, or it holds more than payload and signatures:
+/// not signed, or it or its payload is none of schema 1, or its signatures disagree about what they sign, or it holds more than payload and signatures:
 /// whatever stood between the two would be covered by no digest.
 pub fn schema1_payload(document: &[u8]) -> Option<Vec<u8>> {
     let signed: Signed = serde_json::from_slice(document).ok()?;
@@ -32,7 +34,12 @@ pub fn schema1_payload(document: &[u8]) -> Option<Vec<u8>> {
     }
     let (head, rest) = document.split_at_checked(format.length)?;
     only_signatures(rest)?;
-    Some([head, &format.tail].concat())
+    // Whatever else stood in the tail would be in the digest and not in the document.
+    if format.tail.trim_ascii() != b"}" {
+        return None;
+    }
+    let payload = [head, &format.tail].concat();
+    (is_schema1(document) && is_schema1(&payload)).then_some(payload)
 }
 
 /// Checks that what follows the payload is `, "signatures": […] }` and no more.
@@ -111,6 +118,25 @@ mod tests {
         let protected = URL_SAFE_NO_PAD.decode(padded["protected"].as_str().unwrap()).unwrap();
         padded["protected"] = PADDED.encode(protected).into();
         assert_eq!(schema1_payload(signed("", &[padded]).as_bytes()), payload);
+    }
+
+    #[test]
+    fn a_wrapper_of_another_manifest_has_no_payload() {
+        for payload in [
+            r#"{"schemaVersion":2,"config":{},"layers":[]}"#,
+            r#"{"layers":[],"config":{},"schemaVersion":2}"#,
+            r#"{"schemaVersion":1,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#,
+        ] {
+            for cut in 1..payload.len() {
+                let signatures = Value::from(vec![signature(cut, &payload[cut..])]);
+                for wrapper in [
+                    format!(r#"{},"signatures":{signatures}}}"#, &payload[..cut]),
+                    format!(r#"{},"signatures":{signatures}}}"#, &payload[..cut]).replace(":2", ":1"),
+                ] {
+                    assert_eq!(schema1_payload(wrapper.as_bytes()), None, "{wrapper}");
+                }
+            }
+        }
     }
 
     #[test]

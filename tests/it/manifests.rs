@@ -2,6 +2,7 @@
 
 mod accept;
 mod damaged;
+mod types;
 
 use std::{
     fs,

@@ -17,6 +17,8 @@ pub enum ManifestError {
     Upstream(#[source] upstream::Error),
     #[error("the upstream's manifest does not match its digest")]
     Mismatch,
+    #[error("the upstream gives the manifest another type than its content has")]
+    OtherType,
     #[error("no such manifest, as the upstream said a moment ago")]
     KnownMissing,
     #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
@@ -57,7 +59,7 @@ impl ManifestError {
         match self {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.
-            Self::Mismatch => true,
+            Self::Mismatch | Self::OtherType => true,
             Self::KnownMissing | Self::NotAcceptable | Self::Abandoned => false,
         }
     }

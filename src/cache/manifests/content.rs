@@ -1,15 +1,14 @@
 //! A manifest's bytes, exactly as the upstream stores them, with the type it gave them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::HeaderValue;
 
 use super::ManifestError;
 use crate::{
     cache::recency::LastUse,
-    oci::{
-        Algorithm, Content as ManifestContent, Digest, Manifest, MediaType, MediaTypeKind, Reference, etag,
-        schema1_payload,
-    },
+    oci::{Algorithm, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, etag, schema1_payload},
     upstream::ManifestBody,
 };
 
@@ -19,6 +18,8 @@ pub struct Content {
     pub digest: Digest,
     pub media_type: MediaType,
     pub bytes: Bytes,
+    /// Whether the bytes say the type, and all of them are covered by the digest: good for every upstream's clients.
+    pub own: bool,
     pub headers: Headers,
     pub(super) used: LastUse,
 }
@@ -48,42 +49,85 @@ impl Content {
 
     /// Checks what an upstream sent against the digest that was asked for, or that it claims for the tag.
     pub fn verified(reference: &Reference, body: ManifestBody) -> Result<Self, ManifestError> {
-        let media_type = body.media_type.unwrap_or_else(|| declared_type(&body.bytes));
+        let ManifestBody { media_type: header, digest: claimed, bytes } = body;
         let expected = match reference {
             Reference::Digest(digest) => Some(digest.clone()),
-            Reference::Tag(_) => body.digest,
+            Reference::Tag(_) => claimed,
         };
-        let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let digest = digest_of(algorithm, &media_type, &body.bytes);
-        match expected {
-            Some(expected) if expected != digest => Err(ManifestError::Mismatch),
-            _ => Self::new(digest, media_type, body.bytes).ok_or(ManifestError::Mismatch),
-        }
+        let names_signed = header.as_ref().and_then(MediaType::kind).unwrap_or(MediaTypeKind::DockerV1Signed)
+            == MediaTypeKind::DockerV1Signed;
+        let (digest, signed) = match expected {
+            Some(expected) => {
+                let signed = matches(&expected, &bytes).ok_or(ManifestError::Mismatch)?;
+                (expected, signed)
+            }
+            // A signed manifest is named by what is signed.
+            None => match names_signed.then(|| schema1_payload(&bytes)).flatten() {
+                Some(payload) => (Digest::of(Algorithm::Sha256, &payload), true),
+                None => (Digest::of(Algorithm::Sha256, &bytes), false),
+            },
+        };
+        let settled = DocumentType::of(&bytes).settle(header);
+        let (media_type, own) = settled.map_err(|OtherType| ManifestError::OtherType)?;
+        Self::new(digest, media_type, bytes, own && !signed).ok_or(ManifestError::Mismatch)
     }
 
-    /// The file's form: the media type, a line end, the bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut file = Vec::with_capacity(self.bytes.len() + 128);
+    /// The file's form: the media type, a line end, the bytes. Before a type that is not the document's own stands the
+    /// upstream that said it.
+    pub fn encode(&self, upstream: &str) -> Vec<u8> {
+        let mut file = Vec::with_capacity(self.bytes.len() + 512);
+        if !self.own {
+            file.extend_from_slice(format!("@{upstream} ").as_bytes());
+        }
         file.extend_from_slice(self.media_type.as_str().as_bytes());
         file.push(b'\n');
         file.extend_from_slice(&self.bytes);
         file
     }
 
-    /// Reads a file; `None` unless it is whole and has this digest.
-    pub fn decode(digest: &Digest, file: Vec<u8>) -> Option<Self> {
-        let line_end = file.iter().position(|&byte| byte == b'\n')?;
-        let media_type: MediaType = std::str::from_utf8(&file[..line_end]).ok()?.parse().ok()?;
-        let bytes = Bytes::from(file).slice(line_end + 1..);
-        if digest_of(digest.algorithm(), &media_type, &bytes) != *digest {
-            return None;
+    /// Reads a file for clients of `upstream`; `said` is the type that it gave a tag, if it is read for one.
+    pub fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, said: Option<&MediaType>) -> Found {
+        let read = || {
+            let line_end = file.iter().position(|&byte| byte == b'\n')?;
+            let line = std::str::from_utf8(&file[..line_end]).ok()?;
+            let (by, media_type) = match line.strip_prefix('@') {
+                Some(line) => line.split_once(' ').map(|(by, media_type)| (Some(by.to_owned()), media_type))?,
+                None => (None, line),
+            };
+            Some((line_end + 1, by, media_type.parse::<MediaType>().ok()?))
+        };
+        let Some((start, by, written)) = read() else { return Found::Damaged };
+        let bytes = Bytes::from(file).slice(start..);
+        let Some(signed) = matches(digest, &bytes) else { return Found::Damaged };
+        let by_this = by.as_deref() == Some(upstream);
+        // A signed one from before upstreams were noted is as good as it was.
+        if signed && !by_this && by.is_some() {
+            return Found::OfOthers;
         }
-        Self::new(digest.clone(), media_type, bytes)
+        let document = DocumentType::of(&bytes);
+        let header = match (&document, said) {
+            // What stands in the file cannot refuse what the document itself says.
+            (DocumentType::Said(_), _) => None,
+            (_, Some(said)) => Some(said.clone()),
+            (_, None) if by_this || signed => Some(written),
+            // Nothing tells what this upstream says.
+            (_, None) => return Found::OfOthers,
+        };
+        let Ok((media_type, own)) = document.settle(header) else { return Found::OfOthers };
+        match Self::new(digest.clone(), media_type, bytes, own && !signed) {
+            Some(content) => Found::Whole(Arc::new(content)),
+            None => Found::Damaged,
+        }
     }
 
-    fn new(digest: Digest, media_type: MediaType, bytes: Bytes) -> Option<Self> {
+    fn new(digest: Digest, media_type: MediaType, bytes: Bytes, own: bool) -> Option<Self> {
         let headers = Headers::of(&digest, &media_type)?;
-        Some(Self { digest, media_type, bytes, headers, used: LastUse::default() })
+        Some(Self { digest, media_type, bytes, own, headers, used: LastUse::default() })
+    }
+
+    /// The same under the type that the upstream gave a tag.
+    pub(super) fn typed(&self, media_type: &MediaType) -> Option<Self> {
+        Self::new(self.digest.clone(), media_type.clone(), self.bytes.clone(), self.own)
     }
 
     /// What it weighs in memory, in KiB.
@@ -92,27 +136,23 @@ impl Content {
     }
 }
 
-/// A signed schema 1 manifest is named by the digest of what is signed, without the signatures.
-fn digest_of(algorithm: Algorithm, media_type: &MediaType, bytes: &[u8]) -> Digest {
-    match (media_type.kind() == Some(MediaTypeKind::DockerV1Signed)).then(|| schema1_payload(bytes)).flatten() {
-        Some(payload) => Digest::of(algorithm, &payload),
-        None => Digest::of(algorithm, bytes),
-    }
+/// What a file is to the clients of an upstream.
+#[derive(Debug)]
+pub enum Found {
+    Whole(Arc<Content>),
+    /// It has this digest, and a type, or signatures, that another upstream gave.
+    OfOthers,
+    Damaged,
 }
 
-/// The type a manifest has by its content, for an upstream that does not say it.
-///
-/// Only OCI's formats may leave it out, and those two are told apart by what is in them.
-fn declared_type(bytes: &[u8]) -> MediaType {
-    match Manifest::parse(bytes) {
-        Ok(manifest) => match (manifest.media_type(), &manifest.content) {
-            (Some(declared), _) => declared.clone(),
-            (None, ManifestContent::Index { .. }) => MediaType::OCI_INDEX,
-            (None, ManifestContent::Image { .. }) => MediaType::OCI_MANIFEST,
-        },
-        Err(_) if schema1_payload(bytes).is_some() => MediaType::DOCKER_V1_SIGNED,
-        Err(_) => MediaType::OCI_MANIFEST,
+/// Whether the bytes have this digest: `Some(true)` when it is that of what is signed in them. The bytes as they are
+/// decide first.
+fn matches(digest: &Digest, bytes: &[u8]) -> Option<bool> {
+    if Digest::of(digest.algorithm(), bytes) == *digest {
+        return Some(false);
     }
+    let payload = schema1_payload(bytes)?;
+    (Digest::of(digest.algorithm(), &payload) == *digest).then_some(true)
 }
 
 #[cfg(test)]
@@ -177,16 +217,30 @@ mod tests {
     #[test]
     fn a_file_that_was_changed_is_no_content() {
         let content = Content::verified(&tag(), body(Some("a/b; c=d"), None, INDEX)).unwrap();
-        let file = content.encode();
+        let file = content.encode("u");
         let other = Digest::of(Algorithm::Sha256, b"other");
-        assert!(Content::decode(&other, file.clone()).is_none());
-        for at in "a/b; c=d".len()..file.len() {
+        let decode = |digest: &Digest, file: Vec<u8>| Content::decode(digest, file, "u", None);
+        assert!(matches!(decode(&content.digest, file.clone()), Found::Whole(_)));
+        assert!(matches!(decode(&other, file.clone()), Found::Damaged));
+        for at in MediaType::OCI_INDEX.as_str().len()..file.len() {
             let mut spoiled = file.clone();
             spoiled[at] ^= 1;
-            assert!(Content::decode(&content.digest, spoiled).is_none(), "byte {at}");
-            assert!(Content::decode(&content.digest, file[..at].to_vec()).is_none(), "cut at {at}");
+            assert!(matches!(decode(&content.digest, spoiled), Found::Damaged), "byte {at}");
+            assert!(matches!(decode(&content.digest, file[..at].to_vec()), Found::Damaged), "cut at {at}");
         }
-        assert!(Content::decode(&content.digest, [&file[..], b" "].concat()).is_none());
+        assert!(matches!(decode(&content.digest, [&file[..], b" "].concat()), Found::Damaged));
+    }
+
+    #[test]
+    fn a_file_with_a_hostile_type_is_read_by_its_document() {
+        let digest = Digest::of(Algorithm::Sha256, INDEX);
+        for line in [MediaType::DOCKER_V1_SIGNED.as_str(), MediaType::OCI_MANIFEST.as_str(), "@evil.example a/b"] {
+            let file = [line.as_bytes(), b"\n", INDEX].concat();
+            let Found::Whole(content) = Content::decode(&digest, file, "u", Some(&MediaType::OCI_MANIFEST)) else {
+                panic!("{line}")
+            };
+            assert_eq!((&content.media_type, content.own), (&MediaType::OCI_INDEX, true), "{line}");
+        }
     }
 
     #[test]
@@ -194,7 +248,7 @@ mod tests {
         let bytes = vec![b'x'; 16 * 1024 * 1024];
         let longest = format!("a/{}", "b".repeat(253));
         let content = Content::verified(&tag(), body(Some(&longest), None, &bytes)).unwrap();
-        assert!(content.encode().len() as u64 <= Content::MAX_FILE_LEN);
+        assert!(content.encode(&"u".repeat(255)).len() as u64 <= Content::MAX_FILE_LEN);
         assert_eq!(content.weight(), 16 * 1024 + 1);
     }
 
@@ -202,14 +256,21 @@ mod tests {
         #[test]
         fn what_is_written_is_read_again(bytes in prop::collection::vec(any::<u8>(), 0..200), parameter in "(; [a-z]=\"[ -!#-~&&[^\\\\]]{0,9}\")?") {
             let content = Content::verified(&tag(), body(Some(&format!("a/b{parameter}")), None, &bytes)).unwrap();
-            let read = Content::decode(&content.digest, content.encode()).unwrap();
+            let Found::Whole(read) = Content::decode(&content.digest, content.encode("u"), "u", None) else {
+                return Err(TestCaseError::fail("it is whole"));
+            };
+            if !content.own {
+                let other = Content::decode(&content.digest, content.encode("u"), "v", None);
+                prop_assert!(matches!(other, Found::OfOthers));
+            }
             prop_assert_eq!(&read.bytes[..], &bytes[..]);
-            prop_assert_eq!(read.media_type, content.media_type);
+            prop_assert_eq!(&read.media_type, &content.media_type);
         }
 
         #[test]
         fn any_file_is_read_without_a_panic(file in prop::collection::vec(any::<u8>(), 0..80)) {
-            prop_assert!(Content::decode(&Digest::of(Algorithm::Sha256, b"other"), file).is_none());
+            let found = Content::decode(&Digest::of(Algorithm::Sha256, b"other"), file, "u", None);
+            prop_assert!(matches!(found, Found::Damaged));
         }
     }
 }

@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use super::ManifestCache;
 use crate::{
-    cache::{Pool, lru::Key, tag_record::TagKey},
+    cache::{ContentId, Pool, lru::Key, tag_record::TagKey},
     oci::{Accept, Digest, Repository, Tag},
     upstream::Upstream,
 };
@@ -34,10 +34,15 @@ impl ManifestCache {
     pub async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
         self.0.tags.note_write(upstream.name(), repository);
         let id = Pool::of(upstream).id(digest);
-        self.0.contents.invalidate(&id);
+        self.forget_in_memory(upstream, &id);
         self.0.store.remove(Key::Manifest(id.clone())).await;
         // Somebody may have read the file before it was removed.
-        self.0.contents.invalidate(&id);
+        self.forget_in_memory(upstream, &id);
         self.0.tags.remove_pointing_at(id.pool, upstream.name(), repository, digest).await;
+    }
+
+    fn forget_in_memory(&self, upstream: &Upstream, id: &ContentId) {
+        self.0.contents.invalidate(&(id.clone(), None));
+        self.0.contents.invalidate(&(id.clone(), Some(upstream.name().clone())));
     }
 }

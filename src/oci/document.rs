@@ -1,0 +1,272 @@
+//! What a manifest's own bytes say of its type.
+//!
+//! The digest covers the bytes and not the Content-Type, so the type that all clients get comes from the bytes wherever
+//! they say one. A document that could be read as two things says nothing: its type is what its upstream says, to that
+//! upstream's clients.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+
+use super::{MediaType, MediaTypeKind};
+
+/// The type that a document says it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DocumentType {
+    /// By `mediaType`, else by its shape.
+    Said(MediaType),
+    /// Docker's schema 1, whose two types are both in use for both forms.
+    Schema1 { signed: bool },
+    /// Nothing, or more than one thing.
+    Unsaid,
+}
+
+/// The header names another manifest type than the document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherType;
+
+impl DocumentType {
+    /// Reads no more of a document than which keys it has. Its length is the caller's to bound.
+    pub fn of(bytes: &[u8]) -> Self {
+        let Ok(keys) = serde_json::from_slice::<Keys>(bytes) else { return Self::Unsaid };
+        match &keys.media_type {
+            Value::Null => keys.shape(),
+            Value::Text(text) if text.is_empty() => keys.shape(),
+            Value::Text(text) => match text.parse::<MediaType>() {
+                Ok(media_type) if is_for_programs(&media_type) => match media_type.kind() {
+                    Some(MediaTypeKind::DockerV1 | MediaTypeKind::DockerV1Signed) => {
+                        Self::Schema1 { signed: keys.signatures.is_list() }
+                    }
+                    _ => Self::Said(media_type),
+                },
+                Ok(_) | Err(_) => Self::Unsaid,
+            },
+            _ => Self::Unsaid,
+        }
+    }
+
+    /// The type that clients get, by what the upstream says, and whether it is the document's own: good for the clients
+    /// of every upstream.
+    ///
+    /// # Errors
+    /// The upstream names another manifest type.
+    pub fn settle(self, header: Option<MediaType>) -> Result<(MediaType, bool), OtherType> {
+        let named = header.as_ref().filter(|header| is_manifest_type(header));
+        match self {
+            Self::Said(own) => match named {
+                Some(named) if !named.essence().eq_ignore_ascii_case(own.essence()) => Err(OtherType),
+                _ => Ok((own, true)),
+            },
+            Self::Schema1 { signed } => match named.map(|named| (named.kind(), named)) {
+                Some((Some(MediaTypeKind::DockerV1 | MediaTypeKind::DockerV1Signed), named)) => {
+                    Ok((named.clone(), false))
+                }
+                Some(_) => Err(OtherType),
+                None if signed => Ok((MediaType::DOCKER_V1_SIGNED, false)),
+                None => Ok((MediaType::DOCKER_V1, false)),
+            },
+            // Only OCI's formats may leave the type out.
+            Self::Unsaid => Ok((header.unwrap_or(MediaType::OCI_MANIFEST), false)),
+        }
+    }
+}
+
+/// Whether a document is one of schema 1, and says nothing else.
+pub(super) fn is_schema1(bytes: &[u8]) -> bool {
+    let read = serde_json::from_slice::<Keys>(bytes);
+    read.is_ok_and(|keys| keys.schema_version == Value::Number(1))
+        && matches!(DocumentType::of(bytes), DocumentType::Schema1 { .. })
+}
+
+fn is_manifest_type(media_type: &MediaType) -> bool {
+    const ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+    media_type.kind().is_some() || media_type.essence().eq_ignore_ascii_case(ARTIFACT)
+}
+
+/// A document must not make itself a page that a browser shows.
+fn is_for_programs(media_type: &MediaType) -> bool {
+    let essence = media_type.essence().to_ascii_lowercase();
+    essence.starts_with("application/") && !essence.contains("html") && !essence.ends_with("xml")
+}
+
+/// The keys that tell. One that comes twice is an error: which one counts would depend on the reader.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Keys {
+    schema_version: Value,
+    media_type: Value,
+    config: Value,
+    layers: Value,
+    manifests: Value,
+    fs_layers: Value,
+    signatures: Value,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            schema_version: Value::Null,
+            media_type: Value::Null,
+            config: Value::Null,
+            layers: Value::Null,
+            manifests: Value::Null,
+            fs_layers: Value::Null,
+            signatures: Value::Null,
+        }
+    }
+}
+
+impl Keys {
+    fn shape(&self) -> DocumentType {
+        let null = |value: &Value| *value == Value::Null;
+        match (&self.config, &self.layers, &self.manifests, &self.fs_layers) {
+            (Value::Map, Value::List | Value::Null, Value::Null, Value::Null) => {
+                DocumentType::Said(MediaType::OCI_MANIFEST)
+            }
+            (config, layers, Value::List, Value::Null) if null(config) && null(layers) => {
+                DocumentType::Said(MediaType::OCI_INDEX)
+            }
+            (config, layers, manifests, Value::List)
+                if null(config) && null(layers) && null(manifests) && self.schema_version == Value::Number(1) =>
+            {
+                DocumentType::Schema1 { signed: self.signatures.is_list() }
+            }
+            _ => DocumentType::Unsaid,
+        }
+    }
+}
+
+/// What a value is; of lists and objects no more than that.
+#[derive(Debug, PartialEq, Eq)]
+enum Value {
+    Null,
+    Text(String),
+    Number(u64),
+    List,
+    Map,
+    Other,
+}
+
+impl Value {
+    fn is_list(&self) -> bool {
+        *self == Self::List
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(Value::Number(number))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::List)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Value::Map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INDEX: &str = MediaTypeKind::OciIndex.as_str();
+    const IMAGE: &str = MediaTypeKind::OciManifest.as_str();
+    const SIGNED: &str = MediaTypeKind::DockerV1Signed.as_str();
+
+    #[test]
+    fn a_document_says_its_type_or_nothing() {
+        let said = |text: &str| DocumentType::Said(text.parse().unwrap());
+        for (document, expected) in [
+            (r#"{"config":{},"layers":[]}"#.to_owned(), said(IMAGE)),
+            (r#"{"config":{},"layers":null,"manifests":null,"mediaType":""}"#.to_owned(), said(IMAGE)),
+            (r#"{"manifests":[],"mediaType":null}"#.to_owned(), said(INDEX)),
+            (format!(r#"{{"mediaType":"{INDEX}","config":{{}},"layers":[]}}"#), said(INDEX)),
+            (r#"{"mediaType":"application/x"}"#.to_owned(), said("application/x")),
+            (r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(), DocumentType::Schema1 { signed: false }),
+            (r#"{"schemaVersion":1,"fsLayers":[],"signatures":[]}"#.to_owned(), DocumentType::Schema1 { signed: true }),
+            (r#"{"schemaVersion":2,"fsLayers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"layers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"config":{},"layers":[],"manifests":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"manifests":{}}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"manifests":[],"manifests":[]}"#.to_owned(), DocumentType::Unsaid),
+            (format!(r#"{{"mediaType":"{INDEX}","mediaType":"{IMAGE}"}}"#), DocumentType::Unsaid),
+            (r#"{"mediaType":"nonsense","manifests":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"mediaType":5,"manifests":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"mediaType":"text/html"}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"mediaType":"application/xhtml+xml"}"#.to_owned(), DocumentType::Unsaid),
+            ("\u{feff}{\"manifests\":[]}".to_owned(), DocumentType::Unsaid),
+            (String::new(), DocumentType::Unsaid),
+            ("[]".to_owned(), DocumentType::Unsaid),
+            (format!("{{\"manifests\":[],\"x\":{}", "[".repeat(1 << 20)), DocumentType::Unsaid),
+        ] {
+            let shown: String = document.chars().take(100).collect();
+            assert_eq!(DocumentType::of(document.as_bytes()), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_header_settles_only_what_the_document_leaves_open() {
+        let index = || DocumentType::Said(MediaType::OCI_INDEX);
+        let signed = || DocumentType::Schema1 { signed: true };
+        for (document, header, expected) in [
+            (index(), None, Some((INDEX, true))),
+            (index(), Some("text/plain"), Some((INDEX, true))),
+            (index(), Some("APPLICATION/vnd.oci.image.index.v1+JSON; charset=utf-8"), Some((INDEX, true))),
+            (index(), Some(IMAGE), None),
+            (index(), Some(SIGNED), None),
+            (index(), Some("application/vnd.oci.artifact.manifest.v1+json"), None),
+            (DocumentType::Said("application/x".parse().unwrap()), Some(IMAGE), None),
+            (signed(), None, Some((SIGNED, false))),
+            (signed(), Some(MediaTypeKind::DockerV1.as_str()), Some((MediaTypeKind::DockerV1.as_str(), false))),
+            (signed(), Some("application/json"), Some((SIGNED, false))),
+            (signed(), Some(IMAGE), None),
+            (DocumentType::Unsaid, Some("text/plain"), Some(("text/plain", false))),
+            (DocumentType::Unsaid, None, Some((IMAGE, false))),
+        ] {
+            let settled = document.clone().settle(header.map(|header| header.parse().unwrap())).ok();
+            let settled = settled.as_ref().map(|(media_type, own)| (media_type.as_str(), *own));
+            assert_eq!(settled, expected, "{document:?} {header:?}");
+        }
+    }
+}

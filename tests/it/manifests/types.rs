@@ -1,0 +1,135 @@
+//! The digest does not cover the type: no upstream decides it for the clients of another.
+
+use std::fs;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use forebay::oci::Digest;
+use http::Method;
+
+use super::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, files};
+use crate::support::{
+    fake_registry::{FakeRegistry, Fault, Server, When},
+    mirror::Mirror,
+};
+
+const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+
+async fn mirror_of(good: &FakeRegistry, evil: &FakeRegistry) -> Mirror {
+    let upstream = |name: &str, registry: &FakeRegistry| {
+        format!("[[upstream]]\nname = \"{name}\"\nurls = [\"{}\"]\n", registry.url())
+    };
+    Mirror::parse(&format!("{}default = true\n{}", upstream("good.example", good), upstream("evil.example", evil)))
+        .start()
+        .await
+}
+
+fn good(reference: impl std::fmt::Display) -> String {
+    format!("/v2/team/app/manifests/{reference}")
+}
+
+fn evil(reference: impl std::fmt::Display) -> String {
+    format!("/v2/evil.example/team/app/manifests/{reference}")
+}
+
+fn answer(media_type: &str, digest: &Digest, body: &str) -> Fault {
+    let headers = vec![("content-type", media_type.to_owned()), ("docker-content-digest", digest.to_string())];
+    Fault::Answer { status: 200, headers, body: body.to_owned() }
+}
+
+async fn assert_good(mirror: &Mirror, reference: &str, media_type: &str, content: &[u8]) {
+    for method in [Method::GET, Method::HEAD] {
+        let told = mirror.request(method.clone(), &good(reference), &[]).await;
+        assert_eq!((told.status, told.header("content-type")), (200, Some(media_type)), "{method} {reference}");
+        assert!(method == Method::HEAD || told.body == content, "other bytes");
+    }
+}
+
+#[tokio::test]
+async fn another_upstreams_type_for_the_same_bytes_is_refused() {
+    let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let text = std::str::from_utf8(&image.manifest_bytes).unwrap();
+    let mut mirror = mirror_of(&registry, &hostile).await;
+    mirror.get(&good(1)).await;
+    for media_type in [OCI_INDEX, DOCKER_MANIFEST, SIGNED] {
+        hostile.heal();
+        hostile.fault(When::manifests(), answer(media_type, &image.manifest, text));
+        let refused = mirror.get_with(&evil(1), &[("accept", media_type)]).await;
+        assert_eq!((refused.status, &*refused.error_code()), (502, "UNAVAILABLE"), "{media_type}");
+        for accept in [media_type, OCI_MANIFEST, "*/*"] {
+            mirror.get_with(&evil(&image.manifest), &[("accept", accept)]).await;
+        }
+        for reference in ["1", image.manifest.as_str()] {
+            assert_good(&mirror, reference, OCI_MANIFEST, &image.manifest_bytes).await;
+        }
+    }
+    mirror.restart().await;
+    for reference in ["1", image.manifest.as_str()] {
+        assert_good(&mirror, reference, OCI_MANIFEST, &image.manifest_bytes).await;
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_is_no_manifest_type_says_nothing() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    for (number, said) in
+        ["text/plain", "application/json; charset=utf-8", "application/octet-stream"].iter().enumerate()
+    {
+        let image = registry.add_image("team/app", &number.to_string(), &[b"layer"]);
+        registry.heal();
+        registry.fault(When::manifests(), Fault::Header("content-type", Some((*said).to_owned())));
+        assert_good(&mirror, image.manifest.as_str(), OCI_MANIFEST, &image.manifest_bytes).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrapper_that_hashes_to_a_manifest_is_no_manifest() {
+    let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let text = std::str::from_utf8(&image.manifest_bytes).unwrap();
+    let (head, tail) = text.split_at(text.len() - 1);
+    let protected = serde_json::json!({ "formatLength": head.len(), "formatTail": URL_SAFE_NO_PAD.encode(tail) });
+    let signatures = serde_json::json!([{ "protected": URL_SAFE_NO_PAD.encode(protected.to_string()) }]);
+    let wrapper = format!("{head},\"signatures\":{signatures}}}");
+    hostile.fault(When::manifests(), answer(SIGNED, &image.manifest, &wrapper));
+    let mut mirror = mirror_of(&registry, &hostile).await;
+    for path in [evil(1), evil(&image.manifest)] {
+        assert_eq!(mirror.get(&path).await.status, 502);
+    }
+    mirror.get(&good(1)).await;
+    // What an earlier version may have kept.
+    mirror.drain().await;
+    let kept = files(&mirror.cache_dir().join("manifests"));
+    fs::write(&kept[0], format!("{SIGNED}\n{wrapper}")).unwrap();
+    mirror.start().await;
+    assert_good(&mirror, image.manifest.as_str(), OCI_MANIFEST, &image.manifest_bytes).await;
+    // And the same bytes under another type.
+    mirror.drain().await;
+    fs::write(&kept[0], format!("{OCI_INDEX}\n{text}")).unwrap();
+    registry.take_down(Server::Api).await;
+    mirror.start().await;
+    assert_good(&mirror, image.manifest.as_str(), OCI_MANIFEST, &image.manifest_bytes).await;
+}
+
+#[tokio::test]
+async fn what_a_document_does_not_say_each_upstream_says_for_itself() {
+    let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let text = "{\"schemaVersion\":2,\"layers\":[]}";
+    let digest = registry.add_manifest("team/app", "application/vnd.good", text);
+    registry.tag("team/app", "1", &digest);
+    hostile.fault(When::manifests(), answer("application/vnd.evil", &digest, text));
+    let mut mirror = mirror_of(&registry, &hostile).await;
+    for path in [evil(1), evil(&digest)] {
+        assert_eq!(mirror.get(&path).await.header("content-type"), Some("application/vnd.evil"));
+    }
+    for _ in 0..2 {
+        for reference in ["1", digest.as_str()] {
+            assert_good(&mirror, reference, "application/vnd.good", text.as_bytes()).await;
+        }
+        mirror.restart().await;
+    }
+    registry.take_down(Server::Api).await;
+    assert_good(&mirror, "1", "application/vnd.good", text.as_bytes()).await;
+    assert_eq!(mirror.get(&evil(&digest)).await.header("content-type"), Some("application/vnd.evil"));
+}
