@@ -58,10 +58,11 @@ pub enum Error {
 impl Error {
     /// Whether the configuration, or a file that it names, is wrong: trying again cannot help. The message begins
     /// with the key then.
-    pub const fn is_configuration(&self) -> bool {
+    pub fn is_configuration(&self) -> bool {
         match self {
             Self::Upstream { .. } | Self::Access(_) | Self::PushKey(_) | Self::Tls(_) => true,
-            Self::Metrics(_) | Self::Cache(_) | Self::Randomness(_) | Self::Listen(_) | Self::Admin { .. } => false,
+            Self::Cache(error) => error.is_configuration(),
+            Self::Metrics(_) | Self::Randomness(_) | Self::Listen(_) | Self::Admin { .. } => false,
         }
     }
 }
@@ -232,6 +233,7 @@ pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
     config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
     AccessControl::load(&config.access)?;
     Seal::check(&config.push)?;
+    DiskStore::check(&config.cache)?;
     upstreams(config, &Metrics::new()?, "forebay-check")
 }
 

@@ -7,12 +7,14 @@
 //! clients/{blobs,manifests,tags}/…    the same of upstreams whose clients' own credentials decide
 //! tmp/…                               bytes in flight, pushed ones too, and what broken fills left to go on with
 //! lock                                held while a forebay uses the directory
+//! CACHEDIR.TAG, forebay-layout        that this is a cache; the version of this layout
 //! ```
 //!
 //! What must hold: whatever has its final name is whole and was verified; nothing is written before
 //! room for it was reserved; what is unlinked is forgotten by the index first. Everything here blocks,
 //! so the async functions hand their work to the blocking pool.
 
+mod layout;
 mod objects;
 mod reservation;
 mod scan;
@@ -21,14 +23,15 @@ mod upload;
 
 use std::{
     fmt,
-    fs::File,
+    fs::{DirBuilder, File},
     io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +53,8 @@ use crate::{
 /// A use is noted on disk at most this often per object: recency needs no better, and each note is a write.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often a rename is tried whose directory is pruned meanwhile.
+const MAX_RENAMES: u32 = 8;
 /// How many uses the index is told of while its lock is held.
 const USES_AT_A_TIME: usize = 256;
 /// How many objects used from memory are remembered as noted.
@@ -62,6 +67,8 @@ pub enum OpenError {
     Io { path: PathBuf, source: io::Error },
     #[error("{path} is in use by another forebay; give each its own `cache.directory`")]
     InUse { path: PathBuf },
+    #[error("{path} (cache.directory, or --cache-dir) is refused: {problem}")]
+    Refused { path: PathBuf, problem: String },
 }
 
 /// A cheap handle on the cache directory.
@@ -116,14 +123,18 @@ impl DiskStore {
     pub fn open(config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
         let root = config.directory.clone();
         let failed = |source| OpenError::Io { path: root.clone(), source };
-        for directory in ["blobs", "manifests", "tags", "tmp"] {
-            std::fs::create_dir_all(root.join(directory)).map_err(failed)?;
-        }
-        let lock = File::options().create(true).truncate(false).write(true).open(root.join("lock")).map_err(failed)?;
+        // Before anything is made in it, and again under the lock.
+        layout::check(&root)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(failed)?;
+        let flags = OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).mode(0o600).custom_flags(flags);
+        let lock = options.open(root.join(layout::LOCK)).map_err(failed)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
             rustix::io::Errno::WOULDBLOCK => OpenError::InUse { path: root.clone() },
             other => failed(other.into()),
         })?;
+        layout::make(&root)?;
         metrics.cache_max(config.max_size);
         Ok(Self(Arc::new(Shared {
             min_free: config.min_free,
@@ -136,6 +147,17 @@ impl DiskStore {
             _lock: lock,
             root,
         })))
+    }
+
+    /// Looks whether the directory may be used, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`DiskStore::open`], but for what only this process may not see.
+    pub fn check(config: &Config) -> Result<(), OpenError> {
+        match layout::check(&config.directory) {
+            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            checked => checked,
+        }
     }
 
     /// Whether a blob is cached, as far as is known.
@@ -290,13 +312,26 @@ impl DiskStore {
     /// Makes the directories above `path`, counting each new one.
     fn make_parents(&self, path: &Path) -> io::Result<()> {
         for directory in self.missing_parents(path).into_iter().rev() {
-            match std::fs::create_dir(directory) {
+            match DirBuilder::new().mode(0o700).create(directory) {
                 Ok(()) => self.index().add_directory(BLOCK),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Gives a temporary file its final name, in directories that are made where they are missing.
+    fn rename(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+        for _ in 0..MAX_RENAMES {
+            self.make_parents(path)?;
+            match std::fs::rename(temporary, path) {
+                // The directory was empty, and pruned, before the file came.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && temporary.exists() => {}
+                renamed => return renamed,
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
     }
 
     /// The directories above `path` that are not there, the lowest first.
@@ -359,12 +394,31 @@ fn noted_length(file: &File) -> Option<u64> {
     std::str::from_utf8(buffer.get(..read)?).ok()?.parse().ok()
 }
 
+impl OpenError {
+    /// Whether trying again cannot help.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::InUse { .. } => false,
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::AlreadyExists
+            ),
+        }
+    }
+}
+
 fn touch(file: &File, metadata: &std::fs::Metadata) {
     let now = SystemTime::now();
-    let stale = metadata.modified().ok().and_then(|modified| now.duration_since(modified).ok());
-    if stale.is_some_and(|age| age > TOUCH_INTERVAL)
-        && let Err(error) = file.set_modified(now)
-    {
+    // One in the future is of a clock that was set back since: it would be the most recent use for ever.
+    let stale = metadata.modified().is_ok_and(|modified| match now.duration_since(modified) {
+        Ok(age) => age > TOUCH_INTERVAL,
+        Err(ahead) => ahead.duration() > TOUCH_INTERVAL,
+    });
+    if stale && let Err(error) = file.set_modified(now) {
         tracing::debug!(%error, "cannot note the use of a cached blob");
     }
 }

@@ -4,7 +4,11 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::net::UnixDatagram,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::UnixDatagram,
+    },
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -24,7 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn forebay(directory: &TempDir) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-    command.current_dir(directory).env_clear().env("HOME", directory.path()).env("CACHE_DIRECTORY", directory.path());
+    command
+        .current_dir(directory)
+        .env_clear()
+        .env("HOME", directory.path())
+        .env("CACHE_DIRECTORY", directory.path().join("cache"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -201,7 +209,11 @@ fn serve_needs_no_configuration_and_says_what_to_paste() {
     let serving = Serving::start(forebay(&directory).args(ON_ANY_PORT));
     let registry = serving.registry;
     assert!(serving.banner.contains(&format!("\"registry-mirrors\": [\"http://{registry}\"]")), "{}", serving.banner);
-    assert!(serving.banner.contains(&format!("cache     {}", directory.path().display())), "{}", serving.banner);
+    assert!(
+        serving.banner.contains(&format!("cache     {}", directory.path().join("cache").display())),
+        "{}",
+        serving.banner
+    );
     TcpStream::connect(serving.registry).unwrap();
     TcpStream::connect(serving.admin).unwrap();
 
@@ -239,7 +251,7 @@ fn serving_with(limits: &str, directory: &TempDir) -> Serving {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]).arg(env!("CARGO_BIN_EXE_forebay"));
     command.args(ON_ANY_PORT).args(["--config", "forebay.toml"]).current_dir(directory);
-    command.env("CACHE_DIRECTORY", directory.path());
+    command.env("CACHE_DIRECTORY", directory.path().join("cache"));
     Serving::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
@@ -365,5 +377,118 @@ fn the_watchdog_is_kept_quiet() {
     manager.wait_for("READY=1");
     for _ in 0..3 {
         manager.wait_for("WATCHDOG=1");
+    }
+}
+
+/// Every name below a directory, with its mode and, of a file, its content.
+fn everything(directory: &Path) -> Vec<(PathBuf, u32, Option<Vec<u8>>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let metadata = entry.metadata().unwrap();
+        let content = metadata.is_file().then(|| fs::read(entry.path()).unwrap());
+        found.push((entry.path(), metadata.mode(), content));
+        if metadata.is_dir() {
+            found.extend(everything(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_directory_of_other_files_is_refused_and_left_as_it_is() {
+    let hex = "00".repeat(32);
+    let cases: &[(&[&str], &[&str])] = &[
+        // Like /var, with a `lock` that is a link.
+        (&["tmp/session", "lib/db", "tags/x"], &["lib"]),
+        (&["tmp/only"], &["tmp"]),
+        (&["lock", "tmp/a", "notes.txt"], &["notes.txt"]),
+        (&["lock/inside"], &["lock"]),
+        (&[".profile"], &[".profile"]),
+        (&["manifests/sha256/00/other", "blobs/sha256/00/other"], &["blobs", "manifests"]),
+        (&["lost+found/inode", "photo.jpg"], &["photo.jpg"]),
+    ];
+    for (files, told) in cases {
+        let directory = directory("");
+        let cache = directory.path().join("cache");
+        for file in files.iter().map(|file| cache.join(file)) {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, &hex).unwrap();
+        }
+        let before = everything(&cache);
+        for command in [&["check"][..], &ON_ANY_PORT] {
+            let (code, stdout, stderr) = run(&directory, &[command, &["--cache-dir", "cache"]].concat());
+            assert_eq!((code, &*stdout), (Some(2), ""), "{files:?}: {stderr}");
+            assert!(told.iter().all(|name| stderr.contains(name)) && stderr.contains("--cache-dir"), "{stderr}");
+            assert_eq!(everything(&cache), before, "{files:?}");
+        }
+    }
+}
+
+#[test]
+fn a_file_and_layouts_that_are_not_known_are_refused() {
+    let marker = "forebay cache directory, layout ";
+    for (text, told) in
+        [(format!("{marker}2\n"), "newer"), (format!("{marker}0\n"), "no layout"), (String::new(), "no layout")]
+    {
+        let directory = directory("");
+        let cache = directory.path().join("cache");
+        fs::create_dir(&cache).unwrap();
+        fs::write(cache.join("forebay-layout"), text).unwrap();
+        let before = everything(&cache);
+        let (code, _, stderr) = run(&directory, &[&ON_ANY_PORT[..], &["--cache-dir", "cache"]].concat());
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains(told), "{stderr}");
+        assert_eq!(everything(&cache), before);
+    }
+    let directory = directory("");
+    let (code, _, stderr) = run(&directory, &[&ON_ANY_PORT[..], &["--cache-dir", "forebay.toml"]].concat());
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("not a directory"), "{stderr}");
+}
+
+#[test]
+fn a_link_in_the_cache_is_refused_and_not_followed() {
+    let directory = directory("");
+    let (cache, other) = (directory.path().join("cache"), directory.path().join("other"));
+    for made in [&cache, &other] {
+        fs::create_dir(made).unwrap();
+    }
+    fs::write(other.join("object-1.new"), "theirs").unwrap();
+    fs::write(cache.join("forebay-layout"), "forebay cache directory, layout 1\n").unwrap();
+    std::os::unix::fs::symlink(&other, cache.join("tmp")).unwrap();
+    let before = everything(&other);
+    let (code, _, stderr) = run(&directory, &[&ON_ANY_PORT[..], &["--cache-dir", "cache"]].concat());
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("tmp"), "{stderr}");
+    assert_eq!(everything(&other), before);
+}
+
+#[test]
+fn a_new_directory_is_marked_and_for_its_user_alone() {
+    let directory = directory("");
+    let cache = directory.path().join("cache");
+    fs::create_dir_all(cache.join("lost+found")).unwrap();
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o777)).unwrap();
+    for warned in [true, false] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 0 && exec \"$0\" \"$@\""]).arg(env!("CARGO_BIN_EXE_forebay")).args(ON_ANY_PORT);
+        command.args(["--cache-dir", "cache"]).current_dir(&directory);
+        let serving = Serving::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+        serving.signal(Signal::TERM);
+        let (code, log) = serving.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(log.contains("other users may write"), warned, "{log}");
+        assert!(!log.contains("not forebay's"), "{log}");
+    }
+    assert_eq!(fs::metadata(&cache).unwrap().mode() & 0o777, 0o700);
+    assert!(
+        fs::read_to_string(cache.join("CACHEDIR.TAG"))
+            .unwrap()
+            .starts_with("Signature: 8a477f597d28d172789f06886806bc55\n")
+    );
+    assert_eq!(fs::read_to_string(cache.join("forebay-layout")).unwrap(), "forebay cache directory, layout 1\n");
+    for (path, mode, _) in everything(&cache) {
+        assert!(mode & 0o077 == 0 || path.ends_with("lost+found"), "{} {mode:o}", path.display());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::PermissionsExt as _,
     time::{Duration, SystemTime},
 };
 
@@ -166,7 +167,7 @@ async fn leftovers_that_are_damaged_fail_once() {
     assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await);
     mirror.until_metric("forebay_fills_total", &[("result", "mismatch")], 1.0).await;
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
-    assert!(blob::files(&mirror.cache_dir()).iter().all(|file| file.ends_with("lock")));
+    assert!(blob::is_empty(&mirror.cache_dir()));
     assert!(mirror.get(&path(&digest)).await.body == content);
 }
 
@@ -196,8 +197,7 @@ async fn what_cannot_be_gone_on_with_is_swept() {
     let swept = [
         cache.join(format!("tmp/sha256-{hex}.gaps")),
         cache.join("tmp/object-3.new"),
-        cache.join("tmp/whatever"),
-        cache.join("tmp/sha256-short.part"),
+        cache.join("tmp/upload-00000000000000ff.new"),
         old.clone(),
     ];
     for file in &swept {
@@ -236,4 +236,52 @@ async fn a_file_that_was_cut_while_nobody_ran_is_a_miss() {
     let answer = mirror.get(&path(&digest)).await;
     assert_eq!(answer.header("cache-status"), Some("forebay; fwd=miss; stored"));
     assert!(answer.body == content, "{} bytes", answer.body.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_directory_is_adopted_and_foreign_names_stay() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 100_000, 1);
+    mirror.get(&path(&digest)).await;
+    mirror.until_metric("forebay_fills_total", COMPLETE, 1.0).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    mirror.drain().await;
+    let cache = mirror.cache_dir();
+    for name in ["CACHEDIR.TAG", "forebay-layout"] {
+        fs::remove_file(cache.join(name)).unwrap();
+    }
+    let hex = digest.hex();
+    let foreign = [
+        "tmp/whatever".to_owned(),
+        "tmp/sha256-short.part".to_owned(),
+        "tmp/folder/object-1.new".to_owned(),
+        "tags/notes.txt".to_owned(),
+        "tags/docker.io/a/1@zz".to_owned(),
+        "manifests/sha256/README".to_owned(),
+        "manifests/sha256/ab/notes".to_owned(),
+        "manifests/md5/00/notes".to_owned(),
+        "blobs/notes".to_owned(),
+        format!("blobs/sha256/{}/{hex}.bak", &hex[..2]),
+        format!("blobs/sha256/zz/{hex}"),
+        format!("clients/tags/{hex}"),
+    ];
+    for file in foreign.iter().map(|file| cache.join(file)) {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "theirs").unwrap();
+    }
+    let ours = blob::file(&cache, &digest);
+    for (path, mode) in [(&cache, 0o755), (&ours.parent().unwrap().to_owned(), 0o755), (&ours, 0o644)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    mirror.start().await;
+    until_scanned(&mirror, "blob", 1.0).await;
+    assert!(cache.join("forebay-layout").exists());
+    for file in foreign.iter().map(|file| cache.join(file)) {
+        assert_eq!(fs::read(&file).ok().as_deref(), Some(&b"theirs"[..]), "{}", file.display());
+    }
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&cache), mode(ours.parent().unwrap()), mode(&ours)), (0o700, 0o700, 0o600));
+    let answer = mirror.get(&path(&digest)).await;
+    assert_eq!((answer.header("cache-status"), &answer.body), (Some("forebay; hit"), &content));
 }

@@ -4,8 +4,11 @@
 //! is found out by its reader (a manifest's digest, a record's form), and is a miss.
 
 use std::{
+    collections::hash_map::RandomState,
     fs::File,
+    hash::{BuildHasher as _, Hasher as _},
     io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt as _,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -99,18 +102,19 @@ impl DiskStore {
     }
 
     fn write_blocking(&self, key: &Key, temporary: &std::path::Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = File::create(temporary)?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(temporary)?;
         file.write_all(bytes)?;
         if !matches!(key, Key::Tag(_)) {
             file.sync_all()?;
         }
-        let path = self.path(key);
-        self.make_parents(&path)?;
-        std::fs::rename(temporary, &path)
+        self.rename(temporary, &self.path(key))
     }
 }
 
+/// A name that no other user can have made a file of before.
 fn unique_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("object-{}.new", NEXT.fetch_add(1, Ordering::Relaxed))
+    // Each state of this kind has keys of its own, from the randomness of the process.
+    let random = RandomState::new().build_hasher().finish();
+    format!("object-{random:016x}-{}.new", NEXT.fetch_add(1, Ordering::Relaxed))
 }

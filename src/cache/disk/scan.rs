@@ -9,10 +9,10 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{DiskStore, Key, blocking, temp};
+use super::{DiskStore, Key, blocking, layout, temp};
 use crate::{
     cache::{Pool, lru::CompactKey, tag_record::TagKey},
     metrics::CacheKind,
@@ -23,6 +23,8 @@ use crate::{
 const PARTIAL_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many threads read shards.
 const READERS: usize = 4;
+/// How many foreign names are told one by one.
+const MAX_WARNINGS: usize = 5;
 /// How many objects the index takes at a time, a fraction of a millisecond's work.
 const PORTION: usize = 512;
 
@@ -54,16 +56,22 @@ impl DiskStore {
         let root = &self.0.root;
         let mut rest = Vec::new();
         self.count_directory(root);
-        self.scan_temporary(&root.join("tmp"), &mut rest);
+        let foreign = Foreign::default();
+        for entry in list(root).into_iter().flat_map(entries) {
+            if !entry.file_name().to_str().is_some_and(layout::is_known) {
+                foreign.note(&entry.path());
+            }
+        }
+        self.scan_temporary(&root.join("tmp"), &mut rest, &foreign);
         let mut shards = Vec::new();
         for pool in Pool::ALL {
-            shards.extend(self.shards(pool, &self.folder(pool, "blobs"), CacheKind::Blob));
-            shards.extend(self.shards(pool, &self.folder(pool, "manifests"), CacheKind::Manifest));
+            shards.extend(self.shards(pool, &self.folder(pool, "blobs"), CacheKind::Blob, &foreign));
+            shards.extend(self.shards(pool, &self.folder(pool, "manifests"), CacheKind::Manifest, &foreign));
             let tags = self.folder(pool, "tags");
-            self.scan_tags(pool, &tags, &tags, &mut rest);
+            self.scan_tags(pool, &tags, &tags, &mut rest, &foreign);
         }
         rest.sort_unstable_by_key(|found| found.used);
-        let mut found = self.scan_shards(&shards);
+        let mut found = self.scan_shards(&shards, &foreign);
         found.push(rest);
         let objects: usize = found.iter().map(Vec::len).sum();
         self.insert_found(found);
@@ -77,28 +85,39 @@ impl DiskStore {
         }
         self.0.scanned.send_replace(true);
         self.publish();
+        foreign.report(root);
         tracing::info!(objects, elapsed = ?started.elapsed(), "the cache directory was scanned");
     }
 
-    fn shards(&self, pool: Pool, top: &Path, kind: CacheKind) -> Vec<Shard> {
+    fn shards(&self, pool: Pool, top: &Path, kind: CacheKind, foreign: &Foreign) -> Vec<Shard> {
         let mut shards = Vec::new();
         self.count_directory(top);
-        for algorithm in Algorithm::ALL {
-            let directory = top.join(algorithm.as_str());
-            let Some(below) = list(&directory) else { continue };
-            self.count_directory(&directory);
-            shards.extend(entries(below).map(|shard| Shard { path: shard.path(), pool, kind, algorithm }));
+        for directory in list(top).into_iter().flat_map(entries) {
+            let name = directory.file_name();
+            let algorithm = Algorithm::ALL.into_iter().find(|known| name.to_str() == Some(known.as_str()));
+            let (Some(algorithm), true) = (algorithm, is_directory(&directory)) else {
+                foreign.note(&directory.path());
+                continue;
+            };
+            self.count_directory(&directory.path());
+            for shard in list(&directory.path()).into_iter().flat_map(entries) {
+                if is_directory(&shard) && shard.file_name().to_str().is_some_and(is_shard) {
+                    shards.push(Shard { path: shard.path(), pool, kind, algorithm });
+                } else {
+                    foreign.note(&shard.path());
+                }
+            }
         }
         shards
     }
 
     /// What is in the shards, in lists of which each is in order of last use, the oldest first.
-    fn scan_shards(&self, shards: &[Shard]) -> Vec<Vec<Found>> {
+    fn scan_shards(&self, shards: &[Shard], foreign: &Foreign) -> Vec<Vec<Found>> {
         let next = AtomicUsize::new(0);
         let read = || {
             let mut found = Vec::new();
             while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.scan_shard(shard, &mut found);
+                self.scan_shard(shard, &mut found, foreign);
             }
             found.sort_unstable_by_key(|found: &Found| found.used);
             found
@@ -119,44 +138,53 @@ impl DiskStore {
         })
     }
 
-    fn scan_shard(&self, shard: &Shard, found: &mut Vec<Found>) {
+    fn scan_shard(&self, shard: &Shard, found: &mut Vec<Found>, foreign: &Foreign) {
         let Some(files) = list(&shard.path) else { return };
         self.count_directory(&shard.path);
         for file in entries(files) {
             let name = file.file_name();
-            match name.to_str().and_then(|name| CompactKey::of_file(shard.pool, shard.kind, shard.algorithm, name)) {
-                Some(key) => push(found, key, &file),
-                None => sweep(&file.path()),
+            let name = name
+                .to_str()
+                .filter(|name| shard.path.file_name().is_some_and(|shard| name.get(..2) == shard.to_str()));
+            match name.and_then(|name| CompactKey::of_file(shard.pool, shard.kind, shard.algorithm, name)) {
+                Some(key) => push(found, key, &file, foreign),
+                None => foreign.note(&file.path()),
             }
         }
     }
 
-    fn scan_tags(&self, pool: Pool, top: &Path, directory: &Path, found: &mut Vec<Found>) {
+    fn scan_tags(&self, pool: Pool, top: &Path, directory: &Path, found: &mut Vec<Found>, foreign: &Foreign) {
         let Some(files) = list(directory) else { return };
         self.count_directory(directory);
         for file in entries(files) {
             if file.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.scan_tags(pool, top, &file.path(), found);
+                self.scan_tags(pool, top, &file.path(), found, foreign);
                 continue;
             }
             let path = file.path();
             match path.strip_prefix(top).ok().and_then(|path| TagKey::from_path(pool, path)) {
-                Some(tag) => push(found, CompactKey::from(&Key::Tag(tag)), &file),
-                None => sweep(&path),
+                Some(tag) => push(found, CompactKey::from(&Key::Tag(tag)), &file, foreign),
+                None => foreign.note(&path),
             }
         }
     }
 
     /// A fill that runs already has its file here too; it is younger than this process.
-    fn scan_temporary(&self, directory: &Path, found: &mut Vec<Found>) {
+    fn scan_temporary(&self, directory: &Path, found: &mut Vec<Found>, foreign: &Foreign) {
         self.count_directory(directory);
         let Some(files) = list(directory) else { return };
         for file in entries(files) {
-            let age = file.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
+            // One that is younger than now is as young as can be: the clock was set back.
+            let modified = file.metadata().and_then(|metadata| metadata.modified()).ok();
+            let age = modified.map(|at| at.elapsed().unwrap_or_default());
             let name = file.file_name();
+            if !name.to_str().is_some_and(temp::is_ours) || is_directory(&file) {
+                foreign.note(&file.path());
+                continue;
+            }
             match name.to_str().and_then(temp::resumable) {
                 Some(id) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
-                    push(found, CompactKey::from(&Key::Partial(id)), &file)
+                    push(found, CompactKey::from(&Key::Partial(id)), &file, foreign)
                 }
                 _ => sweep(&file.path()),
             }
@@ -184,14 +212,26 @@ impl DiskStore {
     fn count_directory(&self, directory: &Path) {
         let Ok(metadata) = directory.metadata() else { return };
         self.index().add_directory(metadata.blocks() * 512);
+        if let Err(error) = layout::close(directory, &metadata)
+            && directory != self.0.root
+        {
+            tracing::warn!(path = %directory.display(), %error, "cannot keep other users from a directory of the cache");
+        }
     }
 }
 
-fn push(found: &mut Vec<Found>, key: CompactKey, file: &DirEntry) {
-    if let Ok(metadata) = file.metadata()
-        && metadata.is_file()
-    {
+fn push(found: &mut Vec<Found>, key: CompactKey, file: &DirEntry, foreign: &Foreign) {
+    let Ok(metadata) = file.metadata() else { return };
+    if !metadata.is_file() {
+        foreign.note(&file.path());
+    } else {
+        if let Err(error) = layout::close(&file.path(), &metadata) {
+            tracing::debug!(path = %file.path().display(), %error, "cannot keep other users from a file of the cache");
+        }
+        // A clock that was set back since says nothing of how recent a use was.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(i64::MAX, |now| now.as_nanos() as i64);
         let used = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        let used = used.min(now);
         found.push(Found { used, key, len: metadata.len() });
     }
 }
@@ -214,7 +254,39 @@ fn entries(directory: ReadDir) -> impl Iterator<Item = DirEntry> {
     })
 }
 
-/// Removes a file that no forebay wrote under this name, or that a crash left.
+/// A symbolic link is none: what is behind it is not forebay's.
+fn is_directory(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+}
+
+/// Two hexadecimal digits, as digests are spelled.
+fn is_shard(name: &str) -> bool {
+    name.len() == 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// What the scan met that forebay does not make: left alone, and told.
+#[derive(Default)]
+struct Foreign(AtomicUsize);
+
+impl Foreign {
+    fn note(&self, path: &Path) {
+        if self.0.fetch_add(1, Ordering::Relaxed) < MAX_WARNINGS {
+            tracing::warn!(path = %path.display(), "this is not forebay's and is left alone");
+        }
+    }
+
+    fn report(&self, root: &Path) {
+        let found = self.0.load(Ordering::Relaxed);
+        if found > 0 {
+            tracing::warn!(
+                found, directory = %root.display(),
+                "the cache directory holds what forebay did not make; it is not counted in cache.max_size"
+            );
+        }
+    }
+}
+
+/// Removes a file that a crash left.
 fn sweep(path: &Path) {
     match std::fs::remove_file(path) {
         Ok(()) => tracing::info!(path = %path.display(), "swept"),

@@ -6,9 +6,12 @@
 use std::{
     fs::File,
     io::{self, IoSlice},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use rustix::fs::OFlags;
 
 use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, note_length};
 use crate::{
@@ -83,6 +86,17 @@ pub(super) fn name(id: &ContentId, gaps: bool) -> String {
     format!("{of_clients}{}-{}.{end}", id.digest.algorithm().as_str(), id.digest.hex())
 }
 
+/// Whether forebay gives files below `tmp/` such names.
+pub(super) fn is_ours(name: &str) -> bool {
+    let of_fill = || name.strip_suffix(GAPS).is_some_and(|front| resumable(&format!("{front}{PART}")).is_some());
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let of_object = || {
+        let rest = name.strip_prefix("object-").or_else(|| name.strip_prefix("upload-"));
+        rest.and_then(|rest| rest.strip_suffix(".new")).is_some_and(number)
+    };
+    resumable(name).is_some() || of_fill() || of_object()
+}
+
 /// The content of a file below `tmp/` that a fill can go on with.
 pub(super) fn resumable(name: &str) -> Option<ContentId> {
     let (pool, name) = match name.strip_prefix(CLIENTS) {
@@ -105,7 +119,7 @@ impl DiskStore {
             store.index().forget(&Key::Partial(id.clone()));
             // A file of its own: who still reads the earlier one must not see it cut.
             remove(&path);
-            let file = File::options().read(true).write(true).create_new(true).open(path)?;
+            let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?;
             Ok(TempBlob::new(store, id, file, reservation))
         })
         .await
@@ -127,9 +141,10 @@ impl DiskStore {
             return None;
         }
         blocking(move || {
+            let flags = OFlags::NOFOLLOW.bits().cast_signed();
             let (reservation, len) = Reservation::adopt(&store, &key, &Key::Blob(id.clone()))?;
             store.publish();
-            let file = File::options().read(true).write(true).open(store.path(&key)).ok()?;
+            let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
             let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
             let temp = TempBlob::new(store, id, file, reservation);
             // One that is not what the index says is dropped, and removed by that.
@@ -155,9 +170,8 @@ impl DiskStore {
         note_length(file, len);
         file.sync_all()?;
         let path = self.path(&key);
-        self.make_parents(&path)?;
         let reservation = reservation.take().ok_or(io::ErrorKind::StorageFull)?;
-        std::fs::rename(temporary, &path)?;
+        self.rename(temporary, &path)?;
         let pin = Arc::new(reservation.fulfil_pinned(key, len));
         if let Some(parent) = path.parent() {
             File::open(parent)?.sync_all()?;

@@ -2,7 +2,7 @@
 //!
 //! Its name is none that a fill gives, so what a kill leaves of it is swept.
 
-use std::{fs::File, io, path::PathBuf, sync::Arc};
+use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, path::PathBuf, sync::Arc};
 
 use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, temp::remove};
 use crate::cache::lru::BLOCK;
@@ -32,7 +32,7 @@ impl DiskStore {
         let store = self.clone();
         blocking(move || {
             let path = store.0.root.join("tmp").join(format!("upload-{number:016x}.new"));
-            let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+            let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
             Ok(TempUpload { store, file: Arc::new(file), path, reservation: Some(reservation), live: true })
         })
         .await

@@ -76,6 +76,12 @@ pub fn partial(cache: &Path, digest: &Digest) -> PathBuf {
     cache.join("tmp").join(format!("{}-{}.part", digest.algorithm().as_str(), digest.hex()))
 }
 
+/// Whether the cache directory holds nothing but what says whose it is.
+pub fn is_empty(cache: &Path) -> bool {
+    let of_layout = ["lock", "CACHEDIR.TAG", "forebay-layout"];
+    files(cache).iter().all(|file| of_layout.iter().any(|name| file.ends_with(name)))
+}
+
 /// All files below a directory. One that goes away meanwhile may be in it or not.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
     walk(directory).into_iter().filter(|(_, metadata)| metadata.is_file()).map(|(path, _)| path).collect()
