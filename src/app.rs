@@ -23,6 +23,7 @@ use crate::{
     cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, disk},
     config::Config,
     metrics::{self, Metrics},
+    peer::TrustedNetworks,
     push::{Gone, KeyError, Seal},
     route::Routes,
     server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
@@ -82,6 +83,7 @@ pub struct App {
     tls: Option<ReloadableTls>,
     metrics: Metrics,
     readiness: Readiness,
+    trusted: TrustedNetworks,
     local_addrs: Vec<SocketAddr>,
     admin_addr: SocketAddr,
     /// Accept no more, finish what runs.
@@ -102,6 +104,7 @@ impl App {
         let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
         let instance = u32::from_le_bytes([a, b, c, d]);
         let pseudonym: Arc<str> = format!("forebay-{instance:08x}").into();
+        let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
         let images = Images::default();
         let manifests = ManifestCache::new(
             &config.cache,
@@ -144,7 +147,20 @@ impl App {
         tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), end.clone()));
         let serving = tokio::spawn(listener.run(handler.clone(), stop.clone()));
         readiness.set_ready();
-        Ok(Self { config, handler, tls, metrics, readiness, local_addrs, admin_addr, stop, end, serving, tasks })
+        Ok(Self {
+            config,
+            handler,
+            tls,
+            metrics,
+            readiness,
+            trusted,
+            local_addrs,
+            admin_addr,
+            stop,
+            end,
+            serving,
+            tasks,
+        })
     }
 
     /// Where the registry listens.
@@ -184,6 +200,7 @@ impl App {
             // A name stands for another registry now.
             self.handler.proofs.forget_all();
         }
+        self.trusted.set(config.server.trusted_networks.clone());
         warn_of_open_content(config);
         self.handler.access.store(Arc::new(access));
         for section in fixed_at_start(&self.config, config) {
@@ -212,6 +229,7 @@ impl App {
 /// what still runs of them, however many reloads there were since.
 fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str> {
     let mut server = new.server.clone();
+    server.trusted_networks.clone_from(&running.server.trusted_networks);
     if let (Some(_), Some(_)) = (&running.server.tls, &server.tls) {
         // Other files are taken over; only whether there is TLS at all is not.
         server.tls.clone_from(&running.server.tls);
@@ -321,6 +339,7 @@ mod tests {
                 with(&|config| (config.admin.listen.set_port(7), config.cache.max_size = 7).1),
                 &["admin", "cache"],
             ),
+            (&base, with(&|config| config.server.trusted_networks = vec!["10.0.0.1".parse().unwrap()]), &[]),
             (&a, b.clone(), &[]),
             (&a, with(&|config| (config.server.tls = files("b"), config.server.clear_http = false).1), &["server"]),
             (&a, base.clone(), &["server"]),

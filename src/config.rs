@@ -25,7 +25,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{access, admin, cache, push, server, upstream};
+use crate::{
+    access, admin, cache,
+    peer::{Network, NetworkError},
+    push, server, upstream,
+};
 
 use document::Document;
 pub use error::{Error, Key, Position};
@@ -136,8 +140,18 @@ fn server(document: &Document<'_>, raw: raw::Server, flags: Vec<SocketAddr>) -> 
         clear_http: raw.clear_http,
         max_connections: raw.max_connections,
         drain_timeout: raw.drain_timeout.0,
+        trusted_networks: networks(document, &section.field("trusted_networks"), &raw.trusted_networks)?,
         tls,
     })
+}
+
+fn networks(document: &Document<'_>, key: &Key, texts: &[String]) -> Result<Vec<Network>, Error> {
+    let items = texts.iter().enumerate();
+    items
+        .map(|(index, text)| {
+            text.parse().map_err(|error: NetworkError| document.error(&key.item(index), error.to_string()))
+        })
+        .collect()
 }
 
 fn tls(document: &Document<'_>, section: &Key, raw: &raw::Tls) -> Result<server::TlsConfig, Error> {

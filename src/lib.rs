@@ -12,7 +12,8 @@
 //! - [`oci`] is the vocabulary all of them share.
 //!
 //! Beside the path: [`error`] (why a request failed, and what the client is told), [`metrics`]
-//! (what is counted), [`admin`] (the operator's own listener).
+//! (what is counted), [`admin`] (the operator's own listener), [`peer`] (clients by their
+//! addresses, and their shares of what is bounded).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
@@ -27,6 +28,7 @@ pub mod config;
 pub mod error;
 pub mod metrics;
 pub mod oci;
+pub mod peer;
 pub mod push;
 pub mod route;
 pub mod server;

@@ -30,6 +30,7 @@ pub struct Server {
     pub clear_http: bool,
     pub max_connections: usize,
     pub drain_timeout: Period,
+    pub trusted_networks: Vec<String>,
     pub tls: Option<Tls>,
 }
 
@@ -40,6 +41,7 @@ impl Default for Server {
             clear_http: true,
             max_connections: 8192,
             drain_timeout: Period(Duration::from_secs(30)),
+            trusted_networks: Vec::new(),
             tls: None,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use crate::peer::Network;
+
 /// The `[server]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -12,6 +14,8 @@ pub struct Config {
     pub max_connections: usize,
     /// How long running responses may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// Peers in these networks are not held to shares: many clients are behind one address there.
+    pub trusted_networks: Vec<Network>,
     pub tls: Option<TlsConfig>,
 }
 

@@ -125,6 +125,7 @@ fn every_key_is_read() {
         clear_http = false
         max_connections = 7
         drain_timeout = "1m 5s"
+        trusted_networks = ["10.0.0.0/8", "fd00::1"]
         [server.tls]
         certificate = "tls.crt"
         key = "tls.key"
@@ -175,6 +176,8 @@ fn every_key_is_read() {
     assert!(!config.server.clear_http);
     assert_eq!(config.server.max_connections, 7);
     assert_eq!(config.server.drain_timeout, Duration::from_secs(65));
+    let networks: Vec<String> = config.server.trusted_networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "fd00::1/128"]);
     let tls = config.server.tls.unwrap();
     assert_eq!((tls.certificate, tls.key, tls.client_ca), (at("tls.crt"), at("tls.key"), Some(at("clients.crt"))));
     assert_eq!(config.admin.listen, "127.0.0.1:9".parse().unwrap());
@@ -249,6 +252,13 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
     ("[server]\nlisten = [1]", 2, "server.listen[0]", "expected a string"),
     ("[server]\nmax_connections = -1", 2, "server.max_connections", "-1"),
     ("[server]\ndrain_timeout = \"soon\"", 2, "server.drain_timeout", "must be a duration such as \"30s\""),
+    (
+        "[server]\ntrusted_networks = [\"10.0.0.0/8\", \"10.0.0.1/8\"]",
+        2,
+        "server.trusted_networks[1]",
+        "write 10.0.0.0/8",
+    ),
+    ("[server]\ntrusted_networks = [\"cluster\"]", 2, "server.trusted_networks[0]", "must be a network such as"),
     ("[server]\ndrain_timeout = 30", 2, "server.drain_timeout", "expected a string"),
     ("[cache]\ntag_ttl = \"200 years\"", 2, "cache.tag_ttl", "100 years"),
     ("[cache]\nmax_size = \"much\"", 2, "cache.max_size", "must be a size such as \"50 GiB\""),

@@ -171,6 +171,7 @@ impl Setup {
                 listen: vec!["127.0.0.1:0".parse().unwrap()],
                 clear_http: true,
                 max_connections: 1000,
+                trusted_networks: Vec::new(),
                 drain_timeout: PATIENCE,
                 tls: None,
             },

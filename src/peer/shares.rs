@@ -1,0 +1,251 @@
+//! What all peers share, and how much of it one peer may hold.
+//!
+//! What must hold:
+//! - permits never exceed the total; each gives back what it took when it is dropped;
+//! - while no more than three quarters are used, nothing else limits a peer;
+//! - in the last quarter a peer that holds something may not come to hold more than every other peer does: the largest holder
+//!   is refused first, and one that holds nothing yet finds room;
+//! - trusted peers are held to the total only.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{PeerPrefix, TrustedNetworks};
+
+/// Why a peer gets nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is not so much left for any peer.
+    #[error("nothing is left")]
+    Full,
+    /// There is, and this peer holds the most already.
+    #[error("this address holds the largest share")]
+    Share,
+}
+
+/// A bounded number of units (of anything: connections, bytes) that peers share. A cheap handle.
+#[derive(Clone, Debug)]
+pub struct Shares(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    total: u64,
+    trusted: TrustedNetworks,
+    /// Held for a look-up; above three quarters for a look at each peer.
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    used: u64,
+    /// Without those of trusted peers. No peer stands here with 0.
+    by_peer: HashMap<PeerPrefix, u64>,
+}
+
+/// Units that one peer holds until this is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    shares: Shares,
+    /// `None`: of a trusted peer.
+    peer: Option<PeerPrefix>,
+    units: u64,
+}
+
+impl Shares {
+    pub fn new(total: u64, trusted: TrustedNetworks) -> Shares {
+        Shares(Arc::new(Inner { total, trusted, held: Mutex::default() }))
+    }
+
+    /// Takes units for the peer at this address, without waiting.
+    ///
+    /// # Errors
+    /// There is not so much left, or not for this peer.
+    pub fn take(&self, address: IpAddr, units: u64) -> Result<Permit, Refused> {
+        let peer = (!self.0.trusted.contains(address)).then(|| PeerPrefix::from(address));
+        let mut held = self.lock();
+        let decision = match peer {
+            None => within(self.0.total, held.used, units),
+            Some(peer) => {
+                let own = held.by_peer.get(&peer).copied().unwrap_or_default();
+                may_take(self.0.total, held.used, own, units, || held.most_of_others(peer))
+            }
+        };
+        decision?;
+        held.used += units;
+        if let Some(peer) = peer.filter(|_| units > 0) {
+            *held.by_peer.entry(peer).or_default() += units;
+        }
+        drop(held);
+        Ok(Permit { shares: self.clone(), peer, units })
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.total
+    }
+
+    /// How many units are held.
+    pub fn used(&self) -> u64 {
+        self.lock().used
+    }
+
+    /// Whether so much is used that shares bind.
+    pub fn is_scarce(&self) -> bool {
+        is_scarce(self.0.total, self.used())
+    }
+
+    /// The peer that holds the most, and how much.
+    pub fn largest(&self) -> Option<(PeerPrefix, u64)> {
+        self.lock().by_peer.iter().map(|(peer, units)| (*peer, *units)).max_by_key(|(peer, units)| (*units, *peer))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        // A number is whole even if a thread panicked beside it.
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn most_of_others(&self, peer: PeerPrefix) -> u64 {
+        self.by_peer.iter().filter(|(other, _)| **other != peer).map(|(_, units)| *units).max().unwrap_or_default()
+    }
+}
+
+impl Permit {
+    pub fn units(&self) -> u64 {
+        self.units
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut held = self.shares.lock();
+        held.used = held.used.saturating_sub(self.units);
+        if let Some(peer) = self.peer
+            && let Some(units) = held.by_peer.get_mut(&peer)
+        {
+            *units = units.saturating_sub(self.units);
+            if *units == 0 {
+                held.by_peer.remove(&peer);
+            }
+        }
+    }
+}
+
+/// Whether a peer that holds `own` may take more (pure).
+fn may_take(total: u64, used: u64, own: u64, units: u64, most_of_others: impl FnOnce() -> u64) -> Result<(), Refused> {
+    within(total, used, units)?;
+    if own > 0 && is_scarce(total, used.saturating_add(units)) && own.saturating_add(units) > most_of_others() {
+        return Err(Refused::Share);
+    }
+    Ok(())
+}
+
+fn within(total: u64, used: u64, units: u64) -> Result<(), Refused> {
+    used.checked_add(units).filter(|used| *used <= total).map(|_| ()).ok_or(Refused::Full)
+}
+
+fn is_scarce(total: u64, used: u64) -> bool {
+    u128::from(used) * 4 > u128::from(total) * 3
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, n])
+    }
+
+    #[test]
+    fn the_largest_holder_is_refused_first() {
+        for (total, used, own, units, others, expected) in [
+            // Up to three quarters a peer takes what it likes.
+            (8, 0, 0, 6, 0, Ok(())),
+            (8, 5, 5, 1, 0, Ok(())),
+            // Beyond, the last quarter is for others.
+            (8, 6, 6, 1, 0, Err(Refused::Share)),
+            (8, 6, 0, 1, 6, Ok(())),
+            (8, 6, 1, 1, 5, Ok(())),
+            (8, 6, 2, 2, 4, Ok(())),
+            (8, 6, 3, 1, 3, Err(Refused::Share)),
+            // Many peers with one each leave room for one more with one.
+            (8, 7, 0, 1, 1, Ok(())),
+            (8, 7, 1, 1, 1, Err(Refused::Share)),
+            // The whole binds for all.
+            (8, 8, 0, 1, 8, Err(Refused::Full)),
+            (8, 0, 0, 9, 0, Err(Refused::Full)),
+            (8, 8, 0, 0, 8, Ok(())),
+            (0, 0, 0, 1, 0, Err(Refused::Full)),
+            (1, 0, 0, 1, 0, Ok(())),
+            (u64::MAX, u64::MAX, 1, 1, 0, Err(Refused::Full)),
+        ] {
+            assert_eq!(may_take(total, used, own, units, || others), expected, "{total} {used} {own} {units} {others}");
+        }
+    }
+
+    #[test]
+    fn one_peer_leaves_a_quarter_to_the_others() {
+        let shares = Shares::new(8, TrustedNetworks::default());
+        let hog: Vec<_> = std::iter::from_fn(|| shares.take(address(1), 1).ok()).collect();
+        assert_eq!((hog.len(), shares.take(address(1), 1).unwrap_err()), (6, Refused::Share));
+        let others: Vec<_> = (2..10).filter_map(|n| shares.take(address(n), 1).ok()).collect();
+        assert_eq!((others.len(), shares.take(address(99), 1).unwrap_err()), (2, Refused::Full));
+        assert_eq!(shares.largest(), Some((PeerPrefix::from(address(1)), 6)));
+        drop((hog, others));
+        assert_eq!((shares.used(), shares.largest()), (0, None));
+    }
+
+    #[test]
+    fn trusted_peers_are_held_to_the_total_only() {
+        let trusted = TrustedNetworks::new(vec!["10.0.0.1".parse().unwrap()]);
+        let shares = Shares::new(8, trusted.clone());
+        let cluster: Vec<_> = std::iter::from_fn(|| shares.take(address(1), 1).ok()).collect();
+        assert_eq!((cluster.len(), shares.take(address(1), 1).unwrap_err()), (8, Refused::Full));
+        // What was taken while it was trusted is given back as such.
+        trusted.set(Vec::new());
+        drop(cluster);
+        assert_eq!((shares.used(), shares.largest()), (0, None));
+    }
+
+    #[test]
+    fn addresses_of_one_prefix_share_one_share() {
+        let shares = Shares::new(8, TrustedNetworks::default());
+        let of = |n: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, n, n, n, n]);
+        let hog: Vec<_> = (0..20).filter_map(|n| shares.take(of(n), 1).ok()).collect();
+        assert_eq!(hog.len(), 6);
+    }
+
+    proptest! {
+        #[test]
+        fn permits_stay_within_the_total_and_all_come_back(
+            total in 0u64..64,
+            steps in prop::collection::vec((0u8..5, 0u64..16, any::<bool>()), 0..80),
+        ) {
+            let shares = Shares::new(total, TrustedNetworks::new(vec!["10.0.0.0".parse().unwrap()]));
+            let mut permits: Vec<Permit> = Vec::new();
+            for (peer, units, give_back) in steps {
+                let before = shares.used();
+                if give_back && !permits.is_empty() {
+                    permits.swap_remove(usize::from(peer) % permits.len());
+                } else {
+                    let own: u64 =
+                        permits.iter().filter(|permit| permit.peer == Some(address(peer).into())).map(|permit| permit.units).sum();
+                    match shares.take(address(peer), units) {
+                        Ok(permit) => permits.push(permit),
+                        Err(Refused::Full) => prop_assert!(before + units > total),
+                        Err(Refused::Share) => prop_assert!((before + units) * 4 > total * 3 && own > 0 && peer != 0),
+                    }
+                }
+                prop_assert!(shares.used() <= total);
+                prop_assert_eq!(shares.used(), permits.iter().map(|permit| permit.units).sum::<u64>());
+            }
+            drop(permits);
+            prop_assert_eq!((shares.used(), shares.largest()), (0, None));
+        }
+    }
+}
