@@ -24,7 +24,7 @@ use tracing::error;
 pub use self::config::Config;
 use crate::{
     metrics::Metrics,
-    server::{Connection, Handle, Listener},
+    server::{Connection, Handle, Listener, isolate},
 };
 
 /// Prometheus, a few probes, and somebody with a browser.
@@ -142,5 +142,6 @@ fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT_TYPE));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    isolate(headers);
     response
 }

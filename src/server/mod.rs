@@ -43,6 +43,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+pub use self::response::isolate;
 pub use self::{
     config::{Config, TlsConfig},
     handler::{Handler, Table},

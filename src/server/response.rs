@@ -29,6 +29,9 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const SANDBOX: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
+
 /// More headers than a manifest's answer has: the map is made once, of the right size.
 const MOST_HEADERS: usize = 12;
 
@@ -186,9 +189,18 @@ pub fn common(headers: &mut HeaderMap, id: HeaderValue, via: &HeaderValue, names
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(header::VIA, via.clone());
     headers.insert(REQUEST_ID, id);
+    isolate(headers);
     if let Some(namespace) = namespace.and_then(|namespace| HeaderValue::from_str(namespace).ok()) {
         headers.insert(NAMESPACE, namespace);
     }
+}
+
+/// Keeps a browser from running what an upstream sends (`text/html`, `image/svg+xml`) as a page of forebay's origin.
+///
+/// Source: Fetch, "X-Content-Type-Options"; Content Security Policy Level 3, "sandbox".
+pub fn isolate(headers: &mut HeaderMap) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    headers.insert(header::CONTENT_SECURITY_POLICY, SANDBOX);
 }
 
 #[cfg(test)]

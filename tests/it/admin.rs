@@ -37,6 +37,8 @@ async fn metrics_health_and_readiness() {
     assert!(text.contains("forebay_connections 0\n"), "{text}");
     let response = client.get(format!("{url}/metrics?x=y")).send().await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+    assert_eq!(response.headers()["content-security-policy"], "default-src 'none'; sandbox");
 
     let head = client.head(format!("{url}/healthz")).send().await.unwrap();
     assert_eq!((head.status().as_u16(), head.headers()["content-length"].to_str().unwrap()), (200, "3"));

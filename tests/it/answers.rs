@@ -67,6 +67,8 @@ async fn the_headers_of_every_answer() {
             let what = format!("{method} {target}: {answer:?}");
             assert_eq!(answer.status, status, "{what}");
             assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"), "{what}");
+            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{what}");
+            assert_eq!(answer.header("content-security-policy"), Some("default-src 'none'; sandbox"), "{what}");
             assert!(answer.header("via").is_some_and(|via| via.starts_with("1.1 forebay-")), "{what}");
             assert!(ids.insert(answer.header("x-request-id").unwrap().to_owned()), "an id comes twice: {what}");
             // What has no route has no upstream either.
