@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use forebay::{
     route::{Routes, Target},
-    upstream::{Config, CredentialSource},
+    upstream::{Access, Config, CredentialSource},
 };
 use http::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
@@ -22,6 +22,7 @@ static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
         realms: Vec::new(),
         ca: None,
         credential: CredentialSource::Anonymous,
+        access: Access::Shared,
         connections: 1,
         push: false,
     };
