@@ -4,12 +4,14 @@
 //! bounded with everything in flight. The index *names* victims; the store unlinks them.
 //! An object that is being read is never named: unlinking an open file frees nothing.
 
+use std::collections::HashMap;
+
 use lru::LruCache;
 
 use crate::{
     cache::{ContentId, Pool, tag_record::TagKey},
     metrics::CacheKind,
-    oci::{Algorithm, Digest, sha256_of_hex},
+    oci::{AcceptClass, Algorithm, Digest, sha256_of_hex},
 };
 
 /// What file systems allocate in: a file's last block is paid for whole, and a directory takes one.
@@ -65,6 +67,16 @@ impl CompactKey {
             CacheKind::Blob => Some(Self::from(&Key::Blob(pool.id(&digest)))),
             CacheKind::Manifest => Some(Self::from(&Key::Manifest(pool.id(&digest)))),
             CacheKind::Tag | CacheKind::Partial => None,
+        }
+    }
+
+    fn tag(&self) -> Option<&TagKey> {
+        match &self.0 {
+            Compact::Other(key) => match &**key {
+                Key::Tag(tag) => Some(tag),
+                Key::Blob(_) | Key::Manifest(_) | Key::Partial(_) => None,
+            },
+            Compact::Blob(..) | Compact::Manifest(..) | Compact::Partial(..) => None,
         }
     }
 
@@ -131,6 +143,8 @@ pub struct LruIndex {
     /// Bytes of directories.
     overhead: u64,
     totals: [Totals; CacheKind::ALL.len()],
+    /// The classes of clients that a tag has records for; the key's own class says nothing.
+    classes: HashMap<TagKey, Vec<AcceptClass>>,
 }
 
 /// What a file of `len` bytes takes on disk. An upstream may claim any length: the sum stops at the largest.
@@ -149,7 +163,15 @@ impl LruIndex {
             written: 0,
             overhead: 0,
             totals: Default::default(),
+            classes: HashMap::new(),
         }
+    }
+
+    /// The records of a tag, for whatever clients.
+    pub fn tag_classes(&self, tag: &TagKey) -> Vec<TagKey> {
+        let name = tag.of_all_classes();
+        let classes = self.classes.get(&name).into_iter().flatten();
+        classes.map(|class| TagKey { class: *class, ..name.clone() }).collect()
     }
 
     /// Bytes on disk and promised.
@@ -193,6 +215,9 @@ impl LruIndex {
         let totals = &mut self.totals[key.kind() as usize];
         totals.bytes += len;
         totals.objects += 1;
+        if let Some(tag) = key.tag() {
+            self.classes.entry(tag.of_all_classes()).or_default().push(tag.class);
+        }
         self.entries.put(key, Entry { len, pins });
     }
 
@@ -236,6 +261,15 @@ impl LruIndex {
 
     fn remove(&mut self, key: &CompactKey) -> Option<Entry> {
         let entry = self.entries.pop(key)?;
+        if let Some(tag) = key.tag() {
+            let name = tag.of_all_classes();
+            if let Some(classes) = self.classes.get_mut(&name) {
+                classes.retain(|class| *class != tag.class);
+                if classes.is_empty() {
+                    self.classes.remove(&name);
+                }
+            }
+        }
         self.used -= allocated(entry.len);
         if entry.pins > 0 {
             self.pinned -= allocated(entry.len);
@@ -318,6 +352,23 @@ mod tests {
     }
 
     const PLENTY: u64 = u64::MAX / 4;
+
+    #[test]
+    fn the_classes_of_a_tag_are_those_that_have_a_record() {
+        let of = |tag: &str, class: &str| {
+            TagKey::from_path(Pool::Open, std::path::Path::new(&format!("u/team/app/{tag}@{class}"))).unwrap()
+        };
+        let mut index = LruIndex::new(4 * BLOCK);
+        for key in [of("1", "01"), of("1", "02"), of("2", "01"), of("1", "02")] {
+            index.insert(Key::Tag(key), 10);
+        }
+        assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "01"), of("1", "02")]);
+        index.forget(&Key::Tag(of("1", "01")));
+        assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "02")]);
+        // Evicted: nothing is left of it.
+        assert_eq!(index.reserve(4 * BLOCK, PLENTY).unwrap().len(), 2);
+        assert!(index.tag_classes(&of("1", "80")).is_empty() && index.classes.is_empty());
+    }
 
     #[test]
     fn the_least_recently_used_goes_first_and_no_more_than_needed() {

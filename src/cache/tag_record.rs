@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::pool::Pool;
-use crate::oci::{AcceptClass, Digest, MediaType, Repository, Tag};
+use crate::oci::{Accept, AcceptClass, Digest, MediaType, Repository, Tag};
 
 /// A tag of one upstream, as clients of one kind see it: an old registry converts what it serves to what the
 /// client says it accepts, so one tag can mean several manifests.
@@ -23,6 +23,11 @@ pub struct TagKey {
 }
 
 impl TagKey {
+    /// The tag itself: equal for the keys of all classes.
+    pub fn of_all_classes(&self) -> Self {
+        Self { class: Accept::default().class(), ..self.clone() }
+    }
+
     /// The path below its pool's `tags/`. No name contains `@`, so no tag's file is in the way of a repository's directory.
     pub fn path(&self) -> PathBuf {
         let mut path = PathBuf::from(&*self.upstream);
@@ -107,7 +112,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::oci::{Accept, Algorithm};
+    use crate::oci::Algorithm;
 
     fn class(accept: &str) -> AcceptClass {
         let value = HeaderValue::from_str(accept).unwrap();

@@ -59,6 +59,11 @@ impl DiskStore {
 
     /// The records on disk of the same tag for other kinds of clients.
     pub async fn tag_classes(&self, key: &TagKey) -> Vec<TagKey> {
+        if self.is_scanned() {
+            let mut classes = self.index().tag_classes(key);
+            classes.retain(|other| other.class != key.class);
+            return classes;
+        }
         let (store, key) = (self.clone(), key.clone());
         blocking(move || {
             let path = store.path(&Key::Tag(key.clone()));

@@ -1,7 +1,10 @@
 //! What is known of tags, in memory over disk.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -15,18 +18,21 @@ use crate::{
         tag_record::{TagKey, TagRecord},
         writes::Writes,
     },
-    oci::{Digest, Reference, Repository},
+    oci::{AcceptClass, Digest, Reference, Repository},
 };
 
 /// How many records are held in memory.
 const MOST_RECORDS: u64 = 50_000;
+/// Of how many classes of clients the records of one tag are held in memory.
+const MAX_CLASSES: usize = 16;
 /// How long an upstream that could not answer for a tag is left alone, at most.
 const TROUBLE_TTL: Duration = Duration::from_secs(5);
 
 pub(super) struct TagRecords {
     store: DiskStore,
     writer: Writer,
-    memory: moka::sync::Cache<TagKey, Remembered>,
+    /// By tag, with the few classes of clients inside: to forget one looks at no other.
+    memory: moka::sync::Cache<TagKey, Arc<Vec<Remembered>>>,
     /// Tags whose upstream could not answer a moment ago: what is stale is served without asking again.
     troubled: moka::sync::Cache<TagKey, ()>,
     writes: Writes,
@@ -37,14 +43,13 @@ pub(super) struct TagRecords {
 /// A record in memory, and whether it was used.
 #[derive(Clone)]
 struct Remembered {
+    class: AcceptClass,
     record: Arc<TagRecord>,
     used: LastUse,
-}
-
-impl Remembered {
-    fn new(record: Arc<TagRecord>) -> Self {
-        Self { record, used: LastUse::default() }
-    }
+    /// How many changes had been made when it was asked for.
+    writes: u64,
+    /// It is on disk, and no change was made until then: one that comes later forgets it.
+    settled: Arc<AtomicBool>,
 }
 
 impl TagRecords {
@@ -56,7 +61,7 @@ impl TagRecords {
         Self {
             store: writer.store.clone(),
             writer,
-            memory: moka::sync::Cache::builder().max_capacity(MOST_RECORDS).support_invalidation_closures().build(),
+            memory: moka::sync::Cache::builder().max_capacity(MOST_RECORDS).build(),
             troubled,
             writes: Writes::default(),
             tag_ttl: config.tag_ttl,
@@ -79,9 +84,31 @@ impl TagRecords {
     }
 
     fn in_memory(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
-        let Remembered { record, used } = self.memory.get(key)?;
-        self.store.note_use(&used, || Key::Tag(key.clone()));
-        Some(record)
+        self.remembered(key).filter(|found| self.holds(key, found)).map(|found| found.record)
+    }
+
+    fn remembered(&self, key: &TagKey) -> Option<Remembered> {
+        let classes = self.memory.get(&key.of_all_classes())?;
+        let found = classes.iter().find(|remembered| remembered.class == key.class)?;
+        self.store.note_use(&found.used, || Key::Tag(key.clone()));
+        Some(found.clone())
+    }
+
+    /// Whether no change was made between the question and the record's being on disk.
+    fn holds(&self, key: &TagKey, found: &Remembered) -> bool {
+        found.settled.load(Ordering::SeqCst) || found.writes == self.writes(&key.upstream, &key.repository)
+    }
+
+    fn remember(&self, key: &TagKey, remembered: Remembered) {
+        self.memory.entry(key.of_all_classes()).and_upsert_with(|former| {
+            let mut classes = former.map(|former| former.into_value().as_ref().clone()).unwrap_or_default();
+            classes.retain(|other| other.class != key.class);
+            if classes.len() >= MAX_CLASSES {
+                classes.remove(0);
+            }
+            classes.push(remembered);
+            Arc::new(classes)
+        });
     }
 
     /// How many changes were made through us in a repository. What was asked, or read, when there were fewer may be
@@ -96,8 +123,9 @@ impl TagRecords {
     }
 
     async fn find(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
-        if let Some(record) = self.in_memory(key) {
-            return Some(record);
+        if let Some(found) = self.remembered(key) {
+            // What is being written was outdated meanwhile, on disk as well: it is removed when it is there.
+            return self.holds(key, &found).then_some(found.record);
         }
         let writes = self.writes(&key.upstream, &key.repository);
         let bytes = match self.store.read(Key::Tag(key.clone()), TagRecord::MAX_LEN).await {
@@ -108,11 +136,14 @@ impl TagRecords {
             }
         };
         let record = Arc::new(TagRecord::decode(&bytes)?);
-        self.memory.insert(key.clone(), Remembered::new(record.clone()));
+        let (class, used, settled) = (key.class, LastUse::default(), Arc::new(AtomicBool::new(false)));
+        self.remember(key, Remembered { class, record: record.clone(), used, writes, settled: settled.clone() });
         if self.writes(&key.upstream, &key.repository) != writes {
             // It may have been removed while it was read: the next one looks again.
-            self.memory.invalidate(key);
+            self.memory.invalidate(&key.of_all_classes());
+            return None;
         }
+        settled.store(true, Ordering::SeqCst);
         Some(record)
     }
 
@@ -135,11 +166,15 @@ impl TagRecords {
             && question.writes == self.writes(&question.upstream, &question.repository)
         {
             let key = wanted.key(tag);
-            self.memory.insert(key.clone(), Remembered::new(record.clone()));
+            let (class, writes) = (key.class, question.writes);
+            let (used, settled) = (LastUse::default(), Arc::new(AtomicBool::new(false)));
+            self.remember(&key, Remembered { class, record: record.clone(), used, writes, settled: settled.clone() });
             self.troubled.invalidate(&key);
             self.writer.write(Key::Tag(key.clone()), record.encode()).await;
             if question.writes != self.writes(&question.upstream, &question.repository) {
                 self.remove(&key).await;
+            } else {
+                settled.store(true, Ordering::SeqCst);
             }
         }
         record
@@ -152,38 +187,31 @@ impl TagRecords {
 
     /// Forgets the tags of a repository that point at a manifest.
     pub async fn remove_pointing_at(&self, pool: Pool, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
-        let (at, of, to) = (upstream.clone(), repository.clone(), digest.clone());
-        self.forget_in_memory(move |key, record| {
-            key.pool == pool && key.upstream == at && key.repository == of && record.digest == to
-        });
+        for (key, classes) in &self.memory {
+            let of_it = key.pool == pool && key.upstream == *upstream && key.repository == *repository;
+            if of_it && classes.iter().any(|remembered| remembered.record.digest == *digest) {
+                self.memory.invalidate(&*key);
+            }
+        }
         for key in self.store.tags_of(pool, upstream, repository).await {
             if self.find(&key).await.is_some_and(|record| record.digest == *digest) {
-                self.memory.invalidate(&key);
+                self.memory.invalidate(&key.of_all_classes());
                 self.store.remove(Key::Tag(key)).await;
             }
         }
     }
 
-    fn forget_in_memory(&self, is: impl Fn(&TagKey, &TagRecord) -> bool + Send + Sync + 'static) {
-        let gone = move |key: &TagKey, remembered: &Remembered| is(key, &remembered.record);
-        if let Err(error) = self.memory.invalidate_entries_if(gone) {
-            tracing::error!(%error, "cannot forget the records of tags");
-        }
-    }
-
     /// The upstream says that there is no such tag: for nobody, whatever they accept.
     pub async fn remove(&self, key: &TagKey) {
+        // Records that found no room on disk are in memory alone.
+        self.memory.invalidate(&key.of_all_classes());
         let mut keys = self.store.tag_classes(key).await;
         keys.push(key.clone());
         for key in keys {
-            self.memory.invalidate(&key);
             self.store.remove(Key::Tag(key)).await;
         }
-        // Records that found no room on disk are in memory alone.
-        let TagKey { pool, upstream, repository, tag, .. } = key.clone();
-        self.forget_in_memory(move |other, _| {
-            other.pool == pool && other.upstream == upstream && other.repository == repository && other.tag == tag
-        });
+        // A record may have been read from the disk before it was removed.
+        self.memory.invalidate(&key.of_all_classes());
     }
 
     pub fn note_trouble(&self, key: &TagKey) {
