@@ -36,6 +36,8 @@ pub enum Error {
     BlobUnknown,
     #[error("no such upload: it was begun at another registry or repository, or its URL was not made here")]
     UploadUnknown,
+    #[error("the upstream has no endpoint for referrers: ask for the tag that is made of the digest")]
+    NoReferrersEndpoint,
     #[error("not known to the upstream")]
     NameUnknown,
     #[error("authentication required")]
@@ -92,6 +94,7 @@ impl Error {
             | Self::ManifestUnknown
             | Self::BlobUnknown
             | Self::UploadUnknown
+            | Self::NoReferrersEndpoint
             | Self::NameUnknown => StatusCode::NOT_FOUND,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Denied | Self::Refused | Self::ClearLogin | Self::LoginElsewhere | Self::NoUsers => {
@@ -119,7 +122,10 @@ impl Error {
             Self::UploadUnknown => ErrorCode::BlobUploadUnknown,
             Self::Unauthenticated => ErrorCode::Unauthorized,
             Self::Denied | Self::Refused | Self::ClearLogin | Self::LoginElsewhere | Self::NoUsers => ErrorCode::Denied,
-            Self::Rejected | Self::Unsupported | Self::MethodNotAllowed => ErrorCode::Unsupported,
+            // NAME_UNKNOWN would say that there is no such repository, which clients report and end with.
+            Self::NoReferrersEndpoint | Self::Rejected | Self::Unsupported | Self::MethodNotAllowed => {
+                ErrorCode::Unsupported
+            }
             Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
             Self::TooManyRequests { .. } | Self::Busy => ErrorCode::TooManyRequests,
@@ -156,6 +162,7 @@ impl Error {
             | Self::ManifestUnknown
             | Self::BlobUnknown
             | Self::UploadUnknown
+            | Self::NoReferrersEndpoint
             | Self::NameUnknown
             | Self::Denied
             | Self::Refused
@@ -230,6 +237,7 @@ impl From<ListError> for Error {
     fn from(error: ListError) -> Self {
         match error {
             ListError::Upstream { operation, source } => Self::from_upstream(operation, &source),
+            ListError::NoEndpoint => Self::NoReferrersEndpoint,
             ListError::Tag(error) => error.into(),
             ListError::Abandoned => Self::Draining,
         }
@@ -272,6 +280,7 @@ mod tests {
             (Error::ManifestUnknown, 404, "MANIFEST_UNKNOWN"),
             (Error::BlobUnknown, 404, "BLOB_UNKNOWN"),
             (Error::UploadUnknown, 404, "BLOB_UPLOAD_UNKNOWN"),
+            (Error::NoReferrersEndpoint, 404, "UNSUPPORTED"),
             (Error::NameUnknown, 404, "NAME_UNKNOWN"),
             (Error::Unauthenticated, 401, "UNAUTHORIZED"),
             (Error::Denied, 403, "DENIED"),

@@ -17,7 +17,7 @@ mod seal;
 mod session;
 mod tee;
 
-use http::{HeaderMap, HeaderName, Method, Uri};
+use http::{HeaderMap, Method, Uri};
 
 use self::tee::Tap;
 pub use self::{
@@ -36,9 +36,6 @@ use crate::{
     route::Write,
     upstream::{Content, Upstream, Written},
 };
-
-/// Says that an upstream has noted whom a manifest refers to.
-const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// A change that a client asks for.
 #[derive(Clone, Copy, Debug)]
@@ -93,12 +90,6 @@ pub async fn pass(
     let is_gone = *push.method == Method::DELETE && written.is_not_found();
     if written.is_success() || is_gone {
         note(push, written.is_created(), upstream, caches).await;
-    }
-    if let Write::PutManifest(reference) = push.write
-        && written.is_success()
-        && !written.headers.contains_key(OCI_SUBJECT)
-    {
-        caches.lists.note_put(upstream.name(), push.repository, reference);
     }
     let kept = tap.take_off(push, &written, upstream, caches.blobs.tees()).await;
     written.location = location::of(push, &written, upstream.name(), seal, kept);

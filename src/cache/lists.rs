@@ -3,7 +3,8 @@
 //! A list is the upstream's word and changes at any time. Tags and the catalogue are asked for each time; referrers, which
 //! are asked for with every pull that is verified, are believed for `tag_ttl`. What the upstream said last is kept in
 //! memory, and given when it cannot say it again: it is down, slow, or answers 429 or 5xx. An upstream without an endpoint
-//! for referrers has them in a tag, which is a manifest like any other.
+//! for referrers has them in a tag, which is a manifest like any other; where pushes are taken, clients keep that tag
+//! themselves, and are told that there is no endpoint.
 //!
 //! What must hold: an answer is for who asked the same in the same name; once a change made through us is answered,
 //! nobody is told what was so before it; memory is bounded, whatever is asked.
@@ -30,15 +31,12 @@ pub use self::{
 use super::{Config, ManifestCache, ManifestError, flights::Flights, freshness::Freshness};
 use crate::{
     metrics::{Operation, Outcome},
-    oci::{Reference, Repository, is_referrers_tag},
+    oci::Repository,
     upstream::{self, ErrorKind},
 };
 
 /// How long a client waits for the upstream when there is a former answer at hand.
 const STALE_PATIENCE: Duration = Duration::from_secs(3);
-/// How long a client that has put a manifest is taken to be pushing.
-const PUT_TTL: Duration = Duration::from_secs(60);
-const MOST_PUT: u64 = 10_000;
 
 /// Why a list cannot be had.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -49,6 +47,8 @@ pub enum ListError {
         operation: Operation,
         source: upstream::Error,
     },
+    #[error("the upstream has no endpoint for referrers, and its clients keep the tag that has them")]
+    NoEndpoint,
     #[error("the tag that has the referrers cannot be had")]
     Tag(#[source] ManifestError),
     #[error("the request was given up")]
@@ -79,16 +79,13 @@ struct Shared {
     answers: Answers,
     questions: Flights<Question, Result<Answer, upstream::Error>>,
     manifests: ManifestCache,
-    /// Repositories to which somebody pushes a manifest, and whose upstream said nothing of a subject.
-    put: moka::sync::Cache<(Arc<str>, Repository), ()>,
 }
 
 impl Lists {
     /// Questions run as tasks of `tasks` and end with `shutdown`.
     pub fn new(config: &Config, manifests: ManifestCache, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         let (answers, questions) = (Answers::new(config), Flights::new(tasks, shutdown));
-        let put = moka::sync::Cache::builder().max_capacity(MOST_PUT).time_to_live(PUT_TTL).build();
-        Self(Arc::new(Shared { answers, questions, manifests, put }))
+        Self(Arc::new(Shared { answers, questions, manifests }))
     }
 
     /// A list, from the upstream or, where that cannot be asked or need not be, as it was.
@@ -98,12 +95,8 @@ impl Lists {
         let (answer, outcome) = self.answer(wanted, &question).await?;
         match answer {
             Answer::List { headers, body } => Ok(FoundList::Served(ServedList { headers, body, outcome })),
-            // Who has just pushed learns by this whether to keep the tag of referrers itself: it has to.
-            Answer::NoEndpoint | Answer::NoReferrers if self.was_put(wanted) => {
-                let why = "the upstream has no endpoint for referrers, and somebody is pushing there";
-                let source = upstream::Error::new(ErrorKind::NotFound, why);
-                Err(ListError::Upstream { operation: wanted.list.operation(), source })
-            }
+            // By a 200, a client that attaches something takes it that the upstream keeps referrers, and leaves out the tag.
+            Answer::NoEndpoint | Answer::NoReferrers if wanted.upstream.allows_push() => Err(ListError::NoEndpoint),
             Answer::NoEndpoint => TaggedReferrers::of(wanted, question).map(FoundList::Tagged),
             Answer::NoReferrers => {
                 TaggedReferrers::of(wanted, question).map(|tag| FoundList::Served(tag.none(outcome)))
@@ -114,20 +107,6 @@ impl Lists {
     /// A manifest, or with it a tag, was put or deleted in this repository; or a blob, with which a repository may begin.
     pub fn note_write(&self, upstream: &Arc<str>, repository: &Repository) {
         self.0.answers.forget_repository(upstream, repository);
-    }
-
-    /// A manifest was put, and its upstream said nothing of a subject: its client may be about to ask for referrers.
-    pub fn note_put(&self, upstream: &Arc<str>, repository: &Repository, reference: &Reference) {
-        let key = (upstream.clone(), repository.clone());
-        match reference {
-            Reference::Tag(tag) if is_referrers_tag(tag) => self.0.put.invalidate(&key),
-            Reference::Tag(_) | Reference::Digest(_) => self.0.put.insert(key, ()),
-        }
-    }
-
-    fn was_put(&self, wanted: &WantedList) -> bool {
-        let key = |repository: &Repository| (wanted.upstream.name().clone(), repository.clone());
-        wanted.list.repository().is_some_and(|repository| self.0.put.contains_key(&key(repository)))
     }
 
     async fn answer(&self, wanted: &WantedList, question: &Question) -> Result<(Answer, Outcome), ListError> {

@@ -27,7 +27,7 @@ use crate::{
     chain::Chain,
     error::Error,
     metrics::{Metrics, Operation as Label, Outcome},
-    oci::{Accept, Digest, Reference},
+    oci::{Accept, Digest, Reference, is_referrers_tag},
     push::{self, Caches, Gone, Push, Seal},
     route::{Operation, Route, RouteError, Routes, Target},
     upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Upstream},
@@ -270,7 +270,7 @@ impl Handler {
         facts: &mut Facts,
     ) -> Option<Response<Body>> {
         let Operation::Manifest(reference) = &route.operation else { return None };
-        let upstream = upstream.filter(|upstream| !wants_proof(asked, upstream))?;
+        let upstream = upstream.filter(|upstream| !wants_proof(asked, upstream, reference))?;
         let accept = Accept::from_headers(asked.headers);
         let served = self.manifests.at_hand(upstream, route.repository.as_ref()?, reference, &accept)?;
         facts.outcome = served.outcome;
@@ -318,11 +318,11 @@ impl Handler {
         reference: &Reference,
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
+        let told = match wants_proof(asked, &wanted.upstream, reference) {
+            true => self.has_manifest(wanted, reference, facts).await?,
+            false => None,
+        };
         if asked.is_head() {
-            let told = match wants_proof(asked, &wanted.upstream) {
-                true => self.has_manifest(wanted, reference, facts).await?,
-                false => None,
-            };
             let head = match told {
                 Some(head) => head,
                 None => self.manifests.head(wanted, reference).await.map_err(|error| facts.failed(error))?,
@@ -467,8 +467,10 @@ fn unless_known(asked: Asked<'_>, digest: &Digest, facts: &Facts) -> Option<Resp
     has_already(asked.headers, digest).then(|| response::not_modified(digest, facts.outcome))
 }
 
-/// Whether a client may be about to push, and asks whether it can leave this out: a manifest by its digest may be cached by
-/// way of another repository, and a tag may have been moved by somebody else.
-fn wants_proof(asked: Asked<'_>, upstream: &Upstream) -> bool {
-    asked.is_head() && upstream.allows_push()
+/// Whether the upstream is asked before anything is told of a manifest. A client that is about to push asks by HEAD whether
+/// it can leave this out: a manifest by its digest may be cached by way of another repository, and a tag may have been
+/// moved by another client. What it reads under a referrers tag, it puts back with one entry more.
+fn wants_proof(asked: Asked<'_>, upstream: &Upstream, reference: &Reference) -> bool {
+    let is_kept_by_clients = || matches!(reference, Reference::Tag(tag) if is_referrers_tag(tag));
+    upstream.allows_push() && (asked.is_head() || is_kept_by_clients())
 }

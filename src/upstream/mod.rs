@@ -239,6 +239,8 @@ impl Upstream {
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
         let head = &self.asked(Ask::blob(Method::HEAD, repository, digest, BlobRange::default()))?;
         // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET; others know no HEAD.
+        // To a client that pushes, a blob that the registry would have to fetch is not there: a 404 is final.
+        let is_final = |kind| kind == ErrorKind::NotFound && self.allows_push();
         let first_byte =
             &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
         let _turn = self.shared.turn().await?;
@@ -246,7 +248,10 @@ impl Upstream {
             .each_endpoint(self.apart, |endpoint| async move {
                 let asking = async {
                     match self.shared.ask(&endpoint, head).await {
-                        Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported) => {
+                        Err(error)
+                            if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported)
+                                && !is_final(error.kind) =>
+                        {
                             self.shared.ask(&endpoint, first_byte).await
                         }
                         answer => answer,

@@ -240,3 +240,28 @@ async fn a_push_goes_to_the_first_url_alone() {
     assert_eq!(mirror.request(Method::POST, UPLOADS, &[]).await.status, 502);
     assert!(second.requests().is_empty());
 }
+
+/// Two mirrors in a row: to a client that pushes, what the inner one would have to fetch is not there.
+#[tokio::test]
+async fn a_blob_that_head_does_not_find_is_not_there() {
+    let registry = FakeRegistry::start().await;
+    let inner = mirror_of(&registry).await;
+    let outer = Mirror::parse(&format!(
+        "[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\npush = true\n",
+        inner.url()
+    ))
+    .start()
+    .await;
+    // Cached at the inner one by way of another repository.
+    let blob = registry.add_blob("team/source", "content");
+    assert_eq!(inner.get(&format!("/v2/team/source/blobs/{blob}")).await.text(), "content");
+    registry.forget_requests();
+    for mirror in [&inner, &outer] {
+        assert_eq!(mirror.head(&format!("/v2/team/app/blobs/{blob}")).await.status, 404);
+        let asked: Vec<_> = registry.requests().into_iter().map(|request| request.method).collect();
+        assert_eq!(asked, [Method::HEAD]);
+        registry.forget_requests();
+    }
+    push_blob(&outer, "team/app", b"content").await;
+    assert_eq!(outer.head(&format!("/v2/team/app/blobs/{blob}")).await.status, 200);
+}

@@ -11,7 +11,7 @@ use super::{List, ListError, Lists, ServedList, WantedList, answers::Answer, que
 use crate::{
     cache::{ManifestError, Wanted},
     metrics::Outcome,
-    oci::{MediaTypeKind, NO_REFERRERS, Reference, Referrers, Tag},
+    oci::{Digest, MediaTypeKind, NO_REFERRERS, Reference, Referrers, Tag},
     upstream::ErrorKind,
 };
 
@@ -23,6 +23,7 @@ const ARTIFACT_TYPE: &str = "artifactType";
 pub struct TaggedReferrers {
     pub manifest: Wanted,
     pub tag: Reference,
+    subject: Digest,
     artifact_types: Vec<String>,
     question: Question,
 }
@@ -35,6 +36,7 @@ impl TaggedReferrers {
         Ok(Self {
             manifest: Wanted { upstream, repository, accept },
             tag: Reference::Tag(Tag::of_referrers(digest)),
+            subject: digest.clone(),
             artifact_types: wanted.parameter(ARTIFACT_TYPE),
             question,
         })
@@ -60,6 +62,8 @@ impl Lists {
     /// What is under the tag.
     pub async fn get_tagged(&self, tagged: &TaggedReferrers) -> Result<ServedList, ListError> {
         match self.0.manifests.get(&tagged.manifest, &tagged.tag).await {
+            // Some registries take the tag for the digest, and answer with the subject itself: what it lists is its platforms.
+            Ok(served) if served.content.digest == tagged.subject => Ok(tagged.none(served.outcome)),
             Ok(served) if served.content.media_type.kind() == Some(MediaTypeKind::OciIndex) => {
                 Ok(tagged.of_index(&served.content.bytes, served.outcome))
             }

@@ -163,27 +163,18 @@ async fn an_outage_leaves_what_the_tag_was() {
 }
 
 #[tokio::test]
-async fn an_outage_leaves_it_that_nothing_refers_until_the_tag_is_refused_or_pushed() {
+async fn an_outage_leaves_it_that_nothing_refers_until_it_is_refused() {
     let asking = |config: &mut forebay::config::Config| {
-        config.upstreams[0].push = true;
         config.cache.tag_ttl = Duration::ZERO;
         config.cache.negative_ttl = Duration::ZERO;
     };
-    for then in ["nothing", "refused", "pushed"] {
-        let (registry, subject, path) = old_registry().await;
+    for then in ["nothing", "refused"] {
+        let (registry, _, path) = old_registry().await;
         let mirror = Mirror::build(&registry).config(asking).start().await;
         assert_eq!(digests(&mirror.get(&path).await).len(), 0);
-        let tag = format!("/v2/team/app/manifests/{}", tag_of(&subject));
-        match then {
-            "refused" => {
-                registry.fault(When::manifests(), Fault::status(403));
-                assert_eq!(mirror.get(&path).await.status, 403);
-            }
-            "pushed" => {
-                let put = mirror.send(http::Method::PUT, &tag, &[("content-type", OCI_INDEX)], index().0).await;
-                assert_eq!(put.status, 201);
-            }
-            _ => {}
+        if then == "refused" {
+            registry.fault(When::manifests(), Fault::status(403));
+            assert_eq!(mirror.get(&path).await.status, 403);
         }
         registry.take_down(Server::Api).await;
         let answer = mirror.get(&path).await;
@@ -195,39 +186,81 @@ async fn an_outage_leaves_it_that_nothing_refers_until_the_tag_is_refused_or_pus
     }
 }
 
+/// By a 200, a client that attaches something takes it that the upstream keeps referrers, and leaves out the tag.
 #[tokio::test]
-async fn a_tag_that_is_pushed_through_the_mirror_refers_at_once() {
+async fn where_pushes_are_taken_the_tag_is_the_clients_own() {
     let (registry, subject, path) = old_registry().await;
-    let believing = Mirror::build(&registry).config(|config| {
-        config.upstreams[0].push = true;
-        config.cache.tag_ttl = HOUR;
-        config.cache.negative_ttl = HOUR;
-    });
-    let mirror = believing.start().await;
-    assert_eq!(digests(&mirror.get(&path).await).len(), 0);
-    let (stored, all) = index();
-    let put = format!("/v2/team/app/manifests/{}", tag_of(&subject));
-    assert_eq!(mirror.send(http::Method::PUT, &put, &[("content-type", OCI_INDEX)], stored).await.status, 201);
-    assert_eq!(digests(&mirror.get(&path).await).len(), all.len());
-    assert_eq!(mirror.request(http::Method::DELETE, &put, &[]).await.status, 202);
-    assert_eq!(digests(&mirror.get(&path).await).len(), 0);
-}
-
-/// By a 200, who has just pushed a signature takes it that the upstream keeps referrers by itself, and leaves out the tag.
-#[tokio::test]
-async fn who_pushes_is_told_that_there_is_no_endpoint() {
-    let (registry, subject, path) = old_registry().await;
-    let mirror = Mirror::build(&registry).config(|config| config.upstreams[0].push = true).start().await;
-    assert_eq!(mirror.get(&path).await.status, 200);
+    let mut mirror = Mirror::build(&registry).config(|config| config.upstreams[0].push = true).start().await;
     let (stored, _) = index();
-    let put = async |reference: &str, media_type: &str, content: &str| {
+    let put = async |mirror: &Mirror, reference: &str, media_type: &str, content: &str| {
         let path = format!("/v2/team/app/manifests/{reference}");
         let headers = [("content-type", media_type)];
         assert_eq!(mirror.send(http::Method::PUT, &path, &headers, content.to_owned()).await.status, 201);
     };
-    put("signature", OCI_MANIFEST, "{}").await;
-    assert_eq!(mirror.get(&path).await.status, 404);
-    // When it has kept the tag, everybody has the index again.
-    put(&tag_of(&subject), OCI_INDEX, &stored).await;
-    assert_eq!(mirror.get(&path).await.text(), stored);
+    // NAME_UNKNOWN would say that there is no such repository.
+    let has_no_endpoint = async |mirror: &Mirror| {
+        for query in ["", "?artifactType=a/b"] {
+            let answer = mirror.get(&format!("{path}{query}")).await;
+            assert_eq!((answer.status, &*answer.error_code()), (404, "UNSUPPORTED"));
+            assert_eq!(mirror.head(&format!("{path}{query}")).await.status, 404);
+        }
+    };
+    has_no_endpoint(&mirror).await;
+    put(&mirror, "signature", OCI_MANIFEST, "{}").await;
+    has_no_endpoint(&mirror).await;
+    put(&mirror, &tag_of(&subject), OCI_INDEX, &stored).await;
+    has_no_endpoint(&mirror).await;
+    mirror.restart().await;
+    has_no_endpoint(&mirror).await;
+    let tag = format!("/v2/team/app/manifests/{}", tag_of(&subject));
+    assert_eq!(mirror.get_with(&tag, &[("accept", OCI_INDEX)]).await.text(), stored);
+    assert_eq!(mirror.request(http::Method::DELETE, &tag, &[]).await.status, 202);
+    has_no_endpoint(&mirror).await;
+    // An upstream that has the endpoint is asked.
+    registry.offer_referrers(true);
+    let mirror = Mirror::build(&registry).config(|config| config.upstreams[0].push = true).start().await;
+    assert_eq!(digests(&mirror.get(&path).await).len(), 0);
+}
+
+/// Each puts back what it read, with one entry more: what the other instance put meanwhile must be in it.
+#[tokio::test]
+async fn two_instances_lose_nothing_under_the_tag() {
+    let (registry, subject, _) = old_registry().await;
+    let believing = || {
+        Mirror::build(&registry).config(|config| {
+            config.upstreams[0].push = true;
+            config.cache.tag_ttl = HOUR;
+            config.cache.negative_ttl = HOUR;
+        })
+    };
+    let mirrors = [believing().start().await, believing().start().await];
+    let tag = format!("/v2/team/app/manifests/{}", tag_of(&subject));
+    for at in 0..8 {
+        // Read at one, put at the other.
+        let (reader, writer) = (&mirrors[at % 2], &mirrors[(at + 1) % 2]);
+        let read = reader.get_with(&tag, &[("accept", OCI_INDEX)]).await;
+        let mut manifests = match read.status {
+            404 => vec![],
+            200 => serde_json::from_slice::<Value>(&read.body).unwrap()["manifests"].as_array().unwrap().clone(),
+            status => panic!("{status}"),
+        };
+        assert_eq!(manifests.len(), at);
+        manifests.push(json!({ "mediaType": OCI_MANIFEST, "size": at, "digest": format!("sha256:{at:064}") }));
+        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests }).to_string();
+        let put = writer.send(http::Method::PUT, &tag, &[("content-type", OCI_INDEX)], index).await;
+        assert_eq!(put.status, 201);
+    }
+}
+
+/// Some registries take such a tag for the digest that is in it.
+#[tokio::test]
+async fn the_subject_under_its_own_tag_refers_to_nothing() {
+    let (registry, _, _) = old_registry().await;
+    let subject = registry.add_manifest("team/app", OCI_INDEX, index().0);
+    registry.tag("team/app", &tag_of(&subject), &subject);
+    let mirror = Mirror::of(&registry).await;
+    for query in ["", "?artifactType=application/vnd.example.sbom"] {
+        let answer = mirror.get(&format!("/v2/team/app/referrers/{subject}{query}")).await;
+        assert_eq!(digests(&answer).len(), 0, "{query}");
+    }
 }
