@@ -22,7 +22,7 @@ pub use error::{ErrorCode, ParseError};
 pub use manifest::{Content, Descriptor, Manifest};
 pub use media_type::{MediaType, MediaTypeKind};
 pub use name::{Reference, Repository, Tag};
-pub use path::{Endpoint, Resource, Shape};
+pub use path::{Endpoint, Resource, Shape, local_path};
 pub use range::{ByteRange, ContentRange, ResolvedRange};
 pub use referrers::{NO_REFERRERS, Referrers, is_referrers_tag};
 pub use schema1::schema1_payload;

@@ -118,6 +118,12 @@ fn parent(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
+/// A path as a reference to this very server: at its beginning, `//` or `/\` would name a host (RFC 3986, section 4.2,
+/// and what browsers make of it).
+pub fn local_path(path: &str) -> String {
+    format!("/{}", path.trim_start_matches(['/', '\\']))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

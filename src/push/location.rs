@@ -5,7 +5,11 @@ use super::{
     outbound::STATE,
     session::{Kept, Session},
 };
-use crate::{oci::Digest, route::Write, upstream::Written};
+use crate::{
+    oci::{Digest, local_path},
+    route::Write,
+    upstream::Written,
+};
 
 /// The longest name of an upload that is taken over from the upstream.
 const MAX_SESSION: usize = 128;
@@ -43,7 +47,7 @@ pub(super) fn of(push: Push<'_>, written: &Written, upstream: &str, seal: &Seal,
 /// The path as the client wrote it, as far as the repository's name.
 fn front(push: Push<'_>, endpoint: &str, upstream: &str) -> String {
     match (push.uri.path().rfind(endpoint), push.namespace) {
-        (Some(end), _) => push.uri.path()[..end].to_owned(),
+        (Some(end), _) => local_path(&push.uri.path()[..end]),
         // Oddly encoded: there is another way to say the same.
         (None, Some(_)) => format!("/v2/{}", push.repository),
         (None, None) => format!("/v2/{upstream}/{}", push.repository),
@@ -105,6 +109,7 @@ mod tests {
         for (uri, namespace, expected) in [
             ("/v2/team/app/blobs/uploads/", None, "/v2/team/app/blobs/uploads/5f1c?_state="),
             ("/v2/hub/team/app/blobs/uploads/", None, "/v2/hub/team/app/blobs/uploads/5f1c?_state="),
+            ("//evil.example/v2/team/app/blobs/uploads/", None, "/evil.example/v2/team/app/blobs/uploads/5f1c?_state="),
             ("/p/v2/team/app/blobs/uploads", None, "/p/v2/team/app/blobs/uploads/5f1c?_state="),
             ("/v2/team/app/blobs/uploads/?ns=h%3A1", Some("h:1"), "/v2/team/app/blobs/uploads/5f1c?ns=h%3A1&_state="),
             ("/v2/x/team/app/blobs%2Fuploads/", None, "/v2/hub/team/app/blobs/uploads/5f1c?_state="),

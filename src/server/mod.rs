@@ -18,7 +18,7 @@ pub mod config;
 mod connection;
 mod handler;
 mod ktls;
-mod link;
+pub mod link;
 mod lists;
 mod memory;
 mod observe;

@@ -125,10 +125,9 @@ fn content_headers(headers: &mut HeaderMap, digest: &Digest) {
 /// `path` is the one the client asked for: the next page is asked for by the same.
 pub fn list(served: ServedList, path: &str, namespace: Option<&str>) -> Response<Body> {
     let ServedList { mut headers, body, outcome } = served;
-    let links: Vec<HeaderValue> =
-        headers.get_all(header::LINK).iter().filter_map(|link| super::link::rewrite(link, path, namespace)).collect();
+    let next = super::link::next_page(headers.get_all(header::LINK), path, namespace);
     headers.remove(header::LINK);
-    headers.extend(links.into_iter().map(|link| (header::LINK, link)));
+    headers.extend(next.map(|next| (header::LINK, next)));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     headers.insert(CACHE_STATUS, cache_status(outcome, false));
     let mut response = Response::new(body::full(body));

@@ -28,7 +28,7 @@ mod redirect;
 mod request;
 mod token;
 mod via;
-mod write;
+pub mod write;
 
 use std::{
     fmt,

@@ -353,7 +353,10 @@ fn authorized(headers: &HeaderMap, authorization: Option<&Authorization>) -> Hea
 }
 
 /// The URL of an upload on the origin of `base`: whatever `target` says, it leads nowhere else.
-fn session(base: &Url, target: &str) -> Result<Url, Error> {
+///
+/// # Errors
+/// `target` is no path.
+pub fn session(base: &Url, target: &str) -> Result<Url, Error> {
     let nonsense = || Error::new(ErrorKind::NotFound, "the upload's place is no path");
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -372,7 +375,10 @@ fn session(base: &Url, target: &str) -> Result<Url, Error> {
 /// Path and query of a `Location` that must be on the upstream's own origin.
 ///
 /// A registry behind a proxy that does TLS for it may call itself by http: it is asked as it was configured.
-fn own(base: &Url, asked: &Url, location: &HeaderValue) -> Result<String, Error> {
+///
+/// # Errors
+/// It is elsewhere, no URL, or too long.
+pub fn own(base: &Url, asked: &Url, location: &HeaderValue) -> Result<String, Error> {
     let refuse = |why: &str| Error::new(ErrorKind::Protocol, format!("{} has an upload go on {why}", Shown(asked)));
     let url = location.to_str().ok().and_then(|location| asked.join(location).ok());
     let url = url.ok_or_else(|| refuse("at something that is not a URL"))?;

@@ -52,6 +52,11 @@ async fn the_next_page_is_asked_for_through_the_mirror() {
             r#"</v2/a/b/tags/list?n=1&last=1&ns=team.example%3A5443>; rel="next""#,
         ),
         (
+            r#"<https://evil.example/?last=1>; rel="prev", <?last=1&n=1>; title="a, b"; rel="last next", <//evil.example/>; rel=first"#,
+            "/v2/team/a/b/tags/list?n=1",
+            r#"</v2/team/a/b/tags/list?last=1&n=1>; rel="next""#,
+        ),
+        (
             r#"</v2/a/b/tags/list?n=1&last=1>; rel="next""#,
             "/team/v2/a/b/tags/list?n=1",
             r#"</team/v2/a/b/tags/list?n=1&last=1>; rel="next""#,
