@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use http::HeaderValue;
 
+use super::page;
 use crate::oci::local_path;
 
 /// The upstream's link to the next page with the path that the client used, which may name the upstream; only its query is
@@ -22,8 +23,7 @@ pub fn next_page<'a>(
     let target = lines.iter().find_map(|line| next_in(line))?;
     let target = target.split('#').next().unwrap_or_default();
     let query = target.split_once('?').map_or("", |(_, query)| query);
-    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-    pairs.extend_pairs(url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key != "ns"));
+    let mut pairs = url::form_urlencoded::Serializer::new(page::told(query));
     if let Some(namespace) = namespace {
         pairs.append_pair("ns", namespace);
     }
@@ -173,10 +173,10 @@ mod tests {
     #[test]
     fn a_page_of_referrers_keeps_its_filter() {
         let link =
-            r#"<https://ghcr.io/v2/a/referrers/sha256:0?artifactType=application%2Fx%2By&nextToken=a/b==>; rel="next""#;
+            r#"<https://ghcr.io/v2/a/referrers/sha256:0?artifactType=application%2Fx%2By&last=a/b==>; rel="next""#;
         assert_eq!(
             next(&[link], "/team/v2/ghcr.io/a/referrers/sha256:0", Some("ghcr.io")).unwrap(),
-            "</team/v2/ghcr.io/a/referrers/sha256:0?artifactType=application%2Fx%2By&nextToken=a%2Fb%3D%3D&ns=ghcr.io>; rel=\"next\""
+            "</team/v2/ghcr.io/a/referrers/sha256:0?artifactType=application%2Fx%2By&last=a%2Fb%3D%3D&ns=ghcr.io>; rel=\"next\""
         );
     }
 

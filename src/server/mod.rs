@@ -22,6 +22,7 @@ pub mod link;
 mod lists;
 mod memory;
 mod observe;
+mod page;
 mod pipe;
 pub mod response;
 mod sendfile;

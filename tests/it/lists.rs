@@ -229,3 +229,30 @@ async fn a_list_is_not_given_for_ever() {
     registry.take_down(Server::Api).await;
     assert_eq!(mirror.get("/v2/a/tags/list").await.status, 502);
 }
+
+/// What else is in a query makes no other list of it: neither for the upstream nor for what is kept.
+#[tokio::test]
+async fn a_query_that_says_nothing_makes_no_other_list() {
+    let (registry, mirror) = filled().await;
+    for query in ["?n=2", "?n=02&x=1", "?x=2&n=2&n=1", "?%6e=2&artifactType=a/b&ns=fake.example"] {
+        assert_eq!(mirror.get(&format!("/v2/a/b/tags/list{query}")).await.status, 200);
+    }
+    assert!(registry.requests().iter().all(|request| request.query == "n=2"));
+    registry.take_down(Server::Api).await;
+    for query in ["?n=2&x=3", "?n=002"] {
+        let stale = mirror.get(&format!("/v2/a/b/tags/list{query}")).await;
+        assert_eq!((stale.status, stale.header("cache-status")), (200, STALE), "{query}");
+    }
+}
+
+/// Some registries have the next page asked for by parameters of their own.
+#[tokio::test]
+async fn a_page_by_the_upstreams_own_parameters_is_found() {
+    let (registry, mirror) = filled().await;
+    let next = r#"</v2/a/b/tags/list?n=1&next_page=a%2Fb>; rel="next""#.to_owned();
+    registry.fault_times(1, When::any(), Fault::Header("link", Some(next)));
+    let page = mirror.get("/v2/a/b/tags/list?n=1").await;
+    let link = page.header("link").unwrap().trim_start_matches('<').split('>').next().unwrap().to_owned();
+    assert_eq!(mirror.get(&link).await.status, 200);
+    assert_eq!(registry.requests()[1].query, "n=1&next_page=a%2Fb");
+}
