@@ -157,7 +157,9 @@ impl BlobCache {
 
     /// Forgets a blob that was deleted. Who reads it goes on.
     pub async fn forget(&self, upstream: &Upstream, digest: &Digest) {
-        self.store.remove(Key::Blob(Pool::of(upstream).id(digest))).await;
+        let id = Pool::of(upstream).id(digest);
+        self.fills.committed(&id).await;
+        self.store.remove(Key::Blob(id)).await;
     }
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.

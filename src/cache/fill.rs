@@ -133,6 +133,8 @@ struct State {
     found: bool,
     /// The open transfer of a fill that found no room, for the first reader that goes through.
     handed_over: Option<Transfer>,
+    /// The task of this fill is over, and with it the commit.
+    ended: bool,
     /// Keeps the finished blob for those who still read it.
     _pin: Option<Arc<Pin>>,
 }
@@ -171,6 +173,7 @@ impl Fill {
             range_failures: 0,
             found: false,
             handed_over: None,
+            ended: false,
             _pin: None,
         };
         let ranges = cancel.child_token();

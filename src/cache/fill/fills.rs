@@ -105,6 +105,14 @@ impl Fills {
         Some(self.enter(entry))
     }
 
+    /// Waits for the commit of this blob, if it is verified and not committed yet: a removal before would come too early.
+    pub async fn committed(&self, id: &ContentId) {
+        let fill = self.entries().get(id).map(|entry| entry.fill.clone()).filter(|fill| fill.is_complete());
+        if let Some(fill) = fill {
+            fill.when(|state| state.ended.then_some(())).await;
+        }
+    }
+
     /// Joins the fill of this blob, or starts it. There is never more than one.
     pub async fn join(&self, source: &Source) -> Joined {
         loop {
@@ -154,6 +162,7 @@ impl Fills {
         }
         drop(entries);
         fill.update(|state| {
+            state.ended = true;
             if !state.is_over() {
                 state.progress = progress;
             }
