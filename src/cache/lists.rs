@@ -10,6 +10,8 @@
 //! nobody is told what was so before it; memory is bounded, whatever is asked.
 
 mod answers;
+mod bodies;
+mod filter;
 mod question;
 mod tagged;
 
@@ -22,6 +24,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     answers::{Answer, Answers},
+    bodies::Bodies,
+    filter::Filter,
     question::Question,
 };
 pub use self::{
@@ -79,13 +83,15 @@ struct Shared {
     answers: Answers,
     questions: Flights<Question, Result<Answer, upstream::Error>>,
     manifests: ManifestCache,
+    filter: Filter,
+    bodies: Bodies,
 }
 
 impl Lists {
     /// Questions run as tasks of `tasks` and end with `shutdown`.
     pub fn new(config: &Config, manifests: ManifestCache, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         let (answers, questions) = (Answers::new(config), Flights::new(tasks, shutdown));
-        Self(Arc::new(Shared { answers, questions, manifests }))
+        Self(Arc::new(Shared { answers, questions, manifests, filter: Filter::default(), bodies: Bodies::default() }))
     }
 
     /// A list, from the upstream or, where that cannot be asked or need not be, as it was.
@@ -153,7 +159,8 @@ impl Lists {
         let (operation, path) = (list.operation(), wanted.path_and_query());
         match upstream.forward(operation, list.repository(), &path, &list.accept()).await {
             Ok(page) => {
-                let answer = Answer::List { headers: page.headers, body: page.body };
+                let body = self.0.bodies.share(&question.key, &page.body);
+                let answer = Answer::List { headers: page.headers, body };
                 answers.note(question, &answer);
                 Ok(answer)
             }

@@ -1,10 +1,17 @@
 //! Referrers in a registry that has no endpoint for them: an index under a tag that is made of the subject's digest.
 //!
 //! Source: OCI distribution specification v1.1, "Referrers Tag Schema" and "Listing Referrers". Descriptors are passed on
-//! whole, whatever is in them: what the specification adds to them later is not lost here.
+//! byte for byte, whatever is in them: what the specification adds to them later is not lost here. An index is read from
+//! its front to its end once, and what is made of it is no longer than it is: no tree of it is made in memory.
+
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use super::{Algorithm, MediaTypeKind, Tag};
 
@@ -12,47 +19,169 @@ use super::{Algorithm, MediaTypeKind, Tag};
 pub const NO_REFERRERS: &[u8] =
     br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-/// The longest index that is looked into, in bytes; the form in memory takes several times that.
-const MOST_FILTERED: usize = 4 * 1024 * 1024;
-
 /// The answer that an index of referrers makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Referrers {
-    pub index: Bytes,
-    /// Whether only those of the types that were asked for are in it.
-    pub filtered: bool,
+pub enum Referrers {
+    /// The index as it was stored.
+    Whole,
+    /// What is left of it.
+    Filtered(Bytes),
+    /// It is none, as when the tag was used for something else, or it lists nothing.
+    Nothing,
 }
 
 impl Referrers {
-    /// Of an index as it was stored, those whose `artifactType` is one of these; all when none is asked for.
-    ///
-    /// An index that is too long to be looked into is given whole, which clients have to expect. What is no index, as when
-    /// somebody used the tag for something else, refers to nothing.
-    pub fn of(index: &Bytes, artifact_types: &[String]) -> Self {
-        let filtered = !artifact_types.is_empty();
-        if index.len() > MOST_FILTERED {
-            return Self { index: index.clone(), filtered: false };
-        }
-        let Some(mut document) = parse(index) else {
-            return Self { index: Bytes::from_static(NO_REFERRERS), filtered };
+    /// Of an index as it was stored, those whose `artifactType` is one of these; all when none is given.
+    pub fn of(index: &[u8], artifact_types: &[String]) -> Self {
+        let Ok(Fields(fields)) = serde_json::from_slice(index) else { return Self::Nothing };
+        // The last of equal keys counts, as in most readers.
+        let last = |name: &str| fields.iter().rfind(|(key, _)| key == name).map(|(_, value)| *value);
+        let is_index = last("mediaType").is_none_or(|value| {
+            let media_type: Result<Cow<'_, str>, _> = serde_json::from_str(value.get());
+            media_type.is_ok_and(|text| MediaTypeKind::of_essence(&text) == Some(MediaTypeKind::OciIndex))
+        });
+        // Go writes an empty list as null.
+        let Some(manifests) = last("manifests").filter(|value| is_index && value.get().starts_with('[')) else {
+            return Self::Nothing;
         };
-        match document.get_mut("manifests") {
-            Some(Value::Array(manifests)) if filtered => {
-                let wanted = |descriptor: &Value| {
-                    let artifact_type = descriptor.get("artifactType").and_then(Value::as_str);
-                    artifact_type.is_some_and(|is| artifact_types.iter().any(|wanted| wanted == is))
-                };
-                manifests.retain(wanted);
-                Self { index: document.to_string().into(), filtered }
-            }
-            Some(Value::Array(_)) => Self { index: index.clone(), filtered },
-            // Go writes an empty list as null.
-            _ => Self { index: Bytes::from_static(NO_REFERRERS), filtered },
+        if artifact_types.is_empty() {
+            return Self::Whole;
         }
+        // Never longer: what is left out was there.
+        let mut left = Left { artifact_types, bytes: Vec::with_capacity(index.len()) };
+        left.bytes.push(b'{');
+        for (at, (key, value)) in
+            fields.iter().filter(|(key, value)| key != "manifests" || std::ptr::eq(*value, manifests)).enumerate()
+        {
+            left.separate(at > 0);
+            left.bytes.extend_from_slice(serde_json::Value::from(&**key).to_string().as_bytes());
+            left.bytes.push(b':');
+            if key != "manifests" {
+                left.bytes.extend_from_slice(value.get().as_bytes());
+            } else if left.filter(value).is_err() {
+                return Self::Nothing;
+            }
+        }
+        left.bytes.push(b'}');
+        left.bytes.shrink_to_fit();
+        Self::Filtered(left.bytes.into())
     }
 }
 
-/// The document, if it is an index.
+/// The members of an object, in order, each as it is written.
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+/// More members than an index has: a document of nothing but members would take many times its size.
+const MAX_FIELDS: usize = 64;
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an index")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    if fields.len() == MAX_FIELDS {
+                        return Err(serde::de::Error::custom("more members than an index has"));
+                    }
+                    fields.push((key, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        from.deserialize_map(Members)
+    }
+}
+
+/// Borrowed where there is nothing escaped in it.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// What is written of an index.
+struct Left<'a> {
+    artifact_types: &'a [String],
+    bytes: Vec<u8>,
+}
+
+impl Left<'_> {
+    fn separate(&mut self, is_needed: bool) {
+        if is_needed {
+            self.bytes.push(b',');
+        }
+    }
+
+    /// Writes those of the list that are of the types.
+    fn filter(&mut self, manifests: &RawValue) -> serde_json::Result<()> {
+        self.bytes.push(b'[');
+        let mut reader = serde_json::Deserializer::from_str(manifests.get());
+        reader.deserialize_seq(&mut *self)?;
+        self.bytes.push(b']');
+        Ok(())
+    }
+
+    fn is_wanted(&self, descriptor: &RawValue) -> bool {
+        let of_type = serde_json::from_str::<OfType<'_>>(descriptor.get());
+        let artifact_type = of_type.ok().and_then(|of_type| of_type.0);
+        artifact_type.is_some_and(|is| self.artifact_types.iter().any(|wanted| *wanted == is))
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Left<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of descriptors")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let mut is_first = true;
+        while let Some(descriptor) = list.next_element::<&RawValue>()? {
+            if self.is_wanted(descriptor) {
+                self.separate(!is_first);
+                self.bytes.extend_from_slice(descriptor.get().as_bytes());
+                is_first = false;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The `artifactType` of a descriptor; the last of equal keys counts. Nothing else of it is kept.
+struct OfType<'a>(Option<Cow<'a, str>>);
+
+impl<'de> Deserialize<'de> for OfType<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = OfType<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a descriptor")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut of_type = None;
+                while let Some(Key(key)) = map.next_key()? {
+                    if key == "artifactType" {
+                        let raw: &RawValue = map.next_value()?;
+                        of_type = serde_json::from_str::<Key<'_>>(raw.get()).ok().map(|Key(text)| text);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(OfType(of_type))
+            }
+        }
+        from.deserialize_map(Members)
+    }
+}
+
 /// Whether a tag is one that stands for the referrers of a digest.
 ///
 /// Source: OCI distribution specification v1.1, "Referrers Tag Schema".
@@ -63,19 +192,10 @@ pub fn is_referrers_tag(tag: &Tag) -> bool {
         && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn parse(index: &[u8]) -> Option<Value> {
-    let document: Value = serde_json::from_slice(index).ok()?;
-    let is_index = match document.get("mediaType") {
-        Some(media_type) => media_type.as_str().and_then(MediaTypeKind::of_essence) == Some(MediaTypeKind::OciIndex),
-        None => document.get("manifests").is_some(),
-    };
-    (document.is_object() && is_index).then_some(document)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -83,8 +203,15 @@ mod tests {
 
     fn of(document: &Value, artifact_types: &[&str]) -> (Value, bool) {
         let types: Vec<String> = artifact_types.iter().map(|&text| text.to_owned()).collect();
-        let Referrers { index, filtered } = Referrers::of(&document.to_string().into(), &types);
-        (serde_json::from_slice(&index).unwrap(), filtered)
+        let stored = document.to_string();
+        match Referrers::of(stored.as_bytes(), &types) {
+            Referrers::Whole => (document.clone(), false),
+            Referrers::Filtered(index) => {
+                assert!(index.len() <= stored.len());
+                (serde_json::from_slice(&index).unwrap(), true)
+            }
+            Referrers::Nothing => (serde_json::from_slice(NO_REFERRERS).unwrap(), !types.is_empty()),
+        }
     }
 
     fn descriptor(name: &str, artifact_type: Option<&str>) -> Value {
@@ -116,11 +243,21 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_filters_is_given_byte_for_byte() {
-        let stored = Bytes::from(format!("{{ \"mediaType\":\"{INDEX}\",\n \"manifests\": [ ] }}"));
-        assert_eq!(Referrers::of(&stored, &[]), Referrers { index: stored.clone(), filtered: false });
-        let long = Bytes::from(format!("{}{}", " ".repeat(MOST_FILTERED), "{}"));
-        assert_eq!(Referrers::of(&long, &["x/a".to_owned()]), Referrers { index: long.clone(), filtered: false });
+    fn what_is_left_is_as_it_was_written() {
+        let stored = format!("{{ \"mediaType\":\"{INDEX}\",\n \"manifests\": [ ] }}");
+        assert_eq!(Referrers::of(stored.as_bytes(), &[]), Referrers::Whole);
+        let stored = r#"{"a":1.50, "manifests" : [ {"artifactType":"x\u002fa", "size": 1e2} ,{"artifactType":"b"}, {"x":[[1]]}],"z":{"k" : 0}}"#;
+        let left = r#"{"a":1.50,"manifests":[{"artifactType":"x\u002fa", "size": 1e2}],"z":{"k" : 0}}"#;
+        assert_eq!(Referrers::of(stored.as_bytes(), &["x/a".to_owned()]), Referrers::Filtered(left.into()));
+    }
+
+    #[test]
+    fn a_key_that_is_said_twice_counts_once() {
+        let twice = r#"{"manifests":[{"artifactType":"a"}],"manifests":[{"artifactType":"b","artifactType":"a"}]}"#;
+        let left = r#"{"manifests":[{"artifactType":"b","artifactType":"a"}]}"#;
+        assert_eq!(Referrers::of(twice.as_bytes(), &["a".to_owned()]), Referrers::Filtered(left.into()));
+        let odd = format!("{{{}\"manifests\":[]}}", r#""k":0,"#.repeat(MAX_FIELDS));
+        assert_eq!(Referrers::of(odd.as_bytes(), &[]), Referrers::Nothing);
     }
 
     #[test]
@@ -150,8 +287,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), types in prop::collection::vec(".{0,4}", 0..2)) {
-            let made = Referrers::of(&bytes.into(), &types);
-            prop_assert_eq!(made.filtered, !types.is_empty());
+            let made = Referrers::of(&bytes, &types);
+            prop_assert!(!matches!(made, Referrers::Filtered(_)) || !types.is_empty());
         }
 
         #[test]

@@ -95,11 +95,7 @@ impl Answers {
         }
         let answer = match answer {
             Answer::List { body, .. } if body.len() > MOST_KEPT => return self.forget(&question.key),
-            // Copied, since the buffer that a body was read into is larger than the body.
-            Answer::List { headers, body } => {
-                Answer::List { headers: headers.clone(), body: Bytes::copy_from_slice(body) }
-            }
-            Answer::NoEndpoint | Answer::NoReferrers => answer.clone(),
+            answer => answer.clone(),
         };
         self.kept.insert(question.key.clone(), Arc::new(Kept { answer, since: SystemTime::now() }));
         if question.writes != self.writes(&question.key) {

@@ -4,12 +4,14 @@
 //! its own credentials decide, is to be found out before it is asked for here. That there is none is an answer too:
 //! nothing refers to the digest, yet.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{List, ListError, Lists, ServedList, WantedList, answers::Answer, question::Question};
 use crate::{
-    cache::{ManifestError, Wanted},
+    cache::{ManifestError, Wanted, manifests::ServedManifest},
     metrics::Outcome,
     oci::{Digest, MediaTypeKind, NO_REFERRERS, Reference, Referrers, Tag},
     upstream::ErrorKind,
@@ -24,7 +26,7 @@ pub struct TaggedReferrers {
     pub manifest: Wanted,
     pub tag: Reference,
     subject: Digest,
-    artifact_types: Vec<String>,
+    artifact_types: Arc<[String]>,
     question: Question,
 }
 
@@ -37,18 +39,17 @@ impl TaggedReferrers {
             manifest: Wanted { upstream, repository, accept },
             tag: Reference::Tag(Tag::of_referrers(digest)),
             subject: digest.clone(),
-            artifact_types: wanted.parameter(ARTIFACT_TYPE),
+            artifact_types: wanted.parameter(ARTIFACT_TYPE).into(),
             question,
         })
     }
 
     /// What is said when there is no such tag.
     pub fn none(&self, outcome: Outcome) -> ServedList {
-        self.of_index(&Bytes::from_static(NO_REFERRERS), outcome)
+        self.served(Bytes::from_static(NO_REFERRERS), !self.artifact_types.is_empty(), outcome)
     }
 
-    fn of_index(&self, index: &Bytes, outcome: Outcome) -> ServedList {
-        let Referrers { index: body, filtered } = Referrers::of(index, &self.artifact_types);
+    fn served(&self, body: Bytes, filtered: bool, outcome: Outcome) -> ServedList {
         let media_type = HeaderValue::from_static(MediaTypeKind::OciIndex.as_str());
         let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media_type)]);
         if filtered {
@@ -65,7 +66,13 @@ impl Lists {
             // Some registries take the tag for the digest, and answer with the subject itself: what it lists is its platforms.
             Ok(served) if served.content.digest == tagged.subject => Ok(tagged.none(served.outcome)),
             Ok(served) if served.content.media_type.kind() == Some(MediaTypeKind::OciIndex) => {
-                Ok(tagged.of_index(&served.content.bytes, served.outcome))
+                let ServedManifest { content, outcome, .. } = served;
+                let made = self.0.filter.of(content.clone(), &tagged.artifact_types).await;
+                Ok(match made.ok_or(ListError::Abandoned)? {
+                    Referrers::Whole => tagged.served(content.bytes.clone(), false, outcome),
+                    Referrers::Filtered(index) => tagged.served(index, true, outcome),
+                    Referrers::Nothing => tagged.none(outcome),
+                })
             }
             // Somebody's tag that merely has such a name.
             Ok(served) => Ok(tagged.none(served.outcome)),

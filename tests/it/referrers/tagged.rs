@@ -264,3 +264,25 @@ async fn the_subject_under_its_own_tag_refers_to_nothing() {
         assert_eq!(digests(&answer).len(), 0, "{query}");
     }
 }
+
+/// Two megabytes, as a name with many signatures has: read once for each filter, and given the same each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_index_is_filtered_for_all_who_ask() {
+    let (registry, subject, path) = old_registry().await;
+    let filler = "x".repeat(1000);
+    let manifests: Vec<Value> = (0..2000)
+        .map(
+            |at| json!({ "artifactType": if at % 1000 == 0 { SBOM } else { SIGNATURE }, "digest": at, "data": filler }),
+        )
+        .collect();
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests }).to_string();
+    let pushed = registry.add_manifest("team/app", OCI_INDEX, index);
+    registry.tag("team/app", &tag_of(&subject), &pushed);
+    let mirror = Mirror::of(&registry).await;
+    let path = format!("{path}?artifactType={SBOM}");
+    let answers = futures_util::future::join_all((0..8).map(|_| mirror.get(&path))).await;
+    for answer in answers {
+        let left: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(left["manifests"], json!([manifests[0], manifests[1000]]));
+    }
+}
