@@ -74,20 +74,28 @@ async fn what_refers_to_an_image_and_its_tags_are_told_with_the_registry_and_wit
     let described_by = Index { index: index.clone(), images: artifacts.to_vec() };
     pusher.index("team/app", &tag_of(&described), &described_by).await;
     let upstream = format!("[[upstream]]\nname = \"hub.test\"\nurls = [\"{}\"]\ndefault = true\n", registry.url());
-    let believing = "push = true\n[cache]\ntag_ttl = \"1h\"\nnegative_ttl = \"1h\"\n";
+    let believing = "[cache]\ntag_ttl = \"1h\"\nnegative_ttl = \"1h\"\n";
+    let pushing = Forebay::start(&format!("{upstream}push = true\n{believing}"), &[]).await;
     let forebay = Forebay::start(&format!("{upstream}{believing}"), &[]).await;
-    let url = |of: &Image| forebay.url(&format!("/v2/team/app/referrers/{}", of.manifest.blob.digest));
+    let path = |of: &Image| format!("/v2/team/app/referrers/{}", of.manifest.blob.digest);
+    let url = |of: &Image| forebay.url(&path(of));
 
-    let (_, none) = get(&url(&signed)).await;
+    let user = Podman::new("");
+    let name = |forebay: &Forebay, name: &str| format!("docker://127.0.0.1:{}/{name}", forebay.port);
+    let target = name(&pushing, &format!("team/app:{}", tag_of(&signed)));
+    let clear = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+    let source = name(&pushing, "team/source:1");
+    user.skopeo(&["copy", "--all", clear[0], clear[1], &source, &target]).await.ok();
+    // Where pushes are taken, clients keep the tag themselves: for them there is no endpoint, whatever the tag has.
+    for image in [&signed, &described] {
+        let answer = client().get(pushing.url(&path(image))).send().await.expect("forebay answers");
+        assert_eq!(answer.status(), 404);
+        let error: Value = serde_json::from_slice(&answer.bytes().await.expect("a whole answer")).expect("JSON");
+        assert_eq!(error["errors"][0]["code"], "UNSUPPORTED");
+    }
+    let (_, none) = get(&url(&artifacts[0])).await;
     let none: Value = serde_json::from_slice(&none).expect("JSON");
     assert_eq!(none["manifests"], json!([]));
-
-    // That there was nothing is believed for an hour; but this is pushed by way of the mirror.
-    let user = Podman::new("");
-    let name = |name: &str| format!("docker://127.0.0.1:{}/{name}", forebay.port);
-    let (source, target) = (name("team/source:1"), name(&format!("team/app:{}", tag_of(&signed))));
-    let clear = ["--src-tls-verify=false", "--dest-tls-verify=false"];
-    user.skopeo(&["copy", "--all", clear[0], clear[1], &source, &target]).await.ok();
 
     let mut of_one_type: Value = serde_json::from_slice(&index.blob.bytes).expect("JSON");
     of_one_type["manifests"].as_array_mut().expect("descriptors").truncate(1);
@@ -100,7 +108,7 @@ async fn what_refers_to_an_image_and_its_tags_are_told_with_the_registry_and_wit
         let (applied, found) = get(&filtered).await;
         let found: Value = serde_json::from_slice(&found).expect("JSON");
         assert_eq!((applied.as_deref(), &found), (Some("artifactType"), &of_one_type));
-        let listed = user.skopeo(&["list-tags", "--tls-verify=false", &name("team/app")]).await.ok();
+        let listed = user.skopeo(&["list-tags", "--tls-verify=false", &name(&forebay, "team/app")]).await.ok();
         let listed: Value = serde_json::from_slice(&listed).expect("a list of tags");
         let mut listed: Vec<&str> = listed["Tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         listed.sort_unstable();

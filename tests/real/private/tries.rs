@@ -66,8 +66,10 @@ impl Case {
                 assert!(answer.body == content.bytes, "{path}");
             }
         }
-        let path = format!("/v2/ann/app/referrers/{}", self.hers.manifest.blob.digest);
-        let listed = self.ask("GET", &path, &[("authorization", &ANN.basic())]).await;
+        // The tag that has what refers to it: where pushes are taken, clients read and write it themselves.
+        let path = format!("/v2/ann/app/manifests/{}", self.hers.manifest.blob.digest.replace(':', "-"));
+        let headers = [("authorization", &*ANN.basic()), ("accept", "application/vnd.oci.image.index.v1+json")];
+        let listed = self.ask("GET", &path, &headers).await;
         assert!(String::from_utf8_lossy(&listed.body).contains(&self.signature.manifest.blob.digest));
     }
 
