@@ -1,6 +1,7 @@
 //! Pushing through forebay, as real clients do it, to a real registry; and what it then says, next to what the registry
 //! itself says.
 
+mod chain;
 mod cut;
 mod replay;
 mod size;
