@@ -237,7 +237,7 @@ async fn two_instances_lose_nothing_under_the_tag() {
     let tag = format!("/v2/team/app/manifests/{}", tag_of(&subject));
     for at in 0..8 {
         // Read at one, put at the other.
-        let (reader, writer) = (&mirrors[at % 2], &mirrors[(at + 1) % 2]);
+        let [reader, writer] = &mirrors;
         let read = reader.get_with(&tag, &[("accept", OCI_INDEX)]).await;
         let mut manifests = match read.status {
             404 => vec![],
