@@ -27,6 +27,7 @@ use crate::{
     push::{Gone, KeyError, Seal},
     route::Routes,
     server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
+    state::{self, StateDirectory},
     upstream::{self, AskerKey, Context, NoRandomness, SetupError, Upstream},
 };
 
@@ -46,6 +47,12 @@ pub enum Error {
     Access(#[from] access::Error),
     #[error("push.key_file")]
     PushKey(#[from] KeyError),
+    #[error("state_directory")]
+    State(#[from] state::Error),
+    #[error("state_directory")]
+    StateKey(#[source] KeyError),
+    #[error("state_directory must be given: this user has no home directory")]
+    NoState,
     #[error("server.tls")]
     Tls(#[from] TlsError),
     #[error("clients cannot be told apart")]
@@ -61,9 +68,15 @@ impl Error {
     /// with the key then.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Upstream { .. } | Self::Access(_) | Self::PushKey(_) | Self::Tls(_) => true,
+            Self::Upstream { .. }
+            | Self::Access(_)
+            | Self::PushKey(_)
+            | Self::NoState
+            | Self::StateKey(KeyError::Short { .. })
+            | Self::Tls(_) => true,
+            Self::State(error) => error.is_configuration(),
             Self::Cache(error) => error.is_configuration(),
-            Self::Metrics(_) | Self::Randomness(_) | Self::Listen(_) | Self::Admin { .. } => false,
+            Self::Metrics(_) | Self::StateKey(_) | Self::Randomness(_) | Self::Listen(_) | Self::Admin { .. } => false,
         }
     }
 }
@@ -251,6 +264,7 @@ pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
     config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
     AccessControl::load(&config.access)?;
     Seal::check(&config.push)?;
+    config.state_directory.as_deref().map_or(Ok(()), state::check)?;
     DiskStore::check(&config.cache)?;
     upstreams(config, &Metrics::new()?, "forebay-check")
 }
@@ -263,8 +277,16 @@ fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, E
     }
     Seal::check(&config.push)?;
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
-    let seal = if pushes { Some(Seal::load(&config.push, &config.cache.directory)?) } else { None };
+    let seal = if pushes { Some(seal(config)?) } else { None };
     Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams: table, seal })
+}
+
+fn seal(config: &Config) -> Result<Seal, Error> {
+    if let Some(file) = &config.push.key_file {
+        return Ok(Seal::read(file)?);
+    }
+    let state = StateDirectory::open(config.state_directory.as_deref().ok_or(Error::NoState)?)?;
+    Seal::kept(&state, &config.cache.directory).map_err(Error::StateKey)
 }
 
 /// What an upstream gave while its content was open to all is still so: nothing says which blobs those are.

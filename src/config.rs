@@ -40,6 +40,8 @@ const MOST_PREFETCH: usize = 16;
 /// Everything forebay was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Where keys are kept; only what needs it needs one.
+    pub state_directory: Option<PathBuf>,
     pub server: server::Config,
     pub admin: admin::Config,
     pub cache: cache::Config,
@@ -103,7 +105,34 @@ fn compose(document: &Document<'_>, overrides: Overrides) -> Result<Config, Erro
     let access = access(document, &file.access, &server, by_client)?;
     let push = push(document, &file.push)?;
     let upstreams = upstreams::read(document, file.upstream, &file.access)?;
-    Ok(Config { server, admin, cache, access, push, upstreams })
+    let makes_key = push.key_file.is_none() && upstreams.iter().any(|upstream| upstream.push);
+    let state_directory = state_directory(document, file.state_directory, &cache.directory, makes_key)?;
+    Ok(Config { state_directory, server, admin, cache, access, push, upstreams })
+}
+
+fn state_directory(
+    document: &Document<'_>,
+    raw: Option<PathBuf>,
+    cache: &Path,
+    needed: bool,
+) -> Result<Option<PathBuf>, Error> {
+    let key = Key::new("state_directory");
+    let directory = match raw {
+        Some(path) if path.as_os_str().is_empty() => return Err(document.error(&key, "must not be empty")),
+        Some(path) => Some(document.resolve(&path)),
+        None => files::default_directory(files::Purpose::State),
+    };
+    match directory {
+        Some(directory) if directory.starts_with(cache) => {
+            Err(document
+                .error(&key, format!("must not be in the cache directory, {}: keys are no cache", cache.display())))
+        }
+        None if needed => Err(document.error(
+            &key,
+            "must be given, or push.key_file: this user has no home directory, and pushes need a key that is kept",
+        )),
+        directory => Ok(directory),
+    }
 }
 
 fn server(document: &Document<'_>, raw: raw::Server, flags: Vec<SocketAddr>) -> Result<server::Config, Error> {
@@ -199,7 +228,7 @@ fn cache(
             return Err(document.error(&section.field("directory"), "must not be empty"));
         }
         (None, Some(path)) => document.resolve(&path),
-        (None, None) => files::default_cache_directory().ok_or_else(|| {
+        (None, None) => files::default_directory(files::Purpose::Cache).ok_or_else(|| {
             document
                 .error(&section.field("directory"), "must be given (or --cache-dir): this user has no home directory")
         })?,

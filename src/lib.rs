@@ -13,7 +13,7 @@
 //!
 //! Beside the path: [`error`] (why a request failed, and what the client is told), [`metrics`]
 //! (what is counted), [`admin`] (the operator's own listener), [`peer`] (clients by their
-//! addresses, and their shares of what is bounded).
+//! addresses, and their shares of what is bounded), [`state`] (keys, which are no cache).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
@@ -32,5 +32,6 @@ pub mod peer;
 pub mod push;
 pub mod route;
 pub mod server;
+pub mod state;
 pub mod trouble;
 pub mod upstream;

@@ -38,25 +38,36 @@ pub fn file_system_size(directory: &Path) -> Option<u64> {
     file_system.f_blocks.checked_mul(file_system.f_frsize)
 }
 
-/// Where the cache is when nobody says: systemd's `CacheDirectory=`, the system's cache for root,
-/// the user's own for everybody else (XDG Base Directory Specification).
-pub fn default_cache_directory() -> Option<PathBuf> {
-    cache_directory(|name| env::var_os(name), rustix::process::geteuid().is_root())
+/// What a directory is for, and where it is when the configuration does not say.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose {
+    Cache,
+    State,
 }
 
-fn cache_directory(variable: impl Fn(&str) -> Option<OsString>, root: bool) -> Option<PathBuf> {
+/// Where a directory is by default: what systemd gives (`CacheDirectory=`, `StateDirectory=`), the system's for root,
+/// the user's own for other users (XDG Base Directory Specification).
+pub fn default_directory(purpose: Purpose) -> Option<PathBuf> {
+    directory(purpose, |name| env::var_os(name), rustix::process::geteuid().is_root())
+}
+
+fn directory(purpose: Purpose, variable: impl Fn(&str) -> Option<OsString>, root: bool) -> Option<PathBuf> {
+    let (of_unit, of_root, of_user, below_home) = match purpose {
+        Purpose::Cache => ("CACHE_DIRECTORY", "/var/cache/forebay", "XDG_CACHE_HOME", ".cache"),
+        Purpose::State => ("STATE_DIRECTORY", "/var/lib/forebay", "XDG_STATE_HOME", ".local/state"),
+    };
     let absolute = |path: PathBuf| path.is_absolute().then_some(path);
-    if let Some(directories) = variable("CACHE_DIRECTORY")
+    if let Some(directories) = variable(of_unit)
         && let Some(first) = env::split_paths(&directories).find_map(absolute)
     {
         return Some(first);
     }
     if root {
-        return Some(PathBuf::from("/var/cache/forebay"));
+        return Some(PathBuf::from(of_root));
     }
-    let of_user = variable("XDG_CACHE_HOME").map(PathBuf::from).and_then(absolute);
-    let of_home = || variable("HOME").map(PathBuf::from).and_then(absolute).map(|home| home.join(".cache"));
-    of_user.or_else(of_home).map(|caches| caches.join("forebay"))
+    let of_user = variable(of_user).map(PathBuf::from).and_then(absolute);
+    let of_home = || variable("HOME").map(PathBuf::from).and_then(absolute).map(|home| home.join(below_home));
+    of_user.or_else(of_home).map(|directory| directory.join("forebay"))
 }
 
 #[cfg(test)]
@@ -64,25 +75,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_cache_directory_is_where_the_user_may_write() {
-        type Case = (&'static [(&'static str, &'static str)], bool, Option<&'static str>);
-        let cases: [Case; 9] = [
-            (&[("HOME", "/root")], true, Some("/var/cache/forebay")),
-            (&[("HOME", "/root"), ("XDG_CACHE_HOME", "/x")], true, Some("/var/cache/forebay")),
-            (&[("CACHE_DIRECTORY", "/var/cache/private/forebay")], true, Some("/var/cache/private/forebay")),
-            (&[("CACHE_DIRECTORY", "/a:/b"), ("HOME", "/home/u")], false, Some("/a")),
-            (&[("HOME", "/home/u")], false, Some("/home/u/.cache/forebay")),
-            (&[("HOME", "/home/u"), ("XDG_CACHE_HOME", "/x")], false, Some("/x/forebay")),
-            (&[("HOME", "/home/u"), ("XDG_CACHE_HOME", "relative")], false, Some("/home/u/.cache/forebay")),
-            (&[("HOME", "")], false, None),
-            (&[], false, None),
+    fn the_default_directories_are_where_the_user_may_write() {
+        type Case = (Purpose, &'static [(&'static str, &'static str)], bool, Option<&'static str>);
+        use Purpose::{Cache, State};
+        let cases: [Case; 14] = [
+            (Cache, &[("HOME", "/root")], true, Some("/var/cache/forebay")),
+            (Cache, &[("HOME", "/root"), ("XDG_CACHE_HOME", "/x")], true, Some("/var/cache/forebay")),
+            (Cache, &[("CACHE_DIRECTORY", "/var/cache/private/forebay")], true, Some("/var/cache/private/forebay")),
+            (Cache, &[("CACHE_DIRECTORY", "/a:/b"), ("HOME", "/home/u")], false, Some("/a")),
+            (Cache, &[("HOME", "/home/u")], false, Some("/home/u/.cache/forebay")),
+            (Cache, &[("HOME", "/home/u"), ("XDG_CACHE_HOME", "/x")], false, Some("/x/forebay")),
+            (Cache, &[("HOME", "/home/u"), ("XDG_CACHE_HOME", "relative")], false, Some("/home/u/.cache/forebay")),
+            (Cache, &[("HOME", "")], false, None),
+            (Cache, &[], false, None),
+            (State, &[("HOME", "/root"), ("XDG_STATE_HOME", "/x")], true, Some("/var/lib/forebay")),
+            (State, &[("STATE_DIRECTORY", "/a:/b"), ("HOME", "/root")], true, Some("/a")),
+            (State, &[("HOME", "/home/u"), ("CACHE_DIRECTORY", "/c")], false, Some("/home/u/.local/state/forebay")),
+            (State, &[("HOME", "/home/u"), ("XDG_STATE_HOME", "/x")], false, Some("/x/forebay")),
+            (State, &[("STATE_DIRECTORY", "relative")], false, None),
         ];
-        for (variables, root, expected) in cases {
-            let found = cache_directory(
+        for (purpose, variables, root, expected) in cases {
+            let found = directory(
+                purpose,
                 |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()),
                 root,
             );
-            assert_eq!(found.as_deref(), expected.map(Path::new), "{variables:?} root={root}");
+            assert_eq!(found.as_deref(), expected.map(Path::new), "{purpose:?} {variables:?} root={root}");
         }
     }
 }

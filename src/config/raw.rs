@@ -15,6 +15,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct File {
+    pub state_directory: Option<PathBuf>,
     pub server: Server,
     pub admin: Admin,
     pub cache: Cache,

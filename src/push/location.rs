@@ -78,7 +78,7 @@ mod tests {
     use http::{HeaderMap, Method, StatusCode, Uri};
 
     use super::*;
-    use crate::{push::Config, route::MountSource};
+    use crate::route::MountSource;
 
     const KEPT: Kept = Kept::By(7);
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -90,7 +90,7 @@ mod tests {
         status: u16,
         location: &str,
     ) -> (Seal, Option<String>) {
-        let seal = Seal::load(&Config { key_file: None }, tempfile::tempdir().unwrap().path()).unwrap();
+        let seal = Seal::for_test();
         let (headers, uri): (_, Uri) = (HeaderMap::new(), uri.parse().unwrap());
         let repository = "team/app".parse().unwrap();
         let push =

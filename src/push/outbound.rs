@@ -99,10 +99,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::{
-        oci::{Algorithm, Digest, Repository},
-        push::Config,
-    };
+    use crate::oci::{Algorithm, Digest, Repository};
 
     struct Case {
         seal: Seal,
@@ -111,7 +108,7 @@ mod tests {
 
     impl Case {
         fn new() -> Self {
-            let seal = Seal::load(&Config { key_file: None }, tempfile::tempdir().unwrap().path()).unwrap();
+            let seal = Seal::for_test();
             Self { seal, repository: "team/app".parse().unwrap() }
         }
 

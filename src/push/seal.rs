@@ -4,9 +4,8 @@
 //! upstream and repository; nobody learns from it where that is. AES-256-GCM with a random nonce for each.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,13 +19,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
 use super::Config;
-use crate::oci::Repository;
+use crate::{oci::Repository, state::StateDirectory};
 
 /// The shortest key, in bytes of its file: a hundred and twenty-eight bits in hexadecimal digits.
 const SHORTEST_KEY: usize = 32;
 /// The longest key file that is read, in bytes.
 const LONGEST_KEY: u64 = 64 * 1024;
-/// The file in the cache directory.
+/// The file in the state directory.
 const KEY_FILE: &str = "push.key";
 
 /// Why there is no key.
@@ -53,21 +52,20 @@ impl std::fmt::Debug for Seal {
 }
 
 impl Seal {
-    /// Takes the key of the configuration; without one, that in the cache directory, which is made if it is not there.
+    /// Takes the key in the state directory, which is made if it is not there; an earlier forebay had it in the cache. Blocks.
     ///
     /// # Errors
     /// The key cannot be read or made, or could be guessed.
-    pub fn load(config: &Config, cache: &Path) -> Result<Self, KeyError> {
-        match &config.key_file {
-            Some(path) => Self::read(path),
-            None => {
-                let path = cache.join(KEY_FILE);
-                if !path.exists() {
-                    make(&path)?;
-                }
-                Self::read(&path)
-            }
+    pub fn kept(state: &StateDirectory, cache: &Path) -> Result<Self, KeyError> {
+        let path = state.file(KEY_FILE);
+        let failed = |source| KeyError::Make { path: path.clone(), source };
+        state.take_over(KEY_FILE, cache).map_err(failed)?;
+        if !path.exists() {
+            let mut key = [0; 32];
+            rand::fill(&mut key).map_err(|Unspecified| KeyError::Random)?;
+            state.write(KEY_FILE, format!("{}\n", hex::encode(key)).as_bytes()).map_err(failed)?;
         }
+        Self::read(&path)
     }
 
     /// Whether the key file of the configuration is good; there need not be one.
@@ -78,7 +76,11 @@ impl Seal {
         config.key_file.as_deref().map_or(Ok(()), |path| Self::read(path).map(drop))
     }
 
-    fn read(path: &Path) -> Result<Self, KeyError> {
+    /// Takes the key in this file.
+    ///
+    /// # Errors
+    /// It cannot be read, or could be guessed.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
         let mut secret = Vec::new();
         let read = File::open(path).and_then(|file| file.take(LONGEST_KEY).read_to_end(&mut secret));
         read.map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
@@ -87,6 +89,13 @@ impl Seal {
             return Err(KeyError::Short { path: path.to_owned() });
         }
         Self::of(secret).map_err(|Unspecified| KeyError::Random)
+    }
+
+    /// A key of its own.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used, reason = "a test says what must hold by failing")]
+    pub fn for_test() -> Self {
+        Self::of(b"the key of a test").unwrap()
     }
 
     /// Whatever the file has, the key is as long as it has to be, and good for nothing but this.
@@ -118,25 +127,9 @@ fn owner(upstream: &str, repository: &Repository) -> Aad<Vec<u8>> {
     Aad::from(format!("{upstream}\n{repository}").into_bytes())
 }
 
-/// Makes a key that only this user can read: whole, or not at all.
-fn make(path: &Path) -> Result<(), KeyError> {
-    let mut key = [0; 32];
-    rand::fill(&mut key).map_err(|Unspecified| KeyError::Random)?;
-    let temporary = path.with_extension("key.new");
-    let write = || {
-        // One that was not finished may have been left.
-        let _ = fs::remove_file(&temporary);
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        writeln!(file, "{}", hex::encode(key))?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|source| KeyError::Make { path: path.to_owned(), source })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use proptest::prelude::*;
 
@@ -167,20 +160,22 @@ mod tests {
     }
 
     #[test]
-    fn the_key_in_the_cache_directory_is_made_once_and_for_its_owner_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let config = Config { key_file: None };
-        let sealed = Seal::load(&config, directory.path()).unwrap().seal("hub", &name("a"), STATE).unwrap();
-        let again = Seal::load(&config, directory.path()).unwrap();
+    fn the_key_in_the_state_directory_is_made_once_for_its_owner_alone() {
+        let (directory, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let kept = || Seal::kept(&StateDirectory::open(directory.path()).unwrap(), cache.path()).unwrap();
+        let sealed = kept().seal("hub", &name("a"), STATE).unwrap();
+        let again = kept();
         assert_eq!(again.open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
         let file = directory.path().join(KEY_FILE);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         // Another instance, given the same key.
-        let other = tempfile::tempdir().unwrap();
         let shared = Config { key_file: Some(file.clone()) };
-        let instance = Seal::load(&shared, other.path()).unwrap();
+        let instance = Seal::read(&file).unwrap();
         assert_eq!(instance.open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
-        assert!(!other.path().join(KEY_FILE).exists());
+        // An earlier forebay's, in the cache.
+        fs::rename(&file, cache.path().join(KEY_FILE)).unwrap();
+        assert_eq!(kept().open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
+        assert!(!cache.path().join(KEY_FILE).exists());
         for short in ["", "secret\n", &format!("{}\n", "a".repeat(31))] {
             fs::write(&file, short).unwrap();
             assert!(matches!(Seal::check(&shared), Err(KeyError::Short { .. })), "{short:?}");

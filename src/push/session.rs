@@ -57,11 +57,10 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::push::Config;
 
     #[test]
     fn an_upload_comes_back_as_it_was_and_one_of_an_earlier_version_goes_on() {
-        let seal = Seal::load(&Config { key_file: None }, tempfile::tempdir().unwrap().path()).unwrap();
+        let seal = Seal::for_test();
         let repository = "team/app".parse().unwrap();
         for target in ["/u/1?_state=a%2Fb", "/new/1", "/7", "/7 /8"] {
             for kept in [Kept::Begun, Kept::By(0), Kept::By(7), Kept::By(u64::MAX), Kept::Nothing] {

@@ -32,7 +32,8 @@ fn forebay(directory: &TempDir) -> Command {
         .current_dir(directory)
         .env_clear()
         .env("HOME", directory.path())
-        .env("CACHE_DIRECTORY", directory.path().join("cache"));
+        .env("CACHE_DIRECTORY", directory.path().join("cache"))
+        .env("STATE_DIRECTORY", directory.path().join("state"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -377,6 +378,46 @@ fn the_watchdog_is_kept_quiet() {
     manager.wait_for("READY=1");
     for _ in 0..3 {
         manager.wait_for("WATCHDOG=1");
+    }
+}
+
+#[test]
+fn an_earlier_key_is_moved_out_of_the_cache_with_pushes_on() {
+    let upstream = "[[upstream]]\nname = \"a.example\"\nurls = [\"http://127.0.0.1:9\"]\n";
+    let directory = directory(upstream);
+    let (cache, state) = (directory.path().join("cache"), directory.path().join("state"));
+    fs::create_dir_all(cache.join("tmp")).unwrap();
+    let key = format!("{}\n", "ab".repeat(32));
+    fs::write(cache.join("lock"), "").unwrap();
+    fs::write(cache.join("push.key"), &key).unwrap();
+    let serve = || {
+        let serving = Serving::start(forebay(&directory).args(ON_ANY_PORT).args(["--config", "forebay.toml"]));
+        serving.signal(Signal::TERM);
+        let (code, log) = serving.end();
+        assert_eq!(code, Some(0), "{log}");
+        log
+    };
+    serve();
+    assert!(!state.exists() && cache.join("push.key").exists(), "no key is needed without pushes");
+    fs::write(directory.path().join("forebay.toml"), format!("{upstream}push = true\n")).unwrap();
+    assert!(serve().contains("moved out of the cache"));
+    assert!(!serve().contains("moved out of the cache"));
+    assert!(!cache.join("push.key").exists());
+    assert_eq!(fs::read_to_string(state.join("push.key")).unwrap(), key);
+    for (path, mode) in [(state.clone(), 0o700), (state.join("push.key"), 0o600)] {
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, mode, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made_is_exit_code_2() {
+    let directory = directory(
+        "state_directory = \"forebay.toml\"\n[[upstream]]\nname = \"a.example\"\nurls = [\"http://127.0.0.1:9\"]\npush = true\n",
+    );
+    for command in [&["check"][..], &ON_ANY_PORT] {
+        let (code, stdout, stderr) = run(&directory, &[command, &["--config", "forebay.toml"]].concat());
+        assert_eq!((code, &*stdout), (Some(2), ""), "{command:?}: {stderr}");
+        assert!(stderr.lines().last().unwrap().starts_with("forebay: state_directory: "), "{stderr}");
     }
 }
 

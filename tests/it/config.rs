@@ -37,6 +37,7 @@ fn parse(text: &str) -> Result<Config, Error> {
 #[test]
 fn every_key_has_a_default() {
     let config = parse("").unwrap();
+    assert!(config.state_directory.as_ref().is_none_or(|directory| directory.ends_with("forebay")));
     assert_eq!(config.server.listen, ["127.0.0.1:5000".parse().unwrap()]);
     assert!(config.server.clear_http);
     assert_eq!(config.server.max_connections, 8192);
@@ -120,6 +121,7 @@ fn a_known_registry_at_another_address_gets_no_realm() {
 fn every_key_is_read() {
     let directory = directory();
     let text = r#"
+        state_directory = "keys"
         [server]
         listen = ["0.0.0.0:80", "[::]:443"]
         clear_http = false
@@ -181,6 +183,7 @@ fn every_key_is_read() {
     let tls = config.server.tls.unwrap();
     assert_eq!((tls.certificate, tls.key, tls.client_ca), (at("tls.crt"), at("tls.key"), Some(at("clients.crt"))));
     assert_eq!(config.admin.listen, "127.0.0.1:9".parse().unwrap());
+    assert_eq!(config.state_directory, Some(at("keys")));
     assert_eq!(config.cache.directory, at("cache"));
     assert_eq!(config.cache.max_size, 300_000_000);
     assert_eq!(config.cache.min_free, 4096);
@@ -277,6 +280,8 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
         "duplicate key",
     ),
     // What makes no sense by itself.
+    ("state_directory = \"\"", 1, "state_directory", "must not be empty"),
+    ("state_directory = \"/cache/keys\"", 1, "state_directory", "must not be in the cache directory"),
     ("[server]\nlisten = []", 2, "server.listen", "at least one"),
     (
         "[server]\nlisten = [\n  \"127.0.0.1:1\",\n  \"localhost:5000\",\n]",

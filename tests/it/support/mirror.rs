@@ -112,6 +112,7 @@ impl Mirror {
         let mut config = Config::parse(text, &directory.path().join("forebay.toml"), overrides).unwrap();
         // A test machine's disk may be fuller than the default wants.
         config.cache.min_free = 0;
+        config.state_directory = Some(directory.path().join("state"));
         Builder { config, directory }
     }
 

@@ -35,6 +35,7 @@ impl Program {
             .env_clear()
             .env("HOME", directory.path())
             .env("CACHE_DIRECTORY", directory.path().join("cache"))
+            .env("STATE_DIRECTORY", directory.path().join("state"))
             .env("FOREBAY_LOG", log)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())

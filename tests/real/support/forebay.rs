@@ -141,7 +141,7 @@ fn spawn(folder: &Path) -> Daemon {
     let mut command = command();
     command.arg("serve").arg("--config").arg(folder.join("forebay.toml"));
     command.arg("--cache-dir").arg(folder.join("cache"));
-    command.env("HOME", folder).env("FOREBAY_LOG", "forebay=debug,info");
+    command.env("HOME", folder).env("STATE_DIRECTORY", folder.join("state")).env("FOREBAY_LOG", "forebay=debug,info");
     Daemon::spawn("forebay", command, &folder.join("log"))
 }
 

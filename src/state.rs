@@ -1,0 +1,222 @@
+//! The state directory: what must outlive the cache, such as keys.
+//!
+//! What must hold: it is made when it is first needed, for its user alone; a directory that holds other files is not
+//! changed. A file that an earlier forebay kept in the cache directory is moved once, and never lost on the way.
+
+use std::{
+    fs::{self, DirBuilder, File, Metadata, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+/// Every file that forebay has here, while it is written too.
+const FILES: [&str; 2] = ["push.key", "push.key.new"];
+/// The longest file that is read, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// The state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot use {path} for forebay's keys")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} is not a directory; give forebay one for its keys")]
+    NotDirectory { path: PathBuf },
+}
+
+impl Error {
+    /// Whether trying again cannot help.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::NotDirectory { .. } => true,
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::AlreadyExists
+            ),
+        }
+    }
+}
+
+/// A directory in use: other processes that use it wait until this is dropped.
+pub struct StateDirectory {
+    path: PathBuf,
+    _turn: Option<File>,
+}
+
+/// Looks whether `path` may be the state directory, and changes nothing.
+///
+/// # Errors
+/// There is something else.
+pub fn check(path: &Path) -> Result<(), Error> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => Err(Error::NotDirectory { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(Error::Io { path: path.to_owned(), source: error })
+        }
+        // One that is not there is made by `serve`; one that this user may not see may be good for another.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+impl StateDirectory {
+    /// Makes the directory where it is missing. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be made, or there is something else.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        check(path)?;
+        let failed = |source| Error::Io { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        let metadata = fs::metadata(path).map_err(failed)?;
+        close(path, &metadata).map_err(failed)?;
+        // Some network file systems lock no directory; two processes that start there at once may disagree about a key.
+        let turn = File::open(path).ok().filter(|file| flock(file, FlockOperation::LockExclusive).is_ok());
+        Ok(Self { path: path.to_owned(), _turn: turn })
+    }
+
+    /// Where a file is, which need not be there.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes a file whole, for this user alone. Blocks.
+    pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let temporary = self.path.join(format!("{name}.new"));
+        // One that was not finished may have been left.
+        let _ = fs::remove_file(&temporary);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, self.path.join(name))?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Moves a file here that an earlier forebay kept in another directory. What is here already stays. Blocks.
+    ///
+    /// Copied, synced, then removed there: a kill in between leaves both, and the next start removes the other.
+    pub fn take_over(&self, name: &str, from: &Path) -> io::Result<()> {
+        let old = from.join(name);
+        let content = match read(&old) {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let new = self.file(name);
+        if !new.exists() {
+            self.write(name, &content)?;
+            tracing::info!(from = %old.display(), to = %new.display(), "moved out of the cache");
+        } else if read(&new)? != content {
+            tracing::warn!(
+                used = %new.display(), unused = %old.display(),
+                "there are two different files of this name; the one in the cache is not used, remove it"
+            );
+            return Ok(());
+        }
+        if let Err(error) = fs::remove_file(&old) {
+            tracing::warn!(path = %old.display(), %error, "cannot remove what was moved out of the cache");
+        }
+        Ok(())
+    }
+}
+
+/// Takes the permissions of others from a directory of forebay's alone.
+fn close(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    if metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let mut others = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        others.extend((!name.to_str().is_some_and(|name| FILES.contains(&name))).then_some(name));
+    }
+    if others.is_empty() && fs::set_permissions(path, Permissions::from_mode(metadata.mode() & 0o700)).is_ok() {
+        return Ok(());
+    }
+    tracing::warn!(
+        path = %path.display(), mode = format!("{:o}", metadata.mode() & 0o7777),
+        "other users may use state_directory; give forebay one of its own, of mode 700"
+    );
+    Ok(())
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let mut content = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE), &mut content)?;
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn a_file_of_the_cache_is_moved_once_and_a_later_one_left() {
+        let (cache, above) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = above.path().join("a/state");
+        let old = cache.path().join("push.key");
+        for (in_cache, expected, left) in [
+            (None, None, false),
+            (Some("one"), Some("one"), false),
+            // A kill after the copy.
+            (Some("one"), Some("one"), false),
+            (Some("two"), Some("one"), true),
+        ] {
+            if let Some(text) = in_cache {
+                fs::write(&old, text).unwrap();
+            }
+            let state = StateDirectory::open(&path).unwrap();
+            state.take_over("push.key", cache.path()).unwrap();
+            assert_eq!(fs::read_to_string(state.file("push.key")).ok().as_deref(), expected);
+            assert_eq!(old.exists(), left);
+        }
+        assert_eq!((mode(&path), mode(&path.join("push.key"))), (0o700, 0o600));
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_link_in_the_cache_is_not_followed() {
+        let (cache, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(cache.path().join("other"), "theirs").unwrap();
+        std::os::unix::fs::symlink("other", cache.path().join("push.key")).unwrap();
+        let state = StateDirectory::open(state.path()).unwrap();
+        state.take_over("push.key", cache.path()).unwrap_err();
+        assert!(!state.file("push.key").exists() && cache.path().join("other").exists());
+    }
+
+    #[test]
+    fn only_a_directory_of_its_own_is_closed_to_others() {
+        for (files, expected) in [(&[][..], 0o700), (&["push.key"], 0o700), (&["push.key", "passwd"], 0o755)] {
+            let directory = tempfile::tempdir().unwrap();
+            fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+            for name in files {
+                fs::write(directory.path().join(name), "text").unwrap();
+            }
+            StateDirectory::open(directory.path()).unwrap();
+            assert_eq!(mode(directory.path()), expected, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_directory_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("state")] {
+            check(&path).unwrap_err();
+            assert!(StateDirectory::open(&path).is_err());
+        }
+        check(&directory.path().join("none")).unwrap();
+        assert!(!directory.path().join("none").exists());
+    }
+}
