@@ -36,6 +36,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    objects::Landing,
     reservation::{NoSpace, Reservation},
     temp::{Name as TempName, TempBlob, write_all_at},
     upload::TempUpload,

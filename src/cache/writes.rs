@@ -1,9 +1,9 @@
-//! How many changes were made through us: what was asked for before one is no answer after it.
+//! How many changes were made through us: what was asked for before one is no answer after it, in memory or on disk.
 
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,32 +15,59 @@ const COUNTERS: usize = 1024;
 
 /// Changes, counted for each repository, and for each upstream's list of repositories.
 pub(super) struct Writes {
-    counters: Vec<AtomicU64>,
+    counters: Vec<Counter>,
     hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Counter {
+    count: AtomicU64,
+    /// Held while something that was made at a count comes to be on disk.
+    landing: Mutex<()>,
 }
 
 impl Default for Writes {
     fn default() -> Self {
-        Self { counters: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(), hasher: RandomState::new() }
+        Self { counters: (0..COUNTERS).map(|_| Counter::default()).collect(), hasher: RandomState::new() }
     }
 }
 
 impl Writes {
     /// How many there were in a repository; without one, in any of the upstream's.
     pub fn of(&self, upstream: &Arc<str>, repository: Option<&Repository>) -> u64 {
-        self.counter(upstream, repository).map_or(0, |counter| counter.load(Ordering::SeqCst))
+        self.counter(upstream, repository).map_or(0, |counter| counter.count.load(Ordering::SeqCst))
     }
 
     /// A change was made: to be called before anything is removed because of it.
     pub fn note(&self, upstream: &Arc<str>, repository: &Repository) {
         for of in [None, Some(repository)] {
             if let Some(counter) = self.counter(upstream, of) {
-                counter.fetch_add(1, Ordering::SeqCst);
+                counter.count.fetch_add(1, Ordering::SeqCst);
             }
         }
     }
 
-    fn counter(&self, upstream: &Arc<str>, repository: Option<&Repository>) -> Option<&AtomicU64> {
+    /// Puts something on disk by `land`, unless a change was made since it was asked for, at `writes` changes. Blocks.
+    pub fn land<T>(
+        &self,
+        upstream: &Arc<str>,
+        repository: &Repository,
+        writes: u64,
+        land: impl FnOnce() -> T,
+    ) -> Option<T> {
+        let counter = self.counter(upstream, Some(repository))?;
+        let _landing = counter.landing.lock().unwrap_or_else(PoisonError::into_inner);
+        (counter.count.load(Ordering::SeqCst) == writes).then(land)
+    }
+
+    /// After [`Writes::note`]: whatever was asked for before is on disk now, or never will be. Blocks.
+    pub fn settle(&self, upstream: &Arc<str>, repository: &Repository) {
+        if let Some(counter) = self.counter(upstream, Some(repository)) {
+            drop(counter.landing.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    fn counter(&self, upstream: &Arc<str>, repository: Option<&Repository>) -> Option<&Counter> {
         let hash = self.hasher.hash_one((upstream, repository));
         self.counters.get(usize::try_from(hash % COUNTERS as u64).unwrap_or_default())
     }
@@ -60,5 +87,31 @@ mod tests {
         let seen = (1..100)
             .filter(|number| writes.of(&hub, Some(&name(*number))) + writes.of(&other, Some(&name(*number))) > 0);
         assert!(seen.count() < 20);
+    }
+
+    #[test]
+    fn a_change_waits_for_what_lands_and_stops_what_comes_late() {
+        let (writes, hub) = (Writes::default(), Arc::<str>::from("hub"));
+        let name: Repository = "team/app".parse().unwrap();
+        let made_at = writes.of(&hub, Some(&name));
+        let settled = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let landed = writes.land(&hub, &name, made_at, || {
+                scope.spawn(|| {
+                    writes.note(&hub, &name);
+                    writes.settle(&hub, &name);
+                    settled.store(1, Ordering::SeqCst);
+                });
+                // The change is made while this one lands.
+                while writes.of(&hub, Some(&name)) == made_at {
+                    std::thread::yield_now();
+                }
+                settled.load(Ordering::SeqCst)
+            });
+            assert_eq!(landed, Some(0), "the change went on before what it outdates was on disk");
+        });
+        assert_eq!(settled.load(Ordering::SeqCst), 1);
+        assert_eq!(writes.land(&hub, &name, made_at, || ()), None, "it was made before the change");
+        assert_eq!(writes.land(&hub, &name, writes.of(&hub, Some(&name)), || ()), Some(()));
     }
 }

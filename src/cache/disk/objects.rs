@@ -9,6 +9,7 @@ use std::{
     hash::{BuildHasher as _, Hasher as _},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt as _,
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -17,6 +18,9 @@ use crate::{
     cache::{Pool, tag_record::TagKey},
     oci::Repository,
 };
+
+/// Puts what was written under its name.
+pub type Landing<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
 impl DiskStore {
     /// Reads an object of at most `limit` bytes; `None` when it is not there.
@@ -92,28 +96,44 @@ impl DiskStore {
 
     /// Writes an object whole. That there is no room is not an error: it is not cached then.
     pub async fn write(&self, key: Key, bytes: Vec<u8>) -> io::Result<()> {
+        self.write_when(key, bytes, |land| land()).await
+    }
+
+    /// The same, where `gate` decides at the end whether it lands: if it does not run what it is given, nothing is kept.
+    pub async fn write_when(
+        &self,
+        key: Key,
+        bytes: Vec<u8>,
+        gate: impl FnOnce(Landing<'_>) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
         let Ok(reservation) = self.reserve(&key, bytes.len() as u64).await else { return Ok(()) };
         let store = self.clone();
         blocking(move || {
             let temporary = store.0.root.join("tmp").join(unique_name());
-            let written = store.write_blocking(&key, &temporary, &bytes);
-            match &written {
-                Ok(()) => reservation.fulfil(key, bytes.len() as u64),
-                Err(_) => drop(std::fs::remove_file(&temporary)),
+            let mut landed = false;
+            let land = || {
+                store.rename(&temporary, &store.path(&key))?;
+                landed = true;
+                reservation.fulfil(key.clone(), bytes.len() as u64);
+                Ok(())
+            };
+            let written = write_file(&key, &temporary, &bytes).and_then(|()| gate(Box::new(land)));
+            if !landed {
+                drop(std::fs::remove_file(&temporary));
             }
             written
         })
         .await
     }
+}
 
-    fn write_blocking(&self, key: &Key, temporary: &std::path::Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(temporary)?;
-        file.write_all(bytes)?;
-        if !matches!(key, Key::Tag(_)) {
-            file.sync_all()?;
-        }
-        self.rename(temporary, &self.path(key))
+fn write_file(key: &Key, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(temporary)?;
+    file.write_all(bytes)?;
+    if !matches!(key, Key::Tag(_)) {
+        file.sync_all()?;
     }
+    Ok(())
 }
 
 /// A name that no other user can have made a file of before.

@@ -12,6 +12,7 @@ use super::{Question, Wanted, writer::Writer};
 use crate::{
     cache::{
         Config, DiskStore, Pool,
+        disk::{Landing, blocking},
         freshness::{self, Freshness},
         lru::Key,
         recency::LastUse,
@@ -35,7 +36,7 @@ pub(super) struct TagRecords {
     memory: moka::sync::Cache<TagKey, Arc<Vec<Remembered>>>,
     /// Tags whose upstream could not answer a moment ago: what is stale is served without asking again.
     troubled: moka::sync::Cache<TagKey, ()>,
-    writes: Writes,
+    writes: Arc<Writes>,
     tag_ttl: Duration,
     stale_if_error: Duration,
 }
@@ -63,7 +64,7 @@ impl TagRecords {
             writer,
             memory: moka::sync::Cache::builder().max_capacity(MOST_RECORDS).build(),
             troubled,
-            writes: Writes::default(),
+            writes: Arc::default(),
             tag_ttl: config.tag_ttl,
             stale_if_error: config.stale_if_error,
         }
@@ -117,25 +118,23 @@ impl TagRecords {
         self.writes.of(upstream, Some(repository))
     }
 
-    /// A change was made: to be called before anything is removed because of it.
+    /// A change was made that moved no tag.
     pub fn note_write(&self, upstream: &Arc<str>, repository: &Repository) {
         self.writes.note(upstream, repository);
     }
 
     async fn find(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
         if let Some(found) = self.remembered(key) {
-            // What is being written was outdated meanwhile, on disk as well: it is removed when it is there.
+            // What is being written was outdated meanwhile: it does not land, and what lies there is being removed.
             return self.holds(key, &found).then_some(found.record);
         }
         let writes = self.writes(&key.upstream, &key.repository);
-        let bytes = match self.store.read(Key::Tag(key.clone()), TagRecord::MAX_LEN).await {
-            Ok(bytes) => bytes?,
-            Err(error) => {
-                tracing::error!(%error, tag = ?key, "cannot read a tag's record");
-                return None;
-            }
-        };
-        let record = Arc::new(TagRecord::decode(&bytes)?);
+        let record = Arc::new(self.on_disk(key).await?);
+        self.believe(key, writes, record)
+    }
+
+    /// Takes a record that was read from the disk, where `writes` changes had been made before.
+    fn believe(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) -> Option<Arc<TagRecord>> {
         let (class, used, settled) = (key.class, LastUse::default(), Arc::new(AtomicBool::new(false)));
         self.remember(key, Remembered { class, record: record.clone(), used, writes, settled: settled.clone() });
         if self.writes(&key.upstream, &key.repository) != writes {
@@ -145,6 +144,16 @@ impl TagRecords {
         }
         settled.store(true, Ordering::SeqCst);
         Some(record)
+    }
+
+    async fn on_disk(&self, key: &TagKey) -> Option<TagRecord> {
+        match self.store.read(Key::Tag(key.clone()), TagRecord::MAX_LEN).await {
+            Ok(bytes) => TagRecord::decode(&bytes?),
+            Err(error) => {
+                tracing::error!(%error, tag = ?key, "cannot read a tag's record");
+                None
+            }
+        }
     }
 
     /// The records of the same tag for clients that accept other types.
@@ -162,22 +171,29 @@ impl TagRecords {
     /// Keeps what the upstream answered; a question by digest leaves no record.
     pub async fn put(&self, wanted: &Wanted, question: &Question, record: TagRecord) -> Arc<TagRecord> {
         let record = Arc::new(record);
-        if let Reference::Tag(tag) = &question.reference
-            && question.writes == self.writes(&question.upstream, &question.repository)
-        {
-            let key = wanted.key(tag);
-            let (class, writes) = (key.class, question.writes);
-            let (used, settled) = (LastUse::default(), Arc::new(AtomicBool::new(false)));
-            self.remember(&key, Remembered { class, record: record.clone(), used, writes, settled: settled.clone() });
-            self.troubled.invalidate(&key);
-            self.writer.write(Key::Tag(key.clone()), record.encode()).await;
-            if question.writes != self.writes(&question.upstream, &question.repository) {
-                self.remove(&key).await;
-            } else {
-                settled.store(true, Ordering::SeqCst);
-            }
+        if let Reference::Tag(tag) = &question.reference {
+            self.keep(&wanted.key(tag), question.writes, record.clone()).await;
         }
         record
+    }
+
+    /// Keeps a record that was asked for at `writes` changes.
+    async fn keep(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) {
+        let is_outdated = || self.writes(&key.upstream, &key.repository) != writes;
+        if is_outdated() {
+            return;
+        }
+        let (class, used, settled) = (key.class, LastUse::default(), Arc::new(AtomicBool::new(false)));
+        self.remember(key, Remembered { class, record: record.clone(), used, writes, settled: settled.clone() });
+        self.troubled.invalidate(key);
+        let (counts, upstream, repository) = (self.writes.clone(), key.upstream.clone(), key.repository.clone());
+        let gate = move |land: Landing<'_>| counts.land(&upstream, &repository, writes, land).unwrap_or(Ok(()));
+        self.writer.write_when(Key::Tag(key.clone()), record.encode(), gate).await;
+        if is_outdated() {
+            self.memory.invalidate(&key.of_all_classes());
+        } else {
+            settled.store(true, Ordering::SeqCst);
+        }
     }
 
     /// The upstream said again what it said before.
@@ -185,19 +201,48 @@ impl TagRecords {
         self.put(wanted, question, TagRecord { confirmed: SystemTime::now(), ..record.clone() }).await
     }
 
-    /// Forgets the tags of a repository that point at a manifest.
-    pub async fn remove_pointing_at(&self, pool: Pool, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+    /// A change was made: nothing of what it outdates is left, in memory, on disk, or on its way to either.
+    pub async fn forget(&self, key: &TagKey) {
+        self.begin_change(&key.upstream, &key.repository).await;
+        self.remove(key).await;
+        self.end_change(&key.upstream, &key.repository, [key]);
+    }
+
+    /// A manifest was deleted: the same, for the tags of a repository that point at it.
+    pub async fn forget_pointing_at(&self, pool: Pool, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+        self.begin_change(upstream, repository).await;
         for (key, classes) in &self.memory {
             let of_it = key.pool == pool && key.upstream == *upstream && key.repository == *repository;
             if of_it && classes.iter().any(|remembered| remembered.record.digest == *digest) {
                 self.memory.invalidate(&*key);
             }
         }
+        let mut removed = Vec::new();
         for key in self.store.tags_of(pool, upstream, repository).await {
-            if self.find(&key).await.is_some_and(|record| record.digest == *digest) {
-                self.memory.invalidate(&key.of_all_classes());
-                self.store.remove(Key::Tag(key)).await;
+            if self.on_disk(&key).await.is_some_and(|record| record.digest == *digest) {
+                self.store.remove(Key::Tag(key.clone())).await;
+                removed.push(key);
             }
+        }
+        self.end_change(upstream, repository, &removed);
+    }
+
+    async fn begin_change(&self, upstream: &Arc<str>, repository: &Repository) {
+        self.writes.note(upstream, repository);
+        let (writes, upstream, repository) = (self.writes.clone(), upstream.clone(), repository.clone());
+        blocking(move || writes.settle(&upstream, &repository)).await;
+    }
+
+    /// What was read from the disk before it was removed is outdated as well.
+    fn end_change<'a>(
+        &self,
+        upstream: &Arc<str>,
+        repository: &Repository,
+        removed: impl IntoIterator<Item = &'a TagKey>,
+    ) {
+        self.writes.note(upstream, repository);
+        for key in removed {
+            self.memory.invalidate(&key.of_all_classes());
         }
     }
 
@@ -226,5 +271,128 @@ impl TagRecords {
 
     fn judge(&self, record: &TagRecord) -> Freshness {
         freshness::judge(record.confirmed, SystemTime::now(), self.tag_ttl, self.stale_if_error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::{
+        metrics::Metrics,
+        oci::{Accept, Algorithm, MediaType},
+    };
+
+    struct Tags {
+        directory: tempfile::TempDir,
+        tasks: TaskTracker,
+        records: TagRecords,
+        key: TagKey,
+    }
+
+    /// Tags on a disk that was not scanned yet: what is to be written waits for that.
+    fn tags() -> Tags {
+        let directory = tempfile::tempdir().unwrap();
+        let hour = Duration::from_secs(3600);
+        let config = Config {
+            directory: directory.path().to_owned(),
+            max_size: 100 << 20,
+            min_free: 0,
+            manifest_memory: 0,
+            tag_ttl: hour,
+            stale_if_error: hour,
+            negative_ttl: hour,
+            prefetch: 0,
+        };
+        let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
+        let tasks = TaskTracker::new();
+        let records = TagRecords::new(&config, Writer { store, tasks: tasks.clone() });
+        let key = TagKey {
+            pool: Pool::Open,
+            upstream: "hub".into(),
+            repository: "team/app".parse().unwrap(),
+            tag: "1".parse().unwrap(),
+            class: Accept::default().class(),
+        };
+        Tags { directory, tasks, records, key }
+    }
+
+    impl Tags {
+        fn writes(&self) -> u64 {
+            self.records.writes(&self.key.upstream, &self.key.repository)
+        }
+
+        async fn digest(&self) -> Option<Digest> {
+            self.records.get(&self.key).await.0.map(|record| record.digest.clone())
+        }
+
+        /// Has the disk do what it has to, then looks at that alone.
+        async fn digest_on_disk(&self) -> Option<Digest> {
+            self.records.store.scan().await;
+            self.tasks.close();
+            self.tasks.wait().await;
+            self.records.memory.invalidate(&self.key.of_all_classes());
+            let left = std::fs::read_dir(self.directory.path().join("tmp")).unwrap();
+            assert_eq!(left.count(), 0, "a record that did not land left its file");
+            self.digest().await
+        }
+    }
+
+    fn pointing_at(content: &str) -> Arc<TagRecord> {
+        let digest = Digest::of(Algorithm::Sha256, content.as_bytes());
+        Arc::new(TagRecord {
+            digest,
+            media_type: MediaType::OCI_INDEX,
+            size: 1,
+            previous: None,
+            confirmed: SystemTime::now(),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_whose_write_comes_after_a_push_does_not_stay() {
+        let tags = tags();
+        tags.records.keep(&tags.key, tags.writes(), pointing_at("old")).await;
+        assert_eq!(tags.digest().await, Some(pointing_at("old").digest.clone()), "its write is still waited for");
+        tags.records.forget(&tags.key).await;
+        assert_eq!(tags.digest().await, None);
+        assert_eq!(tags.digest_on_disk().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_from_before_a_push_replaces_none_from_after() {
+        let tags = tags();
+        let before = tags.writes();
+        tags.records.keep(&tags.key, before, pointing_at("old")).await;
+        tags.records.forget(&tags.key).await;
+        tags.records.keep(&tags.key, tags.writes(), pointing_at("new")).await;
+        tags.records.keep(&tags.key, before, pointing_at("late")).await;
+        assert_eq!(tags.digest().await, Some(pointing_at("new").digest.clone()));
+        assert_eq!(tags.digest_on_disk().await, Some(pointing_at("new").digest.clone()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deleted_manifest_takes_the_records_on_their_way() {
+        let tags = tags();
+        tags.records.keep(&tags.key, tags.writes(), pointing_at("old")).await;
+        let (upstream, repository) = (&tags.key.upstream, &tags.key.repository);
+        tags.records.forget_pointing_at(Pool::Open, upstream, repository, &pointing_at("old").digest).await;
+        assert_eq!(tags.digest().await, None);
+        assert_eq!(tags.digest_on_disk().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_record_read_while_a_push_removes_it_is_not_believed() {
+        let tags = tags();
+        let (records, key) = (&tags.records, &tags.key);
+        records.store.scan().await;
+        records.keep(key, tags.writes(), pointing_at("old")).await;
+        records.begin_change(&key.upstream, &key.repository).await;
+        let (writes, read) = (tags.writes(), records.on_disk(key).await.unwrap());
+        records.remove(key).await;
+        records.end_change(&key.upstream, &key.repository, [key]);
+        assert_eq!(records.believe(key, writes, Arc::new(read)), None);
+        assert_eq!(tags.digest().await, None);
     }
 }

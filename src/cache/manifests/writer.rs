@@ -2,11 +2,11 @@
 //!
 //! The answer is in memory already; a disk that is slow, hangs, or is still being scanned must not hold it up.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use tokio_util::task::TaskTracker;
 
-use crate::cache::{DiskStore, lru::Key};
+use crate::cache::{DiskStore, disk::Landing, lru::Key};
 
 /// How long an answer waits for its write, so that in the usual case what was served is on disk.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -21,9 +21,19 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes an object; returns when it is on disk, or in a moment. A disk that fails turns caching off, not pulling.
     pub async fn write(&self, key: Key, bytes: Vec<u8>) {
+        self.write_when(key, bytes, |land| land()).await;
+    }
+
+    /// The same, where `gate` decides when the bytes are written whether they land.
+    pub async fn write_when(
+        &self,
+        key: Key,
+        bytes: Vec<u8>,
+        gate: impl FnOnce(Landing<'_>) -> io::Result<()> + Send + 'static,
+    ) {
         let store = self.store.clone();
         let writing = self.tasks.spawn(async move {
-            if let Err(error) = store.write(key.clone(), bytes).await {
+            if let Err(error) = store.write_when(key.clone(), bytes, gate).await {
                 tracing::error!(%error, ?key, "cannot write into the cache");
             }
         });

@@ -21,12 +21,11 @@ impl ManifestCache {
 
     /// A tag was made, moved or deleted.
     pub async fn forget_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
-        self.0.tags.note_write(upstream.name(), repository);
         // Whatever the class is: all of them are meant.
         let class = Accept::from_headers(&HeaderMap::new()).class();
         let (pool, upstream) = (Pool::of(upstream), upstream.name().clone());
         let (repository, tag) = (repository.clone(), tag.clone());
-        self.0.tags.remove(&TagKey { pool, upstream, repository, tag, class }).await;
+        self.0.tags.forget(&TagKey { pool, upstream, repository, tag, class }).await;
     }
 
     /// A manifest was deleted, and with it the tags that point at it. Whoever has it in another repository fetches it
@@ -38,7 +37,7 @@ impl ManifestCache {
         self.0.store.remove(Key::Manifest(id.clone())).await;
         // Somebody may have read the file before it was removed.
         self.forget_in_memory(upstream, &id);
-        self.0.tags.remove_pointing_at(id.pool, upstream.name(), repository, digest).await;
+        self.0.tags.forget_pointing_at(id.pool, upstream.name(), repository, digest).await;
     }
 
     fn forget_in_memory(&self, upstream: &Upstream, id: &ContentId) {
