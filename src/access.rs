@@ -6,6 +6,7 @@
 //! it, and once per pull rather than once per request. How a refusal looks on the wire is left to the caller.
 
 pub mod config;
+mod evidence;
 mod htpasswd;
 mod proofs;
 mod verified;

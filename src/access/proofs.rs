@@ -18,6 +18,7 @@ use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::evidence::{self, Evidence};
 use crate::{
     cache::flights::Flights,
     oci::{Accept, AcceptClass, Digest, Reference, Repository},
@@ -39,7 +40,8 @@ const REFUSAL_TTL: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub enum Subject {
     Manifest(Reference, Accept),
-    Blob(Digest),
+    /// With the size of the one that is cached.
+    Blob(Digest, Option<u64>),
 }
 
 /// An asker and a repository, or a login, where there is none.
@@ -84,7 +86,7 @@ struct Shared {
     refused: Cache<Question, Arc<Error>>,
     /// Askers whom an upstream could not answer a moment ago.
     troubled: Cache<(Arc<str>, Asker), ()>,
-    questions: Flights<Question, Result<(), Error>>,
+    questions: Flights<Question, Result<Option<u64>, Error>>,
     places_for_questions: Arc<Semaphore>,
 }
 
@@ -120,11 +122,17 @@ impl Proofs {
     }
 
     /// Lets an asker have something of a repository; anybody, where the upstream's clients are all the same to it.
+    /// What is given is the size that the blob must have, where only its content proves that the upstream gives it.
     ///
     /// # Errors
     /// What the upstream says to this asker, or why it cannot be asked.
-    pub async fn admit(&self, upstream: &Upstream, repository: &Repository, subject: &Subject) -> Result<(), Error> {
-        let Some((asker, terms)) = terms(upstream) else { return Ok(()) };
+    pub async fn admit(
+        &self,
+        upstream: &Upstream,
+        repository: &Repository,
+        subject: &Subject,
+    ) -> Result<Option<u64>, Error> {
+        let Some((asker, terms)) = terms(upstream) else { return Ok(None) };
         let right = Right { upstream: upstream.name().clone(), asker, repository: Some(repository.clone()) };
         let of_right = terms.judge_right(self.age(&right));
         let standing = match subject.place(upstream, repository, None) {
@@ -132,7 +140,7 @@ impl Proofs {
             None => of_right,
         };
         if standing == Standing::Fresh {
-            return Ok(());
+            return Ok(None);
         }
         let question = Question { right: right.clone(), subject: Some(subject.named()) };
         let (proofs, by, of, what) = (self.clone(), upstream.clone(), repository.clone(), subject.clone());
@@ -142,12 +150,13 @@ impl Proofs {
             let told = what.ask(&by, &of).await;
             // Here, and not by who waits: that one may have left, or been content with a former answer.
             match &told {
-                Ok(digest) => {
+                Ok(Evidence::Right(digest)) => {
                     proofs.note(right, Word { asked, yes: true });
                     if let Some(place) = what.place(&by, &of, digest.clone()) {
                         proofs.0.places.insert(place, asked);
                     }
                 }
+                Ok(Evidence::Announced(_)) => {}
                 // For who may read the rest, it is this that is not there; for others, that may be how they are refused.
                 Err(error) if error.kind == ErrorKind::NotFound && had_right => {
                     what.place(&by, &of, None).into_iter().for_each(|place| proofs.0.places.invalidate(&place));
@@ -157,7 +166,10 @@ impl Proofs {
                 }
                 Err(_) => {}
             }
-            told.map(|_| ())
+            told.map(|evidence| match evidence {
+                Evidence::Right(_) => None,
+                Evidence::Announced(len) => Some(len),
+            })
         })
         .await
     }
@@ -183,9 +195,10 @@ impl Proofs {
                 Err(error) if is_refusal(error) => proofs.note(right, Word { asked, yes: false }),
                 Err(_) => {}
             }
-            told
+            told.map(|()| None)
         })
         .await
+        .map(drop)
     }
 
     /// The upstream refused this asker something of this repository that was asked for otherwise.
@@ -230,12 +243,12 @@ impl Proofs {
         upstream: &Upstream,
         asker: Asker,
         standing: Standing,
-        asking: impl Future<Output = Result<(), Error>> + Send + 'static,
-    ) -> Result<(), Error> {
+        asking: impl Future<Output = Result<Option<u64>, Error>> + Send + 'static,
+    ) -> Result<Option<u64>, Error> {
         let troubled = (upstream.name().clone(), asker);
         let former = standing >= Standing::InOutage;
         if former && self.0.troubled.contains_key(&troubled) {
-            return Ok(());
+            return Ok(None);
         }
         if let Some(error) = self.0.refused.get(&question) {
             return Err((*error).clone());
@@ -264,7 +277,7 @@ impl Proofs {
             Err(_) => {}
         }
         self.0.troubled.insert(troubled, ());
-        Ok(())
+        Ok(None)
     }
 
     /// The word that was asked for last counts, whenever it came.
@@ -285,31 +298,25 @@ impl Subject {
     fn named(&self) -> (Reference, Option<AcceptClass>) {
         match self {
             Self::Manifest(reference, accept) => (reference.clone(), Some(accept.class())),
-            Self::Blob(digest) => (Reference::Digest(digest.clone()), None),
+            Self::Blob(digest, _) => (Reference::Digest(digest.clone()), None),
         }
     }
 
     /// The digest that has to be the repository's; `told`: the one that a tag means.
     fn place(&self, upstream: &Upstream, repository: &Repository, told: Option<Digest>) -> Option<Place> {
         let (digest, is_blob) = match self {
-            Self::Blob(digest) => (digest.clone(), true),
+            Self::Blob(digest, _) => (digest.clone(), true),
             Self::Manifest(Reference::Digest(digest), _) => (digest.clone(), false),
             Self::Manifest(Reference::Tag(_), _) => (told?, false),
         };
         Some(Place { upstream: upstream.name().clone(), repository: repository.clone(), digest, is_blob })
     }
 
-    /// Asks the upstream for just this; the digest, where it names one.
-    async fn ask(&self, upstream: &Upstream, repository: &Repository) -> Result<Option<Digest>, Error> {
+    /// Asks the upstream for just this.
+    async fn ask(&self, upstream: &Upstream, repository: &Repository) -> Result<Evidence, Error> {
         match self {
-            Self::Blob(digest) => upstream.head_blob(repository, digest).await.map(|_| None),
-            Self::Manifest(reference, accept) => match upstream.head_manifest(repository, reference, accept).await {
-                // Some registries know only GET, or say 404 to a HEAD of what they would first have to fetch themselves.
-                Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => {
-                    upstream.get_manifest(repository, reference, accept).await.map(|body| body.digest)
-                }
-                head => head.map(|head| head.digest),
-            },
+            Self::Blob(digest, cached) => evidence::of_blob(upstream, repository, digest, *cached).await,
+            Self::Manifest(reference, accept) => evidence::of_manifest(upstream, repository, reference, accept).await,
         }
     }
 }

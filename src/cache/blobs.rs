@@ -162,6 +162,11 @@ impl BlobCache {
         self.store.remove(Key::Blob(id)).await;
     }
 
+    /// How long a blob is that is cached; `None` when it is not.
+    pub async fn cached_len(&self, source: &Source) -> Option<u64> {
+        self.stored(&source.id()).await.map(|blob| blob.len)
+    }
+
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
     pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
         if let Some(membership) = self.fills.find(&source.id())

@@ -13,6 +13,7 @@ mod answers;
 mod bodies;
 mod filter;
 mod question;
+mod shape;
 mod tagged;
 
 use std::{sync::Arc, time::Duration};
@@ -36,7 +37,7 @@ use super::{Config, ManifestCache, ManifestError, flights::Flights, freshness::F
 use crate::{
     metrics::{Operation, Outcome},
     oci::Repository,
-    upstream::{self, ErrorKind},
+    upstream::{self, ErrorKind, Upstream},
 };
 
 /// How long a client waits for the upstream when there is a former answer at hand.
@@ -158,6 +159,10 @@ impl Lists {
         let WantedList { upstream, list, .. } = wanted;
         let (operation, path) = (list.operation(), wanted.path_and_query());
         match upstream.forward(operation, list.repository(), &path, &list.accept()).await {
+            Ok(page) if !is_believed(upstream, list, &page.body).await => {
+                let why = format!("upstream {} answered with what is not the list of the question", upstream.name());
+                Err(upstream::Error::new(ErrorKind::Protocol, why))
+            }
             Ok(page) => {
                 let body = self.0.bodies.share(&question.key, &page.body);
                 let answer = Answer::List { headers: page.headers, body };
@@ -176,6 +181,16 @@ impl Lists {
             }
         }
     }
+}
+
+/// Where an upstream decides by its clients, what it sends has to be the list: a proxy may answer a client that it refuses
+/// with 200.
+async fn is_believed(upstream: &Upstream, list: &List, body: &Bytes) -> bool {
+    if !upstream.decides_by_client() {
+        return true;
+    }
+    let (list, body) = (list.clone(), body.clone());
+    tokio::task::spawn_blocking(move || shape::is_list(&list, &body)).await.unwrap_or(false)
 }
 
 /// Whether a refusal says that an upstream does not know the path, whatever stands in it: registries older than the

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, header};
 
 use super::{
     body::Body,
@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     access::{self, Identity, Subject},
+    cache::Source,
     error::Error,
     metrics::Operation as Label,
-    oci::Accept,
+    oci::{Accept, ContentRange},
     push,
     route::{Operation, Route},
     upstream::Upstream,
@@ -116,19 +117,49 @@ impl Handler {
             Operation::Manifest(reference) => {
                 Some(Subject::Manifest(reference.clone(), Accept::from_headers(asked.headers)))
             }
-            Operation::Blob(digest) => Some(Subject::Blob(digest.clone())),
+            Operation::Blob(digest) => {
+                let cached = match route.repository.clone() {
+                    Some(repository) => {
+                        let source = Source { upstream: upstream.clone(), repository, digest: digest.clone() };
+                        self.blobs.cached_len(&source).await
+                    }
+                    None => None,
+                };
+                Some(Subject::Blob(digest.clone(), cached))
+            }
             // The upstream is asked each time, or by what this very asker was told.
             Operation::Tags | Operation::Referrers(_) | Operation::Catalog | Operation::Write(_) => None,
         };
+        let mut announced = None;
         if let (Some(subject), Some(repository)) = (&subject, &route.repository) {
-            self.proofs.admit(upstream, repository, subject).await.map_err(|error| {
+            announced = self.proofs.admit(upstream, repository, subject).await.map_err(|error| {
                 // Some clients say who they are only when they are asked, and by that name there may be a former yes.
                 let could_say = !matches!(identity, Identity::Client(_)) && self.takes_passwords(asked);
                 let refused = facts.refused(label, &error);
                 if error.kind.is_outage() && could_say { Error::Unauthenticated } else { refused }
             })?;
         }
-        self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await
+        let served = self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await?;
+        match announced {
+            Some(len) if has_content(&served) && size_told(&served) != Some(len) => {
+                facts.cause = Some("the upstream announced another size than the blob's to this client".to_owned());
+                Err(Error::UpstreamUnavailable { retry_after: None })
+            }
+            Some(_) | None => Ok(served),
+        }
+    }
+}
+
+/// A 304 and a 416 give nothing of the blob, and need not tell its size.
+fn has_content(response: &Response<Body>) -> bool {
+    response.status().is_success()
+}
+
+/// The size of the blob that an answer is about.
+fn size_told(response: &Response<Body>) -> Option<u64> {
+    match response.headers().get(header::CONTENT_RANGE) {
+        Some(range) => ContentRange::parse(range).ok()?.total,
+        None => response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok(),
     }
 }
 

@@ -41,7 +41,7 @@ impl Handler {
         let Wanted { upstream, repository, accept } = &tagged.manifest;
         let subject = Subject::Manifest(tagged.tag.clone(), accept.clone());
         match self.proofs.admit(upstream, repository, &subject).await {
-            Ok(()) => self.lists.get_tagged(tagged).await.map_err(|error| facts.failed(error)),
+            Ok(_) => self.lists.get_tagged(tagged).await.map_err(|error| facts.failed(error)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(tagged.none(Outcome::Miss)),
             Err(error) => Err(facts.refused(Operation::Referrers, &error)),
         }

@@ -3,7 +3,7 @@
 //! A status becomes an [`ErrorKind`]; an answer that is a success by its status but cannot be what
 //! was asked for, such as a captive portal's HTML page, becomes one as well.
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
     client::number,
@@ -61,6 +61,15 @@ pub(super) fn announced_len(followed: &Followed) -> Option<u64> {
     }
 }
 
+/// Whether a registry says that it is one.
+pub(super) fn is_of_registry(headers: &HeaderMap) -> bool {
+    let says = |value: &HeaderValue| {
+        let names = |text: &str| text.split([',', ' ']).any(|version| version.eq_ignore_ascii_case("registry/2.0"));
+        value.to_str().is_ok_and(names)
+    };
+    headers.get_all("docker-distribution-api-version").iter().any(says)
+}
+
 /// The length that a 416 tells.
 pub(super) fn unsatisfied_total(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_RANGE).and_then(ContentRange::parse_unsatisfied)
@@ -83,7 +92,7 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderName;
 
     use super::*;
 

@@ -97,10 +97,12 @@ pub struct ManifestBody {
 }
 
 /// What the head of a blob says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobHead {
     /// In bytes.
     pub len: Option<u64>,
+    /// As the upstream claims.
+    pub digest: Option<Digest>,
 }
 
 /// An answer that is passed on as it is.
@@ -254,15 +256,22 @@ impl Upstream {
                         {
                             self.shared.ask(&endpoint, first_byte).await
                         }
+                        // Where the length is what proves the answer, it is asked for once more.
+                        Ok(head) if self.decides_by_client() && answer::announced_len(&head).is_none() => {
+                            self.shared.ask(&endpoint, first_byte).await
+                        }
                         answer => answer,
                     }
                 };
                 let answer = in_time(&endpoint, asking).await;
                 match answer {
-                    Ok(followed) => Ok(BlobHead { len: answer::announced_len(&followed) }),
+                    Ok(followed) => Ok(BlobHead {
+                        len: answer::announced_len(&followed),
+                        digest: self::digest(followed.response.headers()),
+                    }),
                     // The one blob that has no first byte.
                     Err(error) if error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
-                        Ok(BlobHead { len: Some(0) })
+                        Ok(BlobHead { len: Some(0), digest: None })
                     }
                     Err(error) => Err(error),
                 }

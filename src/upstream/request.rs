@@ -17,7 +17,7 @@ use super::{
     Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, SetupError,
     accept_headers, answer,
     auth::{self, Authenticator, Authorization, Cause, Known},
-    client::{Sender, discard},
+    client::{Sender, discard, whole_body},
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
     ratelimit::RateLimit,
@@ -35,6 +35,8 @@ const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many manifests, lists and sizes are asked for at a time: each may take 16 MiB of memory. Blobs
 /// are streamed, and have limits of their own.
 const MAX_DOCUMENTS: usize = 64;
+/// The longest `{}` that is read of the base, in bytes.
+const MAX_BASE: usize = 1024;
 /// How long a request waits for its turn among them.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -280,7 +282,7 @@ impl Shared {
         let cause = self.cause(&ask.scope, ask.client.as_deref());
         let first = self.send(endpoint, &ask, None).await?;
         if !is_challenge(&first) {
-            return answer::check(first).map(drop);
+            return self.welcomed(first, client).await;
         }
         let headers = first.response.headers().clone();
         let authorization =
@@ -291,7 +293,24 @@ impl Shared {
         if authorization.is_token() {
             return Ok(());
         }
-        answer::check(self.send(endpoint, &ask, Some(&authorization)).await?).map(drop)
+        let second = self.send(endpoint, &ask, Some(&authorization)).await?;
+        self.welcomed(second, client).await
+    }
+
+    /// Whether the base was answered by a registry. A proxy in front of it may answer a client that it refuses with 200.
+    async fn welcomed(&self, followed: Followed, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
+        let Followed { response, url, .. } = answer::check(followed)?;
+        if client.is_none() || answer::is_of_registry(response.headers()) {
+            return Ok(());
+        }
+        let body = whole_body(response, &url, MAX_BASE).await?;
+        match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body) {
+            Ok(map) if map.is_empty() => Ok(()),
+            Ok(_) | Err(_) => {
+                let why = format!("upstream {}: no registry answered for the login", self.name);
+                Err(Error::new(ErrorKind::Protocol, why))
+            }
+        }
     }
 
     async fn send(

@@ -81,3 +81,32 @@ async fn referrers_by_their_tag_are_for_who_may_read_the_tag() {
         assert_eq!(other.status, 502);
     }
 }
+
+/// A proxy with a single sign-on answers a client that it refuses with 200 and a document of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_200_that_is_no_list_is_none() {
+    let world = World::new().await;
+    world.registry.offer_referrers(true);
+    let mirror = world.mirror("access_ttl = \"0s\"\naccess_grace = \"1h\"").start().await;
+    let referrers = format!("/v2/team/a/referrers/{}", world.of_ann.manifest);
+    let paths = [TAGS, &*referrers, "/v2/_catalog"];
+    for path in [TAGS, &*referrers] {
+        assert_eq!(get_as(&mirror, ANN, path).await.status, 200, "{path}");
+    }
+    for body in [r#"{"login":"https://sso.example/"}"#, "", "[[]]", r#"{"schemaVersion":2}"#] {
+        let headers = vec![("content-type", "application/json".to_owned())];
+        world.registry.heal();
+        world.registry.fault(When::any(), Fault::Answer { status: 200, headers, body: body.to_owned() });
+        for path in paths {
+            assert_eq!(get_as(&mirror, BOB, path).await.status, 502, "{body}: {path}");
+        }
+        // It is an outage, and what she was told holds.
+        for path in [TAGS, &*referrers] {
+            let stale = get_as(&mirror, ANN, path).await;
+            assert_eq!(stale.status, 200, "{body}: {path}");
+            assert!(!stale.text().contains("login"));
+        }
+    }
+    world.registry.heal();
+    assert_eq!(get_as(&mirror, BOB, TAGS).await.status, 401);
+}

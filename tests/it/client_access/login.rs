@@ -1,7 +1,7 @@
 //! `docker login` asks `/v2/`: it succeeds when the upstream takes what was said.
 
 use super::*;
-use crate::support::fake_registry::{Server, When};
+use crate::support::fake_registry::{Fault, Server, When};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_succeeds_exactly_when_the_upstream_takes_it() {
@@ -113,7 +113,7 @@ async fn where_nobody_may_pull_unnamed_the_upstreams_users_may() {
     assert!(world.registry.requests().is_empty());
     assert_eq!(get_as(&mirror, BOB, &open).await.status, 200);
     assert_eq!(get_as(&mirror, ANN, &private).await.status, 200);
-    world.registry.fault(When::tokens(), crate::support::fake_registry::Fault::status(503));
+    world.registry.fault(When::tokens(), Fault::status(503));
     assert_eq!(get_as(&mirror, ("carol", "x"), &private).await.status, 502);
 }
 
@@ -140,4 +140,28 @@ async fn a_request_that_names_its_digest_wrongly_is_told_so_whoever_asks() {
         }
     }
     assert_eq!(world.registry.count(|request| request.path.starts_with("/v2/team")), 0);
+}
+
+/// A proxy with a single sign-on answers anybody with 200.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_needs_the_answer_of_a_registry() {
+    let world = World::new().await;
+    let version = |value: &str| vec![("docker-distribution-api-version", value.to_owned())];
+    for (headers, body, status) in [
+        (vec![("content-type", "application/json".to_owned())], r#"{"login":"https://sso.example/"}"#, 502),
+        (vec![], "", 502),
+        (vec![], "[]", 502),
+        (version("sso/1.0"), "", 502),
+        (vec![("content-type", "text/html".to_owned())], "{}", 502),
+        (version("registry/2.0"), "", 200),
+        (vec![("content-type", "application/json".to_owned())], " {}\n", 200),
+    ] {
+        let mirror = world.mirror("").start().await;
+        let answer = Fault::Answer { status: 200, headers: headers.clone(), body: body.to_owned() };
+        world.registry.fault(When::base(), answer);
+        assert_eq!(get_as(&mirror, BOB, "/v2/").await.status, status, "{headers:?} {body}");
+        world.registry.heal();
+        let later = get_as(&mirror, (BOB.0, "wrong"), "/v2/").await;
+        assert_eq!(later.status, 401, "nothing was noted for another password: {headers:?} {body}");
+    }
 }

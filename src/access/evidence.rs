@@ -1,0 +1,213 @@
+//! What an upstream's answer proves about a client's right to a repository.
+//!
+//! What must hold: only an answer about exactly the subject of the question proves anything. A proxy in front of the
+//! registry may answer a client that it refuses with a status of 200 and a document of its own; that is an outage.
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::{
+    oci::{Accept, Algorithm, Digest, MediaType, Reference, Repository, schema1_payload},
+    upstream::{BlobHead, BlobRange, Error, ErrorKind, Upstream},
+};
+
+/// A blob of up to this size, in bytes, is fetched and hashed where its digest is not told.
+const MAX_FETCHED: u64 = 64 * 1024;
+
+/// What an answer proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// The client may read the repository; the digest, where the question was about a tag.
+    Right(Option<Digest>),
+    /// Nothing yet: the upstream announces a blob of this size, which is not cached. The content proves the rest.
+    Announced(u64),
+}
+
+/// Asks for a manifest.
+pub(super) async fn of_manifest(
+    upstream: &Upstream,
+    repository: &Repository,
+    reference: &Reference,
+    accept: &Accept,
+) -> Result<Evidence, Error> {
+    match upstream.head_manifest(repository, reference, accept).await {
+        Ok(head) if is_named(reference, head.digest.as_ref()) => return Ok(Evidence::Right(head.digest)),
+        // Some registries know only GET, or say 404 to a HEAD of what they would first have to fetch themselves.
+        Err(error) if !matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    let body = upstream.get_manifest(repository, reference, accept).await?;
+    let reference = reference.clone();
+    // Up to 16 MiB are hashed and parsed.
+    let judged = tokio::task::spawn_blocking(move || {
+        manifest_digest(&reference, body.media_type.as_ref(), body.digest.as_ref(), &body.bytes)
+    });
+    let judged = judged.await.ok().flatten();
+    judged.map(|digest| Evidence::Right(Some(digest))).ok_or_else(|| foreign("what is not the manifest"))
+}
+
+/// Asks for a blob; `cached`: the size of the one that is here.
+pub(super) async fn of_blob(
+    upstream: &Upstream,
+    repository: &Repository,
+    digest: &Digest,
+    cached: Option<u64>,
+) -> Result<Evidence, Error> {
+    let head = upstream.head_blob(repository, digest).await?;
+    match judge_blob(digest, cached, &head).map_err(foreign)? {
+        Judged::Proven => Ok(Evidence::Right(None)),
+        Judged::Announced(len) => Ok(Evidence::Announced(len)),
+        Judged::Fetch => {
+            let mut stream = upstream.open_blob(repository, digest, BlobRange::default()).await?;
+            let mut content = Vec::new();
+            while let Some(piece) = stream.next().await? {
+                content.extend_from_slice(&piece);
+                if content.len() as u64 > MAX_FETCHED {
+                    return Err(foreign("a longer blob than it announced"));
+                }
+            }
+            if Digest::of(digest.algorithm(), &content) != *digest {
+                return Err(foreign("what is not the blob"));
+            }
+            Ok(Evidence::Right(None))
+        }
+    }
+}
+
+fn foreign(what: &'static str) -> Error {
+    Error::new(ErrorKind::Protocol, format!("the upstream answered a question about a client's right with {what}"))
+}
+
+/// What the head of a blob proves, or what is wrong with it.
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    Proven,
+    Announced(u64),
+    Fetch,
+}
+
+fn judge_blob(asked: &Digest, cached: Option<u64>, head: &BlobHead) -> Result<Judged, &'static str> {
+    let len = head.len.ok_or("no length of the blob")?;
+    if cached.is_some_and(|cached| cached != len) {
+        return Err("another length than the blob's");
+    }
+    match &head.digest {
+        Some(told) if told == asked => Ok(Judged::Proven),
+        Some(told) if told.algorithm() == asked.algorithm() => Err("the digest of another blob"),
+        Some(_) | None if len <= MAX_FETCHED => Ok(Judged::Fetch),
+        Some(_) | None if cached.is_some() => Ok(Judged::Proven),
+        Some(_) | None => Ok(Judged::Announced(len)),
+    }
+}
+
+/// Whether the head of a manifest is about this one.
+fn is_named(reference: &Reference, told: Option<&Digest>) -> bool {
+    match reference {
+        Reference::Digest(asked) => told == Some(asked),
+        Reference::Tag(_) => told.is_some(),
+    }
+}
+
+/// The digest of the manifest that was sent; `None` when it is none, or not the one that was asked for.
+fn manifest_digest(
+    reference: &Reference,
+    media_type: Option<&MediaType>,
+    told: Option<&Digest>,
+    bytes: &Bytes,
+) -> Option<Digest> {
+    let expected = match reference {
+        Reference::Digest(asked) => Some(asked),
+        Reference::Tag(_) => told,
+    };
+    let looks_like_one = matches!(reference, Reference::Digest(_)) || is_manifest(media_type, bytes);
+    if !looks_like_one {
+        return None;
+    }
+    let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
+    let raw = Digest::of(algorithm, bytes);
+    match expected {
+        Some(expected) if raw != *expected => (signed_digest(algorithm, bytes)? == *expected).then(|| expected.clone()),
+        Some(_) | None => Some(raw),
+    }
+}
+
+/// The digest of what is signed, of a schema 1 manifest.
+fn signed_digest(algorithm: Algorithm, bytes: &[u8]) -> Option<Digest> {
+    let is_schema1 = |bytes: &[u8]| Shape::of(bytes).is_some_and(|shape| shape.schema_version == Some(1));
+    let payload = schema1_payload(bytes).filter(|payload| is_schema1(bytes) && is_schema1(payload))?;
+    Some(Digest::of(algorithm, &payload))
+}
+
+fn is_manifest(media_type: Option<&MediaType>, bytes: &[u8]) -> bool {
+    Shape::of(bytes).is_some_and(|shape| {
+        let is_its_type = shape.media_type.is_some_and(|own| media_type.is_some_and(|told| told.essence() == own));
+        is_its_type || matches!(shape.schema_version, Some(1 | 2))
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    schema_version: Option<u64>,
+    media_type: Option<String>,
+}
+
+impl Shape {
+    fn of(bytes: &[u8]) -> Option<Self> {
+        // An array would be taken for the fields in their order.
+        bytes.trim_ascii_start().first().filter(|first| **first == b'{')?;
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_is_proven_by_its_digest_or_its_length() {
+        let (asked, other) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
+        let large = MAX_FETCHED + 1;
+        for (cached, len, told, expected) in [
+            (None, Some(1), Some(&asked), Some(Judged::Proven)),
+            (Some(1), Some(1), Some(&asked), Some(Judged::Proven)),
+            (Some(2), Some(1), Some(&asked), None),
+            (Some(1), Some(1), Some(&other), None),
+            (None, Some(1), Some(&other), None),
+            (Some(1), None, Some(&asked), None),
+            (None, None, None, None),
+            (Some(1), Some(1), None, Some(Judged::Fetch)),
+            (None, Some(MAX_FETCHED), None, Some(Judged::Fetch)),
+            (Some(large), Some(large), None, Some(Judged::Proven)),
+            (Some(large), Some(large + 1), None, None),
+            (None, Some(large), None, Some(Judged::Announced(large))),
+        ] {
+            let head = BlobHead { len, digest: told.cloned() };
+            assert_eq!(judge_blob(&asked, cached, &head).ok(), expected, "{cached:?} {head:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_manifest_is_taken_for_one() {
+        let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+        let typed = r#"{"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        for (media_type, text, expected) in [
+            ("application/json", index, true),
+            ("application/vnd.oci.image.index.v1+json", typed, true),
+            ("application/json", typed, false),
+            ("application/json", r#"{"login":"https://sso.example"}"#, false),
+            ("application/json", r#"[2,"application/json"]"#, false),
+            ("application/json", r#"{"schemaVersion":3}"#, false),
+            ("application/json", "{}", false),
+            ("application/json", "", false),
+        ] {
+            let (media_type, bytes) = (media_type.parse().unwrap(), Bytes::from(text));
+            let tag = "1".parse().unwrap();
+            assert_eq!(manifest_digest(&tag, Some(&media_type), None, &bytes).is_some(), expected, "{text}");
+            let (right, wrong) = (Digest::of(Algorithm::Sha256, &bytes), Digest::of(Algorithm::Sha256, b"other"));
+            assert_eq!(manifest_digest(&tag, Some(&media_type), Some(&wrong), &bytes), None);
+            assert_eq!(manifest_digest(&Reference::Digest(right.clone()), None, None, &bytes), Some(right));
+            assert_eq!(manifest_digest(&Reference::Digest(wrong), None, None, &bytes), None);
+        }
+    }
+}
