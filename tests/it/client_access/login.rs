@@ -165,3 +165,21 @@ async fn a_login_needs_the_answer_of_a_registry() {
         assert_eq!(later.status, 401, "nothing was noted for another password: {headers:?} {body}");
     }
 }
+
+/// The word that counts is the last one, also when the upstream cannot be asked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_login_holds_in_an_outage() {
+    for refusal in [401, 403] {
+        let world = World::new().await;
+        let mirror = world
+            .mirror("access_ttl = \"0s\"\naccess_grace = \"1h\"")
+            .config(|config| config.cache.negative_ttl = std::time::Duration::ZERO)
+            .start()
+            .await;
+        assert_eq!(get_as(&mirror, ANN, "/v2/").await.status, 200);
+        world.registry.fault(When::base(), Fault::status(refusal));
+        assert_eq!(get_as(&mirror, ANN, "/v2/").await.status, refusal);
+        world.registry.take_down(Server::Api).await;
+        assert_eq!(get_as(&mirror, ANN, "/v2/").await.status, 502, "{refusal}");
+    }
+}

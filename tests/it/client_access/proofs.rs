@@ -141,6 +141,24 @@ async fn a_no_that_comes_late_is_a_no() {
     assert_ne!(get_as(&mirror, ANN, &path).await.status, 200);
 }
 
+/// The client was content with a former answer and left before the refusal came; then the upstream goes away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_no_client_waits_for_ends_a_right() {
+    let world = World::new().await;
+    let mirror = world.mirror("access_ttl = \"0s\"").start().await;
+    let path = layer("team/a", &world.of_ann);
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+    let gate = crate::support::fake_registry::Gate::new();
+    world.registry.fault(When::any(), Fault::HoldHead(gate.clone()));
+    world.registry.fault(When::any(), Fault::status(403));
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 200, "nothing was said yet");
+    gate.open();
+    let refusals = [("upstream", "private.example"), ("status", "403")];
+    mirror.until_metric("forebay_upstream_requests_total", &refusals, 1.0).await;
+    world.registry.take_down(Server::Api).await;
+    crate::support::until::until("the right has ended", async || get_as(&mirror, ANN, &path).await.status == 502).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beyond_the_grace_nothing_holds() {
     let world = World::new().await;
