@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::evidence::{self, Evidence};
 use crate::{
-    cache::flights::Flights,
+    cache::{flights::Flights, writes::Writes},
     oci::{Accept, AcceptClass, Digest, Reference, Repository},
     upstream::{Access, Asker, Error, ErrorKind, Upstream},
 };
@@ -59,6 +59,14 @@ struct Word {
     yes: bool,
 }
 
+/// What the upstream would not give.
+#[derive(Clone)]
+struct Refused {
+    error: Arc<Error>,
+    /// How many changes had been made through us to the repository when it was asked.
+    writes: u64,
+}
+
 /// A digest in a repository, as a manifest or as a blob.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Place {
@@ -83,9 +91,11 @@ struct Shared {
     rights: Cache<Right, Word>,
     places: Cache<Place, Instant>,
     /// Refusals of a moment ago.
-    refused: Cache<Question, Arc<Error>>,
+    refused: Cache<Question, Refused>,
     /// Askers whom an upstream could not answer a moment ago.
     troubled: Cache<(Arc<str>, Asker), ()>,
+    /// Changes made through us: what was refused before one may be given after it.
+    writes: Writes,
     questions: Flights<Question, Result<Option<u64>, Error>>,
     places_for_questions: Arc<Semaphore>,
 }
@@ -114,8 +124,9 @@ impl Proofs {
         Self(Arc::new(Shared {
             rights: remembering(),
             places: remembering(),
-            refused: expiring().time_to_live(negative_ttl.min(REFUSAL_TTL)).support_invalidation_closures().build(),
+            refused: expiring().time_to_live(negative_ttl.min(REFUSAL_TTL)).build(),
             troubled: Cache::builder().max_capacity(MOST).time_to_live(TROUBLE_TTL).build(),
+            writes: Writes::default(),
             questions: Flights::new(tasks, shutdown),
             places_for_questions: Arc::new(Semaphore::new(MOST_QUESTIONS)),
         }))
@@ -214,13 +225,7 @@ impl Proofs {
         if !upstream.decides_by_client() {
             return;
         }
-        let (name, of) = (upstream.name().clone(), Some(repository.clone()));
-        let is_meant = move |question: &Question, _: &Arc<Error>| {
-            question.right.upstream == name && question.right.repository == of
-        };
-        if let Err(error) = self.0.refused.invalidate_entries_if(is_meant) {
-            tracing::error!(%error, "cannot forget the refusals of a repository");
-        }
+        self.0.writes.note(upstream.name(), repository);
         for is_blob in [false, true] {
             if let Some(digest) = deleted.cloned() {
                 let (upstream, repository) = (upstream.name().clone(), repository.clone());
@@ -250,8 +255,9 @@ impl Proofs {
         if former && self.0.troubled.contains_key(&troubled) {
             return Ok(None);
         }
-        if let Some(error) = self.0.refused.get(&question) {
-            return Err((*error).clone());
+        let writes = self.0.writes.of(upstream.name(), question.right.repository.as_ref());
+        if let Some(refused) = self.0.refused.get(&question).filter(|refused| refused.writes == writes) {
+            return Err((*refused.error).clone());
         }
         let shared = self.0.clone();
         let key = question.clone();
@@ -263,7 +269,7 @@ impl Proofs {
             if let Err(error) = &told
                 && (is_refusal(error) || error.kind == ErrorKind::NotFound)
             {
-                shared.refused.insert(key, Arc::new(error.clone()));
+                shared.refused.insert(key, Refused { error: Arc::new(error.clone()), writes });
             }
             told
         });

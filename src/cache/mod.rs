@@ -27,7 +27,7 @@ pub mod tag_record;
 pub mod tee;
 pub mod through;
 pub mod transfer;
-mod writes;
+pub mod writes;
 
 pub use self::{
     blobs::{BlobCache, BlobError, OpenedBlob},

@@ -14,7 +14,7 @@ use crate::oci::Repository;
 const COUNTERS: usize = 1024;
 
 /// Changes, counted for each repository, and for each upstream's list of repositories.
-pub(super) struct Writes {
+pub struct Writes {
     counters: Vec<Counter>,
     hasher: RandomState,
 }

@@ -81,3 +81,27 @@ async fn what_ann_pushed_is_kept_for_those_whom_the_upstream_gives_it_to() {
     }
     assert_eq!(mirror.get(&format!("/v2/hub.example/team/a/blobs/{digest}")).await.status, 404);
 }
+
+/// That it was not there is remembered for a moment, but not beyond a push.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refused_before_a_push_is_there_after_it() {
+    let world = World::new().await;
+    let hour = std::time::Duration::from_secs(3600);
+    let mirror = world.mirror("push = true").config(|config| config.cache.negative_ttl = hour).start().await;
+    let content = b"pushed by ann";
+    let digest = forebay::oci::Digest::of(forebay::oci::Algorithm::Sha256, content);
+    let path = format!("/v2/team/a/blobs/{digest}");
+    let ann = basic(ANN.0, ANN.1);
+    for round in 0..10 {
+        let path = if round == 0 { path.clone() } else { format!("/v2/team/a/manifests/new-{round}") };
+        assert_eq!(get_as(&mirror, ANN, &path).await.status, 404);
+        let (method, target, body) = match round {
+            0 => (Method::POST, format!("/v2/team/a/blobs/uploads/?digest={digest}"), Bytes::from_static(content)),
+            _ => (Method::PUT, path.clone(), world.of_ann.manifest_bytes.clone()),
+        };
+        let typed = [("authorization", &*ann), ("content-type", "application/vnd.oci.image.manifest.v1+json")];
+        let pushed = mirror.send(method, &target, &typed, body).await;
+        assert_eq!(pushed.status, 201, "{}", String::from_utf8_lossy(&pushed.body));
+        assert_eq!(get_as(&mirror, ANN, &path).await.status, 200, "{path}");
+    }
+}
