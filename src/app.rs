@@ -206,13 +206,7 @@ impl App {
         if let (Some(running), Some(tls)) = (&self.tls, tls) {
             running.replace(tls);
         }
-        let former = self.handler.table.swap(Arc::new(table));
-        let now = self.handler.table.load();
-        let stays = |old: &Upstream| now.upstreams.get(old.name()).is_some_and(|new| new.is_where(old));
-        if former.upstreams.values().any(|old| old.decides_by_client() && !stays(old)) {
-            // A name stands for another registry now.
-            self.handler.proofs.forget_all();
-        }
+        self.handler.table.store(Arc::new(table));
         self.trusted.set(config.server.trusted_networks.clone());
         warn_of_open_content(config);
         self.handler.access.store(Arc::new(access));

@@ -22,7 +22,7 @@ use super::evidence::{self, Evidence};
 use crate::{
     cache::{flights::Flights, writes::Writes},
     oci::{Accept, AcceptClass, Digest, Reference, Repository},
-    upstream::{Access, Asker, Error, ErrorKind, Upstream},
+    upstream::{Access, Asker, Error, ErrorKind, Registry, Upstream},
 };
 
 /// How many askers' rights to a repository are remembered, how many digests of repositories, and how many refusals.
@@ -47,7 +47,7 @@ pub enum Subject {
 /// An asker and a repository, or a login, where there is none.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Right {
-    upstream: Arc<str>,
+    registry: Registry,
     asker: Asker,
     repository: Option<Repository>,
 }
@@ -70,7 +70,7 @@ struct Refused {
 /// A digest in a repository, as a manifest or as a blob.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Place {
-    upstream: Arc<str>,
+    registry: Registry,
     repository: Repository,
     digest: Digest,
     is_blob: bool,
@@ -93,7 +93,7 @@ struct Shared {
     /// Refusals of a moment ago.
     refused: Cache<Question, Refused>,
     /// Askers whom an upstream could not answer a moment ago.
-    troubled: Cache<(Arc<str>, Asker), ()>,
+    troubled: Cache<(Registry, Asker), ()>,
     /// Changes made through us: what was refused before one may be given after it.
     writes: Writes,
     questions: Flights<Question, Result<Option<u64>, Error>>,
@@ -144,7 +144,7 @@ impl Proofs {
         subject: &Subject,
     ) -> Result<Option<u64>, Error> {
         let Some((asker, terms)) = terms(upstream) else { return Ok(None) };
-        let right = Right { upstream: upstream.name().clone(), asker, repository: Some(repository.clone()) };
+        let right = Right { registry: upstream.registry().clone(), asker, repository: Some(repository.clone()) };
         let of_right = terms.judge_right(self.age(&right));
         let standing = match subject.place(upstream, repository, None) {
             Some(place) => of_right.min(terms.judge_place(self.0.places.get(&place).map(|at| at.elapsed()))),
@@ -191,7 +191,7 @@ impl Proofs {
     /// What the upstream says, or why it cannot be asked.
     pub async fn log_in(&self, upstream: &Upstream) -> Result<(), Error> {
         let Some((asker, terms)) = terms(upstream) else { return Ok(()) };
-        let right = Right { upstream: upstream.name().clone(), asker, repository: None };
+        let right = Right { registry: upstream.registry().clone(), asker, repository: None };
         let standing = terms.judge_right(self.age(&right));
         if standing == Standing::Fresh {
             return Ok(());
@@ -215,7 +215,7 @@ impl Proofs {
     /// The upstream refused this asker something of this repository that was asked for otherwise.
     pub fn refused(&self, upstream: &Upstream, repository: &Repository) {
         if let Some((asker, _)) = terms(upstream) {
-            let right = Right { upstream: upstream.name().clone(), asker, repository: Some(repository.clone()) };
+            let right = Right { registry: upstream.registry().clone(), asker, repository: Some(repository.clone()) };
             self.note(right, Word { asked: Instant::now(), yes: false });
         }
     }
@@ -228,17 +228,10 @@ impl Proofs {
         self.0.writes.note(upstream.name(), repository);
         for is_blob in [false, true] {
             if let Some(digest) = deleted.cloned() {
-                let (upstream, repository) = (upstream.name().clone(), repository.clone());
-                self.0.places.invalidate(&Place { upstream, repository, digest, is_blob });
+                let (registry, repository) = (upstream.registry().clone(), repository.clone());
+                self.0.places.invalidate(&Place { registry, repository, digest, is_blob });
             }
         }
-    }
-
-    /// Forgets all: a name may stand for another registry now.
-    pub fn forget_all(&self) {
-        self.0.rights.invalidate_all();
-        self.0.places.invalidate_all();
-        self.0.refused.invalidate_all();
     }
 
     /// What the upstream says, or a yes of before where that does.
@@ -250,7 +243,7 @@ impl Proofs {
         standing: Standing,
         asking: impl Future<Output = Result<Option<u64>, Error>> + Send + 'static,
     ) -> Result<Option<u64>, Error> {
-        let troubled = (upstream.name().clone(), asker);
+        let troubled = (upstream.registry().clone(), asker);
         let former = standing >= Standing::InOutage;
         if former && self.0.troubled.contains_key(&troubled) {
             return Ok(None);
@@ -315,7 +308,7 @@ impl Subject {
             Self::Manifest(Reference::Digest(digest), _) => (digest.clone(), false),
             Self::Manifest(Reference::Tag(_), _) => (told?, false),
         };
-        Some(Place { upstream: upstream.name().clone(), repository: repository.clone(), digest, is_blob })
+        Some(Place { registry: upstream.registry().clone(), repository: repository.clone(), digest, is_blob })
     }
 
     /// Asks the upstream for just this.

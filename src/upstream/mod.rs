@@ -25,6 +25,7 @@ mod oauth;
 mod ratelimit;
 mod realm;
 mod redirect;
+mod registry;
 mod request;
 mod token;
 mod via;
@@ -44,6 +45,7 @@ pub use self::{
     config::{Access, Config, CredentialSource},
     content::{Content, Witness},
     error::{Error, ErrorKind, SetupError},
+    registry::Registry,
     write::{Need, Place, Write, Written},
 };
 use self::{
@@ -159,12 +161,9 @@ impl Upstream {
         matches!(self.shared.access(), Access::Client { .. })
     }
 
-    /// Whether both are the same registry: asked at the same URLs.
-    pub fn is_where(&self, other: &Self) -> bool {
-        let urls = |upstream: &Self| {
-            upstream.shared.endpoints.iter().map(|endpoint| endpoint.base().clone()).collect::<Vec<_>>()
-        };
-        urls(self) == urls(other)
+    /// Which registry it is.
+    pub fn registry(&self) -> &Registry {
+        &self.shared.registry
     }
 
     /// Whose credentials decide.

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
-    Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, SetupError,
+    Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Registry, SetupError,
     accept_headers, answer,
     auth::{self, Authenticator, Authorization, Cause, Known},
     client::{Sender, discard, whole_body},
@@ -96,6 +96,7 @@ impl Ask {
 /// What all handles of one upstream share.
 pub(super) struct Shared {
     name: Arc<str>,
+    pub(super) registry: Registry,
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     pub(super) sender: Sender,
     pub(super) authenticator: Authenticator,
@@ -117,6 +118,7 @@ impl Shared {
         }
         Ok(Self {
             name: config.name.clone(),
+            registry: Registry::new(&config.name, &config.urls),
             endpoints: config.urls.iter().cloned().map(Endpoint::new).map(Arc::new).collect(),
             sender: Sender::new(config, context)?,
             authenticator: Authenticator::new(config, context)?,

@@ -314,3 +314,34 @@ async fn a_blob_without_a_digest_is_taken_by_its_content() {
         }
     }
 }
+
+/// By reloads, a name comes to stand for another registry, by way of one that is open to all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_is_for_the_registry_at_its_urls() {
+    let (world, other) = (World::new().await, World::new().await);
+    let mirror = world.mirror("").config(|config| config.cache.negative_ttl = Duration::ZERO).start().await;
+    let path = layer("team/a", &world.of_ann);
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+    assert_eq!(get_as(&mirror, ANN, "/v2/").await.status, 200);
+    let rights = vec![("bob", "team/b")];
+    let users = vec![(BOB.0.to_owned(), BOB.1.to_owned())];
+    other.registry.require(Auth::Bearer(Bearer { users, rights, ..Bearer::default() }));
+    let reload = |world: &World, access: forebay::upstream::Access| {
+        let mut config = mirror.config().clone();
+        config.upstreams[0].urls = vec![world.registry.url()];
+        config.upstreams[0].access = access;
+        mirror.app().reload(config).unwrap();
+    };
+    let (client, shared) = (mirror.config().upstreams[0].access, forebay::upstream::Access::Shared);
+    reload(&world, shared);
+    reload(&other, shared);
+    reload(&other, client);
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 401);
+    assert_eq!(get_as(&mirror, ANN, "/v2/").await.status, 401);
+    other.registry.take_down(Server::Api).await;
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 502, "nor in an outage");
+    // At its own URLs, what was said is so.
+    reload(&world, client);
+    world.registry.take_down(Server::Api).await;
+    assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+}
