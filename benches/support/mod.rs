@@ -104,6 +104,19 @@ pub struct Client<'a> {
 impl Client<'_> {
     /// Sends a request, and waits until it has `len` bytes of head and body, or more.
     pub fn exchange(&mut self, request: &[u8], len: usize) -> usize {
+        self.send(request, len);
+        assert!(self.buffer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&self.buffer));
+        self.buffer.len()
+    }
+
+    /// Sends a request for what the upstream does not have.
+    pub fn miss(&mut self, request: &[u8]) {
+        self.send(request, 1);
+        assert!(self.buffer.starts_with(b"HTTP/1.1 404 "), "{}", String::from_utf8_lossy(&self.buffer));
+        assert!(self.buffer.ends_with(b"}"), "a small answer comes as one");
+    }
+
+    fn send(&mut self, request: &[u8], len: usize) {
         let Self { bench, stream, buffer } = self;
         bench.runtime.block_on(async {
             stream.write_all(request).await.unwrap();
@@ -112,8 +125,6 @@ impl Client<'_> {
                 assert!(stream.read_buf(buffer).await.unwrap() > 0, "the mirror closed the connection");
             }
         });
-        assert!(buffer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(buffer));
-        buffer.len()
     }
 
     /// Sends a request; how many bytes its answer has, to be expected of the same request again.
@@ -173,7 +184,7 @@ async fn upstream(blobs: Vec<Bytes>) -> SocketAddr {
 }
 
 fn answer(path: &str, blobs: &[(Digest, Bytes)]) -> Response<Full<Bytes>> {
-    if path.contains("/manifests/") {
+    if path.contains("/manifests/") && !path.contains("/missing") {
         return Response::builder()
             .header("content-type", INDEX)
             .body(Full::new(Bytes::from_static(MANIFEST)))
