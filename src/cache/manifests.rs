@@ -248,27 +248,45 @@ impl ManifestCache {
         }
     }
 
-    /// What the upstream says of a tag just now, for who may be about to push; `None` when that is not all that a client
-    /// needs to know.
+    /// What the upstream says of a manifest just now, for a client that may be about to push; `None` when that is not all
+    /// that the client needs to know.
     ///
     /// # Errors
     /// What the upstream says instead, or why it cannot be asked.
-    pub async fn head_now(&self, wanted: &Wanted, tag: &Tag) -> Result<Option<ManifestHead>, upstream::Error> {
-        let (key, reference) = (wanted.key(tag), Reference::Tag(tag.clone()));
-        let (known, _) = self.0.tags.get(&key).await;
-        let question = self.question(wanted, &reference, true);
-        let head = match wanted.upstream.head_manifest(&wanted.repository, &reference, &wanted.accept).await {
+    pub async fn head_now(
+        &self,
+        wanted: &Wanted,
+        reference: &Reference,
+    ) -> Result<Option<ManifestHead>, upstream::Error> {
+        let key = match reference {
+            Reference::Tag(tag) => Some(wanted.key(tag)),
+            Reference::Digest(_) => None,
+        };
+        let known = match &key {
+            Some(key) => self.0.tags.get(key).await.0,
+            None => None,
+        };
+        let mut question = self.question(wanted, reference, false);
+        let head = match wanted.upstream.head_manifest(&wanted.repository, reference, &wanted.accept).await {
             Ok(head) => head,
             Err(error) => {
-                if error.kind == ErrorKind::NotFound {
-                    self.0.tags.remove(&key).await;
+                if let (ErrorKind::NotFound, Some(key)) = (error.kind, &key) {
+                    self.0.tags.remove(key).await;
                 }
                 return Err(error);
             }
         };
-        let Some(mut record) = TagRecord::told_by(head) else { return Ok(None) };
+        let was_missing = self.0.missing.contains_key(&question);
+        let record = TagRecord::told_by(head).filter(|_| key.is_some());
+        let moved =
+            record.as_ref().is_some_and(|record| known.as_ref().is_none_or(|known| known.digest != record.digest));
+        if was_missing || moved {
+            // It was put elsewhere: what was asked before is outdated, and so is what was missing, for all clients.
+            self.0.tags.note_elsewhere(&mut question);
+        }
+        let Some(mut record) = record else { return Ok(None) };
         record.previous = match known {
-            Some(known) if known.digest == record.digest => known.previous.clone(),
+            Some(known) if !moved => known.previous.clone(),
             known => self.still_at_hand(wanted, known.as_deref()).await,
         };
         let record = self.0.tags.put(wanted, &question, record).await;

@@ -47,6 +47,13 @@ impl Writes {
         }
     }
 
+    /// A change was made in a repository, unless another was since there were `from`; how many there are with it.
+    pub fn advance(&self, upstream: &Arc<str>, repository: &Repository, from: u64) -> Option<u64> {
+        let counter = self.counter(upstream, Some(repository))?;
+        let advanced = counter.count.compare_exchange(from, from + 1, Ordering::SeqCst, Ordering::SeqCst);
+        advanced.ok().map(|_| from + 1)
+    }
+
     /// Puts something on disk by `land`, unless a change was made since it was asked for, at `writes` changes. Blocks.
     pub fn land<T>(
         &self,
@@ -113,5 +120,8 @@ mod tests {
         assert_eq!(settled.load(Ordering::SeqCst), 1);
         assert_eq!(writes.land(&hub, &name, made_at, || ()), None, "it was made before the change");
         assert_eq!(writes.land(&hub, &name, writes.of(&hub, Some(&name)), || ()), Some(()));
+        assert_eq!(writes.advance(&hub, &name, made_at), None, "it would hide the change that was made");
+        assert_eq!(writes.advance(&hub, &name, made_at + 1), Some(made_at + 2));
+        assert_eq!(writes.of(&hub, Some(&name)), made_at + 2);
     }
 }

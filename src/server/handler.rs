@@ -392,13 +392,7 @@ impl Handler {
         reference: &Reference,
         facts: &mut Facts,
     ) -> Result<Option<ManifestHead>, Error> {
-        let told = match reference {
-            Reference::Tag(tag) => self.manifests.head_now(wanted, tag).await,
-            Reference::Digest(_) => {
-                wanted.upstream.head_manifest(&wanted.repository, reference, &wanted.accept).await.map(|_| None)
-            }
-        };
-        match told {
+        match self.manifests.head_now(wanted, reference).await {
             Ok(head) => Ok(head),
             Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Unsupported => Ok(None),
             Err(error) => Err(facts.refused(Label::Manifest, &error)),

@@ -123,6 +123,13 @@ impl TagRecords {
         self.writes.note(upstream, repository);
     }
 
+    /// What this question was answered says that a change was made elsewhere, unless one was made through us meanwhile.
+    pub fn note_elsewhere(&self, question: &mut Question) {
+        if let Some(writes) = self.writes.advance(&question.upstream, &question.repository, question.writes) {
+            question.writes = writes;
+        }
+    }
+
     async fn find(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
         if let Some(found) = self.remembered(key) {
             // What is being written was outdated meanwhile: it does not land, and what lies there is being removed.

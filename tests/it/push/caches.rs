@@ -161,6 +161,50 @@ async fn a_blob_that_was_deleted_is_gone_from_its_repository_and_there_again_whe
     assert_eq!(mirror.get(&app).await.status, 200);
 }
 
+/// Another instance, or a client of the registry itself, has put it meanwhile.
+#[tokio::test]
+async fn a_404_is_forgotten_when_a_head_says_200() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    for reference in ["1", image.manifest.as_str()] {
+        registry.untag("team/app", "1");
+        registry.remove_manifest("team/app", &image.manifest);
+        let mirror = mirror_of(&registry).await;
+        let missing = async || {
+            for accept in ACCEPTS {
+                assert_eq!(get(&mirror, reference, accept).await.status, 404, "{reference} {accept}");
+            }
+        };
+        missing().await;
+        registry.add_image("team/app", "1", &[b"layer"]);
+        missing().await;
+        assert_everywhere(&mirror, reference, 200, Some(&String::from_utf8_lossy(&image.manifest_bytes))).await;
+    }
+}
+
+/// Who is on the way with what a tag was leaves no record of it.
+#[tokio::test]
+async fn a_tag_that_moved_by_a_head_is_not_what_it_was() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let gate = Gate::new();
+    let late = Fault::HoldBody { at: 0, gate: gate.clone() };
+    registry.add_image("team/app", "2", &[b"old"]);
+    registry.fault_times(1, When::manifests().method(Method::GET), late);
+    let on_its_way = get(&mirror, "2", "*/*");
+    let moving = async {
+        bounded(gate.reached()).await;
+        let moved = registry.add_image("team/app", "2", &[b"new"]);
+        assert_eq!(mirror.head("/v2/team/app/manifests/2").await.status, 200);
+        assert_eq!(get(&mirror, "2", "*/*").await.body, moved.manifest_bytes);
+        gate.open();
+        moved
+    };
+    let (late, moved) = tokio::join!(on_its_way, moving);
+    assert_ne!(late.body, moved.manifest_bytes);
+    assert_eq!(get(&mirror, "2", "*/*").await.body, moved.manifest_bytes);
+}
+
 /// A client that pushes asks what is there, and leaves that out: what is cached by way of another repository is not.
 #[tokio::test]
 async fn who_pushes_is_told_what_the_repository_has_and_not_what_is_cached() {
