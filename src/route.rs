@@ -48,6 +48,7 @@ pub struct Routes {
 struct Known {
     name: Arc<str>,
     library: bool,
+    docker_hub: bool,
 }
 
 /// What of a request decides where it goes.
@@ -142,7 +143,11 @@ impl Routes {
             Self { upstreams: Vec::new(), names: HashMap::new(), hosts: HashMap::new(), default: None, none };
         let mut implied = Vec::new();
         for (index, config) in upstreams.enumerate() {
-            routes.upstreams.push(Known { name: config.name.clone(), library: config.library });
+            routes.upstreams.push(Known {
+                name: config.name.clone(),
+                library: config.library,
+                docker_hub: is_docker_hub(config),
+            });
             if config.default {
                 routes.default.get_or_insert(index);
             }
@@ -235,7 +240,7 @@ impl Routes {
             }
             None => match self.strip_named(&mut shape) {
                 Some(upstream) => Some(upstream),
-                None => self.default_for(&shape)?,
+                None => self.default_for(path.prefix(), &shape)?,
             },
         };
         Ok((upstream, shape))
@@ -317,21 +322,36 @@ impl Routes {
     }
 
     /// The default upstream, for what names none.
-    fn default_for(&self, shape: &Shape<'_>) -> Result<Option<usize>, RouteError> {
-        if shape.resource == Resource::Base {
-            return Ok(self.default);
-        }
+    ///
+    /// Where that is Docker Hub, a component that looks like a host and stands where an upstream's name would stand is
+    /// a registry: the namespaces of Docker Hub have no dots, and no repository's name has a colon.
+    fn default_for(&self, prefix: Option<&str>, shape: &Shape<'_>) -> Result<Option<usize>, RouteError> {
+        let docker_hub = self.default.and_then(|index| self.upstreams.get(index)).is_some_and(|known| known.docker_hub);
         let first = shape.name.split_once('/').map_or(shape.name, |(first, _)| first);
-        let index = self.default.ok_or_else(|| RouteError::UnknownUpstream(first.to_owned()))?;
-        // A namespace of Docker Hub has no dots, and nobody's has a colon: whoever sent this meant a registry.
-        let library = self.upstreams.get(index).is_some_and(|known| known.library);
-        if let Some((first, _)) = first_component(shape)
-            && (first.contains(':') || library && host::looks_like_host(first))
-        {
-            return Err(RouteError::UnknownUpstream(first.to_owned()));
+        // One that is not even a host is left to fail as a repository's name.
+        let first_as_host = Some(first).filter(|name| Authority::parse(name).is_some());
+        let mut registries = prefix.into_iter().chain(first_as_host).filter(|name| host::looks_like_host(name));
+        let registry = registries.find(|name| docker_hub || name.contains(':'));
+        match registry {
+            // An upstream's name with no repository below it.
+            Some(name) if self.named(name).is_some() => Err(RouteError::NotFound),
+            Some(name) => Err(RouteError::UnknownUpstream(name.to_owned())),
+            None if shape.resource == Resource::Base => Ok(self.default),
+            None => self.default.map(Some).ok_or_else(|| RouteError::UnknownUpstream(first.to_owned())),
         }
-        Ok(Some(index))
     }
+}
+
+/// Whether an upstream is Docker Hub, by what is configured of it: each of its names and URLs counts, since `library` may
+/// be off and the name may be any.
+fn is_docker_hub(config: &upstream::Config) -> bool {
+    let is_hub = |host: &str| {
+        let host = host.to_ascii_lowercase();
+        let host = host.strip_suffix(":443").unwrap_or(&host).trim_end_matches('.');
+        host == "docker.io" || host.ends_with(".docker.io")
+    };
+    let mut names = std::iter::once(&config.name).chain(&config.aliases);
+    config.library || names.any(|name| is_hub(name)) || config.urls.iter().filter_map(|url| url.host_str()).any(is_hub)
 }
 
 /// The first component of the name, and what follows it: the rest of the name, or nothing for a catalog.

@@ -97,8 +97,6 @@ fn by_ns_by_path_and_by_default() {
         ("/v2/docker.io/library/nginx/manifests/1", "docker.io", "library/nginx"),
         ("/v2/ghcr.io/pause/manifests/1", "ghcr.io", "pause"),
         ("/v2/ghcr.io/quay.io/x/manifests/1", "ghcr.io", "quay.io/x"),
-        // Too short to have a repository below the upstream's name.
-        ("/v2/ghcr.io/tags/list", "docker.io", "library/ghcr.io"),
         ("/v2/ghcr.io/x/tags/list", "ghcr.io", "x"),
         ("/v2/ghcr.io/blobs/manifests/1", "ghcr.io", "blobs"),
         // The component in front of /v2/.
@@ -384,8 +382,47 @@ fn unknown_upstreams_are_refused() {
         ("/v2/evil.example:5000/a/manifests/1", "evil.example:5000"),
         ("/v2/localhost/a/manifests/1", "localhost"),
         ("/v2/evil.example/_catalog", "evil.example"),
+        ("/v2/evil.example/manifests/1", "evil.example"),
+        ("/v2/evil%2Eexample/tags/list", "evil.example"),
+        ("/v2/localhost/manifests/1", "localhost"),
+        ("/v2/localhost/_catalog", "localhost"),
+        ("/v2/10.0.0.1/manifests/1", "10.0.0.1"),
+        ("/v2/[::1]:5000/a/manifests/1", "[::1]:5000"),
+        // In front of /v2/, where an upstream may be named as well.
+        ("/evil.example/v2/a/manifests/1", "evil.example"),
+        ("/evil.example/v2/", "evil.example"),
+        ("/mirrors/localhost/v2/_catalog", "localhost"),
+        ("/evil.example:5000/v2/library/nginx/manifests/1", "evil.example:5000"),
     ] {
         assert_eq!(get(uri), Err(RouteError::UnknownUpstream(name.to_owned())), "{uri}");
+    }
+}
+
+#[test]
+fn an_upstreams_name_without_a_repository_is_no_path() {
+    for uri in ["/v2/ghcr.io/tags/list", "/v2/GHCR.io/manifests/1", "/v2/docker.io/manifests/1"] {
+        assert_eq!(get(uri), Err(RouteError::NotFound), "{uri}");
+    }
+    // An alias without a dot may be a repository.
+    assert_eq!(place(&get("/v2/team/manifests/1").unwrap()), ("docker.io", "library/team"));
+}
+
+#[test]
+fn docker_hub_is_known_by_each_of_its_names_and_urls() {
+    let aliased = upstream("hub", "https://cache.lan", &["index.docker.io"], &[]);
+    for mut hub in [
+        upstream("docker.io", "https://cache.lan", &[], &[]),
+        upstream("Docker.IO:443", "https://cache.lan", &[], &[]),
+        upstream("hub", "https://registry-1.docker.io", &[], &[]),
+        aliased,
+    ] {
+        (hub.default, hub.library) = (true, false);
+        let routes = Routes::new(std::iter::once(&hub));
+        for path in ["/v2/b.test/app/manifests/1", "/v2/b.test/manifests/1", "/b.test/v2/app/manifests/1"] {
+            let refused = get_from(&routes, path);
+            assert_eq!(refused, Err(RouteError::UnknownUpstream("b.test".into())), "{} {path}", hub.name);
+        }
+        assert_eq!(place(&get_from(&routes, "/v2/app/manifests/1").unwrap()), (&*hub.name, "app"));
     }
 }
 
@@ -411,6 +448,7 @@ fn a_default_other_than_docker_hub_may_have_repositories_named_like_hosts() {
     let routes = Routes::new(upstreams.iter());
     let route = get_from(&routes, "/v2/registry.example/app/manifests/1").unwrap();
     assert_eq!(place(&route), ("harbor.lan:8443", "registry.example/app"));
+    assert!(matches!(get_from(&routes, "/v2/b.test:5000/manifests/1"), Err(RouteError::UnknownUpstream(_))));
 }
 
 #[test]

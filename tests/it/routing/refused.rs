@@ -29,12 +29,15 @@ async fn what_no_upstream_is_called_is_never_asked() {
         "/v2/evil.example/a/b/manifests/1".to_owned(),
         "/v2/localhost/a/manifests/1".to_owned(),
         format!("/v2/evil.example:443/a/blobs/{digest}"),
+        "/v2/evil.example/manifests/1".to_owned(),
+        "/v2/localhost/tags/list".to_owned(),
+        "/evil.example/v2/a/manifests/1".to_owned(),
     ] {
         assert_refused(&two.ask(&target, "mirror.lan").await, 404, "NAME_UNKNOWN", &target);
     }
     assert!(two.seen().is_empty(), "{:?}", two.seen());
     let labels = [("upstream", "none"), ("status", "404"), ("outcome", "bypass")];
-    two.mirror.until_metric("forebay_requests_total", &labels, 13.0).await;
+    two.mirror.until_metric("forebay_requests_total", &labels, 16.0).await;
 }
 
 #[tokio::test]
