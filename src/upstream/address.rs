@@ -27,27 +27,47 @@ static LOOKUPS: Semaphore = Semaphore::const_new(32);
 /// How long a name is waited for, its turn included.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Metadata services of clouds outside of the link-local range: Aliyun's, Azure's, and those of AWS
-/// and Google over IPv6.
-const METADATA: [IpAddr; 4] = [
+/// Metadata services of clouds outside of the link-local range: those of Aliyun, Azure and Oracle, and those of AWS
+/// (for instances and for pods), Google, Oracle and Scaleway over IPv6.
+const METADATA: [IpAddr; 8] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0023)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042)),
 ];
 
 /// Names by which clouds know their metadata services, alone or before `.internal`.
 const METADATA_NAMES: [&str; 2] = ["metadata", "instance-data"];
 
-/// The address is in a range that no redirect may lead to.
+/// A redirect or a realm may not lead to this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AddressRefused {
     host: String,
+    why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// The address is in a range that is refused.
+    Address,
+    /// The name alone is enough.
+    MetadataName,
 }
 
 impl fmt::Display for AddressRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} leads to a loopback, link-local or unspecified address, and the upstream is not there", self.host)
+        let host = &self.host;
+        match self.why {
+            Why::Address => write!(
+                f,
+                "{host} leads to a loopback, link-local, unspecified or metadata address, and the upstream is not there"
+            ),
+            Why::MetadataName => write!(f, "{host} is a name of a cloud's metadata service"),
+        }
     }
 }
 
@@ -83,7 +103,7 @@ impl AddressFilter {
         if is_among(&self.0.chosen, host) {
             return Ok(());
         }
-        let refused = AddressRefused { host: host.to_owned() };
+        let refused = AddressRefused { host: host.to_owned(), why: Why::Address };
         let addresses = match url.host() {
             Some(Host::Ipv4(address)) => vec![address.into()],
             Some(Host::Ipv6(address)) => vec![address.into()],
@@ -91,13 +111,15 @@ impl AddressFilter {
             Some(Host::Domain(name)) if is_among(&self.0.proxies, name) => {
                 lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
             }
-            // A proxy resolves names where we cannot see it, so those that are known to lead here, or to
-            // the cloud around us, are judged as they are written.
+            // A proxy resolves names where forebay cannot see it, so those that are known to lead here, or to a
+            // metadata service, are judged as they are written; private ones by what they resolve to here.
             Some(Host::Domain(name)) => match Kind::of(name) {
-                Kind::Usual => vec![],
+                Kind::Internal if !self.0.proxies.is_empty() => {
+                    lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
+                }
+                Kind::Usual | Kind::Internal => vec![],
                 Kind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
-                Kind::Internal if self.is_home_internal() => vec![],
-                Kind::Internal | Kind::Metadata => return Err(refused),
+                Kind::Metadata => return Err(AddressRefused { why: Why::MetadataName, ..refused }),
             },
             None => return Err(refused),
         };
@@ -107,10 +129,6 @@ impl AddressFilter {
             }
         }
         Ok(())
-    }
-
-    fn is_home_internal(&self) -> bool {
-        self.0.home.iter().any(|home| matches!(home, Host::Domain(name) if Kind::of(name) == Kind::Internal))
     }
 
     async fn check_address(&self, address: IpAddr) -> bool {
@@ -145,7 +163,7 @@ impl Resolve for AddressFilter {
             // One bad address spoils the name: choosing among the rest would help only the deceiver.
             for address in &found {
                 if !filter.check_address(address.ip()).await {
-                    let refused = AddressRefused { host: name.as_str().to_owned() };
+                    let refused = AddressRefused { host: name.as_str().to_owned(), why: Why::Address };
                     return Err(Box::new(refused) as Box<dyn StdError + Send + Sync>);
                 }
             }
@@ -160,7 +178,7 @@ enum Kind {
     Usual,
     /// Source: RFC 6761 §6.3.
     Loopback,
-    /// The top-level domain that is kept for private networks, in which clouds have their services.
+    /// The top-level domain that is kept for private networks; clouds have services there, and companies registries.
     Internal,
     Metadata,
 }
@@ -223,7 +241,7 @@ fn is_neighbour(home: IpAddr, address: IpAddr) -> bool {
 /// Loopback, link-local, unspecified, multicast, broadcast, a cloud's metadata service, or an address
 /// that a translator of the local network makes into any of them.
 fn is_special(address: IpAddr) -> bool {
-    if METADATA.contains(&address) {
+    if METADATA.contains(&address) || tunnelled(address).into_iter().flatten().any(|end| is_special(end.into())) {
         return true;
     }
     match plain(address) {
@@ -247,22 +265,40 @@ fn is_special(address: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address inside an IPv6 one: mapped, compatible, NAT64 (RFC 6052) and 6to4 (RFC 3056).
+/// The IPv4 address inside an IPv6 one: mapped, compatible, translated (SIIT, RFC 7915 and 2765), NAT64 (RFC 6052) and
+/// 6to4 (RFC 3056).
 fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
     };
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    };
     match v6.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => address,
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            v4(high, low)
-        }
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => ipv4(high, low).into(),
         _ => address,
     }
+}
+
+/// The IPv4 addresses at which a tunnel ends that an IPv6 address stands for: Teredo's server and its client, whose bits
+/// are inverted (RFC 4380), and an ISATAP host's (RFC 5214), which is the same under any prefix.
+fn tunnelled(address: IpAddr) -> [Option<Ipv4Addr>; 2] {
+    let IpAddr::V6(v6) = address else {
+        return [None; 2];
+    };
+    match v6.segments() {
+        [0x2001, 0, server_high, server_low, _, _, high, low] => {
+            [Some(ipv4(server_high, server_low)), Some(ipv4(!high, !low))]
+        }
+        [.., interface, 0x5efe, high, low] if interface & !0x0300 == 0 => [Some(ipv4(high, low)), None],
+        _ => [None; 2],
+    }
+}
+
+fn ipv4(high: u16, low: u16) -> Ipv4Addr {
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    Ipv4Addr::new(a, b, c, d)
 }
 
 /// The hosts of the proxies that the usual variables name.
@@ -328,8 +364,27 @@ mod tests {
         "http://metadata.google.internal/",
         "http://metadata.google.internal./",
         "http://instance-data.ec2.internal/",
-        "http://minio.corp.internal/",
-        "http://internal/",
+        // SIIT.
+        "http://[::ffff:0:7f00:1]/",
+        "http://[::ffff:0:169.254.169.254]/",
+        "http://[::ffff:0:0:0]/",
+        // Teredo: the client's address is inverted; the server's is not.
+        "http://[2001:0:cb00:7107:0:0:80ff:fffe]/",
+        "http://[2001:0:cb00:7107:8000:63bf:5601:5601]/",
+        "http://[2001:0:7f00:1::1]/",
+        // ISATAP.
+        "http://[2001:db8::5efe:127.0.0.1]/",
+        "http://[2001:db8::200:5efe:169.254.169.254]/",
+        // 6to4 and NAT64.
+        "http://[2002:a9fe:a9fe::1]/",
+        "http://[2002:6464:64c8::]/",
+        "http://[64:ff9b::100.100.100.200]/",
+        "http://[64:ff9b::]/",
+        "http://192.0.0.192/",
+        "http://[::ffff:192.0.0.192]/",
+        "http://[fd00:ec2::23]/",
+        "http://[fd00:c1::a9fe:a9fe]/",
+        "http://[fd00:42::42]/",
     ];
 
     #[tokio::test]
@@ -345,6 +400,15 @@ mod tests {
             "https://metadata.example/",
             "https://internal.example/",
             "https://localhost.example/",
+            // The resolver judges it by its addresses.
+            "http://minio.corp.internal/",
+            "http://internal/",
+            // What translators make of an address elsewhere.
+            "https://[::ffff:0:203.0.113.8]/",
+            "https://[64:ff9b::203.0.113.8]/",
+            "https://[2002:cb00:7108::1]/",
+            "https://[2001:0:cb00:7107:0:0:34ff:8ef7]/",
+            "https://[2001:db8::5efe:203.0.113.8]/",
         ] {
             assert!(allows("https://203.0.113.7", target).await, "{target}");
         }
@@ -363,6 +427,8 @@ mod tests {
             ("http://127.0.0.1:5000", "http://localhost/", true),
             ("http://localhost.:5000", "http://a.localhost/", true),
             ("http://127.0.0.1:5000", "http://metadata/", false),
+            ("http://127.0.0.1:5000", "http://[::ffff:0:7f00:1]/", true),
+            ("http://127.0.0.1:5000", "http://[2001:0:7f00:1::1]/", false),
             ("http://registry.corp.internal", "http://minio.corp.internal/", true),
             ("http://registry.corp.internal", "http://metadata.google.internal/", false),
             ("http://metadata", "http://metadata/", true),
@@ -386,6 +452,16 @@ mod tests {
         let filter = AddressFilter(Arc::new(inner));
         assert!(filter.resolve("localhost".parse().unwrap()).await.is_ok());
         assert!(filter.check(&Url::parse("http://localhost:3128/").unwrap()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_what_is_true_of_the_host() {
+        let refusal = async |target: &str| {
+            let refused = filter("https://203.0.113.7").check(&Url::parse(target).unwrap()).await;
+            refused.unwrap_err().to_string()
+        };
+        assert!(refusal("http://metadata.google.internal/").await.contains("is a name of a cloud's metadata service"));
+        assert!(refusal("http://169.254.169.254/").await.contains("leads to a loopback, link-local"));
     }
 
     #[tokio::test]
