@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 /// stop all others.
 const MAX_COST: u32 = 16;
 
+/// bcrypt reads no more of a password, in bytes; the rest would change nothing.
+const MAX_PASSWORD: usize = 72;
+
 /// Why the htpasswd file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -42,8 +45,8 @@ pub(super) struct Users {
     /// Of the file: equal when nothing changed.
     fingerprint: [u8; 32],
     hashes: HashMap<Arc<str>, String>,
-    /// Checked when the user is unknown, so that it takes as long; the costliest hash of the file.
-    decoy: Option<String>,
+    /// The highest cost in the file: so much takes each wrong answer.
+    highest: Option<u32>,
 }
 
 impl Users {
@@ -61,7 +64,6 @@ impl Users {
 
     fn parse(text: &str) -> Result<Users, (usize, Problem)> {
         let mut users = Users::default();
-        let mut highest = 0;
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -76,27 +78,42 @@ impl Users {
             if users.hashes.insert(user.into(), hash.to_owned()).is_some() {
                 return Err(fail(Problem::Twice));
             }
-            if cost > highest {
-                highest = cost;
-                users.decoy = Some(hash.to_owned());
-            }
+            users.highest = users.highest.max(Some(cost));
         }
         Ok(users)
     }
 
-    /// Takes tens of milliseconds of CPU, whether the user exists or not.
+    /// Takes tens of milliseconds of CPU: wherever the answer is `None` for what could be a password, the same number of
+    /// rounds, whether there is such a user or not, and whatever the cost of their hash.
     pub(super) fn verify(&self, user: &str, password: &[u8]) -> Option<Arc<str>> {
-        match self.hashes.get_key_value(user) {
-            Some((user, hash)) => bcrypt::verify(password, hash).is_ok_and(|right| right).then(|| user.clone()),
-            None => {
-                if let Some(decoy) = &self.decoy {
-                    // The answer is no, whatever it is.
-                    let _ = bcrypt::verify(password, decoy);
-                }
-                None
-            }
+        if !could_be_password(password) {
+            return None;
         }
+        let known = self.hashes.get_key_value(user);
+        if let Some((user, hash)) = known
+            && bcrypt::verify(password, hash).is_ok_and(|right| right)
+        {
+            return Some(user.clone());
+        }
+        let spent = known.and_then(|(_, hash)| hash.parse::<HashParts>().ok()).map(|hash| hash.get_cost());
+        for cost in self.highest.into_iter().flat_map(|highest| missing_costs(spent, highest)) {
+            // Only the time counts; the function takes no empty password.
+            let _ = bcrypt::bcrypt(cost, [0; 16], b"any");
+        }
+        None
     }
+}
+
+/// Whether bcrypt tells a password from every other one: it cuts longer ones, and repeats the password with a NUL behind
+/// it, so that one with a NUL inside equals another.
+fn could_be_password(password: &[u8]) -> bool {
+    password.len() <= MAX_PASSWORD && !password.contains(&0)
+}
+
+/// The costs of the hashes that are to be made, after one of cost `spent`, to have spent as much as one of cost `highest`:
+/// 2^s + 2^s + 2^(s+1) + … + 2^(h-1) = 2^h.
+fn missing_costs(spent: Option<u32>, highest: u32) -> std::ops::Range<u32> {
+    spent.map_or(highest..highest + 1, |spent| spent..highest)
 }
 
 #[cfg(test)]
@@ -119,6 +136,40 @@ mod tests {
         assert_eq!(users.verify("eve", b"a"), None);
         assert_eq!(users.verify("", b""), None);
         assert_eq!(Users::parse("").unwrap().verify("ann", b"a"), None);
+    }
+
+    #[test]
+    fn each_wrong_answer_takes_the_same_number_of_rounds() {
+        for highest in 4..=MAX_COST {
+            for spent in (4..=highest).map(Some).chain([None]) {
+                let rounds = spent.map_or(0, |cost| 1u64 << cost);
+                let missing: u64 = missing_costs(spent, highest).map(|cost| 1 << cost).sum();
+                assert_eq!(rounds + missing, 1 << highest, "{spent:?} {highest}");
+            }
+        }
+        let bob = bcrypt::hash_with_result("b", 6).unwrap().format_for_version(bcrypt::Version::TwoY);
+        let users = Users::parse(&format!("{}bob:{bob}", line("ann", "a"))).unwrap();
+        assert_eq!(users.highest, Some(6));
+        assert_eq!(
+            (users.verify("ann", b"a").as_deref(), users.verify("bob", b"b").as_deref()),
+            (Some("ann"), Some("bob"))
+        );
+        assert_eq!(
+            (users.verify("ann", b"b"), users.verify("bob", b"a"), users.verify("eve", b"a")),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn a_password_that_bcrypt_would_cut_is_wrong() {
+        let longest = "p".repeat(MAX_PASSWORD);
+        let users = Users::parse(&format!("{}{}", line("ann", &longest), line("bob", "b"))).unwrap();
+        assert_eq!(users.verify("ann", longest.as_bytes()).as_deref(), Some("ann"));
+        for (user, password) in
+            [("ann", format!("{longest}p")), ("ann", format!("{longest}\0")), ("bob", "b\0b".into())]
+        {
+            assert_eq!(users.verify(user, password.as_bytes()), None, "{user} {password:?}");
+        }
     }
 
     #[test]
