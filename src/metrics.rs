@@ -169,7 +169,7 @@ impl Metrics {
                 &["upstream", "result"],
             )?,
             fills_in_flight: gauge(r, "forebay_fills_in_flight", "Downloads into the cache under way.")?,
-            cache_bytes: gauges(r, "forebay_cache_bytes", "Bytes on disk.", &["kind"])?,
+            cache_bytes: gauges(r, "forebay_cache_bytes", "Bytes that the file system has allocated.", &["kind"])?,
             cache_max_bytes: gauge(r, "forebay_cache_max_bytes", "Bytes the cache may take on disk.")?,
             cache_objects: gauges(r, "forebay_cache_objects", "Objects on disk.", &["kind"])?,
             sent_by_kernel: register(
@@ -301,6 +301,11 @@ impl Metrics {
     pub fn cache(&self, kind: CacheKind, bytes: u64, objects: u64) {
         self.0.cache_bytes.with_label_values(&[kind.as_str()]).set(saturating(bytes));
         self.0.cache_objects.with_label_values(&[kind.as_str()]).set(saturating(objects));
+    }
+
+    /// Bytes of directories and markers, which are no objects.
+    pub fn cache_overhead(&self, bytes: u64) {
+        self.0.cache_bytes.with_label_values(&["layout"]).set(saturating(bytes));
     }
 
     pub fn cache_max(&self, bytes: u64) {

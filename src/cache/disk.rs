@@ -25,7 +25,7 @@ use std::{
     fmt,
     fs::{DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -43,7 +43,7 @@ pub use self::{
 };
 use super::{
     Config, ContentId, Pool,
-    lru::{BLOCK, Key, LruIndex},
+    lru::{Key, LruIndex},
     recency::{LastUse, Uses},
 };
 use crate::{
@@ -289,7 +289,7 @@ impl DiskStore {
             if std::fs::remove_dir(directory).is_err() {
                 break;
             }
-            self.index().remove_directory();
+            self.index().remove_directory(directory);
         }
     }
 
@@ -314,7 +314,10 @@ impl DiskStore {
     fn make_parents(&self, path: &Path) -> io::Result<()> {
         for directory in self.missing_parents(path).into_iter().rev() {
             match DirBuilder::new().mode(0o700).create(directory) {
-                Ok(()) => self.index().add_directory(BLOCK),
+                Ok(()) => {
+                    self.index().add_directory();
+                    self.measure_above(directory);
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -329,10 +332,31 @@ impl DiskStore {
             match std::fs::rename(temporary, path) {
                 // The directory was empty, and pruned, before the file came.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && temporary.exists() => {}
-                renamed => return renamed,
+                renamed => {
+                    self.measure_above(path);
+                    return renamed;
+                }
             }
         }
         Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// The directory of `path` has a name more, and may have grown by that.
+    fn measure_above(&self, path: &Path) {
+        if let Some(directory) = path.parent()
+            && let Ok(metadata) = directory.metadata()
+        {
+            self.index().measure_directory(directory, metadata.blocks() * 512);
+        }
+    }
+
+    /// Evicts what is too much, since directories grew or `max_size` was lowered. Blocks.
+    fn shrink(&self) {
+        let excess = self.index().shrink();
+        for (key, len) in excess {
+            self.unlink(&key);
+            self.0.metrics.evicted(len);
+        }
     }
 
     /// The directories above `path` that are not there, the lowest first.
@@ -358,10 +382,11 @@ impl DiskStore {
     }
 
     fn publish(&self) {
-        let totals = {
+        let (totals, overhead) = {
             let index = self.index();
-            CacheKind::ALL.map(|kind| (kind, index.totals(kind)))
+            (CacheKind::ALL.map(|kind| (kind, index.totals(kind))), index.overhead())
         };
+        self.0.metrics.cache_overhead(overhead);
         for (kind, totals) in totals {
             self.0.metrics.cache(kind, totals.bytes, totals.objects);
         }

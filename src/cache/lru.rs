@@ -4,7 +4,10 @@
 //! bounded with everything in flight. The index *names* victims; the store unlinks them.
 //! An object that is being read is never named: unlinking an open file frees nothing.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use lru::LruCache;
 
@@ -14,7 +17,7 @@ use crate::{
     oci::{AcceptClass, Algorithm, Digest, sha256_of_hex},
 };
 
-/// What file systems allocate in: a file's last block is paid for whole, and a directory takes one.
+/// What file systems allocate in: a file's last block is paid for whole, and a directory takes one at least.
 pub const BLOCK: u64 = 4096;
 
 /// One object on disk.
@@ -117,7 +120,7 @@ struct Entry {
     pins: u32,
 }
 
-/// Bytes and number of the objects of one kind.
+/// Bytes on disk and number of the objects of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub bytes: u64,
@@ -140,8 +143,10 @@ pub struct LruIndex {
     reserved: u64,
     /// The part of them that is on disk already.
     written: u64,
-    /// Bytes of directories.
+    /// Bytes of directories, and of the files that say whose they are.
     overhead: u64,
+    /// The directories that take more than a block.
+    large_directories: HashMap<PathBuf, u64>,
     totals: [Totals; CacheKind::ALL.len()],
     /// The classes of clients that a tag has records for; the key's own class says nothing.
     classes: HashMap<TagKey, Vec<AcceptClass>>,
@@ -162,6 +167,7 @@ impl LruIndex {
             reserved: 0,
             written: 0,
             overhead: 0,
+            large_directories: HashMap::new(),
             totals: Default::default(),
             classes: HashMap::new(),
         }
@@ -187,14 +193,36 @@ impl LruIndex {
         self.entries.contains(&key.into())
     }
 
-    /// A directory of this many bytes was made, or found.
-    pub fn add_directory(&mut self, bytes: u64) {
-        self.overhead += bytes;
+    /// Bytes that are no object's.
+    pub fn overhead(&self) -> u64 {
+        self.overhead
+    }
+
+    /// A file that is no object was found.
+    pub fn add_other(&mut self, len: u64) {
+        self.overhead += allocated(len);
+    }
+
+    /// A directory was made, or found.
+    pub fn add_directory(&mut self) {
+        self.overhead += BLOCK;
+    }
+
+    /// A directory takes this many bytes now: one of many names takes more than a block.
+    pub fn measure_directory(&mut self, path: &Path, bytes: u64) {
+        let bytes = allocated(bytes);
+        let before = if bytes > BLOCK {
+            self.large_directories.insert(path.to_owned(), bytes)
+        } else {
+            self.large_directories.remove(path)
+        };
+        self.overhead = (self.overhead + bytes.max(BLOCK)).saturating_sub(before.unwrap_or(BLOCK));
     }
 
     /// A directory is gone.
-    pub fn remove_directory(&mut self) {
-        self.overhead = self.overhead.saturating_sub(BLOCK);
+    pub fn remove_directory(&mut self, path: &Path) {
+        let bytes = self.large_directories.remove(path).unwrap_or(BLOCK);
+        self.overhead = self.overhead.saturating_sub(bytes);
     }
 
     /// Adds an object as the most recently used; one that is there already is only touched.
@@ -213,7 +241,7 @@ impl LruIndex {
             self.pinned += allocated(len);
         }
         let totals = &mut self.totals[key.kind() as usize];
-        totals.bytes += len;
+        totals.bytes += allocated(len);
         totals.objects += 1;
         if let Some(tag) = key.tag() {
             self.classes.entry(tag.of_all_classes()).or_default().push(tag.class);
@@ -275,7 +303,7 @@ impl LruIndex {
             self.pinned -= allocated(entry.len);
         }
         let totals = &mut self.totals[key.kind() as usize];
-        totals.bytes -= entry.len;
+        totals.bytes -= allocated(entry.len);
         totals.objects -= 1;
         Some(entry)
     }
@@ -368,6 +396,20 @@ mod tests {
         // Evicted: nothing is left of it.
         assert_eq!(index.reserve(4 * BLOCK, PLENTY).unwrap().len(), 2);
         assert!(index.tag_classes(&of("1", "80")).is_empty() && index.classes.is_empty());
+    }
+
+    #[test]
+    fn a_directory_of_many_names_counts_as_the_blocks_it_has() {
+        let (mut index, path) = (LruIndex::new(100 * BLOCK), Path::new("/cache/tags/u/app"));
+        index.add_other(30);
+        index.add_directory();
+        for (bytes, blocks) in [(0, 2), (BLOCK, 2), (5 * BLOCK, 6), (5 * BLOCK, 6), (7 * BLOCK, 8), (512, 2)] {
+            index.measure_directory(path, bytes);
+            assert_eq!((index.total(), index.overhead()), (blocks * BLOCK, blocks * BLOCK), "{bytes} bytes");
+        }
+        index.measure_directory(path, 9 * BLOCK);
+        index.remove_directory(path);
+        assert_eq!((index.overhead(), index.large_directories.len()), (BLOCK, 0));
     }
 
     #[test]
@@ -529,6 +571,7 @@ mod tests {
                 prop_assert!(index.total() <= max);
                 let used: u64 = model.iter().map(|(_, len, _)| allocated(*len)).sum();
                 let pinned: u64 = model.iter().filter(|(.., pins)| *pins > 0).map(|(_, len, _)| allocated(*len)).sum();
+                prop_assert_eq!(index.totals(CacheKind::Blob).bytes, used);
                 prop_assert_eq!(index.total(), used + promised.iter().sum::<u64>());
                 prop_assert_eq!(index.pinned, pinned);
                 prop_assert_eq!(index.totals(CacheKind::Blob).objects, model.len() as u64);

@@ -10,7 +10,7 @@ use crate::support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,
     raw::Raw,
-    until::bounded,
+    until::{bounded, until},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -36,6 +36,32 @@ async fn a_rolling_pull_never_takes_more_than_allowed() {
     let kept = mirror.metric("forebay_cache_bytes", &[("kind", "blob")]).await;
     assert!(kept > max_size as f64 / 2.0, "only {kept} bytes are used");
     blob::assert_verified(&mirror.cache_dir());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_objects_take_no_more_than_allowed() {
+    // Names so long that the directory of the tags takes many blocks.
+    let max_size = 1024 * 1024;
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"a layer"]);
+    let mut mirror = Mirror::build(&registry).max_size(max_size).start().await;
+    for number in 0..400 {
+        let tag = format!("{number:0>120}");
+        registry.tag("team/app", &tag, &image.manifest);
+        assert_eq!(mirror.get(&format!("/v2/team/app/manifests/{tag}")).await.status, 200);
+    }
+    let cache = mirror.cache_dir();
+    let tags = cache.join("tags/fake.example/team/app");
+    until("no more tags are kept than fit", async || {
+        let taken = mirror.metric("forebay_cache_bytes", &[]).await;
+        // What the metric says is what `du` says.
+        blob::files(&cache.join("tmp")).is_empty() && taken == blob::allocated(&cache) as f64
+    })
+    .await;
+    mirror.drain().await;
+    let (taken, kept) = (blob::allocated(&cache), blob::files(&tags).len());
+    assert!(taken <= max_size, "{taken} bytes with {kept} tags");
+    assert!(kept > 150, "only {kept} tags are kept");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

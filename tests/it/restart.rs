@@ -41,7 +41,7 @@ async fn what_was_cached_is_a_hit_at_once() {
         assert_eq!((answer.header("cache-status"), &answer.body), (Some("forebay; hit"), content));
     }
     until_scanned(&mirror, "blob", 5.0).await;
-    assert_eq!(mirror.metric("forebay_cache_bytes", &[("kind", "blob")]).await, 500_000.0);
+    assert_eq!(mirror.metric("forebay_cache_bytes", &[("kind", "blob")]).await, 5.0 * 25.0 * 4096.0);
     assert!(registry.requests().is_empty());
 }
 

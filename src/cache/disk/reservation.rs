@@ -120,7 +120,7 @@ impl Reservation {
         drop(self.fulfil_pinned(key, len));
     }
 
-    /// The same, of an object that somebody reads: it cannot be evicted before the pin is there.
+    /// The same, of an object that is read: it cannot be evicted before the pin is there. Blocks.
     pub(super) fn fulfil_pinned(mut self, key: Key, len: u64) -> Pin {
         {
             let mut index = self.store.index();
@@ -128,6 +128,7 @@ impl Reservation {
             index.insert(key.clone(), len);
             index.pin(&key);
         }
+        self.store.shrink();
         self.store.publish();
         Pin { store: self.store.clone(), key }
     }

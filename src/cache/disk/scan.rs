@@ -60,6 +60,10 @@ impl DiskStore {
         for entry in list(root).into_iter().flat_map(entries) {
             if !entry.file_name().to_str().is_some_and(layout::is_known) {
                 foreign.note(&entry.path());
+            } else if let Ok(metadata) = entry.metadata()
+                && metadata.is_file()
+            {
+                self.index().add_other(metadata.len());
             }
         }
         self.scan_temporary(&root.join("tmp"), &mut rest, &foreign);
@@ -75,14 +79,8 @@ impl DiskStore {
         found.push(rest);
         let objects: usize = found.iter().map(Vec::len).sum();
         self.insert_found(found);
-        let excess = {
-            self.settle_uses();
-            self.index().shrink()
-        };
-        for (key, len) in excess {
-            self.unlink(&key);
-            self.0.metrics.evicted(len);
-        }
+        self.settle_uses();
+        self.shrink();
         self.0.scanned.send_replace(true);
         self.publish();
         foreign.report(root);
@@ -211,7 +209,11 @@ impl DiskStore {
     /// A directory of many names takes more than one block.
     fn count_directory(&self, directory: &Path) {
         let Ok(metadata) = directory.metadata() else { return };
-        self.index().add_directory(metadata.blocks() * 512);
+        {
+            let mut index = self.index();
+            index.add_directory();
+            index.measure_directory(directory, metadata.blocks() * 512);
+        }
         if let Err(error) = layout::close(directory, &metadata)
             && directory != self.0.root
         {
