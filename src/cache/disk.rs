@@ -14,6 +14,7 @@
 //! room for it was reserved; what is unlinked is forgotten by the index first. Everything here blocks,
 //! so the async functions hand their work to the blocking pool.
 
+mod lane;
 mod layout;
 mod objects;
 mod reservation;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    lane::{change, write},
     objects::Landing,
     reservation::{NoSpace, Reservation},
     temp::{Name as TempName, TempBlob, write_all_at},
@@ -208,8 +210,9 @@ impl DiskStore {
             self.remove_blocking(&pin.key);
             return Ok(None);
         }
+        let file = Arc::new(file);
         touch(&file, &metadata);
-        Ok(Some(StoredBlob { file: Arc::new(file), len, pin }))
+        Ok(Some(StoredBlob { file, len, pin }))
     }
 
     /// An object was used from memory: it is the most recently used on disk as well.
@@ -228,11 +231,12 @@ impl DiskStore {
         let path = self.path(&key);
         self.0.touched.insert(key, ());
         // Nobody waits for it: that a use is not noted costs a little order after a restart.
-        tokio::task::spawn_blocking(move || {
+        lane::change_if_idle(move || {
             if let Ok(file) = File::open(&path)
                 && let Ok(metadata) = file.metadata()
+                && is_note_due(&metadata)
             {
-                touch(&file, &metadata);
+                note_now(&file);
             }
         });
     }
@@ -260,7 +264,7 @@ impl DiskStore {
     /// Removes an object, for good reason: it proved to be wrong.
     pub async fn remove(&self, key: Key) {
         let store = self.clone();
-        blocking(move || store.remove_blocking(&key)).await;
+        change(move || store.remove_blocking(&key)).await;
     }
 
     fn remove_blocking(&self, key: &Key) {
@@ -437,14 +441,25 @@ impl OpenError {
     }
 }
 
-fn touch(file: &File, metadata: &std::fs::Metadata) {
+/// Notes a use on disk, now and then and unless the disk is busy: a hit does not wait for it.
+fn touch(file: &Arc<File>, metadata: &std::fs::Metadata) {
+    if is_note_due(metadata) {
+        let file = file.clone();
+        lane::change_if_idle(move || note_now(&file));
+    }
+}
+
+fn is_note_due(metadata: &std::fs::Metadata) -> bool {
     let now = SystemTime::now();
     // One in the future is of a clock that was set back since: it would be the most recent use for ever.
-    let stale = metadata.modified().is_ok_and(|modified| match now.duration_since(modified) {
+    metadata.modified().is_ok_and(|modified| match now.duration_since(modified) {
         Ok(age) => age > TOUCH_INTERVAL,
         Err(ahead) => ahead.duration() > TOUCH_INTERVAL,
-    });
-    if stale && let Err(error) = file.set_modified(now) {
+    })
+}
+
+fn note_now(file: &File) {
+    if let Err(error) = file.set_modified(SystemTime::now()) {
         tracing::debug!(%error, "cannot note the use of a cached blob");
     }
 }

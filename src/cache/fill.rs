@@ -252,7 +252,7 @@ impl Fill {
             }
             state.name.clone().ok_or(io::ErrorKind::NotFound)?
         };
-        disk::blocking(move || name.allow_gaps()).await?;
+        disk::write(move || name.allow_gaps()).await?;
         self.state().gaps_allowed = true;
         Ok(())
     }

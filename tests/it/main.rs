@@ -39,6 +39,7 @@ mod server_silence;
 mod server_stall;
 mod server_support;
 mod server_tls;
+mod slow_disk;
 mod stress;
 mod support;
 mod tags;

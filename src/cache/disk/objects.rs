@@ -10,10 +10,13 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use super::{DiskStore, Key, blocking, touch};
+use super::{DiskStore, Key, blocking, change, touch};
 use crate::{
     cache::{Pool, tag_record::TagKey},
     oci::Repository,
@@ -44,7 +47,8 @@ impl DiskStore {
         };
         let metadata = file.metadata()?;
         let mut bytes = Vec::new();
-        (&file).take(limit + 1).read_to_end(&mut bytes)?;
+        let file = Arc::new(file);
+        (&*file).take(limit + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             self.remove_blocking(key);
             return Ok(None);
@@ -108,7 +112,7 @@ impl DiskStore {
     ) -> io::Result<()> {
         let Ok(reservation) = self.reserve(&key, bytes.len() as u64).await else { return Ok(()) };
         let store = self.clone();
-        blocking(move || {
+        change(move || {
             let temporary = store.0.root.join("tmp").join(unique_name());
             let mut landed = false;
             let land = || {

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, note_length};
+use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, note_length, write};
 use crate::{
     cache::{ContentId, Pool},
     oci::Algorithm,
@@ -112,7 +112,7 @@ impl DiskStore {
     /// Begins a blob of which `reservation` bytes are promised. There is one at a time per digest.
     pub async fn create(&self, id: &ContentId, reservation: Reservation) -> io::Result<TempBlob> {
         let (store, id) = (self.clone(), id.clone());
-        blocking(move || {
+        write(move || {
             let path = store.0.root.join("tmp").join(name(&id, false));
             // What an earlier fill left under this name, found too late to be gone on with, is overwritten: it must
             // not be evicted under our hands.

@@ -4,7 +4,7 @@
 
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, path::PathBuf, sync::Arc};
 
-use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, temp::remove};
+use super::{DiskStore, Key, NoSpace, Pin, Reservation, temp::remove, write};
 use crate::cache::lru::BLOCK;
 
 /// How many directories may have to be made for a blob, wherever it comes to be.
@@ -30,7 +30,7 @@ impl DiskStore {
     /// Nothing is promised before the start-up scan is through, so that finds none of these.
     pub async fn create_upload(&self, number: u64, reservation: Reservation) -> io::Result<TempUpload> {
         let store = self.clone();
-        blocking(move || {
+        write(move || {
             let path = store.0.root.join("tmp").join(format!("upload-{number:016x}.new"));
             let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
             Ok(TempUpload { store, file: Arc::new(file), path, reservation: Some(reservation), live: true })

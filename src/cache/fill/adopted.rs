@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{Fill, Fills, Progress, fills::Ended};
 use crate::cache::{
     Source,
-    disk::{TempUpload, blocking},
+    disk::{TempUpload, change},
     lru::Key,
 };
 
@@ -24,7 +24,7 @@ impl Fills {
             return discard(upload).await;
         }
         let key = Key::Blob(source.id());
-        match blocking(move || upload.commit(key, len)).await {
+        match change(move || upload.commit(key, len)).await {
             Ok(pin) => fill.update(|state| state._pin = Some(pin)),
             Err(error) => {
                 tracing::error!(%error, digest = %source.digest, "a pushed blob cannot be put into the cache");
@@ -51,5 +51,5 @@ impl Fill {
 
 /// Removes the file, which can take a while when it is large.
 async fn discard(upload: TempUpload) {
-    blocking(move || drop(upload)).await;
+    change(move || drop(upload)).await;
 }

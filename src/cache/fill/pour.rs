@@ -25,7 +25,10 @@ use tokio::{
 
 use super::{Fill, FillError, hash};
 use crate::{
-    cache::{disk::write_all_at, transfer::Transfer},
+    cache::{
+        disk::{self, write_all_at},
+        transfer::Transfer,
+    },
     upstream::{Error, ErrorKind},
 };
 
@@ -254,7 +257,7 @@ impl Pour {
         batch.seal();
         let batch = Arc::new(batch);
         let (file, bytes) = (self.file.clone(), batch.clone());
-        let done = tokio::task::spawn_blocking(move || bytes.write(&file));
+        let done = tokio::spawn(disk::write(move || bytes.write(&file)));
         if self.in_order {
             self.fill.hash.offer(&batch, &self.fill.state().written);
             hash::go_on(&self.fill);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Fill, FillError, Fills, Progress, fills::Ended, hash, lanes, pour::Pour};
 use crate::{
     cache::{
-        disk::{NoSpace, TempBlob, blocking},
+        disk::{NoSpace, TempBlob, change},
         lru::Key,
         transfer::Transfer,
     },
@@ -52,7 +52,7 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
             });
             match (&error, temp) {
                 (FillError::Upstream(_) | FillError::Abandoned, Some(temp)) => {
-                    if let Err(error) = blocking(move || temp.keep(front)).await {
+                    if let Err(error) = change(move || temp.keep(front)).await {
                         tracing::warn!(%error, "cannot keep what a broken fill has");
                     }
                 }
@@ -173,7 +173,7 @@ async fn forget(fill: &Fill, slot: &mut Option<TempBlob>, front: &mut u64) {
 
 /// Removes the file, which can take a while when it is large.
 async fn discard(temp: Option<TempBlob>) {
-    blocking(move || drop(temp)).await;
+    change(move || drop(temp)).await;
 }
 
 /// Reserves what the blob takes before its first byte is written.
@@ -380,7 +380,7 @@ async fn verify(fill: &Arc<Fill>, total: u64, left: u64) -> Result<Done, FillErr
 /// Makes a blob of the verified file. Its readers have it already; a disk that fails now costs only the caching.
 async fn commit(fill: &Fill, temp: Option<TempBlob>, len: u64) -> FillResult {
     let Some(temp) = temp else { return FillResult::StorageFailed };
-    match blocking(move || temp.commit(len)).await {
+    match change(move || temp.commit(len)).await {
         Ok(pin) => {
             fill.update(|state| state._pin = Some(pin));
             FillResult::Complete

@@ -17,7 +17,7 @@ use super::{Commit, Message, Piece, Tees};
 use crate::{
     cache::{
         FileSlice,
-        disk::{NoSpace, TempUpload, blocking, write_all_at},
+        disk::{self, NoSpace, TempUpload, change, write_all_at},
         fill::hash_in_turn,
     },
     oci::{Algorithm, Digest, Verifier},
@@ -58,7 +58,7 @@ pub(super) async fn run(
     let worked = hand.work(&mut listed.queue).await;
     drop(listed);
     // It can take a while to remove a large file.
-    blocking(move || drop((hand.file, place))).await;
+    change(move || drop((hand.file, place))).await;
     match worked {
         Ok(()) | Err(Failure::Abandoned) => {}
         Err(error @ Failure::NoRoom(_)) => tracing::info!(reason = %error, "what is pushed is not kept"),
@@ -129,7 +129,7 @@ impl Hand {
         let offset = self.written;
         let file = self.make_room(offset + len).await?;
         let target = file.file().clone();
-        blocking(move || {
+        disk::write(move || {
             let mut buffers: Vec<_> = pieces.iter().map(|piece| IoSlice::new(&piece.bytes)).collect();
             write_all_at(&target, &mut buffers, offset)
         })

@@ -1,0 +1,80 @@
+//! Lanes to the disk: how many threads those may take who can wait long for a slow disk.
+//!
+//! What must hold: however many files are written, synced or removed at once, threads of the pool are left for hits,
+//! which only open and read. Who waits for a place takes no thread.
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::blocking;
+
+/// How many threads, of the 64 of the pool, may sync and remove files.
+const MAX_CHANGES: usize = 16;
+/// How many may make files and write what is being fetched or pushed: a new download does not wait for syncs either.
+const MAX_WRITES: usize = 24;
+
+static CHANGES: Semaphore = Semaphore::const_new(MAX_CHANGES);
+static WRITES: Semaphore = Semaphore::const_new(MAX_WRITES);
+
+/// Runs `work`, which syncs or removes files, on the blocking pool.
+pub async fn change<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    in_lane(&CHANGES, work).await
+}
+
+/// Runs `work`, which makes a file or writes into one, on the blocking pool.
+pub async fn write<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    in_lane(&WRITES, work).await
+}
+
+/// Begins a change that is not waited for, unless the lane is full; blocks nothing.
+pub fn change_if_idle(work: impl FnOnce() + Send + 'static) {
+    if let Ok(place) = CHANGES.try_acquire() {
+        tokio::task::spawn_blocking(move || run(Some(place), work));
+    }
+}
+
+async fn in_lane<T: Send + 'static>(lane: &'static Semaphore, work: impl FnOnce() -> T + Send + 'static) -> T {
+    // It is never closed.
+    let place = lane.acquire().await.ok();
+    blocking(move || run(place, work)).await
+}
+
+/// The place is kept to the end of the work, also when who waited for it is gone.
+fn run<T>(place: Option<SemaphorePermit<'static>>, work: impl FnOnce() -> T) -> T {
+    let done = work();
+    drop(place);
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    #[test]
+    fn changes_and_writes_that_stand_still_leave_threads_to_hits() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(64).build().unwrap();
+        let held = Arc::new(Barrier::new(MAX_CHANGES + MAX_WRITES + 1));
+        runtime.block_on(async {
+            let waits = |_| {
+                let held = held.clone();
+                move || {
+                    held.wait();
+                }
+            };
+            let changes: Vec<_> = (0..MAX_CHANGES).map(waits).map(|work| tokio::spawn(change(work))).collect();
+            let writes: Vec<_> = (0..MAX_WRITES).map(waits).map(|work| tokio::spawn(write(work))).collect();
+            // These find no place.
+            let more: Vec<_> = (0..200).map(|_| tokio::spawn(change(|| ()))).collect();
+            while CHANGES.available_permits() + WRITES.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+            change_if_idle(|| panic!("there is no place"));
+            blocking(|| ()).await;
+            blocking(move || held.wait()).await;
+            for task in changes.into_iter().chain(writes).chain(more) {
+                task.await.unwrap();
+            }
+        });
+    }
+}
