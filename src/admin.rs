@@ -24,6 +24,7 @@ use tracing::error;
 pub use self::config::Config;
 use crate::{
     metrics::Metrics,
+    route::asked_host,
     server::{Connection, Handle, Listener, isolate},
 };
 
@@ -102,6 +103,9 @@ impl Handle for Admin {
     type Body = Full<Bytes>;
 
     async fn handle(&self, request: Request<Incoming>, _: Arc<Connection>) -> Response<Full<Bytes>> {
+        if let Err(error) = asked_host(request.version(), request.uri(), request.headers()) {
+            return text(StatusCode::BAD_REQUEST, &format!("{error}\n"));
+        }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));

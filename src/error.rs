@@ -13,7 +13,7 @@ use crate::{
     cache::{BlobError, ListError, ManifestError},
     metrics::Operation,
     oci::{ContentRange, ErrorCode, ParseError},
-    route::RouteError,
+    route::{HostError, RouteError},
     upstream::{self, ErrorKind},
 };
 
@@ -26,6 +26,8 @@ pub enum Error {
     InvalidDigest(#[source] ParseError),
     #[error("{0}")]
     InvalidTag(#[source] ParseError),
+    #[error("{0}")]
+    InvalidHost(#[source] HostError),
     #[error("no upstream is configured for {0:?}")]
     UnknownRoute(String),
     #[error("there is nothing at this path; a registry's paths begin with /v2/")]
@@ -86,9 +88,11 @@ pub enum Error {
 impl Error {
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::InvalidName(_) | Self::InvalidDigest(_) | Self::InvalidTag(_) | Self::Rejected => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::InvalidName(_)
+            | Self::InvalidDigest(_)
+            | Self::InvalidTag(_)
+            | Self::InvalidHost(_)
+            | Self::Rejected => StatusCode::BAD_REQUEST,
             Self::UnknownRoute(_)
             | Self::NotFound
             | Self::ManifestUnknown
@@ -123,9 +127,11 @@ impl Error {
             Self::Unauthenticated => ErrorCode::Unauthorized,
             Self::Denied | Self::Refused | Self::ClearLogin | Self::LoginElsewhere | Self::NoUsers => ErrorCode::Denied,
             // NAME_UNKNOWN would say that there is no such repository, which clients report and end with.
-            Self::NoReferrersEndpoint | Self::Rejected | Self::Unsupported | Self::MethodNotAllowed => {
-                ErrorCode::Unsupported
-            }
+            Self::InvalidHost(_)
+            | Self::NoReferrersEndpoint
+            | Self::Rejected
+            | Self::Unsupported
+            | Self::MethodNotAllowed => ErrorCode::Unsupported,
             Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
             Self::TooManyRequests { .. } | Self::Busy => ErrorCode::TooManyRequests,
@@ -157,6 +163,7 @@ impl Error {
             Self::InvalidName(_)
             | Self::InvalidDigest(_)
             | Self::InvalidTag(_)
+            | Self::InvalidHost(_)
             | Self::UnknownRoute(_)
             | Self::NotFound
             | Self::ManifestUnknown
@@ -273,6 +280,7 @@ mod tests {
         let after = Some(Duration::from_secs(7));
         for (error, status, code) in [
             (Error::InvalidName(parse_error()), 400, "NAME_INVALID"),
+            (Error::InvalidHost(HostError::Missing), 400, "UNSUPPORTED"),
             (Error::InvalidDigest(parse_error()), 400, "DIGEST_INVALID"),
             (Error::InvalidTag(parse_error()), 400, "TAG_INVALID"),
             (Error::UnknownRoute("x".into()), 404, "NAME_UNKNOWN"),

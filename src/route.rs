@@ -9,6 +9,7 @@
 //! What must hold: an upstream that is not configured is never the answer; a path is percent-decoded once, and what
 //! is left is valid or refused. Which status a refusal has is left to `error`; who may ask, to `access`.
 
+mod asked_host;
 mod host;
 mod path;
 #[cfg(test)]
@@ -19,11 +20,12 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use http::{Method, Uri};
 
-use self::{host::Authority, path::Path};
 pub use self::{
+    asked_host::{HostError, asked_host},
     host::HostPattern,
     write::{MountSource, Write},
 };
+use self::{host::Authority, path::Path};
 use crate::{
     metrics,
     oci::{Digest, Endpoint, ParseError, Reference, Repository, Resource, Shape},
@@ -56,7 +58,7 @@ struct Known {
 pub struct Target<'a> {
     pub method: &'a Method,
     pub uri: &'a Uri,
-    /// The Host header, or HTTP/2's `:authority`.
+    /// The one that the request is for; see [`asked_host()`].
     pub host: Option<&'a str>,
     /// The name the client gave in the TLS handshake.
     pub sni: Option<&'a str>,
@@ -278,8 +280,7 @@ impl Routes {
         if self.hosts.is_empty() {
             return None;
         }
-        let authority = target.host.or_else(|| target.uri.authority().map(|authority| authority.as_str()));
-        let asked = authority.and_then(Authority::parse);
+        let asked = target.host.and_then(Authority::of_request);
         let scheme_port = if target.tls { 443 } else { 80 };
         let ports = match asked.as_ref().map(|asked| asked.port) {
             Some(Some(port)) => [port, port],

@@ -61,6 +61,11 @@ pub(super) struct Authority {
 }
 
 impl Authority {
+    /// As a request names it: RFC 3986 section 3.2.3 has a port that is empty, too.
+    pub fn of_request(text: &str) -> Option<Self> {
+        Self::parse(text.strip_suffix(':').unwrap_or(text))
+    }
+
     /// `None` for what is no `name[:port]`; there is no pattern for it either.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(rest) = text.strip_prefix('[') {

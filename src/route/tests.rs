@@ -179,10 +179,6 @@ fn a_host_goes_before_the_path_and_after_ns() {
         let target = Target { host: Some("mirror.lan:5000"), ..request(&Method::GET, &uri) };
         assert_eq!(place(&routes().resolve(target).unwrap()), place_expected, "{uri}");
     }
-    // Without a Host header, a request in absolute form names the host itself.
-    let uri: Uri = "http://mirror.lan/v2/a/b/manifests/1".parse().unwrap();
-    let target = Target { host: None, ..request(&Method::GET, &uri) };
-    assert_eq!(place(&routes().resolve(target).unwrap()), ("Quay.io", "a/b"));
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::{
     metrics::{Metrics, Operation as Label, Outcome},
     oci::{Accept, Digest, Reference, is_referrers_tag},
     push::{self, Caches, Gone, Push, Seal},
-    route::{Operation, Route, RouteError, Routes, Target},
+    route::{Operation, Route, RouteError, Routes, Target, asked_host},
     upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Upstream},
 };
 
@@ -72,9 +72,16 @@ impl Handle for Handler {
         // On the heap: it goes through many hands until its body is over.
         let mut facts = Box::new(Facts::new(self.next_id(), connection.peer, head.method.clone(), head.uri.path()));
         let mut namespace = None;
-        let asked = Asked { method: &head.method, uri: &head.uri, headers: &head.headers, connection: &connection };
+        let host = asked_host(head.version, &head.uri, &head.headers);
         let waiting = Unanswered::new(&mut facts, &self.metrics);
-        let answered = self.answer(asked, body, waiting.facts, &mut namespace).await;
+        let answered = match host {
+            Ok(host) => {
+                let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
+                let asked = Asked { method, uri, host, headers, connection: &connection };
+                self.answer(asked, body, waiting.facts, &mut namespace).await
+            }
+            Err(error) => Err(Error::InvalidHost(error)),
+        };
         waiting.answered();
         // Where nothing may be pushed, nothing of it is read either.
         let is_unwanted = matches!(answered, Err(Error::Unsupported));
@@ -98,6 +105,8 @@ impl Handle for Handler {
 pub(super) struct Asked<'a> {
     pub method: &'a Method,
     pub uri: &'a Uri,
+    /// That the request is for, checked.
+    pub host: Option<&'a str>,
     pub headers: &'a HeaderMap,
     pub connection: &'a Connection,
 }
@@ -419,7 +428,7 @@ impl Asked<'_> {
         Target {
             method: self.method,
             uri: self.uri,
-            host: self.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+            host: self.host,
             sni: self.connection.sni.as_deref(),
             tls: self.connection.tls,
             local_port: self.connection.local.port(),

@@ -12,7 +12,8 @@ use crate::server_support::{client, soon};
 #[tokio::test]
 async fn metrics_health_and_readiness() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
+    let url = format!("http://{address}");
     let (metrics, readiness, shutdown) = (Metrics::new().unwrap(), Readiness::new(), CancellationToken::new());
     let running = tokio::spawn(admin::run(listener, metrics.clone(), readiness.clone(), shutdown.clone()));
     let client = client();
@@ -46,6 +47,11 @@ async fn metrics_health_and_readiness() {
     assert_eq!(get("/v2/").await.0, 404);
     let post = client.post(format!("{url}/readyz")).send().await.unwrap();
     assert_eq!((post.status().as_u16(), post.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
+
+    let hostless = crate::support::wire::send(address, "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").await;
+    assert_eq!((hostless.status, hostless.header("x-content-type-options")), (400, Some("nosniff")));
+    let old = crate::support::wire::send(address, "GET /healthz HTTP/1.0\r\n\r\n").await;
+    assert_eq!(old.status, 200);
 
     shutdown.cancel();
     soon("the end of the admin listener", running).await.unwrap();

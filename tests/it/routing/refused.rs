@@ -1,7 +1,10 @@
 //! What is refused before anybody is asked.
 
 use super::Two;
-use crate::support::{mirror::Answer, wire::exchange};
+use crate::support::{
+    mirror::Answer,
+    wire::{exchange, send},
+};
 
 fn assert_refused(answer: &Answer, status: u16, code: &str, what: &str) {
     assert_eq!(answer.status, status, "{what}: {answer:?}");
@@ -114,4 +117,74 @@ async fn a_request_that_is_no_http_reaches_nobody() {
     // A proxy's form of the request line: the path is what counts, not the host in it.
     assert_eq!(two.ask("http://evil.example/v2/a/b/manifests/1", "mirror.lan").await.status, 404);
     assert_eq!(two.seen(), ["hub /v2/a/b/manifests/1"]);
+}
+
+#[tokio::test]
+async fn requests_that_name_no_host_or_two_are_refused() {
+    let two = Two::start().await;
+    let manifest = "/v2/a/b/manifests/1";
+    for request in [
+        format!("GET {manifest} HTTP/1.1\r\n"),
+        "GET /v2/ HTTP/1.1\r\n".to_owned(),
+        "GET /no/registry HTTP/1.1\r\n".to_owned(),
+        format!("GET {manifest} HTTP/1.1\r\nHost: team.lan\r\nHost: mirror.lan\r\n"),
+        format!("GET {manifest} HTTP/1.1\r\nHost: team.lan\r\nhost: team.lan\r\n"),
+        format!("GET {manifest} HTTP/1.0\r\nHost: team.lan\r\nHost: team.lan\r\n"),
+        format!("GET {manifest} HTTP/1.1\r\nHost:\r\n"),
+        format!("GET {manifest} HTTP/1.1\r\nHost: team.lan/a\r\n"),
+        format!("GET {manifest} HTTP/1.1\r\nHost: team.lan, mirror.lan\r\n"),
+        format!("GET {manifest} HTTP/1.1\r\nHost: user@team.lan\r\n"),
+        format!("GET {manifest} HTTP/1.0\r\nHost: team.lan:x\r\n"),
+        format!("GET http://team.lan{manifest} HTTP/1.1\r\n"),
+        format!("GET http://user@team.lan{manifest} HTTP/1.1\r\nHost: team.lan\r\n"),
+        format!("PUT {manifest} HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}GET /v2/ HTTP/1.1\r\nHost: a\r\n"),
+    ] {
+        let answer = send(two.mirror.address(), &format!("{request}Connection: close\r\n\r\n")).await;
+        assert_refused(&answer, 400, "UNSUPPORTED", &request);
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    }
+    assert!(two.seen().is_empty(), "{:?}", two.seen());
+}
+
+#[tokio::test]
+async fn the_host_of_an_absolute_form_counts_and_not_host() {
+    let two = Two::start().await;
+    for (request, seen) in [
+        ("GET http://team.lan/v2/a/b/manifests/1 HTTP/1.1\r\nHost: mirror.lan\r\n", "team"),
+        ("GET http://mirror.lan/v2/a/b/manifests/2 HTTP/1.1\r\nHost: team.lan\r\n", "hub"),
+        ("GET http://team.lan/v2/a/b/manifests/3 HTTP/1.0\r\n", "team"),
+        ("GET /v2/a/b/manifests/4 HTTP/1.0\r\n", "hub"),
+        ("GET /v2/a/b/manifests/5 HTTP/1.0\r\nHost: team.lan\r\n", "team"),
+        ("GET /v2/a/b/manifests/6 HTTP/1.1\r\nHost: team.lan:\r\n", "team"),
+    ] {
+        let answer = send(two.mirror.address(), &format!("{request}Connection: close\r\n\r\n")).await;
+        assert_eq!(answer.status, 404, "{request}");
+        let (hub, team) = (!two.hub.requests().is_empty(), !two.team.requests().is_empty());
+        assert_eq!((hub, team), (seen == "hub", seen == "team"), "{request}");
+        two.forget();
+    }
+}
+
+#[tokio::test]
+async fn http2_names_one_host() {
+    let two = Two::start().await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge();
+    let client = client.resolve("team.lan", two.mirror.address()).build().unwrap();
+    let port = two.mirror.address().port();
+    for (tag, (host, status)) in [
+        (format!("team.lan:{port}"), 404),
+        (format!("TEAM.lan:{port}"), 404),
+        ("team.lan".to_owned(), 400),
+        (format!("mirror.lan:{port}"), 400),
+        ("team.lan/".to_owned(), 400),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let url = format!("http://team.lan:{port}/v2/a/b/manifests/{tag}");
+        let answer = client.get(&url).header("host", &host).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.version()), (status, http::Version::HTTP_2), "{host}");
+        assert_eq!(!two.team.requests().is_empty(), status == 404, "{host}");
+        two.forget();
+    }
 }

@@ -21,6 +21,11 @@ pub async fn exchange(address: SocketAddr, line: &str, headers: &[(&str, &str)])
     }
     headers.iter().for_each(|(name, value)| request += &format!("{name}: {value}\r\n"));
     request += "connection: close\r\n\r\n";
+    send(address, &request).await
+}
+
+/// The same for a request that is written out; it should end the connection.
+pub async fn send(address: SocketAddr, request: &str) -> Answer {
     bounded(async {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
