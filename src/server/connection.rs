@@ -37,6 +37,7 @@ use super::{
     Connection, Handle, Shared,
     coalesce::Coalesce,
     ktls::{self, Handed},
+    response::isolate,
     stream::{Broken, Opening, Stream},
     streams::{Activity, Streams, Watched},
 };
@@ -56,12 +57,20 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// To a client that speaks HTTP where only TLS is served.
-const TLS_ONLY: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
-                        Connection: close\r\n\r\nthis port speaks TLS only: use https://\n";
+const TLS_ONLY: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n\
+                        X-Content-Type-Options: nosniff\r\n\
+                        Content-Security-Policy: default-src 'none'; sandbox\r\n\
+                        Connection: close\r\n\r\n\
+                        {\"errors\":[{\"code\":\"UNSUPPORTED\",\
+                        \"message\":\"this port speaks TLS only: use https://\",\"detail\":null}]}\n";
 /// To a client that speaks TLS where none is served. It is clear text on purpose: Go's clients (dockerd, containerd)
 /// know it by its first bytes, and go on with http:// where they are allowed to.
-const CLEAR_ONLY: &str = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
-                          Connection: close\r\n\r\nthis port speaks clear HTTP only: use http://\n";
+const CLEAR_ONLY: &str = "HTTP/1.0 400 Bad Request\r\nContent-Type: application/json\r\n\
+                          X-Content-Type-Options: nosniff\r\n\
+                          Content-Security-Policy: default-src 'none'; sandbox\r\n\
+                          Connection: close\r\n\r\n\
+                          {\"errors\":[{\"code\":\"UNSUPPORTED\",\
+                          \"message\":\"this port speaks clear HTTP only: use http://\",\"detail\":null}]}\n";
 
 /// Who answers.
 pub(super) enum Role<H> {
@@ -316,6 +325,7 @@ fn refusal() -> Response<Full<Bytes>> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
     headers.insert("docker-distribution-api-version", HeaderValue::from_static("registry/2.0"));
+    isolate(headers);
     response
 }
 

@@ -1,6 +1,6 @@
 //! Lists in the pipeline: which part of which one a request asks for, and the answer as its client has to read it.
 
-use http::Response;
+use http::{HeaderValue, Response};
 
 use super::{
     body::Body,
@@ -26,6 +26,10 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         // A HEAD is a GET whose body is left out: it is kept and joined as one, and few registries know it here.
+        let kind = match &list {
+            List::Tags(_) | List::Catalog => HeaderValue::from_static("application/json"),
+            List::Referrers { .. } => HeaderValue::from_static("application/vnd.oci.image.index.v1+json"),
+        };
         let query = page::asked(&list, asked.uri.query().unwrap_or_default());
         let wanted = WantedList::new(upstream, list, query);
         let served = match self.lists.get(&wanted).await.map_err(|error| facts.failed(error))? {
@@ -33,7 +37,7 @@ impl Handler {
             FoundList::Tagged(tagged) => self.tagged_referrers(&tagged, facts).await?,
         };
         facts.outcome = served.outcome;
-        Ok(response::list(served, asked.uri.path(), namespace))
+        Ok(response::list(kind, served, asked.uri.path(), namespace))
     }
 
     /// Lists are kept for each asker apart; a tag is not, and who may not read it must not learn from it.

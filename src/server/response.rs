@@ -15,7 +15,7 @@ use crate::{
     },
     error::Error,
     metrics::Outcome,
-    oci::{Digest, ResolvedRange, etag},
+    oci::{Digest, ErrorCode, ResolvedRange, etag},
     upstream::Written,
 };
 
@@ -122,12 +122,14 @@ fn content_headers(headers: &mut HeaderMap, digest: &Digest) {
     }
 }
 
-/// `path` is the one the client asked for: the next page is asked for by the same.
-pub fn list(served: ServedList, path: &str, namespace: Option<&str>) -> Response<Body> {
+/// `path` is the one the client asked for: the next page is asked for by the same. A list has its type, whatever the
+/// upstream calls it.
+pub fn list(kind: HeaderValue, served: ServedList, path: &str, namespace: Option<&str>) -> Response<Body> {
     let ServedList { mut headers, body, outcome } = served;
     let next = super::link::next_page(headers.get_all(header::LINK), path, namespace);
     headers.remove(header::LINK);
     headers.extend(next.map(|next| (header::LINK, next)));
+    headers.insert(header::CONTENT_TYPE, kind);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     headers.insert(CACHE_STATUS, cache_status(outcome, false));
     let mut response = Response::new(body::full(body));
@@ -138,6 +140,11 @@ pub fn list(served: ServedList, path: &str, namespace: Option<&str>) -> Response
 /// The answer to a change that was passed on.
 pub fn written(written: Written) -> Response<Body> {
     let Written { status, mut headers, location, body } = written;
+    let body = of_write(status, body);
+    headers.remove(header::CONTENT_TYPE);
+    if !body.is_empty() {
+        headers.insert(header::CONTENT_TYPE, JSON);
+    }
     if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
         headers.insert(header::LOCATION, location);
     }
@@ -152,11 +159,40 @@ pub fn written(written: Written) -> Response<Body> {
     response
 }
 
+/// What is passed on of the upstream's body: the errors of the specification. A front end's page becomes one of them; what
+/// goes with a success says nothing.
+fn of_write(status: StatusCode, body: Bytes) -> Bytes {
+    #[derive(serde::Deserialize)]
+    struct Errors {
+        #[serde(rename = "errors")]
+        _errors: Vec<serde::de::IgnoredAny>,
+    }
+    if !status.is_client_error() && !status.is_server_error() {
+        return Bytes::new();
+    }
+    if serde_json::from_slice::<Errors>(&body).is_ok() {
+        return body;
+    }
+    let code = match status.as_u16() {
+        401 => ErrorCode::Unauthorized,
+        403 => ErrorCode::Denied,
+        404 => ErrorCode::NameUnknown,
+        413 | 416 => ErrorCode::SizeInvalid,
+        429 => ErrorCode::TooManyRequests,
+        500.. => ErrorCode::Unavailable,
+        _ => ErrorCode::Unsupported,
+    };
+    error_body(code, &format!("the upstream answers {status}"))
+}
+
+fn error_body(code: ErrorCode, message: &str) -> Bytes {
+    let text = serde_json::json!({"errors": [{"code": code.as_str(), "message": message, "detail": null}]});
+    Bytes::from(text.to_string())
+}
+
 /// The OCI error body.
 pub fn error(error: &Error) -> Response<Body> {
-    let code = error.code().as_str();
-    let text = serde_json::json!({"errors": [{"code": code, "message": error.to_string(), "detail": null}]});
-    let bytes = Bytes::from(text.to_string());
+    let bytes = error_body(error.code(), &error.to_string());
     let mut headers = error.headers();
     headers.insert(header::CONTENT_TYPE, JSON);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));

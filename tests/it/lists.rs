@@ -256,3 +256,23 @@ async fn a_page_by_the_upstreams_own_parameters_is_found() {
     assert_eq!(mirror.get(&link).await.status, 200);
     assert_eq!(registry.requests()[1].query, "n=1&next_page=a%2Fb");
 }
+
+#[tokio::test]
+async fn lists_have_their_own_type_whatever_the_upstream_says() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let digest = format!("sha256:{}", "a".repeat(64));
+    for kind in ["image/svg+xml", "text/xml", "application/octet-stream"] {
+        for (path, own) in [
+            ("/v2/a/b/tags/list".to_owned(), "application/json"),
+            ("/v2/_catalog".to_owned(), "application/json"),
+            (format!("/v2/a/b/referrers/{digest}"), "application/vnd.oci.image.index.v1+json"),
+        ] {
+            let body = r#"{"schemaVersion":2,"manifests":[]}"#.to_owned();
+            let headers = vec![("content-type", kind.to_owned())];
+            registry.fault_times(1, When::any(), Fault::Answer { status: 200, headers, body });
+            let answer = mirror.get(&path).await;
+            assert_eq!((answer.status, answer.header("content-type")), (200, Some(own)), "{path} {kind}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
 use crate::support::{
-    fake_registry::FakeRegistry,
+    fake_registry::{FakeRegistry, Fault, When},
     mirror::{Answer, Builder, Mirror},
 };
 
@@ -198,18 +198,16 @@ async fn a_location_keeps_the_way_the_client_came() {
     assert!(hub.requests().is_empty());
 }
 
-/// A registry that pushes are passed on to may still be refused by its upstream; all of that is its own answer.
+/// A registry that pushes are passed on to may still be refused by its upstream; its status and its errors are passed on.
 #[tokio::test]
 async fn an_answer_is_the_upstreams_own() {
-    use crate::support::fake_registry::{Fault, When};
     let registry = FakeRegistry::start().await;
     let mirror = mirror_of(&registry).await;
     for (status, body) in [
         (403, r#"{"errors":[{"code":"DENIED","message":"read only"}]}"#),
-        (413, "<html>too large</html>"),
+        (413, r#"{"errors":[]}"#),
         (429, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#),
-        (500, ""),
-        (503, "busy"),
+        (500, r#"{"errors":[{"code":"UNKNOWN","detail":{"a":1}}],"more":2}"#),
     ] {
         let headers = vec![("retry-after", "7".to_owned()), ("set-cookie", "a=b".to_owned())];
         let answer = Fault::Answer { status, headers, body: body.to_owned() };
@@ -264,4 +262,37 @@ async fn a_blob_that_head_does_not_find_is_not_there() {
     }
     push_blob(&outer, "team/app", b"content").await;
     assert_eq!(outer.head(&format!("/v2/team/app/blobs/{blob}")).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_upstreams_page_is_never_the_answer_to_a_push() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let errors = r#"{"errors":[{"code":"MANIFEST_INVALID","message":"no"}]}"#;
+    let page = "<script>alert(1)</script>";
+    for (status, kind, body, code) in [
+        (400, "text/html", errors, Some("MANIFEST_INVALID")),
+        (400, "text/html", page, Some("UNSUPPORTED")),
+        (403, "image/svg+xml", page, Some("DENIED")),
+        (404, "application/json", r#"{"error": "none"}"#, Some("NAME_UNKNOWN")),
+        (413, "text/html", page, Some("SIZE_INVALID")),
+        (429, "text/xml", "", Some("TOOMANYREQUESTS")),
+        (500, "text/html", page, Some("UNAVAILABLE")),
+        (201, "text/html", page, None),
+    ] {
+        let headers = vec![("content-type", kind.to_owned())];
+        registry.fault_times(
+            1,
+            When::manifests().method(Method::PUT),
+            Fault::Answer { status, headers, body: body.to_owned() },
+        );
+        let answer = put_manifest(&mirror, "1", "{}").await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        let json = code.map(|_| "application/json");
+        assert_eq!((answer.header("content-type"), answer.header("x-content-type-options")), (json, Some("nosniff")));
+        match code {
+            Some(code) => assert_eq!(answer.error_code(), code),
+            None => assert_eq!(answer.text(), ""),
+        }
+    }
 }

@@ -29,6 +29,8 @@ async fn over_the_limit_a_client_is_told_so_whatever_it_speaks() {
         assert_eq!(response.status(), 503, "{url}");
         assert!(response.headers().contains_key("retry-after"));
         assert_eq!(response.headers()["content-type"], "application/json");
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+        assert_eq!(response.headers()["content-security-policy"], "default-src 'none'; sandbox");
         let body: serde_json::Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
         assert_eq!(body["errors"][0]["code"], "UNAVAILABLE");
     }

@@ -73,7 +73,11 @@ async fn a_tls_only_port_says_so_in_clear_text() {
     let server = setup.start();
     let response = soon("an answer", client().get(server.http("/hello")).send()).await.unwrap();
     assert_eq!(response.status(), 400);
-    assert!(response.text().await.unwrap().contains("TLS only"));
+    assert_eq!(response.headers()["content-type"], "application/json");
+    assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+    assert_eq!(response.headers()["content-security-policy"], "default-src 'none'; sandbox");
+    let body: serde_json::Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+    assert_eq!(body["errors"][0]["message"], "this port speaks TLS only: use https://");
     assert_eq!(server.stage.begun(), 0);
     let secure = certificates.client().build().unwrap();
     assert_eq!(secure.get(server.https("/hello")).send().await.unwrap().status(), 200);
@@ -86,7 +90,11 @@ async fn a_clear_port_tells_tls_clients_what_gos_clients_understand() {
     let mut stream = server.connect().await;
     send(&mut stream, "\x16\x03\x01\x02\0").await;
     // Go's crypto/tls reads five bytes and looks for `HTTP/`.
-    assert!(rest(&mut stream).await.unwrap().starts_with("HTTP/1.0 400 Bad Request\r\n"));
+    let answer = rest(&mut stream).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 400 Bad Request\r\n"), "{answer}");
+    assert!(answer.contains("X-Content-Type-Options: nosniff\r\n"), "{answer}");
+    let body: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(body["errors"][0]["code"], "UNSUPPORTED");
     server.end().await;
 }
 
