@@ -193,8 +193,8 @@ async fn attack(arguments: &Arguments) -> usize {
                     tally.violation("SIGTERM did not end well", tail(&life.log));
                 }
             }
-            if events.percent(40) {
-                flip_a_part(&mut events, &cache, &tally);
+            if events.percent(40) && world.rot.flip_a_part(&mut events, &cache) {
+                tally.count("event a part is damaged");
             }
             life.start().await;
             world.life.fetch_add(1, Ordering::AcqRel);
@@ -305,16 +305,6 @@ fn tell(tally: &Tally, world: &World, samples: &[Sample], quiet: Option<Sample>)
         println!("ten seconds after the last client: {:.1} MiB, {} descriptors", mib(quiet.rss), quiet.descriptors);
     }
     println!("violations: {}", tally.violations());
-}
-
-/// What an earlier download left half-way is damaged: it must not come to light as the blob.
-fn flip_a_part(dice: &mut Dice, cache: &Path, tally: &Tally) {
-    let mut parts = support::disk::files(&cache.join("tmp"));
-    parts.retain(|path| path.extension().is_some_and(|extension| extension == "part"));
-    parts.sort();
-    if !parts.is_empty() && disk::flip(dice, parts.first().expect("there is one")).is_some() {
-        tally.count("event a part is damaged");
-    }
 }
 
 fn tail(log: &Path) -> String {

@@ -168,6 +168,8 @@ impl World {
                 self.tally.count("parts that were right");
             } else if self.rot.explains(&good.blob.digest, began) {
                 self.tally.count("wrong parts of a blob that this test damaged");
+            } else if !got.is_hit() && self.rot.has_damaged_a_part_of(&good.blob.digest) {
+                self.tally.count("wrong parts of a download that goes on with a part that this test damaged");
             } else if !got.is_hit() && self.may_lie(good) {
                 self.tally.count("wrong parts of a download in flight");
             } else {

@@ -116,6 +116,16 @@ pub fn blobs(cache: &Path) -> Vec<(PathBuf, String)> {
         .collect()
 }
 
+/// What broken downloads left to be gone on with: the file and the digest its name claims.
+pub fn parts(cache: &Path) -> Vec<(PathBuf, String)> {
+    let digest = |path: &Path| {
+        let stem = path.file_name()?.to_str()?.strip_suffix(".part")?.to_owned();
+        let (_, hex) = stem.rsplit_once("sha256-")?;
+        Some(format!("sha256:{hex}"))
+    };
+    files(&cache.join("tmp")).into_iter().filter_map(|path| digest(&path).map(|digest| (path, digest))).collect()
+}
+
 /// Flips a bit of a file; its inode.
 pub fn flip(dice: &mut Dice, path: &Path) -> Option<u64> {
     let file = fs::File::options().read(true).write(true).open(path).ok()?;

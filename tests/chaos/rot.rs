@@ -1,6 +1,6 @@
-//! Which blobs of the cache were damaged by this program, and for how long they were there.
+//! Which blobs of the cache were damaged by this program, and for how long they were there; and which parts of downloads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -11,6 +11,8 @@ use crate::disk;
 #[derive(Default)]
 pub struct Rot {
     flipped: Mutex<HashMap<String, Flipped>>,
+    /// Digests of which a part that a broken download left was damaged.
+    parts: Mutex<HashSet<String>>,
 }
 
 struct Flipped {
@@ -33,6 +35,20 @@ impl Rot {
         let Some(inode) = disk::inode(&path) else { return false };
         self.flipped.lock().unwrap().insert(digest, Flipped { path: path.clone(), inode, gone: None });
         disk::flip(dice, &path).is_some()
+    }
+
+    /// Damages what a broken download left: it must not come to light as the blob.
+    pub fn flip_a_part(&self, dice: &mut Dice, cache: &Path) -> bool {
+        let mut parts = disk::parts(cache);
+        parts.sort();
+        let Some((path, digest)) = parts.into_iter().next() else { return false };
+        self.parts.lock().unwrap().insert(digest);
+        disk::flip(dice, &path).is_some()
+    }
+
+    /// A part of a download in flight may be wrong by our own doing: only the whole can be verified.
+    pub fn has_damaged_a_part_of(&self, digest: &str) -> bool {
+        self.parts.lock().unwrap().contains(digest)
     }
 
     /// Looks which of the damaged files are gone.
