@@ -87,7 +87,8 @@ impl World {
         let mut serve = network.command(binary.get_program().as_ref());
         serve.args(["serve", "--config"]).arg(folder.path().join("forebay.toml"));
         serve.arg("--cache-dir").arg(folder.path().join("cache"));
-        serve.env("HOME", folder.path()).env_remove("FOREBAY_LOG").env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
+        serve.env("HOME", folder.path()).env("STATE_DIRECTORY", folder.path().join("state"));
+        serve.env_remove("FOREBAY_LOG").env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
         let mut forebay = Daemon::spawn("forebay", serve, &folder.path().join("forebay.log"));
         network.until_answering(&mut forebay, "http://127.0.0.1:5001/readyz").await;
         World { forebay, registry, network, folder, image }

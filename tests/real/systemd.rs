@@ -55,7 +55,7 @@ async fn the_services_exposure_is_two_or_less() {
 /// forebay's arguments for a home without a configuration and an admin port of its own.
 fn arguments(home: &Path, admin: u16) -> Vec<String> {
     let config = home.join("forebay.toml");
-    fs::write(&config, "").expect("the configuration can be written");
+    fs::write(&config, "state_directory = \"state\"\n").expect("the configuration can be written");
     ["serve", "--config", &config.display().to_string(), "--admin", &format!("127.0.0.1:{admin}"), "--cache-dir"]
         .into_iter()
         .map(str::to_owned)
