@@ -8,13 +8,16 @@
 pub mod config;
 mod evidence;
 mod htpasswd;
+mod ledger;
 mod proofs;
+mod tries;
 mod verified;
 mod watch;
 
 use std::{
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -26,6 +29,7 @@ pub use self::{
     config::{Anonymous, Config},
     htpasswd::Error,
     proofs::{Proofs, Subject},
+    tries::{Tries, Try},
     watch::watch,
 };
 use self::{htpasswd::Users, verified::Verified, watch::Look};
@@ -52,7 +56,8 @@ pub enum Identity {
     Certificate,
 }
 
-/// Why somebody may not pull. The answer is 401, and asks for [`Refusal::CHALLENGE`]; when we are busy it is 429.
+/// Why somebody may not pull. The answer is 401, and asks for [`Refusal::CHALLENGE`]; when we are busy, or too many passwords
+/// were wrong, it is 429.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("credentials are needed")]
@@ -64,6 +69,9 @@ pub enum Refusal {
     /// Nothing is known about the credentials yet.
     #[error("too many passwords are being verified")]
     Busy,
+    /// Nor will it be before this time is over.
+    #[error("too many wrong passwords")]
+    TooMany(Duration),
 }
 
 impl Refusal {
@@ -131,19 +139,21 @@ impl AccessControl {
         Ok(())
     }
 
-    /// Says who the client is. `authorization` is the header as it came; `client_certificate` whether the client showed
-    /// one that the client CA signed.
+    /// Says who the client at `peer` is. `authorization` is the header as it came; `client_certificate` whether the client
+    /// showed one that the client CA signed.
     ///
     /// # Errors
     /// When the client may not pull.
     pub async fn check(
         &self,
+        tries: &Tries,
+        peer: IpAddr,
         authorization: Option<&HeaderValue>,
         client_certificate: bool,
     ) -> Result<Identity, Refusal> {
         let Some(header) = authorization else { return self.check_without(client_certificate) };
         let credentials = Credentials::parse(header).ok_or(Refusal::Malformed)?;
-        self.verify(self.0.rules.load_full(), credentials).await.map(Identity::User)
+        self.verify(self.0.rules.load_full(), credentials, tries, peer).await.map(Identity::User)
     }
 
     /// The same for a client that sent no credentials, which needs no waiting.
@@ -174,7 +184,13 @@ impl AccessControl {
         self.0.rules.load().users.is_some()
     }
 
-    async fn verify(&self, rules: Arc<Rules>, credentials: Credentials) -> Result<Arc<str>, Refusal> {
+    async fn verify(
+        &self,
+        rules: Arc<Rules>,
+        credentials: Credentials,
+        tries: &Tries,
+        peer: IpAddr,
+    ) -> Result<Arc<str>, Refusal> {
         // Without users no credentials are right.
         if rules.users.is_none() {
             return Err(Refusal::Wrong);
@@ -182,6 +198,9 @@ impl AccessControl {
         if let Some(user) = rules.remembered(&credentials) {
             return Ok(user);
         }
+        // Before the queue, so that no address fills it with guesses.
+        let is_known = || rules.remembered(&credentials).is_some();
+        let tried = tries.begin(peer, ("access.htpasswd", &*credentials.user), is_known).await?;
         // Given back when the turn has come, or when the client leaves. The semaphores are never closed.
         let Ok(place) = self.0.waiting.try_acquire() else { return Err(Refusal::Busy) };
         let Ok(permit) = self.0.verifications.clone().acquire_owned().await else { return Err(Refusal::Wrong) };
@@ -191,11 +210,14 @@ impl AccessControl {
             return Ok(user);
         }
         let verification = tokio::task::spawn_blocking(move || {
-            let user = rules.users.as_ref()?.verify(&credentials.user, &credentials.password)?;
-            rules.remember(&credentials, user.clone());
+            let user = rules.users.as_ref()?.verify(&credentials.user, &credentials.password);
+            if let Some(user) = &user {
+                rules.remember(&credentials, user.clone());
+            }
             // Held until here, by the work and not by who asked for it: a client that leaves frees no core.
             drop(permit);
-            Some(user)
+            tried.end(user.is_none());
+            user
         });
         verification.await.ok().flatten().ok_or(Refusal::Wrong)
     }

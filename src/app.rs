@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access::{self, AccessControl, Proofs},
+    access::{self, AccessControl, Proofs, Tries},
     admin::{self, Readiness},
     cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, disk},
     config::Config,
@@ -134,6 +134,7 @@ impl App {
             manifests,
             blobs: BlobCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone(), images),
             proofs: Proofs::new(config.cache.negative_ttl, tasks.clone(), end.clone()),
+            tries: Tries::new(trusted.clone()),
             asker_key: AskerKey::generate()?,
             gone: Gone::default(),
             metrics: metrics.clone(),

@@ -73,6 +73,8 @@ pub enum Error {
     TooManyRequests { retry_after: Option<Duration> },
     #[error("too many passwords are being verified; try again soon")]
     Busy,
+    #[error("too many wrong passwords came from this address or for this user; try again in {} s", seconds(*retry_after))]
+    TooManyTries { retry_after: Duration },
     #[error("the upstream is not available")]
     UpstreamUnavailable { retry_after: Option<Duration> },
     #[error("the upstream does not answer in time")]
@@ -107,7 +109,7 @@ impl Error {
             Self::Unsupported | Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ManifestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooManyRequests { .. } | Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyRequests { .. } | Self::Busy | Self::TooManyTries { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnavailable { .. } | Self::DigestMismatch => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -134,7 +136,7 @@ impl Error {
             | Self::MethodNotAllowed => ErrorCode::Unsupported,
             Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
-            Self::TooManyRequests { .. } | Self::Busy => ErrorCode::TooManyRequests,
+            Self::TooManyRequests { .. } | Self::Busy | Self::TooManyTries { .. } => ErrorCode::TooManyRequests,
             Self::UpstreamUnavailable { .. }
             | Self::UpstreamTimeout
             | Self::DigestMismatch
@@ -147,7 +149,7 @@ impl Error {
     pub fn headers(&self) -> HeaderMap {
         let one = |name: HeaderName, value: HeaderValue| HeaderMap::from_iter([(name, value)]);
         let retry = |after: Option<Duration>| {
-            after.map(|after| one(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)))).unwrap_or_default()
+            after.map(|after| one(header::RETRY_AFTER, HeaderValue::from(seconds(after)))).unwrap_or_default()
         };
         match self {
             Self::Unauthenticated => {
@@ -159,6 +161,7 @@ impl Error {
                 .unwrap_or_default(),
             Self::TooManyRequests { retry_after } | Self::UpstreamUnavailable { retry_after } => retry(*retry_after),
             Self::Busy => retry(Some(Duration::from_secs(1))),
+            Self::TooManyTries { retry_after } => retry(Some(*retry_after)),
             Self::Draining => retry(Some(Duration::from_secs(5))),
             Self::InvalidName(_)
             | Self::InvalidDigest(_)
@@ -207,6 +210,11 @@ impl Error {
     }
 }
 
+/// Whole seconds, of which none is too early, and "at once" is never meant.
+fn seconds(after: Duration) -> u64 {
+    after.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)
+}
+
 impl From<RouteError> for Error {
     fn from(error: RouteError) -> Self {
         match error {
@@ -225,6 +233,7 @@ impl From<Refusal> for Error {
         match refusal {
             Refusal::Missing | Refusal::Malformed | Refusal::Wrong => Self::Unauthenticated,
             Refusal::Busy => Self::Busy,
+            Refusal::TooMany(retry_after) => Self::TooManyTries { retry_after },
         }
     }
 }
@@ -301,6 +310,7 @@ mod tests {
             (Error::RangeNotSatisfiable { len: 9 }, 416, "SIZE_INVALID"),
             (Error::ManifestTooLarge, 413, "MANIFEST_INVALID"),
             (Error::TooManyRequests { retry_after: after }, 429, "TOOMANYREQUESTS"),
+            (Error::TooManyTries { retry_after: Duration::from_secs(7) }, 429, "TOOMANYREQUESTS"),
             (Error::UpstreamUnavailable { retry_after: after }, 502, "UNAVAILABLE"),
             (Error::UpstreamTimeout, 504, "UNAVAILABLE"),
             (Error::DigestMismatch, 502, "UNAVAILABLE"),
@@ -324,6 +334,8 @@ mod tests {
             // Never "at once", which is what got us here.
             (Error::TooManyRequests { retry_after: seconds(100) }, header::RETRY_AFTER, Some("1")),
             (Error::TooManyRequests { retry_after: None }, header::RETRY_AFTER, None),
+            // Never too early.
+            (Error::TooManyTries { retry_after: Duration::from_millis(29_100) }, header::RETRY_AFTER, Some("30")),
             (Error::UpstreamUnavailable { retry_after: seconds(7_000) }, header::RETRY_AFTER, Some("7")),
             (Error::Draining, header::RETRY_AFTER, Some("5")),
             // Clients must not be made to send us what they have for the upstream.

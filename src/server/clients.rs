@@ -16,7 +16,7 @@ use super::{
     unread::Lent,
 };
 use crate::{
-    access::{self, Identity, Subject},
+    access::{self, Identity, Subject, Try},
     cache::Source,
     error::Error,
     metrics::Operation as Label,
@@ -70,9 +70,13 @@ impl Handler {
         identity: Identity,
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
+        let tried = self.begin_try(asked, &upstream, &identity).await?;
         // Who may not push may read all the same.
         let read = route.repository.clone().filter(|_| !matches!(route.operation, Operation::Write(_)));
         let served = self.admit_and_serve(asked, body, route, &upstream, &identity, facts).await;
+        if let Some(tried) = tried {
+            self.tries.end_at(&upstream, tried, served.is_ok());
+        }
         match (&served, identity) {
             (Ok(_), Identity::Client(name)) => facts.user = Some(Arc::clone(&name)),
             (Err(Error::Refused | Error::Denied), _) => {
@@ -85,13 +89,35 @@ impl Handler {
         served.map_err(who_else)
     }
 
-    /// Where nobody may come unnamed, a name that the upstream does not know is none; nor does one log in with it.
-    pub(super) async fn know_client(
+    /// Takes a place for a password that its upstream has not taken before.
+    async fn begin_try(
         &self,
+        asked: Asked<'_>,
+        upstream: &Upstream,
+        identity: &Identity,
+    ) -> Result<Option<Try>, Error> {
+        let Identity::Client(user) = identity else { return Ok(None) };
+        Ok(Some(self.tries.begin_at(upstream, asked.connection.peer.ip(), user).await?))
+    }
+
+    /// The same as [`Handler::know_client`], where nothing else is asked for.
+    pub(super) async fn try_client(
+        &self,
+        asked: Asked<'_>,
         upstream: &Upstream,
         identity: &Identity,
         facts: &mut Facts,
     ) -> Result<(), Error> {
+        let tried = self.begin_try(asked, upstream, identity).await?;
+        let known = self.know_client(upstream, identity, facts).await;
+        if let Some(tried) = tried {
+            self.tries.end_at(upstream, tried, false);
+        }
+        known.map_err(who_else)
+    }
+
+    /// Where nobody may come unnamed, a name that the upstream does not know is none; nor does one log in with it.
+    async fn know_client(&self, upstream: &Upstream, identity: &Identity, facts: &mut Facts) -> Result<(), Error> {
         let operation = facts.operation;
         if matches!(identity, Identity::Client(_)) && (operation == Label::Base || !self.access.load().is_open()) {
             self.proofs.log_in(upstream).await.map_err(|error| facts.refused(operation, &error))?;
@@ -164,6 +190,6 @@ fn size_told(response: &Response<Body>) -> Option<u64> {
 }
 
 /// It is for the client to say who else it could be.
-pub(super) fn who_else(error: Error) -> Error {
+fn who_else(error: Error) -> Error {
     if matches!(error, Error::Refused) { Error::Unauthenticated } else { error }
 }

@@ -15,14 +15,13 @@ use hyper::body::{Body as _, Incoming};
 use super::{
     Connection, Handle,
     body::Body,
-    clients::who_else,
     conditions::{has_already, wanted_range},
     observe::{Facts, Observed, RequestId, Unanswered},
     response,
     unread::{self, Lent},
 };
 use crate::{
-    access::{AccessControl, Identity, Proofs},
+    access::{AccessControl, Identity, Proofs, Tries},
     cache::{BlobCache, List, Lists, ManifestCache, Source, Wanted, blobs::BlobSize, manifests::ManifestHead},
     chain::Chain,
     error::Error,
@@ -47,6 +46,8 @@ pub struct Handler {
     pub access: ArcSwap<AccessControl>,
     /// What upstreams said of their clients.
     pub proofs: Proofs,
+    /// Passwords that are tried.
+    pub tries: Tries,
     pub asker_key: AskerKey,
     pub manifests: ManifestCache,
     pub lists: Lists,
@@ -170,7 +171,8 @@ impl Handler {
                 Some(upstream) => self.on_behalf_of_client(asked, upstream, authorization)?,
                 None => {
                     let access = self.access.load_full();
-                    Box::pin(async move { access.check(Some(authorization), certificate).await }).await?
+                    let (tries, peer) = (&self.tries, asked.connection.peer.ip());
+                    Box::pin(async move { access.check(tries, peer, Some(authorization), certificate).await }).await?
                 }
             },
         };
@@ -181,7 +183,7 @@ impl Handler {
             Ok(route) => route,
             Err(error) => {
                 if let Some(upstream) = &upstream {
-                    Box::pin(self.know_client(upstream, &identity, facts)).await.map_err(who_else)?;
+                    Box::pin(self.try_client(asked, upstream, &identity, facts)).await?;
                 }
                 return Err(told(asked, error));
             }

@@ -4,7 +4,13 @@
 //! and is never a key of anything: what is remembered of an asker is a hash of name and password, under a key that
 //! is made at random for each process and never leaves this file.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
 use aws_lc_rs::{hmac, rand::SystemRandom};
 
@@ -29,6 +35,33 @@ impl fmt::Debug for Asker {
 pub struct ClientCredential {
     pub(super) asker: Asker,
     pub(super) credential: Credential,
+    pub(super) judged: Judged,
+}
+
+/// What the upstream said of a credential itself, as against what its client may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Nothing, or it was not asked.
+    None,
+    Refused,
+    /// Its realm gave a token for it.
+    Taken,
+}
+
+/// Where the verdict on the credential of one request is noted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Judged(Arc<AtomicU8>);
+
+impl Judged {
+    /// A token for one thing outweighs the refusal of one for another.
+    pub(super) fn note(&self, verdict: Verdict) {
+        self.0.fetch_max(verdict as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        let noted = self.0.load(Ordering::Relaxed);
+        [Verdict::Refused, Verdict::Taken].into_iter().find(|verdict| *verdict as u8 == noted).unwrap_or(Verdict::None)
+    }
 }
 
 impl fmt::Debug for ClientCredential {
@@ -62,7 +95,7 @@ impl AskerKey {
         let mut hash = [0; 32];
         hash.copy_from_slice(context.sign().as_ref());
         let credential = Credential::Password { username, password: Secret::new(password) };
-        Arc::new(ClientCredential { asker: Asker(Some(hash)), credential })
+        Arc::new(ClientCredential { asker: Asker(Some(hash)), credential, judged: Judged::default() })
     }
 }
 
@@ -81,6 +114,18 @@ mod tests {
         }
         let other_process = AskerKey::generate().unwrap().credential("ann".into(), "secret".into()).asker;
         assert_ne!(of("ann", "secret"), other_process);
+    }
+
+    #[test]
+    fn a_token_outweighs_a_refusal() {
+        use Verdict::{None, Refused, Taken};
+        for (noted, verdict) in
+            [(&[][..], None), (&[Refused], Refused), (&[Taken, Refused], Taken), (&[Refused, Taken], Taken)]
+        {
+            let judged = Judged::default();
+            noted.iter().for_each(|verdict| judged.clone().note(*verdict));
+            assert_eq!(judged.verdict(), verdict, "{noted:?}");
+        }
     }
 
     #[test]

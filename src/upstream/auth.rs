@@ -18,7 +18,8 @@ use http::{HeaderMap, HeaderValue, header};
 use reqwest::Url;
 
 use super::{
-    ClientCredential, Config, Context,
+    ClientCredential, Config, Context, Verdict,
+    asker::Judged,
     challenge::{self, Challenge},
     client::Sender,
     credential::{Credential, Credentials},
@@ -41,13 +42,18 @@ impl Authorization {
     pub(super) fn is_token(&self) -> bool {
         matches!(self.proof, Proof::Token(..))
     }
+
+    /// Whether it is a client's password, of which there is no newer one to be read.
+    pub(super) fn is_clients_password(&self) -> bool {
+        matches!(self.proof, Proof::BasicOfClient(_))
+    }
 }
 
 enum Proof {
     Token(Box<TokenKey>, Token),
     Basic,
-    /// A client's, of which nothing is remembered.
-    BasicOfClient,
+    /// A client's, of which nothing is remembered beyond its request.
+    BasicOfClient(Judged),
 }
 
 /// What an Authorization is for.
@@ -143,7 +149,7 @@ impl Authenticator {
         match &authorization.proof {
             Proof::Token(key, token) => self.tokens.forget(key, token).await,
             Proof::Basic => self.credentials.forget().await,
-            Proof::BasicOfClient => {}
+            Proof::BasicOfClient(judged) => judged.note(Verdict::Refused),
         }
     }
 
@@ -164,7 +170,7 @@ impl Authenticator {
         }
         Ok(match &authorization.proof {
             Proof::Token(key, _) if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
-            Proof::Token(..) | Proof::Basic | Proof::BasicOfClient => {
+            Proof::Token(..) | Proof::Basic | Proof::BasicOfClient(_) => {
                 self.credentials.load().await?.credential.is_none().then(|| NO_ENTRY.to_owned())
             }
         })
@@ -193,8 +199,9 @@ impl Authenticator {
     }
 
     async fn basic(&self, client: Option<&ClientCredential>) -> Result<Authorization, Error> {
-        if let Some(ClientCredential { credential: Credential::Password { username, password }, .. }) = client {
-            return Ok(Authorization { value: oauth::basic(username, password), proof: Proof::BasicOfClient });
+        if let Some(ClientCredential { credential: Credential::Password { username, password }, judged, .. }) = client {
+            let proof = Proof::BasicOfClient(judged.clone());
+            return Ok(Authorization { value: oauth::basic(username, password), proof });
         }
         match self.credentials.load().await?.credential.as_deref() {
             Some(Credential::Password { username, password }) => {
@@ -279,7 +286,15 @@ impl Authenticator {
             return Box::pin(exchange(None).fetch(sender)).await;
         }
         if let Some(client) = client {
-            return Box::pin(exchange(Some(&client.credential)).fetch(sender)).await;
+            let token = Box::pin(exchange(Some(&client.credential)).fetch(sender)).await;
+            match &token {
+                Ok(_) => client.judged.note(Verdict::Taken),
+                Err(error) if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied) => {
+                    client.judged.note(Verdict::Refused);
+                }
+                Err(_) => {}
+            }
+            return token;
         }
         let loaded = self.credentials.load().await?;
         if loaded.credential.is_none() && !self.credentials.is_anonymous() {

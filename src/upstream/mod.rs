@@ -40,7 +40,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 pub use self::{
-    asker::{Asker, AskerKey, ClientCredential, NoRandomness},
+    asker::{Asker, AskerKey, ClientCredential, NoRandomness, Verdict},
     blob::{BlobRange, BlobStream},
     config::{Access, Config, CredentialSource},
     content::{Content, Witness},
@@ -174,6 +174,11 @@ impl Upstream {
     /// In whose name it is asked, where it decides by that.
     pub fn asker(&self) -> Option<Asker> {
         self.decides_by_client().then(|| self.client.as_ref().map_or(Asker::NOBODY, |client| client.asker))
+    }
+
+    /// What it said of the credential that the client of this request showed.
+    pub fn verdict(&self) -> Verdict {
+        self.client.as_ref().map_or(Verdict::None, |client| client.judged.verdict())
     }
 
     /// Over how many connections one blob may be fetched.

@@ -246,6 +246,9 @@ impl Shared {
             && auth::widened(&ask.scope, first.response.headers()).is_none()
         {
             self.authenticator.refused(&authorization).await;
+            if authorization.is_clients_password() && !auth::names_another_way(endpoint, first.response.headers()) {
+                return answer::check(first);
+            }
             // Who shows a token that has died is sent elsewhere by some: by Harbor to Basic, by nvcr.io to a realm that knows
             // nobody without a name. What counts is what is said to who shows nothing.
             if authorization.is_token() && auth::names_another_way(endpoint, first.response.headers()) {
@@ -296,6 +299,9 @@ impl Shared {
             return Ok(());
         }
         let second = self.send(endpoint, &ask, Some(&authorization)).await?;
+        if is_challenge(&second) {
+            self.authenticator.refused(&authorization).await;
+        }
         self.welcomed(second, client).await
     }
 

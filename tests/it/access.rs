@@ -8,9 +8,10 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use forebay::{
-    access::{AccessControl, Anonymous, Config, Identity, Refusal},
+    access::{AccessControl, Anonymous, Config, Identity, Refusal, Tries},
     error::Error,
     oci::ErrorCode,
+    peer::TrustedNetworks,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderValue, StatusCode};
@@ -78,7 +79,7 @@ async fn who_may_pull() {
         let access = AccessControl::load(&config).unwrap();
         // Twice: the second time the cache may answer, and must say the same.
         for _ in 0..2 {
-            let result = access.check(authorization.as_ref(), certificate).await;
+            let result = check(&access, authorization.as_ref(), certificate).await;
             assert_eq!(result, expected, "{config:?} {authorization:?} {certificate}");
         }
     }
@@ -89,19 +90,19 @@ async fn a_reload_takes_new_users_in_and_removed_ones_out() {
     let file = Htpasswd::with(4, &[("ann", "secret")]);
     let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
     let ann = basic("ann", "secret");
-    assert!(access.check(Some(&ann), false).await.is_ok());
+    assert!(check(&access, Some(&ann), false).await.is_ok());
     let other = Htpasswd::with(4, &[("bob", "secret")]);
     std::fs::copy(&other.path, &file.path).unwrap();
-    assert!(access.check(Some(&ann), false).await.is_ok());
+    assert!(check(&access, Some(&ann), false).await.is_ok());
     access.reload().unwrap();
-    assert_eq!(access.check(Some(&ann), false).await, Err(Refusal::Wrong));
-    assert!(access.check(Some(&basic("bob", "secret")), false).await.is_ok());
+    assert_eq!(check(&access, Some(&ann), false).await, Err(Refusal::Wrong));
+    assert!(check(&access, Some(&basic("bob", "secret")), false).await.is_ok());
     // A file with a mistake keeps the old rules, and says where the mistake is.
     std::fs::write(&file.path, "# staff\nann:secret\n").unwrap();
     let error = access.reload().unwrap_err().to_string();
     assert!(error.starts_with(&format!("{}:2: ", file.path.display())) && error.contains("htpasswd -B"), "{error}");
     assert!(!error.contains("secret"), "{error}");
-    assert!(access.check(Some(&basic("bob", "secret")), false).await.is_ok());
+    assert!(check(&access, Some(&basic("bob", "secret")), false).await.is_ok());
 }
 
 #[tokio::test]
@@ -109,10 +110,10 @@ async fn a_pull_of_many_requests_costs_one_verification() {
     let file = Htpasswd::with(11, &[("ann", "secret")]);
     let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
     let ann = basic("ann", "secret");
-    let first = elapsed(access.check(Some(&ann), false)).await;
+    let first = elapsed(check(&access, Some(&ann), false)).await;
     let many = elapsed(async {
         for _ in 0..100 {
-            access.check(Some(&ann), false).await.unwrap();
+            check(&access, Some(&ann), false).await.unwrap();
         }
     })
     .await;
@@ -125,32 +126,46 @@ async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
     let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
     let (mut known, mut unknown) = (Duration::MAX, Duration::MAX);
     for _ in 0..3 {
-        known = known.min(elapsed(access.check(Some(&basic("ann", "wrong")), false)).await);
-        unknown = unknown.min(elapsed(access.check(Some(&basic("eve", "wrong")), false)).await);
+        known = known.min(elapsed(check(&access, Some(&basic("ann", "wrong")), false)).await);
+        unknown = unknown.min(elapsed(check(&access, Some(&basic("eve", "wrong")), false)).await);
     }
     assert!(unknown * 3 > known && known * 3 > unknown, "{known:?} and {unknown:?}");
 }
 
 #[tokio::test]
 async fn a_crowd_of_passwords_is_turned_away_and_the_next_client_is_not() {
-    // So costly that none is done before all have asked.
+    // So costly that none is done before all have asked; each from an address and for an account of its own.
+    let tries = Tries::new(TrustedNetworks::default());
     let file = Htpasswd::with(12, &[("ann", "secret")]);
     let access = AccessControl::load(&file.config(Anonymous::Pull)).unwrap();
-    let guesses: Vec<_> = (0..100).map(|n| basic("ann", &n.to_string())).collect();
-    let mut crowd: FuturesUnordered<_> = guesses.iter().map(|guess| access.check(Some(guess), false)).collect();
+    let guesses: Vec<_> = (0..100).map(|n| basic(&n.to_string(), "wrong")).collect();
+    let mut crowd: FuturesUnordered<_> = guesses
+        .iter()
+        .zip(0..)
+        .map(|(guess, n)| access.check(&tries, [192, 0, 2, n].into(), Some(guess), false))
+        .collect();
     // Two are verified, 64 wait.
     for _ in 0..100 - 2 - 64 {
         assert_eq!(crowd.next().await, Some(Err(Refusal::Busy)));
     }
     // Who asks without a password waits for nobody; nor does the crowd's place outlive it.
-    assert_eq!(access.check(None, false).await, Ok(Identity::Anonymous));
+    assert_eq!(check(&access, None, false).await, Ok(Identity::Anonymous));
     drop(crowd);
-    assert!(access.check(Some(&basic("ann", "secret")), false).await.is_ok());
+    assert!(check(&access, Some(&basic("ann", "secret")), false).await.is_ok());
 
     let error = Error::from(Refusal::Busy);
     assert_eq!((error.status(), error.code()), (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests));
     assert_eq!(error.headers()["retry-after"], "1");
     assert_eq!(Error::from(Refusal::Wrong).status(), StatusCode::UNAUTHORIZED);
+}
+
+async fn check(
+    access: &AccessControl,
+    authorization: Option<&HeaderValue>,
+    certificate: bool,
+) -> Result<Identity, Refusal> {
+    let tries = Tries::new(TrustedNetworks::default());
+    access.check(&tries, [192, 0, 2, 1].into(), authorization, certificate).await
 }
 
 async fn elapsed<F: Future>(future: F) -> Duration {

@@ -141,3 +141,33 @@ async fn what_forebay_shows_the_upstream_is_shown_to_no_client() {
     assert!(registry.count(|request| request.server == Server::Realm) > 0);
     assert!(registry.count(|request| request.header("authorization").is_some_and(|it| it.starts_with("Bearer "))) > 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guesser_is_stopped_and_the_owner_is_not() {
+    let (registry, users) = (FakeRegistry::start().await, with_users());
+    registry.add_image("team/app", "1", &[b"layer"]);
+    let mirror = Mirror::parse(&configuration(&registry, &users, "none")).start().await;
+    let right = basic("ann", "secret");
+    let as_ann = [("authorization", &*right)];
+    let mut judged = 0;
+    for n in 0..300 {
+        let guess = basic("ann", &format!("guess {n}"));
+        let answer = mirror.get_with(&manifest(1), &[("authorization", &guess)]).await;
+        judged += usize::from(answer.status == 401);
+        if answer.status != 401 {
+            assert_eq!((answer.status, &*answer.error_code()), (429, "TOOMANYREQUESTS"));
+            assert!((1..=30).contains(&answer.header("retry-after").unwrap().parse::<u64>().unwrap()));
+        }
+    }
+    assert!((20..=25).contains(&judged), "{judged}");
+    // It was never shown before, so at this address it is one more guess; not at another one.
+    assert_eq!(mirror.get_with("/v2/", &as_ann).await.status, 429);
+    let elsewhere =
+        reqwest::Client::builder().no_proxy().local_address("127.0.0.2".parse::<std::net::IpAddr>().unwrap());
+    let request = elsewhere.build().unwrap().get(format!("{}{}", mirror.url(), manifest(1)));
+    assert_eq!(request.header("authorization", &right).send().await.unwrap().status(), 200);
+    // Then it is known to be right, here too, and after a reload that changes nothing of it.
+    assert_eq!(mirror.get_with("/v2/", &as_ann).await.status, 200);
+    mirror.app().reload(mirror.config().clone()).unwrap();
+    assert_eq!(mirror.get_with("/v2/", &[("authorization", &basic("ann", "guess"))]).await.status, 429);
+}

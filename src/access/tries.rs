@@ -1,0 +1,158 @@
+//! Passwords that are tried: how many may prove wrong, and whose have proved right.
+//!
+//! What must hold: a password that is not known to be right is judged, here or by an upstream, only while its address and its
+//! account have places left in the [`Ledger`]. A client that leaves before the answer has shown a wrong one. A password
+//! that was right needs no place, whatever others show from its address or for its account.
+
+use std::{
+    hash::{BuildHasher, Hash, RandomState},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
+use tokio::sync::Notify;
+
+use super::{
+    Refusal,
+    ledger::{Claim, Ledger, Room},
+};
+use crate::{
+    peer::{Shares, TrustedNetworks},
+    upstream::{Asker, Registry, Upstream, Verdict},
+};
+
+/// How many requests wait while as many passwords are under way as may prove wrong.
+const MAX_WAITING: u64 = 1024;
+/// How long each of them waits: longer than an upstream may take to answer is of no use to its client.
+const WAITING_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many credentials are remembered to have been right.
+const MAX_ACCEPTED: u64 = 100_000;
+/// A credential that is refused so often, and not accepted in between, is no longer known to be right: its password was
+/// changed. A single refusal may be about a repository.
+const MAX_REFUSALS_IN_A_ROW: u8 = 50;
+
+/// A cheap handle.
+#[derive(Clone)]
+pub struct Tries(Arc<Shared>);
+
+struct Shared {
+    trusted: TrustedNetworks,
+    /// Held for a few look-ups.
+    ledger: Mutex<Ledger>,
+    /// Told whenever a try is over.
+    over: Notify,
+    waiting: Shares,
+    /// Credentials of clients that their upstream took, and how often it refused them since.
+    accepted: Cache<(Registry, Asker), u8>,
+    accounts: RandomState,
+}
+
+/// A password that is being judged. Dropped without a word on it, it counts as wrong.
+#[must_use]
+pub struct Try {
+    /// `None`: it is known to be right, and needs no place.
+    place: Option<(Tries, Claim)>,
+    was_wrong: bool,
+}
+
+impl Tries {
+    pub fn new(trusted: TrustedNetworks) -> Self {
+        Self(Arc::new(Shared {
+            waiting: Shares::new(MAX_WAITING, trusted.clone()),
+            trusted,
+            ledger: Mutex::new(Ledger::new()),
+            over: Notify::new(),
+            accepted: Cache::builder().max_capacity(MAX_ACCEPTED).eviction_policy(EvictionPolicy::lru()).build(),
+            accounts: RandomState::new(),
+        }))
+    }
+
+    /// Begins to try a password for an account. Waits while as many are under way as may prove wrong.
+    ///
+    /// # Errors
+    /// Too many were wrong, or too many are waiting.
+    pub async fn begin(&self, peer: IpAddr, account: impl Hash, is_known: impl Fn() -> bool) -> Result<Try, Refusal> {
+        let is_trusted = self.0.trusted.contains(peer);
+        let claim = Claim { peer: peer.into(), is_trusted, account: self.0.accounts.hash_one(account) };
+        let begin = async {
+            let mut waiting = None;
+            loop {
+                // Before the look, so that nothing that is over after it is missed.
+                let over = self.0.over.notified();
+                if is_known() {
+                    return Ok(Try { place: None, was_wrong: false });
+                }
+                let room = self.ledger().reserve(&claim, Instant::now());
+                match room {
+                    Room::Free => return Ok(Try { place: Some((self.clone(), claim)), was_wrong: true }),
+                    Room::Spent(after) => return Err(Refusal::TooMany(after)),
+                    Room::Taken => {}
+                }
+                if waiting.is_none() {
+                    waiting = Some(self.0.waiting.take(peer, 1).map_err(|_| Refusal::Busy)?);
+                }
+                over.await;
+            }
+        };
+        tokio::time::timeout(WAITING_TIMEOUT, begin).await.unwrap_or(Err(Refusal::Busy))
+    }
+
+    /// The same for what a client shows to an upstream that decides by it.
+    ///
+    /// # Errors
+    /// As [`Tries::begin`].
+    pub async fn begin_at(&self, upstream: &Upstream, peer: IpAddr, user: &str) -> Result<Try, Refusal> {
+        let credential = credential(upstream);
+        let is_known = || credential.as_ref().is_some_and(|credential| self.0.accepted.contains_key(credential));
+        self.begin(peer, (upstream.name(), user), is_known).await
+    }
+
+    /// Ends a try by what the upstream said of the credential, or by that it served it.
+    pub fn end_at(&self, upstream: &Upstream, tried: Try, served: bool) {
+        let verdict = upstream.verdict();
+        if let Some(credential) = credential(upstream) {
+            match verdict {
+                Verdict::Taken => self.0.accepted.insert(credential, 0),
+                Verdict::None if served => self.0.accepted.insert(credential, 0),
+                Verdict::None => {}
+                Verdict::Refused => {
+                    self.0.accepted.entry(credential).and_compute_with(|known| {
+                        match known.map(|entry| entry.into_value()) {
+                            None => Op::Nop,
+                            Some(refusals) if refusals >= MAX_REFUSALS_IN_A_ROW => Op::Remove,
+                            Some(refusals) => Op::Put(refusals + 1),
+                        }
+                    });
+                }
+            }
+        }
+        tried.end(verdict == Verdict::Refused);
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // What is owed is whole even if a thread panicked beside it.
+        self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn credential(upstream: &Upstream) -> Option<(Registry, Asker)> {
+    upstream.asker().map(|asker| (upstream.registry().clone(), asker))
+}
+
+impl Try {
+    /// The password was judged, or could not be.
+    pub fn end(mut self, was_wrong: bool) {
+        self.was_wrong = was_wrong;
+    }
+}
+
+impl Drop for Try {
+    fn drop(&mut self) {
+        if let Some((tries, claim)) = self.place.take() {
+            tries.ledger().settle(&claim, self.was_wrong, Instant::now());
+            tries.0.over.notify_waiters();
+        }
+    }
+}
