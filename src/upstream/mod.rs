@@ -21,7 +21,7 @@ mod credential;
 mod endpoint;
 mod error;
 mod follow;
-mod oauth;
+pub mod oauth;
 mod ratelimit;
 mod realm;
 mod redirect;

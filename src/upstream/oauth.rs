@@ -158,7 +158,7 @@ struct Answer {
 }
 
 /// `None` when there is no token in it, or none that could be sent.
-fn parse(body: &[u8]) -> Option<Token> {
+pub fn parse(body: &[u8]) -> Option<Token> {
     let answer: Answer = serde_json::from_slice(body).ok()?;
     let present = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let text = present(&answer.token).or_else(|| present(&answer.access_token))?;

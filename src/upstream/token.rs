@@ -101,7 +101,7 @@ pub(super) struct TokenKey {
 
 /// A token as it goes on the wire, and how long it may be used.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Token {
+pub struct Token {
     /// `Bearer …`, marked sensitive.
     authorization: HeaderValue,
     usable: Duration,
@@ -121,8 +121,13 @@ impl Token {
         Self { usable: most.map_or(self.usable, |most| self.usable.min(most)), ..self }
     }
 
-    pub(super) fn authorization(&self) -> HeaderValue {
+    pub fn authorization(&self) -> HeaderValue {
         self.authorization.clone()
+    }
+
+    /// How long after its receipt it may be used.
+    pub fn usable(&self) -> Duration {
+        self.usable
     }
 }
 
