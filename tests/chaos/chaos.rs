@@ -48,7 +48,7 @@ use proxy::Proxy;
 use rot::Rot;
 use support::registry::Registry;
 use support::token_server::TokenServer;
-use tally::Tally;
+use tally::{Tally, Wrong};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -74,6 +74,9 @@ struct Arguments {
     /// The disk neither fills nor fails nor rots.
     #[arg(long)]
     good_disk: bool,
+    /// So many seconds after the last client memory and descriptors are looked at once more.
+    #[arg(long, default_value_t = 25)]
+    quiet: u64,
     /// Another binary than the one that Cargo has built.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_forebay"))]
     forebay: PathBuf,
@@ -103,7 +106,7 @@ fn main() -> ExitCode {
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn attack(arguments: &Arguments) -> usize {
+async fn attack(arguments: &Arguments) -> u64 {
     let seed = arguments.seed;
     println!("chaos: seed {seed}, {} s, {} clients", arguments.seconds, arguments.clients);
     let tally = Arc::new(Tally::default());
@@ -135,6 +138,7 @@ async fn attack(arguments: &Arguments) -> usize {
     );
     let mut life = Life::new(&arguments.forebay, folder.path(), &cache, &config);
     life.start().await;
+    let at_first = life.open();
     let foreign = disk::plant(&cache);
 
     let world = Arc::new(World {
@@ -170,7 +174,7 @@ async fn attack(arguments: &Arguments) -> usize {
         world.rot.look();
         samples.extend(life.sample());
         if life.has_died() {
-            tally.violation("forebay ended by itself", tail(&life.log));
+            tally.violation(Wrong::End, "forebay ended by itself", tail(&life.log));
             life.kill();
             life.start().await;
         }
@@ -190,7 +194,7 @@ async fn attack(arguments: &Arguments) -> usize {
             } else {
                 tally.count("event SIGTERM");
                 if !matches!(life.terminate().await, Some(0 | 1)) {
-                    tally.violation("SIGTERM did not end well", tail(&life.log));
+                    tally.violation(Wrong::End, "SIGTERM did not end well", tail(&life.log));
                 }
             }
             if events.percent(40) && world.rot.flip_a_part(&mut events, &cache) {
@@ -241,7 +245,7 @@ async fn attack(arguments: &Arguments) -> usize {
     world.rot.look();
     let checks = world.goods.all.iter().map(|good| async {
         if let Err(last) = world.can_be_had(good).await {
-            tally.violation("lost", format!("{} cannot be had: {last}", good.path()));
+            tally.violation(Wrong::Lost, "lost", format!("{} cannot be had: {last}", good.path()));
         }
     });
     futures_util::StreamExt::collect::<Vec<()>>(futures_util::StreamExt::buffer_unordered(
@@ -249,16 +253,23 @@ async fn attack(arguments: &Arguments) -> usize {
         8,
     ))
     .await;
-    sleep(Duration::from_secs(10)).await;
+    sleep(Duration::from_secs(arguments.quiet)).await;
     let quiet = life.sample();
+    let open = life.open();
+    for kind in ["file", "pipe:"] {
+        // Connections to upstreams are kept for a while; nothing else is.
+        if open.get(kind) > at_first.get(kind) {
+            tally.violation(Wrong::Leak, "descriptors", format!("at first {at_first:?}, without a client {open:?}"));
+        }
+    }
     if life.terminate().await != Some(0) {
-        tally.violation("SIGTERM did not end well", tail(&life.log));
+        tally.violation(Wrong::End, "SIGTERM did not end well", tail(&life.log));
     }
     inspect(&tally, &world, &life, &cache);
     for path in disk::lost(&foreign) {
-        tally.violation("a file of others is lost", path);
+        tally.violation(Wrong::Foreign, "a file of others is lost", path);
     }
-    tell(&tally, &world, &samples, quiet);
+    tell(&tally, &world, &samples, quiet, time);
     if let Some(keep) = &arguments.keep {
         fs::create_dir_all(keep).unwrap();
         fs::copy(&life.log, keep.join("forebay.log")).unwrap();
@@ -276,35 +287,60 @@ fn inspect(tally: &Tally, world: &World, life: &Life, cache: &Path) {
     for (path, digest) in disk::blobs(cache) {
         let bytes = fs::read(&path).unwrap();
         if support::image::digest(&bytes) != digest && !world.rot.explains(&digest, Instant::now()) {
-            tally.violation("wrong in the cache", path.display().to_string());
+            tally.violation(Wrong::Answer, "wrong in the cache", path.display().to_string());
         }
     }
     let log = fs::read_to_string(&life.log).unwrap_or_default();
     for line in log.lines().filter(|line| line.contains("panicked at")) {
-        tally.violation("panic", line.to_owned());
+        tally.violation(Wrong::Panic, "panic", line.to_owned());
     }
 }
 
-fn tell(tally: &Tally, world: &World, samples: &[Sample], quiet: Option<Sample>) {
+fn tell(tally: &Tally, world: &World, samples: &[Sample], quiet: Option<Sample>, time: Duration) {
     let (flipped, found) = world.rot.counts();
     tally.add("blobs damaged", flipped as u64);
     tally.add("blobs damaged, and gone before the end", found as u64);
     tally.report();
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let peak = |of: fn(&Sample) -> u64| samples.iter().map(of).max().unwrap_or_default();
+    let seconds = |what| tally.longest_of(what).as_secs_f64();
     println!(
-        "peak RSS {:.1} MiB, slope {}",
-        mib(peak(|s| s.rss)),
-        match slope(samples, |s| s.rss) {
-            Some(slope) => format!("{:+.2} MiB a minute in the longest life", slope / f64::from(1 << 20)),
-            None => "unknown: no life was long enough".to_owned(),
-        }
+        "chaos: seed {}, {} s: {} requests, {:.0} MiB",
+        world.seed,
+        time.as_secs(),
+        tally.get("requests"),
+        mib(tally.get("bytes") as f64)
     );
-    println!("peak descriptors {}, slope {:?} a minute", peak(|s| s.descriptors), slope(samples, |s| s.descriptors));
+    println!("chaos: faults: {}", tally.faults());
+    println!(
+        "chaos: wrong answers {}, refused in error {}, lost blobs {}, foreign files lost {}, panics {}, bad ends {}, \
+         leaks {}",
+        tally.violations_of(Wrong::Answer),
+        tally.violations_of(Wrong::Refusal),
+        tally.violations_of(Wrong::Lost),
+        tally.violations_of(Wrong::Foreign),
+        tally.violations_of(Wrong::Panic),
+        tally.violations_of(Wrong::End),
+        tally.violations_of(Wrong::Leak),
+    );
+    let peak = |of: fn(&Sample) -> u64| samples.iter().map(of).max().unwrap_or_default();
+    let a_minute = |slope: Option<f64>| {
+        slope.map_or("no life was long enough".to_owned(), |slope| format!("{slope:+.2} a minute"))
+    };
+    println!(
+        "chaos: peak RSS {:.1} MiB ({}), peak descriptors {} ({}), longest stall {:.1} s at the healthy upstream, {:.1} s at a sick one",
+        mib(peak(|s| s.rss) as f64),
+        a_minute(slope(samples, |s| s.rss).map(mib)),
+        peak(|s| s.descriptors),
+        a_minute(slope(samples, |s| s.descriptors)),
+        seconds(client::STALL_OF_HEALTHY),
+        seconds(client::STALL_OF_SICK),
+    );
     if let Some(quiet) = quiet {
-        println!("ten seconds after the last client: {:.1} MiB, {} descriptors", mib(quiet.rss), quiet.descriptors);
+        println!("chaos: without a client: {:.1} MiB, {} descriptors", mib(quiet.rss as f64), quiet.descriptors);
     }
-    println!("violations: {}", tally.violations());
+}
+
+fn mib(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
 }
 
 fn tail(log: &Path) -> String {

@@ -13,10 +13,16 @@ use crate::http2;
 use crate::proxy::Proxy;
 use crate::rot::Rot;
 use crate::support::image::digest;
-use crate::tally::Tally;
+use crate::tally::{Tally, Wrong};
 
 /// docker-registry has no manifest for a client that does not say that it takes its type.
 pub const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";
+
+pub const STALL_OF_HEALTHY: &str = "longest stall of a client of the healthy upstream";
+pub const STALL_OF_SICK: &str = "longest stall of a client of a sick upstream";
+
+/// For so long forebay remembers a refusal, and some more.
+const REMEMBERED: Duration = Duration::from_secs(5);
 
 pub struct World {
     pub seed: u64,
@@ -120,16 +126,17 @@ impl World {
                 let got = http::exchange(self.port, &head, b"", Pace::Fast).await.ok()?;
                 if got.status == 200 && got.header("content-length") != Some(&*size.to_string()) && !self.may_lie(good)
                 {
-                    self.tally.violation("wrong length of a HEAD", format!("{path}: {}", got.head));
+                    self.tally.violation(Wrong::Answer, "wrong length of a HEAD", format!("{path}: {}", got.head));
                 }
                 self.note(good, manner, &got);
+                self.judge_status(good, manner, &got, began);
                 return Some(());
             }
             Manner::Missing => {
                 let path = format!("/v2/{}/{}/manifests/none{}", good.upstream, good.repository, dice.below(1000));
                 let got = http::exchange(self.port, &get(&path), b"", Pace::Fast).await.ok()?;
                 if got.status == 200 {
-                    self.tally.violation("a tag that there is not", format!("{path}: {}", got.head));
+                    self.tally.violation(Wrong::Answer, "a tag that there is not", format!("{path}: {}", got.head));
                 }
                 self.note(good, manner, &got);
                 return Some(());
@@ -142,10 +149,10 @@ impl World {
             }
         }
         .ok()?;
-        if good.upstream == "healthy.test" && manner != Manner::Slow && life == self.life.load(Ordering::Acquire) {
-            self.tally.longest("longest stall of a client of the healthy upstream", got.stall, || {
-                format!("{manner:?} {path} {} after {:?}", got.status, began.elapsed())
-            });
+        if manner != Manner::Slow && life == self.life.load(Ordering::Acquire) {
+            let what = if good.upstream == "healthy.test" { STALL_OF_HEALTHY } else { STALL_OF_SICK };
+            let detail = || format!("{manner:?} {path} {} after {:?}", got.status, began.elapsed());
+            self.tally.longest(what, got.stall, detail);
         }
         self.judge(good, manner, &got, began);
         Some(())
@@ -163,7 +170,11 @@ impl World {
         if got.status == 206 && got.complete {
             let right = good.blob.bytes.get(first as usize..=last as usize).unwrap_or_default();
             if got.header("content-range") != Some(&*format!("bytes {first}-{last}/{size}")) && !self.may_lie(good) {
-                self.tally.violation("wrong Content-Range", format!("{path} {first}-{last}: {}", got.head));
+                self.tally.violation(
+                    Wrong::Answer,
+                    "wrong Content-Range",
+                    format!("{path} {first}-{last}: {}", got.head),
+                );
             } else if got.body == right {
                 self.tally.count("parts that were right");
             } else if self.rot.explains(&good.blob.digest, began) {
@@ -173,7 +184,7 @@ impl World {
             } else if !got.is_hit() && self.may_lie(good) {
                 self.tally.count("wrong parts of a download in flight");
             } else {
-                self.tally.violation("wrong part", format!("{path} {first}-{last}: {}", got.head));
+                self.tally.violation(Wrong::Answer, "wrong part", format!("{path} {first}-{last}: {}", got.head));
             }
             self.note(good, Manner::Range, &got);
         } else {
@@ -198,11 +209,30 @@ impl World {
         self.tally.add("bytes", got.body.len() as u64);
     }
 
+    /// What there is may be out of reach, but no client is to be told that its request is wrong.
+    fn judge_status(&self, good: &Good, manner: Manner, got: &Got, began: Instant) {
+        let right = match got.status {
+            // The sick upstreams are the others' trouble.
+            400.. if good.upstream == "healthy.test" => false,
+            400 | 404 | 405 | 416 => false,
+            // An upstream refuses a Range with it, which is no answer to a client; and the whole, which is one.
+            403 => {
+                let refused =
+                    |proxy: &Proxy| good.names().any(|name| proxy.has_refused_since(name, began - REMEMBERED));
+                self.proxies.iter().any(refused)
+            }
+            _ => true,
+        };
+        if !right {
+            let body = String::from_utf8_lossy(got.body.get(..got.body.len().min(300)).unwrap_or_default());
+            let what = format!("{manner:?} {}: {} {body}", good.path(), got.head);
+            self.tally.violation(Wrong::Refusal, &format!("{} of what there is", got.status), what);
+        }
+    }
+
     fn judge(&self, good: &Good, manner: Manner, got: &Got, began: Instant) {
         self.note(good, manner, got);
-        if got.status == 404 && good.upstream == "healthy.test" {
-            self.tally.violation("404 of what there is", format!("{manner:?} {}: {}", good.path(), got.head));
-        }
+        self.judge_status(good, manner, got, began);
         if got.status != 200 || !got.complete {
             return;
         }
@@ -212,7 +242,11 @@ impl World {
             self.tally.count("wrong bodies of a blob that this test damaged");
         } else {
             let length = got.body.len();
-            self.tally.violation("wrong answer", format!("{manner:?} {} ({length} bytes): {}", good.path(), got.head));
+            self.tally.violation(
+                Wrong::Answer,
+                "wrong answer",
+                format!("{manner:?} {} ({length} bytes): {}", good.path(), got.head),
+            );
         }
     }
 

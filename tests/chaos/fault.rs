@@ -112,6 +112,33 @@ impl Fault {
         })
     }
 
+    /// What the summary calls it.
+    pub fn class(self) -> &'static str {
+        match self {
+            Fault::Refuse => "refused",
+            Fault::ResetAtHead => "reset at the head",
+            Fault::ResetAtFirstByte => "reset at the first byte",
+            Fault::ResetInTheMiddle | Fault::EndInTheMiddle => "cut in the middle",
+            Fault::ResetAtLastByte => "reset at the last byte",
+            Fault::Pause | Fault::Hang | Fault::Silence => "stall",
+            Fault::Trickle => "a byte a second",
+            Fault::ServerError(_) => "5xx",
+            Fault::TooManyRequests => "429",
+            Fault::WrongByte => "wrong bytes",
+            Fault::LengthTooLarge | Fault::LengthTooSmall => "wrong length",
+            Fault::Html => "HTML",
+            Fault::Redirect => "redirect that works once",
+            Fault::ExpiredRedirect => "expired redirect",
+            Fault::DeadToken | Fault::ResetAndDeadToken => "dead token",
+            Fault::RangeRefused(_) | Fault::RangeUntold | Fault::RangeIgnored => "no ranges",
+        }
+    }
+
+    /// The registry, or the store behind its redirect, refuses the client's request as a whole.
+    pub fn refuses(self) -> bool {
+        matches!(self, Fault::ExpiredRedirect | Fault::DeadToken)
+    }
+
     /// Bytes that a client gets in part may be wrong after this, and nobody can tell before the whole is there.
     pub fn lies_about_content(self) -> bool {
         matches!(

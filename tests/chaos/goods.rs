@@ -18,6 +18,11 @@ pub struct Good {
 }
 
 impl Good {
+    /// What the last part of its path may be.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tag.as_deref().into_iter().chain([&*self.blob.digest])
+    }
+
     pub fn path(&self) -> String {
         let kind = if self.tag.is_some() { "manifests" } else { "blobs" };
         format!("/v2/{}/{}/{kind}/{}", self.upstream, self.repository, self.blob.digest)

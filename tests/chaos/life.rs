@@ -1,5 +1,6 @@
 //! forebay's process: started, killed, started again, and watched.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,6 +85,20 @@ impl Life {
         let rss = line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024;
         let descriptors = fs::read_dir(format!("/proc/{id}/fd")).ok()?.count() as u64;
         Some(Sample { at: Instant::now(), rss, descriptors, life: self.lives.load(Ordering::Relaxed) })
+    }
+
+    /// What is open, by kind.
+    pub fn open(&self) -> BTreeMap<&'static str, u64> {
+        let mut kinds = BTreeMap::new();
+        let Some(daemon) = &self.daemon else { return kinds };
+        for entry in fs::read_dir(format!("/proc/{}/fd", daemon.id())).into_iter().flatten().flatten() {
+            // What is closed meanwhile is not open.
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            let target = target.display().to_string();
+            let kind = ["socket:", "pipe:", "anon_inode:"].into_iter().find(|kind| target.starts_with(kind));
+            *kinds.entry(kind.unwrap_or("file")).or_default() += 1;
+        }
+        kinds
     }
 
     /// It has ended by itself.

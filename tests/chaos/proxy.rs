@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -41,6 +41,8 @@ struct Line {
     signed: Mutex<HashMap<String, (String, Option<String>)>>,
     /// Digests of which wrong bytes were sent.
     lied: Mutex<HashSet<String>>,
+    /// Digests and tags, and when they were last refused as a whole.
+    refused: Mutex<HashMap<String, Instant>>,
 }
 
 impl Proxy {
@@ -59,6 +61,7 @@ impl Proxy {
             dead: Mutex::default(),
             signed: Mutex::default(),
             lied: Mutex::default(),
+            refused: Mutex::default(),
         });
         let task = tokio::spawn(serve(listener, Arc::clone(&line)));
         Proxy { port, line, task }
@@ -76,6 +79,11 @@ impl Proxy {
     /// Wrong bytes of this digest have been sent by this line.
     pub fn has_lied_about(&self, digest: &str) -> bool {
         self.line.lied.lock().unwrap().contains(digest)
+    }
+
+    /// It has refused this digest or tag, with or without a Range, since then.
+    pub fn has_refused_since(&self, name: &str, since: Instant) -> bool {
+        self.line.refused.lock().unwrap().get(name).is_some_and(|last| *last >= since)
     }
 }
 
@@ -171,6 +179,7 @@ impl Line {
 
     fn count(&self, fault: Fault) {
         self.tally.count(format!("fault {} {fault:?}", self.name));
+        self.tally.fault(fault.class());
     }
 
     async fn answer(
@@ -180,10 +189,6 @@ impl Line {
         fault: Option<Fault>,
         dice: &mut Dice,
     ) -> io::Result<()> {
-        let digest = asked.path.rsplit('/').next().unwrap_or_default().to_owned();
-        if fault.is_some_and(Fault::lies_about_content) {
-            self.lied.lock().unwrap().insert(digest);
-        }
         let mut authorization = asked.header("authorization").map(str::to_owned);
         let mut path = asked.path.clone();
         if let Some(name) = asked.path.strip_prefix("/signed/") {
@@ -192,6 +197,13 @@ impl Line {
                 return plain(client, 403, "text/xml", "<Error><Code>AccessDenied</Code></Error>").await;
             };
             (path, authorization) = (to, with);
+        }
+        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+        if fault.is_some_and(Fault::refuses) {
+            self.refused.lock().unwrap().insert(name.clone(), Instant::now());
+        }
+        if fault.is_some_and(Fault::lies_about_content) {
+            self.lied.lock().unwrap().insert(name);
         }
         match fault {
             Some(Fault::Refuse | Fault::ResetAtHead) => return reset(client),

@@ -10,6 +10,7 @@ use crate::client::{ACCEPT, World};
 use crate::dice::Dice;
 use crate::http::{self, Got, Pace};
 use crate::support::image::{Blob, Format, Image};
+use crate::tally::Wrong;
 
 const UPSTREAM: &str = "push.test";
 
@@ -60,7 +61,11 @@ impl World {
             if got.is_stale() || life != self.life.load(Ordering::Acquire) {
                 self.tally.count("older manifests after a push, told to be stale or after a kill");
             } else {
-                self.tally.violation("older manifest after a push", format!("{repository}:{tag}: {}", got.head));
+                self.tally.violation(
+                    Wrong::Answer,
+                    "older manifest after a push",
+                    format!("{repository}:{tag}: {}", got.head),
+                );
             }
         }
         Some(())
@@ -111,8 +116,11 @@ impl World {
                 && got.complete
             {
                 if got.status != 200 || got.body != blob.bytes {
-                    self.tally
-                        .violation("lost after a push", format!("{repository} {kind} {}: {}", blob.digest, got.head));
+                    self.tally.violation(
+                        Wrong::Lost,
+                        "lost after a push",
+                        format!("{repository} {kind} {}: {}", blob.digest, got.head),
+                    );
                 }
                 return;
             }
