@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::FileExt,
     pin::pin,
     sync::{
-        Arc, LazyLock, Mutex, PoisonError,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::sendfile::read_now;
+use super::{sendfile::read_now, spares::Spares};
 use crate::cache::FileSlice;
 
 /// The unit that memory is counted in, and the smallest buffer, in bytes.
@@ -27,7 +27,7 @@ const UNIT: usize = 16 * 1024;
 const MOST_UNITS: usize = 8192;
 /// How large buffers are, and up to how many readers they are that large.
 const SIZES: [(usize, usize); 3] = [(256 * 1024, 32), (64 * 1024, 256), (UNIT, usize::MAX)];
-/// How many bytes of each size are kept for those who come next.
+/// How many bytes of each size are kept for those who come next, and for no longer than they are needed.
 const KEPT: usize = 8 * 1024 * 1024;
 /// How much is asked for ahead of a read that waits for the disk, in bytes.
 pub(super) const AHEAD: u64 = 1024 * 1024;
@@ -35,7 +35,7 @@ pub(super) const AHEAD: u64 = 1024 * 1024;
 const WAITED: usize = 64 * 1024;
 
 static UNITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MOST_UNITS)));
-static FREE: [Mutex<Vec<Box<[u8]>>>; SIZES.len()] = [const { Mutex::new(Vec::new()) }; SIZES.len()];
+static FREE: [Spares<Box<[u8]>>; SIZES.len()] = [const { Spares::new() }; SIZES.len()];
 static READERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Somebody who reads blobs into memory; the more there are, the smaller their buffers.
@@ -82,6 +82,11 @@ impl Drop for Reader {
     fn drop(&mut self) {
         READERS.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Gives back what nothing needed since the last time.
+pub(super) fn sweep() {
+    FREE.iter().for_each(Spares::sweep);
 }
 
 /// Brings a slice into the page cache. Blocks.
@@ -150,8 +155,7 @@ impl Buffer {
         held.count.fetch_add(1, Ordering::AcqRel);
         let held = held.clone();
         let size = SIZES[class].0;
-        let kept = FREE[class].lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let memory = kept.unwrap_or_else(|| vec![0; size].into());
+        let memory = FREE[class].take().unwrap_or_else(|| vec![0; size].into());
         Ok(Self { memory, len: wanted.min(size), class, held, _room: room })
     }
 
@@ -198,10 +202,7 @@ impl Drop for Buffer {
             self.held.none.notify_one();
         }
         let memory = std::mem::take(&mut self.memory);
-        let mut free = FREE[self.class].lock().unwrap_or_else(PoisonError::into_inner);
-        if (free.len() + 1) * memory.len() <= KEPT {
-            free.push(memory);
-        }
+        FREE[self.class].give(memory, KEPT / SIZES[self.class].0);
     }
 }
 

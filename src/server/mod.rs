@@ -26,6 +26,7 @@ mod page;
 mod pipe;
 pub mod response;
 mod sendfile;
+mod spares;
 mod stream;
 mod streams;
 mod timeouts;
@@ -204,13 +205,26 @@ impl Listener {
         for socket in self.sockets {
             shared.tasks.spawn(accept(socket, handler.clone(), shared.clone()));
         }
-        shutdown.cancelled().await;
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = sweep() => {}
+        }
         shared.tasks.close();
         if tokio::time::timeout(self.drain_timeout, shared.tasks.wait()).await.is_err() {
             warn!(connections = shared.tasks.len(), "drain_timeout is over: ending what still runs");
         }
         drop(abort);
         shared.tasks.wait().await;
+    }
+}
+
+/// Gives back, for as long as it is polled, the memory and the descriptors that no client needs any more.
+async fn sweep() {
+    let mut turns = tokio::time::interval(spares::SWEEP_INTERVAL);
+    loop {
+        turns.tick().await;
+        memory::sweep();
+        pipe::sweep();
     }
 }
 

@@ -1,11 +1,12 @@
-//! From a file to a socket, through a pipe of the thread's own.
+//! From a file to a socket, through a pipe.
 //!
-//! The pipe carries references to pages of the page cache, not bytes. It is filled and emptied within one call, and is
-//! the thread's, so that there are as many as threads and not as clients (pipe(7) bounds what one user's pipes may hold).
+//! The pipe carries references to pages of the page cache, not bytes. It is filled and emptied within one call, and goes
+//! back to the others, so that there are as many as threads that send at once and not as clients (pipe(7) bounds what one
+//! user's pipes may hold). Those that nothing needs for a while are closed.
 //! What the socket does not take is thrown away and spliced again next time. A pipe of 256 KiB does better than the 64 KiB
 //! that sendfile(2) uses inside, and one of 1 MiB does no better than that.
 
-use std::{cell::RefCell, fs::File, os::fd::AsFd, os::fd::OwnedFd};
+use std::{fs::File, os::fd::AsFd, os::fd::OwnedFd};
 
 use rustix::{
     fs::{Mode, OFlags},
@@ -14,13 +15,21 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
 };
 
-/// How much the pipe is to hold, in bytes. All threads' are within what pipe(7) lets an ordinary user have.
+use super::spares::Spares;
+
+/// How much a pipe is to hold, in bytes. All that are kept are within what pipe(7) lets an ordinary user have.
 pub(super) const CAPACITY: usize = 256 * 1024;
 /// How much is copied at a time where the kernel cannot splice, in bytes.
 const COPY: usize = 64 * 1024;
 
-thread_local! {
-    static PIPE: RefCell<Option<Pipe>> = const { RefCell::new(None) };
+/// How many pipes are kept for those who send next.
+const MAX_FREE: usize = 64;
+
+static PIPES: Spares<Pipe> = Spares::new();
+
+/// Closes the pipes that nothing needed since the last time.
+pub(super) fn sweep() {
+    PIPES.sweep();
 }
 
 /// What a socket took of a file.
@@ -43,24 +52,22 @@ pub(super) enum Failed {
 
 /// Sends up to `len` bytes of a file to a non-blocking socket. `more`: the socket may wait for more before they leave.
 pub(super) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd, more: bool) -> Result<Taken, Failed> {
-    PIPE.with_borrow_mut(|slot| {
-        // Taken out, so that after an error nobody finds another blob's bytes in it.
-        let pipe = match slot.take().map_or_else(Pipe::new, Ok) {
-            Ok(pipe) => pipe,
-            // No descriptor is left, say: the client need not suffer from it.
-            Err(_) => return copy(file, offset, len, socket, more),
-        };
-        match pipe.send(file, offset, len, &socket, more) {
-            Ok(taken) => {
-                *slot = Some(pipe);
-                Ok(taken)
-            }
-            Err(Failed::File(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)) => {
-                copy(file, offset, len, socket, more)
-            }
-            Err(failed) => Err(failed),
+    // After an error it is closed, so that nothing finds another blob's bytes in it.
+    let pipe = match PIPES.take().map_or_else(Pipe::new, Ok) {
+        Ok(pipe) => pipe,
+        // No descriptor is left, say: the client need not suffer from it.
+        Err(_) => return copy(file, offset, len, socket, more),
+    };
+    match pipe.send(file, offset, len, &socket, more) {
+        Ok(taken) => {
+            PIPES.give(pipe, MAX_FREE);
+            Ok(taken)
         }
-    })
+        Err(Failed::File(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)) => {
+            copy(file, offset, len, socket, more)
+        }
+        Err(failed) => Err(failed),
+    }
 }
 
 /// Empty between calls.

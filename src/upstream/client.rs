@@ -38,6 +38,8 @@ const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
 
 /// The most that is read of a body that nobody wants, so that its connection can be used again.
 const MAX_DISCARDED: usize = 16 * 1024;
+/// How long a connection without a request is kept for the next one.
+const MAX_IDLE: Duration = Duration::from_secs(30);
 /// How long an unwanted body is waited for; a new connection costs less than a longer wait.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -73,6 +75,7 @@ impl Kit {
                 .no_zstd()
                 .no_deflate()
                 .connect_timeout(CONNECT_TIMEOUT)
+                .pool_idle_timeout(MAX_IDLE)
                 .tcp_keepalive(KEEPALIVE)
                 .http2_keep_alive_interval(KEEPALIVE)
                 .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
