@@ -332,9 +332,8 @@ impl DiskStore {
     /// Gives a temporary file its final name, in directories that are made where they are missing.
     fn rename(&self, temporary: &Path, path: &Path) -> io::Result<()> {
         for _ in 0..MAX_RENAMES {
-            self.make_parents(path)?;
-            match std::fs::rename(temporary, path) {
-                // The directory was empty, and pruned, before the file came.
+            match self.make_parents(path).and_then(|()| std::fs::rename(temporary, path)) {
+                // A directory was empty, and pruned, before the next one or the file came.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && temporary.exists() => {}
                 renamed => {
                     self.measure_above(path);

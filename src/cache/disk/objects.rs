@@ -147,3 +147,49 @@ fn unique_name() -> String {
     let random = RandomState::new().build_hasher().finish();
     format!("object-{random:016x}-{}.new", NEXT.fetch_add(1, Ordering::Relaxed))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use super::*;
+    use crate::{cache::Config, metrics::Metrics};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_tag_stays_whose_directory_is_pruned_as_it_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            directory: directory.path().to_owned(),
+            max_size: 1 << 20,
+            min_free: 0,
+            manifest_memory: 0,
+            tag_ttl: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            negative_ttl: Duration::ZERO,
+            prefetch: 0,
+        };
+        let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
+        store.scan().await;
+        let tag = |round: u32| {
+            let path = format!("u/team/app/{}@01", round % 2);
+            Key::Tag(TagKey::from_path(Pool::Open, Path::new(&path)).unwrap())
+        };
+        store.write(tag(0), b"record".to_vec()).await.unwrap();
+        for round in 1..400 {
+            // The only one in its directory goes while the next one comes.
+            let (written, ()) = tokio::join!(
+                async {
+                    tokio::spawn({
+                        let (store, key) = (store.clone(), tag(round));
+                        async move { store.write(key, b"record".to_vec()).await }
+                    })
+                    .await
+                    .unwrap()
+                },
+                store.remove(tag(round - 1)),
+            );
+            written.unwrap();
+            assert!(store.read(tag(round), 100).await.unwrap().is_some(), "round {round}");
+        }
+    }
+}
