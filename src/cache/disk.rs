@@ -418,8 +418,12 @@ fn note_length(file: &File, len: u64) {
 }
 
 fn noted_length(file: &File) -> Option<u64> {
+    noted_number(file, LENGTH)
+}
+
+fn noted_number(file: &File, attribute: &str) -> Option<u64> {
     let mut buffer = [0; 20];
-    let read = rustix::fs::fgetxattr(file, LENGTH, &mut buffer).ok()?;
+    let read = rustix::fs::fgetxattr(file, attribute, &mut buffer).ok()?;
     std::str::from_utf8(buffer.get(..read)?).ok()?.parse().ok()
 }
 

@@ -1,7 +1,7 @@
 //! A blob on its way in: a file below `tmp/` that becomes a blob by being renamed, or nothing.
 //!
-//! Its name says what a restart may believe: `….part` was written from the front without gaps, so a later
-//! fill can go on where it ends; `….gaps` has holes and is swept.
+//! Its name says what a restart may believe: `….part` was written from the front without gaps to its end, or to where its
+//! attribute says, so a later fill can go on there; `….gaps` has holes and is swept.
 
 use std::{
     fs::File,
@@ -21,6 +21,9 @@ use crate::{
 
 /// Less than this is not worth keeping after a broken fill, in bytes.
 const WORTH_KEEPING: u64 = 64 * 1024;
+
+/// The extended attribute that says how far a `….part` has no gaps; without it, all of it is so.
+const FRONT: &str = "user.forebay.front";
 
 const PART: &str = "part";
 const GAPS: &str = "gaps";
@@ -146,9 +149,10 @@ impl DiskStore {
             store.publish();
             let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
             let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
+            let front = noted_front(&file).unwrap_or(len);
             let temp = TempBlob::new(store, id, file, reservation);
             // One that is not what the index says is dropped, and removed by that.
-            whole.then_some((temp, len))
+            (whole && front <= len).then_some((temp, front))
         })
         .await
     }
@@ -168,6 +172,7 @@ impl DiskStore {
     ) -> io::Result<Arc<Pin>> {
         file.set_len(len)?;
         note_length(file, len);
+        let _ = rustix::fs::fremovexattr(file, FRONT);
         file.sync_all()?;
         let path = self.path(&key);
         let reservation = reservation.take().ok_or(io::ErrorKind::StorageFull)?;
@@ -220,15 +225,18 @@ impl TempBlob {
         Ok(pin)
     }
 
-    /// The fill broke after `len` bytes from the front: leaves them for the next one, unless more would have to be cut off
-    /// under the eyes of a reader (pages on their way into a socket are cut as well). Blocks.
-    pub fn keep(mut self, len: u64) -> io::Result<()> {
-        // Ours, and the fill's own.
-        let is_read = Arc::strong_count(&self.file) > 2;
-        if len < WORTH_KEEPING || (is_read && self.file.metadata()?.len() > len) {
+    /// The fill broke after `front` bytes without a gap: leaves them for the next one. Blocks.
+    ///
+    /// What stands behind is not cut off: the kernel would put zeroes into pages that may still be queued in a socket,
+    /// also of a client whose reader is gone. Where the front cannot be noted, nothing is kept.
+    pub fn keep(mut self, front: u64) -> io::Result<()> {
+        let len = self.file.metadata()?.len();
+        if front < WORTH_KEEPING || len < front {
             return Ok(());
         }
-        self.file.set_len(len)?;
+        if (len > front || noted_front(&self.file).is_some()) && !note_front(&self.file, front) {
+            return Ok(());
+        }
         self.name.respell(false)?;
         self.live = false;
         if let Some(reservation) = self.reservation.take() {
@@ -244,6 +252,16 @@ impl Drop for TempBlob {
             remove(&self.name.path());
         }
     }
+}
+
+/// Whether a restart will find it.
+fn note_front(file: &File, front: u64) -> bool {
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::fsetxattr(file, FRONT, front.to_string().as_bytes(), flags).is_ok()
+}
+
+fn noted_front(file: &File) -> Option<u64> {
+    super::noted_number(file, FRONT)
 }
 
 pub(super) fn remove(path: &Path) {
@@ -346,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_cut_where_it_has_no_holes_and_counted() {
+    async fn what_is_kept_is_gone_on_with_where_its_holes_begin() {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
@@ -356,10 +374,21 @@ mod tests {
         temp.name().allow_gaps().unwrap();
         temp.file().write_all_at(&[1; 100_000], 0).unwrap();
         temp.file().write_all_at(&[1; 1000], 400_000).unwrap();
+        // A page that is queued in a socket for a client whose reader is gone: not a byte of it may change.
+        let path = directory.path().join("tmp").join(name(&digest, true));
+        let before = std::fs::read(path).unwrap();
         temp.keep(100_000).unwrap();
-        assert_eq!(std::fs::metadata(directory.path().join("tmp").join(name(&digest, false))).unwrap().len(), 100_000);
-        let (temp, len) = store.resume(&digest).await.unwrap();
-        assert_eq!(len, 100_000);
+        assert_eq!(std::fs::read(directory.path().join("tmp").join(name(&digest, false))).unwrap(), before);
+        drop(store);
+        let store = self::store(directory.path());
+        store.scan().await;
+        let (temp, front) = store.resume(&digest).await.unwrap();
+        assert_eq!(front, 100_000);
+        // It breaks again, a little later.
+        temp.file().write_all_at(&[1; 50_000], 100_000).unwrap();
+        temp.keep(150_000).unwrap();
+        let (temp, front) = store.resume(&digest).await.unwrap();
+        assert_eq!(front, 150_000);
         drop(temp);
         assert!(store.resume(&digest).await.is_none());
     }

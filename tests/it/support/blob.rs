@@ -76,6 +76,15 @@ pub fn partial(cache: &Path, digest: &Digest) -> PathBuf {
     cache.join("tmp").join(format!("{}-{}.part", digest.algorithm().as_str(), digest.hex()))
 }
 
+/// How far what a broken fill left has no gaps.
+pub fn front(partial: &Path) -> u64 {
+    let mut value = [0; 20];
+    match rustix::fs::getxattr(partial, "user.forebay.front", &mut value) {
+        Ok(read) => std::str::from_utf8(&value[..read]).unwrap().parse().unwrap(),
+        Err(_) => fs::metadata(partial).unwrap().len(),
+    }
+}
+
 /// Whether the cache directory holds nothing but what says whose it is.
 pub fn is_empty(cache: &Path) -> bool {
     let of_layout = ["lock", "CACHEDIR.TAG", "forebay-layout"];
