@@ -16,6 +16,7 @@
 mod support;
 
 mod bounded_disk;
+mod cache_directory;
 mod clear_login;
 mod coalesce;
 mod containerd;
