@@ -112,6 +112,20 @@ impl TagRecords {
         });
     }
 
+    /// Puts a record into memory unless there is one; the one that is there then.
+    fn remember_first(&self, key: &TagKey, remembered: Remembered) -> Remembered {
+        let mut first = remembered.clone();
+        self.memory.entry(key.of_all_classes()).and_upsert_with(|former| {
+            let Some(former) = former.map(moka::Entry::into_value) else { return Arc::new(vec![remembered]) };
+            if let Some(found) = former.iter().find(|other| other.class == key.class) {
+                first = found.clone();
+                return former;
+            }
+            Arc::new(former.iter().rev().take(MAX_CLASSES - 1).rev().cloned().chain([remembered]).collect())
+        });
+        first
+    }
+
     /// How many changes were made through us in a repository. What was asked, or read, when there were fewer may be
     /// outdated.
     pub fn writes(&self, upstream: &Arc<str>, repository: &Repository) -> u64 {
@@ -140,10 +154,15 @@ impl TagRecords {
         self.believe(key, writes, record)
     }
 
-    /// Takes a record that was read from the disk, where `writes` changes had been made before.
+    /// Takes a record that was read from the disk, where `writes` changes had been made before. One that the upstream gave
+    /// meanwhile is newer, and is the one that counts.
     fn believe(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) -> Option<Arc<TagRecord>> {
         let (class, used, settled) = (key.class, LastUse::default(), Arc::new(AtomicBool::new(false)));
-        self.remember(key, Remembered { class, record: record.clone(), used, writes, settled: settled.clone() });
+        let read = Remembered { class, record: record.clone(), used, writes, settled: settled.clone() };
+        let first = self.remember_first(key, read);
+        if !Arc::ptr_eq(&first.settled, &settled) {
+            return self.holds(key, &first).then_some(first.record);
+        }
         if self.writes(&key.upstream, &key.repository) != writes {
             // It may have been removed while it was read: the next one looks again.
             self.memory.invalidate(&key.of_all_classes());
@@ -401,5 +420,18 @@ mod tests {
         records.end_change(&key.upstream, &key.repository, [key]);
         assert_eq!(records.believe(key, writes, Arc::new(read)), None);
         assert_eq!(tags.digest().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_record_read_from_disk_replaces_none_in_memory() {
+        let tags = tags();
+        let (records, key) = (&tags.records, &tags.key);
+        records.store.scan().await;
+        records.keep(key, tags.writes(), pointing_at("old")).await;
+        let read = records.on_disk(key).await.unwrap();
+        records.keep(key, tags.writes(), pointing_at("new")).await;
+        let new = Some(pointing_at("new").digest.clone());
+        assert_eq!(records.believe(key, tags.writes(), Arc::new(read)).map(|found| found.digest.clone()), new);
+        assert_eq!(tags.digest().await, new);
     }
 }
