@@ -26,7 +26,7 @@ use http::HeaderValue;
 use tokio::sync::Semaphore;
 
 pub use self::{
-    config::{Anonymous, Config},
+    config::{ANY_CERTIFICATE, Anonymous, Config, PushUsers},
     htpasswd::Error,
     proofs::{Proofs, Subject},
     tries::{Tries, Try},
@@ -179,6 +179,11 @@ impl AccessControl {
         self.0.rules.load().config.anonymous == Anonymous::Pull
     }
 
+    /// Who alone may push, where that is configured.
+    pub fn push_users(&self) -> Option<PushUsers> {
+        self.0.rules.load().config.push_users.clone()
+    }
+
     /// Whether there is anybody who could say who they are by a password.
     pub fn has_users(&self) -> bool {
         self.0.rules.load().users.is_some()
@@ -220,6 +225,20 @@ impl AccessControl {
             user
         });
         verification.await.ok().flatten().ok_or(Refusal::Wrong)
+    }
+}
+
+/// Finds users who are named as those who may push and are not in the htpasswd file. They may not push, so this keeps
+/// nothing from running. Blocks on the file.
+///
+/// # Errors
+/// There is one, or the file cannot be read.
+pub fn check_push_users(config: &Config) -> Result<(), Error> {
+    let (Some(path), Some(push_users)) = (&config.htpasswd, &config.push_users) else { return Ok(()) };
+    let users = Users::load(path)?;
+    match push_users.users.iter().find(|user| !users.contains(user)) {
+        Some(user) => Err(Error::UnknownPushUser { user: user.clone(), path: path.clone() }),
+        None => Ok(()),
     }
 }
 
@@ -286,7 +305,8 @@ mod tests {
             (false, "fe80::1", false, false),
             (false, "0.0.0.0", false, false),
         ] {
-            let config = Config { anonymous: Anonymous::Pull, htpasswd: None, allow_clear_login: allowed };
+            let config =
+                Config { anonymous: Anonymous::Pull, htpasswd: None, push_users: None, allow_clear_login: allowed };
             let access = AccessControl::load(&config).unwrap();
             assert_eq!(access.takes_passwords(tls, peer.parse().unwrap()), takes, "{tls} {peer} {allowed}");
         }

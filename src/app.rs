@@ -150,6 +150,7 @@ impl App {
         let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;
 
         warn_of_open_content(&config);
+        warn_of_push_users(&config);
         let readiness = Readiness::default();
         tasks.spawn(store.clone().keep_uses(end.clone()));
         tasks.spawn(async move { store.scan().await });
@@ -210,6 +211,7 @@ impl App {
         self.handler.table.store(Arc::new(table));
         self.trusted.set(config.server.trusted_networks.clone());
         warn_of_open_content(config);
+        warn_of_push_users(config);
         self.handler.access.store(Arc::new(access));
         for section in fixed_at_start(&self.config, config) {
             tracing::warn!(section, "this section is not what runs; it takes effect at the next start");
@@ -258,6 +260,7 @@ fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str> {
 pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
     config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
     AccessControl::load(&config.access)?;
+    access::check_push_users(&config.access)?;
     Seal::check(&config.push)?;
     config.state_directory.as_deref().map_or(Ok(()), state::check)?;
     DiskStore::check(&config.cache)?;
@@ -296,6 +299,13 @@ fn warn_of_open_content(config: &Config) {
                  stop forebay and remove blobs, manifests and tags from the cache directory if that is not for everybody"
             );
         }
+    }
+}
+
+/// A user who is named and not there may not push; that keeps nobody else from pulling.
+fn warn_of_push_users(config: &Config) {
+    if let Err(error) = access::check_push_users(&config.access) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "access.push_users is not what it seems to be");
     }
 }
 

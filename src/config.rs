@@ -289,7 +289,44 @@ fn access(
              access = \"client\"",
         ));
     }
-    Ok(access::Config { anonymous, htpasswd, allow_clear_login: raw.allow_clear_login })
+    let push_users = match &raw.push_users {
+        Some(named) => {
+            Some(push_users(document, &section.field("push_users"), named, htpasswd.is_some(), certificates)?)
+        }
+        None => None,
+    };
+    Ok(access::Config { anonymous, htpasswd, push_users, allow_clear_login: raw.allow_clear_login })
+}
+
+fn push_users(
+    document: &Document<'_>,
+    key: &Key,
+    named: &[String],
+    has_users: bool,
+    has_certificates: bool,
+) -> Result<access::PushUsers, Error> {
+    let mut push_users = access::PushUsers::default();
+    for (index, name) in named.iter().enumerate() {
+        let wrong = |problem: &str| document.error(&key.item(index), problem);
+        let is_new = match &**name {
+            access::ANY_CERTIFICATE if !has_certificates => {
+                return Err(wrong("no client can show a certificate: server.tls.client_ca is not set"));
+            }
+            access::ANY_CERTIFICATE => !std::mem::replace(&mut push_users.certificates, true),
+            "" => return Err(wrong("must not be empty")),
+            name if name.contains(':') || name.chars().any(char::is_control) => {
+                return Err(wrong(
+                    "must be a user of access.htpasswd, or \"certificate:*\" for all client certificates",
+                ));
+            }
+            _ if !has_users => return Err(wrong("there is no such user: access.htpasswd is not set")),
+            name => push_users.users.insert(name.into()),
+        };
+        if !is_new {
+            return Err(wrong("is named twice"));
+        }
+    }
+    Ok(push_users)
 }
 
 fn push(document: &Document<'_>, raw: &raw::Push) -> Result<push::Config, Error> {

@@ -59,6 +59,14 @@ pub enum Error {
         "changes at this upstream need a user of this mirror, and it has none: its operator has to set access.htpasswd"
     )]
     NoUsers,
+    #[error(
+        "only users that access.push_users names may make changes at this upstream: log in as one of them, or have the operator add this one"
+    )]
+    NoPushUser,
+    #[error(
+        "a client certificate only pulls here: log in as a user who may push, or have the operator add \"certificate:*\" to access.push_users"
+    )]
+    OnlyPulls,
     #[error("this mirror only serves pulls from this upstream")]
     Unsupported,
     #[error("the upstream rejects the request")]
@@ -103,9 +111,13 @@ impl Error {
             | Self::NoReferrersEndpoint
             | Self::NameUnknown => StatusCode::NOT_FOUND,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::Denied | Self::Refused | Self::ClearLogin | Self::LoginElsewhere | Self::NoUsers => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Denied
+            | Self::Refused
+            | Self::ClearLogin
+            | Self::LoginElsewhere
+            | Self::NoUsers
+            | Self::NoPushUser
+            | Self::OnlyPulls => StatusCode::FORBIDDEN,
             Self::Unsupported | Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ManifestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -127,7 +139,13 @@ impl Error {
             Self::BlobUnknown => ErrorCode::BlobUnknown,
             Self::UploadUnknown => ErrorCode::BlobUploadUnknown,
             Self::Unauthenticated => ErrorCode::Unauthorized,
-            Self::Denied | Self::Refused | Self::ClearLogin | Self::LoginElsewhere | Self::NoUsers => ErrorCode::Denied,
+            Self::Denied
+            | Self::Refused
+            | Self::ClearLogin
+            | Self::LoginElsewhere
+            | Self::NoUsers
+            | Self::NoPushUser
+            | Self::OnlyPulls => ErrorCode::Denied,
             // NAME_UNKNOWN would say that there is no such repository, which clients report and end with.
             Self::InvalidHost(_)
             | Self::NoReferrersEndpoint
@@ -179,6 +197,8 @@ impl Error {
             | Self::ClearLogin
             | Self::LoginElsewhere
             | Self::NoUsers
+            | Self::NoPushUser
+            | Self::OnlyPulls
             | Self::Rejected
             | Self::ManifestTooLarge
             | Self::UpstreamTimeout
@@ -305,6 +325,8 @@ mod tests {
             (Error::ClearLogin, 403, "DENIED"),
             (Error::LoginElsewhere, 403, "DENIED"),
             (Error::NoUsers, 403, "DENIED"),
+            (Error::NoPushUser, 403, "DENIED"),
+            (Error::OnlyPulls, 403, "DENIED"),
             (Error::Unsupported, 405, "UNSUPPORTED"),
             (Error::MethodNotAllowed, 405, "UNSUPPORTED"),
             (Error::RangeNotSatisfiable { len: 9 }, 416, "SIZE_INVALID"),

@@ -1,6 +1,6 @@
 //! What changes something is passed on to the upstream: uploads, manifests, deletions.
 //!
-//! In the order of a request: who may ([`permit`]); what the upstream is asked (`outbound`), with the client's body as
+//! In the order of a request: who may (`permit`); what the upstream is asked (`outbound`), with the client's body as
 //! a stream; what its answer means for what is cached here; the answer as the client has to read it (`location`).
 //! Where an upload goes on is in its URL, sealed ([`Seal`]): nothing that it needs is remembered here, so that it goes on
 //! after a restart, and at another instance with the same key.
@@ -23,7 +23,7 @@ use self::tee::Tap;
 pub use self::{
     config::Config,
     gone::Gone,
-    permit::{needs_user, permit},
+    permit::Terms,
     seal::{KeyError, Seal},
 };
 use crate::{

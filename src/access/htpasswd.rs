@@ -24,6 +24,8 @@ pub enum Error {
     Read { path: PathBuf, source: io::Error },
     #[error("{}:{line}: {problem}", path.display())]
     Line { path: PathBuf, line: usize, problem: Problem },
+    #[error("push_users: {user:?} is no user of {}", path.display())]
+    UnknownPushUser { user: Arc<str>, path: PathBuf },
 }
 
 /// What is wrong with a line. Nothing of the line itself is told: it is somebody's secret.
@@ -55,6 +57,10 @@ impl Users {
         let users = Users::parse(&text);
         let users = users.map_err(|(line, problem)| Error::Line { path: path.to_owned(), line, problem })?;
         Ok(Users { fingerprint: Sha256::digest(&text).into(), ..users })
+    }
+
+    pub(super) fn contains(&self, user: &str) -> bool {
+        self.hashes.contains_key(user)
     }
 
     /// A hash of the file.

@@ -101,6 +101,7 @@ impl Default for Cache {
 pub struct Access {
     pub anonymous: Anonymous,
     pub htpasswd: Option<PathBuf>,
+    pub push_users: Option<Vec<String>>,
     pub allow_clear_login: bool,
     pub access_ttl: Period,
     pub access_grace: Period,
@@ -111,6 +112,7 @@ impl Default for Access {
         Self {
             anonymous: Anonymous::default(),
             htpasswd: None,
+            push_users: None,
             allow_clear_login: false,
             access_ttl: Period(Duration::from_secs(60)),
             access_grace: Period(Duration::from_secs(60 * 60)),

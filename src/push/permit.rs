@@ -1,25 +1,49 @@
 //! Who may change something (pure).
 //!
-//! Where forebay has credentials, it would lend them to whoever asks: so it wants to know who that is, by a password or a
-//! certificate. Where it has none, the upstream is asked in nobody's name or the client's own, and decides.
+//! Where forebay has credentials, it would lend them to every client: so it wants to know who that is, by a password or, where
+//! the operator says so, a certificate. Where it has none, the upstream is asked in nobody's name or the client's own, and
+//! decides. `access.push_users`, where it is set, names all who may; but an upstream with `access = "client"` decides alone.
 
-use crate::{access::Identity, error::Error};
+use crate::{
+    access::{Identity, PushUsers},
+    error::Error,
+};
 
-/// Whether a change at an upstream needs a user of ours.
-pub fn needs_user(has_credentials: bool) -> bool {
-    has_credentials
+/// What an upstream and the configuration say of changes.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Changes are made with credentials of ours.
+    pub has_credentials: bool,
+    /// There is a client who could say who it is.
+    pub has_users: bool,
+    /// Who alone may make changes, where that is configured.
+    pub push_users: Option<PushUsers>,
 }
 
-/// `has_users`: whether there is anybody who could say who they are.
-///
-/// # Errors
-/// Who asks has to say who they are, or cannot.
-pub fn permit(has_credentials: bool, identity: &Identity, has_users: bool) -> Result<(), Error> {
-    match identity {
-        Identity::User(_) | Identity::Certificate => Ok(()),
-        Identity::Anonymous | Identity::Client(_) if !needs_user(has_credentials) => Ok(()),
-        Identity::Anonymous | Identity::Client(_) if has_users => Err(Error::Unauthenticated),
-        Identity::Anonymous | Identity::Client(_) => Err(Error::NoUsers),
+impl Terms {
+    /// Whether a change needs a client that says who it is.
+    pub fn need_user(&self) -> bool {
+        self.has_credentials || self.push_users.is_some()
+    }
+
+    /// Whether this client may make changes.
+    ///
+    /// # Errors
+    /// It has to say who it is, cannot, or is none of those who may.
+    pub fn permit(&self, identity: &Identity) -> Result<(), Error> {
+        match (identity, &self.push_users) {
+            (Identity::User(_), None) => Ok(()),
+            (Identity::User(name), Some(named)) if named.users.contains(name) => Ok(()),
+            (Identity::Certificate, Some(named)) if named.certificates => Ok(()),
+            (Identity::User(_) | Identity::Certificate, Some(_)) => Err(Error::NoPushUser),
+            (Identity::Certificate, None) if self.has_credentials => Err(Error::OnlyPulls),
+            (Identity::Anonymous | Identity::Client(_), _) if self.need_user() => Err(match self.has_users {
+                true => Error::Unauthenticated,
+                false if self.push_users.is_some() => Error::NoPushUser,
+                false => Error::NoUsers,
+            }),
+            (Identity::Certificate | Identity::Anonymous | Identity::Client(_), _) => Ok(()),
+        }
     }
 }
 
@@ -27,10 +51,14 @@ pub fn permit(has_credentials: bool, identity: &Identity, has_users: bool) -> Re
 mod tests {
     use super::*;
 
+    fn status(terms: &Terms, identity: &Identity) -> Option<u16> {
+        terms.permit(identity).err().map(|error| error.status().as_u16())
+    }
+
     #[test]
     fn our_credentials_are_lent_to_those_we_know() {
         let (user, client) = (Identity::User("ann".into()), Identity::Client("ann".into()));
-        for (identity, has_credentials, has_users, status) in [
+        for (identity, has_credentials, has_users, expected) in [
             (&user, true, true, None),
             (&user, false, true, None),
             (&Identity::Anonymous, false, false, None),
@@ -38,13 +66,39 @@ mod tests {
             (&Identity::Anonymous, true, true, Some(401)),
             (&Identity::Anonymous, true, false, Some(403)),
             (&Identity::Certificate, false, true, None),
-            (&Identity::Certificate, true, true, None),
-            (&Identity::Certificate, true, false, None),
+            (&Identity::Certificate, true, true, Some(403)),
+            (&Identity::Certificate, true, false, Some(403)),
             (&client, false, false, None),
             (&client, true, true, Some(401)),
         ] {
-            let refused = permit(has_credentials, identity, has_users).err().map(|error| error.status().as_u16());
-            assert_eq!(refused, status, "{identity:?} {has_credentials} {has_users}");
+            let terms = Terms { has_credentials, has_users, push_users: None };
+            assert_eq!(status(&terms, identity), expected, "{identity:?} {terms:?}");
+        }
+    }
+
+    #[test]
+    fn those_who_are_named_may_push_and_no_others() {
+        let named = |users: &[&str], certificates| {
+            Some(PushUsers { users: users.iter().map(|user| (*user).into()).collect(), certificates })
+        };
+        let (ci, ann) = (Identity::User("ci".into()), Identity::User("ann".into()));
+        for (push_users, identity, has_users, expected) in [
+            (named(&["ci"], false), &ci, true, None),
+            (named(&["ci"], false), &ann, true, Some(403)),
+            (named(&["ci"], false), &Identity::Certificate, true, Some(403)),
+            (named(&["ci"], false), &Identity::Anonymous, true, Some(401)),
+            (named(&["ci"], true), &Identity::Certificate, true, None),
+            (named(&[], true), &Identity::Certificate, false, None),
+            (named(&[], true), &Identity::Anonymous, false, Some(403)),
+            (named(&[], true), &ann, true, Some(403)),
+            (named(&[], false), &ci, true, Some(403)),
+            (named(&[], false), &Identity::Anonymous, true, Some(401)),
+        ] {
+            for has_credentials in [true, false] {
+                let terms = Terms { has_credentials, has_users, push_users: push_users.clone() };
+                assert_eq!(status(&terms, identity), expected, "{identity:?} {terms:?}");
+                assert!(terms.need_user());
+            }
         }
     }
 }

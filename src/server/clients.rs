@@ -21,7 +21,6 @@ use crate::{
     error::Error,
     metrics::Operation as Label,
     oci::{Accept, ContentRange},
-    push,
     route::{Operation, Route},
     upstream::Upstream,
 };
@@ -55,7 +54,7 @@ impl Handler {
             return true;
         }
         let is_taken_there = table.upstreams.get(login).is_some_and(|other| {
-            other.decides_by_client() || (other.allows_push() && push::needs_user(other.has_credentials()))
+            other.decides_by_client() || (other.allows_push() && self.push_terms(other).need_user())
         });
         !is_taken_there && !self.access.load().has_users()
     }

@@ -235,7 +235,7 @@ impl Handler {
         else {
             return Err(Error::Unsupported);
         };
-        push::permit(upstream.has_credentials(), identity, self.access.load().has_users())?;
+        self.push_terms(&upstream).permit(identity)?;
         // To begin to read it would tell the client to send it.
         let has_content = !body.is_end_stream() && matches!(*asked.method, Method::POST | Method::PUT | Method::PATCH);
         let content = has_content.then(|| Content::new(body));
@@ -261,11 +261,22 @@ impl Handler {
         Ok(response::written(written))
     }
 
+    /// What decides who may make changes at an upstream.
+    pub(super) fn push_terms(&self, upstream: &Upstream) -> push::Terms {
+        let access = self.access.load();
+        push::Terms {
+            has_credentials: upstream.has_credentials(),
+            has_users: access.has_users(),
+            // An upstream that decides by its clients knows other users.
+            push_users: access.push_users().filter(|_| !upstream.decides_by_client()),
+        }
+    }
+
     /// Clients learn here whether to say who they are. Where a push needs it, they are asked; not elsewhere, since some
     /// would send what they have for another registry.
     fn base(&self, upstream: Option<&Upstream>, identity: &Identity) -> Result<Response<Body>, Error> {
         let wants_user =
-            upstream.is_some_and(|upstream| upstream.allows_push() && push::needs_user(upstream.has_credentials()));
+            upstream.is_some_and(|upstream| upstream.allows_push() && self.push_terms(upstream).need_user());
         if wants_user && *identity == Identity::Anonymous && self.access.load().has_users() {
             return Err(Error::Unauthenticated);
         }

@@ -193,6 +193,20 @@ fn a_named_file_with_bad_contents_is_exit_code_2_with_its_key() {
     }
 }
 
+/// A user who was removed may not push; that is no reason to keep others from pulling.
+#[test]
+fn a_push_user_who_is_no_user_is_found_by_check() {
+    let directory = directory("[access]\nhtpasswd = \"users\"\npush_users = [\"ann\", \"gone\"]\n");
+    fs::write(directory.path().join("users"), format!("ann:{}\n", bcrypt::hash("secret", 4).unwrap())).unwrap();
+    let (code, _, stderr) = run(&directory, &["check", "--config", "forebay.toml"]);
+    let said = stderr.lines().last().unwrap_or_default();
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(
+        said.starts_with("forebay: access: push_users: \"gone\" is no user of ") && said.contains("users"),
+        "{said}"
+    );
+}
+
 /// A port that nobody listens on answers at once, so no network is needed.
 #[test]
 fn check_online_fails_when_an_upstream_does_not_answer() {

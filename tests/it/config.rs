@@ -146,6 +146,7 @@ fn every_key_is_read() {
         [access]
         anonymous = "none"
         htpasswd = "htpasswd"
+        push_users = ["ci", "certificate:*"]
         [push]
         key_file = "push.key"
         [[upstream]]
@@ -194,6 +195,8 @@ fn every_key_is_read() {
     assert_eq!(config.cache.prefetch, 0);
     assert_eq!(config.access.anonymous, Anonymous::None);
     assert_eq!(config.access.htpasswd, Some(at("htpasswd")));
+    let push_users = config.access.push_users.unwrap();
+    assert!(push_users.certificates && push_users.users.iter().map(|user| &**user).eq(["ci"]));
     assert_eq!(config.push.key_file, Some(at("push.key")));
     assert_eq!(config.upstreams.iter().map(|upstream| upstream.push).collect::<Vec<_>>(), [true, false, false]);
     let [one, two, three] = &config.upstreams[..] else { panic!("three upstreams") };
@@ -297,6 +300,12 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
     ("[admin]\nlisten = \"127.0.0.1:5000\"", 2, "admin.listen", "an address of its own"),
     ("[cache]\nmax_size = 0", 2, "cache.max_size", "more than 0"),
     ("[cache]\nmin_free = \"1 EiB\"", 2, "cache.min_free", "must be less than the file system"),
+    ("[access]\npush_users = \"ci\"", 2, "access.push_users", "expected a sequence"),
+    ("[access]\npush_users = [\"ci\"]", 2, "access.push_users[0]", "access.htpasswd is not set"),
+    ("[access]\npush_users = [\"\"]", 2, "access.push_users[0]", "must not be empty"),
+    ("[access]\npush_users = [\"certificate:*\"]", 2, "access.push_users[0]", "server.tls.client_ca is not set"),
+    ("[access]\npush_users = [\"certificate:ci\"]", 2, "access.push_users[0]", "must be a user of access.htpasswd"),
+    ("[access]\nhtpasswd = \"htpasswd\"\npush_users = [\"ci\", \"ci\"]", 3, "access.push_users[1]", "twice"),
     ("[access]\nanonymous = \"none\"", 2, "access.anonymous", "nobody could pull"),
     // Files.
     ("[server.tls]\ncertificate = \"no.crt\"\nkey = \"tls.key\"", 2, "server.tls.certificate", "no.crt: No such file"),

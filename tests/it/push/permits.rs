@@ -3,10 +3,12 @@
 use std::fs;
 
 use http::Method;
+use rcgen::ExtendedKeyUsagePurpose;
 
 use super::{UPLOADS, build, mirror_of};
 use crate::{
-    access_e2e::{basic, with_users},
+    access_e2e::{basic, with_users, write_users},
+    server_support::Certificates,
     support::{
         fake_registry::{Auth, Bearer, FakeRegistry},
         mirror::Mirror,
@@ -17,6 +19,7 @@ fn changes() -> Vec<(Method, String)> {
     let digest = super::digest(b"");
     vec![
         (Method::POST, UPLOADS.to_owned()),
+        (Method::POST, format!("{UPLOADS}?mount={digest}&from=team/other")),
         (Method::GET, format!("{UPLOADS}1?_state=x")),
         (Method::PATCH, format!("{UPLOADS}1?_state=x")),
         (Method::PUT, "/v2/team/app/manifests/1".to_owned()),
@@ -146,5 +149,98 @@ async fn only_where_pushes_need_a_user_clients_are_asked_who_they_are() {
             (status, status == 401),
             "{path} {host}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_who_is_named_may_push() {
+    let (registry, users) = (FakeRegistry::start().await, with_users());
+    write_users(&users, &[("ann", "secret"), ("ci", "machine")]);
+    let password = users.path().join("password");
+    fs::write(&password, "up-secret").unwrap();
+    let access = format!("htpasswd = \"{}\"\npush_users = [\"ci\"]", users.path().join("htpasswd").display());
+    let with_credentials = text(&registry, &access, &password);
+    let without = with_credentials.split("username").next().unwrap().to_owned();
+    let [ann, ci] = [basic("ann", "secret"), basic("ci", "machine")];
+    for text in [with_credentials, without] {
+        registry.add_image("team/app", "1", &[b"layer"]);
+        let mirror = Mirror::parse(&text).start().await;
+        registry.forget_requests();
+        for (method, path) in changes() {
+            let refused = mirror.send(method.clone(), &path, &[("authorization", &ann)], "").await;
+            assert_eq!((refused.status, &*refused.error_code()), (403, "DENIED"), "{method} {path}");
+            assert!(refused.text().contains("access.push_users"), "it says what to do: {}", refused.text());
+            assert_eq!(mirror.send(method.clone(), &path, &[], "").await.status, 401, "{method} {path}");
+        }
+        assert_eq!(mirror.get("/v2/").await.status, 401, "docker sends a name only where it was asked for one");
+        assert!(registry.requests().is_empty());
+        // All of them may pull.
+        for who in [&[][..], &[("authorization", &*ann)], &[("authorization", &*ci)]] {
+            assert_eq!(mirror.get_with("/v2/team/app/manifests/1", who).await.status, 200);
+        }
+        assert_eq!(mirror.request(Method::POST, UPLOADS, &[("authorization", &ci)]).await.status, 202);
+        for (method, path) in changes() {
+            let passed = mirror.send(method.clone(), &path, &[("authorization", &ci)], "").await;
+            assert!(!matches!(passed.status, 401 | 403), "{method} {path}: {}", passed.status);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_certificate_pushes_only_where_it_is_named() {
+    let (registry, users) = (FakeRegistry::start().await, with_users());
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let password = users.path().join("password");
+    fs::write(&password, "up-secret").unwrap();
+    let clients = Certificates::new();
+    let certificates = Certificates::new().with_client_ca(&clients);
+    let (certificate, key) = clients.issue(ExtendedKeyUsagePurpose::ClientAuth);
+    let identity = reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes()).unwrap();
+    let client = certificates.client().identity(identity).build().unwrap();
+    let htpasswd = format!("htpasswd = \"{}\"", users.path().join("htpasswd").display());
+    for (named, may_push) in [
+        ("", false),
+        ("push_users = []", false),
+        ("push_users = [\"ann\"]", false),
+        ("push_users = [\"ann\", \"certificate:*\"]", true),
+    ] {
+        let tls = format!(
+            "[server.tls]\ncertificate = \"{}\"\nkey = \"{}\"\nclient_ca = \"{}\"\n",
+            certificates.config.certificate.display(),
+            certificates.config.key.display(),
+            certificates.path("clients.crt").display()
+        );
+        let access = format!("anonymous = \"none\"\n{htpasswd}\n{named}");
+        let mirror = Mirror::parse(&format!("{tls}{}", text(&registry, &access, &password))).start().await;
+        let url = |path: &str| format!("https://localhost:{}{path}", mirror.address().port());
+        for path in ["/v2/".to_owned(), format!("/v2/team/app/manifests/{}", image.manifest)] {
+            assert_eq!(client.get(url(&path)).send().await.unwrap().status(), 200, "{named} {path}");
+        }
+        let begun = client.post(url(UPLOADS)).send().await.unwrap();
+        assert_eq!(begun.status(), if may_push { 202 } else { 403 }, "{named}");
+        if !may_push {
+            let body = begun.text().await.unwrap();
+            assert!(body.contains("DENIED") && body.contains("access.push_users"), "{body}");
+        }
+    }
+}
+
+/// There, a name that a client gives itself is none of `access.htpasswd`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_decides_by_its_clients_decides_of_pushes() {
+    let (registry, users) = (FakeRegistry::start().await, with_users());
+    registry.add_image("team/app", "1", &[b"layer"]);
+    let bob = vec![("bob".to_owned(), "bobs".to_owned())];
+    registry.require(Auth::Bearer(Bearer { anonymous: false, users: bob, ..Bearer::default() }));
+    let text = format!(
+        "[access]\nhtpasswd = \"{}\"\npush_users = [\"ann\"]\n\
+         [[upstream]]\nname = \"private.example\"\nurls = [\"{}\"]\ndefault = true\naccess = \"client\"\npush = true\n",
+        users.path().join("htpasswd").display(),
+        registry.url()
+    );
+    let mirror = Mirror::parse(&text).start().await;
+    for ((user, password), status) in [(("bob", "bobs"), 202), (("ann", "secret"), 401)] {
+        let begun = mirror.request(Method::POST, UPLOADS, &[("authorization", &basic(user, password))]).await;
+        assert_eq!(begun.status, status, "{user}");
     }
 }
