@@ -18,6 +18,7 @@ mod client;
 mod config;
 mod content;
 mod credential;
+mod document;
 mod endpoint;
 mod error;
 mod follow;
@@ -49,9 +50,7 @@ pub use self::{
     write::{Need, Place, Write, Written},
 };
 use self::{
-    client::whole_body,
     endpoint::Endpoint,
-    follow::Followed,
     request::{Ask, Shared, in_time},
     token::Scope,
     via::Via,
@@ -61,9 +60,6 @@ use crate::{
     metrics::{Metrics, Operation},
     oci::{Accept, Digest, MediaType, Reference, Repository},
 };
-
-/// The largest manifest, tag list or index of referrers that is passed on, in bytes.
-const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 
 /// What of a forwarded answer's head is passed on; all else is between the upstream and us.
 const FORWARDED: [HeaderName; 3] = [header::CONTENT_TYPE, header::LINK, HeaderName::from_static("oci-filters-applied")];
@@ -208,7 +204,6 @@ impl Upstream {
         accept: &Accept,
     ) -> Result<ManifestHead, Error> {
         let ask = &self.asked(Ask::manifest(Method::HEAD, repository, reference, accept))?;
-        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(ask.apart, |endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
@@ -230,15 +225,8 @@ impl Upstream {
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
-        let _turn = self.shared.turn().await?;
-        self.shared
-            .each_endpoint(ask.apart, |endpoint| async move {
-                let followed = self.shared.ask(&endpoint, ask).await?;
-                let headers = followed.response.headers();
-                let (media_type, digest) = (media_type(headers), digest(headers));
-                Ok(ManifestBody { media_type, digest, bytes: self.document(followed).await? })
-            })
-            .await
+        let (headers, bytes) = self.shared.document(ask).await?;
+        Ok(ManifestBody { media_type: media_type(&headers), digest: digest(&headers), bytes })
     }
 
     /// Asks how long a blob is.
@@ -249,7 +237,6 @@ impl Upstream {
         let is_final = |kind| kind == ErrorKind::NotFound && self.allows_push();
         let first_byte =
             &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
-        let _turn = self.shared.turn().await?;
         self.shared
             .each_endpoint(self.apart, |endpoint| async move {
                 let asking = async {
@@ -316,18 +303,12 @@ impl Upstream {
             apart: self.apart,
             client: None,
         })?;
-        let _turn = self.shared.turn().await?;
-        self.shared
-            .each_endpoint(ask.apart, |endpoint| async move {
-                let followed = self.shared.ask(&endpoint, ask).await?;
-                let theirs = followed.response.headers();
-                let headers = FORWARDED
-                    .iter()
-                    .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))
-                    .collect();
-                Ok(Forwarded { headers, body: self.document(followed).await? })
-            })
-            .await
+        let (theirs, body) = self.shared.document(ask).await?;
+        let headers = FORWARDED
+            .iter()
+            .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))
+            .collect();
+        Ok(Forwarded { headers, body })
     }
 
     /// Whether pushes, mounts and deletes are passed on to it.
@@ -353,13 +334,6 @@ impl Upstream {
         let client = self.client.as_ref();
         let ping = |endpoint: Arc<Endpoint>| async move { self.shared.ping(&endpoint, client).await };
         self.shared.each_endpoint(self.apart, ping).await
-    }
-
-    async fn document(&self, followed: Followed) -> Result<Bytes, Error> {
-        let Followed { response, url, .. } = followed;
-        let body = whole_body(response, &url, MAX_DOCUMENT).await?;
-        self.shared.metrics().upstream_received(self.name(), body.len() as u64);
-        Ok(body)
     }
 }
 

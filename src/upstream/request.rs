@@ -11,13 +11,14 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
 use super::{
     Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Registry, SetupError,
     accept_headers, answer,
     auth::{self, Authenticator, Authorization, Cause, Known},
     client::{Sender, discard, whole_body},
+    document::MAX_DOCUMENTS,
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
     ratelimit::RateLimit,
@@ -32,14 +33,8 @@ use crate::{
 /// limit of its own, but nobody waits for the sum of a dozen of them.
 const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many manifests, lists and sizes are asked for at a time: each may take 16 MiB of memory. Blobs
-/// are streamed, and have limits of their own.
-const MAX_DOCUMENTS: usize = 64;
 /// The longest `{}` that is read of the base, in bytes.
 const MAX_BASE: usize = 1024;
-/// How long a request waits for its turn among them.
-const TURN_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// What is asked of an upstream, whichever of its URLs is asked.
 pub(super) struct Ask {
     pub operation: Operation,
@@ -101,7 +96,8 @@ pub(super) struct Shared {
     pub(super) sender: Sender,
     pub(super) authenticator: Authenticator,
     via: HeaderValue,
-    documents: Semaphore,
+    /// Turns to read documents: see `document`.
+    pub(super) documents: Semaphore,
     connections: usize,
     push: bool,
     credentials: bool,
@@ -178,18 +174,6 @@ impl Shared {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
-    }
-
-    /// Waits for the turn of a request whose answer is held in memory. The turn is kept until that is read.
-    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
-        match tokio::time::timeout(TURN_TIMEOUT, self.documents.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            // Nobody closes the semaphore, so it was the time.
-            Ok(Err(_)) | Err(_) => {
-                let why = format!("upstream {}: too many requests of ours are under way", self.name);
-                Err(Error::new(ErrorKind::Unavailable, why))
-            }
-        }
     }
 
     /// Acts on one endpoint after the other, until one answers.

@@ -9,6 +9,7 @@ mod realms;
 mod redirects;
 mod tls;
 mod tokens;
+mod turns;
 
 use std::sync::Arc;
 

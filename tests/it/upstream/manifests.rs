@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay::{metrics::Operation, upstream::ErrorKind};
 use http::Method;
 
-use super::{MANIFEST, Subject, WHOLE, accept, config_of, kind, name, reference_of};
+use super::{MANIFEST, Subject, accept, config_of, kind, name, reference_of};
 use crate::support::fake_registry::{FakeRegistry, Fault, Gate, Server, To, When};
 
 #[tokio::test]
@@ -220,57 +220,6 @@ async fn a_way_of_slow_steps_ends_in_time() {
     wait(11).await;
     assert_eq!(kind(asking.await.unwrap()), Some(ErrorKind::Timeout));
     assert_eq!(registry.requests().len(), 3);
-}
-
-#[tokio::test]
-async fn sixty_four_documents_are_asked_for_at_a_time() {
-    let registry = FakeRegistry::start().await;
-    registry.add_image("team/app", "1", &[]);
-    let digest = registry.add_blob("team/app", &b"layer"[..]);
-    let gate = Gate::new();
-    registry.fault(When::manifests(), Fault::HoldHead(gate.clone()));
-    let subject = Subject::of(&registry);
-    let asked = || registry.count(|request| request.path.contains("/manifests/"));
-    let asking = futures_util::future::join_all((0..65).map(|_| subject.manifest("team/app", "1")));
-    let watching = async {
-        registry.wait_for(|seen| seen.len() == 64).await;
-        // The stream of a blob waits for none of them.
-        assert_eq!(subject.blob("team/app", &digest, WHOLE).await.unwrap(), b"layer");
-        assert_eq!(asked(), 64);
-        gate.open();
-    };
-    let (answers, ()) = tokio::join!(asking, watching);
-    assert!(answers.iter().all(Result::is_ok));
-    assert_eq!(asked(), 65);
-}
-
-#[tokio::test]
-async fn who_waits_too_long_for_a_turn_is_told() {
-    let registry = FakeRegistry::start().await;
-    registry.add_image("team/app", "1", &[]);
-    let gate = Gate::new();
-    registry.fault(When::manifests(), Fault::HoldBody { at: 0, gate: gate.clone() });
-    let subject = Subject::of(&registry);
-    let asking = futures_util::future::join_all((0..64).map(|_| subject.manifest("team/app", "1")));
-    let late = async {
-        registry.wait_for(|seen| seen.len() == 64).await;
-        tokio::time::pause();
-        let mut late = std::pin::pin!(subject.manifest("team/app", "1"));
-        assert!(futures_util::poll!(&mut late).is_pending());
-        tokio::time::advance(Duration::from_secs(31)).await;
-        let answer = late.await;
-        tokio::time::resume();
-        answer
-    };
-    tokio::select! {
-        biased;
-        answer = late => {
-            let error = answer.unwrap_err();
-            assert_eq!(error.kind, ErrorKind::Unavailable);
-            assert!(error.to_string().contains("too many requests of ours"), "{error}");
-        }
-        _ = asking => panic!("they were not held"),
-    }
 }
 
 #[tokio::test]

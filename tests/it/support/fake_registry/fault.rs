@@ -111,6 +111,11 @@ pub struct When {
 }
 
 impl When {
+    /// Every request to the registry itself whose path contains this.
+    pub fn path_of(path: impl Into<String>) -> Self {
+        Self::path(path)
+    }
+
     fn path(path: impl Into<String>) -> Self {
         Self { server: Server::Api, method: None, path: path.into(), whole: false, range: false }
     }
@@ -201,9 +206,14 @@ impl Gate {
 
     /// Waits until somebody has come to the gate; a minute at most.
     pub async fn reached(&self) {
+        self.reached_by(1).await;
+    }
+
+    /// Waits until so many have come to the gate; a minute at most.
+    pub async fn reached_by(&self, number: usize) {
         let mut held = self.0.held.subscribe();
-        let wait = held.wait_for(|held| *held > 0);
-        assert!(tokio::time::timeout(Duration::from_secs(60), wait).await.is_ok(), "nobody came to the gate");
+        let wait = held.wait_for(|held| *held >= number);
+        assert!(tokio::time::timeout(Duration::from_secs(60), wait).await.is_ok(), "too few came to the gate");
     }
 
     pub(super) async fn pass(&self) {
