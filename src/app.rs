@@ -144,7 +144,8 @@ impl App {
             requests: AtomicU64::new(0),
         });
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
-        let listener = Listener::bind(&config.server, inherited.registry, tls.clone(), metrics.clone())?;
+        let listener =
+            Listener::bind(&config.server, inherited.registry, tls.clone(), metrics.clone())?.trusting(trusted.clone());
         let admin = admin_listener(&config.admin, inherited.admin)?;
         let local_addrs = listener.local_addrs();
         let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;

@@ -5,6 +5,7 @@
 //! - while no more than three quarters are used, nothing else limits a peer;
 //! - in the last quarter a peer that holds something may not come to hold more than every other peer does: the largest holder
 //!   is refused first, and one that holds nothing yet finds room;
+//! - of the last sixteenth a peer gets no more than it leaves to others, so that it takes many peers to leave nothing;
 //! - trusted peers are held to the total only.
 
 use std::{
@@ -137,7 +138,12 @@ impl Drop for Permit {
 /// Whether a peer that holds `own` may take more (pure).
 fn may_take(total: u64, used: u64, own: u64, units: u64, most_of_others: impl FnOnce() -> u64) -> Result<(), Refused> {
     within(total, used, units)?;
-    if own > 0 && is_scarce(total, used.saturating_add(units)) && own.saturating_add(units) > most_of_others() {
+    let (own_then, used_then) = (own.saturating_add(units), used.saturating_add(units));
+    if own == 0 || !is_scarce(total, used_then) {
+        return Ok(());
+    }
+    let is_nearly_gone = u128::from(used_then) * 16 > u128::from(total) * 15;
+    if own_then > most_of_others() || is_nearly_gone && own_then > total.saturating_sub(used) {
         return Err(Refused::Share);
     }
     Ok(())
@@ -171,8 +177,14 @@ mod tests {
             (8, 6, 6, 1, 0, Err(Refused::Share)),
             (8, 6, 0, 1, 6, Ok(())),
             (8, 6, 1, 1, 5, Ok(())),
-            (8, 6, 2, 2, 4, Ok(())),
+            (64, 48, 8, 8, 40, Ok(())),
             (8, 6, 3, 1, 3, Err(Refused::Share)),
+            // Of the last sixteenth a peer gets no more than it leaves.
+            (64, 59, 12, 1, 48, Ok(())),
+            (64, 60, 13, 1, 48, Err(Refused::Share)),
+            (64, 60, 3, 1, 48, Ok(())),
+            (64, 61, 3, 1, 48, Err(Refused::Share)),
+            (64, 63, 0, 1, 48, Ok(())),
             // Many peers with one each leave room for one more with one.
             (8, 7, 0, 1, 1, Ok(())),
             (8, 7, 1, 1, 1, Err(Refused::Share)),
@@ -198,6 +210,18 @@ mod tests {
         assert_eq!(shares.largest(), Some((PeerPrefix::from(address(1)), 6)));
         drop((hog, others));
         assert_eq!((shares.used(), shares.largest()), (0, None));
+    }
+
+    #[test]
+    fn it_takes_many_peers_to_leave_nothing() {
+        let shares = Shares::new(800, TrustedNetworks::default());
+        let mut taken = Vec::new();
+        let mut held_by = |n| {
+            let before = taken.len();
+            taken.extend(std::iter::from_fn(|| shares.take(address(n), 1).ok()));
+            taken.len() - before
+        };
+        assert_eq!([1, 2, 3, 4, 5, 6, 7, 8].map(&mut held_by), [600, 150, 25, 13, 6, 3, 2, 1]);
     }
 
     #[test]

@@ -41,6 +41,7 @@ use super::{
     stream::{Broken, Opening, Stream},
     streams::{Activity, Streams, Watched},
 };
+use crate::peer::Refused;
 
 /// The head of a request, both HTTP versions. A registry's longest legitimate head is a token of some KiB.
 const HEAD_BYTES: u32 = 16 * 1024;
@@ -75,8 +76,8 @@ const CLEAR_ONLY: &str = "HTTP/1.0 400 Bad Request\r\nContent-Type: application/
 /// Who answers.
 pub(super) enum Role<H> {
     Serve(Arc<H>),
-    /// There are too many connections: 503, and goodbye.
-    Refuse,
+    /// There are too many connections, or this peer has: 503, and goodbye.
+    Refuse(Refused),
 }
 
 /// Serves one client until it leaves, idles too long, or the server ends.
@@ -85,7 +86,7 @@ pub(super) async fn serve<H: Handle>(tcp: TcpStream, peer: SocketAddr, role: Rol
     let broken = stream.broken();
     let (counted, limit) = match &role {
         Role::Serve(_) => (shared.metrics.as_ref().map(crate::metrics::Metrics::connection), None),
-        Role::Refuse => (None, Some(shared.timeouts.courtesy)),
+        Role::Refuse(_) => (None, Some(shared.timeouts.courtesy)),
     };
     let mut aborted = pin!(rarely(shared.abort.cancelled()));
     let mut talking = pin!(async {
@@ -243,7 +244,7 @@ where
         let (role, connection, refused) = (role.clone(), connection.clone(), refused.clone());
         async move {
             let response = answer(&role, request, connection).await;
-            if matches!(*role, Role::Refuse) {
+            if matches!(*role, Role::Refuse(_)) {
                 refused.cancel();
             }
             Ok::<_, Infallible>(response.map(Watched::new))
@@ -307,19 +308,28 @@ async fn answer<H: Handle>(
 ) -> Response<Either<H::Body, Full<Bytes>>> {
     match role {
         Role::Serve(handler) => handler.handle(request, connection).await.map(Either::Left),
-        Role::Refuse => {
-            let response = refusal();
-            sent_away(connection.peer, response.status(), "there are too many connections");
+        Role::Refuse(why) => {
+            let response = refusal(*why);
+            let why = match why {
+                Refused::Full => "there are too many connections",
+                Refused::Share => "its address holds the largest share of the connections",
+            };
+            sent_away(connection.peer, response.status(), why);
             response.map(Either::Right)
         }
     }
 }
 
 /// Distribution spec, "Error Codes"; `UNAVAILABLE` is what clients of other registries know for this.
-fn refusal() -> Response<Full<Bytes>> {
-    const BODY: &str =
-        "{\"errors\":[{\"code\":\"UNAVAILABLE\",\"message\":\"too many connections, try again soon\"}]}\n";
-    let mut response = Response::new(Full::from(BODY));
+fn refusal(why: Refused) -> Response<Full<Bytes>> {
+    const FULL: &str = "{\"errors\":[{\"code\":\"UNAVAILABLE\",\"message\":\"too many connections, try again soon\",\"detail\":null}]}\n";
+    const SHARE: &str = "{\"errors\":[{\"code\":\"UNAVAILABLE\",\"message\":\"too many connections from your address: close \
+                         some, try again soon, or ask the operator for server.trusted_networks\",\"detail\":null}]}\n";
+    let body = match why {
+        Refused::Full => FULL,
+        Refused::Share => SHARE,
+    };
+    let mut response = Response::new(Full::from(body));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -6,7 +6,7 @@
 //!
 //! What must hold:
 //! - every wait for a client ends: see [`Timeouts`];
-//! - over `max_connections` a client is told so, and telling is bounded too;
+//! - over `max_connections`, or its peer's share of them, a client is told so, and telling is bounded too;
 //! - no error of `accept` ends the loop;
 //! - when [`Listener::run`] returns, every task it spawned has ended.
 
@@ -38,10 +38,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
@@ -53,7 +50,10 @@ pub use self::{
     timeouts::Timeouts,
     tls::{PreparedTls, ReloadableTls, Reloaded, TlsError},
 };
-use crate::metrics::Metrics;
+use crate::{
+    metrics::Metrics,
+    peer::{Shares, TrustedNetworks},
+};
 
 /// What a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -61,7 +61,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// How many clients may wait in the kernel for us to accept them.
 const BACKLOG: u32 = 1024;
 /// How many clients over the limit are told so at the same time; beyond it they are just disconnected.
-const COURTESIES: usize = 64;
+const COURTESIES: u64 = 64;
 /// How long `accept` rests when the process has no descriptor or memory left for a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -109,6 +109,7 @@ pub struct Listener {
     sockets: Vec<TcpListener>,
     clear_http: bool,
     max_connections: usize,
+    trusted: TrustedNetworks,
     drain_timeout: Duration,
     timeouts: Timeouts,
     tls: Option<ReloadableTls>,
@@ -122,8 +123,8 @@ struct Shared {
     tls: Option<ReloadableTls>,
     metrics: Option<Metrics>,
     /// Who may be served, and who may be told that they may not.
-    places: Arc<Semaphore>,
-    courtesies: Arc<Semaphore>,
+    places: Shares,
+    courtesies: Shares,
     tasks: TaskTracker,
     /// Finish what is running, begin nothing.
     drain: CancellationToken,
@@ -155,6 +156,7 @@ impl Listener {
             sockets,
             clear_http: config.clear_http,
             max_connections: config.max_connections,
+            trusted: TrustedNetworks::new(config.trusted_networks.clone()),
             drain_timeout: config.drain_timeout,
             timeouts: Timeouts::default(),
             tls,
@@ -168,6 +170,7 @@ impl Listener {
             sockets: vec![socket],
             clear_http: true,
             max_connections,
+            trusted: TrustedNetworks::default(),
             drain_timeout,
             timeouts: Timeouts::default(),
             tls: None,
@@ -179,6 +182,13 @@ impl Listener {
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Listener {
         self.timeouts = timeouts;
+        self
+    }
+
+    /// Exempts these networks from shares, whatever the configuration said at the start.
+    #[must_use]
+    pub fn trusting(mut self, trusted: TrustedNetworks) -> Listener {
+        self.trusted = trusted;
         self
     }
 
@@ -194,8 +204,8 @@ impl Listener {
             timeouts: self.timeouts,
             tls: self.tls,
             metrics: self.metrics,
-            places: Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS))),
-            courtesies: Arc::new(Semaphore::new(COURTESIES)),
+            places: Shares::new(u64::try_from(self.max_connections).unwrap_or(u64::MAX), self.trusted.clone()),
+            courtesies: Shares::new(COURTESIES, self.trusted),
             tasks: TaskTracker::new(),
             drain: shutdown.clone(),
             abort: CancellationToken::new(),
@@ -259,14 +269,14 @@ async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Sha
 
 /// Gives a client a place, or somebody who tells it that there is none, or nothing.
 fn admit<H: Handle>(tcp: TcpStream, peer: SocketAddr, handler: &Arc<H>, shared: &Arc<Shared>) {
-    let (role, place) = match shared.places.clone().try_acquire_owned() {
+    let (role, place) = match shared.places.take(peer.ip(), 1) {
         Ok(place) => (connection::Role::Serve(handler.clone()), place),
-        Err(_) => {
+        Err(why) => {
             if let Some(metrics) = &shared.metrics {
                 metrics.connection_refused();
             }
-            match shared.courtesies.clone().try_acquire_owned() {
-                Ok(place) => (connection::Role::Refuse, place),
+            match shared.courtesies.take(peer.ip(), 1) {
+                Ok(place) => (connection::Role::Refuse(why), place),
                 Err(_) => return,
             }
         }

@@ -55,18 +55,61 @@ async fn over_the_limit_a_client_is_told_so_whatever_it_speaks() {
 }
 
 #[tokio::test]
+async fn eight_hundred_silent_connections_of_one_address_stop_no_others() {
+    const GET: &str = "GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut setup = Setup::clear().timeouts(|timeouts| timeouts.courtesy = Duration::from_millis(100));
+    setup.config.max_connections = 800;
+    setup.config.trusted_networks = vec!["127.0.0.9".parse().unwrap()];
+    let server = setup.start();
+    let mut silent = Vec::new();
+    for _ in 0..800 {
+        silent.push(server.connect().await);
+    }
+    // Three quarters are one address's when no other wants them.
+    until("600 are admitted", || server.counted("forebay_connections 600")).await;
+    until("200 are refused", || server.counted("forebay_connections_refused_total 200")).await;
+    for other in ["127.0.0.2", "127.0.0.3", "127.0.0.2"] {
+        let mut client = server.connect_from(other).await;
+        send(&mut client, GET).await;
+        assert!(rest(&mut client).await.unwrap().ends_with("hello\n"), "{other}");
+    }
+    let refused = async |address| loop {
+        let mut again = server.connect_from(address).await;
+        let _ = again.write_all(GET.as_bytes()).await;
+        // As long as its silent connections take all that its address has of the courtesy, it is told nothing.
+        match rest(&mut again).await {
+            Ok(answer) if !answer.is_empty() => break answer,
+            _ => {}
+        }
+    };
+    let refusal = soon("a refusal", refused("127.0.0.1")).await;
+    assert!(refusal.starts_with("HTTP/1.1 503") && refusal.contains("from your address"), "{refusal}");
+    // A network that the operator trusts is held to the whole.
+    let mut trusted = Vec::new();
+    for _ in 0..200 {
+        trusted.push(server.connect_from("127.0.0.9").await);
+    }
+    until("800 are admitted", || server.counted("forebay_connections 800")).await;
+    let refusal = soon("a refusal", refused("127.0.0.9")).await;
+    assert!(refusal.starts_with("HTTP/1.1 503") && !refusal.contains("from your address"), "{refusal}");
+}
+
+#[tokio::test]
 async fn the_courtesy_is_bounded_too() {
     let mut setup = Setup::clear().timeouts(|timeouts| timeouts.courtesy = 10 * PATIENCE);
     setup.config.max_connections = 1;
     let server = setup.start();
     let mut silent = Vec::new();
-    for _ in 0..1 + 64 {
+    for _ in 0..1 + 48 {
         silent.push(server.connect().await);
     }
     for _ in 0..3 {
-        // Nobody is left to tell this one anything.
+        // Its address has three quarters of those that are told anything.
         assert_eq!(rest(&mut server.connect().await).await.unwrap_or_default(), "");
     }
+    let mut other = server.connect_from("127.0.0.2").await;
+    send(&mut other, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(rest(&mut other).await.unwrap().starts_with("HTTP/1.1 503"));
     drop(silent);
     soon("a place", async {
         loop {
