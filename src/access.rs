@@ -11,6 +11,7 @@ mod htpasswd;
 mod ledger;
 mod proofs;
 mod tries;
+mod turns;
 mod verified;
 mod watch;
 
@@ -23,7 +24,6 @@ use std::{
 use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
-use tokio::sync::Semaphore;
 
 pub use self::{
     config::{ANY_CERTIFICATE, Anonymous, Config, PushUsers},
@@ -32,13 +32,8 @@ pub use self::{
     tries::{Tries, Try},
     watch::watch,
 };
-use self::{htpasswd::Users, verified::Verified, watch::Look};
-
-/// How many passwords are verified at the same time. Each takes a core for its time, and pulls need the cores too.
-const VERIFICATIONS: usize = 2;
-/// How many more may wait for their turn, some seconds at most; beyond it is somebody who guesses, or a crowd that is
-/// better off coming again.
-const WAITING: usize = 64;
+use self::{htpasswd::Users, turns::Turns, verified::Verified, watch::Look};
+use crate::peer::TrustedNetworks;
 
 /// The longest user name and password that an upstream is shown, in bytes; some passwords are whole key files.
 const MOST_OF_USER: usize = 256;
@@ -85,8 +80,7 @@ pub struct AccessControl(Arc<Shared>);
 
 struct Shared {
     rules: ArcSwap<Rules>,
-    verifications: Arc<Semaphore>,
-    waiting: Semaphore,
+    turns: Turns,
 }
 
 /// What one reading of the configuration and of the htpasswd file says.
@@ -102,8 +96,14 @@ impl AccessControl {
     /// When the htpasswd file cannot be read or has a line that is not understood.
     pub fn load(config: &Config) -> Result<Self, Error> {
         let rules = ArcSwap::from_pointee(Rules::load(config)?);
-        let verifications = Arc::new(Semaphore::new(VERIFICATIONS));
-        Ok(AccessControl(Arc::new(Shared { rules, verifications, waiting: Semaphore::new(WAITING) })))
+        Ok(AccessControl(Arc::new(Shared { rules, turns: Turns::new(TrustedNetworks::default()) })))
+    }
+
+    /// The same rules, where these networks are held to no share of the turns to have a password verified.
+    #[must_use]
+    pub fn trusting(self, trusted: TrustedNetworks) -> AccessControl {
+        let rules = ArcSwap::from(self.0.rules.load_full());
+        AccessControl(Arc::new(Shared { rules, turns: Turns::new(trusted) }))
     }
 
     /// Reads the htpasswd file again. Blocks on it.
@@ -206,10 +206,7 @@ impl AccessControl {
         // Before the queue, so that no address fills it with guesses.
         let is_known = || rules.remembered(&credentials).is_some();
         let tried = tries.begin(peer, ("access.htpasswd", &*credentials.user), is_known).await?;
-        // Given back when the turn has come, or when the client leaves. The semaphores are never closed.
-        let Ok(place) = self.0.waiting.try_acquire() else { return Err(Refusal::Busy) };
-        let Ok(permit) = self.0.verifications.clone().acquire_owned().await else { return Err(Refusal::Wrong) };
-        drop(place);
+        let turn = self.0.turns.wait(peer).await.ok_or(Refusal::Busy)?;
         // Another request of the same pull may have been before us in the queue.
         if let Some(user) = rules.remembered(&credentials) {
             return Ok(user);
@@ -220,7 +217,7 @@ impl AccessControl {
                 rules.remember(&credentials, user.clone());
             }
             // Held until here, by the work and not by who asked for it: a client that leaves frees no core.
-            drop(permit);
+            drop(turn);
             tried.end(user.is_none());
             user
         });

@@ -129,7 +129,7 @@ impl App {
         );
         let handler = Arc::new(Handler {
             table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym)?),
-            access: ArcSwap::from_pointee(AccessControl::load(&config.access)?),
+            access: ArcSwap::from_pointee(AccessControl::load(&config.access)?.trusting(trusted.clone())),
             lists: Lists::new(&config.cache, manifests.clone(), tasks.clone(), end.clone()),
             manifests,
             blobs: BlobCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone(), images),
@@ -203,7 +203,7 @@ impl App {
 
     fn try_reload(&self, config: &Config) -> Result<(), Error> {
         let table = table(config, &self.metrics, &self.handler.pseudonym)?;
-        let access = AccessControl::load(&config.access)?;
+        let access = AccessControl::load(&config.access)?.trusting(self.trusted.clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
         // From here on nothing fails.
         if let (Some(running), Some(tls)) = (&self.tls, tls) {

@@ -1,0 +1,126 @@
+//! Whose password is verified next.
+//!
+//! What must hold: few are verified at a time and few wait; peers share the places of those that wait, and each has no more
+//! passwords in the queue behind them than are verified at a time, so that a peer that guesses by the dozen keeps another
+//! waiting for one verification, not for dozens.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::peer::{PeerPrefix, Shares, TrustedNetworks};
+
+/// How many passwords are verified at the same time. Each takes a core for its time, and pulls need the cores too.
+const MAX_VERIFICATIONS: usize = 2;
+/// How many more may wait for their turn, some seconds at most; beyond it is a client that guesses, or a crowd that is
+/// better off coming again.
+const MAX_WAITING: u64 = 64;
+
+pub(super) struct Turns {
+    places: Shares,
+    trusted: TrustedNetworks,
+    /// First come, first served.
+    queue: Arc<Semaphore>,
+    /// Who may stand in the queue, of each peer that has a password on its way: no more peers than places.
+    peers: Mutex<HashMap<PeerPrefix, Weak<Semaphore>>>,
+}
+
+/// The right to verify one password, until it is dropped.
+pub(super) struct Turn {
+    _queue: OwnedSemaphorePermit,
+    _peer: Option<OwnedSemaphorePermit>,
+}
+
+impl Turns {
+    pub(super) fn new(trusted: TrustedNetworks) -> Turns {
+        Turns {
+            places: Shares::new(MAX_WAITING, trusted.clone()),
+            trusted,
+            queue: Arc::new(Semaphore::new(MAX_VERIFICATIONS)),
+            peers: Mutex::default(),
+        }
+    }
+
+    /// Waits for a turn. `None`: too many wait already, or too many of this peer.
+    pub(super) async fn wait(&self, peer: IpAddr) -> Option<Turn> {
+        // Given back when the turn has come, or when the client leaves. The semaphores are never closed.
+        let _place = self.places.take(peer, 1).ok()?;
+        let of_peer = match self.trusted.contains(peer) {
+            true => None,
+            false => Some(self.of_peer(peer.into()).acquire_owned().await.ok()?),
+        };
+        let queue = self.queue.clone().acquire_owned().await.ok()?;
+        Some(Turn { _queue: queue, _peer: of_peer })
+    }
+
+    fn of_peer(&self, peer: PeerPrefix) -> Arc<Semaphore> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = peers.get(&peer).and_then(Weak::upgrade) {
+            return known;
+        }
+        peers.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let new = Arc::new(Semaphore::new(MAX_VERIFICATIONS));
+        peers.insert(peer, Arc::downgrade(&new));
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use futures_util::{FutureExt as _, poll};
+
+    use super::*;
+
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    #[tokio::test]
+    async fn a_peer_with_a_crowd_keeps_no_other_waiting_for_all_of_it() {
+        let turns = Turns::new(TrustedNetworks::default());
+        let mut running = vec![turns.wait(address(1)).await.unwrap(), turns.wait(address(1)).await.unwrap()];
+        // Of the places three quarters are its own; the rest of it is told at once.
+        let mut crowd = Vec::new();
+        for _ in 0..70 {
+            let mut one = Box::pin(turns.wait(address(1)));
+            match poll!(&mut one) {
+                Poll::Pending => crowd.push(one),
+                Poll::Ready(turn) => assert!(turn.is_none()),
+            }
+        }
+        assert_eq!(crowd.len(), 48);
+        let mut other = Box::pin(turns.wait(address(2)));
+        assert!(poll!(&mut other).is_pending());
+        running.pop();
+        assert!(poll!(&mut crowd[0]).is_pending());
+        let other = other.now_or_never().flatten();
+        assert!(other.is_some(), "the next turn is that of the peer that waits with one");
+    }
+
+    #[tokio::test]
+    async fn all_the_places_are_for_a_trusted_network() {
+        let turns = Turns::new(TrustedNetworks::new(vec!["192.0.2.1".parse().unwrap()]));
+        let running = (turns.wait(address(1)).await.unwrap(), turns.wait(address(1)).await.unwrap());
+        let mut waiting: Vec<_> = (0..64).map(|_| Box::pin(turns.wait(address(1)))).collect();
+        for wait in &mut waiting {
+            assert!(poll!(wait).is_pending());
+        }
+        assert!(turns.wait(address(1)).await.is_none());
+        drop(running);
+    }
+
+    #[tokio::test]
+    async fn peers_that_have_gone_are_forgotten() {
+        let turns = Turns::new(TrustedNetworks::default());
+        for n in 0..=255 {
+            drop(turns.wait(address(n)).await);
+        }
+        assert_eq!(turns.peers.lock().unwrap().len(), 1);
+    }
+}
