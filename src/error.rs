@@ -91,6 +91,8 @@ pub enum Error {
     DigestMismatch,
     #[error("the request went in a circle: an upstream of this mirror leads back to it")]
     Loop,
+    #[error("this is on its way by mirrors of which one may wait for this very request; try again soon")]
+    Circle,
     #[error("the request was given up, as when the mirror shuts down; try again")]
     Draining,
 }
@@ -125,7 +127,7 @@ impl Error {
             Self::UpstreamUnavailable { .. } | Self::DigestMismatch => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Circle | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -159,6 +161,7 @@ impl Error {
             | Self::UpstreamTimeout
             | Self::DigestMismatch
             | Self::Loop
+            | Self::Circle
             | Self::Draining => ErrorCode::Unavailable,
         }
     }
@@ -178,7 +181,7 @@ impl Error {
                 .map(|value| one(header::CONTENT_RANGE, value))
                 .unwrap_or_default(),
             Self::TooManyRequests { retry_after } | Self::UpstreamUnavailable { retry_after } => retry(*retry_after),
-            Self::Busy => retry(Some(Duration::from_secs(1))),
+            Self::Busy | Self::Circle => retry(Some(Duration::from_secs(1))),
             Self::TooManyTries { retry_after } => retry(Some(*retry_after)),
             Self::Draining => retry(Some(Duration::from_secs(5))),
             Self::InvalidName(_)
@@ -264,6 +267,7 @@ impl From<BlobError> for Error {
             BlobError::Upstream(error) => Self::from_upstream(Operation::Blob, &error),
             BlobError::Mismatch => Self::DigestMismatch,
             BlobError::Range { len } => Self::RangeNotSatisfiable { len },
+            BlobError::Circle => Self::Circle,
             BlobError::Abandoned => Self::Draining,
         }
     }
@@ -275,6 +279,7 @@ impl From<ListError> for Error {
             ListError::Upstream { operation, source } => Self::from_upstream(operation, &source),
             ListError::NoEndpoint => Self::NoReferrersEndpoint,
             ListError::Tag(error) => error.into(),
+            ListError::Circle => Self::Circle,
             ListError::Abandoned => Self::Draining,
         }
     }
@@ -287,6 +292,7 @@ impl From<ManifestError> for Error {
             ManifestError::Mismatch => Self::DigestMismatch,
             ManifestError::OtherType => Self::UpstreamUnavailable { retry_after: None },
             ManifestError::KnownMissing | ManifestError::NotAcceptable => Self::ManifestUnknown,
+            ManifestError::Circle => Self::Circle,
             ManifestError::Abandoned => Self::Draining,
         }
     }
@@ -337,6 +343,7 @@ mod tests {
             (Error::UpstreamTimeout, 504, "UNAVAILABLE"),
             (Error::DigestMismatch, 502, "UNAVAILABLE"),
             (Error::Loop, 508, "UNAVAILABLE"),
+            (Error::Circle, 503, "UNAVAILABLE"),
             (Error::Draining, 503, "UNAVAILABLE"),
         ] {
             assert_eq!((error.status().as_u16(), error.code().as_str()), (status, code), "{error:?}");
@@ -359,6 +366,7 @@ mod tests {
             // Never too early.
             (Error::TooManyTries { retry_after: Duration::from_millis(29_100) }, header::RETRY_AFTER, Some("30")),
             (Error::UpstreamUnavailable { retry_after: seconds(7_000) }, header::RETRY_AFTER, Some("7")),
+            (Error::Circle, header::RETRY_AFTER, Some("1")),
             (Error::Draining, header::RETRY_AFTER, Some("5")),
             // Clients must not be made to send us what they have for the upstream.
             (Error::Denied, header::WWW_AUTHENTICATE, None),

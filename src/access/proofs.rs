@@ -20,7 +20,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::evidence::{self, Evidence};
 use crate::{
-    cache::{flights::Flights, writes::Writes},
+    cache::{
+        flights::{Circle, Flights},
+        writes::Writes,
+    },
     oci::{Accept, AcceptClass, Digest, Reference, Repository},
     upstream::{Access, Asker, Error, ErrorKind, Registry, Upstream},
 };
@@ -81,6 +84,8 @@ struct Place {
 struct Question {
     right: Right,
     subject: Option<(Reference, Option<AcceptClass>)>,
+    /// It is asked for requests that must not wait for what others ask.
+    circle: bool,
 }
 
 /// A cheap handle.
@@ -153,7 +158,8 @@ impl Proofs {
         if standing == Standing::Fresh {
             return Ok(None);
         }
-        let question = Question { right: right.clone(), subject: Some(subject.named()) };
+        let question =
+            Question { right: right.clone(), subject: Some(subject.named()), circle: upstream.may_be_circle() };
         let (proofs, by, of, what) = (self.clone(), upstream.clone(), repository.clone(), subject.clone());
         let had_right = of_right == Standing::Fresh;
         self.ask(question, upstream, asker, standing, async move {
@@ -196,7 +202,7 @@ impl Proofs {
         if standing == Standing::Fresh {
             return Ok(());
         }
-        let question = Question { right: right.clone(), subject: None };
+        let question = Question { right: right.clone(), subject: None, circle: upstream.may_be_circle() };
         let (proofs, by) = (self.clone(), upstream.clone());
         self.ask(question, upstream, asker, standing, async move {
             let asked = Instant::now();
@@ -249,12 +255,12 @@ impl Proofs {
             return Ok(None);
         }
         let writes = self.0.writes.of(upstream.name(), question.right.repository.as_ref());
-        if let Some(refused) = self.0.refused.get(&question).filter(|refused| refused.writes == writes) {
+        if let Some(refused) = self.0.refused.get(&question.of_refused()).filter(|refused| refused.writes == writes) {
             return Err((*refused.error).clone());
         }
         let shared = self.0.clone();
-        let key = question.clone();
-        let (flight, _) = self.0.questions.join(question, || async move {
+        let (key, circle) = (question.of_refused(), question.circle);
+        let (flight, leads) = self.0.questions.join(question, || async move {
             let Ok(_place) = shared.places_for_questions.try_acquire() else {
                 return Err(Error::new(ErrorKind::TooManyRequests, "too many clients' rights are being asked for"));
             };
@@ -267,12 +273,16 @@ impl Proofs {
             told
         });
         let given_up = || Err(Error::new(ErrorKind::Unavailable, "the question was given up"));
+        let asking = flight.answer_unless(circle && !leads);
         if !former {
-            return flight.answer().await.unwrap_or_else(given_up);
+            let why = "mirrors that may wait for this request ask the same";
+            let answer = asking.await.map_err(|Circle| Error::new(ErrorKind::TooManyRequests, why))?;
+            return answer.unwrap_or_else(given_up);
         }
-        match tokio::time::timeout(PATIENCE, flight.answer()).await {
-            Ok(Some(Err(error))) if error.kind.is_outage() => {}
-            Ok(answer) => return answer.unwrap_or_else(given_up),
+        match tokio::time::timeout(PATIENCE, asking).await {
+            Ok(Err(Circle)) => {}
+            Ok(Ok(Some(Err(error)))) if error.kind.is_outage() => {}
+            Ok(Ok(answer)) => return answer.unwrap_or_else(given_up),
             Err(_) => {}
         }
         self.0.troubled.insert(troubled, ());
@@ -290,6 +300,13 @@ impl Proofs {
     /// How old a yes is, if that is what was said last.
     fn age(&self, right: &Right) -> Option<Duration> {
         self.0.rights.get(right).filter(|word| word.yes).map(|word| word.asked.elapsed())
+    }
+}
+
+impl Question {
+    /// Under which a refusal is remembered.
+    fn of_refused(&self) -> Self {
+        Self { circle: false, ..self.clone() }
     }
 }
 

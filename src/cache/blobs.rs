@@ -6,9 +6,9 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BlobReader, Config, ContentId, DiskStore, FileSlice, Images, Pool, ReadError, Source, Tees,
+    BlobReader, CIRCLE_PATIENCE, Config, ContentId, DiskStore, FileSlice, Images, Pool, ReadError, Source, Tees,
     disk::StoredBlob,
-    fill::{FillError, Fills, Joined},
+    fill::{Beside, Fill, FillError, Fills, Joined},
     lru::Key,
     prefetch::Prefetch,
     through::ThroughReader,
@@ -36,6 +36,8 @@ pub enum BlobError {
     Mismatch,
     #[error("the range lies outside the blob")]
     Range { len: u64 },
+    #[error("the blob is on its way by mirrors that may wait for this request")]
+    Circle,
     #[error("forebay is shutting down")]
     Abandoned,
 }
@@ -101,6 +103,19 @@ impl BlobCache {
         }
         for _ in 0..MOST_STRANGERS {
             let joined = self.fills.join(source).await;
+            if let Joined::Follower(membership) = &joined
+                && let Some(mirrors) = source.upstream.came_by()
+                && !membership.fill().admits(mirrors)
+            {
+                if let Some(place) = self.fills.beside(&source.id()) {
+                    drop(joined);
+                    return self.beside(source, range, place).await;
+                }
+                // Where they stand in a row and not in a circle, the answer that tells so comes soon.
+                if !membership.fill().admits_within(mirrors, CIRCLE_PATIENCE).await {
+                    return Err(BlobError::Circle);
+                }
+            }
             if let Some(answer) = self.join(source, range, joined).await {
                 return answer;
             }
@@ -120,13 +135,19 @@ impl BlobCache {
         let membership = joined.into_membership();
         let fill = membership.fill().clone();
         let strange = !fill.source().is_same(source);
+        // The failure of another repository's says nothing about this one, nor does the circle of who began the fill.
+        let says_nothing = |error: &FillError| match error {
+            FillError::Upstream(error) => strange || (!led && error.kind == ErrorKind::Loop),
+            FillError::Mismatch => strange,
+            FillError::Storage(_) | FillError::NoRoom | FillError::Abandoned => false,
+        };
         let mut total = match fill.head().await {
             Ok(total) => total,
             Err(FillError::NoRoom | FillError::Storage(_)) => {
                 let transfer = fill.take_transfer().filter(|_| !strange);
                 return Some(self.through(source, range, transfer).await);
             }
-            Err(FillError::Upstream(_) | FillError::Mismatch) if strange => return None,
+            Err(error) if says_nothing(&error) => return None,
             Err(error) => return Some(Err(error.into())),
         };
         let outcome = match (led, fill.is_complete()) {
@@ -146,13 +167,22 @@ impl BlobCache {
                 Ok(()) => total = fill.head().await.ok().flatten(),
                 // A disk that fails now is no trouble: the reader goes around it.
                 Err(FillError::Storage(_) | FillError::NoRoom) => {}
-                Err(FillError::Upstream(_) | FillError::Mismatch) if strange => return None,
+                Err(error) if says_nothing(&error) => return None,
                 Err(error) => return Some(Err(error.into())),
             }
         }
         let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
         let reader = BlobReader::Growing(membership.read(source.clone(), first, end));
         Some(Ok(OpenedBlob { reader, total, range, outcome, stored: true }))
+    }
+
+    /// Fetches a blob for the one request that must not wait for its fill.
+    async fn beside(&self, source: &Source, range: Option<ByteRange>, place: Beside) -> Result<OpenedBlob, BlobError> {
+        let mut opened = self.through(source, range, None).await?;
+        if let BlobReader::Through(reader) = &mut opened.reader {
+            reader.keeping(place);
+        }
+        Ok(opened)
     }
 
     /// Forgets a blob that was deleted. Who reads it goes on.
@@ -169,7 +199,9 @@ impl BlobCache {
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
     pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
+        let can_wait = |fill: &Fill| source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
         if let Some(membership) = self.fills.find(&source.id())
+            && can_wait(membership.fill())
             && let Ok(Some(total)) = membership.fill().head().await
         {
             return Ok(BlobSize { total: Some(total), outcome: Outcome::Joined });

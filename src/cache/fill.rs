@@ -26,13 +26,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    fills::{Fills, Joined},
+    fills::{Beside, Fills, Joined},
     hash::{hash_in_turn, hash_slice},
 };
 use super::{
@@ -40,9 +41,12 @@ use super::{
     disk::{self, Pin},
     extents::Extents,
     through::ThroughReader,
-    transfer::Transfer,
+    transfer::{Flow, Transfer},
 };
-use crate::{metrics::Metrics, upstream};
+use crate::{
+    metrics::Metrics,
+    upstream::{self, Mirrors},
+};
 
 /// How much of the end is held back until the digest is known to be right, in bytes.
 const WITHHELD_TAIL: u64 = 16 * 1024;
@@ -78,6 +82,8 @@ pub struct Fill {
     source: Source,
     metrics: Metrics,
     state: Mutex<State>,
+    /// Where the bytes of the main transfer come from.
+    flow: watch::Sender<Flow>,
     /// Something changed: look at the state again.
     changed: watch::Sender<()>,
     /// Nobody wants it any more, or the process ends.
@@ -182,6 +188,7 @@ impl Fill {
             source,
             metrics,
             state: Mutex::new(state),
+            flow: watch::Sender::new(Flow::Asking),
             changed: watch::Sender::new(()),
             cancel,
             ranges,
@@ -255,6 +262,37 @@ impl Fill {
         disk::write(move || name.allow_gaps()).await?;
         self.state().gaps_allowed = true;
         Ok(())
+    }
+
+    /// The forebays by way of which its bytes come, as far as that is known.
+    pub fn mirrors(&self) -> Option<Mirrors> {
+        match &*self.flow.borrow() {
+            Flow::From(mirrors) if !self.is_complete() => mirrors.clone(),
+            Flow::From(_) | Flow::Asking => None,
+        }
+    }
+
+    /// Whether a request that came by these forebays can wait for it: none of them is waited for here.
+    pub fn admits(&self, mirrors: &Mirrors) -> bool {
+        self.is_complete()
+            || match &*self.flow.borrow() {
+                Flow::Asking => !self.source.upstream.may_be_mirror(),
+                Flow::From(by) => by.as_ref().is_none_or(|by| !by.meet(mirrors)),
+            }
+    }
+
+    /// Waits for that, or for the end; whether it came in time.
+    pub async fn admits_within(&self, mirrors: &Mirrors, patience: Duration) -> bool {
+        let mut flow = self.flow.subscribe();
+        let admitted = async {
+            while !self.admits(mirrors) {
+                tokio::select! {
+                    _ = flow.changed() => {}
+                    _ = self.end() => return,
+                }
+            }
+        };
+        timeout(patience, admitted).await.is_ok()
     }
 
     /// What it was begun for.
@@ -388,6 +426,11 @@ impl FillReader {
     /// Whether another repository's upstream failed: it says nothing about the one this client asked for.
     pub fn is_stranger(&self) -> bool {
         !self.fill.source.is_same(&self.source)
+    }
+
+    /// The forebays by way of which the bytes come.
+    pub fn mirrors(&self) -> Option<Mirrors> {
+        self.fill.mirrors()
     }
 
     /// The next bytes that are on disk; `None` after the last one.

@@ -6,10 +6,18 @@ use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long a request that came by forebays waits for what may wait for it, in case they stand in a row and not in a circle.
+pub const CIRCLE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a request waits for may wait for that request.
+#[derive(Debug)]
+pub struct Circle;
 
 /// Questions on their way, by what is asked.
 pub struct Flights<K, V> {
@@ -31,6 +39,14 @@ impl<V: Clone> Flight<V> {
     /// The answer; `None` when whoever was to give it is gone (the process ends).
     pub async fn answer(mut self) -> Option<V> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
+    }
+
+    /// The same, for a request that must not wait for ever where others ask by way of the same mirrors (`may_be_circle`).
+    pub async fn answer_unless(self, may_be_circle: bool) -> Result<Option<V>, Circle> {
+        match may_be_circle {
+            true => timeout(CIRCLE_PATIENCE, self.answer()).await.map_err(|_| Circle),
+            false => Ok(self.answer().await),
+        }
     }
 }
 

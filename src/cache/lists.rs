@@ -33,7 +33,11 @@ pub use self::{
     question::{List, WantedList},
     tagged::TaggedReferrers,
 };
-use super::{Config, ManifestCache, ManifestError, flights::Flights, freshness::Freshness};
+use super::{
+    Config, ManifestCache, ManifestError,
+    flights::{Circle, Flights},
+    freshness::Freshness,
+};
 use crate::{
     metrics::{Operation, Outcome},
     oci::Repository,
@@ -56,6 +60,8 @@ pub enum ListError {
     NoEndpoint,
     #[error("the tag that has the referrers cannot be had")]
     Tag(#[source] ManifestError),
+    #[error("the list is asked for by mirrors that may wait for this request")]
+    Circle,
     #[error("the request was given up")]
     Abandoned,
 }
@@ -98,7 +104,8 @@ impl Lists {
     /// A list, from the upstream or, where that cannot be asked or need not be, as it was.
     pub async fn get(&self, wanted: &WantedList) -> Result<FoundList, ListError> {
         let key = wanted.key();
-        let question = Question { writes: self.0.answers.writes(&key), key };
+        let circle = wanted.upstream.may_be_circle();
+        let question = Question { writes: self.0.answers.writes(&key), circle, key };
         let (answer, outcome) = self.answer(wanted, &question).await?;
         match answer {
             Answer::List { headers, body } => Ok(FoundList::Served(ServedList { headers, body, outcome })),
@@ -128,19 +135,22 @@ impl Lists {
             let (lists, wanted, question) = (self.clone(), wanted.clone(), question.clone());
             async move { lists.ask(&wanted, &question).await }
         });
-        let asking = flight.clone().answer();
+        let circle = question.circle && !leads;
+        let asking = flight.clone().answer_unless(circle);
         let asked = match kept {
             Some(_) => timeout(STALE_PATIENCE, asking).await.ok(),
             None => Some(asking.await),
         };
         // Looked for again: what was kept may have been changed through us meanwhile.
         let asked = match (asked, answers.get(key, access).0) {
-            (Some(Some(Err(error))), Some(answer)) if error.kind.is_outage() => return Ok((answer, Outcome::Stale)),
-            (None, Some(answer)) => return Ok((answer, Outcome::Stale)),
-            (None, None) => flight.answer().await,
+            (Some(Ok(Some(Err(error)))), Some(answer)) if error.kind.is_outage() => {
+                return Ok((answer, Outcome::Stale));
+            }
+            (Some(Err(Circle)) | None, Some(answer)) => return Ok((answer, Outcome::Stale)),
+            (None, None) => flight.answer_unless(circle).await,
             (Some(asked), _) => asked,
         };
-        let asked = asked.ok_or(ListError::Abandoned)?;
+        let asked = asked.map_err(|Circle| ListError::Circle)?.ok_or(ListError::Abandoned)?;
         let answer = asked.map_err(|source| ListError::Upstream { operation: wanted.list.operation(), source })?;
         let outcome = match (leads, wanted.list.is_trusted()) {
             (false, _) => Outcome::Joined,

@@ -25,7 +25,7 @@ pub use self::{
 };
 use super::{
     Config, ContentId, DiskStore, Images, Pool,
-    flights::Flights,
+    flights::{Circle, Flights},
     freshness::Freshness,
     lru::Key,
     tag_record::{TagKey, TagRecord},
@@ -276,7 +276,7 @@ impl ManifestCache {
                 return Err(error);
             }
         };
-        let was_missing = self.0.missing.contains_key(&question);
+        let was_missing = self.0.missing.contains_key(&question.of_missing());
         let record = TagRecord::told_by(head).filter(|_| key.is_some());
         let moved =
             record.as_ref().is_some_and(|record| known.as_ref().is_none_or(|known| known.digest != record.digest));
@@ -380,11 +380,10 @@ impl ManifestCache {
         known: Option<Arc<TagRecord>>,
     ) -> Result<(Answer, Outcome), ManifestError> {
         let question = self.question(wanted, reference, head);
-        // Every 404 is a GET's in the end: a HEAD's is not believed.
-        if self.0.missing.contains_key(&Question { head: false, ..question.clone() }) {
+        if self.0.missing.contains_key(&question.of_missing()) {
             return Err(ManifestError::KnownMissing);
         }
-        let (cache, wanted) = (self.clone(), wanted.clone());
+        let (cache, wanted, circle) = (self.clone(), wanted.clone(), question.circle);
         let (flight, leads) = self.0.questions.join(question.clone(), || async move {
             if let Some(answer) = cache.answered_meanwhile(&wanted, &question).await {
                 return Ok(answer);
@@ -397,7 +396,8 @@ impl ManifestCache {
             }
             answer
         });
-        let answer = flight.answer().await.ok_or(ManifestError::Abandoned)??;
+        let answered = flight.answer_unless(circle && !leads).await.map_err(|Circle| ManifestError::Circle)?;
+        let answer = answered.ok_or(ManifestError::Abandoned)??;
         let outcome = match (&answer, leads) {
             (Answer::Unchanged(_), _) => Outcome::Revalidated,
             (_, true) => Outcome::Miss,
@@ -414,6 +414,7 @@ impl ManifestCache {
             reference: reference.clone(),
             class: wanted.accept.class(),
             head,
+            circle: wanted.upstream.may_be_circle(),
             writes: self.0.tags.writes(wanted.upstream.name(), &wanted.repository),
         }
     }
@@ -440,7 +441,7 @@ impl ManifestCache {
         if let Reference::Tag(tag) = &question.reference {
             self.0.tags.remove(&wanted.key(tag)).await;
         }
-        self.0.missing.insert(Question { head: false, ..question }, ());
+        self.0.missing.insert(question.of_missing(), ());
     }
 
     async fn fetch(

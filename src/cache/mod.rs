@@ -33,6 +33,7 @@ pub use self::{
     blobs::{BlobCache, BlobError, OpenedBlob},
     config::Config,
     disk::{DiskStore, Pin},
+    flights::CIRCLE_PATIENCE,
     lists::{FoundList, List, ListError, Lists, ServedList, WantedList},
     manifests::{ManifestCache, ManifestError, Wanted},
     pool::{ContentId, Pool},

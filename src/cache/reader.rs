@@ -5,7 +5,10 @@ use std::{fs::File, io, sync::Arc};
 use bytes::Bytes;
 
 use super::{disk::Pin, fill::FillReader, through::ThroughReader};
-use crate::{cache::fill::FillError, upstream};
+use crate::{
+    cache::fill::FillError,
+    upstream::{self, ErrorKind, Mirrors},
+};
 
 /// Bytes that are on disk: what to send, not the bytes themselves.
 #[derive(Clone, Debug)]
@@ -67,6 +70,15 @@ impl BlobReader {
         }
     }
 
+    /// The forebays by way of which the bytes come, where they are still on their way.
+    pub fn mirrors(&self) -> Option<Mirrors> {
+        match self {
+            Self::Growing(reader) => reader.mirrors(),
+            Self::Through(reader) => reader.mirrors(),
+            Self::File { .. } | Self::Memory(_) => None,
+        }
+    }
+
     /// The next piece; `None` after the last one.
     ///
     /// What asks the upstream is on the heap: most bodies never do, and each has room for all that it may do.
@@ -83,7 +95,7 @@ impl BlobReader {
                         let through = Box::pin(reader.go_through()).await?;
                         *self = Self::Through(Box::new(through));
                     }
-                    Err(FillError::Upstream(_)) if reader.is_stranger() => {
+                    Err(FillError::Upstream(error)) if reader.is_stranger() || error.kind == ErrorKind::Loop => {
                         let through = Box::pin(reader.go_through()).await?;
                         *self = Self::Through(Box::new(through));
                     }

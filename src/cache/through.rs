@@ -4,13 +4,24 @@
 
 use bytes::Bytes;
 
-use super::{FileSlice, ReadError, Source, disk::blocking, transfer::Transfer};
-use crate::{metrics::Metrics, oci::Verifier, upstream};
+use super::{
+    FileSlice, ReadError, Source,
+    disk::blocking,
+    fill::Beside,
+    transfer::{Flow, Transfer},
+};
+use crate::{
+    metrics::Metrics,
+    oci::Verifier,
+    upstream::{self, Mirrors},
+};
 
 /// Gives what a transfer gives.
 pub struct ThroughReader {
     transfer: Transfer,
     check: Option<Check>,
+    /// Held where there is a fill of the blob, which this must not wait for.
+    place: Option<Beside>,
 }
 
 /// Present when the client gets the whole blob; a part cannot be verified.
@@ -27,7 +38,7 @@ impl ThroughReader {
     /// The whole blob, out of a transfer that is at its start.
     pub fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
         let verifier = Verifier::new(source.digest.algorithm());
-        Self { transfer, check: Some(Check { source, metrics, verifier, held: None, done: false }) }
+        Self { transfer, check: Some(Check { source, metrics, verifier, held: None, done: false }), place: None }
     }
 
     /// The rest of a whole blob of which the client has `sent` already.
@@ -50,7 +61,20 @@ impl ThroughReader {
 
     /// The bytes from `first` to `last`.
     pub async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
-        Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None })
+        Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None, place: None })
+    }
+
+    /// Keeps the place of the one that goes beside the fill of this blob.
+    pub fn keeping(&mut self, place: Beside) {
+        self.place = Some(place);
+    }
+
+    /// The forebays by way of which the bytes come.
+    pub fn mirrors(&self) -> Option<Mirrors> {
+        match self.transfer.flow() {
+            Flow::From(mirrors) => mirrors,
+            Flow::Asking => None,
+        }
     }
 
     /// The next bytes; `None` after the last. Cancel-safe.

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::Source;
-use crate::upstream::{BlobRange, BlobStream, Error, ErrorKind};
+use crate::upstream::{BlobRange, BlobStream, Error, ErrorKind, Mirrors};
 
 /// How long an upstream may be gone in the middle of a blob before its readers are told.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,6 +23,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const PROGRESS: u64 = 64 * 1024;
 /// A transfer that breaks this often without that is not worth going on with.
 const MOST_BREAKS: u32 = 50;
+
+/// Where the bytes of a transfer come from just now.
+#[derive(Clone, Debug)]
+pub enum Flow {
+    /// The upstream was asked and has not answered.
+    Asking,
+    /// From the registry, or by way of these forebays.
+    From(Option<Mirrors>),
+}
 
 /// Bytes of a blob from one position on, resumed as often as needed.
 pub struct Transfer {
@@ -49,6 +58,7 @@ pub struct Transfer {
     has_parts: bool,
     /// When the first of those was: a connection that went silent has used up its own patience already.
     broken_since: Option<Instant>,
+    flow: Option<watch::Sender<Flow>>,
 }
 
 impl Transfer {
@@ -85,7 +95,26 @@ impl Transfer {
             plain: false,
             has_parts: false,
             broken_since: None,
+            flow: None,
         }
+    }
+
+    /// Tells `flow` from now on where the bytes come from.
+    pub fn telling(mut self, flow: &watch::Sender<Flow>) -> Self {
+        self.flow = Some(flow.clone());
+        self.tell();
+        self
+    }
+
+    fn tell(&self) {
+        if let Some(flow) = &self.flow {
+            flow.send_replace(self.flow());
+        }
+    }
+
+    /// Where the bytes come from.
+    pub fn flow(&self) -> Flow {
+        self.stream.as_ref().map_or(Flow::Asking, |stream| Flow::From(stream.mirrors.clone()))
     }
 
     /// Tries for no longer than this to go on when it breaks: somebody else will.
@@ -228,11 +257,13 @@ impl Transfer {
         self.total = self.total.or(stream.total);
         self.skip = self.position - stream.first;
         self.stream = Some(stream);
+        self.tell();
         Ok(())
     }
 
     fn broke(&mut self, error: Error) -> Result<(), Error> {
         self.stream = None;
+        self.tell();
         self.breaks += 1;
         let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
         if !error.kind.is_outage() || self.breaks > MOST_BREAKS || broken_since.elapsed() > self.patience {

@@ -75,10 +75,12 @@ fn manifest_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &str, 
 pub fn blob(digest: &Digest, opened: OpenedBlob, lane: Option<&Lane>) -> Response<Body> {
     let OpenedBlob { reader, total, range, outcome, stored } = opened;
     let len = range.map(ResolvedRange::len).or(total);
+    let mirrors = reader.mirrors();
     let mut response = Response::new(body::blob(reader, len, lane.cloned()));
     let headers = response.headers_mut();
     blob_headers(headers, digest, len);
     headers.insert(CACHE_STATUS, cache_status(outcome, stored));
+    headers.extend(mirrors.and_then(|mirrors| mirrors.header()).map(|via| (header::VIA, via)));
     if let (Some(range), Some(total)) = (range, total) {
         if let Ok(value) = HeaderValue::from_str(&range.content_range(total).to_string()) {
             headers.insert(header::CONTENT_RANGE, value);
@@ -222,7 +224,10 @@ fn cache_status(outcome: Outcome, stored: bool) -> HeaderValue {
 /// What every answer has.
 pub fn common(headers: &mut HeaderMap, id: HeaderValue, via: &HeaderValue, namespace: Option<&str>) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    headers.insert(header::VIA, via.clone());
+    // By whom it still comes is told as well: who waits for it here must not be waited for there.
+    let behind = headers.get(header::VIA).map(|behind| [behind.as_bytes(), b", ", via.as_bytes()].concat());
+    let via = behind.and_then(|via| HeaderValue::from_bytes(&via).ok()).unwrap_or_else(|| via.clone());
+    headers.insert(header::VIA, via);
     headers.insert(REQUEST_ID, id);
     isolate(headers);
     if let Some(namespace) = namespace.and_then(|namespace| HeaderValue::from_str(namespace).ok()) {

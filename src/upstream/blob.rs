@@ -21,6 +21,7 @@ use super::{
     error::{Error, ErrorKind, Shown},
     follow::Followed,
     request::Shared,
+    via::Mirrors,
 };
 use crate::{metrics::Metrics, oci::ContentRange};
 
@@ -54,6 +55,8 @@ pub struct BlobStream {
     pub total: Option<u64>,
     /// Whether the answer was 206.
     pub ranged: bool,
+    /// The forebays that it comes by.
+    pub mirrors: Option<Mirrors>,
     followed: Followed,
     /// How many bytes are still to come, when that is known.
     expected: Option<u64>,
@@ -98,9 +101,10 @@ impl BlobStream {
             Part { first: 0, total: len, expected: len }
         };
         let Part { first, total, expected } = part;
+        let mirrors = Mirrors::in_headers(headers);
         let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
         let upstream = upstream.name().clone();
-        Ok(Self { first, total, ranged, followed, expected, upstream, endpoint, quiet, received, metrics })
+        Ok(Self { first, total, ranged, mirrors, followed, expected, upstream, endpoint, quiet, received, metrics })
     }
 
     /// The next bytes, or `None` at the end. Cancelling loses nothing.

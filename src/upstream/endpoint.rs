@@ -13,7 +13,10 @@ use std::{
 use reqwest::Url;
 use tokio::time::Instant;
 
-use super::error::{Error, ErrorKind};
+use super::{
+    error::{Error, ErrorKind},
+    follow::First,
+};
 
 /// How long a URL that failed stays behind the others; twice as long after every probe that failed.
 const COOL_DOWN: Duration = Duration::from_secs(10);
@@ -44,6 +47,18 @@ struct Learned {
     scheme: Option<Scheme>,
     /// When a change was last accepted from nobody in particular.
     open: Option<Instant>,
+    kind: Kind,
+}
+
+/// What answers there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Unknown,
+    /// No forebay, as far as its answers tell.
+    Registry,
+    /// A forebay: it may wait for us. Once told, this is not forgotten.
+    Mirror,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +96,22 @@ impl Endpoint {
             return Err(Error::new(ErrorKind::NotFound, "the path has dot segments in it"));
         }
         Ok(url)
+    }
+
+    /// It answered so.
+    pub(super) fn note_answer(&self, First { status, by_mirror }: First) {
+        // A mirror that refuses a connection, or has no way to its upstream, may say so without its name.
+        let is_telling = status.is_success() || status.is_redirection() || matches!(status.as_u16(), 401 | 404);
+        self.with(|learned| match learned.kind {
+            _ if by_mirror => learned.kind = Kind::Mirror,
+            Kind::Unknown if is_telling => learned.kind = Kind::Registry,
+            Kind::Unknown | Kind::Registry | Kind::Mirror => {}
+        });
+    }
+
+    /// Whether it is known to be no forebay.
+    pub(super) fn is_registry(&self) -> bool {
+        self.with(|learned| learned.kind == Kind::Registry)
     }
 
     pub(super) fn scheme(&self) -> Option<Scheme> {
@@ -215,6 +246,26 @@ mod tests {
 
     fn endpoints(urls: &[&str]) -> Vec<Arc<Endpoint>> {
         urls.iter().map(|url| Arc::new(Endpoint::new(Url::parse(url).unwrap()))).collect()
+    }
+
+    #[test]
+    fn what_is_no_mirror_is_known_by_its_answers() {
+        let first = |status: u16, by_mirror| First { status: status.try_into().unwrap(), by_mirror };
+        for (answers, is_registry) in [
+            (&[][..], false),
+            (&[first(200, false)], true),
+            (&[first(307, false)], true),
+            (&[first(401, false)], true),
+            (&[first(503, false)], false),
+            (&[first(421, false)], false),
+            (&[first(404, true)], false),
+            (&[first(200, false), first(200, true)], false),
+            (&[first(200, true), first(200, false)], false),
+        ] {
+            let endpoint = Endpoint::new(Url::parse("http://a").unwrap());
+            answers.iter().for_each(|answer| endpoint.note_answer(*answer));
+            assert_eq!(endpoint.is_registry(), is_registry);
+        }
     }
 
     fn order(endpoints: &[Arc<Endpoint>]) -> Vec<&str> {

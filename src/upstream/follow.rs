@@ -12,6 +12,7 @@ use super::{
     client::{Sender, discard},
     error::{Error, ErrorKind, Shown},
     redirect,
+    via::Mirrors,
 };
 use crate::metrics::Operation;
 
@@ -22,6 +23,21 @@ pub(super) struct Followed {
     pub url: Url,
     /// Whether the way left the origin that was asked.
     pub away: bool,
+    /// The status that the origin itself gave, and whether it is a forebay.
+    pub first: First,
+}
+
+/// What the first answer of a way tells of who gave it.
+#[derive(Clone, Copy)]
+pub(super) struct First {
+    pub status: StatusCode,
+    pub by_mirror: bool,
+}
+
+impl First {
+    fn of(response: &Response) -> Self {
+        Self { status: response.status(), by_mirror: Mirrors::in_headers(response.headers()).is_some() }
+    }
 }
 
 /// Sends a GET or a HEAD, perhaps over connections of its own (`apart`), and follows where it is led.
@@ -35,11 +51,13 @@ pub(super) async fn follow(
 ) -> Result<Followed, Error> {
     let mut url = start.clone();
     let mut away = false;
+    let mut first = None;
     for _ in 0..=redirect::MAX_HOPS {
         let response =
             Box::pin(sender.send_over(apart, operation, method.clone(), &url, headers.clone(), None)).await?;
+        let first = *first.get_or_insert_with(|| First::of(&response));
         if !redirect::is_redirect(response.status()) {
-            let followed = Followed { response, url, away };
+            let followed = Followed { response, url, away, first };
             return if operation == Operation::Blob && is_refused_head(&method, &followed) {
                 Box::pin(probe(sender, operation, followed, headers)).await
             } else {

@@ -47,6 +47,7 @@ pub use self::{
     content::{Content, Witness},
     error::{Error, ErrorKind, SetupError},
     registry::Registry,
+    via::Mirrors,
     write::{Need, Place, Write, Written},
 };
 use self::{
@@ -116,6 +117,8 @@ pub struct Forwarded {
 pub struct Upstream {
     shared: Arc<Shared>,
     via: Via,
+    /// The forebays that the request came by.
+    mirrors: Option<Mirrors>,
     apart: bool,
     client: Option<Arc<ClientCredential>>,
 }
@@ -127,7 +130,8 @@ impl Upstream {
     ///
     /// When the private CA cannot be read, or the configuration has no URL in it.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
-        Ok(Self { shared: Arc::new(Shared::new(config, &context)?), via: Via::Ours, apart: false, client: None })
+        let shared = Arc::new(Shared::new(config, &context)?);
+        Ok(Self { shared, via: Via::Ours, mirrors: None, apart: false, client: None })
     }
 
     /// Its name in the configuration, and in the labels of metrics.
@@ -139,7 +143,24 @@ impl Upstream {
     /// to be joined by commas. The upstream is told the whole way, so that it can see a circle that
     /// leads through more mirrors than us. A way of more than 32 stations or 4 KiB is taken for a circle.
     pub fn on_behalf_of(&self, via: Option<HeaderValue>) -> Self {
-        Self { via: Via::behind(via.as_ref(), self.shared.via()), ..self.clone() }
+        let mirrors = Mirrors::in_values(via.iter());
+        Self { via: Via::behind(via.as_ref(), self.shared.via()), mirrors, ..self.clone() }
+    }
+
+    /// The forebays that the request came by.
+    pub fn came_by(&self) -> Option<&Mirrors> {
+        self.mirrors.as_ref()
+    }
+
+    /// Whether an answer of it may wait for one of ours: it may be a forebay.
+    pub fn may_be_mirror(&self) -> bool {
+        self.shared.may_be_mirror()
+    }
+
+    /// Whether the request must not wait for an answer that others asked for: it came by a forebay, and that answer may
+    /// come by one that waits for just this request. Nor must others wait for its answer, which may be that it is a circle.
+    pub fn may_be_circle(&self) -> bool {
+        self.via == Via::TooLong || (self.mirrors.is_some() && self.may_be_mirror())
     }
 
     /// The same upstream, asked over connections that each have one request at a time.

@@ -167,6 +167,11 @@ impl Shared {
         &self.received
     }
 
+    /// Whether one of its URLs may be that of a forebay: it is known of none before it has answered.
+    pub(super) fn may_be_mirror(&self) -> bool {
+        !self.endpoints.iter().all(|endpoint| endpoint.is_registry())
+    }
+
     /// What we call ourselves in `Via`.
     pub(super) fn via(&self) -> &HeaderValue {
         &self.via
@@ -318,6 +323,7 @@ impl Shared {
         }
         let followed =
             Box::pin(follow(&self.sender, ask.apart, ask.operation, ask.method.clone(), url, headers)).await?;
+        endpoint.note_answer(followed.first);
         if !followed.away
             && let Some(RateLimit { limit, remaining }) = RateLimit::of(followed.response.headers())
         {

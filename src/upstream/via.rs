@@ -5,7 +5,9 @@
 //!
 //! Source: RFC 9110 §7.6.3.
 
-use http::HeaderValue;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, header};
 
 use super::error::{Error, ErrorKind};
 
@@ -55,9 +57,72 @@ impl Via {
     }
 }
 
+/// The forebays that a message passed, as they name themselves in `Via`: at least one. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirrors {
+    names: Arc<[Box<str>]>,
+    /// They are more than a way has that leads anywhere: any other one may be among them.
+    endless: bool,
+}
+
+impl Mirrors {
+    /// `None` when the message passed none.
+    pub(super) fn in_headers(headers: &HeaderMap) -> Option<Self> {
+        Self::in_values(headers.get_all(header::VIA).iter())
+    }
+
+    pub(super) fn in_values<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> Option<Self> {
+        let ways = values.filter_map(|value| value.to_str().ok()).flat_map(|way| way.split(','));
+        let received_by = ways.filter_map(|hop| hop.split_ascii_whitespace().nth(1));
+        let mut names: Vec<Box<str>> = received_by
+            .filter(|name| *name == "forebay" || name.starts_with("forebay-"))
+            .take(MAX_HOPS + 1)
+            .map(Into::into)
+            .collect();
+        let endless = names.len() > MAX_HOPS || names.iter().map(|name| name.len()).sum::<usize>() > MAX_LEN;
+        if endless {
+            names.truncate(1);
+        }
+        (!names.is_empty()).then(|| Self { names: names.into(), endless })
+    }
+
+    /// Whether one of them may be one of `others`.
+    pub fn meet(&self, others: &Self) -> bool {
+        self.endless || others.endless || self.names.iter().any(|name| others.names.contains(name))
+    }
+
+    /// As a `Via` tells them.
+    pub fn header(&self) -> Option<HeaderValue> {
+        let hops: Vec<String> = self.names.iter().map(|name| format!("1.1 {name}")).collect();
+        HeaderValue::try_from(hops.join(", ")).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forebays_on_a_way() {
+        let found = |vias: &[&'static str]| {
+            let values: Vec<_> = vias.iter().map(|via| HeaderValue::from_static(via)).collect();
+            Mirrors::in_values(values.iter())
+        };
+        let told = |vias: &[&'static str]| found(vias).and_then(|found| found.header());
+        for (vias, expected) in [
+            (&[][..], None),
+            (&["1.1 proxy.lan (squid)", "1.0 fred, 2 other"], None),
+            (&["1.1 forebay-1"], Some("1.1 forebay-1")),
+            (&["1.0 fred, HTTP/2 forebay-1 (a comment)", "1.1 forebay-2"], Some("1.1 forebay-1, 1.1 forebay-2")),
+            (&["forebay-1", ", ,", "1.1"], None),
+        ] {
+            assert_eq!(told(vias), expected.map(HeaderValue::from_static), "{vias:?}");
+        }
+        let (both, other) = (found(&["1.1 forebay-1, 1.1 forebay-2"]).unwrap(), found(&["1.1 forebay-3"]).unwrap());
+        assert!(both.meet(&found(&["1.1 forebay-2"]).unwrap()) && !both.meet(&other));
+        let endless = HeaderValue::try_from(vec!["1.1 forebay-9"; MAX_HOPS + 1].join(", ")).unwrap();
+        assert!(other.meet(&Mirrors::in_values([&endless].into_iter()).unwrap()));
+    }
 
     #[test]
     fn ways() {

@@ -2,6 +2,7 @@
 
 mod chains;
 mod refused;
+mod rings;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! All fills in flight: who leads is decided here, atomically, and who still reads is counted here.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,6 +27,8 @@ pub struct Fills(Arc<Shared>);
 
 struct Shared {
     entries: Mutex<HashMap<ContentId, Entry>>,
+    /// Blobs that one request fetches beside their fill.
+    beside: Mutex<HashSet<ContentId>>,
     pub store: DiskStore,
     pub metrics: Metrics,
     tasks: TaskTracker,
@@ -59,6 +61,7 @@ impl Fills {
     pub fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         Self(Arc::new(Shared {
             entries: Mutex::default(),
+            beside: Mutex::default(),
             store,
             metrics,
             tasks,
@@ -103,6 +106,13 @@ impl Fills {
         let mut entries = self.entries();
         let entry = entries.get_mut(id).filter(|entry| entry.fill.can_be_joined())?;
         Some(self.enter(entry))
+    }
+
+    /// The place of the one request that may fetch this blob beside its fill, since it must not wait for that; `None` when
+    /// it is taken.
+    pub fn beside(&self, id: &ContentId) -> Option<Beside> {
+        let taken = self.0.beside.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        taken.then(|| Beside { fills: self.clone(), id: id.clone() })
     }
 
     /// Waits for the commit of this blob, if it is verified and not committed yet: a removal before would come too early.
@@ -235,6 +245,18 @@ impl Joined {
         match self {
             Self::Leader(membership) | Self::Follower(membership) => membership,
         }
+    }
+}
+
+/// A blob is fetched beside its fill as long as this lives.
+pub struct Beside {
+    fills: Fills,
+    id: ContentId,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.fills.0.beside.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 

@@ -101,6 +101,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     if in_one_go {
         transfer = transfer.in_one_go();
     }
+    transfer = transfer.telling(&fill.flow);
     make_room(fills, fill, slot, &mut transfer, front).await?;
     let Some(temp) = slot else { return Err(FillError::NoRoom) };
     fill.update(|state| {
@@ -131,7 +132,9 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
             }
             Some(gap) => {
                 // Somebody asked for that range and did not get it: perhaps nobody does.
-                transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total)).stubborn();
+                transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total))
+                    .stubborn()
+                    .telling(&fill.flow);
                 if in_one_go {
                     transfer = transfer.in_one_go();
                 }
@@ -339,7 +342,7 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, pour: &mut Pour, no_jump: &m
         }
     });
     if let Some(behind) = behind {
-        *transfer = behind;
+        *transfer = behind.telling(&fill.flow);
     }
     Ok(())
 }

@@ -170,7 +170,7 @@ mod tests {
     }
 
     fn note(answers: &Answers, key: &ListKey, answer: &Answer) {
-        answers.note(&Question { key: key.clone(), writes: answers.writes(key) }, answer);
+        answers.note(&Question { key: key.clone(), circle: false, writes: answers.writes(key) }, answer);
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_asked_for_before_a_change_is_not_kept() {
         let answers = answers(Duration::ZERO);
-        let early = Question { key: tags("a", ""), writes: answers.writes(&tags("a", "")) };
+        let early = Question { key: tags("a", ""), circle: false, writes: answers.writes(&tags("a", "")) };
         answers.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
         answers.note(&early, &list(1));
         assert_eq!(answers.get(&early.key, Access::Shared).0, None);

@@ -44,6 +44,8 @@ pub(super) struct ListKey {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Question {
     pub key: ListKey,
+    /// It is asked for requests that must not wait for what others ask.
+    pub circle: bool,
     /// How many changes had been made through us when it was asked: what was asked before a change is no answer after.
     pub writes: u64,
 }

@@ -23,6 +23,8 @@ pub enum ManifestError {
     KnownMissing,
     #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
     NotAcceptable,
+    #[error("the manifest is asked for by mirrors that may wait for this request")]
+    Circle,
     #[error("the request was given up")]
     Abandoned,
 }
@@ -60,7 +62,7 @@ impl ManifestError {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.
             Self::Mismatch | Self::OtherType => true,
-            Self::KnownMissing | Self::NotAcceptable | Self::Abandoned => false,
+            Self::KnownMissing | Self::NotAcceptable | Self::Circle | Self::Abandoned => false,
         }
     }
 }

@@ -43,11 +43,18 @@ pub(super) struct Question {
     pub class: AcceptClass,
     /// HEAD: the content is not needed.
     pub head: bool,
+    /// It is asked for requests that must not wait for what others ask.
+    pub circle: bool,
     /// How many changes had been made through us when it was asked: what was asked before a change is no answer after.
     pub writes: u64,
 }
 
 impl Question {
+    /// Under which a 404 is remembered: every one is a GET's in the end.
+    pub fn of_missing(&self) -> Self {
+        Self { head: false, circle: false, ..self.clone() }
+    }
+
     /// Whether content of this digest can be the answer.
     pub fn is_met_by(&self, digest: &Digest) -> bool {
         match &self.reference {

@@ -36,11 +36,11 @@ impl App {
     }
 }
 
-fn mirror_of(address: std::net::SocketAddr) -> String {
+pub fn mirror_of(address: std::net::SocketAddr) -> String {
     format!("[[upstream]]\nname = \"next.example\"\nurls = [\"http://{address}\"]\ndefault = true\n")
 }
 
-fn bound() -> (TcpListener, std::net::SocketAddr) {
+pub fn bound() -> (TcpListener, std::net::SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
