@@ -179,6 +179,8 @@ impl World {
                 self.tally.count("parts that were right");
             } else if self.rot.explains(&good.blob.digest, began) {
                 self.tally.count("wrong parts of a blob that this test damaged");
+            } else if self.rot.has_damaged_a_part_since(&good.blob.digest, began) {
+                self.tally.count("wrong parts that this test damaged on their way");
             } else if !got.is_hit() && self.rot.has_damaged_a_part_of(&good.blob.digest) {
                 self.tally.count("wrong parts of a download that goes on with a part that this test damaged");
             } else if !got.is_hit() && self.may_lie(good) {
@@ -240,6 +242,8 @@ impl World {
             self.tally.count("whole bodies that were right");
         } else if self.rot.explains(&good.blob.digest, began) {
             self.tally.count("wrong bodies of a blob that this test damaged");
+        } else if self.rot.has_damaged_a_part_since(&good.blob.digest, began) {
+            self.tally.count("wrong bodies that this test damaged on their way");
         } else {
             let length = got.body.len();
             self.tally.violation(

@@ -1,6 +1,6 @@
 //! Which blobs of the cache were damaged by this program, and for how long they were there; and which parts of downloads.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -11,8 +11,8 @@ use crate::disk;
 #[derive(Default)]
 pub struct Rot {
     flipped: Mutex<HashMap<String, Flipped>>,
-    /// Digests of which a part that a broken download left was damaged.
-    parts: Mutex<HashSet<String>>,
+    /// Digests of which a part that a broken download left was damaged, and when that was last.
+    parts: Mutex<HashMap<String, Instant>>,
 }
 
 struct Flipped {
@@ -42,13 +42,19 @@ impl Rot {
         let mut parts = disk::parts(cache);
         parts.sort();
         let Some((path, digest)) = parts.into_iter().next() else { return false };
-        self.parts.lock().unwrap().insert(digest);
+        self.parts.lock().unwrap().insert(digest, Instant::now());
         disk::flip(dice, &path).is_some()
     }
 
     /// A part of a download in flight may be wrong by our own doing: only the whole can be verified.
     pub fn has_damaged_a_part_of(&self, digest: &str) -> bool {
-        self.parts.lock().unwrap().contains(digest)
+        self.parts.lock().unwrap().contains_key(digest)
+    }
+
+    /// What was queued for a socket when forebay was killed are references to the file's pages: who reads it slowly gets
+    /// what this test wrote into them since.
+    pub fn has_damaged_a_part_since(&self, digest: &str, began: Instant) -> bool {
+        self.parts.lock().unwrap().get(digest).is_some_and(|last| *last >= began)
     }
 
     /// Looks which of the damaged files are gone.
