@@ -28,7 +28,10 @@ use crate::{
     route::Routes,
     server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
     state::{self, StateDirectory},
-    upstream::{self, AskerKey, Context, NoRandomness, SetupError, Upstream},
+    upstream::{
+        self, AskerKey, Context, NoRandomness, SetupError, Upstream,
+        proxy::{self, ProxyError},
+    },
 };
 
 /// How long fills and other tasks may take to end once they are told to.
@@ -53,6 +56,8 @@ pub enum Error {
     StateKey(#[source] KeyError),
     #[error("state_directory must be given: this user has no home directory")]
     NoState,
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     #[error("server.tls")]
     Tls(#[from] TlsError),
     #[error("clients cannot be told apart")]
@@ -72,6 +77,7 @@ impl Error {
             | Self::Access(_)
             | Self::PushKey(_)
             | Self::NoState
+            | Self::Proxy(_)
             | Self::StateKey(KeyError::Short { .. })
             | Self::Tls(_) => true,
             Self::State(error) => error.is_configuration(),
@@ -313,8 +319,12 @@ fn warn_of_push_users(config: &Config) {
 fn upstreams(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Vec<Upstream>, Error> {
     let build = |(index, config): (usize, &upstream::Config)| {
         let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
-        Upstream::new(config, context).map_err(|source| Error::Upstream { index, name: config.name.clone(), source })
+        let upstream = Upstream::new(config, context);
+        upstream
+            .and_then(|upstream| upstream.check_credentials().map(|()| upstream))
+            .map_err(|source| Error::Upstream { index, name: config.name.clone(), source })
     };
+    proxy::check()?;
     config.upstreams.iter().enumerate().map(build).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,12 +10,17 @@ use std::{
 use bcrypt::HashParts;
 use sha2::{Digest as _, Sha256};
 
+use crate::file;
+
 /// A password may take this long to check: 2^16 rounds are some seconds. More is a mistake that would let any client
 /// stop all others.
 const MAX_COST: u32 = 16;
 
 /// bcrypt reads no more of a password, in bytes; the rest would change nothing.
 const MAX_PASSWORD: usize = 72;
+
+/// The longest file, in bytes; some 50 000 users.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// Why the htpasswd file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +36,8 @@ pub enum Error {
 /// What is wrong with a line. Nothing of the line itself is told: it is somebody's secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
+    #[error("the file begins with a byte order mark: write it as UTF-8 without one")]
+    ByteOrderMark,
     #[error("this is not `user:hash`")]
     NotAPair,
     #[error("the hash is not bcrypt: write the line with `htpasswd -B`")]
@@ -53,7 +60,7 @@ pub(super) struct Users {
 
 impl Users {
     pub(super) fn load(path: &Path) -> Result<Users, Error> {
-        let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let text = file::read_text(path, MAX_FILE).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let users = Users::parse(&text);
         let users = users.map_err(|(line, problem)| Error::Line { path: path.to_owned(), line, problem })?;
         Ok(Users { fingerprint: Sha256::digest(&text).into(), ..users })
@@ -70,6 +77,9 @@ impl Users {
 
     fn parse(text: &str) -> Result<Users, (usize, Problem)> {
         let mut users = Users::default();
+        if text.starts_with('\u{feff}') {
+            return Err((1, Problem::ByteOrderMark));
+        }
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -189,6 +199,7 @@ mod tests {
             ("eve:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=".to_owned(), (1, Problem::NotBcrypt)),
             (format!("\n\n{costly}"), (3, Problem::TooCostly)),
             (format!("{ann}{ann}"), (2, Problem::Twice)),
+            (format!("\u{feff}{ann}"), (1, Problem::ByteOrderMark)),
         ] {
             assert_eq!(Users::parse(&text).err(), Some(expected), "{text}");
         }

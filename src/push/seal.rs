@@ -4,8 +4,7 @@
 //! upstream and repository; nobody learns from it where that is. AES-256-GCM with a random nonce for each.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,7 +18,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
 use super::Config;
-use crate::{oci::Repository, state::StateDirectory};
+use crate::{file, oci::Repository, state::StateDirectory};
 
 /// The shortest key, in bytes of its file: a hundred and twenty-eight bits in hexadecimal digits.
 const SHORTEST_KEY: usize = 32;
@@ -81,9 +80,8 @@ impl Seal {
     /// # Errors
     /// It cannot be read, or could be guessed.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let mut secret = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(LONGEST_KEY).read_to_end(&mut secret));
-        read.map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+        let read = file::read(path, LONGEST_KEY);
+        let secret = read.map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
         let secret = secret.trim_ascii();
         if secret.len() < SHORTEST_KEY {
             return Err(KeyError::Short { path: path.to_owned() });

@@ -5,7 +5,7 @@
 //! worth nothing under a new one. A bad new file keeps the old value, and is told of once.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -27,7 +27,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{TlsConfig, ktls};
-use crate::{metrics::Metrics, trouble::Trouble};
+use crate::{file, metrics::Metrics, trouble::Trouble};
+
+/// The longest file of a certificate, its chain, a key or a CA, in bytes.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// How often the files are looked at. Their content is compared, which works where notifications do not: NFS, and the
 /// symbolic links that Kubernetes and certbot swap.
@@ -180,7 +183,8 @@ impl ReloadableTls {
 
 impl Files {
     fn read(config: &TlsConfig) -> Result<Files, TlsError> {
-        let read = |path: &Path| fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
+        let read =
+            |path: &Path| file::read(path, MAX_FILE).map_err(|source| TlsError::Read { path: path.to_owned(), source });
         Ok(Files {
             certificate: read(&config.certificate)?,
             key: read(&config.key)?,

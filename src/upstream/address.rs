@@ -21,6 +21,8 @@ use reqwest::{
 use tokio::sync::Semaphore;
 use url::Host;
 
+use super::proxy;
+
 /// How many lookups may run at a time, over all upstreams: each takes a thread of the blocking pool,
 /// which the disk needs as well, and a resolver that is away holds it for long.
 static LOOKUPS: Semaphore = Semaphore::const_new(32);
@@ -303,7 +305,7 @@ fn ipv4(high: u16, low: u16) -> Ipv4Addr {
 
 /// The hosts of the proxies that the usual variables name.
 fn proxies_of_environment() -> Vec<String> {
-    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+    proxy::VARIABLES
         .into_iter()
         .filter_map(|name| std::env::var(name).ok())
         .filter_map(|value| proxy_host(&value))

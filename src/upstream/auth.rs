@@ -99,6 +99,11 @@ impl Authenticator {
         })
     }
 
+    /// Looks at the file that the credentials come from, if any. Blocks on it.
+    pub(super) fn check_credentials(&self) -> Result<(), SetupError> {
+        self.credentials.check()
+    }
+
     /// The Authorization that the endpoint's last challenge leads to.
     pub(super) async fn known(&self, sender: &Sender, endpoint: &Endpoint, cause: Cause<'_>) -> Known {
         let Some(scheme) = endpoint.scheme() else {

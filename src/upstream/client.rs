@@ -17,7 +17,10 @@ use super::{
     content::{Content, Progress},
     error::{Error, ErrorKind, SetupError, Shown},
 };
-use crate::metrics::{Metrics, Operation};
+use crate::{
+    file,
+    metrics::{Metrics, Operation},
+};
 
 /// How long a connection, TLS included, may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +36,9 @@ const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(120);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long a probe of an HTTP/2 connection may go unanswered.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest file of a private CA's certificates, in bytes; a system's bundle has 200 KB.
+const MAX_CA: u64 = 4 * 1024 * 1024;
 
 const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
 
@@ -266,7 +272,7 @@ fn roots(config: &Config) -> Result<Vec<reqwest::Certificate>, SetupError> {
         return Ok(vec![]);
     };
     let upstream = config.name.clone();
-    let pem = std::fs::read(path).map_err(|source| SetupError::ReadCa {
+    let pem = file::read(path, MAX_CA).map_err(|source| SetupError::ReadCa {
         upstream: upstream.clone(),
         path: path.clone(),
         source,

@@ -5,27 +5,30 @@
 //! refused, so that a rotated password works without a restart. Who may see a credential is not
 //! decided here.
 
-use std::{collections::HashMap, fmt, path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, io, path::Path, sync::Arc, time::Duration};
 
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use moka::future::Cache;
-use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use serde::{Deserialize, Deserializer};
 
 use super::{
     Config, CredentialSource,
     error::{Error, ErrorKind, SetupError},
+    helper::{self, HELPER_TIMEOUT},
 };
+use crate::file;
 
 /// How long what was read is used without reading it again.
 const REREAD_AFTER: Duration = Duration::from_secs(60);
-/// How long a helper may run; `ecr-login` asks a cloud's API.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The most that is read of a helper's output or of a credential file, in bytes.
-const MAX_OUTPUT: u64 = 1024 * 1024;
+/// The longest docker `config.json`, in bytes.
+const MAX_DOCKER_CONFIG: u64 = 1024 * 1024;
+/// The longest password file, in bytes.
+const MAX_PASSWORD_FILE: u64 = 64 * 1024;
+/// Of UTF-8 and of both kinds of UTF-16.
+const BYTE_ORDER_MARKS: [&[u8]; 3] = [&[0xef, 0xbb, 0xbf], &[0xff, 0xfe], &[0xfe, 0xff]];
 /// The key that `docker login` files Docker Hub under.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 /// What a helper says, with a failure, when it merely has nothing; docker's own helpers agree on it.
@@ -126,26 +129,49 @@ impl Credentials {
         let credential = match &self.source {
             CredentialSource::Anonymous => None,
             CredentialSource::Password { username, password_file } => {
-                let text =
-                    read_text(password_file).await.map_err(|error| self.cannot("read the password file", error))?;
-                let password = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
+                let password = self.off_thread("password file", password_file, read_password).await?;
                 Some(Credential::Password { username: username.clone(), password })
             }
             CredentialSource::Helper(helper) => self.ask_helper(helper, helper_key(&self.upstream)).await?,
             CredentialSource::DockerConfig(path) => {
-                let text = read_text(path).await.map_err(|error| self.cannot("read the docker config.json", error))?;
+                let read = |path: &Path| file::read_text(path, MAX_DOCKER_CONFIG);
+                let text = self.off_thread("docker config.json", path, read).await?;
                 self.look_up(&text).await?
             }
         };
         Ok(credential.map(Arc::new))
     }
 
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        what: &str,
+        path: &Path,
+        read: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let owned = path.to_owned();
+        let content = tokio::task::spawn_blocking(move || read(&owned)).await.unwrap_or_else(|end| Err(end.into()));
+        content.map_err(|error| self.cannot(&format!("read the {what} {}", path.display()), error))
+    }
+
+    /// Looks at the file that the credentials come from, if any. Blocks on it.
+    pub(super) fn check(&self) -> Result<(), SetupError> {
+        let (path, read) = match &self.source {
+            CredentialSource::Anonymous | CredentialSource::Helper(_) => return Ok(()),
+            CredentialSource::Password { password_file, .. } => (password_file, read_password(password_file).map(drop)),
+            CredentialSource::DockerConfig(path) => {
+                let parsed = file::read_text(path, MAX_DOCKER_CONFIG)
+                    .and_then(|text| parse_docker_config(&text).map(drop).map_err(io::Error::from));
+                (path, parsed)
+            }
+        };
+        read.map_err(|source| SetupError::Credentials { upstream: self.upstream.clone(), path: path.clone(), source })
+    }
+
     async fn look_up(&self, text: &str) -> Result<Option<Credential>, Error> {
-        let config: DockerConfig =
-            serde_json::from_str(text).map_err(|error| self.cannot("parse the docker config.json", error))?;
+        let config = parse_docker_config(text).map_err(|error| self.cannot("parse the docker config.json", error))?;
         // The order of docker itself: a helper of this registry, the default store, the file.
         if let Some((key, helper)) = self.keys.iter().find_map(|key| config.cred_helpers.get_key_value(key))
-            && !helper.is_empty()
+            && let Some(helper) = helper.as_deref().filter(|helper| !helper.is_empty())
         {
             return self.ask_helper(helper, key).await;
         }
@@ -153,7 +179,7 @@ impl Credentials {
             let exact = config.auths.get(key);
             exact.or_else(|| config.auths.iter().find(|(name, _)| filed_host(name) == key).map(|(_, auth)| auth))
         });
-        if let Some(credential) = auth.and_then(Auth::credential) {
+        if let Some(credential) = auth.and_then(|auth| auth.as_ref()?.credential()) {
             return Ok(Some(credential));
         }
         if config.creds_store.is_empty() {
@@ -171,7 +197,7 @@ impl Credentials {
             return Err(Error::new(ErrorKind::Unavailable, why));
         }
         let program = format!("docker-credential-{helper}");
-        let run = tokio::time::timeout(HELPER_TIMEOUT, run_helper(&program, key));
+        let run = tokio::time::timeout(HELPER_TIMEOUT, helper::run(&program, key));
         let (success, output) = match run.await {
             Ok(Ok(ran)) => ran,
             Ok(Err(error)) => return Err(self.cannot(&format!("run {program}"), error)),
@@ -199,18 +225,25 @@ impl Credentials {
 #[serde(rename_all = "camelCase", default)]
 #[derive(Default)]
 struct DockerConfig {
-    auths: HashMap<String, Auth>,
+    #[serde(deserialize_with = "or_absent")]
+    auths: HashMap<String, Option<Auth>>,
+    #[serde(deserialize_with = "or_absent")]
     creds_store: String,
-    cred_helpers: HashMap<String, String>,
+    #[serde(deserialize_with = "or_absent")]
+    cred_helpers: HashMap<String, Option<String>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Auth {
     /// base64 of `username:password`.
+    #[serde(deserialize_with = "or_absent")]
     auth: String,
+    #[serde(deserialize_with = "or_absent")]
     username: String,
+    #[serde(deserialize_with = "or_absent")]
     password: String,
+    #[serde(deserialize_with = "or_absent")]
     identitytoken: String,
 }
 
@@ -234,7 +267,9 @@ impl Auth {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct HelperAnswer {
+    #[serde(deserialize_with = "or_absent")]
     username: String,
+    #[serde(deserialize_with = "or_absent")]
     secret: String,
 }
 
@@ -250,29 +285,28 @@ impl HelperAnswer {
     }
 }
 
-async fn run_helper(program: &str, key: &str) -> std::io::Result<(bool, Vec<u8>)> {
-    let mut child = tokio::process::Command::new(program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input may still answer.
-        let _ = stdin.write_all(key.as_bytes()).await;
+/// The password in a file, without the line end behind it.
+fn read_password(path: &Path) -> io::Result<Secret> {
+    let invalid = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+    let content = file::read(path, MAX_PASSWORD_FILE)?;
+    if BYTE_ORDER_MARKS.iter().any(|mark| content.starts_with(mark)) {
+        return Err(invalid("it begins with a byte order mark: write it as UTF-8 without one"));
     }
-    let mut output = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(MAX_OUTPUT).read_to_end(&mut output).await?;
+    let text = String::from_utf8(content).map_err(|_| invalid("it is not UTF-8 text"))?;
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(invalid("it is empty"));
     }
-    Ok((child.wait().await?.success(), output))
+    Ok(Secret::new(password.to_owned()))
 }
 
-async fn read_text(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    tokio::fs::File::open(path).await?.take(MAX_OUTPUT).read_to_string(&mut text).await?;
-    Ok(text)
+fn parse_docker_config(text: &str) -> serde_json::Result<DockerConfig> {
+    serde_json::from_str(text)
+}
+
+/// What is `null` is absent.
+fn or_absent<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 /// A helper's name becomes a program's: it must not become a path.
@@ -415,6 +449,56 @@ mod tests {
         assert_eq!(credentials.load().await.unwrap_err().kind, ErrorKind::Unavailable);
         std::fs::write(&path, r#"{"auths":{"a.io":{"auth":"bWU6cHc="}}}"#).unwrap();
         assert_eq!(credentials.load().await.unwrap().credential.as_deref().cloned(), password("me", "pw"));
+    }
+
+    #[tokio::test]
+    async fn null_in_a_docker_config_is_absent() {
+        let pair = r#"{"auth":"bWU6cHc=","username":null,"password":null,"identitytoken":null}"#;
+        for (json, expected) in [
+            (r#"{"auths":null,"credsStore":null,"credHelpers":null}"#.to_owned(), None),
+            (r#"{"auths":{"a.io":null}}"#.to_owned(), None),
+            (r#"{"auths":{"a.io":{"auth":null,"username":"me","password":"pw"}}}"#.to_owned(), password("me", "pw")),
+            (format!(r#"{{"auths":{{"a.io":{pair},"b.io":null}},"credsStore":null}}"#), password("me", "pw")),
+            (format!(r#"{{"auths":{{"a.io":{pair}}},"credHelpers":{{"a.io":null}}}}"#), password("me", "pw")),
+        ] {
+            assert_eq!(looked_up("a.io", "https://a.io", &json).await, expected, "{json}");
+        }
+        for answer in [r#"{"Username":null,"Secret":null}"#, r#"{"Username":"","Secret":""}"#] {
+            assert!(serde_json::from_str::<HelperAnswer>(answer).unwrap().credential().is_none(), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_holds_no_password_is_refused_with_the_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.password");
+        let source = CredentialSource::Password { username: "me".to_owned(), password_file: path.clone() };
+        let credentials = Credentials::new(&config("a.io", &["https://a.io"], source)).unwrap();
+        let longest = vec![b'p'; 64 * 1024];
+        for (content, why) in [
+            (&b""[..], Some("empty")),
+            (b"\r\n\n", Some("empty")),
+            (b"\xef\xbb\xbfpw", Some("byte order mark")),
+            (b"\xff\xfep\0w\0", Some("byte order mark")),
+            (b"\xfe\xff\0p\0w", Some("byte order mark")),
+            (b"p\xffw", Some("not UTF-8")),
+            (&[&*longest, b"p"].concat(), Some("longer than 65536 bytes")),
+            (&longest, None),
+            (b"pw\n", None),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            credentials.forget().await;
+            let checked = credentials.check().map_err(|error| crate::chain::Chain(&error).to_string());
+            let loaded = credentials.load().await.map_err(|error| crate::chain::Chain(&error).to_string());
+            match why {
+                None => assert!(checked.is_ok() && loaded.is_ok(), "{checked:?} {loaded:?}"),
+                Some(why) => {
+                    for said in [checked.unwrap_err(), loaded.unwrap_err()] {
+                        assert!(said.contains(why) && said.contains("hub.password"), "{said}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -142,6 +142,8 @@ pub enum SetupError {
     ParseCa { upstream: Arc<str>, path: std::path::PathBuf, source: reqwest::Error },
     #[error("upstream {upstream}: {path} has no certificate in it")]
     EmptyCa { upstream: Arc<str>, path: std::path::PathBuf },
+    #[error("upstream {upstream}: cannot use the credentials in {path}")]
+    Credentials { upstream: Arc<str>, path: std::path::PathBuf, source: std::io::Error },
     #[error("upstream {upstream}: cannot set up the HTTP client")]
     Client { upstream: Arc<str>, source: reqwest::Error },
     #[error("upstream {upstream}: no URL is given")]

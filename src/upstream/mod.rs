@@ -22,7 +22,9 @@ mod document;
 mod endpoint;
 mod error;
 mod follow;
+mod helper;
 pub mod oauth;
+pub mod proxy;
 mod ratelimit;
 mod realm;
 mod redirect;
@@ -132,6 +134,14 @@ impl Upstream {
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
         let shared = Arc::new(Shared::new(config, &context)?);
         Ok(Self { shared, via: Via::Ours, mirrors: None, apart: false, client: None })
+    }
+
+    /// Looks at the file that its credentials come from, if any. Blocks on it.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn check_credentials(&self) -> Result<(), SetupError> {
+        self.shared.authenticator.check_credentials()
     }
 
     /// Its name in the configuration, and in the labels of metrics.

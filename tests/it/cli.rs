@@ -207,6 +207,45 @@ fn a_push_user_who_is_no_user_is_found_by_check() {
     );
 }
 
+#[test]
+fn a_file_of_a_password_that_is_none_is_exit_code_2_with_the_reason() {
+    let upstream = |key: &str| format!("[[upstream]]\nname = \"a.example\"\n{key} = \"bad\"\n");
+    for (configuration, content, why) in [
+        (upstream("username = \"me\"\npassword_file"), vec![], "it is empty"),
+        (upstream("username = \"me\"\npassword_file"), b"\xef\xbb\xbfpw".to_vec(), "byte order mark"),
+        (upstream("username = \"me\"\npassword_file"), vec![b'p'; 65_537], "longer than 65536 bytes"),
+        (upstream("docker_config"), b"{".to_vec(), "EOF"),
+        (upstream("ca"), vec![b'x'; 5 << 20], "longer than"),
+        ("[access]\nhtpasswd = \"bad\"\n".to_owned(), vec![b'#'; 5 << 20], "longer than"),
+        ("[access]\nhtpasswd = \"bad\"\n".to_owned(), b"\xef\xbb\xbf# staff".to_vec(), "byte order mark"),
+        ("[push]\nkey_file = \"bad\"\n".to_owned(), vec![b'x'; 65_537], "longer than"),
+    ] {
+        let directory = directory(&configuration);
+        fs::write(directory.path().join("bad"), content).unwrap();
+        for command in [&["check"][..], &ON_ANY_PORT] {
+            let (code, _, stderr) = run(&directory, &[command, &["--config", "forebay.toml"]].concat());
+            let said = stderr.lines().last().unwrap();
+            assert_eq!(code, Some(2), "{configuration}: {stderr}");
+            assert!(said.contains("bad") && said.contains(why), "{configuration}: {said}");
+        }
+    }
+}
+
+/// It would be left out, and everything asked directly.
+#[test]
+fn a_proxy_that_is_none_is_exit_code_2_with_its_variable() {
+    let directory = directory("[[upstream]]\nname = \"a.example\"\n");
+    for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        for command in [&["check"][..], &ON_ANY_PORT] {
+            let arguments = [command, &["--config", "forebay.toml"]].concat();
+            let output = forebay(&directory).env(variable, "http://me:hunter2@:port").args(arguments).output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{variable}: {stderr}");
+            assert!(stderr.contains(variable) && !stderr.contains("hunter2"), "{stderr}");
+        }
+    }
+}
+
 /// A port that nobody listens on answers at once, so no network is needed.
 #[test]
 fn check_online_fails_when_an_upstream_does_not_answer() {

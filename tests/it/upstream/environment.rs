@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use super::{Subject, config, config_of, kind};
-use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Server};
+use crate::support::{
+    fake_registry::{Auth, Bearer, FakeRegistry, Server},
+    until::until,
+};
 
 /// Set in the second process, to the directory that the test is given.
 const DIRECTORY: &str = "FOREBAY_TEST_DIRECTORY";
@@ -120,6 +123,59 @@ async fn a_helper_that_hangs_is_given_up() {
     }
     tokio::time::pause();
     assert_eq!(pulling.await.unwrap(), Some(ErrorKind::Unavailable));
+}
+
+/// Whether the process that wrote its number into a file has ended.
+fn has_ended(file: &Path) -> bool {
+    let id = std::fs::read_to_string(file).unwrap();
+    let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim()));
+    // In a container nobody may ask how an orphan ended.
+    state.map_or(true, |state| state.contains(") Z "))
+}
+
+#[tokio::test]
+async fn a_helper_that_hangs_takes_its_children_along() {
+    if !is_second_process() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let at = directory.path().display();
+        script(
+            directory.path(),
+            "docker-credential-hung",
+            &format!("sleep 600 & echo $! > {at}/child; mv {at}/child {at}/runs; wait"),
+        );
+        let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+        return again("a_helper_that_hangs_takes_its_children_along", directory.path(), &[("PATH", &path)]).await;
+    }
+    let pulling = tokio::spawn(pull(CredentialSource::Helper("hung".into())));
+    let runs = Path::new(&std::env::var_os(DIRECTORY).unwrap()).join("runs");
+    while !runs.exists() {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::pause();
+    assert_eq!(pulling.await.unwrap(), Some(ErrorKind::Unavailable));
+    tokio::time::resume();
+    until("its child has ended", async || has_ended(&runs)).await;
+}
+
+/// Such as the agent of a keyring, which stays for the next time.
+#[tokio::test]
+async fn a_helper_that_answered_may_leave_a_child() {
+    if !is_second_process() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let answer = r#"echo '{"ServerURL":"x","Username":"<token>","Secret":"long"}'"#;
+        script(
+            directory.path(),
+            "docker-credential-leaves",
+            &format!("sleep 600 & echo $! > {}/child; {answer}", directory.path().display()),
+        );
+        let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+        return again("a_helper_that_answered_may_leave_a_child", directory.path(), &[("PATH", &path)]).await;
+    }
+    assert_eq!(pull(CredentialSource::Helper("leaves".into())).await, None);
+    let child = Path::new(&std::env::var_os(DIRECTORY).unwrap()).join("child");
+    assert!(!has_ended(&child));
+    let id = std::fs::read_to_string(child).unwrap();
+    assert!(Command::new("kill").arg(id.trim()).status().await.unwrap().success());
 }
 
 /// A proxy on loopback that answers clear requests itself and opens no tunnel; it tells what it was asked, each time
