@@ -24,7 +24,7 @@ use crate::{
 /// error, not a broken connection. In bytes.
 const VERIFIED_FIRST: u64 = 64 * 1024;
 
-/// How many failing fills of other repositories are followed before a client goes its own way.
+/// How many fills that fail for reasons of their own are followed before a client goes its own way.
 const MOST_STRANGERS: usize = 3;
 
 /// Why a blob cannot be had.
@@ -123,8 +123,7 @@ impl BlobCache {
         self.through(source, range, None).await
     }
 
-    /// Opens a blob out of its fill; `None` when that is another repository's, and failed in a way that says nothing
-    /// about this one.
+    /// Opens a blob out of its fill; `None` when that failed in a way that says nothing about this blob's upstream.
     async fn join(
         &self,
         source: &Source,
@@ -135,10 +134,12 @@ impl BlobCache {
         let membership = joined.into_membership();
         let fill = membership.fill().clone();
         let strange = !fill.source().is_same(source);
-        // The failure of another repository's says nothing about this one, nor does the circle of who began the fill.
+        // The failure of another repository's says nothing about this one, nor does the circle of who began the fill. A
+        // damaged file of ours is gone: the next fill begins at the front.
         let says_nothing = |error: &FillError| match error {
             FillError::Upstream(error) => strange || (!led && error.kind == ErrorKind::Loop),
             FillError::Mismatch => strange,
+            FillError::Damaged => true,
             FillError::Storage(_) | FillError::NoRoom | FillError::Abandoned => false,
         };
         let mut total = match fill.head().await {
@@ -311,7 +312,7 @@ impl From<FillError> for BlobError {
         match error {
             FillError::Upstream(error) => Self::Upstream(error),
             FillError::Mismatch => Self::Mismatch,
-            FillError::Storage(_) | FillError::NoRoom | FillError::Abandoned => Self::Abandoned,
+            FillError::Storage(_) | FillError::NoRoom | FillError::Damaged | FillError::Abandoned => Self::Abandoned,
         }
     }
 }

@@ -58,6 +58,9 @@ pub enum FillError {
     Upstream(#[source] upstream::Error),
     #[error("the content does not match its digest")]
     Mismatch,
+    /// Nor does it here, but part of it was on disk before, so that this says nothing about the upstream.
+    #[error("what an earlier fill left does not match the digest with the rest")]
+    Damaged,
     #[error("the cache cannot be written")]
     Storage(#[source] Arc<io::Error>),
     #[error("there is no room in the cache")]

@@ -277,7 +277,7 @@ impl Ended {
     /// Whether the other layers of the image are likely to end so too.
     fn is_trouble(&self) -> bool {
         match self {
-            Self::Complete | Self::OtherSize => false,
+            Self::Complete | Self::OtherSize | Self::Failed(FillError::Damaged) => false,
             Self::Failed(FillError::Upstream(error)) => !matches!(error.kind, ErrorKind::NotFound),
             Self::Failed(_) | Self::Stalled => true,
         }

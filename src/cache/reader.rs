@@ -42,7 +42,7 @@ impl From<FillError> for ReadError {
     fn from(error: FillError) -> Self {
         match error {
             FillError::Upstream(error) => Self::Upstream(error),
-            FillError::Mismatch => Self::Mismatch,
+            FillError::Mismatch | FillError::Damaged => Self::Mismatch,
             FillError::Storage(error) => Self::Storage(error),
             FillError::NoRoom | FillError::Abandoned => Self::Abandoned,
         }

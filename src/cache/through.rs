@@ -31,6 +31,8 @@ struct Check {
     verifier: Verifier,
     /// The piece that may be the last.
     held: Option<Bytes>,
+    /// Whether all that is hashed came from the upstream, none of it out of our own file.
+    is_theirs: bool,
     done: bool,
 }
 
@@ -38,7 +40,8 @@ impl ThroughReader {
     /// The whole blob, out of a transfer that is at its start.
     pub fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
         let verifier = Verifier::new(source.digest.algorithm());
-        Self { transfer, check: Some(Check { source, metrics, verifier, held: None, done: false }), place: None }
+        let check = Check { source, metrics, verifier, held: None, is_theirs: true, done: false };
+        Self { transfer, check: Some(check), place: None }
     }
 
     /// The rest of a whole blob of which the client has `sent` already.
@@ -51,6 +54,7 @@ impl ThroughReader {
         let transfer = Transfer::going_on(&source, sent.len, None, total);
         let mut reader = Self::whole(source, transfer, metrics);
         if let Some(check) = &mut reader.check {
+            check.is_theirs = sent.len == 0;
             let mut verifier = check.verifier.clone();
             check.verifier = blocking(move || super::fill::hash_slice(&sent, &mut verifier).map(|()| verifier))
                 .await
@@ -96,7 +100,9 @@ impl ThroughReader {
                 None => {
                     // Not `done` yet: asked again after a mismatch, it says mismatch again and never ends cleanly.
                     if check.verifier.clone().digest() != check.source.digest {
-                        check.metrics.digest_mismatch(check.source.upstream.name());
+                        if check.is_theirs {
+                            check.metrics.digest_mismatch(check.source.upstream.name());
+                        }
                         return Err(ReadError::Mismatch);
                     }
                     check.done = true;

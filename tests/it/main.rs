@@ -21,6 +21,7 @@ mod eviction;
 mod forward;
 mod freshness;
 mod lanes;
+mod leftovers;
 mod lists;
 mod manifests;
 mod negative;

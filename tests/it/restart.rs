@@ -157,24 +157,6 @@ async fn what_is_left_when_the_upstream_is_down_is_still_there_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leftovers_that_are_damaged_fail_once() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::of(&registry).await;
-    let (digest, content) = leave_partial(&registry, &mut mirror).await;
-    let partial = blob::partial(&mirror.cache_dir(), &digest);
-    let mut damaged = fs::read(&partial).unwrap();
-    damaged[1000] ^= 1;
-    fs::write(&partial, damaged).unwrap();
-    mirror.start().await;
-    until_scanned(&mirror, "partial", 1.0).await;
-    assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await);
-    mirror.until_metric("forebay_fills_total", &[("result", "mismatch")], 1.0).await;
-    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
-    assert!(blob::is_empty(&mirror.cache_dir()));
-    assert!(mirror.get(&path(&digest)).await.body == content);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_that_are_all_of_the_blob_are_only_verified() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;

@@ -371,7 +371,7 @@ async fn verify(fill: &Arc<Fill>, total: u64, left: u64) -> Result<Done, FillErr
     let digest = fill.hash.digest(fill, total).await.map_err(|error| FillError::Storage(error.into()))?;
     if digest != fill.source.digest {
         if left > 0 {
-            tracing::warn!(digest = %fill.source.digest, left, "what an earlier fill left may have been damaged");
+            return Err(FillError::Damaged);
         }
         fill.metrics.digest_mismatch(fill.source.upstream.name());
         return Err(FillError::Mismatch);
@@ -406,7 +406,7 @@ async fn unless_cancelled<T>(fill: &Fill, work: impl Future<Output = Result<T, F
 fn result_of(error: &FillError) -> FillResult {
     match error {
         FillError::Upstream(_) => FillResult::UpstreamFailed,
-        FillError::Mismatch => FillResult::Mismatch,
+        FillError::Mismatch | FillError::Damaged => FillResult::Mismatch,
         FillError::Storage(_) => FillResult::StorageFailed,
         FillError::NoRoom => FillResult::NoRoom,
         FillError::Abandoned => FillResult::Abandoned,
@@ -420,7 +420,9 @@ fn report(fill: &Fill, error: &FillError) {
         FillError::Mismatch | FillError::Storage(_) => {
             tracing::error!(%upstream, %repository, %digest, %reason, "a fill failed");
         }
-        FillError::Upstream(_) => tracing::warn!(%upstream, %repository, %digest, %reason, "a fill failed"),
+        FillError::Upstream(_) | FillError::Damaged => {
+            tracing::warn!(%upstream, %repository, %digest, %reason, "a fill failed");
+        }
         FillError::NoRoom | FillError::Abandoned => {
             tracing::info!(%upstream, %repository, %digest, %reason, "a blob is not cached");
         }

@@ -1,0 +1,98 @@
+//! What an earlier fill left, damaged.
+
+use std::fs;
+
+use bytes::Bytes;
+use forebay::oci::Digest;
+
+use crate::support::{
+    blob::{self, add, path},
+    fake_registry::{FakeRegistry, Fault, When},
+    mirror::Mirror,
+    raw::Raw,
+    until::until,
+};
+
+const LEN: usize = 400_000;
+
+fn ranges(registry: &FakeRegistry) -> Vec<String> {
+    registry.requests().iter().filter_map(|request| Some(request.header("range")?.to_owned())).collect()
+}
+
+/// Ends the mirror, and starts it where a fill of this blob left these bytes.
+async fn restart_with_part(mirror: &mut Mirror, digest: &Digest, bytes: &[u8]) {
+    mirror.drain().await;
+    fs::write(blob::partial(&mirror.cache_dir(), digest), bytes).unwrap();
+    mirror.start().await;
+    mirror.until_metric("forebay_cache_objects", &[("kind", "partial")], 1.0).await;
+}
+
+fn damaged(content: &Bytes, len: usize, at: usize) -> Vec<u8> {
+    let mut part = content[..len].to_vec();
+    part[at] ^= 1;
+    part
+}
+
+async fn mismatches(mirror: &Mirror) -> f64 {
+    mirror.metric("forebay_digest_mismatches_total", &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_part_of_ours_is_not_the_upstreams_fault() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    for (seed, at) in [0, 150_000, 299_999].into_iter().enumerate() {
+        let (digest, content) = add(&registry, LEN, seed as u64);
+        restart_with_part(&mut mirror, &digest, &damaged(&content, 300_000, at)).await;
+        assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await, "{at}");
+        mirror.until_metric("forebay_fills_total", &[("result", "mismatch")], 1.0).await;
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        assert!(!blob::partial(&mirror.cache_dir(), &digest).exists());
+        assert!(mirror.get(&path(&digest)).await.body == content);
+        assert_eq!(mismatches(&mirror).await, 0.0);
+        // Other blobs of that upstream are resumed by ranges, as ever.
+        let (other, content) = add(&registry, LEN, 10 + seed as u64);
+        registry.forget_requests();
+        registry.fault_times(1, When::blob(&other), Fault::Truncate { at: 100_000 });
+        assert!(mirror.get(&path(&other)).await.body == content);
+        assert_eq!(ranges(&registry), ["bytes=100000-"]);
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_bytes_without_a_part_are_the_upstreams_fault() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, LEN, 1);
+    // The upstream gives no part, so that nothing of ours is in what is hashed.
+    registry.fault(When::blob(&digest), Fault::IgnoreRange);
+    registry.fault(When::blob(&digest), Fault::Corrupt { at: 350_000 });
+    restart_with_part(&mut mirror, &digest, &content[..300_000]).await;
+    assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await);
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    assert_eq!(mismatches(&mirror).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_part_of_a_small_blob_is_seen_by_no_client() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 60_000, 1);
+    restart_with_part(&mut mirror, &digest, &damaged(&content, 50_000, 7)).await;
+    let answer = mirror.get(&path(&digest)).await;
+    assert!(answer.status == 200 && answer.body == content);
+    assert_eq!((mismatches(&mirror).await, ranges(&registry)), (0.0, vec!["bytes=50000-".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_part_does_not_end_the_prefetch_of_an_image() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::build(&registry).config(|config| config.cache.prefetch = 1).start().await;
+    let layers = [blob::content(LEN, 1), blob::content(LEN, 2)];
+    let image = registry.add_image(blob::REPOSITORY, "1", &[&layers[0], &layers[1]]);
+    restart_with_part(&mut mirror, &image.layers[0], &damaged(&layers[0], 300_000, 7)).await;
+    mirror.get(&format!("/v2/{}/manifests/1", blob::REPOSITORY)).await;
+    mirror.get(&path(&image.config)).await;
+    until("the other layer is fetched", async || blob::file(&mirror.cache_dir(), &image.layers[1]).exists()).await;
+}
