@@ -298,6 +298,19 @@ impl Fill {
         timeout(patience, admitted).await.is_ok()
     }
 
+    /// All is there: who finds the file after a kill is to need nothing else.
+    async fn close_gaps(&self) {
+        let (name, file) = {
+            let state = self.state();
+            (state.name.clone(), state.file.clone())
+        };
+        if let (Some(name), Some(file)) = (name, file)
+            && let Err(error) = disk::write(move || name.close_gaps(&file)).await
+        {
+            tracing::debug!(%error, "the file of a fill keeps the name of one with holes");
+        }
+    }
+
     /// What it was begun for.
     pub fn source(&self) -> &Source {
         &self.source

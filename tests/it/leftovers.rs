@@ -1,4 +1,4 @@
-//! What an earlier fill left, damaged.
+//! What an earlier fill left: all of the blob, or damaged.
 
 use std::fs;
 
@@ -7,8 +7,9 @@ use forebay::oci::Digest;
 
 use crate::support::{
     blob::{self, add, path},
-    fake_registry::{FakeRegistry, Fault, When},
-    mirror::Mirror,
+    fake_registry::{FakeRegistry, Fault, Gate, Server, When},
+    mirror::{Mirror, UPSTREAM},
+    program::{Program, held_sync},
     raw::Raw,
     until::until,
 };
@@ -44,7 +45,9 @@ async fn a_damaged_part_of_ours_is_not_the_upstreams_fault() {
     for (seed, at) in [0, 150_000, 299_999].into_iter().enumerate() {
         let (digest, content) = add(&registry, LEN, seed as u64);
         restart_with_part(&mut mirror, &digest, &damaged(&content, 300_000, at)).await;
-        assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await, "{at}");
+        // The first client is cut off, unless the damage is found before it gets a head.
+        let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
+        assert!(!end.is_whole() || end.bytes() == content, "{at}");
         mirror.until_metric("forebay_fills_total", &[("result", "mismatch")], 1.0).await;
         mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
         assert!(!blob::partial(&mirror.cache_dir(), &digest).exists());
@@ -95,4 +98,61 @@ async fn a_damaged_part_does_not_end_the_prefetch_of_an_image() {
     mirror.get(&format!("/v2/{}/manifests/1", blob::REPOSITORY)).await;
     mirror.get(&path(&image.config)).await;
     until("the other layer is fetched", async || blob::file(&mirror.cache_dir(), &image.layers[1]).exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_part_is_a_hit_while_the_upstream_is_down() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    registry.take_down(Server::Api).await;
+    for (seed, len) in [0, 1, 5000, 70_000, LEN].into_iter().enumerate() {
+        let (digest, content) = add(&registry, len, seed as u64);
+        restart_with_part(&mut mirror, &digest, &content).await;
+        let part = [("range", "bytes=0-0")];
+        let first = mirror.get_with(&path(&digest), if seed % 2 == 0 { &[] } else { &part }).await;
+        assert!(first.status == if seed % 2 == 0 { 200 } else { 206 }, "{len}");
+        assert_eq!(first.header("cache-status"), Some("forebay; hit"));
+        assert!(mirror.get(&path(&digest)).await.body == content, "{len}");
+        mirror.until_metric("forebay_fills_total", &[("result", "complete")], 1.0).await;
+        mirror.until_metric("forebay_cache_objects", &[("kind", "partial")], 0.0).await;
+        assert!(blob::files(&mirror.cache_dir().join("tmp")).is_empty());
+        blob::assert_verified(&mirror.cache_dir());
+    }
+    assert_eq!(mirror.metric("forebay_upstream_requests_total", &[]).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_between_last_byte_and_rename_loses_nothing() {
+    let registry = FakeRegistry::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[cache]\nmin_free = 0\n[[upstream]]\nname = \"{UPSTREAM}\"\nurls = [\"{}\"]\ndefault = true\n",
+        registry.url()
+    );
+    fs::write(directory.path().join("forebay.toml"), text).unwrap();
+    let (library, hold) = (held_sync(directory.path()), directory.path().join("hold"));
+    let environment = [("LD_PRELOAD", library.to_str().unwrap()), ("HOLD_SYNC", hold.to_str().unwrap())];
+    let program = Program::serve_with(directory, "info", &environment).await;
+    fs::write(&hold, "").unwrap();
+    let (in_order, first) = add(&registry, LEN, 1);
+    let (with_gaps, second) = add(&registry, 4 * 1024 * 1024, 2);
+    let gate = Gate::new();
+    registry.fault_times(1, When::blob(&with_gaps), Fault::HoldBody { at: 70_000, gate: gate.clone() });
+    let end = Raw::get(program.registry, &path(&with_gaps), &[("range", "bytes=-1000")]).await.rest().await;
+    assert!(end.is_whole() && end.bytes() == &second[second.len() - 1000..]);
+    gate.open();
+    for (digest, content) in [(&in_order, &first), (&with_gaps, &second)] {
+        let end = Raw::get(program.registry, &path(digest), &[]).await.rest().await;
+        // What is verified is given to clients before it is synced.
+        assert!(end.is_whole() && end.bytes() == content);
+    }
+    let directory = program.kill();
+    fs::remove_file(&hold).unwrap();
+    registry.take_down(Server::Api).await;
+    let program = Program::serve(directory, "info").await;
+    for (digest, content) in [(&in_order, &first), (&with_gaps, &second)] {
+        let answer = Raw::get(program.registry, &path(digest), &[]).await;
+        assert_eq!((answer.status, answer.header("cache-status")), (200, Some("forebay; hit")));
+        assert!(answer.rest().await.bytes() == content);
+    }
 }

@@ -157,20 +157,6 @@ async fn what_is_left_when_the_upstream_is_down_is_still_there_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leftovers_that_are_all_of_the_blob_are_only_verified() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::of(&registry).await;
-    let (digest, content) = add(&registry, 200_000, 1);
-    mirror.drain().await;
-    fs::write(blob::partial(&mirror.cache_dir(), &digest), &content).unwrap();
-    mirror.start().await;
-    assert_eq!(mirror.get(&path(&digest)).await.body, content);
-    mirror.until_metric("forebay_fills_total", COMPLETE, 1.0).await;
-    assert_eq!(mirror.metric("forebay_upstream_received_bytes_total", &[]).await, 0.0);
-    assert_eq!(registry.requests()[0].header("range"), Some("bytes=200000-"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_gone_on_with_is_swept() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;

@@ -1,41 +1,17 @@
 //! A disk that is slow to sync delays who writes to it, not who reads.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs::{self, File};
 
 use crate::support::{
     blob::{add, path},
     fake_registry::FakeRegistry,
     mirror::UPSTREAM,
-    program::Program,
+    program::{Program, held_sync},
     until::{bounded, until},
 };
 
 /// More than the program has threads for the disk.
 const FILLS: u64 = 100;
-
-/// A library whose fsync waits for as long as the file `HOLD_SYNC` is there.
-const SYNC: &str = r#"
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-int fsync(int file) {
-    const char *hold = getenv("HOLD_SYNC");
-    while (hold && access(hold, F_OK) == 0) usleep(5000);
-    return (int)syscall(SYS_fsync, file);
-}
-"#;
-
-fn library(directory: &Path) -> PathBuf {
-    let (source, library) = (directory.join("sync.c"), directory.join("sync.so"));
-    fs::write(&source, SYNC).unwrap();
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
-    assert!(built.success());
-    library
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hit_does_not_wait_for_a_hundred_slow_syncs() {
@@ -46,7 +22,7 @@ async fn a_hit_does_not_wait_for_a_hundred_slow_syncs() {
         registry.url()
     );
     fs::write(directory.path().join("forebay.toml"), text).unwrap();
-    let (library, hold) = (library(directory.path()), directory.path().join("hold"));
+    let (library, hold) = (held_sync(directory.path()), directory.path().join("hold"));
     let environment = [("LD_PRELOAD", library.to_str().unwrap()), ("HOLD_SYNC", hold.to_str().unwrap())];
     let program = Program::serve_with(directory, "info", &environment).await;
     let in_flight = async |number: u64| {

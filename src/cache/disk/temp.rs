@@ -60,6 +60,12 @@ impl Name {
         self.respell(true)
     }
 
+    /// Nothing is missing in `file` any more, which is of this name. Blocks.
+    pub fn close_gaps(&self, file: &File) -> io::Result<()> {
+        let _ = rustix::fs::fremovexattr(file, FRONT);
+        self.respell(false)
+    }
+
     fn respell(&self, gaps: bool) -> io::Result<()> {
         let mut spelling = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if spelling.gaps != gaps {
@@ -389,6 +395,9 @@ mod tests {
         temp.keep(150_000).unwrap();
         let (temp, front) = store.resume(&digest).await.unwrap();
         assert_eq!(front, 150_000);
+        // All is there now: who finds the file after a kill is to believe in all of it.
+        temp.name().close_gaps(temp.file()).unwrap();
+        assert_eq!(noted_front(temp.file()), None);
         drop(temp);
         assert!(store.resume(&digest).await.is_none());
     }

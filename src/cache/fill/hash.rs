@@ -58,6 +58,13 @@ struct State {
     failed: Option<io::Error>,
 }
 
+impl State {
+    fn new(algorithm: Algorithm) -> Self {
+        let running = Some(Running { verifier: Verifier::new(algorithm), hashed: 0 });
+        Self { running, queue: VecDeque::new(), queued: 0, hashed: 0, failed: None }
+    }
+}
+
 /// What a job does next.
 enum Next {
     Memory(Running, Arc<Batch>),
@@ -66,9 +73,12 @@ enum Next {
 
 impl Hand {
     pub fn new(algorithm: Algorithm) -> Self {
-        let running = Some(Running { verifier: Verifier::new(algorithm), hashed: 0 });
-        let state = State { running, queue: VecDeque::new(), queued: 0, hashed: 0, failed: None };
-        Self { state: Mutex::new(state), idle: Notify::new() }
+        Self { state: Mutex::new(State::new(algorithm)), idle: Notify::new() }
+    }
+
+    /// Begins anew, while no job runs.
+    pub fn restart(&self, algorithm: Algorithm) {
+        *self.state() = State::new(algorithm);
     }
 
     /// Takes bytes that are being written, unless it has too many already; `written` says what is in the file.
@@ -83,7 +93,7 @@ impl Hand {
         }
     }
 
-    /// The digest of the first `total` bytes, all of which are in the file.
+    /// The digest of the first `total` bytes, all of which are in the file, and no more: the hash goes on when more are.
     pub async fn digest(&self, fill: &Arc<Fill>, total: u64) -> io::Result<Digest> {
         loop {
             // Before the look, so that a job that ends in between is not missed.
@@ -94,8 +104,8 @@ impl Hand {
                 if let Some(error) = state.failed.take() {
                     return Err(error);
                 }
-                if let Some(running) = state.running.take_if(|running| running.hashed >= total) {
-                    return Ok(running.verifier.digest());
+                if let Some(running) = state.running.as_ref().filter(|running| running.hashed >= total) {
+                    return Ok(running.verifier.clone().digest());
                 }
                 state.running.as_ref().map(|running| running.hashed)
             };

@@ -1,6 +1,6 @@
 //! The main transfer of a fill: ask, write, hash, verify, commit.
 
-use std::{ops::Range, sync::Arc};
+use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -18,6 +18,8 @@ use crate::{
 
 /// How much room is asked for at a time while the size is not known, in bytes.
 const ROOM_STEP: u64 = 16 * 1024 * 1024;
+/// How long the hash of what an earlier fill left may take before the upstream is asked for the rest beside it.
+const HASH_PATIENCE: Duration = Duration::from_secs(5);
 /// A stretch that somebody else fetches is jumped over by a new request when it is longer than this, in bytes;
 /// a shorter one is quicker to read past.
 const WORTH_A_JUMP: u64 = 4 * 1024 * 1024;
@@ -90,14 +92,29 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     let mut front = 0;
     let in_one_go = fills.distrust().covers(source.upstream.name());
     fill.state().in_one_go = in_one_go;
-    // What is left of an earlier fill is overwritten where no parts are wanted.
-    if !in_one_go && let Some((temp, len)) = fills.store().resume(&source.id()).await {
-        *slot = Some(temp);
+    if let Some((temp, len)) = fills.store().resume(&source.id()).await {
         front = len;
-        // Also what is kept again, should the upstream not answer.
-        fill.update(|state| state.written.insert(0..front));
+        fill.update(|state| {
+            // Also what is kept again, should the upstream not answer.
+            state.written.insert(0..front);
+            state.file = Some(temp.file().clone());
+        });
+        *slot = Some(temp);
+        // A kill may have come between the last byte and the name.
+        let hashing = tokio::time::timeout(HASH_PATIENCE, is_whole(fill, front));
+        match unless_cancelled(fill, async { Ok(hashing.await) }).await? {
+            Ok(Ok(true)) => return Ok(found(fill, front)),
+            // It is hashed beside what the upstream is asked for.
+            Ok(Ok(false)) | Err(_) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, digest = %source.digest, "cannot read what an earlier fill left");
+                forget(fill, slot, &mut front).await;
+            }
+        }
     }
-    let mut transfer = unless_cancelled(fill, open(fill, slot, &mut front)).await?;
+    let Some(mut transfer) = unless_cancelled(fill, open(fill, slot, &mut front)).await? else {
+        return Ok(found(fill, front));
+    };
     if in_one_go {
         transfer = transfer.in_one_go();
     }
@@ -128,6 +145,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
                 // A range of an announced size that proved too long may still be written.
                 fill.ranges.cancel();
                 fill.when(|state| (state.range_transfers == 0).then_some(())).await;
+                fill.close_gaps().await;
                 return verify(fill, total, front).await;
             }
             Some(gap) => {
@@ -143,35 +161,61 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     }
 }
 
-/// Asks the upstream for what is missing behind `front`; starts from the front when it will not be asked so.
-async fn open(fill: &Fill, slot: &mut Option<TempBlob>, front: &mut u64) -> Result<Transfer, FillError> {
-    let source = &fill.source;
-    match Transfer::open(source, *front, None).await {
-        Ok(mut transfer) if transfer.skipping() > 0 => {
-            forget(fill, slot, front).await;
-            transfer.restart();
-            Ok(transfer)
-        }
-        Ok(transfer) => Ok(transfer),
-        Err(error) if *front > 0 => match error.kind {
-            ErrorKind::RangeNotSatisfiable { total: Some(total) } if total == *front => {
-                Ok(Transfer::finished(source, total))
-            }
-            ErrorKind::RangeNotSatisfiable { .. } => {
-                forget(fill, slot, front).await;
-                Transfer::open(source, 0, None).await.map_err(FillError::Upstream)
-            }
-            _ => Err(FillError::Upstream(error)),
-        },
-        Err(error) => Err(FillError::Upstream(error)),
-    }
+/// Whether the first `front` bytes, which an earlier fill left, are all of the blob.
+async fn is_whole(fill: &Arc<Fill>, front: u64) -> io::Result<bool> {
+    fill.hash.digest(fill, front).await.map(|digest| digest == fill.source.digest)
 }
 
-/// Starts anew, without what an earlier fill left.
+/// All `len` bytes are here from an earlier fill, and right.
+fn found(fill: &Fill, len: u64) -> Done {
+    tracing::info!(digest = %fill.source.digest, len, "an earlier fill left the whole blob");
+    fill.update(|state| {
+        state.total = Some(len);
+        state.found = true;
+        state.progress = Progress::Complete;
+    });
+    Done::Verified { len }
+}
+
+/// Asks the upstream for what is missing behind `front`; starts from the front when it will not be asked so. `None`:
+/// nothing is missing.
+async fn open(fill: &Arc<Fill>, slot: &mut Option<TempBlob>, front: &mut u64) -> Result<Option<Transfer>, FillError> {
+    let source = &fill.source;
+    if *front == 0 {
+        return Transfer::open(source, 0, None).await.map(Some).map_err(FillError::Upstream);
+    }
+    // Where no parts are wanted, what is left is overwritten.
+    let part = if fill.state().in_one_go { None } else { Some(Transfer::open(source, *front, None).await) };
+    if let Some(Ok(transfer)) = &part
+        && transfer.skipping() == 0
+    {
+        return part.transpose().map_err(FillError::Upstream);
+    }
+    // The hash may take longer than the upstream is made to wait for it.
+    if is_whole(fill, *front).await.is_ok_and(|whole| whole) {
+        return Ok(None);
+    }
+    let mut transfer = match part {
+        Some(Ok(transfer)) => transfer,
+        Some(Err(error)) if !matches!(error.kind, ErrorKind::RangeNotSatisfiable { .. }) => {
+            return Err(FillError::Upstream(error));
+        }
+        Some(Err(_)) | None => Transfer::open(source, 0, None).await.map_err(FillError::Upstream)?,
+    };
+    forget(fill, slot, front).await;
+    transfer.restart();
+    Ok(Some(transfer))
+}
+
+/// Starts anew, without what an earlier fill left; nothing of it is being hashed.
 async fn forget(fill: &Fill, slot: &mut Option<TempBlob>, front: &mut u64) {
     discard(slot.take()).await;
     *front = 0;
-    fill.update(|state| state.written = Default::default());
+    fill.update(|state| {
+        state.written = Default::default();
+        state.file = None;
+    });
+    fill.hash.restart(fill.source.digest.algorithm());
 }
 
 /// Removes the file, which can take a while when it is large.

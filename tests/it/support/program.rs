@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -11,6 +11,27 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::until::until;
+
+/// A library whose fsync waits for as long as the file `HOLD_SYNC` is there.
+const SYNC: &str = r#"
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int fsync(int file) {
+    const char *hold = getenv("HOLD_SYNC");
+    while (hold && access(hold, F_OK) == 0) usleep(5000);
+    return (int)syscall(SYS_fsync, file);
+}
+"#;
+
+/// That library, to be preloaded.
+pub fn held_sync(directory: &Path) -> PathBuf {
+    let (source, library) = (directory.join("sync.c"), directory.join("sync.so"));
+    fs::write(&source, SYNC).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
+    assert!(built.success());
+    library
+}
 
 /// A running `forebay serve`; it is killed with this value.
 pub struct Program {
@@ -75,6 +96,13 @@ impl Program {
     /// GETs a path of the registry: the status and the body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         get(&format!("http://{}{path}", self.registry)).await
+    }
+
+    /// Kills it, and gives its directory.
+    pub fn kill(mut self) -> TempDir {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
     }
 
     /// Asks it to end, and gives its whole log when it has.
