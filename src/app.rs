@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     access::{self, AccessControl, Proofs, Tries},
     admin::{self, Readiness},
-    cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, disk},
+    cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, Scrub, disk},
     config::Config,
     metrics::{self, Metrics},
     peer::TrustedNetworks,
@@ -133,6 +133,7 @@ impl App {
             end.clone(),
             images.clone(),
         );
+        let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let handler = Arc::new(Handler {
             table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym)?),
             access: ArcSwap::from_pointee(AccessControl::load(&config.access)?.trusting(trusted.clone())),
@@ -141,6 +142,7 @@ impl App {
             blobs: BlobCache::new(&config.cache, store.clone(), metrics.clone(), tasks.clone(), end.clone(), images),
             proofs: Proofs::new(config.cache.negative_ttl, tasks.clone(), end.clone()),
             tries: Tries::new(trusted.clone()),
+            scrub: scrub.clone(),
             asker_key: AskerKey::generate()?,
             gone: Gone::default(),
             metrics: metrics.clone(),
@@ -161,6 +163,7 @@ impl App {
         let readiness = Readiness::default();
         tasks.spawn(store.clone().keep_uses(end.clone()));
         tasks.spawn(async move { store.scan().await });
+        tasks.spawn(scrub.run(end.clone()));
         if let Some(tls) = &tls {
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
         }

@@ -263,6 +263,7 @@ fn cache(
         stale_if_error: raw.stale_if_error.0,
         negative_ttl: raw.negative_ttl.0,
         prefetch,
+        verify_every: raw.verify_every.0,
     })
 }
 

@@ -64,6 +64,10 @@ struct Families {
     cache_max_bytes: IntGauge,
     cache_objects: IntGaugeVec,
     evicted_bytes: IntCounter,
+    corrupt_objects: IntCounterVec,
+    scrub_bytes: IntCounter,
+    /// Not there before it is known.
+    oldest_verification: IntGaugeVec,
     sent_by_kernel: IntCounter,
     connections: IntGauge,
     connections_refused: IntCounter,
@@ -183,6 +187,22 @@ impl Metrics {
                 r,
                 IntCounter::new("forebay_evicted_bytes_total", "Bytes removed from the cache to make room.")?,
             )?,
+            corrupt_objects: counters(
+                r,
+                "forebay_cache_corrupt_objects_total",
+                "Cached objects whose bytes were not those of their digest any more, and which were removed.",
+                &["kind"],
+            )?,
+            scrub_bytes: register(
+                r,
+                IntCounter::new("forebay_scrub_bytes_total", "Bytes of cached objects that were verified again.")?,
+            )?,
+            oldest_verification: gauges(
+                r,
+                "forebay_scrub_oldest_verification_timestamp_seconds",
+                "When the cached object was verified whose verification is the oldest.",
+                &[],
+            )?,
             connections: gauge(r, "forebay_connections", "Client connections open.")?,
             connections_refused: register(
                 r,
@@ -203,6 +223,10 @@ impl Metrics {
             series: AllSeries::default(),
             registry,
         };
+        // What is alerted on begins at 0.
+        for kind in [CacheKind::Blob, CacheKind::Manifest] {
+            families.corrupt_objects.with_label_values(&[kind.as_str()]);
+        }
         Ok(Metrics(Arc::new(families)))
     }
 
@@ -316,6 +340,21 @@ impl Metrics {
         self.0.evicted_bytes.inc_by(bytes);
     }
 
+    /// What is cached proved not to be what its digest says.
+    pub fn corrupt_object(&self, kind: CacheKind) {
+        self.0.corrupt_objects.with_label_values(&[kind.as_str()]).inc();
+    }
+
+    /// Bytes were verified again.
+    pub fn scrubbed(&self, bytes: u64) {
+        self.0.scrub_bytes.inc_by(bytes);
+    }
+
+    /// No cached object was verified longer ago than this, in seconds since 1970.
+    pub fn oldest_verification(&self, seconds: u64) {
+        self.0.oldest_verification.with_label_values::<&str>(&[]).set(saturating(seconds));
+    }
+
     /// A client has connected; it is connected until the result is dropped.
     pub fn connection(&self) -> InFlight {
         InFlight::new(&self.0.connections)
@@ -388,6 +427,9 @@ mod tests {
         metrics.cache(CacheKind::Partial, 1000, 3);
         metrics.cache_max(1 << 30);
         metrics.evicted(5);
+        metrics.corrupt_object(CacheKind::Blob);
+        metrics.scrubbed(6);
+        metrics.oldest_verification(7);
         metrics.connection_refused();
         metrics.reload("tls", false);
         metrics.stall("read");
@@ -415,6 +457,9 @@ mod tests {
             ("forebay_cache_max_bytes", "gauge"),
             ("forebay_cache_objects", "gauge"),
             ("forebay_evicted_bytes_total", "counter"),
+            ("forebay_cache_corrupt_objects_total", "counter"),
+            ("forebay_scrub_bytes_total", "counter"),
+            ("forebay_scrub_oldest_verification_timestamp_seconds", "gauge"),
             ("forebay_sent_by_kernel_bytes_total", "counter"),
             ("forebay_connections", "gauge"),
             ("forebay_connections_refused_total", "counter"),

@@ -54,6 +54,13 @@ pub struct OpenedBlob {
     pub stored: bool,
 }
 
+impl OpenedBlob {
+    /// Whether all of the blob is sent.
+    pub fn is_whole(&self) -> bool {
+        self.range.is_none_or(|range| self.total.is_some_and(|total| range.is_whole(total)))
+    }
+}
+
 /// What a HEAD of a blob says.
 pub struct BlobSize {
     pub total: Option<u64>,

@@ -20,4 +20,6 @@ pub struct Config {
     pub negative_ttl: Duration,
     /// How many layers of one image are fetched before a client asks for them; 0: none.
     pub prefetch: usize,
+    /// How old the verification of what is cached may be; 0: it is never verified again.
+    pub verify_every: Duration,
 }

@@ -14,6 +14,7 @@
 //! room for it was reserved; what is unlinked is forgotten by the index first. Everything here blocks,
 //! so the async functions hand their work to the blocking pool.
 
+mod check;
 mod lane;
 mod layout;
 mod objects;
@@ -21,6 +22,7 @@ mod reservation;
 mod scan;
 mod temp;
 mod upload;
+mod verified;
 
 use std::{
     fmt,
@@ -37,7 +39,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    lane::{change, write},
+    check::{Check, Found, SHARDS, is_damage},
+    lane::{DiskWait, change, write},
     objects::Landing,
     reservation::{NoSpace, Reservation},
     temp::{Name as TempName, TempBlob, write_all_at},
@@ -205,8 +208,8 @@ impl DiskStore {
             return Ok(None);
         };
         let pin = Arc::new(Pin { store: self.clone(), key });
-        if len != metadata.len() || noted_length(&file).is_some_and(|noted| noted != len) {
-            tracing::warn!(path = %path.display(), expected = len, found = metadata.len(), "a cached blob has the wrong length and is removed");
+        if len != metadata.len() || verified::noted(&file).is_some_and(|noted| noted.len != len) {
+            self.note_corrupt(&pin.key, &path, "it has another length");
             self.remove_blocking(&pin.key);
             return Ok(None);
         }
@@ -265,6 +268,16 @@ impl DiskStore {
     pub async fn remove(&self, key: Key) {
         let store = self.clone();
         change(move || store.remove_blocking(&key)).await;
+    }
+
+    /// The same of one whose bytes are not those of its digest: it is told and counted.
+    pub async fn remove_damaged(&self, key: Key) {
+        let store = self.clone();
+        change(move || {
+            store.note_corrupt(&key, &store.path(&key), "it has another digest");
+            store.remove_blocking(&key);
+        })
+        .await;
     }
 
     fn remove_blocking(&self, key: &Key) {
@@ -406,27 +419,6 @@ fn digest_of(algorithm: Algorithm, hex: &str) -> Option<Digest> {
     format!("{}:{hex}", algorithm.as_str()).parse().ok()
 }
 
-/// The extended attribute with a blob's length: a file that was cut while no forebay ran is found out by it.
-const LENGTH: &str = "user.forebay.length";
-
-/// Notes the length of a verified blob beside it. A file system without extended attributes goes without.
-fn note_length(file: &File, len: u64) {
-    let flags = rustix::fs::XattrFlags::empty();
-    if let Err(error) = rustix::fs::fsetxattr(file, LENGTH, len.to_string().as_bytes(), flags) {
-        tracing::debug!(%error, "the file system of the cache has no extended attributes");
-    }
-}
-
-fn noted_length(file: &File) -> Option<u64> {
-    noted_number(file, LENGTH)
-}
-
-fn noted_number(file: &File, attribute: &str) -> Option<u64> {
-    let mut buffer = [0; 20];
-    let read = rustix::fs::fgetxattr(file, attribute, &mut buffer).ok()?;
-    std::str::from_utf8(buffer.get(..read)?).ok()?.parse().ok()
-}
-
 impl OpenError {
     /// Whether trying again cannot help.
     pub fn is_configuration(&self) -> bool {
@@ -468,7 +460,7 @@ fn note_now(file: &File) {
 }
 
 /// Runs `work` on the blocking pool. A panic there goes on here.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {

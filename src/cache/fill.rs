@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     fills::{Beside, Fills, Joined},
-    hash::{hash_in_turn, hash_slice},
+    hash::{hash_in_turn, hash_slice, turn_to_spare},
 };
 use super::{
     FileSlice, ReadError, Source,

@@ -92,7 +92,7 @@ impl CompactKey {
         }
     }
 
-    fn key(&self) -> Key {
+    pub fn key(&self) -> Key {
         match &self.0 {
             Compact::Blob(pool, hash) => Key::Blob(pool.id(&Digest::from_sha256(hash))),
             Compact::Manifest(pool, hash) => Key::Manifest(pool.id(&Digest::from_sha256(hash))),
@@ -191,6 +191,11 @@ impl LruIndex {
 
     pub fn contains(&self, key: &Key) -> bool {
         self.entries.contains(&key.into())
+    }
+
+    /// How long an object is; this is no use of it.
+    pub fn len_of(&self, key: &Key) -> Option<u64> {
+        self.entries.peek(&key.into()).map(|entry| entry.len)
     }
 
     /// Bytes that are no object's.

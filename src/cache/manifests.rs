@@ -348,8 +348,7 @@ impl ManifestCache {
             }
             Found::OfOthers => None,
             Found::Damaged => {
-                tracing::warn!(%digest, "a cached manifest is damaged and is removed");
-                self.0.store.remove(key).await;
+                self.0.store.remove_damaged(key).await;
                 None
             }
         }

@@ -4,7 +4,7 @@
 //! flight: a reader of the growing file of its [`fill`], of which there is one per digest however many
 //! clients ask. No room or a failing disk: a stream straight through. Manifests: [`ManifestCache`], memory
 //! over disk, and for each tag what is known and since when. [`Lists`]: what was said last, for when it cannot be said.
-//! Uploads: [`Tees`] keeps them while they pass.
+//! Uploads: [`Tees`] keeps them while they pass. [`Scrub`] verifies again what is on disk.
 //!
 //! This stage does not know who asked, and chooses no status.
 
@@ -22,6 +22,7 @@ pub mod pool;
 pub mod prefetch;
 pub mod reader;
 pub mod recency;
+pub mod scrub;
 pub mod source;
 pub mod tag_record;
 pub mod tee;
@@ -39,6 +40,7 @@ pub use self::{
     pool::{ContentId, Pool},
     prefetch::Images,
     reader::{BlobReader, FileSlice, Piece, ReadError},
+    scrub::{Scrub, WholeHit},
     source::Source,
     tee::{GivenUp, Tee, Tees},
 };

@@ -212,6 +212,7 @@ mod tests {
             stale_if_error: Duration::ZERO,
             negative_ttl: Duration::ZERO,
             prefetch: 0,
+            verify_every: Duration::ZERO,
         };
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();

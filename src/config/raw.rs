@@ -79,6 +79,7 @@ pub struct Cache {
     pub stale_if_error: Period,
     pub negative_ttl: Period,
     pub prefetch: u64,
+    pub verify_every: Period,
 }
 
 impl Default for Cache {
@@ -92,6 +93,7 @@ impl Default for Cache {
             stale_if_error: Period(30 * DAY),
             negative_ttl: Period(Duration::from_secs(10)),
             prefetch: 3,
+            verify_every: Period(7 * DAY),
         }
     }
 }

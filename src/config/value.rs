@@ -52,22 +52,51 @@ impl Size {
     }
 }
 
-/// A length of time: `"30s"`, `"5m"`, `"30d"`.
+/// A length of time: `"30s"`, `"5m"`, `"30d"`, or 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(try_from = "PeriodForm")]
 pub struct Period(pub Duration);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "must be a duration such as \"30s\", \"5m\" or \"30d\"")]
+enum PeriodForm {
+    Number(i64),
+    Text(String),
+}
 
 /// Longer than this is a slip of the pen, and adding it to a clock could overflow.
 const MAX_PERIOD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-impl TryFrom<String> for Period {
+impl TryFrom<PeriodForm> for Period {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(form: PeriodForm) -> Result<Self, String> {
+        let text = match form {
+            PeriodForm::Number(0) => return Ok(Self(Duration::ZERO)),
+            // It says nothing of its unit.
+            PeriodForm::Number(number) => number.to_string(),
+            PeriodForm::Text(text) => text,
+        };
         match humantime::parse_duration(text.trim()) {
             Ok(period) if period <= MAX_PERIOD => Ok(Self(period)),
             Ok(_) => Err("must be at most 100 years".to_owned()),
             Err(_) => Err(format!("must be a duration such as \"30s\", \"5m\" or \"30d\", not {text:?}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_may_be_written_with_and_without_a_unit() {
+        let period = |text: &str| toml::from_str::<std::collections::HashMap<String, Period>>(&format!("x = {text}"));
+        for zero in ["0", "\"0\"", "\"0s\"", "\" 0d \""] {
+            assert_eq!(period(zero).unwrap()["x"], Period(Duration::ZERO), "{zero}");
+        }
+        for bad in ["7", "-1", "0.5", "\"7\"", "\"\"", "true", "[]"] {
+            assert!(period(bad).unwrap_err().to_string().contains("must be a duration such as"), "{bad}");
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     access::{AccessControl, Identity, Proofs, Tries},
-    cache::{BlobCache, List, Lists, ManifestCache, Source, Wanted, blobs::BlobSize, manifests::ManifestHead},
+    cache::{BlobCache, List, Lists, ManifestCache, Scrub, Source, Wanted, blobs::BlobSize, manifests::ManifestHead},
     chain::Chain,
     error::Error,
     metrics::{Metrics, Operation as Label, Outcome},
@@ -52,6 +52,7 @@ pub struct Handler {
     pub manifests: ManifestCache,
     pub lists: Lists,
     pub blobs: BlobCache,
+    pub scrub: Scrub,
     /// Blobs that were deleted through us.
     pub gone: Gone,
     pub metrics: Metrics,
@@ -376,6 +377,9 @@ impl Handler {
         let range = wanted_range(asked.headers, &source.digest);
         let opened = self.blobs.open(source, range).await.map_err(|error| facts.failed(error))?;
         facts.outcome = opened.outcome;
+        if opened.outcome == Outcome::Hit && opened.is_whole() {
+            facts.whole_hit = self.scrub.whole_hit(asked.connection.peer.ip().into(), &source.id());
+        }
         Ok(response::blob(&source.digest, opened, asked.connection.lane.as_ref()))
     }
 

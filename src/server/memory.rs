@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{sendfile::read_now, spares::Spares};
-use crate::cache::FileSlice;
+use crate::cache::{FileSlice, disk::DiskWait};
 
 /// The unit that memory is counted in, and the smallest buffer, in bytes.
 const UNIT: usize = 16 * 1024;
@@ -66,8 +66,9 @@ impl Reader {
         match read_now(&slice.file, buffer.bytes_mut(), slice.offset)? {
             Some(read) => buffer.finish(read),
             None => {
-                let (file, offset) = (slice.file.clone(), slice.offset);
+                let (file, offset, wait) = (slice.file.clone(), slice.offset, DiskWait::begin());
                 let reading = tokio::task::spawn_blocking(move || {
+                    let _wait = wait;
                     read_ahead(&file, offset, AHEAD);
                     let read = file.read_at(buffer.bytes_mut(), offset)?;
                     buffer.finish(read)
@@ -91,6 +92,7 @@ pub(super) fn sweep() {
 
 /// Brings a slice into the page cache. Blocks.
 pub(super) fn warm(slice: &FileSlice) {
+    let _wait = DiskWait::begin();
     let mut buffer = [0; UNIT];
     let (mut offset, end) = (slice.offset, slice.offset + slice.len);
     read_ahead(&slice.file, offset, AHEAD);
@@ -108,7 +110,9 @@ pub(super) fn warm(slice: &FileSlice) {
 ///
 /// The file's; `UnexpectedEof` when it ends first.
 pub(super) async fn warmed(slice: FileSlice) -> io::Result<bool> {
+    let wait = DiskWait::begin();
     let waiting = tokio::task::spawn_blocking(move || {
+        let _wait = wait;
         read_ahead(&slice.file, slice.offset, slice.len + AHEAD);
         let end = slice.offset + slice.len;
         for sample in (slice.offset..end).step_by(WAITED).chain([end - 1]) {

@@ -17,6 +17,7 @@ use http_body::{Frame, SizeHint};
 
 use super::body::{Body, BodyError};
 use crate::{
+    cache::WholeHit,
     chain::Chain,
     metrics::{Metrics, Operation, Outcome},
     oci::Repository,
@@ -64,6 +65,8 @@ pub struct Facts {
     pub operation: Operation,
     pub outcome: Outcome,
     pub user: Option<Arc<str>>,
+    /// Where a whole blob is sent out of the cache.
+    pub whole_hit: Option<WholeHit>,
     /// Why it failed, as the client is not told.
     pub cause: Option<String>,
     started: Instant,
@@ -81,6 +84,7 @@ impl Facts {
             operation: Operation::Unknown,
             outcome: Outcome::Bypass,
             user: None,
+            whole_hit: None,
             cause: None,
             started: Instant::now(),
         }
@@ -152,6 +156,10 @@ impl http_body::Body for Observed {
                 self.sent += frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 if Some(self.sent) == self.announced || http_body::Body::is_end_stream(&self.body) {
                     self.complete = true;
+                    // Before the last byte is out, so that its client cannot come again sooner.
+                    if let Some(hit) = self.facts.whole_hit.take() {
+                        hit.is_over();
+                    }
                 }
             }
             Some(Err(error)) => self.facts.cause = Some(Chain(error).to_string()),

@@ -51,6 +51,7 @@ fn every_key_has_a_default() {
     assert_eq!(config.cache.stale_if_error, Duration::from_secs(30 * 24 * 60 * 60));
     assert_eq!(config.cache.negative_ttl, Duration::from_secs(10));
     assert_eq!(config.cache.prefetch, 3);
+    assert_eq!(config.cache.verify_every, Duration::from_secs(7 * 24 * 60 * 60));
     assert_eq!(config.access.anonymous, Anonymous::Pull);
     assert_eq!(config.access.htpasswd, None);
     assert_eq!(Config::load(None, overrides()).unwrap(), config, "no file is an empty file");
@@ -143,6 +144,7 @@ fn every_key_is_read() {
         stale_if_error = "1h"
         negative_ttl = "500ms"
         prefetch = 0
+        verify_every = 0
         [access]
         anonymous = "none"
         htpasswd = "htpasswd"
@@ -193,6 +195,7 @@ fn every_key_is_read() {
     assert_eq!(config.cache.stale_if_error, Duration::from_secs(3600));
     assert_eq!(config.cache.negative_ttl, Duration::from_millis(500));
     assert_eq!(config.cache.prefetch, 0);
+    assert_eq!(config.cache.verify_every, Duration::ZERO);
     assert_eq!(config.access.anonymous, Anonymous::None);
     assert_eq!(config.access.htpasswd, Some(at("htpasswd")));
     let push_users = config.access.push_users.unwrap();
@@ -265,7 +268,7 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
         "write 10.0.0.0/8",
     ),
     ("[server]\ntrusted_networks = [\"cluster\"]", 2, "server.trusted_networks[0]", "must be a network such as"),
-    ("[server]\ndrain_timeout = 30", 2, "server.drain_timeout", "expected a string"),
+    ("[server]\ndrain_timeout = 30", 2, "server.drain_timeout", "must be a duration such as"),
     ("[cache]\ntag_ttl = \"200 years\"", 2, "cache.tag_ttl", "100 years"),
     ("[cache]\nmax_size = \"much\"", 2, "cache.max_size", "must be a size such as \"50 GiB\""),
     ("[cache]\nmax_size = -1", 2, "cache.max_size", "must be a size such as \"50 GiB\""),
@@ -335,6 +338,9 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
     ("[[upstream]]\nname = \"a.b\"\naliases = [\"ok\", \"a b\"]", 3, "upstream[0].aliases[1]", "HOST or HOST:PORT"),
     ("[[upstream]]\nname = \"a.b\"\nconnections = 0", 3, "upstream[0].connections", "1 to 16"),
     ("[[upstream]]\nname = \"a.b\"\nconnections = 17", 3, "upstream[0].connections", "1 to 16"),
+    ("[cache]\nverify_every = 7", 2, "cache.verify_every", "must be a duration such as \"30s\""),
+    ("[cache]\nverify_every = \"-1d\"", 2, "cache.verify_every", "must be a duration"),
+    ("[cache]\nverify_every = true", 2, "cache.verify_every", "must be a duration"),
     ("[cache]\nprefetch = 17", 2, "cache.prefetch", "0 to 16"),
     ("[[upstream]]\nname = \"a.b\"\nurls = []", 3, "upstream[0].urls", "at least one URL"),
     ("[[upstream]]\nname = \"a.b\"\nurls = [\"a.b\"]", 3, "upstream[0].urls[0]", "must be a URL"),

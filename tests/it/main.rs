@@ -33,6 +33,7 @@ mod reload;
 mod restart;
 mod resume;
 mod routing;
+mod scrub;
 mod server_drain;
 mod server_limits;
 mod server_protocol;

@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use super::{DiskStore, Key, blocking, change, touch};
+use super::{DiskStore, Key, blocking, change, touch, verified};
 use crate::{
     cache::{Pool, tag_record::TagKey},
     oci::Repository,
@@ -135,6 +135,7 @@ fn write_file(key: &Key, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(temporary)?;
     file.write_all(bytes)?;
     if !matches!(key, Key::Tag(_)) {
+        verified::note(&file, bytes.len() as u64);
         file.sync_all()?;
     }
     Ok(())
@@ -167,6 +168,7 @@ mod tests {
             stale_if_error: Duration::ZERO,
             negative_ttl: Duration::ZERO,
             prefetch: 0,
+            verify_every: Duration::ZERO,
         };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         store.scan().await;

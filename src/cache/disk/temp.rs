@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, note_length, write};
+use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, verified, write};
 use crate::{
     cache::{ContentId, Pool},
     oci::Algorithm,
@@ -177,7 +177,7 @@ impl DiskStore {
         len: u64,
     ) -> io::Result<Arc<Pin>> {
         file.set_len(len)?;
-        note_length(file, len);
+        verified::note(file, len);
         let _ = rustix::fs::fremovexattr(file, FRONT);
         file.sync_all()?;
         let path = self.path(&key);
@@ -267,7 +267,9 @@ fn note_front(file: &File, front: u64) -> bool {
 }
 
 fn noted_front(file: &File) -> Option<u64> {
-    super::noted_number(file, FRONT)
+    let mut value = [0; 20];
+    let read = rustix::fs::fgetxattr(file, FRONT, &mut value).ok()?;
+    std::str::from_utf8(value.get(..read)?).ok()?.parse().ok()
 }
 
 pub(super) fn remove(path: &Path) {
@@ -311,6 +313,7 @@ mod tests {
             stale_if_error: Duration::ZERO,
             negative_ttl: Duration::ZERO,
             prefetch: 0,
+            verify_every: Duration::ZERO,
         };
         DiskStore::open(&config, Metrics::new().unwrap()).unwrap()
     }

@@ -244,6 +244,11 @@ pub async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io::Resul
     .await
 }
 
+/// A turn for who can wait: there is none while fills hash on all processors.
+pub fn turn_to_spare() -> Option<OwnedSemaphorePermit> {
+    TURNS.clone().try_acquire_owned().ok()
+}
+
 fn read_each(file: &File, mut offset: u64, end: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let mut buffer = vec![0; STEP];
     while offset < end {

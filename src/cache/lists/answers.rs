@@ -151,6 +151,7 @@ mod tests {
             stale_if_error: Duration::from_secs(60),
             negative_ttl: Duration::ZERO,
             prefetch: 0,
+            verify_every: Duration::ZERO,
         })
     }
 

@@ -87,16 +87,7 @@ impl Content {
 
     /// Reads a file for clients of `upstream`; `said` is the type that it gave a tag, if it is read for one.
     pub fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, said: Option<&MediaType>) -> Found {
-        let read = || {
-            let line_end = file.iter().position(|&byte| byte == b'\n')?;
-            let line = std::str::from_utf8(&file[..line_end]).ok()?;
-            let (by, media_type) = match line.strip_prefix('@') {
-                Some(line) => line.split_once(' ').map(|(by, media_type)| (Some(by.to_owned()), media_type))?,
-                None => (None, line),
-            };
-            Some((line_end + 1, by, media_type.parse::<MediaType>().ok()?))
-        };
-        let Some((start, by, written)) = read() else { return Found::Damaged };
+        let Some((start, by, written)) = first_line(&file) else { return Found::Damaged };
         let bytes = Bytes::from(file).slice(start..);
         let Some(signed) = matches(digest, &bytes) else { return Found::Damaged };
         let by_this = by.as_deref() == Some(upstream);
@@ -118,6 +109,12 @@ impl Content {
             Some(content) => Found::Whole(Arc::new(content)),
             None => Found::Damaged,
         }
+    }
+
+    /// Whether a file has the form, and the bytes in it the digest.
+    pub fn is_whole(digest: &Digest, file: &[u8]) -> bool {
+        let bytes = first_line(file).and_then(|(start, ..)| file.get(start..));
+        bytes.is_some_and(|bytes| matches(digest, bytes).is_some())
     }
 
     fn new(digest: Digest, media_type: MediaType, bytes: Bytes, own: bool) -> Option<Self> {
@@ -143,6 +140,17 @@ pub enum Found {
     /// It has this digest, and a type, or signatures, that another upstream gave.
     OfOthers,
     Damaged,
+}
+
+/// Where the bytes begin behind the type, who said it unless the document does, and the type.
+fn first_line(file: &[u8]) -> Option<(usize, Option<String>, MediaType)> {
+    let line_end = file.iter().position(|&byte| byte == b'\n')?;
+    let line = std::str::from_utf8(&file[..line_end]).ok()?;
+    let (by, media_type) = match line.strip_prefix('@') {
+        Some(line) => line.split_once(' ').map(|(by, media_type)| (Some(by.to_owned()), media_type))?,
+        None => (None, line),
+    };
+    Some((line_end + 1, by, media_type.parse().ok()?))
 }
 
 /// Whether the bytes have this digest: `Some(true)` when it is that of what is signed in them. The bytes as they are

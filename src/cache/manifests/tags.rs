@@ -330,6 +330,7 @@ mod tests {
             stale_if_error: hour,
             negative_ttl: hour,
             prefetch: 0,
+            verify_every: Duration::ZERO,
         };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         let tasks = TaskTracker::new();

@@ -1,0 +1,495 @@
+//! The scrub: hashes what is cached again, so that bit rot is found before it is `cache.verify_every` old.
+//!
+//! What must hold: one object at a time is read, by small stretches and off the async threads; it gives way while a
+//! download, a push or a client waits for a disk; nothing here counts as a use or keeps anything from being evicted.
+//! What proves wrong is removed at once.
+
+mod pace;
+mod suspects;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, RandomState},
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    sync::{Mutex, OwnedSemaphorePermit},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::suspects::Suspects;
+use super::{
+    Config, ContentId, DiskStore,
+    disk::{Check, DiskWait, Found, SHARDS, blocking, is_damage},
+    fill::turn_to_spare,
+    lru::Key,
+    manifests::Content,
+};
+use crate::{
+    metrics::Metrics,
+    oci::{Digest, Verifier},
+    peer::PeerPrefix,
+};
+
+/// How much is read at a time, in bytes: so long others wait at most.
+const STRETCH: usize = 1024 * 1024;
+/// How often it is looked whether others still wait.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often it is looked before one stretch is read all the same: beside downloads that never pause, a MiB a second.
+const MAX_LOOKS: u32 = 50;
+/// After a stretch the disk is left alone for as long as it took, and no longer than this.
+const MAX_REST: Duration = Duration::from_millis(100);
+
+/// A cheap handle on the scrub.
+#[derive(Clone)]
+pub struct Scrub(Arc<Shared>);
+
+struct Shared {
+    store: DiskStore,
+    metrics: Metrics,
+    verify_every: Duration,
+    suspects: Suspects,
+    /// Held by what runs on the blocking pool.
+    aside: Arc<Mutex<()>>,
+}
+
+impl fmt::Debug for Scrub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Scrub").field(&self.0.verify_every).finish()
+    }
+}
+
+/// A client is being sent a whole blob out of the cache.
+#[derive(Debug)]
+pub struct WholeHit {
+    scrub: Scrub,
+    pair: u64,
+}
+
+impl WholeHit {
+    /// It got all of it.
+    pub fn is_over(self) {
+        self.scrub.0.suspects.had(self.pair);
+    }
+}
+
+/// What came of a look at an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Right,
+    /// Evicted, or found to be wrong and removed.
+    Gone,
+    /// It is there and cannot be read.
+    Unreadable,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// It is its turn.
+    None,
+    /// It goes before others.
+    Suspect,
+}
+
+impl Scrub {
+    pub fn new(config: &Config, store: DiskStore, metrics: Metrics) -> Self {
+        let (suspects, aside) = (Suspects::new(), Arc::default());
+        Self(Arc::new(Shared { store, metrics, verify_every: config.verify_every, suspects, aside }))
+    }
+
+    fn is_off(&self) -> bool {
+        self.0.verify_every.is_zero()
+    }
+
+    /// A client asks for a whole blob and gets it out of the cache.
+    pub fn whole_hit(&self, peer: PeerPrefix, id: &ContentId) -> Option<WholeHit> {
+        (!self.is_off()).then(|| WholeHit { scrub: self.clone(), pair: self.0.suspects.wanted(peer, id) })
+    }
+
+    /// Verifies what is cached, again and again, until the end.
+    pub async fn run(self, end: CancellationToken) {
+        if self.is_off() {
+            return;
+        }
+        tokio::select! {
+            () = end.cancelled() => {}
+            never = self.walk_on() => match never {},
+        }
+        // What is being read has the store until it is read.
+        drop(self.0.aside.lock().await);
+    }
+
+    /// Runs `work` off the async threads.
+    async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let held = self.0.aside.clone().lock_owned().await;
+        blocking(move || {
+            let done = work();
+            drop(held);
+            done
+        })
+        .await
+    }
+
+    async fn walk_on(&self) -> Infallible {
+        self.0.store.until_scanned().await;
+        self.survey().await;
+        // Where it begins differs from start to start, so that restarts leave no part out for ever.
+        let random = RandomState::new().hash_one(());
+        let start = usize::try_from(random % SHARDS as u64).unwrap_or(0);
+        let mut number = (random >> 32) as u32;
+        loop {
+            self.walk(start, number).await;
+            number = number.wrapping_add(1);
+        }
+    }
+
+    /// Looks how old the oldest verification is, and reads nothing.
+    async fn survey(&self) {
+        let mut oldest = Oldest::default();
+        for shard in 0..SHARDS {
+            for found in self.list(shard).await {
+                oldest.note(found.verified);
+            }
+        }
+        oldest.publish(&self.0.metrics);
+    }
+
+    async fn list(&self, shard: usize) -> Vec<Found> {
+        let store = self.0.store.clone();
+        self.aside(move || store.list(shard)).await
+    }
+
+    /// Goes through all of the cache once, evenly, and verifies what is due.
+    async fn walk(&self, start: usize, number: u32) {
+        let (began, time) = (Instant::now(), pace::walk_time(self.0.verify_every));
+        let (bytes, objects) = self.0.store.sums();
+        let (mut passed, total) = (0u64, pace::cost(bytes, objects));
+        let mut oldest = Oldest::default();
+        for shard in 0..SHARDS {
+            for found in self.list((start + shard) % SHARDS).await {
+                let key = found.key.key();
+                let share = BuildHasherDefault::<DefaultHasher>::default().hash_one(&found.key) as u32;
+                let is_due = pace::is_due(found.verified, SystemTime::now(), self.0.verify_every, share, number);
+                let verdict = if is_due { Some(self.verify(&key, Haste::None).await) } else { None };
+                match verdict {
+                    Some(Verdict::Right) => oldest.note(Some(SystemTime::now())),
+                    Some(Verdict::Gone) => {}
+                    Some(Verdict::Unreadable) => oldest.note(found.verified),
+                    None if self.0.store.has(&key) => oldest.note(found.verified),
+                    None => {}
+                }
+                passed = passed.saturating_add(pace::cost(found.len, 1));
+                self.rest_until(began + pace::due_after(time, passed, total)).await;
+            }
+        }
+        oldest.publish(&self.0.metrics);
+        self.rest_until(began + time).await;
+    }
+
+    /// Verifies suspects meanwhile.
+    async fn rest_until(&self, end: Instant) {
+        loop {
+            tokio::select! {
+                biased;
+                suspect = self.0.suspects.next() => { self.verify(&Key::Blob(suspect), Haste::Suspect).await; }
+                () = sleep_until(end) => return,
+            }
+        }
+    }
+
+    async fn verify(&self, key: &Key, haste: Haste) -> Verdict {
+        let opened = {
+            let (store, key) = (self.0.store.clone(), key.clone());
+            self.aside(move || store.inspect(&key)).await
+        };
+        let Some(check) = opened else {
+            return if self.0.store.has(key) { Verdict::Unreadable } else { Verdict::Gone };
+        };
+        let Some(mut reading) = Reading::new(key, check) else { return Verdict::Gone };
+        loop {
+            let Some(turn) = self.give_way(key).await else { return Verdict::Gone };
+            let began = Instant::now();
+            let (now, read) = self
+                .aside(move || {
+                    let read = reading.step();
+                    drop(turn);
+                    (reading, read)
+                })
+                .await;
+            reading = now;
+            match read {
+                Ok(bytes) => self.0.metrics.scrubbed(bytes),
+                Err(error) if is_damage(&error) => return self.corrupt(key, reading, error.to_string()).await,
+                Err(error) => {
+                    tracing::warn!(?key, %error, "cannot read what is cached to verify it");
+                    return Verdict::Unreadable;
+                }
+            }
+            if reading.check.is_over() {
+                break;
+            }
+            if haste == Haste::None {
+                while let Some(suspect) = self.0.suspects.take() {
+                    Box::pin(self.verify(&Key::Blob(suspect), Haste::Suspect)).await;
+                }
+                sleep(began.elapsed().min(MAX_REST)).await;
+            }
+        }
+        let (reading, is_right) = self
+            .aside(move || {
+                let is_right = reading.is_right();
+                if is_right {
+                    reading.check.note_right();
+                }
+                (reading, is_right)
+            })
+            .await;
+        if is_right { Verdict::Right } else { self.corrupt(key, reading, "it has another digest".to_owned()).await }
+    }
+
+    async fn corrupt(&self, key: &Key, reading: Reading, problem: String) -> Verdict {
+        let (store, key) = (self.0.store.clone(), key.clone());
+        self.aside(move || store.remove_corrupt(&key, &reading.check, &problem)).await;
+        Verdict::Gone
+    }
+
+    /// Waits while others wait for a disk or a processor, and no longer than it must; `None` when the object is gone: its
+    /// file is not to be held.
+    async fn give_way(&self, key: &Key) -> Option<Turn> {
+        for _ in 0..MAX_LOOKS {
+            if !self.0.store.has(key) {
+                return None;
+            }
+            if !DiskWait::any()
+                && let Some(turn) = turn_to_spare()
+            {
+                return Some(Turn { _hash: Some(turn) });
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+        Some(Turn { _hash: None })
+    }
+}
+
+/// To read and hash one stretch.
+struct Turn {
+    /// Given back when this is dropped; absent where there was none to spare.
+    _hash: Option<OwnedSemaphorePermit>,
+}
+
+/// An object whose bytes are compared with its digest.
+struct Reading {
+    digest: Digest,
+    check: Check,
+    seen: Seen,
+    buffer: Vec<u8>,
+}
+
+enum Seen {
+    Blob(Verifier),
+    /// All of the file: a signed one is verified by what is signed in it.
+    Manifest(Vec<u8>),
+}
+
+impl Reading {
+    fn new(key: &Key, check: Check) -> Option<Self> {
+        let (digest, seen) = match key {
+            Key::Blob(id) => (id.digest.clone(), Seen::Blob(Verifier::new(id.digest.algorithm()))),
+            Key::Manifest(id) => (id.digest.clone(), Seen::Manifest(Vec::new())),
+            Key::Tag(_) | Key::Partial(_) => return None,
+        };
+        let len = usize::try_from(check.len).unwrap_or(usize::MAX);
+        Some(Self { digest, check, seen, buffer: vec![0; len.min(STRETCH)] })
+    }
+
+    /// Reads the next stretch. Blocks.
+    fn step(&mut self) -> io::Result<u64> {
+        let read = self.check.read(&mut self.buffer)?;
+        let bytes = &self.buffer[..read];
+        match &mut self.seen {
+            Seen::Blob(verifier) => verifier.update(bytes),
+            // A longer one is none, and is read no further than it takes to see that.
+            Seen::Manifest(seen) if seen.len() as u64 <= Content::MAX_FILE_LEN => seen.extend_from_slice(bytes),
+            Seen::Manifest(_) => {}
+        }
+        Ok(read as u64)
+    }
+
+    fn is_right(&self) -> bool {
+        match &self.seen {
+            Seen::Blob(verifier) => verifier.clone().digest() == self.digest,
+            Seen::Manifest(file) => Content::is_whole(&self.digest, file),
+        }
+    }
+}
+
+/// The oldest verification among many.
+#[derive(Default)]
+struct Oldest(Option<SystemTime>);
+
+impl Oldest {
+    /// What is not known is left out.
+    fn note(&mut self, verified: Option<SystemTime>) {
+        self.0 = match (self.0, verified) {
+            (Some(oldest), Some(verified)) => Some(oldest.min(verified)),
+            (oldest, verified) => oldest.or(verified),
+        };
+    }
+
+    fn publish(&self, metrics: &Metrics) {
+        let now = SystemTime::now();
+        let oldest = self.0.map_or(now, |oldest| oldest.min(now));
+        metrics.oldest_verification(oldest.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::FileExt as _, path::Path};
+
+    use super::*;
+    use crate::{cache::Pool, oci::Algorithm};
+
+    const LEN: usize = 400_000;
+
+    async fn scrub(directory: &Path, verify_every: Duration) -> Scrub {
+        let config = Config {
+            directory: directory.to_owned(),
+            max_size: 1 << 20,
+            min_free: 0,
+            manifest_memory: 0,
+            tag_ttl: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            negative_ttl: Duration::ZERO,
+            prefetch: 0,
+            verify_every,
+        };
+        let metrics = Metrics::new().unwrap();
+        let store = DiskStore::open(&config, metrics.clone()).unwrap();
+        store.scan().await;
+        Scrub::new(&config, store, metrics)
+    }
+
+    /// Puts bytes into the cache, right or wrong.
+    async fn put(store: &DiskStore, id: &ContentId, bytes: &[u8]) -> Key {
+        let key = Key::Blob(id.clone());
+        let room = store.reserve(&key, bytes.len() as u64).await.unwrap();
+        let temp = store.create(id, room).await.unwrap();
+        temp.file().write_all_at(bytes, 0).unwrap();
+        temp.commit(bytes.len() as u64).unwrap();
+        key
+    }
+
+    fn content(number: u8) -> (ContentId, Vec<u8>) {
+        let bytes = vec![number; LEN];
+        (Pool::Open.id(&Digest::of(Algorithm::Sha256, &bytes)), bytes)
+    }
+
+    fn corrupt(scrub: &Scrub) -> bool {
+        let text = scrub.0.metrics.encode().unwrap();
+        !text.contains("forebay_cache_corrupt_objects_total{kind=\"blob\"} 0\n")
+    }
+
+    #[tokio::test]
+    async fn blobs_of_all_pools_and_algorithms_are_verified() {
+        let directory = tempfile::tempdir().unwrap();
+        let scrub = scrub(directory.path(), Duration::from_millis(1)).await;
+        let store = scrub.0.store.clone();
+        let (mut wrong, mut right) = (Vec::new(), Vec::new());
+        for pool in Pool::ALL {
+            for algorithm in Algorithm::ALL {
+                let id = |bytes: &[u8]| pool.id(&Digest::of(algorithm, bytes));
+                wrong.push(put(&store, &id(b"wrong"), b"wrung").await);
+                wrong.push(put(&store, &id(b"full"), b"").await);
+                right.push(put(&store, &id(b"right"), b"right").await);
+                right.push(put(&store, &id(b""), b"").await);
+            }
+        }
+        let end = CancellationToken::new();
+        let running = tokio::spawn(scrub.clone().run(end.clone()));
+        while wrong.iter().any(|key| store.has(key)) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(right.iter().all(|key| store.has(key)) && corrupt(&scrub));
+        end.cancel();
+        running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_evicted_or_replaced_meanwhile_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let scrub = scrub(directory.path(), Duration::from_secs(1)).await;
+        let store = &scrub.0.store;
+        let (id, bytes) = content(1);
+        let key = put(store, &id, &vec![2; LEN]).await;
+        let old = store.inspect(&key).unwrap();
+        store.remove(key.clone()).await;
+        assert_eq!(scrub.verify(&key, Haste::None).await, Verdict::Gone);
+        assert_eq!(put(store, &id, &bytes).await, key);
+        store.remove_corrupt(&key, &old, "of the one before");
+        assert_eq!(scrub.verify(&key, Haste::None).await, Verdict::Right);
+        // It goes while its turn is waited for.
+        let wait = DiskWait::begin();
+        let (verdict, ()) = tokio::join!(scrub.verify(&key, Haste::None), store.remove(key.clone()));
+        drop(wait);
+        assert_eq!(verdict, Verdict::Gone);
+        assert!(!corrupt(&scrub));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_stays_and_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let scrub = scrub(directory.path(), Duration::from_secs(1)).await;
+        let store = &scrub.0.store;
+        for make in [
+            |path: &Path| std::fs::create_dir(path).unwrap(),
+            // One that nobody writes to: to open it must not wait.
+            |path: &Path| {
+                rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap()
+            },
+            |path: &Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        ] {
+            let (id, bytes) = content(3);
+            let key = put(store, &id, &bytes).await;
+            let hex = id.digest.hex();
+            let path = directory.path().join("blobs/sha256").join(&hex[..2]).join(hex);
+            std::fs::remove_file(&path).unwrap();
+            make(&path);
+            assert_eq!(scrub.verify(&key, Haste::None).await, Verdict::Unreadable);
+            let _ = std::fs::remove_dir(&path).or_else(|_| std::fs::remove_file(&path));
+            // Removed by hand: it is known then.
+            assert_eq!(scrub.verify(&key, Haste::None).await, Verdict::Gone);
+            assert!(!store.has(&key) && !corrupt(&scrub));
+        }
+    }
+
+    #[tokio::test]
+    async fn to_verify_changes_nothing_of_what_is_evicted_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let scrub = scrub(directory.path(), Duration::from_secs(1)).await;
+        let store = &scrub.0.store;
+        let ((first, bytes), (second, others)) = (content(1), content(2));
+        let (first, second) = (put(store, &first, &bytes).await, put(store, &second, &others).await);
+        assert_eq!(scrub.verify(&first, Haste::None).await, Verdict::Right);
+        let held = store.inspect(&first).unwrap();
+        store.reserve(&Key::Blob(content(3).0), LEN as u64).await.unwrap();
+        assert!(!store.has(&first) && store.has(&second));
+        drop(held);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_gives_way_and_comes_to_an_end_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let scrub = scrub(directory.path(), Duration::from_secs(1)).await;
+        let (id, bytes) = content(1);
+        let key = put(&scrub.0.store, &id, &bytes).await;
+        let (_wait, began) = (DiskWait::begin(), Instant::now());
+        assert!(matches!(scrub.give_way(&key).await, Some(Turn { _hash: None })));
+        assert_eq!(began.elapsed(), LOOK_INTERVAL * MAX_LOOKS);
+    }
+}

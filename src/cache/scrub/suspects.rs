@@ -1,0 +1,141 @@
+//! Blobs that a client had whole and asks for again: perhaps they are not what they were.
+//!
+//! A client verifies what it gets. One that comes again for the same soon after it had all of it may have found it wrong;
+//! so that blob is verified before others. What must hold: this is bounded whoever asks for what, and a blob is
+//! verified for it once an hour at most.
+
+use std::{
+    collections::{VecDeque, hash_map::RandomState},
+    hash::BuildHasher as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{cache::ContentId, peer::PeerPrefix};
+
+/// How long a client is remembered that had a whole blob.
+const AGAIN: Duration = Duration::from_secs(10 * 60);
+/// How long a blob is not verified for this once more.
+const INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How many pairs of a client and a blob, and how many blobs, are remembered.
+const MAX_REMEMBERED: u64 = 20_000;
+/// How many blobs wait to be verified.
+const MAX_QUEUED: usize = 64;
+
+pub struct Suspects {
+    /// Who had what, by a hash.
+    had: moka::sync::Cache<u64, ()>,
+    lately: moka::sync::Cache<ContentId, ()>,
+    queue: Mutex<VecDeque<ContentId>>,
+    more: Notify,
+    hasher: RandomState,
+}
+
+impl Suspects {
+    pub fn new() -> Self {
+        Self {
+            had: moka::sync::Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(AGAIN).build(),
+            lately: moka::sync::Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(INTERVAL).build(),
+            queue: Mutex::default(),
+            more: Notify::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// A client asks for a whole blob that is cached; gives what [`Suspects::had`] takes.
+    pub fn wanted(&self, peer: PeerPrefix, id: &ContentId) -> u64 {
+        let pair = self.hasher.hash_one((peer, id));
+        if self.had.contains_key(&pair) {
+            self.suspect(id);
+        }
+        pair
+    }
+
+    /// The client got all of it.
+    pub fn had(&self, pair: u64) {
+        self.had.insert(pair, ());
+    }
+
+    fn suspect(&self, id: &ContentId) {
+        if self.lately.contains_key(id) {
+            return;
+        }
+        let mut queue = self.queue();
+        if queue.len() < MAX_QUEUED && !queue.contains(id) {
+            self.lately.insert(id.clone(), ());
+            queue.push_back(id.clone());
+            self.more.notify_one();
+        }
+    }
+
+    /// The next one, if there is one.
+    pub fn take(&self) -> Option<ContentId> {
+        self.queue().pop_front()
+    }
+
+    /// Waits for the next one. Cancel-safe.
+    pub async fn next(&self) -> ContentId {
+        loop {
+            if let Some(id) = self.take() {
+                return id;
+            }
+            self.more.notified().await;
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<ContentId>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::Pool,
+        oci::{Algorithm, Digest},
+    };
+
+    fn id(number: usize) -> ContentId {
+        Pool::Open.id(&Digest::of(Algorithm::Sha256, &number.to_le_bytes()))
+    }
+
+    fn peer(last: u8) -> PeerPrefix {
+        std::net::IpAddr::from([10, 0, 0, last]).into()
+    }
+
+    #[test]
+    fn who_had_it_whole_and_asks_again_makes_it_suspect_once() {
+        let suspects = Suspects::new();
+        let first = suspects.wanted(peer(1), &id(1));
+        suspects.wanted(peer(1), &id(1));
+        assert_eq!(suspects.take(), None, "the first one was not complete");
+        suspects.had(first);
+        suspects.wanted(peer(2), &id(1));
+        suspects.wanted(peer(1), &id(2));
+        suspects.wanted(peer(1), &Pool::Clients.id(&id(1).digest));
+        assert_eq!(suspects.take(), None, "another client, another blob, another pool");
+        for expected in [Some(id(1)), None, None] {
+            suspects.had(suspects.wanted(peer(1), &id(1)));
+            assert_eq!(suspects.take(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_wait_than_may_and_those_beyond_are_not_forgotten() {
+        let suspects = Suspects::new();
+        let ask = |number| {
+            suspects.had(suspects.wanted(peer(1), &id(number)));
+            suspects.wanted(peer(1), &id(number));
+        };
+        (0..MAX_QUEUED + 1).for_each(ask);
+        for number in 0..MAX_QUEUED {
+            assert_eq!(suspects.next().await, id(number));
+        }
+        assert_eq!(suspects.take(), None);
+        ask(MAX_QUEUED);
+        assert_eq!(suspects.next().await, id(MAX_QUEUED));
+    }
+}
