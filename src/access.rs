@@ -310,6 +310,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_for_a_name_or_a_password_is_shown_to_nobody() {
+        for (user, password, shown) in
+            [(MOST_OF_USER, MOST_OF_PASSWORD, true), (MOST_OF_USER + 1, 1, false), (1, MOST_OF_PASSWORD + 1, false)]
+        {
+            let pair = STANDARD.encode(format!("{}:{}", "u".repeat(user), "p".repeat(password)));
+            let header = HeaderValue::from_str(&format!("Basic {pair}")).unwrap();
+            assert_eq!(basic(&header).is_some(), shown, "{user} {password}");
+        }
+    }
+
+    #[test]
     fn basic_credentials_are_read_and_nothing_else_is() {
         let encode = |text: &str| STANDARD.encode(text);
         for (header, expected) in [

@@ -224,6 +224,13 @@ mod tests {
         ledger.settle(&owner, false, now);
         assert_eq!(ledger.reserve(&owner, now), Room::Free);
         assert_eq!(guess(&mut ledger, claim("192.0.2.3", 2), now).0, 20);
+        // What is told is when its next one is taken, be it since all of its own are paid for.
+        let later = now + Duration::from_secs(25);
+        for n in 210..220 {
+            tried(&mut ledger, n, later);
+        }
+        let own = claim("192.0.2.50", 1);
+        assert_eq!(ledger.reserve(&own, later), Room::Spent(Duration::from_secs(5)));
     }
 
     #[test]

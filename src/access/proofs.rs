@@ -376,7 +376,93 @@ fn remembering<K: std::hash::Hash + Eq + Send + Sync + 'static, V: Clone + Send 
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
+    use crate::{
+        metrics::Metrics,
+        oci::Algorithm,
+        upstream::{Config, Context, CredentialSource},
+    };
+
+    fn upstream(port: u16, ttl: Duration) -> Upstream {
+        let config = Config {
+            name: "a.example".into(),
+            urls: vec![format!("http://127.0.0.1:{port}").parse().unwrap()],
+            aliases: vec![],
+            hosts: vec![],
+            default: false,
+            library: false,
+            realms: vec![],
+            ca: None,
+            credential: CredentialSource::Anonymous,
+            access: Access::Client { ttl, grace: Duration::from_secs(3600) },
+            connections: 1,
+            push: true,
+        };
+        Upstream::new(&config, Context { metrics: Metrics::new().unwrap(), via: "1.1 test".into() }).unwrap()
+    }
+
+    fn proofs() -> Proofs {
+        Proofs::new(Duration::ZERO, TaskTracker::new(), CancellationToken::new())
+    }
+
+    fn right(upstream: &Upstream) -> Right {
+        let (registry, repository) = (upstream.registry().clone(), Some("team/a".parse().unwrap()));
+        Right { registry, asker: Asker::NOBODY, repository }
+    }
+
+    #[test]
+    fn the_word_that_was_asked_for_last_counts() {
+        let (proofs, right) = (proofs(), right(&upstream(1, Duration::from_secs(60))));
+        let earlier = Instant::now();
+        let later = earlier + Duration::from_millis(1);
+        proofs.note(right.clone(), Word { asked: later, yes: false });
+        proofs.note(right.clone(), Word { asked: earlier, yes: true });
+        assert_eq!(proofs.age(&right), None);
+        proofs.note(right.clone(), Word { asked: later, yes: true });
+        assert!(proofs.age(&right).is_some());
+    }
+
+    #[test]
+    fn a_deleted_digest_is_the_repositorys_no_longer() {
+        let (proofs, upstream) = (proofs(), upstream(1, Duration::from_secs(60)));
+        let (repository, digest) = ("team/a".parse().unwrap(), Digest::of(Algorithm::Sha256, b"a"));
+        let place = Subject::Blob(digest.clone(), None).place(&upstream, &repository, None).unwrap();
+        proofs.0.places.insert(place.clone(), Instant::now());
+        proofs.changed(&upstream, &repository, None);
+        assert!(proofs.0.places.contains_key(&place));
+        proofs.changed(&upstream, &repository, Some(&digest));
+        assert!(!proofs.0.places.contains_key(&place));
+    }
+
+    /// To whom may read the rest it says that this is not there; to others it may be how they are refused.
+    #[tokio::test]
+    async fn a_404_ends_a_right_unless_that_is_fresh() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
+                let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+        });
+        for (ttl, stays) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
+            let (proofs, upstream) = (proofs(), upstream(port, ttl));
+            let (right, repository) = (right(&upstream), "team/a".parse().unwrap());
+            proofs.note(right.clone(), Word { asked: Instant::now(), yes: true });
+            let subject = Subject::Blob(Digest::of(Algorithm::Sha256, b"a"), Some(1));
+            let told = proofs.admit(&upstream, &repository, &subject).await;
+            assert_eq!(told.unwrap_err().kind, ErrorKind::NotFound);
+            assert_eq!(proofs.age(&right).is_some(), stays, "{ttl:?}");
+        }
+    }
 
     #[test]
     fn a_yes_is_fresh_then_good_for_an_outage_then_nothing() {
