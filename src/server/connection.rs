@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -165,6 +166,18 @@ async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, sh
     }
 }
 
+/// How hyper is to speak HTTP/1.
+pub(super) fn http1_builder(head: Duration, keep_alive: bool) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(head)
+        .max_header_size(HEAD_BYTES as usize)
+        .max_buf_size(HTTP1_BUFFER)
+        .keep_alive(keep_alive);
+    builder
+}
+
 async fn http1<H, I>(
     io: I,
     mut connection: Connection,
@@ -177,7 +190,7 @@ async fn http1<H, I>(
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let peer = connection.peer;
-    if !io.is_write_vectored() {
+    if !io.is_write_vectored() || !shared.scheme_holds {
         // hyper would copy the buffers that stand for parts of files, and nobody could tell them any more.
         connection.lane = None;
     }
@@ -199,15 +212,8 @@ async fn http1<H, I>(
         let answer = answer(&role, request, connection.clone());
         async { Ok::<_, Infallible>(answer.await) }
     });
-    let mut serving = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(shared.timeouts.head)
-            .max_header_size(HEAD_BYTES as usize)
-            .max_buf_size(HTTP1_BUFFER)
-            .keep_alive(keep_alive)
-            .serve_connection(TokioIo::new(io), service)
-    );
+    let builder = http1_builder(shared.timeouts.head, keep_alive);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
     let result = tokio::select! {
         result = serving.as_mut() => result,
         () = &mut enough => {

@@ -25,6 +25,7 @@ mod observe;
 mod page;
 mod pipe;
 pub mod response;
+mod scheme;
 mod sendfile;
 mod spares;
 mod stream;
@@ -119,6 +120,8 @@ pub struct Listener {
 /// What all connections of one listener share.
 struct Shared {
     clear_http: bool,
+    /// Parts of files may be sent by the kernel.
+    scheme_holds: bool,
     timeouts: Timeouts,
     tls: Option<ReloadableTls>,
     metrics: Option<Metrics>,
@@ -199,8 +202,15 @@ impl Listener {
 
     /// Serves until `shutdown`, then lets running responses finish for up to `drain_timeout`, then ends them.
     pub async fn run<H: Handle>(self, handler: Arc<H>, shutdown: CancellationToken) {
+        let scheme_holds = scheme::holds(&connection::http1_builder(self.timeouts.head, true)).await;
+        if !scheme_holds {
+            warn!(
+                "cached blobs are copied, and not sent by the kernel: this hyper does not hand on buffers as they are"
+            );
+        }
         let shared = Arc::new(Shared {
             clear_http: self.clear_http,
+            scheme_holds,
             timeouts: self.timeouts,
             tls: self.tls,
             metrics: self.metrics,

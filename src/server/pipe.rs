@@ -63,11 +63,14 @@ pub(super) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd, more
             PIPES.give(pipe, MAX_FREE);
             Ok(taken)
         }
-        Err(Failed::File(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)) => {
-            copy(file, offset, len, socket, more)
-        }
+        Err(Failed::File(error)) if is_copied_instead(error) => copy(file, offset, len, socket, more),
         Err(failed) => Err(failed),
     }
+}
+
+/// Whether reading may do what splicing does not. EAGAIN is the file system's: the pipe was empty, and the socket was not asked.
+fn is_copied_instead(error: Errno) -> bool {
+    [Errno::AGAIN, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::PERM].contains(&error)
 }
 
 /// Empty between calls.
@@ -154,6 +157,13 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_spliced_now_is_copied() {
+        for (errno, copied) in [(Errno::AGAIN, true), (Errno::INVAL, true), (Errno::IO, false), (Errno::NOMEM, false)] {
+            assert_eq!(is_copied_instead(errno), copied, "{errno:?}");
+        }
+    }
 
     fn file(content: &[u8]) -> File {
         let mut file = tempfile::tempfile().unwrap();

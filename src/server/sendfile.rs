@@ -150,7 +150,7 @@ impl Lane {
         let taken = match pipe::send(&part.slice.file, part.slice.offset + part.sent as u64, len, socket, more) {
             Ok(taken) if taken.ended => return Err(reported(cut())),
             Ok(taken) => taken,
-            Err(Failed::File(error)) => return Err(reported(error.into())),
+            Err(Failed::File(error)) => return Err(reported(of_file(error))),
             Err(Failed::Socket(error)) => return Err(error.into()),
         };
         if let Some(metrics) = &self.0.metrics {
@@ -188,8 +188,18 @@ fn reported(error: io::Error) -> io::Error {
     error
 }
 
+/// What a file says is never that it will say more later: the socket would be waited for, which has nothing to tell.
+fn of_file(error: Errno) -> io::Error {
+    if error == Errno::AGAIN { Errno::IO.into() } else { error.into() }
+}
+
 fn cut() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "a cached file was cut")
+}
+
+/// A buffer like those of [`Lane::push`], that stands for nothing.
+pub(super) fn sample_stand_in(len: usize) -> Bytes {
+    Bytes::from_static(&STAND_IN[..len.min(STAND_IN.len())])
 }
 
 /// Whether a buffer is one that [`Lane::push`] gave, or the rest of one.
@@ -239,6 +249,13 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn what_a_file_says_is_never_taken_for_a_full_socket() {
+        for errno in [Errno::AGAIN, Errno::WOULDBLOCK, Errno::IO, Errno::INVAL, Errno::STALE] {
+            assert_ne!(of_file(errno).kind(), io::ErrorKind::WouldBlock, "{errno:?}");
+        }
+    }
 
     fn slice(content: &[u8]) -> FileSlice {
         let mut file = tempfile::tempfile().unwrap();

@@ -425,6 +425,14 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lane.as_ref().is_some_and(|lane| !lane.is_empty()) {
+            // All buffers were written, and those that stand for these parts were not among them: they were copied.
+            self.broken.set();
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a part of a file was written as zeroes",
+            )));
+        }
         if self.lane.as_ref().is_none_or(|lane| !lane.goes_on()) {
             self.cork(false);
         }
@@ -525,5 +533,23 @@ mod tests {
             assert!(theirs.read_to_end(&mut arrived).await.is_err(), "it is reset");
             assert!(arrived.is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn a_stand_in_that_was_copied_breaks_the_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut theirs = listener.accept().await.unwrap().0;
+        let mut stream = Stream::new(tcp, Duration::from_secs(60));
+        let lane = stream.open_lane(None);
+        stream.flush().await.unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(100).unwrap();
+        let copy = lane.push(FileSlice { file: Arc::new(file), offset: 0, len: 100 }, None, false).to_vec();
+        stream.write_all(&copy).await.unwrap();
+        assert_eq!(stream.flush().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        drop(stream);
+        let mut arrived = Vec::new();
+        assert!(theirs.read_to_end(&mut arrived).await.is_err(), "it is reset");
     }
 }
