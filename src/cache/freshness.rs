@@ -1,6 +1,12 @@
 //! How far a tag's record can be believed (pure).
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// When the first clock was looked at, by both.
+static START: LazyLock<(SystemTime, Instant)> = LazyLock::new(|| (SystemTime::now(), Instant::now()));
 
 /// What may be done with what is known of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +29,29 @@ pub fn judge(confirmed: SystemTime, now: SystemTime, tag_ttl: Duration, stale_if
         Ok(_) => Freshness::Missing,
         Err(ahead) if ahead.duration() < Duration::from_secs(2) && !tag_ttl.is_zero() => Freshness::Fresh,
         Err(_) => Freshness::Stale,
+    }
+}
+
+/// The time as it would be if the clock had not been set since forebay started.
+pub fn steady_now() -> SystemTime {
+    let (at, started) = *START;
+    at.checked_add(started.elapsed()).unwrap_or(at)
+}
+
+/// The same where a clock that jumps ahead must not take away all there is: a record is too old for anything only when
+/// it is so by the `steady` time, too.
+pub fn judge_steadily(
+    confirmed: SystemTime,
+    now: SystemTime,
+    steady: SystemTime,
+    tag_ttl: Duration,
+    stale_if_error: Duration,
+) -> Freshness {
+    match judge(confirmed, now, tag_ttl, stale_if_error) {
+        Freshness::Missing if judge(confirmed, steady, tag_ttl, stale_if_error) != Freshness::Missing => {
+            Freshness::Stale
+        }
+        judged => judged,
     }
 }
 
@@ -57,5 +86,31 @@ mod tests {
         let (ttl, stale) = (Duration::from_secs(60), Duration::from_secs(600));
         assert_eq!(judge(now + Duration::from_secs(3600), now, ttl, stale), Freshness::Stale);
         assert_eq!(judge(now + Duration::from_millis(900), now, ttl, stale), Freshness::Fresh);
+    }
+
+    #[test]
+    fn a_clock_that_jumped_takes_nothing_away_and_trusts_nothing() {
+        let second = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let (ttl, stale) = (Duration::from_secs(60), Duration::from_secs(600));
+        for (confirmed, now, steady, expected) in [
+            // Ahead by a year, and back again.
+            (1_000, 31_000_000, 1_010, Freshness::Stale),
+            (1_000, 1_020, 1_020, Freshness::Fresh),
+            // Confirmed while it was ahead.
+            (31_000_000, 1_030, 1_030, Freshness::Stale),
+            // The start was before the clock was right, and what is on disk is from the last time.
+            (31_000_000, 31_000_700, 10, Freshness::Stale),
+            // Old is old.
+            (1_000, 31_000_000, 1_700, Freshness::Missing),
+        ] {
+            let judged = judge_steadily(second(confirmed), second(now), second(steady), ttl, stale);
+            assert_eq!(judged, expected, "{confirmed} at {now}, {steady}");
+        }
+    }
+
+    #[test]
+    fn the_steady_time_is_that_of_the_clock_while_nobody_sets_it() {
+        let before = steady_now();
+        assert!(before <= steady_now());
     }
 }

@@ -256,3 +256,18 @@ async fn an_old_directory_is_adopted_and_foreign_names_stay() {
     let answer = mirror.get(&path(&digest)).await;
     assert_eq!((answer.header("cache-status"), &answer.body), (Some("forebay; hit"), &content));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_use_in_the_future_is_the_most_recent_once() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let (digest, _) = add(&registry, 100_000, 1);
+    mirror.get(&path(&digest)).await;
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 1.0).await;
+    mirror.drain().await;
+    let file = blob::file(&mirror.cache_dir(), &digest);
+    let future = SystemTime::now() + Duration::from_secs(1_000_000);
+    fs::File::open(&file).unwrap().set_modified(future).unwrap();
+    mirror.start().await;
+    until("its last use is now", async || fs::metadata(&file).unwrap().modified().unwrap() <= SystemTime::now()).await;
+}

@@ -12,6 +12,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
 use super::{DiskStore, Key, blocking, layout, temp};
 use crate::{
     cache::{Pool, lru::CompactKey, tag_record::TagKey},
@@ -233,8 +235,22 @@ fn push(found: &mut Vec<Found>, key: CompactKey, file: &DirEntry, foreign: &Fore
         // A clock that was set back since says nothing of how recent a use was.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(i64::MAX, |now| now.as_nanos() as i64);
         let used = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-        let used = used.min(now);
+        let used = if used > now {
+            // Once, or it would be the most recently used at each start.
+            note_now(&file.path());
+            now
+        } else {
+            used
+        };
         found.push(Found { used, key, len: metadata.len() });
+    }
+}
+
+fn note_now(path: &Path) {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: now };
+    if let Err(error) = rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {
+        tracing::debug!(path = %path.display(), %error, "cannot note a time that the clock has");
     }
 }
 

@@ -55,6 +55,8 @@ struct Remembered {
 
 impl TagRecords {
     pub fn new(config: &Config, writer: Writer) -> Self {
+        // From now on it is known when the clock is set.
+        freshness::steady_now();
         let troubled = moka::sync::Cache::builder()
             .max_capacity(MOST_RECORDS)
             .time_to_live(TROUBLE_TTL.min(config.tag_ttl))
@@ -296,7 +298,8 @@ impl TagRecords {
     }
 
     fn judge(&self, record: &TagRecord) -> Freshness {
-        freshness::judge(record.confirmed, SystemTime::now(), self.tag_ttl, self.stale_if_error)
+        let (now, steady) = (SystemTime::now(), freshness::steady_now());
+        freshness::judge_steadily(record.confirmed, now, steady, self.tag_ttl, self.stale_if_error)
     }
 }
 
