@@ -100,6 +100,9 @@ impl ThroughReader {
                 None => {
                     // Not `done` yet: asked again after a mismatch, it says mismatch again and never ends cleanly.
                     if check.verifier.clone().digest() != check.source.digest {
+                        if self.transfer.doubt().map_err(ReadError::Upstream)? {
+                            continue;
+                        }
                         if check.is_theirs {
                             check.metrics.digest_mismatch(check.source.upstream.name());
                         }

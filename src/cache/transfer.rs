@@ -1,8 +1,8 @@
 //! A transfer from the upstream that outlives its connections.
 //!
 //! When a body breaks, the next request asks for the rest by Range, with a new token and a new signed URL
-//! if need be (the upstream stage sees to those), and the reader of this notices only the pause. An upstream
-//! that ignores Range is read from the front again, and what is there already is thrown away.
+//! if need be (the upstream stage sees to those), and the reader of this notices only the pause. After each Range that
+//! brought nothing of use, whatever came in its place, comes one GET of the whole: what is there already is thrown away.
 
 use std::time::Duration;
 
@@ -33,6 +33,17 @@ pub enum Flow {
     From(Option<Mirrors>),
 }
 
+/// What is asked for where bytes are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parts {
+    /// A part, and after each that did not help the whole.
+    Preferred,
+    /// Parts alone: where there are none, another transfer reads the whole.
+    Only,
+    /// The whole, from the front.
+    Never,
+}
+
 /// Bytes of a blob from one position on, resumed as often as needed.
 pub struct Transfer {
     source: Source,
@@ -52,18 +63,45 @@ pub struct Transfer {
     pause: Duration,
     /// For how long it is tried to go on.
     patience: Duration,
-    /// Whether an upstream that refuses ranges is asked for the whole blob, and whether it is already.
-    stubborn: bool,
-    plain: bool,
+    parts: Parts,
+    /// Whether all that comes is of use where the whole is read in place of a part.
+    to_the_end: bool,
+    /// The last request for a part did not help: the next one is for the whole.
+    whole_next: bool,
+    /// The body at hand is the whole, in place of a part.
+    is_whole: bool,
+    /// Whether the body at hand has brought something of use.
+    brought: bool,
     has_parts: bool,
+    /// Nothing but the end of a body, or a refusal to give more, says that the blob ends here.
+    is_unsure: bool,
+    /// What was announced before that, and where it was said before.
+    announced: Option<u64>,
+    ended_at: Option<u64>,
     /// When the first of those was: a connection that went silent has used up its own patience already.
     broken_since: Option<Instant>,
     flow: Option<watch::Sender<Flow>>,
 }
 
 impl Transfer {
-    /// Asks for the bytes from `first` to `last`, or to the end; what the upstream answers at once is the caller's.
+    /// Asks for the bytes from `first` to `last`, or to the end, and for the whole blob where that part is not to be had;
+    /// what the upstream answers then is the caller's.
     pub async fn open(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
+        match Self::open_part(source, first, last).await {
+            Err(error) if (first > 0 || last.is_some()) && error.may_be_of_the_range() => {
+                let mut transfer = Self::going_on(source, first, last, None);
+                transfer.ask_for_the_whole(&error);
+                let Source { upstream, repository, digest } = source;
+                transfer.whole_next = false;
+                transfer.take(upstream.open_blob(repository, digest, BlobRange::default()).await?)?;
+                Ok(transfer)
+            }
+            opened => opened,
+        }
+    }
+
+    /// The same, but where that part is not to be had, the error is the caller's as well.
+    pub async fn open_part(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
         let range = BlobRange { first, last };
         let stream = source.upstream.open_blob(&source.repository, &source.digest, range).await?;
         let mut transfer = Self { position: first, last, total: stream.total, ..Self::finished(source, first) };
@@ -91,9 +129,15 @@ impl Transfer {
             gained: 0,
             pause: FIRST_PAUSE,
             patience: PATIENCE,
-            stubborn: false,
-            plain: false,
+            parts: Parts::Preferred,
+            to_the_end: false,
+            whole_next: false,
+            is_whole: false,
+            brought: false,
             has_parts: false,
+            is_unsure: false,
+            announced: None,
+            ended_at: None,
             broken_since: None,
             flow: None,
         }
@@ -122,14 +166,19 @@ impl Transfer {
         Self { patience, ..self }
     }
 
-    /// Reads the whole blob over again, should the upstream refuse to give a part of it.
-    pub fn stubborn(self) -> Self {
-        Self { stubborn: true, ..self }
+    /// Goes on to the end of the blob, should the upstream give the whole in place of the part.
+    pub fn to_the_end(self) -> Self {
+        Self { to_the_end: true, ..self }
+    }
+
+    /// Never asks for the whole blob.
+    pub fn in_parts_only(self) -> Self {
+        Self { parts: Parts::Only, ..self }
     }
 
     /// Never asks for a part of the blob: one that broke is read from the front again.
     pub fn in_one_go(self) -> Self {
-        Self { plain: true, last: None, ..self }
+        Self { parts: Parts::Never, last: None, ..self }
     }
 
     /// Whether part of it came as an answer to a request for a part.
@@ -137,9 +186,9 @@ impl Transfer {
         self.has_parts
     }
 
-    /// Whether it had to.
-    pub fn is_plain(&self) -> bool {
-        self.plain
+    /// Whether it reads from the front what is there already, since parts are not to be had.
+    pub fn is_from_front(&self) -> bool {
+        self.parts == Parts::Never || self.is_whole
     }
 
     /// The size of the whole blob, once known.
@@ -159,6 +208,7 @@ impl Transfer {
     /// Starts from the front after all, where the upstream's answer starts.
     pub fn restart(&mut self) {
         self.position -= std::mem::take(&mut self.skip);
+        self.is_whole = false;
     }
 
     /// The next bytes; `None` after the last. Cancel-safe.
@@ -185,10 +235,7 @@ impl Transfer {
                         return Ok(Some(bytes));
                     }
                 }
-                Ok(None) if self.total.is_none() => {
-                    self.total = Some(self.position);
-                    return Ok(None);
-                }
+                Ok(None) if self.total.is_none() && self.last.is_none() && self.skip == 0 => self.seems_to_end(),
                 Ok(None) => self.broke(Error::new(ErrorKind::Unavailable, "the body ended early"))?,
                 Err(error) => self.broke(error)?,
             }
@@ -210,6 +257,31 @@ impl Transfer {
         None
     }
 
+    /// Whether nothing but the digest can tell whether the blob ends here. An HTTP/2 stream that is reset without an error
+    /// looks as if it did, and so does a body that ends with its connection.
+    pub fn is_unsure(&self) -> bool {
+        self.is_unsure
+    }
+
+    /// Goes on, since the digest says that the blob does not end here. Whether there is a reason to: none where this was
+    /// announced, or seems so for the second time.
+    pub fn doubt(&mut self) -> Result<bool, Error> {
+        if !std::mem::take(&mut self.is_unsure) || self.ended_at == Some(self.position) {
+            return Ok(false);
+        }
+        self.ended_at = Some(self.position);
+        self.total = self.announced;
+        self.broke(Error::new(ErrorKind::Unavailable, "the body ended, and its digest is not the blob's"))?;
+        Ok(true)
+    }
+
+    fn seems_to_end(&mut self) {
+        self.is_unsure = true;
+        self.announced = self.total;
+        self.total = Some(self.position);
+        self.stream = None;
+    }
+
     fn at_end(&self) -> bool {
         let end = self.last.map(|last| last + 1).or(self.total);
         end.is_some_and(|end| self.position >= end)
@@ -228,6 +300,7 @@ impl Transfer {
         if bytes.is_empty() {
             return None;
         }
+        self.brought = true;
         self.pause = FIRST_PAUSE;
         self.gained += bytes.len() as u64;
         if self.gained >= PROGRESS {
@@ -248,22 +321,61 @@ impl Transfer {
         if stream.first > self.position {
             return Err(Error::new(ErrorKind::Protocol, "the answer starts behind the range asked for"));
         }
-        if self.stubborn && !self.plain && !stream.ranged && (self.position > 0 || self.last.is_some()) {
-            // All that comes is of use, and asking for other parts would bring the same bytes again.
-            self.plain = true;
+        let total = self.total.or(stream.total);
+        if stream.ranged && total.is_none() && self.last.is_none() {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "the answer is a part of a blob whose length it does not tell",
+            ));
+        }
+        let is_whole = !stream.ranged && self.wants_part();
+        if is_whole && self.parts == Parts::Only {
+            return Err(Error::new(ErrorKind::Unsupported, "the upstream gives no parts any more"));
+        }
+        if is_whole && self.to_the_end {
             self.last = None;
         }
+        let ends_before = |total: u64| self.position > total || self.last.is_some_and(|last| last >= total);
+        if !stream.ranged && total.is_some_and(ends_before) {
+            return Err(Error::new(
+                ErrorKind::RangeNotSatisfiable { total },
+                "the blob ends before the range asked for",
+            ));
+        }
+        self.is_whole = is_whole;
+        self.brought = false;
         self.has_parts |= stream.ranged;
-        self.total = self.total.or(stream.total);
+        self.total = total;
         self.skip = self.position - stream.first;
         self.stream = Some(stream);
         self.tell();
         Ok(())
     }
 
+    fn wants_part(&self) -> bool {
+        self.position > 0 || self.last.is_some()
+    }
+
+    /// Nothing came of a part.
+    fn ask_for_the_whole(&mut self, error: &Error) {
+        self.whole_next = true;
+        tracing::info!(
+            upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
+            "a part of a blob is not to be had; the whole is asked for",
+        );
+    }
+
     fn broke(&mut self, error: Error) -> Result<(), Error> {
-        self.stream = None;
+        let was_part = self.stream.take().is_some_and(|stream| stream.ranged);
         self.tell();
+        if was_part && !self.brought && self.parts == Parts::Preferred && error.may_be_of_the_range() {
+            self.ask_for_the_whole(&error);
+            return Ok(());
+        }
+        // Who waits for that part is not to wait for it any longer: the main transfer gets it in another way.
+        if was_part && !self.brought && self.parts == Parts::Only {
+            return Err(error);
+        }
         self.breaks += 1;
         let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
         if !error.kind.is_outage() || self.breaks > MOST_BREAKS || broken_since.elapsed() > self.patience {
@@ -277,42 +389,37 @@ impl Transfer {
     }
 
     async fn reopen(&mut self) -> Result<(), Error> {
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        // At once, and once: after that a part is asked for again.
+        let whole = std::mem::take(&mut self.whole_next);
+        if !whole {
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        }
+        let asks_part = !whole && self.parts != Parts::Never && self.wants_part();
         let part = BlobRange { first: self.position, last: self.last };
-        let range = if self.plain { BlobRange::default() } else { part };
+        let range = if asks_part { part } else { BlobRange::default() };
         let Source { upstream, repository, digest } = &self.source;
-        match upstream.open_blob(repository, digest, range).await {
-            Ok(stream) => self.take(stream),
+        let answer = upstream.open_blob(repository, digest, range).await;
+        let error = match answer.and_then(|stream| self.take(stream)) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        match error.kind {
             // Everything is here: the size that was announced was wrong, and the digest will tell. Not so where the end of
             // a part is still missing.
-            Err(Error { kind: ErrorKind::RangeNotSatisfiable { total: Some(total) }, .. })
-                if total == self.position && self.last.is_none() =>
+            ErrorKind::RangeNotSatisfiable { total: Some(total) }
+                if asks_part && total == self.position && self.last.is_none() =>
             {
-                self.total = Some(total);
+                self.seems_to_end();
+                // Should that be wrong, other parts will be refused as well.
+                self.whole_next = true;
                 Ok(())
             }
-            // It did give ranges once, or nobody would ask for one now.
-            Err(error) if self.stubborn && !self.plain && refuses_ranges(error.kind) => {
-                tracing::info!(upstream = %upstream.name(), %digest, %error, "the upstream gives no ranges any more");
-                self.plain = true;
-                // All that comes is of use: what is there already is passed over.
-                self.last = None;
+            _ if asks_part && self.parts == Parts::Preferred && error.may_be_of_the_range() => {
+                self.ask_for_the_whole(&error);
                 Ok(())
             }
-            Err(error) => self.broke(error),
+            _ => self.broke(error),
         }
     }
-}
-
-/// Whether an answer may mean that the same bytes can be had by asking for all of them.
-fn refuses_ranges(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::RangeNotSatisfiable { .. }
-            | ErrorKind::Denied
-            | ErrorKind::Protocol
-            | ErrorKind::Unsupported
-            | ErrorKind::Rejected { .. }
-    )
 }

@@ -75,6 +75,11 @@ pub(super) fn unsatisfied_total(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_RANGE).and_then(ContentRange::parse_unsatisfied)
 }
 
+/// Whether it is neither a page for people nor in an encoding.
+pub(super) fn is_content(headers: &HeaderMap) -> bool {
+    !is_html(headers) && !is_encoded(headers)
+}
+
 fn is_html(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::{
     client::{next_piece, number},
@@ -92,7 +92,7 @@ impl BlobStream {
     ) -> Result<Self, Error> {
         let headers = followed.response.headers();
         let len = number(headers, &header::CONTENT_LENGTH);
-        let ranged = followed.response.status() == StatusCode::PARTIAL_CONTENT;
+        let ranged = followed.is_part();
         let part = if ranged {
             part(headers, range, len).map_err(|why| {
                 Error::new(ErrorKind::Protocol, format!("{} answered with {why}", Shown(&followed.url)))
@@ -166,6 +166,10 @@ fn part(headers: &HeaderMap, asked: BlobRange, len: Option<u64>) -> Result<Part,
     if asked.is_whole() {
         return Err("a part where the whole was asked for");
     }
+    let is_multipart = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"multipart/");
+    if headers.get(header::CONTENT_TYPE).is_some_and(is_multipart) {
+        return Err("several parts in one");
+    }
     let value = headers.get(header::CONTENT_RANGE).ok_or("a part that has no Content-Range")?;
     let ContentRange { first, last, total } = ContentRange::parse(value).map_err(|_| "a Content-Range that is none")?;
     if first != asked.first {
@@ -229,6 +233,11 @@ mod tests {
         ] {
             assert_eq!(part_of(content_range, first, last, len), expected, "{content_range} for {first}-{last:?}");
         }
+        let several = HeaderMap::from_iter([
+            (header::CONTENT_TYPE, HeaderValue::from_static("Multipart/ByteRanges; boundary=x")),
+            (header::CONTENT_RANGE, HeaderValue::from_static("bytes 5-9/10")),
+        ]);
+        assert!(part(&several, BlobRange { first: 5, last: None }, None).is_err());
         assert!(part(&HeaderMap::new(), BlobRange { first: 5, last: None }, None).is_err());
     }
 }

@@ -75,6 +75,8 @@ pub struct Error {
     pub kind: ErrorKind,
     /// How long the upstream asked to be left alone.
     pub retry_after: Option<Duration>,
+    /// No connection could be made.
+    unreached: bool,
     message: Cow<'static, str>,
     source: Option<Source>,
 }
@@ -82,7 +84,23 @@ pub struct Error {
 impl Error {
     /// `message` says what happened, without credentials and without the query of a URL.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, retry_after: None, message: message.into(), source: None }
+        Self { kind, retry_after: None, unreached: false, message: message.into(), source: None }
+    }
+
+    /// Whether it may be the Range alone that got no good answer, so that a GET of the whole may get one.
+    pub fn may_be_of_the_range(&self) -> bool {
+        match self.kind {
+            ErrorKind::NotFound
+            | ErrorKind::RangeNotSatisfiable { .. }
+            | ErrorKind::Unauthorized
+            | ErrorKind::Denied
+            | ErrorKind::Unavailable
+            | ErrorKind::Timeout
+            | ErrorKind::Protocol
+            | ErrorKind::Unsupported
+            | ErrorKind::Rejected { .. } => !self.unreached,
+            ErrorKind::TooManyRequests | ErrorKind::TooLarge | ErrorKind::Loop => false,
+        }
     }
 
     pub(super) fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
@@ -113,7 +131,8 @@ impl Error {
         } else {
             ErrorKind::Unavailable
         };
-        Self::new(kind, format!("{doing} {}", Shown(url))).caused_by(error)
+        let unreached = error.is_connect();
+        Self { unreached, ..Self::new(kind, format!("{doing} {}", Shown(url))).caused_by(error) }
     }
 
     pub(super) fn timed_out(doing: &'static str, url: &Url, after: Duration) -> Self {

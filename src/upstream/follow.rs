@@ -9,12 +9,13 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 
 use super::{
+    answer,
     client::{Sender, discard},
     error::{Error, ErrorKind, Shown},
     redirect,
     via::Mirrors,
 };
-use crate::metrics::Operation;
+use crate::{metrics::Operation, oci::ContentRange};
 
 /// The answer at the end of the way.
 pub(super) struct Followed {
@@ -37,6 +38,13 @@ pub(super) struct First {
 impl First {
     fn of(response: &Response) -> Self {
         Self { status: response.status(), by_mirror: Mirrors::in_headers(response.headers()).is_some() }
+    }
+}
+
+impl Followed {
+    /// Whether it is a part of what was asked for.
+    pub fn is_part(&self) -> bool {
+        self.response.status() == StatusCode::PARTIAL_CONTENT
     }
 }
 
@@ -98,6 +106,26 @@ async fn probe(
     mut headers: HeaderMap,
 ) -> Result<Followed, Error> {
     headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+    match sender.send(operation, Method::GET, &refused.url, headers.clone(), None).await {
+        Ok(response) if answer::is_content(response.headers()) && tells_length(&response) => {
+            return Ok(Followed { response, ..refused });
+        }
+        Err(error) if !error.may_be_of_the_range() => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    // Perhaps it was only the Range. The body is left where it is.
+    headers.remove(header::RANGE);
     let response = sender.send(operation, Method::GET, &refused.url, headers, None).await?;
     Ok(Followed { response, ..refused })
+}
+
+/// Whether the answer to the question for the first byte is one, or says that there is none for another reason.
+fn tells_length(response: &Response) -> bool {
+    let told = |total: fn(&HeaderValue) -> bool| response.headers().get(header::CONTENT_RANGE).is_some_and(total);
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT => told(|value| ContentRange::parse(value).is_ok_and(|part| part.total.is_some())),
+        StatusCode::RANGE_NOT_SATISFIABLE => told(|value| ContentRange::parse_unsatisfied(value) == Some(0)),
+        StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS => true,
+        _ => false,
+    }
 }

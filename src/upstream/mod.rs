@@ -266,6 +266,10 @@ impl Upstream {
         // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET; others know no HEAD.
         // To a client that pushes, a blob that the registry would have to fetch is not there: a 404 is final.
         let is_final = |kind| kind == ErrorKind::NotFound && self.allows_push();
+        // That it is not there, and that it has no first byte, is no matter of the Range.
+        let is_of_the_blob =
+            |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::RangeNotSatisfiable { total: Some(0) });
+        let whole = &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange::default()))?;
         let first_byte =
             &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
         self.shared
@@ -274,16 +278,18 @@ impl Upstream {
                     match self.shared.ask(&endpoint, head).await {
                         Err(error)
                             if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported)
-                                && !is_final(error.kind) =>
-                        {
-                            self.shared.ask(&endpoint, first_byte).await
-                        }
+                                && !is_final(error.kind) => {}
                         // Where the length is what proves the answer, it is asked for once more.
-                        Ok(head) if self.decides_by_client() && answer::announced_len(&head).is_none() => {
-                            self.shared.ask(&endpoint, first_byte).await
-                        }
-                        answer => answer,
+                        Ok(head) if self.decides_by_client() && answer::announced_len(&head).is_none() => {}
+                        answer => return answer,
                     }
+                    match self.shared.ask(&endpoint, first_byte).await {
+                        Ok(part) if part.is_part() && answer::announced_len(&part).is_none() => {}
+                        Err(error) if error.may_be_of_the_range() && !is_of_the_blob(error.kind) => {}
+                        answer => return answer,
+                    }
+                    // The head of the whole; its body is left where it is.
+                    self.shared.ask(&endpoint, whole).await
                 };
                 let answer = in_time(&endpoint, asking).await;
                 match answer {

@@ -145,12 +145,13 @@ async fn what_is_left_when_the_upstream_is_down_is_still_there_afterwards() {
     let (digest, content) = leave_partial(&registry, &mut mirror).await;
     mirror.start().await;
     until_scanned(&mirror, "partial", 1.0).await;
-    registry.fault_times(2, When::blobs(), Fault::status(503));
-    for _ in 0..2 {
+    registry.fault(When::blobs(), Fault::status(503));
+    for _ in 0..3 {
         assert_eq!(mirror.get(&path(&digest)).await.status, 502);
         mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
         until_scanned(&mirror, "partial", 1.0).await;
     }
+    registry.heal();
     registry.forget_requests();
     assert!(mirror.get(&path(&digest)).await.body == content);
     assert_eq!(registry.requests()[0].header("range"), Some(&*format!("bytes={MIB}-")));

@@ -83,11 +83,19 @@ async fn a_blob_that_is_gone_when_the_transfer_is_resumed_breaks_the_response() 
     let (digest, content) = add(&registry, LEN, 1);
     for status in [403, 404] {
         registry.heal();
+        registry.forget_requests();
+        let gate = Gate::new();
+        registry.fault_times(1, When::blobs(), Fault::HoldBody { at: 300_000, gate: gate.clone() });
         registry.fault_times(1, When::blobs(), Fault::Truncate { at: 300_000 });
-        registry.fault(When::blobs().ranged(), Fault::status(status));
-        let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
+        let client = Raw::get(mirror.address(), &path(&digest), &[]).await;
+        gate.reached().await;
+        // The part and the whole.
+        registry.fault(When::blobs(), Fault::status(status));
+        gate.open();
+        let end = client.rest().await;
         assert!(!end.is_whole() && end.bytes() == &content[..end.bytes().len()]);
         mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        assert_eq!(registry.count(|_| true), 3);
         // What is there is kept for when it is back.
         registry.heal();
         registry.forget_requests();

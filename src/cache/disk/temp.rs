@@ -24,6 +24,8 @@ const WORTH_KEEPING: u64 = 64 * 1024;
 
 /// The extended attribute that says how far a `….part` has no gaps; without it, all of it is so.
 const FRONT: &str = "user.forebay.front";
+/// The extended attribute of a `….part` that a fill has gone on with in vain.
+const FAILED: &str = "user.forebay.failed";
 
 const PART: &str = "part";
 const GAPS: &str = "gaps";
@@ -38,6 +40,10 @@ pub struct TempBlob {
     reservation: Option<Reservation>,
     name: Name,
     live: bool,
+    /// How many bytes an earlier fill left of it.
+    left: u64,
+    /// Whether a fill has gone on with those in vain.
+    failed: bool,
 }
 
 /// The name of a file below `tmp/`, which says whether it may have holes.
@@ -156,7 +162,9 @@ impl DiskStore {
             let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
             let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
             let front = noted_front(&file).unwrap_or(len);
-            let temp = TempBlob::new(store, id, file, reservation);
+            let failed = take_failure(&file);
+            let mut temp = TempBlob::new(store, id, file, reservation);
+            (temp.left, temp.failed) = (front, failed);
             // One that is not what the index says is dropped, and removed by that.
             (whole && front <= len).then_some((temp, front))
         })
@@ -194,7 +202,16 @@ impl DiskStore {
 impl TempBlob {
     fn new(store: DiskStore, id: ContentId, file: File, reservation: Reservation) -> Self {
         let name = Name::new(&store, &id);
-        Self { store, id, file: Arc::new(file), reservation: Some(reservation), name, live: true }
+        Self {
+            store,
+            id,
+            file: Arc::new(file),
+            reservation: Some(reservation),
+            name,
+            live: true,
+            left: 0,
+            failed: false,
+        }
     }
 
     /// The file, for those who read while it grows.
@@ -234,13 +251,18 @@ impl TempBlob {
     /// The fill broke after `front` bytes without a gap: leaves them for the next one. Blocks.
     ///
     /// What stands behind is not cut off: the kernel would put zeroes into pages that may still be queued in a socket,
-    /// also of a client whose reader is gone. Where the front cannot be noted, nothing is kept.
-    pub fn keep(mut self, front: u64) -> io::Result<()> {
+    /// also of a client whose reader is gone. Where the front cannot be noted, nothing is kept. What an earlier fill left
+    /// goes when the upstream has `answered` two fills that went on with it, and neither got a byte more.
+    pub fn keep(mut self, front: u64, answered: bool) -> io::Result<()> {
         let len = self.file.metadata()?.len();
         if front < WORTH_KEEPING || len < front {
             return Ok(());
         }
         if (len > front || noted_front(&self.file).is_some()) && !note_front(&self.file, front) {
+            return Ok(());
+        }
+        let in_vain = self.left > 0 && front <= self.left && (answered || self.failed);
+        if in_vain && ((answered && self.failed) || !note_failure(&self.file)) {
             return Ok(());
         }
         self.name.respell(false)?;
@@ -270,6 +292,16 @@ fn noted_front(file: &File) -> Option<u64> {
     let mut value = [0; 20];
     let read = rustix::fs::fgetxattr(file, FRONT, &mut value).ok()?;
     std::str::from_utf8(value.get(..read)?).ok()?.parse().ok()
+}
+
+/// Whether that could be noted.
+fn note_failure(file: &File) -> bool {
+    rustix::fs::fsetxattr(file, FAILED, b"1", rustix::fs::XattrFlags::empty()).is_ok()
+}
+
+/// Whether it was noted; it is no more.
+fn take_failure(file: &File) -> bool {
+    rustix::fs::fremovexattr(file, FAILED).is_ok()
 }
 
 pub(super) fn remove(path: &Path) {
@@ -365,7 +397,7 @@ mod tests {
             temp.name().allow_gaps().unwrap();
             match keep {
                 None => drop(temp),
-                Some(len) => temp.keep(len).unwrap(),
+                Some(len) => temp.keep(len, false).unwrap(),
             }
             assert_eq!(store.index().total(), before);
             assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 0);
@@ -386,7 +418,7 @@ mod tests {
         // A page that is queued in a socket for a client whose reader is gone: not a byte of it may change.
         let path = directory.path().join("tmp").join(name(&digest, true));
         let before = std::fs::read(path).unwrap();
-        temp.keep(100_000).unwrap();
+        temp.keep(100_000, false).unwrap();
         assert_eq!(std::fs::read(directory.path().join("tmp").join(name(&digest, false))).unwrap(), before);
         drop(store);
         let store = self::store(directory.path());
@@ -395,7 +427,7 @@ mod tests {
         assert_eq!(front, 100_000);
         // It breaks again, a little later.
         temp.file().write_all_at(&[1; 50_000], 100_000).unwrap();
-        temp.keep(150_000).unwrap();
+        temp.keep(150_000, true).unwrap();
         let (temp, front) = store.resume(&digest).await.unwrap();
         assert_eq!(front, 150_000);
         // All is there now: who finds the file after a kill is to believe in all of it.
@@ -403,6 +435,22 @@ mod tests {
         assert_eq!(noted_front(temp.file()), None);
         drop(temp);
         assert!(store.resume(&digest).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_left_goes_when_it_was_in_vain_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, digest) = with_leftovers(directory.path());
+        store.scan().await;
+        // Outages, an answer, an answer after one byte more, and two answers with an outage between them.
+        let fills = [(false, 0), (false, 0), (true, 0), (false, 0), (true, 1), (true, 0), (false, 0), (true, 0)];
+        for (answered, more) in fills {
+            let (temp, front) = store.resume(&digest).await.unwrap();
+            temp.file().write_all_at(&vec![1; more], front).unwrap();
+            temp.keep(front + more as u64, answered).unwrap();
+        }
+        assert!(store.resume(&digest).await.is_none());
+        assert!(std::fs::read_dir(directory.path().join("tmp")).unwrap().next().is_none());
     }
 
     #[test]

@@ -292,7 +292,7 @@ async fn fetch(lane: &mut Lane, mut claim: Claim, source: &Source) -> bool {
     let fill = lane.fill.clone();
     let work = async {
         let opening =
-            tokio::time::timeout(PATIENCE, Transfer::open(source, claim.rest.start, Some(claim.rest.end - 1)));
+            tokio::time::timeout(PATIENCE, Transfer::open_part(source, claim.rest.start, Some(claim.rest.end - 1)));
         let opened = tokio::select! {
             () = fill.ranges.cancelled() => return false,
             opened = opening => opened,
@@ -307,7 +307,7 @@ async fn fetch(lane: &mut Lane, mut claim: Claim, source: &Source) -> bool {
                 return false;
             }
             Ok(transfer) if !fill.agrees(&transfer) => return false,
-            Ok(transfer) => transfer.patient_for(PATIENCE),
+            Ok(transfer) => transfer.in_parts_only().patient_for(PATIENCE),
             Err(error) => {
                 tracing::debug!(%error, digest = %source.digest, "a blob cannot be fetched over one more connection");
                 return false;

@@ -96,7 +96,7 @@ impl Drop for Claim {
 async fn run(mut claim: Claim, source: Source) {
     let cancel = claim.fill.ranges.clone();
     let fill = claim.fill.clone();
-    let opening = Transfer::open(&source, claim.rest.start, Some(claim.rest.end - 1));
+    let opening = Transfer::open_part(&source, claim.rest.start, Some(claim.rest.end - 1));
     let opened = tokio::select! {
         () = cancel.cancelled() => return,
         opened = opening => opened,
@@ -104,7 +104,7 @@ async fn run(mut claim: Claim, source: Source) {
     let mut transfer = match opened {
         Ok(transfer) if transfer.skipping() > 0 => return fill.update(|state| state.ranges_ignored = true),
         Ok(transfer) if !fill.agrees(&transfer) => return claim.give_up(),
-        Ok(transfer) => transfer,
+        Ok(transfer) => transfer.in_parts_only(),
         Err(error) => {
             tracing::debug!(%error, digest = %fill.source.digest, "a range of a blob in flight cannot be fetched ahead");
             return claim.give_up();

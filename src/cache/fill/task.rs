@@ -13,7 +13,6 @@ use crate::{
     },
     chain::Chain,
     metrics::FillResult,
-    upstream::ErrorKind,
 };
 
 /// How much room is asked for at a time while the size is not known, in bytes.
@@ -52,9 +51,11 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
                 state.closing = true;
                 state.written.end_of_run(0)
             });
+            // An outage says nothing about what is kept.
+            let answered = matches!(&error, FillError::Upstream(error) if !error.kind.is_outage());
             match (&error, temp) {
                 (FillError::Upstream(_) | FillError::Abandoned, Some(temp)) => {
-                    if let Err(error) = change(move || temp.keep(front)).await {
+                    if let Err(error) = change(move || temp.keep(front, answered)).await {
                         tracing::warn!(%error, "cannot keep what a broken fill has");
                     }
                 }
@@ -133,7 +134,20 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     }
     hash::go_on(fill);
     loop {
-        pour(fill, temp, &mut transfer).await?;
+        if let Err(error) = pour(fill, temp, &mut transfer).await {
+            let front = fill.state().written.end_of_run(0);
+            // All may be here: a length that proves wrong was announced, or no end was ever told.
+            if !matches!(error, FillError::Upstream(_)) || !is_right(fill, front).await? {
+                return Err(error);
+            }
+            transfer = Transfer::finished(source, front);
+        }
+        if transfer.is_unsure()
+            && !is_right(fill, transfer.position()).await?
+            && transfer.doubt().map_err(FillError::Upstream)?
+        {
+            continue;
+        }
         let total = fill.update(|state| {
             let total = transfer.total().or(state.total).unwrap_or(transfer.position());
             state.total = Some(total);
@@ -151,7 +165,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
             Some(gap) => {
                 // Somebody asked for that range and did not get it: perhaps nobody does.
                 transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total))
-                    .stubborn()
+                    .to_the_end()
                     .telling(&fill.flow);
                 if in_one_go {
                     transfer = transfer.in_one_go();
@@ -185,7 +199,7 @@ async fn open(fill: &Arc<Fill>, slot: &mut Option<TempBlob>, front: &mut u64) ->
         return Transfer::open(source, 0, None).await.map(Some).map_err(FillError::Upstream);
     }
     // Where no parts are wanted, what is left is overwritten.
-    let part = if fill.state().in_one_go { None } else { Some(Transfer::open(source, *front, None).await) };
+    let part = if fill.state().in_one_go { None } else { Some(Transfer::open_part(source, *front, None).await) };
     if let Some(Ok(transfer)) = &part
         && transfer.skipping() == 0
     {
@@ -197,9 +211,8 @@ async fn open(fill: &Arc<Fill>, slot: &mut Option<TempBlob>, front: &mut u64) ->
     }
     let mut transfer = match part {
         Some(Ok(transfer)) => transfer,
-        Some(Err(error)) if !matches!(error.kind, ErrorKind::RangeNotSatisfiable { .. }) => {
-            return Err(FillError::Upstream(error));
-        }
+        Some(Err(error)) if !error.may_be_of_the_range() => return Err(FillError::Upstream(error)),
+        // What is left is kept until that has been answered.
         Some(Err(_)) | None => Transfer::open(source, 0, None).await.map_err(FillError::Upstream)?,
     };
     forget(fill, slot, front).await;
@@ -277,7 +290,7 @@ async fn pour_on(
     let mut alone = false;
     loop {
         let Some(bytes) = unless_cancelled(fill, pour.receive(transfer)).await? else { return Ok(()) };
-        if transfer.is_plain() && !alone {
+        if transfer.is_from_front() && !alone {
             fill.state().without_lanes();
             // What they leave undone in front of this place is read on the way; behind it, all would have to come once more.
             let ended = async {
@@ -301,7 +314,7 @@ async fn pour_on(
         // Also when the size was told only by the answer to a resumed request: nothing is written without room.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
         temp.grow_to(room).await.map_err(|NoSpace| FillError::NoRoom)?;
-        if !transfer.is_plain() && is_gap_behind(fill, pour.first_unwritten().unwrap_or(transfer.position())) {
+        if !transfer.is_from_front() && is_gap_behind(fill, pour.first_unwritten().unwrap_or(transfer.position())) {
             return Ok(());
         }
         if fill.state().is_beyond_main(transfer.position()) {
@@ -376,7 +389,7 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, pour: &mut Pour, no_jump: &m
     fill.state().jump = Some(end);
     // The answer may take a while; what is here is not to wait for it.
     pour.finish().await?;
-    let opened = unless_cancelled(fill, async { Ok(Transfer::open(&fill.source, end, None).await) }).await?;
+    let opened = unless_cancelled(fill, async { Ok(Transfer::open_part(&fill.source, end, None).await) }).await?;
     // Where that does not work, the transfer at hand is read on.
     let behind = opened.ok().filter(|behind| behind.skipping() == 0 && fill.agrees(behind));
     fill.update(|state| {
@@ -422,6 +435,14 @@ async fn verify(fill: &Arc<Fill>, total: u64, left: u64) -> Result<Done, FillErr
     }
     fill.update(|state| state.progress = Progress::Complete);
     Ok(Done::Verified { len: total })
+}
+
+/// Whether the first `len` bytes are here, and the whole blob.
+async fn is_right(fill: &Arc<Fill>, len: u64) -> Result<bool, FillError> {
+    if fill.state().written.end_of_run(0) < len {
+        return Ok(false);
+    }
+    is_whole(fill, len).await.map_err(|error| FillError::Storage(error.into()))
 }
 
 /// Makes a blob of the verified file. Its readers have it already; a disk that fails now costs only the caching.

@@ -15,8 +15,18 @@ enum Step {
     Send(Bytes),
     Pause(Duration),
     Hold(Gate),
-    Break,
+    Break(std::io::Error),
+    Reset(std::io::Error),
 }
+
+/// What is still queued when an HTTP/2 stream is reset is dropped, the head too, and nothing tells the body what has been
+/// sent: this is long enough on a busy machine.
+const BEFORE_RESET: Duration = Duration::from_millis(300);
+
+/// What resets an HTTP/2 stream without an error: the server looks for an error of that kind among the sources.
+#[derive(Debug, thiserror::Error)]
+#[error("told to end early")]
+struct NoError(#[source] h2::Error);
 
 /// `content`, as far as the faults let it through. Its length is not known to the server, which
 /// believes the Content-Length that is set, or chunks the body.
@@ -25,7 +35,11 @@ pub(super) fn body(content: &Bytes, faults: &[Fault]) -> Body {
         .iter()
         .filter_map(|fault| match fault {
             Fault::HoldBody { at, gate } => Some((*at, Step::Hold(gate.clone()))),
-            Fault::Truncate { at } => Some((*at, Step::Break)),
+            Fault::Truncate { at } => Some((*at, Step::Break(std::io::Error::other("told to break")))),
+            Fault::EndEarly { at } => {
+                let error = NoError(h2::Reason::NO_ERROR.into());
+                Some((*at, Step::Reset(std::io::Error::other(error))))
+            }
             _ => None,
         })
         .collect();
@@ -64,13 +78,17 @@ fn run(steps: VecDeque<Step>) -> impl Stream<Item = std::io::Result<Frame<Bytes>
                 Step::Send(piece) => return Some((Ok(Frame::data(piece)), steps)),
                 Step::Pause(pause) => tokio::time::sleep(pause).await,
                 Step::Hold(gate) => gate.pass().await,
-                Step::Break => {
+                Step::Reset(error) => {
+                    tokio::time::sleep(BEFORE_RESET).await;
+                    return Some((Err(error), VecDeque::new()));
+                }
+                Step::Break(error) => {
                     // The server flushes what it has whenever the body is not ready; a body that
                     // breaks at once would take the bytes before it along.
                     for _ in 0..16 {
                         tokio::task::yield_now().await;
                     }
-                    return Some((Err(std::io::Error::other("told to break")), VecDeque::new()));
+                    return Some((Err(error), VecDeque::new()));
                 }
             }
         }

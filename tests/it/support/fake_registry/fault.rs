@@ -42,6 +42,10 @@ pub enum Fault {
     Truncate {
         at: usize,
     },
+    /// The same, over HTTP/2 by a reset of the stream without an error.
+    EndEarly {
+        at: usize,
+    },
     /// The head lies about the length. A longer body is cut off, a shorter one breaks the connection.
     ContentLength(u64),
     /// The body is chunked.
@@ -58,6 +62,8 @@ pub enum Fault {
     ShiftRange(usize),
     /// A header of the answer is replaced, or removed if there is no value.
     Header(&'static str, Option<String>),
+    /// The status of the answer is replaced.
+    Code(u16),
     Redirect {
         status: u16,
         to: To,

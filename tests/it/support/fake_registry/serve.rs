@@ -66,6 +66,9 @@ fn after(mut response: Response<Body>, faults: &[Fault]) -> Response<Body> {
                 response.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
             }
         }
+        if let Fault::Code(status) = fault {
+            *response.status_mut() = StatusCode::from_u16(*status).unwrap();
+        }
     }
     response
 }
