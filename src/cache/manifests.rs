@@ -277,20 +277,32 @@ impl ManifestCache {
             }
         };
         let was_missing = self.0.missing.contains_key(&question.of_missing());
-        let record = TagRecord::told_by(head).filter(|_| key.is_some());
-        let moved =
-            record.as_ref().is_some_and(|record| known.as_ref().is_none_or(|known| known.digest != record.digest));
+        let digest = head.digest.clone().filter(|_| key.is_some());
+        let moved = digest.as_ref().is_some_and(|digest| known.as_ref().is_none_or(|known| known.digest != *digest));
         if was_missing || moved {
             // It was put elsewhere: what was asked before is outdated, and so is what was missing, for all clients.
             self.0.tags.note_elsewhere(&mut question);
         }
-        let Some(mut record) = record else { return Ok(None) };
+        let Some(mut record) = TagRecord::told_by(head).filter(|_| key.is_some()) else {
+            // The head leaves out where the tag points, or what that is: a GET will tell.
+            if digest.is_none() || moved {
+                self.forget_record(wanted, reference).await;
+            }
+            return Ok(None);
+        };
         record.previous = match known {
             Some(known) if !moved => known.previous.clone(),
             known => self.still_at_hand(wanted, known.as_deref()).await,
         };
         let record = self.0.tags.put(wanted, &question, record).await;
         Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)))
+    }
+
+    /// Forgets what a tag meant, so that the next request asks.
+    pub async fn forget_record(&self, wanted: &Wanted, reference: &Reference) {
+        if let Reference::Tag(tag) = reference {
+            self.0.tags.remove(&wanted.key(tag)).await;
+        }
     }
 
     /// What clients of another kind got for this tag, where this one can read it: better than nothing when the

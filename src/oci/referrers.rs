@@ -182,11 +182,12 @@ impl<'de> Deserialize<'de> for OfType<'de> {
     }
 }
 
-/// Whether a tag is one that stands for the referrers of a digest.
+/// Whether a tag stands for what refers to a digest: clients read it, and put it back with one entry more.
 ///
-/// Source: OCI distribution specification v1.1, "Referrers Tag Schema".
+/// Source: OCI distribution specification v1.1, "Referrers Tag Schema"; cosign's `sha256-<hex>.sig`, `.att` and `.sbom`.
 pub fn is_referrers_tag(tag: &Tag) -> bool {
-    let Some((algorithm, hex)) = tag.as_str().split_once('-') else { return false };
+    let Some((algorithm, rest)) = tag.as_str().split_once('-') else { return false };
+    let hex = rest.split_once('.').map_or(rest, |(hex, _)| hex);
     Algorithm::ALL.iter().any(|known| known.as_str() == algorithm)
         && hex.len() == 64
         && hex.bytes().all(|byte| byte.is_ascii_hexdigit())

@@ -342,7 +342,7 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         let told = match wants_proof(asked, &wanted.upstream, reference) {
-            true => self.has_manifest(wanted, reference, facts).await?,
+            true => self.has_manifest(asked, wanted, reference, facts).await?,
             false => None,
         };
         if asked.is_head() {
@@ -414,13 +414,22 @@ impl Handler {
     /// The same for a manifest; what the upstream says of a tag, where that is all that a client needs to know.
     async fn has_manifest(
         &self,
+        asked: Asked<'_>,
         wanted: &Wanted,
         reference: &Reference,
         facts: &mut Facts,
     ) -> Result<Option<ManifestHead>, Error> {
         match self.manifests.head_now(wanted, reference).await {
             Ok(head) => Ok(head),
-            Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Unsupported => Ok(None),
+            // What a client reads of such a tag it may put back a moment later: it must not be what was there before.
+            Err(error) if error.kind.is_outage() && error.is_answer() && !asked.is_head() => {
+                Err(facts.refused(Label::Manifest, &error))
+            }
+            Err(error) if error.kind.is_outage() => Ok(None),
+            Err(error) if error.kind == ErrorKind::Unsupported => {
+                self.manifests.forget_record(wanted, reference).await;
+                Ok(None)
+            }
             Err(error) => Err(facts.refused(Label::Manifest, &error)),
         }
     }

@@ -103,6 +103,11 @@ impl Error {
         }
     }
 
+    /// Whether it was answered, as against not heard of: the next request may well be served.
+    pub fn is_answer(&self) -> bool {
+        self.source.is_none() && self.kind != ErrorKind::Timeout
+    }
+
     pub(super) fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self

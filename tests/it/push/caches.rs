@@ -250,3 +250,46 @@ async fn who_pushes_is_told_what_the_repository_has_and_not_what_is_cached() {
     }
     assert!(registry.requests().is_empty());
 }
+
+/// cosign reads an image's signatures under a tag, and puts them back with its own: another client's must not be lost.
+#[tokio::test]
+async fn a_tag_of_signatures_is_asked_for_before_it_is_given() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    for suffix in ["", ".sig", ".att", ".sbom"] {
+        let tag = format!("sha256-{}{suffix}", "0".repeat(64));
+        let put = |content: &str| {
+            let digest = registry.add_manifest("team/app", OCI_MANIFEST, content.to_owned());
+            registry.tag("team/app", &tag, &digest);
+        };
+        put("{\"signatures\":1}");
+        assert_eq!(get(&mirror, &tag, "*/*").await.text(), "{\"signatures\":1}", "{tag}");
+        put("{\"signatures\":2}");
+        assert_eq!(get(&mirror, &tag, "*/*").await.text(), "{\"signatures\":2}", "{tag}");
+        put("{\"signatures\":3}");
+        for (fault, status) in [(Fault::too_many("7"), 429), (Fault::status(503), 502)] {
+            registry.fault(When::manifests().method(Method::HEAD), fault);
+            assert_eq!(get(&mirror, &tag, "*/*").await.status, status, "{tag}");
+            registry.heal();
+        }
+        registry.fault(When::manifests().method(Method::HEAD), Fault::status(405));
+        assert_eq!(get(&mirror, &tag, "*/*").await.text(), "{\"signatures\":3}", "{tag}");
+        registry.heal();
+    }
+}
+
+/// A front end that compresses leaves out the length, and one that is old the digest.
+#[tokio::test]
+async fn a_tag_has_moved_also_where_the_head_does_not_tell_all() {
+    for header in ["content-length", "content-type", "docker-content-digest"] {
+        let registry = FakeRegistry::start().await;
+        let mirror = mirror_of(&registry).await;
+        registry.add_image("team/app", "1", &[b"old"]);
+        assert_eq!(get(&mirror, "1", "*/*").await.status, 200);
+        let moved = registry.add_image("team/app", "1", &[b"new"]);
+        registry.fault(When::manifests().method(Method::HEAD), Fault::Header(header, None));
+        let head = mirror.head("/v2/team/app/manifests/1").await;
+        assert_eq!(head.header("docker-content-digest"), Some(moved.manifest.as_str()), "{header}");
+        assert_eq!(get(&mirror, "1", "*/*").await.body, moved.manifest_bytes, "{header}");
+    }
+}
