@@ -6,7 +6,7 @@
 //! - in the last quarter a peer that holds something may not come to hold more than every other peer does: the largest holder
 //!   is refused first, and one that holds nothing yet finds room;
 //! - of the last sixteenth a peer gets no more than it leaves to others, so that it takes many peers to leave nothing;
-//! - trusted peers are held to the total only.
+//! - trusted peers are held to the total only, and what they hold is no part of what the others share.
 
 use std::{
     collections::HashMap,
@@ -42,6 +42,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Held {
     used: u64,
+    by_trusted: u64,
     /// Without those of trusted peers. No peer stands here with 0.
     by_peer: HashMap<PeerPrefix, u64>,
 }
@@ -71,13 +72,16 @@ impl Shares {
             None => within(self.0.total, held.used, units),
             Some(peer) => {
                 let own = held.by_peer.get(&peer).copied().unwrap_or_default();
-                may_take(self.0.total, held.used, own, units, || held.most_of_others(peer))
+                let (total, used) = (self.0.total - held.by_trusted, held.used - held.by_trusted);
+                may_take(total, used, own, units, || held.most_of_others(peer))
             }
         };
         decision?;
         held.used += units;
-        if let Some(peer) = peer.filter(|_| units > 0) {
-            *held.by_peer.entry(peer).or_default() += units;
+        match peer {
+            None => held.by_trusted += units,
+            Some(_) if units == 0 => {}
+            Some(peer) => *held.by_peer.entry(peer).or_default() += units,
         }
         drop(held);
         Ok(Permit { shares: self.clone(), peer, units })
@@ -124,9 +128,11 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut held = self.shares.lock();
         held.used = held.used.saturating_sub(self.units);
-        if let Some(peer) = self.peer
-            && let Some(units) = held.by_peer.get_mut(&peer)
-        {
+        let Some(peer) = self.peer else {
+            held.by_trusted = held.by_trusted.saturating_sub(self.units);
+            return;
+        };
+        if let Some(units) = held.by_peer.get_mut(&peer) {
             *units = units.saturating_sub(self.units);
             if *units == 0 {
                 held.by_peer.remove(&peer);
@@ -222,6 +228,18 @@ mod tests {
             taken.len() - before
         };
         assert_eq!([1, 2, 3, 4, 5, 6, 7, 8].map(&mut held_by), [600, 150, 25, 13, 6, 3, 2, 1]);
+    }
+
+    #[test]
+    fn what_trusted_peers_hold_is_no_share_of_the_others() {
+        let shares = Shares::new(800, TrustedNetworks::new(vec!["10.0.0.1".parse().unwrap()]));
+        let trusted = shares.take(address(1), 640).unwrap();
+        let mut of_one: Vec<_> = std::iter::from_fn(|| shares.take(address(2), 1).ok()).collect();
+        assert_eq!(of_one.len(), 120, "three quarters of the rest");
+        assert!(shares.take(address(3), 1).is_ok());
+        drop(trusted);
+        of_one.extend(std::iter::from_fn(|| shares.take(address(2), 1).ok()));
+        assert_eq!(of_one.len(), 600);
     }
 
     #[test]
