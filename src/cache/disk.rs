@@ -264,8 +264,12 @@ impl DiskStore {
         }
     }
 
-    /// Removes an object, for good reason: it proved to be wrong.
+    /// Removes an object, for good reason: it proved to be wrong. One that is not there costs nothing: an upstream's 404
+    /// of a tag that was never kept must not wait behind a disk that is slow to sync.
     pub async fn remove(&self, key: Key) {
+        if self.is_scanned() && !self.index().contains(&key) {
+            return;
+        }
         let store = self.clone();
         change(move || store.remove_blocking(&key)).await;
     }

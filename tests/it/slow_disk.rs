@@ -1,4 +1,4 @@
-//! A disk that is slow to sync delays who writes to it, not who reads.
+//! A disk that is slow to sync delays who writes to it, not who reads, nor who is told that there is nothing.
 
 use std::fs::{self, File};
 
@@ -14,7 +14,7 @@ use crate::support::{
 const FILLS: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hit_does_not_wait_for_a_hundred_slow_syncs() {
+async fn hits_and_404s_do_not_wait_for_a_hundred_slow_syncs() {
     let registry = FakeRegistry::start().await;
     let directory = tempfile::tempdir().unwrap();
     let text = format!(
@@ -45,6 +45,7 @@ async fn a_hit_does_not_wait_for_a_hundred_slow_syncs() {
     in_flight(FILLS).await;
     assert_eq!(bounded(program.get(&path(&hit))).await.0, 200);
     assert_eq!(registry.count(|request| request.is_blob_get(&hit)), 0, "it is a hit");
+    assert_eq!(bounded(program.get("/v2/team/app/manifests/missing")).await.0, 404);
     fs::remove_file(&hold).unwrap();
     in_flight(0).await;
 }
