@@ -109,7 +109,7 @@ async fn sha512_is_as_good() {
     // The digest is looked at, not only its form.
     let other = Digest::of(Algorithm::Sha512, b"something else");
     registry.put_blob(REPOSITORY, &other, content);
-    assert!(Raw::get(mirror.address(), &path(&other), &[]).await.failed().await);
+    assert!(Raw::fails(mirror.address(), &path(&other)).await);
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     blob::assert_verified(&mirror.cache_dir());
 }

@@ -119,7 +119,7 @@ async fn what_goes_wrong_after_a_break_is_found_as_well() {
     let (digest, content) = add(&registry, LEN, 1);
     registry.fault_times(1, When::blobs(), Fault::Truncate { at: 200_000 });
     registry.fault(When::blobs().ranged(), Fault::Corrupt { at: 3 });
-    assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await);
+    assert!(Raw::fails(mirror.address(), &path(&digest)).await);
     assert_recovers(&mirror, &registry, &digest, &content).await;
 }
 

@@ -46,7 +46,7 @@ async fn a_damaged_part_of_ours_is_not_the_upstreams_fault() {
         let (digest, content) = add(&registry, LEN, seed as u64);
         restart_with_part(&mut mirror, &digest, &damaged(&content, 300_000, at)).await;
         // The first client is cut off, unless the damage is found before it gets a head.
-        let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
+        let end = Raw::end_of(mirror.address(), &path(&digest)).await;
         assert!(!end.is_whole() || end.bytes() == content, "{at}");
         mirror.until_metric("forebay_fills_total", &[("result", "mismatch")], 1.0).await;
         mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
@@ -72,7 +72,7 @@ async fn wrong_bytes_without_a_part_are_the_upstreams_fault() {
     registry.fault(When::blob(&digest), Fault::IgnoreRange);
     registry.fault(When::blob(&digest), Fault::Corrupt { at: 350_000 });
     restart_with_part(&mut mirror, &digest, &content[..300_000]).await;
-    assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await);
+    assert!(Raw::fails(mirror.address(), &path(&digest)).await);
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     assert_eq!(mismatches(&mirror).await, 1.0);
 }

@@ -251,7 +251,7 @@ async fn a_length_that_is_too_short_breaks_the_response() {
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, LEN, 1);
     registry.fault_times(1, When::blobs(), Fault::ContentLength(LEN as u64 - 10));
-    assert!(Raw::get(mirror.address(), &path(&digest), &[]).await.failed().await);
+    assert!(Raw::fails(mirror.address(), &path(&digest)).await);
     mirror.until_metric("forebay_fills_total", &[("result", "mismatch")], 1.0).await;
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     assert!(blob::is_empty(&mirror.cache_dir()));

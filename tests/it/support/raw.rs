@@ -57,6 +57,14 @@ impl Raw {
         Self::answer(stream).await
     }
 
+    /// How a GET ends, also where the connection does before there is a head: forebay may find a fault that early.
+    pub async fn end_of(address: SocketAddr, path: &str) -> End {
+        match bounded(Self::try_get(address, path, &[])).await {
+            Some(answer) => answer.rest().await,
+            None => End::Broken(Vec::new()),
+        }
+    }
+
     /// Sends a GET and waits for nothing.
     pub async fn send(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Option<TcpStream> {
         let mut stream = TcpStream::connect(address).await.ok()?;
@@ -129,9 +137,13 @@ impl Raw {
         .await
     }
 
-    /// Whether no content was delivered: a clean 502 where the failure was known before the head, else a broken body.
-    pub async fn failed(self) -> bool {
-        self.status == 502 || !self.rest().await.is_whole()
+    /// Whether a GET delivers no content: a clean 502 where the failure was known before the head, else a broken body, or no
+    /// answer at all.
+    pub async fn fails(address: SocketAddr, path: &str) -> bool {
+        match bounded(Self::try_get(address, path, &[])).await {
+            Some(answer) => answer.status == 502 || !answer.rest().await.is_whole(),
+            None => true,
+        }
     }
 
     async fn more(&mut self, limit: usize) -> More {
