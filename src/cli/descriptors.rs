@@ -6,15 +6,18 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
+use forebay::config::Config;
+
 /// The client's socket, one upstream's, and the blob's file.
 const PER_CONNECTION: u64 = 3;
-/// Listeners, pools of idle upstream connections, manifests being written, the runtime's own.
+/// Listeners, operators' and refused connections, pools of idle upstream connections, manifests being written, spare
+/// descriptors, the runtime's own.
 const BASE: u64 = 256;
 
-/// Raises the soft limit to the hard one, and warns when that is less than `max_connections` may need.
-pub fn raise(max_connections: usize) {
+/// Raises the soft limit to the hard one, and says how many there may be; `None`: as many as anybody likes.
+pub fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = match current {
+    match current {
         soft if soft == maximum => maximum,
         soft => match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
             Ok(()) => maximum,
@@ -23,31 +26,57 @@ pub fn raise(max_connections: usize) {
                 soft
             }
         },
-    };
-    let needed = needed(max_connections);
-    if let Some(limit) = raised.filter(|limit| *limit < needed) {
+    }
+}
+
+/// Takes no more connections than these descriptors are enough for.
+pub fn fit(config: &mut Config, limit: Option<u64>) {
+    let Some(limit) = limit else { return };
+    let configured = config.server.max_connections;
+    let allowed = allowed(limit);
+    if configured > allowed {
+        config.server.max_connections = allowed;
         warn!(
             limit,
-            needed,
-            max_connections,
-            "too few open files are allowed for max_connections: raise the hard limit (LimitNOFILE= in the unit, \
-             ulimit -Hn in a shell, --ulimit nofile= in docker run), or lower server.max_connections"
+            configured,
+            max_connections = allowed,
+            "too few open files are allowed for max_connections, which is lowered: raise the hard limit (LimitNOFILE= in \
+             the unit, ulimit -Hn in a shell, --ulimit nofile= in docker run), or lower server.max_connections"
         );
     }
 }
 
-fn needed(max_connections: usize) -> u64 {
-    u64::try_from(max_connections).unwrap_or(u64::MAX).saturating_mul(PER_CONNECTION).saturating_add(BASE)
+/// How many connections a limit is enough for. Where there are few descriptors, half of them are the base.
+fn allowed(limit: u64) -> usize {
+    let left = limit - BASE.min(limit / 2);
+    usize::try_from(left / PER_CONNECTION).unwrap_or(usize::MAX).max(1)
 }
 
 #[cfg(test)]
 mod tests {
+    use forebay::config::Overrides;
+
     use super::*;
 
     #[test]
-    fn every_connection_counts_and_none_overflows() {
-        for (connections, expected) in [(0, 256), (1, 259), (8192, 24_832), (usize::MAX, u64::MAX)] {
-            assert_eq!(needed(connections), expected, "{connections}");
+    fn half_of_few_descriptors_and_most_of_many_are_for_connections() {
+        for (limit, expected) in [(0, 1), (5, 1), (64, 10), (256, 42), (512, 85), (1024, 256), (24_832, 8192)] {
+            assert_eq!(allowed(limit), expected, "{limit}");
+        }
+    }
+
+    #[test]
+    fn more_connections_than_configured_are_never_taken() {
+        let config = |max_connections: usize| {
+            let text = format!("[server]\nmax_connections = {max_connections}\n[cache]\ndirectory = \"/cache\"\n");
+            Config::parse(&text, "/forebay.toml".as_ref(), Overrides::default()).unwrap()
+        };
+        for (configured, limit, expected) in
+            [(8192, Some(1024), 256), (100, Some(1024), 100), (8192, None, 8192), (8192, Some(u64::MAX), 8192)]
+        {
+            let mut config = config(configured);
+            fit(&mut config, limit);
+            assert_eq!(config.server.max_connections, expected, "{configured} {limit:?}");
         }
     }
 }

@@ -26,11 +26,12 @@ const DISK_THREADS: usize = 64;
 /// Runs the mirror until a signal ends it.
 pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
     let inherited = inherited.map_err(Failure::Failed)?;
-    let config = arguments.load()?;
-    descriptors::raise(config.server.max_connections);
+    let mut config = arguments.load()?;
+    let descriptors = descriptors::raise();
+    descriptors::fit(&mut config, descriptors);
     keep_freed_memory();
     let runtime = runtime().context("cannot start the runtime").map_err(Failure::Failed)?;
-    let outcome = runtime.block_on(serve(arguments, config, inherited));
+    let outcome = runtime.block_on(serve(arguments, config, inherited, descriptors));
     // What was to be waited for has been drained; a blocked disk must not hold up the end.
     runtime.shutdown_background();
     outcome
@@ -51,7 +52,12 @@ fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT)));
 }
 
-async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited) -> Result<(), Failure> {
+async fn serve(
+    arguments: &ConfigArguments,
+    config: Config,
+    inherited: Inherited,
+    descriptors: Option<u64>,
+) -> Result<(), Failure> {
     // Before the start, so that a signal that comes meanwhile is obeyed rather than fatal.
     let mut signals = Signals::new().context("cannot listen to signals").map_err(Failure::Failed)?;
     let drain_timeout = config.server.drain_timeout;
@@ -71,7 +77,7 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
 
     while let Asked::Reload = signals.next().await {
         systemd::reloading();
-        match reload(arguments, &app).await {
+        match reload(arguments, &app, descriptors).await {
             Ok(()) => info!("configuration reloaded"),
             Err(error) => error!(error = format!("{error:#}"), "reload failed, the old configuration stays"),
         }
@@ -95,10 +101,11 @@ async fn serve(arguments: &ConfigArguments, config: Config, inherited: Inherited
 }
 
 /// Reads the configuration again and hands it to the running app.
-async fn reload(arguments: &ConfigArguments, app: &App) -> anyhow::Result<()> {
+async fn reload(arguments: &ConfigArguments, app: &App, descriptors: Option<u64>) -> anyhow::Result<()> {
     let arguments = arguments.clone();
     let loaded = tokio::task::spawn_blocking(move || arguments.load()).await?;
-    let config = loaded.inspect_err(|_| app.reload_failed())?;
+    let mut config = loaded.inspect_err(|_| app.reload_failed())?;
+    descriptors::fit(&mut config, descriptors);
     Ok(app.reload(config)?)
 }
 

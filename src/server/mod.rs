@@ -7,7 +7,7 @@
 //! What must hold:
 //! - every wait for a client ends: see [`Timeouts`];
 //! - over `max_connections`, or its peer's share of them, a client is told so, and telling is bounded too;
-//! - no error of `accept` ends the loop;
+//! - no error of `accept` ends the loop, and where the process has no descriptor left there is a spare one for a refusal;
 //! - when [`Listener::run`] returns, every task it spawned has ended.
 
 pub mod body;
@@ -24,6 +24,7 @@ mod memory;
 mod observe;
 mod page;
 mod pipe;
+mod reserve;
 pub mod response;
 mod scheme;
 mod sendfile;
@@ -37,12 +38,14 @@ mod unread;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+use self::reserve::{Reserve, is_lack_of_descriptors};
 pub use self::response::isolate;
 pub use self::{
     config::{Config, TlsConfig},
@@ -53,7 +56,7 @@ pub use self::{
 };
 use crate::{
     metrics::Metrics,
-    peer::{Shares, TrustedNetworks},
+    peer::{Permit, Refused, Shares, TrustedNetworks},
 };
 
 /// What a body may fail with.
@@ -63,6 +66,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 const BACKLOG: u32 = 1024;
 /// How many clients over the limit are told so at the same time; beyond it they are just disconnected.
 const COURTESIES: u64 = 64;
+/// Descriptors that each server keeps for when the process has no other: clients are told 503 by them, operators served.
+const MAX_RESERVE: usize = 8;
 /// How long `accept` rests when the process has no descriptor or memory left for a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -115,6 +120,8 @@ pub struct Listener {
     timeouts: Timeouts,
     tls: Option<ReloadableTls>,
     metrics: Option<Metrics>,
+    /// Whether clients are served by a spare descriptor, rather than told that there is none.
+    served_by_reserve: bool,
 }
 
 /// What all connections of one listener share.
@@ -128,6 +135,8 @@ struct Shared {
     /// Who may be served, and who may be told that they may not.
     places: Shares,
     courtesies: Shares,
+    reserve: Reserve,
+    served_by_reserve: bool,
     tasks: TaskTracker,
     /// Finish what is running, begin nothing.
     drain: CancellationToken,
@@ -164,10 +173,12 @@ impl Listener {
             timeouts: Timeouts::default(),
             tls,
             metrics: Some(metrics),
+            served_by_reserve: false,
         })
     }
 
-    /// Serves clear HTTP on a socket that is there already; its connections are not counted in the metrics.
+    /// Serves clear HTTP on a socket that is there already; its connections are not counted in the metrics, and served
+    /// also where the process has no descriptor left but the spare ones.
     pub fn clear(socket: TcpListener, max_connections: usize, drain_timeout: Duration) -> Listener {
         Listener {
             sockets: vec![socket],
@@ -178,6 +189,7 @@ impl Listener {
             timeouts: Timeouts::default(),
             tls: None,
             metrics: None,
+            served_by_reserve: true,
         }
     }
 
@@ -216,6 +228,8 @@ impl Listener {
             metrics: self.metrics,
             places: Shares::new(u64::try_from(self.max_connections).unwrap_or(u64::MAX), self.trusted.clone()),
             courtesies: Shares::new(COURTESIES, self.trusted),
+            reserve: Reserve::new(MAX_RESERVE),
+            served_by_reserve: self.served_by_reserve,
             tasks: TaskTracker::new(),
             drain: shutdown.clone(),
             abort: CancellationToken::new(),
@@ -256,18 +270,34 @@ async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Sha
             match socket.accept().await {
                 Ok((tcp, peer)) => {
                     failing = false;
-                    admit(tcp, peer, &handler, &shared);
+                    admit(tcp, peer, &handler, &shared, shared.places.take(peer.ip(), 1));
+                    continue;
                 }
                 // The client was gone before we looked: nothing is wrong with us, and the next one may be there.
-                Err(error) if is_about_one_client(&error) => debug!(%error, "a client left early"),
+                Err(error) if is_about_one_client(&error) => {
+                    debug!(%error, "a client left early");
+                    continue;
+                }
                 Err(error) => {
                     if !failing {
                         warn!(%error, "cannot accept connections; trying again");
                     }
                     failing = true;
-                    tokio::time::sleep(BACK_OFF).await;
+                    if is_lack_of_descriptors(&error)
+                        && shared.reserve.release()
+                        && let Some(Ok((tcp, peer))) = socket.accept().now_or_never()
+                    {
+                        let place = match shared.served_by_reserve {
+                            true => shared.places.take(peer.ip(), 1),
+                            false => Err(Refused::Full),
+                        };
+                        admit(tcp, peer, &handler, &shared, place);
+                        continue;
+                    }
                 }
             }
+            tokio::time::sleep(BACK_OFF).await;
+            shared.reserve.refill();
         }
     };
     tokio::select! {
@@ -277,9 +307,15 @@ async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Sha
     }
 }
 
-/// Gives a client a place, or somebody who tells it that there is none, or nothing.
-fn admit<H: Handle>(tcp: TcpStream, peer: SocketAddr, handler: &Arc<H>, shared: &Arc<Shared>) {
-    let (role, place) = match shared.places.take(peer.ip(), 1) {
+/// Serves a client that has a place, or tells it that it has none, or just closes.
+fn admit<H: Handle>(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    handler: &Arc<H>,
+    shared: &Arc<Shared>,
+    place: Result<Permit, Refused>,
+) {
+    let (role, place) = match place {
         Ok(place) => (connection::Role::Serve(handler.clone()), place),
         Err(why) => {
             if let Some(metrics) = &shared.metrics {
@@ -287,7 +323,10 @@ fn admit<H: Handle>(tcp: TcpStream, peer: SocketAddr, handler: &Arc<H>, shared: 
             }
             match shared.courtesies.take(peer.ip(), 1) {
                 Ok(place) => (connection::Role::Refuse(why), place),
-                Err(_) => return,
+                Err(_) => {
+                    drop(tcp);
+                    return shared.reserve.refill();
+                }
             }
         }
     };
@@ -295,6 +334,7 @@ fn admit<H: Handle>(tcp: TcpStream, peer: SocketAddr, handler: &Arc<H>, shared: 
     shared.clone().tasks.spawn(async move {
         connection::serve(tcp, peer, role, &shared).await;
         drop(place);
+        shared.reserve.refill();
     });
 }
 

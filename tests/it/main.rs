@@ -14,6 +14,7 @@ mod coalesce;
 mod config;
 mod corrupt;
 mod delivery;
+mod descriptors;
 mod dialects;
 mod disk;
 mod drain;

@@ -49,8 +49,20 @@ impl Program {
 
     /// The same, with more variables in its environment.
     pub async fn serve_with(directory: TempDir, log: &str, environment: &[(&str, &str)]) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_forebay")), directory, log, environment).await
+    }
+
+    /// The same, where the process may have so many descriptors and no more.
+    pub async fn serve_within(directory: TempDir, log: &str, descriptors: usize) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh", &descriptors.to_string()]);
+        shell.arg(env!("CARGO_BIN_EXE_forebay"));
+        Self::run(shell, directory, log, &[]).await
+    }
+
+    async fn run(mut command: Command, directory: TempDir, log: &str, environment: &[(&str, &str)]) -> Self {
         let file = |name: &str| File::create(directory.path().join(name)).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_forebay"))
+        let process = command
             .args(["serve", "--config", "forebay.toml", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .current_dir(&directory)
             .env_clear()
@@ -81,6 +93,10 @@ impl Program {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
     }
 
     /// What it has logged so far.

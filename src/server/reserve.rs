@@ -1,0 +1,70 @@
+//! Descriptors that are kept for when the process has no other: to tell a client that it cannot be served, and operators how
+//! things are, takes one.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use rustix::io::Errno;
+
+/// A few descriptors of nothing.
+#[derive(Debug)]
+pub(super) struct Reserve {
+    wanted: usize,
+    kept: Mutex<Vec<OwnedFd>>,
+}
+
+impl Reserve {
+    pub(super) fn new(wanted: usize) -> Reserve {
+        let reserve = Reserve { wanted, kept: Mutex::default() };
+        reserve.refill();
+        reserve
+    }
+
+    /// Gives one back to the process; whether there was one.
+    pub(super) fn release(&self) -> bool {
+        self.kept().pop().is_some()
+    }
+
+    /// Takes back what was released, as far as the process has any.
+    pub(super) fn refill(&self) {
+        let mut kept = self.kept();
+        while kept.len() < self.wanted {
+            let another = match kept.first() {
+                Some(one) => one.try_clone(),
+                None => File::open("/dev/null").map(OwnedFd::from),
+            };
+            match another {
+                Ok(another) => kept.push(another),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether there was no descriptor left for what failed.
+pub(super) fn is_lack_of_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_released_is_taken_back() {
+        let reserve = Reserve::new(2);
+        assert!(reserve.release() && reserve.release() && !reserve.release());
+        reserve.refill();
+        assert!(reserve.release());
+        reserve.refill();
+        assert_eq!(reserve.kept().len(), 2);
+    }
+}
