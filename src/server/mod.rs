@@ -22,6 +22,7 @@ pub mod link;
 mod lists;
 mod memory;
 mod observe;
+mod pace;
 mod page;
 mod pipe;
 mod reserve;

@@ -30,13 +30,14 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf},
     net::TcpStream,
     task::JoinHandle,
-    time::Sleep,
+    time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ktls::{self, Allowance, Records},
     memory,
+    pace::Pace,
     sendfile::{self, Lane},
 };
 use crate::metrics::Metrics;
@@ -99,7 +100,9 @@ pub(super) struct Stream {
     seen: BytesMut,
     stall: Duration,
     /// Runs while a write is pending.
-    blocked: Option<Pin<Box<Sleep>>>,
+    blocked: Option<Box<Blocked>>,
+    /// Present once a write had to wait.
+    pace: Option<Box<Pace>>,
     /// We have sent our last byte: how long, and how many bytes, the client may take to send its own.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
     broken: Broken,
@@ -115,6 +118,14 @@ pub(super) struct Stream {
     warming: Option<JoinHandle<()>>,
     /// Bytes written since this task last gave its thread back.
     burst: usize,
+}
+
+/// A write that the client keeps waiting.
+struct Blocked {
+    clock: Pin<Box<Sleep>>,
+    since: Instant,
+    /// Up to when the pace knows of it.
+    told: Instant,
 }
 
 /// Who encrypts what is written and decrypts what is read.
@@ -138,6 +149,7 @@ impl Stream {
             seen: BytesMut::new(),
             stall,
             blocked: None,
+            pace: None,
             linger: None,
             broken: Broken::default(),
             encryption: Encryption::NotHere,
@@ -343,8 +355,15 @@ impl Stream {
     /// Lets a write through, and bounds how long it may stay pending.
     fn timed(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = &write {
-            self.blocked = None;
             let written = written.as_ref().map_or(0, |written| *written);
+            if let Some(pace) = &mut self.pace {
+                pace.took(written);
+                if let Some(blocked) = self.blocked.take()
+                    && !pace.waited(blocked.told.elapsed())
+                {
+                    return self.too_slow();
+                }
+            }
             self.burst += written;
             if let Encryption::Kernel { allowance, .. } = &mut self.encryption
                 && !allowance.spend(written)
@@ -356,10 +375,28 @@ impl Stream {
         self.burst = 0;
         self.waited = true;
         let stall = self.stall;
-        let clock = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
-        ready!(clock.as_mut().poll(cx));
+        let pace = self.pace.get_or_insert_with(|| Box::new(Pace::new(stall)));
+        let left = pace.left();
+        let blocked = self.blocked.get_or_insert_with(|| {
+            let now = Instant::now();
+            Box::new(Blocked { clock: Box::pin(tokio::time::sleep(stall.min(left))), since: now, told: now })
+        });
+        loop {
+            ready!(blocked.clock.as_mut().poll(cx));
+            let now = Instant::now();
+            let goes_on = pace.waited(now - blocked.told);
+            blocked.told = now;
+            let still = now - blocked.since;
+            if !goes_on || still >= stall {
+                return self.too_slow();
+            }
+            blocked.clock.as_mut().reset(now + pace.left().min(stall - still));
+        }
+    }
+
+    fn too_slow(&self) -> Poll<io::Result<usize>> {
         self.broken.stalled();
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of its response")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes too little of its response")))
     }
 }
 
@@ -507,6 +544,31 @@ mod tests {
             (b"\x80\x2e", Some(Opening::Http1)),
         ] {
             assert_eq!(classify(seen), opening, "{seen:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_is_no_progress() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for (bytes, expected) in [(1, Err(io::ErrorKind::TimedOut)), (120 * 1024, Ok(()))] {
+            let mut stream = Stream::new(TcpStream::connect(address).await.unwrap(), Duration::from_secs(120));
+            let mut write = async |result: Poll<io::Result<usize>>| {
+                let mut result = Some(result);
+                std::future::poll_fn(|cx| match stream.timed(cx, result.take().unwrap_or(Poll::Pending)) {
+                    // What the client does not take meanwhile.
+                    Poll::Pending => Poll::Ready(Ok(())),
+                    Poll::Ready(written) => Poll::Ready(written.map(drop).map_err(|error| error.kind())),
+                })
+                .await
+            };
+            assert_eq!(write(Poll::Pending).await, Ok(()));
+            tokio::time::advance(Duration::from_secs(100)).await;
+            assert_eq!(write(Poll::Ready(Ok(bytes))).await, Ok(()));
+            assert_eq!(write(Poll::Pending).await, Ok(()));
+            tokio::time::advance(Duration::from_secs(21)).await;
+            assert_eq!(write(Poll::Pending).await, expected, "{bytes}");
+            assert_eq!(stream.broken.is_stalled(), expected.is_err());
         }
     }
 

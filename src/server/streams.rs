@@ -3,24 +3,23 @@
 //! HTTP/2 has flow control of its own: a client can keep its connection alive, answer pings, and yet take nothing of
 //! one response. So every response body is watched for whose turn it is: a body that returned bytes and is not asked
 //! for more waits for the client; a body that returned `Pending` waits for us, and is left alone. Only the stalled
-//! stream is reset, its neighbours go on. HTTP/1 needs none of this: its only stall is that of the socket.
+//! stream is reset, its neighbours go on; so is one whose client takes too little: see [`super::pace`]. HTTP/1 needs none of this: its only stall is that of the socket.
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
+use super::pace::Pace;
 use crate::metrics::Metrics;
 
 tokio::task_local! {
@@ -30,41 +29,70 @@ tokio::task_local! {
 
 /// Whose turn it is on one stream.
 pub(super) struct Turn {
-    origin: Instant,
-    /// Milliseconds from `origin`, plus one, to when the client was given something; 0 while it waits for us.
-    client_since: AtomicU64,
+    stall: Duration,
+    state: Mutex<TurnState>,
+}
+
+struct TurnState {
+    pace: Pace,
+    /// Whether the pace has found the client too slow.
+    slow: bool,
+    clients: Option<ClientsTurn>,
+}
+
+/// What the client was given, and when.
+struct ClientsTurn {
+    bytes: usize,
+    since: Instant,
+    /// Up to when the pace knows of it.
+    told: Instant,
 }
 
 impl Turn {
-    fn new() -> Arc<Turn> {
-        Arc::new(Turn { origin: Instant::now(), client_since: AtomicU64::new(0) })
+    fn new(stall: Duration) -> Arc<Turn> {
+        Arc::new(Turn { stall, state: Mutex::new(TurnState { pace: Pace::new(stall), slow: false, clients: None }) })
     }
 
+    /// The client has taken what it was given.
     fn ours(&self) {
-        self.client_since.store(0, Ordering::Relaxed);
-    }
-
-    fn the_clients(&self) {
-        self.client_since.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
-    }
-
-    /// Ends when it has been the client's turn for `limit`.
-    async fn stalled(&self, limit: Duration) {
-        loop {
-            let waited = match self.client_since.load(Ordering::Relaxed) {
-                0 => Duration::ZERO,
-                since => Duration::from_millis(self.now().saturating_sub(since)),
-            };
-            if waited >= limit {
-                return;
-            }
-            // It cannot be over earlier than this; a stall may be noticed a little late, never early.
-            tokio::time::sleep((limit - waited).max(Duration::from_millis(1))).await;
+        let mut state = self.state();
+        if let Some(clients) = state.clients.take() {
+            state.pace.took(clients.bytes);
+            state.slow |= !state.pace.waited(clients.told.elapsed());
         }
+    }
+
+    fn the_clients(&self, bytes: usize) {
+        let now = Instant::now();
+        self.state().clients = Some(ClientsTurn { bytes, since: now, told: now });
+    }
+
+    /// Ends when it has been the client's turn for too long, or the client was too slow all in all.
+    async fn stalled(&self) {
+        while let Some(wait) = self.patience() {
+            // It cannot be over earlier than this; a stall may be noticed a little late, never early.
+            tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+        }
+    }
+
+    /// For how long the client may do nothing. `None`: it has had its time.
+    fn patience(&self) -> Option<Duration> {
+        let mut state = self.state();
+        let TurnState { pace, slow, clients } = &mut *state;
+        if *slow {
+            return None;
+        }
+        let Some(clients) = clients else { return Some(self.stall) };
+        let now = Instant::now();
+        let still = now - clients.since;
+        let goes_on = pace.waited(now - clients.told);
+        clients.told = now;
+        (goes_on && still < self.stall).then(|| pace.left().min(self.stall - still))
+    }
+
+    fn state(&self) -> MutexGuard<'_, TurnState> {
+        // What is in it is whole even if a thread panicked beside it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,7 +109,7 @@ impl<B> Watched<B> {
     }
 }
 
-impl<B: Body> Body for Watched<B> {
+impl<B: Body<Data: Buf>> Body for Watched<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -93,8 +121,8 @@ impl<B: Body> Body for Watched<B> {
             turn.ours();
         }
         let frame = ready!(self.body.as_mut().poll_frame(cx));
-        if let (Some(turn), Some(Ok(_))) = (&self.turn, &frame) {
-            turn.the_clients();
+        if let (Some(turn), Some(Ok(frame))) = (&self.turn, &frame) {
+            turn.the_clients(frame.data_ref().map_or(0, Buf::remaining));
         }
         Poll::Ready(frame)
     }
@@ -127,13 +155,13 @@ where
         let open = self.activity.begin();
         let Streams { tasks, ended, stall, metrics, .. } = self.clone();
         tasks.spawn(async move {
-            let turn = Turn::new();
+            let turn = Turn::new(stall);
             tokio::select! {
                 biased;
                 () = ended.cancelled() => {}
                 () = TURN.scope(turn.clone(), stream) => {}
-                () = turn.stalled(stall) => {
-                    debug!("a client takes nothing of a response: resetting the stream");
+                () = turn.stalled() => {
+                    debug!("a client takes too little of a response: resetting the stream");
                     if let Some(metrics) = metrics {
                         metrics.stall("read");
                     }
@@ -194,5 +222,40 @@ impl Activity {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.update(|state| state.open -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_now_and_then_is_no_progress() {
+        for (bytes, ends) in [(1, true), (120 * 1024, false)] {
+            let turn = Turn::new(Duration::from_secs(120));
+            turn.the_clients(bytes);
+            tokio::time::advance(Duration::from_secs(100)).await;
+            assert!(turn.stalled().now_or_never().is_none());
+            turn.ours();
+            // What the stream waits for us is not the client's time.
+            tokio::time::advance(Duration::from_secs(1000)).await;
+            turn.the_clients(bytes);
+            tokio::time::advance(Duration::from_secs(21)).await;
+            assert_eq!(turn.stalled().now_or_never().is_some(), ends, "{bytes}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_has_its_time_and_no_more() {
+        let turn = Turn::new(Duration::from_secs(120));
+        turn.the_clients(1 << 30);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        turn.ours();
+        turn.the_clients(1 << 30);
+        let began = Instant::now();
+        turn.stalled().await;
+        assert_eq!(began.elapsed().as_secs(), 120);
     }
 }
