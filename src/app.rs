@@ -26,7 +26,7 @@ use crate::{
     peer::TrustedNetworks,
     push::{Gone, KeyError, Seal},
     route::Routes,
-    server::{Handler, ListenError, Listener, ReloadableTls, Table, TlsError},
+    server::{Handler, Held, ListenError, Listener, ReloadableTls, Table, TlsError},
     state::{self, StateDirectory},
     upstream::{
         self, AskerKey, Context, NoRandomness, SetupError, Upstream,
@@ -147,6 +147,7 @@ impl App {
             gone: Gone::default(),
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
+            held: Held::new(trusted.clone()),
             pseudonym,
             instance,
             requests: AtomicU64::new(0),

@@ -13,6 +13,7 @@ use crate::{
     cache::{BlobError, ListError, ManifestError},
     metrics::Operation,
     oci::{ContentRange, ErrorCode, ParseError},
+    peer::Refused,
     route::{HostError, RouteError},
     upstream::{self, ErrorKind},
 };
@@ -83,6 +84,8 @@ pub enum Error {
     Busy,
     #[error("too many wrong passwords came from this address or for this user; try again in {} s", seconds(*retry_after))]
     TooManyTries { retry_after: Duration },
+    #[error("{}", overloaded(*.0))]
+    Overloaded(Refused),
     #[error("the upstream is not available")]
     UpstreamUnavailable { retry_after: Option<Duration> },
     #[error("the upstream does not answer in time")]
@@ -127,7 +130,7 @@ impl Error {
             Self::UpstreamUnavailable { .. } | Self::DigestMismatch => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::Circle | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Circle | Self::Draining | Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -162,6 +165,7 @@ impl Error {
             | Self::DigestMismatch
             | Self::Loop
             | Self::Circle
+            | Self::Overloaded(_)
             | Self::Draining => ErrorCode::Unavailable,
         }
     }
@@ -181,7 +185,7 @@ impl Error {
                 .map(|value| one(header::CONTENT_RANGE, value))
                 .unwrap_or_default(),
             Self::TooManyRequests { retry_after } | Self::UpstreamUnavailable { retry_after } => retry(*retry_after),
-            Self::Busy | Self::Circle => retry(Some(Duration::from_secs(1))),
+            Self::Busy | Self::Circle | Self::Overloaded(_) => retry(Some(Duration::from_secs(1))),
             Self::TooManyTries { retry_after } => retry(Some(*retry_after)),
             Self::Draining => retry(Some(Duration::from_secs(5))),
             Self::InvalidName(_)
@@ -229,6 +233,16 @@ impl Error {
             ErrorKind::Unavailable | ErrorKind::Protocol | ErrorKind::RangeNotSatisfiable { .. } => {
                 Self::UpstreamUnavailable { retry_after: error.retry_after }
             }
+        }
+    }
+}
+
+fn overloaded(why: Refused) -> &'static str {
+    match why {
+        Refused::Full => "too many answers wait for their clients to take them; try again soon",
+        Refused::Share => {
+            "too many answers wait for clients at your address to take them: take those first, or ask the operator for \
+             server.trusted_networks"
         }
     }
 }
@@ -345,6 +359,7 @@ mod tests {
             (Error::Loop, 508, "UNAVAILABLE"),
             (Error::Circle, 503, "UNAVAILABLE"),
             (Error::Draining, 503, "UNAVAILABLE"),
+            (Error::Overloaded(Refused::Full), 503, "UNAVAILABLE"),
         ] {
             assert_eq!((error.status().as_u16(), error.code().as_str()), (status, code), "{error:?}");
             assert!(!error.to_string().is_empty());
@@ -368,6 +383,7 @@ mod tests {
             (Error::UpstreamUnavailable { retry_after: seconds(7_000) }, header::RETRY_AFTER, Some("7")),
             (Error::Circle, header::RETRY_AFTER, Some("1")),
             (Error::Draining, header::RETRY_AFTER, Some("5")),
+            (Error::Overloaded(Refused::Share), header::RETRY_AFTER, Some("1")),
             // Clients must not be made to send us what they have for the upstream.
             (Error::Denied, header::WWW_AUTHENTICATE, None),
         ] {

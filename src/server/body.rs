@@ -4,12 +4,16 @@
 //! Content-Length or the last chunk; HTTP/2: the stream is reset). It never ends as if it were complete, also
 //! when its source ends early without saying so.
 
-use std::io;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http_body::Frame;
-use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 
 use super::{
     memory,
@@ -22,7 +26,37 @@ use crate::cache::{BlobReader, FileSlice, Piece, ReadError};
 const SMALL: u64 = 32 * 1024;
 
 /// The body of every response.
-pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+pub enum Body {
+    /// All of it is in memory; `None` once it was given.
+    Whole(Option<Bytes>),
+    Parts(UnsyncBoxBody<Bytes, BodyError>),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Parts(parts) => Pin::new(parts).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Whole(bytes) => bytes.is_none(),
+            Body::Parts(parts) => parts.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Body::Parts(parts) => parts.size_hint(),
+        }
+    }
+}
 
 /// Why a body cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -36,20 +70,25 @@ pub enum BodyError {
 }
 
 pub fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
+    Body::Whole(None)
 }
 
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Body::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
 }
 
 /// Sends what `reader` gives; `len` bytes when that is known. With a `lane`, the kernel sends what it can.
 pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<Lane>) -> Body {
+    if let BlobReader::Memory(Some(bytes)) = &reader
+        && len.is_none_or(|len| len == bytes.len() as u64)
+    {
+        return full(bytes.clone());
+    }
     let source = Source { reader, rest: None, missing: len, lane, cannot_warm: false, memory: None };
     let frames = stream::try_unfold(source, |mut source| async {
         Ok(source.next().await?.map(|bytes| (Frame::data(bytes), source)))
     });
-    StreamBody::new(frames).boxed_unsync()
+    Body::Parts(StreamBody::new(frames).boxed_unsync())
 }
 
 struct Source {

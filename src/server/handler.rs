@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::{Body as _, Incoming};
 
 use super::{
-    Connection, Handle,
+    Connection, Handle, Held,
     body::Body,
     conditions::{has_already, wanted_range},
     observe::{Facts, Observed, RequestId, Unanswered},
@@ -62,6 +63,8 @@ pub struct Handler {
     /// The same in the id of each request.
     pub instance: u32,
     pub via: HeaderValue,
+    /// What answers hold until they are sent.
+    pub held: Held,
     pub requests: AtomicU64,
 }
 
@@ -88,7 +91,8 @@ impl Handle for Handler {
         // Where nothing may be pushed, nothing of it is read either.
         let is_unwanted = matches!(answered, Err(Error::Unsupported));
         let response = answered.unwrap_or_else(|error| response::error(&error));
-        let mut response = response::without_body(&head.method, response);
+        let response = response::without_body(&head.method, response);
+        let mut response = self.held(response, connection.peer.ip());
         response::common(response.headers_mut(), facts.id.header(), &self.via, namespace.as_deref());
         if let Some(rest) = rest
             && (is_unwanted || !Box::pin(rest.read()).await)
@@ -431,6 +435,18 @@ impl Handler {
                 Ok(None)
             }
             Err(error) => Err(facts.refused(Label::Manifest, &error)),
+        }
+    }
+
+    /// Counts what an answer holds in memory, or says that there is no room for it.
+    fn held(&self, response: Response<Body>, peer: IpAddr) -> Response<Body> {
+        let (head, body) = response.into_parts();
+        match body {
+            Body::Whole(Some(bytes)) => match self.held.hold(peer, bytes) {
+                Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
+                Err(why) => response::error(&Error::Overloaded(why)),
+            },
+            body => Response::from_parts(head, body),
         }
     }
 

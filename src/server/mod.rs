@@ -17,6 +17,7 @@ mod conditions;
 pub mod config;
 mod connection;
 mod handler;
+mod held;
 mod ktls;
 pub mod link;
 mod lists;
@@ -51,6 +52,7 @@ pub use self::response::isolate;
 pub use self::{
     config::{Config, TlsConfig},
     handler::{Handler, Table},
+    held::Held,
     sendfile::Lane,
     timeouts::Timeouts,
     tls::{PreparedTls, ReloadableTls, Reloaded, TlsError},

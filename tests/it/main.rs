@@ -38,6 +38,7 @@ mod resume;
 mod routing;
 mod scrub;
 mod server_drain;
+mod server_held;
 mod server_limits;
 mod server_protocol;
 mod server_silence;
