@@ -13,7 +13,7 @@ use forebay::{
     oci::ErrorCode,
     peer::TrustedNetworks,
 };
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use http::{HeaderValue, StatusCode};
 
 struct Htpasswd {
@@ -157,6 +157,42 @@ async fn a_crowd_of_passwords_is_turned_away_and_the_next_client_is_not() {
     assert_eq!((error.status(), error.code()), (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests));
     assert_eq!(error.headers()["retry-after"], "1");
     assert_eq!(Error::from(Refusal::Wrong).status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn right_logins_at_once_leave_the_guesses_of_the_address() {
+    let file = Htpasswd::with(4, &[("ann", "secret")]);
+    let (tries, peer) = (Tries::new(TrustedNetworks::default()), [192, 0, 2, 1].into());
+    let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
+    let right = basic("ann", "secret");
+    let logins = (0..20).map(|_| access.check(&tries, peer, Some(&right), false));
+    assert!(join_all(logins).await.iter().all(Result::is_ok));
+    for n in 0..19 {
+        let wrong = basic("ann", &format!("guess {n}"));
+        assert_eq!(access.check(&tries, peer, Some(&wrong), false).await, Err(Refusal::Wrong), "{n}");
+    }
+}
+
+/// All that wait for a turn are turned away unjudged.
+#[tokio::test]
+async fn a_login_that_is_turned_away_counts_as_no_guess() {
+    let tries = Tries::new(TrustedNetworks::default());
+    // One is as slow as a crowd.
+    let file = Htpasswd::with(12, &[("ann", "secret")]);
+    let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
+    let crowd_guesses: Vec<_> = (0..66).map(|n| basic(&n.to_string(), "wrong")).collect();
+    let mut crowd: FuturesUnordered<_> = crowd_guesses
+        .iter()
+        .zip(0..)
+        .map(|(guess, n)| access.check(&tries, [198, 51, 100, n].into(), Some(guess), false))
+        .collect();
+    assert!(futures_util::poll!(crowd.next()).is_pending());
+    let (peer, ann) = ([192, 0, 2, 1].into(), basic("ann", "secret"));
+    for n in 0..100 {
+        assert_eq!(access.check(&tries, peer, Some(&ann), false).await, Err(Refusal::Busy), "{n}");
+    }
+    drop(crowd);
+    assert!(access.check(&tries, peer, Some(&ann), false).await.is_ok());
 }
 
 async fn check(
