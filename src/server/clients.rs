@@ -164,28 +164,33 @@ impl Handler {
                 if error.kind.is_outage() && could_say { Error::Unauthenticated } else { refused }
             })?;
         }
-        let served = self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await?;
-        match announced {
-            Some(len) if has_content(&served) && size_told(&served) != Some(len) => {
-                facts.cause = Some("the upstream announced another size than the blob's to this client".to_owned());
-                Err(Error::UpstreamUnavailable { retry_after: None })
-            }
-            Some(_) | None => Ok(served),
+        let Some(len) = announced else {
+            return self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await;
+        };
+        // A 304 tells no size.
+        let mut headers = asked.headers.clone();
+        headers.remove(header::IF_NONE_MATCH);
+        let asked = Asked { headers: &headers, ..asked };
+        let served = self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await;
+        if size_told(&served).is_some_and(|told| told != Some(len)) {
+            facts.cause = Some("the upstream announced another size than the blob's to this client".to_owned());
+            return Err(Error::UpstreamUnavailable { retry_after: None });
         }
+        served
     }
 }
 
-/// A 304 and a 416 give nothing of the blob, and need not tell its size.
-fn has_content(response: &Response<Body>) -> bool {
-    response.status().is_success()
-}
-
-/// The size of the blob that an answer is about.
-fn size_told(response: &Response<Body>) -> Option<u64> {
-    match response.headers().get(header::CONTENT_RANGE) {
-        Some(range) => ContentRange::parse(range).ok()?.total,
-        None => response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok(),
-    }
+/// The size of the blob that an answer tells, where it is about one.
+fn size_told(served: &Result<Response<Body>, Error>) -> Option<Option<u64>> {
+    let headers = match served {
+        Ok(response) => response.headers(),
+        Err(Error::RangeNotSatisfiable { len }) => return Some(Some(*len)),
+        Err(_) => return None,
+    };
+    Some(match headers.get(header::CONTENT_RANGE) {
+        Some(range) => ContentRange::parse(range).ok().and_then(|range| range.total),
+        None => headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok()),
+    })
 }
 
 /// It is for the client to say who else it could be.

@@ -299,18 +299,42 @@ async fn a_200_about_something_else_is_no_right() {
 async fn a_blob_without_a_digest_is_taken_by_its_content() {
     let world = World::new().await;
     let large = vec![7; 100_000];
+    // Of the large one nothing is told before its size is known to be that of the proof.
+    let statuses = [200, 304];
     let image = world.registry.add_image("team/a", "2", &[&large, b"small"]);
     let mirror = world.mirror("").start().await;
-    for (digest, content) in image.layers.iter().zip([&*large, b"small"]) {
+    for ((digest, content), status) in image.layers.iter().zip([&*large, b"small"]).zip(statuses) {
         let path = format!("/v2/team/a/blobs/{digest}");
         world.registry.fault(When::blob(digest), Fault::Header("docker-content-digest", None));
         let ann = basic(ANN.0, ANN.1);
         let known = format!("\"{digest}\"");
         let unchanged = mirror.get_with(&path, &[("authorization", &ann), ("if-none-match", &known)]).await;
-        assert_eq!(unchanged.status, 304, "{path}");
+        assert_eq!(unchanged.status, status, "{path}");
         for _ in 0..2 {
             let answer = get_as(&mirror, ANN, &path).await;
             assert_eq!((answer.status, &*answer.body), (200, content), "{path}");
+        }
+    }
+}
+
+/// A proxy answers a client that it refuses with 200 and a document, which is large, of another size than the blob.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_blob_of_another_size_nothing_is_told() {
+    let world = World::new().await;
+    let digest = world.registry.add_blob("team/a", vec![7; 100_000]);
+    let mirror = world.mirror("").config(|config| config.cache.negative_ttl = Duration::ZERO).start().await;
+    world.registry.fault(
+        When::blob(&digest).method(Method::HEAD),
+        Fault::Answer { status: 200, headers: vec![], body: "x".repeat(70_000) },
+    );
+    let (path, ann, etag) = (format!("/v2/team/a/blobs/{digest}"), basic(ANN.0, ANN.1), format!("\"{digest}\""));
+    for (name, value) in
+        [("range", "bytes=200000-"), ("range", "bytes=0-9"), ("if-none-match", &*etag), ("accept", "*/*")]
+    {
+        let answer = mirror.get_with(&path, &[("authorization", &ann), (name, value)]).await;
+        assert_eq!(answer.status, 502, "{name}: {value}");
+        for header in ["etag", "content-range", "docker-content-digest"] {
+            assert_eq!(answer.header(header), None, "{name}: {value}");
         }
     }
 }
