@@ -226,6 +226,13 @@ impl Proofs {
         }
     }
 
+    /// When the upstream was asked for what it refused this asker of a repository, or of a login, if that is its last word.
+    pub fn refused_at(&self, upstream: &Upstream, repository: Option<&Repository>) -> Option<Instant> {
+        let (asker, _) = terms(upstream)?;
+        let right = Right { registry: upstream.registry().clone(), asker, repository: repository.cloned() };
+        self.0.rights.get(&right).filter(|word| !word.yes).map(|word| word.asked)
+    }
+
     /// Something was made or deleted in a repository: what was not there may be, and the other way round.
     pub fn changed(&self, upstream: &Upstream, repository: &Repository, deleted: Option<&Digest>) {
         if !upstream.decides_by_client() {

@@ -16,7 +16,10 @@ mod question;
 mod shape;
 mod tagged;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -101,12 +104,17 @@ impl Lists {
         Self(Arc::new(Shared { answers, questions, manifests, filter: Filter::default(), bodies: Bodies::default() }))
     }
 
-    /// A list, from the upstream or, where that cannot be asked or need not be, as it was.
-    pub async fn get(&self, wanted: &WantedList) -> Result<FoundList, ListError> {
+    /// A list, from the upstream or, where that cannot be asked or need not be, as it was. `refused`: when the upstream was
+    /// asked for what it refused this asker of that repository last, if that is its last word; no list of before is given.
+    pub async fn get(
+        &self,
+        wanted: &WantedList,
+        refused: impl Fn() -> Option<Instant>,
+    ) -> Result<FoundList, ListError> {
         let key = wanted.key();
         let circle = wanted.upstream.may_be_circle();
         let question = Question { writes: self.0.answers.writes(&key), circle, key };
-        let (answer, outcome) = self.answer(wanted, &question).await?;
+        let (answer, outcome) = self.answer(wanted, &question, refused).await?;
         match answer {
             Answer::List { headers, body } => Ok(FoundList::Served(ServedList { headers, body, outcome })),
             // By a 200, a client that attaches something takes it that the upstream keeps referrers, and leaves out the tag.
@@ -123,11 +131,16 @@ impl Lists {
         self.0.answers.forget_repository(upstream, repository);
     }
 
-    async fn answer(&self, wanted: &WantedList, question: &Question) -> Result<(Answer, Outcome), ListError> {
+    async fn answer(
+        &self,
+        wanted: &WantedList,
+        question: &Question,
+        refused: impl Fn() -> Option<Instant>,
+    ) -> Result<(Answer, Outcome), ListError> {
         let Shared { answers, questions, .. } = &*self.0;
         let access = wanted.upstream.access();
         let key = &question.key;
-        let (kept, freshness) = answers.get(key, access);
+        let (kept, freshness) = answers.get(key, access, refused());
         if let (Some(answer), Freshness::Fresh) = (&kept, freshness) {
             return Ok((answer.clone(), Outcome::Hit));
         }
@@ -141,8 +154,8 @@ impl Lists {
             Some(_) => timeout(STALE_PATIENCE, asking).await.ok(),
             None => Some(asking.await),
         };
-        // Looked for again: what was kept may have been changed through us meanwhile.
-        let asked = match (asked, answers.get(key, access).0) {
+        // Looked for again: what was kept may have been changed through us meanwhile, or refused.
+        let asked = match (asked, answers.get(key, access, refused()).0) {
             (Some(Ok(Some(Err(error)))), Some(answer)) if error.kind.is_outage() => {
                 return Ok((answer, Outcome::Stale));
             }
@@ -163,11 +176,12 @@ impl Lists {
     async fn ask(&self, wanted: &WantedList, question: &Question) -> Result<Answer, upstream::Error> {
         let answers = &self.0.answers;
         // Whoever looked before the last answer came, and asks after that, need not ask again.
-        if let (Some(answer), Freshness::Fresh) = answers.get(&question.key, wanted.upstream.access()) {
+        if let (Some(answer), Freshness::Fresh) = answers.get(&question.key, wanted.upstream.access(), None) {
             return Ok(answer);
         }
         let WantedList { upstream, list, .. } = wanted;
         let (operation, path) = (list.operation(), wanted.path_and_query());
+        let asked = Instant::now();
         match upstream.forward(operation, list.repository(), &path, &list.accept()).await {
             Ok(page) if !is_believed(upstream, list, &page.body).await => {
                 let why = format!("upstream {} answered with what is not the list of the question", upstream.name());
@@ -176,11 +190,11 @@ impl Lists {
             Ok(page) => {
                 let body = self.0.bodies.share(&question.key, &page.body);
                 let answer = Answer::List { headers: page.headers, body };
-                answers.note(question, &answer);
+                answers.note(question, asked, &answer);
                 Ok(answer)
             }
             Err(error) if list.is_trusted() && has_no_endpoint(error.kind) => {
-                answers.note(question, &Answer::NoEndpoint);
+                answers.note(question, asked, &Answer::NoEndpoint);
                 Ok(Answer::NoEndpoint)
             }
             Err(error) => {

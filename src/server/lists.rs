@@ -32,7 +32,8 @@ impl Handler {
         };
         let query = page::asked(&list, asked.uri.query().unwrap_or_default());
         let wanted = WantedList::new(upstream, list, query);
-        let served = match self.lists.get(&wanted).await.map_err(|error| facts.failed(error))? {
+        let refused = || self.proofs.refused_at(&wanted.upstream, wanted.list.repository());
+        let served = match self.lists.get(&wanted, refused).await.map_err(|error| facts.failed(error))? {
             FoundList::Served(served) => served,
             FoundList::Tagged(tagged) => self.tagged_referrers(&tagged, facts).await?,
         };

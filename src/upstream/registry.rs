@@ -9,7 +9,12 @@ use url::Url;
 pub struct Registry(Arc<(Arc<str>, Vec<Url>)>);
 
 impl Registry {
-    pub(super) fn new(name: &Arc<str>, urls: &[Url]) -> Self {
+    pub fn new(name: &Arc<str>, urls: &[Url]) -> Self {
         Self(Arc::new((name.clone(), urls.to_vec())))
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.0
     }
 }

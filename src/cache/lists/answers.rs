@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -51,6 +51,7 @@ pub(super) struct Answers {
 struct Kept {
     answer: Answer,
     since: SystemTime,
+    asked: Instant,
 }
 
 impl Answers {
@@ -66,9 +67,14 @@ impl Answers {
     }
 
     /// The last answer, and how far it can be believed. One too old for anything is not given; nor, where an upstream
-    /// decides by who asks, one that is older than its word to that asker may be.
-    pub fn get(&self, key: &ListKey, access: Access) -> (Option<Answer>, Freshness) {
+    /// decides by who asks, one that is older than its word to that asker may be. `refused`: when it was asked what it
+    /// refused that asker last; an answer to an earlier question is forgotten.
+    pub fn get(&self, key: &ListKey, access: Access, refused: Option<Instant>) -> (Option<Answer>, Freshness) {
         let Some(kept) = self.kept.get(key) else { return (None, Freshness::Missing) };
+        if refused.is_some_and(|refused| kept.asked <= refused) {
+            self.forget(key);
+            return (None, Freshness::Missing);
+        }
         let ttl = match kept.answer {
             Answer::List { .. } if key.list.is_trusted() => self.tag_ttl,
             Answer::List { .. } => Duration::ZERO,
@@ -89,7 +95,7 @@ impl Answers {
     }
 
     /// Keeps an answer, unless something was changed since it was asked for. One that is too long leaves none.
-    pub fn note(&self, question: &Question, answer: &Answer) {
+    pub fn note(&self, question: &Question, asked: Instant, answer: &Answer) {
         if question.writes != self.writes(&question.key) {
             return;
         }
@@ -97,7 +103,7 @@ impl Answers {
             Answer::List { body, .. } if body.len() > MOST_KEPT => return self.forget(&question.key),
             answer => answer.clone(),
         };
-        self.kept.insert(question.key.clone(), Arc::new(Kept { answer, since: SystemTime::now() }));
+        self.kept.insert(question.key.clone(), Arc::new(Kept { answer, since: SystemTime::now(), asked }));
         if question.writes != self.writes(&question.key) {
             self.forget(&question.key);
         }
@@ -109,7 +115,7 @@ impl Answers {
 
     /// How many changes were made through us where the list could show them.
     pub fn writes(&self, key: &ListKey) -> u64 {
-        self.writes.of(&key.upstream, key.list.repository())
+        self.writes.of(key.registry.name(), key.list.repository())
     }
 
     /// Something was changed in a repository: all lists in which that may show are forgotten, whoever asked for them.
@@ -117,7 +123,7 @@ impl Answers {
         // First, so that no answer to an earlier question comes in behind.
         self.writes.note(upstream, repository);
         for (key, _) in &self.kept {
-            if key.upstream == *upstream && key.list.repository().is_none_or(|of| of == repository) {
+            if key.registry.name() == upstream && key.list.repository().is_none_or(|of| of == repository) {
                 self.forget(&key);
             }
         }
@@ -139,7 +145,10 @@ mod tests {
     use http::{HeaderValue, header};
 
     use super::*;
-    use crate::{cache::lists::List, upstream::Asker};
+    use crate::{
+        cache::lists::List,
+        upstream::{Asker, Registry},
+    };
 
     fn answers(tag_ttl: Duration) -> Answers {
         Answers::new(&Config {
@@ -155,9 +164,13 @@ mod tests {
         })
     }
 
+    fn registry(name: &str, urls: &[&str]) -> Registry {
+        Registry::new(&name.into(), &urls.iter().map(|url| url.parse().unwrap()).collect::<Vec<_>>())
+    }
+
     fn tags(repository: &str, query: &str) -> ListKey {
         let list = List::Tags(repository.parse().unwrap());
-        ListKey { upstream: "docker.io".into(), list, query: query.to_owned(), asker: None }
+        ListKey { registry: registry("docker.io", &[]), list, query: query.to_owned(), asker: None }
     }
 
     fn referrers(repository: &str) -> ListKey {
@@ -171,7 +184,8 @@ mod tests {
     }
 
     fn note(answers: &Answers, key: &ListKey, answer: &Answer) {
-        answers.note(&Question { key: key.clone(), circle: false, writes: answers.writes(key) }, answer);
+        let question = Question { key: key.clone(), circle: false, writes: answers.writes(key) };
+        answers.note(&question, Instant::now(), answer);
     }
 
     #[test]
@@ -185,9 +199,9 @@ mod tests {
             (60, referrers("a"), Answer::NoReferrers, Freshness::Stale),
         ] {
             let answers = answers(Duration::from_secs(ttl));
-            assert_eq!(answers.get(&key, Access::Shared), (None, Freshness::Missing));
+            assert_eq!(answers.get(&key, Access::Shared, None), (None, Freshness::Missing));
             note(&answers, &key, &answer);
-            assert_eq!(answers.get(&key, Access::Shared), (Some(answer), freshness), "{key:?} {ttl}");
+            assert_eq!(answers.get(&key, Access::Shared, None), (Some(answer), freshness), "{key:?} {ttl}");
         }
     }
 
@@ -202,7 +216,7 @@ mod tests {
         ] {
             let answers = answers(hour);
             note(&answers, &referrers("a"), &list(1));
-            let (_, found) = answers.get(&referrers("a"), Access::Client { ttl, grace });
+            let (_, found) = answers.get(&referrers("a"), Access::Client { ttl, grace }, None);
             assert_eq!(found, freshness, "{ttl:?} {grace:?}");
         }
     }
@@ -212,16 +226,28 @@ mod tests {
         let answers = answers(Duration::ZERO);
         let key = tags("a", "n=1");
         note(&answers, &key, &list(1));
-        assert!(answers.get(&key, Access::Shared).0.is_some());
+        assert!(answers.get(&key, Access::Shared, None).0.is_some());
         for other in [
             tags("a", ""),
             tags("b", "n=1"),
-            ListKey { upstream: "ghcr.io".into(), ..key.clone() },
+            ListKey { registry: registry("ghcr.io", &[]), ..key.clone() },
+            ListKey { registry: registry("docker.io", &["https://mirror.example"]), ..key.clone() },
             ListKey { list: List::Catalog, ..key.clone() },
             ListKey { asker: Some(Asker::NOBODY), ..key.clone() },
         ] {
-            assert_eq!(answers.get(&other, Access::Shared).0, None, "{other:?}");
+            assert_eq!(answers.get(&other, Access::Shared, None).0, None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_refusal_forgets_what_was_asked_for_before_it() {
+        let answers = answers(Duration::from_secs(60));
+        let (key, access) = (tags("a", ""), Access::Shared);
+        let before = Instant::now();
+        note(&answers, &key, &list(1));
+        assert_eq!(answers.get(&key, access, Some(before - Duration::from_secs(1))).0, Some(list(1)));
+        assert_eq!(answers.get(&key, access, Some(Instant::now())).0, None);
+        assert_eq!(answers.get(&key, access, None).0, None, "it was forgotten");
     }
 
     #[test]
@@ -230,15 +256,15 @@ mod tests {
         let catalog = ListKey { list: List::Catalog, ..tags("a", "") };
         let asked = ListKey { asker: Some(Asker::NOBODY), ..tags("a", "") };
         let gone = [tags("a", ""), tags("a", "n=1"), referrers("a"), catalog, asked];
-        let elsewhere = ListKey { upstream: "ghcr.io".into(), ..tags("a", "") };
+        let elsewhere = ListKey { registry: registry("ghcr.io", &[]), ..tags("a", "") };
         let left = [tags("a/b", ""), referrers("b"), elsewhere];
         gone.iter().chain(&left).for_each(|key| note(&answers, key, &list(1)));
         answers.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
-        assert!(gone.iter().all(|key| answers.get(key, Access::Shared).0.is_none()));
-        assert!(left.iter().all(|key| answers.get(key, Access::Shared).0.is_some()));
+        assert!(gone.iter().all(|key| answers.get(key, Access::Shared, None).0.is_none()));
+        assert!(left.iter().all(|key| answers.get(key, Access::Shared, None).0.is_some()));
         // And what is asked for after it is kept.
         gone.iter().for_each(|key| note(&answers, key, &list(2)));
-        assert!(gone.iter().all(|key| answers.get(key, Access::Shared).0 == Some(list(2))));
+        assert!(gone.iter().all(|key| answers.get(key, Access::Shared, None).0 == Some(list(2))));
     }
 
     #[test]
@@ -246,11 +272,11 @@ mod tests {
         let answers = answers(Duration::ZERO);
         let early = Question { key: tags("a", ""), circle: false, writes: answers.writes(&tags("a", "")) };
         answers.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
-        answers.note(&early, &list(1));
-        assert_eq!(answers.get(&early.key, Access::Shared).0, None);
+        answers.note(&early, Instant::now(), &list(1));
+        assert_eq!(answers.get(&early.key, Access::Shared, None).0, None);
         note(&answers, &early.key, &list(2));
-        answers.note(&early, &list(1));
-        assert_eq!(answers.get(&early.key, Access::Shared).0, Some(list(2)), "nor does it replace a later one");
+        answers.note(&early, Instant::now(), &list(1));
+        assert_eq!(answers.get(&early.key, Access::Shared, None).0, Some(list(2)), "nor does it replace a later one");
     }
 
     #[test]
@@ -258,15 +284,15 @@ mod tests {
         let answers = answers(Duration::ZERO);
         let key = tags("a", "");
         note(&answers, &key, &list(MOST_KEPT));
-        assert_eq!(answers.get(&key, Access::Shared).0, Some(list(MOST_KEPT)));
+        assert_eq!(answers.get(&key, Access::Shared, None).0, Some(list(MOST_KEPT)));
         note(&answers, &key, &list(MOST_KEPT + 1));
-        assert_eq!(answers.get(&key, Access::Shared).0, None, "the last answer is another one");
+        assert_eq!(answers.get(&key, Access::Shared, None).0, None, "the last answer is another one");
         for number in 0..40 {
             note(&answers, &tags("a", &number.to_string()), &list(MOST_KEPT));
             answers.kept.run_pending_tasks();
             assert!(answers.kept.weighted_size() <= MOST_MEMORY);
         }
-        assert!(answers.get(&tags("a", "39"), Access::Shared).0.is_some(), "the newest is kept");
+        assert!(answers.get(&tags("a", "39"), Access::Shared, None).0.is_some(), "the newest is kept");
         assert!(weight(&tags("a", &"x".repeat(5000)), &Answer::NoEndpoint) > 5000, "what was asked counts as well");
     }
 }

@@ -45,12 +45,12 @@ impl Bodies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::lists::List;
+    use crate::{cache::lists::List, upstream::Registry};
 
     #[test]
     fn equal_answers_are_one_while_any_is_held() {
         let key = |query: &str| ListKey {
-            upstream: "docker.io".into(),
+            registry: Registry::new(&"docker.io".into(), &[]),
             list: List::Catalog,
             query: query.to_owned(),
             asker: None,

@@ -1,13 +1,11 @@
 //! What is asked for, where, and in whose name.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::{
     metrics::Operation,
     oci::{Accept, Digest, MediaTypeKind, Repository},
-    upstream::{Asker, Upstream},
+    upstream::{Asker, Registry, Upstream},
 };
 
 /// A list that registries have.
@@ -33,7 +31,8 @@ pub struct WantedList {
 /// What equal questions, and none but them, have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ListKey {
-    pub upstream: Arc<str>,
+    /// By its URLs too: what one registry said is no answer of another under its name.
+    pub registry: Registry,
     pub list: List,
     pub query: String,
     /// As whom, where that makes a difference: what one asker is told is no answer for another.
@@ -63,8 +62,8 @@ impl WantedList {
     }
 
     pub(super) fn key(&self) -> ListKey {
-        let (upstream, list) = (self.upstream.name().clone(), self.list.clone());
-        ListKey { upstream, list, query: self.query.clone(), asker: self.upstream.asker() }
+        let (registry, list) = (self.upstream.registry().clone(), self.list.clone());
+        ListKey { registry, list, query: self.query.clone(), asker: self.upstream.asker() }
     }
 
     /// What follows `/v2/`.
@@ -88,7 +87,7 @@ impl List {
     }
 
     /// `None` for the catalogue, which is of all of them.
-    pub(super) fn repository(&self) -> Option<&Repository> {
+    pub fn repository(&self) -> Option<&Repository> {
         match self {
             Self::Tags(repository) | Self::Referrers { repository, .. } => Some(repository),
             Self::Catalog => None,

@@ -4,7 +4,7 @@
 //! its own credentials decide, is to be found out before it is asked for here. That there is none is an answer too:
 //! nothing refers to the digest, yet.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -62,6 +62,7 @@ impl TaggedReferrers {
 impl Lists {
     /// What is under the tag.
     pub async fn get_tagged(&self, tagged: &TaggedReferrers) -> Result<ServedList, ListError> {
+        let asked = Instant::now();
         match self.0.manifests.get(&tagged.manifest, &tagged.tag).await {
             // Some registries take the tag for the digest, and answer with the subject itself: what it lists is its platforms.
             Ok(served) if served.content.digest == tagged.subject => Ok(tagged.none(served.outcome)),
@@ -78,7 +79,7 @@ impl Lists {
             Ok(served) => Ok(tagged.none(served.outcome)),
             Err(ManifestError::KnownMissing) => Ok(tagged.none(Outcome::Hit)),
             Err(ManifestError::Upstream(error)) if error.kind == ErrorKind::NotFound => {
-                self.0.answers.note(&tagged.question, &Answer::NoReferrers);
+                self.0.answers.note(&tagged.question, asked, &Answer::NoReferrers);
                 Ok(tagged.none(Outcome::Miss))
             }
             Err(error) => Err(ListError::Tag(error)),

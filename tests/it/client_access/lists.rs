@@ -51,6 +51,46 @@ async fn referrers_are_believed_for_who_was_told_them_and_no_longer_than_the_rig
     }
 }
 
+/// A manifest is refused to her whose lists are kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_ends_what_was_kept_of_lists() {
+    let world = World::new().await;
+    world.registry.offer_referrers(true);
+    let mirror = world.mirror("access_ttl = \"1h\"\naccess_grace = \"1h\"").start().await;
+    let referrers = format!("/v2/team/a/referrers/{}", world.of_ann.manifest);
+    for path in [TAGS, &*referrers, &*referrers] {
+        assert_eq!(get_as(&mirror, ANN, path).await.status, 200, "{path}");
+    }
+    world.registry.require(Auth::Bearer(Bearer { rights: vec![("bob", "team/b")], ..World::rules() }));
+    world.registry.revoke_tokens();
+    assert_eq!(get_as(&mirror, ANN, "/v2/team/a/manifests/1").await.status, 401);
+    assert_eq!(get_as(&mirror, ANN, &referrers).await.status, 401);
+    world.registry.take_down(Server::Api).await;
+    for path in [TAGS, &*referrers] {
+        assert_eq!(get_as(&mirror, ANN, path).await.status, 502, "{path}");
+    }
+}
+
+/// By a reload, a name comes to stand for another registry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_is_of_the_registry_at_its_urls() {
+    let (world, other) = (World::new().await, World::new().await);
+    world.registry.offer_referrers(true);
+    other.registry.offer_referrers(true);
+    other.registry.require(Auth::Bearer(Bearer { rights: vec![("bob", "team/b")], ..World::rules() }));
+    let mirror = world.mirror("access_ttl = \"1h\"\naccess_grace = \"1h\"").start().await;
+    let referrers = format!("/v2/team/a/referrers/{}", world.of_ann.manifest);
+    for path in [TAGS, &*referrers] {
+        assert_eq!(get_as(&mirror, ANN, path).await.status, 200, "{path}");
+    }
+    let mut config = mirror.config().clone();
+    config.upstreams[0].urls = vec![other.registry.url()];
+    mirror.app().reload(config).unwrap();
+    for path in [TAGS, &*referrers] {
+        assert_eq!(get_as(&mirror, ANN, path).await.status, 401, "{path}");
+    }
+}
+
 /// An older registry says 404 to the path before it asks who is there; the tag is cached for who may read it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn referrers_by_their_tag_are_for_who_may_read_the_tag() {
