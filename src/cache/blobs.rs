@@ -103,18 +103,22 @@ impl BlobCache {
         if range.is_none() {
             self.prefetch.config_wanted(source);
         }
-        if !self.fills.has(&source.id())
+        if (self.store.has_blob(&source.id()) || !self.fills.has(source))
             && let Some(blob) = self.stored(&source.id()).await
         {
             return stored(blob, range);
         }
+        if let Some(answer) = self.open_of_other(source, range).await {
+            return answer;
+        }
         for _ in 0..MOST_STRANGERS {
             let joined = self.fills.join(source).await;
+            // It may have to wait for itself.
             if let Joined::Follower(membership) = &joined
                 && let Some(mirrors) = source.upstream.came_by()
                 && !membership.fill().admits(mirrors)
             {
-                if let Some(place) = self.fills.beside(&source.id()) {
+                if let Some(place) = self.fills.beside(source) {
                     drop(joined);
                     return self.beside(source, range, place).await;
                 }
@@ -128,6 +132,22 @@ impl BlobCache {
             }
         }
         self.through(source, range, None).await
+    }
+
+    /// Opens a blob that another registry sends, where all of it is here and verified soon: before, nothing is known of it
+    /// but what that registry says.
+    async fn open_of_other(&self, source: &Source, range: Option<ByteRange>) -> Option<Result<OpenedBlob, BlobError>> {
+        let other = self.fills.find_other(source)?;
+        let is_here = other.fill().is_complete();
+        // What comes by way of a mirror may wait for this very request.
+        let may_wait = source.upstream.came_by().is_none_or(|mirrors| other.fill().admits(mirrors));
+        let is_good = is_here || (may_wait && other.fill().ends_soon().await);
+        if !is_good {
+            return None;
+        }
+        let opened = self.join(source, range, Joined::Follower(other)).await?;
+        let outcome = if is_here { Outcome::Hit } else { Outcome::Joined };
+        Some(opened.map(|opened| OpenedBlob { outcome, ..opened }))
     }
 
     /// Opens a blob out of its fill; `None` when that failed in a way that says nothing about this blob's upstream.
@@ -208,7 +228,7 @@ impl BlobCache {
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
     pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
         let can_wait = |fill: &Fill| source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
-        if let Some(membership) = self.fills.find(&source.id())
+        if let Some(membership) = self.fills.find(source)
             && can_wait(membership.fill())
             && let Ok(Some(total)) = membership.fill().head().await
         {

@@ -16,6 +16,7 @@ mod lanes;
 mod pace;
 mod pour;
 mod ranges;
+mod soon;
 mod task;
 
 use std::{
@@ -83,6 +84,8 @@ pub enum Progress {
 /// What a fill's task and its readers share.
 pub struct Fill {
     source: Source,
+    /// Another fill of the blob was under way when it began.
+    beside: bool,
     metrics: Metrics,
     state: Mutex<State>,
     /// Where the bytes of the main transfer come from.
@@ -157,7 +160,7 @@ enum Look {
 }
 
 impl Fill {
-    fn new(source: Source, metrics: Metrics, cancel: CancellationToken) -> Self {
+    fn new(source: Source, beside: bool, metrics: Metrics, cancel: CancellationToken) -> Self {
         let state = State {
             progress: Progress::Opening,
             total: None,
@@ -189,6 +192,7 @@ impl Fill {
         let hash = hash::Hand::new(source.digest.algorithm());
         Self {
             source,
+            beside,
             metrics,
             state: Mutex::new(state),
             flow: watch::Sender::new(Flow::Asking),

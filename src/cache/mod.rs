@@ -1,7 +1,7 @@
 //! What we already have, or are getting.
 //!
 //! Blobs: [`BlobCache`] answers with a [`BlobReader`] in every case. On disk: a slice of the file. In
-//! flight: a reader of the growing file of its [`fill`], of which there is one per digest however many
+//! flight: a reader of the growing file of its [`fill`], of which there is one per digest and registry however many
 //! clients ask. No room or a failing disk: a stream straight through. Manifests: [`ManifestCache`], memory
 //! over disk, and for each tag what is known and since when. [`Lists`]: what was said last, for when it cannot be said.
 //! Uploads: [`Tees`] keeps them while they pass. [`Scrub`] verifies again what is on disk.

@@ -241,6 +241,10 @@ impl Prefetch {
                 return;
             }
             let source = Source { digest: layer.digest.clone(), ..config.clone() };
+            // Its clients wait for it, if it is quick, and no longer than they have to.
+            if self.0.fills.find_other(&source).is_some() {
+                return;
+            }
             // Held until the end, so that the fill is no orphan.
             let membership = self.0.fills.join(&source).await.into_membership();
             let ended = layer.end(membership.fill()).await;

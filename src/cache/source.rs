@@ -20,10 +20,15 @@ impl Source {
         Pool::of(&self.upstream).id(&self.digest)
     }
 
+    /// Whether both ask the same registry, whichever repository and as whom.
+    pub fn is_of_same_registry(&self, other: &Self) -> bool {
+        self.upstream.registry() == other.upstream.registry()
+    }
+
     /// Whether both ask the same upstream, as the same asker, for the same repository's blob: what it answers one, it
     /// answers the other.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.upstream.name() == other.upstream.name()
+        self.is_of_same_registry(other)
             && self.upstream.asker() == other.upstream.asker()
             && self.repository == other.repository
             && self.digest == other.digest

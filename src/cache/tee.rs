@@ -109,7 +109,7 @@ impl Tees {
 
     /// A new one. Of an upload whose end is known, there is none when that is here already.
     pub fn begin(&self, known: Option<&Source>) -> Option<Tee> {
-        let is_here = |source: &Source| self.0.fills.has(&source.id()) || self.0.store.has_blob(&source.id());
+        let is_here = |source: &Source| self.0.fills.has(source) || self.0.store.has_blob(&source.id());
         if known.is_some_and(is_here) {
             return None;
         }

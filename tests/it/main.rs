@@ -45,6 +45,7 @@ mod server_silence;
 mod server_stall;
 mod server_support;
 mod server_tls;
+mod sick;
 mod slow_disk;
 mod stress;
 mod support;

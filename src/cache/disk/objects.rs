@@ -142,7 +142,7 @@ fn write_file(key: &Key, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A name that no other user can have made a file of before.
-fn unique_name() -> String {
+pub(super) fn unique_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     // Each state of this kind has keys of its own, from the randomness of the process.
     let random = RandomState::new().build_hasher().finish();

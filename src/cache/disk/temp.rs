@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, verified, write};
+use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, objects::unique_name, verified, write};
 use crate::{
     cache::{ContentId, Pool},
     oci::Algorithm,
@@ -54,11 +54,14 @@ struct Spelling {
     directory: PathBuf,
     id: ContentId,
     gaps: bool,
+    /// The name that it has while another fill of the content has the usual one: a restart sweeps it.
+    unique: Option<String>,
 }
 
 impl Name {
-    fn new(store: &DiskStore, id: &ContentId) -> Self {
-        Self(Arc::new(Mutex::new(Spelling { directory: store.0.root.join("tmp"), id: id.clone(), gaps: false })))
+    fn new(store: &DiskStore, id: &ContentId, unique: Option<String>) -> Self {
+        let directory = store.0.root.join("tmp");
+        Self(Arc::new(Mutex::new(Spelling { directory, id: id.clone(), gaps: false, unique })))
     }
 
     /// Bytes from now on may be written out of order. Blocks.
@@ -74,13 +77,17 @@ impl Name {
 
     fn respell(&self, gaps: bool) -> io::Result<()> {
         let mut spelling = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if spelling.gaps != gaps {
+        if spelling.gaps != gaps && spelling.unique.is_none() {
             let old = spelling.path();
             let new = spelling.directory.join(name(&spelling.id, gaps));
             std::fs::rename(old, new)?;
             spelling.gaps = gaps;
         }
         Ok(())
+    }
+
+    fn is_unique(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).unique.is_some()
     }
 
     fn path(&self) -> PathBuf {
@@ -90,7 +97,10 @@ impl Name {
 
 impl Spelling {
     fn path(&self) -> PathBuf {
-        self.directory.join(name(&self.id, self.gaps))
+        match &self.unique {
+            Some(unique) => self.directory.join(unique),
+            None => self.directory.join(name(&self.id, self.gaps)),
+        }
     }
 }
 
@@ -124,7 +134,8 @@ pub(super) fn resumable(name: &str) -> Option<ContentId> {
 }
 
 impl DiskStore {
-    /// Begins a blob of which `reservation` bytes are promised. There is one at a time per digest.
+    /// Begins a blob of which `reservation` bytes are promised. There is one at a time per digest but for those made
+    /// [beside](DiskStore::create_beside) it.
     pub async fn create(&self, id: &ContentId, reservation: Reservation) -> io::Result<TempBlob> {
         let (store, id) = (self.clone(), id.clone());
         write(move || {
@@ -135,7 +146,19 @@ impl DiskStore {
             // A file of its own: who still reads the earlier one must not see it cut.
             remove(&path);
             let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-            Ok(TempBlob::new(store, id, file, reservation))
+            Ok(TempBlob::new(store, id, file, reservation, None))
+        })
+        .await
+    }
+
+    /// The same, while another fill of this content is under way. Nothing of it is left for a later one.
+    pub async fn create_beside(&self, id: &ContentId, reservation: Reservation) -> io::Result<TempBlob> {
+        let (store, id) = (self.clone(), id.clone());
+        write(move || {
+            let unique = unique_name();
+            let path = store.0.root.join("tmp").join(&unique);
+            let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+            Ok(TempBlob::new(store, id, file, reservation, Some(unique)))
         })
         .await
     }
@@ -163,7 +186,7 @@ impl DiskStore {
             let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
             let front = noted_front(&file).unwrap_or(len);
             let failed = take_failure(&file);
-            let mut temp = TempBlob::new(store, id, file, reservation);
+            let mut temp = TempBlob::new(store, id, file, reservation, None);
             (temp.left, temp.failed) = (front, failed);
             // One that is not what the index says is dropped, and removed by that.
             (whole && front <= len).then_some((temp, front))
@@ -200,8 +223,8 @@ impl DiskStore {
 }
 
 impl TempBlob {
-    fn new(store: DiskStore, id: ContentId, file: File, reservation: Reservation) -> Self {
-        let name = Name::new(&store, &id);
+    fn new(store: DiskStore, id: ContentId, file: File, reservation: Reservation, unique: Option<String>) -> Self {
+        let name = Name::new(&store, &id, unique);
         Self {
             store,
             id,
@@ -255,7 +278,7 @@ impl TempBlob {
     /// goes when the upstream has `answered` two fills that went on with it, and neither got a byte more.
     pub fn keep(mut self, front: u64, answered: bool) -> io::Result<()> {
         let len = self.file.metadata()?.len();
-        if front < WORTH_KEEPING || len < front {
+        if front < WORTH_KEEPING || len < front || self.name.is_unique() {
             return Ok(());
         }
         if (len > front || noted_front(&self.file).is_some()) && !note_front(&self.file, front) {
@@ -451,6 +474,34 @@ mod tests {
         }
         assert!(store.resume(&digest).await.is_none());
         assert!(std::fs::read_dir(directory.path().join("tmp")).unwrap().next().is_none());
+    }
+
+    #[tokio::test]
+    async fn two_fills_of_one_content_do_not_share_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let before = store.index().total();
+        let reserve = async || store.reserve(&Key::Blob(digest.clone()), 100_000).await.unwrap();
+        let first = store.create(&digest, reserve().await).await.unwrap();
+        let second = store.create_beside(&digest, reserve().await).await.unwrap();
+        for (temp, byte) in [(&first, 1), (&second, 2)] {
+            temp.name().allow_gaps().unwrap();
+            temp.file().write_all_at(&[byte; 100_000], 0).unwrap();
+        }
+        drop(second.commit(100_000).unwrap());
+        let once = store.index().total();
+        assert_eq!(std::fs::read(store.path(&Key::Blob(digest.clone()))).unwrap(), [2; 100_000]);
+        drop(first.commit(100_000).unwrap());
+        assert!(store.index().total() <= once, "one blob is counted once");
+        let given_up = store.create_beside(&digest, reserve().await).await.unwrap();
+        given_up.file().write_all_at(&[1; 100_000], 0).unwrap();
+        given_up.keep(100_000, false).unwrap();
+        assert!(store.resume(&digest).await.is_none());
+        assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 0);
+        store.remove(Key::Blob(digest)).await;
+        assert!(store.index().total() <= before + 8192, "but for directories");
     }
 
     #[test]

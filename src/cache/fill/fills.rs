@@ -12,6 +12,7 @@ use super::{Fill, FillError, FillReader, Progress, distrust::Distrust, task};
 use crate::{
     cache::{ContentId, DiskStore, Source},
     metrics::Metrics,
+    upstream::Registry,
 };
 
 /// Fills that go on although nobody reads them any more: the next client is likely to come soon. More than
@@ -26,9 +27,10 @@ const MOST_LANES: usize = 48;
 pub struct Fills(Arc<Shared>);
 
 struct Shared {
-    entries: Mutex<HashMap<ContentId, Entry>>,
+    /// Of each blob one at most per registry.
+    entries: Mutex<Entries>,
     /// Blobs that one request fetches beside their fill.
-    beside: Mutex<HashSet<ContentId>>,
+    beside: Mutex<HashSet<(ContentId, Registry)>>,
     pub store: DiskStore,
     pub metrics: Metrics,
     tasks: TaskTracker,
@@ -37,6 +39,8 @@ struct Shared {
     lanes: Arc<Semaphore>,
     distrust: Distrust,
 }
+
+type Entries = HashMap<ContentId, Vec<Entry>>;
 
 struct Entry {
     fill: Arc<Fill>,
@@ -96,48 +100,65 @@ impl Fills {
         &self.0.shutdown
     }
 
-    /// Whether there is a fill of this blob that can be joined.
-    pub fn has(&self, id: &ContentId) -> bool {
-        self.entries().get(id).is_some_and(|entry| entry.fill.can_be_joined())
+    /// Whether there is a fill of this blob from this registry that can be joined.
+    pub fn has(&self, source: &Source) -> bool {
+        let mut entries = self.entries();
+        own(&mut entries, source).is_some_and(|entry| entry.fill.can_be_joined())
     }
 
-    /// The fill of this blob, if there is one that can be joined.
-    pub fn find(&self, id: &ContentId) -> Option<Membership> {
+    /// The fill of this blob from this registry, if there is one that can be joined.
+    pub fn find(&self, source: &Source) -> Option<Membership> {
         let mut entries = self.entries();
-        let entry = entries.get_mut(id).filter(|entry| entry.fill.can_be_joined())?;
+        let entry = own(&mut entries, source).filter(|entry| entry.fill.can_be_joined())?;
         Some(self.enter(entry))
     }
 
-    /// The place of the one request that may fetch this blob beside its fill, since it must not wait for that; `None` when
-    /// it is taken.
-    pub fn beside(&self, id: &ContentId) -> Option<Beside> {
-        let taken = self.0.beside.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        taken.then(|| Beside { fills: self.clone(), id: id.clone() })
+    /// A fill of this blob from another registry, where there is none from this one.
+    pub fn find_other(&self, source: &Source) -> Option<Membership> {
+        let mut entries = self.entries();
+        if own(&mut entries, source).is_some() {
+            return None;
+        }
+        let entry = entries.get_mut(&source.id())?.iter_mut().find(|entry| entry.fill.can_be_joined())?;
+        Some(self.enter(entry))
+    }
+
+    /// The place of the one request that may fetch this blob beside its registry's fill, since it must not wait for that;
+    /// `None` when it is taken.
+    pub fn beside(&self, source: &Source) -> Option<Beside> {
+        let what = (source.id(), source.upstream.registry().clone());
+        let taken = self.0.beside.lock().unwrap_or_else(PoisonError::into_inner).insert(what.clone());
+        taken.then(|| Beside { fills: self.clone(), what })
     }
 
     /// Waits for the commit of this blob, if it is verified and not committed yet: a removal before would come too early.
     pub async fn committed(&self, id: &ContentId) {
-        let fill = self.entries().get(id).map(|entry| entry.fill.clone()).filter(|fill| fill.is_complete());
-        if let Some(fill) = fill {
+        let complete = |entries: &Vec<Entry>| -> Vec<Arc<Fill>> {
+            entries.iter().map(|entry| entry.fill.clone()).filter(|fill| fill.is_complete()).collect()
+        };
+        let fills = self.entries().get(id).map(complete).unwrap_or_default();
+        for fill in fills {
             fill.when(|state| state.ended.then_some(())).await;
         }
     }
 
-    /// Joins the fill of this blob, or starts it. There is never more than one.
+    /// Joins the fill of this blob from this registry, or starts it. There is never more than one: no wait and no error, and
+    /// nothing that is not verified, comes from one registry to the clients of another.
     pub async fn join(&self, source: &Source) -> Joined {
         loop {
-            let id = source.id();
             let leaving = {
                 let mut entries = self.entries();
-                match entries.get_mut(&id) {
+                match own(&mut entries, source) {
                     Some(entry) if entry.fill.can_be_joined() => return Joined::Follower(self.enter(entry)),
                     Some(entry) => entry.fill.clone(),
                     None => {
                         let cancel = self.0.shutdown.child_token();
-                        let fill = Arc::new(Fill::new(source.clone(), self.0.metrics.clone(), cancel));
+                        let of_blob = entries.entry(source.id()).or_default();
+                        let beside = !of_blob.is_empty();
+                        let fill = Arc::new(Fill::new(source.clone(), beside, self.0.metrics.clone(), cancel));
                         let mut entry = Entry { fill: fill.clone(), members: 0 };
                         let membership = self.enter(&mut entry);
-                        entries.insert(id, entry);
+                        of_blob.push(entry);
                         self.0.tasks.spawn(task::run(self.clone(), fill));
                         return Joined::Leader(membership);
                     }
@@ -151,24 +172,28 @@ impl Fills {
         }
     }
 
-    /// Puts a fill on the list that this one has; `None` when there is one of its blob.
+    /// Puts a fill on the list that this one has; `None` when there is one of its blob from its registry.
     pub(super) fn enter_new(&self, fill: Arc<Fill>) -> Option<Membership> {
-        let id = fill.source.id();
         let mut entries = self.entries();
-        if entries.contains_key(&id) {
+        if own(&mut entries, &fill.source).is_some() {
             return None;
         }
+        let id = fill.source.id();
         let mut entry = Entry { fill, members: 0 };
         let membership = self.enter(&mut entry);
-        entries.insert(id, entry);
+        entries.entry(id).or_default().push(entry);
         Some(membership)
     }
 
     /// Ends a fill: those who ask from now on find the blob on disk, or start anew.
     pub(super) fn end(&self, fill: &Arc<Fill>, progress: Progress) {
         let mut entries = self.entries();
-        if entries.get(&fill.source.id()).is_some_and(|entry| Arc::ptr_eq(&entry.fill, fill)) {
-            entries.remove(&fill.source.id());
+        let id = fill.source.id();
+        if let Some(of_blob) = entries.get_mut(&id) {
+            of_blob.retain(|entry| !Arc::ptr_eq(&entry.fill, fill));
+            if of_blob.is_empty() {
+                entries.remove(&id);
+            }
         }
         drop(entries);
         fill.update(|state| {
@@ -186,14 +211,13 @@ impl Fills {
 
     fn leave(&self, fill: &Arc<Fill>) {
         let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(&fill.source.id()).filter(|entry| Arc::ptr_eq(&entry.fill, fill)) else {
-            return;
-        };
+        let Some(entry) = of_fill(&mut entries, fill) else { return };
         entry.members = entry.members.saturating_sub(1);
         if entry.members > 0 || fill.is_complete() {
             return;
         }
-        let orphans = entries.values().filter(|entry| entry.members == 0 && !entry.fill.cancel.is_cancelled()).count();
+        let orphans =
+            entries.values().flatten().filter(|entry| entry.members == 0 && !entry.fill.cancel.is_cancelled()).count();
         if orphans > MOST_ORPHANS {
             tracing::info!(digest = %fill.source.digest, orphans, "a fill that nobody reads any more is given up");
             fill.cancel.cancel();
@@ -202,16 +226,25 @@ impl Fills {
 
     /// Ends a fill that only one has joined, who does not want it any more.
     fn give_up(&self, fill: &Arc<Fill>) {
-        let entries = self.entries();
-        let entry = entries.get(&fill.source.id()).filter(|entry| Arc::ptr_eq(&entry.fill, fill));
+        let mut entries = self.entries();
+        let entry = of_fill(&mut entries, fill);
         if entry.is_some_and(|entry| entry.members == 1) && !fill.is_complete() {
             fill.cancel.cancel();
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<ContentId, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The fill of a blob from its registry.
+fn own<'a>(entries: &'a mut Entries, source: &Source) -> Option<&'a mut Entry> {
+    entries.get_mut(&source.id())?.iter_mut().find(|entry| entry.fill.source.is_of_same_registry(source))
+}
+
+fn of_fill<'a>(entries: &'a mut Entries, fill: &Arc<Fill>) -> Option<&'a mut Entry> {
+    entries.get_mut(&fill.source.id())?.iter_mut().find(|entry| Arc::ptr_eq(&entry.fill, fill))
 }
 
 impl Membership {
@@ -251,12 +284,12 @@ impl Joined {
 /// A blob is fetched beside its fill as long as this lives.
 pub struct Beside {
     fills: Fills,
-    id: ContentId,
+    what: (ContentId, Registry),
 }
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        self.fills.0.beside.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.fills.0.beside.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
     }
 }
 

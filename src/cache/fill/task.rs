@@ -93,7 +93,10 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     let mut front = 0;
     let in_one_go = fills.distrust().covers(source.upstream.name());
     fill.state().in_one_go = in_one_go;
-    if let Some((temp, len)) = fills.store().resume(&source.id()).await {
+    // What is left is gone on with by one of the fills of a blob.
+    if !fill.beside
+        && let Some((temp, len)) = fills.store().resume(&source.id()).await
+    {
         front = len;
         fill.update(|state| {
             // Also what is kept again, should the upstream not answer.
@@ -257,7 +260,12 @@ async fn make_room(
         fill.state().handed_over = Some(std::mem::replace(transfer, finished));
         return Err(FillError::NoRoom);
     };
-    match fills.store().create(&fill.source.id(), reservation).await {
+    let id = fill.source.id();
+    let created = match fill.beside {
+        true => fills.store().create_beside(&id, reservation).await,
+        false => fills.store().create(&id, reservation).await,
+    };
+    match created {
         Ok(temp) => {
             *slot = Some(temp);
             Ok(())
