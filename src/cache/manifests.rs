@@ -12,12 +12,21 @@ mod tags;
 mod writer;
 mod written;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use moka::policy::EvictionPolicy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{answer::Answer, content::Found, question::Question, tags::TagRecords, writer::Writer};
+use self::{
+    answer::{Answer, confirmed_before},
+    content::Found,
+    question::Question,
+    tags::TagRecords,
+    writer::Writer,
+};
 pub use self::{
     answer::{ManifestError, ManifestHead, ServedManifest},
     content::Content,
@@ -111,9 +120,10 @@ impl ManifestCache {
         accept: &Accept,
     ) -> Option<ServedManifest> {
         let pool = Pool::of(upstream);
-        let content = match reference {
+        let (content, confirmed) = match reference {
             Reference::Digest(digest) => {
-                self.in_memory(upstream, &pool.id(digest), None).filter(|content| accept.allows(&content.media_type))?
+                let content = self.in_memory(upstream, &pool.id(digest), None);
+                (content.filter(|content| accept.allows(&content.media_type))?, None)
             }
             Reference::Tag(tag) => {
                 let key = TagKey {
@@ -124,10 +134,11 @@ impl ManifestCache {
                     class: accept.class(),
                 };
                 let record = self.0.tags.fresh_in_memory(&key)?;
-                self.in_memory(upstream, &pool.id(&record.digest), Some(&record.media_type))?
+                let content = self.in_memory(upstream, &pool.id(&record.digest), Some(&record.media_type))?;
+                (content, Some(record.confirmed))
             }
         };
-        Some(ServedManifest { content, outcome: Outcome::Hit })
+        Some(ServedManifest { content, outcome: Outcome::Hit, confirmed })
     }
 
     async fn get_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ServedManifest, ManifestError> {
@@ -135,11 +146,11 @@ impl ManifestCache {
         if let Some(content) = &cached
             && wanted.accept.allows(&content.media_type)
         {
-            return Ok(ServedManifest { content: content.clone(), outcome: Outcome::Hit });
+            return Ok(ServedManifest { content: content.clone(), outcome: Outcome::Hit, confirmed: None });
         }
         let reference = Reference::Digest(digest.clone());
         match self.ask(wanted, &reference, false, None).await {
-            Ok((Answer::Content(content), outcome)) => Ok(ServedManifest { content, outcome }),
+            Ok((Answer::Content { content, .. }, outcome)) => Ok(ServedManifest { content, outcome, confirmed: None }),
             // Asked for the content, it never answers without.
             Ok((Answer::Unchanged(_) | Answer::Head(_), _)) => Err(ManifestError::Abandoned),
             Err(error) if error.is_outage() && cached.is_some() => Err(ManifestError::NotAcceptable),
@@ -158,7 +169,8 @@ impl ManifestCache {
             && (freshness == Freshness::Fresh || self.0.tags.is_troubled(&key))
         {
             let outcome = if freshness == Freshness::Fresh { Outcome::Hit } else { Outcome::Stale };
-            return Ok(ServedManifest { content: content.clone(), outcome });
+            let confirmed = record.map(|record| record.confirmed);
+            return Ok(ServedManifest { content: content.clone(), outcome, confirmed });
         }
         let reference = Reference::Tag(tag.clone());
         // A HEAD pays only when the manifest it may confirm is here.
@@ -169,33 +181,51 @@ impl ManifestCache {
             None => Some(asking.await),
         };
         match (asked, content) {
-            (Some(Ok((Answer::Content(content), outcome))), _) => Ok(ServedManifest { content, outcome }),
-            (Some(Ok(_)), Some(content)) => Ok(ServedManifest { content, outcome: Outcome::Revalidated }),
+            (Some(Ok((Answer::Content { content, confirmed }, outcome))), _) => {
+                Ok(ServedManifest { content, outcome, confirmed })
+            }
+            (Some(Ok((Answer::Unchanged(record) | Answer::Head(record), _))), Some(content)) => {
+                Ok(ServedManifest { content, outcome: Outcome::Revalidated, confirmed: Some(record.confirmed) })
+            }
             (Some(Err(error)), content) if error.is_outage() => {
                 self.0.tags.note_trouble(&key);
-                let previous = record.and_then(|record| record.previous.clone());
-                let content = match (content, previous) {
-                    (Some(content), _) => Some(content),
-                    (None, Some(previous)) => self.cached(wanted, &previous, None).await,
-                    (None, None) => None,
-                };
-                let content = match content {
-                    Some(content) => Some(content),
-                    None => self.other_class(wanted, &key).await,
-                };
-                content.map(|content| ServedManifest { content, outcome: Outcome::Stale }).ok_or(error)
+                self.stale(wanted, &key, content, record.as_deref()).await.ok_or(error)
             }
             (Some(Err(error)), _) => Err(error),
             (None, Some(content)) => {
                 self.0.tags.note_trouble(&key);
-                Ok(ServedManifest { content, outcome: Outcome::Stale })
+                let confirmed = record.map(|record| record.confirmed);
+                Ok(ServedManifest { content, outcome: Outcome::Stale, confirmed })
             }
             // Confirmed for somebody who has the manifest, which this one found evicted: now it is fetched.
             (Some(Ok(_)) | None, None) => match self.ask(wanted, &reference, false, None).await? {
-                (Answer::Content(content), outcome) => Ok(ServedManifest { content, outcome }),
+                (Answer::Content { content, confirmed }, outcome) => Ok(ServedManifest { content, outcome, confirmed }),
                 (Answer::Unchanged(_) | Answer::Head(_), _) => Err(ManifestError::Abandoned),
             },
         }
+    }
+
+    /// What there is for a tag of which the upstream cannot be asked: its manifest, else what it pointed at before, else what
+    /// clients of another kind got for it.
+    async fn stale(
+        &self,
+        wanted: &Wanted,
+        key: &TagKey,
+        content: Option<Arc<Content>>,
+        record: Option<&TagRecord>,
+    ) -> Option<ServedManifest> {
+        let outcome = Outcome::Stale;
+        if let Some(content) = content {
+            return Some(ServedManifest { content, outcome, confirmed: record.map(|record| record.confirmed) });
+        }
+        if let Some(record) = record
+            && let Some(previous) = &record.previous
+            && let Some(content) = self.cached(wanted, previous, None).await
+        {
+            return Some(ServedManifest { content, outcome, confirmed: Some(self.0.tags.outdated(record)) });
+        }
+        let (content, confirmed) = self.other_class(wanted, key).await?;
+        Some(ServedManifest { content, outcome, confirmed: Some(confirmed) })
     }
 
     async fn head_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ManifestHead, ManifestError> {
@@ -203,10 +233,11 @@ impl ManifestCache {
         if let Some(content) = &cached
             && wanted.accept.allows(&content.media_type)
         {
-            return Ok(ManifestHead::of(content, Outcome::Hit));
+            return Ok(ManifestHead::of(content, Outcome::Hit, None));
         }
         match self.ask(wanted, &Reference::Digest(digest.clone()), true, None).await {
-            Ok((answer, outcome)) => Ok(answer.head(outcome)),
+            // Content never ages.
+            Ok((answer, outcome)) => Ok(ManifestHead { confirmed: None, ..answer.head(outcome) }),
             Err(error) if error.is_outage() && cached.is_some() => Err(ManifestError::NotAcceptable),
             Err(error) => Err(error),
         }
@@ -234,8 +265,8 @@ impl ManifestCache {
                 match record {
                     Some(record) => Ok(ManifestHead::recorded(&record, Outcome::Stale)),
                     None => {
-                        let content = self.other_class(wanted, &key).await;
-                        content.map(|content| ManifestHead::of(&content, Outcome::Stale)).ok_or(error)
+                        let (content, confirmed) = self.other_class(wanted, &key).await.ok_or(error)?;
+                        Ok(ManifestHead::of(&content, Outcome::Stale, Some(confirmed)))
                     }
                 }
             }
@@ -306,19 +337,19 @@ impl ManifestCache {
     }
 
     /// What clients of another kind got for this tag, where this one can read it: better than nothing when the
-    /// upstream cannot be asked.
-    async fn other_class(&self, wanted: &Wanted, key: &TagKey) -> Option<Arc<Content>> {
-        let mut best: Option<Arc<Content>> = None;
+    /// upstream cannot be asked. With it, when that was confirmed.
+    async fn other_class(&self, wanted: &Wanted, key: &TagKey) -> Option<(Arc<Content>, SystemTime)> {
+        let mut best: Option<(Arc<Content>, SystemTime)> = None;
         for (record, freshness) in self.0.tags.other_classes(key).await {
             if freshness == Freshness::Missing || !wanted.accept.allows(&record.media_type) {
                 continue;
             }
             // An index is what the tag really is; a plain manifest may have been converted from it.
-            if best.as_ref().is_some_and(|best| best.media_type.kind().is_some_and(MediaTypeKind::is_index)) {
+            if best.as_ref().is_some_and(|(best, _)| best.media_type.kind().is_some_and(MediaTypeKind::is_index)) {
                 break;
             }
             if let Some(content) = self.cached(wanted, &record.digest, Some(&record.media_type)).await {
-                best = Some(content);
+                best = Some((content, record.confirmed));
             }
         }
         best
@@ -436,12 +467,13 @@ impl ManifestCache {
         match &question.reference {
             Reference::Digest(digest) => {
                 let content = self.cached(wanted, digest, None).await?;
-                wanted.accept.allows(&content.media_type).then_some(Answer::Content(content))
+                wanted.accept.allows(&content.media_type).then_some(Answer::Content { content, confirmed: None })
             }
             Reference::Tag(tag) => match self.0.tags.get(&wanted.key(tag)).await {
                 (Some(record), Freshness::Fresh) if question.head => Some(Answer::Head(record)),
                 (Some(record), Freshness::Fresh) => {
-                    self.cached(wanted, &record.digest, Some(&record.media_type)).await.map(Answer::Content)
+                    let content = self.cached(wanted, &record.digest, Some(&record.media_type)).await?;
+                    Some(Answer::Content { content, confirmed: Some(record.confirmed) })
                 }
                 _ => None,
             },
@@ -470,7 +502,9 @@ impl ManifestCache {
                     }
                     // The digest alone says that nothing changed, whatever else the head leaves out.
                     if let Some(record) = known.as_ref().filter(|known| head.digest.as_ref() == Some(&known.digest)) {
-                        return Ok(Answer::Unchanged(self.0.tags.confirm(wanted, question, record).await));
+                        let confirmed = confirmed_before(head.age);
+                        let record = self.0.tags.confirm(wanted, question, record, confirmed).await;
+                        return Ok(Answer::Unchanged(record));
                     }
                     if question.head
                         && let Some(mut record) = TagRecord::told_by(head)
@@ -489,7 +523,7 @@ impl ManifestCache {
         }
         let body =
             upstream.get_manifest(repository, &question.reference, accept).await.map_err(ManifestError::Upstream)?;
-        let reference = question.reference.clone();
+        let (reference, confirmed) = (question.reference.clone(), confirmed_before(body.age));
         let verified = self.off_thread(body.bytes.len(), move || Content::verified(&reference, body)).await;
         let content = verified.unwrap_or(Err(ManifestError::Abandoned)).map_err(|error| {
             if matches!(error, ManifestError::OtherType) {
@@ -502,8 +536,9 @@ impl ManifestCache {
             error
         })?;
         let content = self.keep(wanted, content).await;
-        self.0.tags.put(wanted, question, TagRecord::of(&content)).await;
-        Ok(Answer::Content(content))
+        self.0.tags.put(wanted, question, TagRecord::of(&content, confirmed)).await;
+        let of_tag = matches!(question.reference, Reference::Tag(_));
+        Ok(Answer::Content { content, confirmed: of_tag.then_some(confirmed) })
     }
 
     /// What can be served for a tag that moved, should the upstream fail before its new manifest is fetched.

@@ -353,7 +353,8 @@ mod tests {
             digest("config"),
             layers.join(",")
         );
-        let body = ManifestBody { media_type: Some(media_type), digest: None, bytes: Bytes::from(bytes) };
+        let (media_type, bytes) = (Some(media_type), Bytes::from(bytes));
+        let body = ManifestBody { media_type, digest: None, bytes, age: Duration::ZERO };
         let reference: Reference = "1".parse().unwrap();
         Content::verified(&reference, body).unwrap()
     }

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -301,7 +302,10 @@ impl Handler {
         let accept = Accept::from_headers(asked.headers);
         let served = self.manifests.at_hand(upstream, route.repository.as_ref()?, reference, &accept)?;
         facts.outcome = served.outcome;
-        Some(unless_known(asked, &served.content.digest, facts).unwrap_or_else(|| response::manifest(&served)))
+        Some(
+            unless_known(asked, &served.content.digest, facts, served.confirmed)
+                .unwrap_or_else(|| response::manifest(&served)),
+        )
     }
 
     async fn serve(
@@ -355,11 +359,13 @@ impl Handler {
                 None => self.manifests.head(wanted, reference).await.map_err(|error| facts.failed(error))?,
             };
             facts.outcome = head.outcome;
-            return Ok(unless_known(asked, &head.digest, facts).unwrap_or_else(|| response::manifest_head(&head)));
+            return Ok(unless_known(asked, &head.digest, facts, head.confirmed)
+                .unwrap_or_else(|| response::manifest_head(&head)));
         }
         let served = self.manifests.get(wanted, reference).await.map_err(|error| facts.failed(error))?;
         facts.outcome = served.outcome;
-        Ok(unless_known(asked, &served.content.digest, facts).unwrap_or_else(|| response::manifest(&served)))
+        Ok(unless_known(asked, &served.content.digest, facts, served.confirmed)
+            .unwrap_or_else(|| response::manifest(&served)))
     }
 
     async fn blob(&self, asked: Asked<'_>, source: &Source, facts: &mut Facts) -> Result<Response<Body>, Error> {
@@ -368,14 +374,14 @@ impl Handler {
         {
             let size = BlobSize { total: head.len, outcome: Outcome::Miss };
             facts.outcome = size.outcome;
-            return Ok(unless_known(asked, &source.digest, facts)
+            return Ok(unless_known(asked, &source.digest, facts, None)
                 .unwrap_or_else(|| response::blob_head(&source.digest, &size)));
         }
         if asked.is_head() || has_already(asked.headers, &source.digest) {
             // That the client has it does not say that the upstream does: the size is asked for all the same.
             let size = self.blobs.size(source).await.map_err(|error| facts.failed(error))?;
             facts.outcome = size.outcome;
-            return Ok(unless_known(asked, &source.digest, facts)
+            return Ok(unless_known(asked, &source.digest, facts, None)
                 .unwrap_or_else(|| response::blob_head(&source.digest, &size)));
         }
         let range = wanted_range(asked.headers, &source.digest);
@@ -508,8 +514,13 @@ fn told(asked: Asked<'_>, error: RouteError) -> Error {
 }
 
 /// 304, when the client has this content.
-fn unless_known(asked: Asked<'_>, digest: &Digest, facts: &Facts) -> Option<Response<Body>> {
-    has_already(asked.headers, digest).then(|| response::not_modified(digest, facts.outcome))
+fn unless_known(
+    asked: Asked<'_>,
+    digest: &Digest,
+    facts: &Facts,
+    confirmed: Option<SystemTime>,
+) -> Option<Response<Body>> {
+    has_already(asked.headers, digest).then(|| response::not_modified(digest, facts.outcome, confirmed))
 }
 
 /// Whether the upstream is asked before anything is told of a manifest. A client that is about to push asks by HEAD whether

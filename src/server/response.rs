@@ -1,5 +1,7 @@
 //! The header sets of every kind of answer.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
@@ -53,6 +55,7 @@ pub fn manifest(served: &ServedManifest) -> Response<Body> {
     headers.insert(CONTENT_DIGEST, content.headers.digest.clone());
     headers.insert(header::ETAG, content.headers.etag.clone());
     headers.insert(CACHE_STATUS, cache_status(served.outcome, true));
+    insert_age(headers, served.confirmed);
     response
 }
 
@@ -60,7 +63,19 @@ pub fn manifest_head(head: &ManifestHead) -> Response<Body> {
     let mut response = Response::new(body::empty());
     manifest_headers(response.headers_mut(), &head.digest, head.media_type.as_str(), head.size);
     response.headers_mut().insert(CACHE_STATUS, cache_status(head.outcome, false));
+    insert_age(response.headers_mut(), head.confirmed);
     response
+}
+
+/// How long ago what a tag means was confirmed: a mirror behind this one goes on counting from there.
+///
+/// Source: RFC 9111 section 5.1.
+fn insert_age(headers: &mut HeaderMap, confirmed: Option<SystemTime>) {
+    if let Some(confirmed) = confirmed {
+        // A clock that was set back makes nothing younger than it can be.
+        let age = SystemTime::now().duration_since(confirmed).unwrap_or_default();
+        headers.insert(header::AGE, HeaderValue::from(age.as_secs()));
+    }
 }
 
 fn manifest_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &str, size: u64) {
@@ -106,12 +121,13 @@ fn blob_headers(headers: &mut HeaderMap, digest: &Digest, len: Option<u64>) {
     content_headers(headers, digest);
 }
 
-/// The client has this content already.
-pub fn not_modified(digest: &Digest, outcome: Outcome) -> Response<Body> {
+/// The client has this content already; `confirmed`: when that was found to be what the tag means.
+pub fn not_modified(digest: &Digest, outcome: Outcome, confirmed: Option<SystemTime>) -> Response<Body> {
     let mut response = Response::new(body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     content_headers(response.headers_mut(), digest);
     response.headers_mut().insert(CACHE_STATUS, cache_status(outcome, false));
+    insert_age(response.headers_mut(), confirmed);
     response
 }
 

@@ -3,14 +3,20 @@
 //! A status becomes an [`ErrorKind`]; an answer that is a success by its status but cannot be what
 //! was asked for, such as a captive portal's HTML page, becomes one as well.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
     client::number,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
+    via::Mirrors,
 };
 use crate::oci::ContentRange;
+
+/// The longest age that is believed, in seconds. Source: RFC 9111 section 1.2.2.
+const MAX_AGE: u64 = 1 << 31;
 
 /// Passes on 200 and 206; everything else is an error.
 pub(super) fn check(followed: Followed) -> Result<Followed, Error> {
@@ -61,6 +67,26 @@ pub(super) fn announced_len(followed: &Followed) -> Option<u64> {
     }
 }
 
+/// How long ago the content of an answer was true. Only a forebay's word counts: other caches, such as a CDN, count from when
+/// they fetched what a registry calls unchanging.
+pub(super) fn age(followed: &Followed) -> Duration {
+    let headers = followed.response.headers();
+    if followed.away || Mirrors::in_headers(headers).is_none() {
+        return Duration::ZERO;
+    }
+    age_of(headers).unwrap_or_default()
+}
+
+/// Of several the first counts, and what is no number says nothing. Source: RFC 9111 section 5.1.
+fn age_of(headers: &HeaderMap) -> Option<Duration> {
+    let first = headers.get(header::AGE)?.to_str().ok()?.split(',').next()?.trim();
+    if first.is_empty() || !first.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // What is no number any more is a larger one.
+    Some(Duration::from_secs(first.parse().unwrap_or(MAX_AGE).min(MAX_AGE)))
+}
+
 /// Whether a registry says that it is one.
 pub(super) fn is_of_registry(headers: &HeaderMap) -> bool {
     let says = |value: &HeaderValue| {
@@ -100,6 +126,37 @@ mod tests {
     use http::HeaderName;
 
     use super::*;
+
+    #[test]
+    fn an_age_is_a_number_and_the_first_of_several() {
+        for (lines, expected) in [
+            (&["0"][..], Some(0)),
+            (&["17"], Some(17)),
+            (&[" 17 "], Some(17)),
+            (&["007"], Some(7)),
+            (&["2147483648"], Some(MAX_AGE)),
+            (&["2147483649"], Some(MAX_AGE)),
+            (&["99999999999999999999999999"], Some(MAX_AGE)),
+            (&["17, 3"], Some(17)),
+            (&["17", "3"], Some(17)),
+            (&["3", "17"], Some(3)),
+            (&["x", "17"], None),
+            (&["-1"], None),
+            (&["+1"], None),
+            (&["1.5"], None),
+            (&["0x10"], None),
+            (&["1 2"], None),
+            (&[""], None),
+            (&[",3"], None),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::AGE, HeaderValue::from_str(line).unwrap());
+            }
+            assert_eq!(age_of(&headers), expected.map(Duration::from_secs), "{lines:?}");
+        }
+    }
 
     #[test]
     fn statuses() {

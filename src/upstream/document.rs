@@ -10,6 +10,7 @@ use http::{HeaderMap, header};
 use tokio::{sync::SemaphorePermit, time::timeout};
 
 use super::{
+    answer,
     client::{number, whole_body},
     endpoint::Endpoint,
     error::{Error, ErrorKind},
@@ -26,18 +27,22 @@ const MAX_SMALL: u64 = 64 * 1024;
 /// How long an answer waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A document as it came.
+pub(super) struct Document {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// How long ago it was true, as a forebay says.
+    pub age: Duration,
+}
+
 impl Shared {
     /// Asks for a document and reads it.
-    pub(super) async fn document(&self, ask: &Ask) -> Result<(HeaderMap, Bytes), Error> {
+    pub(super) async fn document(&self, ask: &Ask) -> Result<Document, Error> {
         self.each_endpoint(ask.apart, |endpoint| self.document_of(endpoint, ask)).await?
     }
 
     /// The inner error: no turn came, which says nothing about the endpoint.
-    async fn document_of(
-        &self,
-        endpoint: Arc<Endpoint>,
-        ask: &Ask,
-    ) -> Result<Result<(HeaderMap, Bytes), Error>, Error> {
+    async fn document_of(&self, endpoint: Arc<Endpoint>, ask: &Ask) -> Result<Result<Document, Error>, Error> {
         let mut followed = self.ask(&endpoint, ask).await?;
         let mut turn = None;
         if !is_small(&followed) {
@@ -52,12 +57,13 @@ impl Shared {
                 followed = self.ask(&endpoint, ask).await?;
             }
         }
+        let age = answer::age(&followed);
         let Followed { response, url, .. } = followed;
         let headers = response.headers().clone();
         let body = whole_body(response, &url, MAX_DOCUMENT).await?;
         drop(turn);
         self.metrics().upstream_received(self.name(), body.len() as u64);
-        Ok(Ok((headers, body)))
+        Ok(Ok(Document { headers, body, age }))
     }
 
     async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {

@@ -37,6 +37,7 @@ pub mod write;
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -53,6 +54,7 @@ pub use self::{
     write::{Need, Place, Write, Written},
 };
 use self::{
+    document::Document,
     endpoint::Endpoint,
     request::{Ask, Shared, in_time},
     token::Scope,
@@ -86,6 +88,8 @@ pub struct ManifestHead {
     pub digest: Option<Digest>,
     /// In bytes.
     pub len: Option<u64>,
+    /// How long ago this was true, as a forebay says.
+    pub age: Duration,
 }
 
 /// A manifest as it came. Nothing of it is verified.
@@ -95,6 +99,8 @@ pub struct ManifestBody {
     /// As the upstream claims.
     pub digest: Option<Digest>,
     pub bytes: Bytes,
+    /// How long ago this was true, as a forebay says.
+    pub age: Duration,
 }
 
 /// What the head of a blob says.
@@ -243,6 +249,7 @@ impl Upstream {
                     media_type: media_type(headers),
                     digest: digest(headers),
                     len: answer::announced_len(&followed),
+                    age: answer::age(&followed),
                 })
             })
             .await
@@ -256,8 +263,8 @@ impl Upstream {
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
-        let (headers, bytes) = self.shared.document(ask).await?;
-        Ok(ManifestBody { media_type: media_type(&headers), digest: digest(&headers), bytes })
+        let Document { headers, body, age } = self.shared.document(ask).await?;
+        Ok(ManifestBody { media_type: media_type(&headers), digest: digest(&headers), bytes: body, age })
     }
 
     /// Asks how long a blob is.
@@ -340,7 +347,7 @@ impl Upstream {
             apart: self.apart,
             client: None,
         })?;
-        let (theirs, body) = self.shared.document(ask).await?;
+        let Document { headers: theirs, body, .. } = self.shared.document(ask).await?;
         let headers = FORWARDED
             .iter()
             .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))

@@ -1,5 +1,6 @@
 //! Manifests by tag: trusted for a while, then confirmed by one HEAD, however many ask.
 
+mod ages;
 mod heads;
 
 use std::{

@@ -1,6 +1,9 @@
 //! What comes of a question: an answer, a manifest to serve, or why there is none.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use super::Content;
 use crate::{
@@ -34,6 +37,8 @@ pub enum ManifestError {
 pub struct ServedManifest {
     pub content: Arc<Content>,
     pub outcome: Outcome,
+    /// When the tag was last confirmed, where it was asked for by one.
+    pub confirmed: Option<SystemTime>,
 }
 
 /// What a HEAD of a manifest says.
@@ -44,6 +49,8 @@ pub struct ManifestHead {
     /// In bytes.
     pub size: u64,
     pub outcome: Outcome,
+    /// When the tag was last confirmed, where it was asked for by one.
+    pub confirmed: Option<SystemTime>,
 }
 
 /// What an upstream answered, and what that was in terms of the cache.
@@ -52,7 +59,10 @@ pub(super) enum Answer {
     /// The tag points where it did.
     Unchanged(Arc<TagRecord>),
     Head(Arc<TagRecord>),
-    Content(Arc<Content>),
+    Content {
+        content: Arc<Content>,
+        confirmed: Option<SystemTime>,
+    },
 }
 
 impl ManifestError {
@@ -71,42 +81,48 @@ impl Answer {
     pub fn head(&self, outcome: Outcome) -> ManifestHead {
         match self {
             Self::Unchanged(record) | Self::Head(record) => ManifestHead::recorded(record, outcome),
-            Self::Content(content) => ManifestHead::of(content, outcome),
+            Self::Content { content, confirmed } => ManifestHead::of(content, outcome, *confirmed),
         }
     }
 }
 
 impl ManifestHead {
-    pub(super) fn of(content: &Content, outcome: Outcome) -> Self {
+    pub(super) fn of(content: &Content, outcome: Outcome, confirmed: Option<SystemTime>) -> Self {
         let (digest, media_type) = (content.digest.clone(), content.media_type.clone());
-        Self { digest, media_type, size: content.bytes.len() as u64, outcome }
+        Self { digest, media_type, size: content.bytes.len() as u64, outcome, confirmed }
     }
 
     pub(super) fn recorded(record: &TagRecord, outcome: Outcome) -> Self {
-        Self { digest: record.digest.clone(), media_type: record.media_type.clone(), size: record.size, outcome }
+        let (digest, media_type) = (record.digest.clone(), record.media_type.clone());
+        Self { digest, media_type, size: record.size, outcome, confirmed: Some(record.confirmed) }
     }
 }
 
 impl TagRecord {
     /// `None` when the upstream left out what a client needs to know.
     pub(super) fn told_by(head: upstream::ManifestHead) -> Option<Self> {
-        let upstream::ManifestHead { media_type, digest, len } = head;
+        let upstream::ManifestHead { media_type, digest, len, age } = head;
         Some(Self {
             digest: digest?,
             media_type: media_type?,
             size: len?,
             previous: None,
-            confirmed: SystemTime::now(),
+            confirmed: confirmed_before(age),
         })
     }
 
-    pub(super) fn of(content: &Content) -> Self {
+    pub(super) fn of(content: &Content, confirmed: SystemTime) -> Self {
         Self {
             digest: content.digest.clone(),
             media_type: content.media_type.clone(),
             size: content.bytes.len() as u64,
             previous: None,
-            confirmed: SystemTime::now(),
+            confirmed,
         }
     }
+}
+
+/// When an answer was true that is so old.
+pub(super) fn confirmed_before(age: Duration) -> SystemTime {
+    SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)
 }

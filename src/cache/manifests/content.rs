@@ -49,7 +49,7 @@ impl Content {
 
     /// Checks what an upstream sent against the digest that was asked for, or that it claims for the tag.
     pub fn verified(reference: &Reference, body: ManifestBody) -> Result<Self, ManifestError> {
-        let ManifestBody { media_type: header, digest: claimed, bytes } = body;
+        let ManifestBody { media_type: header, digest: claimed, bytes, .. } = body;
         let expected = match reference {
             Reference::Digest(digest) => Some(digest.clone()),
             Reference::Tag(_) => claimed,
@@ -173,7 +173,8 @@ mod tests {
 
     fn body(media_type: Option<&str>, digest: Option<&Digest>, bytes: &[u8]) -> ManifestBody {
         let media_type = media_type.map(|text| text.parse().unwrap());
-        ManifestBody { media_type, digest: digest.cloned(), bytes: Bytes::copy_from_slice(bytes) }
+        let (digest, bytes) = (digest.cloned(), Bytes::copy_from_slice(bytes));
+        ManifestBody { media_type, digest, bytes, age: std::time::Duration::ZERO }
     }
 
     fn tag() -> Reference {

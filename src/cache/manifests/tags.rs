@@ -5,8 +5,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use moka::policy::EvictionPolicy;
+use tokio::time::Instant;
 
 use super::{Question, Wanted, writer::Writer};
 use crate::{
@@ -26,6 +29,9 @@ use crate::{
 const MOST_RECORDS: u64 = 50_000;
 /// Of how many classes of clients the records of one tag are held in memory.
 const MAX_CLASSES: usize = 16;
+/// How long the answer about a tag is believed although it came with an older date, or none of use: a tag is asked about
+/// no more often than once in this time.
+const MIN_ASKING_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an upstream that could not answer for a tag is left alone, at most.
 const TROUBLE_TTL: Duration = Duration::from_secs(5);
 
@@ -51,6 +57,8 @@ struct Remembered {
     writes: u64,
     /// It is on disk, and no change was made until then: one that comes later forgets it.
     settled: Arc<AtomicBool>,
+    /// When the upstream answered this; `None` for what was read from the disk.
+    answered: Option<Instant>,
 }
 
 impl TagRecords {
@@ -64,7 +72,11 @@ impl TagRecords {
         Self {
             store: writer.store.clone(),
             writer,
-            memory: moka::sync::Cache::builder().max_capacity(MOST_RECORDS).build(),
+            // The default policy refuses newcomers, which would be asked about each time.
+            memory: moka::sync::Cache::builder()
+                .max_capacity(MOST_RECORDS)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
             troubled,
             writes: Arc::default(),
             tag_ttl: config.tag_ttl,
@@ -74,20 +86,17 @@ impl TagRecords {
 
     /// The record of a tag, and how far it can be believed. One too old for anything is not given.
     pub async fn get(&self, key: &TagKey) -> (Option<Arc<TagRecord>>, Freshness) {
-        let Some(record) = self.find(key).await else { return (None, Freshness::Missing) };
-        match self.judge(&record) {
+        let Some(found) = self.find(key).await else { return (None, Freshness::Missing) };
+        match self.judge(&found) {
             Freshness::Missing => (None, Freshness::Missing),
-            freshness => (Some(record), freshness),
+            freshness => (Some(found.record), freshness),
         }
     }
 
     /// The record of a tag, when it is in memory and fresh.
     pub fn fresh_in_memory(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
-        self.in_memory(key).filter(|record| self.judge(record) == Freshness::Fresh)
-    }
-
-    fn in_memory(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
-        self.remembered(key).filter(|found| self.holds(key, found)).map(|found| found.record)
+        let found = self.remembered(key).filter(|found| self.holds(key, found))?;
+        (self.judge(&found) == Freshness::Fresh).then_some(found.record)
     }
 
     fn remembered(&self, key: &TagKey) -> Option<Remembered> {
@@ -146,10 +155,10 @@ impl TagRecords {
         }
     }
 
-    async fn find(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
+    async fn find(&self, key: &TagKey) -> Option<Remembered> {
         if let Some(found) = self.remembered(key) {
             // What is being written was outdated meanwhile: it does not land, and what lies there is being removed.
-            return self.holds(key, &found).then_some(found.record);
+            return self.holds(key, &found).then_some(found);
         }
         let writes = self.writes(&key.upstream, &key.repository);
         let record = Arc::new(self.on_disk(key).await?);
@@ -158,20 +167,20 @@ impl TagRecords {
 
     /// Takes a record that was read from the disk, where `writes` changes had been made before. One that the upstream gave
     /// meanwhile is newer, and is the one that counts.
-    fn believe(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) -> Option<Arc<TagRecord>> {
-        let (class, used, settled) = (key.class, LastUse::default(), Arc::new(AtomicBool::new(false)));
-        let read = Remembered { class, record: record.clone(), used, writes, settled: settled.clone() };
-        let first = self.remember_first(key, read);
-        if !Arc::ptr_eq(&first.settled, &settled) {
-            return self.holds(key, &first).then_some(first.record);
+    fn believe(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) -> Option<Remembered> {
+        let (class, used, settled) = (key.class, LastUse::default(), Arc::<AtomicBool>::default());
+        let read = Remembered { class, record, used, writes, settled, answered: None };
+        let first = self.remember_first(key, read.clone());
+        if !Arc::ptr_eq(&first.settled, &read.settled) {
+            return self.holds(key, &first).then_some(first);
         }
         if self.writes(&key.upstream, &key.repository) != writes {
             // It may have been removed while it was read: the next one looks again.
             self.memory.invalidate(&key.of_all_classes());
             return None;
         }
-        settled.store(true, Ordering::SeqCst);
-        Some(record)
+        read.settled.store(true, Ordering::SeqCst);
+        Some(read)
     }
 
     async fn on_disk(&self, key: &TagKey) -> Option<TagRecord> {
@@ -188,9 +197,9 @@ impl TagRecords {
     pub async fn other_classes(&self, key: &TagKey) -> Vec<(Arc<TagRecord>, Freshness)> {
         let mut found = Vec::new();
         for other in self.store.tag_classes(key).await {
-            if let Some(record) = self.find(&other).await {
-                let freshness = self.judge(&record);
-                found.push((record, freshness));
+            if let Some(other) = self.find(&other).await {
+                let freshness = self.judge(&other);
+                found.push((other.record, freshness));
             }
         }
         found
@@ -211,8 +220,10 @@ impl TagRecords {
         if is_outdated() {
             return;
         }
-        let (class, used, settled) = (key.class, LastUse::default(), Arc::new(AtomicBool::new(false)));
-        self.remember(key, Remembered { class, record: record.clone(), used, writes, settled: settled.clone() });
+        let (class, used, settled) = (key.class, LastUse::default(), Arc::<AtomicBool>::default());
+        let (now, kept) = (Some(Instant::now()), record.clone());
+        let remembered = Remembered { class, record: kept, used, writes, settled: settled.clone(), answered: now };
+        self.remember(key, remembered);
         self.troubled.invalidate(key);
         let (counts, upstream, repository) = (self.writes.clone(), key.upstream.clone(), key.repository.clone());
         let gate = move |land: Landing<'_>| counts.land(&upstream, &repository, writes, land).unwrap_or(Ok(()));
@@ -225,8 +236,14 @@ impl TagRecords {
     }
 
     /// The upstream said again what it said before.
-    pub async fn confirm(&self, wanted: &Wanted, question: &Question, record: &TagRecord) -> Arc<TagRecord> {
-        self.put(wanted, question, TagRecord { confirmed: SystemTime::now(), ..record.clone() }).await
+    pub async fn confirm(
+        &self,
+        wanted: &Wanted,
+        question: &Question,
+        record: &TagRecord,
+        confirmed: SystemTime,
+    ) -> Arc<TagRecord> {
+        self.put(wanted, question, TagRecord { confirmed, ..record.clone() }).await
     }
 
     /// A change was made: nothing of what it outdates is left, in memory, on disk, or on its way to either.
@@ -297,9 +314,19 @@ impl TagRecords {
         self.troubled.contains_key(key)
     }
 
-    fn judge(&self, record: &TagRecord) -> Freshness {
+    /// As of when what the tag pointed at before counts as confirmed: it is known to be outdated.
+    pub fn outdated(&self, record: &TagRecord) -> SystemTime {
+        record.confirmed.checked_sub(self.tag_ttl).unwrap_or(UNIX_EPOCH)
+    }
+
+    fn judge(&self, found: &Remembered) -> Freshness {
+        let interval = MIN_ASKING_INTERVAL.min(self.tag_ttl);
         let (now, steady) = (SystemTime::now(), freshness::steady_now());
-        freshness::judge_steadily(record.confirmed, now, steady, self.tag_ttl, self.stale_if_error)
+        match freshness::judge_steadily(found.record.confirmed, now, steady, self.tag_ttl, self.stale_if_error) {
+            Freshness::Fresh => Freshness::Fresh,
+            _ if found.answered.is_some_and(|answered| answered.elapsed() < interval) => Freshness::Fresh,
+            old => old,
+        }
     }
 }
 
@@ -351,6 +378,10 @@ mod tests {
     impl Tags {
         fn writes(&self) -> u64 {
             self.records.writes(&self.key.upstream, &self.key.repository)
+        }
+
+        fn answered(&self) -> Instant {
+            self.records.remembered(&self.key).and_then(|found| found.answered).unwrap()
         }
 
         async fn digest(&self) -> Option<Digest> {
@@ -422,7 +453,7 @@ mod tests {
         let (writes, read) = (tags.writes(), records.on_disk(key).await.unwrap());
         records.remove(key).await;
         records.end_change(&key.upstream, &key.repository, [key]);
-        assert_eq!(records.believe(key, writes, Arc::new(read)), None);
+        assert!(records.believe(key, writes, Arc::new(read)).is_none());
         assert_eq!(tags.digest().await, None);
     }
 
@@ -435,7 +466,21 @@ mod tests {
         let read = records.on_disk(key).await.unwrap();
         records.keep(key, tags.writes(), pointing_at("new")).await;
         let new = Some(pointing_at("new").digest.clone());
-        assert_eq!(records.believe(key, tags.writes(), Arc::new(read)).map(|found| found.digest.clone()), new);
+        assert_eq!(records.believe(key, tags.writes(), Arc::new(read)).map(|found| found.record.digest.clone()), new);
         assert_eq!(tags.digest().await, new);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_any_age_is_believed_for_a_second() {
+        let tags = tags();
+        let long_ago = TagRecord { confirmed: UNIX_EPOCH, ..(*pointing_at("old")).clone() };
+        tags.records.keep(&tags.key, tags.writes(), Arc::new(long_ago)).await;
+        let just_before = MIN_ASKING_INTERVAL - Duration::from_millis(1);
+        tokio::time::advance(just_before.saturating_sub(tags.answered().elapsed())).await;
+        assert_eq!(tags.records.get(&tags.key).await.1, Freshness::Fresh);
+        assert!(tags.records.fresh_in_memory(&tags.key).is_some());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(tags.records.get(&tags.key).await, (None, Freshness::Missing));
+        assert!(tags.records.fresh_in_memory(&tags.key).is_none());
     }
 }

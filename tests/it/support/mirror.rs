@@ -227,6 +227,11 @@ impl Mirror {
     /// Ends it, and starts it with another configuration on the same directory.
     pub async fn restart_with(&mut self, change: impl FnOnce(&mut Config)) {
         self.drain().await;
+        self.start_with(change).await;
+    }
+
+    /// Starts it again with another configuration.
+    pub async fn start_with(&mut self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config);
         self.start().await;
     }
