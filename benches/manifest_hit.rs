@@ -24,7 +24,7 @@ fn hit(bencher: Bencher<'_, '_>, reference: &str, missing: usize) {
     let bench = Bench::new(Vec::new());
     let path = format!("/v2/team/app/manifests/{reference}");
     assert_eq!(bench.get(&path), MANIFEST.len() as u64);
-    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: {ACCEPT}\r\n\r\n");
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {ACCEPT}\r\n\r\n");
     let mut client = bench.connect();
     for number in 0..missing {
         client.miss(request(&format!("/v2/team/app/manifests/missing-{number}")).as_bytes());

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -24,7 +25,7 @@ use tracing::error;
 pub use self::config::Config;
 use crate::{
     metrics::Metrics,
-    route::asked_host,
+    route::{AllowedHosts, asked_host},
     server::{Connection, Handle, Listener, isolate},
 };
 
@@ -88,23 +89,41 @@ impl Readiness {
     }
 }
 
-/// Serves the operator until `shutdown`, which should come after the drain of the registry port.
-pub async fn run(listener: TcpListener, metrics: Metrics, readiness: Readiness, shutdown: CancellationToken) {
+/// Serves the operator until `shutdown`, which should come after the drain of the registry port. `hosts`: what is answered
+/// to on a loopback address.
+pub async fn run(
+    listener: TcpListener,
+    metrics: Metrics,
+    readiness: Readiness,
+    hosts: Arc<ArcSwap<AllowedHosts>>,
+    shutdown: CancellationToken,
+) {
     let listener = Listener::clear(listener, MAX_CONNECTIONS, DRAIN);
-    listener.run(Arc::new(Admin { metrics, readiness }), shutdown).await;
+    listener.run(Arc::new(Admin { metrics, readiness, hosts }), shutdown).await;
 }
 
 struct Admin {
     metrics: Metrics,
     readiness: Readiness,
+    hosts: Arc<ArcSwap<AllowedHosts>>,
 }
 
 impl Handle for Admin {
     type Body = Full<Bytes>;
 
-    async fn handle(&self, request: Request<Incoming>, _: Arc<Connection>) -> Response<Full<Bytes>> {
-        if let Err(error) = asked_host(request.version(), request.uri(), request.headers()) {
-            return text(StatusCode::BAD_REQUEST, &format!("{error}\n"));
+    async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Full<Bytes>> {
+        let host = match asked_host(request.version(), request.uri(), request.headers()) {
+            Ok(host) => host,
+            Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+        };
+        // Elsewhere probes and Prometheus may come by any name.
+        if connection.loopback && !self.hosts.load().allow(host) {
+            let host = host.unwrap_or_default();
+            let why = format!(
+                "this listener is bound to a loopback address and does not answer to the host {host:?}: to have it do so, \
+                 add that to admin.allowed_hosts\n"
+            );
+            return text(StatusCode::MISDIRECTED_REQUEST, &why);
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");

@@ -25,7 +25,7 @@ use crate::{
     metrics::{self, Metrics},
     peer::TrustedNetworks,
     push::{Gone, KeyError, Seal},
-    route::Routes,
+    route::{AllowedHosts, HostPattern, Routes},
     server::{Handler, Held, ListenError, Listener, ReloadableTls, Table, TlsError},
     state::{self, StateDirectory},
     upstream::{
@@ -103,6 +103,7 @@ pub struct App {
     metrics: Metrics,
     readiness: Readiness,
     trusted: TrustedNetworks,
+    admin_hosts: Arc<ArcSwap<AllowedHosts>>,
     local_addrs: Vec<SocketAddr>,
     admin_addr: SocketAddr,
     /// Accept no more, finish what runs.
@@ -170,7 +171,9 @@ impl App {
         }
         let of_now = handler.clone();
         tasks.spawn(access::watch(move || of_now.access.load_full(), metrics.clone(), end.clone()));
-        tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), end.clone()));
+        let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
+        let hosts = admin_hosts.clone();
+        tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), hosts, end.clone()));
         let serving = tokio::spawn(listener.run(handler.clone(), stop.clone()));
         readiness.set_ready();
         Ok(Self {
@@ -180,6 +183,7 @@ impl App {
             metrics,
             readiness,
             trusted,
+            admin_hosts,
             local_addrs,
             admin_addr,
             stop,
@@ -221,6 +225,7 @@ impl App {
         }
         self.handler.table.store(Arc::new(table));
         self.trusted.set(config.server.trusted_networks.clone());
+        self.admin_hosts.store(Arc::new(allowed_hosts(config, &config.admin.allowed_hosts)));
         warn_of_open_content(config);
         warn_of_push_users(config);
         self.handler.access.store(Arc::new(access));
@@ -251,13 +256,14 @@ impl App {
 fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str> {
     let mut server = new.server.clone();
     server.trusted_networks.clone_from(&running.server.trusted_networks);
+    server.allowed_hosts.clone_from(&running.server.allowed_hosts);
     if let (Some(_), Some(_)) = (&running.server.tls, &server.tls) {
         // Other files are taken over; only whether there is TLS at all is not.
         server.tls.clone_from(&running.server.tls);
     }
     let sections = [
         ("server", server != running.server),
-        ("admin", new.admin != running.admin),
+        ("admin", new.admin.listen != running.admin.listen),
         ("cache", new.cache != running.cache),
     ];
     sections.into_iter().filter_map(|(section, changed)| changed.then_some(section)).collect()
@@ -287,7 +293,12 @@ fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, E
     Seal::check(&config.push)?;
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
     let seal = if pushes { Some(seal(config)?) } else { None };
-    Ok(Table { routes: Routes::new(config.upstreams.iter()), upstreams: table, seal })
+    let hosts = allowed_hosts(config, &config.server.allowed_hosts);
+    Ok(Table { routes: Routes::new(config.upstreams.iter()), hosts, upstreams: table, seal })
+}
+
+fn allowed_hosts(config: &Config, allowed: &[HostPattern]) -> AllowedHosts {
+    AllowedHosts::new(config.upstreams.iter().flat_map(|upstream| &upstream.hosts).chain(allowed))
 }
 
 fn seal(config: &Config) -> Result<Seal, Error> {
@@ -382,6 +393,8 @@ mod tests {
                 &["admin", "cache"],
             ),
             (&base, with(&|config| config.server.trusted_networks = vec!["10.0.0.1".parse().unwrap()]), &[]),
+            (&base, with(&|config| config.server.allowed_hosts = vec!["mirror.lan".parse().unwrap()]), &[]),
+            (&base, with(&|config| config.admin.allowed_hosts = vec!["mirror.lan".parse().unwrap()]), &[]),
             (&a, b.clone(), &[]),
             (&a, with(&|config| (config.server.tls = files("b"), config.server.clear_http = false).1), &["server"]),
             (&a, base.clone(), &["server"]),

@@ -28,7 +28,9 @@ use std::{
 use crate::{
     access, admin, cache,
     peer::{Network, NetworkError},
-    push, server, upstream,
+    push,
+    route::HostPattern,
+    server, upstream,
 };
 
 use document::Document;
@@ -170,6 +172,7 @@ fn server(document: &Document<'_>, raw: raw::Server, flags: Vec<SocketAddr>) -> 
         max_connections: raw.max_connections,
         drain_timeout: raw.drain_timeout.0,
         trusted_networks: networks(document, &section.field("trusted_networks"), &raw.trusted_networks)?,
+        allowed_hosts: allowed_hosts(document, &section.field("allowed_hosts"), &raw.allowed_hosts)?,
         tls,
     })
 }
@@ -181,6 +184,16 @@ fn networks(document: &Document<'_>, key: &Key, texts: &[String]) -> Result<Vec<
             text.parse().map_err(|error: NetworkError| document.error(&key.item(index), error.to_string()))
         })
         .collect()
+}
+
+fn allowed_hosts(document: &Document<'_>, key: &Key, texts: &[String]) -> Result<Vec<HostPattern>, Error> {
+    let forms = "must be a name by which clients come in, such as \"mirror.lan\"; any port is meant";
+    let read = |(index, text): (usize, &String)| match text.parse() {
+        Ok(HostPattern::AnyPort(_)) => Err(document.error(&key.item(index), format!("{forms}, but not any name"))),
+        Ok(pattern) => Ok(pattern),
+        Err(error) => Err(document.error(&key.item(index), format!("{forms}: {error}"))),
+    };
+    texts.iter().enumerate().map(read).collect()
 }
 
 fn tls(document: &Document<'_>, section: &Key, raw: &raw::Tls) -> Result<server::TlsConfig, Error> {
@@ -212,7 +225,8 @@ fn admin(
             format!("{listen} is where the registry listens; the admin listener needs an address of its own"),
         ));
     }
-    Ok(admin::Config { listen })
+    let allowed_hosts = allowed_hosts(document, &Key::new("admin").field("allowed_hosts"), &raw.allowed_hosts)?;
+    Ok(admin::Config { listen, allowed_hosts })
 }
 
 fn cache(

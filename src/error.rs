@@ -29,6 +29,10 @@ pub enum Error {
     InvalidTag(#[source] ParseError),
     #[error("{0}")]
     InvalidHost(#[source] HostError),
+    #[error(
+        "this listener is bound to a loopback address and does not answer to the host {0:?}: to have it do so, add that to server.allowed_hosts"
+    )]
+    ForeignHost(String),
     #[error("no upstream is configured for {0:?}")]
     UnknownRoute(String),
     #[error("there is nothing at this path; a registry's paths begin with /v2/")]
@@ -108,6 +112,7 @@ impl Error {
             | Self::InvalidTag(_)
             | Self::InvalidHost(_)
             | Self::Rejected => StatusCode::BAD_REQUEST,
+            Self::ForeignHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::UnknownRoute(_)
             | Self::NotFound
             | Self::ManifestUnknown
@@ -153,6 +158,7 @@ impl Error {
             | Self::OnlyPulls => ErrorCode::Denied,
             // NAME_UNKNOWN would say that there is no such repository, which clients report and end with.
             Self::InvalidHost(_)
+            | Self::ForeignHost(_)
             | Self::NoReferrersEndpoint
             | Self::Rejected
             | Self::Unsupported
@@ -192,6 +198,7 @@ impl Error {
             | Self::InvalidDigest(_)
             | Self::InvalidTag(_)
             | Self::InvalidHost(_)
+            | Self::ForeignHost(_)
             | Self::UnknownRoute(_)
             | Self::NotFound
             | Self::ManifestUnknown
@@ -330,6 +337,7 @@ mod tests {
         for (error, status, code) in [
             (Error::InvalidName(parse_error()), 400, "NAME_INVALID"),
             (Error::InvalidHost(HostError::Missing), 400, "UNSUPPORTED"),
+            (Error::ForeignHost("x".into()), 421, "UNSUPPORTED"),
             (Error::InvalidDigest(parse_error()), 400, "DIGEST_INVALID"),
             (Error::InvalidTag(parse_error()), 400, "TAG_INVALID"),
             (Error::UnknownRoute("x".into()), 404, "NAME_UNKNOWN"),

@@ -9,6 +9,7 @@
 //! What must hold: an upstream that is not configured is never the answer; a path is percent-decoded once, and what
 //! is left is valid or refused. Which status a refusal has is left to `error`; who may ask, to `access`.
 
+mod allowed_hosts;
 mod asked_host;
 mod host;
 mod path;
@@ -21,6 +22,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 use http::{Method, Uri};
 
 pub use self::{
+    allowed_hosts::AllowedHosts,
     asked_host::{HostError, asked_host},
     host::HostPattern,
     write::{MountSource, Write},

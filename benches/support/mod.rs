@@ -67,7 +67,7 @@ impl Bench {
     pub fn get(&self, path: &str) -> u64 {
         self.runtime.block_on(async {
             let mut stream = TcpStream::connect(self.mirror).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut buffer = vec![0; 1 << 20];
             let (mut head, mut body) = (Vec::new(), None::<u64>);

@@ -2,8 +2,12 @@
 
 use std::net::SocketAddr;
 
+use crate::route::HostPattern;
+
 /// The `[admin]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// What it answers to on a loopback address, beside localhost, addresses and the hosts of upstreams.
+    pub allowed_hosts: Vec<HostPattern>,
 }

@@ -32,6 +32,7 @@ pub struct Server {
     pub max_connections: usize,
     pub drain_timeout: Period,
     pub trusted_networks: Vec<String>,
+    pub allowed_hosts: Vec<String>,
     pub tls: Option<Tls>,
 }
 
@@ -43,6 +44,7 @@ impl Default for Server {
             max_connections: 8192,
             drain_timeout: Period(Duration::from_secs(30)),
             trusted_networks: Vec::new(),
+            allowed_hosts: Vec::new(),
             tls: None,
         }
     }
@@ -60,11 +62,12 @@ pub struct Tls {
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
     pub listen: String,
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:5001".to_owned() }
+        Self { listen: "127.0.0.1:5001".to_owned(), allowed_hosts: Vec::new() }
     }
 }
 

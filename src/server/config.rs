@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::peer::Network;
+use crate::{peer::Network, route::HostPattern};
 
 /// The `[server]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Peers in these networks are not held to shares: many clients are behind one address there.
     pub trusted_networks: Vec<Network>,
+    /// What listeners on loopback addresses answer to, beside localhost, addresses and the hosts of upstreams.
+    pub allowed_hosts: Vec<HostPattern>,
     pub tls: Option<TlsConfig>,
 }
 

@@ -81,8 +81,13 @@ pub(super) enum Role<H> {
     Refuse(Refused),
 }
 
-/// Serves one client until it leaves, idles too long, or the server ends.
-pub(super) async fn serve<H: Handle>(tcp: TcpStream, peer: SocketAddr, role: Role<H>, shared: &Shared) {
+/// Serves one client until it leaves, idles too long, or the server ends. `loopback`: see [`Connection`].
+pub(super) async fn serve<H: Handle>(
+    tcp: TcpStream,
+    (peer, loopback): (SocketAddr, bool),
+    role: Role<H>,
+    shared: &Shared,
+) {
     let stream = Stream::new(tcp, shared.timeouts.stall);
     let broken = stream.broken();
     let (counted, limit) = match &role {
@@ -92,8 +97,8 @@ pub(super) async fn serve<H: Handle>(tcp: TcpStream, peer: SocketAddr, role: Rol
     let mut aborted = pin!(rarely(shared.abort.cancelled()));
     let mut talking = pin!(async {
         match limit {
-            None => talk(stream, peer, role, shared).await,
-            Some(limit) => timeout(limit, talk(stream, peer, role, shared)).await.unwrap_or_default(),
+            None => talk(stream, (peer, loopback), role, shared).await,
+            Some(limit) => timeout(limit, talk(stream, (peer, loopback), role, shared)).await.unwrap_or_default(),
         }
     });
     tokio::select! {
@@ -106,9 +111,10 @@ pub(super) async fn serve<H: Handle>(tcp: TcpStream, peer: SocketAddr, role: Rol
 }
 
 /// What a clear HTTP/1 connection has no use for goes on the heap: a task is as large as the largest of its futures.
-async fn talk<H: Handle>(mut stream: Stream, peer: SocketAddr, role: Role<H>, shared: &Shared) {
+async fn talk<H: Handle>(mut stream: Stream, (peer, loopback): (SocketAddr, bool), role: Role<H>, shared: &Shared) {
     let Ok(local) = stream.local_addr() else { return };
-    let mut connection = Connection { peer, local, tls: false, sni: None, client_certificate: false, lane: None };
+    let mut connection =
+        Connection { peer, local, tls: false, loopback, sni: None, client_certificate: false, lane: None };
     let opening = tokio::select! {
         biased;
         opening = timeout(shared.timeouts.first_byte, stream.opening()) => opening,

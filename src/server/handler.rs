@@ -30,13 +30,15 @@ use crate::{
     metrics::{Metrics, Operation as Label, Outcome},
     oci::{Accept, Digest, Reference, is_referrers_tag},
     push::{self, Caches, Gone, Push, Seal},
-    route::{Operation, Route, RouteError, Routes, Target, asked_host},
+    route::{AllowedHosts, Operation, Route, RouteError, Routes, Target, asked_host},
     upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Upstream},
 };
 
 /// The upstreams and how requests find them; replaced as one on reload.
 pub struct Table {
     pub routes: Routes,
+    /// What a listener on a loopback address answers to.
+    pub hosts: AllowedHosts,
     pub upstreams: HashMap<Arc<str>, Upstream>,
     /// Present when one of them takes pushes.
     pub seal: Option<Seal>,
@@ -146,9 +148,13 @@ impl Handler {
         facts: &mut Facts,
         namespace: &mut Option<String>,
     ) -> Result<Response<Body>, Error> {
-        self.refuse_loop(asked.headers)?;
         let (routed, mut upstream) = {
             let table = self.table.load();
+            // Before anything is told, a challenge or which upstreams there are.
+            if asked.connection.loopback && !table.hosts.allow(asked.host) {
+                return Err(Error::ForeignHost(asked.host.unwrap_or_default().to_owned()));
+            }
+            self.refuse_loop(asked.headers)?;
             let routed = table.routes.resolve(asked.target());
             let upstream = match &routed {
                 Ok(route) => table.upstreams.get(&route.upstream),

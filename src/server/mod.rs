@@ -93,6 +93,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub tls: bool,
+    /// Whether the listener is bound to a loopback address: only programs of this machine come in, browsers among them.
+    pub loopback: bool,
     /// The name the client asked for in its TLS hello.
     pub sni: Option<String>,
     /// Whether the client showed a certificate signed by `client_ca`.
@@ -267,13 +269,14 @@ async fn sweep() {
 
 /// Accepts clients from one socket until the drain begins; then the socket is closed.
 async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Shared>) {
+    let loopback = socket.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let accepting = async {
         let mut failing = false;
         loop {
             match socket.accept().await {
                 Ok((tcp, peer)) => {
                     failing = false;
-                    admit(tcp, peer, &handler, &shared, shared.places.take(peer.ip(), 1));
+                    admit(tcp, (peer, loopback), &handler, &shared, shared.places.take(peer.ip(), 1));
                     continue;
                 }
                 // The client was gone before we looked: nothing is wrong with us, and the next one may be there.
@@ -294,7 +297,7 @@ async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Sha
                             true => shared.places.take(peer.ip(), 1),
                             false => Err(Refused::Full),
                         };
-                        admit(tcp, peer, &handler, &shared, place);
+                        admit(tcp, (peer, loopback), &handler, &shared, place);
                         continue;
                     }
                 }
@@ -313,7 +316,7 @@ async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Sha
 /// Serves a client that has a place, or tells it that it has none, or just closes.
 fn admit<H: Handle>(
     tcp: TcpStream,
-    peer: SocketAddr,
+    (peer, loopback): (SocketAddr, bool),
     handler: &Arc<H>,
     shared: &Arc<Shared>,
     place: Result<Permit, Refused>,
@@ -335,7 +338,7 @@ fn admit<H: Handle>(
     };
     let shared = shared.clone();
     shared.clone().tasks.spawn(async move {
-        connection::serve(tcp, peer, role, &shared).await;
+        connection::serve(tcp, (peer, loopback), role, &shared).await;
         drop(place);
         shared.reserve.refill();
     });

@@ -15,7 +15,8 @@ async fn metrics_health_and_readiness() {
     let address = listener.local_addr().unwrap();
     let url = format!("http://{address}");
     let (metrics, readiness, shutdown) = (Metrics::new().unwrap(), Readiness::new(), CancellationToken::new());
-    let running = tokio::spawn(admin::run(listener, metrics.clone(), readiness.clone(), shutdown.clone()));
+    let hosts = std::sync::Arc::default();
+    let running = tokio::spawn(admin::run(listener, metrics.clone(), readiness.clone(), hosts, shutdown.clone()));
     let client = client();
     let get = async |path: &str| {
         let response = client.get(format!("{url}{path}")).send().await.unwrap();

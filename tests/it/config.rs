@@ -350,6 +350,8 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
     ("[[upstream]]\nname = \"a.b\"\nurls = [\"https://a.b/v2/\"]", 3, "upstream[0].urls[0]", "forebay adds it"),
     ("[[upstream]]\nname = \"a.b\"\nurls = [\"https://u@a.b\"]", 3, "upstream[0].urls[0]", "password_file"),
     ("[[upstream]]\nname = \"a.b\"\nhosts = [\"http://x/\"]", 3, "upstream[0].hosts[0]", "must be a name"),
+    ("[server]\nallowed_hosts = [\"a.lan\", \"*:5000\"]", 2, "server.allowed_hosts[1]", "not any name"),
+    ("[admin]\nallowed_hosts = [\"*.lan\"]", 2, "admin.allowed_hosts[0]", "must be a name"),
     ("[[upstream]]\nname = \"a.b\"\nhosts = [\"x\", \"*:http\"]", 3, "upstream[0].hosts[1]", "must be a name"),
     (
         "[[upstream]]\nname = \"a.b\"\nrealms = [\"https://auth.b/token\"]",

@@ -1,6 +1,7 @@
 //! Which upstream is asked, for every way to name one; and that nobody is asked for what makes no sense.
 
 mod chains;
+mod rebinding;
 mod refused;
 mod rings;
 

@@ -104,11 +104,12 @@ impl Handle for Stage {
                 whole("late\n", over)
             }
             "/connection" => {
-                let Connection { tls, sni, client_certificate, peer, local, lane } = &*connection;
+                let Connection { tls, sni, client_certificate, peer, local, loopback, lane } = &*connection;
                 let http1 = request.version() < http::Version::HTTP_2;
                 // Under TLS it depends on the kernel.
                 assert!(lane.is_some() == http1 || (*tls && lane.is_none()));
                 assert_ne!(peer, local);
+                assert!(loopback);
                 whole(&format!("{tls} {} {client_certificate}", sni.as_deref().unwrap_or("-")), over)
             }
             "/big" => {
@@ -172,6 +173,7 @@ impl Setup {
                 clear_http: true,
                 max_connections: 1000,
                 trusted_networks: Vec::new(),
+                allowed_hosts: Vec::new(),
                 drain_timeout: PATIENCE,
                 tls: None,
             },

@@ -64,7 +64,7 @@ fn arguments(home: &Path, admin: u16) -> Vec<String> {
 }
 
 async fn ping(stream: &mut TcpStream) -> String {
-    let request = b"GET /v2/ HTTP/1.1\r\nHost: mirror.test\r\nConnection: close\r\n\r\n";
+    let request = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request).await.expect("the request can be written");
     let mut answer = String::new();
     let read = stream.read_to_string(&mut answer);
@@ -120,7 +120,7 @@ async fn a_connection_made_while_forebay_restarts_is_answered_by_the_next_one() 
 /// One request on a new connection, as a client makes it that does not try again.
 async fn pull(address: std::net::SocketAddr) -> Result<(), String> {
     let mut stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
-    let request = b"GET /v2/ HTTP/1.1\r\nHost: mirror.test\r\nConnection: close\r\n\r\n";
+    let request = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request).await.map_err(|error| format!("write: {error}"))?;
     let mut answer = String::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await;

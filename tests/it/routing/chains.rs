@@ -27,6 +27,7 @@ impl App {
         };
         let mut config = Config::parse(text, Path::new("forebay.toml"), overrides).unwrap();
         config.cache.min_free = 0;
+        config.server.allowed_hosts.push("mirror.lan".parse().unwrap());
         let app = app::App::start(config, Inherited { registry, admin: None }).await.unwrap();
         Self { app, _directory: directory }
     }

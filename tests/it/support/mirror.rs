@@ -29,6 +29,9 @@ use super::{fake_registry::FakeRegistry, until::until};
 /// The name of the upstream that [`Mirror::of`] configures.
 pub const UPSTREAM: &str = "fake.example";
 
+/// What tests call a mirror, beside its address.
+const NAMES: [&str; 3] = ["mirror.lan", "whatever.lan", "x"];
+
 /// A mirror to be started.
 pub struct Builder {
     config: Config,
@@ -112,6 +115,7 @@ impl Mirror {
         let mut config = Config::parse(text, &directory.path().join("forebay.toml"), overrides).unwrap();
         // A test machine's disk may be fuller than the default wants.
         config.cache.min_free = 0;
+        config.server.allowed_hosts = NAMES.map(|name| name.parse().unwrap()).into();
         config.state_directory = Some(directory.path().join("state"));
         Builder { config, directory }
     }
