@@ -219,6 +219,9 @@ impl App {
         let table = table(config, &self.metrics, &self.handler.pseudonym)?;
         let access = AccessControl::load(&config.access)?.trusting(self.trusted.clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
+        if let (Some(running), Some(tls)) = (&self.tls, &tls) {
+            running.may_become(tls)?;
+        }
         // From here on nothing fails.
         if let (Some(running), Some(tls)) = (&self.tls, tls) {
             running.replace(tls);
@@ -270,12 +273,12 @@ fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// Builds what is built of files, and gives the upstreams in the file's order: what is found wrong here keeps
-/// [`App::start`] from starting.
+/// [`App::start`] from starting or, as a certificate that has expired, a reload from being taken over.
 ///
 /// # Errors
 /// The first that is wrong, by its key.
 pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
-    config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
+    config.server.tls.as_ref().map(ReloadableTls::check).transpose()?;
     AccessControl::load(&config.access)?;
     access::check_push_users(&config.access)?;
     Seal::check(&config.push)?;

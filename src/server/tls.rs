@@ -3,28 +3,32 @@
 //! Certificate, key and client CA are one value: they are read together, checked together and swapped together, as
 //! one `ServerConfig`. So a handshake never sees half of a change, and tickets given out under an old client CA are
 //! worth nothing under a new one. A bad new file keeps the old value, and is told of once.
+//!
+//! A certificate that has expired, or is not valid yet, is a bad new file. There is nothing to keep at the start: then it is
+//! used, with a warning, since the clock may be what is wrong, and clear HTTP and clients that do not look are still served.
 
 use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
 use rustls::{
-    RootCertStore, ServerConfig,
+    CertificateError, RootCertStore, ServerConfig,
+    client::verify_server_cert_signed_by_trust_anchor,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
-        CertificateDer, PrivateKeyDer,
+        CertificateDer, PrivateKeyDer, UnixTime,
         pem::{self, PemObject},
     },
-    server::WebPkiClientVerifier,
+    server::{ParsedCertificate, WebPkiClientVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{TlsConfig, ktls};
 use crate::{file, metrics::Metrics, trouble::Trouble};
@@ -53,6 +57,10 @@ pub enum TlsError {
     Certificate { path: PathBuf, source: rustls::Error },
     #[error("the key in {} does not belong to the first certificate in {}", key.display(), certificate.display())]
     Mismatch { certificate: PathBuf, key: PathBuf },
+    #[error("the certificate in {} has expired{}", path.display(), date(" on", *not_after))]
+    Expired { path: PathBuf, not_after: Option<UnixTime> },
+    #[error("the certificate in {} is not valid yet{}", path.display(), date(": it is from", *not_before))]
+    NotYetValid { path: PathBuf, not_before: Option<UnixTime> },
     #[error("a certificate in {} cannot be a client CA", path.display())]
     ClientCa { path: PathBuf, source: rustls::Error },
     #[error("{} cannot verify clients", path.display())]
@@ -85,6 +93,8 @@ struct Loaded {
     /// Where the files are.
     config: TlsConfig,
     fingerprint: Fingerprint,
+    /// What is shown first.
+    leaf: CertificateDer<'static>,
     server: Arc<ServerConfig>,
 }
 
@@ -103,6 +113,9 @@ impl ReloadableTls {
     /// When a file cannot be read or understood, or the key is not the certificate's.
     pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
         let PreparedTls(loaded) = Self::prepare(config)?;
+        if let Err(error) = loaded.is_of_now() {
+            warn!(%error, "clients that verify it will refuse this server");
+        }
         Ok(ReloadableTls(Arc::new(Shared { current: ArcSwap::from_pointee(loaded), reloading: Mutex::new(()) })))
     }
 
@@ -112,6 +125,22 @@ impl ReloadableTls {
     /// As [`ReloadableTls::load`].
     pub fn prepare(config: &TlsConfig) -> Result<PreparedTls, TlsError> {
         Files::read(config)?.load(config).map(PreparedTls)
+    }
+
+    /// Whether the files are what a reload would take over.
+    ///
+    /// # Errors
+    /// As [`ReloadableTls::load`], and when the certificate is not valid now.
+    pub fn check(config: &TlsConfig) -> Result<(), TlsError> {
+        Self::prepare(config)?.0.is_of_now()
+    }
+
+    /// Whether what was prepared may replace what is in use. The same files may, however old they have become.
+    ///
+    /// # Errors
+    /// When the certificate is another one and not valid now.
+    pub fn may_become(&self, PreparedTls(loaded): &PreparedTls) -> Result<(), TlsError> {
+        if loaded.fingerprint == self.0.current.load().fingerprint { Ok(()) } else { loaded.is_of_now() }
     }
 
     /// Uses what was prepared from now on; its files are those that [`ReloadableTls::watch`] looks at.
@@ -128,7 +157,7 @@ impl ReloadableTls {
     /// Reads the files again. Handshakes that begin after it see the new value; connections stay. Blocks on files.
     ///
     /// # Errors
-    /// As [`ReloadableTls::load`]; the old value is kept.
+    /// As [`ReloadableTls::check`]; the old value is kept.
     pub fn reload(&self) -> Result<Reloaded, TlsError> {
         // The lock guards no data: a panic of another holder left nothing half done.
         let _one = self.0.reloading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +166,9 @@ impl ReloadableTls {
         if files.fingerprint() == current.fingerprint {
             return Ok(Reloaded::Unchanged);
         }
-        self.0.current.store(Arc::new(files.load(&current.config)?));
+        let loaded = files.load(&current.config)?;
+        loaded.is_of_now()?;
+        self.0.current.store(Arc::new(loaded));
         Ok(Reloaded::Changed)
     }
 
@@ -181,6 +212,41 @@ impl ReloadableTls {
     }
 }
 
+impl Loaded {
+    /// Whether the certificate is valid at this time. Those behind it in the file are not looked at: a chain may end in a
+    /// root that has expired and that no client needs.
+    fn is_of_now(&self) -> Result<(), TlsError> {
+        let path = || self.config.certificate.clone();
+        let refused = |source| TlsError::Certificate { path: path(), source };
+        let leaf = ParsedCertificate::try_from(&self.leaf).map_err(refused)?;
+        // The dates come before anything else, so that no root is needed for them.
+        let (none, algorithms) =
+            (RootCertStore::empty(), aws_lc_rs::default_provider().signature_verification_algorithms);
+        let judged = verify_server_cert_signed_by_trust_anchor(&leaf, &none, &[], UnixTime::now(), algorithms.all);
+        let Err(rustls::Error::InvalidCertificate(error)) = judged else { return Ok(()) };
+        match error {
+            CertificateError::ExpiredContext { not_after, .. } => {
+                Err(TlsError::Expired { path: path(), not_after: Some(not_after) })
+            }
+            CertificateError::Expired => Err(TlsError::Expired { path: path(), not_after: None }),
+            CertificateError::NotValidYetContext { not_before, .. } => {
+                Err(TlsError::NotYetValid { path: path(), not_before: Some(not_before) })
+            }
+            CertificateError::NotValidYet => Err(TlsError::NotYetValid { path: path(), not_before: None }),
+            // Who issued it is for clients to judge.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A date behind a word; nothing where it is not known.
+fn date(word: &str, time: Option<UnixTime>) -> String {
+    let date = time.and_then(|time| UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs())));
+    // A date behind the year 9999 has no such form.
+    let date = date.filter(|date| *date < UNIX_EPOCH + Duration::from_secs(253_402_300_800));
+    date.map(|date| format!("{word} {}", httpdate::fmt_http_date(date))).unwrap_or_default()
+}
+
 impl Files {
     fn read(config: &TlsConfig) -> Result<Files, TlsError> {
         let read =
@@ -204,6 +270,8 @@ impl Files {
     fn load(&self, config: &TlsConfig) -> Result<Loaded, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let identity = self.identity(config, &provider)?;
+        let leaf = identity.end_entity_cert().map(|leaf| leaf.clone().into_owned());
+        let leaf = leaf.map_err(|source| TlsError::Certificate { path: config.certificate.clone(), source })?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|source| TlsError::Setup { source })?;
@@ -226,7 +294,7 @@ impl Files {
         // Only the kernel is ever given them.
         server.enable_secret_extraction = ktls::is_offered();
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
-        Ok(Loaded { config: config.clone(), fingerprint: self.fingerprint(), server: Arc::new(server) })
+        Ok(Loaded { config: config.clone(), fingerprint: self.fingerprint(), leaf, server: Arc::new(server) })
     }
 
     fn identity(&self, config: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {

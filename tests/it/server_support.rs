@@ -283,10 +283,29 @@ impl Certificates {
         self.directory.path().join(name)
     }
 
+    /// Writes a new certificate that is valid in these years alone, and its key.
+    pub fn renew_for(&self, from: i32, to: i32) {
+        let (certificate, key) = self.issue_with(ExtendedKeyUsagePurpose::ServerAuth, |params| {
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        });
+        std::fs::write(&self.config.certificate, certificate).unwrap();
+        std::fs::write(&self.config.key, key).unwrap();
+    }
+
     /// A certificate and its key, in PEM.
     pub fn issue(&self, usage: ExtendedKeyUsagePurpose) -> (String, String) {
+        self.issue_with(usage, |_| {})
+    }
+
+    fn issue_with(
+        &self,
+        usage: ExtendedKeyUsagePurpose,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.extended_key_usages = vec![usage];
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.ca).unwrap().pem(), key.serialize_pem())
     }

@@ -75,6 +75,45 @@ async fn a_bad_new_certificate_keeps_the_old_and_is_told_of_once() {
     server.end().await;
 }
 
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_now_is_not_taken_over() {
+    for (from, to, why) in [(2001, 2002, "has expired on Tue, 01 Jan 2002"), (4001, 4002, "not valid yet: it is from")]
+    {
+        let certificates = Certificates::new();
+        let (server, tls) = watched(&certificates);
+        let before = shows(&certificates, &server).await;
+        certificates.renew_for(from, to);
+        // The first look may find the new certificate with the old key.
+        until("the failure", || tls.reload().is_err_and(|error| error.to_string().contains(why))).await;
+        let failed = (1..3).map(|times| format!("forebay_reloads_total{{result=\"failed\",what=\"tls\"}} {times}"));
+        let failed: Vec<_> = failed.collect();
+        until("it is told", || failed.iter().any(|line| server.counted(line))).await;
+        assert_eq!(shows(&certificates, &server).await, before);
+        // Nor with a new configuration.
+        let prepared = ReloadableTls::prepare(&certificates.config).unwrap();
+        assert!(tls.may_become(&prepared).unwrap_err().to_string().contains(why));
+        assert!(ReloadableTls::check(&certificates.config).unwrap_err().to_string().contains(why));
+        certificates.renew();
+        until("the reload", || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
+        assert_ne!(shows(&certificates, &server).await, before);
+        server.end().await;
+    }
+}
+
+/// There is none to keep; and it must not keep the rest of a configuration from being taken over.
+#[test]
+fn a_start_uses_an_expired_certificate_for_want_of_another() {
+    let certificates = Certificates::new();
+    certificates.renew_for(2001, 2002);
+    let tls = ReloadableTls::load(&certificates.config).unwrap();
+    assert_eq!(tls.reload().unwrap(), Reloaded::Unchanged);
+    tls.may_become(&ReloadableTls::prepare(&certificates.config).unwrap()).unwrap();
+    certificates.renew_for(2003, 2004);
+    assert!(tls.reload().is_err(), "another that is no better");
+    certificates.renew();
+    assert_eq!(tls.reload().unwrap(), Reloaded::Changed);
+}
+
 #[test]
 fn reload_says_whether_there_was_anything_new() {
     let certificates = Certificates::new();
