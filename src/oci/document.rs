@@ -3,6 +3,9 @@
 //! The digest covers the bytes and not the Content-Type, so the type that all clients get comes from the bytes wherever
 //! they say one. A document that could be read as two things says nothing: its type is what its upstream says, to that
 //! upstream's clients.
+//!
+//! Docker's schema 2 has the shapes of OCI's formats, which took them over. Where no `mediaType` tells them apart, the types of
+//! what is listed inside do: only Docker's formats were made for Docker's own types, but OCI's may name them too.
 
 use std::fmt;
 
@@ -20,6 +23,9 @@ pub enum DocumentType {
     Said(MediaType),
     /// Docker's schema 1, whose two types are both in use for both forms.
     Schema1 { signed: bool },
+    /// By its shape one of OCI or one of Docker's schema 2; what is inside has Docker's types: only those (`docker`), or OCI's
+    /// beside them.
+    Either { index: bool, docker: bool },
     /// Nothing, or more than one thing.
     Unsaid,
 }
@@ -67,6 +73,24 @@ impl DocumentType {
                 Some(_) => Err(OtherType),
                 None if signed => Ok((MediaType::DOCKER_V1_SIGNED, false)),
                 None => Ok((MediaType::DOCKER_V1, false)),
+            },
+            Self::Either { index, docker } => match named.map(|named| (named.kind(), named)) {
+                Some((Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest), named)) if !index => {
+                    Ok((named.clone(), false))
+                }
+                Some((Some(MediaTypeKind::OciIndex | MediaTypeKind::DockerList), named)) if index => {
+                    Ok((named.clone(), false))
+                }
+                Some(_) => Err(OtherType),
+                None => {
+                    let own = match (index, docker) {
+                        (false, false) => MediaType::OCI_MANIFEST,
+                        (false, true) => MediaType::DOCKER_MANIFEST,
+                        (true, false) => MediaType::OCI_INDEX,
+                        (true, true) => MediaType::DOCKER_LIST,
+                    };
+                    Ok((own, false))
+                }
             },
             // Only OCI's formats may leave the type out.
             Self::Unsaid => Ok((header.unwrap_or(MediaType::OCI_MANIFEST), false)),
@@ -123,13 +147,12 @@ impl Keys {
     fn shape(&self) -> DocumentType {
         let null = |value: &Value| *value == Value::Null;
         match (&self.config, &self.layers, &self.manifests, &self.fs_layers) {
-            (Value::Map, Value::List | Value::Null, Value::Null, Value::Null) => {
-                DocumentType::Said(MediaType::OCI_MANIFEST)
+            (Value::Map(config), Value::List(layers), Value::Null, Value::Null) => config.and(*layers).type_of(false),
+            (Value::Map(config), Value::Null, Value::Null, Value::Null) => config.type_of(false),
+            (config, layers, Value::List(manifests), Value::Null) if null(config) && null(layers) => {
+                manifests.type_of(true)
             }
-            (config, layers, Value::List, Value::Null) if null(config) && null(layers) => {
-                DocumentType::Said(MediaType::OCI_INDEX)
-            }
-            (config, layers, manifests, Value::List)
+            (config, layers, manifests, Value::List(_))
                 if null(config) && null(layers) && null(manifests) && self.schema_version == Value::Number(1) =>
             {
                 DocumentType::Schema1 { signed: self.signatures.is_list() }
@@ -139,20 +162,48 @@ impl Keys {
     }
 }
 
-/// What a value is; of lists and objects no more than that.
+/// Whose media types descriptors name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Inside {
+    docker: bool,
+    oci: bool,
+}
+
+impl Inside {
+    fn of(media_type: &str) -> Self {
+        let begins =
+            |front: &str| media_type.get(..front.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(front));
+        Self { docker: begins("application/vnd.docker."), oci: begins("application/vnd.oci.") }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { docker: self.docker || other.docker, oci: self.oci || other.oci }
+    }
+
+    /// The type of a document of a shape that OCI and Docker share.
+    fn type_of(self, index: bool) -> DocumentType {
+        match (self.docker, index) {
+            (true, index) => DocumentType::Either { index, docker: !self.oci },
+            (false, false) => DocumentType::Said(MediaType::OCI_MANIFEST),
+            (false, true) => DocumentType::Said(MediaType::OCI_INDEX),
+        }
+    }
+}
+
+/// What a value is; of a descriptor, or a list of them, no more than whose types they name.
 #[derive(Debug, PartialEq, Eq)]
 enum Value {
     Null,
     Text(String),
     Number(u64),
-    List,
-    Map,
+    List(Inside),
+    Map(Inside),
     Other,
 }
 
 impl Value {
     fn is_list(&self) -> bool {
-        *self == Self::List
+        matches!(self, Self::List(_))
     }
 }
 
@@ -196,14 +247,43 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::List)
+        let mut inside = Inside::default();
+        while let Some(element) = list.next_element()? {
+            // What is no descriptor names nothing.
+            if let Value::Map(of_one) = element {
+                inside = inside.and(of_one);
+            }
+        }
+        Ok(Value::List(inside))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Value::Map)
+        inside(&mut map).map(Value::Map)
     }
+}
+
+/// Whose type a descriptor names. One that names two counts for both.
+fn inside<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Inside, A::Error> {
+    let mut inside = Inside::default();
+    while let Some(key) = map.next_key::<DescriptorKey>()? {
+        match key {
+            DescriptorKey::MediaType => {
+                if let Value::Text(text) = map.next_value()? {
+                    inside = inside.and(Inside::of(&text));
+                }
+            }
+            DescriptorKey::Other => drop(map.next_value::<IgnoredAny>()?),
+        }
+    }
+    Ok(inside)
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum DescriptorKey {
+    MediaType,
+    #[serde(other)]
+    Other,
 }
 
 #[cfg(test)]
@@ -213,6 +293,9 @@ mod tests {
     const INDEX: &str = MediaTypeKind::OciIndex.as_str();
     const IMAGE: &str = MediaTypeKind::OciManifest.as_str();
     const SIGNED: &str = MediaTypeKind::DockerV1Signed.as_str();
+    const DOCKER: &str = MediaTypeKind::DockerManifest.as_str();
+    const LIST: &str = MediaTypeKind::DockerList.as_str();
+    const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
     #[test]
     fn a_document_says_its_type_or_nothing() {
@@ -222,6 +305,8 @@ mod tests {
             (r#"{"config":{},"layers":null,"manifests":null,"mediaType":""}"#.to_owned(), said(IMAGE)),
             (r#"{"manifests":[],"mediaType":null}"#.to_owned(), said(INDEX)),
             (format!(r#"{{"mediaType":"{INDEX}","config":{{}},"layers":[]}}"#), said(INDEX)),
+            // Only their own `mediaType` counts, where it is there.
+            (format!(r#"{{"mediaType":"{IMAGE}","config":{{"mediaType":"{CONFIG}"}},"layers":[]}}"#), said(IMAGE)),
             (r#"{"mediaType":"application/x"}"#.to_owned(), said("application/x")),
             (r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(), DocumentType::Schema1 { signed: false }),
             (r#"{"schemaVersion":1,"fsLayers":[],"signatures":[]}"#.to_owned(), DocumentType::Schema1 { signed: true }),
@@ -246,9 +331,50 @@ mod tests {
     }
 
     #[test]
+    fn what_is_inside_tells_docker_from_oci() {
+        let said = |text: &str| DocumentType::Said(text.parse().unwrap());
+        let image = |docker| DocumentType::Either { index: false, docker };
+        let index = |docker| DocumentType::Either { index: true, docker };
+        let oci_config = "application/vnd.oci.image.config.v1+json";
+        let (layer, oci_layer) =
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.oci.image.layer.v1.tar+gzip");
+        let of_image = |config: &str, layers: &[&str]| {
+            let layers: Vec<_> = layers.iter().map(|layer| serde_json::json!({ "mediaType": layer })).collect();
+            serde_json::json!({ "schemaVersion": 2, "config": { "mediaType": config }, "layers": layers }).to_string()
+        };
+        let of_index = |entries: &[&str]| {
+            let entries: Vec<_> = entries.iter().map(|entry| serde_json::json!({ "mediaType": entry })).collect();
+            serde_json::json!({ "schemaVersion": 2, "manifests": entries }).to_string()
+        };
+        for (document, expected) in [
+            (of_image(CONFIG, &[layer, layer]), image(true)),
+            (of_image(&CONFIG.to_ascii_uppercase(), &[]), image(true)),
+            (of_image("application/vnd.docker.plugin.v1+json", &["application/x"]), image(true)),
+            (of_image("application/x", &[layer]), image(true)),
+            (of_image(oci_config, &[oci_layer, layer]), image(false)),
+            (of_image(CONFIG, &[oci_layer]), image(false)),
+            (of_image(oci_config, &[oci_layer]), said(IMAGE)),
+            (of_image(oci_config, &["application/vnd.dev.cosign.simplesigning.v1+json"]), said(IMAGE)),
+            (of_image("application/vnd.cncf.helm.config.v1+json", &["application/x"]), said(IMAGE)),
+            (of_image("application/vnd.dockerish+json", &[]), said(IMAGE)),
+            (of_image("", &[]), said(IMAGE)),
+            (of_index(&[DOCKER, DOCKER]), index(true)),
+            (of_index(&[DOCKER, IMAGE]), index(false)),
+            (of_index(&[IMAGE]), said(INDEX)),
+            (of_index(&[]), said(INDEX)),
+            (format!(r#"{{"manifests":[[{{"mediaType":"{DOCKER}"}}],1,"{DOCKER}",null]}}"#), said(INDEX)),
+            (format!(r#"{{"manifests":[{{"mediaType":["{DOCKER}"],"x":{{"mediaType":"{DOCKER}"}}}}]}}"#), said(INDEX)),
+            (format!(r#"{{"manifests":[{{"mediaType":"{DOCKER}","mediaType":"{IMAGE}"}}]}}"#), index(false)),
+        ] {
+            assert_eq!(DocumentType::of(document.as_bytes()), expected, "{document}");
+        }
+    }
+
+    #[test]
     fn a_header_settles_only_what_the_document_leaves_open() {
         let index = || DocumentType::Said(MediaType::OCI_INDEX);
         let signed = || DocumentType::Schema1 { signed: true };
+        let either = |index, docker| DocumentType::Either { index, docker };
         for (document, header, expected) in [
             (index(), None, Some((INDEX, true))),
             (index(), Some("text/plain"), Some((INDEX, true))),
@@ -261,6 +387,20 @@ mod tests {
             (signed(), Some(MediaTypeKind::DockerV1.as_str()), Some((MediaTypeKind::DockerV1.as_str(), false))),
             (signed(), Some("application/json"), Some((SIGNED, false))),
             (signed(), Some(IMAGE), None),
+            (either(false, true), None, Some((DOCKER, false))),
+            (either(false, true), Some("text/plain"), Some((DOCKER, false))),
+            (either(false, true), Some(DOCKER), Some((DOCKER, false))),
+            (either(false, true), Some(IMAGE), Some((IMAGE, false))),
+            (either(false, true), Some(LIST), None),
+            (either(false, true), Some(SIGNED), None),
+            (either(false, false), None, Some((IMAGE, false))),
+            (either(false, false), Some(DOCKER), Some((DOCKER, false))),
+            (either(true, true), None, Some((LIST, false))),
+            (either(true, true), Some(LIST), Some((LIST, false))),
+            (either(true, true), Some(INDEX), Some((INDEX, false))),
+            (either(true, true), Some(DOCKER), None),
+            (either(true, false), None, Some((INDEX, false))),
+            (DocumentType::Said(MediaType::OCI_MANIFEST), Some(DOCKER), None),
             (DocumentType::Unsaid, Some("text/plain"), Some(("text/plain", false))),
             (DocumentType::Unsaid, None, Some((IMAGE, false))),
         ] {

@@ -112,6 +112,47 @@ async fn a_wrapper_that_hashes_to_a_manifest_is_no_manifest() {
     assert_good(&mirror, image.manifest.as_str(), OCI_MANIFEST, &image.manifest_bytes).await;
 }
 
+/// Docker's schema 2 has the same shapes; what is inside tells it apart, where the document has no `mediaType`.
+#[tokio::test]
+async fn a_docker_manifest_without_media_type_is_served_as_one() {
+    const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let digest = "a".repeat(64);
+    let descriptor = |kind: &str| format!(r#"{{"mediaType":"{kind}","size":1,"digest":"sha256:{digest}"}}"#);
+    let config = descriptor("application/vnd.docker.container.image.v1+json");
+    let layer = descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip");
+    let image = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#);
+    let list = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, descriptor(DOCKER_MANIFEST));
+    for (document, header, expected) in [
+        (&image, DOCKER_MANIFEST, Some(DOCKER_MANIFEST)),
+        (&image, "application/json", Some(DOCKER_MANIFEST)),
+        (&image, OCI_MANIFEST, Some(OCI_MANIFEST)),
+        (&image, DOCKER_LIST, None),
+        (&list, DOCKER_LIST, Some(DOCKER_LIST)),
+        (&list, "text/plain", Some(DOCKER_LIST)),
+        (&list, OCI_INDEX, Some(OCI_INDEX)),
+        (&list, DOCKER_MANIFEST, None),
+    ] {
+        let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
+        let digest = registry.add_manifest("team/app", header, document.clone());
+        registry.tag("team/app", "1", &digest);
+        // Another upstream's word for the same bytes stays its own.
+        for kind in [OCI_MANIFEST, OCI_INDEX] {
+            hostile.fault(When::manifests(), answer(kind, &digest, document));
+        }
+        let mut mirror = mirror_of(&registry, &hostile).await;
+        for _ in 0..2 {
+            mirror.get(&evil(&digest)).await;
+            for reference in ["1", digest.as_str()] {
+                match expected {
+                    Some(expected) => assert_good(&mirror, reference, expected, document.as_bytes()).await,
+                    None => assert_eq!(mirror.get(&good(reference)).await.status, 502, "{header} {document}"),
+                }
+            }
+            mirror.restart().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_a_document_does_not_say_each_upstream_says_for_itself() {
     let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
