@@ -33,8 +33,10 @@ impl Forebay {
             fs::write(folder.path().join(name), content).expect("a file can be written");
         }
         let (port, admin) = (free_port(), free_port());
-        let text =
-            format!("[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n{config}\n");
+        let text = format!(
+            "[server]\nlisten = [\"127.0.0.1:{port}\"]\nallowed_hosts = [\"forebay.test\"]\n\
+                 [admin]\nlisten = \"127.0.0.1:{admin}\"\n{config}\n"
+        );
         fs::write(folder.path().join("forebay.toml"), text).expect("the configuration can be written");
         let daemon = spawn(folder.path());
         let mut forebay = Forebay { port, admin, daemon, folder };
