@@ -29,7 +29,7 @@ pub use self::{
     config::{ANY_CERTIFICATE, Anonymous, Config, PushUsers},
     htpasswd::Error,
     proofs::{Proofs, Subject},
-    tries::{Tries, Try},
+    tries::{Tries, TryAt},
     watch::watch,
 };
 use self::{htpasswd::Users, turns::Turns, verified::Verified, watch::Look};
@@ -205,14 +205,10 @@ impl AccessControl {
         }
         // Before the queue, so that no address fills it with guesses.
         let is_known = || rules.remembered(&credentials).is_some();
-        let tried = tries.begin(peer, ("access.htpasswd", &*credentials.user), is_known).await?;
-        let Some(turn) = self.0.turns.wait(peer).await else {
-            tried.end(false);
-            return Err(Refusal::Busy);
-        };
+        let tried = tries.begin(peer, "access.htpasswd", &credentials.user, is_known).await?;
+        let turn = self.0.turns.wait(peer).await.ok_or(Refusal::Busy)?;
         // Another request of the same pull may have been before us in the queue.
         if let Some(user) = rules.remembered(&credentials) {
-            tried.end(false);
             return Ok(user);
         }
         let verification = tokio::task::spawn_blocking(move || {

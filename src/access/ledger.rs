@@ -1,6 +1,6 @@
 //! How many wrong passwords were shown lately, from where and for which account (pure).
 //!
-//! What must hold: a try takes a place before its password is judged, so that many at once are no more than many in turn; a
+//! What must hold: a try takes a place before its password is judged, so that many at once are no more than many in turn where one judges; a
 //! wrong password is paid for by time. An account that is guessed from many addresses still takes one try from an address
 //! that shows no other wrong password for it: its owner is not locked out. What is remembered is bounded, and the oldest goes.
 
@@ -19,6 +19,9 @@ const OF_ADDRESS: Limit = Limit { most: 40, every: Duration::from_secs(10) };
 const OF_ACCOUNT_THERE: Limit = Limit { most: 20, every: Duration::from_secs(30) };
 /// Wrong passwords for one account, wherever they come from.
 const OF_ACCOUNT: Limit = Limit { most: 60, every: Duration::from_secs(10) };
+
+/// Places of one address where one upstream, or htpasswd, judges: one that hangs keeps no others waiting.
+const OF_ADDRESS_THERE: Limit = Limit { most: 0, every: Duration::ZERO };
 
 /// How many addresses and accounts are remembered; about 100 bytes each.
 const MAX_ENTRIES: NonZeroUsize = match NonZeroUsize::new(65_536) {
@@ -46,12 +49,15 @@ pub(super) struct Claim {
     pub peer: PeerPrefix,
     /// Many clients are behind this address, which has no limit of its own.
     pub is_trusted: bool,
+    /// Who judges it.
+    pub judge: u64,
     pub account: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     Address(PeerPrefix),
+    AddressThere(PeerPrefix, u64),
     AccountThere(PeerPrefix, u64),
     Account(u64),
 }
@@ -86,7 +92,10 @@ impl Ledger {
         let there = self.debt(Key::AccountThere(claim.peer, claim.account));
         let of_address = match claim.is_trusted {
             true => Room::Free,
-            false => self.debt(Key::Address(claim.peer)).room(OF_ADDRESS, now),
+            false => {
+                let Debt { under_way, .. } = self.debt(Key::AddressThere(claim.peer, claim.judge));
+                Debt { under_way, ..self.debt(Key::Address(claim.peer)) }.room(OF_ADDRESS, now)
+            }
         };
         let of_account = match self.debt(Key::Account(claim.account)).room(OF_ACCOUNT, now) {
             _ if there.is_clean(now) => Room::Free,
@@ -143,8 +152,12 @@ impl Debt {
 }
 
 fn keys(claim: &Claim) -> impl Iterator<Item = (Key, Limit)> {
-    let of_address = (!claim.is_trusted).then_some((Key::Address(claim.peer), OF_ADDRESS));
-    of_address.into_iter().chain([
+    let of_address = [
+        (Key::Address(claim.peer), OF_ADDRESS),
+        // Of places alone: wrong passwords are owed for by the address.
+        (Key::AddressThere(claim.peer, claim.judge), OF_ADDRESS_THERE),
+    ];
+    of_address.into_iter().filter(|_| !claim.is_trusted).chain([
         (Key::AccountThere(claim.peer, claim.account), OF_ACCOUNT_THERE),
         (Key::Account(claim.account), OF_ACCOUNT),
     ])
@@ -158,7 +171,7 @@ mod tests {
 
     fn claim(address: &str, account: u64) -> Claim {
         let address: IpAddr = address.parse().unwrap();
-        Claim { peer: address.into(), is_trusted: false, account }
+        Claim { peer: address.into(), is_trusted: false, judge: 0, account }
     }
 
     /// Shows wrong passwords, one after the other, until one is not taken.
@@ -247,6 +260,25 @@ mod tests {
             ledger.settle(&ann, true, now);
         }
         assert_eq!(ledger.reserve(&ann, now), Room::Spent(OF_ACCOUNT_THERE.every));
+    }
+
+    #[test]
+    fn a_judge_that_hangs_keeps_no_other_waiting() {
+        let (mut ledger, now) = (Ledger::new(), Instant::now());
+        for account in 0..40 {
+            assert_eq!(ledger.reserve(&claim("192.0.2.1", account), now), Room::Free);
+        }
+        assert_eq!(ledger.reserve(&claim("192.0.2.1", 40), now), Room::Taken);
+        let elsewhere = |account| Claim { judge: 1, ..claim("192.0.2.1", account) };
+        assert_eq!(ledger.reserve(&elsewhere(40), now), Room::Free);
+        ledger.settle(&elsewhere(40), true, now);
+        // What is wrong anywhere is owed for everywhere.
+        assert_eq!(guess(&mut ledger, elsewhere(41), now).0, 20);
+        assert_eq!(guess(&mut ledger, elsewhere(42), now), (19, Room::Spent(OF_ADDRESS.every)));
+        for account in 0..40 {
+            ledger.settle(&claim("192.0.2.1", account), false, now);
+        }
+        assert!(!ledger.0.contains(&Key::AddressThere(elsewhere(0).peer, 0)));
     }
 
     #[test]

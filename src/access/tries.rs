@@ -1,11 +1,12 @@
 //! Passwords that are tried: how many may prove wrong, and whose have proved right.
 //!
 //! What must hold: a password that is not known to be right is judged, here or by an upstream, only while its address and its
-//! account have places left in the [`Ledger`]. A client that leaves before the answer has shown a wrong one. A password
-//! that was right needs no place, whatever others show from its address or for its account.
+//! account have places left in the [`Ledger`]. A client that leaves before the answer has its place until the answer comes,
+//! where what it began goes on, and has shown no wrong one where none comes. A password that was right needs no
+//! place, whatever others show from its address or for its account.
 
 use std::{
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -49,12 +50,20 @@ struct Shared {
     accounts: RandomState,
 }
 
-/// A password that is being judged. Dropped without a word on it, it counts as wrong.
+/// A password that is being judged. Dropped without a word on it, it has not been.
 #[must_use]
 pub struct Try {
     /// `None`: it is known to be right, and needs no place.
     place: Option<(Tries, Claim)>,
     was_wrong: bool,
+}
+
+/// A password that an upstream judges, for as long as its client waits. What the client leaves behind is judged all the same.
+#[must_use]
+pub struct TryAt {
+    tries: Tries,
+    upstream: Upstream,
+    tried: Option<Try>,
 }
 
 impl Tries {
@@ -69,13 +78,20 @@ impl Tries {
         }))
     }
 
-    /// Begins to try a password for an account. Waits while as many are under way as may prove wrong.
+    /// Begins to try a user's password where `judge` judges it. Waits while as many are under way as may prove wrong.
     ///
     /// # Errors
     /// Too many were wrong, or too many are waiting.
-    pub async fn begin(&self, peer: IpAddr, account: impl Hash, is_known: impl Fn() -> bool) -> Result<Try, Refusal> {
+    pub async fn begin(
+        &self,
+        peer: IpAddr,
+        judge: &str,
+        user: &str,
+        is_known: impl Fn() -> bool,
+    ) -> Result<Try, Refusal> {
         let is_trusted = self.0.trusted.contains(peer);
-        let claim = Claim { peer: peer.into(), is_trusted, account: self.0.accounts.hash_one(account) };
+        let (judge, account) = (self.0.accounts.hash_one(judge), self.0.accounts.hash_one((judge, user)));
+        let claim = Claim { peer: peer.into(), is_trusted, judge, account };
         let begin = async {
             let mut waiting = None;
             loop {
@@ -86,7 +102,7 @@ impl Tries {
                 }
                 let room = self.ledger().reserve(&claim, Instant::now());
                 match room {
-                    Room::Free => return Ok(Try { place: Some((self.clone(), claim)), was_wrong: true }),
+                    Room::Free => return Ok(Try { place: Some((self.clone(), claim)), was_wrong: false }),
                     Room::Spent(after) => return Err(Refusal::TooMany(after)),
                     Room::Taken => {}
                 }
@@ -103,19 +119,22 @@ impl Tries {
     ///
     /// # Errors
     /// As [`Tries::begin`].
-    pub async fn begin_at(&self, upstream: &Upstream, peer: IpAddr, user: &str) -> Result<Try, Refusal> {
+    pub async fn begin_at(&self, upstream: &Upstream, peer: IpAddr, user: &str) -> Result<TryAt, Refusal> {
         let credential = credential(upstream);
         let is_known = || credential.as_ref().is_some_and(|credential| self.0.accepted.contains_key(credential));
-        self.begin(peer, (upstream.name(), user), is_known).await
+        let tried = self.begin(peer, upstream.name(), user, is_known).await?;
+        if tried.place.is_none() {
+            upstream.note_taken_before();
+        }
+        Ok(TryAt { tries: self.clone(), upstream: upstream.clone(), tried: Some(tried) })
     }
 
-    /// Ends a try by what the upstream said of the credential, or by that it served it.
-    pub fn end_at(&self, upstream: &Upstream, tried: Try, served: bool) {
-        let verdict = upstream.verdict();
-        if let Some(credential) = credential(upstream) {
+    /// Ends a try by what the upstream said of the credential.
+    fn conclude(&self, credential: Option<(Registry, Asker)>, tried: Try, verdict: Verdict) {
+        if let Some(credential) = credential {
             match verdict {
                 Verdict::Taken => self.0.accepted.insert(credential, 0),
-                Verdict::None if served => self.0.accepted.insert(credential, 0),
+                // That something was served says nothing: it may be for everybody.
                 Verdict::None => {}
                 Verdict::Refused => {
                     self.0.accepted.entry(credential).and_compute_with(|known| {
@@ -145,6 +164,24 @@ impl Try {
     /// The password was judged, or could not be.
     pub fn end(mut self, was_wrong: bool) {
         self.was_wrong = was_wrong;
+    }
+}
+
+impl TryAt {
+    /// The client has its answer.
+    pub fn end(mut self) {
+        if let Some(tried) = self.tried.take() {
+            self.tries.conclude(credential(&self.upstream), tried, self.upstream.verdict());
+        }
+    }
+}
+
+impl Drop for TryAt {
+    fn drop(&mut self) {
+        if let Some(tried) = self.tried.take() {
+            let (tries, credential) = (self.tries.clone(), credential(&self.upstream));
+            self.upstream.when_judged(move |verdict| tries.conclude(credential, tried, verdict));
+        }
     }
 }
 

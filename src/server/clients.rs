@@ -16,7 +16,7 @@ use super::{
     unread::Lent,
 };
 use crate::{
-    access::{self, Identity, Subject, Try},
+    access::{self, Identity, Subject, TryAt},
     cache::Source,
     error::Error,
     metrics::Operation as Label,
@@ -74,7 +74,7 @@ impl Handler {
         let read = route.repository.clone().filter(|_| !matches!(route.operation, Operation::Write(_)));
         let served = self.admit_and_serve(asked, body, route, &upstream, &identity, facts).await;
         if let Some(tried) = tried {
-            self.tries.end_at(&upstream, tried, served.is_ok());
+            tried.end();
         }
         match (&served, identity) {
             (Ok(_), Identity::Client(name)) => facts.user = Some(Arc::clone(&name)),
@@ -94,7 +94,7 @@ impl Handler {
         asked: Asked<'_>,
         upstream: &Upstream,
         identity: &Identity,
-    ) -> Result<Option<Try>, Error> {
+    ) -> Result<Option<TryAt>, Error> {
         let Identity::Client(user) = identity else { return Ok(None) };
         Ok(Some(self.tries.begin_at(upstream, asked.connection.peer.ip(), user).await?))
     }
@@ -110,7 +110,7 @@ impl Handler {
         let tried = self.begin_try(asked, upstream, identity).await?;
         let known = self.know_client(upstream, identity, facts).await;
         if let Some(tried) = tried {
-            self.tries.end_at(upstream, tried, false);
+            tried.end();
         }
         known.map_err(who_else)
     }

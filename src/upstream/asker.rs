@@ -7,8 +7,8 @@
 use std::{
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -36,6 +36,26 @@ pub struct ClientCredential {
     pub(super) asker: Asker,
     pub(super) credential: Credential,
     pub(super) judged: Judged,
+    /// Told what the upstream said once nothing more is asked with this credential.
+    left: Mutex<Option<OnVerdict>>,
+}
+
+type OnVerdict = Box<dyn FnOnce(Verdict) + Send>;
+
+impl ClientCredential {
+    /// Its client has left; what was begun in its name may still end.
+    pub(super) fn when_judged(&self, then: impl FnOnce(Verdict) + Send + 'static) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(then));
+    }
+}
+
+impl Drop for ClientCredential {
+    fn drop(&mut self) {
+        let left = self.left.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(then) = left {
+            then(self.judged.verdict());
+        }
+    }
 }
 
 /// What the upstream said of a credential itself, as against what its client may have.
@@ -44,23 +64,39 @@ pub enum Verdict {
     /// Nothing, or it was not asked.
     None,
     Refused,
-    /// Its realm gave a token for it.
+    /// Its realm gave a token for it, or it got what was refused without it.
     Taken,
 }
 
 /// Where the verdict on the credential of one request is noted.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Judged(Arc<AtomicU8>);
+pub(super) struct Judged(Arc<Notes>);
+
+#[derive(Debug, Default)]
+struct Notes {
+    verdict: AtomicU8,
+    was_taken: AtomicBool,
+}
 
 impl Judged {
     /// A token for one thing outweighs the refusal of one for another.
     pub(super) fn note(&self, verdict: Verdict) {
-        self.0.fetch_max(verdict as u8, Ordering::Relaxed);
+        self.0.verdict.fetch_max(verdict as u8, Ordering::Relaxed);
     }
 
     pub(super) fn verdict(&self) -> Verdict {
-        let noted = self.0.load(Ordering::Relaxed);
+        let noted = self.0.verdict.load(Ordering::Relaxed);
         [Verdict::Refused, Verdict::Taken].into_iter().find(|verdict| *verdict as u8 == noted).unwrap_or(Verdict::None)
+    }
+
+    /// The upstream took the credential with an earlier request.
+    pub(super) fn note_taken_before(&self) {
+        self.0.was_taken.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the upstream has ever taken it, as far as is known.
+    pub(super) fn is_taken(&self) -> bool {
+        self.0.was_taken.load(Ordering::Relaxed) || self.verdict() == Verdict::Taken
     }
 }
 
@@ -95,7 +131,12 @@ impl AskerKey {
         let mut hash = [0; 32];
         hash.copy_from_slice(context.sign().as_ref());
         let credential = Credential::Password { username, password: Secret::new(password) };
-        Arc::new(ClientCredential { asker: Asker(Some(hash)), credential, judged: Judged::default() })
+        Arc::new(ClientCredential {
+            asker: Asker(Some(hash)),
+            credential,
+            judged: Judged::default(),
+            left: Mutex::default(),
+        })
     }
 }
 

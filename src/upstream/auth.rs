@@ -47,6 +47,40 @@ impl Authorization {
     pub(super) fn is_clients_password(&self) -> bool {
         matches!(self.proof, Proof::BasicOfClient(_))
     }
+
+    /// Whether it is a client's password that the upstream has not taken yet.
+    pub(super) fn may_be_guess(&self) -> bool {
+        matches!(&self.proof, Proof::BasicOfClient(judged) if !judged.is_taken())
+    }
+
+    /// Notes what the answer, of success or of this error, says of a client's password that went with what was refused
+    /// without it. Registries say 403 or 404 to a wrong one, too; to one that was taken that is about something else.
+    pub(super) fn judge(&self, error: Option<ErrorKind>) {
+        let Proof::BasicOfClient(judged) = &self.proof else { return };
+        match error {
+            None => judged.note(Verdict::Taken),
+            Some(kind) if says_no(kind) && !judged.is_taken() => judged.note(Verdict::Refused),
+            Some(_) => {}
+        }
+    }
+}
+
+/// Whether an error may mean that the credential is wrong.
+fn says_no(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Unauthorized
+        | ErrorKind::Denied
+        | ErrorKind::NotFound
+        | ErrorKind::Unsupported
+        | ErrorKind::Rejected { .. }
+        | ErrorKind::Protocol => true,
+        ErrorKind::Unavailable
+        | ErrorKind::Timeout
+        | ErrorKind::TooManyRequests
+        | ErrorKind::TooLarge
+        | ErrorKind::Loop
+        | ErrorKind::RangeNotSatisfiable { .. } => false,
+    }
 }
 
 enum Proof {
@@ -276,6 +310,9 @@ impl Authenticator {
             error.retry_after = retry_after;
             error
         })?;
+        if let (Some(client), Identity::Client(_)) = (client, &key.identity) {
+            client.judged.note(Verdict::Taken);
+        }
         Ok(Authorization { value: token.authorization(), proof: Proof::Token(Box::new(key), token) })
     }
 
@@ -292,12 +329,11 @@ impl Authenticator {
         }
         if let Some(client) = client {
             let token = Box::pin(exchange(Some(&client.credential)).fetch(sender)).await;
-            match &token {
-                Ok(_) => client.judged.note(Verdict::Taken),
-                Err(error) if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied) => {
-                    client.judged.note(Verdict::Refused);
-                }
-                Err(_) => {}
+            match token.as_ref().map_err(|error| error.kind) {
+                Err(ErrorKind::Unauthorized | ErrorKind::Denied) => client.judged.note(Verdict::Refused),
+                // 200, and no token.
+                Err(ErrorKind::Protocol) if !client.judged.is_taken() => client.judged.note(Verdict::Refused),
+                Ok(_) | Err(_) => {}
             }
             return token;
         }

@@ -214,6 +214,21 @@ impl Upstream {
         self.client.as_ref().map_or(Verdict::None, |client| client.judged.verdict())
     }
 
+    /// It took that credential with an earlier request.
+    pub fn note_taken_before(&self) {
+        if let Some(client) = &self.client {
+            client.judged.note_taken_before();
+        }
+    }
+
+    /// Says what it said of that credential, once nothing that was begun with it is under way.
+    pub fn when_judged(&self, then: impl FnOnce(Verdict) + Send + 'static) {
+        match &self.client {
+            Some(client) => client.when_judged(then),
+            None => then(Verdict::None),
+        }
+    }
+
     /// Over how many connections one blob may be fetched.
     pub fn connections(&self) -> usize {
         self.shared.connections()

@@ -229,6 +229,11 @@ impl Shared {
             Known::Authorization(authorization) => (Some(authorization), None),
             Known::Failed(scheme, error) => (None, Some((scheme, error))),
         };
+        // A password that may be a guess goes only with what is refused without it: the answer is a word on the password then.
+        let (guess, authorization) = match authorization {
+            Some(guess) if guess.may_be_guess() => (Some(guess), None),
+            known => (None, known),
+        };
         let mut first = self.send(endpoint, ask, authorization.as_ref()).await?;
         // A token that is merely good for too little is kept for what it is good for.
         if let Some(authorization) = authorization.filter(|_| is_challenge(&first))
@@ -245,6 +250,13 @@ impl Shared {
                 first = self.send(endpoint, ask, None).await?;
             }
         }
+        // Some registries say so to a request without credentials.
+        let is_refusal =
+            matches!(first.response.status(), StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) && !first.away;
+        if let Some(guess) = guess.filter(|_| is_refusal) {
+            discard(first.response).await;
+            return Box::pin(self.ask_with(endpoint, ask, &guess)).await;
+        }
         if !is_challenge(&first) {
             return answer::check(first);
         }
@@ -254,11 +266,22 @@ impl Shared {
         let cause = Cause { scope: scope.as_ref().unwrap_or(&ask.scope), ..cause };
         let authorization =
             Box::pin(self.authenticator.challenged(&self.sender, endpoint, &headers, cause, failed)).await?;
-        let second = self.send(endpoint, ask, Some(&authorization)).await?;
+        Box::pin(self.ask_with(endpoint, ask, &authorization)).await
+    }
+
+    /// Asks for what was refused without this.
+    async fn ask_with(&self, endpoint: &Endpoint, ask: &Ask, authorization: &Authorization) -> Result<Followed, Error> {
+        let second = self.send(endpoint, ask, Some(authorization)).await?;
         if is_challenge(&second) {
-            self.authenticator.refused(&authorization).await;
+            self.authenticator.refused(authorization).await;
         }
-        answer::check(second)
+        let away = second.away;
+        let answer = answer::check(second);
+        // A host elsewhere has not seen the password.
+        if answer.is_ok() || !away {
+            authorization.judge(answer.as_ref().err().map(|error| error.kind));
+        }
+        answer
     }
 
     /// Asks one endpoint for nothing. A token is proof enough that it would answer: some realms give
@@ -291,7 +314,9 @@ impl Shared {
         if is_challenge(&second) {
             self.authenticator.refused(&authorization).await;
         }
-        self.welcomed(second, client).await
+        let welcomed = self.welcomed(second, client).await;
+        authorization.judge(welcomed.as_ref().err().map(|error| error.kind));
+        welcomed
     }
 
     /// Whether the base was answered by a registry. A proxy in front of it may answer a client that it refuses with 200.

@@ -173,8 +173,10 @@ impl Shared {
         };
         let first = self.lead(&write, url, authorization.as_ref()).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
-            if authorization.is_none() && first.status().is_success() {
-                endpoint.note_open();
+            match &authorization {
+                Some(authorization) => judge_refusal(authorization, first.status()),
+                None if first.status().is_success() => endpoint.note_open(),
+                None => {}
             }
             return Ok(first);
         }
@@ -189,6 +191,10 @@ impl Shared {
         if second.status() == StatusCode::UNAUTHORIZED {
             self.authenticator.refused(&authorization).await;
         }
+        if second.status().is_success() {
+            authorization.judge(None);
+        }
+        judge_refusal(&authorization, second.status());
         Ok(second)
     }
 
@@ -210,6 +216,9 @@ impl Shared {
         }
         if authorization.is_none() && answer.status().is_success() {
             endpoint.note_open();
+        }
+        if let Some(authorization) = &authorization {
+            judge_refusal(authorization, answer.status());
         }
         if answer.status() == StatusCode::UNAUTHORIZED {
             match &authorization {
@@ -319,6 +328,15 @@ impl Shared {
             _ => error,
         })?;
         Ok(Written { status, headers, location, body })
+    }
+}
+
+/// What other refusals than a 401 say of a client's password.
+fn judge_refusal(authorization: &Authorization, status: StatusCode) {
+    match status {
+        StatusCode::FORBIDDEN => authorization.judge(Some(ErrorKind::Denied)),
+        StatusCode::NOT_FOUND => authorization.judge(Some(ErrorKind::NotFound)),
+        _ => {}
     }
 }
 

@@ -56,9 +56,7 @@ const MANIFEST: &str = "/v2/team/a/manifests/1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hundred_guesses_are_few_requests_upstream() {
-    for (auth, each) in
-        [(Auth::Bearer(World::rules()), 2), (Auth::Basic { username: ANN.0.to_owned(), password: ANN.1.to_owned() }, 1)]
-    {
+    for auth in [Auth::Bearer(World::rules()), basic_of_ann()] {
         let world = World::new().await;
         world.registry.require(auth);
         let mirror = world.mirror("").start().await;
@@ -69,7 +67,7 @@ async fn three_hundred_guesses_are_few_requests_upstream() {
             let judged = eve.guess("ann", if path == MANIFEST { 300 } else { 30 }, path).await;
             let asked = world.registry.requests().len();
             // One more after each half minute, should the test take as long.
-            assert!(judged <= 25 && asked <= 25 * each, "{path}: {judged} judged, {asked} asked");
+            assert!(judged <= 25 && asked <= 25 * 2, "{path}: {judged} judged, {asked} asked");
             assert!(path != MANIFEST || judged >= 20, "{judged}");
         }
         // Her password is right, from wherever it comes: it was right before.
@@ -191,12 +189,120 @@ async fn a_guess_whose_client_leaves_is_a_guess() {
         left.push(Raw::send(mirror.address(), MANIFEST, &[("authorization", &guess)]).await.unwrap());
     }
     world.registry.wait_for(|requests| requests.iter().filter(|request| is_token(request)).count() == 20).await;
+    drop(left);
+    mirror.until_metric("forebay_connections", &[], 0.0).await;
     // It waits for one of them to prove right.
     let eve = at(&mirror, "127.0.0.1");
-    let (answer, ()) = tokio::join!(eve.request(("ann", "guess 20"), Method::GET, MANIFEST), async { drop(left) });
+    let (answer, ()) = tokio::join!(eve.request(("ann", "guess 20"), Method::GET, MANIFEST), async {
+        mirror.until_metric("forebay_connections", &[], 1.0).await;
+        gate.open();
+    });
     assert_eq!((answer.status, &*answer.error_code()), (429, "TOOMANYREQUESTS"));
     assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() > 1, "it gave up waiting");
+}
+
+/// Nodes give up an upstream that hangs; whether their passwords are right it has not said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_what_hangs_is_no_guesser() {
+    let world = World::new().await;
+    let mirror = world.mirror("").start().await;
+    let gate = Gate::new();
+    world.registry.fault(When::tokens(), Fault::HoldHead(gate.clone()));
+    let mut left = Vec::new();
+    for n in 0..20 {
+        let path = format!("/v2/team/{n}/manifests/1");
+        left.push(Raw::send(mirror.address(), &path, &[("authorization", &basic(ANN.0, ANN.1))]).await.unwrap());
+    }
+    world.registry.wait_for(|requests| requests.iter().filter(|request| is_token(request)).count() == 20).await;
+    drop(left);
+    mirror.until_metric("forebay_connections", &[], 0.0).await;
+    world.registry.heal();
+    world.registry.fault(When::tokens(), Fault::status(503));
     gate.open();
+    let eve = at(&mirror, "127.0.0.1");
+    // It has a place when theirs are given back.
+    assert!(matches!(eve.get(("ann", "guess"), MANIFEST).await, 502 | 503));
+    world.registry.heal();
+    assert_eq!(eve.guess("ann", 19, MANIFEST).await, 19);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_hangs_keeps_no_login_elsewhere() {
+    let (world, other) = (World::new().await, World::new().await);
+    let keys =
+        format!("[[upstream]]\nname = \"other.example\"\nurls = [\"{}\"]\naccess = \"client\"", other.registry.url());
+    let mirror = world.mirror(&keys).start().await;
+    let gate = Gate::new();
+    world.registry.fault(When::tokens(), Fault::HoldHead(gate.clone()));
+    let mut waiting = Vec::new();
+    for n in 0..40 {
+        let user = basic(&format!("user {n}"), "password");
+        waiting.push(Raw::send(mirror.address(), MANIFEST, &[("authorization", &user)]).await.unwrap());
+    }
+    world.registry.wait_for(|requests| requests.iter().filter(|request| is_token(request)).count() == 40).await;
+    let client = at(&mirror, "127.0.0.1");
+    let elsewhere = "/v2/team/a/manifests/1?ns=other.example";
+    let login = tokio::time::timeout(std::time::Duration::from_secs(20), client.get(ANN, elsewhere));
+    assert_eq!(login.await.ok(), Some(200), "it waits for no other upstream");
+    drop(waiting);
+    gate.open();
+}
+
+/// What is for everybody says nothing of a password.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_everybody_gets_makes_no_guess_a_password() {
+    for auth in [Auth::Bearer(World::rules()), basic_of_ann()] {
+        let world = World::new().await;
+        world.registry.require(auth);
+        let base = vec![("docker-distribution-api-version", "registry/2.0".to_owned())];
+        world.registry.fault(When::base(), Fault::Answer { status: 200, headers: base, body: "{}".to_owned() });
+        let open = "/v2/team/open/tags/list";
+        let tags =
+            Fault::Answer { status: 200, headers: vec![], body: r#"{"name":"team/open","tags":["1"]}"#.to_owned() };
+        world.registry.fault(When::path_of("/team/open/tags/list"), tags);
+        let mirror = world.mirror("").start().await;
+        // How the registry wants to be asked is known.
+        assert_eq!(at(&mirror, "127.0.0.2").get(ANN, MANIFEST).await, 200);
+        let eve = at(&mirror, "127.0.0.1");
+        let mut judged = 0;
+        for n in 0..60 {
+            let guess = ("ann", &*format!("guess {n}"));
+            for path in ["/v2/", open] {
+                assert!(matches!(eve.get(guess, path).await, 200 | 429), "{path}");
+            }
+            judged += usize::from(eve.get(guess, MANIFEST).await == 401);
+        }
+        // A realm is asked for what is for everybody, too, and so judges each guess twice.
+        assert!((10..=25).contains(&judged), "{judged}");
+    }
+}
+
+/// Not every registry says 401 to a wrong password, nor every realm.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_refuses_a_password_counts() {
+    let no_token = Fault::Answer { status: 200, headers: vec![], body: "{}".to_owned() };
+    for (auth, when, fault) in [
+        (Auth::Bearer(World::rules()), When::tokens(), no_token),
+        (Auth::Bearer(World::rules()), When::tokens(), Fault::html()),
+        (basic_of_ann(), When::manifests().authorized(), Fault::status(403)),
+        (basic_of_ann(), When::manifests().authorized(), Fault::status(404)),
+        (basic_of_ann(), When::manifests().authorized(), Fault::html()),
+    ] {
+        let world = World::new().await;
+        world.registry.require(auth);
+        world.registry.fault(when, fault.clone());
+        let mirror = world.mirror("").start().await;
+        let eve = at(&mirror, "127.0.0.1");
+        let mut judged = 0;
+        for n in 0..60 {
+            judged += usize::from(eve.get(("ann", &format!("guess {n}")), MANIFEST).await != 429);
+        }
+        assert!((20..=25).contains(&judged), "{fault:?}: {judged}");
+    }
+}
+
+fn basic_of_ann() -> Auth {
+    Auth::Basic { username: ANN.0.to_owned(), password: ANN.1.to_owned() }
 }
 
 fn is_token(request: &Record) -> bool {

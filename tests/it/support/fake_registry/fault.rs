@@ -114,6 +114,8 @@ pub struct When {
     whole: bool,
     /// Whether a request must have a Range.
     range: bool,
+    /// Whether it must have an Authorization.
+    authorized: bool,
 }
 
 impl When {
@@ -123,7 +125,7 @@ impl When {
     }
 
     fn path(path: impl Into<String>) -> Self {
-        Self { server: Server::Api, method: None, path: path.into(), whole: false, range: false }
+        Self { server: Server::Api, method: None, path: path.into(), whole: false, range: false, authorized: false }
     }
 
     /// Every request to the registry itself.
@@ -175,12 +177,18 @@ impl When {
         Self { range: true, ..self }
     }
 
+    /// Only requests with an Authorization.
+    pub fn authorized(self) -> Self {
+        Self { authorized: true, ..self }
+    }
+
     pub(super) fn matches(&self, record: &Record) -> bool {
         self.server == record.server
             && self.method.as_ref().is_none_or(|method| *method == record.method)
             && record.path.contains(&self.path)
             && (!self.whole || record.path == self.path)
             && (!self.range || record.headers.contains_key("range"))
+            && (!self.authorized || record.headers.contains_key("authorization"))
     }
 }
 
