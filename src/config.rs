@@ -119,12 +119,15 @@ fn state_directory(
     needed: bool,
 ) -> Result<Option<PathBuf>, Error> {
     let key = Key::new("state_directory");
+    let is_given = raw.is_some();
     let directory = match raw {
         Some(path) if path.as_os_str().is_empty() => return Err(document.error(&key, "must not be empty")),
         Some(path) => Some(document.resolve(&path)),
         None => files::default_directory(files::Purpose::State),
     };
     match directory {
+        // The default one is not needed by a mirror that keeps no keys.
+        Some(directory) if directory.starts_with(cache) && !is_given && !needed => Ok(None),
         Some(directory) if directory.starts_with(cache) => {
             Err(document
                 .error(&key, format!("must not be in the cache directory, {}: keys are no cache", cache.display())))

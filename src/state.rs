@@ -107,6 +107,10 @@ impl StateDirectory {
             Err(error) => return Err(error),
         };
         let new = self.file(name);
+        // One directory under two names, by a link for instance: there is nothing to move, and one file to lose.
+        if is_same_file(&old, &new) {
+            return Ok(());
+        }
         if !new.exists() {
             self.write(name, &content)?;
             tracing::info!(from = %old.display(), to = %new.display(), "moved out of the cache");
@@ -122,6 +126,11 @@ impl StateDirectory {
         }
         Ok(())
     }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    identity(one).is_some_and(|file| identity(other) == Some(file))
 }
 
 /// Takes the permissions of others from a directory of forebay's alone.

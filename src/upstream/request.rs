@@ -321,8 +321,16 @@ impl Shared {
 
     /// Whether the base was answered by a registry. A proxy in front of it may answer a client that it refuses with 200.
     async fn welcomed(&self, followed: Followed, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
-        let Followed { response, url, .. } = answer::check(followed)?;
-        if client.is_none() || answer::is_of_registry(response.headers()) {
+        let Followed { response, url, away, .. } = answer::check(followed)?;
+        if client.is_none() {
+            return Ok(());
+        }
+        // Another host, such as a single sign-on's, does not know whom the registry takes.
+        if away {
+            let why = format!("upstream {}: the login was answered by another host", self.name);
+            return Err(Error::new(ErrorKind::Protocol, why));
+        }
+        if answer::is_of_registry(response.headers()) {
             return Ok(());
         }
         let body = whole_body(response, &url, MAX_BASE).await?;
