@@ -136,9 +136,10 @@ async fn ranges_that_are_refused_after_a_while_are_done_without() {
         assert!(end.is_whole() && end.bytes() == content, "{fault:?}");
         until_stored(&mirror).await;
         assert_eq!(mirror.get(&path(&digest)).await.body, content);
-        // What each connection had, and all of it once more.
+        // What each connection had, and all of it once more; on a busy machine a connection may seem to stand still, and all of
+        // it comes a second time.
         let factor = received(&mirror).await / LEN as f64;
-        assert!((1.0..2.2).contains(&factor), "{fault:?}: the upstream sent the blob {factor} times");
+        assert!((1.0..3.2).contains(&factor), "{fault:?}: the upstream sent the blob {factor} times");
     }
 }
 
