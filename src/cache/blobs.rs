@@ -185,10 +185,15 @@ impl BlobCache {
             (_, true) => Outcome::Hit,
             (_, false) => Outcome::Joined,
         };
+        let wanted = range;
         let range = match resolve(range, total) {
             Ok(range) => range,
             Err(error) => return Some(Err(error)),
         };
+        // The disk may have damaged those bytes since, and a part has no digest: the upstream gives them.
+        if range.is_some_and(|range| fill.is_left_over(range.first)) {
+            return Some(self.through(source, wanted, None).await);
+        }
         if range.is_none() && total.is_some_and(|total| total <= VERIFIED_FIRST) {
             match fill.end().await {
                 // What was announced may have been wrong, and what was verified is not.

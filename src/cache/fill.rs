@@ -114,6 +114,8 @@ struct State {
     written: Extents,
     /// How many of these bytes the main transfer has not told the reservation of.
     landed: u64,
+    /// How many bytes from the front an earlier fill left: nothing says that they are right until the whole is verified.
+    left: u64,
     /// What range transfers write or wrote: the main transfer writes nothing there.
     foreign: Extents,
     /// Whether the file's name says that it may have holes. Nothing is written behind bytes that are not there before.
@@ -169,6 +171,7 @@ impl Fill {
             name: None,
             written: Extents::default(),
             landed: 0,
+            left: 0,
             foreign: Extents::default(),
             gaps_allowed: false,
             front: 0,
@@ -313,6 +316,12 @@ impl Fill {
         {
             tracing::debug!(%error, "the file of a fill keeps the name of one with holes");
         }
+    }
+
+    /// Whether the byte at this place is of an earlier fill, and not verified yet.
+    pub fn is_left_over(&self, position: u64) -> bool {
+        let state = self.state();
+        position < state.left && !matches!(state.progress, Progress::Complete)
     }
 
     /// What it was begun for.

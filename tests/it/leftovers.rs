@@ -63,6 +63,18 @@ async fn a_damaged_part_of_ours_is_not_the_upstreams_fault() {
     }
 }
 
+/// A part has no digest by which a client could tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_part_of_a_blob_comes_out_of_a_damaged_part_of_ours() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, LEN, 1);
+    restart_with_part(&mut mirror, &digest, &damaged(&content, 300_000, 1000)).await;
+    let part = mirror.get_with(&path(&digest), &[("range", "bytes=0-4095")]).await;
+    assert_eq!((part.status, part.header("content-range")), (206, Some(format!("bytes 0-4095/{LEN}").as_str())));
+    assert!(part.body == content.slice(..4096));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_bytes_without_a_part_are_the_upstreams_fault() {
     let registry = FakeRegistry::start().await;

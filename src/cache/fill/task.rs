@@ -101,6 +101,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         fill.update(|state| {
             // Also what is kept again, should the upstream not answer.
             state.written.insert(0..front);
+            state.left = front;
             state.file = Some(temp.file().clone());
         });
         *slot = Some(temp);
@@ -229,6 +230,7 @@ async fn forget(fill: &Fill, slot: &mut Option<TempBlob>, front: &mut u64) {
     *front = 0;
     fill.update(|state| {
         state.written = Default::default();
+        state.left = 0;
         state.file = None;
     });
     fill.hash.restart(fill.source.digest.algorithm());
