@@ -186,7 +186,7 @@ impl BlobCache {
             (_, false) => Outcome::Joined,
         };
         let wanted = range;
-        let range = match resolve(range, total) {
+        let range = match resolve(range, believable(total, source)) {
             Ok(range) => range,
             Err(error) => return Some(Err(error)),
         };
@@ -270,7 +270,7 @@ impl BlobCache {
             }
             None => None,
         };
-        let range = resolve(range, total)?;
+        let range = resolve(range, believable(total, source))?;
         // A range that covers the whole is the whole: it can be verified, so it is.
         let part = range.filter(|range| !total.is_some_and(|total| range.is_whole(total)));
         if let Some(range) = part {
@@ -306,6 +306,11 @@ async fn read_whole(mut reader: ThroughReader, total: u64) -> Result<Bytes, Blob
         return Err(BlobError::Upstream(error));
     }
     Ok(whole.freeze())
+}
+
+/// A length that an upstream told, unless the digest says that it is none: only that of no bytes is of an empty blob.
+fn believable(total: Option<u64>, source: &Source) -> Option<u64> {
+    total.filter(|total| *total > 0 || Digest::of(source.digest.algorithm(), b"") == source.digest)
 }
 
 /// The range that is sent. Where the size is not known the range is ignored, as RFC 9110 section 14.2 allows.

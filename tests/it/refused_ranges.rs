@@ -3,6 +3,7 @@
 use std::fs;
 
 use forebay::oci::Digest;
+use http::Method;
 
 use crate::support::{
     blob::{self, add, path},
@@ -252,4 +253,17 @@ async fn what_is_left_goes_when_it_has_failed_twice() {
     registry.forget_requests();
     assert!(mirror.get(&path(&digest)).await.body == content);
     assert!(registry.requests().iter().all(|request| request.header("range").is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_is_told_to_be_empty_is_not_out_of_range() {
+    for size in [1 << 30, 100_000] {
+        let registry = FakeRegistry::start().await;
+        let mirror = Mirror::build(&registry).max_size(size).start().await;
+        let (digest, content) = add(&registry, 300_000, 1);
+        registry.fault(When::blob(&digest).method(Method::HEAD), Fault::ContentLength(0));
+        let answer = mirror.get_with(&path(&digest), &[("range", "bytes=5-9")]).await;
+        let expected = if answer.status == 206 { content.slice(5..10) } else { content };
+        assert!([200, 206].contains(&answer.status) && answer.body == expected, "{size}: {}", answer.status);
+    }
 }
