@@ -25,9 +25,15 @@ use crate::cache::{BlobReader, FileSlice, Piece, ReadError};
 /// call of its own.
 const SMALL: u64 = 32 * 1024;
 
+/// The longest frame of a body in memory, in bytes.
+const MAX_FRAME: usize = 64 * 1024;
+/// The last frame of a longer body, in bytes. hyper ends an HTTP/2 stream's task once the last frame is queued, whatever
+/// the client takes: nothing watches it any more, so it is short, and a copy that keeps none of the rest in memory.
+const LAST_FRAME: usize = 16 * 1024;
+
 /// The body of every response.
 pub enum Body {
-    /// All of it is in memory; `None` once it was given.
+    /// All that is left of it is in memory; `None` once it was given.
     Whole(Option<Bytes>),
     Parts(UnsyncBoxBody<Bytes, BodyError>),
 }
@@ -38,7 +44,7 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
-            Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Whole(bytes) => Poll::Ready(next_frame(bytes).map(|bytes| Ok(Frame::data(bytes)))),
             Body::Parts(parts) => Pin::new(parts).poll_frame(cx),
         }
     }
@@ -56,6 +62,16 @@ impl http_body::Body for Body {
             Body::Parts(parts) => parts.size_hint(),
         }
     }
+}
+
+/// Cuts the next frame off a body in memory.
+fn next_frame(left: &mut Option<Bytes>) -> Option<Bytes> {
+    let Some(bytes) = left.as_mut().filter(|bytes| bytes.len() > LAST_FRAME) else { return left.take() };
+    let frame = bytes.split_to(MAX_FRAME.min(bytes.len() - LAST_FRAME));
+    if bytes.len() == LAST_FRAME {
+        *bytes = Bytes::copy_from_slice(bytes);
+    }
+    Some(frame)
 }
 
 /// Why a body cannot go on.
@@ -159,6 +175,29 @@ impl Source {
         match self.rest.take() {
             Some(slice) => Ok(Some(Piece::File(slice))),
             None => self.reader.next().await.map_err(BodyError::Read),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_in_memory_comes_in_frames_and_its_last_one_keeps_nothing() {
+        for len in
+            [1, LAST_FRAME, LAST_FRAME + 1, MAX_FRAME, MAX_FRAME + LAST_FRAME, MAX_FRAME + LAST_FRAME + 1, 1 << 20]
+        {
+            let content: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let whole = Bytes::from_owner(content.clone());
+            let mut left = Some(whole.clone());
+            let frames: Vec<Bytes> = std::iter::from_fn(|| next_frame(&mut left)).collect();
+            assert_eq!(frames.concat(), content, "{len}");
+            assert!(frames.iter().all(|frame| !frame.is_empty() && frame.len() <= MAX_FRAME), "{len}");
+            let last = frames.last().unwrap();
+            assert!(last.len() <= LAST_FRAME, "{len}");
+            let end = whole.as_ptr_range().end;
+            assert_eq!(last.as_ptr_range().end == end, len <= LAST_FRAME, "{len}: a copy, where there is a rest");
         }
     }
 }
