@@ -51,8 +51,8 @@ pub enum Identity {
     Certificate,
 }
 
-/// Why somebody may not pull. The answer is 401, and asks for [`Refusal::CHALLENGE`]; when we are busy, or too many passwords
-/// were wrong, it is 429.
+/// Why a client may not pull. The answer is 401, and asks for [`Refusal::CHALLENGE`]; when forebay is busy, or too many
+/// passwords were wrong, it is 429.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("credentials are needed")]

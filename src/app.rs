@@ -327,7 +327,7 @@ fn warn_of_open_content(config: &Config) {
     }
 }
 
-/// A user who is named and not there may not push; that keeps nobody else from pulling.
+/// A user who is named and not there may not push; that keeps no other user from pulling.
 fn warn_of_push_users(config: &Config) {
     if let Err(error) = access::check_push_users(&config.access) {
         tracing::warn!(error = &error as &dyn std::error::Error, "access.push_users is not what it seems to be");

@@ -228,4 +228,17 @@ mod tests {
         check(&directory.path().join("none")).unwrap();
         assert!(!directory.path().join("none").exists());
     }
+
+    #[test]
+    fn a_key_is_not_lost_where_both_names_are_one_directory() {
+        let above = tempfile::tempdir().unwrap();
+        let (cache, link) = (above.path().join("cache"), above.path().join("link"));
+        let state = StateDirectory::open(&cache).unwrap();
+        state.write("push.key", b"key").unwrap();
+        std::os::unix::fs::symlink(&cache, &link).unwrap();
+        for alias in [&cache, &link, &cache.join("../cache")] {
+            state.take_over("push.key", alias).unwrap();
+            assert_eq!(fs::read(cache.join("push.key")).unwrap(), b"key", "{}", alias.display());
+        }
+    }
 }

@@ -448,7 +448,7 @@ mod tests {
         let store = &scrub.0.store;
         for make in [
             |path: &Path| std::fs::create_dir(path).unwrap(),
-            // One that nobody writes to: to open it must not wait.
+            // A pipe without a writer: to open it must not wait.
             |path: &Path| {
                 rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap()
             },

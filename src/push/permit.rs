@@ -1,7 +1,7 @@
 //! Who may change something (pure).
 //!
 //! Where forebay has credentials, it would lend them to every client: so it wants to know who that is, by a password or, where
-//! the operator says so, a certificate. Where it has none, the upstream is asked in nobody's name or the client's own, and
+//! the operator says so, a certificate. Where it has none, the upstream gets the client's own credentials or none, and
 //! decides. `access.push_users`, where it is set, names all who may; but an upstream with `access = "client"` decides alone.
 
 use crate::{

@@ -115,7 +115,7 @@ impl Handler {
         known.map_err(who_else)
     }
 
-    /// Where nobody may come unnamed, a name that the upstream does not know is none; nor does one log in with it.
+    /// Where clients must log in, a name that the upstream does not know is none; nor does a client log in with it.
     async fn know_client(&self, upstream: &Upstream, identity: &Identity, facts: &mut Facts) -> Result<(), Error> {
         let operation = facts.operation;
         if matches!(identity, Identity::Client(_)) && (operation == Label::Base || !self.access.load().is_open()) {

@@ -1,7 +1,7 @@
 //! A run of `docker-credential-<helper> get`.
 //!
 //! What must hold: it is bounded in time and output, and a helper that is given up leaves no process of its group behind. What
-//! it said counts once it has ended, whoever still holds its output: some start an agent that stays.
+//! it said counts once it has ended, also when a child still holds its output: some helpers start an agent that stays.
 
 use std::{io, process::Stdio, time::Duration};
 

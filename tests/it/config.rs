@@ -35,6 +35,23 @@ fn parse(text: &str) -> Result<Config, Error> {
 }
 
 #[test]
+fn a_cache_may_lie_where_no_key_is_to_be_kept() {
+    let state = parse("").unwrap().state_directory.expect("the user of the tests has a home");
+    for cache in [state.clone(), state.parent().unwrap().to_owned()] {
+        let parse = |text: &str| {
+            let overrides = Overrides { cache_dir: Some(cache.clone()), ..Overrides::default() };
+            Config::parse(text, "/forebay.toml".as_ref(), overrides)
+        };
+        assert_eq!(parse("").unwrap().state_directory, None);
+        let upstream = "[[upstream]]\nname = \"a.example\"\nurls = [\"http://127.0.0.1:9\"]\npush = true\n";
+        for text in [upstream.to_owned(), format!("state_directory = {state:?}\n")] {
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.contains("state_directory"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn every_key_has_a_default() {
     let config = parse("").unwrap();
     assert!(config.state_directory.as_ref().is_none_or(|directory| directory.ends_with("forebay")));

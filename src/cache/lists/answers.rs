@@ -66,9 +66,9 @@ impl Answers {
         Self { kept, writes: Writes::default(), tag_ttl, negative_ttl, stale_if_error }
     }
 
-    /// The last answer, and how far it can be believed. One too old for anything is not given; nor, where an upstream
-    /// decides by who asks, one that is older than its word to that asker may be. `refused`: when it was asked what it
-    /// refused that asker last; an answer to an earlier question is forgotten.
+    /// The last answer, and how far it can be believed. One too old for anything is not given; nor, where the
+    /// upstream decides by client, one that is older than its last refusal to that client. `refused`: when forebay sent the
+    /// request that the upstream refused; an answer to an earlier request is forgotten.
     pub fn get(&self, key: &ListKey, access: Access, refused: Option<Instant>) -> (Option<Answer>, Freshness) {
         let Some(kept) = self.kept.get(key) else { return (None, Freshness::Missing) };
         if refused.is_some_and(|refused| kept.asked <= refused) {

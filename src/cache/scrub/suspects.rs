@@ -1,7 +1,7 @@
 //! Blobs that a client had whole and asks for again: perhaps they are not what they were.
 //!
 //! A client verifies what it gets. One that comes again for the same soon after it had all of it may have found it wrong;
-//! so that blob is verified before others. What must hold: this is bounded whoever asks for what, and a blob is
+//! so that blob is verified before others. What must hold: the queue is bounded whatever clients request, and a blob is
 //! verified for it once an hour at most.
 
 use std::{

@@ -166,6 +166,20 @@ async fn a_login_needs_the_answer_of_a_registry() {
     }
 }
 
+/// A host that the registry sends clients to does not know whom the registry takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_another_host_answers_is_none() {
+    let (world, other) = (World::new().await, FakeRegistry::start().await);
+    let mirror = world.mirror("").start().await;
+    let headers = vec![("location", other.url().join("/v2/").unwrap().to_string())];
+    world.registry.fault(When::base(), Fault::Answer { status: 302, headers, body: String::new() });
+    assert_eq!(get_as(&mirror, BOB, "/v2/").await.status, 502);
+    assert!(!other.requests().is_empty(), "it was asked, and would have answered 200");
+    assert_eq!(other.count(|request| request.header("authorization").is_some()), 0);
+    world.registry.heal();
+    assert_eq!(get_as(&mirror, (BOB.0, "wrong"), "/v2/").await.status, 401);
+}
+
 /// The word that counts is the last one, also when the upstream cannot be asked again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_login_holds_in_an_outage() {
