@@ -13,6 +13,7 @@ mod distrust;
 mod fills;
 mod hash;
 mod lanes;
+mod orphan;
 mod pace;
 mod pour;
 mod ranges;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     fills::{Beside, Fills, Joined},
     hash::{hash_in_turn, hash_slice, turn_to_spare},
+    orphan::{ADVANCE_TIMEOUT, MIN_ADVANCE},
 };
 use super::{
     FileSlice, ReadError, Source,
@@ -92,6 +94,8 @@ pub struct Fill {
     flow: watch::Sender<Flow>,
     /// Something changed: look at the state again.
     changed: watch::Sender<()>,
+    /// Clients and prefetches that have joined it; changed under the lock of [`Fills`].
+    members: watch::Sender<usize>,
     /// Nobody wants it any more, or the process ends.
     cancel: CancellationToken,
     /// All bytes are there: transfers of ranges end.
@@ -99,6 +103,8 @@ pub struct Fill {
     hash: hash::Hand,
     /// Bytes that came over all its transfers.
     received: AtomicU64,
+    /// Bytes beside these that came and were thrown away, since they are here already.
+    skipped: Arc<AtomicU64>,
     /// For how many microseconds they were not read because the disk was busy.
     stalled: AtomicU64,
 }
@@ -200,10 +206,12 @@ impl Fill {
             state: Mutex::new(state),
             flow: watch::Sender::new(Flow::Asking),
             changed: watch::Sender::new(()),
+            members: watch::Sender::new(0),
             cancel,
             ranges,
             hash,
             received: AtomicU64::new(0),
+            skipped: Arc::default(),
             stalled: AtomicU64::new(0),
         }
     }
@@ -242,12 +250,6 @@ impl Fill {
     /// How many bytes came for it, over all its transfers.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
-    }
-
-    /// Whether the upstream has still to send something.
-    pub fn awaits_bytes(&self) -> bool {
-        let state = self.state();
-        !state.is_over() && state.total.is_none_or(|total| state.written.end_of_run(0) < total)
     }
 
     /// Whether all bytes are here and right, so that a reader is as good as one of a file.

@@ -22,7 +22,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     Config, DiskStore, Pool, Source,
-    fill::{Fill, FillError, Fills},
+    fill::{ADVANCE_TIMEOUT, Fill, FillError, Fills, MIN_ADVANCE},
     manifests::Content,
 };
 use crate::{
@@ -49,10 +49,6 @@ const MOST_WAITING: usize = 64;
 const MOST_WAITING_FOR_UPSTREAM: usize = 16;
 /// How many upstreams' turns are remembered.
 const MOST_UPSTREAMS: u64 = 1024;
-/// A fill of which no more than [`LEAST`] bytes come for so long is left to clients, with all of its image.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// In bytes. Anything quicker than 2 KiB/s is progress.
-const LEAST: u64 = 64 * 1024;
 /// Who asks for the same configuration again so soon starts nothing.
 const ONCE_IN: Duration = Duration::from_secs(60);
 /// A prefetch of more than this part of the cache would drive out what is in use.
@@ -271,7 +267,7 @@ impl Prefetch {
 enum Ended {
     Complete,
     Failed(FillError),
-    /// Next to nothing came for [`PATIENCE`].
+    /// Next to nothing came for [`ADVANCE_TIMEOUT`].
     Stalled,
     /// The upstream has something else than the manifest says, which may be larger than anybody would fetch ahead.
     OtherSize,
@@ -300,8 +296,7 @@ impl Layer {
             }
             fill.end().await.map_err(Ended::Failed)
         };
-        let advance = || if fill.awaits_bytes() { Some(fill.received()) } else { None };
-        match while_it_advances(end, advance).await {
+        match while_it_advances(end, || fill.advance()).await {
             Some(Ok(())) => Ended::Complete,
             Some(Err(ended)) => ended,
             None => Ended::Stalled,
@@ -309,17 +304,17 @@ impl Layer {
     }
 }
 
-/// Waits for `end` as long as what is received grows by more than [`LEAST`] in each [`PATIENCE`]; nothing is to be
+/// Waits for `end` as long as what is received grows by more than [`MIN_ADVANCE`] in each [`ADVANCE_TIMEOUT`]; nothing is to be
 /// received any more when that is `None`.
 async fn while_it_advances<T>(end: impl Future<Output = T>, received: impl Fn() -> Option<u64>) -> Option<T> {
     let mut end = pin!(end);
     let mut before = 0;
     loop {
-        if let Ok(value) = timeout(PATIENCE, &mut end).await {
+        if let Ok(value) = timeout(ADVANCE_TIMEOUT, &mut end).await {
             return Some(value);
         }
         if let Some(now) = received() {
-            if now.saturating_sub(before) <= LEAST {
+            if now.abs_diff(before) <= MIN_ADVANCE {
                 return None;
             }
             before = now;
@@ -399,16 +394,16 @@ mod tests {
         assert_eq!(quick, Some(7));
         let begun = Instant::now();
         assert_eq!(while_it_advances(pending::<()>(), || Some(0)).await, None);
-        assert_eq!(begun.elapsed(), PATIENCE);
+        assert_eq!(begun.elapsed(), ADVANCE_TIMEOUT);
         // A trickle is no progress.
         let trickle = AtomicU64::new(0);
-        let trickling = || Some(trickle.fetch_add(LEAST, Ordering::Relaxed));
+        let trickling = || Some(trickle.fetch_add(MIN_ADVANCE, Ordering::Relaxed));
         assert_eq!(while_it_advances(pending::<()>(), trickling).await, None);
         // Ten times as long, at a rate that is one; and when nothing is missing but the end.
         let flow = AtomicU64::new(0);
-        let flowing = || Some(flow.fetch_add(LEAST + 1, Ordering::Relaxed) + LEAST + 1);
-        assert_eq!(while_it_advances(sleep(PATIENCE * 10), flowing).await, Some(()));
-        assert_eq!(while_it_advances(sleep(PATIENCE * 10), || None).await, Some(()));
+        let flowing = || Some(flow.fetch_add(MIN_ADVANCE + 1, Ordering::Relaxed) + MIN_ADVANCE + 1);
+        assert_eq!(while_it_advances(sleep(ADVANCE_TIMEOUT * 10), flowing).await, Some(()));
+        assert_eq!(while_it_advances(sleep(ADVANCE_TIMEOUT * 10), || None).await, Some(()));
     }
 
     #[test]

@@ -4,7 +4,13 @@
 //! if need be (the upstream stage sees to those), and the reader of this notices only the pause. After each Range that
 //! brought nothing of use, whatever came in its place, comes one GET of the whole: what is there already is thrown away.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -81,6 +87,8 @@ pub struct Transfer {
     /// When the first of those was: a connection that went silent has used up its own patience already.
     broken_since: Option<Instant>,
     flow: Option<watch::Sender<Flow>>,
+    /// Counts the bytes that are thrown away.
+    skipped: Option<Arc<AtomicU64>>,
 }
 
 impl Transfer {
@@ -140,12 +148,14 @@ impl Transfer {
             ended_at: None,
             broken_since: None,
             flow: None,
+            skipped: None,
         }
     }
 
-    /// Tells `flow` from now on where the bytes come from.
-    pub fn telling(mut self, flow: &watch::Sender<Flow>) -> Self {
+    /// Tells `flow` from now on where the bytes come from, and adds to `skipped` how many of them are thrown away.
+    pub fn telling(mut self, flow: &watch::Sender<Flow>, skipped: &Arc<AtomicU64>) -> Self {
         self.flow = Some(flow.clone());
+        self.skipped = Some(skipped.clone());
         self.tell();
         self
     }
@@ -291,6 +301,9 @@ impl Transfer {
     fn accept(&mut self, mut bytes: Bytes) -> Option<Bytes> {
         let skipped = self.skip.min(bytes.len() as u64);
         self.skip -= skipped;
+        if let Some(sum) = &self.skipped {
+            sum.fetch_add(skipped, Ordering::Relaxed);
+        }
         bytes = bytes.split_off(skipped as usize);
         if let Some(last) = self.last {
             let wanted = (last + 1).saturating_sub(self.position);

@@ -27,6 +27,7 @@ mod leftovers;
 mod lists;
 mod manifests;
 mod negative;
+mod orphans;
 mod prefetch;
 mod push;
 mod ranges;

@@ -40,12 +40,7 @@ struct Shared {
     distrust: Distrust,
 }
 
-type Entries = HashMap<ContentId, Vec<Entry>>;
-
-struct Entry {
-    fill: Arc<Fill>,
-    members: usize,
-}
+type Entries = HashMap<ContentId, Vec<Arc<Fill>>>;
 
 /// How somebody came to a fill.
 pub enum Joined {
@@ -102,25 +97,25 @@ impl Fills {
 
     /// Whether there is a fill of this blob from this registry that can be joined.
     pub fn has(&self, source: &Source) -> bool {
-        let mut entries = self.entries();
-        own(&mut entries, source).is_some_and(|entry| entry.fill.can_be_joined())
+        let entries = self.entries();
+        own(&entries, source).is_some_and(|fill| fill.can_be_joined())
     }
 
     /// The fill of this blob from this registry, if there is one that can be joined.
     pub fn find(&self, source: &Source) -> Option<Membership> {
-        let mut entries = self.entries();
-        let entry = own(&mut entries, source).filter(|entry| entry.fill.can_be_joined())?;
-        Some(self.enter(entry))
+        let entries = self.entries();
+        let fill = own(&entries, source).filter(|fill| fill.can_be_joined())?;
+        Some(self.enter(fill))
     }
 
     /// A fill of this blob from another registry, where there is none from this one.
     pub fn find_other(&self, source: &Source) -> Option<Membership> {
-        let mut entries = self.entries();
-        if own(&mut entries, source).is_some() {
+        let entries = self.entries();
+        if own(&entries, source).is_some() {
             return None;
         }
-        let entry = entries.get_mut(&source.id())?.iter_mut().find(|entry| entry.fill.can_be_joined())?;
-        Some(self.enter(entry))
+        let fill = entries.get(&source.id())?.iter().find(|fill| fill.can_be_joined())?;
+        Some(self.enter(fill))
     }
 
     /// The place of the one request that may fetch this blob beside its registry's fill, since it must not wait for that;
@@ -133,8 +128,8 @@ impl Fills {
 
     /// Waits for the commit of this blob, if it is verified and not committed yet: a removal before would come too early.
     pub async fn committed(&self, id: &ContentId) {
-        let complete = |entries: &Vec<Entry>| -> Vec<Arc<Fill>> {
-            entries.iter().map(|entry| entry.fill.clone()).filter(|fill| fill.is_complete()).collect()
+        let complete = |fills: &Vec<Arc<Fill>>| -> Vec<Arc<Fill>> {
+            fills.iter().filter(|fill| fill.is_complete()).cloned().collect()
         };
         let fills = self.entries().get(id).map(complete).unwrap_or_default();
         for fill in fills {
@@ -148,17 +143,16 @@ impl Fills {
         loop {
             let leaving = {
                 let mut entries = self.entries();
-                match own(&mut entries, source) {
-                    Some(entry) if entry.fill.can_be_joined() => return Joined::Follower(self.enter(entry)),
-                    Some(entry) => entry.fill.clone(),
+                match own(&entries, source) {
+                    Some(fill) if fill.can_be_joined() => return Joined::Follower(self.enter(fill)),
+                    Some(fill) => fill.clone(),
                     None => {
                         let cancel = self.0.shutdown.child_token();
                         let of_blob = entries.entry(source.id()).or_default();
                         let beside = !of_blob.is_empty();
                         let fill = Arc::new(Fill::new(source.clone(), beside, self.0.metrics.clone(), cancel));
-                        let mut entry = Entry { fill: fill.clone(), members: 0 };
-                        let membership = self.enter(&mut entry);
-                        of_blob.push(entry);
+                        let membership = self.enter(&fill);
+                        of_blob.push(fill.clone());
                         self.0.tasks.spawn(task::run(self.clone(), fill));
                         return Joined::Leader(membership);
                     }
@@ -175,13 +169,11 @@ impl Fills {
     /// Puts a fill on the list that this one has; `None` when there is one of its blob from its registry.
     pub(super) fn enter_new(&self, fill: Arc<Fill>) -> Option<Membership> {
         let mut entries = self.entries();
-        if own(&mut entries, &fill.source).is_some() {
+        if own(&entries, &fill.source).is_some() {
             return None;
         }
-        let id = fill.source.id();
-        let mut entry = Entry { fill, members: 0 };
-        let membership = self.enter(&mut entry);
-        entries.entry(id).or_default().push(entry);
+        let membership = self.enter(&fill);
+        entries.entry(fill.source.id()).or_default().push(fill);
         Some(membership)
     }
 
@@ -190,7 +182,7 @@ impl Fills {
         let mut entries = self.entries();
         let id = fill.source.id();
         if let Some(of_blob) = entries.get_mut(&id) {
-            of_blob.retain(|entry| !Arc::ptr_eq(&entry.fill, fill));
+            of_blob.retain(|entry| !Arc::ptr_eq(entry, fill));
             if of_blob.is_empty() {
                 entries.remove(&id);
             }
@@ -204,20 +196,20 @@ impl Fills {
         });
     }
 
-    fn enter(&self, entry: &mut Entry) -> Membership {
-        entry.members += 1;
-        Membership { fills: self.clone(), fill: entry.fill.clone() }
+    /// Called under the lock.
+    fn enter(&self, fill: &Arc<Fill>) -> Membership {
+        fill.members.send_modify(|members| *members += 1);
+        Membership { fills: self.clone(), fill: fill.clone() }
     }
 
     fn leave(&self, fill: &Arc<Fill>) {
-        let mut entries = self.entries();
-        let Some(entry) = of_fill(&mut entries, fill) else { return };
-        entry.members = entry.members.saturating_sub(1);
-        if entry.members > 0 || fill.is_complete() {
+        let entries = self.entries();
+        fill.members.send_modify(|members| *members = members.saturating_sub(1));
+        if !has(&entries, fill) || fill.members() > 0 || fill.is_complete() {
             return;
         }
         let orphans =
-            entries.values().flatten().filter(|entry| entry.members == 0 && !entry.fill.cancel.is_cancelled()).count();
+            entries.values().flatten().filter(|fill| fill.members() == 0 && !fill.cancel.is_cancelled()).count();
         if orphans > MOST_ORPHANS {
             tracing::info!(digest = %fill.source.digest, orphans, "a fill that nobody reads any more is given up");
             fill.cancel.cancel();
@@ -226,11 +218,20 @@ impl Fills {
 
     /// Ends a fill that only one has joined, who does not want it any more.
     fn give_up(&self, fill: &Arc<Fill>) {
-        let mut entries = self.entries();
-        let entry = of_fill(&mut entries, fill);
-        if entry.is_some_and(|entry| entry.members == 1) && !fill.is_complete() {
+        let entries = self.entries();
+        if has(&entries, fill) && fill.members() == 1 && !fill.is_complete() {
             fill.cancel.cancel();
         }
+    }
+
+    /// Ends a fill if it has no members; whether it has none.
+    pub(super) fn give_up_orphan(&self, fill: &Arc<Fill>) -> bool {
+        let _entries = self.entries();
+        let is_orphan = fill.members() == 0 && !fill.is_complete();
+        if is_orphan {
+            fill.cancel.cancel();
+        }
+        is_orphan
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -239,12 +240,12 @@ impl Fills {
 }
 
 /// The fill of a blob from its registry.
-fn own<'a>(entries: &'a mut Entries, source: &Source) -> Option<&'a mut Entry> {
-    entries.get_mut(&source.id())?.iter_mut().find(|entry| entry.fill.source.is_of_same_registry(source))
+fn own<'a>(entries: &'a Entries, source: &Source) -> Option<&'a Arc<Fill>> {
+    entries.get(&source.id())?.iter().find(|fill| fill.source.is_of_same_registry(source))
 }
 
-fn of_fill<'a>(entries: &'a mut Entries, fill: &Arc<Fill>) -> Option<&'a mut Entry> {
-    entries.get_mut(&fill.source.id())?.iter_mut().find(|entry| Arc::ptr_eq(&entry.fill, fill))
+fn has(entries: &Entries, fill: &Arc<Fill>) -> bool {
+    entries.get(&fill.source.id()).is_some_and(|of_blob| of_blob.iter().any(|entry| Arc::ptr_eq(entry, fill)))
 }
 
 impl Membership {

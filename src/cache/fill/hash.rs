@@ -119,6 +119,11 @@ impl Hand {
         }
     }
 
+    /// How many bytes from the front are hashed, give or take a stretch.
+    pub fn hashed(&self) -> u64 {
+        self.state().hashed
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,7 +4,7 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Fill, FillError, Fills, Progress, fills::Ended, hash, lanes, pour::Pour};
+use super::{Fill, FillError, Fills, Progress, fills::Ended, hash, lanes, orphan, pour::Pour};
 use crate::{
     cache::{
         disk::{NoSpace, TempBlob, change},
@@ -33,6 +33,8 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
         worked = work(&fills, &fill, &mut temp) => worked,
         // Opens and ends nothing but lanes, which end with the fill.
         never = lanes::steer(&fills, &fill) => match never {},
+        // Cancels the fill; `work` ends by that.
+        never = orphan::watch(&fills, &fill) => match never {},
     };
     let result = match worked {
         Ok(Done::AlreadyThere) => return drop(ended),
@@ -123,7 +125,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     if in_one_go {
         transfer = transfer.in_one_go();
     }
-    transfer = transfer.telling(&fill.flow);
+    transfer = transfer.telling(&fill.flow, &fill.skipped);
     make_room(fills, fill, slot, &mut transfer, front).await?;
     let Some(temp) = slot else { return Err(FillError::NoRoom) };
     fill.update(|state| {
@@ -170,7 +172,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
                 // Somebody asked for that range and did not get it: perhaps nobody does.
                 transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total))
                     .to_the_end()
-                    .telling(&fill.flow);
+                    .telling(&fill.flow, &fill.skipped);
                 if in_one_go {
                     transfer = transfer.in_one_go();
                 }
@@ -409,7 +411,7 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, pour: &mut Pour, no_jump: &m
         }
     });
     if let Some(behind) = behind {
-        *transfer = behind.telling(&fill.flow);
+        *transfer = behind.telling(&fill.flow, &fill.skipped);
     }
     Ok(())
 }
