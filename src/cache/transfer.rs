@@ -3,6 +3,7 @@
 //! When a body breaks, the next request asks for the rest by Range, with a new token and a new signed URL
 //! if need be (the upstream stage sees to those), and the reader of this notices only the pause. After each Range that
 //! brought nothing of use, whatever came in its place, comes one GET of the whole: what is there already is thrown away.
+//! So it does after the second one in a row that brought little, after the second 429, and once before the transfer fails.
 
 use std::{
     sync::{
@@ -27,6 +28,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Breaks are forgotten once this many bytes of use have come since, so that an upstream that cuts every connection
 /// after a while still gets through, and one that drips does not.
 const PROGRESS: u64 = 64 * 1024;
+/// A part that brought less than this before it broke is a poor one, in bytes; after so many of them in a row the whole is
+/// asked for.
+const MIN_PART: u64 = 16 * 1024;
+const MAX_POOR_PARTS: u32 = 2;
 /// A transfer that breaks this often without that is not worth going on with.
 const MOST_BREAKS: u32 = 50;
 
@@ -76,8 +81,15 @@ pub struct Transfer {
     whole_next: bool,
     /// The body at hand is the whole, in place of a part.
     is_whole: bool,
-    /// Whether the body at hand has brought something of use.
-    brought: bool,
+    /// The body at hand is the answer to a request for a part, whatever came.
+    asked_part: bool,
+    /// How much of use the body at hand has brought, in bytes.
+    brought: u64,
+    poor_parts: u32,
+    /// The whole was asked for since the breaks were forgotten.
+    whole_tried: bool,
+    /// The last request for a part was answered with 429.
+    limited: bool,
     has_parts: bool,
     /// Nothing but the end of a body, or a refusal to give more, says that the blob ends here.
     is_unsure: bool,
@@ -101,7 +113,7 @@ impl Transfer {
                 transfer.ask_for_the_whole(&error);
                 let Source { upstream, repository, digest } = source;
                 transfer.whole_next = false;
-                transfer.take(upstream.open_blob(repository, digest, BlobRange::default()).await?)?;
+                transfer.take(upstream.open_blob(repository, digest, BlobRange::default()).await?, false)?;
                 Ok(transfer)
             }
             opened => opened,
@@ -112,8 +124,8 @@ impl Transfer {
     pub async fn open_part(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
         let range = BlobRange { first, last };
         let stream = source.upstream.open_blob(&source.repository, &source.digest, range).await?;
-        let mut transfer = Self { position: first, last, total: stream.total, ..Self::finished(source, first) };
-        transfer.take(stream)?;
+        let mut transfer = Self { position: first, last, total: None, ..Self::finished(source, first) };
+        transfer.take(stream, transfer.wants_part())?;
         Ok(transfer)
     }
 
@@ -141,7 +153,11 @@ impl Transfer {
             to_the_end: false,
             whole_next: false,
             is_whole: false,
-            brought: false,
+            asked_part: false,
+            brought: 0,
+            poor_parts: 0,
+            whole_tried: false,
+            limited: false,
             has_parts: false,
             is_unsure: false,
             announced: None,
@@ -213,12 +229,6 @@ impl Transfer {
     /// Bytes the upstream sends that were not asked for, until the position is reached; 0 when it serves ranges.
     pub fn skipping(&self) -> u64 {
         self.skip
-    }
-
-    /// Starts from the front after all, where the upstream's answer starts.
-    pub fn restart(&mut self) {
-        self.position -= std::mem::take(&mut self.skip);
-        self.is_whole = false;
     }
 
     /// The next bytes; `None` after the last. Cancel-safe.
@@ -313,19 +323,20 @@ impl Transfer {
         if bytes.is_empty() {
             return None;
         }
-        self.brought = true;
+        self.brought += bytes.len() as u64;
         self.pause = FIRST_PAUSE;
         self.gained += bytes.len() as u64;
         if self.gained >= PROGRESS {
             self.gained = 0;
             self.breaks = 0;
+            self.whole_tried = false;
             self.broken_since = None;
         }
         self.position += bytes.len() as u64;
         Some(bytes)
     }
 
-    fn take(&mut self, stream: BlobStream) -> Result<(), Error> {
+    fn take(&mut self, stream: BlobStream, asked_part: bool) -> Result<(), Error> {
         if let (Some(known), Some(told)) = (self.total, stream.total)
             && known != told
         {
@@ -345,6 +356,16 @@ impl Transfer {
         if is_whole && self.parts == Parts::Only {
             return Err(Error::new(ErrorKind::Unsupported, "the upstream gives no parts any more"));
         }
+        // A part with the status of the whole would be taken for the front of the blob, and a length that this answer alone
+        // tells and contradicts would be told to clients.
+        let is_known = self.total.is_some() || self.last.is_some();
+        let is_sure = if stream.ranged { is_known || stream.is_tail } else { is_known && stream.total.is_some() };
+        if asked_part && !is_sure {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "nothing shows that the answer is the part that was asked for, or the whole",
+            ));
+        }
         if is_whole && self.to_the_end {
             self.last = None;
         }
@@ -356,7 +377,9 @@ impl Transfer {
             ));
         }
         self.is_whole = is_whole;
-        self.brought = false;
+        self.asked_part = asked_part;
+        self.brought = 0;
+        self.limited = false;
         self.has_parts |= stream.ranged;
         self.total = total;
         self.skip = self.position - stream.first;
@@ -372,27 +395,46 @@ impl Transfer {
     /// Nothing came of a part.
     fn ask_for_the_whole(&mut self, error: &Error) {
         self.whole_next = true;
+        self.whole_tried = true;
+        self.poor_parts = 0;
+        self.limited = false;
         tracing::info!(
             upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
             "a part of a blob is not to be had; the whole is asked for",
         );
     }
 
+    /// Whether the body that broke was that of a part that did not help.
+    fn was_in_vain(&mut self, error: &Error) -> bool {
+        self.poor_parts = if self.asked_part && self.brought < MIN_PART { self.poor_parts + 1 } else { 0 };
+        let was_silent = error.kind == ErrorKind::Timeout && self.brought < PROGRESS;
+        self.asked_part && (self.brought == 0 || was_silent || self.poor_parts >= MAX_POOR_PARTS)
+    }
+
     fn broke(&mut self, error: Error) -> Result<(), Error> {
-        let was_part = self.stream.take().is_some_and(|stream| stream.ranged);
+        let was_in_vain = self.stream.take().is_some() && self.was_in_vain(&error);
         self.tell();
-        if was_part && !self.brought && self.parts == Parts::Preferred && error.may_be_of_the_range() {
+        let may_be_whole = self.parts == Parts::Preferred && self.wants_part() && error.may_be_of_the_range();
+        if was_in_vain && may_be_whole {
             self.ask_for_the_whole(&error);
             return Ok(());
         }
         // Who waits for that part is not to wait for it any longer: the main transfer gets it in another way.
-        if was_part && !self.brought && self.parts == Parts::Only {
+        if was_in_vain && self.parts == Parts::Only {
             return Err(error);
+        }
+        if let Some(wait) = error.retry_after {
+            self.pause = self.pause.max(wait.min(LONGEST_PAUSE));
         }
         self.breaks += 1;
         let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
-        if !error.kind.is_outage() || self.breaks > MOST_BREAKS || broken_since.elapsed() > self.patience {
+        let is_over = self.breaks > MOST_BREAKS || broken_since.elapsed() > self.patience;
+        if !error.kind.is_outage() || (is_over && (self.whole_tried || !may_be_whole)) {
             return Err(error);
+        }
+        if is_over {
+            self.ask_for_the_whole(&error);
+            return Ok(());
         }
         tracing::warn!(
             upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
@@ -413,7 +455,7 @@ impl Transfer {
         let range = if asks_part { part } else { BlobRange::default() };
         let Source { upstream, repository, digest } = &self.source;
         let answer = upstream.open_blob(repository, digest, range).await;
-        let error = match answer.and_then(|stream| self.take(stream)) {
+        let error = match answer.and_then(|stream| self.take(stream, asks_part)) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -428,6 +470,8 @@ impl Transfer {
                 self.whole_next = true;
                 Ok(())
             }
+            // An upstream that has too much to do is left alone for a while before it is asked for more than the part.
+            ErrorKind::TooManyRequests if asks_part && !std::mem::replace(&mut self.limited, true) => self.broke(error),
             _ if asks_part && self.parts == Parts::Preferred && error.may_be_of_the_range() => {
                 self.ask_for_the_whole(&error);
                 Ok(())

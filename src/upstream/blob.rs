@@ -55,6 +55,8 @@ pub struct BlobStream {
     pub total: Option<u64>,
     /// Whether the answer was 206.
     pub ranged: bool,
+    /// Whether it says that it ends where the blob does.
+    pub is_tail: bool,
     /// The forebays that it comes by.
     pub mirrors: Option<Mirrors>,
     followed: Followed,
@@ -98,13 +100,26 @@ impl BlobStream {
                 Error::new(ErrorKind::Protocol, format!("{} answered with {why}", Shown(&followed.url)))
             })?
         } else {
-            Part { first: 0, total: len, expected: len }
+            Part { first: 0, total: len, expected: len, is_tail: true }
         };
-        let Part { first, total, expected } = part;
+        let Part { first, total, expected, is_tail } = part;
         let mirrors = Mirrors::in_headers(headers);
         let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
         let upstream = upstream.name().clone();
-        Ok(Self { first, total, ranged, mirrors, followed, expected, upstream, endpoint, quiet, received, metrics })
+        Ok(Self {
+            first,
+            total,
+            ranged,
+            is_tail,
+            mirrors,
+            followed,
+            expected,
+            upstream,
+            endpoint,
+            quiet,
+            received,
+            metrics,
+        })
     }
 
     /// The next bytes, or `None` at the end. Cancelling loses nothing.
@@ -157,6 +172,7 @@ struct Part {
     first: u64,
     total: Option<u64>,
     expected: Option<u64>,
+    is_tail: bool,
 }
 
 /// Which part a 206 brings, checked against what was asked; else what is wrong with it.
@@ -190,7 +206,7 @@ fn part(headers: &HeaderMap, asked: BlobRange, len: Option<u64>) -> Result<Part,
         (None, Some(end)) => end,
         (None, None) => last,
     };
-    Ok(Part { first, total, expected: Some(wanted - first + 1) })
+    Ok(Part { first, total, expected: Some(wanted - first + 1), is_tail: end == Some(last) })
 }
 
 #[cfg(test)]

@@ -94,12 +94,13 @@ impl Error {
             | ErrorKind::RangeNotSatisfiable { .. }
             | ErrorKind::Unauthorized
             | ErrorKind::Denied
+            | ErrorKind::TooManyRequests
             | ErrorKind::Unavailable
             | ErrorKind::Timeout
             | ErrorKind::Protocol
             | ErrorKind::Unsupported
             | ErrorKind::Rejected { .. } => !self.unreached,
-            ErrorKind::TooManyRequests | ErrorKind::TooLarge | ErrorKind::Loop => false,
+            ErrorKind::TooLarge | ErrorKind::Loop => false,
         }
     }
 

@@ -125,7 +125,7 @@ fn tells_length(response: &Response) -> bool {
     match response.status() {
         StatusCode::PARTIAL_CONTENT => told(|value| ContentRange::parse(value).is_ok_and(|part| part.total.is_some())),
         StatusCode::RANGE_NOT_SATISFIABLE => told(|value| ContentRange::parse_unsatisfied(value) == Some(0)),
-        StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS => true,
+        StatusCode::OK | StatusCode::NOT_FOUND => true,
         _ => false,
     }
 }

@@ -106,6 +106,7 @@ async fn an_upstream_that_gives_no_more_connections_loses_nothing() {
         Fault::ShiftRange(7),
         Fault::Disconnect,
         Fault::html(),
+        Fault::Truncate { at: 5 },
     ];
     stream::iter(faults)
         .for_each_concurrent(3, async |fault| {

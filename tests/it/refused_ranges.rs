@@ -53,6 +53,20 @@ fn forms() -> Vec<(&'static str, Vec<Fault>)> {
         ("a redirect to nowhere", answer(302, "etag", "x")),
         ("a redirect in a circle", vec![Fault::Redirect { status: 307, to: To::Here }]),
         ("no answer", vec![Fault::Disconnect]),
+        ("200 of the part", vec![Fault::Code(200), Fault::Header("content-range", None)]),
+        (
+            "200 of the part without a length",
+            vec![Fault::Code(200), Fault::Header("content-range", None), Fault::NoContentLength],
+        ),
+        ("200 that breaks at once", vec![Fault::IgnoreRange, Fault::Truncate { at: 0 }]),
+        ("206 of few bytes", vec![Fault::Truncate { at: 5 }]),
+        ("206 of few bytes without a length", vec![Fault::NoContentLength, Fault::Truncate { at: 5 }]),
+        (
+            "206 of less than asked",
+            vec![Fault::ContentLength(10), header("content-range", "bytes 200000-200009/400000")],
+        ),
+        ("429 with a time", vec![Fault::too_many("1")]),
+        ("429 with a long time", vec![Fault::too_many("3600")]),
     ];
     let statuses = [
         ("204", 204),
@@ -69,6 +83,8 @@ fn forms() -> Vec<(&'static str, Vec<Fault>)> {
         ("416", 416),
         ("417", 417),
         ("422", 422),
+        ("425", 425),
+        ("429", 429),
         ("451", 451),
         ("500", 500),
         ("501", 501),
@@ -89,12 +105,14 @@ fn meet(registry: &FakeRegistry, server: Server, digest: &Digest, faults: &[Faul
     }
 }
 
-/// One question for a part, and at most one for the whole after it.
+/// One question for a part, and at most one for the whole after it; where a part brings little, and where the upstream has too
+/// much to do, a second part is tried.
 fn assert_asked(registry: &FakeRegistry, before: usize, form: &str) {
+    let is_twice = form.contains("few bytes") || (before > 0 && (form.contains("429") || form.contains("less")));
     let requests = registry.requests();
     let parts =
         requests.iter().filter(|request| request.header("range").is_some() && !request.path.starts_with("/moved"));
-    assert_eq!(parts.count(), 1, "{form}");
+    assert_eq!(parts.count(), if is_twice { 2 } else { 1 }, "{form}");
     let wholes = requests.iter().filter(|request| request.header("range").is_none());
     assert!(wholes.count() <= before + 1, "{form}: {requests:#?}");
 }
@@ -122,9 +140,7 @@ async fn what_is_left_is_followed_by_one_part_and_one_whole() {
     let mut mirror = Mirror::of(&registry).await;
     mirror.drain().await;
     let mut blobs = Vec::new();
-    // What it says of the length is believed by who knows no other.
-    let forms = forms().into_iter().filter(|(form, _)| *form != "206 of another length");
-    for (seed, (form, faults)) in forms.enumerate() {
+    for (seed, (form, faults)) in forms().into_iter().enumerate() {
         let (digest, content) = add(&registry, LEN, seed as u64);
         fs::write(blob::partial(&mirror.cache_dir(), &digest), &content[..FRONT]).unwrap();
         blobs.push((form, faults, digest, content));
@@ -211,7 +227,14 @@ async fn a_size_is_told_where_neither_head_nor_parts_are_given() {
     let mirror = Mirror::of(&registry).await;
     let head = || When::blobs().method(http::Method::HEAD);
     // These are about the blob, or have no other length in them.
-    let about = ["404", "410", "206 of another length", "200 and the whole without a length"];
+    let about = [
+        "404",
+        "410",
+        "206 of another length",
+        "200 and the whole without a length",
+        "200 of the part",
+        "200 of the part without a length",
+    ];
     let forms = forms().into_iter().filter(|(form, _)| !about.contains(form));
     for (seed, (form, faults)) in forms.enumerate() {
         let (digest, _) = add(&registry, LEN, seed as u64);
@@ -225,6 +248,59 @@ async fn a_size_is_told_where_neither_head_nor_parts_are_given() {
             assert_eq!((answer.status, answer.header("content-length")), (200, Some("400000")), "{form}, {server:?}");
         }
     }
+}
+
+/// The clock is paused, so all runs on one thread.
+#[tokio::test]
+async fn a_range_that_hangs_is_followed_by_the_whole() {
+    for (seed, is_left) in [(1, true), (2, false)] {
+        for fault in [
+            Fault::HoldHead(Gate::new()),
+            Fault::HoldBody { at: 0, gate: Gate::new() },
+            Fault::HoldBody { at: 5, gate: Gate::new() },
+        ] {
+            let registry = FakeRegistry::start().await;
+            let mut mirror = Mirror::of(&registry).await;
+            let (digest, content) = add(&registry, LEN, seed);
+            if is_left {
+                mirror.drain().await;
+                fs::write(blob::partial(&mirror.cache_dir(), &digest), &content[..FRONT]).unwrap();
+                mirror.start().await;
+                mirror.until_metric("forebay_cache_objects", &[("kind", "partial")], 1.0).await;
+            } else {
+                registry.fault_times(1, When::blob(&digest), Fault::Truncate { at: FRONT });
+            }
+            registry.fault(When::blob(&digest).ranged(), fault.clone());
+            let client = Raw::send(mirror.address(), &path(&digest), &[]).await.unwrap();
+            registry.wait_for(|seen| seen.iter().any(|request| request.header("range").is_some())).await;
+            tokio::time::pause();
+            let end = Raw::answer(client).await.unwrap().rest().await;
+            tokio::time::resume();
+            assert!(end.is_whole() && end.bytes() == content, "{is_left} {fault:?}");
+            assert!(registry.count(|request| request.header("range").is_some()) <= 2, "{is_left} {fault:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_with_too_much_to_do_keeps_what_is_left() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    mirror.drain().await;
+    let (digest, content) = add(&registry, LEN, 1);
+    let part = blob::partial(&mirror.cache_dir(), &digest);
+    fs::write(&part, &content[..FRONT]).unwrap();
+    mirror.start().await;
+    registry.fault(When::blobs(), Fault::too_many("7"));
+    for _ in 0..3 {
+        let refused = mirror.get(&path(&digest)).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (429, Some("7")));
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    }
+    registry.heal();
+    registry.forget_requests();
+    assert!(mirror.get(&path(&digest)).await.body == content);
+    assert_eq!(registry.requests()[0].header("range"), Some("bytes=200000-"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

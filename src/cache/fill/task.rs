@@ -205,24 +205,23 @@ async fn open(fill: &Arc<Fill>, slot: &mut Option<TempBlob>, front: &mut u64) ->
         return Transfer::open(source, 0, None).await.map(Some).map_err(FillError::Upstream);
     }
     // Where no parts are wanted, what is left is overwritten.
-    let part = if fill.state().in_one_go { None } else { Some(Transfer::open_part(source, *front, None).await) };
-    if let Some(Ok(transfer)) = &part
-        && transfer.skipping() == 0
-    {
-        return part.transpose().map_err(FillError::Upstream);
+    let in_one_go = fill.state().in_one_go;
+    let part = if in_one_go { None } else { Some(Transfer::open_part(source, *front, None).await) };
+    if let Some(Ok(transfer)) = part {
+        return Ok(Some(transfer));
     }
     // The hash may take longer than the upstream is made to wait for it.
     if is_whole(fill, *front).await.is_ok_and(|whole| whole) {
         return Ok(None);
     }
-    let mut transfer = match part {
-        Some(Ok(transfer)) => transfer,
-        Some(Err(error)) if !error.may_be_of_the_range() => return Err(FillError::Upstream(error)),
-        // What is left is kept until that has been answered.
-        Some(Err(_)) | None => Transfer::open(source, 0, None).await.map_err(FillError::Upstream)?,
-    };
+    if let Some(Err(error)) = part
+        && !error.may_be_of_the_range()
+    {
+        return Err(FillError::Upstream(error));
+    }
+    // What is left is kept until that has been answered.
+    let transfer = Transfer::open(source, 0, None).await.map_err(FillError::Upstream)?;
     forget(fill, slot, front).await;
-    transfer.restart();
     Ok(Some(transfer))
 }
 
