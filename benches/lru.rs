@@ -21,7 +21,7 @@ fn key(number: usize) -> Key {
 
 fn index(len: usize) -> LruIndex {
     let mut index = LruIndex::new(len as u64 * 4096);
-    index.insert_scanned((0..len).map(|number| (CompactKey::from(&key(number)), 4096)));
+    index.insert_scanned((0..len).map(|number| (CompactKey::from(&key(number)), 4096, 0)));
     index
 }
 

@@ -1,6 +1,6 @@
 //! Blobs: on disk, in flight, or fetched now; a range of each.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     metrics::{Metrics, Outcome},
     oci::{ByteRange, Digest, ResolvedRange},
+    peer::TrustedNetworks,
     upstream::{self, ErrorKind, Upstream},
 };
 
@@ -86,9 +87,10 @@ impl BlobCache {
         tasks: TaskTracker,
         shutdown: CancellationToken,
         images: Images,
+        trusted: TrustedNetworks,
     ) -> Self {
         let fills = Fills::new(store.clone(), metrics.clone(), tasks, shutdown);
-        let prefetch = Prefetch::new(config, images, store.clone(), fills.clone());
+        let prefetch = Prefetch::new(config, images, store.clone(), fills.clone(), trusted);
         let tees = Tees::new(config, store.clone(), fills.clone());
         Self { store, fills, prefetch, tees, metrics }
     }
@@ -98,10 +100,17 @@ impl BlobCache {
         &self.tees
     }
 
-    /// Opens a blob, fetching it when it is not there. Answers when the size is known, or that it is not to be.
-    pub async fn open(&self, source: &Source, range: Option<ByteRange>) -> Result<OpenedBlob, BlobError> {
+    /// Opens a blob for a client at this address, fetching it when it is not there. Answers when the size is known, or that
+    /// it is not to be.
+    pub async fn open(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        client: IpAddr,
+    ) -> Result<OpenedBlob, BlobError> {
+        self.prefetch.taken(&source.id());
         if range.is_none() {
-            self.prefetch.config_wanted(source);
+            self.prefetch.config_wanted(source, client);
         }
         if (self.store.has_blob(&source.id()) || !self.fills.has(source))
             && let Some(blob) = self.stored(&source.id()).await
@@ -145,6 +154,7 @@ impl BlobCache {
         if !is_good {
             return None;
         }
+        other.want();
         let opened = self.join(source, range, Joined::Follower(other)).await?;
         let outcome = if is_here { Outcome::Hit } else { Outcome::Joined };
         Some(opened.map(|opened| OpenedBlob { outcome, ..opened }))

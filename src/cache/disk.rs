@@ -42,7 +42,7 @@ pub use self::{
     check::{Check, Found, SHARDS, is_damage},
     lane::{DiskWait, change, write},
     objects::Landing,
-    reservation::{NoSpace, Reservation},
+    reservation::{NoSpace, Purpose, Reservation},
     temp::{Name as TempName, TempBlob, write_all_at},
     upload::TempUpload,
 };
@@ -142,9 +142,11 @@ impl DiskStore {
         })?;
         layout::make(&root)?;
         metrics.cache_max(config.max_size);
+        let mut index = LruIndex::new(config.max_size);
+        index.set_minute(minute());
         Ok(Self(Arc::new(Shared {
             min_free: config.min_free,
-            index: Mutex::new(LruIndex::new(config.max_size)),
+            index: Mutex::new(index),
             space: tokio::sync::Mutex::new(()),
             scanned: watch::Sender::new(false),
             touched: moka::sync::Cache::builder().max_capacity(MOST_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
@@ -220,7 +222,13 @@ impl DiskStore {
 
     /// An object was used from memory: it is the most recently used on disk as well.
     pub fn note_use(&self, used: &LastUse, key: impl FnOnce() -> Key) {
-        let Some(key) = self.0.uses.note(used, key) else { return };
+        if let Some(key) = self.0.uses.note(used, key) {
+            self.used(key);
+        }
+    }
+
+    /// A client got it by another way than its file: it is the most recently used.
+    pub fn used(&self, key: Key) {
         {
             let mut index = self.index();
             if index.pin(&key).is_none() {
@@ -247,6 +255,7 @@ impl DiskStore {
     /// Tells the index what was used from memory, now and then, until the end.
     pub async fn keep_uses(self, end: CancellationToken) {
         while tokio::time::timeout(TOUCH_INTERVAL, end.cancelled()).await.is_err() {
+            self.index().set_minute(minute());
             let store = self.clone();
             blocking(move || store.settle_uses()).await;
         }
@@ -455,6 +464,12 @@ fn is_note_due(metadata: &std::fs::Metadata) -> bool {
         Ok(age) => age > TOUCH_INTERVAL,
         Err(ahead) => ahead.duration() > TOUCH_INTERVAL,
     })
+}
+
+/// Since 1970.
+fn minute() -> u32 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs() / 60).unwrap_or(u32::MAX)
 }
 
 fn note_now(file: &File) {

@@ -26,7 +26,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -41,7 +41,7 @@ pub use self::{
 };
 use super::{
     FileSlice, ReadError, Source,
-    disk::{self, Pin},
+    disk::{self, Pin, Purpose},
     extents::Extents,
     through::ThroughReader,
     transfer::{Flow, Transfer},
@@ -101,6 +101,8 @@ pub struct Fill {
     /// All bytes are there: transfers of ranges end.
     ranges: CancellationToken,
     hash: hash::Hand,
+    /// A client asked for it, at whatever time; else it is fetched ahead.
+    wanted: AtomicBool,
     /// Bytes that came over all its transfers.
     received: AtomicU64,
     /// Bytes beside these that came and were thrown away, since they are here already.
@@ -168,7 +170,7 @@ enum Look {
 }
 
 impl Fill {
-    fn new(source: Source, beside: bool, metrics: Metrics, cancel: CancellationToken) -> Self {
+    fn new(source: Source, beside: bool, wanted: bool, metrics: Metrics, cancel: CancellationToken) -> Self {
         let state = State {
             progress: Progress::Opening,
             total: None,
@@ -210,6 +212,7 @@ impl Fill {
             cancel,
             ranges,
             hash,
+            wanted: AtomicBool::new(wanted),
             received: AtomicU64::new(0),
             skipped: Arc::default(),
             stalled: AtomicU64::new(0),
@@ -274,6 +277,15 @@ impl Fill {
         disk::write(move || name.allow_gaps()).await?;
         self.state().gaps_allowed = true;
         Ok(())
+    }
+
+    /// Whether a client has asked for it.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst)
+    }
+
+    fn purpose(&self) -> Purpose {
+        if self.is_wanted() { Purpose::Client } else { Purpose::Ahead }
     }
 
     /// The forebays by way of which its bytes come, as far as that is known.

@@ -19,6 +19,10 @@ use crate::{
 
 /// What file systems allocate in: a file's last block is paid for whole, and a directory takes one at least.
 pub const BLOCK: u64 = 4096;
+/// What was used within so many minutes stays when room is made for what no client has asked for.
+const MIN_IDLE: u32 = 60;
+/// How many such objects are passed over before there is no room.
+const MAX_PASSED_OVER: usize = 4096;
 
 /// One object on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -118,6 +122,8 @@ struct Entry {
     len: u64,
     /// How many readers have it open.
     pins: u32,
+    /// When it came or was used last, in minutes since 1970.
+    used: u32,
 }
 
 /// Bytes on disk and number of the objects of one kind.
@@ -134,6 +140,8 @@ pub struct NoRoom;
 /// The index of everything on disk, in order of last use.
 pub struct LruIndex {
     max_size: u64,
+    /// Now, in minutes since 1970, to within a few.
+    minute: u32,
     entries: LruCache<CompactKey, Entry>,
     /// Bytes allocated by entries.
     used: u64,
@@ -161,6 +169,7 @@ impl LruIndex {
     pub fn new(max_size: u64) -> Self {
         Self {
             max_size,
+            minute: 0,
             entries: LruCache::unbounded(),
             used: 0,
             pinned: 0,
@@ -171,6 +180,11 @@ impl LruIndex {
             totals: Default::default(),
             classes: HashMap::new(),
         }
+    }
+
+    /// It is so late, in minutes since 1970.
+    pub fn set_minute(&mut self, minute: u32) {
+        self.minute = minute;
     }
 
     /// The records of a tag, for whatever clients.
@@ -233,14 +247,23 @@ impl LruIndex {
     /// Adds an object as the most recently used; one that is there already is only touched.
     pub fn insert(&mut self, key: Key, len: u64) {
         let key = CompactKey::from(&key);
-        if self.entries.get(&key).is_some_and(|entry| entry.len == len) {
+        if let Some(entry) = self.entries.get_mut(&key)
+            && entry.len == len
+        {
+            entry.used = self.minute;
             return;
         }
         let pins = self.remove(&key).map_or(0, |entry| entry.pins);
-        self.add(key, len, pins);
+        self.add(key, len, pins, self.minute);
     }
 
-    fn add(&mut self, key: CompactKey, len: u64, pins: u32) {
+    /// Adds an object that no client has asked for: it is the first to go.
+    pub fn insert_unused(&mut self, key: Key, len: u64) {
+        self.insert(key.clone(), len);
+        self.entries.demote(&(&key).into());
+    }
+
+    fn add(&mut self, key: CompactKey, len: u64, pins: u32, used: u32) {
         self.used += allocated(len);
         if pins > 0 {
             self.pinned += allocated(len);
@@ -251,15 +274,15 @@ impl LruIndex {
         if let Some(tag) = key.tag() {
             self.classes.entry(tag.of_all_classes()).or_default().push(tag.class);
         }
-        self.entries.put(key, Entry { len, pins });
+        self.entries.put(key, Entry { len, pins, used });
     }
 
-    /// Adds what the start-up scan found, the most recently used first: each below all that is there. The scan may
-    /// come with it in portions.
-    pub fn insert_scanned(&mut self, found: impl IntoIterator<Item = (CompactKey, u64)>) {
-        for (key, len) in found {
+    /// Adds what the start-up scan found, with its length and the minute of its last use, the most recently used first: each
+    /// below all that is there. The scan may come with it in portions.
+    pub fn insert_scanned(&mut self, found: impl IntoIterator<Item = (CompactKey, u64, u32)>) {
+        for (key, len, used) in found {
             if !self.entries.contains(&key) {
-                self.add(key.clone(), len, 0);
+                self.add(key.clone(), len, 0, used);
                 self.entries.demote(&key);
             }
         }
@@ -268,6 +291,7 @@ impl LruIndex {
     /// Marks as used now, and keeps it from being evicted until [`LruIndex::unpin`]; its length, if it is there.
     pub fn pin(&mut self, key: &Key) -> Option<u64> {
         let entry = self.entries.get_mut(&key.into())?;
+        entry.used = self.minute;
         entry.pins += 1;
         if entry.pins == 1 {
             self.pinned += allocated(entry.len);
@@ -318,19 +342,39 @@ impl LruIndex {
     /// `spare` is what the file system can give before `min_free` is touched, bytes promised to others
     /// not yet subtracted. Nothing is evicted when evicting everything would not be enough.
     pub fn reserve(&mut self, bytes: u64, spare: u64) -> Result<Vec<(Key, u64)>, NoRoom> {
+        self.reserve_from(bytes, spare, |_| true)
+    }
+
+    /// The same for what no client has asked for: it drives out only what was not used for a while.
+    pub fn reserve_ahead(&mut self, bytes: u64, spare: u64) -> Result<Vec<(Key, u64)>, NoRoom> {
+        let minute = self.minute;
+        self.reserve_from(bytes, spare, |entry| minute.saturating_sub(entry.used) >= MIN_IDLE)
+    }
+
+    fn reserve_from(
+        &mut self,
+        bytes: u64,
+        spare: u64,
+        may_go: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<(Key, u64)>, NoRoom> {
         let mut short = self.short(bytes, spare);
         if short > self.used - self.pinned {
             return Err(NoRoom);
         }
-        let mut victims = Vec::new();
+        let (mut victims, mut passed_over) = (Vec::new(), 0);
         for (key, entry) in self.entries.iter().rev() {
-            if short == 0 {
+            if short == 0 || passed_over == MAX_PASSED_OVER {
                 break;
             }
-            if entry.pins == 0 {
+            if !may_go(entry) {
+                passed_over += 1;
+            } else if entry.pins == 0 {
                 short = short.saturating_sub(allocated(entry.len));
                 victims.push((key.clone(), entry.len));
             }
+        }
+        if short > 0 {
+            return Err(NoRoom);
         }
         for (key, _) in &victims {
             self.remove(key);
@@ -430,6 +474,58 @@ mod tests {
     }
 
     #[test]
+    fn what_no_client_used_goes_first_until_one_does() {
+        for is_used in [false, true] {
+            let mut index = LruIndex::new(3 * BLOCK);
+            for number in 0..2 {
+                index.insert(blob(number), BLOCK);
+            }
+            index.insert_unused(blob(2), BLOCK);
+            if is_used {
+                index.pin(&blob(2));
+                index.unpin(&blob(2));
+            }
+            let first = if is_used { 0 } else { 2 };
+            assert_eq!(index.reserve(BLOCK, PLENTY), Ok(vec![(blob(first), BLOCK)]));
+        }
+    }
+
+    #[test]
+    fn room_ahead_is_made_of_what_was_idle_for_an_hour() {
+        // When each was used last, the oldest first; now; what goes for one block and for two.
+        for (used, now, one, two) in [
+            ([100, 100, 100], 159, None, None),
+            ([99, 100, 100], 159, Some(0), None),
+            ([99, 99, 100], 159, Some(0), Some([0, 1])),
+            // After the clock was set back.
+            ([100, 100, 100], 50, None, None),
+        ] {
+            for (blocks, expected) in [(1, one.map(|one| vec![one])), (2, two.map(|two| two.to_vec()))] {
+                let mut index = LruIndex::new(3 * BLOCK);
+                for (number, minute) in (0..).zip(used) {
+                    index.set_minute(minute);
+                    index.insert(blob(number), BLOCK);
+                }
+                index.set_minute(now);
+                let room = index.reserve_ahead(blocks * BLOCK, PLENTY);
+                let expected =
+                    expected.map(|gone| gone.into_iter().map(|number| (blob(number), BLOCK)).collect()).ok_or(NoRoom);
+                assert_eq!(room, expected, "{used:?} {now} {blocks}");
+                // Nothing is lost, and nothing promised, where there is no room.
+                assert_eq!(index.total(), 3 * BLOCK);
+            }
+        }
+        let mut index = LruIndex::new(2 * BLOCK);
+        index.set_minute(100);
+        index.insert_scanned([(CompactKey::from(&blob(0)), BLOCK, 90), (CompactKey::from(&blob(1)), BLOCK, 0)]);
+        // Used again.
+        index.insert(blob(1), BLOCK);
+        assert_eq!(index.reserve_ahead(BLOCK, PLENTY), Err(NoRoom));
+        index.insert_unused(blob(1), BLOCK);
+        assert_eq!(index.reserve_ahead(BLOCK, PLENTY), Err(NoRoom), "one layer does not drive out the one before it");
+    }
+
+    #[test]
     fn what_is_being_read_stays() {
         let mut index = LruIndex::new(2 * BLOCK);
         index.insert(blob(0), BLOCK);
@@ -465,7 +561,7 @@ mod tests {
         let mut index = LruIndex::new(3 * BLOCK);
         index.insert(blob(9), BLOCK);
         for number in [2, 9, 1] {
-            index.insert_scanned([(CompactKey::from(&blob(number)), BLOCK)]);
+            index.insert_scanned([(CompactKey::from(&blob(number)), BLOCK, 0)]);
         }
         assert_eq!(index.total(), 3 * BLOCK);
         assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK), (blob(2), BLOCK)]));

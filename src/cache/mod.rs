@@ -28,6 +28,7 @@ pub mod tag_record;
 pub mod tee;
 pub mod through;
 pub mod transfer;
+pub mod untaken;
 pub mod writes;
 
 pub use self::{

@@ -5,9 +5,13 @@
 //! fetched when it is asked for, and not before.
 //!
 //! All of it is a guess, so it is bounded wherever it could be in somebody's way: in all, per upstream, by the sizes
-//! that the manifest tells, and by time when nothing comes.
+//! that the manifest tells, and by time when nothing comes. What no client has taken yet is the first to go from the cache
+//! (`fill::task`), and counts for the client whose request began it ([`Untaken`]). A repository whose manifest lies about a
+//! layer has nothing fetched ahead for a while.
 
 use std::{
+    collections::HashSet,
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc,
@@ -21,12 +25,14 @@ use moka::policy::EvictionPolicy;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    Config, DiskStore, Pool, Source,
+    Config, ContentId, DiskStore, Pool, Source,
     fill::{ADVANCE_TIMEOUT, Fill, FillError, Fills, MIN_ADVANCE},
     manifests::Content,
+    untaken::Untaken,
 };
 use crate::{
     oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind, Repository},
+    peer::TrustedNetworks,
     upstream::ErrorKind,
 };
 
@@ -51,8 +57,11 @@ const MOST_WAITING_FOR_UPSTREAM: usize = 16;
 const MOST_UPSTREAMS: u64 = 1024;
 /// Who asks for the same configuration again so soon starts nothing.
 const ONCE_IN: Duration = Duration::from_secs(60);
-/// A prefetch of more than this part of the cache would drive out what is in use.
-const MOST_OF_CACHE: u64 = 2;
+/// What part of the cache may be fetched ahead without being taken; one client may have three quarters of that.
+const MAX_PART_OF_CACHE: u64 = 4;
+/// For how long, and for how many repositories, nothing is fetched ahead after a layer was not what its manifest says.
+const DISTRUST_TTL: Duration = Duration::from_secs(10 * 60);
+const MAX_DISTRUSTED: u64 = 10_000;
 
 /// A layer as its manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +126,10 @@ fn image(upstream: &Arc<str>, repository: &Repository, manifest: &Content) -> Op
         return None;
     }
     let image = Image { upstream: upstream.clone(), repository: repository.clone(), config: config.digest };
-    Some((image, layers.iter().filter(|layer| is_here(layer)).map(Layer::of).collect()))
+    // Older images name the layer of nothing again and again.
+    let mut seen = HashSet::new();
+    let layers = layers.iter().filter(|layer| is_here(layer) && seen.insert(&layer.digest));
+    Some((image, layers.map(Layer::of).collect()))
 }
 
 impl Image {
@@ -150,8 +162,9 @@ pub struct Prefetch(Arc<Shared>);
 struct Shared {
     /// Of one image, at a time.
     most: usize,
-    /// In bytes.
-    most_bytes: u64,
+    untaken: Untaken,
+    /// Whose manifests lied lately.
+    distrusted: moka::sync::Cache<(Arc<str>, Repository), ()>,
     images: Images,
     /// Configurations that were asked for within [`ONCE_IN`].
     begun: moka::sync::Cache<Image, ()>,
@@ -177,10 +190,12 @@ impl Default for Turns {
 }
 
 impl Prefetch {
-    pub fn new(config: &Config, images: Images, store: DiskStore, fills: Fills) -> Self {
+    pub fn new(config: &Config, images: Images, store: DiskStore, fills: Fills, trusted: TrustedNetworks) -> Self {
+        let distrusted = moka::sync::Cache::builder().max_capacity(MAX_DISTRUSTED).time_to_live(DISTRUST_TTL);
         Self(Arc::new(Shared {
             most: config.prefetch,
-            most_bytes: config.max_size / MOST_OF_CACHE,
+            untaken: Untaken::new(config.max_size / MAX_PART_OF_CACHE, trusted),
+            distrusted: distrusted.eviction_policy(EvictionPolicy::lru()).build(),
             images,
             begun: moka::sync::Cache::builder().max_capacity(MOST_BEGUN).time_to_live(ONCE_IN).build(),
             at_once: Semaphore::new(MOST_AT_ONCE),
@@ -191,9 +206,15 @@ impl Prefetch {
         }))
     }
 
-    /// A client gets this blob: if it is the configuration of an image, the layers are what it asks for next.
-    pub fn config_wanted(&self, source: &Source) {
-        if self.0.most == 0 {
+    /// A client gets this blob: it counts for none any more.
+    pub fn taken(&self, id: &ContentId) {
+        self.0.untaken.release(id);
+    }
+
+    /// The client at this address gets this blob: if it is the configuration of an image, the layers are what it asks for
+    /// next.
+    pub fn config_wanted(&self, source: &Source, client: IpAddr) {
+        if self.0.most == 0 || self.0.distrusted.contains_key(&place(source)) {
             return;
         }
         let image = Image::of(source);
@@ -205,7 +226,7 @@ impl Prefetch {
         let missing: Vec<Layer> =
             layers.iter().filter(|layer| !self.0.store.has_blob(&pool.id(&layer.digest))).cloned().collect();
         let bytes = missing.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
-        if missing.is_empty() || bytes > self.0.most_bytes {
+        if missing.is_empty() || bytes > self.0.untaken.budget() {
             return;
         }
         let turns = self.0.turns.get_with_by_ref(source.upstream.name(), Arc::default);
@@ -221,29 +242,34 @@ impl Prefetch {
             let shutdown = prefetch.0.fills.shutdown().clone();
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = prefetch.fetch(&source, &turns, missing) => {}
+                () = prefetch.fetch(&source, client, &turns, missing) => {}
             }
         });
     }
 
-    async fn fetch(&self, config: &Source, turns: &Turns, layers: Vec<Layer>) {
+    async fn fetch(&self, config: &Source, client: IpAddr, turns: &Turns, layers: Vec<Layer>) {
         // An upstream that fails now is not to be asked for all the rest as well.
         let over = &AtomicBool::new(false);
         let fetch = async |layer: Layer| {
             // Nobody closes them. The upstream's comes first: who waits for it is in no other upstream's way.
             let Ok(_turn) = turns.layers.acquire().await else { return };
             let Ok(_turn_of_all) = self.0.at_once.acquire().await else { return };
-            if over.load(Ordering::Relaxed) || self.0.store.has_blob(&Pool::of(&config.upstream).id(&layer.digest)) {
+            let source = Source { digest: layer.digest.clone(), ..config.clone() };
+            if over.load(Ordering::Relaxed) || self.0.store.has_blob(&source.id()) {
                 return;
             }
-            let source = Source { digest: layer.digest.clone(), ..config.clone() };
             // Its clients wait for it, if it is quick, and no longer than they have to.
-            if self.0.fills.find_other(&source).is_some() {
+            if self.0.fills.find_other(&source).is_some() || self.0.distrusted.contains_key(&place(&source)) {
+                return;
+            }
+            let (id, is_cached) = (source.id(), |id: &ContentId| self.0.store.has_blob(id));
+            if !self.0.untaken.hold(&id, layer.size, client, is_cached) {
                 return;
             }
             // Held until the end, so that the fill is no orphan.
-            let membership = self.0.fills.join(&source).await.into_membership();
-            let ended = layer.end(membership.fill()).await;
+            let membership = self.0.fills.join_ahead(&source).await.into_membership();
+            let fill = membership.fill().clone();
+            let ended = layer.end(&fill).await;
             match &ended {
                 Ended::Complete => {}
                 Ended::Failed(error) => {
@@ -254,12 +280,33 @@ impl Prefetch {
                     membership.give_up();
                 }
             }
+            if ended.is_lie() {
+                let (upstream, repository, digest) = (source.upstream.name(), &source.repository, &source.digest);
+                tracing::warn!(%upstream, %repository, %digest, "a layer is not what its manifest says: nothing is fetched ahead of this repository for a while");
+                self.0.distrusted.insert(place(&source), ());
+                over.store(true, Ordering::Relaxed);
+            }
+            // What was fetched in vain counts as well.
+            match &ended {
+                _ if fill.is_wanted() || fill.received() == 0 => self.0.untaken.release(&id),
+                Ended::Complete => {
+                    // All bytes are here before they have their name.
+                    self.0.fills.committed(&id).await;
+                    self.0.untaken.landed(&id);
+                }
+                Ended::Failed(_) | Ended::Stalled | Ended::OtherSize => {}
+            }
             if ended.is_trouble() {
                 over.store(true, Ordering::Relaxed);
             }
         };
         stream::iter(layers).for_each_concurrent(self.0.most, fetch).await;
     }
+}
+
+/// Where an image is.
+fn place(source: &Source) -> (Arc<str>, Repository) {
+    (source.upstream.name().clone(), source.repository.clone())
 }
 
 /// How the fetching of a layer ended.
@@ -274,6 +321,11 @@ enum Ended {
 }
 
 impl Ended {
+    /// Whether the layer is another one than the manifest says.
+    fn is_lie(&self) -> bool {
+        matches!(self, Self::OtherSize | Self::Failed(FillError::Mismatch))
+    }
+
     /// Whether the other layers of the image are likely to end so too.
     fn is_trouble(&self) -> bool {
         match self {
@@ -295,6 +347,15 @@ impl Layer {
                 return Err(Ended::OtherSize);
             }
             fill.end().await.map_err(Ended::Failed)
+        };
+        let end = async {
+            end.await?;
+            // One that came without a length may be shorter, and one that was announced wrong may be right.
+            match fill.head().await {
+                Ok(Some(len)) if len != self.size => Err(Ended::OtherSize),
+                Ok(_) => Ok(()),
+                Err(error) => Err(Ended::Failed(error)),
+            }
         };
         match while_it_advances(end, || fill.advance()).await {
             Some(Ok(())) => Ended::Complete,

@@ -353,7 +353,10 @@ mod tests {
     use std::{os::unix::fs::FileExt as _, path::Path};
 
     use super::*;
-    use crate::{cache::Pool, oci::Algorithm};
+    use crate::{
+        cache::{Pool, disk::Purpose},
+        oci::Algorithm,
+    };
 
     const LEN: usize = 400_000;
 
@@ -381,7 +384,7 @@ mod tests {
         let room = store.reserve(&key, bytes.len() as u64).await.unwrap();
         let temp = store.create(id, room).await.unwrap();
         temp.file().write_all_at(bytes, 0).unwrap();
-        temp.commit(bytes.len() as u64).unwrap();
+        temp.commit(Purpose::Client, bytes.len() as u64).unwrap();
         key
     }
 

@@ -391,7 +391,8 @@ impl Handler {
                 .unwrap_or_else(|| response::blob_head(&source.digest, &size)));
         }
         let range = wanted_range(asked.headers, &source.digest);
-        let opened = self.blobs.open(source, range).await.map_err(|error| facts.failed(error))?;
+        let opened =
+            self.blobs.open(source, range, asked.connection.peer.ip()).await.map_err(|error| facts.failed(error))?;
         facts.outcome = opened.outcome;
         if opened.outcome == Outcome::Hit && opened.is_whole() {
             facts.whole_hit = self.scrub.whole_hit(asked.connection.peer.ip().into(), &source.id());

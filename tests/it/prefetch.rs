@@ -3,7 +3,7 @@
 use forebay::oci::Digest;
 
 use crate::support::{
-    blob::{REPOSITORY, content, path},
+    blob::{REPOSITORY, content, file, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Mirror, UPSTREAM},
     raw::Raw,
@@ -116,16 +116,253 @@ async fn nothing_is_fetched_ahead_that_nobody_wants() {
     }
 }
 
+/// What a layer takes on disk.
+const ALLOCATED: u64 = (LAYER as u64).next_multiple_of(4096);
+
+/// An image of these layers in a repository of its own; the client at this address gets its manifest and configuration.
+async fn pull_config(
+    registry: &FakeRegistry,
+    mirror: &Mirror,
+    (client, repository): (&str, &str),
+    layers: &[&[u8]],
+) -> crate::support::fake_registry::Image {
+    let image = registry.add_image(repository, "next", layers);
+    for path in ["manifests/next".to_owned(), format!("blobs/{}", image.config)] {
+        assert_eq!(get_as(mirror, client, &format!("/v2/{repository}/{path}")).await, 200);
+    }
+    image
+}
+
+async fn get_as(mirror: &Mirror, client: &str, path: &str) -> u16 {
+    let address: std::net::IpAddr = client.parse().unwrap();
+    let client = reqwest::Client::builder().no_proxy().local_address(address).build().unwrap();
+    let answer = client.get(format!("{}{path}", mirror.url())).send().await.unwrap();
+    let status = answer.status().as_u16();
+    answer.bytes().await.unwrap();
+    status
+}
+
+async fn until_asked(registry: &FakeRegistry, digest: &Digest) {
+    registry.wait_for(|records| records.iter().any(|record| record.is_blob_get(digest))).await;
+}
+
+async fn is_hit(mirror: &Mirror, path: &str) -> bool {
+    mirror.get(path).await.header("cache-status") == Some("forebay; hit")
+}
+
+/// Three layers of one client and one more of all others are what a quarter has room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_that_no_client_takes_have_a_budget() {
+    // Each image has a layer of its own, that is right or is a lie; or all are one image's.
+    for case in ["images", "lies", "layers"] {
+        let registry = FakeRegistry::start().await;
+        let build = Mirror::build(&registry).max_size(16 * ALLOCATED).config(|config| config.cache.prefetch = 1);
+        let mirror = build.start().await;
+        let in_use = content(9 * LAYER, 1);
+        let used = registry.add_blob(REPOSITORY, in_use.to_vec());
+        assert_eq!(mirror.get(&path(&used)).await.body, in_use);
+        if case == "lies" {
+            registry.fault(When::blobs(), Fault::Corrupt { at: LAYER / 2 });
+        }
+        let mut layers = Vec::new();
+        let of_client = if case == "layers" { vec![4, 1] } else { vec![1; 5] };
+        for (number, count) in of_client.into_iter().enumerate() {
+            let contents: Vec<_> = (0..count).map(|layer| content(LAYER, 10 * number as u64 + layer + 10)).collect();
+            let contents: Vec<&[u8]> = contents.iter().map(|content| &content[..]).collect();
+            let image = pull_config(&registry, &mirror, ("127.0.0.1", &format!("team/app{number}")), &contents).await;
+            layers.extend(image.layers);
+            for layer in layers.iter().take(3) {
+                until_asked(&registry, layer).await;
+            }
+            mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        }
+        for (client, content) in [("127.0.0.2", content(LAYER, 100)), ("127.0.0.3", content(LAYER, 101))] {
+            let image = pull_config(&registry, &mirror, (client, &format!("team/{client}")), &[&content]).await;
+            layers.extend(image.layers);
+            until_asked(&registry, &layers[5]).await;
+        }
+        registry.heal();
+        // What a client takes counts no more, in whatever way it was begun.
+        assert_eq!(get_as(&mirror, "127.0.0.1", &format!("/v2/team/app0/blobs/{}", layers[0])).await, 200);
+        let last = pull_config(&registry, &mirror, ("127.0.0.4", "team/last"), &[&content(LAYER, 200)]).await;
+        until_asked(&registry, &last.layers[0]).await;
+        let mut expected = vec![layers[0].clone(), layers[1].clone(), layers[2].clone(), layers[5].clone()];
+        if case == "lies" {
+            expected.push(layers[0].clone());
+        }
+        assert_eq!(asked(&registry, &layers), expected, "{case}");
+        assert!(is_hit(&mirror, &path(&used)).await, "{case}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_layer_drives_out_what_was_used_within_the_hour() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::build(&registry).max_size(8 * ALLOCATED).start().await;
+    // There is not room for one more.
+    let used: Vec<_> = (0..7).map(|seed| registry.add_blob(REPOSITORY, content(LAYER, seed).to_vec())).collect();
+    for digest in &used {
+        assert_eq!(mirror.get(&path(digest)).await.status, 200);
+    }
+    let image = pull_config(&registry, &mirror, ("127.0.0.1", REPOSITORY), &[&content(LAYER, 8)]).await;
+    mirror.until_metric("forebay_fills_total", &[("result", "no_room")], 1.0).await;
+    for digest in &used {
+        assert!(is_hit(&mirror, &path(digest)).await);
+    }
+    // A client's own request makes room.
+    assert_eq!(mirror.get(&path(&image.layers[0])).await.body, content(LAYER, 8));
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 9.0).await;
+    assert!(is_hit(&mirror, &path(&image.layers[0])).await);
+    // So does what lay idle.
+    mirror.drain().await;
+    let idle = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 60 * 60);
+    std::fs::File::open(file(&mirror.cache_dir(), &used[3])).unwrap().set_modified(idle).unwrap();
+    mirror.start().await;
+    let image = pull_config(&registry, &mirror, ("127.0.0.1", "team/other"), &[&content(LAYER, 9)]).await;
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 2.0).await;
+    assert!(is_hit(&mirror, &path(&image.layers[0])).await);
+    assert_eq!(mirror.head(&path(&used[3])).await.header("cache-status"), Some("forebay; fwd=miss"));
+}
+
+/// Before one that a client has used, however long ago; and no more once a client has taken it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_that_no_client_takes_is_the_first_to_go() {
+    for (is_taken, restarts) in [(false, false), (true, false), (false, true), (true, true)] {
+        let registry = FakeRegistry::start().await;
+        let mut mirror = Mirror::build(&registry).max_size(6 * ALLOCATED - ALLOCATED / 10).start().await;
+        let older = registry.add_blob(REPOSITORY, content(2 * LAYER, 1).to_vec());
+        assert_eq!(mirror.get(&path(&older)).await.status, 200);
+        let image = pull_config(&registry, &mirror, ("127.0.0.1", REPOSITORY), &[&content(LAYER, 2)]).await;
+        mirror.until_metric("forebay_fills_total", &[("result", "complete")], 3.0).await;
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        if is_taken {
+            assert!(is_hit(&mirror, &path(&image.layers[0])).await);
+        }
+        if restarts {
+            mirror.drain().await;
+            // As the file system does on its own where the disk is not busy.
+            let modified =
+                |digest: &Digest| std::fs::metadata(file(&mirror.cache_dir(), digest)).unwrap().modified().unwrap();
+            assert!(is_taken || modified(&image.layers[0]) < modified(&older));
+            mirror.start().await;
+            mirror.until_metric("forebay_cache_objects", &[("kind", "blob")], 3.0).await;
+        }
+        let newer = registry.add_blob(REPOSITORY, content(3 * LAYER, 3).to_vec());
+        assert_eq!(mirror.get(&path(&newer)).await.status, 200);
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        let (gone, stays) = if is_taken { (&older, &image.layers[0]) } else { (&image.layers[0], &older) };
+        assert!(is_hit(&mirror, &path(stays)).await, "{is_taken} {restarts}");
+        let gone = mirror.head(&path(gone)).await;
+        assert_eq!(gone.header("cache-status"), Some("forebay; fwd=miss"), "{is_taken} {restarts}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_that_lies_ends_prefetch_for_its_repository() {
+    // Too small, and too large, with and without a length in the answer; other bytes.
+    let lies = [(10, false), (10, true), (2 * LAYER, false), (2 * LAYER, true), (LAYER, false)];
+    for (size, chunked) in lies {
+        let registry = FakeRegistry::start().await;
+        let mirror = Mirror::of(&registry).await;
+        let (config, layer) = image_with_size(&registry, &content(LAYER, 1), &size.to_string());
+        if chunked {
+            registry.fault(When::blob(&layer), Fault::NoContentLength);
+        }
+        if size == LAYER {
+            registry.fault(When::blob(&layer), Fault::Corrupt { at: 100 });
+        }
+        get_manifest(&mirror).await;
+        assert_eq!(mirror.get(&path(&config)).await.status, 200);
+        until_asked(&registry, &layer).await;
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        registry.heal();
+        let elsewhere = pull_config(&registry, &mirror, ("127.0.0.1", "team/other"), &[&content(LAYER, 3)]).await;
+        until_asked(&registry, &elsewhere.layers[0]).await;
+        let here = pull_config(&registry, &mirror, ("127.0.0.1", REPOSITORY), &[&content(LAYER, 2)]).await;
+        let elsewhere = pull_config(&registry, &mirror, ("127.0.0.1", "team/third"), &[&content(LAYER, 4)]).await;
+        until_asked(&registry, &elsewhere.layers[0]).await;
+        assert!(asked(&registry, &here.layers).is_empty(), "{size} {chunked}");
+        // Clients get it all the same.
+        assert_eq!(mirror.get(&path(&here.layers[0])).await.body, content(LAYER, 2));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_that_says_what_cannot_be_begins_nothing() {
+    let huge = u64::MAX.to_string();
+    for (sizes, begun) in [
+        (vec!["-1"], false),
+        (vec!["-9223372036854775808"], false),
+        (vec!["1e30"], false),
+        (vec!["1.5"], false),
+        (vec!["18446744073709551616"], false),
+        (vec![&huge], false),
+        (vec![&huge, &huge], false),
+        (vec!["9223372036854775808", "9223372036854775808", "200000"], false),
+        // Beyond what a cache of 64 MiB fetches ahead of one client, alone and in all.
+        (vec!["12582913"], false),
+        (vec!["6000000", "6000000", "6000000"], false),
+        (vec!["1"; 201], false),
+        (vec!["1"; 10_000], false),
+        (vec!["200000"], true),
+    ] {
+        let registry = FakeRegistry::start().await;
+        let mirror = Mirror::build(&registry).max_size(64 << 20).start().await;
+        let contents: Vec<_> = (0..sizes.len() as u64).map(|seed| content(LAYER / sizes.len(), seed)).collect();
+        let layers: Vec<_> = contents.iter().map(|content| registry.add_blob(REPOSITORY, content.to_vec())).collect();
+        let named: Vec<_> = layers.iter().zip(&sizes).map(|(layer, size)| (layer.clone(), *size)).collect();
+        let config = image_of(&registry, &named);
+        get_manifest(&mirror).await;
+        assert_eq!(mirror.get(&path(&config)).await.status, 200);
+        let other = pull_config(&registry, &mirror, ("127.0.0.1", "team/other"), &[&content(LAYER, 70_000)]).await;
+        until_asked(&registry, &other.layers[0]).await;
+        if begun {
+            until_asked(&registry, &layers[0]).await;
+        }
+        assert_eq!(!asked(&registry, &layers).is_empty(), begun, "{} of {}", sizes.len(), sizes[0]);
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        for (layer, content) in layers.iter().zip(&contents).take(3) {
+            assert_eq!(mirror.get(&path(layer)).await.body, content);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_that_an_image_names_many_times_counts_once() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::build(&registry).max_size(8 * ALLOCATED).start().await;
+    let layer = registry.add_blob(REPOSITORY, content(LAYER, 1).to_vec());
+    let size = LAYER.to_string();
+    let config = image_of(&registry, &vec![(layer.clone(), size.as_str()); 100]);
+    get_manifest(&mirror).await;
+    assert_eq!(mirror.get(&path(&config)).await.status, 200);
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 2.0).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    assert!(is_hit(&mirror, &path(&layer)).await);
+    assert_eq!(asked(&registry, &[layer]).len(), 1);
+}
+
 /// An image with one layer, whose manifest says another size than it has.
-fn image_with_size(registry: &FakeRegistry, layer: &[u8], size: usize) -> (Digest, Digest) {
-    let config = registry.add_blob(REPOSITORY, "{}");
+fn image_with_size(registry: &FakeRegistry, layer: &[u8], size: &str) -> (Digest, Digest) {
     let layer = registry.add_blob(REPOSITORY, layer.to_vec());
+    (image_of(registry, &[(layer.clone(), size)]), layer)
+}
+
+/// An image whose manifest says these sizes of its layers; its configuration.
+fn image_of(registry: &FakeRegistry, layers: &[(Digest, &str)]) -> Digest {
+    let config = registry.add_blob(REPOSITORY, "{}");
+    let kind = "application/vnd.oci.image.layer.v1.tar";
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|(layer, size)| format!(r#"{{"mediaType":"{kind}","digest":"{layer}","size":{size}}}"#))
+        .collect();
     let manifest = format!(
-        r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{config}","size":2}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer}","size":{size}}}]}}"#
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{config}","size":2}},"layers":[{}]}}"#,
+        layers.join(",")
     );
     let manifest = registry.add_manifest(REPOSITORY, "application/vnd.oci.image.manifest.v1+json", manifest);
     registry.tag(REPOSITORY, "1", &manifest);
-    (config, layer)
+    config
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,7 +371,7 @@ async fn a_layer_that_is_not_as_long_as_told_is_given_up() {
         let registry = FakeRegistry::start().await;
         let mirror = Mirror::of(&registry).await;
         let content = content(LAYER, 1);
-        let (config, layer) = image_with_size(&registry, &content, 10);
+        let (config, layer) = image_with_size(&registry, &content, "10");
         if chunked {
             registry.fault(When::blob(&layer), Fault::NoContentLength);
         }
@@ -153,7 +390,7 @@ async fn who_has_joined_a_fill_keeps_it_when_the_prefetch_gives_it_up() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let content = content(LAYER, 1);
-    let (config, layer) = image_with_size(&registry, &content, 10);
+    let (config, layer) = image_with_size(&registry, &content, "10");
     let gate = Gate::new();
     registry.fault(When::blob(&layer), Fault::HoldBody { at: 1000, gate: gate.clone() });
     let client = Raw::get(mirror.address(), &path(&layer), &[]).await;
@@ -161,9 +398,7 @@ async fn who_has_joined_a_fill_keeps_it_when_the_prefetch_gives_it_up() {
     get_manifest(&mirror).await;
     assert_eq!(mirror.get(&path(&config)).await.status, 200);
     // The next image's layer comes after it.
-    let after = registry.add_image(REPOSITORY, "2", &[&crate::support::blob::content(LAYER, 2)]);
-    mirror.get(&format!("/v2/{REPOSITORY}/manifests/2")).await;
-    mirror.get(&path(&after.config)).await;
+    pull_config(&registry, &mirror, ("127.0.0.1", "team/other"), &[&crate::support::blob::content(LAYER, 2)]).await;
     mirror.until_metric("forebay_fills_total", &[("result", "complete")], 3.0).await;
     gate.open();
     let end = client.rest().await;

@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use super::{DiskStore, Key, blocking, change, touch, verified};
+use super::{DiskStore, Key, Purpose, blocking, change, touch, verified};
 use crate::{
     cache::{Pool, tag_record::TagKey},
     oci::Repository,
@@ -118,7 +118,7 @@ impl DiskStore {
             let land = || {
                 store.rename(&temporary, &store.path(&key))?;
                 landed = true;
-                reservation.fulfil(key.clone(), bytes.len() as u64);
+                reservation.fulfil(Purpose::Client, key.clone(), bytes.len() as u64);
                 Ok(())
             };
             let written = write_file(&key, &temporary, &bytes).and_then(|()| gate(Box::new(land)));

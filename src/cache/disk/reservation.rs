@@ -13,6 +13,15 @@ const SCAN_PATIENCE: Duration = Duration::from_secs(2);
 #[error("the cache has no room for this")]
 pub struct NoSpace;
 
+/// What room is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// What a client asked for, or what serves it: whatever was not used for longest makes room.
+    Client,
+    /// What is fetched ahead of clients: only what was not used for a while makes room, and it is the first to go itself.
+    Ahead,
+}
+
 /// A number of bytes on disk that nobody else will use; given back on drop.
 pub struct Reservation {
     store: DiskStore,
@@ -26,19 +35,25 @@ pub struct Reservation {
 impl DiskStore {
     /// Makes room for an object of `len` bytes and the directories it needs, evicting what was not used for longest.
     pub async fn reserve(&self, key: &Key, len: u64) -> Result<Reservation, NoSpace> {
+        self.reserve_for(Purpose::Client, key, len).await
+    }
+
+    /// The same for this purpose.
+    pub async fn reserve_for(&self, purpose: Purpose, key: &Key, len: u64) -> Result<Reservation, NoSpace> {
         let path = self.path(key);
         let store = self.clone();
         let directories = move || store.missing_parents(&path).len() as u64 * BLOCK;
-        self.reserve_bytes(allocated(len), directories).await
+        self.reserve_bytes(purpose, allocated(len), directories).await
     }
 
     /// The same for an object of which it is not known yet what it is: `directories` bytes are for what it may need.
     pub(super) async fn reserve_unnamed(&self, len: u64, directories: u64) -> Result<Reservation, NoSpace> {
-        self.reserve_bytes(allocated(len), move || directories).await
+        self.reserve_bytes(Purpose::Client, allocated(len), move || directories).await
     }
 
     async fn reserve_bytes(
         &self,
+        purpose: Purpose,
         len: u64,
         directories: impl FnOnce() -> u64 + Send + 'static,
     ) -> Result<Reservation, NoSpace> {
@@ -48,7 +63,7 @@ impl DiskStore {
         let store = self.clone();
         let _turn = self.0.space.lock().await;
         // The reservation is made inside, so that it is given back even when nobody waits any more.
-        blocking(move || store.reserve_blocking(len, directories())).await
+        blocking(move || store.reserve_blocking(purpose, len, directories())).await
     }
 
     /// Waits a little for the start-up scan; whether it has been through.
@@ -58,7 +73,7 @@ impl DiskStore {
         waited.is_ok_and(|scanned| scanned.is_ok())
     }
 
-    fn reserve_blocking(&self, len: u64, directories: u64) -> Result<Reservation, NoSpace> {
+    fn reserve_blocking(&self, purpose: Purpose, len: u64, directories: u64) -> Result<Reservation, NoSpace> {
         let bytes = len.saturating_add(directories);
         let spare = self.spare().map_err(|error| {
             tracing::error!(%error, "cannot ask the file system of the cache for its free space");
@@ -67,7 +82,11 @@ impl DiskStore {
         if self.index().short(bytes, spare) > 0 {
             self.settle_uses();
         }
-        let victims = self.index().reserve(bytes, spare).map_err(|_| NoSpace)?;
+        let victims = match purpose {
+            Purpose::Client => self.index().reserve(bytes, spare),
+            Purpose::Ahead => self.index().reserve_ahead(bytes, spare),
+        };
+        let victims = victims.map_err(|_| NoSpace)?;
         let reservation = Reservation { store: self.clone(), bytes, written: 0, directories };
         if !victims.is_empty() {
             for (key, len) in &victims {
@@ -83,10 +102,10 @@ impl DiskStore {
 
 impl Reservation {
     /// Makes sure that an object of `len` bytes fits.
-    pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
+    pub async fn grow_to(&mut self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
         let wanted = allocated(len).saturating_add(self.directories);
         if wanted > self.bytes {
-            let more = self.store.reserve_bytes(wanted - self.bytes, || 0).await?;
+            let more = self.store.reserve_bytes(purpose, wanted - self.bytes, || 0).await?;
             self.absorb(more);
         }
         Ok(())
@@ -116,17 +135,20 @@ impl Reservation {
     }
 
     /// Turns the promise into an object of `len` bytes that is on disk now.
-    pub(super) fn fulfil(self, key: Key, len: u64) {
-        drop(self.fulfil_pinned(key, len));
+    pub(super) fn fulfil(self, purpose: Purpose, key: Key, len: u64) {
+        drop(self.fulfil_pinned(purpose, key, len));
     }
 
     /// The same, of an object that is read: it cannot be evicted before the pin is there. Blocks.
-    pub(super) fn fulfil_pinned(mut self, key: Key, len: u64) -> Pin {
+    pub(super) fn fulfil_pinned(mut self, purpose: Purpose, key: Key, len: u64) -> Pin {
         {
             let mut index = self.store.index();
             index.release(std::mem::take(&mut self.bytes), std::mem::take(&mut self.written));
             index.insert(key.clone(), len);
             index.pin(&key);
+            if purpose == Purpose::Ahead {
+                index.insert_unused(key.clone(), len);
+            }
         }
         self.store.shrink();
         self.store.publish();

@@ -23,6 +23,8 @@ use crate::{
 
 /// What broken fills left is not kept for longer than this.
 const PARTIAL_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// In nanoseconds.
+const MINUTE: i64 = 60_000_000_000;
 /// How many threads read shards.
 const READERS: usize = 4;
 /// How many foreign names are told one by one.
@@ -197,9 +199,9 @@ impl DiskStore {
         loop {
             while portion.len() < PORTION
                 && let Some(newest) = found.iter_mut().max_by_key(|list| list.last().map(|found| found.used))
-                && let Some(Found { key, len, .. }) = newest.pop()
+                && let Some(Found { used, key, len }) = newest.pop()
             {
-                portion.push((key, len));
+                portion.push((key, len, u32::try_from(used / MINUTE).unwrap_or_default()));
             }
             if portion.is_empty() {
                 return;

@@ -9,11 +9,12 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use rustix::fs::OFlags;
 
-use super::{DiskStore, Key, NoSpace, Pin, Reservation, blocking, objects::unique_name, verified, write};
+use super::{DiskStore, Key, NoSpace, Pin, Purpose, Reservation, blocking, objects::unique_name, verified, write};
 use crate::{
     cache::{ContentId, Pool},
     oci::Algorithm,
@@ -204,17 +205,22 @@ impl DiskStore {
         file: &File,
         temporary: &Path,
         reservation: &mut Option<Reservation>,
+        purpose: Purpose,
         key: Key,
         len: u64,
     ) -> io::Result<Arc<Pin>> {
         file.set_len(len)?;
         verified::note(file, len);
         let _ = rustix::fs::fremovexattr(file, FRONT);
+        if purpose == Purpose::Ahead {
+            // Never used: it is the first to go after a restart, too.
+            file.set_modified(SystemTime::UNIX_EPOCH)?;
+        }
         file.sync_all()?;
         let path = self.path(&key);
         let reservation = reservation.take().ok_or(io::ErrorKind::StorageFull)?;
         self.rename(temporary, &path)?;
-        let pin = Arc::new(reservation.fulfil_pinned(key, len));
+        let pin = Arc::new(reservation.fulfil_pinned(purpose, key, len));
         if let Some(parent) = path.parent() {
             File::open(parent)?.sync_all()?;
         }
@@ -243,9 +249,9 @@ impl TempBlob {
     }
 
     /// Makes sure there is room for `len` bytes in all.
-    pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
+    pub async fn grow_to(&mut self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
         match &mut self.reservation {
-            Some(reservation) => reservation.grow_to(len).await,
+            Some(reservation) => reservation.grow_to(purpose, len).await,
             None => Err(NoSpace),
         }
     }
@@ -264,9 +270,9 @@ impl TempBlob {
     /// The whole content was verified: gives it its final name. Blocks.
     ///
     /// The pin keeps the blob while those read on who began while it grew.
-    pub fn commit(mut self, len: u64) -> io::Result<Arc<Pin>> {
+    pub fn commit(mut self, purpose: Purpose, len: u64) -> io::Result<Arc<Pin>> {
         let key = Key::Blob(self.id.clone());
-        let pin = self.store.place(&self.file, &self.name.path(), &mut self.reservation, key, len)?;
+        let pin = self.store.place(&self.file, &self.name.path(), &mut self.reservation, purpose, key, len)?;
         self.live = false;
         Ok(pin)
     }
@@ -276,7 +282,7 @@ impl TempBlob {
     /// What stands behind is not cut off: the kernel would put zeroes into pages that may still be queued in a socket,
     /// also of a client whose reader is gone. Where the front cannot be noted, nothing is kept. What an earlier fill left
     /// goes when the upstream has `answered` two fills that went on with it, and neither got a byte more.
-    pub fn keep(mut self, front: u64, answered: bool) -> io::Result<()> {
+    pub fn keep(mut self, purpose: Purpose, front: u64, answered: bool) -> io::Result<()> {
         let len = self.file.metadata()?.len();
         if front < WORTH_KEEPING || len < front || self.name.is_unique() {
             return Ok(());
@@ -291,7 +297,7 @@ impl TempBlob {
         self.name.respell(false)?;
         self.live = false;
         if let Some(reservation) = self.reservation.take() {
-            reservation.fulfil(Key::Partial(self.id.clone()), len);
+            reservation.fulfil(purpose, Key::Partial(self.id.clone()), len);
         }
         Ok(())
     }
@@ -401,7 +407,7 @@ mod tests {
         assert_eq!(temp.file().metadata().unwrap().len(), 0);
         assert!(!store.index().contains(&Key::Partial(digest.clone())));
         temp.file().write_all_at(b"0123456789", 0).unwrap();
-        drop(temp.commit(10).unwrap());
+        drop(temp.commit(Purpose::Client, 10).unwrap());
         assert_eq!(store.open_blob(&digest).await.unwrap().map(|blob| blob.len), Some(10));
         assert!(store.index().total() < before);
     }
@@ -420,7 +426,7 @@ mod tests {
             temp.name().allow_gaps().unwrap();
             match keep {
                 None => drop(temp),
-                Some(len) => temp.keep(len, false).unwrap(),
+                Some(len) => temp.keep(Purpose::Client, len, false).unwrap(),
             }
             assert_eq!(store.index().total(), before);
             assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 0);
@@ -441,7 +447,7 @@ mod tests {
         // A page that is queued in a socket for a client whose reader is gone: not a byte of it may change.
         let path = directory.path().join("tmp").join(name(&digest, true));
         let before = std::fs::read(path).unwrap();
-        temp.keep(100_000, false).unwrap();
+        temp.keep(Purpose::Client, 100_000, false).unwrap();
         assert_eq!(std::fs::read(directory.path().join("tmp").join(name(&digest, false))).unwrap(), before);
         drop(store);
         let store = self::store(directory.path());
@@ -450,7 +456,7 @@ mod tests {
         assert_eq!(front, 100_000);
         // It breaks again, a little later.
         temp.file().write_all_at(&[1; 50_000], 100_000).unwrap();
-        temp.keep(150_000, true).unwrap();
+        temp.keep(Purpose::Client, 150_000, true).unwrap();
         let (temp, front) = store.resume(&digest).await.unwrap();
         assert_eq!(front, 150_000);
         // All is there now: who finds the file after a kill is to believe in all of it.
@@ -470,7 +476,7 @@ mod tests {
         for (answered, more) in fills {
             let (temp, front) = store.resume(&digest).await.unwrap();
             temp.file().write_all_at(&vec![1; more], front).unwrap();
-            temp.keep(front + more as u64, answered).unwrap();
+            temp.keep(Purpose::Client, front + more as u64, answered).unwrap();
         }
         assert!(store.resume(&digest).await.is_none());
         assert!(std::fs::read_dir(directory.path().join("tmp")).unwrap().next().is_none());
@@ -490,14 +496,14 @@ mod tests {
             temp.name().allow_gaps().unwrap();
             temp.file().write_all_at(&[byte; 100_000], 0).unwrap();
         }
-        drop(second.commit(100_000).unwrap());
+        drop(second.commit(Purpose::Client, 100_000).unwrap());
         let once = store.index().total();
         assert_eq!(std::fs::read(store.path(&Key::Blob(digest.clone()))).unwrap(), [2; 100_000]);
-        drop(first.commit(100_000).unwrap());
+        drop(first.commit(Purpose::Client, 100_000).unwrap());
         assert!(store.index().total() <= once, "one blob is counted once");
         let given_up = store.create_beside(&digest, reserve().await).await.unwrap();
         given_up.file().write_all_at(&[1; 100_000], 0).unwrap();
-        given_up.keep(100_000, false).unwrap();
+        given_up.keep(Purpose::Client, 100_000, false).unwrap();
         assert!(store.resume(&digest).await.is_none());
         assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 0);
         store.remove(Key::Blob(digest)).await;

@@ -4,7 +4,7 @@
 
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, path::PathBuf, sync::Arc};
 
-use super::{DiskStore, Key, NoSpace, Pin, Reservation, temp::remove, write};
+use super::{DiskStore, Key, NoSpace, Pin, Purpose, Reservation, temp::remove, write};
 use crate::cache::lru::BLOCK;
 
 /// How many directories may have to be made for a blob, wherever it comes to be.
@@ -47,7 +47,7 @@ impl TempUpload {
     /// Makes sure there is room for `len` bytes in all.
     pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
         match &mut self.reservation {
-            Some(reservation) => reservation.grow_to(len).await,
+            Some(reservation) => reservation.grow_to(Purpose::Client, len).await,
             None => Err(NoSpace),
         }
     }
@@ -61,7 +61,7 @@ impl TempUpload {
 
     /// Its `len` bytes were verified to be this object's: gives it its final name. Blocks.
     pub fn commit(mut self, key: Key, len: u64) -> io::Result<Arc<Pin>> {
-        let pin = self.store.place(&self.file, &self.path, &mut self.reservation, key, len)?;
+        let pin = self.store.place(&self.file, &self.path, &mut self.reservation, Purpose::Client, key, len)?;
         self.live = false;
         Ok(pin)
     }

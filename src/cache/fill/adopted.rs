@@ -37,7 +37,7 @@ impl Fills {
 impl Fill {
     /// One that has nothing to do any more.
     fn found(fills: &Fills, source: &Source, file: Arc<File>, len: u64) -> Arc<Self> {
-        let fill = Self::new(source.clone(), false, fills.metrics().clone(), fills.shutdown().child_token());
+        let fill = Self::new(source.clone(), false, true, fills.metrics().clone(), fills.shutdown().child_token());
         fill.update(|state| {
             state.total = Some(len);
             state.written.insert(0..len);

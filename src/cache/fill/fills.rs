@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use tokio::sync::Semaphore;
@@ -10,7 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Fill, FillError, FillReader, Progress, distrust::Distrust, task};
 use crate::{
-    cache::{ContentId, DiskStore, Source},
+    cache::{ContentId, DiskStore, Source, lru::Key},
     metrics::Metrics,
     upstream::Registry,
 };
@@ -137,9 +137,20 @@ impl Fills {
         }
     }
 
-    /// Joins the fill of this blob from this registry, or starts it. There is never more than one: no wait and no error, and
-    /// nothing that is not verified, comes from one registry to the clients of another.
+    /// Joins the fill of this blob from this registry for a client, or starts it. There is never more than one: no wait and no
+    /// error, and nothing that is not verified, comes from one registry to the clients of another.
     pub async fn join(&self, source: &Source) -> Joined {
+        let joined = self.join_or_start(source, true).await;
+        joined.membership().want();
+        joined
+    }
+
+    /// The same for what no client has asked for yet.
+    pub async fn join_ahead(&self, source: &Source) -> Joined {
+        self.join_or_start(source, false).await
+    }
+
+    async fn join_or_start(&self, source: &Source, wanted: bool) -> Joined {
         loop {
             let leaving = {
                 let mut entries = self.entries();
@@ -150,7 +161,7 @@ impl Fills {
                         let cancel = self.0.shutdown.child_token();
                         let of_blob = entries.entry(source.id()).or_default();
                         let beside = !of_blob.is_empty();
-                        let fill = Arc::new(Fill::new(source.clone(), beside, self.0.metrics.clone(), cancel));
+                        let fill = Arc::new(Fill::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
                         let membership = self.enter(&fill);
                         of_blob.push(fill.clone());
                         self.0.tasks.spawn(task::run(self.clone(), fill));
@@ -257,6 +268,14 @@ impl Membership {
         &self.fills
     }
 
+    /// A client is to get it.
+    pub fn want(&self) {
+        // Its commit looks at the same in the other order, so that one of both sees it.
+        if !self.fill.wanted.swap(true, Ordering::SeqCst) && self.fill.is_complete() {
+            self.fills.0.store.used(Key::Blob(self.fill.source.id()));
+        }
+    }
+
     /// Leaves the fill to the others; without any it ends, and is no orphan.
     pub fn give_up(self) {
         self.fills.give_up(&self.fill);
@@ -275,6 +294,12 @@ impl Drop for Membership {
 }
 
 impl Joined {
+    fn membership(&self) -> &Membership {
+        match self {
+            Self::Leader(membership) | Self::Follower(membership) => membership,
+        }
+    }
+
     pub fn into_membership(self) -> Membership {
         match self {
             Self::Leader(membership) | Self::Follower(membership) => membership,

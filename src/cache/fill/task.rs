@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Fill, FillError, Fills, Progress, fills::Ended, hash, lanes, orphan, pour::Pour};
 use crate::{
     cache::{
-        disk::{NoSpace, TempBlob, change},
+        disk::{NoSpace, Purpose, TempBlob, change},
         lru::Key,
         transfer::Transfer,
     },
@@ -38,7 +38,7 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
     };
     let result = match worked {
         Ok(Done::AlreadyThere) => return drop(ended),
-        Ok(Done::Verified { len }) => commit(&fill, temp, len).await,
+        Ok(Done::Verified { len }) => commit(&fills, &fill, temp, len).await,
         Err(error) => {
             let result = result_of(&error);
             report(&fill, &error);
@@ -57,7 +57,8 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
             let answered = matches!(&error, FillError::Upstream(error) if !error.kind.is_outage());
             match (&error, temp) {
                 (FillError::Upstream(_) | FillError::Abandoned, Some(temp)) => {
-                    if let Err(error) = change(move || temp.keep(front, answered)).await {
+                    let purpose = fill.purpose();
+                    if let Err(error) = change(move || temp.keep(purpose, front, answered)).await {
                         tracing::warn!(%error, "cannot keep what a broken fill has");
                     }
                 }
@@ -252,13 +253,13 @@ async fn make_room(
 ) -> Result<(), FillError> {
     let len = transfer.total().unwrap_or(front + ROOM_STEP);
     if let Some(temp) = slot {
-        if temp.grow_to(len).await.is_ok() {
+        if temp.grow_to(fill.purpose(), len).await.is_ok() {
             return Ok(());
         }
         discard(slot.take()).await;
         return Err(FillError::NoRoom);
     }
-    let Ok(reservation) = fills.store().reserve(&Key::Blob(fill.source.id()), len).await else {
+    let Ok(reservation) = fills.store().reserve_for(fill.purpose(), &Key::Blob(fill.source.id()), len).await else {
         let finished = Transfer::finished(&fill.source, 0);
         fill.state().handed_over = Some(std::mem::replace(transfer, finished));
         return Err(FillError::NoRoom);
@@ -324,7 +325,7 @@ async fn pour_on(
         temp.note_written(landed);
         // Also when the size was told only by the answer to a resumed request: nothing is written without room.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
-        temp.grow_to(room).await.map_err(|NoSpace| FillError::NoRoom)?;
+        temp.grow_to(fill.purpose(), room).await.map_err(|NoSpace| FillError::NoRoom)?;
         if !transfer.is_from_front() && is_gap_behind(fill, pour.first_unwritten().unwrap_or(transfer.position())) {
             return Ok(());
         }
@@ -457,11 +458,16 @@ async fn is_right(fill: &Arc<Fill>, len: u64) -> Result<bool, FillError> {
 }
 
 /// Makes a blob of the verified file. Its readers have it already; a disk that fails now costs only the caching.
-async fn commit(fill: &Fill, temp: Option<TempBlob>, len: u64) -> FillResult {
+async fn commit(fills: &Fills, fill: &Fill, temp: Option<TempBlob>, len: u64) -> FillResult {
     let Some(temp) = temp else { return FillResult::StorageFailed };
-    match change(move || temp.commit(len)).await {
+    let purpose = fill.purpose();
+    match change(move || temp.commit(purpose, len)).await {
         Ok(pin) => {
             fill.update(|state| state._pin = Some(pin));
+            // A client may have come meanwhile.
+            if purpose == Purpose::Ahead && fill.is_wanted() {
+                fills.store().used(Key::Blob(fill.source.id()));
+            }
             FillResult::Complete
         }
         Err(error) => {

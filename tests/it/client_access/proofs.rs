@@ -369,3 +369,19 @@ async fn a_right_is_for_the_registry_at_its_urls() {
     world.registry.take_down(Server::Api).await;
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_fetched_ahead_is_for_its_clients_alone() {
+    let world = World::new().await;
+    let mirror = world.mirror("").start().await;
+    let paths = World::pull("team/a", &world.of_ann);
+    assert_eq!(get_as(&mirror, ANN, &paths[0]).await.status, 200);
+    assert_eq!(get_as(&mirror, BOB, &paths[2]).await.status, 401);
+    assert_eq!(get_as(&mirror, ANN, &paths[2]).await.status, 200);
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 2.0).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    assert_eq!(get_as(&mirror, BOB, &paths[3]).await.status, 401);
+    let hit = get_as(&mirror, ANN, &paths[3]).await;
+    assert!(hit.body == SECRET && hit.header("cache-status") == Some("forebay; hit"));
+    assert_eq!(world.registry.count(|record| record.is_blob_get(&world.of_ann.layers[0])), 1);
+}
