@@ -252,8 +252,26 @@ impl BlobCache {
         if let Some(blob) = self.stored(&source.id()).await {
             return Ok(BlobSize { total: Some(blob.len), outcome: Outcome::Hit });
         }
-        let head = source.upstream.head_blob(&source.repository, &source.digest).await.map_err(BlobError::Upstream)?;
-        Ok(BlobSize { total: head.len, outcome: Outcome::Miss })
+        match source.upstream.head_blob(&source.repository, &source.digest).await {
+            Ok(head) => Ok(BlobSize { total: head.len, outcome: Outcome::Miss }),
+            Err(error) if error.kind.is_outage() => self.left_size(source).await.ok_or(BlobError::Upstream(error)),
+            Err(error) => Err(BlobError::Upstream(error)),
+        }
+    }
+
+    /// The size of a blob that an earlier fill left whole: a fill verifies that, and needs no upstream for it.
+    async fn left_size(&self, source: &Source) -> Option<BlobSize> {
+        if !self.store.has_left(&source.id()).await {
+            return None;
+        }
+        let joined = self.fills.join(source).await;
+        let is_leader = matches!(joined, Joined::Leader(_));
+        let membership = joined.into_membership();
+        let fill = membership.fill();
+        let can_wait = is_leader || source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
+        let total = if can_wait { fill.head().await.ok()? } else { None };
+        let outcome = if fill.is_complete() { Outcome::Hit } else { Outcome::Joined };
+        total.map(|total| BlobSize { total: Some(total), outcome })
     }
 
     /// A disk that cannot be read turns caching off, not pulling.

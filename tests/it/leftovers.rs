@@ -134,6 +134,39 @@ async fn a_whole_part_is_a_hit_while_the_upstream_is_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_head_of_a_whole_part_needs_no_upstream() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let outages = [None, Some(Fault::status(503)), Some(Fault::too_many("7")), Some(Fault::Disconnect)];
+    for (seed, outage) in outages.into_iter().enumerate() {
+        let (digest, content) = add(&registry, LEN, seed as u64);
+        match &outage {
+            None => registry.take_down(Server::Api).await,
+            Some(fault) => registry.fault(When::any(), fault.clone()),
+        }
+        // Where some is missing, only the upstream knows the size.
+        restart_with_part(&mut mirror, &digest, &content[..LEN - 1]).await;
+        assert!(mirror.head(&path(&digest)).await.status >= 429, "{outage:?}");
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        restart_with_part(&mut mirror, &digest, &content).await;
+        let head = mirror.head(&path(&digest)).await;
+        assert_eq!((head.status, head.header("content-length")), (200, Some("400000")), "{outage:?}");
+        assert_eq!(head.header("cache-status"), Some("forebay; hit"), "{outage:?}");
+        assert!(mirror.get(&path(&digest)).await.body == content, "{outage:?}");
+        // It is the same for a client that has it already.
+        let (digest, content) = add(&registry, LEN, 10 + seed as u64);
+        restart_with_part(&mut mirror, &digest, &content).await;
+        let tag = format!("\"{digest}\"");
+        assert_eq!(mirror.get_with(&path(&digest), &[("if-none-match", &tag)]).await.status, 304, "{outage:?}");
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        if outage.is_none() {
+            registry.bring_up(Server::Api).await;
+        }
+        registry.heal();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_between_last_byte_and_rename_loses_nothing() {
     let registry = FakeRegistry::start().await;
     let directory = tempfile::tempdir().unwrap();

@@ -164,6 +164,13 @@ impl DiskStore {
         .await
     }
 
+    /// Whether an earlier fill of this blob left something.
+    ///
+    /// Waits for the start-up scan, which is to count it first.
+    pub async fn has_left(&self, id: &ContentId) -> bool {
+        self.scanned().await && self.index().contains(&Key::Partial(id.clone()))
+    }
+
     /// What an earlier fill of this blob left, and its length in bytes; `None` when there is nothing.
     ///
     /// Where there is something, waits for the start-up scan, which is to count it first.
