@@ -133,7 +133,7 @@ impl ManifestCache {
                     tag: tag.clone(),
                     class: accept.class(),
                 };
-                let record = self.0.tags.fresh_in_memory(&key)?;
+                let record = self.0.tags.fresh_in_memory(&key, upstream.registry())?;
                 let content = self.in_memory(upstream, &pool.id(&record.digest), Some(&record.media_type))?;
                 (content, Some(record.confirmed))
             }
@@ -160,13 +160,13 @@ impl ManifestCache {
 
     async fn get_tag(&self, wanted: &Wanted, tag: &Tag) -> Result<ServedManifest, ManifestError> {
         let key = wanted.key(tag);
-        let (record, freshness) = self.0.tags.get(&key).await;
+        let (record, freshness) = self.0.tags.get(&key, wanted.upstream.registry()).await;
         let content = match &record {
             Some(record) => self.cached(wanted, &record.digest, Some(&record.media_type)).await,
             None => None,
         };
         if let Some(content) = &content
-            && (freshness == Freshness::Fresh || self.0.tags.is_troubled(&key))
+            && (freshness == Freshness::Fresh || self.0.tags.is_troubled(wanted, &key))
         {
             let outcome = if freshness == Freshness::Fresh { Outcome::Hit } else { Outcome::Stale };
             let confirmed = record.map(|record| record.confirmed);
@@ -188,12 +188,12 @@ impl ManifestCache {
                 Ok(ServedManifest { content, outcome: Outcome::Revalidated, confirmed: Some(record.confirmed) })
             }
             (Some(Err(error)), content) if error.is_outage() => {
-                self.0.tags.note_trouble(&key);
+                self.0.tags.note_trouble(wanted, &key);
                 self.stale(wanted, &key, content, record.as_deref()).await.ok_or(error)
             }
             (Some(Err(error)), _) => Err(error),
             (None, Some(content)) => {
-                self.0.tags.note_trouble(&key);
+                self.0.tags.note_trouble(wanted, &key);
                 let confirmed = record.map(|record| record.confirmed);
                 Ok(ServedManifest { content, outcome: Outcome::Stale, confirmed })
             }
@@ -245,9 +245,9 @@ impl ManifestCache {
 
     async fn head_tag(&self, wanted: &Wanted, tag: &Tag) -> Result<ManifestHead, ManifestError> {
         let key = wanted.key(tag);
-        let (record, freshness) = self.0.tags.get(&key).await;
+        let (record, freshness) = self.0.tags.get(&key, wanted.upstream.registry()).await;
         if let Some(record) = &record
-            && (freshness == Freshness::Fresh || self.0.tags.is_troubled(&key))
+            && (freshness == Freshness::Fresh || self.0.tags.is_troubled(wanted, &key))
         {
             let outcome = if freshness == Freshness::Fresh { Outcome::Hit } else { Outcome::Stale };
             return Ok(ManifestHead::recorded(record, outcome));
@@ -261,7 +261,7 @@ impl ManifestCache {
         match (asked, record) {
             (Some(Ok((answer, outcome))), _) => Ok(answer.head(outcome)),
             (Some(Err(error)), record) if error.is_outage() => {
-                self.0.tags.note_trouble(&key);
+                self.0.tags.note_trouble(wanted, &key);
                 match record {
                     Some(record) => Ok(ManifestHead::recorded(&record, Outcome::Stale)),
                     None => {
@@ -272,7 +272,7 @@ impl ManifestCache {
             }
             (Some(Err(error)), _) => Err(error),
             (None, Some(record)) => {
-                self.0.tags.note_trouble(&key);
+                self.0.tags.note_trouble(wanted, &key);
                 Ok(ManifestHead::recorded(&record, Outcome::Stale))
             }
             (None, None) => Err(ManifestError::Abandoned),
@@ -294,7 +294,7 @@ impl ManifestCache {
             Reference::Digest(_) => None,
         };
         let known = match &key {
-            Some(key) => self.0.tags.get(key).await.0,
+            Some(key) => self.0.tags.get(key, wanted.upstream.registry()).await.0,
             None => None,
         };
         let mut question = self.question(wanted, reference, false);
@@ -340,7 +340,7 @@ impl ManifestCache {
     /// upstream cannot be asked. With it, when that was confirmed.
     async fn other_class(&self, wanted: &Wanted, key: &TagKey) -> Option<(Arc<Content>, SystemTime)> {
         let mut best: Option<(Arc<Content>, SystemTime)> = None;
-        for (record, freshness) in self.0.tags.other_classes(key).await {
+        for (record, freshness) in self.0.tags.other_classes(key, wanted.upstream.registry()).await {
             if freshness == Freshness::Missing || !wanted.accept.allows(&record.media_type) {
                 continue;
             }
@@ -450,7 +450,7 @@ impl ManifestCache {
 
     fn question(&self, wanted: &Wanted, reference: &Reference, head: bool) -> Question {
         Question {
-            upstream: wanted.upstream.name().clone(),
+            registry: wanted.upstream.registry().clone(),
             asker: wanted.upstream.asker(),
             repository: wanted.repository.clone(),
             reference: reference.clone(),
@@ -469,7 +469,7 @@ impl ManifestCache {
                 let content = self.cached(wanted, digest, None).await?;
                 wanted.accept.allows(&content.media_type).then_some(Answer::Content { content, confirmed: None })
             }
-            Reference::Tag(tag) => match self.0.tags.get(&wanted.key(tag)).await {
+            Reference::Tag(tag) => match self.0.tags.get(&wanted.key(tag), wanted.upstream.registry()).await {
                 (Some(record), Freshness::Fresh) if question.head => Some(Answer::Head(record)),
                 (Some(record), Freshness::Fresh) => {
                     let content = self.cached(wanted, &record.digest, Some(&record.media_type)).await?;

@@ -9,7 +9,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::pool::Pool;
-use crate::oci::{Accept, AcceptClass, Digest, MediaType, Repository, Tag};
+use crate::{
+    oci::{Accept, AcceptClass, Digest, MediaType, Repository, Tag},
+    upstream::{Registry, UrlHashes},
+};
 
 /// A tag of one upstream, as clients of one kind see it: an old registry converts what it serves to what the
 /// client says it accepts, so one tag can mean several manifests.
@@ -62,6 +65,9 @@ pub struct TagRecord {
     /// that the tag moved, and nobody asked for the manifest since.
     pub previous: Option<Digest>,
     pub confirmed: SystemTime,
+    /// The URLs of the upstream when it gave the answer: under the same name, other URLs may lead to another registry. Empty
+    /// in the records of earlier versions.
+    pub urls: UrlHashes,
 }
 
 /// The file's form: TOML, for whoever looks into the cache.
@@ -74,11 +80,25 @@ struct Text {
     previous: Option<String>,
     /// Seconds since 1970.
     confirmed: u64,
+    /// In hexadecimal, with spaces between them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    urls: String,
 }
 
 impl TagRecord {
     /// The longest file that is read, in bytes.
-    pub const MAX_LEN: u64 = 4096;
+    pub const MAX_LEN: u64 = 16 * 1024;
+
+    /// Whether it is an answer of this registry. All URLs of an upstream lead to the same registry, so one that stayed is enough,
+    /// for clients that are all the same to it; where their credentials decide, clients' rights end with any change of the URLs, and
+    /// so does the record.
+    pub fn is_of(&self, registry: &Registry, pool: Pool) -> bool {
+        let (then, now) = (&self.urls, registry.url_hashes());
+        match pool {
+            Pool::Open => then.is_empty() || then.iter().any(|url| now.contains(url)),
+            Pool::Clients => then == now,
+        }
+    }
 
     pub fn encode(&self) -> Vec<u8> {
         let confirmed = self.confirmed.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -88,6 +108,7 @@ impl TagRecord {
             size: self.size,
             previous: self.previous.as_ref().map(Digest::to_string),
             confirmed,
+            urls: self.urls.iter().map(|url| format!("{url:016x}")).collect::<Vec<_>>().join(" "),
         };
         // Strings and numbers always have a TOML form; an empty file would be read as no record.
         toml::to_string(&text).unwrap_or_default().into_bytes()
@@ -102,6 +123,7 @@ impl TagRecord {
             size: text.size,
             previous: text.previous.and_then(|previous| previous.parse().ok()),
             confirmed: UNIX_EPOCH.checked_add(Duration::from_secs(text.confirmed))?,
+            urls: text.urls.split_whitespace().map(|url| u64::from_str_radix(url, 16).ok()).collect::<Option<_>>()?,
         })
     }
 }
@@ -170,6 +192,34 @@ mod tests {
             size,
             previous: None,
             confirmed: UNIX_EPOCH + Duration::from_secs(seconds),
+            urls: Arc::default(),
+        }
+    }
+
+    fn registry(urls: &[&str]) -> Registry {
+        let urls: Vec<_> = urls.iter().map(|url| url.parse().unwrap()).collect();
+        Registry::new(&"name".into(), &urls)
+    }
+
+    #[test]
+    fn a_record_is_of_the_registry_at_its_urls() {
+        let (x, y, z) = ("https://x.example", "https://y.example", "https://z.example");
+        for (then, now, open, clients) in [
+            (&[x][..], &[x][..], true, true),
+            (&[x], &[y], false, false),
+            (&[x], &["https://x.example/path"], false, false),
+            (&[x], &["https://x.example:8443"], false, false),
+            (&[x, y], &[y, x], true, false),
+            (&[x], &[x, y], true, false),
+            (&[x, y], &[y], true, false),
+            (&[x, y], &[z], false, false),
+            // An earlier version wrote it.
+            (&[], &[x], true, false),
+        ] {
+            let written = TagRecord { urls: registry(then).url_hashes().clone(), ..record(1, 1) };
+            let record = TagRecord::decode(&written.encode()).unwrap();
+            assert_eq!(record.is_of(&registry(now), Pool::Open), open, "{then:?} {now:?}");
+            assert_eq!(record.is_of(&registry(now), Pool::Clients), clients, "{then:?} {now:?}");
         }
     }
 

@@ -49,7 +49,7 @@ pub use self::{
     config::{Access, Config, CredentialSource},
     content::{Content, Witness},
     error::{Error, ErrorKind, SetupError},
-    registry::Registry,
+    registry::{Registry, UrlHashes},
     via::Mirrors,
     write::{Need, Place, Write, Written},
 };

@@ -2,19 +2,40 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use url::Url;
 
 /// A registry under its name and its URLs: under the same name, other URLs may lead to another one. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Registry(Arc<(Arc<str>, Vec<Url>)>);
+pub struct Registry(Arc<Named>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Named {
+    name: Arc<str>,
+    urls: Vec<Url>,
+    hashes: UrlHashes,
+}
+
+/// Hashes of an upstream's URLs, in their order: the same in every process.
+pub type UrlHashes = Arc<[u64]>;
 
 impl Registry {
     pub fn new(name: &Arc<str>, urls: &[Url]) -> Self {
-        Self(Arc::new((name.clone(), urls.to_vec())))
+        let hashes = urls.iter().map(hash).collect();
+        Self(Arc::new(Named { name: name.clone(), urls: urls.to_vec(), hashes }))
     }
 
     /// Its name in the configuration.
     pub fn name(&self) -> &Arc<str> {
-        &self.0.0
+        &self.0.name
     }
+
+    /// What of its URLs is kept on disk.
+    pub fn url_hashes(&self) -> &UrlHashes {
+        &self.0.hashes
+    }
+}
+
+fn hash(url: &Url) -> u64 {
+    digest(&SHA256, url.as_str().as_bytes()).as_ref().first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default()
 }

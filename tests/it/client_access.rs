@@ -5,6 +5,7 @@ mod lists;
 mod login;
 mod proofs;
 mod pushes;
+mod registries;
 mod tries;
 
 use bytes::Bytes;

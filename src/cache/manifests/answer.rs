@@ -108,6 +108,7 @@ impl TagRecord {
             size: len?,
             previous: None,
             confirmed: confirmed_before(age),
+            urls: Arc::default(),
         })
     }
 
@@ -118,6 +119,7 @@ impl TagRecord {
             size: content.bytes.len() as u64,
             previous: None,
             confirmed,
+            urls: Arc::default(),
         }
     }
 }

@@ -1,11 +1,9 @@
 //! What is wanted of a tag or digest, and the question that makes of its upstream.
 
-use std::sync::Arc;
-
 use crate::{
     cache::{Pool, tag_record::TagKey},
     oci::{Accept, AcceptClass, Digest, Reference, Repository, Tag},
-    upstream::{Asker, Upstream},
+    upstream::{Asker, Registry, Upstream},
 };
 
 /// Who asks for what: the upstream's repository, and what the client can read.
@@ -35,7 +33,8 @@ impl Wanted {
 /// What an upstream is asked; equal ones are asked once.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Question {
-    pub upstream: Arc<str>,
+    /// By its URLs too: what one registry said is no answer of another under its name.
+    pub registry: Registry,
     /// As whom, where that makes a difference: what one asker is told is no answer for another.
     pub asker: Option<Asker>,
     pub repository: Repository,

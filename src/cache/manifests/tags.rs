@@ -23,6 +23,7 @@ use crate::{
         writes::Writes,
     },
     oci::{AcceptClass, Digest, Reference, Repository},
+    upstream::{Asker, Registry},
 };
 
 /// How many records are held in memory.
@@ -41,11 +42,14 @@ pub(super) struct TagRecords {
     /// By tag, with the few classes of clients inside: to forget one looks at no other.
     memory: moka::sync::Cache<TagKey, Arc<Vec<Remembered>>>,
     /// Tags whose upstream could not answer a moment ago: what is stale is served without asking again.
-    troubled: moka::sync::Cache<TagKey, ()>,
+    troubled: moka::sync::Cache<Trouble, ()>,
     writes: Arc<Writes>,
     tag_ttl: Duration,
     stale_if_error: Duration,
 }
+
+/// A tag of which a registry could not be asked, as whom where that makes a difference.
+type Trouble = (TagKey, Registry, Option<Asker>);
 
 /// A record in memory, and whether it was used.
 #[derive(Clone)]
@@ -84,9 +88,10 @@ impl TagRecords {
         }
     }
 
-    /// The record of a tag, and how far it can be believed. One too old for anything is not given.
-    pub async fn get(&self, key: &TagKey) -> (Option<Arc<TagRecord>>, Freshness) {
-        let Some(found) = self.find(key).await else { return (None, Freshness::Missing) };
+    /// The record of a tag, and how far it can be believed. One too old for anything is not given, nor what another registry
+    /// answered under this name.
+    pub async fn get(&self, key: &TagKey, registry: &Registry) -> (Option<Arc<TagRecord>>, Freshness) {
+        let Some(found) = self.find(key, registry).await else { return (None, Freshness::Missing) };
         match self.judge(&found) {
             Freshness::Missing => (None, Freshness::Missing),
             freshness => (Some(found.record), freshness),
@@ -94,8 +99,11 @@ impl TagRecords {
     }
 
     /// The record of a tag, when it is in memory and fresh.
-    pub fn fresh_in_memory(&self, key: &TagKey) -> Option<Arc<TagRecord>> {
+    pub fn fresh_in_memory(&self, key: &TagKey, registry: &Registry) -> Option<Arc<TagRecord>> {
         let found = self.remembered(key).filter(|found| self.holds(key, found))?;
+        if !found.record.is_of(registry, key.pool) {
+            return None;
+        }
         (self.judge(&found) == Freshness::Fresh).then_some(found.record)
     }
 
@@ -150,12 +158,16 @@ impl TagRecords {
 
     /// What this question was answered says that a change was made elsewhere, unless one was made through us meanwhile.
     pub fn note_elsewhere(&self, question: &mut Question) {
-        if let Some(writes) = self.writes.advance(&question.upstream, &question.repository, question.writes) {
+        if let Some(writes) = self.writes.advance(question.registry.name(), &question.repository, question.writes) {
             question.writes = writes;
         }
     }
 
-    async fn find(&self, key: &TagKey) -> Option<Remembered> {
+    async fn find(&self, key: &TagKey, registry: &Registry) -> Option<Remembered> {
+        self.find_of_any(key).await.filter(|found| found.record.is_of(registry, key.pool))
+    }
+
+    async fn find_of_any(&self, key: &TagKey) -> Option<Remembered> {
         if let Some(found) = self.remembered(key) {
             // What is being written was outdated meanwhile: it does not land, and what lies there is being removed.
             return self.holds(key, &found).then_some(found);
@@ -194,10 +206,10 @@ impl TagRecords {
     }
 
     /// The records of the same tag for clients that accept other types.
-    pub async fn other_classes(&self, key: &TagKey) -> Vec<(Arc<TagRecord>, Freshness)> {
+    pub async fn other_classes(&self, key: &TagKey, registry: &Registry) -> Vec<(Arc<TagRecord>, Freshness)> {
         let mut found = Vec::new();
         for other in self.store.tag_classes(key).await {
-            if let Some(other) = self.find(&other).await {
+            if let Some(other) = self.find(&other, registry).await {
                 let freshness = self.judge(&other);
                 found.push((other.record, freshness));
             }
@@ -207,9 +219,12 @@ impl TagRecords {
 
     /// Keeps what the upstream answered; a question by digest leaves no record.
     pub async fn put(&self, wanted: &Wanted, question: &Question, record: TagRecord) -> Arc<TagRecord> {
-        let record = Arc::new(record);
+        let registry = wanted.upstream.registry();
+        let record = Arc::new(TagRecord { urls: registry.url_hashes().clone(), ..record });
         if let Reference::Tag(tag) = &question.reference {
-            self.keep(&wanted.key(tag), question.writes, record.clone()).await;
+            let key = wanted.key(tag);
+            self.troubled.invalidate(&trouble(wanted, &key));
+            self.keep(&key, question.writes, record.clone()).await;
         }
         record
     }
@@ -224,7 +239,6 @@ impl TagRecords {
         let (now, kept) = (Some(Instant::now()), record.clone());
         let remembered = Remembered { class, record: kept, used, writes, settled: settled.clone(), answered: now };
         self.remember(key, remembered);
-        self.troubled.invalidate(key);
         let (counts, upstream, repository) = (self.writes.clone(), key.upstream.clone(), key.repository.clone());
         let gate = move |land: Landing<'_>| counts.land(&upstream, &repository, writes, land).unwrap_or(Ok(()));
         self.writer.write_when(Key::Tag(key.clone()), record.encode(), gate).await;
@@ -304,14 +318,14 @@ impl TagRecords {
         self.memory.invalidate(&key.of_all_classes());
     }
 
-    pub fn note_trouble(&self, key: &TagKey) {
+    pub fn note_trouble(&self, wanted: &Wanted, key: &TagKey) {
         if !self.tag_ttl.is_zero() {
-            self.troubled.insert(key.clone(), ());
+            self.troubled.insert(trouble(wanted, key), ());
         }
     }
 
-    pub fn is_troubled(&self, key: &TagKey) -> bool {
-        self.troubled.contains_key(key)
+    pub fn is_troubled(&self, wanted: &Wanted, key: &TagKey) -> bool {
+        self.troubled.contains_key(&trouble(wanted, key))
     }
 
     /// As of when what the tag pointed at before counts as confirmed: it is known to be outdated.
@@ -328,6 +342,10 @@ impl TagRecords {
             old => old,
         }
     }
+}
+
+fn trouble(wanted: &Wanted, key: &TagKey) -> Trouble {
+    (key.clone(), wanted.upstream.registry().clone(), wanted.upstream.asker())
 }
 
 #[cfg(test)]
@@ -385,7 +403,7 @@ mod tests {
         }
 
         async fn digest(&self) -> Option<Digest> {
-            self.records.get(&self.key).await.0.map(|record| record.digest.clone())
+            self.records.get(&self.key, &registry()).await.0.map(|record| record.digest.clone())
         }
 
         /// Has the disk do what it has to, then looks at that alone.
@@ -400,6 +418,10 @@ mod tests {
         }
     }
 
+    fn registry() -> Registry {
+        Registry::new(&"hub".into(), &["https://hub.example".parse().unwrap()])
+    }
+
     fn pointing_at(content: &str) -> Arc<TagRecord> {
         let digest = Digest::of(Algorithm::Sha256, content.as_bytes());
         Arc::new(TagRecord {
@@ -408,6 +430,7 @@ mod tests {
             size: 1,
             previous: None,
             confirmed: SystemTime::now(),
+            urls: Arc::default(),
         })
     }
 
@@ -477,10 +500,10 @@ mod tests {
         tags.records.keep(&tags.key, tags.writes(), Arc::new(long_ago)).await;
         let just_before = MIN_ASKING_INTERVAL - Duration::from_millis(1);
         tokio::time::advance(just_before.saturating_sub(tags.answered().elapsed())).await;
-        assert_eq!(tags.records.get(&tags.key).await.1, Freshness::Fresh);
-        assert!(tags.records.fresh_in_memory(&tags.key).is_some());
+        assert_eq!(tags.records.get(&tags.key, &registry()).await.1, Freshness::Fresh);
+        assert!(tags.records.fresh_in_memory(&tags.key, &registry()).is_some());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(tags.records.get(&tags.key).await, (None, Freshness::Missing));
-        assert!(tags.records.fresh_in_memory(&tags.key).is_none());
+        assert_eq!(tags.records.get(&tags.key, &registry()).await, (None, Freshness::Missing));
+        assert!(tags.records.fresh_in_memory(&tags.key, &registry()).is_none());
     }
 }
