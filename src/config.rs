@@ -177,6 +177,7 @@ fn server(document: &Document<'_>, raw: raw::Server, flags: Vec<SocketAddr>) -> 
         trusted_networks: networks(document, &section.field("trusted_networks"), &raw.trusted_networks)?,
         allowed_hosts: allowed_hosts(document, &section.field("allowed_hosts"), &raw.allowed_hosts)?,
         tls,
+        timeouts: server::Timeouts::default(),
     })
 }
 
@@ -281,6 +282,7 @@ fn cache(
         negative_ttl: raw.negative_ttl.0,
         prefetch,
         verify_every: raw.verify_every.0,
+        reader_window: cache::readers::WINDOW,
     })
 }
 

@@ -217,7 +217,7 @@ impl Metrics {
             stalls: counters(
                 r,
                 "forebay_stalls_total",
-                "Connections cut because the client did nothing for too long, by what it should have done.",
+                "Connections and streams cut because the client did too little for too long, by what it should have done.",
                 &["what"],
             )?,
             series: AllSeries::default(),
@@ -370,7 +370,8 @@ impl Metrics {
         self.0.reloads.with_label_values(&[what, if ok { "ok" } else { "failed" }]).inc();
     }
 
-    /// A connection was cut because its client did not do `what` (`first_byte`, `handshake`, `read`) in time.
+    /// A connection was cut because its client did not do `what` (`first_byte`, `handshake`, `read`) in time, or
+    /// read slowly while others needed the room (`scarce`).
     pub fn stall(&self, what: &'static str) {
         self.0.stalls.with_label_values(&[what]).inc();
     }

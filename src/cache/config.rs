@@ -22,4 +22,6 @@ pub struct Config {
     pub prefetch: usize,
     /// How old the verification of what is cached may be; 0: it is never verified again.
     pub verify_every: Duration,
+    /// How much of its own time a reader is judged by before it is ended for others. No key: tests shorten it.
+    pub reader_window: Duration,
 }

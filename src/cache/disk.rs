@@ -49,6 +49,7 @@ pub use self::{
 use super::{
     Config, ContentId, Pool,
     lru::{Key, LruIndex},
+    readers::Readers,
     recency::{LastUse, Uses},
 };
 use crate::{
@@ -92,6 +93,7 @@ struct Shared {
     touched: moka::sync::Cache<Key, ()>,
     /// What was used from memory, for the index to be told.
     uses: Uses,
+    readers: Readers,
     metrics: Metrics,
     /// Dropped last; the kernel gives the lock up with it.
     _lock: File,
@@ -151,6 +153,7 @@ impl DiskStore {
             scanned: watch::Sender::new(false),
             touched: moka::sync::Cache::builder().max_capacity(MOST_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
             uses: Uses::default(),
+            readers: Readers::new(config.reader_window, metrics.clone()),
             metrics,
             _lock: lock,
             root,
@@ -166,6 +169,11 @@ impl DiskStore {
             Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             checked => checked,
         }
+    }
+
+    /// Who reads what, also of answers that are not on disk.
+    pub fn readers(&self) -> &Readers {
+        &self.0.readers
     }
 
     /// Whether a blob is cached, as far as is known.

@@ -466,6 +466,11 @@ impl FillReader {
         Self { fills, fill, source, position: first, end, whole, changed, _membership: membership }
     }
 
+    /// What it reads, which keeps its file for as long as it lives.
+    pub fn fill(&self) -> &Arc<Fill> {
+        &self.fill
+    }
+
     /// Whether another repository's upstream failed: it says nothing about the one this client asked for.
     pub fn is_stranger(&self) -> bool {
         !self.fill.source.is_same(&self.source)

@@ -390,6 +390,17 @@ impl LruIndex {
         over_size.max(over_disk)
     }
 
+    /// How many bytes more would have to go than may, where it is readers alone that keep them.
+    pub fn kept_by_readers(&self, bytes: u64, spare: u64) -> Option<u64> {
+        let missing = self.short(bytes, spare).checked_sub(self.used - self.pinned)?;
+        (1..=self.pinned).contains(&missing).then_some(missing)
+    }
+
+    /// How many bytes an object takes that readers keep.
+    pub fn pinned_bytes(&self, key: &Key) -> Option<u64> {
+        self.entries.peek(&key.into()).filter(|entry| entry.pins > 0).map(|entry| allocated(entry.len))
+    }
+
     /// Names what is too much already, as after `max_size` was lowered; those are forgotten here.
     pub fn shrink(&mut self) -> Vec<(Key, u64)> {
         let excess = self.total().saturating_sub(self.max_size).min(self.used - self.pinned);

@@ -21,6 +21,7 @@ pub mod manifests;
 pub mod pool;
 pub mod prefetch;
 pub mod reader;
+pub mod readers;
 pub mod recency;
 pub mod scrub;
 pub mod source;
@@ -40,7 +41,8 @@ pub use self::{
     manifests::{ManifestCache, ManifestError, Wanted},
     pool::{ContentId, Pool},
     prefetch::Images,
-    reader::{BlobReader, FileSlice, Piece, ReadError},
+    reader::{BlobReader, FileSlice, Hold, Piece, ReadError},
+    readers::{Holding, Meter, Readers, Reading, Taker},
     scrub::{Scrub, WholeHit},
     source::Source,
     tee::{GivenUp, Tee, Tees},

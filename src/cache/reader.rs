@@ -4,7 +4,11 @@ use std::{fs::File, io, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{disk::Pin, fill::FillReader, through::ThroughReader};
+use super::{
+    disk::Pin,
+    fill::{Fill, FillReader},
+    through::ThroughReader,
+};
 use crate::{
     cache::fill::FillError,
     upstream::{self, ErrorKind, Mirrors},
@@ -49,6 +53,13 @@ impl From<FillError> for ReadError {
     }
 }
 
+/// Keeps what a part of a file is of in the cache, as long as this lives.
+#[derive(Clone)]
+pub enum Hold {
+    Blob(Arc<Pin>),
+    Fill(Arc<Fill>),
+}
+
 /// Gives a blob, or a range of one, piece by piece.
 pub enum BlobReader {
     /// All of it is on disk; the pin keeps it there.
@@ -62,11 +73,12 @@ pub enum BlobReader {
 }
 
 impl BlobReader {
-    /// What keeps the blob in the cache.
-    pub fn pin(&self) -> Option<Arc<Pin>> {
+    /// What keeps the blob in the cache, or what is to be one.
+    pub fn hold(&self) -> Option<Hold> {
         match self {
-            Self::File { pin, .. } => Some(pin.clone()),
-            Self::Growing(_) | Self::Memory(_) | Self::Through(_) => None,
+            Self::File { pin, .. } => Some(Hold::Blob(pin.clone())),
+            Self::Growing(reader) => Some(Hold::Fill(reader.fill().clone())),
+            Self::Memory(_) | Self::Through(_) => None,
         }
     }
 

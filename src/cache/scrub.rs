@@ -371,6 +371,7 @@ mod tests {
             negative_ttl: Duration::ZERO,
             prefetch: 0,
             verify_every,
+            reader_window: Duration::ZERO,
         };
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();

@@ -7,6 +7,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -19,7 +20,7 @@ use super::{
     memory,
     sendfile::{self, Lane},
 };
-use crate::cache::{BlobReader, FileSlice, Piece, ReadError};
+use crate::cache::{BlobReader, FileSlice, Piece, ReadError, Reading};
 
 /// What is left of a slice is read into memory when it is no longer than this, in bytes: one small copy is cheaper than a
 /// call of its own.
@@ -93,14 +94,16 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Body::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
 }
 
-/// Sends what `reader` gives; `len` bytes when that is known. With a `lane`, the kernel sends what it can.
-pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<Lane>) -> Body {
+/// Sends what `reader` gives; `len` bytes when that is known. With a `lane`, the kernel sends what it can. It is read until
+/// `reading` is dropped.
+pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<Lane>, reading: Option<Reading>) -> Body {
     if let BlobReader::Memory(Some(bytes)) = &reader
         && len.is_none_or(|len| len == bytes.len() as u64)
     {
         return full(bytes.clone());
     }
-    let source = Source { reader, rest: None, missing: len, lane, cannot_warm: false, memory: None };
+    let reading = reading.map(Arc::new);
+    let source = Source { reader, rest: None, missing: len, lane, cannot_warm: false, memory: None, reading };
     let frames = stream::try_unfold(source, |mut source| async {
         Ok(source.next().await?.map(|bytes| (Frame::data(bytes), source)))
     });
@@ -118,6 +121,8 @@ struct Source {
     cannot_warm: bool,
     /// Present once something had to be read.
     memory: Option<memory::Reader>,
+    /// The last to be dropped.
+    reading: Option<Arc<Reading>>,
 }
 
 impl Source {
@@ -154,13 +159,13 @@ impl Source {
             && len > SMALL
         {
             if sendfile::is_in_memory(&slice.file, slice.offset, len)? {
-                return Ok(lane.push(slice.clone(), self.reader.pin(), slice.len > len + SMALL));
+                return Ok(lane.push(slice.clone(), self.held(), slice.len > len + SMALL));
             }
             lane.pause();
             if !self.cannot_warm {
                 let part = FileSlice { len: len.min(memory::AHEAD), ..slice.clone() };
                 if memory::warmed(part.clone()).await? {
-                    return Ok(lane.push(part, self.reader.pin(), false));
+                    return Ok(lane.push(part, self.held(), false));
                 }
                 self.cannot_warm = true;
             }
@@ -169,6 +174,10 @@ impl Source {
             lane.pause();
         }
         self.memory.get_or_insert_with(memory::Reader::new).read(slice).await
+    }
+
+    fn held(&self) -> Option<sendfile::Held> {
+        Some((self.reader.hold(), self.reading.clone()))
     }
 
     async fn piece(&mut self) -> Result<Option<Piece>, BodyError> {

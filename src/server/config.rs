@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::Timeouts;
 use crate::{peer::Network, route::HostPattern};
 
 /// The `[server]` section.
@@ -19,6 +20,8 @@ pub struct Config {
     /// What listeners on loopback addresses answer to, beside localhost, addresses and the hosts of upstreams.
     pub allowed_hosts: Vec<HostPattern>,
     pub tls: Option<TlsConfig>,
+    /// How long clients are waited for. No keys: tests shorten them.
+    pub timeouts: Timeouts,
 }
 
 /// The `[server.tls]` section. The files are read again when they change.

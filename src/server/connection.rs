@@ -94,7 +94,13 @@ pub(super) async fn serve<H: Handle>(
         Role::Serve(_) => (shared.metrics.as_ref().map(crate::metrics::Metrics::connection), None),
         Role::Refuse(_) => (None, Some(shared.timeouts.courtesy)),
     };
-    let mut aborted = pin!(rarely(shared.abort.cancelled()));
+    let taker = stream.taker();
+    let mut aborted = pin!(rarely(async {
+        tokio::select! {
+            () = shared.abort.cancelled() => {}
+            () = taker.end.cancelled() => debug!(%peer, "a slow client is in others' way: its connection is reset"),
+        }
+    }));
     let mut talking = pin!(async {
         match limit {
             None => talk(stream, (peer, loopback), role, shared).await,
@@ -113,8 +119,9 @@ pub(super) async fn serve<H: Handle>(
 /// What a clear HTTP/1 connection has no use for goes on the heap: a task is as large as the largest of its futures.
 async fn talk<H: Handle>(mut stream: Stream, (peer, loopback): (SocketAddr, bool), role: Role<H>, shared: &Shared) {
     let Ok(local) = stream.local_addr() else { return };
+    let taker = stream.taker();
     let mut connection =
-        Connection { peer, local, tls: false, loopback, sni: None, client_certificate: false, lane: None };
+        Connection { peer, local, tls: false, loopback, sni: None, client_certificate: false, lane: None, taker };
     let opening = tokio::select! {
         biased;
         opening = timeout(shared.timeouts.first_byte, stream.opening()) => opening,

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,12 +18,15 @@ use super::{
     body::Body,
     conditions::{has_already, wanted_range},
     observe::{Facts, Observed, RequestId, Unanswered},
-    response,
+    response, streams,
     unread::{self, Lent},
 };
 use crate::{
     access::{AccessControl, Identity, Proofs, Tries},
-    cache::{BlobCache, List, Lists, ManifestCache, Scrub, Source, Wanted, blobs::BlobSize, manifests::ManifestHead},
+    cache::{
+        BlobCache, Holding, List, Lists, ManifestCache, Readers, Scrub, Source, Taker, Wanted, blobs::BlobSize,
+        manifests::ManifestHead,
+    },
     chain::Chain,
     error::Error,
     metrics::{Metrics, Operation as Label, Outcome},
@@ -68,6 +70,8 @@ pub struct Handler {
     pub via: HeaderValue,
     /// What answers hold until they are sent.
     pub held: Held,
+    /// Who reads what is cached.
+    pub readers: Readers,
     pub requests: AtomicU64,
 }
 
@@ -95,7 +99,7 @@ impl Handle for Handler {
         let is_unwanted = matches!(answered, Err(Error::Unsupported));
         let response = answered.unwrap_or_else(|error| response::error(&error));
         let response = response::without_body(&head.method, response);
-        let mut response = self.held(response, connection.peer.ip());
+        let mut response = self.held(response, &connection).await;
         response::common(response.headers_mut(), facts.id.header(), &self.via, namespace.as_deref());
         if let Some(rest) = rest
             && (is_unwanted || !Box::pin(rest.read()).await)
@@ -397,7 +401,11 @@ impl Handler {
         if opened.outcome == Outcome::Hit && opened.is_whole() {
             facts.whole_hit = self.scrub.whole_hit(asked.connection.peer.ip().into(), &source.id());
         }
-        Ok(response::blob(&source.digest, opened, asked.connection.lane.as_ref()))
+        let reading = opened.reader.hold().is_some().then(|| {
+            let taker = taker(asked.connection);
+            self.readers.begin(asked.connection.peer.ip().into(), &taker, Holding::Blob(source.id()))
+        });
+        Ok(response::blob(&source.digest, opened, asked.connection.lane.as_ref(), reading))
     }
 
     /// What the upstream says of a blob under this repository, where it has to be asked although the blob may be cached:
@@ -452,13 +460,15 @@ impl Handler {
     }
 
     /// Counts what an answer holds in memory, or says that there is no room for it.
-    fn held(&self, response: Response<Body>, peer: IpAddr) -> Response<Body> {
+    async fn held(&self, response: Response<Body>, connection: &Connection) -> Response<Body> {
         let (head, body) = response.into_parts();
         match body {
-            Body::Whole(Some(bytes)) => match self.held.hold(peer, bytes) {
-                Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
-                Err(why) => response::error(&Error::Overloaded(why)),
-            },
+            Body::Whole(Some(bytes)) if Held::counts(&bytes) => {
+                match Box::pin(self.held.hold(connection.peer.ip(), &taker(connection), bytes)).await {
+                    Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
+                    Err(why) => response::error(&Error::Overloaded(why)),
+                }
+            }
             body => Response::from_parts(head, body),
         }
     }
@@ -504,6 +514,11 @@ impl Facts {
         self.cause = Some(Chain(&error).to_string());
         error.into()
     }
+}
+
+/// What takes the answer to the request at hand.
+fn taker(connection: &Connection) -> Taker {
+    streams::taker().unwrap_or_else(|| connection.taker.clone())
 }
 
 /// Everyone a request came through before us, in one line. Source: RFC 9110 sections 5.2 and 7.6.3.

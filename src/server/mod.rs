@@ -58,6 +58,7 @@ pub use self::{
     tls::{PreparedTls, ReloadableTls, Reloaded, TlsError},
 };
 use crate::{
+    cache::Taker,
     metrics::Metrics,
     peer::{Permit, Refused, Shares, TrustedNetworks},
 };
@@ -102,6 +103,8 @@ pub struct Connection {
     /// Where bodies put parts of files that the kernel is to send; HTTP/1 has one, unless rustls
     /// encrypts it.
     pub lane: Option<Lane>,
+    /// What ends it, and how fast it takes what it is sent. Of HTTP/2, each stream has its own.
+    pub taker: Taker,
 }
 
 /// Why the server cannot listen.
@@ -175,7 +178,7 @@ impl Listener {
             max_connections: config.max_connections,
             trusted: TrustedNetworks::new(config.trusted_networks.clone()),
             drain_timeout: config.drain_timeout,
-            timeouts: Timeouts::default(),
+            timeouts: config.timeouts,
             tls,
             metrics: Some(metrics),
             served_by_reserve: false,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cache::{
-        OpenedBlob, ServedList,
+        OpenedBlob, Reading, ServedList,
         blobs::BlobSize,
         manifests::{ManifestHead, ServedManifest},
     },
@@ -86,12 +86,12 @@ fn manifest_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &str, 
     content_headers(headers, digest);
 }
 
-/// `lane`: where the kernel sends parts of files.
-pub fn blob(digest: &Digest, opened: OpenedBlob, lane: Option<&Lane>) -> Response<Body> {
+/// `lane`: where the kernel sends parts of files; `reading`: who reads it, where that keeps it in the cache.
+pub fn blob(digest: &Digest, opened: OpenedBlob, lane: Option<&Lane>, reading: Option<Reading>) -> Response<Body> {
     let OpenedBlob { reader, total, range, outcome, stored } = opened;
     let len = range.map(ResolvedRange::len).or(total);
     let mirrors = reader.mirrors();
-    let mut response = Response::new(body::blob(reader, len, lane.cloned()));
+    let mut response = Response::new(body::blob(reader, len, lane.cloned(), reading));
     let headers = response.headers_mut();
     blob_headers(headers, digest, len);
     headers.insert(CACHE_STATUS, cache_status(outcome, stored));

@@ -27,7 +27,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::pipe::{self, Failed, Taken};
 use crate::{
-    cache::{FileSlice, Pin},
+    cache::{FileSlice, Hold, Reading},
     metrics::Metrics,
 };
 
@@ -50,7 +50,7 @@ pub struct Lane(Arc<Shared>);
 
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lane").field(&*self.parts()).finish()
+        f.debug_tuple("Lane").field(&self.0.waiting).finish()
     }
 }
 
@@ -65,7 +65,6 @@ struct Shared {
     metrics: Option<Metrics>,
 }
 
-#[derive(Debug)]
 struct Parts {
     queue: VecDeque<Part>,
     next_turn: usize,
@@ -79,15 +78,17 @@ impl Default for Parts {
     }
 }
 
-#[derive(Debug)]
 struct Part {
     turn: usize,
     /// How many of its bytes are gone.
     sent: usize,
     slice: FileSlice,
-    /// What is being sent stays in the cache.
-    _pin: Option<Arc<Pin>>,
+    /// What is being sent stays in the cache, and is read until then.
+    _held: Option<Held>,
 }
+
+/// What a part of a file is of, and who reads it: let go in this order.
+pub(super) type Held = (Option<Hold>, Option<Arc<Reading>>);
 
 impl Lane {
     pub(super) fn new(metrics: Option<Metrics>) -> Self {
@@ -96,14 +97,14 @@ impl Lane {
 
     /// Queues a part of at most [`LONGEST`] bytes, and gives the buffer that stands for it. `goes_on`: another follows
     /// at once.
-    pub(super) fn push(&self, slice: FileSlice, pin: Option<Arc<Pin>>, goes_on: bool) -> Bytes {
+    pub(super) fn push(&self, slice: FileSlice, held: Option<Held>, goes_on: bool) -> Bytes {
         self.0.goes_on.store(goes_on, Ordering::Relaxed);
         let len = slice.len.min(LONGEST) as usize;
         let slice = FileSlice { len: len as u64, ..slice };
         let mut parts = self.parts();
         let turn = parts.next_turn;
         parts.next_turn = (turn + 1) % TURNS;
-        parts.queue.push_back(Part { turn, sent: 0, slice, _pin: pin });
+        parts.queue.push_back(Part { turn, sent: 0, slice, _held: held });
         self.0.waiting.store(parts.queue.len(), Ordering::Relaxed);
         Bytes::from_static(&STAND_IN[turn..turn + len])
     }

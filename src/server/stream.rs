@@ -40,7 +40,7 @@ use super::{
     pace::Pace,
     sendfile::{self, Lane},
 };
-use crate::metrics::Metrics;
+use crate::{cache::Taker, metrics::Metrics};
 
 /// The content type of a TLS handshake record, RFC 8446 section 5.1. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -103,6 +103,7 @@ pub(super) struct Stream {
     blocked: Option<Box<Blocked>>,
     /// Present once a write had to wait.
     pace: Option<Box<Pace>>,
+    taker: Taker,
     /// We have sent our last byte: how long, and how many bytes, the client may take to send its own.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
     broken: Broken,
@@ -150,6 +151,7 @@ impl Stream {
             stall,
             blocked: None,
             pace: None,
+            taker: Taker::default(),
             linger: None,
             broken: Broken::default(),
             encryption: Encryption::NotHere,
@@ -164,6 +166,11 @@ impl Stream {
 
     pub(super) fn broken(&self) -> Broken {
         self.broken.clone()
+    }
+
+    /// The client, as far as it takes what is written here.
+    pub(super) fn taker(&self) -> Taker {
+        self.taker.clone()
     }
 
     /// Cancelled when the keys of this connection have encrypted enough.
@@ -260,18 +267,21 @@ impl Stream {
 
     /// Splicing waits for pages that are not in memory: after a pause they are looked for again, and brought back on
     /// another thread.
-    fn poll_warm(&mut self, cx: &mut Context<'_>, lane: &Lane) -> Poll<()> {
+    fn poll_warm(&mut self, cx: &mut Context<'_>, lane: &Lane) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.waited)
             && let Some(slice) = lane.cold()
         {
             self.warming = Some(tokio::task::spawn_blocking(move || memory::warm(&slice)));
+        }
+        if self.warming.is_some() && !self.client_goes_on() {
+            return Poll::Ready(Err(self.too_slow()));
         }
         if let Some(warming) = &mut self.warming {
             // One that failed left the pages where they are: splicing says what is wrong.
             let _ = ready!(Pin::new(warming).poll(cx));
             self.warming = None;
         }
-        Poll::Ready(())
+        Poll::Ready(Ok(()))
     }
 
     /// What stands for a part of a file is never written as the zeroes it is.
@@ -356,12 +366,11 @@ impl Stream {
     fn timed(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = &write {
             let written = written.as_ref().map_or(0, |written| *written);
+            self.taker.meter.took(written as u64);
             if let Some(pace) = &mut self.pace {
                 pace.took(written);
-                if let Some(blocked) = self.blocked.take()
-                    && !pace.waited(blocked.told.elapsed())
-                {
-                    return self.too_slow();
+                if !self.client_goes_on() {
+                    return Poll::Ready(Err(self.too_slow()));
                 }
             }
             self.burst += written;
@@ -379,6 +388,7 @@ impl Stream {
         let left = pace.left();
         let blocked = self.blocked.get_or_insert_with(|| {
             let now = Instant::now();
+            self.taker.meter.waits();
             Box::new(Blocked { clock: Box::pin(tokio::time::sleep(stall.min(left))), since: now, told: now })
         });
         loop {
@@ -388,15 +398,22 @@ impl Stream {
             blocked.told = now;
             let still = now - blocked.since;
             if !goes_on || still >= stall {
-                return self.too_slow();
+                return Poll::Ready(Err(self.too_slow()));
             }
             blocked.clock.as_mut().reset(now + pace.left().min(stall - still));
         }
     }
 
-    fn too_slow(&self) -> Poll<io::Result<usize>> {
+    /// The client is not waited for any more; whether it took enough.
+    fn client_goes_on(&mut self) -> bool {
+        let (Some(pace), Some(blocked)) = (&mut self.pace, self.blocked.take()) else { return true };
+        self.taker.meter.goes_on();
+        pace.waited(blocked.told.elapsed())
+    }
+
+    fn too_slow(&self) -> io::Error {
         self.broken.stalled();
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes too little of its response")))
+        io::Error::new(io::ErrorKind::TimedOut, "the client takes too little of its response")
     }
 }
 
@@ -445,7 +462,7 @@ impl AsyncWrite for Stream {
             && bufs.first().is_some_and(|buf| sendfile::is_stand_in(buf))
         {
             // Before the clock of the client looks: it is our disk that is waited for.
-            ready!(self.poll_warm(cx, lane));
+            ready!(self.poll_warm(cx, lane))?;
         }
         let write = match lane {
             Some(lane) => self.poll_write_mixed(cx, bufs, &lane),

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use super::pace::Pace;
-use crate::metrics::Metrics;
+use crate::{cache::Taker, metrics::Metrics};
 
 tokio::task_local! {
     /// The turn of the stream whose task is running.
@@ -30,6 +30,7 @@ tokio::task_local! {
 /// Whose turn it is on one stream.
 pub(super) struct Turn {
     stall: Duration,
+    taker: Taker,
     state: Mutex<TurnState>,
 }
 
@@ -50,13 +51,16 @@ struct ClientsTurn {
 
 impl Turn {
     fn new(stall: Duration) -> Arc<Turn> {
-        Arc::new(Turn { stall, state: Mutex::new(TurnState { pace: Pace::new(stall), slow: false, clients: None }) })
+        let state = TurnState { pace: Pace::new(stall), slow: false, clients: None };
+        Arc::new(Turn { stall, taker: Taker::default(), state: Mutex::new(state) })
     }
 
     /// The client has taken what it was given.
     fn ours(&self) {
         let mut state = self.state();
         if let Some(clients) = state.clients.take() {
+            self.taker.meter.took(clients.bytes as u64);
+            self.taker.meter.goes_on();
             state.pace.took(clients.bytes);
             state.slow |= !state.pace.waited(clients.told.elapsed());
         }
@@ -64,6 +68,7 @@ impl Turn {
 
     fn the_clients(&self, bytes: usize) {
         let now = Instant::now();
+        self.taker.meter.waits();
         self.state().clients = Some(ClientsTurn { bytes, since: now, told: now });
     }
 
@@ -94,6 +99,11 @@ impl Turn {
         // What is in it is whole even if a thread panicked beside it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What takes the response of the stream whose task is running, if it is one.
+pub(super) fn taker() -> Option<Taker> {
+    TURN.try_with(|turn| turn.taker.clone()).ok()
 }
 
 /// A body that keeps its stream's [`Turn`].
@@ -159,6 +169,7 @@ where
             tokio::select! {
                 biased;
                 () = ended.cancelled() => {}
+                () = turn.taker.end.cancelled() => debug!("a slow client of a response is in others' way: resetting the stream"),
                 () = TURN.scope(turn.clone(), stream) => {}
                 () = turn.stalled() => {
                     debug!("a client takes too little of a response: resetting the stream");

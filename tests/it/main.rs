@@ -48,6 +48,7 @@ mod server_support;
 mod server_tls;
 mod sick;
 mod slow_disk;
+mod slow_readers;
 mod stress;
 mod support;
 mod tags;

@@ -104,7 +104,7 @@ impl Handle for Stage {
                 whole("late\n", over)
             }
             "/connection" => {
-                let Connection { tls, sni, client_certificate, peer, local, loopback, lane } = &*connection;
+                let Connection { tls, sni, client_certificate, peer, local, loopback, lane, taker: _ } = &*connection;
                 let http1 = request.version() < http::Version::HTTP_2;
                 // Under TLS it depends on the kernel.
                 assert!(lane.is_some() == http1 || (*tls && lane.is_none()));
@@ -176,6 +176,7 @@ impl Setup {
                 allowed_hosts: Vec::new(),
                 drain_timeout: PATIENCE,
                 tls: None,
+                timeouts: Timeouts::default(),
             },
             timeouts: Timeouts::default(),
             tls: None,

@@ -169,6 +169,7 @@ mod tests {
             negative_ttl: Duration::ZERO,
             prefetch: 0,
             verify_every: Duration::ZERO,
+            reader_window: Duration::ZERO,
         };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         store.scan().await;

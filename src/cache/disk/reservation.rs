@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{DiskStore, Key, Pin, blocking};
-use crate::cache::lru::{BLOCK, allocated};
+use crate::cache::{
+    lru::{BLOCK, allocated},
+    readers::Holding,
+};
 
 /// How long a write waits for the start-up scan; until it is through, nobody knows how much is used.
 const SCAN_PATIENCE: Duration = Duration::from_secs(2);
@@ -16,10 +19,18 @@ pub struct NoSpace;
 /// What room is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// What a client asked for, or what serves it: whatever was not used for longest makes room.
+    /// What a client asked for, or what serves it: whatever was not used for longest makes room, and then slow readers.
     Client,
     /// What is fetched ahead of clients: only what was not used for a while makes room, and it is the first to go itself.
     Ahead,
+}
+
+/// Why there is no room.
+enum Short {
+    /// There would be none with everything evicted that may be.
+    OfAll,
+    /// There would be, if readers did not keep so many bytes.
+    ByReaders(u64),
 }
 
 /// A number of bytes on disk that nobody else will use; given back on drop.
@@ -63,7 +74,28 @@ impl DiskStore {
         let store = self.clone();
         let _turn = self.0.space.lock().await;
         // The reservation is made inside, so that it is given back even when nobody waits any more.
-        blocking(move || store.reserve_blocking(purpose, len, directories())).await
+        let (reserved, directories) = blocking(move || {
+            let directories = directories();
+            (store.reserve_blocking(purpose, len, directories), directories)
+        })
+        .await;
+        match reserved {
+            Ok(reservation) => Ok(reservation),
+            Err(Short::ByReaders(missing)) if self.end_slow_readers(missing).await => {
+                let store = self.clone();
+                blocking(move || store.reserve_blocking(purpose, len, directories)).await.map_err(|_| NoSpace)
+            }
+            Err(_) => Err(NoSpace),
+        }
+    }
+
+    /// Whether some were ended.
+    async fn end_slow_readers(&self, missing: u64) -> bool {
+        let frees = |holding: &Holding| match holding {
+            Holding::Blob(id) => self.index().pinned_bytes(&Key::Blob(id.clone())),
+            Holding::Bytes(..) => None,
+        };
+        self.readers().make_room(missing, frees).await
     }
 
     /// Waits a little for the start-up scan; whether it has been through.
@@ -73,20 +105,25 @@ impl DiskStore {
         waited.is_ok_and(|scanned| scanned.is_ok())
     }
 
-    fn reserve_blocking(&self, purpose: Purpose, len: u64, directories: u64) -> Result<Reservation, NoSpace> {
+    fn reserve_blocking(&self, purpose: Purpose, len: u64, directories: u64) -> Result<Reservation, Short> {
         let bytes = len.saturating_add(directories);
         let spare = self.spare().map_err(|error| {
             tracing::error!(%error, "cannot ask the file system of the cache for its free space");
-            NoSpace
+            Short::OfAll
         })?;
         if self.index().short(bytes, spare) > 0 {
             self.settle_uses();
         }
-        let victims = match purpose {
-            Purpose::Client => self.index().reserve(bytes, spare),
-            Purpose::Ahead => self.index().reserve_ahead(bytes, spare),
-        };
-        let victims = victims.map_err(|_| NoSpace)?;
+        let victims = {
+            let mut index = self.index();
+            match purpose {
+                Purpose::Client => {
+                    let kept = index.kept_by_readers(bytes, spare);
+                    index.reserve(bytes, spare).map_err(|_| kept.map_or(Short::OfAll, Short::ByReaders))
+                }
+                Purpose::Ahead => index.reserve_ahead(bytes, spare).map_err(|_| Short::OfAll),
+            }
+        }?;
         let reservation = Reservation { store: self.clone(), bytes, written: 0, directories };
         if !victims.is_empty() {
             for (key, len) in &victims {

@@ -161,6 +161,7 @@ mod tests {
             negative_ttl: Duration::ZERO,
             prefetch: 0,
             verify_every: Duration::ZERO,
+            reader_window: Duration::ZERO,
         })
     }
 

@@ -379,6 +379,7 @@ mod tests {
             negative_ttl: hour,
             prefetch: 0,
             verify_every: Duration::ZERO,
+            reader_window: Duration::ZERO,
         };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         let tasks = TaskTracker::new();

@@ -15,7 +15,7 @@
 //! mirror.restart().await;                                         // drained, then started on the same directory
 //! ```
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use forebay::{
@@ -115,6 +115,8 @@ impl Mirror {
         let mut config = Config::parse(text, &directory.path().join("forebay.toml"), overrides).unwrap();
         // A test machine's disk may be fuller than the default wants.
         config.cache.min_free = 0;
+        // Who reads slowly is ended for others where a test is about that.
+        config.cache.reader_window = Duration::from_secs(3600);
         config.server.allowed_hosts = NAMES.map(|name| name.parse().unwrap()).into();
         config.state_directory = Some(directory.path().join("state"));
         Builder { config, directory }

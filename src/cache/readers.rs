@@ -1,0 +1,156 @@
+//! Who reads what, so that the slowest go first while there is no room for others.
+//!
+//! What must hold: only readers that keep forebay waiting are ended, and of those none that was not slow for a whole window of
+//! its own time; nothing is ended in vain, that is, unless room comes of it.
+
+mod choice;
+mod meter;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::choice::Candidate;
+pub use self::meter::{Meter, WINDOW};
+use crate::{cache::ContentId, metrics::Metrics, peer::PeerPrefix};
+
+/// How long readers that are ended may take to go, until whoever waits for their room does without.
+const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
+/// A reader is told of in the log once in so long for each peer.
+const TOLD_INTERVAL: Duration = Duration::from_secs(60);
+/// How many peers are remembered as told of.
+const MAX_TOLD: u64 = 1024;
+
+/// What takes: a connection of HTTP/1, or a stream of HTTP/2. A cheap handle.
+pub type Taker = Arc<Taking>;
+
+#[derive(Debug, Default)]
+pub struct Taking {
+    pub meter: Meter,
+    /// Ends it, in the middle of what it takes.
+    pub end: CancellationToken,
+}
+
+/// What cannot be given to others while it is read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Holding {
+    Blob(ContentId),
+    /// Bytes in memory, by their address and length.
+    Bytes(usize, usize),
+}
+
+/// All readers. A cheap handle.
+#[derive(Clone)]
+pub struct Readers(Arc<Shared>);
+
+struct Shared {
+    /// How much of its own time a reader is judged by.
+    window: Duration,
+    metrics: Metrics,
+    entries: Mutex<Entries>,
+    told: moka::sync::Cache<PeerPrefix, ()>,
+}
+
+#[derive(Default)]
+struct Entries {
+    next: u64,
+    by_id: HashMap<u64, Entry>,
+}
+
+struct Entry {
+    holding: Holding,
+    peer: PeerPrefix,
+    taker: Taker,
+    /// How much of the taker's own time was over when it began to read this.
+    begun: Duration,
+    /// Present once it was ended: cancelled when it is gone.
+    gone: Option<CancellationToken>,
+}
+
+/// One reader, until this is dropped.
+pub struct Reading {
+    readers: Readers,
+    id: u64,
+}
+
+impl Readers {
+    pub fn new(window: Duration, metrics: Metrics) -> Self {
+        let told = moka::sync::Cache::builder().max_capacity(MAX_TOLD).time_to_live(TOLD_INTERVAL).build();
+        Self(Arc::new(Shared { window, metrics, entries: Mutex::default(), told }))
+    }
+
+    /// A reader begins. Drop what it holds before the result.
+    pub fn begin(&self, peer: PeerPrefix, taker: &Taker, holding: Holding) -> Reading {
+        let taker = taker.clone();
+        let begun = taker.meter.own(Instant::now());
+        let mut entries = self.entries();
+        let id = entries.next;
+        entries.next += 1;
+        entries.by_id.insert(id, Entry { holding, peer, taker, begun, gone: None });
+        Reading { readers: self.clone(), id }
+    }
+
+    /// Ends the slowest readers, as many as hold `missing` bytes, and waits until they are gone; whether there were any.
+    ///
+    /// `frees`: how many bytes are free once no reader holds something. Where ending all that are slow would not do, all go on.
+    pub async fn make_room(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> bool {
+        let gone = self.end_slowest(missing, frees);
+        // One that does not go in time is not waited for again.
+        let _ = timeout(ENDED_TIMEOUT, join_all(gone.iter().map(CancellationToken::cancelled))).await;
+        !gone.is_empty()
+    }
+
+    fn end_slowest(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> Vec<CancellationToken> {
+        let now = Instant::now();
+        let mut entries = self.entries();
+        let candidates = entries.by_id.iter().filter_map(|(id, entry)| {
+            let rate = entry.gone.is_none().then(|| entry.taker.meter.rate(now, entry.begun, self.0.window)).flatten();
+            Some(Candidate { id: *id, holding: &entry.holding, rate, bytes: frees(&entry.holding)? })
+        });
+        let chosen = choice::slowest(candidates.collect(), missing);
+        let end = |(id, rate): (u64, u64)| {
+            let entry = entries.by_id.get_mut(&id)?;
+            let gone = entry.gone.insert(CancellationToken::new()).clone();
+            entry.taker.end.cancel();
+            Some((entry.peer, rate, gone))
+        };
+        let ended: Vec<_> = chosen.into_iter().filter_map(end).collect();
+        drop(entries);
+        ended
+            .into_iter()
+            .map(|(peer, rate, gone)| {
+                self.tell(peer, rate);
+                gone
+            })
+            .collect()
+    }
+
+    fn tell(&self, peer: PeerPrefix, rate: u64) {
+        self.0.metrics.stall("scarce");
+        if self.0.told.contains_key(&peer) {
+            return;
+        }
+        self.0.told.insert(peer, ());
+        tracing::info!(%peer, bytes_per_second = rate, "a slow reader is ended: others need the room that it holds");
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        // An entry is whole even if a thread panicked beside it.
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let entry = self.readers.entries().by_id.remove(&self.id);
+        if let Some(gone) = entry.and_then(|entry| entry.gone) {
+            gone.cancel();
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! How many bytes a client takes for each second that is its own.
+//!
+//! A client's own time is that in which forebay has more for it, and it does not take it. Only that counts.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// The shortest time by which a client is judged.
+pub const WINDOW: Duration = Duration::from_secs(10);
+/// Of the waits that lie nearer together than this, one is remembered.
+const SPACING: Duration = Duration::from_secs(1);
+
+/// What one client takes.
+#[derive(Debug, Default)]
+pub struct Meter {
+    taken: AtomicU64,
+    waits: Mutex<Waits>,
+}
+
+#[derive(Debug, Default)]
+struct Waits {
+    /// The client's own time until the wait at hand.
+    own: Duration,
+    /// Since when forebay has been waiting for the client.
+    since: Option<Instant>,
+    marks: Marks,
+}
+
+/// Waits that began: how much of its own time the client had had, and what it had taken. The last is always there.
+#[derive(Debug, Default)]
+struct Marks(VecDeque<(Duration, u64)>);
+
+impl Meter {
+    /// The client took something.
+    pub fn took(&self, bytes: u64) {
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The client is waited for. Said again within one wait, it changes nothing.
+    pub fn waits(&self) {
+        let mut waits = self.lock();
+        if waits.since.is_none() {
+            waits.since = Some(Instant::now());
+            let mark = (waits.own, self.taken());
+            waits.marks.push(mark);
+        }
+    }
+
+    /// The client is not waited for any more.
+    pub fn goes_on(&self) {
+        let mut waits = self.lock();
+        if let Some(since) = waits.since.take() {
+            waits.own = waits.own.saturating_add(since.elapsed());
+        }
+    }
+
+    /// The client's own time, all in all.
+    pub(super) fn own(&self, now: Instant) -> Duration {
+        self.lock().own(now)
+    }
+
+    /// Bytes for each second of the client's own time, over the last `window` of it or a little more. `None`: it is not
+    /// waited for now, or was not for so long since it had had `begun`.
+    pub(super) fn rate(&self, now: Instant, begun: Duration, window: Duration) -> Option<u64> {
+        let waits = self.lock();
+        waits.since?;
+        let own = waits.own(now);
+        if own.saturating_sub(begun) < window {
+            return None;
+        }
+        waits.marks.rate(own, self.taken(), window)
+    }
+
+    fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waits> {
+        // What is in it is whole even if a thread panicked beside it.
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waits {
+    fn own(&self, now: Instant) -> Duration {
+        self.own.saturating_add(self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)))
+    }
+}
+
+impl Marks {
+    fn push(&mut self, mark: (Duration, u64)) {
+        let (own, _) = mark;
+        let marks = &mut self.0;
+        if marks.len() >= 2 && marks[marks.len() - 1].0 < marks[marks.len() - 2].0 + SPACING {
+            marks.pop_back();
+        }
+        marks.push_back(mark);
+        // Those are of no use behind which there is one that is old enough.
+        while marks.len() >= 2 && own.saturating_sub(marks[1].0) >= WINDOW {
+            marks.pop_front();
+        }
+    }
+
+    fn rate(&self, own: Duration, taken: u64, window: Duration) -> Option<u64> {
+        let (since, before) = self.0.iter().rev().find(|(since, _)| own.saturating_sub(*since) >= window)?;
+        let millis = own.saturating_sub(*since).as_millis().max(1);
+        let bytes = u128::from(taken.saturating_sub(*before)) * 1000 / millis;
+        Some(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Duration = Duration::ZERO;
+
+    /// Steps of bytes and then own time, in milliseconds; the last wait goes on.
+    async fn after(meter: &Meter, steps: &[(u64, u64)]) {
+        for (bytes, millis) in steps {
+            meter.goes_on();
+            meter.took(*bytes);
+            meter.waits();
+            tokio::time::advance(Duration::from_millis(*millis)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_judged_by_its_last_ten_seconds() {
+        for (steps, expected) in [
+            (&[][..], None),
+            (&[(1000, 9_999)], None),
+            // What a buffer took before the first wait says nothing.
+            (&[(1 << 30, 10_000)], Some(0)),
+            (&[(0, 5_000), (1000, 5_000)], Some(100)),
+            (&[(0, 10_000), (1000, 10_000)], Some(0)),
+            (&[(0, 10_000), (1000, 9_000)], Some(1000 / 19)),
+            (&[(1 << 30, 500), (1 << 30, 400), (0, 10_000)], Some(0)),
+            (&[(0, 1_000); 100], Some(0)),
+            (&[(1000, 1_000); 100], Some(900)),
+            (&[(10, 10); 5_000], Some(999)),
+        ] {
+            let meter = Meter::default();
+            after(&meter, steps).await;
+            assert_eq!(meter.rate(Instant::now(), NONE, WINDOW), expected, "{steps:?}");
+            assert!(meter.lock().marks.0.len() <= 13, "{steps:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_for_forebay_is_not_judged() {
+        let meter = Meter::default();
+        after(&meter, &[(0, 60_000)]).await;
+        meter.goes_on();
+        assert_eq!(meter.rate(Instant::now(), NONE, WINDOW), None);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let begun = meter.own(Instant::now());
+        assert_eq!(begun, Duration::from_secs(60), "the time of others is not its own");
+        // What it reads now it has not read for so long.
+        after(&meter, &[(0, 9_999)]).await;
+        assert_eq!(meter.rate(Instant::now(), begun, WINDOW), None);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(meter.rate(Instant::now(), begun, WINDOW), Some(0));
+    }
+}
