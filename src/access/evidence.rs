@@ -126,16 +126,13 @@ fn manifest_digest(
     let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
     let raw = Digest::of(algorithm, bytes);
     match expected {
-        Some(expected) if raw != *expected => (signed_digest(algorithm, bytes)? == *expected).then(|| expected.clone()),
+        // A signed manifest may be named by what is signed.
+        Some(expected) if raw != *expected => {
+            let signed = Digest::of(algorithm, &schema1_payload(bytes)?);
+            (signed == *expected).then_some(signed)
+        }
         Some(_) | None => Some(raw),
     }
-}
-
-/// The digest of what is signed, of a schema 1 manifest.
-fn signed_digest(algorithm: Algorithm, bytes: &[u8]) -> Option<Digest> {
-    let is_schema1 = |bytes: &[u8]| Shape::of(bytes).is_some_and(|shape| shape.schema_version == Some(1));
-    let payload = schema1_payload(bytes).filter(|payload| is_schema1(bytes) && is_schema1(payload))?;
-    Some(Digest::of(algorithm, &payload))
 }
 
 fn is_manifest(media_type: Option<&MediaType>, bytes: &[u8]) -> bool {
@@ -163,10 +160,12 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::signed_example;
 
     #[test]
     fn a_blob_is_proven_by_its_digest_or_its_length() {
         let (asked, other) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
+        let longer = Digest::of(Algorithm::Sha512, b"a");
         let large = MAX_FETCHED + 1;
         for (cached, len, told, expected) in [
             (None, Some(1), Some(&asked), Some(Judged::Proven)),
@@ -174,6 +173,7 @@ mod tests {
             (Some(2), Some(1), Some(&asked), None),
             (Some(1), Some(1), Some(&other), None),
             (None, Some(1), Some(&other), None),
+            (None, Some(1), Some(&longer), Some(Judged::Fetch)),
             (Some(1), None, Some(&asked), None),
             (None, None, None, None),
             (Some(1), Some(1), None, Some(Judged::Fetch)),
@@ -184,6 +184,32 @@ mod tests {
         ] {
             let head = BlobHead { len, digest: told.cloned() };
             assert_eq!(judge_blob(&asked, cached, &head).ok(), expected, "{cached:?} {head:?}");
+        }
+    }
+
+    #[test]
+    fn a_signed_manifest_is_named_by_its_bytes_or_its_payload() {
+        let (document, payload) = signed_example();
+        let bytes = Bytes::from(document);
+        let of = |bytes: &[u8]| Digest::of(Algorithm::Sha256, bytes);
+        for (digest, expected) in [(of(payload.as_bytes()), true), (of(&bytes), true), (of(b"other"), false)] {
+            let proven = expected.then(|| digest.clone());
+            assert_eq!(manifest_digest(&"1".parse().unwrap(), None, Some(&digest), &bytes), proven);
+            assert_eq!(manifest_digest(&Reference::Digest(digest), None, None, &bytes), proven);
+        }
+    }
+
+    #[test]
+    fn a_head_is_about_a_manifest_where_it_tells_its_digest() {
+        let (right, wrong) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
+        for (reference, told, expected) in [
+            (Reference::Digest(right.clone()), Some(&right), true),
+            (Reference::Digest(right.clone()), Some(&wrong), false),
+            (Reference::Digest(right.clone()), None, false),
+            ("1".parse().unwrap(), Some(&wrong), true),
+            ("1".parse().unwrap(), None, false),
+        ] {
+            assert_eq!(is_named(&reference, told), expected, "{reference} {told:?}");
         }
     }
 

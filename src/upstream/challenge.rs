@@ -47,9 +47,6 @@ pub fn parse<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> Vec<Challenge
         let Some(rest) = budget.checked_sub(bytes.len()) else { break };
         budget = rest;
         Reader { bytes, at: 0 }.read_into(&mut drafts);
-        if drafts.len() > MAX_CHALLENGES {
-            break;
-        }
     }
     drafts.truncate(MAX_CHALLENGES);
     drafts.into_iter().map(Challenge::from).collect()

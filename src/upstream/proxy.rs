@@ -47,10 +47,8 @@ fn judge(value: &OsStr) -> Result<(), &'static str> {
     }
     let uri: Uri = value.parse().map_err(|_| "it is no URL")?;
     match uri.scheme_str() {
-        Some("http" | "https") => {}
         // Without a scheme nothing but a host, and a port, are understood.
-        None if uri.authority().is_some() => {}
-        None => return Err("it has no host"),
+        Some("http" | "https") | None => {}
         Some(_) => return Err("only http:// and https:// proxies can be used"),
     }
     let authority = uri.authority().ok_or("it has no host")?;

@@ -18,7 +18,8 @@ pub struct Content {
     pub digest: Digest,
     pub media_type: MediaType,
     pub bytes: Bytes,
-    /// Whether the bytes say the type, and all of them are covered by the digest: good for every upstream's clients.
+    /// Whether the bytes say the type, and all of them are covered by the digest: good for every upstream's clients. A
+    /// document with signatures, which its digest does not cover, never says its type.
     pub own: bool,
     pub headers: Headers,
     pub(super) used: LastUse,
@@ -56,20 +57,20 @@ impl Content {
         };
         let names_signed = header.as_ref().and_then(MediaType::kind).unwrap_or(MediaTypeKind::DockerV1Signed)
             == MediaTypeKind::DockerV1Signed;
-        let (digest, signed) = match expected {
+        let digest = match expected {
             Some(expected) => {
-                let signed = matches(&expected, &bytes).ok_or(ManifestError::Mismatch)?;
-                (expected, signed)
+                matches(&expected, &bytes).ok_or(ManifestError::Mismatch)?;
+                expected
             }
             // A signed manifest is named by what is signed.
             None => match names_signed.then(|| schema1_payload(&bytes)).flatten() {
-                Some(payload) => (Digest::of(Algorithm::Sha256, &payload), true),
-                None => (Digest::of(Algorithm::Sha256, &bytes), false),
+                Some(payload) => Digest::of(Algorithm::Sha256, &payload),
+                None => Digest::of(Algorithm::Sha256, &bytes),
             },
         };
         let settled = DocumentType::of(&bytes).settle(header);
         let (media_type, own) = settled.map_err(|OtherType| ManifestError::OtherType)?;
-        Self::new(digest, media_type, bytes, own && !signed).ok_or(ManifestError::Mismatch)
+        Self::new(digest, media_type, bytes, own).ok_or(ManifestError::Mismatch)
     }
 
     /// The file's form: the media type, a line end, the bytes. Before a type that is not the document's own stands the
@@ -105,7 +106,7 @@ impl Content {
             (_, None) => return Found::OfOthers,
         };
         let Ok((media_type, own)) = document.settle(header) else { return Found::OfOthers };
-        match Self::new(digest.clone(), media_type, bytes, own && !signed) {
+        match Self::new(digest.clone(), media_type, bytes, own) {
             Some(content) => Found::Whole(Arc::new(content)),
             None => Found::Damaged,
         }
@@ -168,6 +169,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::oci::signed_example;
 
     const INDEX: &[u8] = br#"{"schemaVersion":2,"manifests":[]}"#;
 
@@ -250,6 +252,51 @@ mod tests {
             };
             assert_eq!((&content.media_type, content.own), (&MediaType::OCI_INDEX, true), "{line}");
         }
+    }
+
+    #[test]
+    fn a_signed_manifest_is_named_by_what_is_signed() {
+        let (document, payload) = signed_example();
+        let (of_payload, of_bytes) =
+            (Digest::of(Algorithm::Sha256, payload.as_bytes()), Digest::of(Algorithm::Sha256, document.as_bytes()));
+        for (header, claimed, named) in [
+            (Some(MediaType::DOCKER_V1_SIGNED.as_str()), None, &of_payload),
+            (None, None, &of_payload),
+            (Some("application/json"), None, &of_payload),
+            (Some(MediaType::DOCKER_V1.as_str()), None, &of_bytes),
+            (Some(MediaType::DOCKER_V1.as_str()), Some(&of_payload), &of_payload),
+            (None, Some(&of_bytes), &of_bytes),
+        ] {
+            let content = Content::verified(&tag(), body(header, claimed, document.as_bytes())).unwrap();
+            assert_eq!((&content.digest, content.own), (named, false), "{header:?} {claimed:?}");
+        }
+    }
+
+    #[test]
+    fn signatures_are_read_for_clients_of_their_upstream() {
+        let (document, _) = signed_example();
+        let content = Content::verified(&tag(), body(None, None, document.as_bytes())).unwrap();
+        let whole = |file: &[u8], upstream: &str, said: Option<&MediaType>| match Content::decode(
+            &content.digest,
+            file.to_vec(),
+            upstream,
+            said,
+        ) {
+            Found::Whole(read) => Some((read.media_type.clone(), read.own)),
+            Found::OfOthers => None,
+            Found::Damaged => panic!("it is whole"),
+        };
+        let file = content.encode("u");
+        assert!(Content::is_whole(&content.digest, &file));
+        assert!(!Content::is_whole(&content.digest, &file[..file.len() - 1]));
+        for said in [None, Some(&MediaType::DOCKER_V1_SIGNED), Some(&MediaType::DOCKER_V1)] {
+            let media_type = said.unwrap_or(&MediaType::DOCKER_V1_SIGNED).clone();
+            assert_eq!(whole(&file, "u", said), Some((media_type, false)), "{said:?}");
+            assert_eq!(whole(&file, "v", said), None, "{said:?}");
+        }
+        // From before upstreams were noted.
+        let noted_by_none = [MediaType::DOCKER_V1_SIGNED.as_str().as_bytes(), b"\n", document.as_bytes()].concat();
+        assert_eq!(whole(&noted_by_none, "v", None), Some((MediaType::DOCKER_V1_SIGNED, false)));
     }
 
     #[test]
