@@ -309,6 +309,54 @@ mod tests {
         }
     }
 
+    fn with_file(path: &std::path::Path, users: &[&str]) -> Config {
+        let push_users = users.iter().map(|user| Arc::from(*user)).collect();
+        Config {
+            anonymous: Anonymous::Pull,
+            htpasswd: Some(path.to_owned()),
+            push_users: Some(PushUsers { users: push_users, certificates: false }),
+            allow_clear_login: false,
+        }
+    }
+
+    #[test]
+    fn a_user_who_may_push_is_in_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("htpasswd");
+        std::fs::write(&path, format!("ann:{}\n", bcrypt::hash("pw", 4).unwrap())).unwrap();
+        assert!(check_push_users(&with_file(&path, &["ann"])).is_ok());
+        let unknown = check_push_users(&with_file(&path, &["ann", "bob"]));
+        assert!(matches!(unknown, Err(Error::UnknownPushUser { user, .. }) if &*user == "bob"));
+    }
+
+    #[test]
+    fn a_file_is_taken_over_once_it_is_the_same_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("htpasswd");
+        let (ann, bob) = ["ann", "bob"].map(|user| format!("{user}:{}\n", bcrypt::hash("pw", 4).unwrap())).into();
+        std::fs::write(&path, &ann).unwrap();
+        let access = AccessControl::load(&with_file(&path, &[])).unwrap();
+        assert!(matches!(access.look(None).unwrap(), Look::Unchanged));
+        std::fs::write(&path, [&*ann, &bob].concat()).unwrap();
+        let Look::Changing(half) = access.look(None).unwrap() else { panic!("it was not seen twice") };
+        std::fs::write(&path, &bob).unwrap();
+        let Look::Changing(now) = access.look(Some(half)).unwrap() else { panic!("it was still written") };
+        assert!(matches!(access.look(Some(now)).unwrap(), Look::Changed(file) if file == path));
+        assert!(matches!(access.look(None).unwrap(), Look::Unchanged));
+    }
+
+    /// Where there are no users, a password is no guess at one.
+    #[tokio::test]
+    async fn where_there_are_no_users_a_password_is_wrong_and_no_guess() {
+        let config = Config { htpasswd: None, push_users: None, ..with_file("".as_ref(), &[]) };
+        let (access, tries) = (AccessControl::load(&config).unwrap(), Tries::new(TrustedNetworks::default()));
+        let header = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode("ann:pw"))).unwrap();
+        for _ in 0..200 {
+            let peer = IpAddr::from([192, 0, 2, 1]);
+            assert_eq!(access.check(&tries, peer, Some(&header), false).await, Err(Refusal::Wrong));
+        }
+    }
+
     #[test]
     fn what_is_too_long_for_a_name_or_a_password_is_shown_to_nobody() {
         for (user, password, shown) in

@@ -206,6 +206,7 @@ mod tests {
             ("10.0.0.1/8", "write 10.0.0.0/8"),
             ("fd00::1/8", "write fd00::/8"),
             ("::ffff:10.0.0.1/104", "write 10.0.0.0/8"),
+            ("::ffff:10.0.0.0/95", "write ::fffe:0:0/95"),
         ] {
             let error = text.parse::<Network>().unwrap_err().to_string();
             assert!(error.contains(reason), "{text:?}: {error}");

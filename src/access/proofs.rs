@@ -383,6 +383,8 @@ fn remembering<K: std::hash::Hash + Eq + Send + Sync + 'static, V: Clone + Send 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
@@ -446,26 +448,90 @@ mod tests {
         assert!(!proofs.0.places.contains_key(&place));
     }
 
-    /// To whom may read the rest it says that this is not there; to others it may be how they are refused.
-    #[tokio::test]
-    async fn a_404_ends_a_right_unless_that_is_fresh() {
+    /// A registry that answers this, and how often it was asked.
+    async fn registry(status: &'static str) -> (u16, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
         tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut head = Vec::new();
                 while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
-                let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                stream.write_all(answer).await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });
+        (port, asked)
+    }
+
+    fn blob() -> Subject {
+        Subject::Blob(Digest::of(Algorithm::Sha256, b"a"), Some(1))
+    }
+
+    /// What is remembered for seconds is asked for again on a machine that is slow enough, but not each time.
+    #[tokio::test]
+    async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
+        let repository = "team/a".parse().unwrap();
+        for (status, is_known, told) in [
+            ("403 Forbidden", false, Err(ErrorKind::Denied)),
+            ("404 Not Found", false, Err(ErrorKind::NotFound)),
+            ("503 Service Unavailable", true, Ok(None)),
+        ] {
+            let (port, asked) = registry(status).await;
+            let proofs = Proofs::new(Duration::from_secs(60), TaskTracker::new(), CancellationToken::new());
+            let upstream = upstream(port, Duration::ZERO);
+            let place = blob().place(&upstream, &repository, None).unwrap();
+            if is_known {
+                proofs.note(right(&upstream), Word { asked: Instant::now(), yes: true });
+                proofs.0.places.insert(place, Instant::now());
+            }
+            for _ in 0..20 {
+                let answer = proofs.admit(&upstream, &repository, &blob()).await;
+                assert_eq!(answer.map_err(|error| error.kind), told, "{status}");
+            }
+            let asked = asked.load(Ordering::Relaxed);
+            assert!((1..20).contains(&asked), "{status}: asked {asked} times");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_that_the_upstream_cannot_judge_leaves_its_last_word() {
+        let (port, _) = registry("503 Service Unavailable").await;
+        let (proofs, upstream) = (proofs(), upstream(port, Duration::ZERO));
+        let login = Right { repository: None, ..right(&upstream) };
+        proofs.note(login.clone(), Word { asked: Instant::now(), yes: true });
+        assert!(proofs.log_in(&upstream).await.is_ok());
+        assert!(proofs.age(&login).is_some() && proofs.refused_at(&upstream, None).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_in_a_circle_waits_for_no_other_for_ever() {
+        let (proofs, upstream) = (proofs(), upstream(1, Duration::ZERO));
+        let ask = |circle| {
+            let question = Question { right: right(&upstream), subject: None, circle };
+            proofs.ask(question, &upstream, Asker::NOBODY, Standing::Nothing, async {
+                tokio::time::sleep(Duration::from_secs(600)).await;
+                Ok(None)
+            })
+        };
+        let (first, second) = tokio::join!(ask(true), ask(true));
+        assert_eq!((first.unwrap(), second.unwrap_err().kind), (None, ErrorKind::TooManyRequests));
+        let (first, second) = tokio::join!(ask(false), ask(false));
+        assert_eq!((first.unwrap(), second.unwrap()), (None, None));
+    }
+
+    /// To whom may read the rest it says that this is not there; to others it may be how they are refused.
+    #[tokio::test]
+    async fn a_404_ends_a_right_unless_that_is_fresh() {
+        let (port, _) = registry("404 Not Found").await;
         for (ttl, stays) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
             let (proofs, upstream) = (proofs(), upstream(port, ttl));
             let (right, repository) = (right(&upstream), "team/a".parse().unwrap());
             proofs.note(right.clone(), Word { asked: Instant::now(), yes: true });
-            let subject = Subject::Blob(Digest::of(Algorithm::Sha256, b"a"), Some(1));
-            let told = proofs.admit(&upstream, &repository, &subject).await;
+            let told = proofs.admit(&upstream, &repository, &blob()).await;
             assert_eq!(told.unwrap_err().kind, ErrorKind::NotFound);
             assert_eq!(proofs.age(&right).is_some(), stays, "{ttl:?}");
         }
@@ -485,5 +551,20 @@ mod tests {
             assert_eq!(judge(age.map(Duration::from_secs), ttl, grace), expected, "{age:?}");
         }
         assert_eq!(judge(Some(Duration::ZERO), Duration::ZERO, Duration::ZERO), Standing::Nothing);
+    }
+
+    #[test]
+    fn a_place_is_asked_for_again_when_half_the_grace_is_over() {
+        for (ttl, age, expected) in [
+            (60, 1799, Standing::Fresh),
+            (60, 1800, Standing::InOutage),
+            (60, 3599, Standing::InOutage),
+            (60, 3600, Standing::Nothing),
+            (3000, 2999, Standing::Fresh),
+            (3000, 3000, Standing::InOutage),
+        ] {
+            let terms = Terms { ttl: Duration::from_secs(ttl), grace: Duration::from_secs(3600) };
+            assert_eq!(terms.judge_place(Some(Duration::from_secs(age))), expected, "{age} of {ttl}");
+        }
     }
 }

@@ -118,9 +118,13 @@ mod tests {
     #[tokio::test]
     async fn peers_that_have_gone_are_forgotten() {
         let turns = Turns::new(TrustedNetworks::default());
-        for n in 0..=255 {
+        let stays = turns.wait(address(0)).await.unwrap();
+        for n in 1..=255 {
             drop(turns.wait(address(n)).await);
         }
-        assert_eq!(turns.peers.lock().unwrap().len(), 1);
+        let known = |n| turns.peers.lock().unwrap().contains_key(&address(n).into());
+        assert!(known(0) && known(255));
+        assert_eq!(turns.peers.lock().unwrap().len(), 2);
+        drop(stays);
     }
 }

@@ -84,8 +84,16 @@ mod tests {
     fn a_clock_set_back_asks() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let (ttl, stale) = (Duration::from_secs(60), Duration::from_secs(600));
-        assert_eq!(judge(now + Duration::from_secs(3600), now, ttl, stale), Freshness::Stale);
-        assert_eq!(judge(now + Duration::from_millis(900), now, ttl, stale), Freshness::Fresh);
+        for (ahead, ttl, expected) in [
+            (900, ttl, Freshness::Fresh),
+            (1999, ttl, Freshness::Fresh),
+            (2000, ttl, Freshness::Stale),
+            (3000, ttl, Freshness::Stale),
+            (3_600_000, ttl, Freshness::Stale),
+            (900, Duration::ZERO, Freshness::Stale),
+        ] {
+            assert_eq!(judge(now + Duration::from_millis(ahead), now, ttl, stale), expected, "{ahead} ms, {ttl:?}");
+        }
     }
 
     #[test]

@@ -180,6 +180,7 @@ mod tests {
         for (text, algorithm) in [(EMPTY_256, Algorithm::Sha256), (EMPTY_512, Algorithm::Sha512)] {
             let digest: Digest = text.parse().unwrap();
             assert_eq!((digest.algorithm(), digest.to_string().as_str()), (algorithm, text));
+            assert_eq!(format!("{digest:?}"), text);
             assert_eq!(text, format!("{}:{}", algorithm.as_str(), digest.hex()));
         }
     }

@@ -293,6 +293,7 @@ mod tests {
     const INDEX: &str = MediaTypeKind::OciIndex.as_str();
     const IMAGE: &str = MediaTypeKind::OciManifest.as_str();
     const SIGNED: &str = MediaTypeKind::DockerV1Signed.as_str();
+    const UNSIGNED: &str = MediaTypeKind::DockerV1.as_str();
     const DOCKER: &str = MediaTypeKind::DockerManifest.as_str();
     const LIST: &str = MediaTypeKind::DockerList.as_str();
     const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
@@ -310,7 +311,15 @@ mod tests {
             (r#"{"mediaType":"application/x"}"#.to_owned(), said("application/x")),
             (r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(), DocumentType::Schema1 { signed: false }),
             (r#"{"schemaVersion":1,"fsLayers":[],"signatures":[]}"#.to_owned(), DocumentType::Schema1 { signed: true }),
+            (format!(r#"{{"mediaType":"{SIGNED}"}}"#), DocumentType::Schema1 { signed: false }),
+            (format!(r#"{{"mediaType":"{SIGNED}","signatures":[]}}"#), DocumentType::Schema1 { signed: true }),
+            (format!(r#"{{"mediaType":"{UNSIGNED}"}}"#), DocumentType::Schema1 { signed: false }),
             (r#"{"schemaVersion":2,"fsLayers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"schemaVersion":1,"fsLayers":[],"config":{}}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"schemaVersion":1,"fsLayers":[],"layers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"schemaVersion":1,"fsLayers":[],"manifests":{}}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"config":{},"manifests":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"layers":[],"manifests":[]}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"layers":[]}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"config":{},"layers":[],"manifests":[]}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"manifests":{}}"#.to_owned(), DocumentType::Unsaid),
@@ -319,6 +328,10 @@ mod tests {
             (r#"{"mediaType":"nonsense","manifests":[]}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"mediaType":5,"manifests":[]}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"mediaType":"text/html"}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"mediaType":"text/plain"}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"mediaType":"image/svg+xml"}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"mediaType":"application/xml"}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"mediaType":"application/html"}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"mediaType":"application/xhtml+xml"}"#.to_owned(), DocumentType::Unsaid),
             ("\u{feff}{\"manifests\":[]}".to_owned(), DocumentType::Unsaid),
             (String::new(), DocumentType::Unsaid),
@@ -384,7 +397,8 @@ mod tests {
             (index(), Some("application/vnd.oci.artifact.manifest.v1+json"), None),
             (DocumentType::Said("application/x".parse().unwrap()), Some(IMAGE), None),
             (signed(), None, Some((SIGNED, false))),
-            (signed(), Some(MediaTypeKind::DockerV1.as_str()), Some((MediaTypeKind::DockerV1.as_str(), false))),
+            (signed(), Some(UNSIGNED), Some((UNSIGNED, false))),
+            (DocumentType::Schema1 { signed: false }, None, Some((UNSIGNED, false))),
             (signed(), Some("application/json"), Some((SIGNED, false))),
             (signed(), Some(IMAGE), None),
             (either(false, true), None, Some((DOCKER, false))),

@@ -77,6 +77,14 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_cannot_say_who_it_is_is_told_what_is_missing() {
+        let named = Some(PushUsers { users: Default::default(), certificates: true });
+        let terms = |push_users| Terms { has_credentials: true, has_users: false, push_users };
+        assert!(matches!(terms(named).permit(&Identity::Anonymous), Err(Error::NoPushUser)));
+        assert!(matches!(terms(None).permit(&Identity::Anonymous), Err(Error::NoUsers)));
+    }
+
+    #[test]
     fn those_who_are_named_may_push_and_no_others() {
         let named = |users: &[&str], certificates| {
             Some(PushUsers { users: users.iter().map(|user| (*user).into()).collect(), certificates })

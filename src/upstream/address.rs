@@ -88,6 +88,8 @@ struct Inner {
     /// Hosts of the proxies in the environment: the operator's word too, but dialled in place of a
     /// target, never as one.
     proxies: Vec<String>,
+    /// How names are resolved.
+    resolve: fn(&str) -> io::Result<Vec<SocketAddr>>,
 }
 
 impl AddressFilter {
@@ -96,7 +98,13 @@ impl AddressFilter {
         let home = urls.iter().filter_map(|url| url.host().map(|host| host.to_owned())).collect();
         let own = urls.iter().filter_map(|url| url.host_str().map(str::to_owned));
         let realms = realms.iter().map(|realm| host_of(realm).to_owned());
-        Self(Arc::new(Inner { home, chosen: own.chain(realms).collect(), proxies: proxies_of_environment() }))
+        let (chosen, proxies) = (own.chain(realms).collect(), proxies_of_environment());
+        Self(Arc::new(Inner { home, chosen, proxies, resolve: resolve_by_system }))
+    }
+
+    async fn lookup(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        let (name, resolve) = (name.to_owned(), self.0.resolve);
+        in_turn(&LOOKUPS, move || resolve(&name)).await
     }
 
     /// Refuses what can be judged without resolving: a literal address, and the names of this machine.
@@ -111,13 +119,13 @@ impl AddressFilter {
             Some(Host::Ipv6(address)) => vec![address.into()],
             // The resolver lets a proxy's name pass; as a target of its own it gets no such favour.
             Some(Host::Domain(name)) if is_among(&self.0.proxies, name) => {
-                lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
+                self.lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
             }
             // A proxy resolves names where forebay cannot see it, so those that are known to lead here, or to a
             // metadata service, are judged as they are written; private ones by what they resolve to here.
             Some(Host::Domain(name)) => match Kind::of(name) {
                 Kind::Internal if !self.0.proxies.is_empty() => {
-                    lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
+                    self.lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
                 }
                 Kind::Usual | Kind::Internal => vec![],
                 Kind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
@@ -143,7 +151,7 @@ impl AddressFilter {
                 Host::Ipv6(home) => vec![IpAddr::from(*home)],
                 Host::Domain(name) if Kind::of(name) == Kind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
                 Host::Domain(name) => {
-                    lookup(name).await.unwrap_or_default().into_iter().map(|home| home.ip()).collect()
+                    self.lookup(name).await.unwrap_or_default().into_iter().map(|home| home.ip()).collect()
                 }
             };
             if home.into_iter().any(|home| is_neighbour(home, address)) {
@@ -158,7 +166,7 @@ impl Resolve for AddressFilter {
     fn resolve(&self, name: Name) -> Resolving {
         let filter = self.clone();
         Box::pin(async move {
-            let found = lookup(name.as_str()).await?;
+            let found = filter.lookup(name.as_str()).await?;
             if is_among(&filter.0.chosen, name.as_str()) || is_among(&filter.0.proxies, name.as_str()) {
                 return Ok(Box::new(found.into_iter()) as Addrs);
             }
@@ -210,9 +218,8 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
-async fn lookup(name: &str) -> io::Result<Vec<SocketAddr>> {
-    let name = name.to_owned();
-    in_turn(&LOOKUPS, move || Ok((name.as_str(), 0).to_socket_addrs()?.collect())).await
+fn resolve_by_system(name: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok((name, 0).to_socket_addrs()?.collect())
 }
 
 /// Runs a lookup on the blocking pool. The turn is given back when the lookup ends, which for one that
@@ -374,6 +381,7 @@ mod tests {
         "http://[2001:0:cb00:7107:0:0:80ff:fffe]/",
         "http://[2001:0:cb00:7107:8000:63bf:5601:5601]/",
         "http://[2001:0:7f00:1::1]/",
+        "http://[2001:0:cb00:7107:0:0:9b9b:9b37]/",
         // ISATAP.
         "http://[2001:db8::5efe:127.0.0.1]/",
         "http://[2001:db8::200:5efe:169.254.169.254]/",
@@ -411,6 +419,8 @@ mod tests {
             "https://[2002:cb00:7108::1]/",
             "https://[2001:0:cb00:7107:0:0:34ff:8ef7]/",
             "https://[2001:db8::5efe:203.0.113.8]/",
+            // It has the middle of an ISATAP address alone.
+            "https://[2001:db8::1:5efe:127.0.0.1]/",
         ] {
             assert!(allows("https://203.0.113.7", target).await, "{target}");
         }
@@ -450,10 +460,32 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_on_this_machine_is_dialled_but_is_no_target() {
         let home = vec![Host::Ipv4(Ipv4Addr::new(203, 0, 113, 7))];
-        let inner = Inner { home, chosen: vec![], proxies: vec!["localhost".into()] };
+        let inner = Inner { home, chosen: vec![], proxies: vec!["localhost".into()], resolve: resolve_by_system };
         let filter = AddressFilter(Arc::new(inner));
         assert!(filter.resolve("localhost".parse().unwrap()).await.is_ok());
         assert!(filter.check(&Url::parse("http://localhost:3128/").unwrap()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_name_is_judged_by_where_it_leads_when_resolved_here() {
+        fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
+            Ok(vec![if name.starts_with("here.") { ([127, 0, 0, 1], 0) } else { ([203, 0, 113, 7], 0) }.into()])
+        }
+        for (home, proxy, target, allowed) in [
+            ("there.example", Some("here.example"), "http://here.example/", false),
+            ("there.example", Some("there.example"), "http://here.example/", true),
+            ("there.example", Some("there.example"), "http://here.internal/", false),
+            ("there.example", Some("there.example"), "http://there.internal/", true),
+            // It is judged when it is resolved to be dialled.
+            ("there.example", None, "http://here.internal/", true),
+            ("there.example", None, "http://127.0.0.1/", false),
+            ("here.example", None, "http://127.0.0.1/", true),
+        ] {
+            let proxies = proxy.into_iter().map(str::to_owned).collect();
+            let home = vec![Host::Domain(home.to_owned())];
+            let filter = AddressFilter(Arc::new(Inner { home, chosen: vec![], proxies, resolve }));
+            assert_eq!(filter.check(&Url::parse(target).unwrap()).await.is_ok(), allowed, "{proxy:?} {target}");
+        }
     }
 
     #[tokio::test]
@@ -494,10 +526,29 @@ mod tests {
 
     #[test]
     fn hosts_of_authorities() {
-        for (authority, host) in
-            [("auth.lan", "auth.lan"), ("auth.lan:5001", "auth.lan"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")]
-        {
+        for (authority, host) in [
+            ("auth.lan", "auth.lan"),
+            ("auth.lan:5001", "auth.lan"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("::1", "::1"),
+        ] {
             assert_eq!(host_of(authority), host);
+        }
+    }
+
+    #[test]
+    fn names_that_lead_to_a_private_network_or_this_machine() {
+        for (name, kind) in [
+            ("registry.example", Kind::Usual),
+            ("internal.example", Kind::Usual),
+            ("minio.corp.internal", Kind::Internal),
+            ("MINIO.INTERNAL.", Kind::Internal),
+            ("a.localhost", Kind::Loopback),
+            ("metadata.google.internal", Kind::Metadata),
+            ("metadata.example", Kind::Usual),
+        ] {
+            assert_eq!(Kind::of(name), kind, "{name}");
         }
     }
 

@@ -158,6 +158,25 @@ mod tests {
     }
 
     #[test]
+    fn a_password_that_was_taken_once_is_one() {
+        use Verdict::{Refused, Taken};
+        for (before, noted, is_taken) in [
+            (false, None, false),
+            (false, Some(Refused), false),
+            (false, Some(Taken), true),
+            (true, None, true),
+            (true, Some(Refused), true),
+        ] {
+            let judged = Judged::default();
+            if before {
+                judged.note_taken_before();
+            }
+            noted.into_iter().for_each(|verdict| judged.note(verdict));
+            assert_eq!(judged.is_taken(), is_taken, "{before} {noted:?}");
+        }
+    }
+
+    #[test]
     fn a_token_outweighs_a_refusal() {
         use Verdict::{None, Refused, Taken};
         for (noted, verdict) in

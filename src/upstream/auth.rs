@@ -396,3 +396,6 @@ fn choose(challenges: &[Challenge]) -> Option<Scheme> {
         challenges.iter().any(|challenge| matches!(challenge, Challenge::Basic { .. })).then_some(Scheme::Basic)
     })
 }
+
+#[cfg(test)]
+mod tests;

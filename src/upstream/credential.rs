@@ -397,6 +397,9 @@ mod tests {
                 r#"{"auths":{"harbor.lan:8443":{"auth":"bWU6cHc="}}}"#,
                 password("me", "pw"),
             ),
+            // "me:pw", padded with NUL.
+            ("a.io", "https://a.io", r#"{"auths":{"a.io":{"auth":"bWU6cHcAAAA="}}}"#, password("me", "pw")),
+            ("a.io", "https://a.io", r#"{"auths":{"a.io":{"username":"me","password":"pw!"}}}"#, password("me", "pw!")),
             ("h", "https://harbor.lan:8443", r#"{"auths":{"harbor.lan":{"auth":"bWU6cHc="}}}"#, None),
             ("quay.io", "https://quay.io", r#"{"auths":{"quay.io/team":{"auth":"bWU6cHc="}}}"#, None),
             ("ccr.io", "https://ccr.io", r#"{"auths":{"hkccr.io":{"auth":"bWU6cHc="}}}"#, None),

@@ -112,16 +112,7 @@ impl Exchange<'_> {
     async fn conclude(&self, (response, url): (Response, Url)) -> Result<Token, Error> {
         let status = response.status();
         if status != StatusCode::OK {
-            let kind = match status.as_u16() {
-                401 => ErrorKind::Unauthorized,
-                403 => ErrorKind::Denied,
-                408 => ErrorKind::Timeout,
-                429 => ErrorKind::TooManyRequests,
-                508 => ErrorKind::Loop,
-                500..=599 => ErrorKind::Unavailable,
-                400..=499 if self.of_client => ErrorKind::Unauthorized,
-                _ => ErrorKind::Protocol,
-            };
+            let kind = failure(status, self.of_client);
             let why = format!("the token realm {} answered {status}", Shown(&url));
             let error = Error::new(kind, why).retry_after(response.headers());
             discard(response).await;
@@ -137,6 +128,20 @@ impl Exchange<'_> {
         parse(&body).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, format!("the token realm {} answered without a token", Shown(&url)))
         })
+    }
+}
+
+/// What a realm means by a status that is not 200.
+fn failure(status: StatusCode, of_client: bool) -> ErrorKind {
+    match status.as_u16() {
+        401 => ErrorKind::Unauthorized,
+        403 => ErrorKind::Denied,
+        408 => ErrorKind::Timeout,
+        429 => ErrorKind::TooManyRequests,
+        508 => ErrorKind::Loop,
+        500..=599 => ErrorKind::Unavailable,
+        400..=499 if of_client => ErrorKind::Unauthorized,
+        _ => ErrorKind::Protocol,
     }
 }
 
@@ -175,6 +180,26 @@ pub fn parse(body: &[u8]) -> Option<Token> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_of_a_realm_is_a_refusal_an_outage_or_a_mistake() {
+        for (status, ours, clients) in [
+            (401, ErrorKind::Unauthorized, ErrorKind::Unauthorized),
+            (403, ErrorKind::Denied, ErrorKind::Denied),
+            (408, ErrorKind::Timeout, ErrorKind::Timeout),
+            (429, ErrorKind::TooManyRequests, ErrorKind::TooManyRequests),
+            (400, ErrorKind::Protocol, ErrorKind::Unauthorized),
+            (499, ErrorKind::Protocol, ErrorKind::Unauthorized),
+            (500, ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (508, ErrorKind::Loop, ErrorKind::Loop),
+            (599, ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (204, ErrorKind::Protocol, ErrorKind::Protocol),
+            (302, ErrorKind::Protocol, ErrorKind::Protocol),
+        ] {
+            let told = StatusCode::from_u16(status).unwrap();
+            assert_eq!((failure(told, false), failure(told, true)), (ours, clients), "{status}");
+        }
+    }
 
     #[test]
     fn answers_of_real_realms() {

@@ -101,6 +101,18 @@ mod tests {
     }
 
     #[test]
+    fn a_dot_or_a_fragment_at_its_end_makes_no_other_realm() {
+        for (realm, url) in [
+            ("https://auth.example.com./token", "https://auth.example.com./token"),
+            ("https://auth.example.com/token?a=b#c", "https://auth.example.com/token?a=b"),
+        ] {
+            for upstream in ["https://registry.example.com", "https://registry.example.com."] {
+                assert_eq!(judged(upstream, realm, &[]), Some((url.to_owned(), true)), "{upstream} {realm}");
+            }
+        }
+    }
+
+    #[test]
     fn credentials_stay_at_home() {
         for (upstream, realm) in [
             ("https://registry.example.com", "https://example.com.evil.org/token"),

@@ -204,6 +204,23 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_remembered_for_as_long_as_it_may_be_used() {
+        let (key, now) = (key("a"), Instant::now());
+        for (token, seconds) in [
+            (token("t", 300), 290),
+            (token("t", 300).used_for(Some(Duration::from_secs(30))), 30),
+            (token("t", 300).used_for(Some(Duration::from_secs(600))), 290),
+            (token("t", 300).used_for(None), 290),
+        ] {
+            let usable = Some(Duration::from_secs(seconds));
+            assert_eq!(Some(token.usable()), usable);
+            assert_eq!(Lifetime.expire_after_create(&key, &token, now), usable);
+            // A token that takes the place of another one is as good as a first one.
+            assert_eq!(Lifetime.expire_after_update(&key, &token, now, Some(Duration::ZERO)), usable);
+        }
+    }
+
+    #[test]
     fn a_scope_is_what_the_request_needs() {
         let name = |name: &str| name.parse::<Repository>().unwrap();
         let push = |from: Option<&str>| Scope::Push { repository: name("a/b"), from: from.map(name) };

@@ -149,3 +149,25 @@ async fn each_request_is_one_line_in_the_words_of_the_metrics() {
     }
     assert_eq!(requests[0]["path"], *path);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_its_upstream_knows_is_logged_by_its_name() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"a layer"]);
+    registry.require(Auth::Basic { username: "ann".to_owned(), password: "secret".to_owned() });
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[cache]\nmin_free = \"1 B\"\n[[upstream]]\nname = \"a.example\"\nurls = [\"{}\"]\ndefault = true\naccess = \"client\"\n",
+        registry.url()
+    );
+    fs::write(directory.path().join("forebay.toml"), text).unwrap();
+    let program = Program::serve(directory, "info").await;
+    for (password, status) in [("secret", 200), ("wrong-pa55", 401)] {
+        assert_eq!(get(&program, "/v2/team/app/manifests/1", Some(&basic("ann", password))).await, status);
+    }
+    let log = program.end().await;
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let users: Vec<Value> =
+        lines.filter(|line| line["message"] == "request").map(|line| line["user"].clone()).collect();
+    assert_eq!(users, [Value::from("ann"), Value::Null], "{log}");
+}

@@ -92,15 +92,23 @@ async fn what_is_shown_at_one_upstreams_host_is_shown_to_no_other() {
         assert_eq!(answer.status, 200, "{path} at {host}");
     }
     // Where a login is for nobody else, a path may name the upstream that it is for.
-    let mirror = Mirror::parse(&text("")).start().await;
+    for first in ["", "push = true"] {
+        let mirror = Mirror::parse(&text(first)).start().await;
+        assert_eq!(mirror.get_with(path, &[("authorization", &ann)]).await.status, 200, "{first}");
+    }
+    let no_default = text("").replace("default = true", "");
+    let mirror = Mirror::parse(&no_default).start().await;
     assert_eq!(mirror.get_with(path, &[("authorization", &ann)]).await.status, 200);
     // Not where it may be one of ours.
     let users = crate::access_e2e::with_users();
     let htpasswd = users.path().join("htpasswd");
-    let mirror = Mirror::parse(&text("")).config(|config| config.access.htpasswd = Some(htpasswd)).start().await;
-    other.forget_requests();
-    assert_eq!(mirror.get_with(path, &[("authorization", &ann)]).await.status, 403);
-    assert!(other.requests().is_empty());
+    for keys in [text(""), no_default] {
+        let htpasswd = htpasswd.clone();
+        let mirror = Mirror::parse(&keys).config(|config| config.access.htpasswd = Some(htpasswd)).start().await;
+        other.forget_requests();
+        assert_eq!(mirror.get_with(path, &[("authorization", &ann)]).await.status, 403);
+        assert!(other.requests().is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

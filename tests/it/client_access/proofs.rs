@@ -249,6 +249,64 @@ async fn a_registry_that_wants_passwords_gets_the_clients() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_was_taken_goes_at_once_and_only_once() {
+    let world = World::new().await;
+    let basic = |password: &str| Auth::Basic { username: ANN.0.to_owned(), password: password.to_owned() };
+    world.registry.require(basic(ANN.1));
+    let mirror = world.mirror("access_ttl = \"0s\"").start().await;
+    assert_eq!(get_as(&mirror, ANN, "/v2/team/a/manifests/1").await.status, 200);
+    for (password, status) in [(ANN.1, 200), ("a new one", 401)] {
+        world.registry.require(basic(password));
+        world.registry.forget_requests();
+        assert_eq!(get_as(&mirror, ANN, "/v2/team/a/manifests/1").await.status, status);
+        assert_eq!(world.registry.requests().len(), 1, "{status}");
+        assert!(world.registry.requests()[0].header("authorization").is_some());
+    }
+}
+
+/// Some registries say so to a client that shows nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_goes_with_what_is_refused_by_403_or_404() {
+    for status in [403, 404] {
+        let world = World::new().await;
+        world.registry.require(Auth::Basic { username: ANN.0.to_owned(), password: ANN.1.to_owned() });
+        let mirror = world.mirror("").start().await;
+        assert_eq!(get_as(&mirror, (ANN.0, "wrong"), "/v2/team/a/manifests/1").await.status, 401);
+        world.registry.fault_times(1, When::manifests(), Fault::Code(status));
+        assert_eq!(get_as(&mirror, ANN, "/v2/team/a/manifests/1").await.status, 200, "{status}");
+    }
+}
+
+/// That a realm refuses one client says nothing of how the registry is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_refusal_costs_no_other_client_a_challenge() {
+    let world = World::new().await;
+    let mirror = world.mirror("access_ttl = \"0s\"").start().await;
+    assert_eq!(get_as(&mirror, ANN, "/v2/team/a/manifests/1").await.status, 200);
+    assert_eq!(get_as(&mirror, (ANN.0, "wrong"), "/v2/team/a/manifests/1").await.status, 401);
+    world.registry.forget_requests();
+    assert_eq!(get_as(&mirror, ANN, "/v2/team/a/manifests/1").await.status, 200);
+    let challenged = |request: &crate::support::fake_registry::Record| {
+        request.server == Server::Api && request.header("authorization").is_none()
+    };
+    assert_eq!(world.registry.count(challenged), 0);
+}
+
+/// Some know only GET; some say 404 to a HEAD of what they would first have to fetch themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_answers_no_head_proves_a_right_by_get() {
+    for status in [404, 405] {
+        let world = World::new().await;
+        world.registry.fault(When::manifests().authorized().method(Method::HEAD), Fault::Code(status));
+        let mirror = world.mirror("").start().await;
+        for who in [ANN, BOB] {
+            let expected = if who == ANN { 200 } else { 401 };
+            assert_eq!(get_as(&mirror, who, "/v2/team/a/manifests/1").await.status, expected, "{status} {who:?}");
+        }
+    }
+}
+
 /// A proxy with a single sign-on answers a client that it refuses with 200 and a document of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_200_about_something_else_is_no_right() {
@@ -298,12 +356,12 @@ async fn a_200_about_something_else_is_no_right() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_without_a_digest_is_taken_by_its_content() {
     let world = World::new().await;
-    let large = vec![7; 100_000];
+    let (large, longest) = (vec![7; 100_000], vec![7; 64 * 1024]);
     // Of the large one nothing is told before its size is known to be that of the proof.
-    let statuses = [200, 304];
-    let image = world.registry.add_image("team/a", "2", &[&large, b"small"]);
+    let statuses = [200, 304, 304];
+    let image = world.registry.add_image("team/a", "2", &[&large, &longest, b"small"]);
     let mirror = world.mirror("").start().await;
-    for ((digest, content), status) in image.layers.iter().zip([&*large, b"small"]).zip(statuses) {
+    for ((digest, content), status) in image.layers.iter().zip([&*large, &longest, b"small"]).zip(statuses) {
         let path = format!("/v2/team/a/blobs/{digest}");
         world.registry.fault(When::blob(digest), Fault::Header("docker-content-digest", None));
         let ann = basic(ANN.0, ANN.1);

@@ -154,6 +154,21 @@ async fn a_docker_manifest_without_media_type_is_served_as_one() {
 }
 
 #[tokio::test]
+async fn a_tag_has_the_type_that_was_said_of_it() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry, &FakeRegistry::start().await).await;
+    let text = "{\"schemaVersion\":2,\"layers\":[]}";
+    let digest = registry.add_manifest("team/app", "application/vnd.first", text);
+    registry.tag("team/app", "1", &digest);
+    registry.fault(When::path_of("/manifests/2"), answer("application/vnd.second", &digest, text));
+    for _ in 0..2 {
+        for (tag, media_type) in [("1", "application/vnd.first"), ("2", "application/vnd.second")] {
+            assert_good(&mirror, tag, media_type, text.as_bytes()).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_a_document_does_not_say_each_upstream_says_for_itself() {
     let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let text = "{\"schemaVersion\":2,\"layers\":[]}";

@@ -163,19 +163,20 @@ async fn a_helper_that_answered_may_leave_a_child() {
     if !is_second_process() {
         let directory = tempfile::TempDir::new().unwrap();
         let answer = r#"echo '{"ServerURL":"x","Username":"<token>","Secret":"long"}'"#;
-        script(
-            directory.path(),
-            "docker-credential-leaves",
-            &format!("sleep 600 & echo $! > {}/child; {answer}", directory.path().display()),
+        let at = directory.path().display();
+        // The child answers when it is spoken to.
+        let child = format!(
+            "(echo > {at}/begun; until [ -e {at}/asked ] || [ ! -e {at}/begun ]; do sleep 0.01; done; echo > {at}/alive) &"
         );
+        let begun = format!("until [ -e {at}/begun ]; do sleep 0.01; done");
+        script(directory.path(), "docker-credential-leaves", &format!("{child}\n{begun}; {answer}"));
         let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
         return again("a_helper_that_answered_may_leave_a_child", directory.path(), &[("PATH", &path)]).await;
     }
     assert_eq!(pull(CredentialSource::Helper("leaves".into())).await, None);
-    let child = Path::new(&std::env::var_os(DIRECTORY).unwrap()).join("child");
-    assert!(!has_ended(&child));
-    let id = std::fs::read_to_string(child).unwrap();
-    assert!(Command::new("kill").arg(id.trim()).status().await.unwrap().success());
+    let at = std::path::PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
+    std::fs::write(at.join("asked"), "").unwrap();
+    until("the child of the helper answers", async || at.join("alive").exists()).await;
 }
 
 /// A proxy on loopback that answers clear requests itself and opens no tunnel; it tells what it was asked, each time

@@ -91,12 +91,18 @@ async fn credentials_that_are_not_used_are_warned_of_once() {
     let _guard = tracing::subscriber::set_default(subscriber);
     let directory = TempDir::new().unwrap();
     let registry = registry(true).await;
-    let subject = Subject::new(&with_password(&registry, &directory, &[]));
-    for _ in 0..3 {
-        assert!(subject.manifest("team/app", "1").await.is_ok());
+    for (config, warned) in [
+        (with_password(&registry, &directory, &["localhost"]), 0),
+        (config(&registry), 0),
+        (with_password(&registry, &directory, &[]), 1),
+    ] {
+        let subject = Subject::new(&config);
+        for _ in 0..3 {
+            assert!(subject.manifest("team/app", "1").await.is_ok());
+        }
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("credentials are configured but were not used").count(), warned, "{text}");
     }
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(text.matches("credentials are configured but were not used").count(), 1, "{text}");
 }
 
 #[tokio::test]
@@ -114,6 +120,19 @@ async fn a_listed_realm_sees_the_credentials() {
     let subject = Subject::new(&with_password(&registry, &directory, &["localhost:1", "host", "xlocalhost"]));
     assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Unauthorized));
     assert_eq!(shown_to_realm(&registry), 0);
+}
+
+/// The password is not read anew but where it was refused.
+#[tokio::test]
+async fn a_realm_that_fails_is_asked_once_for_each_question() {
+    let (registry, directory) = (registry(false).await, TempDir::new().unwrap());
+    let subject = Subject::new(&with_password(&registry, &directory, &["localhost"]));
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    registry.fault(When::tokens(), Fault::Code(503));
+    registry.forget_requests();
+    let error = subject.manifest("team/other", "1").await.unwrap_err();
+    assert!(error.kind.is_outage() && !error.to_string().contains("anonymously"), "{error}");
+    assert_eq!(registry.count(|request| request.server == Server::Realm), 1);
 }
 
 #[tokio::test]

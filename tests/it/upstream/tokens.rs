@@ -2,6 +2,10 @@
 
 use forebay::{metrics::Operation, upstream::ErrorKind};
 use http::Method;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use super::{Subject, WHOLE, accept, config, has_credentials, kind, name};
 use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, When};
@@ -137,6 +141,18 @@ async fn a_token_that_is_refused_is_dropped_and_asked_for_once_more() {
     assert!(subject.manifest("team/app", "1").await.is_ok());
 }
 
+/// What counts is the challenge to a request that shows nothing.
+#[tokio::test]
+async fn a_token_that_has_died_is_sent_elsewhere_in_vain() {
+    let registry = registry(Bearer::default()).await;
+    let subject = Subject::of(&registry);
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    registry.revoke_tokens();
+    registry.fault_times(1, When::manifests().authorized(), Fault::challenge("Basic realm=\"elsewhere\""));
+    let asked = subject.manifest("team/app", "1").await;
+    assert!(asked.is_ok(), "{asked:?}");
+}
+
 #[tokio::test]
 async fn a_second_refusal_is_the_last_word() {
     let registry = registry(Bearer::default()).await;
@@ -166,6 +182,36 @@ async fn a_realm_that_refuses_is_no_outage_and_one_that_fails_is() {
         assert_eq!(kind(subject.manifest("team/app", "1").await), Some(expected), "{status}");
         assert_eq!(tokens(&subject, result), 1, "{status}");
     }
+}
+
+/// As ACR says of lists; nothing else is asked for because a challenge wants it.
+#[tokio::test]
+async fn a_token_is_asked_for_what_the_challenge_reads_beside() {
+    for (wanted, asked) in [("metadata_read", "pull,metadata_read"), ("push", "pull")] {
+        let challenge = format!(r#"Bearer realm="REALM",scope="repository:team/app:{wanted}""#);
+        let registry = registry(Bearer { challenges: vec![challenge], ..Bearer::default() }).await;
+        let _ = Subject::of(&registry).manifest("team/app", "1").await;
+        let requests = registry.requests();
+        let first = requests.iter().find(|request| asked_realm(request)).unwrap();
+        assert_eq!(first.parameter("scope"), [format!("repository:team/app:{asked}")], "{wanted}");
+    }
+}
+
+#[tokio::test]
+async fn a_realm_that_breaks_off_is_an_outage() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let realm = Some(format!("http://{}/token", listener.local_addr().unwrap()));
+    let registry = registry(Bearer { realm, ..Bearer::default() }).await;
+    let subject = Subject::of(&registry);
+    let breaks_off = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
+    };
+    let (asked, ()) = tokio::join!(subject.manifest("team/app", "1"), breaks_off);
+    // As against an answer without a token, which may be how a realm refuses a password.
+    assert!(kind(asked).is_some_and(|kind| kind.is_outage() && kind != ErrorKind::Protocol));
 }
 
 #[tokio::test]

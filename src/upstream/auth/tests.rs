@@ -1,0 +1,85 @@
+use super::*;
+use crate::upstream::{Access, CredentialSource};
+
+fn of_client(taken_before: bool) -> (Authorization, Judged) {
+    let judged = Judged::default();
+    if taken_before {
+        judged.note_taken_before();
+    }
+    let proof = Proof::BasicOfClient(judged.clone());
+    (Authorization { value: HeaderValue::from_static("Basic YTpi"), proof }, judged)
+}
+
+fn of_token(identity: Identity) -> Authorization {
+    let realm = Url::parse("https://auth.example/token").unwrap();
+    let key = TokenKey { identity, realm, service: None, scope: Scope::Login };
+    let token = Token::new("t", Duration::from_secs(60)).unwrap();
+    Authorization { value: token.authorization(), proof: Proof::Token(Box::new(key), token) }
+}
+
+fn authenticator(credential: CredentialSource) -> Authenticator {
+    let config = Config {
+        name: "a.example".into(),
+        urls: vec![],
+        aliases: vec![],
+        hosts: vec![],
+        default: false,
+        library: false,
+        realms: vec![],
+        ca: None,
+        credential,
+        access: Access::Shared,
+        connections: 1,
+        push: false,
+    };
+    Authenticator::new(&config, &Context { metrics: Metrics::new().unwrap(), via: "1.1 test".into() }).unwrap()
+}
+
+#[test]
+fn an_answer_judges_a_clients_password() {
+    for (error, first, later) in [
+        (None, Verdict::Taken, Verdict::Taken),
+        (Some(ErrorKind::Unauthorized), Verdict::Refused, Verdict::None),
+        (Some(ErrorKind::Denied), Verdict::Refused, Verdict::None),
+        (Some(ErrorKind::NotFound), Verdict::Refused, Verdict::None),
+        (Some(ErrorKind::Protocol), Verdict::Refused, Verdict::None),
+        (Some(ErrorKind::Unavailable), Verdict::None, Verdict::None),
+        (Some(ErrorKind::Timeout), Verdict::None, Verdict::None),
+        (Some(ErrorKind::TooManyRequests), Verdict::None, Verdict::None),
+    ] {
+        for (taken_before, expected) in [(false, first), (true, later)] {
+            let (authorization, judged) = of_client(taken_before);
+            authorization.judge(error);
+            assert_eq!(judged.verdict(), expected, "{error:?} {taken_before}");
+        }
+    }
+}
+
+#[test]
+fn a_clients_password_is_a_guess_until_it_was_taken() {
+    let ((new, _), (known, _), token) = (of_client(false), of_client(true), of_token(Identity::Anonymous));
+    let told = |of: &Authorization| (of.is_token(), of.is_clients_password(), of.may_be_guess());
+    assert_eq!((told(&new), told(&known)), ((false, true, true), (false, true, false)));
+    assert_eq!(told(&token), (true, false, false));
+    let ours = Authorization { value: HeaderValue::from_static("Basic YTpi"), proof: Proof::Basic };
+    assert_eq!(told(&ours), (false, false, false));
+}
+
+#[tokio::test]
+async fn credentials_that_had_no_part_in_a_token_are_told_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("password");
+    std::fs::write(&path, "pw").unwrap();
+    let password = CredentialSource::Password { username: "me".to_owned(), password_file: path };
+    let asker = crate::upstream::AskerKey::generate().unwrap().credential("ann".into(), "pw".into()).asker;
+    for (source, identity, of_client, told) in [
+        (&password, Identity::Anonymous, false, true),
+        (&password, Identity::Configured, false, false),
+        (&CredentialSource::Anonymous, Identity::Anonymous, false, false),
+        (&CredentialSource::Anonymous, Identity::Anonymous, true, true),
+        (&CredentialSource::Anonymous, Identity::Client(asker), true, false),
+    ] {
+        let why = authenticator(source.clone()).unused(&of_token(identity), of_client).await.unwrap();
+        assert_eq!(why.is_some_and(|why| why.contains("auth.example")), told, "{source:?} {identity:?} {of_client}");
+    }
+}
