@@ -231,7 +231,17 @@ impl Transfer {
         self.skip
     }
 
+    /// Begins the whole, of which nothing has been read yet, to give bytes out from `position` on, if that is less.
+    pub fn rewind(&mut self, position: u64) {
+        if self.is_whole && self.skip == self.position && position < self.position {
+            (self.position, self.skip) = (position, position);
+        }
+    }
+
     /// The next bytes; `None` after the last. Cancel-safe.
+    ///
+    /// Who is [told](Transfer::telling) of it gets no bytes once when the whole comes in place of a part, and may
+    /// [rewind](Transfer::rewind) then.
     ///
     /// An error is final: patience has run out, or the upstream says that there is no such blob for us.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
@@ -245,6 +255,9 @@ impl Transfer {
                     Some(stream) => stream.next().await,
                     None => {
                         self.reopen().await?;
+                        if self.stream.is_some() && self.is_whole && self.flow.is_some() {
+                            return Ok(Some(Bytes::new()));
+                        }
                         continue;
                     }
                 },

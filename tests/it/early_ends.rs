@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::support::{
     blob::{self, add, path},
-    fake_registry::{FakeRegistry, Fault, When},
+    fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Builder, Mirror, UPSTREAM},
     raw::Raw,
     test_ca::TestCa,
@@ -29,6 +29,25 @@ async fn assert_whole(mirror: &Mirror, digest: &forebay::oci::Digest, content: &
     let end = Raw::get(mirror.address(), &path(digest), &[]).await.rest().await;
     assert!(end.is_whole() && end.bytes() == content, "{} bytes", end.bytes().len());
     assert_eq!(mirror.metric("forebay_digest_mismatches_total", &[]).await, 0.0);
+}
+
+/// Resets the stream of the next answer after `at` bytes.
+fn end_early(registry: &FakeRegistry, digest: &forebay::oci::Digest, at: usize) -> Gate {
+    let gate = Gate::new();
+    registry.fault_times(1, When::blob(digest), Fault::HoldBody { at, gate: gate.clone() });
+    registry.fault_times(1, When::blob(digest), Fault::EndEarly { at });
+    gate
+}
+
+async fn received(mirror: &Mirror) -> f64 {
+    mirror.metric("forebay_upstream_received_bytes_total", &[]).await
+}
+
+/// Lets the stream be reset when so many bytes have come in all.
+async fn open_at(mirror: &Mirror, gate: &Gate, bytes: f64) {
+    gate.reached().await;
+    mirror.until_metric("forebay_upstream_received_bytes_total", &[], bytes).await;
+    gate.open();
 }
 
 async fn over_http2(size: u64) -> (FakeRegistry, Mirror) {
@@ -52,8 +71,9 @@ async fn a_stream_reset_without_an_error_is_resumed() {
             registry.forget_requests();
             let (digest, content) = add(&registry, LEN, seed as u64);
             registry.fault_times(1, When::blob(&digest), Fault::NoContentLength);
-            registry.fault_times(1, When::blob(&digest), Fault::EndEarly { at });
-            assert_whole(&mirror, &digest, &content).await;
+            let gate = end_early(&registry, &digest, at);
+            let bytes = received(&mirror).await + at as f64;
+            tokio::join!(assert_whole(&mirror, &digest, &content), open_at(&mirror, &gate, bytes));
             assert!(ranges(&registry) <= 1 && registry.count(|_| true) <= 2, "{at}");
         }
     }
@@ -64,9 +84,17 @@ async fn one_that_is_reset_again_and_again_is_resumed_as_often() {
     let (registry, mirror) = over_http2(1 << 30).await;
     let (digest, content) = add(&registry, LEN, 1);
     registry.fault(When::blob(&digest), Fault::NoContentLength);
-    registry.fault(When::blob(&digest), Fault::EndEarly { at: LEN / 4 });
-    assert_whole(&mirror, &digest, &content).await;
-    assert!(ranges(&registry) >= 3);
+    let resets = async {
+        let mut gate = end_early(&registry, &digest, LEN / 4);
+        for part in 1..=4 {
+            gate.reached().await;
+            let next = end_early(&registry, &digest, LEN / 4);
+            open_at(&mirror, &gate, (LEN / 4 * part) as f64).await;
+            gate = next;
+        }
+    };
+    tokio::join!(assert_whole(&mirror, &digest, &content), resets);
+    assert_eq!(ranges(&registry), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,8 +104,8 @@ async fn where_no_part_is_given_the_whole_is_read_once_more() {
         let (digest, content) = add(&registry, LEN, 1);
         registry.fault(When::blob(&digest), Fault::NoContentLength);
         registry.fault(When::blob(&digest).ranged(), fault);
-        registry.fault_times(1, When::blob(&digest), Fault::EndEarly { at: LEN / 2 });
-        assert_whole(&mirror, &digest, &content).await;
+        let gate = end_early(&registry, &digest, LEN / 2);
+        tokio::join!(assert_whole(&mirror, &digest, &content), open_at(&mirror, &gate, (LEN / 2) as f64));
     }
 }
 

@@ -304,12 +304,17 @@ async fn pour_on(
         let Some(bytes) = unless_cancelled(fill, pour.receive(transfer)).await? else { return Ok(()) };
         if transfer.is_from_front() && !alone {
             fill.state().without_lanes();
-            // What they leave undone in front of this place is read on the way; behind it, all would have to come once more.
+            // What they leave undone is read on the way, wherever it is: else all would have to come once more.
             let ended = async {
                 fill.when(|state| (state.lanes + state.lanes_opening == 0).then_some(())).await;
                 Ok(())
             };
             unless_cancelled(fill, ended).await?;
+            let gap = {
+                let state = fill.state();
+                state.total.and_then(|total| state.first_gap(total))
+            };
+            transfer.rewind(gap.map_or(u64::MAX, |gap| gap.start));
             alone = true;
         }
         let (offset, mut bytes) = (transfer.position() - bytes.len() as u64, bytes);
@@ -393,7 +398,8 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, pour: &mut Pour, no_jump: &m
         *transfer = Transfer::finished(&fill.source, total);
         return Ok(());
     }
-    if segments || end - position < WORTH_A_JUMP || end == *no_jump {
+    // Where the whole comes since parts are not to be had, there is none behind it either.
+    if segments || transfer.is_from_front() || end - position < WORTH_A_JUMP || end == *no_jump {
         return Ok(());
     }
     *no_jump = end;

@@ -19,10 +19,6 @@ enum Step {
     Reset(std::io::Error),
 }
 
-/// What is still queued when an HTTP/2 stream is reset is dropped, the head too, and nothing tells the body what has been
-/// sent: this is long enough on a busy machine.
-const BEFORE_RESET: Duration = Duration::from_millis(300);
-
 /// What resets an HTTP/2 stream without an error: the server looks for an error of that kind among the sources.
 #[derive(Debug, thiserror::Error)]
 #[error("told to end early")]
@@ -78,10 +74,8 @@ fn run(steps: VecDeque<Step>) -> impl Stream<Item = std::io::Result<Frame<Bytes>
                 Step::Send(piece) => return Some((Ok(Frame::data(piece)), steps)),
                 Step::Pause(pause) => tokio::time::sleep(pause).await,
                 Step::Hold(gate) => gate.pass().await,
-                Step::Reset(error) => {
-                    tokio::time::sleep(BEFORE_RESET).await;
-                    return Some((Err(error), VecDeque::new()));
-                }
+                // What is still queued is dropped, the head too: a gate in front of it waits until that has come.
+                Step::Reset(error) => return Some((Err(error), VecDeque::new())),
                 Step::Break(error) => {
                     // The server flushes what it has whenever the body is not ready; a body that
                     // breaks at once would take the bytes before it along.

@@ -42,7 +42,8 @@ pub enum Fault {
     Truncate {
         at: usize,
     },
-    /// The same, over HTTP/2 by a reset of the stream without an error.
+    /// The same, over HTTP/2 by a reset of the stream without an error. It drops what is still queued, the head too: put a
+    /// `HoldBody` in front of it.
     EndEarly {
         at: usize,
     },
