@@ -153,7 +153,7 @@ impl App {
             tries: Tries::new(trusted.clone()),
             scrub: scrub.clone(),
             asker_key: AskerKey::generate()?,
-            gone: Gone::default(),
+            gone: deletions(&config),
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
             held: Held::new(trusted.clone(), store.readers().clone()),
@@ -311,6 +311,12 @@ fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, E
 
 fn allowed_hosts(config: &Config, allowed: &[HostPattern]) -> AllowedHosts {
     AllowedHosts::new(config.upstreams.iter().flat_map(|upstream| &upstream.hosts).chain(allowed))
+}
+
+/// Where nothing is pushed, nothing is deleted, and no state directory needed.
+fn deletions(config: &Config) -> Gone {
+    let pushes = config.upstreams.iter().any(|upstream| upstream.push);
+    Gone::kept(config.state_directory.as_deref().filter(|_| pushes))
 }
 
 fn seal(config: &Config) -> Result<Seal, Error> {

@@ -22,7 +22,7 @@ use http::{HeaderMap, Method, Uri};
 use self::tee::Tap;
 pub use self::{
     config::Config,
-    gone::Gone,
+    gone::{Deleted, Gone},
     permit::Terms,
     seal::{KeyError, Seal},
 };
@@ -107,8 +107,11 @@ async fn note(push: Push<'_>, created: bool, upstream: &Upstream, caches: Caches
     match push.write {
         Write::PutManifest(reference) => {
             caches.manifests.note_write(upstream, repository);
-            if let Reference::Tag(tag) = reference {
-                caches.manifests.forget_tag(upstream, repository, tag).await;
+            match reference {
+                Reference::Tag(tag) => caches.manifests.forget_tag(upstream, repository, tag).await,
+                Reference::Digest(digest) => {
+                    caches.gone.forget(Deleted::Manifest, upstream.name(), repository, digest).await;
+                }
             }
             for tag in tags(push.uri) {
                 caches.manifests.forget_tag(upstream, repository, &tag).await;
@@ -116,16 +119,17 @@ async fn note(push: Push<'_>, created: bool, upstream: &Upstream, caches: Caches
         }
         Write::DeleteManifest(Reference::Tag(tag)) => caches.manifests.forget_tag(upstream, repository, tag).await,
         Write::DeleteManifest(Reference::Digest(digest)) => {
+            caches.gone.note(Deleted::Manifest, upstream.name(), repository, digest).await;
             caches.manifests.forget_manifest(upstream, repository, digest).await;
         }
         Write::DeleteBlob(digest) => {
-            caches.gone.note(upstream.name(), repository, digest);
+            caches.gone.note(Deleted::Blob, upstream.name(), repository, digest).await;
             // Who has it in another repository fetches it again.
             caches.blobs.forget(upstream, digest).await;
         }
         Write::Begin(_) | Write::Upload if created => {
             if let Some(digest) = created_by(push.uri) {
-                caches.gone.forget(upstream.name(), repository, &digest);
+                caches.gone.forget(Deleted::Blob, upstream.name(), repository, &digest).await;
             }
         }
         Write::Begin(_) | Write::Upload | Write::NotAllowed => {}

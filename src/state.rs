@@ -13,7 +13,9 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// Every file that forebay has here, while it is written too.
-const FILES: [&str; 2] = ["push.key", "push.key.new"];
+const FILES: [&str; 4] = ["push.key", "push.key.new", DELETED, "deleted.new"];
+/// What was deleted through forebay lately.
+pub const DELETED: &str = "deleted";
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
@@ -82,6 +84,14 @@ impl StateDirectory {
     /// Where a file is, which need not be there.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// What a file has, up to `most` bytes; nothing where there is none. Blocks.
+    pub fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
+        match read_up_to(&self.file(name), most) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => read,
+        }
     }
 
     /// Writes a file whole, for this user alone. Blocks.
@@ -154,10 +164,14 @@ fn close(path: &Path, metadata: &Metadata) -> io::Result<()> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_up_to(path, MAX_FILE)
+}
+
+fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let mut content = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE), &mut content)?;
+    io::Read::read_to_end(&mut io::Read::take(file, most), &mut content)?;
     Ok(content)
 }
 

@@ -535,7 +535,7 @@ impl ManifestCache {
             }
             error
         })?;
-        let content = self.keep(wanted, content).await;
+        let content = self.keep(wanted, question, content).await;
         self.0.tags.put(wanted, question, TagRecord::of(&content, confirmed)).await;
         let of_tag = matches!(question.reference, Reference::Tag(_));
         Ok(Answer::Content { content, confirmed: of_tag.then_some(confirmed) })
@@ -565,15 +565,25 @@ impl ManifestCache {
         settled.map(|(own, _)| Some(own)).map_err(|OtherType| ManifestError::OtherType)
     }
 
-    async fn keep(&self, wanted: &Wanted, content: Content) -> Arc<Content> {
+    /// Keeps a manifest, unless a change was made since it was asked for: it may have been deleted.
+    async fn keep(&self, wanted: &Wanted, question: &Question, content: Content) -> Arc<Content> {
         let content = Arc::new(content);
+        let (upstream, repository) = (wanted.upstream.name(), &question.repository);
+        let is_outdated = || self.0.tags.writes(upstream, repository) != question.writes;
+        if is_outdated() {
+            return content;
+        }
         self.0.images.note(wanted.upstream.name(), &wanted.repository, &content);
         let id = wanted.pool().id(&content.digest);
         let key = Key::Manifest(id.clone());
-        let content = self.remember(wanted, id, content);
+        let content = self.remember(wanted, id.clone(), content);
         // Where the bytes do not say the type, what another upstream said stays.
         if content.own || !self.is_of_others(wanted, &content, &key).await {
-            self.0.writer.write(key, content.encode(wanted.upstream.name())).await;
+            let gate = self.0.tags.gate(upstream, repository, question.writes);
+            self.0.writer.write_when(key, content.encode(wanted.upstream.name()), gate).await;
+        }
+        if is_outdated() {
+            self.forget_in_memory(&wanted.upstream, &id);
         }
         content
     }

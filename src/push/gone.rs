@@ -1,69 +1,228 @@
-//! Blobs that were deleted through us: what of them is on its way into the cache is not served under that repository.
+//! Blobs and manifests that were deleted through us: what of them is cached is not served under that repository.
 //!
-//! Their bytes are removed, but another repository's clients may bring them back. The upstream is asked instead, until
-//! the blob is pushed again or an hour has passed; we do not learn of what is deleted in other ways.
+//! Their bytes are removed, but another repository's clients, or an answer on its way, may bring them back. The upstream is
+//! asked instead, until the object is pushed again or an hour has passed; we do not learn of what is deleted in other ways.
+//! What is on disk outlives a restart, so the deletions do as well: in the state directory, one a line.
 
 use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::oci::{Digest, Repository};
+use moka::{Expiry, sync::Cache};
+use rustix::fs::OFlags;
+
+use crate::{
+    oci::{Digest, Repository},
+    state::{DELETED, StateDirectory},
+};
 
 /// How many deletions are remembered.
-const MOST: u64 = 100_000;
+const MAX_DELETIONS: u64 = 100_000;
 const TTL: Duration = Duration::from_secs(60 * 60);
+/// The longest file of deletions, in bytes: beyond it they are in memory alone.
+const MAX_FILE: u64 = 32 << 20;
 
-type Place = (Arc<str>, Repository, Digest);
+/// What was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Deleted {
+    Blob,
+    Manifest,
+}
 
-/// The blobs that were deleted lately. A cheap handle.
-#[derive(Clone, Debug)]
-pub struct Gone {
-    /// Whether there ever was one: usually not, and every blob is asked about.
-    any: Arc<AtomicBool>,
-    places: moka::sync::Cache<Place, ()>,
+type Place = (Deleted, Arc<str>, Repository, Digest);
+
+/// What was deleted lately. A cheap handle.
+#[derive(Clone)]
+pub struct Gone(Arc<Shared>);
+
+struct Shared {
+    /// Whether there ever was one: usually not, and every object is asked about.
+    any: AtomicBool,
+    /// With the time of each, in seconds since 1970.
+    places: Cache<Place, u64>,
+    /// Opened for each: another process may have written it anew.
+    file: Mutex<Option<PathBuf>>,
+}
+
+/// What was read from the file lives no longer than it would have.
+struct SinceDeleted;
+
+impl Expiry<Place, u64> for SinceDeleted {
+    fn expire_after_create(&self, _: &Place, at: &u64, _: std::time::Instant) -> Option<Duration> {
+        Some(TTL.saturating_sub(Duration::from_secs(now().saturating_sub(*at))))
+    }
 }
 
 impl Default for Gone {
     fn default() -> Self {
-        let places = moka::sync::Cache::builder().max_capacity(MOST).time_to_live(TTL).build();
-        Self { any: Arc::default(), places }
+        let places = Cache::builder().max_capacity(MAX_DELETIONS).expire_after(SinceDeleted).build();
+        Self(Arc::new(Shared { any: AtomicBool::default(), places, file: Mutex::default() }))
     }
 }
 
 impl Gone {
-    pub fn note(&self, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
-        self.any.store(true, Ordering::SeqCst);
-        self.places.insert((upstream.clone(), repository.clone(), digest.clone()), ());
+    /// Goes on with what an earlier process has noted. Where there is no state directory to be used, deletions are in
+    /// memory alone. Blocks.
+    pub fn kept(state: Option<&Path>) -> Self {
+        let gone = Self::default();
+        let Some(path) = state else { return gone };
+        let opened = StateDirectory::open(path).map_err(io::Error::other).and_then(|state| gone.take_over(&state));
+        match opened {
+            Ok(file) => *gone.file() = Some(file),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "what is deleted through forebay is not remembered over a restart");
+            }
+        }
+        gone
     }
 
-    pub fn forget(&self, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
-        self.places.invalidate(&(upstream.clone(), repository.clone(), digest.clone()));
+    /// Reads the file, and writes it anew without what is old.
+    fn take_over(&self, state: &StateDirectory) -> io::Result<PathBuf> {
+        for line in state.read(DELETED, MAX_FILE)?.split(|byte| *byte == b'\n') {
+            match std::str::from_utf8(line).ok().and_then(parsed) {
+                Some((true, place, at)) if now().saturating_sub(at) < TTL.as_secs() => {
+                    self.0.places.insert(place, at);
+                    self.0.any.store(true, Ordering::SeqCst);
+                }
+                Some((false, place, _)) => self.0.places.invalidate(&place),
+                Some(_) | None => {}
+            }
+        }
+        let mut text = String::new();
+        for (place, at) in &self.0.places {
+            text.push_str(&line(true, &place, at));
+        }
+        state.write(DELETED, text.as_bytes())?;
+        Ok(state.file(DELETED))
     }
 
-    pub fn contains(&self, upstream: &Arc<str>, repository: &Repository, digest: &Digest) -> bool {
-        self.any.load(Ordering::SeqCst)
-            && self.places.contains_key(&(upstream.clone(), repository.clone(), digest.clone()))
+    pub async fn note(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+        let place = (what, upstream.clone(), repository.clone(), digest.clone());
+        let at = now();
+        self.0.any.store(true, Ordering::SeqCst);
+        self.0.places.insert(place.clone(), at);
+        self.append_line(line(true, &place, at)).await;
     }
+
+    pub async fn forget(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+        if self.contains(what, upstream, repository, digest) {
+            let place = (what, upstream.clone(), repository.clone(), digest.clone());
+            self.0.places.invalidate(&place);
+            self.append_line(line(false, &place, now())).await;
+        }
+    }
+
+    pub fn contains(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) -> bool {
+        self.0.any.load(Ordering::SeqCst)
+            && self.0.places.contains_key(&(what, upstream.clone(), repository.clone(), digest.clone()))
+    }
+
+    async fn append_line(&self, line: String) {
+        let gone = self.clone();
+        let appending = tokio::task::spawn_blocking(move || gone.append_now(&line));
+        let _ = appending.await;
+    }
+
+    fn append_now(&self, line: &str) {
+        let mut file = self.file();
+        let Some(path) = &*file else { return };
+        if let Err(error) = append(path, line) {
+            tracing::warn!(%error, "what is deleted through forebay is not remembered over a restart any more");
+            *file = None;
+        }
+    }
+
+    fn file(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        self.0.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut file = File::options().append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+    match file.metadata()?.len() + line.len() as u64 <= MAX_FILE {
+        true => file.write_all(line.as_bytes()),
+        false => Err(io::ErrorKind::FileTooLarge.into()),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// No upstream's name has a space.
+fn line(deleted: bool, (what, upstream, repository, digest): &Place, at: u64) -> String {
+    let mut line = String::new();
+    let sign = if deleted { '-' } else { '+' };
+    let what = match what {
+        Deleted::Blob => "blob",
+        Deleted::Manifest => "manifest",
+    };
+    let _ = writeln!(line, "{sign} {at} {what} {upstream} {repository} {digest}");
+    line
+}
+
+fn parsed(line: &str) -> Option<(bool, Place, u64)> {
+    let mut words = line.split(' ');
+    let deleted = match words.next()? {
+        "-" => true,
+        "+" => false,
+        _ => return None,
+    };
+    let at = words.next()?.parse().ok()?;
+    let what = match words.next()? {
+        "blob" => Deleted::Blob,
+        "manifest" => Deleted::Manifest,
+        _ => return None,
+    };
+    let (upstream, repository, digest) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    words.next().is_none().then(|| (deleted, (what, upstream.into(), repository, digest), at))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_blob_is_gone_under_its_repository_alone_and_until_it_is_pushed_again() {
-        let gone = Gone::default();
+    #[tokio::test]
+    async fn an_object_is_gone_under_its_repository_alone_and_until_it_is_pushed() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = Gone::kept(Some(directory.path()));
         let (hub, other): (Arc<str>, Arc<str>) = ("docker.io".into(), "ghcr.io".into());
         let (app, base) = ("team/app".parse().unwrap(), "team/base".parse().unwrap());
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
-        gone.note(&hub, &app, &digest);
-        assert!(gone.contains(&hub, &app, &digest));
-        assert!(!gone.contains(&hub, &base, &digest) && !gone.contains(&other, &app, &digest));
-        gone.forget(&hub, &app, &digest);
-        assert!(!gone.contains(&hub, &app, &digest));
+        for what in [Deleted::Blob, Deleted::Manifest] {
+            let is_gone = |gone: &Gone| gone.contains(what, &hub, &app, &digest);
+            gone.note(what, &hub, &app, &digest).await;
+            assert!(is_gone(&gone) && is_gone(&Gone::kept(Some(directory.path()))));
+            assert!(!gone.contains(what, &hub, &base, &digest) && !gone.contains(what, &other, &app, &digest));
+            gone.forget(what, &hub, &app, &digest).await;
+            assert!(!is_gone(&gone) && !is_gone(&Gone::kept(Some(directory.path()))));
+            gone.note(what, &hub, &app, &digest).await;
+        }
+        gone.forget(Deleted::Blob, &hub, &app, &digest).await;
+        assert!(gone.contains(Deleted::Manifest, &hub, &app, &digest), "another object of that digest");
+    }
+
+    #[test]
+    fn deletions_of_an_hour_ago_and_damaged_lines_are_not_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
+        let written = |at: u64, repository: &str| format!("- {at} blob hub {repository} {digest}\n");
+        let lines = [written(now() - TTL.as_secs(), "old"), "- x\n\u{0}\n".to_owned(), written(now() - 9, "new")];
+        std::fs::write(directory.path().join(DELETED), lines.concat() + "- 1 blob hub cu").unwrap();
+        let gone = Gone::kept(Some(directory.path()));
+        let is_gone = |name: &str| gone.contains(Deleted::Blob, &"hub".into(), &name.parse().unwrap(), &digest);
+        assert!(is_gone("new") && !is_gone("old"));
+        let kept = std::fs::read_to_string(directory.path().join(DELETED)).unwrap();
+        assert_eq!(kept.lines().count(), 1, "{kept}");
     }
 }

@@ -30,8 +30,8 @@ use crate::{
     chain::Chain,
     error::Error,
     metrics::{Metrics, Operation as Label, Outcome},
-    oci::{Accept, Digest, Reference, is_referrers_tag},
-    push::{self, Caches, Gone, Push, Seal},
+    oci::{Accept, Digest, Reference, Repository, is_referrers_tag},
+    push::{self, Caches, Deleted, Gone, Push, Seal},
     route::{AllowedHosts, Operation, Route, RouteError, Routes, Target, asked_host},
     upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Upstream},
 };
@@ -59,7 +59,7 @@ pub struct Handler {
     pub lists: Lists,
     pub blobs: BlobCache,
     pub scrub: Scrub,
-    /// Blobs that were deleted through us.
+    /// What was deleted through us.
     pub gone: Gone,
     pub metrics: Metrics,
     /// What this instance calls itself in `Via`: the received-by part is its own, so that a mirror behind a
@@ -308,9 +308,13 @@ impl Handler {
         facts: &mut Facts,
     ) -> Option<Response<Body>> {
         let Operation::Manifest(reference) = &route.operation else { return None };
-        let upstream = upstream.filter(|upstream| !wants_proof(asked, upstream, reference))?;
+        let upstream = upstream?;
+        let repository = route.repository.as_ref()?;
+        if wants_proof(asked, upstream, reference) || self.is_deleted(upstream, repository, reference) {
+            return None;
+        }
         let accept = Accept::from_headers(asked.headers);
-        let served = self.manifests.at_hand(upstream, route.repository.as_ref()?, reference, &accept)?;
+        let served = self.manifests.at_hand(upstream, repository, reference, &accept)?;
         facts.outcome = served.outcome;
         Some(
             unless_known(asked, &served.content.digest, facts, served.confirmed)
@@ -359,8 +363,9 @@ impl Handler {
         reference: &Reference,
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
-        let told = match wants_proof(asked, &wanted.upstream, reference) {
-            true => self.has_manifest(asked, wanted, reference, facts).await?,
+        let deleted = self.is_deleted(&wanted.upstream, &wanted.repository, reference);
+        let told = match deleted || wants_proof(asked, &wanted.upstream, reference) {
+            true => self.has_manifest(asked, wanted, reference, deleted, facts).await?,
             false => None,
         };
         if asked.is_head() {
@@ -417,14 +422,14 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Option<BlobHead>, Error> {
         let Source { upstream, repository, digest } = source;
-        let deleted = self.gone.contains(upstream.name(), repository, digest);
+        let deleted = self.gone.contains(Deleted::Blob, upstream.name(), repository, digest);
         let about_to_push = asked.is_head() && upstream.allows_push();
         if !deleted && !about_to_push {
             return Ok(None);
         }
         match upstream.head_blob(repository, digest).await {
             Ok(head) => {
-                self.gone.forget(upstream.name(), repository, digest);
+                self.gone.forget(Deleted::Blob, upstream.name(), repository, digest).await;
                 Ok(Some(head))
             }
             // Nothing can be pushed then, either.
@@ -436,23 +441,39 @@ impl Handler {
         }
     }
 
+    /// Whether this was deleted through us: that it is cached, by way of another repository, says nothing then.
+    fn is_deleted(&self, upstream: &Upstream, repository: &Repository, reference: &Reference) -> bool {
+        matches!(reference, Reference::Digest(digest)
+            if self.gone.contains(Deleted::Manifest, upstream.name(), repository, digest))
+    }
+
     /// The same for a manifest; what the upstream says of a tag, where that is all that a client needs to know.
     async fn has_manifest(
         &self,
         asked: Asked<'_>,
         wanted: &Wanted,
         reference: &Reference,
+        deleted: bool,
         facts: &mut Facts,
     ) -> Result<Option<ManifestHead>, Error> {
         match self.manifests.head_now(wanted, reference).await {
-            Ok(head) => Ok(head),
+            Ok(head) => {
+                if let Reference::Digest(digest) = reference {
+                    self.gone.forget(Deleted::Manifest, wanted.upstream.name(), &wanted.repository, digest).await;
+                }
+                Ok(head)
+            }
             // What a client reads of such a tag it may put back a moment later: it must not be what was there before.
             Err(error) if error.kind.is_outage() && error.is_answer() && !asked.is_head() => {
                 Err(facts.refused(Label::Manifest, &error))
             }
-            Err(error) if error.kind.is_outage() => Ok(None),
+            Err(error) if error.kind.is_outage() && !deleted => Ok(None),
             Err(error) if error.kind == ErrorKind::Unsupported => {
                 self.manifests.forget_record(wanted, reference).await;
+                // A GET will tell, when there is nothing here to answer it.
+                if let (true, Reference::Digest(digest)) = (deleted, reference) {
+                    self.manifests.forget_manifest(&wanted.upstream, &wanted.repository, digest).await;
+                }
                 Ok(None)
             }
             Err(error) => Err(facts.refused(Label::Manifest, &error)),

@@ -1,6 +1,7 @@
 //! What is known of tags, in memory over disk.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -239,14 +240,24 @@ impl TagRecords {
         let (now, kept) = (Some(Instant::now()), record.clone());
         let remembered = Remembered { class, record: kept, used, writes, settled: settled.clone(), answered: now };
         self.remember(key, remembered);
-        let (counts, upstream, repository) = (self.writes.clone(), key.upstream.clone(), key.repository.clone());
-        let gate = move |land: Landing<'_>| counts.land(&upstream, &repository, writes, land).unwrap_or(Ok(()));
+        let gate = self.gate(&key.upstream, &key.repository, writes);
         self.writer.write_when(Key::Tag(key.clone()), record.encode(), gate).await;
         if is_outdated() {
             self.memory.invalidate(&key.of_all_classes());
         } else {
             settled.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// Lets what was asked for at `writes` changes land on disk, unless one was made since.
+    pub fn gate(
+        &self,
+        upstream: &Arc<str>,
+        repository: &Repository,
+        writes: u64,
+    ) -> impl FnOnce(Landing<'_>) -> io::Result<()> + Send + use<> {
+        let (counts, upstream, repository) = (self.writes.clone(), upstream.clone(), repository.clone());
+        move |land: Landing<'_>| counts.land(&upstream, &repository, writes, land).unwrap_or(Ok(()))
     }
 
     /// The upstream said again what it said before.
@@ -286,7 +297,7 @@ impl TagRecords {
         self.end_change(upstream, repository, &removed);
     }
 
-    async fn begin_change(&self, upstream: &Arc<str>, repository: &Repository) {
+    pub async fn begin_change(&self, upstream: &Arc<str>, repository: &Repository) {
         self.writes.note(upstream, repository);
         let (writes, upstream, repository) = (self.writes.clone(), upstream.clone(), repository.clone());
         blocking(move || writes.settle(&upstream, &repository)).await;

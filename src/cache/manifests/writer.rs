@@ -19,12 +19,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Writes an object; returns when it is on disk, or in a moment. A disk that fails turns caching off, not pulling.
-    pub async fn write(&self, key: Key, bytes: Vec<u8>) {
-        self.write_when(key, bytes, |land| land()).await;
-    }
-
-    /// The same, where `gate` decides when the bytes are written whether they land.
+    /// Writes an object; returns when it is on disk, or in a moment. A disk that fails turns caching off, not pulling. Once
+    /// the bytes are written, `gate` decides whether they land.
     pub async fn write_when(
         &self,
         key: Key,

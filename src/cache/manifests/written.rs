@@ -31,7 +31,8 @@ impl ManifestCache {
     /// A manifest was deleted, and with it the tags that point at it. Whoever has it in another repository fetches it
     /// again.
     pub async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
-        self.0.tags.note_write(upstream.name(), repository);
+        // What was asked before is on disk now, or never will be.
+        self.0.tags.begin_change(upstream.name(), repository).await;
         let id = Pool::of(upstream).id(digest);
         self.forget_in_memory(upstream, &id);
         self.0.store.remove(Key::Manifest(id.clone())).await;
@@ -40,7 +41,7 @@ impl ManifestCache {
         self.0.tags.forget_pointing_at(id.pool, upstream.name(), repository, digest).await;
     }
 
-    fn forget_in_memory(&self, upstream: &Upstream, id: &ContentId) {
+    pub(super) fn forget_in_memory(&self, upstream: &Upstream, id: &ContentId) {
         self.0.contents.invalidate(&(id.clone(), None));
         self.0.contents.invalidate(&(id.clone(), Some(upstream.name().clone())));
     }

@@ -161,6 +161,85 @@ async fn a_blob_that_was_deleted_is_gone_from_its_repository_and_there_again_whe
     assert_eq!(mirror.get(&app).await.status, 200);
 }
 
+/// Deleted while its GET was on the way, by tag or digest: the answer is right for that client, and for no later one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_manifest_is_not_kept_by_a_late_answer() {
+    for by_tag in [true, false] {
+        let registry = FakeRegistry::start().await;
+        let mut mirror = mirror_of(&registry).await;
+        let content = "{\"v\":1}";
+        assert_eq!(put_manifest(&mirror, "1", content).await.status, 201);
+        let digest = super::digest(content.as_bytes());
+        let reference = if by_tag { "1" } else { digest.as_str() };
+        let gate = Gate::new();
+        let on_its_way = Fault::HoldBody { at: 0, gate: gate.clone() };
+        registry.fault_times(1, When::manifests().method(Method::GET), on_its_way);
+        let late = get(&mirror, reference, OCI_MANIFEST);
+        let deleting = async {
+            bounded(gate.reached()).await;
+            let deleted = mirror.request(Method::DELETE, &format!("/v2/team/app/manifests/{digest}"), &[]).await;
+            assert_eq!(deleted.status, 202);
+            gate.open();
+        };
+        let (late, ()) = tokio::join!(late, deleting);
+        assert_eq!(late.status, 200, "it was so when it was asked");
+        let hex = digest.as_str().split_once(':').unwrap().1;
+        let file = mirror.cache_dir().join("manifests/sha256").join(&hex[..2]).join(hex);
+        assert!(!file.exists(), "it is on disk again");
+        for _ in 0..2 {
+            assert_eq!(get(&mirror, digest.as_str(), OCI_MANIFEST).await.status, 404, "{reference}");
+            assert_everywhere(&mirror, digest.as_str(), 404, None).await;
+            mirror.restart().await;
+        }
+    }
+}
+
+/// The clients of another repository that has it bring it into the cache again, which outlives a restart.
+#[tokio::test]
+async fn what_was_deleted_is_not_back_by_way_of_another_repository() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = mirror_of(&registry).await;
+    let content = "{\"v\":1}";
+    assert_eq!(put_manifest(&mirror, "1", content).await.status, 201);
+    let manifest = registry.add_manifest("team/other", OCI_MANIFEST, content);
+    let blob = push_blob(&mirror, "team/app", b"content").await;
+    push_blob(&mirror, "team/other", b"content").await;
+    let of =
+        |repository: &str| [format!("/v2/{repository}/manifests/{manifest}"), format!("/v2/{repository}/blobs/{blob}")];
+    for (app, other) in of("team/app").iter().zip(of("team/other").iter()) {
+        for path in [app, other] {
+            assert_eq!(mirror.get(path).await.status, 200, "{path}");
+        }
+        assert_eq!(mirror.request(Method::DELETE, app, &[]).await.status, 202);
+        for _ in 0..2 {
+            assert_eq!(mirror.get(app).await.status, 404, "{app}");
+            assert_eq!(mirror.get(other).await.status, 200, "{other}");
+            assert_eq!((mirror.get(app).await.status, mirror.head(app).await.status), (404, 404), "{app}");
+            mirror.restart().await;
+        }
+        // An upstream that knows no HEAD is asked by GET.
+        registry.fault(When::any().method(Method::HEAD), Fault::status(405));
+        assert_eq!((mirror.get(app).await.status, mirror.get(other).await.status), (404, 200), "{app}");
+        registry.heal();
+        // In an outage nothing tells that it is there again.
+        registry.take_down(crate::support::fake_registry::Server::Api).await;
+        assert_eq!((mirror.get(app).await.status, mirror.get(other).await.status), (502, 200), "{app}");
+        registry.bring_up(crate::support::fake_registry::Server::Api).await;
+    }
+    // Pushed again it is there again, and the upstream is not asked any more.
+    assert_eq!(put_manifest(&mirror, manifest.as_str(), content).await.status, 201);
+    push_blob(&mirror, "team/app", b"content").await;
+    registry.forget_requests();
+    for path in of("team/app") {
+        assert_eq!(mirror.get(&path).await.status, 200, "{path}");
+    }
+    mirror.restart().await;
+    for path in of("team/app") {
+        assert_eq!(mirror.get(&path).await.header("cache-status"), Some("forebay; hit"), "{path}");
+    }
+    assert!(registry.count(|request| request.method == Method::HEAD) == 0, "{:?}", registry.requests());
+}
+
 /// Another instance, or a client of the registry itself, has put it meanwhile.
 #[tokio::test]
 async fn a_404_is_forgotten_when_a_head_says_200() {
