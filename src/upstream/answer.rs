@@ -18,8 +18,9 @@ use crate::oci::ContentRange;
 /// The longest age that is believed, in seconds. Source: RFC 9111 section 1.2.2.
 const MAX_AGE: u64 = 1 << 31;
 
-/// Passes on 200 and 206; everything else is an error.
-pub(super) fn check(followed: Followed) -> Result<Followed, Error> {
+/// Passes on 200 and 206; everything else is an error, and a page for people unless what it says of its type counts for
+/// nothing (`any_type`).
+pub(super) fn check(followed: Followed, any_type: bool) -> Result<Followed, Error> {
     let headers = followed.response.headers();
     let status = followed.response.status();
     let says = |what: &str| format!("{} answered {what}", Shown(&followed.url));
@@ -27,7 +28,7 @@ pub(super) fn check(followed: Followed) -> Result<Followed, Error> {
         let kind = kind_of(status, followed.away, headers);
         return Err(Error::new(kind, says(status.as_str())).retry_after(headers));
     }
-    if is_html(headers) {
+    if is_html(headers) && !any_type {
         return Err(Error::new(ErrorKind::Protocol, says("with an HTML page")));
     }
     if is_encoded(headers) {
@@ -106,7 +107,8 @@ pub(super) fn is_content(headers: &HeaderMap) -> bool {
     !is_html(headers) && !is_encoded(headers)
 }
 
-fn is_html(headers: &HeaderMap) -> bool {
+/// Whether it says that it is a page for people.
+pub(super) fn is_html(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
     };

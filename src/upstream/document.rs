@@ -13,7 +13,7 @@ use super::{
     answer,
     client::{number, whole_body},
     endpoint::Endpoint,
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Shown},
     follow::Followed,
     request::{Ask, Shared},
 };
@@ -62,6 +62,10 @@ impl Shared {
         let headers = response.headers().clone();
         let body = whole_body(response, &url, MAX_DOCUMENT).await?;
         drop(turn);
+        // What may have any type is a manifest under a wrong one, or a page after all.
+        if answer::is_html(&headers) && body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Error::new(ErrorKind::Protocol, format!("{} answered with an HTML page", Shown(&url))));
+        }
         self.metrics().upstream_received(self.name(), body.len() as u64);
         Ok(Ok(Document { headers, body, age }))
     }

@@ -279,7 +279,8 @@ impl Upstream {
     ) -> Result<ManifestBody, Error> {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
         let Document { headers, body, age } = self.shared.document(ask).await?;
-        Ok(ManifestBody { media_type: media_type(&headers), digest: digest(&headers), bytes: body, age })
+        let media_type = media_type(&headers).filter(|_| !answer::is_html(&headers));
+        Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age })
     }
 
     /// Asks how long a blob is.
@@ -361,6 +362,7 @@ impl Upstream {
             headers: accept_headers(accept),
             apart: self.apart,
             client: None,
+            any_type: false,
         })?;
         let Document { headers: theirs, body, .. } = self.shared.document(ask).await?;
         let headers = FORWARDED

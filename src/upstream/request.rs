@@ -48,15 +48,18 @@ pub(super) struct Ask {
     pub apart: bool,
     /// In whose name; `None`: ours.
     pub client: Option<Arc<ClientCredential>>,
+    /// What the answer says of its type counts for nothing: its content is verified by its digest.
+    pub any_type: bool,
 }
 
 impl Ask {
     pub(super) fn manifest(method: Method, repository: &Repository, reference: &Reference, accept: &Accept) -> Self {
         Self {
             operation: Operation::Manifest,
-            method,
             path_and_query: format!("{repository}/manifests/{reference}"),
             scope: Scope::Pull(repository.clone()),
+            any_type: method == Method::GET && matches!(reference, Reference::Digest(_)),
+            method,
             headers: accept_headers(accept),
             apart: false,
             client: None,
@@ -72,6 +75,7 @@ impl Ask {
             headers: range.headers(),
             apart: false,
             client: None,
+            any_type: false,
         }
     }
 
@@ -84,6 +88,7 @@ impl Ask {
             headers: HeaderMap::new(),
             apart: false,
             client: client.cloned(),
+            any_type: false,
         }
     }
 }
@@ -241,7 +246,7 @@ impl Shared {
         {
             self.authenticator.refused(&authorization).await;
             if authorization.is_clients_password() && !auth::names_another_way(endpoint, first.response.headers()) {
-                return answer::check(first);
+                return answer::check(first, ask.any_type);
             }
             // Who shows a token that has died is sent elsewhere by some: by Harbor to Basic, by nvcr.io to a realm that knows
             // nobody without a name. What counts is what is said to who shows nothing.
@@ -258,7 +263,7 @@ impl Shared {
             return Box::pin(self.ask_with(endpoint, ask, &guess)).await;
         }
         if !is_challenge(&first) {
-            return answer::check(first);
+            return answer::check(first, ask.any_type);
         }
         let headers = first.response.headers().clone();
         discard(first.response).await;
@@ -276,7 +281,7 @@ impl Shared {
             self.authenticator.refused(authorization).await;
         }
         let away = second.away;
-        let answer = answer::check(second);
+        let answer = answer::check(second, ask.any_type);
         // A host elsewhere has not seen the password.
         if answer.is_ok() || !away {
             authorization.judge(answer.as_ref().err().map(|error| error.kind));
@@ -321,7 +326,7 @@ impl Shared {
 
     /// Whether the base was answered by a registry. A proxy in front of it may answer a client that it refuses with 200.
     async fn welcomed(&self, followed: Followed, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
-        let Followed { response, url, away, .. } = answer::check(followed)?;
+        let Followed { response, url, away, .. } = answer::check(followed, false)?;
         if client.is_none() {
             return Ok(());
         }

@@ -83,6 +83,34 @@ async fn a_header_that_is_no_manifest_type_says_nothing() {
     }
 }
 
+/// A registry, or a cache before it, that calls everything text/html: by digest the content tells; by tag it may be a page.
+#[tokio::test]
+async fn a_right_manifest_by_digest_is_served_though_called_html() {
+    for kind in ["text/html", "text/html; charset=utf-8", "application/xhtml+xml"] {
+        let registry = FakeRegistry::start().await;
+        let image = registry.add_image("team/app", "1", &[b"layer"]);
+        registry.fault(When::manifests(), Fault::Header("content-type", Some(kind.to_owned())));
+        for method in [Method::GET, Method::HEAD] {
+            let mirror = Mirror::of(&registry).await;
+            assert_eq!(mirror.request(method.clone(), &good("1"), &[]).await.status, 502, "{method} {kind}");
+            let told = mirror.request(method.clone(), &good(&image.manifest), &[]).await;
+            assert_eq!((told.status, told.header("content-type")), (200, Some(OCI_MANIFEST)), "{method} {kind}");
+            assert_good(&mirror, image.manifest.as_str(), OCI_MANIFEST, &image.manifest_bytes).await;
+        }
+        // What says no type itself gets none of such a header, and another content is refused.
+        let mirror = Mirror::of(&registry).await;
+        let unsaid = registry.add_manifest("team/app", OCI_MANIFEST, "{\"layers\":[]}");
+        assert_good(&mirror, unsaid.as_str(), OCI_MANIFEST, b"{\"layers\":[]}").await;
+        let other = registry.add_image("team/app", "2", &[b"other"]);
+        for body in ["<html>please log in</html>", "{\"login\":true}", ""] {
+            registry.heal();
+            registry.fault(When::manifests(), answer(kind, &other.manifest, body));
+            let refused = mirror.get(&good(&other.manifest)).await;
+            assert_eq!((refused.status, &*refused.error_code()), (502, "UNAVAILABLE"), "{body} {kind}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_wrapper_that_hashes_to_a_manifest_is_no_manifest() {
     let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
