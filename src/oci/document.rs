@@ -125,7 +125,9 @@ struct Keys {
     config: Value,
     layers: Value,
     manifests: Value,
+    blobs: Value,
     fs_layers: Value,
+    history: Value,
     signatures: Value,
 }
 
@@ -137,7 +139,9 @@ impl Default for Keys {
             config: Value::Null,
             layers: Value::Null,
             manifests: Value::Null,
+            blobs: Value::Null,
             fs_layers: Value::Null,
+            history: Value::Null,
             signatures: Value::Null,
         }
     }
@@ -146,14 +150,23 @@ impl Default for Keys {
 impl Keys {
     fn shape(&self) -> DocumentType {
         let null = |value: &Value| *value == Value::Null;
+        // An artifact manifest names its type itself; without that it says nothing.
+        if !null(&self.blobs) {
+            return DocumentType::Unsaid;
+        }
         match (&self.config, &self.layers, &self.manifests, &self.fs_layers) {
+            // An image's configuration has a map `config`, too, which is no descriptor.
             (Value::Map(config), Value::List(layers), Value::Null, Value::Null) => config.and(*layers).type_of(false),
             (Value::Map(config), Value::Null, Value::Null, Value::Null) => config.type_of(false),
             (config, layers, Value::List(manifests), Value::Null) if null(config) && null(layers) => {
                 manifests.type_of(true)
             }
             (config, layers, manifests, Value::List(_))
-                if null(config) && null(layers) && null(manifests) && self.schema_version == Value::Number(1) =>
+                if null(config)
+                    && null(layers)
+                    && null(manifests)
+                    && self.history.is_list()
+                    && self.schema_version == Value::Number(1) =>
             {
                 DocumentType::Schema1 { signed: self.signatures.is_list() }
             }
@@ -162,27 +175,30 @@ impl Keys {
     }
 }
 
-/// Whose media types descriptors name.
+/// Whose media types descriptors name, and whether they are descriptors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Inside {
     docker: bool,
     oci: bool,
+    /// Something is no descriptor.
+    other: bool,
 }
 
 impl Inside {
     fn of(media_type: &str) -> Self {
         let begins =
             |front: &str| media_type.get(..front.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(front));
-        Self { docker: begins("application/vnd.docker."), oci: begins("application/vnd.oci.") }
+        Self { docker: begins("application/vnd.docker."), oci: begins("application/vnd.oci."), other: false }
     }
 
     fn and(self, other: Self) -> Self {
-        Self { docker: self.docker || other.docker, oci: self.oci || other.oci }
+        Self { docker: self.docker || other.docker, oci: self.oci || other.oci, other: self.other || other.other }
     }
 
     /// The type of a document of a shape that OCI and Docker share.
     fn type_of(self, index: bool) -> DocumentType {
         match (self.docker, index) {
+            _ if self.other => DocumentType::Unsaid,
             (true, index) => DocumentType::Either { index, docker: !self.oci },
             (false, false) => DocumentType::Said(MediaType::OCI_MANIFEST),
             (false, true) => DocumentType::Said(MediaType::OCI_INDEX),
@@ -249,9 +265,9 @@ impl<'de> Visitor<'de> for ValueVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let mut inside = Inside::default();
         while let Some(element) = list.next_element()? {
-            // What is no descriptor names nothing.
-            if let Value::Map(of_one) = element {
-                inside = inside.and(of_one);
+            match element {
+                Value::Map(of_one) => inside = inside.and(of_one),
+                _ => inside.other = true,
             }
         }
         Ok(Value::List(inside))
@@ -262,19 +278,24 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
-/// Whose type a descriptor names. One that names two counts for both.
+/// Whose type a descriptor names, if it is one: it has a type, a digest and a size. One that names two types counts for both.
 fn inside<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Inside, A::Error> {
     let mut inside = Inside::default();
+    let (mut named, mut digest, mut size) = (false, false, false);
     while let Some(key) = map.next_key::<DescriptorKey>()? {
         match key {
             DescriptorKey::MediaType => {
                 if let Value::Text(text) = map.next_value()? {
                     inside = inside.and(Inside::of(&text));
+                    named = true;
                 }
             }
+            DescriptorKey::Digest => digest = matches!(map.next_value()?, Value::Text(text) if text.contains(':')),
+            DescriptorKey::Size => size = matches!(map.next_value()?, Value::Number(_)),
             DescriptorKey::Other => drop(map.next_value::<IgnoredAny>()?),
         }
     }
+    inside.other |= !(named && digest && size);
     Ok(inside)
 }
 
@@ -282,6 +303,8 @@ fn inside<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Inside, A::Error> {
 #[serde(field_identifier, rename_all = "camelCase")]
 enum DescriptorKey {
     MediaType,
+    Digest,
+    Size,
     #[serde(other)]
     Other,
 }
@@ -301,23 +324,55 @@ mod tests {
     #[test]
     fn a_document_says_its_type_or_nothing() {
         let said = |text: &str| DocumentType::Said(text.parse().unwrap());
+        let one = r#"{"mediaType":"a/b","size":2,"digest":"sha256:0","annotations":{"x":"y"}}"#;
         for (document, expected) in [
-            (r#"{"config":{},"layers":[]}"#.to_owned(), said(IMAGE)),
-            (r#"{"config":{},"layers":null,"manifests":null,"mediaType":""}"#.to_owned(), said(IMAGE)),
+            (format!(r#"{{"config":{one},"layers":[]}}"#), said(IMAGE)),
+            (format!(r#"{{"config":{one},"layers":null,"manifests":null,"mediaType":""}}"#), said(IMAGE)),
+            // Of Helm and of artifacts that have nothing beside their configuration.
+            (format!(r#"{{"schemaVersion":2,"config":{one}}}"#), said(IMAGE)),
+            (format!(r#"{{"config":{one},"layers":[{one},{one}],"blobs":null}}"#), said(IMAGE)),
+            (format!(r#"{{"manifests":[{one}],"config":null}}"#), said(INDEX)),
+            // An image's configuration, and other documents that merely have the keys.
+            (r#"{"architecture":"amd64","config":{},"rootfs":{"type":"layers"}}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"config":{"Cmd":["a"],"Labels":{"mediaType":"a/b"}}}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"config":{},"layers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"config":{"size":2,"digest":"sha256:0"},"layers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"config":{"mediaType":"a/b","digest":"sha256:0"},"layers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"config":{"mediaType":"a/b","size":2},"layers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (
+                r#"{"config":{"mediaType":"a/b","size":"2","digest":"sha256:0"},"layers":[]}"#.to_owned(),
+                DocumentType::Unsaid,
+            ),
+            (format!(r#"{{"config":[{one}],"layers":[]}}"#), DocumentType::Unsaid),
+            (format!(r#"{{"config":{one},"layers":{{}}}}"#), DocumentType::Unsaid),
+            (format!(r#"{{"config":{one},"layers":[{one},{{}}]}}"#), DocumentType::Unsaid),
+            (format!(r#"{{"config":{one},"layers":["sha256:0"]}}"#), DocumentType::Unsaid),
+            (format!(r#"{{"manifests":[{one},null]}}"#), DocumentType::Unsaid),
+            (r#"{"manifests":[{"name":"a","url":"b"}]}"#.to_owned(), DocumentType::Unsaid),
+            (format!(r#"{{"blobs":[{one}]}}"#), DocumentType::Unsaid),
+            (format!(r#"{{"config":{one},"layers":[],"blobs":[{one}]}}"#), DocumentType::Unsaid),
+            (r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"schemaVersion":1,"history":[]}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"manifests":[],"mediaType":null}"#.to_owned(), said(INDEX)),
             (format!(r#"{{"mediaType":"{INDEX}","config":{{}},"layers":[]}}"#), said(INDEX)),
             // Only their own `mediaType` counts, where it is there.
             (format!(r#"{{"mediaType":"{IMAGE}","config":{{"mediaType":"{CONFIG}"}},"layers":[]}}"#), said(IMAGE)),
             (r#"{"mediaType":"application/x"}"#.to_owned(), said("application/x")),
-            (r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(), DocumentType::Schema1 { signed: false }),
-            (r#"{"schemaVersion":1,"fsLayers":[],"signatures":[]}"#.to_owned(), DocumentType::Schema1 { signed: true }),
+            (
+                r#"{"schemaVersion":1,"fsLayers":[],"history":[{"v1Compatibility":"{}"}]}"#.to_owned(),
+                DocumentType::Schema1 { signed: false },
+            ),
+            (
+                r#"{"schemaVersion":1,"fsLayers":[{"blobSum":"x"}],"history":[],"signatures":[]}"#.to_owned(),
+                DocumentType::Schema1 { signed: true },
+            ),
+            (r#"{"schemaVersion":2,"fsLayers":[],"history":[]}"#.to_owned(), DocumentType::Unsaid),
             (format!(r#"{{"mediaType":"{SIGNED}"}}"#), DocumentType::Schema1 { signed: false }),
             (format!(r#"{{"mediaType":"{SIGNED}","signatures":[]}}"#), DocumentType::Schema1 { signed: true }),
             (format!(r#"{{"mediaType":"{UNSIGNED}"}}"#), DocumentType::Schema1 { signed: false }),
-            (r#"{"schemaVersion":2,"fsLayers":[]}"#.to_owned(), DocumentType::Unsaid),
-            (r#"{"schemaVersion":1,"fsLayers":[],"config":{}}"#.to_owned(), DocumentType::Unsaid),
-            (r#"{"schemaVersion":1,"fsLayers":[],"layers":[]}"#.to_owned(), DocumentType::Unsaid),
-            (r#"{"schemaVersion":1,"fsLayers":[],"manifests":{}}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"schemaVersion":1,"fsLayers":[],"history":[],"config":{}}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"schemaVersion":1,"fsLayers":[],"history":[],"layers":[]}"#.to_owned(), DocumentType::Unsaid),
+            (r#"{"schemaVersion":1,"fsLayers":[],"history":[],"manifests":{}}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"config":{},"manifests":[]}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"layers":[],"manifests":[]}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"layers":[]}"#.to_owned(), DocumentType::Unsaid),
@@ -351,12 +406,13 @@ mod tests {
         let oci_config = "application/vnd.oci.image.config.v1+json";
         let (layer, oci_layer) =
             ("application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.oci.image.layer.v1.tar+gzip");
+        let descriptor = |kind: &str| serde_json::json!({ "mediaType": kind, "size": 1, "digest": format!("sha256:{}", "a".repeat(64)) });
         let of_image = |config: &str, layers: &[&str]| {
-            let layers: Vec<_> = layers.iter().map(|layer| serde_json::json!({ "mediaType": layer })).collect();
-            serde_json::json!({ "schemaVersion": 2, "config": { "mediaType": config }, "layers": layers }).to_string()
+            let layers: Vec<_> = layers.iter().map(|layer| descriptor(layer)).collect();
+            serde_json::json!({ "schemaVersion": 2, "config": descriptor(config), "layers": layers }).to_string()
         };
         let of_index = |entries: &[&str]| {
-            let entries: Vec<_> = entries.iter().map(|entry| serde_json::json!({ "mediaType": entry })).collect();
+            let entries: Vec<_> = entries.iter().map(|entry| descriptor(entry)).collect();
             serde_json::json!({ "schemaVersion": 2, "manifests": entries }).to_string()
         };
         for (document, expected) in [
@@ -375,9 +431,12 @@ mod tests {
             (of_index(&[DOCKER, IMAGE]), index(false)),
             (of_index(&[IMAGE]), said(INDEX)),
             (of_index(&[]), said(INDEX)),
-            (format!(r#"{{"manifests":[[{{"mediaType":"{DOCKER}"}}],1,"{DOCKER}",null]}}"#), said(INDEX)),
-            (format!(r#"{{"manifests":[{{"mediaType":["{DOCKER}"],"x":{{"mediaType":"{DOCKER}"}}}}]}}"#), said(INDEX)),
-            (format!(r#"{{"manifests":[{{"mediaType":"{DOCKER}","mediaType":"{IMAGE}"}}]}}"#), index(false)),
+            (
+                format!(
+                    r#"{{"manifests":[{{"mediaType":"{DOCKER}","mediaType":"{IMAGE}","size":1,"digest":"sha256:0"}}]}}"#
+                ),
+                index(false),
+            ),
         ] {
             assert_eq!(DocumentType::of(document.as_bytes()), expected, "{document}");
         }

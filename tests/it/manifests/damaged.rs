@@ -124,7 +124,8 @@ fn signed(payload: &str) -> (String, Digest) {
 async fn a_signed_manifest_is_named_by_what_is_signed() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
-    let (document, digest) = signed("{\n   \"schemaVersion\": 1,\n   \"name\": \"team/app\",\n   \"fsLayers\": []\n}");
+    let (document, digest) =
+        signed("{\n   \"schemaVersion\": 1,\n   \"name\": \"team/app\",\n   \"fsLayers\": [],\n   \"history\": []\n}");
     let answer = |body: &str| {
         let headers = vec![("content-type", SIGNED.to_owned()), ("docker-content-digest", digest.to_string())];
         Fault::Answer { status: 200, headers, body: body.to_owned() }

@@ -83,6 +83,22 @@ async fn a_header_that_is_no_manifest_type_says_nothing() {
     }
 }
 
+/// Some registries give any blob by way of its manifests, under the type it has.
+#[tokio::test]
+async fn an_images_configuration_is_not_taken_for_its_manifest() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    for (number, kind) in
+        ["application/vnd.oci.image.config.v1+json", "application/octet-stream"].into_iter().enumerate()
+    {
+        for config in [r#"{"Cmd":["a"]}"#, "{}"] {
+            let text = format!(r#"{{"architecture":"amd64","x":{number},"config":{config},"rootfs":{{}}}}"#);
+            let digest = registry.add_manifest("team/app", kind, text.clone());
+            assert_good(&mirror, digest.as_str(), kind, text.as_bytes()).await;
+        }
+    }
+}
+
 /// A registry, or a cache before it, that calls everything text/html: by digest the content tells; by tag it may be a page.
 #[tokio::test]
 async fn a_right_manifest_by_digest_is_served_though_called_html() {
