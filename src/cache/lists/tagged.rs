@@ -11,7 +11,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{List, ListError, Lists, ServedList, WantedList, answers::Answer, question::Question};
 use crate::{
-    cache::{ManifestError, Wanted, manifests::ServedManifest},
+    cache::{
+        ManifestError, Wanted,
+        manifests::{Content, ServedManifest},
+    },
     metrics::Outcome,
     oci::{Digest, MediaTypeKind, NO_REFERRERS, Reference, Referrers, Tag},
     upstream::ErrorKind,
@@ -44,6 +47,17 @@ impl TaggedReferrers {
         })
     }
 
+    /// Whether this is the subject itself. By a tag its digest may be of another algorithm than the subject's.
+    async fn is_subject(&self, content: &Arc<Content>) -> bool {
+        let algorithm = self.subject.algorithm();
+        if content.digest.algorithm() == algorithm {
+            return content.digest == self.subject;
+        }
+        let content = content.clone();
+        let hashed = tokio::task::spawn_blocking(move || Digest::of(algorithm, &content.bytes)).await;
+        hashed.is_ok_and(|digest| digest == self.subject)
+    }
+
     /// What is said when there is no such tag.
     pub fn none(&self, outcome: Outcome) -> ServedList {
         self.served(Bytes::from_static(NO_REFERRERS), !self.artifact_types.is_empty(), outcome)
@@ -63,9 +77,14 @@ impl Lists {
     /// What is under the tag.
     pub async fn get_tagged(&self, tagged: &TaggedReferrers) -> Result<ServedList, ListError> {
         let asked = Instant::now();
-        match self.0.manifests.get(&tagged.manifest, &tagged.tag).await {
-            // Some registries take the tag for the digest, and answer with the subject itself: what it lists is its platforms.
-            Ok(served) if served.content.digest == tagged.subject => Ok(tagged.none(served.outcome)),
+        let got = self.0.manifests.get(&tagged.manifest, &tagged.tag).await;
+        // Some registries take the tag for the digest, and answer with the subject itself: what it lists is its platforms.
+        if let Ok(served) = &got
+            && tagged.is_subject(&served.content).await
+        {
+            return Ok(tagged.none(served.outcome));
+        }
+        match got {
             Ok(served) if served.content.media_type.kind() == Some(MediaTypeKind::OciIndex) => {
                 let ServedManifest { content, outcome, .. } = served;
                 let made = self.0.filter.of(content.clone(), &tagged.artifact_types).await;

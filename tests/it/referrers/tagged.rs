@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay::oci::Digest;
+use forebay::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
 
 use super::{OCI_INDEX, SBOM, SIGNATURE, digests};
@@ -71,6 +71,32 @@ async fn the_index_is_given_as_it_is_or_filtered_here() {
     let again = mirror.get(&path).await;
     assert_eq!((again.text(), again.header("cache-status")), (&*stored, Some("forebay; hit")));
     assert!(registry.requests().is_empty());
+}
+
+/// Some registries take the tag for the digest, and give the subject itself: what it lists is its platforms.
+#[tokio::test]
+async fn a_sha512_subject_under_its_tag_has_no_referrers() {
+    let (registry, _, _) = old_registry().await;
+    let (stored, _) = index();
+    let subject = Digest::of(Algorithm::Sha512, stored.as_bytes());
+    let stored_under = registry.add_manifest("team/app", OCI_INDEX, stored);
+    registry.tag("team/app", &format!("sha512-{}", &subject.hex()[..64]), &stored_under);
+    let path = format!("/v2/team/app/referrers/{subject}");
+    let told = |digest: Option<&str>| Fault::Header("docker-content-digest", digest.map(str::to_owned));
+    for claimed in [Some(stored_under.as_str()), Some(subject.as_str()), None] {
+        let mirror = Mirror::of(&registry).await;
+        registry.heal();
+        registry.fault(When::manifests(), told(claimed));
+        for query in ["", "?artifactType=a/b"] {
+            let none = mirror.get(&format!("{path}{query}")).await;
+            assert_eq!((none.status, digests(&none).len()), (200, 0), "{claimed:?} {query}");
+        }
+        // Another subject's tag that has the same content has referrers.
+        let other = Digest::of(Algorithm::Sha512, b"other");
+        registry.tag("team/app", &format!("sha512-{}", &other.hex()[..64]), &stored_under);
+        let listed = mirror.get(&format!("/v2/team/app/referrers/{other}")).await;
+        assert_ne!(digests(&listed).len(), 0, "{claimed:?}");
+    }
 }
 
 #[tokio::test]
