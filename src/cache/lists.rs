@@ -44,7 +44,7 @@ use super::{
 use crate::{
     metrics::{Operation, Outcome},
     oci::Repository,
-    upstream::{self, ErrorKind, Upstream},
+    upstream::{self, ErrorKind},
 };
 
 /// How long a client waits for the upstream when there is a former answer at hand.
@@ -183,7 +183,7 @@ impl Lists {
         let (operation, path) = (list.operation(), wanted.path_and_query());
         let asked = Instant::now();
         match upstream.forward(operation, list.repository(), &path, &list.accept()).await {
-            Ok(page) if !is_believed(upstream, list, &page.body).await => {
+            Ok(page) if !is_believed(list, &page.body).await => {
                 let why = format!("upstream {} answered with what is not the list of the question", upstream.name());
                 Err(upstream::Error::new(ErrorKind::Protocol, why))
             }
@@ -207,12 +207,8 @@ impl Lists {
     }
 }
 
-/// Where an upstream decides by its clients, what it sends has to be the list: a proxy may answer a client that it refuses
-/// with 200.
-async fn is_believed(upstream: &Upstream, list: &List, body: &Bytes) -> bool {
-    if !upstream.decides_by_client() {
-        return true;
-    }
+/// What comes has to be the list: a proxy may answer with 200 and a page of its own.
+async fn is_believed(list: &List, body: &Bytes) -> bool {
     let (list, body) = (list.clone(), body.clone());
     tokio::task::spawn_blocking(move || shape::is_list(&list, &body)).await.unwrap_or(false)
 }

@@ -93,7 +93,7 @@ impl Authority {
 ///
 /// Source: Docker's rule for image names (distribution/reference, `splitDockerDomain`).
 pub(super) fn looks_like_host(component: &str) -> bool {
-    component.contains(['.', ':']) || component == "localhost"
+    component.contains(['.', ':']) || component.eq_ignore_ascii_case("localhost")
 }
 
 /// The same registry's name with the port that https implies, or without it; `None` when the name has another port.

@@ -388,6 +388,8 @@ fn unknown_upstreams_are_refused() {
         ("/evil.example/v2/a/manifests/1", "evil.example"),
         ("/evil.example/v2/", "evil.example"),
         ("/mirrors/localhost/v2/_catalog", "localhost"),
+        ("/LOCALHOST/v2/library/nginx/manifests/1", "LOCALHOST"),
+        ("/mirrors/Localhost/v2/", "Localhost"),
         ("/evil.example:5000/v2/library/nginx/manifests/1", "evil.example:5000"),
     ] {
         assert_eq!(get(uri), Err(RouteError::UnknownUpstream(name.to_owned())), "{uri}");

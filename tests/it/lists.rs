@@ -112,6 +112,40 @@ async fn an_upstream_that_cannot_answer_leaves_the_last_list() {
     );
 }
 
+/// Of an upstream that is open to all as well: what is not the list is an outage, whatever type it claims.
+#[tokio::test]
+async fn a_page_in_a_lists_place_is_an_outage() {
+    let (registry, mirror) = filled().await;
+    let paths = ["/v2/a/b/tags/list", "/v2/_catalog?n=2"];
+    let good = join_all(paths.map(|path| mirror.get(path))).await;
+    let page = "<html><script>alert(1)</script></html>";
+    for (kind, body) in [
+        ("text/html", page),
+        ("application/json", page),
+        ("image/svg+xml", "<svg xmlns=\"http://www.w3.org/2000/svg\"/>"),
+        ("text/xml", "<?xml version=\"1.0\"?><a/>"),
+        ("application/json", "{\"login\":true}"),
+        ("application/json", ""),
+    ] {
+        registry.heal();
+        let headers = vec![("content-type", kind.to_owned())];
+        registry.fault(When::any(), Fault::Answer { status: 200, headers, body: body.to_owned() });
+        for (path, good) in paths.iter().zip(&good) {
+            let stale = mirror.get(path).await;
+            assert_eq!(
+                (stale.status, stale.header("cache-status"), &stale.body),
+                (200, STALE, &good.body),
+                "{kind} {path}"
+            );
+        }
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for other in ["/v2/a/c/tags/list", "/v2/_catalog", &format!("/v2/a/b/referrers/{digest}")] {
+            let answer = mirror.get(other).await;
+            assert_eq!((answer.status, &*answer.error_code()), (502, "UNAVAILABLE"), "{kind} {other}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_hangs_is_not_waited_for_when_there_is_a_former_list() {
     let (registry, mirror) = filled().await;
@@ -268,7 +302,7 @@ async fn lists_have_their_own_type_whatever_the_upstream_says() {
             ("/v2/_catalog".to_owned(), "application/json"),
             (format!("/v2/a/b/referrers/{digest}"), "application/vnd.oci.image.index.v1+json"),
         ] {
-            let body = r#"{"schemaVersion":2,"manifests":[]}"#.to_owned();
+            let body = r#"{"schemaVersion":2,"manifests":[],"tags":[],"repositories":[]}"#.to_owned();
             let headers = vec![("content-type", kind.to_owned())];
             registry.fault_times(1, When::any(), Fault::Answer { status: 200, headers, body });
             let answer = mirror.get(&path).await;
