@@ -8,6 +8,7 @@
 mod answer;
 mod content;
 mod question;
+mod shelf;
 mod tags;
 mod writer;
 mod written;
@@ -580,22 +581,25 @@ impl ManifestCache {
         let id = wanted.pool().id(&content.digest);
         let key = Key::Manifest(id.clone());
         let content = self.remember(wanted, id.clone(), content);
-        // Where the bytes do not say the type, what another upstream said stays.
-        if content.own || !self.is_of_others(wanted, &content, &key).await {
-            let gate = self.0.tags.gate(upstream, repository, question.writes);
-            self.0.writer.write_when(key, content.encode(wanted.upstream.name()), gate).await;
-        }
+        let file = self.file_with(wanted, &content, &key).await;
+        let gate = self.0.tags.gate(upstream, repository, question.writes);
+        self.0.writer.write_when(key, file, gate).await;
         if is_outdated() {
             self.forget_in_memory(&wanted.upstream, &id);
         }
         content
     }
 
-    async fn is_of_others(&self, wanted: &Wanted, content: &Content, key: &Key) -> bool {
-        let Ok(Some(file)) = self.0.store.read(key.clone(), Content::MAX_FILE_LEN).await else { return false };
-        let (digest, upstream) = (content.digest.clone(), wanted.upstream.name().clone());
-        let noted = file.first() == Some(&b'@');
-        let found = self.off_thread(file.len(), move || Content::decode(&digest, file, &upstream, None)).await;
-        noted && matches!(found, Some(Found::OfOthers))
+    /// The file with a manifest. Where the bytes do not say all that clients get, what other upstreams said stays beside it.
+    async fn file_with(&self, wanted: &Wanted, content: &Content, key: &Key) -> Vec<u8> {
+        let upstream = wanted.upstream.name();
+        let record = content.encode(upstream);
+        if content.own {
+            return record;
+        }
+        match self.0.store.read(key.clone(), Content::MAX_FILE_LEN).await {
+            Ok(Some(file)) => shelf::with(&file, upstream, record),
+            Ok(None) | Err(_) => record,
+        }
     }
 }

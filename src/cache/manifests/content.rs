@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::ManifestError;
+use super::{ManifestError, shelf};
 use crate::{
     cache::recency::LastUse,
     oci::{Algorithm, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, etag, schema1_payload},
@@ -88,8 +88,21 @@ impl Content {
 
     /// Reads a file for clients of `upstream`; `said` is the type that it gave a tag, if it is read for one.
     pub fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, said: Option<&MediaType>) -> Found {
-        let Some((start, by, written)) = first_line(&file) else { return Found::Damaged };
-        let bytes = Bytes::from(file).slice(start..);
+        let file = Bytes::from(file);
+        let mut found = Found::Damaged;
+        for record in shelf::records(&file) {
+            match Self::decode_record(digest, &file.slice(record), upstream, said) {
+                Found::Damaged => {}
+                Found::OfOthers => found = Found::OfOthers,
+                whole @ Found::Whole(_) => return whole,
+            }
+        }
+        found
+    }
+
+    fn decode_record(digest: &Digest, file: &Bytes, upstream: &str, said: Option<&MediaType>) -> Found {
+        let Some((start, by, written)) = first_line(file) else { return Found::Damaged };
+        let bytes = file.slice(start..);
         let Some(signed) = matches(digest, &bytes) else { return Found::Damaged };
         let by_this = by.as_deref() == Some(upstream);
         // A signed one from before upstreams were noted is as good as it was.
@@ -114,8 +127,12 @@ impl Content {
 
     /// Whether a file has the form, and the bytes in it the digest.
     pub fn is_whole(digest: &Digest, file: &[u8]) -> bool {
-        let bytes = first_line(file).and_then(|(start, ..)| file.get(start..));
-        bytes.is_some_and(|bytes| matches(digest, bytes).is_some())
+        let is_whole = |record: &[u8]| {
+            let bytes = first_line(record).and_then(|(start, ..)| record.get(start..));
+            bytes.is_some_and(|bytes| matches(digest, bytes).is_some())
+        };
+        let records = shelf::records(file);
+        !records.is_empty() && records.into_iter().all(|record| file.get(record).is_some_and(is_whole))
     }
 
     fn new(digest: Digest, media_type: MediaType, bytes: Bytes, own: bool) -> Option<Self> {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use forebay::oci::Digest;
+use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
 use super::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, files};
@@ -193,6 +193,59 @@ async fn a_docker_manifest_without_media_type_is_served_as_one() {
                 }
             }
             mirror.restart().await;
+        }
+    }
+}
+
+/// What the digest does not cover, signatures or the type, each upstream's clients have from their own, also in its outage.
+#[tokio::test]
+async fn another_upstream_keeps_no_signed_manifest_from_the_disk() {
+    let payload =
+        "{\n   \"schemaVersion\": 1,\n   \"name\": \"team/app\",\n   \"fsLayers\": [],\n   \"history\": []\n}";
+    let head = payload.strip_suffix("\n}").unwrap();
+    let signed = |by: &str| {
+        let protected = serde_json::json!({ "formatLength": head.len(), "formatTail": URL_SAFE_NO_PAD.encode("\n}") });
+        let protected = URL_SAFE_NO_PAD.encode(protected.to_string());
+        format!("{head},\n   \"signatures\": {}\n}}", serde_json::json!([{ "signature": by, "protected": protected }]))
+    };
+    let config = format!(r#"{{"mediaType":"application/vnd.docker.a","size":1,"digest":"sha256:{}"}}"#, "a".repeat(64));
+    let untyped = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[]}}"#);
+    for (digest, [ours, theirs], kinds) in [
+        (Digest::of(Algorithm::Sha256, payload.as_bytes()), [signed("AAAA"), signed("BBBB")], [SIGNED, SIGNED]),
+        (
+            Digest::of(Algorithm::Sha256, untyped.as_bytes()),
+            [untyped.clone(), untyped.clone()],
+            [DOCKER_MANIFEST, OCI_MANIFEST],
+        ),
+    ] {
+        for evil_first in [true, false] {
+            let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
+            registry.fault(When::manifests(), answer(kinds[0], &digest, &ours));
+            hostile.fault(When::manifests(), answer(kinds[1], &digest, &theirs));
+            let mut mirror = mirror_of(&registry, &hostile).await;
+            let is = async |mirror: &Mirror, path: String, upstream: usize| {
+                let got = mirror.get(&path).await;
+                assert_eq!(
+                    (got.status, got.header("content-type")),
+                    (200, Some(kinds[upstream])),
+                    "{path} {evil_first}"
+                );
+                assert_eq!(got.text(), [&ours, &theirs][upstream], "{path} {evil_first}");
+            };
+            let order = if evil_first { [1, 0] } else { [0, 1] };
+            for upstream in order {
+                for reference in ["1", digest.as_str()] {
+                    is(&mirror, [good(reference), evil(reference)][upstream].clone(), upstream).await;
+                }
+            }
+            registry.take_down(Server::Api).await;
+            hostile.take_down(Server::Api).await;
+            mirror.restart().await;
+            for upstream in order {
+                for reference in ["1", digest.as_str()] {
+                    is(&mirror, [good(reference), evil(reference)][upstream].clone(), upstream).await;
+                }
+            }
         }
     }
 }
