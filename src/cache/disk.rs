@@ -363,10 +363,22 @@ impl DiskStore {
         Ok(())
     }
 
+    /// What a link in the place of a directory leads to is not forebay's: nothing is put or made there.
+    fn refuse_links(&self, path: &Path) -> io::Result<()> {
+        for directory in path.ancestors().skip(1).take_while(|directory| **directory != self.0.root) {
+            if directory.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
+                let why = format!("{} is not a directory of forebay's; remove it", directory.display());
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, why));
+            }
+        }
+        Ok(())
+    }
+
     /// Gives a temporary file its final name, in directories that are made where they are missing.
     fn rename(&self, temporary: &Path, path: &Path) -> io::Result<()> {
         for _ in 0..MAX_RENAMES {
-            match self.make_parents(path).and_then(|()| std::fs::rename(temporary, path)) {
+            let parents = self.refuse_links(path).and_then(|()| self.make_parents(path));
+            match parents.and_then(|()| std::fs::rename(temporary, path)) {
                 // A directory was empty, and pruned, before the next one or the file came.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && temporary.exists() => {}
                 renamed => {

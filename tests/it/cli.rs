@@ -523,9 +523,14 @@ fn a_directory_of_other_files_is_refused_and_left_as_it_is() {
 #[test]
 fn a_file_and_layouts_that_are_not_known_are_refused() {
     let marker = "forebay cache directory, layout ";
-    for (text, told) in
-        [(format!("{marker}2\n"), "newer"), (format!("{marker}0\n"), "no layout"), (String::new(), "no layout")]
-    {
+    for (text, told) in [
+        (format!("{marker}2\n").into_bytes(), "newer"),
+        (format!("{marker}0\n").into_bytes(), "no layout"),
+        (Vec::new(), "no layout"),
+        // No text at all.
+        (vec![0xff, 0xfe, b'1', b'\n'], "no layout"),
+        ([marker.as_bytes(), b"1\xff\n"].concat(), "no layout"),
+    ] {
         let directory = directory("");
         let cache = directory.path().join("cache");
         fs::create_dir(&cache).unwrap();

@@ -111,6 +111,36 @@ async fn a_file_in_the_place_of_a_directory_turns_caching_off() {
     assert!(blob::files(&mirror.cache_dir().join("tmp")).is_empty());
 }
 
+/// A link in the place of a directory below the topmost ones: what it leads to is not forebay's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_behind_a_link_in_a_shards_place() {
+    for depth in [1, 2] {
+        let registry = FakeRegistry::start().await;
+        let mut mirror = Mirror::of(&registry).await;
+        let image = registry.add_image("team/app", "1", &[b"layer"]);
+        let others = tempfile::tempdir().unwrap();
+        let links: Vec<_> = [("blobs", &image.layers[0]), ("manifests", &image.manifest)]
+            .into_iter()
+            .map(|(kind, digest)| {
+                let shard = mirror.cache_dir().join(kind).join("sha256").join(&digest.hex()[..2]);
+                if depth == 1 { shard.parent().unwrap().to_owned() } else { shard }
+            })
+            .collect();
+        for link in &links {
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            symlink(others.path(), link).unwrap();
+        }
+        for _ in 0..2 {
+            let layer = mirror.get(&format!("/v2/team/app/blobs/{}", image.layers[0])).await;
+            assert_eq!((layer.status, layer.text()), (200, "layer"));
+            assert_eq!(mirror.get(&format!("/v2/team/app/manifests/{}", image.manifest)).await.status, 200);
+            mirror.restart().await;
+            let found: Vec<_> = fs::read_dir(others.path()).unwrap().collect();
+            assert!(found.is_empty(), "{found:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_turns_caching_off() {
     let registry = FakeRegistry::start().await;

@@ -255,9 +255,10 @@ fn mark(root: &Path) -> io::Result<()> {
 fn read_short(path: &Path) -> io::Result<String> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(file, MAX_MARKER), &mut text)?;
-    Ok(text)
+    let mut text = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, MAX_MARKER), &mut text)?;
+    // What is no text is none that forebay wrote.
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Files are renamed from `tmp/` into the others: they must be on one file system, and on one mount of it.
