@@ -519,9 +519,8 @@ impl ManifestCache {
                 // Some registries know only GET, or answer a HEAD with 404 for what they would first have to
                 // fetch themselves. What is not there costs no pull, by GET either.
                 Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => {}
-                // A head may have a wrong type; by its digest, the manifest is known by its content.
-                Err(error)
-                    if error.kind == ErrorKind::Protocol && matches!(question.reference, Reference::Digest(_)) => {}
+                // A head may have a wrong type; the manifest is known by its content.
+                Err(error) if error.kind == ErrorKind::Protocol => {}
                 Err(error) => return Err(ManifestError::Upstream(error)),
             }
         }

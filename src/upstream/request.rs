@@ -48,7 +48,7 @@ pub(super) struct Ask {
     pub apart: bool,
     /// In whose name; `None`: ours.
     pub client: Option<Arc<ClientCredential>>,
-    /// What the answer says of its type counts for nothing: its content is verified by its digest.
+    /// What the answer says of its type counts for nothing: its content tells.
     pub any_type: bool,
 }
 
@@ -58,7 +58,7 @@ impl Ask {
             operation: Operation::Manifest,
             path_and_query: format!("{repository}/manifests/{reference}"),
             scope: Scope::Pull(repository.clone()),
-            any_type: method == Method::GET && matches!(reference, Reference::Digest(_)),
+            any_type: method == Method::GET,
             method,
             headers: accept_headers(accept),
             apart: false,
@@ -282,9 +282,14 @@ impl Shared {
         }
         let away = second.away;
         let answer = answer::check(second, ask.any_type);
+        let problem = match &answer {
+            // A page is no word on a password, also where it may prove to be no page.
+            Ok(followed) => answer::is_html(followed.response.headers()).then_some(ErrorKind::Protocol),
+            Err(error) => Some(error.kind),
+        };
         // A host elsewhere has not seen the password.
-        if answer.is_ok() || !away {
-            authorization.judge(answer.as_ref().err().map(|error| error.kind));
+        if problem.is_none() || !away {
+            authorization.judge(problem);
         }
         answer
     }

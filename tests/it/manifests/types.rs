@@ -99,19 +99,20 @@ async fn an_images_configuration_is_not_taken_for_its_manifest() {
     }
 }
 
-/// A registry, or a cache before it, that calls everything text/html: by digest the content tells; by tag it may be a page.
+/// A registry, or a cache before it, that calls everything text/html: the content tells, and by tag it has to.
 #[tokio::test]
-async fn a_right_manifest_by_digest_is_served_though_called_html() {
+async fn a_right_manifest_is_served_though_called_html() {
     for kind in ["text/html", "text/html; charset=utf-8", "application/xhtml+xml"] {
         let registry = FakeRegistry::start().await;
         let image = registry.add_image("team/app", "1", &[b"layer"]);
         registry.fault(When::manifests(), Fault::Header("content-type", Some(kind.to_owned())));
         for method in [Method::GET, Method::HEAD] {
             let mirror = Mirror::of(&registry).await;
-            assert_eq!(mirror.request(method.clone(), &good("1"), &[]).await.status, 502, "{method} {kind}");
-            let told = mirror.request(method.clone(), &good(&image.manifest), &[]).await;
-            assert_eq!((told.status, told.header("content-type")), (200, Some(OCI_MANIFEST)), "{method} {kind}");
-            assert_good(&mirror, image.manifest.as_str(), OCI_MANIFEST, &image.manifest_bytes).await;
+            for reference in [image.manifest.as_str(), "1"] {
+                let told = mirror.request(method.clone(), &good(reference), &[]).await;
+                assert_eq!((told.status, told.header("content-type")), (200, Some(OCI_MANIFEST)), "{method} {kind}");
+                assert_good(&mirror, reference, OCI_MANIFEST, &image.manifest_bytes).await;
+            }
         }
         // What says no type itself gets none of such a header, and another content is refused.
         let mirror = Mirror::of(&registry).await;
@@ -121,8 +122,11 @@ async fn a_right_manifest_by_digest_is_served_though_called_html() {
         for body in ["<html>please log in</html>", "{\"login\":true}", ""] {
             registry.heal();
             registry.fault(When::manifests(), answer(kind, &other.manifest, body));
-            let refused = mirror.get(&good(&other.manifest)).await;
-            assert_eq!((refused.status, &*refused.error_code()), (502, "UNAVAILABLE"), "{body} {kind}");
+            for reference in [other.manifest.as_str(), "2"] {
+                let refused = mirror.get(&good(reference)).await;
+                assert_eq!((refused.status, &*refused.error_code()), (502, "UNAVAILABLE"), "{body} {kind}");
+                assert_eq!(mirror.head(&good(reference)).await.status, 502, "{body} {kind}");
+            }
         }
     }
 }
