@@ -176,7 +176,7 @@ impl ManifestCache {
         let reference = Reference::Tag(tag.clone());
         // A HEAD pays only when the manifest it may confirm is here.
         let known = record.clone().filter(|_| content.is_some());
-        let asking = self.ask(wanted, &reference, false, known);
+        let asking = self.ask_for_content(wanted, &reference, known);
         let asked = match &content {
             Some(_) => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
             None => Some(asking.await),
@@ -412,6 +412,22 @@ impl ManifestCache {
         }
         let _turn = self.0.turns.acquire().await.ok()?;
         tokio::task::spawn_blocking(work).await.ok()
+    }
+
+    /// Asks for a manifest. Where one is `known`, its HEAD is one with those of clients that want no more.
+    async fn ask_for_content(
+        &self,
+        wanted: &Wanted,
+        reference: &Reference,
+        known: Option<Arc<TagRecord>>,
+    ) -> Result<(Answer, Outcome), ManifestError> {
+        if known.is_some() {
+            match self.ask(wanted, reference, true, known).await? {
+                (Answer::Head(_), _) => {}
+                answered => return Ok(answered),
+            }
+        }
+        self.ask(wanted, reference, false, None).await
     }
 
     /// Asks the upstream, together with everyone who asks the same now.

@@ -110,9 +110,12 @@ impl TagRecords {
 
     fn remembered(&self, key: &TagKey) -> Option<Remembered> {
         let classes = self.memory.get(&key.of_all_classes())?;
-        let found = classes.iter().find(|remembered| remembered.class == key.class)?;
+        let mut found = classes.iter().find(|remembered| remembered.class == key.class)?.clone();
         self.store.note_use(&found.used, || Key::Tag(key.clone()));
-        Some(found.clone())
+        // That a tag points there is true of it for clients of all classes that it pointed there for.
+        let same = classes.iter().filter(|other| other.record.digest == found.record.digest && self.holds(key, other));
+        found.answered = same.filter_map(|other| other.answered).max().max(found.answered);
+        Some(found)
     }
 
     /// Whether no change was made between the question and the record's being on disk.

@@ -12,8 +12,9 @@ use super::age;
 use crate::{
     manifests::{asked, files, manifest},
     support::{
-        fake_registry::{FakeRegistry, Fault, Server, When},
+        fake_registry::{FakeRegistry, Fault, Gate, Server, When},
         mirror::{Answer, Mirror},
+        until::bounded,
     },
 };
 
@@ -179,6 +180,58 @@ async fn whatever_the_age_one_question_in_a_second() {
         let most = began.elapsed().as_secs() + 1;
         assert!(registry.requests().len() as u64 <= most, "{told}: {} > {most}", registry.requests().len());
     }
+}
+
+/// Of clients that accept different types as of one, where the tag points to the same for them.
+#[tokio::test]
+async fn one_question_in_a_second_for_all_kinds_of_clients() {
+    let oci = "application/vnd.oci.image.manifest.v1+json";
+    let docker = "application/vnd.docker.distribution.manifest.v2+json";
+    let accepts = [oci.to_owned(), "*/*".to_owned(), format!("{oci}, {docker}"), format!("{oci}, */*")];
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    aged(&registry, "99999");
+    let mirror = Mirror::of(&registry).await;
+    for accept in &accepts {
+        assert_eq!(mirror.get_with(&manifest(1), &[("accept", accept)]).await.status, 200);
+    }
+    registry.forget_requests();
+    let began = Instant::now();
+    for _ in 0..10 {
+        for accept in &accepts {
+            let headers = [("accept", accept.as_str())];
+            let get = mirror.get_with(&manifest(1), &headers).await;
+            assert_eq!((get.status, get.body), (200, image.manifest_bytes.clone()), "{accept}");
+            assert_eq!(mirror.request(Method::HEAD, &manifest(1), &headers).await.status, 200, "{accept}");
+        }
+    }
+    let most = began.elapsed().as_secs() + 1;
+    assert!(registry.requests().len() as u64 <= most, "{} > {most}", registry.requests().len());
+}
+
+/// A GET of what is known asks by HEAD, together with those who ask by HEAD.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_get_and_a_head_of_a_stale_tag_are_one_question() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let mut mirror = Mirror::of(&registry).await;
+    assert_eq!(mirror.get(&manifest(1)).await.status, 200);
+    mirror.drain().await;
+    age(&mirror.cache_dir(), Duration::from_secs(3600));
+    mirror.start().await;
+    registry.forget_requests();
+    let gate = Gate::new();
+    registry.fault(When::manifests(), Fault::HoldHead(gate.clone()));
+    let path = manifest(1);
+    let asking = async { tokio::join!(mirror.get(&path), mirror.head(&path), mirror.get(&path), mirror.head(&path)) };
+    let opening = async {
+        bounded(gate.reached()).await;
+        gate.open();
+    };
+    let ((get, head, ..), ()) = tokio::join!(asking, opening);
+    assert_eq!((get.status, get.body), (200, image.manifest_bytes));
+    assert_eq!((head.status, head.header("docker-content-digest")), (200, Some(image.manifest.as_str())));
+    assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (1, 0));
 }
 
 #[tokio::test]
