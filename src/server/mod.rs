@@ -68,8 +68,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How many clients may wait in the kernel for us to accept them.
 const BACKLOG: u32 = 1024;
-/// How many clients over the limit are told so at the same time; beyond it they are just disconnected.
-const COURTESIES: u64 = 64;
+/// How many clients over the limit are told so at the same time, where there are descriptors for it; beyond it they are
+/// just disconnected.
+const MAX_COURTESIES: u64 = 64;
 /// Descriptors that each server keeps for when the process has no other: clients are told 503 by them, operators served.
 const MAX_RESERVE: usize = 8;
 /// How long `accept` rests when the process has no descriptor or memory left for a connection.
@@ -235,7 +236,7 @@ impl Listener {
             tls: self.tls,
             metrics: self.metrics,
             places: Shares::new(u64::try_from(self.max_connections).unwrap_or(u64::MAX), self.trusted.clone()),
-            courtesies: Shares::new(COURTESIES, self.trusted),
+            courtesies: Shares::new(reserve::eighth_of_descriptors().min(MAX_COURTESIES), self.trusted),
             reserve: Reserve::new(MAX_RESERVE),
             served_by_reserve: self.served_by_reserve,
             tasks: TaskTracker::new(),
@@ -300,8 +301,10 @@ async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Sha
                             true => shared.places.take(peer.ip(), 1),
                             false => Err(Refused::Full),
                         };
-                        admit(tcp, (peer, loopback), &handler, &shared, place);
-                        continue;
+                        // Where one cannot even be told, the others wait in the kernel until some are done.
+                        if admit(tcp, (peer, loopback), &handler, &shared, place) {
+                            continue;
+                        }
                     }
                 }
             }
@@ -316,14 +319,14 @@ async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Sha
     }
 }
 
-/// Serves a client that has a place, or tells it that it has none, or just closes.
+/// Serves a client that has a place, or tells it that it has none, or just closes: then the answer is `false`.
 fn admit<H: Handle>(
     tcp: TcpStream,
     (peer, loopback): (SocketAddr, bool),
     handler: &Arc<H>,
     shared: &Arc<Shared>,
     place: Result<Permit, Refused>,
-) {
+) -> bool {
     let (role, place) = match place {
         Ok(place) => (connection::Role::Serve(handler.clone()), place),
         Err(why) => {
@@ -334,7 +337,8 @@ fn admit<H: Handle>(
                 Ok(place) => (connection::Role::Refuse(why), place),
                 Err(_) => {
                     drop(tcp);
-                    return shared.reserve.refill();
+                    shared.reserve.refill();
+                    return false;
                 }
             }
         }
@@ -345,6 +349,7 @@ fn admit<H: Handle>(
         drop(place);
         shared.reserve.refill();
     });
+    true
 }
 
 /// Whether `accept` failed because of one client, not because of us. See accept(2), "Error handling".

@@ -8,7 +8,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
 
 /// A few descriptors of nothing.
 #[derive(Debug)]
@@ -47,6 +50,12 @@ impl Reserve {
     fn kept(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many descriptors may be spent on telling clients that there is no room: more, and clients that are told and stay
+/// silent would keep everybody else from being accepted.
+pub(super) fn eighth_of_descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.map_or(u64::MAX, |limit| (limit / 8).max(1))
 }
 
 /// Whether there was no descriptor left for what failed.

@@ -45,18 +45,16 @@ async fn max_connections_is_what_the_descriptors_allow() {
     assert!(log.contains("which is lowered") && log.contains("ulimit -Hn"), "{log}");
     // More than all its descriptors.
     let mut silent = Vec::new();
-    for _ in 0..80 {
+    for _ in 0..200 {
         silent.push(connect("127.0.0.1", program.registry).await);
     }
     for _ in 0..3 {
         until("operators are answered", async || is_healthy(&program).await).await;
-        until("another client is told something", async || {
-            let answer = ask(&mut connect("127.0.0.2", program.registry).await, "/v2/").await;
-            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 503"));
-            !answer.is_empty()
-        })
-        .await;
+        let answer = ask(&mut connect("127.0.0.2", program.registry).await, "/v2/").await;
+        assert!(answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 503"), "{answer:?}");
     }
+    // None of them kept the others from being accepted.
+    assert!(!program.log().contains("cannot accept connections"), "{}", program.log());
     drop(silent);
     until("there is room again", async || {
         ask(&mut connect("127.0.0.1", program.registry).await, "/v2/").await.starts_with("HTTP/1.1 200")
