@@ -356,6 +356,7 @@ mod tests {
     use crate::{
         cache::{Pool, disk::Purpose},
         oci::Algorithm,
+        upstream::Registry,
     };
 
     const LEN: usize = 400_000;
@@ -383,7 +384,7 @@ mod tests {
     async fn put(store: &DiskStore, id: &ContentId, bytes: &[u8]) -> Key {
         let key = Key::Blob(id.clone());
         let room = store.reserve(&key, bytes.len() as u64).await.unwrap();
-        let temp = store.create(id, room).await.unwrap();
+        let temp = store.create(id, &Registry::new(&"docker.io".into(), &[]), room).await.unwrap();
         temp.file().write_all_at(bytes, 0).unwrap();
         temp.commit(Purpose::Client, bytes.len() as u64).unwrap();
         key

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use url::Url;
 
+use crate::oci::{Algorithm, Digest};
+
 /// A registry under its name and its URLs: under the same name, other URLs may lead to another one. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Registry(Arc<Named>);
@@ -33,6 +35,17 @@ impl Registry {
     /// What of its URLs is kept on disk.
     pub fn url_hashes(&self) -> &UrlHashes {
         &self.0.hashes
+    }
+
+    /// What stands for it on disk: 16 hexadecimal digits of the SHA-256 of name and URLs.
+    pub fn fingerprint(&self) -> String {
+        let mut text = self.0.name.to_string();
+        for url in &self.0.urls {
+            // Neither names nor URLs have line ends.
+            text.push('\n');
+            text.push_str(url.as_str());
+        }
+        Digest::of(Algorithm::Sha256, text.as_bytes()).hex().chars().take(16).collect()
     }
 }
 

@@ -21,9 +21,9 @@ fn ranges(registry: &FakeRegistry) -> Vec<String> {
 }
 
 /// Ends the mirror, and starts it where a fill of this blob left these bytes.
-async fn restart_with_part(mirror: &mut Mirror, digest: &Digest, bytes: &[u8]) {
+async fn restart_with_part(mirror: &mut Mirror, registry: &FakeRegistry, digest: &Digest, bytes: &[u8]) {
     mirror.drain().await;
-    fs::write(blob::partial(&mirror.cache_dir(), digest), bytes).unwrap();
+    blob::leave(&mirror.cache_dir(), registry, digest, bytes);
     mirror.start().await;
     mirror.until_metric("forebay_cache_objects", &[("kind", "partial")], 1.0).await;
 }
@@ -44,7 +44,7 @@ async fn a_damaged_part_of_ours_is_not_the_upstreams_fault() {
     let mut mirror = Mirror::of(&registry).await;
     for (seed, at) in [0, 150_000, 299_999].into_iter().enumerate() {
         let (digest, content) = add(&registry, LEN, seed as u64);
-        restart_with_part(&mut mirror, &digest, &damaged(&content, 300_000, at)).await;
+        restart_with_part(&mut mirror, &registry, &digest, &damaged(&content, 300_000, at)).await;
         // The first client is cut off, unless the damage is found before it gets a head.
         let end = Raw::end_of(mirror.address(), &path(&digest)).await;
         assert!(!end.is_whole() || end.bytes() == content, "{at}");
@@ -69,7 +69,7 @@ async fn no_part_of_a_blob_comes_out_of_a_damaged_part_of_ours() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, LEN, 1);
-    restart_with_part(&mut mirror, &digest, &damaged(&content, 300_000, 1000)).await;
+    restart_with_part(&mut mirror, &registry, &digest, &damaged(&content, 300_000, 1000)).await;
     let part = mirror.get_with(&path(&digest), &[("range", "bytes=0-4095")]).await;
     assert_eq!((part.status, part.header("content-range")), (206, Some(format!("bytes 0-4095/{LEN}").as_str())));
     assert!(part.body == content.slice(..4096));
@@ -83,7 +83,7 @@ async fn wrong_bytes_without_a_part_are_the_upstreams_fault() {
     // The upstream gives no part, so that nothing of ours is in what is hashed.
     registry.fault(When::blob(&digest), Fault::IgnoreRange);
     registry.fault(When::blob(&digest), Fault::Corrupt { at: 350_000 });
-    restart_with_part(&mut mirror, &digest, &content[..300_000]).await;
+    restart_with_part(&mut mirror, &registry, &digest, &content[..300_000]).await;
     assert!(Raw::fails(mirror.address(), &path(&digest)).await);
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     assert_eq!(mismatches(&mirror).await, 1.0);
@@ -94,7 +94,7 @@ async fn a_damaged_part_of_a_small_blob_is_seen_by_no_client() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 60_000, 1);
-    restart_with_part(&mut mirror, &digest, &damaged(&content, 50_000, 7)).await;
+    restart_with_part(&mut mirror, &registry, &digest, &damaged(&content, 50_000, 7)).await;
     let answer = mirror.get(&path(&digest)).await;
     assert!(answer.status == 200 && answer.body == content);
     assert_eq!((mismatches(&mirror).await, ranges(&registry)), (0.0, vec!["bytes=50000-".to_owned()]));
@@ -106,7 +106,7 @@ async fn a_damaged_part_does_not_end_the_prefetch_of_an_image() {
     let mut mirror = Mirror::build(&registry).config(|config| config.cache.prefetch = 1).start().await;
     let layers = [blob::content(LEN, 1), blob::content(LEN, 2)];
     let image = registry.add_image(blob::REPOSITORY, "1", &[&layers[0], &layers[1]]);
-    restart_with_part(&mut mirror, &image.layers[0], &damaged(&layers[0], 300_000, 7)).await;
+    restart_with_part(&mut mirror, &registry, &image.layers[0], &damaged(&layers[0], 300_000, 7)).await;
     mirror.get(&format!("/v2/{}/manifests/1", blob::REPOSITORY)).await;
     mirror.get(&path(&image.config)).await;
     until("the other layer is fetched", async || blob::file(&mirror.cache_dir(), &image.layers[1]).exists()).await;
@@ -119,7 +119,7 @@ async fn a_whole_part_is_a_hit_while_the_upstream_is_down() {
     registry.take_down(Server::Api).await;
     for (seed, len) in [0, 1, 5000, 70_000, LEN].into_iter().enumerate() {
         let (digest, content) = add(&registry, len, seed as u64);
-        restart_with_part(&mut mirror, &digest, &content).await;
+        restart_with_part(&mut mirror, &registry, &digest, &content).await;
         let part = [("range", "bytes=0-0")];
         let first = mirror.get_with(&path(&digest), if seed % 2 == 0 { &[] } else { &part }).await;
         assert!(first.status == if seed % 2 == 0 { 200 } else { 206 }, "{len}");
@@ -145,17 +145,17 @@ async fn the_head_of_a_whole_part_needs_no_upstream() {
             Some(fault) => registry.fault(When::any(), fault.clone()),
         }
         // Where some is missing, only the upstream knows the size.
-        restart_with_part(&mut mirror, &digest, &content[..LEN - 1]).await;
+        restart_with_part(&mut mirror, &registry, &digest, &content[..LEN - 1]).await;
         assert!(mirror.head(&path(&digest)).await.status >= 429, "{outage:?}");
         mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
-        restart_with_part(&mut mirror, &digest, &content).await;
+        restart_with_part(&mut mirror, &registry, &digest, &content).await;
         let head = mirror.head(&path(&digest)).await;
         assert_eq!((head.status, head.header("content-length")), (200, Some("400000")), "{outage:?}");
         assert_eq!(head.header("cache-status"), Some("forebay; hit"), "{outage:?}");
         assert!(mirror.get(&path(&digest)).await.body == content, "{outage:?}");
         // It is the same for a client that has it already.
         let (digest, content) = add(&registry, LEN, 10 + seed as u64);
-        restart_with_part(&mut mirror, &digest, &content).await;
+        restart_with_part(&mut mirror, &registry, &digest, &content).await;
         let tag = format!("\"{digest}\"");
         assert_eq!(mirror.get_with(&path(&digest), &[("if-none-match", &tag)]).await.status, 304, "{outage:?}");
         mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;

@@ -1,7 +1,5 @@
 //! Upstreams that give no part of a blob, in every form of that: the whole is asked for once, and clients do not notice.
 
-use std::fs;
-
 use forebay::oci::Digest;
 use http::Method;
 
@@ -142,7 +140,7 @@ async fn what_is_left_is_followed_by_one_part_and_one_whole() {
     let mut blobs = Vec::new();
     for (seed, (form, faults)) in forms().into_iter().enumerate() {
         let (digest, content) = add(&registry, LEN, seed as u64);
-        fs::write(blob::partial(&mirror.cache_dir(), &digest), &content[..FRONT]).unwrap();
+        blob::leave(&mirror.cache_dir(), &registry, &digest, &content[..FRONT]);
         blobs.push((form, faults, digest, content));
     }
     mirror.start().await;
@@ -264,7 +262,7 @@ async fn a_range_that_hangs_is_followed_by_the_whole() {
             let (digest, content) = add(&registry, LEN, seed);
             if is_left {
                 mirror.drain().await;
-                fs::write(blob::partial(&mirror.cache_dir(), &digest), &content[..FRONT]).unwrap();
+                blob::leave(&mirror.cache_dir(), &registry, &digest, &content[..FRONT]);
                 mirror.start().await;
                 mirror.until_metric("forebay_cache_objects", &[("kind", "partial")], 1.0).await;
             } else {
@@ -288,8 +286,7 @@ async fn an_upstream_with_too_much_to_do_keeps_what_is_left() {
     let mut mirror = Mirror::of(&registry).await;
     mirror.drain().await;
     let (digest, content) = add(&registry, LEN, 1);
-    let part = blob::partial(&mirror.cache_dir(), &digest);
-    fs::write(&part, &content[..FRONT]).unwrap();
+    blob::leave(&mirror.cache_dir(), &registry, &digest, &content[..FRONT]);
     mirror.start().await;
     registry.fault(When::blobs(), Fault::too_many("7"));
     for _ in 0..3 {
@@ -310,7 +307,7 @@ async fn what_is_left_goes_when_it_has_failed_twice() {
     mirror.drain().await;
     let (digest, content) = add(&registry, LEN, 1);
     let part = blob::partial(&mirror.cache_dir(), &digest);
-    fs::write(&part, &content[..FRONT]).unwrap();
+    blob::leave(&mirror.cache_dir(), &registry, &digest, &content[..FRONT]);
     for failures in 1..=2 {
         mirror.start().await;
         registry.fault(When::blobs(), Fault::status(403));

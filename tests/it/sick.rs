@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use http::Method;
 
 use crate::support::{
-    blob::{REPOSITORY, content, path},
+    blob::{REPOSITORY, content, partial, path},
     fake_registry::{FakeRegistry, Fault, Gate, Record, When},
     mirror::Mirror,
     raw::Raw,
@@ -150,6 +150,35 @@ async fn no_error_of_a_registry_reaches_another_ones_clients() {
         assert_eq!((head.status, two.gets(&digest)), (200, 1), "{what}");
         drop(leader);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lying_registry_left_breaks_no_other_ones_client() {
+    let mut two = Two::start().await;
+    for (seed, status) in [401, 403, 404].into_iter().enumerate() {
+        let (digest, content) = two.add(LEN, 200 + seed as u64);
+        let gate = Gate::new();
+        // Most of the blob, and wrong; then the registry gives no more of it.
+        let held = Fault::HoldBody { at: 300_000, gate: gate.clone() };
+        for fault in [Fault::Corrupt { at: 1000 }, held, Fault::Truncate { at: 300_000 }] {
+            two.sick.fault_times(1, When::blob(&digest), fault);
+        }
+        let leader = Raw::send(two.mirror.address(), &of_sick(&digest), &[]).await;
+        gate.reached().await;
+        two.sick.fault(When::blob(&digest), Fault::status(status));
+        gate.open();
+        drop(leader);
+        two.mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        assert!(partial(&two.mirror.cache_dir(), &digest).exists(), "{status}");
+        if seed % 2 == 1 {
+            two.mirror.drain().await;
+            two.mirror.start().await;
+        }
+        let got = two.mirror.get(&path(&digest)).await;
+        assert!(got.status == 200 && got.body == content, "{status}");
+        assert_eq!(two.gets(&digest), 1, "{status}");
+    }
+    assert!(two.healthy.requests().iter().all(|request| request.header("range").is_none()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! A blob on its way in: a file below `tmp/` that becomes a blob by being renamed, or nothing.
 //!
-//! Its name says what a restart may believe: `….part` was written from the front without gaps to its end, or to where its
+//! It belongs to the registry that its bytes come from. Its name says what a restart may believe: `….part` was written from the front without gaps to its end, or to where its
 //! attribute says, so a later fill can go on there; `….gaps` has holes and is swept.
 
 use std::{
@@ -18,6 +18,7 @@ use super::{DiskStore, Key, NoSpace, Pin, Purpose, Reservation, blocking, object
 use crate::{
     cache::{ContentId, Pool},
     oci::Algorithm,
+    upstream::Registry,
 };
 
 /// Less than this is not worth keeping after a broken fill, in bytes.
@@ -25,6 +26,8 @@ const WORTH_KEEPING: u64 = 64 * 1024;
 
 /// The extended attribute that says how far a `….part` has no gaps; without it, all of it is so.
 const FRONT: &str = "user.forebay.front";
+/// The extended attribute that says from which registry the bytes of a `….part` come, by its fingerprint.
+const REGISTRY: &str = "user.forebay.registry";
 /// The extended attribute of a `….part` that a fill has gone on with in vain.
 const FAILED: &str = "user.forebay.failed";
 
@@ -136,9 +139,9 @@ pub(super) fn resumable(name: &str) -> Option<ContentId> {
 
 impl DiskStore {
     /// Begins a blob of which `reservation` bytes are promised. There is one at a time per digest but for those made
-    /// [beside](DiskStore::create_beside) it.
-    pub async fn create(&self, id: &ContentId, reservation: Reservation) -> io::Result<TempBlob> {
-        let (store, id) = (self.clone(), id.clone());
+    /// [beside](DiskStore::create_beside) it. What is left of it belongs to the registry that its bytes come from.
+    pub async fn create(&self, id: &ContentId, registry: &Registry, reservation: Reservation) -> io::Result<TempBlob> {
+        let (store, id, registry) = (self.clone(), id.clone(), registry.fingerprint());
         write(move || {
             let path = store.0.root.join("tmp").join(name(&id, false));
             // What an earlier fill left under this name, found too late to be gone on with, is overwritten: it must
@@ -147,6 +150,7 @@ impl DiskStore {
             // A file of its own: who still reads the earlier one must not see it cut.
             remove(&path);
             let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+            note_registry(&file, &registry);
             Ok(TempBlob::new(store, id, file, reservation, None))
         })
         .await
@@ -171,10 +175,12 @@ impl DiskStore {
         self.scanned().await && self.index().contains(&Key::Partial(id.clone()))
     }
 
-    /// What an earlier fill of this blob left, and its length in bytes; `None` when there is nothing.
+    /// What an earlier fill of this blob from this registry left, and its length in bytes; `None` when there is nothing.
     ///
+    /// Bytes that another registry sent are not gone on with: they are not verified, and if they were wrong, the clients
+    /// of this one would have the error.
     /// Where there is something, waits for the start-up scan, which is to count it first.
-    pub async fn resume(&self, id: &ContentId) -> Option<(TempBlob, u64)> {
+    pub async fn resume(&self, id: &ContentId, registry: &Registry) -> Option<(TempBlob, u64)> {
         let key = Key::Partial(id.clone());
         let (store, id) = (self.clone(), id.clone());
         if !self.is_scanned() {
@@ -186,11 +192,20 @@ impl DiskStore {
         if !self.index().contains(&key) {
             return None;
         }
+        let registry = registry.fingerprint();
         blocking(move || {
             let flags = OFlags::NOFOLLOW.bits().cast_signed();
+            let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
+            // What was verified before a kill is the content, whoever sent it.
+            let usable = match noted_registry(&file) {
+                Some(noted) => noted == registry,
+                None => verified::noted(&file).is_some_and(|noted| noted.verified.is_some()),
+            };
+            if !usable {
+                return None;
+            }
             let (reservation, len) = Reservation::adopt(&store, &key, &Key::Blob(id.clone()))?;
             store.publish();
-            let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
             let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
             let front = noted_front(&file).unwrap_or(len);
             let failed = take_failure(&file);
@@ -217,8 +232,11 @@ impl DiskStore {
         len: u64,
     ) -> io::Result<Arc<Pin>> {
         file.set_len(len)?;
+        // First: beside them, the note would make the file system allocate a block for attributes.
+        for attribute in [FRONT, REGISTRY] {
+            let _ = rustix::fs::fremovexattr(file, attribute);
+        }
         verified::note(file, len);
-        let _ = rustix::fs::fremovexattr(file, FRONT);
         if purpose == Purpose::Ahead {
             // Never used: it is the first to go after a restart, too.
             file.set_modified(SystemTime::UNIX_EPOCH)?;
@@ -330,6 +348,20 @@ fn noted_front(file: &File) -> Option<u64> {
     std::str::from_utf8(value.get(..read)?).ok()?.parse().ok()
 }
 
+/// Where that cannot be noted, no fill goes on with what this one leaves.
+fn note_registry(file: &File, fingerprint: &str) {
+    let flags = rustix::fs::XattrFlags::empty();
+    if let Err(error) = rustix::fs::fsetxattr(file, REGISTRY, fingerprint.as_bytes(), flags) {
+        tracing::debug!(%error, "the file system of the cache has no extended attributes: downloads are not resumed");
+    }
+}
+
+fn noted_registry(file: &File) -> Option<String> {
+    let mut value = [0; 16];
+    let read = rustix::fs::fgetxattr(file, REGISTRY, &mut value).ok()?;
+    Some(std::str::from_utf8(value.get(..read)?).ok()?.to_owned())
+}
+
 /// Whether that could be noted.
 fn note_failure(file: &File) -> bool {
     rustix::fs::fsetxattr(file, FAILED, b"1", rustix::fs::XattrFlags::empty()).is_ok()
@@ -387,11 +419,17 @@ mod tests {
         DiskStore::open(&config, Metrics::new().unwrap()).unwrap()
     }
 
+    fn registry() -> Registry {
+        Registry::new(&"docker.io".into(), &["https://registry-1.docker.io".parse().unwrap()])
+    }
+
     /// A store that is not scanned yet, in whose `tmp/` an earlier one left 100 kB of a blob.
     fn with_leftovers(directory: &Path) -> (DiskStore, ContentId) {
         let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
         let store = store(directory);
-        std::fs::write(directory.join("tmp").join(name(&digest, false)), vec![7; 100_000]).unwrap();
+        let path = directory.join("tmp").join(name(&digest, false));
+        std::fs::write(&path, vec![7; 100_000]).unwrap();
+        note_registry(&File::open(path).unwrap(), &registry().fingerprint());
         (store, digest)
     }
 
@@ -399,7 +437,8 @@ mod tests {
     async fn who_comes_before_the_scan_is_through_goes_on_with_what_is_left_all_the_same() {
         let directory = tempfile::tempdir().unwrap();
         let (store, digest) = with_leftovers(directory.path());
-        let (resumed, ()) = tokio::join!(store.resume(&digest), store.scan());
+        let registry = registry();
+        let (resumed, ()) = tokio::join!(store.resume(&digest, &registry), store.scan());
         assert_eq!(resumed.map(|(_, len)| len), Some(100_000));
         assert!(!store.index().contains(&Key::Partial(digest)), "what is being written is no leftover");
     }
@@ -411,7 +450,7 @@ mod tests {
         store.scan().await;
         let key = Key::Blob(digest.clone());
         let before = store.index().total();
-        let temp = store.create(&digest, store.reserve(&key, 10).await.unwrap()).await.unwrap();
+        let temp = store.create(&digest, &registry(), store.reserve(&key, 10).await.unwrap()).await.unwrap();
         assert_eq!(temp.file().metadata().unwrap().len(), 0);
         assert!(!store.index().contains(&Key::Partial(digest.clone())));
         temp.file().write_all_at(b"0123456789", 0).unwrap();
@@ -429,7 +468,7 @@ mod tests {
         let before = store.index().total();
         for keep in [None, Some(0), Some(WORTH_KEEPING - 1)] {
             let reservation = store.reserve(&Key::Blob(digest.clone()), 200_000).await.unwrap();
-            let temp = store.create(&digest, reservation).await.unwrap();
+            let temp = store.create(&digest, &registry(), reservation).await.unwrap();
             assert!(store.index().total() > before + 200_000);
             temp.name().allow_gaps().unwrap();
             match keep {
@@ -448,7 +487,7 @@ mod tests {
         store.scan().await;
         let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
         let reservation = store.reserve(&Key::Blob(digest.clone()), 500_000).await.unwrap();
-        let temp = store.create(&digest, reservation).await.unwrap();
+        let temp = store.create(&digest, &registry(), reservation).await.unwrap();
         temp.name().allow_gaps().unwrap();
         temp.file().write_all_at(&[1; 100_000], 0).unwrap();
         temp.file().write_all_at(&[1; 1000], 400_000).unwrap();
@@ -460,18 +499,18 @@ mod tests {
         drop(store);
         let store = self::store(directory.path());
         store.scan().await;
-        let (temp, front) = store.resume(&digest).await.unwrap();
+        let (temp, front) = store.resume(&digest, &registry()).await.unwrap();
         assert_eq!(front, 100_000);
         // It breaks again, a little later.
         temp.file().write_all_at(&[1; 50_000], 100_000).unwrap();
         temp.keep(Purpose::Client, 150_000, true).unwrap();
-        let (temp, front) = store.resume(&digest).await.unwrap();
+        let (temp, front) = store.resume(&digest, &registry()).await.unwrap();
         assert_eq!(front, 150_000);
         // All is there now: who finds the file after a kill is to believe in all of it.
         temp.name().close_gaps(temp.file()).unwrap();
         assert_eq!(noted_front(temp.file()), None);
         drop(temp);
-        assert!(store.resume(&digest).await.is_none());
+        assert!(store.resume(&digest, &registry()).await.is_none());
     }
 
     #[tokio::test]
@@ -482,12 +521,35 @@ mod tests {
         // Outages, an answer, an answer after one byte more, and two answers with an outage between them.
         let fills = [(false, 0), (false, 0), (true, 0), (false, 0), (true, 1), (true, 0), (false, 0), (true, 0)];
         for (answered, more) in fills {
-            let (temp, front) = store.resume(&digest).await.unwrap();
+            let (temp, front) = store.resume(&digest, &registry()).await.unwrap();
             temp.file().write_all_at(&vec![1; more], front).unwrap();
             temp.keep(Purpose::Client, front + more as u64, answered).unwrap();
         }
-        assert!(store.resume(&digest).await.is_none());
+        assert!(store.resume(&digest, &registry()).await.is_none());
         assert!(std::fs::read_dir(directory.path().join("tmp")).unwrap().next().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_another_registry_left_is_not_gone_on_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, digest) = with_leftovers(directory.path());
+        store.scan().await;
+        let url = |url: &str| [url.parse().unwrap()];
+        let others = [
+            Registry::new(&"evil.example".into(), &url("https://registry-1.docker.io")),
+            Registry::new(&"docker.io".into(), &url("https://evil.example")),
+        ];
+        for other in &others {
+            assert!(store.resume(&digest, other).await.is_none());
+        }
+        assert!(store.resume(&digest, &registry()).await.is_some());
+        // What an earlier forebay left says not from where.
+        let directory = tempfile::tempdir().unwrap();
+        let (store, digest) = with_leftovers(directory.path());
+        let path = directory.path().join("tmp").join(name(&digest, false));
+        rustix::fs::removexattr(path, REGISTRY).unwrap();
+        store.scan().await;
+        assert!(store.resume(&digest, &registry()).await.is_none());
     }
 
     #[tokio::test]
@@ -498,7 +560,7 @@ mod tests {
         let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
         let before = store.index().total();
         let reserve = async || store.reserve(&Key::Blob(digest.clone()), 100_000).await.unwrap();
-        let first = store.create(&digest, reserve().await).await.unwrap();
+        let first = store.create(&digest, &registry(), reserve().await).await.unwrap();
         let second = store.create_beside(&digest, reserve().await).await.unwrap();
         for (temp, byte) in [(&first, 1), (&second, 2)] {
             temp.name().allow_gaps().unwrap();
@@ -512,7 +574,7 @@ mod tests {
         let given_up = store.create_beside(&digest, reserve().await).await.unwrap();
         given_up.file().write_all_at(&[1; 100_000], 0).unwrap();
         given_up.keep(Purpose::Client, 100_000, false).unwrap();
-        assert!(store.resume(&digest).await.is_none());
+        assert!(store.resume(&digest, &registry()).await.is_none());
         assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 0);
         store.remove(Key::Blob(digest)).await;
         assert!(store.index().total() <= before + 8192, "but for directories");

@@ -98,7 +98,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     fill.state().in_one_go = in_one_go;
     // What is left is gone on with by one of the fills of a blob.
     if !fill.beside
-        && let Some((temp, len)) = fills.store().resume(&source.id()).await
+        && let Some((temp, len)) = fills.store().resume(&source.id(), source.upstream.registry()).await
     {
         front = len;
         fill.update(|state| {
@@ -267,7 +267,7 @@ async fn make_room(
     let id = fill.source.id();
     let created = match fill.beside {
         true => fills.store().create_beside(&id, reservation).await,
-        false => fills.store().create(&id, reservation).await,
+        false => fills.store().create(&id, fill.source.upstream.registry(), reservation).await,
     };
     match created {
         Ok(temp) => {

@@ -8,9 +8,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use forebay::oci::Digest;
+use forebay::{oci::Digest, upstream::Registry};
 
-use super::fake_registry::FakeRegistry;
+use super::{fake_registry::FakeRegistry, mirror::UPSTREAM};
 
 pub const REPOSITORY: &str = "team/app";
 
@@ -74,6 +74,15 @@ pub fn file(cache: &Path, digest: &Digest) -> PathBuf {
 /// What a broken fill of the blob leaves.
 pub fn partial(cache: &Path, digest: &Digest) -> PathBuf {
     cache.join("tmp").join(format!("{}-{}.part", digest.algorithm().as_str(), digest.hex()))
+}
+
+/// Puts what a broken fill of the blob from this registry left into a cache directory.
+pub fn leave(cache: &Path, registry: &FakeRegistry, digest: &Digest, bytes: &[u8]) {
+    let path = partial(cache, digest);
+    fs::write(&path, bytes).unwrap();
+    let registry = Registry::new(&UPSTREAM.into(), &[registry.url()]).fingerprint();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&path, "user.forebay.registry", registry.as_bytes(), flags).unwrap();
 }
 
 /// How far what a broken fill left has no gaps.
