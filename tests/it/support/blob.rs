@@ -107,10 +107,18 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
 
 /// The bytes that the file system has allocated for a directory and all below it, as `du` counts them.
 pub fn allocated(directory: &Path) -> u64 {
-    // A file that is renamed while we look is there twice, and is one.
-    let blocks: HashMap<u64, u64> =
-        walk(directory).into_iter().map(|(_, metadata)| (metadata.ino(), metadata.blocks() * 512)).collect();
-    blocks.values().sum()
+    blocks(directory).values().sum()
+}
+
+/// The same, where nothing changed while one looked; else `None`.
+pub fn allocated_at_once(directory: &Path) -> Option<u64> {
+    let first = blocks(directory);
+    (first == blocks(directory)).then(|| first.values().sum())
+}
+
+/// The allocated bytes by inode: a file that is renamed while one looks is there twice, and is one.
+fn blocks(directory: &Path) -> HashMap<u64, u64> {
+    walk(directory).into_iter().map(|(_, metadata)| (metadata.ino(), metadata.blocks() * 512)).collect()
 }
 
 /// How many directories there are, with the topmost.
