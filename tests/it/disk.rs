@@ -134,7 +134,12 @@ async fn nothing_is_written_behind_a_link_in_a_shards_place() {
             let layer = mirror.get(&format!("/v2/team/app/blobs/{}", image.layers[0])).await;
             assert_eq!((layer.status, layer.text()), (200, "layer"));
             assert_eq!(mirror.get(&format!("/v2/team/app/manifests/{}", image.manifest)).await.status, 200);
-            mirror.restart().await;
+            // With a link so far up, a start may refuse the directory.
+            if depth == 2 {
+                mirror.restart().await;
+            } else {
+                mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+            }
             let found: Vec<_> = fs::read_dir(others.path()).unwrap().collect();
             assert!(found.is_empty(), "{found:?}");
         }
