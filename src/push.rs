@@ -22,7 +22,7 @@ use http::{HeaderMap, Method, Uri};
 use self::tee::Tap;
 pub use self::{
     config::Config,
-    gone::{Deleted, Gone},
+    gone::{Deleted, Deletion, Gone},
     permit::Terms,
     seal::{KeyError, Seal},
 };

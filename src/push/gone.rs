@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -38,6 +38,14 @@ pub enum Deleted {
     Manifest,
 }
 
+/// One deletion: a later one of the same object is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// In seconds since 1970.
+    at: u64,
+    number: u64,
+}
+
 type Place = (Deleted, Arc<str>, Repository, Digest);
 
 /// What was deleted lately. A cheap handle.
@@ -47,8 +55,9 @@ pub struct Gone(Arc<Shared>);
 struct Shared {
     /// Whether there ever was one: usually not, and every object is asked about.
     any: AtomicBool,
-    /// With the time of each, in seconds since 1970.
-    places: Cache<Place, u64>,
+    places: Cache<Place, Deletion>,
+    /// How many deletions there were.
+    count: AtomicU64,
     /// Opened for each: another process may have written it anew.
     file: Mutex<Option<PathBuf>>,
 }
@@ -56,16 +65,31 @@ struct Shared {
 /// What was read from the file lives no longer than it would have.
 struct SinceDeleted;
 
-impl Expiry<Place, u64> for SinceDeleted {
-    fn expire_after_create(&self, _: &Place, at: &u64, _: std::time::Instant) -> Option<Duration> {
-        Some(TTL.saturating_sub(Duration::from_secs(now().saturating_sub(*at))))
+impl Expiry<Place, Deletion> for SinceDeleted {
+    fn expire_after_create(&self, _: &Place, deletion: &Deletion, _: std::time::Instant) -> Option<Duration> {
+        Some(TTL.saturating_sub(Duration::from_secs(now().saturating_sub(deletion.at))))
+    }
+
+    fn expire_after_update(
+        &self,
+        place: &Place,
+        deletion: &Deletion,
+        updated_at: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(place, deletion, updated_at)
     }
 }
 
 impl Default for Gone {
     fn default() -> Self {
         let places = Cache::builder().max_capacity(MAX_DELETIONS).expire_after(SinceDeleted).build();
-        Self(Arc::new(Shared { any: AtomicBool::default(), places, file: Mutex::default() }))
+        Self(Arc::new(Shared {
+            any: AtomicBool::default(),
+            places,
+            count: AtomicU64::default(),
+            file: Mutex::default(),
+        }))
     }
 }
 
@@ -90,7 +114,7 @@ impl Gone {
         for line in state.read(DELETED, MAX_FILE)?.split(|byte| *byte == b'\n') {
             match std::str::from_utf8(line).ok().and_then(parsed) {
                 Some((true, place, at)) if now().saturating_sub(at) < TTL.as_secs() => {
-                    self.0.places.insert(place, at);
+                    self.insert(place, at);
                     self.0.any.store(true, Ordering::SeqCst);
                 }
                 Some((false, place, _)) => self.0.places.invalidate(&place),
@@ -98,8 +122,8 @@ impl Gone {
             }
         }
         let mut text = String::new();
-        for (place, at) in &self.0.places {
-            text.push_str(&line(true, &place, at));
+        for (place, deletion) in &self.0.places {
+            text.push_str(&line(true, &place, deletion.at));
         }
         state.write(DELETED, text.as_bytes())?;
         Ok(state.file(DELETED))
@@ -109,10 +133,16 @@ impl Gone {
         let place = (what, upstream.clone(), repository.clone(), digest.clone());
         let at = now();
         self.0.any.store(true, Ordering::SeqCst);
-        self.0.places.insert(place.clone(), at);
+        self.insert(place.clone(), at);
         self.append_line(line(true, &place, at)).await;
     }
 
+    fn insert(&self, place: Place, at: u64) {
+        let number = self.0.count.fetch_add(1, Ordering::Relaxed);
+        self.0.places.insert(place, Deletion { at, number });
+    }
+
+    /// The object was pushed.
     pub async fn forget(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
         if self.contains(what, upstream, repository, digest) {
             let place = (what, upstream.clone(), repository.clone(), digest.clone());
@@ -121,9 +151,36 @@ impl Gone {
         }
     }
 
+    /// The upstream, asked after this deletion, has the object: of a later deletion that says nothing.
+    pub async fn refute(
+        &self,
+        deletion: Deletion,
+        what: Deleted,
+        upstream: &Arc<str>,
+        repository: &Repository,
+        digest: &Digest,
+    ) {
+        if self.find(what, upstream, repository, digest) == Some(deletion) {
+            self.forget(what, upstream, repository, digest).await;
+        }
+    }
+
     pub fn contains(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) -> bool {
-        self.0.any.load(Ordering::SeqCst)
-            && self.0.places.contains_key(&(what, upstream.clone(), repository.clone(), digest.clone()))
+        self.find(what, upstream, repository, digest).is_some()
+    }
+
+    /// The last deletion of this object, where it still counts.
+    pub fn find(
+        &self,
+        what: Deleted,
+        upstream: &Arc<str>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<Deletion> {
+        if !self.0.any.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.0.places.get(&(what, upstream.clone(), repository.clone(), digest.clone()))
     }
 
     async fn append_line(&self, line: String) {
@@ -191,6 +248,31 @@ fn parsed(line: &str) -> Option<(bool, Place, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_asked_before_a_deletion_does_not_end_it() {
+        let gone = Gone::default();
+        let (hub, app): (Arc<str>, Repository) = ("docker.io".into(), "team/app".parse().unwrap());
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"whatever");
+        let find = || gone.find(Deleted::Blob, &hub, &app, &digest);
+        gone.note(Deleted::Blob, &hub, &app, &digest).await;
+        let before = find().unwrap();
+        gone.note(Deleted::Blob, &hub, &app, &digest).await;
+        gone.refute(before, Deleted::Blob, &hub, &app, &digest).await;
+        let last = find().unwrap();
+        assert_ne!(before, last);
+        gone.refute(last, Deleted::Blob, &hub, &app, &digest).await;
+        assert_eq!(find(), None);
+    }
+
+    #[test]
+    fn a_second_deletion_counts_for_its_own_hour() {
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"whatever");
+        let place: Place = (Deleted::Blob, "docker.io".into(), "team/app".parse().unwrap(), digest);
+        let (deletion, instant) = (Deletion { at: now(), number: 1 }, std::time::Instant::now());
+        let left = SinceDeleted.expire_after_update(&place, &deletion, instant, Some(Duration::ZERO));
+        assert!(left.is_some_and(|left| left > TTL / 2));
+    }
 
     #[tokio::test]
     async fn an_object_is_gone_under_its_repository_alone_and_until_it_is_pushed() {

@@ -31,7 +31,7 @@ use crate::{
     error::Error,
     metrics::{Metrics, Operation as Label, Outcome},
     oci::{Accept, Digest, Reference, Repository, is_referrers_tag},
-    push::{self, Caches, Deleted, Gone, Push, Seal},
+    push::{self, Caches, Deleted, Deletion, Gone, Push, Seal},
     route::{AllowedHosts, Operation, Route, RouteError, Routes, Target, asked_host},
     upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Upstream},
 };
@@ -310,7 +310,7 @@ impl Handler {
         let Operation::Manifest(reference) = &route.operation else { return None };
         let upstream = upstream?;
         let repository = route.repository.as_ref()?;
-        if wants_proof(asked, upstream, reference) || self.is_deleted(upstream, repository, reference) {
+        if wants_proof(asked, upstream, reference) || self.deletion(upstream, repository, reference).is_some() {
             return None;
         }
         let accept = Accept::from_headers(asked.headers);
@@ -363,8 +363,8 @@ impl Handler {
         reference: &Reference,
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
-        let deleted = self.is_deleted(&wanted.upstream, &wanted.repository, reference);
-        let told = match deleted || wants_proof(asked, &wanted.upstream, reference) {
+        let deleted = self.deletion(&wanted.upstream, &wanted.repository, reference);
+        let told = match deleted.is_some() || wants_proof(asked, &wanted.upstream, reference) {
             true => self.has_manifest(asked, wanted, reference, deleted, facts).await?,
             false => None,
         };
@@ -422,18 +422,20 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Option<BlobHead>, Error> {
         let Source { upstream, repository, digest } = source;
-        let deleted = self.gone.contains(Deleted::Blob, upstream.name(), repository, digest);
+        let deleted = self.gone.find(Deleted::Blob, upstream.name(), repository, digest);
         let about_to_push = asked.is_head() && upstream.allows_push();
-        if !deleted && !about_to_push {
+        if deleted.is_none() && !about_to_push {
             return Ok(None);
         }
         match upstream.head_blob(repository, digest).await {
             Ok(head) => {
-                self.gone.forget(Deleted::Blob, upstream.name(), repository, digest).await;
+                if let Some(deletion) = deleted {
+                    self.gone.refute(deletion, Deleted::Blob, upstream.name(), repository, digest).await;
+                }
                 Ok(Some(head))
             }
             // Nothing can be pushed then, either.
-            Err(error) if error.kind.is_outage() && !deleted => Ok(None),
+            Err(error) if error.kind.is_outage() && deleted.is_none() => Ok(None),
             Err(error) => {
                 facts.cause = Some(Chain(&error).to_string());
                 Err(Error::from_upstream(Label::Blob, &error))
@@ -442,9 +444,9 @@ impl Handler {
     }
 
     /// Whether this was deleted through us: that it is cached, by way of another repository, says nothing then.
-    fn is_deleted(&self, upstream: &Upstream, repository: &Repository, reference: &Reference) -> bool {
-        matches!(reference, Reference::Digest(digest)
-            if self.gone.contains(Deleted::Manifest, upstream.name(), repository, digest))
+    fn deletion(&self, upstream: &Upstream, repository: &Repository, reference: &Reference) -> Option<Deletion> {
+        let Reference::Digest(digest) = reference else { return None };
+        self.gone.find(Deleted::Manifest, upstream.name(), repository, digest)
     }
 
     /// The same for a manifest; what the upstream says of a tag, where that is all that a client needs to know.
@@ -453,13 +455,14 @@ impl Handler {
         asked: Asked<'_>,
         wanted: &Wanted,
         reference: &Reference,
-        deleted: bool,
+        deleted: Option<Deletion>,
         facts: &mut Facts,
     ) -> Result<Option<ManifestHead>, Error> {
         match self.manifests.head_now(wanted, reference).await {
             Ok(head) => {
-                if let Reference::Digest(digest) = reference {
-                    self.gone.forget(Deleted::Manifest, wanted.upstream.name(), &wanted.repository, digest).await;
+                if let (Some(deletion), Reference::Digest(digest)) = (deleted, reference) {
+                    let (upstream, repository) = (wanted.upstream.name(), &wanted.repository);
+                    self.gone.refute(deletion, Deleted::Manifest, upstream, repository, digest).await;
                 }
                 Ok(head)
             }
@@ -467,11 +470,11 @@ impl Handler {
             Err(error) if error.kind.is_outage() && error.is_answer() && !asked.is_head() => {
                 Err(facts.refused(Label::Manifest, &error))
             }
-            Err(error) if error.kind.is_outage() && !deleted => Ok(None),
+            Err(error) if error.kind.is_outage() && deleted.is_none() => Ok(None),
             Err(error) if error.kind == ErrorKind::Unsupported => {
                 self.manifests.forget_record(wanted, reference).await;
                 // A GET will tell, when there is nothing here to answer it.
-                if let (true, Reference::Digest(digest)) = (deleted, reference) {
+                if let (Some(_), Reference::Digest(digest)) = (deleted, reference) {
                     self.manifests.forget_manifest(&wanted.upstream, &wanted.repository, digest).await;
                 }
                 Ok(None)
