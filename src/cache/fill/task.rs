@@ -4,7 +4,7 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Fill, FillError, Fills, Progress, fills::Ended, hash, lanes, orphan, pour::Pour};
+use super::{Fill, FillError, Fills, Progress, State, fills::Ended, hash, lanes, orphan, pour::Pour};
 use crate::{
     cache::{
         disk::{NoSpace, Purpose, TempBlob, change},
@@ -303,7 +303,8 @@ async fn pour_on(
     loop {
         let Some(bytes) = unless_cancelled(fill, pour.receive(transfer)).await? else { return Ok(()) };
         if transfer.is_from_front() && !alone {
-            fill.state().without_lanes();
+            // Also those lanes that wait for a place where they are needed.
+            fill.update(State::without_lanes);
             // What they leave undone is read on the way, wherever it is: else all would have to come once more.
             let ended = async {
                 fill.when(|state| (state.lanes + state.lanes_opening == 0).then_some(())).await;
