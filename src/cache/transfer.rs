@@ -3,7 +3,8 @@
 //! When a body breaks, the next request asks for the rest by Range, with a new token and a new signed URL
 //! if need be (the upstream stage sees to those), and the reader of this notices only the pause. After each Range that
 //! brought nothing of use, whatever came in its place, comes one GET of the whole: what is there already is thrown away.
-//! So it does after the second one in a row that brought little, after the second 429, and once before the transfer fails.
+//! So comes one after a part that fell silent early, after the second one in a row that brought little, after the second
+//! 429, and once before the transfer fails.
 
 use std::{
     sync::{

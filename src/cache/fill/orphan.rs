@@ -12,8 +12,7 @@ use tokio::time::timeout;
 
 use super::{Fill, Fills};
 
-/// A fill that nobody but a prefetch wants, or that has no members, is given up when less than [`MIN_ADVANCE`] bytes come
-/// in this time.
+/// A fill without members, or with none but a prefetch, is given up when less than [`MIN_ADVANCE`] bytes come in this time.
 pub const ADVANCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// In bytes. An upstream that is quicker than about 2 KiB/s advances.
 pub const MIN_ADVANCE: u64 = 64 * 1024;

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-/// A reader that takes as many bytes for each second of its own is not ended for others: to pull goes before to cache.
+/// A reader that takes this many bytes or more in each second of its own is never ended for others: a pull goes before
+/// caching another one, and before an answer that gets 503.
 const MAX_RATE: u64 = 256 * 1024;
 
 /// One of those that hold what is wanted.
