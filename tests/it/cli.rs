@@ -520,48 +520,142 @@ fn a_directory_of_other_files_is_refused_and_left_as_it_is() {
     }
 }
 
+/// `serve` ends with 2 and tells this, and what is there stays as it is.
+fn is_refused(directory: &TempDir, what: &str, told: &str) {
+    let before = everything(directory.path());
+    let (code, _, stderr) = run(directory, &[&ON_ANY_PORT[..], &["--cache-dir", "cache"]].concat());
+    assert_eq!(code, Some(2), "{what}: {stderr}");
+    assert!(stderr.contains(told), "{what}: {stderr}");
+    assert_eq!(everything(directory.path()), before, "{what}");
+}
+
+/// A directory of forebay's own before it wrote markers, or with this one.
+fn cache_of_forebay(directory: &TempDir, marker: Option<&[u8]>) -> PathBuf {
+    let cache = directory.path().join("cache");
+    for name in ["blobs/sha256/00", "manifests", "tags/docker.io", "tmp"] {
+        fs::create_dir_all(cache.join(name)).unwrap();
+    }
+    fs::write(cache.join("lock"), "").unwrap();
+    if let Some(marker) = marker {
+        fs::write(cache.join("forebay-layout"), marker).unwrap();
+    }
+    cache
+}
+
+const MARKER: &str = "forebay cache directory, layout 1\n";
+
 #[test]
 fn a_file_and_layouts_that_are_not_known_are_refused() {
-    let marker = "forebay cache directory, layout ";
-    for (text, told) in [
-        (format!("{marker}2\n").into_bytes(), "newer"),
-        (format!("{marker}0\n").into_bytes(), "no layout"),
-        (Vec::new(), "no layout"),
-        // No text at all.
-        (vec![0xff, 0xfe, b'1', b'\n'], "no layout"),
-        ([marker.as_bytes(), b"1\xff\n"].concat(), "no layout"),
+    let start = "forebay cache directory, layout ";
+    for (marker, told) in [
+        (format!("{start}2\n").into_bytes(), "newer"),
+        (format!("{start}18446744073709551615\n").into_bytes(), "newer"),
+        (format!("{start}18446744073709551616\n").into_bytes(), "no layout"),
+        (format!("{start}0\n").into_bytes(), "no layout"),
+        (format!("{start}-1\n").into_bytes(), "no layout"),
+        (format!("{start}+1\n").into_bytes(), "no layout"),
+        (vec![], "no layout"),
+        (vec![0xff; 10], "no layout"),
+        ([start.as_bytes(), b"1\xff\n"].concat(), "no layout"),
+        (format!("{MARKER}{}", " ".repeat(5000)).into_bytes(), "no layout"),
+        (vec![b'1'; 1 << 20], "no layout"),
     ] {
         let directory = directory("");
-        let cache = directory.path().join("cache");
-        fs::create_dir(&cache).unwrap();
-        fs::write(cache.join("forebay-layout"), text).unwrap();
-        let before = everything(&cache);
-        let (code, _, stderr) = run(&directory, &[&ON_ANY_PORT[..], &["--cache-dir", "cache"]].concat());
-        assert_eq!(code, Some(2), "{stderr}");
-        assert!(stderr.contains(told), "{stderr}");
-        assert_eq!(everything(&cache), before);
+        cache_of_forebay(&directory, Some(&marker));
+        is_refused(&directory, &format!("{:?}", &marker[..marker.len().min(60)]), told);
     }
     let directory = directory("");
-    let (code, _, stderr) = run(&directory, &[&ON_ANY_PORT[..], &["--cache-dir", "forebay.toml"]].concat());
-    assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("not a directory"), "{stderr}");
+    fs::write(directory.path().join("cache"), MARKER).unwrap();
+    is_refused(&directory, "a file", "not a directory");
 }
 
 #[test]
-fn a_link_in_the_cache_is_refused_and_not_followed() {
-    let directory = directory("");
-    let (cache, other) = (directory.path().join("cache"), directory.path().join("other"));
-    for made in [&cache, &other] {
-        fs::create_dir(made).unwrap();
+fn what_has_a_name_of_the_layout_and_is_no_such_thing_is_refused() {
+    let directory_there = |path: &Path| fs::create_dir(path).unwrap();
+    let link = |path: &Path| std::os::unix::fs::symlink("/etc/hostname", path).unwrap();
+    let link_of_directory = |path: &Path| {
+        let other = path.ancestors().find(|above| above.ends_with("cache")).unwrap().with_file_name("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("object-1.new"), "theirs").unwrap();
+        std::os::unix::fs::symlink(&other, path).unwrap();
+    };
+    let file = |path: &Path| fs::write(path, "theirs").unwrap();
+    let empty = |path: &Path| fs::write(path, "").unwrap();
+    type Make<'a> = &'a dyn Fn(&Path);
+    let cases: &[(&str, Make<'_>, bool)] = &[
+        ("tmp", &file, true),
+        ("tmp", &link_of_directory, true),
+        ("blobs", &link_of_directory, true),
+        ("tags", &link_of_directory, true),
+        ("clients", &file, true),
+        ("clients", &link_of_directory, true),
+        ("lock", &link, true),
+        ("lock", &directory_there, true),
+        ("lock", &file, false),
+        ("CACHEDIR.TAG", &file, false),
+        ("CACHEDIR.TAG", &empty, false),
+        ("CACHEDIR.TAG", &link, false),
+        ("CACHEDIR.TAG", &directory_there, false),
+        ("forebay-layout", &link, false),
+        ("forebay-layout", &directory_there, false),
+        ("forebay-layout.new", &file, false),
+    ];
+    for (name, make, also_marked) in cases {
+        for marker in [None, Some(MARKER.as_bytes())].into_iter().take(if *also_marked { 2 } else { 1 }) {
+            let directory = directory("");
+            let cache = cache_of_forebay(&directory, marker);
+            let path = cache.join(name);
+            if path.is_dir() {
+                fs::remove_dir_all(&path).unwrap();
+            } else {
+                let _ = fs::remove_file(&path);
+            }
+            make(&path);
+            is_refused(&directory, &format!("{name}, marked: {}", marker.is_some()), name);
+        }
     }
-    fs::write(other.join("object-1.new"), "theirs").unwrap();
-    fs::write(cache.join("forebay-layout"), "forebay cache directory, layout 1\n").unwrap();
-    std::os::unix::fs::symlink(&other, cache.join("tmp")).unwrap();
-    let before = everything(&other);
-    let (code, _, stderr) = run(&directory, &[&ON_ANY_PORT[..], &["--cache-dir", "cache"]].concat());
-    assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("tmp"), "{stderr}");
-    assert_eq!(everything(&other), before);
+}
+
+/// Their `lock` and `tmp`, as those of dpkg, apt and others, are not forebay's.
+#[test]
+fn a_directory_of_another_program_is_refused() {
+    for (files, told) in [
+        (&["lock", "tmp/session"][..], "tmp"),
+        (&["lock", "tmp/object-1.new.bak"], "tmp"),
+        (&["lock", "blobs/uploads/1"], "blobs"),
+        (&["lock", "CACHEDIR.TAG", "tmp/wheel"], "tmp"),
+        (&["lock", "partial/x", "archive.deb"], "partial"),
+        (&["lock", "lock-frontend", "status", "tmp.ci/control"], "lock-frontend"),
+    ] {
+        let directory = directory("");
+        for file in files.iter().map(|file| directory.path().join("cache").join(file)) {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            let tag = "Signature: 8a477f597d28d172789f06886806bc55\n# of another program\n";
+            fs::write(&file, if file.ends_with("CACHEDIR.TAG") { tag } else { "" }).unwrap();
+        }
+        is_refused(&directory, &format!("{files:?}"), told);
+    }
+}
+
+#[test]
+fn a_tag_of_others_beside_a_cache_stays_as_it_is() {
+    let directory = directory("");
+    let cache = cache_of_forebay(&directory, None);
+    let tag = "Signature: 8a477f597d28d172789f06886806bc55\n# for my backups\n";
+    fs::write(cache.join("CACHEDIR.TAG"), tag).unwrap();
+    // What a kill left, by another name too.
+    fs::write(cache.join("forebay-layout.new"), &MARKER[..7]).unwrap();
+    fs::hard_link(cache.join("forebay-layout.new"), directory.path().join("linked")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.args(ON_ANY_PORT).args(["--cache-dir", "cache"]).current_dir(&directory);
+    let serving = Serving::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    serving.signal(Signal::TERM);
+    let (code, log) = serving.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("was adopted"), "{log}");
+    assert_eq!(fs::read_to_string(cache.join("CACHEDIR.TAG")).unwrap(), tag);
+    assert_eq!(fs::read_to_string(cache.join("forebay-layout")).unwrap(), MARKER);
+    assert_eq!(fs::read_to_string(directory.path().join("linked")).unwrap(), &MARKER[..7]);
 }
 
 #[test]

@@ -14,11 +14,15 @@ async fn parts_on_two_file_systems_and_one_to_read_only_are_refused() {
         ("mount -t tmpfs none cache/clients", "clients"),
         // Of the same file system, but no rename goes from one to the other.
         ("mount --bind cache/blobs cache/blobs", "blobs"),
+        ("mount --bind cache/blobs/sha256 cache/blobs/sha256", "blobs/sha256"),
+        ("mount -t tmpfs none cache/manifests/sha512", "manifests/sha512"),
+        ("mount -t tmpfs none cache/tags/docker.io", "tags/docker.io"),
+        ("mount -t tmpfs none cache/clients/tags", "clients/tags"),
         ("mount -t tmpfs -o ro none cache", "Read-only"),
     ] {
         let folder = TempDir::with_prefix("forebay-mounts-").expect("a folder can be made");
         let cache = folder.path().join("cache");
-        for name in ["blobs", "clients", "manifests", "tags", "tmp"] {
+        for name in ["blobs/sha256", "clients/tags", "manifests/sha512", "tags/docker.io", "tmp"] {
             fs::create_dir_all(cache.join(name)).expect("a folder can be made");
         }
         fs::write(cache.join("forebay-layout"), "forebay cache directory, layout 1\n").expect("a file can be written");

@@ -13,7 +13,8 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 
-use super::OpenError;
+use super::{OpenError, temp};
+use crate::oci::Algorithm;
 
 /// The file that says which layout a directory has.
 pub const MARKER: &str = "forebay-layout";
@@ -38,6 +39,8 @@ const KEYS: [&str; 2] = ["push.key", "push.key.new"];
 const OF_FILE_SYSTEM: [&str; 2] = ["lost+found", ".snapshot"];
 /// The longest marker or tag that is read, in bytes.
 const MAX_MARKER: u64 = 4096;
+/// Directories for the temporary files of all users, which may be empty.
+const SHARED: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 /// How many names a message has.
 const MAX_NAMES: usize = 5;
 
@@ -81,35 +84,92 @@ fn is_directory(name: &str) -> bool {
     DIRECTORIES.contains(&name) || name == CLIENTS
 }
 
-/// `ours`: whether a `CACHEDIR.TAG` or a new marker in it is one that forebay writes.
-fn judge(entries: &[Entry], ours: impl Fn(&str) -> bool) -> Verdict {
-    let is_wrong = |entry: &&Entry| {
-        let expected = if is_directory(&entry.name) { Kind::Directory } else { Kind::File };
-        !OF_FILE_SYSTEM.contains(&&*entry.name) && (!is_of_layout(&entry.name) || entry.kind != expected)
+/// Who made what has a name of the layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Maker {
+    /// It is, or all of it has names, as forebay makes it.
+    Forebay,
+    /// It may have been put beside what forebay makes.
+    Any,
+    Others,
+}
+
+fn judge(entries: &[Entry], maker: impl Fn(&str) -> Maker) -> Verdict {
+    let is_foreign = |entry: &&Entry| {
+        let name = &*entry.name;
+        let expected = if is_directory(name) { Kind::Directory } else { Kind::File };
+        let is_right = is_of_layout(name) && entry.kind == expected;
+        !OF_FILE_SYSTEM.contains(&name) && (!is_right || (!is_directory(name) && maker(name) == Maker::Others))
     };
     let has = |name: &str| entries.iter().any(|entry| entry.name == name && entry.kind == Kind::File);
     if has(MARKER) {
         return Verdict::Marked;
     }
-    let foreign: Vec<_> = entries.iter().filter(is_wrong).map(|entry| entry.name.clone()).collect();
+    let names = |entries: Vec<&Entry>| entries.into_iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
+    let foreign = names(entries.iter().filter(is_foreign).collect());
     if !foreign.is_empty() {
         return Verdict::Foreign(foreign);
     }
-    let of_layout = |entry: &&Entry| !OF_FILE_SYSTEM.contains(&&*entry.name);
-    let begun = |entry: &&Entry| [TAG, NEW_MARKER].contains(&&*entry.name) && ours(&entry.name);
-    let rest: Vec<_> = entries.iter().filter(of_layout).filter(|entry| !begun(entry)).collect();
+    // What forebay makes first, so that a kill leaves no more than these.
+    let is_first = |entry: &&Entry| match &*entry.name {
+        LOCK => true,
+        TAG | NEW_MARKER => maker(&entry.name) == Maker::Forebay,
+        name => OF_FILE_SYSTEM.contains(&name),
+    };
+    let rest: Vec<_> = entries.iter().filter(|entry| !is_first(entry)).collect();
     if rest.is_empty() {
         return Verdict::Empty;
     }
-    if has(LOCK) {
-        return Verdict::Unmarked;
+    if !has(LOCK) {
+        return Verdict::Foreign(names(rest));
     }
-    Verdict::Foreign(rest.into_iter().map(|entry| entry.name.clone()).collect())
+    // Other programs have a `lock` and a `tmp`, too; a forebay had all of its directories.
+    let is_complete = DIRECTORIES.iter().all(|name| rest.iter().any(|entry| entry.name == *name));
+    let is_of_others =
+        |entry: &&Entry| !is_complete && is_directory(&entry.name) && maker(&entry.name) != Maker::Forebay;
+    match names(rest.into_iter().filter(is_of_others).collect()) {
+        foreign if foreign.is_empty() => Verdict::Unmarked,
+        foreign => Verdict::Foreign(foreign),
+    }
 }
 
 /// The version that a marker names.
 fn version(marker: &str) -> Option<u64> {
-    marker.strip_prefix(MARKER_START)?.trim_end().parse().ok()
+    let number = marker.strip_prefix(MARKER_START)?.trim_end();
+    // `parse` takes a sign.
+    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
+}
+
+fn maker(root: &Path, name: &str) -> Maker {
+    let path = root.join(name);
+    let is_forebays = match name {
+        LOCK => path.symlink_metadata().is_ok_and(|metadata| metadata.len() == 0),
+        TAG => match read_short(&path) {
+            Ok(text) if text == TAG_TEXT => true,
+            // For backups; it stays as it is.
+            Ok(text) if text.starts_with(TAG_SIGNATURE) => return Maker::Any,
+            Ok(_) | Err(_) => false,
+        },
+        NEW_MARKER => read_short(&path).is_ok_and(|text| TAG_TEXT.starts_with(&text) || marker().starts_with(&text)),
+        _ if is_directory(name) => std::fs::read_dir(&path).is_ok_and(|mut entries| {
+            entries.all(|entry| {
+                entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(|inner| is_made(name, inner)))
+            })
+        }),
+        _ => return Maker::Any,
+    };
+    if is_forebays { Maker::Forebay } else { Maker::Others }
+}
+
+/// Whether forebay makes something of this name in that directory of its layout.
+fn is_made(directory: &str, name: &str) -> bool {
+    match directory {
+        "tmp" => temp::is_ours(name),
+        "blobs" | "manifests" => Algorithm::ALL.into_iter().any(|known| known.as_str() == name),
+        CLIENTS => name != "tmp" && DIRECTORIES.contains(&name),
+        // The upstreams' names.
+        _ => true,
+    }
 }
 
 /// Looks whether `root` may be used as a cache directory, and changes nothing.
@@ -139,10 +199,7 @@ fn look(root: &Path) -> Result<Verdict, OpenError> {
         };
         entries.push(Entry { name: entry.file_name().to_string_lossy().into_owned(), kind });
     }
-    let verdict = judge(&entries, |name| {
-        let text = if name == TAG { TAG_TEXT.to_owned() } else { marker() };
-        read_short(&root.join(name)).is_ok_and(|found| text.starts_with(&found))
-    });
+    let verdict = judge(&entries, |name| maker(root, name));
     match &verdict {
         Verdict::Foreign(names) => {
             let more = if names.len() > MAX_NAMES { ", …" } else { "" };
@@ -162,7 +219,14 @@ fn look(root: &Path) -> Result<Verdict, OpenError> {
                     entry.name
                 )));
             }
-            match read_short(&root.join(MARKER)).map(|text| version(&text)) {
+            if entries.iter().any(|entry| entry.name == LOCK && entry.kind != Kind::File) {
+                return Err(refused(format!("{LOCK:?} in it is not a file; forebay makes one when that is removed")));
+            }
+            let text = match read_short(&root.join(MARKER)) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(String::new()),
+                read => read,
+            };
+            match text.map(|text| version(&text)) {
                 Ok(Some(VERSION)) => {}
                 Ok(Some(newer)) if newer > VERSION => {
                     return Err(refused(format!(
@@ -178,10 +242,20 @@ fn look(root: &Path) -> Result<Verdict, OpenError> {
                 Err(error) => return Err(failed(error)),
             }
         }
+        Verdict::Empty | Verdict::Unmarked if is_shared(root) => {
+            return Err(refused(format!(
+                "it is for the temporary files of all users; give forebay a directory of its own, such as {}",
+                root.join("forebay").display()
+            )));
+        }
         Verdict::Empty | Verdict::Unmarked => {}
     }
-    one_file_system(root, &entries)?;
+    one_file_system(root)?;
     Ok(verdict)
+}
+
+fn is_shared(root: &Path) -> bool {
+    root.canonicalize().is_ok_and(|root| SHARED.iter().any(|shared| root == Path::new(shared)))
 }
 
 /// Makes the layout where it is missing. The lock is held: nobody else does so.
@@ -210,7 +284,7 @@ pub fn make(root: &Path) -> Result<(), OpenError> {
     for name in DIRECTORIES {
         make_directory(&root.join(name)).map_err(failed)?;
     }
-    one_file_system(root, &[])
+    one_file_system(root)
 }
 
 /// Makes a directory for this user alone; one that is there is fine.
@@ -237,46 +311,73 @@ fn marker() -> String {
 
 fn mark(root: &Path) -> io::Result<()> {
     let write = |name: &str, text: &str| {
-        let path = root.join(name);
-        let flags = OFlags::NOFOLLOW.bits().cast_signed();
-        let options =
-            File::options().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path);
-        options.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        let new = root.join(NEW_MARKER);
+        // A file of its own: what a former start left may have another name, too.
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, root.join(name))
     };
-    let tagged = read_short(&root.join(TAG)).is_ok_and(|text| text.starts_with(TAG_SIGNATURE));
-    if !tagged {
+    if !root.join(TAG).try_exists()? {
         write(TAG, TAG_TEXT)?;
     }
-    write(NEW_MARKER, &marker())?;
-    std::fs::rename(root.join(NEW_MARKER), root.join(MARKER))?;
+    write(MARKER, &marker())?;
     File::open(root)?.sync_all()
 }
 
+/// A short text; a longer one is no text of forebay's.
 fn read_short(path: &Path) -> io::Result<String> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
-    let mut text = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, MAX_MARKER), &mut text)?;
-    // What is no text is none that forebay wrote.
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(file, MAX_MARKER + 1), &mut text)?;
+    if text.len() as u64 > MAX_MARKER { Err(io::ErrorKind::InvalidData.into()) } else { Ok(text) }
 }
 
 /// Files are renamed from `tmp/` into the others: they must be on one file system, and on one mount of it.
-fn one_file_system(root: &Path, found: &[Entry]) -> Result<(), OpenError> {
-    let names = DIRECTORIES.into_iter().chain([CLIENTS]);
-    let there = names.filter(|name| found.is_empty() || found.iter().any(|entry| entry.name == *name));
-    let places: Vec<_> = there.filter_map(|name| Some((name, place(&root.join(name))?))).collect();
-    let Some((_, of_tmp)) = places.iter().find(|(name, _)| *name == "tmp") else { return Ok(()) };
-    match places.iter().find(|(_, place)| place != of_tmp) {
-        Some((name, _)) => Err(OpenError::Refused {
-            path: root.to_owned(),
-            problem: format!(
-                "its tmp and {name} are on different file systems, so no file can be renamed from one to the other; \
-                 mount one file system at the cache directory itself"
-            ),
-        }),
-        None => Ok(()),
+fn one_file_system(root: &Path) -> Result<(), OpenError> {
+    let refused = |problem: String| OpenError::Refused { path: root.to_owned(), problem };
+    // Also where the directory itself is named by a link.
+    let Some(of_root) = place(&root.join(".")) else { return Ok(()) };
+    for name in parts(root) {
+        if place(&root.join(&name)).is_some_and(|place| place != of_root) {
+            return Err(refused(format!(
+                "its {name} is on another file system, or mounted by itself, so no file can be renamed from one directory to \
+                 the other; mount one file system at the cache directory itself"
+            )));
+        }
     }
+    Ok(())
+}
+
+/// The directories that files are renamed into, down to those that are named by algorithms and upstreams; those of upstreams
+/// that are there.
+fn parts(root: &Path) -> Vec<String> {
+    let mut parts = Vec::from([CLIENTS.to_owned()]);
+    for pool in ["", "clients/"] {
+        for directory in DIRECTORIES.into_iter().filter(|name| pool.is_empty() || *name != "tmp") {
+            let path = format!("{pool}{directory}");
+            match directory {
+                "blobs" | "manifests" => {
+                    parts.extend(Algorithm::ALL.into_iter().map(|known| format!("{path}/{}", known.as_str())));
+                }
+                "tags" => {
+                    let upstreams = std::fs::read_dir(root.join(&path)).into_iter().flatten().flatten();
+                    let directories = upstreams.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                    parts.extend(directories.map(|entry| format!("{path}/{}", entry.file_name().to_string_lossy())));
+                }
+                _ => {}
+            }
+            parts.push(path);
+        }
+    }
+    // The outer ones first, so that they are told.
+    parts.sort_unstable_by_key(|part| part.matches('/').count());
+    parts
 }
 
 /// The file system of a directory, and its mount where the kernel tells it.
@@ -293,40 +394,80 @@ mod tests {
     #[test]
     fn a_directory_is_judged_by_its_names() {
         let foreign = |names: &[&str]| Verdict::Foreign(names.iter().map(|name| (*name).to_owned()).collect());
+        // What ends with `!` was made by others, with `?` perhaps.
         for (names, expected) in [
             (&[][..], Verdict::Empty),
             (&["lost+found/", ".snapshot/"], Verdict::Empty),
             (&["lock", "blobs/", "manifests/", "tags/", "tmp/"], Verdict::Unmarked),
             (&["lock", "clients/", "push.key", "tmp/", "lost+found/"], Verdict::Unmarked),
-            (&["lock"], Verdict::Unmarked),
+            (&["lock", "blobs/!", "manifests/!", "tags/", "tmp/!", "clients/!"], Verdict::Unmarked),
+            (&["lock", "blobs/", "manifests/", "tags/", "tmp/", "CACHEDIR.TAG?"], Verdict::Unmarked),
+            (&["lock", "CACHEDIR.TAG?"], Verdict::Unmarked),
             (&["forebay-layout", "notes.txt"], Verdict::Marked),
+            // A kill while the directory was marked.
+            (&["lock"], Verdict::Empty),
+            (&["lock", "CACHEDIR.TAG", "forebay-layout.new"], Verdict::Empty),
+            (&["CACHEDIR.TAG"], Verdict::Empty),
             // /var: no lock of ours, and others' names.
             (&["tmp/", "lib/", "lock@"], foreign(&["lib", "lock"])),
             (&["tmp/", "tags/"], foreign(&["tmp", "tags"])),
             (&["lock", "tmp/", "notes.txt"], foreign(&["notes.txt"])),
             (&["lock", "tmp/", "blobs@"], foreign(&["blobs"])),
+            (&["lock", "tmp"], foreign(&["tmp"])),
             (&["lock/", "tmp/"], foreign(&["lock"])),
             (&["forebay-layout@"], foreign(&["forebay-layout"])),
+            (&["forebay-layout/", "lock"], foreign(&["forebay-layout"])),
             (&[".hidden"], foreign(&[".hidden"])),
-            (&["CACHEDIR.TAG"], foreign(&["CACHEDIR.TAG"])),
+            (&["CACHEDIR.TAG?"], foreign(&["CACHEDIR.TAG"])),
+            (&["CACHEDIR.TAG!", "lock", "blobs/", "manifests/", "tags/", "tmp/"], foreign(&["CACHEDIR.TAG"])),
+            (&["forebay-layout.new!", "lock"], foreign(&["forebay-layout.new"])),
+            // Another program's.
+            (&["lock!"], foreign(&["lock"])),
+            (&["lock", "tmp/!"], foreign(&["tmp"])),
+            (&["lock", "tmp/", "blobs/!", "tags/"], foreign(&["blobs"])),
         ] {
-            let entry = |name: &&str| match name.strip_suffix(['/', '@']) {
-                Some(short) if name.ends_with('/') => Entry { name: short.to_owned(), kind: Kind::Directory },
-                Some(short) => Entry { name: short.to_owned(), kind: Kind::Other },
-                None => Entry { name: (*name).to_owned(), kind: Kind::File },
+            let kind = |name: &str| match name.trim_end_matches(['!', '?']).chars().last() {
+                Some('/') => Kind::Directory,
+                Some('@') => Kind::Other,
+                _ => Kind::File,
             };
-            let entries: Vec<_> = names.iter().map(entry).collect();
-            assert_eq!(judge(&entries, |_| false), expected, "{names:?}");
+            let short = |name: &str| name.trim_end_matches(['!', '?', '/', '@']).to_owned();
+            let entries: Vec<_> = names.iter().map(|name| Entry { name: short(name), kind: kind(name) }).collect();
+            let maker = |wanted: &str| match names.iter().find(|name| short(name) == wanted) {
+                Some(name) if name.ends_with('!') => Maker::Others,
+                Some(name) if name.ends_with('?') => Maker::Any,
+                _ => Maker::Forebay,
+            };
+            assert_eq!(judge(&entries, maker), expected, "{names:?}");
         }
-        let tag = [Entry { name: TAG.to_owned(), kind: Kind::File }];
-        assert_eq!(judge(&tag, |_| true), Verdict::Empty, "a kill while the directory was marked");
+    }
+
+    #[test]
+    fn the_directories_of_all_users_are_known_by_any_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("/tmp", &link).unwrap();
+        for (path, shared) in [
+            (Path::new("/tmp"), true),
+            (Path::new("/tmp/"), true),
+            (Path::new("/tmp/../tmp/."), true),
+            (&link, true),
+            (directory.path(), false),
+            (Path::new("/"), false),
+            (Path::new("/nothing/of/that/name"), false),
+        ] {
+            assert_eq!(is_shared(path), shared, "{}", path.display());
+        }
     }
 
     #[test]
     fn only_a_marker_of_forebay_names_a_version() {
         assert_eq!(version(&marker()), Some(VERSION));
         assert_eq!(version("forebay cache directory, layout 7\n"), Some(7));
-        for text in ["", "1", "forebay cache directory, layout ", "forebay cache directory, layout x"] {
+        for number in ["", "x", "+1", "-1", "1 2", "0x1", "1.0", "99999999999999999999", "\u{661}"] {
+            assert_eq!(version(&format!("{MARKER_START}{number}\n")), None, "{number:?}");
+        }
+        for text in ["", "1", "forebay cache directory", "Forebay cache directory, layout 1\n", "\0"] {
             assert_eq!(version(text), None, "{text:?}");
         }
     }
