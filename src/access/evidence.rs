@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::{
+    cache::Documents,
     oci::{Accept, Algorithm, Digest, MediaType, Reference, Repository, schema1_payload},
     upstream::{BlobHead, BlobRange, Error, ErrorKind, Upstream},
 };
@@ -29,6 +30,7 @@ pub(super) async fn of_manifest(
     repository: &Repository,
     reference: &Reference,
     accept: &Accept,
+    documents: &Documents,
 ) -> Result<Evidence, Error> {
     match upstream.head_manifest(repository, reference, accept).await {
         Ok(head) if is_named(reference, head.digest.as_ref()) => return Ok(Evidence::Right(head.digest)),
@@ -37,12 +39,9 @@ pub(super) async fn of_manifest(
         Ok(_) | Err(_) => {}
     }
     let body = upstream.get_manifest(repository, reference, accept).await?;
-    let reference = reference.clone();
-    // Up to 16 MiB are hashed and parsed.
-    let judged = tokio::task::spawn_blocking(move || {
-        manifest_digest(&reference, body.media_type.as_ref(), body.digest.as_ref(), &body.bytes)
-    });
-    let judged = judged.await.ok().flatten();
+    let (reference, len) = (reference.clone(), body.bytes.len());
+    let judge = move || manifest_digest(&reference, body.media_type.as_ref(), body.digest.as_ref(), &body.bytes);
+    let judged = documents.read(len, judge).await.flatten();
     judged.map(|digest| Evidence::Right(Some(digest))).ok_or_else(|| foreign("what is not the manifest"))
 }
 

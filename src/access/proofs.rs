@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::evidence::{self, Evidence};
 use crate::{
     cache::{
+        Documents,
         flights::{Circle, Flights},
         writes::Writes,
     },
@@ -103,6 +104,7 @@ struct Shared {
     writes: Writes,
     questions: Flights<Question, Result<Option<u64>, Error>>,
     places_for_questions: Arc<Semaphore>,
+    documents: Documents,
 }
 
 /// What a former answer is good for.
@@ -134,6 +136,7 @@ impl Proofs {
             writes: Writes::default(),
             questions: Flights::new(tasks, shutdown),
             places_for_questions: Arc::new(Semaphore::new(MOST_QUESTIONS)),
+            documents: Documents::default(),
         }))
     }
 
@@ -164,7 +167,7 @@ impl Proofs {
         let had_right = of_right == Standing::Fresh;
         self.ask(question, upstream, asker, standing, async move {
             let asked = Instant::now();
-            let told = what.ask(&by, &of).await;
+            let told = what.ask(&by, &of, &proofs.0.documents).await;
             // Here, and not by who waits: that one may have left, or been content with a former answer.
             match &told {
                 Ok(Evidence::Right(digest)) => {
@@ -336,10 +339,17 @@ impl Subject {
     }
 
     /// Asks the upstream for just this.
-    async fn ask(&self, upstream: &Upstream, repository: &Repository) -> Result<Evidence, Error> {
+    async fn ask(
+        &self,
+        upstream: &Upstream,
+        repository: &Repository,
+        documents: &Documents,
+    ) -> Result<Evidence, Error> {
         match self {
             Self::Blob(digest, cached) => evidence::of_blob(upstream, repository, digest, *cached).await,
-            Self::Manifest(reference, accept) => evidence::of_manifest(upstream, repository, reference, accept).await,
+            Self::Manifest(reference, accept) => {
+                evidence::of_manifest(upstream, repository, reference, accept, documents).await
+            }
         }
     }
 }

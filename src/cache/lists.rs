@@ -37,7 +37,7 @@ pub use self::{
     tagged::TaggedReferrers,
 };
 use super::{
-    Config, ManifestCache, ManifestError,
+    Config, Documents, ManifestCache, ManifestError,
     flights::{Circle, Flights},
     freshness::Freshness,
 };
@@ -95,13 +95,15 @@ struct Shared {
     manifests: ManifestCache,
     filter: Filter,
     bodies: Bodies,
+    documents: Documents,
 }
 
 impl Lists {
     /// Questions run as tasks of `tasks` and end with `shutdown`.
     pub fn new(config: &Config, manifests: ManifestCache, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         let (answers, questions) = (Answers::new(config), Flights::new(tasks, shutdown));
-        Self(Arc::new(Shared { answers, questions, manifests, filter: Filter::default(), bodies: Bodies::default() }))
+        let (filter, bodies, documents) = Default::default();
+        Self(Arc::new(Shared { answers, questions, manifests, filter, bodies, documents }))
     }
 
     /// A list, from the upstream or, where that cannot be asked or need not be, as it was. `refused`: when the upstream was
@@ -183,7 +185,7 @@ impl Lists {
         let (operation, path) = (list.operation(), wanted.path_and_query());
         let asked = Instant::now();
         match upstream.forward(operation, list.repository(), &path, &list.accept()).await {
-            Ok(page) if !is_believed(list, &page.body).await => {
+            Ok(page) if !self.is_believed(list, &page.body).await => {
                 let why = format!("upstream {} answered with what is not the list of the question", upstream.name());
                 Err(upstream::Error::new(ErrorKind::Protocol, why))
             }
@@ -205,12 +207,12 @@ impl Lists {
             }
         }
     }
-}
 
-/// What comes has to be the list: a proxy may answer with 200 and a page of its own.
-async fn is_believed(list: &List, body: &Bytes) -> bool {
-    let (list, body) = (list.clone(), body.clone());
-    tokio::task::spawn_blocking(move || shape::is_list(&list, &body)).await.unwrap_or(false)
+    /// What comes has to be the list: a proxy may answer with 200 and a page of its own.
+    async fn is_believed(&self, list: &List, body: &Bytes) -> bool {
+        let (len, list, body) = (body.len(), list.clone(), body.clone());
+        self.0.documents.read(len, move || shape::is_list(&list, &body)).await.unwrap_or(false)
+    }
 }
 
 /// Whether a refusal says that an upstream does not know the path, whatever stands in it: registries older than the

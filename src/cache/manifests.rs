@@ -34,7 +34,7 @@ pub use self::{
     question::Wanted,
 };
 use super::{
-    Config, ContentId, DiskStore, Images, Pool,
+    Config, ContentId, DiskStore, Documents, Images, Pool,
     flights::{Circle, Flights},
     freshness::Freshness,
     lru::Key,
@@ -50,10 +50,6 @@ use crate::{
 const STALE_PATIENCE: Duration = Duration::from_secs(3);
 /// How many 404s are remembered.
 const MOST_MISSING: u64 = 10_000;
-/// A longer document is read and hashed on the blocking pool, in bytes.
-const MAX_ON_THREAD: usize = 64 * 1024;
-/// How many large documents are read or hashed at a time.
-const MAX_TURNS: usize = 2;
 
 /// A cheap handle on the manifests of the cache.
 #[derive(Clone)]
@@ -69,7 +65,7 @@ struct Shared {
     questions: Flights<Question, Result<Answer, ManifestError>>,
     images: Images,
     /// Of large documents that are read or hashed.
-    turns: tokio::sync::Semaphore,
+    documents: Documents,
 }
 
 impl ManifestCache {
@@ -92,8 +88,8 @@ impl ManifestCache {
         let writer = Writer { store: store.clone(), tasks: tasks.clone() };
         let tags = TagRecords::new(config, writer.clone());
         let questions = Flights::new(tasks, shutdown);
-        let turns = tokio::sync::Semaphore::new(MAX_TURNS);
-        Self(Arc::new(Shared { store, writer, metrics, contents, tags, missing, questions, images, turns }))
+        let documents = Documents::default();
+        Self(Arc::new(Shared { store, writer, metrics, contents, tags, missing, questions, images, documents }))
     }
 
     /// The manifest a reference means.
@@ -385,7 +381,7 @@ impl ManifestCache {
             }
         };
         let (of, upstream, said) = (digest.clone(), wanted.upstream.name().clone(), said.cloned());
-        match self.off_thread(bytes.len(), move || Content::decode(&of, bytes, &upstream, said.as_ref())).await? {
+        match self.0.documents.read(bytes.len(), move || Content::decode(&of, bytes, &upstream, said.as_ref())).await? {
             Found::Whole(content) => {
                 self.0.images.recall(wanted.upstream.name(), &wanted.repository, &content);
                 Some(self.remember(wanted, id, content))
@@ -403,15 +399,6 @@ impl ManifestCache {
         let of = (!content.own).then(|| wanted.upstream.name().clone());
         self.0.contents.entry((id, of)).or_insert_with(|| content.clone());
         content
-    }
-
-    /// Reads or hashes a document: a large one beside the threads that serve clients, two at a time.
-    async fn off_thread<T: Send + 'static>(&self, len: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        if len <= MAX_ON_THREAD {
-            return Some(work());
-        }
-        let _turn = self.0.turns.acquire().await.ok()?;
-        tokio::task::spawn_blocking(work).await.ok()
     }
 
     /// Asks for a manifest. Where one is `known`, its HEAD is one with those of clients that want no more.
@@ -543,7 +530,7 @@ impl ManifestCache {
         let body =
             upstream.get_manifest(repository, &question.reference, accept).await.map_err(ManifestError::Upstream)?;
         let (reference, confirmed) = (question.reference.clone(), confirmed_before(body.age));
-        let verified = self.off_thread(body.bytes.len(), move || Content::verified(&reference, body)).await;
+        let verified = self.0.documents.read(body.bytes.len(), move || Content::verified(&reference, body)).await;
         let content = verified.unwrap_or(Err(ManifestError::Abandoned)).map_err(|error| {
             if matches!(error, ManifestError::OtherType) {
                 tracing::error!(upstream = %upstream.name(), %repository, reference = %question.reference, "the upstream gives a manifest another type than its content has");
@@ -596,9 +583,10 @@ impl ManifestCache {
         let id = wanted.pool().id(&content.digest);
         let key = Key::Manifest(id.clone());
         let content = self.remember(wanted, id.clone(), content);
-        let file = self.file_with(wanted, &content, &key).await;
-        let gate = self.0.tags.gate(upstream, repository, question.writes);
-        self.0.writer.write_when(key, file, gate).await;
+        if let Some(file) = self.file_with(wanted, &content, &key).await {
+            let gate = self.0.tags.gate(upstream, repository, question.writes);
+            self.0.writer.write_when(key, file, gate).await;
+        }
         if is_outdated() {
             self.forget_in_memory(&wanted.upstream, &id);
         }
@@ -606,15 +594,21 @@ impl ManifestCache {
     }
 
     /// The file with a manifest. Where the bytes do not say all that clients get, what other upstreams said stays beside it.
-    async fn file_with(&self, wanted: &Wanted, content: &Content, key: &Key) -> Vec<u8> {
-        let upstream = wanted.upstream.name();
-        let record = content.encode(upstream);
-        if content.own {
-            return record;
-        }
-        match self.0.store.read(key.clone(), Content::MAX_FILE_LEN).await {
-            Ok(Some(file)) => shelf::with(&file, upstream, record),
-            Ok(None) | Err(_) => record,
-        }
+    /// `None` when the process ends.
+    async fn file_with(&self, wanted: &Wanted, content: &Arc<Content>, key: &Key) -> Option<Vec<u8>> {
+        let others = match content.own {
+            true => None,
+            false => self.0.store.read(key.clone(), Content::MAX_FILE_LEN).await.ok().flatten(),
+        };
+        let (upstream, content) = (wanted.upstream.name().clone(), content.clone());
+        let len = content.bytes.len() + others.as_ref().map_or(0, Vec::len);
+        let file = move || {
+            let record = content.encode(&upstream);
+            match others {
+                Some(others) => shelf::with(&others, &upstream, record),
+                None => record,
+            }
+        };
+        self.0.documents.read(len, file).await
     }
 }

@@ -41,6 +41,8 @@ const MOST_MEMORY: u64 = 4 * 1024 * 1024;
 /// What an image weighs in memory without its layers, and one layer at most, in bytes.
 const IMAGE_WEIGHT: usize = 512;
 const LAYER_WEIGHT: usize = 192;
+/// A longer manifest, in bytes, is no image's: to read it takes long, and 200 layers need no more than this.
+const MAX_MANIFEST: usize = 256 * 1024;
 /// No runtime can stack so many layers: what has more is no image.
 const MOST_LAYERS: usize = 200;
 /// How many configurations that were asked for are remembered.
@@ -118,7 +120,7 @@ impl Images {
 fn image(upstream: &Arc<str>, repository: &Repository, manifest: &Content) -> Option<(Image, Arc<[Layer]>)> {
     let is_image =
         matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest));
-    if !is_image {
+    if !is_image || manifest.bytes.len() > MAX_MANIFEST {
         return None;
     }
     let ManifestContent::Image { config, layers } = Manifest::parse(&manifest.bytes).ok()?.content else { return None };
@@ -444,6 +446,9 @@ mod tests {
         assert_eq!(noted(MediaType::OCI_MANIFEST, &[]), Some(vec![]));
         assert_eq!(noted(MediaType::OCI_INDEX, &layers), None);
         assert_eq!(noted("text/plain".parse().unwrap(), &layers), None);
+        // Nothing of a document is read that is too long for an image's.
+        let long = "a".repeat(MAX_MANIFEST);
+        assert_eq!(noted(MediaType::OCI_MANIFEST, &[(&long, "a", 5)]), None);
     }
 
     #[tokio::test(start_paused = true)]

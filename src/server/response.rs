@@ -36,6 +36,8 @@ const SANDBOX: HeaderValue = HeaderValue::from_static("default-src 'none'; sandb
 
 /// More headers than a manifest's answer has: the map is made once, of the right size.
 const MOST_HEADERS: usize = 12;
+/// Longer errors of an upstream, in bytes, are none that the specification means.
+const MAX_ERRORS: usize = 64 * 1024;
 
 /// What `GET /v2/` says to whoever may pull.
 pub fn base() -> Response<Body> {
@@ -188,7 +190,7 @@ fn of_write(status: StatusCode, body: Bytes) -> Bytes {
     if !status.is_client_error() && !status.is_server_error() {
         return Bytes::new();
     }
-    if serde_json::from_slice::<Errors>(&body).is_ok() {
+    if body.len() <= MAX_ERRORS && serde_json::from_slice::<Errors>(&body).is_ok() {
         return body;
     }
     let code = match status.as_u16() {
