@@ -149,7 +149,7 @@ impl App {
                 images,
                 trusted.clone(),
             ),
-            proofs: Proofs::new(config.cache.negative_ttl, tasks.clone(), end.clone()),
+            proofs: Proofs::new(config.cache.negative_ttl, trusted.clone(), tasks.clone(), end.clone()),
             tries: Tries::new(trusted.clone()),
             scrub: scrub.clone(),
             asker_key: AskerKey::generate()?,

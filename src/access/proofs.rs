@@ -10,12 +10,12 @@
 //! it is in memory; a restart asks again. What one asker provokes is nothing to the others.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::evidence::{self, Evidence};
@@ -26,13 +26,14 @@ use crate::{
         writes::Writes,
     },
     oci::{Accept, AcceptClass, Digest, Reference, Repository},
+    peer::{Shares, TrustedNetworks},
     upstream::{Access, Asker, Error, ErrorKind, Registry, Upstream},
 };
 
 /// How many askers' rights to a repository are remembered, how many digests of repositories, and how many refusals.
 const MOST: u64 = 100_000;
 /// How many questions are on their way at a time, each with a password in hand. Beyond it is somebody who guesses.
-const MOST_QUESTIONS: usize = 1024;
+const MOST_QUESTIONS: u64 = 1024;
 /// How long a client waits for the upstream when a former answer could do.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long an upstream that could not answer an asker is not asked by it where a former answer can do.
@@ -103,7 +104,7 @@ struct Shared {
     /// Changes made through us: what was refused before one may be given after it.
     writes: Writes,
     questions: Flights<Question, Result<Option<u64>, Error>>,
-    places_for_questions: Arc<Semaphore>,
+    places_for_questions: Shares,
     documents: Documents,
 }
 
@@ -126,7 +127,12 @@ struct Terms {
 impl Proofs {
     /// Questions run as tasks of `tasks` and end with `shutdown`; refusals are remembered for `negative_ttl` and some
     /// seconds at most.
-    pub fn new(negative_ttl: Duration, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+    pub fn new(
+        negative_ttl: Duration,
+        trusted: TrustedNetworks,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
         let expiring = || Cache::builder().max_capacity(MOST);
         Self(Arc::new(Shared {
             rights: remembering(),
@@ -135,7 +141,7 @@ impl Proofs {
             troubled: Cache::builder().max_capacity(MOST).time_to_live(TROUBLE_TTL).build(),
             writes: Writes::default(),
             questions: Flights::new(tasks, shutdown),
-            places_for_questions: Arc::new(Semaphore::new(MOST_QUESTIONS)),
+            places_for_questions: Shares::new(MOST_QUESTIONS, trusted),
             documents: Documents::default(),
         }))
     }
@@ -150,6 +156,7 @@ impl Proofs {
         upstream: &Upstream,
         repository: &Repository,
         subject: &Subject,
+        peer: IpAddr,
     ) -> Result<Option<u64>, Error> {
         let Some((asker, terms)) = terms(upstream) else { return Ok(None) };
         let right = Right { registry: upstream.registry().clone(), asker, repository: Some(repository.clone()) };
@@ -165,7 +172,7 @@ impl Proofs {
             Question { right: right.clone(), subject: Some(subject.named()), circle: upstream.may_be_circle() };
         let (proofs, by, of, what) = (self.clone(), upstream.clone(), repository.clone(), subject.clone());
         let had_right = of_right == Standing::Fresh;
-        self.ask(question, upstream, asker, standing, async move {
+        self.ask(question, upstream, asker, standing, peer, async move {
             let asked = Instant::now();
             let told = what.ask(&by, &of, &proofs.0.documents).await;
             // Here, and not by who waits: that one may have left, or been content with a former answer.
@@ -198,7 +205,7 @@ impl Proofs {
     ///
     /// # Errors
     /// What the upstream says, or why it cannot be asked.
-    pub async fn log_in(&self, upstream: &Upstream) -> Result<(), Error> {
+    pub async fn log_in(&self, upstream: &Upstream, peer: IpAddr) -> Result<(), Error> {
         let Some((asker, terms)) = terms(upstream) else { return Ok(()) };
         let right = Right { registry: upstream.registry().clone(), asker, repository: None };
         let standing = terms.judge_right(self.age(&right));
@@ -207,7 +214,7 @@ impl Proofs {
         }
         let question = Question { right: right.clone(), subject: None, circle: upstream.may_be_circle() };
         let (proofs, by) = (self.clone(), upstream.clone());
-        self.ask(question, upstream, asker, standing, async move {
+        self.ask(question, upstream, asker, standing, peer, async move {
             let asked = Instant::now();
             let told = by.ping().await;
             match &told {
@@ -257,6 +264,7 @@ impl Proofs {
         upstream: &Upstream,
         asker: Asker,
         standing: Standing,
+        peer: IpAddr,
         asking: impl Future<Output = Result<Option<u64>, Error>> + Send + 'static,
     ) -> Result<Option<u64>, Error> {
         let troubled = (upstream.registry().clone(), asker);
@@ -271,8 +279,9 @@ impl Proofs {
         let shared = self.0.clone();
         let (key, circle) = (question.of_refused(), question.circle);
         let (flight, leads) = self.0.questions.join(question, || async move {
-            let Ok(_place) = shared.places_for_questions.try_acquire() else {
-                return Err(Error::new(ErrorKind::TooManyRequests, "too many clients' rights are being asked for"));
+            let Ok(_place) = shared.places_for_questions.take(peer, 1) else {
+                let why = "too many clients' rights are being asked for, or too many for this address";
+                return Err(Error::new(ErrorKind::TooManyRequests, why).retry_at_once());
             };
             let told = asking.await;
             if let Err(error) = &told
@@ -286,7 +295,7 @@ impl Proofs {
         let asking = flight.answer_unless(circle && !leads);
         if !former {
             let why = "mirrors that may wait for this request ask the same";
-            let answer = asking.await.map_err(|Circle| Error::new(ErrorKind::TooManyRequests, why))?;
+            let answer = asking.await.map_err(|Circle| Error::new(ErrorKind::TooManyRequests, why).retry_at_once())?;
             return answer.unwrap_or_else(given_up);
         }
         match tokio::time::timeout(PATIENCE, asking).await {
@@ -426,7 +435,11 @@ mod tests {
     }
 
     fn proofs() -> Proofs {
-        Proofs::new(Duration::ZERO, TaskTracker::new(), CancellationToken::new())
+        Proofs::new(Duration::ZERO, TrustedNetworks::default(), TaskTracker::new(), CancellationToken::new())
+    }
+
+    fn peer(number: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, number])
     }
 
     fn right(upstream: &Upstream) -> Right {
@@ -491,7 +504,8 @@ mod tests {
             ("503 Service Unavailable", true, Ok(None)),
         ] {
             let (port, asked) = registry(status).await;
-            let proofs = Proofs::new(Duration::from_secs(60), TaskTracker::new(), CancellationToken::new());
+            let (trusted, tasks) = (TrustedNetworks::default(), TaskTracker::new());
+            let proofs = Proofs::new(Duration::from_secs(60), trusted, tasks, CancellationToken::new());
             let upstream = upstream(port, Duration::ZERO);
             let place = blob().place(&upstream, &repository, None).unwrap();
             if is_known {
@@ -499,7 +513,7 @@ mod tests {
                 proofs.0.places.insert(place, Instant::now());
             }
             for _ in 0..20 {
-                let answer = proofs.admit(&upstream, &repository, &blob()).await;
+                let answer = proofs.admit(&upstream, &repository, &blob(), peer(1)).await;
                 assert_eq!(answer.map_err(|error| error.kind), told, "{status}");
             }
             let asked = asked.load(Ordering::Relaxed);
@@ -513,7 +527,7 @@ mod tests {
         let (proofs, upstream) = (proofs(), upstream(port, Duration::ZERO));
         let login = Right { repository: None, ..right(&upstream) };
         proofs.note(login.clone(), Word { asked: Instant::now(), yes: true });
-        assert!(proofs.log_in(&upstream).await.is_ok());
+        assert!(proofs.log_in(&upstream, peer(1)).await.is_ok());
         assert!(proofs.age(&login).is_some() && proofs.refused_at(&upstream, None).is_none());
     }
 
@@ -522,13 +536,15 @@ mod tests {
         let (proofs, upstream) = (proofs(), upstream(1, Duration::ZERO));
         let ask = |circle| {
             let question = Question { right: right(&upstream), subject: None, circle };
-            proofs.ask(question, &upstream, Asker::NOBODY, Standing::Nothing, async {
+            proofs.ask(question, &upstream, Asker::NOBODY, Standing::Nothing, peer(1), async {
                 tokio::time::sleep(Duration::from_secs(600)).await;
                 Ok(None)
             })
         };
         let (first, second) = tokio::join!(ask(true), ask(true));
-        assert_eq!((first.unwrap(), second.unwrap_err().kind), (None, ErrorKind::TooManyRequests));
+        let second = second.unwrap_err();
+        assert_eq!((first.unwrap(), second.kind), (None, ErrorKind::TooManyRequests));
+        assert_eq!(second.retry_after, Some(Duration::from_secs(1)));
         let (first, second) = tokio::join!(ask(false), ask(false));
         assert_eq!((first.unwrap(), second.unwrap()), (None, None));
     }
@@ -541,10 +557,36 @@ mod tests {
             let (proofs, upstream) = (proofs(), upstream(port, ttl));
             let (right, repository) = (right(&upstream), "team/a".parse().unwrap());
             proofs.note(right.clone(), Word { asked: Instant::now(), yes: true });
-            let told = proofs.admit(&upstream, &repository, &blob()).await;
+            let told = proofs.admit(&upstream, &repository, &blob(), peer(1)).await;
             assert_eq!(told.unwrap_err().kind, ErrorKind::NotFound);
             assert_eq!(proofs.age(&right).is_some(), stays, "{ttl:?}");
         }
+    }
+
+    /// One address leaves questions to others, and is told when to come again.
+    #[tokio::test]
+    async fn questions_in_flight_are_shared_by_addresses() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = upstream(listener.local_addr().unwrap().port(), Duration::ZERO);
+        let mut proofs = proofs();
+        Arc::get_mut(&mut proofs.0).unwrap().places_for_questions = Shares::new(4, TrustedNetworks::default());
+        let ask = |number: u8, of: u8| {
+            let (proofs, upstream) = (proofs.clone(), upstream.clone());
+            let repository = format!("team/a{number}").parse().unwrap();
+            async move { proofs.admit(&upstream, &repository, &blob(), peer(of)).await.unwrap_err() }
+        };
+        let mut held = Vec::new();
+        for (number, of) in [(1, 1), (2, 1), (3, 1), (4, 2)] {
+            if number == 4 {
+                let refused = ask(9, 1).await;
+                assert_eq!(refused.kind, ErrorKind::TooManyRequests);
+                assert_eq!(refused.retry_after, Some(Duration::from_secs(1)));
+            }
+            tokio::spawn(ask(number, of));
+            // The question has its place before it is sent.
+            held.push(listener.accept().await.unwrap());
+        }
+        assert_eq!(ask(9, 3).await.kind, ErrorKind::TooManyRequests, "the whole binds for all");
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<(), Error> {
         let tried = self.begin_try(asked, upstream, identity).await?;
-        let known = self.know_client(upstream, identity, facts).await;
+        let known = self.know_client(asked, upstream, identity, facts).await;
         if let Some(tried) = tried {
             tried.end();
         }
@@ -116,10 +116,17 @@ impl Handler {
     }
 
     /// Where clients must log in, a name that the upstream does not know is none; nor does a client log in with it.
-    async fn know_client(&self, upstream: &Upstream, identity: &Identity, facts: &mut Facts) -> Result<(), Error> {
+    async fn know_client(
+        &self,
+        asked: Asked<'_>,
+        upstream: &Upstream,
+        identity: &Identity,
+        facts: &mut Facts,
+    ) -> Result<(), Error> {
         let operation = facts.operation;
         if matches!(identity, Identity::Client(_)) && (operation == Label::Base || !self.access.load().is_open()) {
-            self.proofs.log_in(upstream).await.map_err(|error| facts.refused(operation, &error))?;
+            let peer = asked.connection.peer.ip();
+            self.proofs.log_in(upstream, peer).await.map_err(|error| facts.refused(operation, &error))?;
         }
         Ok(())
     }
@@ -134,7 +141,7 @@ impl Handler {
         facts: &mut Facts,
     ) -> Result<Response<Body>, Error> {
         let label = route.operation.label();
-        self.know_client(upstream, identity, facts).await?;
+        self.know_client(asked, upstream, identity, facts).await?;
         let subject = match &route.operation {
             Operation::Base if matches!(identity, Identity::Client(_)) => return Ok(response::base()),
             // Where a password would not be taken it is not asked for; to say 200 would let any login succeed.
@@ -157,7 +164,8 @@ impl Handler {
         };
         let mut announced = None;
         if let (Some(subject), Some(repository)) = (&subject, &route.repository) {
-            announced = self.proofs.admit(upstream, repository, subject).await.map_err(|error| {
+            let peer = asked.connection.peer.ip();
+            announced = self.proofs.admit(upstream, repository, subject, peer).await.map_err(|error| {
                 // Some clients say who they are only when they are asked, and by that name there may be a former yes.
                 let could_say = !matches!(identity, Identity::Client(_)) && self.takes_passwords(asked);
                 let refused = facts.refused(label, &error);

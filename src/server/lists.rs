@@ -35,17 +35,22 @@ impl Handler {
         let refused = || self.proofs.refused_at(&wanted.upstream, wanted.list.repository());
         let served = match self.lists.get(&wanted, refused).await.map_err(|error| facts.failed(error))? {
             FoundList::Served(served) => served,
-            FoundList::Tagged(tagged) => self.tagged_referrers(&tagged, facts).await?,
+            FoundList::Tagged(tagged) => self.tagged_referrers(asked, &tagged, facts).await?,
         };
         facts.outcome = served.outcome;
         Ok(response::list(kind, served, asked.uri.path(), namespace))
     }
 
     /// Lists are kept for each asker apart; a tag is not, and who may not read it must not learn from it.
-    async fn tagged_referrers(&self, tagged: &TaggedReferrers, facts: &mut Facts) -> Result<ServedList, Error> {
+    async fn tagged_referrers(
+        &self,
+        asked: Asked<'_>,
+        tagged: &TaggedReferrers,
+        facts: &mut Facts,
+    ) -> Result<ServedList, Error> {
         let Wanted { upstream, repository, accept } = &tagged.manifest;
         let subject = Subject::Manifest(tagged.tag.clone(), accept.clone());
-        match self.proofs.admit(upstream, repository, &subject).await {
+        match self.proofs.admit(upstream, repository, &subject, asked.connection.peer.ip()).await {
             Ok(_) => self.lists.get_tagged(tagged).await.map_err(|error| facts.failed(error)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(tagged.none(Outcome::Miss)),
             Err(error) => Err(facts.refused(Operation::Referrers, &error)),

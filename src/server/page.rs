@@ -15,6 +15,11 @@ use crate::cache::List;
 /// What begins a `last` that has the upstream's own query.
 const PACKED: char = '~';
 const ARTIFACT_TYPE: &str = "artifactType";
+/// What no page is asked for by: `ns` is between us and either, and a client must not choose in whose name (RFC 6750,
+/// section 2.3), or by which method, the upstream is asked.
+const NEVER_PASSED: [&str; 3] = ["ns", "access_token", "_method"];
+/// The longest query of an upstream's own that a client can bring back, in bytes.
+const MAX_PACKED: usize = 4096;
 /// What registries are asked instead of any `n` that is no number: they refuse it, or take no notice.
 const NO_NUMBER: &str = "-1";
 
@@ -43,7 +48,7 @@ pub fn asked(list: &List, query: &str) -> String {
 
 /// The query by which a client asks us for what the upstream has asked for by this one. `ns=` is between us and either.
 pub fn told(query: &str) -> String {
-    let pairs = || parse(query.as_bytes()).filter(|(key, _)| key != "ns");
+    let pairs = || parse(query.as_bytes()).filter(|(key, _)| is_passed(key));
     let plain = Serializer::new(String::new()).extend_pairs(pairs()).finish();
     let is_ours = pairs().all(|(key, value)| match &*key {
         "last" => !value.starts_with(PACKED),
@@ -57,9 +62,13 @@ pub fn told(query: &str) -> String {
 }
 
 fn unpack(last: &str) -> Option<String> {
-    let query = URL_SAFE_NO_PAD.decode(last.strip_prefix(PACKED)?).ok()?;
+    let query = URL_SAFE_NO_PAD.decode(last.strip_prefix(PACKED)?).ok().filter(|query| query.len() <= MAX_PACKED)?;
     // Spelled as we spell it: nothing else gets into the request to the upstream.
-    Some(Serializer::new(String::new()).extend_pairs(parse(&query).filter(|(key, _)| key != "ns")).finish())
+    Some(Serializer::new(String::new()).extend_pairs(parse(&query).filter(|(key, _)| is_passed(key))).finish())
+}
+
+fn is_passed(key: &str) -> bool {
+    !NEVER_PASSED.iter().any(|never| key.trim().eq_ignore_ascii_case(never))
 }
 
 #[cfg(test)]
@@ -116,6 +125,22 @@ mod tests {
             assert_eq!(asked(&tags(), &asked(&tags(), &told(&by_us))), query);
         }
         assert_eq!(told("n=5&last=a/b&ns=evil.example"), "n=5&last=a%2Fb");
+    }
+
+    #[test]
+    fn a_client_packs_no_credentials_and_nothing_endless() {
+        let packed = |query: &str| format!("n=1&last={PACKED}{}", URL_SAFE_NO_PAD.encode(query));
+        for (query, expected) in [
+            ("page=2&access_token=stolen&ns=evil.example&_method=DELETE", "page=2"),
+            ("Access_Token=a& access_token=b&NS=c&%5fmethod=d&page=2", "page=2"),
+            ("page=2\r\nHost: evil.example#x", "page=2%0D%0AHost%3A+evil.example%23x"),
+            ("/../../other?page=2", "%2F..%2F..%2Fother%3Fpage=2"),
+        ] {
+            assert_eq!(asked(&tags(), &packed(query)), expected, "{query}");
+            assert!(!told(query).contains("access_token"));
+        }
+        let long = packed(&format!("page={}", "a".repeat(MAX_PACKED)));
+        assert!(asked(&tags(), &long).starts_with("n=1&last=%7E"), "it is a name like any other");
     }
 
     proptest! {

@@ -26,6 +26,8 @@ use super::proxy;
 /// How many lookups may run at a time, over all upstreams: each takes a thread of the blocking pool,
 /// which the disk needs as well, and a resolver that is away holds it for long.
 static LOOKUPS: Semaphore = Semaphore::const_new(32);
+/// How many of them may be one upstream's: the names that it leads to may hang.
+const MAX_LOOKUPS_OF_UPSTREAM: usize = 8;
 /// How long a name is waited for, its turn included.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -88,8 +90,9 @@ struct Inner {
     /// Hosts of the proxies in the environment: the operator's word too, but dialled in place of a
     /// target, never as one.
     proxies: Vec<String>,
-    /// How names are resolved.
+    /// How names are resolved, and the turns for that.
     resolve: fn(&str) -> io::Result<Vec<SocketAddr>>,
+    lookups: Arc<Semaphore>,
 }
 
 impl AddressFilter {
@@ -99,12 +102,7 @@ impl AddressFilter {
         let own = urls.iter().filter_map(|url| url.host_str().map(str::to_owned));
         let realms = realms.iter().map(|realm| host_of(realm).to_owned());
         let (chosen, proxies) = (own.chain(realms).collect(), proxies_of_environment());
-        Self(Arc::new(Inner { home, chosen, proxies, resolve: resolve_by_system }))
-    }
-
-    async fn lookup(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        let (name, resolve) = (name.to_owned(), self.0.resolve);
-        in_turn(&LOOKUPS, move || resolve(&name)).await
+        Self(Arc::new(Inner { home, chosen, proxies, resolve: resolve_by_system, lookups: lookups() }))
     }
 
     /// Refuses what can be judged without resolving: a literal address, and the names of this machine.
@@ -139,6 +137,11 @@ impl AddressFilter {
             }
         }
         Ok(())
+    }
+
+    async fn lookup(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        let (name, resolve) = (name.to_owned(), self.0.resolve);
+        in_turn(&self.0.lookups, &LOOKUPS, move || resolve(&name)).await
     }
 
     async fn check_address(&self, address: IpAddr) -> bool {
@@ -222,16 +225,24 @@ fn resolve_by_system(name: &str) -> io::Result<Vec<SocketAddr>> {
     Ok((name, 0).to_socket_addrs()?.collect())
 }
 
-/// Runs a lookup on the blocking pool. The turn is given back when the lookup ends, which for one that
-/// hangs is after it has been given up: no limit in time can end a thread.
+/// The turns of one upstream.
+fn lookups() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MAX_LOOKUPS_OF_UPSTREAM))
+}
+
+/// Runs a lookup on the blocking pool. Its turns, of the upstream and of all, are given back when the lookup ends, which for
+/// one that hangs is after it has been given up: no limit in time can end a thread.
 async fn in_turn<T: Send + 'static>(
-    turns: &'static Semaphore,
+    of_upstream: &Arc<Semaphore>,
+    of_all: &'static Semaphore,
     lookup: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let run = async {
-        let turn = turns.acquire().await.map_err(io::Error::other)?;
+        // The upstream's comes first: what waits for it is in no other upstream's way.
+        let turn = of_upstream.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let turn_of_all = of_all.acquire().await.map_err(io::Error::other)?;
         let lookup = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _turns = (turn, turn_of_all);
             lookup()
         });
         lookup.await.map_err(io::Error::other)?
@@ -460,7 +471,8 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_on_this_machine_is_dialled_but_is_no_target() {
         let home = vec![Host::Ipv4(Ipv4Addr::new(203, 0, 113, 7))];
-        let inner = Inner { home, chosen: vec![], proxies: vec!["localhost".into()], resolve: resolve_by_system };
+        let (proxies, resolve) = (vec!["localhost".into()], resolve_by_system);
+        let inner = Inner { home, chosen: vec![], proxies, resolve, lookups: lookups() };
         let filter = AddressFilter(Arc::new(inner));
         assert!(filter.resolve("localhost".parse().unwrap()).await.is_ok());
         assert!(filter.check(&Url::parse("http://localhost:3128/").unwrap()).await.is_err());
@@ -483,7 +495,7 @@ mod tests {
         ] {
             let proxies = proxy.into_iter().map(str::to_owned).collect();
             let home = vec![Host::Domain(home.to_owned())];
-            let filter = AddressFilter(Arc::new(Inner { home, chosen: vec![], proxies, resolve }));
+            let filter = AddressFilter(Arc::new(Inner { home, chosen: vec![], proxies, resolve, lookups: lookups() }));
             assert_eq!(filter.check(&Url::parse(target).unwrap()).await.is_ok(), allowed, "{proxy:?} {target}");
         }
     }
@@ -507,21 +519,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_lookup_that_hangs_is_given_up_and_keeps_its_turn() {
-        static ONE: Semaphore = Semaphore::const_new(1);
+        static ALL: Semaphore = Semaphore::const_new(2);
+        let (one, other) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
         let (end, ends) = std::sync::mpsc::channel::<()>();
         tokio::time::pause();
-        let hung = in_turn(&ONE, move || {
+        let hung = in_turn(&one, &ALL, move || {
             let _ = ends.recv();
             Ok(1)
         });
         let (given_up, ()) = tokio::join!(hung, tokio::time::advance(2 * LOOKUP_TIMEOUT));
         assert_eq!(given_up.unwrap_err().kind(), io::ErrorKind::TimedOut);
         // There is no second thread for it.
-        let (waited, ()) = tokio::join!(in_turn(&ONE, || Ok(2)), tokio::time::advance(2 * LOOKUP_TIMEOUT));
+        let (waited, ()) = tokio::join!(in_turn(&one, &ALL, || Ok(2)), tokio::time::advance(2 * LOOKUP_TIMEOUT));
         assert_eq!(waited.unwrap_err().kind(), io::ErrorKind::TimedOut);
         tokio::time::resume();
+        assert_eq!(in_turn(&other, &ALL, || Ok(4)).await.unwrap(), 4, "another upstream's names");
         end.send(()).unwrap();
-        assert_eq!(in_turn(&ONE, || Ok(3)).await.unwrap(), 3);
+        assert_eq!(in_turn(&one, &ALL, || Ok(3)).await.unwrap(), 3);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Error {
     }
 
     /// The same request will be answered when it comes again.
-    pub(super) fn retry_at_once(mut self) -> Self {
+    pub fn retry_at_once(mut self) -> Self {
         self.retry_after = Some(Duration::from_secs(1));
         self
     }
