@@ -26,6 +26,7 @@ mod observe;
 mod pace;
 mod page;
 mod pipe;
+mod queued;
 mod reserve;
 pub mod response;
 mod scheme;

@@ -2,7 +2,7 @@
 //!
 //! What must hold: a write that the client does not take ends after the stall timeout, under TLS, HTTP/1 and HTTP/2
 //! alike, and nothing but a pending write starts that clock: a response that waits for its upstream has nothing to
-//! write. The clock restarts with every byte the kernel takes, so a slow client is not a stalled one.
+//! write. The clock restarts with every byte that the client's kernel takes, so a slow client is not a stalled one.
 //! HTTP/2's own flow control is above this file: see [`super::streams`].
 //!
 //! Buffers that stand for parts of files are sent by the kernel: see [`super::sendfile`]. It may encrypt what is written,
@@ -38,6 +38,7 @@ use super::{
     ktls::{self, Allowance, Records},
     memory,
     pace::Pace,
+    queued::queued,
     sendfile::{self, Lane},
 };
 use crate::{cache::Taker, metrics::Metrics};
@@ -54,6 +55,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const FIRST_READ: usize = 2048;
 /// How many bytes one connection writes before other tasks of its thread have a turn.
 const BURST: usize = 256 * 1024;
+/// After this part of the stall timeout it is looked at what is queued for a client.
+const FIRST_LOOK: u32 = 100;
 /// How long TCP waits on a silent connection before it asks whether the peer is there, and between asking again.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -127,6 +130,8 @@ struct Blocked {
     since: Instant,
     /// Up to when the pace knows of it.
     told: Instant,
+    /// What is queued for the client has been looked at since.
+    looked: bool,
 }
 
 /// Who encrypts what is written and decrypts what is read.
@@ -333,7 +338,10 @@ impl Stream {
             {
                 Poll::Ready(Ok(()))
             }
-            result => Poll::Ready(result),
+            result => {
+                self.note_timeout(&result);
+                Poll::Ready(result)
+            }
         }
     }
 
@@ -362,9 +370,17 @@ impl Stream {
         Poll::Pending
     }
 
+    /// The kernel gave up what the client did not take, as it is told to (`TCP_USER_TIMEOUT`), before the clock here did.
+    fn note_timeout<T>(&self, result: &io::Result<T>) {
+        if self.blocked.is_some() && result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            self.broken.stalled();
+        }
+    }
+
     /// Lets a write through, and bounds how long it may stay pending.
     fn timed(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = &write {
+            self.note_timeout(written);
             let written = written.as_ref().map_or(0, |written| *written);
             self.taker.meter.took(written as u64);
             if let Some(pace) = &mut self.pace {
@@ -389,12 +405,19 @@ impl Stream {
         let blocked = self.blocked.get_or_insert_with(|| {
             let now = Instant::now();
             self.taker.meter.waits();
-            Box::new(Blocked { clock: Box::pin(tokio::time::sleep(stall.min(left))), since: now, told: now })
+            let clock = Box::pin(tokio::time::sleep((stall / FIRST_LOOK).min(left)));
+            Box::new(Blocked { clock, since: now, told: now, looked: false })
         });
         loop {
             ready!(blocked.clock.as_mut().poll(cx));
             let now = Instant::now();
-            let goes_on = pace.waited(now - blocked.told);
+            let queued = queued(&self.tcp);
+            // Our kernel may take nothing for long of one that takes something from it.
+            if queued.is_some_and(|queued| pace.look(queued)) && blocked.looked {
+                blocked.since = now;
+            }
+            blocked.looked = true;
+            let goes_on = pace.waited(now - blocked.told, || queued);
             blocked.told = now;
             let still = now - blocked.since;
             if !goes_on || still >= stall {
@@ -408,7 +431,7 @@ impl Stream {
     fn client_goes_on(&mut self) -> bool {
         let (Some(pace), Some(blocked)) = (&mut self.pace, self.blocked.take()) else { return true };
         self.taker.meter.goes_on();
-        pace.waited(blocked.told.elapsed())
+        pace.waited(blocked.told.elapsed(), || queued(&self.tcp))
     }
 
     fn too_slow(&self) -> io::Error {
@@ -579,6 +602,8 @@ mod tests {
                 })
                 .await
             };
+            assert_eq!(write(Poll::Pending).await, Ok(()));
+            tokio::time::advance(Duration::from_secs(2)).await;
             assert_eq!(write(Poll::Pending).await, Ok(()));
             tokio::time::advance(Duration::from_secs(100)).await;
             assert_eq!(write(Poll::Ready(Ok(bytes))).await, Ok(()));

@@ -62,7 +62,7 @@ impl Turn {
             self.taker.meter.took(clients.bytes as u64);
             self.taker.meter.goes_on();
             state.pace.took(clients.bytes);
-            state.slow |= !state.pace.waited(clients.told.elapsed());
+            state.slow |= !state.pace.waited(clients.told.elapsed(), || None);
         }
     }
 
@@ -90,7 +90,7 @@ impl Turn {
         let Some(clients) = clients else { return Some(self.stall) };
         let now = Instant::now();
         let still = now - clients.since;
-        let goes_on = pace.waited(now - clients.told);
+        let goes_on = pace.waited(now - clients.told, || None);
         clients.told = now;
         (goes_on && still < self.stall).then(|| pace.left().min(self.stall - still))
     }

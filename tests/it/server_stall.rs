@@ -99,6 +99,23 @@ async fn a_slow_reader_is_not_a_stalled_one() {
 }
 
 #[tokio::test]
+async fn a_steady_reader_behind_large_buffers_is_not_cut() {
+    const STEP: usize = 30_000;
+    let stall = Duration::from_secs(3);
+    let server = Setup::clear().timeouts(|timeouts| timeouts.stall = stall).start();
+    let mut stream = server.connect().await;
+    send(&mut stream, &format!("GET /big?{ENDLESS} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+    let mut part = vec![0; STEP];
+    let began = std::time::Instant::now();
+    // It takes our kernel longer than that to take anything more of the response: it has 4 MiB of it.
+    while began.elapsed() < 3 * stall {
+        soon("the next bytes", stream.read_exact(&mut part)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    assert!(!server.metrics.encode().unwrap().contains("forebay_stalls_total{"));
+}
+
+#[tokio::test]
 async fn a_body_that_fails_never_looks_like_an_end() {
     let server = start();
     for client in [client(), h2_client()] {
