@@ -29,7 +29,7 @@ use crate::{
     server::{Handler, Held, ListenError, Listener, ReloadableTls, Table, TlsError},
     state::{self, StateDirectory},
     upstream::{
-        self, AskerKey, Context, NoRandomness, SetupError, Upstream,
+        self, AskerKey, Context, NoRandomness, ReadBudget, SetupError, Upstream,
         proxy::{self, ProxyError},
     },
 };
@@ -103,6 +103,7 @@ pub struct App {
     metrics: Metrics,
     readiness: Readiness,
     trusted: TrustedNetworks,
+    budget: ReadBudget,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
     local_addrs: Vec<SocketAddr>,
     admin_addr: SocketAddr,
@@ -126,6 +127,7 @@ impl App {
         let pseudonym: Arc<str> = format!("forebay-{instance:08x}").into();
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
         let images = Images::default();
+        let budget = ReadBudget::default();
         let manifests = ManifestCache::new(
             &config.cache,
             store.clone(),
@@ -136,7 +138,7 @@ impl App {
         );
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let handler = Arc::new(Handler {
-            table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym)?),
+            table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym, &budget)?),
             access: ArcSwap::from_pointee(AccessControl::load(&config.access)?.trusting(trusted.clone())),
             lists: Lists::new(&config.cache, manifests.clone(), tasks.clone(), end.clone()),
             manifests,
@@ -192,6 +194,7 @@ impl App {
             metrics,
             readiness,
             trusted,
+            budget,
             admin_hosts,
             local_addrs,
             admin_addr,
@@ -225,7 +228,7 @@ impl App {
     }
 
     fn try_reload(&self, config: &Config) -> Result<(), Error> {
-        let table = table(config, &self.metrics, &self.handler.pseudonym)?;
+        let table = table(config, &self.metrics, &self.handler.pseudonym, &self.budget)?;
         let access = AccessControl::load(&config.access)?.trusting(self.trusted.clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
         if let (Some(running), Some(tls)) = (&self.tls, &tls) {
@@ -293,12 +296,12 @@ pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
     Seal::check(&config.push)?;
     config.state_directory.as_deref().map_or(Ok(()), state::check)?;
     DiskStore::check(&config.cache)?;
-    upstreams(config, &Metrics::new()?, "forebay-check")
+    upstreams(config, &Metrics::new()?, "forebay-check", &ReadBudget::default())
 }
 
-fn table(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Table, Error> {
+fn table(config: &Config, metrics: &Metrics, pseudonym: &str, budget: &ReadBudget) -> Result<Table, Error> {
     let mut table = HashMap::new();
-    for upstream in upstreams(config, metrics, pseudonym)? {
+    for upstream in upstreams(config, metrics, pseudonym, budget)? {
         metrics.upstream_configured(upstream.name());
         table.insert(upstream.name().clone(), upstream);
     }
@@ -349,9 +352,9 @@ fn warn_of_push_users(config: &Config) {
     }
 }
 
-fn upstreams(config: &Config, metrics: &Metrics, pseudonym: &str) -> Result<Vec<Upstream>, Error> {
+fn upstreams(config: &Config, metrics: &Metrics, pseudonym: &str, budget: &ReadBudget) -> Result<Vec<Upstream>, Error> {
     let build = |(index, config): (usize, &upstream::Config)| {
-        let context = Context { metrics: metrics.clone(), via: via(pseudonym).into() };
+        let context = Context { metrics: metrics.clone(), via: via(pseudonym).into(), budget: budget.clone() };
         let upstream = Upstream::new(config, context);
         upstream
             .and_then(|upstream| upstream.check_credentials().map(|()| upstream))

@@ -90,6 +90,8 @@ pub enum Error {
     TooManyTries { retry_after: Duration },
     #[error("{}", overloaded(*.0))]
     Overloaded(Refused),
+    #[error("this mirror has no memory or no open file left for this; try again soon")]
+    Exhausted,
     #[error("the upstream is not available")]
     UpstreamUnavailable { retry_after: Option<Duration> },
     #[error("the upstream does not answer in time")]
@@ -135,7 +137,7 @@ impl Error {
             Self::UpstreamUnavailable { .. } | Self::DigestMismatch => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::Circle | Self::Draining | Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Circle | Self::Draining | Self::Overloaded(_) | Self::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -172,6 +174,7 @@ impl Error {
             | Self::Loop
             | Self::Circle
             | Self::Overloaded(_)
+            | Self::Exhausted
             | Self::Draining => ErrorCode::Unavailable,
         }
     }
@@ -191,7 +194,7 @@ impl Error {
                 .map(|value| one(header::CONTENT_RANGE, value))
                 .unwrap_or_default(),
             Self::TooManyRequests { retry_after } | Self::UpstreamUnavailable { retry_after } => retry(*retry_after),
-            Self::Busy | Self::Circle | Self::Overloaded(_) => retry(Some(Duration::from_secs(1))),
+            Self::Busy | Self::Circle | Self::Overloaded(_) | Self::Exhausted => retry(Some(Duration::from_secs(1))),
             Self::TooManyTries { retry_after } => retry(Some(*retry_after)),
             Self::Draining => retry(Some(Duration::from_secs(5))),
             Self::InvalidName(_)
@@ -233,6 +236,7 @@ impl Error {
             ErrorKind::Denied => Self::Denied,
             ErrorKind::TooManyRequests => Self::TooManyRequests { retry_after: error.retry_after },
             ErrorKind::Timeout => Self::UpstreamTimeout,
+            ErrorKind::Exhausted => Self::Exhausted,
             ErrorKind::TooLarge => Self::ManifestTooLarge,
             ErrorKind::Loop => Self::Loop,
             ErrorKind::Unsupported => Self::MethodNotAllowed,
@@ -289,6 +293,7 @@ impl From<BlobError> for Error {
             BlobError::Mismatch => Self::DigestMismatch,
             BlobError::Range { len } => Self::RangeNotSatisfiable { len },
             BlobError::Circle => Self::Circle,
+            BlobError::Exhausted => Self::Exhausted,
             BlobError::Abandoned => Self::Draining,
         }
     }
@@ -368,6 +373,7 @@ mod tests {
             (Error::Circle, 503, "UNAVAILABLE"),
             (Error::Draining, 503, "UNAVAILABLE"),
             (Error::Overloaded(Refused::Full), 503, "UNAVAILABLE"),
+            (Error::Exhausted, 503, "UNAVAILABLE"),
         ] {
             assert_eq!((error.status().as_u16(), error.code().as_str()), (status, code), "{error:?}");
             assert!(!error.to_string().is_empty());
@@ -392,6 +398,7 @@ mod tests {
             (Error::Circle, header::RETRY_AFTER, Some("1")),
             (Error::Draining, header::RETRY_AFTER, Some("5")),
             (Error::Overloaded(Refused::Share), header::RETRY_AFTER, Some("1")),
+            (Error::Exhausted, header::RETRY_AFTER, Some("1")),
             // Clients must not be made to send us what they have for the upstream.
             (Error::Denied, header::WWW_AUTHENTICATE, None),
         ] {

@@ -431,7 +431,11 @@ mod tests {
             connections: 1,
             push: true,
         };
-        Upstream::new(&config, Context { metrics: Metrics::new().unwrap(), via: "1.1 test".into() }).unwrap()
+        Upstream::new(
+            &config,
+            Context { metrics: Metrics::new().unwrap(), via: "1.1 test".into(), budget: Default::default() },
+        )
+        .unwrap()
     }
 
     fn proofs() -> Proofs {

@@ -15,6 +15,7 @@ use super::{
     transfer::Transfer,
 };
 use crate::{
+    file::is_lack_of_descriptors,
     metrics::{Metrics, Outcome},
     oci::{ByteRange, Digest, ResolvedRange},
     peer::TrustedNetworks,
@@ -39,6 +40,8 @@ pub enum BlobError {
     Range { len: u64 },
     #[error("the blob is on its way by mirrors that may wait for this request")]
     Circle,
+    #[error("forebay has no descriptor left")]
+    Exhausted,
     #[error("forebay is shutting down")]
     Abandoned,
 }
@@ -113,7 +116,7 @@ impl BlobCache {
             self.prefetch.config_wanted(source, client);
         }
         if (self.store.has_blob(&source.id()) || !self.fills.has(source))
-            && let Some(blob) = self.stored(&source.id()).await
+            && let Some(blob) = self.stored(&source.id()).await?
         {
             return stored(blob, range);
         }
@@ -237,7 +240,7 @@ impl BlobCache {
 
     /// How long a blob is that is cached; `None` when it is not.
     pub async fn cached_len(&self, source: &Source) -> Option<u64> {
-        self.stored(&source.id()).await.map(|blob| blob.len)
+        self.stored(&source.id()).await.ok().flatten().map(|blob| blob.len)
     }
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
@@ -249,7 +252,7 @@ impl BlobCache {
         {
             return Ok(BlobSize { total: Some(total), outcome: Outcome::Joined });
         }
-        if let Some(blob) = self.stored(&source.id()).await {
+        if let Some(blob) = self.stored(&source.id()).await? {
             return Ok(BlobSize { total: Some(blob.len), outcome: Outcome::Hit });
         }
         match source.upstream.head_blob(&source.repository, &source.digest).await {
@@ -274,13 +277,14 @@ impl BlobCache {
         total.map(|total| BlobSize { total: Some(total), outcome })
     }
 
-    /// A disk that cannot be read turns caching off, not pulling.
-    async fn stored(&self, id: &ContentId) -> Option<StoredBlob> {
+    /// A disk that cannot be read turns caching off, not pulling. Without a descriptor nothing can be pulled, either.
+    async fn stored(&self, id: &ContentId) -> Result<Option<StoredBlob>, BlobError> {
         match self.store.open_blob(id).await {
-            Ok(blob) => blob,
+            Ok(blob) => Ok(blob),
+            Err(error) if is_lack_of_descriptors(&error) => Err(BlobError::Exhausted),
             Err(error) => {
                 tracing::error!(%error, digest = %id.digest, "cannot read a cached blob");
-                None
+                Ok(None)
             }
         }
     }

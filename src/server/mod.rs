@@ -48,7 +48,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use self::reserve::{Reserve, is_lack_of_descriptors};
+use self::reserve::Reserve;
 pub use self::response::isolate;
 pub use self::{
     config::{Config, TlsConfig},
@@ -60,6 +60,7 @@ pub use self::{
 };
 use crate::{
     cache::Taker,
+    file::is_lack_of_descriptors,
     metrics::Metrics,
     peer::{Permit, Refused, Shares, TrustedNetworks},
 };

@@ -3,15 +3,11 @@
 
 use std::{
     fs::File,
-    io,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::{
-    io::Errno,
-    process::{Resource, getrlimit},
-};
+use rustix::process::{Resource, getrlimit};
 
 /// A few descriptors of nothing.
 #[derive(Debug)]
@@ -56,11 +52,6 @@ impl Reserve {
 /// silent would keep everybody else from being accepted.
 pub(super) fn eighth_of_descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.map_or(u64::MAX, |limit| (limit / 8).max(1))
-}
-
-/// Whether there was no descriptor left for what failed.
-pub(super) fn is_lack_of_descriptors(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 #[cfg(test)]

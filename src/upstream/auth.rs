@@ -76,6 +76,7 @@ fn says_no(kind: ErrorKind) -> bool {
         | ErrorKind::Protocol => true,
         ErrorKind::Unavailable
         | ErrorKind::Timeout
+        | ErrorKind::Exhausted
         | ErrorKind::TooManyRequests
         | ErrorKind::TooLarge
         | ErrorKind::Loop

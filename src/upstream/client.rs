@@ -208,6 +208,9 @@ impl Sender {
     }
 
     fn counted(&self, operation: Operation, answer: Result<Response, Error>) -> Result<Response, Error> {
+        if answer.as_ref().is_err_and(|error| error.kind == ErrorKind::Exhausted) {
+            return answer;
+        }
         let status = answer.as_ref().ok().map(|response| response.status().as_u16());
         self.metrics.upstream_request(&self.upstream, operation, status);
         answer

@@ -1,7 +1,8 @@
 //! Documents: answers that are read into memory as a whole, the larger ones in turns.
 //!
 //! What must hold: a request that waits for a token, or for a head, holds no turn, so that no number of them keeps others
-//! from being asked; an answer that waits for its turn holds nothing of a connection.
+//! from being asked; an answer that waits for its turn, or for room in memory, holds nothing of a connection; and no body is
+//! read before there is room for all of it (see [`super::budget`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use tokio::{sync::SemaphorePermit, time::timeout};
 
 use super::{
     answer,
+    budget::Room,
     client::{number, whole_body},
     endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
@@ -24,7 +26,7 @@ const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 pub(super) const MAX_DOCUMENTS: usize = 64;
 /// A document that announces no more bytes than this needs no turn. Most manifests are far smaller.
 const MAX_SMALL: u64 = 64 * 1024;
-/// How long an answer waits for its turn.
+/// How long an answer waits for its turn and for room.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A document as it came.
@@ -44,24 +46,26 @@ impl Shared {
     /// The inner error: no turn came, which says nothing about the endpoint.
     async fn document_of(&self, endpoint: Arc<Endpoint>, ask: &Ask) -> Result<Result<Document, Error>, Error> {
         let mut followed = self.ask(&endpoint, ask).await?;
-        let mut turn = None;
+        let mut place = None;
         if !is_small(&followed) {
-            turn = self.documents.try_acquire().ok();
-            if turn.is_none() {
+            let bytes = most(&followed);
+            place = self.place_now(bytes);
+            if place.is_none() {
                 // Unread, it would hold a part of the window of an HTTP/2 connection, which those share that are being read.
                 drop(followed);
-                turn = match self.turn().await {
-                    Ok(turn) => Some(turn),
-                    Err(error) => return Ok(Err(error)),
-                };
+                let Some((turn, room)) = self.place(bytes).await else { return Ok(Err(self.exhausted())) };
                 followed = self.ask(&endpoint, ask).await?;
+                if !room.holds(most(&followed)) {
+                    return Ok(Err(self.exhausted()));
+                }
+                place = Some((turn, room));
             }
         }
         let age = answer::age(&followed);
         let Followed { response, url, .. } = followed;
         let headers = response.headers().clone();
         let body = whole_body(response, &url, MAX_DOCUMENT).await?;
-        drop(turn);
+        drop(place);
         // What may have any type is a manifest under a wrong one, or a page after all.
         if answer::is_html(&headers) && body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Error::new(ErrorKind::Protocol, format!("{} answered with an HTML page", Shown(&url))));
@@ -70,16 +74,27 @@ impl Shared {
         Ok(Ok(Document { headers, body, age }))
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
-        match timeout(TURN_TIMEOUT, self.documents.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            // The semaphore is never closed, so it was the time.
-            Ok(Err(_)) | Err(_) => {
-                let why = format!("upstream {}: too many documents are being read", self.name());
-                Err(Error::new(ErrorKind::Unavailable, why))
-            }
-        }
+    /// A turn, and room for so many bytes, if both are there now.
+    fn place_now(&self, bytes: usize) -> Option<(SemaphorePermit<'_>, Room)> {
+        Some((self.documents.try_acquire().ok()?, self.room.try_take(bytes)?))
     }
+
+    /// The same, when both are there; `None`: not in time.
+    async fn place(&self, bytes: usize) -> Option<(SemaphorePermit<'_>, Room)> {
+        let place = async { Some((self.documents.acquire().await.ok()?, self.room.take(bytes).await?)) };
+        timeout(TURN_TIMEOUT, place).await.ok().flatten()
+    }
+
+    fn exhausted(&self) -> Error {
+        let why = format!("upstream {}: too many documents are being read", self.name());
+        Error::new(ErrorKind::Exhausted, why)
+    }
+}
+
+/// How many bytes it may have: as many as are announced, or as any.
+fn most(followed: &Followed) -> usize {
+    let announced = number(followed.response.headers(), &header::CONTENT_LENGTH);
+    announced.and_then(|announced| usize::try_from(announced).ok()).map_or(MAX_DOCUMENT, |most| most.min(MAX_DOCUMENT))
 }
 
 fn is_small(followed: &Followed) -> bool {

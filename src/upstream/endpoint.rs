@@ -214,6 +214,8 @@ impl<'a> Attempts<'a> {
     /// Takes note of what `endpoint` gave. `None`: it could not answer, try the next.
     pub(super) fn settle<T>(&mut self, endpoint: &Endpoint, result: Result<T, Error>) -> Option<Result<T, Error>> {
         match result {
+            // Another endpoint takes as much of what we have not.
+            Err(error) if error.kind == ErrorKind::Exhausted => Some(Err(error)),
             Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Loop => {
                 // A circle is a matter of who asks: for others the way over this endpoint may be good.
                 if error.kind != ErrorKind::Loop && !self.quiet {

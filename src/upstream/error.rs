@@ -15,6 +15,7 @@ use http::{HeaderMap, header};
 use reqwest::Url;
 
 use super::address::AddressRefused;
+use crate::file::is_lack_of_descriptors;
 
 /// A source of an [`Error`].
 type Source = Arc<dyn std::error::Error + Send + Sync>;
@@ -39,6 +40,8 @@ pub enum ErrorKind {
     Unavailable,
     /// Nothing came for too long.
     Timeout,
+    /// forebay itself has no memory or no descriptor left for it: this says nothing about the upstream.
+    Exhausted,
     /// The answer is larger than anything forebay holds in memory.
     TooLarge,
     /// The answer makes no sense, such as an HTML page with status 200.
@@ -56,7 +59,7 @@ impl ErrorKind {
     /// failover list may do better, and what is cached may be served instead.
     pub const fn is_outage(self) -> bool {
         match self {
-            Self::Unavailable | Self::Timeout | Self::TooManyRequests | Self::Protocol => true,
+            Self::Unavailable | Self::Timeout | Self::Exhausted | Self::TooManyRequests | Self::Protocol => true,
             Self::NotFound
             | Self::RangeNotSatisfiable { .. }
             | Self::Unauthorized
@@ -100,13 +103,13 @@ impl Error {
             | ErrorKind::Protocol
             | ErrorKind::Unsupported
             | ErrorKind::Rejected { .. } => !self.unreached,
-            ErrorKind::TooLarge | ErrorKind::Loop => false,
+            ErrorKind::Exhausted | ErrorKind::TooLarge | ErrorKind::Loop => false,
         }
     }
 
     /// Whether it was answered, as against not heard of: the next request may well be served.
     pub fn is_answer(&self) -> bool {
-        self.source.is_none() && self.kind != ErrorKind::Timeout
+        self.source.is_none() && !matches!(self.kind, ErrorKind::Timeout | ErrorKind::Exhausted)
     }
 
     pub(super) fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
@@ -130,8 +133,12 @@ impl Error {
         // reqwest's text ends with the URL, and a redirect's URL may be signed.
         let error = error.without_url();
         let refused = sources(&error).any(|source| source.is::<AddressRefused>());
+        let is_lack =
+            |source: &(dyn std::error::Error + 'static)| source.downcast_ref().is_some_and(is_lack_of_descriptors);
         let kind = if refused {
             ErrorKind::Protocol
+        } else if sources(&error).any(is_lack) {
+            ErrorKind::Exhausted
         } else if error.is_timeout() {
             ErrorKind::Timeout
         } else {

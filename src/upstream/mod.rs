@@ -13,6 +13,7 @@ mod answer;
 mod asker;
 mod auth;
 mod blob;
+mod budget;
 pub mod challenge;
 mod client;
 mod config;
@@ -46,6 +47,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 pub use self::{
     asker::{Asker, AskerKey, ClientCredential, NoRandomness, Verdict},
     blob::{BlobRange, BlobStream},
+    budget::ReadBudget,
     config::{Access, Config, CredentialSource},
     content::{Content, Witness},
     error::{Error, ErrorKind, SetupError},
@@ -78,6 +80,8 @@ pub struct Context {
     /// The value of the Via header, such as `1.1 forebay-3f2a`, by which a request that comes back
     /// to us is recognised.
     pub via: Arc<str>,
+    /// What is read into memory of all upstreams.
+    pub budget: ReadBudget,
 }
 
 /// What the head of a manifest says.
@@ -447,7 +451,8 @@ mod tests {
             connections: 1,
             push: false,
         };
-        let context = Context { metrics: Metrics::new().unwrap(), via: "1.1 forebay-test".into() };
+        let context =
+            Context { metrics: Metrics::new().unwrap(), via: "1.1 forebay-test".into(), budget: ReadBudget::default() };
         let upstream = Upstream::new(&config, context).unwrap();
         let repository: Repository = "team/app".parse().unwrap();
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");

@@ -17,6 +17,7 @@ use super::{
     Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Registry, SetupError,
     accept_headers, answer,
     auth::{self, Authenticator, Authorization, Cause, Known},
+    budget::Share,
     client::{Sender, discard, whole_body},
     document::MAX_DOCUMENTS,
     endpoint::{Attempts, Endpoint},
@@ -103,6 +104,8 @@ pub(super) struct Shared {
     via: HeaderValue,
     /// Turns to read documents: see `document`.
     pub(super) documents: Semaphore,
+    /// Room to read them.
+    pub(super) room: Share,
     connections: usize,
     push: bool,
     credentials: bool,
@@ -125,6 +128,7 @@ impl Shared {
             authenticator: Authenticator::new(config, context)?,
             via: HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?,
             documents: Semaphore::new(MAX_DOCUMENTS),
+            room: Share::new(context.budget.clone()),
             connections: config.connections.max(1),
             push: config.push,
             credentials: config.credential != CredentialSource::Anonymous,
@@ -204,6 +208,7 @@ impl Shared {
             let result = Box::pin(act(endpoint.clone())).await;
             if let Err(error) = &result
                 && error.kind.is_outage()
+                && error.kind != ErrorKind::Exhausted
                 && !quiet
             {
                 let cause = std::error::Error::source(error).map(tracing::field::display);
@@ -213,6 +218,10 @@ impl Shared {
                 break answer;
             }
         };
+        // Nothing was heard of it.
+        if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Exhausted) {
+            return result;
+        }
         // Who answers that it has had enough of us is up.
         let down = |error: &Error| error.kind.is_outage() && error.kind != ErrorKind::TooManyRequests;
         let is_down = result.as_ref().is_err_and(down);

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::support::{
+    fake_registry::FakeRegistry,
     program::Program,
     until::{bounded, until},
 };
@@ -28,10 +29,46 @@ async fn connect(from: &str, to: SocketAddr) -> TcpStream {
 
 /// Asks on a connection that goes on, and gives what came first; nothing, if it ended.
 async fn ask(stream: &mut TcpStream, path: &str) -> String {
-    let _ = stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await;
+    request(stream, "GET", path).await
+}
+
+async fn request(stream: &mut TcpStream, method: &str, path: &str) -> String {
+    let _ = stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await;
     let mut answer = vec![0; 4096];
     let read = bounded(stream.read(&mut answer)).await.unwrap_or(0);
     String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+/// From now on it gets no descriptor above those that its two listeners keep in reserve, which are open on nothing. Gives
+/// what its limit was.
+async fn limit_to_what_it_has(program: &Program) -> Rlimit {
+    let reserve = || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", program.pid().as_raw_nonzero())).unwrap();
+        let kept = open.map(|entry| entry.unwrap()).filter_map(|entry| {
+            let is_kept = std::fs::read_link(entry.path()).is_ok_and(|target| target == *"/dev/null");
+            is_kept.then(|| entry.file_name().to_str().unwrap().parse::<u64>().unwrap())
+        });
+        kept.collect::<Vec<_>>()
+    };
+    until("there is a reserve", async || reserve().len() > 2 * 8).await;
+    let highest = reserve().into_iter().max().unwrap();
+    // The hard limit is that of this process, and is not to be raised again without rights.
+    let limit = Rlimit { current: Some(highest + 1), ..getrlimit(Resource::Nofile) };
+    prlimit(Some(program.pid()), Resource::Nofile, limit).unwrap()
+}
+
+/// Connects until there is no descriptor for another client, and gives what that one is told.
+async fn take_all(program: &Program) -> (Vec<TcpStream>, String) {
+    let mut served = Vec::new();
+    loop {
+        let mut client = connect("127.0.0.1", program.registry).await;
+        let answer = ask(&mut client, "/v2/").await;
+        if !answer.starts_with("HTTP/1.1 200") && !answer.is_empty() {
+            return (served, answer);
+        }
+        served.push(client);
+        assert!(served.len() < 1000, "there are descriptors");
+    }
 }
 
 async fn is_healthy(program: &Program) -> bool {
@@ -65,37 +102,69 @@ async fn max_connections_is_what_the_descriptors_allow() {
 #[tokio::test]
 async fn without_descriptors_a_client_is_told_and_an_operator_answered() {
     let program = Program::serve(directory(""), "info").await;
-    // From now on it gets no descriptor above those that its two listeners keep in reserve, which are open on nothing.
-    let reserve = || {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", program.pid().as_raw_nonzero())).unwrap();
-        let kept = open.map(|entry| entry.unwrap()).filter_map(|entry| {
-            let is_kept = std::fs::read_link(entry.path()).is_ok_and(|target| target == *"/dev/null");
-            is_kept.then(|| entry.file_name().to_str().unwrap().parse::<u64>().unwrap())
-        });
-        kept.collect::<Vec<_>>()
-    };
-    until("there is a reserve", async || reserve().len() > 2 * 8).await;
-    let highest = reserve().into_iter().max().unwrap();
-    // The hard limit is that of this process, and is not to be raised again without rights.
-    let limit = Rlimit { current: Some(highest + 1), ..getrlimit(Resource::Nofile) };
-    let before = prlimit(Some(program.pid()), Resource::Nofile, limit).unwrap();
-    let mut served = Vec::new();
-    let refusal = loop {
-        let mut client = connect("127.0.0.1", program.registry).await;
-        let answer = ask(&mut client, "/v2/").await;
-        if !answer.starts_with("HTTP/1.1 200") && !answer.is_empty() {
-            break answer;
-        }
-        served.push(client);
-        assert!(served.len() < 1000, "there are descriptors");
-    };
+    let before = limit_to_what_it_has(&program).await;
+    let (served, refusal) = take_all(&program).await;
     assert!(refusal.starts_with("HTTP/1.1 503") && refusal.contains("retry-after"), "{refusal}");
     assert!(refusal.contains("UNAVAILABLE"), "{refusal}");
     until("operators are answered", async || is_healthy(&program).await).await;
+    drop(served);
     // With descriptors it goes on as before.
     prlimit(Some(program.pid()), Resource::Nofile, before).unwrap();
     until("it serves", async || {
         ask(&mut connect("127.0.0.1", program.registry).await, "/v2/").await.starts_with("HTTP/1.1 200")
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_lack_of_descriptors_is_no_fault_of_an_upstream() {
+    let (registry, other) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let digest = registry.add_blob("team/app", &b"layer"[..]);
+    other.add_image("team/app", "1", &[]);
+    let upstream = |name: &str, registry: &FakeRegistry| {
+        format!("[[upstream]]\nname = \"{name}\"\nurls = [\"{}\"]\n", registry.url())
+    };
+    let text = upstream("fake.example", &registry) + "default = true\n" + &upstream("other.example", &other);
+    let program = Program::serve(directory(&text), "info").await;
+    let (blob, manifest) = (format!("/v2/team/app/blobs/{digest}"), "/v2/team/app/manifests/1?ns=other.example");
+    assert_eq!(program.get(&blob).await, (200, "layer".to_owned()));
+    until("it is cached", async || {
+        program.metrics().await.contains(r#"forebay_fills_total{result="complete",upstream="fake.example"} 1"#)
+    })
+    .await;
+    let mut client = connect("127.0.0.1", program.registry).await;
+    assert!(request(&mut client, "HEAD", &blob).await.starts_with("HTTP/1.1 200"));
+    let before = limit_to_what_it_has(&program).await;
+    let (served, _) = take_all(&program).await;
+    for (method, path) in [("HEAD", &*blob), ("HEAD", manifest)] {
+        until("the client is told", async || {
+            let answer = request(&mut client, method, path).await;
+            assert!(answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 503"), "{path}: {answer}");
+            answer.starts_with("HTTP/1.1 503")
+        })
+        .await;
+    }
+    let mut metrics = String::new();
+    until("operators are answered", async || {
+        let mut operator = connect("127.0.0.1", program.admin).await;
+        metrics = ask_all(&mut operator, "/metrics").await;
+        metrics.contains("forebay_build_info")
+    })
+    .await;
+    assert!(!metrics.contains(r#"forebay_upstream_up{upstream="other.example"} 0"#), "{metrics}");
+    assert!(!metrics.contains(r#"status="error""#), "{metrics}");
+    drop(served);
+    prlimit(Some(program.pid()), Resource::Nofile, before).unwrap();
+    for path in [&*blob, manifest] {
+        until("it serves", async || request(&mut client, "HEAD", path).await.starts_with("HTTP/1.1 200")).await;
+    }
+    assert_eq!(registry.count(|request| request.path.contains("/blobs/")), 1, "it was a hit all the time");
+}
+
+/// Asks on a connection that ends with the answer.
+async fn ask_all(stream: &mut TcpStream, path: &str) -> String {
+    let _ = stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = bounded(stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
 }

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use forebay::{
     metrics::Metrics,
     oci::{Accept, Digest, Reference, Repository},
-    upstream::{Access, BlobRange, BlobStream, Config, Context, CredentialSource, Error, ErrorKind, Upstream},
+    upstream::{
+        Access, BlobRange, BlobStream, Config, Context, CredentialSource, Error, ErrorKind, ReadBudget, Upstream,
+    },
 };
 use http::{HeaderMap, HeaderValue, header};
 use url::Url;
@@ -34,8 +36,13 @@ struct Subject {
 
 impl Subject {
     fn new(config: &Config) -> Self {
+        Self::within(config, ReadBudget::default())
+    }
+
+    /// One that shares what is read at a time with others.
+    fn within(config: &Config, budget: ReadBudget) -> Self {
         let metrics = Metrics::new().unwrap();
-        let context = Context { metrics: metrics.clone(), via: Arc::from("1.1 forebay-test") };
+        let context = Context { metrics: metrics.clone(), via: Arc::from("1.1 forebay-test"), budget };
         Self { upstream: Upstream::new(config, context).unwrap(), metrics }
     }
 

@@ -13,6 +13,7 @@ use crate::{
     },
     chain::Chain,
     metrics::FillResult,
+    upstream::ErrorKind,
 };
 
 /// How much room is asked for at a time while the size is not known, in bytes.
@@ -494,6 +495,7 @@ async fn unless_cancelled<T>(fill: &Fill, work: impl Future<Output = Result<T, F
 
 fn result_of(error: &FillError) -> FillResult {
     match error {
+        FillError::Upstream(error) if error.kind == ErrorKind::Exhausted => FillResult::Abandoned,
         FillError::Upstream(_) => FillResult::UpstreamFailed,
         FillError::Mismatch | FillError::Damaged => FillResult::Mismatch,
         FillError::Storage(_) => FillResult::StorageFailed,

@@ -32,7 +32,11 @@ fn authenticator(credential: CredentialSource) -> Authenticator {
         connections: 1,
         push: false,
     };
-    Authenticator::new(&config, &Context { metrics: Metrics::new().unwrap(), via: "1.1 test".into() }).unwrap()
+    Authenticator::new(
+        &config,
+        &Context { metrics: Metrics::new().unwrap(), via: "1.1 test".into(), budget: Default::default() },
+    )
+    .unwrap()
 }
 
 #[test]

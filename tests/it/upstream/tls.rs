@@ -74,7 +74,11 @@ async fn a_ca_file_that_is_none_is_said_at_start() {
             Some(content) => std::fs::write(&path, content).unwrap(),
             None => drop(std::fs::remove_file(&path)),
         }
-        let context = Context { metrics: forebay::metrics::Metrics::new().unwrap(), via: "1.1 x".into() };
+        let context = Context {
+            metrics: forebay::metrics::Metrics::new().unwrap(),
+            via: "1.1 x".into(),
+            budget: Default::default(),
+        };
         Upstream::new(&Config { ca: Some(path), ..config(&registry) }, context).unwrap_err()
     };
     assert!(matches!(set_up(None), SetupError::ReadCa { .. }));

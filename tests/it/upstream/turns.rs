@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use forebay::{
     oci::{Algorithm, Digest},
-    upstream::ErrorKind,
+    upstream::{ErrorKind, ReadBudget},
 };
 use futures_util::{FutureExt as _, future::join_all};
 use http::Method;
 
-use super::{MANIFEST, Subject, WHOLE, accept, name, reference_of};
+use super::{MANIFEST, Subject, WHOLE, accept, config, name, reference_of};
 use crate::support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     until::{bounded, until},
@@ -76,10 +76,10 @@ async fn sixty_four_large_documents_are_read_at_a_time() {
     let image = registry.add_image("team/app", "1", &[]);
     let digest = registry.add_blob("team/app", &b"layer"[..]);
     let gate = Gate::new();
-    // What announces no length may be large.
-    let large = When::path_of("/manifests/1");
-    registry.fault(large.clone(), Fault::NoContentLength);
-    registry.fault(large, Fault::HoldBody { at: 1, gate: gate.clone() });
+    let content = format!("{{}}{}", " ".repeat(100_000));
+    let large = registry.add_manifest("team/app", MANIFEST, content.clone());
+    registry.tag("team/app", "1", &large);
+    registry.fault(When::path_of("/manifests/1"), Fault::HoldBody { at: 1, gate: gate.clone() });
     let subject = Subject::of(&registry);
     let asked = || registry.count(|request| request.path.contains("/manifests/1"));
     let mut reading = Box::pin(join_all((0..64).map(|_| subject.manifest("team/app", "1"))));
@@ -97,7 +97,7 @@ async fn sixty_four_large_documents_are_read_at_a_time() {
     assert_eq!(asked(), 65);
     gate.open();
     assert!(reading.await.iter().all(Result::is_ok));
-    assert_eq!(last.await.unwrap(), image.manifest_bytes);
+    assert_eq!(last.await.unwrap(), content.as_bytes());
     // Its first answer was not kept open while it waited.
     assert_eq!(asked(), 66);
 }
@@ -119,8 +119,41 @@ async fn who_waits_too_long_for_a_turn_is_told() {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(31)).await;
     let error = late.await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert_eq!(error.kind, ErrorKind::Exhausted);
     assert!(error.to_string().contains("too many documents"), "{error}");
     // It says nothing about the upstream.
     assert_eq!(subject.metric(r#"forebay_upstream_up{upstream="fake.example"}"#), 1);
+}
+
+#[tokio::test]
+async fn documents_are_read_within_one_budget_for_all_upstreams() {
+    let budget = ReadBudget::default();
+    let mut registries = Vec::new();
+    for _ in 0..2 {
+        let registry = FakeRegistry::start().await;
+        registry.add_image("team/app", "1", &[]);
+        let (gate, subject) = (Gate::new(), Subject::within(&config(&registry), budget.clone()));
+        // What announces no length may have 16 MiB.
+        registry.fault(When::manifests(), Fault::NoContentLength);
+        registry.fault(When::manifests(), Fault::HoldBody { at: 1, gate: gate.clone() });
+        registries.push((registry, gate, subject));
+    }
+    let [(first, gate, subject), (second, other_gate, other)] = &registries[..] else { unreachable!() };
+    let asked = |registry: &FakeRegistry| registry.count(|request| request.path.contains("/manifests/1"));
+    // One upstream has room for twelve, and leaves room for four of others.
+    let mut reading = Box::pin(join_all((0..20).map(|_| subject.manifest("team/app", "1"))));
+    let answered = until("all are answered", async || subject.metric(OK) == 20);
+    tokio::select! { _ = &mut reading => panic!("they were not held"), () = answered => {} }
+    let mut others = Box::pin(join_all((0..6).map(|_| other.manifest("team/app", "1"))));
+    let answered = until("all others are answered", async || other.metric(OK) == 6);
+    tokio::select! { _ = &mut others => panic!("they were not held"), () = answered => {} }
+    other_gate.open();
+    let others = async {
+        tokio::select! { _ = &mut reading => panic!("they were not held"), others = others => others }
+    };
+    assert!(bounded(others).await.iter().all(Result::is_ok));
+    assert_eq!(asked(second), 6 + 2);
+    gate.open();
+    assert!(bounded(reading).await.iter().all(Result::is_ok));
+    assert_eq!(asked(first), 20 + 8);
 }
