@@ -28,7 +28,7 @@ use http::HeaderValue;
 pub use self::{
     config::{ANY_CERTIFICATE, Anonymous, Config, PushUsers},
     htpasswd::Error,
-    proofs::{Proofs, Subject},
+    proofs::{Admission, Proofs, Subject},
     tries::{Tries, TryAt},
     watch::watch,
 };

@@ -316,7 +316,7 @@ impl From<ManifestError> for Error {
         match error {
             ManifestError::Upstream(error) => Self::from_upstream(Operation::Manifest, &error),
             ManifestError::Mismatch => Self::DigestMismatch,
-            ManifestError::OtherType => Self::UpstreamUnavailable { retry_after: None },
+            ManifestError::OtherType | ManifestError::NoManifest => Self::UpstreamUnavailable { retry_after: None },
             ManifestError::KnownMissing | ManifestError::NotAcceptable => Self::ManifestUnknown,
             ManifestError::Circle => Self::Circle,
             ManifestError::Abandoned => Self::Draining,

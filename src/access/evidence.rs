@@ -4,11 +4,10 @@
 //! registry may answer a client that it refuses with a status of 200 and a document of its own; that is an outage.
 
 use bytes::Bytes;
-use serde::Deserialize;
 
 use crate::{
     cache::Documents,
-    oci::{Accept, Algorithm, Digest, MediaType, Reference, Repository, schema1_payload},
+    oci::{Accept, Algorithm, Digest, ManifestSigns, MediaType, Reference, Repository, schema1_payload},
     upstream::{BlobHead, BlobRange, Error, ErrorKind, Upstream},
 };
 
@@ -18,8 +17,11 @@ const MAX_FETCHED: u64 = 64 * 1024;
 /// What an answer proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// The client may read the repository; the digest, where the question was about a tag.
-    Right(Option<Digest>),
+    /// The client may read the repository.
+    Right,
+    /// The tag has this digest, says the upstream. What it says of a tag may be anything, so that is a right to no other
+    /// digest. `sent`: it sent the manifest itself.
+    Tag { digest: Digest, sent: bool },
     /// Nothing yet: the upstream announces a blob of this size, which is not cached. The content proves the rest.
     Announced(u64),
 }
@@ -33,16 +35,24 @@ pub(super) async fn of_manifest(
     documents: &Documents,
 ) -> Result<Evidence, Error> {
     match upstream.head_manifest(repository, reference, accept).await {
-        Ok(head) if is_named(reference, head.digest.as_ref()) => return Ok(Evidence::Right(head.digest)),
+        Ok(head) => {
+            if let Some(evidence) = head.digest.and_then(|told| judge_head(reference, told)) {
+                return Ok(evidence);
+            }
+        }
         // Some registries know only GET, or say 404 to a HEAD of what they would first have to fetch themselves.
         Err(error) if !matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => return Err(error),
-        Ok(_) | Err(_) => {}
+        Err(_) => {}
     }
     let body = upstream.get_manifest(repository, reference, accept).await?;
-    let (reference, len) = (reference.clone(), body.bytes.len());
+    let (reference, is_tag) = (reference.clone(), matches!(reference, Reference::Tag(_)));
+    let len = body.bytes.len();
     let judge = move || manifest_digest(&reference, body.media_type.as_ref(), body.digest.as_ref(), &body.bytes);
-    let judged = documents.read(len, judge).await.flatten();
-    judged.map(|digest| Evidence::Right(Some(digest))).ok_or_else(|| foreign("what is not the manifest"))
+    match documents.read(len, judge).await.flatten() {
+        Some(digest) if is_tag => Ok(Evidence::Tag { digest, sent: true }),
+        Some(_) => Ok(Evidence::Right),
+        None => Err(foreign("what is not the manifest")),
+    }
 }
 
 /// Asks for a blob; `cached`: the size of the one that is here.
@@ -54,7 +64,7 @@ pub(super) async fn of_blob(
 ) -> Result<Evidence, Error> {
     let head = upstream.head_blob(repository, digest).await?;
     match judge_blob(digest, cached, &head).map_err(foreign)? {
-        Judged::Proven => Ok(Evidence::Right(None)),
+        Judged::Proven => Ok(Evidence::Right),
         Judged::Announced(len) => Ok(Evidence::Announced(len)),
         Judged::Fetch => {
             let mut stream = upstream.open_blob(repository, digest, BlobRange::default()).await?;
@@ -68,7 +78,7 @@ pub(super) async fn of_blob(
             if Digest::of(digest.algorithm(), &content) != *digest {
                 return Err(foreign("what is not the blob"));
             }
-            Ok(Evidence::Right(None))
+            Ok(Evidence::Right)
         }
     }
 }
@@ -99,11 +109,11 @@ fn judge_blob(asked: &Digest, cached: Option<u64>, head: &BlobHead) -> Result<Ju
     }
 }
 
-/// Whether the head of a manifest is about this one.
-fn is_named(reference: &Reference, told: Option<&Digest>) -> bool {
+/// What the head of a manifest proves, which tells this digest.
+fn judge_head(reference: &Reference, told: Digest) -> Option<Evidence> {
     match reference {
-        Reference::Digest(asked) => told == Some(asked),
-        Reference::Tag(_) => told.is_some(),
+        Reference::Digest(asked) => (told == *asked).then_some(Evidence::Right),
+        Reference::Tag(_) => Some(Evidence::Tag { digest: told, sent: false }),
     }
 }
 
@@ -118,7 +128,7 @@ fn manifest_digest(
         Reference::Digest(asked) => Some(asked),
         Reference::Tag(_) => told,
     };
-    let looks_like_one = matches!(reference, Reference::Digest(_)) || is_manifest(media_type, bytes);
+    let looks_like_one = matches!(reference, Reference::Digest(_)) || ManifestSigns::of(bytes, media_type).is_sure;
     if !looks_like_one {
         return None;
     }
@@ -131,28 +141,6 @@ fn manifest_digest(
             (signed == *expected).then_some(signed)
         }
         Some(_) | None => Some(raw),
-    }
-}
-
-fn is_manifest(media_type: Option<&MediaType>, bytes: &[u8]) -> bool {
-    Shape::of(bytes).is_some_and(|shape| {
-        let is_its_type = shape.media_type.is_some_and(|own| media_type.is_some_and(|told| told.essence() == own));
-        is_its_type || matches!(shape.schema_version, Some(1 | 2))
-    })
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Shape {
-    schema_version: Option<u64>,
-    media_type: Option<String>,
-}
-
-impl Shape {
-    fn of(bytes: &[u8]) -> Option<Self> {
-        // An array would be taken for the fields in their order.
-        bytes.trim_ascii_start().first().filter(|first| **first == b'{')?;
-        serde_json::from_slice(bytes).ok()
     }
 }
 
@@ -202,13 +190,11 @@ mod tests {
     fn a_head_is_about_a_manifest_where_it_tells_its_digest() {
         let (right, wrong) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
         for (reference, told, expected) in [
-            (Reference::Digest(right.clone()), Some(&right), true),
-            (Reference::Digest(right.clone()), Some(&wrong), false),
-            (Reference::Digest(right.clone()), None, false),
-            ("1".parse().unwrap(), Some(&wrong), true),
-            ("1".parse().unwrap(), None, false),
+            (Reference::Digest(right.clone()), &right, Some(Evidence::Right)),
+            (Reference::Digest(right.clone()), &wrong, None),
+            ("1".parse().unwrap(), &wrong, Some(Evidence::Tag { digest: wrong.clone(), sent: false })),
         ] {
-            assert_eq!(is_named(&reference, told), expected, "{reference} {told:?}");
+            assert_eq!(judge_head(&reference, told.clone()), expected, "{reference} {told}");
         }
     }
 
@@ -223,6 +209,8 @@ mod tests {
             ("application/json", r#"{"login":"https://sso.example"}"#, false),
             ("application/json", r#"[2,"application/json"]"#, false),
             ("application/json", r#"{"schemaVersion":3}"#, false),
+            ("application/json", r#"{"schemaVersion":2,"error":"login"}"#, false),
+            ("application/json", r#"{"mediaType":"application/json","login":"x"}"#, false),
             ("application/json", "{}", false),
             ("application/json", "", false),
         ] {

@@ -6,6 +6,10 @@
 //! it said holds for `access_grace`, and no longer. A no ends it, whoever waits for it, and no yes that was asked for
 //! before brings it back.
 //!
+//! What the upstream answers by a tag may be anything, such as the manifest of a notice that a client is refused. So it is a right to
+//! that manifest alone, which the upstream has to send to this very client or the cache has for the tag; unless another client that may read the
+//! repository has shown that the digest is one of it.
+//!
 //! That a repository has a digest is the upstream's word alone: who may push can list any digest in a manifest. All of
 //! it is in memory; a restart asks again. What one asker provokes is nothing to the others.
 
@@ -44,17 +48,30 @@ const REFUSAL_TTL: Duration = Duration::from_secs(2);
 /// What a client wants of a repository.
 #[derive(Clone, Debug)]
 pub enum Subject {
-    Manifest(Reference, Accept),
+    /// With the digest that the cache has for it, where it is a tag.
+    Manifest(Reference, Accept, Option<Digest>),
     /// With the size of the one that is cached.
     Blob(Digest, Option<u64>),
 }
 
-/// An asker and a repository, or a login, where there is none.
+/// On what terms a client may have what it wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// The size that the blob must have, where only its content proves that the upstream gives it.
+    pub announced: Option<u64>,
+    /// The digest that the tag has for this client: what is cached under another one is not for it.
+    pub told: Option<Digest>,
+    /// When the upstream was asked, where only the manifest that it sends proves that it gives it: [`Proofs::sent`].
+    pub unproven: Option<Instant>,
+}
+
+/// An asker and a repository, or a login, where there is none; or no more of the repository than one manifest.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Right {
     registry: Registry,
     asker: Asker,
     repository: Option<Repository>,
+    manifest: Option<Digest>,
 }
 
 /// What the upstream said last, and when it was asked.
@@ -81,6 +98,13 @@ struct Place {
     is_blob: bool,
 }
 
+/// When a repository was last said to have a digest, and to whom first.
+#[derive(Clone, Copy)]
+struct Told {
+    at: Instant,
+    to: Asker,
+}
+
 /// What is asked on behalf of one asker; whoever is the same and wants the same waits for the same answer.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Question {
@@ -96,14 +120,14 @@ pub struct Proofs(Arc<Shared>);
 
 struct Shared {
     rights: Cache<Right, Word>,
-    places: Cache<Place, Instant>,
+    places: Cache<Place, Told>,
     /// Refusals of a moment ago.
     refused: Cache<Question, Refused>,
     /// Askers whom an upstream could not answer a moment ago.
     troubled: Cache<(Registry, Asker), ()>,
     /// Changes made through us: what was refused before one may be given after it.
     writes: Writes,
-    questions: Flights<Question, Result<Option<u64>, Error>>,
+    questions: Flights<Question, Result<Admission, Error>>,
     places_for_questions: Shares,
     documents: Documents,
 }
@@ -147,7 +171,6 @@ impl Proofs {
     }
 
     /// Lets an asker have something of a repository; anybody, where the upstream's clients are all the same to it.
-    /// What is given is the size that the blob must have, where only its content proves that the upstream gives it.
     ///
     /// # Errors
     /// What the upstream says to this asker, or why it cannot be asked.
@@ -157,36 +180,45 @@ impl Proofs {
         repository: &Repository,
         subject: &Subject,
         peer: IpAddr,
-    ) -> Result<Option<u64>, Error> {
-        let Some((asker, terms)) = terms(upstream) else { return Ok(None) };
-        let right = Right { registry: upstream.registry().clone(), asker, repository: Some(repository.clone()) };
-        let of_right = terms.judge_right(self.age(&right));
-        let standing = match subject.place(upstream, repository, None) {
-            Some(place) => of_right.min(terms.judge_place(self.0.places.get(&place).map(|at| at.elapsed()))),
+    ) -> Result<Admission, Error> {
+        let Some((asker, terms)) = terms(upstream) else { return Ok(Admission::default()) };
+        let right = Right::of(upstream, asker, Some(repository));
+        let of_repository = terms.judge_right(self.age(&right));
+        let known = subject.manifest();
+        let of_manifest = known.map(|digest| terms.judge_right(self.age_of_one(&right, digest)));
+        let former =
+            Admission { told: known.filter(|_| of_manifest > Some(of_repository)).cloned(), ..Admission::default() };
+        let of_right = of_repository.max(of_manifest.unwrap_or(Standing::Nothing));
+        let standing = match subject.place(upstream, repository) {
+            Some(place) => of_right.min(terms.judge_place(self.0.places.get(&place).map(|told| told.at.elapsed()))),
             None => of_right,
         };
         if standing == Standing::Fresh {
-            return Ok(None);
+            return Ok(former);
         }
         let question =
             Question { right: right.clone(), subject: Some(subject.named()), circle: upstream.may_be_circle() };
         let (proofs, by, of, what) = (self.clone(), upstream.clone(), repository.clone(), subject.clone());
-        let had_right = of_right == Standing::Fresh;
-        self.ask(question, upstream, asker, standing, peer, async move {
+        let had_right = of_repository == Standing::Fresh;
+        self.ask(question, upstream, asker, (standing, former), peer, async move {
             let asked = Instant::now();
             let told = what.ask(&by, &of, &proofs.0.documents).await;
             // Here, and not by who waits: that one may have left, or been content with a former answer.
             match &told {
-                Ok(Evidence::Right(digest)) => {
+                Ok(Evidence::Right) => {
                     proofs.note(right, Word { asked, yes: true });
-                    if let Some(place) = what.place(&by, &of, digest.clone()) {
-                        proofs.0.places.insert(place, asked);
+                    if let Some(place) = what.place(&by, &of) {
+                        proofs.0.places.insert(place, Told { at: asked, to: asker });
                     }
+                }
+                Ok(Evidence::Tag { digest, sent }) => {
+                    let is_proof = *sent || what.manifest() == Some(digest);
+                    return Ok(proofs.admit_tag(&by, &of, digest, is_proof, asked));
                 }
                 Ok(Evidence::Announced(_)) => {}
                 // For who may read the rest, it is this that is not there; for others, that may be how they are refused.
                 Err(error) if error.kind == ErrorKind::NotFound && had_right => {
-                    what.place(&by, &of, None).into_iter().for_each(|place| proofs.0.places.invalidate(&place));
+                    what.place(&by, &of).into_iter().for_each(|place| proofs.0.places.invalidate(&place));
                 }
                 Err(error) if error.kind == ErrorKind::NotFound || is_refusal(error) => {
                     proofs.note(right, Word { asked, yes: false });
@@ -194,11 +226,49 @@ impl Proofs {
                 Err(_) => {}
             }
             told.map(|evidence| match evidence {
-                Evidence::Right(_) => None,
-                Evidence::Announced(len) => Some(len),
+                Evidence::Announced(len) => Admission { announced: Some(len), ..Admission::default() },
+                Evidence::Right | Evidence::Tag { .. } => Admission::default(),
             })
         })
         .await
+    }
+
+    /// The upstream says that a tag has this digest. `is_proof`: it sent the manifest, or the cache has just that for the tag.
+    fn admit_tag(
+        &self,
+        upstream: &Upstream,
+        repository: &Repository,
+        digest: &Digest,
+        is_proof: bool,
+        asked: Instant,
+    ) -> Admission {
+        let told = Admission { told: Some(digest.clone()), ..Admission::default() };
+        let Some((asker, terms)) = terms(upstream) else { return told };
+        let place = place_of(upstream, repository, digest);
+        let by_another = self.0.places.get(&place).filter(|told| told.to != asker).is_some_and(|told| {
+            let right = Right::of(upstream, told.to, Some(repository));
+            terms.judge_right(self.age(&right)) >= Standing::InOutage
+        });
+        if by_another {
+            self.note(Right::of(upstream, asker, Some(repository)), Word { asked, yes: true });
+        } else if is_proof {
+            self.sent(upstream, repository, digest, asked);
+        } else {
+            return Admission { unproven: Some(asked), ..told };
+        }
+        told
+    }
+
+    /// The upstream gave this client this manifest, by a tag that it was asked about at `asked`.
+    pub fn sent(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, asked: Instant) {
+        let Some((asker, _)) = terms(upstream) else { return };
+        let right = Right { manifest: Some(digest.clone()), ..Right::of(upstream, asker, Some(repository)) };
+        self.note(right, Word { asked, yes: true });
+        let place = place_of(upstream, repository, digest);
+        self.0
+            .places
+            .entry(place)
+            .and_upsert_with(|former| Told { at: asked, to: former.map_or(asker, |former| former.into_value().to) });
     }
 
     /// Whether the upstream takes what this asker showed, for `docker login`.
@@ -207,14 +277,14 @@ impl Proofs {
     /// What the upstream says, or why it cannot be asked.
     pub async fn log_in(&self, upstream: &Upstream, peer: IpAddr) -> Result<(), Error> {
         let Some((asker, terms)) = terms(upstream) else { return Ok(()) };
-        let right = Right { registry: upstream.registry().clone(), asker, repository: None };
+        let right = Right::of(upstream, asker, None);
         let standing = terms.judge_right(self.age(&right));
         if standing == Standing::Fresh {
             return Ok(());
         }
         let question = Question { right: right.clone(), subject: None, circle: upstream.may_be_circle() };
         let (proofs, by) = (self.clone(), upstream.clone());
-        self.ask(question, upstream, asker, standing, peer, async move {
+        self.ask(question, upstream, asker, (standing, Admission::default()), peer, async move {
             let asked = Instant::now();
             let told = by.ping().await;
             match &told {
@@ -222,7 +292,7 @@ impl Proofs {
                 Err(error) if is_refusal(error) => proofs.note(right, Word { asked, yes: false }),
                 Err(_) => {}
             }
-            told.map(|()| None)
+            told.map(|()| Admission::default())
         })
         .await
         .map(drop)
@@ -231,7 +301,7 @@ impl Proofs {
     /// The upstream refused this asker something of this repository that was asked for otherwise.
     pub fn refused(&self, upstream: &Upstream, repository: &Repository) {
         if let Some((asker, _)) = terms(upstream) {
-            let right = Right { registry: upstream.registry().clone(), asker, repository: Some(repository.clone()) };
+            let right = Right::of(upstream, asker, Some(repository));
             self.note(right, Word { asked: Instant::now(), yes: false });
         }
     }
@@ -239,7 +309,7 @@ impl Proofs {
     /// When the upstream was asked for what it refused this asker of a repository, or of a login, if that is its last word.
     pub fn refused_at(&self, upstream: &Upstream, repository: Option<&Repository>) -> Option<Instant> {
         let (asker, _) = terms(upstream)?;
-        let right = Right { registry: upstream.registry().clone(), asker, repository: repository.cloned() };
+        let right = Right::of(upstream, asker, repository);
         self.0.rights.get(&right).filter(|word| !word.yes).map(|word| word.asked)
     }
 
@@ -263,14 +333,14 @@ impl Proofs {
         question: Question,
         upstream: &Upstream,
         asker: Asker,
-        standing: Standing,
+        (standing, former): (Standing, Admission),
         peer: IpAddr,
-        asking: impl Future<Output = Result<Option<u64>, Error>> + Send + 'static,
-    ) -> Result<Option<u64>, Error> {
+        asking: impl Future<Output = Result<Admission, Error>> + Send + 'static,
+    ) -> Result<Admission, Error> {
         let troubled = (upstream.registry().clone(), asker);
-        let former = standing >= Standing::InOutage;
-        if former && self.0.troubled.contains_key(&troubled) {
-            return Ok(None);
+        let is_good = standing >= Standing::InOutage;
+        if is_good && self.0.troubled.contains_key(&troubled) {
+            return Ok(former);
         }
         let writes = self.0.writes.of(upstream.name(), question.right.repository.as_ref());
         if let Some(refused) = self.0.refused.get(&question.of_refused()).filter(|refused| refused.writes == writes) {
@@ -293,7 +363,7 @@ impl Proofs {
         });
         let given_up = || Err(Error::new(ErrorKind::Unavailable, "the question was given up"));
         let asking = flight.answer_unless(circle && !leads);
-        if !former {
+        if !is_good {
             let why = "mirrors that may wait for this request ask the same";
             let answer = asking.await.map_err(|Circle| Error::new(ErrorKind::TooManyRequests, why).retry_at_once())?;
             return answer.unwrap_or_else(given_up);
@@ -305,7 +375,7 @@ impl Proofs {
             Err(_) => {}
         }
         self.0.troubled.insert(troubled, ());
-        Ok(None)
+        Ok(former)
     }
 
     /// The word that was asked for last counts, whenever it came.
@@ -320,6 +390,20 @@ impl Proofs {
     fn age(&self, right: &Right) -> Option<Duration> {
         self.0.rights.get(right).filter(|word| word.yes).map(|word| word.asked.elapsed())
     }
+
+    /// The same of a right to one manifest. A later refusal of anything of the repository ends it.
+    fn age_of_one(&self, of_repository: &Right, manifest: &Digest) -> Option<Duration> {
+        let right = Right { manifest: Some(manifest.clone()), ..of_repository.clone() };
+        let word = self.0.rights.get(&right).filter(|word| word.yes)?;
+        let refused = self.0.rights.get(of_repository).filter(|last| !last.yes && last.asked >= word.asked);
+        refused.is_none().then(|| word.asked.elapsed())
+    }
+}
+
+impl Right {
+    fn of(upstream: &Upstream, asker: Asker, repository: Option<&Repository>) -> Self {
+        Self { registry: upstream.registry().clone(), asker, repository: repository.cloned(), manifest: None }
+    }
 }
 
 impl Question {
@@ -332,19 +416,27 @@ impl Question {
 impl Subject {
     fn named(&self) -> (Reference, Option<AcceptClass>) {
         match self {
-            Self::Manifest(reference, accept) => (reference.clone(), Some(accept.class())),
+            Self::Manifest(reference, accept, _) => (reference.clone(), Some(accept.class())),
             Self::Blob(digest, _) => (Reference::Digest(digest.clone()), None),
         }
     }
 
-    /// The digest that has to be the repository's; `told`: the one that a tag means.
-    fn place(&self, upstream: &Upstream, repository: &Repository, told: Option<Digest>) -> Option<Place> {
-        let (digest, is_blob) = match self {
-            Self::Blob(digest, _) => (digest.clone(), true),
-            Self::Manifest(Reference::Digest(digest), _) => (digest.clone(), false),
-            Self::Manifest(Reference::Tag(_), _) => (told?, false),
-        };
-        Some(Place { registry: upstream.registry().clone(), repository: repository.clone(), digest, is_blob })
+    /// The manifest that the cache would give.
+    fn manifest(&self) -> Option<&Digest> {
+        match self {
+            Self::Blob(..) => None,
+            Self::Manifest(Reference::Digest(digest), ..) => Some(digest),
+            Self::Manifest(Reference::Tag(_), _, known) => known.as_ref(),
+        }
+    }
+
+    /// The digest that has to be the repository's; a tag is asked about.
+    fn place(&self, upstream: &Upstream, repository: &Repository) -> Option<Place> {
+        match self {
+            Self::Blob(digest, _) => Some(Place { is_blob: true, ..place_of(upstream, repository, digest) }),
+            Self::Manifest(Reference::Digest(digest), ..) => Some(place_of(upstream, repository, digest)),
+            Self::Manifest(Reference::Tag(_), ..) => None,
+        }
     }
 
     /// Asks the upstream for just this.
@@ -356,7 +448,7 @@ impl Subject {
     ) -> Result<Evidence, Error> {
         match self {
             Self::Blob(digest, cached) => evidence::of_blob(upstream, repository, digest, *cached).await,
-            Self::Manifest(reference, accept) => {
+            Self::Manifest(reference, accept, _) => {
                 evidence::of_manifest(upstream, repository, reference, accept, documents).await
             }
         }
@@ -381,6 +473,11 @@ fn terms(upstream: &Upstream) -> Option<(Asker, Terms)> {
         Access::Client { ttl, grace } => Some((upstream.asker().unwrap_or(Asker::NOBODY), Terms { ttl, grace })),
         Access::Shared => None,
     }
+}
+
+fn place_of(upstream: &Upstream, repository: &Repository, manifest: &Digest) -> Place {
+    let (registry, repository, digest) = (upstream.registry().clone(), repository.clone(), manifest.clone());
+    Place { registry, repository, digest, is_blob: false }
 }
 
 fn is_refusal(error: &Error) -> bool {
@@ -448,7 +545,7 @@ mod tests {
 
     fn right(upstream: &Upstream) -> Right {
         let (registry, repository) = (upstream.registry().clone(), Some("team/a".parse().unwrap()));
-        Right { registry, asker: Asker::NOBODY, repository }
+        Right { registry, asker: Asker::NOBODY, repository, manifest: None }
     }
 
     #[test]
@@ -467,8 +564,8 @@ mod tests {
     fn a_deleted_digest_is_the_repositorys_no_longer() {
         let (proofs, upstream) = (proofs(), upstream(1, Duration::from_secs(60)));
         let (repository, digest) = ("team/a".parse().unwrap(), Digest::of(Algorithm::Sha256, b"a"));
-        let place = Subject::Blob(digest.clone(), None).place(&upstream, &repository, None).unwrap();
-        proofs.0.places.insert(place.clone(), Instant::now());
+        let place = Subject::Blob(digest.clone(), None).place(&upstream, &repository).unwrap();
+        proofs.0.places.insert(place.clone(), Told { at: Instant::now(), to: Asker::NOBODY });
         proofs.changed(&upstream, &repository, None);
         assert!(proofs.0.places.contains_key(&place));
         proofs.changed(&upstream, &repository, Some(&digest));
@@ -505,16 +602,16 @@ mod tests {
         for (status, is_known, told) in [
             ("403 Forbidden", false, Err(ErrorKind::Denied)),
             ("404 Not Found", false, Err(ErrorKind::NotFound)),
-            ("503 Service Unavailable", true, Ok(None)),
+            ("503 Service Unavailable", true, Ok(Admission::default())),
         ] {
             let (port, asked) = registry(status).await;
             let (trusted, tasks) = (TrustedNetworks::default(), TaskTracker::new());
             let proofs = Proofs::new(Duration::from_secs(60), trusted, tasks, CancellationToken::new());
             let upstream = upstream(port, Duration::ZERO);
-            let place = blob().place(&upstream, &repository, None).unwrap();
+            let place = blob().place(&upstream, &repository).unwrap();
             if is_known {
                 proofs.note(right(&upstream), Word { asked: Instant::now(), yes: true });
-                proofs.0.places.insert(place, Instant::now());
+                proofs.0.places.insert(place, Told { at: Instant::now(), to: Asker::NOBODY });
             }
             for _ in 0..20 {
                 let answer = proofs.admit(&upstream, &repository, &blob(), peer(1)).await;
@@ -540,17 +637,18 @@ mod tests {
         let (proofs, upstream) = (proofs(), upstream(1, Duration::ZERO));
         let ask = |circle| {
             let question = Question { right: right(&upstream), subject: None, circle };
-            proofs.ask(question, &upstream, Asker::NOBODY, Standing::Nothing, peer(1), async {
+            let none = (Standing::Nothing, Admission::default());
+            proofs.ask(question, &upstream, Asker::NOBODY, none, peer(1), async {
                 tokio::time::sleep(Duration::from_secs(600)).await;
-                Ok(None)
+                Ok(Admission::default())
             })
         };
         let (first, second) = tokio::join!(ask(true), ask(true));
         let second = second.unwrap_err();
-        assert_eq!((first.unwrap(), second.kind), (None, ErrorKind::TooManyRequests));
+        assert_eq!((first.unwrap(), second.kind), (Admission::default(), ErrorKind::TooManyRequests));
         assert_eq!(second.retry_after, Some(Duration::from_secs(1)));
         let (first, second) = tokio::join!(ask(false), ask(false));
-        assert_eq!((first.unwrap(), second.unwrap()), (None, None));
+        assert_eq!((first.unwrap(), second.unwrap()), (Admission::default(), Admission::default()));
     }
 
     /// To whom may read the rest it says that this is not there; to others it may be how they are refused.

@@ -115,6 +115,7 @@ impl ManifestCache {
         repository: &Repository,
         reference: &Reference,
         accept: &Accept,
+        told: Option<&Digest>,
     ) -> Option<ServedManifest> {
         let pool = Pool::of(upstream);
         let (content, confirmed) = match reference {
@@ -131,11 +132,35 @@ impl ManifestCache {
                     class: accept.class(),
                 };
                 let record = self.0.tags.fresh_in_memory(&key, upstream.registry())?;
+                if told.is_some_and(|told| *told != record.digest) {
+                    return None;
+                }
                 let content = self.in_memory(upstream, &pool.id(&record.digest), Some(&record.media_type))?;
                 (content, Some(record.confirmed))
             }
         };
         Some(ServedManifest { content, outcome: Outcome::Hit, confirmed })
+    }
+
+    /// Where a tag points, as far as it is known here.
+    pub async fn known(
+        &self,
+        upstream: &Upstream,
+        repository: &Repository,
+        tag: &Tag,
+        accept: &Accept,
+    ) -> Option<Digest> {
+        let (upstream, repository, accept) = (upstream.clone(), repository.clone(), accept.clone());
+        let wanted = Wanted { upstream, repository, accept, told: None };
+        self.record(&wanted, &wanted.key(tag)).await.0.map(|record| record.digest.clone())
+    }
+
+    /// The record of a tag that is for this client, and how far it can be believed.
+    async fn record(&self, wanted: &Wanted, key: &TagKey) -> (Option<Arc<TagRecord>>, Freshness) {
+        match self.0.tags.get(key, wanted.upstream.registry()).await {
+            (Some(record), freshness) if wanted.is_told(&record.digest) => (Some(record), freshness),
+            _ => (None, Freshness::Missing),
+        }
     }
 
     async fn get_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ServedManifest, ManifestError> {
@@ -157,7 +182,7 @@ impl ManifestCache {
 
     async fn get_tag(&self, wanted: &Wanted, tag: &Tag) -> Result<ServedManifest, ManifestError> {
         let key = wanted.key(tag);
-        let (record, freshness) = self.0.tags.get(&key, wanted.upstream.registry()).await;
+        let (record, freshness) = self.record(wanted, &key).await;
         let content = match &record {
             Some(record) => self.cached(wanted, &record.digest, Some(&record.media_type)).await,
             None => None,
@@ -215,6 +240,10 @@ impl ManifestCache {
         if let Some(content) = content {
             return Some(ServedManifest { content, outcome, confirmed: record.map(|record| record.confirmed) });
         }
+        // No other than the one that this client was told.
+        if wanted.told.is_some() {
+            return None;
+        }
         if let Some(record) = record
             && let Some(previous) = &record.previous
             && let Some(content) = self.cached(wanted, previous, None).await
@@ -242,7 +271,7 @@ impl ManifestCache {
 
     async fn head_tag(&self, wanted: &Wanted, tag: &Tag) -> Result<ManifestHead, ManifestError> {
         let key = wanted.key(tag);
-        let (record, freshness) = self.0.tags.get(&key, wanted.upstream.registry()).await;
+        let (record, freshness) = self.record(wanted, &key).await;
         if let Some(record) = &record
             && (freshness == Freshness::Fresh || self.0.tags.is_troubled(wanted, &key))
         {
@@ -261,6 +290,7 @@ impl ManifestCache {
                 self.0.tags.note_trouble(wanted, &key);
                 match record {
                     Some(record) => Ok(ManifestHead::recorded(&record, Outcome::Stale)),
+                    None if wanted.told.is_some() => Err(error),
                     None => {
                         let (content, confirmed) = self.other_class(wanted, &key).await.ok_or(error)?;
                         Ok(ManifestHead::of(&content, Outcome::Stale, Some(confirmed)))
@@ -311,19 +341,39 @@ impl ManifestCache {
             // It was put elsewhere: what was asked before is outdated, and so is what was missing, for all clients.
             self.0.tags.note_elsewhere(&mut question);
         }
-        let Some(mut record) = TagRecord::told_by(head).filter(|_| key.is_some()) else {
-            // The head leaves out where the tag points, or what that is: a GET will tell.
-            if digest.is_none() || moved {
-                self.forget_record(wanted, reference).await;
-            }
-            return Ok(None);
-        };
+        let record = TagRecord::told_by(head).filter(|_| key.is_some());
+        if let Some(key) = &key
+            && (digest.is_none() || (moved && (record.is_none() || wanted.upstream.decides_by_client())))
+        {
+            // The head leaves out where the tag points, or what that is; or it is the word of one client, which must not count for all.
+            return self.get_now(wanted, &question, key).await.map(Some);
+        }
+        let Some(mut record) = record else { return Ok(None) };
         record.previous = match known {
             Some(known) if !moved => known.previous.clone(),
             known => self.still_at_hand(wanted, known.as_deref()).await,
         };
         let record = self.0.tags.put(wanted, &question, record).await;
         Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)))
+    }
+
+    /// The same by a GET: the manifest says what it is.
+    async fn get_now(
+        &self,
+        wanted: &Wanted,
+        question: &Question,
+        key: &TagKey,
+    ) -> Result<ManifestHead, upstream::Error> {
+        match self.fetch(wanted, question, None).await {
+            Ok(answer) => Ok(answer.head(Outcome::Miss)),
+            Err(ManifestError::Upstream(error)) => {
+                if error.kind == ErrorKind::NotFound {
+                    self.0.tags.remove(key).await;
+                }
+                Err(error)
+            }
+            Err(error) => Err(upstream::Error::new(ErrorKind::Protocol, error.to_string())),
+        }
     }
 
     /// Forgets what a tag meant, so that the next request asks.
@@ -473,7 +523,7 @@ impl ManifestCache {
                 let content = self.cached(wanted, digest, None).await?;
                 wanted.accept.allows(&content.media_type).then_some(Answer::Content { content, confirmed: None })
             }
-            Reference::Tag(tag) => match self.0.tags.get(&wanted.key(tag), wanted.upstream.registry()).await {
+            Reference::Tag(tag) => match self.record(wanted, &wanted.key(tag)).await {
                 (Some(record), Freshness::Fresh) if question.head => Some(Answer::Head(record)),
                 (Some(record), Freshness::Fresh) => {
                     let content = self.cached(wanted, &record.digest, Some(&record.media_type)).await?;
@@ -497,7 +547,10 @@ impl ManifestCache {
         question: &Question,
         known: Option<Arc<TagRecord>>,
     ) -> Result<Answer, ManifestError> {
-        let Wanted { upstream, repository, accept } = wanted;
+        let Wanted { upstream, repository, accept, .. } = wanted;
+        // What one client is told of a tag counts for all that may read it: a manifest proves it, a head does not.
+        let by_client = upstream.decides_by_client();
+        let is_tag = matches!(question.reference, Reference::Tag(_));
         if question.head || known.is_some() {
             match upstream.head_manifest(repository, &question.reference, accept).await {
                 Ok(mut head) => {
@@ -511,6 +564,7 @@ impl ManifestCache {
                         return Ok(Answer::Unchanged(record));
                     }
                     if question.head
+                        && !(by_client && is_tag)
                         && let Some(mut record) = TagRecord::told_by(head)
                         && question.is_met_by(&record.digest)
                     {
@@ -530,7 +584,11 @@ impl ManifestCache {
         let body =
             upstream.get_manifest(repository, &question.reference, accept).await.map_err(ManifestError::Upstream)?;
         let (reference, confirmed) = (question.reference.clone(), confirmed_before(body.age));
-        let verified = self.0.documents.read(body.bytes.len(), move || Content::verified(&reference, body)).await;
+        let verified = self.0.documents.read(body.bytes.len(), move || {
+            let is_answer = Content::is_answer(&reference, &body, by_client);
+            if is_answer { Content::verified(&reference, body) } else { Err(ManifestError::NoManifest) }
+        });
+        let verified = verified.await;
         let content = verified.unwrap_or(Err(ManifestError::Abandoned)).map_err(|error| {
             if matches!(error, ManifestError::OtherType) {
                 tracing::error!(upstream = %upstream.name(), %repository, reference = %question.reference, "the upstream gives a manifest another type than its content has");
@@ -543,8 +601,7 @@ impl ManifestCache {
         })?;
         let content = self.keep(wanted, question, content).await;
         self.0.tags.put(wanted, question, TagRecord::of(&content, confirmed)).await;
-        let of_tag = matches!(question.reference, Reference::Tag(_));
-        Ok(Answer::Content { content, confirmed: of_tag.then_some(confirmed) })
+        Ok(Answer::Content { content, confirmed: is_tag.then_some(confirmed) })
     }
 
     /// What can be served for a tag that moved, should the upstream fail before its new manifest is fetched.

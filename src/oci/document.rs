@@ -98,6 +98,35 @@ impl DocumentType {
     }
 }
 
+/// What tells a manifest from another document that a proxy may send in its place, such as a page to log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManifestSigns {
+    /// Its `schemaVersion` is one of a manifest, or its own type is the manifest type that its upstream says.
+    pub is_likely: bool,
+    /// It has what manifests are made of, too: a list of layers or manifests, or that type.
+    pub is_sure: bool,
+}
+
+impl ManifestSigns {
+    /// Reads no more of a document than which keys it has; `header`: the type that its upstream says.
+    pub fn of(bytes: &[u8], header: Option<&MediaType>) -> Self {
+        // An array would be taken for the fields in their order.
+        let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
+        let Some(keys) = is_object.then(|| serde_json::from_slice::<Keys>(bytes).ok()).flatten() else {
+            return Self { is_likely: false, is_sure: false };
+        };
+        let is_typed = match (&keys.media_type, header) {
+            (Value::Text(own), Some(header)) => header.essence().eq_ignore_ascii_case(own) && is_for_manifests(header),
+            _ => false,
+        };
+        let has_version = matches!(keys.schema_version, Value::Number(1 | 2));
+        let is_made_of = matches!(keys.config, Value::Map(_))
+            || [&keys.layers, &keys.manifests, &keys.fs_layers].iter().any(|list| list.is_list());
+        let is_sure = is_typed || (is_made_of && (has_version || header.is_some_and(is_manifest_type)));
+        Self { is_likely: is_sure || has_version, is_sure }
+    }
+}
+
 /// Whether a document is one of schema 1, and says nothing else.
 pub(super) fn is_schema1(bytes: &[u8]) -> bool {
     let read = serde_json::from_slice::<Keys>(bytes);
@@ -108,6 +137,11 @@ pub(super) fn is_schema1(bytes: &[u8]) -> bool {
 fn is_manifest_type(media_type: &MediaType) -> bool {
     const ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
     media_type.kind().is_some() || media_type.essence().eq_ignore_ascii_case(ARTIFACT)
+}
+
+/// Also of types that only some vendor knows.
+fn is_for_manifests(media_type: &MediaType) -> bool {
+    is_manifest_type(media_type) || media_type.essence().to_ascii_lowercase().starts_with("application/vnd.")
 }
 
 /// A document must not make itself a page that a browser shows.
@@ -396,6 +430,40 @@ mod tests {
             let shown: String = document.chars().take(100).collect();
             assert_eq!(DocumentType::of(document.as_bytes()), expected, "{shown}");
         }
+    }
+
+    #[test]
+    fn a_manifest_is_told_from_other_documents() {
+        let (json, vendor) = ("application/json", "application/vnd.example.thing+json");
+        for (header, document, is_likely, is_sure) in [
+            (INDEX, r#"{"schemaVersion":2,"manifests":[]}"#, true, true),
+            (json, r#" {"schemaVersion":2,"manifests":[]}"#, true, true),
+            ("text/plain", r#"{"schemaVersion":2,"config":{},"layers":[]}"#, true, true),
+            (IMAGE, r#"{"schemaVersion":2,"layers":[]}"#, true, true),
+            (IMAGE, r#"{"config":{},"layers":[]}"#, true, true),
+            (SIGNED, r#"{"schemaVersion":1,"fsLayers":[]}"#, true, true),
+            (INDEX, &format!(r#"{{"mediaType":"{INDEX}","manifests":[]}}"#), true, true),
+            (vendor, &format!(r#"{{"mediaType":"{vendor}"}}"#), true, true),
+            (json, r#"{"schemaVersion":2}"#, true, false),
+            (json, r#"{"schemaVersion":2,"error":"login"}"#, true, false),
+            (IMAGE, r#"{"schemaVersion":1,"login":"x"}"#, true, false),
+            (json, r#"{"mediaType":"application/json","login":"x"}"#, false, false),
+            (json, &format!(r#"{{"mediaType":"{INDEX}","manifests":[]}}"#), false, false),
+            (json, r#"{"config":{},"layers":[]}"#, false, false),
+            (json, r#"{"login":"https://sso.example"}"#, false, false),
+            (IMAGE, r#"{"login":"https://sso.example"}"#, false, false),
+            (json, r#"{"schemaVersion":3}"#, false, false),
+            (json, r#"[2,"application/json"]"#, false, false),
+            (json, "{}", false, false),
+            (INDEX, "{}", false, false),
+            (INDEX, "[]", false, false),
+            (INDEX, "", false, false),
+            (INDEX, "<xml/>", false, false),
+        ] {
+            let signs = ManifestSigns::of(document.as_bytes(), Some(&header.parse().unwrap()));
+            assert_eq!(signs, ManifestSigns { is_likely, is_sure }, "{header} {document}");
+        }
+        assert!(ManifestSigns::of(br#"{"schemaVersion":2,"manifests":[]}"#, None).is_sure);
     }
 
     #[test]

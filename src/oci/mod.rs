@@ -17,7 +17,7 @@ mod schema1;
 
 pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, Verifier, etag, sha256_of_hex};
-pub use document::{DocumentType, OtherType};
+pub use document::{DocumentType, ManifestSigns, OtherType};
 pub use error::{ErrorCode, ParseError};
 pub use manifest::{Content, Descriptor, Manifest};
 pub use media_type::{MediaType, MediaTypeKind};

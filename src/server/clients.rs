@@ -16,11 +16,11 @@ use super::{
     unread::Lent,
 };
 use crate::{
-    access::{self, Identity, Subject, TryAt},
+    access::{self, Admission, Identity, Subject, TryAt},
     cache::Source,
     error::Error,
     metrics::Operation as Label,
-    oci::{Accept, ContentRange},
+    oci::{Accept, ContentRange, Digest, Reference},
     route::{Operation, Route},
     upstream::Upstream,
 };
@@ -147,7 +147,12 @@ impl Handler {
             // Where a password would not be taken it is not asked for; to say 200 would let any login succeed.
             Operation::Base => return Err(Error::Unauthenticated),
             Operation::Manifest(reference) => {
-                Some(Subject::Manifest(reference.clone(), Accept::from_headers(asked.headers)))
+                let accept = Accept::from_headers(asked.headers);
+                let known = match (reference, &route.repository) {
+                    (Reference::Tag(tag), Some(of)) => self.manifests.known(upstream, of, tag, &accept).await,
+                    _ => None,
+                };
+                Some(Subject::Manifest(reference.clone(), accept, known))
             }
             Operation::Blob(digest) => {
                 let cached = match route.repository.clone() {
@@ -162,18 +167,24 @@ impl Handler {
             // The upstream is asked each time, or by what this very asker was told.
             Operation::Tags | Operation::Referrers(_) | Operation::Catalog | Operation::Write(_) => None,
         };
-        let mut announced = None;
+        let mut admission = Admission::default();
         if let (Some(subject), Some(repository)) = (&subject, &route.repository) {
             let peer = asked.connection.peer.ip();
-            announced = self.proofs.admit(upstream, repository, subject, peer).await.map_err(|error| {
+            admission = self.proofs.admit(upstream, repository, subject, peer).await.map_err(|error| {
                 // Some clients say who they are only when they are asked, and by that name there may be a former yes.
                 let could_say = !matches!(identity, Identity::Client(_)) && self.takes_passwords(asked);
                 let refused = facts.refused(label, &error);
                 if error.kind.is_outage() && could_say { Error::Unauthenticated } else { refused }
             })?;
         }
-        let Some(len) = announced else {
-            return self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await;
+        let asked = Asked { told: admission.told.as_ref(), ..asked };
+        let Some(len) = admission.announced else {
+            let repository = route.repository.clone();
+            let served = self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await;
+            if let (Some(at), Some(repository), Some(digest)) = (admission.unproven, repository, digest_told(&served)) {
+                self.proofs.sent(upstream, &repository, &digest, at);
+            }
+            return served;
         };
         // A 304 tells no size.
         let mut headers = asked.headers.clone();
@@ -199,6 +210,11 @@ fn size_told(served: &Result<Response<Body>, Error>) -> Option<Option<u64>> {
         Some(range) => ContentRange::parse(range).ok().and_then(|range| range.total),
         None => headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok()),
     })
+}
+
+/// The digest of the manifest that an answer is about.
+fn digest_told(served: &Result<Response<Body>, Error>) -> Option<Digest> {
+    served.as_ref().ok()?.headers().get(response::CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
 }
 
 /// It is for the client to say who else it could be.

@@ -89,7 +89,7 @@ impl Handle for Handler {
         let answered = match host {
             Ok(host) => {
                 let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
-                let asked = Asked { method, uri, host, headers, connection: &connection };
+                let asked = Asked { method, uri, host, headers, told: None, connection: &connection };
                 self.answer(asked, body, waiting.facts, &mut namespace).await
             }
             Err(error) => Err(Error::InvalidHost(error)),
@@ -121,6 +121,8 @@ pub(super) struct Asked<'a> {
     /// That the request is for, checked.
     pub host: Option<&'a str>,
     pub headers: &'a HeaderMap,
+    /// The digest that the upstream told this client for the tag of the request.
+    pub told: Option<&'a Digest>,
     pub connection: &'a Connection,
 }
 
@@ -314,7 +316,7 @@ impl Handler {
             return None;
         }
         let accept = Accept::from_headers(asked.headers);
-        let served = self.manifests.at_hand(upstream, repository, reference, &accept)?;
+        let served = self.manifests.at_hand(upstream, repository, reference, &accept, asked.told)?;
         facts.outcome = served.outcome;
         Some(
             unless_known(asked, &served.content.digest, facts, served.confirmed)
@@ -336,7 +338,7 @@ impl Handler {
             (Operation::Write(_), ..) => Err(Error::Unsupported),
             (Operation::Manifest(reference), Some(upstream), Some(repository)) => {
                 let accept = Accept::from_headers(asked.headers);
-                let wanted = Wanted { upstream, repository, accept };
+                let wanted = Wanted { upstream, repository, accept, told: asked.told.cloned() };
                 self.manifest(asked, &wanted, &reference, facts).await
             }
             (Operation::Blob(digest), Some(upstream), Some(repository)) => {

@@ -9,7 +9,7 @@ use super::{
     page, response,
 };
 use crate::{
-    access::Subject,
+    access::{Admission, Subject},
     cache::{FoundList, List, ServedList, Wanted, WantedList, lists::TaggedReferrers},
     error::Error,
     metrics::{Operation, Outcome},
@@ -35,7 +35,7 @@ impl Handler {
         let refused = || self.proofs.refused_at(&wanted.upstream, wanted.list.repository());
         let served = match self.lists.get(&wanted, refused).await.map_err(|error| facts.failed(error))? {
             FoundList::Served(served) => served,
-            FoundList::Tagged(tagged) => self.tagged_referrers(asked, &tagged, facts).await?,
+            FoundList::Tagged(tagged) => self.tagged_referrers(asked, tagged, facts).await?,
         };
         facts.outcome = served.outcome;
         Ok(response::list(kind, served, asked.uri.path(), namespace))
@@ -45,13 +45,24 @@ impl Handler {
     async fn tagged_referrers(
         &self,
         asked: Asked<'_>,
-        tagged: &TaggedReferrers,
+        mut tagged: TaggedReferrers,
         facts: &mut Facts,
     ) -> Result<ServedList, Error> {
-        let Wanted { upstream, repository, accept } = &tagged.manifest;
-        let subject = Subject::Manifest(tagged.tag.clone(), accept.clone());
-        match self.proofs.admit(upstream, repository, &subject, asked.connection.peer.ip()).await {
-            Ok(_) => self.lists.get_tagged(tagged).await.map_err(|error| facts.failed(error)),
+        let Wanted { upstream, repository, accept, .. } = tagged.manifest.clone();
+        let known = match upstream.decides_by_client() {
+            true => self.lists.known_tagged(&tagged).await,
+            false => None,
+        };
+        let subject = Subject::Manifest(tagged.tag.clone(), accept, known);
+        match self.proofs.admit(&upstream, &repository, &subject, asked.connection.peer.ip()).await {
+            Ok(Admission { told, unproven, .. }) => {
+                tagged.manifest.told = told;
+                let (served, digest) = self.lists.get_tagged(&tagged).await.map_err(|error| facts.failed(error))?;
+                if let (Some(at), Some(digest)) = (unproven, digest) {
+                    self.proofs.sent(&upstream, &repository, &digest, at);
+                }
+                Ok(served)
+            }
             Err(error) if error.kind == ErrorKind::NotFound => Ok(tagged.none(Outcome::Miss)),
             Err(error) => Err(facts.refused(Operation::Referrers, &error)),
         }

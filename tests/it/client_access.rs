@@ -1,5 +1,6 @@
 //! `access = "client"`: what an upstream gives is for those to whom the upstream gives it, cached or not.
 
+mod answers;
 mod guesses;
 mod lists;
 mod login;

@@ -39,7 +39,7 @@ impl TaggedReferrers {
         let List::Referrers { repository, digest } = &wanted.list else { return Err(ListError::Abandoned) };
         let (upstream, repository, accept) = (wanted.upstream.clone(), repository.clone(), wanted.list.accept());
         Ok(Self {
-            manifest: Wanted { upstream, repository, accept },
+            manifest: Wanted { upstream, repository, accept, told: None },
             tag: Reference::Tag(Tag::of_referrers(digest)),
             subject: digest.clone(),
             artifact_types: wanted.parameter(ARTIFACT_TYPE).into(),
@@ -74,10 +74,28 @@ impl TaggedReferrers {
 }
 
 impl Lists {
-    /// What is under the tag.
-    pub async fn get_tagged(&self, tagged: &TaggedReferrers) -> Result<ServedList, ListError> {
+    /// Where the tag points, as far as it is known here.
+    pub async fn known_tagged(&self, tagged: &TaggedReferrers) -> Option<Digest> {
+        let (Wanted { upstream, repository, accept, .. }, Reference::Tag(tag)) = (&tagged.manifest, &tagged.tag) else {
+            return None;
+        };
+        self.0.manifests.known(upstream, repository, tag, accept).await
+    }
+
+    /// What is under the tag, and the digest of the manifest that is.
+    pub async fn get_tagged(&self, tagged: &TaggedReferrers) -> Result<(ServedList, Option<Digest>), ListError> {
         let asked = Instant::now();
         let got = self.0.manifests.get(&tagged.manifest, &tagged.tag).await;
+        let digest = got.as_ref().ok().map(|served| served.content.digest.clone());
+        self.list_tagged(tagged, got, asked).await.map(|list| (list, digest))
+    }
+
+    async fn list_tagged(
+        &self,
+        tagged: &TaggedReferrers,
+        got: Result<ServedManifest, ManifestError>,
+        asked: Instant,
+    ) -> Result<ServedList, ListError> {
         // Some registries take the tag for the digest, and answer with the subject itself: what it lists is its platforms.
         if let Ok(served) = &got
             && tagged.is_subject(&served.content).await

@@ -22,6 +22,8 @@ pub enum ManifestError {
     Mismatch,
     #[error("the upstream gives the manifest another type than its content has")]
     OtherType,
+    #[error("the upstream answers for the tag with what is no manifest")]
+    NoManifest,
     #[error("no such manifest, as the upstream said a moment ago")]
     KnownMissing,
     #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
@@ -71,7 +73,7 @@ impl ManifestError {
         match self {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.
-            Self::Mismatch | Self::OtherType => true,
+            Self::Mismatch | Self::OtherType | Self::NoManifest => true,
             Self::KnownMissing | Self::NotAcceptable | Self::Circle | Self::Abandoned => false,
         }
     }

@@ -8,7 +8,10 @@ use http::HeaderValue;
 use super::{ManifestError, shelf};
 use crate::{
     cache::recency::LastUse,
-    oci::{Algorithm, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, etag, schema1_payload},
+    oci::{
+        Algorithm, Digest, DocumentType, ManifestSigns, MediaType, MediaTypeKind, OtherType, Reference, etag,
+        schema1_payload,
+    },
     upstream::ManifestBody,
 };
 
@@ -47,6 +50,18 @@ impl Headers {
 impl Content {
     /// The longest file of a manifest, its media type included, in bytes.
     pub const MAX_FILE_LEN: u64 = 16 * 1024 * 1024 + 1024;
+
+    /// Whether what an upstream sent for a tag can be its manifest: a proxy in front of it may send a page of its own with 200.
+    /// `by_client`: the upstream decides by its clients, and what it tells one client is for all that may read the tag.
+    pub fn is_answer(reference: &Reference, body: &ManifestBody, by_client: bool) -> bool {
+        let signs = || ManifestSigns::of(&body.bytes, body.media_type.as_ref());
+        match reference {
+            Reference::Digest(_) => true,
+            Reference::Tag(_) if by_client => signs().is_sure,
+            // The digest that it names is verified.
+            Reference::Tag(_) => body.digest.is_some() || signs().is_likely,
+        }
+    }
 
     /// Checks what an upstream sent against the digest that was asked for, or that it claims for the tag.
     pub fn verified(reference: &Reference, body: ManifestBody) -> Result<Self, ManifestError> {
@@ -219,6 +234,30 @@ mod tests {
         ] {
             let content = Content::verified(&reference, body(Some("a/b"), claimed, INDEX));
             assert_eq!(content.ok().map(|content| content.digest).as_ref(), verified, "{reference} {claimed:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_answered_by_a_manifest() {
+        let digest = Digest::of(Algorithm::Sha256, INDEX);
+        let login = br#"{"login":"https://sso.example/"}"#;
+        for (bytes, claimed, shared, by_client) in [
+            (INDEX, None, true, true),
+            (INDEX, Some(&digest), true, true),
+            (br#"{"schemaVersion":2,"error":"login"}"#, None, true, false),
+            (login, None, false, false),
+            (login, Some(&digest), true, false),
+            (b"{}", None, false, false),
+            (b"[]", None, false, false),
+            (b"", None, false, false),
+            (b"busy", None, false, false),
+            (b"<busy/>", None, false, false),
+        ] {
+            let body = body(Some("application/json"), claimed, bytes);
+            let shown = String::from_utf8_lossy(bytes);
+            assert_eq!(Content::is_answer(&tag(), &body, false), shared, "{shown}");
+            assert_eq!(Content::is_answer(&tag(), &body, true), by_client, "{shown}");
+            assert!(Content::is_answer(&Reference::Digest(digest.clone()), &body, true), "{shown}");
         }
     }
 

@@ -12,11 +12,18 @@ pub struct Wanted {
     pub upstream: Upstream,
     pub repository: Repository,
     pub accept: Accept,
+    /// The digest that the upstream told this client for the tag: what is cached under another one is not for this client.
+    pub told: Option<Digest>,
 }
 
 impl Wanted {
     pub(super) fn pool(&self) -> Pool {
         Pool::of(&self.upstream)
+    }
+
+    /// Whether content of this digest is what the upstream told this client, if it told any.
+    pub(super) fn is_told(&self, digest: &Digest) -> bool {
+        self.told.as_ref().is_none_or(|told| told == digest)
     }
 
     pub(super) fn key(&self, tag: &Tag) -> TagKey {

@@ -144,3 +144,27 @@ async fn a_signed_manifest_is_named_by_what_is_signed() {
         assert_is(&mirror.get(&path).await, SIGNED, &digest, document.as_bytes());
     }
 }
+
+/// A captive portal, or a load balancer whose registry is down.
+#[tokio::test]
+async fn a_page_in_the_place_of_a_tag_is_an_outage() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let mirror =
+        Mirror::build(&registry).config(|config| config.cache.tag_ttl = std::time::Duration::ZERO).start().await;
+    assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200);
+    for media_type in ["application/json", "application/vnd.oci.image.index.v1+json", "text/plain", "application/xml"] {
+        for body in [r#"{"login":"https://sso.example/"}"#, "{}", "[]", "", "busy", "<busy/>"] {
+            let headers = vec![("content-type", media_type.to_owned())];
+            registry.fault(When::manifests(), Fault::Answer { status: 200, headers, body: body.to_owned() });
+            for method in [Method::GET, Method::HEAD] {
+                let stale = mirror.request(method, "/v2/team/app/manifests/1", &[]).await;
+                assert_eq!(stale.status, 200, "{media_type} {body}");
+                assert_eq!(stale.header("docker-content-digest"), Some(image.manifest.as_str()), "{media_type} {body}");
+            }
+            assert_eq!(mirror.get("/v2/team/app/manifests/2").await.status, 502, "{media_type} {body}");
+            registry.heal();
+        }
+    }
+    assert_eq!(mirror.get("/v2/team/app/manifests/1").await.body, image.manifest_bytes);
+}
