@@ -64,7 +64,7 @@ pub enum Verdict {
     /// Nothing, or it was not asked.
     None,
     Refused,
-    /// Its realm gave a token for it, or it got what was refused without it.
+    /// It, or a token that its realm gave for it, got what was refused without it.
     Taken,
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Authorization {
 impl Authorization {
     /// Whether a realm has given it, as against a password being sent as it is.
     pub(super) fn is_token(&self) -> bool {
-        matches!(self.proof, Proof::Token(..))
+        matches!(self.proof, Proof::Token { .. })
     }
 
     /// Whether it is a client's password, of which there is no newer one to be read.
@@ -48,18 +48,24 @@ impl Authorization {
         matches!(self.proof, Proof::BasicOfClient(_))
     }
 
-    /// Whether it is a client's password that the upstream has not taken yet.
+    /// Whether it is a client's password that the upstream has not taken yet, or what the realm gave for one: some realms give
+    /// a token for any password.
     pub(super) fn may_be_guess(&self) -> bool {
-        matches!(&self.proof, Proof::BasicOfClient(judged) if !judged.is_taken())
+        self.proof.judged().is_some_and(|judged| !judged.is_taken())
     }
 
     /// Notes what the answer, of success or of this error, says of a client's password that went with what was refused
-    /// without it. Registries say 403 or 404 to a wrong one, too; to one that was taken that is about something else.
+    /// without it. Registries say 403 or 404 to a wrong one, too; to one that was taken that is about something else. A 404 to a
+    /// token is not about the password: who pushes is told so of each blob that is yet to be sent.
     pub(super) fn judge(&self, error: Option<ErrorKind>) {
-        let Proof::BasicOfClient(judged) = &self.proof else { return };
+        let Some(judged) = self.proof.judged() else { return };
+        let is_no = |kind| match self.proof {
+            Proof::Token { .. } => matches!(kind, ErrorKind::Unauthorized | ErrorKind::Denied),
+            _ => says_no(kind),
+        };
         match error {
             None => judged.note(Verdict::Taken),
-            Some(kind) if says_no(kind) && !judged.is_taken() => judged.note(Verdict::Refused),
+            Some(kind) if is_no(kind) && !judged.is_taken() => judged.note(Verdict::Refused),
             Some(_) => {}
         }
     }
@@ -85,10 +91,26 @@ fn says_no(kind: ErrorKind) -> bool {
 }
 
 enum Proof {
-    Token(Box<TokenKey>, Token),
+    /// `judged`: of a client whose password the realm was shown.
+    Token {
+        key: Box<TokenKey>,
+        token: Token,
+        judged: Option<Judged>,
+    },
     Basic,
     /// A client's, of which nothing is remembered beyond its request.
     BasicOfClient(Judged),
+}
+
+impl Proof {
+    /// Where it is noted what the upstream says of a client's password.
+    fn judged(&self) -> Option<&Judged> {
+        match self {
+            Self::Token { judged, .. } => judged.as_ref(),
+            Self::Basic => None,
+            Self::BasicOfClient(judged) => Some(judged),
+        }
+    }
 }
 
 /// What an Authorization is for.
@@ -187,7 +209,7 @@ impl Authenticator {
     /// The upstream refused it.
     pub(super) async fn refused(&self, authorization: &Authorization) {
         match &authorization.proof {
-            Proof::Token(key, token) => self.tokens.forget(key, token).await,
+            Proof::Token { key, token, .. } => self.tokens.forget(key, token).await,
             Proof::Basic => self.credentials.forget().await,
             Proof::BasicOfClient(judged) => judged.note(Verdict::Refused),
         }
@@ -201,7 +223,7 @@ impl Authenticator {
     pub(super) async fn unused(&self, authorization: &Authorization, of_client: bool) -> Result<Option<String>, Error> {
         if of_client {
             return Ok(match &authorization.proof {
-                Proof::Token(key, _) if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
+                Proof::Token { key, .. } if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
                 _ => None,
             });
         }
@@ -209,8 +231,8 @@ impl Authenticator {
             return Ok(None);
         }
         Ok(match &authorization.proof {
-            Proof::Token(key, _) if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
-            Proof::Token(..) | Proof::Basic | Proof::BasicOfClient(_) => {
+            Proof::Token { key, .. } if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
+            Proof::Token { .. } | Proof::Basic | Proof::BasicOfClient(_) => {
                 self.credentials.load().await?.credential.is_none().then(|| NO_ENTRY.to_owned())
             }
         })
@@ -311,10 +333,8 @@ impl Authenticator {
             error.retry_after = retry_after;
             error
         })?;
-        if let (Some(client), Identity::Client(_)) = (client, &key.identity) {
-            client.judged.note(Verdict::Taken);
-        }
-        Ok(Authorization { value: token.authorization(), proof: Proof::Token(Box::new(key), token) })
+        let judged = client.filter(|_| matches!(key.identity, Identity::Client(_))).map(|client| client.judged.clone());
+        Ok(Authorization { value: token.authorization(), proof: Proof::Token { key: Box::new(key), token, judged } })
     }
 
     async fn fetch(&self, sender: &Sender, key: &TokenKey, client: Option<&ClientCredential>) -> Result<Token, Error> {

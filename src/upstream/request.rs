@@ -298,13 +298,18 @@ impl Shared {
         };
         // A host elsewhere has not seen the password.
         if problem.is_none() || !away {
+            let is_refused = matches!(problem, Some(ErrorKind::Unauthorized | ErrorKind::Denied));
+            if is_refused && authorization.is_token() && authorization.may_be_guess() {
+                // Whose password is right may ask for what is not theirs: as at a login, the base tells.
+                let _ = Box::pin(self.challenge_and_ping(endpoint, ask.client.as_ref())).await;
+            }
             authorization.judge(problem);
         }
         answer
     }
 
-    /// Asks one endpoint for nothing. A token is proof enough that it would answer: some realms give
-    /// one that is good for repositories, and not for this.
+    /// Asks one endpoint for nothing. A token is proof enough that it would answer us: some realms give one that is good for repositories,
+    /// and not for this. A client's is shown here, as by those who log in at the registry itself.
     pub(super) async fn ping(&self, endpoint: &Endpoint, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
         in_time(endpoint, self.challenge_and_ping(endpoint, client)).await
     }
@@ -326,9 +331,11 @@ impl Shared {
         if let Some(why) = self.authenticator.unused(&authorization, client.is_some()).await? {
             return Err(Error::new(ErrorKind::Unauthorized, format!("upstream {}: {why}", self.name)));
         }
-        if authorization.is_token() {
+        // Some realms give a token for any password: the registry has the last word on a client's.
+        if authorization.is_token() && client.is_none() {
             return Ok(());
         }
+        discard(first.response).await;
         let second = self.send(endpoint, &ask, Some(&authorization)).await?;
         if is_challenge(&second) {
             self.authenticator.refused(&authorization).await;

@@ -190,6 +190,7 @@ impl Shared {
         let second = self.lead(&write, url, Some(&authorization)).await?;
         if second.status() == StatusCode::UNAUTHORIZED {
             self.authenticator.refused(&authorization).await;
+            authorization.judge(Some(ErrorKind::Unauthorized));
         }
         if second.status().is_success() {
             authorization.judge(None);

@@ -14,7 +14,14 @@ fn of_token(identity: Identity) -> Authorization {
     let realm = Url::parse("https://auth.example/token").unwrap();
     let key = TokenKey { identity, realm, service: None, scope: Scope::Login };
     let token = Token::new("t", Duration::from_secs(60)).unwrap();
-    Authorization { value: token.authorization(), proof: Proof::Token(Box::new(key), token) }
+    Authorization { value: token.authorization(), proof: Proof::Token { key: Box::new(key), token, judged: None } }
+}
+
+/// What a realm gave for a client's password.
+fn of_token_of_client(taken_before: bool) -> (Authorization, Judged) {
+    let (Authorization { value, proof }, (_, of_client)) = (of_token(Identity::Anonymous), of_client(taken_before));
+    let Proof::Token { key, token, .. } = proof else { panic!("it is a token") };
+    (Authorization { value, proof: Proof::Token { key, token, judged: Some(of_client.clone()) } }, of_client)
 }
 
 fn authenticator(credential: CredentialSource) -> Authenticator {
@@ -53,6 +60,25 @@ fn an_answer_judges_a_clients_password() {
     ] {
         for (taken_before, expected) in [(false, first), (true, later)] {
             let (authorization, judged) = of_client(taken_before);
+            authorization.judge(error);
+            assert_eq!(judged.verdict(), expected, "{error:?} {taken_before}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_to_a_token_judges_the_password_it_was_given_for() {
+    for (error, first, later) in [
+        (None, Verdict::Taken, Verdict::Taken),
+        (Some(ErrorKind::Unauthorized), Verdict::Refused, Verdict::None),
+        (Some(ErrorKind::Denied), Verdict::Refused, Verdict::None),
+        (Some(ErrorKind::NotFound), Verdict::None, Verdict::None),
+        (Some(ErrorKind::Protocol), Verdict::None, Verdict::None),
+        (Some(ErrorKind::Unavailable), Verdict::None, Verdict::None),
+    ] {
+        for (taken_before, expected) in [(false, first), (true, later)] {
+            let (authorization, judged) = of_token_of_client(taken_before);
+            assert_eq!(authorization.may_be_guess(), !taken_before);
             authorization.judge(error);
             assert_eq!(judged.verdict(), expected, "{error:?} {taken_before}");
         }

@@ -205,6 +205,8 @@ async fn a_guess_whose_client_leaves_is_a_guess() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_what_hangs_is_no_guesser() {
     let world = World::new().await;
+    // She may read all that she asks for, were it there.
+    world.registry.require(Auth::Bearer(Bearer { rights: vec![], ..World::rules() }));
     let mirror = world.mirror("").start().await;
     let gate = Gate::new();
     world.registry.fault(When::tokens(), Fault::HoldHead(gate.clone()));
@@ -299,6 +301,52 @@ async fn whatever_refuses_a_password_counts() {
         }
         assert!((20..=25).contains(&judged), "{fault:?}: {judged}");
     }
+}
+
+/// For a wrong password the realm gives a token, too, as for no password; what is asked for with it is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_anybody_gets_makes_no_guess_a_password() {
+    for refusal in [None, Some(Fault::status(403))] {
+        let world = World::new().await;
+        world.registry.fault(When::tokens(), realm_of_all());
+        if let Some(refusal) = &refusal {
+            world.registry.fault(When::manifests().authorized(), refusal.clone());
+        }
+        let mirror = world.mirror("").start().await;
+        for (address, path) in [
+            ("127.0.0.1", MANIFEST),
+            ("127.0.0.3", "/v2/"),
+            ("127.0.0.4", "/v2/team/a/tags/list"),
+            ("127.0.0.5", "/v2/team/open/manifests/1"),
+        ] {
+            let (eve, mut judged) = (at(&mirror, address), 0);
+            for n in 0..60 {
+                judged += usize::from(eve.get((address, &format!("guess {n}")), path).await != 429);
+            }
+            assert!((15..=25).contains(&judged), "{path} {refusal:?}: {judged}");
+        }
+        world.registry.heal();
+        assert_eq!(at(&mirror, "127.0.0.2").get(ANN, MANIFEST).await, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_with_a_token_that_anybody_gets_is_none() {
+    let world = World::new().await;
+    world.registry.fault(When::tokens(), realm_of_all());
+    let mirror = world.mirror("").start().await;
+    let client = at(&mirror, "127.0.0.1");
+    for _ in 0..2 {
+        assert_eq!(client.get((ANN.0, "wrong"), "/v2/").await, 401);
+    }
+    world.registry.heal();
+    assert_eq!(client.get(ANN, "/v2/").await, 200);
+    assert_eq!(client.get((ANN.0, "wrong"), "/v2/").await, 401);
+}
+
+fn realm_of_all() -> Fault {
+    let headers = vec![("content-type", "application/json".to_owned())];
+    Fault::Answer { status: 200, headers, body: r#"{"token":"for-all"}"#.to_owned() }
 }
 
 fn basic_of_ann() -> Auth {
