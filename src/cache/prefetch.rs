@@ -286,7 +286,6 @@ impl Prefetch {
                 let (upstream, repository, digest) = (source.upstream.name(), &source.repository, &source.digest);
                 tracing::warn!(%upstream, %repository, %digest, "a layer is not what its manifest says: nothing is fetched ahead of this repository for a while");
                 self.0.distrusted.insert(place(&source), ());
-                over.store(true, Ordering::Relaxed);
             }
             // What was fetched in vain counts as well.
             match &ended {
@@ -331,9 +330,9 @@ impl Ended {
     /// Whether the other layers of the image are likely to end so too.
     fn is_trouble(&self) -> bool {
         match self {
-            Self::Complete | Self::OtherSize | Self::Failed(FillError::Damaged) => false,
+            Self::Complete | Self::Failed(FillError::Damaged) => false,
             Self::Failed(FillError::Upstream(error)) => !matches!(error.kind, ErrorKind::NotFound),
-            Self::Failed(_) | Self::Stalled => true,
+            Self::Failed(_) | Self::Stalled | Self::OtherSize => true,
         }
     }
 }

@@ -20,7 +20,7 @@ use self::choice::Candidate;
 pub use self::meter::{Meter, WINDOW};
 use crate::{cache::ContentId, metrics::Metrics, peer::PeerPrefix};
 
-/// How long readers that are ended may take to go, until whoever waits for their room does without.
+/// How long readers that are ended may take to go, until the fill or answer that waits for their room does without.
 const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 /// A reader is told of in the log once in so long for each peer.
 const TOLD_INTERVAL: Duration = Duration::from_secs(60);

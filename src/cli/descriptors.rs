@@ -14,7 +14,7 @@ const PER_CONNECTION: u64 = 3;
 /// descriptors, the runtime's own.
 const BASE: u64 = 256;
 
-/// Raises the soft limit to the hard one, and says how many there may be; `None`: as many as anybody likes.
+/// Raises the soft limit to the hard one, and says how many there may be; `None`: there is no limit.
 pub fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     match current {

@@ -81,7 +81,7 @@ async fn a_registry_that_hangs_holds_up_no_other_ones_clients() {
         assert!(part.status == 206 && part.body == content[20_000..21_000], "{what}");
         assert_eq!(two.gets(&digest), 1, "{what}");
         two.mirror.until_metric("forebay_fills_total", &[("result", "complete")], (seed + 1) as f64).await;
-        // What is here is given to all, whoever still waits for it.
+        // What is here is given to all clients that still wait for it.
         for path in [path(&digest), of_sick(&digest)] {
             let hit = bounded(two.mirror.get(&path)).await;
             assert_eq!((hit.header("cache-status"), hit.body == content), (Some("forebay; hit"), true), "{what}");

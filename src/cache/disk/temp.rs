@@ -196,7 +196,7 @@ impl DiskStore {
         blocking(move || {
             let flags = OFlags::NOFOLLOW.bits().cast_signed();
             let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
-            // What was verified before a kill is the content, whoever sent it.
+            // What was verified before a kill is the content, from whichever registry it came.
             let usable = match noted_registry(&file) {
                 Some(noted) => noted == registry,
                 None => verified::noted(&file).is_some_and(|noted| noted.verified.is_some()),
@@ -237,6 +237,8 @@ impl DiskStore {
             let _ = rustix::fs::fremovexattr(file, attribute);
         }
         verified::note(file, len);
+        // A client's own fill of it, from another registry, was quicker: that one is in use.
+        let purpose = if self.index().contains(&key) { Purpose::Client } else { purpose };
         if purpose == Purpose::Ahead {
             // Never used: it is the first to go after a restart, too.
             file.set_modified(SystemTime::UNIX_EPOCH)?;
@@ -550,6 +552,22 @@ mod tests {
         rustix::fs::removexattr(path, REGISTRY).unwrap();
         store.scan().await;
         assert!(store.resume(&digest, &registry()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_a_client_has_stays_used_when_it_also_comes_ahead() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let key = Key::Blob(digest.clone());
+        let modified = || std::fs::metadata(store.path(&key)).unwrap().modified().unwrap();
+        for (purpose, is_used) in [(Purpose::Ahead, false), (Purpose::Client, true), (Purpose::Ahead, true)] {
+            let temp = store.create(&digest, &registry(), store.reserve(&key, 10).await.unwrap()).await.unwrap();
+            temp.file().write_all_at(b"0123456789", 0).unwrap();
+            drop(temp.commit(purpose, 10).unwrap());
+            assert_eq!(modified() > SystemTime::UNIX_EPOCH, is_used, "{purpose:?}");
+        }
     }
 
     #[tokio::test]

@@ -303,7 +303,7 @@ async fn whatever_refuses_a_password_counts() {
     }
 }
 
-/// For a wrong password the realm gives a token, too, as for no password; what is asked for with it is refused.
+/// For a wrong password the realm gives a token, too, as for no password; the registry refuses requests with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_anybody_gets_makes_no_guess_a_password() {
     for refusal in [None, Some(Fault::status(403))] {
