@@ -87,6 +87,16 @@ impl Shares {
         Ok(Permit { shares: self.clone(), peer, units })
     }
 
+    /// How many units the peer at this address, refused for its [share](Refused::Share), has to give back at least to get
+    /// these.
+    pub fn to_give_back(&self, address: IpAddr, units: u64) -> u64 {
+        let peer = PeerPrefix::from(address);
+        let held = self.lock();
+        let own = held.by_peer.get(&peer).copied().unwrap_or_default();
+        let (total, used) = (self.0.total - held.by_trusted, held.used - held.by_trusted);
+        least_to_give_back(total, used, own, units, held.most_of_others(peer))
+    }
+
     pub fn total(&self) -> u64 {
         self.0.total
     }
@@ -155,6 +165,19 @@ fn may_take(total: u64, used: u64, own: u64, units: u64, most_of_others: impl Fn
     Ok(())
 }
 
+/// The least of `own` after which the peer may take more, or all of it (pure). The less a peer holds, the more it may.
+fn least_to_give_back(total: u64, used: u64, own: u64, units: u64, most_of_others: u64) -> u64 {
+    let (mut too_few, mut enough) = (0, own);
+    while too_few < enough {
+        let middle = too_few + (enough - too_few) / 2;
+        match may_take(total, used.saturating_sub(middle), own - middle, units, || most_of_others) {
+            Ok(()) => enough = middle,
+            Err(_) => too_few = middle + 1,
+        }
+    }
+    enough
+}
+
 fn within(total: u64, used: u64, units: u64) -> Result<(), Refused> {
     used.checked_add(units).filter(|used| *used <= total).map(|_| ()).ok_or(Refused::Full)
 }
@@ -171,6 +194,24 @@ mod tests {
 
     fn address(n: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, n])
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_given_back_is_enough_and_no_more(
+            slack in 0_u64..200,
+            own in 0_u64..1000,
+            others in 0_u64..1000,
+            units in 0_u64..1000,
+            part in 1_u64..5,
+        ) {
+            let used = own + others;
+            let total = used.max(others + units) + slack;
+            let may = |back: u64| may_take(total, used - back, own - back, units, || others / part).is_ok();
+            let back = least_to_give_back(total, used, own, units, others / part);
+            prop_assert!(may(back));
+            prop_assert!(back == 0 || !may(back - 1));
+        }
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Held {
     /// The budget is used up, or this peer holds the largest share of it, and no reader is slow enough to go.
     pub async fn hold(&self, peer: IpAddr, taker: &Taker, bytes: Bytes) -> Result<Bytes, Refused> {
         let charge = match self.charge(peer, &bytes) {
-            Err(why) if self.end_slow_readers(peer.into(), bytes.len() as u64, why).await => self.charge(peer, &bytes),
+            Err(why) if self.end_slow_readers(peer, bytes.len() as u64, why).await => self.charge(peer, &bytes),
             charge => charge,
         }?;
         let (address, len) = charge.place;
@@ -95,18 +95,19 @@ impl Held {
     }
 
     /// Whether some were ended: of a peer that holds too much, its own.
-    async fn end_slow_readers(&self, peer: PeerPrefix, bytes: u64, why: Refused) -> bool {
+    async fn end_slow_readers(&self, address: IpAddr, bytes: u64, why: Refused) -> bool {
+        let peer = PeerPrefix::from(address);
         let frees = |holding: &Holding| match *holding {
-            Holding::Bytes(address, len) => {
+            Holding::Bytes(place, len) => {
                 let charges = self.charges();
-                let charged = charges.get(&(address, len))?;
+                let charged = charges.get(&(place, len))?;
                 (why == Refused::Full || charged.peer == peer).then_some(len as u64)
             }
             Holding::Blob(_) => None,
         };
         let missing = match why {
             Refused::Full => (self.0.shares.used().saturating_add(bytes)).saturating_sub(self.0.shares.total()),
-            Refused::Share => bytes,
+            Refused::Share => self.0.shares.to_give_back(address, bytes),
         };
         self.0.readers.make_room(missing, frees).await
     }
