@@ -109,9 +109,18 @@ impl Readers {
     fn end_slowest(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> Vec<CancellationToken> {
         let now = Instant::now();
         let mut entries = self.entries();
+        let going_on = entries.by_id.values().filter(|entry| entry.gone.is_none());
+        let by_peer = choice::by_peer(going_on.map(|entry| {
+            let lately = entry.taker.meter.lately(now, self.0.window);
+            (entry.peer, Arc::as_ptr(&entry.taker), lately)
+        }));
+        let slow = |entry: &Entry| {
+            let rate = entry.taker.meter.rate(now, entry.begun, self.0.window).filter(|_| entry.gone.is_none())?;
+            choice::is_slow(rate, *by_peer.get(&entry.peer)?).then_some(rate)
+        };
         let candidates = entries.by_id.iter().filter_map(|(id, entry)| {
-            let rate = entry.gone.is_none().then(|| entry.taker.meter.rate(now, entry.begun, self.0.window)).flatten();
-            Some(Candidate { id: *id, holding: &entry.holding, rate, bytes: frees(&entry.holding)? })
+            let bytes = frees(&entry.holding)?;
+            Some(Candidate { id: *id, holding: &entry.holding, rate: slow(entry), bytes })
         });
         let chosen = choice::slowest(candidates.collect(), missing);
         let end = |(id, rate): (u64, u64)| {
@@ -152,5 +161,42 @@ impl Drop for Reading {
         if let Some(gone) = entry.and_then(|entry| entry.gone) {
             gone.cancel();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_not_slow_for_taking_three_things_at_once() {
+        let readers = Readers::new(WINDOW, Metrics::new().unwrap());
+        // The peer and the KiB/s of each.
+        let streams = [(1, 100), (1, 100), (1, 100), (2, 100), (1, 31)];
+        let begin = |(number, (peer, _)): (usize, &(u8, u64))| {
+            let taker = Taker::default();
+            taker.meter.waits();
+            let peer = IpAddr::from([10, 0, 0, *peer]).into();
+            (readers.begin(peer, &taker, Holding::Bytes(number, 1)), taker)
+        };
+        let begun: Vec<_> = streams.iter().enumerate().map(begin).collect();
+        for _ in 0..=WINDOW.as_secs() {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            for ((_, taker), (_, rate)) in begun.iter().zip(&streams) {
+                taker.meter.goes_on();
+                taker.meter.took(rate * 1024);
+                taker.meter.waits();
+            }
+        }
+        let ended = |missing| {
+            readers.end_slowest(missing, |_| Some(1));
+            begun.iter().map(|(_, taker)| taker.end.is_cancelled()).collect::<Vec<_>>()
+        };
+        assert_eq!(ended(3), [false; 5], "two are slow");
+        assert_eq!(ended(2), [false, false, false, true, true]);
+        // What is ended is no candidate any more, though it is not gone.
+        assert!(readers.end_slowest(1, |_| Some(1)).is_empty());
     }
 }

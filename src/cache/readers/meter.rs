@@ -31,6 +31,8 @@ struct Waits {
     own: Duration,
     /// Since when forebay has been waiting for the client.
     since: Option<Instant>,
+    /// When the last wait ended.
+    until: Option<Instant>,
     marks: Marks,
 }
 
@@ -58,7 +60,9 @@ impl Meter {
     pub fn goes_on(&self) {
         let mut waits = self.lock();
         if let Some(since) = waits.since.take() {
-            waits.own = waits.own.saturating_add(since.elapsed());
+            let now = Instant::now();
+            waits.own = waits.own.saturating_add(now.saturating_duration_since(since));
+            waits.until = Some(now);
         }
     }
 
@@ -73,10 +77,16 @@ impl Meter {
         let waits = self.lock();
         waits.since?;
         let own = waits.own(now);
-        if own.saturating_sub(begun) < window {
-            return None;
-        }
-        waits.marks.rate(own, self.taken(), window)
+        (own.saturating_sub(begun) >= window).then(|| waits.marks.rate(own, self.taken(), window))
+    }
+
+    /// The same of one whose own time is shorter as if it were a `window`, and of one that is not waited for at the moment.
+    /// Nothing of one that was not for a `window`: how fast it would be is not known.
+    pub(super) fn lately(&self, now: Instant, window: Duration) -> u64 {
+        let waits = self.lock();
+        let is_known =
+            waits.since.is_some() || waits.until.is_some_and(|until| now.saturating_duration_since(until) < window);
+        if is_known { waits.marks.rate(waits.own(now), self.taken(), window) } else { 0 }
     }
 
     fn taken(&self) -> u64 {
@@ -109,11 +119,11 @@ impl Marks {
         }
     }
 
-    fn rate(&self, own: Duration, taken: u64, window: Duration) -> Option<u64> {
-        let (since, before) = self.0.iter().rev().find(|(since, _)| own.saturating_sub(*since) >= window)?;
-        let millis = own.saturating_sub(*since).as_millis().max(1);
-        let bytes = u128::from(taken.saturating_sub(*before)) * 1000 / millis;
-        Some(u64::try_from(bytes).unwrap_or(u64::MAX))
+    fn rate(&self, own: Duration, taken: u64, window: Duration) -> u64 {
+        let is_old = |(since, _): &&(Duration, u64)| own.saturating_sub(*since) >= window;
+        let Some((since, before)) = self.0.iter().rev().find(is_old).or(self.0.front()) else { return 0 };
+        let millis = own.saturating_sub(*since).max(window).as_millis().max(1);
+        u64::try_from(u128::from(taken.saturating_sub(*before)) * 1000 / millis).unwrap_or(u64::MAX)
     }
 }
 
@@ -169,5 +179,25 @@ mod tests {
         assert_eq!(meter.rate(Instant::now(), begun, WINDOW), None);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(meter.rate(Instant::now(), begun, WINDOW), Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_lately_counts_at_once_and_after_a_wait() {
+        for (steps, idle, expected) in [
+            (&[][..], 0, 0),
+            (&[(1 << 30, 5_000)], 0, 0),
+            (&[(0, 1_000), (10_000, 1_000)], 0, 1000),
+            (&[(0, 10_000), (10_000, 9_000)], 0, 526),
+            (&[(0, 1_000), (10_000, 1_000)], 9_999, 1000),
+            (&[(0, 1_000), (10_000, 1_000)], 10_000, 0),
+        ] {
+            let meter = Meter::default();
+            after(&meter, steps).await;
+            if idle > 0 {
+                meter.goes_on();
+                tokio::time::advance(Duration::from_millis(idle)).await;
+            }
+            assert_eq!(meter.lately(Instant::now(), WINDOW), expected, "{steps:?} {idle}");
+        }
     }
 }
