@@ -198,16 +198,7 @@ impl BlobCache {
             (_, true) => Outcome::Hit,
             (_, false) => Outcome::Joined,
         };
-        let wanted = range;
-        let range = match resolve(range, believable(total, source)) {
-            Ok(range) => range,
-            Err(error) => return Some(Err(error)),
-        };
-        // The disk may have damaged those bytes since, and a part has no digest: the upstream gives them.
-        if range.is_some_and(|range| fill.is_left_over(range.first)) {
-            return Some(self.through(source, wanted, None).await);
-        }
-        if range.is_none() && total.is_some_and(|total| total <= VERIFIED_FIRST) {
+        if total.is_some_and(|total| total <= VERIFIED_FIRST) {
             match fill.end().await {
                 // What was announced may have been wrong, and what was verified is not.
                 Ok(()) => total = fill.head().await.ok().flatten(),
@@ -216,6 +207,15 @@ impl BlobCache {
                 Err(error) if says_nothing(&error) => return None,
                 Err(error) => return Some(Err(error.into())),
             }
+        }
+        let wanted = range;
+        let range = match resolve(range, believable(total, source)) {
+            Ok(range) => range,
+            Err(error) => return Some(Err(error)),
+        };
+        // The disk may have damaged those bytes since, and a part has no digest: the upstream gives them.
+        if range.is_some_and(|range| fill.is_left_over(range.first)) {
+            return Some(self.through(source, wanted, None).await);
         }
         let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
         let reader = BlobReader::Growing(membership.read(source.clone(), first, end));

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use forebay::oci::Digest;
+use http::Method;
 
 use crate::support::{
     blob::{self, add, path},
@@ -96,6 +97,19 @@ async fn a_part_that_is_there_does_not_wait_for_the_rest() {
     assert_eq!(near.rest().await.bytes(), &content[900_000..=1_500_000]);
     assert_eq!(whole.rest().await.bytes(), content);
     assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_a_small_blob_waits_for_its_true_length() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 100, 1);
+    registry.fault_times(1, When::blob(&digest).method(Method::GET), Fault::ContentLength(93));
+    for status in [502, 206] {
+        let answer = mirror.get_with(&path(&digest), &[("range", "bytes=95-99")]).await;
+        assert_eq!(answer.status, status);
+        assert!(status != 206 || answer.body == content.slice(95..));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
