@@ -9,6 +9,7 @@ mod answer;
 mod content;
 mod question;
 mod shelf;
+mod shelves;
 mod tags;
 mod writer;
 mod written;
@@ -25,6 +26,7 @@ use self::{
     answer::{Answer, confirmed_before},
     content::Found,
     question::Question,
+    shelves::Shelves,
     tags::TagRecords,
     writer::Writer,
 };
@@ -43,7 +45,7 @@ use super::{
 use crate::{
     metrics::{Metrics, Outcome},
     oci::{Accept, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, Repository, Tag},
-    upstream::{self, ErrorKind, Upstream},
+    upstream::{self, ErrorKind, Registry, Upstream},
 };
 
 /// How long a client waits for the upstream when there is a stale answer at hand.
@@ -58,8 +60,10 @@ pub struct ManifestCache(Arc<Shared>);
 struct Shared {
     store: DiskStore,
     writer: Writer,
+    shelves: Shelves,
     metrics: Metrics,
-    contents: moka::sync::Cache<(ContentId, Option<Arc<str>>), Arc<Content>>,
+    /// By the registry too, where the bytes do not say all that clients get.
+    contents: moka::sync::Cache<(ContentId, Option<Registry>), Arc<Content>>,
     tags: TagRecords,
     missing: moka::sync::Cache<Question, ()>,
     questions: Flights<Question, Result<Answer, ManifestError>>,
@@ -89,7 +93,19 @@ impl ManifestCache {
         let tags = TagRecords::new(config, writer.clone());
         let questions = Flights::new(tasks, shutdown);
         let documents = Documents::default();
-        Self(Arc::new(Shared { store, writer, metrics, contents, tags, missing, questions, images, documents }))
+        let shelves = Shelves::new(store.clone(), documents.clone());
+        Self(Arc::new(Shared {
+            store,
+            writer,
+            shelves,
+            metrics,
+            contents,
+            tags,
+            missing,
+            questions,
+            images,
+            documents,
+        }))
     }
 
     /// The manifest a reference means.
@@ -406,7 +422,7 @@ impl ManifestCache {
     fn in_memory(&self, upstream: &Upstream, id: &ContentId, said: Option<&MediaType>) -> Option<Arc<Content>> {
         let content = match self.0.contents.get(&(id.clone(), None)) {
             Some(content) => content,
-            None => self.0.contents.get(&(id.clone(), Some(upstream.name().clone())))?,
+            None => self.0.contents.get(&(id.clone(), Some(upstream.registry().clone())))?,
         };
         // What is in use in memory is in use: it must not be the first to go from the disk.
         self.0.store.note_use(&content.used, || Key::Manifest(id.clone()));
@@ -430,10 +446,10 @@ impl ManifestCache {
                 return None;
             }
         };
-        let (of, upstream, said) = (digest.clone(), wanted.upstream.name().clone(), said.cloned());
-        match self.0.documents.read(bytes.len(), move || Content::decode(&of, bytes, &upstream, said.as_ref())).await? {
+        let (of, registry, said) = (id.clone(), wanted.upstream.registry().clone(), said.cloned());
+        match self.0.documents.read(bytes.len(), move || Content::decode(&of, bytes, &registry, said.as_ref())).await? {
             Found::Whole(content) => {
-                self.0.images.recall(wanted.upstream.name(), &wanted.repository, &content);
+                self.0.images.recall(wanted.upstream.registry(), &wanted.repository, &content);
                 Some(self.remember(wanted, id, content))
             }
             Found::OfOthers => None,
@@ -446,7 +462,7 @@ impl ManifestCache {
 
     /// Puts a manifest into memory, unless it is there: nothing is replaced by the same digest under another type.
     fn remember(&self, wanted: &Wanted, id: ContentId, content: Arc<Content>) -> Arc<Content> {
-        let of = (!content.own).then(|| wanted.upstream.name().clone());
+        let of = (!content.own).then(|| wanted.upstream.registry().clone());
         self.0.contents.entry((id, of)).or_insert_with(|| content.clone());
         content
     }
@@ -636,36 +652,16 @@ impl ManifestCache {
         if is_outdated() {
             return content;
         }
-        self.0.images.note(wanted.upstream.name(), &wanted.repository, &content);
+        self.0.images.note(wanted.upstream.registry(), &wanted.repository, &content);
         let id = wanted.pool().id(&content.digest);
-        let key = Key::Manifest(id.clone());
         let content = self.remember(wanted, id.clone(), content);
-        if let Some(file) = self.file_with(wanted, &content, &key).await {
-            let gate = self.0.tags.gate(upstream, repository, question.writes);
-            self.0.writer.write_when(key, file, gate).await;
-        }
+        let gate = self.0.tags.gate(upstream, repository, question.writes);
+        let (shelves, written, of) = (self.0.shelves.clone(), content.clone(), wanted.upstream.registry().clone());
+        let (key, to) = (Key::Manifest(id.clone()), id.clone());
+        self.0.writer.run(key, async move { shelves.write(to, written, of, gate).await }).await;
         if is_outdated() {
             self.forget_in_memory(&wanted.upstream, &id);
         }
         content
-    }
-
-    /// The file with a manifest. Where the bytes do not say all that clients get, what other upstreams said stays beside it.
-    /// `None` when the process ends.
-    async fn file_with(&self, wanted: &Wanted, content: &Arc<Content>, key: &Key) -> Option<Vec<u8>> {
-        let others = match content.own {
-            true => None,
-            false => self.0.store.read(key.clone(), Content::MAX_FILE_LEN).await.ok().flatten(),
-        };
-        let (upstream, content) = (wanted.upstream.name().clone(), content.clone());
-        let len = content.bytes.len() + others.as_ref().map_or(0, Vec::len);
-        let file = move || {
-            let record = content.encode(&upstream);
-            match others {
-                Some(others) => shelf::with(&others, &upstream, record),
-                None => record,
-            }
-        };
-        self.0.documents.read(len, file).await
     }
 }

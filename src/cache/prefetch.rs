@@ -7,7 +7,7 @@
 //! All of it is a guess, so it is bounded wherever it could be in somebody's way: in all, per upstream, by the sizes
 //! that the manifest tells, and by time when nothing comes. What no client has taken yet is the first to go from the cache
 //! (`fill::task`), and counts for the client whose request began it ([`Untaken`]). A repository whose manifest lies about a
-//! layer has nothing fetched ahead for a while.
+//! layer has nothing fetched ahead for a while, if its upstream gave that manifest itself.
 
 use std::{
     collections::HashSet,
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind, Repository},
     peer::TrustedNetworks,
-    upstream::ErrorKind,
+    upstream::{ErrorKind, Registry},
 };
 
 /// How much memory the layers of the images may take that are remembered, the most recently seen, in bytes.
@@ -77,21 +77,29 @@ struct Layer {
 /// that names a well-known configuration and layers of their own invention.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Image {
-    upstream: Arc<str>,
+    registry: Registry,
     repository: Repository,
     config: Digest,
 }
 
 /// The layers of images by their configuration. A cheap handle.
 #[derive(Clone)]
-pub struct Images(moka::sync::Cache<Image, Arc<[Layer]>>);
+pub struct Images(moka::sync::Cache<Image, Known>);
+
+/// What is known of an image.
+#[derive(Clone)]
+struct Known {
+    layers: Arc<[Layer]>,
+    /// The upstream gave this manifest for this repository. What was on disk may be from another one, which can lie about it.
+    is_told: bool,
+}
 
 impl Default for Images {
     fn default() -> Self {
         let images = moka::sync::Cache::builder()
             .max_capacity(MOST_MEMORY)
-            .weigher(|_, layers: &Arc<[Layer]>| {
-                u32::try_from(IMAGE_WEIGHT + layers.len() * LAYER_WEIGHT).unwrap_or(u32::MAX)
+            .weigher(|_, known: &Known| {
+                u32::try_from(IMAGE_WEIGHT + known.layers.len() * LAYER_WEIGHT).unwrap_or(u32::MAX)
             })
             // The default policy refuses newcomers, and it is the newest image whose layers are wanted next.
             .eviction_policy(EvictionPolicy::lru())
@@ -102,22 +110,22 @@ impl Default for Images {
 
 impl Images {
     /// An upstream gave this manifest for a repository.
-    pub fn note(&self, upstream: &Arc<str>, repository: &Repository, manifest: &Content) {
-        if let Some((image, layers)) = image(upstream, repository, manifest) {
-            self.0.insert(image, layers);
+    pub fn note(&self, registry: &Registry, repository: &Repository, manifest: &Content) {
+        if let Some((image, layers)) = image(registry, repository, manifest) {
+            self.0.insert(image, Known { layers, is_told: true });
         }
     }
 
     /// This manifest was on disk, for whichever repository it was fetched: it replaces nothing that is known.
-    pub fn recall(&self, upstream: &Arc<str>, repository: &Repository, manifest: &Content) {
-        if let Some((image, layers)) = image(upstream, repository, manifest) {
-            self.0.entry(image).or_insert(layers);
+    pub fn recall(&self, registry: &Registry, repository: &Repository, manifest: &Content) {
+        if let Some((image, layers)) = image(registry, repository, manifest) {
+            self.0.entry(image).or_insert(Known { layers, is_told: false });
         }
     }
 }
 
 /// What a manifest says, if it is an image's.
-fn image(upstream: &Arc<str>, repository: &Repository, manifest: &Content) -> Option<(Image, Arc<[Layer]>)> {
+fn image(registry: &Registry, repository: &Repository, manifest: &Content) -> Option<(Image, Arc<[Layer]>)> {
     let is_image =
         matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest));
     if !is_image || manifest.bytes.len() > MAX_MANIFEST {
@@ -127,7 +135,7 @@ fn image(upstream: &Arc<str>, repository: &Repository, manifest: &Content) -> Op
     if layers.len() > MOST_LAYERS {
         return None;
     }
-    let image = Image { upstream: upstream.clone(), repository: repository.clone(), config: config.digest };
+    let image = Image { registry: registry.clone(), repository: repository.clone(), config: config.digest };
     // Older images name the layer of nothing again and again.
     let mut seen = HashSet::new();
     let layers = layers.iter().filter(|layer| is_here(layer) && seen.insert(&layer.digest));
@@ -138,7 +146,7 @@ impl Image {
     /// The image whose configuration this may be.
     fn of(config: &Source) -> Self {
         Self {
-            upstream: config.upstream.name().clone(),
+            registry: config.upstream.registry().clone(),
             repository: config.repository.clone(),
             config: config.digest.clone(),
         }
@@ -166,14 +174,13 @@ struct Shared {
     most: usize,
     untaken: Untaken,
     /// Whose manifests lied lately.
-    distrusted: moka::sync::Cache<(Arc<str>, Repository), ()>,
+    distrusted: moka::sync::Cache<(Registry, Repository), ()>,
     images: Images,
     /// Configurations that were asked for within [`ONCE_IN`].
     begun: moka::sync::Cache<Image, ()>,
     at_once: Semaphore,
     waiting: Arc<Semaphore>,
-    /// By the upstream's name.
-    turns: moka::sync::Cache<Arc<str>, Arc<Turns>>,
+    turns: moka::sync::Cache<Registry, Arc<Turns>>,
     store: DiskStore,
     fills: Fills,
 }
@@ -220,7 +227,7 @@ impl Prefetch {
             return;
         }
         let image = Image::of(source);
-        let Some(layers) = self.0.images.0.get(&image) else { return };
+        let Some(Known { layers, is_told }) = self.0.images.0.get(&image) else { return };
         if !self.0.begun.entry(image).or_insert(()).is_fresh() {
             return;
         }
@@ -231,7 +238,7 @@ impl Prefetch {
         if missing.is_empty() || bytes > self.0.untaken.budget() {
             return;
         }
-        let turns = self.0.turns.get_with_by_ref(source.upstream.name(), Arc::default);
+        let turns = self.0.turns.get_with_by_ref(source.upstream.registry(), Arc::default);
         let (Ok(of_all), Ok(of_upstream)) =
             (self.0.waiting.clone().try_acquire_owned(), turns.waiting.clone().try_acquire_owned())
         else {
@@ -244,12 +251,12 @@ impl Prefetch {
             let shutdown = prefetch.0.fills.shutdown().clone();
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = prefetch.fetch(&source, client, &turns, missing) => {}
+                () = prefetch.fetch(&source, client, &turns, missing, is_told) => {}
             }
         });
     }
 
-    async fn fetch(&self, config: &Source, client: IpAddr, turns: &Turns, layers: Vec<Layer>) {
+    async fn fetch(&self, config: &Source, client: IpAddr, turns: &Turns, layers: Vec<Layer>, is_told: bool) {
         // An upstream that fails now is not to be asked for all the rest as well.
         let over = &AtomicBool::new(false);
         let fetch = async |layer: Layer| {
@@ -282,7 +289,8 @@ impl Prefetch {
                     membership.give_up();
                 }
             }
-            if ended.is_lie() {
+            // A manifest that came by another upstream says nothing about this repository.
+            if ended.is_lie() && is_told {
                 let (upstream, repository, digest) = (source.upstream.name(), &source.repository, &source.digest);
                 tracing::warn!(%upstream, %repository, %digest, "a layer is not what its manifest says: nothing is fetched ahead of this repository for a while");
                 self.0.distrusted.insert(place(&source), ());
@@ -306,8 +314,8 @@ impl Prefetch {
 }
 
 /// Where an image is.
-fn place(source: &Source) -> (Arc<str>, Repository) {
-    (source.upstream.name().clone(), source.repository.clone())
+fn place(source: &Source) -> (Registry, Repository) {
+    (source.upstream.registry().clone(), source.repository.clone())
 }
 
 /// How the fetching of a layer ended.
@@ -417,17 +425,18 @@ mod tests {
     }
 
     fn place(upstream: &str, repository: &str) -> Image {
-        Image { upstream: upstream.into(), repository: repository.parse().unwrap(), config: digest("config") }
+        let registry = Registry::new(&upstream.into(), &[format!("https://{upstream}").parse().unwrap()]);
+        Image { registry, repository: repository.parse().unwrap(), config: digest("config") }
     }
 
     fn layers(images: &Images, of: &Image) -> Option<Vec<(Digest, u64)>> {
-        let layers = images.0.get(of)?;
-        Some(layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect())
+        let known = images.0.get(of)?;
+        Some(known.layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect())
     }
 
     fn noted(media_type: MediaType, of: &[(&str, &str, u64)]) -> Option<Vec<(Digest, u64)>> {
         let (images, place) = (Images::default(), place("a", "b"));
-        images.note(&place.upstream, &place.repository, &manifest(media_type, of));
+        images.note(&place.registry, &place.repository, &manifest(media_type, of));
         layers(&images, &place)
     }
 
@@ -478,17 +487,17 @@ mod tests {
         let ours = place("good.example", "team/app");
         let true_one = manifest(MediaType::OCI_MANIFEST, &[(KIND, "true", 1)]);
         let invented = manifest(MediaType::OCI_MANIFEST, &[(KIND, "invented", 1)]);
-        images.note(&ours.upstream, &ours.repository, &true_one);
+        images.note(&ours.registry, &ours.repository, &true_one);
         for other in [place("evil.example", "team/app"), place("good.example", "team/evil")] {
-            images.note(&other.upstream, &other.repository, &invented);
+            images.note(&other.registry, &other.repository, &invented);
             assert_eq!(layers(&images, &other), Some(vec![(digest("invented"), 1)]));
         }
         // What was fetched for those is on disk, and may be asked for by its digest here.
-        images.recall(&ours.upstream, &ours.repository, &invented);
+        images.recall(&ours.registry, &ours.repository, &invented);
         assert_eq!(layers(&images, &ours), Some(vec![(digest("true"), 1)]));
         // What the upstream says now counts.
         let newer = manifest(MediaType::OCI_MANIFEST, &[(KIND, "newer", 1)]);
-        images.note(&ours.upstream, &ours.repository, &newer);
+        images.note(&ours.registry, &ours.repository, &newer);
         assert_eq!(layers(&images, &ours), Some(vec![(digest("newer"), 1)]));
     }
 
@@ -503,7 +512,7 @@ mod tests {
         let places: Vec<Image> =
             (0..2 * MOST_MEMORY / weight).map(|number| place("a", &format!("b/{number}"))).collect();
         for place in &places {
-            images.note(&place.upstream, &place.repository, &most);
+            images.note(&place.registry, &place.repository, &most);
         }
         images.0.run_pending_tasks();
         let held = images.0.weighted_size();

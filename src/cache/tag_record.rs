@@ -89,15 +89,9 @@ impl TagRecord {
     /// The longest file that is read, in bytes.
     pub const MAX_LEN: u64 = 16 * 1024;
 
-    /// Whether it is an answer of this registry. All URLs of an upstream lead to the same registry, so one that stayed is enough,
-    /// for clients that are all the same to it; where their credentials decide, clients' rights end with any change of the URLs, and
-    /// so does the record.
+    /// Whether it is an answer of this registry.
     pub fn is_of(&self, registry: &Registry, pool: Pool) -> bool {
-        let (then, now) = (&self.urls, registry.url_hashes());
-        match pool {
-            Pool::Open => then.is_empty() || then.iter().any(|url| now.contains(url)),
-            Pool::Clients => then == now,
-        }
+        pool.is_of(&self.urls, registry)
     }
 
     pub fn encode(&self) -> Vec<u8> {

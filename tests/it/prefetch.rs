@@ -287,6 +287,47 @@ async fn a_manifest_that_lies_ends_prefetch_for_its_repository() {
     }
 }
 
+/// What is on disk may have come by any upstream that shares it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_upstreams_lie_ends_no_prefetch_of_this_one() {
+    let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let upstream = |name: &str, registry: &FakeRegistry| {
+        format!("[[upstream]]\nname = \"{name}\"\nurls = [\"{}\"]\n", registry.url())
+    };
+    let text = upstream("evil.example", &hostile) + &upstream(UPSTREAM, &registry) + "default = true\n";
+    let mut mirror = Mirror::parse(&text).start().await;
+    let (config, layer) = image_with_size(&hostile, &content(LAYER, 1), "10");
+    for blob in ["{}".into(), content(LAYER, 1).to_vec()] {
+        registry.add_blob(REPOSITORY, blob);
+    }
+    let lie = mirror.get(&format!("/v2/{REPOSITORY}/manifests/1?ns=evil.example")).await;
+    mirror.restart().await;
+    let manifest = lie.header("docker-content-digest").unwrap();
+    let shared = mirror.get(&format!("/v2/{REPOSITORY}/manifests/{manifest}")).await;
+    assert_eq!(shared.header("cache-status"), Some("forebay; hit"));
+    assert_eq!(mirror.get(&path(&config)).await.status, 200);
+    until_asked(&registry, &layer).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    let here = pull_config(&registry, &mirror, ("127.0.0.1", REPOSITORY), &[&content(LAYER, 2)]).await;
+    until_asked(&registry, &here.layers[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registrys_lie_ends_no_prefetch_of_the_next_one() {
+    let (registry, next) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let mirror = Mirror::of(&registry).await;
+    let (config, layer) = image_with_size(&registry, &content(LAYER, 1), "10");
+    get_manifest(&mirror).await;
+    assert_eq!(mirror.get(&path(&config)).await.status, 200);
+    until_asked(&registry, &layer).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    let mut config = mirror.config().clone();
+    config.upstreams[0].urls = vec![next.url()];
+    mirror.app().reload(config).unwrap();
+    let image = pull_config(&next, &mirror, ("127.0.0.1", REPOSITORY), &[&content(LAYER, 2)]).await;
+    until_asked(&next, &image.layers[0]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_manifest_that_says_what_cannot_be_begins_nothing() {
     let huge = u64::MAX.to_string();

@@ -6,33 +6,35 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
+use crate::upstream::Registry;
+
 /// For how long.
 const SPAN: Duration = Duration::from_secs(600);
 
-/// Until when which upstream gets no ranges; by name, so there are no more than the configuration has.
+/// Until when which registry gets no ranges: there are no more than configurations had lately.
 #[derive(Default)]
-pub(super) struct Distrust(Mutex<HashMap<Arc<str>, Instant>>);
+pub(super) struct Distrust(Mutex<HashMap<Registry, Instant>>);
 
 impl Distrust {
     /// A blob of this upstream that was put together from parts was wrong.
-    pub fn note(&self, upstream: &Arc<str>) {
-        self.entries().insert(upstream.clone(), Instant::now() + SPAN);
+    pub fn note(&self, registry: &Registry) {
+        self.entries().insert(registry.clone(), Instant::now() + SPAN);
     }
 
     /// Whether blobs of this upstream are to be read in one go.
-    pub fn covers(&self, upstream: &Arc<str>) -> bool {
+    pub fn covers(&self, registry: &Registry) -> bool {
         let mut entries = self.entries();
         entries.retain(|_, until| *until > Instant::now());
-        entries.contains_key(upstream)
+        entries.contains_key(registry)
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<Arc<str>, Instant>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<Registry, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -44,10 +46,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_ends_and_concerns_one_upstream() {
         let distrust = Distrust::default();
-        let (bad, good) = (Arc::from("bad"), Arc::from("good"));
+        let registry = |name: &str, url: &str| Registry::new(&name.into(), &[url.parse().unwrap()]);
+        let (bad, good) = (registry("bad", "https://a"), registry("good", "https://b"));
         assert!(!distrust.covers(&bad));
         distrust.note(&bad);
         assert!(distrust.covers(&bad) && !distrust.covers(&good));
+        assert!(!distrust.covers(&registry("bad", "https://c")), "a reload gave its name to another");
         tokio::time::advance(SPAN).await;
         assert!(!distrust.covers(&bad));
     }

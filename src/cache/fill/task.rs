@@ -45,7 +45,7 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
             report(&fill, &error);
             if matches!(error, FillError::Mismatch) && fill.state().in_parts {
                 tracing::warn!(%upstream, "blobs are read in one go for a while, without ranges");
-                fills.distrust().note(&upstream);
+                fills.distrust().note(fill.source.upstream.registry());
             }
             // Nobody may write any more when the file is kept, so that its length says what it has.
             fill.cancel.cancel();
@@ -95,7 +95,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         return Ok(Done::AlreadyThere);
     }
     let mut front = 0;
-    let in_one_go = fills.distrust().covers(source.upstream.name());
+    let in_one_go = fills.distrust().covers(source.upstream.registry());
     fill.state().in_one_go = in_one_go;
     // What is left is gone on with by one of the fills of a blob.
     if !fill.beside

@@ -7,12 +7,12 @@ use http::HeaderValue;
 
 use super::{ManifestError, shelf};
 use crate::{
-    cache::recency::LastUse,
+    cache::{ContentId, Pool, recency::LastUse},
     oci::{
         Algorithm, Digest, DocumentType, ManifestSigns, MediaType, MediaTypeKind, OtherType, Reference, etag,
         schema1_payload,
     },
-    upstream::ManifestBody,
+    upstream::{ManifestBody, Registry},
 };
 
 /// A verified manifest.
@@ -49,7 +49,7 @@ impl Headers {
 
 impl Content {
     /// The longest file of a manifest, its media type included, in bytes.
-    pub const MAX_FILE_LEN: u64 = 16 * 1024 * 1024 + 1024;
+    pub const MAX_FILE_LEN: u64 = 16 * 1024 * 1024 + 16 * 1024;
 
     /// Whether what an upstream sent for a tag can be its manifest: a proxy in front of it may send a page of its own with 200.
     /// `by_client`: the upstream decides by its clients, and what it tells one client is for all that may read the tag.
@@ -89,11 +89,12 @@ impl Content {
     }
 
     /// The file's form: the media type, a line end, the bytes. Before a type that is not the document's own stands the
-    /// upstream that said it.
-    pub fn encode(&self, upstream: &str) -> Vec<u8> {
+    /// upstream that said it, and (by hashes) the URLs that it had then: `@NAME@HASH,HASH TYPE`.
+    pub fn encode(&self, registry: &Registry) -> Vec<u8> {
         let mut file = Vec::with_capacity(self.bytes.len() + 512);
         if !self.own {
-            file.extend_from_slice(format!("@{upstream} ").as_bytes());
+            let urls: Vec<_> = registry.url_hashes().iter().map(|url| format!("{url:016x}")).collect();
+            file.extend_from_slice(format!("@{}@{} ", registry.name(), urls.join(",")).as_bytes());
         }
         file.extend_from_slice(self.media_type.as_str().as_bytes());
         file.push(b'\n');
@@ -101,12 +102,12 @@ impl Content {
         file
     }
 
-    /// Reads a file for clients of `upstream`; `said` is the type that it gave a tag, if it is read for one.
-    pub fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, said: Option<&MediaType>) -> Found {
+    /// Reads a file for clients of an upstream; `said` is the type that it gave a tag, if it is read for one.
+    pub fn decode(id: &ContentId, file: Vec<u8>, registry: &Registry, said: Option<&MediaType>) -> Found {
         let file = Bytes::from(file);
         let mut found = Found::Damaged;
         for record in shelf::records(&file) {
-            match Self::decode_record(digest, &file.slice(record), upstream, said) {
+            match Self::decode_record(id, &file.slice(record), registry, said) {
                 Found::Damaged => {}
                 Found::OfOthers => found = Found::OfOthers,
                 whole @ Found::Whole(_) => return whole,
@@ -115,11 +116,12 @@ impl Content {
         found
     }
 
-    fn decode_record(digest: &Digest, file: &Bytes, upstream: &str, said: Option<&MediaType>) -> Found {
+    fn decode_record(id: &ContentId, file: &Bytes, registry: &Registry, said: Option<&MediaType>) -> Found {
+        let ContentId { pool, digest } = id;
         let Some((start, by, written)) = first_line(file) else { return Found::Damaged };
         let bytes = file.slice(start..);
         let Some(signed) = matches(digest, &bytes) else { return Found::Damaged };
-        let by_this = by.as_deref() == Some(upstream);
+        let by_this = by.as_ref().is_some_and(|by| by.is(registry, *pool));
         // A signed one from before upstreams were noted is as good as it was.
         if signed && !by_this && by.is_some() {
             return Found::OfOthers;
@@ -175,12 +177,32 @@ pub enum Found {
     Damaged,
 }
 
+/// The upstream that said what the digest does not cover.
+struct By {
+    name: String,
+    /// Those of its URLs, in their order; none in the files of earlier versions.
+    url_hashes: Vec<u64>,
+}
+
+impl By {
+    fn parse(text: &str) -> Option<Self> {
+        let (name, urls) = text.split_once('@').unwrap_or((text, ""));
+        let urls = urls.split(',').filter(|url| !url.is_empty());
+        let url_hashes = urls.map(|url| u64::from_str_radix(url, 16).ok()).collect::<Option<_>>()?;
+        Some(Self { name: name.to_owned(), url_hashes })
+    }
+
+    fn is(&self, registry: &Registry, pool: Pool) -> bool {
+        self.name == **registry.name() && pool.is_of(&self.url_hashes, registry)
+    }
+}
+
 /// Where the bytes begin behind the type, who said it unless the document does, and the type.
-fn first_line(file: &[u8]) -> Option<(usize, Option<String>, MediaType)> {
+fn first_line(file: &[u8]) -> Option<(usize, Option<By>, MediaType)> {
     let line_end = file.iter().position(|&byte| byte == b'\n')?;
     let line = std::str::from_utf8(&file[..line_end]).ok()?;
     let (by, media_type) = match line.strip_prefix('@') {
-        Some(line) => line.split_once(' ').map(|(by, media_type)| (Some(by.to_owned()), media_type))?,
+        Some(line) => line.split_once(' ').and_then(|(by, media_type)| Some((Some(By::parse(by)?), media_type)))?,
         None => (None, line),
     };
     Some((line_end + 1, by, media_type.parse().ok()?))
@@ -209,6 +231,19 @@ mod tests {
         let media_type = media_type.map(|text| text.parse().unwrap());
         let (digest, bytes) = (digest.cloned(), Bytes::copy_from_slice(bytes));
         ManifestBody { media_type, digest, bytes, age: std::time::Duration::ZERO }
+    }
+
+    fn registry(name: &str) -> Registry {
+        at(name, &[name])
+    }
+
+    fn at(name: &str, hosts: &[&str]) -> Registry {
+        let urls: Vec<url::Url> = hosts.iter().map(|host| format!("https://{host}").parse().unwrap()).collect();
+        Registry::new(&name.into(), &urls)
+    }
+
+    fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, said: Option<&MediaType>) -> Found {
+        Content::decode(&Pool::Open.id(digest), file, &registry(upstream), said)
     }
 
     fn tag() -> Reference {
@@ -284,9 +319,9 @@ mod tests {
     #[test]
     fn a_file_that_was_changed_is_no_content() {
         let content = Content::verified(&tag(), body(Some("a/b; c=d"), None, INDEX)).unwrap();
-        let file = content.encode("u");
+        let file = content.encode(&registry("u"));
         let other = Digest::of(Algorithm::Sha256, b"other");
-        let decode = |digest: &Digest, file: Vec<u8>| Content::decode(digest, file, "u", None);
+        let decode = |digest: &Digest, file: Vec<u8>| decode(digest, file, "u", None);
         assert!(matches!(decode(&content.digest, file.clone()), Found::Whole(_)));
         assert!(matches!(decode(&other, file.clone()), Found::Damaged));
         for at in MediaType::OCI_INDEX.as_str().len()..file.len() {
@@ -303,7 +338,7 @@ mod tests {
         let digest = Digest::of(Algorithm::Sha256, INDEX);
         for line in [MediaType::DOCKER_V1_SIGNED.as_str(), MediaType::OCI_MANIFEST.as_str(), "@evil.example a/b"] {
             let file = [line.as_bytes(), b"\n", INDEX].concat();
-            let Found::Whole(content) = Content::decode(&digest, file, "u", Some(&MediaType::OCI_MANIFEST)) else {
+            let Found::Whole(content) = decode(&digest, file, "u", Some(&MediaType::OCI_MANIFEST)) else {
                 panic!("{line}")
             };
             assert_eq!((&content.media_type, content.own), (&MediaType::OCI_INDEX, true), "{line}");
@@ -332,7 +367,7 @@ mod tests {
     fn signatures_are_read_for_clients_of_their_upstream() {
         let (document, _) = signed_example();
         let content = Content::verified(&tag(), body(None, None, document.as_bytes())).unwrap();
-        let whole = |file: &[u8], upstream: &str, said: Option<&MediaType>| match Content::decode(
+        let whole = |file: &[u8], upstream: &str, said: Option<&MediaType>| match decode(
             &content.digest,
             file.to_vec(),
             upstream,
@@ -342,7 +377,7 @@ mod tests {
             Found::OfOthers => None,
             Found::Damaged => panic!("it is whole"),
         };
-        let file = content.encode("u");
+        let file = content.encode(&registry("u"));
         assert!(Content::is_whole(&content.digest, &file));
         assert!(!Content::is_whole(&content.digest, &file[..file.len() - 1]));
         for said in [None, Some(&MediaType::DOCKER_V1_SIGNED), Some(&MediaType::DOCKER_V1)] {
@@ -356,11 +391,42 @@ mod tests {
     }
 
     #[test]
+    fn a_type_is_that_of_the_registry_at_its_urls() {
+        for (then, now, open, clients) in [
+            (Some(at("u", &["x"])), at("u", &["x"]), true, true),
+            (Some(at("u", &["x"])), at("u", &["y"]), false, false),
+            (Some(at("u", &["x"])), at("v", &["x"]), false, false),
+            (Some(at("u", &["x"])), at("u", &["y", "x"]), true, false),
+            (Some(at("u", &["x", "y"])), at("u", &["y"]), true, false),
+            (Some(at("u", &["x", "y"])), at("u", &["z"]), false, false),
+            // An earlier version wrote it.
+            (None, at("u", &["x"]), true, false),
+            (None, at("v", &["x"]), false, false),
+        ] {
+            let content = Content::verified(&tag(), body(Some("a/b"), None, b"{}")).unwrap();
+            let file = match &then {
+                Some(then) => content.encode(then),
+                None => b"@u a/b\n{}".to_vec(),
+            };
+            for (pool, expected) in [(Pool::Open, open), (Pool::Clients, clients)] {
+                let found = Content::decode(&pool.id(&content.digest), file.clone(), &now, None);
+                assert_eq!(matches!(found, Found::Whole(_)), expected, "{then:?} {now:?} {pool:?}");
+                assert!(!matches!(found, Found::Damaged), "{then:?} {now:?} {pool:?}");
+            }
+        }
+        for by in ["@u@x", "@u@1,g", "@u@11112222333344445"] {
+            let file = format!("{by} a/b\n{{}}").into_bytes();
+            assert!(matches!(decode(&Digest::of(Algorithm::Sha256, b"{}"), file, "u", None), Found::Damaged), "{by}");
+        }
+    }
+
+    #[test]
     fn the_largest_manifest_fits_its_file_and_the_weight() {
         let bytes = vec![b'x'; 16 * 1024 * 1024];
         let longest = format!("a/{}", "b".repeat(253));
+        let many: Vec<url::Url> = (0..500).map(|number| format!("https://{number}").parse().unwrap()).collect();
         let content = Content::verified(&tag(), body(Some(&longest), None, &bytes)).unwrap();
-        assert!(content.encode(&"u".repeat(255)).len() as u64 <= Content::MAX_FILE_LEN);
+        assert!(content.encode(&Registry::new(&"u".repeat(255).into(), &many)).len() as u64 <= Content::MAX_FILE_LEN);
         assert_eq!(content.weight(), 16 * 1024 + 1);
     }
 
@@ -368,11 +434,11 @@ mod tests {
         #[test]
         fn what_is_written_is_read_again(bytes in prop::collection::vec(any::<u8>(), 0..200), parameter in "(; [a-z]=\"[ -!#-~&&[^\\\\]]{0,9}\")?") {
             let content = Content::verified(&tag(), body(Some(&format!("a/b{parameter}")), None, &bytes)).unwrap();
-            let Found::Whole(read) = Content::decode(&content.digest, content.encode("u"), "u", None) else {
+            let Found::Whole(read) = decode(&content.digest, content.encode(&registry("u")), "u", None) else {
                 return Err(TestCaseError::fail("it is whole"));
             };
             if !content.own {
-                let other = Content::decode(&content.digest, content.encode("u"), "v", None);
+                let other = decode(&content.digest, content.encode(&registry("u")), "v", None);
                 prop_assert!(matches!(other, Found::OfOthers));
             }
             prop_assert_eq!(&read.bytes[..], &bytes[..]);
@@ -381,7 +447,7 @@ mod tests {
 
         #[test]
         fn any_file_is_read_without_a_panic(file in prop::collection::vec(any::<u8>(), 0..80)) {
-            let found = Content::decode(&Digest::of(Algorithm::Sha256, b"other"), file, "u", None);
+            let found = decode(&Digest::of(Algorithm::Sha256, b"other"), file, "u", None);
             prop_assert!(matches!(found, Found::Damaged));
         }
     }

@@ -38,8 +38,11 @@ fn length(file: &[u8]) -> Option<(usize, usize)> {
 
 /// A file with an upstream's record, and those of the others before it as far as they fit.
 pub(super) fn with(file: &[u8], upstream: &str, record: Vec<u8>) -> Vec<u8> {
-    let by_this = format!("@{upstream} ");
-    let of_another = |other: &&[u8]| other.starts_with(b"@") && !other.starts_with(by_this.as_bytes());
+    // Whatever URLs it had: of those that have its name one record is enough.
+    let by_this = |rest: &[u8]| {
+        rest.strip_prefix(upstream.as_bytes()).is_some_and(|rest| rest.starts_with(b"@") || rest.starts_with(b" "))
+    };
+    let of_another = |other: &&[u8]| other.strip_prefix(b"@").is_some_and(|rest| !by_this(rest));
     let others: Vec<&[u8]> = records(file).into_iter().map(|range| &file[range]).filter(of_another).collect();
     let mut kept: Vec<&[u8]> = others.into_iter().rev().take(MAX_RECORDS - 1).rev().collect();
     kept.push(&record);
@@ -73,6 +76,11 @@ mod tests {
         let three = with(&two, "a", b"@a x/y\nthree".to_vec());
         assert_eq!(texts(&three), ["@b x/y\ntwo", "@a x/y\nthree"]);
         assert_eq!(texts(&with(&three, "c", b"@c x/y\n@@1\n".to_vec())).len(), 3);
+        // Under its name it had other URLs, or none that were noted.
+        let renewed = with(&two, "a", b"@a@11,22 x/y\nnew".to_vec());
+        assert_eq!(texts(&renewed), ["@b x/y\ntwo", "@a@11,22 x/y\nnew"]);
+        assert_eq!(texts(&with(&renewed, "a", b"@a@33 x/y\nnewer".to_vec())), ["@b x/y\ntwo", "@a@33 x/y\nnewer"]);
+        assert_eq!(texts(&with(&two, "", b"@ x/y\nempty".to_vec())).len(), 3, "no name is the front of another");
         // What an earlier forebay kept tells not whose it is.
         assert_eq!(with(b"x/y\nold", "a", b"@a x/y\nnew".to_vec()), b"@a x/y\nnew");
         let mut many = Vec::new();

@@ -19,17 +19,21 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Writes an object; returns when it is on disk, or in a moment. A disk that fails turns caching off, not pulling. Once
-    /// the bytes are written, `gate` decides whether they land.
+    /// Writes an object, as [`Writer::run`]. A disk that fails turns caching off, not pulling. Once the bytes are written, `gate` decides whether they land.
     pub async fn write_when(
         &self,
         key: Key,
         bytes: Vec<u8>,
         gate: impl FnOnce(Landing<'_>) -> io::Result<()> + Send + 'static,
     ) {
-        let store = self.store.clone();
+        let (store, to) = (self.store.clone(), key.clone());
+        self.run(key, async move { store.write_when(to, bytes, gate).await }).await;
+    }
+
+    /// Does what writes an object; returns when it is done, or in a moment.
+    pub async fn run(&self, key: Key, write: impl Future<Output = io::Result<()>> + Send + 'static) {
         let writing = self.tasks.spawn(async move {
-            if let Err(error) = store.write_when(key.clone(), bytes, gate).await {
+            if let Err(error) = write.await {
                 tracing::error!(%error, ?key, "cannot write into the cache");
             }
         });

@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use super::ManifestCache;
 use crate::{
-    cache::{ContentId, Pool, lru::Key, tag_record::TagKey},
+    cache::{ContentId, Pool, tag_record::TagKey},
     oci::{Accept, Digest, Repository, Tag},
     upstream::Upstream,
 };
@@ -35,7 +35,7 @@ impl ManifestCache {
         self.0.tags.begin_change(upstream.name(), repository).await;
         let id = Pool::of(upstream).id(digest);
         self.forget_in_memory(upstream, &id);
-        self.0.store.remove(Key::Manifest(id.clone())).await;
+        self.0.shelves.remove(&id).await;
         // Somebody may have read the file before it was removed.
         self.forget_in_memory(upstream, &id);
         self.0.tags.forget_pointing_at(id.pool, upstream.name(), repository, digest).await;
@@ -43,6 +43,6 @@ impl ManifestCache {
 
     pub(super) fn forget_in_memory(&self, upstream: &Upstream, id: &ContentId) {
         self.0.contents.invalidate(&(id.clone(), None));
-        self.0.contents.invalidate(&(id.clone(), Some(upstream.name().clone())));
+        self.0.contents.invalidate(&(id.clone(), Some(upstream.registry().clone())));
     }
 }

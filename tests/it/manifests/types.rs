@@ -290,3 +290,52 @@ async fn what_a_document_does_not_say_each_upstream_says_for_itself() {
     assert_good(&mirror, "1", "application/vnd.good", text.as_bytes()).await;
     assert_eq!(mirror.get(&evil(&digest)).await.header("content-type"), Some("application/vnd.evil"));
 }
+
+/// Under the same name, other URLs lead to another registry.
+#[tokio::test]
+async fn a_former_registrys_type_is_none_of_the_next_one() {
+    let text = "{\"schemaVersion\":2,\"layers\":[]}";
+    for restarts in [false, true] {
+        let (former, next) = (FakeRegistry::start().await, FakeRegistry::start().await);
+        let digest = former.add_manifest("team/app", "application/vnd.former", text);
+        next.add_manifest("team/app", "application/vnd.next", text);
+        for registry in [&former, &next] {
+            registry.tag("team/app", "1", &digest);
+        }
+        let mut mirror = mirror_of(&former, &FakeRegistry::start().await).await;
+        let change = async |mirror: &mut Mirror, urls: Vec<url::Url>| {
+            if restarts {
+                return mirror.restart_with(|config| config.upstreams[0].urls = urls).await;
+            }
+            let mut config = mirror.config().clone();
+            config.upstreams[0].urls = urls;
+            mirror.app().reload(config).unwrap();
+        };
+        assert_good(&mirror, "1", "application/vnd.former", text.as_bytes()).await;
+        // A mirror of it more.
+        let down = FakeRegistry::start().await;
+        down.take_down(Server::Api).await;
+        former.take_down(Server::Api).await;
+        change(&mut mirror, vec![down.url(), former.url()]).await;
+        for reference in ["1", digest.as_str()] {
+            assert_good(&mirror, reference, "application/vnd.former", text.as_bytes()).await;
+        }
+        next.take_down(Server::Api).await;
+        change(&mut mirror, vec![next.url()]).await;
+        for reference in ["1", digest.as_str()] {
+            for method in [Method::GET, Method::HEAD] {
+                let refused = mirror.request(method, &good(reference), &[]).await;
+                assert_eq!(refused.status, 502, "{reference} {restarts}");
+            }
+        }
+        next.bring_up(Server::Api).await;
+        for reference in [digest.as_str(), "1"] {
+            assert_good(&mirror, reference, "application/vnd.next", text.as_bytes()).await;
+        }
+        next.take_down(Server::Api).await;
+        change(&mut mirror, vec![next.url()]).await;
+        for reference in [digest.as_str(), "1"] {
+            assert_good(&mirror, reference, "application/vnd.next", text.as_bytes()).await;
+        }
+    }
+}
