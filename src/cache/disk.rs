@@ -47,7 +47,7 @@ pub use self::{
     upload::TempUpload,
 };
 use super::{
-    Config, ContentId, Pool,
+    Config, ContentId, Pool, freshness,
     lru::{Key, LruIndex},
     readers::Readers,
     recency::{LastUse, Uses},
@@ -253,7 +253,7 @@ impl DiskStore {
         lane::change_if_idle(move || {
             if let Ok(file) = File::open(&path)
                 && let Ok(metadata) = file.metadata()
-                && is_note_due(&metadata)
+                && metadata.modified().is_ok_and(|modified| is_note_due(modified, SystemTime::now()))
             {
                 note_now(&file);
             }
@@ -263,7 +263,7 @@ impl DiskStore {
     /// Tells the index what was used from memory, now and then, until the end.
     pub async fn keep_uses(self, end: CancellationToken) {
         while tokio::time::timeout(TOUCH_INTERVAL, end.cancelled()).await.is_err() {
-            self.index().set_minute(minute());
+            self.index().pass_minute();
             let store = self.clone();
             blocking(move || store.settle_uses()).await;
         }
@@ -471,19 +471,21 @@ impl OpenError {
 
 /// Notes a use on disk, now and then and unless the disk is busy: a hit does not wait for it.
 fn touch(file: &Arc<File>, metadata: &std::fs::Metadata) {
-    if is_note_due(metadata) {
+    if metadata.modified().is_ok_and(|modified| is_note_due(modified, SystemTime::now())) {
         let file = file.clone();
         lane::change_if_idle(move || note_now(&file));
     }
 }
 
-fn is_note_due(metadata: &std::fs::Metadata) -> bool {
-    let now = SystemTime::now();
-    // One in the future is of a clock that was set back since: it would be the most recent use for ever.
-    metadata.modified().is_ok_and(|modified| match now.duration_since(modified) {
+/// Whether a use now is to be noted at a file whose last one was then.
+fn is_note_due(modified: SystemTime, now: SystemTime) -> bool {
+    let is_due = match now.duration_since(modified) {
         Ok(age) => age > TOUCH_INTERVAL,
+        // One in the future is of a clock that was set back since: it would be the most recent use for ever.
         Err(ahead) => ahead.duration() > TOUCH_INTERVAL,
-    })
+    };
+    // By a clock that is not set yet the file would be older than all others after the next start.
+    is_due && freshness::is_set(now)
 }
 
 /// Since 1970.
@@ -507,5 +509,32 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
             // Only a runtime that is shutting down cancels blocking work; nobody waits for the answer then.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_use_is_noted_once_a_minute_by_a_clock_that_is_set() {
+        let set = 1_800_000_000;
+        for (modified, now, expected) in [
+            (set, set, false),
+            (set - 60, set, false),
+            (set - 61, set, true),
+            (0, set, true),
+            // It was set back since.
+            (set + 60, set, false),
+            (set + 61, set, true),
+            // It is not set yet.
+            (set, 10, false),
+            (set, 0, false),
+            (0, 100, false),
+            (set, 1_000_000_000, false),
+        ] {
+            let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(is_note_due(at(modified), at(now)), expected, "{modified} at {now}");
+        }
     }
 }

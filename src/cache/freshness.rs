@@ -8,6 +8,10 @@ use std::{
 /// When the first clock was looked at, by both.
 static START: LazyLock<(SystemTime, Instant)> = LazyLock::new(|| (SystemTime::now(), Instant::now()));
 
+/// Before forebay was written: 2025, in seconds since 1970. A clock that shows it was not set yet, as on a machine without one of
+/// its own at boot.
+const MIN_TIME: Duration = Duration::from_secs(1_735_689_600);
+
 /// What may be done with what is known of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
@@ -30,6 +34,11 @@ pub fn judge(confirmed: SystemTime, now: SystemTime, tag_ttl: Duration, stale_if
         Err(ahead) if ahead.duration() < Duration::from_secs(2) && !tag_ttl.is_zero() => Freshness::Fresh,
         Err(_) => Freshness::Stale,
     }
+}
+
+/// Whether a clock that shows this time was set.
+pub fn is_set(now: SystemTime) -> bool {
+    now.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since >= MIN_TIME)
 }
 
 /// The time as it would be if the clock had not been set since forebay started.

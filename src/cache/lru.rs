@@ -182,6 +182,11 @@ impl LruIndex {
         }
     }
 
+    /// A minute passed, whatever the clock says: where that is set, nothing lay idle by it.
+    pub fn pass_minute(&mut self) {
+        self.minute = self.minute.saturating_add(1);
+    }
+
     /// It is so late, in minutes since 1970.
     pub fn set_minute(&mut self, minute: u32) {
         self.minute = minute;
@@ -278,9 +283,11 @@ impl LruIndex {
     }
 
     /// Adds what the start-up scan found, with its length and the minute of its last use, the most recently used first: each
-    /// below all that is there. The scan may come with it in portions.
+    /// below all that is there. The scan may come with it in portions. No time is earlier than a last use: where the clock was not
+    /// set yet, it is the time of the latest one.
     pub fn insert_scanned(&mut self, found: impl IntoIterator<Item = (CompactKey, u64, u32)>) {
         for (key, len, used) in found {
+            self.minute = self.minute.max(used);
             if !self.entries.contains(&key) {
                 self.add(key.clone(), len, 0, used);
                 self.entries.demote(&key);
@@ -534,6 +541,38 @@ mod tests {
         assert_eq!(index.reserve_ahead(BLOCK, PLENTY), Err(NoRoom));
         index.insert_unused(blob(1), BLOCK);
         assert_eq!(index.reserve_ahead(BLOCK, PLENTY), Err(NoRoom), "one layer does not drive out the one before it");
+    }
+
+    #[test]
+    fn room_ahead_is_the_same_whatever_the_clock_says() {
+        const USED: u32 = 30_000_000;
+        for (clock, passed, gone) in [
+            (USED, 0, None),
+            (USED, 59, None),
+            (USED, 60, Some(1)),
+            // A machine that has no clock before the network is there: the time is that of the latest use.
+            (0, 0, None),
+            (0, 59, None),
+            (0, 60, Some(1)),
+            (15_000_000, 60, Some(1)),
+            // It was used 40 minutes before the start.
+            (USED + 40, 19, None),
+            (USED + 40, 20, Some(1)),
+        ] {
+            let mut index = LruIndex::new(2 * BLOCK);
+            index.set_minute(clock);
+            let scanned = |number, used| (CompactKey::from(&blob(number)), BLOCK, used);
+            index.insert_scanned([scanned(0, USED), scanned(1, USED)]);
+            // One is used all the time.
+            for _ in 0..passed {
+                index.pass_minute();
+                index.pin(&blob(0));
+                index.unpin(&blob(0));
+            }
+            let expected = gone.map(|number| vec![(blob(number), BLOCK)]).ok_or(NoRoom);
+            assert_eq!(index.reserve_ahead(BLOCK, PLENTY), expected, "{clock} {passed}");
+            assert!(index.contains(&blob(0)));
+        }
     }
 
     #[test]

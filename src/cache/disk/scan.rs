@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::{DiskStore, Key, blocking, layout, temp};
 use crate::{
-    cache::{Pool, lru::CompactKey, tag_record::TagKey},
+    cache::{Pool, freshness, lru::CompactKey, tag_record::TagKey},
     metrics::CacheKind,
     oci::Algorithm,
 };
@@ -234,18 +234,21 @@ fn push(found: &mut Vec<Found>, key: CompactKey, file: &DirEntry, foreign: &Fore
         if let Err(error) = layout::close(&file.path(), &metadata) {
             tracing::debug!(path = %file.path().display(), %error, "cannot keep other users from a file of the cache");
         }
-        // A clock that was set back since says nothing of how recent a use was.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(i64::MAX, |now| now.as_nanos() as i64);
-        let used = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-        let used = if used > now {
+        let modified = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        let used = last_use(modified, SystemTime::now());
+        if used != modified {
             // Once, or it would be the most recently used at each start.
             note_now(&file.path());
-            now
-        } else {
-            used
-        };
+        }
         found.push(Found { used, key, len: metadata.len() });
     }
+}
+
+/// When a file was used last, by its mtime (both in nanoseconds since 1970). A clock that was set back since says nothing of how
+/// recent a use was; by one that is not set yet, all uses would be in the future, and in no order any more.
+fn last_use(modified: i64, now: SystemTime) -> i64 {
+    let now = now.duration_since(UNIX_EPOCH).ok().filter(|_| freshness::is_set(now));
+    modified.min(now.map_or(i64::MAX, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)))
 }
 
 fn note_now(path: &Path) {
@@ -311,5 +314,38 @@ fn sweep(path: &Path) {
     match std::fs::remove_file(path) {
         Ok(()) => tracing::info!(path = %path.display(), "swept"),
         Err(error) => tracing::warn!(path = %path.display(), %error, "cannot sweep"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_not_set_leaves_uses_in_their_order() {
+        const SECOND: i64 = 1_000_000_000;
+        let (set, year_2000) = (1_800_000_000_i64, 946_684_800_i64);
+        for (modified, now, expected) in [
+            (set - 10, set, set - 10),
+            (set, set, set),
+            (0, set, 0),
+            // It was set back since.
+            (set + 10, set, set),
+            (set + 1_000_000_000, set, set),
+            // It begins in 1970 at each boot, or in the year of its board.
+            (set, 10, set),
+            (set + 10, 10, set + 10),
+            (0, 10, 0),
+            (5, 10, 5),
+            (set, year_2000, set),
+            (set, -10, set),
+        ] {
+            let clock = match u64::try_from(now) {
+                Ok(now) => UNIX_EPOCH + Duration::from_secs(now),
+                Err(_) => UNIX_EPOCH - Duration::from_secs(now.unsigned_abs()),
+            };
+            assert_eq!(last_use(modified * SECOND, clock), expected * SECOND, "{modified} at {now}");
+        }
+        assert_eq!(last_use(i64::MAX, UNIX_EPOCH), i64::MAX);
     }
 }
