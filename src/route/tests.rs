@@ -3,24 +3,17 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstream::{Access, Config, CredentialSource};
+use crate::upstream::Config;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 fn upstream(name: &str, url: &str, aliases: &[&str], hosts: &[&str]) -> Config {
     Config {
-        name: name.into(),
-        urls: vec![url.parse().unwrap()],
         aliases: aliases.iter().map(|&alias| alias.into()).collect(),
         hosts: hosts.iter().map(|pattern| pattern.parse().unwrap()).collect(),
         default: name == "docker.io",
         library: name == "docker.io",
-        realms: Vec::new(),
-        ca: None,
-        credential: CredentialSource::Anonymous,
-        access: Access::Shared,
-        connections: 1,
-        push: false,
+        ..Config::at(name, &[url])
     }
 }
 

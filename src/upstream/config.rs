@@ -33,6 +33,27 @@ pub struct Config {
     pub push: bool,
 }
 
+#[cfg(test)]
+impl Config {
+    /// An upstream of this name at these URLs, for tests: nothing else is said of it.
+    pub fn at(name: &str, urls: &[&str]) -> Self {
+        Self {
+            name: name.into(),
+            urls: urls.iter().map(|url| url.parse().unwrap()).collect(),
+            aliases: Vec::new(),
+            hosts: Vec::new(),
+            default: false,
+            library: false,
+            realms: Vec::new(),
+            ca: None,
+            credential: CredentialSource::Anonymous,
+            access: Access::Shared,
+            connections: 1,
+            push: false,
+        }
+    }
+}
+
 /// Whose credentials decide what a client may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

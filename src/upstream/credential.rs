@@ -344,20 +344,7 @@ mod tests {
     use super::*;
 
     fn config(name: &str, urls: &[&str], credential: CredentialSource) -> Config {
-        Config {
-            name: name.into(),
-            urls: urls.iter().map(|url| url.parse().unwrap()).collect(),
-            aliases: vec![],
-            hosts: vec![],
-            default: false,
-            library: false,
-            realms: vec![],
-            ca: None,
-            credential,
-            access: crate::upstream::Access::Shared,
-            connections: 1,
-            push: false,
-        }
+        Config { credential, ..Config::at(name, urls) }
     }
 
     fn password(username: &str, password: &str) -> Option<Credential> {

@@ -84,6 +84,13 @@ pub struct Context {
     pub budget: ReadBudget,
 }
 
+#[cfg(test)]
+impl Context {
+    pub fn of_test() -> Self {
+        Self { metrics: Metrics::new().unwrap(), via: "1.1 forebay-test".into(), budget: ReadBudget::default() }
+    }
+}
+
 /// What the head of a manifest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestHead {
@@ -437,23 +444,8 @@ mod tests {
     /// Futures hold those they wait for. A fill's was once larger than the stack of a thread that had to move it.
     #[test]
     fn what_is_waited_for_fits_on_any_stack() {
-        let config = Config {
-            name: "registry.example".into(),
-            urls: vec!["https://registry.example".parse().unwrap()],
-            aliases: Vec::new(),
-            hosts: Vec::new(),
-            default: false,
-            library: false,
-            realms: Vec::new(),
-            ca: None,
-            credential: CredentialSource::Anonymous,
-            access: Access::Shared,
-            connections: 1,
-            push: false,
-        };
-        let context =
-            Context { metrics: Metrics::new().unwrap(), via: "1.1 forebay-test".into(), budget: ReadBudget::default() };
-        let upstream = Upstream::new(&config, context).unwrap();
+        let config = Config::at("registry.example", &["https://registry.example"]);
+        let upstream = Upstream::new(&config, Context::of_test()).unwrap();
         let repository: Repository = "team/app".parse().unwrap();
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
         let reference = Reference::Digest(digest.clone());

@@ -1,5 +1,5 @@
 use super::*;
-use crate::upstream::{Access, CredentialSource};
+use crate::upstream::CredentialSource;
 
 fn of_client(taken_before: bool) -> (Authorization, Judged) {
     let judged = Judged::default();
@@ -25,25 +25,8 @@ fn of_token_of_client(taken_before: bool) -> (Authorization, Judged) {
 }
 
 fn authenticator(credential: CredentialSource) -> Authenticator {
-    let config = Config {
-        name: "a.example".into(),
-        urls: vec![],
-        aliases: vec![],
-        hosts: vec![],
-        default: false,
-        library: false,
-        realms: vec![],
-        ca: None,
-        credential,
-        access: Access::Shared,
-        connections: 1,
-        push: false,
-    };
-    Authenticator::new(
-        &config,
-        &Context { metrics: Metrics::new().unwrap(), via: "1.1 test".into(), budget: Default::default() },
-    )
-    .unwrap()
+    let config = Config { credential, ..Config::at("a.example", &[]) };
+    Authenticator::new(&config, &Context::of_test()).unwrap()
 }
 
 #[test]
