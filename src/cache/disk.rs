@@ -88,6 +88,8 @@ struct Shared {
     index: Mutex<LruIndex>,
     /// One reservation at a time: the victims of one are unlinked before the next looks at the sums.
     space: tokio::sync::Mutex<()>,
+    /// One reservation at a time ends readers, so that none are ended for room that those make who are about to go.
+    ending: tokio::sync::Mutex<()>,
     scanned: watch::Sender<bool>,
     /// What was noted as used on disk within [`TOUCH_INTERVAL`].
     touched: moka::sync::Cache<Key, ()>,
@@ -150,6 +152,7 @@ impl DiskStore {
             min_free: config.min_free,
             index: Mutex::new(index),
             space: tokio::sync::Mutex::new(()),
+            ending: tokio::sync::Mutex::new(()),
             scanned: watch::Sender::new(false),
             touched: moka::sync::Cache::builder().max_capacity(MOST_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
             uses: Uses::default(),

@@ -10,6 +10,8 @@ use crate::cache::{
 
 /// How long a write waits for the start-up scan; until it is through, nobody knows how much is used.
 const SCAN_PATIENCE: Duration = Duration::from_secs(2);
+/// How often one reservation ends readers: others may take the room that came of it.
+const MAX_ENDINGS: u32 = 2;
 
 /// No room can be made: too large for the cache, everything is being read, or the disk is failing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,22 +73,38 @@ impl DiskStore {
         if !self.scanned().await {
             return Err(NoSpace);
         }
+        let (reserved, directories) = self.reserve_now(purpose, len, directories).await;
+        match reserved {
+            Ok(reservation) => return Ok(reservation),
+            Err(Short::OfAll) => return Err(NoSpace),
+            Err(Short::ByReaders(_)) => {}
+        }
+        // Without the lock of the space: what has room is reserved meanwhile.
+        let _turn = self.0.ending.lock().await;
+        for _ in 0..MAX_ENDINGS {
+            match self.reserve_now(purpose, len, move || directories).await.0 {
+                Err(Short::ByReaders(missing)) if self.end_slow_readers(missing).await => {}
+                reserved => return reserved.map_err(|_| NoSpace),
+            }
+        }
+        self.reserve_now(purpose, len, move || directories).await.0.map_err(|_| NoSpace)
+    }
+
+    /// One look, and how many bytes `directories` were.
+    async fn reserve_now(
+        &self,
+        purpose: Purpose,
+        len: u64,
+        directories: impl FnOnce() -> u64 + Send + 'static,
+    ) -> (Result<Reservation, Short>, u64) {
         let store = self.clone();
         let _turn = self.0.space.lock().await;
-        // The reservation is made inside, so that it is given back even when nobody waits any more.
-        let (reserved, directories) = blocking(move || {
+        // The reservation is made inside, so that it is given back even when its caller is gone.
+        blocking(move || {
             let directories = directories();
             (store.reserve_blocking(purpose, len, directories), directories)
         })
-        .await;
-        match reserved {
-            Ok(reservation) => Ok(reservation),
-            Err(Short::ByReaders(missing)) if self.end_slow_readers(missing).await => {
-                let store = self.clone();
-                blocking(move || store.reserve_blocking(purpose, len, directories)).await.map_err(|_| NoSpace)
-            }
-            Err(_) => Err(NoSpace),
-        }
+        .await
     }
 
     /// Whether some were ended.
@@ -197,6 +215,76 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.store.index().release(self.bytes, self.written);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use tokio::task::JoinHandle;
+
+    use super::{super::temp::tests::store, *};
+    use crate::{
+        cache::{Pool, Reading, Taker},
+        oci::{Algorithm, Digest},
+    };
+
+    /// A blob that a client reads, which takes nothing.
+    struct Stuck {
+        taker: Taker,
+        _pin: Pin,
+        _reading: Reading,
+    }
+
+    impl Stuck {
+        async fn begin(store: &DiskStore, len: u64) -> Self {
+            let id = Pool::Open.id(&Digest::of(Algorithm::Sha256, &len.to_be_bytes()));
+            let room = store.reserve_unnamed(len, 0).await.unwrap();
+            let pin = room.fulfil_pinned(Purpose::Client, Key::Blob(id.clone()), len);
+            let taker = Taker::default();
+            taker.meter.waits();
+            let reading = store.readers().begin(IpAddr::from([10, 0, 0, 1]).into(), &taker, Holding::Blob(id));
+            Self { taker, _pin: pin, _reading: reading }
+        }
+    }
+
+    fn reserve(store: &DiskStore, len: u64) -> JoinHandle<Result<Reservation, NoSpace>> {
+        let store = store.clone();
+        tokio::spawn(async move { store.reserve_unnamed(len, 0).await })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_room_is_reserved_while_readers_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let stuck = Stuck::begin(&store, 600_000).await;
+        let large = reserve(&store, 800_000);
+        stuck.taker.end.cancelled().await;
+        let _small = store.reserve_unnamed(100_000, 0).await.unwrap();
+        assert!(!large.is_finished(), "the reader has not gone yet");
+        drop(stuck);
+        assert!(large.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_reader_goes_where_the_room_of_one_was_taken() {
+        for (others, expected) in [([150_000, 0], Ok(())), ([150_000, 250_000], Err(NoSpace))] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = store(directory.path());
+            store.scan().await;
+            let (first, second) = (Stuck::begin(&store, 600_000).await, Stuck::begin(&store, 200_000).await);
+            let large = reserve(&store, 800_000);
+            first.taker.end.cancelled().await;
+            assert!(!second.taker.end.is_cancelled());
+            let _taken = store.reserve_unnamed(others[0], 0).await.unwrap();
+            drop(first);
+            second.taker.end.cancelled().await;
+            let _taken_too = store.reserve_unnamed(others[1], 0).await.unwrap();
+            drop(second);
+            assert_eq!(large.await.unwrap().map(drop), expected, "{others:?}");
         }
     }
 }

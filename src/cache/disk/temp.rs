@@ -399,13 +399,13 @@ pub fn write_all_at(file: &File, mut buffers: &mut [IoSlice<'_>], mut offset: u6
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{os::unix::fs::FileExt, time::Duration};
 
     use super::*;
     use crate::{cache::Config, metrics::Metrics, oci::Digest};
 
-    fn store(directory: &Path) -> DiskStore {
+    pub fn store(directory: &Path) -> DiskStore {
         let config = Config {
             directory: directory.to_owned(),
             max_size: 1 << 20,
