@@ -44,7 +44,7 @@ pub use self::{
     pool::{ContentId, Pool},
     prefetch::Images,
     reader::{BlobReader, FileSlice, Hold, Piece, ReadError},
-    readers::{Holding, Meter, Readers, Reading, Taker},
+    readers::{Holding, Meter, Readers, Reading, Taker, Taking},
     scrub::{Scrub, WholeHit},
     source::Source,
     tee::{GivenUp, Tee, Tees},

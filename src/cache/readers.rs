@@ -20,7 +20,8 @@ use self::choice::Candidate;
 pub use self::meter::{Meter, WINDOW};
 use crate::{cache::ContentId, metrics::Metrics, peer::PeerPrefix};
 
-/// How long readers that are ended may take to go, until the fill or answer that waits for their room does without.
+/// How long readers that are ended may take to go, until their connections are ended; and then those, until the fill or answer
+/// that waits for their room does without.
 const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 /// A reader is told of in the log once in so long for each peer.
 const TOLD_INTERVAL: Duration = Duration::from_secs(60);
@@ -35,6 +36,9 @@ pub struct Taking {
     pub meter: Meter,
     /// Ends it, in the middle of what it takes.
     pub end: CancellationToken,
+    /// What a stream is part of. What is queued for a stream goes with its end only once something is written for the
+    /// connection: never, where the client does not read.
+    pub connection: Option<Taker>,
 }
 
 /// What cannot be given to others while it is read.
@@ -73,6 +77,12 @@ struct Entry {
     gone: Option<CancellationToken>,
 }
 
+/// One that was told to go.
+struct Ended {
+    taker: Taker,
+    gone: CancellationToken,
+}
+
 /// One reader, until this is dropped.
 pub struct Reading {
     readers: Readers,
@@ -100,13 +110,19 @@ impl Readers {
     ///
     /// `frees`: how many bytes are free once no reader holds something. Where ending all that are slow would not do, all go on.
     pub async fn make_room(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> bool {
-        let gone = self.end_slowest(missing, frees);
-        // One that does not go in time is not waited for again.
-        let _ = timeout(ENDED_TIMEOUT, join_all(gone.iter().map(CancellationToken::cancelled))).await;
-        !gone.is_empty()
+        let ended = self.end_slowest(missing, frees);
+        let all_gone =
+            async || timeout(ENDED_TIMEOUT, join_all(ended.iter().map(|ended| ended.gone.cancelled()))).await;
+        if all_gone().await.is_err() {
+            let stay = ended.iter().filter(|ended| !ended.gone.is_cancelled());
+            stay.filter_map(|ended| ended.taker.connection.as_ref()).for_each(|connection| connection.end.cancel());
+            // One that does not go in time is not waited for again.
+            let _ = all_gone().await;
+        }
+        !ended.is_empty()
     }
 
-    fn end_slowest(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> Vec<CancellationToken> {
+    fn end_slowest(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> Vec<Ended> {
         let now = Instant::now();
         let mut entries = self.entries();
         let going_on = entries.by_id.values().filter(|entry| entry.gone.is_none());
@@ -127,15 +143,15 @@ impl Readers {
             let entry = entries.by_id.get_mut(&id)?;
             let gone = entry.gone.insert(CancellationToken::new()).clone();
             entry.taker.end.cancel();
-            Some((entry.peer, rate, gone))
+            Some((entry.peer, rate, Ended { taker: entry.taker.clone(), gone }))
         };
         let ended: Vec<_> = chosen.into_iter().filter_map(end).collect();
         drop(entries);
         ended
             .into_iter()
-            .map(|(peer, rate, gone)| {
+            .map(|(peer, rate, ended)| {
                 self.tell(peer, rate);
-                gone
+                ended
             })
             .collect()
     }

@@ -66,7 +66,7 @@ impl Shares {
     /// # Errors
     /// There is not so much left, or not for this peer.
     pub fn take(&self, address: IpAddr, units: u64) -> Result<Permit, Refused> {
-        let peer = (!self.0.trusted.contains(address)).then(|| PeerPrefix::from(address));
+        let peer = self.peer(address);
         let mut held = self.lock();
         let decision = match peer {
             None => within(self.0.total, held.used, units),
@@ -77,12 +77,7 @@ impl Shares {
             }
         };
         decision?;
-        held.used += units;
-        match peer {
-            None => held.by_trusted += units,
-            Some(_) if units == 0 => {}
-            Some(peer) => *held.by_peer.entry(peer).or_default() += units,
-        }
+        held.add(peer, units);
         drop(held);
         Ok(Permit { shares: self.clone(), peer, units })
     }
@@ -116,6 +111,11 @@ impl Shares {
         self.lock().by_peer.iter().map(|(peer, units)| (*peer, *units)).max_by_key(|(peer, units)| (*units, *peer))
     }
 
+    /// Who is held to a share.
+    fn peer(&self, address: IpAddr) -> Option<PeerPrefix> {
+        (!self.0.trusted.contains(address)).then(|| PeerPrefix::from(address))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         // A number is whole even if a thread panicked beside it.
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,6 +123,29 @@ impl Shares {
 }
 
 impl Held {
+    fn add(&mut self, peer: Option<PeerPrefix>, units: u64) {
+        self.used += units;
+        match peer {
+            None => self.by_trusted += units,
+            Some(_) if units == 0 => {}
+            Some(peer) => *self.by_peer.entry(peer).or_default() += units,
+        }
+    }
+
+    fn sub(&mut self, peer: Option<PeerPrefix>, units: u64) {
+        self.used = self.used.saturating_sub(units);
+        let Some(peer) = peer else {
+            self.by_trusted = self.by_trusted.saturating_sub(units);
+            return;
+        };
+        if let Some(held) = self.by_peer.get_mut(&peer) {
+            *held = held.saturating_sub(units);
+            if *held == 0 {
+                self.by_peer.remove(&peer);
+            }
+        }
+    }
+
     fn most_of_others(&self, peer: PeerPrefix) -> u64 {
         self.by_peer.iter().filter(|(other, _)| **other != peer).map(|(_, units)| *units).max().unwrap_or_default()
     }
@@ -132,22 +155,20 @@ impl Permit {
     pub fn units(&self) -> u64 {
         self.units
     }
+
+    /// The peer at this address has the units from now on, also beyond its share: they were taken already.
+    pub fn pass_to(&mut self, address: IpAddr) {
+        let peer = self.shares.peer(address);
+        let mut held = self.shares.lock();
+        held.sub(self.peer, self.units);
+        held.add(peer, self.units);
+        self.peer = peer;
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut held = self.shares.lock();
-        held.used = held.used.saturating_sub(self.units);
-        let Some(peer) = self.peer else {
-            held.by_trusted = held.by_trusted.saturating_sub(self.units);
-            return;
-        };
-        if let Some(units) = held.by_peer.get_mut(&peer) {
-            *units = units.saturating_sub(self.units);
-            if *units == 0 {
-                held.by_peer.remove(&peer);
-            }
-        }
+        self.shares.lock().sub(self.peer, self.units);
     }
 }
 
@@ -293,6 +314,21 @@ mod tests {
         trusted.set(Vec::new());
         drop(cluster);
         assert_eq!((shares.used(), shares.largest()), (0, None));
+    }
+
+    #[test]
+    fn a_permit_passes_to_another_peer() {
+        let shares = Shares::new(8, TrustedNetworks::new(vec!["10.0.0.1".parse().unwrap()]));
+        let mut permit = shares.take(address(2), 3).unwrap();
+        let _other = shares.take(address(3), 1).unwrap();
+        for (to, largest) in [(3, (3, 4)), (1, (3, 1)), (2, (2, 3))] {
+            permit.pass_to(address(to));
+            let (peer, units) = largest;
+            assert_eq!(shares.largest(), Some((PeerPrefix::from(address(peer)), units)), "{to}");
+            assert_eq!(shares.used(), 4);
+        }
+        drop(permit);
+        assert_eq!(shares.used(), 1);
     }
 
     #[test]

@@ -251,6 +251,7 @@ where
     let streams = Streams {
         tasks: shared.tasks.clone(),
         ended: over.clone(),
+        taker: connection.taker.clone(),
         stall: timeouts.stall,
         metrics: shared.metrics.clone(),
         activity: activity.clone(),

@@ -2,12 +2,12 @@
 //!
 //! What must hold: bytes count from the moment an answer has them until the last of it is sent or its connection is gone,
 //! wherever they wait: the permit is inside them. Bytes that several answers share, as those of a cached manifest, count once,
-//! for the peer that asked first. Where there is no room, readers that are slow enough go first. Parts of blobs have a budget of their own: see [`super::memory`].
+//! for a peer that is still sent them: the first, and where that has left, another. Where there is no room, readers that are slow enough go first. Parts of blobs have a budget of their own: see [`super::memory`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -29,28 +29,33 @@ pub struct Held(Arc<Inner>);
 struct Inner {
     shares: Shares,
     readers: Readers,
-    /// What counts already, by where it lies in memory. It lies there for as long as its charge lives.
+    /// What counts, by where it lies in memory.
     charges: Mutex<HashMap<Place, Charged>>,
 }
 
+/// Bytes of which answers are being sent.
 struct Charged {
-    charge: Weak<Charge>,
-    peer: PeerPrefix,
+    permit: Permit,
+    /// For whom they count: one of those that read them.
+    payer: IpAddr,
+    /// How many answers each has of them.
+    answers: BTreeMap<IpAddr, usize>,
 }
 
 /// Address and length.
 type Place = (usize, usize);
 
+/// One answer's part in what counts at a place.
 struct Charge {
     place: Place,
+    address: IpAddr,
     held: Held,
-    _permit: Permit,
 }
 
 /// Bytes of one answer, with their charge, and who reads them: let go in this order.
 struct Counted {
     bytes: Bytes,
-    _charge: Arc<Charge>,
+    _charge: Charge,
     _reading: Reading,
 }
 
@@ -77,31 +82,32 @@ impl Held {
             Err(why) if self.end_slow_readers(peer, bytes.len() as u64, why).await => self.charge(peer, &bytes),
             charge => charge,
         }?;
-        let (address, len) = charge.place;
-        let reading = self.0.readers.begin(peer.into(), taker, Holding::Bytes(address, len));
+        let (place, len) = charge.place;
+        let reading = self.0.readers.begin(peer.into(), taker, Holding::Bytes(place, len));
         Ok(Bytes::from_owner(Counted { bytes, _charge: charge, _reading: reading }))
     }
 
-    fn charge(&self, peer: IpAddr, bytes: &Bytes) -> Result<Arc<Charge>, Refused> {
+    fn charge(&self, address: IpAddr, bytes: &Bytes) -> Result<Charge, Refused> {
         let place = (bytes.as_ptr().addr(), bytes.len());
         let mut charges = self.charges();
-        if let Some(charge) = charges.get(&place).and_then(|charged| charged.charge.upgrade()) {
-            return Ok(charge);
+        match charges.entry(place) {
+            Entry::Occupied(mut charged) => *charged.get_mut().answers.entry(address).or_default() += 1,
+            Entry::Vacant(vacant) => {
+                let permit = self.0.shares.take(address, bytes.len() as u64)?;
+                vacant.insert(Charged { permit, payer: address, answers: BTreeMap::from([(address, 1)]) });
+            }
         }
-        let permit = self.0.shares.take(peer, bytes.len() as u64)?;
-        let charge = Arc::new(Charge { place, held: self.clone(), _permit: permit });
-        charges.insert(place, Charged { charge: Arc::downgrade(&charge), peer: peer.into() });
-        Ok(charge)
+        Ok(Charge { place, address, held: self.clone() })
     }
 
-    /// Whether some were ended: of a peer that holds too much, its own.
+    /// Whether some were ended: where a peer holds too much, of what it alone reads.
     async fn end_slow_readers(&self, address: IpAddr, bytes: u64, why: Refused) -> bool {
         let peer = PeerPrefix::from(address);
         let frees = |holding: &Holding| match *holding {
             Holding::Bytes(place, len) => {
                 let charges = self.charges();
-                let charged = charges.get(&(place, len))?;
-                (why == Refused::Full || charged.peer == peer).then_some(len as u64)
+                let mut readers = charges.get(&(place, len))?.answers.keys();
+                (why == Refused::Full || readers.all(|reader| PeerPrefix::from(*reader) == peer)).then_some(len as u64)
             }
             Holding::Blob(_) => None,
         };
@@ -124,12 +130,30 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
+impl Charged {
+    /// An answer is over; whether it was the last one.
+    fn leave(&mut self, address: IpAddr) -> bool {
+        if let Some(answers) = self.answers.get_mut(&address) {
+            *answers -= 1;
+            if *answers == 0 {
+                self.answers.remove(&address);
+            }
+        }
+        let Some((other, _)) = self.answers.first_key_value() else { return true };
+        if !self.answers.contains_key(&self.payer) {
+            self.payer = *other;
+            self.permit.pass_to(self.payer);
+        }
+        false
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
-        let mut charges = self.held.charges();
-        // Meanwhile another answer may have been charged for what lies there.
-        if charges.get(&self.place).is_some_and(|charged| charged.charge.strong_count() == 0) {
-            charges.remove(&self.place);
+        if let Entry::Occupied(mut charged) = self.held.charges().entry(self.place)
+            && charged.get_mut().leave(self.address)
+        {
+            charged.remove();
         }
     }
 }
@@ -236,6 +260,54 @@ mod tests {
             let ended: Vec<_> = (0..readers.len()).filter(|n| takers[*n].end.is_cancelled()).collect();
             assert_eq!(ended, Vec::from_iter(expected), "{readers:?} {slow:?}");
             assert_eq!(come.err(), expected.err(), "{readers:?} {slow:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_charge_passes_to_a_peer_that_still_reads() {
+        let held = held(8);
+        let shared = bytes();
+        let [first, second, third] = [1, 2, 3].map(|peer| hold(&held, peer, shared.clone()));
+        let (first, second, third) = (first.await.unwrap(), second.await.unwrap(), third.await.unwrap());
+        let payer = || held.0.shares.largest().map(|(peer, units)| (peer.to_string(), units));
+        let pays = |peer: &str| Some((peer.to_owned(), SIZE as u64));
+        assert_eq!(payer(), pays("10.0.0.1"));
+        drop(third);
+        assert_eq!(payer(), pays("10.0.0.1"));
+        let again = hold(&held, 1, shared.clone()).await.unwrap();
+        drop(first);
+        assert_eq!(payer(), pays("10.0.0.1"), "it has another answer");
+        drop(again);
+        assert_eq!(payer(), pays("10.0.0.2"));
+        drop(second);
+        assert_eq!((held.0.shares.used(), held.charges().len(), payer()), (0, 0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_reader_of_another_peer_goes_for_a_share() {
+        let held = held(8);
+        let answers: Vec<_> = (0..5).map(|_| bytes()).collect();
+        // Peer 1 pays for all five, and peer 2 reads the first three, too.
+        let mut takers = Vec::new();
+        for (peer, answers) in [(1, &answers[..]), (2, &answers[..3])] {
+            for answer in answers {
+                let taker = Taker::default();
+                let bytes = held.hold(address(peer), &taker, answer.clone()).await.unwrap();
+                tokio::spawn(take(taker.clone(), bytes));
+                takers.push(taker);
+            }
+        }
+        let _other = hold(&held, 3, bytes()).await.unwrap();
+        for (slow, expected) in [
+            // What the other peer reads goes on to count, whoever is ended.
+            (&[0, 1, 2, 5, 6, 7][..], Err(Refused::Share)),
+            (&[4], Ok(4)),
+        ] {
+            slow.iter().for_each(|slow: &usize| takers[*slow].meter.waits());
+            tokio::time::advance(WINDOW).await;
+            let come = hold(&held, 1, bytes()).await;
+            let ended: Vec<_> = (0..takers.len()).filter(|n| takers[*n].end.is_cancelled()).collect();
+            assert_eq!((come.err(), ended), (expected.err(), Vec::from_iter(expected)), "{slow:?}");
         }
     }
 }

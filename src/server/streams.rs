@@ -20,7 +20,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use super::pace::Pace;
-use crate::{cache::Taker, metrics::Metrics};
+use crate::{
+    cache::{Taker, Taking},
+    metrics::Metrics,
+};
 
 tokio::task_local! {
     /// The turn of the stream whose task is running.
@@ -50,9 +53,10 @@ struct ClientsTurn {
 }
 
 impl Turn {
-    fn new(stall: Duration) -> Arc<Turn> {
+    fn new(stall: Duration, connection: Taker) -> Arc<Turn> {
         let state = TurnState { pace: Pace::new(stall), slow: false, clients: None };
-        Arc::new(Turn { stall, taker: Taker::default(), state: Mutex::new(state) })
+        let taker = Taker::new(Taking { connection: Some(connection), ..Taking::default() });
+        Arc::new(Turn { stall, taker, state: Mutex::new(state) })
     }
 
     /// The client has taken what it was given.
@@ -152,6 +156,8 @@ pub(super) struct Streams {
     pub(super) tasks: TaskTracker,
     /// The connection is gone.
     pub(super) ended: CancellationToken,
+    /// The connection, as far as it takes what is written to it.
+    pub(super) taker: Taker,
     pub(super) stall: Duration,
     pub(super) metrics: Option<Metrics>,
     pub(super) activity: Arc<Activity>,
@@ -163,9 +169,9 @@ where
 {
     fn execute(&self, stream: F) {
         let open = self.activity.begin();
-        let Streams { tasks, ended, stall, metrics, .. } = self.clone();
+        let Streams { tasks, ended, taker, stall, metrics, .. } = self.clone();
         tasks.spawn(async move {
-            let turn = Turn::new(stall);
+            let turn = Turn::new(stall, taker);
             tokio::select! {
                 biased;
                 () = ended.cancelled() => {}
@@ -245,7 +251,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_frame_now_and_then_is_no_progress() {
         for (bytes, ends) in [(1, true), (120 * 1024, false)] {
-            let turn = Turn::new(Duration::from_secs(120));
+            let turn = Turn::new(Duration::from_secs(120), Taker::default());
             turn.the_clients(bytes);
             tokio::time::advance(Duration::from_secs(100)).await;
             assert!(turn.stalled().now_or_never().is_none());
@@ -260,7 +266,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_has_its_time_and_no_more() {
-        let turn = Turn::new(Duration::from_secs(120));
+        let turn = Turn::new(Duration::from_secs(120), Taker::default());
         turn.the_clients(1 << 30);
         tokio::time::advance(Duration::from_secs(10)).await;
         turn.ours();

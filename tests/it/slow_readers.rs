@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
@@ -179,23 +180,37 @@ async fn a_slow_reader_is_not_ended_where_no_room_comes_of_it() {
     assert_eq!(stuck.rest().await.bytes(), content);
 }
 
+/// Lists of 15 MiB, of which three quarters of the budget of 256 MiB, one address's share, hold twelve.
+async fn long_lists() -> (FakeRegistry, Mirror) {
+    let (registry, certificates) = (FakeRegistry::start().await, Certificates::new());
+    let list = format!(r#"{{"name":"team/app","tags":["1"]{}}}"#, " ".repeat(15 * MIB));
+    let headers = vec![("content-type", "application/json".to_owned())];
+    registry.fault(When::path_of("/tags/list"), Fault::Answer { status: 200, headers, body: list });
+    let mirror = build(&registry, &certificates).start().await;
+    (registry, mirror)
+}
+
+fn list(n: usize) -> String {
+    format!("/v2/team/app/tags/list?n={n}")
+}
+
+/// Until one more list has room; how many readers were ended for it.
+async fn one_more_list(mirror: &Mirror) -> f64 {
+    until("there is room", async || mirror.get(&list(13)).await.status == 200).await;
+    mirror.metric("forebay_stalls_total", SCARCE).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_readers_of_lists_make_room_for_others() {
+    let certificates = Certificates::new();
     for way in [Way::Clear, Way::Http2] {
-        let (registry, certificates) = (FakeRegistry::start().await, Certificates::new());
-        let list = format!(r#"{{"name":"team/app","tags":["1"]{}}}"#, " ".repeat(15 * MIB));
-        let headers = vec![("content-type", "application/json".to_owned())];
-        registry.fault(When::path_of("/tags/list"), Fault::Answer { status: 200, headers, body: list });
-        let mirror = build(&registry, &certificates).start().await;
-        let list = |n: usize| format!("/v2/team/app/tags/list?n={n}");
+        let (_registry, mirror) = long_lists().await;
         let mut stuck = Vec::new();
-        // Three quarters of the budget of 256 MiB are one address's.
         for n in 1..=12 {
             stuck.push(Client::get(way, &mirror, &certificates, &list(n)).await);
         }
-        until("there is room", async || mirror.get(&list(13)).await.status == 200).await;
         // One makes the room; a second one goes where that one takes long to end.
-        let stalls = mirror.metric("forebay_stalls_total", SCARCE).await;
+        let stalls = one_more_list(&mirror).await;
         assert!((1.0..=2.0).contains(&stalls), "{way:?}: {stalls}");
         let mut broken = 0.0;
         for client in stuck {
@@ -203,4 +218,60 @@ async fn slow_readers_of_lists_make_room_for_others() {
         }
         assert_eq!(broken, stalls, "{way:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_beside_one_that_is_ended_go_on() {
+    let (_registry, mirror) = long_lists().await;
+    let tcp = TcpStream::connect(mirror.address()).await.unwrap();
+    let (requests, connection) =
+        h2::client::Builder::new().initial_connection_window_size(1 << 30).handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    let mut stuck = Vec::new();
+    for n in 1..=12 {
+        stuck.push(Client::Http2(list_over_http2(&requests, &mirror, n).await));
+    }
+    let stalls = one_more_list(&mirror).await;
+    assert!((1.0..=2.0).contains(&stalls), "{stalls}");
+    let mut broken = 0.0;
+    for client in stuck {
+        broken += f64::from(u8::from(client.breaks().await));
+    }
+    assert_eq!(broken, stalls);
+}
+
+async fn list_over_http2(requests: &h2::client::SendRequest<Bytes>, mirror: &Mirror, n: usize) -> h2::RecvStream {
+    let request = http::Request::get(format!("{}{}", mirror.url(), list(n))).body(()).unwrap();
+    let (answer, _) = requests.clone().ready().await.unwrap().send_request(request, true).unwrap();
+    let answer = bounded(answer).await.unwrap();
+    assert_eq!(answer.status(), 200, "{n}");
+    answer.into_body()
+}
+
+/// With windows for everything, and each reads its socket up to the head of its answer: a reset says nothing to them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_http2_that_read_nothing_make_room() {
+    let (_registry, mirror) = long_lists().await;
+    let mut stuck = Vec::new();
+    for n in 1..=12 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        let tcp = socket.connect(mirror.address()).await.unwrap();
+        let mut windows = h2::client::Builder::new();
+        windows.initial_window_size(1 << 30).initial_connection_window_size(1 << 30);
+        let (requests, mut connection) = windows.handshake(tcp).await.unwrap();
+        let body = tokio::select! {
+            body = list_over_http2(&requests, &mirror, n) => body,
+            ended = &mut connection => panic!("{ended:?}"),
+        };
+        stuck.push((body, requests, connection));
+    }
+    let stalls = one_more_list(&mirror).await;
+    assert!((1.0..=2.0).contains(&stalls), "{stalls}");
+    let mut ended = 0.0;
+    for (body, _, connection) in stuck {
+        tokio::spawn(connection);
+        ended += f64::from(u8::from(Client::Http2(body).breaks().await));
+    }
+    assert_eq!(ended, stalls);
 }
