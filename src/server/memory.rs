@@ -23,7 +23,8 @@ use crate::cache::{FileSlice, disk::DiskWait};
 /// The unit that memory is counted in, and the smallest buffer, in bytes.
 const UNIT: usize = 16 * 1024;
 /// How much all bodies together hold: 128 MiB. A body that finds no room still has one unit, so that clients who take
-/// nothing do not stop those who do; for more it waits until that one is sent.
+/// nothing do not stop those who do; for more it waits until that one is sent. So no slow reader has to go for others here:
+/// without any room pulls on loopback are as fast by TLS and by HTTP/2 as with all of it.
 const MOST_UNITS: usize = 8192;
 /// How large buffers are, and up to how many readers they are that large.
 const SIZES: [(usize, usize); 3] = [(256 * 1024, 32), (64 * 1024, 256), (UNIT, usize::MAX)];
