@@ -30,7 +30,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -38,11 +38,12 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::reservation::GiveUp;
 pub use self::{
     check::{Check, Found, SHARDS, is_damage},
     lane::{DiskWait, change, write},
     objects::Landing,
-    reservation::{NoSpace, Purpose, Reservation},
+    reservation::{NoSpace, Purpose, Reservation, Short},
     temp::{Name as TempName, TempBlob, write_all_at},
     upload::TempUpload,
 };
@@ -96,6 +97,7 @@ struct Shared {
     /// What was used from memory, for the index to be told.
     uses: Uses,
     readers: Readers,
+    give_up: OnceLock<GiveUp>,
     metrics: Metrics,
     /// Dropped last; the kernel gives the lock up with it.
     _lock: File,
@@ -157,6 +159,7 @@ impl DiskStore {
             touched: moka::sync::Cache::builder().max_capacity(MOST_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
             uses: Uses::default(),
             readers: Readers::new(config.reader_window, metrics.clone()),
+            give_up: OnceLock::new(),
             metrics,
             _lock: lock,
             root,

@@ -26,7 +26,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     fills::{Beside, Fills, Joined},
     hash::{hash_in_turn, hash_slice, turn_to_spare},
-    orphan::{ADVANCE_TIMEOUT, MIN_ADVANCE},
+    orphan::while_it_advances,
 };
 use super::{
     FileSlice, ReadError, Source,
@@ -96,6 +96,8 @@ pub struct Fill {
     changed: watch::Sender<()>,
     /// Clients and prefetches that have joined it; changed under the lock of [`Fills`].
     members: watch::Sender<usize>,
+    /// How many of them are prefetches; changed in the same way.
+    members_ahead: AtomicUsize,
     /// Nobody wants it any more, or the process ends.
     cancel: CancellationToken,
     /// All bytes are there: transfers of ranges end.
@@ -209,6 +211,7 @@ impl Fill {
             flow: watch::Sender::new(Flow::Asking),
             changed: watch::Sender::new(()),
             members: watch::Sender::new(0),
+            members_ahead: AtomicUsize::new(0),
             cancel,
             ranges,
             hash,

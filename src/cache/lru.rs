@@ -397,10 +397,19 @@ impl LruIndex {
         over_size.max(over_disk)
     }
 
-    /// How many bytes more would have to go than may, where it is readers alone that keep them.
-    pub fn kept_by_readers(&self, bytes: u64, spare: u64) -> Option<u64> {
-        let missing = self.short(bytes, spare).checked_sub(self.used - self.pinned)?;
-        (1..=self.pinned).contains(&missing).then_some(missing)
+    /// How many bytes more would have to go than may.
+    pub fn missing(&self, bytes: u64, spare: u64) -> u64 {
+        self.short(bytes, spare).saturating_sub(self.used - self.pinned)
+    }
+
+    /// How many bytes may not go, since they are read.
+    pub fn kept_by_readers(&self) -> u64 {
+        self.pinned
+    }
+
+    /// How many bytes are promised.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
     }
 
     /// How many bytes an object takes that readers keep.

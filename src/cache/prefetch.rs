@@ -12,7 +12,6 @@
 use std::{
     collections::HashSet,
     net::IpAddr,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,11 +21,11 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use moka::policy::EvictionPolicy;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 
 use super::{
     Config, ContentId, DiskStore, Pool, Source,
-    fill::{ADVANCE_TIMEOUT, Fill, FillError, Fills, MIN_ADVANCE},
+    fill::{Fill, FillError, Fills, while_it_advances},
     manifests::Content,
     untaken::Untaken,
 };
@@ -272,9 +271,8 @@ impl Prefetch {
                 return;
             }
             let (id, is_cached) = (source.id(), |id: &ContentId| self.0.store.has_blob(id));
-            if !self.0.untaken.hold(&id, layer.size, client, is_cached) {
-                return;
-            }
+            // It counts for longer than it is on its way, however that ends.
+            let Some(_on_its_way) = self.0.untaken.hold(&id, layer.size, client, is_cached) else { return };
             // Held until the end, so that the fill is no orphan.
             let membership = self.0.fills.join_ahead(&source).await.into_membership();
             let fill = membership.fill().clone();
@@ -286,7 +284,10 @@ impl Prefetch {
                 }
                 Ended::Stalled | Ended::OtherSize => {
                     tracing::debug!(?ended, digest = %source.digest, "a layer is no longer fetched ahead");
-                    membership.give_up();
+                    // One that a client had joined is an orphan like any other from now on.
+                    if !fill.is_wanted() {
+                        membership.give_up();
+                    }
                 }
             }
             // A manifest that came by another upstream says nothing about this repository.
@@ -323,7 +324,7 @@ fn place(source: &Source) -> (Registry, Repository) {
 enum Ended {
     Complete,
     Failed(FillError),
-    /// Next to nothing came for [`ADVANCE_TIMEOUT`].
+    /// Next to nothing came for a while, or not all in a long one.
     Stalled,
     /// The upstream has something else than the manifest says, which may be larger than anybody would fetch ahead.
     OtherSize,
@@ -370,24 +371,6 @@ impl Layer {
             Some(Ok(())) => Ended::Complete,
             Some(Err(ended)) => ended,
             None => Ended::Stalled,
-        }
-    }
-}
-
-/// Waits for `end` as long as what is received grows by more than [`MIN_ADVANCE`] in each [`ADVANCE_TIMEOUT`]; nothing is to be
-/// received any more when that is `None`.
-async fn while_it_advances<T>(end: impl Future<Output = T>, received: impl Fn() -> Option<u64>) -> Option<T> {
-    let mut end = pin!(end);
-    let mut before = 0;
-    loop {
-        if let Ok(value) = timeout(ADVANCE_TIMEOUT, &mut end).await {
-            return Some(value);
-        }
-        if let Some(now) = received() {
-            if now.abs_diff(before) <= MIN_ADVANCE {
-                return None;
-            }
-            before = now;
         }
     }
 }
@@ -457,27 +440,6 @@ mod tests {
         // Nothing of a document is read that is too long for an image's.
         let long = "a".repeat(MAX_MANIFEST);
         assert_eq!(noted(MediaType::OCI_MANIFEST, &[(&long, "a", 5)]), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_does_not_advance_is_given_up() {
-        use std::{future::pending, sync::atomic::AtomicU64};
-        use tokio::time::{Instant, sleep};
-
-        let quick = while_it_advances(async { 7 }, || Some(0)).await;
-        assert_eq!(quick, Some(7));
-        let begun = Instant::now();
-        assert_eq!(while_it_advances(pending::<()>(), || Some(0)).await, None);
-        assert_eq!(begun.elapsed(), ADVANCE_TIMEOUT);
-        // A trickle is no progress.
-        let trickle = AtomicU64::new(0);
-        let trickling = || Some(trickle.fetch_add(MIN_ADVANCE, Ordering::Relaxed));
-        assert_eq!(while_it_advances(pending::<()>(), trickling).await, None);
-        // Ten times as long, at a rate that is one; and when nothing is missing but the end.
-        let flow = AtomicU64::new(0);
-        let flowing = || Some(flow.fetch_add(MIN_ADVANCE + 1, Ordering::Relaxed) + MIN_ADVANCE + 1);
-        assert_eq!(while_it_advances(sleep(ADVANCE_TIMEOUT * 10), flowing).await, Some(()));
-        assert_eq!(while_it_advances(sleep(ADVANCE_TIMEOUT * 10), || None).await, Some(()));
     }
 
     #[test]

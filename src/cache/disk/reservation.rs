@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use super::{DiskStore, Key, Pin, blocking};
 use crate::cache::{
     lru::{BLOCK, allocated},
@@ -27,13 +29,22 @@ pub enum Purpose {
     Ahead,
 }
 
-/// Why there is no room.
-enum Short {
-    /// There would be none with everything evicted that may be.
-    OfAll,
-    /// There would be, if readers did not keep so many bytes.
-    ByReaders(u64),
+/// How much room there is too little, with everything evicted that may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Short {
+    /// In bytes.
+    pub missing: u64,
+    /// How many of these readers keep.
+    pub kept: u64,
 }
+
+impl Short {
+    /// Whatever ends, there will be no room.
+    const HOPELESS: Self = Self { missing: u64::MAX, kept: 0 };
+}
+
+/// Ends downloads that no client waits for, for the room they hold; whether there were any.
+pub(super) type GiveUp = Box<dyn Fn(Short) -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// A number of bytes on disk that nobody else will use; given back on drop.
 pub struct Reservation {
@@ -49,6 +60,12 @@ impl DiskStore {
     /// Makes room for an object of `len` bytes and the directories it needs, evicting what was not used for longest.
     pub async fn reserve(&self, key: &Key, len: u64) -> Result<Reservation, NoSpace> {
         self.reserve_for(Purpose::Client, key, len).await
+    }
+
+    /// Where room is short for clients, `give_up` is asked before any reader is ended.
+    pub fn on_shortage(&self, give_up: impl Fn(Short) -> BoxFuture<'static, bool> + Send + Sync + 'static) {
+        // There is one such in a process.
+        let _ = self.0.give_up.set(Box::new(give_up));
     }
 
     /// The same for this purpose.
@@ -76,18 +93,27 @@ impl DiskStore {
         let (reserved, directories) = self.reserve_now(purpose, len, directories).await;
         match reserved {
             Ok(reservation) => return Ok(reservation),
-            Err(Short::OfAll) => return Err(NoSpace),
-            Err(Short::ByReaders(_)) => {}
+            Err(Short::HOPELESS) => return Err(NoSpace),
+            Err(_) => {}
         }
         // Without the lock of the space: what has room is reserved meanwhile.
         let _turn = self.0.ending.lock().await;
+        let again = async || self.reserve_now(purpose, len, move || directories).await.0;
+        let mut reserved = again().await;
+        if let Err(short) = reserved
+            && self.give_up_fills(short).await
+        {
+            reserved = again().await;
+        }
         for _ in 0..MAX_ENDINGS {
-            match self.reserve_now(purpose, len, move || directories).await.0 {
-                Err(Short::ByReaders(missing)) if self.end_slow_readers(missing).await => {}
-                reserved => return reserved.map_err(|_| NoSpace),
+            match reserved {
+                Err(Short { missing, kept }) if missing == kept && self.end_slow_readers(missing).await => {
+                    reserved = again().await;
+                }
+                _ => break,
             }
         }
-        self.reserve_now(purpose, len, move || directories).await.0.map_err(|_| NoSpace)
+        reserved.map_err(|_| NoSpace)
     }
 
     /// One look, and how many bytes `directories` were.
@@ -105,6 +131,14 @@ impl DiskStore {
             (store.reserve_blocking(purpose, len, directories), directories)
         })
         .await
+    }
+
+    /// Whether there were any without clients.
+    async fn give_up_fills(&self, short: Short) -> bool {
+        match self.0.give_up.get() {
+            Some(give_up) => give_up(short).await,
+            None => false,
+        }
     }
 
     /// Whether some were ended.
@@ -127,7 +161,7 @@ impl DiskStore {
         let bytes = len.saturating_add(directories);
         let spare = self.spare().map_err(|error| {
             tracing::error!(%error, "cannot ask the file system of the cache for its free space");
-            Short::OfAll
+            Short::HOPELESS
         })?;
         if self.index().short(bytes, spare) > 0 {
             self.settle_uses();
@@ -136,10 +170,12 @@ impl DiskStore {
             let mut index = self.index();
             match purpose {
                 Purpose::Client => {
-                    let kept = index.kept_by_readers(bytes, spare);
-                    index.reserve(bytes, spare).map_err(|_| kept.map_or(Short::OfAll, Short::ByReaders))
+                    let (missing, kept) = (index.missing(bytes, spare), index.kept_by_readers());
+                    let most = kept.saturating_add(index.reserved());
+                    let short = Short { missing, kept: kept.min(missing) };
+                    index.reserve(bytes, spare).map_err(|_| if missing > most { Short::HOPELESS } else { short })
                 }
-                Purpose::Ahead => index.reserve_ahead(bytes, spare).map_err(|_| Short::OfAll),
+                Purpose::Ahead => index.reserve_ahead(bytes, spare).map_err(|_| Short::HOPELESS),
             }
         }?;
         let reservation = Reservation { store: self.clone(), bytes, written: 0, directories };

@@ -3,14 +3,16 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use futures_util::future::{FutureExt as _, join_all};
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Fill, FillError, FillReader, Progress, distrust::Distrust, task};
+use super::{Fill, FillError, FillReader, Progress, distrust::Distrust, orphan, task};
 use crate::{
-    cache::{ContentId, DiskStore, Source, lru::Key},
+    cache::{ContentId, DiskStore, Source, disk::Short, lru::Key},
     metrics::Metrics,
     upstream::Registry,
 };
@@ -18,6 +20,9 @@ use crate::{
 /// Fills that go on although nobody reads them any more: the next client is likely to come soon. More than
 /// these are given up, the last orphaned first, and leave what they have to be gone on with.
 const MOST_ORPHANS: usize = 16;
+
+/// How long a fill that is given up for the room it holds may take to end, until what waits for that does without.
+const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many connections beside the first of each fill there are at most, for all fills together.
 const MOST_LANES: usize = 48;
@@ -54,11 +59,14 @@ pub enum Joined {
 pub struct Membership {
     fills: Fills,
     fill: Arc<Fill>,
+    /// It is there for no client.
+    ahead: bool,
 }
 
 impl Fills {
+    /// The store asks them from now on for the room that fills without clients hold.
     pub fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self(Arc::new(Shared {
+        let fills = Self(Arc::new(Shared {
             entries: Mutex::default(),
             beside: Mutex::default(),
             store,
@@ -67,7 +75,19 @@ impl Fills {
             shutdown,
             lanes: Arc::new(Semaphore::new(MOST_LANES)),
             distrust: Distrust::default(),
-        }))
+        }));
+        let shared = Arc::downgrade(&fills.0);
+        fills.store().on_shortage(move |short| {
+            let fills = shared.upgrade().map(Fills);
+            async move {
+                match fills {
+                    Some(fills) => fills.make_room(short).await,
+                    None => false,
+                }
+            }
+            .boxed()
+        });
+        fills
     }
 
     pub(super) fn store(&self) -> &DiskStore {
@@ -105,7 +125,7 @@ impl Fills {
     pub fn find(&self, source: &Source) -> Option<Membership> {
         let entries = self.entries();
         let fill = own(&entries, source).filter(|fill| fill.can_be_joined())?;
-        Some(self.enter(fill))
+        Some(self.enter(fill, false))
     }
 
     /// A fill of this blob from another registry, where there is none from this one.
@@ -115,7 +135,7 @@ impl Fills {
             return None;
         }
         let fill = entries.get(&source.id())?.iter().find(|fill| fill.can_be_joined())?;
-        Some(self.enter(fill))
+        Some(self.enter(fill, false))
     }
 
     /// The place of the one request that may fetch this blob beside its registry's fill, since it must not wait for that;
@@ -155,14 +175,14 @@ impl Fills {
             let leaving = {
                 let mut entries = self.entries();
                 match own(&entries, source) {
-                    Some(fill) if fill.can_be_joined() => return Joined::Follower(self.enter(fill)),
+                    Some(fill) if fill.can_be_joined() => return Joined::Follower(self.enter(fill, !wanted)),
                     Some(fill) => fill.clone(),
                     None => {
                         let cancel = self.0.shutdown.child_token();
                         let of_blob = entries.entry(source.id()).or_default();
                         let beside = !of_blob.is_empty();
                         let fill = Arc::new(Fill::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
-                        let membership = self.enter(&fill);
+                        let membership = self.enter(&fill, !wanted);
                         of_blob.push(fill.clone());
                         self.0.tasks.spawn(task::run(self.clone(), fill));
                         return Joined::Leader(membership);
@@ -172,7 +192,8 @@ impl Fills {
             // It was given up a moment ago and still holds its temporary file.
             let _ = leaving.end().await;
             if self.0.shutdown.is_cancelled() {
-                return Joined::Follower(Membership { fills: self.clone(), fill: leaving });
+                let _entries = self.entries();
+                return Joined::Follower(self.enter(&leaving, !wanted));
             }
         }
     }
@@ -183,7 +204,7 @@ impl Fills {
         if own(&entries, &fill.source).is_some() {
             return None;
         }
-        let membership = self.enter(&fill);
+        let membership = self.enter(&fill, false);
         entries.entry(fill.source.id()).or_default().push(fill);
         Some(membership)
     }
@@ -208,13 +229,15 @@ impl Fills {
     }
 
     /// Called under the lock.
-    fn enter(&self, fill: &Arc<Fill>) -> Membership {
+    fn enter(&self, fill: &Arc<Fill>, ahead: bool) -> Membership {
+        fill.members_ahead.fetch_add(usize::from(ahead), Ordering::SeqCst);
         fill.members.send_modify(|members| *members += 1);
-        Membership { fills: self.clone(), fill: fill.clone() }
+        Membership { fills: self.clone(), fill: fill.clone(), ahead }
     }
 
-    fn leave(&self, fill: &Arc<Fill>) {
+    fn leave(&self, fill: &Arc<Fill>, ahead: bool) {
         let entries = self.entries();
+        fill.members_ahead.fetch_sub(usize::from(ahead), Ordering::SeqCst);
         fill.members.send_modify(|members| *members = members.saturating_sub(1));
         if !has(&entries, fill) || fill.members() > 0 || fill.is_complete() {
             return;
@@ -235,14 +258,33 @@ impl Fills {
         }
     }
 
-    /// Ends a fill if it has no members; whether it has none.
-    pub(super) fn give_up_orphan(&self, fill: &Arc<Fill>) -> bool {
+    /// Ends a fill if it has no clients; whether it has none.
+    pub(super) fn give_up_without_clients(&self, fill: &Arc<Fill>) -> bool {
         let _entries = self.entries();
-        let is_orphan = fill.members() == 0 && !fill.is_complete();
-        if is_orphan {
+        let has_none = !fill.has_clients() && !fill.is_complete();
+        if has_none {
             fill.cancel.cancel();
         }
-        is_orphan
+        has_none
+    }
+
+    /// Ends fills without clients, as many as hold the room that is short, and waits until they are gone, and those that
+    /// were ended a moment ago; whether there were any.
+    async fn make_room(&self, short: Short) -> bool {
+        let ending = {
+            let entries = self.entries();
+            let idle = entries.values().flatten().filter_map(Fill::idle).collect();
+            for fill in orphan::to_give_up(idle, short) {
+                tracing::info!(digest = %fill.source.digest, "a fill without clients is given up: a client needs its room");
+                fill.cancel.cancel();
+            }
+            let ending = |fill: &&Arc<Fill>| fill.cancel.is_cancelled() && !fill.is_complete();
+            entries.values().flatten().filter(ending).cloned().collect::<Vec<_>>()
+        };
+        let gone = ending.iter().map(|fill| fill.when(|state| state.ended.then_some(())));
+        // One that does not go in time is not waited for again.
+        let _ = timeout(ENDED_TIMEOUT, join_all(gone)).await;
+        !ending.is_empty()
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -289,7 +331,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.fills.leave(&self.fill);
+        self.fills.leave(&self.fill, self.ahead);
     }
 }
 

@@ -128,7 +128,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         transfer = transfer.in_one_go();
     }
     transfer = transfer.telling(&fill.flow, &fill.skipped);
-    make_room(fills, fill, slot, &mut transfer, front).await?;
+    unless_cancelled(fill, make_room(fills, fill, slot, &mut transfer, front)).await?;
     let Some(temp) = slot else { return Err(FillError::NoRoom) };
     fill.update(|state| {
         state.total = transfer.total();
@@ -332,7 +332,8 @@ async fn pour_on(
         temp.note_written(landed);
         // Also when the size was told only by the answer to a resumed request: nothing is written without room.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
-        temp.grow_to(fill.purpose(), room).await.map_err(|NoSpace| FillError::NoRoom)?;
+        let grown = async { temp.grow_to(fill.purpose(), room).await.map_err(|NoSpace| FillError::NoRoom) };
+        unless_cancelled(fill, grown).await?;
         if !transfer.is_from_front() && is_gap_behind(fill, pour.first_unwritten().unwrap_or(transfer.position())) {
             return Ok(());
         }
