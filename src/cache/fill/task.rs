@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Fill, FillError, Fills, Progress, State, fills::Ended, hash, lanes, orphan, pour::Pour};
 use crate::{
     cache::{
-        disk::{NoSpace, Purpose, TempBlob, change},
+        disk::{Purpose, Reservation, TempBlob, change},
         lru::Key,
         transfer::Transfer,
     },
@@ -128,7 +128,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         transfer = transfer.in_one_go();
     }
     transfer = transfer.telling(&fill.flow, &fill.skipped);
-    unless_cancelled(fill, make_room(fills, fill, slot, &mut transfer, front)).await?;
+    make_room(fills, fill, slot, &mut transfer, front).await?;
     let Some(temp) = slot else { return Err(FillError::NoRoom) };
     fill.update(|state| {
         state.total = transfer.total();
@@ -142,7 +142,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     }
     hash::go_on(fill);
     loop {
-        if let Err(error) = pour(fill, temp, &mut transfer).await {
+        if let Err(error) = pour(fills, fill, temp, &mut transfer).await {
             let front = fill.state().written.end_of_run(0);
             // All may be here: a length that proves wrong was announced, or no end was ever told.
             if !matches!(error, FillError::Upstream(_)) || !is_right(fill, front).await? {
@@ -244,26 +244,66 @@ async fn discard(temp: Option<TempBlob>) {
     change(move || drop(temp)).await;
 }
 
+/// For what room is made next, where there is none for this purpose: once more for a client that came meanwhile. Where none
+/// did, no client joins the fill any more, but starts anew.
+fn once_more(fills: &Fills, fill: &Arc<Fill>, refused: Purpose) -> Option<Purpose> {
+    (refused == Purpose::Ahead && !fills.give_up_without_clients(fill)).then_some(Purpose::Client)
+}
+
+/// Makes sure that the file has room for `len` bytes.
+async fn grow(
+    fills: &Fills,
+    fill: &Arc<Fill>,
+    temp: &mut TempBlob,
+    purpose: Purpose,
+    len: u64,
+) -> Result<(), FillError> {
+    let mut next = Some(purpose);
+    while let Some(purpose) = next {
+        if unless_cancelled(fill, async { Ok(temp.grow_to(purpose, len).await) }).await?.is_ok() {
+            return Ok(());
+        }
+        next = once_more(fills, fill, purpose);
+    }
+    Err(FillError::NoRoom)
+}
+
+/// Room for the whole of a blob that has no file yet.
+async fn reserve(fills: &Fills, fill: &Arc<Fill>, purpose: Purpose, len: u64) -> Result<Reservation, FillError> {
+    let key = Key::Blob(fill.source.id());
+    let mut next = Some(purpose);
+    while let Some(purpose) = next {
+        let reserved = async { Ok(fills.store().reserve_for(purpose, &key, len).await) };
+        if let Ok(reservation) = unless_cancelled(fill, reserved).await? {
+            return Ok(reservation);
+        }
+        next = once_more(fills, fill, purpose);
+    }
+    Err(FillError::NoRoom)
+}
+
 /// Reserves what the blob takes before its first byte is written.
 async fn make_room(
     fills: &Fills,
-    fill: &Fill,
+    fill: &Arc<Fill>,
     slot: &mut Option<TempBlob>,
     transfer: &mut Transfer,
     front: u64,
 ) -> Result<(), FillError> {
     let len = transfer.total().unwrap_or(front + ROOM_STEP);
     if let Some(temp) = slot {
-        if temp.grow_to(fill.purpose(), len).await.is_ok() {
-            return Ok(());
+        let grown = grow(fills, fill, temp, fill.purpose(), len).await;
+        if matches!(grown, Err(FillError::NoRoom)) {
+            discard(slot.take()).await;
         }
-        discard(slot.take()).await;
-        return Err(FillError::NoRoom);
+        return grown;
     }
-    let Ok(reservation) = fills.store().reserve_for(fill.purpose(), &Key::Blob(fill.source.id()), len).await else {
-        let finished = Transfer::finished(&fill.source, 0);
-        fill.state().handed_over = Some(std::mem::replace(transfer, finished));
-        return Err(FillError::NoRoom);
+    let reservation = match reserve(fills, fill, fill.purpose(), len).await {
+        Ok(reservation) => reservation,
+        Err(error) => {
+            hand_over(fill, transfer);
+            return Err(error);
+        }
     };
     let id = fill.source.id();
     let created = match fill.beside {
@@ -276,17 +316,24 @@ async fn make_room(
             Ok(())
         }
         Err(error) => {
-            let finished = Transfer::finished(&fill.source, 0);
-            fill.state().handed_over = Some(std::mem::replace(transfer, finished));
+            hand_over(fill, transfer);
             Err(FillError::Storage(error.into()))
         }
     }
 }
 
+/// Leaves the transfer to the first reader that goes through, if there may be one.
+fn hand_over(fill: &Fill, transfer: &mut Transfer) {
+    if !fill.cancel.is_cancelled() {
+        let finished = Transfer::finished(&fill.source, 0);
+        fill.state().handed_over = Some(std::mem::replace(transfer, finished));
+    }
+}
+
 /// Writes what the transfer gives until it ends, but for what others fetch.
-async fn pour(fill: &Arc<Fill>, temp: &mut TempBlob, transfer: &mut Transfer) -> Result<(), FillError> {
+async fn pour(fills: &Fills, fill: &Arc<Fill>, temp: &mut TempBlob, transfer: &mut Transfer) -> Result<(), FillError> {
     let mut pour = Pour::new(fill, temp.file(), true);
-    let poured = pour_on(fill, temp, transfer, &mut pour).await;
+    let poured = pour_on(fills, fill, temp, transfer, &mut pour).await;
     // Whatever happened: nobody writes any more when this returns.
     let finished = pour.finish().await;
     temp.note_written(fill.update(|state| std::mem::take(&mut state.landed)));
@@ -294,6 +341,7 @@ async fn pour(fill: &Arc<Fill>, temp: &mut TempBlob, transfer: &mut Transfer) ->
 }
 
 async fn pour_on(
+    fills: &Fills,
     fill: &Arc<Fill>,
     temp: &mut TempBlob,
     transfer: &mut Transfer,
@@ -332,8 +380,7 @@ async fn pour_on(
         temp.note_written(landed);
         // Also when the size was told only by the answer to a resumed request: nothing is written without room.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
-        let grown = async { temp.grow_to(fill.purpose(), room).await.map_err(|NoSpace| FillError::NoRoom) };
-        unless_cancelled(fill, grown).await?;
+        grow(fills, fill, temp, fill.purpose(), room).await?;
         if !transfer.is_from_front() && is_gap_behind(fill, pour.first_unwritten().unwrap_or(transfer.position())) {
             return Ok(());
         }
@@ -517,6 +564,103 @@ fn report(fill: &Fill, error: &FillError) {
         }
         FillError::NoRoom | FillError::Abandoned => {
             tracing::info!(%upstream, %repository, %digest, %reason, "a blob is not cached");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+    use super::*;
+    use crate::{
+        cache::{Config, DiskStore, Pool, Source},
+        metrics::Metrics,
+        oci::{Algorithm, Digest},
+        upstream::{self, Access, Context, CredentialSource, ReadBudget, Upstream},
+    };
+
+    const MAX_SIZE: u64 = 1 << 20;
+
+    fn fills(directory: &std::path::Path) -> (Fills, Source) {
+        let cache = Config {
+            directory: directory.to_owned(),
+            max_size: MAX_SIZE,
+            min_free: 0,
+            manifest_memory: 0,
+            tag_ttl: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            negative_ttl: Duration::ZERO,
+            prefetch: 0,
+            verify_every: Duration::ZERO,
+            reader_window: Duration::ZERO,
+        };
+        let config = upstream::Config {
+            name: "registry.example".into(),
+            urls: vec!["https://registry.example".parse().unwrap()],
+            aliases: Vec::new(),
+            hosts: Vec::new(),
+            default: false,
+            library: false,
+            realms: Vec::new(),
+            ca: None,
+            credential: CredentialSource::Anonymous,
+            access: Access::Shared,
+            connections: 1,
+            push: false,
+        };
+        let metrics = Metrics::new().unwrap();
+        let context =
+            Context { metrics: metrics.clone(), via: "1.1 forebay-test".into(), budget: ReadBudget::default() };
+        let store = DiskStore::open(&cache, metrics.clone()).unwrap();
+        let source = Source {
+            upstream: Upstream::new(&config, context).unwrap(),
+            repository: "team/app".parse().unwrap(),
+            digest: Digest::of(Algorithm::Sha256, b""),
+        };
+        (Fills::new(store, metrics, TaskTracker::new(), CancellationToken::new()), source)
+    }
+
+    /// A fill on the list that no task works for.
+    fn fill(fills: &Fills, source: &Source, wanted: bool) -> Arc<Fill> {
+        let cancel = fills.shutdown().child_token();
+        let fill = Arc::new(Fill::new(source.clone(), false, wanted, fills.metrics().clone(), cancel));
+        drop(fills.enter_new(fill.clone()));
+        fill
+    }
+
+    /// What a client used a moment ago fills the cache.
+    async fn used(fills: &Fills, len: u64) {
+        let (store, id) = (fills.store(), Pool::Open.id(&Digest::of(Algorithm::Sha256, b"used")));
+        store.scan().await;
+        let reservation = store.reserve(&Key::Blob(id.clone()), len).await.unwrap();
+        let temp = store.create_beside(&id, reservation).await.unwrap();
+        drop(change(move || temp.commit(Purpose::Client, len)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_comes_while_room_is_made_has_its_own() {
+        // Whether a client began the fill, and whether one comes after it was looked for whom room is to be made.
+        for (wanted, comes, result) in [(false, false, false), (false, true, true), (true, false, true)] {
+            for has_file in [false, true] {
+                let directory = tempfile::tempdir().unwrap();
+                let (fills, source) = fills(directory.path());
+                used(&fills, MAX_SIZE * 3 / 4).await;
+                let fill = fill(&fills, &source, wanted);
+                let purpose = fill.purpose();
+                let client = if comes { Some(fills.join(&source).await) } else { None };
+                let made = if has_file {
+                    let reservation = fills.store().reserve(&Key::Blob(source.id()), 1).await.unwrap();
+                    let mut temp = fills.store().create_beside(&source.id(), reservation).await.unwrap();
+                    grow(&fills, &fill, &mut temp, purpose, MAX_SIZE / 2).await
+                } else {
+                    reserve(&fills, &fill, purpose, MAX_SIZE / 2).await.map(drop)
+                };
+                assert_eq!(made.is_ok(), result, "{wanted} {comes} {has_file} {made:?}");
+                // One that comes too late starts anew, and for itself.
+                assert_eq!((fill.can_be_joined(), fills.has(&source)), (result, result));
+                drop(client);
+            }
         }
     }
 }
