@@ -8,6 +8,7 @@ use std::{
     hash::{BuildHasher, Hasher},
     io,
     net::SocketAddr,
+    path::Path,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -155,7 +156,7 @@ impl App {
             tries: Tries::new(trusted.clone()),
             scrub: scrub.clone(),
             asker_key: AskerKey::generate()?,
-            gone: deletions(&config),
+            gone: Gone::kept(deletions_in(&config)),
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
             held: Held::new(trusted.clone(), store.readers().clone()),
@@ -235,6 +236,9 @@ impl App {
             running.may_become(tls)?;
         }
         // From here on nothing fails.
+        if let Some(state) = deletions_in(config) {
+            self.handler.gone.keep(state);
+        }
         if let (Some(running), Some(tls)) = (&self.tls, tls) {
             running.replace(tls);
         }
@@ -316,10 +320,10 @@ fn allowed_hosts(config: &Config, allowed: &[HostPattern]) -> AllowedHosts {
     AllowedHosts::new(config.upstreams.iter().flat_map(|upstream| &upstream.hosts).chain(allowed))
 }
 
-/// Where nothing is pushed, nothing is deleted, and no state directory needed.
-fn deletions(config: &Config) -> Gone {
+/// Where deletions are kept. Where nothing is pushed, nothing is deleted, and no state directory needed.
+fn deletions_in(config: &Config) -> Option<&Path> {
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
-    Gone::kept(config.state_directory.as_deref().filter(|_| pushes))
+    config.state_directory.as_deref().filter(|_| pushes)
 }
 
 fn seal(config: &Config) -> Result<Seal, Error> {

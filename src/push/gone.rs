@@ -5,6 +5,7 @@
 //! What is on disk outlives a restart, so the deletions do as well: in the state directory, one a line.
 
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     fs::File,
     io::{self, Write as _},
@@ -98,35 +99,50 @@ impl Gone {
     /// memory alone. Blocks.
     pub fn kept(state: Option<&Path>) -> Self {
         let gone = Self::default();
-        let Some(path) = state else { return gone };
-        let opened = StateDirectory::open(path).map_err(io::Error::other).and_then(|state| gone.take_over(&state));
-        match opened {
-            Ok(file) => *gone.file() = Some(file),
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "what is deleted through forebay is not remembered over a restart");
-            }
+        if let Some(path) = state {
+            gone.keep(path);
         }
         gone
     }
 
+    /// The same for what may have been noted in this process, too, where that is not kept there already. Blocks.
+    pub fn keep(&self, state: &Path) {
+        let mut file = self.file();
+        let kept = StateDirectory::open(state).map_err(io::Error::other).and_then(|state| {
+            let path = state.file(DELETED);
+            if file.as_ref() != Some(&path) {
+                self.take_over(&state)?;
+            }
+            Ok(path)
+        });
+        match kept {
+            Ok(path) => *file = Some(path),
+            Err(error) => {
+                tracing::warn!(%error, path = %state.display(), "what is deleted through forebay is not remembered over a restart");
+            }
+        }
+    }
+
     /// Reads the file, and writes it anew without what is old.
-    fn take_over(&self, state: &StateDirectory) -> io::Result<PathBuf> {
+    fn take_over(&self, state: &StateDirectory) -> io::Result<()> {
+        let mut noted = HashMap::new();
         for line in state.read(DELETED, MAX_FILE)?.split(|byte| *byte == b'\n') {
             match std::str::from_utf8(line).ok().and_then(parsed) {
-                Some((true, place, at)) if now().saturating_sub(at) < TTL.as_secs() => {
-                    self.insert(place, at);
-                    self.0.any.store(true, Ordering::SeqCst);
-                }
-                Some((false, place, _)) => self.0.places.invalidate(&place),
+                Some((true, place, at)) if now().saturating_sub(at) < TTL.as_secs() => drop(noted.insert(place, at)),
+                Some((false, place, _)) => drop(noted.remove(&place)),
                 Some(_) | None => {}
             }
+        }
+        // What this process knows is newer.
+        for (place, at) in noted.into_iter().filter(|(place, _)| !self.0.places.contains_key(place)) {
+            self.insert(place, at);
+            self.0.any.store(true, Ordering::SeqCst);
         }
         let mut text = String::new();
         for (place, deletion) in &self.0.places {
             text.push_str(&line(true, &place, deletion.at));
         }
-        state.write(DELETED, text.as_bytes())?;
-        Ok(state.file(DELETED))
+        state.write(DELETED, text.as_bytes())
     }
 
     pub async fn note(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
@@ -292,6 +308,34 @@ mod tests {
         }
         gone.forget(Deleted::Blob, &hub, &app, &digest).await;
         assert!(gone.contains(Deleted::Manifest, &hub, &app, &digest), "another object of that digest");
+    }
+
+    #[tokio::test]
+    async fn what_was_noted_in_memory_alone_is_kept_from_then_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
+        let (hub, names): (Arc<str>, _) = ("docker.io".into(), ["of/earlier", "of/memory", "of/both", "of/file"]);
+        let is_gone =
+            |gone: &Gone| names.map(|name| gone.contains(Deleted::Blob, &hub, &name.parse().unwrap(), &digest));
+        let note = async |gone: &Gone, name: &str| {
+            gone.note(Deleted::Blob, &hub, &name.parse().unwrap(), &digest).await;
+        };
+        let earlier = Gone::kept(Some(directory.path()));
+        note(&earlier, names[0]).await;
+        note(&earlier, names[2]).await;
+        let gone = Gone::default();
+        note(&gone, names[1]).await;
+        note(&gone, names[2]).await;
+        assert_eq!(is_gone(&gone), [false, true, true, false]);
+        gone.keep(directory.path());
+        assert_eq!(is_gone(&gone), [true, true, true, false]);
+        note(&gone, names[3]).await;
+        assert_eq!(is_gone(&Gone::kept(Some(directory.path()))), [true; 4]);
+        // Once more: nothing is read again.
+        gone.forget(Deleted::Blob, &hub, &names[0].parse().unwrap(), &digest).await;
+        gone.keep(directory.path());
+        assert_eq!(is_gone(&gone), [false, true, true, true]);
+        assert_eq!(is_gone(&Gone::kept(Some(directory.path()))), [false, true, true, true]);
     }
 
     #[test]

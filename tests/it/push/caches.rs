@@ -240,6 +240,30 @@ async fn what_was_deleted_is_not_back_by_way_of_another_repository() {
     assert!(registry.count(|request| request.method == Method::HEAD) == 0, "{:?}", registry.requests());
 }
 
+#[tokio::test]
+async fn what_is_deleted_after_a_reload_is_gone_after_a_restart() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = build(&registry).config(|config| config.upstreams[0].push = false).start().await;
+    let (app, other) = (registry.add_image("team/app", "1", &[b"layer"]), "team/other");
+    registry.add_image(other, "1", &[b"layer"]);
+    registry.add_manifest(other, OCI_MANIFEST, app.manifest_bytes.clone());
+    let of = |repository: &str| {
+        [format!("/v2/{repository}/manifests/{}", app.manifest), format!("/v2/{repository}/blobs/{}", app.layers[0])]
+    };
+    let mut config = mirror.config().clone();
+    config.upstreams[0].push = true;
+    mirror.app().reload(config).unwrap();
+    for (app, other) in of("team/app").iter().zip(of(other).iter()) {
+        assert_eq!((mirror.get(app).await.status, mirror.get(other).await.status), (200, 200), "{app}");
+        assert_eq!(mirror.request(Method::DELETE, app, &[]).await.status, 202);
+        assert_eq!((mirror.get(app).await.status, mirror.get(other).await.status), (404, 200), "{app}");
+    }
+    mirror.restart_with(|config| config.upstreams[0].push = true).await;
+    for (app, other) in of("team/app").iter().zip(of(other).iter()) {
+        assert_eq!((mirror.get(app).await.status, mirror.get(other).await.status), (404, 200), "{app}");
+    }
+}
+
 /// Another instance, or a client of the registry itself, has put it meanwhile.
 #[tokio::test]
 async fn a_404_is_forgotten_when_a_head_says_200() {
