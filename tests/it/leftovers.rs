@@ -1,6 +1,10 @@
 //! What an earlier fill left: all of the blob, or damaged.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use forebay::oci::Digest;
@@ -164,6 +168,30 @@ async fn the_head_of_a_whole_part_needs_no_upstream() {
         }
         registry.heal();
     }
+}
+
+/// Neither a HEAD nor a GET makes forebay hash it once more, as long as it is what was hashed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_is_not_whole_is_hashed_once_in_an_outage() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, LEN, 1);
+    registry.take_down(Server::Api).await;
+    restart_with_part(&mut mirror, &registry, &digest, &damaged(&content, LEN, LEN - 1)).await;
+    let both = async || {
+        let statuses = (mirror.head(&path(&digest)).await.status, mirror.get(&path(&digest)).await.status);
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        statuses
+    };
+    assert_eq!(both().await, (502, 502));
+
+    let part = File::options().write(true).open(blob::partial(&mirror.cache_dir(), &digest)).unwrap();
+    let modified = part.metadata().unwrap().modified().unwrap();
+    part.write_all_at(&content, 0).unwrap();
+    part.set_modified(modified).unwrap();
+    assert_eq!(both().await, (502, 502));
+    part.set_modified(modified + Duration::from_secs(1)).unwrap();
+    assert_eq!(both().await, (200, 200));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::{FutureExt as _, join_all};
@@ -27,6 +27,9 @@ const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many connections beside the first of each fill there are at most, for all fills together.
 const MOST_LANES: usize = 48;
 
+/// How many leftovers are remembered as not whole.
+const MAX_IN_PART: u64 = 10_000;
+
 /// A cheap handle on the fills in flight.
 #[derive(Clone)]
 pub struct Fills(Arc<Shared>);
@@ -43,6 +46,15 @@ struct Shared {
     /// Connections beside the first of each fill.
     lanes: Arc<Semaphore>,
     distrust: Distrust,
+    /// What earlier fills left and was hashed: it is not all of the blob.
+    in_part: moka::sync::Cache<ContentId, Leftover>,
+}
+
+/// By its bytes from the front and its time of last change, what is left of a blob is known again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leftover {
+    pub front: u64,
+    pub modified: SystemTime,
 }
 
 type Entries = HashMap<ContentId, Vec<Arc<Fill>>>;
@@ -75,6 +87,7 @@ impl Fills {
             shutdown,
             lanes: Arc::new(Semaphore::new(MOST_LANES)),
             distrust: Distrust::default(),
+            in_part: moka::sync::Cache::new(MAX_IN_PART),
         }));
         let shared = Arc::downgrade(&fills.0);
         fills.store().on_shortage(move |short| {
@@ -100,6 +113,10 @@ impl Fills {
 
     pub(super) fn distrust(&self) -> &Distrust {
         &self.0.distrust
+    }
+
+    pub(super) fn in_part(&self) -> &moka::sync::Cache<ContentId, Leftover> {
+        &self.0.in_part
     }
 
     pub(super) fn lanes(&self) -> &Arc<Semaphore> {

@@ -4,10 +4,15 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Fill, FillError, Fills, Progress, State, fills::Ended, hash, lanes, orphan, pour::Pour};
+use super::{
+    Fill, FillError, Fills, Progress, State,
+    fills::{Ended, Leftover},
+    hash, lanes, orphan,
+    pour::Pour,
+};
 use crate::{
     cache::{
-        disk::{Purpose, Reservation, TempBlob, change},
+        disk::{Purpose, Reservation, TempBlob, blocking, change},
         lru::Key,
         transfer::Transfer,
     },
@@ -110,7 +115,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         });
         *slot = Some(temp);
         // A kill may have come between the last byte and the name.
-        let hashing = tokio::time::timeout(HASH_PATIENCE, is_whole(fill, front));
+        let hashing = tokio::time::timeout(HASH_PATIENCE, left_is_whole(fills, fill, front));
         match unless_cancelled(fill, async { Ok(hashing.await) }).await? {
             Ok(Ok(true)) => return Ok(found(fill, front)),
             // It is hashed beside what the upstream is asked for.
@@ -121,7 +126,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
             }
         }
     }
-    let Some(mut transfer) = unless_cancelled(fill, open(fill, slot, &mut front)).await? else {
+    let Some(mut transfer) = unless_cancelled(fill, open(fills, fill, slot, &mut front)).await? else {
         return Ok(found(fill, front));
     };
     if in_one_go {
@@ -188,6 +193,21 @@ async fn is_whole(fill: &Arc<Fill>, front: u64) -> io::Result<bool> {
     fill.hash.digest(fill, front).await.map(|digest| digest == fill.source.digest)
 }
 
+/// The same: hashed once, and not again for each fill that comes to nothing in an outage.
+async fn left_is_whole(fills: &Fills, fill: &Arc<Fill>, front: u64) -> io::Result<bool> {
+    let file = fill.state().file.clone().ok_or(io::ErrorKind::NotFound)?;
+    let modified = blocking(move || file.metadata()?.modified()).await?;
+    let (id, left) = (fill.source.id(), Leftover { front, modified });
+    if fills.in_part().get(&id) == Some(left) {
+        return Ok(false);
+    }
+    let whole = is_whole(fill, front).await?;
+    if !whole {
+        fills.in_part().insert(id, left);
+    }
+    Ok(whole)
+}
+
 /// All `len` bytes are here from an earlier fill, and right.
 fn found(fill: &Fill, len: u64) -> Done {
     tracing::info!(digest = %fill.source.digest, len, "an earlier fill left the whole blob");
@@ -201,7 +221,12 @@ fn found(fill: &Fill, len: u64) -> Done {
 
 /// Asks the upstream for what is missing behind `front`; starts from the front when it will not be asked so. `None`:
 /// nothing is missing.
-async fn open(fill: &Arc<Fill>, slot: &mut Option<TempBlob>, front: &mut u64) -> Result<Option<Transfer>, FillError> {
+async fn open(
+    fills: &Fills,
+    fill: &Arc<Fill>,
+    slot: &mut Option<TempBlob>,
+    front: &mut u64,
+) -> Result<Option<Transfer>, FillError> {
     let source = &fill.source;
     if *front == 0 {
         return Transfer::open(source, 0, None).await.map(Some).map_err(FillError::Upstream);
@@ -213,7 +238,7 @@ async fn open(fill: &Arc<Fill>, slot: &mut Option<TempBlob>, front: &mut u64) ->
         return Ok(Some(transfer));
     }
     // The hash may take longer than the upstream is made to wait for it.
-    if is_whole(fill, *front).await.is_ok_and(|whole| whole) {
+    if left_is_whole(fills, fill, *front).await.is_ok_and(|whole| whole) {
         return Ok(None);
     }
     if let Some(Err(error)) = part
