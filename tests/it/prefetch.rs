@@ -240,7 +240,7 @@ async fn a_layer_that_no_client_takes_is_the_first_to_go() {
         }
         if restarts {
             mirror.drain().await;
-            // As the file system does on its own where the disk is not busy.
+            // The scan knows by its time alone that no client has taken it.
             let modified =
                 |digest: &Digest| std::fs::metadata(file(&mirror.cache_dir(), digest)).unwrap().modified().unwrap();
             assert!(is_taken || modified(&image.layers[0]) < modified(&older));

@@ -7,12 +7,11 @@ use crate::support::fake_registry::Server;
 
 /// Another registry, with another manifest under the same tag, which only bob may read there.
 async fn another() -> (World, Image) {
-    let mut other = World::new().await;
-    other.of_ann = other.registry.add_image("team/a", "1", &[b"of the other registry"]);
+    let other = World::new().await;
+    let image = other.registry.add_image("team/a", "1", &[b"of the other registry"]);
     let users = vec![(BOB.0.to_owned(), BOB.1.to_owned())];
     let rights = vec![("bob", "team/a")];
     other.registry.require(Auth::Bearer(Bearer { users, rights, ..Bearer::default() }));
-    let image = other.of_ann.clone();
     (other, image)
 }
 
