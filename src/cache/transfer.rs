@@ -177,6 +177,11 @@ impl Transfer {
         self
     }
 
+    /// Tells of it no more.
+    pub fn untold(self) -> Self {
+        Self { flow: None, skipped: None, ..self }
+    }
+
     fn tell(&self) {
         if let Some(flow) = &self.flow {
             flow.send_replace(self.flow());

@@ -131,7 +131,11 @@ impl Source {
             return Ok(None);
         }
         let bytes = match self.piece().await? {
-            Some(Piece::Memory(bytes)) => bytes,
+            Some(Piece::Memory(bytes)) => {
+                // What comes past the cache keeps nothing in it.
+                self.reading = None;
+                bytes
+            }
             Some(Piece::File(mut slice)) => {
                 let bytes = self.send(&slice).await.map_err(BodyError::File)?;
                 slice.offset += bytes.len() as u64;

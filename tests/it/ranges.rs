@@ -365,3 +365,26 @@ async fn what_has_come_does_not_wait_for_the_answer_behind_a_part() {
         registry.requests().iter().filter_map(|request| Some(request.header("range")?.to_owned())).collect();
     assert_eq!(ranges, [range, behind]);
 }
+
+/// Each further request for a part would be one for the whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_sends_the_whole_is_asked_for_one_part() {
+    for chunked in [false, true] {
+        let registry = FakeRegistry::start().await;
+        let mirror = Mirror::of(&registry).await;
+        let (digest, content, gate) = held(&registry, 8 * MIB, MIB);
+        let whole = Raw::get(mirror.address(), &path(&digest), &[]).await;
+        gate.reached().await;
+        registry.fault(When::blobs().ranged(), Fault::IgnoreRange);
+        if chunked {
+            registry.fault(When::blobs().ranged(), Fault::NoContentLength);
+        }
+        let part = Raw::get(mirror.address(), &path(&digest), &[("range", "bytes=-1000")]).await;
+        registry.wait_for(|records| records.iter().any(|record| record.header("range").is_some())).await;
+        gate.open();
+        let (whole, part) = (whole.rest().await, part.rest().await);
+        assert!(whole.is_whole() && whole.bytes() == content);
+        assert!(part.is_whole() && part.bytes() == &content[content.len() - 1000..]);
+        assert_eq!(registry.count(|record| record.header("range").is_some()), 1, "chunked: {chunked}");
+    }
+}

@@ -7,7 +7,10 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{Fill, FillError, Fills, Progress, State, pour::Pour};
-use crate::cache::{Source, transfer::Transfer};
+use crate::{
+    cache::{Source, transfer::Transfer},
+    upstream::ErrorKind,
+};
 
 /// Nearer than this to the main transfer, waiting is quicker than asking, in bytes.
 const NEAR: u64 = 1024 * 1024;
@@ -107,6 +110,10 @@ async fn run(mut claim: Claim, source: Source) {
         Ok(transfer) => transfer.in_parts_only(),
         Err(error) => {
             tracing::debug!(%error, digest = %fill.source.digest, "a range of a blob in flight cannot be fetched ahead");
+            // Whatever it was, it was not the part: each further one would be the whole again.
+            if error.kind == ErrorKind::Protocol {
+                fill.update(|state| state.ranges_ignored = true);
+            }
             return claim.give_up();
         }
     };

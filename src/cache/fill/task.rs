@@ -351,7 +351,7 @@ async fn make_room(
 fn hand_over(fill: &Fill, transfer: &mut Transfer) {
     if !fill.cancel.is_cancelled() {
         let finished = Transfer::finished(&fill.source, 0);
-        fill.state().handed_over = Some(std::mem::replace(transfer, finished));
+        fill.state().handed_over = Some(std::mem::replace(transfer, finished).untold());
     }
 }
 
