@@ -227,7 +227,8 @@ impl Error {
     /// What an upstream's failure means for a client that asked for this.
     pub fn from_upstream(operation: Operation, error: &upstream::Error) -> Self {
         match error.kind {
-            ErrorKind::NotFound => match operation {
+            // By a 404 clients go on elsewhere, also where it is not the registry's.
+            ErrorKind::NotFound | ErrorKind::Foreign { status: 404 | 410 } => match operation {
                 Operation::Manifest => Self::ManifestUnknown,
                 Operation::Blob => Self::BlobUnknown,
                 _ => Self::NameUnknown,
@@ -241,9 +242,10 @@ impl Error {
             ErrorKind::Loop => Self::Loop,
             ErrorKind::Unsupported => Self::MethodNotAllowed,
             ErrorKind::Rejected { .. } => Self::Rejected,
-            ErrorKind::Unavailable | ErrorKind::Protocol | ErrorKind::RangeNotSatisfiable { .. } => {
-                Self::UpstreamUnavailable { retry_after: error.retry_after }
-            }
+            ErrorKind::Unavailable
+            | ErrorKind::Protocol
+            | ErrorKind::Foreign { .. }
+            | ErrorKind::RangeNotSatisfiable { .. } => Self::UpstreamUnavailable { retry_after: error.retry_after },
         }
     }
 }

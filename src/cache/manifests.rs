@@ -343,6 +343,9 @@ impl ManifestCache {
         let mut question = self.question(wanted, reference, false);
         let head = match wanted.upstream.head_manifest(&wanted.repository, reference, &wanted.accept).await {
             Ok(head) => head,
+            Err(error) if error.kind == ErrorKind::Unsupported => {
+                return self.get_now(wanted, &question, key.as_ref()).await.map(Some);
+            }
             Err(error) => {
                 if let (ErrorKind::NotFound, Some(key)) = (error.kind, &key) {
                     self.0.tags.remove(key).await;
@@ -362,7 +365,7 @@ impl ManifestCache {
             && (digest.is_none() || (moved && (record.is_none() || wanted.upstream.decides_by_client())))
         {
             // The head leaves out where the tag points, or what that is; or it is the word of one client, which must not count for all.
-            return self.get_now(wanted, &question, key).await.map(Some);
+            return self.get_now(wanted, &question, Some(key)).await.map(Some);
         }
         let Some(mut record) = record else { return Ok(None) };
         record.previous = match known {
@@ -378,24 +381,17 @@ impl ManifestCache {
         &self,
         wanted: &Wanted,
         question: &Question,
-        key: &TagKey,
+        key: Option<&TagKey>,
     ) -> Result<ManifestHead, upstream::Error> {
         match self.fetch(wanted, question, None).await {
             Ok(answer) => Ok(answer.head(Outcome::Miss)),
             Err(ManifestError::Upstream(error)) => {
-                if error.kind == ErrorKind::NotFound {
+                if let (ErrorKind::NotFound, Some(key)) = (error.kind, key) {
                     self.0.tags.remove(key).await;
                 }
                 Err(error)
             }
             Err(error) => Err(upstream::Error::new(ErrorKind::Protocol, error.to_string())),
-        }
-    }
-
-    /// Forgets what a tag meant, so that the next request asks.
-    pub async fn forget_record(&self, wanted: &Wanted, reference: &Reference) {
-        if let Reference::Tag(tag) = reference {
-            self.0.tags.remove(&wanted.key(tag)).await;
         }
     }
 

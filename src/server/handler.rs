@@ -143,6 +143,10 @@ impl Handler {
         let answered = self.admit_and_answer(asked, body, facts, namespace).await;
         answered.map_err(|error| match error {
             Error::Unauthenticated if !self.takes_passwords(asked) => Error::ClearLogin,
+            // A mirror would take it for the registry's word.
+            Error::ManifestUnknown | Error::BlobUnknown | Error::NameUnknown if facts.is_foreign && facts.by_mirror => {
+                Error::UpstreamUnavailable { retry_after: None }
+            }
             error => error,
         })
     }
@@ -173,6 +177,7 @@ impl Handler {
             let upstream = upstream.map(|upstream| upstream.on_behalf_of(ways_of(asked.headers)));
             (routed, upstream)
         };
+        facts.by_mirror = upstream.as_ref().is_some_and(|upstream| upstream.came_by().is_some());
         if let Ok(route) = &routed {
             facts.upstream = Some(route.upstream.clone());
             facts.operation = route.operation.label();
@@ -438,10 +443,7 @@ impl Handler {
             }
             // Nothing can be pushed then, either.
             Err(error) if error.kind.is_outage() && deleted.is_none() => Ok(None),
-            Err(error) => {
-                facts.cause = Some(Chain(&error).to_string());
-                Err(Error::from_upstream(Label::Blob, &error))
-            }
+            Err(error) => Err(facts.refused(Label::Blob, &error)),
         }
     }
 
@@ -469,18 +471,15 @@ impl Handler {
                 Ok(head)
             }
             // What a client reads of such a tag it may put back a moment later: it must not be what was there before.
+            // Nor must it be nothing, because something in front of the upstream says 404.
+            Err(error) if matches!(error.kind, ErrorKind::Foreign { .. }) && !asked.is_head() => {
+                facts.cause = Some(Chain(&error).to_string());
+                Err(Error::UpstreamUnavailable { retry_after: None })
+            }
             Err(error) if error.kind.is_outage() && error.is_answer() && !asked.is_head() => {
                 Err(facts.refused(Label::Manifest, &error))
             }
             Err(error) if error.kind.is_outage() && deleted.is_none() => Ok(None),
-            Err(error) if error.kind == ErrorKind::Unsupported => {
-                self.manifests.forget_record(wanted, reference).await;
-                // A GET will tell, when there is nothing here to answer it.
-                if let (Some(_), Reference::Digest(digest)) = (deleted, reference) {
-                    self.manifests.forget_manifest(&wanted.upstream, &wanted.repository, digest).await;
-                }
-                Ok(None)
-            }
             Err(error) => Err(facts.refused(Label::Manifest, &error)),
         }
     }
@@ -529,7 +528,7 @@ impl Asked<'_> {
 
 impl Facts {
     pub(super) fn refused(&mut self, operation: Label, error: &upstream::Error) -> Error {
-        self.cause = Some(Chain(error).to_string());
+        self.note(error);
         Error::from_upstream(operation, error)
     }
 
@@ -537,8 +536,15 @@ impl Facts {
     where
         Error: From<E>,
     {
-        self.cause = Some(Chain(&error).to_string());
+        self.note(&error);
         error.into()
+    }
+
+    fn note(&mut self, error: &(dyn std::error::Error + 'static)) {
+        self.cause = Some(Chain(error).to_string());
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        let by_upstream = causes.find_map(|cause| cause.downcast_ref::<upstream::Error>());
+        self.is_foreign = by_upstream.is_some_and(|error| matches!(error.kind, ErrorKind::Foreign { .. }));
     }
 }
 

@@ -69,6 +69,10 @@ pub struct Facts {
     pub whole_hit: Option<WholeHit>,
     /// Why it failed, as the client is not told.
     pub cause: Option<String>,
+    /// Something in front of the upstream refused it.
+    pub is_foreign: bool,
+    /// It came by a forebay.
+    pub by_mirror: bool,
     started: Instant,
 }
 
@@ -86,6 +90,8 @@ impl Facts {
             user: None,
             whole_hit: None,
             cause: None,
+            is_foreign: false,
+            by_mirror: false,
             started: Instant::now(),
         }
     }

@@ -1,40 +1,99 @@
 //! What the head of an upstream's answer means.
 //!
 //! A status becomes an [`ErrorKind`]; an answer that is a success by its status but cannot be what
-//! was asked for, such as a captive portal's HTML page, becomes one as well.
+//! was asked for, such as a captive portal's HTML page, becomes one as well. A refusal (4xx) counts for the registry's
+//! word only where something shows that it is: an ingress, a CDN and a firewall refuse as well.
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
-    client::number,
+    client::{number, whole_body},
     error::{Error, ErrorKind, Shown},
     follow::Followed,
+    refusal,
     via::Mirrors,
 };
 use crate::oci::ContentRange;
 
+/// What registries say that they are, with whatever they answer.
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
 /// The longest age that is believed, in seconds. Source: RFC 9111 section 1.2.2.
 const MAX_AGE: u64 = 1 << 31;
 
-/// Passes on 200 and 206; everything else is an error, and a page for people unless what it says of its type counts for
-/// nothing (`any_type`).
-pub(super) fn check(followed: Followed, any_type: bool) -> Result<Followed, Error> {
-    let headers = followed.response.headers();
-    let status = followed.response.status();
-    let says = |what: &str| format!("{} answered {what}", Shown(&followed.url));
-    if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-        let kind = kind_of(status, followed.away, headers);
-        return Err(Error::new(kind, says(status.as_str())).retry_after(headers));
+/// What of a question decides what an answer to it means.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked {
+    pub is_head: bool,
+    pub is_blob: bool,
+    /// What the answer says of its type counts for nothing.
+    pub any_type: bool,
+    /// The upstream decides by its clients: a refusal of any shape ends a client's right.
+    pub by_client: bool,
+}
+
+/// Passes on 200 and 206; everything else is an error, and so is a page for people where the type counts.
+pub(super) async fn check(followed: Followed, asked: Asked) -> Result<Followed, Error> {
+    if !matches!(followed.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        return Err(Box::pin(refused(followed, asked)).await);
     }
-    if is_html(headers) && !any_type {
+    let headers = followed.response.headers();
+    let says = |what: &str| format!("{} answered {what}", Shown(&followed.url));
+    if is_html(headers) && !asked.any_type {
         return Err(Error::new(ErrorKind::Protocol, says("with an HTML page")));
     }
     if is_encoded(headers) {
         return Err(Error::new(ErrorKind::Protocol, says("in an encoding that was not asked for")));
     }
     Ok(followed)
+}
+
+async fn refused(followed: Followed, asked: Asked) -> Error {
+    let Followed { response, url, away, .. } = followed;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let kind = match judge(kind_of(status, away, &headers), status, &headers, asked) {
+        Judged::Sure(kind) => kind,
+        // A body that breaks or is longer says nothing, either.
+        Judged::Unsure(kind) => match whole_body(response, &url, refusal::MAX_LEN).await {
+            Ok(body) if refusal::is_of_registry(&body) => kind,
+            Ok(_) | Err(_) => ErrorKind::Foreign { status: status.as_u16() },
+        },
+    };
+    Error::new(kind, format!("{} answered {}", Shown(&url), status.as_str())).retry_after(&headers)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    Sure(ErrorKind),
+    /// It is that if the body is a registry's.
+    Unsure(ErrorKind),
+}
+
+/// Whether the head alone tells whose word a refusal is. A HEAD has no body, so that a GET has to tell; but a client that
+/// pushes is told by the HEAD of a blob what to send, whoever says that the blob is not there.
+fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, asked: Asked) -> Judged {
+    let may_be_foreign = match kind {
+        ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::Rejected { .. } => true,
+        ErrorKind::Denied => !asked.by_client,
+        ErrorKind::Unauthorized => !asked.by_client && !headers.contains_key(header::WWW_AUTHENTICATE),
+        ErrorKind::RangeNotSatisfiable { .. }
+        | ErrorKind::TooManyRequests
+        | ErrorKind::Unavailable
+        | ErrorKind::Timeout
+        | ErrorKind::Exhausted
+        | ErrorKind::TooLarge
+        | ErrorKind::Protocol
+        | ErrorKind::Foreign { .. }
+        | ErrorKind::Loop => false,
+    };
+    match (may_be_foreign && status.is_client_error() && !headers.contains_key(API_VERSION), kind) {
+        (false, kind) => Judged::Sure(kind),
+        (true, ErrorKind::NotFound) if asked.is_head && asked.is_blob => Judged::Sure(ErrorKind::NotFound),
+        (true, _) if asked.is_head => Judged::Sure(ErrorKind::Unsupported),
+        (true, kind) => Judged::Unsure(kind),
+    }
 }
 
 /// `away` means that a redirect's target answered. It knows nothing of who may pull what; when it
@@ -94,7 +153,7 @@ pub(super) fn is_of_registry(headers: &HeaderMap) -> bool {
         let names = |text: &str| text.split([',', ' ']).any(|version| version.eq_ignore_ascii_case("registry/2.0"));
         value.to_str().is_ok_and(names)
     };
-    headers.get_all("docker-distribution-api-version").iter().any(says)
+    headers.get_all(API_VERSION).iter().any(says)
 }
 
 /// The length that a 416 tells.
@@ -125,8 +184,6 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
 
     #[test]
@@ -185,6 +242,45 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(kind_of(status, false, &HeaderMap::new()), home, "{status}");
             assert_eq!(kind_of(status, true, &HeaderMap::new()), away, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_the_registrys_where_its_head_says_so() {
+        use ErrorKind::{Denied, NotFound, TooManyRequests, Unauthorized, Unavailable, Unsupported};
+        use Judged::{Sure, Unsure};
+        let nothing = HeaderMap::new();
+        let registry = headers(API_VERSION, "registry/2.0");
+        let challenge = headers(header::WWW_AUTHENTICATE, "Basic realm=\"x\"");
+        let (get, head) = (Asked::default(), Asked { is_head: true, ..Asked::default() });
+        let (blob, by_client) = (Asked { is_blob: true, ..head }, Asked { by_client: true, ..get });
+        let rejected = ErrorKind::Rejected { status: 400 };
+        for (status, headers, asked, expected) in [
+            (404, &nothing, get, Unsure(NotFound)),
+            (404, &registry, get, Sure(NotFound)),
+            (404, &nothing, head, Sure(Unsupported)),
+            (404, &registry, head, Sure(NotFound)),
+            (404, &nothing, blob, Sure(NotFound)),
+            (404, &nothing, by_client, Unsure(NotFound)),
+            (403, &nothing, get, Unsure(Denied)),
+            (403, &nothing, blob, Sure(Unsupported)),
+            (403, &nothing, by_client, Sure(Denied)),
+            (403, &nothing, Asked { by_client: true, ..head }, Sure(Denied)),
+            (401, &nothing, get, Unsure(Unauthorized)),
+            (401, &nothing, by_client, Sure(Unauthorized)),
+            (401, &challenge, get, Sure(Unauthorized)),
+            (401, &challenge, head, Sure(Unauthorized)),
+            (400, &nothing, get, Unsure(rejected)),
+            (400, &registry, head, Sure(rejected)),
+            (405, &nothing, get, Unsure(Unsupported)),
+            (429, &nothing, head, Sure(TooManyRequests)),
+            (407, &nothing, get, Sure(Unavailable)),
+            (416, &nothing, get, Sure(ErrorKind::RangeNotSatisfiable { total: None })),
+            (503, &nothing, get, Sure(Unavailable)),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let judged = judge(kind_of(status, false, headers), status, headers, asked);
+            assert_eq!(judged, expected, "{status} {headers:?} {asked:?}");
         }
     }
 

@@ -79,6 +79,7 @@ fn says_no(kind: ErrorKind) -> bool {
         | ErrorKind::NotFound
         | ErrorKind::Unsupported
         | ErrorKind::Rejected { .. }
+        | ErrorKind::Foreign { .. }
         | ErrorKind::Protocol => true,
         ErrorKind::Unavailable
         | ErrorKind::Timeout
@@ -398,6 +399,11 @@ pub(super) fn widened(scope: &Scope, headers: &HeaderMap) -> Option<Scope> {
         Challenge::Bearer(bearer) => scope.widened(bearer.scope.as_deref()?),
         Challenge::Basic { .. } | Challenge::Other(_) => None,
     })
+}
+
+/// Whether the challenge in `headers` is one that forebay can answer, with whatever credentials.
+pub(super) fn is_answerable(headers: &HeaderMap) -> bool {
+    choose(&challenges(headers)).is_some()
 }
 
 fn challenges(headers: &HeaderMap) -> Vec<Challenge> {

@@ -46,9 +46,12 @@ pub enum ErrorKind {
     TooLarge,
     /// The answer makes no sense, such as an HTML page with status 200.
     Protocol,
+    /// Something in front of the upstream refuses (4xx), such as an ingress without a backend or a firewall: the registry has
+    /// said nothing.
+    Foreign { status: u16 },
     /// The request went in a circle (508).
     Loop,
-    /// The upstream does not offer the operation (405).
+    /// The upstream does not offer the operation (405); of a HEAD: only a GET tells.
     Unsupported,
     /// The upstream finds fault with the request itself (any other 4xx), as with `n=-1`.
     Rejected { status: u16 },
@@ -59,7 +62,12 @@ impl ErrorKind {
     /// failover list may do better, and what is cached may be served instead.
     pub const fn is_outage(self) -> bool {
         match self {
-            Self::Unavailable | Self::Timeout | Self::Exhausted | Self::TooManyRequests | Self::Protocol => true,
+            Self::Unavailable
+            | Self::Timeout
+            | Self::Exhausted
+            | Self::TooManyRequests
+            | Self::Protocol
+            | Self::Foreign { .. } => true,
             Self::NotFound
             | Self::RangeNotSatisfiable { .. }
             | Self::Unauthorized
@@ -101,6 +109,7 @@ impl Error {
             | ErrorKind::Unavailable
             | ErrorKind::Timeout
             | ErrorKind::Protocol
+            | ErrorKind::Foreign { .. }
             | ErrorKind::Unsupported
             | ErrorKind::Rejected { .. } => !self.unreached,
             ErrorKind::Exhausted | ErrorKind::TooLarge | ErrorKind::Loop => false,

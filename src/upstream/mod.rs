@@ -29,6 +29,7 @@ pub mod proxy;
 mod ratelimit;
 mod realm;
 mod redirect;
+mod refusal;
 mod registry;
 mod request;
 mod token;

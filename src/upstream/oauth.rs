@@ -14,6 +14,7 @@ use reqwest::{Response, Url};
 use serde::Deserialize;
 
 use super::{
+    answer,
     client::{Sender, discard, whole_body},
     credential::{Credential, Secret},
     error::{Error, ErrorKind, Shown},
@@ -112,7 +113,17 @@ impl Exchange<'_> {
     async fn conclude(&self, (response, url): (Response, Url)) -> Result<Token, Error> {
         let status = response.status();
         if status != StatusCode::OK {
-            let kind = failure(status, self.of_client);
+            let kind = match failure(status, self.of_client) {
+                // A page for people is no realm's word on credentials of ours.
+                ErrorKind::Unauthorized | ErrorKind::Denied
+                    if !self.of_client
+                        && answer::is_html(response.headers())
+                        && !response.headers().contains_key(header::WWW_AUTHENTICATE) =>
+                {
+                    ErrorKind::Protocol
+                }
+                kind => kind,
+            };
             let why = format!("the token realm {} answered {status}", Shown(&url));
             let error = Error::new(kind, why).retry_after(response.headers());
             discard(response).await;

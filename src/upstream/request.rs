@@ -15,7 +15,8 @@ use tokio::sync::Semaphore;
 
 use super::{
     Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Registry, SetupError,
-    accept_headers, answer,
+    accept_headers,
+    answer::{self, Asked},
     auth::{self, Authenticator, Authorization, Cause, Known},
     budget::Share,
     client::{Sender, discard, whole_body},
@@ -166,6 +167,16 @@ impl Shared {
         Cause { scope, client, client_ttl }
     }
 
+    /// What of a question decides what an answer to it means.
+    fn asked(&self, ask: &Ask) -> Asked {
+        Asked {
+            is_head: ask.method == Method::HEAD,
+            is_blob: ask.operation == Operation::Blob,
+            any_type: ask.any_type,
+            by_client: matches!(self.access, Access::Client { .. }),
+        }
+    }
+
     /// Whose credentials decide.
     pub(super) fn access(&self) -> Access {
         self.access
@@ -255,7 +266,7 @@ impl Shared {
         {
             self.authenticator.refused(&authorization).await;
             if authorization.is_clients_password() && !auth::names_another_way(endpoint, first.response.headers()) {
-                return answer::check(first, ask.any_type);
+                return answer::check(first, self.asked(ask)).await;
             }
             // Who shows a token that has died is sent elsewhere by some: by Harbor to Basic, by nvcr.io to a realm that knows
             // nobody without a name. What counts is what is said to who shows nothing.
@@ -271,8 +282,8 @@ impl Shared {
             discard(first.response).await;
             return Box::pin(self.ask_with(endpoint, ask, &guess)).await;
         }
-        if !is_challenge(&first) {
-            return answer::check(first, ask.any_type);
+        if !is_challenge(&first) || !auth::is_answerable(first.response.headers()) {
+            return answer::check(first, self.asked(ask)).await;
         }
         let headers = first.response.headers().clone();
         discard(first.response).await;
@@ -290,7 +301,7 @@ impl Shared {
             self.authenticator.refused(authorization).await;
         }
         let away = second.away;
-        let answer = answer::check(second, ask.any_type);
+        let answer = answer::check(second, self.asked(ask)).await;
         let problem = match &answer {
             // A page is no word on a password, also where it may prove to be no page.
             Ok(followed) => answer::is_html(followed.response.headers()).then_some(ErrorKind::Protocol),
@@ -347,7 +358,8 @@ impl Shared {
 
     /// Whether the base was answered by a registry. A proxy in front of it may answer a client that it refuses with 200.
     async fn welcomed(&self, followed: Followed, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
-        let Followed { response, url, away, .. } = answer::check(followed, false)?;
+        let asked = Asked { by_client: client.is_some(), ..Asked::default() };
+        let Followed { response, url, away, .. } = answer::check(followed, asked).await?;
         if client.is_none() {
             return Ok(());
         }

@@ -20,6 +20,7 @@ mod disk;
 mod drain;
 mod early_ends;
 mod eviction;
+mod foreign;
 mod forward;
 mod freshness;
 mod lanes;

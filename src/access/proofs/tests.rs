@@ -66,7 +66,8 @@ async fn registry(status: &'static str) -> (u16, Arc<AtomicUsize>) {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
             count.fetch_add(1, Ordering::Relaxed);
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let version = "docker-distribution-api-version: registry/2.0";
+            let answer = format!("HTTP/1.1 {status}\r\n{version}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });

@@ -84,6 +84,35 @@ async fn in_an_outage_a_former_yes_holds_and_that_of_others_does_not() {
     }
 }
 
+/// An ingress, a single sign-on or a firewall may say so in the registry's place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_of_any_shape_ends_a_right() {
+    for (page, ends) in [
+        (Fault::page(401), true),
+        (Fault::page(403), true),
+        (Fault::no_backend(), false),
+        (Fault::page(400), false),
+        (Fault::page(405), false),
+    ] {
+        let world = World::new().await;
+        let mirror = world.mirror("access_ttl = \"0s\"\naccess_grace = \"1h\"");
+        let mirror = mirror.config(|config| config.cache.negative_ttl = Duration::ZERO).start().await;
+        for path in World::pull("team/a", &world.of_ann) {
+            assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+        }
+        for path in World::pull("team/a", &world.of_ann) {
+            world.registry.fault(When::any(), page.clone());
+            let told = get_as(&mirror, ANN, &path).await.status;
+            assert_eq!(told != 200, ends, "{told} {path} {page:?}");
+            // Nor is there an outage in which the former right would count.
+            world.registry.heal();
+            world.registry.fault(When::any(), Fault::status(503));
+            assert_eq!(get_as(&mirror, ANN, &path).await.status != 200, ends, "{path} {page:?}");
+            world.registry.heal();
+        }
+    }
+}
+
 /// What somebody else provokes is no word about anybody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_cannot_have_a_yes_forgotten() {

@@ -8,6 +8,9 @@ use tokio::sync::watch;
 
 use super::record::{Record, Server};
 
+/// What registries say that they are.
+pub(super) const API_VERSION: &str = "docker-distribution-api-version";
+
 /// What goes wrong. Offsets count the bytes of the body that is sent, which a Range may have cut.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -72,8 +75,22 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The registry says this itself.
     pub fn status(status: u16) -> Self {
-        Self::Answer { status, headers: vec![], body: String::new() }
+        let headers = vec![(API_VERSION, "registry/2.0".to_owned())];
+        Self::Answer { status, headers: if status < 400 { vec![] } else { headers }, body: String::new() }
+    }
+
+    /// What stands in front of the registry says this.
+    pub fn page(status: u16) -> Self {
+        let headers = vec![("content-type", "text/html".to_owned())];
+        Self::Answer { status, headers, body: format!("<html><center><h1>{status}</h1></center><hr>nginx</html>") }
+    }
+
+    /// An ingress that knows no such backend.
+    pub fn no_backend() -> Self {
+        let headers = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
+        Self::Answer { status: 404, headers, body: "default backend - 404".to_owned() }
     }
 
     /// 429, and when to come back.

@@ -12,7 +12,7 @@ use super::{
     Shared, State,
     auth::Plain,
     body::{Body, body},
-    fault::{Fault, To},
+    fault::{API_VERSION, Fault, To},
     record::{Record, Server},
     uploads,
 };
@@ -97,6 +97,14 @@ impl State {
                 return plain((*status, headers.clone(), body.clone()));
             }
         }
+        let mut response = self.own_answer(record, faults);
+        if record.server == Server::Api {
+            response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        }
+        response
+    }
+
+    fn own_answer(&mut self, record: &Record, faults: &[Fault]) -> Response<Body> {
         match record.server {
             Server::Realm => return plain(self.token(record)),
             Server::Cdn => {
