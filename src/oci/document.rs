@@ -101,9 +101,9 @@ impl DocumentType {
 /// What tells a manifest from another document that a proxy may send in its place, such as a page to log in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ManifestSigns {
-    /// Its `schemaVersion` is one of a manifest, or its own type is the manifest type that its upstream says.
+    /// Its `schemaVersion` is one of a manifest, or its own type is the one that its upstream says, and more than that it is JSON.
     pub is_likely: bool,
-    /// It has what manifests are made of, too: a list of layers or manifests, or that type.
+    /// It has what manifests are made of, too: a list of layers or manifests, or that type, which is a manifest's.
     pub is_sure: bool,
 }
 
@@ -115,17 +115,22 @@ impl ManifestSigns {
         let Some(keys) = is_object.then(|| serde_json::from_slice::<Keys>(bytes).ok()).flatten() else {
             return Self { is_likely: false, is_sure: false };
         };
-        let is_typed = match (&keys.media_type, header) {
-            (Value::Text(own), Some(header)) => header.essence().eq_ignore_ascii_case(own) && is_for_manifests(header),
+        let is_named = match (&keys.media_type, header) {
+            (Value::Text(own), Some(header)) => header.essence().eq_ignore_ascii_case(own),
             _ => false,
         };
+        let is_typed = is_named && header.is_some_and(is_for_manifests);
         let has_version = matches!(keys.schema_version, Value::Number(1 | 2));
         let is_made_of = matches!(keys.config, Value::Map(_))
             || [&keys.layers, &keys.manifests, &keys.fs_layers].iter().any(|list| list.is_list());
         let is_sure = is_typed || (is_made_of && (has_version || header.is_some_and(is_manifest_type)));
-        Self { is_likely: is_sure || has_version, is_sure }
+        let is_own_type = is_named && header.is_some_and(|header| !header.essence().eq_ignore_ascii_case(JSON));
+        Self { is_likely: is_sure || has_version || is_own_type, is_sure }
     }
 }
+
+/// What proxies call their own documents, too.
+const JSON: &str = "application/json";
 
 /// Whether a document is one of schema 1, and says nothing else.
 pub(super) fn is_schema1(bytes: &[u8]) -> bool {
@@ -444,6 +449,7 @@ mod tests {
             (SIGNED, r#"{"schemaVersion":1,"fsLayers":[]}"#, true, true),
             (INDEX, &format!(r#"{{"mediaType":"{INDEX}","manifests":[]}}"#), true, true),
             (vendor, &format!(r#"{{"mediaType":"{vendor}"}}"#), true, true),
+            ("application/x-thing; v=1", r#"{"mediaType":"application/x-thing"}"#, true, false),
             (json, r#"{"schemaVersion":2}"#, true, false),
             (json, r#"{"schemaVersion":2,"error":"login"}"#, true, false),
             (IMAGE, r#"{"schemaVersion":1,"login":"x"}"#, true, false),

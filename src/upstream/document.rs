@@ -14,11 +14,14 @@ use super::{
     answer,
     budget::Room,
     client::{number, whole_body},
+    digest,
     endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
+    media_type,
     request::{Ask, Shared},
 };
+use crate::oci::{DocumentType, ManifestSigns};
 
 /// The largest manifest, tag list or index of referrers that is passed on, in bytes.
 const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
@@ -70,6 +73,10 @@ impl Shared {
         if answer::is_html(&headers) && body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Error::new(ErrorKind::Protocol, format!("{} answered with an HTML page", Shown(&url))));
         }
+        if ask.is_tag && !is_likely_manifest(&headers, &body).await {
+            let why = format!("{} answered for a tag with what is no manifest", Shown(&url));
+            return Err(Error::new(ErrorKind::Protocol, why));
+        }
         self.metrics().upstream_received(self.name(), body.len() as u64);
         Ok(Ok(Document { headers, body, age }))
     }
@@ -89,6 +96,21 @@ impl Shared {
         let why = format!("upstream {}: too many documents are being read", self.name());
         Error::new(ErrorKind::Exhausted, why)
     }
+}
+
+/// Whether what came for a tag can be its manifest. Anything may come with 200; a digest that is named is verified, but what
+/// is called a page has to say its type all the same.
+async fn is_likely_manifest(headers: &HeaderMap, body: &Bytes) -> bool {
+    let (is_html, names_digest) = (answer::is_html(headers), digest(headers).is_some());
+    if names_digest && !is_html {
+        return true;
+    }
+    let (said, body) = (media_type(headers).filter(|_| !is_html), body.clone());
+    let judge = move || {
+        (!is_html || DocumentType::of(&body) != DocumentType::Unsaid)
+            && (names_digest || ManifestSigns::of(&body, said.as_ref()).is_likely)
+    };
+    tokio::task::spawn_blocking(judge).await.unwrap_or(false)
 }
 
 /// How many bytes it may have: as many as are announced, or as any.

@@ -66,7 +66,7 @@ use self::{
 };
 use crate::{
     metrics::{Metrics, Operation},
-    oci::{Accept, Digest, DocumentType, MediaType, Reference, Repository},
+    oci::{Accept, Digest, MediaType, Reference, Repository},
 };
 
 /// What of a forwarded answer's head is passed on; all else is between the upstream and us.
@@ -291,17 +291,7 @@ impl Upstream {
     ) -> Result<ManifestBody, Error> {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
         let Document { headers, body, age } = self.shared.document(ask).await?;
-        let is_html = answer::is_html(&headers);
-        if is_html && matches!(reference, Reference::Tag(_)) {
-            // No digest was asked for: the content itself has to say that it is a manifest.
-            let body = body.clone();
-            let said = tokio::task::spawn_blocking(move || DocumentType::of(&body)).await;
-            if !said.is_ok_and(|said| said != DocumentType::Unsaid) {
-                let why = format!("upstream {}: a tag was answered with an HTML page", self.name());
-                return Err(Error::new(ErrorKind::Protocol, why));
-            }
-        }
-        let media_type = media_type(&headers).filter(|_| !is_html);
+        let media_type = media_type(&headers).filter(|_| !answer::is_html(&headers));
         Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age })
     }
 
@@ -385,6 +375,7 @@ impl Upstream {
             apart: self.apart,
             client: None,
             any_type: false,
+            is_tag: false,
         })?;
         let Document { headers: theirs, body, .. } = self.shared.document(ask).await?;
         let headers = FORWARDED

@@ -52,6 +52,8 @@ pub(super) struct Ask {
     pub client: Option<Arc<ClientCredential>>,
     /// What the answer says of its type counts for nothing: its content tells.
     pub any_type: bool,
+    /// No digest is asked for: the content has to say that it is a manifest.
+    pub is_tag: bool,
 }
 
 impl Ask {
@@ -61,6 +63,7 @@ impl Ask {
             path_and_query: format!("{repository}/manifests/{reference}"),
             scope: Scope::Pull(repository.clone()),
             any_type: method == Method::GET,
+            is_tag: matches!(reference, Reference::Tag(_)),
             method,
             headers: accept_headers(accept),
             apart: false,
@@ -78,6 +81,7 @@ impl Ask {
             apart: false,
             client: None,
             any_type: false,
+            is_tag: false,
         }
     }
 
@@ -91,6 +95,7 @@ impl Ask {
             apart: false,
             client: client.cloned(),
             any_type: false,
+            is_tag: false,
         }
     }
 }

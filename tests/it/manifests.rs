@@ -2,6 +2,7 @@
 
 mod accept;
 mod damaged;
+mod pages;
 mod types;
 
 use std::{

@@ -51,15 +51,12 @@ impl Content {
     /// The longest file of a manifest, its media type included, in bytes.
     pub const MAX_FILE_LEN: u64 = 16 * 1024 * 1024 + 16 * 1024;
 
-    /// Whether what an upstream sent for a tag can be its manifest: a proxy in front of it may send a page of its own with 200.
-    /// `by_client`: the upstream decides by its clients, and what it tells one client is for all that may read the tag.
-    pub fn is_answer(reference: &Reference, body: &ManifestBody, by_client: bool) -> bool {
-        let signs = || ManifestSigns::of(&body.bytes, body.media_type.as_ref());
+    /// Whether what an upstream that decides by its clients sent for a tag is surely a manifest: a proxy in front of it may send a
+    /// page of its own with 200, and what it tells one client is for all that may read the tag.
+    pub fn is_proof(reference: &Reference, body: &ManifestBody) -> bool {
         match reference {
             Reference::Digest(_) => true,
-            Reference::Tag(_) if by_client => signs().is_sure,
-            // The digest that it names is verified.
-            Reference::Tag(_) => body.digest.is_some() || signs().is_likely,
+            Reference::Tag(_) => ManifestSigns::of(&body.bytes, body.media_type.as_ref()).is_sure,
         }
     }
 
@@ -273,26 +270,22 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_answered_by_a_manifest() {
+    fn only_a_manifest_proves_a_tag() {
         let digest = Digest::of(Algorithm::Sha256, INDEX);
         let login = br#"{"login":"https://sso.example/"}"#;
-        for (bytes, claimed, shared, by_client) in [
-            (INDEX, None, true, true),
-            (INDEX, Some(&digest), true, true),
-            (br#"{"schemaVersion":2,"error":"login"}"#, None, true, false),
-            (login, None, false, false),
-            (login, Some(&digest), true, false),
-            (b"{}", None, false, false),
-            (b"[]", None, false, false),
-            (b"", None, false, false),
-            (b"busy", None, false, false),
-            (b"<busy/>", None, false, false),
+        for (bytes, claimed, is_proof) in [
+            (INDEX, None, true),
+            (INDEX, Some(&digest), true),
+            (br#"{"schemaVersion":2,"error":"login"}"#, None, false),
+            (login, None, false),
+            (login, Some(&digest), false),
+            (b"{}", None, false),
+            (b"", None, false),
         ] {
             let body = body(Some("application/json"), claimed, bytes);
             let shown = String::from_utf8_lossy(bytes);
-            assert_eq!(Content::is_answer(&tag(), &body, false), shared, "{shown}");
-            assert_eq!(Content::is_answer(&tag(), &body, true), by_client, "{shown}");
-            assert!(Content::is_answer(&Reference::Digest(digest.clone()), &body, true), "{shown}");
+            assert_eq!(Content::is_proof(&tag(), &body), is_proof, "{shown}");
+            assert!(Content::is_proof(&Reference::Digest(digest.clone()), &body), "{shown}");
         }
     }
 

@@ -195,7 +195,7 @@ async fn proxy() -> (u16, Receiver<String>) {
             let answer: &[u8] = if seen.starts_with(b"CONNECT ") {
                 b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             } else {
-                b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+                b"HTTP/1.1 200 OK\r\ncontent-length: 19\r\nconnection: close\r\n\r\n{\"schemaVersion\":2}"
             };
             tell.send(String::from_utf8_lossy(&seen).into_owned()).await.unwrap();
             stream.write_all(answer).await.unwrap();
@@ -223,7 +223,7 @@ async fn the_usual_variables_name_a_proxy() {
         return;
     }
     let subject = Subject::new(&config_of([url::Url::parse("http://registry.invalid").unwrap()]));
-    assert_eq!(subject.manifest("team/app", "1").await.unwrap(), b"{}");
+    assert_eq!(subject.manifest("team/app", "1").await.unwrap(), b"{\"schemaVersion\":2}");
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "1", &[]);
     assert!(Subject::of(&registry).manifest("team/app", "1").await.is_ok());
