@@ -243,8 +243,7 @@ impl ManifestCache {
         }
     }
 
-    /// What there is for a tag of which the upstream cannot be asked: its manifest, else what it pointed at before, else what
-    /// clients of another kind got for it.
+    /// What there is for a tag of which the upstream cannot be asked: its manifest, else what clients of another kind got for it.
     async fn stale(
         &self,
         wanted: &Wanted,
@@ -259,12 +258,6 @@ impl ManifestCache {
         // No other than the one that this client was told.
         if wanted.told.is_some() {
             return None;
-        }
-        if let Some(record) = record
-            && let Some(previous) = &record.previous
-            && let Some(content) = self.cached(wanted, previous, None).await
-        {
-            return Some(ServedManifest { content, outcome, confirmed: Some(self.0.tags.outdated(record)) });
         }
         let (content, confirmed) = self.other_class(wanted, key).await?;
         Some(ServedManifest { content, outcome, confirmed: Some(confirmed) })
@@ -288,11 +281,12 @@ impl ManifestCache {
     async fn head_tag(&self, wanted: &Wanted, tag: &Tag) -> Result<ManifestHead, ManifestError> {
         let key = wanted.key(tag);
         let (record, freshness) = self.record(wanted, &key).await;
-        if let Some(record) = &record
-            && (freshness == Freshness::Fresh || self.0.tags.is_troubled(wanted, &key))
-        {
-            let outcome = if freshness == Freshness::Fresh { Outcome::Hit } else { Outcome::Stale };
-            return Ok(ManifestHead::recorded(record, outcome));
+        match &record {
+            Some(record) if freshness == Freshness::Fresh => return Ok(ManifestHead::recorded(record, Outcome::Hit)),
+            Some(_) if self.0.tags.is_troubled(wanted, &key) => {
+                return self.stale_head(wanted, &key, record.as_deref()).await.ok_or(ManifestError::Abandoned);
+            }
+            Some(_) | None => {}
         }
         let reference = Reference::Tag(tag.clone());
         let asking = self.ask(wanted, &reference, true, record.clone());
@@ -304,21 +298,25 @@ impl ManifestCache {
             (Some(Ok((answer, outcome))), _) => Ok(answer.head(outcome)),
             (Some(Err(error)), record) if error.is_outage() => {
                 self.0.tags.note_trouble(wanted, &key);
-                match record {
-                    Some(record) => Ok(ManifestHead::recorded(&record, Outcome::Stale)),
-                    None if wanted.told.is_some() => Err(error),
-                    None => {
-                        let (content, confirmed) = self.other_class(wanted, &key).await.ok_or(error)?;
-                        Ok(ManifestHead::of(&content, Outcome::Stale, Some(confirmed)))
-                    }
-                }
+                self.stale_head(wanted, &key, record.as_deref()).await.ok_or(error)
             }
             (Some(Err(error)), _) => Err(error),
-            (None, Some(record)) => {
+            (None, record) => {
                 self.0.tags.note_trouble(wanted, &key);
-                Ok(ManifestHead::recorded(&record, Outcome::Stale))
+                self.stale_head(wanted, &key, record.as_deref()).await.ok_or(ManifestError::Abandoned)
             }
-            (None, None) => Err(ManifestError::Abandoned),
+        }
+    }
+
+    /// What a HEAD says of a tag of which the upstream cannot be asked: what a GET would give, else what is known of it.
+    async fn stale_head(&self, wanted: &Wanted, key: &TagKey, record: Option<&TagRecord>) -> Option<ManifestHead> {
+        let content = match record {
+            Some(record) => self.cached(wanted, &record.digest, Some(&record.media_type)).await,
+            None => None,
+        };
+        match self.stale(wanted, key, content, record).await {
+            Some(served) => Some(ManifestHead::of(&served.content, served.outcome, served.confirmed)),
+            None => record.map(|record| ManifestHead::recorded(record, Outcome::Stale)),
         }
     }
 
@@ -367,11 +365,14 @@ impl ManifestCache {
             // The head leaves out where the tag points, or what that is; or it is the word of one client, which must not count for all.
             return self.get_now(wanted, &question, Some(key)).await.map(Some);
         }
-        let Some(mut record) = record else { return Ok(None) };
-        record.previous = match known {
-            Some(known) if !moved => known.previous.clone(),
-            known => self.still_at_hand(wanted, known.as_deref()).await,
-        };
+        let Some(record) = record else { return Ok(None) };
+        if moved && self.is_to_be_fetched(wanted, known.as_deref(), digest.as_ref()).await {
+            return match self.get_now(wanted, &question, key.as_ref()).await {
+                // A client that pushes has to know where the tag is, whatever a GET would give.
+                Err(error) if error.kind.is_outage() => Ok(Some(ManifestHead::recorded(&record, Outcome::Miss))),
+                told => told.map(Some),
+            };
+        }
         let record = self.0.tags.put(wanted, &question, record).await;
         Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)))
     }
@@ -577,13 +578,13 @@ impl ManifestCache {
                     }
                     if question.head
                         && !(by_client && is_tag)
-                        && let Some(mut record) = TagRecord::told_by(head)
+                        && !self.is_to_be_fetched(wanted, known.as_deref(), head.digest.as_ref()).await
+                        && let Some(record) = TagRecord::told_by(head)
                         && question.is_met_by(&record.digest)
                     {
-                        record.previous = self.still_at_hand(wanted, known.as_deref()).await;
                         return Ok(Answer::Head(self.0.tags.put(wanted, question, record).await));
                     }
-                    // A head that leaves out what clients need, or is of something else.
+                    // A head that leaves out what clients need, or is of something else, or of what is yet to be fetched.
                 }
                 // Some registries know only GET, or answer a HEAD with 404 for what they would first have to
                 // fetch themselves. What is not there costs no pull, by GET either.
@@ -616,13 +617,13 @@ impl ManifestCache {
         Ok(Answer::Content { content, confirmed: is_tag.then_some(confirmed) })
     }
 
-    /// What can be served for a tag that moved, should the upstream fail before its new manifest is fetched.
-    async fn still_at_hand(&self, wanted: &Wanted, known: Option<&TagRecord>) -> Option<Digest> {
-        let known = known?;
-        match self.cached(wanted, &known.digest, Some(&known.media_type)).await {
-            Some(content) => Some(content.digest.clone()),
-            None => known.previous.clone(),
-        }
+    /// Whether a tag whose manifest is here moved to one that is not: a HEAD names what a GET gives, also where the upstream
+    /// fails between the two.
+    async fn is_to_be_fetched(&self, wanted: &Wanted, known: Option<&TagRecord>, told: Option<&Digest>) -> bool {
+        let (Some(known), Some(told)) = (known, told) else { return false };
+        known.digest != *told
+            && self.cached(wanted, told, None).await.is_none()
+            && self.cached(wanted, &known.digest, Some(&known.media_type)).await.is_some()
     }
 
     /// The type of a manifest that is here, where its bytes say it. A head that gives it another one is as wrong as a

@@ -61,9 +61,6 @@ pub struct TagRecord {
     pub media_type: MediaType,
     /// The manifest's size in bytes.
     pub size: u64,
-    /// What it pointed at before, of which the manifest is cached, while that of `digest` may not be: a HEAD told
-    /// that the tag moved, and nobody asked for the manifest since.
-    pub previous: Option<Digest>,
     pub confirmed: SystemTime,
     /// The URLs of the upstream when it gave the answer: under the same name, other URLs may lead to another registry. Empty
     /// in the records of earlier versions.
@@ -76,8 +73,6 @@ struct Text {
     digest: String,
     media_type: String,
     size: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    previous: Option<String>,
     /// Seconds since 1970.
     confirmed: u64,
     /// In hexadecimal, with spaces between them.
@@ -100,7 +95,6 @@ impl TagRecord {
             digest: self.digest.to_string(),
             media_type: self.media_type.to_string(),
             size: self.size,
-            previous: self.previous.as_ref().map(Digest::to_string),
             confirmed,
             urls: self.urls.iter().map(|url| format!("{url:016x}")).collect::<Vec<_>>().join(" "),
         };
@@ -115,7 +109,6 @@ impl TagRecord {
             digest: text.digest.parse().ok()?,
             media_type: text.media_type.parse().ok()?,
             size: text.size,
-            previous: text.previous.and_then(|previous| previous.parse().ok()),
             confirmed: UNIX_EPOCH.checked_add(Duration::from_secs(text.confirmed))?,
             urls: text.urls.split_whitespace().map(|url| u64::from_str_radix(url, 16).ok()).collect::<Option<_>>()?,
         })
@@ -184,7 +177,6 @@ mod tests {
             digest: Digest::of(Algorithm::Sha512, b"content"),
             media_type: "application/x; y=\"a\\\"b\"".parse().unwrap(),
             size,
-            previous: None,
             confirmed: UNIX_EPOCH + Duration::from_secs(seconds),
             urls: Arc::default(),
         }

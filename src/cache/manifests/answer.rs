@@ -108,7 +108,6 @@ impl TagRecord {
             digest: digest?,
             media_type: media_type?,
             size: len?,
-            previous: None,
             confirmed: confirmed_before(age),
             urls: Arc::default(),
         })
@@ -119,7 +118,6 @@ impl TagRecord {
             digest: content.digest.clone(),
             media_type: content.media_type.clone(),
             size: content.bytes.len() as u64,
-            previous: None,
             confirmed,
             urls: Arc::default(),
         }

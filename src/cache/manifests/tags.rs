@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use moka::policy::EvictionPolicy;
@@ -342,11 +342,6 @@ impl TagRecords {
         self.troubled.contains_key(&trouble(wanted, key))
     }
 
-    /// As of when what the tag pointed at before counts as confirmed: it is known to be outdated.
-    pub fn outdated(&self, record: &TagRecord) -> SystemTime {
-        record.confirmed.checked_sub(self.tag_ttl).unwrap_or(UNIX_EPOCH)
-    }
-
     fn judge(&self, found: &Remembered) -> Freshness {
         let interval = MIN_ASKING_INTERVAL.min(self.tag_ttl);
         let (now, steady) = (SystemTime::now(), freshness::steady_now());
@@ -364,6 +359,8 @@ fn trouble(wanted: &Wanted, key: &TagKey) -> Trouble {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use tokio_util::task::TaskTracker;
 
     use super::*;
@@ -443,7 +440,6 @@ mod tests {
             digest,
             media_type: MediaType::OCI_INDEX,
             size: 1,
-            previous: None,
             confirmed: SystemTime::now(),
             urls: Arc::default(),
         })

@@ -1,13 +1,17 @@
 //! HEAD by tag: what costs no pull must not be made to cost one, and registries that cannot answer it.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use http::Method;
 
-use super::never_trusting;
+use super::{age, never_trusting};
 use crate::{
     manifests::{OCI_MANIFEST, asked, manifest},
     support::{
-        fake_registry::{FakeRegistry, Fault, Image, Server, When},
+        fake_registry::{FakeRegistry, Fault, Gate, Image, Server, When},
         mirror::{Answer, Mirror},
+        until::bounded,
     },
 };
 
@@ -46,8 +50,109 @@ async fn a_head_of_an_old_tag_is_one_head() {
     assert_is_head_of(&unchanged, &old);
     assert_eq!(unchanged.header("cache-status"), Some("forebay; hit; detail=revalidated"));
     let new = registry.add_image("team/app", "1", &[b"new"]);
+    // What a GET gives next is here then.
     assert_is_head_of(&mirror.head(&manifest(1)).await, &new);
-    assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (2, 1));
+    assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (2, 2));
+    assert_eq!(mirror.get(&manifest(1)).await.body, new.manifest_bytes);
+    assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (3, 2));
+    // It is here, too, when the tag moves back.
+    registry.tag("team/app", "1", &old.manifest);
+    assert_is_head_of(&mirror.head(&manifest(1)).await, &old);
+    assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (4, 2));
+}
+
+/// Docker Hub counts GETs alone; clients ask by HEAD first, and then for the digest that they were told.
+#[tokio::test]
+async fn a_moved_tag_that_cannot_be_had_is_the_old_one() {
+    for fault in [
+        Fault::too_many("60"),
+        Fault::status(503),
+        Fault::html(),
+        Fault::no_backend(),
+        Fault::Disconnect,
+        Fault::Corrupt { at: 3 },
+    ] {
+        let registry = FakeRegistry::start().await;
+        let old = registry.add_image("team/app", "1", &[b"old"]);
+        let mirror = never_trusting(&registry).await;
+        mirror.get(&manifest(1)).await;
+        let new = registry.add_image("team/app", "1", &[b"new"]);
+        registry.fault(When::manifests().method(Method::GET), fault.clone());
+        for _ in 0..2 {
+            let head = mirror.head(&manifest(1)).await;
+            assert_is_head_of(&head, &old);
+            assert_eq!(head.header("cache-status"), Some("forebay; hit; detail=stale"), "{fault:?}");
+            assert_eq!(mirror.get(&manifest(1)).await.body, old.manifest_bytes, "{fault:?}");
+        }
+        registry.take_down(Server::Api).await;
+        assert_is_head_of(&mirror.head(&manifest(1)).await, &old);
+        assert_eq!(mirror.get(&manifest(&old.manifest)).await.body, old.manifest_bytes);
+        registry.bring_up(Server::Api).await;
+        registry.heal();
+        assert_is_head_of(&mirror.head(&manifest(1)).await, &new);
+        registry.take_down(Server::Api).await;
+        assert_is_head_of(&mirror.head(&manifest(1)).await, &new);
+        for reference in ["1", new.manifest.as_str()] {
+            assert_eq!(mirror.get(&manifest(reference)).await.body, new.manifest_bytes, "{fault:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_of_a_moved_tag_fetch_it_once() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"old"]);
+    let mut mirror = Mirror::of(&registry).await;
+    mirror.get(&manifest(1)).await;
+    mirror.drain().await;
+    age(&mirror.cache_dir(), Duration::from_secs(3600));
+    mirror.start().await;
+    let new = registry.add_image("team/app", "1", &[b"new"]);
+    registry.forget_requests();
+    let gate = Gate::new();
+    registry.fault(When::manifests().method(Method::GET), Fault::HoldHead(gate.clone()));
+    let methods = (0..20).map(|number| if number % 2 == 0 { Method::GET } else { Method::HEAD });
+    let all = async { join_all(methods.map(|method| async { mirror.request(method, &manifest(1), &[]).await })).await };
+    let open = async {
+        gate.reached().await;
+        gate.open();
+    };
+    let (answers, ()) = bounded(async { tokio::join!(all, open) }).await;
+    for answer in answers {
+        assert_eq!((answer.status, answer.header("docker-content-digest")), (200, Some(new.manifest.as_str())));
+    }
+    assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (1, 1));
+}
+
+/// Of a tag that no client pulls, no manifest is fetched: what watches it by HEAD costs no pull.
+#[tokio::test]
+async fn a_moved_tag_that_was_never_pulled_costs_no_get() {
+    let registry = FakeRegistry::start().await;
+    let mirror = never_trusting(&registry).await;
+    for layer in [b"old", b"new"] {
+        let image = registry.add_image("team/app", "1", &[layer]);
+        assert_is_head_of(&mirror.head(&manifest(1)).await, &image);
+    }
+    assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (2, 0));
+}
+
+#[tokio::test]
+async fn where_pushes_are_taken_a_head_names_what_the_upstream_has() {
+    let registry = FakeRegistry::start().await;
+    let old = registry.add_image("team/app", "1", &[b"old"]);
+    let mirror = Mirror::build(&registry).config(|config| {
+        config.cache.tag_ttl = Duration::ZERO;
+        config.upstreams[0].push = true;
+    });
+    let mirror = mirror.start().await;
+    mirror.get(&manifest(1)).await;
+    let new = registry.add_image("team/app", "1", &[b"new"]);
+    registry.fault(When::manifests().method(Method::GET), Fault::too_many("60"));
+    assert_is_head_of(&mirror.head(&manifest(1)).await, &new);
+    assert_eq!(mirror.get(&manifest(1)).await.body, old.manifest_bytes);
+    registry.heal();
+    assert_is_head_of(&mirror.head(&manifest(1)).await, &new);
+    registry.take_down(Server::Api).await;
     assert_eq!(mirror.get(&manifest(1)).await.body, new.manifest_bytes);
 }
 
