@@ -248,7 +248,8 @@ impl BlobCache {
         let can_wait = |fill: &Fill| source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
         if let Some(membership) = self.fills.find(source)
             && can_wait(membership.fill())
-            && let Ok(Some(total)) = membership.fill().head().await
+            && let Ok(total) = membership.fill().head().await
+            && let Some(total) = believable(total, source)
         {
             return Ok(BlobSize { total: Some(total), outcome: Outcome::Joined });
         }

@@ -282,7 +282,9 @@ impl ManifestCache {
         let key = wanted.key(tag);
         let (record, freshness) = self.record(wanted, &key).await;
         match &record {
-            Some(record) if freshness == Freshness::Fresh => return Ok(ManifestHead::recorded(record, Outcome::Hit)),
+            Some(record) if freshness == Freshness::Fresh => {
+                return Ok(self.head_of(wanted, record, Outcome::Hit).await);
+            }
             Some(_) if self.0.tags.is_troubled(wanted, &key) => {
                 return self.stale_head(wanted, &key, record.as_deref()).await.ok_or(ManifestError::Abandoned);
             }
@@ -295,7 +297,10 @@ impl ManifestCache {
             None => Some(asking.await),
         };
         match (asked, record) {
-            (Some(Ok((answer, outcome))), _) => Ok(answer.head(outcome)),
+            (Some(Ok((Answer::Unchanged(record) | Answer::Head(record), outcome))), _) => {
+                Ok(self.head_of(wanted, &record, outcome).await)
+            }
+            (Some(Ok((answer @ Answer::Content { .. }, outcome))), _) => Ok(answer.head(outcome)),
             (Some(Err(error)), record) if error.is_outage() => {
                 self.0.tags.note_trouble(wanted, &key);
                 self.stale_head(wanted, &key, record.as_deref()).await.ok_or(error)
@@ -305,6 +310,14 @@ impl ManifestCache {
                 self.0.tags.note_trouble(wanted, &key);
                 self.stale_head(wanted, &key, record.as_deref()).await.ok_or(ManifestError::Abandoned)
             }
+        }
+    }
+
+    /// What a HEAD says of a tag that points where the record says: what its manifest is, where that is here.
+    async fn head_of(&self, wanted: &Wanted, record: &TagRecord, outcome: Outcome) -> ManifestHead {
+        match self.cached(wanted, &record.digest, Some(&record.media_type)).await {
+            Some(content) => ManifestHead::of(&content, outcome, Some(record.confirmed)),
+            None => ManifestHead::recorded(record, outcome),
         }
     }
 
@@ -339,7 +352,7 @@ impl ManifestCache {
             None => None,
         };
         let mut question = self.question(wanted, reference, false);
-        let head = match wanted.upstream.head_manifest(&wanted.repository, reference, &wanted.accept).await {
+        let mut head = match wanted.upstream.head_manifest(&wanted.repository, reference, &wanted.accept).await {
             Ok(head) => head,
             Err(error) if error.kind == ErrorKind::Unsupported => {
                 return self.get_now(wanted, &question, key.as_ref()).await.map(Some);
@@ -358,6 +371,8 @@ impl ManifestCache {
             // It was put elsewhere: what was asked before is outdated, and so is what was missing, for all clients.
             self.0.tags.note_elsewhere(&mut question);
         }
+        // That it gives it another type is passed on as it is.
+        self.correct(wanted, &mut head).await.ok();
         let record = TagRecord::told_by(head).filter(|_| key.is_some());
         if let Some(key) = &key
             && (digest.is_none() || (moved && (record.is_none() || wanted.upstream.decides_by_client())))
@@ -567,9 +582,7 @@ impl ManifestCache {
         if question.head || known.is_some() {
             match upstream.head_manifest(repository, &question.reference, accept).await {
                 Ok(mut head) => {
-                    if let Some(own) = self.own_type(wanted, &head).await? {
-                        head.media_type = Some(own);
-                    }
+                    self.correct(wanted, &mut head).await?;
                     // The digest alone says that nothing changed, whatever else the head leaves out.
                     if let Some(record) = known.as_ref().filter(|known| head.digest.as_ref() == Some(&known.digest)) {
                         let confirmed = confirmed_before(head.age);
@@ -626,19 +639,18 @@ impl ManifestCache {
             && self.cached(wanted, &known.digest, Some(&known.media_type)).await.is_some()
     }
 
-    /// The type of a manifest that is here, where its bytes say it. A head that gives it another one is as wrong as a
-    /// body that does.
-    async fn own_type(
-        &self,
-        wanted: &Wanted,
-        head: &upstream::ManifestHead,
-    ) -> Result<Option<MediaType>, ManifestError> {
-        let Some(digest) = &head.digest else { return Ok(None) };
-        let Some(content) = self.cached(wanted, digest, None).await.filter(|content| content.own) else {
-            return Ok(None);
-        };
-        let settled = DocumentType::Said(content.media_type.clone()).settle(head.media_type.clone());
-        settled.map(|(own, _)| Some(own)).map_err(|OtherType| ManifestError::OtherType)
+    /// Puts into a head what is known of a manifest that is here: its length, and its type where its bytes say it. A head that
+    /// gives it another type is as wrong as a body that does.
+    async fn correct(&self, wanted: &Wanted, head: &mut upstream::ManifestHead) -> Result<(), ManifestError> {
+        let Some(digest) = head.digest.clone() else { return Ok(()) };
+        let Some(content) = self.cached(wanted, &digest, None).await else { return Ok(()) };
+        head.len = Some(content.bytes.len() as u64);
+        if content.own {
+            let settled = DocumentType::Said(content.media_type.clone()).settle(head.media_type.clone());
+            let (own, _) = settled.map_err(|OtherType| ManifestError::OtherType)?;
+            head.media_type = Some(own);
+        }
+        Ok(())
     }
 
     /// Keeps a manifest, unless a change was made since it was asked for: it may have been deleted.

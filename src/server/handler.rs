@@ -394,7 +394,9 @@ impl Handler {
         if let Some(head) = self.is_still_there(asked, source, facts).await?
             && asked.is_head()
         {
-            let size = BlobSize { total: head.len, outcome: Outcome::Miss };
+            // What is here was verified, its length too.
+            let total = self.blobs.cached_len(source).await.or(head.len);
+            let size = BlobSize { total, outcome: Outcome::Miss };
             facts.outcome = size.outcome;
             return Ok(unless_known(asked, &source.digest, facts, None)
                 .unwrap_or_else(|| response::blob_head(&source.digest, &size)));

@@ -74,6 +74,9 @@ enum Judged {
 /// Whether the head alone tells whose word a refusal is. A HEAD has no body, so that a GET has to tell; but a client that
 /// pushes is told by the HEAD of a blob what to send, whoever says that the blob is not there.
 fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, asked: Asked) -> Judged {
+    if asked.is_head && matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) {
+        return Judged::Sure(ErrorKind::Unsupported);
+    }
     let may_be_foreign = match kind {
         ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::Rejected { .. } => true,
         ErrorKind::Denied => !asked.by_client,
@@ -277,6 +280,10 @@ mod tests {
             (407, &nothing, get, Sure(Unavailable)),
             (416, &nothing, get, Sure(ErrorKind::RangeNotSatisfiable { total: None })),
             (503, &nothing, get, Sure(Unavailable)),
+            (501, &nothing, get, Sure(Unavailable)),
+            (501, &nothing, head, Sure(Unsupported)),
+            (501, &registry, blob, Sure(Unsupported)),
+            (405, &registry, head, Sure(Unsupported)),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let judged = judge(kind_of(status, false, headers), status, headers, asked);

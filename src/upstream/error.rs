@@ -51,7 +51,7 @@ pub enum ErrorKind {
     Foreign { status: u16 },
     /// The request went in a circle (508).
     Loop,
-    /// The upstream does not offer the operation (405); of a HEAD: only a GET tells.
+    /// The upstream does not offer the operation (405); of a HEAD (501, too): only a GET tells.
     Unsupported,
     /// The upstream finds fault with the request itself (any other 4xx), as with `n=-1`.
     Rejected { status: u16 },

@@ -59,6 +59,7 @@ pub use self::{
 use self::{
     document::Document,
     endpoint::Endpoint,
+    follow::Followed,
     request::{Ask, Shared, in_time},
     token::Scope,
     via::Via,
@@ -275,7 +276,8 @@ impl Upstream {
                 Ok(ManifestHead {
                     media_type: media_type(headers),
                     digest: digest(headers),
-                    len: answer::announced_len(&followed),
+                    // No manifest has none.
+                    len: answer::announced_len(&followed).filter(|len| *len > 0),
                     age: answer::age(&followed),
                 })
             })
@@ -295,45 +297,57 @@ impl Upstream {
         Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age })
     }
 
-    /// Asks how long a blob is.
+    /// Asks how long a blob is: by a GET of its first byte, where a HEAD does not tell.
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
         let head = &self.asked(Ask::blob(Method::HEAD, repository, digest, BlobRange::default()))?;
         // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET; others know no HEAD.
         // To a client that pushes, a blob that the registry would have to fetch is not there: a 404 is final.
         let is_final = |kind| kind == ErrorKind::NotFound && self.allows_push();
+        let is_empty = Digest::of(digest.algorithm(), b"") == *digest;
+        let len_told = |followed: &Followed| answer::announced_len(followed).filter(|len| *len > 0 || is_empty);
         // That it is not there, and that it has no first byte, is no matter of the Range.
-        let is_of_the_blob =
-            |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::RangeNotSatisfiable { total: Some(0) });
+        let is_of_the_blob = |kind| match kind {
+            ErrorKind::NotFound => true,
+            ErrorKind::RangeNotSatisfiable { total: Some(0) } => is_empty,
+            _ => false,
+        };
         let whole = &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange::default()))?;
         let first_byte =
             &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
         self.shared
             .each_endpoint(self.apart, |endpoint| async move {
-                let asking = async {
-                    match self.shared.ask(&endpoint, head).await {
-                        Err(error)
-                            if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported)
-                                && !is_final(error.kind) => {}
-                        // Where the length is what proves the answer, it is asked for once more.
-                        Ok(head) if self.decides_by_client() && answer::announced_len(&head).is_none() => {}
-                        answer => return answer,
-                    }
+                let by_get = async {
                     match self.shared.ask(&endpoint, first_byte).await {
-                        Ok(part) if part.is_part() && answer::announced_len(&part).is_none() => {}
+                        Ok(part) if part.is_part() && len_told(&part).is_none() => {}
                         Err(error) if error.may_be_of_the_range() && !is_of_the_blob(error.kind) => {}
                         answer => return answer,
                     }
                     // The head of the whole; its body is left where it is.
                     self.shared.ask(&endpoint, whole).await
                 };
+                let asking = async {
+                    match self.shared.ask(&endpoint, head).await {
+                        Err(error)
+                            if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported)
+                                && !is_final(error.kind) =>
+                        {
+                            by_get.await
+                        }
+                        // It is there, whether or not its length can be had in another way.
+                        Ok(head) if len_told(&head).is_none() => match by_get.await {
+                            Err(error) if error.kind.is_outage() => Ok(head),
+                            answer => answer,
+                        },
+                        answer => answer,
+                    }
+                };
                 let answer = in_time(&endpoint, asking).await;
                 match answer {
-                    Ok(followed) => Ok(BlobHead {
-                        len: answer::announced_len(&followed),
-                        digest: self::digest(followed.response.headers()),
-                    }),
+                    Ok(followed) => {
+                        Ok(BlobHead { len: len_told(&followed), digest: self::digest(followed.response.headers()) })
+                    }
                     // The one blob that has no first byte.
-                    Err(error) if error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
+                    Err(error) if is_empty && error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
                         Ok(BlobHead { len: Some(0), digest: None })
                     }
                     Err(error) => Err(error),

@@ -25,6 +25,7 @@ mod forward;
 mod freshness;
 mod lanes;
 mod leftovers;
+mod lengths;
 mod lists;
 mod manifests;
 mod negative;

@@ -144,6 +144,9 @@ async fn a_length_that_is_not_told_is_not_known() {
     let stream = subject.upstream.open_blob(&name("team/app"), &digest, from(4)).await.unwrap();
     assert_eq!(stream.total, Some(10));
     assert_eq!(read(stream).await.unwrap(), &TEN[4..]);
+    // Of its first byte it is told.
+    assert_eq!(subject.upstream.head_blob(&name("team/app"), &digest).await.unwrap().len, Some(10));
+    registry.fault(When::blobs(), Fault::IgnoreRange);
     assert_eq!(subject.upstream.head_blob(&name("team/app"), &digest).await.unwrap().len, None);
 }
 
