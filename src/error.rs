@@ -15,7 +15,7 @@ use crate::{
     oci::{ContentRange, ErrorCode, ParseError},
     peer::Refused,
     route::{HostError, RouteError},
-    upstream::{self, ErrorKind},
+    upstream::{self, ErrorKind, Reason},
 };
 
 /// Why a request failed.
@@ -75,7 +75,10 @@ pub enum Error {
     #[error("this mirror only serves pulls from this upstream")]
     Unsupported,
     #[error("the upstream rejects the request")]
-    Rejected,
+    Rejected {
+        /// Its own.
+        status: u16,
+    },
     #[error("the method is not allowed here")]
     MethodNotAllowed,
     #[error("the range lies outside the blob, which has {len} bytes")]
@@ -107,13 +110,12 @@ pub enum Error {
 }
 
 impl Error {
-    pub const fn status(&self) -> StatusCode {
+    pub fn status(&self) -> StatusCode {
         match self {
-            Self::InvalidName(_)
-            | Self::InvalidDigest(_)
-            | Self::InvalidTag(_)
-            | Self::InvalidHost(_)
-            | Self::Rejected => StatusCode::BAD_REQUEST,
+            Self::InvalidName(_) | Self::InvalidDigest(_) | Self::InvalidTag(_) | Self::InvalidHost(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Rejected { status } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
             Self::ForeignHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::UnknownRoute(_)
             | Self::NotFound
@@ -162,7 +164,7 @@ impl Error {
             Self::InvalidHost(_)
             | Self::ForeignHost(_)
             | Self::NoReferrersEndpoint
-            | Self::Rejected
+            | Self::Rejected { .. }
             | Self::Unsupported
             | Self::MethodNotAllowed => ErrorCode::Unsupported,
             Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
@@ -216,7 +218,7 @@ impl Error {
             | Self::NoUsers
             | Self::NoPushUser
             | Self::OnlyPulls
-            | Self::Rejected
+            | Self::Rejected { .. }
             | Self::ManifestTooLarge
             | Self::UpstreamTimeout
             | Self::DigestMismatch
@@ -240,12 +242,58 @@ impl Error {
             ErrorKind::Exhausted => Self::Exhausted,
             ErrorKind::TooLarge => Self::ManifestTooLarge,
             ErrorKind::Loop => Self::Loop,
-            ErrorKind::Unsupported => Self::MethodNotAllowed,
-            ErrorKind::Rejected { .. } => Self::Rejected,
+            ErrorKind::Unsupported => Self::Rejected { status: 405 },
+            ErrorKind::Rejected { status } => Self::Rejected { status },
             ErrorKind::Unavailable
             | ErrorKind::Protocol
             | ErrorKind::Foreign { .. }
             | ErrorKind::RangeNotSatisfiable { .. } => Self::UpstreamUnavailable { retry_after: error.retry_after },
+        }
+    }
+}
+
+/// How an error is told: in forebay's words, or in those of the upstream that refused.
+#[derive(Debug)]
+pub struct Told {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// Code, message and detail of each.
+    pub errors: Vec<(String, String, serde_json::Value)>,
+}
+
+impl Told {
+    /// `refusal`: what the upstream said, if it was asked.
+    pub fn of(error: &Error, refusal: Option<&upstream::Refusal>) -> Self {
+        let (code, message) = (error.code().as_str(), error.to_string());
+        let refusal = refusal.filter(|refusal| error.is_upstreams(refusal));
+        // To whom forebay asks as itself, a 401 is none; and a challenge is forebay's own.
+        let has_own_code = matches!(error, Error::Refused | Error::Unauthenticated);
+        let in_its_words = |reason: &Reason| {
+            let code = reason.code.clone().filter(|_| !has_own_code).unwrap_or_else(|| code.to_owned());
+            (code, reason.message.clone().unwrap_or_else(|| message.clone()), reason.detail.clone())
+        };
+        let mut errors: Vec<_> = refusal.iter().flat_map(|refusal| &refusal.reasons).map(in_its_words).collect();
+        if errors.is_empty() {
+            errors.push((code.to_owned(), message.clone(), serde_json::Value::Null));
+        }
+        let status = match (error, refusal) {
+            (Error::Denied, Some(upstream::Refusal { status: 451, .. })) => StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
+            _ => error.status(),
+        };
+        Self { status, headers: error.headers(), errors }
+    }
+}
+
+impl Error {
+    /// Whether this is how clients are told of that.
+    fn is_upstreams(&self, refusal: &upstream::Refusal) -> bool {
+        match self {
+            Self::ManifestUnknown | Self::BlobUnknown | Self::NameUnknown => matches!(refusal.status, 404 | 410),
+            Self::Denied => matches!(refusal.status, 403 | 451),
+            Self::Refused | Self::Unauthenticated => refusal.status == 401,
+            Self::TooManyRequests { .. } => refusal.status == 429,
+            Self::Rejected { status } => refusal.status == *status,
+            _ => false,
         }
     }
 }
@@ -319,7 +367,7 @@ impl From<ManifestError> for Error {
             ManifestError::Upstream(error) => Self::from_upstream(Operation::Manifest, &error),
             ManifestError::Mismatch => Self::DigestMismatch,
             ManifestError::OtherType | ManifestError::NoManifest => Self::UpstreamUnavailable { retry_after: None },
-            ManifestError::KnownMissing | ManifestError::NotAcceptable => Self::ManifestUnknown,
+            ManifestError::KnownMissing(_) | ManifestError::NotAcceptable => Self::ManifestUnknown,
             ManifestError::Circle => Self::Circle,
             ManifestError::Abandoned => Self::Draining,
         }
@@ -364,6 +412,9 @@ mod tests {
             (Error::OnlyPulls, 403, "DENIED"),
             (Error::Unsupported, 405, "UNSUPPORTED"),
             (Error::MethodNotAllowed, 405, "UNSUPPORTED"),
+            (Error::Rejected { status: 400 }, 400, "UNSUPPORTED"),
+            (Error::Rejected { status: 405 }, 405, "UNSUPPORTED"),
+            (Error::Rejected { status: 422 }, 422, "UNSUPPORTED"),
             (Error::RangeNotSatisfiable { len: 9 }, 416, "SIZE_INVALID"),
             (Error::ManifestTooLarge, 413, "MANIFEST_INVALID"),
             (Error::TooManyRequests { retry_after: after }, 429, "TOOMANYREQUESTS"),
@@ -383,12 +434,45 @@ mod tests {
     }
 
     #[test]
+    fn an_upstreams_words_go_with_its_own_refusal_alone() {
+        let reason = |code: Option<&str>, message: Option<&str>| Reason {
+            code: code.map(str::to_owned),
+            message: message.map(str::to_owned),
+            detail: serde_json::json!(1),
+        };
+        let refusal = |status, reasons: &[Reason]| upstream::Refusal { status, reasons: reasons.to_vec() };
+        let full = reason(Some("X"), Some("why"));
+        let (none, one) = (serde_json::Value::Null, serde_json::json!(1));
+        for (error, refusal, status, code, message, detail) in [
+            (Error::Denied, refusal(403, std::slice::from_ref(&full)), 403, "X", Some("why"), &one),
+            (Error::Denied, refusal(451, std::slice::from_ref(&full)), 451, "X", Some("why"), &one),
+            (Error::Denied, refusal(403, &[]), 403, "DENIED", None, &none),
+            (Error::Denied, refusal(403, &[reason(None, None)]), 403, "DENIED", None, &one),
+            (Error::Refused, refusal(401, std::slice::from_ref(&full)), 403, "DENIED", Some("why"), &one),
+            (Error::Unauthenticated, refusal(401, std::slice::from_ref(&full)), 401, "UNAUTHORIZED", Some("why"), &one),
+            // It was an outage, and the client is asked who it is.
+            (Error::Unauthenticated, refusal(429, std::slice::from_ref(&full)), 401, "UNAUTHORIZED", None, &none),
+            (Error::ManifestUnknown, refusal(404, std::slice::from_ref(&full)), 404, "X", Some("why"), &one),
+            (Error::Rejected { status: 422 }, refusal(422, std::slice::from_ref(&full)), 422, "X", Some("why"), &one),
+            (Error::Circle, refusal(404, std::slice::from_ref(&full)), 503, "UNAVAILABLE", None, &none),
+        ] {
+            let own = error.to_string();
+            let told = Told::of(&error, Some(&refusal));
+            let expected = (code.to_owned(), message.unwrap_or(&own).to_owned(), detail.clone());
+            assert_eq!((told.status.as_u16(), told.errors), (status, vec![expected]), "{error:?} {refusal:?}");
+        }
+        let two = Told::of(&Error::Denied, Some(&refusal(403, &[full.clone(), full])));
+        assert_eq!(two.errors.len(), 2);
+    }
+
+    #[test]
     fn headers_that_go_with_a_status() {
         let seconds = |seconds| Some(Duration::from_millis(seconds));
         for (error, name, value) in [
             (Error::Unauthenticated, header::WWW_AUTHENTICATE, Some("Basic realm=\"forebay\", charset=\"UTF-8\"")),
             (Error::Unsupported, header::ALLOW, Some("GET, HEAD")),
             (Error::MethodNotAllowed, header::ALLOW, Some("GET, HEAD")),
+            (Error::Rejected { status: 405 }, header::ALLOW, None),
             (Error::RangeNotSatisfiable { len: 9 }, header::CONTENT_RANGE, Some("bytes */9")),
             (Error::TooManyRequests { retry_after: seconds(7_000) }, header::RETRY_AFTER, Some("7")),
             // Never "at once", which is what got us here.
@@ -422,6 +506,10 @@ mod tests {
             (ErrorKind::TooLarge, Operation::Manifest, 413),
             (ErrorKind::Loop, Operation::Manifest, 508),
             (ErrorKind::Unsupported, Operation::Referrers, 405),
+            (ErrorKind::Rejected { status: 414 }, Operation::Tags, 414),
+            (ErrorKind::Foreign { status: 404 }, Operation::Tags, 404),
+            (ErrorKind::Foreign { status: 403 }, Operation::Tags, 502),
+            (ErrorKind::Foreign { status: 401 }, Operation::Manifest, 502),
         ] {
             let error = Error::from_upstream(operation, &upstream::Error::new(kind, "no"));
             assert_eq!(error.status().as_u16(), status, "{kind:?}");

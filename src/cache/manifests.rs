@@ -50,7 +50,7 @@ use crate::{
 
 /// How long a client waits for the upstream when there is a stale answer at hand.
 const STALE_PATIENCE: Duration = Duration::from_secs(3);
-/// How many 404s are remembered.
+/// How many 404s are remembered; one that comes with a long reason counts as several.
 const MOST_MISSING: u64 = 10_000;
 
 /// A cheap handle on the manifests of the cache.
@@ -65,7 +65,8 @@ struct Shared {
     /// By the registry too, where the bytes do not say all that clients get.
     contents: moka::sync::Cache<(ContentId, Option<Registry>), Arc<Content>>,
     tags: TagRecords,
-    missing: moka::sync::Cache<Question, ()>,
+    /// With what the upstream said.
+    missing: moka::sync::Cache<Question, upstream::Error>,
     questions: Flights<Question, Result<Answer, ManifestError>>,
     images: Images,
     /// Of large documents that are read or hashed.
@@ -88,7 +89,14 @@ impl ManifestCache {
             // The default policy refuses newcomers that were never asked for before: a pull's manifests are.
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let missing = moka::sync::Cache::builder().max_capacity(MOST_MISSING).time_to_live(config.negative_ttl).build();
+        let missing = moka::sync::Cache::builder()
+            .max_capacity(MOST_MISSING)
+            .weigher(|_, error: &upstream::Error| {
+                let reason = error.refusal().map_or(0, |refusal| refusal.size());
+                u32::try_from(reason / 1024 + 1).unwrap_or(u32::MAX)
+            })
+            .time_to_live(config.negative_ttl)
+            .build();
         let writer = Writer { store: store.clone(), tasks: tasks.clone() };
         let tags = TagRecords::new(config, writer.clone());
         let questions = Flights::new(tasks, shutdown);
@@ -504,8 +512,8 @@ impl ManifestCache {
         known: Option<Arc<TagRecord>>,
     ) -> Result<(Answer, Outcome), ManifestError> {
         let question = self.question(wanted, reference, head);
-        if self.0.missing.contains_key(&question.of_missing()) {
-            return Err(ManifestError::KnownMissing);
+        if let Some(error) = self.0.missing.get(&question.of_missing()) {
+            return Err(ManifestError::KnownMissing(error));
         }
         let (cache, wanted, circle) = (self.clone(), wanted.clone(), question.circle);
         let (flight, leads) = self.0.questions.join(question.clone(), || async move {
@@ -516,7 +524,7 @@ impl ManifestCache {
             if let Err(ManifestError::Upstream(error)) = &answer
                 && matches!(error.kind, ErrorKind::NotFound)
             {
-                cache.note_missing(&wanted, question).await;
+                cache.note_missing(&wanted, question, error.clone()).await;
             }
             answer
         });
@@ -562,11 +570,11 @@ impl ManifestCache {
         }
     }
 
-    async fn note_missing(&self, wanted: &Wanted, question: Question) {
+    async fn note_missing(&self, wanted: &Wanted, question: Question, error: upstream::Error) {
         if let Reference::Tag(tag) = &question.reference {
             self.0.tags.remove(&wanted.key(tag)).await;
         }
-        self.0.missing.insert(question.of_missing(), ());
+        self.0.missing.insert(question.of_missing(), error);
     }
 
     async fn fetch(

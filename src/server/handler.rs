@@ -97,7 +97,7 @@ impl Handle for Handler {
         waiting.answered();
         // Where nothing may be pushed, nothing of it is read either.
         let is_unwanted = matches!(answered, Err(Error::Unsupported));
-        let response = answered.unwrap_or_else(|error| response::error(&error));
+        let response = answered.unwrap_or_else(|error| response::error(&error, facts.refusal.as_deref()));
         let response = response::without_body(&head.method, response);
         let mut response = self.held(response, &connection).await;
         response::common(response.headers_mut(), facts.id.header(), &self.via, namespace.as_deref());
@@ -493,7 +493,7 @@ impl Handler {
             Body::Whole(Some(bytes)) if Held::counts(&bytes) => {
                 match Box::pin(self.held.hold(connection.peer.ip(), &taker(connection), bytes)).await {
                     Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
-                    Err(why) => response::error(&Error::Overloaded(why)),
+                    Err(why) => response::error(&Error::Overloaded(why), None),
                 }
             }
             body => Response::from_parts(head, body),
@@ -544,9 +544,10 @@ impl Facts {
 
     fn note(&mut self, error: &(dyn std::error::Error + 'static)) {
         self.cause = Some(Chain(error).to_string());
-        let mut causes = std::iter::successors(Some(error), |error| error.source());
-        let by_upstream = causes.find_map(|cause| cause.downcast_ref::<upstream::Error>());
-        self.is_foreign = by_upstream.is_some_and(|error| matches!(error.kind, ErrorKind::Foreign { .. }));
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        let by_upstream: Vec<&upstream::Error> = causes.filter_map(|cause| cause.downcast_ref()).collect();
+        self.is_foreign = by_upstream.iter().any(|error| matches!(error.kind, ErrorKind::Foreign { .. }));
+        self.refusal = by_upstream.iter().find_map(|error| error.refusal().cloned());
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     chain::Chain,
     metrics::{Metrics, Operation, Outcome},
     oci::Repository,
+    upstream::Refusal,
 };
 
 /// Names a request to its client and in the log: which forebay, and its how many-th.
@@ -73,6 +74,8 @@ pub struct Facts {
     pub is_foreign: bool,
     /// It came by a forebay.
     pub by_mirror: bool,
+    /// How the upstream refused it.
+    pub refusal: Option<Arc<Refusal>>,
     started: Instant,
 }
 
@@ -92,6 +95,7 @@ impl Facts {
             cause: None,
             is_foreign: false,
             by_mirror: false,
+            refusal: None,
             started: Instant::now(),
         }
     }

@@ -15,10 +15,10 @@ use crate::{
         blobs::BlobSize,
         manifests::{ManifestHead, ServedManifest},
     },
-    error::Error,
+    error::{Error, Told},
     metrics::Outcome,
     oci::{Digest, ErrorCode, ResolvedRange, etag},
-    upstream::Written,
+    upstream::{Refusal, Written},
 };
 
 pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -202,22 +202,23 @@ fn of_write(status: StatusCode, body: Bytes) -> Bytes {
         500.. => ErrorCode::Unavailable,
         _ => ErrorCode::Unsupported,
     };
-    error_body(code, &format!("the upstream answers {status}"))
+    error_body(&[(code.as_str().to_owned(), format!("the upstream answers {status}"), serde_json::Value::Null)])
 }
 
-fn error_body(code: ErrorCode, message: &str) -> Bytes {
-    let text = serde_json::json!({"errors": [{"code": code.as_str(), "message": message, "detail": null}]});
+fn error_body(errors: &[(String, String, serde_json::Value)]) -> Bytes {
+    let entry = |(code, message, detail): &(String, String, serde_json::Value)| serde_json::json!({ "code": code, "message": message, "detail": detail });
+    let text = serde_json::json!({ "errors": errors.iter().map(entry).collect::<Vec<_>>() });
     Bytes::from(text.to_string())
 }
 
-/// The OCI error body.
-pub fn error(error: &Error) -> Response<Body> {
-    let bytes = error_body(error.code(), &error.to_string());
-    let mut headers = error.headers();
+/// The OCI error body; `refusal`: in the words of the upstream, where it refused.
+pub fn error(error: &Error, refusal: Option<&Refusal>) -> Response<Body> {
+    let Told { status, mut headers, errors } = Told::of(error, refusal);
+    let bytes = error_body(&errors);
     headers.insert(header::CONTENT_TYPE, JSON);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     let mut response = Response::new(body::full(bytes));
-    *response.status_mut() = error.status();
+    *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
 }
@@ -286,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_is_a_document_of_the_specification() {
         // A client sends such a name; it must not become part of the document's structure.
-        let response = error(&Error::UnknownRoute("a\"}],\n<b>".to_owned()));
+        let response = error(&Error::UnknownRoute("a\"}],\n<b>".to_owned()), None);
         assert_eq!(response.status(), 404);
         let length: usize = response.headers()[header::CONTENT_LENGTH].to_str().unwrap().parse().unwrap();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();

@@ -6,17 +6,21 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokio::time::timeout;
 
 use super::{
     client::{number, whole_body},
     error::{Error, ErrorKind, Shown},
     follow::Followed,
-    refusal,
+    refusal::{self, Refusal, Said},
     via::Mirrors,
 };
 use crate::oci::ContentRange;
 
+/// How long the body of a refusal is waited for.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// What registries say that they are, with whatever they answer.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
@@ -53,15 +57,23 @@ pub(super) async fn check(followed: Followed, asked: Asked) -> Result<Followed, 
 async fn refused(followed: Followed, asked: Asked) -> Error {
     let Followed { response, url, away, .. } = followed;
     let (status, headers) = (response.status(), response.headers().clone());
-    let kind = match judge(kind_of(status, away, &headers), status, &headers, asked) {
-        Judged::Sure(kind) => kind,
-        // A body that breaks or is longer says nothing, either.
-        Judged::Unsure(kind) => match whole_body(response, &url, refusal::MAX_LEN).await {
-            Ok(body) if refusal::is_of_registry(&body) => kind,
-            Ok(_) | Err(_) => ErrorKind::Foreign { status: status.as_u16() },
-        },
+    let judged = judge(kind_of(status, away, &headers), status, &headers, asked);
+    // A body that breaks, hangs or is longer says nothing.
+    let body = match status.is_client_error() && !asked.is_head {
+        true => timeout(REFUSAL_TIMEOUT, whole_body(response, &url, refusal::MAX_LEN)).await,
+        false => Ok(Ok(Bytes::new())),
     };
-    Error::new(kind, format!("{} answered {}", Shown(&url), status.as_str())).retry_after(&headers)
+    let Said { reasons, is_of_registry } = Said::of(&body.ok().and_then(Result::ok).unwrap_or_default());
+    let kind = match judged {
+        Judged::Unsure(_) if !is_of_registry => ErrorKind::Foreign { status: status.as_u16() },
+        Judged::Sure(kind) | Judged::Unsure(kind) => kind,
+    };
+    let error = Error::new(kind, format!("{} answered {}", Shown(&url), status.as_str())).retry_after(&headers);
+    // What a redirect's target says is no word to clients.
+    if !status.is_client_error() || away || matches!(kind, ErrorKind::Foreign { .. }) {
+        return error;
+    }
+    error.in_words(Refusal { status: status.as_u16(), reasons })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -162,6 +162,11 @@ impl Authenticator {
         self.credentials.check()
     }
 
+    /// The user name that the upstream is asked by.
+    pub(super) async fn account(&self) -> Option<String> {
+        self.credentials.account().await
+    }
+
     /// The Authorization that the endpoint's last challenge leads to.
     pub(super) async fn known(&self, sender: &Sender, endpoint: &Endpoint, cause: Cause<'_>) -> Known {
         let Some(scheme) = endpoint.scheme() else {

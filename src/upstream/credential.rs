@@ -120,6 +120,18 @@ impl Credentials {
         Ok(Loaded { fresh: entry.is_fresh(), credential: entry.into_value() })
     }
 
+    /// The user name in it, as far as that is known without reading it.
+    pub(super) async fn account(&self) -> Option<String> {
+        if let CredentialSource::Password { username, .. } = &self.source {
+            return Some(username.clone());
+        }
+        match &*self.remembered.get(&()).await?? {
+            Credential::Password { username, .. } | Credential::IdentityToken { username, .. } => {
+                Some(username.clone())
+            }
+        }
+    }
+
     /// What is remembered was refused: read it again next time.
     pub(super) async fn forget(&self) {
         self.remembered.invalidate(&()).await;

@@ -14,7 +14,7 @@ use std::{
 use http::{HeaderMap, header};
 use reqwest::Url;
 
-use super::address::AddressRefused;
+use super::{address::AddressRefused, refusal::Refusal};
 use crate::file::is_lack_of_descriptors;
 
 /// A source of an [`Error`].
@@ -88,6 +88,7 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// No connection could be made.
     unreached: bool,
+    refusal: Option<Arc<Refusal>>,
     message: Cow<'static, str>,
     source: Option<Source>,
 }
@@ -95,7 +96,17 @@ pub struct Error {
 impl Error {
     /// `message` says what happened, without credentials and without the query of a URL.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, retry_after: None, unreached: false, message: message.into(), source: None }
+        Self { kind, retry_after: None, unreached: false, refusal: None, message: message.into(), source: None }
+    }
+
+    /// The refusal in the upstream's words, where it gave one.
+    pub fn refusal(&self) -> Option<&Arc<Refusal>> {
+        self.refusal.as_ref()
+    }
+
+    pub(super) fn in_words(mut self, refusal: Refusal) -> Self {
+        self.refusal = Some(Arc::new(refusal));
+        self
     }
 
     /// Whether it may be the Range alone that got no good answer, so that a GET of the whole may get one.

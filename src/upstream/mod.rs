@@ -52,6 +52,7 @@ pub use self::{
     config::{Access, Config, CredentialSource},
     content::{Content, Witness},
     error::{Error, ErrorKind, SetupError},
+    refusal::{Reason, Refusal},
     registry::{Registry, UrlHashes},
     via::Mirrors,
     write::{Need, Place, Write, Written},

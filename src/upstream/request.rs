@@ -24,6 +24,7 @@ use super::{
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
     ratelimit::RateLimit,
+    refusal::{Private, Refusal},
     token::Scope,
 };
 use crate::{
@@ -116,6 +117,8 @@ pub(super) struct Shared {
     push: bool,
     credentials: bool,
     access: Access,
+    /// Those of its URLs that are not its name.
+    private_hosts: Vec<String>,
     /// How many bytes of blobs came, from all its endpoints.
     received: Arc<AtomicU64>,
     metrics: Metrics,
@@ -139,6 +142,7 @@ impl Shared {
             push: config.push,
             credentials: config.credential != CredentialSource::Anonymous,
             access: config.access,
+            private_hosts: private_hosts(config),
             received: Arc::default(),
             metrics: context.metrics.clone(),
         })
@@ -170,6 +174,22 @@ impl Shared {
             Access::Client { ttl, .. } => Some(ttl),
         };
         Cause { scope, client, client_ttl }
+    }
+
+    /// Judges an answer. Of a refusal no name is told that is forebay's own, or that of another repository.
+    async fn check(&self, followed: Followed, ask: &Ask) -> Result<Followed, Error> {
+        let checked = answer::check(followed, self.asked(ask)).await;
+        let refused = checked.as_ref().err().and_then(|error| error.refusal().cloned());
+        let Some(refusal) = refused.filter(|refusal| !refusal.reasons.is_empty()) else { return checked };
+        let hosts = self.private_hosts.iter().map(String::as_str);
+        let (account, repository) = match self.access {
+            Access::Shared => (self.authenticator.account().await, ask.scope.repository()),
+            Access::Client { .. } => (None, None),
+        };
+        let names = hosts.chain(account.as_deref()).collect();
+        let refusal =
+            Refusal::clone(&refusal).without(&Private { names, repository: repository.map(Repository::as_str) });
+        checked.map_err(|error| error.in_words(refusal))
     }
 
     /// What of a question decides what an answer to it means.
@@ -271,7 +291,7 @@ impl Shared {
         {
             self.authenticator.refused(&authorization).await;
             if authorization.is_clients_password() && !auth::names_another_way(endpoint, first.response.headers()) {
-                return answer::check(first, self.asked(ask)).await;
+                return self.check(first, ask).await;
             }
             // Who shows a token that has died is sent elsewhere by some: by Harbor to Basic, by nvcr.io to a realm that knows
             // nobody without a name. What counts is what is said to who shows nothing.
@@ -288,7 +308,7 @@ impl Shared {
             return Box::pin(self.ask_with(endpoint, ask, &guess)).await;
         }
         if !is_challenge(&first) || !auth::is_answerable(first.response.headers()) {
-            return answer::check(first, self.asked(ask)).await;
+            return self.check(first, ask).await;
         }
         let headers = first.response.headers().clone();
         discard(first.response).await;
@@ -306,7 +326,7 @@ impl Shared {
             self.authenticator.refused(authorization).await;
         }
         let away = second.away;
-        let answer = answer::check(second, self.asked(ask)).await;
+        let answer = self.check(second, ask).await;
         let problem = match &answer {
             // A page is no word on a password, also where it may prove to be no page.
             Ok(followed) => answer::is_html(followed.response.headers()).then_some(ErrorKind::Protocol),
@@ -407,6 +427,11 @@ impl Shared {
         }
         Ok(followed)
     }
+}
+
+fn private_hosts(config: &Config) -> Vec<String> {
+    let hosts = config.urls.iter().filter_map(|url| url.host_str());
+    hosts.filter(|host| !host.eq_ignore_ascii_case(&config.name)).map(str::to_owned).collect()
 }
 
 /// Bounds the whole asking of one endpoint, up to the head of the answer that counts.

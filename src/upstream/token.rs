@@ -48,6 +48,17 @@ pub(super) enum Scope {
 }
 
 impl Scope {
+    /// What it is about.
+    pub(super) fn repository(&self) -> Option<&Repository> {
+        match self {
+            Self::Pull(repository)
+            | Self::PullMetadata(repository)
+            | Self::Push { repository, .. }
+            | Self::Delete(repository) => Some(repository),
+            Self::Catalog | Self::Login => None,
+        }
+    }
+
     /// The values of the `scope` parameter.
     pub(super) fn parameters(&self) -> Vec<String> {
         match self {

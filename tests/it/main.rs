@@ -34,6 +34,7 @@ mod prefetch;
 mod push;
 mod ranges;
 mod referrers;
+mod refusals;
 mod refused_ranges;
 mod reload;
 mod restart;

@@ -114,7 +114,7 @@ impl Lists {
             }
             // Somebody's tag that merely has such a name.
             Ok(served) => Ok(tagged.none(served.outcome)),
-            Err(ManifestError::KnownMissing) => Ok(tagged.none(Outcome::Hit)),
+            Err(ManifestError::KnownMissing(_)) => Ok(tagged.none(Outcome::Hit)),
             Err(ManifestError::Upstream(error)) if error.kind == ErrorKind::NotFound => {
                 self.0.answers.note(&tagged.question, asked, &Answer::NoReferrers);
                 Ok(tagged.none(Outcome::Miss))

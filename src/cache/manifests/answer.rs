@@ -25,7 +25,7 @@ pub enum ManifestError {
     #[error("the upstream answers for the tag with what is no manifest")]
     NoManifest,
     #[error("no such manifest, as the upstream said a moment ago")]
-    KnownMissing,
+    KnownMissing(#[source] upstream::Error),
     #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
     NotAcceptable,
     #[error("the manifest is asked for by mirrors that may wait for this request")]
@@ -74,7 +74,7 @@ impl ManifestError {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.
             Self::Mismatch | Self::OtherType | Self::NoManifest => true,
-            Self::KnownMissing | Self::NotAcceptable | Self::Circle | Self::Abandoned => false,
+            Self::KnownMissing(_) | Self::NotAcceptable | Self::Circle | Self::Abandoned => false,
         }
     }
 }

@@ -134,7 +134,12 @@ impl State {
         }
         match self.find(record) {
             Some(found) => content(record, found, faults),
-            None => plain((404, vec![], r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#.to_owned())),
+            None => {
+                let kinds = [("/manifests/", "MANIFEST_UNKNOWN"), ("/blobs/", "BLOB_UNKNOWN")];
+                let known = kinds.iter().find(|(part, _)| record.path.contains(part));
+                let code = known.map_or("NAME_UNKNOWN", |(_, code)| code);
+                plain((404, vec![], format!(r#"{{"errors":[{{"code":"{code}"}}]}}"#)))
+            }
         }
     }
 
