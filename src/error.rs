@@ -85,6 +85,8 @@ pub enum Error {
     RangeNotSatisfiable { len: u64 },
     #[error("the manifest is larger than 16 MiB")]
     ManifestTooLarge,
+    #[error("the list is larger than 16 MiB: ask for it in pages, by n and last")]
+    ListTooLarge,
     #[error("the upstream's rate limit is reached")]
     TooManyRequests { retry_after: Option<Duration> },
     #[error("too many passwords are being verified; try again soon")]
@@ -134,7 +136,7 @@ impl Error {
             | Self::OnlyPulls => StatusCode::FORBIDDEN,
             Self::Unsupported | Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::ManifestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ManifestTooLarge | Self::ListTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests { .. } | Self::Busy | Self::TooManyTries { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnavailable { .. } | Self::DigestMismatch => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -167,7 +169,7 @@ impl Error {
             | Self::Rejected { .. }
             | Self::Unsupported
             | Self::MethodNotAllowed => ErrorCode::Unsupported,
-            Self::RangeNotSatisfiable { .. } => ErrorCode::SizeInvalid,
+            Self::RangeNotSatisfiable { .. } | Self::ListTooLarge => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
             Self::TooManyRequests { .. } | Self::Busy | Self::TooManyTries { .. } => ErrorCode::TooManyRequests,
             Self::UpstreamUnavailable { .. }
@@ -220,6 +222,7 @@ impl Error {
             | Self::OnlyPulls
             | Self::Rejected { .. }
             | Self::ManifestTooLarge
+            | Self::ListTooLarge
             | Self::UpstreamTimeout
             | Self::DigestMismatch
             | Self::Loop => HeaderMap::new(),
@@ -240,7 +243,8 @@ impl Error {
             ErrorKind::TooManyRequests => Self::TooManyRequests { retry_after: error.retry_after },
             ErrorKind::Timeout => Self::UpstreamTimeout,
             ErrorKind::Exhausted => Self::Exhausted,
-            ErrorKind::TooLarge => Self::ManifestTooLarge,
+            ErrorKind::TooLarge if operation == Operation::Manifest => Self::ManifestTooLarge,
+            ErrorKind::TooLarge => Self::ListTooLarge,
             ErrorKind::Loop => Self::Loop,
             ErrorKind::Unsupported => Self::Rejected { status: 405 },
             ErrorKind::Rejected { status } => Self::Rejected { status },
@@ -417,6 +421,7 @@ mod tests {
             (Error::Rejected { status: 422 }, 422, "UNSUPPORTED"),
             (Error::RangeNotSatisfiable { len: 9 }, 416, "SIZE_INVALID"),
             (Error::ManifestTooLarge, 413, "MANIFEST_INVALID"),
+            (Error::ListTooLarge, 413, "SIZE_INVALID"),
             (Error::TooManyRequests { retry_after: after }, 429, "TOOMANYREQUESTS"),
             (Error::TooManyTries { retry_after: Duration::from_secs(7) }, 429, "TOOMANYREQUESTS"),
             (Error::UpstreamUnavailable { retry_after: after }, 502, "UNAVAILABLE"),

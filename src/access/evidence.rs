@@ -169,7 +169,7 @@ mod tests {
             (Some(large), Some(large + 1), None, None),
             (None, Some(large), None, Some(Judged::Announced(large))),
         ] {
-            let head = BlobHead { len, digest: told.cloned() };
+            let head = BlobHead { len, digest: told.cloned(), remark: Default::default() };
             assert_eq!(judge_blob(&asked, cached, &head).ok(), expected, "{cached:?} {head:?}");
         }
     }

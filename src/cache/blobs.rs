@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BlobReader, CIRCLE_PATIENCE, Config, ContentId, DiskStore, FileSlice, Images, Pool, ReadError, Source, Tees,
+    BlobReader, CIRCLE_PATIENCE, Config, ContentId, DiskStore, FileSlice, Images, Pool, ReadError, Remarks, Source,
+    Tees,
     disk::StoredBlob,
     fill::{Beside, Fill, FillError, Fills, Joined},
     lru::Key,
@@ -19,7 +20,7 @@ use crate::{
     metrics::{Metrics, Outcome},
     oci::{ByteRange, Digest, ResolvedRange},
     peer::TrustedNetworks,
-    upstream::{self, ErrorKind, Upstream},
+    upstream::{self, ErrorKind, Remark, Upstream},
 };
 
 /// A blob no larger than this is verified before its head is sent: what is wrong with it is then a clear
@@ -79,6 +80,7 @@ pub struct BlobCache {
     prefetch: Prefetch,
     tees: Tees,
     metrics: Metrics,
+    remarks: Remarks,
 }
 
 impl BlobCache {
@@ -95,7 +97,17 @@ impl BlobCache {
         let fills = Fills::new(store.clone(), metrics.clone(), tasks, shutdown);
         let prefetch = Prefetch::new(config, images, store.clone(), fills.clone(), trusted);
         let tees = Tees::new(config, store.clone(), fills.clone());
-        Self { store, fills, prefetch, tees, metrics }
+        Self { store, fills, prefetch, tees, metrics, remarks: Remarks::default() }
+    }
+
+    /// What the upstream said of a blob beside it.
+    pub fn remark(&self, source: &Source) -> Remark {
+        self.remarks.of(&source.upstream, &source.repository, &source.digest)
+    }
+
+    /// The upstream said this now.
+    pub fn note_remark(&self, source: &Source, remark: &Remark) {
+        self.remarks.note(&source.upstream, &source.repository, &source.digest, remark);
     }
 
     /// What is kept of uploads.
@@ -191,6 +203,10 @@ impl BlobCache {
             Err(error) if says_nothing(&error) => return None,
             Err(error) => return Some(Err(error.into())),
         };
+        // What was said to others, such as of their token, is not for this client.
+        if let Some(remark) = fill.remark().filter(|_| !strange) {
+            self.note_remark(source, &remark);
+        }
         let outcome = match (led, fill.is_complete()) {
             // A small blob may be complete by now, and was fetched for this request nonetheless.
             (true, _) if !fill.was_found() => Outcome::Miss,
@@ -257,7 +273,10 @@ impl BlobCache {
             return Ok(BlobSize { total: Some(blob.len), outcome: Outcome::Hit });
         }
         match source.upstream.head_blob(&source.repository, &source.digest).await {
-            Ok(head) => Ok(BlobSize { total: head.len, outcome: Outcome::Miss }),
+            Ok(head) => {
+                self.note_remark(source, &head.remark);
+                Ok(BlobSize { total: head.len, outcome: Outcome::Miss })
+            }
             Err(error) if error.kind.is_outage() => self.left_size(source).await.ok_or(BlobError::Upstream(error)),
             Err(error) => Err(BlobError::Upstream(error)),
         }
@@ -308,6 +327,7 @@ impl BlobCache {
         let part = range.filter(|range| !total.is_some_and(|total| range.is_whole(total)));
         if let Some(range) = part {
             let reader = ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
+            self.note_remark(source, reader.remark());
             let reader = BlobReader::Through(Box::new(reader));
             return Ok(OpenedBlob { reader, total, range: Some(range), outcome: Outcome::Miss, stored: false });
         }
@@ -315,6 +335,7 @@ impl BlobCache {
             Some(transfer) => transfer,
             None => Transfer::open(source, 0, None).await.map_err(BlobError::Upstream)?,
         };
+        self.note_remark(source, transfer.remark());
         // What the HEAD said a moment ago may be another length; the range is ignored then.
         let range = range.filter(|range| transfer.total().is_some_and(|total| range.is_whole(total)));
         let total = transfer.total();

@@ -187,6 +187,11 @@ impl DiskStore {
         self.index().contains(&Key::Blob(id.clone()))
     }
 
+    /// Whether a manifest may be cached: that is known once everything is counted.
+    pub fn has_manifest(&self, id: &ContentId) -> bool {
+        !self.is_scanned() || self.index().contains(&Key::Manifest(id.clone()))
+    }
+
     /// Opens a verified blob and notes its use; `None` when it is not cached.
     ///
     /// A file that was deleted or cut by hand is a miss, not an error.

@@ -48,7 +48,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    upstream::{self, Mirrors},
+    upstream::{self, Mirrors, Remark},
 };
 
 /// How much of the end is held back until the digest is known to be right, in bytes.
@@ -117,6 +117,8 @@ struct State {
     progress: Progress,
     /// The size of the blob in bytes, once known.
     total: Option<u64>,
+    /// What the upstream said beside the bytes, once it has answered.
+    remark: Option<Remark>,
     file: Option<Arc<File>>,
     /// The fill has failed, and its file may be cut: nobody begins to read any more.
     closing: bool,
@@ -176,6 +178,7 @@ impl Fill {
         let state = State {
             progress: Progress::Opening,
             total: None,
+            remark: None,
             file: None,
             closing: false,
             name: None,
@@ -230,6 +233,11 @@ impl Fill {
             Progress::Failed(error) => Some(Err(error.clone())),
         })
         .await
+    }
+
+    /// What the upstream said beside the bytes, if it was asked and has answered.
+    pub fn remark(&self) -> Option<Remark> {
+        self.state().remark.clone()
     }
 
     /// Waits for the end.

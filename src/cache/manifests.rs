@@ -19,6 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::HeaderValue;
 use moka::policy::EvictionPolicy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -36,7 +37,7 @@ pub use self::{
     question::Wanted,
 };
 use super::{
-    Config, ContentId, DiskStore, Documents, Images, Pool,
+    Config, ContentId, DiskStore, Documents, Images, Pool, Remarks, Source,
     flights::{Circle, Flights},
     freshness::Freshness,
     lru::Key,
@@ -45,7 +46,7 @@ use super::{
 use crate::{
     metrics::{Metrics, Outcome},
     oci::{Accept, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, Repository, Tag},
-    upstream::{self, ErrorKind, Registry, Upstream},
+    upstream::{self, ErrorKind, Registry, Remark, Upstream},
 };
 
 /// How long a client waits for the upstream when there is a stale answer at hand.
@@ -71,6 +72,7 @@ struct Shared {
     images: Images,
     /// Of large documents that are read or hashed.
     documents: Documents,
+    remarks: Remarks,
 }
 
 impl ManifestCache {
@@ -100,7 +102,7 @@ impl ManifestCache {
         let writer = Writer { store: store.clone(), tasks: tasks.clone() };
         let tags = TagRecords::new(config, writer.clone());
         let questions = Flights::new(tasks, shutdown);
-        let documents = Documents::default();
+        let (documents, remarks): (Documents, Remarks) = Default::default();
         let shelves = Shelves::new(store.clone(), documents.clone());
         Self(Arc::new(Shared {
             store,
@@ -113,7 +115,24 @@ impl ManifestCache {
             questions,
             images,
             documents,
+            remarks,
         }))
+    }
+
+    /// The warnings that the upstream gave with a manifest.
+    pub fn warnings(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> Vec<HeaderValue> {
+        self.0.remarks.of(upstream, repository, digest).warnings
+    }
+
+    /// The type of a manifest that is here.
+    pub async fn media_type(&self, source: &Source) -> Option<MediaType> {
+        let id = source.id();
+        if self.in_memory(&source.upstream, &id, None).is_none() && !self.0.store.has_manifest(&id) {
+            return None;
+        }
+        let Source { upstream, repository, digest } = source.clone();
+        let wanted = Wanted { upstream, repository, accept: Accept::default(), told: None };
+        self.cached(&wanted, &digest, None).await.map(|content| content.media_type.clone())
     }
 
     /// The manifest a reference means.
@@ -372,6 +391,7 @@ impl ManifestCache {
                 return Err(error);
             }
         };
+        self.note_remark(wanted, head.digest.as_ref(), &head.remark);
         let was_missing = self.0.missing.contains_key(&question.of_missing());
         let digest = head.digest.clone().filter(|_| key.is_some());
         let moved = digest.as_ref().is_some_and(|digest| known.as_ref().is_none_or(|known| known.digest != *digest));
@@ -590,6 +610,7 @@ impl ManifestCache {
         if question.head || known.is_some() {
             match upstream.head_manifest(repository, &question.reference, accept).await {
                 Ok(mut head) => {
+                    self.note_remark(wanted, head.digest.as_ref(), &head.remark);
                     self.correct(wanted, &mut head).await?;
                     // The digest alone says that nothing changed, whatever else the head leaves out.
                     if let Some(record) = known.as_ref().filter(|known| head.digest.as_ref() == Some(&known.digest)) {
@@ -618,6 +639,7 @@ impl ManifestCache {
         let body =
             upstream.get_manifest(repository, &question.reference, accept).await.map_err(ManifestError::Upstream)?;
         let (reference, confirmed) = (question.reference.clone(), confirmed_before(body.age));
+        let remark = body.remark.clone();
         let verified = self.0.documents.read(body.bytes.len(), move || {
             let is_answer = !by_client || Content::is_proof(&reference, &body);
             if is_answer { Content::verified(&reference, body) } else { Err(ManifestError::NoManifest) }
@@ -633,6 +655,7 @@ impl ManifestCache {
             }
             error
         })?;
+        self.note_remark(wanted, Some(&content.digest), &remark);
         let content = self.keep(wanted, question, content).await;
         self.0.tags.put(wanted, question, TagRecord::of(&content, confirmed)).await;
         Ok(Answer::Content { content, confirmed: is_tag.then_some(confirmed) })
@@ -645,6 +668,12 @@ impl ManifestCache {
         known.digest != *told
             && self.cached(wanted, told, None).await.is_none()
             && self.cached(wanted, &known.digest, Some(&known.media_type)).await.is_some()
+    }
+
+    fn note_remark(&self, wanted: &Wanted, digest: Option<&Digest>, remark: &Remark) {
+        if let Some(digest) = digest {
+            self.0.remarks.note(&wanted.upstream, &wanted.repository, digest, remark);
+        }
     }
 
     /// Puts into a head what is known of a manifest that is here: its length, and its type where its bytes say it. A head that

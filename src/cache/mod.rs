@@ -24,6 +24,7 @@ pub mod prefetch;
 pub mod reader;
 pub mod readers;
 pub mod recency;
+pub mod remarks;
 pub mod scrub;
 pub mod source;
 pub mod tag_record;
@@ -45,6 +46,7 @@ pub use self::{
     prefetch::Images,
     reader::{BlobReader, FileSlice, Hold, Piece, ReadError},
     readers::{Holding, Meter, Readers, Reading, Taker, Taking},
+    remarks::Remarks,
     scrub::{Scrub, WholeHit},
     source::Source,
     tee::{GivenUp, Tee, Tees},

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     oci::Verifier,
-    upstream::{self, Mirrors},
+    upstream::{self, Mirrors, Remark},
 };
 
 /// Gives what a transfer gives.
@@ -71,6 +71,11 @@ impl ThroughReader {
     /// Keeps the place of the one that goes beside the fill of this blob.
     pub fn keeping(&mut self, place: Beside) {
         self.place = Some(place);
+    }
+
+    /// What the upstream said beside the bytes.
+    pub fn remark(&self) -> &Remark {
+        self.transfer.remark()
     }
 
     /// The forebays by way of which the bytes come.

@@ -19,7 +19,7 @@ use futures_util::FutureExt;
 use tokio::{sync::watch, time::Instant};
 
 use super::Source;
-use crate::upstream::{BlobRange, BlobStream, Error, ErrorKind, Mirrors};
+use crate::upstream::{BlobRange, BlobStream, Error, ErrorKind, Mirrors, Remark};
 
 /// How long an upstream may be gone in the middle of a blob before its readers are told.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -102,6 +102,7 @@ pub struct Transfer {
     flow: Option<watch::Sender<Flow>>,
     /// Counts the bytes that are thrown away.
     skipped: Option<Arc<AtomicU64>>,
+    remark: Remark,
 }
 
 impl Transfer {
@@ -166,6 +167,7 @@ impl Transfer {
             broken_since: None,
             flow: None,
             skipped: None,
+            remark: Remark::default(),
         }
     }
 
@@ -226,6 +228,11 @@ impl Transfer {
     /// The size of the whole blob, once known.
     pub fn total(&self) -> Option<u64> {
         self.total
+    }
+
+    /// What the upstream said beside the bytes.
+    pub fn remark(&self) -> &Remark {
+        &self.remark
     }
 
     pub fn position(&self) -> u64 {
@@ -402,6 +409,7 @@ impl Transfer {
         self.has_parts |= stream.ranged;
         self.total = total;
         self.skip = self.position - stream.first;
+        self.remark.clone_from(&stream.remark);
         self.stream = Some(stream);
         self.tell();
         Ok(())

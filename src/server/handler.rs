@@ -33,7 +33,7 @@ use crate::{
     oci::{Accept, Digest, Reference, Repository, is_referrers_tag},
     push::{self, Caches, Deleted, Deletion, Gone, Push, Seal},
     route::{AllowedHosts, Operation, Route, RouteError, Routes, Target, asked_host},
-    upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Upstream},
+    upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Remark, Upstream},
 };
 
 /// The upstreams and how requests find them; replaced as one on reload.
@@ -323,10 +323,11 @@ impl Handler {
         let accept = Accept::from_headers(asked.headers);
         let served = self.manifests.at_hand(upstream, repository, reference, &accept, asked.told)?;
         facts.outcome = served.outcome;
-        Some(
-            unless_known(asked, &served.content.digest, facts, served.confirmed)
-                .unwrap_or_else(|| response::manifest(&served)),
-        )
+        let digest = &served.content.digest;
+        let mut response =
+            unless_known(asked, digest, facts, served.confirmed).unwrap_or_else(|| response::manifest(&served));
+        response::remark(response.headers_mut(), None, self.manifests.warnings(upstream, repository, digest));
+        Some(response)
     }
 
     async fn serve(
@@ -381,13 +382,22 @@ impl Handler {
                 None => self.manifests.head(wanted, reference).await.map_err(|error| facts.failed(error))?,
             };
             facts.outcome = head.outcome;
-            return Ok(unless_known(asked, &head.digest, facts, head.confirmed)
-                .unwrap_or_else(|| response::manifest_head(&head)));
+            let response = unless_known(asked, &head.digest, facts, head.confirmed)
+                .unwrap_or_else(|| response::manifest_head(&head));
+            return Ok(self.with_warnings(wanted, &head.digest, response));
         }
         let served = self.manifests.get(wanted, reference).await.map_err(|error| facts.failed(error))?;
         facts.outcome = served.outcome;
-        Ok(unless_known(asked, &served.content.digest, facts, served.confirmed)
-            .unwrap_or_else(|| response::manifest(&served)))
+        let digest = &served.content.digest;
+        let response =
+            unless_known(asked, digest, facts, served.confirmed).unwrap_or_else(|| response::manifest(&served));
+        Ok(self.with_warnings(wanted, digest, response))
+    }
+
+    fn with_warnings(&self, wanted: &Wanted, digest: &Digest, mut response: Response<Body>) -> Response<Body> {
+        let warnings = self.manifests.warnings(&wanted.upstream, &wanted.repository, digest);
+        response::remark(response.headers_mut(), None, warnings);
+        response
     }
 
     async fn blob(&self, asked: Asked<'_>, source: &Source, facts: &mut Facts) -> Result<Response<Body>, Error> {
@@ -398,15 +408,13 @@ impl Handler {
             let total = self.blobs.cached_len(source).await.or(head.len);
             let size = BlobSize { total, outcome: Outcome::Miss };
             facts.outcome = size.outcome;
-            return Ok(unless_known(asked, &source.digest, facts, None)
-                .unwrap_or_else(|| response::blob_head(&source.digest, &size)));
+            return Ok(self.blob_head(asked, source, &size, facts).await);
         }
         if asked.is_head() || has_already(asked.headers, &source.digest) {
             // That the client has it does not say that the upstream does: the size is asked for all the same.
             let size = self.blobs.size(source).await.map_err(|error| facts.failed(error))?;
             facts.outcome = size.outcome;
-            return Ok(unless_known(asked, &source.digest, facts, None)
-                .unwrap_or_else(|| response::blob_head(&source.digest, &size)));
+            return Ok(self.blob_head(asked, source, &size, facts).await);
         }
         let range = wanted_range(asked.headers, &source.digest);
         let opened =
@@ -419,7 +427,23 @@ impl Handler {
             let taker = taker(asked.connection);
             self.readers.begin(asked.connection.peer.ip().into(), &taker, Holding::Blob(source.id()))
         });
-        Ok(response::blob(&source.digest, opened, asked.connection.lane.as_ref(), reading))
+        let response = response::blob(&source.digest, opened, asked.connection.lane.as_ref(), reading);
+        Ok(self.with_remark(source, response).await)
+    }
+
+    async fn blob_head(&self, asked: Asked<'_>, source: &Source, size: &BlobSize, facts: &Facts) -> Response<Body> {
+        match unless_known(asked, &source.digest, facts, None) {
+            Some(response) => response,
+            None => self.with_remark(source, response::blob_head(&source.digest, size)).await,
+        }
+    }
+
+    /// What is a manifest has its type, also where it is asked for as a blob.
+    async fn with_remark(&self, source: &Source, mut response: Response<Body>) -> Response<Body> {
+        let Remark { media_type, warnings } = self.blobs.remark(source);
+        let kind = self.manifests.media_type(source).await.or(media_type);
+        response::remark(response.headers_mut(), kind.as_ref(), warnings);
+        response
     }
 
     /// What the upstream says of a blob under this repository, where it has to be asked although the blob may be cached:
@@ -438,6 +462,7 @@ impl Handler {
         }
         match upstream.head_blob(repository, digest).await {
             Ok(head) => {
+                self.blobs.note_remark(source, &head.remark);
                 if let Some(deletion) = deleted {
                     self.gone.refute(deletion, Deleted::Blob, upstream.name(), repository, digest).await;
                 }

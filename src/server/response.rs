@@ -17,7 +17,7 @@ use crate::{
     },
     error::{Error, Told},
     metrics::Outcome,
-    oci::{Digest, ErrorCode, ResolvedRange, etag},
+    oci::{Digest, ErrorCode, MediaType, ResolvedRange, etag},
     upstream::{Refusal, Written},
 };
 
@@ -121,6 +121,16 @@ fn blob_headers(headers: &mut HeaderMap, digest: &Digest, len: Option<u64>) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
     }
     content_headers(headers, digest);
+}
+
+/// Puts in what the upstream said beside the content; `kind`: the type of what is a manifest, though it was asked for as a blob.
+pub fn remark(headers: &mut HeaderMap, kind: Option<&MediaType>, warnings: Vec<HeaderValue>) {
+    if let Some(kind) = kind {
+        headers.insert(header::CONTENT_TYPE, kind.into());
+    }
+    for warning in warnings {
+        headers.append(header::WARNING, warning);
+    }
 }
 
 /// The client has this content already; `confirmed`: when that was found to be what the tag means.

@@ -20,6 +20,7 @@ use super::{
     endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
+    remark::Remark,
     request::Shared,
     via::Mirrors,
 };
@@ -59,6 +60,7 @@ pub struct BlobStream {
     pub is_tail: bool,
     /// The forebays that it comes by.
     pub mirrors: Option<Mirrors>,
+    pub remark: Remark,
     followed: Followed,
     /// How many bytes are still to come, when that is known.
     expected: Option<u64>,
@@ -103,7 +105,7 @@ impl BlobStream {
             Part { first: 0, total: len, expected: len, is_tail: true }
         };
         let Part { first, total, expected, is_tail } = part;
-        let mirrors = Mirrors::in_headers(headers);
+        let (mirrors, remark) = (Mirrors::in_headers(headers), Remark::of(headers));
         let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
         let upstream = upstream.name().clone();
         Ok(Self {
@@ -112,6 +114,7 @@ impl BlobStream {
             ranged,
             is_tail,
             mirrors,
+            remark,
             followed,
             expected,
             upstream,

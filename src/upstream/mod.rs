@@ -31,6 +31,7 @@ mod realm;
 mod redirect;
 mod refusal;
 mod registry;
+mod remark;
 mod request;
 mod token;
 mod via;
@@ -54,6 +55,7 @@ pub use self::{
     error::{Error, ErrorKind, SetupError},
     refusal::{Reason, Refusal},
     registry::{Registry, UrlHashes},
+    remark::Remark,
     via::Mirrors,
     write::{Need, Place, Write, Written},
 };
@@ -104,6 +106,7 @@ pub struct ManifestHead {
     pub len: Option<u64>,
     /// How long ago this was true, as a forebay says.
     pub age: Duration,
+    pub remark: Remark,
 }
 
 /// A manifest as it came. Nothing of it is verified.
@@ -115,6 +118,7 @@ pub struct ManifestBody {
     pub bytes: Bytes,
     /// How long ago this was true, as a forebay says.
     pub age: Duration,
+    pub remark: Remark,
 }
 
 /// What the head of a blob says.
@@ -124,12 +128,13 @@ pub struct BlobHead {
     pub len: Option<u64>,
     /// As the upstream claims.
     pub digest: Option<Digest>,
+    pub remark: Remark,
 }
 
 /// An answer that is passed on as it is.
 #[derive(Clone, Debug)]
 pub struct Forwarded {
-    /// Content-Type, Link and OCI-Filters-Applied alone.
+    /// Content-Type, Link, OCI-Filters-Applied, and warnings for clients alone.
     pub headers: HeaderMap,
     pub body: Bytes,
 }
@@ -280,6 +285,7 @@ impl Upstream {
                     // No manifest has none.
                     len: answer::announced_len(&followed).filter(|len| *len > 0),
                     age: answer::age(&followed),
+                    remark: Remark::of(headers),
                 })
             })
             .await
@@ -295,7 +301,7 @@ impl Upstream {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
         let Document { headers, body, age } = self.shared.document(ask).await?;
         let media_type = media_type(&headers).filter(|_| !answer::is_html(&headers));
-        Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age })
+        Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, remark: Remark::of(&headers) })
     }
 
     /// Asks how long a blob is: by a GET of its first byte, where a HEAD does not tell.
@@ -345,11 +351,16 @@ impl Upstream {
                 let answer = in_time(&endpoint, asking).await;
                 match answer {
                     Ok(followed) => {
-                        Ok(BlobHead { len: len_told(&followed), digest: self::digest(followed.response.headers()) })
+                        let headers = followed.response.headers();
+                        Ok(BlobHead {
+                            len: len_told(&followed),
+                            digest: self::digest(headers),
+                            remark: Remark::of(headers),
+                        })
                     }
                     // The one blob that has no first byte.
                     Err(error) if is_empty && error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
-                        Ok(BlobHead { len: Some(0), digest: None })
+                        Ok(BlobHead { len: Some(0), digest: None, remark: Remark::default() })
                     }
                     Err(error) => Err(error),
                 }
@@ -393,9 +404,11 @@ impl Upstream {
             is_tag: false,
         })?;
         let Document { headers: theirs, body, .. } = self.shared.document(ask).await?;
+        let warnings = Remark::of(&theirs).warnings.into_iter().map(|warning| (header::WARNING, warning));
         let headers = FORWARDED
             .iter()
             .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))
+            .chain(warnings)
             .collect();
         Ok(Forwarded { headers, body })
     }

@@ -56,3 +56,4 @@ mod stress;
 mod support;
 mod tags;
 mod upstream;
+mod warnings;

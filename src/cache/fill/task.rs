@@ -137,6 +137,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     let Some(temp) = slot else { return Err(FillError::NoRoom) };
     fill.update(|state| {
         state.total = transfer.total();
+        state.remark = Some(transfer.remark().clone());
         state.file = Some(temp.file().clone());
         state.name = Some(temp.name().clone());
         state.front = front;

@@ -103,7 +103,7 @@ impl ManifestHead {
 impl TagRecord {
     /// `None` when the upstream left out what a client needs to know.
     pub(super) fn told_by(head: upstream::ManifestHead) -> Option<Self> {
-        let upstream::ManifestHead { media_type, digest, len, age } = head;
+        let upstream::ManifestHead { media_type, digest, len, age, .. } = head;
         Some(Self {
             digest: digest?,
             media_type: media_type?,

@@ -119,7 +119,13 @@ mod tests {
     /// The same bytes, to which each registry gives a type of its own.
     fn said_by(name: &str) -> Arc<Content> {
         let media_type = Some(format!("application/{name}").parse().unwrap());
-        let body = ManifestBody { media_type, digest: None, bytes: Bytes::from_static(UNTYPED), age: Duration::ZERO };
+        let body = ManifestBody {
+            media_type,
+            digest: None,
+            bytes: Bytes::from_static(UNTYPED),
+            age: Duration::ZERO,
+            remark: Default::default(),
+        };
         Arc::new(Content::verified(&Reference::Tag("1".parse().unwrap()), body).unwrap())
     }
 
