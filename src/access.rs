@@ -1,7 +1,8 @@
 //! Who asks, and whether they may.
 //!
-//! What must hold: credentials that were sent and are wrong are refused, even where none are needed (or `docker login`
-//! would succeed with any password); a wrong name costs the asker as much time as a wrong password; checking a
+//! What must hold: where there are users, credentials that were sent and are wrong are refused, even where none are needed
+//! (or `docker login` would succeed with any password); where there are none, credentials are ignored, since clients show
+//! what an old login file, or a header in their configuration, has for this host; a wrong name costs the asker as much time as a wrong password; checking a
 //! password (tens of milliseconds of CPU) happens off the async threads, few at once with a bounded queue before
 //! it, and once per pull rather than once per request. How a refusal looks on the wire is left to the caller.
 
@@ -17,7 +18,7 @@ mod watch;
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
 
@@ -81,6 +82,8 @@ pub struct AccessControl(Arc<Shared>);
 struct Shared {
     rules: ArcSwap<Rules>,
     turns: Turns,
+    /// That credentials are ignored is told once.
+    ignored: Once,
 }
 
 /// What one reading of the configuration and of the htpasswd file says.
@@ -96,14 +99,17 @@ impl AccessControl {
     /// When the htpasswd file cannot be read or has a line that is not understood.
     pub fn load(config: &Config) -> Result<Self, Error> {
         let rules = ArcSwap::from_pointee(Rules::load(config)?);
-        Ok(AccessControl(Arc::new(Shared { rules, turns: Turns::new(TrustedNetworks::default()) })))
+        Ok(AccessControl::with(rules, TrustedNetworks::default()))
     }
 
     /// The same rules, where these networks are held to no share of the turns to have a password verified.
     #[must_use]
     pub fn trusting(self, trusted: TrustedNetworks) -> AccessControl {
-        let rules = ArcSwap::from(self.0.rules.load_full());
-        AccessControl(Arc::new(Shared { rules, turns: Turns::new(trusted) }))
+        AccessControl::with(ArcSwap::from(self.0.rules.load_full()), trusted)
+    }
+
+    fn with(rules: ArcSwap<Rules>, trusted: TrustedNetworks) -> AccessControl {
+        AccessControl(Arc::new(Shared { rules, turns: Turns::new(trusted), ignored: Once::new() }))
     }
 
     /// Reads the htpasswd file again. Blocks on it.
@@ -139,8 +145,8 @@ impl AccessControl {
         Ok(())
     }
 
-    /// Says who the client at `peer` is. `authorization` is the header as it came; `client_certificate` whether the client
-    /// showed one that the client CA signed.
+    /// Says who the client at `peer` is. `authorization` is the header as it came, which says nothing where there are no
+    /// users; `client_certificate` whether the client showed one that the client CA signed.
     ///
     /// # Errors
     /// When the client may not pull.
@@ -152,8 +158,15 @@ impl AccessControl {
         client_certificate: bool,
     ) -> Result<Identity, Refusal> {
         let Some(header) = authorization else { return self.check_without(client_certificate) };
+        let rules = self.0.rules.load_full();
+        if rules.users.is_none() {
+            self.0.ignored.call_once(|| {
+                tracing::info!(client = %peer, "a client shows credentials: they are ignored, since there is no access.htpasswd; this is told once");
+            });
+            return self.check_without(client_certificate);
+        }
         let credentials = Credentials::parse(header).ok_or(Refusal::Malformed)?;
-        self.verify(self.0.rules.load_full(), credentials, tries, peer).await.map(Identity::User)
+        self.verify(rules, credentials, tries, peer).await.map(Identity::User)
     }
 
     /// The same for a client that sent no credentials, which needs no waiting.
@@ -196,10 +209,6 @@ impl AccessControl {
         tries: &Tries,
         peer: IpAddr,
     ) -> Result<Arc<str>, Refusal> {
-        // Without users no credentials are right.
-        if rules.users.is_none() {
-            return Err(Refusal::Wrong);
-        }
         if let Some(user) = rules.remembered(&credentials) {
             return Ok(user);
         }
@@ -345,15 +354,15 @@ mod tests {
         assert!(matches!(access.look(None).unwrap(), Look::Unchanged));
     }
 
-    /// Where there are no users, a password is no guess at one.
+    /// Nor is it a guess at one, however often it is shown.
     #[tokio::test]
-    async fn where_there_are_no_users_a_password_is_wrong_and_no_guess() {
+    async fn where_there_are_no_users_a_password_is_ignored() {
         let config = Config { htpasswd: None, push_users: None, ..with_file("".as_ref(), &[]) };
         let (access, tries) = (AccessControl::load(&config).unwrap(), Tries::new(TrustedNetworks::default()));
         let header = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode("ann:pw"))).unwrap();
         for _ in 0..200 {
             let peer = IpAddr::from([192, 0, 2, 1]);
-            assert_eq!(access.check(&tries, peer, Some(&header), false).await, Err(Refusal::Wrong));
+            assert_eq!(access.check(&tries, peer, Some(&header), false).await, Ok(Identity::Anonymous));
         }
     }
 

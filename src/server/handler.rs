@@ -187,9 +187,11 @@ impl Handler {
         // Before a bad route is told: who may not pull does not learn which upstreams there are.
         let authorization = asked.headers.get(header::AUTHORIZATION);
         let certificate = asked.connection.client_certificate;
+        // Credentials that neither an upstream nor a file of ours judges are ignored, also where they come in clear.
+        let is_judged = upstream.as_ref().is_some_and(Upstream::decides_by_client) || self.access.load().has_users();
         let identity = match authorization {
             None => self.access.load().check_without(certificate)?,
-            Some(_) if !self.takes_passwords(asked) => return Err(Error::ClearLogin),
+            Some(_) if is_judged && !self.takes_passwords(asked) => return Err(Error::ClearLogin),
             Some(authorization) => match upstream.as_mut().filter(|upstream| upstream.decides_by_client()) {
                 Some(upstream) => self.on_behalf_of_client(asked, upstream, authorization)?,
                 None => {

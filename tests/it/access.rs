@@ -59,9 +59,14 @@ async fn who_may_pull() {
     let cases = [
         (no_file(Anonymous::Pull), None, false, Ok(Identity::Anonymous)),
         (no_file(Anonymous::Pull), None, true, Ok(Identity::Certificate)),
-        (no_file(Anonymous::Pull), Some(basic("ann", "secret")), false, Err(Refusal::Wrong)),
+        // Where there is nothing to check credentials against, they are as good as none.
+        (no_file(Anonymous::Pull), Some(basic("ann", "secret")), false, Ok(Identity::Anonymous)),
+        (no_file(Anonymous::Pull), Some(basic("ann", "secret")), true, Ok(Identity::Certificate)),
+        (no_file(Anonymous::Pull), Some(bearer.clone()), false, Ok(Identity::Anonymous)),
         (no_file(Anonymous::None), None, false, Err(Refusal::Missing)),
         (no_file(Anonymous::None), None, true, Ok(Identity::Certificate)),
+        (no_file(Anonymous::None), Some(basic("ann", "secret")), false, Err(Refusal::Missing)),
+        (no_file(Anonymous::None), Some(basic("ann", "secret")), true, Ok(Identity::Certificate)),
         (file.config(Anonymous::Pull), None, false, Ok(Identity::Anonymous)),
         (file.config(Anonymous::Pull), Some(basic("ann", "secret")), false, Ok(ann.clone())),
         (file.config(Anonymous::Pull), Some(basic("bob", "pä:ss")), false, Ok(bob)),

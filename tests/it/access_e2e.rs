@@ -3,6 +3,7 @@
 use std::fs;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use forebay::access::Anonymous;
 use http::Method;
 use tempfile::TempDir;
 
@@ -11,6 +12,7 @@ use crate::{
     support::{
         fake_registry::{Auth, Bearer, FakeRegistry, Server},
         mirror::Mirror,
+        program::Program,
     },
 };
 
@@ -95,9 +97,66 @@ async fn wrong_credentials_are_wrong_where_none_are_needed() {
             assert_eq!(answer.status, status, "{path}: {password}");
         }
     }
-    // Where there are no users, no credentials are right.
+}
+
+/// A header in containerd's hosts.toml, an old login file, a token for another host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_mirror_without_users_ignores_credentials() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mirror = Mirror::of(&registry).await;
-    assert_eq!(mirror.get_with("/v2/", &[("authorization", &basic("ann", "secret"))]).await.status, 401);
+    let paths = [
+        "/v2/".to_owned(),
+        manifest(1),
+        manifest(&image.manifest),
+        format!("/v2/team/app/blobs/{}", image.layers[0]),
+        "/v2/team/app/tags/list".to_owned(),
+    ];
+    let shown = [basic("ann", "secret"), "Bearer secret".to_owned(), "Basic !".to_owned(), "x".repeat(8000)];
+    // Before and after it is cached.
+    for _ in 0..2 {
+        for (path, shown) in paths.iter().flat_map(|path| shown.iter().map(move |shown| (path, shown))) {
+            for method in [Method::GET, Method::HEAD] {
+                let answer = mirror.request(method.clone(), path, &[("authorization", shown)]).await;
+                assert_eq!(answer.status, 200, "{method} {path}");
+                assert_eq!(answer.header("www-authenticate"), None, "{method} {path}");
+            }
+        }
+    }
+    // What is refused is refused for what it is.
+    let shown = [("authorization", &*shown[0])];
+    assert_eq!(mirror.get_with("/v2/team/app/manifests/2", &shown).await.status, 404);
+    assert_eq!(mirror.get_with("/v2/?ns=other.example", &shown).await.status, 404);
+    assert_eq!(mirror.request(Method::POST, "/v2/team/app/blobs/uploads/", &shown).await.status, 405);
+    assert_eq!(registry.count(|request| request.header("authorization").is_some()), 0, "they are passed on nowhere");
+    // Not where only those may pull who can say who they are.
+    let closed = Mirror::build(&registry).config(|config| config.access.anonymous = Anonymous::None).start().await;
+    for path in &paths {
+        assert_eq!(closed.get_with(path, &shown).await.status, 401, "{path}");
+    }
+}
+
+/// In each process, whatever clients show, and how often.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_credentials_are_ignored_is_logged_once() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"layer"]);
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[cache]\nmin_free = \"1 B\"\n[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\n",
+        registry.url()
+    );
+    fs::write(directory.path().join("forebay.toml"), text).unwrap();
+    let program = Program::serve(directory, "info").await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for n in 0..5 {
+        let request = client.get(format!("http://{}{}", program.registry, manifest(1)));
+        let answer = request.header("authorization", basic("ann", &format!("pa55-{n}"))).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    let log = program.log();
+    assert_eq!(log.matches("shows credentials").count(), 1, "{log}");
+    assert!(!log.contains("pa55") && !log.contains(&basic("ann", "pa55")["Basic ".len()..][..8]), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

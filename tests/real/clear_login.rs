@@ -43,6 +43,11 @@ struct Answer {
 impl World {
     /// `tls`: whether forebay speaks it as well; `access`: more keys of that section.
     async fn new(tls: bool, access: &str) -> World {
+        World::with(tls, &format!("htpasswd = \"users\"\n{access}")).await
+    }
+
+    /// The same; `access` is all of that section.
+    async fn with(tls: bool, access: &str) -> World {
         let network = Network::new().await;
         let folder = TempDir::with_prefix("forebay-clear-").expect("a folder can be made");
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file can be written");
@@ -80,7 +85,7 @@ impl World {
             "forebay.toml",
             &format!(
                 "[server]\nlisten = [\"127.0.0.1:5000\", \"{ELSEWHERE}:5000\"]\n{tls}[admin]\nlisten = \"127.0.0.1:5001\"\n\
-                 [access]\nhtpasswd = \"users\"\n{access}\n{upstreams}"
+                 [access]\n{access}\n{upstreams}"
             ),
         );
         let binary = command();
@@ -218,4 +223,22 @@ async fn a_client_without_tls_is_refused_and_an_operator_can_do_without() {
     lenient.assert_taken_at(&format!("http://{ELSEWHERE}:5000")).await;
     let raw = user.skopeo_in(&lenient.network, &inspect).await.ok();
     assert_eq!(raw, lenient.image.manifest.blob.bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_users_credentials_in_clear_from_elsewhere_are_ignored() {
+    let world = World::with(false, "").await;
+    let elsewhere = format!("http://{ELSEWHERE}:5000");
+    let blob = format!("{elsewhere}/v2/shared.example/ann/app/blobs/{}", world.layer().digest);
+    for user in [None, Some(ANN), Some("ann:wrong"), Some(CAROL)] {
+        for url in [&format!("{elsewhere}/v2/?ns=shared.example"), &blob] {
+            let answer = world.curl(url, user, &["--head"]).await;
+            assert_eq!(answer.status, 200, "{url} as {user:?}: {}", answer.text);
+        }
+        // Where the upstream would judge them they do not go in clear.
+        let private = world.curl(&format!("{elsewhere}/v2/ann/app/manifests/1"), user, &[]).await;
+        assert_eq!(private.status, 403, "{user:?}: {}", private.text);
+        assert!(private.text.contains(WHAT_TO_DO), "{}", private.text);
+    }
+    assert_eq!(world.forebay.log().matches("shows credentials").count(), 1, "{}", world.forebay.log());
 }

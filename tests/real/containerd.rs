@@ -73,3 +73,19 @@ async fn ctr_pulls_through_mirrors_that_are_set_per_registry_and_have_a_path() {
     assert_eq!(containerd.content(&multi.images[0].layers[0]).await, multi.images[0].layers[0].bytes);
     assert_eq!(containerd.content(&app.layers[0]).await, app.layers[0].bytes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctr_pulls_though_its_hosts_toml_has_a_header_for_the_mirror() {
+    let _turn = Turn::of_the_engines().await;
+    let (multi, app) = (Index::new(Format::Oci, 28, &[40_000]), Image::new(Format::Docker, 30, &[70_000]));
+    let (_hub, _other, forebay) = two_registries(&multi, &app).await;
+    let containerd = Containerd::start().await;
+    let url = forebay.url("");
+    let header = format!("[host.{url:?}.header]\nauthorization = \"Basic YW5uOm9sZA==\"\n");
+    containerd.configure("_default", &format!("{}{header}", hosts_toml(&url)));
+
+    containerd.try_pull("docker.io/library/multi:1").await.ok();
+    containerd.try_pull("second.example/team/app:1").await.ok();
+
+    assert_eq!(containerd.content(&app.layers[0]).await, app.layers[0].bytes);
+}
