@@ -15,6 +15,7 @@ mod writer;
 mod written;
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -183,6 +184,11 @@ impl ManifestCache {
             }
         };
         Some(ServedManifest { content, outcome: Outcome::Hit, confirmed })
+    }
+
+    /// A client at this address reads this manifest.
+    pub fn note_read(&self, upstream: &Upstream, repository: &Repository, content: &Content, client: IpAddr) {
+        self.0.images.note_read(upstream.registry(), repository, content, client);
     }
 
     /// Where a tag points, as far as it is known here.

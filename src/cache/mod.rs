@@ -23,6 +23,7 @@ pub mod pool;
 pub mod prefetch;
 pub mod reader;
 pub mod readers;
+pub mod reads;
 pub mod recency;
 pub mod remarks;
 pub mod scrub;

@@ -1,8 +1,10 @@
 //! Layers that a client is about to ask for.
 //!
 //! Who gets an image's configuration will want its layers: those that are not here are begun at once, in the
-//! manifest's order, a few at a time. A prefetch is a fill like any other, which clients join; what of it fails is
-//! fetched when it is asked for, and not before.
+//! manifest's order, a few at a time. Several images may have one configuration (the same layers in gzip and in zstd,
+//! artifacts with an empty one), so that the manifest which this client has read just before says which layers those are;
+//! a client that has read several of them, or none, has nothing fetched ahead. A prefetch is a fill like any other, which
+//! clients join; what of it fails is fetched when it is asked for, and not before.
 //!
 //! All of it is a guess, so it is bounded wherever it could be in somebody's way: in all, per upstream, by the sizes
 //! that the manifest tells, and by time when nothing comes. What no client has taken yet is the first to go from the cache
@@ -27,6 +29,7 @@ use super::{
     Config, ContentId, DiskStore, Pool, Source,
     fill::{Fill, FillError, Fills, while_it_advances},
     manifests::Content,
+    reads::{Read, Reads},
     untaken::Untaken,
 };
 use crate::{
@@ -44,6 +47,12 @@ const LAYER_WEIGHT: usize = 192;
 const MAX_MANIFEST: usize = 256 * 1024;
 /// No runtime can stack so many layers: what has more is no image.
 const MOST_LAYERS: usize = 200;
+/// How many images with one configuration are remembered, the most recently seen.
+const MAX_VARIANTS: usize = 8;
+/// The type of a configuration that is none: what has it is no image, and clients get only what they need of it.
+///
+/// Source: OCI image specification v1.1, "Guidance for an Empty Descriptor".
+const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
 /// How many configurations that were asked for are remembered.
 const MOST_BEGUN: u64 = 10_000;
 /// How many layers of all images together are fetched ahead at a time, and how many of them from one upstream: one that
@@ -81,64 +90,111 @@ struct Image {
     config: Digest,
 }
 
-/// The layers of images by their configuration. A cheap handle.
-#[derive(Clone)]
-pub struct Images(moka::sync::Cache<Image, Known>);
-
-/// What is known of an image.
-#[derive(Clone)]
-struct Known {
+/// One of the images with a configuration: its manifest, and what is to be fetched for it.
+#[derive(Clone, Debug)]
+struct Variant {
+    manifest: Digest,
     layers: Arc<[Layer]>,
     /// The upstream gave this manifest for this repository. What was on disk may be from another one, which can lie about it.
     is_told: bool,
 }
 
+/// The layers of images by their configuration, and which of their manifests clients have read. A cheap handle.
+#[derive(Clone)]
+pub struct Images {
+    known: moka::sync::Cache<Image, Arc<[Variant]>>,
+    reads: Arc<Reads>,
+}
+
 impl Default for Images {
     fn default() -> Self {
-        let images = moka::sync::Cache::builder()
+        let weight = |variant: &Variant| IMAGE_WEIGHT + variant.layers.len() * LAYER_WEIGHT;
+        let known = moka::sync::Cache::builder()
             .max_capacity(MOST_MEMORY)
-            .weigher(|_, known: &Known| {
-                u32::try_from(IMAGE_WEIGHT + known.layers.len() * LAYER_WEIGHT).unwrap_or(u32::MAX)
+            .weigher(move |_, variants: &Arc<[Variant]>| {
+                u32::try_from(variants.iter().map(weight).sum::<usize>()).unwrap_or(u32::MAX)
             })
             // The default policy refuses newcomers, and it is the newest image whose layers are wanted next.
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self(images)
+        Self { known, reads: Arc::default() }
     }
 }
 
 impl Images {
     /// An upstream gave this manifest for a repository.
     pub fn note(&self, registry: &Registry, repository: &Repository, manifest: &Content) {
-        if let Some((image, layers)) = image(registry, repository, manifest) {
-            self.0.insert(image, Known { layers, is_told: true });
+        if let Some((image, variant)) = image(registry, repository, manifest) {
+            let variant = Variant { is_told: true, ..variant };
+            self.merge(image, variant, |variant, others| {
+                [variant].into_iter().chain(others).take(MAX_VARIANTS).collect()
+            });
         }
     }
 
     /// This manifest was on disk, for whichever repository it was fetched: it replaces nothing that is known.
     pub fn recall(&self, registry: &Registry, repository: &Repository, manifest: &Content) {
-        if let Some((image, layers)) = image(registry, repository, manifest) {
-            self.0.entry(image).or_insert(Known { layers, is_told: false });
+        if let Some((image, variant)) = image(registry, repository, manifest) {
+            self.merge(image, variant, |variant, others| {
+                others.into_iter().chain([variant]).take(MAX_VARIANTS).collect()
+            });
         }
+    }
+
+    /// A client reads this manifest of a repository.
+    pub fn note_read(&self, registry: &Registry, repository: &Repository, manifest: &Content, client: IpAddr) {
+        if is_image(manifest) {
+            self.reads.note(Read { client, registry, repository, manifest: &manifest.digest });
+        }
+    }
+
+    /// Of the images with this configuration the one whose manifest this client has read since it asked last; `None` where
+    /// that is none, or not one alone.
+    fn read_by(&self, client: IpAddr, image: &Image) -> Option<Variant> {
+        let variants = self.known.get(image)?;
+        let Image { registry, repository, .. } = image;
+        let is_read =
+            |variant: &&Variant| self.reads.take(Read { client, registry, repository, manifest: &variant.manifest });
+        let mut read = variants.iter().filter(is_read);
+        let one = read.next()?;
+        // All are looked at: what was read before this is over.
+        (read.count() == 0).then(|| one.clone())
+    }
+
+    /// `merge` says where this one stands among the others that are known.
+    fn merge(&self, image: Image, variant: Variant, merge: impl FnOnce(Variant, Vec<Variant>) -> Arc<[Variant]>) {
+        self.known.entry(image).and_upsert_with(|known| {
+            let known = known.map(|known| known.into_value());
+            let is_it = |other: &&Variant| other.manifest == variant.manifest;
+            let (same, others): (Vec<&Variant>, Vec<&Variant>) =
+                known.iter().flat_map(|known| known.iter()).partition(is_it);
+            let is_told = variant.is_told || same.iter().any(|same| same.is_told);
+            let others = others.into_iter().cloned().collect();
+            merge(Variant { is_told, ..variant }, others)
+        });
     }
 }
 
+fn is_image(manifest: &Content) -> bool {
+    matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest))
+}
+
 /// What a manifest says, if it is an image's.
-fn image(registry: &Registry, repository: &Repository, manifest: &Content) -> Option<(Image, Arc<[Layer]>)> {
-    let is_image =
-        matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest));
-    if !is_image || manifest.bytes.len() > MAX_MANIFEST {
+fn image(registry: &Registry, repository: &Repository, manifest: &Content) -> Option<(Image, Variant)> {
+    if !is_image(manifest) || manifest.bytes.len() > MAX_MANIFEST {
         return None;
     }
     let ManifestContent::Image { config, layers } = Manifest::parse(&manifest.bytes).ok()?.content else { return None };
     if layers.len() > MOST_LAYERS {
         return None;
     }
+    let is_artifact = config.media_type.essence() == EMPTY_CONFIG;
     let image = Image { registry: registry.clone(), repository: repository.clone(), config: config.digest };
     // Older images name the layer of nothing again and again.
     let mut seen = HashSet::new();
-    let layers = layers.iter().filter(|layer| is_here(layer) && seen.insert(&layer.digest));
-    Some((image, layers.map(Layer::of).collect()))
+    let layers = layers.iter().filter(|layer| !is_artifact && is_here(layer) && seen.insert(&layer.digest));
+    let (manifest, layers) = (manifest.digest.clone(), layers.map(Layer::of).collect());
+    Some((image, Variant { manifest, layers, is_told: false }))
 }
 
 impl Image {
@@ -175,8 +231,8 @@ struct Shared {
     /// Whose manifests lied lately.
     distrusted: moka::sync::Cache<(Registry, Repository), ()>,
     images: Images,
-    /// Configurations that were asked for within [`ONCE_IN`].
-    begun: moka::sync::Cache<Image, ()>,
+    /// Configurations that were asked for within [`ONCE_IN`], and of which image.
+    begun: moka::sync::Cache<(Image, Digest), ()>,
     at_once: Semaphore,
     waiting: Arc<Semaphore>,
     turns: moka::sync::Cache<Registry, Arc<Turns>>,
@@ -226,8 +282,8 @@ impl Prefetch {
             return;
         }
         let image = Image::of(source);
-        let Some(Known { layers, is_told }) = self.0.images.0.get(&image) else { return };
-        if !self.0.begun.entry(image).or_insert(()).is_fresh() {
+        let Some(Variant { manifest, layers, is_told }) = self.0.images.read_by(client, &image) else { return };
+        if !self.0.begun.entry((image, manifest)).or_insert(()).is_fresh() {
             return;
         }
         let pool = Pool::of(&source.upstream);
@@ -390,6 +446,10 @@ mod tests {
     }
 
     fn manifest(media_type: MediaType, layers: &[(&str, &str, u64)]) -> Content {
+        of_config("a/b", media_type, layers)
+    }
+
+    fn of_config(kind: &str, media_type: MediaType, layers: &[(&str, &str, u64)]) -> Content {
         let layers: Vec<String> = layers
             .iter()
             .map(|(kind, of, size)| {
@@ -397,7 +457,7 @@ mod tests {
             })
             .collect();
         let bytes = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{{"mediaType":"a/b","digest":"{}","size":2}},"layers":[{}]}}"#,
+            r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{{"mediaType":"{kind}","digest":"{}","size":2}},"layers":[{}]}}"#,
             digest("config"),
             layers.join(",")
         );
@@ -412,15 +472,21 @@ mod tests {
         Image { registry, repository: repository.parse().unwrap(), config: digest("config") }
     }
 
-    fn layers(images: &Images, of: &Image) -> Option<Vec<(Digest, u64)>> {
-        let known = images.0.get(of)?;
-        Some(known.layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect())
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    /// What is fetched ahead for a client that reads these manifests and then the configuration.
+    fn layers(images: &Images, of: &Image, read: &[&Content]) -> Option<Vec<(Digest, u64)>> {
+        for manifest in read {
+            images.note_read(&of.registry, &of.repository, manifest, CLIENT);
+        }
+        let layers = images.read_by(CLIENT, of)?.layers;
+        Some(layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect())
     }
 
     fn noted(media_type: MediaType, of: &[(&str, &str, u64)]) -> Option<Vec<(Digest, u64)>> {
-        let (images, place) = (Images::default(), place("a", "b"));
-        images.note(&place.registry, &place.repository, &manifest(media_type, of));
-        layers(&images, &place)
+        let (images, place, manifest) = (Images::default(), place("a", "b"), manifest(media_type, of));
+        images.note(&place.registry, &place.repository, &manifest);
+        layers(&images, &place, &[&manifest])
     }
 
     #[test]
@@ -437,6 +503,11 @@ mod tests {
         assert_eq!(noted(MediaType::OCI_MANIFEST, &[]), Some(vec![]));
         assert_eq!(noted(MediaType::OCI_INDEX, &layers), None);
         assert_eq!(noted("text/plain".parse().unwrap(), &layers), None);
+        // What has an empty configuration is an artifact: who gets that wants nothing more by it.
+        let (images, place) = (Images::default(), place("a", "b"));
+        let artifact = of_config(EMPTY_CONFIG, MediaType::OCI_MANIFEST, &layers);
+        images.note(&place.registry, &place.repository, &artifact);
+        assert_eq!(self::layers(&images, &place, &[&artifact]), Some(vec![]));
         // Nothing of a document is read that is too long for an image's.
         let long = "a".repeat(MAX_MANIFEST);
         assert_eq!(noted(MediaType::OCI_MANIFEST, &[(&long, "a", 5)]), None);
@@ -452,15 +523,60 @@ mod tests {
         images.note(&ours.registry, &ours.repository, &true_one);
         for other in [place("evil.example", "team/app"), place("good.example", "team/evil")] {
             images.note(&other.registry, &other.repository, &invented);
-            assert_eq!(layers(&images, &other), Some(vec![(digest("invented"), 1)]));
+            assert_eq!(layers(&images, &other, &[&invented]), Some(vec![(digest("invented"), 1)]));
+            // Read there, it says nothing here.
+            images.note_read(&other.registry, &other.repository, &invented, CLIENT);
         }
+        assert_eq!(layers(&images, &ours, &[]), None);
         // What was fetched for those is on disk, and may be asked for by its digest here.
         images.recall(&ours.registry, &ours.repository, &invented);
-        assert_eq!(layers(&images, &ours), Some(vec![(digest("true"), 1)]));
-        // What the upstream says now counts.
-        let newer = manifest(MediaType::OCI_MANIFEST, &[(KIND, "newer", 1)]);
-        images.note(&ours.registry, &ours.repository, &newer);
-        assert_eq!(layers(&images, &ours), Some(vec![(digest("newer"), 1)]));
+        assert_eq!(layers(&images, &ours, &[&true_one]), Some(vec![(digest("true"), 1)]));
+    }
+
+    /// The same layers in gzip and in zstd; artifacts.
+    #[test]
+    fn of_images_with_one_configuration_the_one_that_was_read_counts() {
+        const KIND: &str = "vnd.oci.image.layer.v1.tar";
+        let (images, ours) = (Images::default(), place("good.example", "team/app"));
+        let [gzip, zstd] = ["gzip", "zstd"].map(|of| manifest(MediaType::OCI_MANIFEST, &[(KIND, of, 1)]));
+        images.note(&ours.registry, &ours.repository, &gzip);
+        images.note(&ours.registry, &ours.repository, &zstd);
+        let expected = |of: &str| Some(vec![(digest(of), 1)]);
+        assert_eq!(layers(&images, &ours, &[&gzip]), expected("gzip"));
+        assert_eq!(layers(&images, &ours, &[&zstd]), expected("zstd"));
+        // Another client's reading says nothing of this one's, nor does one that was followed by its configuration.
+        let other = IpAddr::from([192, 0, 2, 2]);
+        images.note_read(&ours.registry, &ours.repository, &gzip, other);
+        assert_eq!(layers(&images, &ours, &[]), None);
+        // Which of both it wants is not known, and not later either.
+        assert_eq!(layers(&images, &ours, &[&gzip, &zstd]), None);
+        assert_eq!(layers(&images, &ours, &[]), None);
+        assert_eq!(layers(&images, &ours, &[&zstd]), expected("zstd"));
+        assert!(images.read_by(other, &ours).is_some());
+        // Noted again, from wherever, it is no other one.
+        images.recall(&ours.registry, &ours.repository, &zstd);
+        images.note(&ours.registry, &ours.repository, &zstd);
+        assert_eq!(images.known.get(&ours).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_upstreams_word_stays_before_what_was_on_disk() {
+        const KIND: &str = "vnd.oci.image.layer.v1.tar";
+        let (images, ours) = (Images::default(), place("good.example", "team/app"));
+        let names: Vec<String> = (0..3 * MAX_VARIANTS).map(|number| number.to_string()).collect();
+        let all: Vec<Content> =
+            names.iter().map(|name| manifest(MediaType::OCI_MANIFEST, &[(KIND, name, 1)])).collect();
+        let known = |read: &Content| layers(&images, &ours, &[read]).is_some();
+        let (first, rest) = all.split_first().unwrap();
+        images.note(&ours.registry, &ours.repository, first);
+        for other in rest {
+            images.recall(&ours.registry, &ours.repository, other);
+        }
+        assert_eq!(all.iter().filter(|manifest| known(manifest)).count(), MAX_VARIANTS);
+        assert!(known(first) && !known(rest.last().unwrap()));
+        images.note(&ours.registry, &ours.repository, rest.last().unwrap());
+        // It was read before, when nothing was known of it.
+        assert!(known(rest.last().unwrap()) && known(first));
     }
 
     #[test]
@@ -476,10 +592,10 @@ mod tests {
         for place in &places {
             images.note(&place.registry, &place.repository, &most);
         }
-        images.0.run_pending_tasks();
-        let held = images.0.weighted_size();
+        images.known.run_pending_tasks();
+        let held = images.known.weighted_size();
         assert!(held <= MOST_MEMORY && held > MOST_MEMORY / 2, "{held} bytes");
-        assert!(images.0.contains_key(places.last().unwrap()) && !images.0.contains_key(&places[0]));
+        assert!(images.known.contains_key(places.last().unwrap()) && !images.known.contains_key(&places[0]));
         assert_eq!(noted(MediaType::OCI_MANIFEST, &many), None, "one more is no image");
     }
 }

@@ -324,6 +324,9 @@ impl Handler {
         }
         let accept = Accept::from_headers(asked.headers);
         let served = self.manifests.at_hand(upstream, repository, reference, &accept, asked.told)?;
+        if !asked.is_head() {
+            self.manifests.note_read(upstream, repository, &served.content, asked.connection.peer.ip());
+        }
         facts.outcome = served.outcome;
         let digest = &served.content.digest;
         let mut response =
@@ -389,6 +392,8 @@ impl Handler {
             return Ok(self.with_warnings(wanted, &head.digest, response));
         }
         let served = self.manifests.get(wanted, reference).await.map_err(|error| facts.failed(error))?;
+        let client = asked.connection.peer.ip();
+        self.manifests.note_read(&wanted.upstream, &wanted.repository, &served.content, client);
         facts.outcome = served.outcome;
         let digest = &served.content.digest;
         let response =

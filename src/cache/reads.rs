@@ -1,0 +1,152 @@
+//! Which manifests clients have read lately, so that what is fetched ahead is what this client wants.
+//!
+//! What must hold: a note costs the answer next to nothing (one store, no lock, no memory of its own), since every GET of an
+//! image's manifest makes one. So the table is of a fixed size, and a note may be written over by another: then nothing is
+//! known of that client, and nothing is fetched ahead for it. No note is taken for another one's, but by chance of 2^-40.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    oci::{Digest, Repository},
+    peer::PeerPrefix,
+    upstream::Registry,
+};
+
+/// How many notes there are room for; of two that fall on one place the later one stays.
+const SLOTS: usize = 16 * 1024;
+/// A client asks for the configuration right after the manifest; what it read longer ago it may have read for another reason.
+const TTL: Duration = Duration::from_secs(60);
+/// The lower bits of a note are when it was made, in seconds since the start, and the others are of its hash. The place is
+/// told by bits of the hash that are not in the note.
+const SECONDS: u64 = (1 << 24) - 1;
+
+/// The notes. A place of 0 is free.
+pub struct Reads {
+    slots: Box<[AtomicU64]>,
+    hasher: RandomState,
+    start: Instant,
+}
+
+/// A manifest in a repository, as a client reads it.
+#[derive(Clone, Copy)]
+pub struct Read<'a> {
+    pub client: IpAddr,
+    pub registry: &'a Registry,
+    pub repository: &'a Repository,
+    pub manifest: &'a Digest,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        let slots = std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect();
+        Self { slots, hasher: RandomState::new(), start: Instant::now() }
+    }
+}
+
+impl Reads {
+    /// A client reads this manifest.
+    pub fn note(&self, read: Read<'_>) {
+        self.note_at(read, self.now());
+    }
+
+    /// Whether a client has read this manifest since it was last asked about, and not long ago.
+    pub fn take(&self, read: Read<'_>) -> bool {
+        self.take_at(read, self.now())
+    }
+
+    fn note_at(&self, read: Read<'_>, now: u64) {
+        let hash = self.hash(read);
+        if let Some(slot) = self.slot(hash) {
+            slot.store(note(hash, now), Ordering::Relaxed);
+        }
+    }
+
+    fn take_at(&self, read: Read<'_>, now: u64) -> bool {
+        let hash = self.hash(read);
+        let Some(slot) = self.slot(hash) else { return false };
+        let known = slot.load(Ordering::Relaxed);
+        let is_it = known != 0 && known & !SECONDS == hash & !SECONDS;
+        // Another client may have made another note there since.
+        is_it
+            && slot.compare_exchange(known, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && (now.wrapping_sub(known) & SECONDS) < TTL.as_secs()
+    }
+
+    fn hash(&self, read: Read<'_>) -> u64 {
+        let Read { client, registry, repository, manifest } = read;
+        let (peer, urls) = (PeerPrefix::from(client), registry.url_hashes());
+        self.hasher.hash_one((peer, registry.name(), urls, repository.as_str(), manifest.as_str()))
+    }
+
+    fn slot(&self, hash: u64) -> Option<&AtomicU64> {
+        usize::try_from(hash & SECONDS).ok().and_then(|place| self.slots.get(place % SLOTS))
+    }
+
+    /// In seconds, never 0.
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_secs() + 1
+    }
+}
+
+fn note(hash: u64, now: u64) -> u64 {
+    (hash & !SECONDS) | (now & SECONDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn digest(of: &str) -> Digest {
+        Digest::of(Algorithm::Sha256, of.as_bytes())
+    }
+
+    fn registry(name: &str, host: &str) -> Registry {
+        Registry::new(&name.into(), &[format!("https://{host}").parse().unwrap()])
+    }
+
+    #[test]
+    fn a_read_is_known_once_to_its_client_and_place_alone() {
+        let (reads, repository, other) = (Reads::default(), "team/app".parse().unwrap(), "team/other".parse().unwrap());
+        let (manifest, another) = (digest("one"), digest("another"));
+        let client = IpAddr::from([192, 0, 2, 1]);
+        let registry = registry("a.example", "a.example");
+        let read = Read { client, registry: &registry, repository: &repository, manifest: &manifest };
+        assert!(!reads.take(read));
+        reads.note(read);
+        for stranger in [
+            Read { client: IpAddr::from([192, 0, 2, 2]), ..read },
+            Read { registry: &self::registry("b.example", "a.example"), ..read },
+            Read { registry: &self::registry("a.example", "b.example"), ..read },
+            Read { repository: &other, ..read },
+            Read { manifest: &another, ..read },
+        ] {
+            assert!(!reads.take(stranger));
+        }
+        assert!(reads.take(read));
+        assert!(!reads.take(read));
+        // All addresses of a client that has a network are that client's.
+        let [first, second] = ["2001:db8::1", "2001:db8::2:1"].map(|address| address.parse().unwrap());
+        reads.note(Read { client: first, ..read });
+        assert!(reads.take(Read { client: second, ..read }));
+    }
+
+    #[test]
+    fn a_read_of_a_while_ago_says_nothing() {
+        let (reads, repository, manifest) = (Reads::default(), "team/app".parse().unwrap(), digest("one"));
+        let client = IpAddr::from([192, 0, 2, 1]);
+        let registry = registry("a.example", "a.example");
+        let read = Read { client, registry: &registry, repository: &repository, manifest: &manifest };
+        for begun in [1, SECONDS - 5, SECONDS, SECONDS + 1, 5 * SECONDS] {
+            for (after, known) in [(0, true), (TTL.as_secs() - 1, true), (TTL.as_secs(), false), (SECONDS / 2, false)] {
+                reads.note_at(read, begun);
+                assert_eq!(reads.take_at(read, begun + after), known, "{begun} {after}");
+            }
+        }
+    }
+}
