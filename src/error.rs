@@ -83,6 +83,8 @@ pub enum Error {
     MethodNotAllowed,
     #[error("the range lies outside the blob, which has {len} bytes")]
     RangeNotSatisfiable { len: u64 },
+    #[error("too many ranges in one request, or of more bytes than the blob has: ask for fewer")]
+    TooManyRanges,
     #[error("the manifest is larger than 16 MiB")]
     ManifestTooLarge,
     #[error("the list is larger than 16 MiB: ask for it in pages, by n and last")]
@@ -114,9 +116,11 @@ pub enum Error {
 impl Error {
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::InvalidName(_) | Self::InvalidDigest(_) | Self::InvalidTag(_) | Self::InvalidHost(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::InvalidName(_)
+            | Self::InvalidDigest(_)
+            | Self::InvalidTag(_)
+            | Self::InvalidHost(_)
+            | Self::TooManyRanges => StatusCode::BAD_REQUEST,
             Self::Rejected { status } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
             Self::ForeignHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::UnknownRoute(_)
@@ -167,6 +171,7 @@ impl Error {
             | Self::ForeignHost(_)
             | Self::NoReferrersEndpoint
             | Self::Rejected { .. }
+            | Self::TooManyRanges
             | Self::Unsupported
             | Self::MethodNotAllowed => ErrorCode::Unsupported,
             Self::RangeNotSatisfiable { .. } | Self::ListTooLarge => ErrorCode::SizeInvalid,
@@ -221,6 +226,7 @@ impl Error {
             | Self::NoPushUser
             | Self::OnlyPulls
             | Self::Rejected { .. }
+            | Self::TooManyRanges
             | Self::ManifestTooLarge
             | Self::ListTooLarge
             | Self::UpstreamTimeout
@@ -346,6 +352,7 @@ impl From<BlobError> for Error {
             BlobError::Upstream(error) => Self::from_upstream(Operation::Blob, &error),
             BlobError::Mismatch => Self::DigestMismatch,
             BlobError::Range { len } => Self::RangeNotSatisfiable { len },
+            BlobError::TooManyRanges => Self::TooManyRanges,
             BlobError::Circle => Self::Circle,
             BlobError::Exhausted => Self::Exhausted,
             BlobError::Abandoned => Self::Draining,
@@ -420,6 +427,7 @@ mod tests {
             (Error::Rejected { status: 405 }, 405, "UNSUPPORTED"),
             (Error::Rejected { status: 422 }, 422, "UNSUPPORTED"),
             (Error::RangeNotSatisfiable { len: 9 }, 416, "SIZE_INVALID"),
+            (Error::TooManyRanges, 400, "UNSUPPORTED"),
             (Error::ManifestTooLarge, 413, "MANIFEST_INVALID"),
             (Error::ListTooLarge, 413, "SIZE_INVALID"),
             (Error::TooManyRequests { retry_after: after }, 429, "TOOMANYREQUESTS"),

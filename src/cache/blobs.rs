@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BlobReader, CIRCLE_PATIENCE, Config, ContentId, DiskStore, FileSlice, Images, Pool, ReadError, Remarks, Source,
-    Tees,
+    BlobReader, CIRCLE_PATIENCE, Config, ContentId, DiskStore, FileSlice, Images, Parts, Pool, ReadError, Remarks,
+    Source, Tees,
     disk::StoredBlob,
     fill::{Beside, Fill, FillError, Fills, Joined},
     lru::Key,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     file::is_lack_of_descriptors,
     metrics::{Metrics, Outcome},
-    oci::{ByteRange, Digest, ResolvedRange},
+    oci::{Adjoining, ByteRange, Digest, MAX_RANGES, RangesError, ResolvedRange},
     peer::TrustedNetworks,
     upstream::{self, ErrorKind, Remark, Upstream},
 };
@@ -39,6 +39,8 @@ pub enum BlobError {
     Mismatch,
     #[error("the range lies outside the blob")]
     Range { len: u64 },
+    #[error("too many ranges, or of more bytes than the blob has")]
+    TooManyRanges,
     #[error("the blob is on its way by mirrors that may wait for this request")]
     Circle,
     #[error("forebay has no descriptor left")]
@@ -54,6 +56,8 @@ pub struct OpenedBlob {
     pub total: Option<u64>,
     /// The part that is sent; `None` for the whole.
     pub range: Option<ResolvedRange>,
+    /// Where several are sent: all of them, of which that is the first.
+    pub parts: Option<Parts>,
     pub outcome: Outcome,
     /// Whether it will be in the cache afterwards.
     pub stored: bool,
@@ -158,6 +162,62 @@ impl BlobCache {
         self.through(source, range, None).await
     }
 
+    /// The same for several ranges. All of it is given where its size is not known, as it is for one range.
+    pub async fn open_several(
+        &self,
+        source: &Source,
+        ranges: &[ByteRange],
+        adjoining: Adjoining,
+        client: IpAddr,
+    ) -> Result<OpenedBlob, BlobError> {
+        let first = ranges.first().filter(|_| ranges.len() <= MAX_RANGES).ok_or(BlobError::TooManyRanges)?;
+        // What one of them is answered tells the size.
+        let (one, total) = match self.open(source, Some(*first), client).await {
+            Ok(OpenedBlob { reader: BlobReader::Through(mut reader), .. }) if reader.is_from_front() => {
+                // Each part would cost all that stands before it.
+                let place = reader.leave_place();
+                drop(reader);
+                return match place {
+                    Some(place) => self.beside(source, None, place).await,
+                    None => self.through(source, None, None).await,
+                };
+            }
+            Ok(opened) => match (opened.range, opened.total) {
+                (Some(_), Some(total)) => (Some(opened), total),
+                _ => return Ok(opened),
+            },
+            Err(BlobError::Range { len }) => (None, len),
+            Err(error) => return Err(error),
+        };
+        let parts = ByteRange::resolve_all(ranges, total, adjoining).map_err(|error| match error {
+            RangesError::Unsatisfiable => BlobError::Range { len: total },
+            RangesError::TooMuch => BlobError::TooManyRanges,
+        })?;
+        let Some(first) = parts.first().copied() else { return Err(BlobError::Range { len: total }) };
+        let opened = match one {
+            Some(opened) if opened.range == Some(first) => opened,
+            // It is held until the other one is there, so that what it began goes on.
+            one => {
+                let range = ByteRange::Bounded { first: first.first, last: first.last };
+                let opened = self.open(source, Some(range), client).await?;
+                let outcome = one.as_ref().map_or(opened.outcome, |one| one.outcome);
+                OpenedBlob { outcome, ..opened }
+            }
+        };
+        match opened.range {
+            None => Ok(opened),
+            Some(range) if range == first && opened.total == Some(total) => {
+                let more = (parts.len() > 1)
+                    .then(|| Parts::new(self.clone(), source.clone(), client, (parts, total), &opened.reader));
+                Ok(OpenedBlob { parts: more, ..opened })
+            }
+            Some(_) => {
+                let error = upstream::Error::new(ErrorKind::Protocol, "the blob has another size than announced");
+                Err(BlobError::Upstream(error))
+            }
+        }
+    }
+
     /// Opens a blob that another registry sends, where all of it is here and verified soon: before, nothing is known of it
     /// but what that registry says.
     async fn open_of_other(&self, source: &Source, range: Option<ByteRange>) -> Option<Result<OpenedBlob, BlobError>> {
@@ -235,7 +295,7 @@ impl BlobCache {
         }
         let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
         let reader = BlobReader::Growing(membership.read(source.clone(), first, end));
-        Some(Ok(OpenedBlob { reader, total, range, outcome, stored: true }))
+        Some(Ok(OpenedBlob { reader, total, range, parts: None, outcome, stored: true }))
     }
 
     /// Fetches a blob for the one request that must not wait for its fill.
@@ -329,7 +389,8 @@ impl BlobCache {
             let reader = ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
             self.note_remark(source, reader.remark());
             let reader = BlobReader::Through(Box::new(reader));
-            return Ok(OpenedBlob { reader, total, range: Some(range), outcome: Outcome::Miss, stored: false });
+            let range = Some(range);
+            return Ok(OpenedBlob { reader, total, range, parts: None, outcome: Outcome::Miss, stored: false });
         }
         let transfer = match transfer {
             Some(transfer) => transfer,
@@ -344,7 +405,7 @@ impl BlobCache {
             Some(total) if total <= VERIFIED_FIRST => BlobReader::Memory(Some(read_whole(reader, total).await?)),
             _ => BlobReader::Through(Box::new(reader)),
         };
-        Ok(OpenedBlob { reader, total, range, outcome: Outcome::Miss, stored: false })
+        Ok(OpenedBlob { reader, total, range, parts: None, outcome: Outcome::Miss, stored: false })
     }
 }
 
@@ -383,6 +444,7 @@ fn stored(blob: StoredBlob, range: Option<ByteRange>) -> Result<OpenedBlob, Blob
         reader: BlobReader::File { slice: Some(slice), pin: blob.pin },
         total: Some(blob.len),
         range,
+        parts: None,
         outcome: Outcome::Hit,
         stored: true,
     })

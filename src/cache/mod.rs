@@ -19,6 +19,7 @@ pub mod freshness;
 pub mod lists;
 pub mod lru;
 pub mod manifests;
+pub mod parts;
 pub mod pool;
 pub mod prefetch;
 pub mod reader;
@@ -43,6 +44,7 @@ pub use self::{
     flights::CIRCLE_PATIENCE,
     lists::{FoundList, List, ListError, Lists, ServedList, WantedList},
     manifests::{ManifestCache, ManifestError, Wanted},
+    parts::Parts,
     pool::{ContentId, Pool},
     prefetch::Images,
     reader::{BlobReader, FileSlice, Hold, Piece, ReadError},

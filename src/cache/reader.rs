@@ -29,6 +29,22 @@ pub enum Piece {
     Memory(Bytes),
 }
 
+impl Piece {
+    /// Leaves no more of it than `most` bytes; how many that are.
+    pub fn cut(&mut self, most: u64) -> u64 {
+        match self {
+            Self::File(slice) => {
+                slice.len = slice.len.min(most);
+                slice.len
+            }
+            Self::Memory(bytes) => {
+                bytes.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+                bytes.len() as u64
+            }
+        }
+    }
+}
+
 /// The body cannot go on. Whoever sends it breaks the connection: this must never look like an end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {

@@ -68,6 +68,18 @@ impl ThroughReader {
         Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None, place: None })
     }
 
+    /// Goes on with another part of the same blob, which the upstream is asked for.
+    pub async fn go_to(&mut self, source: &Source, first: u64, last: u64) -> Result<(), upstream::Error> {
+        self.transfer = Transfer::open(source, first, Some(last)).await?;
+        self.check = None;
+        Ok(())
+    }
+
+    /// Whether the upstream sends the whole blob in place of a part.
+    pub fn is_from_front(&self) -> bool {
+        self.transfer.is_from_front()
+    }
+
     /// Keeps the place of the one that goes beside the fill of this blob.
     pub fn keeping(&mut self, place: Beside) {
         self.place = Some(place);
@@ -76,6 +88,11 @@ impl ThroughReader {
     /// What the upstream said beside the bytes.
     pub fn remark(&self) -> &Remark {
         self.transfer.remark()
+    }
+
+    /// That place, for another one that goes on in its stead.
+    pub fn leave_place(&mut self) -> Option<Beside> {
+        self.place.take()
     }
 
     /// The forebays by way of which the bytes come.

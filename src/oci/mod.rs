@@ -23,7 +23,7 @@ pub use manifest::{Content, Descriptor, Manifest};
 pub use media_type::{MediaType, MediaTypeKind};
 pub use name::{Reference, Repository, Tag};
 pub use path::{Endpoint, Resource, Shape, local_path};
-pub use range::{ByteRange, ContentRange, ResolvedRange};
+pub use range::{Adjoining, ByteRange, ContentRange, MAX_RANGES, Ranges, RangesError, ResolvedRange};
 pub use referrers::{NO_REFERRERS, Referrers, is_referrers_tag};
 pub use schema1::schema1_payload;
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Ranges: which bytes of a blob were asked for, and which were sent.
 //!
-//! Only single ranges of bytes are understood. A `Range` header that is anything else counts as
-//! absent, as RFC 9110 section 14.2 allows; one that lies beyond the end, or ends before it begins,
-//! is another matter, and is for the caller to refuse with 416.
+//! A `Range` header that is no range of bytes, nor several, counts as absent, as RFC 9110 section 14.2 allows; one
+//! of which nothing lies inside the blob, or that ends before it begins, is another matter, and is for the caller to
+//! refuse with 416. Of several, what overlaps or adjoins is one part, so that no byte is sent twice.
 
 use std::fmt;
 
@@ -25,14 +25,12 @@ impl ByteRange {
     ///
     /// A number beyond `u64` is a number beyond any blob, so it saturates.
     pub fn parse(value: impl AsRef<[u8]>) -> Option<Self> {
-        let text = std::str::from_utf8(value.as_ref()).ok()?;
-        let (unit, set) = text.trim().split_once('=')?;
-        if !unit.eq_ignore_ascii_case("bytes") {
-            return None;
-        }
-        // RFC 9110 section 5.6.1.2: empty elements of a list do not count.
-        let mut elements = set.split(',').map(|element| element.trim_matches([' ', '\t'])).filter(|it| !it.is_empty());
+        let mut elements = elements(value.as_ref())?;
         let (element, None) = (elements.next()?, elements.next()) else { return None };
+        Self::element(element)
+    }
+
+    fn element(element: &str) -> Option<Self> {
         match element.split_once('-')? {
             ("", count) => Some(Self::Suffix { count: number(count)? }),
             (first, "") => Some(Self::From { first: number(first)? }),
@@ -52,6 +50,40 @@ impl ByteRange {
         (first <= last && first <= end).then_some(ResolvedRange { first, last })
     }
 
+    /// The parts that several ranges mean of a blob of `total` bytes, in the order in which they were asked for. What
+    /// overlaps is one, and what adjoins as `adjoining` says, in the place of the first of them.
+    ///
+    /// # Errors
+    /// None lies inside the blob, or they are too many.
+    pub fn resolve_all(ranges: &[Self], total: u64, adjoining: Adjoining) -> Result<Vec<ResolvedRange>, RangesError> {
+        if ranges.len() > MAX_RANGES {
+            return Err(RangesError::TooMuch);
+        }
+        let asked = ranges.iter().filter_map(|range| range.resolve(total)).enumerate();
+        let mut asked: Vec<(usize, ResolvedRange)> = asked.collect();
+        if asked.is_empty() {
+            return Err(RangesError::Unsatisfiable);
+        }
+        let sum = asked.iter().try_fold(0, |sum: u64, (_, part)| sum.checked_add(part.len()));
+        if sum.is_none_or(|sum| sum > total) {
+            return Err(RangesError::TooMuch);
+        }
+        asked.sort_by_key(|(_, part)| part.first);
+        let reach = u64::from(adjoining == Adjoining::Join);
+        let mut parts: Vec<(usize, ResolvedRange)> = Vec::with_capacity(asked.len());
+        for (order, part) in asked {
+            match parts.last_mut() {
+                Some((first, before)) if part.first <= before.last.saturating_add(reach) => {
+                    *first = order.min(*first);
+                    before.last = part.last.max(before.last);
+                }
+                _ => parts.push((order, part)),
+            }
+        }
+        parts.sort_by_key(|(order, _)| *order);
+        Ok(parts.into_iter().map(|(_, part)| part).collect())
+    }
+
     /// Whether the whole blob is meant whatever its length: `bytes=0-`. The answer is still a 206.
     pub fn is_whole(self) -> bool {
         self == Self::From { first: 0 }
@@ -66,6 +98,46 @@ impl fmt::Display for ByteRange {
             Self::Bounded { first, last } => write!(f, "bytes={first}-{last}"),
             Self::Suffix { count } => write!(f, "bytes=-{count}"),
         }
+    }
+}
+
+/// How many ranges one request may ask for: no known client asks for more.
+pub const MAX_RANGES: usize = 1024;
+
+/// What a client asked for, one range or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ranges {
+    One(ByteRange),
+    Several(Vec<ByteRange>),
+}
+
+/// Why several ranges are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangesError {
+    /// None of them lies inside the blob.
+    Unsatisfiable,
+    /// More than [`MAX_RANGES`], or with more bytes in all than the blob has.
+    TooMuch,
+}
+
+/// What becomes of ranges of which one begins where the other ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adjoining {
+    /// They are one part.
+    Join,
+    /// They stay as many parts as ranges, for clients that count.
+    KeepApart,
+}
+
+impl Ranges {
+    /// Reads a `Range` header. `None`: to be ignored. Nothing is read behind what is too much.
+    pub fn parse(value: impl AsRef<[u8]>) -> Option<Self> {
+        if let Some(range) = ByteRange::parse(&value) {
+            return Some(Self::One(range));
+        }
+        let ranges = elements(value.as_ref())?.take(MAX_RANGES + 1).map(ByteRange::element);
+        let ranges: Vec<ByteRange> = ranges.collect::<Option<_>>()?;
+        (!ranges.is_empty()).then_some(Self::Several(ranges))
     }
 }
 
@@ -150,6 +222,16 @@ impl fmt::Display for ContentRange {
     }
 }
 
+/// The ranges of a `Range` header in bytes.
+fn elements(value: &[u8]) -> Option<impl Iterator<Item = &str>> {
+    let (unit, set) = std::str::from_utf8(value).ok()?.trim().split_once('=')?;
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    // RFC 9110 section 5.6.1.2: empty elements of a list do not count.
+    Some(set.split(',').map(|element| element.trim_matches([' ', '\t'])).filter(|element| !element.is_empty()))
+}
+
 /// What stands before and after the slash of `bytes …/…`.
 fn halves(value: &[u8]) -> Option<(&str, &str)> {
     let (unit, rest) = std::str::from_utf8(value).ok()?.trim().split_once(' ')?;
@@ -232,6 +314,85 @@ mod tests {
     }
 
     #[test]
+    fn one_range_or_several() {
+        let parse = |text: &str| Ranges::parse(text);
+        assert_eq!(parse("bytes=1-2"), Some(Ranges::One(ByteRange::Bounded { first: 1, last: 2 })));
+        assert_eq!(parse("bytes=1-2,,"), Some(Ranges::One(ByteRange::Bounded { first: 1, last: 2 })));
+        let several = vec![
+            ByteRange::Bounded { first: 5, last: 7 },
+            ByteRange::From { first: 9 },
+            ByteRange::Suffix { count: 1 },
+            ByteRange::Bounded { first: 2, last: 1 },
+        ];
+        assert_eq!(parse("bytes=5-7, 9-,\t-1 ,2-1"), Some(Ranges::Several(several)));
+        for ignored in ["", "bytes=", "bytes=,", "bytes=1-2,x", "bytes=1-2,3", "lines=1-2,3-4", "bytes=1-2;3-4"] {
+            assert_eq!(parse(ignored), None, "{ignored:?}");
+        }
+        for (count, len) in [(MAX_RANGES, MAX_RANGES), (MAX_RANGES + 1, MAX_RANGES + 1), (9000, MAX_RANGES + 1)] {
+            let text = format!("bytes={}", "0-,".repeat(count));
+            assert!(matches!(parse(&text), Some(Ranges::Several(ranges)) if ranges.len() == len), "{count}");
+        }
+    }
+
+    fn parts_of(text: &str, total: u64) -> Result<Vec<(u64, u64)>, RangesError> {
+        let Some(Ranges::Several(ranges)) = Ranges::parse(text) else { panic!("{text} is not several ranges") };
+        let parts = ByteRange::resolve_all(&ranges, total, Adjoining::Join);
+        parts.map(|parts| parts.iter().map(|part| (part.first, part.last)).collect())
+    }
+
+    #[test]
+    fn for_clients_that_count_what_adjoins_stays_apart() {
+        for (text, expected) in [
+            ("bytes=0-9,10-19,20-", vec![(0, 9), (10, 19), (20, 99)]),
+            ("bytes=0-9,9-19,20-29", vec![(0, 19), (20, 29)]),
+        ] {
+            let Some(Ranges::Several(ranges)) = Ranges::parse(text) else { panic!("{text} is not several ranges") };
+            let parts = ByteRange::resolve_all(&ranges, 100, Adjoining::KeepApart).unwrap();
+            assert_eq!(parts.iter().map(|part| (part.first, part.last)).collect::<Vec<_>>(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn several_ranges_are_parts_of_which_none_touches_another() {
+        for (text, total, expected) in [
+            ("bytes=0-9,20-29", 100, Ok(vec![(0, 9), (20, 29)])),
+            ("bytes=20-29,0-9", 100, Ok(vec![(20, 29), (0, 9)])),
+            ("bytes=0-9,-5", 100, Ok(vec![(0, 9), (95, 99)])),
+            ("bytes=0-9,90-", 100, Ok(vec![(0, 9), (90, 99)])),
+            ("bytes=0-9,90-500", 100, Ok(vec![(0, 9), (90, 99)])),
+            // Adjacent, overlapping, one inside the other, the same twice.
+            ("bytes=0-9,10-19", 100, Ok(vec![(0, 19)])),
+            ("bytes=10-19,0-9", 100, Ok(vec![(0, 19)])),
+            ("bytes=0-9,5-14", 100, Ok(vec![(0, 14)])),
+            ("bytes=0-19,5-9,40-49", 100, Ok(vec![(0, 19), (40, 49)])),
+            ("bytes=5-9,5-9", 100, Ok(vec![(5, 9)])),
+            ("bytes=0-9,11-19", 100, Ok(vec![(0, 9), (11, 19)])),
+            // A part stands where the first of what it is made of stood.
+            ("bytes=40-49,0-9,50-59,80-89", 100, Ok(vec![(40, 59), (0, 9), (80, 89)])),
+            ("bytes=20-29,0-9,10-19", 100, Ok(vec![(0, 29)])),
+            // What is outside does not count.
+            ("bytes=200-300,0-9", 100, Ok(vec![(0, 9)])),
+            ("bytes=5-4,0-9,-0", 100, Ok(vec![(0, 9)])),
+            ("bytes=200-300,100-", 100, Err(RangesError::Unsatisfiable)),
+            ("bytes=0-0,-1", 0, Err(RangesError::Unsatisfiable)),
+            // All of it, and more than that.
+            ("bytes=0-49,50-", 100, Ok(vec![(0, 99)])),
+            ("bytes=0-49,50-,0-0", 100, Err(RangesError::TooMuch)),
+            ("bytes=0-,0-", 100, Err(RangesError::TooMuch)),
+            ("bytes=0-,0-99999999999999999999", u64::MAX, Err(RangesError::TooMuch)),
+            ("bytes=-60,-60", 100, Err(RangesError::TooMuch)),
+        ] {
+            assert_eq!(parts_of(text, total), expected, "{text} of {total}");
+        }
+        let many = |count: u64| {
+            let set: Vec<String> = (0..count).map(|number| format!("{0}-{0}", 2 * number)).collect();
+            parts_of(&format!("bytes={}", set.join(",")), 10_000).map(|parts| parts.len())
+        };
+        assert_eq!(many(1024), Ok(1024));
+        assert_eq!(many(1025), Err(RangesError::TooMuch));
+    }
+
+    #[test]
     fn resolving() {
         for (text, total, expected) in [
             ("bytes=0-", 10, Some((0, 9))),
@@ -310,6 +471,29 @@ mod tests {
                     prop_assert_eq!(ContentRange::parse(range.to_string()), Ok(range));
                 }
                 ContentRange::parse_unsatisfied(value);
+            }
+        }
+
+        #[test]
+        fn parts_have_each_byte_that_was_asked_for_once(
+            asked in prop::collection::vec((0u64..40, 0u64..40), 2..8), total in 0u64..200,
+        ) {
+            let ranges: Vec<ByteRange> = asked.iter().map(|&(first, last)| ByteRange::Bounded { first, last }).collect();
+            let wanted: Vec<u64> =
+                (0..total).filter(|at| asked.iter().any(|(first, last)| (first..=last).contains(&at))).collect();
+            match ByteRange::resolve_all(&ranges, total, Adjoining::Join) {
+                Ok(parts) => {
+                    let mut given: Vec<u64> = parts.iter().flat_map(|part| part.first..=part.last).collect();
+                    given.sort_unstable();
+                    prop_assert_eq!(given, wanted);
+                    let touch = |one: &ResolvedRange, other: &ResolvedRange| one.last + 1 == other.first;
+                    prop_assert!(!parts.iter().any(|one| parts.iter().any(|other| touch(one, other))));
+                }
+                Err(RangesError::Unsatisfiable) => prop_assert!(wanted.is_empty()),
+                Err(RangesError::TooMuch) => {
+                    let sum: u64 = ranges.iter().filter_map(|range| range.resolve(total)).map(ResolvedRange::len).sum();
+                    prop_assert!(sum > total);
+                }
             }
         }
 

@@ -18,9 +18,13 @@ use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 
 use super::{
     memory,
+    multipart::Framing,
     sendfile::{self, Lane},
 };
-use crate::cache::{BlobReader, FileSlice, Piece, ReadError, Reading};
+use crate::{
+    cache::{BlobReader, FileSlice, Parts, Piece, ReadError, Reading},
+    oci::ResolvedRange,
+};
 
 /// What is left of a slice is read into memory when it is no longer than this, in bytes: one small copy is cheaper than a
 /// call of its own.
@@ -102,8 +106,25 @@ pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<Lane>, reading: O
     {
         return full(bytes.clone());
     }
+    stream_of(reader, None, len, lane, reading)
+}
+
+/// Sends several parts of a blob, each behind its head; `reader` gives the first of them.
+pub fn parts(reader: BlobReader, parts: Parts, framing: Framing, reading: Option<Reading>) -> Body {
+    let len = framing.body_len(parts.ranges());
+    let several = Several::new(parts, framing);
+    stream_of(reader, Some(Box::new(several)), Some(len), None, reading)
+}
+
+fn stream_of(
+    reader: BlobReader,
+    several: Option<Box<Several>>,
+    len: Option<u64>,
+    lane: Option<Lane>,
+    reading: Option<Reading>,
+) -> Body {
     let reading = reading.map(Arc::new);
-    let source = Source { reader, rest: None, missing: len, lane, cannot_warm: false, memory: None, reading };
+    let source = Source { reader, several, rest: None, missing: len, lane, cannot_warm: false, memory: None, reading };
     let frames = stream::try_unfold(source, |mut source| async {
         Ok(source.next().await?.map(|bytes| (Frame::data(bytes), source)))
     });
@@ -112,6 +133,8 @@ pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<Lane>, reading: O
 
 struct Source {
     reader: BlobReader,
+    /// Where it gives one part after the other.
+    several: Option<Box<Several>>,
     /// What is left of the slice at hand.
     rest: Option<FileSlice>,
     /// How many announced bytes are still to be sent.
@@ -132,8 +155,10 @@ impl Source {
         }
         let bytes = match self.piece().await? {
             Some(Piece::Memory(bytes)) => {
-                // What comes past the cache keeps nothing in it.
-                self.reading = None;
+                // What comes past the cache keeps nothing in it; what stands between parts is in no cache.
+                if self.reader.hold().is_none() {
+                    self.reading = None;
+                }
                 bytes
             }
             Some(Piece::File(mut slice)) => {
@@ -185,9 +210,52 @@ impl Source {
     }
 
     async fn piece(&mut self) -> Result<Option<Piece>, BodyError> {
-        match self.rest.take() {
-            Some(slice) => Ok(Some(Piece::File(slice))),
-            None => self.reader.next().await.map_err(BodyError::Read),
+        match (self.rest.take(), &mut self.several) {
+            (Some(slice), _) => Ok(Some(Piece::File(slice))),
+            (None, None) => self.reader.next().await.map_err(BodyError::Read),
+            (None, Some(several)) => several.piece(&mut self.reader).await,
+        }
+    }
+}
+
+/// The parts of a body with several, and what stands between them.
+struct Several {
+    parts: Parts,
+    framing: Framing,
+    /// What stands before the first part.
+    head: Option<Bytes>,
+    /// What stands behind the last one.
+    end: Option<Bytes>,
+    /// How many bytes of the part at hand are still to come.
+    left: u64,
+}
+
+impl Several {
+    fn new(parts: Parts, framing: Framing) -> Self {
+        let first = parts.ranges().first().copied();
+        let head = first.map(|range| framing.head(range, true));
+        let (end, left) = (Some(framing.end()), first.map_or(0, ResolvedRange::len));
+        Self { parts, framing, head, end, left }
+    }
+
+    async fn piece(&mut self, reader: &mut BlobReader) -> Result<Option<Piece>, BodyError> {
+        if let Some(head) = self.head.take() {
+            return Ok(Some(Piece::Memory(head)));
+        }
+        if self.left > 0 {
+            // What follows would be taken for this part's.
+            let missing = BodyError::Short { missing: self.left };
+            let mut piece = reader.next().await.map_err(BodyError::Read)?.ok_or(missing)?;
+            self.left -= piece.cut(self.left);
+            return Ok(Some(piece));
+        }
+        // On the heap: it has room for all that opening a blob may do.
+        match Box::pin(self.parts.next(reader)).await.map_err(BodyError::Read)? {
+            Some(range) => {
+                self.left = range.len();
+                Ok(Some(Piece::Memory(self.framing.head(range, false))))
+            }
+            None => Ok(self.end.take().map(Piece::Memory)),
         }
     }
 }

@@ -202,7 +202,10 @@ impl Handler {
 /// The size of the blob that an answer tells, where it is about one.
 fn size_told(served: &Result<Response<Body>, Error>) -> Option<Option<u64>> {
     let headers = match served {
-        Ok(response) => response.headers(),
+        Ok(response) => match response.extensions().get() {
+            Some(response::SizeOfWhole(total)) => return Some(Some(*total)),
+            None => response.headers(),
+        },
         Err(Error::RangeNotSatisfiable { len }) => return Some(Some(*len)),
         Err(_) => return None,
     };

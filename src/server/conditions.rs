@@ -1,10 +1,10 @@
-//! Conditional requests on content that never changes (pure).
+//! Conditional requests on content that never changes, and requests for parts of it (pure).
 //!
-//! Source: RFC 9110 sections 13.1.2 (If-None-Match) and 13.1.5 (If-Range).
+//! Source: RFC 9110 sections 13.1.2 (If-None-Match), 13.1.5 (If-Range) and 14.2 (Range).
 
 use http::{HeaderMap, header};
 
-use crate::oci::{ByteRange, Digest, etag};
+use crate::oci::{Adjoining, Digest, Ranges, etag};
 
 /// Whether the client says that it has this content already.
 pub fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
@@ -20,8 +20,8 @@ pub fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
         .any(|list| list.trim() == "*" || list.split(',').any(|tag| tag.trim().trim_start_matches("W/") == ours))
 }
 
-/// The range the client wants, if it still wants one of this content.
-pub fn wanted_range(headers: &HeaderMap, digest: &Digest) -> Option<ByteRange> {
+/// The ranges the client wants, if it still wants any of this content.
+pub fn wanted_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Ranges> {
     if let Some(condition) = headers.get(header::IF_RANGE)
         && condition.as_bytes() != etag(digest).as_bytes()
     {
@@ -29,9 +29,22 @@ pub fn wanted_range(headers: &HeaderMap, digest: &Digest) -> Option<ByteRange> {
     }
     let mut ranges = headers.get_all(header::RANGE).iter();
     match (ranges.next(), ranges.next()) {
-        (Some(range), None) => ByteRange::parse(range),
+        (Some(range), None) => Ranges::parse(range),
         _ => None,
     }
+}
+
+/// How clients begin to call themselves that count: by containers/image before 5.30 (podman before 5.0) a part is taken for the
+/// next of the ranges that were asked for, whatever it says, and files that stand beside each other are ranges that adjoin.
+///
+/// Source: containers/image, `docker/docker_image_src.go`, `handle206Response`; the registry of distribution joins nothing.
+const COUNTING: [&str; 5] = ["containers/", "skopeo/", "buildah/", "cri-o/", "podman/"];
+
+/// What this client expects of ranges that adjoin.
+pub fn adjoining(headers: &HeaderMap) -> Adjoining {
+    let name = headers.get(header::USER_AGENT).and_then(|name| name.to_str().ok()).unwrap_or_default();
+    let begins_with = |known: &&str| name.get(..known.len()).is_some_and(|name| name.eq_ignore_ascii_case(known));
+    if COUNTING.iter().any(begins_with) { Adjoining::KeepApart } else { Adjoining::Join }
 }
 
 #[cfg(test)]
@@ -65,14 +78,28 @@ mod tests {
     }
 
     #[test]
+    fn clients_of_containers_image_count_the_parts() {
+        for (name, expected) in [
+            ("containers/5.23.1 (github.com/containers/image)", Adjoining::KeepApart),
+            ("Buildah/1.28", Adjoining::KeepApart),
+            ("containerd/1.7.2", Adjoining::Join),
+            ("stargz", Adjoining::Join),
+            ("", Adjoining::Join),
+        ] {
+            assert_eq!(adjoining(&one(header::USER_AGENT, name)), expected, "{name}");
+        }
+        assert_eq!(adjoining(&HeaderMap::new()), Adjoining::Join);
+    }
+
+    #[test]
     fn if_range_of_something_else_means_all_of_it() {
-        let mut headers = one(header::RANGE, "bytes=5-");
-        assert!(wanted_range(&headers, &digest()).is_some());
+        let mut headers = one(header::RANGE, "bytes=5-6,8-");
+        assert!(wanted_ranges(&headers, &digest()).is_some());
         headers.insert(header::IF_RANGE, HeaderValue::from_static("\"other\""));
-        assert!(wanted_range(&headers, &digest()).is_none());
+        assert!(wanted_ranges(&headers, &digest()).is_none());
         headers.insert(header::IF_RANGE, HeaderValue::from_str(&etag(&digest())).unwrap());
-        assert!(wanted_range(&headers, &digest()).is_some());
+        assert!(wanted_ranges(&headers, &digest()).is_some());
         headers.append(header::RANGE, HeaderValue::from_static("bytes=7-"));
-        assert!(wanted_range(&headers, &digest()).is_none(), "two Range headers are none");
+        assert!(wanted_ranges(&headers, &digest()).is_none(), "two Range headers are none");
     }
 }

@@ -44,8 +44,9 @@ use super::{
 };
 use crate::peer::Refused;
 
-/// The head of a request, both HTTP versions. A registry's longest legitimate head is a token of some KiB.
-const HEAD_BYTES: u32 = 16 * 1024;
+/// The head of a request, both HTTP versions. A registry's longest legitimate heads are a token of some KiB, and a `Range` of
+/// 1024 ranges (podman's most) of a blob of up to 100 GB: 25 KiB.
+const HEAD_BYTES: u32 = 28 * 1024;
 /// HTTP/1: with no more bytes than this to write for a connection, hyper asks the body for the next.
 const HTTP1_BUFFER: usize = 32 * 1024;
 /// HTTP/2: requests one client may have running. RFC 9113 section 6.5.2 recommends no fewer; each stream may hold

@@ -16,7 +16,7 @@ use hyper::body::{Body as _, Incoming};
 use super::{
     Connection, Handle, Held,
     body::Body,
-    conditions::{has_already, wanted_range},
+    conditions::{adjoining, has_already, wanted_ranges},
     observe::{Facts, Observed, RequestId, Unanswered},
     response, streams,
     unread::{self, Lent},
@@ -30,7 +30,7 @@ use crate::{
     chain::Chain,
     error::Error,
     metrics::{Metrics, Operation as Label, Outcome},
-    oci::{Accept, Digest, Reference, Repository, is_referrers_tag},
+    oci::{Accept, Digest, Ranges, Reference, Repository, is_referrers_tag},
     push::{self, Caches, Deleted, Deletion, Gone, Push, Seal},
     route::{AllowedHosts, Operation, Route, RouteError, Routes, Target, asked_host},
     upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Remark, Upstream},
@@ -423,16 +423,23 @@ impl Handler {
             facts.outcome = size.outcome;
             return Ok(self.blob_head(asked, source, &size, facts).await);
         }
-        let range = wanted_range(asked.headers, &source.digest);
-        let opened =
-            self.blobs.open(source, range, asked.connection.peer.ip()).await.map_err(|error| facts.failed(error))?;
+        let client = asked.connection.peer.ip();
+        let opened = match wanted_ranges(asked.headers, &source.digest) {
+            None => self.blobs.open(source, None, client).await,
+            Some(Ranges::One(range)) => self.blobs.open(source, Some(range), client).await,
+            Some(Ranges::Several(ranges)) => {
+                let adjoining = adjoining(asked.headers);
+                Box::pin(self.blobs.open_several(source, &ranges, adjoining, client)).await
+            }
+        };
+        let opened = opened.map_err(|error| facts.failed(error))?;
         facts.outcome = opened.outcome;
         if opened.outcome == Outcome::Hit && opened.is_whole() {
-            facts.whole_hit = self.scrub.whole_hit(asked.connection.peer.ip().into(), &source.id());
+            facts.whole_hit = self.scrub.whole_hit(client.into(), &source.id());
         }
         let reading = opened.reader.hold().is_some().then(|| {
             let taker = taker(asked.connection);
-            self.readers.begin(asked.connection.peer.ip().into(), &taker, Holding::Blob(source.id()))
+            self.readers.begin(client.into(), &taker, Holding::Blob(source.id()))
         });
         let response = response::blob(&source.digest, opened, asked.connection.lane.as_ref(), reading);
         Ok(self.with_remark(source, response).await)
@@ -449,6 +456,8 @@ impl Handler {
     async fn with_remark(&self, source: &Source, mut response: Response<Body>) -> Response<Body> {
         let Remark { media_type, warnings } = self.blobs.remark(source);
         let kind = self.manifests.media_type(source).await.or(media_type);
+        // An answer of several parts is of none of their types.
+        let kind = kind.filter(|_| response.extensions().get::<response::SizeOfWhole>().is_none());
         response::remark(response.headers_mut(), kind.as_ref(), warnings);
         response
     }

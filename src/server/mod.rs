@@ -22,6 +22,7 @@ mod ktls;
 pub mod link;
 mod lists;
 mod memory;
+mod multipart;
 mod observe;
 mod pace;
 mod page;

@@ -8,10 +8,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use super::{
     Lane,
     body::{self, Body},
+    multipart::Framing,
 };
 use crate::{
     cache::{
-        OpenedBlob, Reading, ServedList,
+        BlobReader, OpenedBlob, Parts, Reading, ServedList,
         blobs::BlobSize,
         manifests::{ManifestHead, ServedManifest},
     },
@@ -88,22 +89,47 @@ fn manifest_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &str, 
     content_headers(headers, digest);
 }
 
+/// The size of a blob of which an answer has several parts, where no header tells it.
+#[derive(Clone, Copy)]
+pub struct SizeOfWhole(pub u64);
+
 /// `lane`: where the kernel sends parts of files; `reading`: who reads it, where that keeps it in the cache.
 pub fn blob(digest: &Digest, opened: OpenedBlob, lane: Option<&Lane>, reading: Option<Reading>) -> Response<Body> {
-    let OpenedBlob { reader, total, range, outcome, stored } = opened;
+    let OpenedBlob { reader, total, range, parts, outcome, stored } = opened;
     let len = range.map(ResolvedRange::len).or(total);
     let mirrors = reader.mirrors();
-    let mut response = Response::new(body::blob(reader, len, lane.cloned(), reading));
+    let several = parts.is_some();
+    let mut response = match parts {
+        Some(parts) => blob_parts(digest, reader, parts, reading),
+        None => {
+            let mut response = Response::new(body::blob(reader, len, lane.cloned(), reading));
+            blob_headers(response.headers_mut(), digest, len);
+            response
+        }
+    };
     let headers = response.headers_mut();
-    blob_headers(headers, digest, len);
     headers.insert(CACHE_STATUS, cache_status(outcome, stored));
     headers.extend(mirrors.and_then(|mirrors| mirrors.header()).map(|via| (header::VIA, via)));
-    if let (Some(range), Some(total)) = (range, total) {
+    if let (Some(range), Some(total), false) = (range, total, several) {
         if let Ok(value) = HeaderValue::from_str(&range.content_range(total).to_string()) {
             headers.insert(header::CONTENT_RANGE, value);
         }
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
+    response
+}
+
+/// Several parts of a blob, each behind a head of its own.
+fn blob_parts(digest: &Digest, reader: BlobReader, parts: Parts, reading: Option<Reading>) -> Response<Body> {
+    let (framing, total) = (Framing::new(parts.total()), parts.total());
+    let (len, content_type) = (framing.body_len(parts.ranges()), framing.content_type());
+    let mut response = Response::new(body::parts(reader, parts, framing, reading));
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    blob_headers(response.headers_mut(), digest, Some(len));
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
+    response.extensions_mut().insert(SizeOfWhole(total));
     response
 }
 

@@ -1,5 +1,7 @@
 //! Parts of blobs: cached, in flight, and of blobs that nobody has asked for yet.
 
+mod several;
+
 use bytes::Bytes;
 use forebay::oci::Digest;
 use http::Method;
@@ -53,7 +55,7 @@ async fn parts_of_a_cached_blob() {
         assert_eq!(answer.header("content-length"), Some(&*(last - first + 1).to_string()));
         assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()));
     }
-    for ignored in ["bytes=0-9,20-29", "bytes=x-y", "lines=0-9", "bytes", "bytes=-"] {
+    for ignored in ["bytes=0-9,x", "bytes=x-y", "lines=0-9", "bytes", "bytes=-"] {
         let answer = mirror.get_with(&path(&digest), &[("range", ignored)]).await;
         assert_eq!((answer.status, &answer.body), (200, &content), "{ignored}");
         assert!(answer.header("content-range").is_none());

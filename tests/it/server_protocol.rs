@@ -101,7 +101,7 @@ async fn a_clear_port_tells_tls_clients_what_gos_clients_understand() {
 #[tokio::test]
 async fn a_head_over_the_bound_is_refused() {
     let server = Setup::clear().start();
-    let long = "x".repeat(20 * 1024);
+    let long = "x".repeat(30 * 1024);
     let response = client().get(server.http("/hello")).header("x-long", &long).send().await.unwrap();
     assert_eq!(response.status(), 431);
     let answer = h2_client().get(server.http("/hello")).header("x-long", &long).send().await;

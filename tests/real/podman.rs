@@ -1,5 +1,7 @@
 //! podman pulls through mirrors of registries.conf: the default registry, and a second one by its path.
 
+mod partial;
+
 use crate::support::forebay::Forebay;
 use crate::support::image::{Format, Image, Index};
 use crate::support::podman::Podman;

@@ -48,6 +48,7 @@ async fn none_of_these_gets_anything_of_anns() {
     let bob = basic(BOB.0, BOB.1);
     let as_bob: &[(&str, &str)] = &[("authorization", &bob)];
     let range: &[(&str, &str)] = &[("authorization", &bob), ("range", "bytes=0-9")];
+    let several: &[(&str, &str)] = &[("authorization", &bob), ("range", "bytes=0-9,20-29")];
     let last: &[(&str, &str)] = &[("authorization", &bob), ("range", "bytes=-5")];
     let known: &[(&str, &str)] = &[("authorization", &bob), ("if-none-match", &etag)];
     let star: &[(&str, &str)] = &[("authorization", &bob), ("if-none-match", "*")];
@@ -68,6 +69,8 @@ async fn none_of_these_gets_anything_of_anns() {
         (&get, format!("/v2/team/b/blobs/{layer}"), as_bob),
         (&head, format!("/v2/team/b/blobs/{layer}"), as_bob),
         (&get, format!("/v2/team/b/blobs/{layer}"), range),
+        (&get, format!("/v2/team/a/blobs/{layer}"), several),
+        (&get, format!("/v2/team/b/blobs/{layer}"), several),
         (&get, format!("/v2/team/b/blobs/{layer}"), last),
         (&get, format!("/v2/team/b/blobs/{layer}"), known),
         (&get, format!("/v2/team/a/blobs/{layer}"), known),
@@ -171,4 +174,28 @@ async fn to_list_a_digest_is_not_to_have_it() {
         assert_eq!(get_as(&case.mirror, BOB, &path).await.status, 200);
     }
     assert_eq!(get_as(&case.mirror, BOB, &format!("/v2/team/b/blobs/{layer}")).await.status, 404);
+}
+
+/// Each time the upstream says to her, by a HEAD, how long the blob is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_parts_are_given_to_whom_the_whole_is() {
+    let world = World::new().await;
+    let mirror = world.mirror("access_ttl = \"0s\"").start().await;
+    let large: Vec<u8> = (0..1_000_000u32).map(|number| number as u8).collect();
+    let digest = world.registry.add_blob("team/a", large);
+    let no_digest = Fault::Header("docker-content-digest", None);
+    world.registry.fault(When::blob(&digest).method(Method::HEAD), no_digest);
+    let path = format!("/v2/team/a/blobs/{digest}");
+    let ann = basic(ANN.0, ANN.1);
+    for round in 0..3 {
+        let headers = [("authorization", &*ann), ("range", "bytes=0-9,500000-500009,-10")];
+        let answer = mirror.get_with(&path, &headers).await;
+        assert_eq!(answer.status, 206, "{round}");
+        assert!(answer.header("content-type").unwrap().starts_with("multipart/byteranges"), "{round}");
+        let text = String::from_utf8_lossy(&answer.body);
+        for range in ["0-9", "500000-500009", "999990-999999"] {
+            assert!(text.contains(&format!("Content-Range: bytes {range}/1000000\r\n")), "{round}: {text}");
+        }
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    }
 }

@@ -18,13 +18,22 @@ pub struct Podman {
 impl Podman {
     /// With this registries.conf.
     pub fn new(registries: &str) -> Podman {
+        Podman::with(registries, "vfs", "")
+    }
+
+    /// One that pulls of a layer, where that is zstd:chunked, only the files that it has in no other one.
+    pub fn of_parts(registries: &str) -> Podman {
+        Podman::with(registries, "overlay", "[storage.options]\npull_options = { enable_partial_images = \"true\" }\n")
+    }
+
+    fn with(registries: &str, driver: &str, options: &str) -> Podman {
         let folder = TempDir::with_prefix("forebay-podman-").expect("a folder can be made");
         let policy = json!({ "default": [{ "type": "insecureAcceptAnything" }] }).to_string();
         fs::write(folder.path().join("policy.json"), policy).expect("the policy can be written");
         fs::write(folder.path().join("registries.conf"), registries).expect("registries.conf can be written");
         // Named, so that the machine's own configuration plays no part.
         let (root, run) = (folder.path().join("root"), folder.path().join("run"));
-        let storage = format!("[storage]\ndriver = \"vfs\"\ngraphroot = {root:?}\nrunroot = {run:?}\n");
+        let storage = format!("[storage]\ndriver = {driver:?}\ngraphroot = {root:?}\nrunroot = {run:?}\n{options}");
         fs::write(folder.path().join("storage.conf"), storage).expect("storage.conf can be written");
         fs::write(folder.path().join("containers.conf"), "").expect("containers.conf can be written");
         Podman { folder }
@@ -49,6 +58,12 @@ impl Podman {
         command.arg("--tmpdir").arg(self.place("tmp")).args(arguments);
         self.environment(&mut command);
         program::run(command).await
+    }
+
+    /// What stands under a name in its layers, where the driver is overlay.
+    pub fn files(&self, name: &str) -> Vec<Vec<u8>> {
+        let layers = fs::read_dir(self.place("root").join("overlay")).expect("it has layers");
+        layers.filter_map(|layer| fs::read(layer.ok()?.path().join("diff").join(name)).ok()).collect()
     }
 
     /// `podman pull`, however it ends.
