@@ -23,6 +23,7 @@ mod containerd;
 mod corrupt;
 mod dockerd_mirror;
 mod dockerd_second_registry;
+mod ingress;
 mod lists;
 mod metrics;
 mod podman;

@@ -10,6 +10,7 @@ pub mod raw;
 pub mod forebay;
 
 pub mod gate;
+pub mod ingress;
 pub mod registry;
 pub mod token_server;
 
