@@ -27,6 +27,7 @@ pub mod readers;
 pub mod reads;
 pub mod recency;
 pub mod remarks;
+mod room;
 pub mod scrub;
 pub mod source;
 pub mod tag_record;
@@ -48,7 +49,7 @@ pub use self::{
     pool::{ContentId, Pool},
     prefetch::Images,
     reader::{BlobReader, FileSlice, Hold, Piece, ReadError},
-    readers::{Holding, Meter, Readers, Reading, Taker, Taking},
+    readers::{Ended, Holding, Meter, Readers, Reading, Taker, Taking},
     remarks::Remarks,
     scrub::{Scrub, WholeHit},
     source::Source,

@@ -1,7 +1,8 @@
 //! Who reads what, so that the slowest go first while there is no room for others.
 //!
 //! What must hold: only readers that keep forebay waiting are ended, and of those none that was not slow for a whole window of
-//! its own time; nothing is ended in vain, that is, unless room comes of it.
+//! its own time; nothing is ended in vain, that is, unless room comes of it: what comes of those that were ended before counts. One
+//! that was ended goes with its connection at the latest, whatever became of the request for whose room it was ended.
 
 mod choice;
 mod meter;
@@ -16,7 +17,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::choice::Candidate;
+use self::choice::{Candidate, Stand};
 pub use self::meter::{Meter, WINDOW};
 use crate::{cache::ContentId, metrics::Metrics, peer::PeerPrefix};
 
@@ -73,15 +74,20 @@ struct Entry {
     taker: Taker,
     /// How much of the taker's own time was over when it began to read this.
     begun: Duration,
-    /// Present once it was ended: cancelled when it is gone.
-    gone: Option<CancellationToken>,
+    /// Present once it was ended.
+    going: Option<Going>,
 }
 
 /// One that was told to go.
-struct Ended {
-    taker: Taker,
+struct Going {
+    /// Cancelled when it is gone.
     gone: CancellationToken,
+    /// Up to when it is waited for.
+    until: Instant,
 }
+
+/// Readers that were told to go.
+pub struct Ended(Vec<(Taker, CancellationToken)>);
 
 /// One reader, until this is dropped.
 pub struct Reading {
@@ -102,58 +108,66 @@ impl Readers {
         let mut entries = self.entries();
         let id = entries.next;
         entries.next += 1;
-        entries.by_id.insert(id, Entry { holding, peer, taker, begun, gone: None });
+        entries.by_id.insert(id, Entry { holding, peer, taker, begun, going: None });
         Reading { readers: self.clone(), id }
     }
 
-    /// Ends the slowest readers, as many as hold `missing` bytes, and waits until they are gone; whether there were any.
+    /// Ends the slowest readers, as many as hold `missing` bytes beside those that were ended before and are about to go;
+    /// `None` where there are none.
     ///
     /// `frees`: how many bytes are free once no reader holds something. Where ending all that are slow would not do, all go on.
-    pub async fn make_room(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> bool {
-        let ended = self.end_slowest(missing, frees);
-        let all_gone =
-            async || timeout(ENDED_TIMEOUT, join_all(ended.iter().map(|ended| ended.gone.cancelled()))).await;
-        if all_gone().await.is_err() {
-            let stay = ended.iter().filter(|ended| !ended.gone.is_cancelled());
-            stay.filter_map(|ended| ended.taker.connection.as_ref()).for_each(|connection| connection.end.cancel());
-            // One that does not go in time is not waited for again.
-            let _ = all_gone().await;
-        }
-        !ended.is_empty()
-    }
-
-    fn end_slowest(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> Vec<Ended> {
+    pub fn make_room(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> Option<Ended> {
         let now = Instant::now();
         let mut entries = self.entries();
-        let going_on = entries.by_id.values().filter(|entry| entry.gone.is_none());
+        entries.by_id.values_mut().for_each(|entry| entry.end_overdue_connection(now));
+        let chosen = choice::slowest(self.candidates(&entries, now, frees), missing);
+        let (mut slow, mut ended) = (Vec::new(), Vec::new());
+        for (id, stand) in chosen {
+            let Some(entry) = entries.by_id.get_mut(&id) else { continue };
+            if let Stand::Slow(rate) = stand {
+                entry.taker.end.cancel();
+                slow.push((entry.peer, rate));
+            }
+            let until = now + ENDED_TIMEOUT + ENDED_TIMEOUT;
+            let going = entry.going.get_or_insert_with(|| Going { gone: CancellationToken::new(), until });
+            ended.push((entry.taker.clone(), going.gone.clone()));
+        }
+        drop(entries);
+        slow.into_iter().for_each(|(peer, rate)| self.tell(peer, rate));
+        (!ended.is_empty()).then_some(Ended(ended))
+    }
+
+    /// How many bytes [`Readers::make_room`] can make free at most.
+    pub fn most_room(&self, frees: impl Fn(&Holding) -> Option<u64>) -> u64 {
+        let entries = self.entries();
+        choice::most(&self.candidates(&entries, Instant::now(), frees))
+    }
+
+    fn candidates<'a>(
+        &self,
+        entries: &'a Entries,
+        now: Instant,
+        frees: impl Fn(&Holding) -> Option<u64>,
+    ) -> Vec<Candidate<&'a Holding>> {
+        let going_on = entries.by_id.values().filter(|entry| entry.going.is_none());
         let by_peer = choice::by_peer(going_on.map(|entry| {
             let lately = entry.taker.meter.lately(now, self.0.window);
             (entry.peer, Arc::as_ptr(&entry.taker), lately)
         }));
-        let slow = |entry: &Entry| {
-            let rate = entry.taker.meter.rate(now, entry.begun, self.0.window).filter(|_| entry.gone.is_none())?;
-            choice::is_slow(rate, *by_peer.get(&entry.peer)?).then_some(rate)
+        let stand = |entry: &Entry| {
+            if let Some(going) = &entry.going {
+                // One that does not go in time is not counted on, nor waited for again.
+                return if now < going.until || entry.has_connection() { Stand::Goes } else { Stand::Stays };
+            }
+            let rate = entry.taker.meter.rate(now, entry.begun, self.0.window);
+            let all = by_peer.get(&entry.peer).copied().unwrap_or_default();
+            rate.filter(|rate| choice::is_slow(*rate, all)).map_or(Stand::Stays, Stand::Slow)
         };
-        let candidates = entries.by_id.iter().filter_map(|(id, entry)| {
+        let candidate = |(id, entry): (&u64, &'a Entry)| {
             let bytes = frees(&entry.holding)?;
-            Some(Candidate { id: *id, holding: &entry.holding, rate: slow(entry), bytes })
-        });
-        let chosen = choice::slowest(candidates.collect(), missing);
-        let end = |(id, rate): (u64, u64)| {
-            let entry = entries.by_id.get_mut(&id)?;
-            let gone = entry.gone.insert(CancellationToken::new()).clone();
-            entry.taker.end.cancel();
-            Some((entry.peer, rate, Ended { taker: entry.taker.clone(), gone }))
+            Some(Candidate { id: *id, holding: &entry.holding, stand: stand(entry), bytes })
         };
-        let ended: Vec<_> = chosen.into_iter().filter_map(end).collect();
-        drop(entries);
-        ended
-            .into_iter()
-            .map(|(peer, rate, ended)| {
-                self.tell(peer, rate);
-                ended
-            })
-            .collect()
+        entries.by_id.iter().filter_map(candidate).collect()
     }
 
     fn tell(&self, peer: PeerPrefix, rate: u64) {
@@ -171,11 +185,42 @@ impl Readers {
     }
 }
 
+impl Ended {
+    /// Waits until they are gone, or have not gone in time.
+    pub async fn gone(self) {
+        let all_gone = async || timeout(ENDED_TIMEOUT, join_all(self.0.iter().map(|(_, gone)| gone.cancelled()))).await;
+        if all_gone().await.is_err() {
+            let stay = self.0.iter().filter(|(_, gone)| !gone.is_cancelled());
+            stay.filter_map(|(taker, _)| taker.connection.as_ref()).for_each(|connection| connection.end.cancel());
+            let _ = all_gone().await;
+        }
+    }
+}
+
+impl Entry {
+    /// Whether it is part of a connection that goes on.
+    fn has_connection(&self) -> bool {
+        self.taker.connection.as_ref().is_some_and(|connection| !connection.end.is_cancelled())
+    }
+
+    /// Ends the connection of one that did not go in time, where the request that ended it is gone itself.
+    fn end_overdue_connection(&mut self, now: Instant) {
+        let has_connection = self.has_connection();
+        if let (Some(going), Some(connection)) = (&mut self.going, &self.taker.connection)
+            && has_connection
+            && going.until.saturating_duration_since(now) <= ENDED_TIMEOUT
+        {
+            connection.end.cancel();
+            going.until = now + ENDED_TIMEOUT;
+        }
+    }
+}
+
 impl Drop for Reading {
     fn drop(&mut self) {
         let entry = self.readers.entries().by_id.remove(&self.id);
-        if let Some(gone) = entry.and_then(|entry| entry.gone) {
-            gone.cancel();
+        if let Some(going) = entry.and_then(|entry| entry.going) {
+            going.gone.cancel();
         }
     }
 }
@@ -207,12 +252,60 @@ mod tests {
             }
         }
         let ended = |missing| {
-            readers.end_slowest(missing, |_| Some(1));
+            let _ = readers.make_room(missing, |_| Some(1));
             begun.iter().map(|(_, taker)| taker.end.is_cancelled()).collect::<Vec<_>>()
         };
+        assert_eq!(readers.most_room(|_| Some(1)), 2);
         assert_eq!(ended(3), [false; 5], "two are slow");
         assert_eq!(ended(2), [false, false, false, true, true]);
         // What is ended is no candidate any more, though it is not gone.
-        assert!(readers.end_slowest(1, |_| Some(1)).is_empty());
+        assert!(readers.make_room(3, |_| Some(1)).is_none());
+        // But it is waited for, and for no longer than it has to go.
+        assert_eq!(readers.make_room(1, |_| Some(1)).map(|ended| ended.0.len()), Some(2));
+        tokio::time::advance(2 * ENDED_TIMEOUT).await;
+        let of_ended = |holding: &Holding| matches!(holding, Holding::Bytes(3 | 4, 1)).then_some(1);
+        assert!(readers.make_room(1, of_ended).is_none());
+        assert_eq!(readers.most_room(of_ended), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_end_although_the_request_for_room_left() {
+        let readers = Readers::new(Duration::ZERO, Metrics::new().unwrap());
+        let connection = Taker::default();
+        let stream = Taker::new(Taking { connection: Some(connection.clone()), ..Taking::default() });
+        stream.meter.waits();
+        let reading = readers.begin(IpAddr::from([10, 0, 0, 1]).into(), &stream, Holding::Bytes(0, 1));
+        let begun = Instant::now();
+        let room = || readers.make_room(1, |_| Some(1));
+        // The requests end one after the other, before the reader goes.
+        for (after, connection_ended) in [(0, false), (1999, false), (2000, true)] {
+            tokio::time::sleep_until(begun + Duration::from_millis(after)).await;
+            assert!(room().is_some());
+            assert_eq!(connection.end.is_cancelled(), connection_ended, "{after}");
+        }
+        assert!(stream.end.is_cancelled());
+        // From then on it has its time once more.
+        tokio::time::sleep_until(begun + Duration::from_millis(3999)).await;
+        let last = room().unwrap();
+        drop(reading);
+        last.gone().await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(3999));
+        assert!(room().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_request_for_room_ends_the_connection_itself() {
+        let readers = Readers::new(Duration::ZERO, Metrics::new().unwrap());
+        let connection = Taker::default();
+        let stream = Taker::new(Taking { connection: Some(connection.clone()), ..Taking::default() });
+        stream.meter.waits();
+        let _reading = readers.begin(IpAddr::from([10, 0, 0, 1]).into(), &stream, Holding::Bytes(0, 1));
+        let room = || readers.make_room(1, |_| Some(1));
+        drop(room());
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(readers.most_room(|_| Some(1)), 1);
+        room().unwrap().gone().await;
+        assert!(connection.end.is_cancelled());
+        assert!(room().is_none(), "it did not go in time");
     }
 }

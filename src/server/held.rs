@@ -5,7 +5,7 @@
 //! for a peer that is still sent them: the first, and where that has left, another. Where there is no room, readers that are slow enough go first. Parts of blobs have a budget of their own: see [`super::memory`].
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    cache::{Holding, Readers, Reading, Taker},
+    cache::{Ended, Holding, Readers, Reading, Taker},
     peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks},
 };
 
@@ -31,6 +31,8 @@ struct Inner {
     readers: Readers,
     /// What counts, by where it lies in memory.
     charges: Mutex<HashMap<Place, Charged>>,
+    /// What waits for the room of readers that were ended, and for whom.
+    waiting: Mutex<Vec<(Place, PeerPrefix)>>,
 }
 
 /// Bytes of which answers are being sent.
@@ -52,6 +54,13 @@ struct Charge {
     held: Held,
 }
 
+/// One answer's bytes wait for room until this is dropped.
+struct Waiting {
+    place: Place,
+    peer: PeerPrefix,
+    held: Held,
+}
+
 /// Bytes of one answer, with their charge, and who reads them: let go in this order.
 struct Counted {
     bytes: Bytes,
@@ -65,7 +74,12 @@ impl Held {
     }
 
     fn of(total: u64, trusted: TrustedNetworks, readers: Readers) -> Held {
-        Held(Arc::new(Inner { shares: Shares::new(total, trusted), readers, charges: Mutex::default() }))
+        Held(Arc::new(Inner {
+            shares: Shares::new(total, trusted),
+            readers,
+            charges: Mutex::default(),
+            waiting: Mutex::default(),
+        }))
     }
 
     /// Whether so many bytes count.
@@ -79,7 +93,11 @@ impl Held {
     /// The budget is used up, or this peer holds the largest share of it, and no reader is slow enough to go.
     pub async fn hold(&self, peer: IpAddr, taker: &Taker, bytes: Bytes) -> Result<Bytes, Refused> {
         let charge = match self.charge(peer, &bytes) {
-            Err(why) if self.end_slow_readers(peer, bytes.len() as u64, why).await => self.charge(peer, &bytes),
+            Err(why) => {
+                let (ended, _waiting) = self.end_slow_readers(peer, place(&bytes), why).ok_or(why)?;
+                ended.gone().await;
+                self.charge(peer, &bytes)
+            }
             charge => charge,
         }?;
         let (place, len) = charge.place;
@@ -88,7 +106,7 @@ impl Held {
     }
 
     fn charge(&self, address: IpAddr, bytes: &Bytes) -> Result<Charge, Refused> {
-        let place = (bytes.as_ptr().addr(), bytes.len());
+        let place = place(bytes);
         let mut charges = self.charges();
         match charges.entry(place) {
             Entry::Occupied(mut charged) => *charged.get_mut().answers.entry(address).or_default() += 1,
@@ -100,8 +118,9 @@ impl Held {
         Ok(Charge { place, address, held: self.clone() })
     }
 
-    /// Whether some were ended: where a peer holds too much, of what it alone reads.
-    async fn end_slow_readers(&self, address: IpAddr, bytes: u64, why: Refused) -> bool {
+    /// The readers whose room these bytes get: where a peer holds too much, of what it alone reads. What is ended is enough for
+    /// all that wait, and for what waits in several answers once.
+    fn end_slow_readers(&self, address: IpAddr, place: Place, why: Refused) -> Option<(Ended, Waiting)> {
         let peer = PeerPrefix::from(address);
         let frees = |holding: &Holding| match *holding {
             Holding::Bytes(place, len) => {
@@ -111,17 +130,36 @@ impl Held {
             }
             Holding::Blob(_) => None,
         };
+        // The lock is kept until it is known whether there are any: what gets no room is not counted with what others need.
+        let mut waiting = self.waiting();
+        waiting.push((place, peer));
+        let of_peer = waiting.iter().filter(|(_, other)| why == Refused::Full || *other == peer);
+        let places: HashSet<Place> = of_peer.map(|(place, _)| *place).collect();
+        let bytes = places.iter().fold(0_u64, |sum, (_, len)| sum.saturating_add(*len as u64));
         let missing = match why {
             Refused::Full => (self.0.shares.used().saturating_add(bytes)).saturating_sub(self.0.shares.total()),
             Refused::Share => self.0.shares.to_give_back(address, bytes),
         };
-        self.0.readers.make_room(missing, frees).await
+        let ended = self.0.readers.make_room(missing, frees);
+        if ended.is_none() {
+            waiting.pop();
+        }
+        Some((ended?, Waiting { place, peer, held: self.clone() }))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<(Place, PeerPrefix)>> {
+        // An entry is whole even if a thread panicked beside it.
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn charges(&self) -> MutexGuard<'_, HashMap<Place, Charged>> {
         // An entry is whole even if a thread panicked beside it.
         self.0.charges.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn place(bytes: &Bytes) -> Place {
+    (bytes.as_ptr().addr(), bytes.len())
 }
 
 impl AsRef<[u8]> for Counted {
@@ -148,6 +186,15 @@ impl Charged {
     }
 }
 
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut waiting = self.held.waiting();
+        if let Some(own) = waiting.iter().position(|entry| *entry == (self.place, self.peer)) {
+            waiting.swap_remove(own);
+        }
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         if let Entry::Occupied(mut charged) = self.held.charges().entry(self.place)
@@ -160,6 +207,8 @@ impl Drop for Charge {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
     use crate::{cache::readers::WINDOW, metrics::Metrics};
 
@@ -260,6 +309,39 @@ mod tests {
             let ended: Vec<_> = (0..readers.len()).filter(|n| takers[*n].end.is_cancelled()).collect();
             assert_eq!(ended, Vec::from_iter(expected), "{readers:?} {slow:?}");
             assert_eq!(come.err(), expected.err(), "{readers:?} {slow:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_at_once_end_no_more_readers_than_they_need() {
+        // Four slow readers of eight parts each: how many parts the answers need, how many of them have the same bytes, and how
+        // many readers are ended.
+        for (answers, copies, expected) in [
+            (&[1; 8][..], 1, 1),
+            (&[1; 9], 1, 2),
+            (&[8, 8], 1, 2),
+            (&[8], 10, 1),
+            (&[1, 8, 1], 1, 2),
+            // One that is too large is not waited for by the others.
+            (&[33, 8], 1, 1),
+        ] {
+            let held = held(32);
+            let mut takers = Vec::new();
+            for peer in 0..4 {
+                let taker = Taker::default();
+                let bytes = held.hold(address(peer), &taker, vec![7; 8 * SIZE].into()).await.unwrap();
+                tokio::spawn(take(taker.clone(), bytes));
+                taker.meter.waits();
+                takers.push(taker);
+            }
+            tokio::time::advance(WINDOW).await;
+            let answers: Vec<_> = answers.iter().map(|parts| Bytes::from(vec![7; parts * SIZE])).collect();
+            let come = answers.iter().flat_map(|bytes| vec![bytes; copies]).enumerate();
+            let come = join_all(come.map(|(n, bytes)| hold(&held, 10 + n as u8, bytes.clone()))).await;
+            let refused = come.iter().filter(|come| come.is_err()).count();
+            assert_eq!(refused, usize::from(answers[0].len() > 32 * SIZE), "{expected}");
+            let ended = takers.iter().filter(|taker| taker.end.is_cancelled()).count();
+            assert_eq!((ended, held.waiting().len()), (expected, 0));
         }
     }
 

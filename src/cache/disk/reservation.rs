@@ -143,11 +143,19 @@ impl DiskStore {
 
     /// Whether some were ended.
     async fn end_slow_readers(&self, missing: u64) -> bool {
-        let frees = |holding: &Holding| match holding {
+        let ended = self.readers().make_room(missing, |holding| self.frees(holding));
+        let any = ended.is_some();
+        if let Some(ended) = ended {
+            ended.gone().await;
+        }
+        any
+    }
+
+    fn frees(&self, holding: &Holding) -> Option<u64> {
+        match holding {
             Holding::Blob(id) => self.index().pinned_bytes(&Key::Blob(id.clone())),
             Holding::Bytes(..) => None,
-        };
-        self.readers().make_room(missing, frees).await
+        }
     }
 
     /// Waits a little for the start-up scan; whether it has been through.
@@ -322,5 +330,23 @@ mod tests {
             drop(second);
             assert_eq!(large.await.unwrap().map(drop), expected, "{others:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_ended_before_makes_room_for_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let (first, second) = (Stuck::begin(&store, 600_000).await, Stuck::begin(&store, 200_000).await);
+        let left = reserve(&store, 800_000);
+        first.taker.end.cancelled().await;
+        left.abort();
+        assert!(left.await.is_err_and(|error| error.is_cancelled()));
+        let large = reserve(&store, 700_000);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!second.taker.end.is_cancelled() && !large.is_finished());
+        drop(first);
+        assert!(large.await.unwrap().is_ok());
+        assert!(!second.taker.end.is_cancelled());
     }
 }

@@ -5,6 +5,8 @@ use std::{
     hash::Hash,
 };
 
+use crate::cache::room::enough;
+
 /// A reader is slow where its peer takes less than this many bytes for each second through all of its readers together, or
 /// where the reader itself takes less than [`MIN_PART`] of them: only slow ones are ended for others, since a pull goes
 /// before caching another one, and before an answer that gets 503.
@@ -12,12 +14,22 @@ const MAX_RATE: u64 = 256 * 1024;
 /// Clients pull three to six layers at a time, over one line. More than eight equal parts of a line are not a pull's.
 const MIN_PART: u64 = MAX_RATE / 8;
 
+/// What may become of a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stand {
+    /// It was ended before, and is about to go.
+    Goes,
+    /// It may be ended: so many bytes it takes for each second.
+    Slow(u64),
+    /// It may not be ended.
+    Stays,
+}
+
 /// One of those that hold what is wanted.
 pub(super) struct Candidate<H> {
     pub id: u64,
     pub holding: H,
-    /// Bytes for each second of one that is slow; `None`: it may not be ended.
-    pub rate: Option<u64>,
+    pub stand: Stand,
     /// What comes free with the last reader of what it holds.
     pub bytes: u64,
 }
@@ -39,50 +51,67 @@ pub(super) fn is_slow(rate: u64, all: u64) -> bool {
     rate < MIN_PART || all < MAX_RATE
 }
 
-/// The readers, and their rates, with whose end `missing` bytes come free: the slowest, and of those equally slow the first
-/// that came. None where all that are slow do not hold so much.
-pub(super) fn slowest<H: Copy + Eq + Hash>(mut candidates: Vec<Candidate<H>>, missing: u64) -> Vec<(u64, u64)> {
-    let mut readers: HashMap<H, usize> = HashMap::new();
-    candidates.iter().for_each(|candidate| *readers.entry(candidate.holding).or_default() += 1);
-    candidates.retain(|candidate| candidate.rate.is_some());
-    candidates.sort_unstable_by_key(|candidate| (candidate.rate, candidate.id));
-    let (mut free, mut chosen) = (0_u64, 0);
-    for candidate in &candidates {
-        if free >= missing {
-            break;
-        }
-        chosen += 1;
-        if let Some(left) = readers.get_mut(&candidate.holding) {
-            *left -= 1;
-            if *left == 0 {
-                free = free.saturating_add(candidate.bytes);
-            }
+/// The readers with whose end `missing` bytes come free: those that go already, and, where these are too few, the slowest with
+/// their rates, and of those equally slow the first that came. None where all of them do not hold so much.
+pub(super) fn slowest<H: Copy + Eq + Hash>(mut candidates: Vec<Candidate<H>>, missing: u64) -> Vec<(u64, Stand)> {
+    candidates.sort_unstable_by_key(|candidate| (candidate.stand, candidate.id));
+    let mut left: HashMap<H, usize> = HashMap::new();
+    candidates.iter().for_each(|candidate| *left.entry(candidate.holding).or_default() += 1);
+    let (mut coming, mut freed) = (HashMap::new(), Vec::new());
+    for candidate in candidates.iter().filter(|candidate| candidate.stand != Stand::Stays) {
+        let Some(left) = left.get_mut(&candidate.holding) else { continue };
+        *left -= 1;
+        // What others go on reading comes free by no one's end.
+        if *left == 0 && candidate.stand == Stand::Goes {
+            coming.insert(candidate.holding, candidate.bytes);
+        } else if *left == 0 {
+            freed.push((candidate.holding, candidate.bytes));
         }
     }
-    if free < missing {
-        return Vec::new();
-    }
-    candidates.truncate(chosen);
-    // What others go on reading comes free by no one's end.
-    candidates.retain(|candidate| readers.get(&candidate.holding) == Some(&0));
-    candidates.into_iter().filter_map(|candidate| Some((candidate.id, candidate.rate?))).collect()
+    let missing = coming.values().fold(missing, |missing, bytes| missing.saturating_sub(*bytes));
+    let Some(chosen) = enough(freed, missing, |(_, bytes)| *bytes) else { return Vec::new() };
+    coming.extend(chosen);
+    candidates.retain(|candidate| coming.contains_key(&candidate.holding));
+    candidates.into_iter().map(|candidate| (candidate.id, candidate.stand)).collect()
+}
+
+/// What comes free with the end of all that go already or are slow.
+pub(super) fn most<H: Copy + Eq + Hash>(candidates: &[Candidate<H>]) -> u64 {
+    let stay = candidates.iter().filter(|candidate| candidate.stand == Stand::Stays);
+    let kept: HashSet<_> = stay.map(|candidate| candidate.holding).collect();
+    let free = candidates.iter().map(|candidate| (candidate.holding, candidate.bytes)).collect::<HashMap<_, _>>();
+    let free = free.into_iter().filter(|(holding, _)| !kept.contains(holding));
+    free.fold(0, |sum, (_, bytes)| sum.saturating_add(bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Readers as (what, rate, bytes), by their places; the places of those that are ended.
-    fn ended(readers: &[(&'static str, Option<u64>, u64)], missing: u64) -> Vec<u64> {
+    const STAYS: Stand = Stand::Stays;
+    const GOES: Stand = Stand::Goes;
+    const fn slow(rate: u64) -> Stand {
+        Stand::Slow(rate)
+    }
+
+    type Reader = (&'static str, Stand, u64);
+
+    fn candidates(readers: &[Reader]) -> Vec<Candidate<&'static str>> {
         let candidate =
-            |(id, &(holding, rate, bytes)): (usize, &(_, _, _))| Candidate { id: id as u64, holding, rate, bytes };
-        let candidates = readers.iter().enumerate().map(candidate).rev().collect();
-        slowest(candidates, missing).into_iter().map(|(id, _)| id).collect()
+            |(id, &(holding, stand, bytes)): (usize, &Reader)| Candidate { id: id as u64, holding, stand, bytes };
+        readers.iter().enumerate().map(candidate).rev().collect()
+    }
+
+    /// The places of those that are waited for.
+    fn ended(readers: &[Reader], missing: u64) -> Vec<u64> {
+        let chosen = slowest(candidates(readers), missing);
+        assert!(chosen.iter().all(|(id, stand)| readers[*id as usize].1 == *stand));
+        chosen.into_iter().map(|(id, _)| id).collect()
     }
 
     #[test]
     fn the_slowest_go_first_and_no_more_than_needed() {
-        let four = [("a", Some(30), 10), ("b", Some(0), 10), ("c", Some(20), 10), ("d", Some(0), 10)];
+        let four = [("a", slow(30), 10), ("b", slow(0), 10), ("c", slow(20), 10), ("d", slow(0), 10)];
         for (readers, missing, expected) in [
             (&four[..], 1, &[1][..]),
             (&four, 10, &[1]),
@@ -94,17 +123,53 @@ mod tests {
             (&four, 0, &[]),
             (&[], 1, &[]),
             // One that is quick, young or waits for forebay is left alone.
-            (&[("a", None, 10), ("b", Some(1), 10)], 10, &[1]),
-            (&[("a", None, 10), ("b", Some(1), 10)], 11, &[]),
+            (&[("a", STAYS, 10), ("b", slow(1), 10)], 10, &[1]),
+            (&[("a", STAYS, 10), ("b", slow(1), 10)], 11, &[]),
             // What another goes on reading does not come free.
-            (&[("a", Some(0), 10), ("a", None, 10), ("b", Some(1), 10)], 10, &[2]),
+            (&[("a", slow(0), 10), ("a", STAYS, 10), ("b", slow(1), 10)], 10, &[2]),
             // The last of its readers frees it, and once.
-            (&[("a", Some(0), 10), ("a", Some(2), 10), ("b", Some(1), 10)], 10, &[2]),
-            (&[("a", Some(0), 10), ("a", Some(2), 10), ("b", Some(1), 10)], 20, &[0, 2, 1]),
-            (&[("a", Some(0), 10), ("a", Some(0), 10)], 11, &[]),
-            (&[("a", Some(0), u64::MAX), ("b", Some(0), u64::MAX)], u64::MAX, &[0]),
+            (&[("a", slow(0), 10), ("a", slow(2), 10), ("b", slow(1), 10)], 10, &[2]),
+            (&[("a", slow(0), 10), ("a", slow(2), 10), ("b", slow(1), 10)], 20, &[0, 2, 1]),
+            (&[("a", slow(0), 10), ("a", slow(0), 10)], 11, &[]),
+            // A slow one whose end another one makes superfluous, and the last of these is spared first.
+            (&[("a", slow(0), 4), ("b", slow(1), 1000)], 1000, &[1]),
+            (&[("a", slow(0), 4), ("b", slow(1), 1000)], 1001, &[0, 1]),
+            (&[("a", slow(0), 6), ("b", slow(1), 6), ("c", slow(2), 10)], 16, &[0, 2]),
+            (&[("a", slow(0), 4), ("a", slow(0), 4), ("b", slow(1), 10)], 10, &[2]),
+            (&[("a", slow(0), u64::MAX), ("b", slow(0), u64::MAX)], u64::MAX, &[0]),
         ] {
             assert_eq!(ended(readers, missing), expected, "{readers:?} {missing}");
+        }
+    }
+
+    #[test]
+    fn what_was_ended_before_is_waited_for_and_counts() {
+        for (readers, missing, expected) in [
+            (&[("a", GOES, 10), ("b", slow(0), 10)][..], 10, &[0][..]),
+            (&[("a", GOES, 10), ("b", slow(0), 10)], 11, &[0, 1]),
+            (&[("a", GOES, 10), ("b", slow(0), 10)], 21, &[]),
+            (&[("a", GOES, 10), ("b", GOES, 10), ("c", slow(0), 1)], 5, &[0, 1]),
+            // All readers of it have to go.
+            (&[("a", GOES, 10), ("a", GOES, 10), ("b", slow(0), 10)], 20, &[0, 1, 2]),
+            (&[("a", GOES, 10), ("a", STAYS, 10), ("b", slow(0), 10)], 10, &[2]),
+            (&[("a", GOES, 10), ("a", slow(3), 10), ("b", slow(0), 10)], 10, &[2]),
+            (&[("a", GOES, 10), ("a", slow(3), 10), ("b", slow(5), 10)], 10, &[0, 1]),
+            (&[("a", GOES, u64::MAX), ("b", GOES, 1), ("c", slow(0), 1)], u64::MAX, &[0, 1]),
+        ] {
+            assert_eq!(ended(readers, missing), expected, "{readers:?} {missing}");
+        }
+    }
+
+    #[test]
+    fn the_most_that_can_come_free() {
+        for (readers, expected) in [
+            (&[][..], 0),
+            (&[("a", slow(0), 1), ("b", GOES, 2), ("c", STAYS, 4)], 3),
+            (&[("a", slow(0), 1), ("a", slow(1), 1), ("a", GOES, 1)], 1),
+            (&[("a", slow(0), 1), ("a", STAYS, 1), ("b", slow(0), 2)], 2),
+            (&[("a", slow(0), u64::MAX), ("b", slow(0), 2)], u64::MAX),
+        ] {
+            assert_eq!(most(&candidates(readers)), expected, "{readers:?}");
         }
     }
 
