@@ -25,13 +25,16 @@ use std::{
     io,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -100,6 +103,8 @@ pub struct Fill {
     members_ahead: AtomicUsize,
     /// Nobody wants it any more, or the process ends.
     cancel: CancellationToken,
+    /// Since when others wait for the room that it leaves.
+    leaving_since: OnceLock<Instant>,
     /// All bytes are there: transfers of ranges end.
     ranges: CancellationToken,
     hash: hash::Hand,
@@ -216,6 +221,7 @@ impl Fill {
             members: watch::Sender::new(0),
             members_ahead: AtomicUsize::new(0),
             cancel,
+            leaving_since: OnceLock::new(),
             ranges,
             hash,
             wanted: AtomicBool::new(wanted),

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use futures_util::future::{FutureExt as _, join_all};
@@ -20,9 +20,6 @@ use crate::{
 /// Fills that go on although nobody reads them any more: the next client is likely to come soon. More than
 /// these are given up, the last orphaned first, and leave what they have to be gone on with.
 const MOST_ORPHANS: usize = 16;
-
-/// How long a fill that is given up for the room it holds may take to end, until what waits for that does without.
-const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many connections beside the first of each fill there are at most, for all fills together.
 const MOST_LANES: usize = 48;
@@ -288,20 +285,23 @@ impl Fills {
     /// Ends fills without clients, as many as hold the room that is short, and waits until they are gone, and those that
     /// were ended a moment ago; whether there were any.
     async fn make_room(&self, short: Short) -> bool {
-        let ending = {
+        let leaving = {
             let entries = self.entries();
+            let leaving = |fill: &Arc<Fill>| Some((fill.clone(), fill.leaving()?));
+            let mut leaving: Vec<_> = entries.values().flatten().filter_map(leaving).collect();
+            let missing =
+                leaving.iter().fold(short.missing, |missing, (_, reserved)| missing.saturating_sub(*reserved));
             let idle = entries.values().flatten().filter_map(Fill::idle).collect();
-            for fill in orphan::to_give_up(idle, short) {
+            for fill in orphan::to_give_up(idle, Short { missing, ..short }) {
                 tracing::info!(digest = %fill.source.digest, "a fill without clients is given up: a client needs its room");
                 fill.cancel.cancel();
+                leaving.extend(fill.leaving().map(|reserved| (fill, reserved)));
             }
-            let ending = |fill: &&Arc<Fill>| fill.cancel.is_cancelled() && !fill.is_complete();
-            entries.values().flatten().filter(ending).cloned().collect::<Vec<_>>()
+            leaving
         };
-        let gone = ending.iter().map(|fill| fill.when(|state| state.ended.then_some(())));
-        // One that does not go in time is not waited for again.
-        let _ = timeout(ENDED_TIMEOUT, join_all(gone)).await;
-        !ending.is_empty()
+        let gone = leaving.iter().map(|(fill, _)| fill.when(|state| state.ended.then_some(())));
+        let _ = timeout(orphan::ENDED_TIMEOUT, join_all(gone)).await;
+        !leaving.is_empty()
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -387,5 +387,73 @@ pub(super) struct Ended {
 impl Drop for Ended {
     fn drop(&mut self) {
         self.fills.end(&self.fill, Progress::Failed(FillError::Abandoned));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, path::Path, time::Duration};
+
+    use super::*;
+    use crate::{
+        cache::Config,
+        oci::{Algorithm, Digest},
+        upstream::{self, Context, Upstream},
+    };
+
+    const PART: u64 = 100_000;
+
+    fn fills(directory: &Path) -> Fills {
+        let config = Config {
+            directory: directory.to_owned(),
+            max_size: 1 << 20,
+            min_free: 0,
+            manifest_memory: 0,
+            tag_ttl: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            negative_ttl: Duration::ZERO,
+            prefetch: 0,
+            verify_every: Duration::ZERO,
+            reader_window: Duration::ZERO,
+        };
+        let metrics = Metrics::new().unwrap();
+        let store = DiskStore::open(&config, metrics.clone()).unwrap();
+        Fills::new(store, metrics, TaskTracker::new(), CancellationToken::new())
+    }
+
+    /// A fill without clients, for which room is reserved, and no task works.
+    fn idle(fills: &Fills, number: u8, file: &File) -> Arc<Fill> {
+        let config = upstream::Config::at("registry.example", &["https://registry.example"]);
+        let source = Source {
+            upstream: Upstream::new(&config, Context::of_test()).unwrap(),
+            repository: "team/app".parse().unwrap(),
+            digest: Digest::of(Algorithm::Sha256, &[number]),
+        };
+        let cancel = fills.shutdown().child_token();
+        let fill = Arc::new(Fill::new(source, false, true, fills.metrics().clone(), cancel));
+        fill.update(|state| {
+            state.file = Some(Arc::new(file.try_clone().unwrap()));
+            state.total = Some(PART);
+        });
+        drop(fills.enter_new(fill.clone()));
+        fill
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fill_that_does_not_end_is_waited_for_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let fills = fills(directory.path());
+        let file = tempfile::tempfile().unwrap();
+        let [first, second] = [1, 2].map(|number| idle(&fills, number, &file));
+        let given_up = || [&first, &second].map(|fill| fill.cancel.is_cancelled());
+        let short = Short { missing: PART, kept: 0 };
+        // The first that is given up leaves room for both that want it, and does not end.
+        let both = tokio::join!(fills.make_room(short), fills.make_room(short));
+        assert_eq!((both, given_up().iter().filter(|given_up| **given_up).count()), ((true, true), 1));
+        assert!(fills.make_room(short).await);
+        assert_eq!(given_up(), [true; 2]);
+        let begun = tokio::time::Instant::now();
+        assert!(!fills.make_room(short).await);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

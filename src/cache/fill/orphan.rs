@@ -15,7 +15,7 @@ use std::{
 use tokio::time::{Instant, timeout};
 
 use super::{Fill, Fills};
-use crate::cache::{disk::Short, lru::allocated};
+use crate::cache::{disk::Short, lru::allocated, room::enough};
 
 /// A fill without members, or with none but a prefetch, is given up when less than [`MIN_ADVANCE`] bytes come in this time.
 const ADVANCE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,6 +23,8 @@ const ADVANCE_TIMEOUT: Duration = Duration::from_secs(30);
 const MIN_ADVANCE: u64 = 64 * 1024;
 /// And when it is not over after this time, however it advances: what has come is kept, and the next client goes on with it.
 const MAX_TIME: Duration = Duration::from_secs(30 * 60);
+/// How long a fill that is given up for the room it holds may take to end, until what waits for that does without.
+pub(super) const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Gives up a fill that has no members and does not advance. Never ends; drop it with the fill.
 pub(super) async fn watch(fills: &Fills, fill: &Arc<Fill>) -> Infallible {
@@ -67,21 +69,16 @@ pub(super) struct Idle<F> {
 }
 
 /// Those whose end makes the room that is short: what no client has asked for first, and what would take most. None where
-/// there would be too little with all of them, and all that readers keep.
+/// there would be too little with all of them, and all that slow readers keep.
 pub(super) fn to_give_up<F>(mut idle: Vec<Idle<F>>, short: Short) -> Vec<F> {
     idle.retain(|idle| idle.reserved > 0);
-    let all = idle.iter().fold(short.kept, |sum, idle| sum.saturating_add(idle.reserved));
-    if all < short.missing {
+    let all = idle.iter().fold(0_u64, |sum, idle| sum.saturating_add(idle.reserved));
+    if all.saturating_add(short.kept) < short.missing {
         return Vec::new();
     }
     idle.sort_by_key(|idle| (idle.wanted, Reverse(idle.missing)));
-    let mut free = 0_u64;
-    let chosen = idle.into_iter().take_while(|idle| {
-        let is_short = free < short.missing;
-        free = free.saturating_add(idle.reserved);
-        is_short
-    });
-    chosen.map(|idle| idle.fill).collect()
+    let chosen = enough(idle, short.missing.min(all), |idle| idle.reserved).unwrap_or_default();
+    chosen.into_iter().map(|idle| idle.fill).collect()
 }
 
 impl Fill {
@@ -100,11 +97,23 @@ impl Fill {
         if self.has_clients() || self.advance().is_none() || self.cancel.is_cancelled() {
             return None;
         }
+        let (here, reserved) = self.here_and_reserved();
+        let (fill, wanted) = (self.clone(), self.is_wanted());
+        Some(Idle { fill, wanted, missing: reserved.saturating_sub(here), reserved })
+    }
+
+    /// What others will have by its end, where it was given up and is waited for: no longer than it has to end.
+    pub(super) fn leaving(&self) -> Option<u64> {
+        let is_leaving = self.cancel.is_cancelled() && !self.is_complete();
+        let goes = is_leaving && self.leaving_since.get_or_init(Instant::now).elapsed() < ENDED_TIMEOUT;
+        goes.then(|| self.here_and_reserved().1)
+    }
+
+    fn here_and_reserved(&self) -> (u64, u64) {
         let state = self.state();
         let here = state.written.end_of_run(0);
         let reserved = state.file.as_ref().map_or(0, |_| allocated(state.total.unwrap_or(here).max(here)));
-        let (fill, wanted) = (self.clone(), self.is_wanted());
-        Some(Idle { fill, wanted, missing: reserved.saturating_sub(here), reserved })
+        (here, reserved)
     }
 
     /// A number that grows with each byte that the upstream sends, and with each that is hashed of what an earlier fill
@@ -194,6 +203,11 @@ mod tests {
             (&three, 0, 0, &[]),
             (&three, u64::MAX, 0, &[]),
             (&[], 1, 1, &[]),
+            // One before those that are enough, and of these the last is spared first.
+            (&[(false, 0, 4), (true, 0, 100)], 100, 0, &[1]),
+            (&[(false, 0, 4), (true, 0, 100)], 101, 0, &[0, 1]),
+            (&[(false, 0, 6), (true, 9, 10), (true, 0, 10)], 10, 0, &[2]),
+            (&[(false, 0, 6), (true, 4, 6), (true, 0, 3)], 9, 0, &[0, 2]),
             // One that has nothing reserved yet.
             (&[(false, 0, 0), (true, 0, 1)], 1, 0, &[1]),
             (&[(true, 0, u64::MAX), (true, 0, u64::MAX - 1)], u64::MAX, u64::MAX, &[0]),
