@@ -35,7 +35,7 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, OFlags, flock};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::reservation::GiveUp;
@@ -88,9 +88,9 @@ struct Shared {
     min_free: u64,
     index: Mutex<LruIndex>,
     /// One reservation at a time: the victims of one are unlinked before the next looks at the sums.
-    space: tokio::sync::Mutex<()>,
-    /// One reservation at a time ends readers, so that none are ended for room that those make who are about to go.
-    ending: tokio::sync::Mutex<()>,
+    space: Arc<tokio::sync::Mutex<()>>,
+    /// One reservation at a time ends fills and readers, so that none are ended for room that those make who are about to go.
+    ending: Semaphore,
     scanned: watch::Sender<bool>,
     /// What was noted as used on disk within [`TOUCH_INTERVAL`].
     touched: moka::sync::Cache<Key, ()>,
@@ -153,8 +153,8 @@ impl DiskStore {
         Ok(Self(Arc::new(Shared {
             min_free: config.min_free,
             index: Mutex::new(index),
-            space: tokio::sync::Mutex::new(()),
-            ending: tokio::sync::Mutex::new(()),
+            space: Arc::default(),
+            ending: Semaphore::new(1),
             scanned: watch::Sender::new(false),
             touched: moka::sync::Cache::builder().max_capacity(MOST_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
             uses: Uses::default(),

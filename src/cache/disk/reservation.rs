@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::timeout;
 
 use super::{DiskStore, Key, Pin, blocking};
 use crate::cache::{
@@ -12,6 +13,8 @@ use crate::cache::{
 
 /// How long a write waits for the start-up scan; until it is through, nobody knows how much is used.
 const SCAN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a reservation waits while others have fills and readers ended, until it does without.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often one reservation ends readers: others may take the room that came of it.
 const MAX_ENDINGS: u32 = 2;
 
@@ -34,7 +37,7 @@ pub enum Purpose {
 pub struct Short {
     /// In bytes.
     pub missing: u64,
-    /// How many of these readers keep.
+    /// How many of these readers keep: all of them, or, for what else may be ended, those that are slow.
     pub kept: u64,
 }
 
@@ -87,7 +90,8 @@ impl DiskStore {
         len: u64,
         directories: impl FnOnce() -> u64 + Send + 'static,
     ) -> Result<Reservation, NoSpace> {
-        if !self.scanned().await {
+        // What is fetched ahead does not take the room for which others are ended: a client waits for it.
+        if !self.scanned().await || purpose == Purpose::Ahead && self.0.ending.available_permits() == 0 {
             return Err(NoSpace);
         }
         let (reserved, directories) = self.reserve_now(purpose, len, directories).await;
@@ -97,9 +101,10 @@ impl DiskStore {
             Err(_) => {}
         }
         // Without the lock of the space: what has room is reserved meanwhile.
-        let _turn = self.0.ending.lock().await;
+        let turn = timeout(ENDING_TIMEOUT, self.0.ending.acquire()).await;
         let again = async || self.reserve_now(purpose, len, move || directories).await.0;
         let mut reserved = again().await;
+        let Ok(Ok(_turn)) = turn else { return reserved.map_err(|_| NoSpace) };
         if let Err(short) = reserved
             && self.give_up_fills(short).await
         {
@@ -124,21 +129,23 @@ impl DiskStore {
         directories: impl FnOnce() -> u64 + Send + 'static,
     ) -> (Result<Reservation, Short>, u64) {
         let store = self.clone();
-        let _turn = self.0.space.lock().await;
-        // The reservation is made inside, so that it is given back even when its caller is gone.
+        let turn = self.0.space.clone().lock_owned().await;
+        // The reservation is made inside, so that it is given back even when its caller is gone; the turn ends with the
+        // last victim, even then.
         blocking(move || {
             let directories = directories();
-            (store.reserve_blocking(purpose, len, directories), directories)
+            let reserved = store.reserve_blocking(purpose, len, directories);
+            drop(turn);
+            (reserved, directories)
         })
         .await
     }
 
     /// Whether there were any without clients.
     async fn give_up_fills(&self, short: Short) -> bool {
-        match self.0.give_up.get() {
-            Some(give_up) => give_up(short).await,
-            None => false,
-        }
+        let Some(give_up) = self.0.give_up.get() else { return false };
+        let of_slow = self.readers().most_room(|holding| self.frees(holding));
+        give_up(Short { kept: short.kept.min(of_slow), ..short }).await
     }
 
     /// Whether some were ended.
@@ -265,7 +272,10 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{
+        net::IpAddr,
+        sync::{Arc, Mutex},
+    };
 
     use tokio::task::JoinHandle;
 
@@ -348,5 +358,90 @@ mod tests {
         drop(first);
         assert!(large.await.unwrap().is_ok());
         assert!(!second.taker.end.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reservation_waits_for_its_turn_to_end_readers() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let stuck = Stuck::begin(&store, 600_000).await;
+        let large = reserve(&store, 800_000);
+        stuck.taker.end.cancelled().await;
+        let others = [0; 40].map(|_| reserve(&store, 800_000));
+        // They do without after the same time, and not one after the other.
+        for other in others {
+            assert_eq!(other.await.unwrap().map(drop), Err(NoSpace));
+        }
+        assert!(!large.is_finished());
+        drop(stuck);
+        assert!(large.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_fetched_ahead_into_room_that_clients_await() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let key = Key::Blob(Pool::Open.id(&Digest::of(Algorithm::Sha256, b"ahead")));
+        let ahead = async || store.reserve_for(Purpose::Ahead, &key, 1000).await.map(drop);
+        let stuck = Stuck::begin(&store, 600_000).await;
+        assert_eq!(ahead().await, Ok(()));
+        let large = reserve(&store, 800_000);
+        stuck.taker.end.cancelled().await;
+        assert_eq!(ahead().await, Err(NoSpace));
+        drop(stuck);
+        let large = large.await.unwrap();
+        assert!(large.is_ok());
+        assert_eq!(ahead().await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_quick_readers_keep_is_no_room_beside_fills() {
+        for (slow, expected) in [(true, 600_000), (false, 0)] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = store(directory.path());
+            store.scan().await;
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let note = told.clone();
+            store.on_shortage(move |short| {
+                note.lock().unwrap().push(short);
+                Box::pin(async { false })
+            });
+            let stuck = Stuck::begin(&store, 600_000).await;
+            if !slow {
+                stuck.taker.meter.goes_on();
+            }
+            let _fill = store.reserve_unnamed(300_000, 0).await.unwrap();
+            assert_eq!(reserve(&store, 900_000).await.unwrap().map(drop), Err(NoSpace));
+            let kept: Vec<_> = told.lock().unwrap().iter().map(|short| short.kept).collect();
+            assert_eq!(kept, [allocated(expected)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_reservation_waits_for_victims_of_one_that_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let (begun, is_begun) = tokio::sync::oneshot::channel();
+        let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+        let first = tokio::spawn({
+            let store = store.clone();
+            // It is called where victims are unlinked.
+            let directories = move || {
+                begun.send(()).unwrap();
+                let _ = goes_on.recv();
+                0
+            };
+            async move { store.reserve_bytes(Purpose::Client, 1000, directories).await.map(drop) }
+        });
+        is_begun.await.unwrap();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        assert!(store.0.space.try_lock().is_err(), "the first is still at work");
+        drop(go_on);
+        drop(store.0.space.lock().await);
+        assert_eq!(store.index().reserved(), 0);
     }
 }
