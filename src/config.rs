@@ -283,6 +283,7 @@ fn cache(
         prefetch,
         verify_every: raw.verify_every.0,
         reader_window: cache::readers::WINDOW,
+        max_through: cache::throughs::MAX_THROUGH,
     })
 }
 

@@ -354,6 +354,7 @@ impl From<BlobError> for Error {
             BlobError::Range { len } => Self::RangeNotSatisfiable { len },
             BlobError::TooManyRanges => Self::TooManyRanges,
             BlobError::Circle => Self::Circle,
+            BlobError::Crowded(why) => Self::Overloaded(why),
             BlobError::Exhausted => Self::Exhausted,
             BlobError::Abandoned => Self::Draining,
         }

@@ -1,6 +1,6 @@
 //! Blobs: on disk, in flight, or fetched now; a range of each.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -13,13 +13,14 @@ use super::{
     lru::Key,
     prefetch::Prefetch,
     through::ThroughReader,
+    throughs::{Client, Throughs},
     transfer::Transfer,
 };
 use crate::{
     file::is_lack_of_descriptors,
     metrics::{Metrics, Outcome},
     oci::{Adjoining, ByteRange, Digest, MAX_RANGES, RangesError, ResolvedRange},
-    peer::TrustedNetworks,
+    peer::{Refused, TrustedNetworks},
     upstream::{self, ErrorKind, Remark, Upstream},
 };
 
@@ -43,6 +44,8 @@ pub enum BlobError {
     TooManyRanges,
     #[error("the blob is on its way by mirrors that may wait for this request")]
     Circle,
+    #[error("too many blobs pass straight through")]
+    Crowded(#[source] Refused),
     #[error("forebay has no descriptor left")]
     Exhausted,
     #[error("forebay is shutting down")]
@@ -82,6 +85,7 @@ pub struct BlobCache {
     store: DiskStore,
     fills: Fills,
     prefetch: Prefetch,
+    throughs: Throughs,
     tees: Tees,
     metrics: Metrics,
     remarks: Remarks,
@@ -99,9 +103,10 @@ impl BlobCache {
         trusted: TrustedNetworks,
     ) -> Self {
         let fills = Fills::new(store.clone(), metrics.clone(), tasks, shutdown);
+        let throughs = Throughs::new(config.max_through, trusted.clone(), store.readers().clone());
         let prefetch = Prefetch::new(config, images, store.clone(), fills.clone(), trusted);
         let tees = Tees::new(config, store.clone(), fills.clone());
-        Self { store, fills, prefetch, tees, metrics, remarks: Remarks::default() }
+        Self { store, fills, prefetch, throughs, tees, metrics, remarks: Remarks::default() }
     }
 
     /// What the upstream said of a blob beside it.
@@ -119,24 +124,24 @@ impl BlobCache {
         &self.tees
     }
 
-    /// Opens a blob for a client at this address, fetching it when it is not there. Answers when the size is known, or that
+    /// Opens a blob for a client, fetching it when it is not there. Answers when the size is known, or that
     /// it is not to be.
     pub async fn open(
         &self,
         source: &Source,
         range: Option<ByteRange>,
-        client: IpAddr,
+        client: Client<'_>,
     ) -> Result<OpenedBlob, BlobError> {
         self.prefetch.taken(&source.id());
         if range.is_none() {
-            self.prefetch.config_wanted(source, client);
+            self.prefetch.config_wanted(source, client.address);
         }
         if (self.store.has_blob(&source.id()) || !self.fills.has(source))
             && let Some(blob) = self.stored(&source.id()).await?
         {
             return stored(blob, range);
         }
-        if let Some(answer) = self.open_of_other(source, range).await {
+        if let Some(answer) = self.open_of_other(source, range, client).await {
             return answer;
         }
         for _ in 0..MOST_STRANGERS {
@@ -148,18 +153,18 @@ impl BlobCache {
             {
                 if let Some(place) = self.fills.beside(source) {
                     drop(joined);
-                    return self.beside(source, range, place).await;
+                    return self.beside(source, range, client, place).await;
                 }
                 // Where they stand in a row and not in a circle, the answer that tells so comes soon.
                 if !membership.fill().admits_within(mirrors, CIRCLE_PATIENCE).await {
                     return Err(BlobError::Circle);
                 }
             }
-            if let Some(answer) = self.join(source, range, joined).await {
+            if let Some(answer) = self.join(source, range, client, joined).await {
                 return answer;
             }
         }
-        self.through(source, range, None).await
+        self.through(source, range, client, None).await
     }
 
     /// The same for several ranges. All of it is given where its size is not known, as it is for one range.
@@ -168,7 +173,7 @@ impl BlobCache {
         source: &Source,
         ranges: &[ByteRange],
         adjoining: Adjoining,
-        client: IpAddr,
+        client: Client<'_>,
     ) -> Result<OpenedBlob, BlobError> {
         let first = ranges.first().filter(|_| ranges.len() <= MAX_RANGES).ok_or(BlobError::TooManyRanges)?;
         // What one of them is answered tells the size.
@@ -178,8 +183,8 @@ impl BlobCache {
                 let place = reader.leave_place();
                 drop(reader);
                 return match place {
-                    Some(place) => self.beside(source, None, place).await,
-                    None => self.through(source, None, None).await,
+                    Some(place) => self.beside(source, None, client, place).await,
+                    None => self.through(source, None, client, None).await,
                 };
             }
             Ok(opened) => match (opened.range, opened.total) {
@@ -220,7 +225,12 @@ impl BlobCache {
 
     /// Opens a blob that another registry sends, where all of it is here and verified soon: before, nothing is known of it
     /// but what that registry says.
-    async fn open_of_other(&self, source: &Source, range: Option<ByteRange>) -> Option<Result<OpenedBlob, BlobError>> {
+    async fn open_of_other(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        client: Client<'_>,
+    ) -> Option<Result<OpenedBlob, BlobError>> {
         let other = self.fills.find_other(source)?;
         let is_here = other.fill().is_complete();
         // What comes by way of a mirror may wait for this very request.
@@ -230,7 +240,7 @@ impl BlobCache {
             return None;
         }
         other.want();
-        let opened = self.join(source, range, Joined::Follower(other)).await?;
+        let opened = self.join(source, range, client, Joined::Follower(other)).await?;
         let outcome = if is_here { Outcome::Hit } else { Outcome::Joined };
         Some(opened.map(|opened| OpenedBlob { outcome, ..opened }))
     }
@@ -240,6 +250,7 @@ impl BlobCache {
         &self,
         source: &Source,
         range: Option<ByteRange>,
+        client: Client<'_>,
         joined: Joined,
     ) -> Option<Result<OpenedBlob, BlobError>> {
         let led = matches!(joined, Joined::Leader(_));
@@ -258,7 +269,7 @@ impl BlobCache {
             Ok(total) => total,
             Err(FillError::NoRoom | FillError::Storage(_)) => {
                 let transfer = fill.take_transfer().filter(|_| !strange);
-                return Some(self.through(source, range, transfer).await);
+                return Some(self.through(source, range, client, transfer).await);
             }
             Err(error) if says_nothing(&error) => return None,
             Err(error) => return Some(Err(error.into())),
@@ -291,7 +302,7 @@ impl BlobCache {
         };
         // The disk may have damaged those bytes since, and a part has no digest: the upstream gives them.
         if range.is_some_and(|range| fill.is_left_over(range.first)) {
-            return Some(self.through(source, wanted, None).await);
+            return Some(self.through(source, wanted, client, None).await);
         }
         let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
         let reader = BlobReader::Growing(membership.read(source.clone(), first, end));
@@ -299,8 +310,14 @@ impl BlobCache {
     }
 
     /// Fetches a blob for the one request that must not wait for its fill.
-    async fn beside(&self, source: &Source, range: Option<ByteRange>, place: Beside) -> Result<OpenedBlob, BlobError> {
-        let mut opened = self.through(source, range, None).await?;
+    async fn beside(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        client: Client<'_>,
+        place: Beside,
+    ) -> Result<OpenedBlob, BlobError> {
+        let mut opened = self.through(source, range, client, None).await?;
         if let BlobReader::Through(reader) = &mut opened.reader {
             reader.keeping(place);
         }
@@ -373,8 +390,10 @@ impl BlobCache {
         &self,
         source: &Source,
         range: Option<ByteRange>,
+        client: Client<'_>,
         transfer: Option<Transfer>,
     ) -> Result<OpenedBlob, BlobError> {
+        let place = Box::pin(self.throughs.begin(client)).await.map_err(BlobError::Crowded)?;
         let total = match &transfer {
             Some(transfer) => transfer.total(),
             None if range.is_some() => {
@@ -388,7 +407,7 @@ impl BlobCache {
         if let Some(range) = part {
             let reader = ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
             self.note_remark(source, reader.remark());
-            let reader = BlobReader::Through(Box::new(reader));
+            let reader = BlobReader::Through(Box::new(reader.counted(place)));
             let range = Some(range);
             return Ok(OpenedBlob { reader, total, range, parts: None, outcome: Outcome::Miss, stored: false });
         }
@@ -400,7 +419,7 @@ impl BlobCache {
         // What the HEAD said a moment ago may be another length; the range is ignored then.
         let range = range.filter(|range| transfer.total().is_some_and(|total| range.is_whole(total)));
         let total = transfer.total();
-        let reader = ThroughReader::whole(source.clone(), transfer, self.metrics.clone());
+        let reader = ThroughReader::whole(source.clone(), transfer, self.metrics.clone()).counted(place);
         let reader = match total {
             Some(total) if total <= VERIFIED_FIRST => BlobReader::Memory(Some(read_whole(reader, total).await?)),
             _ => BlobReader::Through(Box::new(reader)),

@@ -24,4 +24,6 @@ pub struct Config {
     pub verify_every: Duration,
     /// How much of its own time a reader is judged by before it is ended for others. No key: tests shorten it.
     pub reader_window: Duration,
+    /// How many blobs pass straight through at a time; few descriptors lower it. No key.
+    pub max_through: u64,
 }

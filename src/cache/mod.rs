@@ -33,6 +33,7 @@ pub mod source;
 pub mod tag_record;
 pub mod tee;
 pub mod through;
+pub mod throughs;
 pub mod transfer;
 pub mod untaken;
 pub mod writes;
@@ -54,4 +55,5 @@ pub use self::{
     scrub::{Scrub, WholeHit},
     source::Source,
     tee::{GivenUp, Tee, Tees},
+    throughs::Client,
 };

@@ -6,14 +6,16 @@
 
 use std::{fs::File, net::IpAddr, sync::Arc};
 
-use super::{BlobCache, BlobError, BlobReader, FileSlice, ReadError, Source, disk::Pin};
+use super::{BlobCache, BlobError, BlobReader, Client, FileSlice, ReadError, Source, Taker, disk::Pin};
 use crate::oci::{ByteRange, ResolvedRange};
 
 /// The parts that a client gets of a blob.
 pub struct Parts {
     blobs: BlobCache,
     source: Source,
-    client: IpAddr,
+    /// The client.
+    address: IpAddr,
+    taker: Taker,
     total: u64,
     ranges: Vec<ResolvedRange>,
     /// How many of them were opened.
@@ -27,11 +29,12 @@ impl Parts {
     pub(super) fn new(
         blobs: BlobCache,
         source: Source,
-        client: IpAddr,
+        client: Client<'_>,
         (ranges, total): (Vec<ResolvedRange>, u64),
         first: &BlobReader,
     ) -> Self {
-        Self { blobs, source, client, total, ranges, opened: 1, file: file_of(first) }
+        let (address, taker) = (client.address, client.taker.clone());
+        Self { blobs, source, address, taker, total, ranges, opened: 1, file: file_of(first) }
     }
 
     /// All of them, in the order in which they are sent.
@@ -55,7 +58,8 @@ impl Parts {
             through.go_to(&self.source, range.first, range.last).await.map_err(ReadError::Upstream)?;
         } else {
             let asked = ByteRange::Bounded { first: range.first, last: range.last };
-            let opened = self.blobs.open(&self.source, Some(asked), self.client).await?;
+            let client = Client { address: self.address, taker: &self.taker };
+            let opened = self.blobs.open(&self.source, Some(asked), client).await?;
             if opened.range != Some(range) || opened.total != Some(self.total) {
                 return Err(ReadError::Abandoned);
             }
@@ -81,6 +85,7 @@ impl From<BlobError> for ReadError {
             BlobError::Range { .. }
             | BlobError::TooManyRanges
             | BlobError::Circle
+            | BlobError::Crowded(_)
             | BlobError::Exhausted
             | BlobError::Abandoned => Self::Abandoned,
         }

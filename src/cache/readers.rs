@@ -48,6 +48,8 @@ pub enum Holding {
     Blob(ContentId),
     /// Bytes in memory, by their address and length.
     Bytes(usize, usize),
+    /// A place of a peer among the blobs that pass straight through, by a number.
+    Through(PeerPrefix, u64),
 }
 
 /// All readers. A cheap handle.

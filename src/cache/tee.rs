@@ -214,6 +214,7 @@ mod tests {
             prefetch: 0,
             verify_every: Duration::ZERO,
             reader_window: Duration::ZERO,
+            max_through: 0,
         };
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();

@@ -8,6 +8,7 @@ use super::{
     FileSlice, ReadError, Source,
     disk::blocking,
     fill::Beside,
+    throughs::Place,
     transfer::{Flow, Transfer},
 };
 use crate::{
@@ -22,6 +23,8 @@ pub struct ThroughReader {
     check: Option<Check>,
     /// Held where there is a fill of the blob, which this must not wait for.
     place: Option<Beside>,
+    /// Among all that pass straight through; the last to be dropped.
+    counted: Option<Place>,
 }
 
 /// Present when the client gets the whole blob; a part cannot be verified.
@@ -41,7 +44,7 @@ impl ThroughReader {
     pub fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
         let verifier = Verifier::new(source.digest.algorithm());
         let check = Check { source, metrics, verifier, held: None, is_theirs: true, done: false };
-        Self { transfer, check: Some(check), place: None }
+        Self { transfer, check: Some(check), place: None, counted: None }
     }
 
     /// The rest of a whole blob of which the client has `sent` already.
@@ -65,7 +68,7 @@ impl ThroughReader {
 
     /// The bytes from `first` to `last`.
     pub async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
-        Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None, place: None })
+        Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None, place: None, counted: None })
     }
 
     /// Goes on with another part of the same blob, which the upstream is asked for.
@@ -93,6 +96,13 @@ impl ThroughReader {
     /// That place, for another one that goes on in its stead.
     pub fn leave_place(&mut self) -> Option<Beside> {
         self.place.take()
+    }
+
+    /// Keeps its place among all that pass straight through.
+    #[must_use]
+    pub fn counted(mut self, place: Place) -> Self {
+        self.counted = Some(place);
+        self
     }
 
     /// The forebays by way of which the bytes come.

@@ -29,9 +29,10 @@ pub fn raise() -> Option<u64> {
     }
 }
 
-/// Takes no more connections than these descriptors are enough for.
+/// Takes no more connections, and lets no more blobs pass straight through, than these descriptors are enough for.
 pub fn fit(config: &mut Config, limit: Option<u64>) {
     let Some(limit) = limit else { return };
+    config.cache.max_through = config.cache.max_through.min(through(limit));
     let configured = config.server.max_connections;
     let allowed = allowed(limit);
     if configured > allowed {
@@ -52,6 +53,12 @@ fn allowed(limit: u64) -> usize {
     usize::try_from(left / PER_CONNECTION).unwrap_or(usize::MAX).max(1)
 }
 
+/// How many blobs may pass straight through: about as many as upstreams' sockets are reckoned with, one for each connection
+/// (256 of 1 024), although one of HTTP/2 may have several.
+fn through(limit: u64) -> u64 {
+    (limit / 4).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use forebay::config::Overrides;
@@ -65,18 +72,30 @@ mod tests {
         }
     }
 
+    fn config(max_connections: usize) -> Config {
+        let text = format!("[server]\nmax_connections = {max_connections}\n[cache]\ndirectory = \"/cache\"\n");
+        Config::parse(&text, "/forebay.toml".as_ref(), Overrides::default()).unwrap()
+    }
+
     #[test]
     fn more_connections_than_configured_are_never_taken() {
-        let config = |max_connections: usize| {
-            let text = format!("[server]\nmax_connections = {max_connections}\n[cache]\ndirectory = \"/cache\"\n");
-            Config::parse(&text, "/forebay.toml".as_ref(), Overrides::default()).unwrap()
-        };
         for (configured, limit, expected) in
             [(8192, Some(1024), 256), (100, Some(1024), 100), (8192, None, 8192), (8192, Some(u64::MAX), 8192)]
         {
             let mut config = config(configured);
             fit(&mut config, limit);
             assert_eq!(config.server.max_connections, expected, "{configured} {limit:?}");
+        }
+    }
+
+    #[test]
+    fn a_quarter_of_few_descriptors_is_for_blobs_passing_through() {
+        for (limit, expected) in
+            [(Some(0), 1), (Some(64), 16), (Some(1024), 256), (Some(4096), 1024), (Some(24_832), 1024), (None, 1024)]
+        {
+            let mut config = config(8192);
+            fit(&mut config, limit);
+            assert_eq!(config.cache.max_through, expected, "{limit:?}");
         }
     }
 }

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     access::{AccessControl, Identity, Proofs, Tries},
     cache::{
-        BlobCache, Holding, List, Lists, ManifestCache, Readers, Scrub, Source, Taker, Wanted, blobs::BlobSize,
+        BlobCache, Client, Holding, List, Lists, ManifestCache, Readers, Scrub, Source, Taker, Wanted, blobs::BlobSize,
         manifests::ManifestHead,
     },
     chain::Chain,
@@ -423,7 +423,8 @@ impl Handler {
             facts.outcome = size.outcome;
             return Ok(self.blob_head(asked, source, &size, facts).await);
         }
-        let client = asked.connection.peer.ip();
+        let taker = taker(asked.connection);
+        let client = Client { address: asked.connection.peer.ip(), taker: &taker };
         let opened = match wanted_ranges(asked.headers, &source.digest) {
             None => self.blobs.open(source, None, client).await,
             Some(Ranges::One(range)) => self.blobs.open(source, Some(range), client).await,
@@ -435,12 +436,10 @@ impl Handler {
         let opened = opened.map_err(|error| facts.failed(error))?;
         facts.outcome = opened.outcome;
         if opened.outcome == Outcome::Hit && opened.is_whole() {
-            facts.whole_hit = self.scrub.whole_hit(client.into(), &source.id());
+            facts.whole_hit = self.scrub.whole_hit(client.address.into(), &source.id());
         }
-        let reading = opened.reader.hold().is_some().then(|| {
-            let taker = taker(asked.connection);
-            self.readers.begin(client.into(), &taker, Holding::Blob(source.id()))
-        });
+        let begin = || self.readers.begin(client.address.into(), &taker, Holding::Blob(source.id()));
+        let reading = opened.reader.hold().is_some().then(begin);
         let response = response::blob(&source.digest, opened, asked.connection.lane.as_ref(), reading);
         Ok(self.with_remark(source, response).await)
     }

@@ -128,7 +128,7 @@ impl Held {
                 let mut readers = charges.get(&(place, len))?.answers.keys();
                 (why == Refused::Full || readers.all(|reader| PeerPrefix::from(*reader) == peer)).then_some(len as u64)
             }
-            Holding::Blob(_) => None,
+            Holding::Blob(_) | Holding::Through(..) => None,
         };
         // The lock is kept until it is known whether there are any: what gets no room is not counted with what others need.
         let mut waiting = self.waiting();

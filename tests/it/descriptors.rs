@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::support::{
+    blob,
     fake_registry::FakeRegistry,
     program::Program,
     until::{bounded, until},
@@ -97,6 +98,41 @@ async fn max_connections_is_what_the_descriptors_allow() {
         ask(&mut connect("127.0.0.1", program.registry).await, "/v2/").await.starts_with("HTTP/1.1 200")
     })
     .await;
+}
+
+#[tokio::test]
+async fn streams_passing_through_leave_descriptors_to_others() {
+    let registry = FakeRegistry::start().await;
+    let (digest, content) = blob::add(&registry, 2 << 20, 1);
+    let text = format!(
+        "[cache]\nmax_size = \"1 MiB\"\nmin_free = 0\n[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\n",
+        registry.url()
+    );
+    let program = Program::serve_within(directory(&text), "info", 128).await;
+    let path = blob::path(&digest);
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let (requests, connection) = h2::client::handshake(connect("127.0.0.1", program.registry).await).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..100 {
+            let request = http::Request::get(format!("http://localhost{path}")).body(()).unwrap();
+            let mut requests = requests.clone().ready().await.unwrap();
+            streams.push(requests.send_request(request, true).unwrap().0);
+        }
+    }
+    let mut answers = Vec::new();
+    for stream in streams {
+        answers.push(bounded(stream).await.unwrap());
+    }
+    // Three quarters of a quarter of its descriptors are one address's.
+    let taken = answers.iter().filter(|answer| answer.status() == 200).count();
+    assert_eq!(taken, 24, "{}", program.log());
+    assert!(answers.iter().all(|answer| answer.status() == 200 || answer.headers()["retry-after"] == "1"));
+    let other = reqwest::Client::builder().no_proxy().local_address(std::net::IpAddr::from([127, 0, 0, 2]));
+    let other = bounded(other.build().unwrap().get(format!("http://{}{path}", program.registry)).send()).await.unwrap();
+    assert_eq!((other.status().as_u16(), bounded(other.bytes()).await.unwrap()), (200, content));
+    let log = program.log();
+    assert!(!log.contains("no descriptor left") && !log.contains("cannot accept connections"), "{log}");
 }
 
 #[tokio::test]

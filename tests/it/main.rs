@@ -55,5 +55,6 @@ mod slow_readers;
 mod stress;
 mod support;
 mod tags;
+mod throughs;
 mod upstream;
 mod warnings;

@@ -161,7 +161,7 @@ impl DiskStore {
     fn frees(&self, holding: &Holding) -> Option<u64> {
         match holding {
             Holding::Blob(id) => self.index().pinned_bytes(&Key::Blob(id.clone())),
-            Holding::Bytes(..) => None,
+            Holding::Bytes(..) | Holding::Through(..) => None,
         }
     }
 

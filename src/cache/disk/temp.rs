@@ -417,6 +417,7 @@ pub(super) mod tests {
             prefetch: 0,
             verify_every: Duration::ZERO,
             reader_window: Duration::ZERO,
+            max_through: 0,
         };
         DiskStore::open(&config, Metrics::new().unwrap()).unwrap()
     }

@@ -162,6 +162,7 @@ mod tests {
             prefetch: 0,
             verify_every: Duration::ZERO,
             reader_window: Duration::ZERO,
+            max_through: 0,
         })
     }
 

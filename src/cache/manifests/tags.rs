@@ -391,6 +391,7 @@ mod tests {
             prefetch: 0,
             verify_every: Duration::ZERO,
             reader_window: Duration::ZERO,
+            max_through: 0,
         };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         let tasks = TaskTracker::new();
