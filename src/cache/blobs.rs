@@ -187,6 +187,10 @@ impl BlobCache {
                     None => self.through(source, None, client, None).await,
                 };
             }
+            // It is small and nowhere: all of it costs less than each part by itself.
+            Ok(OpenedBlob { reader: BlobReader::Memory(_), .. }) => {
+                return self.through(source, None, client, None).await;
+            }
             Ok(opened) => match (opened.range, opened.total) {
                 (Some(_), Some(total)) => (Some(opened), total),
                 _ => return Ok(opened),
@@ -401,9 +405,14 @@ impl BlobCache {
             }
             None => None,
         };
-        let range = resolve(range, believable(total, source))?;
+        // What is small is verified before a part of it is judged.
+        let is_small = |total: Option<u64>| total.is_some_and(|total| total <= VERIFIED_FIRST);
         // A range that covers the whole is the whole: it can be verified, so it is.
-        let part = range.filter(|range| !total.is_some_and(|total| range.is_whole(total)));
+        let part = match is_small(total) {
+            true => None,
+            false => resolve(range, believable(total, source))?
+                .filter(|range| !total.is_some_and(|total| range.is_whole(total))),
+        };
         if let Some(range) = part {
             let reader = ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
             self.note_remark(source, reader.remark());
@@ -416,16 +425,29 @@ impl BlobCache {
             None => Transfer::open(source, 0, None).await.map_err(BlobError::Upstream)?,
         };
         self.note_remark(source, transfer.remark());
-        // What the HEAD said a moment ago may be another length; the range is ignored then.
-        let range = range.filter(|range| transfer.total().is_some_and(|total| range.is_whole(total)));
         let total = transfer.total();
         let reader = ThroughReader::whole(source.clone(), transfer, self.metrics.clone()).counted(place);
-        let reader = match total {
-            Some(total) if total <= VERIFIED_FIRST => BlobReader::Memory(Some(read_whole(reader, total).await?)),
-            _ => BlobReader::Through(Box::new(reader)),
+        let (reader, range) = match total {
+            Some(total) if is_small(Some(total)) => {
+                let whole = read_whole(reader, total).await?;
+                let range = resolve(range, Some(total))?;
+                let sent = range.map_or_else(|| whole.clone(), |range| part_of(&whole, range));
+                (BlobReader::Memory(Some(sent)), range)
+            }
+            // What the HEAD said a moment ago may be another length; the range is ignored then.
+            _ => {
+                let range = resolve(range, total).ok().flatten();
+                let range = range.filter(|range| total.is_some_and(|total| range.is_whole(total)));
+                (BlobReader::Through(Box::new(reader)), range)
+            }
         };
         Ok(OpenedBlob { reader, total, range, parts: None, outcome: Outcome::Miss, stored: false })
     }
+}
+
+fn part_of(whole: &Bytes, range: ResolvedRange) -> Bytes {
+    let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
+    whole.slice(at(range.first)..at(range.first + range.len()))
 }
 
 /// All of a small blob, verified.

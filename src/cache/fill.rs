@@ -302,7 +302,11 @@ impl Fill {
     }
 
     fn purpose(&self) -> Purpose {
-        if self.is_wanted() { Purpose::Client } else { Purpose::Ahead }
+        match self.is_wanted() {
+            true if self.has_clients() => Purpose::Client,
+            true => Purpose::Unawaited,
+            false => Purpose::Ahead,
+        }
     }
 
     /// The forebays by way of which its bytes come, as far as that is known.

@@ -126,6 +126,12 @@ impl Transfer {
     pub async fn open_part(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
         let range = BlobRange { first, last };
         let stream = source.upstream.open_blob(&source.repository, &source.digest, range).await?;
+        Self::of_part(source, range, stream)
+    }
+
+    /// Goes on with what answers a request for this part.
+    pub fn of_part(source: &Source, range: BlobRange, stream: BlobStream) -> Result<Self, Error> {
+        let BlobRange { first, last } = range;
         let mut transfer = Self { position: first, last, total: None, ..Self::finished(source, first) };
         transfer.take(stream, transfer.wants_part())?;
         Ok(transfer)

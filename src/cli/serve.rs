@@ -106,7 +106,8 @@ async fn reload(arguments: &ConfigArguments, app: &App, descriptors: Option<u64>
     let loaded = tokio::task::spawn_blocking(move || arguments.load()).await?;
     let mut config = loaded.inspect_err(|_| app.reload_failed())?;
     descriptors::fit(&mut config, descriptors);
-    Ok(app.reload(config)?)
+    // It reads and writes files.
+    Ok(tokio::task::block_in_place(|| app.reload(config))?)
 }
 
 /// What a signal asks for.

@@ -103,14 +103,18 @@ async fn a_part_that_is_there_does_not_wait_for_the_rest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_of_a_small_blob_waits_for_its_true_length() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::of(&registry).await;
-    let (digest, content) = add(&registry, 100, 1);
-    registry.fault_times(1, When::blob(&digest).method(Method::GET), Fault::ContentLength(93));
-    for status in [502, 206] {
-        let answer = mirror.get_with(&path(&digest), &[("range", "bytes=95-99")]).await;
-        assert_eq!(answer.status, status);
-        assert!(status != 206 || answer.body == content.slice(95..));
+    // With room in the cache for it, and without.
+    for min_free in [0, u64::MAX / 2] {
+        let registry = FakeRegistry::start().await;
+        let mirror = Mirror::build(&registry).config(|config| config.cache.min_free = min_free).start().await;
+        let (digest, content) = add(&registry, 100, 1);
+        registry.fault_times(1, When::blob(&digest).method(Method::GET), Fault::ContentLength(93));
+        registry.fault_times(1, When::blob(&digest).method(Method::HEAD), Fault::ContentLength(93));
+        for status in [502, 206] {
+            let answer = mirror.get_with(&path(&digest), &[("range", "bytes=95-99")]).await;
+            assert_eq!(answer.status, status, "{min_free}");
+            assert!(status != 206 || answer.body == content.slice(95..), "{min_free}");
+        }
     }
 }
 
@@ -366,6 +370,21 @@ async fn what_has_come_does_not_wait_for_the_answer_behind_a_part() {
     let ranges: Vec<_> =
         registry.requests().iter().filter_map(|request| Some(request.header("range")?.to_owned())).collect();
     assert_eq!(ranges, [range, behind]);
+}
+
+/// A page in place of a part says nothing about further ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_is_fetched_after_a_page_came_in_its_place() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content, gate) = held(&registry, 8 * MIB, MIB);
+    let whole = Raw::get(mirror.address(), &path(&digest), &[]).await;
+    gate.reached().await;
+    registry.fault_times(1, When::blobs().ranged(), Fault::html());
+    let part = bounded(mirror.get_with(&path(&digest), &[("range", "bytes=-1000")])).await;
+    assert_eq!((part.status, part.body), (206, content.slice(content.len() - 1000..)));
+    gate.open();
+    assert!(whole.rest().await.is_whole());
 }
 
 /// Each further request for a part would be one for the whole.

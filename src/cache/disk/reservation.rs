@@ -28,6 +28,8 @@ pub struct NoSpace;
 pub enum Purpose {
     /// What a client asked for, or what serves it: whatever was not used for longest makes room, and then slow readers.
     Client,
+    /// What no client waits for, though one wanted it, and the copy of a push: the same, but it ends no readers.
+    Unawaited,
     /// What is fetched ahead of clients: only what was not used for a while makes room, and it is the first to go itself.
     Ahead,
 }
@@ -79,12 +81,14 @@ impl DiskStore {
         self.reserve_bytes(purpose, allocated(len), directories).await
     }
 
-    /// The same for an object of which it is not known yet what it is: `directories` bytes are for what it may need.
-    pub(super) async fn reserve_unnamed(&self, len: u64, directories: u64) -> Result<Reservation, NoSpace> {
+    /// The same for a client's object without a name.
+    #[cfg(test)]
+    async fn reserve_unnamed(&self, len: u64, directories: u64) -> Result<Reservation, NoSpace> {
         self.reserve_bytes(Purpose::Client, allocated(len), move || directories).await
     }
 
-    async fn reserve_bytes(
+    /// The same for what takes so many bytes, and those of the directories that it needs.
+    pub(super) async fn reserve_bytes(
         &self,
         purpose: Purpose,
         len: u64,
@@ -184,11 +188,12 @@ impl DiskStore {
         let victims = {
             let mut index = self.index();
             match purpose {
-                Purpose::Client => {
+                Purpose::Client | Purpose::Unawaited => {
                     let (missing, kept) = (index.missing(bytes, spare), index.kept_by_readers());
                     let most = kept.saturating_add(index.reserved());
                     let short = Short { missing, kept: kept.min(missing) };
-                    index.reserve(bytes, spare).map_err(|_| if missing > most { Short::HOPELESS } else { short })
+                    let is_hopeless = purpose == Purpose::Unawaited || missing > most;
+                    index.reserve(bytes, spare).map_err(|_| if is_hopeless { Short::HOPELESS } else { short })
                 }
                 Purpose::Ahead => index.reserve_ahead(bytes, spare).map_err(|_| Short::HOPELESS),
             }
@@ -319,6 +324,22 @@ mod tests {
         stuck.taker.end.cancelled().await;
         let _small = store.reserve_unnamed(100_000, 0).await.unwrap();
         assert!(!large.is_finished(), "the reader has not gone yet");
+        drop(stuck);
+        assert!(large.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_client_waits_for_ends_no_reader() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let stuck = Stuck::begin(&store, 600_000).await;
+        for purpose in [Purpose::Unawaited, Purpose::Ahead] {
+            assert!(store.reserve_bytes(purpose, allocated(800_000), || 0).await.is_err(), "{purpose:?}");
+        }
+        assert!(!stuck.taker.end.is_cancelled());
+        let large = reserve(&store, 800_000);
+        stuck.taker.end.cancelled().await;
         drop(stuck);
         assert!(large.await.unwrap().is_ok());
     }

@@ -5,7 +5,7 @@
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, path::PathBuf, sync::Arc};
 
 use super::{DiskStore, Key, NoSpace, Pin, Purpose, Reservation, temp::remove, write};
-use crate::cache::lru::BLOCK;
+use crate::cache::lru::{BLOCK, allocated};
 
 /// How many directories may have to be made for a blob, wherever it comes to be.
 const MOST_DIRECTORIES: u64 = 4;
@@ -22,7 +22,8 @@ pub struct TempUpload {
 impl DiskStore {
     /// Makes room for an object of `len` bytes, whatever it is.
     pub async fn reserve_upload(&self, len: u64) -> Result<Reservation, NoSpace> {
-        self.reserve_unnamed(len, MOST_DIRECTORIES * BLOCK).await
+        let directories = MOST_DIRECTORIES * BLOCK;
+        self.reserve_bytes(Purpose::Unawaited, allocated(len), move || directories).await
     }
 
     /// Begins a file of which `reservation` bytes are promised; `number` is no other one's.
@@ -47,7 +48,7 @@ impl TempUpload {
     /// Makes sure there is room for `len` bytes in all.
     pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
         match &mut self.reservation {
-            Some(reservation) => reservation.grow_to(Purpose::Client, len).await,
+            Some(reservation) => reservation.grow_to(Purpose::Unawaited, len).await,
             None => Err(NoSpace),
         }
     }

@@ -9,7 +9,7 @@ use std::{ops::Range, sync::Arc};
 use super::{Fill, FillError, Fills, Progress, State, pour::Pour};
 use crate::{
     cache::{Source, transfer::Transfer},
-    upstream::ErrorKind,
+    upstream::BlobRange,
 };
 
 /// Nearer than this to the main transfer, waiting is quicker than asking, in bytes.
@@ -99,19 +99,21 @@ impl Drop for Claim {
 async fn run(mut claim: Claim, source: Source) {
     let cancel = claim.fill.ranges.clone();
     let fill = claim.fill.clone();
-    let opening = Transfer::open_part(&source, claim.rest.start, Some(claim.rest.end - 1));
+    let range = BlobRange { first: claim.rest.start, last: Some(claim.rest.end - 1) };
+    let opening = source.upstream.open_blob(&source.repository, &source.digest, range);
     let opened = tokio::select! {
         () = cancel.cancelled() => return,
         opened = opening => opened,
     };
-    let mut transfer = match opened {
+    // Each further one would be the whole again.
+    let is_whole = opened.as_ref().is_ok_and(|stream| !stream.ranged);
+    let mut transfer = match opened.and_then(|stream| Transfer::of_part(&source, range, stream)) {
         Ok(transfer) if transfer.skipping() > 0 => return fill.update(|state| state.ranges_ignored = true),
         Ok(transfer) if !fill.agrees(&transfer) => return claim.give_up(),
         Ok(transfer) => transfer.in_parts_only(),
         Err(error) => {
             tracing::debug!(%error, digest = %fill.source.digest, "a range of a blob in flight cannot be fetched ahead");
-            // Whatever it was, it was not the part: each further one would be the whole again.
-            if error.kind == ErrorKind::Protocol {
+            if is_whole {
                 fill.update(|state| state.ranges_ignored = true);
             }
             return claim.give_up();

@@ -273,7 +273,7 @@ async fn discard(temp: Option<TempBlob>) {
 /// For what room is made next, where there is none for this purpose: once more for a client that came meanwhile. Where none
 /// did, no client joins the fill any more, but starts anew.
 fn once_more(fills: &Fills, fill: &Arc<Fill>, refused: Purpose) -> Option<Purpose> {
-    (refused == Purpose::Ahead && !fills.give_up_without_clients(fill)).then_some(Purpose::Client)
+    (refused != Purpose::Client && !fills.give_up_without_clients(fill)).then_some(Purpose::Client)
 }
 
 /// Makes sure that the file has room for `len` bytes.
