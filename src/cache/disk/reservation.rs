@@ -463,6 +463,9 @@ mod tests {
         assert!(store.0.space.try_lock().is_err(), "the first is still at work");
         drop(go_on);
         drop(store.0.space.lock().await);
-        assert_eq!(store.index().reserved(), 0);
+        // What it reserved is given back with it.
+        while store.index().reserved() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }
