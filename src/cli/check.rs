@@ -20,6 +20,15 @@ pub fn run(arguments: &ConfigArguments, online: bool) -> Result<(), Failure> {
     let upstreams = app::check(&config)?;
     let name = arguments.config.as_deref().map_or_else(|| "the built-in configuration".into(), Path::to_string_lossy);
     let count = upstreams.len();
+    for upstream in &upstreams {
+        upstream.ca_flaws().texts.iter().for_each(|flaw| say(&format!("{}: {flaw}", upstream.name())));
+    }
+    if let Some(upstream) = upstreams.iter().find(|upstream| upstream.ca_flaws().all) {
+        return Err(Failure::Configuration(anyhow::anyhow!(
+            "upstream {}: no certificate of `ca` can be used",
+            upstream.name()
+        )));
+    }
     say(&format!("{name}: ok, {count} upstream{}", if count == 1 { "" } else { "s" }));
     if online { ping(upstreams).map_err(Failure::Failed) } else { Ok(()) }
 }

@@ -9,13 +9,18 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::{Client, Response, Url, redirect::Policy};
-use tokio::sync::OnceCell;
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 
 use super::{
     Config, Context,
     address::AddressFilter,
+    certificate,
     content::{Content, Progress},
     error::{Error, ErrorKind, SetupError, Shown},
+    trust,
 };
 use crate::{
     file,
@@ -52,78 +57,87 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sends requests on behalf of one upstream, and counts them.
 pub(super) struct Sender {
     upstream: Arc<str>,
-    client: Client,
-    /// Made when it is first needed: each client reads the system's certificates for itself.
-    apart: OnceCell<Client>,
-    kit: Arc<Kit>,
+    clients: Clients,
+    ca_flaws: CaFlaws,
     filter: AddressFilter,
     metrics: Metrics,
 }
 
-/// What a client is made of.
+/// Each has connections of its own.
+struct Clients {
+    usual: Client,
+    /// Of requests that are each to have a connection of their own, which HTTP/2 would not give them.
+    apart: Client,
+}
+
+/// What is wrong with the certificates of `ca`.
+#[derive(Clone, Debug, Default)]
+pub struct CaFlaws {
+    /// One for each that cannot be used.
+    pub texts: Vec<String>,
+    /// Whether that is so of all of them.
+    pub all: bool,
+}
+
+/// What the clients of an upstream are made of.
 struct Kit {
-    upstream: Arc<str>,
     headers: HeaderMap,
-    roots: Vec<reqwest::Certificate>,
+    tls: ClientConfig,
     filter: AddressFilter,
 }
 
 impl Kit {
-    fn client(&self, http1_only: bool) -> reqwest::Result<Client> {
-        let builder = || {
-            let builder = Client::builder()
-                .user_agent(USER_AGENT)
-                .default_headers(self.headers.clone())
-                .redirect(Policy::none())
-                .referer(false)
-                .no_gzip()
-                .no_brotli()
-                .no_zstd()
-                .no_deflate()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .pool_idle_timeout(MAX_IDLE)
-                .tcp_keepalive(KEEPALIVE)
-                .http2_keep_alive_interval(KEEPALIVE)
-                .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
-                .dns_resolver(self.filter.clone());
-            if http1_only { builder.http1_only() } else { builder }
-        };
-        builder().tls_certs_merge(self.roots.clone()).build().or_else(|error| {
-            // A bare container has no system roots. That must not keep forebay from starting:
-            // an upstream over clear HTTP, or under a private CA, needs none.
-            tracing::warn!(upstream = %self.upstream, %error, "the system has no usable CA certificates");
-            builder().tls_certs_only(self.roots.clone()).build()
-        })
+    fn clients(&self) -> reqwest::Result<Clients> {
+        Ok(Clients { usual: self.client(&["h2", "http/1.1"])?, apart: self.client(&["http/1.1"])? })
+    }
+
+    fn client(&self, protocols: &[&str]) -> reqwest::Result<Client> {
+        let mut tls = self.tls.clone();
+        tls.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Client::builder()
+            .user_agent(USER_AGENT)
+            .default_headers(self.headers.clone())
+            .redirect(Policy::none())
+            .referer(false)
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(MAX_IDLE)
+            .tcp_keepalive(KEEPALIVE)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .dns_resolver(self.filter.clone())
+            .tls_backend_preconfigured(tls)
+            .build()
     }
 }
 
 impl Sender {
     pub(super) fn new(config: &Config, context: &Context) -> Result<Self, SetupError> {
         let filter = AddressFilter::new(&config.urls, &config.realms);
-        let roots = roots(config)?;
+        let upstream = config.name.clone();
+        let certificates = certificates(config)?;
+        let ca_flaws = flaws(config, &certificates);
+        for flaw in &ca_flaws.texts {
+            tracing::warn!(%upstream, "{flaw}");
+        }
+        let tls = trust::configuration(&upstream, certificates);
+        let tls = tls.map_err(|source| SetupError::Tls { upstream: upstream.clone(), source })?;
         let headers = HeaderMap::from_iter([
             (header::VIA, HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?),
             // What is stored and hashed are the bytes themselves, never an encoding of them.
             (header::ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]);
-        let kit = Arc::new(Kit { upstream: config.name.clone(), headers, roots, filter: filter.clone() });
-        let client =
-            kit.client(false).map_err(|source| SetupError::Client { upstream: config.name.clone(), source })?;
-        let (apart, metrics) = (OnceCell::new(), context.metrics.clone());
-        Ok(Self { upstream: config.name.clone(), client, apart, kit, filter, metrics })
+        let kit = Kit { headers, tls, filter: filter.clone() };
+        let clients = kit.clients().map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
+        Ok(Self { upstream, clients, ca_flaws, filter, metrics: context.metrics.clone() })
     }
 
-    /// The client of requests that are each to have a connection of their own, which HTTP/2 would not give them.
-    async fn apart(&self) -> &Client {
-        let make = async || {
-            let kit = self.kit.clone();
-            // It reads the system's certificates.
-            match tokio::task::spawn_blocking(move || kit.client(true)).await {
-                Ok(Ok(client)) => client,
-                Ok(Err(_)) | Err(_) => self.client.clone(),
-            }
-        };
-        self.apart.get_or_init(make).await
+    /// What is wrong with the certificates of `ca`.
+    pub(super) fn ca_flaws(&self) -> &CaFlaws {
+        &self.ca_flaws
     }
 
     /// Sends one request and waits for the head of the answer.
@@ -149,7 +163,7 @@ impl Sender {
         body: Option<String>,
     ) -> Result<Response, Error> {
         self.check(url).await?;
-        let client = if apart { self.apart().await } else { &self.client };
+        let client = if apart { &self.clients.apart } else { &self.clients.usual };
         let mut request = client.request(method, url.clone()).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
@@ -172,7 +186,7 @@ impl Sender {
         content: Option<Content>,
     ) -> Result<Response, Error> {
         self.check(url).await?;
-        let mut request = self.client.request(method, url.clone()).headers(headers);
+        let mut request = self.clients.usual.request(method, url.clone()).headers(headers);
         let progress = match content {
             Some(Content { body, progress, .. }) => {
                 request = request.body(body);
@@ -269,8 +283,8 @@ pub(super) fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// The private CA's certificates; none when there is no private CA.
-fn roots(config: &Config) -> Result<Vec<reqwest::Certificate>, SetupError> {
+/// The certificates of `ca`; none where that is not given.
+fn certificates(config: &Config) -> Result<Vec<CertificateDer<'static>>, SetupError> {
     let Some(path) = &config.ca else {
         return Ok(vec![]);
     };
@@ -280,13 +294,25 @@ fn roots(config: &Config) -> Result<Vec<reqwest::Certificate>, SetupError> {
         path: path.clone(),
         source,
     })?;
-    let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|source| SetupError::ParseCa {
-        upstream: upstream.clone(),
-        path: path.clone(),
-        source,
-    })?;
-    if roots.is_empty() {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|source| SetupError::ParseCa { upstream: upstream.clone(), path: path.clone(), source })?;
+    if certificates.is_empty() {
         return Err(SetupError::EmptyCa { upstream, path: path.clone() });
     }
-    Ok(roots)
+    Ok(certificates)
+}
+
+fn flaws(config: &Config, certificates: &[CertificateDer<'_>]) -> CaFlaws {
+    let Some(path) = &config.ca else { return CaFlaws::default() };
+    let hosts: Vec<&str> = config.urls.iter().filter_map(Url::host_str).collect();
+    let texts: Vec<String> = (1..)
+        .zip(certificates)
+        .filter_map(|(number, certificate)| {
+            let flaw = certificate::flaw(certificate, &hosts)?;
+            Some(format!("certificate {number} of {} cannot be used: {flaw}", path.display()))
+        })
+        .collect();
+    let all = !texts.is_empty() && texts.len() == certificates.len();
+    CaFlaws { texts, all }
 }

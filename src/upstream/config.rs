@@ -22,7 +22,7 @@ pub struct Config {
     pub library: bool,
     /// Hosts (or `host:port`) of token realms, beside the upstream's own, that may see its credentials.
     pub realms: Vec<String>,
-    /// PEM file of a private CA, trusted beside the system's.
+    /// PEM file of a private CA, or of the server's own certificate, trusted beside the system's.
     pub ca: Option<PathBuf>,
     pub credential: CredentialSource,
     /// Who may have what it gives.

@@ -13,6 +13,7 @@ use std::{
 
 use http::{HeaderMap, header};
 use reqwest::Url;
+use rustls::pki_types::pem;
 
 use super::{address::AddressRefused, refusal::Refusal};
 use crate::file::is_lack_of_descriptors;
@@ -191,11 +192,13 @@ pub enum SetupError {
     #[error("upstream {upstream}: cannot read the CA file {path}")]
     ReadCa { upstream: Arc<str>, path: std::path::PathBuf, source: std::io::Error },
     #[error("upstream {upstream}: {path} is not a PEM file of certificates")]
-    ParseCa { upstream: Arc<str>, path: std::path::PathBuf, source: reqwest::Error },
+    ParseCa { upstream: Arc<str>, path: std::path::PathBuf, source: pem::Error },
     #[error("upstream {upstream}: {path} has no certificate in it")]
     EmptyCa { upstream: Arc<str>, path: std::path::PathBuf },
     #[error("upstream {upstream}: cannot use the credentials in {path}")]
     Credentials { upstream: Arc<str>, path: std::path::PathBuf, source: std::io::Error },
+    #[error("upstream {upstream}: cannot set up TLS; each certificate of `ca` must be one of X.509")]
+    Tls { upstream: Arc<str>, source: rustls::Error },
     #[error("upstream {upstream}: cannot set up the HTTP client")]
     Client { upstream: Arc<str>, source: reqwest::Error },
     #[error("upstream {upstream}: no URL is given")]

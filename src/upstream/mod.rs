@@ -14,6 +14,7 @@ mod asker;
 mod auth;
 mod blob;
 mod budget;
+mod certificate;
 pub mod challenge;
 mod client;
 mod config;
@@ -34,6 +35,7 @@ mod registry;
 mod remark;
 mod request;
 mod token;
+mod trust;
 mod via;
 pub mod write;
 
@@ -50,6 +52,7 @@ pub use self::{
     asker::{Asker, AskerKey, ClientCredential, NoRandomness, Verdict},
     blob::{BlobRange, BlobStream},
     budget::ReadBudget,
+    client::CaFlaws,
     config::{Access, Config, CredentialSource},
     content::{Content, Witness},
     error::{Error, ErrorKind, SetupError},
@@ -167,6 +170,11 @@ impl Upstream {
     /// It cannot be used.
     pub fn check_credentials(&self) -> Result<(), SetupError> {
         self.shared.authenticator.check_credentials()
+    }
+
+    /// What is wrong with the certificates of its `ca`.
+    pub fn ca_flaws(&self) -> &CaFlaws {
+        self.shared.sender.ca_flaws()
     }
 
     /// Its name in the configuration, and in the labels of metrics.

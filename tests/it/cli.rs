@@ -193,6 +193,52 @@ fn a_named_file_with_bad_contents_is_exit_code_2_with_its_key() {
     }
 }
 
+/// `openssl req -x509 -newkey rsa:1024 -subj /CN=registry.lan -addext subjectAltName=DNS:registry.lan -days 36500`.
+const SHORT_KEY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIICJTCCAY6gAwIBAgIUbTNhGluAVwTTX98JtIyQqPgcTscwDQYJKoZIhvcNAQEL
+BQAwFzEVMBMGA1UEAwwMcmVnaXN0cnkubGFuMCAXDTI2MTEyOTE0NTQwM1oYDzIx
+MjYxMTA1MTQ1NDAzWjAXMRUwEwYDVQQDDAxyZWdpc3RyeS5sYW4wgZ8wDQYJKoZI
+hvcNAQEBBQADgY0AMIGJAoGBAOqxizIs8VU8K0C5efJbGL7L5PUBlFHQR4bHWpyF
+k/q3Q+Jtqr4erEb+lm88Rvnzcz0flD1bZSIWiUcSpX+iiwGdM4KlY5dvUsFTZECL
+mh9GTr2I29BojRzYUMLb5rYOK9OGxsGMgkJcQsbc/R7uKqpWlQ+CgPjx1UJWZFU7
+KaaVAgMBAAGjbDBqMB0GA1UdDgQWBBSVkWlkh2bm9zoQlZfzSe2iAMiiGDAfBgNV
+HSMEGDAWgBSVkWlkh2bm9zoQlZfzSe2iAMiiGDAPBgNVHRMBAf8EBTADAQH/MBcG
+A1UdEQQQMA6CDHJlZ2lzdHJ5LmxhbjANBgkqhkiG9w0BAQsFAAOBgQDQEfKxEwl+
+7AxOJcIQHAouoPBEaTp7gy1zNaO5ANGfBvwxWcy2bZ4C/v20MXONFAbSsgW8QmUH
+IIDNNhxBYIVBC1jg2KNx2qJfxdLQa6g60qSv4nDRxKcJhd3Q/f1jT4M8tfoEkrjf
+nr3hyFB7rR977kuLkRHQTuStTx8fm3Cd6w==
+-----END CERTIFICATE-----
+";
+
+/// What the handshake would end with tells nobody what to do.
+#[test]
+fn a_certificate_that_cannot_be_used_is_explained_by_check() {
+    let named = |names: Vec<String>| {
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "registry.lan");
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+    };
+    let (nameless, good) = (named(vec![]), named(vec!["registry.lan".to_owned()]));
+    for (content, code, said) in [
+        (SHORT_KEY.to_owned(), Some(2), Some("own.crt cannot be used: its RSA key has 1024 bits")),
+        (nameless.clone(), Some(2), Some("own.crt cannot be used: it names registry.lan as its common name")),
+        (format!("{good}{nameless}"), Some(0), Some("registry.lan: certificate 2 of ")),
+        (good, Some(0), None),
+    ] {
+        let directory = directory("[[upstream]]\nname = \"registry.lan\"\nca = \"own.crt\"\n");
+        fs::write(directory.path().join("own.crt"), &content).unwrap();
+        let (found, stdout, stderr) = run(&directory, &["check", "--config", "forebay.toml"]);
+        assert_eq!(found, code, "{stdout}{stderr}");
+        match said {
+            Some(said) => {
+                assert!(stdout.starts_with("registry.lan: certificate ") && stdout.contains(said), "{stdout}")
+            }
+            None => assert_eq!(stdout, "forebay.toml: ok, 1 upstream\n"),
+        }
+    }
+}
+
 /// A user who was removed may not push; that is no reason to keep others from pulling.
 #[test]
 fn a_push_user_who_is_no_user_is_found_by_check() {
