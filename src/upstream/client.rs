@@ -7,8 +7,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use reqwest::{Client, Response, Url, redirect::Policy};
+use reqwest::{Client, RequestBuilder, Response, Url, redirect::Policy};
 use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, pem::PemObject},
@@ -20,6 +21,7 @@ use super::{
     certificate,
     content::{Content, Progress},
     error::{Error, ErrorKind, SetupError, Shown},
+    kept::{self, NoteNew},
     trust,
 };
 use crate::{
@@ -68,6 +70,8 @@ struct Clients {
     usual: Client,
     /// Of requests that are each to have a connection of their own, which HTTP/2 would not give them.
     apart: Client,
+    /// Keeps no connection.
+    fresh: Client,
 }
 
 /// What is wrong with the certificates of `ca`.
@@ -88,10 +92,16 @@ struct Kit {
 
 impl Kit {
     fn clients(&self) -> reqwest::Result<Clients> {
-        Ok(Clients { usual: self.client(&["h2", "http/1.1"])?, apart: self.client(&["http/1.1"])? })
+        let any = ["h2", "http/1.1"];
+        Ok(Clients {
+            usual: self.client(&any, usize::MAX)?,
+            apart: self.client(&["http/1.1"], usize::MAX)?,
+            fresh: self.client(&any, 0)?,
+        })
     }
 
-    fn client(&self, protocols: &[&str]) -> reqwest::Result<Client> {
+    /// One that speaks these protocols and keeps so many idle connections for each host.
+    fn client(&self, protocols: &[&str], kept: usize) -> reqwest::Result<Client> {
         let mut tls = self.tls.clone();
         tls.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Client::builder()
@@ -105,6 +115,8 @@ impl Kit {
             .no_deflate()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(MAX_IDLE)
+            .pool_max_idle_per_host(kept)
+            .connector_layer(NoteNew)
             .tcp_keepalive(KEEPALIVE)
             .http2_keep_alive_interval(KEEPALIVE)
             .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -140,7 +152,7 @@ impl Sender {
         &self.ca_flaws
     }
 
-    /// Sends one request and waits for the head of the answer.
+    /// Sends one request that changes nothing, and waits for the head of the answer.
     pub(super) async fn send(
         &self,
         operation: Operation,
@@ -164,15 +176,35 @@ impl Sender {
     ) -> Result<Response, Error> {
         self.check(url).await?;
         let client = if apart { &self.clients.apart } else { &self.clients.usual };
-        let mut request = client.request(method, url.clone()).headers(headers);
-        if let Some(body) = body {
-            request = request.body(body);
-        }
-        let answer = match tokio::time::timeout(HEAD_TIMEOUT, request.send()).await {
+        let request = |client: &Client| {
+            let request = client.request(method.clone(), url.clone()).headers(headers.clone());
+            match &body {
+                Some(body) => request.body(body.clone()),
+                None => request,
+            }
+        };
+        let answer = match tokio::time::timeout(HEAD_TIMEOUT, self.try_twice(client, request)).await {
             Ok(answer) => answer.map_err(|error| Error::from_transport("asking", url, error)),
             Err(_) => Err(Error::timed_out("asking", url, HEAD_TIMEOUT)),
         };
         self.counted(operation, answer)
+    }
+
+    /// Sends a request that may come twice: once more, on a new connection, where the one that was kept proves dead. That says
+    /// nothing about the upstream, and is counted nowhere.
+    async fn try_twice(
+        &self,
+        client: &Client,
+        request: impl Fn(&Client) -> RequestBuilder,
+    ) -> reqwest::Result<Response> {
+        let (answer, kept) = kept::noted(request(client).send()).await;
+        match answer {
+            Err(error) if kept && kept::is_dead(&error) => {
+                tracing::debug!(upstream = %self.upstream, error = %error.without_url(), "a connection that was kept is dead");
+                request(&self.clients.fresh).send().await
+            }
+            answer => answer,
+        }
     }
 
     /// Sends a request that changes something, and waits for the head of the answer: as long as its content moves, and
@@ -186,15 +218,13 @@ impl Sender {
         content: Option<Content>,
     ) -> Result<Response, Error> {
         self.check(url).await?;
-        let mut request = self.clients.usual.request(method, url.clone()).headers(headers);
-        let progress = match content {
-            Some(Content { body, progress, .. }) => {
-                request = request.body(body);
-                progress
-            }
-            None => Progress::ended(),
+        let client = &self.clients.usual;
+        let request = |client: &Client| client.request(method.clone(), url.clone()).headers(headers.clone());
+        let (mut sending, progress): (BoxFuture<'_, _>, _) = match content {
+            Some(Content { body, progress, .. }) => (Box::pin(request(client).body(body).send()), progress),
+            None if method.is_safe() => (Box::pin(self.try_twice(client, request)), Progress::ended()),
+            None => (Box::pin(request(client).send()), Progress::ended()),
         };
-        let mut sending = Box::pin(request.send());
         let answer = loop {
             let (deadline, limit) = progress.deadline();
             tokio::select! {

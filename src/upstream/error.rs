@@ -222,7 +222,8 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-fn sources<'a>(
+/// An error, its source, and so on.
+pub(super) fn sources<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())

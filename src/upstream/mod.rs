@@ -25,6 +25,7 @@ mod endpoint;
 mod error;
 mod follow;
 mod helper;
+mod kept;
 pub mod oauth;
 pub mod proxy;
 mod ratelimit;

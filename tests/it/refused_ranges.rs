@@ -110,7 +110,9 @@ fn assert_asked(registry: &FakeRegistry, before: usize, form: &str) {
     let requests = registry.requests();
     let parts =
         requests.iter().filter(|request| request.header("range").is_some() && !request.path.starts_with("/moved"));
-    assert_eq!(parts.count(), if is_twice { 2 } else { 1 }, "{form}");
+    let (parts, most) = (parts.count(), if is_twice { 2 } else { 1 });
+    // What gets no answer on a connection that was kept is sent once more on a new one.
+    assert!(parts == most || (form == "no answer" && parts == 2), "{form}: {requests:#?}");
     let wholes = requests.iter().filter(|request| request.header("range").is_none());
     assert!(wholes.count() <= before + 1, "{form}: {requests:#?}");
 }

@@ -4,6 +4,7 @@ mod blobs;
 mod credentials;
 mod environment;
 mod failover;
+mod kept;
 mod manifests;
 mod realms;
 mod redirects;

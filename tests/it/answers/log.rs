@@ -74,7 +74,7 @@ async fn no_secret_is_ever_logged() {
         assert_eq!(get(&program, &tag, Some(&basic("ann", "wrong-pa55"))).await, 401);
         // All that can go wrong is logged with its cause.
         for fault in
-            [Fault::status(500), Fault::status(403), Fault::Disconnect, Fault::html(), Fault::Corrupt { at: 2 }]
+            [Fault::status(500), Fault::status(403), Fault::html(), Fault::Corrupt { at: 2 }, Fault::Disconnect]
         {
             registry.fault_times(1, When::blobs().at(Server::Cdn), fault);
             get(&program, &blob, None).await;

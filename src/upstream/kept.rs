@@ -1,0 +1,97 @@
+//! Whether a request went over a connection that was kept from an earlier one, and whether that proved dead.
+//!
+//! An upstream may close a connection that is idle in the moment in which a request is sent on it. hyper sends a request
+//! again that it had not begun to write; one that is written may have been read, and only its sender knows that a GET
+//! may come twice. That a connection is new is noted by a layer around the connector, which is asked within the request that
+//! the connection is made for.
+
+use std::{
+    cell::Cell,
+    error::Error,
+    io::{self, ErrorKind},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::error::sources;
+
+tokio::task_local! {
+    /// Whether a connection was made for the request that is being sent.
+    static IS_NEW: Cell<bool>;
+}
+
+/// What sending a request came to, and whether it went over a connection that was kept. The client must have the layer [`NoteNew`].
+pub(super) async fn noted<T>(sending: impl Future<Output = T>) -> (T, bool) {
+    let noted = async {
+        let answer = sending.await;
+        (answer, !IS_NEW.with(Cell::get))
+    };
+    IS_NEW.scope(Cell::new(false), noted).await
+}
+
+/// Whether the connection ended before an answer came, as against an answer that makes no sense, or none in time.
+pub(super) fn is_dead(error: &reqwest::Error) -> bool {
+    !error.is_connect() && sources(error).any(says_dead)
+}
+
+fn says_dead(source: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = source.downcast_ref::<hyper::Error>() {
+        return error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+    }
+    if let Some(error) = source.downcast_ref::<h2::Error>() {
+        return error.is_go_away();
+    }
+    let of_connections = [
+        ErrorKind::ConnectionReset,
+        ErrorKind::ConnectionAborted,
+        ErrorKind::BrokenPipe,
+        ErrorKind::NotConnected,
+        ErrorKind::UnexpectedEof,
+        // The kernel's probes were not answered.
+        ErrorKind::TimedOut,
+        ErrorKind::HostUnreachable,
+    ];
+    source.downcast_ref::<io::Error>().is_some_and(|error| of_connections.contains(&error.kind()))
+}
+
+/// Notes the connections that a connector makes.
+#[derive(Clone, Copy)]
+pub(super) struct NoteNew;
+
+impl<S> Layer<S> for NoteNew {
+    type Service = Noting<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Noting(inner)
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Noting<S>(S);
+
+impl<S, R> Service<R> for Noting<S>
+where
+    S: Service<R>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, target: R) -> Self::Future {
+        let connecting = self.0.call(target);
+        Box::pin(async move {
+            let connected = connecting.await;
+            // One that goes on without its request, which found another, is nobody's yet.
+            let _ = IS_NEW.try_with(|is_new| is_new.set(true));
+            connected
+        })
+    }
+}

@@ -1,0 +1,296 @@
+//! Connections that are kept, and prove dead when the next request is sent on them.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use forebay::{
+    metrics::Operation,
+    oci::{Algorithm, Digest},
+    upstream::{Config, CredentialSource, Error, ErrorKind, Need, Place, Write},
+};
+use http::{HeaderMap, Method, Response};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_rustls::TlsAcceptor;
+use url::Url;
+
+use super::{MANIFEST, Subject, WHOLE, accept, config_of, name, read, reference_of};
+use crate::support::test_ca::TestCa;
+
+/// What every path has.
+const CONTENT: &[u8] = br#"{"schemaVersion":2}"#;
+
+/// How a connection ends once a request has come on it that it does not answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Death {
+    Fin,
+    Reset,
+}
+
+/// A registry that answers so many requests of each connection; the next one is read, and the connection ends.
+struct Brief {
+    url: Url,
+    /// The number of the connection and the method of each request.
+    seen: Arc<Mutex<Vec<(usize, String)>>>,
+    running: JoinHandle<()>,
+}
+
+impl Brief {
+    async fn start(answered: usize, death: Death, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = Url::parse(&format!("{scheme}://{}", tcp.local_addr().unwrap())).unwrap();
+        let seen = Arc::<Mutex<Vec<_>>>::default();
+        let running = tokio::spawn(accept_all(tcp, answered, death, tls, seen.clone()));
+        Self { url, seen, running }
+    }
+
+    fn seen(&self) -> Vec<(usize, String)> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Brief {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+type Seen = Arc<Mutex<Vec<(usize, String)>>>;
+
+async fn accept_all(
+    tcp: TcpListener,
+    answered: usize,
+    death: Death,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    seen: Seen,
+) {
+    for number in 0.. {
+        let (stream, _) = tcp.accept().await.unwrap();
+        let (tls, seen) = (tls.clone(), seen.clone());
+        tokio::spawn(async move {
+            if death == Death::Reset {
+                // Closing with this resets.
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            match tls {
+                None => talk(stream, number, answered, &seen).await,
+                Some(tls) => {
+                    let stream = TlsAcceptor::from(tls).accept(stream).await.unwrap();
+                    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                        talk_http2(stream, number, answered, &seen).await;
+                    } else {
+                        talk(stream, number, answered, &seen).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, answered: usize, seen: &Seen) {
+    for count in 0.. {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => return,
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let line = head.lines().next().unwrap();
+        let method = line.split(' ').next().unwrap().to_owned();
+        let len =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        let mut content = vec![0; len.unwrap_or(0)];
+        stream.read_exact(&mut content).await.unwrap();
+        seen.lock().unwrap().push((number, method.clone()));
+        if count == answered {
+            return;
+        }
+        let body = body_of(line);
+        let mut answer =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: {MANIFEST}\r\ncontent-length: {}\r\n\r\n", body.len());
+        if method != "HEAD" {
+            answer += body;
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+}
+
+async fn talk_http2(stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, answered: usize, seen: &Seen) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    for count in 0.. {
+        let Some(Ok((request, mut respond))) = connection.accept().await else { return };
+        seen.lock().unwrap().push((number, request.method().to_string()));
+        if count == answered {
+            // Together with the requests on it.
+            return;
+        }
+        let answer = Response::builder().header("content-type", MANIFEST);
+        let mut body = respond.send_response(answer.body(()).unwrap(), false).unwrap();
+        body.send_data(Bytes::from_static(CONTENT), true).unwrap();
+    }
+}
+
+fn body_of(line: &str) -> &'static str {
+    if line.contains("/token") { r#"{"token":"t","expires_in":1}"# } else { std::str::from_utf8(CONTENT).unwrap() }
+}
+
+/// What is asked of an upstream that changes nothing.
+const QUESTIONS: [&str; 5] = ["manifest", "manifest head", "blob", "list", "base"];
+
+async fn ask(subject: &Subject, what: &str) -> Result<(), Error> {
+    let (repository, tag) = (name("team/app"), reference_of("1"));
+    let upstream = &subject.upstream;
+    match what {
+        "manifest" => upstream.get_manifest(&repository, &tag, &accept(&[MANIFEST])).await.map(drop),
+        "manifest head" => upstream.head_manifest(&repository, &tag, &accept(&[MANIFEST])).await.map(drop),
+        "blob" => read(upstream.open_blob(&repository, &digest(), WHOLE).await?).await.map(drop),
+        "list" => upstream
+            .forward(Operation::Tags, Some(&repository), "team/app/tags/list", &accept(&["application/json"]))
+            .await
+            .map(drop),
+        _ => upstream.ping().await,
+    }
+}
+
+fn digest() -> Digest {
+    Digest::of(Algorithm::Sha256, CONTENT)
+}
+
+fn numbers(seen: &[(usize, String)]) -> Vec<usize> {
+    seen.iter().map(|(number, _)| *number).collect()
+}
+
+#[tokio::test]
+async fn a_request_on_a_dead_kept_connection_comes_once_more() {
+    let ca = TestCa::new();
+    let http2 = ca.server(&["127.0.0.1"]);
+    let mut http1 = (*http2).clone();
+    http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+    for death in [Death::Fin, Death::Reset] {
+        for tls in [None, Some(Arc::new(http1.clone())), Some(http2.clone())] {
+            for what in QUESTIONS {
+                let shown = format!("{what} {death:?} {:?}", tls.as_ref().map(|tls| tls.alpn_protocols.len()));
+                let registry = Brief::start(1, death, tls.clone()).await;
+                let subject = Subject::new(&Config { ca: Some(ca.path()), ..config_of([registry.url.clone()]) });
+                for _ in 0..2 {
+                    let asked = ask(&subject, what).await;
+                    assert!(asked.is_ok(), "{shown}: {asked:?} {:?}", registry.seen());
+                }
+                assert_eq!(numbers(&registry.seen()), [0, 0, 1], "{shown}");
+                // The death of a connection is no answer of the upstream.
+                assert_eq!(failed(&subject), 0, "{shown}");
+            }
+        }
+    }
+}
+
+/// How many requests the metrics have as failed.
+fn failed(subject: &Subject) -> usize {
+    let text = subject.metrics.encode().unwrap();
+    text.lines()
+        .filter(|line| line.starts_with("forebay_upstream_requests_total") && line.contains("\"error\""))
+        .count()
+}
+
+#[tokio::test]
+async fn a_new_connection_that_dies_is_the_upstreams_failure() {
+    for death in [Death::Fin, Death::Reset] {
+        for what in QUESTIONS {
+            let registry = Brief::start(0, death, None).await;
+            let subject = Subject::new(&config_of([registry.url.clone()]));
+            let asked = ask(&subject, what).await;
+            assert_eq!(asked.unwrap_err().kind, ErrorKind::Unavailable, "{what} {death:?}");
+            assert_eq!(numbers(&registry.seen()), [0], "{what} {death:?}");
+            assert_eq!(failed(&subject), 1, "{what} {death:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dead_connection_says_nothing_about_its_url() {
+    let (first, second) = (Brief::start(1, Death::Fin, None).await, Brief::start(9, Death::Fin, None).await);
+    let subject = Subject::new(&config_of([first.url.clone(), second.url.clone()]));
+    for _ in 0..4 {
+        assert!(ask(&subject, "manifest").await.is_ok());
+    }
+    assert!(second.seen().is_empty());
+    // What a second try leads to is not kept: each other request finds a connection that was.
+    assert_eq!(numbers(&first.seen()), [0, 0, 1, 2, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_token_by_post_on_a_dead_connection_comes_once_more() {
+    let realm = Brief::start(1, Death::Fin, None).await;
+    let registry = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("http://{}", registry.local_addr().unwrap())).unwrap();
+    let challenge = format!("Bearer realm=\"{}token\",service=\"s\"", realm.url);
+    let serving = tokio::spawn(async move {
+        loop {
+            let (stream, _) = registry.accept().await.unwrap();
+            tokio::spawn(challenging(stream, challenge.clone()));
+        }
+    });
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("config.json");
+    let auth = r#"{"auths":{"fake.example":{"auth":"bWU6","identitytoken":"long"}}}"#;
+    std::fs::write(&path, auth).unwrap();
+    let subject = Subject::new(&Config { credential: CredentialSource::DockerConfig(path), ..config_of([url]) });
+    for repository in ["team/app", "team/other"] {
+        let got = subject.manifest(repository, "1").await;
+        assert!(got.is_ok(), "{got:?} {:?}", realm.seen());
+    }
+    let post = |number| (number, "POST".to_owned());
+    assert_eq!(realm.seen(), [post(0), post(0), post(1)]);
+    serving.abort();
+}
+
+/// Answers one request: 401 to what shows nothing.
+async fn challenging(mut stream: TcpStream, challenge: String) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let answer = if head.contains("authorization: bearer") {
+        let content = std::str::from_utf8(CONTENT).unwrap();
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{content}", content.len())
+    } else {
+        format!("HTTP/1.1 401 No\r\nconnection: close\r\nwww-authenticate: {challenge}\r\ncontent-length: 0\r\n\r\n")
+    };
+    stream.write_all(answer.as_bytes()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_on_a_dead_connection_is_not_made_twice() {
+    for (method, place, need) in [
+        (Method::POST, "team/app/blobs/uploads/", Need::Push { from: None }),
+        (Method::DELETE, "team/app/manifests/1", Need::Delete),
+    ] {
+        let registry = Brief::start(1, Death::Fin, None).await;
+        let subject = Subject::new(&Config { push: true, ..config_of([registry.url.clone()]) });
+        ask(&subject, "manifest").await.unwrap();
+        let repository = name("team/app");
+        let write = Write {
+            method: method.clone(),
+            repository: &repository,
+            place: Place::Below(place.to_owned()),
+            need,
+            headers: HeaderMap::new(),
+        };
+        assert_eq!(subject.upstream.write(write, None).await.unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(registry.seen(), [(0, "GET".to_owned()), (0, method.to_string())]);
+    }
+}
