@@ -44,6 +44,9 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long a probe of an HTTP/2 connection may go unanswered.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The `Range` of a GET in place of a HEAD.
+pub(super) const FIRST_BYTE: &str = "bytes=0-0";
+
 /// The longest file of a private CA's certificates, in bytes; a system's bundle has 200 KB.
 const MAX_CA: u64 = 4 * 1024 * 1024;
 
@@ -68,6 +71,10 @@ pub(super) struct Sender {
 /// Each has connections of its own.
 struct Clients {
     usual: Client,
+    /// Of blobs. Over HTTP/2, slow ones would keep the others from having a stream.
+    blobs: Client,
+    /// Of what is pushed, for the same reason.
+    uploads: Client,
     /// Of requests that are each to have a connection of their own, which HTTP/2 would not give them.
     apart: Client,
     /// Keeps no connection.
@@ -95,6 +102,8 @@ impl Kit {
         let any = ["h2", "http/1.1"];
         Ok(Clients {
             usual: self.client(&any, usize::MAX)?,
+            blobs: self.client(&any, usize::MAX)?,
+            uploads: self.client(&any, usize::MAX)?,
             apart: self.client(&["http/1.1"], usize::MAX)?,
             fresh: self.client(&any, 0)?,
         })
@@ -175,7 +184,11 @@ impl Sender {
         body: Option<String>,
     ) -> Result<Response, Error> {
         self.check(url).await?;
-        let client = if apart { &self.clients.apart } else { &self.clients.usual };
+        let client = match apart {
+            true => &self.clients.apart,
+            false if operation == Operation::Blob && may_be_long(&method, &headers) => &self.clients.blobs,
+            false => &self.clients.usual,
+        };
         let request = |client: &Client| {
             let request = client.request(method.clone(), url.clone()).headers(headers.clone());
             match &body {
@@ -218,7 +231,7 @@ impl Sender {
         content: Option<Content>,
     ) -> Result<Response, Error> {
         self.check(url).await?;
-        let client = &self.clients.usual;
+        let client = if content.is_some() { &self.clients.uploads } else { &self.clients.usual };
         let request = |client: &Client| client.request(method.clone(), url.clone()).headers(headers.clone());
         let (mut sending, progress): (BoxFuture<'_, _>, _) = match content {
             Some(Content { body, progress, .. }) => (Box::pin(request(client).body(body).send()), progress),
@@ -259,6 +272,11 @@ impl Sender {
         self.metrics.upstream_request(&self.upstream, operation, status);
         answer
     }
+}
+
+/// Whether the answer of a blob may be long: a HEAD has none, nor has the GET of one byte in its place.
+fn may_be_long(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::GET && headers.get(header::RANGE).is_none_or(|range| range != FIRST_BYTE)
 }
 
 /// Reads a short body that nobody wants, since a connection with an unread body is closed.

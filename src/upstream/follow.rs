@@ -10,7 +10,7 @@ use reqwest::{Response, Url};
 
 use super::{
     answer,
-    client::{Sender, discard},
+    client::{FIRST_BYTE, Sender, discard},
     error::{Error, ErrorKind, Shown},
     redirect,
     via::Mirrors,
@@ -105,7 +105,7 @@ async fn probe(
     refused: Followed,
     mut headers: HeaderMap,
 ) -> Result<Followed, Error> {
-    headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+    headers.insert(header::RANGE, HeaderValue::from_static(FIRST_BYTE));
     match sender.send(operation, Method::GET, &refused.url, headers.clone(), None).await {
         Ok(response) if answer::is_content(response.headers()) && tells_length(&response) => {
             return Ok(Followed { response, ..refused });

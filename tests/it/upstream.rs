@@ -6,6 +6,7 @@ mod environment;
 mod failover;
 mod kept;
 mod manifests;
+mod pools;
 mod realms;
 mod redirects;
 mod tls;

@@ -145,9 +145,9 @@ fn body_of(line: &str) -> &'static str {
 }
 
 /// What is asked of an upstream that changes nothing.
-const QUESTIONS: [&str; 5] = ["manifest", "manifest head", "blob", "list", "base"];
+pub(super) const QUESTIONS: [&str; 5] = ["manifest", "manifest head", "blob", "list", "base"];
 
-async fn ask(subject: &Subject, what: &str) -> Result<(), Error> {
+pub(super) async fn ask(subject: &Subject, what: &str) -> Result<(), Error> {
     let (repository, tag) = (name("team/app"), reference_of("1"));
     let upstream = &subject.upstream;
     match what {
@@ -162,7 +162,7 @@ async fn ask(subject: &Subject, what: &str) -> Result<(), Error> {
     }
 }
 
-fn digest() -> Digest {
+pub(super) fn digest() -> Digest {
     Digest::of(Algorithm::Sha256, CONTENT)
 }
 
