@@ -54,6 +54,9 @@ pub enum Error {
     /// Who asks it is not who it wants; where that was the client, it may be somebody else.
     #[error("the upstream refuses access; the repository may be private or may not exist")]
     Refused,
+    /// No client can help that.
+    #[error("the upstream refuses the credentials of this mirror, which are not yours: its operator has to renew them")]
+    OurCredentials,
     #[error("passwords are not taken over http: use https, or have the operator set access.allow_clear_login = true")]
     ClearLogin,
     #[error(
@@ -133,6 +136,7 @@ impl Error {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Denied
             | Self::Refused
+            | Self::OurCredentials
             | Self::ClearLogin
             | Self::LoginElsewhere
             | Self::NoUsers
@@ -161,6 +165,7 @@ impl Error {
             Self::Unauthenticated => ErrorCode::Unauthorized,
             Self::Denied
             | Self::Refused
+            | Self::OurCredentials
             | Self::ClearLogin
             | Self::LoginElsewhere
             | Self::NoUsers
@@ -220,6 +225,7 @@ impl Error {
             | Self::NameUnknown
             | Self::Denied
             | Self::Refused
+            | Self::OurCredentials
             | Self::ClearLogin
             | Self::LoginElsewhere
             | Self::NoUsers
@@ -245,6 +251,7 @@ impl Error {
                 _ => Self::NameUnknown,
             },
             ErrorKind::Unauthorized => Self::Refused,
+            ErrorKind::OurCredentials => Self::OurCredentials,
             ErrorKind::Denied => Self::Denied,
             ErrorKind::TooManyRequests => Self::TooManyRequests { retry_after: error.retry_after },
             ErrorKind::Timeout => Self::UpstreamTimeout,
@@ -417,6 +424,7 @@ mod tests {
             (Error::Unauthenticated, 401, "UNAUTHORIZED"),
             (Error::Denied, 403, "DENIED"),
             (Error::Refused, 403, "DENIED"),
+            (Error::OurCredentials, 403, "DENIED"),
             (Error::ClearLogin, 403, "DENIED"),
             (Error::LoginElsewhere, 403, "DENIED"),
             (Error::NoUsers, 403, "DENIED"),
@@ -512,6 +520,7 @@ mod tests {
             (ErrorKind::NotFound, Operation::Manifest, 404),
             (ErrorKind::NotFound, Operation::Tags, 404),
             (ErrorKind::Unauthorized, Operation::Blob, 403),
+            (ErrorKind::OurCredentials, Operation::Blob, 403),
             (ErrorKind::Denied, Operation::Blob, 403),
             (ErrorKind::TooManyRequests, Operation::Manifest, 429),
             (ErrorKind::Unavailable, Operation::Manifest, 502),

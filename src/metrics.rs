@@ -54,6 +54,8 @@ struct Families {
     upstream_requests: IntCounterVec,
     upstream_received_bytes: IntCounterVec,
     upstream_up: IntGaugeVec,
+    /// Not there before it is known.
+    upstream_credentials: IntGaugeVec,
     upstream_ratelimit_limit: GaugeVec,
     upstream_ratelimit_remaining: GaugeVec,
     tokens: IntCounterVec,
@@ -135,6 +137,12 @@ impl Metrics {
                 r,
                 "forebay_upstream_up",
                 "Whether the upstream answered when it was last asked.",
+                &["upstream"],
+            )?,
+            upstream_credentials: gauges(
+                r,
+                "forebay_upstream_credentials_ok",
+                "Whether the upstream took forebay's own credentials when they were last shown.",
                 &["upstream"],
             )?,
             upstream_ratelimit_limit: register(
@@ -288,6 +296,11 @@ impl Metrics {
         self.0.upstream_up.with_label_values(&[upstream]).set(i64::from(up));
     }
 
+    /// Forebay's own credentials were shown, and taken or not.
+    pub fn upstream_credentials(&self, upstream: &str, ok: bool) {
+        self.0.upstream_credentials.with_label_values(&[upstream]).set(i64::from(ok));
+    }
+
     /// What the upstream said in its `ratelimit-*` headers. What it did not say keeps its last value.
     #[expect(clippy::cast_precision_loss, reason = "nobody allows 2^53 pulls")]
     pub fn upstream_ratelimit(&self, upstream: &str, limit: Option<u64>, remaining: Option<u64>) {
@@ -421,6 +434,7 @@ mod tests {
         metrics.upstream_request("docker.io", Operation::Token, None);
         metrics.upstream_received("docker.io", 7);
         metrics.upstream_up("docker.io", true);
+        metrics.upstream_credentials("docker.io", true);
         metrics.upstream_ratelimit("docker.io", Some(100), Some(99));
         metrics.token("docker.io", TokenResult::Fetched);
         metrics.digest_mismatch("docker.io");
@@ -448,6 +462,7 @@ mod tests {
             ("forebay_upstream_requests_total", "counter"),
             ("forebay_upstream_received_bytes_total", "counter"),
             ("forebay_upstream_up", "gauge"),
+            ("forebay_upstream_credentials_ok", "gauge"),
             ("forebay_upstream_ratelimit_limit", "gauge"),
             ("forebay_upstream_ratelimit_remaining", "gauge"),
             ("forebay_tokens_total", "counter"),

@@ -462,7 +462,8 @@ impl Transfer {
         self.breaks += 1;
         let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
         let is_over = self.breaks > MOST_BREAKS || broken_since.elapsed() > self.patience;
-        if !error.kind.is_outage() || (is_over && (self.whole_tried || !may_be_whole)) {
+        let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials;
+        if is_final || (is_over && (self.whole_tried || !may_be_whole)) {
             return Err(error);
         }
         if is_over {

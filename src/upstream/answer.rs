@@ -98,6 +98,7 @@ fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, asked: Asked)
         | ErrorKind::Unavailable
         | ErrorKind::Timeout
         | ErrorKind::Exhausted
+        | ErrorKind::OurCredentials
         | ErrorKind::TooLarge
         | ErrorKind::Protocol
         | ErrorKind::Foreign { .. }

@@ -2,13 +2,14 @@
 //!
 //! What must hold: Basic goes to the upstream's own origin alone, and a credential goes to a realm
 //! only if [`realm`] says that it may see it; a realm that may not is asked anonymously. What was
-//! refused is dropped, and a credential that was remembered is read anew before it counts as wrong.
+//! refused is dropped, and a credential that was remembered is read anew before it counts as wrong. One of forebay's own that
+//! was refused is told of, and shown again after a while alone.
 //!
 //! [`realm`]: super::realm
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,20 +17,25 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::Url;
+use tokio::time::Instant;
 
 use super::{
     ClientCredential, Config, Context, Verdict,
     asker::Judged,
     challenge::{self, Challenge},
     client::Sender,
-    credential::{Credential, Credentials},
+    credential::{Credential, Credentials, Loaded},
     endpoint::{Endpoint, Scheme},
     error::{Error, ErrorKind, SetupError, Shown},
     oauth::{self, Exchange},
     realm::{self, Realm},
     token::{Identity, Scope, Token, TokenCache, TokenKey},
+    trial::Turn,
 };
 use crate::metrics::{Metrics, TokenResult};
+
+/// How old a token has to be for a 403 to mean that it has died, and how often that is tried.
+const RENEWAL: Duration = Duration::from_secs(60);
 
 /// The value of an Authorization header, and what to drop when it is refused.
 pub(super) struct Authorization {
@@ -41,6 +47,19 @@ impl Authorization {
     /// Whether a realm has given it, as against a password being sent as it is.
     pub(super) fn is_token(&self) -> bool {
         matches!(self.proof, Proof::Token { .. })
+    }
+
+    /// Whether it is forebay's own password.
+    pub(super) fn is_own_password(&self) -> bool {
+        matches!(self.proof, Proof::Basic { .. })
+    }
+
+    /// The same, where others need not wait for what the upstream says of it.
+    pub(super) fn shown(mut self) -> Self {
+        if let Proof::Basic { turn, .. } = &mut self.proof {
+            *turn = None;
+        }
+        self
     }
 
     /// Whether it is a client's password, of which there is no newer one to be read.
@@ -84,6 +103,7 @@ fn says_no(kind: ErrorKind) -> bool {
         ErrorKind::Unavailable
         | ErrorKind::Timeout
         | ErrorKind::Exhausted
+        | ErrorKind::OurCredentials
         | ErrorKind::TooManyRequests
         | ErrorKind::TooLarge
         | ErrorKind::Loop
@@ -98,7 +118,10 @@ enum Proof {
         token: Token,
         judged: Option<Judged>,
     },
-    Basic,
+    Basic {
+        credential: Arc<Credential>,
+        turn: Option<Turn>,
+    },
     /// A client's, of which nothing is remembered beyond its request.
     BasicOfClient(Judged),
 }
@@ -108,7 +131,7 @@ impl Proof {
     fn judged(&self) -> Option<&Judged> {
         match self {
             Self::Token { judged, .. } => judged.as_ref(),
-            Self::Basic => None,
+            Self::Basic { .. } => None,
             Self::BasicOfClient(judged) => Some(judged),
         }
     }
@@ -142,6 +165,8 @@ pub(super) struct Authenticator {
     tokens: TokenCache,
     /// Whether it was said that the credentials are not used: once is enough.
     warned: AtomicBool,
+    /// When a token was last renewed because of a 403.
+    renewed: Mutex<Option<Instant>>,
     metrics: Metrics,
 }
 
@@ -153,6 +178,7 @@ impl Authenticator {
             credentials: Credentials::new(config)?,
             tokens: TokenCache::new(),
             warned: AtomicBool::new(false),
+            renewed: Mutex::default(),
             metrics: context.metrics.clone(),
         })
     }
@@ -216,8 +242,51 @@ impl Authenticator {
     pub(super) async fn refused(&self, authorization: &Authorization) {
         match &authorization.proof {
             Proof::Token { key, token, .. } => self.tokens.forget(key, token).await,
-            Proof::Basic => self.credentials.forget().await,
+            Proof::Basic { credential, .. } => self.note_refused(credential).await,
             Proof::BasicOfClient(judged) => judged.note(Verdict::Refused),
+        }
+    }
+
+    /// The upstream answered to it as to those whom it knows.
+    pub(super) fn taken(&self, authorization: &Authorization) {
+        if authorization.is_own_password() {
+            self.note_taken();
+        }
+    }
+
+    /// Drops a token of forebay's own to which the upstream said 403, if that may mean that it has died: some registries say so
+    /// in place of 401. Whether it is worth to ask with another one.
+    pub(super) async fn renew(&self, authorization: &Authorization) -> bool {
+        let Proof::Token { key, token, judged: None } = &authorization.proof else { return false };
+        if matches!(key.identity, Identity::Client(_)) || token.obtained().elapsed() < RENEWAL {
+            return false;
+        }
+        {
+            let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+            if renewed.is_some_and(|renewed| renewed.elapsed() < RENEWAL) {
+                return false;
+            }
+            *renewed = Some(Instant::now());
+        }
+        self.tokens.forget(key, token).await;
+        true
+    }
+
+    async fn note_refused(&self, credential: &Arc<Credential>) {
+        self.metrics.upstream_credentials(&self.upstream, false);
+        if self.credentials.refused(credential).await {
+            tracing::warn!(
+                upstream = %self.upstream,
+                "the upstream refuses forebay's own credentials: what is cached is served, and what needs them is not; they \
+                 are shown again when they have changed, and after a while"
+            );
+        }
+    }
+
+    fn note_taken(&self) {
+        self.metrics.upstream_credentials(&self.upstream, true);
+        if self.credentials.taken() {
+            tracing::info!(upstream = %self.upstream, "the upstream takes forebay's own credentials again");
         }
     }
 
@@ -238,8 +307,8 @@ impl Authenticator {
         }
         Ok(match &authorization.proof {
             Proof::Token { key, .. } if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
-            Proof::Token { .. } | Proof::Basic | Proof::BasicOfClient(_) => {
-                self.credentials.load().await?.credential.is_none().then(|| NO_ENTRY.to_owned())
+            Proof::Token { .. } | Proof::Basic { .. } | Proof::BasicOfClient(_) => {
+                (!self.credentials.has_one().await?).then(|| NO_ENTRY.to_owned())
             }
         })
     }
@@ -271,15 +340,18 @@ impl Authenticator {
             let proof = Proof::BasicOfClient(judged.clone());
             return Ok(Authorization { value: oauth::basic(username, password), proof });
         }
-        match self.credentials.load().await?.credential.as_deref() {
-            Some(Credential::Password { username, password }) => {
-                Ok(Authorization { value: oauth::basic(username, password), proof: Proof::Basic })
-            }
-            Some(Credential::IdentityToken { .. }) => {
+        let Loaded { credential, turn, .. } = self.credentials.load().await?;
+        let value = match credential.as_deref() {
+            Some(Credential::Password { username, password }) => Some(oauth::basic(username, password)),
+            Some(Credential::IdentityToken { .. }) | None => None,
+        };
+        match (credential, value) {
+            (Some(credential), Some(value)) => Ok(Authorization { value, proof: Proof::Basic { credential, turn } }),
+            (Some(_), None) => {
                 let why = format!("upstream {} wants a password, and has an identity token", self.upstream);
-                Err(Error::new(ErrorKind::Unauthorized, why))
+                Err(Error::new(ErrorKind::OurCredentials, why))
             }
-            None => {
+            (None, _) => {
                 let why = format!("upstream {} wants a user name and a password, and has none", self.upstream);
                 Err(Error::new(ErrorKind::Unauthorized, why))
             }
@@ -306,18 +378,7 @@ impl Authenticator {
         let key = TokenKey { identity, realm: realm.url, service, scope: scope.clone() };
         let fetch = async {
             let token = Box::pin(self.fetch(sender, &key, client)).await;
-            let token = token.map(|token| token.used_for(client_ttl));
-            self.metrics.token(
-                &self.upstream,
-                match &token {
-                    Ok(_) => TokenResult::Fetched,
-                    Err(error) if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied) => {
-                        TokenResult::Refused
-                    }
-                    Err(_) => TokenResult::Failed,
-                },
-            );
-            token
+            token.map(|token| token.used_for(client_ttl))
         };
         // Whether a password is still right is asked each time.
         let token = match (client, scope) {
@@ -343,19 +404,31 @@ impl Authenticator {
         Ok(Authorization { value: token.authorization(), proof: Proof::Token { key: Box::new(key), token, judged } })
     }
 
-    async fn fetch(&self, sender: &Sender, key: &TokenKey, client: Option<&ClientCredential>) -> Result<Token, Error> {
-        let exchange = |credential| Exchange {
-            realm: &key.realm,
-            service: key.service.as_deref(),
-            scope: &key.scope,
-            credential,
-            of_client: client.is_some(),
+    /// Asks the realm for a token.
+    async fn ask(
+        &self,
+        sender: &Sender,
+        key: &TokenKey,
+        credential: Option<&Credential>,
+        of_client: bool,
+    ) -> Result<Token, Error> {
+        let (realm, service, scope) = (&key.realm, key.service.as_deref(), &key.scope);
+        let token = Box::pin(Exchange { realm, service, scope, credential, of_client }.fetch(sender)).await;
+        let result = match &token {
+            Ok(_) => TokenResult::Fetched,
+            Err(error) if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied) => TokenResult::Refused,
+            Err(_) => TokenResult::Failed,
         };
+        self.metrics.token(&self.upstream, result);
+        token
+    }
+
+    async fn fetch(&self, sender: &Sender, key: &TokenKey, client: Option<&ClientCredential>) -> Result<Token, Error> {
         if key.identity == Identity::Anonymous {
-            return Box::pin(exchange(None).fetch(sender)).await;
+            return self.ask(sender, key, None, client.is_some()).await;
         }
         if let Some(client) = client {
-            let token = Box::pin(exchange(Some(&client.credential)).fetch(sender)).await;
+            let token = self.ask(sender, key, Some(&client.credential), true).await;
             match token.as_ref().map_err(|error| error.kind) {
                 Err(ErrorKind::Unauthorized | ErrorKind::Denied) => client.judged.note(Verdict::Refused),
                 // 200, and no token.
@@ -364,22 +437,36 @@ impl Authenticator {
             }
             return token;
         }
-        let loaded = self.credentials.load().await?;
-        if loaded.credential.is_none() && !self.credentials.is_anonymous() {
-            self.warn_unused(|| NO_ENTRY.to_owned());
-        }
-        let token = Box::pin(exchange(loaded.credential.as_deref()).fetch(sender)).await;
-        match token {
-            Err(error) if error.kind == ErrorKind::Unauthorized => {
-                self.credentials.forget().await;
-                if loaded.fresh {
-                    return Err(error);
+        let mut refusal: Option<Error> = None;
+        loop {
+            let loaded = self.credentials.load().await;
+            let Loaded { credential, fresh, turn } = match loaded {
+                Err(error) if error.kind == ErrorKind::OurCredentials => return Err(refusal.unwrap_or(error)),
+                loaded => loaded?,
+            };
+            let token = self.ask(sender, key, credential.as_deref(), false).await;
+            let Some(credential) = credential else {
+                self.warn_unused(|| NO_ENTRY.to_owned());
+                return token;
+            };
+            match token {
+                Err(mut error) if error.kind == ErrorKind::Unauthorized => {
+                    self.note_refused(&credential).await;
+                    drop(turn);
+                    error.kind = ErrorKind::OurCredentials;
+                    // The password may have been changed since it was read.
+                    if fresh || refusal.is_some() {
+                        return Err(error);
+                    }
+                    refusal = Some(error);
                 }
-                // The password may have been changed since it was read.
-                let loaded = self.credentials.load().await?;
-                Box::pin(exchange(loaded.credential.as_deref()).fetch(sender)).await
+                token => {
+                    if token.is_ok() {
+                        self.note_taken();
+                    }
+                    return token;
+                }
             }
-            token => token,
         }
     }
 }

@@ -2,10 +2,16 @@
 //!
 //! What must hold: no secret is ever printed; a helper is bounded in time and output. Nothing is
 //! read before it is needed, and what was read is forgotten after a minute or as soon as it is
-//! refused, so that a rotated password works without a restart. Who may see a credential is not
-//! decided here.
+//! refused, so that a rotated password works without a restart. What was refused is not shown again for a while,
+//! unless it differs ([`super::trial`]). Who may see a credential is not decided here.
 
-use std::{collections::HashMap, fmt, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use base64::{
     Engine, alphabet,
@@ -13,16 +19,20 @@ use base64::{
 };
 use moka::future::Cache;
 use serde::{Deserialize, Deserializer};
+use tokio::time::Instant;
 
 use super::{
     Config, CredentialSource,
     error::{Error, ErrorKind, SetupError},
     helper::{self, HELPER_TIMEOUT},
+    trial::{Trial, Turn},
 };
 use crate::file;
 
 /// How long what was read is used without reading it again.
 const REREAD_AFTER: Duration = Duration::from_secs(60);
+/// How often a source that may run a program is asked while what it gave is refused.
+const HELPER_PAUSE: Duration = Duration::from_secs(10);
 /// The longest docker `config.json`, in bytes.
 const MAX_DOCKER_CONFIG: u64 = 1024 * 1024;
 /// The longest password file, in bytes.
@@ -70,11 +80,13 @@ pub(super) enum Credential {
 }
 
 /// A credential, and whether it was read just now or is remembered from before.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Loaded {
     /// `None`: the source has no credential for this upstream, who is asked anonymously.
     pub credential: Option<Arc<Credential>>,
     pub fresh: bool,
+    /// To be held until the upstream has answered to the credential.
+    pub turn: Option<Turn>,
 }
 
 /// The credentials of one upstream.
@@ -86,6 +98,9 @@ pub(super) struct Credentials {
     keys: Vec<String>,
     /// One entry: concurrent askers share one read, or one run of the helper.
     remembered: Cache<(), Option<Arc<Credential>>>,
+    trial: Trial,
+    /// When a source that may run a program was last asked again for what is refused.
+    asked_again: Mutex<Option<Instant>>,
 }
 
 impl Credentials {
@@ -100,6 +115,8 @@ impl Credentials {
             source: config.credential.clone(),
             keys: keys(config),
             remembered: Cache::builder().max_capacity(1).time_to_live(REREAD_AFTER).build(),
+            trial: Trial::new(),
+            asked_again: Mutex::default(),
         })
     }
 
@@ -108,16 +125,29 @@ impl Credentials {
         self.source == CredentialSource::Anonymous
     }
 
-    /// The credential, read if it is not remembered.
+    /// The credential to show, read if it is not remembered.
     ///
     /// A file or helper that fails is an outage: the upstream was not asked, so it refused nobody.
+    ///
+    /// # Errors
+    /// `OurCredentials` when it was refused not long ago.
     pub(super) async fn load(&self) -> Result<Loaded, Error> {
         if self.is_anonymous() {
-            return Ok(Loaded { credential: None, fresh: true });
+            return Ok(Loaded { credential: None, fresh: true, turn: None });
         }
-        let entry =
-            self.remembered.entry(()).or_try_insert_with(self.read()).await.map_err(|error| (*error).clone())?;
-        Ok(Loaded { fresh: entry.is_fresh(), credential: entry.into_value() })
+        let turn = self.trial.turn().await;
+        let (credential, fresh) = self.remembered().await?;
+        let withheld = credential.as_ref().and_then(|credential| self.trial.withheld(credential));
+        let Some(left) = withheld else { return Ok(Loaded { credential, fresh, turn }) };
+        if self.may_ask_again() {
+            self.forget().await;
+        }
+        let why = format!(
+            "upstream {} refuses forebay's own credentials: they are shown again in {} s, or when they have changed",
+            self.upstream,
+            left.as_secs() + 1
+        );
+        Err(Error::new(ErrorKind::OurCredentials, why))
     }
 
     /// The user name in it, as far as that is known without reading it.
@@ -132,8 +162,46 @@ impl Credentials {
         }
     }
 
-    /// What is remembered was refused: read it again next time.
-    pub(super) async fn forget(&self) {
+    /// Whether the source has a credential for this upstream.
+    pub(super) async fn has_one(&self) -> Result<bool, Error> {
+        Ok(self.remembered().await?.0.is_some())
+    }
+
+    /// What the source has, and whether it was read just now.
+    async fn remembered(&self) -> Result<(Option<Arc<Credential>>, bool), Error> {
+        let entry = self.remembered.entry(()).or_try_insert_with(self.read()).await;
+        let entry = entry.map_err(|error| (*error).clone())?;
+        let fresh = entry.is_fresh();
+        Ok((entry.into_value(), fresh))
+    }
+
+    /// Whether the source is asked again before the minute is over. A file is, each time; what may run a program is not.
+    fn may_ask_again(&self) -> bool {
+        if matches!(self.source, CredentialSource::Password { .. }) {
+            return true;
+        }
+        let now = Instant::now();
+        let mut asked = self.asked_again.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = asked.is_none_or(|asked| now.duration_since(asked) >= HELPER_PAUSE);
+        if may {
+            *asked = Some(now);
+        }
+        may
+    }
+
+    /// It was refused: what is remembered is read again next time. Whether that is news.
+    pub(super) async fn refused(&self, credential: &Arc<Credential>) -> bool {
+        let is_news = self.trial.refused(credential);
+        self.forget().await;
+        is_news
+    }
+
+    /// What was shown was taken. Whether the one before was refused.
+    pub(super) fn taken(&self) -> bool {
+        self.trial.taken()
+    }
+
+    async fn forget(&self) {
         self.remembered.invalidate(&()).await;
     }
 

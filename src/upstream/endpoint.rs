@@ -216,6 +216,11 @@ impl<'a> Attempts<'a> {
         match result {
             // Another endpoint takes as much of what we have not.
             Err(error) if error.kind == ErrorKind::Exhausted => Some(Err(error)),
+            // All of them are one registry, and have one opinion of us.
+            Err(error) if error.kind == ErrorKind::OurCredentials => {
+                endpoint.answered();
+                Some(Err(error))
+            }
             Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Loop => {
                 // A circle is a matter of who asks: for others the way over this endpoint may be good.
                 if error.kind != ErrorKind::Loop && !self.quiet {

@@ -33,6 +33,8 @@ pub enum ErrorKind {
     RangeNotSatisfiable { total: Option<u64> },
     /// The upstream wants other credentials than the ones forebay has, or has not (401).
     Unauthorized,
+    /// The upstream, or its realm, does not take forebay's own password: no client can help that.
+    OurCredentials,
     /// The upstream knows who asks, and refuses (403).
     Denied,
     /// The upstream's rate limit is reached (429).
@@ -66,6 +68,7 @@ impl ErrorKind {
             Self::Unavailable
             | Self::Timeout
             | Self::Exhausted
+            | Self::OurCredentials
             | Self::TooManyRequests
             | Self::Protocol
             | Self::Foreign { .. } => true,
@@ -124,7 +127,7 @@ impl Error {
             | ErrorKind::Foreign { .. }
             | ErrorKind::Unsupported
             | ErrorKind::Rejected { .. } => !self.unreached,
-            ErrorKind::Exhausted | ErrorKind::TooLarge | ErrorKind::Loop => false,
+            ErrorKind::Exhausted | ErrorKind::OurCredentials | ErrorKind::TooLarge | ErrorKind::Loop => false,
         }
     }
 

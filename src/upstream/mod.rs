@@ -36,6 +36,7 @@ mod registry;
 mod remark;
 mod request;
 mod token;
+mod trial;
 mod trust;
 mod via;
 pub mod write;

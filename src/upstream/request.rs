@@ -244,7 +244,7 @@ impl Shared {
             let result = Box::pin(act(endpoint.clone())).await;
             if let Err(error) = &result
                 && error.kind.is_outage()
-                && error.kind != ErrorKind::Exhausted
+                && !matches!(error.kind, ErrorKind::Exhausted | ErrorKind::OurCredentials)
                 && !quiet
             {
                 let cause = std::error::Error::source(error).map(tracing::field::display);
@@ -258,8 +258,10 @@ impl Shared {
         if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Exhausted) {
             return result;
         }
-        // Who answers that it has had enough of us is up.
-        let down = |error: &Error| error.kind.is_outage() && error.kind != ErrorKind::TooManyRequests;
+        // Who answers that it has had enough of us, or does not know us, is up.
+        let down = |error: &Error| {
+            error.kind.is_outage() && !matches!(error.kind, ErrorKind::TooManyRequests | ErrorKind::OurCredentials)
+        };
         let is_down = result.as_ref().is_err_and(down);
         if !(is_down && quiet) {
             self.metrics.upstream_up(&self.name, !is_down);
@@ -285,6 +287,22 @@ impl Shared {
             known => (None, known),
         };
         let mut first = self.send(endpoint, ask, authorization.as_ref()).await?;
+        if let Some(shown) = &authorization {
+            if is_welcome(&first) {
+                self.authenticator.taken(shown);
+            }
+            // Some say so to a token that has died.
+            if ask.client.is_none()
+                && first.response.status() == StatusCode::FORBIDDEN
+                && !first.away
+                && self.authenticator.renew(shown).await
+                && let Known::Authorization(renewed) =
+                    Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await
+            {
+                discard(first.response).await;
+                return Box::pin(self.ask_with(endpoint, ask, &renewed)).await;
+            }
+        }
         // A token that is merely good for too little is kept for what it is good for.
         if let Some(authorization) = authorization.filter(|_| is_challenge(&first))
             && auth::widened(&ask.scope, first.response.headers()).is_none()
@@ -324,9 +342,17 @@ impl Shared {
         let second = self.send(endpoint, ask, Some(authorization)).await?;
         if is_challenge(&second) {
             self.authenticator.refused(authorization).await;
+        } else if is_welcome(&second) {
+            self.authenticator.taken(authorization);
         }
         let away = second.away;
-        let answer = self.check(second, ask).await;
+        let mut answer = self.check(second, ask).await;
+        if let Err(error) = &mut answer
+            && error.kind == ErrorKind::Unauthorized
+            && authorization.is_own_password()
+        {
+            error.kind = ErrorKind::OurCredentials;
+        }
         let problem = match &answer {
             // A page is no word on a password, also where it may prove to be no page.
             Ok(followed) => answer::is_html(followed.response.headers()).then_some(ErrorKind::Protocol),
@@ -443,6 +469,11 @@ pub(super) async fn in_time<T>(
         Ok(answer) => answer,
         Err(_) => Err(Error::timed_out("asking", endpoint.base(), ASKING_TIMEOUT)),
     }
+}
+
+/// Whether the origin itself gave what was asked for, or led to it.
+fn is_welcome(followed: &Followed) -> bool {
+    followed.first.status.is_success() || followed.first.status.is_redirection()
 }
 
 fn is_challenge(followed: &Followed) -> bool {

@@ -13,6 +13,7 @@ use std::{
 use http::HeaderValue;
 use moka::{Expiry, future::Cache, policy::EvictionPolicy};
 use reqwest::Url;
+use tokio::time::Instant as Moment;
 
 use super::{asker::Asker, error::Error};
 use crate::oci::Repository;
@@ -111,12 +112,22 @@ pub(super) struct TokenKey {
 }
 
 /// A token as it goes on the wire, and how long it may be used.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Token {
     /// `Bearer …`, marked sensitive.
     authorization: HeaderValue,
     usable: Duration,
+    obtained: Moment,
 }
+
+/// A token is the same whenever it came.
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.authorization == other.authorization && self.usable == other.usable
+    }
+}
+
+impl Eq for Token {}
 
 impl Token {
     /// `None` when the text cannot be sent in a header.
@@ -124,7 +135,7 @@ impl Token {
         let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
         authorization.set_sensitive(true);
         let life = life.min(MAX_LIFE);
-        Some(Self { authorization, usable: life - MARGIN.min(life / 4) })
+        Some(Self { authorization, usable: life - MARGIN.min(life / 4), obtained: Moment::now() })
     }
 
     /// Not used for longer than this.
@@ -134,6 +145,11 @@ impl Token {
 
     pub fn authorization(&self) -> HeaderValue {
         self.authorization.clone()
+    }
+
+    /// When it came.
+    pub(super) fn obtained(&self) -> Moment {
+        self.obtained
     }
 
     /// How long after its receipt it may be used.

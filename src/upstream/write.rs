@@ -180,8 +180,8 @@ impl Shared {
             }
             return Ok(first);
         }
-        if let Some(authorization) = &authorization {
-            self.authenticator.refused(authorization).await;
+        if let Some(authorization) = authorization {
+            self.authenticator.refused(&authorization).await;
         }
         let headers = first.headers().clone();
         discard(first).await;
@@ -207,7 +207,7 @@ impl Shared {
         url: &Url,
         content: Content,
     ) -> Result<Response, Error> {
-        let authorization = self.authorization_beforehand(endpoint, cause).await?;
+        let authorization = self.authorization_beforehand(endpoint, cause).await?.map(Authorization::shown);
         let headers = authorized(&write.headers, authorization.as_ref());
         let answer = self.sender.send_content(Operation::Push, write.method, url, headers, Some(content)).await?;
         if redirect::is_redirect(answer.status()) {

@@ -30,6 +30,7 @@ mod lists;
 mod manifests;
 mod negative;
 mod orphans;
+mod own_credentials;
 mod prefetch;
 mod push;
 mod ranges;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::upstream::CredentialSource;
+use crate::upstream::{CredentialSource, credential::Secret};
 
 fn of_client(taken_before: bool) -> (Authorization, Judged) {
     let judged = Judged::default();
@@ -74,8 +74,11 @@ fn a_clients_password_is_a_guess_until_it_was_taken() {
     let told = |of: &Authorization| (of.is_token(), of.is_clients_password(), of.may_be_guess());
     assert_eq!((told(&new), told(&known)), ((false, true, true), (false, true, false)));
     assert_eq!(told(&token), (true, false, false));
-    let ours = Authorization { value: HeaderValue::from_static("Basic YTpi"), proof: Proof::Basic };
+    let credential = Arc::new(Credential::Password { username: "a".into(), password: Secret::new("b".into()) });
+    let proof = Proof::Basic { credential, turn: None };
+    let ours = Authorization { value: HeaderValue::from_static("Basic YTpi"), proof };
     assert_eq!(told(&ours), (false, false, false));
+    assert!(ours.is_own_password() && !new.is_own_password() && !token.is_own_password());
 }
 
 #[tokio::test]

@@ -87,7 +87,8 @@ async fn no_secret_is_ever_logged() {
         assert_eq!(get(&program, &format!("/v2/{name}/team/app/blobs/{}", second.layers[0]), None).await, 200);
         registry.require(Auth::Basic { username: "robot".to_owned(), password: "changed".to_owned() });
         registry.revoke_tokens();
-        assert_eq!(get(&program, &tag, None).await, 403);
+        // The credentials are forebay's own: what is cached goes on.
+        assert_eq!(get(&program, &tag, None).await, 200);
         assert!(registry.count(|request| request.server == Server::Cdn) > 0);
     }
     let log = program.end().await;

@@ -1,6 +1,6 @@
 //! Credentials: where they come from, in which dialect they are shown, and that they can change.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use forebay::upstream::{Config, CredentialSource, ErrorKind};
@@ -132,7 +132,7 @@ async fn a_wrong_password_is_a_refusal_and_is_read_again() {
     let registry = registry(Auth::Bearer(bearer())).await;
     let directory = TempDir::new().unwrap();
     let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
-    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Unauthorized));
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials));
     assert_eq!(registry.count(asked_realm), 1);
     let refused = r#"forebay_tokens_total{result="refused",upstream="fake.example"}"#;
     assert_eq!(subject.metric(refused), 1);
@@ -183,13 +183,113 @@ async fn a_wrong_basic_is_a_refusal_and_a_rotated_one_works_at_once() {
     let registry = registry(basic_auth("se:cret")).await;
     let directory = TempDir::new().unwrap();
     let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
-    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Unauthorized));
-    assert_eq!(kind(subject.upstream.ping().await), Some(ErrorKind::Unauthorized));
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials));
+    assert_eq!(kind(subject.upstream.ping().await), Some(ErrorKind::OurCredentials));
     file(&directory, "se:cret");
     assert!(subject.manifest("team/app", "1").await.is_ok());
     registry.require(basic_auth("new"));
     file(&directory, "new");
     assert!(subject.manifest("team/app", "1").await.is_ok());
+}
+
+/// How often a password was shown.
+fn shown(registry: &FakeRegistry) -> usize {
+    registry.count(|request| request.header("authorization").is_some_and(|shown| shown.starts_with("Basic")))
+}
+
+#[tokio::test]
+async fn a_refused_password_is_not_shown_for_every_request() {
+    for auth in [Auth::Bearer(bearer()), basic_auth("se:cret")] {
+        let registry = registry(auth.clone()).await;
+        let directory = TempDir::new().unwrap();
+        let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
+        let repositories: Vec<String> = (0..40).map(|number| format!("team/app{number}")).collect();
+        let at_once = repositories.iter().map(|repository| subject.manifest(repository, "1"));
+        for refused in futures_util::future::join_all(at_once).await {
+            assert_eq!(kind(refused), Some(ErrorKind::OurCredentials), "{auth:?}");
+        }
+        for repository in &repositories {
+            assert_eq!(kind(subject.manifest(repository, "1").await), Some(ErrorKind::OurCredentials), "{auth:?}");
+        }
+        assert_eq!(shown(&registry), 1, "{auth:?}");
+        assert_eq!(subject.metric(CREDENTIALS_OK), 0);
+        assert_eq!(subject.metric(r#"forebay_upstream_up{upstream="fake.example"}"#), 1, "it answers");
+        // Another one is shown at once, and only it.
+        file(&directory, "se:cret");
+        assert!(subject.manifest("team/app", "1").await.is_ok(), "{auth:?}");
+        assert_eq!(subject.metric(CREDENTIALS_OK), 1);
+        assert!(
+            registry
+                .requests()
+                .iter()
+                .filter(|request| has_credentials(request))
+                .skip(1)
+                .all(|request| { request.header("authorization") != Some(&basic("me:wrong")) })
+        );
+    }
+}
+
+const CREDENTIALS_OK: &str = r#"forebay_upstream_credentials_ok{upstream="fake.example"}"#;
+
+#[tokio::test]
+async fn a_password_that_was_taken_and_then_refused_is_shown_once() {
+    let registry = registry(basic_auth("se:cret")).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    registry.require(basic_auth("new"));
+    registry.forget_requests();
+    for _ in 0..20 {
+        assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials));
+    }
+    assert_eq!(shown(&registry), 1);
+    // The pause is over: once more, and no more than that.
+    pass(11).await;
+    for _ in 0..20 {
+        assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials));
+    }
+    assert_eq!(shown(&registry), 2);
+    registry.require(basic_auth("se:cret"));
+    pass(11).await;
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials), "it grows");
+    pass(11).await;
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+}
+
+/// Lets time pass for what counts it by the runtime's clock.
+async fn pass(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
+/// ECR says 403 to a token whose twelve hours are over.
+#[tokio::test]
+async fn an_old_token_that_is_answered_by_403_is_renewed_once_a_minute() {
+    let refusal = || Fault::Answer {
+        status: 403,
+        headers: vec![("content-type", "application/json".to_owned())],
+        body: r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}"#.to_owned(),
+    };
+    let registry = registry(Auth::Bearer(Bearer { expires_in: Some(43_200), ..bearer() })).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    let asked = || registry.count(asked_realm);
+    registry.fault_times(1, When::manifests(), refusal());
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Denied));
+    assert_eq!(asked(), 1, "the token is new");
+    pass(61).await;
+    registry.fault_times(1, When::manifests(), refusal());
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    assert_eq!(asked(), 2);
+    // What is refused with a new one as well is refused, and that is not tried for every request.
+    pass(61).await;
+    registry.fault(When::manifests(), refusal());
+    for _ in 0..3 {
+        assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Denied));
+    }
+    assert_eq!(asked(), 3);
 }
 
 #[tokio::test]

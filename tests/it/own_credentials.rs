@@ -1,0 +1,53 @@
+//! Credentials of forebay's own that its upstream refuses: no client is at fault, and what is cached goes on.
+
+use crate::support::{
+    fake_registry::{Auth, FakeRegistry},
+    program::Program,
+};
+
+fn basic(password: &str) -> Auth {
+    Auth::Basic { username: "robot".to_owned(), password: password.to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cached_is_served_while_own_credentials_are_refused() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    registry.require(basic("right"));
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = format!(
+        "[cache]\nmin_free = \"0\"\ntag_ttl = \"0\"\n[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\n\
+         username = \"robot\"\npassword_file = \"password\"\n",
+        registry.url()
+    );
+    std::fs::write(directory.path().join("forebay.toml"), configuration).unwrap();
+    std::fs::write(directory.path().join("password"), "right").unwrap();
+    let program = Program::serve(directory, "info").await;
+    let tags = "/v2/team/app/tags/list";
+    let manifest = std::str::from_utf8(&image.manifest_bytes).unwrap().to_owned();
+    assert_eq!(program.get("/v2/team/app/manifests/1").await, (200, manifest.clone()));
+    let list = program.get(tags).await;
+    assert_eq!(list.0, 200);
+    let ok = |metrics: String| {
+        let line = metrics.lines().find(|line| line.starts_with("forebay_upstream_credentials_ok{")).map(str::to_owned);
+        line.unwrap_or_default()
+    };
+    assert!(ok(program.metrics().await).ends_with(" 1"));
+
+    registry.require(basic("other"));
+    assert_eq!(program.get("/v2/team/app/manifests/1").await, (200, manifest));
+    assert_eq!(program.get(tags).await, list);
+    assert!(ok(program.metrics().await).ends_with(" 0"));
+    // What is not cached is refused, and the client knows that it is not to log in.
+    for path in ["/v2/team/app/manifests/2", &format!("/v2/team/app/blobs/{}", image.layers[0])] {
+        let (status, said) = program.get(path).await;
+        assert_eq!(status, 403, "{path}: {said}");
+        assert!(said.contains("the credentials of this mirror, which are not yours"), "{said}");
+    }
+    let log = program.log();
+    assert_eq!(log.matches("the upstream refuses forebay's own credentials: what is cached").count(), 1, "{log}");
+
+    std::fs::write(program.directory().join("password"), "other").unwrap();
+    assert_eq!(program.get(&format!("/v2/team/app/blobs/{}", image.layers[0])).await.0, 200);
+    assert!(ok(program.metrics().await).ends_with(" 1"));
+}
