@@ -104,6 +104,10 @@ pub enum Error {
     Exhausted,
     #[error("the upstream is not available")]
     UpstreamUnavailable { retry_after: Option<Duration> },
+    #[error(
+        "the upstream leads to {host}, a registry that wants to know who asks: the operator of this mirror has to make {host} an upstream of its own"
+    )]
+    RegistryElsewhere { host: String },
     #[error("the upstream does not answer in time")]
     UpstreamTimeout,
     #[error("the upstream's content does not match its digest")]
@@ -146,7 +150,9 @@ impl Error {
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ManifestTooLarge | Self::ListTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests { .. } | Self::Busy | Self::TooManyTries { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::UpstreamUnavailable { .. } | Self::DigestMismatch => StatusCode::BAD_GATEWAY,
+            Self::UpstreamUnavailable { .. } | Self::RegistryElsewhere { .. } | Self::DigestMismatch => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Circle | Self::Draining | Self::Overloaded(_) | Self::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
@@ -183,6 +189,7 @@ impl Error {
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
             Self::TooManyRequests { .. } | Self::Busy | Self::TooManyTries { .. } => ErrorCode::TooManyRequests,
             Self::UpstreamUnavailable { .. }
+            | Self::RegistryElsewhere { .. }
             | Self::UpstreamTimeout
             | Self::DigestMismatch
             | Self::Loop
@@ -235,6 +242,7 @@ impl Error {
             | Self::TooManyRanges
             | Self::ManifestTooLarge
             | Self::ListTooLarge
+            | Self::RegistryElsewhere { .. }
             | Self::UpstreamTimeout
             | Self::DigestMismatch
             | Self::Loop => HeaderMap::new(),
@@ -243,6 +251,9 @@ impl Error {
 
     /// What an upstream's failure means for a client that asked for this.
     pub fn from_upstream(operation: Operation, error: &upstream::Error) -> Self {
+        if let Some(host) = &error.elsewhere {
+            return Self::RegistryElsewhere { host: host.to_string() };
+        }
         match error.kind {
             // By a 404 clients go on elsewhere, also where it is not the registry's.
             ErrorKind::NotFound | ErrorKind::Foreign { status: 404 | 410 } => match operation {
@@ -442,6 +453,7 @@ mod tests {
             (Error::TooManyRequests { retry_after: after }, 429, "TOOMANYREQUESTS"),
             (Error::TooManyTries { retry_after: Duration::from_secs(7) }, 429, "TOOMANYREQUESTS"),
             (Error::UpstreamUnavailable { retry_after: after }, 502, "UNAVAILABLE"),
+            (Error::RegistryElsewhere { host: "x".into() }, 502, "UNAVAILABLE"),
             (Error::UpstreamTimeout, 504, "UNAVAILABLE"),
             (Error::DigestMismatch, 502, "UNAVAILABLE"),
             (Error::Loop, 508, "UNAVAILABLE"),

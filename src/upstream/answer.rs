@@ -55,6 +55,7 @@ pub(super) async fn check(followed: Followed, asked: Asked) -> Result<Followed, 
 }
 
 async fn refused(followed: Followed, asked: Asked) -> Error {
+    let elsewhere = registry_elsewhere(&followed);
     let Followed { response, url, away, .. } = followed;
     let (status, headers) = (response.status(), response.headers().clone());
     let judged = judge(kind_of(status, away, &headers), status, &headers, asked);
@@ -68,7 +69,10 @@ async fn refused(followed: Followed, asked: Asked) -> Error {
         Judged::Unsure(_) if !is_of_registry => ErrorKind::Foreign { status: status.as_u16() },
         Judged::Sure(kind) | Judged::Unsure(kind) => kind,
     };
-    let error = Error::new(kind, format!("{} answered {}", Shown(&url), status.as_str())).retry_after(&headers);
+    let mut error = Error::new(kind, format!("{} answered {}", Shown(&url), status.as_str())).retry_after(&headers);
+    if let Some(host) = elsewhere {
+        error = error.led_to(host);
+    }
     // What a redirect's target says is no word to clients.
     if !status.is_client_error() || away || matches!(kind, ErrorKind::Foreign { .. }) {
         return error;
@@ -132,6 +136,16 @@ fn kind_of(status: StatusCode, away: bool, headers: &HeaderMap) -> ErrorKind {
         500..=599 => ErrorKind::Unavailable,
         _ => ErrorKind::Protocol,
     }
+}
+
+/// The host that a redirect led to, if it is a registry that wants to know who asks: nothing of what is for the upstream is
+/// shown there.
+fn registry_elsewhere(Followed { response, url, away, .. }: &Followed) -> Option<String> {
+    let headers = response.headers();
+    let challenges = response.status() == StatusCode::UNAUTHORIZED && headers.contains_key(header::WWW_AUTHENTICATE);
+    let is_registry = is_of_registry(headers) || url.path().starts_with("/v2/");
+    let host = url.host_str().filter(|_| *away && challenges && is_registry)?;
+    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
 /// How long the content is, by the answer to a HEAD, or to the GET of one byte in its place.

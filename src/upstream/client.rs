@@ -47,6 +47,11 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The `Range` of a GET in place of a HEAD.
 pub(super) const FIRST_BYTE: &str = "bytes=0-0";
 
+/// How many headers an answer may have, and how long its head may be over HTTP/2, in bytes; hyper takes 400 KB over HTTP/1.
+/// Balancers and CDNs add dozens.
+const MAX_HEADERS: usize = 256;
+const MAX_HEAD: u32 = 64 * 1024;
+
 /// The longest file of a private CA's certificates, in bytes; a system's bundle has 200 KB.
 const MAX_CA: u64 = 4 * 1024 * 1024;
 
@@ -126,6 +131,8 @@ impl Kit {
             .pool_idle_timeout(MAX_IDLE)
             .pool_max_idle_per_host(kept)
             .connector_layer(NoteNew)
+            .http1_max_headers(MAX_HEADERS)
+            .http2_max_header_list_size(MAX_HEAD)
             .tcp_keepalive(KEEPALIVE)
             .http2_keep_alive_interval(KEEPALIVE)
             .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)

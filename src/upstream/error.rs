@@ -90,6 +90,8 @@ pub struct Error {
     pub kind: ErrorKind,
     /// How long the upstream asked to be left alone.
     pub retry_after: Option<Duration>,
+    /// The upstream led to this registry, which wants to know who asks.
+    pub elsewhere: Option<Arc<str>>,
     /// No connection could be made.
     unreached: bool,
     refusal: Option<Arc<Refusal>>,
@@ -100,7 +102,8 @@ pub struct Error {
 impl Error {
     /// `message` says what happened, without credentials and without the query of a URL.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, retry_after: None, unreached: false, refusal: None, message: message.into(), source: None }
+        let (message, elsewhere, refusal, source) = (message.into(), None, None, None);
+        Self { kind, retry_after: None, elsewhere, unreached: false, refusal, message, source }
     }
 
     /// The refusal in the upstream's words, where it gave one.
@@ -143,6 +146,14 @@ impl Error {
 
     pub(super) fn retry_after(mut self, headers: &HeaderMap) -> Self {
         self.retry_after = retry_after(headers, SystemTime::now());
+        self
+    }
+
+    /// The upstream led to `host`, a registry that wants to know who asks.
+    pub(super) fn led_to(mut self, host: String) -> Self {
+        let advice = "a registry that wants to know who asks, and has to be an upstream of its own";
+        self.message = format!("{}: the upstream redirects to {host}, {advice}", self.message).into();
+        self.elsewhere = Some(host.into());
         self
     }
 

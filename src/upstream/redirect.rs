@@ -12,8 +12,8 @@ use reqwest::Url;
 
 use super::error::{Error, ErrorKind, Shown};
 
-/// How many redirects are followed in a row. Real registries need two.
-pub(super) const MAX_HOPS: usize = 5;
+/// How many redirects are followed in a row: as many as Go's client follows, which the usual clients are made with.
+pub(super) const MAX_HOPS: usize = 10;
 
 /// Whether the status asks to repeat the same request elsewhere. The methods used here are GET and
 /// HEAD, which every one of these keeps (RFC 9110 §15.4).

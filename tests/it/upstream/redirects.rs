@@ -1,10 +1,14 @@
 //! Redirects: followed by hand, with nothing secret in the luggage.
 
-use forebay::upstream::{BlobRange, ErrorKind};
+use forebay::upstream::{BlobRange, Config, ErrorKind};
 use http::Method;
 
 use super::{Subject, WHOLE, accept, config, has_credentials, kind, name, reference_of};
-use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Record, Server, To, When};
+use crate::support::{
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, Record, Server, To, When},
+    mirror::Mirror,
+    test_ca::TestCa,
+};
 
 const TEN: &[u8] = b"0123456789";
 
@@ -123,10 +127,10 @@ async fn a_circle_ends() {
     let digest = registry.add_blob("team/app", TEN);
     registry.fault(When::blobs(), Fault::Redirect { status: 302, to: To::Here });
     assert_eq!(kind(Subject::of(&registry).blob("team/app", &digest, WHOLE).await), Some(ErrorKind::Protocol));
-    assert_eq!(registry.requests().len(), 6);
-    // Five are followed.
+    assert_eq!(registry.requests().len(), 11);
+    // Ten are followed, as by the usual clients.
     registry.heal();
-    registry.fault_times(5, When::blobs(), Fault::Redirect { status: 302, to: To::Here });
+    registry.fault_times(10, When::blobs(), Fault::Redirect { status: 302, to: To::Here });
     assert_eq!(Subject::of(&registry).blob("team/app", &digest, WHOLE).await.unwrap(), TEN);
 }
 
@@ -179,6 +183,49 @@ async fn a_blob_host_that_refuses_is_an_outage_and_no_denial() {
     registry.fault(When::blobs().at(Server::Cdn), Fault::challenge(&challenge));
     assert_eq!(kind(subject.blob("team/app", &digest, WHOLE).await), Some(ErrorKind::Unavailable));
     assert_eq!(registry.count(|request| request.server == Server::Realm), 0);
+}
+
+#[tokio::test]
+async fn a_registry_that_a_redirect_leads_to_is_named() {
+    let (registry, other) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let image = registry.add_image("team/app", "1", &[TEN]);
+    other.require(Auth::Bearer(Bearer::default()));
+    let host = other.url().to_string().replace("http://", "").replace('/', "");
+    for path in ["manifests/1".to_owned(), format!("blobs/{}", image.layers[0])] {
+        let location = format!("{}v2/team/app/{path}", other.url());
+        registry.fault(When::path_of(path), Fault::Redirect { status: 307, to: To::Location(location) });
+    }
+    let subject = Subject::of(&registry);
+    let mirror = Mirror::of(&registry).await;
+    for (error, path) in [
+        (subject.manifest("team/app", "1").await.unwrap_err(), "manifests/1".to_owned()),
+        (subject.blob("team/app", &image.layers[0], WHOLE).await.unwrap_err(), format!("blobs/{}", image.layers[0])),
+    ] {
+        assert_eq!((error.kind, error.elsewhere.as_deref()), (ErrorKind::Unavailable, Some(&*host)), "{error}");
+        assert!(error.to_string().contains(&format!("{host}, a registry that wants to know who asks")), "{error}");
+        let answer = mirror.get(&format!("/v2/team/app/{path}")).await;
+        assert_eq!(answer.status, 502, "{path}");
+        assert!(answer.text().contains(&format!("has to make {host} an upstream")), "{}", answer.text());
+    }
+    assert_eq!(other.count(|request| request.server == Server::Realm), 0);
+}
+
+#[tokio::test]
+async fn as_many_headers_as_clients_take_are_taken() {
+    let ca = TestCa::new();
+    let names: Vec<&'static str> = (0..150).map(|number| &*Box::leak(format!("x-{number}").into_boxed_str())).collect();
+    for secure in [false, true] {
+        let registry = match secure {
+            true => FakeRegistry::start_tls(ca.server(&["127.0.0.1"])).await,
+            false => FakeRegistry::start().await,
+        };
+        let image = registry.add_image("team/app", "1", &[]);
+        // 48 KB in all.
+        names.iter().for_each(|name| registry.fault(When::any(), Fault::Header(name, Some("x".repeat(280)))));
+        let subject = Subject::new(&Config { ca: Some(ca.path()), ..config(&registry) });
+        let got = subject.manifest("team/app", "1").await;
+        assert_eq!(got.unwrap(), image.manifest_bytes, "{secure}");
+    }
 }
 
 #[tokio::test]
