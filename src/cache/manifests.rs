@@ -165,7 +165,7 @@ impl ManifestCache {
         let (content, confirmed) = match reference {
             Reference::Digest(digest) => {
                 let content = self.in_memory(upstream, &pool.id(digest), None);
-                (content.filter(|content| accept.allows(&content.media_type))?, None)
+                (content.filter(|content| accept.takes(&content.media_type))?, None)
             }
             Reference::Tag(tag) => {
                 let key = TagKey {
@@ -215,7 +215,7 @@ impl ManifestCache {
     async fn get_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ServedManifest, ManifestError> {
         let cached = self.cached(wanted, digest, None).await;
         if let Some(content) = &cached
-            && wanted.accept.allows(&content.media_type)
+            && wanted.accept.takes(&content.media_type)
         {
             return Ok(ServedManifest { content: content.clone(), outcome: Outcome::Hit, confirmed: None });
         }
@@ -299,7 +299,7 @@ impl ManifestCache {
     async fn head_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ManifestHead, ManifestError> {
         let cached = self.cached(wanted, digest, None).await;
         if let Some(content) = &cached
-            && wanted.accept.allows(&content.media_type)
+            && wanted.accept.takes(&content.media_type)
         {
             return Ok(ManifestHead::of(content, Outcome::Hit, None));
         }
@@ -450,7 +450,7 @@ impl ManifestCache {
     async fn other_class(&self, wanted: &Wanted, key: &TagKey) -> Option<(Arc<Content>, SystemTime)> {
         let mut best: Option<(Arc<Content>, SystemTime)> = None;
         for (record, freshness) in self.0.tags.other_classes(key, wanted.upstream.registry()).await {
-            if freshness == Freshness::Missing || !wanted.accept.allows(&record.media_type) {
+            if freshness == Freshness::Missing || !wanted.accept.takes(&record.media_type) {
                 continue;
             }
             // An index is what the tag really is; a plain manifest may have been converted from it.
@@ -583,7 +583,7 @@ impl ManifestCache {
         match &question.reference {
             Reference::Digest(digest) => {
                 let content = self.cached(wanted, digest, None).await?;
-                wanted.accept.allows(&content.media_type).then_some(Answer::Content { content, confirmed: None })
+                wanted.accept.takes(&content.media_type).then_some(Answer::Content { content, confirmed: None })
             }
             Reference::Tag(tag) => match self.record(wanted, &wanted.key(tag)).await {
                 (Some(record), Freshness::Fresh) if question.head => Some(Answer::Head(record)),

@@ -11,7 +11,7 @@ use std::{cell::RefCell, collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 use http::{HeaderMap, HeaderValue, header::ACCEPT};
 use sha2::{Digest as _, Sha256};
 
-use super::{MediaType, MediaTypeKind, ParseError, is_token_byte};
+use super::{MediaType, MediaTypeKind, ParseError, document::is_manifest_type, is_token_byte};
 
 /// How many different sets of headers each thread remembers. The clients of a mirror are of a few kinds, and each kind
 /// always sends the same.
@@ -74,6 +74,12 @@ impl Accept {
         let ranges = Ranges(ranges);
         let class = ranges.class();
         Self(Arc::new(Read { values, ranges, class }))
+    }
+
+    /// Whether a manifest that is known by this type is for the client. One that is no manifest's type, such as `application/json`, is
+    /// what its upstream says to all clients, whatever they accept.
+    pub fn takes(&self, media_type: &MediaType) -> bool {
+        self.allows(media_type) || !is_manifest_type(media_type)
     }
 
     /// Whether the client can read content of this type.

@@ -139,7 +139,7 @@ pub(super) fn is_schema1(bytes: &[u8]) -> bool {
         && matches!(DocumentType::of(bytes), DocumentType::Schema1 { .. })
 }
 
-fn is_manifest_type(media_type: &MediaType) -> bool {
+pub(super) fn is_manifest_type(media_type: &MediaType) -> bool {
     const ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
     media_type.kind().is_some() || media_type.essence().eq_ignore_ascii_case(ARTIFACT)
 }

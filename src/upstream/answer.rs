@@ -34,6 +34,8 @@ pub(super) struct Asked {
     pub is_blob: bool,
     /// What the answer says of its type counts for nothing.
     pub any_type: bool,
+    /// And so does what it says of its coding.
+    pub any_coding: bool,
     /// The upstream decides by its clients: a refusal of any shape ends a client's right.
     pub by_client: bool,
 }
@@ -48,7 +50,7 @@ pub(super) async fn check(followed: Followed, asked: Asked) -> Result<Followed, 
     if is_html(headers) && !asked.any_type {
         return Err(Error::new(ErrorKind::Protocol, says("with an HTML page")));
     }
-    if is_encoded(headers) {
+    if coding(headers) != Coding::None && !asked.any_coding {
         return Err(Error::new(ErrorKind::Protocol, says("in an encoding that was not asked for")));
     }
     Ok(followed)
@@ -148,9 +150,52 @@ fn registry_elsewhere(Followed { response, url, away, .. }: &Followed) -> Option
     Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
-/// How long the content is, by the answer to a HEAD, or to the GET of one byte in its place.
+/// What an answer says of how its content is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    None,
+    Gzip,
+    /// What is no coding, such as `utf-8` or S3's `aws-chunked`, which says how it came there.
+    Label,
+    /// One that is not undone, or several.
+    Other,
+}
+
+/// Source: RFC 9110 section 8.4.1, and the registry of content codings at IANA.
+const CODINGS: [&str; 9] = ["gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "dcb", "dcz"];
+
+pub(super) fn coding(headers: &HeaderMap) -> Coding {
+    let mut found = Coding::None;
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let Ok(text) = value.to_str() else { return Coding::Other };
+        let names = text.split(',').map(|name| name.trim().to_ascii_lowercase());
+        for name in names.filter(|name| !name.is_empty() && name != "identity") {
+            let one = match name.as_str() {
+                "gzip" | "x-gzip" => Coding::Gzip,
+                name if CODINGS.contains(&name) => Coding::Other,
+                _ => Coding::Label,
+            };
+            found = match (found, one) {
+                (Coding::None | Coding::Label, one) => one,
+                (found, Coding::Label) => found,
+                _ => Coding::Other,
+            };
+        }
+    }
+    found
+}
+
+/// What Content-Length says.
+pub(super) fn number_of_bytes(headers: &HeaderMap) -> Option<u64> {
+    number(headers, &header::CONTENT_LENGTH)
+}
+
+/// How long the content is, by the answer to a HEAD, or to the GET of one byte in its place. That of an encoding tells nothing.
 pub(super) fn announced_len(followed: &Followed) -> Option<u64> {
     let headers = followed.response.headers();
+    if !matches!(coding(headers), Coding::None | Coding::Label) {
+        return None;
+    }
     match followed.response.status() {
         StatusCode::PARTIAL_CONTENT => ContentRange::parse(headers.get(header::CONTENT_RANGE)?).ok()?.total,
         _ => number(headers, &header::CONTENT_LENGTH),
@@ -193,7 +238,7 @@ pub(super) fn unsatisfied_total(headers: &HeaderMap) -> Option<u64> {
 
 /// Whether it is neither a page for people nor in an encoding.
 pub(super) fn is_content(headers: &HeaderMap) -> bool {
-    !is_html(headers) && !is_encoded(headers)
+    !is_html(headers) && matches!(coding(headers), Coding::None | Coding::Label)
 }
 
 /// Whether it says that it is a page for people.
@@ -203,13 +248,6 @@ pub(super) fn is_html(headers: &HeaderMap) -> bool {
     };
     let essence = value.split(';').next().unwrap_or_default().trim();
     ["text/html", "application/xhtml+xml"].iter().any(|html| essence.eq_ignore_ascii_case(html))
-}
-
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::CONTENT_ENCODING)
-        .iter()
-        .any(|value| !matches!(value.to_str().map(str::trim), Ok(text) if text.is_empty() || text.eq_ignore_ascii_case("identity")))
 }
 
 #[cfg(test)]
@@ -336,11 +374,22 @@ mod tests {
     }
 
     #[test]
-    fn encodings() {
-        for (value, encoded) in
-            [("gzip", true), ("identity", false), ("Identity", false), ("", false), ("zstd, gzip", true)]
-        {
-            assert_eq!(is_encoded(&headers(header::CONTENT_ENCODING, value)), encoded, "{value}");
+    fn codings() {
+        for (value, expected) in [
+            ("gzip", Coding::Gzip),
+            ("X-Gzip", Coding::Gzip),
+            ("identity", Coding::None),
+            ("Identity", Coding::None),
+            ("", Coding::None),
+            ("zstd, gzip", Coding::Other),
+            ("gzip, gzip", Coding::Other),
+            ("br", Coding::Other),
+            ("aws-chunked", Coding::Label),
+            ("utf-8", Coding::Label),
+            ("aws-chunked,gzip", Coding::Gzip),
+            ("gzip, identity", Coding::Gzip),
+        ] {
+            assert_eq!(coding(&headers(header::CONTENT_ENCODING, value)), expected, "{value}");
         }
     }
 }

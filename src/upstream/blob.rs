@@ -16,15 +16,20 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{
-    client::{next_piece, number},
+    budget::Room,
+    client::{next_or_end, number},
     endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
+    judged::Front,
     remark::Remark,
     request::Shared,
     via::Mirrors,
 };
 use crate::{metrics::Metrics, oci::ContentRange};
+
+/// How much is given at a time of what was read already, in bytes.
+const PIECE: usize = 64 * 1024;
 
 /// The bytes that are wanted of a blob, both ends included. `{0, None}` is all of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +67,8 @@ pub struct BlobStream {
     pub mirrors: Option<Mirrors>,
     pub remark: Remark,
     followed: Followed,
+    /// What was read already, and the room for it.
+    front: Option<(Bytes, Room)>,
     /// How many bytes are still to come, when that is known.
     expected: Option<u64>,
     upstream: Arc<str>,
@@ -86,9 +93,10 @@ impl fmt::Debug for BlobStream {
 }
 
 impl BlobStream {
-    /// `followed` is a 200 or 206 that answers the request for `range`.
+    /// `followed` is a 200 or 206 that answers the request for `range`; of its body, `front` was read.
     pub(super) fn new(
         followed: Followed,
+        front: Option<Front>,
         range: BlobRange,
         upstream: &Shared,
         endpoint: Arc<Endpoint>,
@@ -104,7 +112,17 @@ impl BlobStream {
         } else {
             Part { first: 0, total: len, expected: len, is_tail: true }
         };
-        let Part { first, total, expected, is_tail } = part;
+        let Part { first, mut total, mut expected, is_tail } = part;
+        if let Some(Front { bytes, is_whole, .. }) = &front {
+            let len = bytes.len() as u64;
+            if *is_whole {
+                // It may have been decoded, or have had no length.
+                (total, expected) = (Some(len), Some(0));
+            } else {
+                expected = expected.map(|expected| expected.saturating_sub(len));
+            }
+        }
+        let front = front.map(|Front { bytes, room, .. }| (bytes, room)).filter(|(bytes, _)| !bytes.is_empty());
         let (mirrors, remark) = (Mirrors::in_headers(headers), Remark::of(headers));
         let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
         let upstream = upstream.name().clone();
@@ -116,6 +134,7 @@ impl BlobStream {
             mirrors,
             remark,
             followed,
+            front,
             expected,
             upstream,
             endpoint,
@@ -141,8 +160,16 @@ impl BlobStream {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, Error> {
+        if let Some((front, _)) = &mut self.front {
+            let piece = front.split_to(front.len().min(PIECE));
+            if front.is_empty() {
+                self.front = None;
+            }
+            return Ok(Some(piece));
+        }
         loop {
-            let piece = next_piece(&mut self.followed.response, &self.followed.url).await?;
+            let (response, url) = (&mut self.followed.response, &self.followed.url);
+            let piece = next_or_end(response, url, self.expected.is_none()).await?;
             let Some(piece) = piece else {
                 return match self.expected {
                     Some(missing) if missing > 0 => {

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use reqwest::{Client, RequestBuilder, Response, Url, redirect::Policy};
 use rustls::{
     ClientConfig,
@@ -309,8 +309,33 @@ pub(super) async fn next_piece(response: &mut Response, url: &Url) -> Result<Opt
     }
 }
 
+/// The same. Where the content is `known` by its digest, a body without a length may end with its connection, also where the
+/// upstream leaves TLS without its goodbye (`close_notify`): else that may be a cut.
+///
+/// Source: RFC 9112 section 9.8.
+pub(super) async fn next_or_end(response: &mut Response, url: &Url, known: bool) -> Result<Option<Bytes>, Error> {
+    let ends_with_connection = known
+        && response.version() <= Version::HTTP_11
+        && !response.headers().contains_key(header::CONTENT_LENGTH)
+        && !response.headers().contains_key(header::TRANSFER_ENCODING);
+    match next_piece(response, url).await {
+        Err(error) if ends_with_connection && error.is_unannounced_end() => Ok(None),
+        piece => piece,
+    }
+}
+
 /// The whole body, if it is at most `limit` bytes. A body cut short is an error.
-pub(super) async fn whole_body(mut response: Response, url: &Url, limit: usize) -> Result<Bytes, Error> {
+pub(super) async fn whole_body(response: Response, url: &Url, limit: usize) -> Result<Bytes, Error> {
+    whole_content(response, url, limit, false).await
+}
+
+/// The same of what is perhaps `known` by its digest: see [`next_or_end`].
+pub(super) async fn whole_content(
+    mut response: Response,
+    url: &Url,
+    limit: usize,
+    known: bool,
+) -> Result<Bytes, Error> {
     let too_large =
         || Error::new(ErrorKind::TooLarge, format!("the answer of {} is larger than {limit} bytes", Shown(url)));
     let announced = number(response.headers(), &header::CONTENT_LENGTH);
@@ -319,7 +344,7 @@ pub(super) async fn whole_body(mut response: Response, url: &Url, limit: usize) 
     }
     let read = async {
         let mut body = BytesMut::new();
-        while let Some(piece) = next_piece(&mut response, url).await? {
+        while let Some(piece) = next_or_end(&mut response, url, known).await? {
             if body.len() + piece.len() > limit {
                 return Err(too_large());
             }

@@ -11,20 +11,23 @@ use http::{HeaderMap, header};
 use tokio::{sync::SemaphorePermit, time::timeout};
 
 use super::{
-    answer,
+    answer::{self, Coding},
     budget::Room,
-    client::{number, whole_body},
+    client::{number, whole_content},
     digest,
     endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
-    media_type,
+    judged, media_type,
     request::{Ask, Shared},
 };
-use crate::oci::{DocumentType, ManifestSigns};
+use crate::{
+    metrics::Operation,
+    oci::{DocumentType, ManifestSigns},
+};
 
 /// The largest manifest, tag list or index of referrers that is passed on, in bytes.
-const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
+pub(super) const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 /// How many manifests and lists of one upstream are read into memory at a time, beside small ones.
 pub(super) const MAX_DOCUMENTS: usize = 64;
 /// A document that announces no more bytes than this needs no turn. Most manifests are far smaller.
@@ -67,7 +70,17 @@ impl Shared {
         let age = answer::age(&followed);
         let Followed { response, url, .. } = followed;
         let headers = response.headers().clone();
-        let body = whole_body(response, &url, MAX_DOCUMENT).await?;
+        let digest = match ask.operation {
+            Operation::Manifest => ask.digest.clone().or_else(|| super::digest(&headers)),
+            _ => None,
+        };
+        let mut body = whole_content(response, &url, MAX_DOCUMENT, digest.is_some()).await?;
+        let coding = answer::coding(&headers);
+        if coding == Coding::Gzip {
+            let (raw, known) = (body.clone(), digest);
+            let decoded = tokio::task::spawn_blocking(move || judged::document(raw, coding, known.as_ref())).await;
+            body = decoded.unwrap_or(body);
+        }
         drop(place);
         // What may have any type is a manifest under a wrong one, or a page after all.
         if answer::is_html(&headers) && body.trim_ascii_start().first() != Some(&b'{') {
@@ -82,7 +95,7 @@ impl Shared {
     }
 
     /// A turn, and room for so many bytes, if both are there now.
-    fn place_now(&self, bytes: usize) -> Option<(SemaphorePermit<'_>, Room)> {
+    pub(super) fn place_now(&self, bytes: usize) -> Option<(SemaphorePermit<'_>, Room)> {
         Some((self.documents.try_acquire().ok()?, self.room.try_take(bytes)?))
     }
 
@@ -92,7 +105,7 @@ impl Shared {
         timeout(TURN_TIMEOUT, place).await.ok().flatten()
     }
 
-    fn exhausted(&self) -> Error {
+    pub(super) fn exhausted(&self) -> Error {
         let why = format!("upstream {}: too many documents are being read", self.name());
         Error::new(ErrorKind::Exhausted, why)
     }

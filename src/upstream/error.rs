@@ -6,7 +6,7 @@
 
 use std::{
     borrow::Cow,
-    fmt,
+    fmt, io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -181,6 +181,14 @@ impl Error {
         };
         let unreached = error.is_connect();
         Self { unreached, ..Self::new(kind, format!("{doing} {}", Shown(url))).caused_by(error) }
+    }
+
+    /// Whether a connection with TLS ended without saying so before.
+    pub(super) fn is_unannounced_end(&self) -> bool {
+        let is_end = |source: &(dyn std::error::Error + 'static)| {
+            source.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+        };
+        self.source.as_ref().is_some_and(|source| sources(&**source).any(is_end))
     }
 
     pub(super) fn timed_out(doing: &'static str, url: &Url, after: Duration) -> Self {

@@ -25,6 +25,7 @@ mod endpoint;
 mod error;
 mod follow;
 mod helper;
+mod judged;
 mod kept;
 pub mod oauth;
 pub mod proxy;
@@ -322,6 +323,9 @@ impl Upstream {
         let is_final = |kind| kind == ErrorKind::NotFound && self.allows_push();
         let is_empty = Digest::of(digest.algorithm(), b"") == *digest;
         let len_told = |followed: &Followed| answer::announced_len(followed).filter(|len| *len > 0 || is_empty);
+        // A part does not tell the whole, and an encoding not the content.
+        let may_tell_more =
+            |followed: &Followed| followed.is_part() || !answer::is_content(followed.response.headers());
         // That it is not there, and that it has no first byte, is no matter of the Range.
         let is_of_the_blob = |kind| match kind {
             ErrorKind::NotFound => true,
@@ -335,7 +339,7 @@ impl Upstream {
             .each_endpoint(self.apart, |endpoint| async move {
                 let by_get = async {
                     match self.shared.ask(&endpoint, first_byte).await {
-                        Ok(part) if part.is_part() && len_told(&part).is_none() => {}
+                        Ok(part) if may_tell_more(&part) && len_told(&part).is_none() => {}
                         Err(error) if error.may_be_of_the_range() && !is_of_the_blob(error.kind) => {}
                         answer => return answer,
                     }
@@ -385,11 +389,12 @@ impl Upstream {
         digest: &Digest,
         range: BlobRange,
     ) -> Result<BlobStream, Error> {
-        let ask = &self.asked(Ask::blob(Method::GET, repository, digest, range))?;
+        let ask = &self.asked(Ask { any_type: true, ..Ask::blob(Method::GET, repository, digest, range) })?;
         self.shared
             .each_endpoint(ask.apart, |endpoint| async move {
-                let followed = self.shared.ask(&endpoint, ask).await?;
-                BlobStream::new(followed, range, &self.shared, endpoint, ask.apart)
+                let mut followed = self.shared.ask(&endpoint, ask).await?;
+                let front = Box::pin(self.shared.judge(&mut followed, digest)).await?;
+                BlobStream::new(followed, front, range, &self.shared, endpoint, ask.apart)
             })
             .await
     }
@@ -412,6 +417,8 @@ impl Upstream {
             client: None,
             any_type: false,
             is_tag: false,
+            any_coding: false,
+            digest: None,
         })?;
         let Document { headers: theirs, body, .. } = self.shared.document(ask).await?;
         let warnings = Remark::of(&theirs).warnings.into_iter().map(|warning| (header::WARNING, warning));

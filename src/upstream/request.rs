@@ -5,7 +5,10 @@
 //! us: nothing of ours is meant for it.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -55,6 +58,10 @@ pub(super) struct Ask {
     pub any_type: bool,
     /// No digest is asked for: the content has to say that it is a manifest.
     pub is_tag: bool,
+    /// What it says of its coding counts for nothing.
+    pub any_coding: bool,
+    /// What a manifest's digest has to be, where it is asked for by that.
+    pub digest: Option<Digest>,
 }
 
 impl Ask {
@@ -65,10 +72,15 @@ impl Ask {
             scope: Scope::Pull(repository.clone()),
             any_type: method == Method::GET,
             is_tag: matches!(reference, Reference::Tag(_)),
+            any_coding: true,
             method,
             headers: accept_headers(accept),
             apart: false,
             client: None,
+            digest: match reference {
+                Reference::Digest(digest) => Some(digest.clone()),
+                Reference::Tag(_) => None,
+            },
         }
     }
 
@@ -83,6 +95,8 @@ impl Ask {
             client: None,
             any_type: false,
             is_tag: false,
+            any_coding: true,
+            digest: None,
         }
     }
 
@@ -97,6 +111,8 @@ impl Ask {
             client: client.cloned(),
             any_type: false,
             is_tag: false,
+            any_coding: false,
+            digest: None,
         }
     }
 }
@@ -198,6 +214,7 @@ impl Shared {
             is_head: ask.method == Method::HEAD,
             is_blob: ask.operation == Operation::Blob,
             any_type: ask.any_type,
+            any_coding: ask.any_coding,
             by_client: matches!(self.access, Access::Client { .. }),
         }
     }
@@ -205,6 +222,12 @@ impl Shared {
     /// Whose credentials decide.
     pub(super) fn access(&self) -> Access {
         self.access
+    }
+
+    /// So many bytes of a blob came.
+    pub(super) fn note_received(&self, bytes: u64) {
+        self.metrics.upstream_received(&self.name, bytes);
+        self.received.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The counter of bytes of blobs that came.

@@ -50,7 +50,6 @@ async fn every_outage_leads_to_the_second() {
         Fault::page(405),
         Fault::Truncate { at: 3 },
         Fault::Redirect { status: 302, to: To::Here },
-        Fault::Header("content-encoding", Some("gzip".into())),
     ] {
         let (first, second, config) = two().await;
         first.fault(When::any(), fault.clone());

@@ -142,14 +142,6 @@ async fn a_page_for_people_is_an_outage_and_no_manifest() {
 }
 
 #[tokio::test]
-async fn an_encoded_manifest_is_refused() {
-    let registry = FakeRegistry::start().await;
-    registry.add_image("team/app", "1", &[]);
-    registry.fault(When::any(), Fault::Header("content-encoding", Some("gzip".into())));
-    assert_eq!(kind(Subject::of(&registry).manifest("team/app", "1").await), Some(ErrorKind::Protocol));
-}
-
-#[tokio::test]
 async fn a_manifest_may_have_sixteen_mebibytes_and_no_more() {
     let registry = FakeRegistry::start().await;
     let largest = vec![b' '; 16 * 1024 * 1024];
