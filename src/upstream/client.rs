@@ -4,11 +4,14 @@
 //! behind our back; every wait ends; an address that the operator did not choose passes the
 //! [`AddressFilter`]. Proxies come from the usual variables (`HTTPS_PROXY`, `NO_PROXY`, …).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use reqwest::{Client, RequestBuilder, Response, Url, redirect::Policy};
 use rustls::{
     ClientConfig,
@@ -16,12 +19,13 @@ use rustls::{
 };
 
 use super::{
-    Config, Context,
+    Asker, Config, Context,
     address::AddressFilter,
     certificate,
     content::{Content, Progress},
-    error::{Error, ErrorKind, SetupError, Shown},
+    error::{Error, ErrorKind, SetupError, Shown, retry_after},
     kept::{self, NoteNew},
+    limits::{Counted, Limits},
     trust,
 };
 use crate::{
@@ -64,10 +68,24 @@ const MAX_IDLE: Duration = Duration::from_secs(30);
 /// How long an unwanted body is waited for; a new connection costs less than a longer wait.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A request that changes nothing.
+pub(super) struct Question<'a> {
+    /// Over a connection that no other request is on.
+    pub apart: bool,
+    /// In whose name; `None`: forebay's own.
+    pub principal: Option<Asker>,
+    pub operation: Operation,
+    pub method: Method,
+    pub url: &'a Url,
+    pub headers: HeaderMap,
+    pub body: Option<String>,
+}
+
 /// Sends requests on behalf of one upstream, and counts them.
 pub(super) struct Sender {
     upstream: Arc<str>,
     clients: Clients,
+    limits: Limits,
     ca_flaws: CaFlaws,
     filter: AddressFilter,
     metrics: Metrics,
@@ -160,7 +178,8 @@ impl Sender {
         ]);
         let kit = Kit { headers, tls, filter: filter.clone() };
         let clients = kit.clients().map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
-        Ok(Self { upstream, clients, ca_flaws, filter, metrics: context.metrics.clone() })
+        let limits = Limits::default();
+        Ok(Self { upstream, clients, limits, ca_flaws, filter, metrics: context.metrics.clone() })
     }
 
     /// What is wrong with the certificates of `ca`.
@@ -168,7 +187,7 @@ impl Sender {
         &self.ca_flaws
     }
 
-    /// Sends one request that changes nothing, and waits for the head of the answer.
+    /// Sends one request that changes nothing, in forebay's own name, and waits for the head of the answer.
     pub(super) async fn send(
         &self,
         operation: Operation,
@@ -177,20 +196,17 @@ impl Sender {
         headers: HeaderMap,
         body: Option<String>,
     ) -> Result<Response, Error> {
-        self.send_over(false, operation, method, url, headers, body).await
+        let (apart, principal) = (false, None);
+        self.ask(Question { apart, principal, operation, method, url, headers, body }).await
     }
 
-    /// The same, perhaps (`apart`) over a connection that no other request is on.
-    pub(super) async fn send_over(
-        &self,
-        apart: bool,
-        operation: Operation,
-        method: Method,
-        url: &Url,
-        headers: HeaderMap,
-        body: Option<String>,
-    ) -> Result<Response, Error> {
+    /// Sends it, and waits for the head of the answer.
+    pub(super) async fn ask(&self, question: Question<'_>) -> Result<Response, Error> {
+        let Question { apart, principal, operation, method, url, headers, body } = question;
         self.check(url).await?;
+        let host = format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+        let counted = Counted { host, principal, operation, is_head: method == Method::HEAD };
+        let turn = self.limits.turn(&counted).await.map_err(|left| Error::limited(url, left))?;
         let client = match apart {
             true => &self.clients.apart,
             false if operation == Operation::Blob && may_be_long(&method, &headers) => &self.clients.blobs,
@@ -207,6 +223,13 @@ impl Sender {
             Ok(answer) => answer.map_err(|error| Error::from_transport("asking", url, error)),
             Err(_) => Err(Error::timed_out("asking", url, HEAD_TIMEOUT)),
         };
+        if let Ok(response) = &answer
+            && response.status() == StatusCode::TOO_MANY_REQUESTS
+            && let Some(after) = retry_after(response.headers(), SystemTime::now())
+        {
+            self.limits.note(counted, after);
+        }
+        drop(turn);
         self.counted(operation, answer)
     }
 

@@ -191,6 +191,12 @@ impl Error {
         self.source.as_ref().is_some_and(|source| sources(&**source).any(is_end))
     }
 
+    /// It was not asked, since it said to come again after so long, and others wait for that.
+    pub(super) fn limited(url: &Url, left: Duration) -> Self {
+        let why = format!("{} has had enough of requests for now, and others wait their turn", Shown(url));
+        Self { retry_after: Some(left), ..Self::new(ErrorKind::TooManyRequests, why) }
+    }
+
     pub(super) fn timed_out(doing: &'static str, url: &Url, after: Duration) -> Self {
         Self::new(ErrorKind::Timeout, format!("{doing} {}: nothing came for {} s", Shown(url), after.as_secs()))
     }
@@ -252,7 +258,7 @@ pub(super) fn sources<'a>(
 }
 
 /// `Retry-After` as a duration from `now`: seconds, or an HTTP date (RFC 9110 §10.2.3).
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 
 use super::{
-    answer,
-    client::{FIRST_BYTE, Sender, discard},
+    Asker, answer,
+    client::{FIRST_BYTE, Question, Sender, discard},
     error::{Error, ErrorKind, Shown},
     redirect,
     via::Mirrors,
@@ -48,10 +48,11 @@ impl Followed {
     }
 }
 
-/// Sends a GET or a HEAD, perhaps over connections of its own (`apart`), and follows where it is led.
+/// Sends a GET or a HEAD in the name of `principal`, perhaps over connections of its own (`apart`), and follows where it is led.
 pub(super) async fn follow(
     sender: &Sender,
     apart: bool,
+    principal: Option<Asker>,
     operation: Operation,
     method: Method,
     start: Url,
@@ -61,13 +62,21 @@ pub(super) async fn follow(
     let mut away = false;
     let mut first = None;
     for _ in 0..=redirect::MAX_HOPS {
-        let response =
-            Box::pin(sender.send_over(apart, operation, method.clone(), &url, headers.clone(), None)).await?;
+        let question = Question {
+            apart,
+            principal,
+            operation,
+            method: method.clone(),
+            url: &url,
+            headers: headers.clone(),
+            body: None,
+        };
+        let response = Box::pin(sender.ask(question)).await?;
         let first = *first.get_or_insert_with(|| First::of(&response));
         if !redirect::is_redirect(response.status()) {
             let followed = Followed { response, url, away, first };
             return if operation == Operation::Blob && is_refused_head(&method, &followed) {
-                Box::pin(probe(sender, operation, followed, headers)).await
+                Box::pin(probe(sender, principal, followed, headers)).await
             } else {
                 Ok(followed)
             };
@@ -101,12 +110,16 @@ fn is_refused_head(method: &Method, followed: &Followed) -> bool {
 /// Only for blobs: the GET of a manifest counts as a pull.
 async fn probe(
     sender: &Sender,
-    operation: Operation,
+    principal: Option<Asker>,
     refused: Followed,
     mut headers: HeaderMap,
 ) -> Result<Followed, Error> {
+    let ask = |headers| {
+        let (url, operation, method) = (&refused.url, Operation::Blob, Method::GET);
+        sender.ask(Question { apart: false, principal, operation, method, url, headers, body: None })
+    };
     headers.insert(header::RANGE, HeaderValue::from_static(FIRST_BYTE));
-    match sender.send(operation, Method::GET, &refused.url, headers.clone(), None).await {
+    match ask(headers.clone()).await {
         Ok(response) if answer::is_content(response.headers()) && tells_length(&response) => {
             return Ok(Followed { response, ..refused });
         }
@@ -115,7 +128,7 @@ async fn probe(
     }
     // Perhaps it was only the Range. The body is left where it is.
     headers.remove(header::RANGE);
-    let response = sender.send(operation, Method::GET, &refused.url, headers, None).await?;
+    let response = ask(headers).await?;
     Ok(Followed { response, ..refused })
 }
 

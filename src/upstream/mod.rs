@@ -27,6 +27,7 @@ mod follow;
 mod helper;
 mod judged;
 mod kept;
+mod limits;
 pub mod oauth;
 pub mod proxy;
 mod ratelimit;

@@ -85,7 +85,7 @@ impl Exchange<'_> {
         }
         let headers =
             user.map(|(username, secret)| (header::AUTHORIZATION, basic(username, secret))).into_iter().collect();
-        let followed = follow(sender, false, Operation::Token, Method::GET, url, headers).await?;
+        let followed = follow(sender, false, None, Operation::Token, Method::GET, url, headers).await?;
         Ok((followed.response, followed.url))
     }
 

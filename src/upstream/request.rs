@@ -466,8 +466,9 @@ impl Shared {
         if let Some(authorization) = authorization {
             headers.insert(header::AUTHORIZATION, authorization.value.clone());
         }
-        let followed =
-            Box::pin(follow(&self.sender, ask.apart, ask.operation, ask.method.clone(), url, headers)).await?;
+        let principal = ask.client.as_ref().map(|client| client.asker);
+        let sent = follow(&self.sender, ask.apart, principal, ask.operation, ask.method.clone(), url, headers);
+        let followed = Box::pin(sent).await?;
         endpoint.note_answer(followed.first);
         if !followed.away
             && let Some(RateLimit { limit, remaining }) = RateLimit::of(followed.response.headers())

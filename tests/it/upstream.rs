@@ -6,6 +6,7 @@ mod credentials;
 mod environment;
 mod failover;
 mod kept;
+mod limits;
 mod manifests;
 mod pools;
 mod realms;
