@@ -25,6 +25,7 @@ use super::{
     content::{Content, Progress},
     error::{Error, ErrorKind, SetupError, Shown, retry_after},
     kept::{self, NoteNew},
+    late::Late,
     limits::{Counted, Limits},
     trust,
 };
@@ -86,6 +87,7 @@ pub(super) struct Sender {
     upstream: Arc<str>,
     clients: Clients,
     limits: Limits,
+    late: Late,
     ca_flaws: CaFlaws,
     filter: AddressFilter,
     metrics: Metrics,
@@ -178,8 +180,8 @@ impl Sender {
         ]);
         let kit = Kit { headers, tls, filter: filter.clone() };
         let clients = kit.clients().map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
-        let limits = Limits::default();
-        Ok(Self { upstream, clients, limits, ca_flaws, filter, metrics: context.metrics.clone() })
+        let (limits, late) = (Limits::default(), Late::new());
+        Ok(Self { upstream, clients, limits, late, ca_flaws, filter, metrics: context.metrics.clone() })
     }
 
     /// What is wrong with the certificates of `ca`.
@@ -204,24 +206,43 @@ impl Sender {
     pub(super) async fn ask(&self, question: Question<'_>) -> Result<Response, Error> {
         let Question { apart, principal, operation, method, url, headers, body } = question;
         self.check(url).await?;
-        let host = format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+        let host =
+            format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
         let counted = Counted { host, principal, operation, is_head: method == Method::HEAD };
         let turn = self.limits.turn(&counted).await.map_err(|left| Error::limited(url, left))?;
+        let is_long = operation == Operation::Blob && may_be_long(&method, &headers);
         let client = match apart {
             true => &self.clients.apart,
-            false if operation == Operation::Blob && may_be_long(&method, &headers) => &self.clients.blobs,
+            false if is_long => &self.clients.blobs,
             false => &self.clients.usual,
         };
-        let request = |client: &Client| {
-            let request = client.request(method.clone(), url.clone()).headers(headers.clone());
-            match &body {
-                Some(body) => request.body(body.clone()),
-                None => request,
-            }
+        let id = if apart || body.is_some() { None } else { self.late.id(&method, url, &headers) };
+        let too_late = {
+            let url = url.clone();
+            move || Error::timed_out("asking", &url, HEAD_TIMEOUT)
         };
-        let answer = match tokio::time::timeout(HEAD_TIMEOUT, self.try_twice(client, request)).await {
-            Ok(answer) => answer.map_err(|error| Error::from_transport("asking", url, error)),
-            Err(_) => Err(Error::timed_out("asking", url, HEAD_TIMEOUT)),
+        let taken = id.as_ref().and_then(|id| self.late.take(id, too_late.clone()));
+        let mut sending = taken.unwrap_or_else(|| {
+            let (url, twice) = (url.clone(), self.twice(client));
+            Box::pin(async move {
+                let request = |client: &Client| {
+                    let request = client.request(method.clone(), url.clone()).headers(headers.clone());
+                    match &body {
+                        Some(body) => request.body(body.clone()),
+                        None => request,
+                    }
+                };
+                twice.send(request).await.map_err(|error| Error::from_transport("asking", &url, error))
+            })
+        });
+        let answer = match tokio::time::timeout(HEAD_TIMEOUT, &mut sending).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                if let Some(id) = id {
+                    self.late.keep(id, sending, is_long);
+                }
+                Err(too_late())
+            }
         };
         if let Ok(response) = &answer
             && response.status() == StatusCode::TOO_MANY_REQUESTS
@@ -233,21 +254,8 @@ impl Sender {
         self.counted(operation, answer)
     }
 
-    /// Sends a request that may come twice: once more, on a new connection, where the one that was kept proves dead. That says
-    /// nothing about the upstream, and is counted nowhere.
-    async fn try_twice(
-        &self,
-        client: &Client,
-        request: impl Fn(&Client) -> RequestBuilder,
-    ) -> reqwest::Result<Response> {
-        let (answer, kept) = kept::noted(request(client).send()).await;
-        match answer {
-            Err(error) if kept && kept::is_dead(&error) => {
-                tracing::debug!(upstream = %self.upstream, error = %error.without_url(), "a connection that was kept is dead");
-                request(&self.clients.fresh).send().await
-            }
-            answer => answer,
-        }
+    fn twice(&self, client: &Client) -> Twice {
+        Twice { upstream: self.upstream.clone(), client: client.clone(), fresh: self.clients.fresh.clone() }
     }
 
     /// Sends a request that changes something, and waits for the head of the answer: as long as its content moves, and
@@ -261,11 +269,14 @@ impl Sender {
         content: Option<Content>,
     ) -> Result<Response, Error> {
         self.check(url).await?;
+        if !method.is_safe() {
+            self.late.forget();
+        }
         let client = if content.is_some() { &self.clients.uploads } else { &self.clients.usual };
         let request = |client: &Client| client.request(method.clone(), url.clone()).headers(headers.clone());
         let (mut sending, progress): (BoxFuture<'_, _>, _) = match content {
             Some(Content { body, progress, .. }) => (Box::pin(request(client).body(body).send()), progress),
-            None if method.is_safe() => (Box::pin(self.try_twice(client, request)), Progress::ended()),
+            None if method.is_safe() => (Box::pin(self.twice(client).send(request)), Progress::ended()),
             None => (Box::pin(request(client).send()), Progress::ended()),
         };
         let answer = loop {
@@ -301,6 +312,30 @@ impl Sender {
         let status = answer.as_ref().ok().map(|response| response.status().as_u16());
         self.metrics.upstream_request(&self.upstream, operation, status);
         answer
+    }
+}
+
+/// The clients of a request that may come twice.
+struct Twice {
+    upstream: Arc<str>,
+    client: Client,
+    /// Keeps no connection.
+    fresh: Client,
+}
+
+impl Twice {
+    /// Once more, on a new connection, where the one that was kept proves dead. That says nothing about the upstream, and is
+    /// counted nowhere.
+    async fn send(self, request: impl Fn(&Client) -> RequestBuilder) -> reqwest::Result<Response> {
+        let (answer, kept) = kept::noted(request(&self.client).send()).await;
+        match answer {
+            Err(error) if kept && kept::is_dead(&error) => {
+                let error = error.without_url();
+                tracing::debug!(upstream = %self.upstream, %error, "a connection that was kept is dead");
+                request(&self.fresh).send().await
+            }
+            answer => answer,
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod follow;
 mod helper;
 mod judged;
 mod kept;
+mod late;
 mod limits;
 pub mod oauth;
 pub mod proxy;

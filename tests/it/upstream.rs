@@ -6,6 +6,7 @@ mod credentials;
 mod environment;
 mod failover;
 mod kept;
+mod late;
 mod limits;
 mod manifests;
 mod pools;

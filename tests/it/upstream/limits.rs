@@ -1,11 +1,11 @@
 //! After a 429: one question at a time, of the kind that got it.
 
+use forebay::upstream::ErrorKind;
 use futures_util::future::join_all;
+use http::Method;
 
 use super::{MANIFEST, Subject, WHOLE, accept, kind, name, reference_of};
 use crate::support::fake_registry::{FakeRegistry, Fault, Gate, When};
-use forebay::upstream::ErrorKind;
-use http::Method;
 
 #[tokio::test]
 async fn after_a_429_manifests_are_asked_for_one_by_one() {
