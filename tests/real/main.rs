@@ -31,6 +31,7 @@ mod private;
 mod push;
 mod restart;
 mod resume;
+mod short_keepalive;
 mod skopeo;
 mod systemd;
 mod two_commands;
