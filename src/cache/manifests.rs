@@ -175,7 +175,7 @@ impl ManifestCache {
                     tag: tag.clone(),
                     class: accept.class(),
                 };
-                let record = self.0.tags.fresh_in_memory(&key, upstream.registry())?;
+                let record = self.0.tags.fresh_in_memory(&key, upstream.registry(), upstream.is_scarce())?;
                 if told.is_some_and(|told| *told != record.digest) {
                     return None;
                 }
@@ -206,7 +206,7 @@ impl ManifestCache {
 
     /// The record of a tag that is for this client, and how far it can be believed.
     async fn record(&self, wanted: &Wanted, key: &TagKey) -> (Option<Arc<TagRecord>>, Freshness) {
-        match self.0.tags.get(key, wanted.upstream.registry()).await {
+        match self.0.tags.get(key, wanted.upstream.registry(), wanted.upstream.is_scarce()).await {
             (Some(record), freshness) if wanted.is_told(&record.digest) => (Some(record), freshness),
             _ => (None, Freshness::Missing),
         }
@@ -381,7 +381,7 @@ impl ManifestCache {
             Reference::Digest(_) => None,
         };
         let known = match &key {
-            Some(key) => self.0.tags.get(key, wanted.upstream.registry()).await.0,
+            Some(key) => self.0.tags.get(key, wanted.upstream.registry(), false).await.0,
             None => None,
         };
         let mut question = self.question(wanted, reference, false);

@@ -437,6 +437,11 @@ impl Upstream {
         self.shared.allows_push()
     }
 
+    /// Whether less than a tenth is left of the limit that it tells of.
+    pub fn is_scarce(&self) -> bool {
+        self.shared.is_scarce()
+    }
+
     /// Whether it is asked with credentials of ours, as against anonymously.
     pub fn has_credentials(&self) -> bool {
         self.shared.has_credentials()

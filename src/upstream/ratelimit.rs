@@ -3,22 +3,62 @@
 //! Docker Hub says `ratelimit-limit: 100;w=21600` and `ratelimit-remaining: 76;w=21600` with every
 //! manifest; an answer without them comes from an account without limits, or from elsewhere.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
 use http::HeaderMap;
+use tokio::time::Instant;
+
+/// The longest window that is believed, and that of a limit which tells none.
+const MAX_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
+const USUAL_WINDOW: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// What an answer told of the limit, in pulls per window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RateLimit {
     pub limit: Option<u64>,
     pub remaining: Option<u64>,
+    pub window: Option<Duration>,
 }
 
 impl RateLimit {
     /// `None` when the answer says nothing of a limit.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let announced =
-            Self { limit: quantity(headers, "ratelimit-limit"), remaining: quantity(headers, "ratelimit-remaining") };
+        let announced = Self {
+            limit: quantity(headers, "ratelimit-limit"),
+            remaining: quantity(headers, "ratelimit-remaining"),
+            window: window(headers, "ratelimit-remaining").or_else(|| window(headers, "ratelimit-limit")),
+        };
         (announced.limit.is_some() || announced.remaining.is_some()).then_some(announced)
     }
+}
+
+/// Whether little is left of an upstream's limit: less than a tenth.
+#[derive(Debug, Default)]
+pub(super) struct Scarcity(Mutex<Option<Instant>>);
+
+impl Scarcity {
+    pub(super) fn note(&self, announced: RateLimit) {
+        let RateLimit { limit: Some(limit), remaining: Some(remaining), window } = announced else { return };
+        let is_scarce = remaining.saturating_mul(10) < limit;
+        let until = Instant::now() + window.unwrap_or(USUAL_WINDOW).min(MAX_WINDOW);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = is_scarce.then_some(until);
+    }
+
+    /// As it was last told, for as long as the window of that.
+    pub(super) fn is_scarce(&self) -> bool {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// `w=21600`, in seconds.
+fn window(headers: &HeaderMap, name: &str) -> Option<Duration> {
+    let text = headers.get(name)?.to_str().ok()?;
+    let seconds = text.split([';', ',']).find_map(|parameter| parameter.trim().strip_prefix("w="))?;
+    Some(Duration::from_secs(seconds.parse().ok()?))
 }
 
 /// The number before the parameters, as in `100;w=21600`.
@@ -50,5 +90,31 @@ mod tests {
                 .collect();
             assert_eq!(RateLimit::of(&map).map(|limit| (limit.limit, limit.remaining)), *expected, "{headers:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn less_than_a_tenth_is_scarce_for_as_long_as_its_window() {
+        let scarcity = Scarcity::default();
+        let told =
+            |limit, remaining, seconds| RateLimit { limit, remaining, window: Some(Duration::from_secs(seconds)) };
+        for (limit, remaining, is_scarce) in [
+            (Some(100), Some(10), false),
+            (Some(100), Some(9), true),
+            // It says nothing new.
+            (None, Some(50), true),
+            (Some(100), None, true),
+            (Some(100), Some(100), false),
+            (Some(1), Some(0), true),
+        ] {
+            scarcity.note(told(limit, remaining, 60));
+            assert_eq!(scarcity.is_scarce(), is_scarce, "{remaining:?} of {limit:?}");
+        }
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(!scarcity.is_scarce());
+        let headers = HeaderMap::from_iter([
+            (HeaderName::from_static("ratelimit-limit"), HeaderValue::from_static("100;w=21600")),
+            (HeaderName::from_static("ratelimit-remaining"), HeaderValue::from_static("9")),
+        ]);
+        assert_eq!(RateLimit::of(&headers), Some(told(Some(100), Some(9), 21_600)));
     }
 }

@@ -26,7 +26,7 @@ use super::{
     document::MAX_DOCUMENTS,
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
-    ratelimit::RateLimit,
+    ratelimit::{RateLimit, Scarcity},
     refusal::{Private, Refusal},
     token::Scope,
 };
@@ -135,6 +135,7 @@ pub(super) struct Shared {
     access: Access,
     /// Those of its URLs that are not its name.
     private_hosts: Vec<String>,
+    scarcity: Scarcity,
     /// How many bytes of blobs came, from all its endpoints.
     received: Arc<AtomicU64>,
     metrics: Metrics,
@@ -159,6 +160,7 @@ impl Shared {
             credentials: config.credential != CredentialSource::Anonymous,
             access: config.access,
             private_hosts: private_hosts(config),
+            scarcity: Scarcity::default(),
             received: Arc::default(),
             metrics: context.metrics.clone(),
         })
@@ -222,6 +224,11 @@ impl Shared {
     /// Whose credentials decide.
     pub(super) fn access(&self) -> Access {
         self.access
+    }
+
+    /// Whether little is left of its limit.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.scarcity.is_scarce()
     }
 
     /// So many bytes of a blob came.
@@ -471,9 +478,13 @@ impl Shared {
         let followed = Box::pin(sent).await?;
         endpoint.note_answer(followed.first);
         if !followed.away
-            && let Some(RateLimit { limit, remaining }) = RateLimit::of(followed.response.headers())
+            && let Some(announced) = RateLimit::of(followed.response.headers())
         {
-            self.metrics.upstream_ratelimit(&self.name, limit, remaining);
+            self.metrics.upstream_ratelimit(&self.name, announced.limit, announced.remaining);
+            // What one client of several may still pull is nothing to the others.
+            if matches!(self.access, Access::Shared) {
+                self.scarcity.note(announced);
+            }
         }
         Ok(followed)
     }

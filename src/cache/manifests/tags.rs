@@ -34,6 +34,8 @@ const MAX_CLASSES: usize = 16;
 /// How long the answer about a tag is believed although it came with an older date, or none of use: a tag is asked about
 /// no more often than once in this time.
 const MIN_ASKING_INTERVAL: Duration = Duration::from_secs(1);
+/// How many times `tag_ttl` a tag is believed while little is left of its upstream's limit.
+const SCARCE_FACTOR: u32 = 10;
 /// How long an upstream that could not answer for a tag is left alone, at most.
 const TROUBLE_TTL: Duration = Duration::from_secs(5);
 
@@ -91,21 +93,22 @@ impl TagRecords {
 
     /// The record of a tag, and how far it can be believed. One too old for anything is not given, nor what another registry
     /// answered under this name.
-    pub async fn get(&self, key: &TagKey, registry: &Registry) -> (Option<Arc<TagRecord>>, Freshness) {
+    /// `scarce`: its upstream is to be asked seldom.
+    pub async fn get(&self, key: &TagKey, registry: &Registry, scarce: bool) -> (Option<Arc<TagRecord>>, Freshness) {
         let Some(found) = self.find(key, registry).await else { return (None, Freshness::Missing) };
-        match self.judge(&found) {
+        match self.judge(&found, scarce) {
             Freshness::Missing => (None, Freshness::Missing),
             freshness => (Some(found.record), freshness),
         }
     }
 
     /// The record of a tag, when it is in memory and fresh.
-    pub fn fresh_in_memory(&self, key: &TagKey, registry: &Registry) -> Option<Arc<TagRecord>> {
+    pub fn fresh_in_memory(&self, key: &TagKey, registry: &Registry, scarce: bool) -> Option<Arc<TagRecord>> {
         let found = self.remembered(key).filter(|found| self.holds(key, found))?;
         if !found.record.is_of(registry, key.pool) {
             return None;
         }
-        (self.judge(&found) == Freshness::Fresh).then_some(found.record)
+        (self.judge(&found, scarce) == Freshness::Fresh).then_some(found.record)
     }
 
     fn remembered(&self, key: &TagKey) -> Option<Remembered> {
@@ -214,7 +217,7 @@ impl TagRecords {
         let mut found = Vec::new();
         for other in self.store.tag_classes(key).await {
             if let Some(other) = self.find(&other, registry).await {
-                let freshness = self.judge(&other);
+                let freshness = self.judge(&other, false);
                 found.push((other.record, freshness));
             }
         }
@@ -342,10 +345,11 @@ impl TagRecords {
         self.troubled.contains_key(&trouble(wanted, key))
     }
 
-    fn judge(&self, found: &Remembered) -> Freshness {
+    fn judge(&self, found: &Remembered, scarce: bool) -> Freshness {
+        let tag_ttl = if scarce { self.tag_ttl.saturating_mul(SCARCE_FACTOR) } else { self.tag_ttl };
         let interval = MIN_ASKING_INTERVAL.min(self.tag_ttl);
         let (now, steady) = (SystemTime::now(), freshness::steady_now());
-        match freshness::judge_steadily(found.record.confirmed, now, steady, self.tag_ttl, self.stale_if_error) {
+        match freshness::judge_steadily(found.record.confirmed, now, steady, tag_ttl, self.stale_if_error) {
             Freshness::Fresh => Freshness::Fresh,
             _ if found.answered.is_some_and(|answered| answered.elapsed() < interval) => Freshness::Fresh,
             old => old,
@@ -416,7 +420,7 @@ mod tests {
         }
 
         async fn digest(&self) -> Option<Digest> {
-            self.records.get(&self.key, &registry()).await.0.map(|record| record.digest.clone())
+            self.records.get(&self.key, &registry(), false).await.0.map(|record| record.digest.clone())
         }
 
         /// Has the disk do what it has to, then looks at that alone.
@@ -512,10 +516,28 @@ mod tests {
         tags.records.keep(&tags.key, tags.writes(), Arc::new(long_ago)).await;
         let just_before = MIN_ASKING_INTERVAL - Duration::from_millis(1);
         tokio::time::advance(just_before.saturating_sub(tags.answered().elapsed())).await;
-        assert_eq!(tags.records.get(&tags.key, &registry()).await.1, Freshness::Fresh);
-        assert!(tags.records.fresh_in_memory(&tags.key, &registry()).is_some());
+        assert_eq!(tags.records.get(&tags.key, &registry(), false).await.1, Freshness::Fresh);
+        assert!(tags.records.fresh_in_memory(&tags.key, &registry(), false).is_some());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(tags.records.get(&tags.key, &registry()).await, (None, Freshness::Missing));
-        assert!(tags.records.fresh_in_memory(&tags.key, &registry()).is_none());
+        assert_eq!(tags.records.get(&tags.key, &registry(), false).await, (None, Freshness::Missing));
+        assert!(tags.records.fresh_in_memory(&tags.key, &registry(), false).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tag_is_believed_tenfold_while_its_limit_is_scarce() {
+        use Freshness::{Fresh, Missing, Stale};
+        let hour = Duration::from_secs(3600);
+        for (hours, usual, scarce) in
+            [(0.5, Fresh, Fresh), (1.5, Stale, Fresh), (9.5, Missing, Fresh), (10.5, Missing, Stale)]
+        {
+            let tags = tags();
+            let confirmed = SystemTime::now() - hour.mul_f64(hours);
+            tags.records
+                .keep(&tags.key, tags.writes(), Arc::new(TagRecord { confirmed, ..(*pointing_at("a")).clone() }))
+                .await;
+            tokio::time::advance(MIN_ASKING_INTERVAL).await;
+            let judged = async |scarce| tags.records.get(&tags.key, &registry(), scarce).await.1;
+            assert_eq!((judged(false).await, judged(true).await), (usual, scarce), "{hours} hours");
+        }
     }
 }
