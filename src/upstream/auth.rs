@@ -73,6 +73,11 @@ impl Authorization {
         self.proof.judged().is_some_and(|judged| !judged.is_taken())
     }
 
+    /// Whether it is a token that had come before this moment.
+    pub(super) fn came_before(&self, moment: Instant) -> bool {
+        matches!(&self.proof, Proof::Token { token, .. } if token.obtained() < moment)
+    }
+
     /// Notes what the answer, of success or of this error, says of a client's password that went with what was refused
     /// without it. Registries say 403 or 404 to a wrong one, too; to one that was taken that is about something else. A 404 to a
     /// token is not about the password: who pushes is told so of each blob that is yet to be sent.

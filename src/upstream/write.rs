@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
+use tokio::time::Instant;
 
 use super::{
     ClientCredential,
@@ -134,8 +135,9 @@ impl Shared {
             Need::Delete => Scope::Delete(write.repository.clone()),
         };
         let cause = self.cause(&scope, asking.client);
+        let begun = Instant::now();
         let answer = match content {
-            Some(content) => Box::pin(self.write_with_content(endpoint, cause, write, &url, content)).await?,
+            Some(content) => Box::pin(self.write_with_content(endpoint, cause, write, &url, (content, begun))).await?,
             None => {
                 let instead = without_mount(&write, &url);
                 let answered = Box::pin(self.write_without_content(endpoint, cause, write, &url)).await;
@@ -174,20 +176,26 @@ impl Shared {
         let first = self.lead(&write, url, authorization.as_ref()).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
             match &authorization {
+                Some(_) if write.goes_on_after(first.status()) => {}
                 Some(authorization) => judge_refusal(authorization, first.status()),
                 None if first.status().is_success() => endpoint.note_open(),
                 None => {}
             }
             return Ok(first);
         }
-        if let Some(authorization) = authorization {
-            self.authenticator.refused(&authorization).await;
+        if let Some(authorization) = &authorization
+            && !(write.goes_on_after(first.status()) && authorization.is_clients_password())
+        {
+            self.authenticator.refused(authorization).await;
         }
         let headers = first.headers().clone();
         discard(first).await;
         let challenged = self.authenticator.challenged(&self.sender, endpoint, &headers, cause, failed);
         let authorization = Box::pin(challenged).await?;
         let second = self.lead(&write, url, Some(&authorization)).await?;
+        if write.goes_on_after(second.status()) {
+            return Ok(second);
+        }
         if second.status() == StatusCode::UNAUTHORIZED {
             self.authenticator.refused(&authorization).await;
             authorization.judge(Some(ErrorKind::Unauthorized));
@@ -205,7 +213,7 @@ impl Shared {
         cause: Cause<'_>,
         write: Write<'_>,
         url: &Url,
-        content: Content,
+        (content, begun): (Content, Instant),
     ) -> Result<Response, Error> {
         let authorization = self.authorization_beforehand(endpoint, cause).await?.map(Authorization::shown);
         let headers = authorized(&write.headers, authorization.as_ref());
@@ -223,7 +231,16 @@ impl Shared {
         }
         if answer.status() == StatusCode::UNAUTHORIZED {
             match &authorization {
-                Some(authorization) => self.authenticator.refused(authorization).await,
+                Some(authorization) => {
+                    self.authenticator.refused(authorization).await;
+                    // One that was good before has died, in all likelihood; one that came for this request is refused.
+                    if authorization.came_before(begun) {
+                        discard(answer).await;
+                        let why =
+                            format!("{} refuses a token that it took before, once everything is sent", Shown(url));
+                        return Err(Error::new(ErrorKind::Unavailable, why).retry_at_once());
+                    }
+                }
                 None => {
                     endpoint.forget_open();
                     let headers = answer.headers().clone();
@@ -341,6 +358,14 @@ fn judge_refusal(authorization: &Authorization, status: StatusCode) {
     }
 }
 
+impl Write<'_> {
+    /// Whether it is made without its mount after such an answer, which then says nothing of a client's password: the next
+    /// answer does.
+    fn goes_on_after(&self, status: StatusCode) -> bool {
+        matches!(self.need, Need::Push { from: Some(_) }) && is_refused(status)
+    }
+}
+
 /// The upload that begins where a blob cannot be mounted. Who may push here and not read there is told by a registry to
 /// send the content; some say 401 to all of it instead, which clients take for the end.
 ///
@@ -358,9 +383,13 @@ fn without_mount<'a>(write: &Write<'a>, url: &Url) -> Option<(Write<'a>, Url)> {
 
 fn is_refusal(answered: &Result<Response, Error>) -> bool {
     match answered {
-        Ok(answer) => matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+        Ok(answer) => is_refused(answer.status()),
         Err(error) => matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied),
     }
+}
+
+fn is_refused(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 fn authorized(headers: &HeaderMap, authorization: Option<&Authorization>) -> HeaderMap {

@@ -45,11 +45,14 @@ async fn content_is_sent_once_and_with_a_token() {
     let puts = registry.requests().into_iter().filter(|request| request.method == Method::PUT);
     let shown: Vec<_> = puts.map(|put| put.header("authorization").is_some()).collect();
     assert_eq!(shown, [true]);
-    // A token that died meanwhile is not tried again, since the content is gone.
+    // Where a token has died meanwhile the content is gone: clients begin again.
     registry.revoke_tokens();
     registry.forget_requests();
     let refused = put_manifest(&mirror, "1", "{}").await;
-    assert_eq!((refused.status, &*refused.error_code()), (403, "DENIED"));
+    assert_eq!(
+        (refused.status, &*refused.error_code(), refused.header("retry-after")),
+        (502, "UNAVAILABLE", Some("1"))
+    );
     assert_eq!(refused.header("www-authenticate"), None);
     assert_eq!(registry.count(|request| request.method == Method::PUT), 1);
     // The next one has another.
@@ -57,6 +60,17 @@ async fn content_is_sent_once_and_with_a_token() {
     // What has none is tried again at once.
     registry.revoke_tokens();
     begin(&mirror).await;
+}
+
+#[tokio::test]
+async fn a_token_that_came_for_the_request_and_is_refused_is_the_end() {
+    let registry = FakeRegistry::start().await;
+    registry.require(Auth::Bearer(Bearer { rights: vec![("", "team/other")], ..Bearer::default() }));
+    let mirror = mirror_of(&registry).await;
+    for _ in 0..3 {
+        let refused = put_manifest(&mirror, "1", "{}").await;
+        assert_eq!((refused.status, &*refused.error_code()), (403, "DENIED"));
+    }
 }
 
 #[tokio::test]
