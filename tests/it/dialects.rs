@@ -13,6 +13,7 @@ mod google;
 mod harbor;
 mod kubernetes;
 mod nvcr;
+mod push;
 mod qingcloud;
 mod quay;
 mod tencent;
@@ -76,13 +77,24 @@ struct Forebay<'a> {
 impl<'a> Forebay<'a> {
     /// With these registries, each with more lines for its section.
     async fn with(internet: &'a Internet, registries: &[(&Dialect, &str)]) -> Self {
+        Self::start(internet, registries, None).await
+    }
+
+    /// The same, with a user of its own where there is one.
+    async fn start(internet: &'a Internet, registries: &[(&Dialect, &str)], user: Option<(&str, &str)>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let section = |(dialect, more): &(&Dialect, &str)| {
             let Dialect { name, configuration, .. } = dialect;
             format!("[[upstream]]\nname = \"{name}\"\nca = {:?}\n{configuration}\n{more}\n", internet.ca())
         };
         let text: String = registries.iter().map(section).collect();
-        std::fs::write(directory.path().join("forebay.toml"), format!("[cache]\nmin_free = 0\n{text}")).unwrap();
+        let access = if user.is_some() { "[access]\nhtpasswd = \"htpasswd\"\n" } else { "" };
+        if let Some((name, password)) = user {
+            let line = format!("{name}:{}\n", bcrypt::hash(password, 4).unwrap());
+            std::fs::write(directory.path().join("htpasswd"), line).unwrap();
+        }
+        std::fs::write(directory.path().join("forebay.toml"), format!("[cache]\nmin_free = 0\n{access}{text}"))
+            .unwrap();
         for (dialect, _) in registries {
             for (index, (_, password)) in dialect.users.iter().enumerate() {
                 std::fs::write(directory.path().join(password_file(dialect, index)), password).unwrap();
@@ -108,8 +120,19 @@ impl<'a> Forebay<'a> {
     }
 
     async fn ask(&self, method: Method, path: &str) -> Answer {
+        self.send(method, path, &[], "").await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        content: impl Into<reqwest::Body>,
+    ) -> Answer {
         let url = format!("http://{}{path}", self.program.registry);
-        let request = self.client.request(method, url);
+        let request = self.client.request(method, url).body(content);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = self.authorization.iter().fold(request, |request, shown| request.header("authorization", shown));
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());

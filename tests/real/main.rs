@@ -13,6 +13,10 @@
     reason = "a test that cannot go on says why by panicking, and the runner shows what it printed"
 )]
 
+/// The stand-ins for the registries of the internet, and what they need.
+#[path = "../it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "most of it is for tests/it")]
+mod stand_ins;
 mod support;
 
 mod bounded_disk;

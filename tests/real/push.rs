@@ -3,6 +3,7 @@
 
 mod chain;
 mod cut;
+mod dialects;
 mod replay;
 mod size;
 

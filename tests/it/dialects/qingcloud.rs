@@ -2,36 +2,7 @@
 //! mean just that. How it challenges is not known, so both ways of distribution are tried.
 
 use super::*;
-use crate::support::internet::dialect::{DISTRIBUTION, REALM};
-
-pub(super) const TOKENS: Dialect = Dialect {
-    name: "dockerhub.qingcloud.com",
-    url: "https://dockerhub.qingcloud.com",
-    challenges: &[
-        r#"Bearer realm="https://dockerhub.qingcloud.com/auth",service="dockerhub.qingcloud.com",scope="repository:{repository}:pull""#,
-    ],
-    base_challenges: &[r#"Bearer realm="https://dockerhub.qingcloud.com/auth",service="dockerhub.qingcloud.com""#],
-    realm: Some(Realm {
-        url: "https://dockerhub.qingcloud.com/auth",
-        service: Some("dockerhub.qingcloud.com"),
-        ..REALM
-    }),
-    users: &[("someone", "secret:with:colons")],
-    public: &["wordpress", "library/nginx"],
-    private: &["team", "team/app"],
-    ..DISTRIBUTION
-};
-
-/// Passwords are sent to the registry itself, for everything.
-pub(super) const PASSWORDS: Dialect = Dialect {
-    challenges: &[r#"Basic realm="Registry Realm""#],
-    base_challenges: &[r#"Basic realm="Registry Realm""#],
-    realm: None,
-    takes_passwords: true,
-    public: &[],
-    private: &["wordpress", "team/app"],
-    ..TOKENS
-};
+pub(super) use crate::support::internet::registries::qingcloud::{PASSWORDS, TOKENS};
 
 #[tokio::test]
 async fn public() {

@@ -2,50 +2,7 @@
 //! the name of another. The account is a number. Blobs come from the registry or by a redirect; where to is not known.
 
 use super::*;
-use crate::support::internet::dialect::{DISTRIBUTION, REALM};
-
-pub(super) const CCR: Dialect = Dialect {
-    name: "ccr.ccs.tencentyun.com",
-    url: "https://ccr.ccs.tencentyun.com",
-    challenges: &[
-        r#"Bearer realm="https://ccr.ccs.tencentyun.com/service/token",service="token-service",scope="repository:{repository}:pull,push""#,
-    ],
-    base_challenges: &[r#"Bearer realm="https://ccr.ccs.tencentyun.com/service/token",service="token-service""#],
-    realm: Some(Realm {
-        url: "https://ccr.ccs.tencentyun.com/service/token",
-        service: Some("token-service"),
-        nameless: Some(Refusal(401, "")),
-        ..REALM
-    }),
-    users: &[("100012345678", "p@ss of ccr")],
-    public: &["tkeimages/open"],
-    private: &["team/closed"],
-    ..DISTRIBUTION
-};
-
-pub(super) const HKCCR: Dialect = Dialect {
-    name: "hkccr.ccs.tencentyun.com",
-    url: "https://hkccr.ccs.tencentyun.com",
-    challenges: &[
-        r#"Bearer realm="https://hkccr.ccs.tencentyun.com/service/token",service="token-service",scope="repository:{repository}:pull,push""#,
-    ],
-    base_challenges: &[r#"Bearer realm="https://hkccr.ccs.tencentyun.com/service/token",service="token-service""#],
-    realm: Some(Realm {
-        url: "https://hkccr.ccs.tencentyun.com/service/token",
-        service: Some("token-service"),
-        nameless: Some(Refusal(401, "")),
-        ..REALM
-    }),
-    users: &[("200087654321", "p@ss of hkccr")],
-    blobs: Some(Redirect {
-        status: 302,
-        location: "https://layers.cos.example/sha256/{hex}?sign={signature}",
-        get_only: false,
-        authorization: Some(Refusal(403, "<Error><Code>AccessDenied</Code></Error>")),
-        expired: Refusal(403, "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"),
-    }),
-    ..CCR
-};
+pub(super) use crate::support::internet::registries::tencent::{CCR, HKCCR};
 
 #[tokio::test]
 async fn public() {

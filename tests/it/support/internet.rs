@@ -8,7 +8,9 @@
 pub mod dialect;
 mod proxy;
 mod realm;
+pub mod registries;
 mod registry;
+mod writes;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -32,7 +34,10 @@ pub struct Seen {
     pub method: Method,
     pub path_and_query: String,
     pub headers: HeaderMap,
+    /// A form.
     pub body: String,
+    /// What is pushed.
+    pub content: Bytes,
 }
 
 impl Seen {
@@ -47,7 +52,7 @@ impl Seen {
     /// The values of a parameter of the query, or of the form in the body.
     pub fn parameter(&self, name: &str) -> Vec<String> {
         let query = self.path_and_query.split_once('?').map_or("", |(_, query)| query);
-        let text = if self.method == Method::POST { &self.body } else { query };
+        let text = if self.body.is_empty() { query } else { &self.body };
         let pairs = url::form_urlencoded::parse(text.as_bytes());
         pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
     }
@@ -115,6 +120,16 @@ impl Internet {
         self.with(dialect, |registry| registry.images[repository].clone())
     }
 
+    /// Digest, media type and bytes of the manifest that a repository has under a reference.
+    pub fn manifest(&self, dialect: &Dialect, repository: &str, reference: &str) -> Option<(String, String, Bytes)> {
+        self.with(dialect, |registry| registry.content.manifest(repository, reference))
+    }
+
+    /// The tags of a repository.
+    pub fn tags(&self, dialect: &Dialect, repository: &str) -> Vec<String> {
+        self.with(dialect, |registry| registry.content.tags(repository).into_iter().map(str::to_owned).collect())
+    }
+
     pub fn blob(&self, dialect: &Dialect, repository: &str, digest: &str) -> Bytes {
         self.with(dialect, |registry| registry.blob(repository, digest))
     }
@@ -122,6 +137,11 @@ impl Internet {
     /// No token that this registry's realm gave is good any more.
     pub fn revoke_tokens(&self, dialect: &Dialect) {
         self.with(dialect, Registry::revoke);
+    }
+
+    /// The same when the next part of an upload comes, before anything of it is taken.
+    pub fn revoke_tokens_at_next_part(&self, dialect: &Dialect) {
+        self.with(dialect, |registry| registry.revokes_at_next_part = true);
     }
 
     /// The next blob that this registry's redirects lead to breaks off half-way.
@@ -139,6 +159,7 @@ impl Internet {
             path_and_query: url[url::Position::BeforePath..].to_owned(),
             headers: authorization.collect(),
             body: String::new(),
+            content: Bytes::new(),
         };
         self.with(dialect, |registry| registry.answer(&seen))
     }
@@ -184,6 +205,15 @@ impl Internet {
 
     /// No host got what is not meant for it, and nobody asked for more than to read.
     pub fn assert_secrets_kept(&self) {
+        self.assert_asked_for(&["pull", "metadata_read"]);
+    }
+
+    /// The same where a client pushes and deletes.
+    pub fn assert_secrets_kept_by_writer(&self) {
+        self.assert_asked_for(&["pull", "push", "delete"]);
+    }
+
+    fn assert_asked_for(&self, expected: &[&str]) {
         let registries = self.shared.registries();
         for seen in self.seen() {
             let url = seen.url();
@@ -211,7 +241,7 @@ impl Internet {
             }
             for scope in seen.parameter("scope").iter().flat_map(|scope| scope.split(' ')) {
                 let actions = scope.rsplit(':').next().unwrap();
-                assert!(actions.split(',').all(|action| ["pull", "metadata_read"].contains(&action)), "{scope}");
+                assert!(actions.split(',').all(|action| expected.contains(&action)), "{scope}");
             }
         }
     }
@@ -230,10 +260,14 @@ impl Shared {
 
     async fn serve(&self, origin: String, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (parts, incoming) = request.into_parts();
-        let body = incoming.collect().await.map(|collected| collected.to_bytes()).unwrap_or_default();
+        // Of a client that left in the middle nothing is kept.
+        let Ok(collected) = incoming.collect().await else { return Response::new(Full::default()) };
+        let content = collected.to_bytes();
         let path_and_query = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let body = String::from_utf8_lossy(&body).into_owned();
-        let seen = Seen { origin, method: parts.method, path_and_query, headers: parts.headers, body };
+        let kind = parts.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_owned());
+        let is_form = kind.is_some_and(|kind| kind.starts_with(b"application/x-www-form-urlencoded"));
+        let body = if is_form { String::from_utf8_lossy(&content).into_owned() } else { String::new() };
+        let seen = Seen { origin, method: parts.method, path_and_query, headers: parts.headers, body, content };
         self.seen.lock().unwrap().push(seen.clone());
         let host = host(&seen.origin);
         let mut registries = self.registries();

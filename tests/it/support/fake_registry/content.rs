@@ -7,7 +7,7 @@ use forebay::oci::{Algorithm, Digest};
 use serde_json::Value;
 
 #[derive(Default)]
-pub(in crate::support) struct Content {
+pub(in super::super) struct Content {
     /// By repository and digest.
     blobs: HashMap<(String, String), Bytes>,
     /// By repository and digest: media type and bytes.

@@ -38,6 +38,22 @@ pub struct Dialect {
     pub blob_head: Option<Refusal>,
     /// How many manifests may be got.
     pub limit: Option<Limit>,
+    /// Repositories that are empty. Users may push to these and to all others.
+    pub empty: &'static [&'static str],
+    /// Where an upload goes on; `{repository}`, `{session}` and `{state}` are replaced.
+    pub upload: &'static str,
+    pub mount: Mount,
+    /// What a deletion is answered with; `None`: it is made.
+    pub delete: Option<Refusal>,
+}
+
+/// What becomes of the mount of a blob that another repository has.
+#[derive(Clone, Copy)]
+pub enum Mount {
+    Made,
+    /// An upload begins in its place.
+    Begun,
+    Refused(Refusal),
 }
 
 /// A token realm. It refuses another service than its own, scopes it cannot read, and an `account` that is not who asks.
@@ -113,6 +129,10 @@ pub const DISTRIBUTION: Dialect = Dialect {
     blobs: None,
     blob_head: None,
     limit: None,
+    empty: &[],
+    upload: "/v2/{repository}/blobs/uploads/{session}?_state={state}",
+    mount: Mount::Made,
+    delete: None,
 };
 
 /// A realm of the usual kind.

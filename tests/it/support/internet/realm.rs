@@ -46,15 +46,18 @@ impl Registry {
             else {
                 return Answer::new(400, r#"{"error":"invalid_scope"}"#);
             };
-            let may = self.dialect.public.contains(&repository)
-                || (user.is_some() && self.dialect.private.contains(&repository));
+            let Dialect { public, private, empty, .. } = self.dialect;
+            let may = public.contains(&repository)
+                || (user.is_some() && (private.contains(&repository) || empty.contains(&repository)));
             if !may
                 && user.is_none()
                 && let Some(refusal) = realm.nameless
             {
                 return refusal.into();
             }
-            let granted = actions.split(',').filter(|action| may && ["pull", "metadata_read"].contains(action));
+            let read = ["pull", "metadata_read"];
+            let is_granted = |action: &&str| may && (read.contains(action) || user.is_some());
+            let granted = actions.split(',').filter(is_granted);
             allowed.extend(granted.map(|action| (repository.to_owned(), action.to_owned())));
         }
         let number = self.next();

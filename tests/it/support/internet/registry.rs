@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use forebay::oci::{ByteRange, ResolvedRange};
 
+use super::super::{
+    blob,
+    fake_registry::{Image, content::Content},
+};
 use super::{
     Answer, Seen,
     dialect::{Dialect, Redirect},
     realm::{Grant, user},
-};
-use crate::support::{
-    blob,
-    fake_registry::{Image, content::Content},
+    writes::Uploads,
 };
 
 /// The tag of every image.
@@ -20,12 +21,14 @@ pub const TAG: &str = "1";
 
 pub(super) struct Registry {
     pub dialect: Dialect,
-    content: Content,
+    pub content: Content,
+    pub uploads: Uploads,
     pub images: BTreeMap<&'static str, Image>,
     pub grants: Vec<Grant>,
     /// URLs that redirects led to: what is there, and whether they are still good.
     led: HashMap<String, Led>,
     pub cut_next_blob: bool,
+    pub revokes_at_next_part: bool,
     issued: usize,
     got: usize,
 }
@@ -55,8 +58,19 @@ impl Registry {
             let layer = blob::content(100_000, seed + index);
             images.insert(*repository, content.add_image(repository, TAG, &[&layer]));
         }
-        let (grants, led) = (vec![], HashMap::new());
-        Self { dialect, content, images, grants, led, cut_next_blob: false, issued: 0, got: 0 }
+        let (grants, led, uploads) = (vec![], HashMap::new(), Uploads::default());
+        Self {
+            dialect,
+            content,
+            uploads,
+            images,
+            grants,
+            led,
+            cut_next_blob: false,
+            revokes_at_next_part: false,
+            issued: 0,
+            got: 0,
+        }
     }
 
     pub(super) fn next(&mut self) -> usize {
@@ -89,9 +103,12 @@ impl Registry {
         let found = parse(path);
         let (repository, action) = match &found {
             Some((repository, Kind::Tags, _)) => (Some(&**repository), self.dialect.tags_action),
-            Some((repository, ..)) => (Some(&**repository), "pull"),
+            Some((repository, _, reference)) => (Some(&**repository), action(seen, reference)),
             None => (None, ""),
         };
+        if seen.method == "PATCH" && std::mem::take(&mut self.revokes_at_next_part) {
+            self.revoke();
+        }
         if let Some(refusal) = self.refusal(seen, repository, action) {
             return refusal;
         }
@@ -99,6 +116,12 @@ impl Registry {
             let status = if path.is_empty() { 200 } else { 404 };
             return Answer::new(status, "{}").with("content-type", "application/json");
         };
+        if action != "pull" && kind != Kind::Tags {
+            return match kind {
+                Kind::Manifest => self.write_manifest(&repository, &reference, seen),
+                Kind::Blob | Kind::Tags => self.write_blob(&repository, &reference, seen),
+            };
+        }
         let mut headers = Vec::new();
         if kind == Kind::Manifest
             && let Some(limit) = self.dialect.limit
@@ -115,7 +138,7 @@ impl Registry {
             Kind::Blob if seen.method == "HEAD" && self.dialect.blob_head.is_some() => {
                 return self.dialect.blob_head.unwrap().into();
             }
-            Kind::Blob => self.dialect.blobs,
+            Kind::Blob => self.dialect.blobs.filter(|_| self.content.blob(&repository, &reference).is_some()),
             Kind::Tags => None,
         };
         let mut answer = match redirect {
@@ -232,6 +255,16 @@ fn part(bytes: Bytes, range: Option<&str>) -> Answer {
         Some(None) => Answer::new(416, "").with("content-range", format!("bytes */{total}")),
         Some(Some(ResolvedRange { first, last })) => Answer::new(206, bytes.slice(first as usize..=last as usize))
             .with("content-range", format!("bytes {first}-{last}/{total}")),
+    }
+}
+
+/// What a token must allow for a request about a manifest or a blob.
+fn action(seen: &Seen, reference: &str) -> &'static str {
+    match seen.method.as_str() {
+        _ if reference.starts_with("uploads/") => "push",
+        "GET" | "HEAD" => "pull",
+        "DELETE" => "delete",
+        _ => "push",
     }
 }
 
