@@ -183,10 +183,10 @@ impl Shared {
             }
             return Ok(first);
         }
-        if let Some(authorization) = &authorization
-            && !(write.goes_on_after(first.status()) && authorization.is_clients_password())
+        if let Some(authorization) = authorization
+            && (authorization.is_token() || !write.goes_on_after(first.status()))
         {
-            self.authenticator.refused(authorization).await;
+            self.authenticator.refused(&authorization).await;
         }
         let headers = first.headers().clone();
         discard(first).await;
@@ -359,8 +359,8 @@ fn judge_refusal(authorization: &Authorization, status: StatusCode) {
 }
 
 impl Write<'_> {
-    /// Whether it is made without its mount after such an answer, which then says nothing of a client's password: the next
-    /// answer does.
+    /// Whether it is made without its mount after such an answer, which then says nothing of a password, a client's or forebay's own:
+    /// the next answer does.
     fn goes_on_after(&self, status: StatusCode) -> bool {
         matches!(self.need, Need::Push { from: Some(_) }) && is_refused(status)
     }
