@@ -20,7 +20,7 @@ fn content(version: u64, number: u64) -> Vec<u8> {
 }
 
 fn name(number: u64) -> String {
-    format!("data/{number:03}")
+    format!("data-{number:03}")
 }
 
 /// Pushes both images as podman packs them.
