@@ -252,6 +252,11 @@ impl Authenticator {
         }
     }
 
+    /// Whether it is a password of forebay's own that the upstream took before.
+    pub(super) fn was_taken(&self, authorization: &Authorization) -> bool {
+        authorization.is_own_password() && self.credentials.is_taken()
+    }
+
     /// The upstream answered to it as to those whom it knows.
     pub(super) fn taken(&self, authorization: &Authorization) {
         if authorization.is_own_password() {

@@ -196,6 +196,11 @@ impl Credentials {
         is_news
     }
 
+    /// Whether it was taken when it was last shown.
+    pub(super) fn is_taken(&self) -> bool {
+        self.trial.is_taken()
+    }
+
     /// What was shown was taken. Whether the one before was refused.
     pub(super) fn taken(&self) -> bool {
         self.trial.taken()

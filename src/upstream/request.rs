@@ -337,7 +337,9 @@ impl Shared {
         if let Some(authorization) = authorization.filter(|_| is_challenge(&first))
             && auth::widened(&ask.scope, first.response.headers()).is_none()
         {
-            self.authenticator.refused(&authorization).await;
+            if !self.refused(endpoint, &authorization).await {
+                return self.check(first, ask).await;
+            }
             if authorization.is_clients_password() && !auth::names_another_way(endpoint, first.response.headers()) {
                 return self.check(first, ask).await;
             }
@@ -370,15 +372,15 @@ impl Shared {
     /// Asks for what was refused without this.
     async fn ask_with(&self, endpoint: &Endpoint, ask: &Ask, authorization: &Authorization) -> Result<Followed, Error> {
         let second = self.send(endpoint, ask, Some(authorization)).await?;
-        if is_challenge(&second) {
-            self.authenticator.refused(authorization).await;
-        } else if is_welcome(&second) {
+        let is_refused = is_challenge(&second) && self.refused(endpoint, authorization).await;
+        if is_welcome(&second) {
             self.authenticator.taken(authorization);
         }
         let away = second.away;
         let mut answer = self.check(second, ask).await;
         if let Err(error) = &mut answer
             && error.kind == ErrorKind::Unauthorized
+            && is_refused
             && authorization.is_own_password()
         {
             error.kind = ErrorKind::OurCredentials;
@@ -398,6 +400,22 @@ impl Shared {
             authorization.judge(problem);
         }
         answer
+    }
+
+    /// Takes note of a 401. Some registries say so to what is not for a user, whose password they take: where it was taken before,
+    /// their base tells whether it still is. Whether it is not.
+    async fn refused(&self, endpoint: &Endpoint, authorization: &Authorization) -> bool {
+        if self.authenticator.was_taken(authorization)
+            && let Ok(base) = endpoint.url("")
+        {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, authorization.value.clone())]);
+            let told = Box::pin(self.sender.send(Operation::Base, Method::GET, &base, headers, None)).await;
+            if told.is_ok_and(|told| told.status() != StatusCode::UNAUTHORIZED) {
+                return false;
+            }
+        }
+        self.authenticator.refused(authorization).await;
+        true
     }
 
     /// Asks one endpoint for nothing. A token is proof enough that it would answer us: some realms give one that is good for repositories,

@@ -53,11 +53,16 @@ impl Trial {
 
     /// To be held while the credential is shown. `None`: it was taken before, or none came in time.
     pub(super) async fn turn(&self) -> Option<Turn> {
-        if self.with(|standing| matches!(standing, Standing::Taken)) {
+        if self.is_taken() {
             return None;
         }
         let turn = timeout(TURN_TIMEOUT, self.turn.clone().acquire_owned()).await;
         turn.ok()?.ok().map(|permit| Turn { _permit: permit })
+    }
+
+    /// Whether the credential was taken when it was last shown.
+    pub(super) fn is_taken(&self) -> bool {
+        self.with(|standing| matches!(standing, Standing::Taken))
     }
 
     /// For how long this one is not to be shown.

@@ -242,13 +242,14 @@ async fn a_password_that_was_taken_and_then_refused_is_shown_once() {
     for _ in 0..20 {
         assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials));
     }
-    assert_eq!(shown(&registry), 1);
+    // The base was asked whether it still takes it.
+    assert_eq!(shown(&registry), 2);
     // The pause is over: once more, and no more than that.
     pass(11).await;
     for _ in 0..20 {
         assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials));
     }
-    assert_eq!(shown(&registry), 2);
+    assert_eq!(shown(&registry), 3);
     registry.require(basic_auth("se:cret"));
     pass(11).await;
     assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials), "it grows");
@@ -261,6 +262,20 @@ async fn pass(seconds: u64) {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(seconds)).await;
     tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_401_to_what_is_not_for_us_is_none_to_the_password() {
+    let registry = registry(basic_auth("se:cret")).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    registry.fault(When::path_of("/private/"), Fault::challenge(r#"Basic realm="x""#));
+    for _ in 0..3 {
+        assert_eq!(kind(subject.manifest("private/app", "1").await), Some(ErrorKind::Unauthorized));
+        assert!(subject.manifest("team/app", "1").await.is_ok());
+    }
+    assert_eq!(subject.metric(CREDENTIALS_OK), 1);
 }
 
 /// ECR says 403 to a token whose twelve hours are over.
