@@ -105,7 +105,7 @@ pub enum Error {
     #[error("the upstream is not available")]
     UpstreamUnavailable { retry_after: Option<Duration> },
     #[error(
-        "the upstream leads to {host}, a registry that wants to know who asks: the operator of this mirror has to make {host} an upstream of its own"
+        "the upstream leads to {host}, a registry that asks for credentials: the operator of this mirror has to make {host} an upstream of its own"
     )]
     RegistryElsewhere { host: String },
     #[error("the upstream does not answer in time")]

@@ -381,7 +381,7 @@ mod tests {
         }
         let _other = hold(&held, 3, bytes()).await.unwrap();
         for (slow, expected) in [
-            // What the other peer reads goes on to count, whoever is ended.
+            // What the other peer reads goes on to count, whichever reader is ended.
             (&[0, 1, 2, 5, 6, 7][..], Err(Refused::Share)),
             (&[4], Ok(4)),
         ] {

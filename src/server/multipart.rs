@@ -11,7 +11,7 @@ use crate::oci::ResolvedRange;
 
 /// What stands between the parts of one body.
 pub struct Framing {
-    /// Nobody who makes a blob can know it.
+    /// The author of a blob cannot know it.
     boundary: String,
     /// Of the whole blob, in bytes.
     total: u64,

@@ -90,7 +90,7 @@ enum Judged {
 }
 
 /// Whether the head alone tells whose word a refusal is. A HEAD has no body, so that a GET has to tell; but a client that
-/// pushes is told by the HEAD of a blob what to send, whoever says that the blob is not there.
+/// pushes is told by the HEAD of a blob what to send, also where an ingress says that the blob is not there.
 fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, asked: Asked) -> Judged {
     if asked.is_head && matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) {
         return Judged::Sure(ErrorKind::Unsupported);
@@ -140,8 +140,7 @@ fn kind_of(status: StatusCode, away: bool, headers: &HeaderMap) -> ErrorKind {
     }
 }
 
-/// The host that a redirect led to, if it is a registry that wants to know who asks: nothing of what is for the upstream is
-/// shown there.
+/// The host that a redirect led to, if it is a registry that asks for credentials: none of the upstream's are shown there.
 fn registry_elsewhere(Followed { response, url, away, .. }: &Followed) -> Option<String> {
     let headers = response.headers();
     let challenges = response.status() == StatusCode::UNAUTHORIZED && headers.contains_key(header::WWW_AUTHENTICATE);

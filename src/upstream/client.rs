@@ -43,7 +43,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a body that is held in memory may take as a whole: idle timeouts alone would let a
 /// drip-fed manifest take a year.
-const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// A balancer forgets idle connections silently; probing keeps them alive, or finds them dead.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long a probe of an HTTP/2 connection may go unanswered.
@@ -222,6 +222,7 @@ impl Sender {
             move || Error::timed_out("asking", &url, HEAD_TIMEOUT)
         };
         let taken = id.as_ref().and_then(|id| self.late.take(id, too_late.clone()));
+        let was_taken = taken.is_some();
         let mut sending = taken.unwrap_or_else(|| {
             let (url, twice) = (url.clone(), self.twice(client));
             Box::pin(async move {
@@ -238,8 +239,10 @@ impl Sender {
         let answer = match tokio::time::timeout(HEAD_TIMEOUT, &mut sending).await {
             Ok(answer) => answer,
             Err(_) => {
-                if let Some(id) = id {
-                    self.late.keep(id, sending, is_long);
+                match id {
+                    Some(id) if was_taken => self.late.keep_on(id, sending),
+                    Some(id) => self.late.keep(id, sending, is_long),
+                    None => {}
                 }
                 Err(too_late())
             }

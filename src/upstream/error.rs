@@ -90,7 +90,7 @@ pub struct Error {
     pub kind: ErrorKind,
     /// How long the upstream asked to be left alone.
     pub retry_after: Option<Duration>,
-    /// The upstream led to this registry, which wants to know who asks.
+    /// The upstream led to this registry, which asks for credentials.
     pub elsewhere: Option<Arc<str>>,
     /// No connection could be made.
     unreached: bool,
@@ -149,9 +149,9 @@ impl Error {
         self
     }
 
-    /// The upstream led to `host`, a registry that wants to know who asks.
+    /// The upstream led to `host`, a registry that asks for credentials.
     pub(super) fn led_to(mut self, host: String) -> Self {
-        let advice = "a registry that wants to know who asks, and has to be an upstream of its own";
+        let advice = "a registry that asks for credentials, and has to be an upstream of its own";
         self.message = format!("{}: the upstream redirects to {host}, {advice}", self.message).into();
         self.elsewhere = Some(host.into());
         self

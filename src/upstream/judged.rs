@@ -8,12 +8,12 @@ use std::io::Read as _;
 
 use bytes::{Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
-use tokio::sync::SemaphorePermit;
+use tokio::{sync::SemaphorePermit, time::timeout};
 
 use super::{
     answer::{self, Coding},
     budget::Room,
-    client::next_or_end,
+    client::{WHOLE_BODY_TIMEOUT, next_or_end},
     document::MAX_DOCUMENT,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
@@ -51,15 +51,15 @@ impl Shared {
         let Some((_turn, room)): Option<(SemaphorePermit<'_>, Room)> = self.place_now(bytes) else {
             return Err(self.exhausted());
         };
-        let mut body = BytesMut::new();
-        while let Some(piece) = next_or_end(&mut followed.response, &followed.url, len.is_none()).await? {
-            self.note_received(piece.len() as u64);
-            body.extend_from_slice(&piece);
-            if body.len() > MAX_DOCUMENT {
-                return Ok(Some(Front { bytes: body.freeze(), is_whole: false, room }));
-            }
+        let reading = self.read_front(followed, len.is_none());
+        let (front, is_whole) = match timeout(WHOLE_BODY_TIMEOUT, reading).await {
+            Ok(front) => front?,
+            Err(_) => return Err(Error::timed_out("reading", &followed.url, WHOLE_BODY_TIMEOUT)),
+        };
+        if !is_whole {
+            return Ok(Some(Front { bytes: front, is_whole, room }));
         }
-        let (raw, wanted) = (body.freeze(), digest.clone());
+        let (raw, wanted) = (front, digest.clone());
         let judged = tokio::task::spawn_blocking(move || fitting(raw, coding, &wanted)).await;
         match judged.ok().flatten() {
             Some(bytes) => Ok(Some(Front { bytes, is_whole: true, room })),
@@ -69,6 +69,19 @@ impl Shared {
                 Err(Error::new(ErrorKind::Protocol, why))
             }
         }
+    }
+
+    /// As much of a body as is held in memory, and whether that is all.
+    async fn read_front(&self, followed: &mut Followed, known: bool) -> Result<(Bytes, bool), Error> {
+        let mut body = BytesMut::new();
+        while let Some(piece) = next_or_end(&mut followed.response, &followed.url, known).await? {
+            self.note_received(piece.len() as u64);
+            body.extend_from_slice(&piece);
+            if body.len() > MAX_DOCUMENT {
+                return Ok((body.freeze(), false));
+            }
+        }
+        Ok((body.freeze(), true))
     }
 }
 

@@ -89,7 +89,7 @@ where
         let connecting = self.0.call(target);
         Box::pin(async move {
             let connected = connecting.await;
-            // One that goes on without its request, which found another, is nobody's yet.
+            // Its request may have gone over another connection meanwhile: then this one is noted by none.
             let _ = IS_NEW.try_with(|is_new| is_new.set(true));
             connected
         })

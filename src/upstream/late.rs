@@ -18,19 +18,19 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, header};
 use reqwest::{Response, Url};
 use tokio::{
-    sync::oneshot,
-    time::{sleep, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{client::FIRST_BYTE, error::Error};
 
-/// How long a question goes on that nobody waits for.
+/// How long a request goes on that no client waits for.
 const MAX_WAIT: Duration = Duration::from_secs(180);
 /// How long its answer is kept.
 const MAX_KEPT: Duration = Duration::from_secs(60);
-/// How many go on at a time; and how many of them for bodies that may be long: over HTTP/2 each of those holds, unread, a part of a
-/// connection's window.
+/// How many go on, or have an answer that is kept, at a time; and how many of them for bodies that may be long: over HTTP/2 each of
+/// those holds, unread, a part of a connection's window.
 const MAX_LATE: usize = 32;
 const MAX_LONG: usize = 2;
 
@@ -41,9 +41,15 @@ pub(super) type Sending = BoxFuture<'static, Result<Response, Error>>;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Id([u8; 32]);
 
+/// A place among all, and one among the long.
+type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 pub(super) struct Late {
     key: Option<hmac::Key>,
     pending: Arc<Mutex<HashMap<Id, Pending>>>,
+    /// Places of the tasks, which outlive what is pending: a change forgets that, and a client may leave that took it.
+    places: Arc<Semaphore>,
+    long_places: Arc<Semaphore>,
     count: AtomicU64,
     end: CancellationToken,
     _end: DropGuard,
@@ -51,8 +57,9 @@ pub(super) struct Late {
 
 struct Pending {
     number: u64,
-    is_long: bool,
     answer: oneshot::Receiver<Result<Response, Error>>,
+    /// Tells the task that this is not pending any more.
+    _taken: DropGuard,
 }
 
 impl Late {
@@ -61,6 +68,8 @@ impl Late {
         Self {
             key: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok(),
             pending: Arc::default(),
+            places: Arc::new(Semaphore::new(MAX_LATE)),
+            long_places: Arc::new(Semaphore::new(MAX_LONG)),
             count: AtomicU64::new(0),
             _end: end.clone().drop_guard(),
             end,
@@ -98,35 +107,53 @@ impl Late {
         Some(Box::pin(async move { answer.await.unwrap_or_else(|_| Err(too_late())) }))
     }
 
-    /// Lets a request go on that nobody waits for any more; `is_long`: its answer may be.
+    /// Lets a request go on that no client waits for any more; `is_long`: its answer may be.
     pub(super) fn keep(&self, id: Id, sending: Sending, is_long: bool) {
-        let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let (give, answer) = oneshot::channel();
-        let is_kept = self.with(|pending| {
-            let has_room = pending.len() < MAX_LATE
-                && (!is_long || pending.values().filter(|pending| pending.is_long).count() < MAX_LONG);
-            if has_room {
-                pending.insert(id, Pending { number, is_long, answer });
-            }
-            has_room
-        });
-        if !is_kept {
-            return;
+        if let Some(places) = self.places(is_long) {
+            self.go_on(id, sending, Some(places));
         }
-        let pending = self.pending.clone();
+    }
+
+    /// The same for one that was taken, whose first task has its place still.
+    pub(super) fn keep_on(&self, id: Id, sending: Sending) {
+        self.go_on(id, sending, None);
+    }
+
+    fn go_on(&self, id: Id, sending: Sending, places: Option<Places>) {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let (mut give, answer) = oneshot::channel();
+        let taken = CancellationToken::new();
+        let pending = Pending { number, answer, _taken: taken.clone().drop_guard() };
+        self.with(|all| all.insert(id, pending));
+        let all = self.pending.clone();
         let going_on = self.end.clone().run_until_cancelled_owned(async move {
-            if let Ok(answer) = timeout(MAX_WAIT, sending).await {
+            let _places = places;
+            let answer = tokio::select! {
+                answer = timeout(MAX_WAIT, sending) => answer.ok(),
+                // Neither is it pending any more, nor does a request wait for it.
+                () = give.closed() => None,
+            };
+            if let Some(answer) = answer {
                 let is_answer = answer.is_ok();
                 if give.send(answer).is_ok() && is_answer {
-                    sleep(MAX_KEPT).await;
+                    let _ = timeout(MAX_KEPT, taken.cancelled()).await;
                 }
             }
-            let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
-            if pending.get(&id).is_some_and(|pending| pending.number == number) {
-                pending.remove(&id);
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.get(&id).is_some_and(|pending| pending.number == number) {
+                all.remove(&id);
             }
         });
         tokio::spawn(going_on);
+    }
+
+    fn places(&self, is_long: bool) -> Option<Places> {
+        let place = self.places.clone().try_acquire_owned().ok()?;
+        let long = match is_long {
+            true => Some(self.long_places.clone().try_acquire_owned().ok()?),
+            false => None,
+        };
+        Some((place, long))
     }
 
     /// Something is changed: what was asked before is outdated.

@@ -211,7 +211,7 @@ nr3hyFB7rR977kuLkRHQTuStTx8fm3Cd6w==
 -----END CERTIFICATE-----
 ";
 
-/// What the handshake would end with tells nobody what to do.
+/// The error of a handshake would not say what to do.
 #[test]
 fn a_certificate_that_cannot_be_used_is_explained_by_check() {
     let named = |names: Vec<String>| {

@@ -55,6 +55,26 @@ async fn a_late_answer_is_there_for_the_next_try() {
 }
 
 #[tokio::test]
+async fn a_request_goes_on_while_one_after_another_waits_in_vain() {
+    for what in ["manifest", "blob"] {
+        let registry = FakeRegistry::start().await;
+        registry.add_image("team/app", "1", &[b"layer"]);
+        let subject = Subject::of(&registry);
+        let expected = ask(&subject, what, &registry).await.unwrap();
+        registry.forget_requests();
+        let gate = Gate::new();
+        registry.fault_times(1, When::any(), Fault::HoldHead(gate.clone()));
+        // Two blobs at most go on at a time: each wait takes no further place.
+        for _ in 0..4 {
+            in_vain(ask(&subject, what, &registry), &gate).await;
+        }
+        gate.open();
+        assert_eq!(ask(&subject, what, &registry).await.unwrap(), expected, "{what}");
+        assert_eq!(registry.requests().len(), 1, "{what}");
+    }
+}
+
+#[tokio::test]
 async fn a_late_answer_is_for_the_same_request_alone() {
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "1", &[]);
