@@ -20,7 +20,7 @@ use reqwest::Url;
 use tokio::time::Instant;
 
 use super::{
-    ClientCredential, Config, Context, Verdict,
+    Asker, ClientCredential, Config, Context, Verdict,
     asker::Judged,
     challenge::{self, Challenge},
     client::Sender,
@@ -420,10 +420,10 @@ impl Authenticator {
         sender: &Sender,
         key: &TokenKey,
         credential: Option<&Credential>,
-        of_client: bool,
+        client: Option<Asker>,
     ) -> Result<Token, Error> {
         let (realm, service, scope) = (&key.realm, key.service.as_deref(), &key.scope);
-        let token = Box::pin(Exchange { realm, service, scope, credential, of_client }.fetch(sender)).await;
+        let token = Box::pin(Exchange { realm, service, scope, credential, client }.fetch(sender)).await;
         let result = match &token {
             Ok(_) => TokenResult::Fetched,
             Err(error) if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied) => TokenResult::Refused,
@@ -435,10 +435,10 @@ impl Authenticator {
 
     async fn fetch(&self, sender: &Sender, key: &TokenKey, client: Option<&ClientCredential>) -> Result<Token, Error> {
         if key.identity == Identity::Anonymous {
-            return self.ask(sender, key, None, client.is_some()).await;
+            return self.ask(sender, key, None, client.map(|_| Asker::NOBODY)).await;
         }
         if let Some(client) = client {
-            let token = self.ask(sender, key, Some(&client.credential), true).await;
+            let token = self.ask(sender, key, Some(&client.credential), Some(client.asker)).await;
             match token.as_ref().map_err(|error| error.kind) {
                 Err(ErrorKind::Unauthorized | ErrorKind::Denied) => client.judged.note(Verdict::Refused),
                 // 200, and no token.
@@ -454,7 +454,7 @@ impl Authenticator {
                 Err(error) if error.kind == ErrorKind::OurCredentials => return Err(refusal.unwrap_or(error)),
                 loaded => loaded?,
             };
-            let token = self.ask(sender, key, credential.as_deref(), false).await;
+            let token = self.ask(sender, key, credential.as_deref(), None).await;
             let Some(credential) = credential else {
                 self.warn_unused(|| NO_ENTRY.to_owned());
                 return token;

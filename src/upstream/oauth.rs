@@ -14,8 +14,8 @@ use reqwest::{Response, Url};
 use serde::Deserialize;
 
 use super::{
-    answer,
-    client::{Sender, discard, whole_body},
+    Asker, answer,
+    client::{Question, Sender, discard, whole_body},
     credential::{Credential, Secret},
     error::{Error, ErrorKind, Shown},
     follow::follow,
@@ -39,8 +39,9 @@ pub(super) struct Exchange<'a> {
     pub scope: &'a Scope,
     /// `None`: anonymously. The realm must be one that may see it.
     pub credential: Option<&'a Credential>,
-    /// It is a client's: what the realm does not understand of it is the client's fault.
-    pub of_client: bool,
+    /// The client that it is for: what the realm does not understand of it is the client's fault, and what the realm has had
+    /// enough of is this client's alone. `None`: forebay itself.
+    pub client: Option<Asker>,
 }
 
 impl Exchange<'_> {
@@ -85,15 +86,23 @@ impl Exchange<'_> {
         }
         let headers =
             user.map(|(username, secret)| (header::AUTHORIZATION, basic(username, secret))).into_iter().collect();
-        let followed = follow(sender, false, None, Operation::Token, Method::GET, url, headers).await?;
+        let followed = follow(sender, false, self.client, Operation::Token, Method::GET, url, headers).await?;
         Ok((followed.response, followed.url))
     }
 
     async fn post(&self, sender: &Sender, grant: &[(&str, &str)]) -> Result<(Response, Url), Error> {
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
-        let response = sender.send(Operation::Token, Method::POST, self.realm, headers, Some(self.form(grant))).await?;
-        Ok((response, self.realm.clone()))
+        let question = Question {
+            apart: false,
+            principal: self.client,
+            operation: Operation::Token,
+            method: Method::POST,
+            url: self.realm,
+            headers,
+            body: Some(self.form(grant)),
+        };
+        Ok((sender.ask(question).await?, self.realm.clone()))
     }
 
     /// The parameters of a POST. Several scopes are one `scope`, separated by spaces.
@@ -113,10 +122,10 @@ impl Exchange<'_> {
     async fn conclude(&self, (response, url): (Response, Url)) -> Result<Token, Error> {
         let status = response.status();
         if status != StatusCode::OK {
-            let kind = match failure(status, self.of_client) {
+            let kind = match failure(status, self.client.is_some()) {
                 // A page for people is no realm's word on credentials of ours.
                 ErrorKind::Unauthorized | ErrorKind::Denied
-                    if !self.of_client
+                    if self.client.is_none()
                         && answer::is_html(response.headers())
                         && !response.headers().contains_key(header::WWW_AUTHENTICATE) =>
                 {

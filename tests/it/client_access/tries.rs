@@ -199,3 +199,23 @@ async fn several_parts_are_given_to_whom_the_whole_is() {
         mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     }
 }
+
+/// While ann's next question hangs, bob's goes at once: the limit is hers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_realm_that_had_enough_of_one_client_serves_another() {
+    let world = World::new().await;
+    let mirror = world.mirror("").start().await;
+    let (of_ann, of_bob) = (layer("team/a", &world.of_ann), layer("team/b", &world.of_bob));
+    world.registry.fault_times(1, When::tokens(), Fault::too_many("600"));
+    assert_eq!(get_as(&mirror, ANN, &of_ann).await.status, 429);
+    let gate = Gate::new();
+    world.registry.fault_times(1, When::tokens(), Fault::HoldHead(gate.clone()));
+    let meanwhile = async {
+        gate.reached().await;
+        let status = get_as(&mirror, BOB, &of_bob).await.status;
+        gate.open();
+        status
+    };
+    let (ann, bob) = tokio::join!(get_as(&mirror, ANN, &of_ann), meanwhile);
+    assert_eq!((ann.status, bob), (200, 200));
+}
