@@ -48,6 +48,10 @@ pub(super) async fn check(followed: Followed, asked: Asked) -> Result<Followed, 
     let headers = followed.response.headers();
     let says = |what: &str| format!("{} answered {what}", Shown(&followed.url));
     if is_html(headers) && !asked.any_type {
+        // A manifest may be called so: its content tells, which a HEAD has not.
+        if asked.is_head {
+            return Err(Error::new(ErrorKind::Unsupported, says("a HEAD as an HTML page")));
+        }
         return Err(Error::new(ErrorKind::Protocol, says("with an HTML page")));
     }
     if coding(headers) != Coding::None && !asked.any_coding {
@@ -192,7 +196,7 @@ pub(super) fn number_of_bytes(headers: &HeaderMap) -> Option<u64> {
 /// How long the content is, by the answer to a HEAD, or to the GET of one byte in its place. That of an encoding tells nothing.
 pub(super) fn announced_len(followed: &Followed) -> Option<u64> {
     let headers = followed.response.headers();
-    if !matches!(coding(headers), Coding::None | Coding::Label) {
+    if is_encoded(headers) {
         return None;
     }
     match followed.response.status() {
@@ -237,7 +241,12 @@ pub(super) fn unsatisfied_total(headers: &HeaderMap) -> Option<u64> {
 
 /// Whether it is neither a page for people nor in an encoding.
 pub(super) fn is_content(headers: &HeaderMap) -> bool {
-    !is_html(headers) && matches!(coding(headers), Coding::None | Coding::Label)
+    !is_html(headers) && !is_encoded(headers)
+}
+
+/// Whether it says that it is in an encoding.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    matches!(coding(headers), Coding::Gzip | Coding::Other)
 }
 
 /// Whether it says that it is a page for people.

@@ -13,6 +13,7 @@ mod answer;
 mod asker;
 mod auth;
 mod blob;
+mod blob_head;
 mod budget;
 mod certificate;
 pub mod challenge;
@@ -56,6 +57,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 pub use self::{
     asker::{Asker, AskerKey, ClientCredential, NoRandomness, Verdict},
     blob::{BlobRange, BlobStream},
+    blob_head::BlobHead,
     budget::ReadBudget,
     client::CaFlaws,
     config::{Access, Config, CredentialSource},
@@ -70,8 +72,7 @@ pub use self::{
 use self::{
     document::Document,
     endpoint::Endpoint,
-    follow::Followed,
-    request::{Ask, Shared, in_time},
+    request::{Ask, Shared},
     token::Scope,
     via::Via,
     write::Asking,
@@ -126,16 +127,6 @@ pub struct ManifestBody {
     pub bytes: Bytes,
     /// How long ago this was true, as a forebay says.
     pub age: Duration,
-    pub remark: Remark,
-}
-
-/// What the head of a blob says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BlobHead {
-    /// In bytes.
-    pub len: Option<u64>,
-    /// As the upstream claims.
-    pub digest: Option<Digest>,
     pub remark: Remark,
 }
 
@@ -315,73 +306,6 @@ impl Upstream {
         let Document { headers, body, age } = self.shared.document(ask).await?;
         let media_type = media_type(&headers).filter(|_| !answer::is_html(&headers));
         Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, remark: Remark::of(&headers) })
-    }
-
-    /// Asks how long a blob is: by a GET of its first byte, where a HEAD does not tell.
-    pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
-        let head = &self.asked(Ask::blob(Method::HEAD, repository, digest, BlobRange::default()))?;
-        // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET; others know no HEAD.
-        // To a client that pushes, a blob that the registry would have to fetch is not there: a 404 is final.
-        let is_final = |kind| kind == ErrorKind::NotFound && self.allows_push();
-        let is_empty = Digest::of(digest.algorithm(), b"") == *digest;
-        let len_told = |followed: &Followed| answer::announced_len(followed).filter(|len| *len > 0 || is_empty);
-        // A part does not tell the whole, and an encoding not the content.
-        let may_tell_more =
-            |followed: &Followed| followed.is_part() || !answer::is_content(followed.response.headers());
-        // That it is not there, and that it has no first byte, is no matter of the Range.
-        let is_of_the_blob = |kind| match kind {
-            ErrorKind::NotFound => true,
-            ErrorKind::RangeNotSatisfiable { total: Some(0) } => is_empty,
-            _ => false,
-        };
-        let whole = &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange::default()))?;
-        let first_byte =
-            &self.asked(Ask::blob(Method::GET, repository, digest, BlobRange { first: 0, last: Some(0) }))?;
-        self.shared
-            .each_endpoint(self.apart, |endpoint| async move {
-                let by_get = async {
-                    match self.shared.ask(&endpoint, first_byte).await {
-                        Ok(part) if may_tell_more(&part) && len_told(&part).is_none() => {}
-                        Err(error) if error.may_be_of_the_range() && !is_of_the_blob(error.kind) => {}
-                        answer => return answer,
-                    }
-                    // The head of the whole; its body is left where it is.
-                    self.shared.ask(&endpoint, whole).await
-                };
-                let asking = async {
-                    match self.shared.ask(&endpoint, head).await {
-                        Err(error)
-                            if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported)
-                                && !is_final(error.kind) =>
-                        {
-                            by_get.await
-                        }
-                        // It is there, whether or not its length can be had in another way.
-                        Ok(head) if len_told(&head).is_none() => match by_get.await {
-                            Err(error) if error.kind.is_outage() => Ok(head),
-                            answer => answer,
-                        },
-                        answer => answer,
-                    }
-                };
-                let answer = in_time(&endpoint, asking).await;
-                match answer {
-                    Ok(followed) => {
-                        let headers = followed.response.headers();
-                        Ok(BlobHead {
-                            len: len_told(&followed),
-                            digest: self::digest(headers),
-                            remark: Remark::of(headers),
-                        })
-                    }
-                    // The one blob that has no first byte.
-                    Err(error) if is_empty && error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
-                        Ok(BlobHead { len: Some(0), digest: None, remark: Remark::default() })
-                    }
-                    Err(error) => Err(error),
-                }
-            })
-            .await
     }
 
     /// Begins to fetch a blob, or the part of it in `range`. Redirects are followed anew each time.

@@ -150,3 +150,46 @@ async fn a_blob_that_is_there_is_so_though_its_length_cannot_be_had() {
     let told = mirror.head(&path(&digest)).await;
     assert_eq!((told.status, told.header("content-length")), (200, None));
 }
+
+/// Called a page, without a word of its digest.
+fn called_a_page(registry: &FakeRegistry) {
+    registry.fault(When::any(), Fault::Header("content-type", Some("text/html".to_owned())));
+    registry.fault(When::any(), Fault::Header("docker-content-digest", None));
+}
+
+#[tokio::test]
+async fn a_blob_called_a_page_has_the_head_of_its_get() {
+    for push in [false, true] {
+        let registry = FakeRegistry::start().await;
+        let mirror = mirror_of(&registry, push).await;
+        called_a_page(&registry);
+        // The longest is too long to be a page.
+        for len in [1, 100_000, 17 * 1024 * 1024] {
+            let (digest, _) = add(&registry, len, 1);
+            assert_len(&mirror, &path(&digest), len, "called a page").await;
+        }
+        let (digest, _) = add(&registry, 1000, 2);
+        registry.fault(When::blobs(), Fault::html());
+        for told in [mirror.head(&path(&digest)).await, mirror.get(&path(&digest)).await] {
+            assert_eq!(told.status, 502, "a page");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_called_a_page_has_the_head_of_its_get() {
+    for push in [false, true] {
+        let registry = FakeRegistry::start().await;
+        let image = registry.add_image("team/app", "1", &[b"layer"]);
+        let mirror = mirror_of(&registry, push).await;
+        called_a_page(&registry);
+        for path in [manifest(1), manifest(&image.manifest)] {
+            assert_len(&mirror, &path, image.manifest_bytes.len(), "called a page").await;
+        }
+        registry.add_image("team/app", "2", &[b"layer"]);
+        registry.fault(When::manifests(), Fault::html());
+        for told in [mirror.head(&manifest(2)).await, mirror.get(&manifest(2)).await] {
+            assert_eq!(told.status, 502, "a page");
+        }
+    }
+}

@@ -66,10 +66,18 @@ async fn what_has_its_digest_is_served_whatever_its_head_says() {
         for reference in ["1", image.manifest.as_str()] {
             assert_eq!(subject.manifest("team/app", reference).await.unwrap(), image.manifest_bytes, "{value}");
         }
-        // And through all of it.
+        // And through all of it, where a HEAD says what a GET gives.
         let content = patterned(1_000_000 + u32::try_from(number).unwrap());
         let blob = registry.add_blob("team/app", content.clone());
-        let answer = mirror.get(&format!("/v2/team/app/blobs/{blob}")).await;
+        let path = format!("/v2/team/app/blobs/{blob}");
+        let head = mirror.head(&path).await;
+        let told = ["content-length", "content-type"].map(|name| head.header(name));
+        assert_eq!(
+            (head.status, told),
+            (200, [Some(&*content.len().to_string()), Some("application/octet-stream")]),
+            "{value}"
+        );
+        let answer = mirror.get(&path).await;
         assert!(answer.status == 200 && answer.body == content, "{header}: {value}");
         assert_eq!(answer.header("content-encoding"), None);
     }
