@@ -397,6 +397,7 @@ impl From<ManifestError> for Error {
             ManifestError::Upstream(error) => Self::from_upstream(Operation::Manifest, &error),
             ManifestError::Mismatch => Self::DigestMismatch,
             ManifestError::OtherType | ManifestError::NoManifest => Self::UpstreamUnavailable { retry_after: None },
+            ManifestError::Spared => Self::TooManyRequests { retry_after: None },
             ManifestError::KnownMissing(_) | ManifestError::NotAcceptable => Self::ManifestUnknown,
             ManifestError::Circle => Self::Circle,
             ManifestError::Abandoned => Self::Draining,

@@ -190,7 +190,7 @@ impl Proofs {
             Admission { told: known.filter(|_| of_manifest > Some(of_repository)).cloned(), ..Admission::default() };
         let of_right = of_repository.max(of_manifest.unwrap_or(Standing::Nothing));
         let standing = match subject.place(upstream, repository) {
-            Some(place) => of_right.min(terms.judge_place(self.0.places.get(&place).map(|told| told.at.elapsed()))),
+            Some(place) => of_right.min(terms.judge_place(self.age_of_place(&place))),
             None => of_right,
         };
         if standing == Standing::Fresh {
@@ -231,6 +231,15 @@ impl Proofs {
             })
         })
         .await
+    }
+
+    /// Whether what the upstream said before would let this asker have a manifest in an outage.
+    pub fn has_former(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> bool {
+        let Some((asker, terms)) = terms(upstream) else { return true };
+        let right = Right::of(upstream, asker, Some(repository));
+        let of_right = terms.judge_right(self.age(&right)).max(terms.judge_right(self.age_of_one(&right, digest)));
+        let of_place = terms.judge_place(self.age_of_place(&place_of(upstream, repository, digest)));
+        of_right.min(of_place) >= Standing::InOutage
     }
 
     /// The upstream says that a tag has this digest. `is_proof`: it sent the manifest, or the cache has just that for the tag.
@@ -398,6 +407,10 @@ impl Proofs {
         let refused = self.0.rights.get(of_repository).filter(|last| !last.yes && last.asked >= word.asked);
         refused.is_none().then(|| word.asked.elapsed())
     }
+
+    fn age_of_place(&self, place: &Place) -> Option<Duration> {
+        self.0.places.get(place).map(|told| told.at.elapsed())
+    }
 }
 
 impl Right {
@@ -418,6 +431,14 @@ impl Subject {
         match self {
             Self::Manifest(reference, accept, _) => (reference.clone(), Some(accept.class())),
             Self::Blob(digest, _) => (Reference::Digest(digest.clone()), None),
+        }
+    }
+
+    /// What the cache has for a tag.
+    pub fn known(&self) -> Option<&Digest> {
+        match self {
+            Self::Manifest(Reference::Tag(_), _, known) => known.as_ref(),
+            Self::Manifest(Reference::Digest(_), ..) | Self::Blob(..) => None,
         }
     }
 

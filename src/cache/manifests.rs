@@ -3,7 +3,8 @@
 //!
 //! A manifest's content never changes, so it is kept by digest and verified before use. A tag is trusted for
 //! `tag_ttl`; after that one HEAD asks for all who want it, and an unchanged answer costs no GET. An upstream
-//! that is down, slow, or says 429 or 5xx leaves us with what it last said, up to `stale_if_error`.
+//! that is down, slow, or says 429 or 5xx leaves us with what it last said, up to `stale_if_error`; so does one that tells of a limit
+//! of which little is left, where only a pull would tell more.
 
 mod answer;
 mod content;
@@ -296,6 +297,22 @@ impl ManifestCache {
         Some(ServedManifest { content, outcome, confirmed: Some(confirmed) })
     }
 
+    /// What is here for a tag that moved to what the upstream does not give.
+    pub async fn former(&self, wanted: &Wanted, tag: &Tag) -> Option<ServedManifest> {
+        let (record, _) = self.record(wanted, &wanted.key(tag)).await;
+        let record = record?;
+        let content = self.cached(wanted, &record.digest, Some(&record.media_type)).await?;
+        Some(ServedManifest { content, outcome: Outcome::Stale, confirmed: Some(record.confirmed) })
+    }
+
+    /// Whether the upstream is not to be asked for a tag's manifest just now, if there is another one at hand.
+    pub fn is_spared(&self, wanted: &Wanted, reference: &Reference) -> bool {
+        match reference {
+            Reference::Tag(tag) => wanted.upstream.is_scarce() || self.0.tags.is_troubled(wanted, &wanted.key(tag)),
+            Reference::Digest(_) => false,
+        }
+    }
+
     async fn head_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ManifestHead, ManifestError> {
         let cached = self.cached(wanted, digest, None).await;
         if let Some(content) = &cached
@@ -361,7 +378,7 @@ impl ManifestCache {
             None => None,
         };
         match self.stale(wanted, key, content, record).await {
-            Some(served) => Some(ManifestHead::of(&served.content, served.outcome, served.confirmed)),
+            Some(served) => Some(served.into()),
             None => record.map(|record| ManifestHead::recorded(record, Outcome::Stale)),
         }
     }
@@ -416,6 +433,9 @@ impl ManifestCache {
         }
         let Some(record) = record else { return Ok(None) };
         if moved && self.is_to_be_fetched(wanted, known.as_deref(), digest.as_ref()).await {
+            if self.spares(wanted, known.as_deref()).await {
+                return Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)));
+            }
             return match self.get_now(wanted, &question, key.as_ref()).await {
                 // A client that pushes has to know where the tag is, whatever a GET would give.
                 Err(error) if error.kind.is_outage() => Ok(Some(ManifestHead::recorded(&record, Outcome::Miss))),
@@ -522,7 +542,12 @@ impl ManifestCache {
     ) -> Result<(Answer, Outcome), ManifestError> {
         if known.is_some() {
             match self.ask(wanted, reference, true, known).await? {
-                (Answer::Head(_), _) => {}
+                // It moved, perhaps to what is here.
+                (Answer::Head(record), outcome) => {
+                    if let Some(content) = self.cached(wanted, &record.digest, Some(&record.media_type)).await {
+                        return Ok((Answer::Content { content, confirmed: Some(record.confirmed) }, outcome));
+                    }
+                }
                 answered => return Ok(answered),
             }
         }
@@ -614,6 +639,7 @@ impl ManifestCache {
         let by_client = upstream.decides_by_client();
         let is_tag = matches!(question.reference, Reference::Tag(_));
         if question.head || known.is_some() {
+            let mut is_missing = false;
             match upstream.head_manifest(repository, &question.reference, accept).await {
                 Ok(mut head) => {
                     self.note_remark(wanted, head.digest.as_ref(), &head.remark);
@@ -636,10 +662,16 @@ impl ManifestCache {
                 }
                 // Some registries know only GET, or answer a HEAD with 404 for what they would first have to
                 // fetch themselves. What is not there costs no pull, by GET either.
-                Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => {}
+                Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => {
+                    is_missing = error.kind == ErrorKind::NotFound;
+                }
                 // A head may have a wrong type; the manifest is known by its content.
                 Err(error) if error.kind == ErrorKind::Protocol => {}
                 Err(error) => return Err(ManifestError::Upstream(error)),
+            }
+            // A HEAD is no pull. What is not there costs none either, and has to be known.
+            if !is_missing && is_tag && self.spares(wanted, known.as_deref()).await {
+                return Err(ManifestError::Spared);
             }
         }
         let body =
@@ -674,6 +706,12 @@ impl ManifestCache {
         known.digest != *told
             && self.cached(wanted, told, None).await.is_none()
             && self.cached(wanted, &known.digest, Some(&known.media_type)).await.is_some()
+    }
+
+    /// Whether a tag's manifest that is here goes on, since little is left of the upstream's limit.
+    async fn spares(&self, wanted: &Wanted, known: Option<&TagRecord>) -> bool {
+        let Some(known) = known.filter(|_| wanted.upstream.is_scarce()) else { return false };
+        self.cached(wanted, &known.digest, Some(&known.media_type)).await.is_some()
     }
 
     fn note_remark(&self, wanted: &Wanted, digest: Option<&Digest>, remark: &Remark) {

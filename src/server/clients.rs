@@ -19,7 +19,7 @@ use crate::{
     access::{self, Admission, Identity, Subject, TryAt},
     cache::Source,
     error::Error,
-    metrics::Operation as Label,
+    metrics::{Operation as Label, Outcome},
     oci::{Accept, ContentRange, Digest, Reference},
     route::{Operation, Route},
     upstream::Upstream,
@@ -177,11 +177,15 @@ impl Handler {
                 if error.kind.is_outage() && could_say { Error::Unauthenticated } else { refused }
             })?;
         }
-        let asked = Asked { told: admission.told.as_ref(), ..asked };
+        let told = admission.told.as_ref();
+        let former = subject.as_ref().and_then(Subject::known).filter(|known| told.is_some_and(|told| told != *known));
+        let asked = Asked { told, former, ..asked };
         let Some(len) = admission.announced else {
             let repository = route.repository.clone();
             let served = self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await;
-            if let (Some(at), Some(repository), Some(digest)) = (admission.unproven, repository, digest_told(&served)) {
+            // What is stale is not the upstream's answer.
+            let unproven = admission.unproven.filter(|_| facts.outcome != Outcome::Stale);
+            if let (Some(at), Some(repository), Some(digest)) = (unproven, repository, digest_told(&served)) {
                 self.proofs.sent(upstream, &repository, &digest, at);
             }
             return served;

@@ -22,10 +22,11 @@ use super::{
     unread::{self, Lent},
 };
 use crate::{
-    access::{AccessControl, Identity, Proofs, Tries},
+    access::{AccessControl, Identity, Proofs, Subject, Tries},
     cache::{
-        BlobCache, Client, Holding, List, Lists, ManifestCache, Readers, Scrub, Source, Taker, Wanted, blobs::BlobSize,
-        manifests::ManifestHead,
+        BlobCache, Client, Holding, List, Lists, ManifestCache, ManifestError, Readers, Scrub, Source, Taker, Wanted,
+        blobs::BlobSize,
+        manifests::{ManifestHead, ServedManifest},
     },
     chain::Chain,
     error::Error,
@@ -89,7 +90,7 @@ impl Handle for Handler {
         let answered = match host {
             Ok(host) => {
                 let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
-                let asked = Asked { method, uri, host, headers, told: None, connection: &connection };
+                let asked = Asked { method, uri, host, headers, told: None, former: None, connection: &connection };
                 self.answer(asked, body, waiting.facts, &mut namespace).await
             }
             Err(error) => Err(Error::InvalidHost(error)),
@@ -123,6 +124,8 @@ pub(super) struct Asked<'a> {
     pub headers: &'a HeaderMap,
     /// The digest that the upstream told this client for the tag of the request.
     pub told: Option<&'a Digest>,
+    /// The one that is cached for it, where that is another one.
+    pub former: Option<&'a Digest>,
     pub connection: &'a Connection,
 }
 
@@ -381,17 +384,42 @@ impl Handler {
             true => self.has_manifest(asked, wanted, reference, deleted, facts).await?,
             false => None,
         };
+        // What a client may put back with one entry more is what the upstream has now, or nothing.
+        let current;
+        let wanted = match &told {
+            Some(head) if !asked.is_head() => {
+                current = Wanted { told: Some(head.digest.clone()), ..wanted.clone() };
+                &current
+            }
+            Some(_) | None => wanted,
+        };
+        let former = asked.former.filter(|_| !wants_proof(asked, &wanted.upstream, reference));
+        let asked = Asked { former, ..asked };
+        let spared = match asked.former.is_some() && told.is_none() && self.manifests.is_spared(wanted, reference) {
+            true => Box::pin(self.former(asked, wanted, reference)).await,
+            false => None,
+        };
         if asked.is_head() {
-            let head = match told {
-                Some(head) => head,
-                None => self.manifests.head(wanted, reference).await.map_err(|error| facts.failed(error))?,
+            let head = match (told, spared) {
+                (Some(head), _) => head,
+                (None, Some(former)) => former.into(),
+                (None, None) => {
+                    let head = self.manifests.head(wanted, reference).await;
+                    self.or_former(asked, wanted, reference, head, facts).await?
+                }
             };
             facts.outcome = head.outcome;
             let response = unless_known(asked, &head.digest, facts, head.confirmed)
                 .unwrap_or_else(|| response::manifest_head(&head));
             return Ok(self.with_warnings(wanted, &head.digest, response));
         }
-        let served = self.manifests.get(wanted, reference).await.map_err(|error| facts.failed(error))?;
+        let served = match spared {
+            Some(former) => former,
+            None => {
+                let served = self.manifests.get(wanted, reference).await;
+                self.or_former(asked, wanted, reference, served, facts).await?
+            }
+        };
         let client = asked.connection.peer.ip();
         self.manifests.note_read(&wanted.upstream, &wanted.repository, &served.content, client);
         facts.outcome = served.outcome;
@@ -399,6 +427,40 @@ impl Handler {
         let response =
             unless_known(asked, digest, facts, served.confirmed).unwrap_or_else(|| response::manifest(&served));
         Ok(self.with_warnings(wanted, digest, response))
+    }
+
+    /// What was got; in an outage the tag's former manifest, where there is one for this client.
+    async fn or_former<T: From<ServedManifest>>(
+        &self,
+        asked: Asked<'_>,
+        wanted: &Wanted,
+        reference: &Reference,
+        got: Result<T, ManifestError>,
+        facts: &mut Facts,
+    ) -> Result<T, Error> {
+        let error = match got {
+            Ok(got) => return Ok(got),
+            Err(error) => error,
+        };
+        if asked.former.is_some()
+            && error.is_outage()
+            && let Some(former) = Box::pin(self.former(asked, wanted, reference)).await
+        {
+            return Ok(former.into());
+        }
+        Err(facts.failed(error))
+    }
+
+    /// The manifest that is cached for a tag, where the tag moved to one that the upstream does not send: if this client may have
+    /// the former one, too, by what the upstream said of that, or says now.
+    async fn former(&self, asked: Asked<'_>, wanted: &Wanted, reference: &Reference) -> Option<ServedManifest> {
+        let (Some(digest), Reference::Tag(tag)) = (asked.former, reference) else { return None };
+        let Wanted { upstream, repository, accept, .. } = wanted;
+        if !self.proofs.has_former(upstream, repository, digest) {
+            let subject = Subject::Manifest(Reference::Digest(digest.clone()), accept.clone(), None);
+            self.proofs.admit(upstream, repository, &subject, asked.connection.peer.ip()).await.ok()?;
+        }
+        self.manifests.former(&Wanted { told: Some(digest.clone()), ..wanted.clone() }, tag).await
     }
 
     fn with_warnings(&self, wanted: &Wanted, digest: &Digest, mut response: Response<Body>) -> Response<Body> {

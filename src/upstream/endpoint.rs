@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{
     error::{Error, ErrorKind},
     follow::First,
+    ratelimit::Scarcity,
 };
 
 /// How long a URL that failed stays behind the others; twice as long after every probe that failed.
@@ -39,6 +40,8 @@ pub(super) struct Endpoint {
     base: Url,
     /// Small and synchronous, never held across an await.
     learned: Mutex<Learned>,
+    /// For whom little is left of its limit.
+    pub(super) scarcity: Scarcity,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +74,7 @@ struct Cooling {
 
 impl Endpoint {
     pub(super) fn new(base: Url) -> Self {
-        Self { base, learned: Mutex::default() }
+        Self { base, learned: Mutex::default(), scarcity: Scarcity::default() }
     }
 
     pub(super) fn base(&self) -> &Url {
@@ -192,6 +195,12 @@ impl<'a> Attempts<'a> {
         // Stable: among those that cool, and among those that do not, the order of the file holds.
         order.sort_by_key(|endpoint| endpoint.is_cooling(now));
         Self { left: order.into_iter(), failure: None, quiet: false }
+    }
+
+    /// The endpoint that a request would ask first now.
+    pub(super) fn first(endpoints: &'a [Arc<Endpoint>]) -> Option<&'a Arc<Endpoint>> {
+        let now = Instant::now();
+        endpoints.iter().min_by_key(|endpoint| endpoint.is_cooling(now))
     }
 
     /// For what is asked in addition to a request that is under way: an upstream that has enough of it may be well.

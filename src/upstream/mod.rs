@@ -361,9 +361,9 @@ impl Upstream {
         self.shared.allows_push()
     }
 
-    /// Whether less than a tenth is left of the limit that it tells of.
+    /// Whether less than a tenth is left of the limit that it tells this client of, or forebay.
     pub fn is_scarce(&self) -> bool {
-        self.shared.is_scarce()
+        self.shared.is_scarce(self.client.as_ref().map(|client| client.asker))
     }
 
     /// Whether it is asked with credentials of ours, as against anonymously.

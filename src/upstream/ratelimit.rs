@@ -4,16 +4,24 @@
 //! manifest; an answer without them comes from an account without limits, or from elsewhere.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use http::HeaderMap;
 use tokio::time::Instant;
 
+use super::Asker;
+
 /// The longest window that is believed, and that of a limit which tells none.
 const MAX_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 const USUAL_WINDOW: Duration = Duration::from_secs(6 * 60 * 60);
+/// Of how many principals it is known at a time that little is left for them.
+const MAX_PRINCIPALS: usize = 1024;
 
 /// What an answer told of the limit, in pulls per window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,22 +43,43 @@ impl RateLimit {
     }
 }
 
-/// Whether little is left of an upstream's limit: less than a tenth.
+/// For which principals little is left of the limit at one host: less than a tenth.
 #[derive(Debug, Default)]
-pub(super) struct Scarcity(Mutex<Option<Instant>>);
+pub(super) struct Scarcity {
+    /// Until when; `None`: forebay's own name.
+    until: Mutex<HashMap<Option<Asker>, Instant>>,
+    /// Whether there may be any: most hosts tell of no limit, and each request for a tag asks.
+    any: AtomicBool,
+}
 
 impl Scarcity {
-    pub(super) fn note(&self, announced: RateLimit) {
+    pub(super) fn note(&self, principal: Option<Asker>, announced: RateLimit) {
         let RateLimit { limit: Some(limit), remaining: Some(remaining), window } = announced else { return };
         let is_scarce = remaining.saturating_mul(10) < limit;
-        let until = Instant::now() + window.unwrap_or(USUAL_WINDOW).min(MAX_WINDOW);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = is_scarce.then_some(until);
+        if !is_scarce && !self.any.load(Ordering::Relaxed) {
+            return;
+        }
+        let now = Instant::now();
+        let mut all = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&principal);
+        if is_scarce {
+            all.retain(|_, until| now < *until);
+            if all.len() < MAX_PRINCIPALS {
+                all.insert(principal, now + window.unwrap_or(USUAL_WINDOW).min(MAX_WINDOW));
+            }
+        }
+        self.any.store(!all.is_empty(), Ordering::Relaxed);
     }
 
     /// As it was last told, for as long as the window of that.
-    pub(super) fn is_scarce(&self) -> bool {
-        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
+    pub(super) fn is_scarce(&self, principal: Option<Asker>) -> bool {
+        self.any.load(Ordering::Relaxed)
+            && self
+                .until
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&principal)
+                .is_some_and(|until| Instant::now() < *until)
     }
 }
 
@@ -106,11 +135,15 @@ mod tests {
             (Some(100), Some(100), false),
             (Some(1), Some(0), true),
         ] {
-            scarcity.note(told(limit, remaining, 60));
-            assert_eq!(scarcity.is_scarce(), is_scarce, "{remaining:?} of {limit:?}");
+            scarcity.note(None, told(limit, remaining, 60));
+            assert_eq!(scarcity.is_scarce(None), is_scarce, "{remaining:?} of {limit:?}");
         }
+        // Another principal has another limit.
+        assert!(!scarcity.is_scarce(Some(Asker::NOBODY)));
+        scarcity.note(Some(Asker::NOBODY), told(Some(100), Some(90), 60));
+        assert!(scarcity.is_scarce(None));
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert!(!scarcity.is_scarce());
+        assert!(!scarcity.is_scarce(None));
         let headers = HeaderMap::from_iter([
             (HeaderName::from_static("ratelimit-limit"), HeaderValue::from_static("100;w=21600")),
             (HeaderName::from_static("ratelimit-remaining"), HeaderValue::from_static("9")),

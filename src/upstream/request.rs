@@ -17,8 +17,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::sync::Semaphore;
 
 use super::{
-    Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Registry, SetupError,
-    accept_headers,
+    Access, Asker, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Registry,
+    SetupError, accept_headers,
     answer::{self, Asked},
     auth::{self, Authenticator, Authorization, Cause, Known},
     budget::Share,
@@ -26,7 +26,7 @@ use super::{
     document::MAX_DOCUMENTS,
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
-    ratelimit::{RateLimit, Scarcity},
+    ratelimit::RateLimit,
     refusal::{Private, Refusal},
     token::Scope,
 };
@@ -135,7 +135,6 @@ pub(super) struct Shared {
     access: Access,
     /// Those of its URLs that are not its name.
     private_hosts: Vec<String>,
-    scarcity: Scarcity,
     /// How many bytes of blobs came, from all its endpoints.
     received: Arc<AtomicU64>,
     metrics: Metrics,
@@ -160,7 +159,6 @@ impl Shared {
             credentials: config.credential != CredentialSource::Anonymous,
             access: config.access,
             private_hosts: private_hosts(config),
-            scarcity: Scarcity::default(),
             received: Arc::default(),
             metrics: context.metrics.clone(),
         })
@@ -226,9 +224,10 @@ impl Shared {
         self.access
     }
 
-    /// Whether little is left of its limit.
-    pub(super) fn is_scarce(&self) -> bool {
-        self.scarcity.is_scarce()
+    /// Whether little is left of the limit of this principal, at the URL that is asked first.
+    pub(super) fn is_scarce(&self, principal: Option<Asker>) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.scarcity.is_scarce(principal))
+            && Attempts::first(&self.endpoints).is_some_and(|endpoint| endpoint.scarcity.is_scarce(principal))
     }
 
     /// So many bytes of a blob came.
@@ -499,10 +498,7 @@ impl Shared {
             && let Some(announced) = RateLimit::of(followed.response.headers())
         {
             self.metrics.upstream_ratelimit(&self.name, announced.limit, announced.remaining);
-            // What one client of several may still pull is nothing to the others.
-            if matches!(self.access, Access::Shared) {
-                self.scarcity.note(announced);
-            }
+            endpoint.scarcity.note(principal, announced);
         }
         Ok(followed)
     }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod guesses;
+mod limits;
 mod lists;
 mod login;
 mod proofs;

@@ -2,6 +2,7 @@
 
 mod ages;
 mod heads;
+mod scarce;
 
 use std::{
     fs,

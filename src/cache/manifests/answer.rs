@@ -24,6 +24,8 @@ pub enum ManifestError {
     OtherType,
     #[error("the upstream answers for the tag with what is no manifest")]
     NoManifest,
+    #[error("little is left of the upstream's limit, so that the tag's former manifest goes on")]
+    Spared,
     #[error("no such manifest, as the upstream said a moment ago")]
     KnownMissing(#[source] upstream::Error),
     #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
@@ -69,11 +71,11 @@ pub(super) enum Answer {
 
 impl ManifestError {
     /// Whether what is cached may be served instead.
-    pub(super) fn is_outage(&self) -> bool {
+    pub fn is_outage(&self) -> bool {
         match self {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.
-            Self::Mismatch | Self::OtherType | Self::NoManifest => true,
+            Self::Mismatch | Self::OtherType | Self::NoManifest | Self::Spared => true,
             Self::KnownMissing(_) | Self::NotAcceptable | Self::Circle | Self::Abandoned => false,
         }
     }
@@ -85,6 +87,12 @@ impl Answer {
             Self::Unchanged(record) | Self::Head(record) => ManifestHead::recorded(record, outcome),
             Self::Content { content, confirmed } => ManifestHead::of(content, outcome, *confirmed),
         }
+    }
+}
+
+impl From<ServedManifest> for ManifestHead {
+    fn from(served: ServedManifest) -> Self {
+        Self::of(&served.content, served.outcome, served.confirmed)
     }
 }
 
