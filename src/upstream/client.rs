@@ -411,7 +411,8 @@ pub(super) async fn whole_content(
             }
             body.extend_from_slice(&piece);
         }
-        Ok(body.freeze())
+        // It may be kept, and grew by doubling.
+        Ok(Vec::from(body).into_boxed_slice().into())
     };
     match tokio::time::timeout(WHOLE_BODY_TIMEOUT, read).await {
         Ok(body) => body,

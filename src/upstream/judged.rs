@@ -114,7 +114,7 @@ fn decoded(raw: &[u8], coding: Coding) -> Option<Bytes> {
     }
     let mut content = Vec::new();
     MultiGzDecoder::new(raw).take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut content).ok()?;
-    (content.len() <= MAX_DOCUMENT).then(|| content.into())
+    (content.len() <= MAX_DOCUMENT).then(|| content.into_boxed_slice().into())
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub use self::{
     error::{Error, ErrorKind, SetupError},
     refusal::{Reason, Refusal},
     registry::{Registry, UrlHashes},
-    remark::Remark,
+    remark::{Remark, VALUE_WEIGHT},
     via::Mirrors,
     write::{Need, Place, Write, Written},
 };
@@ -346,14 +346,8 @@ impl Upstream {
             any_coding: false,
             digest: None,
         })?;
-        let Document { headers: theirs, body, .. } = self.shared.document(ask).await?;
-        let warnings = Remark::of(&theirs).warnings.into_iter().map(|warning| (header::WARNING, warning));
-        let headers = FORWARDED
-            .iter()
-            .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))
-            .chain(warnings)
-            .collect();
-        Ok(Forwarded { headers, body })
+        let Document { headers, body, .. } = self.shared.document(ask).await?;
+        Ok(Forwarded { headers: forwarded(&headers, Remark::of(&headers)), body })
     }
 
     /// Whether pushes, mounts and deletes are passed on to it.
@@ -397,6 +391,20 @@ fn accept_headers(accept: &Accept) -> HeaderMap {
     accept.headers().map(|value: &HeaderValue| (header::ACCEPT, value.clone())).collect()
 }
 
+/// What is passed on of this head, without holding on to it: it is kept, and may be a thousand times as long.
+fn forwarded(theirs: &HeaderMap, remark: Remark) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in FORWARDED {
+        for value in theirs.get_all(&name) {
+            kept.extend(HeaderValue::from_bytes(value.as_bytes()).ok().map(|value| (name.clone(), value)));
+        }
+    }
+    for warning in remark.warnings {
+        kept.append(header::WARNING, warning);
+    }
+    kept
+}
+
 fn media_type(headers: &HeaderMap) -> Option<MediaType> {
     headers.get(header::CONTENT_TYPE).and_then(|value| MediaType::try_from(value).ok())
 }
@@ -408,6 +416,16 @@ fn digest(headers: &HeaderMap) -> Option<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_forwarded_does_not_keep_the_head_it_came_in() {
+        let head = Bytes::from([&[b'j'; 300_000][..], b"</v2/a>; rel=\"next\""].concat());
+        let link = HeaderValue::from_maybe_shared(head.slice(300_000..)).unwrap();
+        let theirs = HeaderMap::from_iter([(header::LINK, link), (header::SERVER, HeaderValue::from_static("nginx"))]);
+        let kept = forwarded(&theirs, Remark::of(&theirs));
+        assert_eq!((kept.len(), &kept[header::LINK]), (1, &theirs[header::LINK]));
+        assert!(!head.as_ptr_range().contains(&kept[header::LINK].as_bytes().as_ptr()));
+    }
 
     /// Futures hold those they wait for. A fill's was once larger than the stack of a thread that had to move it.
     #[test]

@@ -161,11 +161,24 @@ impl Private<'_> {
     }
 }
 
-/// Without control characters, and no longer than a message may be.
+/// Clean, and no longer than a message may be.
 fn clean(text: &str) -> String {
-    let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let text = shown(text);
     let text = text.trim();
     text[..text.floor_char_boundary(MAX_MESSAGE)].to_owned()
+}
+
+/// Without what moves a terminal's cursor, and without what is not seen or has the rest read in another order.
+pub(super) fn shown(text: &str) -> String {
+    let letter = |letter: char| match letter {
+        letter if letter.is_control() => Some(' '),
+        '\u{2028}' | '\u{2029}' => Some(' '),
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}' => None,
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => None,
+        '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => None,
+        letter => Some(letter),
+    };
+    text.chars().filter_map(letter).collect()
 }
 
 fn cleaned(detail: Value) -> Value {
@@ -228,6 +241,10 @@ mod tests {
                 (text("X"), None, json!({ "a": ["b", 1, null] })),
             ),
             (json!({ "code": "X", "detail": vec!["x".repeat(1000); 5] }), (text("X"), None, Value::Null)),
+            (
+                json!({ "message": "a\u{202e}b\u{2066}\u{200b}c\u{2028}d\u{feff}\u{85}\u{9b}e \u{20ac}" }),
+                (None, text("abc d  e \u{20ac}"), Value::Null),
+            ),
             (json!({ "message": "Artifactory's", "status": 404 }), (None, text("Artifactory's"), Value::Null)),
         ] {
             assert_eq!(reason(entry.clone()), expected, "{entry}");

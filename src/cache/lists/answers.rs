@@ -17,7 +17,7 @@ use crate::{
         writes::Writes,
     },
     oci::Repository,
-    upstream::Access,
+    upstream::{Access, VALUE_WEIGHT},
 };
 
 /// How much memory all answers may take, in bytes.
@@ -132,7 +132,9 @@ impl Answers {
 
 fn weight(key: &ListKey, answer: &Answer) -> u32 {
     let answer = match answer {
-        Answer::List { headers, body } => body.len() + headers.values().map(|value| value.len()).sum::<usize>(),
+        Answer::List { headers, body } => {
+            body.len() + headers.values().map(|value| VALUE_WEIGHT + value.len()).sum::<usize>()
+        }
         Answer::NoEndpoint | Answer::NoReferrers => 0,
     };
     u32::try_from(WEIGHT + key.query.len() + answer).unwrap_or(u32::MAX)
