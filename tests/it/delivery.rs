@@ -18,6 +18,7 @@ use crate::{
         fake_registry::{FakeRegistry, Fault, Gate, When},
         mirror::Mirror,
         until::{bounded, until},
+        wire::send,
     },
 };
 
@@ -291,4 +292,39 @@ async fn next_body(stream: &mut TcpStream) -> Vec<u8> {
     let mut body = vec![0; len];
     stream.read_exact(&mut body).await.unwrap();
     body
+}
+
+/// HTTP/1.0 knows no chunks, and names no host; a client that takes it for a proxy writes the whole URL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_http_1_0_and_of_a_proxy_get_all_of_it() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let close = "Connection: close\r\n\r\n";
+    let mut seed = 0;
+    for (len, is_length_told) in [(100, true), (100, false), (300_000, true), (300_000, false)] {
+        for (way, is_old) in [
+            (" HTTP/1.0\r\n\r\n".to_owned(), true),
+            (" HTTP/1.0\r\nHost: mirror.lan\r\n\r\n".to_owned(), true),
+            (format!(" HTTP/1.1\r\nHost: mirror.lan\r\n{close}"), false),
+        ] {
+            for host in ["", "http://mirror.lan", "http://mirror.lan:5000"] {
+                registry.heal();
+                if !is_length_told {
+                    registry.fault(When::blobs(), Fault::NoContentLength);
+                }
+                seed += 1;
+                let (digest, content) = add(&registry, len, seed);
+                for what in ["cold", "cached"] {
+                    let answer = send(mirror.address(), &format!("GET {host}{}{way}", path(&digest))).await;
+                    let shown = format!("{host} {way:?} {len} {is_length_told} {what}");
+                    assert_eq!(answer.status, 200, "{shown}");
+                    if is_old || is_length_told || what == "cached" {
+                        assert_eq!(answer.header("transfer-encoding"), None, "{shown}");
+                        assert!(answer.body == content, "{shown}");
+                    }
+                    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+                }
+            }
+        }
+    }
 }

@@ -23,6 +23,7 @@ mod eviction;
 mod foreign;
 mod forward;
 mod freshness;
+mod images;
 mod lanes;
 mod leftovers;
 mod lengths;

@@ -101,6 +101,33 @@ async fn a_known_digest_is_served_without_asking_anybody() {
     assert!(registry.requests().is_empty());
 }
 
+/// A part could not be verified; no registry gives one.
+#[tokio::test]
+async fn a_range_of_a_manifest_is_all_of_it() {
+    let registry = FakeRegistry::start().await;
+    let mirror =
+        Mirror::build(&registry).config(|config| config.cache.tag_ttl = std::time::Duration::ZERO).start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let etag = format!("\"{}\"", image.manifest);
+    // Cold, revalidated, and cached.
+    for path in [manifest(1), manifest(1), manifest(&image.manifest)] {
+        for range in ["bytes=0-9", "bytes=5-", "bytes=-1", "bytes=0-0,5-9", "bytes=100000-"] {
+            for condition in ["\"other\"", &*etag] {
+                let headers = [("range", range), ("if-range", condition)];
+                for headers in [&headers[..1], &headers] {
+                    let answer = mirror.get_with(&path, headers).await;
+                    assert_is(&answer, OCI_MANIFEST, &image.manifest, &image.manifest_bytes);
+                    assert_eq!(answer.header("content-range"), None, "{path} {headers:?}");
+                    let head = mirror.request(Method::HEAD, &path, headers).await;
+                    let len = image.manifest_bytes.len().to_string();
+                    assert_eq!((head.status, head.header("content-length")), (200, Some(&*len)), "{path} {headers:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(registry.count(|request| request.headers.contains_key("range")), 0, "nor is the upstream asked for one");
+}
+
 #[tokio::test]
 async fn the_head_of_an_unknown_digest_is_no_pull() {
     let registry = FakeRegistry::start().await;

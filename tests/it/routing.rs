@@ -164,3 +164,42 @@ async fn the_host_of_http2_counts_as_well() {
     assert_eq!(answer.bytes().await.unwrap(), image.manifest_bytes);
     assert!(two.hub.requests().is_empty());
 }
+
+#[tokio::test]
+async fn mirrors_and_upstreams_may_have_ipv6_addresses() {
+    let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
+        // A machine without IPv6.
+        return;
+    };
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("a/b", "1", &[b"layer"]);
+    let other = FakeRegistry::start().await;
+    let near = listener.local_addr().unwrap();
+    let near_registry = chains::App::start(&mirror_of(&[(registry.url().as_ref(), "", true)]), vec![listener]).await;
+    // Another one asks it, by its address and port, and belongs to it by its own.
+    let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let hosts = format!("hosts = [\"[0:0::1]:{}\"]", address.port());
+    let text = mirror_of(&[(&format!("http://{near}"), &hosts, false), (other.url().as_ref(), "", true)]);
+    let app = chains::App::start(&text, vec![listener]).await;
+    for host in [address.to_string(), format!("[0:0:0:0:0:0:0:1]:{}", address.port())] {
+        for path in ["manifests/1".to_owned(), format!("blobs/{}", image.layers[0])] {
+            let answer = exchange(address, &format!("GET /v2/a/b/{path}"), &[("host", &host)]).await;
+            let content = if path == "manifests/1" { &image.manifest_bytes[..] } else { b"layer" };
+            assert_eq!((answer.status, &answer.body[..]), (200, content), "{host} {path}");
+        }
+    }
+    // By another port it is the other one's.
+    let answer = exchange(address, "GET /v2/a/b/manifests/1", &[("host", "[::1]:1")]).await;
+    assert_eq!((answer.status, other.requests().is_empty()), (404, false));
+    app.drain().await;
+    near_registry.drain().await;
+}
+
+/// A configuration of these upstreams: URL, further keys, and whether it is the default.
+fn mirror_of(upstreams: &[(&str, &str, bool)]) -> String {
+    let write = |(number, (url, keys, default)): (usize, &(&str, &str, bool))| {
+        format!("[[upstream]]\nname = \"u{number}.example\"\nurls = [{url:?}]\ndefault = {default}\n{keys}\n")
+    };
+    upstreams.iter().enumerate().map(write).collect()
+}

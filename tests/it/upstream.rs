@@ -5,6 +5,7 @@ mod codings;
 mod credentials;
 mod environment;
 mod failover;
+mod frames;
 mod kept;
 mod late;
 mod limits;
@@ -15,6 +16,7 @@ mod redirects;
 mod tls;
 mod tokens;
 mod turns;
+mod written;
 
 use std::sync::Arc;
 

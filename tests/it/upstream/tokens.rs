@@ -1,6 +1,9 @@
 //! Tokens: every dialect of a realm, and how seldom it is asked.
 
-use forebay::{metrics::Operation, upstream::ErrorKind};
+use forebay::{
+    metrics::Operation,
+    upstream::{Config, ErrorKind},
+};
 use http::Method;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -8,7 +11,10 @@ use tokio::{
 };
 
 use super::{Subject, WHOLE, accept, config, has_credentials, kind, name};
-use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, When};
+use crate::support::{
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, When},
+    test_ca::TestCa,
+};
 
 fn asked_realm(request: &Record) -> bool {
     request.server == Server::Realm
@@ -90,6 +96,22 @@ async fn a_token_may_stand_under_either_name_and_tell_no_life() {
             assert!(subject.manifest("team/app", "1").await.is_ok());
         }
         assert_eq!(registry.count(asked_realm), 1, "{field} {expires_in:?}");
+    }
+}
+
+/// Clouds write each right of a client into it.
+#[tokio::test]
+async fn a_token_of_24_kilobytes_is_shown_whole() {
+    let ca = TestCa::new();
+    for registry in [FakeRegistry::start().await, FakeRegistry::start_tls(ca.server(&["127.0.0.1"])).await] {
+        let image = registry.add_image("team/app", "1", &[b"layer"]);
+        registry.require(Auth::Bearer(Bearer { padding: 24_000, ..Bearer::default() }));
+        let subject = Subject::new(&Config { ca: Some(ca.path()), ..config(&registry) });
+        for _ in 0..2 {
+            assert_eq!(subject.manifest("team/app", "1").await.unwrap(), image.manifest_bytes);
+            assert_eq!(subject.blob("team/app", &image.layers[0], WHOLE).await.unwrap(), b"layer");
+        }
+        assert_eq!(registry.count(asked_realm), 1);
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Bearer {
     /// The name under which the token stands in the answer.
     pub field: &'static str,
     pub expires_in: Option<u64>,
+    /// How many bytes a token has beside its number.
+    pub padding: usize,
 }
 
 impl Default for Bearer {
@@ -57,6 +59,7 @@ impl Default for Bearer {
             refuse_post: None,
             field: "token",
             expires_in: None,
+            padding: 0,
         }
     }
 }
@@ -164,7 +167,7 @@ impl State {
             return refuse(401);
         }
         self.issued += 1;
-        let token = format!("token-{}", self.issued);
+        let token = format!("token-{}{}", self.issued, "x".repeat(bearer.padding));
         let user = asker(request);
         let granted = request.parameter("scope").into_iter().filter(|scope| bearer.grants(&user, scope));
         self.tokens.push((token.clone(), granted.collect::<Vec<_>>().join(" ")));

@@ -248,7 +248,8 @@ impl Gate {
         assert!(tokio::time::timeout(Duration::from_secs(60), wait).await.is_ok(), "too few came to the gate");
     }
 
-    pub(super) async fn pass(&self) {
+    /// Comes to the gate, and waits until it is open.
+    pub async fn pass(&self) {
         self.0.held.send_modify(|held| *held += 1);
         // The sender lives as long as the gate, so this ends by the gate's opening alone.
         let _ = self.0.open.subscribe().wait_for(|open| *open).await;

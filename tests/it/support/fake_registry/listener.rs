@@ -97,7 +97,10 @@ async fn talk(
     let io = TokioIo::new(stream);
     // Connections are broken on purpose: an error is no news.
     if http2 {
-        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        // Go's servers take a mebibyte.
+        builder.max_header_list_size(1 << 20);
+        let _ = builder.serve_connection(io, service).await;
     } else {
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
     }
