@@ -33,6 +33,8 @@ fn pages() -> Vec<Fault> {
         Fault::page(410),
         Fault::page(421),
         answer(404, "text/plain", ""),
+        // Traefik's, without a route.
+        answer(404, "text/plain; charset=utf-8", "404 page not found\n"),
         answer(403, "application/json", r#"{"message":"blocked"}"#),
         answer(404, "application/json", r#"{"errors":[]}"#),
         answer(403, "application/json", r#"{"errors":[{"code":1020}]}"#),

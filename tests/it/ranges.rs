@@ -4,6 +4,7 @@ mod several;
 
 use bytes::Bytes;
 use forebay::oci::Digest;
+use futures_util::StreamExt as _;
 use http::Method;
 
 use crate::support::{
@@ -328,6 +329,28 @@ async fn where_parts_come_wrong_the_next_fill_does_without() {
         assert!(parts > 0 || (whole.bytes() == content && part.bytes() == &content[4 * MIB - 1_000_000..]));
     }
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
+}
+
+/// As containerd 2 does it: of an open range it reads the first part, and has the other ones by four requests at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_parallel_ranges_costs_the_blob_once() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 16 * MIB, 1);
+    let path = path(&digest);
+    let mut open = Raw::get(mirror.address(), &path, &[("range", "bytes=0-")]).await;
+    assert_eq!((open.status, open.header("content-range")), (206, Some("bytes 0-16777215/16777216")));
+    assert!(open.read(MIB).await == &content[..MIB]);
+    drop(open);
+    let parts = futures_util::stream::iter(1..16).for_each_concurrent(4, async |number| {
+        let range = format!("bytes={}-{}", number * MIB, (number + 1) * MIB - 1);
+        let part = bounded(mirror.get_with(&path, &[("range", &range)])).await;
+        assert!(part.status == 206 && part.body == content[number * MIB..(number + 1) * MIB], "{range}");
+    });
+    parts.await;
+    until_stored(&mirror).await;
+    let factor = received(&mirror).await / (16 * MIB) as f64;
+    assert!((1.0..1.02).contains(&factor), "the upstream sent the blob {factor} times");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -74,6 +74,28 @@ async fn ctr_pulls_through_mirrors_that_are_set_per_registry_and_have_a_path() {
     assert_eq!(containerd.content(&app.layers[0]).await, app.layers[0].bytes);
 }
 
+/// What stands in `hosts.toml` is all of the path in front of the repository, `/v2` too.
+#[tokio::test(flavor = "multi_thread")]
+async fn ctr_pulls_through_mirrors_whose_path_is_all_of_it() {
+    let _turn = Turn::of_the_engines().await;
+    let (multi, app) = (Index::new(Format::Oci, 34, &[50_000]), Image::new(Format::Docker, 36, &[60_000]));
+    let (mut hub, mut other, forebay) = two_registries(&multi, &app).await;
+    let of = |path: &str| format!("{}override_path = true\n", hosts_toml(&forebay.url(path)));
+    // Cold, and out of the cache alone. In the second line, the name of the path and that of `ns=` are one.
+    for _ in 0..2 {
+        let containerd = Containerd::start().await;
+        containerd.configure("docker.io", &of("/v2"));
+        containerd.configure("second.example", &of("/v2/second.example"));
+        containerd.try_pull("docker.io/library/multi:1").await.ok();
+        containerd.try_pull("second.example/team/app:1").await.ok();
+        for blob in multi.images[0].layers.iter().chain(&app.layers) {
+            assert_eq!(containerd.content(blob).await, blob.bytes);
+        }
+        hub.kill();
+        other.kill();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ctr_pulls_though_its_hosts_toml_has_a_header_for_the_mirror() {
     let _turn = Turn::of_the_engines().await;

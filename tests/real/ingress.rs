@@ -4,7 +4,7 @@ use crate::support::containerd::Containerd;
 use crate::support::download::client;
 use crate::support::forebay::Forebay;
 use crate::support::image::{Format, Image};
-use crate::support::ingress::Ingress;
+use crate::support::ingress::{Ingress, PAGES};
 use crate::support::registry::Registry;
 use crate::support::turn::Turn;
 
@@ -36,11 +36,13 @@ async fn ctr_pulls_what_is_cached_when_the_ingress_has_no_backend() {
     let forebay = forebay_of(&ingress).await;
     pulled(&forebay, &image).await;
 
-    ingress.lose_backend();
-    pulled(&forebay, &image).await;
-    pulled(&forebay, &image).await;
-    let missing = client().get(forebay.url("/v2/second.example/team/other/manifests/1")).send().await;
-    assert_eq!(missing.expect("forebay answers").status(), 404, "clients go on elsewhere");
+    for page in PAGES {
+        ingress.lose_backend(page);
+        pulled(&forebay, &image).await;
+        let missing = client().get(forebay.url("/v2/second.example/team/other/manifests/1")).send().await;
+        assert_eq!(missing.expect("forebay answers").status(), 404, "{page}: clients go on elsewhere");
+        ingress.find_backend(page);
+    }
 }
 
 /// A limit that counts GETs alone, as Docker Hub's: the HEAD tells where the tag is now, and no more.
@@ -48,7 +50,7 @@ async fn ctr_pulls_what_is_cached_when_the_ingress_has_no_backend() {
 async fn ctr_pulls_the_old_image_when_the_new_one_cannot_be_had() {
     let _turn = Turn::of_the_engines().await;
     let (old, new) = (Image::new(Format::Oci, 32, &[60_000]), Image::new(Format::Oci, 33, &[50_000]));
-    let registry = Registry::open().await;
+    let mut registry = Registry::open().await;
     registry.pusher().image("team/app", "1", &old).await;
     let ingress = Ingress::before(registry.port).await;
     let forebay = forebay_of(&ingress).await;
@@ -56,5 +58,7 @@ async fn ctr_pulls_the_old_image_when_the_new_one_cannot_be_had() {
 
     ingress.limit_pulls();
     registry.pusher().image("team/app", "1", &new).await;
+    pulled(&forebay, &old).await;
+    registry.kill();
     pulled(&forebay, &old).await;
 }

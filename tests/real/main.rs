@@ -20,7 +20,9 @@ mod stand_ins;
 mod support;
 
 mod bounded_disk;
+mod build;
 mod cache_directory;
+mod chains;
 mod clear_login;
 mod coalesce;
 mod containerd;

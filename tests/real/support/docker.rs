@@ -77,7 +77,7 @@ impl Docker {
         let mut command = program::command("docker", "docker.io");
         let socket = self.folder.path().join("socket");
         command.arg("--host").arg(format!("unix://{}", socket.display())).args(arguments);
-        command.env("DOCKER_CONFIG", self.folder.path().join("client"));
+        command.env("DOCKER_CONFIG", self.folder.path().join("client")).env("DOCKER_BUILDKIT", "1");
         command
     }
 

@@ -10,9 +10,10 @@ use super::daemon::Daemon;
 use super::port::free_port;
 use super::program;
 
-/// The file whose presence makes nginx answer so, and what it answers.
-const NO_BACKEND: &str = "no-backend";
+/// The files whose presence makes nginx answer something of its own.
 const LIMITED: &str = "limited";
+/// What is answered where there is no backend: by ingress-nginx, by Traefik, by nginx itself.
+pub const PAGES: [&str; 3] = ["ingress-nginx", "traefik", "nginx"];
 
 pub struct Ingress {
     pub port: u16,
@@ -26,6 +27,9 @@ impl Ingress {
     pub async fn before(registry: u16) -> Ingress {
         let folder = TempDir::with_prefix("forebay-ingress-").expect("a folder can be made");
         let (at, port) = (folder.path().display().to_string(), free_port());
+        let texts = [r#" "default backend - 404""#, r#" "404 page not found\n""#, ""];
+        let pages = PAGES.iter().zip(texts).map(|(page, text)| format!("if (-f {at}/{page}) {{ return 404{text}; }}"));
+        let no_backend = pages.collect::<String>();
         let user = if rustix::process::getuid().is_root() { "user root;" } else { "" };
         let text = format!(
             r#"daemon off; {user} pid {at}/pid; error_log {at}/error.log;
@@ -39,11 +43,11 @@ impl Ingress {
                     set $counted $request_method;
                     if (!-f {at}/{LIMITED}) {{ set $counted NONE; }}
                     location / {{
-                        if (-f {at}/{NO_BACKEND}) {{ return 404 "default backend - 404"; }}
+                        {no_backend}
                         proxy_pass http://127.0.0.1:{registry}; proxy_set_header Host $http_host;
                     }}
                     location ~ /manifests/ {{
-                        if (-f {at}/{NO_BACKEND}) {{ return 404 "default backend - 404"; }}
+                        {no_backend}
                         if ($counted = GET) {{ return 429; }}
                         proxy_pass http://127.0.0.1:{registry}; proxy_set_header Host $http_host;
                     }}
@@ -64,9 +68,13 @@ impl Ingress {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// From now on there is nothing behind it.
-    pub fn lose_backend(&self) {
-        self.mark(NO_BACKEND);
+    /// From now on there is nothing behind it, as this page says.
+    pub fn lose_backend(&self, page: &str) {
+        self.mark(page);
+    }
+
+    pub fn find_backend(&self, page: &str) {
+        fs::remove_file(self.folder.path().join(page)).expect("a file can be removed");
     }
 
     /// From now on GETs of manifests are 429, and HEADs are not.

@@ -40,6 +40,16 @@ impl Registry {
         Registry::start(folder, json!({}), json!({}), None, Login::None).await
     }
 
+    /// In clear, a mirror of the registry at `url` ("pull-through cache").
+    pub async fn mirror_of(url: &str) -> Registry {
+        let (folder, port) = (new_folder(), free_port());
+        configure_with(folder.path(), port, json!({}), json!({ "proxy": { "remoteurl": url } }));
+        let daemon = spawn(folder.path());
+        let mut registry = Registry { port, daemon, folder, authority: None, login: Login::None };
+        registry.daemon.until_listening(address(port)).await;
+        registry
+    }
+
     /// In clear, with the token server deciding who may do what.
     pub async fn with_tokens(tokens: &TokenServer) -> Registry {
         let folder = new_folder();
@@ -144,14 +154,20 @@ impl Registry {
 
 /// Writes the configuration of a registry that has this folder, for whoever starts it.
 pub fn configure(folder: &Path, port: u16, tls: Value, auth: Value) {
+    let further = if auth == json!({}) { json!({}) } else { json!({ "auth": auth }) };
+    configure_with(folder, port, tls, further);
+}
+
+/// The same, with further sections.
+fn configure_with(folder: &Path, port: u16, tls: Value, mut further: Value) {
     let mut config = json!({
         "version": "0.1",
         "log": { "level": "warn" },
         "storage": { "filesystem": { "rootdirectory": folder.join("storage") }, "delete": { "enabled": true } },
         "http": { "addr": format!("127.0.0.1:{port}"), "secret": "of this test", "tls": tls },
     });
-    if auth != json!({}) {
-        config["auth"] = auth;
+    for (section, value) in further.as_object_mut().into_iter().flatten() {
+        config[section] = value.take();
     }
     // JSON is YAML.
     fs::write(folder.join("config.yml"), config.to_string()).expect("the configuration can be written");
