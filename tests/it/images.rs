@@ -219,18 +219,24 @@ async fn a_foreign_layer_is_left_to_the_client() {
     });
     let config = shop.blob(CONFIG, r#"{"os":"windows"}"#);
     shop.tag("windows", &shop.image(&config, &json!([foreign, own])));
-    let mirror = Mirror::of(&shop.0).await;
+    let mirror = Mirror::build(&shop.0).config(|config| config.cache.prefetch = 1).start().await;
+    let path = |blob: &Value| format!("/v2/team/app/blobs/{}", digest_of(blob));
+    mirror.get("/v2/team/app/manifests/windows").await;
+    mirror.get(&path(&config)).await;
+    // One layer after the other comes ahead, in their order.
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 2.0).await;
+    assert_eq!(shop.0.count(|request| request.is_blob_get(&digest_of(&foreign))), 0, "it is not fetched ahead");
     for _ in 0..2 {
         assert_eq!(pull(&mirror, "windows").await, 3);
-        let missing = mirror.get(&format!("/v2/team/app/blobs/{}", digest_of(&foreign))).await;
+        let missing = mirror.get(&path(&foreign)).await;
         assert_eq!((missing.status, &*missing.error_code()), (404, "BLOB_UNKNOWN"));
-        assert_eq!(mirror.head(&format!("/v2/team/app/blobs/{}", digest_of(&foreign))).await.status, 404);
+        assert_eq!(mirror.head(&path(&foreign)).await.status, 404);
     }
     assert!(elsewhere.requests().is_empty(), "a manifest names no host to ask");
     // Where the registry has it all the same, it is a layer as any.
     shop.0.add_blob("team/app", blob::content(300_000, 2));
     let other = Mirror::of(&shop.0).await;
-    assert_is(&foreign, &other.get(&format!("/v2/team/app/blobs/{}", digest_of(&foreign))).await);
+    assert_is(&foreign, &other.get(&path(&foreign)).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
