@@ -3,6 +3,8 @@
 //! What must hold: only an answer about exactly the subject of the question proves anything. A proxy in front of the
 //! registry may answer a client that it refuses with a status of 200 and a document of its own; that is an outage.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::{
@@ -26,18 +28,18 @@ pub(super) enum Evidence {
     Announced(u64),
 }
 
-/// Asks for a manifest.
+/// Asks for a manifest. With what it proves, how long ago the answer came, if it was kept for this question.
 pub(super) async fn of_manifest(
     upstream: &Upstream,
     repository: &Repository,
     reference: &Reference,
     accept: &Accept,
     documents: &Documents,
-) -> Result<Evidence, Error> {
+) -> Result<(Evidence, Duration), Error> {
     match upstream.head_manifest(repository, reference, accept).await {
         Ok(head) => {
             if let Some(evidence) = head.digest.and_then(|told| judge_head(reference, told)) {
-                return Ok(evidence);
+                return Ok((evidence, head.waited));
             }
         }
         // Some registries know only GET, or say 404 to a HEAD of what they would first have to fetch themselves.
@@ -46,29 +48,29 @@ pub(super) async fn of_manifest(
     }
     let body = upstream.get_manifest(repository, reference, accept).await?;
     let (reference, is_tag) = (reference.clone(), matches!(reference, Reference::Tag(_)));
-    let len = body.bytes.len();
+    let (len, waited) = (body.bytes.len(), body.waited);
     let judge = move || manifest_digest(&reference, body.media_type.as_ref(), body.digest.as_ref(), &body.bytes);
     match documents.read(len, judge).await.flatten() {
-        Some(digest) if is_tag => Ok(Evidence::Tag { digest, sent: true }),
-        Some(_) => Ok(Evidence::Right),
+        Some(digest) if is_tag => Ok((Evidence::Tag { digest, sent: true }, waited)),
+        Some(_) => Ok((Evidence::Right, waited)),
         None => Err(foreign("what is not the manifest")),
     }
 }
 
-/// Asks for a blob; `cached`: the size of the one that is here.
+/// The same for a blob; `cached`: the size of the one that is here.
 pub(super) async fn of_blob(
     upstream: &Upstream,
     repository: &Repository,
     digest: &Digest,
     cached: Option<u64>,
-) -> Result<Evidence, Error> {
+) -> Result<(Evidence, Duration), Error> {
     let head = upstream.head_blob(repository, digest).await?;
     match judge_blob(digest, cached, &head).map_err(foreign)? {
-        Judged::Proven => Ok(Evidence::Right),
-        Judged::Announced(len) => Ok(Evidence::Announced(len)),
+        Judged::Proven => Ok((Evidence::Right, head.waited)),
+        Judged::Announced(len) => Ok((Evidence::Announced(len), head.waited)),
         Judged::Fetch => {
             let mut stream = upstream.open_blob(repository, digest, BlobRange::default()).await?;
-            let mut content = Vec::new();
+            let (waited, mut content) = (stream.waited(), Vec::new());
             while let Some(piece) = stream.next().await? {
                 content.extend_from_slice(&piece);
                 if content.len() as u64 > MAX_FETCHED {
@@ -78,7 +80,7 @@ pub(super) async fn of_blob(
             if Digest::of(digest.algorithm(), &content) != *digest {
                 return Err(foreign("what is not the blob"));
             }
-            Ok(Evidence::Right)
+            Ok((Evidence::Right, waited))
         }
     }
 }
@@ -169,7 +171,7 @@ mod tests {
             (Some(large), Some(large + 1), None, None),
             (None, Some(large), None, Some(Judged::Announced(large))),
         ] {
-            let head = BlobHead { len, digest: told.cloned(), remark: Default::default() };
+            let head = BlobHead { len, digest: told.cloned(), waited: Duration::ZERO, remark: Default::default() };
             assert_eq!(judge_blob(&asked, cached, &head).ok(), expected, "{cached:?} {head:?}");
         }
     }

@@ -202,7 +202,11 @@ impl Proofs {
         let had_right = of_repository == Standing::Fresh;
         self.ask(question, upstream, asker, (standing, former), peer, async move {
             let asked = Instant::now();
-            let told = what.ask(&by, &of, &proofs.0.documents).await;
+            let (told, waited) = what
+                .ask(&by, &of, &proofs.0.documents)
+                .await
+                .map_or_else(|error| (Err(error), Duration::ZERO), |(evidence, waited)| (Ok(evidence), waited));
+            let asked = asked.checked_sub(waited).unwrap_or(asked);
             // Here, and not by who waits: that one may have left, or been content with a former answer.
             match &told {
                 Ok(Evidence::Right) => {
@@ -466,7 +470,7 @@ impl Subject {
         upstream: &Upstream,
         repository: &Repository,
         documents: &Documents,
-    ) -> Result<Evidence, Error> {
+    ) -> Result<(Evidence, Duration), Error> {
         match self {
             Self::Blob(digest, cached) => evidence::of_blob(upstream, repository, digest, *cached).await,
             Self::Manifest(reference, accept, _) => {

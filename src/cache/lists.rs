@@ -192,6 +192,7 @@ impl Lists {
             Ok(page) => {
                 let body = self.0.bodies.share(&question.key, &page.body);
                 let answer = Answer::List { headers: page.headers, body };
+                let asked = asked.checked_sub(page.waited).unwrap_or(asked);
                 answers.note(question, asked, &answer);
                 Ok(answer)
             }

@@ -77,6 +77,15 @@ struct Shared {
     remarks: Remarks,
 }
 
+/// A manifest that came.
+struct Got {
+    content: Content,
+    remark: Remark,
+    confirmed: SystemTime,
+    /// Whether it was kept before it was given.
+    waited: bool,
+}
+
 impl ManifestCache {
     /// Questions and writes run as tasks of `tasks`; questions end with `shutdown`.
     pub fn new(
@@ -637,11 +646,13 @@ impl ManifestCache {
         let Wanted { upstream, repository, accept, .. } = wanted;
         // What one client is told of a tag counts for all that may read it: a manifest proves it, a head does not.
         let by_client = upstream.decides_by_client();
+        let mut told = None;
         let is_tag = matches!(question.reference, Reference::Tag(_));
         if question.head || known.is_some() {
             let mut is_missing = false;
             match upstream.head_manifest(repository, &question.reference, accept).await {
                 Ok(mut head) => {
+                    told.clone_from(&head.digest);
                     self.note_remark(wanted, head.digest.as_ref(), &head.remark);
                     self.correct(wanted, &mut head).await?;
                     // The digest alone says that nothing changed, whatever else the head leaves out.
@@ -674,10 +685,25 @@ impl ManifestCache {
                 return Err(ManifestError::Spared);
             }
         }
+        let mut got = self.get_verified(wanted, question).await?;
+        // What was kept for this question is older than the head, and may be what the tag was before.
+        if got.waited && told.is_some_and(|told| told != got.content.digest) {
+            got = self.get_verified(wanted, question).await?;
+        }
+        let Got { content, remark, confirmed, .. } = got;
+        self.note_remark(wanted, Some(&content.digest), &remark);
+        let content = self.keep(wanted, question, content).await;
+        self.0.tags.put(wanted, question, TagRecord::of(&content, confirmed)).await;
+        Ok(Answer::Content { content, confirmed: is_tag.then_some(confirmed) })
+    }
+
+    async fn get_verified(&self, wanted: &Wanted, question: &Question) -> Result<Got, ManifestError> {
+        let Wanted { upstream, repository, accept, .. } = wanted;
+        let by_client = upstream.decides_by_client();
         let body =
             upstream.get_manifest(repository, &question.reference, accept).await.map_err(ManifestError::Upstream)?;
         let (reference, confirmed) = (question.reference.clone(), confirmed_before(body.age));
-        let remark = body.remark.clone();
+        let (remark, waited) = (body.remark.clone(), !body.waited.is_zero());
         let verified = self.0.documents.read(body.bytes.len(), move || {
             let is_answer = !by_client || Content::is_proof(&reference, &body);
             if is_answer { Content::verified(&reference, body) } else { Err(ManifestError::NoManifest) }
@@ -693,10 +719,7 @@ impl ManifestCache {
             }
             error
         })?;
-        self.note_remark(wanted, Some(&content.digest), &remark);
-        let content = self.keep(wanted, question, content).await;
-        self.0.tags.put(wanted, question, TagRecord::of(&content, confirmed)).await;
-        Ok(Answer::Content { content, confirmed: is_tag.then_some(confirmed) })
+        Ok(Got { content, remark, confirmed, waited })
     }
 
     /// Whether a tag whose manifest is here moved to one that is not: a HEAD names what a GET gives, also where the upstream

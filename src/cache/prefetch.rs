@@ -462,7 +462,8 @@ mod tests {
             layers.join(",")
         );
         let (media_type, bytes) = (Some(media_type), Bytes::from(bytes));
-        let body = ManifestBody { media_type, digest: None, bytes, age: Duration::ZERO, remark: Default::default() };
+        let (age, waited) = Default::default();
+        let body = ManifestBody { media_type, digest: None, bytes, age, waited, remark: Default::default() };
         let reference: Reference = "1".parse().unwrap();
         Content::verified(&reference, body).unwrap()
     }

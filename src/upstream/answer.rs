@@ -205,14 +205,13 @@ pub(super) fn announced_len(followed: &Followed) -> Option<u64> {
     }
 }
 
-/// How long ago the content of an answer was true. Only a forebay's word counts: other caches, such as a CDN, count from when
-/// they fetched what a registry calls unchanging.
+/// How long ago the content of an answer was true: before it came, and since. Of what comes only a forebay's word counts: other
+/// caches, such as a CDN, count from when they fetched what a registry calls unchanging.
 pub(super) fn age(followed: &Followed) -> Duration {
     let headers = followed.response.headers();
-    if followed.away || Mirrors::in_headers(headers).is_none() {
-        return Duration::ZERO;
-    }
-    age_of(headers).unwrap_or_default()
+    let is_mirrors = !followed.away && Mirrors::in_headers(headers).is_some();
+    let told = if is_mirrors { age_of(headers) } else { None };
+    told.unwrap_or_default() + followed.waited()
 }
 
 /// Of several the first counts, and what is no number says nothing. Source: RFC 9111 section 5.1.

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -93,6 +94,11 @@ impl fmt::Debug for BlobStream {
 }
 
 impl BlobStream {
+    /// For how long the answer was kept before it was given.
+    pub fn waited(&self) -> Duration {
+        self.followed.waited()
+    }
+
     /// `followed` is a 200 or 206 that answers the request for `range`; of its body, `front` was read.
     pub(super) fn new(
         followed: Followed,

@@ -3,6 +3,8 @@
 //! What must hold: a HEAD answers as a GET would. What is called a page, or an encoding, is the blob only where it has the blob's
 //! digest; so all of it is read where it is short enough to be held in memory, and else believed, since it is verified when it is read.
 
+use std::time::Duration;
+
 use super::{
     BlobRange, Remark, Upstream, answer, digest,
     error::{Error, ErrorKind},
@@ -18,13 +20,15 @@ pub struct BlobHead {
     pub len: Option<u64>,
     /// As the upstream claims.
     pub digest: Option<Digest>,
+    /// For how long it was kept before it was given.
+    pub waited: Duration,
     pub remark: Remark,
 }
 
 impl BlobHead {
     fn of(followed: &Followed, len: Option<u64>) -> Self {
         let headers = followed.response.headers();
-        Self { len, digest: digest(headers), remark: Remark::of(headers) }
+        Self { len, digest: digest(headers), waited: followed.waited(), remark: Remark::of(headers) }
     }
 }
 
@@ -100,7 +104,7 @@ impl Upstream {
                 match in_time(&endpoint, asking).await {
                     // The one blob that has no first byte.
                     Err(error) if is_empty && error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
-                        Ok(BlobHead { len: Some(0), digest: None, remark: Remark::default() })
+                        Ok(BlobHead { len: Some(0), digest: None, waited: Duration::ZERO, remark: Remark::default() })
                     }
                     answer => answer,
                 }

@@ -78,6 +78,9 @@ pub(super) struct Question<'a> {
     pub operation: Operation,
     pub method: Method,
     pub url: &'a Url,
+    /// Where the way began that led to the URL, and how many redirects ago.
+    pub start: &'a Url,
+    pub hop: usize,
     pub headers: HeaderMap,
     pub body: Option<String>,
 }
@@ -198,50 +201,56 @@ impl Sender {
         headers: HeaderMap,
         body: Option<String>,
     ) -> Result<Response, Error> {
-        let (apart, principal) = (false, None);
-        self.ask(Question { apart, principal, operation, method, url, headers, body }).await
+        let (apart, principal, hop) = (false, None, 0);
+        self.ask(Question { apart, principal, operation, method, url, start: url, hop, headers, body }).await
     }
 
     /// Sends it, and waits for the head of the answer.
     pub(super) async fn ask(&self, question: Question<'_>) -> Result<Response, Error> {
-        let Question { apart, principal, operation, method, url, headers, body } = question;
+        let asked = self.late.asked(&question);
+        let Question { apart, principal, operation, method, url, headers, body, .. } = question;
         self.check(url).await?;
         let host =
             format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
         let counted = Counted { host, principal, operation, is_head: method == Method::HEAD };
-        let turn = self.limits.turn(&counted).await.map_err(|left| Error::limited(url, left))?;
         let is_long = operation == Operation::Blob && may_be_long(&method, &headers);
-        let client = match apart {
-            true => &self.clients.apart,
-            false if is_long => &self.clients.blobs,
-            false => &self.clients.usual,
-        };
-        let id = if apart || body.is_some() { None } else { self.late.id(&method, url, &headers) };
         let too_late = {
             let url = url.clone();
             move || Error::timed_out("asking", &url, HEAD_TIMEOUT)
         };
-        let taken = id.as_ref().and_then(|id| self.late.take(id, too_late.clone()));
+        let taken = asked.as_ref().and_then(|asked| self.late.take(asked, too_late.clone()));
         let was_taken = taken.is_some();
-        let mut sending = taken.unwrap_or_else(|| {
-            let (url, twice) = (url.clone(), self.twice(client));
-            Box::pin(async move {
-                let request = |client: &Client| {
-                    let request = client.request(method.clone(), url.clone()).headers(headers.clone());
-                    match &body {
-                        Some(body) => request.body(body.clone()),
-                        None => request,
-                    }
+        let mut sending = match taken {
+            Some(taken) => taken,
+            None => {
+                let turn = self.limits.turn(&counted).await.map_err(|left| Error::limited(url, left))?;
+                let client = match apart {
+                    true => &self.clients.apart,
+                    false if is_long => &self.clients.blobs,
+                    false => &self.clients.usual,
                 };
-                twice.send(request).await.map_err(|error| Error::from_transport("asking", &url, error))
-            })
-        });
+                let (url, twice) = (url.clone(), self.twice(client));
+                Box::pin(async move {
+                    let request = |client: &Client| {
+                        let request = client.request(method.clone(), url.clone()).headers(headers.clone());
+                        match &body {
+                            Some(body) => request.body(body.clone()),
+                            None => request,
+                        }
+                    };
+                    let answer = twice.send(request).await;
+                    // It has its turn for as long as it goes on, whether or not a client waits for it.
+                    drop(turn);
+                    answer.map_err(|error| Error::from_transport("asking", &url, error))
+                })
+            }
+        };
         let answer = match tokio::time::timeout(HEAD_TIMEOUT, &mut sending).await {
             Ok(answer) => answer,
             Err(_) => {
-                match id {
-                    Some(id) if was_taken => self.late.keep_on(id, sending),
-                    Some(id) => self.late.keep(id, sending, is_long),
+                match asked {
+                    Some(asked) if was_taken => self.late.keep_on(asked, sending),
+                    Some(asked) => self.late.keep(asked, sending, is_long),
                     None => {}
                 }
                 Err(too_late())
@@ -253,7 +262,6 @@ impl Sender {
         {
             self.limits.note(counted, after);
         }
-        drop(turn);
         self.counted(operation, answer)
     }
 
@@ -272,9 +280,7 @@ impl Sender {
         content: Option<Content>,
     ) -> Result<Response, Error> {
         self.check(url).await?;
-        if !method.is_safe() {
-            self.late.forget();
-        }
+        let _change = (!method.is_safe()).then(|| self.late.change());
         let client = if content.is_some() { &self.clients.uploads } else { &self.clients.usual };
         let request = |client: &Client| client.request(method.clone(), url.clone()).headers(headers.clone());
         let (mut sending, progress): (BoxFuture<'_, _>, _) = match content {

@@ -39,8 +39,10 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Document {
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// How long ago it was true, as a forebay says.
+    /// How long ago it was true.
     pub age: Duration,
+    /// For how long it was kept before it was given.
+    pub waited: Duration,
 }
 
 impl Shared {
@@ -67,7 +69,7 @@ impl Shared {
                 place = Some((turn, room));
             }
         }
-        let age = answer::age(&followed);
+        let (age, waited) = (answer::age(&followed), followed.waited());
         let Followed { response, url, .. } = followed;
         let headers = response.headers().clone();
         let digest = match ask.operation {
@@ -91,7 +93,7 @@ impl Shared {
             return Err(Error::new(ErrorKind::Protocol, why));
         }
         self.metrics().upstream_received(self.name(), body.len() as u64);
-        Ok(Ok(Document { headers, body, age }))
+        Ok(Ok(Document { headers, body, age, waited }))
     }
 
     /// A turn, and room for so many bytes, if both are there now.

@@ -5,14 +5,17 @@
 //!
 //! [`redirect`]: super::redirect
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
+use tokio::time::Instant;
 
 use super::{
     Asker, answer,
     client::{FIRST_BYTE, Question, Sender, discard},
     error::{Error, ErrorKind, Shown},
-    redirect,
+    late, redirect,
     via::Mirrors,
 };
 use crate::{metrics::Operation, oci::ContentRange};
@@ -26,6 +29,11 @@ pub(super) struct Followed {
     pub away: bool,
     /// The status that the origin itself gave, and whether it is a forebay.
     pub first: First,
+    /// When the oldest answer of the way came, if that was kept.
+    came: Option<Instant>,
+    /// Where the way began, and how many redirects ago.
+    start: Url,
+    hop: usize,
 }
 
 /// What the first answer of a way tells of who gave it.
@@ -42,6 +50,11 @@ impl First {
 }
 
 impl Followed {
+    /// For how long its answer was kept before it was given.
+    pub fn waited(&self) -> Duration {
+        self.came.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
     /// Whether it is a part of what was asked for.
     pub fn is_part(&self) -> bool {
         self.response.status() == StatusCode::PARTIAL_CONTENT
@@ -60,21 +73,24 @@ pub(super) async fn follow(
 ) -> Result<Followed, Error> {
     let mut url = start.clone();
     let mut away = false;
-    let mut first = None;
-    for _ in 0..=redirect::MAX_HOPS {
+    let (mut first, mut came) = (None, None);
+    for hop in 0..=redirect::MAX_HOPS {
         let question = Question {
             apart,
             principal,
             operation,
             method: method.clone(),
             url: &url,
+            start: &start,
+            hop,
             headers: headers.clone(),
             body: None,
         };
         let response = Box::pin(sender.ask(question)).await?;
         let first = *first.get_or_insert_with(|| First::of(&response));
+        came = late::came(&response).into_iter().chain(came).min();
         if !redirect::is_redirect(response.status()) {
-            let followed = Followed { response, url, away, first };
+            let followed = Followed { response, url, away, first, came, start, hop };
             return if operation == Operation::Blob && is_refused_head(&method, &followed) {
                 Box::pin(probe(sender, principal, followed, headers)).await
             } else {
@@ -115,8 +131,9 @@ async fn probe(
     mut headers: HeaderMap,
 ) -> Result<Followed, Error> {
     let ask = |headers| {
-        let (url, operation, method) = (&refused.url, Operation::Blob, Method::GET);
-        sender.ask(Question { apart: false, principal, operation, method, url, headers, body: None })
+        let (operation, method, apart, body) = (Operation::Blob, Method::GET, false, None);
+        let Followed { url, start, hop, .. } = &refused;
+        sender.ask(Question { apart, principal, operation, method, url, start, hop: *hop, headers, body })
     };
     headers.insert(header::RANGE, HeaderValue::from_static(FIRST_BYTE));
     match ask(headers.clone()).await {

@@ -113,8 +113,10 @@ pub struct ManifestHead {
     pub digest: Option<Digest>,
     /// In bytes.
     pub len: Option<u64>,
-    /// How long ago this was true, as a forebay says.
+    /// How long ago this was true.
     pub age: Duration,
+    /// For how long it was kept before it was given.
+    pub waited: Duration,
     pub remark: Remark,
 }
 
@@ -125,8 +127,10 @@ pub struct ManifestBody {
     /// As the upstream claims.
     pub digest: Option<Digest>,
     pub bytes: Bytes,
-    /// How long ago this was true, as a forebay says.
+    /// How long ago this was true.
     pub age: Duration,
+    /// For how long it was kept before it was given.
+    pub waited: Duration,
     pub remark: Remark,
 }
 
@@ -136,6 +140,8 @@ pub struct Forwarded {
     /// Content-Type, Link, OCI-Filters-Applied, and warnings for clients alone.
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// For how long it was kept before it was given.
+    pub waited: Duration,
 }
 
 /// One registry behind us. A cheap handle.
@@ -289,6 +295,7 @@ impl Upstream {
                     // No manifest has none.
                     len: answer::announced_len(&followed).filter(|len| *len > 0),
                     age: answer::age(&followed),
+                    waited: followed.waited(),
                     remark: Remark::of(headers),
                 })
             })
@@ -303,9 +310,10 @@ impl Upstream {
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
-        let Document { headers, body, age } = self.shared.document(ask).await?;
+        let Document { headers, body, age, waited } = self.shared.document(ask).await?;
         let media_type = media_type(&headers).filter(|_| !answer::is_html(&headers));
-        Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, remark: Remark::of(&headers) })
+        let (digest, remark) = (digest(&headers), Remark::of(&headers));
+        Ok(ManifestBody { media_type, digest, bytes: body, age, waited, remark })
     }
 
     /// Begins to fetch a blob, or the part of it in `range`. Redirects are followed anew each time.
@@ -346,8 +354,8 @@ impl Upstream {
             any_coding: false,
             digest: None,
         })?;
-        let Document { headers, body, .. } = self.shared.document(ask).await?;
-        Ok(Forwarded { headers: forwarded(&headers, Remark::of(&headers)), body })
+        let Document { headers, body, waited, .. } = self.shared.document(ask).await?;
+        Ok(Forwarded { headers: forwarded(&headers, Remark::of(&headers)), body, waited })
     }
 
     /// Whether pushes, mounts and deletes are passed on to it.

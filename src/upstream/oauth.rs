@@ -19,6 +19,7 @@ use super::{
     credential::{Credential, Secret},
     error::{Error, ErrorKind, Shown},
     follow::follow,
+    late,
     token::{Scope, Token},
 };
 use crate::metrics::Operation;
@@ -45,8 +46,15 @@ pub(super) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Fetches a token.
+    /// Fetches a token. One that was kept for all of its life is not given twice.
     pub(super) async fn fetch(&self, sender: &Sender) -> Result<Token, Error> {
+        match self.fetch_one(sender).await {
+            Ok(token) if token.usable().is_zero() => self.fetch_one(sender).await,
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_one(&self, sender: &Sender) -> Result<Token, Error> {
         match self.credential {
             None => self.conclude(self.get(sender, None).await?).await,
             Some(Credential::Password { username, password }) => {
@@ -99,6 +107,8 @@ impl Exchange<'_> {
             operation: Operation::Token,
             method: Method::POST,
             url: self.realm,
+            start: self.realm,
+            hop: 0,
             headers,
             body: Some(self.form(grant)),
         };
@@ -138,6 +148,7 @@ impl Exchange<'_> {
             discard(response).await;
             return Err(error);
         }
+        let waited = late::waited(&response);
         let body = match whole_body(response, &url, MAX_ANSWER).await {
             Err(error) if error.kind == ErrorKind::TooLarge => {
                 let why = format!("the token realm {} answered with more than a token", Shown(&url));
@@ -145,7 +156,7 @@ impl Exchange<'_> {
             }
             other => other?,
         };
-        parse(&body).ok_or_else(|| {
+        parse(&body).map(|token| token.come_before(waited)).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, format!("the token realm {} answered without a token", Shown(&url)))
         })
     }

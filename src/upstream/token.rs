@@ -138,6 +138,12 @@ impl Token {
         Some(Self { authorization, usable: life - MARGIN.min(life / 4), obtained: Moment::now() })
     }
 
+    /// It came so long ago.
+    pub(super) fn come_before(self, waited: Duration) -> Self {
+        let obtained = self.obtained.checked_sub(waited).unwrap_or(self.obtained);
+        Self { usable: self.usable.saturating_sub(waited), obtained, ..self }
+    }
+
     /// Not used for longer than this.
     pub(super) fn used_for(self, most: Option<Duration>) -> Self {
         Self { usable: most.map_or(self.usable, |most| self.usable.min(most)), ..self }

@@ -227,7 +227,8 @@ mod tests {
     fn body(media_type: Option<&str>, digest: Option<&Digest>, bytes: &[u8]) -> ManifestBody {
         let media_type = media_type.map(|text| text.parse().unwrap());
         let (digest, bytes) = (digest.cloned(), Bytes::copy_from_slice(bytes));
-        ManifestBody { media_type, digest, bytes, age: std::time::Duration::ZERO, remark: Default::default() }
+        let (age, waited) = Default::default();
+        ManifestBody { media_type, digest, bytes, age, waited, remark: Default::default() }
     }
 
     fn registry(name: &str) -> Registry {

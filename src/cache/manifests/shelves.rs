@@ -125,6 +125,7 @@ mod tests {
             digest: None,
             bytes: Bytes::from_static(UNTYPED),
             age: Duration::ZERO,
+            waited: Duration::ZERO,
             remark: Default::default(),
         };
         Arc::new(Content::verified(&Reference::Tag("1".parse().unwrap()), body).unwrap())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::*;
-use crate::support::fake_registry::{Fault, Server, When};
+use crate::support::fake_registry::{Fault, Gate, Server, When};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_yes_holds_for_its_time_and_costs_one_head() {
@@ -51,6 +51,37 @@ async fn a_yes_that_is_too_old_is_asked_for_again_and_a_no_ends_it() {
     // Nor when nobody can be asked: what was said last is no.
     world.registry.take_down(Server::Api).await;
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 502);
+}
+
+#[tokio::test]
+async fn an_answer_that_came_late_holds_no_longer_for_it() {
+    for _ in 0..20 {
+        let world = World::new().await;
+        let mirror = world.mirror("access_ttl = \"3s\"").start().await;
+        let (gate, path) = (Gate::new(), layer("team/a", &world.of_ann));
+        let heads = || When::blobs().method(Method::HEAD).authorized();
+        world.registry.fault_times(1, heads(), Fault::HoldHead(gate.clone()));
+        let late = async {
+            gate.reached().await;
+            tokio::time::pause();
+        };
+        let (answer, ()) = tokio::join!(get_as(&mirror, ANN, &path), late);
+        assert_eq!(answer.status, 504);
+        tokio::time::resume();
+        gate.open();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        tokio::time::resume();
+        assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+        world.registry.forget_requests();
+        assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
+        // It was too old when it was taken; but it may have come only then.
+        if world.registry.count(|request| request.method == Method::HEAD) == 1 {
+            return;
+        }
+    }
+    panic!("a yes of long ago was believed as if it had just been said");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -124,6 +124,31 @@ async fn heads_of_a_moved_tag_fetch_it_once() {
     assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (1, 1));
 }
 
+#[tokio::test]
+async fn a_manifest_that_came_late_is_older_than_a_head() {
+    let registry = FakeRegistry::start().await;
+    let first = registry.add_image("team/app", "1", &[b"first"]);
+    let mirror = never_trusting(&registry).await;
+    mirror.get(&manifest(1)).await;
+    registry.add_image("team/app", "1", &[b"second"]);
+    let gate = Gate::new();
+    registry.fault_times(1, When::manifests().method(Method::GET), Fault::HoldHead(gate.clone()));
+    let (path, late) = (manifest(1), async {
+        gate.reached().await;
+        tokio::time::pause();
+    });
+    let (answer, ()) = tokio::join!(mirror.get(&path), late);
+    assert_eq!(answer.body, first.manifest_bytes);
+    // So long the question waits.
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    gate.open();
+    // Time for the answer to come. Should it come later, it is that of the third.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let third = registry.add_image("team/app", "1", &[b"third"]);
+    assert_eq!(mirror.get(&manifest(1)).await.body, third.manifest_bytes);
+}
+
 /// Of a tag that no client pulls, no manifest is fetched: what watches it by HEAD costs no pull.
 #[tokio::test]
 async fn a_moved_tag_that_was_never_pulled_costs_no_get() {
