@@ -44,6 +44,7 @@ mod trial;
 mod trust;
 mod via;
 pub mod write;
+mod x509;
 
 use std::{
     fmt,
