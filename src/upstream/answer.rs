@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use reqwest::{Response, Url};
 use tokio::time::timeout;
 
 use super::{
@@ -22,7 +23,7 @@ use crate::oci::ContentRange;
 /// How long the body of a refusal is waited for.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// What registries say that they are, with whatever they answer.
-const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+pub(super) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// The longest age that is believed, in seconds. Source: RFC 9111 section 1.2.2.
 const MAX_AGE: u64 = 1 << 31;
@@ -65,12 +66,11 @@ async fn refused(followed: Followed, asked: Asked) -> Error {
     let Followed { response, url, away, .. } = followed;
     let (status, headers) = (response.status(), response.headers().clone());
     let judged = judge(kind_of(status, away, &headers), status, &headers, asked);
-    // A body that breaks, hangs or is longer says nothing.
     let body = match status.is_client_error() && !asked.is_head {
-        true => timeout(REFUSAL_TIMEOUT, whole_body(response, &url, refusal::MAX_LEN)).await,
-        false => Ok(Ok(Bytes::new())),
+        true => body_of_refusal(response, &url).await,
+        false => Bytes::new(),
     };
-    let Said { reasons, is_of_registry } = Said::of(&body.ok().and_then(Result::ok).unwrap_or_default());
+    let Said { reasons, is_of_registry } = Said::of(&body);
     let kind = match judged {
         Judged::Unsure(_) if !is_of_registry => ErrorKind::Foreign { status: status.as_u16() },
         Judged::Sure(kind) | Judged::Unsure(kind) => kind,
@@ -84,6 +84,12 @@ async fn refused(followed: Followed, asked: Asked) -> Error {
         return error;
     }
     error.in_words(Refusal { status: status.as_u16(), reasons })
+}
+
+/// What stands in a refusal. A body that breaks, hangs or is longer says nothing.
+pub(super) async fn body_of_refusal(response: Response, url: &Url) -> Bytes {
+    let body = timeout(REFUSAL_TIMEOUT, whole_body(response, url, refusal::MAX_LEN)).await;
+    body.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

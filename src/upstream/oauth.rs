@@ -20,6 +20,7 @@ use super::{
     error::{Error, ErrorKind, Shown},
     follow::follow,
     late,
+    refusal::Said,
     token::{Scope, Token},
 };
 use crate::metrics::Operation;
@@ -130,23 +131,8 @@ impl Exchange<'_> {
     }
 
     async fn conclude(&self, (response, url): (Response, Url)) -> Result<Token, Error> {
-        let status = response.status();
-        if status != StatusCode::OK {
-            let kind = match failure(status, self.client.is_some()) {
-                // A page for people is no realm's word on credentials of ours.
-                ErrorKind::Unauthorized | ErrorKind::Denied
-                    if self.client.is_none()
-                        && answer::is_html(response.headers())
-                        && !response.headers().contains_key(header::WWW_AUTHENTICATE) =>
-                {
-                    ErrorKind::Protocol
-                }
-                kind => kind,
-            };
-            let why = format!("the token realm {} answered {status}", Shown(&url));
-            let error = Error::new(kind, why).retry_after(response.headers());
-            discard(response).await;
-            return Err(error);
+        if response.status() != StatusCode::OK {
+            return Err(self.refused(response, &url).await);
         }
         let waited = late::waited(&response);
         let body = match whole_body(response, &url, MAX_ANSWER).await {
@@ -159,6 +145,38 @@ impl Exchange<'_> {
         parse(&body).map(|token| token.come_before(waited)).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, format!("the token realm {} answered without a token", Shown(&url)))
         })
+    }
+
+    async fn refused(&self, response: Response, url: &Url) -> Error {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let of_client = self.client.is_some();
+        let kind = match failure(status, of_client) {
+            kind @ (ErrorKind::Unauthorized | ErrorKind::Denied) => {
+                let body = answer::body_of_refusal(response, url).await;
+                if is_page(status, &headers, &body, of_client) { ErrorKind::Unavailable } else { kind }
+            }
+            kind => {
+                discard(response).await;
+                kind
+            }
+        };
+        Error::new(kind, format!("the token realm {} answered {status}", Shown(url))).retry_after(&headers)
+    }
+}
+
+/// Whether a refusal is that of something in front of the realm, such as an ingress without a backend or a firewall.
+///
+/// For a client each 401 and 403 is the realm's. Of those to forebay a page for people is none, and a 403 has errors of the
+/// specification, or no body. By 400 a realm finds fault with the request (OAuth2), in whatever words.
+fn is_page(status: StatusCode, headers: &HeaderMap, body: &[u8], of_client: bool) -> bool {
+    if headers.contains_key(header::WWW_AUTHENTICATE) || headers.contains_key(answer::API_VERSION) {
+        return false;
+    }
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if of_client => false,
+        StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST => answer::is_html(headers),
+        StatusCode::FORBIDDEN => answer::is_html(headers) || !(body.is_empty() || Said::of(body).is_of_registry),
+        _ => !Said::of(body).is_of_registry,
     }
 }
 
@@ -229,6 +247,49 @@ mod tests {
         ] {
             let told = StatusCode::from_u16(status).unwrap();
             assert_eq!((failure(told, false), failure(told, true)), (ours, clients), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_front_of_a_realm_refuses_in_a_page() {
+        let (text, html) = (Some("text/plain"), Some("text/html; charset=utf-8"));
+        let json = Some("application/json");
+        let errors = r#"{"errors":[{"code":"DENIED","message":"denied"}]}"#;
+        for (status, kind, body, ours, clients) in [
+            (401, json, r#"{"details":"incorrect username or password"}"#, false, false),
+            (401, None, "", false, false),
+            (401, text, "Auth failed.\n", false, false),
+            (401, html, "<html>", true, false),
+            (403, json, errors, false, false),
+            (403, None, errors, false, false),
+            (403, None, "", false, false),
+            (403, text, "blocked", true, false),
+            (403, html, "<html>", true, false),
+            (403, json, r#"{"message":"blocked"}"#, true, false),
+            (400, json, r#"{"error":"invalid_service"}"#, false, false),
+            (400, text, "no such service", false, false),
+            (400, html, "<html>", true, true),
+            (404, text, "default backend - 404", true, true),
+            (404, html, "<html>", true, true),
+            (404, None, "", true, true),
+            (404, json, errors, false, false),
+            (405, text, "", true, true),
+            (410, html, "<html>", true, true),
+            (421, None, "", true, true),
+        ] {
+            let headers: HeaderMap =
+                kind.map(|kind| (header::CONTENT_TYPE, HeaderValue::from_static(kind))).into_iter().collect();
+            let status = StatusCode::from_u16(status).unwrap();
+            let told = |of_client| is_page(status, &headers, body.as_bytes(), of_client);
+            assert_eq!((told(false), told(true)), (ours, clients), "{status} {kind:?} {body}");
+            for (name, value) in [(header::WWW_AUTHENTICATE, "Basic realm=x"), (answer::API_VERSION, "registry/2.0")] {
+                let mut headers = headers.clone();
+                headers.insert(name, HeaderValue::from_static(value));
+                assert!(
+                    !is_page(status, &headers, body.as_bytes(), true)
+                        && !is_page(status, &headers, body.as_bytes(), false)
+                );
+            }
         }
     }
 

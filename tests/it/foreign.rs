@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay::oci::Algorithm;
+use forebay::{oci::Algorithm, upstream::CredentialSource};
 use http::Method;
 
 use crate::{
@@ -170,15 +170,37 @@ async fn a_page_is_no_word_on_referrers() {
 
 #[tokio::test]
 async fn a_page_in_a_realms_place_leaves_the_old_tag() {
-    for page in [Fault::page(403), Fault::page(401), Fault::page(404)] {
-        let registry = FakeRegistry::start().await;
-        registry.require(Auth::Bearer(Bearer::default()));
-        registry.add_image("team/app", "1", &[b"layer"]);
-        let mirror = never_trusting(&registry).await;
-        assert_eq!(mirror.get(&manifest(1)).await.status, 200);
-        registry.revoke_tokens();
-        registry.fault(When::tokens(), page.clone());
-        assert_eq!(mirror.get(&manifest(1)).await.header("cache-status"), STALE, "{page:?}");
+    let users = vec![("me".to_owned(), "se:cret".to_owned())];
+    let directory = tempfile::tempdir().unwrap();
+    let password_file = directory.path().join("password");
+    std::fs::write(&password_file, "se:cret").unwrap();
+    let password = CredentialSource::Password { username: "me".to_owned(), password_file };
+    for credential in [CredentialSource::Anonymous, password] {
+        for page in [
+            Fault::page(403),
+            Fault::page(401),
+            Fault::page(404),
+            Fault::no_backend(),
+            answer(403, "text/plain", "blocked"),
+            answer(403, "application/json", r#"{"message":"blocked"}"#),
+        ] {
+            let registry = FakeRegistry::start().await;
+            let anonymous = credential == CredentialSource::Anonymous;
+            registry.require(Auth::Bearer(Bearer { anonymous, users: users.clone(), ..Bearer::default() }));
+            registry.add_image("team/app", "1", &[b"layer"]);
+            let mirror = Mirror::build(&registry).config(|config| {
+                config.cache.tag_ttl = Duration::ZERO;
+                config.upstreams[0].credential = credential.clone();
+            });
+            let mirror = mirror.start().await;
+            assert_eq!(mirror.get(&manifest(1)).await.status, 200);
+            registry.revoke_tokens();
+            registry.fault(When::tokens(), page.clone());
+            assert_eq!(mirror.get(&manifest(1)).await.header("cache-status"), STALE, "{page:?}");
+            // It says nothing of a password.
+            let ok = mirror.metric("forebay_upstream_credentials_ok", &[]).await;
+            assert_eq!(ok, if anonymous { 0.0 } else { 1.0 }, "{page:?}");
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::*;
 use crate::support::{
     fake_registry::{Fault, Gate, Record, Server, When},
     raw::Raw,
+    until::until,
 };
 
 /// One client at an address of its own.
@@ -342,6 +343,37 @@ async fn a_login_with_a_token_that_anybody_gets_is_none() {
     world.registry.heal();
     assert_eq!(client.get(ANN, "/v2/").await, 200);
     assert_eq!(client.get((ANN.0, "wrong"), "/v2/").await, 401);
+}
+
+/// An ingress without a backend answers in the realm's place, whatever it is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_a_realms_place_is_no_wrong_password() {
+    let statuses = [400, 404, 405, 410, 421].map(Fault::page);
+    for page in statuses.into_iter().chain([Fault::no_backend()]) {
+        let world = World::new().await;
+        let mirror = world.mirror("access_ttl = \"0s\"\naccess_grace = \"1h\"").start().await;
+        let client = at(&mirror, "127.0.0.1");
+        let (hers, his) = (layer("team/a", &world.of_ann), layer("team/b", &world.of_bob));
+        assert_eq!(client.get(ANN, &hers).await, 200);
+        world.registry.revoke_tokens();
+        world.registry.fault(When::tokens(), page.clone());
+        for _ in 0..60 {
+            assert_eq!(client.get(ANN, &hers).await, 200, "{page:?}");
+            assert_eq!(client.get(BOB, &his).await, 502, "{page:?}");
+        }
+        world.registry.heal();
+        until("he is let in", async || client.get(BOB, &his).await == 200).await;
+        assert_eq!(client.get(ANN, &hers).await, 200, "{page:?}");
+    }
+}
+
+/// Which a realm says of what it does not understand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_realms_own_404_refuses_a_client() {
+    let world = World::new().await;
+    let mirror = world.mirror("").start().await;
+    world.registry.fault(When::tokens(), Fault::status(404));
+    assert_eq!(at(&mirror, "127.0.0.1").get(ANN, MANIFEST).await, 401);
 }
 
 fn realm_of_all() -> Fault {

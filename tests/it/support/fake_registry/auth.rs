@@ -15,6 +15,11 @@ pub enum Auth {
         username: String,
         password: String,
     },
+    /// As ECR: a wrong password is answered by 403.
+    Forbidding {
+        username: String,
+        password: String,
+    },
     Bearer(Bearer),
 }
 
@@ -33,6 +38,8 @@ pub struct Bearer {
     pub rights: Vec<(&'static str, &'static str)>,
     /// The identity token that gets a token by POST.
     pub refresh_token: Option<String>,
+    /// What a wrong password is refused with, in the registry's words.
+    pub wrong: u16,
     /// Whether anyone at all gets a token.
     pub anonymous: bool,
     /// The status that GETs, and POSTs, are refused with; `None`: they are answered.
@@ -54,6 +61,7 @@ impl Default for Bearer {
             users: vec![],
             rights: vec![],
             refresh_token: None,
+            wrong: 401,
             anonymous: true,
             refuse_get: None,
             refuse_post: None,
@@ -63,6 +71,8 @@ impl Default for Bearer {
         }
     }
 }
+
+const DENIED: &str = r#"{"errors":[{"code":"DENIED","message":"denied"}]}"#;
 
 /// Status, headers and body of an answer.
 pub(super) type Plain = (u16, Vec<(&'static str, String)>, String);
@@ -99,9 +109,12 @@ impl State {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let challenges = match &self.auth {
             Auth::Open => return None,
-            Auth::Basic { username, password } => {
+            Auth::Basic { username, password } | Auth::Forbidding { username, password } => {
                 if shown == Some(&basic(username, password)) {
                     return None;
+                }
+                if matches!(self.auth, Auth::Forbidding { .. }) && shown.is_some() {
+                    return Some((403, vec![], DENIED.to_owned()));
                 }
                 vec![r#"Basic realm="fake registry""#.to_owned()]
             }
@@ -138,9 +151,9 @@ impl State {
     pub(super) fn token(&mut self, request: &Record) -> Plain {
         let bearer = match &self.auth {
             Auth::Bearer(bearer) => bearer.clone(),
-            Auth::Open | Auth::Basic { .. } => Bearer::default(),
+            Auth::Open | Auth::Basic { .. } | Auth::Forbidding { .. } => Bearer::default(),
         };
-        let refuse = |status: u16| (status, vec![], "{}".to_owned());
+        let refuse = |status: u16| (status, vec![], if status == 403 { DENIED } else { "{}" }.to_owned());
         let posted = request.method == Method::POST;
         if let Some(status) = if posted { bearer.refuse_post } else { bearer.refuse_get } {
             return refuse(status);
@@ -164,7 +177,7 @@ impl State {
             }
         };
         if !allowed {
-            return refuse(401);
+            return (bearer.wrong, vec![], DENIED.to_owned());
         }
         self.issued += 1;
         let token = format!("token-{}{}", self.issued, "x".repeat(bearer.padding));
