@@ -3,7 +3,8 @@
 //! What must hold: Basic goes to the upstream's own origin alone, and a credential goes to a realm
 //! only if [`realm`] says that it may see it; a realm that may not is asked anonymously. What was
 //! refused is dropped, and a credential that was remembered is read anew before it counts as wrong. One of forebay's own that
-//! was refused is told of, and shown again after a while alone.
+//! was refused is told of, and shown again after a while alone. Whether a 403 refuses the credential, or the request,
+//! is asked before it counts.
 //!
 //! [`realm`]: super::realm
 
@@ -17,7 +18,10 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::Url;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout},
+};
 
 use super::{
     Asker, ClientCredential, Config, Context, Verdict,
@@ -34,6 +38,8 @@ use super::{
 };
 use crate::metrics::{Metrics, TokenResult};
 
+/// How long a request waits while another one asks whether the upstream refuses the password.
+const ASKING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How old a token has to be for a 403 to mean that it has died, and how often that is tried.
 const RENEWAL: Duration = Duration::from_secs(60);
 
@@ -54,8 +60,8 @@ impl Authorization {
         matches!(self.proof, Proof::Basic { .. })
     }
 
-    /// The same, where others need not wait for what the upstream says of it.
-    pub(super) fn shown(mut self) -> Self {
+    /// The same for a request whose answer takes its time: no other one waits for what the upstream says of it.
+    pub(super) fn without_turn(mut self) -> Self {
         if let Proof::Basic { turn, .. } = &mut self.proof {
             *turn = None;
         }
@@ -170,6 +176,12 @@ pub(super) struct Authenticator {
     tokens: TokenCache,
     /// Whether it was said that the credentials are not used: once is enough.
     warned: AtomicBool,
+    /// What follows `/v2/` of what was last given for a password of forebay's own.
+    given: Mutex<Option<Arc<str>>>,
+    /// Held while it is asked whether a refusal is about a password of forebay's own.
+    asking: Semaphore,
+    /// When one was last about something else.
+    cleared: Mutex<Option<Instant>>,
     /// When a token was last renewed because of a 403.
     renewed: Mutex<Option<Instant>>,
     metrics: Metrics,
@@ -183,6 +195,9 @@ impl Authenticator {
             credentials: Credentials::new(config)?,
             tokens: TokenCache::new(),
             warned: AtomicBool::new(false),
+            given: Mutex::default(),
+            asking: Semaphore::new(1),
+            cleared: Mutex::default(),
             renewed: Mutex::default(),
             metrics: context.metrics.clone(),
         })
@@ -252,16 +267,47 @@ impl Authenticator {
         }
     }
 
-    /// Whether it is a password of forebay's own that the upstream took before.
+    /// Whether it is a password of forebay's own that the upstream took when it was last shown.
     pub(super) fn was_taken(&self, authorization: &Authorization) -> bool {
-        authorization.is_own_password() && self.credentials.is_taken()
+        matches!(&authorization.proof, Proof::Basic { credential, .. } if self.credentials.is_taken(credential))
+    }
+
+    /// Whether it is a password of forebay's own that the upstream refused lately.
+    pub(super) fn is_withheld(&self, authorization: &Authorization) -> bool {
+        matches!(&authorization.proof, Proof::Basic { credential, .. } if self.credentials.is_withheld(credential))
     }
 
     /// The upstream answered to it as to those whom it knows.
     pub(super) fn taken(&self, authorization: &Authorization) {
-        if authorization.is_own_password() {
-            self.note_taken();
+        if let Proof::Basic { credential, .. } = &authorization.proof {
+            self.note_taken(credential);
         }
+    }
+
+    /// What follows `/v2/` of what was last given for a password of forebay's own.
+    pub(super) fn given(&self) -> Option<Arc<str>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This was given for a password of forebay's own.
+    pub(super) fn note_given(&self, path: &str) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.into());
+    }
+
+    /// To be held while it is asked whether a refusal is about a password of forebay's own.
+    pub(super) async fn turn_to_ask(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed; an answer may take as long.
+        timeout(ASKING_TIMEOUT, self.asking.acquire()).await.ok()?.ok()
+    }
+
+    /// A refusal was about something else than the password.
+    pub(super) fn note_cleared(&self) {
+        *self.cleared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether one was, since then.
+    pub(super) fn was_cleared(&self, since: Instant) -> bool {
+        self.cleared.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|cleared| since < cleared)
     }
 
     /// Drops a token of forebay's own to which the upstream said 403, if that may mean that it has died: some registries say so
@@ -283,8 +329,9 @@ impl Authenticator {
     }
 
     async fn note_refused(&self, credential: &Arc<Credential>) {
+        let Some(is_news) = self.credentials.refused(credential).await else { return };
         self.metrics.upstream_credentials(&self.upstream, false);
-        if self.credentials.refused(credential).await {
+        if is_news {
             tracing::warn!(
                 upstream = %self.upstream,
                 "the upstream refuses forebay's own credentials: what is cached is served, and what needs them is not; they \
@@ -293,9 +340,9 @@ impl Authenticator {
         }
     }
 
-    fn note_taken(&self) {
+    fn note_taken(&self, credential: &Arc<Credential>) {
         self.metrics.upstream_credentials(&self.upstream, true);
-        if self.credentials.taken() {
+        if self.credentials.taken(credential) {
             tracing::info!(upstream = %self.upstream, "the upstream takes forebay's own credentials again");
         }
     }
@@ -363,7 +410,9 @@ impl Authenticator {
             }
             (None, _) => {
                 let why = format!("upstream {} wants a user name and a password, and has none", self.upstream);
-                Err(Error::new(ErrorKind::Unauthorized, why))
+                // A source without an entry is no client's fault.
+                let is_ours = client.is_none() && !self.credentials.is_anonymous();
+                Err(Error::new(if is_ours { ErrorKind::OurCredentials } else { ErrorKind::Unauthorized }, why))
             }
         }
     }
@@ -459,8 +508,13 @@ impl Authenticator {
                 self.warn_unused(|| NO_ENTRY.to_owned());
                 return token;
             };
+            let is_refused = match token.as_ref().map_err(|error| error.kind) {
+                Err(ErrorKind::Unauthorized) => true,
+                Err(ErrorKind::Denied) => Box::pin(self.denies_credential(sender, key, &credential)).await?,
+                Ok(_) | Err(_) => false,
+            };
             match token {
-                Err(mut error) if error.kind == ErrorKind::Unauthorized => {
+                Err(mut error) if is_refused => {
                     self.note_refused(&credential).await;
                     drop(turn);
                     error.kind = ErrorKind::OurCredentials;
@@ -472,11 +526,44 @@ impl Authenticator {
                 }
                 token => {
                     if token.is_ok() {
-                        self.note_taken();
+                        self.note_taken(&credential);
                     }
                     return token;
                 }
             }
+        }
+    }
+}
+
+impl Authenticator {
+    /// Whether a realm's 403 refuses forebay's own credential, and not the scope. Without a scope, as to `docker login`, a realm gives
+    /// a token to each user. Of requests that are refused together, one asks.
+    ///
+    /// # Errors
+    /// The realm cannot be asked, which is no word.
+    async fn denies_credential(
+        &self,
+        sender: &Sender,
+        key: &TokenKey,
+        credential: &Arc<Credential>,
+    ) -> Result<bool, Error> {
+        let since = Instant::now();
+        let _turn = self.turn_to_ask().await;
+        if self.was_cleared(since) {
+            return Ok(false);
+        }
+        if key.scope == Scope::Login || self.credentials.is_withheld(credential) {
+            return Ok(true);
+        }
+        let login = TokenKey { scope: Scope::Login, ..key.clone() };
+        match Box::pin(self.ask(sender, &login, Some(credential), None)).await {
+            Ok(_) => {
+                self.note_taken(credential);
+                self.note_cleared();
+                Ok(false)
+            }
+            Err(error) if matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 }
@@ -506,6 +593,11 @@ pub(super) fn widened(scope: &Scope, headers: &HeaderMap) -> Option<Scope> {
 /// Whether the challenge in `headers` is one that forebay can answer, with whatever credentials.
 pub(super) fn is_answerable(headers: &HeaderMap) -> bool {
     choose(&challenges(headers)).is_some()
+}
+
+/// Whether the challenge in `headers` wants a password.
+pub(super) fn wants_password(headers: &HeaderMap) -> bool {
+    choose(&challenges(headers)) == Some(Scheme::Basic)
 }
 
 fn challenges(headers: &HeaderMap) -> Vec<Challenge> {

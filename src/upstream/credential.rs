@@ -99,6 +99,8 @@ pub(super) struct Credentials {
     /// One entry: concurrent askers share one read, or one run of the helper.
     remembered: Cache<(), Option<Arc<Credential>>>,
     trial: Trial,
+    /// What was read last.
+    latest: Mutex<Option<Arc<Credential>>>,
     /// When a source that may run a program was last asked again for what is refused.
     asked_again: Mutex<Option<Instant>>,
 }
@@ -116,6 +118,7 @@ impl Credentials {
             keys: keys(config),
             remembered: Cache::builder().max_capacity(1).time_to_live(REREAD_AFTER).build(),
             trial: Trial::new(),
+            latest: Mutex::default(),
             asked_again: Mutex::default(),
         })
     }
@@ -135,10 +138,27 @@ impl Credentials {
         if self.is_anonymous() {
             return Ok(Loaded { credential: None, fresh: true, turn: None });
         }
-        let turn = self.trial.turn().await;
-        let (credential, fresh) = self.remembered().await?;
-        let withheld = credential.as_ref().and_then(|credential| self.trial.withheld(credential));
-        let Some(left) = withheld else { return Ok(Loaded { credential, fresh, turn }) };
+        let (credential, fresh) = self.current().await?;
+        let Some(shown) = &credential else { return Ok(Loaded { credential, fresh, turn: None }) };
+        self.check_pause(shown).await?;
+        let turn = self.trial.turn(shown).await;
+        if matches!(turn, Ok(None)) {
+            return Ok(Loaded { credential, fresh, turn: None });
+        }
+        // While this one waited, it may have been refused, and another one read.
+        let (credential, again) = self.current().await?;
+        if let Some(shown) = &credential {
+            self.check_pause(shown).await?;
+        }
+        let turn = turn.map_err(|kind| {
+            let why = "another request shows forebay's own credentials, and has no answer yet";
+            Error::new(kind, format!("upstream {}: {why}", self.upstream))
+        })?;
+        Ok(Loaded { credential, fresh: fresh || again, turn })
+    }
+
+    async fn check_pause(&self, shown: &Credential) -> Result<(), Error> {
+        let Some(left) = self.trial.withheld(shown) else { return Ok(()) };
         if self.may_ask_again() {
             self.forget().await;
         }
@@ -164,11 +184,11 @@ impl Credentials {
 
     /// Whether the source has a credential for this upstream.
     pub(super) async fn has_one(&self) -> Result<bool, Error> {
-        Ok(self.remembered().await?.0.is_some())
+        Ok(self.current().await?.0.is_some())
     }
 
     /// What the source has, and whether it was read just now.
-    async fn remembered(&self) -> Result<(Option<Arc<Credential>>, bool), Error> {
+    async fn current(&self) -> Result<(Option<Arc<Credential>>, bool), Error> {
         let entry = self.remembered.entry(()).or_try_insert_with(self.read()).await;
         let entry = entry.map_err(|error| (*error).clone())?;
         let fresh = entry.is_fresh();
@@ -189,21 +209,32 @@ impl Credentials {
         may
     }
 
-    /// It was refused: what is remembered is read again next time. Whether that is news.
-    pub(super) async fn refused(&self, credential: &Arc<Credential>) -> bool {
+    /// It was refused: what is remembered is read again next time. Whether that is news; `None` where another one was read since.
+    pub(super) async fn refused(&self, credential: &Arc<Credential>) -> Option<bool> {
+        let is_latest = |latest: &Option<Arc<Credential>>| latest.as_ref().is_none_or(|latest| latest == credential);
+        if !is_latest(&self.latest.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return None;
+        }
         let is_news = self.trial.refused(credential);
-        self.forget().await;
-        is_news
+        if self.may_ask_again() {
+            self.forget().await;
+        }
+        Some(is_news)
     }
 
-    /// Whether it was taken when it was last shown.
-    pub(super) fn is_taken(&self) -> bool {
-        self.trial.is_taken()
+    /// Whether it is not to be shown for now.
+    pub(super) fn is_withheld(&self, credential: &Credential) -> bool {
+        self.trial.withheld(credential).is_some()
+    }
+
+    /// Whether this one was taken when one was last shown.
+    pub(super) fn is_taken(&self, credential: &Credential) -> bool {
+        self.trial.is_taken(credential)
     }
 
     /// What was shown was taken. Whether the one before was refused.
-    pub(super) fn taken(&self) -> bool {
-        self.trial.taken()
+    pub(super) fn taken(&self, credential: &Arc<Credential>) -> bool {
+        self.trial.taken(credential)
     }
 
     async fn forget(&self) {
@@ -224,7 +255,9 @@ impl Credentials {
                 self.look_up(&text).await?
             }
         };
-        Ok(credential.map(Arc::new))
+        let credential = credential.map(Arc::new);
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&credential);
+        Ok(credential)
     }
 
     async fn off_thread<T: Send + 'static>(

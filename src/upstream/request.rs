@@ -14,7 +14,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     Access, Asker, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Registry,
@@ -311,34 +311,49 @@ impl Shared {
             Known::Failed(scheme, error) => (None, Some((scheme, error))),
         };
         // A password that may be a guess goes only with what is refused without it: the answer is a word on the password then.
-        let (guess, authorization) = match authorization {
+        let (guess, mut authorization) = match authorization {
             Some(guess) if guess.may_be_guess() => (Some(guess), None),
             known => (None, known),
         };
         let mut first = self.send(endpoint, ask, authorization.as_ref()).await?;
-        if let Some(shown) = &authorization {
-            if is_welcome(&first) {
-                self.authenticator.taken(shown);
+        if let Some(shown) = authorization.take_if(|shown| shown.is_own_password()) {
+            if !is_challenge(&first) || !auth::is_answerable(first.response.headers()) {
+                let answer = Box::pin(self.check_password(endpoint, ask, &shown, first)).await;
+                // Its turn is over.
+                drop(shown);
+                if answer.as_ref().err().is_none_or(|error| error.kind != ErrorKind::OurCredentials) {
+                    return answer;
+                }
+                // It is read anew: there may be another one by now.
+                return match Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await {
+                    Known::Authorization(newer) => Box::pin(self.ask_with(endpoint, ask, &newer)).await,
+                    Known::Nothing | Known::Failed(..) => answer,
+                };
             }
-            // Some say so to a token that has died.
-            if ask.client.is_none()
-                && first.response.status() == StatusCode::FORBIDDEN
-                && !first.away
-                && self.authenticator.renew(shown).await
-                && let Known::Authorization(renewed) =
-                    Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await
+            // The registry may know tokens alone by now: that is no word on the password.
+            if auth::wants_password(first.response.headers())
+                && !Box::pin(self.refuses_password(endpoint, &shown, StatusCode::UNAUTHORIZED)).await?
             {
-                discard(first.response).await;
-                return Box::pin(self.ask_with(endpoint, ask, &renewed)).await;
+                return self.check(first, ask).await;
             }
+        }
+        // Some say so to a token that has died.
+        if let Some(shown) = &authorization
+            && ask.client.is_none()
+            && first.response.status() == StatusCode::FORBIDDEN
+            && !first.away
+            && self.authenticator.renew(shown).await
+            && let Known::Authorization(renewed) =
+                Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await
+        {
+            discard(first.response).await;
+            return Box::pin(self.ask_with(endpoint, ask, &renewed)).await;
         }
         // A token that is merely good for too little is kept for what it is good for.
         if let Some(authorization) = authorization.filter(|_| is_challenge(&first))
             && auth::widened(&ask.scope, first.response.headers()).is_none()
         {
-            if !self.refused(endpoint, &authorization).await {
-                return self.check(first, ask).await;
-            }
+            self.authenticator.refused(&authorization).await;
             if authorization.is_clients_password() && !auth::names_another_way(endpoint, first.response.headers()) {
                 return self.check(first, ask).await;
             }
@@ -371,19 +386,14 @@ impl Shared {
     /// Asks for what was refused without this.
     async fn ask_with(&self, endpoint: &Endpoint, ask: &Ask, authorization: &Authorization) -> Result<Followed, Error> {
         let second = self.send(endpoint, ask, Some(authorization)).await?;
-        let is_refused = is_challenge(&second) && self.refused(endpoint, authorization).await;
-        if is_welcome(&second) {
-            self.authenticator.taken(authorization);
+        if authorization.is_own_password() {
+            return Box::pin(self.check_password(endpoint, ask, authorization, second)).await;
+        }
+        if is_challenge(&second) {
+            self.authenticator.refused(authorization).await;
         }
         let away = second.away;
-        let mut answer = self.check(second, ask).await;
-        if let Err(error) = &mut answer
-            && error.kind == ErrorKind::Unauthorized
-            && is_refused
-            && authorization.is_own_password()
-        {
-            error.kind = ErrorKind::OurCredentials;
-        }
+        let answer = self.check(second, ask).await;
         let problem = match &answer {
             // A page is no word on a password, also where it may prove to be no page.
             Ok(followed) => answer::is_html(followed.response.headers()).then_some(ErrorKind::Protocol),
@@ -401,20 +411,89 @@ impl Shared {
         answer
     }
 
-    /// Takes note of a 401. Some registries say so to what is not for a user, whose password they take: where it was taken before,
-    /// their base tells whether it still is. Whether it is not.
-    async fn refused(&self, endpoint: &Endpoint, authorization: &Authorization) -> bool {
-        if self.authenticator.was_taken(authorization)
-            && let Ok(base) = endpoint.url("")
-        {
-            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, authorization.value.clone())]);
-            let told = Box::pin(self.sender.send(Operation::Base, Method::GET, &base, headers, None)).await;
-            if told.is_ok_and(|told| told.status() != StatusCode::UNAUTHORIZED) {
-                return false;
+    /// Judges an answer to forebay's own password, and the password by it.
+    async fn check_password(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask,
+        shown: &Authorization,
+        followed: Followed,
+    ) -> Result<Followed, Error> {
+        let (status, away) = (followed.response.status(), followed.away);
+        let mut answer = self.check(followed, ask).await;
+        let kind = answer.as_ref().err().map(|error| error.kind);
+        // To a HEAD, a refusal without the registry's header is perhaps a page: it is asked again by GET.
+        let is_word = !away && is_refused(status) && matches!(kind, Some(ErrorKind::Unauthorized | ErrorKind::Denied));
+        let is_given = kind.is_none() || away;
+        if is_given || (!is_word && kind.is_some_and(says_of_content)) {
+            self.authenticator.taken(shown);
+            if is_given && matches!(ask.operation, Operation::Manifest | Operation::Blob) {
+                self.authenticator.note_given(&ask.path_and_query);
             }
         }
-        self.authenticator.refused(authorization).await;
-        true
+        if is_word
+            && let Err(error) = &mut answer
+            && Box::pin(self.refuses_password(endpoint, shown, status)).await?
+        {
+            error.kind = ErrorKind::OurCredentials;
+        }
+        answer
+    }
+
+    /// Whether a 401 or 403 to forebay's own password refuses the password, and not the request: notes it then. That is
+    /// for the base to say, but for a 401 to one that was not taken yet. A base that says 403 may say so to each request; it refuses
+    /// the password where it challenges those without one, and, of one that was taken, where what was given for it is refused, too.
+    /// Of requests that are refused together, one asks.
+    ///
+    /// # Errors
+    /// The upstream cannot be asked, which is no word.
+    pub(super) async fn refuses_password(
+        &self,
+        endpoint: &Endpoint,
+        shown: &Authorization,
+        status: StatusCode,
+    ) -> Result<bool, Error> {
+        let since = Instant::now();
+        let _turn = self.authenticator.turn_to_ask().await;
+        if self.authenticator.was_cleared(since) {
+            return Ok(false);
+        }
+        let was_taken = self.authenticator.was_taken(shown);
+        let is_known = self.authenticator.is_withheld(shown) || (status == StatusCode::UNAUTHORIZED && !was_taken);
+        let refuses = is_known
+            || match self.base_says(endpoint, Some(shown)).await? {
+                Some(ErrorKind::Unauthorized) => true,
+                Some(ErrorKind::Denied) => match self.authenticator.given().filter(|_| was_taken) {
+                    Some(path) => {
+                        let given = Ask { method: Method::HEAD, path_and_query: path.to_string(), ..Ask::ping(None) };
+                        let followed = self.send(endpoint, &given, Some(shown)).await?;
+                        !followed.away && is_refused(followed.response.status())
+                    }
+                    None => self.base_says(endpoint, None).await? == Some(ErrorKind::Unauthorized),
+                },
+                Some(_) | None => false,
+            };
+        if refuses {
+            self.authenticator.refused(shown).await;
+        } else {
+            self.authenticator.note_cleared();
+        }
+        Ok(refuses)
+    }
+
+    /// How the base refuses this; `None`: not at all.
+    async fn base_says(&self, endpoint: &Endpoint, shown: Option<&Authorization>) -> Result<Option<ErrorKind>, Error> {
+        let followed = self.send(endpoint, &Ask::ping(None), shown).await?;
+        let asked = Asked { any_type: true, any_coding: true, ..Asked::default() };
+        match answer::check(followed, asked).await {
+            Ok(followed) => {
+                discard(followed.response).await;
+                Ok(None)
+            }
+            // A page says nothing of a password.
+            Err(error) if error.kind.is_outage() && !matches!(error.kind, ErrorKind::Foreign { .. }) => Err(error),
+            Err(error) => Ok(Some(error.kind)),
+        }
     }
 
     /// Asks one endpoint for nothing. A token is proof enough that it would answer us: some realms give one that is good for repositories,
@@ -446,6 +525,9 @@ impl Shared {
         }
         discard(first.response).await;
         let second = self.send(endpoint, &ask, Some(&authorization)).await?;
+        if authorization.is_own_password() {
+            return Box::pin(self.check_password(endpoint, &ask, &authorization, second)).await.map(drop);
+        }
         if is_challenge(&second) {
             self.authenticator.refused(&authorization).await;
         }
@@ -520,9 +602,14 @@ pub(super) async fn in_time<T>(
     }
 }
 
-/// Whether the origin itself gave what was asked for, or led to it.
-fn is_welcome(followed: &Followed) -> bool {
-    followed.first.status.is_success() || followed.first.status.is_redirection()
+/// Whether a refusal is about the content of the request, and not about its credential.
+fn says_of_content(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotFound | ErrorKind::Rejected { .. } | ErrorKind::RangeNotSatisfiable { .. })
+}
+
+/// Whether the credential may be what is refused.
+pub(super) fn is_refused(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 fn is_challenge(followed: &Followed) -> bool {

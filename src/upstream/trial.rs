@@ -1,7 +1,8 @@
 //! Whether forebay's own credential is shown, once its upstream has refused it.
 //!
 //! What must hold: a credential that was refused is shown again after a pause that grows, and not before; another one is shown
-//! at once. Until one was taken, requests show it one after the other, so that the first refusal spares the rest.
+//! at once. Until one was taken, requests show it one after the other, so that the first refusal spares the rest: a request
+//! that gets no turn does not show it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,13 +14,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::credential::Credential;
+use super::{credential::Credential, error::ErrorKind};
 
 /// How long a credential is not shown after it was refused; twice as long after each time.
 const MIN_PAUSE: Duration = Duration::from_secs(10);
 const MAX_PAUSE: Duration = Duration::from_secs(600);
-/// How long a request waits for the verdict that another one brings. A realm that hangs is no verdict.
-const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a request waits for the verdict that another one brings: longer than an answer may take, so that where none
+/// comes the next request has its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(45);
+/// The same where the last verdict is known, and is a refusal.
+const LATER_TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the upstream said of forebay's credentials.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ pub(super) struct Trial {
 enum Standing {
     #[default]
     Unknown,
-    Taken,
+    Taken(Arc<Credential>),
     Refused {
         credential: Arc<Credential>,
         until: Instant,
@@ -51,18 +55,33 @@ impl Trial {
         Self { standing: Mutex::default(), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// To be held while the credential is shown. `None`: it was taken before, or none came in time.
-    pub(super) async fn turn(&self) -> Option<Turn> {
-        if self.is_taken() {
-            return None;
+    /// To be held while this one is shown. `None`: it was taken, before or meanwhile.
+    ///
+    /// # Errors
+    /// None came in time.
+    pub(super) async fn turn(&self, shown: &Credential) -> Result<Option<Turn>, ErrorKind> {
+        if self.is_taken(shown) {
+            return Ok(None);
         }
-        let turn = timeout(TURN_TIMEOUT, self.turn.clone().acquire_owned()).await;
-        turn.ok()?.ok().map(|permit| Turn { _permit: permit })
+        let (limit, kind) = match self.was_refused(shown) {
+            true => (LATER_TURN_TIMEOUT, ErrorKind::OurCredentials),
+            false => (TURN_TIMEOUT, ErrorKind::Timeout),
+        };
+        let permit = timeout(limit, self.turn.clone().acquire_owned()).await;
+        if self.is_taken(shown) {
+            return Ok(None);
+        }
+        // The semaphore is never closed.
+        permit.map(|permit| permit.ok().map(|permit| Turn { _permit: permit })).map_err(|_| kind)
     }
 
-    /// Whether the credential was taken when it was last shown.
-    pub(super) fn is_taken(&self) -> bool {
-        self.with(|standing| matches!(standing, Standing::Taken))
+    /// Whether this one was taken when one was last shown.
+    pub(super) fn is_taken(&self, shown: &Credential) -> bool {
+        self.with(|standing| matches!(standing, Standing::Taken(credential) if **credential == *shown))
+    }
+
+    fn was_refused(&self, shown: &Credential) -> bool {
+        self.with(|standing| matches!(standing, Standing::Refused { credential, .. } if **credential == *shown))
     }
 
     /// For how long this one is not to be shown.
@@ -92,8 +111,9 @@ impl Trial {
     }
 
     /// It was taken. Whether the one before was refused.
-    pub(super) fn taken(&self) -> bool {
-        self.with(|standing| matches!(std::mem::replace(standing, Standing::Taken), Standing::Refused { .. }))
+    pub(super) fn taken(&self, shown: &Arc<Credential>) -> bool {
+        let taken = Standing::Taken(shown.clone());
+        self.with(|standing| matches!(std::mem::replace(standing, taken), Standing::Refused { .. }))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Standing) -> T) -> T {
@@ -130,21 +150,27 @@ mod tests {
             assert_eq!(trial.withheld(&old), Some(MAX_PAUSE));
             tokio::time::advance(MAX_PAUSE).await;
         }
-        assert!(trial.taken() && !trial.taken());
+        assert!(trial.taken(&old) && !trial.taken(&old));
         assert!(trial.refused(&new));
         assert_eq!(trial.withheld(&new), Some(MIN_PAUSE));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_not_taken_is_shown_one_by_one() {
-        let trial = Trial::new();
-        let turn = trial.turn().await.unwrap();
-        assert!(trial.turn().now_or_never().is_none());
-        // A verdict that does not come holds up nothing for good.
-        assert!(trial.turn().await.is_none());
+        let (trial, old, new) = (Trial::new(), password("old"), password("new"));
+        let turn = trial.turn(&old).await.unwrap();
+        assert!(turn.is_some() && trial.turn(&old).now_or_never().is_none());
+        // While none came, no other request shows it.
+        assert_eq!(trial.turn(&old).await.unwrap_err(), ErrorKind::Timeout);
+        trial.refused(&old);
+        assert_eq!(trial.turn(&old).await.unwrap_err(), ErrorKind::OurCredentials);
         drop(turn);
-        assert!(trial.turn().await.is_some());
-        trial.taken();
-        assert!(trial.turn().await.is_none());
+        assert!(trial.turn(&old).await.unwrap().is_some());
+        // Another one may be wrong, too.
+        trial.taken(&old);
+        let turn = trial.turn(&new).await.unwrap();
+        assert!(turn.is_some() && trial.turn(&old).await.unwrap().is_none());
+        let (waited, ()) = tokio::join!(trial.turn(&new), async { drop((trial.taken(&new), turn)) });
+        assert!(waited.unwrap().is_none(), "all go on at once");
     }
 }

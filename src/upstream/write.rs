@@ -12,13 +12,13 @@ use tokio::time::Instant;
 
 use super::{
     ClientCredential,
-    auth::{Authorization, Cause, Known},
+    auth::{self, Authorization, Cause, Known},
     client::{discard, whole_body},
     content::Content,
     endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
     redirect,
-    request::Shared,
+    request::{Shared, is_refused},
     token::Scope,
 };
 use crate::{metrics::Operation, oci::Repository};
@@ -168,13 +168,35 @@ impl Shared {
             // Some front ends answer 411 without it.
             write.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let (authorization, failed) = match Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await {
+        let (mut authorization, failed) = match Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await
+        {
             Known::Nothing => (None, None),
             Known::Authorization(authorization) => (Some(authorization), None),
             Known::Failed(scheme, error) => (None, Some((scheme, error))),
         };
         let first = self.lead(&write, url, authorization.as_ref()).await?;
-        if first.status() != StatusCode::UNAUTHORIZED {
+        let is_asked_back = first.status() == StatusCode::UNAUTHORIZED;
+        let wants_token =
+            is_asked_back && auth::is_answerable(first.headers()) && !auth::wants_password(first.headers());
+        if let Some(shown) = authorization.take_if(|shown| shown.is_own_password())
+            && !wants_token
+        {
+            if !self.refuses_password_by(endpoint, &write, &shown, &first).await? {
+                return Ok(first);
+            }
+            // Its turn is over.
+            drop(shown);
+            discard(first).await;
+            // It is read anew: there may be another one by now.
+            let newer = match Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await {
+                Known::Authorization(newer) => newer,
+                Known::Failed(_, error) => return Err(error),
+                Known::Nothing => return Err(refused_password(url)),
+            };
+            let second = self.lead(&write, url, Some(&newer)).await?;
+            return self.second(endpoint, &write, url, &newer, second).await;
+        }
+        if !is_asked_back {
             match &authorization {
                 Some(_) if write.goes_on_after(first.status()) => {}
                 Some(authorization) => judge_refusal(authorization, first.status()),
@@ -193,18 +215,60 @@ impl Shared {
         let challenged = self.authenticator.challenged(&self.sender, endpoint, &headers, cause, failed);
         let authorization = Box::pin(challenged).await?;
         let second = self.lead(&write, url, Some(&authorization)).await?;
+        self.second(endpoint, &write, url, &authorization, second).await
+    }
+
+    /// What a last answer says of the credential that it was given to.
+    async fn second(
+        &self,
+        endpoint: &Endpoint,
+        write: &Write<'_>,
+        url: &Url,
+        shown: &Authorization,
+        second: Response,
+    ) -> Result<Response, Error> {
         if write.goes_on_after(second.status()) {
             return Ok(second);
         }
+        if shown.is_own_password() {
+            if !self.refuses_password_by(endpoint, write, shown, &second).await? {
+                return Ok(second);
+            }
+            discard(second).await;
+            return Err(refused_password(url));
+        }
         if second.status() == StatusCode::UNAUTHORIZED {
-            self.authenticator.refused(&authorization).await;
-            authorization.judge(Some(ErrorKind::Unauthorized));
+            self.authenticator.refused(shown).await;
+            shown.judge(Some(ErrorKind::Unauthorized));
         }
         if second.status().is_success() {
-            authorization.judge(None);
+            shown.judge(None);
         }
-        judge_refusal(&authorization, second.status());
+        judge_refusal(shown, second.status());
         Ok(second)
+    }
+
+    /// Whether an answer refuses forebay's own password, and notes what it says of that.
+    async fn refuses_password_by(
+        &self,
+        endpoint: &Endpoint,
+        write: &Write<'_>,
+        shown: &Authorization,
+        answer: &Response,
+    ) -> Result<bool, Error> {
+        let status = answer.status();
+        // Nor is a page that stands for a 401 a word.
+        let is_page = status == StatusCode::UNAUTHORIZED && !answer.headers().contains_key(header::WWW_AUTHENTICATE);
+        if write.goes_on_after(status) || is_page {
+            return Ok(false);
+        }
+        if is_refused(status) {
+            return Box::pin(self.refuses_password(endpoint, shown, status)).await;
+        }
+        if is_about_content(status) {
+            self.authenticator.taken(shown);
+        }
+        Ok(false)
     }
 
     async fn write_with_content(
@@ -215,9 +279,10 @@ impl Shared {
         url: &Url,
         (content, begun): (Content, Instant),
     ) -> Result<Response, Error> {
-        let authorization = self.authorization_beforehand(endpoint, cause).await?.map(Authorization::shown);
+        let authorization = self.authorization_beforehand(endpoint, cause).await?.map(Authorization::without_turn);
         let headers = authorized(&write.headers, authorization.as_ref());
-        let answer = self.sender.send_content(Operation::Push, write.method, url, headers, Some(content)).await?;
+        let answer =
+            self.sender.send_content(Operation::Push, write.method.clone(), url, headers, Some(content)).await?;
         if redirect::is_redirect(answer.status()) {
             // What was sent is gone, and cannot be sent again.
             let why = format!("{} redirects what was to be stored there", Shown(url));
@@ -225,6 +290,21 @@ impl Shared {
         }
         if authorization.is_none() && answer.status().is_success() {
             endpoint.note_open();
+        }
+        if let Some(shown) = authorization.as_ref().filter(|shown| shown.is_own_password()) {
+            if !self.refuses_password_by(endpoint, &write, shown, &answer).await? {
+                return Ok(answer);
+            }
+            discard(answer).await;
+            // It is read anew: with another one the client may begin again.
+            return Err(match Box::pin(self.authenticator.known(&self.sender, endpoint, cause)).await {
+                Known::Authorization(_) => {
+                    let why = format!("{} refuses a password that has changed, once everything is sent", Shown(url));
+                    Error::new(ErrorKind::Unavailable, why).retry_at_once()
+                }
+                Known::Failed(_, error) => error,
+                Known::Nothing => refused_password(url),
+            });
         }
         if let Some(authorization) = &authorization {
             judge_refusal(authorization, answer.status());
@@ -349,6 +429,17 @@ impl Shared {
     }
 }
 
+fn refused_password(url: &Url) -> Error {
+    Error::new(ErrorKind::OurCredentials, format!("{} refuses forebay's own password", Shown(url)))
+}
+
+/// Whether an answer is given to who may ask: of success, or about what was sent.
+fn is_about_content(status: StatusCode) -> bool {
+    status.is_success()
+        || status.is_redirection()
+        || (status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 408 | 421 | 429))
+}
+
 /// What other refusals than a 401 say of a client's password.
 fn judge_refusal(authorization: &Authorization, status: StatusCode) {
     match status {
@@ -386,10 +477,6 @@ fn is_refusal(answered: &Result<Response, Error>) -> bool {
         Ok(answer) => is_refused(answer.status()),
         Err(error) => matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied),
     }
-}
-
-fn is_refused(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 fn authorized(headers: &HeaderMap, authorization: Option<&Authorization>) -> HeaderMap {

@@ -82,6 +82,16 @@ impl<'a> Forebay<'a> {
 
     /// The same, with a user of its own where there is one.
     async fn start(internet: &'a Internet, registries: &[(&Dialect, &str)], user: Option<(&str, &str)>) -> Self {
+        Self::start_in(internet, "", registries, user).await
+    }
+
+    /// The same, with more lines for its cache.
+    async fn start_in(
+        internet: &'a Internet,
+        cache: &str,
+        registries: &[(&Dialect, &str)],
+        user: Option<(&str, &str)>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let section = |(dialect, more): &(&Dialect, &str)| {
             let Dialect { name, configuration, .. } = dialect;
@@ -93,8 +103,11 @@ impl<'a> Forebay<'a> {
             let line = format!("{name}:{}\n", bcrypt::hash(password, 4).unwrap());
             std::fs::write(directory.path().join("htpasswd"), line).unwrap();
         }
-        std::fs::write(directory.path().join("forebay.toml"), format!("[cache]\nmin_free = 0\n{access}{text}"))
-            .unwrap();
+        std::fs::write(
+            directory.path().join("forebay.toml"),
+            format!("[cache]\nmin_free = 0\n{cache}\n{access}{text}"),
+        )
+        .unwrap();
         for (dialect, _) in registries {
             for (index, (_, password)) in dialect.users.iter().enumerate() {
                 std::fs::write(directory.path().join(password_file(dialect, index)), password).unwrap();
@@ -256,6 +269,46 @@ async fn refuses_a_wrong_password(dialect: &Dialect) {
         }
         internet.assert_secrets_kept();
     }
+}
+
+/// What is cached goes on while forebay's password is refused, which is shown a few times in all, until there is a newer one.
+async fn outlives_its_password(dialect: &Dialect) {
+    let internet = Internet::of(&[*dialect]).await;
+    let registries = [(dialect, &*credentials_of(dialect))];
+    let forebay = Forebay::start_in(&internet, "tag_ttl = \"0\"", &registries, None).await;
+    let repository = dialect.private[0];
+    let [tag, tags] = ["manifests/1", "tags/list"].map(|rest| format!("/v2/{repository}/{rest}?ns={}", dialect.name));
+    let (image, list) = (forebay.get(&tag).await, forebay.get(&tags).await);
+    assert_eq!((image.status, list.status), (200, 200), "{}", forebay.program.log());
+    let (_, old) = dialect.users[0];
+    let old = basic(dialect.users[0].0, old);
+    let shown = || internet.count(|seen| seen.header("authorization") == Some(&old));
+    let before = shown();
+    let ok = format!("forebay_upstream_credentials_ok{{upstream=\"{}\"}}", dialect.name);
+    internet.change_passwords(dialect, "newer");
+    for _ in 0..20 {
+        for (path, cached) in [(&tag, &image), (&tags, &list)] {
+            for method in [Method::GET, Method::HEAD] {
+                let stale = forebay.ask(method.clone(), path).await;
+                assert_eq!(stale.status, 200, "{method} {path}: {}", forebay.program.log());
+                assert!(method == Method::HEAD || stale.body == cached.body, "{path}");
+            }
+        }
+        let refused = forebay.get(&format!("/v2/{repository}/manifests/2?ns={}", dialect.name)).await;
+        assert_eq!(refused.status, 403);
+        assert!(refused.text().contains("the credentials of this mirror, which are not yours"), "{}", refused.text());
+    }
+    // The pause is ten seconds at first, should the test take as long.
+    assert!((1..=6).contains(&(shown() - before)), "{}: {}", shown() - before, forebay.program.log());
+    assert!(forebay.program.metrics().await.contains(&format!("{ok} 0")));
+    let said = forebay.program.log().matches("the upstream refuses forebay's own credentials: what is cached").count();
+    assert_eq!(said, 1, "{}", forebay.program.log());
+
+    std::fs::write(forebay.program.directory().join(password_file(dialect, 0)), "newer").unwrap();
+    let missing = forebay.get(&format!("/v2/{repository}/manifests/2?ns={}", dialect.name)).await;
+    assert_eq!(missing.status, 404, "{}", forebay.program.log());
+    assert!(forebay.program.metrics().await.contains(&format!("{ok} 1")));
+    internet.assert_secrets_kept();
 }
 
 /// What a client is told that asks in vain: of forebay's own credentials nothing; of the client's what the registry says.

@@ -1,19 +1,34 @@
 //! Credentials of forebay's own that its upstream refuses: no client is at fault, and what is cached goes on.
 
 use crate::support::{
-    fake_registry::{Auth, FakeRegistry},
+    fake_registry::{Auth, Bearer, FakeRegistry},
     program::Program,
 };
 
-fn basic(password: &str) -> Auth {
-    Auth::Basic { username: "robot".to_owned(), password: password.to_owned() }
+/// How registries refuse a wrong password: with 401 or 403, themselves or at their realm.
+fn auths(password: &str) -> [Auth; 4] {
+    let (username, password) = ("robot".to_owned(), password.to_owned());
+    let users = vec![(username.clone(), password.clone())];
+    let bearer = Bearer { anonymous: false, users, ..Bearer::default() };
+    [
+        Auth::Basic { username: username.clone(), password: password.clone() },
+        Auth::Forbidding { username, password },
+        Auth::Bearer(bearer.clone()),
+        Auth::Bearer(Bearer { wrong: 403, ..bearer }),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_cached_is_served_while_own_credentials_are_refused() {
+    for (right, other) in auths("right").into_iter().zip(auths("other")) {
+        is_served_while_credentials_are_refused(right, other).await;
+    }
+}
+
+async fn is_served_while_credentials_are_refused(right: Auth, other: Auth) {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
-    registry.require(basic("right"));
+    registry.require(right);
     let directory = tempfile::tempdir().unwrap();
     let configuration = format!(
         "[cache]\nmin_free = \"0\"\ntag_ttl = \"0\"\n[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\n\
@@ -34,7 +49,8 @@ async fn what_is_cached_is_served_while_own_credentials_are_refused() {
     };
     assert!(ok(program.metrics().await).ends_with(" 1"));
 
-    registry.require(basic("other"));
+    registry.require(other);
+    registry.revoke_tokens();
     assert_eq!(program.get("/v2/team/app/manifests/1").await, (200, manifest));
     assert_eq!(program.get(tags).await, list);
     assert!(ok(program.metrics().await).ends_with(" 0"));

@@ -18,3 +18,8 @@ async fn private() {
 async fn a_password_of_yesterday() {
     refuses_a_wrong_password(&ECR).await;
 }
+
+#[tokio::test]
+async fn a_password_that_has_died() {
+    outlives_its_password(&ECR).await;
+}

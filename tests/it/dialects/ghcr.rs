@@ -42,3 +42,8 @@ async fn private() {
 async fn a_wrong_password() {
     refuses_a_wrong_password(&GHCR).await;
 }
+
+#[tokio::test]
+async fn a_password_that_has_died() {
+    outlives_its_password(&GHCR).await;
+}

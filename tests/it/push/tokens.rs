@@ -5,7 +5,10 @@ use std::fs;
 use http::Method;
 
 use super::{OCI_MANIFEST, UPLOADS, begin, build, mirror_of, push_blob, put_manifest};
-use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, When};
+use crate::support::{
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, When},
+    mirror::Answer,
+};
 
 /// The scopes that the realm was asked for, each question's together.
 fn scopes(registry: &FakeRegistry) -> Vec<String> {
@@ -115,6 +118,85 @@ async fn with_a_password_that_is_wrong_nothing_is_sent() {
         assert_eq!((begun.status, begun.header("www-authenticate")), (status, None), "{password}");
     }
     assert!(registry.requests().iter().all(|request| request.header("authorization") != Some(&ann)));
+}
+
+/// What a push has shown is known to pulls, and the other way round.
+#[tokio::test]
+async fn a_refused_password_of_forebay_is_not_the_clients() {
+    let (username, right) = ("robot".to_owned(), "right".to_owned());
+    let auths = |password: &str| {
+        let (username, password) = (username.clone(), password.to_owned());
+        let one = Auth::Basic { username: username.clone(), password: password.clone() };
+        [one, Auth::Forbidding { username, password }]
+    };
+    for (auth, changed) in auths(&right).into_iter().zip(auths("changed")) {
+        let registry = FakeRegistry::start().await;
+        registry.require(auth.clone());
+        let directory = tempfile::tempdir().unwrap();
+        let password_file = directory.path().join("password");
+        let set = |password: &str| fs::write(&password_file, password).unwrap();
+        set("wrong");
+        let password_file = password_file.clone();
+        let credential = forebay::upstream::CredentialSource::Password { username: username.clone(), password_file };
+        let users = crate::access_e2e::with_users();
+        let mirror = build(&registry).config(|config| {
+            config.upstreams[0].credential = credential;
+            config.access.htpasswd = Some(users.path().join("htpasswd"));
+        });
+        let mirror = mirror.start().await;
+        let ann = crate::access_e2e::basic("ann", "secret");
+        let headers = [("authorization", &*ann), ("content-type", OCI_MANIFEST)];
+        let begin = async || mirror.request(Method::POST, UPLOADS, &headers).await;
+        let put = async || mirror.send(Method::PUT, "/v2/team/app/manifests/1", &headers, "{}").await;
+        let ok =
+            async || mirror.metrics().await.contains("forebay_upstream_credentials_ok{upstream=\"fake.example\"} 1");
+        let shown = |password: &str| {
+            let shown = crate::access_e2e::basic("robot", password);
+            registry.count(|request| request.header("authorization") == Some(&shown))
+        };
+        let is_ours = |answer: &Answer| {
+            assert_eq!((answer.status, &*answer.error_code()), (403, "DENIED"), "{auth:?}");
+            assert!(answer.text().contains("the credentials of this mirror, which are not yours"), "{}", answer.text());
+        };
+        for _ in 0..5 {
+            is_ours(&begin().await);
+            is_ours(&put().await);
+        }
+        assert!(shown("wrong") <= 2, "{auth:?}: {}", shown("wrong"));
+        assert!(!ok().await);
+        set("right");
+        assert_eq!(begin().await.status, 202, "{auth:?}");
+        assert!(ok().await, "{auth:?}");
+        // What the robot may not, or what is not there, is the registry's word.
+        registry.fault_times(
+            1,
+            When::uploads(),
+            Fault::Answer {
+                status: 403,
+                headers: vec![("content-type", "application/json".to_owned())],
+                body: r#"{"errors":[{"code":"DENIED","message":"for admins alone"}]}"#.to_owned(),
+            },
+        );
+        assert!(begin().await.text().contains("for admins alone"), "{auth:?}");
+        assert!(ok().await, "{auth:?}");
+        // It has changed: with content the client has to begin again, without it is made again.
+        registry.require(changed);
+        set("changed");
+        let refused = put().await;
+        assert_eq!((refused.status, refused.header("retry-after")), (502, Some("1")), "{auth:?}");
+        assert_eq!(put().await.status, 201, "{auth:?}");
+        registry.require(auth.clone());
+        set("right");
+        assert_eq!(begin().await.status, 202, "{auth:?}");
+        // It has died, and there is no other.
+        registry.require(Auth::Forbidding { username: "robot".to_owned(), password: "unknown".to_owned() });
+        registry.forget_requests();
+        for _ in 0..5 {
+            is_ours(&put().await);
+            is_ours(&begin().await);
+        }
+        assert!(shown("right") <= 3 && !ok().await, "{auth:?}: {}", shown("right"));
+    }
 }
 
 /// Clients take a 401 to a mount for the end of the push.

@@ -139,6 +139,14 @@ impl Internet {
         self.with(dialect, Registry::revoke);
     }
 
+    /// All users have this password from now on, and no token is good any more.
+    pub fn change_passwords(&self, dialect: &Dialect, password: &'static str) {
+        self.with(dialect, |registry| {
+            registry.change_passwords(password);
+            registry.revoke();
+        });
+    }
+
     /// The same when the next part of an upload comes, before anything of it is taken.
     pub fn revoke_tokens_at_next_part(&self, dialect: &Dialect) {
         self.with(dialect, |registry| registry.revokes_at_next_part = true);

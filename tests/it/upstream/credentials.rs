@@ -7,8 +7,8 @@ use forebay::upstream::{Config, CredentialSource, ErrorKind};
 use http::Method;
 use tempfile::TempDir;
 
-use super::{Subject, WHOLE, config, has_credentials, kind};
-use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Record, Server, To, When};
+use super::{MANIFEST, Subject, WHOLE, accept, config, has_credentials, kind, name, reference_of};
+use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, To, When};
 
 fn users() -> Vec<(String, String)> {
     vec![("me".to_owned(), "se:cret".to_owned())]
@@ -197,9 +197,29 @@ fn shown(registry: &FakeRegistry) -> usize {
     registry.count(|request| request.header("authorization").is_some_and(|shown| shown.starts_with("Basic")))
 }
 
+/// As ECR and GHCR do, which say 403 to a wrong password.
+fn forbidding(password: &str) -> [Auth; 2] {
+    let users = vec![("me".to_owned(), password.to_owned())];
+    [
+        Auth::Forbidding { username: "me".into(), password: password.into() },
+        Auth::Bearer(Bearer { wrong: 403, users, ..bearer() }),
+    ]
+}
+
+/// 403, in the registry's words.
+fn denied() -> Fault {
+    Fault::Answer {
+        status: 403,
+        headers: vec![("content-type", "application/json".to_owned())],
+        body: r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}"#.to_owned(),
+    }
+}
+
 #[tokio::test]
 async fn a_refused_password_is_not_shown_for_every_request() {
-    for auth in [Auth::Bearer(bearer()), basic_auth("se:cret")] {
+    let [basic_403, bearer_403] = forbidding("se:cret");
+    // A 403 may be about the request: the base, or the realm, is asked about the password.
+    for (auth, times) in [(Auth::Bearer(bearer()), 1), (basic_auth("se:cret"), 1), (basic_403, 2), (bearer_403, 2)] {
         let registry = registry(auth.clone()).await;
         let directory = TempDir::new().unwrap();
         let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
@@ -211,11 +231,12 @@ async fn a_refused_password_is_not_shown_for_every_request() {
         for repository in &repositories {
             assert_eq!(kind(subject.manifest(repository, "1").await), Some(ErrorKind::OurCredentials), "{auth:?}");
         }
-        assert_eq!(shown(&registry), 1, "{auth:?}");
-        assert_eq!(subject.metric(CREDENTIALS_OK), 0);
+        assert_eq!(shown(&registry), times, "{auth:?}");
+        assert!(subject.metrics.encode().unwrap().contains(&format!("{CREDENTIALS_OK} 0\n")), "{auth:?}");
         assert_eq!(subject.metric(r#"forebay_upstream_up{upstream="fake.example"}"#), 1, "it answers");
         // Another one is shown at once, and only it.
         file(&directory, "se:cret");
+        registry.forget_requests();
         assert!(subject.manifest("team/app", "1").await.is_ok(), "{auth:?}");
         assert_eq!(subject.metric(CREDENTIALS_OK), 1);
         assert!(
@@ -223,7 +244,6 @@ async fn a_refused_password_is_not_shown_for_every_request() {
                 .requests()
                 .iter()
                 .filter(|request| has_credentials(request))
-                .skip(1)
                 .all(|request| { request.header("authorization") != Some(&basic("me:wrong")) })
         );
     }
@@ -257,6 +277,85 @@ async fn a_password_that_was_taken_and_then_refused_is_shown_once() {
     assert!(subject.manifest("team/app", "1").await.is_ok());
 }
 
+/// Asks for so many manifests at once, and gives what becomes of them as it comes.
+fn at_once(subject: &Subject, number: usize) -> tokio::task::JoinSet<Option<ErrorKind>> {
+    (0..number)
+        .map(|number| {
+            let upstream = subject.upstream.clone();
+            async move {
+                let (repository, accept) = (name(&format!("team/app{number}")), accept(&[MANIFEST]));
+                kind(upstream.get_manifest(&repository, &reference_of("1"), &accept).await)
+            }
+        })
+        .collect()
+}
+
+/// LDAP behind a realm may take its time, and locks an account after a few wrong passwords.
+#[tokio::test]
+async fn a_password_that_is_refused_slowly_is_shown_once() {
+    for (auth, when) in [(Auth::Bearer(bearer()), When::tokens()), (basic_auth("se:cret"), When::any().authorized())] {
+        let registry = registry(auth.clone()).await;
+        let directory = TempDir::new().unwrap();
+        let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
+        for (round, at_the_gate) in [(1, 0), (2, 39)] {
+            let gate = Gate::new();
+            registry.heal();
+            registry.fault(when.clone(), Fault::HoldHead(gate.clone()));
+            let mut asking = at_once(&subject, 40);
+            gate.reached().await;
+            pass(3).await;
+            // Where it was refused before, what it was told is told meanwhile.
+            for _ in 0..at_the_gate {
+                assert_eq!(asking.join_next().await.unwrap().unwrap(), Some(ErrorKind::OurCredentials), "{auth:?}");
+            }
+            assert_eq!(shown(&registry), round, "{auth:?}");
+            gate.open();
+            for told in asking.join_all().await {
+                assert_eq!(told, Some(ErrorKind::OurCredentials), "{auth:?}");
+            }
+            assert_eq!(shown(&registry), round, "{auth:?}");
+            pass(11).await;
+        }
+    }
+}
+
+/// Those that waited for the verdict do not go one after the other.
+#[tokio::test]
+async fn once_a_password_is_taken_all_go_on_at_once() {
+    let registry = registry(basic_auth("se:cret")).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    let (first, rest) = (Gate::new(), Gate::new());
+    registry.fault_times(1, When::manifests().authorized(), Fault::HoldHead(first.clone()));
+    let mut asking = at_once(&subject, 1);
+    first.reached().await;
+    registry.fault(When::manifests().authorized(), Fault::HoldHead(rest.clone()));
+    let waiting = at_once(&subject, 10);
+    first.open();
+    assert_eq!(asking.join_next().await.unwrap().unwrap(), Some(ErrorKind::NotFound));
+    rest.reached_by(10).await;
+    rest.open();
+    assert!(waiting.join_all().await.iter().all(|told| *told == Some(ErrorKind::NotFound)));
+}
+
+#[tokio::test]
+async fn a_changed_password_that_is_wrong_is_shown_once() {
+    let registry = registry(basic_auth("se:cret")).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    registry.require(basic_auth("new"));
+    file(&directory, "wrong");
+    registry.forget_requests();
+    for told in at_once(&subject, 40).join_all().await {
+        assert_eq!(told, Some(ErrorKind::OurCredentials));
+    }
+    // Of those that were on their way with the old one, one asks the base.
+    assert_eq!(registry.count(|request| request.path == "/v2/"), 1);
+    let changed = basic("me:wrong");
+    assert_eq!(registry.count(|request| request.header("authorization") == Some(&changed)), 1);
+}
+
 /// Lets time pass for what counts it by the runtime's clock.
 async fn pass(seconds: u64) {
     tokio::time::pause();
@@ -278,29 +377,147 @@ async fn a_401_to_what_is_not_for_us_is_none_to_the_password() {
     assert_eq!(subject.metric(CREDENTIALS_OK), 1);
 }
 
-/// ECR says 403 to a token whose twelve hours are over.
+#[tokio::test]
+async fn a_password_that_is_answered_by_403_is_read_anew() {
+    for (old, new) in forbidding("se:cret").into_iter().zip(forbidding("new")) {
+        let registry = registry(old.clone()).await;
+        let directory = TempDir::new().unwrap();
+        let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+        assert!(subject.manifest("team/app", "1").await.is_ok());
+        registry.require(new);
+        registry.revoke_tokens();
+        file(&directory, "new");
+        registry.forget_requests();
+        assert!(subject.manifest("team/app", "1").await.is_ok(), "{old:?}");
+        assert_eq!(subject.metric(CREDENTIALS_OK), 1, "{old:?}");
+        // It has died, and there is no other one.
+        registry.require(old.clone());
+        registry.revoke_tokens();
+        registry.forget_requests();
+        for _ in 0..10 {
+            assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials), "{old:?}");
+        }
+        assert!(shown(&registry) <= 3, "{old:?}: {}", shown(&registry));
+        assert!(subject.metrics.encode().unwrap().contains(&format!("{CREDENTIALS_OK} 0\n")), "{old:?}");
+    }
+}
+
+/// Whatever the base says, to all or to this user: a password for which something is given is right.
+#[tokio::test]
+async fn a_403_for_lack_of_rights_is_none_to_the_password() {
+    let [basic_403, bearer_403] = forbidding("se:cret");
+    for base in [None, Some(When::base()), Some(When::base().authorized())] {
+        for auth in [basic_403.clone(), basic_auth("se:cret"), bearer_403.clone()] {
+            let registry = registry(auth.clone()).await;
+            let directory = TempDir::new().unwrap();
+            let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+            assert!(subject.manifest("team/app", "1").await.is_ok(), "{auth:?}");
+            registry.fault(When::path_of("/private/"), denied());
+            if let Some(base) = &base {
+                registry.fault(base.clone(), denied());
+            }
+            for _ in 0..3 {
+                assert_eq!(
+                    kind(subject.manifest("private/app", "1").await),
+                    Some(ErrorKind::Denied),
+                    "{base:?} {auth:?}"
+                );
+                assert!(subject.manifest("team/app", "1").await.is_ok(), "{base:?} {auth:?}");
+            }
+            assert_eq!(subject.metric(CREDENTIALS_OK), 1, "{base:?} {auth:?}");
+        }
+    }
+}
+
+/// GHCR says so to a wrong password, others to what is not for the user.
+#[tokio::test]
+async fn a_realm_that_denies_a_scope_may_know_the_password() {
+    let registry = registry(Auth::Bearer(bearer())).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    for _ in 0..3 {
+        registry.fault_times(1, When::tokens(), denied());
+        assert_eq!(kind(subject.manifest("private/app", "1").await), Some(ErrorKind::Denied));
+    }
+    let scopes: Vec<_> = asks(&registry).iter().map(|asked| asked.parameter("scope").concat()).collect();
+    assert_eq!(scopes, ["repository:private/app:pull", ""].repeat(3));
+    assert_eq!(subject.metric(CREDENTIALS_OK), 1);
+    // A page is no word on the password, nor is an outage.
+    let blocked = Fault::Answer { status: 403, headers: vec![], body: "blocked".to_owned() };
+    registry.fault(When::tokens(), blocked);
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Unavailable));
+    registry.heal();
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_base_that_cannot_be_asked_refuses_no_password() {
+    for auth in [basic_auth("se:cret"), forbidding("se:cret")[0].clone()] {
+        for outage in [Fault::Disconnect, Fault::status(503), Fault::too_many("5")] {
+            let registry = registry(auth.clone()).await;
+            let directory = TempDir::new().unwrap();
+            let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+            assert!(subject.manifest("team/app", "1").await.is_ok());
+            registry.fault(
+                When::manifests(),
+                if matches!(auth, Auth::Basic { .. }) { Fault::challenge(r#"Basic realm="x""#) } else { denied() },
+            );
+            registry.fault(When::base(), outage.clone());
+            let told = kind(subject.manifest("team/app", "1").await).unwrap();
+            assert!(told.is_outage() && told != ErrorKind::OurCredentials, "{told:?} {outage:?} {auth:?}");
+            assert_eq!(subject.metric(CREDENTIALS_OK), 1);
+            registry.heal();
+            assert!(subject.manifest("team/app", "1").await.is_ok(), "{outage:?} {auth:?}");
+        }
+    }
+}
+
+/// What is pushed to is asked what it has, and says that it has not.
+#[tokio::test]
+async fn what_an_upstream_has_not_is_an_answer_to_the_password() {
+    let registry = registry(basic_auth("se:cret")).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&Config { push: true, ..with_password(&registry, &directory, "se:cret") });
+    let unknown = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+    assert_eq!(kind(subject.upstream.head_blob(&name("team/app"), &unknown).await), Some(ErrorKind::NotFound));
+    assert_eq!(subject.metric(CREDENTIALS_OK), 1);
+    // What answers in its place has not seen the password.
+    let other = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    registry.fault(When::manifests().authorized(), Fault::status(503));
+    assert_eq!(kind(other.manifest("team/app", "1").await), Some(ErrorKind::Unavailable));
+    registry.heal();
+    registry.fault(When::manifests().authorized(), Fault::no_backend());
+    assert_eq!(kind(other.manifest("team/app", "1").await), Some(ErrorKind::Foreign { status: 404 }));
+    assert_eq!(other.metric(CREDENTIALS_OK), 0);
+}
+
+#[tokio::test]
+async fn a_source_without_an_entry_is_no_clients_fault() {
+    let registry = registry(basic_auth("se:cret")).await;
+    let directory = TempDir::new().unwrap();
+    let credential = CredentialSource::DockerConfig(file(&directory, r#"{"auths":{}}"#));
+    let subject = Subject::new(&Config { credential, ..config(&registry) });
+    assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials));
+}
+
+/// Some registries say so to a token that has died.
 #[tokio::test]
 async fn an_old_token_that_is_answered_by_403_is_renewed_once_a_minute() {
-    let refusal = || Fault::Answer {
-        status: 403,
-        headers: vec![("content-type", "application/json".to_owned())],
-        body: r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}"#.to_owned(),
-    };
     let registry = registry(Auth::Bearer(Bearer { expires_in: Some(43_200), ..bearer() })).await;
     let directory = TempDir::new().unwrap();
     let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
     assert!(subject.manifest("team/app", "1").await.is_ok());
     let asked = || registry.count(asked_realm);
-    registry.fault_times(1, When::manifests(), refusal());
+    registry.fault_times(1, When::manifests(), denied());
     assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Denied));
     assert_eq!(asked(), 1, "the token is new");
     pass(61).await;
-    registry.fault_times(1, When::manifests(), refusal());
+    registry.fault_times(1, When::manifests(), denied());
     assert!(subject.manifest("team/app", "1").await.is_ok());
     assert_eq!(asked(), 2);
     // What is refused with a new one as well is refused, and that is not tried for every request.
     pass(61).await;
-    registry.fault(When::manifests(), refusal());
+    registry.fault(When::manifests(), denied());
     for _ in 0..3 {
         assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Denied));
     }
@@ -308,7 +525,7 @@ async fn an_old_token_that_is_answered_by_403_is_renewed_once_a_minute() {
 }
 
 #[tokio::test]
-async fn no_credentials_where_they_are_wanted_is_a_refusal() {
+async fn no_credentials_where_they_are_wanted_is_a_denied() {
     let registry = registry(basic_auth("se:cret")).await;
     let subject = Subject::of(&registry);
     assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Unauthorized));

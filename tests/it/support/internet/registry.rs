@@ -82,6 +82,12 @@ impl Registry {
         self.content.blob(repository, digest).unwrap()
     }
 
+    pub(super) fn change_passwords(&mut self, password: &'static str) {
+        let users: Vec<_> = self.dialect.users.iter().map(|(name, _)| (*name, password)).collect();
+        // For as long as the test's process, as all that is said of a registry.
+        self.dialect.users = users.leak();
+    }
+
     pub(super) fn revoke(&mut self) {
         self.grants.clear();
     }
