@@ -524,6 +524,27 @@ async fn an_old_token_that_is_answered_by_403_is_renewed_once_a_minute() {
     assert_eq!(asked(), 3);
 }
 
+/// Of the upstream, whatever the tokens are for.
+#[tokio::test]
+async fn one_of_two_old_tokens_is_renewed_in_a_minute() {
+    let registry = registry(Auth::Bearer(Bearer { expires_in: Some(43_200), ..bearer() })).await;
+    registry.add_image("team/other", "1", &[b"layer"]);
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    for repository in ["team/app", "team/other"] {
+        assert!(subject.manifest(repository, "1").await.is_ok());
+    }
+    pass(61).await;
+    registry.fault(When::manifests(), Fault::status(403));
+    for repository in ["team/app", "team/other", "team/app"] {
+        assert_eq!(kind(subject.manifest(repository, "1").await), Some(ErrorKind::Denied));
+    }
+    assert_eq!(registry.count(asked_realm), 3);
+    pass(61).await;
+    assert_eq!(kind(subject.manifest("team/other", "1").await), Some(ErrorKind::Denied));
+    assert_eq!(registry.count(asked_realm), 4);
+}
+
 #[tokio::test]
 async fn no_credentials_where_they_are_wanted_is_a_denied() {
     let registry = registry(basic_auth("se:cret")).await;

@@ -41,7 +41,7 @@ enum Ends {
     AfterAnswer,
     /// Answers the first one, and says of the second that it was not looked at.
     BeforeTheSecond,
-    /// Answers the first one, and the second by an error and the end of the connection.
+    /// The same by an error, as where there were too many requests on a connection.
     InPlaceOfTheSecond,
     /// Says in the middle of a body that no more are taken, and sends the rest once the gate opens.
     InTheMiddle(Gate),
@@ -118,8 +118,7 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
             Ends::AfterAnswer => stream.write_all(&[whole(id, content), goaway(id, NO_ERROR)].concat()).await?,
             Ends::BeforeTheSecond if count == 1 => stream.write_all(&goaway(1, NO_ERROR)).await?,
             Ends::InPlaceOfTheSecond if count == 1 => {
-                stream.write_all(&goaway(id, ENHANCE_YOUR_CALM)).await?;
-                return stream.shutdown().await;
+                stream.write_all(&goaway(1, ENHANCE_YOUR_CALM)).await?;
             }
             Ends::BeforeTheSecond | Ends::InPlaceOfTheSecond => stream.write_all(&whole(id, content)).await?,
             Ends::InTheMiddle(gate) => {

@@ -227,3 +227,32 @@ async fn a_late_request_has_the_turn_of_its_limit() {
     assert!(subject.manifest("team/app", "2").await.is_ok());
     assert_eq!(registry.requests().len(), 2);
 }
+
+#[tokio::test]
+async fn so_many_requests_go_on_and_no_more() {
+    for (what, count, most) in [("manifests", 40, 32), ("blobs", 4, 2)] {
+        let registry = FakeRegistry::start().await;
+        let image = registry.add_image("team/app", "1", &[]);
+        (0..count).for_each(|number| registry.tag("team/app", &format!("t{number}"), &image.manifest));
+        let blobs: Vec<_> = (0..count).map(|number| registry.add_blob("team/app", number.to_string())).collect();
+        let subject = &Subject::of(&registry);
+        let ask = async |number: usize| match what {
+            "manifests" => subject.manifest("team/app", &format!("t{number}")).await,
+            _ => read(subject.upstream.open_blob(&name("team/app"), &blobs[number], WHOLE).await?).await,
+        };
+        let gate = Gate::new();
+        registry.fault_times(count, When::any(), Fault::HoldHead(gate.clone()));
+        let all_held = async {
+            gate.reached_by(count).await;
+            tokio::time::pause();
+        };
+        let (answers, ()) = tokio::join!(futures_util::future::join_all((0..count).map(ask)), all_held);
+        tokio::time::resume();
+        assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|error| error.kind == ErrorKind::Timeout)));
+        gate.open();
+        for number in 0..count {
+            assert!(ask(number).await.is_ok(), "{what} {number}");
+        }
+        assert_eq!(registry.requests().len(), count + count - most, "{what}");
+    }
+}
