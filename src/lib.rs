@@ -14,7 +14,7 @@
 //! Beside the path: [`error`] (why a request failed, and what the client is told), [`metrics`]
 //! (what is counted), [`admin`] (the operator's own listener), [`peer`] (clients by their
 //! addresses, and their shares of what is bounded), [`state`] (keys, which are no cache), [`mod@file`]
-//! (small files that the operator names).
+//! (small files that the operator names), [`documents`] (turns to read large ones).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
@@ -26,6 +26,7 @@ pub mod app;
 pub mod cache;
 pub mod chain;
 pub mod config;
+pub mod documents;
 pub mod error;
 pub mod file;
 pub mod metrics;

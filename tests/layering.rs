@@ -25,7 +25,7 @@ const ORDER: &[&[&str]] = &[
     &["upstream"],
     &["metrics"],
     &["oci"],
-    &["chain", "trouble", "peer", "state", "file"],
+    &["chain", "documents", "trouble", "peer", "state", "file"],
 ];
 
 /// The same within a stage; files that are not named here are free among themselves.

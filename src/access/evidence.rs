@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    cache::Documents,
+    documents::Documents,
     oci::{Accept, Algorithm, Digest, ManifestSigns, MediaType, Reference, Repository, schema1_payload},
     upstream::{BlobHead, BlobRange, Error, ErrorKind, Upstream},
 };

@@ -25,10 +25,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::evidence::{self, Evidence};
 use crate::{
     cache::{
-        Documents,
         flights::{Circle, Flights},
         writes::Writes,
     },
+    documents::Documents,
     oci::{Accept, AcceptClass, Digest, Reference, Repository},
     peer::{Shares, TrustedNetworks},
     upstream::{Access, Asker, Error, ErrorKind, Registry, Upstream},

@@ -37,11 +37,12 @@ pub use self::{
     tagged::TaggedReferrers,
 };
 use super::{
-    Config, Documents, ManifestCache, ManifestError,
+    Config, ManifestCache, ManifestError,
     flights::{Circle, Flights},
     freshness::Freshness,
 };
 use crate::{
+    documents::Documents,
     metrics::{Operation, Outcome},
     oci::Repository,
     upstream::{self, ErrorKind},

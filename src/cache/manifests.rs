@@ -39,13 +39,14 @@ pub use self::{
     question::Wanted,
 };
 use super::{
-    Config, ContentId, DiskStore, Documents, Images, Pool, Remarks, Source,
+    Config, ContentId, DiskStore, Images, Pool, Remarks, Source,
     flights::{Circle, Flights},
     freshness::Freshness,
     lru::Key,
     tag_record::{TagKey, TagRecord},
 };
 use crate::{
+    documents::Documents,
     metrics::{Metrics, Outcome},
     oci::{Accept, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, Repository, Tag},
     upstream::{self, ErrorKind, Registry, Remark, Upstream},

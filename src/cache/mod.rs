@@ -11,7 +11,6 @@
 pub mod blobs;
 mod config;
 pub mod disk;
-pub mod documents;
 pub mod extents;
 pub mod fill;
 pub mod flights;
@@ -42,7 +41,6 @@ pub use self::{
     blobs::{BlobCache, BlobError, OpenedBlob},
     config::Config,
     disk::{DiskStore, Pin},
-    documents::Documents,
     flights::CIRCLE_PATIENCE,
     lists::{FoundList, List, ListError, Lists, ServedList, WantedList},
     manifests::{ManifestCache, ManifestError, Wanted},

@@ -22,12 +22,16 @@ use super::{
     endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
-    judged::Front,
+    gunzip::{Decoded, Gunzip},
+    judged::{Front, Guesses},
     remark::Remark,
     request::Shared,
     via::Mirrors,
 };
-use crate::{metrics::Metrics, oci::ContentRange};
+use crate::{
+    metrics::Metrics,
+    oci::{ContentRange, Digest, Verifier},
+};
 
 /// How much is given at a time of what was read already, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -69,7 +73,11 @@ pub struct BlobStream {
     pub remark: Remark,
     followed: Followed,
     /// What was read already, and the room for it.
-    front: Option<(Bytes, Room)>,
+    front: Option<(Bytes, Option<Room>)>,
+    /// Where it comes in an encoding.
+    gunzip: Option<Gunzip>,
+    /// Where it was guessed what it is.
+    weighed: Option<Weighed>,
     /// How many bytes are still to come, when that is known.
     expected: Option<u64>,
     upstream: Arc<str>,
@@ -99,11 +107,11 @@ impl BlobStream {
         self.followed.waited()
     }
 
-    /// `followed` is a 200 or 206 that answers the request for `range`; of its body, `front` was read.
+    /// `followed` is a 200 or 206 that answers the request for this range of this blob; of its body, `front` was read.
     pub(super) fn new(
         followed: Followed,
         front: Option<Front>,
-        range: BlobRange,
+        (range, digest): (BlobRange, &Digest),
         upstream: &Shared,
         endpoint: Arc<Endpoint>,
         quiet: bool,
@@ -119,14 +127,22 @@ impl BlobStream {
             Part { first: 0, total: len, expected: len, is_tail: true }
         };
         let Part { first, mut total, mut expected, is_tail } = part;
-        if let Some(Front { bytes, is_whole, .. }) = &front {
-            let len = bytes.len() as u64;
-            if *is_whole {
-                // It may have been decoded, or have had no length.
-                (total, expected) = (Some(len), Some(0));
-            } else {
-                expected = expected.map(|expected| expected.saturating_sub(len));
-            }
+        let (mut gunzip, mut weighed) = (None, None);
+        if let Some(front) = &front {
+            let read = front.bytes.len() as u64;
+            total = front.len;
+            expected = match front.is_whole {
+                // It may have had no length.
+                true => Some(0),
+                false => expected.map(|expected| expected.saturating_sub(read)),
+            };
+            gunzip = front.is_encoded.then(Gunzip::new);
+            weighed = (!front.is_whole).then(|| Weighed {
+                verifier: Verifier::new(digest.algorithm()),
+                digest: digest.clone(),
+                guesses: upstream.guesses.clone(),
+                left: front.len,
+            });
         }
         let front = front.map(|Front { bytes, room, .. }| (bytes, room)).filter(|(bytes, _)| !bytes.is_empty());
         let (mirrors, remark) = (Mirrors::in_headers(headers), Remark::of(headers));
@@ -141,6 +157,8 @@ impl BlobStream {
             remark,
             followed,
             front,
+            gunzip,
+            weighed,
             expected,
             upstream,
             endpoint,
@@ -166,6 +184,33 @@ impl BlobStream {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, Error> {
+        let read = loop {
+            let Some(gunzip) = &mut self.gunzip else { break self.read_raw().await? };
+            match gunzip.next() {
+                Ok(Decoded::Piece(piece)) => break Some(piece),
+                Ok(Decoded::End) => break None,
+                Ok(Decoded::Hungry) => {}
+                Err(error) => {
+                    self.weighed.take().iter().for_each(Weighed::was_wrong);
+                    let why = format!("{} broke its encoding", Shown(&self.followed.url));
+                    return Err(Error::new(ErrorKind::Protocol, why).caused_by(error));
+                }
+            }
+            let raw = self.read_raw().await?;
+            match (raw, &mut self.gunzip) {
+                (Some(raw), Some(gunzip)) => gunzip.feed(raw),
+                (None, Some(gunzip)) => gunzip.end(),
+                (_, None) => {}
+            }
+        };
+        if let Some(weighed) = &mut self.weighed {
+            weighed.note(read.as_ref());
+        }
+        Ok(read)
+    }
+
+    /// What comes, as it comes.
+    async fn read_raw(&mut self) -> Result<Option<Bytes>, Error> {
         if let Some((front, _)) = &mut self.front {
             let piece = front.split_to(front.len().min(PIECE));
             if front.is_empty() {
@@ -200,6 +245,36 @@ impl BlobStream {
                 return Ok(Some(piece));
             }
         }
+    }
+}
+
+/// The hash beside what was taken for the content by its beginning.
+struct Weighed {
+    verifier: Verifier,
+    digest: Digest,
+    guesses: Arc<Guesses>,
+    /// How many bytes are still to come, where that is known: no more are asked for then.
+    left: Option<u64>,
+}
+
+impl Weighed {
+    /// This came; `None`: that was all.
+    fn note(&mut self, piece: Option<&Bytes>) {
+        let is_all = match (piece, &mut self.left) {
+            (None, left) => left.is_none(),
+            (Some(piece), left) => {
+                self.verifier.update(piece);
+                *left = left.map(|left| left.saturating_sub(piece.len() as u64));
+                *left == Some(0)
+            }
+        };
+        if is_all && self.verifier.clone().digest() != self.digest {
+            self.was_wrong();
+        }
+    }
+
+    fn was_wrong(&self) {
+        self.guesses.was_wrong(&self.digest);
     }
 }
 

@@ -1,7 +1,7 @@
 //! How long a blob is, as its upstream tells.
 //!
 //! What must hold: a HEAD answers as a GET would. What is called a page, or an encoding, is the blob only where it has the blob's
-//! digest; so all of it is read where it is short enough to be held in memory, and else believed, since it is verified when it is read.
+//! digest; so all of it is read where it is short enough to be held in memory, and else taken for what it seems, as by a GET.
 
 use std::time::Duration;
 
@@ -64,14 +64,17 @@ impl Upstream {
                     let mut followed = self.shared.ask(&endpoint, whole).await?;
                     // What is not judged is left where it is.
                     match self.shared.judge(&mut followed, digest).await? {
-                        Some(front) if front.is_whole => {
-                            let told = BlobHead::of(&followed, Some(front.bytes.len() as u64));
-                            Ok(BlobHead { digest: Some(digest.clone()), ..told })
+                        Some(front) => {
+                            let told = BlobHead::of(&followed, front.len);
+                            let proven = front.is_whole.then(|| digest.clone());
+                            Ok(BlobHead { digest: proven.or(told.digest), ..told })
                         }
-                        Some(_) => Ok(BlobHead::of(&followed, None)),
                         None => {
-                            let len = answer::number_of_bytes(followed.response.headers()).filter(may_be_len);
-                            Ok(BlobHead::of(&followed, len))
+                            let len = match followed.is_part() {
+                                true => answer::announced_len(&followed),
+                                false => answer::number_of_bytes(followed.response.headers()),
+                            };
+                            Ok(BlobHead::of(&followed, len.filter(may_be_len)))
                         }
                     }
                 };

@@ -1,10 +1,12 @@
-//! How many bytes of documents are read from upstreams at a time: one budget for the process.
+//! How many bytes of documents are read from upstreams at a time, and how many of them are worked on: one budget for the process.
 //!
 //! What must hold: of a document no byte is read before there is room for all of it; one upstream never has all of the room.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::documents::Documents;
 
 /// What is counted at a time, in bytes.
 const UNIT: usize = 64 * 1024;
@@ -14,8 +16,11 @@ const MAX_UNITS: usize = 4096;
 const MAX_UNITS_OF_ONE: usize = MAX_UNITS / 4 * 3;
 
 /// The room of all upstreams. A cheap handle.
-#[derive(Clone, Debug)]
-pub struct ReadBudget(Arc<Semaphore>);
+#[derive(Clone)]
+pub struct ReadBudget {
+    bytes: Arc<Semaphore>,
+    documents: Documents,
+}
 
 /// What one upstream may have of it.
 pub(super) struct Share {
@@ -32,7 +37,7 @@ pub(super) struct Room {
 
 impl Default for ReadBudget {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_UNITS)))
+        Self { bytes: Arc::new(Semaphore::new(MAX_UNITS)), documents: Documents::default() }
     }
 }
 
@@ -45,7 +50,7 @@ impl Share {
     pub(super) fn try_take(&self, bytes: usize) -> Option<Room> {
         let units = units(bytes);
         let own = self.own.clone().try_acquire_many_owned(number(units)).ok()?;
-        let of_all = self.all.0.clone().try_acquire_many_owned(number(units)).ok()?;
+        let of_all = self.all.bytes.clone().try_acquire_many_owned(number(units)).ok()?;
         Some(Room { units, _own: own, _of_all: of_all })
     }
 
@@ -53,8 +58,17 @@ impl Share {
     pub(super) async fn take(&self, bytes: usize) -> Option<Room> {
         let units = units(bytes);
         let own = self.own.clone().acquire_many_owned(number(units)).await.ok()?;
-        let of_all = self.all.0.clone().acquire_many_owned(number(units)).await.ok()?;
+        let of_all = self.all.bytes.clone().acquire_many_owned(number(units)).await.ok()?;
         Some(Room { units, _own: own, _of_all: of_all })
+    }
+
+    /// Hashes, parses or decodes `len` bytes that were read; `None` when the process ends.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        len: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        self.all.documents.read(len, work).await
     }
 }
 
@@ -97,7 +111,7 @@ mod tests {
         assert_eq!(as_many(&b, 16 * MIB).len(), 8);
         drop(more);
         assert_eq!(as_many(&a, 100 * 1024).len(), MAX_UNITS_OF_ONE / 2);
-        assert_eq!(budget.0.available_permits(), MAX_UNITS);
+        assert_eq!(budget.bytes.available_permits(), MAX_UNITS);
     }
 
     #[tokio::test]

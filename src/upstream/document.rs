@@ -80,7 +80,7 @@ impl Shared {
         let coding = answer::coding(&headers);
         if coding == Coding::Gzip {
             let (raw, known) = (body.clone(), digest);
-            let decoded = tokio::task::spawn_blocking(move || judged::document(raw, coding, known.as_ref())).await;
+            let decoded = self.room.work(MAX_DOCUMENT, move || judged::document(raw, coding, known.as_ref())).await;
             body = decoded.unwrap_or(body);
         }
         drop(place);
@@ -128,12 +128,14 @@ async fn is_likely_manifest(headers: &HeaderMap, body: &Bytes) -> bool {
     tokio::task::spawn_blocking(judge).await.unwrap_or(false)
 }
 
-/// How many bytes it may have: as many as are announced, or as any.
+/// How many bytes it may have: as many as are announced, or as any; and what it is an encoding of stands beside it.
 fn most(followed: &Followed) -> usize {
-    let announced = number(followed.response.headers(), &header::CONTENT_LENGTH);
-    announced.and_then(|announced| usize::try_from(announced).ok()).map_or(MAX_DOCUMENT, |most| most.min(MAX_DOCUMENT))
+    let headers = followed.response.headers();
+    let announced = number(headers, &header::CONTENT_LENGTH).and_then(|announced| usize::try_from(announced).ok());
+    let decoded = if answer::coding(headers) == Coding::Gzip { MAX_DOCUMENT } else { 0 };
+    announced.map_or(MAX_DOCUMENT, |most| most.min(MAX_DOCUMENT)) + decoded
 }
 
 fn is_small(followed: &Followed) -> bool {
-    number(followed.response.headers(), &header::CONTENT_LENGTH).is_some_and(|announced| announced <= MAX_SMALL)
+    most(followed) as u64 <= MAX_SMALL
 }

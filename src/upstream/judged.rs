@@ -1,13 +1,15 @@
 //! Answers whose head says that they are something else than what was asked for: a page, or an encoding of it.
 //!
 //! What must hold: the digest outweighs the head. What has the digest is the content, whatever its head says; only what does not
-//! have it is decoded, within the same bound of bytes. No byte of such an answer is given before it was judged, but of one that
-//! is longer than what is held in memory: that is given as it comes, and its reader verifies it.
+//! have it is decoded. No byte of such an answer is given before it was judged, but of one that is longer than what is held in
+//! memory: whether that is an encoding is guessed by its beginning, and by how an earlier guess came out; its reader verifies it.
 
-use std::io::Read as _;
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
 
 use bytes::{Bytes, BytesMut};
-use flate2::bufread::MultiGzDecoder;
 use tokio::{sync::SemaphorePermit, time::timeout};
 
 use super::{
@@ -17,16 +19,66 @@ use super::{
     document::MAX_DOCUMENT,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
+    gunzip::{Decoded, Gunzip},
     request::Shared,
 };
-use crate::oci::Digest;
+use crate::oci::{Digest, Verifier};
+
+/// The longest blob that is decoded to see whether it is right, in bytes.
+const MAX_DECODED: u64 = 1024 * 1024 * 1024;
+/// How much of a long answer is read to guess what it is, in bytes.
+const MAX_GUESSED_BY: usize = 4 * 1024;
+/// Of how many blobs it is known that they are not what they seem.
+const MAX_WRONG: usize = 256;
 
 /// The beginning of a body, or all of it, that was read to judge it.
 pub(super) struct Front {
     pub bytes: Bytes,
     /// Whether that is all.
     pub is_whole: bool,
-    pub room: Room,
+    /// Whether it is to be decoded.
+    pub is_encoded: bool,
+    /// Of the content.
+    pub len: Option<u64>,
+    pub room: Option<Room>,
+}
+
+/// Blobs of which the guess was wrong.
+#[derive(Debug, Default)]
+pub(super) struct Guesses(Mutex<VecDeque<Digest>>);
+
+impl Guesses {
+    /// Whether what begins so, and says that it is gzip, is an encoding of the blob.
+    fn is_encoded(&self, digest: &Digest, front: &Bytes) -> bool {
+        seems_encoded(front) != self.with(|wrong| wrong.contains(digest))
+    }
+
+    /// The content was not what it was taken for.
+    pub(super) fn was_wrong(&self, digest: &Digest) {
+        self.with(|wrong| match wrong.iter().position(|known| known == digest) {
+            Some(known) => drop(wrong.remove(known)),
+            None => {
+                if wrong.len() >= MAX_WRONG {
+                    wrong.pop_front();
+                }
+                wrong.push_back(digest.clone());
+            }
+        });
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut VecDeque<Digest>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Layers are gzip themselves: a label says so, and what comes is the layer. What else is in gzip was not so before.
+fn seems_encoded(front: &Bytes) -> bool {
+    let mut gunzip = Gunzip::new();
+    gunzip.feed(front.clone());
+    match gunzip.next() {
+        Ok(Decoded::Piece(content)) => content.get(257..262) != Some(b"ustar"),
+        Ok(Decoded::Hungry | Decoded::End) | Err(_) => false,
+    }
 }
 
 impl Shared {
@@ -34,7 +86,6 @@ impl Shared {
     pub(super) async fn judge(&self, followed: &mut Followed, digest: &Digest) -> Result<Option<Front>, Error> {
         let headers = followed.response.headers();
         let coding = answer::coding(headers);
-        let is_suspect = answer::is_html(headers) || coding == Coding::Gzip;
         let len = answer::number_of_bytes(headers);
         if followed.is_part() {
             // A part of an encoding is none of the content, and nothing tells until the end.
@@ -44,25 +95,32 @@ impl Shared {
             }
             return Ok(None);
         }
-        if !is_suspect || len.is_some_and(|len| len > MAX_DOCUMENT as u64) {
+        let is_long = len.is_some_and(|len| len > MAX_DOCUMENT as u64);
+        if coding != Coding::Gzip && (is_long || !answer::is_html(headers)) {
             return Ok(None);
         }
-        let bytes = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(MAX_DOCUMENT);
-        let Some((_turn, room)): Option<(SemaphorePermit<'_>, Room)> = self.place_now(bytes) else {
-            return Err(self.exhausted());
+        let (limit, place) = if is_long {
+            (MAX_GUESSED_BY, None)
+        } else {
+            let bytes = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(MAX_DOCUMENT);
+            (MAX_DOCUMENT, Some(self.place_now(bytes).ok_or_else(|| self.exhausted())?))
         };
-        let reading = self.read_front(followed, len.is_none());
-        let (front, is_whole) = match timeout(WHOLE_BODY_TIMEOUT, reading).await {
+        let (_turn, room): (Option<SemaphorePermit<'_>>, Option<Room>) = place.unzip();
+        let reading = self.read_front(followed, len.is_none(), limit);
+        let (bytes, is_whole) = match timeout(WHOLE_BODY_TIMEOUT, reading).await {
             Ok(front) => front?,
             Err(_) => return Err(Error::timed_out("reading", &followed.url, WHOLE_BODY_TIMEOUT)),
         };
         if !is_whole {
-            return Ok(Some(Front { bytes: front, is_whole, room }));
+            let is_encoded = coding == Coding::Gzip && self.guesses.is_encoded(digest, &bytes);
+            let len = len.filter(|_| !is_encoded);
+            return Ok(Some(Front { bytes, is_whole, is_encoded, len, room }));
         }
-        let (raw, wanted) = (front, digest.clone());
-        let judged = tokio::task::spawn_blocking(move || fitting(raw, coding, &wanted)).await;
-        match judged.ok().flatten() {
-            Some(bytes) => Ok(Some(Front { bytes, is_whole: true, room })),
+        let (raw, wanted) = (bytes.clone(), digest.clone());
+        // What is short may become long.
+        let len = if coding == Coding::Gzip { MAX_DOCUMENT } else { raw.len() };
+        match self.room.work(len, move || fitting(raw, coding, &wanted)).await.flatten() {
+            Some(Fitting { is_encoded, len }) => Ok(Some(Front { bytes, is_whole, is_encoded, len: Some(len), room })),
             None => {
                 let why =
                     format!("{} answered with a page, or in an encoding, that is not the blob", Shown(&followed.url));
@@ -71,13 +129,13 @@ impl Shared {
         }
     }
 
-    /// As much of a body as is held in memory, and whether that is all.
-    async fn read_front(&self, followed: &mut Followed, known: bool) -> Result<(Bytes, bool), Error> {
+    /// The beginning of a body, up to about `limit` bytes, and whether that is all.
+    async fn read_front(&self, followed: &mut Followed, known: bool, limit: usize) -> Result<(Bytes, bool), Error> {
         let mut body = BytesMut::new();
         while let Some(piece) = next_or_end(&mut followed.response, &followed.url, known).await? {
             self.note_received(piece.len() as u64);
             body.extend_from_slice(&piece);
-            if body.len() > MAX_DOCUMENT {
+            if body.len() > limit {
                 return Ok((body.freeze(), false));
             }
         }
@@ -85,13 +143,27 @@ impl Shared {
     }
 }
 
-/// What has the digest: the bytes as they are, else what they are an encoding of.
-fn fitting(raw: Bytes, coding: Coding, digest: &Digest) -> Option<Bytes> {
-    let fits = |bytes: &Bytes| Digest::of(digest.algorithm(), bytes) == *digest;
-    if fits(&raw) {
-        return Some(raw);
+/// What of an answer has the digest: the bytes as they are, or what they are an encoding of.
+#[derive(Debug, PartialEq, Eq)]
+struct Fitting {
+    is_encoded: bool,
+    len: u64,
+}
+
+fn fitting(raw: Bytes, coding: Coding, digest: &Digest) -> Option<Fitting> {
+    if Digest::of(digest.algorithm(), &raw) == *digest {
+        return Some(Fitting { is_encoded: false, len: raw.len() as u64 });
     }
-    decoded(&raw, coding).filter(fits)
+    if coding != Coding::Gzip {
+        return None;
+    }
+    let (mut verifier, mut len) = (Verifier::new(digest.algorithm()), 0);
+    let is_gzip = Gunzip::all(raw, |piece| {
+        verifier.update(piece);
+        len += piece.len() as u64;
+        len <= MAX_DECODED
+    });
+    (is_gzip && verifier.digest() == *digest).then_some(Fitting { is_encoded: true, len })
 }
 
 /// What a document is, as far as its coding goes: the bytes as they are, where they have the digest or none is known and they may be
@@ -104,17 +176,20 @@ pub(super) fn document(raw: Bytes, coding: Coding, digest: Option<&Digest>) -> B
     if is_it {
         return raw;
     }
-    decoded(&raw, coding).unwrap_or(raw)
+    decoded(raw.clone(), coding).unwrap_or(raw)
 }
 
 /// `None`: it is no such encoding, or one of more than is held in memory.
-fn decoded(raw: &[u8], coding: Coding) -> Option<Bytes> {
+fn decoded(raw: Bytes, coding: Coding) -> Option<Bytes> {
     if coding != Coding::Gzip {
         return None;
     }
     let mut content = Vec::new();
-    MultiGzDecoder::new(raw).take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut content).ok()?;
-    (content.len() <= MAX_DOCUMENT).then(|| content.into_boxed_slice().into())
+    let is_gzip = Gunzip::all(raw, |piece| {
+        content.extend_from_slice(piece);
+        content.len() <= MAX_DOCUMENT
+    });
+    is_gzip.then(|| content.into_boxed_slice().into())
 }
 
 #[cfg(test)]
@@ -138,19 +213,20 @@ mod tests {
         let (raw, twice) = (gzip(&content), gzip(&gzip(&content)));
         let of = |bytes: &[u8]| Digest::of(Algorithm::Sha256, bytes);
         for (bytes, coding, digest, found) in [
-            (&content, Coding::Gzip, of(&content), Some(&content)),
-            (&raw, Coding::Gzip, of(&raw), Some(&raw)),
-            (&raw, Coding::Gzip, of(&content), Some(&content)),
+            (&content, Coding::Gzip, of(&content), Some((false, 7))),
+            (&raw, Coding::Gzip, of(&raw), Some((false, raw.len()))),
+            (&raw, Coding::Gzip, of(&content), Some((true, 7))),
             (&raw, Coding::None, of(&content), None),
             (&raw, Coding::Label, of(&content), None),
-            (&twice, Coding::Gzip, of(&raw), Some(&raw)),
+            (&twice, Coding::Gzip, of(&raw), Some((true, raw.len()))),
             (&twice, Coding::Gzip, of(&content), None),
             (&raw.slice(..raw.len() - 1), Coding::Gzip, of(&content), None),
         ] {
-            assert_eq!(fitting(bytes.clone(), coding, &digest).as_ref(), found, "{coding:?} {digest}");
+            let found = found.map(|(is_encoded, len)| Fitting { is_encoded, len: len as u64 });
+            assert_eq!(fitting(bytes.clone(), coding, &digest), found, "{coding:?} {digest}");
         }
         let members = [&gzip(b"{\"a\"")[..], &gzip(b":1}")].concat();
-        assert_eq!(fitting(members.into(), Coding::Gzip, &of(&content)), Some(content.clone()));
+        assert_eq!(fitting(members.into(), Coding::Gzip, &of(&content)), Some(Fitting { is_encoded: true, len: 7 }));
         assert_eq!(document(raw.clone(), Coding::Gzip, None), content);
         assert_eq!(document(content.clone(), Coding::Gzip, None), content);
         assert_eq!(document(raw.clone(), Coding::Gzip, Some(&of(&raw))), raw);
@@ -161,7 +237,34 @@ mod tests {
     fn what_becomes_too_long_is_not_decoded() {
         let longest = vec![0; MAX_DOCUMENT];
         let longer = vec![0; MAX_DOCUMENT + 1];
-        assert_eq!(decoded(&gzip(&longest), Coding::Gzip).map(|content| content.len()), Some(MAX_DOCUMENT));
-        assert_eq!(decoded(&gzip(&longer), Coding::Gzip), None);
+        assert_eq!(decoded(gzip(&longest), Coding::Gzip).map(|content| content.len()), Some(MAX_DOCUMENT));
+        assert_eq!(decoded(gzip(&longer), Coding::Gzip), None);
+    }
+
+    #[test]
+    fn a_long_answer_is_what_it_seems_until_that_proves_wrong() {
+        let mut tar = vec![b'x'; 600];
+        tar[257..262].copy_from_slice(b"ustar");
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        for (front, expected) in [
+            (gzip(&tar), false),
+            (gzip(&gzip(&tar)), true),
+            (gzip(&[0; 10_000]), true),
+            (Bytes::from_static(b"0123456789"), false),
+            (Bytes::from(tar), false),
+            (gzip(b""), false),
+            (Bytes::from_static(&[0x1f, 0x8b, 8, 0]), false),
+        ] {
+            let guesses = Guesses::default();
+            for expected in [expected, !expected, expected] {
+                assert_eq!(guesses.is_encoded(&digest, &front), expected);
+                guesses.was_wrong(&digest);
+            }
+        }
+        let guesses = Guesses::default();
+        for number in 0..1000_u32 {
+            guesses.was_wrong(&Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
+        }
+        assert_eq!(guesses.with(|wrong| wrong.len()), MAX_WRONG);
     }
 }

@@ -25,6 +25,7 @@ mod document;
 mod endpoint;
 mod error;
 mod follow;
+mod gunzip;
 mod helper;
 mod judged;
 mod kept;
@@ -329,7 +330,7 @@ impl Upstream {
             .each_endpoint(ask.apart, |endpoint| async move {
                 let mut followed = self.shared.ask(&endpoint, ask).await?;
                 let front = Box::pin(self.shared.judge(&mut followed, digest)).await?;
-                BlobStream::new(followed, front, range, &self.shared, endpoint, ask.apart)
+                BlobStream::new(followed, front, (range, digest), &self.shared, endpoint, ask.apart)
             })
             .await
     }

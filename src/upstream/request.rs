@@ -26,6 +26,7 @@ use super::{
     document::MAX_DOCUMENTS,
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
+    judged::Guesses,
     ratelimit::RateLimit,
     refusal::{Private, Refusal},
     token::Scope,
@@ -129,6 +130,8 @@ pub(super) struct Shared {
     pub(super) documents: Semaphore,
     /// Room to read them.
     pub(super) room: Share,
+    /// What long answers are taken for.
+    pub(super) guesses: Arc<Guesses>,
     connections: usize,
     push: bool,
     credentials: bool,
@@ -159,6 +162,7 @@ impl Shared {
             credentials: config.credential != CredentialSource::Anonymous,
             access: config.access,
             private_hosts: private_hosts(config),
+            guesses: Arc::default(),
             received: Arc::default(),
             metrics: context.metrics.clone(),
         })

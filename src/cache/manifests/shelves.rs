@@ -13,7 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Content, shelf};
 use crate::{
-    cache::{ContentId, DiskStore, Documents, disk::Landing, lru::Key},
+    cache::{ContentId, DiskStore, disk::Landing, lru::Key},
+    documents::Documents,
     upstream::Registry,
 };
 

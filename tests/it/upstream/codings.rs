@@ -8,6 +8,7 @@ use forebay::{
     oci::{Algorithm, Digest, Reference},
     upstream::{Config, Error, ErrorKind},
 };
+use http::Method;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpListener,
@@ -114,6 +115,75 @@ async fn a_blob_that_comes_gzipped_is_decoded_where_it_does_not_fit() {
         registry.heal();
         registry.fault(When::blobs(), Fault::Header("content-encoding", Some(coding.to_owned())));
         assert_eq!(mirror.get(&format!("/v2/team/app/blobs/{digest}")).await.status, 502, "{coding}");
+    }
+}
+
+/// Stored, as what is random can be packed no better.
+fn stored(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// More than is held in memory.
+const LARGE: u32 = 17 * 1024 * 1024;
+
+fn gzipped() -> Fault {
+    Fault::Header("content-encoding", Some("gzip".to_owned()))
+}
+
+#[tokio::test]
+async fn a_large_blob_that_comes_gzipped_is_decoded() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    registry.fault(When::blobs(), gzipped());
+    let (content, zeroes) = (patterned(LARGE), vec![0; LARGE as usize]);
+    let layer = stored(&patterned(LARGE + 1));
+    for (content, raw, broken) in [
+        // What is short in its encoding is judged before any of it is given.
+        (&zeroes, gzip(&zeroes), false),
+        (&content, stored(&content), false),
+        (&layer, stored(&layer), true),
+    ] {
+        let digest = digest_of(content);
+        let path = format!("/v2/team/app/blobs/{digest}");
+        registry.put_blob("team/app", &digest, raw);
+        if broken {
+            registry.fault_times(1, When::blobs().method(Method::GET), Fault::Truncate { at: 10_000_000 });
+        }
+        for _ in 0..2 {
+            let answer = mirror.get(&path).await;
+            assert!(answer.status == 200 && answer.body == *content, "{digest}");
+            assert_eq!(answer.header("content-encoding"), None);
+        }
+        let part = mirror.get_with(&path, &[("range", "bytes=16777210-16777219")]).await;
+        assert_eq!((part.status, &part.body[..]), (206, &content[16_777_210..16_777_220]));
+        if !broken {
+            assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1);
+        }
+    }
+}
+
+/// Whether all of it came.
+async fn is_whole(mirror: &Mirror, digest: &Digest, content: &[u8]) -> bool {
+    let answer = mirror.try_get(&format!("/v2/team/app/blobs/{digest}")).await;
+    answer.is_ok_and(|answer| answer.status == 200 && answer.body == content)
+}
+
+#[tokio::test]
+async fn a_large_blob_is_what_its_digest_says_at_the_second_try() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    registry.fault(When::blobs(), gzipped());
+    let mut tar = patterned(LARGE);
+    tar[257..262].copy_from_slice(b"ustar");
+    let (layer, artifact) = (stored(&tar), stored(&patterned(LARGE)));
+    for (content, raw, tries) in [(&layer, &layer, 1), (&tar, &layer, 2), (&artifact, &artifact, 2)] {
+        let digest = digest_of(content);
+        registry.put_blob("team/app", &digest, raw.clone());
+        for number in 1..=tries {
+            assert_eq!(is_whole(&mirror, &digest, content).await, number == tries, "{digest}");
+        }
     }
 }
 
