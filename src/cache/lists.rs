@@ -42,7 +42,6 @@ use super::{
     freshness::Freshness,
 };
 use crate::{
-    documents::Documents,
     metrics::{Operation, Outcome},
     oci::Repository,
     upstream::{self, ErrorKind},
@@ -96,15 +95,14 @@ struct Shared {
     manifests: ManifestCache,
     filter: Filter,
     bodies: Bodies,
-    documents: Documents,
 }
 
 impl Lists {
     /// Questions run as tasks of `tasks` and end with `shutdown`.
     pub fn new(config: &Config, manifests: ManifestCache, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         let (answers, questions) = (Answers::new(config), Flights::new(tasks, shutdown));
-        let (filter, bodies, documents) = Default::default();
-        Self(Arc::new(Shared { answers, questions, manifests, filter, bodies, documents }))
+        let (filter, bodies) = Default::default();
+        Self(Arc::new(Shared { answers, questions, manifests, filter, bodies }))
     }
 
     /// A list, from the upstream or, where that cannot be asked or need not be, as it was. `refused`: when the upstream was
@@ -185,11 +183,9 @@ impl Lists {
         let WantedList { upstream, list, .. } = wanted;
         let (operation, path) = (list.operation(), wanted.path_and_query());
         let asked = Instant::now();
-        match upstream.forward(operation, list.repository(), &path, &list.accept()).await {
-            Ok(page) if !self.is_believed(list, &page.body).await => {
-                let why = format!("upstream {} answered with what is not the list of the question", upstream.name());
-                Err(upstream::Error::new(ErrorKind::Protocol, why))
-            }
+        let of = list.clone();
+        let is_list = Arc::new(move |body: &Bytes| shape::is_list(&of, body));
+        match upstream.forward(operation, list.repository(), &path, &list.accept(), is_list).await {
             Ok(page) => {
                 let body = self.0.bodies.share(&question.key, &page.body);
                 let answer = Answer::List { headers: page.headers, body };
@@ -208,12 +204,6 @@ impl Lists {
                 Err(error)
             }
         }
-    }
-
-    /// What comes has to be the list: a proxy may answer with 200 and a page of its own.
-    async fn is_believed(&self, list: &List, body: &Bytes) -> bool {
-        let (len, list, body) = (body.len(), list.clone(), body.clone());
-        self.0.documents.read(len, move || shape::is_list(&list, &body)).await.unwrap_or(false)
     }
 }
 

@@ -92,6 +92,13 @@ impl Shared {
             let why = format!("{} answered for a tag with what is no manifest", Shown(&url));
             return Err(Error::new(ErrorKind::Protocol, why));
         }
+        if let Some(is_list) = ask.is_list.clone() {
+            let read = body.clone();
+            if self.room.work(body.len(), move || is_list(&read)).await != Some(true) {
+                let why = format!("{} answered with what is not the list of the question", Shown(&url));
+                return Err(Error::new(ErrorKind::Protocol, why));
+            }
+        }
         self.metrics().upstream_received(self.name(), body.len() as u64);
         Ok(Ok(Document { headers, body, age, waited }))
     }

@@ -68,6 +68,7 @@ pub use self::{
     refusal::{Reason, Refusal},
     registry::{Registry, UrlHashes},
     remark::{Remark, VALUE_WEIGHT},
+    request::IsList,
     via::Mirrors,
     write::{Need, Place, Write, Written},
 };
@@ -335,13 +336,15 @@ impl Upstream {
             .await
     }
 
-    /// Passes a GET on. `path_and_query` is what follows `/v2/`, such as `library/nginx/tags/list?n=5`.
+    /// Asks for a list. `path_and_query` is what follows `/v2/`, such as `library/nginx/tags/list?n=5`. What comes has to be that list:
+    /// a proxy may answer with 200 and a page of its own, and the next URL is asked then.
     pub async fn forward(
         &self,
         operation: Operation,
         repository: Option<&Repository>,
         path_and_query: &str,
         accept: &Accept,
+        is_list: IsList,
     ) -> Result<Forwarded, Error> {
         let ask = &self.asked(Ask {
             operation,
@@ -355,6 +358,7 @@ impl Upstream {
             is_tag: false,
             any_coding: false,
             digest: None,
+            is_list: Some(is_list),
         })?;
         let Document { headers, body, waited, .. } = self.shared.document(ask).await?;
         Ok(Forwarded { headers: forwarded(&headers, Remark::of(&headers)), body, waited })

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use tokio::{sync::Semaphore, time::Instant};
@@ -42,6 +43,10 @@ const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest `{}` that is read of the base, in bytes.
 const MAX_BASE: usize = 1024;
+
+/// Reads all of what came, off the threads that serve.
+pub type IsList = Arc<dyn Fn(&Bytes) -> bool + Send + Sync>;
+
 /// What is asked of an upstream, whichever of its URLs is asked.
 pub(super) struct Ask {
     pub operation: Operation,
@@ -63,6 +68,8 @@ pub(super) struct Ask {
     pub any_coding: bool,
     /// What a manifest's digest has to be, where it is asked for by that.
     pub digest: Option<Digest>,
+    /// Whether a list is what it has to be.
+    pub is_list: Option<IsList>,
 }
 
 impl Ask {
@@ -82,6 +89,7 @@ impl Ask {
                 Reference::Digest(digest) => Some(digest.clone()),
                 Reference::Tag(_) => None,
             },
+            is_list: None,
         }
     }
 
@@ -98,6 +106,7 @@ impl Ask {
             is_tag: false,
             any_coding: true,
             digest: None,
+            is_list: None,
         }
     }
 
@@ -114,6 +123,7 @@ impl Ask {
             is_tag: false,
             any_coding: false,
             digest: None,
+            is_list: None,
         }
     }
 }

@@ -112,6 +112,27 @@ async fn an_upstream_that_cannot_answer_leaves_the_last_list() {
     );
 }
 
+#[tokio::test]
+async fn the_next_url_is_asked_for_the_list() {
+    let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    second.offer_referrers(true);
+    let subject = second.add_image("a/b", "1", &[]).manifest;
+    let text = format!("name = \"x.example\"\nurls = [\"{}\", \"{}\"]\ndefault = true\n", first.url(), second.url());
+    let mirror = Mirror::parse(&format!("[[upstream]]\n{text}")).start().await;
+    let paths = ["/v2/a/b/tags/list", "/v2/_catalog", &format!("/v2/a/b/referrers/{subject}")];
+    for body in ["", "busy", "{}", "[]", r#"{"login":true}"#, r#"{"errors":[]}"#, "<html>", r#"{"tags":["1"]"#] {
+        for kind in ["application/json", "text/html", "text/plain"] {
+            first.heal();
+            let headers = vec![("content-type", kind.to_owned())];
+            first.fault(When::any(), Fault::Answer { status: 200, headers, body: body.to_owned() });
+            for (path, name) in paths.iter().zip(["tags", "repositories", "manifests"]) {
+                let answer = mirror.get(path).await;
+                assert!(answer.status == 200 && answer.text().contains(name), "{path} {kind} {body}: {answer:?}");
+            }
+        }
+    }
+}
+
 /// Of an upstream that is open to all as well: what is not the list is an outage, whatever type it claims.
 #[tokio::test]
 async fn a_page_in_a_lists_place_is_an_outage() {

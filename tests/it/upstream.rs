@@ -24,7 +24,8 @@ use forebay::{
     metrics::Metrics,
     oci::{Accept, Digest, Reference, Repository},
     upstream::{
-        Access, BlobRange, BlobStream, Config, Context, CredentialSource, Error, ErrorKind, ReadBudget, Upstream,
+        Access, BlobRange, BlobStream, Config, Context, CredentialSource, Error, ErrorKind, IsList, ReadBudget,
+        Upstream,
     },
 };
 use http::{HeaderMap, HeaderValue, header};
@@ -81,6 +82,11 @@ async fn read(mut stream: BlobStream) -> Result<Vec<u8>, Error> {
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
+}
+
+/// Whatever comes is the list.
+fn any_list() -> IsList {
+    Arc::new(|_| true)
 }
 
 fn config(registry: &FakeRegistry) -> Config {

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
-use super::{MANIFEST, Subject, WHOLE, accept, config_of, kind, name, read};
+use super::{MANIFEST, Subject, WHOLE, accept, any_list, config_of, kind, name, read};
 use crate::support::{
     fake_registry::{FakeRegistry, Fault, When},
     mirror::Mirror,
@@ -254,7 +254,8 @@ async fn a_manifest_that_comes_gzipped_is_decoded_where_it_does_not_fit() {
         for reference in ["1", digest.as_str()] {
             assert_eq!(subject.manifest("team/app", reference).await.unwrap(), DOCUMENT, "{headers} {reference}");
         }
-        let list = subject.upstream.forward(Operation::Tags, Some(&name("a")), "a/tags/list", &accept(&[])).await;
+        let list =
+            subject.upstream.forward(Operation::Tags, Some(&name("a")), "a/tags/list", &accept(&[]), any_list()).await;
         assert_eq!(kind(list), Some(ErrorKind::Protocol));
     }
     // A head that says so tells no length.
@@ -287,7 +288,7 @@ async fn a_body_ends_with_its_connection_where_its_digest_is_known() {
         let subject = Subject::new(&Config { ca: Some(ca.path()), ..config_of([registry.url.clone()]) });
         let repository = name("team/app");
         let any = accept(&[]);
-        let list = subject.upstream.forward(Operation::Tags, Some(&repository), "team/app/tags/list", &any);
+        let list = subject.upstream.forward(Operation::Tags, Some(&repository), "team/app/tags/list", &any, any_list());
         let found: [Result<Vec<u8>, Error>; 4] = [
             match subject.upstream.open_blob(&repository, &digest, WHOLE).await {
                 Ok(blob) => read(blob).await,

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
-use super::{MANIFEST, Subject, WHOLE, accept, config_of, name, read, reference_of};
+use super::{MANIFEST, Subject, WHOLE, accept, any_list, config_of, name, read, reference_of};
 use crate::support::test_ca::TestCa;
 
 /// What every path has.
@@ -155,7 +155,13 @@ pub(super) async fn ask(subject: &Subject, what: &str) -> Result<(), Error> {
         "manifest head" => upstream.head_manifest(&repository, &tag, &accept(&[MANIFEST])).await.map(drop),
         "blob" => read(upstream.open_blob(&repository, &digest(), WHOLE).await?).await.map(drop),
         "list" => upstream
-            .forward(Operation::Tags, Some(&repository), "team/app/tags/list", &accept(&["application/json"]))
+            .forward(
+                Operation::Tags,
+                Some(&repository),
+                "team/app/tags/list",
+                &accept(&["application/json"]),
+                any_list(),
+            )
             .await
             .map(drop),
         _ => upstream.ping().await,

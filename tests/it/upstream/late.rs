@@ -8,7 +8,7 @@ use forebay::{
 };
 use http::{HeaderMap, Method};
 
-use super::{MANIFEST, Subject, WHOLE, accept, config, kind, name, read, reference_of};
+use super::{MANIFEST, Subject, WHOLE, accept, any_list, config, kind, name, read, reference_of};
 use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Server, To, When};
 
 /// Waits as long as a request does, in no time.
@@ -39,7 +39,9 @@ async fn ask(subject: &Subject, what: &str, registry: &FakeRegistry) -> Result<V
         "manifest" => subject.manifest("team/app", "1").await,
         "head" => upstream.head_manifest(&repository, &tag, &accept(&[MANIFEST])).await.map(|_| vec![]),
         "list" => {
-            let list = upstream.forward(Operation::Tags, Some(&repository), "team/app/tags/list", &accept(&[])).await;
+            let list = upstream
+                .forward(Operation::Tags, Some(&repository), "team/app/tags/list", &accept(&[]), any_list())
+                .await;
             list.map(|list| list.body.to_vec())
         }
         _ => read(upstream.open_blob(&repository, &registry.add_blob("team/app", &b"layer"[..]), WHOLE).await?).await,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay::{metrics::Operation, upstream::ErrorKind};
 use http::Method;
 
-use super::{MANIFEST, Subject, accept, config_of, kind, name, reference_of};
+use super::{MANIFEST, Subject, accept, any_list, config_of, kind, name, reference_of};
 use crate::support::fake_registry::{FakeRegistry, Fault, Gate, Server, To, When};
 
 #[tokio::test]
@@ -248,16 +248,22 @@ async fn lists_are_forwarded_with_the_headers_that_matter() {
     registry.fault(When::any(), Fault::Header("set-cookie", Some("a=b".into())));
     let subject = Subject::of(&registry);
     let path = "team/app/tags/list?n=2&last=%2Fb";
-    let got = subject.upstream.forward(Operation::Tags, Some(&name("team/app")), path, &accept(&[])).await.unwrap();
+    let got = subject
+        .upstream
+        .forward(Operation::Tags, Some(&name("team/app")), path, &accept(&[]), any_list())
+        .await
+        .unwrap();
     assert_eq!(got.body, r#"{"name":"team/app","tags":["1","2"]}"#);
     assert_eq!(got.headers["content-type"], "application/json");
     assert_eq!(got.headers["link"], "</v2/team/app/tags/list?last=2>; rel=\"next\"");
     assert_eq!(got.headers.len(), 2);
     let request = &registry.requests()[0];
     assert_eq!((request.path.as_str(), request.query.as_str()), ("/v2/team/app/tags/list", "n=2&last=%2Fb"));
-    let catalog = subject.upstream.forward(Operation::Catalog, None, "_catalog", &accept(&[])).await.unwrap();
+    let catalog =
+        subject.upstream.forward(Operation::Catalog, None, "_catalog", &accept(&[]), any_list()).await.unwrap();
     assert_eq!(catalog.body, r#"{"repositories":["team/app"]}"#);
-    let missing = subject.upstream.forward(Operation::Tags, Some(&name("no")), "no/tags/list", &accept(&[])).await;
+    let missing =
+        subject.upstream.forward(Operation::Tags, Some(&name("no")), "no/tags/list", &accept(&[]), any_list()).await;
     assert_eq!(kind(missing), Some(ErrorKind::NotFound));
 }
 

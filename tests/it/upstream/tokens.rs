@@ -10,7 +10,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{Subject, WHOLE, accept, config, has_credentials, kind, name};
+use super::{Subject, WHOLE, accept, any_list, config, has_credentials, kind, name};
 use crate::support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, When},
     test_ca::TestCa,
@@ -286,12 +286,18 @@ async fn the_catalogue_and_the_ping_have_scopes_of_their_own() {
     let subject = Subject::of(&registry);
     subject.upstream.ping().await.unwrap();
     assert_eq!(registry.requests().last().unwrap().parameter("scope"), [""; 0]);
-    let catalog = subject.upstream.forward(Operation::Catalog, None, "_catalog?n=5", &accept(&[])).await;
+    let catalog = subject.upstream.forward(Operation::Catalog, None, "_catalog?n=5", &accept(&[]), any_list()).await;
     assert!(catalog.is_ok());
     let asked: Vec<_> = registry.requests().into_iter().filter(asked_realm).collect();
     assert_eq!(asked.last().unwrap().parameter("scope"), ["registry:catalog:*"]);
     let path = "team/app/tags/list";
-    assert!(subject.upstream.forward(Operation::Tags, Some(&name("team/app")), path, &accept(&[])).await.is_ok());
+    assert!(
+        subject
+            .upstream
+            .forward(Operation::Tags, Some(&name("team/app")), path, &accept(&[]), any_list())
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
