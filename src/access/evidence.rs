@@ -64,7 +64,8 @@ pub(super) async fn of_blob(
     digest: &Digest,
     cached: Option<u64>,
 ) -> Result<(Evidence, Duration), Error> {
-    let head = upstream.head_blob(repository, digest).await?;
+    // What a client that pushes is told of it comes after this.
+    let head = upstream.head_blob_to_get(repository, digest).await?;
     match judge_blob(digest, cached, &head).map_err(foreign)? {
         Judged::Proven => Ok((Evidence::Right, head.waited)),
         Judged::Announced(len) => Ok((Evidence::Announced(len), head.waited)),

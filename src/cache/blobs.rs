@@ -119,6 +119,11 @@ impl BlobCache {
         self.remarks.note(&source.upstream, &source.repository, &source.digest, remark);
     }
 
+    /// What ends when the process does.
+    pub fn tasks(&self) -> &TaskTracker {
+        self.fills.tasks()
+    }
+
     /// What is kept of uploads.
     pub fn tees(&self) -> &Tees {
         &self.tees
@@ -401,7 +406,8 @@ impl BlobCache {
         let total = match &transfer {
             Some(transfer) => transfer.total(),
             None if range.is_some() => {
-                source.upstream.head_blob(&source.repository, &source.digest).await.map_err(BlobError::Upstream)?.len
+                let head = source.upstream.head_blob_to_get(&source.repository, &source.digest).await;
+                head.map_err(BlobError::Upstream)?.len
             }
             None => None,
         };

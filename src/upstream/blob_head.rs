@@ -33,11 +33,26 @@ impl BlobHead {
 }
 
 impl Upstream {
-    /// Asks how long a blob is: by a GET of its first byte, where a HEAD does not tell.
+    /// Asks how long a blob is: by a GET of its first byte, where a HEAD does not tell. To a client that pushes, a blob that the
+    /// registry would have to fetch is not there: a 404 to the HEAD is final where pushes are taken.
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
-        // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET; others know no HEAD.
-        // To a client that pushes, a blob that the registry would have to fetch is not there: a 404 is final.
-        let is_final = |kind| kind == ErrorKind::NotFound && self.allows_push();
+        self.head_blob_of(repository, digest, self.allows_push()).await
+    }
+
+    /// The same for a client that wants the blob: it is there if a GET says so, whatever is said to a HEAD.
+    pub async fn head_blob_to_get(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
+        self.head_blob_of(repository, digest, false).await
+    }
+
+    async fn head_blob_of(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        is_404_final: bool,
+    ) -> Result<BlobHead, Error> {
+        // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET, an ingress to the HEAD of
+        // anything; others know no HEAD.
+        let is_final = |kind| kind == ErrorKind::NotFound && is_404_final;
         let is_empty = Digest::of(digest.algorithm(), b"") == *digest;
         // That it is not there, and that it has no first byte, is no matter of the Range.
         let is_of_the_blob = |kind| match kind {

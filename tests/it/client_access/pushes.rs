@@ -1,7 +1,11 @@
 //! Pushes in the client's own name.
 
 use super::*;
-use crate::support::{blob, until::until};
+use crate::support::{
+    blob,
+    fake_registry::{Fault, When},
+    until::until,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_push_is_the_upstreams_word() {
@@ -103,5 +107,23 @@ async fn what_was_refused_before_a_push_is_there_after_it() {
         let pushed = mirror.send(method, &target, &typed, body).await;
         assert_eq!(pushed.status, 201, "{}", String::from_utf8_lossy(&pushed.body));
         assert_eq!(get_as(&mirror, ANN, &path).await.status, 200, "{path}");
+    }
+}
+
+/// By an ingress, or a registry that has it from elsewhere once it is asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_a_head_denies_is_given_to_a_get() {
+    for fault in [Fault::status(404), Fault::page(404), Fault::no_backend()] {
+        let world = World::new().await;
+        let mirror = world.mirror("push = true").start().await;
+        world.registry.fault(When::blobs().method(Method::HEAD), fault.clone());
+        let path = layer("team/a", &world.of_ann);
+        for _ in ["fetched", "cached"] {
+            // A client that pushes is to send it.
+            assert_eq!(request_as(&mirror, ANN, Method::HEAD, &path).await.status, 404, "{fault:?}");
+            let answer = get_as(&mirror, ANN, &path).await;
+            assert_eq!((answer.status, &answer.body[..]), (200, SECRET), "{fault:?}");
+            assert_ne!(get_as(&mirror, BOB, &path).await.status, 200, "{fault:?}");
+        }
     }
 }
