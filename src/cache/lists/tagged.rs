@@ -87,7 +87,14 @@ impl Lists {
         let asked = Instant::now();
         let got = self.0.manifests.get(&tagged.manifest, &tagged.tag).await;
         let digest = got.as_ref().ok().map(|served| served.content.digest.clone());
-        self.list_tagged(tagged, got, asked).await.map(|list| (list, digest))
+        let mut list = self.list_tagged(tagged, got, asked).await?;
+        // What the upstream says of the manifest it says of the list that is made of it.
+        if let Some(digest) = &digest {
+            let Wanted { upstream, repository, .. } = &tagged.manifest;
+            let warnings = self.0.manifests.warnings(upstream, repository, digest);
+            list.headers.extend(warnings.into_iter().map(|warning| (header::WARNING, warning)));
+        }
+        Ok((list, digest))
     }
 
     async fn list_tagged(

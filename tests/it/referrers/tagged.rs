@@ -312,3 +312,17 @@ async fn a_long_index_is_filtered_for_all_who_ask() {
         assert_eq!(left["manifests"], json!([manifests[0], manifests[1000]]));
     }
 }
+
+#[tokio::test]
+async fn a_warning_of_the_tag_passes_with_what_is_made_of_it() {
+    let (registry, subject, path) = old_registry().await;
+    let pushed = registry.add_manifest("team/app", OCI_INDEX, index().0);
+    registry.tag("team/app", &tag_of(&subject), &pushed);
+    let mirror = Mirror::of(&registry).await;
+    let warning = r#"299 - "signatures move on Monday""#;
+    registry.fault(When::manifests(), Fault::Header("warning", Some(warning.to_owned())));
+    for query in ["", "?artifactType=application/vnd.example.sbom", "?artifactType=application/none", ""] {
+        let answer = mirror.get(&format!("{path}{query}")).await;
+        assert_eq!((answer.status, answer.header("warning")), (200, Some(warning)), "{query}");
+    }
+}
