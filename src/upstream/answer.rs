@@ -70,7 +70,10 @@ async fn refused(followed: Followed, asked: Asked) -> Error {
         true => body_of_refusal(response, &url).await,
         false => Bytes::new(),
     };
-    let Said { reasons, is_of_registry } = Said::of(&body);
+    let Said { mut reasons, is_of_registry } = Said::of(&body);
+    if reasons.is_empty() && is_plain_text(&headers) {
+        reasons = Said::in_plain_text(&body).reasons;
+    }
     let kind = match judged {
         Judged::Unsure(_) if !is_of_registry => ErrorKind::Foreign { status: status.as_u16() },
         Judged::Sure(kind) | Judged::Unsure(kind) => kind,
@@ -256,11 +259,19 @@ pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
 
 /// Whether it says that it is a page for people.
 pub(super) fn is_html(headers: &HeaderMap) -> bool {
+    is_typed(headers, &["text/html", "application/xhtml+xml"])
+}
+
+fn is_plain_text(headers: &HeaderMap) -> bool {
+    is_typed(headers, &["text/plain"])
+}
+
+fn is_typed(headers: &HeaderMap, types: &[&str]) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
     };
     let essence = value.split(';').next().unwrap_or_default().trim();
-    ["text/html", "application/xhtml+xml"].iter().any(|html| essence.eq_ignore_ascii_case(html))
+    types.iter().any(|one| essence.eq_ignore_ascii_case(one))
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ const MAX_DETAIL: usize = 4 * 1024;
 /// The most of all reasons together, in bytes.
 const MAX_TOLD: usize = 8 * 1024;
 
+/// What says no more than the status, in plain text: forebay's own words say more.
+const NO_REASONS: [&str; 4] = ["404 page not found", "Not Found", "Forbidden", "Too Many Requests"];
+
 /// A refusal (4xx) in the upstream's own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -85,6 +88,16 @@ impl Said {
         };
         let reasons = errors.into_iter().take(MAX_REASONS).map(Reason::of).take_while(fits).collect();
         Self { reasons, is_of_registry }
+    }
+}
+
+impl Said {
+    /// The text alone, as of Docker Hub's limit: nothing where it is a document, or what servers say without a reason.
+    pub(super) fn in_plain_text(body: &[u8]) -> Self {
+        let text = std::str::from_utf8(body).map(clean).unwrap_or_default();
+        let is_reason = !text.is_empty() && !text.starts_with(['<', '{', '[']) && !NO_REASONS.contains(&&*text);
+        let reason = Reason { code: None, message: Some(text), detail: Value::Null };
+        Self { reasons: is_reason.then_some(reason).into_iter().collect(), is_of_registry: false }
     }
 }
 
@@ -253,6 +266,27 @@ mod tests {
         assert_eq!(Said::of(many.to_string().as_bytes()).reasons.len(), MAX_REASONS);
         let large = json!({ "errors": vec![json!({ "code": "X", "detail": vec!["x".repeat(1000); 3] }); 8] });
         assert_eq!(Said::of(large.to_string().as_bytes()).reasons.len(), 2);
+    }
+
+    #[test]
+    fn a_reason_may_be_plain_text() {
+        let long = "x".repeat(3000);
+        for (body, expected) in [
+            ("You have reached your pull rate limit.\n", Some("You have reached your pull rate limit.")),
+            ("a\u{1b}[31mb\r\nc\u{0}", Some("a [31mb  c")),
+            (&long, Some(&long[..MAX_MESSAGE])),
+            ("", None),
+            (" \n", None),
+            ("404 page not found\n", None),
+            ("<html><h1>403</h1></html>", None),
+            (" {\"errors\":[]}", None),
+            ("[1]", None),
+        ] {
+            let said = Said::in_plain_text(body.as_bytes());
+            let message = said.reasons.first().and_then(|reason| reason.message.as_deref());
+            assert_eq!((message, said.is_of_registry), (expected, false), "{body}");
+        }
+        assert!(Said::in_plain_text(b"\xff\xfe").reasons.is_empty());
     }
 
     #[test]

@@ -176,3 +176,37 @@ async fn a_client_whose_credentials_decide_is_told_why() {
     assert_eq!((answer.status, &told["code"], &told["message"]), (401, &json!("UNAUTHORIZED"), &entry["message"]));
     assert!(answer.header("www-authenticate").unwrap().starts_with("Basic realm=\"forebay\""));
 }
+
+/// What a registry says in plain text, and Docker Hub of its limit; what something in front of it says is no word of its.
+#[tokio::test]
+async fn a_reason_in_plain_text_passes() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let why = "You have reached your pull rate limit.";
+    let text = |status: u16, is_registrys: bool| {
+        let mut headers = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
+        if is_registrys {
+            headers.push(("docker-distribution-api-version", "registry/2.0".to_owned()));
+        }
+        Fault::Answer { status, headers, body: format!("{why}\r\n") }
+    };
+    let own = |code: &str| json!({ "code": code, "message": why, "detail": null });
+    for (status, is_registrys, code) in [
+        (403, true, "DENIED"),
+        (414, true, "UNSUPPORTED"),
+        (422, true, "UNSUPPORTED"),
+        (429, true, "TOOMANYREQUESTS"),
+        (429, false, "TOOMANYREQUESTS"),
+    ] {
+        registry.heal();
+        registry.fault(When::any(), text(status, is_registrys));
+        for path in [manifest(1), LIST.to_owned()] {
+            let answer = mirror.get(&path).await;
+            assert_eq!((answer.status, told(&answer)), (status, own(code)), "{path}");
+        }
+    }
+    registry.heal();
+    registry.fault(When::any(), text(403, false));
+    let answer = mirror.get(LIST).await;
+    assert!(answer.status == 502 && !answer.text().contains(why), "{answer:?}");
+}
