@@ -28,6 +28,8 @@ use crate::{
 
 /// The largest manifest, tag list or index of referrers that is passed on, in bytes.
 pub(super) const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
+/// The smallest manifest: `{"schemaVersion":2}`.
+const MIN_MANIFEST: u64 = 19;
 /// How many manifests and lists of one upstream are read into memory at a time, beside small ones.
 pub(super) const MAX_DOCUMENTS: usize = 64;
 /// A document that announces no more bytes than this needs no turn. Most manifests are far smaller.
@@ -118,6 +120,11 @@ impl Shared {
         let why = format!("upstream {}: too many documents are being read", self.name());
         Error::new(ErrorKind::Exhausted, why)
     }
+}
+
+/// Whether a manifest can be so long. Where a HEAD tells another length, the manifest is fetched, as where it tells none.
+pub(super) fn may_be_manifests(len: &u64) -> bool {
+    (MIN_MANIFEST..=MAX_DOCUMENT as u64).contains(len)
 }
 
 /// Whether what came for a tag can be its manifest. Anything may come with 200; a digest that is named is verified, but what

@@ -280,7 +280,9 @@ impl Upstream {
         Ok(ask)
     }
 
-    /// Asks for the head of a manifest. It is never turned into a GET, which would count as a pull.
+    /// Asks for the head of a manifest. It is never turned into a GET, which would count as a pull: a length that can be that of a
+    /// manifest is believed, although it may be wrong, until the manifest is here. Docker Hub counts the GET of each tag that a bot looks
+    /// at against its limit, and HEADs not; and who pulls after the HEAD has the GET next, whose length counts.
     pub async fn head_manifest(
         &self,
         repository: &Repository,
@@ -295,8 +297,7 @@ impl Upstream {
                 Ok(ManifestHead {
                     media_type: media_type(headers),
                     digest: digest(headers),
-                    // No manifest has none.
-                    len: answer::announced_len(&followed).filter(|len| *len > 0),
+                    len: answer::announced_len(&followed).filter(document::may_be_manifests),
                     age: answer::age(&followed),
                     waited: followed.waited(),
                     remark: Remark::of(headers),

@@ -43,9 +43,11 @@ fn useless() -> [(&'static str, Fault); 5] {
 }
 
 #[tokio::test]
-async fn no_manifest_has_no_bytes() {
+async fn what_no_manifest_is_as_long_as_is_not_believed() {
     for push in [false, true] {
-        for (name, fault) in useless() {
+        let no_manifests =
+            [("too short", Fault::ContentLength(18)), ("too long", Fault::ContentLength((16 << 20) + 1))];
+        for (name, fault) in useless().into_iter().chain(no_manifests) {
             let registry = FakeRegistry::start().await;
             let images = ["1", "2"].map(|tag| registry.add_image("team/app", tag, &[b"layer"]));
             let mirror = mirror_of(&registry, push).await;
@@ -80,8 +82,8 @@ async fn a_wrong_length_is_forgotten_once_the_manifest_is_here() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mut mirror = Mirror::of(&registry).await;
-    registry.fault(head(When::manifests()), Fault::ContentLength(7));
-    assert_len(&mirror, &manifest(1), 7, "nothing tells better").await;
+    registry.fault(head(When::manifests()), Fault::ContentLength(70));
+    assert_len(&mirror, &manifest(1), 70, "nothing tells better").await;
     mirror.get(&manifest(&image.manifest)).await;
     assert_len(&mirror, &manifest(1), image.manifest_bytes.len(), "in memory").await;
     mirror.restart().await;
