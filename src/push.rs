@@ -8,6 +8,7 @@
 //! What is sent as a blob is kept beside being passed on (`tee`), as far as that costs the push nothing: whoever pulls it
 //! next finds it here. Only what the upstream has taken, and what has the digest that it was named by, is.
 
+mod change;
 mod config;
 mod gone;
 mod location;
@@ -19,7 +20,7 @@ mod tee;
 
 use http::{HeaderMap, Method, Uri};
 
-use self::tee::Tap;
+use self::{change::Change, tee::Tap};
 pub use self::{
     config::Config,
     gone::{Deleted, Deletion, Gone},
@@ -32,7 +33,7 @@ use crate::{
     chain::Chain,
     error::Error,
     metrics::Operation,
-    oci::{Digest, Reference, Repository, Tag},
+    oci::{Digest, Repository, Tag},
     route::Write,
     upstream::{Content, Upstream, Written},
 };
@@ -75,69 +76,22 @@ pub async fn pass(
     let (asked, kept) = outbound::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
     let tap = Tap::of(push, kept, content.is_some(), upstream, caches.blobs.tees());
     let content = content.map(|content| tap.put_on(content));
+    let change = Change::of(push, upstream, caches);
     let mut written = match upstream.write(asked, content).await {
         Ok(written) => written,
         Err(error) => {
             // It may have been made all the same.
-            if error.kind.is_outage() {
-                note(push, false, upstream, caches).await;
-            }
+            change.ended(error.kind.is_outage().then_some(false)).await;
             let cause = Chain(&error).to_string();
             return Err((Error::from_upstream(Operation::Push, &error), Some(cause)));
         }
     };
     // What is not there any more is forgotten as well: an earlier answer to the same may have been lost.
     let is_gone = *push.method == Method::DELETE && written.is_not_found();
-    if written.is_success() || is_gone {
-        note(push, written.is_created(), upstream, caches).await;
-    }
+    change.ended((written.is_success() || is_gone).then(|| written.is_created())).await;
     let kept = tap.take_off(push, &written, upstream, caches.blobs.tees()).await;
     written.location = location::of(push, &written, upstream.name(), seal, kept);
     Ok(written)
-}
-
-/// Has the caches know of a change that was made.
-async fn note(push: Push<'_>, created: bool, upstream: &Upstream, caches: Caches<'_>) {
-    let repository = push.repository;
-    let deleted = match push.write {
-        Write::DeleteManifest(Reference::Digest(digest)) | Write::DeleteBlob(digest) => Some(digest),
-        _ => None,
-    };
-    caches.proofs.changed(upstream, repository, deleted);
-    match push.write {
-        Write::PutManifest(reference) => {
-            caches.manifests.note_write(upstream, repository);
-            match reference {
-                Reference::Tag(tag) => caches.manifests.forget_tag(upstream, repository, tag).await,
-                Reference::Digest(digest) => {
-                    caches.gone.forget(Deleted::Manifest, upstream.name(), repository, digest).await;
-                }
-            }
-            for tag in tags(push.uri) {
-                caches.manifests.forget_tag(upstream, repository, &tag).await;
-            }
-        }
-        Write::DeleteManifest(Reference::Tag(tag)) => caches.manifests.forget_tag(upstream, repository, tag).await,
-        Write::DeleteManifest(Reference::Digest(digest)) => {
-            caches.gone.note(Deleted::Manifest, upstream.name(), repository, digest).await;
-            caches.manifests.forget_manifest(upstream, repository, digest).await;
-        }
-        Write::DeleteBlob(digest) => {
-            caches.gone.note(Deleted::Blob, upstream.name(), repository, digest).await;
-            // Who has it in another repository fetches it again.
-            caches.blobs.forget(upstream, digest).await;
-        }
-        Write::Begin(_) | Write::Upload if created => {
-            if let Some(digest) = created_by(push.uri) {
-                caches.gone.forget(Deleted::Blob, upstream.name(), repository, &digest).await;
-            }
-        }
-        Write::Begin(_) | Write::Upload | Write::NotAllowed => {}
-    }
-    // A repository may begin with a blob, and then the catalogue has it.
-    if created || matches!(push.write, Write::PutManifest(_) | Write::DeleteManifest(_)) {
-        caches.lists.note_write(upstream.name(), repository);
-    }
 }
 
 /// The tags that a manifest is to have beside the reference in the path.

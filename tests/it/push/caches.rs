@@ -8,7 +8,7 @@ use super::{OCI_MANIFEST, build, push_blob, put_manifest};
 use crate::support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Answer, Mirror},
-    until::bounded,
+    until::{bounded, until},
 };
 
 const ACCEPTS: [&str; 3] = [OCI_MANIFEST, "*/*", "application/vnd.docker.distribution.manifest.v2+json, */*"];
@@ -394,5 +394,37 @@ async fn a_tag_has_moved_also_where_the_head_does_not_tell_all() {
         let head = mirror.head("/v2/team/app/manifests/1").await;
         assert_eq!(head.header("docker-content-digest"), Some(moved.manifest.as_str()), "{header}");
         assert_eq!(get(&mirror, "1", "*/*").await.body, moved.manifest_bytes, "{header}");
+    }
+}
+
+/// The upstream has made the change by then, and nothing tells forebay.
+#[tokio::test]
+async fn a_client_that_leaves_before_the_answer_leaves_nothing_stale() {
+    let registry = FakeRegistry::start().await;
+    let mirror = mirror_of(&registry).await;
+    let (old, new) = ("{\"v\":1}", "{\"v\":2}");
+    for leave in ["at a push", "at a deletion"] {
+        registry.heal();
+        assert_eq!(put_manifest(&mirror, "1", old).await.status, 201);
+        assert_everywhere(&mirror, "1", 200, Some(old)).await;
+        let gate = Gate::new();
+        let method = if leave == "at a push" { Method::PUT } else { Method::DELETE };
+        registry.fault(When::manifests().method(method), Fault::HoldAnswer(gate.clone()));
+        let change = async {
+            match leave {
+                "at a push" => put_manifest(&mirror, "1", new).await,
+                _ => mirror.request(Method::DELETE, "/v2/team/app/manifests/1", &[]).await,
+            }
+        };
+        tokio::select! {
+            answer = change => panic!("it was answered: {answer:?}"),
+            () = gate.reached() => {}
+        }
+        let expected = if leave == "at a push" { Some(new) } else { None };
+        until("what is so now is given", async || {
+            let got = get(&mirror, "1", "*/*").await;
+            (got.status == 200).then_some(got.text()) == expected
+        })
+        .await;
     }
 }

@@ -25,6 +25,8 @@ pub enum Fault {
     /// No head before the gate opens.
     HoldHead(Gate),
     DelayHead(Duration),
+    /// What was asked for is done, and no head comes before the gate opens.
+    HoldAnswer(Gate),
     /// The body stops at this byte until the gate opens.
     HoldBody {
         at: usize,

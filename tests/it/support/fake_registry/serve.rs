@@ -34,7 +34,7 @@ pub(super) async fn serve(
     let faults = shared.state().faults(&record);
     before(&faults).await?;
     let response = shared.state().answer(&record, &faults);
-    Ok(after(response, &faults))
+    Ok(after(response, &faults).await)
 }
 
 /// The same for what has content, which is looked at only when nothing is wrong with the request.
@@ -43,7 +43,7 @@ async fn write(record: Record, request: Request<Incoming>, shared: Arc<Shared>) 
     let faults = shared.state().faults(&record);
     before(&faults).await?;
     let response = uploads::serve(&record, request, &faults, &shared).await?;
-    Ok(after(response, &faults))
+    Ok(after(response, &faults).await)
 }
 
 async fn before(faults: &[Fault]) -> io::Result<()> {
@@ -58,8 +58,11 @@ async fn before(faults: &[Fault]) -> io::Result<()> {
     Ok(())
 }
 
-fn after(mut response: Response<Body>, faults: &[Fault]) -> Response<Body> {
+async fn after(mut response: Response<Body>, faults: &[Fault]) -> Response<Body> {
     for fault in faults {
+        if let Fault::HoldAnswer(gate) = fault {
+            gate.pass().await;
+        }
         if let Fault::Header(name, value) = fault {
             response.headers_mut().remove(*name);
             if let Some(value) = value {
