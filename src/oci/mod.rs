@@ -25,9 +25,9 @@ pub use name::{Reference, Repository, Tag};
 pub use path::{Endpoint, Resource, Shape, local_path};
 pub use range::{Adjoining, ByteRange, ContentRange, MAX_RANGES, Ranges, RangesError, ResolvedRange};
 pub use referrers::{NO_REFERRERS, Referrers, is_referrers_tag};
-pub use schema1::schema1_payload;
 #[cfg(test)]
 pub(crate) use schema1::tests::example as signed_example;
+pub use schema1::{matches_manifest, schema1_payload};
 
 /// Whether a byte may stand in a token. Source: RFC 9110 section 5.6.2.
 pub(crate) const fn is_token_byte(byte: u8) -> bool {

@@ -14,7 +14,7 @@ use base64::{
 };
 use serde::Deserialize;
 
-use super::document::is_schema1;
+use super::{Digest, document::is_schema1};
 
 /// libtrust writes no padding; others might.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
@@ -82,6 +82,16 @@ impl Signature {
         let tail = BASE64URL.decode(&protected.format_tail).ok()?;
         Some(Format { length: protected.format_length, tail })
     }
+}
+
+/// Whether a manifest has this digest: `Some(true)` when it is that of what is signed in it. The bytes as they are decide
+/// first.
+pub fn matches_manifest(digest: &Digest, bytes: &[u8]) -> Option<bool> {
+    if Digest::of(digest.algorithm(), bytes) == *digest {
+        return Some(false);
+    }
+    let payload = schema1_payload(bytes)?;
+    (Digest::of(digest.algorithm(), &payload) == *digest).then_some(true)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     metrics::Operation,
-    oci::{DocumentType, ManifestSigns},
+    oci::{self, DocumentType, ManifestSigns},
 };
 
 /// The largest manifest, tag list or index of referrers that is passed on, in bytes.
@@ -81,7 +81,7 @@ impl Shared {
         let mut body = whole_content(response, &url, MAX_DOCUMENT, digest.is_some()).await?;
         let coding = answer::coding(&headers);
         if coding == Coding::Gzip {
-            let (raw, known) = (body.clone(), digest);
+            let (raw, known) = (body.clone(), digest.clone());
             let decoded = self.room.work(MAX_DOCUMENT, move || judged::document(raw, coding, known.as_ref())).await;
             body = decoded.unwrap_or(body);
         }
@@ -90,9 +90,19 @@ impl Shared {
         if answer::is_html(&headers) && body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Error::new(ErrorKind::Protocol, format!("{} answered with an HTML page", Shown(&url))));
         }
-        if ask.is_tag && !is_likely_manifest(&headers, &body).await {
+        if ask.is_tag && !self.is_likely_manifest(&headers, &body).await {
             let why = format!("{} answered for a tag with what is no manifest", Shown(&url));
             return Err(Error::new(ErrorKind::Protocol, why));
+        }
+        // Its reader verifies it; here it is, while there is another URL that may have it.
+        if let Some(digest) = digest.filter(|_| self.endpoints.len() > 1) {
+            let (read, wanted) = (body.clone(), digest.clone());
+            let matches = move || oci::matches_manifest(&wanted, &read).is_some();
+            if self.room.work(body.len(), matches).await != Some(true) {
+                self.metrics().digest_mismatch(self.name());
+                let why = format!("{} answered with what has another digest than {digest}", Shown(&url));
+                return Err(Error::new(ErrorKind::Protocol, why));
+            }
         }
         if let Some(is_list) = ask.is_list.clone() {
             let read = body.clone();
@@ -103,6 +113,21 @@ impl Shared {
         }
         self.metrics().upstream_received(self.name(), body.len() as u64);
         Ok(Ok(Document { headers, body, age, waited }))
+    }
+
+    /// Whether what came for a tag can be its manifest. Anything may come with 200; a digest that is named is verified, but what
+    /// is called a page has to say its type all the same, and no manifest is empty.
+    async fn is_likely_manifest(&self, headers: &HeaderMap, body: &Bytes) -> bool {
+        let (is_html, names_digest) = (answer::is_html(headers), digest(headers).is_some());
+        if names_digest && !is_html {
+            return !body.is_empty();
+        }
+        let (said, read) = (media_type(headers).filter(|_| !is_html), body.clone());
+        let judge = move || {
+            (!is_html || DocumentType::of(&read) != DocumentType::Unsaid)
+                && (names_digest || ManifestSigns::of(&read, said.as_ref()).is_likely)
+        };
+        self.room.work(body.len(), judge).await == Some(true)
     }
 
     /// A turn, and room for so many bytes, if both are there now.
@@ -125,21 +150,6 @@ impl Shared {
 /// Whether a manifest can be so long. Where a HEAD tells another length, the manifest is fetched, as where it tells none.
 pub(super) fn may_be_manifests(len: &u64) -> bool {
     (MIN_MANIFEST..=MAX_DOCUMENT as u64).contains(len)
-}
-
-/// Whether what came for a tag can be its manifest. Anything may come with 200; a digest that is named is verified, but what
-/// is called a page has to say its type all the same.
-async fn is_likely_manifest(headers: &HeaderMap, body: &Bytes) -> bool {
-    let (is_html, names_digest) = (answer::is_html(headers), digest(headers).is_some());
-    if names_digest && !is_html {
-        return true;
-    }
-    let (said, body) = (media_type(headers).filter(|_| !is_html), body.clone());
-    let judge = move || {
-        (!is_html || DocumentType::of(&body) != DocumentType::Unsaid)
-            && (names_digest || ManifestSigns::of(&body, said.as_ref()).is_likely)
-    };
-    tokio::task::spawn_blocking(judge).await.unwrap_or(false)
 }
 
 /// How many bytes it may have: as many as are announced, or as any; and what it is an encoding of stands beside it.

@@ -10,7 +10,7 @@ use crate::{
     cache::{ContentId, Pool, recency::LastUse},
     oci::{
         Algorithm, Digest, DocumentType, ManifestSigns, MediaType, MediaTypeKind, OtherType, Reference, etag,
-        schema1_payload,
+        matches_manifest, schema1_payload,
     },
     upstream::{ManifestBody, Registry},
 };
@@ -71,7 +71,7 @@ impl Content {
             == MediaTypeKind::DockerV1Signed;
         let digest = match expected {
             Some(expected) => {
-                matches(&expected, &bytes).ok_or(ManifestError::Mismatch)?;
+                matches_manifest(&expected, &bytes).ok_or(ManifestError::Mismatch)?;
                 expected
             }
             // A signed manifest is named by what is signed.
@@ -117,7 +117,7 @@ impl Content {
         let ContentId { pool, digest } = id;
         let Some((start, by, written)) = first_line(file) else { return Found::Damaged };
         let bytes = file.slice(start..);
-        let Some(signed) = matches(digest, &bytes) else { return Found::Damaged };
+        let Some(signed) = matches_manifest(digest, &bytes) else { return Found::Damaged };
         let by_this = by.as_ref().is_some_and(|by| by.is(registry, *pool));
         // A signed one from before upstreams were noted is as good as it was.
         if signed && !by_this && by.is_some() {
@@ -143,7 +143,7 @@ impl Content {
     pub fn is_whole(digest: &Digest, file: &[u8]) -> bool {
         let is_whole = |record: &[u8]| {
             let bytes = first_line(record).and_then(|(start, ..)| record.get(start..));
-            bytes.is_some_and(|bytes| matches(digest, bytes).is_some())
+            bytes.is_some_and(|bytes| matches_manifest(digest, bytes).is_some())
         };
         let records = shelf::records(file);
         !records.is_empty() && records.into_iter().all(|record| file.get(record).is_some_and(is_whole))
@@ -203,16 +203,6 @@ fn first_line(file: &[u8]) -> Option<(usize, Option<By>, MediaType)> {
         None => (None, line),
     };
     Some((line_end + 1, by, media_type.parse().ok()?))
-}
-
-/// Whether the bytes have this digest: `Some(true)` when it is that of what is signed in them. The bytes as they are
-/// decide first.
-fn matches(digest: &Digest, bytes: &[u8]) -> Option<bool> {
-    if Digest::of(digest.algorithm(), bytes) == *digest {
-        return Some(false);
-    }
-    let payload = schema1_payload(bytes)?;
-    (Digest::of(digest.algorithm(), &payload) == *digest).then_some(true)
 }
 
 #[cfg(test)]

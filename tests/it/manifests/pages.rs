@@ -1,5 +1,6 @@
 //! 200 for a tag, and no manifest: of a balancer, a portal, an object store. It never becomes the tag.
 
+use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
 use super::{OCI_MANIFEST, manifest};
@@ -104,5 +105,45 @@ async fn a_manifest_that_names_no_digest_is_one() {
         registry.fault(When::manifests(), answer(kind, body));
         let got = mirror.get(&manifest(1)).await;
         assert_eq!((got.status, got.text()), (200, body), "{kind:?}");
+    }
+}
+
+/// A digest of its own makes no manifest of nothing.
+#[tokio::test]
+async fn an_empty_body_never_becomes_the_tag() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let mirror = never_trusting(&registry).await;
+    mirror.get(&manifest(1)).await;
+    for kind in ["text/plain", "application/json", OCI_MANIFEST] {
+        registry.heal();
+        registry.fault(When::manifests(), named(kind, &Digest::of(Algorithm::Sha256, b""), ""));
+        let stale = mirror.get(&manifest(1)).await;
+        assert_eq!((stale.status, stale.header("cache-status")), (200, STALE), "{kind}");
+        assert_eq!(stale.header("docker-content-digest"), Some(image.manifest.as_str()), "{kind}");
+    }
+}
+
+/// An answer that names a digest.
+fn named(kind: &str, digest: &Digest, body: &str) -> Fault {
+    let headers = vec![("content-type", kind.to_owned()), ("docker-content-digest", digest.to_string())];
+    Fault::Answer { status: 200, headers, body: body.to_owned() }
+}
+
+#[tokio::test]
+async fn the_next_url_is_asked_where_the_digest_does_not_fit() {
+    let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let image = second.add_image("team/app", "1", &[b"layer"]);
+    let text = format!("name = \"fake.example\"\nurls = [\"{}\", \"{}\"]\ndefault = true\n", first.url(), second.url());
+    let other = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
+    for body in [other, "{", "{}"] {
+        first.heal();
+        first.fault(When::manifests(), named(OCI_MANIFEST, &image.manifest, body));
+        let mirror = Mirror::parse(&format!("[[upstream]]\n{text}")).start().await;
+        for reference in ["1", image.manifest.as_str()] {
+            let told = mirror.get(&manifest(reference)).await;
+            assert_eq!((told.status, &told.body), (200, &image.manifest_bytes), "{body} {reference}");
+        }
+        mirror.until_metric("forebay_digest_mismatches_total", &[("upstream", "fake.example")], 1.0).await;
     }
 }
