@@ -65,7 +65,7 @@ async fn refused(followed: Followed, asked: Asked) -> Error {
     let elsewhere = registry_elsewhere(&followed);
     let Followed { response, url, away, .. } = followed;
     let (status, headers) = (response.status(), response.headers().clone());
-    let judged = judge(kind_of(status, away, &headers), status, &headers, asked);
+    let judged = judge(kind_of(status, away, &headers, asked), status, &headers, asked);
     let body = match status.is_client_error() && !asked.is_head {
         true => body_of_refusal(response, &url).await,
         false => Bytes::new(),
@@ -112,8 +112,9 @@ fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, asked: Asked)
         ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::Rejected { .. } => true,
         ErrorKind::Denied => !asked.by_client,
         ErrorKind::Unauthorized => !asked.by_client && !headers.contains_key(header::WWW_AUTHENTICATE),
-        ErrorKind::RangeNotSatisfiable { .. }
-        | ErrorKind::TooManyRequests
+        // Registries say how long the blob is.
+        ErrorKind::RangeNotSatisfiable { total } => total.is_none(),
+        ErrorKind::TooManyRequests
         | ErrorKind::Unavailable
         | ErrorKind::Timeout
         | ErrorKind::Exhausted
@@ -132,9 +133,11 @@ fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, asked: Asked)
 }
 
 /// `away` means that a redirect's target answered. It knows nothing of who may pull what; when it
-/// refuses, the signature was bad or has died, and asking the registry anew helps.
-fn kind_of(status: StatusCode, away: bool, headers: &HeaderMap) -> ErrorKind {
+/// refuses, the signature was bad or has died, and asking the registry anew helps. Manifests and lists have no signed URLs:
+/// where an upstream decides by its clients, a refusal that it sends a client to is its own.
+fn kind_of(status: StatusCode, away: bool, headers: &HeaderMap, asked: Asked) -> ErrorKind {
     match status.as_u16() {
+        401 | 403 if away && asked.by_client && !asked.is_blob => ErrorKind::Denied,
         400 | 401 | 403 if away => ErrorKind::Unavailable,
         401 => ErrorKind::Unauthorized,
         // 451: unavailable for legal reasons (RFC 7725).
@@ -147,7 +150,8 @@ fn kind_of(status: StatusCode, away: bool, headers: &HeaderMap) -> ErrorKind {
         416 => ErrorKind::RangeNotSatisfiable { total: unsatisfied_total(headers) },
         429 => ErrorKind::TooManyRequests,
         400..=499 => ErrorKind::Rejected { status: status.as_u16() },
-        508 => ErrorKind::Loop,
+        // A forebay's word; of others it means that they have no resources left.
+        508 if is_of_registry(headers) || Mirrors::in_headers(headers).is_some() => ErrorKind::Loop,
         500..=599 => ErrorKind::Unavailable,
         _ => ErrorKind::Protocol,
     }
@@ -327,13 +331,13 @@ mod tests {
             (429, ErrorKind::TooManyRequests, ErrorKind::TooManyRequests),
             (500, ErrorKind::Unavailable, ErrorKind::Unavailable),
             (503, ErrorKind::Unavailable, ErrorKind::Unavailable),
-            (508, ErrorKind::Loop, ErrorKind::Loop),
+            (508, ErrorKind::Unavailable, ErrorKind::Unavailable),
             (204, ErrorKind::Protocol, ErrorKind::Protocol),
             (304, ErrorKind::Protocol, ErrorKind::Protocol),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(kind_of(status, false, &HeaderMap::new()), home, "{status}");
-            assert_eq!(kind_of(status, true, &HeaderMap::new()), away, "{status}");
+            assert_eq!(kind_of(status, false, &HeaderMap::new(), Asked::default()), home, "{status}");
+            assert_eq!(kind_of(status, true, &HeaderMap::new(), Asked::default()), away, "{status}");
         }
     }
 
@@ -344,9 +348,11 @@ mod tests {
         let nothing = HeaderMap::new();
         let registry = headers(API_VERSION, "registry/2.0");
         let challenge = headers(header::WWW_AUTHENTICATE, "Basic realm=\"x\"");
+        let total = headers(header::CONTENT_RANGE, "bytes */9");
         let (get, head) = (Asked::default(), Asked { is_head: true, ..Asked::default() });
         let (blob, by_client) = (Asked { is_blob: true, ..head }, Asked { by_client: true, ..get });
         let rejected = ErrorKind::Rejected { status: 400 };
+        let unsatisfied = ErrorKind::RangeNotSatisfiable { total: None };
         for (status, headers, asked, expected) in [
             (404, &nothing, get, Unsure(NotFound)),
             (404, &registry, get, Sure(NotFound)),
@@ -367,7 +373,11 @@ mod tests {
             (405, &nothing, get, Unsure(Unsupported)),
             (429, &nothing, head, Sure(TooManyRequests)),
             (407, &nothing, get, Sure(Unavailable)),
-            (416, &nothing, get, Sure(ErrorKind::RangeNotSatisfiable { total: None })),
+            (416, &nothing, get, Unsure(unsatisfied)),
+            (416, &nothing, head, Sure(Unsupported)),
+            (416, &registry, get, Sure(unsatisfied)),
+            (416, &total, get, Sure(ErrorKind::RangeNotSatisfiable { total: Some(9) })),
+            (508, &registry, get, Sure(ErrorKind::Loop)),
             (503, &nothing, get, Sure(Unavailable)),
             (501, &nothing, get, Sure(Unavailable)),
             (501, &nothing, head, Sure(Unsupported)),
@@ -375,8 +385,23 @@ mod tests {
             (405, &registry, head, Sure(Unsupported)),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let judged = judge(kind_of(status, false, headers), status, headers, asked);
+            let judged = judge(kind_of(status, false, headers, asked), status, headers, asked);
             assert_eq!(judged, expected, "{status} {headers:?} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_clients_refusal_elsewhere_is_the_upstreams() {
+        let by_client = Asked { by_client: true, ..Asked::default() };
+        for (status, asked, expected) in [
+            (403, by_client, ErrorKind::Denied),
+            (401, by_client, ErrorKind::Denied),
+            (400, by_client, ErrorKind::Unavailable),
+            (403, Asked { is_blob: true, ..by_client }, ErrorKind::Unavailable),
+            (403, Asked::default(), ErrorKind::Unavailable),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(kind_of(status, true, &HeaderMap::new(), asked), expected, "{status} {asked:?}");
         }
     }
 

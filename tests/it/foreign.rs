@@ -31,6 +31,7 @@ fn pages() -> Vec<Fault> {
         Fault::page(400),
         Fault::page(405),
         Fault::page(410),
+        Fault::page(416),
         Fault::page(421),
         answer(404, "text/plain", ""),
         // Traefik's, without a route.
@@ -131,6 +132,18 @@ async fn a_page_in_the_middle_of_a_blob_is_a_pause() {
         let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
         assert!(end.is_whole() && end.bytes() == content, "{page:?}");
     }
+}
+
+/// Servers of shared hosts say so when an account has used up what it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_508_that_no_forebay_said_is_a_pause() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, 400_000, 1);
+    registry.fault_times(1, When::blobs(), Fault::Truncate { at: 200_000 });
+    registry.fault_times(1, When::blobs().ranged(), Fault::page(508));
+    let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
+    assert!(end.is_whole() && end.bytes() == content);
 }
 
 /// In the middle of a blob nothing but pages come for a while, for the part and for the whole.

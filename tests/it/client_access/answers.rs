@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::support::fake_registry::{Fault, When};
+use crate::support::fake_registry::{FakeRegistry, Fault, When};
 
 const TAG: &str = "/v2/team/a/manifests/1";
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -127,4 +127,25 @@ async fn a_tag_that_moved_is_given_as_it_is_now() {
     assert_eq!(get_as(&mirror, BOB, &path).await.status, 200);
     assert_eq!(get_as(&mirror, BOB, TAG).await.status, 200);
     assert_eq!(get_as(&mirror, BOB, &layer("team/a", &world.of_ann)).await.status, 502);
+}
+
+/// A single sign-on that an upstream sends a client to refuses for the upstream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_elsewhere_is_no_reason_for_access_grace() {
+    for status in [401, 403] {
+        let (world, elsewhere) = (world_of_passwords().await, FakeRegistry::start().await);
+        elsewhere.fault(When::any(), Fault::page(status));
+        let keys = "access_ttl = \"0s\"\naccess_grace = \"1h\"";
+        let mirror = world.mirror(keys).config(|config| config.cache.tag_ttl = Duration::ZERO).start().await;
+        let tags = "/v2/team/a/tags/list";
+        for path in [TAG, tags] {
+            assert_eq!(get_as(&mirror, ANN, path).await.status, 200);
+        }
+        let location = vec![("location", format!("{}/v2/login", elsewhere.url()))];
+        world.registry.fault(When::any(), Fault::Answer { status: 302, headers: location, body: String::new() });
+        for path in [TAG, tags] {
+            assert_eq!(get_as(&mirror, ANN, path).await.status, 403, "{status} {path}");
+        }
+        assert!(!elsewhere.requests().is_empty());
+    }
 }
