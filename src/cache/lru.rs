@@ -199,6 +199,20 @@ impl LruIndex {
         classes.map(|class| TagKey { class: *class, ..name.clone() }).collect()
     }
 
+    /// The records of a tag beyond `most`: those for the classes of clients that used theirs the longest time ago.
+    pub fn surplus_classes(&self, tag: &TagKey, most: usize) -> Vec<TagKey> {
+        let mut keys = self.tag_classes(tag);
+        let surplus = keys.len().saturating_sub(most);
+        if surplus > 0 {
+            let used =
+                |key: &TagKey| self.entries.peek(&CompactKey::from(&Key::Tag(key.clone()))).map(|entry| entry.used);
+            keys.retain(|key| key.class != tag.class);
+            keys.sort_by_cached_key(used);
+        }
+        keys.truncate(surplus);
+        keys
+    }
+
     /// Bytes on disk and promised.
     pub fn total(&self) -> u64 {
         self.used + self.reserved + self.overhead
@@ -469,6 +483,17 @@ mod tests {
         assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "01"), of("1", "02")]);
         index.forget(&Key::Tag(of("1", "01")));
         assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "02")]);
+        // Of more than are kept those go that were used the longest time ago, and never the one that is there anew.
+        for (minute, class) in [(30, "04"), (10, "05"), (20, "06")] {
+            index.set_minute(minute);
+            index.insert(Key::Tag(of("3", class)), 10);
+        }
+        assert_eq!(index.surplus_classes(&of("3", "06"), 3), []);
+        assert_eq!(index.surplus_classes(&of("3", "06"), 2), [of("3", "05")]);
+        assert_eq!(index.surplus_classes(&of("3", "05"), 1), [of("3", "06"), of("3", "04")]);
+        for class in ["04", "05", "06"] {
+            index.forget(&Key::Tag(of("3", class)));
+        }
         // Evicted: nothing is left of it.
         assert_eq!(index.reserve(4 * BLOCK, PLENTY).unwrap().len(), 2);
         assert!(index.tag_classes(&of("1", "80")).is_empty() && index.classes.is_empty());

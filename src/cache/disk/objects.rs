@@ -87,6 +87,11 @@ impl DiskStore {
         .await
     }
 
+    /// Records of a tag beyond `most`, but for this one.
+    pub fn surplus_classes(&self, key: &TagKey, most: usize) -> Vec<TagKey> {
+        self.index().surplus_classes(key, most)
+    }
+
     /// The records on disk of all tags of a repository.
     pub async fn tags_of(&self, pool: Pool, upstream: &str, repository: &Repository) -> Vec<TagKey> {
         let top = self.folder(pool, "tags");

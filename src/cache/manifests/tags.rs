@@ -29,7 +29,7 @@ use crate::{
 
 /// How many records are held in memory.
 const MOST_RECORDS: u64 = 50_000;
-/// Of how many classes of clients the records of one tag are held in memory.
+/// Of how many classes of clients the records of one tag are held, in memory and on disk. Programs that pull have a handful.
 const MAX_CLASSES: usize = 16;
 /// How long the answer about a tag is believed although it came with an older date, or none of use: a tag is asked about
 /// no more often than once in this time.
@@ -248,11 +248,28 @@ impl TagRecords {
         self.remember(key, remembered);
         let gate = self.gate(&key.upstream, &key.repository, writes);
         self.writer.write_when(Key::Tag(key.clone()), record.encode(), gate).await;
+        self.remove_surplus_classes(key).await;
         if is_outdated() {
             self.memory.invalidate(&key.of_all_classes());
         } else {
             settled.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// Each `Accept` that a client makes up is a class of its own.
+    async fn remove_surplus_classes(&self, key: &TagKey) {
+        let surplus = self.store.surplus_classes(key, MAX_CLASSES);
+        if surplus.is_empty() {
+            return;
+        }
+        let store = self.store.clone();
+        let removed = async move {
+            for other in surplus {
+                store.remove(Key::Tag(other)).await;
+            }
+            Ok(())
+        };
+        self.writer.run(Key::Tag(key.clone()), removed).await;
     }
 
     /// Lets what was asked for at `writes` changes land on disk, unless one was made since.

@@ -14,7 +14,7 @@ use crate::{
     support::{
         fake_registry::{FakeRegistry, Fault, Gate, Server, When},
         mirror::{Answer, Mirror},
-        until::bounded,
+        until::{bounded, until},
     },
 };
 
@@ -252,4 +252,20 @@ async fn an_outage_counts_from_when_a_tag_was_confirmed() {
         }
         registry.bring_up(Server::Api).await;
     }
+}
+
+/// Each `Accept` that a client makes up is a class of clients, with a record of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_has_records_for_few_classes_of_clients() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let mirror = Mirror::of(&registry).await;
+    for class in 0..40 {
+        let accept = format!("application/vnd.oci.image.manifest.v1+json, application/x-{class}");
+        let told = mirror.request(Method::HEAD, &manifest(1), &[("accept", &accept)]).await;
+        assert_eq!(told.header("docker-content-digest"), Some(image.manifest.as_str()));
+    }
+    let records = mirror.cache_dir().join("tags");
+    until("few records are left", async || files(&records).len() <= 16).await;
+    assert!(!files(&records).is_empty());
 }
