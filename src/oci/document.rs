@@ -123,7 +123,10 @@ impl ManifestSigns {
         let has_version = matches!(keys.schema_version, Value::Number(1 | 2));
         let is_made_of = matches!(keys.config, Value::Map(_))
             || [&keys.layers, &keys.manifests, &keys.fs_layers].iter().any(|list| list.is_list());
-        let is_sure = is_typed || (is_made_of && (has_version || header.is_some_and(is_manifest_type)));
+        // A version that no manifest has outweighs what its upstream says of its type.
+        let has_other_version = !has_version && keys.schema_version != Value::Null;
+        let is_called = !has_other_version && header.is_some_and(is_manifest_type);
+        let is_sure = is_typed || (is_made_of && (has_version || is_called));
         let is_own_type = is_named && header.is_some_and(|header| !header.essence().eq_ignore_ascii_case(JSON));
         Self { is_likely: is_sure || has_version || is_own_type, is_sure }
     }
@@ -459,6 +462,8 @@ mod tests {
             (json, r#"{"login":"https://sso.example"}"#, false, false),
             (IMAGE, r#"{"login":"https://sso.example"}"#, false, false),
             (json, r#"{"schemaVersion":3}"#, false, false),
+            (IMAGE, r#"{"schemaVersion":3,"config":{}}"#, false, false),
+            (vendor, &format!(r#"{{"schemaVersion":3,"mediaType":"{vendor}"}}"#), true, true),
             (json, r#"[2,"application/json"]"#, false, false),
             (json, "{}", false, false),
             (INDEX, "{}", false, false),

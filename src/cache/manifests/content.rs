@@ -80,7 +80,12 @@ impl Content {
                 None => Digest::of(Algorithm::Sha256, &bytes),
             },
         };
-        let settled = DocumentType::of(&bytes).settle(header);
+        let document = DocumentType::of(&bytes);
+        let settled = match (&document, reference) {
+            // What has the digest is the content, and says its own type, whatever its head says of it.
+            (DocumentType::Said(_), Reference::Digest(_)) => document.settle(None),
+            _ => document.settle(header),
+        };
         let (media_type, own) = settled.map_err(|OtherType| ManifestError::OtherType)?;
         Self::new(digest, media_type, bytes, own).ok_or(ManifestError::Mismatch)
     }

@@ -160,6 +160,21 @@ async fn a_wrapper_that_hashes_to_a_manifest_is_no_manifest() {
     assert_good(&mirror, image.manifest.as_str(), OCI_MANIFEST, &image.manifest_bytes).await;
 }
 
+/// The digest covers the type that a document says, which counts more than the head that it comes with.
+#[tokio::test]
+async fn by_digest_a_documents_own_type_outweighs_the_head() {
+    let document = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}"#);
+    for header in [DOCKER_MANIFEST, OCI_MANIFEST, "text/plain"] {
+        let (registry, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
+        let digest = registry.add_manifest("team/app", header, document.clone());
+        let mut mirror = mirror_of(&registry, &hostile).await;
+        for _ in 0..2 {
+            assert_good(&mirror, digest.as_str(), OCI_INDEX, document.as_bytes()).await;
+            mirror.restart().await;
+        }
+    }
+}
+
 /// Docker's schema 2 has the same shapes; what is inside tells it apart, where the document has no `mediaType`.
 #[tokio::test]
 async fn a_docker_manifest_without_media_type_is_served_as_one() {
