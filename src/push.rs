@@ -30,12 +30,11 @@ pub use self::{
 use crate::{
     access::Proofs,
     cache::{BlobCache, Lists, ManifestCache},
-    chain::Chain,
     error::Error,
     metrics::Operation,
     oci::{Digest, Repository, Tag},
     route::Write,
-    upstream::{Content, Upstream, Written},
+    upstream::{self, Content, Upstream, Written},
 };
 
 /// A change that a client asks for.
@@ -65,14 +64,14 @@ pub struct Caches<'a> {
 /// The upstream's answer; `location` is as the client has to ask us.
 ///
 /// # Errors
-/// The upstream could not be asked, or wants to know who asks; and the cause, for the log.
+/// The upstream could not be asked, or wants to know who asks; and what came of asking it.
 pub async fn pass(
     push: Push<'_>,
     content: Option<Content>,
     upstream: &Upstream,
     seal: &Seal,
     caches: Caches<'_>,
-) -> Result<Written, (Error, Option<String>)> {
+) -> Result<Written, (Error, Option<upstream::Error>)> {
     let (asked, kept) = outbound::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
     let tap = Tap::of(push, kept, content.is_some(), upstream, caches.blobs.tees());
     let content = content.map(|content| tap.put_on(content));
@@ -82,8 +81,7 @@ pub async fn pass(
         Err(error) => {
             // It may have been made all the same.
             change.ended(error.kind.is_outage().then_some(false)).await;
-            let cause = Chain(&error).to_string();
-            return Err((Error::from_upstream(Operation::Push, &error), Some(cause)));
+            return Err((Error::from_upstream(Operation::Push, &error), Some(error)));
         }
     };
     // What is not there any more is forgotten as well: an earlier answer to the same may have been lost.

@@ -74,7 +74,6 @@ fn is_plain(session: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use http::{HeaderMap, Method, StatusCode, Uri};
 
     use super::*;
@@ -97,7 +96,7 @@ mod tests {
             Push { write, method: &Method::PUT, uri: &uri, headers: &headers, repository: &repository, namespace };
         let status = StatusCode::from_u16(status).unwrap();
         let written =
-            Written { status, headers: HeaderMap::new(), location: Some(location.to_owned()), body: Bytes::new() };
+            Written { status, headers: HeaderMap::new(), location: Some(location.to_owned()), reasons: vec![] };
         let found = of(push, &written, "hub", &seal, KEPT);
         (seal, found)
     }

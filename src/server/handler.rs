@@ -283,7 +283,9 @@ impl Handler {
             blobs: &self.blobs,
         };
         let written = push::pass(push, content, &upstream, &seal, caches).await.map_err(|(error, cause)| {
-            facts.cause = cause;
+            if let Some(cause) = cause {
+                facts.note(&cause);
+            }
             error
         })?;
         Ok(response::written(written))

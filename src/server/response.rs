@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Told},
     metrics::Outcome,
     oci::{Digest, ErrorCode, MediaType, ResolvedRange, etag},
-    upstream::{Refusal, Written},
+    upstream::{Reason, Refusal, Written},
 };
 
 pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -37,8 +37,6 @@ const SANDBOX: HeaderValue = HeaderValue::from_static("default-src 'none'; sandb
 
 /// More headers than a manifest's answer has: the map is made once, of the right size.
 const MOST_HEADERS: usize = 12;
-/// Longer errors of an upstream, in bytes, are none that the specification means.
-const MAX_ERRORS: usize = 64 * 1024;
 
 /// What `GET /v2/` says to whoever may pull.
 pub fn base() -> Response<Body> {
@@ -195,9 +193,8 @@ pub fn list(kind: HeaderValue, served: ServedList, path: &str, namespace: Option
 
 /// The answer to a change that was passed on.
 pub fn written(written: Written) -> Response<Body> {
-    let Written { status, mut headers, location, body } = written;
-    let body = of_write(status, body);
-    headers.remove(header::CONTENT_TYPE);
+    let Written { status, mut headers, location, reasons } = written;
+    let body = of_write(status, reasons);
     if !body.is_empty() {
         headers.insert(header::CONTENT_TYPE, JSON);
     }
@@ -215,19 +212,10 @@ pub fn written(written: Written) -> Response<Body> {
     response
 }
 
-/// What is passed on of the upstream's body: the errors of the specification. A front end's page becomes one of them; what
-/// goes with a success says nothing.
-fn of_write(status: StatusCode, body: Bytes) -> Bytes {
-    #[derive(serde::Deserialize)]
-    struct Errors {
-        #[serde(rename = "errors")]
-        _errors: Vec<serde::de::IgnoredAny>,
-    }
+/// Why a change is refused, in the upstream's words. A front end's page becomes an error of the specification.
+fn of_write(status: StatusCode, reasons: Vec<Reason>) -> Bytes {
     if !status.is_client_error() && !status.is_server_error() {
         return Bytes::new();
-    }
-    if body.len() <= MAX_ERRORS && serde_json::from_slice::<Errors>(&body).is_ok() {
-        return body;
     }
     let code = match status.as_u16() {
         401 => ErrorCode::Unauthorized,
@@ -238,7 +226,13 @@ fn of_write(status: StatusCode, body: Bytes) -> Bytes {
         500.. => ErrorCode::Unavailable,
         _ => ErrorCode::Unsupported,
     };
-    error_body(&[(code.as_str().to_owned(), format!("the upstream answers {status}"), serde_json::Value::Null)])
+    let own = |Reason { code: theirs, message, detail }: Reason| {
+        let message = message.unwrap_or_else(|| format!("the upstream answers {status}"));
+        (theirs.unwrap_or_else(|| code.as_str().to_owned()), message, detail)
+    };
+    let nothing = Reason { code: None, message: None, detail: serde_json::Value::Null };
+    let reasons = if reasons.is_empty() { vec![nothing] } else { reasons };
+    error_body(&reasons.into_iter().map(own).collect::<Vec<_>>())
 }
 
 fn error_body(errors: &[(String, String, serde_json::Value)]) -> Bytes {

@@ -65,7 +65,12 @@ async fn refused(followed: Followed, asked: Asked) -> Error {
     let elsewhere = registry_elsewhere(&followed);
     let Followed { response, url, away, .. } = followed;
     let (status, headers) = (response.status(), response.headers().clone());
-    let judged = judge(kind_of(status, away, &headers, asked), status, &headers, asked);
+    let kind = match kind_of(status, away, &headers, asked) {
+        // No part was asked for.
+        ErrorKind::RangeNotSatisfiable { .. } if !asked.is_blob => ErrorKind::Rejected { status: status.as_u16() },
+        kind => kind,
+    };
+    let judged = judge(kind, status, &headers, asked);
     let body = match status.is_client_error() && !asked.is_head {
         true => body_of_refusal(response, &url).await,
         false => Bytes::new(),

@@ -73,7 +73,8 @@ impl Upstream {
         let head = &ask(http::Method::HEAD, BlobRange::default())?;
         let first_byte = &ask(http::Method::GET, BlobRange { first: 0, last: Some(0) })?;
         let whole = &ask(http::Method::GET, BlobRange::default())?;
-        self.shared
+        let told = self
+            .shared
             .each_endpoint(self.apart, |endpoint| async move {
                 let by_whole = async {
                     let mut followed = self.shared.ask(&endpoint, whole).await?;
@@ -127,6 +128,7 @@ impl Upstream {
                     answer => answer,
                 }
             })
-            .await
+            .await?;
+        Ok(BlobHead { remark: self.shared.without_private(told.remark, &head.scope).await, ..told })
     }
 }

@@ -32,6 +32,7 @@ mod kept;
 mod late;
 mod limits;
 pub mod oauth;
+mod private;
 pub mod proxy;
 mod ratelimit;
 mod realm;
@@ -294,13 +295,14 @@ impl Upstream {
             .each_endpoint(ask.apart, |endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
+                let remark = self.shared.without_private(Remark::of(headers), &ask.scope).await;
                 Ok(ManifestHead {
                     media_type: media_type(headers),
                     digest: digest(headers),
                     len: answer::announced_len(&followed).filter(document::may_be_manifests),
                     age: answer::age(&followed),
                     waited: followed.waited(),
-                    remark: Remark::of(headers),
+                    remark,
                 })
             })
             .await
@@ -316,8 +318,8 @@ impl Upstream {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
         let Document { headers, body, age, waited } = self.shared.document(ask).await?;
         let media_type = media_type(&headers).filter(|_| !answer::is_html(&headers));
-        let (digest, remark) = (digest(&headers), Remark::of(&headers));
-        Ok(ManifestBody { media_type, digest, bytes: body, age, waited, remark })
+        let remark = self.shared.without_private(Remark::of(&headers), &ask.scope).await;
+        Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, waited, remark })
     }
 
     /// Begins to fetch a blob, or the part of it in `range`. Redirects are followed anew each time.
@@ -332,7 +334,9 @@ impl Upstream {
             .each_endpoint(ask.apart, |endpoint| async move {
                 let mut followed = self.shared.ask(&endpoint, ask).await?;
                 let front = Box::pin(self.shared.judge(&mut followed, digest)).await?;
-                BlobStream::new(followed, front, (range, digest), &self.shared, endpoint, ask.apart)
+                let mut stream = BlobStream::new(followed, front, (range, digest), &self.shared, endpoint, ask.apart)?;
+                stream.remark = self.shared.without_private(stream.remark, &ask.scope).await;
+                Ok(stream)
             })
             .await
     }
@@ -362,7 +366,8 @@ impl Upstream {
             is_list: Some(is_list),
         })?;
         let Document { headers, body, waited, .. } = self.shared.document(ask).await?;
-        Ok(Forwarded { headers: forwarded(&headers, Remark::of(&headers)), body, waited })
+        let remark = self.shared.without_private(Remark::of(&headers), &ask.scope).await;
+        Ok(Forwarded { headers: forwarded(&headers, remark), body, waited })
     }
 
     /// Whether pushes, mounts and deletes are passed on to it.
@@ -384,7 +389,11 @@ impl Upstream {
     /// error; that it could not be asked is one, and that it wants other credentials.
     pub async fn write(&self, write: Write<'_>, content: Option<Content>) -> Result<Written, Error> {
         let asking = Asking { via: self.via.header()?.cloned(), client: self.client.as_deref() };
-        self.shared.write(write, asking, content).await
+        let scope = write.scope();
+        match self.shared.write(write, asking, content).await {
+            Err(error) => Err(self.shared.for_clients(error, &scope).await),
+            written => written,
+        }
     }
 
     /// Finds out whether the upstream answers, and whether it accepts who asks: credentials that are

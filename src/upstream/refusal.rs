@@ -1,23 +1,27 @@
 //! What a registry says when it refuses, as far as clients may be told (pure).
 //!
 //! What must hold: nothing of it is longer than its limit, has control characters, or tells clients a name that is forebay's
-//! own or that of a repository they did not ask for.
+//! own or that of a repository they did not ask for (`private`).
 //!
 //! Source: OCI distribution specification v1.1, "Error Codes".
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::private::Private;
+
 /// The longest refusal that is read, in bytes.
 pub(super) const MAX_LEN: usize = 64 * 1024;
-/// How many reasons are passed on.
-const MAX_REASONS: usize = 8;
 /// The longest code and message, and the longest detail as JSON, in bytes.
 const MAX_CODE: usize = 64;
 const MAX_MESSAGE: usize = 1024;
 const MAX_DETAIL: usize = 4 * 1024;
-/// The most of all reasons together, in bytes.
-const MAX_TOLD: usize = 8 * 1024;
+/// What a part of a detail takes in memory beside its text, in bytes.
+const PART_WEIGHT: usize = 100;
+/// With what some files begin that no JSON has.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Where realms say why, if not in errors of the specification: Docker Hub's, Quay's, those of OAuth2.
+const REALM_KEYS: [&str; 4] = ["details", "message", "error_description", "error"];
 
 /// What says no more than the status, in plain text: forebay's own words say more.
 const NO_REASONS: [&str; 4] = ["404 page not found", "Not Found", "Forbidden", "Too Many Requests"];
@@ -40,19 +44,25 @@ pub struct Reason {
     pub detail: Value,
 }
 
+/// How much of a refusal is passed on.
+#[derive(Clone, Copy)]
+pub(super) struct Most {
+    pub reasons: usize,
+    /// All of them together, in bytes.
+    pub len: usize,
+}
+
+impl Most {
+    pub const OF_PULL: Self = Self { reasons: 8, len: 8 * 1024 };
+    /// A manifest may be refused for each of its blobs.
+    pub const OF_PUSH: Self = Self { reasons: 512, len: MAX_LEN };
+}
+
 /// What stands in the body of a refusal.
 pub(super) struct Said {
     pub reasons: Vec<Reason>,
     /// Whether these are errors of the specification, as no page of an ingress has.
     pub is_of_registry: bool,
-}
-
-/// Names that clients are not to learn.
-pub(super) struct Private<'a> {
-    /// Such as forebay's account.
-    pub names: Vec<&'a str>,
-    /// The repository that was asked for, where no other may be named.
-    pub repository: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -71,14 +81,19 @@ struct Entry {
 }
 
 impl Said {
-    /// Nothing, where it has no errors.
     pub(super) fn of(body: &[u8]) -> Self {
+        Self::within(body, Most::OF_PULL)
+    }
+
+    /// Nothing, where it has no errors.
+    pub(super) fn within(body: &[u8], most: Most) -> Self {
+        let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         // An array would be taken for the fields in their order.
         let is_object = body.trim_ascii_start().first() == Some(&b'{');
         let read = is_object.then(|| serde_json::from_slice::<Errors>(body).ok()).flatten();
         let errors = read.map(|read| read.errors).unwrap_or_default();
         let is_of_registry = errors.first().is_some_and(|first| first.code.is_string());
-        let mut left = MAX_TOLD;
+        let mut left = most.len;
         let fits = |reason: &Reason| match left.checked_sub(reason.size()) {
             Some(rest) => {
                 left = rest;
@@ -86,8 +101,21 @@ impl Said {
             }
             None => false,
         };
-        let reasons = errors.into_iter().take(MAX_REASONS).map(Reason::of).take_while(fits).collect();
+        let reasons = errors.into_iter().take(most.reasons).map(Reason::of).take_while(fits).collect();
         Self { reasons, is_of_registry }
+    }
+
+    /// What a token realm says, in errors of the specification or in a form of its own.
+    pub(super) fn of_realm(body: &[u8]) -> Self {
+        let said = Self::of(body);
+        if said.is_of_registry {
+            return said;
+        }
+        let read: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+        let text = REALM_KEYS.iter().find_map(|key| read.get(*key)?.as_str());
+        let message = text.map(clean).filter(|text| !text.is_empty());
+        let reason = message.map(|message| Reason { code: None, message: Some(message), detail: Value::Null });
+        Self { reasons: reason.into_iter().collect(), ..said }
     }
 }
 
@@ -124,13 +152,13 @@ impl Reason {
 }
 
 impl Refusal {
-    /// About how many bytes it takes.
+    /// About how many bytes of memory it takes.
     pub fn size(&self) -> usize {
-        self.reasons.iter().map(Reason::size).sum()
+        self.reasons.iter().map(|reason| reason.size() + PART_WEIGHT * parts(&reason.detail)).sum()
     }
 
     /// Leaves out each text that tells one of these names.
-    pub(super) fn without(mut self, private: &Private<'_>) -> Self {
+    pub(super) fn without(mut self, private: &Private) -> Self {
         for reason in &mut self.reasons {
             if reason.message.as_ref().is_some_and(|message| private.is_told_by(message)) {
                 reason.message = None;
@@ -143,34 +171,12 @@ impl Refusal {
     }
 }
 
-impl Private<'_> {
-    fn is_told_by(&self, text: &str) -> bool {
-        let text = text.to_ascii_lowercase();
-        let is_part = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-        self.names.iter().filter(|name| !name.is_empty()).any(|name| {
-            let name = name.to_ascii_lowercase();
-            text.match_indices(&name).any(|(at, _)| {
-                let bytes = text.as_bytes();
-                !is_part(at.checked_sub(1).and_then(|before| bytes.get(before))) && !is_part(bytes.get(at + name.len()))
-            })
-        })
-    }
-
-    fn is_told_in(&self, detail: &Value) -> bool {
-        match detail {
-            Value::String(text) => self.is_told_by(text),
-            Value::Array(list) => list.iter().any(|one| self.is_told_in(one)),
-            Value::Object(map) => map.iter().any(|(key, value)| {
-                self.is_told_by(key) || self.is_told_in(value) || self.is_another_repository(key, value)
-            }),
-            Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        }
-    }
-
-    fn is_another_repository(&self, key: &str, value: &Value) -> bool {
-        let Some(asked) = self.repository else { return false };
-        let is_name = ["name", "repository", "repositoryname"].iter().any(|name| key.eq_ignore_ascii_case(name));
-        is_name && value.as_str().is_some_and(|named| named != asked)
+/// How many values a detail has.
+fn parts(detail: &Value) -> usize {
+    match detail {
+        Value::Array(list) => 1 + list.iter().map(parts).sum::<usize>(),
+        Value::Object(map) => 1 + map.values().map(parts).sum::<usize>(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
     }
 }
 
@@ -217,6 +223,7 @@ mod tests {
             (r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#, true),
             (r#"{"errors":[{"code":"DENIED","message":"no","detail":null},{"code":"UNKNOWN"}]}"#, true),
             (r#" {"errors":[{"code":"x","message":1,"more":[]}],"more":1}"#, true),
+            ("\u{feff}{\"errors\":[{\"code\":\"DENIED\"}]}", true),
             (r#"{"errors":[]}"#, false),
             (r#"{"errors":["blocked"]}"#, false),
             (r#"{"errors":[{"code":1020}]}"#, false),
@@ -263,7 +270,7 @@ mod tests {
             assert_eq!(reason(entry.clone()), expected, "{entry}");
         }
         let many = json!({ "errors": vec![json!({ "code": "X" }); 100] });
-        assert_eq!(Said::of(many.to_string().as_bytes()).reasons.len(), MAX_REASONS);
+        assert_eq!(Said::of(many.to_string().as_bytes()).reasons.len(), 8);
         let large = json!({ "errors": vec![json!({ "code": "X", "detail": vec!["x".repeat(1000); 3] }); 8] });
         assert_eq!(Said::of(large.to_string().as_bytes()).reasons.len(), 2);
     }
@@ -291,12 +298,11 @@ mod tests {
 
     #[test]
     fn private_names_are_not_passed_on() {
-        let private = Private { names: vec!["robot$ci", "registry.internal"], repository: Some("team/app") };
+        let private = Private { names: vec!["robot$ci".to_owned()], asked: vec!["team/app".to_owned()] };
         for (message, detail, told) in [
             ("no", json!([{ "Type": "repository", "Name": "team/app", "Action": "pull" }]), (true, true)),
             ("user ROBOT$ci has no rights", json!({ "name": "team/other" }), (false, false)),
-            ("ask at https://registry.internal/login", json!({ "hint": "robot$ci" }), (false, false)),
-            ("robot$cid and myregistry.internal", json!({ "Tag": "1" }), (true, true)),
+            ("access to team/other denied", json!({ "Tag": "1" }), (false, true)),
             ("x", json!({ "robot$ci": 1 }), (true, false)),
         ] {
             let reason = Reason { code: None, message: Some(message.to_owned()), detail: detail.clone() };
@@ -306,11 +312,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_push_may_be_refused_for_each_of_many_blobs() {
+        let entry = |number| json!({ "code": "MANIFEST_BLOB_UNKNOWN", "detail": { "digest": number } });
+        let body = |count| json!({ "errors": (0..count).map(entry).collect::<Vec<_>>() }).to_string();
+        let count = |count, most| Said::within(body(count).as_bytes(), most).reasons.len();
+        assert_eq!((count(300, Most::OF_PUSH), count(5000, Most::OF_PUSH), count(300, Most::OF_PULL)), (300, 512, 8));
+    }
+
+    #[test]
+    fn what_realms_say_in_forms_of_their_own_is_a_reason() {
+        let text = |text: &str| Some(text.to_owned());
+        for (body, expected) in [
+            (r#"{"details":"incorrect username or password"}"#, Some((None, text("incorrect username or password")))),
+            (r#"{"errors":[{"code":"DENIED","message":"no"}],"details":"x"}"#, Some((text("DENIED"), text("no")))),
+            (r#"{"error":"invalid_grant","error_description":"it has expired"}"#, Some((None, text("it has expired")))),
+            (r#"{"error":"Invalid\u001b user"}"#, Some((None, text("Invalid  user")))),
+            (r#"{"message":1,"error":{"a":1}}"#, None),
+            (r#"["details"]"#, None),
+            ("{}", None),
+            ("<html>", None),
+            ("", None),
+        ] {
+            let said = Said::of_realm(body.as_bytes());
+            let told = said.reasons.into_iter().next().map(|reason| (reason.code, reason.message));
+            assert_eq!(told, expected, "{body}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn any_body_is_read_without_a_panic(body in "\\PC{0,60}", front in "(\\{\"errors\":\\[\\{\"code\":\"X\",\"message\":\")?") {
             let said = Said::of(format!("{front}{body}").as_bytes());
-            assert!(said.reasons.len() <= MAX_REASONS);
+            assert!(said.reasons.len() <= Most::OF_PULL.reasons);
         }
     }
 }

@@ -28,8 +28,10 @@ use super::{
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
     judged::Guesses,
+    private::{self, Private},
     ratelimit::RateLimit,
-    refusal::{Private, Refusal},
+    refusal::Refusal,
+    remark::Remark,
     token::Scope,
 };
 use crate::{
@@ -41,6 +43,9 @@ use crate::{
 /// limit of its own, but nobody waits for the sum of a dozen of them.
 const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long is waited for the reason of a refusal that came without one.
+const WORDS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The longest `{}` that is read of the base, in bytes.
 const MAX_BASE: usize = 1024;
 
@@ -48,6 +53,7 @@ const MAX_BASE: usize = 1024;
 pub type IsList = Arc<dyn Fn(&Bytes) -> bool + Send + Sync>;
 
 /// What is asked of an upstream, whichever of its URLs is asked.
+#[derive(Clone)]
 pub(super) struct Ask {
     pub operation: Operation,
     /// GET or HEAD.
@@ -146,8 +152,8 @@ pub(super) struct Shared {
     push: bool,
     credentials: bool,
     access: Access,
-    /// Those of its URLs that are not its name.
-    private_hosts: Vec<String>,
+    /// Where it is, as far as its name does not tell.
+    private_names: Vec<String>,
     /// How many bytes of blobs came, from all its endpoints.
     received: Arc<AtomicU64>,
     metrics: Metrics,
@@ -171,8 +177,8 @@ impl Shared {
             push: config.push,
             credentials: config.credential != CredentialSource::Anonymous,
             access: config.access,
-            private_hosts: private_hosts(config),
             guesses: Arc::default(),
+            private_names: private_names(config),
             received: Arc::default(),
             metrics: context.metrics.clone(),
         })
@@ -206,20 +212,79 @@ impl Shared {
         Cause { scope, client, client_ttl }
     }
 
-    /// Judges an answer. Of a refusal no name is told that is forebay's own, or that of another repository.
-    async fn check(&self, followed: Followed, ask: &Ask) -> Result<Followed, Error> {
-        let checked = answer::check(followed, self.asked(ask)).await;
-        let refused = checked.as_ref().err().and_then(|error| error.refusal().cloned());
-        let Some(refusal) = refused.filter(|refusal| !refusal.reasons.is_empty()) else { return checked };
-        let hosts = self.private_hosts.iter().map(String::as_str);
-        let (account, repository) = match self.access {
-            Access::Shared => (self.authenticator.account().await, ask.scope.repository()),
-            Access::Client { .. } => (None, None),
+    /// Judges an answer; `shown`: what went with the request. A HEAD that refuses a client does not say why: a GET in the same name
+    /// does, and is no pull, since it is refused as well.
+    async fn check(
+        &self,
+        endpoint: &Endpoint,
+        followed: Followed,
+        ask: &Ask,
+        shown: Option<&Authorization>,
+    ) -> Result<Followed, Error> {
+        let asked = self.asked(ask);
+        let may_say_more = asked.is_head && asked.by_client && !followed.away;
+        let error = match answer::check(followed, asked).await {
+            Err(error) if may_say_more => error,
+            checked => return checked,
         };
-        let names = hosts.chain(account.as_deref()).collect();
-        let refusal =
-            Refusal::clone(&refusal).without(&Private { names, repository: repository.map(Repository::as_str) });
-        checked.map_err(|error| error.in_words(refusal))
+        match error.kind {
+            ErrorKind::Denied => {}
+            // To those without credentials it says that it wants some.
+            ErrorKind::Unauthorized if ask.client.is_some() => {}
+            _ => return Err(error),
+        }
+        let words = tokio::time::timeout(WORDS_TIMEOUT, Box::pin(self.words(endpoint, ask, shown)));
+        Err(words.await.ok().flatten().filter(|told| told.kind == error.kind).unwrap_or(error))
+    }
+
+    /// How a GET is refused in place of the HEAD; `None`: it is not. Its content is left where it is.
+    async fn words(&self, endpoint: &Endpoint, ask: &Ask, shown: Option<&Authorization>) -> Option<Error> {
+        let mut ask = Ask { method: Method::GET, any_type: true, ..ask.clone() };
+        if ask.operation == Operation::Blob {
+            ask.headers.extend(BlobRange { first: 0, last: Some(0) }.headers());
+        }
+        let told = self.send(endpoint, &ask, shown).await.ok().filter(|told| !told.away)?;
+        answer::check(told, self.asked(&ask)).await.err()
+    }
+
+    /// Names that clients do not learn from what is said of these. Where their own credentials decide, they know what those are for.
+    async fn private(&self, scope: &Scope) -> Private {
+        let mut names = self.private_names.clone();
+        let asked = match self.access {
+            Access::Shared => {
+                names.extend(self.authenticator.account().await);
+                scope.repositories().map(|repository| repository.as_str().to_owned()).collect()
+            }
+            Access::Client { .. } => vec![],
+        };
+        Private { names, asked }
+    }
+
+    /// The error, with as much of the upstream's words as clients may read.
+    pub(super) async fn for_clients(&self, error: Error, scope: &Scope) -> Error {
+        match error.refusal().filter(|refusal| !refusal.reasons.is_empty()) {
+            Some(refusal) => {
+                let refusal = Refusal::clone(refusal).without(&self.private(scope).await);
+                error.in_words(refusal)
+            }
+            None => error,
+        }
+    }
+
+    /// The same of reasons that are no error.
+    pub(super) async fn reasons_for_clients(&self, refusal: Refusal, scope: &Scope) -> Refusal {
+        if refusal.reasons.is_empty() { refusal } else { refusal.without(&self.private(scope).await) }
+    }
+
+    /// The same of what is said beside a content.
+    pub(super) async fn without_private(&self, mut remark: Remark, scope: &Scope) -> Remark {
+        if !remark.warnings.is_empty() {
+            let private = self.private(scope).await;
+            let is_told =
+                |text: &HeaderValue| str::from_utf8(text.as_bytes()).map_or(true, |text| private.is_told_by(text));
+            remark.warnings.retain(|warning| !is_told(warning));
+        }
+        remark
     }
 
     /// What of a question decides what an answer to it means.
@@ -314,7 +379,10 @@ impl Shared {
 
     /// Asks one endpoint. The answer is a 200 or a 206.
     pub(super) async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
-        in_time(endpoint, self.challenge_and_ask(endpoint, ask)).await
+        match in_time(endpoint, self.challenge_and_ask(endpoint, ask)).await {
+            Err(error) => Err(self.for_clients(error, &ask.scope).await),
+            answered => answered,
+        }
     }
 
     async fn challenge_and_ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Followed, Error> {
@@ -348,7 +416,7 @@ impl Shared {
             if auth::wants_password(first.response.headers())
                 && !Box::pin(self.refuses_password(endpoint, &shown, StatusCode::UNAUTHORIZED)).await?
             {
-                return self.check(first, ask).await;
+                return self.check(endpoint, first, ask, None).await;
             }
         }
         // Some say so to a token that has died.
@@ -363,19 +431,21 @@ impl Shared {
             discard(first.response).await;
             return Box::pin(self.ask_with(endpoint, ask, &renewed)).await;
         }
+        let mut shown = authorization.as_ref();
         // A token that is merely good for too little is kept for what it is good for.
-        if let Some(authorization) = authorization.filter(|_| is_challenge(&first))
+        if let Some(authorization) = shown.filter(|_| is_challenge(&first))
             && auth::widened(&ask.scope, first.response.headers()).is_none()
         {
-            self.authenticator.refused(&authorization).await;
+            self.authenticator.refused(authorization).await;
             if authorization.is_clients_password() && !auth::names_another_way(endpoint, first.response.headers()) {
-                return self.check(first, ask).await;
+                return self.check(endpoint, first, ask, shown).await;
             }
             // Who shows a token that has died is sent elsewhere by some: by Harbor to Basic, by nvcr.io to a realm that knows
             // nobody without a name. What counts is what is said to who shows nothing.
             if authorization.is_token() && auth::names_another_way(endpoint, first.response.headers()) {
                 discard(first.response).await;
                 first = self.send(endpoint, ask, None).await?;
+                shown = None;
             }
         }
         // Some registries say so to a request without credentials.
@@ -386,7 +456,7 @@ impl Shared {
             return Box::pin(self.ask_with(endpoint, ask, &guess)).await;
         }
         if !is_challenge(&first) || !auth::is_answerable(first.response.headers()) {
-            return self.check(first, ask).await;
+            return self.check(endpoint, first, ask, shown).await;
         }
         let headers = first.response.headers().clone();
         discard(first.response).await;
@@ -407,7 +477,7 @@ impl Shared {
             self.authenticator.refused(authorization).await;
         }
         let away = second.away;
-        let answer = self.check(second, ask).await;
+        let answer = self.check(endpoint, second, ask, Some(authorization)).await;
         let problem = match &answer {
             // A page is no word on a password, also where it may prove to be no page.
             Ok(followed) => answer::is_html(followed.response.headers()).then_some(ErrorKind::Protocol),
@@ -434,7 +504,7 @@ impl Shared {
         followed: Followed,
     ) -> Result<Followed, Error> {
         let (status, away) = (followed.response.status(), followed.away);
-        let mut answer = self.check(followed, ask).await;
+        let mut answer = self.check(endpoint, followed, ask, Some(shown)).await;
         let kind = answer.as_ref().err().map(|error| error.kind);
         // To a HEAD, a refusal without the registry's header is perhaps a page: it is asked again by GET.
         let is_word = !away && is_refused(status) && matches!(kind, Some(ErrorKind::Unauthorized | ErrorKind::Denied));
@@ -513,7 +583,10 @@ impl Shared {
     /// Asks one endpoint for nothing. A token is proof enough that it would answer us: some realms give one that is good for repositories,
     /// and not for this. A client's is shown here, as by those who log in at the registry itself.
     pub(super) async fn ping(&self, endpoint: &Endpoint, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
-        in_time(endpoint, self.challenge_and_ping(endpoint, client)).await
+        match in_time(endpoint, self.challenge_and_ping(endpoint, client)).await {
+            Err(error) => Err(self.for_clients(error, &Scope::Login).await),
+            answered => answered,
+        }
     }
 
     async fn challenge_and_ping(
@@ -600,9 +673,9 @@ impl Shared {
     }
 }
 
-fn private_hosts(config: &Config) -> Vec<String> {
-    let hosts = config.urls.iter().filter_map(|url| url.host_str());
-    hosts.filter(|host| !host.eq_ignore_ascii_case(&config.name)).map(str::to_owned).collect()
+fn private_names(config: &Config) -> Vec<String> {
+    let names = config.urls.iter().flat_map(|url| url.host_str().into_iter().chain(private::names_in(url.path())));
+    names.filter(|name| !name.eq_ignore_ascii_case(&config.name)).map(str::to_owned).collect()
 }
 
 /// Bounds the whole asking of one endpoint, up to the head of the answer that counts.

@@ -60,6 +60,15 @@ impl Scope {
         }
     }
 
+    /// The repositories that a client named.
+    pub(super) fn repositories(&self) -> impl Iterator<Item = &Repository> {
+        let from = match self {
+            Self::Push { from, .. } => from.as_ref(),
+            Self::Pull(_) | Self::PullMetadata(_) | Self::Delete(_) | Self::Catalog | Self::Login => None,
+        };
+        self.repository().into_iter().chain(from)
+    }
+
     /// The values of the `scope` parameter.
     pub(super) fn parameters(&self) -> Vec<String> {
         match self {

@@ -5,19 +5,20 @@
 //! where an upload goes on is on that URL's own origin, whatever the upstream says. The answer is the upstream's own,
 //! also when it is a refusal; only what is between it and us (401, a circle, a redirect) becomes an error.
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 use tokio::time::Instant;
 
 use super::{
-    ClientCredential,
+    ClientCredential, answer,
     auth::{self, Authorization, Cause, Known},
     client::{discard, whole_body},
     content::Content,
     endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
     redirect,
+    refusal::{Most, Reason, Refusal, Said},
+    remark::Remark,
     request::{Shared, is_refused},
     token::Scope,
 };
@@ -31,12 +32,10 @@ const MAX_SESSION: usize = 4 * 1024;
 /// What of an answer's head is passed on; all else is between the upstream and us.
 ///
 /// Source: OCI distribution specification v1.1, and the Docker registry API.
-const PASSED_ON: [HeaderName; 13] = [
-    header::CONTENT_TYPE,
+const PASSED_ON: [HeaderName; 11] = [
     header::RANGE,
     header::ETAG,
     header::RETRY_AFTER,
-    header::WARNING,
     header::ALLOW,
     HeaderName::from_static("docker-content-digest"),
     HeaderName::from_static("docker-upload-uuid"),
@@ -85,7 +84,8 @@ pub struct Written {
     pub headers: HeaderMap,
     /// The path and query of `Location`.
     pub location: Option<String>,
-    pub body: Bytes,
+    /// Why it refuses, as far as clients may be told.
+    pub reasons: Vec<Reason>,
 }
 
 impl Written {
@@ -130,10 +130,7 @@ impl Shared {
         if let Some(via) = asking.via {
             write.headers.insert(header::VIA, via);
         }
-        let scope = match &write.need {
-            Need::Push { from } => Scope::Push { repository: write.repository.clone(), from: from.clone() },
-            Need::Delete => Scope::Delete(write.repository.clone()),
-        };
+        let scope = write.scope();
         let cause = self.cause(&scope, asking.client);
         let begun = Instant::now();
         let answer = match content {
@@ -154,7 +151,7 @@ impl Shared {
                 }
             }
         };
-        self.written(endpoint, answer, &url).await
+        self.written(endpoint, answer, &url, &scope).await
     }
 
     async fn write_without_content(
@@ -395,7 +392,7 @@ impl Shared {
         Err(Error::new(ErrorKind::Protocol, why))
     }
 
-    async fn written(&self, endpoint: &Endpoint, answer: Response, url: &Url) -> Result<Written, Error> {
+    async fn written(&self, endpoint: &Endpoint, answer: Response, url: &Url, scope: &Scope) -> Result<Written, Error> {
         let status = answer.status();
         let kind = match status.as_u16() {
             401 => Some(ErrorKind::Unauthorized),
@@ -406,13 +403,19 @@ impl Shared {
         };
         if let Some(kind) = kind {
             let error = Error::new(kind, format!("{} answered {status}", Shown(url))).retry_after(answer.headers());
-            discard(answer).await;
-            return Err(error);
+            if status != StatusCode::UNAUTHORIZED {
+                discard(answer).await;
+                return Err(error);
+            }
+            let Said { reasons, .. } = Said::of(&answer::body_of_refusal(answer, url).await);
+            return Err(error.in_words(Refusal { status: status.as_u16(), reasons }));
         }
         let theirs = answer.headers();
+        let warnings = self.without_private(Remark::of(theirs), scope).await.warnings;
         let headers = PASSED_ON
             .iter()
             .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))
+            .chain(warnings.into_iter().map(|warning| (header::WARNING, warning)))
             .collect();
         let location = match theirs.get(header::LOCATION) {
             // Where a blob or a manifest is, is told by the path; nobody goes to the host.
@@ -425,7 +428,14 @@ impl Shared {
             ErrorKind::TooLarge => Error::new(ErrorKind::Protocol, error.to_string()),
             _ => error,
         })?;
-        Ok(Written { status, headers, location, body })
+        // What goes with a success says nothing.
+        let reasons = match status.is_client_error() || status.is_server_error() {
+            true => Said::within(&body, Most::OF_PUSH).reasons,
+            false => vec![],
+        };
+        let Refusal { reasons, .. } =
+            self.reasons_for_clients(Refusal { status: status.as_u16(), reasons }, scope).await;
+        Ok(Written { status, headers, location, reasons })
     }
 }
 
@@ -450,6 +460,14 @@ fn judge_refusal(authorization: &Authorization, status: StatusCode) {
 }
 
 impl Write<'_> {
+    /// What a token for it is for.
+    pub(super) fn scope(&self) -> Scope {
+        match &self.need {
+            Need::Push { from } => Scope::Push { repository: self.repository.clone(), from: from.clone() },
+            Need::Delete => Scope::Delete(self.repository.clone()),
+        }
+    }
+
     /// Whether it is made without its mount after such an answer, which then says nothing of a password, a client's or forebay's own:
     /// the next answer does.
     fn goes_on_after(&self, status: StatusCode) -> bool {

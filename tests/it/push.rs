@@ -9,6 +9,7 @@ mod tokens;
 
 use forebay::oci::{Algorithm, Digest};
 use http::Method;
+use serde_json::{Value, json};
 
 use crate::support::{
     fake_registry::{FakeRegistry, Fault, When},
@@ -203,21 +204,30 @@ async fn a_location_keeps_the_way_the_client_came() {
 async fn an_answer_is_the_upstreams_own() {
     let registry = FakeRegistry::start().await;
     let mirror = mirror_of(&registry).await;
-    for (status, body) in [
-        (403, r#"{"errors":[{"code":"DENIED","message":"read only"}]}"#),
-        (413, r#"{"errors":[]}"#),
-        (429, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#),
-        (500, r#"{"errors":[{"code":"UNKNOWN","detail":{"a":1}}],"more":2}"#),
+    for (status, errors) in [
+        (403, json!([{ "code": "DENIED", "message": "read only", "detail": null }])),
+        (
+            413,
+            json!([{ "code": "SIZE_INVALID", "message": "the upstream answers 413 Payload Too Large", "detail": null }]),
+        ),
+        (429, json!([{ "code": "TOOMANYREQUESTS", "message": "slower", "detail": { "a": 1 } }])),
+        (
+            500,
+            json!([{ "code": "UNKNOWN", "message": "no", "detail": null }, { "code": "X", "message": "so", "detail": 2 }]),
+        ),
     ] {
+        let told = json!({ "errors": errors });
+        let body = if status == 413 { json!({ "errors": [] }) } else { json!({ "errors": errors, "more": 2 }) };
         let headers = vec![("retry-after", "7".to_owned()), ("set-cookie", "a=b".to_owned())];
-        let answer = Fault::Answer { status, headers, body: body.to_owned() };
+        let answer = Fault::Answer { status, headers, body: body.to_string() };
         registry.fault(When::any(), answer);
         for answer in [
             mirror.request(Method::POST, UPLOADS, &[]).await,
             put_manifest(&mirror, "1", "{}").await,
             mirror.request(Method::DELETE, "/v2/team/app/manifests/1", &[]).await,
         ] {
-            assert_eq!((answer.status, answer.text(), answer.header("retry-after")), (status, body, Some("7")));
+            let json: Value = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!((answer.status, &json, answer.header("retry-after")), (status, &told, Some("7")));
             assert_eq!(answer.header("set-cookie"), None);
         }
         registry.heal();

@@ -62,6 +62,30 @@ async fn other_warnings_are_no_word_to_clients() {
 }
 
 #[tokio::test]
+async fn a_warning_tells_no_private_name() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    for (text, passes) in [
+        (r#"299 - "team/app is deprecated""#, true),
+        (r#"299 - "use team/other in its place""#, false),
+        (r#"299 - "127.0.0.1 is moved""#, false),
+    ] {
+        registry.heal();
+        registry.fault(When::any(), warning(text));
+        let digest = registry.add_blob("team/app", text.to_owned());
+        let about = format!(r#"{{"schemaVersion":2,"about":{}}}"#, text.len());
+        let about = registry.add_manifest("team/app", OCI_MANIFEST, about);
+        registry.tag("team/app", "1", &about);
+        for path in [manifest(&about), path(&digest), format!("/v2/team/app/tags/list?n={}", text.len())] {
+            for method in [Method::HEAD, Method::GET, Method::GET] {
+                let answer = mirror.request(method.clone(), &path, &[]).await;
+                assert_eq!(warned(&answer), passes.then_some(text), "{method} {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_warning_is_for_its_repository_and_until_it_is_taken_back() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);

@@ -68,7 +68,8 @@ async fn three_hundred_guesses_are_few_requests_upstream() {
             let judged = eve.guess("ann", if path == MANIFEST { 300 } else { 30 }, path).await;
             let asked = world.registry.requests().len();
             // One more after each half minute, should the test take as long.
-            assert!(judged <= 25 && asked <= 25 * 2, "{path}: {judged} judged, {asked} asked");
+            // Without the password, with it, and for the words of the refusal.
+            assert!(judged <= 25 && asked <= 25 * 3, "{path}: {judged} judged, {asked} asked");
             assert!(path != MANIFEST || judged >= 20, "{judged}");
         }
         // Her password is right, from wherever it comes: it was right before.
