@@ -306,6 +306,10 @@ impl Told {
         }
         let status = match (error, refusal) {
             (Error::Denied, Some(upstream::Refusal { status: 451, .. })) => StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
+            (
+                Error::ManifestUnknown | Error::BlobUnknown | Error::NameUnknown,
+                Some(upstream::Refusal { status: 410, .. }),
+            ) => StatusCode::GONE,
             _ => error.status(),
         };
         Self { status, headers: error.headers(), errors }
@@ -481,6 +485,7 @@ mod tests {
         for (error, refusal, status, code, message, detail) in [
             (Error::Denied, refusal(403, std::slice::from_ref(&full)), 403, "X", Some("why"), &one),
             (Error::Denied, refusal(451, std::slice::from_ref(&full)), 451, "X", Some("why"), &one),
+            (Error::BlobUnknown, refusal(410, std::slice::from_ref(&full)), 410, "X", Some("why"), &one),
             (Error::Denied, refusal(403, &[]), 403, "DENIED", None, &none),
             (Error::Denied, refusal(403, &[reason(None, None)]), 403, "DENIED", None, &one),
             (Error::Refused, refusal(401, std::slice::from_ref(&full)), 403, "DENIED", Some("why"), &one),

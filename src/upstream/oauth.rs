@@ -20,7 +20,8 @@ use super::{
     error::{Error, ErrorKind, Shown},
     follow::follow,
     late,
-    refusal::Said,
+    private::Private,
+    refusal::{Refusal, Said},
     token::{Scope, Token},
 };
 use crate::metrics::Operation;
@@ -150,17 +151,26 @@ impl Exchange<'_> {
     async fn refused(&self, response: Response, url: &Url) -> Error {
         let (status, headers) = (response.status(), response.headers().clone());
         let of_client = self.client.is_some();
-        let kind = match failure(status, of_client) {
-            kind @ (ErrorKind::Unauthorized | ErrorKind::Denied) => {
-                let body = answer::body_of_refusal(response, url).await;
-                if is_page(status, &headers, &body, of_client) { ErrorKind::Unavailable } else { kind }
-            }
-            kind => {
+        let why = format!("the token realm {} answered {status}", Shown(url));
+        let error = |kind| Error::new(kind, why).retry_after(&headers);
+        let kind = failure(status, of_client);
+        let meant = match kind {
+            ErrorKind::Unauthorized => 401,
+            ErrorKind::Denied => 403,
+            ErrorKind::TooManyRequests => 429,
+            _ => {
                 discard(response).await;
-                kind
+                return error(kind);
             }
         };
-        Error::new(kind, format!("the token realm {} answered {status}", Shown(url))).retry_after(&headers)
+        let body = answer::body_of_refusal(response, url).await;
+        if kind != ErrorKind::TooManyRequests && is_page(status, &headers, &body, of_client) {
+            return error(ErrorKind::Unavailable);
+        }
+        // Where the realm is, is no client's business.
+        let names = url.host_str().map(str::to_owned).into_iter().collect();
+        let refusal = Refusal { status: meant, reasons: Said::of_realm(&body).reasons };
+        error(kind).in_words(refusal.without(&Private { names, asked: vec![] }))
     }
 }
 

@@ -201,10 +201,10 @@ async fn the_words_of_a_token_realm_are_told() {
         ("", 403, denied, (403, "DENIED", "requested access to the resource is denied")),
         ("", 401, r#"{"details":"no such user"}"#, (403, "DENIED", "no such user")),
         ("", 429, limit, (429, "TOOMANYREQUESTS", "the limit of tokens")),
-        ("", 403, "<html>", (403, "DENIED", own)),
+        ("", 403, "<html>", (502, "UNAVAILABLE", "the upstream is not available")),
         (&keys, 403, denied, (403, "DENIED", "requested access to the resource is denied")),
-        (&keys, 403, r#"{"details":"robot$ci is locked"}"#, (403, "DENIED", own)),
-        (&keys, 403, r#"{"details":"ask at 127.0.0.1"}"#, (403, "DENIED", own)),
+        (&keys, 403, r#"{"errors":[{"code":"DENIED","message":"robot$ci is locked"}]}"#, (403, "DENIED", own)),
+        (&keys, 403, r#"{"errors":[{"code":"DENIED","message":"ask at 127.0.0.1"}]}"#, (403, "DENIED", own)),
     ] {
         let mirror = Mirror::parse(&format!(
             "[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\n{keys}",
