@@ -33,6 +33,7 @@ use super::{
     error::{Error, ErrorKind, SetupError, Shown},
     oauth::{self, Exchange},
     realm::{self, Realm},
+    refusal::Refusal,
     token::{Identity, Scope, Token, TokenCache, TokenKey},
     trial::Turn,
 };
@@ -454,10 +455,13 @@ impl Authenticator {
                 self.upstream,
                 Shown(&key.realm)
             );
-            let retry_after = error.retry_after;
+            let (retry_after, refusal) = (error.retry_after, error.refusal().cloned());
             let mut error = Error::new(error.kind, why).caused_by(error);
             error.retry_after = retry_after;
-            error
+            match refusal {
+                Some(refusal) => error.in_words(Refusal::clone(&refusal)),
+                None => error,
+            }
         })?;
         let judged = client.filter(|_| matches!(key.identity, Identity::Client(_))).map(|client| client.judged.clone());
         Ok(Authorization { value: token.authorization(), proof: Proof::Token { key: Box::new(key), token, judged } })

@@ -14,6 +14,8 @@ const OTHER_FIRST: [&str; 5] = ["application", "text", "linux", "windows", "darw
 const PROSE: [&str; 6] = ["and/or", "pull/push", "push/pull", "read/write", "username/password", "user/password"];
 /// The keys of a detail that tell a repository's name.
 const NAMING: [&str; 6] = ["name", "repository", "repositoryname", "repository_name", "repo", "image"];
+/// Those that tell what its name begins with.
+const NAMING_FRONT: [&str; 5] = ["namespace", "organization", "project", "project_name", "projectname"];
 
 pub(super) struct Private {
     /// Such as forebay's account.
@@ -29,8 +31,8 @@ pub(super) fn names_in(path: &str) -> impl Iterator<Item = &str> {
 
 impl Private {
     pub(super) fn is_told_by(&self, text: &str) -> bool {
-        let text = text.replace("%2F", "/").replace("%2f", "/");
-        self.is_name_in(&text) || self.is_another_in(&text)
+        let decoded = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
+        [text, &decoded].into_iter().any(|text| self.is_name_in(text) || self.is_another_in(text))
     }
 
     pub(super) fn is_told_in(&self, detail: &Value) -> bool {
@@ -38,8 +40,11 @@ impl Private {
             Value::String(text) => self.is_told_by(text),
             Value::Array(list) => list.iter().any(|one| self.is_told_in(one)),
             Value::Object(map) => map.iter().any(|(key, value)| {
-                let names = NAMING.iter().any(|naming| key.eq_ignore_ascii_case(naming));
-                self.is_told_by(key) || self.is_told_in(value) || (names && self.is_another_named(value))
+                let is_one = |keys: &[&str]| keys.iter().any(|one| key.eq_ignore_ascii_case(one));
+                self.is_told_by(key)
+                    || self.is_told_in(value)
+                    || (is_one(&NAMING) && self.is_another_named(value, |name| self.is_asked(without_tag(name))))
+                    || (is_one(&NAMING_FRONT) && self.is_another_named(value, |name| self.is_front(name)))
             }),
             Value::Null | Value::Bool(_) | Value::Number(_) => false,
         }
@@ -61,16 +66,24 @@ impl Private {
             && text.split(|letter| !is_part(letter)).any(|word| match named(word.trim_matches(['.', ':', '-'])) {
                 Named::Nothing => false,
                 Named::Repository(name) => !self.is_asked(&name) && !self.is_asked(without_host(&name)),
-                Named::Part(name) => !self.asked.iter().any(|asked| asked.starts_with(&name)),
+                Named::Front(name) => !self.is_front(&name),
             })
     }
 
-    fn is_another_named(&self, value: &Value) -> bool {
+    /// Whether a value names what is not `known` of the repositories that were asked for.
+    fn is_another_named(&self, value: &Value, known: impl Fn(&str) -> bool + Copy) -> bool {
         match value {
-            Value::String(name) => !self.asked.is_empty() && !self.is_asked(without_tag(name)),
-            Value::Array(list) => list.iter().any(|one| self.is_another_named(one)),
+            Value::String(name) => !self.asked.is_empty() && !known(name),
+            Value::Array(list) => list.iter().any(|one| self.is_another_named(one, known)),
             Value::Object(_) | Value::Null | Value::Bool(_) | Value::Number(_) => false,
         }
+    }
+
+    /// Whether what was asked for begins with it.
+    fn is_front(&self, name: &str) -> bool {
+        let is_of =
+            |asked: &String| asked.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.asked.iter().any(is_of)
     }
 
     fn is_asked(&self, name: &str) -> bool {
@@ -83,7 +96,7 @@ enum Named {
     Nothing,
     Repository(String),
     /// What the names of repositories begin with.
-    Part(String),
+    Front(String),
 }
 
 fn named(word: &str) -> Named {
@@ -111,7 +124,7 @@ fn named(word: &str) -> Named {
         names.splice(..1, [last]);
     }
     if let ["projects", project, "locations", _, "repositories", repository, ..] = names.as_slice() {
-        return Named::Part(format!("{project}/{repository}"));
+        return Named::Front(format!("{project}/{repository}"));
     }
     if names.len() > 1 && matches!(names.first(), Some(&("repository" | "repositories"))) {
         names.remove(0);
@@ -230,6 +243,7 @@ mod tests {
             "team/app/secret",
             "secret/team/app",
             "secret%2Fother",
+            "GET /token?account=robot%24ci",
             "/data/secret/other",
             "/v2/secret/manifests/1",
             "https://registry.example/v2/secret/other/manifests/1",
@@ -258,6 +272,9 @@ mod tests {
             (json!({ "repo": "secret" }), true),
             (json!({ "path": "/data/secret/other" }), true),
             (json!({ "scope": "repository:secret:pull" }), true),
+            (json!({ "project": "team", "Namespace": ["team"] }), false),
+            (json!({ "project": "secret" }), true),
+            (json!({ "namespace": "te" }), true),
             (json!({ "hint": ["x", { "y": "robot$ci" }] }), true),
             (json!({ "robot$ci": 1 }), true),
             (json!({ "secret/other": 1 }), true),

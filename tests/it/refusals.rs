@@ -222,6 +222,28 @@ async fn the_words_of_a_token_realm_are_told() {
     }
 }
 
+/// It is asked anonymously, and what it says comes as the cause of an error of forebay's own.
+#[tokio::test]
+async fn the_words_of_a_realm_without_trust_tell_no_name() {
+    let (registry, users) = (FakeRegistry::start().await, with_users());
+    let realm = Some(registry.realm_at("localhost"));
+    registry.require(Auth::Bearer(Bearer { realm, ..Bearer::default() }));
+    let password = users.path().join("password");
+    std::fs::write(&password, "secret").unwrap();
+    let mirror = Mirror::parse(&format!(
+        "[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\nusername = \"ci\"\npassword_file = {password:?}\n",
+        registry.url()
+    ));
+    let mirror = mirror.start().await;
+    let own = "the upstream refuses access; the repository may be private or may not exist";
+    for (message, expected) in [("ask ops", "ask ops"), ("no access to team/secret", own), ("see localhost", own)] {
+        registry.heal();
+        registry.fault(When::tokens(), refusal(403, &json!({ "code": "DENIED", "message": message })));
+        let answer = mirror.get(LIST).await;
+        assert_eq!((answer.status, &told(&answer)["message"]), (403, &json!(expected)));
+    }
+}
+
 /// A change is refused in the same words as a pull, and no more is told.
 #[tokio::test]
 async fn the_refusal_of_a_push_is_clean_and_bounded() {
