@@ -157,11 +157,16 @@ impl Proofs {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
-        let expiring = || Cache::builder().max_capacity(MOST);
+        // A registry's words count as well.
+        let weight = |_: &Question, refused: &Refused| {
+            let words = refused.error.refusal().map_or(0, |refusal| refusal.size());
+            u32::try_from(words / 1024 + 1).unwrap_or(u32::MAX)
+        };
+        let refused = Cache::builder().max_capacity(MOST).weigher(weight);
         Self(Arc::new(Shared {
             rights: remembering(),
             places: remembering(),
-            refused: expiring().time_to_live(negative_ttl.min(REFUSAL_TTL)).build(),
+            refused: refused.time_to_live(negative_ttl.min(REFUSAL_TTL)).build(),
             troubled: Cache::builder().max_capacity(MOST).time_to_live(TROUBLE_TTL).build(),
             writes: Writes::default(),
             questions: Flights::new(tasks, shutdown),

@@ -9,6 +9,8 @@ use serde_json::Value;
 const PATHS: [&str; 7] = ["api", "artifactory", "docker", "registry", "repositories", "repository", "v2"];
 /// What stands behind a repository's name in a path.
 const ENDPOINTS: [&str; 7] = ["manifests", "blobs", "tags", "referrers", "_manifests", "_layers", "_uploads"];
+/// What Artifactory calls the file of a manifest, behind the name and the tag.
+const FILES: [&str; 2] = ["manifest.json", "list.manifest.json"];
 /// What looks like a repository's name, and is none: media types, platforms.
 const OTHER_FIRST: [&str; 5] = ["application", "text", "linux", "windows", "darwin"];
 const PROSE: [&str; 6] = ["and/or", "pull/push", "push/pull", "read/write", "username/password", "user/password"];
@@ -132,6 +134,9 @@ fn named(word: &str) -> Named {
     if let Some(end) = names.iter().position(|name| ENDPOINTS.contains(name)) {
         names.truncate(end);
     }
+    if names.len() > 2 && names.last().is_some_and(|last| FILES.contains(last)) {
+        names.truncate(names.len() - 2);
+    }
     let name = names.join("/");
     let is_name = match names.as_slice() {
         [] => false,
@@ -225,6 +230,7 @@ mod tests {
             "pull/push is N/A and/or TCP/IP since 2026/01/02, 5/10, docker/24.0.1",
             "robot$cid and myregistry.internal",
             "sha256:e3b0c442",
+            "there is no team/app/1/manifest.json",
             "/v2/_catalog and /v2/",
         ] {
             assert!(!private().is_told_by(text), "{text}");
@@ -255,6 +261,7 @@ mod tests {
             "projects/secret/locations/us/repositories/other",
             "(secret/other)",
             "secret.other/app",
+            "there is no secret/other/1/manifest.json",
         ] {
             assert!(private().is_told_by(text), "{text}");
         }
