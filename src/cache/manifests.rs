@@ -72,6 +72,8 @@ struct Shared {
     /// With what the upstream said.
     missing: moka::sync::Cache<Question, upstream::Error>,
     questions: Flights<Question, Result<Answer, ManifestError>>,
+    /// Of tags that moved to a digest.
+    moves: Flights<(Question, Digest), Result<Answer, ManifestError>>,
     images: Images,
     /// Of large documents that are read or hashed.
     documents: Documents,
@@ -113,7 +115,8 @@ impl ManifestCache {
             .build();
         let writer = Writer { store: store.clone(), tasks: tasks.clone() };
         let tags = TagRecords::new(config, writer.clone());
-        let questions = Flights::new(tasks, shutdown);
+        let questions = Flights::new(tasks.clone(), shutdown.clone());
+        let moves = Flights::new(tasks, shutdown);
         let (documents, remarks): (Documents, Remarks) = Default::default();
         let shelves = Shelves::new(store.clone(), documents.clone());
         Self(Arc::new(Shared {
@@ -125,6 +128,7 @@ impl ManifestCache {
             tags,
             missing,
             questions,
+            moves,
             images,
             documents,
             remarks,
@@ -428,32 +432,75 @@ impl ManifestCache {
         let was_missing = self.0.missing.contains_key(&question.of_missing());
         let digest = head.digest.clone().filter(|_| key.is_some());
         let moved = digest.as_ref().is_some_and(|digest| known.as_ref().is_none_or(|known| known.digest != *digest));
+        // That it gives it another type is passed on as it is.
+        self.correct(wanted, &mut head).await.ok();
+        let record = TagRecord::told_by(head).filter(|_| key.is_some());
+        let to = digest.as_ref().filter(|_| moved);
+        // The head leaves out what the tag points to; or it is the word of one client, which must not count for all.
+        let is_to_be_proved = record.is_none() || wanted.upstream.decides_by_client();
+        let is_spared = !is_to_be_proved
+            && self.spares(wanted, known.as_deref()).await
+            && self.is_to_be_fetched(wanted, reference, known.as_deref(), to).await;
+        if let (Some(key), Some(to)) = (&key, to)
+            && !is_spared
+        {
+            let record = record.filter(|_| !is_to_be_proved);
+            return match (self.moved(wanted, question, known, key, (to, record.clone())).await, record) {
+                // A client that pushes has to know where the tag is, whatever a GET would give.
+                (Err(error), Some(record)) if error.kind.is_outage() => {
+                    Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)))
+                }
+                (told, _) => told.map(Some),
+            };
+        }
         if was_missing || moved {
             // It was put elsewhere: what was asked before is outdated, and so is what was missing, for all clients.
             self.0.tags.note_elsewhere(&mut question);
         }
-        // That it gives it another type is passed on as it is.
-        self.correct(wanted, &mut head).await.ok();
-        let record = TagRecord::told_by(head).filter(|_| key.is_some());
-        if let Some(key) = &key
-            && (digest.is_none() || (moved && (record.is_none() || wanted.upstream.decides_by_client())))
-        {
-            // The head leaves out where the tag points, or what that is; or it is the word of one client, which must not count for all.
+        if let (Some(key), None) = (&key, &digest) {
             return self.get_now(wanted, &question, Some(key)).await.map(Some);
         }
         let Some(record) = record else { return Ok(None) };
-        if moved && self.is_to_be_fetched(wanted, known.as_deref(), digest.as_ref()).await {
-            if self.spares(wanted, known.as_deref()).await {
-                return Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)));
-            }
-            return match self.get_now(wanted, &question, key.as_ref()).await {
-                // A client that pushes has to know where the tag is, whatever a GET would give.
-                Err(error) if error.kind.is_outage() => Ok(Some(ManifestHead::recorded(&record, Outcome::Miss))),
-                told => told.map(Some),
-            };
+        if is_spared {
+            return Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)));
         }
         let record = self.0.tags.put(wanted, &question, record).await;
         Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)))
+    }
+
+    /// What there is to say of a tag that moved, found out once for all who were told that it moved there: with `record`, what the
+    /// HEAD says will do where the manifest need not be fetched.
+    async fn moved(
+        &self,
+        wanted: &Wanted,
+        question: Question,
+        known: Option<Arc<TagRecord>>,
+        key: &TagKey,
+        (to, record): (&Digest, Option<TagRecord>),
+    ) -> Result<ManifestHead, upstream::Error> {
+        let (cache, by, named, mut asked) = (self.clone(), wanted.clone(), to.clone(), question.clone());
+        let (flight, leads) = self.0.moves.join((question.of_any_time(), to.clone()), || async move {
+            // What was asked before is outdated for all, and so is that it was missing.
+            cache.0.tags.note_elsewhere(&mut asked);
+            match record {
+                Some(record)
+                    if !cache.is_to_be_fetched(&by, &asked.reference, known.as_deref(), Some(&named)).await =>
+                {
+                    Ok(Answer::Head(cache.0.tags.put(&by, &asked, record).await))
+                }
+                _ => cache.fetch(&by, &asked, None).await,
+            }
+        });
+        let answered = flight.answer_unless(question.circle && !leads).await;
+        match answered {
+            // Whatever was asked before this client was told so, an answer that says the same is one.
+            Ok(Some(Ok(answer))) if leads || answer.digest() == to => Ok(answer.head(Outcome::Miss)),
+            Ok(Some(Err(error))) if leads || error.is_outage() => self.refused_now(error, Some(key)).await,
+            Ok(_) | Err(Circle) => {
+                let question = self.question(wanted, &question.reference, false);
+                self.get_now(wanted, &question, Some(key)).await
+            }
+        }
     }
 
     /// The same by a GET: the manifest says what it is.
@@ -465,14 +512,18 @@ impl ManifestCache {
     ) -> Result<ManifestHead, upstream::Error> {
         match self.fetch(wanted, question, None).await {
             Ok(answer) => Ok(answer.head(Outcome::Miss)),
-            Err(ManifestError::Upstream(error)) => {
-                if let (ErrorKind::NotFound, Some(key)) = (error.kind, key) {
-                    self.0.tags.remove(key).await;
-                }
-                Err(error)
-            }
-            Err(error) => Err(upstream::Error::new(ErrorKind::Protocol, error.to_string())),
+            Err(error) => self.refused_now(error, key).await,
         }
+    }
+
+    async fn refused_now<T>(&self, error: ManifestError, key: Option<&TagKey>) -> Result<T, upstream::Error> {
+        let ManifestError::Upstream(error) = error else {
+            return Err(upstream::Error::new(ErrorKind::Protocol, error.to_string()));
+        };
+        if let (ErrorKind::NotFound, Some(key)) = (error.kind, key) {
+            self.0.tags.remove(key).await;
+        }
+        Err(error)
     }
 
     /// What clients of another kind got for this tag, where this one can read it: better than nothing when the
@@ -664,13 +715,13 @@ impl ManifestCache {
                     }
                     if question.head
                         && !(by_client && is_tag)
-                        && !self.is_to_be_fetched(wanted, known.as_deref(), head.digest.as_ref()).await
+                        && !self.is_to_be_fetched(wanted, &question.reference, known.as_deref(), told.as_ref()).await
                         && let Some(record) = TagRecord::told_by(head)
                         && question.is_met_by(&record.digest)
                     {
                         return Ok(Answer::Head(self.0.tags.put(wanted, question, record).await));
                     }
-                    // A head that leaves out what clients need, or is of something else, or of what is yet to be fetched.
+                    // The head leaves out what clients need, is that of another manifest, or names one that has to be fetched first.
                 }
                 // Some registries know only GET, or answer a HEAD with 404 for what they would first have to
                 // fetch themselves. What is not there costs no pull, by GET either.
@@ -723,13 +774,24 @@ impl ManifestCache {
         Ok(Got { content, remark, confirmed, waited })
     }
 
-    /// Whether a tag whose manifest is here moved to one that is not: a HEAD names what a GET gives, also where the upstream
-    /// fails between the two.
-    async fn is_to_be_fetched(&self, wanted: &Wanted, known: Option<&TagRecord>, told: Option<&Digest>) -> bool {
-        let (Some(known), Some(told)) = (known, told) else { return false };
-        known.digest != *told
-            && self.cached(wanted, told, None).await.is_none()
-            && self.cached(wanted, &known.digest, Some(&known.media_type)).await.is_some()
+    /// Whether a tag moved to a manifest that is not here, and a GET would give one that is, should the upstream fail between the two:
+    /// a HEAD names what a GET gives.
+    async fn is_to_be_fetched(
+        &self,
+        wanted: &Wanted,
+        reference: &Reference,
+        known: Option<&TagRecord>,
+        told: Option<&Digest>,
+    ) -> bool {
+        let (Reference::Tag(tag), Some(told)) = (reference, told) else { return false };
+        if known.is_some_and(|known| known.digest == *told) || self.cached(wanted, told, None).await.is_some() {
+            return false;
+        }
+        let content = match known {
+            Some(known) => self.cached(wanted, &known.digest, Some(&known.media_type)).await,
+            None => None,
+        };
+        self.stale(wanted, &wanted.key(tag), content, known).await.is_some()
     }
 
     /// Whether a tag's manifest that is here goes on, since little is left of the upstream's limit.

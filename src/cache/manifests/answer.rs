@@ -82,6 +82,14 @@ impl ManifestError {
 }
 
 impl Answer {
+    /// What the tag or digest means.
+    pub fn digest(&self) -> &Digest {
+        match self {
+            Self::Unchanged(record) | Self::Head(record) => &record.digest,
+            Self::Content { content, .. } => &content.digest,
+        }
+    }
+
     pub fn head(&self, outcome: Outcome) -> ManifestHead {
         match self {
             Self::Unchanged(record) | Self::Head(record) => ManifestHead::recorded(record, outcome),

@@ -11,7 +11,7 @@ use crate::{
     support::{
         fake_registry::{FakeRegistry, Fault, Gate, Image, Server, When},
         mirror::{Answer, Mirror},
-        until::bounded,
+        until::{bounded, until},
     },
 };
 
@@ -122,6 +122,66 @@ async fn heads_of_a_moved_tag_fetch_it_once() {
         assert_eq!((answer.status, answer.header("docker-content-digest")), (200, Some(new.manifest.as_str())));
     }
     assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (1, 1));
+}
+
+/// Each of these HEADs is asked of the upstream, since its client may be about to push.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_pushes_are_taken_a_moved_tag_is_fetched_once() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"old"]);
+    let mirror = Mirror::build(&registry).config(|config| config.upstreams[0].push = true).start().await;
+    mirror.get(&manifest(1)).await;
+    let new = registry.add_image("team/app", "1", &[b"new"]);
+    registry.forget_requests();
+    let gate = Gate::new();
+    registry.fault(When::manifests().method(Method::GET), Fault::HoldHead(gate.clone()));
+    let some = || join_all((0..10).map(|_| async { mirror.head(&manifest(1)).await }));
+    // The later ones come when the move is noted.
+    let all = async {
+        let later = async {
+            gate.reached().await;
+            some().await
+        };
+        let (first, later) = tokio::join!(some(), later);
+        [first, later].concat()
+    };
+    let open = async {
+        until("all are asked", async || asked(&registry, Method::HEAD) == 20).await;
+        gate.open();
+    };
+    let (answers, ()) = bounded(async { tokio::join!(all, open) }).await;
+    for answer in answers {
+        assert_is_head_of(&answer, &new);
+    }
+    assert_eq!(asked(&registry, Method::GET), 1);
+    // It was kept.
+    assert_eq!(mirror.get(&manifest(1)).await.body, new.manifest_bytes);
+    assert_eq!(asked(&registry, Method::GET), 1);
+}
+
+/// containerd and docker accept other types. What the one has got is given to the other in an outage.
+#[tokio::test]
+async fn a_head_names_what_clients_of_another_kind_have() {
+    let accept = [("accept", "application/vnd.oci.image.manifest.v1+json, */*;q=0.1")];
+    for fault in [Fault::too_many("60"), Fault::status(502), Fault::Disconnect] {
+        let registry = FakeRegistry::start().await;
+        let old = registry.add_image("team/app", "1", &[b"old"]);
+        let mirror = never_trusting(&registry).await;
+        mirror.get(&manifest(1)).await;
+        let new = registry.add_image("team/app", "1", &[b"new"]);
+        registry.fault(When::manifests().method(Method::GET), fault.clone());
+        for method in [Method::HEAD, Method::GET] {
+            let answer = mirror.request(method.clone(), &manifest(1), &accept).await;
+            let named = answer.header("docker-content-digest");
+            assert_eq!((answer.status, named), (200, Some(old.manifest.as_str())), "{method} {fault:?}");
+        }
+        registry.heal();
+        registry.forget_requests();
+        assert_is_head_of(&mirror.request(Method::HEAD, &manifest(1), &accept).await, &new);
+        assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (1, 1));
+        registry.take_down(Server::Api).await;
+        assert_eq!(mirror.get_with(&manifest(1), &accept).await.body, new.manifest_bytes);
+    }
 }
 
 #[tokio::test]
