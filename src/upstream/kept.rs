@@ -32,7 +32,8 @@ pub(super) async fn noted<T>(sending: impl Future<Output = T>) -> (T, bool) {
     IS_NEW.scope(Cell::new(false), noted).await
 }
 
-/// Whether the connection ended before an answer came, as against an answer that makes no sense, or none in time.
+/// Whether the connection ended before an answer came, as against an answer that makes no sense, or none in time. A part of a head is
+/// no answer either: hyper tells it and nothing at all in the same way, and reqwest shows no layer what comes.
 pub(super) fn is_dead(error: &reqwest::Error) -> bool {
     !error.is_connect() && sources(error).any(says_dead)
 }

@@ -1,9 +1,21 @@
 //! nginx in front of docker-registry, which closes a connection a second after its last request: just when the next one is sent.
 
-use std::{fs, net::Ipv4Addr, time::Duration};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use futures_util::future::join_all;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 
 use crate::support::daemon::Daemon;
 use crate::support::download::client;
@@ -12,6 +24,7 @@ use crate::support::image::{Format, Image};
 use crate::support::port::free_port;
 use crate::support::program;
 use crate::support::registry::Registry;
+use crate::support::until::until;
 
 /// How many requests are sent at once: so many connections are kept, and closed at once.
 const AT_ONCE: usize = 8;
@@ -49,22 +62,108 @@ impl Nginx {
     }
 }
 
+/// Stands between forebay and nginx, and lets forebay know of an end only when it has sent something more: as where its request and
+/// nginx's end cross on the way.
+struct Crossing {
+    port: u16,
+    counts: Arc<Counts>,
+    running: JoinHandle<()>,
+}
+
+/// Connections.
+#[derive(Default)]
+struct Counts {
+    begun: AtomicUsize,
+    /// That nginx has ended.
+    ended: AtomicUsize,
+    /// On which a request came after that.
+    crossed: AtomicUsize,
+}
+
+impl Crossing {
+    async fn start(nginx: &Nginx) -> Crossing {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+        let port = listener.local_addr().expect("it listens").port();
+        let (to, counts) = (nginx.port, Arc::<Counts>::default());
+        let counting = counts.clone();
+        let running = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counting.begun.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(pass(stream, to, counting.clone()));
+            }
+        });
+        Crossing { port, counts, running }
+    }
+
+    /// Waits until nginx has ended all connections.
+    async fn until_ended(&self) {
+        let counts = &self.counts;
+        let all = async || (counts.ended.load(Ordering::SeqCst) == counts.begun.load(Ordering::SeqCst)).then_some(());
+        until("nginx has ended all connections", all).await;
+    }
+}
+
+impl Drop for Crossing {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// Ends both connections with either's end, but for that of nginx.
+async fn pass(mut forebay: TcpStream, port: u16, counts: Arc<Counts>) {
+    let mut nginx = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("nginx listens");
+    let (mut request, mut answer) = (vec![0; 65_536], vec![0; 65_536]);
+    let (mut has_ended, mut waits) = (false, false);
+    loop {
+        tokio::select! {
+            read = forebay.read(&mut request) => match read {
+                Ok(len) if len > 0 && !has_ended => {
+                    waits = true;
+                    nginx.write_all(&request[..len]).await.expect("nginx reads");
+                }
+                Ok(len) if len > 0 => {
+                    counts.crossed.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+                _ => break,
+            },
+            read = nginx.read(&mut answer), if !has_ended => match read {
+                Ok(len) if len > 0 => {
+                    waits = false;
+                    forebay.write_all(&answer[..len]).await.expect("forebay reads");
+                }
+                _ if waits => break,
+                _ => {
+                    has_ended = true;
+                    counts.ended.fetch_add(1, Ordering::SeqCst);
+                }
+            },
+        }
+    }
+    if !has_ended {
+        counts.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_nginx_closes_early_cost_no_client_a_thing() {
     let registry = Registry::open().await;
     registry.pusher().image("team/app", "1", &Image::new(Format::Oci, 70, &[10_000])).await;
     let nginx = Nginx::start(&registry).await;
+    let crossing = Crossing::start(&nginx).await;
     let upstream =
-        format!("[[upstream]]\nname = \"hub.test\"\nurls = [\"http://127.0.0.1:{}\"]\ndefault = true\n", nginx.port);
+        format!("[[upstream]]\nname = \"hub.test\"\nurls = [\"http://127.0.0.1:{}\"]\ndefault = true\n", crossing.port);
     let forebay = Forebay::start(&upstream, &[]).await;
     let client = client();
-    for round in 0..15_u64 {
+    for round in 0..3 {
         // Lists are asked for each time, and these are not one question.
         let urls = (0..AT_ONCE).map(|number| forebay.url(&format!("/v2/team/app/tags/list?n={}", number + 1)));
         let answers = join_all(urls.map(|url| client.get(url).send())).await;
         for answer in answers {
             assert_eq!(answer.expect("forebay answers").status(), 200, "{round}: {}", forebay.log());
         }
-        tokio::time::sleep(Duration::from_micros(996_500 + round * 500)).await;
+        crossing.until_ended().await;
     }
+    let crossed = crossing.counts.crossed.load(Ordering::SeqCst);
+    assert!(crossed > 0, "no request was sent on a connection that nginx had ended");
 }

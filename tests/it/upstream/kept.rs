@@ -134,9 +134,12 @@ async fn talk_http2(stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, 
             // Together with the requests on it.
             return;
         }
-        let answer = Response::builder().header("content-type", MANIFEST);
-        let mut body = respond.send_response(answer.body(()).unwrap(), false).unwrap();
-        body.send_data(Bytes::from_static(CONTENT), true).unwrap();
+        let is_head = request.method() == Method::HEAD;
+        let answer = Response::builder().header("content-type", MANIFEST).header("content-length", CONTENT.len());
+        let mut body = respond.send_response(answer.body(()).unwrap(), is_head).unwrap();
+        if !is_head {
+            body.send_data(Bytes::from_static(CONTENT), true).unwrap();
+        }
     }
 }
 
@@ -145,7 +148,7 @@ fn body_of(line: &str) -> &'static str {
 }
 
 /// What is asked of an upstream that changes nothing.
-pub(super) const QUESTIONS: [&str; 5] = ["manifest", "manifest head", "blob", "list", "base"];
+pub(super) const QUESTIONS: [&str; 6] = ["manifest", "manifest head", "blob", "blob head", "list", "base"];
 
 pub(super) async fn ask(subject: &Subject, what: &str) -> Result<(), Error> {
     let (repository, tag) = (name("team/app"), reference_of("1"));
@@ -154,6 +157,7 @@ pub(super) async fn ask(subject: &Subject, what: &str) -> Result<(), Error> {
         "manifest" => upstream.get_manifest(&repository, &tag, &accept(&[MANIFEST])).await.map(drop),
         "manifest head" => upstream.head_manifest(&repository, &tag, &accept(&[MANIFEST])).await.map(drop),
         "blob" => read(upstream.open_blob(&repository, &digest(), WHOLE).await?).await.map(drop),
+        "blob head" => upstream.head_blob(&repository, &digest()).await.map(drop),
         "list" => upstream
             .forward(
                 Operation::Tags,
@@ -235,7 +239,13 @@ async fn a_dead_connection_says_nothing_about_its_url() {
 }
 
 #[tokio::test]
-async fn a_token_by_post_on_a_dead_connection_comes_once_more() {
+async fn a_token_on_a_dead_connection_comes_once_more() {
+    for method in ["GET", "POST"] {
+        a_token_comes_once_more(method).await;
+    }
+}
+
+async fn a_token_comes_once_more(method: &str) {
     let realm = Brief::start(1, Death::Fin, None).await;
     let registry = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = Url::parse(&format!("http://{}", registry.local_addr().unwrap())).unwrap();
@@ -250,13 +260,17 @@ async fn a_token_by_post_on_a_dead_connection_comes_once_more() {
     let path = directory.path().join("config.json");
     let auth = r#"{"auths":{"fake.example":{"auth":"bWU6","identitytoken":"long"}}}"#;
     std::fs::write(&path, auth).unwrap();
-    let subject = Subject::new(&Config { credential: CredentialSource::DockerConfig(path), ..config_of([url]) });
+    let credential = match method {
+        "GET" => CredentialSource::Anonymous,
+        _ => CredentialSource::DockerConfig(path),
+    };
+    let subject = Subject::new(&Config { credential, ..config_of([url]) });
     for repository in ["team/app", "team/other"] {
         let got = subject.manifest(repository, "1").await;
         assert!(got.is_ok(), "{got:?} {:?}", realm.seen());
     }
-    let post = |number| (number, "POST".to_owned());
-    assert_eq!(realm.seen(), [post(0), post(0), post(1)]);
+    let token = |number| (number, method.to_owned());
+    assert_eq!(realm.seen(), [token(0), token(0), token(1)]);
     serving.abort();
 }
 
