@@ -27,3 +27,23 @@ pub struct Config {
     /// How many blobs pass straight through at a time; few descriptors lower it. No key.
     pub max_through: u64,
 }
+
+#[cfg(test)]
+impl Config {
+    /// A cache in this directory, for tests: of a MiB, and all else is nothing.
+    pub fn at(directory: &std::path::Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            max_size: 1 << 20,
+            min_free: 0,
+            manifest_memory: 0,
+            tag_ttl: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            negative_ttl: Duration::ZERO,
+            prefetch: 0,
+            verify_every: Duration::ZERO,
+            reader_window: Duration::ZERO,
+            max_through: 0,
+        }
+    }
+}

@@ -362,19 +362,7 @@ mod tests {
     const LEN: usize = 400_000;
 
     async fn scrub(directory: &Path, verify_every: Duration) -> Scrub {
-        let config = Config {
-            directory: directory.to_owned(),
-            max_size: 1 << 20,
-            min_free: 0,
-            manifest_memory: 0,
-            tag_ttl: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            negative_ttl: Duration::ZERO,
-            prefetch: 0,
-            verify_every,
-            reader_window: Duration::ZERO,
-            max_through: 0,
-        };
+        let config = Config { verify_every, ..Config::at(directory) };
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();
         store.scan().await;

@@ -203,19 +203,7 @@ mod tests {
 
     /// Uploads into this directory, the files of what is on its way, and its tasks.
     async fn tees(directory: &Path) -> (Tees, TaskTracker) {
-        let config = Config {
-            directory: directory.to_owned(),
-            max_size: 1 << 30,
-            min_free: 0,
-            manifest_memory: 0,
-            tag_ttl: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            negative_ttl: Duration::ZERO,
-            prefetch: 0,
-            verify_every: Duration::ZERO,
-            reader_window: Duration::ZERO,
-            max_through: 0,
-        };
+        let config = Config { max_size: 1 << 30, ..Config::at(directory) };
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();
         store.scan().await;

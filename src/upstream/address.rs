@@ -214,7 +214,7 @@ fn is_among(names: &[String], name: &str) -> bool {
 }
 
 /// The host of `host` or `host:port`; brackets of an IPv6 address stay, as in a URL's host.
-pub(super) fn host_of(authority: &str) -> &str {
+fn host_of(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,
         _ => authority,

@@ -206,11 +206,6 @@ pub(super) fn coding(headers: &HeaderMap) -> Coding {
     found
 }
 
-/// What Content-Length says.
-pub(super) fn number_of_bytes(headers: &HeaderMap) -> Option<u64> {
-    number(headers, &header::CONTENT_LENGTH)
-}
-
 /// How long the content is, by the answer to a HEAD, or to the GET of one byte in its place. That of an encoding tells nothing.
 pub(super) fn announced_len(followed: &Followed) -> Option<u64> {
     let headers = followed.response.headers();

@@ -5,8 +5,12 @@
 
 use std::time::Duration;
 
+use http::header;
+
 use super::{
-    BlobRange, Remark, Upstream, answer, digest,
+    BlobRange, Remark, Upstream, answer,
+    client::number,
+    digest,
     error::{Error, ErrorKind},
     follow::Followed,
     request::{Ask, in_time},
@@ -88,7 +92,7 @@ impl Upstream {
                         None => {
                             let len = match followed.is_part() {
                                 true => answer::announced_len(&followed),
-                                false => answer::number_of_bytes(followed.response.headers()),
+                                false => number(followed.response.headers(), &header::CONTENT_LENGTH),
                             };
                             Ok(BlobHead::of(&followed, len.filter(may_be_len)))
                         }

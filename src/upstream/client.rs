@@ -15,12 +15,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use reqwest::{Client, RequestBuilder, Response, Url, redirect::Policy};
 use rustls::{
     ClientConfig,
-    pki_types::{CertificateDer, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, pem::PemObject},
 };
 
 use super::{
     Asker, Config, Context,
-    address::{self, AddressFilter},
+    address::AddressFilter,
     certificate,
     content::{Content, Progress},
     error::{Error, ErrorKind, SetupError, Shown, retry_after},
@@ -112,9 +112,9 @@ struct Clients {
 /// What is wrong with the certificates of `ca`.
 #[derive(Clone, Debug, Default)]
 pub struct CaFlaws {
-    /// One for each that has any.
+    /// One for each that cannot be used.
     pub texts: Vec<String>,
-    /// Whether none of them can be used.
+    /// Whether that is so of all of them.
     pub all: bool,
 }
 
@@ -453,17 +453,14 @@ fn certificates(config: &Config) -> Result<Vec<CertificateDer<'static>>, SetupEr
 
 fn flaws(config: &Config, certificates: &[CertificateDer<'_>]) -> CaFlaws {
     let Some(path) = &config.ca else { return CaFlaws::default() };
-    let realms = config.realms.iter().map(|realm| address::host_of(realm));
-    let hosts: Vec<&str> = config.urls.iter().filter_map(Url::host_str).chain(realms).collect();
-    let now = UnixTime::now();
-    let flaws: Vec<_> = (1..)
+    let hosts: Vec<&str> = config.urls.iter().filter_map(Url::host_str).collect();
+    let texts: Vec<String> = (1..)
         .zip(certificates)
-        .filter_map(|(number, certificate)| Some((number, certificate::flaw(certificate, &hosts, now)?)))
+        .filter_map(|(number, certificate)| {
+            let flaw = certificate::flaw(certificate, &hosts)?;
+            Some(format!("certificate {number} of {} cannot be used: {flaw}", path.display()))
+        })
         .collect();
-    let texts = flaws.iter().map(|(number, flaw)| {
-        let verdict = if flaw.is_fatal() { " cannot be used" } else { "" };
-        format!("certificate {number} of {}{verdict}: {flaw}", path.display())
-    });
-    let fatal = flaws.iter().filter(|(_, flaw)| flaw.is_fatal()).count();
-    CaFlaws { texts: texts.collect(), all: fatal > 0 && fatal == certificates.len() }
+    let all = !texts.is_empty() && texts.len() == certificates.len();
+    CaFlaws { texts, all }
 }

@@ -10,12 +10,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use http::header;
 use tokio::{sync::SemaphorePermit, time::timeout};
 
 use super::{
     answer::{self, Coding},
     budget::Room,
-    client::{WHOLE_BODY_TIMEOUT, next_or_end},
+    client::{WHOLE_BODY_TIMEOUT, next_or_end, number},
     document::MAX_DOCUMENT,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
@@ -86,7 +87,7 @@ impl Shared {
     pub(super) async fn judge(&self, followed: &mut Followed, digest: &Digest) -> Result<Option<Front>, Error> {
         let headers = followed.response.headers();
         let coding = answer::coding(headers);
-        let len = answer::number_of_bytes(headers);
+        let len = number(headers, &header::CONTENT_LENGTH);
         if followed.is_part() {
             // A part of an encoding is none of the content, and nothing tells until the end.
             if matches!(coding, Coding::Gzip | Coding::Other) {

@@ -46,7 +46,6 @@ mod trial;
 mod trust;
 mod via;
 pub mod write;
-mod x509;
 
 use std::{
     fmt,

@@ -214,29 +214,16 @@ nr3hyFB7rR977kuLkRHQTuStTx8fm3Cd6w==
 /// The error of a handshake would not say what to do.
 #[test]
 fn a_certificate_that_cannot_be_used_is_explained_by_check() {
-    let made = |names: &[&str], change: fn(&mut rcgen::CertificateParams)| {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let named = |names: Vec<String>| {
         let mut params = rcgen::CertificateParams::new(names).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, "registry.lan");
-        change(&mut params);
         params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
     };
-    let (nameless, good) = (made(&[], |_| ()), made(&["registry.lan"], |_| ()));
-    let expired = made(&["registry.lan"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
-    let early = made(&["registry.lan"], |params| params.not_before = rcgen::date_time_ymd(4000, 1, 1));
-    let old_ca = made(&["our CA"], |params| {
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-    });
+    let (nameless, good) = (named(vec![]), named(vec!["registry.lan".to_owned()]));
     for (content, code, said) in [
         (SHORT_KEY.to_owned(), Some(2), Some("own.crt cannot be used: its RSA key has 1024 bits")),
         (nameless.clone(), Some(2), Some("own.crt cannot be used: it names registry.lan as its common name")),
         (format!("{good}{nameless}"), Some(0), Some("registry.lan: certificate 2 of ")),
-        (made(&["other.lan"], |_| ()), Some(2), Some("it is not a CA's, and names other.lan, not registry.lan")),
-        (expired, Some(2), Some("own.crt cannot be used: it has expired on Wed, 01 Jan 2020 00:00:00 GMT")),
-        (early, Some(2), Some("own.crt cannot be used: it is valid from Sat, 01 Jan 4000 00:00:00 GMT only")),
-        // What it has signed is believed.
-        (old_ca, Some(0), Some("own.crt: it is a CA's that has expired")),
         (good, Some(0), None),
     ] {
         let directory = directory("[[upstream]]\nname = \"registry.lan\"\nca = \"own.crt\"\n");

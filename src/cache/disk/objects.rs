@@ -156,7 +156,7 @@ pub(super) fn unique_name() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::path::Path;
 
     use super::*;
     use crate::{cache::Config, metrics::Metrics};
@@ -164,19 +164,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_tag_stays_whose_directory_is_pruned_as_it_is_written() {
         let directory = tempfile::tempdir().unwrap();
-        let config = Config {
-            directory: directory.path().to_owned(),
-            max_size: 1 << 20,
-            min_free: 0,
-            manifest_memory: 0,
-            tag_ttl: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            negative_ttl: Duration::ZERO,
-            prefetch: 0,
-            verify_every: Duration::ZERO,
-            reader_window: Duration::ZERO,
-            max_through: 0,
-        };
+        let config = Config::at(directory.path());
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         store.scan().await;
         let tag = |round: u32| {

@@ -400,25 +400,13 @@ pub fn write_all_at(file: &File, mut buffers: &mut [IoSlice<'_>], mut offset: u6
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::{os::unix::fs::FileExt, time::Duration};
+    use std::os::unix::fs::FileExt;
 
     use super::*;
     use crate::{cache::Config, metrics::Metrics, oci::Digest};
 
     pub fn store(directory: &Path) -> DiskStore {
-        let config = Config {
-            directory: directory.to_owned(),
-            max_size: 1 << 20,
-            min_free: 0,
-            manifest_memory: 0,
-            tag_ttl: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            negative_ttl: Duration::ZERO,
-            prefetch: 0,
-            verify_every: Duration::ZERO,
-            reader_window: Duration::ZERO,
-            max_through: 0,
-        };
+        let config = Config::at(directory);
         DiskStore::open(&config, Metrics::new().unwrap()).unwrap()
     }
 

@@ -404,19 +404,7 @@ mod tests {
     const PART: u64 = 100_000;
 
     fn fills(directory: &Path) -> Fills {
-        let config = Config {
-            directory: directory.to_owned(),
-            max_size: 1 << 20,
-            min_free: 0,
-            manifest_memory: 0,
-            tag_ttl: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            negative_ttl: Duration::ZERO,
-            prefetch: 0,
-            verify_every: Duration::ZERO,
-            reader_window: Duration::ZERO,
-            max_through: 0,
-        };
+        let config = Config::at(directory);
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();
         Fills::new(store, metrics, TaskTracker::new(), CancellationToken::new())

@@ -609,19 +609,7 @@ mod tests {
     const MAX_SIZE: u64 = 1 << 20;
 
     fn fills(directory: &std::path::Path) -> (Fills, Source) {
-        let cache = Config {
-            directory: directory.to_owned(),
-            max_size: MAX_SIZE,
-            min_free: 0,
-            manifest_memory: 0,
-            tag_ttl: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            negative_ttl: Duration::ZERO,
-            prefetch: 0,
-            verify_every: Duration::ZERO,
-            reader_window: Duration::ZERO,
-            max_through: 0,
-        };
+        let cache = Config { max_size: MAX_SIZE, ..Config::at(directory) };
         let config = upstream::Config {
             name: "registry.example".into(),
             urls: vec!["https://registry.example".parse().unwrap()],

@@ -142,7 +142,7 @@ fn weight(key: &ListKey, answer: &Answer) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::Path;
 
     use http::{HeaderValue, header};
 
@@ -153,19 +153,7 @@ mod tests {
     };
 
     fn answers(tag_ttl: Duration) -> Answers {
-        Answers::new(&Config {
-            directory: PathBuf::new(),
-            max_size: 0,
-            min_free: 0,
-            manifest_memory: 0,
-            tag_ttl,
-            stale_if_error: Duration::from_secs(60),
-            negative_ttl: Duration::ZERO,
-            prefetch: 0,
-            verify_every: Duration::ZERO,
-            reader_window: Duration::ZERO,
-            max_through: 0,
-        })
+        Answers::new(&Config { tag_ttl, stale_if_error: Duration::from_secs(60), ..Config::at(Path::new("")) })
     }
 
     fn registry(name: &str, urls: &[&str]) -> Registry {

@@ -97,19 +97,7 @@ mod tests {
 
     fn shelves() -> (tempfile::TempDir, Shelves) {
         let directory = tempfile::tempdir().unwrap();
-        let config = Config {
-            directory: directory.path().to_owned(),
-            max_size: 100 << 20,
-            min_free: 0,
-            manifest_memory: 0,
-            tag_ttl: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            negative_ttl: Duration::ZERO,
-            prefetch: 0,
-            verify_every: Duration::ZERO,
-            reader_window: Duration::ZERO,
-            max_through: 0,
-        };
+        let config = Config { max_size: 100 << 20, ..Config::at(directory.path()) };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         (directory, Shelves::new(store, Documents::default()))
     }

@@ -402,17 +402,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let hour = Duration::from_secs(3600);
         let config = Config {
-            directory: directory.path().to_owned(),
             max_size: 100 << 20,
-            min_free: 0,
-            manifest_memory: 0,
             tag_ttl: hour,
             stale_if_error: hour,
             negative_ttl: hour,
-            prefetch: 0,
-            verify_every: Duration::ZERO,
-            reader_window: Duration::ZERO,
-            max_through: 0,
+            ..Config::at(directory.path())
         };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         let tasks = TaskTracker::new();

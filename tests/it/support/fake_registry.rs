@@ -57,7 +57,8 @@ pub use self::{
     fault::{Fault, Gate, To, When},
     record::{Record, Server},
 };
-use self::{content::Content, fault::Rule, listener::Listener, uploads::Uploads};
+use self::{content::Content, fault::Rule, listener::Listener};
+use super::uploads::Uploads;
 
 /// A running registry; a cheap handle. It ends with its last handle.
 #[derive(Clone)]

@@ -8,4 +8,5 @@ pub mod program;
 pub mod raw;
 pub mod test_ca;
 pub mod until;
+pub mod uploads;
 pub mod wire;

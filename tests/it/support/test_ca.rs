@@ -31,7 +31,7 @@ impl TestCa {
     /// A server's TLS for `names`, with HTTP/2 and HTTP/1.1.
     pub fn server(&self, names: &[&str]) -> Arc<rustls::ServerConfig> {
         let (certificate, key) = self.issue(names);
-        serving(&[&certificate], &key)
+        serving(&certificate, &key)
     }
 
     /// A certificate for `names`, and its key.
@@ -42,15 +42,15 @@ impl TestCa {
     }
 }
 
-/// A server's TLS with this chain of certificates, with HTTP/2 and HTTP/1.1.
-pub fn serving(chain: &[&Certificate], key: &KeyPair) -> Arc<rustls::ServerConfig> {
+/// A server's TLS with this certificate, with HTTP/2 and HTTP/1.1.
+pub fn serving(certificate: &Certificate, key: &KeyPair) -> Arc<rustls::ServerConfig> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(chain.iter().map(|certificate| certificate.der().clone()).collect(), key)
+        .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Arc::new(config)

@@ -7,7 +7,6 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use forebay::upstream::{Config, CredentialSource, ErrorKind};
-use rcgen::{BasicConstraints, IsCa};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -15,10 +14,7 @@ use tokio::{
     sync::mpsc::{Receiver, channel},
 };
 
-use super::{
-    Subject, config, config_of, kind,
-    tls::{believes, self_signed},
-};
+use super::{Subject, config, config_of, kind};
 use crate::support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Server},
     until::until,
@@ -249,21 +245,4 @@ async fn https_goes_through_a_tunnel_of_the_proxy() {
     // A tunnel that is refused is an outage; nobody goes around the proxy.
     let subject = Subject::new(&config_of([url::Url::parse("https://registry.invalid").unwrap()]));
     assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Unavailable));
-}
-
-#[tokio::test]
-async fn a_certificate_in_ca_needs_no_system_roots() {
-    if is_second_process() {
-        for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
-            let own = self_signed("127.0.0.1", |params| params.is_ca = is_ca);
-            let other = self_signed("127.0.0.1", |params| params.is_ca = is_ca);
-            assert!(believes(&own, &[&own.0]).await);
-            assert!(!believes(&own, &[&other.0]).await);
-        }
-        return;
-    }
-    let directory = tempfile::TempDir::new().unwrap();
-    let path = directory.path().to_str().unwrap();
-    let variables = [("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", path)];
-    again("a_certificate_in_ca_needs_no_system_roots", directory.path(), &variables).await;
 }

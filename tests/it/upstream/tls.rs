@@ -1,10 +1,7 @@
 //! TLS to the upstream: a private CA, and nobody trusted beside it and the system's.
 
 use forebay::upstream::{Config, Context, ErrorKind, SetupError, Upstream};
-use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
-    KeyPair, NameConstraints, SanType, date_time_ymd,
-};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd};
 
 use super::{Subject, WHOLE, config, kind};
 use crate::support::{
@@ -43,28 +40,17 @@ async fn a_certificate_for_another_name_is_refused() {
 }
 
 /// `openssl req -x509` makes such a one, as Docker's documentation of insecure registries has it.
-pub(super) fn self_signed(name: &str, change: impl FnOnce(&mut CertificateParams)) -> (Certificate, KeyPair) {
+fn self_signed(name: &str, change: impl FnOnce(&mut CertificateParams)) -> (rcgen::Certificate, KeyPair) {
     let key = KeyPair::generate().unwrap();
-    let certificate = made(name, change).self_signed(&key).unwrap();
-    (certificate, key)
-}
-
-/// Of a CA of this name, unless that is changed.
-fn made(name: &str, change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, name);
     change(&mut params);
-    params
+    (params.self_signed(&key).unwrap(), key)
 }
 
 /// Whether a server with this certificate is believed where `ca` has `trusted`.
-pub(super) async fn believes((certificate, key): &(Certificate, KeyPair), trusted: &[&Certificate]) -> bool {
-    believes_chain(&[certificate], key, trusted).await
-}
-
-async fn believes_chain(chain: &[&Certificate], key: &KeyPair, trusted: &[&Certificate]) -> bool {
-    let registry = FakeRegistry::start_tls(serving(chain, key)).await;
+async fn believes((certificate, key): &(rcgen::Certificate, KeyPair), trusted: &[&rcgen::Certificate]) -> bool {
+    let registry = FakeRegistry::start_tls(serving(certificate, key)).await;
     registry.add_image("team/app", "1", &[]);
     let directory = tempfile::TempDir::new().unwrap();
     let path = directory.path().join("domain.crt");
@@ -94,64 +80,6 @@ async fn a_servers_own_certificate_in_ca_is_trusted() {
         assert!(believes(own, &[&other.0, &own.0]).await);
         // Another one of the same name is not the same certificate.
         assert!(!believes(own, &[&other.0]).await);
-    }
-}
-
-/// What the TLS library is told to trust is a CA to it, whatever it says of itself.
-#[tokio::test]
-async fn what_is_no_ca_in_ca_vouches_for_itself_alone() {
-    for (is_ca, vouches) in
-        [(IsCa::NoCa, false), (IsCa::ExplicitNoCa, false), (IsCa::Ca(BasicConstraints::Unconstrained), true)]
-    {
-        for name in ["127.0.0.1", "other.lan"] {
-            let key = KeyPair::generate().unwrap();
-            let own = made(name, |params| params.is_ca = is_ca);
-            let certificate = own.self_signed(&key).unwrap();
-            // What its key has signed: for another key, and for itself.
-            let issuer = Issuer::from_params(&own, &key);
-            let other = KeyPair::generate().unwrap();
-            let leaf = made("127.0.0.1", |params| params.is_ca = IsCa::NoCa).signed_by(&other, &issuer).unwrap();
-            assert_eq!(believes_chain(&[&leaf], &other, &[&certificate]).await, vouches, "{name} {is_ca:?}");
-            assert_eq!(
-                believes_chain(&[&leaf, &certificate], &other, &[&certificate]).await,
-                vouches,
-                "{name} {is_ca:?}"
-            );
-            let again = made(name, |params| {
-                params.is_ca = IsCa::NoCa;
-                params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
-            });
-            let again = again.self_signed(&key).unwrap();
-            assert_eq!(believes_chain(&[&again], &key, &[&certificate]).await, vouches, "{name} {is_ca:?}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_comes_behind_an_own_certificate_counts_nothing() {
-    type Change = fn(&mut CertificateParams);
-    let (root_key, key, own_key) =
-        (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let root = made("root", |_| ());
-    let (root_certificate, issuer) = (root.self_signed(&root_key).unwrap(), Issuer::from_params(&root, &root_key));
-    let expired: Change = |params| params.not_after = date_time_ymd(2020, 1, 1);
-    let no_ca: Change = |params| params.is_ca = IsCa::ExplicitNoCa;
-    let elsewhere: Change = |params| {
-        let permitted_subtrees = vec![GeneralSubtree::DnsName("other.lan".to_owned())];
-        params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
-    };
-    for change in [expired, no_ca, elsewhere] {
-        let between = made("between", change);
-        let certificate = between.signed_by(&key, &issuer).unwrap();
-        for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
-            let mut own = made("localhost", |params| params.is_ca = is_ca);
-            own.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
-            let own = own.signed_by(&own_key, &Issuer::from_params(&between, &key)).unwrap();
-            for trusted in [&[&own][..], &[&own, &root_certificate]] {
-                assert!(believes_chain(&[&own, &certificate], &own_key, trusted).await);
-            }
-            assert!(!believes_chain(&[&own, &certificate], &own_key, &[&root_certificate]).await);
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The place of an upload changes with every answer, and its query has to come back to the letter.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use forebay::oci::Digest;
@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 
+use super::super::uploads::{errors, verified};
 use super::{
     Shared, State,
     auth::Plain,
@@ -19,21 +20,6 @@ use super::{
     record::{Record, Server},
     serve::{below_v2, plain},
 };
-
-/// What has come of each upload, by its name.
-#[derive(Default)]
-pub(super) struct Uploads {
-    under_way: HashMap<String, Upload>,
-    begun: usize,
-    answered: usize,
-}
-
-struct Upload {
-    repository: String,
-    /// The query of its place.
-    state: String,
-    bytes: Vec<u8>,
-}
 
 /// Whether a request is one of those here.
 pub(super) fn is_write(record: &Record) -> bool {
@@ -138,22 +124,18 @@ impl State {
         if let Some(digest) = parameter("digest") {
             return self.commit(repository, &digest, content);
         }
-        self.uploads.begun += 1;
-        let session = format!("upload-{}", self.uploads.begun);
-        let upload = Upload { repository: repository.to_owned(), state: String::new(), bytes: vec![] };
-        self.uploads.under_way.insert(session.clone(), upload);
+        let session = self.uploads.begin(repository);
         self.under_way(&session, 202)
     }
 
     fn go_on(&mut self, record: &Record, repository: &str, session: &str, content: Vec<u8>) -> Plain {
-        let known = self.uploads.under_way.get_mut(session);
-        let states: Vec<&str> = record.query.split('&').collect();
-        let known = known.filter(|upload| upload.repository == repository && states.contains(&&*upload.state));
-        let Some(upload) = known else { return error(404, "BLOB_UPLOAD_UNKNOWN") };
+        let Some(upload) = self.uploads.find(repository, session, &record.query) else {
+            return error(404, "BLOB_UPLOAD_UNKNOWN");
+        };
         match record.method {
             Method::GET => self.under_way(session, 204),
             Method::DELETE => {
-                self.uploads.under_way.remove(session);
+                self.uploads.end(session);
                 (204, vec![], String::new())
             }
             Method::PATCH | Method::PUT => {
@@ -168,7 +150,7 @@ impl State {
                 let Some(digest) = record.parameter("digest").into_iter().next() else {
                     return error(400, "DIGEST_INVALID");
                 };
-                let upload = self.uploads.under_way.remove(session).unwrap();
+                let upload = self.uploads.end(session);
                 self.commit(repository, &digest, upload.bytes)
             }
             _ => error(405, "UNSUPPORTED"),
@@ -176,13 +158,9 @@ impl State {
     }
 
     fn commit(&mut self, repository: &str, digest: &str, content: Vec<u8>) -> Plain {
-        match digest.parse::<Digest>() {
-            Ok(digest) if Digest::of(digest.algorithm(), &content) == digest => {
-                self.content.put_blob(repository, &digest, Bytes::from(content));
-                self.created(repository, &digest)
-            }
-            _ => error(400, "DIGEST_INVALID"),
-        }
+        let Some(digest) = verified(digest, &content) else { return error(400, "DIGEST_INVALID") };
+        self.content.put_blob(repository, &digest, Bytes::from(content));
+        self.created(repository, &digest)
     }
 
     fn created(&self, repository: &str, digest: &Digest) -> Plain {
@@ -191,14 +169,11 @@ impl State {
     }
 
     fn under_way(&mut self, session: &str, status: u16) -> Plain {
-        self.uploads.answered += 1;
-        let upload = self.uploads.under_way.get_mut(session).unwrap();
-        // Signed states have such characters, and are not the same when they are encoded otherwise.
-        upload.state = format!("_state=a%2F{}==*~", self.uploads.answered);
-        let place = format!("{}v2/{}/blobs/uploads/{session}?{}", self.api, upload.repository, upload.state);
+        let upload = self.uploads.answered(session);
+        let place = format!("{}v2/{}/blobs/uploads/{session}?_state={}", self.api, upload.repository, upload.state);
         let headers = vec![
             ("location", place),
-            ("range", format!("0-{}", upload.bytes.len().saturating_sub(1))),
+            ("range", upload.range()),
             ("docker-upload-uuid", session.to_owned()),
             ("oci-chunk-min-length", "7".to_owned()),
             ("set-cookie", "session=secret".to_owned()),
@@ -232,6 +207,5 @@ impl State {
 }
 
 fn error(status: u16, code: &str) -> Plain {
-    let body = format!(r#"{{"errors":[{{"code":"{code}","message":"so says the registry"}}]}}"#);
-    (status, vec![("content-type", "application/json".to_owned())], body)
+    (status, vec![("content-type", "application/json".to_owned())], errors(code))
 }

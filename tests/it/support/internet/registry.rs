@@ -8,12 +8,12 @@ use forebay::oci::{ByteRange, ResolvedRange};
 use super::super::{
     blob,
     fake_registry::{Image, content::Content},
+    uploads::Uploads,
 };
 use super::{
     Answer, Seen,
     dialect::{Dialect, Redirect},
     realm::{Grant, user},
-    writes::Uploads,
 };
 
 /// The tag of every image.

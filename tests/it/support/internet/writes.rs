@@ -1,27 +1,11 @@
 //! Pushes: uploads under way, manifests put, and what is deleted.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use forebay::oci::Digest;
 use serde_json::Value;
 
+use super::super::uploads::{errors, verified};
 use super::{Answer, Seen, dialect::Mount, registry::Registry};
-
-/// What has come of each upload, by its name.
-#[derive(Default)]
-pub(super) struct Uploads {
-    under_way: HashMap<String, Upload>,
-    begun: usize,
-    answered: usize,
-}
-
-struct Upload {
-    repository: String,
-    /// Changes with each answer, and has to come back to the letter.
-    state: String,
-    bytes: Vec<u8>,
-}
 
 impl Registry {
     /// `rest` follows `/blobs/`.
@@ -77,22 +61,18 @@ impl Registry {
         if let Some(digest) = parameter("digest") {
             return self.commit(repository, &digest, &seen.content);
         }
-        self.uploads.begun += 1;
-        let session = format!("upload-{}", self.uploads.begun);
-        let upload = Upload { repository: repository.to_owned(), state: String::new(), bytes: vec![] };
-        self.uploads.under_way.insert(session.clone(), upload);
+        let session = self.uploads.begin(repository);
         self.under_way(&session, 202)
     }
 
     fn go_on(&mut self, repository: &str, session: &str, seen: &Seen) -> Answer {
-        let known = self.uploads.under_way.get_mut(session);
-        let known =
-            known.filter(|upload| upload.repository == repository && seen.path_and_query.contains(&upload.state));
-        let Some(upload) = known else { return error(404, "BLOB_UPLOAD_UNKNOWN") };
+        let Some(upload) = self.uploads.find(repository, session, &seen.path_and_query) else {
+            return error(404, "BLOB_UPLOAD_UNKNOWN");
+        };
         match seen.method.as_str() {
             "GET" => self.under_way(session, 204),
             "DELETE" => {
-                self.uploads.under_way.remove(session);
+                self.uploads.end(session);
                 Answer::new(204, "")
             }
             _ => {
@@ -103,20 +83,16 @@ impl Registry {
                 let Some(digest) = seen.parameter("digest").into_iter().next() else {
                     return error(400, "DIGEST_INVALID");
                 };
-                let upload = self.uploads.under_way.remove(session).unwrap();
+                let upload = self.uploads.end(session);
                 self.commit(repository, &digest, &upload.bytes)
             }
         }
     }
 
     fn commit(&mut self, repository: &str, digest: &str, content: &[u8]) -> Answer {
-        match digest.parse::<Digest>() {
-            Ok(digest) if Digest::of(digest.algorithm(), content) == digest => {
-                self.content.put_blob(repository, &digest, Bytes::copy_from_slice(content));
-                self.created(repository, &digest)
-            }
-            _ => error(400, "DIGEST_INVALID"),
-        }
+        let Some(digest) = verified(digest, content) else { return error(400, "DIGEST_INVALID") };
+        self.content.put_blob(repository, &digest, Bytes::copy_from_slice(content));
+        self.created(repository, &digest)
     }
 
     fn created(&self, repository: &str, digest: &Digest) -> Answer {
@@ -125,15 +101,11 @@ impl Registry {
     }
 
     fn under_way(&mut self, session: &str, status: u16) -> Answer {
-        self.uploads.answered += 1;
-        let state = format!("a%2F{}==*~", self.uploads.answered);
-        let upload = self.uploads.under_way.get_mut(session).unwrap();
+        let upload = self.uploads.answered(session);
         let location = self.dialect.upload.replace("{repository}", &upload.repository).replace("{session}", session);
-        let last = upload.bytes.len().saturating_sub(1);
-        upload.state.clone_from(&state);
         Answer::new(status, "")
-            .with("location", location.replace("{state}", &state))
-            .with("range", format!("0-{last}"))
+            .with("location", location.replace("{state}", &upload.state))
+            .with("range", upload.range())
             .with("docker-upload-uuid", session)
     }
 
@@ -159,6 +131,5 @@ impl Registry {
 }
 
 fn error(status: u16, code: &str) -> Answer {
-    let body = format!(r#"{{"errors":[{{"code":"{code}","message":"so says the registry"}}]}}"#);
-    Answer::new(status, body).with("content-type", "application/json")
+    Answer::new(status, errors(code)).with("content-type", "application/json")
 }
