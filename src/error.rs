@@ -4,7 +4,7 @@
 //!
 //! Source: OCI distribution specification v1.1, "Error Codes".
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -108,6 +108,8 @@ pub enum Error {
         "the upstream leads to {host}, a registry that asks for credentials: the operator of this mirror has to make {host} an upstream of its own"
     )]
     RegistryElsewhere { host: String },
+    #[error("the upstream is not asked just now: {0}")]
+    UpstreamResting(Arc<upstream::Resting>),
     #[error("the upstream does not answer in time")]
     UpstreamTimeout,
     #[error("the upstream's content does not match its digest")]
@@ -155,7 +157,9 @@ impl Error {
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::Circle | Self::Draining | Self::Overloaded(_) | Self::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamResting(_) | Self::Circle | Self::Draining | Self::Overloaded(_) | Self::Exhausted => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -190,6 +194,7 @@ impl Error {
             Self::TooManyRequests { .. } | Self::Busy | Self::TooManyTries { .. } => ErrorCode::TooManyRequests,
             Self::UpstreamUnavailable { .. }
             | Self::RegistryElsewhere { .. }
+            | Self::UpstreamResting(_)
             | Self::UpstreamTimeout
             | Self::DigestMismatch
             | Self::Loop
@@ -217,6 +222,7 @@ impl Error {
             Self::TooManyRequests { retry_after } | Self::UpstreamUnavailable { retry_after } => retry(*retry_after),
             Self::Busy | Self::Circle | Self::Overloaded(_) | Self::Exhausted => retry(Some(Duration::from_secs(1))),
             Self::TooManyTries { retry_after } => retry(Some(*retry_after)),
+            Self::UpstreamResting(resting) => retry(Some(resting.left())),
             Self::Draining => retry(Some(Duration::from_secs(5))),
             Self::InvalidName(_)
             | Self::InvalidDigest(_)
@@ -253,6 +259,9 @@ impl Error {
     pub fn from_upstream(operation: Operation, error: &upstream::Error) -> Self {
         if let Some(host) = &error.elsewhere {
             return Self::RegistryElsewhere { host: host.to_string() };
+        }
+        if let Some(resting) = &error.resting {
+            return Self::UpstreamResting(resting.clone());
         }
         match error.kind {
             // By a 404 clients go on elsewhere, also where it is not the registry's.

@@ -56,6 +56,7 @@ struct Families {
     upstream_up: IntGaugeVec,
     /// Not there before it is known.
     upstream_credentials: IntGaugeVec,
+    upstream_circuits_open: IntGaugeVec,
     upstream_ratelimit_limit: GaugeVec,
     upstream_ratelimit_remaining: GaugeVec,
     tokens: IntCounterVec,
@@ -143,6 +144,12 @@ impl Metrics {
                 r,
                 "forebay_upstream_credentials_ok",
                 "Whether the upstream took forebay's own credentials when they were last shown.",
+                &["upstream"],
+            )?,
+            upstream_circuits_open: gauges(
+                r,
+                "forebay_upstream_circuit_open",
+                "Hosts of the upstream that have failed in a row and are only probed.",
                 &["upstream"],
             )?,
             upstream_ratelimit_limit: register(
@@ -242,6 +249,7 @@ impl Metrics {
     pub fn upstream_configured(&self, upstream: &str) {
         self.0.digest_mismatches.with_label_values(&[upstream]);
         self.0.upstream_received_bytes.with_label_values(&[upstream]);
+        self.0.upstream_circuits_open.with_label_values(&[upstream]);
         for result in TokenResult::ALL {
             self.0.tokens.with_label_values(&[upstream, result.as_str()]);
         }
@@ -294,6 +302,11 @@ impl Metrics {
 
     pub fn upstream_up(&self, upstream: &str, up: bool) {
         self.0.upstream_up.with_label_values(&[upstream]).set(i64::from(up));
+    }
+
+    /// A host of an upstream is only probed, until the result is dropped.
+    pub fn circuit_opened(&self, upstream: &str) -> InFlight {
+        InFlight::new(&self.0.upstream_circuits_open.with_label_values(&[upstream]))
     }
 
     /// Forebay's own credentials were shown, and taken or not.

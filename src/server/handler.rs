@@ -539,7 +539,8 @@ impl Handler {
         if deleted.is_none() && !about_to_push {
             return Ok(None);
         }
-        match upstream.head_blob(repository, digest).await {
+        let asking = if about_to_push { upstream.for_push() } else { upstream.clone() };
+        match asking.head_blob(repository, digest).await {
             Ok(head) => {
                 self.blobs.note_remark(source, &head.remark);
                 if let Some(deletion) = deleted {
@@ -568,7 +569,8 @@ impl Handler {
         deleted: Option<Deletion>,
         facts: &mut Facts,
     ) -> Result<Option<ManifestHead>, Error> {
-        match self.manifests.head_now(wanted, reference).await {
+        let asking = Wanted { upstream: wanted.upstream.for_push(), ..wanted.clone() };
+        match self.manifests.head_now(&asking, reference).await {
             Ok(head) => {
                 if let (Some(deletion), Reference::Digest(digest)) = (deleted, reference) {
                     let (upstream, repository) = (wanted.upstream.name(), &wanted.repository);

@@ -15,6 +15,7 @@ use super::{
     client::{number, whole_body},
     error::{Error, ErrorKind, Shown},
     follow::Followed,
+    ratelimit::RateLimit,
     refusal::{self, Refusal, Said},
     via::Mirrors,
 };
@@ -235,6 +236,13 @@ fn age_of(headers: &HeaderMap) -> Option<Duration> {
     }
     // What is no number any more is a larger one.
     Some(Duration::from_secs(first.parse().unwrap_or(MAX_AGE).min(MAX_AGE)))
+}
+
+/// Whether a registry says by a 503 that it has had enough, and for how long: not what stands before it, nor a mirror.
+pub(super) fn is_limit(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::RETRY_AFTER)
+        && (is_of_registry(headers) || RateLimit::of(headers).is_some())
+        && Mirrors::in_headers(headers).is_none()
 }
 
 /// Whether a registry says that it is one.

@@ -79,7 +79,7 @@ impl Upstream {
         let whole = &ask(http::Method::GET, BlobRange::default())?;
         let told = self
             .shared
-            .each_endpoint(self.apart, |endpoint| async move {
+            .each_endpoint(head.is_quiet(), |endpoint| async move {
                 let by_whole = async {
                     let mut followed = self.shared.ask(&endpoint, whole).await?;
                     // What is not judged is left where it is.

@@ -21,6 +21,8 @@ use rustls::{
 use super::{
     Asker, Config, Context,
     address::AddressFilter,
+    answer,
+    breakers::{Breakers, Host, Resting},
     certificate,
     content::{Content, Progress},
     error::{Error, ErrorKind, SetupError, Shown, retry_after},
@@ -69,10 +71,20 @@ const MAX_IDLE: Duration = Duration::from_secs(30);
 /// How long an unwanted body is waited for; a new connection costs less than a longer wait.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How a request goes on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Manner {
+    #[default]
+    Usual,
+    /// Over a connection that no other request is on.
+    Apart,
+    /// As part of a push: also to a host that has not answered lately.
+    Push,
+}
+
 /// A request that changes nothing.
 pub(super) struct Question<'a> {
-    /// Over a connection that no other request is on.
-    pub apart: bool,
+    pub manner: Manner,
     /// In whose name; `None`: forebay's own.
     pub principal: Option<Asker>,
     pub operation: Operation,
@@ -89,6 +101,9 @@ pub(super) struct Question<'a> {
 pub(super) struct Sender {
     upstream: Arc<str>,
     clients: Clients,
+    breakers: Arc<Breakers>,
+    /// Hosts whose names are not for clients.
+    private_hosts: Vec<String>,
     limits: Limits,
     late: Late,
     ca_flaws: CaFlaws,
@@ -183,8 +198,10 @@ impl Sender {
         ]);
         let kit = Kit { headers, tls, filter: filter.clone() };
         let clients = kit.clients().map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
-        let (limits, late) = (Limits::default(), Late::new());
-        Ok(Self { upstream, clients, limits, late, ca_flaws, filter, metrics: context.metrics.clone() })
+        let metrics = context.metrics.clone();
+        let breakers = Breakers::new(upstream.clone(), metrics.clone());
+        let (private_hosts, limits, late) = (config.private_hosts(), Limits::default(), Late::new());
+        Ok(Self { upstream, clients, breakers, private_hosts, limits, late, ca_flaws, filter, metrics })
     }
 
     /// What is wrong with the certificates of `ca`.
@@ -201,14 +218,14 @@ impl Sender {
         headers: HeaderMap,
         body: Option<String>,
     ) -> Result<Response, Error> {
-        let (apart, principal, hop) = (false, None, 0);
-        self.ask(Question { apart, principal, operation, method, url, start: url, hop, headers, body }).await
+        let (manner, principal, hop) = (Manner::Usual, None, 0);
+        self.ask(Question { manner, principal, operation, method, url, start: url, hop, headers, body }).await
     }
 
     /// Sends it, and waits for the head of the answer.
     pub(super) async fn ask(&self, question: Question<'_>) -> Result<Response, Error> {
         let asked = self.late.asked(&question);
-        let Question { apart, principal, operation, method, url, headers, body, .. } = question;
+        let Question { manner, principal, operation, method, url, headers, body, .. } = question;
         self.check(url).await?;
         let host =
             format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
@@ -220,16 +237,24 @@ impl Sender {
         };
         let taken = asked.as_ref().and_then(|asked| self.late.take(asked, too_late.clone()));
         let was_taken = taken.is_some();
+        let mut ticket = None;
         let mut sending = match taken {
             Some(taken) => taken,
             None => {
                 let turn = self.limits.turn(&counted).await.map_err(|left| Error::limited(url, left))?;
-                let client = match apart {
-                    true => &self.clients.apart,
-                    false if is_long => &self.clients.blobs,
-                    false => &self.clients.usual,
+                let host = Host::of(url, is_long);
+                ticket = match (manner, operation) {
+                    // What is asked in addition says nothing of the host.
+                    (Manner::Apart, _) => None,
+                    (Manner::Push, _) | (_, Operation::Base | Operation::Token) => Some(self.breakers.always(host)),
+                    (Manner::Usual, _) => Some(self.breakers.admit(host).await.map_err(|why| self.resting(url, why))?),
                 };
-                let (url, twice) = (url.clone(), self.twice(client));
+                let client = match manner {
+                    Manner::Apart => &self.clients.apart,
+                    Manner::Usual | Manner::Push if is_long => &self.clients.blobs,
+                    Manner::Usual | Manner::Push => &self.clients.usual,
+                };
+                let (url, twice, ticket) = (url.clone(), self.twice(client), ticket.clone());
                 Box::pin(async move {
                     let request = |client: &Client| {
                         let request = client.request(method.clone(), url.clone()).headers(headers.clone());
@@ -238,16 +263,23 @@ impl Sender {
                             None => request,
                         }
                     };
-                    let answer = twice.send(request).await;
+                    let sent = twice.send(request).await;
                     // It has its turn for as long as it goes on, whether or not a client waits for it.
                     drop(turn);
-                    answer.map_err(|error| Error::from_transport("asking", &url, error))
+                    let answer = sent.map_err(|error| Error::from_transport("asking", &url, error));
+                    if let Some(ticket) = ticket {
+                        ticket.settle(&answer);
+                    }
+                    answer
                 })
             }
         };
         let answer = match tokio::time::timeout(HEAD_TIMEOUT, &mut sending).await {
             Ok(answer) => answer,
             Err(_) => {
+                if let Some(ticket) = ticket {
+                    ticket.timed_out();
+                }
                 match asked {
                     Some(asked) if was_taken => self.late.keep_on(asked, sending),
                     Some(asked) => self.late.keep(asked, sending, is_long),
@@ -257,12 +289,18 @@ impl Sender {
             }
         };
         if let Ok(response) = &answer
-            && response.status() == StatusCode::TOO_MANY_REQUESTS
+            && (response.status() == StatusCode::TOO_MANY_REQUESTS
+                || response.status() == StatusCode::SERVICE_UNAVAILABLE && answer::is_limit(response.headers()))
             && let Some(after) = retry_after(response.headers(), SystemTime::now())
         {
             self.limits.note(counted, after);
         }
         self.counted(operation, answer)
+    }
+
+    fn resting(&self, url: &Url, why: Resting) -> Error {
+        let host = url.host_str().unwrap_or_default();
+        Error::resting(why, self.private_hosts.iter().any(|private| private.eq_ignore_ascii_case(host)))
     }
 
     fn twice(&self, client: &Client) -> Twice {
@@ -305,6 +343,7 @@ impl Sender {
                 break Err(Error::timed_out("sending to", url, limit));
             }
         };
+        self.breakers.always(Host::of(url, false)).settle(&answer);
         self.counted(operation, answer)
     }
 

@@ -50,7 +50,7 @@ pub(super) struct Document {
 impl Shared {
     /// Asks for a document and reads it.
     pub(super) async fn document(&self, ask: &Ask) -> Result<Document, Error> {
-        self.each_endpoint(ask.apart, |endpoint| self.document_of(endpoint, ask)).await?
+        self.each_endpoint(ask.is_quiet(), |endpoint| self.document_of(endpoint, ask)).await?
     }
 
     /// The inner error: no turn came, which says nothing about the endpoint.

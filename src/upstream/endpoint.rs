@@ -232,7 +232,8 @@ impl<'a> Attempts<'a> {
             }
             Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Loop => {
                 // A circle is a matter of who asks: for others the way over this endpoint may be good.
-                if error.kind != ErrorKind::Loop && !self.quiet {
+                // What was not asked has not failed anew.
+                if error.kind != ErrorKind::Loop && !self.quiet && error.resting.is_none() {
                     endpoint.failed();
                 }
                 // Of several failures the one that tells when to come back is the most useful, and the

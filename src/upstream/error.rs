@@ -15,7 +15,7 @@ use http::{HeaderMap, header};
 use reqwest::Url;
 use rustls::pki_types::pem;
 
-use super::{address::AddressRefused, refusal::Refusal};
+use super::{address::AddressRefused, breakers::Resting, refusal::Refusal};
 use crate::file::is_lack_of_descriptors;
 
 /// A source of an [`Error`].
@@ -92,6 +92,8 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// The upstream led to this registry, which asks for credentials.
     pub elsewhere: Option<Arc<str>>,
+    /// It was not asked, since its host does not answer.
+    pub resting: Option<Arc<Resting>>,
     /// No connection could be made.
     unreached: bool,
     refusal: Option<Arc<Refusal>>,
@@ -102,8 +104,8 @@ pub struct Error {
 impl Error {
     /// `message` says what happened, without credentials and without the query of a URL.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        let (message, elsewhere, refusal, source) = (message.into(), None, None, None);
-        Self { kind, retry_after: None, elsewhere, unreached: false, refusal, message, source }
+        let (message, elsewhere, resting, refusal, source) = (message.into(), None, None, None, None);
+        Self { kind, retry_after: None, elsewhere, resting, unreached: false, refusal, message, source }
     }
 
     /// The refusal in the upstream's words, where it gave one.
@@ -136,7 +138,9 @@ impl Error {
 
     /// Whether it was answered, as against not heard of: the next request may well be served.
     pub fn is_answer(&self) -> bool {
-        self.source.is_none() && !matches!(self.kind, ErrorKind::Timeout | ErrorKind::Exhausted)
+        self.source.is_none()
+            && self.resting.is_none()
+            && !matches!(self.kind, ErrorKind::Timeout | ErrorKind::Exhausted)
     }
 
     pub(super) fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
@@ -195,6 +199,18 @@ impl Error {
     pub(super) fn limited(url: &Url, left: Duration) -> Self {
         let why = format!("{} has had enough of requests for now, and others wait their turn", Shown(url));
         Self { retry_after: Some(left), ..Self::new(ErrorKind::TooManyRequests, why) }
+    }
+
+    /// It was not asked, since its host does not answer; whose name is perhaps not for clients.
+    pub(super) fn resting(resting: Resting, is_private: bool) -> Self {
+        let (retry_after, message) = (Some(resting.left()), resting.to_string());
+        let resting = Some(Arc::new(if is_private { resting.unnamed() } else { resting }));
+        Self { retry_after, resting, unreached: true, ..Self::new(ErrorKind::Unavailable, message) }
+    }
+
+    /// Whether no connection could be made.
+    pub(super) fn is_unreached(&self) -> bool {
+        self.unreached
     }
 
     pub(super) fn timed_out(doing: &'static str, url: &Url, after: Duration) -> Self {

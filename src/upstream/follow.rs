@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     Asker, answer,
-    client::{FIRST_BYTE, Question, Sender, discard},
+    client::{FIRST_BYTE, Manner, Question, Sender, discard},
     error::{Error, ErrorKind, Shown},
     late, redirect,
     via::Mirrors,
@@ -61,10 +61,10 @@ impl Followed {
     }
 }
 
-/// Sends a GET or a HEAD in the name of `principal`, perhaps over connections of its own (`apart`), and follows where it is led.
+/// Sends a GET or a HEAD in the name of `principal`, and follows where it is led.
 pub(super) async fn follow(
     sender: &Sender,
-    apart: bool,
+    manner: Manner,
     principal: Option<Asker>,
     operation: Operation,
     method: Method,
@@ -76,7 +76,7 @@ pub(super) async fn follow(
     let (mut first, mut came) = (None, None);
     for hop in 0..=redirect::MAX_HOPS {
         let question = Question {
-            apart,
+            manner,
             principal,
             operation,
             method: method.clone(),
@@ -92,7 +92,7 @@ pub(super) async fn follow(
         if !redirect::is_redirect(response.status()) {
             let followed = Followed { response, url, away, first, came, start, hop };
             return if operation == Operation::Blob && is_refused_head(&method, &followed) {
-                Box::pin(probe(sender, principal, followed, headers)).await
+                Box::pin(probe(sender, manner, principal, followed, headers)).await
             } else {
                 Ok(followed)
             };
@@ -126,14 +126,15 @@ fn is_refused_head(method: &Method, followed: &Followed) -> bool {
 /// Only for blobs: the GET of a manifest counts as a pull.
 async fn probe(
     sender: &Sender,
+    manner: Manner,
     principal: Option<Asker>,
     refused: Followed,
     mut headers: HeaderMap,
 ) -> Result<Followed, Error> {
     let ask = |headers| {
-        let (operation, method, apart, body) = (Operation::Blob, Method::GET, false, None);
+        let (operation, method, body) = (Operation::Blob, Method::GET, None);
         let Followed { url, start, hop, .. } = &refused;
-        sender.ask(Question { apart, principal, operation, method, url, start, hop: *hop, headers, body })
+        sender.ask(Question { manner, principal, operation, method, url, start, hop: *hop, headers, body })
     };
     headers.insert(header::RANGE, HeaderValue::from_static(FIRST_BYTE));
     match ask(headers.clone()).await {

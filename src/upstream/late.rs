@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Asker,
-    client::{FIRST_BYTE, Question},
+    client::{FIRST_BYTE, Manner, Question},
     error::{Error, retry_after},
 };
 use crate::metrics::Operation;
@@ -102,10 +102,10 @@ impl Late {
 
     /// To be called before anything is sent. `None`: of this request nothing is kept.
     pub(super) fn asked(&self, question: &Question<'_>) -> Option<Asked> {
-        let Question { apart, principal, operation, method, url, start, hop, headers, body } = question;
+        let Question { manner, principal, operation, method, url, start, hop, headers, body } = question;
         let key = self.key.as_ref()?;
         // A login is answered now.
-        if *apart
+        if *manner == Manner::Apart
             || body.is_some()
             || *operation == Operation::Base
             || !matches!(*method, Method::GET | Method::HEAD)
@@ -256,8 +256,8 @@ mod tests {
     use super::*;
 
     fn question<'a>(url: &'a Url, start: &'a Url, hop: usize, principal: Option<Asker>) -> Question<'a> {
-        let (apart, operation, method, body) = (false, Operation::Manifest, Method::GET, None);
-        Question { apart, principal, operation, method, url, start, hop, headers: HeaderMap::new(), body }
+        let (manner, operation, method, body) = (Manner::Usual, Operation::Manifest, Method::GET, None);
+        Question { manner, principal, operation, method, url, start, hop, headers: HeaderMap::new(), body }
     }
 
     fn url(text: &str) -> Url {

@@ -14,6 +14,7 @@ mod asker;
 mod auth;
 mod blob;
 mod blob_head;
+mod breakers;
 mod budget;
 mod certificate;
 pub mod challenge;
@@ -60,6 +61,7 @@ pub use self::{
     asker::{Asker, AskerKey, ClientCredential, NoRandomness, Verdict},
     blob::{BlobRange, BlobStream},
     blob_head::BlobHead,
+    breakers::Resting,
     budget::ReadBudget,
     client::CaFlaws,
     config::{Access, Config, CredentialSource},
@@ -73,6 +75,7 @@ pub use self::{
     write::{Need, Place, Write, Written},
 };
 use self::{
+    client::Manner,
     document::Document,
     endpoint::Endpoint,
     request::{Ask, Shared},
@@ -154,7 +157,7 @@ pub struct Upstream {
     via: Via,
     /// The forebays that the request came by.
     mirrors: Option<Mirrors>,
-    apart: bool,
+    manner: Manner,
     client: Option<Arc<ClientCredential>>,
 }
 
@@ -166,7 +169,7 @@ impl Upstream {
     /// When the private CA cannot be read, or the configuration has no URL in it.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
         let shared = Arc::new(Shared::new(config, &context)?);
-        Ok(Self { shared, via: Via::Ours, mirrors: None, apart: false, client: None })
+        Ok(Self { shared, via: Via::Ours, mirrors: None, manner: Manner::Usual, client: None })
     }
 
     /// Looks at the file that its credentials come from, if any. Blocks on it.
@@ -213,7 +216,12 @@ impl Upstream {
 
     /// The same upstream, asked over connections that each have one request at a time.
     pub fn apart(&self) -> Self {
-        Self { apart: true, ..self.clone() }
+        Self { manner: Manner::Apart, ..self.clone() }
+    }
+
+    /// The same upstream, asked as part of a push: also while its host has not answered lately.
+    pub fn for_push(&self) -> Self {
+        Self { manner: Manner::Push, ..self.clone() }
     }
 
     /// The same upstream, asked in the name of a client and with nothing but what it showed.
@@ -272,7 +280,7 @@ impl Upstream {
     }
 
     fn asked(&self, mut ask: Ask) -> Result<Ask, Error> {
-        ask.apart = self.apart;
+        ask.manner = self.manner;
         ask.client.clone_from(&self.client);
         if let Some(via) = self.via.header()? {
             ask.headers.insert(header::VIA, via.clone());
@@ -291,7 +299,7 @@ impl Upstream {
     ) -> Result<ManifestHead, Error> {
         let ask = &self.asked(Ask::manifest(Method::HEAD, repository, reference, accept))?;
         self.shared
-            .each_endpoint(ask.apart, |endpoint| async move {
+            .each_endpoint(ask.is_quiet(), |endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
                 let remark = self.shared.without_private(Remark::of(headers), &ask.scope).await;
@@ -330,10 +338,11 @@ impl Upstream {
     ) -> Result<BlobStream, Error> {
         let ask = &self.asked(Ask { any_type: true, ..Ask::blob(Method::GET, repository, digest, range) })?;
         self.shared
-            .each_endpoint(ask.apart, |endpoint| async move {
+            .each_endpoint(ask.is_quiet(), |endpoint| async move {
                 let mut followed = self.shared.ask(&endpoint, ask).await?;
                 let front = Box::pin(self.shared.judge(&mut followed, digest)).await?;
-                let mut stream = BlobStream::new(followed, front, (range, digest), &self.shared, endpoint, ask.apart)?;
+                let mut stream =
+                    BlobStream::new(followed, front, (range, digest), &self.shared, endpoint, ask.is_quiet())?;
                 stream.remark = self.shared.without_private(stream.remark, &ask.scope).await;
                 Ok(stream)
             })
@@ -356,7 +365,7 @@ impl Upstream {
             path_and_query: path_and_query.to_owned(),
             scope: repository.cloned().map_or(Scope::Catalog, Scope::Pull),
             headers: accept_headers(accept),
-            apart: self.apart,
+            manner: self.manner,
             client: None,
             any_type: false,
             is_tag: false,
@@ -400,7 +409,7 @@ impl Upstream {
     pub async fn ping(&self) -> Result<(), Error> {
         let client = self.client.as_ref();
         let ping = |endpoint: Arc<Endpoint>| async move { self.shared.ping(&endpoint, client).await };
-        self.shared.each_endpoint(self.apart, ping).await
+        self.shared.each_endpoint(self.manner == Manner::Apart, ping).await
     }
 }
 

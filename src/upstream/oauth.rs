@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::{
     Asker, answer,
-    client::{Question, Sender, discard, whole_body},
+    client::{Manner, Question, Sender, discard, whole_body},
     credential::{Credential, Secret},
     error::{Error, ErrorKind, Shown},
     follow::follow,
@@ -96,7 +96,7 @@ impl Exchange<'_> {
         }
         let headers =
             user.map(|(username, secret)| (header::AUTHORIZATION, basic(username, secret))).into_iter().collect();
-        let followed = follow(sender, false, self.client, Operation::Token, Method::GET, url, headers).await?;
+        let followed = follow(sender, Manner::Usual, self.client, Operation::Token, Method::GET, url, headers).await?;
         Ok((followed.response, followed.url))
     }
 
@@ -104,7 +104,7 @@ impl Exchange<'_> {
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
         let question = Question {
-            apart: false,
+            manner: Manner::Usual,
             principal: self.client,
             operation: Operation::Token,
             method: Method::POST,

@@ -23,7 +23,7 @@ use super::{
     answer::{self, Asked},
     auth::{self, Authenticator, Authorization, Cause, Known},
     budget::Share,
-    client::{Sender, discard, whole_body},
+    client::{Manner, Sender, discard, whole_body},
     document::MAX_DOCUMENTS,
     endpoint::{Attempts, Endpoint},
     follow::{Followed, follow},
@@ -62,8 +62,7 @@ pub(super) struct Ask {
     pub path_and_query: String,
     pub scope: Scope,
     pub headers: HeaderMap,
-    /// Over a connection that is shared with no other request.
-    pub apart: bool,
+    pub manner: Manner,
     /// In whose name; `None`: ours.
     pub client: Option<Arc<ClientCredential>>,
     /// What the answer says of its type counts for nothing: its content tells.
@@ -89,7 +88,7 @@ impl Ask {
             any_coding: true,
             method,
             headers: accept_headers(accept),
-            apart: false,
+            manner: Manner::Usual,
             client: None,
             digest: match reference {
                 Reference::Digest(digest) => Some(digest.clone()),
@@ -106,7 +105,7 @@ impl Ask {
             path_and_query: format!("{repository}/blobs/{digest}"),
             scope: Scope::Pull(repository.clone()),
             headers: range.headers(),
-            apart: false,
+            manner: Manner::Usual,
             client: None,
             any_type: false,
             is_tag: false,
@@ -116,6 +115,11 @@ impl Ask {
         }
     }
 
+    /// It is asked in addition to a request that is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.manner == Manner::Apart
+    }
+
     fn ping(client: Option<&Arc<ClientCredential>>) -> Self {
         Self {
             operation: Operation::Base,
@@ -123,7 +127,7 @@ impl Ask {
             path_and_query: String::new(),
             scope: Scope::Login,
             headers: HeaderMap::new(),
-            apart: false,
+            manner: Manner::Usual,
             client: client.cloned(),
             any_type: false,
             is_tag: false,
@@ -352,6 +356,7 @@ impl Shared {
             let result = Box::pin(act(endpoint.clone())).await;
             if let Err(error) = &result
                 && error.kind.is_outage()
+                && error.resting.is_none()
                 && !matches!(error.kind, ErrorKind::Exhausted | ErrorKind::OurCredentials)
                 && !quiet
             {
@@ -660,7 +665,7 @@ impl Shared {
             headers.insert(header::AUTHORIZATION, authorization.value.clone());
         }
         let principal = ask.client.as_ref().map(|client| client.asker);
-        let sent = follow(&self.sender, ask.apart, principal, ask.operation, ask.method.clone(), url, headers);
+        let sent = follow(&self.sender, ask.manner, principal, ask.operation, ask.method.clone(), url, headers);
         let followed = Box::pin(sent).await?;
         endpoint.note_answer(followed.first);
         if !followed.away

@@ -52,6 +52,7 @@ mod server_stall;
 mod server_support;
 mod server_tls;
 mod sick;
+mod silent;
 mod slow_disk;
 mod slow_readers;
 mod stress;

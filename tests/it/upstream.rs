@@ -1,6 +1,7 @@
 //! How a registry is asked, against one that misbehaves on command.
 
 mod blobs;
+mod breakers;
 mod codings;
 mod credentials;
 mod environment;
