@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     fmt, io,
+    num::IntErrorKind,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -278,6 +279,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
+        Err(error) if *error.kind() == IntErrorKind::PosOverflow => MAX_RETRY_AFTER,
         Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
     };
     Some(wait.min(MAX_RETRY_AFTER))
@@ -299,6 +301,7 @@ mod tests {
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
             ("99999999999999", Some(86_400)),
+            ("99999999999999999999999", Some(86_400)),
             ("-1", None),
             ("soon", None),
         ];

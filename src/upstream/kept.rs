@@ -38,6 +38,19 @@ pub(super) fn is_dead(error: &reqwest::Error) -> bool {
     !error.is_connect() && sources(error).any(says_dead)
 }
 
+/// Whether the upstream says that it has not looked at the request: over HTTP/2 it may on a new connection, too, where others come on it
+/// sooner than it has told how many it takes.
+///
+/// Source: RFC 9113 section 8.7.
+pub(super) fn is_unprocessed(error: &reqwest::Error) -> bool {
+    let of_http2 = sources(error).filter_map(|source| source.downcast_ref::<h2::Error>());
+    of_http2.filter(|error| error.is_remote()).any(|error| match error.reason() {
+        Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+        Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
+        _ => false,
+    })
+}
+
 fn says_dead(source: &(dyn Error + 'static)) -> bool {
     if let Some(error) = source.downcast_ref::<hyper::Error>() {
         return error.is_incomplete_message() || error.is_canceled() || error.is_closed();

@@ -14,8 +14,9 @@ use forebay::{
 use http::{HeaderMap, Method, Response};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -32,6 +33,12 @@ const CONTENT: &[u8] = br#"{"schemaVersion":2}"#;
 enum Death {
     Fin,
     Reset,
+    /// HTTP/1: 408 comes first.
+    Timeout,
+    /// HTTP/2: the registry leaves without having looked at the request.
+    GoAway,
+    /// HTTP/2: the request is refused, and the connection stays.
+    Refused,
 }
 
 /// A registry that answers so many requests of each connection; the next one is read, and the connection ends.
@@ -81,13 +88,13 @@ async fn accept_all(
                 SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
             }
             match tls {
-                None => talk(stream, number, answered, &seen).await,
+                None => talk(stream, number, answered, death, &seen).await,
                 Some(tls) => {
                     let stream = TlsAcceptor::from(tls).accept(stream).await.unwrap();
                     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                        talk_http2(stream, number, answered, &seen).await;
+                        talk_http2(stream, number, answered, death, &seen).await;
                     } else {
-                        talk(stream, number, answered, &seen).await;
+                        talk(stream, number, answered, death, &seen).await;
                     }
                 }
             }
@@ -95,7 +102,13 @@ async fn accept_all(
     }
 }
 
-async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, answered: usize, seen: &Seen) {
+async fn talk(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    number: usize,
+    answered: usize,
+    death: Death,
+    seen: &Seen,
+) {
     for count in 0.. {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -113,6 +126,10 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, an
         stream.read_exact(&mut content).await.unwrap();
         seen.lock().unwrap().push((number, method.clone()));
         if count == answered {
+            if death == Death::Timeout {
+                let answer = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
             return;
         }
         let body = body_of(line);
@@ -125,13 +142,30 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, an
     }
 }
 
-async fn talk_http2(stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, answered: usize, seen: &Seen) {
-    let mut connection = h2::server::handshake(stream).await.unwrap();
-    for count in 0.. {
+async fn talk_http2(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    number: usize,
+    answered: usize,
+    death: Death,
+    seen: &Seen,
+) {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let (leave, left) = oneshot::channel();
+    tokio::spawn(pump(stream, far, left));
+    let mut connection = h2::server::handshake(near).await.unwrap();
+    for count in 0_u32.. {
         let Some(Ok((request, mut respond))) = connection.accept().await else { return };
         seen.lock().unwrap().push((number, request.method().to_string()));
-        if count == answered {
-            // Together with the requests on it.
+        if count as usize == answered {
+            match death {
+                Death::Refused => {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    continue;
+                }
+                Death::GoAway => leave.send(u32::from(respond.stream_id()).saturating_sub(2)).unwrap(),
+                // Together with the requests on it.
+                _ => {}
+            }
             return;
         }
         let is_head = request.method() == Method::HEAD;
@@ -140,6 +174,24 @@ async fn talk_http2(stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, 
         if !is_head {
             body.send_data(Bytes::from_static(CONTENT), true).unwrap();
         }
+    }
+}
+
+/// Carries bytes between client and server. A server cannot say that it has not looked at the last request: this says so in its
+/// place, once it is told which one was the last that the server has looked at.
+async fn pump(client: impl AsyncRead + AsyncWrite, server: DuplexStream, left: oneshot::Receiver<u32>) {
+    let ((mut requests, mut client), (mut answers, mut server)) = (tokio::io::split(client), tokio::io::split(server));
+    tokio::select! {
+        biased;
+        Ok(last) = left => {
+            // GOAWAY without an error.
+            let frame = [&[0, 0, 8, 7, 0, 0, 0, 0, 0][..], &last.to_be_bytes(), &[0; 4]].concat();
+            client.write_all(&frame).await.unwrap();
+            client.flush().await.unwrap();
+            let _ = requests.read_to_end(&mut Vec::new()).await;
+        }
+        _ = tokio::io::copy(&mut answers, &mut client) => {}
+        _ = tokio::io::copy(&mut requests, &mut server) => {}
     }
 }
 
@@ -186,20 +238,44 @@ async fn a_request_on_a_dead_kept_connection_comes_once_more() {
     let http2 = ca.server(&["127.0.0.1"]);
     let mut http1 = (*http2).clone();
     http1.alpn_protocols = vec![b"http/1.1".to_vec()];
-    for death in [Death::Fin, Death::Reset] {
-        for tls in [None, Some(Arc::new(http1.clone())), Some(http2.clone())] {
-            for what in QUESTIONS {
-                let shown = format!("{what} {death:?} {:?}", tls.as_ref().map(|tls| tls.alpn_protocols.len()));
-                let registry = Brief::start(1, death, tls.clone()).await;
-                let subject = Subject::new(&Config { ca: Some(ca.path()), ..config_of([registry.url.clone()]) });
-                for _ in 0..2 {
-                    let asked = ask(&subject, what).await;
-                    assert!(asked.is_ok(), "{shown}: {asked:?} {:?}", registry.seen());
-                }
-                assert_eq!(numbers(&registry.seen()), [0, 0, 1], "{shown}");
-                // The death of a connection is no answer of the upstream.
-                assert_eq!(failed(&subject), 0, "{shown}");
+    let (clear, http1, http2) = (None, Some(Arc::new(http1)), Some(http2));
+    for (death, tls) in [
+        (Death::Fin, &clear),
+        (Death::Fin, &http1),
+        (Death::Fin, &http2),
+        (Death::Reset, &clear),
+        (Death::Reset, &http1),
+        (Death::Reset, &http2),
+        (Death::Timeout, &clear),
+        (Death::GoAway, &http2),
+        (Death::Refused, &http2),
+    ] {
+        for what in QUESTIONS {
+            let shown = format!("{what} {death:?} {:?}", tls.as_ref().map(|tls| tls.alpn_protocols.len()));
+            let registry = Brief::start(1, death, tls.clone()).await;
+            let subject = Subject::new(&Config { ca: Some(ca.path()), ..config_of([registry.url.clone()]) });
+            for _ in 0..2 {
+                let asked = ask(&subject, what).await;
+                assert!(asked.is_ok(), "{shown}: {asked:?} {:?}", registry.seen());
             }
+            assert_eq!(numbers(&registry.seen()), [0, 0, 1], "{shown}");
+            // The death of a connection is no answer of the upstream.
+            assert_eq!(failed(&subject), 0, "{shown}");
+        }
+    }
+}
+
+/// What it has not looked at may come again, also on a new connection: but once.
+#[tokio::test]
+async fn a_request_that_is_never_looked_at_comes_twice() {
+    let ca = TestCa::new();
+    for death in [Death::GoAway, Death::Refused] {
+        for what in QUESTIONS {
+            let registry = Brief::start(0, death, Some(ca.server(&["127.0.0.1"]))).await;
+            let subject = Subject::new(&Config { ca: Some(ca.path()), ..config_of([registry.url.clone()]) });
+            let asked = ask(&subject, what).await;
+            assert_eq!(asked.unwrap_err().kind, ErrorKind::Unavailable, "{what} {death:?}");
+            assert_eq!(numbers(&registry.seen()), [0, 1], "{what} {death:?}");
         }
     }
 }
@@ -295,22 +371,36 @@ async fn challenging(mut stream: TcpStream, challenge: String) {
 
 #[tokio::test]
 async fn a_change_on_a_dead_connection_is_not_made_twice() {
-    for (method, place, need) in [
-        (Method::POST, "team/app/blobs/uploads/", Need::Push { from: None }),
-        (Method::DELETE, "team/app/manifests/1", Need::Delete),
+    let ca = TestCa::new();
+    for (death, tls) in [
+        (Death::Fin, None),
+        (Death::Timeout, None),
+        (Death::Fin, Some(ca.server(&["127.0.0.1"]))),
+        (Death::GoAway, Some(ca.server(&["127.0.0.1"]))),
+        (Death::Refused, Some(ca.server(&["127.0.0.1"]))),
     ] {
-        let registry = Brief::start(1, Death::Fin, None).await;
-        let subject = Subject::new(&Config { push: true, ..config_of([registry.url.clone()]) });
-        ask(&subject, "manifest").await.unwrap();
-        let repository = name("team/app");
-        let write = Write {
-            method: method.clone(),
-            repository: &repository,
-            place: Place::Below(place.to_owned()),
-            need,
-            headers: HeaderMap::new(),
-        };
-        assert_eq!(subject.upstream.write(write, None).await.unwrap_err().kind, ErrorKind::Unavailable);
-        assert_eq!(registry.seen(), [(0, "GET".to_owned()), (0, method.to_string())]);
+        for (method, place, need) in [
+            (Method::POST, "team/app/blobs/uploads/", Need::Push { from: None }),
+            (Method::DELETE, "team/app/manifests/1", Need::Delete),
+        ] {
+            let registry = Brief::start(1, death, tls.clone()).await;
+            let config = config_of([registry.url.clone()]);
+            let subject = Subject::new(&Config { push: true, ca: Some(ca.path()), ..config });
+            ask(&subject, "manifest").await.unwrap();
+            let repository = name("team/app");
+            let write = Write {
+                method: method.clone(),
+                repository: &repository,
+                place: Place::Below(place.to_owned()),
+                need,
+                headers: HeaderMap::new(),
+            };
+            match subject.upstream.write(write, None).await {
+                Ok(written) => assert_eq!((death, written.status.as_u16()), (Death::Timeout, 408), "{method}"),
+                Err(error) => assert_eq!(error.kind, ErrorKind::Unavailable, "{death:?} {method}"),
+            }
+            let seen = [(0, "GET".to_owned()), (0, method.to_string())];
+            assert_eq!(registry.seen(), seen, "{death:?} {method}");
+        }
     }
 }
