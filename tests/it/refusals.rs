@@ -194,7 +194,9 @@ async fn the_words_of_a_token_realm_are_told() {
     let password = users.path().join("password");
     std::fs::write(&password, "secret").unwrap();
     let keys = format!("username = \"robot$ci\"\npassword_file = {password:?}\n");
-    let own = "the upstream refuses access; the repository may be private or may not exist";
+    let own = "the upstream's rate limit is reached";
+    let ours =
+        "the upstream refuses the credentials of this mirror, which are not yours: its operator has to renew them";
     let denied = r#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#;
     let limit = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"the limit of tokens"}]}"#;
     for (keys, status, body, expected) in [
@@ -202,9 +204,11 @@ async fn the_words_of_a_token_realm_are_told() {
         ("", 401, r#"{"details":"no such user"}"#, (403, "DENIED", "no such user")),
         ("", 429, limit, (429, "TOOMANYREQUESTS", "the limit of tokens")),
         ("", 403, "<html>", (502, "UNAVAILABLE", "the upstream is not available")),
-        (&keys, 403, denied, (403, "DENIED", "requested access to the resource is denied")),
-        (&keys, 403, r#"{"errors":[{"code":"DENIED","message":"robot$ci is locked"}]}"#, (403, "DENIED", own)),
-        (&keys, 403, r#"{"errors":[{"code":"DENIED","message":"ask at 127.0.0.1"}]}"#, (403, "DENIED", own)),
+        // No client can help that.
+        (&keys, 403, denied, (403, "DENIED", ours)),
+        (&keys, 429, limit, (429, "TOOMANYREQUESTS", "the limit of tokens")),
+        (&keys, 429, r#"{"details":"robot$ci has had enough"}"#, (429, "TOOMANYREQUESTS", own)),
+        (&keys, 429, r#"{"details":"ask at 127.0.0.1"}"#, (429, "TOOMANYREQUESTS", own)),
     ] {
         let mirror = Mirror::parse(&format!(
             "[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\n{keys}",
