@@ -156,8 +156,9 @@ async fn connections_that_nginx_closes_early_cost_no_client_a_thing() {
     let forebay = Forebay::start(&upstream, &[]).await;
     let client = client();
     for round in 0..3 {
-        // Lists are asked for each time, and these are not one question.
-        let urls = (0..AT_ONCE).map(|number| forebay.url(&format!("/v2/team/app/tags/list?n={}", number + 1)));
+        // No two of these are one question, and of none is there an answer of before.
+        let numbers = (1..=AT_ONCE).map(|number| round * AT_ONCE + number);
+        let urls = numbers.map(|number| forebay.url(&format!("/v2/team/app/tags/list?n={number}")));
         let answers = join_all(urls.map(|url| client.get(url).send())).await;
         for answer in answers {
             assert_eq!(answer.expect("forebay answers").status(), 200, "{round}: {}", forebay.log());
