@@ -60,7 +60,7 @@ async fn a_429_holds_back_for_an_hour_at_most() {
     let in_a_while = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(900));
     for (value, is_held) in [
         ("31536000", true),
-        ("99999999999999999999", false),
+        ("99999999999999999999", true),
         ("Sun, 06 Nov 1994 08:49:37 GMT", false),
         (&in_a_while, true),
     ] {
