@@ -84,8 +84,9 @@ async fn one_that_is_reset_again_and_again_is_resumed_as_often() {
     let (registry, mirror) = over_http2(1 << 30).await;
     let (digest, content) = add(&registry, LEN, 1);
     registry.fault(When::blob(&digest), Fault::NoContentLength);
+    // Before the client asks.
+    let mut gate = end_early(&registry, &digest, LEN / 4);
     let resets = async {
-        let mut gate = end_early(&registry, &digest, LEN / 4);
         for part in 1..=4 {
             gate.reached().await;
             let next = end_early(&registry, &digest, LEN / 4);
