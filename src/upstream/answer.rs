@@ -36,8 +36,6 @@ pub(super) struct Asked {
     pub is_blob: bool,
     /// What the answer says of its type counts for nothing.
     pub any_type: bool,
-    /// And so does what it says of its coding.
-    pub any_coding: bool,
     /// The upstream decides by its clients: a refusal of any shape ends a client's right.
     pub by_client: bool,
 }
@@ -55,9 +53,6 @@ pub(super) async fn check(followed: Followed, asked: Asked) -> Result<Followed, 
             return Err(Error::new(ErrorKind::Unsupported, says("a HEAD as an HTML page")));
         }
         return Err(Error::new(ErrorKind::Protocol, says("with an HTML page")));
-    }
-    if coding(headers) != Coding::None && !asked.any_coding {
-        return Err(Error::new(ErrorKind::Protocol, says("in an encoding that was not asked for")));
     }
     Ok(followed)
 }

@@ -81,9 +81,9 @@ impl Upstream {
             .shared
             .each_endpoint(head.is_quiet(), |endpoint| async move {
                 let by_whole = async {
-                    let mut followed = self.shared.ask(&endpoint, whole).await?;
+                    let (followed, front) = self.shared.ask_judged(&endpoint, whole, digest).await?;
                     // What is not judged is left where it is.
-                    match self.shared.judge(&mut followed, digest).await? {
+                    match front {
                         Some(front) => {
                             let told = BlobHead::of(&followed, front.len);
                             let proven = front.is_whole.then(|| digest.clone());

@@ -8,7 +8,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use tokio::{sync::SemaphorePermit, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
     answer::{self, Coding},
@@ -59,11 +62,13 @@ impl Shared {
         let mut place = None;
         if !is_small(&followed) {
             let bytes = most(&followed);
-            place = self.place_now(bytes);
+            place = self.place_now(&self.documents, bytes);
             if place.is_none() {
                 // Unread, it would hold a part of the window of an HTTP/2 connection, which those share that are being read.
                 drop(followed);
-                let Some((turn, room)) = self.place(bytes).await else { return Ok(Err(self.exhausted())) };
+                let Some((turn, room)) = self.place(&self.documents, bytes).await else {
+                    return Ok(Err(self.exhausted()));
+                };
                 followed = self.ask(&endpoint, ask).await?;
                 if !room.holds(most(&followed)) {
                     return Ok(Err(self.exhausted()));
@@ -131,13 +136,13 @@ impl Shared {
     }
 
     /// A turn, and room for so many bytes, if both are there now.
-    pub(super) fn place_now(&self, bytes: usize) -> Option<(SemaphorePermit<'_>, Room)> {
-        Some((self.documents.try_acquire().ok()?, self.room.try_take(bytes)?))
+    pub(super) fn place_now<'a>(&'a self, turns: &'a Semaphore, bytes: usize) -> Option<(SemaphorePermit<'a>, Room)> {
+        Some((turns.try_acquire().ok()?, self.room.try_take(bytes)?))
     }
 
     /// The same, when both are there; `None`: not in time.
-    async fn place(&self, bytes: usize) -> Option<(SemaphorePermit<'_>, Room)> {
-        let place = async { Some((self.documents.acquire().await.ok()?, self.room.take(bytes).await?)) };
+    pub(super) async fn place<'a>(&'a self, turns: &'a Semaphore, bytes: usize) -> Option<(SemaphorePermit<'a>, Room)> {
+        let place = async { Some((turns.acquire().await.ok()?, self.room.take(bytes).await?)) };
         timeout(TURN_TIMEOUT, place).await.ok().flatten()
     }
 

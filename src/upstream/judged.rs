@@ -11,17 +11,18 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::header;
-use tokio::{sync::SemaphorePermit, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     answer::{self, Coding},
     budget::Room,
     client::{WHOLE_BODY_TIMEOUT, next_or_end, number},
     document::MAX_DOCUMENT,
+    endpoint::Endpoint,
     error::{Error, ErrorKind, Shown},
     follow::Followed,
     gunzip::{Decoded, Gunzip},
-    request::Shared,
+    request::{Ask, Shared},
 };
 use crate::oci::{Digest, Verifier};
 
@@ -82,31 +83,78 @@ fn seems_encoded(front: &Bytes) -> bool {
     }
 }
 
+/// What judging an answer takes.
+struct Need {
+    /// How much of it is read at most, in bytes.
+    limit: usize,
+    /// Room for so many bytes, and a turn; none where little is read.
+    room: Option<usize>,
+}
+
+/// `None`: its head says that it is the blob.
+///
+/// # Errors
+/// It is a part of an encoding, which is none of the content, and nothing tells until the end.
+fn needs(followed: &Followed) -> Result<Option<Need>, Error> {
+    let headers = followed.response.headers();
+    let (coding, len) = (answer::coding(headers), number(headers, &header::CONTENT_LENGTH));
+    if followed.is_part() {
+        if matches!(coding, Coding::Gzip | Coding::Other) {
+            let why = format!("{} answered with a part of an encoding", Shown(&followed.url));
+            return Err(Error::new(ErrorKind::Protocol, why));
+        }
+        return Ok(None);
+    }
+    let is_long = len.is_some_and(|len| len > MAX_DOCUMENT as u64);
+    if coding != Coding::Gzip && (is_long || !answer::is_html(headers)) {
+        return Ok(None);
+    }
+    if is_long {
+        return Ok(Some(Need { limit: MAX_GUESSED_BY, room: None }));
+    }
+    let room = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(MAX_DOCUMENT);
+    Ok(Some(Need { limit: MAX_DOCUMENT, room: Some(room) }))
+}
+
 impl Shared {
-    /// Judges a whole blob by its digest, where its head says that it is something else.
-    pub(super) async fn judge(&self, followed: &mut Followed, digest: &Digest) -> Result<Option<Front>, Error> {
-        let headers = followed.response.headers();
-        let coding = answer::coding(headers);
-        let len = number(headers, &header::CONTENT_LENGTH);
-        if followed.is_part() {
-            // A part of an encoding is none of the content, and nothing tells until the end.
-            if matches!(coding, Coding::Gzip | Coding::Other) {
-                let why = format!("{} answered with a part of an encoding", Shown(&followed.url));
-                return Err(Error::new(ErrorKind::Protocol, why));
+    /// Asks for a blob, and judges it by its digest where its head says that it is something else. Where there is no turn or no
+    /// room for that, it is asked for again once there is: nothing of a connection is held meanwhile.
+    pub(super) async fn ask_judged(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask,
+        digest: &Digest,
+    ) -> Result<(Followed, Option<Front>), Error> {
+        let mut followed = self.ask(endpoint, ask).await?;
+        let mut place = None;
+        if let Some(Need { room: Some(bytes), .. }) = needs(&followed)? {
+            place = self.place_now(&self.judged, bytes);
+            if place.is_none() {
+                drop(followed);
+                let (turn, room) = self.place(&self.judged, bytes).await.ok_or_else(|| self.exhausted())?;
+                followed = self.ask(endpoint, ask).await?;
+                if needs(&followed)?.and_then(|need| need.room).is_some_and(|bytes| !room.holds(bytes)) {
+                    return Err(self.exhausted());
+                }
+                place = Some((turn, room));
             }
-            return Ok(None);
         }
-        let is_long = len.is_some_and(|len| len > MAX_DOCUMENT as u64);
-        if coding != Coding::Gzip && (is_long || !answer::is_html(headers)) {
-            return Ok(None);
-        }
-        let (limit, place) = if is_long {
-            (MAX_GUESSED_BY, None)
-        } else {
-            let bytes = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(MAX_DOCUMENT);
-            (MAX_DOCUMENT, Some(self.place_now(bytes).ok_or_else(|| self.exhausted())?))
-        };
-        let (_turn, room): (Option<SemaphorePermit<'_>>, Option<Room>) = place.unzip();
+        let Some(Need { limit, .. }) = needs(&followed)? else { return Ok((followed, None)) };
+        let (_turn, room) = place.unzip();
+        let front = self.judge(&mut followed, digest, limit, room).await?;
+        Ok((followed, Some(front)))
+    }
+
+    /// `limit`: how much of it is read at most, in bytes, for which there is `room`.
+    async fn judge(
+        &self,
+        followed: &mut Followed,
+        digest: &Digest,
+        limit: usize,
+        room: Option<Room>,
+    ) -> Result<Front, Error> {
+        let headers = followed.response.headers();
+        let (coding, len) = (answer::coding(headers), number(headers, &header::CONTENT_LENGTH));
         let reading = self.read_front(followed, len.is_none(), limit);
         let (bytes, is_whole) = match timeout(WHOLE_BODY_TIMEOUT, reading).await {
             Ok(front) => front?,
@@ -115,13 +163,13 @@ impl Shared {
         if !is_whole {
             let is_encoded = coding == Coding::Gzip && self.guesses.is_encoded(digest, &bytes);
             let len = len.filter(|_| !is_encoded);
-            return Ok(Some(Front { bytes, is_whole, is_encoded, len, room }));
+            return Ok(Front { bytes, is_whole, is_encoded, len, room });
         }
         let (raw, wanted) = (bytes.clone(), digest.clone());
         // What is short may become long.
         let len = if coding == Coding::Gzip { MAX_DOCUMENT } else { raw.len() };
         match self.room.work(len, move || fitting(raw, coding, &wanted)).await.flatten() {
-            Some(Fitting { is_encoded, len }) => Ok(Some(Front { bytes, is_whole, is_encoded, len: Some(len), room })),
+            Some(Fitting { is_encoded, len }) => Ok(Front { bytes, is_whole, is_encoded, len: Some(len), room }),
             None => {
                 let why =
                     format!("{} answered with a page, or in an encoding, that is not the blob", Shown(&followed.url));

@@ -339,8 +339,7 @@ impl Upstream {
         let ask = &self.asked(Ask { any_type: true, ..Ask::blob(Method::GET, repository, digest, range) })?;
         self.shared
             .each_endpoint(ask.is_quiet(), |endpoint| async move {
-                let mut followed = self.shared.ask(&endpoint, ask).await?;
-                let front = Box::pin(self.shared.judge(&mut followed, digest)).await?;
+                let (followed, front) = Box::pin(self.shared.ask_judged(&endpoint, ask, digest)).await?;
                 let mut stream =
                     BlobStream::new(followed, front, (range, digest), &self.shared, endpoint, ask.is_quiet())?;
                 stream.remark = self.shared.without_private(stream.remark, &ask.scope).await;
@@ -369,7 +368,6 @@ impl Upstream {
             client: None,
             any_type: false,
             is_tag: false,
-            any_coding: false,
             digest: None,
             is_list: Some(is_list),
         })?;

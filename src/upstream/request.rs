@@ -69,8 +69,6 @@ pub(super) struct Ask {
     pub any_type: bool,
     /// No digest is asked for: the content has to say that it is a manifest.
     pub is_tag: bool,
-    /// What it says of its coding counts for nothing.
-    pub any_coding: bool,
     /// What a manifest's digest has to be, where it is asked for by that.
     pub digest: Option<Digest>,
     /// Whether a list is what it has to be.
@@ -85,7 +83,6 @@ impl Ask {
             scope: Scope::Pull(repository.clone()),
             any_type: method == Method::GET,
             is_tag: matches!(reference, Reference::Tag(_)),
-            any_coding: true,
             method,
             headers: accept_headers(accept),
             manner: Manner::Usual,
@@ -109,7 +106,6 @@ impl Ask {
             client: None,
             any_type: false,
             is_tag: false,
-            any_coding: true,
             digest: None,
             is_list: None,
         }
@@ -131,7 +127,6 @@ impl Ask {
             client: client.cloned(),
             any_type: false,
             is_tag: false,
-            any_coding: false,
             digest: None,
             is_list: None,
         }
@@ -148,6 +143,8 @@ pub(super) struct Shared {
     via: HeaderValue,
     /// Turns to read documents: see `document`.
     pub(super) documents: Semaphore,
+    /// Turns to judge blobs: see `judged`. Manifests do not wait for them.
+    pub(super) judged: Semaphore,
     /// Room to read them.
     pub(super) room: Share,
     /// What long answers are taken for.
@@ -176,6 +173,7 @@ impl Shared {
             authenticator: Authenticator::new(config, context)?,
             via: HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?,
             documents: Semaphore::new(MAX_DOCUMENTS),
+            judged: Semaphore::new(MAX_DOCUMENTS),
             room: Share::new(context.budget.clone()),
             connections: config.connections.max(1),
             push: config.push,
@@ -297,7 +295,6 @@ impl Shared {
             is_head: ask.method == Method::HEAD,
             is_blob: ask.operation == Operation::Blob,
             any_type: ask.any_type,
-            any_coding: ask.any_coding,
             by_client: matches!(self.access, Access::Client { .. }),
         }
     }
@@ -573,7 +570,7 @@ impl Shared {
     /// How the base refuses this; `None`: not at all.
     async fn base_says(&self, endpoint: &Endpoint, shown: Option<&Authorization>) -> Result<Option<ErrorKind>, Error> {
         let followed = self.send(endpoint, &Ask::ping(None), shown).await?;
-        let asked = Asked { any_type: true, any_coding: true, ..Asked::default() };
+        let asked = Asked { any_type: true, ..Asked::default() };
         match answer::check(followed, asked).await {
             Ok(followed) => {
                 discard(followed.response).await;
