@@ -258,13 +258,19 @@ impl ManifestCache {
             let confirmed = record.map(|record| record.confirmed);
             return Ok(ServedManifest { content: content.clone(), outcome, confirmed });
         }
+        // What clients of another kind got serves in an outage, too: it is waited for as long.
+        let other = match &content {
+            Some(_) => None,
+            None => self.stale(wanted, &key, None, record.as_deref()).await,
+        };
         let reference = Reference::Tag(tag.clone());
         // A HEAD pays only when the manifest it may confirm is here.
         let known = record.clone().filter(|_| content.is_some());
         let asking = self.ask_for_content(wanted, &reference, known);
-        let asked = match &content {
-            Some(_) => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
-            None => Some(asking.await),
+        let asked = match (&content, &other) {
+            (None, Some(_)) if self.0.tags.is_troubled(wanted, &key) => None,
+            (None, None) => Some(asking.await),
+            _ => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
         };
         match (asked, content) {
             (Some(Ok((Answer::Content { content, confirmed }, outcome))), _) => {
@@ -278,13 +284,12 @@ impl ManifestCache {
                 self.stale(wanted, &key, content, record.as_deref()).await.ok_or(error)
             }
             (Some(Err(error)), _) => Err(error),
-            (None, Some(content)) => {
+            (None, content) => {
                 self.0.tags.note_trouble(wanted, &key);
-                let confirmed = record.map(|record| record.confirmed);
-                Ok(ServedManifest { content, outcome: Outcome::Stale, confirmed })
+                self.stale(wanted, &key, content, record.as_deref()).await.ok_or(ManifestError::Abandoned)
             }
             // Confirmed for somebody who has the manifest, which this one found evicted: now it is fetched.
-            (Some(Ok(_)) | None, None) => match self.ask(wanted, &reference, false, None).await? {
+            (Some(Ok(_)), None) => match self.ask(wanted, &reference, false, None).await? {
                 (Answer::Content { content, confirmed }, outcome) => Ok(ServedManifest { content, outcome, confirmed }),
                 (Answer::Unchanged(_) | Answer::Head(_), _) => Err(ManifestError::Abandoned),
             },
@@ -354,11 +359,13 @@ impl ManifestCache {
             }
             Some(_) | None => {}
         }
+        let has_other = record.is_none() && self.stale(wanted, &key, None, None).await.is_some();
         let reference = Reference::Tag(tag.clone());
         let asking = self.ask(wanted, &reference, true, record.clone());
         let asked = match &record {
-            Some(_) => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
-            None => Some(asking.await),
+            None if has_other && self.0.tags.is_troubled(wanted, &key) => None,
+            None if !has_other => Some(asking.await),
+            Some(_) | None => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
         };
         match (asked, record) {
             (Some(Ok((Answer::Unchanged(record) | Answer::Head(record), outcome))), _) => {
@@ -438,19 +445,25 @@ impl ManifestCache {
         let to = digest.as_ref().filter(|_| moved);
         // The head leaves out what the tag points to; or it is the word of one client, which must not count for all.
         let is_to_be_proved = record.is_none() || wanted.upstream.decides_by_client();
+        // A GET that was refused a moment ago would be refused again.
+        let is_troubled = key.as_ref().is_some_and(|key| self.0.tags.is_troubled(wanted, key));
         let is_spared = !is_to_be_proved
-            && self.spares(wanted, known.as_deref()).await
+            && (is_troubled || self.spares(wanted, known.as_deref()).await)
             && self.is_to_be_fetched(wanted, reference, known.as_deref(), to).await;
         if let (Some(key), Some(to)) = (&key, to)
             && !is_spared
         {
             let record = record.filter(|_| !is_to_be_proved);
-            return match (self.moved(wanted, question, known, key, (to, record.clone())).await, record) {
+            let moving = self.moved(wanted, question, known, key, (to, record.clone()));
+            let Some(record) = record else { return moving.await.map(Some) };
+            return match tokio::time::timeout(STALE_PATIENCE, moving).await {
+                Ok(Ok(told)) => Ok(Some(told)),
+                Ok(Err(error)) if !error.kind.is_outage() => Err(error),
                 // A client that pushes has to know where the tag is, whatever a GET would give.
-                (Err(error), Some(record)) if error.kind.is_outage() => {
+                Ok(Err(_)) | Err(_) => {
+                    self.0.tags.note_trouble(wanted, key);
                     Ok(Some(ManifestHead::recorded(&record, Outcome::Miss)))
                 }
-                (told, _) => told.map(Some),
             };
         }
         if was_missing || moved {

@@ -88,6 +88,13 @@ async fn an_upstream_that_could_not_answer_is_left_alone_for_a_moment() {
         assert_stale(&mirror.head(&manifest(1)).await, "503");
     }
     assert_eq!(registry.requests().len(), 1);
+    // So it is for clients that accept other types, and have what the others got.
+    let accept = [("accept", "application/vnd.oci.image.manifest.v1+json, */*;q=0.1")];
+    for _ in 0..3 {
+        assert_stale(&mirror.get_with(&manifest(1), &accept).await, "503");
+        assert_stale(&mirror.request(Method::HEAD, &manifest(1), &accept).await, "503");
+    }
+    assert_eq!(registry.requests().len(), 2);
 }
 
 #[tokio::test]

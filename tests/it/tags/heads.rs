@@ -159,6 +159,22 @@ async fn where_pushes_are_taken_a_moved_tag_is_fetched_once() {
     assert_eq!(asked(&registry, Method::GET), 1);
 }
 
+/// A GET is counted, and one that is refused says enough for a moment.
+#[tokio::test]
+async fn where_pushes_are_taken_a_refused_get_is_one() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"old"]);
+    let mirror = Mirror::build(&registry).config(|config| config.upstreams[0].push = true).start().await;
+    mirror.get(&manifest(1)).await;
+    let new = registry.add_image("team/app", "1", &[b"new"]);
+    registry.forget_requests();
+    registry.fault(When::manifests().method(Method::GET), Fault::too_many("60"));
+    for _ in 0..3 {
+        assert_is_head_of(&mirror.head(&manifest(1)).await, &new);
+    }
+    assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (3, 1));
+}
+
 /// containerd and docker accept other types. What the one has got is given to the other in an outage.
 #[tokio::test]
 async fn a_head_names_what_clients_of_another_kind_have() {
