@@ -56,6 +56,14 @@ impl Authorization {
         matches!(self.proof, Proof::Token { .. })
     }
 
+    /// What tells it from other tokens, if it is one.
+    pub(super) fn token(&self) -> Option<&TokenKey> {
+        match &self.proof {
+            Proof::Token { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
     /// Whether it is forebay's own password.
     pub(super) fn is_own_password(&self) -> bool {
         matches!(self.proof, Proof::Basic { .. })

@@ -17,18 +17,20 @@ use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use tokio::time::Instant;
 
 use super::{
     Asker, Config, Context,
     address::AddressFilter,
     answer,
-    breakers::{Breakers, Host, Resting},
+    breakers::{Breakers, Host, Resting, Ticket},
     certificate,
     content::{Content, Progress},
     error::{Error, ErrorKind, SetupError, Shown, retry_after},
     kept::{self, NoteNew},
-    late::Late,
+    late::{self, Asked, Late, Sending, Taken},
     limits::{Counted, Limits},
+    token::TokenKey,
     trust,
 };
 use crate::{
@@ -41,6 +43,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an upstream may take from the request to the head of its answer; some registries
 /// fetch what was asked for from their own upstream first.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the same request that was given up earlier is waited for before the upstream is asked once more, beside it.
+const BESIDE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a body may pause between two pieces.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a body that is held in memory may take as a whole: idle timeouts alone would let a
@@ -87,6 +91,8 @@ pub(super) struct Question<'a> {
     pub manner: Manner,
     /// In whose name; `None`: forebay's own.
     pub principal: Option<Asker>,
+    /// What tells its token from others, if it shows one.
+    pub token: Option<&'a TokenKey>,
     pub operation: Operation,
     pub method: Method,
     pub url: &'a Url,
@@ -220,84 +226,153 @@ impl Sender {
         headers: HeaderMap,
         body: Option<String>,
     ) -> Result<Response, Error> {
-        let (manner, principal, hop) = (Manner::Usual, None, 0);
-        self.ask(Question { manner, principal, operation, method, url, start: url, hop, headers, body }).await
+        let (manner, principal, token, hop) = (Manner::Usual, None, None, 0);
+        self.ask(Question { manner, principal, token, operation, method, url, start: url, hop, headers, body }).await
     }
 
     /// Sends it, and waits for the head of the answer.
     pub(super) async fn ask(&self, question: Question<'_>) -> Result<Response, Error> {
         let asked = self.late.asked(&question);
-        let Question { manner, principal, operation, method, url, headers, body, .. } = question;
+        let url = question.url;
         self.check(url).await?;
+        let (operation, principal) = (question.operation, question.principal);
+        let is_refusable = operation == Operation::Token || question.headers.contains_key(header::AUTHORIZATION);
         let host =
             format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
-        let counted = Counted { host, principal, operation, is_head: method == Method::HEAD };
-        let is_long = operation == Operation::Blob && may_be_long(&method, &headers);
-        let too_late = {
-            let url = url.clone();
-            move || Error::timed_out("asking", &url, HEAD_TIMEOUT)
-        };
-        let taken = asked.as_ref().and_then(|asked| self.late.take(asked, too_late.clone()));
-        let was_taken = taken.is_some();
-        let mut ticket = None;
-        let mut sending = match taken {
-            Some(taken) => taken,
-            None => {
-                let turn = self.limits.turn(&counted).await.map_err(|left| Error::limited(url, left))?;
-                let host = Host::of(url, is_long);
-                ticket = match (manner, operation) {
-                    // What is asked in addition says nothing of the host.
-                    (Manner::Apart, _) => None,
-                    (Manner::Push, _) | (_, Operation::Base | Operation::Token) => Some(self.breakers.always(host)),
-                    (Manner::Usual, _) => Some(self.breakers.admit(host).await.map_err(|why| self.resting(url, why))?),
-                };
-                let client = match manner {
-                    Manner::Apart => &self.clients.apart,
-                    Manner::Usual | Manner::Push if is_long => &self.clients.blobs,
-                    Manner::Usual | Manner::Push => &self.clients.usual,
-                };
-                let (url, twice, ticket) = (url.clone(), self.twice(client), ticket.clone());
-                Box::pin(async move {
-                    let request = |client: &Client| {
-                        let request = client.request(method.clone(), url.clone()).headers(headers.clone());
-                        match &body {
-                            Some(body) => request.body(body.clone()),
-                            None => request,
+        let counted = Counted { host, principal, operation, is_head: question.method == Method::HEAD };
+        let taken = asked.as_ref().map(|asked| self.late.take(asked)).unwrap_or_default();
+        let answer = match asked {
+            Some(asked) if !taken.is_empty() => self.ask_again(question, &counted, asked, taken).await,
+            _ => {
+                let is_long = is_long(&question);
+                let (ticket, mut sending) = self.begin(question, &counted).await?;
+                match tokio::time::timeout(HEAD_TIMEOUT, &mut sending).await {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        ticket.inspect(|ticket| ticket.timed_out());
+                        if let Some(asked) = asked {
+                            self.late.keep(asked, sending, is_long);
                         }
-                    };
-                    let sent = twice.send(request).await;
-                    // It has its turn for as long as it goes on, whether or not a client waits for it.
-                    drop(turn);
-                    let answer = sent.map_err(|error| Error::from_transport("asking", &url, error));
-                    if let Some(ticket) = ticket {
-                        ticket.settle(&answer);
+                        Err(Error::timed_out("asking", url, HEAD_TIMEOUT))
                     }
-                    answer
-                })
+                }
             }
         };
-        let answer = match tokio::time::timeout(HEAD_TIMEOUT, &mut sending).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                if let Some(ticket) = ticket {
-                    ticket.timed_out();
-                }
-                match asked {
-                    Some(asked) if was_taken => self.late.keep_on(asked, sending),
-                    Some(asked) => self.late.keep(asked, sending, is_long),
-                    None => {}
-                }
-                Err(too_late())
-            }
-        };
-        if let Ok(response) = &answer
-            && (response.status() == StatusCode::TOO_MANY_REQUESTS
+        if let Ok(response) = &answer {
+            if (response.status() == StatusCode::TOO_MANY_REQUESTS
                 || response.status() == StatusCode::SERVICE_UNAVAILABLE && answer::is_limit(response.headers()))
-            && let Some(after) = retry_after(response.headers(), SystemTime::now())
-        {
-            self.limits.note(counted, after);
+                && let Some(after) = retry_after(response.headers(), SystemTime::now())
+            {
+                self.limits.note(counted, after);
+            }
+            if is_refusable && late::is_refusal(response.status()) {
+                self.late.refused(principal, asked.as_ref());
+            }
         }
         self.counted(operation, answer)
+    }
+
+    /// The same for a request that is under way already: one that hangs is no reason to ask no other. The first answer counts.
+    async fn ask_again(
+        &self,
+        question: Question<'_>,
+        counted: &Counted,
+        asked: Asked,
+        mut taken: Taken,
+    ) -> Result<Response, Error> {
+        let url = question.url;
+        let deadline = Instant::now() + HEAD_TIMEOUT;
+        let too_late = || Error::timed_out("asking", url, HEAD_TIMEOUT);
+        if let Ok(Some(answer)) = tokio::time::timeout(BESIDE_TIMEOUT, taken.answer()).await {
+            return Ok(answer);
+        }
+        if taken.is_full() {
+            match tokio::time::timeout_at(deadline, taken.answer()).await {
+                Ok(Some(answer)) => return Ok(answer),
+                Ok(None) => {}
+                Err(_) => return self.late.put_back(&asked, taken).ok_or_else(too_late),
+            }
+        }
+        taken.make_room();
+        let is_long = is_long(&question);
+        let begun = tokio::select! {
+            biased;
+            Some(answer) = taken.answer() => return Ok(answer),
+            begun = self.begin(question, counted) => begun,
+        };
+        let (ticket, mut sending) = match begun {
+            Ok(begun) => begun,
+            Err(error) if taken.is_empty() => return Err(error),
+            // The one under way may be answered all the same.
+            Err(error) => (None, Box::pin(std::future::ready(Err(error))) as Sending),
+        };
+        let mut failed = None;
+        let first = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(answer) = taken.answer() => return Some(answer),
+                    answer = &mut sending, if failed.is_none() => match answer {
+                        Ok(answer) => return Some(answer),
+                        Err(error) => failed = Some(error),
+                    },
+                    else => return None,
+                }
+            }
+        };
+        let first = tokio::time::timeout_at(deadline, first).await;
+        if let Ok(Some(answer)) = first {
+            if !late::serves_the_next(answer.status()) {
+                self.late.put_back(&asked, taken);
+            }
+            return Ok(answer);
+        }
+        if let Some(answer) = self.late.put_back(&asked, taken) {
+            return Ok(answer);
+        }
+        Err(failed.unwrap_or_else(|| {
+            ticket.inspect(|ticket| ticket.timed_out());
+            self.late.keep(asked, sending, is_long);
+            too_late()
+        }))
+    }
+
+    /// Sends it as soon as its host may be asked.
+    async fn begin(&self, question: Question<'_>, counted: &Counted) -> Result<(Option<Arc<Ticket>>, Sending), Error> {
+        let is_long = is_long(&question);
+        let Question { manner, operation, method, url, headers, body, .. } = question;
+        let turn = self.limits.turn(counted).await.map_err(|left| Error::limited(url, left))?;
+        let host = Host::of(url, is_long);
+        let ticket = match (manner, operation) {
+            // What is asked in addition says nothing of the host.
+            (Manner::Apart, _) => None,
+            (Manner::Push, _) | (_, Operation::Base | Operation::Token) => Some(self.breakers.always(host)),
+            (Manner::Usual, _) => Some(self.breakers.admit(host).await.map_err(|why| self.resting(url, why))?),
+        };
+        let client = match manner {
+            Manner::Apart => &self.clients.apart,
+            Manner::Usual | Manner::Push if is_long => &self.clients.blobs,
+            Manner::Usual | Manner::Push => &self.clients.usual,
+        };
+        let (url, twice, settled) = (url.clone(), self.twice(client), ticket.clone());
+        let sending = Box::pin(async move {
+            let request = |client: &Client| {
+                let request = client.request(method.clone(), url.clone()).headers(headers.clone());
+                match &body {
+                    Some(body) => request.body(body.clone()),
+                    None => request,
+                }
+            };
+            let sent = twice.send(request).await;
+            // It has its turn for as long as it goes on, whether or not a client waits for it.
+            drop(turn);
+            let answer = sent.map_err(|error| Error::from_transport("asking", &url, error));
+            if let Some(ticket) = settled {
+                ticket.settle(&answer);
+            }
+            answer
+        });
+        Ok((ticket, sending))
     }
 
     fn resting(&self, url: &Url, why: Resting) -> Error {
@@ -391,6 +466,10 @@ impl Twice {
         tracing::debug!(upstream = %self.upstream, error, "a request is sent once more, on a new connection");
         request(&self.fresh).send().await
     }
+}
+
+fn is_long(question: &Question<'_>) -> bool {
+    question.operation == Operation::Blob && may_be_long(&question.method, &question.headers)
 }
 
 /// Whether the answer of a blob may be long: a HEAD has none, nor has the GET of one byte in its place.

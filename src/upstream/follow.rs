@@ -16,6 +16,7 @@ use super::{
     client::{FIRST_BYTE, Manner, Question, Sender, discard},
     error::{Error, ErrorKind, Shown},
     late, redirect,
+    token::TokenKey,
     via::Mirrors,
 };
 use crate::{metrics::Operation, oci::ContentRange};
@@ -61,16 +62,20 @@ impl Followed {
     }
 }
 
-/// Sends a GET or a HEAD in the name of `principal`, and follows where it is led.
+/// In whose name a request is sent, and what tells its token from others, if it shows one.
+pub(super) type Name<'a> = (Option<Asker>, Option<&'a TokenKey>);
+
+/// Sends a GET or a HEAD in this name, and follows where it is led.
 pub(super) async fn follow(
     sender: &Sender,
     manner: Manner,
-    principal: Option<Asker>,
+    name: Name<'_>,
     operation: Operation,
     method: Method,
     start: Url,
     mut headers: HeaderMap,
 ) -> Result<Followed, Error> {
+    let (principal, token) = name;
     let mut url = start.clone();
     let mut away = false;
     let (mut first, mut came) = (None, None);
@@ -78,6 +83,7 @@ pub(super) async fn follow(
         let question = Question {
             manner,
             principal,
+            token,
             operation,
             method: method.clone(),
             url: &url,
@@ -92,7 +98,7 @@ pub(super) async fn follow(
         if !redirect::is_redirect(response.status()) {
             let followed = Followed { response, url, away, first, came, start, hop };
             return if operation == Operation::Blob && is_refused_head(&method, &followed) {
-                Box::pin(probe(sender, manner, principal, followed, headers)).await
+                Box::pin(probe(sender, manner, name, followed, headers)).await
             } else {
                 Ok(followed)
             };
@@ -127,14 +133,14 @@ fn is_refused_head(method: &Method, followed: &Followed) -> bool {
 async fn probe(
     sender: &Sender,
     manner: Manner,
-    principal: Option<Asker>,
+    (principal, token): Name<'_>,
     refused: Followed,
     mut headers: HeaderMap,
 ) -> Result<Followed, Error> {
     let ask = |headers| {
         let (operation, method, body) = (Operation::Blob, Method::GET, None);
         let Followed { url, start, hop, .. } = &refused;
-        sender.ask(Question { manner, principal, operation, method, url, start, hop: *hop, headers, body })
+        sender.ask(Question { manner, principal, token, operation, method, url, start, hop: *hop, headers, body })
     };
     headers.insert(header::RANGE, HeaderValue::from_static(FIRST_BYTE));
     match ask(headers.clone()).await {

@@ -96,7 +96,8 @@ impl Exchange<'_> {
         }
         let headers =
             user.map(|(username, secret)| (header::AUTHORIZATION, basic(username, secret))).into_iter().collect();
-        let followed = follow(sender, Manner::Usual, self.client, Operation::Token, Method::GET, url, headers).await?;
+        let name = (self.client, None);
+        let followed = follow(sender, Manner::Usual, name, Operation::Token, Method::GET, url, headers).await?;
         Ok((followed.response, followed.url))
     }
 
@@ -106,6 +107,7 @@ impl Exchange<'_> {
         let question = Question {
             manner: Manner::Usual,
             principal: self.client,
+            token: None,
             operation: Operation::Token,
             method: Method::POST,
             url: self.realm,

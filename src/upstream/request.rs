@@ -662,7 +662,8 @@ impl Shared {
             headers.insert(header::AUTHORIZATION, authorization.value.clone());
         }
         let principal = ask.client.as_ref().map(|client| client.asker);
-        let sent = follow(&self.sender, ask.manner, principal, ask.operation, ask.method.clone(), url, headers);
+        let name = (principal, authorization.and_then(Authorization::token));
+        let sent = follow(&self.sender, ask.manner, name, ask.operation, ask.method.clone(), url, headers);
         let followed = Box::pin(sent).await?;
         endpoint.note_answer(followed.first);
         if !followed.away
