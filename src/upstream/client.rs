@@ -20,7 +20,7 @@ use rustls::{
 use tokio::time::Instant;
 
 use super::{
-    Asker, Config, Context,
+    Access, Asker, Config, Context,
     address::AddressFilter,
     answer,
     breakers::{Breakers, Host, Resting, Ticket},
@@ -208,7 +208,11 @@ impl Sender {
         let clients = kit.clients().map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
         let metrics = context.metrics.clone();
         let breakers = Breakers::new(upstream.clone(), metrics.clone());
-        let (private_hosts, limits, late) = (config.private_hosts(), Limits::default(), Late::new());
+        let (private_hosts, limits) = (config.private_hosts(), Limits::default());
+        let late = Late::new(match config.access {
+            Access::Shared => None,
+            Access::Client { ttl, .. } => Some(ttl),
+        });
         Ok(Self { upstream, clients, breakers, private_hosts, limits, late, ca_flaws, filter, metrics })
     }
 

@@ -90,6 +90,7 @@ struct Came(Instant);
 
 pub(super) struct Late {
     key: Option<hmac::Key>,
+    max_kept_for_clients: Duration,
     kept: Arc<Mutex<Kept>>,
     places: Arc<Semaphore>,
     long_places: Arc<Semaphore>,
@@ -214,10 +215,12 @@ impl Taken {
 }
 
 impl Late {
-    pub(super) fn new() -> Self {
+    /// `client_ttl`: for how long an answer to a client is the word on what that client may have.
+    pub(super) fn new(client_ttl: Option<Duration>) -> Self {
         let end = CancellationToken::new();
         Self {
             key: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok(),
+            max_kept_for_clients: client_ttl.map_or(MAX_KEPT, |ttl| ttl.min(MAX_KEPT)),
             kept: Arc::default(),
             places: Arc::new(Semaphore::new(MAX_LATE)),
             long_places: Arc::new(Semaphore::new(MAX_LONG)),
@@ -300,6 +303,7 @@ impl Late {
         if !is_kept {
             return;
         }
+        let max_kept = if id.0.is_some() { self.max_kept_for_clients } else { MAX_KEPT };
         let (kept, long_places) = (self.kept.clone(), self.long_places.clone());
         let going_on = self.end.clone().run_until_cancelled_owned(async move {
             let answer = tokio::select! {
@@ -326,7 +330,7 @@ impl Late {
             }
             response.extensions_mut().get_or_insert(Came(Instant::now()));
             if give.send(Ok(response)).is_ok() && is_kept {
-                let _ = timeout(MAX_KEPT, gone.cancelled()).await;
+                let _ = timeout(max_kept, gone.cancelled()).await;
             }
             kept().remove(id, number);
         });
@@ -466,7 +470,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_counts_from_when_it_came() {
-        let (late, url) = (Late::new(), url("https://a.example/v2/"));
+        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
         let asked = late.asked(&question(&url, &url, 0, None)).unwrap();
         late.keep(asked, answering(200), false);
         // The task runs, and its answer lies there.
@@ -480,7 +484,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_kept_for_a_minute() {
-        let (late, url) = (Late::new(), url("https://a.example/v2/"));
+        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
         let asked = late.asked(&question(&url, &url, 0, None)).unwrap();
         late.keep(asked, answering(200), false);
         tokio::time::sleep(MAX_KEPT + Duration::from_secs(1)).await;
@@ -488,8 +492,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_answer_to_a_client_is_kept_for_as_long_as_its_right() {
+        let (late, url) = (Late::new(Some(Duration::from_secs(10))), url("https://a.example/v2/"));
+        for (seconds, principal, is_there) in
+            [(9, Some(Asker::NOBODY), true), (11, Some(Asker::NOBODY), false), (11, None, true)]
+        {
+            let asked = late.asked(&question(&url, &url, 0, principal)).unwrap();
+            late.keep(asked, answering(200), false);
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            assert_eq!(taken(&late, &asked).await.is_some(), is_there, "{seconds} {principal:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn none_is_kept_over_a_change() {
-        let (late, url) = (Late::new(), url("https://a.example/v2/"));
+        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
         let ask = || late.asked(&question(&url, &url, 0, None)).unwrap();
         let before = ask();
         late.keep(before, answering(200), false);
@@ -508,7 +525,7 @@ mod tests {
 
     #[test]
     fn requests_are_the_same_wherever_redirects_lead_meanwhile() {
-        let late = Late::new();
+        let late = Late::new(None);
         let (start, other) = (url("https://a.example/v2/x"), url("https://a.example/v2/y"));
         let signed = |text| url(&format!("https://cdn.example/{text}"));
         let id = |question: Question<'_>| late.asked(&question).unwrap().id;
@@ -532,7 +549,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_what_serves_the_next_request_is_kept() {
-        let (late, url) = (Late::new(), url("https://a.example/v2/"));
+        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
         for (status, is_kept) in
             [(200, true), (206, true), (307, true), (401, true), (403, false), (404, false), (429, false), (503, false)]
         {
@@ -560,7 +577,7 @@ mod tests {
 
     #[test]
     fn a_new_token_of_the_same_kind_makes_no_other_request() {
-        let (late, url) = (Late::new(), url("https://a.example/v2/"));
+        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
         let (identity, realm) = (Identity::Configured, "https://realm.example/");
         let pull = key(identity, realm, "a");
         let first = with_token(&pull, "Bearer 1", &url, None, &late).id;
@@ -583,7 +600,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_principal_has_no_late_answers() {
-        let (late, url) = (Late::new(), url("https://a.example/v2/"));
+        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
         let client = |name: &str| AskerKey::generate().unwrap().credential(name.into(), "secret".into()).asker;
         let (ann, bob) = (client("ann"), client("bob"));
         let pull = |who| key(Identity::Client(who), "https://realm.example/", "a");
@@ -609,7 +626,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_refusal_of_an_earlier_token_is_none_of_the_next() {
-        let (late, url) = (Late::new(), url("https://a.example/v2/"));
+        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
         let pull = key(Identity::Configured, "https://realm.example/", "a");
         let ask = |token| with_token(&pull, token, &url, None, &late);
         for status in [401, 403] {
@@ -621,7 +638,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_newest_request_has_the_place_of_the_oldest() {
-        let late = Late::new();
+        let late = Late::new(None);
         let urls: Vec<_> = (0..=MAX_LATE).map(|number| url(&format!("https://a.example/v2/{number}"))).collect();
         let ask = |number: usize| late.asked(&question(&urls[number], &urls[number], 0, None)).unwrap();
         late.keep(ask(0), answering(200), false);
@@ -636,7 +653,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_of_the_same_request_go_on_and_no_more() {
-        let (late, url) = (Late::new(), url("https://a.example/v2/"));
+        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
         let ask = || late.asked(&question(&url, &url, 0, None)).unwrap();
         let begin = || late.keep(ask(), never(), false);
         begin();
