@@ -3,7 +3,7 @@
 //! What must hold: Basic goes to the upstream's own origin alone, and a credential goes to a realm
 //! only if [`realm`] says that it may see it; a realm that may not is asked anonymously. What was
 //! refused is dropped, and a credential that was remembered is read anew before it counts as wrong. One of forebay's own that
-//! was refused is told of, and shown again after a while alone. Whether a 403 refuses the credential, or the request,
+//! was refused is told of, and shown again after a while alone. Whether it refuses the credential, or the request,
 //! is asked before it counts.
 //!
 //! [`realm`]: super::realm
@@ -37,7 +37,10 @@ use super::{
     token::{Identity, Scope, Token, TokenCache, TokenKey},
     trial::Turn,
 };
-use crate::metrics::{Metrics, TokenResult};
+use crate::{
+    metrics::{Metrics, TokenResult},
+    oci::Repository,
+};
 
 /// How long a request waits while another one asks whether the upstream refuses the password.
 const ASKING_TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,6 +70,17 @@ impl Authorization {
     /// Whether it is forebay's own password.
     pub(super) fn is_own_password(&self) -> bool {
         matches!(self.proof, Proof::Basic { .. })
+    }
+
+    /// The same, where it is shown for this repository.
+    pub(super) fn repository(&self) -> Option<&Repository> {
+        let Proof::Basic { scope, .. } = &self.proof else { return None };
+        scope.repository()
+    }
+
+    /// The same, where it is shown to the base.
+    pub(super) fn is_login(&self) -> bool {
+        matches!(&self.proof, Proof::Basic { scope: Scope::Login, .. })
     }
 
     /// The same for a request whose answer takes its time: no other one waits for what the upstream says of it.
@@ -133,14 +147,12 @@ fn says_no(kind: ErrorKind) -> bool {
 
 enum Proof {
     /// `judged`: of a client whose password the realm was shown.
-    Token {
-        key: Box<TokenKey>,
-        token: Token,
-        judged: Option<Judged>,
-    },
+    Token { key: Box<TokenKey>, token: Token, judged: Option<Judged> },
     Basic {
         credential: Arc<Credential>,
         turn: Option<Turn>,
+        /// What it is shown for.
+        scope: Scope,
     },
     /// A client's, of which nothing is remembered beyond its request.
     BasicOfClient(Judged),
@@ -271,8 +283,15 @@ impl Authenticator {
     pub(super) async fn refused(&self, authorization: &Authorization) {
         match &authorization.proof {
             Proof::Token { key, token, .. } => self.tokens.forget(key, token).await,
-            Proof::Basic { credential, .. } => self.note_refused(credential).await,
+            Proof::Basic { credential, .. } => self.note_refused(credential, None).await,
             Proof::BasicOfClient(judged) => judged.note(Verdict::Refused),
+        }
+    }
+
+    /// A password of forebay's own was refused by the repository that it was shown for, and nothing else tells whether it is right.
+    pub(super) async fn refused_there(&self, authorization: &Authorization) {
+        if let Proof::Basic { credential, scope, .. } = &authorization.proof {
+            self.note_refused(credential, scope.repository()).await;
         }
     }
 
@@ -337,8 +356,8 @@ impl Authenticator {
         true
     }
 
-    async fn note_refused(&self, credential: &Arc<Credential>) {
-        let Some(is_news) = self.credentials.refused(credential).await else { return };
+    async fn note_refused(&self, credential: &Arc<Credential>, at: Option<&Repository>) {
+        let Some(is_news) = self.credentials.refused(credential, at).await else { return };
         self.metrics.upstream_credentials(&self.upstream, false);
         if is_news {
             tracing::warn!(
@@ -393,7 +412,7 @@ impl Authenticator {
         cause: Cause<'_>,
     ) -> Result<Authorization, Error> {
         match scheme {
-            Scheme::Basic => self.basic(cause.client).await,
+            Scheme::Basic => self.basic(cause.client, cause.scope).await,
             Scheme::Bearer { realm, service } => {
                 let realm = realm::judge(endpoint.base(), realm, &self.realms)?;
                 self.bearer(sender, realm, service.clone(), cause).await
@@ -401,18 +420,20 @@ impl Authenticator {
         }
     }
 
-    async fn basic(&self, client: Option<&ClientCredential>) -> Result<Authorization, Error> {
+    async fn basic(&self, client: Option<&ClientCredential>, scope: &Scope) -> Result<Authorization, Error> {
         if let Some(ClientCredential { credential: Credential::Password { username, password }, judged, .. }) = client {
             let proof = Proof::BasicOfClient(judged.clone());
             return Ok(Authorization { value: oauth::basic(username, password), proof });
         }
-        let Loaded { credential, turn, .. } = self.credentials.load().await?;
+        let Loaded { credential, turn, .. } = self.credentials.load(scope.repository()).await?;
         let value = match credential.as_deref() {
             Some(Credential::Password { username, password }) => Some(oauth::basic(username, password)),
             Some(Credential::IdentityToken { .. }) | None => None,
         };
         match (credential, value) {
-            (Some(credential), Some(value)) => Ok(Authorization { value, proof: Proof::Basic { credential, turn } }),
+            (Some(credential), Some(value)) => {
+                Ok(Authorization { value, proof: Proof::Basic { credential, turn, scope: scope.clone() } })
+            }
             (Some(_), None) => {
                 let why = format!("upstream {} wants a password, and has an identity token", self.upstream);
                 Err(Error::new(ErrorKind::OurCredentials, why))
@@ -510,7 +531,7 @@ impl Authenticator {
         }
         let mut refusal: Option<Error> = None;
         loop {
-            let loaded = self.credentials.load().await;
+            let loaded = self.credentials.load(None).await;
             let Loaded { credential, fresh, turn } = match loaded {
                 Err(error) if error.kind == ErrorKind::OurCredentials => return Err(refusal.unwrap_or(error)),
                 loaded => loaded?,
@@ -521,13 +542,14 @@ impl Authenticator {
                 return token;
             };
             let is_refused = match token.as_ref().map_err(|error| error.kind) {
-                Err(ErrorKind::Unauthorized) => true,
-                Err(ErrorKind::Denied) => Box::pin(self.denies_credential(sender, key, &credential)).await?,
+                Err(ErrorKind::Unauthorized | ErrorKind::Denied) => {
+                    Box::pin(self.denies_credential(sender, key, &credential)).await?
+                }
                 Ok(_) | Err(_) => false,
             };
             match token {
                 Err(mut error) if is_refused => {
-                    self.note_refused(&credential).await;
+                    self.note_refused(&credential, None).await;
                     drop(turn);
                     error.kind = ErrorKind::OurCredentials;
                     // The password may have been changed since it was read.
@@ -548,7 +570,7 @@ impl Authenticator {
 }
 
 impl Authenticator {
-    /// Whether a realm's 403 refuses forebay's own credential, and not the scope. Without a scope, as to `docker login`, a realm gives
+    /// Whether a realm's 401 or 403 refuses forebay's own credential, and not the scope. Without a scope, as to `docker login`, a realm gives
     /// a token to each user. Of requests that are refused together, one asks.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use super::{
     helper::{self, HELPER_TIMEOUT},
     trial::{Trial, Turn},
 };
-use crate::file;
+use crate::{file, oci::Repository};
 
 /// How long what was read is used without reading it again.
 const REREAD_AFTER: Duration = Duration::from_secs(60);
@@ -128,19 +128,19 @@ impl Credentials {
         self.source == CredentialSource::Anonymous
     }
 
-    /// The credential to show, read if it is not remembered.
+    /// The credential to show in a request for this repository, read if it is not remembered.
     ///
     /// A file or helper that fails is an outage: the upstream was not asked, so it refused nobody.
     ///
     /// # Errors
     /// `OurCredentials` when it was refused not long ago.
-    pub(super) async fn load(&self) -> Result<Loaded, Error> {
+    pub(super) async fn load(&self, repository: Option<&Repository>) -> Result<Loaded, Error> {
         if self.is_anonymous() {
             return Ok(Loaded { credential: None, fresh: true, turn: None });
         }
         let (credential, fresh) = self.current().await?;
         let Some(shown) = &credential else { return Ok(Loaded { credential, fresh, turn: None }) };
-        self.check_pause(shown).await?;
+        self.check_pause(shown, repository).await?;
         let turn = self.trial.turn(shown).await;
         if matches!(turn, Ok(None)) {
             return Ok(Loaded { credential, fresh, turn: None });
@@ -148,7 +148,7 @@ impl Credentials {
         // While this one waited, it may have been refused, and another one read.
         let (credential, again) = self.current().await?;
         if let Some(shown) = &credential {
-            self.check_pause(shown).await?;
+            self.check_pause(shown, repository).await?;
         }
         let turn = turn.map_err(|kind| {
             let why = "another request shows forebay's own credentials, and has no answer yet";
@@ -157,8 +157,8 @@ impl Credentials {
         Ok(Loaded { credential, fresh: fresh || again, turn })
     }
 
-    async fn check_pause(&self, shown: &Credential) -> Result<(), Error> {
-        let Some(left) = self.trial.withheld(shown) else { return Ok(()) };
+    async fn check_pause(&self, shown: &Credential, repository: Option<&Repository>) -> Result<(), Error> {
+        let Some(left) = self.trial.withheld(shown, repository) else { return Ok(()) };
         if self.may_ask_again() {
             self.forget().await;
         }
@@ -209,13 +209,14 @@ impl Credentials {
         may
     }
 
-    /// It was refused: what is remembered is read again next time. Whether that is news; `None` where another one was read since.
-    pub(super) async fn refused(&self, credential: &Arc<Credential>) -> Option<bool> {
+    /// It was refused; `at`: by nothing but this repository. What is remembered is read again next time. Whether that is news; `None`
+    /// where another one was read since.
+    pub(super) async fn refused(&self, credential: &Arc<Credential>, at: Option<&Repository>) -> Option<bool> {
         let is_latest = |latest: &Option<Arc<Credential>>| latest.as_ref().is_none_or(|latest| latest == credential);
         if !is_latest(&self.latest.lock().unwrap_or_else(PoisonError::into_inner)) {
             return None;
         }
-        let is_news = self.trial.refused(credential);
+        let is_news = self.trial.refused(credential, at);
         if self.may_ask_again() {
             self.forget().await;
         }
@@ -224,7 +225,7 @@ impl Credentials {
 
     /// Whether it is not to be shown for now.
     pub(super) fn is_withheld(&self, credential: &Credential) -> bool {
-        self.trial.withheld(credential).is_some()
+        self.trial.withheld(credential, None).is_some()
     }
 
     /// Whether this one was taken when one was last shown.
@@ -536,7 +537,7 @@ mod tests {
         let source = CredentialSource::Password { username: "me".into(), password_file: path.clone() };
         let credentials = Credentials::new(&config("a.io", &["https://a.io"], source)).unwrap();
         let read = async || {
-            let loaded = credentials.load().await.unwrap();
+            let loaded = credentials.load(None).await.unwrap();
             (loaded.credential.as_deref().cloned(), loaded.fresh)
         };
         assert_eq!(read().await, (password("me", "first word "), true));
@@ -552,11 +553,11 @@ mod tests {
         let path = directory.path().join("config.json");
         let source = CredentialSource::DockerConfig(path.clone());
         let credentials = Credentials::new(&config("a.io", &["https://a.io"], source)).unwrap();
-        assert_eq!(credentials.load().await.unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(credentials.load(None).await.unwrap_err().kind, ErrorKind::Unavailable);
         std::fs::write(&path, "{").unwrap();
-        assert_eq!(credentials.load().await.unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(credentials.load(None).await.unwrap_err().kind, ErrorKind::Unavailable);
         std::fs::write(&path, r#"{"auths":{"a.io":{"auth":"bWU6cHc="}}}"#).unwrap();
-        assert_eq!(credentials.load().await.unwrap().credential.as_deref().cloned(), password("me", "pw"));
+        assert_eq!(credentials.load(None).await.unwrap().credential.as_deref().cloned(), password("me", "pw"));
     }
 
     #[tokio::test]
@@ -597,7 +598,7 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             credentials.forget().await;
             let checked = credentials.check().map_err(|error| crate::chain::Chain(&error).to_string());
-            let loaded = credentials.load().await.map_err(|error| crate::chain::Chain(&error).to_string());
+            let loaded = credentials.load(None).await.map_err(|error| crate::chain::Chain(&error).to_string());
             match why {
                 None => assert!(checked.is_ok() && loaded.is_ok(), "{checked:?} {loaded:?}"),
                 Some(why) => {

@@ -527,9 +527,9 @@ impl Shared {
     }
 
     /// Whether a 401 or 403 to forebay's own password refuses the password, and not the request: notes it then. That is
-    /// for the base to say, but for a 401 to one that was not taken yet. A base that says 403 may say so to each request; it refuses
-    /// the password where it challenges those without one, and, of one that was taken, where what was given for it is refused, too.
-    /// Of requests that are refused together, one asks.
+    /// for the base to say. A base that says 403 may say so to each request; it refuses the password where it challenges those
+    /// without one, and, of one that was taken, where what was given for it is refused, too. One that answers everybody says
+    /// nothing: there a repository's 401 counts while none has taken the password. Of requests that are refused together, one asks.
     ///
     /// # Errors
     /// The upstream cannot be asked, which is no word.
@@ -544,21 +544,37 @@ impl Shared {
         if self.authenticator.was_cleared(since) {
             return Ok(false);
         }
+        if self.authenticator.is_withheld(shown) {
+            self.authenticator.refused_there(shown).await;
+            return Ok(true);
+        }
         let was_taken = self.authenticator.was_taken(shown);
-        let is_known = self.authenticator.is_withheld(shown) || (status == StatusCode::UNAUTHORIZED && !was_taken);
-        let refuses = is_known
-            || match self.base_says(endpoint, Some(shown)).await? {
-                Some(ErrorKind::Unauthorized) => true,
-                Some(ErrorKind::Denied) => match self.authenticator.given().filter(|_| was_taken) {
-                    Some(path) => {
-                        let given = Ask { method: Method::HEAD, path_and_query: path.to_string(), ..Ask::ping(None) };
-                        let followed = self.send(endpoint, &given, Some(shown)).await?;
-                        !followed.away && is_refused(followed.response.status())
-                    }
-                    None => self.base_says(endpoint, None).await? == Some(ErrorKind::Unauthorized),
-                },
-                Some(_) | None => false,
-            };
+        let is_of_base = status == StatusCode::UNAUTHORIZED && shown.is_login();
+        let said =
+            if is_of_base { Some(ErrorKind::Unauthorized) } else { self.base_says(endpoint, Some(shown)).await? };
+        let refuses = match said {
+            Some(ErrorKind::Unauthorized) => true,
+            Some(ErrorKind::Denied) => match self.authenticator.given().filter(|_| was_taken) {
+                Some(path) => {
+                    let given = Ask { method: Method::HEAD, path_and_query: path.to_string(), ..Ask::ping(None) };
+                    let followed = self.send(endpoint, &given, Some(shown)).await?;
+                    !followed.away && is_refused(followed.response.status())
+                }
+                None => self.base_says(endpoint, None).await? == Some(ErrorKind::Unauthorized),
+            },
+            Some(_) | None if was_taken => false,
+            None | Some(ErrorKind::NotFound | ErrorKind::Foreign { status: 404 })
+                if self.base_says(endpoint, None).await? == Some(ErrorKind::Unauthorized) =>
+            {
+                self.authenticator.taken(shown);
+                false
+            }
+            Some(_) | None if status == StatusCode::UNAUTHORIZED && shown.repository().is_some() => {
+                self.authenticator.refused_there(shown).await;
+                return Ok(true);
+            }
+            Some(_) | None => false,
+        };
         if refuses {
             self.authenticator.refused(shown).await;
         } else {

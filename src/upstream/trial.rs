@@ -2,7 +2,8 @@
 //!
 //! What must hold: a credential that was refused is shown again after a pause that grows, and not before; another one is shown
 //! at once. Until one was taken, requests show it one after the other, so that the first refusal spares the rest: a request
-//! that gets no turn does not show it.
+//! that gets no turn does not show it. Where nothing but a repository refused it, one request for another repository may show it
+//! in the pause.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,6 +16,7 @@ use tokio::{
 };
 
 use super::{credential::Credential, error::ErrorKind};
+use crate::oci::Repository;
 
 /// How long a credential is not shown after it was refused; twice as long after each time.
 const MIN_PAUSE: Duration = Duration::from_secs(10);
@@ -41,6 +43,8 @@ enum Standing {
         credential: Arc<Credential>,
         until: Instant,
         pause: Duration,
+        /// Where nothing but a repository refused it: that repository, until another one did so, too.
+        at: Option<Repository>,
     },
 }
 
@@ -84,28 +88,34 @@ impl Trial {
         self.with(|standing| matches!(standing, Standing::Refused { credential, .. } if **credential == *shown))
     }
 
-    /// For how long this one is not to be shown.
-    pub(super) fn withheld(&self, shown: &Credential) -> Option<Duration> {
+    /// For how long this one is not to be shown, in a request for this repository.
+    pub(super) fn withheld(&self, shown: &Credential, repository: Option<&Repository>) -> Option<Duration> {
         self.with(|standing| match standing {
-            Standing::Refused { credential, until, .. } if **credential == *shown => {
-                until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            Standing::Refused { credential, until, at, .. } if **credential == *shown => {
+                let is_elsewhere = at.as_ref().zip(repository).is_some_and(|(at, repository)| at != repository);
+                until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero() && !is_elsewhere)
             }
             _ => None,
         })
     }
 
-    /// It was refused. Whether that is news.
-    pub(super) fn refused(&self, shown: &Arc<Credential>) -> bool {
+    /// It was refused; `at`: by nothing but this repository. Whether that is news.
+    pub(super) fn refused(&self, shown: &Arc<Credential>, at: Option<&Repository>) -> bool {
         let now = Instant::now();
         self.with(|standing| {
             let (pause, is_news) = match standing {
-                Standing::Refused { credential, until, .. } if credential == shown && now < *until => return false,
+                Standing::Refused { credential, until, at: first, .. } if credential == shown && now < *until => {
+                    if first.as_ref() != at {
+                        *first = None;
+                    }
+                    return false;
+                }
                 Standing::Refused { credential, pause, .. } if credential == shown => {
                     ((*pause * 2).min(MAX_PAUSE), false)
                 }
                 _ => (MIN_PAUSE, true),
             };
-            *standing = Standing::Refused { credential: shown.clone(), until: now + pause, pause };
+            *standing = Standing::Refused { credential: shown.clone(), until: now + pause, pause, at: at.cloned() };
             is_news
         })
     }
@@ -135,24 +145,43 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refused_credential_is_shown_again_after_growing_pauses() {
         let (trial, old, new) = (Trial::new(), password("old"), password("new"));
-        assert_eq!(trial.withheld(&old), None);
+        assert_eq!(trial.withheld(&old, None), None);
         for (seconds, is_news) in [(10, true), (20, false), (40, false), (80, false), (160, false), (320, false)] {
-            assert_eq!(trial.refused(&old), is_news);
+            assert_eq!(trial.refused(&old, None), is_news);
             // Of requests that were on their way together, one counts.
-            assert!(!trial.refused(&old));
-            assert_eq!(trial.withheld(&old), Some(Duration::from_secs(seconds)));
-            assert_eq!(trial.withheld(&new), None);
+            assert!(!trial.refused(&old, None));
+            assert_eq!(trial.withheld(&old, None), Some(Duration::from_secs(seconds)));
+            assert_eq!(trial.withheld(&new, None), None);
             tokio::time::advance(Duration::from_secs(seconds)).await;
-            assert_eq!(trial.withheld(&old), None);
+            assert_eq!(trial.withheld(&old, None), None);
         }
         for _ in 0..2 {
-            trial.refused(&old);
-            assert_eq!(trial.withheld(&old), Some(MAX_PAUSE));
+            trial.refused(&old, None);
+            assert_eq!(trial.withheld(&old, None), Some(MAX_PAUSE));
             tokio::time::advance(MAX_PAUSE).await;
         }
         assert!(trial.taken(&old) && !trial.taken(&old));
-        assert!(trial.refused(&new));
-        assert_eq!(trial.withheld(&new), Some(MIN_PAUSE));
+        assert!(trial.refused(&new, None));
+        assert_eq!(trial.withheld(&new, None), Some(MIN_PAUSE));
+    }
+
+    /// So that a client that polls what is forbidden keeps no other one out.
+    #[tokio::test(start_paused = true)]
+    async fn in_a_pause_another_repository_may_refuse_it_once() {
+        let (trial, shown) = (Trial::new(), password("old"));
+        let [forbidden, other, third]: [Repository; 3] =
+            ["forbidden", "other", "third"].map(|name| name.parse().unwrap());
+        for _ in 0..2 {
+            trial.refused(&shown, Some(&forbidden));
+            // It does so again: that is no news of another one.
+            trial.refused(&shown, Some(&forbidden));
+            let is_withheld = |repository| trial.withheld(&shown, repository).is_some();
+            assert_eq!([Some(&forbidden), Some(&other), None].map(is_withheld), [true, false, true]);
+            trial.refused(&shown, Some(&other));
+            assert_eq!([&forbidden, &other, &third].map(|one| is_withheld(Some(one))), [true; 3]);
+            tokio::time::advance(Duration::from_secs(20)).await;
+            assert!(!is_withheld(Some(&forbidden)));
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -162,7 +191,7 @@ mod tests {
         assert!(turn.is_some() && trial.turn(&old).now_or_never().is_none());
         // While none came, no other request shows it.
         assert_eq!(trial.turn(&old).await.unwrap_err(), ErrorKind::Timeout);
-        trial.refused(&old);
+        trial.refused(&old, None);
         assert_eq!(trial.turn(&old).await.unwrap_err(), ErrorKind::OurCredentials);
         drop(turn);
         assert!(trial.turn(&old).await.unwrap().is_some());

@@ -1,7 +1,7 @@
 //! Credentials of forebay's own that its upstream refuses: no client is at fault, and what is cached goes on.
 
 use crate::support::{
-    fake_registry::{Auth, Bearer, FakeRegistry},
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, When},
     program::Program,
 };
 
@@ -25,10 +25,8 @@ async fn what_is_cached_is_served_while_own_credentials_are_refused() {
     }
 }
 
-async fn is_served_while_credentials_are_refused(right: Auth, other: Auth) {
-    let registry = FakeRegistry::start().await;
-    let image = registry.add_image("team/app", "1", &[b"layer"]);
-    registry.require(right);
+/// With the password `right`.
+async fn serve(registry: &FakeRegistry) -> Program {
     let directory = tempfile::tempdir().unwrap();
     let configuration = format!(
         "[cache]\nmin_free = \"0\"\ntag_ttl = \"0\"\n[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\n\
@@ -37,16 +35,60 @@ async fn is_served_while_credentials_are_refused(right: Auth, other: Auth) {
     );
     std::fs::write(directory.path().join("forebay.toml"), configuration).unwrap();
     std::fs::write(directory.path().join("password"), "right").unwrap();
-    let program = Program::serve(directory, "info").await;
+    Program::serve(directory, "info").await
+}
+
+/// The line that tells whether the credentials are taken.
+fn ok(metrics: String) -> String {
+    let line = metrics.lines().find(|line| line.starts_with("forebay_upstream_credentials_ok{")).map(str::to_owned);
+    line.unwrap_or_default()
+}
+
+/// Whatever the upstream says to it: with a base that tells whether a password is right, with one that does not, and at a realm.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_polls_what_is_forbidden_stops_no_other_pull() {
+    let [basic, _, bearer, _] = auths("right");
+    let Auth::Bearer(bearer) = bearer else { panic!("{bearer:?}") };
+    let acr = Auth::Bearer(Bearer { refuse_scope: Some("private/"), ..bearer });
+    let challenge = || Fault::challenge(r#"Basic realm="x""#);
+    let private = || (When::path_of("/private/"), challenge());
+    let open = (When::base(), Fault::status(200));
+    for (auth, faults) in [(basic.clone(), vec![private()]), (basic, vec![private(), open]), (acr, vec![])] {
+        let registry = FakeRegistry::start().await;
+        for repository in ["team/app", "team/next"] {
+            registry.add_image(repository, "1", &[b"layer"]);
+        }
+        registry.require(auth);
+        for (when, fault) in &faults {
+            registry.fault(when.clone(), fault.clone());
+        }
+        let program = serve(&registry).await;
+        for poll in 0..50 {
+            let (status, said) = program.get("/v2/private/app/manifests/1").await;
+            assert!(matches!(status, 401 | 403), "{faults:?} {status} {said}");
+            if let Some(repository) = match poll {
+                20 => Some("team/app"),
+                40 => Some("team/next"),
+                _ => None,
+            } {
+                let (status, said) = program.get(&format!("/v2/{repository}/manifests/1")).await;
+                assert_eq!(status, 200, "{faults:?} {repository} {said}");
+            }
+        }
+        assert!(ok(program.metrics().await).ends_with(" 1"), "{faults:?}");
+    }
+}
+
+async fn is_served_while_credentials_are_refused(right: Auth, other: Auth) {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    registry.require(right);
+    let program = serve(&registry).await;
     let tags = "/v2/team/app/tags/list";
     let manifest = std::str::from_utf8(&image.manifest_bytes).unwrap().to_owned();
     assert_eq!(program.get("/v2/team/app/manifests/1").await, (200, manifest.clone()));
     let list = program.get(tags).await;
     assert_eq!(list.0, 200);
-    let ok = |metrics: String| {
-        let line = metrics.lines().find(|line| line.starts_with("forebay_upstream_credentials_ok{")).map(str::to_owned);
-        line.unwrap_or_default()
-    };
     assert!(ok(program.metrics().await).ends_with(" 1"));
 
     registry.require(other);

@@ -75,7 +75,7 @@ fn a_clients_password_is_a_guess_until_it_was_taken() {
     assert_eq!((told(&new), told(&known)), ((false, true, true), (false, true, false)));
     assert_eq!(told(&token), (true, false, false));
     let credential = Arc::new(Credential::Password { username: "a".into(), password: Secret::new("b".into()) });
-    let proof = Proof::Basic { credential, turn: None };
+    let proof = Proof::Basic { credential, turn: None, scope: Scope::Login };
     let ours = Authorization { value: HeaderValue::from_static("Basic YTpi"), proof };
     assert_eq!(told(&ours), (false, false, false));
     assert!(ours.is_own_password() && !new.is_own_password() && !token.is_own_password());

@@ -133,9 +133,10 @@ async fn a_wrong_password_is_a_refusal_and_is_read_again() {
     let directory = TempDir::new().unwrap();
     let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
     assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials));
-    assert_eq!(registry.count(asked_realm), 1);
+    // For the repository, and for none.
+    assert_eq!(registry.count(asked_realm), 2);
     let refused = r#"forebay_tokens_total{result="refused",upstream="fake.example"}"#;
-    assert_eq!(subject.metric(refused), 1);
+    assert_eq!(subject.metric(refused), 2);
     file(&directory, "se:cret");
     assert!(subject.manifest("team/app", "1").await.is_ok());
 }
@@ -152,8 +153,8 @@ async fn a_password_that_was_rotated_works_at_once() {
     registry.forget_requests();
     file(&directory, "new");
     assert!(subject.manifest("team/app", "1").await.is_ok());
-    // The old password once, the new one once.
-    assert_eq!(registry.count(asked_realm), 2);
+    // The old password for the repository and for none, the new one once.
+    assert_eq!(registry.count(asked_realm), 3);
 }
 
 fn basic_auth(password: &str) -> Auth {
@@ -218,8 +219,7 @@ fn denied() -> Fault {
 #[tokio::test]
 async fn a_refused_password_is_not_shown_for_every_request() {
     let [basic_403, bearer_403] = forbidding("se:cret");
-    // A 403 may be about the request: the base, or the realm, is asked about the password.
-    for (auth, times) in [(Auth::Bearer(bearer()), 1), (basic_auth("se:cret"), 1), (basic_403, 2), (bearer_403, 2)] {
+    for auth in [Auth::Bearer(bearer()), basic_auth("se:cret"), basic_403, bearer_403] {
         let registry = registry(auth.clone()).await;
         let directory = TempDir::new().unwrap();
         let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
@@ -231,7 +231,8 @@ async fn a_refused_password_is_not_shown_for_every_request() {
         for repository in &repositories {
             assert_eq!(kind(subject.manifest(repository, "1").await), Some(ErrorKind::OurCredentials), "{auth:?}");
         }
-        assert_eq!(shown(&registry), times, "{auth:?}");
+        // It may be about the request: the base, or the realm, is asked about the password.
+        assert_eq!(shown(&registry), 2, "{auth:?}");
         assert!(subject.metrics.encode().unwrap().contains(&format!("{CREDENTIALS_OK} 0\n")), "{auth:?}");
         assert_eq!(subject.metric(r#"forebay_upstream_up{upstream="fake.example"}"#), 1, "it answers");
         // Another one is shown at once, and only it.
@@ -264,12 +265,12 @@ async fn a_password_that_was_taken_and_then_refused_is_shown_once() {
     }
     // The base was asked whether it still takes it.
     assert_eq!(shown(&registry), 2);
-    // The pause is over: once more, and no more than that.
+    // The pause is over: the same once more, and no more than that.
     pass(11).await;
     for _ in 0..20 {
         assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials));
     }
-    assert_eq!(shown(&registry), 3);
+    assert_eq!(shown(&registry), 4);
     registry.require(basic_auth("se:cret"));
     pass(11).await;
     assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::OurCredentials), "it grows");
@@ -308,12 +309,13 @@ async fn a_password_that_is_refused_slowly_is_shown_once() {
             for _ in 0..at_the_gate {
                 assert_eq!(asking.join_next().await.unwrap().unwrap(), Some(ErrorKind::OurCredentials), "{auth:?}");
             }
-            assert_eq!(shown(&registry), round, "{auth:?}");
+            assert_eq!(shown(&registry), 2 * round - 1, "{auth:?}");
             gate.open();
             for told in asking.join_all().await {
                 assert_eq!(told, Some(ErrorKind::OurCredentials), "{auth:?}");
             }
-            assert_eq!(shown(&registry), round, "{auth:?}");
+            // The base, or the realm without a scope, has said so, too.
+            assert_eq!(shown(&registry), 2 * round, "{auth:?}");
             pass(11).await;
         }
     }
@@ -350,10 +352,10 @@ async fn a_changed_password_that_is_wrong_is_shown_once() {
     for told in at_once(&subject, 40).join_all().await {
         assert_eq!(told, Some(ErrorKind::OurCredentials));
     }
-    // Of those that were on their way with the old one, one asks the base.
-    assert_eq!(registry.count(|request| request.path == "/v2/"), 1);
+    // Of those that were on their way with the old one, one asks the base, as does the first with the new one.
+    assert_eq!(registry.count(|request| request.path == "/v2/"), 2);
     let changed = basic("me:wrong");
-    assert_eq!(registry.count(|request| request.header("authorization") == Some(&changed)), 1);
+    assert_eq!(registry.count(|request| request.header("authorization") == Some(&changed)), 2);
 }
 
 /// Lets time pass for what counts it by the runtime's clock.
@@ -375,6 +377,99 @@ async fn a_401_to_what_is_not_for_us_is_none_to_the_password() {
         assert!(subject.manifest("team/app", "1").await.is_ok());
     }
     assert_eq!(subject.metric(CREDENTIALS_OK), 1);
+}
+
+/// The first request after a start may be for what is not for us.
+#[tokio::test]
+async fn a_401_is_none_to_a_password_that_the_base_takes() {
+    let bases = [Fault::status(200), Fault::status(404), Fault::no_backend()];
+    for base in bases {
+        let registry = registry(basic_auth("se:cret")).await;
+        let directory = TempDir::new().unwrap();
+        let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+        registry.fault(When::base().authorized(), base.clone());
+        registry.fault(When::path_of("/private/"), Fault::challenge(r#"Basic realm="x""#));
+        for _ in 0..2 {
+            assert_eq!(kind(subject.manifest("private/app", "1").await), Some(ErrorKind::Unauthorized), "{base:?}");
+            assert_eq!(subject.metric(CREDENTIALS_OK), 1, "{base:?}");
+        }
+        // What the base has taken was taken: no other one has to wait for its turn.
+        assert_eq!(shown(&registry), 4, "{base:?}");
+        assert!(subject.manifest("team/app", "1").await.is_ok(), "{base:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_base_that_refuses_a_password_is_asked_once() {
+    let registry = registry(basic_auth("se:cret")).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
+    assert_eq!(kind(subject.upstream.ping().await), Some(ErrorKind::OurCredentials));
+    assert_eq!(shown(&registry), 1);
+}
+
+#[tokio::test]
+async fn of_requests_refused_together_not_each_asks_the_base() {
+    let registry = registry(basic_auth("se:cret")).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    assert!(subject.manifest("team/app", "1").await.is_ok());
+    let gate = Gate::new();
+    registry.fault(When::manifests(), Fault::challenge(r#"Basic realm="x""#));
+    registry.fault(When::base().authorized(), Fault::HoldHead(gate.clone()));
+    let asking = at_once(&subject, 10);
+    gate.reached().await;
+    // The first challenge, and the ten.
+    let refused = r#"forebay_upstream_requests_total{operation="manifest",status="401",upstream="fake.example"}"#;
+    while subject.metric(refused) < 11 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    assert!(asking.join_all().await.iter().all(|told| *told == Some(ErrorKind::Unauthorized)));
+    assert!(registry.count(|request| request.path == "/v2/" && has_credentials(request)) < 10);
+}
+
+/// A base that answers everybody says nothing of a password.
+#[tokio::test]
+async fn a_401_at_one_repository_leaves_a_try_to_another() {
+    let registry = registry(basic_auth("se:cret")).await;
+    registry.fault(When::base(), Fault::status(200));
+    registry.fault(When::path_of("/private/"), Fault::challenge(r#"Basic realm="x""#));
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
+    for repository in ["private/app", "private/app", "team/app", "team/app", "team/other", "private/app"] {
+        assert_eq!(kind(subject.manifest(repository, "1").await), Some(ErrorKind::OurCredentials));
+    }
+    assert_eq!(registry.count(|request| request.path.contains("/manifests/") && has_credentials(request)), 2);
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    for _ in 0..3 {
+        assert_eq!(kind(subject.manifest("private/app", "1").await), Some(ErrorKind::OurCredentials));
+    }
+    for _ in 0..3 {
+        assert!(subject.manifest("team/app", "1").await.is_ok());
+        assert_eq!(
+            kind(subject.manifest("private/app", "1").await),
+            Some(ErrorKind::Unauthorized),
+            "once it was taken"
+        );
+    }
+    assert_eq!(subject.metric(CREDENTIALS_OK), 1);
+}
+
+/// As ACR says to what is not for the user.
+#[tokio::test]
+async fn a_realms_401_to_a_scope_is_none_to_the_password() {
+    let registry = registry(Auth::Bearer(Bearer { refuse_scope: Some("private/"), ..bearer() })).await;
+    let directory = TempDir::new().unwrap();
+    let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));
+    for _ in 0..3 {
+        assert_eq!(kind(subject.manifest("private/app", "1").await), Some(ErrorKind::Unauthorized));
+        assert_eq!(subject.metric(CREDENTIALS_OK), 1);
+    }
+    assert!(subject.manifest("team/app", "1").await.is_ok());
 }
 
 #[tokio::test]

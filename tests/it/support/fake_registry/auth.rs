@@ -40,6 +40,8 @@ pub struct Bearer {
     pub refresh_token: Option<String>,
     /// What a wrong password is refused with, in the registry's words.
     pub wrong: u16,
+    /// A part of the scopes that each user is refused with 401, as ACR does.
+    pub refuse_scope: Option<&'static str>,
     /// Whether anyone at all gets a token.
     pub anonymous: bool,
     /// The status that GETs, and POSTs, are refused with; `None`: they are answered.
@@ -62,6 +64,7 @@ impl Default for Bearer {
             rights: vec![],
             refresh_token: None,
             wrong: 401,
+            refuse_scope: None,
             anonymous: true,
             refuse_get: None,
             refuse_post: None,
@@ -176,6 +179,10 @@ impl State {
                 Some(shown) => bearer.users.iter().any(|(username, password)| shown == basic(username, password)),
             }
         };
+        let scopes = request.parameter("scope");
+        if bearer.refuse_scope.is_some_and(|refused| scopes.iter().any(|scope| scope.contains(refused))) {
+            return refuse(401);
+        }
         if !allowed {
             return (bearer.wrong, vec![], DENIED.to_owned());
         }
