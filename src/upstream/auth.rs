@@ -230,8 +230,8 @@ impl Authenticator {
     }
 
     /// The user name that the upstream is asked by.
-    pub(super) async fn account(&self) -> Option<String> {
-        self.credentials.account().await
+    pub(super) fn account(&self) -> Option<String> {
+        self.credentials.account()
     }
 
     /// The Authorization that the endpoint's last challenge leads to.

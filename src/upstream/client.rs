@@ -109,7 +109,6 @@ pub(super) struct Sender {
     clients: Clients,
     breakers: Arc<Breakers>,
     /// Hosts whose names are not for clients.
-    private_hosts: Vec<String>,
     limits: Limits,
     late: Late,
     ca_flaws: CaFlaws,
@@ -208,12 +207,12 @@ impl Sender {
         let clients = kit.clients().map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
         let metrics = context.metrics.clone();
         let breakers = Breakers::new(upstream.clone(), metrics.clone());
-        let (private_hosts, limits) = (config.private_hosts(), Limits::default());
+        let limits = Limits::default();
         let late = Late::new(match config.access {
             Access::Shared => None,
             Access::Client { ttl, .. } => Some(ttl),
         });
-        Ok(Self { upstream, clients, breakers, private_hosts, limits, late, ca_flaws, filter, metrics })
+        Ok(Self { upstream, clients, breakers, limits, late, ca_flaws, filter, metrics })
     }
 
     /// What is wrong with the certificates of `ca`.
@@ -248,14 +247,14 @@ impl Sender {
         let answer = match asked {
             Some(asked) if !taken.is_empty() => self.ask_again(question, &counted, asked, taken).await,
             _ => {
-                let is_long = is_long(&question);
+                let has_body = may_be_long(&question.method, &question.headers);
                 let (ticket, mut sending) = self.begin(question, &counted).await?;
                 match tokio::time::timeout(HEAD_TIMEOUT, &mut sending).await {
                     Ok(answer) => answer,
                     Err(_) => {
                         ticket.inspect(|ticket| ticket.timed_out());
                         if let Some(asked) = asked {
-                            self.late.keep(asked, sending, is_long);
+                            self.late.keep(asked, sending, has_body);
                         }
                         Err(Error::timed_out("asking", url, HEAD_TIMEOUT))
                     }
@@ -298,7 +297,7 @@ impl Sender {
             }
         }
         taken.make_room();
-        let is_long = is_long(&question);
+        let has_body = may_be_long(&question.method, &question.headers);
         let begun = tokio::select! {
             biased;
             Some(answer) = taken.answer() => return Ok(answer),
@@ -336,7 +335,7 @@ impl Sender {
         }
         Err(failed.unwrap_or_else(|| {
             ticket.inspect(|ticket| ticket.timed_out());
-            self.late.keep(asked, sending, is_long);
+            self.late.keep(asked, sending, has_body);
             too_late()
         }))
     }
@@ -380,8 +379,7 @@ impl Sender {
     }
 
     fn resting(&self, url: &Url, why: Resting) -> Error {
-        let host = url.host_str().unwrap_or_default();
-        Error::resting(why, self.private_hosts.iter().any(|private| private.eq_ignore_ascii_case(host)))
+        Error::resting(why, !is_host_of(&self.upstream, url.host_str().unwrap_or_default()))
     }
 
     fn twice(&self, client: &Client) -> Twice {
@@ -470,6 +468,12 @@ impl Twice {
         tracing::debug!(upstream = %self.upstream, error, "a request is sent once more, on a new connection");
         request(&self.fresh).send().await
     }
+}
+
+/// Whether an upstream is named after this host: of no other one do clients know.
+fn is_host_of(upstream: &str, host: &str) -> bool {
+    upstream.get(..host.len()).is_some_and(|name| name.eq_ignore_ascii_case(host))
+        && matches!(upstream.as_bytes().get(host.len()), None | Some(b':'))
 }
 
 fn is_long(question: &Question<'_>) -> bool {
@@ -591,4 +595,23 @@ fn flaws(config: &Config, certificates: &[CertificateDer<'_>]) -> CaFlaws {
         .collect();
     let all = !texts.is_empty() && texts.len() == certificates.len();
     CaFlaws { texts, all }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_know_an_upstream_by_its_name() {
+        for (upstream, host, is_known) in [
+            ("ghcr.io", "ghcr.io", true),
+            ("harbor.lan:8443", "Harbor.LAN", true),
+            ("docker.io", "registry-1.docker.io", false),
+            ("ghcr.io", "ghcr", false),
+            ("a.io", "minio.internal", false),
+            ("a.io", "", false),
+        ] {
+            assert_eq!(is_host_of(upstream, host), is_known, "{upstream} {host}");
+        }
+    }
 }

@@ -33,18 +33,6 @@ pub struct Config {
     pub push: bool,
 }
 
-impl Config {
-    /// The hosts of its URLs that are not its name: clients know none of them.
-    pub(super) fn private_hosts(&self) -> Vec<String> {
-        let hosts = self.urls.iter().filter_map(|url| url.host_str());
-        let is_its_name = |host: &str| {
-            self.name.get(..host.len()).is_some_and(|name| name.eq_ignore_ascii_case(host))
-                && matches!(self.name.as_bytes().get(host.len()), None | Some(b':'))
-        };
-        hosts.filter(|host| !is_its_name(host)).map(str::to_owned).collect()
-    }
-}
-
 #[cfg(test)]
 impl Config {
     /// An upstream of this name at these URLs, for tests: nothing else is said of it.

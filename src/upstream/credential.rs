@@ -170,12 +170,14 @@ impl Credentials {
         Err(Error::new(ErrorKind::OurCredentials, why))
     }
 
-    /// The user name in it, as far as that is known without reading it.
-    pub(super) async fn account(&self) -> Option<String> {
+    /// The user name in it, as far as that is known without reading it: that of what was read last, which may be in use for longer
+    /// than it is remembered.
+    pub(super) fn account(&self) -> Option<String> {
         if let CredentialSource::Password { username, .. } = &self.source {
             return Some(username.clone());
         }
-        match &*self.remembered.get(&()).await?? {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match &*latest? {
             Credential::Password { username, .. } | Credential::IdentityToken { username, .. } => {
                 Some(username.clone())
             }
@@ -558,6 +560,9 @@ mod tests {
         assert_eq!(credentials.load(None).await.unwrap_err().kind, ErrorKind::Unavailable);
         std::fs::write(&path, r#"{"auths":{"a.io":{"auth":"bWU6cHc="}}}"#).unwrap();
         assert_eq!(credentials.load(None).await.unwrap().credential.as_deref().cloned(), password("me", "pw"));
+        // The name is kept out of what clients are told for as long as a token of it may be in use.
+        credentials.forget().await;
+        assert_eq!(credentials.account().as_deref(), Some("me"));
     }
 
     #[tokio::test]

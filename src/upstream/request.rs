@@ -143,7 +143,7 @@ pub(super) struct Shared {
     via: HeaderValue,
     /// Turns to read documents: see `document`.
     pub(super) documents: Semaphore,
-    /// Turns to judge blobs: see `judged`. Manifests do not wait for them.
+    /// Turns to judge blobs: see `judged`. Manifests have others; the room is one.
     pub(super) judged: Semaphore,
     /// Room to read them.
     pub(super) room: Share,
@@ -254,7 +254,7 @@ impl Shared {
         let mut names = self.private_names.clone();
         let asked = match self.access {
             Access::Shared => {
-                names.extend(self.authenticator.account().await);
+                names.extend(self.authenticator.account());
                 scope.repositories().map(|repository| repository.as_str().to_owned()).collect()
             }
             Access::Client { .. } => vec![],
