@@ -20,7 +20,10 @@ mod tee;
 
 use http::{HeaderMap, Method, Uri};
 
-use self::{change::Change, tee::Tap};
+use self::{
+    change::{Change, End},
+    tee::Tap,
+};
 pub use self::{
     config::Config,
     gone::{Deleted, Deletion, Gone},
@@ -79,14 +82,16 @@ pub async fn pass(
     let mut written = match upstream.write(asked, content).await {
         Ok(written) => written,
         Err(error) => {
-            // It may have been made all the same.
-            change.ended(error.kind.is_outage().then_some(false)).await;
+            // It may have been made all the same, if it was sent.
+            let was_sent = error.kind.is_outage() && !error.is_before_sending();
+            change.ended(if was_sent { End::Unknown } else { End::NotMade }).await;
             return Err((Error::from_upstream(Operation::Push, &error), Some(error)));
         }
     };
     // What is not there any more is forgotten as well: an earlier answer to the same may have been lost.
     let is_gone = *push.method == Method::DELETE && written.is_not_found();
-    change.ended((written.is_success() || is_gone).then(|| written.is_created())).await;
+    let was_made = written.is_success() || is_gone;
+    change.ended(if was_made { End::Made { created: written.is_created() } } else { End::NotMade }).await;
     let kept = tap.take_off(push, &written, upstream, caches.blobs.tees()).await;
     written.location = location::of(push, &written, upstream.name(), seal, kept);
     Ok(written)

@@ -17,6 +17,18 @@ use crate::{
 /// Noted as one that may have been made when it is dropped before its end.
 pub(super) struct Change(Option<Made>);
 
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was made; `created`: and something with it.
+    Made {
+        created: bool,
+    },
+    /// The upstream was asked, and gave no answer.
+    Unknown,
+    NotMade,
+}
+
 struct Made {
     write: Write,
     uri: Uri,
@@ -44,11 +56,10 @@ impl Change {
         }))
     }
 
-    /// It was made, and something with it (`created`); `None`: it was not.
-    pub(super) async fn ended(mut self, created: Option<bool>) {
-        if let (Some(made), Some(created)) = (self.0.take(), created) {
-            // Its end is waited for, and comes also where the client leaves meanwhile.
-            let _ = made.blobs.tasks().clone().spawn(made.note(created)).await;
+    /// Its end is waited for, and comes also where the client leaves meanwhile.
+    pub(super) async fn ended(mut self, end: End) {
+        if let Some(made) = self.0.take().filter(|_| end != End::NotMade) {
+            let _ = made.blobs.tasks().clone().spawn(made.note(end)).await;
         }
     }
 }
@@ -58,13 +69,14 @@ impl Drop for Change {
         if let Some(made) = self.0.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            made.blobs.tasks().clone().spawn_on(made.note(false), &runtime);
+            made.blobs.tasks().clone().spawn_on(made.note(End::Unknown), &runtime);
         }
     }
 }
 
 impl Made {
-    async fn note(self, created: bool) {
+    async fn note(self, end: End) {
+        let created = end == End::Made { created: true };
         let Self { write, uri, repository, upstream, manifests, lists, gone, proofs, blobs } = &self;
         let deleted = match write {
             Write::DeleteManifest(Reference::Digest(digest)) | Write::DeleteBlob(digest) => Some(digest),
@@ -76,6 +88,8 @@ impl Made {
                 manifests.note_write(upstream, repository);
                 match reference {
                     Reference::Tag(tag) => manifests.forget_tag(upstream, repository, tag).await,
+                    // What may not be there stays deleted.
+                    Reference::Digest(_) if end == End::Unknown => {}
                     Reference::Digest(digest) => {
                         gone.forget(Deleted::Manifest, upstream.name(), repository, digest).await;
                     }

@@ -137,6 +137,13 @@ impl Error {
         }
     }
 
+    /// Whether nothing of what was to be done can have been done.
+    pub fn is_before_sending(&self) -> bool {
+        let is_refused_here =
+            matches!(self.kind, ErrorKind::Exhausted | ErrorKind::OurCredentials | ErrorKind::TooManyRequests);
+        self.unreached || self.resting.is_some() || is_refused_here
+    }
+
     /// Whether it was answered, as against not heard of: the next request may well be served.
     pub fn is_answer(&self) -> bool {
         self.source.is_none()

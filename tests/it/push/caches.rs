@@ -226,6 +226,11 @@ async fn what_was_deleted_is_not_back_by_way_of_another_repository() {
         assert_eq!((mirror.get(app).await.status, mirror.get(other).await.status), (502, 200), "{app}");
         registry.bring_up(crate::support::fake_registry::Server::Api).await;
     }
+    // A push that was not made, as far as is known, makes nothing of it.
+    registry.fault(When::any().method(Method::PUT), Fault::Disconnect);
+    assert_eq!(put_manifest(&mirror, manifest.as_str(), content).await.status, 502);
+    registry.heal();
+    assert_eq!(mirror.get(&of("team/app")[0]).await.status, 404);
     // Pushed again it is there again, and the upstream is not asked any more.
     assert_eq!(put_manifest(&mirror, manifest.as_str(), content).await.status, 201);
     push_blob(&mirror, "team/app", b"content").await;
