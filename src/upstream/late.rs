@@ -44,6 +44,8 @@ const MAX_LATE: usize = 32;
 /// How many answers with bodies that may be long are kept that came over HTTP/2: each of those holds, unread, a part of a
 /// connection's window.
 const MAX_LONG: usize = 2;
+/// What announces no more bytes than this is not long.
+const MAX_SHORT: u64 = 64 * 1024;
 /// How many of the same request go on at a time.
 const MAX_SAME: usize = 2;
 /// For how long the second of them keeps its place, from when it was given up, if a third is asked: the first keeps its own.
@@ -90,7 +92,8 @@ struct Came(Instant);
 
 pub(super) struct Late {
     key: Option<hmac::Key>,
-    max_kept_for_clients: Duration,
+    /// No longer than what an upstream that decides by its clients says is believed, of anonymous ones, too.
+    max_kept: Duration,
     kept: Arc<Mutex<Kept>>,
     places: Arc<Semaphore>,
     long_places: Arc<Semaphore>,
@@ -220,7 +223,7 @@ impl Late {
         let end = CancellationToken::new();
         Self {
             key: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok(),
-            max_kept_for_clients: client_ttl.map_or(MAX_KEPT, |ttl| ttl.min(MAX_KEPT)),
+            max_kept: client_ttl.map_or(MAX_KEPT, |ttl| ttl.min(MAX_KEPT)),
             kept: Arc::default(),
             places: Arc::new(Semaphore::new(MAX_LATE)),
             long_places: Arc::new(Semaphore::new(MAX_LONG)),
@@ -234,10 +237,16 @@ impl Late {
     pub(super) fn asked(&self, question: &Question<'_>) -> Option<Asked> {
         let Question { manner, principal, token, operation, method, url, start, hop, headers, body } = question;
         let key = self.key.as_ref()?;
-        // A login is answered now.
-        if *manner == Manner::Apart
+        // A login is answered now, by the base or by a realm that is asked for no scope; and a client that may put back what it reads
+        // is told how it is now.
+        let is_login = match operation {
+            Operation::Base => true,
+            Operation::Token => url.query_pairs().all(|(name, _)| name != "scope"),
+            _ => false,
+        };
+        if matches!(manner, Manner::Apart | Manner::Push)
             || body.is_some()
-            || *operation == Operation::Base
+            || is_login
             || !matches!(*method, Method::GET | Method::HEAD)
             || headers.get(header::RANGE).is_some_and(|range| range == FIRST_BYTE)
         {
@@ -280,8 +289,8 @@ impl Late {
         })
     }
 
-    /// Lets a request go on that no client waits for any more; `is_long`: its answer may be.
-    pub(super) fn keep(&self, asked: Asked, sending: Sending, is_long: bool) {
+    /// Lets a request go on that no client waits for any more; `may_be_long`: its answer has a body.
+    pub(super) fn keep(&self, asked: Asked, sending: Sending, may_be_long: bool) {
         let Asked { id, grant, is_shown, is_token, .. } = asked;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let (mut give, answer) = oneshot::channel();
@@ -303,7 +312,7 @@ impl Late {
         if !is_kept {
             return;
         }
-        let max_kept = if id.0.is_some() { self.max_kept_for_clients } else { MAX_KEPT };
+        let max_kept = self.max_kept;
         let (kept, long_places) = (self.kept.clone(), self.long_places.clone());
         let going_on = self.end.clone().run_until_cancelled_owned(async move {
             let answer = tokio::select! {
@@ -317,11 +326,15 @@ impl Late {
                 return;
             };
             let is_refused = is_shown && is_refusal(response.status());
-            if is_refused && is_token {
-                // It says nothing of the token of the next request.
+            if is_refused {
                 kept().refuse(grant);
-                return;
+                if is_token {
+                    // It says nothing of the token of the next request.
+                    return;
+                }
             }
+            // Unread, it holds a part of the window of a connection that others share.
+            let is_long = may_be_long && response.content_length().is_none_or(|len| len > MAX_SHORT);
             let place = (is_long && response.version() == Version::HTTP_2).then(|| long_places.try_acquire_owned());
             let is_kept = serves_the_next(response.status()) && !is_refused && place.as_ref().is_none_or(Result::is_ok);
             // What is not kept is for a request that waits.
@@ -495,12 +508,34 @@ mod tests {
     async fn an_answer_to_a_client_is_kept_for_as_long_as_its_right() {
         let (late, url) = (Late::new(Some(Duration::from_secs(10))), url("https://a.example/v2/"));
         for (seconds, principal, is_there) in
-            [(9, Some(Asker::NOBODY), true), (11, Some(Asker::NOBODY), false), (11, None, true)]
+            [(9, Some(Asker::NOBODY), true), (11, Some(Asker::NOBODY), false), (11, None, false)]
         {
             let asked = late.asked(&question(&url, &url, 0, principal)).unwrap();
             late.keep(asked, answering(200), false);
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             assert_eq!(taken(&late, &asked).await.is_some(), is_there, "{seconds} {principal:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_to_be_so_now_is_not_kept() {
+        let late = Late::new(None);
+        let [tag, scoped, login] = [
+            "https://a.example/v2/a/manifests/1",
+            "https://a.example/t?service=a&scope=b",
+            "https://a.example/t?service=a",
+        ]
+        .map(url);
+        for (url, operation, manner, is_kept) in [
+            (&tag, Operation::Manifest, Manner::Usual, true),
+            (&tag, Operation::Manifest, Manner::Push, false),
+            (&tag, Operation::Manifest, Manner::Apart, false),
+            (&scoped, Operation::Token, Manner::Usual, true),
+            (&login, Operation::Token, Manner::Usual, false),
+            (&tag, Operation::Base, Manner::Usual, false),
+        ] {
+            let question = Question { operation, manner, ..question(url, url, 0, None) };
+            assert_eq!(late.asked(&question).is_some(), is_kept, "{url} {operation:?} {manner:?}");
         }
     }
 

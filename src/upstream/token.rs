@@ -155,7 +155,9 @@ impl Token {
 
     /// Not used for longer than this.
     pub(super) fn used_for(self, most: Option<Duration>) -> Self {
-        Self { usable: most.map_or(self.usable, |most| self.usable.min(most)), ..self }
+        let age = Duration::from_secs(self.obtained.elapsed().as_secs());
+        let left = most.map(|most| most.saturating_sub(age));
+        Self { usable: left.map_or(self.usable, |left| self.usable.min(left)), ..self }
     }
 
     pub fn authorization(&self) -> HeaderValue {
@@ -253,6 +255,8 @@ mod tests {
             (token("t", 300).used_for(Some(Duration::from_secs(30))), 30),
             (token("t", 300).used_for(Some(Duration::from_secs(600))), 290),
             (token("t", 300).used_for(None), 290),
+            // It came late.
+            (token("t", 300).come_before(Duration::from_secs(55)).used_for(Some(Duration::from_secs(60))), 5),
         ] {
             let usable = Some(Duration::from_secs(seconds));
             assert_eq!(Some(token.usable()), usable);
