@@ -45,10 +45,11 @@ impl Nginx {
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {root}/{kind};"))
             .concat();
+        // A connection that no request comes on ends by client_header_timeout: forebay may open one more than it needs.
         let configuration = format!(
             "daemon off; worker_processes 1; pid {root}/pid; error_log stderr;\n\
              events {{}}\n\
-             http {{ access_log off; {paths} keepalive_timeout 1s;\n\
+             http {{ access_log off; {paths} keepalive_timeout 1s; client_header_timeout 5s;\n\
              server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {}; proxy_set_header Host $http_host; }} }} }}\n",
             registry.url()
         );
