@@ -463,7 +463,15 @@ mod tests {
         );
         let (media_type, bytes) = (Some(media_type), Bytes::from(bytes));
         let (age, waited) = Default::default();
-        let body = ManifestBody { media_type, digest: None, bytes, age, waited, remark: Default::default() };
+        let body = ManifestBody {
+            media_type,
+            digest: None,
+            bytes,
+            age,
+            waited,
+            remark: Default::default(),
+            room: Default::default(),
+        };
         let reference: Reference = "1".parse().unwrap();
         Content::verified(&reference, body).unwrap()
     }

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     answer::{self, Coding},
-    budget::Room,
+    budget::{ReadRoom, Room},
     client::{number, whole_content},
     digest,
     endpoint::Endpoint,
@@ -48,6 +48,8 @@ pub(super) struct Document {
     pub age: Duration,
     /// For how long it was kept before it was given.
     pub waited: Duration,
+    /// Held until the body was verified.
+    pub room: ReadRoom,
 }
 
 impl Shared {
@@ -90,7 +92,8 @@ impl Shared {
             let decoded = self.room.work(MAX_DOCUMENT, move || judged::document(raw, coding, known.as_ref())).await;
             body = decoded.unwrap_or(body);
         }
-        drop(place);
+        // Until it was judged and hashed it is not counted elsewhere.
+        let room = ReadRoom::of(place.map(|(_, room)| room));
         // What may have any type is a manifest under a wrong one, or a page after all.
         if answer::is_html(&headers) && body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Error::new(ErrorKind::Protocol, format!("{} answered with an HTML page", Shown(&url))));
@@ -117,7 +120,7 @@ impl Shared {
             }
         }
         self.metrics().upstream_received(self.name(), body.len() as u64);
-        Ok(Ok(Document { headers, body, age, waited }))
+        Ok(Ok(Document { headers, body, age, waited, room }))
     }
 
     /// Whether what came for a tag can be its manifest. Anything may come with 200; a digest that is named is verified, but what

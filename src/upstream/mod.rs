@@ -62,7 +62,7 @@ pub use self::{
     blob::{BlobRange, BlobStream},
     blob_head::BlobHead,
     breakers::Resting,
-    budget::ReadBudget,
+    budget::{ReadBudget, ReadRoom},
     client::CaFlaws,
     config::{Access, Config, CredentialSource},
     content::{Content, Witness},
@@ -138,6 +138,7 @@ pub struct ManifestBody {
     /// For how long it was kept before it was given.
     pub waited: Duration,
     pub remark: Remark,
+    pub room: ReadRoom,
 }
 
 /// An answer that is passed on as it is.
@@ -323,10 +324,10 @@ impl Upstream {
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
-        let Document { headers, body, age, waited } = self.shared.document(ask).await?;
+        let Document { headers, body, age, waited, room } = self.shared.document(ask).await?;
         let media_type = media_type(&headers).filter(|_| !answer::is_html(&headers));
         let remark = self.shared.without_private(Remark::of(&headers), &ask.scope).await;
-        Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, waited, remark })
+        Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, waited, remark, room })
     }
 
     /// Begins to fetch a blob, or the part of it in `range`. Redirects are followed anew each time.

@@ -223,7 +223,7 @@ mod tests {
         let media_type = media_type.map(|text| text.parse().unwrap());
         let (digest, bytes) = (digest.cloned(), Bytes::copy_from_slice(bytes));
         let (age, waited) = Default::default();
-        ManifestBody { media_type, digest, bytes, age, waited, remark: Default::default() }
+        ManifestBody { media_type, digest, bytes, age, waited, remark: Default::default(), room: Default::default() }
     }
 
     fn registry(name: &str) -> Registry {

@@ -116,6 +116,7 @@ mod tests {
             age: Duration::ZERO,
             waited: Duration::ZERO,
             remark: Default::default(),
+            room: Default::default(),
         };
         Arc::new(Content::verified(&Reference::Tag("1".parse().unwrap()), body).unwrap())
     }
