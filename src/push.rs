@@ -67,7 +67,7 @@ pub struct Caches<'a> {
 /// The upstream's answer; `location` is as the client has to ask us.
 ///
 /// # Errors
-/// The upstream could not be asked, or wants to know who asks; and what came of asking it.
+/// The upstream could not be asked, or challenges its client; and the upstream's own error.
 pub async fn pass(
     push: Push<'_>,
     content: Option<Content>,

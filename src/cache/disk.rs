@@ -89,7 +89,7 @@ struct Shared {
     index: Mutex<LruIndex>,
     /// One reservation at a time: the victims of one are unlinked before the next looks at the sums.
     space: Arc<tokio::sync::Mutex<()>>,
-    /// One reservation at a time ends fills and readers, so that none are ended for room that those make who are about to go.
+    /// One reservation at a time ends fills and readers, so that none are ended for room that others, which are about to go, make.
     ending: Semaphore,
     scanned: watch::Sender<bool>,
     /// What was noted as used on disk within [`TOUCH_INTERVAL`].

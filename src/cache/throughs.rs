@@ -19,7 +19,7 @@ use crate::peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks};
 /// The most places, however many descriptors there are: so many clients that none calls slow (256 KiB/s) fill 2 Gbit/s.
 pub const MAX_THROUGH: u64 = 1024;
 
-/// Who takes a blob.
+/// The client that takes a blob.
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
     pub address: IpAddr,
@@ -36,7 +36,7 @@ struct Inner {
     next: AtomicU64,
 }
 
-/// The place of one blob, and who reads it: let go in this order.
+/// The place of one blob, and its reader: let go in this order.
 pub struct Place {
     _permit: Permit,
     _reading: Reading,

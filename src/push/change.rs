@@ -105,7 +105,7 @@ impl Made {
             }
             Write::DeleteBlob(digest) => {
                 gone.note(Deleted::Blob, upstream.name(), repository, digest).await;
-                // Who has it in another repository fetches it again.
+                // Clients of another repository that has it fetch it again.
                 blobs.forget(upstream, digest).await;
             }
             Write::Begin(_) | Write::Upload if created => {

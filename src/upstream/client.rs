@@ -347,7 +347,7 @@ impl Sender {
         let turn = self.limits.turn(counted).await.map_err(|left| Error::limited(url, left))?;
         let host = Host::of(url, is_long);
         let ticket = match (manner, operation) {
-            // What is asked in addition says nothing of the host.
+            // A request beside another one says nothing of the host.
             (Manner::Apart, _) => None,
             (Manner::Push, _) | (_, Operation::Base | Operation::Token) => Some(self.breakers.always(host)),
             (Manner::Usual, _) => Some(self.breakers.admit(host).await.map_err(|why| self.resting(url, why))?),

@@ -350,7 +350,7 @@ impl Late {
         tokio::spawn(going_on);
     }
 
-    /// Something is changed, until the value is dropped: what is asked before its end is outdated then.
+    /// Something is changed, until the value is dropped: requests that began before its end are outdated then.
     pub(super) fn change(&self) -> Change<'_> {
         self.forget();
         Change(self)

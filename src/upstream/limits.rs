@@ -116,7 +116,7 @@ mod tests {
             let both = [limits.turn(&other).await, limits.turn(&other).await];
             assert!(both.iter().all(Result::is_ok), "{other:?}");
         }
-        // Who waits in vain is told when to come again.
+        // A request that waits in vain is told when to come again.
         assert_eq!(limits.turn(&pulls).await.unwrap_err(), Duration::from_secs(50));
         drop(first);
         let second = limits.turn(&pulls).await.unwrap();

@@ -291,7 +291,7 @@ impl Upstream {
 
     /// Asks for the head of a manifest. It is never turned into a GET, which would count as a pull: a length that can be that of a
     /// manifest is believed, although it may be wrong, until the manifest is here. Docker Hub counts the GET of each tag that a bot looks
-    /// at against its limit, and HEADs not; and who pulls after the HEAD has the GET next, whose length counts.
+    /// at against its limit, and HEADs not; and a client that pulls after the HEAD sends the GET next, whose length counts.
     pub async fn head_manifest(
         &self,
         repository: &Repository,

@@ -368,7 +368,7 @@ impl Shared {
         if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Exhausted) {
             return result;
         }
-        // Who answers that it has had enough of us, or does not know us, is up.
+        // An upstream that answers 429, or refuses forebay, is up.
         let down = |error: &Error| {
             error.kind.is_outage() && !matches!(error.kind, ErrorKind::TooManyRequests | ErrorKind::OurCredentials)
         };

@@ -443,7 +443,7 @@ fn refused_password(url: &Url) -> Error {
     Error::new(ErrorKind::OurCredentials, format!("{} refuses forebay's own password", Shown(url)))
 }
 
-/// Whether an answer is given to who may ask: of success, or about what was sent.
+/// Whether an answer shows that the credential was taken: it is of success, or about what was sent.
 fn is_about_content(status: StatusCode) -> bool {
     status.is_success()
         || status.is_redirection()

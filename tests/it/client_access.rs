@@ -120,7 +120,7 @@ async fn each_gets_what_the_upstream_gives_them_and_no_more() {
     }
     let layers = [&world.of_ann, &world.of_bob].map(|image| image.layers[0].clone());
     for layer in layers {
-        // Bob's, who may not, was for the words of the refusal.
+        // Bob may not: his request was for the words of the refusal.
         let gets = world.registry.count(|request| request.is_blob_get(&layer) && request.header("range").is_none());
         assert_eq!(gets, 1, "a blob is fetched once, whoever asks");
     }

@@ -199,7 +199,7 @@ fn body_of(line: &str) -> &'static str {
     if line.contains("/token") { r#"{"token":"t","expires_in":1}"# } else { std::str::from_utf8(CONTENT).unwrap() }
 }
 
-/// What is asked of an upstream that changes nothing.
+/// Requests to an upstream that change nothing.
 pub(super) const QUESTIONS: [&str; 6] = ["manifest", "manifest head", "blob", "blob head", "list", "base"];
 
 pub(super) async fn ask(subject: &Subject, what: &str) -> Result<(), Error> {

@@ -79,7 +79,7 @@ async fn a_request_goes_on_while_one_after_another_waits_in_vain() {
         let gate = Gate::new();
         registry.fault_times(1, When::any(), Fault::HoldHead(gate.clone()));
         in_vain(ask(&subject, what, &registry), &gate).await;
-        // What is asked beside it is answered later still.
+        // The request beside it is answered later still.
         let never = Gate::new();
         registry.fault_times(10, When::any(), Fault::HoldHead(never.clone()));
         for _ in 0..3 {
