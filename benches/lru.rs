@@ -6,7 +6,7 @@ use divan::{Bencher, counter::ItemsCount};
 use forebay::{
     cache::{
         Pool,
-        lru::{CompactKey, Key, LruIndex},
+        storage::index::{CompactKey, Key, LruIndex},
     },
     oci::{Algorithm, Digest},
 };

@@ -26,7 +26,7 @@ pub use self::config::Config;
 use crate::{
     metrics::Metrics,
     route::{AllowedHosts, asked_host},
-    server::{Connection, Handle, Listener, isolate},
+    transport::{Connection, Handle, Listener, isolate},
 };
 
 /// Prometheus, a few probes, and somebody with a browser.

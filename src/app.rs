@@ -19,16 +19,17 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access::{self, AccessControl, Proofs, Tries},
     admin::{self, Readiness},
-    cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, Scrub, disk},
+    auth::{self, AccessControl, Proofs, Tries},
+    cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, Scrub, storage},
     config::Config,
     metrics::{self, Metrics},
     peer::TrustedNetworks,
     push::{Gone, KeyError, Seal},
+    registry::{Handler, Held, Table},
     route::{AllowedHosts, HostPattern, Routes},
-    server::{Handler, Held, ListenError, Listener, ReloadableTls, Table, TlsError},
-    state::{self, StateDirectory},
+    state_dir::{self, StateDirectory},
+    transport::{ListenError, Listener, ReloadableTls, TlsError},
     upstream::{
         self, AskerKey, Context, NoRandomness, ReadBudget, SetupError, Upstream,
         proxy::{self, ProxyError},
@@ -44,15 +45,15 @@ pub enum Error {
     #[error("the metrics cannot be registered")]
     Metrics(#[from] metrics::Error),
     #[error("the cache cannot be used")]
-    Cache(#[from] disk::OpenError),
+    Cache(#[from] storage::OpenError),
     #[error("upstream[{index}] ({name})")]
     Upstream { index: usize, name: Arc<str>, source: SetupError },
     #[error("access")]
-    Access(#[from] access::Error),
+    Access(#[from] auth::Error),
     #[error("push.key_file")]
     PushKey(#[from] KeyError),
     #[error("state_directory")]
-    State(#[from] state::Error),
+    State(#[from] state_dir::Error),
     #[error("state_directory")]
     StateKey(#[source] KeyError),
     #[error("state_directory must be given: this user has no home directory")]
@@ -182,7 +183,7 @@ impl App {
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
         }
         let of_now = handler.clone();
-        tasks.spawn(access::watch(move || of_now.access.load_full(), metrics.clone(), end.clone()));
+        tasks.spawn(auth::watch(move || of_now.access.load_full(), metrics.clone(), end.clone()));
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         let hosts = admin_hosts.clone();
         tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), hosts, end.clone()));
@@ -296,9 +297,9 @@ fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str> {
 pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
     config.server.tls.as_ref().map(ReloadableTls::check).transpose()?;
     AccessControl::load(&config.access)?;
-    access::check_push_users(&config.access)?;
+    auth::check_push_users(&config.access)?;
     Seal::check(&config.push)?;
-    config.state_directory.as_deref().map_or(Ok(()), state::check)?;
+    config.state_directory.as_deref().map_or(Ok(()), state_dir::check)?;
     DiskStore::check(&config.cache)?;
     upstreams(config, &Metrics::new()?, "forebay-check", &ReadBudget::default())
 }
@@ -351,7 +352,7 @@ fn warn_of_open_content(config: &Config) {
 
 /// A user who is named and not there may not push; that keeps no other user from pulling.
 fn warn_of_push_users(config: &Config) {
-    if let Err(error) = access::check_push_users(&config.access) {
+    if let Err(error) = auth::check_push_users(&config.access) {
         tracing::warn!(error = &error as &dyn std::error::Error, "access.push_users is not what it seems to be");
     }
 }
@@ -395,7 +396,7 @@ fn address_of(listener: &tokio::net::TcpListener) -> io::Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Overrides, server::TlsConfig};
+    use crate::{config::Overrides, transport::TlsConfig};
 
     #[test]
     fn what_a_reload_cannot_change_is_told_and_nothing_else() {

@@ -26,14 +26,14 @@ use std::{
 };
 
 use crate::{
-    access, admin, cache,
+    admin, auth, cache,
     peer::{Network, NetworkError},
     push,
     route::HostPattern,
-    server, upstream,
+    transport, upstream,
 };
-
 use document::Document;
+
 pub use error::{Error, Key, Position};
 
 /// A client asks for three layers at a time, or a few more.
@@ -44,10 +44,10 @@ const MOST_PREFETCH: usize = 16;
 pub struct Config {
     /// Where keys are kept; only what needs it needs one.
     pub state_directory: Option<PathBuf>,
-    pub server: server::Config,
+    pub server: transport::Config,
     pub admin: admin::Config,
     pub cache: cache::Config,
-    pub access: access::Config,
+    pub access: auth::Config,
     pub push: push::Config,
     pub upstreams: Vec<upstream::Config>,
 }
@@ -140,7 +140,7 @@ fn state_directory(
     }
 }
 
-fn server(document: &Document<'_>, raw: raw::Server, flags: Vec<SocketAddr>) -> Result<server::Config, Error> {
+fn server(document: &Document<'_>, raw: raw::Server, flags: Vec<SocketAddr>) -> Result<transport::Config, Error> {
     let section = Key::new("server");
     let key = if flags.is_empty() { section.field("listen") } else { Key::new("--listen") };
     let listen = if flags.is_empty() {
@@ -169,7 +169,7 @@ fn server(document: &Document<'_>, raw: raw::Server, flags: Vec<SocketAddr>) -> 
     if raw.max_connections == 0 {
         return Err(document.error(&section.field("max_connections"), "must be at least 1"));
     }
-    Ok(server::Config {
+    Ok(transport::Config {
         listen,
         clear_http: raw.clear_http,
         max_connections: raw.max_connections,
@@ -177,7 +177,7 @@ fn server(document: &Document<'_>, raw: raw::Server, flags: Vec<SocketAddr>) -> 
         trusted_networks: networks(document, &section.field("trusted_networks"), &raw.trusted_networks)?,
         allowed_hosts: allowed_hosts(document, &section.field("allowed_hosts"), &raw.allowed_hosts)?,
         tls,
-        timeouts: server::Timeouts::default(),
+        timeouts: transport::Timeouts::default(),
     })
 }
 
@@ -200,9 +200,9 @@ fn allowed_hosts(document: &Document<'_>, key: &Key, texts: &[String]) -> Result
     texts.iter().enumerate().map(read).collect()
 }
 
-fn tls(document: &Document<'_>, section: &Key, raw: &raw::Tls) -> Result<server::TlsConfig, Error> {
+fn tls(document: &Document<'_>, section: &Key, raw: &raw::Tls) -> Result<transport::TlsConfig, Error> {
     let readable = |name: &str, path: &Path| files::readable(document, &section.field(name), path);
-    Ok(server::TlsConfig {
+    Ok(transport::TlsConfig {
         certificate: readable("certificate", &raw.certificate)?,
         key: readable("key", &raw.key)?,
         client_ca: match &raw.client_ca {
@@ -216,7 +216,7 @@ fn admin(
     document: &Document<'_>,
     raw: raw::Admin,
     flag: Option<SocketAddr>,
-    server: &server::Config,
+    server: &transport::Config,
 ) -> Result<admin::Config, Error> {
     let key = if flag.is_some() { Key::new("--admin") } else { Key::new("admin").field("listen") };
     let listen = match flag {
@@ -282,28 +282,28 @@ fn cache(
         negative_ttl: raw.negative_ttl.0,
         prefetch,
         verify_every: raw.verify_every.0,
-        reader_window: cache::readers::WINDOW,
-        max_through: cache::throughs::MAX_THROUGH,
+        reader_window: cache::slow_readers::WINDOW,
+        max_through: cache::blob::uncached_limit::MAX_THROUGH,
     })
 }
 
 fn access(
     document: &Document<'_>,
     raw: &raw::Access,
-    server: &server::Config,
+    server: &transport::Config,
     by_client: bool,
-) -> Result<access::Config, Error> {
+) -> Result<auth::Config, Error> {
     let section = Key::new("access");
     let htpasswd = match &raw.htpasswd {
         Some(path) => Some(files::readable(document, &section.field("htpasswd"), path)?),
         None => None,
     };
     let anonymous = match raw.anonymous {
-        raw::Anonymous::Pull => access::Anonymous::Pull,
-        raw::Anonymous::None => access::Anonymous::None,
+        raw::Anonymous::Pull => auth::Anonymous::Pull,
+        raw::Anonymous::None => auth::Anonymous::None,
     };
     let certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    if anonymous == access::Anonymous::None && htpasswd.is_none() && !certificates && !by_client {
+    if anonymous == auth::Anonymous::None && htpasswd.is_none() && !certificates && !by_client {
         return Err(document.error(
             &section.field("anonymous"),
             "nobody could pull: with \"none\" there must be access.htpasswd, server.tls.client_ca or an upstream with \
@@ -316,7 +316,7 @@ fn access(
         }
         None => None,
     };
-    Ok(access::Config { anonymous, htpasswd, push_users, allow_clear_login: raw.allow_clear_login })
+    Ok(auth::Config { anonymous, htpasswd, push_users, allow_clear_login: raw.allow_clear_login })
 }
 
 fn push_users(
@@ -325,15 +325,15 @@ fn push_users(
     named: &[String],
     has_users: bool,
     has_certificates: bool,
-) -> Result<access::PushUsers, Error> {
-    let mut push_users = access::PushUsers::default();
+) -> Result<auth::PushUsers, Error> {
+    let mut push_users = auth::PushUsers::default();
     for (index, name) in named.iter().enumerate() {
         let wrong = |problem: &str| document.error(&key.item(index), problem);
         let is_new = match &**name {
-            access::ANY_CERTIFICATE if !has_certificates => {
+            auth::ANY_CERTIFICATE if !has_certificates => {
                 return Err(wrong("no client can show a certificate: server.tls.client_ca is not set"));
             }
-            access::ANY_CERTIFICATE => !std::mem::replace(&mut push_users.certificates, true),
+            auth::ANY_CERTIFICATE => !std::mem::replace(&mut push_users.certificates, true),
             "" => return Err(wrong("must not be empty")),
             name if name.contains(':') || name.chars().any(char::is_control) => {
                 return Err(wrong(

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    access::Refusal,
+    auth::Refusal,
     cache::{BlobError, ListError, ManifestError},
     metrics::Operation,
     oci::{ContentRange, ErrorCode, ParseError},

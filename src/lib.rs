@@ -20,21 +20,23 @@
 
 #![deny(unsafe_code)]
 
-pub mod access;
 pub mod admin;
 pub mod app;
+pub mod auth;
 pub mod cache;
-pub mod chain;
 pub mod config;
-pub mod documents;
 pub mod error;
-pub mod file;
+pub mod error_chain;
 pub mod metrics;
 pub mod oci;
+pub mod offload;
 pub mod peer;
 pub mod push;
+pub mod registry;
+pub mod repeated_error;
 pub mod route;
-pub mod server;
-pub mod state;
-pub mod trouble;
+pub mod single_flight;
+pub mod small_file;
+pub mod state_dir;
+pub mod transport;
 pub mod upstream;

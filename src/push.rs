@@ -8,30 +8,30 @@
 //! What is sent as a blob is kept beside being passed on (`tee`), as far as that costs the push nothing: whoever pulls it
 //! next finds it here. Only what the upstream has taken, and what has the digest that it was named by, is.
 
+mod capture;
 mod change;
 mod config;
-mod gone;
+mod deletions;
 mod location;
-mod outbound;
 mod permit;
-mod seal;
+mod request;
 mod session;
-mod tee;
+mod session_seal;
 
 use http::{HeaderMap, Method, Uri};
 
 use self::{
+    capture::Tap,
     change::{Change, End},
-    tee::Tap,
 };
 pub use self::{
     config::Config,
-    gone::{Deleted, Deletion, Gone},
+    deletions::{Deleted, Deletion, Gone},
     permit::Terms,
-    seal::{KeyError, Seal},
+    session_seal::{KeyError, Seal},
 };
 use crate::{
-    access::Proofs,
+    auth::Proofs,
     cache::{BlobCache, Lists, ManifestCache},
     error::Error,
     metrics::Operation,
@@ -75,7 +75,7 @@ pub async fn pass(
     seal: &Seal,
     caches: Caches<'_>,
 ) -> Result<Written, (Error, Option<upstream::Error>)> {
-    let (asked, kept) = outbound::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
+    let (asked, kept) = request::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
     let tap = Tap::of(push, kept, content.is_some(), upstream, caches.blobs.tees());
     let content = content.map(|content| tap.put_on(content));
     let change = Change::of(push, upstream, caches);

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use forebay::server::link::next_page;
+use forebay::registry::pagination_link::next_page;
 use http::HeaderValue;
 use libfuzzer_sys::fuzz_target;
 

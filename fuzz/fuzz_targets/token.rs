@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use forebay::upstream::oauth::parse;
+use forebay::upstream::token_exchange::parse;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -8,50 +8,39 @@
 //!
 //! This stage does not know who asked, and chooses no status.
 
-pub mod blobs;
+pub mod blob;
+pub mod capture;
 mod config;
-pub mod disk;
-pub mod extents;
-pub mod fill;
-pub mod flights;
+pub mod download;
 pub mod freshness;
-pub mod lists;
-pub mod lru;
-pub mod manifests;
-pub mod parts;
-pub mod pool;
+pub mod list;
+mod make_room;
+pub mod manifest;
 pub mod prefetch;
-pub mod reader;
-pub mod readers;
-pub mod reads;
-pub mod recency;
-pub mod remarks;
-mod room;
 pub mod scrub;
-pub mod source;
-pub mod tag_record;
-pub mod tee;
-pub mod through;
-pub mod throughs;
-pub mod transfer;
-pub mod untaken;
-pub mod writes;
+pub mod slow_readers;
+pub mod storage;
+pub mod visibility;
+pub mod warnings;
+pub mod write_counter;
 
 pub use self::{
-    blobs::{BlobCache, BlobError, OpenedBlob},
+    blob::{
+        BlobCache, BlobError, OpenedBlob,
+        parts::Parts,
+        reader::{BlobReader, FileSlice, Hold, Piece, ReadError},
+        source::Source,
+        uncached_limit::Client,
+    },
+    capture::{GivenUp, Tee, Tees},
     config::Config,
-    disk::{DiskStore, Pin},
-    flights::CIRCLE_PATIENCE,
-    lists::{FoundList, List, ListError, Lists, ServedList, WantedList},
-    manifests::{ManifestCache, ManifestError, Wanted},
-    parts::Parts,
-    pool::{ContentId, Pool},
+    list::{FoundList, List, ListError, Lists, ServedList, WantedList},
+    manifest::{ManifestCache, ManifestError, Wanted},
     prefetch::Images,
-    reader::{BlobReader, FileSlice, Hold, Piece, ReadError},
-    readers::{Ended, Holding, Meter, Readers, Reading, Taker, Taking},
-    remarks::Remarks,
     scrub::{Scrub, WholeHit},
-    source::Source,
-    tee::{GivenUp, Tee, Tees},
-    throughs::Client,
+    slow_readers::{Ended, Holding, Meter, Readers, Reading, Taker, Taking},
+    storage::{DiskStore, Pin},
+    visibility::{ContentId, Pool},
+    warnings::Remarks,
 };
+pub use crate::single_flight::CIRCLE_PATIENCE;

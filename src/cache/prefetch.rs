@@ -11,6 +11,9 @@
 //! (`fill::task`), and counts for the client whose request began it ([`Untaken`]). A repository whose manifest lies about a
 //! layer has nothing fetched ahead for a while, if its upstream gave that manifest itself.
 
+pub mod recent_manifests;
+pub mod unclaimed;
+
 use std::{
     collections::HashSet,
     net::IpAddr,
@@ -25,12 +28,14 @@ use futures_util::{StreamExt, stream};
 use moka::policy::EvictionPolicy;
 use tokio::sync::Semaphore;
 
+use self::{
+    recent_manifests::{Read, Reads},
+    unclaimed::Untaken,
+};
 use super::{
     Config, ContentId, DiskStore, Pool, Source,
-    fill::{Fill, FillError, Fills, while_it_advances},
-    manifests::Content,
-    reads::{Read, Reads},
-    untaken::Untaken,
+    download::{Fill, FillError, Fills, while_it_advances},
+    manifest::Content,
 };
 use crate::{
     oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind, Repository},

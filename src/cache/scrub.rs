@@ -4,7 +4,7 @@
 //! download, a push or a client waits for a disk; nothing here counts as a use or keeps anything from being evicted.
 //! What proves wrong is removed at once.
 
-mod pace;
+mod schedule;
 mod suspects;
 
 use std::{
@@ -25,10 +25,9 @@ use tokio_util::sync::CancellationToken;
 use self::suspects::Suspects;
 use super::{
     Config, ContentId, DiskStore,
-    disk::{Check, DiskWait, Found, SHARDS, blocking, is_damage},
-    fill::turn_to_spare,
-    lru::Key,
-    manifests::Content,
+    download::turn_to_spare,
+    manifest::Content,
+    storage::{Check, DiskWait, Found, SHARDS, blocking, index::Key, is_damage},
 };
 use crate::{
     metrics::Metrics,
@@ -166,15 +165,15 @@ impl Scrub {
 
     /// Goes through all of the cache once, evenly, and verifies what is due.
     async fn walk(&self, start: usize, number: u32) {
-        let (began, time) = (Instant::now(), pace::walk_time(self.0.verify_every));
+        let (began, time) = (Instant::now(), schedule::walk_time(self.0.verify_every));
         let (bytes, objects) = self.0.store.sums();
-        let (mut passed, total) = (0u64, pace::cost(bytes, objects));
+        let (mut passed, total) = (0u64, schedule::cost(bytes, objects));
         let mut oldest = Oldest::default();
         for shard in 0..SHARDS {
             for found in self.list((start + shard) % SHARDS).await {
                 let key = found.key.key();
                 let share = BuildHasherDefault::<DefaultHasher>::default().hash_one(&found.key) as u32;
-                let is_due = pace::is_due(found.verified, SystemTime::now(), self.0.verify_every, share, number);
+                let is_due = schedule::is_due(found.verified, SystemTime::now(), self.0.verify_every, share, number);
                 let verdict = if is_due { Some(self.verify(&key, Haste::None).await) } else { None };
                 match verdict {
                     Some(Verdict::Right) => oldest.note(Some(SystemTime::now())),
@@ -183,8 +182,8 @@ impl Scrub {
                     None if self.0.store.has(&key) => oldest.note(found.verified),
                     None => {}
                 }
-                passed = passed.saturating_add(pace::cost(found.len, 1));
-                self.rest_until(began + pace::due_after(time, passed, total)).await;
+                passed = passed.saturating_add(schedule::cost(found.len, 1));
+                self.rest_until(began + schedule::due_after(time, passed, total)).await;
             }
         }
         oldest.publish(&self.0.metrics);
@@ -354,7 +353,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{Pool, disk::Purpose},
+        cache::{Pool, storage::Purpose},
         oci::Algorithm,
         upstream::Registry,
     };

@@ -11,7 +11,7 @@ use std::{cell::RefCell, collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 use http::{HeaderMap, HeaderValue, header::ACCEPT};
 use sha2::{Digest as _, Sha256};
 
-use super::{MediaType, MediaTypeKind, ParseError, document::is_manifest_type, is_token_byte};
+use super::{MediaType, MediaTypeKind, ParseError, is_token_byte, manifest_type::is_manifest_type};
 
 /// How many different sets of headers each thread remembers. The clients of a mirror are of a few kinds, and each kind
 /// always sends the same.

@@ -5,9 +5,9 @@
 
 mod accept;
 mod digest;
-mod document;
 mod error;
 mod manifest;
+mod manifest_type;
 mod media_type;
 mod name;
 mod path;
@@ -17,9 +17,9 @@ mod schema1;
 
 pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, Verifier, etag, sha256_of_hex};
-pub use document::{DocumentType, ManifestSigns, OtherType};
 pub use error::{ErrorCode, ParseError};
 pub use manifest::{Content, Descriptor, Manifest};
+pub use manifest_type::{DocumentType, ManifestSigns, OtherType};
 pub use media_type::{MediaType, MediaTypeKind};
 pub use name::{Reference, Repository, Tag};
 pub use path::{Endpoint, Resource, Shape, local_path};

@@ -14,7 +14,7 @@ use base64::{
 };
 use serde::Deserialize;
 
-use super::{Digest, document::is_schema1};
+use super::{Digest, manifest_type::is_schema1};
 
 /// libtrust writes no padding; others might.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(

@@ -7,7 +7,7 @@ use http::Uri;
 
 use super::{Caches, Deleted, Gone, Push, created_by, tags};
 use crate::{
-    access::Proofs,
+    auth::Proofs,
     cache::{BlobCache, Lists, ManifestCache},
     oci::{Reference, Repository},
     route::Write,

@@ -2,7 +2,7 @@
 
 use super::{
     Push, Seal,
-    outbound::STATE,
+    request::STATE,
     session::{Kept, Session},
 };
 use crate::{

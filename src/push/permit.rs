@@ -5,7 +5,7 @@
 //! decides. `access.push_users`, where it is set, names all who may; but an upstream with `access = "client"` decides alone.
 
 use crate::{
-    access::{Identity, PushUsers},
+    auth::{Identity, PushUsers},
     error::Error,
 };
 

@@ -6,7 +6,15 @@
 //! was refused is told of, and shown again after a while alone. Whether it refuses the credential, or the request,
 //! is asked before it counts.
 //!
-//! [`realm`]: super::realm
+//! [`realm`]: self::realm
+
+pub mod challenge;
+pub(crate) mod credential;
+pub(crate) mod credential_helper;
+pub(crate) mod credential_trial;
+pub(crate) mod realm;
+pub(crate) mod token;
+pub mod token_exchange;
 
 use std::{
     sync::{
@@ -23,19 +31,21 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::{
+    challenge::Challenge,
+    credential::{Credential, Credentials, Loaded},
+    credential_trial::Turn,
+    realm::Realm,
+    token::{Identity, Scope, Token, TokenCache, TokenKey},
+    token_exchange::Exchange,
+};
 use super::{
     Asker, ClientCredential, Config, Context, Verdict,
-    asker::Judged,
-    challenge::{self, Challenge},
     client::Sender,
-    credential::{Credential, Credentials, Loaded},
-    endpoint::{Endpoint, Scheme},
     error::{Error, ErrorKind, SetupError, Shown},
-    oauth::{self, Exchange},
-    realm::{self, Realm},
-    refusal::Refusal,
-    token::{Identity, Scope, Token, TokenCache, TokenKey},
-    trial::Turn,
+    failover::{Endpoint, Scheme},
+    principal::Judged,
+    response::refusal::Refusal,
 };
 use crate::{
     metrics::{Metrics, TokenResult},
@@ -423,11 +433,11 @@ impl Authenticator {
     async fn basic(&self, client: Option<&ClientCredential>, scope: &Scope) -> Result<Authorization, Error> {
         if let Some(ClientCredential { credential: Credential::Password { username, password }, judged, .. }) = client {
             let proof = Proof::BasicOfClient(judged.clone());
-            return Ok(Authorization { value: oauth::basic(username, password), proof });
+            return Ok(Authorization { value: token_exchange::basic(username, password), proof });
         }
         let Loaded { credential, turn, .. } = self.credentials.load(scope.repository()).await?;
         let value = match credential.as_deref() {
-            Some(Credential::Password { username, password }) => Some(oauth::basic(username, password)),
+            Some(Credential::Password { username, password }) => Some(token_exchange::basic(username, password)),
             Some(Credential::IdentityToken { .. }) | None => None,
         };
         match (credential, value) {

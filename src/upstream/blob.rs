@@ -4,6 +4,8 @@
 //! begin where [`BlobStream::first`] says. Whether the bytes are right is not known here: the
 //! digest is the caller's to check, and so is resuming.
 
+pub(crate) mod length;
+
 use std::{
     fmt,
     sync::{
@@ -17,15 +19,16 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{
-    budget::Room,
-    client::{next_or_end, number},
-    endpoint::Endpoint,
+    client::{next_or_end, number, redirect_walk::Followed},
     error::{Error, ErrorKind, Shown},
-    follow::Followed,
-    gunzip::{Decoded, Gunzip},
-    judged::{Front, Guesses},
-    remark::Remark,
+    failover::Endpoint,
     request::Shared,
+    response::{
+        document_budget::Room,
+        gunzip::{Decoded, Gunzip},
+        mislabeled::{Front, Guesses},
+        warning::Remark,
+    },
     via::Mirrors,
 };
 use crate::{

@@ -4,6 +4,16 @@
 //! behind our back; every wait ends; an address that the operator did not choose passes the
 //! [`AddressFilter`]. Proxies come from the usual variables (`HTTPS_PROXY`, `NO_PROXY`, …).
 
+pub(crate) mod address_filter;
+pub(crate) mod ca_certificate;
+pub(crate) mod circuit_breaker;
+pub(crate) mod connection_reuse;
+pub(crate) mod late_response;
+pub mod proxy;
+pub(crate) mod redirect;
+pub(crate) mod redirect_walk;
+pub(crate) mod trust;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -19,23 +29,23 @@ use rustls::{
 };
 use tokio::time::Instant;
 
+use self::{
+    address_filter::AddressFilter,
+    circuit_breaker::{Breakers, Host, Resting, Ticket},
+    connection_reuse::NoteNew,
+    late_response::{Asked, Late, Sending, Taken},
+};
 use super::{
     Access, Asker, Config, Context,
-    address::AddressFilter,
-    answer,
-    breakers::{Breakers, Host, Resting, Ticket},
-    certificate,
-    content::{Content, Progress},
+    auth::token::TokenKey,
     error::{Error, ErrorKind, SetupError, Shown, retry_after},
-    kept::{self, NoteNew},
-    late::{self, Asked, Late, Sending, Taken},
-    limits::{Counted, Limits},
-    token::TokenKey,
-    trust,
+    response,
+    throttle::{Counted, Limits},
+    upload_body::{Content, Progress},
 };
 use crate::{
-    file,
     metrics::{Metrics, Operation},
+    small_file,
 };
 
 /// How long a connection, TLS included, may take to come up.
@@ -263,12 +273,12 @@ impl Sender {
         };
         if let Ok(response) = &answer {
             if (response.status() == StatusCode::TOO_MANY_REQUESTS
-                || response.status() == StatusCode::SERVICE_UNAVAILABLE && answer::is_limit(response.headers()))
+                || response.status() == StatusCode::SERVICE_UNAVAILABLE && response::is_limit(response.headers()))
                 && let Some(after) = retry_after(response.headers(), SystemTime::now())
             {
                 self.limits.note(counted, after);
             }
-            if is_refusable && late::is_refusal(response.status()) {
+            if is_refusable && late_response::is_refusal(response.status()) {
                 self.late.refused(principal, asked.as_ref());
             }
         }
@@ -325,7 +335,7 @@ impl Sender {
         };
         let first = tokio::time::timeout_at(deadline, first).await;
         if let Ok(Some(answer)) = first {
-            if !late::serves_the_next(answer.status()) {
+            if !late_response::serves_the_next(answer.status()) {
                 self.late.put_back(&asked, taken);
             }
             return Ok(answer);
@@ -454,11 +464,11 @@ impl Twice {
     /// Once more, on a new connection, where the one that was kept proves dead, or the upstream has not looked at the request. That
     /// says nothing about the upstream, and is counted nowhere.
     async fn send(self, request: impl Fn(&Client) -> RequestBuilder) -> reqwest::Result<Response> {
-        let (answer, kept) = kept::noted(request(&self.client).send()).await;
+        let (answer, kept) = connection_reuse::noted(request(&self.client).send()).await;
         let is_void = match &answer {
             // It has closed the connection as idle (RFC 9110 section 15.5.9).
             Ok(response) => kept && response.status() == StatusCode::REQUEST_TIMEOUT,
-            Err(error) => (kept && kept::is_dead(error)) || kept::is_unprocessed(error),
+            Err(error) => (kept && connection_reuse::is_dead(error)) || connection_reuse::is_unprocessed(error),
         };
         if !is_void {
             return answer;
@@ -569,7 +579,7 @@ fn certificates(config: &Config) -> Result<Vec<CertificateDer<'static>>, SetupEr
         return Ok(vec![]);
     };
     let upstream = config.name.clone();
-    let pem = file::read(path, MAX_CA).map_err(|source| SetupError::ReadCa {
+    let pem = small_file::read(path, MAX_CA).map_err(|source| SetupError::ReadCa {
         upstream: upstream.clone(),
         path: path.clone(),
         source,
@@ -589,7 +599,7 @@ fn flaws(config: &Config, certificates: &[CertificateDer<'_>]) -> CaFlaws {
     let texts: Vec<String> = (1..)
         .zip(certificates)
         .filter_map(|(number, certificate)| {
-            let flaw = certificate::flaw(certificate, &hosts)?;
+            let flaw = ca_certificate::flaw(certificate, &hosts)?;
             Some(format!("certificate {number} of {} cannot be used: {flaw}", path.display()))
         })
         .collect();

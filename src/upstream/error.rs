@@ -16,8 +16,11 @@ use http::{HeaderMap, header};
 use reqwest::Url;
 use rustls::pki_types::pem;
 
-use super::{address::AddressRefused, breakers::Resting, refusal::Refusal};
-use crate::file::is_lack_of_descriptors;
+use super::{
+    client::{address_filter::AddressRefused, circuit_breaker::Resting},
+    response::refusal::Refusal,
+};
+use crate::small_file::is_lack_of_descriptors;
 
 /// A source of an [`Error`].
 type Source = Arc<dyn std::error::Error + Send + Sync>;

@@ -8,43 +8,18 @@
 //!
 //! It does not know that there is a cache, and opens no connection before it is asked something.
 
-mod address;
-mod answer;
-mod asker;
 mod auth;
 mod blob;
-mod blob_head;
-mod breakers;
-mod budget;
-mod certificate;
-pub mod challenge;
 mod client;
 mod config;
-mod content;
-mod credential;
-mod document;
-mod endpoint;
 mod error;
-mod follow;
-mod gunzip;
-mod helper;
-mod judged;
-mod kept;
-mod late;
-mod limits;
-pub mod oauth;
-mod private;
-pub mod proxy;
-mod ratelimit;
-mod realm;
-mod redirect;
-mod refusal;
-mod registry;
-mod remark;
+mod failover;
+mod identity;
+mod principal;
 mod request;
-mod token;
-mod trial;
-mod trust;
+mod response;
+mod throttle;
+mod upload_body;
 mod via;
 pub mod write;
 
@@ -57,31 +32,32 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-pub use self::{
-    asker::{Asker, AskerKey, ClientCredential, NoRandomness, Verdict},
-    blob::{BlobRange, BlobStream},
-    blob_head::BlobHead,
-    breakers::Resting,
-    budget::{ReadBudget, ReadRoom},
-    client::CaFlaws,
-    config::{Access, Config, CredentialSource},
-    content::{Content, Witness},
-    error::{Error, ErrorKind, SetupError},
-    refusal::{Reason, Refusal},
-    registry::{Registry, UrlHashes},
-    remark::{Remark, VALUE_WEIGHT},
-    request::IsList,
-    via::Mirrors,
-    write::{Need, Place, Write, Written},
-};
 use self::{
+    auth::token::Scope,
     client::Manner,
-    document::Document,
-    endpoint::Endpoint,
+    failover::Endpoint,
     request::{Ask, Shared},
-    token::Scope,
+    response::document::Document,
     via::Via,
     write::Asking,
+};
+pub use self::{
+    auth::{challenge, token_exchange},
+    blob::{BlobRange, BlobStream, length::BlobHead},
+    client::{CaFlaws, circuit_breaker::Resting, proxy},
+    config::{Access, Config, CredentialSource},
+    error::{Error, ErrorKind, SetupError},
+    identity::{Registry, UrlHashes},
+    principal::{Asker, AskerKey, ClientCredential, NoRandomness, Verdict},
+    request::IsList,
+    response::{
+        document_budget::{ReadBudget, ReadRoom},
+        refusal::{Reason, Refusal},
+        warning::{Remark, VALUE_WEIGHT},
+    },
+    upload_body::{Content, Witness},
+    via::Mirrors,
+    write::{Need, Place, Write, Written},
 };
 use crate::{
     metrics::{Metrics, Operation},
@@ -307,8 +283,8 @@ impl Upstream {
                 Ok(ManifestHead {
                     media_type: media_type(headers),
                     digest: digest(headers),
-                    len: answer::announced_len(&followed).filter(document::may_be_manifests),
-                    age: answer::age(&followed),
+                    len: response::announced_len(&followed).filter(response::document::may_be_manifests),
+                    age: response::age(&followed),
                     waited: followed.waited(),
                     remark,
                 })
@@ -325,7 +301,7 @@ impl Upstream {
     ) -> Result<ManifestBody, Error> {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
         let Document { headers, body, age, waited, room } = self.shared.document(ask).await?;
-        let media_type = media_type(&headers).filter(|_| !answer::is_html(&headers));
+        let media_type = media_type(&headers).filter(|_| !response::is_html(&headers));
         let remark = self.shared.without_private(Remark::of(&headers), &ask.scope).await;
         Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, waited, remark, room })
     }

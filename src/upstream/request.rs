@@ -20,19 +20,23 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{
     Access, Asker, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Registry,
     SetupError, accept_headers,
-    answer::{self, Asked},
-    auth::{self, Authenticator, Authorization, Cause, Known},
-    budget::Share,
-    client::{Manner, Sender, discard, whole_body},
-    document::MAX_DOCUMENTS,
-    endpoint::{Attempts, Endpoint},
-    follow::{Followed, follow},
-    judged::Guesses,
-    private::{self, Private},
-    ratelimit::RateLimit,
-    refusal::Refusal,
-    remark::Remark,
-    token::Scope,
+    auth::{self, Authenticator, Authorization, Cause, Known, token::Scope},
+    client::{
+        Manner, Sender, discard,
+        redirect_walk::{Followed, follow},
+        whole_body,
+    },
+    failover::{Attempts, Endpoint},
+    response::{
+        self, Asked,
+        document::MAX_DOCUMENTS,
+        document_budget::Share,
+        mislabeled::Guesses,
+        rate_limit::RateLimit,
+        redaction::{self, Private},
+        refusal::Refusal,
+        warning::Remark,
+    },
 };
 use crate::{
     metrics::{Metrics, Operation},
@@ -225,7 +229,7 @@ impl Shared {
     ) -> Result<Followed, Error> {
         let asked = self.asked(ask);
         let may_say_more = asked.is_head && asked.by_client && !followed.away;
-        let error = match answer::check(followed, asked).await {
+        let error = match response::check(followed, asked).await {
             Err(error) if may_say_more => error,
             checked => return checked,
         };
@@ -246,7 +250,7 @@ impl Shared {
             ask.headers.extend(BlobRange { first: 0, last: Some(0) }.headers());
         }
         let told = self.send(endpoint, &ask, shown).await.ok().filter(|told| !told.away)?;
-        answer::check(told, self.asked(&ask)).await.err()
+        response::check(told, self.asked(&ask)).await.err()
     }
 
     /// Names that clients do not learn from what is said of these. Where their own credentials decide, they know what those are for.
@@ -482,7 +486,7 @@ impl Shared {
         let answer = self.check(endpoint, second, ask, Some(authorization)).await;
         let problem = match &answer {
             // A page is no word on a password, also where it may prove to be no page.
-            Ok(followed) => answer::is_html(followed.response.headers()).then_some(ErrorKind::Protocol),
+            Ok(followed) => response::is_html(followed.response.headers()).then_some(ErrorKind::Protocol),
             Err(error) => Some(error.kind),
         };
         // A host elsewhere has not seen the password.
@@ -587,7 +591,7 @@ impl Shared {
     async fn base_says(&self, endpoint: &Endpoint, shown: Option<&Authorization>) -> Result<Option<ErrorKind>, Error> {
         let followed = self.send(endpoint, &Ask::ping(None), shown).await?;
         let asked = Asked { any_type: true, ..Asked::default() };
-        match answer::check(followed, asked).await {
+        match response::check(followed, asked).await {
             Ok(followed) => {
                 discard(followed.response).await;
                 Ok(None)
@@ -644,7 +648,7 @@ impl Shared {
     /// Whether the base was answered by a registry. A proxy in front of it may answer a client that it refuses with 200.
     async fn welcomed(&self, followed: Followed, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
         let asked = Asked { by_client: client.is_some(), ..Asked::default() };
-        let Followed { response, url, away, .. } = answer::check(followed, asked).await?;
+        let Followed { response, url, away, .. } = response::check(followed, asked).await?;
         if client.is_none() {
             return Ok(());
         }
@@ -653,7 +657,7 @@ impl Shared {
             let why = format!("upstream {}: the login was answered by another host", self.name);
             return Err(Error::new(ErrorKind::Protocol, why));
         }
-        if answer::is_of_registry(response.headers()) {
+        if response::is_of_registry(response.headers()) {
             return Ok(());
         }
         let body = whole_body(response, &url, MAX_BASE).await?;
@@ -693,7 +697,7 @@ impl Shared {
 }
 
 fn private_names(config: &Config) -> Vec<String> {
-    let names = config.urls.iter().flat_map(|url| url.host_str().into_iter().chain(private::names_in(url.path())));
+    let names = config.urls.iter().flat_map(|url| url.host_str().into_iter().chain(redaction::names_in(url.path())));
     names.filter(|name| !name.eq_ignore_ascii_case(&config.name)).map(str::to_owned).collect()
 }
 

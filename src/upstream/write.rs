@@ -10,17 +10,18 @@ use reqwest::{Response, Url};
 use tokio::time::Instant;
 
 use super::{
-    ClientCredential, answer,
-    auth::{self, Authorization, Cause, Known},
-    client::{discard, whole_body},
-    content::Content,
-    endpoint::Endpoint,
+    ClientCredential,
+    auth::{self, Authorization, Cause, Known, token::Scope},
+    client::{discard, redirect, whole_body},
     error::{Error, ErrorKind, Shown},
-    redirect,
-    refusal::{Most, Reason, Refusal, Said},
-    remark::Remark,
+    failover::Endpoint,
     request::{Shared, is_refused},
-    token::Scope,
+    response::{
+        self,
+        refusal::{Most, Reason, Refusal, Said},
+        warning::Remark,
+    },
+    upload_body::Content,
 };
 use crate::{metrics::Operation, oci::Repository};
 
@@ -407,7 +408,7 @@ impl Shared {
                 discard(answer).await;
                 return Err(error);
             }
-            let Said { reasons, .. } = Said::of(&answer::body_of_refusal(answer, url).await);
+            let Said { reasons, .. } = Said::of(&response::body_of_refusal(answer, url).await);
             return Err(error.in_words(Refusal { status: status.as_u16(), reasons }));
         }
         let theirs = answer.headers();

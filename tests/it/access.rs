@@ -8,7 +8,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use forebay::{
-    access::{AccessControl, Anonymous, Config, Identity, Refusal, Tries},
+    auth::{AccessControl, Anonymous, Config, Identity, Refusal, Tries},
     error::Error,
     oci::ErrorCode,
     peer::TrustedNetworks,

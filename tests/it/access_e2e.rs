@@ -3,7 +3,7 @@
 use std::fs;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use forebay::access::Anonymous;
+use forebay::auth::Anonymous;
 use http::Method;
 use tempfile::TempDir;
 

@@ -16,7 +16,7 @@ use std::{
 use forebay::{
     app::{App, Inherited},
     config::{Config, Overrides},
-    server::TlsConfig,
+    transport::TlsConfig,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, time::Duration};
 
 use forebay::{
-    access::Anonymous,
+    auth::Anonymous,
     config::{Config, Error, Overrides, parse_size},
     upstream::CredentialSource,
 };

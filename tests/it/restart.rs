@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use forebay::{app, cache::disk};
+use forebay::{app, cache::storage};
 
 use crate::support::{
     blob::{self, add, path},
@@ -188,7 +188,7 @@ async fn two_mirrors_do_not_share_a_directory() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let refused = mirror.second().await.err();
-    assert!(matches!(refused, Some(app::Error::Cache(disk::OpenError::InUse { .. }))), "{refused:?}");
+    assert!(matches!(refused, Some(app::Error::Cache(storage::OpenError::InUse { .. }))), "{refused:?}");
     let (digest, content) = add(&registry, 1000, 1);
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
     mirror.restart().await;

@@ -122,7 +122,7 @@ async fn an_address_that_is_taken_is_an_error_that_names_it() {
     let mut setup = Setup::clear();
     setup.config.listen = vec![server.address];
     let metrics = forebay::metrics::Metrics::new().unwrap();
-    let error = forebay::server::Listener::bind(&setup.config, Vec::new(), None, metrics).err().unwrap();
+    let error = forebay::transport::Listener::bind(&setup.config, Vec::new(), None, metrics).err().unwrap();
     assert_eq!(error.to_string(), format!("cannot listen on {}", server.address));
     server.end().await;
 }

@@ -7,7 +7,7 @@ use crate::server_support::{Certificates, PATIENCE, Setup, TestServer, read_unti
 const SHORT: Duration = Duration::from_millis(200);
 
 /// Every wait but the one under test is longer than a test's patience.
-fn only(change: impl FnOnce(&mut forebay::server::Timeouts)) -> Setup {
+fn only(change: impl FnOnce(&mut forebay::transport::Timeouts)) -> Setup {
     Setup::clear().timeouts(|timeouts| {
         let long = 10 * PATIENCE;
         timeouts.first_byte = long;

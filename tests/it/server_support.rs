@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use forebay::{
     metrics::Metrics,
-    server::{BoxError, Config, Connection, Handle, Listener, ReloadableTls, Timeouts, TlsConfig},
+    transport::{BoxError, Config, Connection, Handle, Listener, ReloadableTls, Timeouts, TlsConfig},
 };
 use futures_util::{StreamExt, stream};
 use http::{Request, Response};

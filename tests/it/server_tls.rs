@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use forebay::server::{ReloadableTls, Reloaded, TlsConfig};
+use forebay::transport::{ReloadableTls, Reloaded, TlsConfig};
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{ClientConnection, pki_types::ServerName};
 use tokio::{

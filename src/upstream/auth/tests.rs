@@ -1,5 +1,5 @@
 use super::*;
-use crate::upstream::{CredentialSource, credential::Secret};
+use crate::upstream::{CredentialSource, auth::credential::Secret};
 
 fn of_client(taken_before: bool) -> (Authorization, Judged) {
     let judged = Judged::default();

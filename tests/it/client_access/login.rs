@@ -117,7 +117,7 @@ async fn what_is_shown_at_one_upstreams_host_is_shown_to_no_other() {
 async fn where_nobody_may_pull_unnamed_the_upstreams_users_may() {
     let world = World::new().await;
     let mirror =
-        world.mirror("").config(|config| config.access.anonymous = forebay::access::Anonymous::None).start().await;
+        world.mirror("").config(|config| config.access.anonymous = forebay::auth::Anonymous::None).start().await;
     let (open, private) = (layer("team/open", &world.open), layer("team/a", &world.of_ann));
     assert_eq!(mirror.get(&open).await.status, 401);
     assert!(world.registry.requests().is_empty());
@@ -131,7 +131,7 @@ async fn where_nobody_may_pull_unnamed_the_upstreams_users_may() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_names_its_digest_wrongly_is_told_so_whoever_asks() {
     let world = World::new().await;
-    let (open, closed) = (forebay::access::Anonymous::Pull, forebay::access::Anonymous::None);
+    let (open, closed) = (forebay::auth::Anonymous::Pull, forebay::auth::Anonymous::None);
     for (anonymous, who, status, code) in [
         (open, Some(ANN), 400, "DIGEST_INVALID"),
         (open, None, 400, "DIGEST_INVALID"),

@@ -16,7 +16,7 @@ pub(in super::super) struct Content {
     tags: BTreeMap<(String, String), String>,
 }
 
-/// What [`add_image`](super::FakeRegistry::add_image) made.
+/// What [`add_image`](forebay::FakeRegistry::add_image) made.
 #[derive(Clone, Debug)]
 pub struct Image {
     pub manifest: Digest,

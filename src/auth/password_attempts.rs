@@ -1,0 +1,195 @@
+//! Passwords that are tried: how many may prove wrong, and whose have proved right.
+//!
+//! What must hold: a password that is not known to be right is judged, here or by an upstream, only while its address and its
+//! account have places left in the [`Ledger`]. A client that leaves before the answer has its place until the answer comes,
+//! where what it began goes on, and has shown no wrong one where none comes. A password that was right needs no
+//! place, whatever others show from its address or for its account.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
+use tokio::sync::Notify;
+
+use super::{
+    Refusal,
+    failed_logins::{Claim, Ledger, Room},
+};
+use crate::{
+    peer::{Shares, TrustedNetworks},
+    upstream::{Asker, Registry, Upstream, Verdict},
+};
+
+/// How many requests wait while as many passwords are under way as may prove wrong.
+const MAX_WAITING: u64 = 1024;
+/// How long each of them waits: longer than an upstream may take to answer is of no use to its client.
+const WAITING_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many credentials are remembered to have been right.
+const MAX_ACCEPTED: u64 = 100_000;
+/// A credential that is refused so often, and not accepted in between, is no longer known to be right: its password was
+/// changed. A single refusal may be about a repository.
+const MAX_REFUSALS_IN_A_ROW: u8 = 50;
+
+/// A cheap handle.
+#[derive(Clone)]
+pub struct Tries(Arc<Shared>);
+
+struct Shared {
+    trusted: TrustedNetworks,
+    /// Held for a few look-ups.
+    ledger: Mutex<Ledger>,
+    /// Told whenever a try is over.
+    over: Notify,
+    waiting: Shares,
+    /// Credentials of clients that their upstream took, and how often it refused them since.
+    accepted: Cache<(Registry, Asker), u8>,
+    accounts: RandomState,
+}
+
+/// A password that is being judged. Dropped without a word on it, it has not been.
+#[must_use]
+pub struct Try {
+    /// `None`: it is known to be right, and needs no place.
+    place: Option<(Tries, Claim)>,
+    was_wrong: bool,
+}
+
+/// A password that an upstream judges, for as long as its client waits. What the client leaves behind is judged all the same.
+#[must_use]
+pub struct TryAt {
+    tries: Tries,
+    upstream: Upstream,
+    tried: Option<Try>,
+}
+
+impl Tries {
+    pub fn new(trusted: TrustedNetworks) -> Self {
+        Self(Arc::new(Shared {
+            waiting: Shares::new(MAX_WAITING, trusted.clone()),
+            trusted,
+            ledger: Mutex::new(Ledger::new()),
+            over: Notify::new(),
+            accepted: Cache::builder().max_capacity(MAX_ACCEPTED).eviction_policy(EvictionPolicy::lru()).build(),
+            accounts: RandomState::new(),
+        }))
+    }
+
+    /// Begins to try a user's password where `judge` judges it. Waits while as many are under way as may prove wrong.
+    ///
+    /// # Errors
+    /// Too many were wrong, or too many are waiting.
+    pub async fn begin(
+        &self,
+        peer: IpAddr,
+        judge: &str,
+        user: &str,
+        is_known: impl Fn() -> bool,
+    ) -> Result<Try, Refusal> {
+        let is_trusted = self.0.trusted.contains(peer);
+        let (judge, account) = (self.0.accounts.hash_one(judge), self.0.accounts.hash_one((judge, user)));
+        let claim = Claim { peer: peer.into(), is_trusted, judge, account };
+        let begin = async {
+            let mut waiting = None;
+            loop {
+                // Before the look, so that nothing that is over after it is missed.
+                let over = self.0.over.notified();
+                if is_known() {
+                    return Ok(Try { place: None, was_wrong: false });
+                }
+                let room = self.ledger().reserve(&claim, Instant::now());
+                match room {
+                    Room::Free => return Ok(Try { place: Some((self.clone(), claim)), was_wrong: false }),
+                    Room::Spent(after) => return Err(Refusal::TooMany(after)),
+                    Room::Taken => {}
+                }
+                if waiting.is_none() {
+                    waiting = Some(self.0.waiting.take(peer, 1).map_err(|_| Refusal::Busy)?);
+                }
+                over.await;
+            }
+        };
+        tokio::time::timeout(WAITING_TIMEOUT, begin).await.unwrap_or(Err(Refusal::Busy))
+    }
+
+    /// The same for what a client shows to an upstream that decides by it.
+    ///
+    /// # Errors
+    /// As [`Tries::begin`].
+    pub async fn begin_at(&self, upstream: &Upstream, peer: IpAddr, user: &str) -> Result<TryAt, Refusal> {
+        let credential = credential(upstream);
+        let is_known = || credential.as_ref().is_some_and(|credential| self.0.accepted.contains_key(credential));
+        let tried = self.begin(peer, upstream.name(), user, is_known).await?;
+        if tried.place.is_none() {
+            upstream.note_taken_before();
+        }
+        Ok(TryAt { tries: self.clone(), upstream: upstream.clone(), tried: Some(tried) })
+    }
+
+    /// Ends a try by what the upstream said of the credential.
+    fn conclude(&self, credential: Option<(Registry, Asker)>, tried: Try, verdict: Verdict) {
+        if let Some(credential) = credential {
+            match verdict {
+                Verdict::Taken => self.0.accepted.insert(credential, 0),
+                // That something was served says nothing: it may be for everybody.
+                Verdict::None => {}
+                Verdict::Refused => {
+                    self.0.accepted.entry(credential).and_compute_with(|known| {
+                        match known.map(|entry| entry.into_value()) {
+                            None => Op::Nop,
+                            Some(refusals) if refusals >= MAX_REFUSALS_IN_A_ROW => Op::Remove,
+                            Some(refusals) => Op::Put(refusals + 1),
+                        }
+                    });
+                }
+            }
+        }
+        tried.end(verdict == Verdict::Refused);
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // What is owed is whole even if a thread panicked beside it.
+        self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn credential(upstream: &Upstream) -> Option<(Registry, Asker)> {
+    upstream.asker().map(|asker| (upstream.registry().clone(), asker))
+}
+
+impl Try {
+    /// The password was judged, or could not be.
+    pub fn end(mut self, was_wrong: bool) {
+        self.was_wrong = was_wrong;
+    }
+}
+
+impl TryAt {
+    /// The client has its answer.
+    pub fn end(mut self) {
+        if let Some(tried) = self.tried.take() {
+            self.tries.conclude(credential(&self.upstream), tried, self.upstream.verdict());
+        }
+    }
+}
+
+impl Drop for TryAt {
+    fn drop(&mut self) {
+        if let Some(tried) = self.tried.take() {
+            let (tries, credential) = (self.tries.clone(), credential(&self.upstream));
+            self.upstream.when_judged(move |verdict| tries.conclude(credential, tried, verdict));
+        }
+    }
+}
+
+impl Drop for Try {
+    fn drop(&mut self) {
+        if let Some((tries, claim)) = self.place.take() {
+            tries.ledger().settle(&claim, self.was_wrong, Instant::now());
+            tries.0.over.notify_waiters();
+        }
+    }
+}

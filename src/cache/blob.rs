@@ -1,0 +1,524 @@
+//! Blobs: on disk, in flight, or fetched now; a range of each.
+
+pub mod parts;
+pub mod reader;
+pub mod source;
+pub mod uncached;
+pub mod uncached_limit;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    uncached::ThroughReader,
+    uncached_limit::{Client, Throughs},
+};
+use super::{
+    BlobReader, CIRCLE_PATIENCE, Config, ContentId, DiskStore, FileSlice, Images, Parts, Pool, ReadError, Remarks,
+    Source, Tees,
+    download::{Beside, Fill, FillError, Fills, Joined, transfer::Transfer},
+    prefetch::Prefetch,
+    storage::{StoredBlob, index::Key},
+};
+use crate::{
+    metrics::{Metrics, Outcome},
+    oci::{Adjoining, ByteRange, Digest, MAX_RANGES, RangesError, ResolvedRange},
+    peer::{Refused, TrustedNetworks},
+    small_file::is_lack_of_descriptors,
+    upstream::{self, ErrorKind, Remark, Upstream},
+};
+
+/// A blob no larger than this is verified before its head is sent: what is wrong with it is then a clear
+/// error, not a broken connection. In bytes.
+const VERIFIED_FIRST: u64 = 64 * 1024;
+
+/// How many fills that fail for reasons of their own are followed before a client goes its own way.
+const MOST_STRANGERS: usize = 3;
+
+/// Why a blob cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    #[error("the upstream cannot give the blob")]
+    Upstream(#[source] upstream::Error),
+    #[error("the upstream's content does not match the digest")]
+    Mismatch,
+    #[error("the range lies outside the blob")]
+    Range { len: u64 },
+    #[error("too many ranges, or of more bytes than the blob has")]
+    TooManyRanges,
+    #[error("the blob is on its way by mirrors that may wait for this request")]
+    Circle,
+    #[error("too many blobs pass straight through")]
+    Crowded(#[source] Refused),
+    #[error("forebay has no descriptor left")]
+    Exhausted,
+    #[error("forebay is shutting down")]
+    Abandoned,
+}
+
+/// A blob ready to be sent.
+pub struct OpenedBlob {
+    pub reader: BlobReader,
+    /// The size of the whole blob in bytes; `None` when the upstream does not say.
+    pub total: Option<u64>,
+    /// The part that is sent; `None` for the whole.
+    pub range: Option<ResolvedRange>,
+    /// Where several are sent: all of them, of which that is the first.
+    pub parts: Option<Parts>,
+    pub outcome: Outcome,
+    /// Whether it will be in the cache afterwards.
+    pub stored: bool,
+}
+
+impl OpenedBlob {
+    /// Whether all of the blob is sent.
+    pub fn is_whole(&self) -> bool {
+        self.range.is_none_or(|range| self.total.is_some_and(|total| range.is_whole(total)))
+    }
+}
+
+/// What a HEAD of a blob says.
+pub struct BlobSize {
+    pub total: Option<u64>,
+    pub outcome: Outcome,
+}
+
+/// A cheap handle on the blobs of the cache.
+#[derive(Clone)]
+pub struct BlobCache {
+    store: DiskStore,
+    fills: Fills,
+    prefetch: Prefetch,
+    throughs: Throughs,
+    tees: Tees,
+    metrics: Metrics,
+    remarks: Remarks,
+}
+
+impl BlobCache {
+    /// Fills run as tasks of `tasks` and end with `shutdown`.
+    pub fn new(
+        config: &Config,
+        store: DiskStore,
+        metrics: Metrics,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+        images: Images,
+        trusted: TrustedNetworks,
+    ) -> Self {
+        let fills = Fills::new(store.clone(), metrics.clone(), tasks, shutdown);
+        let throughs = Throughs::new(config.max_through, trusted.clone(), store.readers().clone());
+        let prefetch = Prefetch::new(config, images, store.clone(), fills.clone(), trusted);
+        let tees = Tees::new(config, store.clone(), fills.clone());
+        Self { store, fills, prefetch, throughs, tees, metrics, remarks: Remarks::default() }
+    }
+
+    /// What the upstream said of a blob beside it.
+    pub fn remark(&self, source: &Source) -> Remark {
+        self.remarks.of(&source.upstream, &source.repository, &source.digest)
+    }
+
+    /// The upstream said this now.
+    pub fn note_remark(&self, source: &Source, remark: &Remark) {
+        self.remarks.note(&source.upstream, &source.repository, &source.digest, remark);
+    }
+
+    /// What ends when the process does.
+    pub fn tasks(&self) -> &TaskTracker {
+        self.fills.tasks()
+    }
+
+    /// What is kept of uploads.
+    pub fn tees(&self) -> &Tees {
+        &self.tees
+    }
+
+    /// Opens a blob for a client, fetching it when it is not there. Answers when the size is known, or that
+    /// it is not to be.
+    pub async fn open(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        client: Client<'_>,
+    ) -> Result<OpenedBlob, BlobError> {
+        self.prefetch.taken(&source.id());
+        if range.is_none() {
+            self.prefetch.config_wanted(source, client.address);
+        }
+        if (self.store.has_blob(&source.id()) || !self.fills.has(source))
+            && let Some(blob) = self.stored(&source.id()).await?
+        {
+            return stored(blob, range);
+        }
+        if let Some(answer) = self.open_of_other(source, range, client).await {
+            return answer;
+        }
+        for _ in 0..MOST_STRANGERS {
+            let joined = self.fills.join(source).await;
+            // It may have to wait for itself.
+            if let Joined::Follower(membership) = &joined
+                && let Some(mirrors) = source.upstream.came_by()
+                && !membership.fill().admits(mirrors)
+            {
+                if let Some(place) = self.fills.beside(source) {
+                    drop(joined);
+                    return self.beside(source, range, client, place).await;
+                }
+                // Where they stand in a row and not in a circle, the answer that tells so comes soon.
+                if !membership.fill().admits_within(mirrors, CIRCLE_PATIENCE).await {
+                    return Err(BlobError::Circle);
+                }
+            }
+            if let Some(answer) = self.join(source, range, client, joined).await {
+                return answer;
+            }
+        }
+        self.through(source, range, client, None).await
+    }
+
+    /// The same for several ranges. All of it is given where its size is not known, as it is for one range.
+    pub async fn open_several(
+        &self,
+        source: &Source,
+        ranges: &[ByteRange],
+        adjoining: Adjoining,
+        client: Client<'_>,
+    ) -> Result<OpenedBlob, BlobError> {
+        let first = ranges.first().filter(|_| ranges.len() <= MAX_RANGES).ok_or(BlobError::TooManyRanges)?;
+        // What one of them is answered tells the size.
+        let (one, total) = match self.open(source, Some(*first), client).await {
+            Ok(OpenedBlob { reader: BlobReader::Through(mut reader), .. }) if reader.is_from_front() => {
+                // Each part would cost all that stands before it.
+                let place = reader.leave_place();
+                drop(reader);
+                return match place {
+                    Some(place) => self.beside(source, None, client, place).await,
+                    None => self.through(source, None, client, None).await,
+                };
+            }
+            // It is small and nowhere: all of it costs less than each part by itself.
+            Ok(OpenedBlob { reader: BlobReader::Memory(_), .. }) => {
+                return self.through(source, None, client, None).await;
+            }
+            Ok(opened) => match (opened.range, opened.total) {
+                (Some(_), Some(total)) => (Some(opened), total),
+                _ => return Ok(opened),
+            },
+            Err(BlobError::Range { len }) => (None, len),
+            Err(error) => return Err(error),
+        };
+        let parts = ByteRange::resolve_all(ranges, total, adjoining).map_err(|error| match error {
+            RangesError::Unsatisfiable => BlobError::Range { len: total },
+            RangesError::TooMuch => BlobError::TooManyRanges,
+        })?;
+        let Some(first) = parts.first().copied() else { return Err(BlobError::Range { len: total }) };
+        let opened = match one {
+            Some(opened) if opened.range == Some(first) => opened,
+            // It is held until the other one is there, so that what it began goes on.
+            one => {
+                let range = ByteRange::Bounded { first: first.first, last: first.last };
+                let opened = self.open(source, Some(range), client).await?;
+                let outcome = one.as_ref().map_or(opened.outcome, |one| one.outcome);
+                OpenedBlob { outcome, ..opened }
+            }
+        };
+        match opened.range {
+            None => Ok(opened),
+            Some(range) if range == first && opened.total == Some(total) => {
+                let more = (parts.len() > 1)
+                    .then(|| Parts::new(self.clone(), source.clone(), client, (parts, total), &opened.reader));
+                Ok(OpenedBlob { parts: more, ..opened })
+            }
+            Some(_) => {
+                let error = upstream::Error::new(ErrorKind::Protocol, "the blob has another size than announced");
+                Err(BlobError::Upstream(error))
+            }
+        }
+    }
+
+    /// Opens a blob that another registry sends, where all of it is here and verified soon: before, nothing is known of it
+    /// but what that registry says.
+    async fn open_of_other(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        client: Client<'_>,
+    ) -> Option<Result<OpenedBlob, BlobError>> {
+        let other = self.fills.find_other(source)?;
+        let is_here = other.fill().is_complete();
+        // What comes by way of a mirror may wait for this very request.
+        let may_wait = source.upstream.came_by().is_none_or(|mirrors| other.fill().admits(mirrors));
+        let is_good = is_here || (may_wait && other.fill().ends_soon().await);
+        if !is_good {
+            return None;
+        }
+        other.want();
+        let opened = self.join(source, range, client, Joined::Follower(other)).await?;
+        let outcome = if is_here { Outcome::Hit } else { Outcome::Joined };
+        Some(opened.map(|opened| OpenedBlob { outcome, ..opened }))
+    }
+
+    /// Opens a blob out of its fill; `None` when that failed in a way that says nothing about this blob's upstream.
+    async fn join(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        client: Client<'_>,
+        joined: Joined,
+    ) -> Option<Result<OpenedBlob, BlobError>> {
+        let led = matches!(joined, Joined::Leader(_));
+        let membership = joined.into_membership();
+        let fill = membership.fill().clone();
+        let strange = !fill.source().is_same(source);
+        // The failure of another repository's says nothing about this one, nor does the circle of who began the fill. A
+        // damaged file of ours is gone: the next fill begins at the front.
+        let says_nothing = |error: &FillError| match error {
+            FillError::Upstream(error) => strange || (!led && error.kind == ErrorKind::Loop),
+            FillError::Mismatch => strange,
+            FillError::Damaged => true,
+            FillError::Storage(_) | FillError::NoRoom | FillError::Abandoned => false,
+        };
+        let mut total = match fill.head().await {
+            Ok(total) => total,
+            Err(FillError::NoRoom | FillError::Storage(_)) => {
+                let transfer = fill.take_transfer().filter(|_| !strange);
+                return Some(self.through(source, range, client, transfer).await);
+            }
+            Err(error) if says_nothing(&error) => return None,
+            Err(error) => return Some(Err(error.into())),
+        };
+        // What was said to others, such as of their token, is not for this client.
+        if let Some(remark) = fill.remark().filter(|_| !strange) {
+            self.note_remark(source, &remark);
+        }
+        let outcome = match (led, fill.is_complete()) {
+            // A small blob may be complete by now, and was fetched for this request nonetheless.
+            (true, _) if !fill.was_found() => Outcome::Miss,
+            // Whoever asks while a verified blob is being synced finds all of it here.
+            (_, true) => Outcome::Hit,
+            (_, false) => Outcome::Joined,
+        };
+        if total.is_some_and(|total| total <= VERIFIED_FIRST) {
+            match fill.end().await {
+                // What was announced may have been wrong, and what was verified is not.
+                Ok(()) => total = fill.head().await.ok().flatten(),
+                // A disk that fails now is no trouble: the reader goes around it.
+                Err(FillError::Storage(_) | FillError::NoRoom) => {}
+                Err(error) if says_nothing(&error) => return None,
+                Err(error) => return Some(Err(error.into())),
+            }
+        }
+        let wanted = range;
+        let range = match resolve(range, believable(total, source)) {
+            Ok(range) => range,
+            Err(error) => return Some(Err(error)),
+        };
+        // The disk may have damaged those bytes since, and a part has no digest: the upstream gives them.
+        if range.is_some_and(|range| fill.is_left_over(range.first)) {
+            return Some(self.through(source, wanted, client, None).await);
+        }
+        let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
+        let reader = BlobReader::Growing(membership.read(source.clone(), first, end));
+        Some(Ok(OpenedBlob { reader, total, range, parts: None, outcome, stored: true }))
+    }
+
+    /// Fetches a blob for the one request that must not wait for its fill.
+    async fn beside(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        client: Client<'_>,
+        place: Beside,
+    ) -> Result<OpenedBlob, BlobError> {
+        let mut opened = self.through(source, range, client, None).await?;
+        if let BlobReader::Through(reader) = &mut opened.reader {
+            reader.keeping(place);
+        }
+        Ok(opened)
+    }
+
+    /// Forgets a blob that was deleted. Who reads it goes on.
+    pub async fn forget(&self, upstream: &Upstream, digest: &Digest) {
+        let id = Pool::of(upstream).id(digest);
+        self.fills.committed(&id).await;
+        self.store.remove(Key::Blob(id)).await;
+    }
+
+    /// How long a blob is that is cached; `None` when it is not.
+    pub async fn cached_len(&self, source: &Source) -> Option<u64> {
+        self.stored(&source.id()).await.ok().flatten().map(|blob| blob.len)
+    }
+
+    /// The size of a blob, as a HEAD wants it: never fetches the blob.
+    pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
+        let can_wait = |fill: &Fill| source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
+        if let Some(membership) = self.fills.find(source)
+            && can_wait(membership.fill())
+            && let Ok(total) = membership.fill().head().await
+            && let Some(total) = believable(total, source)
+        {
+            return Ok(BlobSize { total: Some(total), outcome: Outcome::Joined });
+        }
+        if let Some(blob) = self.stored(&source.id()).await? {
+            return Ok(BlobSize { total: Some(blob.len), outcome: Outcome::Hit });
+        }
+        match source.upstream.head_blob(&source.repository, &source.digest).await {
+            Ok(head) => {
+                self.note_remark(source, &head.remark);
+                Ok(BlobSize { total: head.len, outcome: Outcome::Miss })
+            }
+            Err(error) if error.kind.is_outage() => self.left_size(source).await.ok_or(BlobError::Upstream(error)),
+            Err(error) => Err(BlobError::Upstream(error)),
+        }
+    }
+
+    /// The size of a blob that an earlier fill left whole: a fill verifies that, and needs no upstream for it.
+    async fn left_size(&self, source: &Source) -> Option<BlobSize> {
+        if !self.store.has_left(&source.id()).await {
+            return None;
+        }
+        let joined = self.fills.join(source).await;
+        let is_leader = matches!(joined, Joined::Leader(_));
+        let membership = joined.into_membership();
+        let fill = membership.fill();
+        let can_wait = is_leader || source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
+        let total = if can_wait { fill.head().await.ok()? } else { None };
+        let outcome = if fill.is_complete() { Outcome::Hit } else { Outcome::Joined };
+        total.map(|total| BlobSize { total: Some(total), outcome })
+    }
+
+    /// A disk that cannot be read turns caching off, not pulling. Without a descriptor nothing can be pulled, either.
+    async fn stored(&self, id: &ContentId) -> Result<Option<StoredBlob>, BlobError> {
+        match self.store.open_blob(id).await {
+            Ok(blob) => Ok(blob),
+            Err(error) if is_lack_of_descriptors(&error) => Err(BlobError::Exhausted),
+            Err(error) => {
+                tracing::error!(%error, digest = %id.digest, "cannot read a cached blob");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn through(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        client: Client<'_>,
+        transfer: Option<Transfer>,
+    ) -> Result<OpenedBlob, BlobError> {
+        let place = Box::pin(self.throughs.begin(client)).await.map_err(BlobError::Crowded)?;
+        let total = match &transfer {
+            Some(transfer) => transfer.total(),
+            None if range.is_some() => {
+                let head = source.upstream.head_blob_to_get(&source.repository, &source.digest).await;
+                head.map_err(BlobError::Upstream)?.len
+            }
+            None => None,
+        };
+        // What is small is verified before a part of it is judged.
+        let is_small = |total: Option<u64>| total.is_some_and(|total| total <= VERIFIED_FIRST);
+        // A range that covers the whole is the whole: it can be verified, so it is.
+        let part = match is_small(total) {
+            true => None,
+            false => resolve(range, believable(total, source))?
+                .filter(|range| !total.is_some_and(|total| range.is_whole(total))),
+        };
+        if let Some(range) = part {
+            let reader = ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
+            self.note_remark(source, reader.remark());
+            let reader = BlobReader::Through(Box::new(reader.counted(place)));
+            let range = Some(range);
+            return Ok(OpenedBlob { reader, total, range, parts: None, outcome: Outcome::Miss, stored: false });
+        }
+        let transfer = match transfer {
+            Some(transfer) => transfer,
+            None => Transfer::open(source, 0, None).await.map_err(BlobError::Upstream)?,
+        };
+        self.note_remark(source, transfer.remark());
+        let total = transfer.total();
+        let reader = ThroughReader::whole(source.clone(), transfer, self.metrics.clone()).counted(place);
+        let (reader, range) = match total {
+            Some(total) if is_small(Some(total)) => {
+                let whole = read_whole(reader, total).await?;
+                let range = resolve(range, Some(total))?;
+                let sent = range.map_or_else(|| whole.clone(), |range| part_of(&whole, range));
+                (BlobReader::Memory(Some(sent)), range)
+            }
+            // What the HEAD said a moment ago may be another length; the range is ignored then.
+            _ => {
+                let range = resolve(range, total).ok().flatten();
+                let range = range.filter(|range| total.is_some_and(|total| range.is_whole(total)));
+                (BlobReader::Through(Box::new(reader)), range)
+            }
+        };
+        Ok(OpenedBlob { reader, total, range, parts: None, outcome: Outcome::Miss, stored: false })
+    }
+}
+
+fn part_of(whole: &Bytes, range: ResolvedRange) -> Bytes {
+    let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
+    whole.slice(at(range.first)..at(range.first + range.len()))
+}
+
+/// All of a small blob, verified.
+async fn read_whole(mut reader: ThroughReader, total: u64) -> Result<Bytes, BlobError> {
+    let mut whole = BytesMut::new();
+    while let Some(bytes) = reader.next().await? {
+        whole.extend_from_slice(&bytes);
+    }
+    // The digest is right, the size that is to be announced is not.
+    if whole.len() as u64 != total {
+        let error = upstream::Error::new(ErrorKind::Protocol, "the blob has another size than announced");
+        return Err(BlobError::Upstream(error));
+    }
+    Ok(whole.freeze())
+}
+
+/// A length that an upstream told, unless the digest says that it is none: only that of no bytes is of an empty blob.
+fn believable(total: Option<u64>, source: &Source) -> Option<u64> {
+    total.filter(|total| *total > 0 || Digest::of(source.digest.algorithm(), b"") == source.digest)
+}
+
+/// The range that is sent. Where the size is not known the range is ignored, as RFC 9110 section 14.2 allows.
+fn resolve(range: Option<ByteRange>, total: Option<u64>) -> Result<Option<ResolvedRange>, BlobError> {
+    match (range, total) {
+        (Some(range), Some(total)) => range.resolve(total).map(Some).ok_or(BlobError::Range { len: total }),
+        (None, _) | (_, None) => Ok(None),
+    }
+}
+
+fn stored(blob: StoredBlob, range: Option<ByteRange>) -> Result<OpenedBlob, BlobError> {
+    let range = resolve(range, Some(blob.len))?;
+    let (offset, len) = range.map_or((0, blob.len), |range| (range.first, range.last - range.first + 1));
+    let slice = FileSlice { file: Arc::clone(&blob.file), offset, len };
+    Ok(OpenedBlob {
+        reader: BlobReader::File { slice: Some(slice), pin: blob.pin },
+        total: Some(blob.len),
+        range,
+        parts: None,
+        outcome: Outcome::Hit,
+        stored: true,
+    })
+}
+
+impl From<ReadError> for BlobError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Upstream(error) => Self::Upstream(error),
+            ReadError::Mismatch => Self::Mismatch,
+            ReadError::Storage(_) | ReadError::Abandoned => Self::Abandoned,
+        }
+    }
+}
+
+impl From<FillError> for BlobError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Upstream(error) => Self::Upstream(error),
+            FillError::Mismatch => Self::Mismatch,
+            FillError::Storage(_) | FillError::NoRoom | FillError::Damaged | FillError::Abandoned => Self::Abandoned,
+        }
+    }
+}

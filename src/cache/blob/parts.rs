@@ -1,0 +1,93 @@
+//! Several parts of one blob for one client, one after the other.
+//!
+//! Each is opened when the one before it has been read, as if it had been asked for alone: out of the file, out of the fill
+//! (which fetches what lies far ahead by a range of its own), or straight from the upstream. So an upstream is only ever asked
+//! for single ranges. The fill is never without a reader in between.
+
+use std::{fs::File, net::IpAddr, sync::Arc};
+
+use super::super::{BlobCache, BlobError, BlobReader, Client, FileSlice, ReadError, Source, Taker, storage::Pin};
+use crate::oci::{ByteRange, ResolvedRange};
+
+/// The parts that a client gets of a blob.
+pub struct Parts {
+    blobs: BlobCache,
+    source: Source,
+    /// The client.
+    address: IpAddr,
+    taker: Taker,
+    total: u64,
+    ranges: Vec<ResolvedRange>,
+    /// How many of them were opened.
+    opened: usize,
+    /// All are in this file, once one was.
+    file: Option<(Arc<File>, Arc<Pin>)>,
+}
+
+impl Parts {
+    /// `first` gives the first of these ranges of a blob of `total` bytes.
+    pub(super) fn new(
+        blobs: BlobCache,
+        source: Source,
+        client: Client<'_>,
+        (ranges, total): (Vec<ResolvedRange>, u64),
+        first: &BlobReader,
+    ) -> Self {
+        let (address, taker) = (client.address, client.taker.clone());
+        Self { blobs, source, address, taker, total, ranges, opened: 1, file: file_of(first) }
+    }
+
+    /// All of them, in the order in which they are sent.
+    pub fn ranges(&self) -> &[ResolvedRange] {
+        &self.ranges
+    }
+
+    /// The size of the whole blob in bytes.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Has `reader`, which has given one part, give the next one; which that is, or `None` after the last.
+    pub async fn next(&mut self, reader: &mut BlobReader) -> Result<Option<ResolvedRange>, ReadError> {
+        let Some(range) = self.ranges.get(self.opened).copied() else { return Ok(None) };
+        self.opened += 1;
+        if let Some((file, pin)) = &self.file {
+            let slice = FileSlice { file: file.clone(), offset: range.first, len: range.len() };
+            *reader = BlobReader::File { slice: Some(slice), pin: pin.clone() };
+        } else if let BlobReader::Through(through) = reader {
+            through.go_to(&self.source, range.first, range.last).await.map_err(ReadError::Upstream)?;
+        } else {
+            let asked = ByteRange::Bounded { first: range.first, last: range.last };
+            let client = Client { address: self.address, taker: &self.taker };
+            let opened = self.blobs.open(&self.source, Some(asked), client).await?;
+            if opened.range != Some(range) || opened.total != Some(self.total) {
+                return Err(ReadError::Abandoned);
+            }
+            self.file = file_of(&opened.reader);
+            *reader = opened.reader;
+        }
+        Ok(Some(range))
+    }
+}
+
+fn file_of(reader: &BlobReader) -> Option<(Arc<File>, Arc<Pin>)> {
+    match reader {
+        BlobReader::File { slice: Some(slice), pin } => Some((slice.file.clone(), pin.clone())),
+        _ => None,
+    }
+}
+
+impl From<BlobError> for ReadError {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Upstream(error) => Self::Upstream(error),
+            BlobError::Mismatch => Self::Mismatch,
+            BlobError::Range { .. }
+            | BlobError::TooManyRanges
+            | BlobError::Circle
+            | BlobError::Crowded(_)
+            | BlobError::Exhausted
+            | BlobError::Abandoned => Self::Abandoned,
+        }
+    }
+}

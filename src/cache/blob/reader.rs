@@ -1,0 +1,137 @@
+//! A blob's bytes as a client gets them, wherever they come from.
+
+use std::{fs::File, io, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    super::{
+        download::{Fill, FillReader},
+        storage::Pin,
+    },
+    uncached::ThroughReader,
+};
+use crate::{
+    cache::download::FillError,
+    upstream::{self, ErrorKind, Mirrors},
+};
+
+/// Bytes that are on disk: what to send, not the bytes themselves.
+#[derive(Clone, Debug)]
+pub struct FileSlice {
+    pub file: Arc<File>,
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// The next part of a blob.
+#[derive(Debug)]
+pub enum Piece {
+    File(FileSlice),
+    Memory(Bytes),
+}
+
+impl Piece {
+    /// Leaves no more of it than `most` bytes; how many that are.
+    pub fn cut(&mut self, most: u64) -> u64 {
+        match self {
+            Self::File(slice) => {
+                slice.len = slice.len.min(most);
+                slice.len
+            }
+            Self::Memory(bytes) => {
+                bytes.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+                bytes.len() as u64
+            }
+        }
+    }
+}
+
+/// The body cannot go on. Whoever sends it breaks the connection: this must never look like an end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the upstream failed in the middle of the blob")]
+    Upstream(#[source] upstream::Error),
+    #[error("the content does not match its digest")]
+    Mismatch,
+    #[error("the cache failed in the middle of the blob")]
+    Storage(#[source] Arc<io::Error>),
+    #[error("the fill was given up")]
+    Abandoned,
+}
+
+impl From<FillError> for ReadError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Upstream(error) => Self::Upstream(error),
+            FillError::Mismatch | FillError::Damaged => Self::Mismatch,
+            FillError::Storage(error) => Self::Storage(error),
+            FillError::NoRoom | FillError::Abandoned => Self::Abandoned,
+        }
+    }
+}
+
+/// Keeps what a part of a file is of in the cache, as long as this lives.
+#[derive(Clone)]
+pub enum Hold {
+    Blob(Arc<Pin>),
+    Fill(Arc<Fill>),
+}
+
+/// Gives a blob, or a range of one, piece by piece.
+pub enum BlobReader {
+    /// All of it is on disk; the pin keeps it there.
+    File { slice: Option<FileSlice>, pin: Arc<Pin> },
+    /// A fill is writing it.
+    Growing(FillReader),
+    /// A small one that is not cached, read and verified.
+    Memory(Option<Bytes>),
+    /// It is not cached and passes straight through.
+    Through(Box<ThroughReader>),
+}
+
+impl BlobReader {
+    /// What keeps the blob in the cache, or what is to be one.
+    pub fn hold(&self) -> Option<Hold> {
+        match self {
+            Self::File { pin, .. } => Some(Hold::Blob(pin.clone())),
+            Self::Growing(reader) => Some(Hold::Fill(reader.fill().clone())),
+            Self::Memory(_) | Self::Through(_) => None,
+        }
+    }
+
+    /// The forebays by way of which the bytes come, where they are still on their way.
+    pub fn mirrors(&self) -> Option<Mirrors> {
+        match self {
+            Self::Growing(reader) => reader.mirrors(),
+            Self::Through(reader) => reader.mirrors(),
+            Self::File { .. } | Self::Memory(_) => None,
+        }
+    }
+
+    /// The next piece; `None` after the last one.
+    ///
+    /// What asks the upstream is on the heap: most bodies never do, and each has room for all that it may do.
+    pub async fn next(&mut self) -> Result<Option<Piece>, ReadError> {
+        loop {
+            match self {
+                Self::File { slice, .. } => return Ok(slice.take().map(Piece::File)),
+                Self::Memory(bytes) => return Ok(bytes.take().map(Piece::Memory)),
+                Self::Through(reader) => return Ok(Box::pin(reader.next()).await?.map(Piece::Memory)),
+                Self::Growing(reader) => match reader.next().await {
+                    Ok(slice) => return Ok(slice.map(Piece::File)),
+                    // The disk is not what the client came for: it gets the rest from the upstream.
+                    Err(FillError::Storage(_) | FillError::NoRoom) => {
+                        let through = Box::pin(reader.go_through()).await?;
+                        *self = Self::Through(Box::new(through));
+                    }
+                    Err(FillError::Upstream(error)) if reader.is_stranger() || error.kind == ErrorKind::Loop => {
+                        let through = Box::pin(reader.go_through()).await?;
+                        *self = Self::Through(Box::new(through));
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A blob that passes straight through, because there is no room for it or the disk fails.
+//!
+//! Still resumed, still verified: the last piece is held back until the digest is known to be right.
+
+use bytes::Bytes;
+
+use super::{
+    super::{
+        FileSlice, ReadError, Source,
+        download::{
+            Beside,
+            transfer::{Flow, Transfer},
+        },
+        storage::blocking,
+    },
+    uncached_limit::Place,
+};
+use crate::{
+    metrics::Metrics,
+    oci::Verifier,
+    upstream::{self, Mirrors, Remark},
+};
+
+/// Gives what a transfer gives.
+pub struct ThroughReader {
+    transfer: Transfer,
+    check: Option<Check>,
+    /// Held where there is a fill of the blob, which this must not wait for.
+    place: Option<Beside>,
+    /// Among all that pass straight through; the last to be dropped.
+    counted: Option<Place>,
+}
+
+/// Present when the client gets the whole blob; a part cannot be verified.
+struct Check {
+    source: Source,
+    metrics: Metrics,
+    verifier: Verifier,
+    /// The piece that may be the last.
+    held: Option<Bytes>,
+    /// Whether all that is hashed came from the upstream, none of it out of our own file.
+    is_theirs: bool,
+    done: bool,
+}
+
+impl ThroughReader {
+    /// The whole blob, out of a transfer that is at its start.
+    pub fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
+        let verifier = Verifier::new(source.digest.algorithm());
+        let check = Check { source, metrics, verifier, held: None, is_theirs: true, done: false };
+        Self { transfer, check: Some(check), place: None, counted: None }
+    }
+
+    /// The rest of a whole blob of which the client has `sent` already.
+    pub async fn rest(
+        source: Source,
+        sent: FileSlice,
+        total: Option<u64>,
+        metrics: Metrics,
+    ) -> Result<Self, ReadError> {
+        let transfer = Transfer::going_on(&source, sent.len, None, total);
+        let mut reader = Self::whole(source, transfer, metrics);
+        if let Some(check) = &mut reader.check {
+            check.is_theirs = sent.len == 0;
+            let mut verifier = check.verifier.clone();
+            check.verifier =
+                blocking(move || super::super::download::hash_slice(&sent, &mut verifier).map(|()| verifier))
+                    .await
+                    .map_err(|error| ReadError::Storage(error.into()))?;
+        }
+        Ok(reader)
+    }
+
+    /// The bytes from `first` to `last`.
+    pub async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
+        Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None, place: None, counted: None })
+    }
+
+    /// Goes on with another part of the same blob, which the upstream is asked for.
+    pub async fn go_to(&mut self, source: &Source, first: u64, last: u64) -> Result<(), upstream::Error> {
+        self.transfer = Transfer::open(source, first, Some(last)).await?;
+        self.check = None;
+        Ok(())
+    }
+
+    /// Whether the upstream sends the whole blob in place of a part.
+    pub fn is_from_front(&self) -> bool {
+        self.transfer.is_from_front()
+    }
+
+    /// Keeps the place of the one that goes beside the fill of this blob.
+    pub fn keeping(&mut self, place: Beside) {
+        self.place = Some(place);
+    }
+
+    /// What the upstream said beside the bytes.
+    pub fn remark(&self) -> &Remark {
+        self.transfer.remark()
+    }
+
+    /// That place, for another one that goes on in its stead.
+    pub fn leave_place(&mut self) -> Option<Beside> {
+        self.place.take()
+    }
+
+    /// Keeps its place among all that pass straight through.
+    #[must_use]
+    pub fn counted(mut self, place: Place) -> Self {
+        self.counted = Some(place);
+        self
+    }
+
+    /// The forebays by way of which the bytes come.
+    pub fn mirrors(&self) -> Option<Mirrors> {
+        match self.transfer.flow() {
+            Flow::From(mirrors) => mirrors,
+            Flow::Asking => None,
+        }
+    }
+
+    /// The next bytes; `None` after the last. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        let Some(check) = &mut self.check else {
+            return self.transfer.next().await.map_err(ReadError::Upstream);
+        };
+        loop {
+            if check.done {
+                return Ok(None);
+            }
+            match self.transfer.next().await.map_err(ReadError::Upstream)? {
+                Some(bytes) => {
+                    check.verifier.update(&bytes);
+                    if let Some(earlier) = check.held.replace(bytes) {
+                        return Ok(Some(earlier));
+                    }
+                }
+                None => {
+                    // Not `done` yet: asked again after a mismatch, it says mismatch again and never ends cleanly.
+                    if check.verifier.clone().digest() != check.source.digest {
+                        if self.transfer.doubt().map_err(ReadError::Upstream)? {
+                            continue;
+                        }
+                        if check.is_theirs {
+                            check.metrics.digest_mismatch(check.source.upstream.name());
+                        }
+                        return Err(ReadError::Mismatch);
+                    }
+                    check.done = true;
+                    return Ok(check.held.take());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! How many blobs pass straight through at a time: each takes a connection to its upstream, and an HTTP/2 client may ask for
+//! hundreds.
+//!
+//! What must hold: a blob has a place before it opens a connection of its own, until it is sent or given up; peers share the
+//! places, and where there is none, clients that are slow enough go first. A fill's reader that goes on without the cache in
+//! mid-body can be refused no more, and needs none.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::super::{Holding, Readers, Reading, Taker};
+use crate::peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks};
+
+/// The most places, however many descriptors there are: so many clients that none calls slow (256 KiB/s) fill 2 Gbit/s.
+pub const MAX_THROUGH: u64 = 1024;
+
+/// The client that takes a blob.
+#[derive(Clone, Copy)]
+pub struct Client<'a> {
+    pub address: IpAddr,
+    pub taker: &'a Taker,
+}
+
+/// All places. A cheap handle.
+#[derive(Clone)]
+pub struct Throughs(Arc<Inner>);
+
+struct Inner {
+    shares: Shares,
+    readers: Readers,
+    next: AtomicU64,
+}
+
+/// The place of one blob, and its reader: let go in this order.
+pub struct Place {
+    _permit: Permit,
+    _reading: Reading,
+}
+
+impl Throughs {
+    pub fn new(total: u64, trusted: TrustedNetworks, readers: Readers) -> Self {
+        Self(Arc::new(Inner { shares: Shares::new(total, trusted), readers, next: AtomicU64::default() }))
+    }
+
+    /// A place, until it is dropped.
+    ///
+    /// # Errors
+    /// All are taken, or the client's peer has the largest share of them, and no reader is slow enough to go.
+    pub async fn begin(&self, client: Client<'_>) -> Result<Place, Refused> {
+        let Inner { shares, readers, next } = &*self.0;
+        let permit = match shares.take(client.address, 1) {
+            Ok(permit) => permit,
+            Err(why) => {
+                self.end_slow_readers(client.address, why).await;
+                shares.take(client.address, 1)?
+            }
+        };
+        let peer = PeerPrefix::from(client.address);
+        let holding = Holding::Through(peer, next.fetch_add(1, Ordering::Relaxed));
+        Ok(Place { _permit: permit, _reading: readers.begin(peer, client.taker, holding) })
+    }
+
+    async fn end_slow_readers(&self, address: IpAddr, why: Refused) {
+        let Inner { shares, readers, .. } = &*self.0;
+        let own = PeerPrefix::from(address);
+        let frees = |holding: &Holding| match holding {
+            Holding::Through(peer, _) => (why == Refused::Full || *peer == own).then_some(1),
+            Holding::Blob(_) | Holding::Bytes(..) => None,
+        };
+        let missing = match why {
+            Refused::Full => shares.used().saturating_add(1).saturating_sub(shares.total()),
+            Refused::Share => shares.to_give_back(address, 1),
+        };
+        if let Some(ended) = readers.make_room(missing, frees) {
+            ended.gone().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cache::slow_readers::WINDOW, metrics::Metrics};
+
+    fn throughs(total: u64) -> Throughs {
+        let readers = Readers::new(WINDOW, Metrics::new().unwrap());
+        Throughs::new(total, TrustedNetworks::new(vec!["10.0.0.100".parse().unwrap()]), readers)
+    }
+
+    async fn begin(throughs: &Throughs, peer: u8, taker: &Taker) -> Result<Place, Refused> {
+        throughs.begin(Client { address: IpAddr::from([10, 0, 0, peer]), taker }).await
+    }
+
+    #[tokio::test]
+    async fn one_peer_leaves_a_quarter_of_the_places() {
+        for (peer, most, refused) in [(1, 6, Refused::Share), (100, 8, Refused::Full)] {
+            let throughs = throughs(8);
+            let mut places = Vec::new();
+            for _ in 0..most {
+                places.push(begin(&throughs, peer, &Taker::default()).await.unwrap());
+            }
+            assert_eq!(begin(&throughs, peer, &Taker::default()).await.err(), Some(refused));
+            assert_eq!(begin(&throughs, 2, &Taker::default()).await.is_ok(), most < 8);
+            drop(places);
+            assert_eq!(throughs.0.shares.used(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_clients_of_the_peer_or_of_all_give_their_places() {
+        // How many places there are, the peers that have one, which of them are slow, the peer that comes, and who goes.
+        for (total, peers, slow, peer, expected) in [
+            (4, &[1, 2, 3, 4][..], &[2, 3][..], 9, Ok(2)),
+            (4, &[1, 2, 3, 4], &[2], 100, Ok(2)),
+            (4, &[1, 2, 3, 4], &[], 9, Err(Refused::Full)),
+            // It has the largest share: its own slow client goes, and no other's.
+            (8, &[2, 1, 1, 1, 1, 1], &[0, 2], 1, Ok(2)),
+            (8, &[2, 1, 1, 1, 1, 1], &[0], 1, Err(Refused::Share)),
+            (8, &[1, 1, 1, 1, 1, 1], &[0, 1, 2, 3, 4, 5], 2, Ok(9)),
+        ] {
+            let throughs = throughs(total);
+            let mut takers = Vec::new();
+            for peer in peers {
+                let taker = Taker::default();
+                let place = begin(&throughs, *peer, &taker).await.unwrap();
+                tokio::spawn({
+                    let taker = taker.clone();
+                    async move {
+                        taker.end.cancelled().await;
+                        drop(place);
+                    }
+                });
+                takers.push(taker);
+            }
+            slow.iter().for_each(|slow: &usize| takers[*slow].meter.waits());
+            tokio::time::advance(WINDOW).await;
+            let come = begin(&throughs, peer, &Taker::default()).await;
+            let ended: Vec<_> = (0..peers.len()).filter(|n| takers[*n].end.is_cancelled()).collect();
+            let expected_ended = expected.into_iter().filter(|n| *n < peers.len()).collect::<Vec<_>>();
+            assert_eq!(ended, expected_ended, "{peers:?} {slow:?}");
+            assert_eq!(come.err(), expected.err(), "{peers:?} {slow:?}");
+        }
+    }
+}

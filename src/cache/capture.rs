@@ -1,0 +1,307 @@
+//! Uploads that are kept while they pass: the next client pulls what was pushed a moment ago.
+//!
+//! What must hold: whoever passes an upload on waits for nothing here. Bytes are taken while there is room in a queue,
+//! and else the tee is given up, never the push. A [`Tee`] belongs to one request at a time, or lies here between two:
+//! what takes it away, and does not bring it back, ends it. A task of its own (`hand`) writes, hashes and, when all is
+//! here and right, has the cache adopt it.
+
+mod writer;
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::{BuildHasher as _, Hasher as _},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::{Config, DiskStore, Source, download::Fills};
+use crate::oci::Algorithm;
+
+/// How many uploads are kept at a time.
+const MOST: usize = 64;
+/// What may wait to be written of one upload, in bytes: some hundredths of a second of a fast line.
+const MOST_QUEUED: usize = 8 * 1024 * 1024;
+/// The same of all uploads together.
+const MOST_QUEUED_BY_ALL: usize = 32 * 1024 * 1024;
+/// What a piece counts for at least: it is more than its bytes.
+const PIECE: usize = 4 * 1024;
+/// An upload takes no more than this part of the cache: how large it is going to be is often not known.
+const MOST_OF_CACHE: u64 = 2;
+/// How long the end of an upload waits for what was kept of it.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(250);
+
+/// The uploads that are kept on their way. A cheap handle.
+#[derive(Clone)]
+pub struct Tees(Arc<Shared>);
+
+struct Shared {
+    store: DiskStore,
+    fills: Fills,
+    /// Those that no request has, by their numbers.
+    waiting: Mutex<HashMap<u64, Tee>>,
+    next: AtomicU64,
+    places: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    most_bytes: u64,
+}
+
+/// One upload on its way into the cache. Dropped, nothing is left of it.
+#[derive(Debug)]
+pub struct Tee {
+    number: u64,
+    position: u64,
+    most_bytes: u64,
+    queue: mpsc::Sender<Message>,
+    room: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+}
+
+/// Why it takes no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GivenUp {
+    #[error("it is too large for the cache")]
+    TooLarge,
+    #[error("it comes faster than it can be written")]
+    TooFast,
+    /// Nobody writes it any more, and the log says why.
+    #[error("it has ended")]
+    Ended,
+}
+
+/// What the hand is told; as long as it has a piece, that counts for what is queued.
+enum Message {
+    Piece(Piece),
+    Commit(Box<Commit>),
+}
+
+/// The end of an upload.
+struct Commit {
+    source: Source,
+    /// Dropped when who asks for it finds it, or when nobody will.
+    found: oneshot::Sender<()>,
+}
+
+struct Piece {
+    bytes: Bytes,
+    _counted: [OwnedSemaphorePermit; 2],
+}
+
+impl Tees {
+    /// Each runs as one of the tasks of `fills`, and ends with them.
+    pub fn new(config: &Config, store: DiskStore, fills: Fills) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            fills,
+            waiting: Mutex::default(),
+            // So that no number of an earlier process, or of another instance, is one of ours.
+            next: AtomicU64::new(RandomState::new().build_hasher().finish()),
+            places: Arc::new(Semaphore::new(MOST)),
+            memory: Arc::new(Semaphore::new(MOST_QUEUED_BY_ALL)),
+            most_bytes: config.max_size / MOST_OF_CACHE,
+        }))
+    }
+
+    /// A new one. Of an upload whose end is known, there is none when that is here already.
+    pub fn begin(&self, known: Option<&Source>) -> Option<Tee> {
+        let is_here = |source: &Source| self.0.fills.has(source) || self.0.store.has_blob(&source.id());
+        if known.is_some_and(is_here) {
+            return None;
+        }
+        let place = self.0.places.clone().try_acquire_owned().ok()?;
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (tee, queue) = Tee::new(number, self.0.most_bytes, self.0.memory.clone());
+        let algorithm = known.map_or(Algorithm::Sha256, |source| source.digest.algorithm());
+        self.0.fills.tasks().spawn(writer::run(self.clone(), number, algorithm, queue, place));
+        Some(tee)
+    }
+
+    /// The one of this number, if it is ours and no other request has it.
+    pub fn take(&self, number: u64) -> Option<Tee> {
+        self.waiting().remove(&number)
+    }
+
+    /// Keeps one for the next request that has its number; `None` when it was given up meanwhile.
+    pub fn keep(&self, tee: Tee) -> Option<u64> {
+        let number = tee.number;
+        let mut waiting = self.waiting();
+        // Its hand says that it ends before it takes it off this list.
+        if tee.queue.is_closed() {
+            return None;
+        }
+        waiting.insert(number, tee);
+        Some(number)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Tee>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tee {
+    fn new(number: u64, most_bytes: u64, memory: Arc<Semaphore>) -> (Self, mpsc::Receiver<Message>) {
+        // There is always a place for what the semaphores let pass.
+        let (queue, taken) = mpsc::channel(MOST_QUEUED / PIECE + 1);
+        let room = Arc::new(Semaphore::new(MOST_QUEUED));
+        (Self { number, position: 0, most_bytes, queue, room, memory }, taken)
+    }
+
+    /// How many bytes from the front it has.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether `len` bytes more are not too many.
+    pub fn may_take(&self, len: u64) -> bool {
+        self.position.saturating_add(len) <= self.most_bytes
+    }
+
+    /// Takes the bytes that follow, and waits for nothing. What fails once is of no use any more.
+    ///
+    /// # Errors
+    /// They cannot be kept.
+    pub fn push(&mut self, bytes: Bytes) -> Result<(), GivenUp> {
+        if !self.may_take(bytes.len() as u64) {
+            return Err(GivenUp::TooLarge);
+        }
+        if self.queue.is_closed() {
+            return Err(GivenUp::Ended);
+        }
+        let count = u32::try_from(bytes.len().max(PIECE)).unwrap_or(u32::MAX);
+        let counted = |room: &Arc<Semaphore>| room.clone().try_acquire_many_owned(count).map_err(|_| GivenUp::TooFast);
+        let end = self.position + bytes.len() as u64;
+        let piece = Piece { bytes, _counted: [counted(&self.room)?, counted(&self.memory)?] };
+        self.queue.try_send(Message::Piece(piece)).map_err(|_| GivenUp::Ended)?;
+        self.position = end;
+        Ok(())
+    }
+
+    /// Nothing follows, and the upstream has taken it as this: it is to be in the cache if it is that. Waits a moment for
+    /// it, so that in the usual case who asks next finds it; the rest of a long hash is not waited for.
+    pub async fn commit(self, source: Source) {
+        let (found, is_found) = oneshot::channel();
+        // A hand that has ended does not want it.
+        if self.queue.try_send(Message::Commit(Box::new(Commit { source, found }))).is_ok() {
+            let _ = tokio::time::timeout(COMMIT_PATIENCE, is_found).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// Uploads into this directory, the files of what is on its way, and its tasks.
+    async fn tees(directory: &Path) -> (Tees, TaskTracker) {
+        let config = Config { max_size: 1 << 30, ..Config::at(directory) };
+        let metrics = Metrics::new().unwrap();
+        let store = DiskStore::open(&config, metrics.clone()).unwrap();
+        store.scan().await;
+        let tasks = TaskTracker::new();
+        let fills = Fills::new(store.clone(), metrics, tasks.clone(), CancellationToken::new());
+        (Tees::new(&config, store, fills), tasks)
+    }
+
+    fn on_its_way(directory: &Path) -> usize {
+        std::fs::read_dir(directory.join("tmp")).unwrap().count()
+    }
+
+    fn tee(memory: usize) -> (Tee, mpsc::Receiver<Message>, Arc<Semaphore>) {
+        let memory = Arc::new(Semaphore::new(memory));
+        let (tee, queue) = Tee::new(1, 1 << 30, memory.clone());
+        (tee, queue, memory)
+    }
+
+    #[test]
+    fn a_writer_that_takes_nothing_stops_nobody_and_has_bounded_memory() {
+        for (memory, most) in [(MOST_QUEUED_BY_ALL, MOST_QUEUED), (1 << 20, 1 << 20)] {
+            for len in [1, 16 * 1024, 100_000] {
+                let (mut tee, queue, left) = tee(memory);
+                let mut taken = 0;
+                while tee.push(Bytes::from(vec![0; len])).is_ok() {
+                    taken += len.max(PIECE);
+                }
+                assert!(taken <= most && taken + len.max(PIECE) > most, "{len}: {taken}");
+                assert_eq!(tee.push(Bytes::from(vec![0; len])), Err(GivenUp::TooFast), "and does not begin again");
+                drop((tee, queue));
+                assert_eq!(left.available_permits(), memory);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_taken_makes_room_for_more() {
+        let (mut tee, mut queue, left) = tee(MOST_QUEUED_BY_ALL);
+        for round in 1..100 {
+            tee.push(Bytes::from(vec![0; MOST_QUEUED / 2])).unwrap();
+            assert_eq!(tee.position(), round * MOST_QUEUED as u64 / 2);
+            assert!(matches!(queue.try_recv(), Ok(Message::Piece(piece)) if piece.bytes.len() == MOST_QUEUED / 2));
+        }
+        assert_eq!(left.available_permits(), MOST_QUEUED_BY_ALL);
+        drop(queue);
+        assert_eq!(tee.push(Bytes::from_static(b"x")), Err(GivenUp::Ended), "nobody writes it");
+    }
+
+    #[test]
+    fn an_upload_that_is_too_large_is_not_kept() {
+        let (mut tee, _queue) = Tee::new(1, 10, Arc::new(Semaphore::new(MOST_QUEUED_BY_ALL)));
+        assert!(tee.may_take(10) && !tee.may_take(11));
+        tee.push(Bytes::from_static(b"0123456789")).unwrap();
+        assert!(!tee.may_take(1) && !tee.may_take(u64::MAX));
+        assert_eq!(tee.push(Bytes::from_static(b"x")), Err(GivenUp::TooLarge));
+        assert_eq!(tee.position(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_nobody_goes_on_with_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let (tees, tasks) = tees(directory.path()).await;
+        let begin = || {
+            let mut tee = tees.begin(None).unwrap();
+            tee.push(Bytes::from_static(b"some")).unwrap();
+            tee
+        };
+        // Between two requests, and while one has it.
+        let (waiting, mut taken) = (tees.keep(begin()).unwrap(), begin());
+        let written = async || {
+            while on_its_way(directory.path()) < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        written().await;
+        tokio::time::sleep(Duration::from_secs(4 * 60)).await;
+        let mut tee = tees.take(waiting).unwrap();
+        assert!(tees.take(waiting).is_none(), "a request has it");
+        tee.push(Bytes::from_static(b"more")).unwrap();
+        assert_eq!(tees.keep(tee), Some(waiting));
+        tokio::time::sleep(Duration::from_secs(2 * 60)).await;
+        assert_eq!(taken.push(Bytes::from_static(b"more")), Err(GivenUp::Ended));
+        assert_eq!(tees.keep(taken), None);
+        tasks.close();
+        tasks.wait().await;
+        assert!(tees.waiting().is_empty());
+        assert_eq!((on_its_way(directory.path()), tees.0.places.available_permits()), (0, MOST));
+    }
+
+    #[tokio::test]
+    async fn only_so_many_are_kept_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let (tees, tasks) = tees(directory.path()).await;
+        let all: Vec<_> = (0..MOST).map(|_| tees.begin(None).unwrap()).collect();
+        assert!(tees.begin(None).is_none());
+        drop(all);
+        tasks.close();
+        tasks.wait().await;
+        assert!(tees.begin(None).is_some());
+    }
+}

@@ -1,0 +1,241 @@
+//! The hand that writes an upload: to its file what comes, behind that the hash, and at the end into the cache.
+//!
+//! The hash is read from the file, whose pages are still in memory, so that one that lags holds nothing.
+
+use std::{
+    io::{self, IoSlice},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc::Receiver},
+    task::JoinHandle,
+};
+use tokio_util::task::TaskTracker;
+
+use super::{Commit, Message, Piece, Tees};
+use crate::{
+    cache::{
+        FileSlice,
+        download::hash_in_turn,
+        storage::{self, NoSpace, TempUpload, change, write_all_at},
+    },
+    oci::{Algorithm, Digest, Verifier},
+};
+
+/// One that nobody wrote to for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// How many pieces are written at once: fewer than one call of the system takes.
+const MOST_PIECES: usize = 256;
+/// How much more room than is needed at once is asked for, in bytes: as much again, within these.
+const LEAST_ROOM: u64 = 64 * 1024;
+const MOST_ROOM: u64 = 16 * 1024 * 1024;
+/// How much is hashed before others have their turn, in bytes.
+const STRETCH: u64 = 4 * 1024 * 1024;
+
+/// Why nothing is kept.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("there is no room in the cache")]
+    NoRoom(#[from] NoSpace),
+    #[error("the cache cannot be written")]
+    Storage(#[from] io::Error),
+    #[error("it did not go on")]
+    Abandoned,
+}
+
+/// Writes what comes, to its end.
+pub(super) async fn run(
+    tees: Tees,
+    number: u64,
+    algorithm: Algorithm,
+    queue: Receiver<Message>,
+    place: OwnedSemaphorePermit,
+) {
+    let mut listed = Listed { tees: tees.clone(), number, queue };
+    let hash = Hash::new(algorithm, tees.0.fills.tasks().clone());
+    let mut hand = Hand { tees, number, file: None, room: 0, written: 0, hash };
+    let worked = hand.work(&mut listed.queue).await;
+    drop(listed);
+    // It can take a while to remove a large file.
+    change(move || drop((hand.file, place))).await;
+    match worked {
+        Ok(()) | Err(Failure::Abandoned) => {}
+        Err(error @ Failure::NoRoom(_)) => tracing::info!(reason = %error, "what is pushed is not kept"),
+        Err(Failure::Storage(error)) => tracing::error!(%error, "what is pushed cannot be written to the cache"),
+    }
+}
+
+/// Takes its number off the list at its end, however that comes.
+struct Listed {
+    tees: Tees,
+    number: u64,
+    queue: Receiver<Message>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        // In this order: nobody puts it back from now on.
+        self.queue.close();
+        drop(self.tees.take(self.number));
+    }
+}
+
+struct Hand {
+    tees: Tees,
+    number: u64,
+    /// There is none before the first bytes.
+    file: Option<TempUpload>,
+    /// How many bytes there is room for.
+    room: u64,
+    written: u64,
+    hash: Hash,
+}
+
+impl Hand {
+    async fn work(&mut self, queue: &mut Receiver<Message>) -> Result<(), Failure> {
+        let shutdown = self.tees.0.fills.shutdown().clone();
+        loop {
+            let mut messages = Vec::new();
+            let came = tokio::select! {
+                biased;
+                came = tokio::time::timeout(PATIENCE, queue.recv_many(&mut messages, MOST_PIECES)) => came.unwrap_or(0),
+                () = shutdown.cancelled() => 0,
+            };
+            if came == 0 {
+                return Err(Failure::Abandoned);
+            }
+            let (mut pieces, mut end) = (Vec::with_capacity(came), None);
+            for message in messages {
+                match message {
+                    Message::Piece(piece) => pieces.push(piece),
+                    Message::Commit(commit) => end = Some(commit),
+                }
+            }
+            self.write(pieces).await?;
+            match (end, &self.file) {
+                (Some(commit), _) => return self.commit(*commit).await,
+                (None, Some(file)) => self.hash.go_on(file, self.written).await?,
+                (None, None) => {}
+            }
+        }
+    }
+
+    async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), Failure> {
+        let len: u64 = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
+        if len == 0 {
+            return Ok(());
+        }
+        let offset = self.written;
+        let file = self.make_room(offset + len).await?;
+        let target = file.file().clone();
+        storage::write(move || {
+            let mut buffers: Vec<_> = pieces.iter().map(|piece| IoSlice::new(&piece.bytes)).collect();
+            write_all_at(&target, &mut buffers, offset)
+        })
+        .await?;
+        file.note_written(len);
+        self.written += len;
+        Ok(())
+    }
+
+    /// The file, with room up to `end`.
+    async fn make_room(&mut self, end: u64) -> Result<&mut TempUpload, Failure> {
+        let store = &self.tees.0.store;
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let reservation = store.reserve_upload(end).await?;
+                self.room = end;
+                none.insert(store.create_upload(self.number, reservation).await?)
+            }
+        };
+        if end > self.room {
+            let more = end + end.clamp(LEAST_ROOM, MOST_ROOM);
+            let has_more = file.grow_to(more).await.is_ok();
+            self.room = if has_more { more } else { end };
+            file.grow_to(self.room).await?;
+        }
+        Ok(file)
+    }
+
+    /// Has the cache adopt what is here, if it is what it is said to be.
+    async fn commit(&mut self, Commit { source, found }: Commit) -> Result<(), Failure> {
+        let fills = self.tees.0.fills.clone();
+        let Some(file) = self.file.take() else { return Err(Failure::Abandoned) };
+        let digest = tokio::select! {
+            biased;
+            digest = self.hash.digest(&file, self.written, source.digest.algorithm()) => digest,
+            () = fills.shutdown().cancelled() => Err(Failure::Abandoned),
+        };
+        if digest.as_ref().is_ok_and(|digest| *digest == source.digest) {
+            fills.adopt(&source, file, self.written, found).await;
+            return Ok(());
+        }
+        self.file = Some(file);
+        digest?;
+        let (upstream, repository, digest) = (source.upstream.name(), &source.repository, &source.digest);
+        tracing::warn!(%upstream, %repository, %digest, "the upstream took for this what has another digest");
+        Err(Failure::Abandoned)
+    }
+}
+
+/// The hash of a file from the front, as far as it has come.
+struct Hash {
+    algorithm: Algorithm,
+    tasks: TaskTracker,
+    hashed: u64,
+    state: State,
+}
+
+enum State {
+    Idle(Box<Verifier>),
+    Busy(JoinHandle<io::Result<Verifier>>),
+    Failed,
+}
+
+impl Hash {
+    fn new(algorithm: Algorithm, tasks: TaskTracker) -> Self {
+        Self { algorithm, tasks, hashed: 0, state: State::Idle(Box::new(Verifier::new(algorithm))) }
+    }
+
+    /// Hashes more of what is written, unless it is at that; waits for nothing.
+    async fn go_on(&mut self, file: &TempUpload, written: u64) -> io::Result<()> {
+        if matches!(&self.state, State::Busy(job) if !job.is_finished()) {
+            return Ok(());
+        }
+        self.step(file, written).await
+    }
+
+    /// Waits for the job under way, and begins the next one if there is something left to hash.
+    async fn step(&mut self, file: &TempUpload, written: u64) -> io::Result<()> {
+        let verifier = match std::mem::replace(&mut self.state, State::Failed) {
+            State::Idle(verifier) => *verifier,
+            State::Busy(job) => job.await.map_err(io::Error::other)??,
+            State::Failed => return Err(io::Error::other("the hash has failed")),
+        };
+        let len = (written - self.hashed).min(STRETCH);
+        if len == 0 {
+            self.state = State::Idle(Box::new(verifier));
+            return Ok(());
+        }
+        let slice = FileSlice { file: file.file().clone(), offset: self.hashed, len };
+        self.hashed += len;
+        // It ends by itself after this stretch, whoever is there.
+        self.state = State::Busy(self.tasks.spawn(hash_in_turn(slice, verifier)));
+        Ok(())
+    }
+
+    /// The digest of the whole; by another algorithm than was expected, everything is hashed again.
+    async fn digest(&mut self, file: &TempUpload, written: u64, algorithm: Algorithm) -> Result<Digest, Failure> {
+        if algorithm != self.algorithm {
+            *self = Self::new(algorithm, self.tasks.clone());
+        }
+        loop {
+            self.step(file, written).await?;
+            if let State::Idle(verifier) = &self.state {
+                return Ok(Verifier::clone(verifier).digest());
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Fills that no client waits for: they go on as long as they advance, and their room is wanted by no client.
+//!
+//! What must hold: a fill without clients ends, whatever its upstream does; one that a client has joined is left alone.
+//! The measure is one for all: less than [`MIN_ADVANCE`] bytes in [`ADVANCE_TIMEOUT`] are too few, and so is whatever has not
+//! brought the last byte [`MAX_TIME`] after the last client left.
+
+use std::{
+    cmp::Reverse,
+    convert::Infallible,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout};
+
+use super::{Fill, Fills};
+use crate::cache::{
+    make_room::enough,
+    storage::{Short, index::allocated},
+};
+
+/// A fill without members, or with none but a prefetch, is given up when less than [`MIN_ADVANCE`] bytes come in this time.
+const ADVANCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// In bytes. An upstream that is quicker than about 2 KiB/s advances.
+const MIN_ADVANCE: u64 = 64 * 1024;
+/// And when it is not over after this time, however it advances: what has come is kept, and the next client goes on with it.
+const MAX_TIME: Duration = Duration::from_secs(30 * 60);
+/// How long a fill that is given up for the room it holds may take to end, until what waits for that does without.
+pub(super) const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Gives up a fill that has no members and does not advance. Never ends; drop it with the fill.
+pub(super) async fn watch(fills: &Fills, fill: &Arc<Fill>) -> Infallible {
+    let mut members = fill.members.subscribe();
+    loop {
+        // The sender lives in the fill, so both waits end by the number alone.
+        drop(members.wait_for(|members| *members == 0).await);
+        let joined = while_it_advances(members.wait_for(|members| *members > 0), || fill.advance()).await;
+        if joined.is_none() && fills.give_up_without_clients(fill) {
+            tracing::info!(digest = %fill.source.digest, "a fill without clients that hardly advances is given up");
+        }
+    }
+}
+
+/// Waits for `end` as long as a fill without clients may go on; `received` is [`Fill::advance`].
+pub async fn while_it_advances<T>(end: impl Future<Output = T>, received: impl Fn() -> Option<u64>) -> Option<T> {
+    let mut end = pin!(end);
+    let (mut before, mut begun) = (received(), Instant::now());
+    loop {
+        if let Ok(value) = timeout(ADVANCE_TIMEOUT, &mut end).await {
+            return Some(value);
+        }
+        let now = received();
+        if now.is_none() {
+            begun = Instant::now();
+        }
+        if stands_still(before, now) || begun.elapsed() >= MAX_TIME {
+            return None;
+        }
+        before = now;
+    }
+}
+
+/// A fill without clients, whose room others may have.
+pub(super) struct Idle<F> {
+    pub fill: F,
+    /// Whether a client has asked for it.
+    pub wanted: bool,
+    /// What is reserved for it and not here yet, in bytes, and in all.
+    pub missing: u64,
+    pub reserved: u64,
+}
+
+/// Those whose end makes the room that is short: what no client has asked for first, and what would take most. None where
+/// there would be too little with all of them, and all that slow readers keep.
+pub(super) fn to_give_up<F>(mut idle: Vec<Idle<F>>, short: Short) -> Vec<F> {
+    idle.retain(|idle| idle.reserved > 0);
+    let all = idle.iter().fold(0_u64, |sum, idle| sum.saturating_add(idle.reserved));
+    if all.saturating_add(short.kept) < short.missing {
+        return Vec::new();
+    }
+    idle.sort_by_key(|idle| (idle.wanted, Reverse(idle.missing)));
+    let chosen = enough(idle, short.missing.min(all), |idle| idle.reserved).unwrap_or_default();
+    chosen.into_iter().map(|idle| idle.fill).collect()
+}
+
+impl Fill {
+    /// How many have joined it and not left.
+    pub(super) fn members(&self) -> usize {
+        *self.members.borrow()
+    }
+
+    /// Whether any of those is there for a client.
+    pub(super) fn has_clients(&self) -> bool {
+        self.members() > self.members_ahead.load(Ordering::SeqCst)
+    }
+
+    /// What others would have by its end, while it has to receive something; nothing was reserved for it before it had its file.
+    pub(super) fn idle(self: &Arc<Self>) -> Option<Idle<Arc<Self>>> {
+        if self.has_clients() || self.advance().is_none() || self.cancel.is_cancelled() {
+            return None;
+        }
+        let (here, reserved) = self.here_and_reserved();
+        let (fill, wanted) = (self.clone(), self.is_wanted());
+        Some(Idle { fill, wanted, missing: reserved.saturating_sub(here), reserved })
+    }
+
+    /// What others will have by its end, where it was given up and is waited for: no longer than it has to end.
+    pub(super) fn leaving(&self) -> Option<u64> {
+        let is_leaving = self.cancel.is_cancelled() && !self.is_complete();
+        let goes = is_leaving && self.leaving_since.get_or_init(Instant::now).elapsed() < ENDED_TIMEOUT;
+        goes.then(|| self.here_and_reserved().1)
+    }
+
+    fn here_and_reserved(&self) -> (u64, u64) {
+        let state = self.state();
+        let here = state.written.end_of_run(0);
+        let reserved = state.file.as_ref().map_or(0, |_| allocated(state.total.unwrap_or(here).max(here)));
+        (here, reserved)
+    }
+
+    /// A number that grows with each byte that the upstream sends, and with each that is hashed of what an earlier fill
+    /// left; `None` when the upstream has nothing to send any more.
+    pub fn advance(&self) -> Option<u64> {
+        let (awaits_bytes, left) = {
+            let state = self.state();
+            let is_missing = state.total.is_none_or(|total| state.written.end_of_run(0) < total);
+            (is_missing && !state.is_over(), state.left)
+        };
+        let came = self.received() + self.skipped.load(Ordering::Relaxed);
+        awaits_bytes.then(|| came + self.hash.hashed().min(left))
+    }
+}
+
+/// Whether too little came in between. What is hashed counts anew once what an earlier fill left is given up, so that the
+/// number may become less.
+fn stands_still(before: Option<u64>, now: Option<u64>) -> bool {
+    before.zip(now).is_some_and(|(before, now)| now.abs_diff(before) < MIN_ADVANCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_still() {
+        for (before, now, still) in [
+            (Some(0), Some(0), true),
+            (Some(7), Some(7 + MIN_ADVANCE - 1), true),
+            (Some(7), Some(7 + MIN_ADVANCE), false),
+            // What an earlier fill left was hashed, and given up.
+            (Some(1 << 30), Some(0), false),
+            // It is being verified, or was until now.
+            (Some(7), None, false),
+            (None, Some(7), false),
+            (None, None, false),
+        ] {
+            assert_eq!(stands_still(before, now), still, "{before:?} {now:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_advance_is_given_up() {
+        use std::{future::pending, sync::atomic::AtomicU64};
+        use tokio::time::sleep;
+
+        assert_eq!(while_it_advances(async { 7 }, || Some(0)).await, Some(7));
+        let growing = |by: u64| {
+            let sum = AtomicU64::new(0);
+            move || Some(sum.fetch_add(by, Ordering::Relaxed))
+        };
+        let given_up_after = async |by: u64| {
+            let begun = Instant::now();
+            assert_eq!(while_it_advances(pending::<()>(), growing(by)).await, None);
+            begun.elapsed()
+        };
+        assert_eq!(given_up_after(0).await, ADVANCE_TIMEOUT);
+        // A trickle is no progress, and no drip goes on for hours.
+        assert_eq!(given_up_after(MIN_ADVANCE - 1).await, ADVANCE_TIMEOUT);
+        assert_eq!(given_up_after(MIN_ADVANCE).await, MAX_TIME);
+        assert_eq!(given_up_after(1 << 40).await, MAX_TIME);
+        let nearly = MAX_TIME - Duration::from_secs(1);
+        assert_eq!(while_it_advances(sleep(nearly), growing(MIN_ADVANCE)).await, Some(()));
+        // When nothing is missing but the end, and from then on.
+        assert_eq!(while_it_advances(sleep(MAX_TIME * 10), || None).await, Some(()));
+        let begun = Instant::now();
+        let flow = growing(MIN_ADVANCE);
+        let received = || flow().filter(|_| begun.elapsed() > MAX_TIME);
+        assert_eq!(while_it_advances(pending::<()>(), received).await, None);
+        assert_eq!(begun.elapsed(), MAX_TIME * 2);
+    }
+
+    #[test]
+    fn what_is_given_up_for_the_room_that_clients_need() {
+        // As (wanted, here, reserved).
+        let three = [(true, 9, 10), (true, 1, 10), (false, 9, 10)];
+        for (fills, missing, kept, expected) in [
+            (&three[..], 1, 0, &[2][..]),
+            (&three, 10, 0, &[2]),
+            (&three, 11, 0, &[2, 1]),
+            (&three, 30, 0, &[2, 1, 0]),
+            // Where readers keep some of it, too; and nothing in vain.
+            (&three, 31, 0, &[]),
+            (&three, 31, 1, &[2, 1, 0]),
+            (&three, 5, 5, &[2]),
+            (&three, 0, 0, &[]),
+            (&three, u64::MAX, 0, &[]),
+            (&[], 1, 1, &[]),
+            // One before those that are enough, and of these the last is spared first.
+            (&[(false, 0, 4), (true, 0, 100)], 100, 0, &[1]),
+            (&[(false, 0, 4), (true, 0, 100)], 101, 0, &[0, 1]),
+            (&[(false, 0, 6), (true, 9, 10), (true, 0, 10)], 10, 0, &[2]),
+            (&[(false, 0, 6), (true, 4, 6), (true, 0, 3)], 9, 0, &[0, 2]),
+            // One that has nothing reserved yet.
+            (&[(false, 0, 0), (true, 0, 1)], 1, 0, &[1]),
+            (&[(true, 0, u64::MAX), (true, 0, u64::MAX - 1)], u64::MAX, u64::MAX, &[0]),
+        ] {
+            let idle = fills.iter().enumerate().map(|(fill, &(wanted, here, reserved))| Idle {
+                fill,
+                wanted,
+                missing: reserved - here,
+                reserved,
+            });
+            assert_eq!(to_give_up(idle.collect(), Short { missing, kept }), expected, "{fills:?} {missing} {kept}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The running hash of a fill, beside its writes: from memory what comes in order, from the file the rest.
+//!
+//! A job of the blocking pool hashes as long as there is something to hash, and whoever writes starts it again. What
+//! it is offered it keeps only while the process has memory for that, so a hash that lags reads from the file.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    num::NonZero,
+    os::unix::fs::FileExt,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    thread::available_parallelism,
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::{Fill, writer::Batch};
+use crate::{
+    cache::{FileSlice, download::extents::Extents, storage::blocking},
+    oci::{Algorithm, Digest, Verifier},
+};
+
+/// How much is read at a time, in bytes: what the processor's own cache holds.
+const STEP: usize = 64 * 1024;
+/// How much is read from the file before it is looked again for bytes in memory, in bytes.
+const STRETCH: u64 = 1024 * 1024;
+/// How much one fill's hash keeps in memory, in bytes.
+const MOST_QUEUED: usize = 4 * 1024 * 1024;
+
+/// How many fills are hashed at a time: more threads than processors would only be taken from those who serve. Whoever
+/// waits gets a turn after each stretch of another one.
+static TURNS: LazyLock<Arc<Semaphore>> =
+    LazyLock::new(|| Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))));
+
+/// The hash of everything from the front up to a position.
+struct Running {
+    verifier: Verifier,
+    /// How many bytes from the front are hashed.
+    hashed: u64,
+}
+
+/// The hand that hashes.
+pub(super) struct Hand {
+    state: Mutex<State>,
+    /// A job ended.
+    idle: Notify,
+}
+
+struct State {
+    /// Absent while a job has it.
+    running: Option<Running>,
+    /// What was offered, in the order of the main transfer.
+    queue: VecDeque<Arc<Batch>>,
+    queued: usize,
+    /// How far the hash was when it was last looked.
+    hashed: u64,
+    failed: Option<io::Error>,
+}
+
+impl State {
+    fn new(algorithm: Algorithm) -> Self {
+        let running = Some(Running { verifier: Verifier::new(algorithm), hashed: 0 });
+        Self { running, queue: VecDeque::new(), queued: 0, hashed: 0, failed: None }
+    }
+}
+
+/// What a job does next.
+enum Next {
+    Memory(Running, Arc<Batch>),
+    File(Running, u64),
+}
+
+impl Hand {
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self { state: Mutex::new(State::new(algorithm)), idle: Notify::new() }
+    }
+
+    /// Begins anew, while no job runs.
+    pub fn restart(&self, algorithm: Algorithm) {
+        *self.state() = State::new(algorithm);
+    }
+
+    /// Takes bytes that are being written, unless it has too many already; `written` says what is in the file.
+    pub fn offer(&self, batch: &Arc<Batch>, written: &Extents) {
+        let mut state = self.state();
+        // What stands behind bytes that somebody else fetches would only take memory from others until those are here,
+        // and can be read from the file by then.
+        let is_next = batch.start() <= written.end_of_run(state.hashed);
+        if batch.is_paid_for() && state.queued < MOST_QUEUED && is_next {
+            state.queued += batch.len();
+            state.queue.push_back(batch.clone());
+        }
+    }
+
+    /// The digest of the first `total` bytes, all of which are in the file, and no more: the hash goes on when more are.
+    pub async fn digest(&self, fill: &Arc<Fill>, total: u64) -> io::Result<Digest> {
+        loop {
+            // Before the look, so that a job that ends in between is not missed.
+            let idle = self.idle.notified();
+            go_on(fill);
+            let hashed = {
+                let mut state = self.state();
+                if let Some(error) = state.failed.take() {
+                    return Err(error);
+                }
+                if let Some(running) = state.running.as_ref().filter(|running| running.hashed >= total) {
+                    return Ok(running.verifier.clone().digest());
+                }
+                state.running.as_ref().map(|running| running.hashed)
+            };
+            match hashed {
+                None => idle.await,
+                // A job ended just before it could see this.
+                Some(hashed) if fill.state().written.end_of_run(hashed) > hashed => {}
+                // Less is there than should be.
+                Some(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+
+    /// How many bytes from the front are hashed, give or take a stretch.
+    pub fn hashed(&self) -> u64 {
+        self.state().hashed
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be hashed next; when there is nothing, `running` is put back.
+    fn next(&self, running: Running, written: u64) -> Option<Next> {
+        let mut state = self.state();
+        state.hashed = running.hashed;
+        while let Some(batch) = state.queue.front() {
+            if batch.end() > running.hashed {
+                break;
+            }
+            state.queued -= batch.len();
+            state.queue.pop_front();
+        }
+        let waiting = state.queue.front().map(|batch| batch.start());
+        if waiting.is_some_and(|start| start <= running.hashed)
+            && let Some(batch) = state.queue.pop_front()
+        {
+            state.queued -= batch.len();
+            return Some(Next::Memory(running, batch));
+        }
+        let end = written.min(waiting.unwrap_or(u64::MAX)).min(running.hashed + STRETCH);
+        if end > running.hashed {
+            return Some(Next::File(running, end));
+        }
+        state.running = Some(running);
+        None
+    }
+}
+
+/// Starts the hash of a fill again, if there is something to hash and it does not run.
+pub(super) fn go_on(fill: &Arc<Fill>) {
+    let Some(running) = fill.hash.state().running.take() else { return };
+    let written = fill.state().written.end_of_run(running.hashed);
+    if let Some(first) = fill.hash.next(running, written) {
+        start(fill.clone(), first);
+    }
+}
+
+/// Hashes when it is this fill's turn.
+fn start(fill: Arc<Fill>, first: Next) {
+    let begin = move |turn| drop(tokio::task::spawn_blocking(move || work(fill, first, turn)));
+    match TURNS.clone().try_acquire_owned() {
+        Ok(turn) => begin(turn),
+        Err(_) => drop(tokio::spawn(async move {
+            // Nobody closes it.
+            if let Ok(turn) = TURNS.clone().acquire_owned().await {
+                begin(turn);
+            }
+        })),
+    }
+}
+
+/// Hashes as long as there is something to hash, and nobody else waits for the turn. Blocks.
+fn work(fill: Arc<Fill>, first: Next, mut turn: OwnedSemaphorePermit) {
+    let file = fill.state().file.clone();
+    let mut next = Some(first);
+    while let Some(todo) = next {
+        let running = match todo {
+            Next::Memory(running, batch) => Ok(running.take(&batch)),
+            Next::File(running, end) => match &file {
+                Some(file) => running.read(file, end),
+                None => Err(io::ErrorKind::NotFound.into()),
+            },
+        };
+        next = match running {
+            Ok(running) => {
+                let written = fill.state().written.end_of_run(running.hashed);
+                fill.hash.next(running, written)
+            }
+            Err(error) => {
+                fill.hash.state().failed = Some(error);
+                None
+            }
+        };
+        // It goes to who waits for it, if there is anyone.
+        drop(turn);
+        match (TURNS.clone().try_acquire_owned(), next.take()) {
+            (Ok(mine), todo) => (turn, next) = (mine, todo),
+            (Err(_), Some(todo)) => return start(fill, todo),
+            (Err(_), None) => break,
+        }
+    }
+    fill.hash.idle.notify_waiters();
+}
+
+impl Running {
+    /// Takes of a batch what is next.
+    fn take(mut self, batch: &Batch) -> Self {
+        for (offset, bytes) in batch.pieces() {
+            // A piece that begins further on stands behind bytes that somebody else writes.
+            let known = self.hashed.checked_sub(*offset).and_then(|known| usize::try_from(known).ok());
+            if let Some(rest) = known.and_then(|known| bytes.get(known..)) {
+                self.verifier.update(rest);
+                self.hashed += rest.len() as u64;
+            }
+        }
+        self
+    }
+
+    /// Reads on in the file up to `end`. Blocks.
+    fn read(mut self, file: &File, end: u64) -> io::Result<Self> {
+        read_each(file, self.hashed, end, |bytes| self.verifier.update(bytes))?;
+        self.hashed = end;
+        Ok(self)
+    }
+}
+
+/// Feeds a part of a file to `verifier`. Blocks.
+pub fn hash_slice(slice: &FileSlice, verifier: &mut Verifier) -> io::Result<()> {
+    read_each(&slice.file, slice.offset, slice.offset + slice.len, |bytes| verifier.update(bytes))
+}
+
+/// The same off the async threads, among as many as are hashed at a time.
+pub async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io::Result<Verifier> {
+    let turn = TURNS.clone().acquire_owned().await.map_err(io::Error::other)?;
+    blocking(move || {
+        hash_slice(&slice, &mut verifier)?;
+        drop(turn);
+        Ok(verifier)
+    })
+    .await
+}
+
+/// A turn for who can wait: there is none while fills hash on all processors.
+pub fn turn_to_spare() -> Option<OwnedSemaphorePermit> {
+    TURNS.clone().try_acquire_owned().ok()
+}
+
+fn read_each(file: &File, mut offset: u64, end: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = vec![0; STEP];
+    while offset < end {
+        let wanted = usize::try_from(end - offset).unwrap_or(STEP).min(STEP);
+        let read = file.read_at(&mut buffer[..wanted], offset)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        each(&buffer[..read]);
+        offset += read as u64;
+    }
+    Ok(())
+}

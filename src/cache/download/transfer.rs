@@ -1,0 +1,516 @@
+//! A transfer from the upstream that outlives its connections.
+//!
+//! When a body breaks, the next request asks for the rest by Range, with a new token and a new signed URL
+//! if need be (the upstream stage sees to those), and the reader of this notices only the pause. After each Range that
+//! brought nothing of use, whatever came in its place, comes one GET of the whole: what is there already is thrown away.
+//! So comes one after a part that fell silent early, after the second one in a row that brought little, after the second
+//! 429, and once before the transfer fails.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::{sync::watch, time::Instant};
+
+use super::super::Source;
+use crate::upstream::{BlobRange, BlobStream, Error, ErrorKind, Mirrors, Remark};
+
+/// How long an upstream may be gone in the middle of a blob before its readers are told.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The first pause before asking again; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Breaks are forgotten once this many bytes of use have come since, so that an upstream that cuts every connection
+/// after a while still gets through, and one that drips does not.
+const PROGRESS: u64 = 64 * 1024;
+/// A part that brought less than this before it broke is a poor one, in bytes; after so many of them in a row the whole is
+/// asked for.
+const MIN_PART: u64 = 16 * 1024;
+const MAX_POOR_PARTS: u32 = 2;
+/// A transfer that breaks this often without that is not worth going on with.
+const MOST_BREAKS: u32 = 50;
+
+/// Where the bytes of a transfer come from just now.
+#[derive(Clone, Debug)]
+pub enum Flow {
+    /// The upstream was asked and has not answered.
+    Asking,
+    /// From the registry, or by way of these forebays.
+    From(Option<Mirrors>),
+}
+
+/// What is asked for where bytes are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parts {
+    /// A part, and after each that did not help the whole.
+    Preferred,
+    /// Parts alone: where there are none, another transfer reads the whole.
+    Only,
+    /// The whole, from the front.
+    Never,
+}
+
+/// Bytes of a blob from one position on, resumed as often as needed.
+pub struct Transfer {
+    source: Source,
+    /// The offset of the next byte given out.
+    position: u64,
+    /// The last byte wanted, when not all are.
+    last: Option<u64>,
+    total: Option<u64>,
+    stream: Option<BlobStream>,
+    /// Bytes to throw away: the upstream began further in front than it was asked to.
+    skip: u64,
+    /// What [`Transfer::ready`] came across and [`Transfer::next`] has to deal with.
+    seen: Option<Result<Option<Bytes>, Error>>,
+    /// Breaks that are not forgotten, and the bytes of use since the last one that was.
+    breaks: u32,
+    gained: u64,
+    pause: Duration,
+    /// For how long it is tried to go on.
+    patience: Duration,
+    parts: Parts,
+    /// Whether all that comes is of use where the whole is read in place of a part.
+    to_the_end: bool,
+    /// The last request for a part did not help: the next one is for the whole.
+    whole_next: bool,
+    /// The body at hand is the whole, in place of a part.
+    is_whole: bool,
+    /// The body at hand is the answer to a request for a part, whatever came.
+    asked_part: bool,
+    /// How much of use the body at hand has brought, in bytes.
+    brought: u64,
+    poor_parts: u32,
+    /// The whole was asked for since the breaks were forgotten.
+    whole_tried: bool,
+    /// The last request for a part was answered with 429.
+    limited: bool,
+    has_parts: bool,
+    /// Nothing but the end of a body, or a refusal to give more, says that the blob ends here.
+    is_unsure: bool,
+    /// What was announced before that, and where it was said before.
+    announced: Option<u64>,
+    ended_at: Option<u64>,
+    /// When the first of those was: a connection that went silent has used up its own patience already.
+    broken_since: Option<Instant>,
+    flow: Option<watch::Sender<Flow>>,
+    /// Counts the bytes that are thrown away.
+    skipped: Option<Arc<AtomicU64>>,
+    remark: Remark,
+}
+
+impl Transfer {
+    /// Asks for the bytes from `first` to `last`, or to the end, and for the whole blob where that part is not to be had;
+    /// what the upstream answers then is the caller's.
+    pub async fn open(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
+        match Self::open_part(source, first, last).await {
+            Err(error) if (first > 0 || last.is_some()) && error.may_be_of_the_range() => {
+                let mut transfer = Self::going_on(source, first, last, None);
+                transfer.ask_for_the_whole(&error);
+                let Source { upstream, repository, digest } = source;
+                transfer.whole_next = false;
+                transfer.take(upstream.open_blob(repository, digest, BlobRange::default()).await?, false)?;
+                Ok(transfer)
+            }
+            opened => opened,
+        }
+    }
+
+    /// The same, but where that part is not to be had, the error is the caller's as well.
+    pub async fn open_part(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
+        let range = BlobRange { first, last };
+        let stream = source.upstream.open_blob(&source.repository, &source.digest, range).await?;
+        Self::of_part(source, range, stream)
+    }
+
+    /// Goes on with what answers a request for this part.
+    pub fn of_part(source: &Source, range: BlobRange, stream: BlobStream) -> Result<Self, Error> {
+        let BlobRange { first, last } = range;
+        let mut transfer = Self { position: first, last, total: None, ..Self::finished(source, first) };
+        transfer.take(stream, transfer.wants_part())?;
+        Ok(transfer)
+    }
+
+    /// Goes on with a transfer whose readers have begun: an upstream that cannot answer now is waited for as if the
+    /// transfer had broken here.
+    pub fn going_on(source: &Source, first: u64, last: Option<u64>, total: Option<u64>) -> Self {
+        Self { position: first, last, total, pause: Duration::ZERO, ..Self::finished(source, first) }
+    }
+
+    /// Nothing is left to transfer: all `total` bytes are here from an earlier one.
+    pub fn finished(source: &Source, total: u64) -> Self {
+        Self {
+            source: source.clone(),
+            position: total,
+            last: None,
+            total: Some(total),
+            stream: None,
+            skip: 0,
+            seen: None,
+            breaks: 0,
+            gained: 0,
+            pause: FIRST_PAUSE,
+            patience: PATIENCE,
+            parts: Parts::Preferred,
+            to_the_end: false,
+            whole_next: false,
+            is_whole: false,
+            asked_part: false,
+            brought: 0,
+            poor_parts: 0,
+            whole_tried: false,
+            limited: false,
+            has_parts: false,
+            is_unsure: false,
+            announced: None,
+            ended_at: None,
+            broken_since: None,
+            flow: None,
+            skipped: None,
+            remark: Remark::default(),
+        }
+    }
+
+    /// Tells `flow` from now on where the bytes come from, and adds to `skipped` how many of them are thrown away.
+    pub fn telling(mut self, flow: &watch::Sender<Flow>, skipped: &Arc<AtomicU64>) -> Self {
+        self.flow = Some(flow.clone());
+        self.skipped = Some(skipped.clone());
+        self.tell();
+        self
+    }
+
+    /// Tells of it no more.
+    pub fn untold(self) -> Self {
+        Self { flow: None, skipped: None, ..self }
+    }
+
+    fn tell(&self) {
+        if let Some(flow) = &self.flow {
+            flow.send_replace(self.flow());
+        }
+    }
+
+    /// Where the bytes come from.
+    pub fn flow(&self) -> Flow {
+        self.stream.as_ref().map_or(Flow::Asking, |stream| Flow::From(stream.mirrors.clone()))
+    }
+
+    /// Tries for no longer than this to go on when it breaks: somebody else will.
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Goes on to the end of the blob, should the upstream give the whole in place of the part.
+    pub fn to_the_end(self) -> Self {
+        Self { to_the_end: true, ..self }
+    }
+
+    /// Never asks for the whole blob.
+    pub fn in_parts_only(self) -> Self {
+        Self { parts: Parts::Only, ..self }
+    }
+
+    /// Never asks for a part of the blob: one that broke is read from the front again.
+    pub fn in_one_go(self) -> Self {
+        Self { parts: Parts::Never, last: None, ..self }
+    }
+
+    /// Whether part of it came as an answer to a request for a part.
+    pub fn has_parts(&self) -> bool {
+        self.has_parts
+    }
+
+    /// Whether it reads from the front what is there already, since parts are not to be had.
+    pub fn is_from_front(&self) -> bool {
+        self.parts == Parts::Never || self.is_whole
+    }
+
+    /// The size of the whole blob, once known.
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// What the upstream said beside the bytes.
+    pub fn remark(&self) -> &Remark {
+        &self.remark
+    }
+
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Bytes the upstream sends that were not asked for, until the position is reached; 0 when it serves ranges.
+    pub fn skipping(&self) -> u64 {
+        self.skip
+    }
+
+    /// Begins the whole, of which nothing has been read yet, to give bytes out from `position` on, if that is less.
+    pub fn rewind(&mut self, position: u64) {
+        if self.is_whole && self.skip == self.position && position < self.position {
+            (self.position, self.skip) = (position, position);
+        }
+    }
+
+    /// The next bytes; `None` after the last. Cancel-safe.
+    ///
+    /// Who is [told](Transfer::telling) of it gets no bytes once when the whole comes in place of a part, and may
+    /// [rewind](Transfer::rewind) then.
+    ///
+    /// An error is final: patience has run out, or the upstream says that there is no such blob for us.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if self.at_end() {
+                return Ok(None);
+            }
+            let broke = match self.seen.take() {
+                Some(seen) => seen,
+                None => match &mut self.stream {
+                    Some(stream) => stream.next().await,
+                    None => {
+                        self.reopen().await?;
+                        if self.stream.is_some() && self.is_whole && self.flow.is_some() {
+                            return Ok(Some(Bytes::new()));
+                        }
+                        continue;
+                    }
+                },
+            };
+            match broke {
+                Ok(Some(bytes)) => {
+                    if let Some(bytes) = self.accept(bytes) {
+                        return Ok(Some(bytes));
+                    }
+                }
+                Ok(None) if self.total.is_none() && self.last.is_none() && self.skip == 0 => self.seems_to_end(),
+                Ok(None) => self.broke(Error::new(ErrorKind::Unavailable, "the body ended early"))?,
+                Err(error) => self.broke(error)?,
+            }
+        }
+    }
+
+    /// Bytes that are here already; `None` when [`Transfer::next`] has to be asked.
+    pub fn ready(&mut self) -> Option<Bytes> {
+        while self.seen.is_none() && !self.at_end() {
+            match self.stream.as_mut()?.next().now_or_never()? {
+                Ok(Some(bytes)) => {
+                    if let Some(bytes) = self.accept(bytes) {
+                        return Some(bytes);
+                    }
+                }
+                other => self.seen = Some(other),
+            }
+        }
+        None
+    }
+
+    /// Whether nothing but the digest can tell whether the blob ends here. An HTTP/2 stream that is reset without an error
+    /// looks as if it did, and so does a body that ends with its connection.
+    pub fn is_unsure(&self) -> bool {
+        self.is_unsure
+    }
+
+    /// Goes on, since the digest says that the blob does not end here. Whether there is a reason to: none where this was
+    /// announced, or seems so for the second time.
+    pub fn doubt(&mut self) -> Result<bool, Error> {
+        if !std::mem::take(&mut self.is_unsure) || self.ended_at == Some(self.position) {
+            return Ok(false);
+        }
+        self.ended_at = Some(self.position);
+        self.total = self.announced;
+        self.broke(Error::new(ErrorKind::Unavailable, "the body ended, and its digest is not the blob's"))?;
+        Ok(true)
+    }
+
+    fn seems_to_end(&mut self) {
+        self.is_unsure = true;
+        self.announced = self.total;
+        self.total = Some(self.position);
+        self.stream = None;
+    }
+
+    fn at_end(&self) -> bool {
+        let end = self.last.map(|last| last + 1).or(self.total);
+        end.is_some_and(|end| self.position >= end)
+    }
+
+    /// What of `bytes` is wanted; the position goes on by as much.
+    fn accept(&mut self, mut bytes: Bytes) -> Option<Bytes> {
+        let skipped = self.skip.min(bytes.len() as u64);
+        self.skip -= skipped;
+        if let Some(sum) = &self.skipped {
+            sum.fetch_add(skipped, Ordering::Relaxed);
+        }
+        bytes = bytes.split_off(skipped as usize);
+        if let Some(last) = self.last {
+            let wanted = (last + 1).saturating_sub(self.position);
+            bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        }
+        // What is thrown away is no progress: an upstream that ignores Range and always breaks must not go on for ever.
+        if bytes.is_empty() {
+            return None;
+        }
+        self.brought += bytes.len() as u64;
+        self.pause = FIRST_PAUSE;
+        self.gained += bytes.len() as u64;
+        if self.gained >= PROGRESS {
+            self.gained = 0;
+            self.breaks = 0;
+            self.whole_tried = false;
+            self.broken_since = None;
+        }
+        self.position += bytes.len() as u64;
+        Some(bytes)
+    }
+
+    fn take(&mut self, stream: BlobStream, asked_part: bool) -> Result<(), Error> {
+        if let (Some(known), Some(told)) = (self.total, stream.total)
+            && known != told
+        {
+            return Err(Error::new(ErrorKind::Protocol, format!("the blob had {known} bytes and now has {told}")));
+        }
+        if stream.first > self.position {
+            return Err(Error::new(ErrorKind::Protocol, "the answer starts behind the range asked for"));
+        }
+        let total = self.total.or(stream.total);
+        if stream.ranged && total.is_none() && self.last.is_none() {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "the answer is a part of a blob whose length it does not tell",
+            ));
+        }
+        let is_whole = !stream.ranged && self.wants_part();
+        if is_whole && self.parts == Parts::Only {
+            return Err(Error::new(ErrorKind::Unsupported, "the upstream gives no parts any more"));
+        }
+        // A part with the status of the whole would be taken for the front of the blob, and a length that this answer alone
+        // tells and contradicts would be told to clients.
+        let is_known = self.total.is_some() || self.last.is_some();
+        let is_sure = if stream.ranged { is_known || stream.is_tail } else { is_known && stream.total.is_some() };
+        if asked_part && !is_sure {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                "nothing shows that the answer is the part that was asked for, or the whole",
+            ));
+        }
+        if is_whole && self.to_the_end {
+            self.last = None;
+        }
+        let ends_before = |total: u64| self.position > total || self.last.is_some_and(|last| last >= total);
+        if !stream.ranged && total.is_some_and(ends_before) {
+            return Err(Error::new(
+                ErrorKind::RangeNotSatisfiable { total },
+                "the blob ends before the range asked for",
+            ));
+        }
+        self.is_whole = is_whole;
+        self.asked_part = asked_part;
+        self.brought = 0;
+        self.limited = false;
+        self.has_parts |= stream.ranged;
+        self.total = total;
+        self.skip = self.position - stream.first;
+        self.remark.clone_from(&stream.remark);
+        self.stream = Some(stream);
+        self.tell();
+        Ok(())
+    }
+
+    fn wants_part(&self) -> bool {
+        self.position > 0 || self.last.is_some()
+    }
+
+    /// Nothing came of a part.
+    fn ask_for_the_whole(&mut self, error: &Error) {
+        self.whole_next = true;
+        self.whole_tried = true;
+        self.poor_parts = 0;
+        self.limited = false;
+        tracing::info!(
+            upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
+            "a part of a blob is not to be had; the whole is asked for",
+        );
+    }
+
+    /// Whether the body that broke was that of a part that did not help.
+    fn was_in_vain(&mut self, error: &Error) -> bool {
+        self.poor_parts = if self.asked_part && self.brought < MIN_PART { self.poor_parts + 1 } else { 0 };
+        let was_silent = error.kind == ErrorKind::Timeout && self.brought < PROGRESS;
+        self.asked_part && (self.brought == 0 || was_silent || self.poor_parts >= MAX_POOR_PARTS)
+    }
+
+    fn broke(&mut self, error: Error) -> Result<(), Error> {
+        let was_in_vain = self.stream.take().is_some() && self.was_in_vain(&error);
+        self.tell();
+        let may_be_whole = self.parts == Parts::Preferred && self.wants_part() && error.may_be_of_the_range();
+        if was_in_vain && may_be_whole {
+            self.ask_for_the_whole(&error);
+            return Ok(());
+        }
+        // Who waits for that part is not to wait for it any longer: the main transfer gets it in another way.
+        if was_in_vain && self.parts == Parts::Only {
+            return Err(error);
+        }
+        if let Some(wait) = error.retry_after {
+            self.pause = self.pause.max(wait.min(LONGEST_PAUSE));
+        }
+        self.breaks += 1;
+        let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
+        let is_over = self.breaks > MOST_BREAKS || broken_since.elapsed() > self.patience;
+        let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials;
+        if is_final || (is_over && (self.whole_tried || !may_be_whole)) {
+            return Err(error);
+        }
+        if is_over {
+            self.ask_for_the_whole(&error);
+            return Ok(());
+        }
+        tracing::warn!(
+            upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
+            "a transfer broke and is resumed",
+        );
+        Ok(())
+    }
+
+    async fn reopen(&mut self) -> Result<(), Error> {
+        // At once, and once: after that a part is asked for again.
+        let whole = std::mem::take(&mut self.whole_next);
+        if !whole {
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        }
+        let asks_part = !whole && self.parts != Parts::Never && self.wants_part();
+        let part = BlobRange { first: self.position, last: self.last };
+        let range = if asks_part { part } else { BlobRange::default() };
+        let Source { upstream, repository, digest } = &self.source;
+        let answer = upstream.open_blob(repository, digest, range).await;
+        let error = match answer.and_then(|stream| self.take(stream, asks_part)) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        match error.kind {
+            // Everything is here: the size that was announced was wrong, and the digest will tell. Not so where the end of
+            // a part is still missing.
+            ErrorKind::RangeNotSatisfiable { total: Some(total) }
+                if asks_part && total == self.position && self.last.is_none() =>
+            {
+                self.seems_to_end();
+                // Should that be wrong, other parts will be refused as well.
+                self.whole_next = true;
+                Ok(())
+            }
+            // An upstream that has too much to do is left alone for a while before it is asked for more than the part.
+            ErrorKind::TooManyRequests if asks_part && !std::mem::replace(&mut self.limited, true) => self.broke(error),
+            _ if asks_part && self.parts == Parts::Preferred && error.may_be_of_the_range() => {
+                self.ask_for_the_whole(&error);
+                Ok(())
+            }
+            _ => self.broke(error),
+        }
+    }
+}

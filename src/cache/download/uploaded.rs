@@ -1,0 +1,54 @@
+//! A blob that came by another way than a fill: whoever wants it while it is being synced has it already.
+
+use std::{fs::File, sync::Arc};
+
+use tokio::sync::oneshot;
+
+use super::{Fill, Fills, Progress, table::Ended};
+use crate::cache::{
+    Source,
+    storage::{TempUpload, change, index::Key},
+};
+
+impl Fills {
+    /// Makes a blob of `len` bytes that were verified to be it. What is cached, and what is being fetched, is left alone.
+    /// `found` is dropped as soon as clients find it, before it is synced.
+    pub async fn adopt(&self, source: &Source, upload: TempUpload, len: u64, found: oneshot::Sender<()>) {
+        let whole = Fill::found(self, source, upload.file().clone(), len);
+        let Some(membership) = self.enter_new(whole) else { return discard(upload).await };
+        drop(found);
+        let fill = membership.fill().clone();
+        let ended = Ended { fills: self.clone(), fill: fill.clone() };
+        if matches!(self.store().open_blob(&source.id()).await, Ok(Some(_))) {
+            return discard(upload).await;
+        }
+        let key = Key::Blob(source.id());
+        match change(move || upload.commit(key, len)).await {
+            Ok(pin) => fill.update(|state| state._pin = Some(pin)),
+            Err(error) => {
+                tracing::error!(%error, digest = %source.digest, "a pushed blob cannot be put into the cache");
+            }
+        }
+        drop(ended);
+    }
+}
+
+impl Fill {
+    /// One that has nothing to do any more.
+    fn found(fills: &Fills, source: &Source, file: Arc<File>, len: u64) -> Arc<Self> {
+        let fill = Self::new(source.clone(), false, true, fills.metrics().clone(), fills.shutdown().child_token());
+        fill.update(|state| {
+            state.total = Some(len);
+            state.written.insert(0..len);
+            state.file = Some(file);
+            state.found = true;
+            state.progress = Progress::Complete;
+        });
+        Arc::new(fill)
+    }
+}
+
+/// Removes the file, which can take a while when it is large.
+async fn discard(upload: TempUpload) {
+    change(move || drop(upload)).await;
+}

@@ -1,0 +1,474 @@
+//! Whose directory the cache directory is: a directory that holds anything but forebay's own files is never used.
+//!
+//! What must hold: a directory is judged before anything is created or removed in it. A new or empty one gets
+//! `CACHEDIR.TAG` and [`MARKER`], which names the version of the layout; one of a forebay that wrote no marker yet is
+//! adopted once.
+
+use std::{
+    fs::{DirBuilder, File, Metadata, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
+
+use super::{OpenError, temp_file};
+use crate::oci::Algorithm;
+
+/// The file that says which layout a directory has.
+pub const MARKER: &str = "forebay-layout";
+/// The marker while it is written.
+const NEW_MARKER: &str = "forebay-layout.new";
+/// The version of the layout, of which [`super`] has the form.
+const VERSION: u64 = 1;
+const MARKER_START: &str = "forebay cache directory, layout ";
+/// Source: <https://bford.info/cachedir/>.
+const TAG: &str = "CACHEDIR.TAG";
+const TAG_SIGNATURE: &str = "Signature: 8a477f597d28d172789f06886806bc55";
+const TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory is the cache of forebay; \
+                        backups can leave it out. See https://bford.info/cachedir/\n";
+pub const LOCK: &str = "lock";
+/// The directories of the layout that are always there.
+const DIRECTORIES: [&str; 4] = ["blobs", "manifests", "tags", "tmp"];
+/// Made when it is needed.
+const CLIENTS: &str = "clients";
+/// What an earlier forebay kept here.
+const KEYS: [&str; 2] = ["push.key", "push.key.new"];
+/// What a file system has in its topmost directory by itself.
+const OF_FILE_SYSTEM: [&str; 2] = ["lost+found", ".snapshot"];
+/// The longest marker or tag that is read, in bytes.
+const MAX_MARKER: u64 = 4096;
+/// Directories for the temporary files of all users, which may be empty.
+const SHARED: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+/// How many names a message has.
+const MAX_NAMES: usize = 5;
+
+/// One name in the cache directory.
+struct Entry {
+    name: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    File,
+    Directory,
+    /// A symbolic link, a socket, ….
+    Other,
+}
+
+/// What a directory is, by its names.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing is in it yet.
+    Empty,
+    /// It has a marker, whose version is checked apart.
+    Marked,
+    /// A forebay that wrote no marker used it.
+    Unmarked,
+    /// These are not forebay's.
+    Foreign(Vec<String>),
+}
+
+/// Whether this name at the top is forebay's, or the file system's.
+pub fn is_known(name: &str) -> bool {
+    is_of_layout(name) || OF_FILE_SYSTEM.contains(&name)
+}
+
+fn is_of_layout(name: &str) -> bool {
+    [LOCK, CLIENTS, TAG, MARKER, NEW_MARKER].contains(&name) || DIRECTORIES.contains(&name) || KEYS.contains(&name)
+}
+
+fn is_directory(name: &str) -> bool {
+    DIRECTORIES.contains(&name) || name == CLIENTS
+}
+
+/// Who made what has a name of the layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Maker {
+    /// It is, or all of it has names, as forebay makes it.
+    Forebay,
+    /// It may have been put beside what forebay makes.
+    Any,
+    Others,
+}
+
+fn judge(entries: &[Entry], maker: impl Fn(&str) -> Maker) -> Verdict {
+    let is_foreign = |entry: &&Entry| {
+        let name = &*entry.name;
+        let expected = if is_directory(name) { Kind::Directory } else { Kind::File };
+        let is_right = is_of_layout(name) && entry.kind == expected;
+        !OF_FILE_SYSTEM.contains(&name) && (!is_right || (!is_directory(name) && maker(name) == Maker::Others))
+    };
+    let has = |name: &str| entries.iter().any(|entry| entry.name == name && entry.kind == Kind::File);
+    if has(MARKER) {
+        return Verdict::Marked;
+    }
+    let names = |entries: Vec<&Entry>| entries.into_iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
+    let foreign = names(entries.iter().filter(is_foreign).collect());
+    if !foreign.is_empty() {
+        return Verdict::Foreign(foreign);
+    }
+    // What forebay makes first, so that a kill leaves no more than these.
+    let is_first = |entry: &&Entry| match &*entry.name {
+        LOCK => true,
+        TAG | NEW_MARKER => maker(&entry.name) == Maker::Forebay,
+        name => OF_FILE_SYSTEM.contains(&name),
+    };
+    let rest: Vec<_> = entries.iter().filter(|entry| !is_first(entry)).collect();
+    if rest.is_empty() {
+        return Verdict::Empty;
+    }
+    if !has(LOCK) {
+        return Verdict::Foreign(names(rest));
+    }
+    // Other programs have a `lock` and a `tmp`, too; a forebay had all of its directories.
+    let is_complete = DIRECTORIES.iter().all(|name| rest.iter().any(|entry| entry.name == *name));
+    let is_of_others =
+        |entry: &&Entry| !is_complete && is_directory(&entry.name) && maker(&entry.name) != Maker::Forebay;
+    match names(rest.into_iter().filter(is_of_others).collect()) {
+        foreign if foreign.is_empty() => Verdict::Unmarked,
+        foreign => Verdict::Foreign(foreign),
+    }
+}
+
+/// The version that a marker names.
+fn version(marker: &str) -> Option<u64> {
+    let number = marker.strip_prefix(MARKER_START)?.trim_end();
+    // `parse` takes a sign.
+    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
+}
+
+fn maker(root: &Path, name: &str) -> Maker {
+    let path = root.join(name);
+    let is_forebays = match name {
+        LOCK => path.symlink_metadata().is_ok_and(|metadata| metadata.len() == 0),
+        TAG => match read_short(&path) {
+            Ok(text) if text == TAG_TEXT => true,
+            // For backups; it stays as it is.
+            Ok(text) if text.starts_with(TAG_SIGNATURE) => return Maker::Any,
+            Ok(_) | Err(_) => false,
+        },
+        NEW_MARKER => read_short(&path).is_ok_and(|text| TAG_TEXT.starts_with(&text) || marker().starts_with(&text)),
+        _ if is_directory(name) => std::fs::read_dir(&path).is_ok_and(|mut entries| {
+            entries.all(|entry| {
+                entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(|inner| is_made(name, inner)))
+            })
+        }),
+        _ => return Maker::Any,
+    };
+    if is_forebays { Maker::Forebay } else { Maker::Others }
+}
+
+/// Whether forebay makes something of this name in that directory of its layout.
+fn is_made(directory: &str, name: &str) -> bool {
+    match directory {
+        "tmp" => temp_file::is_ours(name),
+        "blobs" | "manifests" => Algorithm::ALL.into_iter().any(|known| known.as_str() == name),
+        CLIENTS => name != "tmp" && DIRECTORIES.contains(&name),
+        // The upstreams' names.
+        _ => true,
+    }
+}
+
+/// Looks whether `root` may be used as a cache directory, and changes nothing.
+///
+/// # Errors
+/// It is not a directory, holds files that are not forebay's, or has a layout that this forebay does not know.
+pub fn check(root: &Path) -> Result<(), OpenError> {
+    look(root).map(drop)
+}
+
+fn look(root: &Path) -> Result<Verdict, OpenError> {
+    let failed = |source| OpenError::Io { path: root.to_owned(), source };
+    let refused = |problem: String| OpenError::Refused { path: root.to_owned(), problem };
+    match std::fs::metadata(root) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Err(refused("it is not a directory".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Verdict::Empty),
+        Err(error) => return Err(failed(error)),
+    }
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(root).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let kind = match entry.file_type().map_err(failed)? {
+            kind if kind.is_file() => Kind::File,
+            kind if kind.is_dir() => Kind::Directory,
+            _ => Kind::Other,
+        };
+        entries.push(Entry { name: entry.file_name().to_string_lossy().into_owned(), kind });
+    }
+    let verdict = judge(&entries, |name| maker(root, name));
+    match &verdict {
+        Verdict::Foreign(names) => {
+            let more = if names.len() > MAX_NAMES { ", …" } else { "" };
+            let names = names.iter().take(MAX_NAMES).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+            return Err(refused(format!(
+                "it holds what is not forebay's ({names}{more}), and forebay removes files from its cache; give it a \
+                 directory of its own, such as {}",
+                root.join("forebay").display()
+            )));
+        }
+        Verdict::Marked => {
+            // Also in a directory with a marker: what is behind a link is not forebay's.
+            let replaced = |entry: &&Entry| is_directory(&entry.name) && entry.kind != Kind::Directory;
+            if let Some(entry) = entries.iter().find(replaced) {
+                return Err(refused(format!(
+                    "{:?} in it is not a directory; move the whole cache, or mount a file system there",
+                    entry.name
+                )));
+            }
+            if entries.iter().any(|entry| entry.name == LOCK && entry.kind != Kind::File) {
+                return Err(refused(format!("{LOCK:?} in it is not a file; forebay makes one when that is removed")));
+            }
+            let text = match read_short(&root.join(MARKER)) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(String::new()),
+                read => read,
+            };
+            match text.map(|text| version(&text)) {
+                Ok(Some(VERSION)) => {}
+                Ok(Some(newer)) if newer > VERSION => {
+                    return Err(refused(format!(
+                        "a newer forebay wrote it (layout {newer}, this one knows {VERSION}); run that one, or give \
+                         this one another directory"
+                    )));
+                }
+                Ok(_) => {
+                    return Err(refused(format!(
+                        "its {MARKER} names no layout that forebay had; give forebay another directory"
+                    )));
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Verdict::Empty | Verdict::Unmarked if is_shared(root) => {
+            return Err(refused(format!(
+                "it is for the temporary files of all users; give forebay a directory of its own, such as {}",
+                root.join("forebay").display()
+            )));
+        }
+        Verdict::Empty | Verdict::Unmarked => {}
+    }
+    one_file_system(root)?;
+    Ok(verdict)
+}
+
+fn is_shared(root: &Path) -> bool {
+    root.canonicalize().is_ok_and(|root| SHARED.iter().any(|shared| root == Path::new(shared)))
+}
+
+/// Makes the layout where it is missing. The lock is held: nobody else does so.
+///
+/// # Errors
+/// As [`check`], and when something cannot be made.
+pub fn make(root: &Path) -> Result<(), OpenError> {
+    let verdict = look(root)?;
+    let failed = |source| OpenError::Io { path: root.to_owned(), source };
+    let metadata = root.metadata().map_err(failed)?;
+    if metadata.mode() & 0o022 != 0 {
+        tracing::warn!(
+            path = %root.display(), mode = format!("{:o}", metadata.mode() & 0o7777),
+            "other users may write to the cache directory: whoever does decides what clients get; chmod 700 it"
+        );
+    }
+    if verdict != Verdict::Marked {
+        if let Err(error) = close(root, &metadata) {
+            tracing::warn!(path = %root.display(), %error, "cannot keep other users from the cache directory");
+        }
+        mark(root).map_err(failed)?;
+    }
+    if verdict == Verdict::Unmarked {
+        tracing::info!(path = %root.display(), layout = VERSION, "the directory of an earlier forebay was adopted as the cache");
+    }
+    for name in DIRECTORIES {
+        make_directory(&root.join(name)).map_err(failed)?;
+    }
+    one_file_system(root)
+}
+
+/// Makes a directory for this user alone; one that is there is fine.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// Takes the permissions of all but the owner from a file or directory of ours. A link is not followed.
+pub fn close(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    if metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = File::options().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    file.set_permissions(Permissions::from_mode(metadata.mode() & 0o700))
+}
+
+fn marker() -> String {
+    format!("{MARKER_START}{VERSION}\n")
+}
+
+fn mark(root: &Path) -> io::Result<()> {
+    let write = |name: &str, text: &str| {
+        let new = root.join(NEW_MARKER);
+        // A file of its own: what a former start left may have another name, too.
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, root.join(name))
+    };
+    if !root.join(TAG).try_exists()? {
+        write(TAG, TAG_TEXT)?;
+    }
+    write(MARKER, &marker())?;
+    File::open(root)?.sync_all()
+}
+
+/// A short text; a longer one is no text of forebay's.
+fn read_short(path: &Path) -> io::Result<String> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(file, MAX_MARKER + 1), &mut text)?;
+    if text.len() as u64 > MAX_MARKER { Err(io::ErrorKind::InvalidData.into()) } else { Ok(text) }
+}
+
+/// Files are renamed from `tmp/` into the others: they must be on one file system, and on one mount of it.
+fn one_file_system(root: &Path) -> Result<(), OpenError> {
+    let refused = |problem: String| OpenError::Refused { path: root.to_owned(), problem };
+    // Also where the directory itself is named by a link.
+    let Some(of_root) = place(&root.join(".")) else { return Ok(()) };
+    for name in parts(root) {
+        if place(&root.join(&name)).is_some_and(|place| place != of_root) {
+            return Err(refused(format!(
+                "its {name} is on another file system, or mounted by itself, so no file can be renamed from one directory to \
+                 the other; mount one file system at the cache directory itself"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The directories that files are renamed into, down to those that are named by algorithms and upstreams; those of upstreams
+/// that are there.
+fn parts(root: &Path) -> Vec<String> {
+    let mut parts = Vec::from([CLIENTS.to_owned()]);
+    for pool in ["", "clients/"] {
+        for directory in DIRECTORIES.into_iter().filter(|name| pool.is_empty() || *name != "tmp") {
+            let path = format!("{pool}{directory}");
+            match directory {
+                "blobs" | "manifests" => {
+                    parts.extend(Algorithm::ALL.into_iter().map(|known| format!("{path}/{}", known.as_str())));
+                }
+                "tags" => {
+                    let upstreams = std::fs::read_dir(root.join(&path)).into_iter().flatten().flatten();
+                    let directories = upstreams.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                    parts.extend(directories.map(|entry| format!("{path}/{}", entry.file_name().to_string_lossy())));
+                }
+                _ => {}
+            }
+            parts.push(path);
+        }
+    }
+    // The outer ones first, so that they are told.
+    parts.sort_unstable_by_key(|part| part.matches('/').count());
+    parts
+}
+
+/// The file system of a directory, and its mount where the kernel tells it.
+fn place(path: &Path) -> Option<(u32, u32, u64)> {
+    let stat = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
+    let told = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+    Some((stat.stx_dev_major, stat.stx_dev_minor, if told { stat.stx_mnt_id } else { 0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_judged_by_its_names() {
+        let foreign = |names: &[&str]| Verdict::Foreign(names.iter().map(|name| (*name).to_owned()).collect());
+        // What ends with `!` was made by others, with `?` perhaps.
+        for (names, expected) in [
+            (&[][..], Verdict::Empty),
+            (&["lost+found/", ".snapshot/"], Verdict::Empty),
+            (&["lock", "blobs/", "manifests/", "tags/", "tmp/"], Verdict::Unmarked),
+            (&["lock", "clients/", "push.key", "tmp/", "lost+found/"], Verdict::Unmarked),
+            (&["lock", "blobs/!", "manifests/!", "tags/", "tmp/!", "clients/!"], Verdict::Unmarked),
+            (&["lock", "blobs/", "manifests/", "tags/", "tmp/", "CACHEDIR.TAG?"], Verdict::Unmarked),
+            (&["lock", "CACHEDIR.TAG?"], Verdict::Unmarked),
+            (&["forebay-layout", "notes.txt"], Verdict::Marked),
+            // A kill while the directory was marked.
+            (&["lock"], Verdict::Empty),
+            (&["lock", "CACHEDIR.TAG", "forebay-layout.new"], Verdict::Empty),
+            (&["CACHEDIR.TAG"], Verdict::Empty),
+            // /var: no lock of ours, and others' names.
+            (&["tmp/", "lib/", "lock@"], foreign(&["lib", "lock"])),
+            (&["tmp/", "tags/"], foreign(&["tmp", "tags"])),
+            (&["lock", "tmp/", "notes.txt"], foreign(&["notes.txt"])),
+            (&["lock", "tmp/", "blobs@"], foreign(&["blobs"])),
+            (&["lock", "tmp"], foreign(&["tmp"])),
+            (&["lock/", "tmp/"], foreign(&["lock"])),
+            (&["forebay-layout@"], foreign(&["forebay-layout"])),
+            (&["forebay-layout/", "lock"], foreign(&["forebay-layout"])),
+            (&[".hidden"], foreign(&[".hidden"])),
+            (&["CACHEDIR.TAG?"], foreign(&["CACHEDIR.TAG"])),
+            (&["CACHEDIR.TAG!", "lock", "blobs/", "manifests/", "tags/", "tmp/"], foreign(&["CACHEDIR.TAG"])),
+            (&["forebay-layout.new!", "lock"], foreign(&["forebay-layout.new"])),
+            // Another program's.
+            (&["lock!"], foreign(&["lock"])),
+            (&["lock", "tmp/!"], foreign(&["tmp"])),
+            (&["lock", "tmp/", "blobs/!", "tags/"], foreign(&["blobs"])),
+        ] {
+            let kind = |name: &str| match name.trim_end_matches(['!', '?']).chars().last() {
+                Some('/') => Kind::Directory,
+                Some('@') => Kind::Other,
+                _ => Kind::File,
+            };
+            let short = |name: &str| name.trim_end_matches(['!', '?', '/', '@']).to_owned();
+            let entries: Vec<_> = names.iter().map(|name| Entry { name: short(name), kind: kind(name) }).collect();
+            let maker = |wanted: &str| match names.iter().find(|name| short(name) == wanted) {
+                Some(name) if name.ends_with('!') => Maker::Others,
+                Some(name) if name.ends_with('?') => Maker::Any,
+                _ => Maker::Forebay,
+            };
+            assert_eq!(judge(&entries, maker), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn the_directories_of_all_users_are_known_by_any_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("/tmp", &link).unwrap();
+        for (path, shared) in [
+            (Path::new("/tmp"), true),
+            (Path::new("/tmp/"), true),
+            (Path::new("/tmp/../tmp/."), true),
+            (&link, true),
+            (directory.path(), false),
+            (Path::new("/"), false),
+            (Path::new("/nothing/of/that/name"), false),
+        ] {
+            assert_eq!(is_shared(path), shared, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn only_a_marker_of_forebay_names_a_version() {
+        assert_eq!(version(&marker()), Some(VERSION));
+        assert_eq!(version("forebay cache directory, layout 7\n"), Some(7));
+        for number in ["", "x", "+1", "-1", "1 2", "0x1", "1.0", "99999999999999999999", "\u{661}"] {
+            assert_eq!(version(&format!("{MARKER_START}{number}\n")), None, "{number:?}");
+        }
+        for text in ["", "1", "forebay cache directory", "Forebay cache directory, layout 1\n", "\0"] {
+            assert_eq!(version(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Small objects, read and written whole: manifests and tag records.
+//!
+//! They are written as blobs are: under a temporary name, then renamed. What a power cut may leave of one
+//! is found out by its reader (a manifest's digest, a record's form), and is a miss.
+
+use std::{
+    collections::hash_map::RandomState,
+    fs::File,
+    hash::{BuildHasher as _, Hasher as _},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{DiskStore, Key, Purpose, blocking, change, touch, verified_at};
+use crate::{
+    cache::{Pool, manifest::tag_record::TagKey},
+    oci::Repository,
+};
+
+/// Puts what was written under its name.
+pub type Landing<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
+
+impl DiskStore {
+    /// Reads an object of at most `limit` bytes; `None` when it is not there.
+    pub async fn read(&self, key: Key, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        if self.is_scanned() && !self.index().contains(&key) {
+            return Ok(None);
+        }
+        let store = self.clone();
+        blocking(move || store.read_blocking(&key, limit)).await
+    }
+
+    fn read_blocking(&self, key: &Key, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let file = match File::open(self.path(key)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.index().forget(key);
+                self.publish();
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        let mut bytes = Vec::new();
+        let file = Arc::new(file);
+        (&*file).take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            self.remove_blocking(key);
+            return Ok(None);
+        }
+        {
+            let mut index = self.index();
+            if index.pin(key).is_some() {
+                index.unpin(key);
+            } else if !self.is_scanned() {
+                index.insert(key.clone(), metadata.len());
+            }
+        }
+        touch(&file, &metadata);
+        Ok(Some(bytes))
+    }
+
+    /// The records on disk of the same tag for other kinds of clients.
+    pub async fn tag_classes(&self, key: &TagKey) -> Vec<TagKey> {
+        if self.is_scanned() {
+            let mut classes = self.index().tag_classes(key);
+            classes.retain(|other| other.class != key.class);
+            return classes;
+        }
+        let (store, key) = (self.clone(), key.clone());
+        blocking(move || {
+            let path = store.path(&Key::Tag(key.clone()));
+            let Some(files) = path.parent().and_then(|directory| std::fs::read_dir(directory).ok()) else {
+                return Vec::new();
+            };
+            let top = store.folder(key.pool, "tags");
+            files
+                .filter_map(|file| TagKey::from_path(key.pool, file.ok()?.path().strip_prefix(&top).ok()?))
+                .filter(|other| other.tag == key.tag && other.class != key.class)
+                .collect()
+        })
+        .await
+    }
+
+    /// Records of a tag beyond `most`, but for this one.
+    pub fn surplus_classes(&self, key: &TagKey, most: usize) -> Vec<TagKey> {
+        self.index().surplus_classes(key, most)
+    }
+
+    /// The records on disk of all tags of a repository.
+    pub async fn tags_of(&self, pool: Pool, upstream: &str, repository: &Repository) -> Vec<TagKey> {
+        let top = self.folder(pool, "tags");
+        let directory = top.join(upstream).join(repository.as_str());
+        blocking(move || {
+            let files = std::fs::read_dir(directory).into_iter().flatten();
+            files.filter_map(|file| TagKey::from_path(pool, file.ok()?.path().strip_prefix(&top).ok()?)).collect()
+        })
+        .await
+    }
+
+    /// Writes an object whole. That there is no room is not an error: it is not cached then.
+    pub async fn write(&self, key: Key, bytes: Vec<u8>) -> io::Result<()> {
+        self.write_when(key, bytes, |land| land()).await
+    }
+
+    /// The same, where `gate` decides at the end whether it lands: if it does not run what it is given, nothing is kept.
+    pub async fn write_when(
+        &self,
+        key: Key,
+        bytes: Vec<u8>,
+        gate: impl FnOnce(Landing<'_>) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let Ok(reservation) = self.reserve(&key, bytes.len() as u64).await else { return Ok(()) };
+        let store = self.clone();
+        change(move || {
+            let temporary = store.0.root.join("tmp").join(unique_name());
+            let mut landed = false;
+            let land = || {
+                store.rename(&temporary, &store.path(&key))?;
+                landed = true;
+                reservation.fulfil(Purpose::Client, key.clone(), bytes.len() as u64);
+                Ok(())
+            };
+            let written = write_file(&key, &temporary, &bytes).and_then(|()| gate(Box::new(land)));
+            if !landed {
+                drop(std::fs::remove_file(&temporary));
+            }
+            written
+        })
+        .await
+    }
+}
+
+fn write_file(key: &Key, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(temporary)?;
+    file.write_all(bytes)?;
+    if !matches!(key, Key::Tag(_)) {
+        verified_at::note(&file, bytes.len() as u64);
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// A name that no other user can have made a file of before.
+pub(super) fn unique_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Each state of this kind has keys of its own, from the randomness of the process.
+    let random = RandomState::new().build_hasher().finish();
+    format!("object-{random:016x}-{}.new", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{cache::Config, metrics::Metrics};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_tag_stays_whose_directory_is_pruned_as_it_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config::at(directory.path());
+        let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
+        store.scan().await;
+        let tag = |round: u32| {
+            let path = format!("u/team/app/{}@01", round % 2);
+            Key::Tag(TagKey::from_path(Pool::Open, Path::new(&path)).unwrap())
+        };
+        store.write(tag(0), b"record".to_vec()).await.unwrap();
+        for round in 1..400 {
+            // The only one in its directory goes while the next one comes.
+            let (written, ()) = tokio::join!(
+                async {
+                    tokio::spawn({
+                        let (store, key) = (store.clone(), tag(round));
+                        async move { store.write(key, b"record".to_vec()).await }
+                    })
+                    .await
+                    .unwrap()
+                },
+                store.remove(tag(round - 1)),
+            );
+            written.unwrap();
+            assert!(store.read(tag(round), 100).await.unwrap().is_some(), "round {round}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The state of an upload, in its URL: where it goes on at the upstream.
+//!
+//! What must hold: only what was sealed here, or at an instance with the same key, is opened, and only for the same
+//! upstream and repository; nobody learns from it where that is. AES-256-GCM with a random nonce for each.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    error::Unspecified,
+    rand,
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
+
+use super::Config;
+use crate::{oci::Repository, small_file, state_dir::StateDirectory};
+
+/// The shortest key, in bytes of its file: a hundred and twenty-eight bits in hexadecimal digits.
+const SHORTEST_KEY: usize = 32;
+/// The longest key file that is read, in bytes.
+const LONGEST_KEY: u64 = 64 * 1024;
+/// The file in the state directory.
+const KEY_FILE: &str = "push.key";
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot make {path}")]
+    Make { path: PathBuf, source: io::Error },
+    #[error("{path} must have at least {SHORTEST_KEY} bytes that nobody can guess, as of `openssl rand -hex 32`")]
+    Short { path: PathBuf },
+    #[error("there is no randomness to be had for a key")]
+    Random,
+}
+
+/// Seals and opens the state of uploads. A cheap handle.
+#[derive(Clone)]
+pub struct Seal(Arc<RandomizedNonceKey>);
+
+impl std::fmt::Debug for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seal([REDACTED])")
+    }
+}
+
+impl Seal {
+    /// Takes the key in the state directory, which is made if it is not there; an earlier forebay had it in the cache. Blocks.
+    ///
+    /// # Errors
+    /// The key cannot be read or made, or could be guessed.
+    pub fn kept(state: &StateDirectory, cache: &Path) -> Result<Self, KeyError> {
+        let path = state.file(KEY_FILE);
+        let failed = |source| KeyError::Make { path: path.clone(), source };
+        state.take_over(KEY_FILE, cache).map_err(failed)?;
+        if !path.exists() {
+            let mut key = [0; 32];
+            rand::fill(&mut key).map_err(|Unspecified| KeyError::Random)?;
+            state.write(KEY_FILE, format!("{}\n", hex::encode(key)).as_bytes()).map_err(failed)?;
+        }
+        Self::read(&path)
+    }
+
+    /// Whether the key file of the configuration is good; there need not be one.
+    ///
+    /// # Errors
+    /// It cannot be read, or could be guessed.
+    pub fn check(config: &Config) -> Result<(), KeyError> {
+        config.key_file.as_deref().map_or(Ok(()), |path| Self::read(path).map(drop))
+    }
+
+    /// Takes the key in this file.
+    ///
+    /// # Errors
+    /// It cannot be read, or could be guessed.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        let read = small_file::read(path, LONGEST_KEY);
+        let secret = read.map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+        let secret = secret.trim_ascii();
+        if secret.len() < SHORTEST_KEY {
+            return Err(KeyError::Short { path: path.to_owned() });
+        }
+        Self::of(secret).map_err(|Unspecified| KeyError::Random)
+    }
+
+    /// A key of its own.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used, reason = "a test says what must hold by failing")]
+    pub fn for_test() -> Self {
+        Self::of(b"the key of a test").unwrap()
+    }
+
+    /// Whatever the file has, the key is as long as it has to be, and good for nothing but this.
+    fn of(secret: &[u8]) -> Result<Self, Unspecified> {
+        let key = Sha256::new().chain_update("forebay: the state of uploads, 1\0").chain_update(secret).finalize();
+        Ok(Self(Arc::new(RandomizedNonceKey::new(&AES_256_GCM, &key)?)))
+    }
+
+    /// `None` when there is no randomness to be had.
+    pub fn seal(&self, upstream: &str, repository: &Repository, state: &str) -> Option<String> {
+        let mut sealed = state.as_bytes().to_vec();
+        let nonce = self.0.seal_in_place_append_tag(owner(upstream, repository), &mut sealed).ok()?;
+        Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat()))
+    }
+
+    /// The state; `None` when it was not sealed with this key for this repository.
+    pub fn open(&self, upstream: &str, repository: &Repository, sealed: &str) -> Option<String> {
+        let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
+        let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut rest = rest.to_vec();
+        let state = self.0.open_in_place(nonce, owner(upstream, repository), &mut rest).ok()?;
+        String::from_utf8(state.to_vec()).ok()
+    }
+}
+
+/// No upstream's name has a line end in it.
+fn owner(upstream: &str, repository: &Repository) -> Aad<Vec<u8>> {
+    Aad::from(format!("{upstream}\n{repository}").into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(name: &str) -> Repository {
+        name.parse().unwrap()
+    }
+
+    fn seal(secret: &str) -> Seal {
+        Seal::of(secret.as_bytes()).unwrap()
+    }
+
+    const STATE: &str = "/v2/team/app/blobs/uploads/1?_state=x%2Fy";
+
+    #[test]
+    fn what_was_sealed_is_opened_for_the_same_repository_alone() {
+        let sealed = seal("a").seal("hub", &name("team/app"), STATE).unwrap();
+        assert_eq!(seal("a").open("hub", &name("team/app"), &sealed).as_deref(), Some(STATE));
+        for (key, upstream, repository) in
+            [("b", "hub", "team/app"), ("a", "other", "team/app"), ("a", "hub", "team/ap"), ("a", "hub", "team/app/x")]
+        {
+            assert_eq!(seal(key).open(upstream, &name(repository), &sealed), None, "{key} {upstream} {repository}");
+        }
+        assert!(!sealed.contains("team") && !format!("{:?}", seal("hunter2")).contains("hunter2"));
+        let again = seal("a").seal("hub", &name("team/app"), STATE).unwrap();
+        assert_ne!(sealed, again, "each has a nonce of its own");
+    }
+
+    #[test]
+    fn the_key_in_the_state_directory_is_made_once_for_its_owner_alone() {
+        let (directory, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let kept = || Seal::kept(&StateDirectory::open(directory.path()).unwrap(), cache.path()).unwrap();
+        let sealed = kept().seal("hub", &name("a"), STATE).unwrap();
+        let again = kept();
+        assert_eq!(again.open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
+        let file = directory.path().join(KEY_FILE);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        // Another instance, given the same key.
+        let shared = Config { key_file: Some(file.clone()) };
+        let instance = Seal::read(&file).unwrap();
+        assert_eq!(instance.open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
+        // An earlier forebay's, in the cache.
+        fs::rename(&file, cache.path().join(KEY_FILE)).unwrap();
+        assert_eq!(kept().open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
+        assert!(!cache.path().join(KEY_FILE).exists());
+        for short in ["", "secret\n", &format!("{}\n", "a".repeat(31))] {
+            fs::write(&file, short).unwrap();
+            assert!(matches!(Seal::check(&shared), Err(KeyError::Short { .. })), "{short:?}");
+        }
+        fs::remove_file(&file).unwrap();
+        assert!(matches!(Seal::check(&shared), Err(KeyError::Read { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn any_state_comes_back_and_any_other_text_does_not(state in ".{0,80}", at in 0usize..1000, to in any::<u8>()) {
+            let seal = seal("key");
+            let sealed = seal.seal("hub", &name("a"), &state).unwrap();
+            prop_assert_eq!(seal.open("hub", &name("a"), &sealed), Some(state));
+            let mut bytes = URL_SAFE_NO_PAD.decode(&sealed).unwrap();
+            let at = at % bytes.len();
+            prop_assume!(bytes[at] != to);
+            bytes[at] = to;
+            prop_assert_eq!(seal.open("hub", &name("a"), &URL_SAFE_NO_PAD.encode(&bytes)), None);
+            prop_assert_eq!(seal.open("hub", &name("a"), &URL_SAFE_NO_PAD.encode(&bytes[..at])), None);
+        }
+
+        #[test]
+        fn any_text_is_opened_without_a_panic(text in ".{0,60}|[A-Za-z0-9_-]{0,60}") {
+            prop_assert_eq!(seal("key").open("hub", &name("a"), &text), None);
+        }
+    }
+}

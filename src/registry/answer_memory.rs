@@ -1,0 +1,395 @@
+//! What answers hold in memory until their clients have taken it: one budget in bytes, shared by peers.
+//!
+//! What must hold: bytes count from the moment an answer has them until the last of it is sent or its connection is gone,
+//! wherever they wait: the permit is inside them. Bytes that several answers share, as those of a cached manifest, count once,
+//! for a peer that is still sent them: the first, and where that has left, another. Where there is no room, readers that are slow enough go first. Parts of blobs have a budget of their own: see [`crate::transport::zero_copy::buffers`].
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    cache::{Ended, Holding, Readers, Reading, Taker},
+    peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks},
+};
+
+/// The most that all answers together hold, in bytes.
+const MAX_HELD: u64 = 256 * 1024 * 1024;
+/// An answer of no more bytes than this is not counted: it is part of what any request costs.
+const MAX_UNCOUNTED: usize = 16 * 1024;
+
+/// The budget of all answers. A cheap handle.
+#[derive(Clone)]
+pub struct Held(Arc<Inner>);
+
+struct Inner {
+    shares: Shares,
+    readers: Readers,
+    /// What counts, by where it lies in memory.
+    charges: Mutex<HashMap<Place, Charged>>,
+    /// What waits for the room of readers that were ended, and for whom.
+    waiting: Mutex<Vec<(Place, PeerPrefix)>>,
+}
+
+/// Bytes of which answers are being sent.
+struct Charged {
+    permit: Permit,
+    /// For whom they count: one of those that read them.
+    payer: IpAddr,
+    /// How many answers each has of them.
+    answers: BTreeMap<IpAddr, usize>,
+}
+
+/// Address and length.
+type Place = (usize, usize);
+
+/// One answer's part in what counts at a place.
+struct Charge {
+    place: Place,
+    address: IpAddr,
+    held: Held,
+}
+
+/// One answer's bytes wait for room until this is dropped.
+struct Waiting {
+    place: Place,
+    peer: PeerPrefix,
+    held: Held,
+}
+
+/// Bytes of one answer, with their charge, and who reads them: let go in this order.
+struct Counted {
+    bytes: Bytes,
+    _charge: Charge,
+    _reading: Reading,
+}
+
+impl Held {
+    pub fn new(trusted: TrustedNetworks, readers: Readers) -> Held {
+        Held::of(MAX_HELD, trusted, readers)
+    }
+
+    fn of(total: u64, trusted: TrustedNetworks, readers: Readers) -> Held {
+        Held(Arc::new(Inner {
+            shares: Shares::new(total, trusted),
+            readers,
+            charges: Mutex::default(),
+            waiting: Mutex::default(),
+        }))
+    }
+
+    /// Whether so many bytes count.
+    pub fn counts(bytes: &Bytes) -> bool {
+        bytes.len() > MAX_UNCOUNTED
+    }
+
+    /// The same bytes, which count, and are read, until they are dropped, wherever they go.
+    ///
+    /// # Errors
+    /// The budget is used up, or this peer holds the largest share of it, and no reader is slow enough to go.
+    pub async fn hold(&self, peer: IpAddr, taker: &Taker, bytes: Bytes) -> Result<Bytes, Refused> {
+        let charge = match self.charge(peer, &bytes) {
+            Err(why) => {
+                let (ended, _waiting) = self.end_slow_readers(peer, place(&bytes), why).ok_or(why)?;
+                ended.gone().await;
+                self.charge(peer, &bytes)
+            }
+            charge => charge,
+        }?;
+        let (place, len) = charge.place;
+        let reading = self.0.readers.begin(peer.into(), taker, Holding::Bytes(place, len));
+        Ok(Bytes::from_owner(Counted { bytes, _charge: charge, _reading: reading }))
+    }
+
+    fn charge(&self, address: IpAddr, bytes: &Bytes) -> Result<Charge, Refused> {
+        let place = place(bytes);
+        let mut charges = self.charges();
+        match charges.entry(place) {
+            Entry::Occupied(mut charged) => *charged.get_mut().answers.entry(address).or_default() += 1,
+            Entry::Vacant(vacant) => {
+                let permit = self.0.shares.take(address, bytes.len() as u64)?;
+                vacant.insert(Charged { permit, payer: address, answers: BTreeMap::from([(address, 1)]) });
+            }
+        }
+        Ok(Charge { place, address, held: self.clone() })
+    }
+
+    /// The readers whose room these bytes get: where a peer holds too much, of what it alone reads. What is ended is enough for
+    /// all that wait, and for what waits in several answers once.
+    fn end_slow_readers(&self, address: IpAddr, place: Place, why: Refused) -> Option<(Ended, Waiting)> {
+        let peer = PeerPrefix::from(address);
+        let frees = |holding: &Holding| match *holding {
+            Holding::Bytes(place, len) => {
+                let charges = self.charges();
+                let mut readers = charges.get(&(place, len))?.answers.keys();
+                (why == Refused::Full || readers.all(|reader| PeerPrefix::from(*reader) == peer)).then_some(len as u64)
+            }
+            Holding::Blob(_) | Holding::Through(..) => None,
+        };
+        // The lock is kept until it is known whether there are any: what gets no room is not counted with what others need.
+        let mut waiting = self.waiting();
+        waiting.push((place, peer));
+        let of_peer = waiting.iter().filter(|(_, other)| why == Refused::Full || *other == peer);
+        let places: HashSet<Place> = of_peer.map(|(place, _)| *place).collect();
+        let bytes = places.iter().fold(0_u64, |sum, (_, len)| sum.saturating_add(*len as u64));
+        let missing = match why {
+            Refused::Full => (self.0.shares.used().saturating_add(bytes)).saturating_sub(self.0.shares.total()),
+            Refused::Share => self.0.shares.to_give_back(address, bytes),
+        };
+        let ended = self.0.readers.make_room(missing, frees);
+        if ended.is_none() {
+            waiting.pop();
+        }
+        Some((ended?, Waiting { place, peer, held: self.clone() }))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<(Place, PeerPrefix)>> {
+        // An entry is whole even if a thread panicked beside it.
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn charges(&self) -> MutexGuard<'_, HashMap<Place, Charged>> {
+        // An entry is whole even if a thread panicked beside it.
+        self.0.charges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn place(bytes: &Bytes) -> Place {
+    (bytes.as_ptr().addr(), bytes.len())
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Charged {
+    /// An answer is over; whether it was the last one.
+    fn leave(&mut self, address: IpAddr) -> bool {
+        if let Some(answers) = self.answers.get_mut(&address) {
+            *answers -= 1;
+            if *answers == 0 {
+                self.answers.remove(&address);
+            }
+        }
+        let Some((other, _)) = self.answers.first_key_value() else { return true };
+        if !self.answers.contains_key(&self.payer) {
+            self.payer = *other;
+            self.permit.pass_to(self.payer);
+        }
+        false
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut waiting = self.held.waiting();
+        if let Some(own) = waiting.iter().position(|entry| *entry == (self.place, self.peer)) {
+            waiting.swap_remove(own);
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut charged) = self.held.charges().entry(self.place)
+            && charged.get_mut().leave(self.address)
+        {
+            charged.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::{cache::slow_readers::WINDOW, metrics::Metrics};
+
+    const SIZE: usize = 2 * MAX_UNCOUNTED;
+
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, n])
+    }
+
+    fn bytes() -> Bytes {
+        Bytes::from(vec![7; SIZE])
+    }
+
+    fn held(answers: usize) -> Held {
+        let readers = Readers::new(WINDOW, Metrics::new().unwrap());
+        Held::of((answers * SIZE) as u64, TrustedNetworks::default(), readers)
+    }
+
+    async fn hold(held: &Held, peer: u8, bytes: Bytes) -> Result<Bytes, Refused> {
+        held.hold(address(peer), &Taker::default(), bytes).await
+    }
+
+    #[tokio::test]
+    async fn bytes_count_until_their_last_part_is_dropped() {
+        let held = held(1);
+        let mut whole = hold(&held, 1, bytes()).await.unwrap();
+        assert_eq!(hold(&held, 2, bytes()).await.unwrap_err(), Refused::Full);
+        let part = whole.split_to(10);
+        drop(whole);
+        assert_eq!(hold(&held, 2, bytes()).await.unwrap_err(), Refused::Full);
+        drop(part);
+        assert_eq!(hold(&held, 2, bytes()).await.unwrap(), vec![7; SIZE]);
+        assert_eq!((held.0.shares.used(), held.charges().len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn bytes_that_answers_share_count_once() {
+        let held = held(2);
+        let shared = bytes();
+        let mut answers = Vec::new();
+        for n in 0..100 {
+            answers.push(hold(&held, n, shared.clone()).await.unwrap());
+        }
+        assert_eq!(held.0.shares.used(), SIZE as u64);
+        let other = hold(&held, 1, shared.slice(1..)).await.unwrap();
+        assert_eq!(held.0.shares.used(), 2 * SIZE as u64 - 1);
+        drop((answers, other));
+        assert_eq!((held.0.shares.used(), held.charges().len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn one_peer_leaves_a_quarter_of_the_budget() {
+        let held = held(8);
+        let mut hog = Vec::new();
+        let refused = loop {
+            match hold(&held, 1, bytes()).await {
+                Ok(bytes) => hog.push(bytes),
+                Err(why) => break why,
+            }
+        };
+        assert_eq!((hog.len(), refused), (6, Refused::Share));
+        assert!(hold(&held, 2, bytes()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_budget_of_nothing_holds_nothing() {
+        assert_eq!(hold(&held(0), 1, bytes()).await.unwrap_err(), Refused::Full);
+    }
+
+    /// A client that takes what it gets to the end of its connection.
+    async fn take(taker: Taker, bytes: Bytes) {
+        taker.end.cancelled().await;
+        drop(bytes);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_readers_of_the_peer_or_of_all_make_room() {
+        // How many answers there is room for, the peers of those that read, which of them are slow, the peer that comes,
+        // and who is ended for it.
+        for (room, readers, slow, peer, expected) in [
+            (4, &[1, 2, 3, 4][..], &[2, 3][..], 9, Ok(2)),
+            (4, &[1, 2, 3, 4], &[], 9, Err(Refused::Full)),
+            // It holds the largest share: its own slow reader goes, and no other's.
+            (8, &[2, 1, 1, 1, 1, 1], &[0, 2], 1, Ok(2)),
+            (8, &[2, 1, 1, 1, 1, 1], &[0], 1, Err(Refused::Share)),
+        ] {
+            let held = held(room);
+            let mut takers = Vec::new();
+            for peer in readers {
+                let taker = Taker::default();
+                let bytes = held.hold(address(*peer), &taker, bytes()).await.unwrap();
+                tokio::spawn(take(taker.clone(), bytes));
+                takers.push(taker);
+            }
+            slow.iter().for_each(|slow: &usize| takers[*slow].meter.waits());
+            tokio::time::advance(WINDOW).await;
+            let come = hold(&held, peer, bytes()).await;
+            let ended: Vec<_> = (0..readers.len()).filter(|n| takers[*n].end.is_cancelled()).collect();
+            assert_eq!(ended, Vec::from_iter(expected), "{readers:?} {slow:?}");
+            assert_eq!(come.err(), expected.err(), "{readers:?} {slow:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_at_once_end_no_more_readers_than_they_need() {
+        // Four slow readers of eight parts each: how many parts the answers need, how many of them have the same bytes, and how
+        // many readers are ended.
+        for (answers, copies, expected) in [
+            (&[1; 8][..], 1, 1),
+            (&[1; 9], 1, 2),
+            (&[8, 8], 1, 2),
+            (&[8], 10, 1),
+            (&[1, 8, 1], 1, 2),
+            // One that is too large is not waited for by the others.
+            (&[33, 8], 1, 1),
+        ] {
+            let held = held(32);
+            let mut takers = Vec::new();
+            for peer in 0..4 {
+                let taker = Taker::default();
+                let bytes = held.hold(address(peer), &taker, vec![7; 8 * SIZE].into()).await.unwrap();
+                tokio::spawn(take(taker.clone(), bytes));
+                taker.meter.waits();
+                takers.push(taker);
+            }
+            tokio::time::advance(WINDOW).await;
+            let answers: Vec<_> = answers.iter().map(|parts| Bytes::from(vec![7; parts * SIZE])).collect();
+            let come = answers.iter().flat_map(|bytes| vec![bytes; copies]).enumerate();
+            let come = join_all(come.map(|(n, bytes)| hold(&held, 10 + n as u8, bytes.clone()))).await;
+            let refused = come.iter().filter(|come| come.is_err()).count();
+            assert_eq!(refused, usize::from(answers[0].len() > 32 * SIZE), "{expected}");
+            let ended = takers.iter().filter(|taker| taker.end.is_cancelled()).count();
+            assert_eq!((ended, held.waiting().len()), (expected, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_charge_passes_to_a_peer_that_still_reads() {
+        let held = held(8);
+        let shared = bytes();
+        let [first, second, third] = [1, 2, 3].map(|peer| hold(&held, peer, shared.clone()));
+        let (first, second, third) = (first.await.unwrap(), second.await.unwrap(), third.await.unwrap());
+        let payer = || held.0.shares.largest().map(|(peer, units)| (peer.to_string(), units));
+        let pays = |peer: &str| Some((peer.to_owned(), SIZE as u64));
+        assert_eq!(payer(), pays("10.0.0.1"));
+        drop(third);
+        assert_eq!(payer(), pays("10.0.0.1"));
+        let again = hold(&held, 1, shared.clone()).await.unwrap();
+        drop(first);
+        assert_eq!(payer(), pays("10.0.0.1"), "it has another answer");
+        drop(again);
+        assert_eq!(payer(), pays("10.0.0.2"));
+        drop(second);
+        assert_eq!((held.0.shares.used(), held.charges().len(), payer()), (0, 0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_reader_of_another_peer_goes_for_a_share() {
+        let held = held(8);
+        let answers: Vec<_> = (0..5).map(|_| bytes()).collect();
+        // Peer 1 pays for all five, and peer 2 reads the first three, too.
+        let mut takers = Vec::new();
+        for (peer, answers) in [(1, &answers[..]), (2, &answers[..3])] {
+            for answer in answers {
+                let taker = Taker::default();
+                let bytes = held.hold(address(peer), &taker, answer.clone()).await.unwrap();
+                tokio::spawn(take(taker.clone(), bytes));
+                takers.push(taker);
+            }
+        }
+        let _other = hold(&held, 3, bytes()).await.unwrap();
+        for (slow, expected) in [
+            // What the other peer reads goes on to count, whichever reader is ended.
+            (&[0, 1, 2, 5, 6, 7][..], Err(Refused::Share)),
+            (&[4], Ok(4)),
+        ] {
+            slow.iter().for_each(|slow: &usize| takers[*slow].meter.waits());
+            tokio::time::advance(WINDOW).await;
+            let come = hold(&held, 1, bytes()).await;
+            let ended: Vec<_> = (0..takers.len()).filter(|n| takers[*n].end.is_cancelled()).collect();
+            assert_eq!((come.err(), ended), (expected.err(), Vec::from_iter(expected)), "{slow:?}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Response bodies: bytes in memory, or a blob read piece by piece.
+//!
+//! What must hold: a body that cannot go on is an error, which breaks the connection (HTTP/1: closed before
+//! Content-Length or the last chunk; HTTP/2: the stream is reset). It never ends as if it were complete, also
+//! when its source ends early without saying so.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
+
+use super::multipart_ranges::Framing;
+use crate::{
+    cache::{BlobReader, FileSlice, Parts, Piece, ReadError, Reading},
+    oci::ResolvedRange,
+    transport::zero_copy::{
+        buffers,
+        queue::{self, Lane},
+    },
+};
+
+/// What is left of a slice is read into memory when it is no longer than this, in bytes: one small copy is cheaper than a
+/// call of its own.
+const SMALL: u64 = 32 * 1024;
+
+/// The longest frame of a body in memory, in bytes.
+const MAX_FRAME: usize = 64 * 1024;
+/// The last frame of a longer body, in bytes. hyper ends an HTTP/2 stream's task once the last frame is queued, whatever
+/// the client takes: nothing watches it any more, so it is short, and a copy that keeps none of the rest in memory.
+const LAST_FRAME: usize = 16 * 1024;
+
+/// The body of every response.
+pub enum Body {
+    /// All that is left of it is in memory; `None` once it was given.
+    Whole(Option<Bytes>),
+    Parts(UnsyncBoxBody<Bytes, BodyError>),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Body::Whole(bytes) => Poll::Ready(next_frame(bytes).map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Parts(parts) => Pin::new(parts).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Whole(bytes) => bytes.is_none(),
+            Body::Parts(parts) => parts.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Body::Parts(parts) => parts.size_hint(),
+        }
+    }
+}
+
+/// Cuts the next frame off a body in memory.
+fn next_frame(left: &mut Option<Bytes>) -> Option<Bytes> {
+    let Some(bytes) = left.as_mut().filter(|bytes| bytes.len() > LAST_FRAME) else { return left.take() };
+    let frame = bytes.split_to(MAX_FRAME.min(bytes.len() - LAST_FRAME));
+    if bytes.len() == LAST_FRAME {
+        *bytes = Bytes::copy_from_slice(bytes);
+    }
+    Some(frame)
+}
+
+/// Why a body cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the blob cannot be read on")]
+    Read(#[source] ReadError),
+    #[error("the cached file cannot be read")]
+    File(#[source] io::Error),
+    #[error("the blob ended {missing} bytes early")]
+    Short { missing: u64 },
+}
+
+pub fn empty() -> Body {
+    Body::Whole(None)
+}
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Body::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
+}
+
+/// Sends what `reader` gives; `len` bytes when that is known. With a `lane`, the kernel sends what it can. It is read until
+/// `reading` is dropped.
+pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<Lane>, reading: Option<Reading>) -> Body {
+    if let BlobReader::Memory(Some(bytes)) = &reader
+        && len.is_none_or(|len| len == bytes.len() as u64)
+    {
+        return full(bytes.clone());
+    }
+    stream_of(reader, None, len, lane, reading)
+}
+
+/// Sends several parts of a blob, each behind its head; `reader` gives the first of them.
+pub fn parts(reader: BlobReader, parts: Parts, framing: Framing, reading: Option<Reading>) -> Body {
+    let len = framing.body_len(parts.ranges());
+    let several = Several::new(parts, framing);
+    stream_of(reader, Some(Box::new(several)), Some(len), None, reading)
+}
+
+fn stream_of(
+    reader: BlobReader,
+    several: Option<Box<Several>>,
+    len: Option<u64>,
+    lane: Option<Lane>,
+    reading: Option<Reading>,
+) -> Body {
+    let reading = reading.map(Arc::new);
+    let source = Source { reader, several, rest: None, missing: len, lane, cannot_warm: false, memory: None, reading };
+    let frames = stream::try_unfold(source, |mut source| async {
+        Ok(source.next().await?.map(|bytes| (Frame::data(bytes), source)))
+    });
+    Body::Parts(StreamBody::new(frames).boxed_unsync())
+}
+
+struct Source {
+    reader: BlobReader,
+    /// Where it gives one part after the other.
+    several: Option<Box<Several>>,
+    /// What is left of the slice at hand.
+    rest: Option<FileSlice>,
+    /// How many announced bytes are still to be sent.
+    missing: Option<u64>,
+    lane: Option<Lane>,
+    /// The disk was asked for a part of this file, and not all of it is in memory, or it cannot be told.
+    cannot_warm: bool,
+    /// Present once something had to be read.
+    memory: Option<buffers::Reader>,
+    /// The last to be dropped.
+    reading: Option<Arc<Reading>>,
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        if self.missing == Some(0) {
+            return Ok(None);
+        }
+        let bytes = match self.piece().await? {
+            Some(Piece::Memory(bytes)) => {
+                // What comes past the cache keeps nothing in it; what stands between parts is in no cache.
+                if self.reader.hold().is_none() {
+                    self.reading = None;
+                }
+                bytes
+            }
+            Some(Piece::File(mut slice)) => {
+                let bytes = self.send(&slice).await.map_err(BodyError::File)?;
+                slice.offset += bytes.len() as u64;
+                slice.len -= bytes.len() as u64;
+                self.rest = Some(slice).filter(|slice| slice.len > 0);
+                bytes
+            }
+            None => {
+                return match self.missing {
+                    Some(missing) if missing > 0 => Err(BodyError::Short { missing }),
+                    _ => Ok(None),
+                };
+            }
+        };
+        if let Some(missing) = &mut self.missing {
+            *missing = missing.saturating_sub(bytes.len() as u64);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The front of a slice: a stand-in for what the kernel is to send, or bytes.
+    async fn send(&mut self, slice: &FileSlice) -> io::Result<Bytes> {
+        let len = slice.len.min(queue::LONGEST);
+        if let Some(lane) = &self.lane
+            && len > SMALL
+        {
+            if queue::is_in_memory(&slice.file, slice.offset, len)? {
+                return Ok(lane.push(slice.clone(), self.held(), slice.len > len + SMALL));
+            }
+            lane.pause();
+            if !self.cannot_warm {
+                let part = FileSlice { len: len.min(buffers::AHEAD), ..slice.clone() };
+                if buffers::warmed(part.clone()).await? {
+                    return Ok(lane.push(part, self.held(), false));
+                }
+                self.cannot_warm = true;
+            }
+        }
+        if let Some(lane) = &self.lane {
+            lane.pause();
+        }
+        self.memory.get_or_insert_with(buffers::Reader::new).read(slice).await
+    }
+
+    fn held(&self) -> Option<queue::Held> {
+        Some((self.reader.hold(), self.reading.clone()))
+    }
+
+    async fn piece(&mut self) -> Result<Option<Piece>, BodyError> {
+        match (self.rest.take(), &mut self.several) {
+            (Some(slice), _) => Ok(Some(Piece::File(slice))),
+            (None, None) => self.reader.next().await.map_err(BodyError::Read),
+            (None, Some(several)) => several.piece(&mut self.reader).await,
+        }
+    }
+}
+
+/// The parts of a body with several, and what stands between them.
+struct Several {
+    parts: Parts,
+    framing: Framing,
+    /// What stands before the first part.
+    head: Option<Bytes>,
+    /// What stands behind the last one.
+    end: Option<Bytes>,
+    /// How many bytes of the part at hand are still to come.
+    left: u64,
+}
+
+impl Several {
+    fn new(parts: Parts, framing: Framing) -> Self {
+        let first = parts.ranges().first().copied();
+        let head = first.map(|range| framing.head(range, true));
+        let (end, left) = (Some(framing.end()), first.map_or(0, ResolvedRange::len));
+        Self { parts, framing, head, end, left }
+    }
+
+    async fn piece(&mut self, reader: &mut BlobReader) -> Result<Option<Piece>, BodyError> {
+        if let Some(head) = self.head.take() {
+            return Ok(Some(Piece::Memory(head)));
+        }
+        if self.left > 0 {
+            // What follows would be taken for this part's.
+            let missing = BodyError::Short { missing: self.left };
+            let mut piece = reader.next().await.map_err(BodyError::Read)?.ok_or(missing)?;
+            self.left -= piece.cut(self.left);
+            return Ok(Some(piece));
+        }
+        // On the heap: it has room for all that opening a blob may do.
+        match Box::pin(self.parts.next(reader)).await.map_err(BodyError::Read)? {
+            Some(range) => {
+                self.left = range.len();
+                Ok(Some(Piece::Memory(self.framing.head(range, false))))
+            }
+            None => Ok(self.end.take().map(Piece::Memory)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_in_memory_comes_in_frames_and_its_last_one_keeps_nothing() {
+        for len in
+            [1, LAST_FRAME, LAST_FRAME + 1, MAX_FRAME, MAX_FRAME + LAST_FRAME, MAX_FRAME + LAST_FRAME + 1, 1 << 20]
+        {
+            let content: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let whole = Bytes::from_owner(content.clone());
+            let mut left = Some(whole.clone());
+            let frames: Vec<Bytes> = std::iter::from_fn(|| next_frame(&mut left)).collect();
+            assert_eq!(frames.concat(), content, "{len}");
+            assert!(frames.iter().all(|frame| !frame.is_empty() && frame.len() <= MAX_FRAME), "{len}");
+            let last = frames.last().unwrap();
+            assert!(last.len() <= LAST_FRAME, "{len}");
+            let end = whole.as_ptr_range().end;
+            assert_eq!(last.as_ptr_range().end == end, len <= LAST_FRAME, "{len}: a copy, where there is a rest");
+        }
+    }
+}

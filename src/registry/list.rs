@@ -1,0 +1,70 @@
+//! Lists in the pipeline: which part of which one a request asks for, and the answer as its client has to read it.
+
+use http::{HeaderValue, Response};
+
+use super::{
+    access_log::Facts,
+    body::Body,
+    pagination, response,
+    service::{Asked, Handler},
+};
+use crate::{
+    auth::{Admission, Subject},
+    cache::{FoundList, List, ServedList, Wanted, WantedList, list::TaggedReferrers},
+    error::Error,
+    metrics::{Operation, Outcome},
+    upstream::{ErrorKind, Upstream},
+};
+
+impl Handler {
+    pub(super) async fn list(
+        &self,
+        asked: Asked<'_>,
+        upstream: Upstream,
+        list: List,
+        namespace: Option<&str>,
+        facts: &mut Facts,
+    ) -> Result<Response<Body>, Error> {
+        // A HEAD is a GET whose body is left out: it is kept and joined as one, and few registries know it here.
+        let kind = match &list {
+            List::Tags(_) | List::Catalog => HeaderValue::from_static("application/json"),
+            List::Referrers { .. } => HeaderValue::from_static("application/vnd.oci.image.index.v1+json"),
+        };
+        let query = pagination::asked(&list, asked.uri.query().unwrap_or_default());
+        let wanted = WantedList::new(upstream, list, query);
+        let refused = || self.proofs.refused_at(&wanted.upstream, wanted.list.repository());
+        let served = match self.lists.get(&wanted, refused).await.map_err(|error| facts.failed(error))? {
+            FoundList::Served(served) => served,
+            FoundList::Tagged(tagged) => self.tagged_referrers(asked, tagged, facts).await?,
+        };
+        facts.outcome = served.outcome;
+        Ok(response::list(kind, served, asked.uri.path(), namespace))
+    }
+
+    /// Lists are kept for each asker apart; a tag is not, and who may not read it must not learn from it.
+    async fn tagged_referrers(
+        &self,
+        asked: Asked<'_>,
+        mut tagged: TaggedReferrers,
+        facts: &mut Facts,
+    ) -> Result<ServedList, Error> {
+        let Wanted { upstream, repository, accept, .. } = tagged.manifest.clone();
+        let known = match upstream.decides_by_client() {
+            true => self.lists.known_tagged(&tagged).await,
+            false => None,
+        };
+        let subject = Subject::Manifest(tagged.tag.clone(), accept, known);
+        match self.proofs.admit(&upstream, &repository, &subject, asked.connection.peer.ip()).await {
+            Ok(Admission { told, unproven, .. }) => {
+                tagged.manifest.told = told;
+                let (served, digest) = self.lists.get_tagged(&tagged).await.map_err(|error| facts.failed(error))?;
+                if let (Some(at), Some(digest)) = (unproven, digest) {
+                    self.proofs.sent(&upstream, &repository, &digest, at);
+                }
+                Ok(served)
+            }
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(tagged.none(Outcome::Miss)),
+            Err(error) => Err(facts.refused(Operation::Referrers, &error)),
+        }
+    }
+}

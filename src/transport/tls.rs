@@ -1,0 +1,326 @@
+//! The server's side of TLS: load, verify, reload.
+//!
+//! Certificate, key and client CA are one value: they are read together, checked together and swapped together, as
+//! one `ServerConfig`. So a handshake never sees half of a change, and tickets given out under an old client CA are
+//! worth nothing under a new one. A bad new file keeps the old value, and is told of once.
+//!
+//! A certificate that has expired, or is not valid yet, is a bad new file. There is nothing to keep at the start: then it is
+//! used, with a warning, since the clock may be what is wrong, and clear HTTP and clients that do not look are still served.
+
+pub(crate) mod kernel;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    CertificateError, RootCertStore, ServerConfig,
+    client::verify_server_cert_signed_by_trust_anchor,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, UnixTime,
+        pem::{self, PemObject},
+    },
+    server::{ParsedCertificate, WebPkiClientVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::TlsConfig;
+use crate::{metrics::Metrics, repeated_error::Trouble, small_file};
+
+/// The longest file of a certificate, its chain, a key or a CA, in bytes.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// How often the files are looked at. Their content is compared, which works where notifications do not: NFS, and the
+/// symbolic links that Kubernetes and certbot swap.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why certificates cannot be used. Each names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is not PEM", path.display())]
+    Pem { path: PathBuf, source: pem::Error },
+    #[error("{} contains no certificate", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("{} contains no private key that is PKCS#8, PKCS#1 or SEC1 and not encrypted", path.display())]
+    NoKey { path: PathBuf, source: pem::Error },
+    #[error("the key in {} is of no supported kind", path.display())]
+    Key { path: PathBuf, source: rustls::Error },
+    #[error("{} does not begin with a usable certificate", path.display())]
+    Certificate { path: PathBuf, source: rustls::Error },
+    #[error("the key in {} does not belong to the first certificate in {}", key.display(), certificate.display())]
+    Mismatch { certificate: PathBuf, key: PathBuf },
+    #[error("the certificate in {} has expired{}", path.display(), date(" on", *not_after))]
+    Expired { path: PathBuf, not_after: Option<UnixTime> },
+    #[error("the certificate in {} is not valid yet{}", path.display(), date(": it is from", *not_before))]
+    NotYetValid { path: PathBuf, not_before: Option<UnixTime> },
+    #[error("a certificate in {} cannot be a client CA", path.display())]
+    ClientCa { path: PathBuf, source: rustls::Error },
+    #[error("{} cannot verify clients", path.display())]
+    Verifier { path: PathBuf, source: rustls::server::VerifierBuilderError },
+    #[error("cannot set up TLS")]
+    Setup { source: rustls::Error },
+}
+
+/// What looking at the files found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    Changed,
+    Unchanged,
+}
+
+/// A cheap handle on the TLS configuration of now.
+#[derive(Clone)]
+pub struct ReloadableTls(Arc<Shared>);
+
+struct Shared {
+    current: ArcSwap<Loaded>,
+    /// One reload at a time, so that an older reading never replaces a newer one.
+    reloading: Mutex<()>,
+}
+
+/// Files that were read and found good, for [`ReloadableTls::replace`].
+pub struct PreparedTls(Loaded);
+
+struct Loaded {
+    /// Where the files are.
+    config: TlsConfig,
+    fingerprint: Fingerprint,
+    /// What is shown first.
+    leaf: CertificateDer<'static>,
+    server: Arc<ServerConfig>,
+}
+
+/// SHA-256 of all files: equal when nothing changed.
+type Fingerprint = [u8; 32];
+
+/// The files as they were at one time.
+struct Files {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl ReloadableTls {
+    /// # Errors
+    /// When a file cannot be read or understood, or the key is not the certificate's.
+    pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        let PreparedTls(loaded) = Self::prepare(config)?;
+        if let Err(error) = loaded.is_of_now() {
+            warn!(%error, "clients that verify it will refuse this server");
+        }
+        Ok(ReloadableTls(Arc::new(Shared { current: ArcSwap::from_pointee(loaded), reloading: Mutex::new(()) })))
+    }
+
+    /// Reads files that may be others than those in use, and changes nothing yet. Blocks on files.
+    ///
+    /// # Errors
+    /// As [`ReloadableTls::load`].
+    pub fn prepare(config: &TlsConfig) -> Result<PreparedTls, TlsError> {
+        Files::read(config)?.load(config).map(PreparedTls)
+    }
+
+    /// Whether the files are what a reload would take over.
+    ///
+    /// # Errors
+    /// As [`ReloadableTls::load`], and when the certificate is not valid now.
+    pub fn check(config: &TlsConfig) -> Result<(), TlsError> {
+        Self::prepare(config)?.0.is_of_now()
+    }
+
+    /// Whether what was prepared may replace what is in use. The same files may, however old they have become.
+    ///
+    /// # Errors
+    /// When the certificate is another one and not valid now.
+    pub fn may_become(&self, PreparedTls(loaded): &PreparedTls) -> Result<(), TlsError> {
+        if loaded.fingerprint == self.0.current.load().fingerprint { Ok(()) } else { loaded.is_of_now() }
+    }
+
+    /// Uses what was prepared from now on; its files are those that [`ReloadableTls::watch`] looks at.
+    pub fn replace(&self, PreparedTls(mut loaded): PreparedTls) {
+        let _one = self.0.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.0.current.load();
+        if loaded.fingerprint == current.fingerprint {
+            // The tickets that were given out stay good.
+            loaded.server = current.server.clone();
+        }
+        self.0.current.store(Arc::new(loaded));
+    }
+
+    /// Reads the files again. Handshakes that begin after it see the new value; connections stay. Blocks on files.
+    ///
+    /// # Errors
+    /// As [`ReloadableTls::check`]; the old value is kept.
+    pub fn reload(&self) -> Result<Reloaded, TlsError> {
+        // The lock guards no data: a panic of another holder left nothing half done.
+        let _one = self.0.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.0.current.load();
+        let files = Files::read(&current.config)?;
+        if files.fingerprint() == current.fingerprint {
+            return Ok(Reloaded::Unchanged);
+        }
+        let loaded = files.load(&current.config)?;
+        loaded.is_of_now()?;
+        self.0.current.store(Arc::new(loaded));
+        Ok(Reloaded::Changed)
+    }
+
+    /// What the next handshake uses.
+    pub fn acceptor_config(&self) -> Arc<ServerConfig> {
+        self.0.current.load().server.clone()
+    }
+
+    /// Looks at the files every few seconds until `shutdown`.
+    pub async fn watch(self, metrics: Metrics, shutdown: CancellationToken) {
+        self.watch_every(LOOK, metrics, shutdown).await;
+    }
+
+    /// As [`ReloadableTls::watch`], with an interval of one's own.
+    pub async fn watch_every(self, interval: Duration, metrics: Metrics, shutdown: CancellationToken) {
+        let mut trouble = Trouble::default();
+        while tokio::time::timeout(interval, shutdown.cancelled()).await.is_err() {
+            let tls = self.clone();
+            let reload = tokio::task::spawn_blocking(move || tls.reload()).await;
+            match reload {
+                Ok(Ok(Reloaded::Unchanged)) => trouble.over(),
+                Ok(Ok(Reloaded::Changed)) => {
+                    trouble.over();
+                    metrics.reload("tls", true);
+                    let certificate = self.0.current.load().config.certificate.clone();
+                    info!(certificate = %certificate.display(), "the new certificate is in use");
+                }
+                Ok(Err(failure)) => {
+                    if trouble.is_news(&failure) {
+                        metrics.reload("tls", false);
+                        error!(
+                            error = &failure as &dyn std::error::Error,
+                            "the new certificate is not usable; the old one stays in use"
+                        );
+                    }
+                }
+                // The runtime is ending, and this task with it.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Loaded {
+    /// Whether the certificate is valid at this time. Those behind it in the file are not looked at: a chain may end in a
+    /// root that has expired and that no client needs.
+    fn is_of_now(&self) -> Result<(), TlsError> {
+        let path = || self.config.certificate.clone();
+        let refused = |source| TlsError::Certificate { path: path(), source };
+        let leaf = ParsedCertificate::try_from(&self.leaf).map_err(refused)?;
+        // The dates come before anything else, so that no root is needed for them.
+        let (none, algorithms) =
+            (RootCertStore::empty(), aws_lc_rs::default_provider().signature_verification_algorithms);
+        let judged = verify_server_cert_signed_by_trust_anchor(&leaf, &none, &[], UnixTime::now(), algorithms.all);
+        let Err(rustls::Error::InvalidCertificate(error)) = judged else { return Ok(()) };
+        match error {
+            CertificateError::ExpiredContext { not_after, .. } => {
+                Err(TlsError::Expired { path: path(), not_after: Some(not_after) })
+            }
+            CertificateError::Expired => Err(TlsError::Expired { path: path(), not_after: None }),
+            CertificateError::NotValidYetContext { not_before, .. } => {
+                Err(TlsError::NotYetValid { path: path(), not_before: Some(not_before) })
+            }
+            CertificateError::NotValidYet => Err(TlsError::NotYetValid { path: path(), not_before: None }),
+            // Who issued it is for clients to judge.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A date behind a word; nothing where it is not known.
+fn date(word: &str, time: Option<UnixTime>) -> String {
+    let date = time.and_then(|time| UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs())));
+    // A date behind the year 9999 has no such form.
+    let date = date.filter(|date| *date < UNIX_EPOCH + Duration::from_secs(253_402_300_800));
+    date.map(|date| format!("{word} {}", httpdate::fmt_http_date(date))).unwrap_or_default()
+}
+
+impl Files {
+    fn read(config: &TlsConfig) -> Result<Files, TlsError> {
+        let read = |path: &Path| {
+            small_file::read(path, MAX_FILE).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+        };
+        Ok(Files {
+            certificate: read(&config.certificate)?,
+            key: read(&config.key)?,
+            client_ca: config.client_ca.as_deref().map(read).transpose()?,
+        })
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let mut hash = Sha256::new();
+        for file in [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten() {
+            // Each with its own hash, so that moving bytes from one file to another is a change as well.
+            hash.update(Sha256::digest(file));
+        }
+        hash.finalize().into()
+    }
+
+    fn load(&self, config: &TlsConfig) -> Result<Loaded, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let identity = self.identity(config, &provider)?;
+        let leaf = identity.end_entity_cert().map(|leaf| leaf.clone().into_owned());
+        let leaf = leaf.map_err(|source| TlsError::Certificate { path: config.certificate.clone(), source })?;
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Setup { source })?;
+        let builder = match (&self.client_ca, &config.client_ca) {
+            (Some(pem), Some(path)) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(pem, path)? {
+                    roots.add(certificate).map_err(|source| TlsError::ClientCa { path: path.clone(), source })?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|source| TlsError::Verifier { path: path.clone(), source })?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Only the kernel is ever given them.
+        server.enable_secret_extraction = kernel::is_offered();
+        server.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
+        Ok(Loaded { config: config.clone(), fingerprint: self.fingerprint(), leaf, server: Arc::new(server) })
+    }
+
+    fn identity(&self, config: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+        let (certificate, key) = (config.certificate.clone(), config.key.clone());
+        let chain = certificates(&self.certificate, &certificate)?;
+        let secret =
+            PrivateKeyDer::from_pem_slice(&self.key).map_err(|source| TlsError::NoKey { path: key.clone(), source })?;
+        let secret = provider
+            .key_provider
+            .load_private_key(secret)
+            .map_err(|source| TlsError::Key { path: key.clone(), source })?;
+        let identity = CertifiedKey::new(chain, secret);
+        match identity.keys_match() {
+            Ok(()) => Ok(identity),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::Mismatch { certificate, key }),
+            Err(source) => Err(TlsError::Certificate { path: certificate, source }),
+        }
+    }
+}
+
+fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsError::Pem { path: path.to_owned(), source })?;
+    if chain.is_empty() { Err(TlsError::NoCertificate { path: path.to_owned() }) } else { Ok(chain) }
+}

@@ -1,0 +1,8 @@
+//! How bytes of files reach sockets without a copy in this process.
+
+pub(crate) mod buffer_pool;
+pub(crate) mod buffers;
+pub(crate) mod hyper_contract;
+pub(crate) mod queue;
+pub(crate) mod splice;
+pub(crate) mod unacknowledged;

@@ -1,0 +1,338 @@
+//! The exchange with a token realm: a credential, or none, against a token.
+//!
+//! Two dialects: GET with Basic, which everyone speaks for anonymous and password users; and an
+//! OAuth2 POST, which identity tokens need and some realms lack. What a realm says of a token's
+//! issue is its own clock's word: its life is counted from its receipt.
+//!
+//! Source: distribution, "Token Authentication Specification" and "OAuth2 Token Authentication".
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::{Response, Url};
+use serde::Deserialize;
+
+use super::{
+    super::{
+        Asker,
+        client::{Manner, Question, Sender, discard, late_response, redirect_walk::follow, whole_body},
+        error::{Error, ErrorKind, Shown},
+        response::{
+            self,
+            redaction::Private,
+            refusal::{Refusal, Said},
+        },
+    },
+    credential::{Credential, Secret},
+    token::{Scope, Token},
+};
+use crate::metrics::Operation;
+
+/// The longest answer of a realm that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+/// The life of a token whose answer does not tell it.
+///
+/// Source: distribution, "Token Authentication Specification", `expires_in`.
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// OAuth2 needs a client to have a name.
+const CLIENT_ID: &str = "forebay";
+
+/// What is asked of a realm.
+pub(in crate::upstream) struct Exchange<'a> {
+    pub realm: &'a Url,
+    pub service: Option<&'a str>,
+    pub scope: &'a Scope,
+    /// `None`: anonymously. The realm must be one that may see it.
+    pub credential: Option<&'a Credential>,
+    /// The client that it is for: what the realm does not understand of it is the client's fault, and what the realm has had
+    /// enough of is this client's alone. `None`: forebay itself.
+    pub client: Option<Asker>,
+}
+
+impl Exchange<'_> {
+    /// Fetches a token. One that was kept for all of its life is not given twice.
+    pub(in crate::upstream) async fn fetch(&self, sender: &Sender) -> Result<Token, Error> {
+        match self.fetch_one(sender).await {
+            Ok(token) if token.usable().is_zero() => self.fetch_one(sender).await,
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_one(&self, sender: &Sender) -> Result<Token, Error> {
+        match self.credential {
+            None => self.conclude(self.get(sender, None).await?).await,
+            Some(Credential::Password { username, password }) => {
+                let got = self.get(sender, Some((username, password))).await?;
+                // A realm of OAuth2 alone.
+                if !matches!(got.0.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+                    return self.conclude(got).await;
+                }
+                discard(got.0).await;
+                let grant = [("grant_type", "password"), ("username", username), ("password", password.expose())];
+                self.conclude(self.post(sender, &grant).await?).await
+            }
+            Some(Credential::IdentityToken { username, token }) => {
+                let grant = [("grant_type", "refresh_token"), ("refresh_token", token.expose())];
+                let posted = self.post(sender, &grant).await?;
+                // How realms say that they do not speak OAuth2: GCR 404, others 405, Artifactory
+                // 401, ACR 400; a redirect is not followed with a secret in the body.
+                let status = posted.0.status();
+                if !(matches!(status.as_u16(), 400 | 401 | 404 | 405) || status.is_redirection()) {
+                    return self.conclude(posted).await;
+                }
+                discard(posted.0).await;
+                self.conclude(self.get(sender, Some((username, token))).await?).await
+            }
+        }
+    }
+
+    async fn get(&self, sender: &Sender, user: Option<(&str, &Secret)>) -> Result<(Response, Url), Error> {
+        let scopes = self.scope.parameters();
+        let account = user.map(|(username, _)| username).filter(|username| !username.is_empty());
+        let service = self.service.map(|service| ("service", service));
+        let scopes = scopes.iter().map(|scope| ("scope", &**scope));
+        let parameters = service.into_iter().chain(scopes).chain(account.map(|account| ("account", account)));
+        let mut url = self.realm.clone();
+        for (name, value) in parameters {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+        let headers =
+            user.map(|(username, secret)| (header::AUTHORIZATION, basic(username, secret))).into_iter().collect();
+        let name = (self.client, None);
+        let followed = follow(sender, Manner::Usual, name, Operation::Token, Method::GET, url, headers).await?;
+        Ok((followed.response, followed.url))
+    }
+
+    async fn post(&self, sender: &Sender, grant: &[(&str, &str)]) -> Result<(Response, Url), Error> {
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let question = Question {
+            manner: Manner::Usual,
+            principal: self.client,
+            token: None,
+            operation: Operation::Token,
+            method: Method::POST,
+            url: self.realm,
+            start: self.realm,
+            hop: 0,
+            headers,
+            body: Some(self.form(grant)),
+        };
+        Ok((sender.ask(question).await?, self.realm.clone()))
+    }
+
+    /// The parameters of a POST. Several scopes are one `scope`, separated by spaces.
+    fn form(&self, grant: &[(&str, &str)]) -> String {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs(grant).append_pair("client_id", CLIENT_ID);
+        if let Some(service) = self.service {
+            form.append_pair("service", service);
+        }
+        let scopes = self.scope.parameters();
+        if !scopes.is_empty() {
+            form.append_pair("scope", &scopes.join(" "));
+        }
+        form.finish()
+    }
+
+    async fn conclude(&self, (response, url): (Response, Url)) -> Result<Token, Error> {
+        if response.status() != StatusCode::OK {
+            return Err(self.refused(response, &url).await);
+        }
+        let waited = late_response::waited(&response);
+        let body = match whole_body(response, &url, MAX_ANSWER).await {
+            Err(error) if error.kind == ErrorKind::TooLarge => {
+                let why = format!("the token realm {} answered with more than a token", Shown(&url));
+                return Err(Error::new(ErrorKind::Protocol, why).caused_by(error));
+            }
+            other => other?,
+        };
+        parse(&body).map(|token| token.come_before(waited)).ok_or_else(|| {
+            Error::new(ErrorKind::Protocol, format!("the token realm {} answered without a token", Shown(&url)))
+        })
+    }
+
+    async fn refused(&self, response: Response, url: &Url) -> Error {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let of_client = self.client.is_some();
+        let why = format!("the token realm {} answered {status}", Shown(url));
+        let error = |kind| Error::new(kind, why).retry_after(&headers);
+        let kind = failure(status, of_client);
+        let meant = match kind {
+            ErrorKind::Unauthorized => 401,
+            ErrorKind::Denied => 403,
+            ErrorKind::TooManyRequests => 429,
+            _ => {
+                discard(response).await;
+                return error(kind);
+            }
+        };
+        let body = response::body_of_refusal(response, url).await;
+        if kind != ErrorKind::TooManyRequests && is_page(status, &headers, &body, of_client) {
+            return error(ErrorKind::Unavailable);
+        }
+        // Where the realm is, is no client's business.
+        let names = url.host_str().map(str::to_owned).into_iter().collect();
+        let refusal = Refusal { status: meant, reasons: Said::of_realm(&body).reasons };
+        error(kind).in_words(refusal.without(&Private { names, asked: vec![] }))
+    }
+}
+
+/// Whether a refusal is that of something in front of the realm, such as an ingress without a backend or a firewall.
+///
+/// For a client each 401 and 403 is the realm's. Of those to forebay a page for people is none, and a 403 has errors of the
+/// specification, or no body. By 400 a realm finds fault with the request (OAuth2), in whatever words.
+fn is_page(status: StatusCode, headers: &HeaderMap, body: &[u8], of_client: bool) -> bool {
+    if headers.contains_key(header::WWW_AUTHENTICATE) || headers.contains_key(response::API_VERSION) {
+        return false;
+    }
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if of_client => false,
+        StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST => response::is_html(headers),
+        StatusCode::FORBIDDEN => response::is_html(headers) || !(body.is_empty() || Said::of(body).is_of_registry),
+        _ => !Said::of(body).is_of_registry,
+    }
+}
+
+/// What a realm means by a status that is not 200.
+fn failure(status: StatusCode, of_client: bool) -> ErrorKind {
+    match status.as_u16() {
+        401 => ErrorKind::Unauthorized,
+        403 => ErrorKind::Denied,
+        408 => ErrorKind::Timeout,
+        429 => ErrorKind::TooManyRequests,
+        508 => ErrorKind::Loop,
+        500..=599 => ErrorKind::Unavailable,
+        400..=499 if of_client => ErrorKind::Unauthorized,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+/// The value of an Authorization header of the Basic scheme, marked sensitive.
+pub(in crate::upstream) fn basic(username: &str, password: &Secret) -> HeaderValue {
+    let pair = STANDARD.encode(format!("{username}:{}", password.expose()));
+    // base64 is made of visible ASCII alone, so the fallback is never taken.
+    let mut value = HeaderValue::try_from(format!("Basic {pair}")).unwrap_or(HeaderValue::from_static("Basic"));
+    value.set_sensitive(true);
+    value
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    /// Seconds; a number by the specification, a string or a fraction at some realms.
+    expires_in: Option<serde_json::Value>,
+}
+
+/// `None` when there is no token in it, or none that could be sent.
+pub fn parse(body: &[u8]) -> Option<Token> {
+    let answer: Answer = serde_json::from_slice(body).ok()?;
+    let present = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let text = present(&answer.token).or_else(|| present(&answer.access_token))?;
+    let seconds = answer.expires_in.and_then(|value| match value {
+        serde_json::Value::Number(number) => number.as_f64(),
+        serde_json::Value::String(text) => text.parse().ok(),
+        _ => None,
+    });
+    // A token that lives for no time at all is a realm's way of not telling.
+    let life = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|life| !life.is_zero());
+    Token::new(&text, life.unwrap_or(DEFAULT_LIFE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_a_realm_is_a_refusal_an_outage_or_a_mistake() {
+        for (status, ours, clients) in [
+            (401, ErrorKind::Unauthorized, ErrorKind::Unauthorized),
+            (403, ErrorKind::Denied, ErrorKind::Denied),
+            (408, ErrorKind::Timeout, ErrorKind::Timeout),
+            (429, ErrorKind::TooManyRequests, ErrorKind::TooManyRequests),
+            (400, ErrorKind::Protocol, ErrorKind::Unauthorized),
+            (499, ErrorKind::Protocol, ErrorKind::Unauthorized),
+            (500, ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (508, ErrorKind::Loop, ErrorKind::Loop),
+            (599, ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (204, ErrorKind::Protocol, ErrorKind::Protocol),
+            (302, ErrorKind::Protocol, ErrorKind::Protocol),
+        ] {
+            let told = StatusCode::from_u16(status).unwrap();
+            assert_eq!((failure(told, false), failure(told, true)), (ours, clients), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_front_of_a_realm_refuses_in_a_page() {
+        let (text, html) = (Some("text/plain"), Some("text/html; charset=utf-8"));
+        let json = Some("application/json");
+        let errors = r#"{"errors":[{"code":"DENIED","message":"denied"}]}"#;
+        for (status, kind, body, ours, clients) in [
+            (401, json, r#"{"details":"incorrect username or password"}"#, false, false),
+            (401, None, "", false, false),
+            (401, text, "Auth failed.\n", false, false),
+            (401, html, "<html>", true, false),
+            (403, json, errors, false, false),
+            (403, None, errors, false, false),
+            (403, None, "", false, false),
+            (403, text, "blocked", true, false),
+            (403, html, "<html>", true, false),
+            (403, json, r#"{"message":"blocked"}"#, true, false),
+            (400, json, r#"{"error":"invalid_service"}"#, false, false),
+            (400, text, "no such service", false, false),
+            (400, html, "<html>", true, true),
+            (404, text, "default backend - 404", true, true),
+            (404, html, "<html>", true, true),
+            (404, None, "", true, true),
+            (404, json, errors, false, false),
+            (405, text, "", true, true),
+            (410, html, "<html>", true, true),
+            (421, None, "", true, true),
+        ] {
+            let headers: HeaderMap =
+                kind.map(|kind| (header::CONTENT_TYPE, HeaderValue::from_static(kind))).into_iter().collect();
+            let status = StatusCode::from_u16(status).unwrap();
+            let told = |of_client| is_page(status, &headers, body.as_bytes(), of_client);
+            assert_eq!((told(false), told(true)), (ours, clients), "{status} {kind:?} {body}");
+            for (name, value) in [(header::WWW_AUTHENTICATE, "Basic realm=x"), (response::API_VERSION, "registry/2.0")]
+            {
+                let mut headers = headers.clone();
+                headers.insert(name, HeaderValue::from_static(value));
+                assert!(
+                    !is_page(status, &headers, body.as_bytes(), true)
+                        && !is_page(status, &headers, body.as_bytes(), false)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn answers_of_real_realms() {
+        let token = |life| Token::new("t", Duration::from_secs(life));
+        for (body, expected) in [
+            (r#"{"token":"t","access_token":"t","expires_in":300,"issued_at":"2026-01-01T00:00:00Z"}"#, token(300)),
+            (r#"{"token":"t"}"#, token(60)),
+            (r#"{"access_token":"t"}"#, token(60)),
+            (r#"{"token":"","access_token":"t","expires_in":10}"#, token(10)),
+            (r#"{"token":null,"access_token":"t"}"#, token(60)),
+            (r#"{"token":"t","expires_in":"120"}"#, token(120)),
+            (r#"{"token":"t","expires_in":90.0}"#, token(90)),
+            (r#"{"token":"t","expires_in":0}"#, token(60)),
+            (r#"{"token":"t","expires_in":-5}"#, token(60)),
+            (r#"{"token":"t","expires_in":null}"#, token(60)),
+            // Issued long ago by a clock that is wrong, or by a realm that caches: still good.
+            (r#"{"token":"t","expires_in":300,"issued_at":"1999-01-01T00:00:00Z"}"#, token(300)),
+            (r#"{"token":"t","issued_at":"garbage"}"#, token(60)),
+            (r#"{"token":"a\nb"}"#, None),
+            (r#"{"token":""}"#, None),
+            (r#"{"errors":[]}"#, None),
+            ("<html>", None),
+            ("", None),
+        ] {
+            assert_eq!(parse(body.as_bytes()), expected, "{body}");
+        }
+    }
+}

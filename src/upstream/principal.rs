@@ -1,0 +1,197 @@
+//! In whose name an upstream is asked that decides by its clients' own credentials.
+//!
+//! What must hold: a client's password lives no longer than its requests and what was begun for them, is never printed,
+//! and is never a key of anything: what is remembered of an asker is a hash of name and password, under a key that
+//! is made at random for each process and never leaves this file.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+};
+
+use aws_lc_rs::{hmac, rand::SystemRandom};
+
+use super::auth::credential::{Credential, Secret};
+
+/// Who asks, as far as it makes a difference to what is remembered: nobody by name, or whoever has this name and password.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Asker(Option<[u8; 32]>);
+
+impl Asker {
+    /// Who says nothing of themselves.
+    pub const NOBODY: Self = Self(None);
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Asker([REDACTED])" } else { "Asker(nobody)" })
+    }
+}
+
+/// What a client showed, to be shown to the upstream in its place.
+pub struct ClientCredential {
+    pub(super) asker: Asker,
+    pub(super) credential: Credential,
+    pub(super) judged: Judged,
+    /// Told what the upstream said once nothing more is asked with this credential.
+    left: Mutex<Option<OnVerdict>>,
+}
+
+type OnVerdict = Box<dyn FnOnce(Verdict) + Send>;
+
+impl ClientCredential {
+    /// Its client has left; what was begun in its name may still end.
+    pub(super) fn when_judged(&self, then: impl FnOnce(Verdict) + Send + 'static) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(then));
+    }
+}
+
+impl Drop for ClientCredential {
+    fn drop(&mut self) {
+        let left = self.left.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(then) = left {
+            then(self.judged.verdict());
+        }
+    }
+}
+
+/// What the upstream said of a credential itself, as against what its client may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Nothing, or it was not asked.
+    None,
+    Refused,
+    /// It, or a token that its realm gave for it, got what was refused without it.
+    Taken,
+}
+
+/// Where the verdict on the credential of one request is noted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Judged(Arc<Notes>);
+
+#[derive(Debug, Default)]
+struct Notes {
+    verdict: AtomicU8,
+    was_taken: AtomicBool,
+}
+
+impl Judged {
+    /// A token for one thing outweighs the refusal of one for another.
+    pub(super) fn note(&self, verdict: Verdict) {
+        self.0.verdict.fetch_max(verdict as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        let noted = self.0.verdict.load(Ordering::Relaxed);
+        [Verdict::Refused, Verdict::Taken].into_iter().find(|verdict| *verdict as u8 == noted).unwrap_or(Verdict::None)
+    }
+
+    /// The upstream took the credential with an earlier request.
+    pub(super) fn note_taken_before(&self) {
+        self.0.was_taken.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the upstream has ever taken it, as far as is known.
+    pub(super) fn is_taken(&self) -> bool {
+        self.0.was_taken.load(Ordering::Relaxed) || self.verdict() == Verdict::Taken
+    }
+}
+
+impl fmt::Debug for ClientCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.credential.fmt(f)
+    }
+}
+
+/// What askers are told apart by.
+pub struct AskerKey(hmac::Key);
+
+/// There is no randomness to be had.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("cannot make a random key")]
+pub struct NoRandomness;
+
+impl AskerKey {
+    /// # Errors
+    /// When the system has no random numbers.
+    pub fn generate() -> Result<Self, NoRandomness> {
+        hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map(Self).map_err(|_| NoRandomness)
+    }
+
+    /// A name and a password as a client sent them.
+    pub fn credential(&self, username: String, password: String) -> Arc<ClientCredential> {
+        let mut context = hmac::Context::with_key(&self.0);
+        // The length tells `ann` + `b:c` from `ann:b` + `c`.
+        context.update(&(username.len() as u64).to_be_bytes());
+        context.update(username.as_bytes());
+        context.update(password.as_bytes());
+        let mut hash = [0; 32];
+        hash.copy_from_slice(context.sign().as_ref());
+        let credential = Credential::Password { username, password: Secret::new(password) };
+        Arc::new(ClientCredential {
+            asker: Asker(Some(hash)),
+            credential,
+            judged: Judged::default(),
+            left: Mutex::default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_name_and_password_are_the_same_asker() {
+        let key = AskerKey::generate().unwrap();
+        let of = |name: &str, password: &str| key.credential(name.to_owned(), password.to_owned()).asker;
+        assert_eq!(of("ann", "secret"), of("ann", "secret"));
+        for other in [of("ann", "Secret"), of("an", "nsecret"), of("", "annsecret"), of("annsecret", ""), Asker::NOBODY]
+        {
+            assert_ne!(of("ann", "secret"), other);
+        }
+        let other_process = AskerKey::generate().unwrap().credential("ann".into(), "secret".into()).asker;
+        assert_ne!(of("ann", "secret"), other_process);
+    }
+
+    #[test]
+    fn a_password_that_was_taken_once_is_one() {
+        use Verdict::{Refused, Taken};
+        for (before, noted, is_taken) in [
+            (false, None, false),
+            (false, Some(Refused), false),
+            (false, Some(Taken), true),
+            (true, None, true),
+            (true, Some(Refused), true),
+        ] {
+            let judged = Judged::default();
+            if before {
+                judged.note_taken_before();
+            }
+            noted.into_iter().for_each(|verdict| judged.note(verdict));
+            assert_eq!(judged.is_taken(), is_taken, "{before} {noted:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_outweighs_a_refusal() {
+        use Verdict::{None, Refused, Taken};
+        for (noted, verdict) in
+            [(&[][..], None), (&[Refused], Refused), (&[Taken, Refused], Taken), (&[Refused, Taken], Taken)]
+        {
+            let judged = Judged::default();
+            noted.iter().for_each(|verdict| judged.clone().note(*verdict));
+            assert_eq!(judged.verdict(), verdict, "{noted:?}");
+        }
+    }
+
+    #[test]
+    fn neither_password_nor_hash_is_printed() {
+        let credential = AskerKey::generate().unwrap().credential("ann".into(), "hunter2".into());
+        assert_eq!(format!("{credential:?}"), r#"Password { username: "ann", password: [REDACTED] }"#);
+        assert_eq!(format!("{:?}", credential.asker), "Asker([REDACTED])");
+    }
+}
