@@ -5,8 +5,8 @@
 use divan::{Bencher, counter::ItemsCount};
 use forebay::{
     cache::{
-        Pool,
-        storage::index::{CompactKey, Key, LruIndex},
+        Visibility,
+        storage::index::{CompactKey, IndexKey, LruIndex},
     },
     oci::{Algorithm, Digest},
 };
@@ -15,8 +15,8 @@ fn main() {
     divan::main();
 }
 
-fn key(number: usize) -> Key {
-    Key::Blob(Pool::Open.id(&Digest::of(Algorithm::Sha256, &number.to_le_bytes())))
+fn key(number: usize) -> IndexKey {
+    IndexKey::Blob(Visibility::Open.id(&Digest::of(Algorithm::Sha256, &number.to_le_bytes())))
 }
 
 fn index(len: usize) -> LruIndex {

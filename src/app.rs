@@ -20,18 +20,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Readiness},
-    auth::{self, AccessControl, Proofs, Tries},
+    auth::{self, AccessControl, Grants, PasswordAttempts},
     cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, Scrub, storage},
     config::Config,
     metrics::{self, Metrics},
     peer::TrustedNetworks,
-    push::{Gone, KeyError, Seal},
-    registry::{Handler, Held, Table},
+    push::{Deletions, KeyError, Seal},
+    registry::{AnswerMemory, Handler, Table},
     route::{AllowedHosts, HostPattern, Routes},
     state_dir::{self, StateDirectory},
     transport::{ListenError, Listener, ReloadableTls, TlsError},
     upstream::{
-        self, AskerKey, Context, NoRandomness, ReadBudget, SetupError, Upstream,
+        self, Context, NoRandomSource, PrincipalKey, ReadBudget, SetupError, Upstream,
         proxy::{self, ProxyError},
     },
 };
@@ -63,7 +63,7 @@ pub enum Error {
     #[error("server.tls")]
     Tls(#[from] TlsError),
     #[error("clients cannot be told apart")]
-    Randomness(#[from] NoRandomness),
+    Randomness(#[from] NoRandomSource),
     #[error("cannot listen")]
     Listen(#[from] ListenError),
     #[error("cannot listen on the admin address {address}")]
@@ -153,14 +153,14 @@ impl App {
                 images,
                 trusted.clone(),
             ),
-            proofs: Proofs::new(config.cache.negative_ttl, trusted.clone(), tasks.clone(), end.clone()),
-            tries: Tries::new(trusted.clone()),
+            proofs: Grants::new(config.cache.negative_ttl, trusted.clone(), tasks.clone(), end.clone()),
+            tries: PasswordAttempts::new(trusted.clone()),
             scrub: scrub.clone(),
-            asker_key: AskerKey::generate()?,
-            gone: Gone::kept(deletions_in(&config)),
+            asker_key: PrincipalKey::generate()?,
+            gone: Deletions::kept(deletions_in(&config)),
             metrics: metrics.clone(),
             via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
-            held: Held::new(trusted.clone(), store.readers().clone()),
+            held: AnswerMemory::new(trusted.clone(), store.readers().clone()),
             readers: store.readers().clone(),
             pseudonym,
             instance,

@@ -27,17 +27,19 @@ use http::HeaderValue;
 
 pub use self::{
     config::{ANY_CERTIFICATE, Anonymous, Config, PushUsers},
-    grants::{Admission, Proofs, Subject},
+    grants::{Admission, Grants, Subject},
     htpasswd::Error,
     htpasswd_reload::watch,
-    password_attempts::{Tries, TryAt},
+    password_attempts::{AttemptFrom, PasswordAttempts},
 };
-use self::{htpasswd::Users, htpasswd_reload::Look, password_cache::Verified, verification_queue::Turns};
+use self::{
+    htpasswd::Users, htpasswd_reload::ReloadCheck, password_cache::PasswordCache, verification_queue::VerificationQueue,
+};
 use crate::peer::TrustedNetworks;
 
 /// The longest user name and password that an upstream is shown, in bytes; some passwords are whole key files.
-const MOST_OF_USER: usize = 256;
-const MOST_OF_PASSWORD: usize = 16 * 1024;
+const MAX_USER: usize = 256;
+const MAX_PASSWORD: usize = 16 * 1024;
 
 /// Somebody who may pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +78,11 @@ impl Refusal {
 
 /// A cheap handle on the access rules of now.
 #[derive(Clone)]
-pub struct AccessControl(Arc<Shared>);
+pub struct AccessControl(Arc<AccessControlInner>);
 
-struct Shared {
+struct AccessControlInner {
     rules: ArcSwap<Rules>,
-    turns: Turns,
+    turns: VerificationQueue,
     /// That credentials are ignored is told once.
     ignored: Once,
 }
@@ -90,7 +92,7 @@ struct Rules {
     config: Config,
     users: Option<Users>,
     /// Ends with the rules: a user who was removed is not remembered. Small and synchronous, never held over a wait.
-    verified: Mutex<Verified>,
+    verified: Mutex<PasswordCache>,
 }
 
 impl AccessControl {
@@ -108,7 +110,11 @@ impl AccessControl {
     }
 
     fn with(rules: ArcSwap<Rules>, trusted: TrustedNetworks) -> AccessControl {
-        AccessControl(Arc::new(Shared { rules, turns: Turns::new(trusted), ignored: Once::new() }))
+        AccessControl(Arc::new(AccessControlInner {
+            rules,
+            turns: VerificationQueue::new(trusted),
+            ignored: Once::new(),
+        }))
     }
 
     /// Reads the htpasswd file again. Blocks on it.
@@ -121,16 +127,18 @@ impl AccessControl {
     }
 
     /// Takes the htpasswd file over when it is as it was at the look `before` and is not what is in force.
-    fn look(&self, before: Option<[u8; 32]>) -> Result<Look, Error> {
+    fn look(&self, before: Option<[u8; 32]>) -> Result<ReloadCheck, Error> {
         let current = self.0.rules.load_full();
-        let (Some(file), Some(users)) = (&current.config.htpasswd, &current.users) else { return Ok(Look::Unchanged) };
+        let (Some(file), Some(users)) = (&current.config.htpasswd, &current.users) else {
+            return Ok(ReloadCheck::Unchanged);
+        };
         let rules = Rules::load(&current.config)?;
         match rules.users.as_ref().map(Users::fingerprint) {
-            Some(now) if now == users.fingerprint() => Ok(Look::Unchanged),
-            Some(now) if before != Some(now) => Ok(Look::Changing(now)),
+            Some(now) if now == users.fingerprint() => Ok(ReloadCheck::Unchanged),
+            Some(now) if before != Some(now) => Ok(ReloadCheck::Changing(now)),
             _ => {
                 self.0.rules.store(Arc::new(rules));
-                Ok(Look::Changed(file.clone()))
+                Ok(ReloadCheck::Changed(file.clone()))
             }
         }
     }
@@ -151,7 +159,7 @@ impl AccessControl {
     /// When the client may not pull.
     pub async fn check(
         &self,
-        tries: &Tries,
+        tries: &PasswordAttempts,
         peer: IpAddr,
         authorization: Option<&HeaderValue>,
         client_certificate: bool,
@@ -205,7 +213,7 @@ impl AccessControl {
         &self,
         rules: Arc<Rules>,
         credentials: Credentials,
-        tries: &Tries,
+        tries: &PasswordAttempts,
         peer: IpAddr,
     ) -> Result<Arc<str>, Refusal> {
         if let Some(user) = rules.remembered(&credentials) {
@@ -250,7 +258,7 @@ pub fn check_push_users(config: &Config) -> Result<(), Error> {
 impl Rules {
     fn load(config: &Config) -> Result<Rules, Error> {
         let users = config.htpasswd.as_deref().map(Users::load).transpose()?;
-        Ok(Rules { config: config.clone(), users, verified: Mutex::new(Verified::new()) })
+        Ok(Rules { config: config.clone(), users, verified: Mutex::new(PasswordCache::new()) })
     }
 
     fn remembered(&self, credentials: &Credentials) -> Option<Arc<str>> {
@@ -269,7 +277,7 @@ impl Rules {
 pub fn basic(authorization: &HeaderValue) -> Option<(String, String)> {
     let Credentials { user, password } = Credentials::parse(authorization)?;
     let password = String::from_utf8(password).ok()?;
-    (user.len() <= MOST_OF_USER && password.len() <= MOST_OF_PASSWORD).then_some((user, password))
+    (user.len() <= MAX_USER && password.len() <= MAX_PASSWORD).then_some((user, password))
 }
 
 /// What a client sent. It has no `Debug`, so that it is never logged.
@@ -344,20 +352,21 @@ mod tests {
         let (ann, bob) = ["ann", "bob"].map(|user| format!("{user}:{}\n", bcrypt::hash("pw", 4).unwrap())).into();
         std::fs::write(&path, &ann).unwrap();
         let access = AccessControl::load(&with_file(&path, &[])).unwrap();
-        assert!(matches!(access.look(None).unwrap(), Look::Unchanged));
+        assert!(matches!(access.look(None).unwrap(), ReloadCheck::Unchanged));
         std::fs::write(&path, [&*ann, &bob].concat()).unwrap();
-        let Look::Changing(half) = access.look(None).unwrap() else { panic!("it was not seen twice") };
+        let ReloadCheck::Changing(half) = access.look(None).unwrap() else { panic!("it was not seen twice") };
         std::fs::write(&path, &bob).unwrap();
-        let Look::Changing(now) = access.look(Some(half)).unwrap() else { panic!("it was still written") };
-        assert!(matches!(access.look(Some(now)).unwrap(), Look::Changed(file) if file == path));
-        assert!(matches!(access.look(None).unwrap(), Look::Unchanged));
+        let ReloadCheck::Changing(now) = access.look(Some(half)).unwrap() else { panic!("it was still written") };
+        assert!(matches!(access.look(Some(now)).unwrap(), ReloadCheck::Changed(file) if file == path));
+        assert!(matches!(access.look(None).unwrap(), ReloadCheck::Unchanged));
     }
 
     /// Nor is it a guess at one, however often it is shown.
     #[tokio::test]
     async fn where_there_are_no_users_a_password_is_ignored() {
         let config = Config { htpasswd: None, push_users: None, ..with_file("".as_ref(), &[]) };
-        let (access, tries) = (AccessControl::load(&config).unwrap(), Tries::new(TrustedNetworks::default()));
+        let (access, tries) =
+            (AccessControl::load(&config).unwrap(), PasswordAttempts::new(TrustedNetworks::default()));
         let header = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode("ann:pw"))).unwrap();
         for _ in 0..200 {
             let peer = IpAddr::from([192, 0, 2, 1]);
@@ -368,7 +377,7 @@ mod tests {
     #[test]
     fn what_is_too_long_for_a_name_or_a_password_is_shown_to_nobody() {
         for (user, password, shown) in
-            [(MOST_OF_USER, MOST_OF_PASSWORD, true), (MOST_OF_USER + 1, 1, false), (1, MOST_OF_PASSWORD + 1, false)]
+            [(MAX_USER, MAX_PASSWORD, true), (MAX_USER + 1, 1, false), (1, MAX_PASSWORD + 1, false)]
         {
             let pair = STANDARD.encode(format!("{}:{}", "u".repeat(user), "p".repeat(password)));
             let header = HeaderValue::from_str(&format!("Basic {pair}")).unwrap();

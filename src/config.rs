@@ -37,7 +37,7 @@ use document::Document;
 pub use error::{Error, Key, Position};
 
 /// A client asks for three layers at a time, or a few more.
-const MOST_PREFETCH: usize = 16;
+const MAX_PREFETCH: usize = 16;
 
 /// Everything forebay was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -265,11 +265,11 @@ fn cache(
         return Err(document
             .error(&key, format!("must be less than the file system of {} has: {total} bytes", directory.display())));
     }
-    let prefetch = usize::try_from(raw.prefetch).ok().filter(|given| *given <= MOST_PREFETCH);
+    let prefetch = usize::try_from(raw.prefetch).ok().filter(|given| *given <= MAX_PREFETCH);
     let Some(prefetch) = prefetch else {
         return Err(document.error(
             &section.field("prefetch"),
-            format!("must be 0 to {MOST_PREFETCH}: how many layers of one image are fetched before they are asked for"),
+            format!("must be 0 to {MAX_PREFETCH}: how many layers of one image are fetched before they are asked for"),
         ));
     };
     Ok(cache::Config {

@@ -117,7 +117,7 @@ pub enum Error {
     #[error("the request went in a circle: an upstream of this mirror leads back to it")]
     Loop,
     #[error("this is on its way by mirrors of which one may wait for this very request; try again soon")]
-    Circle,
+    WaitCycle,
     #[error("the request was given up, as when the mirror shuts down; try again")]
     Draining,
 }
@@ -157,7 +157,7 @@ impl Error {
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::UpstreamResting(_) | Self::Circle | Self::Draining | Self::Overloaded(_) | Self::Exhausted => {
+            Self::UpstreamResting(_) | Self::WaitCycle | Self::Draining | Self::Overloaded(_) | Self::Exhausted => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -198,7 +198,7 @@ impl Error {
             | Self::UpstreamTimeout
             | Self::DigestMismatch
             | Self::Loop
-            | Self::Circle
+            | Self::WaitCycle
             | Self::Overloaded(_)
             | Self::Exhausted
             | Self::Draining => ErrorCode::Unavailable,
@@ -220,7 +220,7 @@ impl Error {
                 .map(|value| one(header::CONTENT_RANGE, value))
                 .unwrap_or_default(),
             Self::TooManyRequests { retry_after } | Self::UpstreamUnavailable { retry_after } => retry(*retry_after),
-            Self::Busy | Self::Circle | Self::Overloaded(_) | Self::Exhausted => retry(Some(Duration::from_secs(1))),
+            Self::Busy | Self::WaitCycle | Self::Overloaded(_) | Self::Exhausted => retry(Some(Duration::from_secs(1))),
             Self::TooManyTries { retry_after } => retry(Some(*retry_after)),
             Self::UpstreamResting(resting) => retry(Some(resting.left())),
             Self::Draining => retry(Some(Duration::from_secs(5))),
@@ -384,7 +384,7 @@ impl From<BlobError> for Error {
             BlobError::Mismatch => Self::DigestMismatch,
             BlobError::Range { len } => Self::RangeNotSatisfiable { len },
             BlobError::TooManyRanges => Self::TooManyRanges,
-            BlobError::Circle => Self::Circle,
+            BlobError::WaitCycle => Self::WaitCycle,
             BlobError::Crowded(why) => Self::Overloaded(why),
             BlobError::Exhausted => Self::Exhausted,
             BlobError::Abandoned => Self::Draining,
@@ -398,7 +398,7 @@ impl From<ListError> for Error {
             ListError::Upstream { operation, source } => Self::from_upstream(operation, &source),
             ListError::NoEndpoint => Self::NoReferrersEndpoint,
             ListError::Tag(error) => error.into(),
-            ListError::Circle => Self::Circle,
+            ListError::WaitCycle => Self::WaitCycle,
             ListError::Abandoned => Self::Draining,
         }
     }
@@ -412,7 +412,7 @@ impl From<ManifestError> for Error {
             ManifestError::OtherType | ManifestError::NoManifest => Self::UpstreamUnavailable { retry_after: None },
             ManifestError::Spared => Self::TooManyRequests { retry_after: None },
             ManifestError::KnownMissing(_) | ManifestError::NotAcceptable => Self::ManifestUnknown,
-            ManifestError::Circle => Self::Circle,
+            ManifestError::WaitCycle => Self::WaitCycle,
             ManifestError::Abandoned => Self::Draining,
         }
     }
@@ -471,7 +471,7 @@ mod tests {
             (Error::UpstreamTimeout, 504, "UNAVAILABLE"),
             (Error::DigestMismatch, 502, "UNAVAILABLE"),
             (Error::Loop, 508, "UNAVAILABLE"),
-            (Error::Circle, 503, "UNAVAILABLE"),
+            (Error::WaitCycle, 503, "UNAVAILABLE"),
             (Error::Draining, 503, "UNAVAILABLE"),
             (Error::Overloaded(Refused::Full), 503, "UNAVAILABLE"),
             (Error::Exhausted, 503, "UNAVAILABLE"),
@@ -503,7 +503,7 @@ mod tests {
             (Error::Unauthenticated, refusal(429, std::slice::from_ref(&full)), 401, "UNAUTHORIZED", None, &none),
             (Error::ManifestUnknown, refusal(404, std::slice::from_ref(&full)), 404, "X", Some("why"), &one),
             (Error::Rejected { status: 422 }, refusal(422, std::slice::from_ref(&full)), 422, "X", Some("why"), &one),
-            (Error::Circle, refusal(404, std::slice::from_ref(&full)), 503, "UNAVAILABLE", None, &none),
+            (Error::WaitCycle, refusal(404, std::slice::from_ref(&full)), 503, "UNAVAILABLE", None, &none),
         ] {
             let own = error.to_string();
             let told = Told::of(&error, Some(&refusal));
@@ -530,7 +530,7 @@ mod tests {
             // Never too early.
             (Error::TooManyTries { retry_after: Duration::from_millis(29_100) }, header::RETRY_AFTER, Some("30")),
             (Error::UpstreamUnavailable { retry_after: seconds(7_000) }, header::RETRY_AFTER, Some("7")),
-            (Error::Circle, header::RETRY_AFTER, Some("1")),
+            (Error::WaitCycle, header::RETRY_AFTER, Some("1")),
             (Error::Draining, header::RETRY_AFTER, Some("5")),
             (Error::Overloaded(Refused::Share), header::RETRY_AFTER, Some("1")),
             (Error::Exhausted, header::RETRY_AFTER, Some("1")),

@@ -16,7 +16,7 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
-pub use self::labels::{CacheKind, FillResult, Operation, Outcome, TokenResult};
+pub use self::labels::{CacheKind, DownloadResult, Operation, Outcome, TokenResult};
 use self::series::{AllSeries, Series};
 
 /// From an answer out of memory (1 ms) to a large blob over a slow line (10 min).
@@ -253,7 +253,7 @@ impl Metrics {
         for result in TokenResult::ALL {
             self.0.tokens.with_label_values(&[upstream, result.as_str()]);
         }
-        for result in FillResult::ALL {
+        for result in DownloadResult::ALL {
             self.0.fills.with_label_values(&[upstream, result.as_str()]);
         }
     }
@@ -338,7 +338,7 @@ impl Metrics {
         InFlight::new(&self.0.fills_in_flight)
     }
 
-    pub fn fill(&self, upstream: &str, result: FillResult) {
+    pub fn fill(&self, upstream: &str, result: DownloadResult) {
         self.0.fills.with_label_values(&[upstream, result.as_str()]).inc();
     }
 
@@ -451,7 +451,7 @@ mod tests {
         metrics.upstream_ratelimit("docker.io", Some(100), Some(99));
         metrics.token("docker.io", TokenResult::Fetched);
         metrics.digest_mismatch("docker.io");
-        metrics.fill("docker.io", FillResult::UpstreamFailed);
+        metrics.fill("docker.io", DownloadResult::UpstreamFailed);
         metrics.cache(CacheKind::Partial, 1000, 3);
         metrics.cache_max(1 << 30);
         metrics.evicted(5);

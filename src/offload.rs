@@ -13,15 +13,15 @@ const MAX_TURNS: usize = 2;
 
 /// Turns to read large documents. A cheap handle.
 #[derive(Clone)]
-pub struct Documents(Arc<Semaphore>);
+pub struct Offload(Arc<Semaphore>);
 
-impl Default for Documents {
+impl Default for Offload {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(MAX_TURNS)))
     }
 }
 
-impl Documents {
+impl Offload {
     /// Reads a document of `len` bytes by `work`; `None` when the process ends.
     pub async fn read<T: Send + 'static>(&self, len: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         if len <= MAX_ON_THREAD {
@@ -52,7 +52,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_document_is_read_off_the_serving_thread() {
-        let (documents, here) = (Documents::default(), thread::current().id());
+        let (documents, here) = (Offload::default(), thread::current().id());
         for (len, same) in [(0, true), (MAX_ON_THREAD, true), (MAX_ON_THREAD + 1, false)] {
             let read = documents.read(len, || thread::current().id()).await;
             assert_eq!(read == Some(here), same, "{len}");
@@ -61,7 +61,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_turn_lasts_as_long_as_its_work() {
-        let (documents, running) = (Documents::default(), Arc::new(AtomicUsize::new(0)));
+        let (documents, running) = (Offload::default(), Arc::new(AtomicUsize::new(0)));
         let mut ends = Vec::new();
         for expected in 1..=MAX_TURNS {
             let (end, ended) = mpsc::channel::<()>();

@@ -21,23 +21,23 @@ mod session_seal;
 use http::{HeaderMap, Method, Uri};
 
 use self::{
-    capture::Tap,
+    capture::UploadCapture,
     change::{Change, End},
 };
 pub use self::{
     config::Config,
-    deletions::{Deleted, Deletion, Gone},
+    deletions::{Deleted, Deletion, Deletions},
     permit::Terms,
     session_seal::{KeyError, Seal},
 };
 use crate::{
-    auth::Proofs,
+    auth::Grants,
     cache::{BlobCache, Lists, ManifestCache},
     error::Error,
     metrics::Operation,
     oci::{Digest, Repository, Tag},
     route::Write,
-    upstream::{self, Content, Upstream, Written},
+    upstream::{self, UploadBody, Upstream, Written},
 };
 
 /// A change that a client asks for.
@@ -59,8 +59,8 @@ pub struct Push<'a> {
 pub struct Caches<'a> {
     pub manifests: &'a ManifestCache,
     pub lists: &'a Lists,
-    pub gone: &'a Gone,
-    pub proofs: &'a Proofs,
+    pub gone: &'a Deletions,
+    pub proofs: &'a Grants,
     pub blobs: &'a BlobCache,
 }
 
@@ -70,13 +70,13 @@ pub struct Caches<'a> {
 /// The upstream could not be asked, or challenges its client; and the upstream's own error.
 pub async fn pass(
     push: Push<'_>,
-    content: Option<Content>,
+    content: Option<UploadBody>,
     upstream: &Upstream,
     seal: &Seal,
     caches: Caches<'_>,
 ) -> Result<Written, (Error, Option<upstream::Error>)> {
     let (asked, kept) = request::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
-    let tap = Tap::of(push, kept, content.is_some(), upstream, caches.blobs.tees());
+    let tap = UploadCapture::of(push, kept, content.is_some(), upstream, caches.blobs.tees());
     let content = content.map(|content| tap.put_on(content));
     let change = Change::of(push, upstream, caches);
     let mut written = match upstream.write(asked, content).await {

@@ -5,21 +5,21 @@ use std::fmt::Display;
 /// Told once, and only when it was the same on two looks: whoever replaces two files that belong together replaces one
 /// of them first.
 #[derive(Default)]
-pub struct Trouble {
+pub struct RepeatedError {
     seen: Option<String>,
     told: bool,
 }
 
-impl Trouble {
+impl RepeatedError {
     pub fn over(&mut self) {
-        *self = Trouble::default();
+        *self = RepeatedError::default();
     }
 
     /// Whether this failure is to be told.
     pub fn is_news(&mut self, failure: &impl Display) -> bool {
         let now = failure.to_string();
         if self.seen.as_ref() != Some(&now) {
-            *self = Trouble { seen: Some(now), told: false };
+            *self = RepeatedError { seen: Some(now), told: false };
             return false;
         }
         !std::mem::replace(&mut self.told, true)
@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn the_second_look_is_told_of_and_no_other() {
-        let mut trouble = Trouble::default();
+        let mut trouble = RepeatedError::default();
         let told = ["a", "a", "a", "b", "b", "a"].map(|failure| trouble.is_news(&failure));
         assert_eq!(told, [false, true, false, false, true, false]);
         trouble.over();

@@ -13,44 +13,44 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a request that came by forebays waits for what may wait for it, in case they stand in a row and not in a circle.
-pub const CIRCLE_PATIENCE: Duration = Duration::from_secs(2);
+pub const CYCLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a request waits for may wait for that request.
 #[derive(Debug)]
-pub struct Circle;
+pub struct WaitCycle;
 
 /// Questions on their way, by what is asked.
-pub struct Flights<K, V> {
+pub struct SingleFlight<K, V> {
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    under_way: Arc<Mutex<HashMap<K, Flight<V>>>>,
+    under_way: Arc<Mutex<HashMap<K, Pending<V>>>>,
 }
 
 /// An answer that is on its way. `None` until it is there.
-pub struct Flight<V>(watch::Receiver<Option<V>>);
+pub struct Pending<V>(watch::Receiver<Option<V>>);
 
-impl<V> Clone for Flight<V> {
+impl<V> Clone for Pending<V> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<V: Clone> Flight<V> {
+impl<V: Clone> Pending<V> {
     /// The answer; `None` when whoever was to give it is gone (the process ends).
     pub async fn answer(mut self) -> Option<V> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
     }
 
     /// The same, for a request that must not wait for ever where others ask by way of the same mirrors (`may_be_circle`).
-    pub async fn answer_unless(self, may_be_circle: bool) -> Result<Option<V>, Circle> {
+    pub async fn answer_unless(self, may_be_circle: bool) -> Result<Option<V>, WaitCycle> {
         match may_be_circle {
-            true => timeout(CIRCLE_PATIENCE, self.answer()).await.map_err(|_| Circle),
+            true => timeout(CYCLE_TIMEOUT, self.answer()).await.map_err(|_| WaitCycle),
             false => Ok(self.answer().await),
         }
     }
 }
 
-impl<K, V> Flights<K, V>
+impl<K, V> SingleFlight<K, V>
 where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
@@ -61,7 +61,7 @@ where
     }
 
     /// Joins the question `key`, or asks it; whether this one asked.
-    pub fn join<F>(&self, key: K, ask: impl FnOnce() -> F) -> (Flight<V>, bool)
+    pub fn join<F>(&self, key: K, ask: impl FnOnce() -> F) -> (Pending<V>, bool)
     where
         F: Future<Output = V> + Send + 'static,
     {
@@ -70,10 +70,10 @@ where
             return (flight.clone(), false);
         }
         let (sender, receiver) = watch::channel(None);
-        let flight = Flight(receiver);
+        let flight = Pending(receiver);
         under_way.insert(key.clone(), flight.clone());
         drop(under_way);
-        let landed = Landed { key, under_way: self.under_way.clone() };
+        let landed = RemoveOnDrop { key, under_way: self.under_way.clone() };
         let asking = ask();
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
@@ -90,12 +90,12 @@ where
 }
 
 /// Takes the question off the list, also when its task is dropped or panics.
-struct Landed<K: Eq + Hash, V> {
+struct RemoveOnDrop<K: Eq + Hash, V> {
     key: K,
-    under_way: Arc<Mutex<HashMap<K, Flight<V>>>>,
+    under_way: Arc<Mutex<HashMap<K, Pending<V>>>>,
 }
 
-impl<K: Eq + Hash, V> Drop for Landed<K, V> {
+impl<K: Eq + Hash, V> Drop for RemoveOnDrop<K, V> {
     fn drop(&mut self) {
         lock(&self.under_way).remove(&self.key);
     }
@@ -115,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn fifty_askers_one_question() {
-        let flights = Flights::new(TaskTracker::new(), CancellationToken::new());
+        let flights = SingleFlight::new(TaskTracker::new(), CancellationToken::new());
         let (asked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let ask = || {
             let (asked, gate) = (asked.clone(), gate.clone());
@@ -138,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_no_answer_and_blocks_nobody() {
-        let flights = Flights::<_, u32>::new(TaskTracker::new(), CancellationToken::new());
+        let flights = SingleFlight::<_, u32>::new(TaskTracker::new(), CancellationToken::new());
         let (flight, _) = flights.join(1, || async { panic!("on purpose") });
         assert_eq!(flight.answer().await, None);
         let (flight, asks) = flights.join(1, || async { 7 });

@@ -55,7 +55,7 @@ pub(super) struct Claim {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
+enum LoginKey {
     Address(PeerPrefix),
     AddressThere(PeerPrefix, u64),
     AccountThere(PeerPrefix, u64),
@@ -80,24 +80,24 @@ struct Debt {
 }
 
 /// What is owed for wrong passwords.
-pub(super) struct Ledger(LruCache<Key, Debt>);
+pub(super) struct FailedLogins(LruCache<LoginKey, Debt>);
 
-impl Ledger {
+impl FailedLogins {
     pub(super) fn new() -> Self {
         Self(LruCache::new(MAX_ENTRIES))
     }
 
-    /// Takes a place, where there is one; it is given back by [`Ledger::settle`].
+    /// Takes a place, where there is one; it is given back by [`FailedLogins::settle`].
     pub(super) fn reserve(&mut self, claim: &Claim, now: Instant) -> Room {
-        let there = self.debt(Key::AccountThere(claim.peer, claim.account));
+        let there = self.debt(LoginKey::AccountThere(claim.peer, claim.account));
         let of_address = match claim.is_trusted {
             true => Room::Free,
             false => {
-                let Debt { under_way, .. } = self.debt(Key::AddressThere(claim.peer, claim.judge));
-                Debt { under_way, ..self.debt(Key::Address(claim.peer)) }.room(OF_ADDRESS, now)
+                let Debt { under_way, .. } = self.debt(LoginKey::AddressThere(claim.peer, claim.judge));
+                Debt { under_way, ..self.debt(LoginKey::Address(claim.peer)) }.room(OF_ADDRESS, now)
             }
         };
-        let of_account = match self.debt(Key::Account(claim.account)).room(OF_ACCOUNT, now) {
+        let of_account = match self.debt(LoginKey::Account(claim.account)).room(OF_ACCOUNT, now) {
             _ if there.is_clean(now) => Room::Free,
             Room::Spent(after) if there.under_way == 0 => Room::Spent(after.min(there.owed(now))),
             Room::Spent(_) => Room::Taken,
@@ -127,7 +127,7 @@ impl Ledger {
         }
     }
 
-    fn debt(&mut self, key: Key) -> Debt {
+    fn debt(&mut self, key: LoginKey) -> Debt {
         self.0.get(&key).copied().unwrap_or_default()
     }
 }
@@ -151,15 +151,15 @@ impl Debt {
     }
 }
 
-fn keys(claim: &Claim) -> impl Iterator<Item = (Key, Limit)> {
+fn keys(claim: &Claim) -> impl Iterator<Item = (LoginKey, Limit)> {
     let of_address = [
-        (Key::Address(claim.peer), OF_ADDRESS),
+        (LoginKey::Address(claim.peer), OF_ADDRESS),
         // Of places alone: wrong passwords are owed for by the address.
-        (Key::AddressThere(claim.peer, claim.judge), OF_ADDRESS_THERE),
+        (LoginKey::AddressThere(claim.peer, claim.judge), OF_ADDRESS_THERE),
     ];
     of_address.into_iter().filter(|_| !claim.is_trusted).chain([
-        (Key::AccountThere(claim.peer, claim.account), OF_ACCOUNT_THERE),
-        (Key::Account(claim.account), OF_ACCOUNT),
+        (LoginKey::AccountThere(claim.peer, claim.account), OF_ACCOUNT_THERE),
+        (LoginKey::Account(claim.account), OF_ACCOUNT),
     ])
 }
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     /// Shows wrong passwords, one after the other, until one is not taken.
-    fn guess(ledger: &mut Ledger, claim: Claim, now: Instant) -> (u32, Room) {
+    fn guess(ledger: &mut FailedLogins, claim: Claim, now: Instant) -> (u32, Room) {
         let mut tried = 0;
         loop {
             match ledger.reserve(&claim, now) {
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn an_account_takes_twenty_wrong_passwords_of_an_address() {
-        let (mut ledger, now) = (Ledger::new(), Instant::now());
+        let (mut ledger, now) = (FailedLogins::new(), Instant::now());
         let after = |seconds| now + Duration::from_secs(seconds);
         let (ann, ann_elsewhere, bob) = (claim("192.0.2.1", 1), claim("192.0.2.2", 1), claim("192.0.2.1", 2));
         assert_eq!(guess(&mut ledger, ann, now), (20, Room::Spent(OF_ACCOUNT_THERE.every)));
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn an_address_takes_forty_wrong_passwords_for_all_accounts() {
-        let (mut ledger, now) = (Ledger::new(), Instant::now());
+        let (mut ledger, now) = (FailedLogins::new(), Instant::now());
         for account in 0..40 {
             assert_eq!(ledger.reserve(&claim("2001:db8::1", account), now), Room::Free);
             ledger.settle(&claim("2001:db8::1", account), true, now);
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_trusted_address_is_held_to_the_limit_of_each_account() {
-        let (mut ledger, now) = (Ledger::new(), Instant::now());
+        let (mut ledger, now) = (FailedLogins::new(), Instant::now());
         let tried: u32 =
             (0..100).map(|n| guess(&mut ledger, Claim { is_trusted: true, ..claim("192.0.2.1", n) }, now).0).sum();
         assert_eq!(tried, 100 * 20);
@@ -224,8 +224,8 @@ mod tests {
 
     #[test]
     fn an_account_guessed_from_everywhere_is_open_to_its_owner() {
-        let (mut ledger, now) = (Ledger::new(), Instant::now());
-        let tried = |ledger: &mut Ledger, n: u8, now| guess(ledger, claim(&format!("192.0.2.{n}"), 1), now);
+        let (mut ledger, now) = (FailedLogins::new(), Instant::now());
+        let tried = |ledger: &mut FailedLogins, n: u8, now| guess(ledger, claim(&format!("192.0.2.{n}"), 1), now);
         assert_eq!([0, 1, 2].map(|n| tried(&mut ledger, n, now).0), [20, 20, 20]);
         for n in 3..100 {
             assert_eq!(tried(&mut ledger, n, now), (1, Room::Spent(OF_ACCOUNT.every)), "{n}");
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn as_many_are_under_way_as_may_prove_wrong() {
-        let (mut ledger, now) = (Ledger::new(), Instant::now());
+        let (mut ledger, now) = (FailedLogins::new(), Instant::now());
         let ann = claim("192.0.2.1", 1);
         for _ in 0..20 {
             assert_eq!(ledger.reserve(&ann, now), Room::Free);
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_judge_that_hangs_keeps_no_other_waiting() {
-        let (mut ledger, now) = (Ledger::new(), Instant::now());
+        let (mut ledger, now) = (FailedLogins::new(), Instant::now());
         for account in 0..40 {
             assert_eq!(ledger.reserve(&claim("192.0.2.1", account), now), Room::Free);
         }
@@ -278,12 +278,12 @@ mod tests {
         for account in 0..40 {
             ledger.settle(&claim("192.0.2.1", account), false, now);
         }
-        assert!(!ledger.0.contains(&Key::AddressThere(elsewhere(0).peer, 0)));
+        assert!(!ledger.0.contains(&LoginKey::AddressThere(elsewhere(0).peer, 0)));
     }
 
     #[test]
     fn right_passwords_leave_nothing_and_the_rest_is_bounded() {
-        let (mut ledger, now) = (Ledger::new(), Instant::now());
+        let (mut ledger, now) = (FailedLogins::new(), Instant::now());
         for n in 0..100 {
             let claim = claim("192.0.2.1", n);
             assert_eq!(ledger.reserve(&claim, now), Room::Free);

@@ -26,18 +26,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::evidence::Evidence;
 use crate::{
-    cache::write_counter::Writes,
+    cache::write_counter::WriteCounters,
     oci::{Accept, AcceptClass, Digest, Reference, Repository},
-    offload::Documents,
+    offload::Offload,
     peer::{Shares, TrustedNetworks},
-    single_flight::{Circle, Flights},
-    upstream::{Access, Asker, Error, ErrorKind, Registry, Upstream},
+    single_flight::{SingleFlight, WaitCycle},
+    upstream::{Access, Error, ErrorKind, Principal, Registry, Upstream},
 };
 
 /// How many askers' rights to a repository are remembered, how many digests of repositories, and how many refusals.
-const MOST: u64 = 100_000;
+const MAX_GRANTS: u64 = 100_000;
 /// How many questions are on their way at a time, each with a password in hand. Beyond it is somebody who guesses.
-const MOST_QUESTIONS: u64 = 1024;
+const MAX_QUESTIONS: u64 = 1024;
 /// How long a client waits for the upstream when a former answer could do.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long an upstream that could not answer an asker is not asked by it where a former answer can do.
@@ -61,22 +61,22 @@ pub struct Admission {
     pub announced: Option<u64>,
     /// The digest that the tag has for this client: what is cached under another one is not for it.
     pub told: Option<Digest>,
-    /// When the upstream was asked, where only the manifest that it sends proves that it gives it: [`Proofs::sent`].
+    /// When the upstream was asked, where only the manifest that it sends proves that it gives it: [`Grants::sent`].
     pub unproven: Option<Instant>,
 }
 
 /// An asker and a repository, or a login, where there is none; or no more of the repository than one manifest.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Right {
+struct GrantKey {
     registry: Registry,
-    asker: Asker,
+    asker: Principal,
     repository: Option<Repository>,
     manifest: Option<Digest>,
 }
 
 /// What the upstream said last, and when it was asked.
 #[derive(Clone, Copy)]
-struct Word {
+struct Answered {
     asked: Instant,
     yes: bool,
 }
@@ -91,7 +91,7 @@ struct Refused {
 
 /// A digest in a repository, as a manifest or as a blob.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Place {
+struct ContentLocation {
     registry: Registry,
     repository: Repository,
     digest: Digest,
@@ -100,15 +100,15 @@ struct Place {
 
 /// When a repository was last said to have a digest, and to whom first.
 #[derive(Clone, Copy)]
-struct Told {
+struct GrantSource {
     at: Instant,
-    to: Asker,
+    to: Principal,
 }
 
 /// What is asked on behalf of one asker; whoever is the same and wants the same waits for the same answer.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Question {
-    right: Right,
+struct GrantQuery {
+    right: GrantKey,
     subject: Option<(Reference, Option<AcceptClass>)>,
     /// It is asked for requests that must not wait for what others ask.
     circle: bool,
@@ -116,25 +116,25 @@ struct Question {
 
 /// A cheap handle.
 #[derive(Clone)]
-pub struct Proofs(Arc<Shared>);
+pub struct Grants(Arc<GrantsInner>);
 
-struct Shared {
-    rights: Cache<Right, Word>,
-    places: Cache<Place, Told>,
+struct GrantsInner {
+    rights: Cache<GrantKey, Answered>,
+    places: Cache<ContentLocation, GrantSource>,
     /// Refusals of a moment ago.
-    refused: Cache<Question, Refused>,
+    refused: Cache<GrantQuery, Refused>,
     /// Askers whom an upstream could not answer a moment ago.
-    troubled: Cache<(Registry, Asker), ()>,
+    troubled: Cache<(Registry, Principal), ()>,
     /// Changes made through us: what was refused before one may be given after it.
-    writes: Writes,
-    questions: Flights<Question, Result<Admission, Error>>,
+    writes: WriteCounters,
+    questions: SingleFlight<GrantQuery, Result<Admission, Error>>,
     places_for_questions: Shares,
-    documents: Documents,
+    documents: Offload,
 }
 
 /// What a former answer is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
+enum Validity {
     Nothing,
     /// Should the upstream not be able to answer.
     InOutage,
@@ -143,12 +143,12 @@ enum Standing {
 
 /// How long a yes holds.
 #[derive(Clone, Copy)]
-struct Terms {
+struct GrantTtl {
     ttl: Duration,
     grace: Duration,
 }
 
-impl Proofs {
+impl Grants {
     /// Questions run as tasks of `tasks` and end with `shutdown`; refusals are remembered for `negative_ttl` and some
     /// seconds at most.
     pub fn new(
@@ -158,20 +158,20 @@ impl Proofs {
         shutdown: CancellationToken,
     ) -> Self {
         // A registry's words count as well.
-        let weight = |_: &Question, refused: &Refused| {
+        let weight = |_: &GrantQuery, refused: &Refused| {
             let words = refused.error.refusal().map_or(0, |refusal| refusal.size());
             u32::try_from(words / 1024 + 1).unwrap_or(u32::MAX)
         };
-        let refused = Cache::builder().max_capacity(MOST).weigher(weight);
-        Self(Arc::new(Shared {
+        let refused = Cache::builder().max_capacity(MAX_GRANTS).weigher(weight);
+        Self(Arc::new(GrantsInner {
             rights: remembering(),
             places: remembering(),
             refused: refused.time_to_live(negative_ttl.min(REFUSAL_TTL)).build(),
-            troubled: Cache::builder().max_capacity(MOST).time_to_live(TROUBLE_TTL).build(),
-            writes: Writes::default(),
-            questions: Flights::new(tasks, shutdown),
-            places_for_questions: Shares::new(MOST_QUESTIONS, trusted),
-            documents: Documents::default(),
+            troubled: Cache::builder().max_capacity(MAX_GRANTS).time_to_live(TROUBLE_TTL).build(),
+            writes: WriteCounters::default(),
+            questions: SingleFlight::new(tasks, shutdown),
+            places_for_questions: Shares::new(MAX_QUESTIONS, trusted),
+            documents: Offload::default(),
         }))
     }
 
@@ -187,24 +187,24 @@ impl Proofs {
         peer: IpAddr,
     ) -> Result<Admission, Error> {
         let Some((asker, terms)) = terms(upstream) else { return Ok(Admission::default()) };
-        let right = Right::of(upstream, asker, Some(repository));
+        let right = GrantKey::of(upstream, asker, Some(repository));
         let of_repository = terms.judge_right(self.age(&right));
         let known = subject.manifest();
         let of_manifest = known.map(|digest| terms.judge_right(self.age_of_one(&right, digest)));
         let former =
             Admission { told: known.filter(|_| of_manifest > Some(of_repository)).cloned(), ..Admission::default() };
-        let of_right = of_repository.max(of_manifest.unwrap_or(Standing::Nothing));
+        let of_right = of_repository.max(of_manifest.unwrap_or(Validity::Nothing));
         let standing = match subject.place(upstream, repository) {
             Some(place) => of_right.min(terms.judge_place(self.age_of_place(&place))),
             None => of_right,
         };
-        if standing == Standing::Fresh {
+        if standing == Validity::Fresh {
             return Ok(former);
         }
         let question =
-            Question { right: right.clone(), subject: Some(subject.named()), circle: upstream.may_be_circle() };
+            GrantQuery { right: right.clone(), subject: Some(subject.named()), circle: upstream.may_be_circle() };
         let (proofs, by, of, what) = (self.clone(), upstream.clone(), repository.clone(), subject.clone());
-        let had_right = of_repository == Standing::Fresh;
+        let had_right = of_repository == Validity::Fresh;
         self.ask(question, upstream, asker, (standing, former), peer, async move {
             let asked = Instant::now();
             let (told, waited) = what
@@ -214,10 +214,10 @@ impl Proofs {
             let asked = asked.checked_sub(waited).unwrap_or(asked);
             // Here, and not by who waits: that one may have left, or been content with a former answer.
             match &told {
-                Ok(Evidence::Right) => {
-                    proofs.note(right, Word { asked, yes: true });
+                Ok(Evidence::GrantKey) => {
+                    proofs.note(right, Answered { asked, yes: true });
                     if let Some(place) = what.place(&by, &of) {
-                        proofs.0.places.insert(place, Told { at: asked, to: asker });
+                        proofs.0.places.insert(place, GrantSource { at: asked, to: asker });
                     }
                 }
                 Ok(Evidence::Tag { digest, sent }) => {
@@ -230,13 +230,13 @@ impl Proofs {
                     what.place(&by, &of).into_iter().for_each(|place| proofs.0.places.invalidate(&place));
                 }
                 Err(error) if error.kind == ErrorKind::NotFound || is_refusal(error) => {
-                    proofs.note(right, Word { asked, yes: false });
+                    proofs.note(right, Answered { asked, yes: false });
                 }
                 Err(_) => {}
             }
             told.map(|evidence| match evidence {
                 Evidence::Announced(len) => Admission { announced: Some(len), ..Admission::default() },
-                Evidence::Right | Evidence::Tag { .. } => Admission::default(),
+                Evidence::GrantKey | Evidence::Tag { .. } => Admission::default(),
             })
         })
         .await
@@ -245,10 +245,10 @@ impl Proofs {
     /// Whether what the upstream said before would let this asker have a manifest in an outage.
     pub fn has_former(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> bool {
         let Some((asker, terms)) = terms(upstream) else { return true };
-        let right = Right::of(upstream, asker, Some(repository));
+        let right = GrantKey::of(upstream, asker, Some(repository));
         let of_right = terms.judge_right(self.age(&right)).max(terms.judge_right(self.age_of_one(&right, digest)));
         let of_place = terms.judge_place(self.age_of_place(&place_of(upstream, repository, digest)));
-        of_right.min(of_place) >= Standing::InOutage
+        of_right.min(of_place) >= Validity::InOutage
     }
 
     /// The upstream says that a tag has this digest. `is_proof`: it sent the manifest, or the cache has just that for the tag.
@@ -264,11 +264,11 @@ impl Proofs {
         let Some((asker, terms)) = terms(upstream) else { return told };
         let place = place_of(upstream, repository, digest);
         let by_another = self.0.places.get(&place).filter(|told| told.to != asker).is_some_and(|told| {
-            let right = Right::of(upstream, told.to, Some(repository));
-            terms.judge_right(self.age(&right)) >= Standing::InOutage
+            let right = GrantKey::of(upstream, told.to, Some(repository));
+            terms.judge_right(self.age(&right)) >= Validity::InOutage
         });
         if by_another {
-            self.note(Right::of(upstream, asker, Some(repository)), Word { asked, yes: true });
+            self.note(GrantKey::of(upstream, asker, Some(repository)), Answered { asked, yes: true });
         } else if is_proof {
             self.sent(upstream, repository, digest, asked);
         } else {
@@ -280,13 +280,13 @@ impl Proofs {
     /// The upstream gave this client this manifest, by a tag that it was asked about at `asked`.
     pub fn sent(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, asked: Instant) {
         let Some((asker, _)) = terms(upstream) else { return };
-        let right = Right { manifest: Some(digest.clone()), ..Right::of(upstream, asker, Some(repository)) };
-        self.note(right, Word { asked, yes: true });
+        let right = GrantKey { manifest: Some(digest.clone()), ..GrantKey::of(upstream, asker, Some(repository)) };
+        self.note(right, Answered { asked, yes: true });
         let place = place_of(upstream, repository, digest);
-        self.0
-            .places
-            .entry(place)
-            .and_upsert_with(|former| Told { at: asked, to: former.map_or(asker, |former| former.into_value().to) });
+        self.0.places.entry(place).and_upsert_with(|former| GrantSource {
+            at: asked,
+            to: former.map_or(asker, |former| former.into_value().to),
+        });
     }
 
     /// Whether the upstream takes what this asker showed, for `docker login`.
@@ -295,19 +295,19 @@ impl Proofs {
     /// What the upstream says, or why it cannot be asked.
     pub async fn log_in(&self, upstream: &Upstream, peer: IpAddr) -> Result<(), Error> {
         let Some((asker, terms)) = terms(upstream) else { return Ok(()) };
-        let right = Right::of(upstream, asker, None);
+        let right = GrantKey::of(upstream, asker, None);
         let standing = terms.judge_right(self.age(&right));
-        if standing == Standing::Fresh {
+        if standing == Validity::Fresh {
             return Ok(());
         }
-        let question = Question { right: right.clone(), subject: None, circle: upstream.may_be_circle() };
+        let question = GrantQuery { right: right.clone(), subject: None, circle: upstream.may_be_circle() };
         let (proofs, by) = (self.clone(), upstream.clone());
         self.ask(question, upstream, asker, (standing, Admission::default()), peer, async move {
             let asked = Instant::now();
             let told = by.ping().await;
             match &told {
-                Ok(()) => proofs.note(right, Word { asked, yes: true }),
-                Err(error) if is_refusal(error) => proofs.note(right, Word { asked, yes: false }),
+                Ok(()) => proofs.note(right, Answered { asked, yes: true }),
+                Err(error) if is_refusal(error) => proofs.note(right, Answered { asked, yes: false }),
                 Err(_) => {}
             }
             told.map(|()| Admission::default())
@@ -319,15 +319,15 @@ impl Proofs {
     /// The upstream refused this asker something of this repository that was asked for otherwise.
     pub fn refused(&self, upstream: &Upstream, repository: &Repository) {
         if let Some((asker, _)) = terms(upstream) {
-            let right = Right::of(upstream, asker, Some(repository));
-            self.note(right, Word { asked: Instant::now(), yes: false });
+            let right = GrantKey::of(upstream, asker, Some(repository));
+            self.note(right, Answered { asked: Instant::now(), yes: false });
         }
     }
 
     /// When the upstream was asked for what it refused this asker of a repository, or of a login, if that is its last word.
     pub fn refused_at(&self, upstream: &Upstream, repository: Option<&Repository>) -> Option<Instant> {
         let (asker, _) = terms(upstream)?;
-        let right = Right::of(upstream, asker, repository);
+        let right = GrantKey::of(upstream, asker, repository);
         self.0.rights.get(&right).filter(|word| !word.yes).map(|word| word.asked)
     }
 
@@ -340,7 +340,7 @@ impl Proofs {
         for is_blob in [false, true] {
             if let Some(digest) = deleted.cloned() {
                 let (registry, repository) = (upstream.registry().clone(), repository.clone());
-                self.0.places.invalidate(&Place { registry, repository, digest, is_blob });
+                self.0.places.invalidate(&ContentLocation { registry, repository, digest, is_blob });
             }
         }
     }
@@ -348,15 +348,15 @@ impl Proofs {
     /// What the upstream says, or a yes of before where that does.
     async fn ask(
         &self,
-        question: Question,
+        question: GrantQuery,
         upstream: &Upstream,
-        asker: Asker,
-        (standing, former): (Standing, Admission),
+        asker: Principal,
+        (standing, former): (Validity, Admission),
         peer: IpAddr,
         asking: impl Future<Output = Result<Admission, Error>> + Send + 'static,
     ) -> Result<Admission, Error> {
         let troubled = (upstream.registry().clone(), asker);
-        let is_good = standing >= Standing::InOutage;
+        let is_good = standing >= Validity::InOutage;
         if is_good && self.0.troubled.contains_key(&troubled) {
             return Ok(former);
         }
@@ -383,11 +383,12 @@ impl Proofs {
         let asking = flight.answer_unless(circle && !leads);
         if !is_good {
             let why = "mirrors that may wait for this request ask the same";
-            let answer = asking.await.map_err(|Circle| Error::new(ErrorKind::TooManyRequests, why).retry_at_once())?;
+            let answer =
+                asking.await.map_err(|WaitCycle| Error::new(ErrorKind::TooManyRequests, why).retry_at_once())?;
             return answer.unwrap_or_else(given_up);
         }
         match tokio::time::timeout(PATIENCE, asking).await {
-            Ok(Err(Circle)) => {}
+            Ok(Err(WaitCycle)) => {}
             Ok(Ok(Some(Err(error)))) if error.kind.is_outage() => {}
             Ok(Ok(answer)) => return answer.unwrap_or_else(given_up),
             Err(_) => {}
@@ -397,7 +398,7 @@ impl Proofs {
     }
 
     /// The word that was asked for last counts, whenever it came.
-    fn note(&self, right: Right, word: Word) {
+    fn note(&self, right: GrantKey, word: Answered) {
         self.0.rights.entry(right).and_compute_with(|former| match former {
             Some(former) if former.value().asked > word.asked => Op::Nop,
             Some(_) | None => Op::Put(word),
@@ -405,30 +406,30 @@ impl Proofs {
     }
 
     /// How old a yes is, if that is what was said last.
-    fn age(&self, right: &Right) -> Option<Duration> {
+    fn age(&self, right: &GrantKey) -> Option<Duration> {
         self.0.rights.get(right).filter(|word| word.yes).map(|word| word.asked.elapsed())
     }
 
     /// The same of a right to one manifest. A later refusal of anything of the repository ends it.
-    fn age_of_one(&self, of_repository: &Right, manifest: &Digest) -> Option<Duration> {
-        let right = Right { manifest: Some(manifest.clone()), ..of_repository.clone() };
+    fn age_of_one(&self, of_repository: &GrantKey, manifest: &Digest) -> Option<Duration> {
+        let right = GrantKey { manifest: Some(manifest.clone()), ..of_repository.clone() };
         let word = self.0.rights.get(&right).filter(|word| word.yes)?;
         let refused = self.0.rights.get(of_repository).filter(|last| !last.yes && last.asked >= word.asked);
         refused.is_none().then(|| word.asked.elapsed())
     }
 
-    fn age_of_place(&self, place: &Place) -> Option<Duration> {
+    fn age_of_place(&self, place: &ContentLocation) -> Option<Duration> {
         self.0.places.get(place).map(|told| told.at.elapsed())
     }
 }
 
-impl Right {
-    fn of(upstream: &Upstream, asker: Asker, repository: Option<&Repository>) -> Self {
+impl GrantKey {
+    fn of(upstream: &Upstream, asker: Principal, repository: Option<&Repository>) -> Self {
         Self { registry: upstream.registry().clone(), asker, repository: repository.cloned(), manifest: None }
     }
 }
 
-impl Question {
+impl GrantQuery {
     /// Under which a refusal is remembered.
     fn of_refused(&self) -> Self {
         Self { circle: false, ..self.clone() }
@@ -461,9 +462,9 @@ impl Subject {
     }
 
     /// The digest that has to be the repository's; a tag is asked about.
-    fn place(&self, upstream: &Upstream, repository: &Repository) -> Option<Place> {
+    fn place(&self, upstream: &Upstream, repository: &Repository) -> Option<ContentLocation> {
         match self {
-            Self::Blob(digest, _) => Some(Place { is_blob: true, ..place_of(upstream, repository, digest) }),
+            Self::Blob(digest, _) => Some(ContentLocation { is_blob: true, ..place_of(upstream, repository, digest) }),
             Self::Manifest(Reference::Digest(digest), ..) => Some(place_of(upstream, repository, digest)),
             Self::Manifest(Reference::Tag(_), ..) => None,
         }
@@ -474,7 +475,7 @@ impl Subject {
         &self,
         upstream: &Upstream,
         repository: &Repository,
-        documents: &Documents,
+        documents: &Offload,
     ) -> Result<(Evidence, Duration), Error> {
         match self {
             Self::Blob(digest, cached) => evidence::of_blob(upstream, repository, digest, *cached).await,
@@ -485,46 +486,48 @@ impl Subject {
     }
 }
 
-impl Terms {
-    fn judge_right(self, age: Option<Duration>) -> Standing {
+impl GrantTtl {
+    fn judge_right(self, age: Option<Duration>) -> Validity {
         judge(age, self.ttl, self.grace)
     }
 
     /// That a repository has something is for nobody in particular and no matter of seconds; it is asked for again early
     /// enough to hold in an outage.
-    fn judge_place(self, age: Option<Duration>) -> Standing {
+    fn judge_place(self, age: Option<Duration>) -> Validity {
         judge(age, (self.grace / 2).max(self.ttl), self.grace)
     }
 }
 
 /// Who asks, and how long a yes holds; `None` where that is not what decides.
-fn terms(upstream: &Upstream) -> Option<(Asker, Terms)> {
+fn terms(upstream: &Upstream) -> Option<(Principal, GrantTtl)> {
     match upstream.access() {
-        Access::Client { ttl, grace } => Some((upstream.asker().unwrap_or(Asker::NOBODY), Terms { ttl, grace })),
+        Access::Client { ttl, grace } => {
+            Some((upstream.asker().unwrap_or(Principal::ANONYMOUS_PRINCIPAL), GrantTtl { ttl, grace }))
+        }
         Access::Shared => None,
     }
 }
 
-fn place_of(upstream: &Upstream, repository: &Repository, manifest: &Digest) -> Place {
+fn place_of(upstream: &Upstream, repository: &Repository, manifest: &Digest) -> ContentLocation {
     let (registry, repository, digest) = (upstream.registry().clone(), repository.clone(), manifest.clone());
-    Place { registry, repository, digest, is_blob: false }
+    ContentLocation { registry, repository, digest, is_blob: false }
 }
 
 fn is_refusal(error: &Error) -> bool {
     matches!(error.kind, ErrorKind::Unauthorized | ErrorKind::Denied)
 }
 
-fn judge(age: Option<Duration>, ttl: Duration, grace: Duration) -> Standing {
+fn judge(age: Option<Duration>, ttl: Duration, grace: Duration) -> Validity {
     match age {
-        Some(age) if age < ttl => Standing::Fresh,
-        Some(age) if age < grace => Standing::InOutage,
-        Some(_) | None => Standing::Nothing,
+        Some(age) if age < ttl => Validity::Fresh,
+        Some(age) if age < grace => Validity::InOutage,
+        Some(_) | None => Validity::Nothing,
     }
 }
 
 fn remembering<K: std::hash::Hash + Eq + Send + Sync + 'static, V: Clone + Send + Sync + 'static>() -> Cache<K, V> {
     // The default policy refuses newcomers, who would be asked for again and again.
-    Cache::builder().max_capacity(MOST).eviction_policy(EvictionPolicy::lru()).build()
+    Cache::builder().max_capacity(MAX_GRANTS).eviction_policy(EvictionPolicy::lru()).build()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Passwords that are tried: how many may prove wrong, and whose have proved right.
 //!
 //! What must hold: a password that is not known to be right is judged, here or by an upstream, only while its address and its
-//! account have places left in the [`Ledger`]. A client that leaves before the answer has its place until the answer comes,
+//! account have places left in the [`FailedLogins`]. A client that leaves before the answer has its place until the answer comes,
 //! where what it began goes on, and has shown no wrong one where none comes. A password that was right needs no
 //! place, whatever others show from its address or for its account.
 
@@ -17,11 +17,11 @@ use tokio::sync::Notify;
 
 use super::{
     Refusal,
-    failed_logins::{Claim, Ledger, Room},
+    failed_logins::{Claim, FailedLogins, Room},
 };
 use crate::{
     peer::{Shares, TrustedNetworks},
-    upstream::{Asker, Registry, Upstream, Verdict},
+    upstream::{Principal, Registry, Upstream, Verdict},
 };
 
 /// How many requests wait while as many passwords are under way as may prove wrong.
@@ -36,42 +36,42 @@ const MAX_REFUSALS_IN_A_ROW: u8 = 50;
 
 /// A cheap handle.
 #[derive(Clone)]
-pub struct Tries(Arc<Shared>);
+pub struct PasswordAttempts(Arc<AttemptsInner>);
 
-struct Shared {
+struct AttemptsInner {
     trusted: TrustedNetworks,
     /// Held for a few look-ups.
-    ledger: Mutex<Ledger>,
+    ledger: Mutex<FailedLogins>,
     /// Told whenever a try is over.
     over: Notify,
     waiting: Shares,
     /// Credentials of clients that their upstream took, and how often it refused them since.
-    accepted: Cache<(Registry, Asker), u8>,
+    accepted: Cache<(Registry, Principal), u8>,
     accounts: RandomState,
 }
 
 /// A password that is being judged. Dropped without a word on it, it has not been.
 #[must_use]
-pub struct Try {
+pub struct PasswordAttempt {
     /// `None`: it is known to be right, and needs no place.
-    place: Option<(Tries, Claim)>,
+    place: Option<(PasswordAttempts, Claim)>,
     was_wrong: bool,
 }
 
 /// A password that an upstream judges, for as long as its client waits. What the client leaves behind is judged all the same.
 #[must_use]
-pub struct TryAt {
-    tries: Tries,
+pub struct AttemptFrom {
+    tries: PasswordAttempts,
     upstream: Upstream,
-    tried: Option<Try>,
+    tried: Option<PasswordAttempt>,
 }
 
-impl Tries {
+impl PasswordAttempts {
     pub fn new(trusted: TrustedNetworks) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(AttemptsInner {
             waiting: Shares::new(MAX_WAITING, trusted.clone()),
             trusted,
-            ledger: Mutex::new(Ledger::new()),
+            ledger: Mutex::new(FailedLogins::new()),
             over: Notify::new(),
             accepted: Cache::builder().max_capacity(MAX_ACCEPTED).eviction_policy(EvictionPolicy::lru()).build(),
             accounts: RandomState::new(),
@@ -88,7 +88,7 @@ impl Tries {
         judge: &str,
         user: &str,
         is_known: impl Fn() -> bool,
-    ) -> Result<Try, Refusal> {
+    ) -> Result<PasswordAttempt, Refusal> {
         let is_trusted = self.0.trusted.contains(peer);
         let (judge, account) = (self.0.accounts.hash_one(judge), self.0.accounts.hash_one((judge, user)));
         let claim = Claim { peer: peer.into(), is_trusted, judge, account };
@@ -98,11 +98,11 @@ impl Tries {
                 // Before the look, so that nothing that is over after it is missed.
                 let over = self.0.over.notified();
                 if is_known() {
-                    return Ok(Try { place: None, was_wrong: false });
+                    return Ok(PasswordAttempt { place: None, was_wrong: false });
                 }
                 let room = self.ledger().reserve(&claim, Instant::now());
                 match room {
-                    Room::Free => return Ok(Try { place: Some((self.clone(), claim)), was_wrong: false }),
+                    Room::Free => return Ok(PasswordAttempt { place: Some((self.clone(), claim)), was_wrong: false }),
                     Room::Spent(after) => return Err(Refusal::TooMany(after)),
                     Room::Taken => {}
                 }
@@ -118,19 +118,19 @@ impl Tries {
     /// The same for what a client shows to an upstream that decides by it.
     ///
     /// # Errors
-    /// As [`Tries::begin`].
-    pub async fn begin_at(&self, upstream: &Upstream, peer: IpAddr, user: &str) -> Result<TryAt, Refusal> {
+    /// As [`PasswordAttempts::begin`].
+    pub async fn begin_at(&self, upstream: &Upstream, peer: IpAddr, user: &str) -> Result<AttemptFrom, Refusal> {
         let credential = credential(upstream);
         let is_known = || credential.as_ref().is_some_and(|credential| self.0.accepted.contains_key(credential));
         let tried = self.begin(peer, upstream.name(), user, is_known).await?;
         if tried.place.is_none() {
             upstream.note_taken_before();
         }
-        Ok(TryAt { tries: self.clone(), upstream: upstream.clone(), tried: Some(tried) })
+        Ok(AttemptFrom { tries: self.clone(), upstream: upstream.clone(), tried: Some(tried) })
     }
 
     /// Ends a try by what the upstream said of the credential.
-    fn conclude(&self, credential: Option<(Registry, Asker)>, tried: Try, verdict: Verdict) {
+    fn conclude(&self, credential: Option<(Registry, Principal)>, tried: PasswordAttempt, verdict: Verdict) {
         if let Some(credential) = credential {
             match verdict {
                 Verdict::Taken => self.0.accepted.insert(credential, 0),
@@ -150,24 +150,24 @@ impl Tries {
         tried.end(verdict == Verdict::Refused);
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn ledger(&self) -> MutexGuard<'_, FailedLogins> {
         // What is owed is whole even if a thread panicked beside it.
         self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn credential(upstream: &Upstream) -> Option<(Registry, Asker)> {
+fn credential(upstream: &Upstream) -> Option<(Registry, Principal)> {
     upstream.asker().map(|asker| (upstream.registry().clone(), asker))
 }
 
-impl Try {
+impl PasswordAttempt {
     /// The password was judged, or could not be.
     pub fn end(mut self, was_wrong: bool) {
         self.was_wrong = was_wrong;
     }
 }
 
-impl TryAt {
+impl AttemptFrom {
     /// The client has its answer.
     pub fn end(mut self) {
         if let Some(tried) = self.tried.take() {
@@ -176,7 +176,7 @@ impl TryAt {
     }
 }
 
-impl Drop for TryAt {
+impl Drop for AttemptFrom {
     fn drop(&mut self) {
         if let Some(tried) = self.tried.take() {
             let (tries, credential) = (self.tries.clone(), credential(&self.upstream));
@@ -185,7 +185,7 @@ impl Drop for TryAt {
     }
 }
 
-impl Drop for Try {
+impl Drop for PasswordAttempt {
     fn drop(&mut self) {
         if let Some((tries, claim)) = self.place.take() {
             tries.ledger().settle(&claim, self.was_wrong, Instant::now());

@@ -14,18 +14,18 @@ const REMEMBERED: NonZeroUsize = match NonZeroUsize::new(1024) {
     None => NonZeroUsize::MIN,
 };
 
-pub(super) struct Verified {
+pub(super) struct PasswordCache {
     /// `None` when there is no randomness to be had: then nothing is remembered.
     key: Option<[u8; 32]>,
     users: LruCache<[u8; 32], Arc<str>>,
 }
 
-impl Verified {
-    pub(super) fn new() -> Verified {
+impl PasswordCache {
+    pub(super) fn new() -> PasswordCache {
         let mut key = [0; 32];
         let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
         let key = random.fill(&mut key).is_ok().then_some(key);
-        Verified { key, users: LruCache::new(REMEMBERED) }
+        PasswordCache { key, users: LruCache::new(REMEMBERED) }
     }
 
     pub(super) fn get(&mut self, user: &str, password: &[u8]) -> Option<Arc<str>> {
@@ -57,18 +57,18 @@ mod tests {
 
     #[test]
     fn only_the_very_pair_is_remembered() {
-        let mut verified = Verified::new();
+        let mut verified = PasswordCache::new();
         verified.insert(b"secret", "ann".into());
         assert_eq!(verified.get("ann", b"secret").as_deref(), Some("ann"));
         assert_eq!(verified.get("ann", b"Secret"), None);
         assert_eq!(verified.get("an", b"nsecret"), None);
         assert_eq!(verified.get("", b"annsecret"), None);
-        assert_eq!(Verified::new().get("ann", b"secret"), None);
+        assert_eq!(PasswordCache::new().get("ann", b"secret"), None);
     }
 
     #[test]
     fn the_oldest_is_forgotten() {
-        let mut verified = Verified::new();
+        let mut verified = PasswordCache::new();
         for n in 0..=REMEMBERED.get() {
             verified.insert(b"secret", n.to_string().into());
         }

@@ -20,7 +20,7 @@ const MAX_VERIFICATIONS: usize = 2;
 /// better off coming again.
 const MAX_WAITING: u64 = 64;
 
-pub(super) struct Turns {
+pub(super) struct VerificationQueue {
     places: Shares,
     trusted: TrustedNetworks,
     /// First come, first served.
@@ -30,14 +30,14 @@ pub(super) struct Turns {
 }
 
 /// The right to verify one password, until it is dropped.
-pub(super) struct Turn {
+pub(super) struct VerificationTurn {
     _queue: OwnedSemaphorePermit,
     _peer: Option<OwnedSemaphorePermit>,
 }
 
-impl Turns {
-    pub(super) fn new(trusted: TrustedNetworks) -> Turns {
-        Turns {
+impl VerificationQueue {
+    pub(super) fn new(trusted: TrustedNetworks) -> VerificationQueue {
+        VerificationQueue {
             places: Shares::new(MAX_WAITING, trusted.clone()),
             trusted,
             queue: Arc::new(Semaphore::new(MAX_VERIFICATIONS)),
@@ -46,7 +46,7 @@ impl Turns {
     }
 
     /// Waits for a turn. `None`: too many wait already, or too many of this peer.
-    pub(super) async fn wait(&self, peer: IpAddr) -> Option<Turn> {
+    pub(super) async fn wait(&self, peer: IpAddr) -> Option<VerificationTurn> {
         // Given back when the turn has come, or when the client leaves. The semaphores are never closed.
         let _place = self.places.take(peer, 1).ok()?;
         let of_peer = match self.trusted.contains(peer) {
@@ -54,7 +54,7 @@ impl Turns {
             false => Some(self.of_peer(peer.into()).acquire_owned().await.ok()?),
         };
         let queue = self.queue.clone().acquire_owned().await.ok()?;
-        Some(Turn { _queue: queue, _peer: of_peer })
+        Some(VerificationTurn { _queue: queue, _peer: of_peer })
     }
 
     fn of_peer(&self, peer: PeerPrefix) -> Arc<Semaphore> {
@@ -83,7 +83,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_with_a_crowd_keeps_no_other_waiting_for_all_of_it() {
-        let turns = Turns::new(TrustedNetworks::default());
+        let turns = VerificationQueue::new(TrustedNetworks::default());
         let mut running = vec![turns.wait(address(1)).await.unwrap(), turns.wait(address(1)).await.unwrap()];
         // Of the places three quarters are its own; the rest of it is told at once.
         let mut crowd = Vec::new();
@@ -105,7 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_the_places_are_for_a_trusted_network() {
-        let turns = Turns::new(TrustedNetworks::new(vec!["192.0.2.1".parse().unwrap()]));
+        let turns = VerificationQueue::new(TrustedNetworks::new(vec!["192.0.2.1".parse().unwrap()]));
         let running = (turns.wait(address(1)).await.unwrap(), turns.wait(address(1)).await.unwrap());
         let mut waiting: Vec<_> = (0..64).map(|_| Box::pin(turns.wait(address(1)))).collect();
         for wait in &mut waiting {
@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn peers_that_have_gone_are_forgotten() {
-        let turns = Turns::new(TrustedNetworks::default());
+        let turns = VerificationQueue::new(TrustedNetworks::default());
         let stays = turns.wait(address(0)).await.unwrap();
         for n in 1..=255 {
             drop(turns.wait(address(n)).await);

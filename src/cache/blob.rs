@@ -12,22 +12,22 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    uncached::ThroughReader,
-    uncached_limit::{Client, Throughs},
+    uncached::UncachedReader,
+    uncached_limit::{Client, UncachedLimit},
 };
 use super::{
-    BlobReader, CIRCLE_PATIENCE, Config, ContentId, DiskStore, FileSlice, Images, Parts, Pool, ReadError, Remarks,
-    Source, Tees,
-    download::{Beside, Fill, FillError, Fills, Joined, transfer::Transfer},
+    BlobReader, CYCLE_TIMEOUT, Captures, Config, ContentKey, DiskStore, FileSlice, Images, Parts, ReadError, Source,
+    Visibility, Warnings,
+    download::{Coexisting, Download, DownloadError, Downloads, Joined, transfer::Transfer},
     prefetch::Prefetch,
-    storage::{StoredBlob, index::Key},
+    storage::{StoredBlob, index::IndexKey},
 };
 use crate::{
     metrics::{Metrics, Outcome},
     oci::{Adjoining, ByteRange, Digest, MAX_RANGES, RangesError, ResolvedRange},
     peer::{Refused, TrustedNetworks},
     small_file::is_lack_of_descriptors,
-    upstream::{self, ErrorKind, Remark, Upstream},
+    upstream::{self, ContentNotes, ErrorKind, Upstream},
 };
 
 /// A blob no larger than this is verified before its head is sent: what is wrong with it is then a clear
@@ -35,7 +35,7 @@ use crate::{
 const VERIFIED_FIRST: u64 = 64 * 1024;
 
 /// How many fills that fail for reasons of their own are followed before a client goes its own way.
-const MOST_STRANGERS: usize = 3;
+const MAX_STRANGERS: usize = 3;
 
 /// Why a blob cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub enum BlobError {
     #[error("too many ranges, or of more bytes than the blob has")]
     TooManyRanges,
     #[error("the blob is on its way by mirrors that may wait for this request")]
-    Circle,
+    WaitCycle,
     #[error("too many blobs pass straight through")]
     Crowded(#[source] Refused),
     #[error("forebay has no descriptor left")]
@@ -89,12 +89,12 @@ pub struct BlobSize {
 #[derive(Clone)]
 pub struct BlobCache {
     store: DiskStore,
-    fills: Fills,
+    fills: Downloads,
     prefetch: Prefetch,
-    throughs: Throughs,
-    tees: Tees,
+    throughs: UncachedLimit,
+    tees: Captures,
     metrics: Metrics,
-    remarks: Remarks,
+    remarks: Warnings,
 }
 
 impl BlobCache {
@@ -108,20 +108,20 @@ impl BlobCache {
         images: Images,
         trusted: TrustedNetworks,
     ) -> Self {
-        let fills = Fills::new(store.clone(), metrics.clone(), tasks, shutdown);
-        let throughs = Throughs::new(config.max_through, trusted.clone(), store.readers().clone());
+        let fills = Downloads::new(store.clone(), metrics.clone(), tasks, shutdown);
+        let throughs = UncachedLimit::new(config.max_through, trusted.clone(), store.readers().clone());
         let prefetch = Prefetch::new(config, images, store.clone(), fills.clone(), trusted);
-        let tees = Tees::new(config, store.clone(), fills.clone());
-        Self { store, fills, prefetch, throughs, tees, metrics, remarks: Remarks::default() }
+        let tees = Captures::new(config, store.clone(), fills.clone());
+        Self { store, fills, prefetch, throughs, tees, metrics, remarks: Warnings::default() }
     }
 
     /// What the upstream said of a blob beside it.
-    pub fn remark(&self, source: &Source) -> Remark {
+    pub fn remark(&self, source: &Source) -> ContentNotes {
         self.remarks.of(&source.upstream, &source.repository, &source.digest)
     }
 
     /// The upstream said this now.
-    pub fn note_remark(&self, source: &Source, remark: &Remark) {
+    pub fn note_remark(&self, source: &Source, remark: &ContentNotes) {
         self.remarks.note(&source.upstream, &source.repository, &source.digest, remark);
     }
 
@@ -131,7 +131,7 @@ impl BlobCache {
     }
 
     /// What is kept of uploads.
-    pub fn tees(&self) -> &Tees {
+    pub fn tees(&self) -> &Captures {
         &self.tees
     }
 
@@ -155,7 +155,7 @@ impl BlobCache {
         if let Some(answer) = self.open_of_other(source, range, client).await {
             return answer;
         }
-        for _ in 0..MOST_STRANGERS {
+        for _ in 0..MAX_STRANGERS {
             let joined = self.fills.join(source).await;
             // It may have to wait for itself.
             if let Joined::Follower(membership) = &joined
@@ -167,8 +167,8 @@ impl BlobCache {
                     return self.beside(source, range, client, place).await;
                 }
                 // Where they stand in a row and not in a circle, the answer that tells so comes soon.
-                if !membership.fill().admits_within(mirrors, CIRCLE_PATIENCE).await {
-                    return Err(BlobError::Circle);
+                if !membership.fill().admits_within(mirrors, CYCLE_TIMEOUT).await {
+                    return Err(BlobError::WaitCycle);
                 }
             }
             if let Some(answer) = self.join(source, range, client, joined).await {
@@ -274,15 +274,15 @@ impl BlobCache {
         let strange = !fill.source().is_same(source);
         // The failure of another repository's says nothing about this one, nor does the circle of who began the fill. A
         // damaged file of ours is gone: the next fill begins at the front.
-        let says_nothing = |error: &FillError| match error {
-            FillError::Upstream(error) => strange || (!led && error.kind == ErrorKind::Loop),
-            FillError::Mismatch => strange,
-            FillError::Damaged => true,
-            FillError::Storage(_) | FillError::NoRoom | FillError::Abandoned => false,
+        let says_nothing = |error: &DownloadError| match error {
+            DownloadError::Upstream(error) => strange || (!led && error.kind == ErrorKind::Loop),
+            DownloadError::Mismatch => strange,
+            DownloadError::Damaged => true,
+            DownloadError::Storage(_) | DownloadError::NoRoom | DownloadError::Abandoned => false,
         };
         let mut total = match fill.head().await {
             Ok(total) => total,
-            Err(FillError::NoRoom | FillError::Storage(_)) => {
+            Err(DownloadError::NoRoom | DownloadError::Storage(_)) => {
                 let transfer = fill.take_transfer().filter(|_| !strange);
                 return Some(self.through(source, range, client, transfer).await);
             }
@@ -305,7 +305,7 @@ impl BlobCache {
                 // What was announced may have been wrong, and what was verified is not.
                 Ok(()) => total = fill.head().await.ok().flatten(),
                 // A disk that fails now is no trouble: the reader goes around it.
-                Err(FillError::Storage(_) | FillError::NoRoom) => {}
+                Err(DownloadError::Storage(_) | DownloadError::NoRoom) => {}
                 Err(error) if says_nothing(&error) => return None,
                 Err(error) => return Some(Err(error.into())),
             }
@@ -330,7 +330,7 @@ impl BlobCache {
         source: &Source,
         range: Option<ByteRange>,
         client: Client<'_>,
-        place: Beside,
+        place: Coexisting,
     ) -> Result<OpenedBlob, BlobError> {
         let mut opened = self.through(source, range, client, None).await?;
         if let BlobReader::Through(reader) = &mut opened.reader {
@@ -341,9 +341,9 @@ impl BlobCache {
 
     /// Forgets a blob that was deleted. Who reads it goes on.
     pub async fn forget(&self, upstream: &Upstream, digest: &Digest) {
-        let id = Pool::of(upstream).id(digest);
+        let id = Visibility::of(upstream).id(digest);
         self.fills.committed(&id).await;
-        self.store.remove(Key::Blob(id)).await;
+        self.store.remove(IndexKey::Blob(id)).await;
     }
 
     /// How long a blob is that is cached; `None` when it is not.
@@ -353,7 +353,7 @@ impl BlobCache {
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
     pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
-        let can_wait = |fill: &Fill| source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
+        let can_wait = |fill: &Download| source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
         if let Some(membership) = self.fills.find(source)
             && can_wait(membership.fill())
             && let Ok(total) = membership.fill().head().await
@@ -390,7 +390,7 @@ impl BlobCache {
     }
 
     /// A disk that cannot be read turns caching off, not pulling. Without a descriptor nothing can be pulled, either.
-    async fn stored(&self, id: &ContentId) -> Result<Option<StoredBlob>, BlobError> {
+    async fn stored(&self, id: &ContentKey) -> Result<Option<StoredBlob>, BlobError> {
         match self.store.open_blob(id).await {
             Ok(blob) => Ok(blob),
             Err(error) if is_lack_of_descriptors(&error) => Err(BlobError::Exhausted),
@@ -426,7 +426,7 @@ impl BlobCache {
                 .filter(|range| !total.is_some_and(|total| range.is_whole(total))),
         };
         if let Some(range) = part {
-            let reader = ThroughReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
+            let reader = UncachedReader::range(source, range.first, range.last).await.map_err(BlobError::Upstream)?;
             self.note_remark(source, reader.remark());
             let reader = BlobReader::Through(Box::new(reader.counted(place)));
             let range = Some(range);
@@ -438,7 +438,7 @@ impl BlobCache {
         };
         self.note_remark(source, transfer.remark());
         let total = transfer.total();
-        let reader = ThroughReader::whole(source.clone(), transfer, self.metrics.clone()).counted(place);
+        let reader = UncachedReader::whole(source.clone(), transfer, self.metrics.clone()).counted(place);
         let (reader, range) = match total {
             Some(total) if is_small(Some(total)) => {
                 let whole = read_whole(reader, total).await?;
@@ -463,7 +463,7 @@ fn part_of(whole: &Bytes, range: ResolvedRange) -> Bytes {
 }
 
 /// All of a small blob, verified.
-async fn read_whole(mut reader: ThroughReader, total: u64) -> Result<Bytes, BlobError> {
+async fn read_whole(mut reader: UncachedReader, total: u64) -> Result<Bytes, BlobError> {
     let mut whole = BytesMut::new();
     while let Some(bytes) = reader.next().await? {
         whole.extend_from_slice(&bytes);
@@ -513,12 +513,14 @@ impl From<ReadError> for BlobError {
     }
 }
 
-impl From<FillError> for BlobError {
-    fn from(error: FillError) -> Self {
+impl From<DownloadError> for BlobError {
+    fn from(error: DownloadError) -> Self {
         match error {
-            FillError::Upstream(error) => Self::Upstream(error),
-            FillError::Mismatch => Self::Mismatch,
-            FillError::Storage(_) | FillError::NoRoom | FillError::Damaged | FillError::Abandoned => Self::Abandoned,
+            DownloadError::Upstream(error) => Self::Upstream(error),
+            DownloadError::Mismatch => Self::Mismatch,
+            DownloadError::Storage(_) | DownloadError::NoRoom | DownloadError::Damaged | DownloadError::Abandoned => {
+                Self::Abandoned
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Uploads that are kept while they pass: the next client pulls what was pushed a moment ago.
 //!
 //! What must hold: whoever passes an upload on waits for nothing here. Bytes are taken while there is room in a queue,
-//! and else the tee is given up, never the push. A [`Tee`] belongs to one request at a time, or lies here between two:
+//! and else the tee is given up, never the push. A [`Capture`] belongs to one request at a time, or lies here between two:
 //! what takes it away, and does not bring it back, ends it. A task of its own (`hand`) writes, hashes and, when all is
 //! here and right, has the cache adopt it.
 
@@ -20,31 +20,31 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Config, DiskStore, Source, download::Fills};
+use super::{Config, DiskStore, Source, download::Downloads};
 use crate::oci::Algorithm;
 
 /// How many uploads are kept at a time.
-const MOST: usize = 64;
+const MAX_CAPTURES: usize = 64;
 /// What may wait to be written of one upload, in bytes: some hundredths of a second of a fast line.
-const MOST_QUEUED: usize = 8 * 1024 * 1024;
+const MAX_QUEUED: usize = 8 * 1024 * 1024;
 /// The same of all uploads together.
-const MOST_QUEUED_BY_ALL: usize = 32 * 1024 * 1024;
+const MAX_QUEUED_BY_ALL: usize = 32 * 1024 * 1024;
 /// What a piece counts for at least: it is more than its bytes.
 const PIECE: usize = 4 * 1024;
 /// An upload takes no more than this part of the cache: how large it is going to be is often not known.
-const MOST_OF_CACHE: u64 = 2;
+const MAX_CACHE: u64 = 2;
 /// How long the end of an upload waits for what was kept of it.
 const COMMIT_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The uploads that are kept on their way. A cheap handle.
 #[derive(Clone)]
-pub struct Tees(Arc<Shared>);
+pub struct Captures(Arc<CapturesInner>);
 
-struct Shared {
+struct CapturesInner {
     store: DiskStore,
-    fills: Fills,
+    fills: Downloads,
     /// Those that no request has, by their numbers.
-    waiting: Mutex<HashMap<u64, Tee>>,
+    waiting: Mutex<HashMap<u64, Capture>>,
     next: AtomicU64,
     places: Arc<Semaphore>,
     memory: Arc<Semaphore>,
@@ -53,7 +53,7 @@ struct Shared {
 
 /// One upload on its way into the cache. Dropped, nothing is left of it.
 #[derive(Debug)]
-pub struct Tee {
+pub struct Capture {
     number: u64,
     position: u64,
     most_bytes: u64,
@@ -64,7 +64,7 @@ pub struct Tee {
 
 /// Why it takes no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GivenUp {
+pub enum CaptureError {
     #[error("it is too large for the cache")]
     TooLarge,
     #[error("it comes faster than it can be written")]
@@ -76,7 +76,7 @@ pub enum GivenUp {
 
 /// What the hand is told; as long as it has a piece, that counts for what is queued.
 enum Message {
-    Piece(Piece),
+    CapturedPiece(CapturedPiece),
     Commit(Box<Commit>),
 }
 
@@ -87,47 +87,47 @@ struct Commit {
     found: oneshot::Sender<()>,
 }
 
-struct Piece {
+struct CapturedPiece {
     bytes: Bytes,
     _counted: [OwnedSemaphorePermit; 2],
 }
 
-impl Tees {
+impl Captures {
     /// Each runs as one of the tasks of `fills`, and ends with them.
-    pub fn new(config: &Config, store: DiskStore, fills: Fills) -> Self {
-        Self(Arc::new(Shared {
+    pub fn new(config: &Config, store: DiskStore, fills: Downloads) -> Self {
+        Self(Arc::new(CapturesInner {
             store,
             fills,
             waiting: Mutex::default(),
             // So that no number of an earlier process, or of another instance, is one of ours.
             next: AtomicU64::new(RandomState::new().build_hasher().finish()),
-            places: Arc::new(Semaphore::new(MOST)),
-            memory: Arc::new(Semaphore::new(MOST_QUEUED_BY_ALL)),
-            most_bytes: config.max_size / MOST_OF_CACHE,
+            places: Arc::new(Semaphore::new(MAX_CAPTURES)),
+            memory: Arc::new(Semaphore::new(MAX_QUEUED_BY_ALL)),
+            most_bytes: config.max_size / MAX_CACHE,
         }))
     }
 
     /// A new one. Of an upload whose end is known, there is none when that is here already.
-    pub fn begin(&self, known: Option<&Source>) -> Option<Tee> {
+    pub fn begin(&self, known: Option<&Source>) -> Option<Capture> {
         let is_here = |source: &Source| self.0.fills.has(source) || self.0.store.has_blob(&source.id());
         if known.is_some_and(is_here) {
             return None;
         }
         let place = self.0.places.clone().try_acquire_owned().ok()?;
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let (tee, queue) = Tee::new(number, self.0.most_bytes, self.0.memory.clone());
+        let (tee, queue) = Capture::new(number, self.0.most_bytes, self.0.memory.clone());
         let algorithm = known.map_or(Algorithm::Sha256, |source| source.digest.algorithm());
         self.0.fills.tasks().spawn(writer::run(self.clone(), number, algorithm, queue, place));
         Some(tee)
     }
 
     /// The one of this number, if it is ours and no other request has it.
-    pub fn take(&self, number: u64) -> Option<Tee> {
+    pub fn take(&self, number: u64) -> Option<Capture> {
         self.waiting().remove(&number)
     }
 
     /// Keeps one for the next request that has its number; `None` when it was given up meanwhile.
-    pub fn keep(&self, tee: Tee) -> Option<u64> {
+    pub fn keep(&self, tee: Capture) -> Option<u64> {
         let number = tee.number;
         let mut waiting = self.waiting();
         // Its hand says that it ends before it takes it off this list.
@@ -138,16 +138,16 @@ impl Tees {
         Some(number)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Tee>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Capture>> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Tee {
+impl Capture {
     fn new(number: u64, most_bytes: u64, memory: Arc<Semaphore>) -> (Self, mpsc::Receiver<Message>) {
         // There is always a place for what the semaphores let pass.
-        let (queue, taken) = mpsc::channel(MOST_QUEUED / PIECE + 1);
-        let room = Arc::new(Semaphore::new(MOST_QUEUED));
+        let (queue, taken) = mpsc::channel(MAX_QUEUED / PIECE + 1);
+        let room = Arc::new(Semaphore::new(MAX_QUEUED));
         (Self { number, position: 0, most_bytes, queue, room, memory }, taken)
     }
 
@@ -165,18 +165,19 @@ impl Tee {
     ///
     /// # Errors
     /// They cannot be kept.
-    pub fn push(&mut self, bytes: Bytes) -> Result<(), GivenUp> {
+    pub fn push(&mut self, bytes: Bytes) -> Result<(), CaptureError> {
         if !self.may_take(bytes.len() as u64) {
-            return Err(GivenUp::TooLarge);
+            return Err(CaptureError::TooLarge);
         }
         if self.queue.is_closed() {
-            return Err(GivenUp::Ended);
+            return Err(CaptureError::Ended);
         }
         let count = u32::try_from(bytes.len().max(PIECE)).unwrap_or(u32::MAX);
-        let counted = |room: &Arc<Semaphore>| room.clone().try_acquire_many_owned(count).map_err(|_| GivenUp::TooFast);
+        let counted =
+            |room: &Arc<Semaphore>| room.clone().try_acquire_many_owned(count).map_err(|_| CaptureError::TooFast);
         let end = self.position + bytes.len() as u64;
-        let piece = Piece { bytes, _counted: [counted(&self.room)?, counted(&self.memory)?] };
-        self.queue.try_send(Message::Piece(piece)).map_err(|_| GivenUp::Ended)?;
+        let piece = CapturedPiece { bytes, _counted: [counted(&self.room)?, counted(&self.memory)?] };
+        self.queue.try_send(Message::CapturedPiece(piece)).map_err(|_| CaptureError::Ended)?;
         self.position = end;
         Ok(())
     }
@@ -202,29 +203,29 @@ mod tests {
     use crate::metrics::Metrics;
 
     /// Uploads into this directory, the files of what is on its way, and its tasks.
-    async fn tees(directory: &Path) -> (Tees, TaskTracker) {
+    async fn tees(directory: &Path) -> (Captures, TaskTracker) {
         let config = Config { max_size: 1 << 30, ..Config::at(directory) };
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();
         store.scan().await;
         let tasks = TaskTracker::new();
-        let fills = Fills::new(store.clone(), metrics, tasks.clone(), CancellationToken::new());
-        (Tees::new(&config, store, fills), tasks)
+        let fills = Downloads::new(store.clone(), metrics, tasks.clone(), CancellationToken::new());
+        (Captures::new(&config, store, fills), tasks)
     }
 
     fn on_its_way(directory: &Path) -> usize {
         std::fs::read_dir(directory.join("tmp")).unwrap().count()
     }
 
-    fn tee(memory: usize) -> (Tee, mpsc::Receiver<Message>, Arc<Semaphore>) {
+    fn tee(memory: usize) -> (Capture, mpsc::Receiver<Message>, Arc<Semaphore>) {
         let memory = Arc::new(Semaphore::new(memory));
-        let (tee, queue) = Tee::new(1, 1 << 30, memory.clone());
+        let (tee, queue) = Capture::new(1, 1 << 30, memory.clone());
         (tee, queue, memory)
     }
 
     #[test]
     fn a_writer_that_takes_nothing_stops_nobody_and_has_bounded_memory() {
-        for (memory, most) in [(MOST_QUEUED_BY_ALL, MOST_QUEUED), (1 << 20, 1 << 20)] {
+        for (memory, most) in [(MAX_QUEUED_BY_ALL, MAX_QUEUED), (1 << 20, 1 << 20)] {
             for len in [1, 16 * 1024, 100_000] {
                 let (mut tee, queue, left) = tee(memory);
                 let mut taken = 0;
@@ -232,7 +233,7 @@ mod tests {
                     taken += len.max(PIECE);
                 }
                 assert!(taken <= most && taken + len.max(PIECE) > most, "{len}: {taken}");
-                assert_eq!(tee.push(Bytes::from(vec![0; len])), Err(GivenUp::TooFast), "and does not begin again");
+                assert_eq!(tee.push(Bytes::from(vec![0; len])), Err(CaptureError::TooFast), "and does not begin again");
                 drop((tee, queue));
                 assert_eq!(left.available_permits(), memory);
             }
@@ -241,24 +242,26 @@ mod tests {
 
     #[test]
     fn what_was_taken_makes_room_for_more() {
-        let (mut tee, mut queue, left) = tee(MOST_QUEUED_BY_ALL);
+        let (mut tee, mut queue, left) = tee(MAX_QUEUED_BY_ALL);
         for round in 1..100 {
-            tee.push(Bytes::from(vec![0; MOST_QUEUED / 2])).unwrap();
-            assert_eq!(tee.position(), round * MOST_QUEUED as u64 / 2);
-            assert!(matches!(queue.try_recv(), Ok(Message::Piece(piece)) if piece.bytes.len() == MOST_QUEUED / 2));
+            tee.push(Bytes::from(vec![0; MAX_QUEUED / 2])).unwrap();
+            assert_eq!(tee.position(), round * MAX_QUEUED as u64 / 2);
+            assert!(
+                matches!(queue.try_recv(), Ok(Message::CapturedPiece(piece)) if piece.bytes.len() == MAX_QUEUED / 2)
+            );
         }
-        assert_eq!(left.available_permits(), MOST_QUEUED_BY_ALL);
+        assert_eq!(left.available_permits(), MAX_QUEUED_BY_ALL);
         drop(queue);
-        assert_eq!(tee.push(Bytes::from_static(b"x")), Err(GivenUp::Ended), "nobody writes it");
+        assert_eq!(tee.push(Bytes::from_static(b"x")), Err(CaptureError::Ended), "nobody writes it");
     }
 
     #[test]
     fn an_upload_that_is_too_large_is_not_kept() {
-        let (mut tee, _queue) = Tee::new(1, 10, Arc::new(Semaphore::new(MOST_QUEUED_BY_ALL)));
+        let (mut tee, _queue) = Capture::new(1, 10, Arc::new(Semaphore::new(MAX_QUEUED_BY_ALL)));
         assert!(tee.may_take(10) && !tee.may_take(11));
         tee.push(Bytes::from_static(b"0123456789")).unwrap();
         assert!(!tee.may_take(1) && !tee.may_take(u64::MAX));
-        assert_eq!(tee.push(Bytes::from_static(b"x")), Err(GivenUp::TooLarge));
+        assert_eq!(tee.push(Bytes::from_static(b"x")), Err(CaptureError::TooLarge));
         assert_eq!(tee.position(), 10);
     }
 
@@ -285,19 +288,19 @@ mod tests {
         tee.push(Bytes::from_static(b"more")).unwrap();
         assert_eq!(tees.keep(tee), Some(waiting));
         tokio::time::sleep(Duration::from_secs(2 * 60)).await;
-        assert_eq!(taken.push(Bytes::from_static(b"more")), Err(GivenUp::Ended));
+        assert_eq!(taken.push(Bytes::from_static(b"more")), Err(CaptureError::Ended));
         assert_eq!(tees.keep(taken), None);
         tasks.close();
         tasks.wait().await;
         assert!(tees.waiting().is_empty());
-        assert_eq!((on_its_way(directory.path()), tees.0.places.available_permits()), (0, MOST));
+        assert_eq!((on_its_way(directory.path()), tees.0.places.available_permits()), (0, MAX_CAPTURES));
     }
 
     #[tokio::test]
     async fn only_so_many_are_kept_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let (tees, tasks) = tees(directory.path()).await;
-        let all: Vec<_> = (0..MOST).map(|_| tees.begin(None).unwrap()).collect();
+        let all: Vec<_> = (0..MAX_CAPTURES).map(|_| tees.begin(None).unwrap()).collect();
         assert!(tees.begin(None).is_none());
         drop(all);
         tasks.close();

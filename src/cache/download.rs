@@ -1,6 +1,6 @@
 //! One download into the cache, and its many readers.
 //!
-//! A fill belongs to [`Fills`], never to a request: its task writes a temporary file, and every client,
+//! A fill belongs to [`Downloads`], never to a request: its task writes a temporary file, and every client,
 //! the first one too, reads that file as it grows. A slow or vanished reader disturbs nobody. The last
 //! bytes of the whole are held back until the digest is verified, so no client ends with wrong content.
 //!
@@ -42,20 +42,20 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     abandoned::while_it_advances,
     hasher::{hash_in_turn, hash_slice, turn_to_spare},
-    table::{Beside, Fills, Joined},
+    table::{Coexisting, Downloads, Joined},
 };
 use self::{
     extents::Extents,
-    transfer::{Flow, Transfer},
+    transfer::{Transfer, TransferFlow},
 };
 use super::{
     FileSlice, ReadError, Source,
-    blob::uncached::ThroughReader,
+    blob::uncached::UncachedReader,
     storage::{self, Pin, Purpose},
 };
 use crate::{
     metrics::Metrics,
-    upstream::{self, Mirrors, Remark},
+    upstream::{self, ContentNotes, Mirrors},
 };
 
 /// How much of the end is held back until the digest is known to be right, in bytes.
@@ -63,7 +63,7 @@ const WITHHELD_TAIL: u64 = 16 * 1024;
 
 /// Why a fill ended without a blob. Every follower gets it.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum FillError {
+pub enum DownloadError {
     #[error("the upstream failed")]
     Upstream(#[source] upstream::Error),
     #[error("the content does not match its digest")]
@@ -87,21 +87,21 @@ pub enum Progress {
     Writing,
     /// All bytes are here and right.
     Complete,
-    Failed(FillError),
+    Failed(DownloadError),
 }
 
 /// What a fill's task and its readers share.
-pub struct Fill {
+pub struct Download {
     source: Source,
     /// Another fill of the blob was under way when it began.
     beside: bool,
     metrics: Metrics,
-    state: Mutex<State>,
+    state: Mutex<DownloadState>,
     /// Where the bytes of the main transfer come from.
-    flow: watch::Sender<Flow>,
+    flow: watch::Sender<TransferFlow>,
     /// Something changed: look at the state again.
     changed: watch::Sender<()>,
-    /// Clients and prefetches that have joined it; changed under the lock of [`Fills`].
+    /// Clients and prefetches that have joined it; changed under the lock of [`Downloads`].
     members: watch::Sender<usize>,
     /// How many of them are prefetches; changed in the same way.
     members_ahead: AtomicUsize,
@@ -111,7 +111,7 @@ pub struct Fill {
     leaving_since: OnceLock<Instant>,
     /// All bytes are there: transfers of ranges end.
     ranges: CancellationToken,
-    hash: hasher::Hand,
+    hash: hasher::Hasher,
     /// A client asked for it, at whatever time; else it is fetched ahead.
     wanted: AtomicBool,
     /// Bytes that came over all its transfers.
@@ -122,12 +122,12 @@ pub struct Fill {
     stalled: AtomicU64,
 }
 
-struct State {
+struct DownloadState {
     progress: Progress,
     /// The size of the blob in bytes, once known.
     total: Option<u64>,
     /// What the upstream said beside the bytes, once it has answered.
-    remark: Option<Remark>,
+    remark: Option<ContentNotes>,
     file: Option<Arc<File>>,
     /// The fill has failed, and its file may be cut: nobody begins to read any more.
     closing: bool,
@@ -179,12 +179,12 @@ enum Look {
     Slice(FileSlice),
     End,
     Wait,
-    Failed(FillError),
+    Failed(DownloadError),
 }
 
-impl Fill {
+impl Download {
     fn new(source: Source, beside: bool, wanted: bool, metrics: Metrics, cancel: CancellationToken) -> Self {
-        let state = State {
+        let state = DownloadState {
             progress: Progress::Opening,
             total: None,
             remark: None,
@@ -214,13 +214,13 @@ impl Fill {
             _pin: None,
         };
         let ranges = cancel.child_token();
-        let hash = hasher::Hand::new(source.digest.algorithm());
+        let hash = hasher::Hasher::new(source.digest.algorithm());
         Self {
             source,
             beside,
             metrics,
             state: Mutex::new(state),
-            flow: watch::Sender::new(Flow::Asking),
+            flow: watch::Sender::new(TransferFlow::Asking),
             changed: watch::Sender::new(()),
             members: watch::Sender::new(0),
             members_ahead: AtomicUsize::new(0),
@@ -236,7 +236,7 @@ impl Fill {
     }
 
     /// Waits for the upstream's answer; the size of the blob, if it said.
-    pub async fn head(&self) -> Result<Option<u64>, FillError> {
+    pub async fn head(&self) -> Result<Option<u64>, DownloadError> {
         self.when(|state| match &state.progress {
             Progress::Opening => None,
             Progress::Writing | Progress::Complete => Some(Ok(state.total)),
@@ -246,12 +246,12 @@ impl Fill {
     }
 
     /// What the upstream said beside the bytes, if it was asked and has answered.
-    pub fn remark(&self) -> Option<Remark> {
+    pub fn remark(&self) -> Option<ContentNotes> {
         self.state().remark.clone()
     }
 
     /// Waits for the end.
-    pub async fn end(&self) -> Result<(), FillError> {
+    pub async fn end(&self) -> Result<(), DownloadError> {
         self.when(|state| match &state.progress {
             Progress::Opening | Progress::Writing => None,
             Progress::Complete => Some(Ok(())),
@@ -261,7 +261,7 @@ impl Fill {
     }
 
     /// Waits for the end, as long as no more than `most` bytes have come; `None` then.
-    pub async fn end_within(&self, most: u64) -> Option<Result<(), FillError>> {
+    pub async fn end_within(&self, most: u64) -> Option<Result<(), DownloadError>> {
         self.when(|state| match &state.progress {
             Progress::Complete => Some(Some(Ok(()))),
             Progress::Failed(error) => Some(Some(Err(error.clone()))),
@@ -316,8 +316,8 @@ impl Fill {
     /// The forebays by way of which its bytes come, as far as that is known.
     pub fn mirrors(&self) -> Option<Mirrors> {
         match &*self.flow.borrow() {
-            Flow::From(mirrors) if !self.is_complete() => mirrors.clone(),
-            Flow::From(_) | Flow::Asking => None,
+            TransferFlow::From(mirrors) if !self.is_complete() => mirrors.clone(),
+            TransferFlow::From(_) | TransferFlow::Asking => None,
         }
     }
 
@@ -325,8 +325,8 @@ impl Fill {
     pub fn admits(&self, mirrors: &Mirrors) -> bool {
         self.is_complete()
             || match &*self.flow.borrow() {
-                Flow::Asking => !self.source.upstream.may_be_mirror(),
-                Flow::From(by) => by.as_ref().is_none_or(|by| !by.meet(mirrors)),
+                TransferFlow::Asking => !self.source.upstream.may_be_mirror(),
+                TransferFlow::From(by) => by.as_ref().is_none_or(|by| !by.meet(mirrors)),
             }
     }
 
@@ -382,7 +382,7 @@ impl Fill {
         self.state().handed_over.take()
     }
 
-    async fn when<T>(&self, mut look: impl FnMut(&State) -> Option<T>) -> T {
+    async fn when<T>(&self, mut look: impl FnMut(&DownloadState) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         loop {
             changed.borrow_and_update();
@@ -396,18 +396,18 @@ impl Fill {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DownloadState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn update<T>(&self, change: impl FnOnce(&mut DownloadState) -> T) -> T {
         let value = change(&mut self.state());
         self.changed.send_replace(());
         value
     }
 }
 
-impl State {
+impl DownloadState {
     fn is_over(&self) -> bool {
         matches!(self.progress, Progress::Complete | Progress::Failed(_))
     }
@@ -437,7 +437,7 @@ impl State {
                 Look::Slice(FileSlice { file: file.clone(), offset: position, len: limit - position })
             }
             // The blob proved shorter than its announced size, for which this range was cut out.
-            _ if complete => Look::Failed(FillError::Abandoned),
+            _ if complete => Look::Failed(DownloadError::Abandoned),
             _ => Look::Wait,
         }
     }
@@ -466,9 +466,9 @@ impl State {
 }
 
 /// A client's place in a fill.
-pub struct FillReader {
-    fills: Fills,
-    fill: Arc<Fill>,
+pub struct DownloadReader {
+    fills: Downloads,
+    fill: Arc<Download>,
     /// What this client asked for; the fill may have been begun for another repository's blob of this digest.
     source: Source,
     position: u64,
@@ -477,12 +477,12 @@ pub struct FillReader {
     /// The client gets all of it: the tail is held back until it is verified.
     whole: bool,
     changed: watch::Receiver<()>,
-    _membership: table::Membership,
+    _membership: table::Subscription,
 }
 
-impl FillReader {
+impl DownloadReader {
     /// Reads from `first` up to `end` (exclusive), or to the end.
-    fn new(membership: table::Membership, source: Source, first: u64, end: Option<u64>) -> Self {
+    fn new(membership: table::Subscription, source: Source, first: u64, end: Option<u64>) -> Self {
         let fill = membership.fill().clone();
         let total = fill.state().total;
         let whole = first == 0 && (end.is_none() || end == total);
@@ -492,7 +492,7 @@ impl FillReader {
     }
 
     /// What it reads, which keeps its file for as long as it lives.
-    pub fn fill(&self) -> &Arc<Fill> {
+    pub fn fill(&self) -> &Arc<Download> {
         &self.fill
     }
 
@@ -507,7 +507,7 @@ impl FillReader {
     }
 
     /// The next bytes that are on disk; `None` after the last one.
-    pub async fn next(&mut self) -> Result<Option<FileSlice>, FillError> {
+    pub async fn next(&mut self) -> Result<Option<FileSlice>, DownloadError> {
         loop {
             self.changed.borrow_and_update();
             let look = self.fill.state().look(self.position, self.end, self.whole);
@@ -521,7 +521,7 @@ impl FillReader {
                 Look::Wait => {
                     self.fills.fetch_ahead(&self.fill, &self.source, self.position, self.end);
                     if self.changed.changed().await.is_err() {
-                        return Err(FillError::Abandoned);
+                        return Err(DownloadError::Abandoned);
                     }
                 }
             }
@@ -529,7 +529,7 @@ impl FillReader {
     }
 
     /// Goes on without the cache, where this reader is.
-    pub async fn go_through(&self) -> Result<ThroughReader, ReadError> {
+    pub async fn go_through(&self) -> Result<UncachedReader, ReadError> {
         let source = self.source.clone();
         let metrics = self.fill.metrics.clone();
         let (total, file) = {
@@ -539,17 +539,17 @@ impl FillReader {
         if !self.whole
             && let Some(last) = self.end.or(total).and_then(|end| end.checked_sub(1))
         {
-            return ThroughReader::range(&source, self.position, last).await.map_err(ReadError::Upstream);
+            return UncachedReader::range(&source, self.position, last).await.map_err(ReadError::Upstream);
         }
         let transfer = if self.position == 0 && !self.is_stranger() { self.fill.take_transfer() } else { None };
         match (transfer, file) {
-            (Some(transfer), _) => Ok(ThroughReader::whole(source, transfer, metrics)),
+            (Some(transfer), _) => Ok(UncachedReader::whole(source, transfer, metrics)),
             (_, Some(file)) => {
-                ThroughReader::rest(source, FileSlice { file, offset: 0, len: self.position }, total, metrics).await
+                UncachedReader::rest(source, FileSlice { file, offset: 0, len: self.position }, total, metrics).await
             }
             (_, None) => {
                 let transfer = Transfer::open(&source, 0, None).await.map_err(ReadError::Upstream)?;
-                Ok(ThroughReader::whole(source, transfer, metrics))
+                Ok(UncachedReader::whole(source, transfer, metrics))
             }
         }
     }

@@ -27,10 +27,10 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    query::Question,
+    query::ListQuery,
     referrers_filter::Filter,
     shared_bodies::Bodies,
-    store::{Answer, Answers},
+    store::{ListAnswer, ListStore},
 };
 pub use self::{
     query::{List, WantedList},
@@ -40,7 +40,7 @@ use super::{Config, ManifestCache, ManifestError, freshness::Freshness};
 use crate::{
     metrics::{Operation, Outcome},
     oci::Repository,
-    single_flight::{Circle, Flights},
+    single_flight::{SingleFlight, WaitCycle},
     upstream::{self, ErrorKind},
 };
 
@@ -61,7 +61,7 @@ pub enum ListError {
     #[error("the tag that has the referrers cannot be had")]
     Tag(#[source] ManifestError),
     #[error("the list is asked for by mirrors that may wait for this request")]
-    Circle,
+    WaitCycle,
     #[error("the request was given up")]
     Abandoned,
 }
@@ -84,11 +84,11 @@ pub enum FoundList {
 
 /// A cheap handle on the lists of the cache.
 #[derive(Clone)]
-pub struct Lists(Arc<Shared>);
+pub struct Lists(Arc<ListsInner>);
 
-struct Shared {
-    answers: Answers,
-    questions: Flights<Question, Result<Answer, upstream::Error>>,
+struct ListsInner {
+    answers: ListStore,
+    questions: SingleFlight<ListQuery, Result<ListAnswer, upstream::Error>>,
     manifests: ManifestCache,
     filter: Filter,
     bodies: Bodies,
@@ -97,9 +97,9 @@ struct Shared {
 impl Lists {
     /// Questions run as tasks of `tasks` and end with `shutdown`.
     pub fn new(config: &Config, manifests: ManifestCache, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        let (answers, questions) = (Answers::new(config), Flights::new(tasks, shutdown));
+        let (answers, questions) = (ListStore::new(config), SingleFlight::new(tasks, shutdown));
         let (filter, bodies) = Default::default();
-        Self(Arc::new(Shared { answers, questions, manifests, filter, bodies }))
+        Self(Arc::new(ListsInner { answers, questions, manifests, filter, bodies }))
     }
 
     /// A list, from the upstream or, where that cannot be asked or need not be, as it was. `refused`: when the upstream was
@@ -111,14 +111,16 @@ impl Lists {
     ) -> Result<FoundList, ListError> {
         let key = wanted.key();
         let circle = wanted.upstream.may_be_circle();
-        let question = Question { writes: self.0.answers.writes(&key), circle, key };
+        let question = ListQuery { writes: self.0.answers.writes(&key), circle, key };
         let (answer, outcome) = self.answer(wanted, &question, refused).await?;
         match answer {
-            Answer::List { headers, body } => Ok(FoundList::Served(ServedList { headers, body, outcome })),
+            ListAnswer::List { headers, body } => Ok(FoundList::Served(ServedList { headers, body, outcome })),
             // By a 200, a client that attaches something takes it that the upstream keeps referrers, and leaves out the tag.
-            Answer::NoEndpoint | Answer::NoReferrers if wanted.upstream.allows_push() => Err(ListError::NoEndpoint),
-            Answer::NoEndpoint => TaggedReferrers::of(wanted, question).map(FoundList::Tagged),
-            Answer::NoReferrers => {
+            ListAnswer::NoEndpoint | ListAnswer::NoReferrers if wanted.upstream.allows_push() => {
+                Err(ListError::NoEndpoint)
+            }
+            ListAnswer::NoEndpoint => TaggedReferrers::of(wanted, question).map(FoundList::Tagged),
+            ListAnswer::NoReferrers => {
                 TaggedReferrers::of(wanted, question).map(|tag| FoundList::Served(tag.none(outcome)))
             }
         }
@@ -132,10 +134,10 @@ impl Lists {
     async fn answer(
         &self,
         wanted: &WantedList,
-        question: &Question,
+        question: &ListQuery,
         refused: impl Fn() -> Option<Instant>,
-    ) -> Result<(Answer, Outcome), ListError> {
-        let Shared { answers, questions, .. } = &*self.0;
+    ) -> Result<(ListAnswer, Outcome), ListError> {
+        let ListsInner { answers, questions, .. } = &*self.0;
         let access = wanted.upstream.access();
         let key = &question.key;
         let (kept, freshness) = answers.get(key, access, refused());
@@ -157,11 +159,11 @@ impl Lists {
             (Some(Ok(Some(Err(error)))), Some(answer)) if error.kind.is_outage() => {
                 return Ok((answer, Outcome::Stale));
             }
-            (Some(Err(Circle)) | None, Some(answer)) => return Ok((answer, Outcome::Stale)),
+            (Some(Err(WaitCycle)) | None, Some(answer)) => return Ok((answer, Outcome::Stale)),
             (None, None) => flight.answer_unless(circle).await,
             (Some(asked), _) => asked,
         };
-        let asked = asked.map_err(|Circle| ListError::Circle)?.ok_or(ListError::Abandoned)?;
+        let asked = asked.map_err(|WaitCycle| ListError::WaitCycle)?.ok_or(ListError::Abandoned)?;
         let answer = asked.map_err(|source| ListError::Upstream { operation: wanted.list.operation(), source })?;
         let outcome = match (leads, wanted.list.is_trusted()) {
             (false, _) => Outcome::Joined,
@@ -171,7 +173,7 @@ impl Lists {
         Ok((answer, outcome))
     }
 
-    async fn ask(&self, wanted: &WantedList, question: &Question) -> Result<Answer, upstream::Error> {
+    async fn ask(&self, wanted: &WantedList, question: &ListQuery) -> Result<ListAnswer, upstream::Error> {
         let answers = &self.0.answers;
         // Whoever looked before the last answer came, and asks after that, need not ask again.
         if let (Some(answer), Freshness::Fresh) = answers.get(&question.key, wanted.upstream.access(), None) {
@@ -185,14 +187,14 @@ impl Lists {
         match upstream.forward(operation, list.repository(), &path, &list.accept(), is_list).await {
             Ok(page) => {
                 let body = self.0.bodies.share(&question.key, &page.body);
-                let answer = Answer::List { headers: page.headers, body };
+                let answer = ListAnswer::List { headers: page.headers, body };
                 let asked = asked.checked_sub(page.waited).unwrap_or(asked);
                 answers.note(question, asked, &answer);
                 Ok(answer)
             }
             Err(error) if list.is_trusted() && has_no_endpoint(error.kind) => {
-                answers.note(question, asked, &Answer::NoEndpoint);
-                Ok(Answer::NoEndpoint)
+                answers.note(question, asked, &ListAnswer::NoEndpoint);
+                Ok(ListAnswer::NoEndpoint)
             }
             Err(error) => {
                 if !error.kind.is_outage() {

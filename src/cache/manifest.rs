@@ -32,55 +32,57 @@ pub use self::{
     query::Wanted,
 };
 use self::{
-    content::Found,
-    files::Shelves,
-    lookup::{Answer, confirmed_before},
-    query::Question,
-    store_async::Writer,
+    content::ManifestFound,
+    files::ManifestFiles,
+    lookup::{ManifestLookup, confirmed_before},
+    query::ManifestQuery,
+    store_async::AsyncStore,
     tag_record::{TagKey, TagRecord},
     tags::TagRecords,
 };
-use super::{Config, ContentId, DiskStore, Images, Pool, Remarks, Source, freshness::Freshness, storage::index::Key};
+use super::{
+    Config, ContentKey, DiskStore, Images, Source, Visibility, Warnings, freshness::Freshness, storage::index::IndexKey,
+};
 use crate::{
     metrics::{Metrics, Outcome},
     oci::{Accept, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, Repository, Tag},
-    offload::Documents,
-    single_flight::{Circle, Flights},
-    upstream::{self, ErrorKind, Registry, Remark, Upstream},
+    offload::Offload,
+    single_flight::{SingleFlight, WaitCycle},
+    upstream::{self, ContentNotes, ErrorKind, Registry, Upstream},
 };
 
 /// How long a client waits for the upstream when there is a stale answer at hand.
 const STALE_PATIENCE: Duration = Duration::from_secs(3);
 /// How many 404s are remembered; one that comes with a long reason counts as several.
-const MOST_MISSING: u64 = 10_000;
+const MAX_MISSING: u64 = 10_000;
 
 /// A cheap handle on the manifests of the cache.
 #[derive(Clone)]
-pub struct ManifestCache(Arc<Shared>);
+pub struct ManifestCache(Arc<ManifestCacheInner>);
 
-struct Shared {
+struct ManifestCacheInner {
     store: DiskStore,
-    writer: Writer,
-    shelves: Shelves,
+    writer: AsyncStore,
+    shelves: ManifestFiles,
     metrics: Metrics,
     /// By the registry too, where the bytes do not say all that clients get.
-    contents: moka::sync::Cache<(ContentId, Option<Registry>), Arc<Content>>,
+    contents: moka::sync::Cache<(ContentKey, Option<Registry>), Arc<Content>>,
     tags: TagRecords,
     /// With what the upstream said.
-    missing: moka::sync::Cache<Question, upstream::Error>,
-    questions: Flights<Question, Result<Answer, ManifestError>>,
+    missing: moka::sync::Cache<ManifestQuery, upstream::Error>,
+    questions: SingleFlight<ManifestQuery, Result<ManifestLookup, ManifestError>>,
     /// Of tags that moved to a digest.
-    moves: Flights<(Question, Digest), Result<Answer, ManifestError>>,
+    moves: SingleFlight<(ManifestQuery, Digest), Result<ManifestLookup, ManifestError>>,
     images: Images,
     /// Of large documents that are read or hashed.
-    documents: Documents,
-    remarks: Remarks,
+    documents: Offload,
+    remarks: Warnings,
 }
 
 /// A manifest that came.
 struct Got {
     content: Content,
-    remark: Remark,
+    remark: ContentNotes,
     confirmed: SystemTime,
     /// Whether it was kept before it was given.
     waited: bool,
@@ -103,20 +105,20 @@ impl ManifestCache {
             .eviction_policy(EvictionPolicy::lru())
             .build();
         let missing = moka::sync::Cache::builder()
-            .max_capacity(MOST_MISSING)
+            .max_capacity(MAX_MISSING)
             .weigher(|_, error: &upstream::Error| {
                 let reason = error.refusal().map_or(0, |refusal| refusal.size());
                 u32::try_from(reason / 1024 + 1).unwrap_or(u32::MAX)
             })
             .time_to_live(config.negative_ttl)
             .build();
-        let writer = Writer { store: store.clone(), tasks: tasks.clone() };
+        let writer = AsyncStore { store: store.clone(), tasks: tasks.clone() };
         let tags = TagRecords::new(config, writer.clone());
-        let questions = Flights::new(tasks.clone(), shutdown.clone());
-        let moves = Flights::new(tasks, shutdown);
-        let (documents, remarks): (Documents, Remarks) = Default::default();
-        let shelves = Shelves::new(store.clone(), documents.clone());
-        Self(Arc::new(Shared {
+        let questions = SingleFlight::new(tasks.clone(), shutdown.clone());
+        let moves = SingleFlight::new(tasks, shutdown);
+        let (documents, remarks): (Offload, Warnings) = Default::default();
+        let shelves = ManifestFiles::new(store.clone(), documents.clone());
+        Self(Arc::new(ManifestCacheInner {
             store,
             writer,
             shelves,
@@ -173,7 +175,7 @@ impl ManifestCache {
         accept: &Accept,
         told: Option<&Digest>,
     ) -> Option<ServedManifest> {
-        let pool = Pool::of(upstream);
+        let pool = Visibility::of(upstream);
         let (content, confirmed) = match reference {
             Reference::Digest(digest) => {
                 let content = self.in_memory(upstream, &pool.id(digest), None);
@@ -233,9 +235,11 @@ impl ManifestCache {
         }
         let reference = Reference::Digest(digest.clone());
         match self.ask(wanted, &reference, false, None).await {
-            Ok((Answer::Content { content, .. }, outcome)) => Ok(ServedManifest { content, outcome, confirmed: None }),
+            Ok((ManifestLookup::Content { content, .. }, outcome)) => {
+                Ok(ServedManifest { content, outcome, confirmed: None })
+            }
             // Asked for the content, it never answers without.
-            Ok((Answer::Unchanged(_) | Answer::Head(_), _)) => Err(ManifestError::Abandoned),
+            Ok((ManifestLookup::Unchanged(_) | ManifestLookup::Head(_), _)) => Err(ManifestError::Abandoned),
             Err(error) if error.is_outage() && cached.is_some() => Err(ManifestError::NotAcceptable),
             Err(error) => Err(error),
         }
@@ -270,10 +274,10 @@ impl ManifestCache {
             _ => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
         };
         match (asked, content) {
-            (Some(Ok((Answer::Content { content, confirmed }, outcome))), _) => {
+            (Some(Ok((ManifestLookup::Content { content, confirmed }, outcome))), _) => {
                 Ok(ServedManifest { content, outcome, confirmed })
             }
-            (Some(Ok((Answer::Unchanged(record) | Answer::Head(record), _))), Some(content)) => {
+            (Some(Ok((ManifestLookup::Unchanged(record) | ManifestLookup::Head(record), _))), Some(content)) => {
                 Ok(ServedManifest { content, outcome: Outcome::Revalidated, confirmed: Some(record.confirmed) })
             }
             (Some(Err(error)), content) if error.is_outage() => {
@@ -287,8 +291,10 @@ impl ManifestCache {
             }
             // Confirmed for somebody who has the manifest, which this one found evicted: now it is fetched.
             (Some(Ok(_)), None) => match self.ask(wanted, &reference, false, None).await? {
-                (Answer::Content { content, confirmed }, outcome) => Ok(ServedManifest { content, outcome, confirmed }),
-                (Answer::Unchanged(_) | Answer::Head(_), _) => Err(ManifestError::Abandoned),
+                (ManifestLookup::Content { content, confirmed }, outcome) => {
+                    Ok(ServedManifest { content, outcome, confirmed })
+                }
+                (ManifestLookup::Unchanged(_) | ManifestLookup::Head(_), _) => Err(ManifestError::Abandoned),
             },
         }
     }
@@ -365,10 +371,10 @@ impl ManifestCache {
             Some(_) | None => tokio::time::timeout(STALE_PATIENCE, asking).await.ok(),
         };
         match (asked, record) {
-            (Some(Ok((Answer::Unchanged(record) | Answer::Head(record), outcome))), _) => {
+            (Some(Ok((ManifestLookup::Unchanged(record) | ManifestLookup::Head(record), outcome))), _) => {
                 Ok(self.head_of(wanted, &record, outcome).await)
             }
-            (Some(Ok((answer @ Answer::Content { .. }, outcome))), _) => Ok(answer.head(outcome)),
+            (Some(Ok((answer @ ManifestLookup::Content { .. }, outcome))), _) => Ok(answer.head(outcome)),
             (Some(Err(error)), record) if error.is_outage() => {
                 self.0.tags.note_trouble(wanted, &key);
                 self.stale_head(wanted, &key, record.as_deref()).await.ok_or(error)
@@ -483,7 +489,7 @@ impl ManifestCache {
     async fn moved(
         &self,
         wanted: &Wanted,
-        question: Question,
+        question: ManifestQuery,
         known: Option<Arc<TagRecord>>,
         key: &TagKey,
         (to, record): (&Digest, Option<TagRecord>),
@@ -496,7 +502,7 @@ impl ManifestCache {
                 Some(record)
                     if !cache.is_to_be_fetched(&by, &asked.reference, known.as_deref(), Some(&named)).await =>
                 {
-                    Ok(Answer::Head(cache.0.tags.put(&by, &asked, record).await))
+                    Ok(ManifestLookup::Head(cache.0.tags.put(&by, &asked, record).await))
                 }
                 _ => cache.fetch(&by, &asked, None).await,
             }
@@ -506,7 +512,7 @@ impl ManifestCache {
             // Whatever was asked before this client was told so, an answer that says the same is one.
             Ok(Some(Ok(answer))) if leads || answer.digest() == to => Ok(answer.head(Outcome::Miss)),
             Ok(Some(Err(error))) if leads || error.is_outage() => self.refused_now(error, Some(key)).await,
-            Ok(_) | Err(Circle) => {
+            Ok(_) | Err(WaitCycle) => {
                 let question = self.question(wanted, &question.reference, false);
                 self.get_now(wanted, &question, Some(key)).await
             }
@@ -517,7 +523,7 @@ impl ManifestCache {
     async fn get_now(
         &self,
         wanted: &Wanted,
-        question: &Question,
+        question: &ManifestQuery,
         key: Option<&TagKey>,
     ) -> Result<ManifestHead, upstream::Error> {
         match self.fetch(wanted, question, None).await {
@@ -556,13 +562,13 @@ impl ManifestCache {
     }
 
     /// `said`: the type that the upstream gave the tag it is wanted for, which counts where the document says none.
-    fn in_memory(&self, upstream: &Upstream, id: &ContentId, said: Option<&MediaType>) -> Option<Arc<Content>> {
+    fn in_memory(&self, upstream: &Upstream, id: &ContentKey, said: Option<&MediaType>) -> Option<Arc<Content>> {
         let content = match self.0.contents.get(&(id.clone(), None)) {
             Some(content) => content,
             None => self.0.contents.get(&(id.clone(), Some(upstream.registry().clone())))?,
         };
         // What is in use in memory is in use: it must not be the first to go from the disk.
-        self.0.store.note_use(&content.used, || Key::Manifest(id.clone()));
+        self.0.store.note_use(&content.used, || IndexKey::Manifest(id.clone()));
         match said {
             Some(said) if !content.own && *said != content.media_type => content.typed(said).map(Arc::new),
             _ => Some(content),
@@ -575,7 +581,7 @@ impl ManifestCache {
         if let Some(content) = self.in_memory(&wanted.upstream, &id, said) {
             return Some(content);
         }
-        let key = Key::Manifest(id.clone());
+        let key = IndexKey::Manifest(id.clone());
         let bytes = match self.0.store.read(key.clone(), Content::MAX_FILE_LEN).await {
             Ok(bytes) => bytes?,
             Err(error) => {
@@ -585,12 +591,12 @@ impl ManifestCache {
         };
         let (of, registry, said) = (id.clone(), wanted.upstream.registry().clone(), said.cloned());
         match self.0.documents.read(bytes.len(), move || Content::decode(&of, bytes, &registry, said.as_ref())).await? {
-            Found::Whole(content) => {
+            ManifestFound::Whole(content) => {
                 self.0.images.recall(wanted.upstream.registry(), &wanted.repository, &content);
                 Some(self.remember(wanted, id, content))
             }
-            Found::OfOthers => None,
-            Found::Damaged => {
+            ManifestFound::OfOthers => None,
+            ManifestFound::Damaged => {
                 self.0.store.remove_damaged(key).await;
                 None
             }
@@ -598,7 +604,7 @@ impl ManifestCache {
     }
 
     /// Puts a manifest into memory, unless it is there: nothing is replaced by the same digest under another type.
-    fn remember(&self, wanted: &Wanted, id: ContentId, content: Arc<Content>) -> Arc<Content> {
+    fn remember(&self, wanted: &Wanted, id: ContentKey, content: Arc<Content>) -> Arc<Content> {
         let of = (!content.own).then(|| wanted.upstream.registry().clone());
         self.0.contents.entry((id, of)).or_insert_with(|| content.clone());
         content
@@ -610,13 +616,13 @@ impl ManifestCache {
         wanted: &Wanted,
         reference: &Reference,
         known: Option<Arc<TagRecord>>,
-    ) -> Result<(Answer, Outcome), ManifestError> {
+    ) -> Result<(ManifestLookup, Outcome), ManifestError> {
         if known.is_some() {
             match self.ask(wanted, reference, true, known).await? {
                 // It moved, perhaps to what is here.
-                (Answer::Head(record), outcome) => {
+                (ManifestLookup::Head(record), outcome) => {
                     if let Some(content) = self.cached(wanted, &record.digest, Some(&record.media_type)).await {
-                        return Ok((Answer::Content { content, confirmed: Some(record.confirmed) }, outcome));
+                        return Ok((ManifestLookup::Content { content, confirmed: Some(record.confirmed) }, outcome));
                     }
                 }
                 answered => return Ok(answered),
@@ -632,7 +638,7 @@ impl ManifestCache {
         reference: &Reference,
         head: bool,
         known: Option<Arc<TagRecord>>,
-    ) -> Result<(Answer, Outcome), ManifestError> {
+    ) -> Result<(ManifestLookup, Outcome), ManifestError> {
         let question = self.question(wanted, reference, head);
         if let Some(error) = self.0.missing.get(&question.of_missing()) {
             return Err(ManifestError::KnownMissing(error));
@@ -650,18 +656,18 @@ impl ManifestCache {
             }
             answer
         });
-        let answered = flight.answer_unless(circle && !leads).await.map_err(|Circle| ManifestError::Circle)?;
+        let answered = flight.answer_unless(circle && !leads).await.map_err(|WaitCycle| ManifestError::WaitCycle)?;
         let answer = answered.ok_or(ManifestError::Abandoned)??;
         let outcome = match (&answer, leads) {
-            (Answer::Unchanged(_), _) => Outcome::Revalidated,
+            (ManifestLookup::Unchanged(_), _) => Outcome::Revalidated,
             (_, true) => Outcome::Miss,
             (_, false) => Outcome::Joined,
         };
         Ok((answer, outcome))
     }
 
-    fn question(&self, wanted: &Wanted, reference: &Reference, head: bool) -> Question {
-        Question {
+    fn question(&self, wanted: &Wanted, reference: &Reference, head: bool) -> ManifestQuery {
+        ManifestQuery {
             registry: wanted.upstream.registry().clone(),
             asker: wanted.upstream.asker(),
             repository: wanted.repository.clone(),
@@ -675,24 +681,24 @@ impl ManifestCache {
 
     /// What the question before this one was answered: whoever looked into the cache before that answer was there,
     /// and came to ask after it had been given, need not ask again.
-    async fn answered_meanwhile(&self, wanted: &Wanted, question: &Question) -> Option<Answer> {
+    async fn answered_meanwhile(&self, wanted: &Wanted, question: &ManifestQuery) -> Option<ManifestLookup> {
         match &question.reference {
             Reference::Digest(digest) => {
                 let content = self.cached(wanted, digest, None).await?;
-                wanted.accept.takes(&content.media_type).then_some(Answer::Content { content, confirmed: None })
+                wanted.accept.takes(&content.media_type).then_some(ManifestLookup::Content { content, confirmed: None })
             }
             Reference::Tag(tag) => match self.record(wanted, &wanted.key(tag)).await {
-                (Some(record), Freshness::Fresh) if question.head => Some(Answer::Head(record)),
+                (Some(record), Freshness::Fresh) if question.head => Some(ManifestLookup::Head(record)),
                 (Some(record), Freshness::Fresh) => {
                     let content = self.cached(wanted, &record.digest, Some(&record.media_type)).await?;
-                    Some(Answer::Content { content, confirmed: Some(record.confirmed) })
+                    Some(ManifestLookup::Content { content, confirmed: Some(record.confirmed) })
                 }
                 _ => None,
             },
         }
     }
 
-    async fn note_missing(&self, wanted: &Wanted, question: Question, error: upstream::Error) {
+    async fn note_missing(&self, wanted: &Wanted, question: ManifestQuery, error: upstream::Error) {
         if let Reference::Tag(tag) = &question.reference {
             self.0.tags.remove(&wanted.key(tag)).await;
         }
@@ -702,9 +708,9 @@ impl ManifestCache {
     async fn fetch(
         &self,
         wanted: &Wanted,
-        question: &Question,
+        question: &ManifestQuery,
         known: Option<Arc<TagRecord>>,
-    ) -> Result<Answer, ManifestError> {
+    ) -> Result<ManifestLookup, ManifestError> {
         let Wanted { upstream, repository, accept, .. } = wanted;
         // What one client is told of a tag counts for all that may read it: a manifest proves it, a head does not.
         let by_client = upstream.decides_by_client();
@@ -721,7 +727,7 @@ impl ManifestCache {
                     if let Some(record) = known.as_ref().filter(|known| head.digest.as_ref() == Some(&known.digest)) {
                         let confirmed = confirmed_before(head.age);
                         let record = self.0.tags.confirm(wanted, question, record, confirmed).await;
-                        return Ok(Answer::Unchanged(record));
+                        return Ok(ManifestLookup::Unchanged(record));
                     }
                     if question.head
                         && !(by_client && is_tag)
@@ -729,7 +735,7 @@ impl ManifestCache {
                         && let Some(record) = TagRecord::told_by(head)
                         && question.is_met_by(&record.digest)
                     {
-                        return Ok(Answer::Head(self.0.tags.put(wanted, question, record).await));
+                        return Ok(ManifestLookup::Head(self.0.tags.put(wanted, question, record).await));
                     }
                     // The head leaves out what clients need, is that of another manifest, or names one that has to be fetched first.
                 }
@@ -756,10 +762,10 @@ impl ManifestCache {
         self.note_remark(wanted, Some(&content.digest), &remark);
         let content = self.keep(wanted, question, content).await;
         self.0.tags.put(wanted, question, TagRecord::of(&content, confirmed)).await;
-        Ok(Answer::Content { content, confirmed: is_tag.then_some(confirmed) })
+        Ok(ManifestLookup::Content { content, confirmed: is_tag.then_some(confirmed) })
     }
 
-    async fn get_verified(&self, wanted: &Wanted, question: &Question) -> Result<Got, ManifestError> {
+    async fn get_verified(&self, wanted: &Wanted, question: &ManifestQuery) -> Result<Got, ManifestError> {
         let Wanted { upstream, repository, accept, .. } = wanted;
         let by_client = upstream.decides_by_client();
         let body =
@@ -810,7 +816,7 @@ impl ManifestCache {
         self.cached(wanted, &known.digest, Some(&known.media_type)).await.is_some()
     }
 
-    fn note_remark(&self, wanted: &Wanted, digest: Option<&Digest>, remark: &Remark) {
+    fn note_remark(&self, wanted: &Wanted, digest: Option<&Digest>, remark: &ContentNotes) {
         if let Some(digest) = digest {
             self.0.remarks.note(&wanted.upstream, &wanted.repository, digest, remark);
         }
@@ -831,7 +837,7 @@ impl ManifestCache {
     }
 
     /// Keeps a manifest, unless a change was made since it was asked for: it may have been deleted.
-    async fn keep(&self, wanted: &Wanted, question: &Question, content: Content) -> Arc<Content> {
+    async fn keep(&self, wanted: &Wanted, question: &ManifestQuery, content: Content) -> Arc<Content> {
         let content = Arc::new(content);
         let (upstream, repository) = (wanted.upstream.name(), &question.repository);
         let is_outdated = || self.0.tags.writes(upstream, repository) != question.writes;
@@ -843,7 +849,7 @@ impl ManifestCache {
         let content = self.remember(wanted, id.clone(), content);
         let gate = self.0.tags.gate(upstream, repository, question.writes);
         let (shelves, written, of) = (self.0.shelves.clone(), content.clone(), wanted.upstream.registry().clone());
-        let (key, to) = (Key::Manifest(id.clone()), id.clone());
+        let (key, to) = (IndexKey::Manifest(id.clone()), id.clone());
         self.0.writer.run(key, async move { shelves.write(to, written, of, gate).await }).await;
         if is_outdated() {
             self.forget_in_memory(&wanted.upstream, &id);

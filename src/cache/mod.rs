@@ -4,7 +4,7 @@
 //! flight: a reader of the growing file of its [`fill`], of which there is one per digest and registry however many
 //! clients ask. No room or a failing disk: a stream straight through. Manifests: [`ManifestCache`], memory
 //! over disk, and for each tag what is known and since when. [`Lists`]: what was said last, for when it cannot be said.
-//! Uploads: [`Tees`] keeps them while they pass. [`Scrub`] verifies again what is on disk.
+//! Uploads: [`Captures`] keeps them while they pass. [`Scrub`] verifies again what is on disk.
 //!
 //! This stage does not know who asked, and chooses no status.
 
@@ -28,19 +28,19 @@ pub use self::{
     blob::{
         BlobCache, BlobError, OpenedBlob,
         parts::Parts,
-        reader::{BlobReader, FileSlice, Hold, Piece, ReadError},
+        reader::{BlobReader, BodyPiece, FileSlice, Hold, ReadError},
         source::Source,
         uncached_limit::Client,
     },
-    capture::{GivenUp, Tee, Tees},
+    capture::{Capture, CaptureError, Captures},
     config::Config,
     list::{FoundList, List, ListError, Lists, ServedList, WantedList},
     manifest::{ManifestCache, ManifestError, Wanted},
     prefetch::Images,
     scrub::{Scrub, WholeHit},
-    slow_readers::{Ended, Holding, Meter, Readers, Reading, Taker, Taking},
+    slow_readers::{Holding, Meter, ReadersEnded, Reading, SlowReaders, Taker, Taking},
     storage::{DiskStore, Pin},
-    visibility::{ContentId, Pool},
-    warnings::Remarks,
+    visibility::{ContentKey, Visibility},
+    warnings::Warnings,
 };
-pub use crate::single_flight::CIRCLE_PATIENCE;
+pub use crate::single_flight::CYCLE_TIMEOUT;

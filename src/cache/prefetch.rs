@@ -8,7 +8,7 @@
 //!
 //! All of it is a guess, so it is bounded wherever it could be in somebody's way: in all, per upstream, by the sizes
 //! that the manifest tells, and by time when nothing comes. What no client has taken yet is the first to go from the cache
-//! (`fill::task`), and counts for the client whose request began it ([`Untaken`]). A repository whose manifest lies about a
+//! (`fill::task`), and counts for the client whose request began it ([`Unclaimed`]). A repository whose manifest lies about a
 //! layer has nothing fetched ahead for a while, if its upstream gave that manifest itself.
 
 pub mod recent_manifests;
@@ -29,12 +29,12 @@ use moka::policy::EvictionPolicy;
 use tokio::sync::Semaphore;
 
 use self::{
-    recent_manifests::{Read, Reads},
-    unclaimed::Untaken,
+    recent_manifests::{Read, RecentManifests},
+    unclaimed::Unclaimed,
 };
 use super::{
-    Config, ContentId, DiskStore, Pool, Source,
-    download::{Fill, FillError, Fills, while_it_advances},
+    Config, ContentKey, DiskStore, Source, Visibility,
+    download::{Download, DownloadError, Downloads, while_it_advances},
     manifest::Content,
 };
 use crate::{
@@ -44,14 +44,14 @@ use crate::{
 };
 
 /// How much memory the layers of the images may take that are remembered, the most recently seen, in bytes.
-const MOST_MEMORY: u64 = 4 * 1024 * 1024;
+const MAX_MEMORY: u64 = 4 * 1024 * 1024;
 /// What an image weighs in memory without its layers, and one layer at most, in bytes.
 const IMAGE_WEIGHT: usize = 512;
 const LAYER_WEIGHT: usize = 192;
 /// A longer manifest, in bytes, is no image's: to read it takes long, and 200 layers need no more than this.
 const MAX_MANIFEST: usize = 256 * 1024;
 /// No runtime can stack so many layers: what has more is no image.
-const MOST_LAYERS: usize = 200;
+const MAX_LAYERS: usize = 200;
 /// How many images with one configuration are remembered, the most recently seen.
 const MAX_VARIANTS: usize = 8;
 /// The type of a configuration that is none: what has it is no image, and clients get only what they need of it.
@@ -59,17 +59,17 @@ const MAX_VARIANTS: usize = 8;
 /// Source: OCI image specification v1.1, "Guidance for an Empty Descriptor".
 const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
 /// How many configurations that were asked for are remembered.
-const MOST_BEGUN: u64 = 10_000;
+const MAX_BEGUN: u64 = 10_000;
 /// How many layers of all images together are fetched ahead at a time, and how many of them from one upstream: one that
 /// is slow leaves room for others.
-const MOST_AT_ONCE: usize = 24;
-const MOST_OF_UPSTREAM: usize = 8;
+const MAX_AT_ONCE: usize = 24;
+const MAX_UPSTREAM: usize = 8;
 /// How many images have layers that are fetched or wait for their turn, in all and of one upstream. Of more nothing is
 /// fetched ahead: by their turn, clients would have asked for the layers themselves.
-const MOST_WAITING: usize = 64;
-const MOST_WAITING_FOR_UPSTREAM: usize = 16;
+const MAX_WAITING: usize = 64;
+const MAX_WAITING_FOR_UPSTREAM: usize = 16;
 /// How many upstreams' turns are remembered.
-const MOST_UPSTREAMS: u64 = 1024;
+const MAX_UPSTREAMS: u64 = 1024;
 /// Who asks for the same configuration again so soon starts nothing.
 const ONCE_IN: Duration = Duration::from_secs(60);
 /// What part of the cache may be fetched ahead without being taken; one client may have three quarters of that.
@@ -108,14 +108,14 @@ struct Variant {
 #[derive(Clone)]
 pub struct Images {
     known: moka::sync::Cache<Image, Arc<[Variant]>>,
-    reads: Arc<Reads>,
+    reads: Arc<RecentManifests>,
 }
 
 impl Default for Images {
     fn default() -> Self {
         let weight = |variant: &Variant| IMAGE_WEIGHT + variant.layers.len() * LAYER_WEIGHT;
         let known = moka::sync::Cache::builder()
-            .max_capacity(MOST_MEMORY)
+            .max_capacity(MAX_MEMORY)
             .weigher(move |_, variants: &Arc<[Variant]>| {
                 u32::try_from(variants.iter().map(weight).sum::<usize>()).unwrap_or(u32::MAX)
             })
@@ -190,7 +190,7 @@ fn image(registry: &Registry, repository: &Repository, manifest: &Content) -> Op
         return None;
     }
     let ManifestContent::Image { config, layers } = Manifest::parse(&manifest.bytes).ok()?.content else { return None };
-    if layers.len() > MOST_LAYERS {
+    if layers.len() > MAX_LAYERS {
         return None;
     }
     let is_artifact = config.media_type.essence() == EMPTY_CONFIG;
@@ -227,12 +227,12 @@ fn is_here(layer: &Descriptor) -> bool {
 
 /// Begins fills before somebody asks for them. A cheap handle.
 #[derive(Clone)]
-pub struct Prefetch(Arc<Shared>);
+pub struct Prefetch(Arc<PrefetchInner>);
 
-struct Shared {
+struct PrefetchInner {
     /// Of one image, at a time.
     most: usize,
-    untaken: Untaken,
+    untaken: Unclaimed,
     /// Whose manifests lied lately.
     distrusted: moka::sync::Cache<(Registry, Repository), ()>,
     images: Images,
@@ -242,7 +242,7 @@ struct Shared {
     waiting: Arc<Semaphore>,
     turns: moka::sync::Cache<Registry, Arc<Turns>>,
     store: DiskStore,
-    fills: Fills,
+    fills: Downloads,
 }
 
 /// What may be fetched ahead from one upstream.
@@ -254,29 +254,29 @@ struct Turns {
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { layers: Semaphore::new(MOST_OF_UPSTREAM), waiting: Arc::new(Semaphore::new(MOST_WAITING_FOR_UPSTREAM)) }
+        Self { layers: Semaphore::new(MAX_UPSTREAM), waiting: Arc::new(Semaphore::new(MAX_WAITING_FOR_UPSTREAM)) }
     }
 }
 
 impl Prefetch {
-    pub fn new(config: &Config, images: Images, store: DiskStore, fills: Fills, trusted: TrustedNetworks) -> Self {
+    pub fn new(config: &Config, images: Images, store: DiskStore, fills: Downloads, trusted: TrustedNetworks) -> Self {
         let distrusted = moka::sync::Cache::builder().max_capacity(MAX_DISTRUSTED).time_to_live(DISTRUST_TTL);
-        Self(Arc::new(Shared {
+        Self(Arc::new(PrefetchInner {
             most: config.prefetch,
-            untaken: Untaken::new(config.max_size / MAX_PART_OF_CACHE, trusted),
+            untaken: Unclaimed::new(config.max_size / MAX_PART_OF_CACHE, trusted),
             distrusted: distrusted.eviction_policy(EvictionPolicy::lru()).build(),
             images,
-            begun: moka::sync::Cache::builder().max_capacity(MOST_BEGUN).time_to_live(ONCE_IN).build(),
-            at_once: Semaphore::new(MOST_AT_ONCE),
-            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
-            turns: moka::sync::Cache::new(MOST_UPSTREAMS),
+            begun: moka::sync::Cache::builder().max_capacity(MAX_BEGUN).time_to_live(ONCE_IN).build(),
+            at_once: Semaphore::new(MAX_AT_ONCE),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            turns: moka::sync::Cache::new(MAX_UPSTREAMS),
             store,
             fills,
         }))
     }
 
     /// A client gets this blob: it counts for none any more.
-    pub fn taken(&self, id: &ContentId) {
+    pub fn taken(&self, id: &ContentKey) {
         self.0.untaken.release(id);
     }
 
@@ -291,7 +291,7 @@ impl Prefetch {
         if !self.0.begun.entry((image, manifest)).or_insert(()).is_fresh() {
             return;
         }
-        let pool = Pool::of(&source.upstream);
+        let pool = Visibility::of(&source.upstream);
         let missing: Vec<Layer> =
             layers.iter().filter(|layer| !self.0.store.has_blob(&pool.id(&layer.digest))).cloned().collect();
         let bytes = missing.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
@@ -331,7 +331,7 @@ impl Prefetch {
             if self.0.fills.find_other(&source).is_some() || self.0.distrusted.contains_key(&place(&source)) {
                 return;
             }
-            let (id, is_cached) = (source.id(), |id: &ContentId| self.0.store.has_blob(id));
+            let (id, is_cached) = (source.id(), |id: &ContentKey| self.0.store.has_blob(id));
             // It counts for longer than it is on its way, however that ends.
             let Some(_on_its_way) = self.0.untaken.hold(&id, layer.size, client, is_cached) else { return };
             // Held until the end, so that the fill is no orphan.
@@ -339,11 +339,11 @@ impl Prefetch {
             let fill = membership.fill().clone();
             let ended = layer.end(&fill).await;
             match &ended {
-                Ended::Complete => {}
-                Ended::Failed(error) => {
+                PrefetchEnded::Complete => {}
+                PrefetchEnded::Failed(error) => {
                     tracing::debug!(%error, digest = %source.digest, "a layer was not fetched ahead")
                 }
-                Ended::Stalled | Ended::OtherSize => {
+                PrefetchEnded::Stalled | PrefetchEnded::OtherSize => {
                     tracing::debug!(?ended, digest = %source.digest, "a layer is no longer fetched ahead");
                     // One that a client had joined is an orphan like any other from now on.
                     if !fill.is_wanted() {
@@ -360,12 +360,12 @@ impl Prefetch {
             // What was fetched in vain counts as well.
             match &ended {
                 _ if fill.is_wanted() || fill.received() == 0 => self.0.untaken.release(&id),
-                Ended::Complete => {
+                PrefetchEnded::Complete => {
                     // All bytes are here before they have their name.
                     self.0.fills.committed(&id).await;
                     self.0.untaken.landed(&id);
                 }
-                Ended::Failed(_) | Ended::Stalled | Ended::OtherSize => {}
+                PrefetchEnded::Failed(_) | PrefetchEnded::Stalled | PrefetchEnded::OtherSize => {}
             }
             if ended.is_trouble() {
                 over.store(true, Ordering::Relaxed);
@@ -382,56 +382,60 @@ fn place(source: &Source) -> (Registry, Repository) {
 
 /// How the fetching of a layer ended.
 #[derive(Debug)]
-enum Ended {
+enum PrefetchEnded {
     Complete,
-    Failed(FillError),
+    Failed(DownloadError),
     /// Next to nothing came for a while, or not all in a long one.
     Stalled,
     /// The upstream has something else than the manifest says, which may be larger than anybody would fetch ahead.
     OtherSize,
 }
 
-impl Ended {
+impl PrefetchEnded {
     /// Whether the layer is another one than the manifest says.
     fn is_lie(&self) -> bool {
-        matches!(self, Self::OtherSize | Self::Failed(FillError::Mismatch))
+        matches!(self, Self::OtherSize | Self::Failed(DownloadError::Mismatch))
     }
 
     /// Whether the other layers of the image are likely to end so too.
     fn is_trouble(&self) -> bool {
         match self {
-            Self::Complete | Self::Failed(FillError::Damaged) => false,
-            Self::Failed(FillError::Upstream(error)) => !matches!(error.kind, ErrorKind::NotFound),
+            Self::Complete | Self::Failed(DownloadError::Damaged) => false,
+            Self::Failed(DownloadError::Upstream(error)) => !matches!(error.kind, ErrorKind::NotFound),
             Self::Failed(_) | Self::Stalled | Self::OtherSize => true,
         }
     }
 }
 
 impl Layer {
-    async fn end(&self, fill: &Fill) -> Ended {
+    async fn end(&self, fill: &Download) -> PrefetchEnded {
         let end = async {
-            let Some(told) = fill.head().await.map_err(Ended::Failed)? else {
+            let Some(told) = fill.head().await.map_err(PrefetchEnded::Failed)? else {
                 // It comes without a length, so that it can be seen only as it comes that it is too long.
-                return fill.end_within(self.size).await.ok_or(Ended::OtherSize)?.map_err(Ended::Failed);
+                return fill
+                    .end_within(self.size)
+                    .await
+                    .ok_or(PrefetchEnded::OtherSize)?
+                    .map_err(PrefetchEnded::Failed);
             };
             if told != self.size {
-                return Err(Ended::OtherSize);
+                return Err(PrefetchEnded::OtherSize);
             }
-            fill.end().await.map_err(Ended::Failed)
+            fill.end().await.map_err(PrefetchEnded::Failed)
         };
         let end = async {
             end.await?;
             // One that came without a length may be shorter, and one that was announced wrong may be right.
             match fill.head().await {
-                Ok(Some(len)) if len != self.size => Err(Ended::OtherSize),
+                Ok(Some(len)) if len != self.size => Err(PrefetchEnded::OtherSize),
                 Ok(_) => Ok(()),
-                Err(error) => Err(Ended::Failed(error)),
+                Err(error) => Err(PrefetchEnded::Failed(error)),
             }
         };
         match while_it_advances(end, || fill.advance()).await {
-            Some(Ok(())) => Ended::Complete,
+            Some(Ok(())) => PrefetchEnded::Complete,
             Some(Err(ended)) => ended,
-            None => Ended::Stalled,
+            None => PrefetchEnded::Stalled,
         }
     }
 }
@@ -596,19 +600,19 @@ mod tests {
     #[test]
     fn memory_is_bounded_by_layers_and_the_newest_stay() {
         const KIND: &str = "vnd.oci.image.layer.v1.tar";
-        let names: Vec<String> = (0..=MOST_LAYERS).map(|number| number.to_string()).collect();
+        let names: Vec<String> = (0..=MAX_LAYERS).map(|number| number.to_string()).collect();
         let many: Vec<(&str, &str, u64)> = names.iter().map(|name| (KIND, &**name, 1)).collect();
-        let most = manifest(MediaType::OCI_MANIFEST, &many[..MOST_LAYERS]);
+        let most = manifest(MediaType::OCI_MANIFEST, &many[..MAX_LAYERS]);
         let images = Images::default();
-        let weight = (IMAGE_WEIGHT + MOST_LAYERS * LAYER_WEIGHT) as u64;
+        let weight = (IMAGE_WEIGHT + MAX_LAYERS * LAYER_WEIGHT) as u64;
         let places: Vec<Image> =
-            (0..2 * MOST_MEMORY / weight).map(|number| place("a", &format!("b/{number}"))).collect();
+            (0..2 * MAX_MEMORY / weight).map(|number| place("a", &format!("b/{number}"))).collect();
         for place in &places {
             images.note(&place.registry, &place.repository, &most);
         }
         images.known.run_pending_tasks();
         let held = images.known.weighted_size();
-        assert!(held <= MOST_MEMORY && held > MOST_MEMORY / 2, "{held} bytes");
+        assert!(held <= MAX_MEMORY && held > MAX_MEMORY / 2, "{held} bytes");
         assert!(images.known.contains_key(places.last().unwrap()) && !images.known.contains_key(&places[0]));
         assert_eq!(noted(MediaType::OCI_MANIFEST, &many), None, "one more is no image");
     }

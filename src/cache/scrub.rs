@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::suspects::Suspects;
 use super::{
-    Config, ContentId, DiskStore,
+    Config, ContentKey, DiskStore,
     download::turn_to_spare,
     manifest::Content,
-    storage::{Check, DiskWait, Found, SHARDS, blocking, index::Key, is_damage},
+    storage::{DiskWait, InspectedObject, Inspection, SHARDS, blocking, index::IndexKey, is_damage},
 };
 use crate::{
     metrics::Metrics,
@@ -46,9 +46,9 @@ const MAX_REST: Duration = Duration::from_millis(100);
 
 /// A cheap handle on the scrub.
 #[derive(Clone)]
-pub struct Scrub(Arc<Shared>);
+pub struct Scrub(Arc<ScrubInner>);
 
-struct Shared {
+struct ScrubInner {
     store: DiskStore,
     metrics: Metrics,
     verify_every: Duration,
@@ -79,10 +79,10 @@ impl WholeHit {
 
 /// What came of a look at an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum ObjectState {
     Right,
     /// Evicted, or found to be wrong and removed.
-    Gone,
+    Deletions,
     /// It is there and cannot be read.
     Unreadable,
 }
@@ -98,7 +98,7 @@ enum Haste {
 impl Scrub {
     pub fn new(config: &Config, store: DiskStore, metrics: Metrics) -> Self {
         let (suspects, aside) = (Suspects::new(), Arc::default());
-        Self(Arc::new(Shared { store, metrics, verify_every: config.verify_every, suspects, aside }))
+        Self(Arc::new(ScrubInner { store, metrics, verify_every: config.verify_every, suspects, aside }))
     }
 
     fn is_off(&self) -> bool {
@@ -106,7 +106,7 @@ impl Scrub {
     }
 
     /// A client asks for a whole blob and gets it out of the cache.
-    pub fn whole_hit(&self, peer: PeerPrefix, id: &ContentId) -> Option<WholeHit> {
+    pub fn whole_hit(&self, peer: PeerPrefix, id: &ContentKey) -> Option<WholeHit> {
         (!self.is_off()).then(|| WholeHit { scrub: self.clone(), pair: self.0.suspects.wanted(peer, id) })
     }
 
@@ -158,7 +158,7 @@ impl Scrub {
         oldest.publish(&self.0.metrics);
     }
 
-    async fn list(&self, shard: usize) -> Vec<Found> {
+    async fn list(&self, shard: usize) -> Vec<InspectedObject> {
         let store = self.0.store.clone();
         self.aside(move || store.list(shard)).await
     }
@@ -176,9 +176,9 @@ impl Scrub {
                 let is_due = schedule::is_due(found.verified, SystemTime::now(), self.0.verify_every, share, number);
                 let verdict = if is_due { Some(self.verify(&key, Haste::None).await) } else { None };
                 match verdict {
-                    Some(Verdict::Right) => oldest.note(Some(SystemTime::now())),
-                    Some(Verdict::Gone) => {}
-                    Some(Verdict::Unreadable) => oldest.note(found.verified),
+                    Some(ObjectState::Right) => oldest.note(Some(SystemTime::now())),
+                    Some(ObjectState::Deletions) => {}
+                    Some(ObjectState::Unreadable) => oldest.note(found.verified),
                     None if self.0.store.has(&key) => oldest.note(found.verified),
                     None => {}
                 }
@@ -195,23 +195,23 @@ impl Scrub {
         loop {
             tokio::select! {
                 biased;
-                suspect = self.0.suspects.next() => { self.verify(&Key::Blob(suspect), Haste::Suspect).await; }
+                suspect = self.0.suspects.next() => { self.verify(&IndexKey::Blob(suspect), Haste::Suspect).await; }
                 () = sleep_until(end) => return,
             }
         }
     }
 
-    async fn verify(&self, key: &Key, haste: Haste) -> Verdict {
+    async fn verify(&self, key: &IndexKey, haste: Haste) -> ObjectState {
         let opened = {
             let (store, key) = (self.0.store.clone(), key.clone());
             self.aside(move || store.inspect(&key)).await
         };
         let Some(check) = opened else {
-            return if self.0.store.has(key) { Verdict::Unreadable } else { Verdict::Gone };
+            return if self.0.store.has(key) { ObjectState::Unreadable } else { ObjectState::Deletions };
         };
-        let Some(mut reading) = Reading::new(key, check) else { return Verdict::Gone };
+        let Some(mut reading) = Verification::new(key, check) else { return ObjectState::Deletions };
         loop {
-            let Some(turn) = self.give_way(key).await else { return Verdict::Gone };
+            let Some(turn) = self.give_way(key).await else { return ObjectState::Deletions };
             let began = Instant::now();
             let (now, read) = self
                 .aside(move || {
@@ -226,7 +226,7 @@ impl Scrub {
                 Err(error) if is_damage(&error) => return self.corrupt(key, reading, error.to_string()).await,
                 Err(error) => {
                     tracing::warn!(?key, %error, "cannot read what is cached to verify it");
-                    return Verdict::Unreadable;
+                    return ObjectState::Unreadable;
                 }
             }
             if reading.check.is_over() {
@@ -234,7 +234,7 @@ impl Scrub {
             }
             if haste == Haste::None {
                 while let Some(suspect) = self.0.suspects.take() {
-                    Box::pin(self.verify(&Key::Blob(suspect), Haste::Suspect)).await;
+                    Box::pin(self.verify(&IndexKey::Blob(suspect), Haste::Suspect)).await;
                 }
                 sleep(began.elapsed().min(MAX_REST)).await;
             }
@@ -248,18 +248,18 @@ impl Scrub {
                 (reading, is_right)
             })
             .await;
-        if is_right { Verdict::Right } else { self.corrupt(key, reading, "it has another digest".to_owned()).await }
+        if is_right { ObjectState::Right } else { self.corrupt(key, reading, "it has another digest".to_owned()).await }
     }
 
-    async fn corrupt(&self, key: &Key, reading: Reading, problem: String) -> Verdict {
+    async fn corrupt(&self, key: &IndexKey, reading: Verification, problem: String) -> ObjectState {
         let (store, key) = (self.0.store.clone(), key.clone());
         self.aside(move || store.remove_corrupt(&key, &reading.check, &problem)).await;
-        Verdict::Gone
+        ObjectState::Deletions
     }
 
     /// Waits while others wait for a disk or a processor, and no longer than it must; `None` when the object is gone: its
     /// file is not to be held.
-    async fn give_way(&self, key: &Key) -> Option<Turn> {
+    async fn give_way(&self, key: &IndexKey) -> Option<Turn> {
         for _ in 0..MAX_LOOKS {
             if !self.0.store.has(key) {
                 return None;
@@ -282,9 +282,9 @@ struct Turn {
 }
 
 /// An object whose bytes are compared with its digest.
-struct Reading {
+struct Verification {
     digest: Digest,
-    check: Check,
+    check: Inspection,
     seen: Seen,
     buffer: Vec<u8>,
 }
@@ -295,12 +295,12 @@ enum Seen {
     Manifest(Vec<u8>),
 }
 
-impl Reading {
-    fn new(key: &Key, check: Check) -> Option<Self> {
+impl Verification {
+    fn new(key: &IndexKey, check: Inspection) -> Option<Self> {
         let (digest, seen) = match key {
-            Key::Blob(id) => (id.digest.clone(), Seen::Blob(Verifier::new(id.digest.algorithm()))),
-            Key::Manifest(id) => (id.digest.clone(), Seen::Manifest(Vec::new())),
-            Key::Tag(_) | Key::Partial(_) => return None,
+            IndexKey::Blob(id) => (id.digest.clone(), Seen::Blob(Verifier::new(id.digest.algorithm()))),
+            IndexKey::Manifest(id) => (id.digest.clone(), Seen::Manifest(Vec::new())),
+            IndexKey::Tag(_) | IndexKey::Partial(_) => return None,
         };
         let len = usize::try_from(check.len).unwrap_or(usize::MAX);
         Some(Self { digest, check, seen, buffer: vec![0; len.min(STRETCH)] })
@@ -353,7 +353,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{Pool, storage::Purpose},
+        cache::{Visibility, storage::Purpose},
         oci::Algorithm,
         upstream::Registry,
     };
@@ -369,8 +369,8 @@ mod tests {
     }
 
     /// Puts bytes into the cache, right or wrong.
-    async fn put(store: &DiskStore, id: &ContentId, bytes: &[u8]) -> Key {
-        let key = Key::Blob(id.clone());
+    async fn put(store: &DiskStore, id: &ContentKey, bytes: &[u8]) -> IndexKey {
+        let key = IndexKey::Blob(id.clone());
         let room = store.reserve(&key, bytes.len() as u64).await.unwrap();
         let temp = store.create(id, &Registry::new(&"docker.io".into(), &[]), room).await.unwrap();
         temp.file().write_all_at(bytes, 0).unwrap();
@@ -378,9 +378,9 @@ mod tests {
         key
     }
 
-    fn content(number: u8) -> (ContentId, Vec<u8>) {
+    fn content(number: u8) -> (ContentKey, Vec<u8>) {
         let bytes = vec![number; LEN];
-        (Pool::Open.id(&Digest::of(Algorithm::Sha256, &bytes)), bytes)
+        (Visibility::Open.id(&Digest::of(Algorithm::Sha256, &bytes)), bytes)
     }
 
     fn corrupt(scrub: &Scrub) -> bool {
@@ -394,7 +394,7 @@ mod tests {
         let scrub = scrub(directory.path(), Duration::from_millis(1)).await;
         let store = scrub.0.store.clone();
         let (mut wrong, mut right) = (Vec::new(), Vec::new());
-        for pool in Pool::ALL {
+        for pool in Visibility::ALL {
             for algorithm in Algorithm::ALL {
                 let id = |bytes: &[u8]| pool.id(&Digest::of(algorithm, bytes));
                 wrong.push(put(&store, &id(b"wrong"), b"wrung").await);
@@ -422,15 +422,15 @@ mod tests {
         let key = put(store, &id, &vec![2; LEN]).await;
         let old = store.inspect(&key).unwrap();
         store.remove(key.clone()).await;
-        assert_eq!(scrub.verify(&key, Haste::None).await, Verdict::Gone);
+        assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Deletions);
         assert_eq!(put(store, &id, &bytes).await, key);
         store.remove_corrupt(&key, &old, "of the one before");
-        assert_eq!(scrub.verify(&key, Haste::None).await, Verdict::Right);
+        assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Right);
         // It goes while its turn is waited for.
         let wait = DiskWait::begin();
         let (verdict, ()) = tokio::join!(scrub.verify(&key, Haste::None), store.remove(key.clone()));
         drop(wait);
-        assert_eq!(verdict, Verdict::Gone);
+        assert_eq!(verdict, ObjectState::Deletions);
         assert!(!corrupt(&scrub));
     }
 
@@ -453,10 +453,10 @@ mod tests {
             let path = directory.path().join("blobs/sha256").join(&hex[..2]).join(hex);
             std::fs::remove_file(&path).unwrap();
             make(&path);
-            assert_eq!(scrub.verify(&key, Haste::None).await, Verdict::Unreadable);
+            assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Unreadable);
             let _ = std::fs::remove_dir(&path).or_else(|_| std::fs::remove_file(&path));
             // Removed by hand: it is known then.
-            assert_eq!(scrub.verify(&key, Haste::None).await, Verdict::Gone);
+            assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Deletions);
             assert!(!store.has(&key) && !corrupt(&scrub));
         }
     }
@@ -468,9 +468,9 @@ mod tests {
         let store = &scrub.0.store;
         let ((first, bytes), (second, others)) = (content(1), content(2));
         let (first, second) = (put(store, &first, &bytes).await, put(store, &second, &others).await);
-        assert_eq!(scrub.verify(&first, Haste::None).await, Verdict::Right);
+        assert_eq!(scrub.verify(&first, Haste::None).await, ObjectState::Right);
         let held = store.inspect(&first).unwrap();
-        store.reserve(&Key::Blob(content(3).0), LEN as u64).await.unwrap();
+        store.reserve(&IndexKey::Blob(content(3).0), LEN as u64).await.unwrap();
         assert!(!store.has(&first) && store.has(&second));
         drop(held);
     }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::choice::{Candidate, Stand};
 pub use self::meter::{Meter, WINDOW};
-use crate::{cache::ContentId, metrics::Metrics, peer::PeerPrefix};
+use crate::{cache::ContentKey, metrics::Metrics, peer::PeerPrefix};
 
 /// How long readers that are ended may take to go, until their connections are ended; and then those, until the fill or answer
 /// that waits for their room does without.
@@ -45,7 +45,7 @@ pub struct Taking {
 /// What cannot be given to others while it is read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holding {
-    Blob(ContentId),
+    Blob(ContentKey),
     /// Bytes in memory, by their address and length.
     Bytes(usize, usize),
     /// A place of a peer among the blobs that pass straight through, by a number.
@@ -54,23 +54,23 @@ pub enum Holding {
 
 /// All readers. A cheap handle.
 #[derive(Clone)]
-pub struct Readers(Arc<Shared>);
+pub struct SlowReaders(Arc<ReadersInner>);
 
-struct Shared {
+struct ReadersInner {
     /// How much of its own time a reader is judged by.
     window: Duration,
     metrics: Metrics,
-    entries: Mutex<Entries>,
+    entries: Mutex<ReaderEntries>,
     told: moka::sync::Cache<PeerPrefix, ()>,
 }
 
 #[derive(Default)]
-struct Entries {
+struct ReaderEntries {
     next: u64,
-    by_id: HashMap<u64, Entry>,
+    by_id: HashMap<u64, ReaderEntry>,
 }
 
-struct Entry {
+struct ReaderEntry {
     holding: Holding,
     peer: PeerPrefix,
     taker: Taker,
@@ -89,18 +89,18 @@ struct Going {
 }
 
 /// Readers that were told to go.
-pub struct Ended(Vec<(Taker, CancellationToken)>);
+pub struct ReadersEnded(Vec<(Taker, CancellationToken)>);
 
 /// One reader, until this is dropped.
 pub struct Reading {
-    readers: Readers,
+    readers: SlowReaders,
     id: u64,
 }
 
-impl Readers {
+impl SlowReaders {
     pub fn new(window: Duration, metrics: Metrics) -> Self {
         let told = moka::sync::Cache::builder().max_capacity(MAX_TOLD).time_to_live(TOLD_INTERVAL).build();
-        Self(Arc::new(Shared { window, metrics, entries: Mutex::default(), told }))
+        Self(Arc::new(ReadersInner { window, metrics, entries: Mutex::default(), told }))
     }
 
     /// A reader begins. Drop what it holds before the result.
@@ -110,7 +110,7 @@ impl Readers {
         let mut entries = self.entries();
         let id = entries.next;
         entries.next += 1;
-        entries.by_id.insert(id, Entry { holding, peer, taker, begun, going: None });
+        entries.by_id.insert(id, ReaderEntry { holding, peer, taker, begun, going: None });
         Reading { readers: self.clone(), id }
     }
 
@@ -118,7 +118,7 @@ impl Readers {
     /// `None` where there are none.
     ///
     /// `frees`: how many bytes are free once no reader holds something. Where ending all that are slow would not do, all go on.
-    pub fn make_room(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> Option<Ended> {
+    pub fn make_room(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> Option<ReadersEnded> {
         let now = Instant::now();
         let mut entries = self.entries();
         entries.by_id.values_mut().for_each(|entry| entry.end_overdue_connection(now));
@@ -136,10 +136,10 @@ impl Readers {
         }
         drop(entries);
         slow.into_iter().for_each(|(peer, rate)| self.tell(peer, rate));
-        (!ended.is_empty()).then_some(Ended(ended))
+        (!ended.is_empty()).then_some(ReadersEnded(ended))
     }
 
-    /// How many bytes [`Readers::make_room`] can make free at most.
+    /// How many bytes [`SlowReaders::make_room`] can make free at most.
     pub fn most_room(&self, frees: impl Fn(&Holding) -> Option<u64>) -> u64 {
         let entries = self.entries();
         choice::most(&self.candidates(&entries, Instant::now(), frees))
@@ -147,7 +147,7 @@ impl Readers {
 
     fn candidates<'a>(
         &self,
-        entries: &'a Entries,
+        entries: &'a ReaderEntries,
         now: Instant,
         frees: impl Fn(&Holding) -> Option<u64>,
     ) -> Vec<Candidate<&'a Holding>> {
@@ -156,7 +156,7 @@ impl Readers {
             let lately = entry.taker.meter.lately(now, self.0.window);
             (entry.peer, Arc::as_ptr(&entry.taker), lately)
         }));
-        let stand = |entry: &Entry| {
+        let stand = |entry: &ReaderEntry| {
             if let Some(going) = &entry.going {
                 // One that does not go in time is not counted on, nor waited for again.
                 return if now < going.until || entry.has_connection() { Stand::Goes } else { Stand::Stays };
@@ -165,7 +165,7 @@ impl Readers {
             let all = by_peer.get(&entry.peer).copied().unwrap_or_default();
             rate.filter(|rate| choice::is_slow(*rate, all)).map_or(Stand::Stays, Stand::Slow)
         };
-        let candidate = |(id, entry): (&u64, &'a Entry)| {
+        let candidate = |(id, entry): (&u64, &'a ReaderEntry)| {
             let bytes = frees(&entry.holding)?;
             Some(Candidate { id: *id, holding: &entry.holding, stand: stand(entry), bytes })
         };
@@ -181,13 +181,13 @@ impl Readers {
         tracing::info!(%peer, bytes_per_second = rate, "a slow reader is ended: others need the room that it holds");
     }
 
-    fn entries(&self) -> MutexGuard<'_, Entries> {
+    fn entries(&self) -> MutexGuard<'_, ReaderEntries> {
         // An entry is whole even if a thread panicked beside it.
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ended {
+impl ReadersEnded {
     /// Waits until they are gone, or have not gone in time.
     pub async fn gone(self) {
         let all_gone = async || timeout(ENDED_TIMEOUT, join_all(self.0.iter().map(|(_, gone)| gone.cancelled()))).await;
@@ -199,7 +199,7 @@ impl Ended {
     }
 }
 
-impl Entry {
+impl ReaderEntry {
     /// Whether it is part of a connection that goes on.
     fn has_connection(&self) -> bool {
         self.taker.connection.as_ref().is_some_and(|connection| !connection.end.is_cancelled())
@@ -235,7 +235,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_is_not_slow_for_taking_three_things_at_once() {
-        let readers = Readers::new(WINDOW, Metrics::new().unwrap());
+        let readers = SlowReaders::new(WINDOW, Metrics::new().unwrap());
         // The peer and the KiB/s of each.
         let streams = [(1, 100), (1, 100), (1, 100), (2, 100), (1, 31)];
         let begin = |(number, (peer, _)): (usize, &(u8, u64))| {
@@ -272,7 +272,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn connections_end_although_the_request_for_room_left() {
-        let readers = Readers::new(Duration::ZERO, Metrics::new().unwrap());
+        let readers = SlowReaders::new(Duration::ZERO, Metrics::new().unwrap());
         let connection = Taker::default();
         let stream = Taker::new(Taking { connection: Some(connection.clone()), ..Taking::default() });
         stream.meter.waits();
@@ -297,7 +297,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_late_request_for_room_ends_the_connection_itself() {
-        let readers = Readers::new(Duration::ZERO, Metrics::new().unwrap());
+        let readers = SlowReaders::new(Duration::ZERO, Metrics::new().unwrap());
         let connection = Taker::default();
         let stream = Taker::new(Taking { connection: Some(connection.clone()), ..Taking::default() });
         stream.meter.waits();

@@ -41,19 +41,19 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    index::{Key, LruIndex},
+    index::{IndexKey, LruIndex},
     recency::{LastUse, Uses},
     reservation::GiveUp,
 };
 pub use self::{
-    inspect::{Check, Found, SHARDS, is_damage},
+    inspect::{InspectedObject, Inspection, SHARDS, is_damage},
     io_limits::{DiskWait, change, write},
     object::Landing,
     reservation::{NoSpace, Purpose, Reservation, Short},
     temp_file::{Name as TempName, TempBlob, write_all_at},
     temp_upload::TempUpload,
 };
-use super::{Config, ContentId, Pool, freshness, slow_readers::Readers};
+use super::{Config, ContentKey, Visibility, freshness, slow_readers::SlowReaders};
 use crate::{
     metrics::{CacheKind, Metrics},
     oci::{Algorithm, Digest},
@@ -67,7 +67,7 @@ const MAX_RENAMES: u32 = 8;
 /// How many uses the index is told of while its lock is held.
 const USES_AT_A_TIME: usize = 256;
 /// How many objects used from memory are remembered as noted.
-const MOST_TOUCHED: u64 = 50_000;
+const MAX_TOUCHED: u64 = 50_000;
 
 /// The directory cannot be used as a cache.
 #[derive(Debug, thiserror::Error)]
@@ -82,9 +82,9 @@ pub enum OpenError {
 
 /// A cheap handle on the cache directory.
 #[derive(Clone)]
-pub struct DiskStore(Arc<Shared>);
+pub struct DiskStore(Arc<DiskStoreInner>);
 
-struct Shared {
+struct DiskStoreInner {
     root: PathBuf,
     min_free: u64,
     index: Mutex<LruIndex>,
@@ -94,10 +94,10 @@ struct Shared {
     ending: Semaphore,
     scanned: watch::Sender<bool>,
     /// What was noted as used on disk within [`TOUCH_INTERVAL`].
-    touched: moka::sync::Cache<Key, ()>,
+    touched: moka::sync::Cache<IndexKey, ()>,
     /// What was used from memory, for the index to be told.
     uses: Uses,
-    readers: Readers,
+    readers: SlowReaders,
     give_up: OnceLock<GiveUp>,
     metrics: Metrics,
     /// Dropped last; the kernel gives the lock up with it.
@@ -114,7 +114,7 @@ pub struct StoredBlob {
 /// Keeps one object from being evicted.
 pub struct Pin {
     store: DiskStore,
-    key: Key,
+    key: IndexKey,
 }
 
 impl fmt::Debug for Pin {
@@ -151,15 +151,15 @@ impl DiskStore {
         metrics.cache_max(config.max_size);
         let mut index = LruIndex::new(config.max_size);
         index.set_minute(minute());
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(DiskStoreInner {
             min_free: config.min_free,
             index: Mutex::new(index),
             space: Arc::default(),
             ending: Semaphore::new(1),
             scanned: watch::Sender::new(false),
-            touched: moka::sync::Cache::builder().max_capacity(MOST_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
+            touched: moka::sync::Cache::builder().max_capacity(MAX_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
             uses: Uses::default(),
-            readers: Readers::new(config.reader_window, metrics.clone()),
+            readers: SlowReaders::new(config.reader_window, metrics.clone()),
             give_up: OnceLock::new(),
             metrics,
             _lock: lock,
@@ -179,25 +179,25 @@ impl DiskStore {
     }
 
     /// Who reads what, also of answers that are not on disk.
-    pub fn readers(&self) -> &Readers {
+    pub fn readers(&self) -> &SlowReaders {
         &self.0.readers
     }
 
     /// Whether a blob is cached, as far as is known.
-    pub fn has_blob(&self, id: &ContentId) -> bool {
-        self.index().contains(&Key::Blob(id.clone()))
+    pub fn has_blob(&self, id: &ContentKey) -> bool {
+        self.index().contains(&IndexKey::Blob(id.clone()))
     }
 
     /// Whether a manifest may be cached: that is known once everything is counted.
-    pub fn has_manifest(&self, id: &ContentId) -> bool {
-        !self.is_scanned() || self.index().contains(&Key::Manifest(id.clone()))
+    pub fn has_manifest(&self, id: &ContentKey) -> bool {
+        !self.is_scanned() || self.index().contains(&IndexKey::Manifest(id.clone()))
     }
 
     /// Opens a verified blob and notes its use; `None` when it is not cached.
     ///
     /// A file that was deleted or cut by hand is a miss, not an error.
-    pub async fn open_blob(&self, id: &ContentId) -> io::Result<Option<StoredBlob>> {
-        let key = Key::Blob(id.clone());
+    pub async fn open_blob(&self, id: &ContentKey) -> io::Result<Option<StoredBlob>> {
+        let key = IndexKey::Blob(id.clone());
         // Most misses end here, without a thread being asked.
         if self.is_scanned() && !self.index().contains(&key) {
             return Ok(None);
@@ -206,7 +206,7 @@ impl DiskStore {
         blocking(move || store.open_blob_blocking(key)).await
     }
 
-    fn open_blob_blocking(&self, key: Key) -> io::Result<Option<StoredBlob>> {
+    fn open_blob_blocking(&self, key: IndexKey) -> io::Result<Option<StoredBlob>> {
         let path = self.path(&key);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -241,14 +241,14 @@ impl DiskStore {
     }
 
     /// An object was used from memory: it is the most recently used on disk as well.
-    pub fn note_use(&self, used: &LastUse, key: impl FnOnce() -> Key) {
+    pub fn note_use(&self, used: &LastUse, key: impl FnOnce() -> IndexKey) {
         if let Some(key) = self.0.uses.note(used, key) {
             self.used(key);
         }
     }
 
     /// A client got it by another way than its file: it is the most recently used.
-    pub fn used(&self, key: Key) {
+    pub fn used(&self, key: IndexKey) {
         {
             let mut index = self.index();
             if index.pin(&key).is_none() {
@@ -295,7 +295,7 @@ impl DiskStore {
 
     /// Removes an object, for good reason: it proved to be wrong. One that is not there costs nothing: an upstream's 404
     /// of a tag that was never kept must not wait behind a disk that is slow to sync.
-    pub async fn remove(&self, key: Key) {
+    pub async fn remove(&self, key: IndexKey) {
         if self.is_scanned() && !self.index().contains(&key) {
             return;
         }
@@ -304,7 +304,7 @@ impl DiskStore {
     }
 
     /// The same of one whose bytes are not those of its digest: it is told and counted.
-    pub async fn remove_damaged(&self, key: Key) {
+    pub async fn remove_damaged(&self, key: IndexKey) {
         let store = self.clone();
         change(move || {
             store.note_corrupt(&key, &store.path(&key), "it has another digest");
@@ -313,27 +313,27 @@ impl DiskStore {
         .await;
     }
 
-    fn remove_blocking(&self, key: &Key) {
+    fn remove_blocking(&self, key: &IndexKey) {
         self.index().forget(key);
         self.unlink(key);
         self.publish();
     }
 
     /// Unlinks what the index has forgotten. That it is gone already is fine.
-    fn unlink(&self, key: &Key) {
+    fn unlink(&self, key: &IndexKey) {
         let path = self.path(key);
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::error!(path = %path.display(), %error, "cannot remove a file of the cache");
         }
-        if let Key::Tag(tag) = key {
+        if let IndexKey::Tag(tag) = key {
             self.prune_directories(tag.pool, &path);
         }
     }
 
     /// Removes the directories of repositories without tags, up to `tags/` itself.
-    fn prune_directories(&self, pool: Pool, path: &Path) {
+    fn prune_directories(&self, pool: Visibility, path: &Path) {
         let top = self.folder(pool, "tags");
         for directory in path.ancestors().skip(1).take_while(|directory| **directory != top) {
             if std::fs::remove_dir(directory).is_err() {
@@ -343,20 +343,20 @@ impl DiskStore {
         }
     }
 
-    fn path(&self, key: &Key) -> PathBuf {
+    fn path(&self, key: &IndexKey) -> PathBuf {
         match key {
-            Key::Blob(id) => sharded(self.folder(id.pool, "blobs"), &id.digest),
-            Key::Manifest(id) => sharded(self.folder(id.pool, "manifests"), &id.digest),
-            Key::Tag(tag) => self.folder(tag.pool, "tags").join(tag.path()),
-            Key::Partial(id) => self.0.root.join("tmp").join(temp_file::name(id, false)),
+            IndexKey::Blob(id) => sharded(self.folder(id.pool, "blobs"), &id.digest),
+            IndexKey::Manifest(id) => sharded(self.folder(id.pool, "manifests"), &id.digest),
+            IndexKey::Tag(tag) => self.folder(tag.pool, "tags").join(tag.path()),
+            IndexKey::Partial(id) => self.0.root.join("tmp").join(temp_file::name(id, false)),
         }
     }
 
     /// Where a pool has its objects of one kind.
-    fn folder(&self, pool: Pool, kind: &str) -> PathBuf {
+    fn folder(&self, pool: Visibility, kind: &str) -> PathBuf {
         match pool {
-            Pool::Open => self.0.root.join(kind),
-            Pool::Clients => self.0.root.join("clients").join(kind),
+            Visibility::Open => self.0.root.join(kind),
+            Visibility::Clients => self.0.root.join("clients").join(kind),
         }
     }
 

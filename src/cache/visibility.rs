@@ -11,7 +11,7 @@ use crate::{
 
 /// Contents that share their names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Pool {
+pub enum Visibility {
     /// What anybody may have whom `[access]` lets in.
     #[default]
     Open,
@@ -21,12 +21,12 @@ pub enum Pool {
 
 /// A content's name in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ContentId {
-    pub pool: Pool,
+pub struct ContentKey {
+    pub pool: Visibility,
     pub digest: Digest,
 }
 
-impl Pool {
+impl Visibility {
     pub const ALL: [Self; 2] = [Self::Open, Self::Clients];
 
     pub fn of(upstream: &Upstream) -> Self {
@@ -45,7 +45,7 @@ impl Pool {
     }
 
     /// The name of content in this pool.
-    pub fn id(self, digest: &Digest) -> ContentId {
-        ContentId { pool: self, digest: digest.clone() }
+    pub fn id(self, digest: &Digest) -> ContentKey {
+        ContentKey { pool: self, digest: digest.clone() }
     }
 }

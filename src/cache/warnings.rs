@@ -12,7 +12,7 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 
 use crate::{
     oci::{Digest, Repository},
-    upstream::{Asker, Registry, Remark, Upstream},
+    upstream::{ContentNotes, Principal, Registry, Upstream},
 };
 
 /// How much memory all remarks may take, in bytes.
@@ -23,33 +23,33 @@ const WEIGHT: usize = 512;
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Subject {
     registry: Registry,
-    asker: Option<Asker>,
+    asker: Option<Principal>,
     repository: Repository,
     digest: Digest,
 }
 
 /// A cheap handle.
 #[derive(Clone)]
-pub struct Remarks {
-    kept: Cache<Subject, Remark>,
+pub struct Warnings {
+    kept: Cache<Subject, ContentNotes>,
     /// Whether there was ever any: most upstreams make none, and a hit looks for none then.
     any: Arc<AtomicBool>,
 }
 
-impl Default for Remarks {
+impl Default for Warnings {
     fn default() -> Self {
         let kept = Cache::builder()
             .max_capacity(MAX_MEMORY)
-            .weigher(|_, remark: &Remark| u32::try_from(WEIGHT + remark.size()).unwrap_or(u32::MAX))
+            .weigher(|_, remark: &ContentNotes| u32::try_from(WEIGHT + remark.size()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build();
         Self { kept, any: Arc::default() }
     }
 }
 
-impl Remarks {
+impl Warnings {
     /// The upstream said this last; perhaps nothing.
-    pub fn note(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, remark: &Remark) {
+    pub fn note(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, remark: &ContentNotes) {
         if !remark.is_empty() {
             self.kept.insert(Subject::of(upstream, repository, digest), remark.clone());
             self.any.store(true, Ordering::Release);
@@ -58,7 +58,7 @@ impl Remarks {
         }
     }
 
-    pub fn of(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> Remark {
+    pub fn of(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> ContentNotes {
         let found = self.any.load(Ordering::Acquire).then(|| Subject::of(upstream, repository, digest));
         found.and_then(|subject| self.kept.get(&subject)).unwrap_or_default()
     }

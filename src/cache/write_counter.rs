@@ -14,7 +14,7 @@ use crate::oci::Repository;
 const COUNTERS: usize = 1024;
 
 /// Changes, counted for each repository, and for each upstream's list of repositories.
-pub struct Writes {
+pub struct WriteCounters {
     counters: Vec<Counter>,
     hasher: RandomState,
 }
@@ -26,13 +26,13 @@ struct Counter {
     landing: Mutex<()>,
 }
 
-impl Default for Writes {
+impl Default for WriteCounters {
     fn default() -> Self {
         Self { counters: (0..COUNTERS).map(|_| Counter::default()).collect(), hasher: RandomState::new() }
     }
 }
 
-impl Writes {
+impl WriteCounters {
     /// How many there were in a repository; without one, in any of the upstream's.
     pub fn of(&self, upstream: &Arc<str>, repository: Option<&Repository>) -> u64 {
         self.counter(upstream, repository).map_or(0, |counter| counter.count.load(Ordering::SeqCst))
@@ -67,7 +67,7 @@ impl Writes {
         (counter.count.load(Ordering::SeqCst) == writes).then(land)
     }
 
-    /// After [`Writes::note`]: whatever was asked for before is on disk now, or never will be. Blocks.
+    /// After [`WriteCounters::note`]: whatever was asked for before is on disk now, or never will be. Blocks.
     pub fn settle(&self, upstream: &Arc<str>, repository: &Repository) {
         if let Some(counter) = self.counter(upstream, Some(repository)) {
             drop(counter.landing.lock().unwrap_or_else(PoisonError::into_inner));
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_change_is_seen_by_its_repository_and_its_upstream_and_by_few_others() {
-        let writes = Writes::default();
+        let writes = WriteCounters::default();
         let (hub, other): (Arc<str>, Arc<str>) = ("hub".into(), "other".into());
         let name = |number: usize| format!("team/{number}").parse::<Repository>().unwrap();
         writes.note(&hub, &name(0));
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_change_waits_for_what_lands_and_stops_what_comes_late() {
-        let (writes, hub) = (Writes::default(), Arc::<str>::from("hub"));
+        let (writes, hub) = (WriteCounters::default(), Arc::<str>::from("hub"));
         let name: Repository = "team/app".parse().unwrap();
         let made_at = writes.of(&hub, Some(&name));
         let settled = AtomicU64::new(0);

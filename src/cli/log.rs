@@ -14,7 +14,7 @@ use std::{
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How many bytes of lines wait to be written: some thousand requests.
-const MOST_WAITING: usize = 1 << 20;
+const MAX_WAITING: usize = 1 << 20;
 /// How long lines gather while there are many. The first after a silence does not wait.
 const GATHER: Duration = Duration::from_millis(5);
 /// How long the end waits for the last lines to be written.
@@ -70,7 +70,7 @@ impl Write for &Lines {
     /// Takes a whole line, or drops it: the subscriber gives one at a time.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.state();
-        if state.waiting.len() + line.len() > MOST_WAITING {
+        if state.waiting.len() + line.len() > MAX_WAITING {
             state.dropped += 1;
             return Ok(line.len());
         }
@@ -176,7 +176,7 @@ mod tests {
         (&lines).write_all(&line).unwrap();
         turn.send(()).unwrap();
         assert_eq!(read.recv().unwrap(), line, "the first line does not wait for a second");
-        for _ in 0..3 * MOST_WAITING / line.len() {
+        for _ in 0..3 * MAX_WAITING / line.len() {
             (&lines).write_all(&line).unwrap();
         }
         for _ in 0..100 {
@@ -191,8 +191,8 @@ mod tests {
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["dropped"].as_u64())
             .map(|dropped| dropped as usize)
             .sum();
-        assert_eq!(kept + dropped, 3 * MOST_WAITING / line.len());
-        assert!(kept >= MOST_WAITING / line.len() && dropped > 0, "{kept} {dropped}");
+        assert_eq!(kept + dropped, 3 * MAX_WAITING / line.len());
+        assert!(kept >= MAX_WAITING / line.len() && dropped > 0, "{kept} {dropped}");
         assert!(rest.lines().all(|line| line.len() == 1023 || line.starts_with('{')), "every line is whole");
     }
 

@@ -20,7 +20,7 @@ use super::{
 const RESERVED_NAMES: [&str; 2] = ["v2", "none"];
 
 /// More connections for one blob than this do not make it faster, only others slower.
-const MOST_CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: usize = 16;
 
 /// The upstreams of the file, in its order; of a file without any, the well-known registries.
 ///
@@ -60,11 +60,11 @@ impl Reader<'_> {
         let credential = self.credential(&section)?;
         let access = self.access(&section, &credential)?;
         let connections =
-            usize::try_from(section.connections).ok().filter(|given| (1..=MOST_CONNECTIONS).contains(given));
+            usize::try_from(section.connections).ok().filter(|given| (1..=MAX_CONNECTIONS).contains(given));
         let Some(connections) = connections else {
             return Err(self.error(
                 "connections",
-                format!("must be 1 to {MOST_CONNECTIONS}: over how many connections one blob may be fetched"),
+                format!("must be 1 to {MAX_CONNECTIONS}: over how many connections one blob may be fetched"),
             ));
         };
         let name = self.name(&self.key.field("name"), &section.name)?;

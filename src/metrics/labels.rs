@@ -92,7 +92,7 @@ impl TokenResult {
 
 /// How a download into the cache ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FillResult {
+pub enum DownloadResult {
     Complete,
     /// The bytes are not those of the digest.
     Mismatch,
@@ -104,18 +104,18 @@ pub enum FillResult {
     Abandoned,
 }
 
-impl FillResult {
+impl DownloadResult {
     pub const ALL: [Self; 6] =
         [Self::Complete, Self::Mismatch, Self::UpstreamFailed, Self::StorageFailed, Self::NoRoom, Self::Abandoned];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            FillResult::Complete => "complete",
-            FillResult::Mismatch => "mismatch",
-            FillResult::UpstreamFailed => "upstream_failed",
-            FillResult::StorageFailed => "storage_failed",
-            FillResult::NoRoom => "no_room",
-            FillResult::Abandoned => "abandoned",
+            DownloadResult::Complete => "complete",
+            DownloadResult::Mismatch => "mismatch",
+            DownloadResult::UpstreamFailed => "upstream_failed",
+            DownloadResult::StorageFailed => "storage_failed",
+            DownloadResult::NoRoom => "no_room",
+            DownloadResult::Abandoned => "abandoned",
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{MediaType, MediaTypeKind, ParseError, is_token_byte, manifest_type::
 
 /// How many different sets of headers each thread remembers. The clients of a mirror are of a few kinds, and each kind
 /// always sends the same.
-const MOST_REMEMBERED: usize = 8;
+const MAX_REMEMBERED: usize = 8;
 
 thread_local! {
     /// What was read last, in the order of first use.
@@ -30,12 +30,12 @@ pub struct Accept(Arc<Read>);
 #[derive(Debug)]
 struct Read {
     values: Vec<HeaderValue>,
-    ranges: Ranges,
+    ranges: AcceptedRanges,
     class: AcceptClass,
 }
 
 #[derive(Debug)]
-struct Ranges(Vec<MediaRange>);
+struct AcceptedRanges(Vec<MediaRange>);
 
 /// `type/subtype`, `type/*` or `*/*`, in lower case, and whether its weight is above zero.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +53,7 @@ impl Accept {
                 return accept.clone();
             }
             let accept = Self::read(headers);
-            if remembered.len() == MOST_REMEMBERED {
+            if remembered.len() == MAX_REMEMBERED {
                 remembered.remove(0);
             }
             remembered.push(accept.clone());
@@ -71,7 +71,7 @@ impl Accept {
             .flat_map(|text| split_unquoted(text, ','))
             .filter_map(MediaRange::parse)
             .collect();
-        let ranges = Ranges(ranges);
+        let ranges = AcceptedRanges(ranges);
         let class = ranges.class();
         Self(Arc::new(Read { values, ranges, class }))
     }
@@ -117,7 +117,7 @@ impl Default for Accept {
     }
 }
 
-impl Ranges {
+impl AcceptedRanges {
     fn class(&self) -> AcceptClass {
         if self.0.is_empty() {
             return AcceptClass { known: AcceptClass::NO_HEADER, others: 0 };
@@ -337,14 +337,14 @@ mod tests {
     #[test]
     fn what_is_remembered_is_what_is_read() {
         let one = |number: usize| accept(&[&format!("application/x-{number}"), OCI]);
-        for number in (0..3 * MOST_REMEMBERED).chain(0..MOST_REMEMBERED) {
+        for number in (0..3 * MAX_REMEMBERED).chain(0..MAX_REMEMBERED) {
             let (first, again) = (one(number), one(number));
             assert!(Arc::ptr_eq(&first.0, &again.0), "the same headers are read once");
-            assert_eq!(first.class(), Ranges::class(&first.0.ranges));
+            assert_eq!(first.class(), AcceptedRanges::class(&first.0.ranges));
             assert!(first.allows(&format!("application/x-{number}").parse().unwrap()));
             assert!(!first.allows(&format!("application/x-{}", number + 1).parse().unwrap()));
         }
-        assert_eq!(REMEMBERED.with_borrow(Vec::len), MOST_REMEMBERED);
+        assert_eq!(REMEMBERED.with_borrow(Vec::len), MAX_REMEMBERED);
         assert_eq!(accept(&[OCI, INDEX]).headers().count(), 2);
         assert_eq!(accept(&[&format!("{OCI},{INDEX}")]).headers().count(), 1, "not taken for the same");
     }

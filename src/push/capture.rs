@@ -13,14 +13,14 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::{Push, request::parameter, session::Kept};
 use crate::{
-    cache::{GivenUp, Source, Tee, Tees},
+    cache::{Capture, CaptureError, Captures, Source},
     oci::{Digest, Repository},
     route::Write,
-    upstream::{Content, Upstream, Witness, Written},
+    upstream::{BodyObserver, UploadBody, Upstream, Written},
 };
 
 /// What one request does to the tee of its upload. Dropped, it ends that.
-pub(super) struct Tap {
+pub(super) struct UploadCapture {
     step: Step,
     flow: Flow,
 }
@@ -44,13 +44,13 @@ struct Flow(Arc<Mutex<Flowing>>);
 
 #[derive(Default)]
 struct Flowing {
-    tee: Option<Tee>,
+    tee: Option<Capture>,
     /// All of the request's content came.
     ended: bool,
 }
 
-impl Tap {
-    pub fn of(push: Push<'_>, kept: Kept, has_content: bool, upstream: &Upstream, tees: &Tees) -> Self {
+impl UploadCapture {
+    pub fn of(push: Push<'_>, kept: Kept, has_content: bool, upstream: &Upstream, tees: &Captures) -> Self {
         let step = step(push.write, push.method, digest(push).is_some(), kept, has_content);
         let tee = match step {
             Step::First => {
@@ -70,7 +70,7 @@ impl Tap {
     }
 
     /// Has the tee see the content.
-    pub fn put_on(&self, content: Content) -> Content {
+    pub fn put_on(&self, content: UploadBody) -> UploadBody {
         if self.flow.state().tee.is_none() {
             return content;
         }
@@ -78,7 +78,7 @@ impl Tap {
     }
 
     /// The upstream has answered: commits what is whole; what else is kept of the upload from now on.
-    pub async fn take_off(self, push: Push<'_>, written: &Written, upstream: &Upstream, tees: &Tees) -> Kept {
+    pub async fn take_off(self, push: Push<'_>, written: &Written, upstream: &Upstream, tees: &Captures) -> Kept {
         if let Step::Stays(kept) = self.step {
             return kept;
         }
@@ -100,7 +100,7 @@ impl Tap {
     }
 }
 
-impl Drop for Tap {
+impl Drop for UploadCapture {
     fn drop(&mut self) {
         // The content may be on its way still.
         let gone = self.flow.state().tee.take();
@@ -114,12 +114,12 @@ impl Flow {
     }
 }
 
-impl Witness for Flow {
+impl BodyObserver for Flow {
     fn piece(&self, bytes: &Bytes) {
         let mut state = self.state();
         let Some(tee) = &mut state.tee else { return };
         if let Err(reason) = tee.push(bytes.clone()) {
-            if reason != GivenUp::Ended {
+            if reason != CaptureError::Ended {
                 tracing::info!(%reason, after = tee.position(), "what is pushed is not kept");
             }
             state.tee = None;
@@ -147,7 +147,7 @@ fn step(write: &Write, method: &Method, names_digest: bool, kept: Kept, has_cont
 
 /// Whether what a request sends begins at `position`, as far as it says where that is.
 ///
-/// Source: OCI distribution specification v1.1, "Pushing a blob in chunks"; `Content-Range` there is `<start>-<end>`.
+/// Source: OCI distribution specification v1.1, "Pushing a blob in chunks"; `UploadBody-Range` there is `<start>-<end>`.
 fn is_next(headers: &HeaderMap, position: u64) -> bool {
     let start = |range: &HeaderValue| {
         let range = range.to_str().ok()?.trim();

@@ -5,9 +5,9 @@
 
 use http::Uri;
 
-use super::{Caches, Deleted, Gone, Push, created_by, tags};
+use super::{Caches, Deleted, Deletions, Push, created_by, tags};
 use crate::{
-    auth::Proofs,
+    auth::Grants,
     cache::{BlobCache, Lists, ManifestCache},
     oci::{Reference, Repository},
     route::Write,
@@ -36,8 +36,8 @@ struct Made {
     upstream: Upstream,
     manifests: ManifestCache,
     lists: Lists,
-    gone: Gone,
-    proofs: Proofs,
+    gone: Deletions,
+    proofs: Grants,
     blobs: BlobCache,
 }
 

@@ -51,9 +51,9 @@ type Place = (Deleted, Arc<str>, Repository, Digest);
 
 /// What was deleted lately. A cheap handle.
 #[derive(Clone)]
-pub struct Gone(Arc<Shared>);
+pub struct Deletions(Arc<DeletionsInner>);
 
-struct Shared {
+struct DeletionsInner {
     /// Whether there ever was one: usually not, and every object is asked about.
     any: AtomicBool,
     places: Cache<Place, Deletion>,
@@ -82,10 +82,10 @@ impl Expiry<Place, Deletion> for SinceDeleted {
     }
 }
 
-impl Default for Gone {
+impl Default for Deletions {
     fn default() -> Self {
         let places = Cache::builder().max_capacity(MAX_DELETIONS).expire_after(SinceDeleted).build();
-        Self(Arc::new(Shared {
+        Self(Arc::new(DeletionsInner {
             any: AtomicBool::default(),
             places,
             count: AtomicU64::default(),
@@ -94,7 +94,7 @@ impl Default for Gone {
     }
 }
 
-impl Gone {
+impl Deletions {
     /// Goes on with what an earlier process has noted. Where there is no state directory to be used, deletions are in
     /// memory alone. Blocks.
     pub fn kept(state: Option<&Path>) -> Self {
@@ -267,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_asked_before_a_deletion_does_not_end_it() {
-        let gone = Gone::default();
+        let gone = Deletions::default();
         let (hub, app): (Arc<str>, Repository) = ("docker.io".into(), "team/app".parse().unwrap());
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"whatever");
         let find = || gone.find(Deleted::Blob, &hub, &app, &digest);
@@ -293,17 +293,17 @@ mod tests {
     #[tokio::test]
     async fn an_object_is_gone_under_its_repository_alone_and_until_it_is_pushed() {
         let directory = tempfile::tempdir().unwrap();
-        let gone = Gone::kept(Some(directory.path()));
+        let gone = Deletions::kept(Some(directory.path()));
         let (hub, other): (Arc<str>, Arc<str>) = ("docker.io".into(), "ghcr.io".into());
         let (app, base) = ("team/app".parse().unwrap(), "team/base".parse().unwrap());
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
         for what in [Deleted::Blob, Deleted::Manifest] {
-            let is_gone = |gone: &Gone| gone.contains(what, &hub, &app, &digest);
+            let is_gone = |gone: &Deletions| gone.contains(what, &hub, &app, &digest);
             gone.note(what, &hub, &app, &digest).await;
-            assert!(is_gone(&gone) && is_gone(&Gone::kept(Some(directory.path()))));
+            assert!(is_gone(&gone) && is_gone(&Deletions::kept(Some(directory.path()))));
             assert!(!gone.contains(what, &hub, &base, &digest) && !gone.contains(what, &other, &app, &digest));
             gone.forget(what, &hub, &app, &digest).await;
-            assert!(!is_gone(&gone) && !is_gone(&Gone::kept(Some(directory.path()))));
+            assert!(!is_gone(&gone) && !is_gone(&Deletions::kept(Some(directory.path()))));
             gone.note(what, &hub, &app, &digest).await;
         }
         gone.forget(Deleted::Blob, &hub, &app, &digest).await;
@@ -316,26 +316,26 @@ mod tests {
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
         let (hub, names): (Arc<str>, _) = ("docker.io".into(), ["of/earlier", "of/memory", "of/both", "of/file"]);
         let is_gone =
-            |gone: &Gone| names.map(|name| gone.contains(Deleted::Blob, &hub, &name.parse().unwrap(), &digest));
-        let note = async |gone: &Gone, name: &str| {
+            |gone: &Deletions| names.map(|name| gone.contains(Deleted::Blob, &hub, &name.parse().unwrap(), &digest));
+        let note = async |gone: &Deletions, name: &str| {
             gone.note(Deleted::Blob, &hub, &name.parse().unwrap(), &digest).await;
         };
-        let earlier = Gone::kept(Some(directory.path()));
+        let earlier = Deletions::kept(Some(directory.path()));
         note(&earlier, names[0]).await;
         note(&earlier, names[2]).await;
-        let gone = Gone::default();
+        let gone = Deletions::default();
         note(&gone, names[1]).await;
         note(&gone, names[2]).await;
         assert_eq!(is_gone(&gone), [false, true, true, false]);
         gone.keep(directory.path());
         assert_eq!(is_gone(&gone), [true, true, true, false]);
         note(&gone, names[3]).await;
-        assert_eq!(is_gone(&Gone::kept(Some(directory.path()))), [true; 4]);
+        assert_eq!(is_gone(&Deletions::kept(Some(directory.path()))), [true; 4]);
         // Once more: nothing is read again.
         gone.forget(Deleted::Blob, &hub, &names[0].parse().unwrap(), &digest).await;
         gone.keep(directory.path());
         assert_eq!(is_gone(&gone), [false, true, true, true]);
-        assert_eq!(is_gone(&Gone::kept(Some(directory.path()))), [false, true, true, true]);
+        assert_eq!(is_gone(&Deletions::kept(Some(directory.path()))), [false, true, true, true]);
     }
 
     #[test]
@@ -345,7 +345,7 @@ mod tests {
         let written = |at: u64, repository: &str| format!("- {at} blob hub {repository} {digest}\n");
         let lines = [written(now() - TTL.as_secs(), "old"), "- x\n\u{0}\n".to_owned(), written(now() - 9, "new")];
         std::fs::write(directory.path().join(DELETED), lines.concat() + "- 1 blob hub cu").unwrap();
-        let gone = Gone::kept(Some(directory.path()));
+        let gone = Deletions::kept(Some(directory.path()));
         let is_gone = |name: &str| gone.contains(Deleted::Blob, &"hub".into(), &name.parse().unwrap(), &digest);
         assert!(is_gone("new") && !is_gone("old"));
         let kept = std::fs::read_to_string(directory.path().join(DELETED)).unwrap();

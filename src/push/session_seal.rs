@@ -21,9 +21,9 @@ use super::Config;
 use crate::{oci::Repository, small_file, state_dir::StateDirectory};
 
 /// The shortest key, in bytes of its file: a hundred and twenty-eight bits in hexadecimal digits.
-const SHORTEST_KEY: usize = 32;
+const MIN_KEY: usize = 32;
 /// The longest key file that is read, in bytes.
-const LONGEST_KEY: u64 = 64 * 1024;
+const MAX_KEY: u64 = 64 * 1024;
 /// The file in the state directory.
 const KEY_FILE: &str = "push.key";
 
@@ -34,7 +34,7 @@ pub enum KeyError {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot make {path}")]
     Make { path: PathBuf, source: io::Error },
-    #[error("{path} must have at least {SHORTEST_KEY} bytes that nobody can guess, as of `openssl rand -hex 32`")]
+    #[error("{path} must have at least {MIN_KEY} bytes that nobody can guess, as of `openssl rand -hex 32`")]
     Short { path: PathBuf },
     #[error("there is no randomness to be had for a key")]
     Random,
@@ -80,10 +80,10 @@ impl Seal {
     /// # Errors
     /// It cannot be read, or could be guessed.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let read = small_file::read(path, LONGEST_KEY);
+        let read = small_file::read(path, MAX_KEY);
         let secret = read.map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
         let secret = secret.trim_ascii();
-        if secret.len() < SHORTEST_KEY {
+        if secret.len() < MIN_KEY {
             return Err(KeyError::Short { path: path.to_owned() });
         }
         Self::of(secret).map_err(|Unspecified| KeyError::Random)

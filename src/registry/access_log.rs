@@ -18,7 +18,7 @@ use http_body::{Frame, SizeHint};
 use super::body::{Body, BodyError};
 use crate::{
     cache::WholeHit,
-    error_chain::Chain,
+    error_chain::ErrorChain,
     metrics::{Metrics, Operation, Outcome},
     oci::Repository,
     upstream::Refusal,
@@ -54,7 +54,7 @@ impl fmt::Display for RequestId {
 
 /// What is known of a request. Nothing here is a secret: no header and no query of the client is kept.
 #[derive(Debug)]
-pub struct Facts {
+pub struct AccessRecord {
     pub id: RequestId,
     pub peer: SocketAddr,
     pub method: Method,
@@ -79,7 +79,7 @@ pub struct Facts {
     started: Instant,
 }
 
-impl Facts {
+impl AccessRecord {
     pub fn new(id: RequestId, peer: SocketAddr, method: Method, path: &str) -> Self {
         Self {
             id,
@@ -107,14 +107,14 @@ const NO_UPSTREAM: &str = "none";
 const CLIENT_LEFT: u16 = 499;
 
 /// Records a request, too, when its client leaves before there is an answer.
-pub struct Unanswered<'a> {
-    pub facts: &'a mut Facts,
+pub struct AbortGuard<'a> {
+    pub facts: &'a mut AccessRecord,
     metrics: &'a Metrics,
     answered: bool,
 }
 
-impl<'a> Unanswered<'a> {
-    pub fn new(facts: &'a mut Facts, metrics: &'a Metrics) -> Self {
+impl<'a> AbortGuard<'a> {
+    pub fn new(facts: &'a mut AccessRecord, metrics: &'a Metrics) -> Self {
         Self { facts, metrics, answered: false }
     }
 
@@ -124,7 +124,7 @@ impl<'a> Unanswered<'a> {
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for AbortGuard<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.facts.record(self.metrics, CLIENT_LEFT, None, 0, false);
@@ -133,9 +133,9 @@ impl Drop for Unanswered<'_> {
 }
 
 /// A body that records its request when it is over.
-pub struct Observed {
+pub struct LoggedBody {
     body: Body,
-    facts: Box<Facts>,
+    facts: Box<AccessRecord>,
     status: StatusCode,
     metrics: Metrics,
     sent: u64,
@@ -145,14 +145,20 @@ pub struct Observed {
     complete: bool,
 }
 
-impl Observed {
-    pub fn new(body: Body, status: StatusCode, announced: Option<u64>, facts: Box<Facts>, metrics: Metrics) -> Self {
+impl LoggedBody {
+    pub fn new(
+        body: Body,
+        status: StatusCode,
+        announced: Option<u64>,
+        facts: Box<AccessRecord>,
+        metrics: Metrics,
+    ) -> Self {
         let complete = http_body::Body::is_end_stream(&body);
         Self { body, facts, status, metrics, sent: 0, announced, first_byte: None, complete }
     }
 }
 
-impl http_body::Body for Observed {
+impl http_body::Body for LoggedBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -172,7 +178,7 @@ impl http_body::Body for Observed {
                     }
                 }
             }
-            Some(Err(error)) => self.facts.cause = Some(Chain(error).to_string()),
+            Some(Err(error)) => self.facts.cause = Some(ErrorChain(error).to_string()),
             None => self.complete = true,
         }
         Poll::Ready(frame)
@@ -187,13 +193,13 @@ impl http_body::Body for Observed {
     }
 }
 
-impl Drop for Observed {
+impl Drop for LoggedBody {
     fn drop(&mut self) {
         self.facts.record(&self.metrics, self.status.as_u16(), self.first_byte, self.sent, self.complete);
     }
 }
 
-impl Facts {
+impl AccessRecord {
     /// One line in the log, and the metrics.
     fn record(&self, metrics: &Metrics, status: u16, first_byte: Option<Duration>, sent: u64, complete: bool) {
         let duration = self.started.elapsed();

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    cache::{Ended, Holding, Readers, Reading, Taker},
+    cache::{Holding, ReadersEnded, Reading, SlowReaders, Taker},
     peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks},
 };
 
@@ -24,19 +24,19 @@ const MAX_UNCOUNTED: usize = 16 * 1024;
 
 /// The budget of all answers. A cheap handle.
 #[derive(Clone)]
-pub struct Held(Arc<Inner>);
+pub struct AnswerMemory(Arc<Inner>);
 
 struct Inner {
     shares: Shares,
-    readers: Readers,
+    readers: SlowReaders,
     /// What counts, by where it lies in memory.
-    charges: Mutex<HashMap<Place, Charged>>,
+    charges: Mutex<HashMap<Place, ChargedBody>>,
     /// What waits for the room of readers that were ended, and for whom.
     waiting: Mutex<Vec<(Place, PeerPrefix)>>,
 }
 
 /// Bytes of which answers are being sent.
-struct Charged {
+struct ChargedBody {
     permit: Permit,
     /// For whom they count: one of those that read them.
     payer: IpAddr,
@@ -51,14 +51,14 @@ type Place = (usize, usize);
 struct Charge {
     place: Place,
     address: IpAddr,
-    held: Held,
+    held: AnswerMemory,
 }
 
 /// One answer's bytes wait for room until this is dropped.
 struct Waiting {
     place: Place,
     peer: PeerPrefix,
-    held: Held,
+    held: AnswerMemory,
 }
 
 /// Bytes of one answer, with their charge, and who reads them: let go in this order.
@@ -68,13 +68,13 @@ struct Counted {
     _reading: Reading,
 }
 
-impl Held {
-    pub fn new(trusted: TrustedNetworks, readers: Readers) -> Held {
-        Held::of(MAX_HELD, trusted, readers)
+impl AnswerMemory {
+    pub fn new(trusted: TrustedNetworks, readers: SlowReaders) -> AnswerMemory {
+        AnswerMemory::of(MAX_HELD, trusted, readers)
     }
 
-    fn of(total: u64, trusted: TrustedNetworks, readers: Readers) -> Held {
-        Held(Arc::new(Inner {
+    fn of(total: u64, trusted: TrustedNetworks, readers: SlowReaders) -> AnswerMemory {
+        AnswerMemory(Arc::new(Inner {
             shares: Shares::new(total, trusted),
             readers,
             charges: Mutex::default(),
@@ -112,7 +112,7 @@ impl Held {
             Entry::Occupied(mut charged) => *charged.get_mut().answers.entry(address).or_default() += 1,
             Entry::Vacant(vacant) => {
                 let permit = self.0.shares.take(address, bytes.len() as u64)?;
-                vacant.insert(Charged { permit, payer: address, answers: BTreeMap::from([(address, 1)]) });
+                vacant.insert(ChargedBody { permit, payer: address, answers: BTreeMap::from([(address, 1)]) });
             }
         }
         Ok(Charge { place, address, held: self.clone() })
@@ -120,7 +120,7 @@ impl Held {
 
     /// The readers whose room these bytes get: where a peer holds too much, of what it alone reads. What is ended is enough for
     /// all that wait, and for what waits in several answers once.
-    fn end_slow_readers(&self, address: IpAddr, place: Place, why: Refused) -> Option<(Ended, Waiting)> {
+    fn end_slow_readers(&self, address: IpAddr, place: Place, why: Refused) -> Option<(ReadersEnded, Waiting)> {
         let peer = PeerPrefix::from(address);
         let frees = |holding: &Holding| match *holding {
             Holding::Bytes(place, len) => {
@@ -152,7 +152,7 @@ impl Held {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn charges(&self) -> MutexGuard<'_, HashMap<Place, Charged>> {
+    fn charges(&self) -> MutexGuard<'_, HashMap<Place, ChargedBody>> {
         // An entry is whole even if a thread panicked beside it.
         self.0.charges.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,7 +168,7 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-impl Charged {
+impl ChargedBody {
     /// An answer is over; whether it was the last one.
     fn leave(&mut self, address: IpAddr) -> bool {
         if let Some(answers) = self.answers.get_mut(&address) {
@@ -222,12 +222,12 @@ mod tests {
         Bytes::from(vec![7; SIZE])
     }
 
-    fn held(answers: usize) -> Held {
-        let readers = Readers::new(WINDOW, Metrics::new().unwrap());
-        Held::of((answers * SIZE) as u64, TrustedNetworks::default(), readers)
+    fn held(answers: usize) -> AnswerMemory {
+        let readers = SlowReaders::new(WINDOW, Metrics::new().unwrap());
+        AnswerMemory::of((answers * SIZE) as u64, TrustedNetworks::default(), readers)
     }
 
-    async fn hold(held: &Held, peer: u8, bytes: Bytes) -> Result<Bytes, Refused> {
+    async fn hold(held: &AnswerMemory, peer: u8, bytes: Bytes) -> Result<Bytes, Refused> {
         held.hold(address(peer), &Taker::default(), bytes).await
     }
 

@@ -18,11 +18,11 @@ use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 
 use super::multipart_ranges::Framing;
 use crate::{
-    cache::{BlobReader, FileSlice, Parts, Piece, ReadError, Reading},
+    cache::{BlobReader, BodyPiece, FileSlice, Parts, ReadError, Reading},
     oci::ResolvedRange,
     transport::zero_copy::{
         buffers,
-        queue::{self, Lane},
+        queue::{self, SendQueue},
     },
 };
 
@@ -100,7 +100,7 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 
 /// Sends what `reader` gives; `len` bytes when that is known. With a `lane`, the kernel sends what it can. It is read until
 /// `reading` is dropped.
-pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<Lane>, reading: Option<Reading>) -> Body {
+pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<SendQueue>, reading: Option<Reading>) -> Body {
     if let BlobReader::Memory(Some(bytes)) = &reader
         && len.is_none_or(|len| len == bytes.len() as u64)
     {
@@ -120,7 +120,7 @@ fn stream_of(
     reader: BlobReader,
     several: Option<Box<Several>>,
     len: Option<u64>,
-    lane: Option<Lane>,
+    lane: Option<SendQueue>,
     reading: Option<Reading>,
 ) -> Body {
     let reading = reading.map(Arc::new);
@@ -139,7 +139,7 @@ struct Source {
     rest: Option<FileSlice>,
     /// How many announced bytes are still to be sent.
     missing: Option<u64>,
-    lane: Option<Lane>,
+    lane: Option<SendQueue>,
     /// The disk was asked for a part of this file, and not all of it is in memory, or it cannot be told.
     cannot_warm: bool,
     /// Present once something had to be read.
@@ -154,14 +154,14 @@ impl Source {
             return Ok(None);
         }
         let bytes = match self.piece().await? {
-            Some(Piece::Memory(bytes)) => {
+            Some(BodyPiece::Memory(bytes)) => {
                 // What comes past the cache keeps nothing in it; what stands between parts is in no cache.
                 if self.reader.hold().is_none() {
                     self.reading = None;
                 }
                 bytes
             }
-            Some(Piece::File(mut slice)) => {
+            Some(BodyPiece::File(mut slice)) => {
                 let bytes = self.send(&slice).await.map_err(BodyError::File)?;
                 slice.offset += bytes.len() as u64;
                 slice.len -= bytes.len() as u64;
@@ -205,13 +205,13 @@ impl Source {
         self.memory.get_or_insert_with(buffers::Reader::new).read(slice).await
     }
 
-    fn held(&self) -> Option<queue::Held> {
+    fn held(&self) -> Option<queue::PinnedBlob> {
         Some((self.reader.hold(), self.reading.clone()))
     }
 
-    async fn piece(&mut self) -> Result<Option<Piece>, BodyError> {
+    async fn piece(&mut self) -> Result<Option<BodyPiece>, BodyError> {
         match (self.rest.take(), &mut self.several) {
-            (Some(slice), _) => Ok(Some(Piece::File(slice))),
+            (Some(slice), _) => Ok(Some(BodyPiece::File(slice))),
             (None, None) => self.reader.next().await.map_err(BodyError::Read),
             (None, Some(several)) => several.piece(&mut self.reader).await,
         }
@@ -238,9 +238,9 @@ impl Several {
         Self { parts, framing, head, end, left }
     }
 
-    async fn piece(&mut self, reader: &mut BlobReader) -> Result<Option<Piece>, BodyError> {
+    async fn piece(&mut self, reader: &mut BlobReader) -> Result<Option<BodyPiece>, BodyError> {
         if let Some(head) = self.head.take() {
-            return Ok(Some(Piece::Memory(head)));
+            return Ok(Some(BodyPiece::Memory(head)));
         }
         if self.left > 0 {
             // What follows would be taken for this part's.
@@ -253,9 +253,9 @@ impl Several {
         match Box::pin(self.parts.next(reader)).await.map_err(BodyError::Read)? {
             Some(range) => {
                 self.left = range.len();
-                Ok(Some(Piece::Memory(self.framing.head(range, false))))
+                Ok(Some(BodyPiece::Memory(self.framing.head(range, false))))
             }
-            None => Ok(self.end.take().map(Piece::Memory)),
+            None => Ok(self.end.take().map(BodyPiece::Memory)),
         }
     }
 }

@@ -9,24 +9,24 @@ use std::sync::Arc;
 use http::{HeaderValue, Response, header};
 
 use super::{
-    access_log::Facts,
+    access_log::AccessRecord,
     body::Body,
     response,
     service::{Asked, Handler},
 };
 use crate::{
-    auth::{self, Admission, Identity, Subject, TryAt},
+    auth::{self, Admission, AttemptFrom, Identity, Subject},
     cache::Source,
     error::Error,
     metrics::{Operation as Label, Outcome},
     oci::{Accept, ContentRange, Digest, Reference},
     route::{Operation, Route},
-    transport::request_body::Lent,
+    transport::request_body::RequestBody,
     upstream::Upstream,
 };
 
 /// How much of a client's name the log is told, in characters.
-const MOST_OF_NAME: usize = 64;
+const MAX_NAME: usize = 64;
 
 impl Handler {
     /// Passes on what the client shows of itself to an upstream that decides by it.
@@ -40,7 +40,7 @@ impl Handler {
             return Err(Error::LoginElsewhere);
         }
         let (username, password) = auth::basic(authorization).ok_or(Error::Unauthenticated)?;
-        let name: String = username.chars().take(MOST_OF_NAME).collect();
+        let name: String = username.chars().take(MAX_NAME).collect();
         *upstream = upstream.as_client(Some(self.asker_key.credential(username, password)));
         Ok(Identity::Client(name.into()))
     }
@@ -63,11 +63,11 @@ impl Handler {
     pub(super) async fn serve_by_client(
         &self,
         asked: Asked<'_>,
-        body: Lent,
+        body: RequestBody,
         route: Route,
         upstream: Upstream,
         identity: Identity,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
         let tried = self.begin_try(asked, &upstream, &identity).await?;
         // Who may not push may read all the same.
@@ -94,7 +94,7 @@ impl Handler {
         asked: Asked<'_>,
         upstream: &Upstream,
         identity: &Identity,
-    ) -> Result<Option<TryAt>, Error> {
+    ) -> Result<Option<AttemptFrom>, Error> {
         let Identity::Client(user) = identity else { return Ok(None) };
         Ok(Some(self.tries.begin_at(upstream, asked.connection.peer.ip(), user).await?))
     }
@@ -105,7 +105,7 @@ impl Handler {
         asked: Asked<'_>,
         upstream: &Upstream,
         identity: &Identity,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<(), Error> {
         let tried = self.begin_try(asked, upstream, identity).await?;
         let known = self.know_client(asked, upstream, identity, facts).await;
@@ -121,7 +121,7 @@ impl Handler {
         asked: Asked<'_>,
         upstream: &Upstream,
         identity: &Identity,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<(), Error> {
         let operation = facts.operation;
         if matches!(identity, Identity::Client(_)) && (operation == Label::Base || !self.access.load().is_open()) {
@@ -134,11 +134,11 @@ impl Handler {
     async fn admit_and_serve(
         &self,
         asked: Asked<'_>,
-        body: Lent,
+        body: RequestBody,
         route: Route,
         upstream: &Upstream,
         identity: &Identity,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
         let label = route.operation.label();
         self.know_client(asked, upstream, identity, facts).await?;

@@ -3,7 +3,7 @@
 use http::{HeaderValue, Response};
 
 use super::{
-    access_log::Facts,
+    access_log::AccessRecord,
     body::Body,
     pagination, response,
     service::{Asked, Handler},
@@ -23,7 +23,7 @@ impl Handler {
         upstream: Upstream,
         list: List,
         namespace: Option<&str>,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
         // A HEAD is a GET whose body is left out: it is kept and joined as one, and few registries know it here.
         let kind = match &list {
@@ -46,7 +46,7 @@ impl Handler {
         &self,
         asked: Asked<'_>,
         mut tagged: TaggedReferrers,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<ServedList, Error> {
         let Wanted { upstream, repository, accept, .. } = tagged.manifest.clone();
         let known = match upstream.decides_by_client() {

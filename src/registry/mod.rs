@@ -16,6 +16,6 @@ pub mod response;
 pub(crate) mod service;
 
 pub use self::{
-    answer_memory::Held,
+    answer_memory::AnswerMemory,
     service::{Handler, Table},
 };

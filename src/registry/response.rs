@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Told},
     metrics::Outcome,
     oci::{Digest, ErrorCode, MediaType, ResolvedRange, etag},
-    transport::{Lane, isolate},
+    transport::{SendQueue, isolate},
     upstream::{Reason, Refusal, Written},
 };
 
@@ -33,7 +33,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// More headers than a manifest's answer has: the map is made once, of the right size.
-const MOST_HEADERS: usize = 12;
+const MAX_HEADERS: usize = 12;
 
 /// What `GET /v2/` says to whoever may pull.
 pub fn base() -> Response<Body> {
@@ -47,7 +47,7 @@ pub fn manifest(served: &ServedManifest) -> Response<Body> {
     let content = &served.content;
     let mut response = Response::new(body::full(content.bytes.clone()));
     let headers = response.headers_mut();
-    headers.reserve(MOST_HEADERS);
+    headers.reserve(MAX_HEADERS);
     headers.insert(header::CONTENT_TYPE, content.headers.media_type.clone());
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(content.bytes.len()));
     headers.insert(CONTENT_DIGEST, content.headers.digest.clone());
@@ -89,7 +89,7 @@ fn manifest_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &str, 
 pub struct SizeOfWhole(pub u64);
 
 /// `lane`: where the kernel sends parts of files; `reading`: who reads it, where that keeps it in the cache.
-pub fn blob(digest: &Digest, opened: OpenedBlob, lane: Option<&Lane>, reading: Option<Reading>) -> Response<Body> {
+pub fn blob(digest: &Digest, opened: OpenedBlob, lane: Option<&SendQueue>, reading: Option<Reading>) -> Response<Body> {
     let OpenedBlob { reader, total, range, parts, outcome, stored } = opened;
     let len = range.map(ResolvedRange::len).or(total);
     let mirrors = reader.mirrors();

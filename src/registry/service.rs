@@ -14,30 +14,31 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::{Body as _, Incoming};
 
 use super::{
-    access_log::{Facts, Observed, RequestId, Unanswered},
+    access_log::{AbortGuard, AccessRecord, LoggedBody, RequestId},
     body::Body,
     conditional::{adjoining, has_already, wanted_ranges},
     response,
 };
 use crate::{
-    auth::{AccessControl, Identity, Proofs, Subject, Tries},
+    auth::{AccessControl, Grants, Identity, PasswordAttempts, Subject},
     cache::{
-        BlobCache, Client, Holding, List, Lists, ManifestCache, ManifestError, Readers, Scrub, Source, Taker, Wanted,
+        BlobCache, Client, Holding, List, Lists, ManifestCache, ManifestError, Scrub, SlowReaders, Source, Taker,
+        Wanted,
         blob::BlobSize,
         manifest::{ManifestHead, ServedManifest},
     },
     error::Error,
-    error_chain::Chain,
+    error_chain::ErrorChain,
     metrics::{Metrics, Operation as Label, Outcome},
     oci::{Accept, Digest, Ranges, Reference, Repository, is_referrers_tag},
-    push::{self, Caches, Deleted, Deletion, Gone, Push, Seal},
-    registry::Held,
+    push::{self, Caches, Deleted, Deletion, Deletions, Push, Seal},
+    registry::AnswerMemory,
     route::{AllowedHosts, Operation, Route, RouteError, Routes, Target, asked_host},
     transport::{
         Connection, Handle, h2,
-        request_body::{self, Lent},
+        request_body::{self, RequestBody},
     },
-    upstream::{self, AskerKey, BlobHead, Content, ErrorKind, Remark, Upstream},
+    upstream::{self, BlobHead, ContentNotes, ErrorKind, PrincipalKey, UploadBody, Upstream},
 };
 
 /// The upstreams and how requests find them; replaced as one on reload.
@@ -55,16 +56,16 @@ pub struct Handler {
     pub table: ArcSwap<Table>,
     pub access: ArcSwap<AccessControl>,
     /// What upstreams said of their clients.
-    pub proofs: Proofs,
+    pub proofs: Grants,
     /// Passwords that are tried.
-    pub tries: Tries,
-    pub asker_key: AskerKey,
+    pub tries: PasswordAttempts,
+    pub asker_key: PrincipalKey,
     pub manifests: ManifestCache,
     pub lists: Lists,
     pub blobs: BlobCache,
     pub scrub: Scrub,
     /// What was deleted through us.
-    pub gone: Gone,
+    pub gone: Deletions,
     pub metrics: Metrics,
     /// What this instance calls itself in `Via`: the received-by part is its own, so that a mirror behind a
     /// mirror is no loop.
@@ -73,23 +74,24 @@ pub struct Handler {
     pub instance: u32,
     pub via: HeaderValue,
     /// What answers hold until they are sent.
-    pub held: Held,
+    pub held: AnswerMemory,
     /// Who reads what is cached.
-    pub readers: Readers,
+    pub readers: SlowReaders,
     pub requests: AtomicU64,
 }
 
 impl Handle for Handler {
-    type Body = Observed;
+    type Body = LoggedBody;
 
-    async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Observed> {
+    async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<LoggedBody> {
         let (head, body) = request.into_parts();
         let (body, rest) = request_body::lend(body, head.version, &head.headers);
         // On the heap: it goes through many hands until its body is over.
-        let mut facts = Box::new(Facts::new(self.next_id(), connection.peer, head.method.clone(), head.uri.path()));
+        let mut facts =
+            Box::new(AccessRecord::new(self.next_id(), connection.peer, head.method.clone(), head.uri.path()));
         let mut namespace = None;
         let host = asked_host(head.version, &head.uri, &head.headers);
-        let waiting = Unanswered::new(&mut facts, &self.metrics);
+        let waiting = AbortGuard::new(&mut facts, &self.metrics);
         let answered = match host {
             Ok(host) => {
                 let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
@@ -113,7 +115,7 @@ impl Handle for Handler {
         let status = response.status();
         let length = response.headers().get(header::CONTENT_LENGTH);
         let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        response.map(|body| Observed::new(body, status, announced, facts, self.metrics.clone()))
+        response.map(|body| LoggedBody::new(body, status, announced, facts, self.metrics.clone()))
     }
 }
 
@@ -142,8 +144,8 @@ impl Handler {
     async fn answer(
         &self,
         asked: Asked<'_>,
-        body: Lent,
-        facts: &mut Facts,
+        body: RequestBody,
+        facts: &mut AccessRecord,
         namespace: &mut Option<String>,
     ) -> Result<Response<Body>, Error> {
         let answered = self.admit_and_answer(asked, body, facts, namespace).await;
@@ -160,8 +162,8 @@ impl Handler {
     async fn admit_and_answer(
         &self,
         asked: Asked<'_>,
-        body: Lent,
-        facts: &mut Facts,
+        body: RequestBody,
+        facts: &mut AccessRecord,
         namespace: &mut Option<String>,
     ) -> Result<Response<Body>, Error> {
         let (routed, mut upstream) = {
@@ -234,11 +236,11 @@ impl Handler {
     pub(super) async fn serve_shared(
         &self,
         asked: Asked<'_>,
-        body: Lent,
+        body: RequestBody,
         route: Route,
         upstream: Option<Upstream>,
         identity: &Identity,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
         if let Some(response) = self.manifest_at_hand(asked, &route, upstream.as_ref(), facts) {
             return Ok(response);
@@ -254,11 +256,11 @@ impl Handler {
     async fn push(
         &self,
         asked: Asked<'_>,
-        body: Lent,
+        body: RequestBody,
         route: Route,
         upstream: Option<Upstream>,
         identity: &Identity,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
         let seal = self.table.load().seal.clone();
         let (Operation::Write(write), Some(repository), Some(upstream), Some(seal)) =
@@ -269,7 +271,7 @@ impl Handler {
         self.push_terms(&upstream).permit(identity)?;
         // To begin to read it would tell the client to send it.
         let has_content = !body.is_end_stream() && matches!(*asked.method, Method::POST | Method::PUT | Method::PATCH);
-        let content = has_content.then(|| Content::new(body));
+        let content = has_content.then(|| UploadBody::new(body));
         let push = Push {
             write: &write,
             method: asked.method,
@@ -322,7 +324,7 @@ impl Handler {
         asked: Asked<'_>,
         route: &Route,
         upstream: Option<&Upstream>,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Option<Response<Body>> {
         let Operation::Manifest(reference) = &route.operation else { return None };
         let upstream = upstream?;
@@ -349,7 +351,7 @@ impl Handler {
         route: Route,
         upstream: Option<Upstream>,
         identity: &Identity,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
         let namespace = route.namespace.as_deref();
         match (route.operation, upstream, route.repository) {
@@ -382,7 +384,7 @@ impl Handler {
         asked: Asked<'_>,
         wanted: &Wanted,
         reference: &Reference,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
         let deleted = self.deletion(&wanted.upstream, &wanted.repository, reference);
         let told = match deleted.is_some() || wants_proof(asked, &wanted.upstream, reference) {
@@ -441,7 +443,7 @@ impl Handler {
         wanted: &Wanted,
         reference: &Reference,
         got: Result<T, ManifestError>,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<T, Error> {
         let error = match got {
             Ok(got) => return Ok(got),
@@ -474,7 +476,7 @@ impl Handler {
         response
     }
 
-    async fn blob(&self, asked: Asked<'_>, source: &Source, facts: &mut Facts) -> Result<Response<Body>, Error> {
+    async fn blob(&self, asked: Asked<'_>, source: &Source, facts: &mut AccessRecord) -> Result<Response<Body>, Error> {
         if let Some(head) = self.is_still_there(asked, source, facts).await?
             && asked.is_head()
         {
@@ -511,7 +513,13 @@ impl Handler {
         Ok(self.with_remark(source, response).await)
     }
 
-    async fn blob_head(&self, asked: Asked<'_>, source: &Source, size: &BlobSize, facts: &Facts) -> Response<Body> {
+    async fn blob_head(
+        &self,
+        asked: Asked<'_>,
+        source: &Source,
+        size: &BlobSize,
+        facts: &AccessRecord,
+    ) -> Response<Body> {
         match unless_known(asked, &source.digest, facts, None) {
             Some(response) => response,
             None => self.with_remark(source, response::blob_head(&source.digest, size)).await,
@@ -520,7 +528,7 @@ impl Handler {
 
     /// What is a manifest has its type, also where it is asked for as a blob.
     async fn with_remark(&self, source: &Source, mut response: Response<Body>) -> Response<Body> {
-        let Remark { media_type, warnings } = self.blobs.remark(source);
+        let ContentNotes { media_type, warnings } = self.blobs.remark(source);
         let kind = self.manifests.media_type(source).await.or(media_type);
         // An answer of several parts is of none of their types.
         let kind = kind.filter(|_| response.extensions().get::<response::SizeOfWhole>().is_none());
@@ -534,7 +542,7 @@ impl Handler {
         &self,
         asked: Asked<'_>,
         source: &Source,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<Option<BlobHead>, Error> {
         let Source { upstream, repository, digest } = source;
         let deleted = self.gone.find(Deleted::Blob, upstream.name(), repository, digest);
@@ -570,7 +578,7 @@ impl Handler {
         wanted: &Wanted,
         reference: &Reference,
         deleted: Option<Deletion>,
-        facts: &mut Facts,
+        facts: &mut AccessRecord,
     ) -> Result<Option<ManifestHead>, Error> {
         let asking = Wanted { upstream: wanted.upstream.for_push(), ..wanted.clone() };
         match self.manifests.head_now(&asking, reference).await {
@@ -584,7 +592,7 @@ impl Handler {
             // What a client reads of such a tag it may put back a moment later: it must not be what was there before.
             // Nor must it be nothing, because something in front of the upstream says 404.
             Err(error) if matches!(error.kind, ErrorKind::Foreign { .. }) && !asked.is_head() => {
-                facts.cause = Some(Chain(&error).to_string());
+                facts.cause = Some(ErrorChain(&error).to_string());
                 Err(Error::UpstreamUnavailable { retry_after: None })
             }
             Err(error) if error.kind.is_outage() && error.is_answer() && !asked.is_head() => {
@@ -599,7 +607,7 @@ impl Handler {
     async fn held(&self, response: Response<Body>, connection: &Connection) -> Response<Body> {
         let (head, body) = response.into_parts();
         match body {
-            Body::Whole(Some(bytes)) if Held::counts(&bytes) => {
+            Body::Whole(Some(bytes)) if AnswerMemory::counts(&bytes) => {
                 match Box::pin(self.held.hold(connection.peer.ip(), &taker(connection), bytes)).await {
                     Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
                     Err(why) => response::error(&Error::Overloaded(why), None),
@@ -637,7 +645,7 @@ impl Asked<'_> {
     }
 }
 
-impl Facts {
+impl AccessRecord {
     pub(super) fn refused(&mut self, operation: Label, error: &upstream::Error) -> Error {
         self.note(error);
         Error::from_upstream(operation, error)
@@ -652,7 +660,7 @@ impl Facts {
     }
 
     fn note(&mut self, error: &(dyn std::error::Error + 'static)) {
-        self.cause = Some(Chain(error).to_string());
+        self.cause = Some(ErrorChain(error).to_string());
         let causes = std::iter::successors(Some(error), |error| error.source());
         let by_upstream: Vec<&upstream::Error> = causes.filter_map(|cause| cause.downcast_ref()).collect();
         self.is_foreign = by_upstream.iter().any(|error| matches!(error.kind, ErrorKind::Foreign { .. }));
@@ -683,7 +691,7 @@ fn told(asked: Asked<'_>, error: RouteError) -> Error {
 fn unless_known(
     asked: Asked<'_>,
     digest: &Digest,
-    facts: &Facts,
+    facts: &AccessRecord,
     confirmed: Option<SystemTime>,
 ) -> Option<Response<Body>> {
     has_already(asked.headers, digest).then(|| response::not_modified(digest, facts.outcome, confirmed))

@@ -35,11 +35,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::{
-    Connection, Handle, Shared,
-    h2::{Activity, Streams, Watched},
+    Connection, Handle, ListenerInner,
+    h2::{Activity, StallTimed, StreamExecutor},
     socket::{Broken, Opening, Stream},
     tls::kernel::{self, Handed},
-    write_buffer::Coalesce,
+    write_buffer::WriteBuffer,
 };
 use crate::{peer::Refused, transport::isolate};
 
@@ -86,7 +86,7 @@ pub(super) async fn serve<H: Handle>(
     tcp: TcpStream,
     (peer, loopback): (SocketAddr, bool),
     role: Role<H>,
-    shared: &Shared,
+    shared: &ListenerInner,
 ) {
     let stream = Stream::new(tcp, shared.timeouts.stall);
     let broken = stream.broken();
@@ -117,7 +117,12 @@ pub(super) async fn serve<H: Handle>(
 }
 
 /// What a clear HTTP/1 connection has no use for goes on the heap: a task is as large as the largest of its futures.
-async fn talk<H: Handle>(mut stream: Stream, (peer, loopback): (SocketAddr, bool), role: Role<H>, shared: &Shared) {
+async fn talk<H: Handle>(
+    mut stream: Stream,
+    (peer, loopback): (SocketAddr, bool),
+    role: Role<H>,
+    shared: &ListenerInner,
+) {
     let Ok(local) = stream.local_addr() else { return };
     let taker = stream.taker();
     let mut connection =
@@ -195,7 +200,7 @@ async fn http1<H, I>(
     io: I,
     mut connection: Connection,
     role: Role<H>,
-    shared: &Shared,
+    shared: &ListenerInner,
     broken: &Broken,
     worn: &CancellationToken,
 ) where
@@ -237,7 +242,7 @@ async fn http1<H, I>(
     ended(result, peer, broken, shared);
 }
 
-async fn http2<H, I>(io: I, connection: Connection, role: Role<H>, shared: &Shared, broken: &Broken)
+async fn http2<H, I>(io: I, connection: Connection, role: Role<H>, shared: &ListenerInner, broken: &Broken)
 where
     H: Handle,
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -248,7 +253,7 @@ where
     let timeouts = &shared.timeouts;
     let activity = Activity::new();
     let over = CancellationToken::new();
-    let streams = Streams {
+    let streams = StreamExecutor {
         tasks: shared.tasks.clone(),
         ended: over.clone(),
         taker: connection.taker.clone(),
@@ -267,7 +272,7 @@ where
             if matches!(*role, Role::Refuse(_)) {
                 refused.cancel();
             }
-            Ok::<_, Infallible>(response.map(Watched::new))
+            Ok::<_, Infallible>(response.map(StallTimed::new))
         }
     });
     let mut serving = pin!(
@@ -280,7 +285,7 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
-            .serve_connection(TokioIo::new(Coalesce::new(io)), service)
+            .serve_connection(TokioIo::new(WriteBuffer::new(io)), service)
     );
     tokio::select! {
         result = serving.as_mut() => return ended(result, peer, broken, shared),
@@ -297,7 +302,7 @@ where
     }
 }
 
-impl Shared {
+impl ListenerInner {
     /// The drain began, and whoever had just connected has had a moment for a first request: a client does not try
     /// again on its own when a connection that it has just opened is closed on it.
     async fn out_of_grace(&self) {
@@ -364,7 +369,7 @@ fn sent_away(peer: SocketAddr, status: StatusCode, why: &'static str) {
     info!(%peer, status = status.as_u16(), why, "a client was sent away");
 }
 
-fn stalled(shared: &Shared, what: &'static str, peer: SocketAddr) {
+fn stalled(shared: &ListenerInner, what: &'static str, peer: SocketAddr) {
     debug!(%peer, what, "a client kept us waiting for too long");
     if let Some(metrics) = &shared.metrics {
         metrics.stall(what);
@@ -372,7 +377,7 @@ fn stalled(shared: &Shared, what: &'static str, peer: SocketAddr) {
 }
 
 /// Looks at how hyper ended, while it still holds the socket.
-fn ended(result: hyper::Result<()>, peer: SocketAddr, broken: &Broken, shared: &Shared) {
+fn ended(result: hyper::Result<()>, peer: SocketAddr, broken: &Broken, shared: &ListenerInner) {
     let Err(error) = result else { return };
     if broken.is_stalled() {
         return stalled(shared, "read", peer);

@@ -111,19 +111,19 @@ pub(crate) fn taker() -> Option<Taker> {
 }
 
 /// A body that keeps its stream's [`Turn`].
-pub(crate) struct Watched<B> {
+pub(crate) struct StallTimed<B> {
     body: Pin<Box<B>>,
     turn: Option<Arc<Turn>>,
 }
 
-impl<B> Watched<B> {
+impl<B> StallTimed<B> {
     /// Must be called in the task of the body's stream.
-    pub(crate) fn new(body: B) -> Watched<B> {
-        Watched { body: Box::pin(body), turn: TURN.try_with(Arc::clone).ok() }
+    pub(crate) fn new(body: B) -> StallTimed<B> {
+        StallTimed { body: Box::pin(body), turn: TURN.try_with(Arc::clone).ok() }
     }
 }
 
-impl<B: Body<Data: Buf>> Body for Watched<B> {
+impl<B: Body<Data: Buf>> Body for StallTimed<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -152,7 +152,7 @@ impl<B: Body<Data: Buf>> Body for Watched<B> {
 
 /// Runs the streams of one connection.
 #[derive(Clone)]
-pub(crate) struct Streams {
+pub(crate) struct StreamExecutor {
     pub(crate) tasks: TaskTracker,
     /// The connection is gone.
     pub(crate) ended: CancellationToken,
@@ -163,13 +163,13 @@ pub(crate) struct Streams {
     pub(crate) activity: Arc<Activity>,
 }
 
-impl<F> Executor<F> for Streams
+impl<F> Executor<F> for StreamExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
         let open = self.activity.begin();
-        let Streams { tasks, ended, taker, stall, metrics, .. } = self.clone();
+        let StreamExecutor { tasks, ended, taker, stall, metrics, .. } = self.clone();
         tasks.spawn(async move {
             let turn = Turn::new(stall, taker);
             tokio::select! {

@@ -39,7 +39,7 @@ pub use self::{
     config::{Config, TlsConfig},
     timeouts::Timeouts,
     tls::{PreparedTls, ReloadableTls, Reloaded, TlsError},
-    zero_copy::queue::Lane,
+    zero_copy::queue::SendQueue,
 };
 use crate::{
     cache::Taker,
@@ -88,7 +88,7 @@ pub struct Connection {
     pub client_certificate: bool,
     /// Where bodies put parts of files that the kernel is to send; HTTP/1 has one, unless rustls
     /// encrypts it.
-    pub lane: Option<Lane>,
+    pub lane: Option<SendQueue>,
     /// What ends it, and how fast it takes what it is sent. Of HTTP/2, each stream has its own.
     pub taker: Taker,
 }
@@ -119,7 +119,7 @@ pub struct Listener {
 }
 
 /// What all connections of one listener share.
-struct Shared {
+struct ListenerInner {
     clear_http: bool,
     /// Parts of files may be sent by the kernel.
     scheme_holds: bool,
@@ -214,7 +214,7 @@ impl Listener {
                 "cached blobs are copied, and not sent by the kernel: this hyper does not hand on buffers as they are"
             );
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ListenerInner {
             clear_http: self.clear_http,
             scheme_holds,
             timeouts: self.timeouts,
@@ -257,7 +257,7 @@ async fn sweep() {
 }
 
 /// Accepts clients from one socket until the drain begins; then the socket is closed.
-async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<Shared>) {
+async fn accept<H: Handle>(socket: TcpListener, handler: Arc<H>, shared: Arc<ListenerInner>) {
     let loopback = socket.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let accepting = async {
         let mut failing = false;
@@ -309,7 +309,7 @@ fn admit<H: Handle>(
     tcp: TcpStream,
     (peer, loopback): (SocketAddr, bool),
     handler: &Arc<H>,
-    shared: &Arc<Shared>,
+    shared: &Arc<ListenerInner>,
     place: Result<Permit, Refused>,
 ) -> bool {
     let (role, place) = match place {

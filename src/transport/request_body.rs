@@ -18,17 +18,17 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 /// How much is read to keep a connection, in bytes, and for how long: more costs more than another connection.
-const MOST: u64 = 256 * 1024;
+const MAX_UNREAD: u64 = 256 * 1024;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The body of a request. Whoever drops it gives back what they left.
-pub struct Lent {
+pub struct RequestBody {
     body: Option<Incoming>,
-    back: Option<Arc<Mutex<Back>>>,
+    back: Option<Arc<Mutex<ReturnSlot>>>,
 }
 
 #[derive(Default)]
-struct Back {
+struct ReturnSlot {
     /// Where it has not been read to its end and is with nobody.
     body: Option<Incoming>,
     /// Its client waits to be told to send it, and has not been.
@@ -37,31 +37,31 @@ struct Back {
 }
 
 /// The other end of what is lent.
-pub struct Rest(Arc<Mutex<Back>>);
+pub struct UnreadBody(Arc<Mutex<ReturnSlot>>);
 
 /// Lends the body of a request. `None`: nothing can be left of it that would be in the way.
-pub fn lend(body: Incoming, version: Version, headers: &HeaderMap) -> (Lent, Option<Rest>) {
+pub fn lend(body: Incoming, version: Version, headers: &HeaderMap) -> (RequestBody, Option<UnreadBody>) {
     if body.is_end_stream() || version > Version::HTTP_11 {
-        return (Lent { body: Some(body), back: None }, None);
+        return (RequestBody { body: Some(body), back: None }, None);
     }
     let held_back = headers.contains_key(header::EXPECT);
-    let back = Arc::new(Mutex::new(Back { held_back, ..Back::default() }));
-    (Lent { body: Some(body), back: Some(Arc::clone(&back)) }, Some(Rest(back)))
+    let back = Arc::new(Mutex::new(ReturnSlot { held_back, ..ReturnSlot::default() }));
+    (RequestBody { body: Some(body), back: Some(Arc::clone(&back)) }, Some(UnreadBody(back)))
 }
 
-impl Rest {
+impl UnreadBody {
     /// Reads what is left, if it is little and comes soon. False: the connection cannot be used again.
     pub async fn read(self) -> bool {
         let mut body = {
             let mut back = lock(&self.0);
             match back.body.take() {
                 _ if back.ended => return true,
-                Some(body) if !back.held_back && body.size_hint().lower() <= MOST => body,
+                Some(body) if !back.held_back && body.size_hint().lower() <= MAX_UNREAD => body,
                 _ => return false,
             }
         };
         let reading = async {
-            let mut left = MOST;
+            let mut left = MAX_UNREAD;
             while let Some(frame) = body.frame().await {
                 let len = frame.ok()?.data_ref().map_or(0, Bytes::len);
                 left = left.checked_sub(len as u64)?;
@@ -72,7 +72,7 @@ impl Rest {
     }
 }
 
-impl Body for Lent {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -100,7 +100,7 @@ impl Body for Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         if let Some(back) = &self.back {
             lock(back).body = self.body.take();
@@ -109,6 +109,6 @@ impl Drop for Lent {
 }
 
 /// Held for an assignment, never over a wait.
-fn lock(back: &Mutex<Back>) -> MutexGuard<'_, Back> {
+fn lock(back: &Mutex<ReturnSlot>) -> MutexGuard<'_, ReturnSlot> {
     back.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -36,10 +36,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     send_rate::Pace,
-    tls::kernel::{self, Allowance, Records},
+    tls::kernel::{self, RecordBudget, Records},
     zero_copy::{
         buffers,
-        queue::{self, Lane},
+        queue::{self, SendQueue},
         unacknowledged::queued,
     },
 };
@@ -116,7 +116,7 @@ pub(super) struct Stream {
     /// Cancelled when no new response should begin here.
     worn: CancellationToken,
     /// Parts of files that stand in the buffers to be written.
-    lane: Option<Lane>,
+    lane: Option<SendQueue>,
     corked: bool,
     /// The last write had to wait, so that pages may have left memory meanwhile.
     waited: bool,
@@ -141,9 +141,9 @@ enum Encryption {
     /// Nobody, or whoever reads and writes here.
     NotHere,
     /// The same, and we look at where records begin and end.
-    Watched(Records),
+    StallTimed(Records),
     /// The kernel. `closed`: it has sent our close_notify.
-    Kernel { closed: bool, allowance: Allowance },
+    Kernel { closed: bool, allowance: RecordBudget },
 }
 
 impl Stream {
@@ -186,23 +186,23 @@ impl Stream {
     }
 
     /// From now on bodies may push parts of files into this lane.
-    pub(super) fn open_lane(&mut self, metrics: Option<Metrics>) -> Lane {
-        self.lane.get_or_insert_with(|| Lane::new(metrics)).clone()
+    pub(super) fn open_lane(&mut self, metrics: Option<Metrics>) -> SendQueue {
+        self.lane.get_or_insert_with(|| SendQueue::new(metrics)).clone()
     }
 
     /// From now on TLS records are read.
     pub(super) fn watch_records(&mut self) {
-        self.encryption = Encryption::Watched(Records::default());
+        self.encryption = Encryption::StallTimed(Records::default());
     }
 
     /// Whether all that has been taken from the socket was read, and was whole records.
     pub(super) fn is_between_records(&self) -> bool {
-        self.seen.is_empty() && matches!(&self.encryption, Encryption::Watched(records) if records.is_between())
+        self.seen.is_empty() && matches!(&self.encryption, Encryption::StallTimed(records) if records.is_between())
     }
 
     /// From now on clear bytes are read and written. `decrypted` is what came before and nobody has read.
     pub(super) fn is_encrypted_by_the_kernel(&mut self, decrypted: &[u8]) {
-        self.encryption = Encryption::Kernel { closed: false, allowance: Allowance::new() };
+        self.encryption = Encryption::Kernel { closed: false, allowance: RecordBudget::new() };
         self.seen.extend_from_slice(decrypted);
     }
 
@@ -237,7 +237,12 @@ impl Stream {
     }
 
     /// Writes what is in memory in front of the first part of a file, or of that part what the socket takes.
-    fn poll_write_mixed(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>], lane: &Lane) -> Poll<io::Result<usize>> {
+    fn poll_write_mixed(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+        lane: &SendQueue,
+    ) -> Poll<io::Result<usize>> {
         let plain = bufs.iter().take_while(|buf| !queue::is_stand_in(buf)).count();
         self.cork(true);
         // kTLS would keep the end of a body back until a full record is together.
@@ -274,7 +279,7 @@ impl Stream {
 
     /// Splicing waits for pages that are not in memory: after a pause they are looked for again, and brought back on
     /// another thread.
-    fn poll_warm(&mut self, cx: &mut Context<'_>, lane: &Lane) -> Poll<io::Result<()>> {
+    fn poll_warm(&mut self, cx: &mut Context<'_>, lane: &SendQueue) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.waited)
             && let Some(slice) = lane.cold()
         {
@@ -455,7 +460,7 @@ impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(self.poll_next(cx, buf))?;
-        if let Encryption::Watched(records) = &mut self.encryption {
+        if let Encryption::StallTimed(records) = &mut self.encryption {
             records.read(&buf.filled()[before..]);
         }
         Poll::Ready(Ok(()))
@@ -619,7 +624,7 @@ mod tests {
     #[tokio::test]
     async fn what_stands_for_a_part_of_a_file_is_never_written_as_it_is() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let other = Lane::new(None);
+        let other = SendQueue::new(None);
         let slice = FileSlice { file: Arc::new(tempfile::tempfile().unwrap()), offset: 0, len: 100 };
         let stand_in = other.push(slice, None, false);
         for vectored in [false, true] {

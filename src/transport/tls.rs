@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::TlsConfig;
-use crate::{metrics::Metrics, repeated_error::Trouble, small_file};
+use crate::{metrics::Metrics, repeated_error::RepeatedError, small_file};
 
 /// The longest file of a certificate, its chain, a key or a CA, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -80,9 +80,9 @@ pub enum Reloaded {
 
 /// A cheap handle on the TLS configuration of now.
 #[derive(Clone)]
-pub struct ReloadableTls(Arc<Shared>);
+pub struct ReloadableTls(Arc<TlsInner>);
 
-struct Shared {
+struct TlsInner {
     current: ArcSwap<Loaded>,
     /// One reload at a time, so that an older reading never replaces a newer one.
     reloading: Mutex<()>,
@@ -118,7 +118,7 @@ impl ReloadableTls {
         if let Err(error) = loaded.is_of_now() {
             warn!(%error, "clients that verify it will refuse this server");
         }
-        Ok(ReloadableTls(Arc::new(Shared { current: ArcSwap::from_pointee(loaded), reloading: Mutex::new(()) })))
+        Ok(ReloadableTls(Arc::new(TlsInner { current: ArcSwap::from_pointee(loaded), reloading: Mutex::new(()) })))
     }
 
     /// Reads files that may be others than those in use, and changes nothing yet. Blocks on files.
@@ -186,7 +186,7 @@ impl ReloadableTls {
 
     /// As [`ReloadableTls::watch`], with an interval of one's own.
     pub async fn watch_every(self, interval: Duration, metrics: Metrics, shutdown: CancellationToken) {
-        let mut trouble = Trouble::default();
+        let mut trouble = RepeatedError::default();
         while tokio::time::timeout(interval, shutdown.cancelled()).await.is_err() {
             let tls = self.clone();
             let reload = tokio::task::spawn_blocking(move || tls.reload()).await;

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How much is gathered, in bytes: four of TLS's largest records (RFC 8446 section 5.1).
 const ENOUGH: usize = 4 * 16 * 1024;
 
-pub(super) struct Coalesce<I> {
+pub(super) struct WriteBuffer<I> {
     io: I,
     gathered: Vec<u8>,
     /// How much of that is written.
@@ -24,7 +24,7 @@ pub(super) struct Coalesce<I> {
     added: bool,
 }
 
-impl<I: AsyncWrite + Unpin> Coalesce<I> {
+impl<I: AsyncWrite + Unpin> WriteBuffer<I> {
     pub(super) fn new(io: I) -> Self {
         Self { io, gathered: Vec::new(), written: 0, added: false }
     }
@@ -51,7 +51,7 @@ impl<I: AsyncWrite + Unpin> Coalesce<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Coalesce<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for WriteBuffer<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
@@ -92,7 +92,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Coalesce<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Coalesce<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for WriteBuffer<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
@@ -110,7 +110,7 @@ mod tests {
     async fn all_that_is_written_arrives_in_order_however_small_the_pipe() {
         let (ours, mut theirs) = duplex(1000);
         let writing = tokio::spawn(async move {
-            let mut io = Coalesce::new(ours);
+            let mut io = WriteBuffer::new(ours);
             let mut written = Vec::new();
             for n in 0..300u32 {
                 let frame = vec![n as u8; (n * 7 % 1500) as usize];
@@ -129,7 +129,7 @@ mod tests {
     #[tokio::test]
     async fn it_is_put_off_while_more_comes_and_not_for_longer() {
         let (ours, mut theirs) = duplex(1 << 20);
-        let mut io = Coalesce::new(ours);
+        let mut io = WriteBuffer::new(ours);
         for _ in 0..3 {
             io.write_all(b"frame").await.unwrap();
             io.flush().await.unwrap();
@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn enough_does_not_wait() {
         let (ours, mut theirs) = duplex(1 << 20);
-        let mut io = Coalesce::new(ours);
+        let mut io = WriteBuffer::new(ours);
         io.write_all(&vec![1; ENOUGH + 1]).await.unwrap();
         let mut all = vec![0; ENOUGH];
         theirs.read_exact(&mut all).await.unwrap();

@@ -34,17 +34,17 @@ use tokio::{
 use self::{
     challenge::Challenge,
     credential::{Credential, Credentials, Loaded},
-    credential_trial::Turn,
+    credential_trial::TrialTurn,
     realm::Realm,
-    token::{Identity, Scope, Token, TokenCache, TokenKey},
+    token::{Scope, Token, TokenCache, TokenKey, TokenSubject},
     token_exchange::Exchange,
 };
 use super::{
-    Asker, ClientCredential, Config, Context, Verdict,
+    ClientCredential, Config, Context, Principal, Verdict,
     client::Sender,
     error::{Error, ErrorKind, SetupError, Shown},
     failover::{Endpoint, Scheme},
-    principal::Judged,
+    principal::PrincipalVerdict,
     response::refusal::Refusal,
 };
 use crate::{
@@ -157,20 +157,20 @@ fn says_no(kind: ErrorKind) -> bool {
 
 enum Proof {
     /// `judged`: of a client whose password the realm was shown.
-    Token { key: Box<TokenKey>, token: Token, judged: Option<Judged> },
+    Token { key: Box<TokenKey>, token: Token, judged: Option<PrincipalVerdict> },
     Basic {
         credential: Arc<Credential>,
-        turn: Option<Turn>,
+        turn: Option<TrialTurn>,
         /// What it is shown for.
         scope: Scope,
     },
     /// A client's, of which nothing is remembered beyond its request.
-    BasicOfClient(Judged),
+    BasicOfClient(PrincipalVerdict),
 }
 
 impl Proof {
     /// Where it is noted what the upstream says of a client's password.
-    fn judged(&self) -> Option<&Judged> {
+    fn judged(&self) -> Option<&PrincipalVerdict> {
         match self {
             Self::Token { judged, .. } => judged.as_ref(),
             Self::Basic { .. } => None,
@@ -352,7 +352,7 @@ impl Authenticator {
     /// in place of 401. Whether it is worth to ask with another one.
     pub(super) async fn renew(&self, authorization: &Authorization) -> bool {
         let Proof::Token { key, token, judged: None } = &authorization.proof else { return false };
-        if matches!(key.identity, Identity::Client(_)) || token.obtained().elapsed() < RENEWAL {
+        if matches!(key.identity, TokenSubject::Client(_)) || token.obtained().elapsed() < RENEWAL {
             return false;
         }
         {
@@ -393,7 +393,7 @@ impl Authenticator {
     pub(super) async fn unused(&self, authorization: &Authorization, of_client: bool) -> Result<Option<String>, Error> {
         if of_client {
             return Ok(match &authorization.proof {
-                Proof::Token { key, .. } if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
+                Proof::Token { key, .. } if key.identity == TokenSubject::Anonymous => Some(untrusted(&key.realm)),
                 _ => None,
             });
         }
@@ -401,7 +401,7 @@ impl Authenticator {
             return Ok(None);
         }
         Ok(match &authorization.proof {
-            Proof::Token { key, .. } if key.identity == Identity::Anonymous => Some(untrusted(&key.realm)),
+            Proof::Token { key, .. } if key.identity == TokenSubject::Anonymous => Some(untrusted(&key.realm)),
             Proof::Token { .. } | Proof::Basic { .. } | Proof::BasicOfClient(_) => {
                 (!self.credentials.has_one().await?).then(|| NO_ENTRY.to_owned())
             }
@@ -466,10 +466,10 @@ impl Authenticator {
     ) -> Result<Authorization, Error> {
         let has_credential = client.is_some() || !self.credentials.is_anonymous();
         let identity = match client {
-            _ if !realm.trusted => Identity::Anonymous,
-            Some(client) => Identity::Client(client.asker),
-            None if self.credentials.is_anonymous() => Identity::Anonymous,
-            None => Identity::Configured,
+            _ if !realm.trusted => TokenSubject::Anonymous,
+            Some(client) => TokenSubject::Client(client.asker),
+            None if self.credentials.is_anonymous() => TokenSubject::Anonymous,
+            None => TokenSubject::Configured,
         };
         if !realm.trusted && has_credential {
             self.warn_unused(|| untrusted(&realm.url));
@@ -502,7 +502,8 @@ impl Authenticator {
                 None => error,
             }
         })?;
-        let judged = client.filter(|_| matches!(key.identity, Identity::Client(_))).map(|client| client.judged.clone());
+        let judged =
+            client.filter(|_| matches!(key.identity, TokenSubject::Client(_))).map(|client| client.judged.clone());
         Ok(Authorization { value: token.authorization(), proof: Proof::Token { key: Box::new(key), token, judged } })
     }
 
@@ -512,7 +513,7 @@ impl Authenticator {
         sender: &Sender,
         key: &TokenKey,
         credential: Option<&Credential>,
-        client: Option<Asker>,
+        client: Option<Principal>,
     ) -> Result<Token, Error> {
         let (realm, service, scope) = (&key.realm, key.service.as_deref(), &key.scope);
         let token = Box::pin(Exchange { realm, service, scope, credential, client }.fetch(sender)).await;
@@ -526,8 +527,8 @@ impl Authenticator {
     }
 
     async fn fetch(&self, sender: &Sender, key: &TokenKey, client: Option<&ClientCredential>) -> Result<Token, Error> {
-        if key.identity == Identity::Anonymous {
-            return self.ask(sender, key, None, client.map(|_| Asker::NOBODY)).await;
+        if key.identity == TokenSubject::Anonymous {
+            return self.ask(sender, key, None, client.map(|_| Principal::ANONYMOUS_PRINCIPAL)).await;
         }
         if let Some(client) = client {
             let token = self.ask(sender, key, Some(&client.credential), Some(client.asker)).await;

@@ -27,7 +27,7 @@ use super::{
         document_budget::Room,
         gunzip::{Decoded, Gunzip},
         mislabeled::{Front, Guesses},
-        warning::Remark,
+        warning::ContentNotes,
     },
     via::Mirrors,
 };
@@ -73,7 +73,7 @@ pub struct BlobStream {
     pub is_tail: bool,
     /// The forebays that it comes by.
     pub mirrors: Option<Mirrors>,
-    pub remark: Remark,
+    pub remark: ContentNotes,
     followed: Followed,
     /// What was read already, and the room for it.
     front: Option<(Bytes, Option<Room>)>,
@@ -148,7 +148,7 @@ impl BlobStream {
             });
         }
         let front = front.map(|Front { bytes, room, .. }| (bytes, room)).filter(|(bytes, _)| !bytes.is_empty());
-        let (mirrors, remark) = (Mirrors::in_headers(headers), Remark::of(headers));
+        let (mirrors, remark) = (Mirrors::in_headers(headers), ContentNotes::of(headers));
         let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
         let upstream = upstream.name().clone();
         Ok(Self {

@@ -31,17 +31,17 @@ use tokio::time::Instant;
 
 use self::{
     address_filter::AddressFilter,
-    circuit_breaker::{Breakers, Host, Resting, Ticket},
+    circuit_breaker::{CircuitBreakers, Host, Resting, Ticket},
     connection_reuse::NoteNew,
-    late_response::{Asked, Late, Sending, Taken},
+    late_response::{LateRequest, LateResponses, Sending, Taken},
 };
 use super::{
-    Access, Asker, Config, Context,
+    Access, Config, Context, Principal,
     auth::token::TokenKey,
     error::{Error, ErrorKind, SetupError, Shown, retry_after},
     response,
-    throttle::{Counted, Limits},
-    upload_body::{Content, Progress},
+    throttle::{Counted, Throttle},
+    upload_body::{Progress, UploadBody},
 };
 use crate::{
     metrics::{Metrics, Operation},
@@ -100,7 +100,7 @@ pub(super) enum Manner {
 pub(super) struct Question<'a> {
     pub manner: Manner,
     /// In whose name; `None`: forebay's own.
-    pub principal: Option<Asker>,
+    pub principal: Option<Principal>,
     /// What tells its token from others, if it shows one.
     pub token: Option<&'a TokenKey>,
     pub operation: Operation,
@@ -117,10 +117,10 @@ pub(super) struct Question<'a> {
 pub(super) struct Sender {
     upstream: Arc<str>,
     clients: Clients,
-    breakers: Arc<Breakers>,
+    breakers: Arc<CircuitBreakers>,
     /// Hosts whose names are not for clients.
-    limits: Limits,
-    late: Late,
+    limits: Throttle,
+    late: LateResponses,
     ca_flaws: CaFlaws,
     filter: AddressFilter,
     metrics: Metrics,
@@ -149,13 +149,13 @@ pub struct CaFlaws {
 }
 
 /// What the clients of an upstream are made of.
-struct Kit {
+struct ClientOptions {
     headers: HeaderMap,
     tls: ClientConfig,
     filter: AddressFilter,
 }
 
-impl Kit {
+impl ClientOptions {
     fn clients(&self) -> reqwest::Result<Clients> {
         let any = ["h2", "http/1.1"];
         Ok(Clients {
@@ -213,12 +213,12 @@ impl Sender {
             // What is stored and hashed are the bytes themselves, never an encoding of them.
             (header::ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]);
-        let kit = Kit { headers, tls, filter: filter.clone() };
+        let kit = ClientOptions { headers, tls, filter: filter.clone() };
         let clients = kit.clients().map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
         let metrics = context.metrics.clone();
-        let breakers = Breakers::new(upstream.clone(), metrics.clone());
-        let limits = Limits::default();
-        let late = Late::new(match config.access {
+        let breakers = CircuitBreakers::new(upstream.clone(), metrics.clone());
+        let limits = Throttle::default();
+        let late = LateResponses::new(match config.access {
             Access::Shared => None,
             Access::Client { ttl, .. } => Some(ttl),
         });
@@ -290,7 +290,7 @@ impl Sender {
         &self,
         question: Question<'_>,
         counted: &Counted,
-        asked: Asked,
+        asked: LateRequest,
         mut taken: Taken,
     ) -> Result<Response, Error> {
         let url = question.url;
@@ -404,14 +404,14 @@ impl Sender {
         method: Method,
         url: &Url,
         headers: HeaderMap,
-        content: Option<Content>,
+        content: Option<UploadBody>,
     ) -> Result<Response, Error> {
         self.check(url).await?;
         let _change = (!method.is_safe()).then(|| self.late.change());
         let client = if content.is_some() { &self.clients.uploads } else { &self.clients.usual };
         let request = |client: &Client| client.request(method.clone(), url.clone()).headers(headers.clone());
         let (mut sending, progress): (BoxFuture<'_, _>, _) = match content {
-            Some(Content { body, progress, .. }) => (Box::pin(request(client).body(body).send()), progress),
+            Some(UploadBody { body, progress, .. }) => (Box::pin(request(client).body(body).send()), progress),
             None if method.is_safe() => (Box::pin(self.twice(client).send(request)), Progress::ended()),
             None => (Box::pin(request(client).send()), Progress::ended()),
         };

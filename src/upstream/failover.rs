@@ -50,12 +50,12 @@ struct Learned {
     scheme: Option<Scheme>,
     /// When a change was last accepted from nobody in particular.
     open: Option<Instant>,
-    kind: Kind,
+    kind: EndpointKind,
 }
 
 /// What answers there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Kind {
+enum EndpointKind {
     #[default]
     Unknown,
     /// No forebay, as far as its answers tell.
@@ -106,15 +106,15 @@ impl Endpoint {
         // A mirror that refuses a connection, or has no way to its upstream, may say so without its name.
         let is_telling = status.is_success() || status.is_redirection() || matches!(status.as_u16(), 401 | 404);
         self.with(|learned| match learned.kind {
-            _ if by_mirror => learned.kind = Kind::Mirror,
-            Kind::Unknown if is_telling => learned.kind = Kind::Registry,
-            Kind::Unknown | Kind::Registry | Kind::Mirror => {}
+            _ if by_mirror => learned.kind = EndpointKind::Mirror,
+            EndpointKind::Unknown if is_telling => learned.kind = EndpointKind::Registry,
+            EndpointKind::Unknown | EndpointKind::Registry | EndpointKind::Mirror => {}
         });
     }
 
     /// Whether it is known to be no forebay.
     pub(super) fn is_registry(&self) -> bool {
-        self.with(|learned| learned.kind == Kind::Registry)
+        self.with(|learned| learned.kind == EndpointKind::Registry)
     }
 
     pub(super) fn scheme(&self) -> Option<Scheme> {

@@ -9,10 +9,10 @@ use crate::oci::{Algorithm, Digest};
 
 /// A registry under its name and its URLs: under the same name, other URLs may lead to another one. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Registry(Arc<Named>);
+pub struct Registry(Arc<RegistryUrls>);
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Named {
+struct RegistryUrls {
     name: Arc<str>,
     urls: Vec<Url>,
     hashes: UrlHashes,
@@ -24,7 +24,7 @@ pub type UrlHashes = Arc<[u64]>;
 impl Registry {
     pub fn new(name: &Arc<str>, urls: &[Url]) -> Self {
         let hashes = urls.iter().map(hash).collect();
-        Self(Arc::new(Named { name: name.clone(), urls: urls.to_vec(), hashes }))
+        Self(Arc::new(RegistryUrls { name: name.clone(), urls: urls.to_vec(), hashes }))
     }
 
     /// Its name in the configuration.

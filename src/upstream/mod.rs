@@ -48,14 +48,14 @@ pub use self::{
     config::{Access, Config, CredentialSource},
     error::{Error, ErrorKind, SetupError},
     identity::{Registry, UrlHashes},
-    principal::{Asker, AskerKey, ClientCredential, NoRandomness, Verdict},
+    principal::{ClientCredential, NoRandomSource, Principal, PrincipalKey, Verdict},
     request::IsList,
     response::{
         document_budget::{ReadBudget, ReadRoom},
         refusal::{Reason, Refusal},
-        warning::{Remark, VALUE_WEIGHT},
+        warning::{ContentNotes, VALUE_WEIGHT},
     },
-    upload_body::{Content, Witness},
+    upload_body::{BodyObserver, UploadBody},
     via::Mirrors,
     write::{Need, Place, Write, Written},
 };
@@ -99,7 +99,7 @@ pub struct ManifestHead {
     pub age: Duration,
     /// For how long it was kept before it was given.
     pub waited: Duration,
-    pub remark: Remark,
+    pub remark: ContentNotes,
 }
 
 /// A manifest as it came. Nothing of it is verified.
@@ -113,7 +113,7 @@ pub struct ManifestBody {
     pub age: Duration,
     /// For how long it was kept before it was given.
     pub waited: Duration,
-    pub remark: Remark,
+    pub remark: ContentNotes,
     pub room: ReadRoom,
 }
 
@@ -222,8 +222,9 @@ impl Upstream {
     }
 
     /// In whose name it is asked, where it decides by that.
-    pub fn asker(&self) -> Option<Asker> {
-        self.decides_by_client().then(|| self.client.as_ref().map_or(Asker::NOBODY, |client| client.asker))
+    pub fn asker(&self) -> Option<Principal> {
+        self.decides_by_client()
+            .then(|| self.client.as_ref().map_or(Principal::ANONYMOUS_PRINCIPAL, |client| client.asker))
     }
 
     /// What it said of the credential that the client of this request showed.
@@ -279,7 +280,7 @@ impl Upstream {
             .each_endpoint(ask.is_quiet(), |endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
-                let remark = self.shared.without_private(Remark::of(headers), &ask.scope).await;
+                let remark = self.shared.without_private(ContentNotes::of(headers), &ask.scope).await;
                 Ok(ManifestHead {
                     media_type: media_type(headers),
                     digest: digest(headers),
@@ -302,7 +303,7 @@ impl Upstream {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
         let Document { headers, body, age, waited, room } = self.shared.document(ask).await?;
         let media_type = media_type(&headers).filter(|_| !response::is_html(&headers));
-        let remark = self.shared.without_private(Remark::of(&headers), &ask.scope).await;
+        let remark = self.shared.without_private(ContentNotes::of(&headers), &ask.scope).await;
         Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, waited, remark, room })
     }
 
@@ -349,7 +350,7 @@ impl Upstream {
             is_list: Some(is_list),
         })?;
         let Document { headers, body, waited, .. } = self.shared.document(ask).await?;
-        let remark = self.shared.without_private(Remark::of(&headers), &ask.scope).await;
+        let remark = self.shared.without_private(ContentNotes::of(&headers), &ask.scope).await;
         Ok(Forwarded { headers: forwarded(&headers, remark), body, waited })
     }
 
@@ -370,7 +371,7 @@ impl Upstream {
 
     /// Makes a change, with the content that a client sends for it. The upstream's answer, whatever its status, is no
     /// error; that it could not be asked is one, and that it wants other credentials.
-    pub async fn write(&self, write: Write<'_>, content: Option<Content>) -> Result<Written, Error> {
+    pub async fn write(&self, write: Write<'_>, content: Option<UploadBody>) -> Result<Written, Error> {
         let asking = Asking { via: self.via.header()?.cloned(), client: self.client.as_deref() };
         let scope = write.scope();
         match self.shared.write(write, asking, content).await {
@@ -399,7 +400,7 @@ fn accept_headers(accept: &Accept) -> HeaderMap {
 }
 
 /// What is passed on of this head, without holding on to it: it is kept, and may be a thousand times as long.
-fn forwarded(theirs: &HeaderMap, remark: Remark) -> HeaderMap {
+fn forwarded(theirs: &HeaderMap, remark: ContentNotes) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for name in FORWARDED {
         for value in theirs.get_all(&name) {
@@ -429,7 +430,7 @@ mod tests {
         let head = Bytes::from([&[b'j'; 300_000][..], b"</v2/a>; rel=\"next\""].concat());
         let link = HeaderValue::from_maybe_shared(head.slice(300_000..)).unwrap();
         let theirs = HeaderMap::from_iter([(header::LINK, link), (header::SERVER, HeaderValue::from_static("nginx"))]);
-        let kept = forwarded(&theirs, Remark::of(&theirs));
+        let kept = forwarded(&theirs, ContentNotes::of(&theirs));
         assert_eq!((kept.len(), &kept[header::LINK]), (1, &theirs[header::LINK]));
         assert!(!head.as_ptr_range().contains(&kept[header::LINK].as_bytes().as_ptr()));
     }

@@ -18,14 +18,14 @@ use super::auth::credential::{Credential, Secret};
 
 /// Who asks, as far as it makes a difference to what is remembered: nobody by name, or whoever has this name and password.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Asker(Option<[u8; 32]>);
+pub struct Principal(Option<[u8; 32]>);
 
-impl Asker {
+impl Principal {
     /// Who says nothing of themselves.
-    pub const NOBODY: Self = Self(None);
+    pub const ANONYMOUS_PRINCIPAL: Self = Self(None);
 }
 
-impl fmt::Debug for Asker {
+impl fmt::Debug for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Asker([REDACTED])" } else { "Asker(nobody)" })
     }
@@ -33,9 +33,9 @@ impl fmt::Debug for Asker {
 
 /// What a client showed, to be shown to the upstream in its place.
 pub struct ClientCredential {
-    pub(super) asker: Asker,
+    pub(super) asker: Principal,
     pub(super) credential: Credential,
-    pub(super) judged: Judged,
+    pub(super) judged: PrincipalVerdict,
     /// Told what the upstream said once nothing more is asked with this credential.
     left: Mutex<Option<OnVerdict>>,
 }
@@ -70,7 +70,7 @@ pub enum Verdict {
 
 /// Where the verdict on the credential of one request is noted.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Judged(Arc<Notes>);
+pub(super) struct PrincipalVerdict(Arc<Notes>);
 
 #[derive(Debug, Default)]
 struct Notes {
@@ -78,7 +78,7 @@ struct Notes {
     was_taken: AtomicBool,
 }
 
-impl Judged {
+impl PrincipalVerdict {
     /// A token for one thing outweighs the refusal of one for another.
     pub(super) fn note(&self, verdict: Verdict) {
         self.0.verdict.fetch_max(verdict as u8, Ordering::Relaxed);
@@ -107,18 +107,18 @@ impl fmt::Debug for ClientCredential {
 }
 
 /// What askers are told apart by.
-pub struct AskerKey(hmac::Key);
+pub struct PrincipalKey(hmac::Key);
 
 /// There is no randomness to be had.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("cannot make a random key")]
-pub struct NoRandomness;
+pub struct NoRandomSource;
 
-impl AskerKey {
+impl PrincipalKey {
     /// # Errors
     /// When the system has no random numbers.
-    pub fn generate() -> Result<Self, NoRandomness> {
-        hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map(Self).map_err(|_| NoRandomness)
+    pub fn generate() -> Result<Self, NoRandomSource> {
+        hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map(Self).map_err(|_| NoRandomSource)
     }
 
     /// A name and a password as a client sent them.
@@ -132,9 +132,9 @@ impl AskerKey {
         hash.copy_from_slice(context.sign().as_ref());
         let credential = Credential::Password { username, password: Secret::new(password) };
         Arc::new(ClientCredential {
-            asker: Asker(Some(hash)),
+            asker: Principal(Some(hash)),
             credential,
-            judged: Judged::default(),
+            judged: PrincipalVerdict::default(),
             left: Mutex::default(),
         })
     }
@@ -146,14 +146,19 @@ mod tests {
 
     #[test]
     fn only_the_same_name_and_password_are_the_same_asker() {
-        let key = AskerKey::generate().unwrap();
+        let key = PrincipalKey::generate().unwrap();
         let of = |name: &str, password: &str| key.credential(name.to_owned(), password.to_owned()).asker;
         assert_eq!(of("ann", "secret"), of("ann", "secret"));
-        for other in [of("ann", "Secret"), of("an", "nsecret"), of("", "annsecret"), of("annsecret", ""), Asker::NOBODY]
-        {
+        for other in [
+            of("ann", "Secret"),
+            of("an", "nsecret"),
+            of("", "annsecret"),
+            of("annsecret", ""),
+            Principal::ANONYMOUS_PRINCIPAL,
+        ] {
             assert_ne!(of("ann", "secret"), other);
         }
-        let other_process = AskerKey::generate().unwrap().credential("ann".into(), "secret".into()).asker;
+        let other_process = PrincipalKey::generate().unwrap().credential("ann".into(), "secret".into()).asker;
         assert_ne!(of("ann", "secret"), other_process);
     }
 
@@ -167,7 +172,7 @@ mod tests {
             (true, None, true),
             (true, Some(Refused), true),
         ] {
-            let judged = Judged::default();
+            let judged = PrincipalVerdict::default();
             if before {
                 judged.note_taken_before();
             }
@@ -182,7 +187,7 @@ mod tests {
         for (noted, verdict) in
             [(&[][..], None), (&[Refused], Refused), (&[Taken, Refused], Taken), (&[Refused, Taken], Taken)]
         {
-            let judged = Judged::default();
+            let judged = PrincipalVerdict::default();
             noted.iter().for_each(|verdict| judged.clone().note(*verdict));
             assert_eq!(judged.verdict(), verdict, "{noted:?}");
         }
@@ -190,7 +195,7 @@ mod tests {
 
     #[test]
     fn neither_password_nor_hash_is_printed() {
-        let credential = AskerKey::generate().unwrap().credential("ann".into(), "hunter2".into());
+        let credential = PrincipalKey::generate().unwrap().credential("ann".into(), "hunter2".into());
         assert_eq!(format!("{credential:?}"), r#"Password { username: "ann", password: [REDACTED] }"#);
         assert_eq!(format!("{:?}", credential.asker), "Asker([REDACTED])");
     }

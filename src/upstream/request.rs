@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
-    Access, Asker, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Registry,
+    Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Principal, Registry,
     SetupError, accept_headers,
     auth::{self, Authenticator, Authorization, Cause, Known, token::Scope},
     client::{
@@ -28,14 +28,14 @@ use super::{
     },
     failover::{Attempts, Endpoint},
     response::{
-        self, Asked,
+        self, RequestKind,
         document::MAX_DOCUMENTS,
         document_budget::Share,
         mislabeled::Guesses,
         rate_limit::RateLimit,
-        redaction::{self, Private},
+        redaction::{self, PrivateNames},
         refusal::Refusal,
-        warning::Remark,
+        warning::ContentNotes,
     },
 };
 use crate::{
@@ -254,7 +254,7 @@ impl Shared {
     }
 
     /// Names that clients do not learn from what is said of these. Where their own credentials decide, they know what those are for.
-    async fn private(&self, scope: &Scope) -> Private {
+    async fn private(&self, scope: &Scope) -> PrivateNames {
         let mut names = self.private_names.clone();
         let asked = match self.access {
             Access::Shared => {
@@ -263,7 +263,7 @@ impl Shared {
             }
             Access::Client { .. } => vec![],
         };
-        Private { names, asked }
+        PrivateNames { names, asked }
     }
 
     /// The error, with as much of the upstream's words as clients may read.
@@ -283,7 +283,7 @@ impl Shared {
     }
 
     /// The same of what is said beside a content.
-    pub(super) async fn without_private(&self, mut remark: Remark, scope: &Scope) -> Remark {
+    pub(super) async fn without_private(&self, mut remark: ContentNotes, scope: &Scope) -> ContentNotes {
         if !remark.warnings.is_empty() {
             let private = self.private(scope).await;
             let is_told =
@@ -294,8 +294,8 @@ impl Shared {
     }
 
     /// What of a question decides what an answer to it means.
-    fn asked(&self, ask: &Ask) -> Asked {
-        Asked {
+    fn asked(&self, ask: &Ask) -> RequestKind {
+        RequestKind {
             is_head: ask.method == Method::HEAD,
             is_blob: ask.operation == Operation::Blob,
             any_type: ask.any_type,
@@ -309,7 +309,7 @@ impl Shared {
     }
 
     /// Whether little is left of the limit of this principal, at the URL that is asked first.
-    pub(super) fn is_scarce(&self, principal: Option<Asker>) -> bool {
+    pub(super) fn is_scarce(&self, principal: Option<Principal>) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.scarcity.is_scarce(principal))
             && Attempts::first(&self.endpoints).is_some_and(|endpoint| endpoint.scarcity.is_scarce(principal))
     }
@@ -590,7 +590,7 @@ impl Shared {
     /// How the base refuses this; `None`: not at all.
     async fn base_says(&self, endpoint: &Endpoint, shown: Option<&Authorization>) -> Result<Option<ErrorKind>, Error> {
         let followed = self.send(endpoint, &Ask::ping(None), shown).await?;
-        let asked = Asked { any_type: true, ..Asked::default() };
+        let asked = RequestKind { any_type: true, ..RequestKind::default() };
         match response::check(followed, asked).await {
             Ok(followed) => {
                 discard(followed.response).await;
@@ -647,7 +647,7 @@ impl Shared {
 
     /// Whether the base was answered by a registry. A proxy in front of it may answer a client that it refuses with 200.
     async fn welcomed(&self, followed: Followed, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
-        let asked = Asked { by_client: client.is_some(), ..Asked::default() };
+        let asked = RequestKind { by_client: client.is_some(), ..RequestKind::default() };
         let Followed { response, url, away, .. } = response::check(followed, asked).await?;
         if client.is_none() {
             return Ok(());

@@ -41,7 +41,7 @@ const MAX_AGE: u64 = 1 << 31;
 
 /// What of a question decides what an answer to it means.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct RequestKind {
     pub is_head: bool,
     pub is_blob: bool,
     /// What the answer says of its type counts for nothing.
@@ -51,7 +51,7 @@ pub(super) struct Asked {
 }
 
 /// Passes on 200 and 206; everything else is an error, and so is a page for people where the type counts.
-pub(super) async fn check(followed: Followed, asked: Asked) -> Result<Followed, Error> {
+pub(super) async fn check(followed: Followed, asked: RequestKind) -> Result<Followed, Error> {
     if !matches!(followed.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
         return Err(Box::pin(refused(followed, asked)).await);
     }
@@ -67,7 +67,7 @@ pub(super) async fn check(followed: Followed, asked: Asked) -> Result<Followed, 
     Ok(followed)
 }
 
-async fn refused(followed: Followed, asked: Asked) -> Error {
+async fn refused(followed: Followed, asked: RequestKind) -> Error {
     let elsewhere = registry_elsewhere(&followed);
     let Followed { response, url, away, .. } = followed;
     let (status, headers) = (response.status(), response.headers().clone());
@@ -115,7 +115,7 @@ enum Judged {
 
 /// Whether the head alone tells whose word a refusal is. A HEAD has no body, so that a GET has to tell; but a client that
 /// pushes is told by the HEAD of a blob what to send, also where an ingress says that the blob is not there.
-fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, asked: Asked) -> Judged {
+fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, asked: RequestKind) -> Judged {
     if asked.is_head && matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) {
         return Judged::Sure(ErrorKind::Unsupported);
     }
@@ -146,7 +146,7 @@ fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, asked: Asked)
 /// `away` means that a redirect's target answered. It knows nothing of who may pull what; when it
 /// refuses, the signature was bad or has died, and asking the registry anew helps. Manifests and lists have no signed URLs:
 /// where an upstream decides by its clients, a refusal that it sends a client to is its own.
-fn kind_of(status: StatusCode, away: bool, headers: &HeaderMap, asked: Asked) -> ErrorKind {
+fn kind_of(status: StatusCode, away: bool, headers: &HeaderMap, asked: RequestKind) -> ErrorKind {
     match status.as_u16() {
         401 | 403 if away && asked.by_client && !asked.is_blob => ErrorKind::Denied,
         400 | 401 | 403 if away => ErrorKind::Unavailable,
@@ -349,8 +349,8 @@ mod tests {
             (304, ErrorKind::Protocol, ErrorKind::Protocol),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(kind_of(status, false, &HeaderMap::new(), Asked::default()), home, "{status}");
-            assert_eq!(kind_of(status, true, &HeaderMap::new(), Asked::default()), away, "{status}");
+            assert_eq!(kind_of(status, false, &HeaderMap::new(), RequestKind::default()), home, "{status}");
+            assert_eq!(kind_of(status, true, &HeaderMap::new(), RequestKind::default()), away, "{status}");
         }
     }
 
@@ -362,8 +362,8 @@ mod tests {
         let registry = headers(API_VERSION, "registry/2.0");
         let challenge = headers(header::WWW_AUTHENTICATE, "Basic realm=\"x\"");
         let total = headers(header::CONTENT_RANGE, "bytes */9");
-        let (get, head) = (Asked::default(), Asked { is_head: true, ..Asked::default() });
-        let (blob, by_client) = (Asked { is_blob: true, ..head }, Asked { by_client: true, ..get });
+        let (get, head) = (RequestKind::default(), RequestKind { is_head: true, ..RequestKind::default() });
+        let (blob, by_client) = (RequestKind { is_blob: true, ..head }, RequestKind { by_client: true, ..get });
         let rejected = ErrorKind::Rejected { status: 400 };
         let unsatisfied = ErrorKind::RangeNotSatisfiable { total: None };
         for (status, headers, asked, expected) in [
@@ -376,7 +376,7 @@ mod tests {
             (403, &nothing, get, Unsure(Denied)),
             (403, &nothing, blob, Sure(Unsupported)),
             (403, &nothing, by_client, Sure(Denied)),
-            (403, &nothing, Asked { by_client: true, ..head }, Sure(Denied)),
+            (403, &nothing, RequestKind { by_client: true, ..head }, Sure(Denied)),
             (401, &nothing, get, Unsure(Unauthorized)),
             (401, &nothing, by_client, Sure(Unauthorized)),
             (401, &challenge, get, Sure(Unauthorized)),
@@ -405,13 +405,13 @@ mod tests {
 
     #[test]
     fn a_clients_refusal_elsewhere_is_the_upstreams() {
-        let by_client = Asked { by_client: true, ..Asked::default() };
+        let by_client = RequestKind { by_client: true, ..RequestKind::default() };
         for (status, asked, expected) in [
             (403, by_client, ErrorKind::Denied),
             (401, by_client, ErrorKind::Denied),
             (400, by_client, ErrorKind::Unavailable),
-            (403, Asked { is_blob: true, ..by_client }, ErrorKind::Unavailable),
-            (403, Asked::default(), ErrorKind::Unavailable),
+            (403, RequestKind { is_blob: true, ..by_client }, ErrorKind::Unavailable),
+            (403, RequestKind::default(), ErrorKind::Unavailable),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(kind_of(status, true, &HeaderMap::new(), asked), expected, "{status} {asked:?}");

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::Asker;
+use super::Principal;
 use crate::metrics::Operation;
 
 /// For how long a limit is believed at most.
@@ -30,13 +30,13 @@ const MAX_LIMITS: usize = 1024;
 pub(super) struct Counted {
     pub host: String,
     /// `None`: ours.
-    pub principal: Option<Asker>,
+    pub principal: Option<Principal>,
     pub operation: Operation,
     pub is_head: bool,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Limits(Mutex<HashMap<Counted, Limit>>);
+pub(super) struct Throttle(Mutex<HashMap<Counted, Limit>>);
 
 #[derive(Clone, Debug)]
 struct Limit {
@@ -46,23 +46,23 @@ struct Limit {
 
 /// Held by the one request that is asked while a limit lasts.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct ThrottleTurn {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Limits {
+impl Throttle {
     /// To be held until the answer is there.
     ///
     /// # Errors
     /// No turn came in time: how long the limit lasts.
-    pub(super) async fn turn(&self, counted: &Counted) -> Result<Turn, Duration> {
-        let Some(Limit { until, turn }) = self.current(counted) else { return Ok(Turn { _permit: None }) };
+    pub(super) async fn turn(&self, counted: &Counted) -> Result<ThrottleTurn, Duration> {
+        let Some(Limit { until, turn }) = self.current(counted) else { return Ok(ThrottleTurn { _permit: None }) };
         let left = until.saturating_duration_since(Instant::now());
         match timeout(TURN_TIMEOUT.min(left), turn.acquire_owned()).await {
             // The semaphore is never closed.
-            Ok(permit) => Ok(Turn { _permit: permit.ok() }),
+            Ok(permit) => Ok(ThrottleTurn { _permit: permit.ok() }),
             // It is over.
-            Err(_) if left <= TURN_TIMEOUT => Ok(Turn { _permit: None }),
+            Err(_) if left <= TURN_TIMEOUT => Ok(ThrottleTurn { _permit: None }),
             Err(_) => Err(until.saturating_duration_since(Instant::now())),
         }
     }
@@ -102,7 +102,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_request_at_a_time_while_a_limit_lasts() {
-        let limits = Limits::default();
+        let limits = Throttle::default();
         let pulls = counted("a", Operation::Manifest, false);
         limits.note(pulls.clone(), Duration::from_secs(60));
         let first = limits.turn(&pulls).await.unwrap();
@@ -111,7 +111,7 @@ mod tests {
             counted("a", Operation::Manifest, true),
             counted("a", Operation::Blob, false),
             counted("b", Operation::Manifest, false),
-            Counted { principal: Some(Asker::NOBODY), ..pulls.clone() },
+            Counted { principal: Some(Principal::ANONYMOUS_PRINCIPAL), ..pulls.clone() },
         ] {
             let both = [limits.turn(&other).await, limits.turn(&other).await];
             assert!(both.iter().all(Result::is_ok), "{other:?}");

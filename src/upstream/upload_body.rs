@@ -22,7 +22,7 @@ const FLOW_TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Is told what passes, and must not wait.
-pub trait Witness: Send + Sync + 'static {
+pub trait BodyObserver: Send + Sync + 'static {
     /// This is passed on.
     fn piece(&self, bytes: &Bytes);
 
@@ -30,16 +30,16 @@ pub trait Witness: Send + Sync + 'static {
     fn end(&self);
 }
 
-type Slot = Arc<OnceLock<Box<dyn Witness>>>;
+type Slot = Arc<OnceLock<Box<dyn BodyObserver>>>;
 
 /// The body of a request that is passed on.
-pub struct Content {
+pub struct UploadBody {
     pub(super) body: reqwest::Body,
     pub(super) progress: Progress,
     witness: Slot,
 }
 
-impl Content {
+impl UploadBody {
     pub fn new<B>(body: B) -> Self
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Sync + Unpin + 'static,
@@ -51,7 +51,7 @@ impl Content {
     }
 
     /// Has somebody see what passes; there is one at most.
-    pub fn seen_by(self, witness: impl Witness) -> Self {
+    pub fn seen_by(self, witness: impl BodyObserver) -> Self {
         let _ = self.witness.set(Box::new(witness));
         self
     }
@@ -187,7 +187,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Seen(Arc<Mutex<(Vec<u8>, usize)>>);
 
-    impl Witness for Seen {
+    impl BodyObserver for Seen {
         fn piece(&self, bytes: &Bytes) {
             self.0.lock().unwrap().0.extend_from_slice(bytes);
         }
@@ -206,7 +206,7 @@ mod tests {
                 frames.push(Err("broken"));
             }
             let seen = Seen::default();
-            let content = Content::new(StreamBody::new(futures_util::stream::iter(frames))).seen_by(seen.clone());
+            let content = UploadBody::new(StreamBody::new(futures_util::stream::iter(frames))).seen_by(seen.clone());
             assert_eq!(content.body.collect().await.is_ok(), is_whole);
             let (bytes, ends) = seen.0.lock().unwrap().clone();
             assert_eq!((&*bytes, ends > 0), (&b"content"[..], is_whole));

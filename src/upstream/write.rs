@@ -19,9 +19,9 @@ use super::{
     response::{
         self,
         refusal::{Most, Reason, Refusal, Said},
-        warning::Remark,
+        warning::ContentNotes,
     },
-    upload_body::Content,
+    upload_body::UploadBody,
 };
 use crate::{metrics::Operation, oci::Repository};
 
@@ -120,7 +120,7 @@ impl Shared {
         &self,
         mut write: Write<'_>,
         asking: Asking<'_>,
-        content: Option<Content>,
+        content: Option<UploadBody>,
     ) -> Result<Written, Error> {
         let none = || Error::new(ErrorKind::Unavailable, "the upstream has no URL");
         let endpoint = self.endpoints.first().ok_or_else(none)?;
@@ -275,7 +275,7 @@ impl Shared {
         cause: Cause<'_>,
         write: Write<'_>,
         url: &Url,
-        (content, begun): (Content, Instant),
+        (content, begun): (UploadBody, Instant),
     ) -> Result<Response, Error> {
         let authorization = self.authorization_beforehand(endpoint, cause).await?.map(Authorization::without_turn);
         let headers = authorized(&write.headers, authorization.as_ref());
@@ -412,7 +412,7 @@ impl Shared {
             return Err(error.in_words(Refusal { status: status.as_u16(), reasons }));
         }
         let theirs = answer.headers();
-        let warnings = self.without_private(Remark::of(theirs), scope).await.warnings;
+        let warnings = self.without_private(ContentNotes::of(theirs), scope).await.warnings;
         let headers = PASSED_ON
             .iter()
             .flat_map(|name| theirs.get_all(name).iter().map(|value| (name.clone(), value.clone())))

@@ -8,7 +8,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use forebay::{
-    auth::{AccessControl, Anonymous, Config, Identity, Refusal, Tries},
+    auth::{AccessControl, Anonymous, Config, Identity, PasswordAttempts, Refusal},
     error::Error,
     oci::ErrorCode,
     peer::TrustedNetworks,
@@ -140,7 +140,7 @@ async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
 #[tokio::test]
 async fn a_crowd_of_passwords_is_turned_away_and_the_next_client_is_not() {
     // So costly that none is done before all have asked; each from an address and for an account of its own.
-    let tries = Tries::new(TrustedNetworks::default());
+    let tries = PasswordAttempts::new(TrustedNetworks::default());
     let file = Htpasswd::with(12, &[("ann", "secret")]);
     let access = AccessControl::load(&file.config(Anonymous::Pull)).unwrap();
     let guesses: Vec<_> = (0..100).map(|n| basic(&n.to_string(), "wrong")).collect();
@@ -167,7 +167,7 @@ async fn a_crowd_of_passwords_is_turned_away_and_the_next_client_is_not() {
 #[tokio::test]
 async fn right_logins_at_once_leave_the_guesses_of_the_address() {
     let file = Htpasswd::with(4, &[("ann", "secret")]);
-    let (tries, peer) = (Tries::new(TrustedNetworks::default()), [192, 0, 2, 1].into());
+    let (tries, peer) = (PasswordAttempts::new(TrustedNetworks::default()), [192, 0, 2, 1].into());
     let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
     let right = basic("ann", "secret");
     let logins = (0..20).map(|_| access.check(&tries, peer, Some(&right), false));
@@ -181,7 +181,7 @@ async fn right_logins_at_once_leave_the_guesses_of_the_address() {
 /// All that wait for a turn are turned away unjudged.
 #[tokio::test]
 async fn a_login_that_is_turned_away_counts_as_no_guess() {
-    let tries = Tries::new(TrustedNetworks::default());
+    let tries = PasswordAttempts::new(TrustedNetworks::default());
     // One is as slow as a crowd.
     let file = Htpasswd::with(12, &[("ann", "secret")]);
     let access = AccessControl::load(&file.config(Anonymous::None)).unwrap();
@@ -205,7 +205,7 @@ async fn check(
     authorization: Option<&HeaderValue>,
     certificate: bool,
 ) -> Result<Identity, Refusal> {
-    let tries = Tries::new(TrustedNetworks::default());
+    let tries = PasswordAttempts::new(TrustedNetworks::default());
     access.check(&tries, [192, 0, 2, 1].into(), authorization, certificate).await
 }
 

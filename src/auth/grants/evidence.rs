@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::{
     oci::{Accept, Algorithm, Digest, ManifestSigns, MediaType, Reference, Repository, schema1_payload},
-    offload::Documents,
+    offload::Offload,
     upstream::{BlobHead, BlobRange, Error, ErrorKind, Upstream},
 };
 
@@ -20,7 +20,7 @@ const MAX_FETCHED: u64 = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// The client may read the repository.
-    Right,
+    GrantKey,
     /// The tag has this digest, says the upstream. What it says of a tag may be anything, so that is a right to no other
     /// digest. `sent`: it sent the manifest itself.
     Tag { digest: Digest, sent: bool },
@@ -34,7 +34,7 @@ pub(super) async fn of_manifest(
     repository: &Repository,
     reference: &Reference,
     accept: &Accept,
-    documents: &Documents,
+    documents: &Offload,
 ) -> Result<(Evidence, Duration), Error> {
     match upstream.head_manifest(repository, reference, accept).await {
         Ok(head) => {
@@ -52,7 +52,7 @@ pub(super) async fn of_manifest(
     let judge = move || manifest_digest(&reference, body.media_type.as_ref(), body.digest.as_ref(), &body.bytes);
     match documents.read(len, judge).await.flatten() {
         Some(digest) if is_tag => Ok((Evidence::Tag { digest, sent: true }, waited)),
-        Some(_) => Ok((Evidence::Right, waited)),
+        Some(_) => Ok((Evidence::GrantKey, waited)),
         None => Err(foreign("what is not the manifest")),
     }
 }
@@ -67,9 +67,9 @@ pub(super) async fn of_blob(
     // What a client that pushes is told of it comes after this.
     let head = upstream.head_blob_to_get(repository, digest).await?;
     match judge_blob(digest, cached, &head).map_err(foreign)? {
-        Judged::Proven => Ok((Evidence::Right, head.waited)),
-        Judged::Announced(len) => Ok((Evidence::Announced(len), head.waited)),
-        Judged::Fetch => {
+        GrantVerdict::Proven => Ok((Evidence::GrantKey, head.waited)),
+        GrantVerdict::Announced(len) => Ok((Evidence::Announced(len), head.waited)),
+        GrantVerdict::Fetch => {
             let mut stream = upstream.open_blob(repository, digest, BlobRange::default()).await?;
             let (waited, mut content) = (stream.waited(), Vec::new());
             while let Some(piece) = stream.next().await? {
@@ -81,7 +81,7 @@ pub(super) async fn of_blob(
             if Digest::of(digest.algorithm(), &content) != *digest {
                 return Err(foreign("what is not the blob"));
             }
-            Ok((Evidence::Right, waited))
+            Ok((Evidence::GrantKey, waited))
         }
     }
 }
@@ -92,30 +92,30 @@ fn foreign(what: &'static str) -> Error {
 
 /// What the head of a blob proves, or what is wrong with it.
 #[derive(Debug, PartialEq, Eq)]
-enum Judged {
+enum GrantVerdict {
     Proven,
     Announced(u64),
     Fetch,
 }
 
-fn judge_blob(asked: &Digest, cached: Option<u64>, head: &BlobHead) -> Result<Judged, &'static str> {
+fn judge_blob(asked: &Digest, cached: Option<u64>, head: &BlobHead) -> Result<GrantVerdict, &'static str> {
     let len = head.len.ok_or("no length of the blob")?;
     if cached.is_some_and(|cached| cached != len) {
         return Err("another length than the blob's");
     }
     match &head.digest {
-        Some(told) if told == asked => Ok(Judged::Proven),
+        Some(told) if told == asked => Ok(GrantVerdict::Proven),
         Some(told) if told.algorithm() == asked.algorithm() => Err("the digest of another blob"),
-        Some(_) | None if len <= MAX_FETCHED => Ok(Judged::Fetch),
-        Some(_) | None if cached.is_some() => Ok(Judged::Proven),
-        Some(_) | None => Ok(Judged::Announced(len)),
+        Some(_) | None if len <= MAX_FETCHED => Ok(GrantVerdict::Fetch),
+        Some(_) | None if cached.is_some() => Ok(GrantVerdict::Proven),
+        Some(_) | None => Ok(GrantVerdict::Announced(len)),
     }
 }
 
 /// What the head of a manifest proves, which tells this digest.
 fn judge_head(reference: &Reference, told: Digest) -> Option<Evidence> {
     match reference {
-        Reference::Digest(asked) => (told == *asked).then_some(Evidence::Right),
+        Reference::Digest(asked) => (told == *asked).then_some(Evidence::GrantKey),
         Reference::Tag(_) => Some(Evidence::Tag { digest: told, sent: false }),
     }
 }
@@ -158,19 +158,19 @@ mod tests {
         let longer = Digest::of(Algorithm::Sha512, b"a");
         let large = MAX_FETCHED + 1;
         for (cached, len, told, expected) in [
-            (None, Some(1), Some(&asked), Some(Judged::Proven)),
-            (Some(1), Some(1), Some(&asked), Some(Judged::Proven)),
+            (None, Some(1), Some(&asked), Some(GrantVerdict::Proven)),
+            (Some(1), Some(1), Some(&asked), Some(GrantVerdict::Proven)),
             (Some(2), Some(1), Some(&asked), None),
             (Some(1), Some(1), Some(&other), None),
             (None, Some(1), Some(&other), None),
-            (None, Some(1), Some(&longer), Some(Judged::Fetch)),
+            (None, Some(1), Some(&longer), Some(GrantVerdict::Fetch)),
             (Some(1), None, Some(&asked), None),
             (None, None, None, None),
-            (Some(1), Some(1), None, Some(Judged::Fetch)),
-            (None, Some(MAX_FETCHED), None, Some(Judged::Fetch)),
-            (Some(large), Some(large), None, Some(Judged::Proven)),
+            (Some(1), Some(1), None, Some(GrantVerdict::Fetch)),
+            (None, Some(MAX_FETCHED), None, Some(GrantVerdict::Fetch)),
+            (Some(large), Some(large), None, Some(GrantVerdict::Proven)),
             (Some(large), Some(large + 1), None, None),
-            (None, Some(large), None, Some(Judged::Announced(large))),
+            (None, Some(large), None, Some(GrantVerdict::Announced(large))),
         ] {
             let head = BlobHead { len, digest: told.cloned(), waited: Duration::ZERO, remark: Default::default() };
             assert_eq!(judge_blob(&asked, cached, &head).ok(), expected, "{cached:?} {head:?}");
@@ -193,7 +193,7 @@ mod tests {
     fn a_head_is_about_a_manifest_where_it_tells_its_digest() {
         let (right, wrong) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
         for (reference, told, expected) in [
-            (Reference::Digest(right.clone()), &right, Some(Evidence::Right)),
+            (Reference::Digest(right.clone()), &right, Some(Evidence::GrantKey)),
             (Reference::Digest(right.clone()), &wrong, None),
             ("1".parse().unwrap(), &wrong, Some(Evidence::Tag { digest: wrong.clone(), sent: false })),
         ] {

@@ -17,17 +17,17 @@ fn upstream(port: u16, ttl: Duration) -> Upstream {
     Upstream::new(&config, Context::of_test()).unwrap()
 }
 
-fn proofs() -> Proofs {
-    Proofs::new(Duration::ZERO, TrustedNetworks::default(), TaskTracker::new(), CancellationToken::new())
+fn proofs() -> Grants {
+    Grants::new(Duration::ZERO, TrustedNetworks::default(), TaskTracker::new(), CancellationToken::new())
 }
 
 fn peer(number: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, number])
 }
 
-fn right(upstream: &Upstream) -> Right {
+fn right(upstream: &Upstream) -> GrantKey {
     let (registry, repository) = (upstream.registry().clone(), Some("team/a".parse().unwrap()));
-    Right { registry, asker: Asker::NOBODY, repository, manifest: None }
+    GrantKey { registry, asker: Principal::ANONYMOUS_PRINCIPAL, repository, manifest: None }
 }
 
 #[test]
@@ -35,10 +35,10 @@ fn the_word_that_was_asked_for_last_counts() {
     let (proofs, right) = (proofs(), right(&upstream(1, Duration::from_secs(60))));
     let earlier = Instant::now();
     let later = earlier + Duration::from_millis(1);
-    proofs.note(right.clone(), Word { asked: later, yes: false });
-    proofs.note(right.clone(), Word { asked: earlier, yes: true });
+    proofs.note(right.clone(), Answered { asked: later, yes: false });
+    proofs.note(right.clone(), Answered { asked: earlier, yes: true });
     assert_eq!(proofs.age(&right), None);
-    proofs.note(right.clone(), Word { asked: later, yes: true });
+    proofs.note(right.clone(), Answered { asked: later, yes: true });
     assert!(proofs.age(&right).is_some());
 }
 
@@ -47,7 +47,7 @@ fn a_deleted_digest_is_the_repositorys_no_longer() {
     let (proofs, upstream) = (proofs(), upstream(1, Duration::from_secs(60)));
     let (repository, digest) = ("team/a".parse().unwrap(), Digest::of(Algorithm::Sha256, b"a"));
     let place = Subject::Blob(digest.clone(), None).place(&upstream, &repository).unwrap();
-    proofs.0.places.insert(place.clone(), Told { at: Instant::now(), to: Asker::NOBODY });
+    proofs.0.places.insert(place.clone(), GrantSource { at: Instant::now(), to: Principal::ANONYMOUS_PRINCIPAL });
     proofs.changed(&upstream, &repository, None);
     assert!(proofs.0.places.contains_key(&place));
     proofs.changed(&upstream, &repository, Some(&digest));
@@ -89,12 +89,12 @@ async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
     ] {
         let (port, asked) = registry(status).await;
         let (trusted, tasks) = (TrustedNetworks::default(), TaskTracker::new());
-        let proofs = Proofs::new(Duration::from_secs(60), trusted, tasks, CancellationToken::new());
+        let proofs = Grants::new(Duration::from_secs(60), trusted, tasks, CancellationToken::new());
         let upstream = upstream(port, Duration::ZERO);
         let place = blob().place(&upstream, &repository).unwrap();
         if is_known {
-            proofs.note(right(&upstream), Word { asked: Instant::now(), yes: true });
-            proofs.0.places.insert(place, Told { at: Instant::now(), to: Asker::NOBODY });
+            proofs.note(right(&upstream), Answered { asked: Instant::now(), yes: true });
+            proofs.0.places.insert(place, GrantSource { at: Instant::now(), to: Principal::ANONYMOUS_PRINCIPAL });
         }
         for _ in 0..20 {
             let answer = proofs.admit(&upstream, &repository, &blob(), peer(1)).await;
@@ -109,8 +109,8 @@ async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
 async fn a_login_that_the_upstream_cannot_judge_leaves_its_last_word() {
     let (port, _) = registry("503 Service Unavailable").await;
     let (proofs, upstream) = (proofs(), upstream(port, Duration::ZERO));
-    let login = Right { repository: None, ..right(&upstream) };
-    proofs.note(login.clone(), Word { asked: Instant::now(), yes: true });
+    let login = GrantKey { repository: None, ..right(&upstream) };
+    proofs.note(login.clone(), Answered { asked: Instant::now(), yes: true });
     assert!(proofs.log_in(&upstream, peer(1)).await.is_ok());
     assert!(proofs.age(&login).is_some() && proofs.refused_at(&upstream, None).is_none());
 }
@@ -119,9 +119,9 @@ async fn a_login_that_the_upstream_cannot_judge_leaves_its_last_word() {
 async fn a_request_in_a_circle_waits_for_no_other_for_ever() {
     let (proofs, upstream) = (proofs(), upstream(1, Duration::ZERO));
     let ask = |circle| {
-        let question = Question { right: right(&upstream), subject: None, circle };
-        let none = (Standing::Nothing, Admission::default());
-        proofs.ask(question, &upstream, Asker::NOBODY, none, peer(1), async {
+        let question = GrantQuery { right: right(&upstream), subject: None, circle };
+        let none = (Validity::Nothing, Admission::default());
+        proofs.ask(question, &upstream, Principal::ANONYMOUS_PRINCIPAL, none, peer(1), async {
             tokio::time::sleep(Duration::from_secs(600)).await;
             Ok(Admission::default())
         })
@@ -141,7 +141,7 @@ async fn a_404_ends_a_right_unless_that_is_fresh() {
     for (ttl, stays) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
         let (proofs, upstream) = (proofs(), upstream(port, ttl));
         let (right, repository) = (right(&upstream), "team/a".parse().unwrap());
-        proofs.note(right.clone(), Word { asked: Instant::now(), yes: true });
+        proofs.note(right.clone(), Answered { asked: Instant::now(), yes: true });
         let told = proofs.admit(&upstream, &repository, &blob(), peer(1)).await;
         assert_eq!(told.unwrap_err().kind, ErrorKind::NotFound);
         assert_eq!(proofs.age(&right).is_some(), stays, "{ttl:?}");
@@ -178,29 +178,29 @@ async fn questions_in_flight_are_shared_by_addresses() {
 fn a_yes_is_fresh_then_good_for_an_outage_then_nothing() {
     let (ttl, grace) = (Duration::from_secs(60), Duration::from_secs(3600));
     for (age, expected) in [
-        (None, Standing::Nothing),
-        (Some(0), Standing::Fresh),
-        (Some(59), Standing::Fresh),
-        (Some(60), Standing::InOutage),
-        (Some(3599), Standing::InOutage),
-        (Some(3600), Standing::Nothing),
+        (None, Validity::Nothing),
+        (Some(0), Validity::Fresh),
+        (Some(59), Validity::Fresh),
+        (Some(60), Validity::InOutage),
+        (Some(3599), Validity::InOutage),
+        (Some(3600), Validity::Nothing),
     ] {
         assert_eq!(judge(age.map(Duration::from_secs), ttl, grace), expected, "{age:?}");
     }
-    assert_eq!(judge(Some(Duration::ZERO), Duration::ZERO, Duration::ZERO), Standing::Nothing);
+    assert_eq!(judge(Some(Duration::ZERO), Duration::ZERO, Duration::ZERO), Validity::Nothing);
 }
 
 #[test]
 fn a_place_is_asked_for_again_when_half_the_grace_is_over() {
     for (ttl, age, expected) in [
-        (60, 1799, Standing::Fresh),
-        (60, 1800, Standing::InOutage),
-        (60, 3599, Standing::InOutage),
-        (60, 3600, Standing::Nothing),
-        (3000, 2999, Standing::Fresh),
-        (3000, 3000, Standing::InOutage),
+        (60, 1799, Validity::Fresh),
+        (60, 1800, Validity::InOutage),
+        (60, 3599, Validity::InOutage),
+        (60, 3600, Validity::Nothing),
+        (3000, 2999, Validity::Fresh),
+        (3000, 3000, Validity::InOutage),
     ] {
-        let terms = Terms { ttl: Duration::from_secs(ttl), grace: Duration::from_secs(3600) };
+        let terms = GrantTtl { ttl: Duration::from_secs(ttl), grace: Duration::from_secs(3600) };
         assert_eq!(terms.judge_place(Some(Duration::from_secs(age))), expected, "{age} of {ttl}");
     }
 }

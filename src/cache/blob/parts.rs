@@ -84,7 +84,7 @@ impl From<BlobError> for ReadError {
             BlobError::Mismatch => Self::Mismatch,
             BlobError::Range { .. }
             | BlobError::TooManyRanges
-            | BlobError::Circle
+            | BlobError::WaitCycle
             | BlobError::Crowded(_)
             | BlobError::Exhausted
             | BlobError::Abandoned => Self::Abandoned,

@@ -6,13 +6,13 @@ use bytes::Bytes;
 
 use super::{
     super::{
-        download::{Fill, FillReader},
+        download::{Download, DownloadReader},
         storage::Pin,
     },
-    uncached::ThroughReader,
+    uncached::UncachedReader,
 };
 use crate::{
-    cache::download::FillError,
+    cache::download::DownloadError,
     upstream::{self, ErrorKind, Mirrors},
 };
 
@@ -26,12 +26,12 @@ pub struct FileSlice {
 
 /// The next part of a blob.
 #[derive(Debug)]
-pub enum Piece {
+pub enum BodyPiece {
     File(FileSlice),
     Memory(Bytes),
 }
 
-impl Piece {
+impl BodyPiece {
     /// Leaves no more of it than `most` bytes; how many that are.
     pub fn cut(&mut self, most: u64) -> u64 {
         match self {
@@ -60,13 +60,13 @@ pub enum ReadError {
     Abandoned,
 }
 
-impl From<FillError> for ReadError {
-    fn from(error: FillError) -> Self {
+impl From<DownloadError> for ReadError {
+    fn from(error: DownloadError) -> Self {
         match error {
-            FillError::Upstream(error) => Self::Upstream(error),
-            FillError::Mismatch | FillError::Damaged => Self::Mismatch,
-            FillError::Storage(error) => Self::Storage(error),
-            FillError::NoRoom | FillError::Abandoned => Self::Abandoned,
+            DownloadError::Upstream(error) => Self::Upstream(error),
+            DownloadError::Mismatch | DownloadError::Damaged => Self::Mismatch,
+            DownloadError::Storage(error) => Self::Storage(error),
+            DownloadError::NoRoom | DownloadError::Abandoned => Self::Abandoned,
         }
     }
 }
@@ -75,7 +75,7 @@ impl From<FillError> for ReadError {
 #[derive(Clone)]
 pub enum Hold {
     Blob(Arc<Pin>),
-    Fill(Arc<Fill>),
+    Download(Arc<Download>),
 }
 
 /// Gives a blob, or a range of one, piece by piece.
@@ -83,11 +83,11 @@ pub enum BlobReader {
     /// All of it is on disk; the pin keeps it there.
     File { slice: Option<FileSlice>, pin: Arc<Pin> },
     /// A fill is writing it.
-    Growing(FillReader),
+    Growing(DownloadReader),
     /// A small one that is not cached, read and verified.
     Memory(Option<Bytes>),
     /// It is not cached and passes straight through.
-    Through(Box<ThroughReader>),
+    Through(Box<UncachedReader>),
 }
 
 impl BlobReader {
@@ -95,7 +95,7 @@ impl BlobReader {
     pub fn hold(&self) -> Option<Hold> {
         match self {
             Self::File { pin, .. } => Some(Hold::Blob(pin.clone())),
-            Self::Growing(reader) => Some(Hold::Fill(reader.fill().clone())),
+            Self::Growing(reader) => Some(Hold::Download(reader.fill().clone())),
             Self::Memory(_) | Self::Through(_) => None,
         }
     }
@@ -112,20 +112,20 @@ impl BlobReader {
     /// The next piece; `None` after the last one.
     ///
     /// What asks the upstream is on the heap: most bodies never do, and each has room for all that it may do.
-    pub async fn next(&mut self) -> Result<Option<Piece>, ReadError> {
+    pub async fn next(&mut self) -> Result<Option<BodyPiece>, ReadError> {
         loop {
             match self {
-                Self::File { slice, .. } => return Ok(slice.take().map(Piece::File)),
-                Self::Memory(bytes) => return Ok(bytes.take().map(Piece::Memory)),
-                Self::Through(reader) => return Ok(Box::pin(reader.next()).await?.map(Piece::Memory)),
+                Self::File { slice, .. } => return Ok(slice.take().map(BodyPiece::File)),
+                Self::Memory(bytes) => return Ok(bytes.take().map(BodyPiece::Memory)),
+                Self::Through(reader) => return Ok(Box::pin(reader.next()).await?.map(BodyPiece::Memory)),
                 Self::Growing(reader) => match reader.next().await {
-                    Ok(slice) => return Ok(slice.map(Piece::File)),
+                    Ok(slice) => return Ok(slice.map(BodyPiece::File)),
                     // The disk is not what the client came for: it gets the rest from the upstream.
-                    Err(FillError::Storage(_) | FillError::NoRoom) => {
+                    Err(DownloadError::Storage(_) | DownloadError::NoRoom) => {
                         let through = Box::pin(reader.go_through()).await?;
                         *self = Self::Through(Box::new(through));
                     }
-                    Err(FillError::Upstream(error)) if reader.is_stranger() || error.kind == ErrorKind::Loop => {
+                    Err(DownloadError::Upstream(error)) if reader.is_stranger() || error.kind == ErrorKind::Loop => {
                         let through = Box::pin(reader.go_through()).await?;
                         *self = Self::Through(Box::new(through));
                     }

@@ -1,6 +1,6 @@
 //! Where a blob comes from, should it have to be fetched.
 
-use super::super::visibility::{ContentId, Pool};
+use super::super::visibility::{ContentKey, Visibility};
 use crate::{
     oci::{Digest, Repository},
     upstream::Upstream,
@@ -16,8 +16,8 @@ pub struct Source {
 
 impl Source {
     /// Its name in the cache.
-    pub fn id(&self) -> ContentId {
-        Pool::of(&self.upstream).id(&self.digest)
+    pub fn id(&self) -> ContentKey {
+        Visibility::of(&self.upstream).id(&self.digest)
     }
 
     /// Whether both ask the same registry, whichever repository and as whom.

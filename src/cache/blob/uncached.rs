@@ -8,8 +8,8 @@ use super::{
     super::{
         FileSlice, ReadError, Source,
         download::{
-            Beside,
-            transfer::{Flow, Transfer},
+            Coexisting,
+            transfer::{Transfer, TransferFlow},
         },
         storage::blocking,
     },
@@ -18,15 +18,15 @@ use super::{
 use crate::{
     metrics::Metrics,
     oci::Verifier,
-    upstream::{self, Mirrors, Remark},
+    upstream::{self, ContentNotes, Mirrors},
 };
 
 /// Gives what a transfer gives.
-pub struct ThroughReader {
+pub struct UncachedReader {
     transfer: Transfer,
     check: Option<Check>,
     /// Held where there is a fill of the blob, which this must not wait for.
-    place: Option<Beside>,
+    place: Option<Coexisting>,
     /// Among all that pass straight through; the last to be dropped.
     counted: Option<Place>,
 }
@@ -43,7 +43,7 @@ struct Check {
     done: bool,
 }
 
-impl ThroughReader {
+impl UncachedReader {
     /// The whole blob, out of a transfer that is at its start.
     pub fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
         let verifier = Verifier::new(source.digest.algorithm());
@@ -89,17 +89,17 @@ impl ThroughReader {
     }
 
     /// Keeps the place of the one that goes beside the fill of this blob.
-    pub fn keeping(&mut self, place: Beside) {
+    pub fn keeping(&mut self, place: Coexisting) {
         self.place = Some(place);
     }
 
     /// What the upstream said beside the bytes.
-    pub fn remark(&self) -> &Remark {
+    pub fn remark(&self) -> &ContentNotes {
         self.transfer.remark()
     }
 
     /// That place, for another one that goes on in its stead.
-    pub fn leave_place(&mut self) -> Option<Beside> {
+    pub fn leave_place(&mut self) -> Option<Coexisting> {
         self.place.take()
     }
 
@@ -113,8 +113,8 @@ impl ThroughReader {
     /// The forebays by way of which the bytes come.
     pub fn mirrors(&self) -> Option<Mirrors> {
         match self.transfer.flow() {
-            Flow::From(mirrors) => mirrors,
-            Flow::Asking => None,
+            TransferFlow::From(mirrors) => mirrors,
+            TransferFlow::Asking => None,
         }
     }
 

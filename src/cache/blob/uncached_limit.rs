@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use super::super::{Holding, Readers, Reading, Taker};
+use super::super::{Holding, Reading, SlowReaders, Taker};
 use crate::peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks};
 
 /// The most places, however many descriptors there are: so many clients that none calls slow (256 KiB/s) fill 2 Gbit/s.
@@ -28,11 +28,11 @@ pub struct Client<'a> {
 
 /// All places. A cheap handle.
 #[derive(Clone)]
-pub struct Throughs(Arc<Inner>);
+pub struct UncachedLimit(Arc<Inner>);
 
 struct Inner {
     shares: Shares,
-    readers: Readers,
+    readers: SlowReaders,
     next: AtomicU64,
 }
 
@@ -42,8 +42,8 @@ pub struct Place {
     _reading: Reading,
 }
 
-impl Throughs {
-    pub fn new(total: u64, trusted: TrustedNetworks, readers: Readers) -> Self {
+impl UncachedLimit {
+    pub fn new(total: u64, trusted: TrustedNetworks, readers: SlowReaders) -> Self {
         Self(Arc::new(Inner { shares: Shares::new(total, trusted), readers, next: AtomicU64::default() }))
     }
 
@@ -87,12 +87,12 @@ mod tests {
     use super::*;
     use crate::{cache::slow_readers::WINDOW, metrics::Metrics};
 
-    fn throughs(total: u64) -> Throughs {
-        let readers = Readers::new(WINDOW, Metrics::new().unwrap());
-        Throughs::new(total, TrustedNetworks::new(vec!["10.0.0.100".parse().unwrap()]), readers)
+    fn throughs(total: u64) -> UncachedLimit {
+        let readers = SlowReaders::new(WINDOW, Metrics::new().unwrap());
+        UncachedLimit::new(total, TrustedNetworks::new(vec!["10.0.0.100".parse().unwrap()]), readers)
     }
 
-    async fn begin(throughs: &Throughs, peer: u8, taker: &Taker) -> Result<Place, Refused> {
+    async fn begin(throughs: &UncachedLimit, peer: u8, taker: &Taker) -> Result<Place, Refused> {
         throughs.begin(Client { address: IpAddr::from([10, 0, 0, peer]), taker }).await
     }
 

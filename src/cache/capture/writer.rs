@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Commit, Message, Piece, Tees};
+use super::{CapturedPiece, Captures, Commit, Message};
 use crate::{
     cache::{
         FileSlice,
@@ -26,10 +26,10 @@ use crate::{
 /// One that nobody wrote to for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// How many pieces are written at once: fewer than one call of the system takes.
-const MOST_PIECES: usize = 256;
+const MAX_PIECES: usize = 256;
 /// How much more room than is needed at once is asked for, in bytes: as much again, within these.
-const LEAST_ROOM: u64 = 64 * 1024;
-const MOST_ROOM: u64 = 16 * 1024 * 1024;
+const MIN_ROOM: u64 = 64 * 1024;
+const MAX_ROOM: u64 = 16 * 1024 * 1024;
 /// How much is hashed before others have their turn, in bytes.
 const STRETCH: u64 = 4 * 1024 * 1024;
 
@@ -46,7 +46,7 @@ enum Failure {
 
 /// Writes what comes, to its end.
 pub(super) async fn run(
-    tees: Tees,
+    tees: Captures,
     number: u64,
     algorithm: Algorithm,
     queue: Receiver<Message>,
@@ -54,7 +54,7 @@ pub(super) async fn run(
 ) {
     let mut listed = Listed { tees: tees.clone(), number, queue };
     let hash = Hash::new(algorithm, tees.0.fills.tasks().clone());
-    let mut hand = Hand { tees, number, file: None, room: 0, written: 0, hash };
+    let mut hand = CaptureWriter { tees, number, file: None, room: 0, written: 0, hash };
     let worked = hand.work(&mut listed.queue).await;
     drop(listed);
     // It can take a while to remove a large file.
@@ -68,7 +68,7 @@ pub(super) async fn run(
 
 /// Takes its number off the list at its end, however that comes.
 struct Listed {
-    tees: Tees,
+    tees: Captures,
     number: u64,
     queue: Receiver<Message>,
 }
@@ -81,8 +81,8 @@ impl Drop for Listed {
     }
 }
 
-struct Hand {
-    tees: Tees,
+struct CaptureWriter {
+    tees: Captures,
     number: u64,
     /// There is none before the first bytes.
     file: Option<TempUpload>,
@@ -92,14 +92,14 @@ struct Hand {
     hash: Hash,
 }
 
-impl Hand {
+impl CaptureWriter {
     async fn work(&mut self, queue: &mut Receiver<Message>) -> Result<(), Failure> {
         let shutdown = self.tees.0.fills.shutdown().clone();
         loop {
             let mut messages = Vec::new();
             let came = tokio::select! {
                 biased;
-                came = tokio::time::timeout(PATIENCE, queue.recv_many(&mut messages, MOST_PIECES)) => came.unwrap_or(0),
+                came = tokio::time::timeout(PATIENCE, queue.recv_many(&mut messages, MAX_PIECES)) => came.unwrap_or(0),
                 () = shutdown.cancelled() => 0,
             };
             if came == 0 {
@@ -108,7 +108,7 @@ impl Hand {
             let (mut pieces, mut end) = (Vec::with_capacity(came), None);
             for message in messages {
                 match message {
-                    Message::Piece(piece) => pieces.push(piece),
+                    Message::CapturedPiece(piece) => pieces.push(piece),
                     Message::Commit(commit) => end = Some(commit),
                 }
             }
@@ -121,7 +121,7 @@ impl Hand {
         }
     }
 
-    async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), Failure> {
+    async fn write(&mut self, pieces: Vec<CapturedPiece>) -> Result<(), Failure> {
         let len: u64 = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
         if len == 0 {
             return Ok(());
@@ -151,7 +151,7 @@ impl Hand {
             }
         };
         if end > self.room {
-            let more = end + end.clamp(LEAST_ROOM, MOST_ROOM);
+            let more = end + end.clamp(MIN_ROOM, MAX_ROOM);
             let has_more = file.grow_to(more).await.is_ok();
             self.room = if has_more { more } else { end };
             file.grow_to(self.room).await?;
@@ -185,10 +185,10 @@ struct Hash {
     algorithm: Algorithm,
     tasks: TaskTracker,
     hashed: u64,
-    state: State,
+    state: CaptureState,
 }
 
-enum State {
+enum CaptureState {
     Idle(Box<Verifier>),
     Busy(JoinHandle<io::Result<Verifier>>),
     Failed,
@@ -196,12 +196,12 @@ enum State {
 
 impl Hash {
     fn new(algorithm: Algorithm, tasks: TaskTracker) -> Self {
-        Self { algorithm, tasks, hashed: 0, state: State::Idle(Box::new(Verifier::new(algorithm))) }
+        Self { algorithm, tasks, hashed: 0, state: CaptureState::Idle(Box::new(Verifier::new(algorithm))) }
     }
 
     /// Hashes more of what is written, unless it is at that; waits for nothing.
     async fn go_on(&mut self, file: &TempUpload, written: u64) -> io::Result<()> {
-        if matches!(&self.state, State::Busy(job) if !job.is_finished()) {
+        if matches!(&self.state, CaptureState::Busy(job) if !job.is_finished()) {
             return Ok(());
         }
         self.step(file, written).await
@@ -209,20 +209,20 @@ impl Hash {
 
     /// Waits for the job under way, and begins the next one if there is something left to hash.
     async fn step(&mut self, file: &TempUpload, written: u64) -> io::Result<()> {
-        let verifier = match std::mem::replace(&mut self.state, State::Failed) {
-            State::Idle(verifier) => *verifier,
-            State::Busy(job) => job.await.map_err(io::Error::other)??,
-            State::Failed => return Err(io::Error::other("the hash has failed")),
+        let verifier = match std::mem::replace(&mut self.state, CaptureState::Failed) {
+            CaptureState::Idle(verifier) => *verifier,
+            CaptureState::Busy(job) => job.await.map_err(io::Error::other)??,
+            CaptureState::Failed => return Err(io::Error::other("the hash has failed")),
         };
         let len = (written - self.hashed).min(STRETCH);
         if len == 0 {
-            self.state = State::Idle(Box::new(verifier));
+            self.state = CaptureState::Idle(Box::new(verifier));
             return Ok(());
         }
         let slice = FileSlice { file: file.file().clone(), offset: self.hashed, len };
         self.hashed += len;
         // It ends by itself after this stretch, whoever is there.
-        self.state = State::Busy(self.tasks.spawn(hash_in_turn(slice, verifier)));
+        self.state = CaptureState::Busy(self.tasks.spawn(hash_in_turn(slice, verifier)));
         Ok(())
     }
 
@@ -233,7 +233,7 @@ impl Hash {
         }
         loop {
             self.step(file, written).await?;
-            if let State::Idle(verifier) = &self.state {
+            if let CaptureState::Idle(verifier) = &self.state {
                 return Ok(Verifier::clone(verifier).digest());
             }
         }

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::time::{Instant, timeout};
 
-use super::{Fill, Fills};
+use super::{Download, Downloads};
 use crate::cache::{
     make_room::enough,
     storage::{Short, index::allocated},
@@ -30,7 +30,7 @@ const MAX_TIME: Duration = Duration::from_secs(30 * 60);
 pub(super) const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Gives up a fill that has no members and does not advance. Never ends; drop it with the fill.
-pub(super) async fn watch(fills: &Fills, fill: &Arc<Fill>) -> Infallible {
+pub(super) async fn watch(fills: &Downloads, fill: &Arc<Download>) -> Infallible {
     let mut members = fill.members.subscribe();
     loop {
         // The sender lives in the fill, so both waits end by the number alone.
@@ -42,7 +42,7 @@ pub(super) async fn watch(fills: &Fills, fill: &Arc<Fill>) -> Infallible {
     }
 }
 
-/// Waits for `end` as long as a fill without clients may go on; `received` is [`Fill::advance`].
+/// Waits for `end` as long as a fill without clients may go on; `received` is [`Download::advance`].
 pub async fn while_it_advances<T>(end: impl Future<Output = T>, received: impl Fn() -> Option<u64>) -> Option<T> {
     let mut end = pin!(end);
     let (mut before, mut begun) = (received(), Instant::now());
@@ -84,7 +84,7 @@ pub(super) fn to_give_up<F>(mut idle: Vec<Idle<F>>, short: Short) -> Vec<F> {
     chosen.into_iter().map(|idle| idle.fill).collect()
 }
 
-impl Fill {
+impl Download {
     /// How many have joined it and not left.
     pub(super) fn members(&self) -> usize {
         *self.members.borrow()

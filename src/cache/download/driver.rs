@@ -5,17 +5,17 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Fill, FillError, Fills, Progress, State, abandoned, hasher, parallel,
-    table::{Ended, Leftover},
-    writer::Pour,
+    Download, DownloadError, DownloadState, Downloads, Progress, abandoned, hasher, parallel,
+    table::{DownloadEnd, Leftover},
+    writer::WritePipeline,
 };
 use crate::{
     cache::{
         download::transfer::Transfer,
-        storage::{Purpose, Reservation, TempBlob, blocking, change, index::Key},
+        storage::{Purpose, Reservation, TempBlob, blocking, change, index::IndexKey},
     },
-    error_chain::Chain,
-    metrics::FillResult,
+    error_chain::ErrorChain,
+    metrics::DownloadResult,
     upstream::ErrorKind,
 };
 
@@ -28,8 +28,8 @@ const HASH_PATIENCE: Duration = Duration::from_secs(5);
 const WORTH_A_JUMP: u64 = 4 * 1024 * 1024;
 
 /// Runs a fill to its end.
-pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
-    let ended = Ended { fills: fills.clone(), fill: fill.clone() };
+pub(super) async fn run(fills: Downloads, fill: Arc<Download>) {
+    let ended = DownloadEnd { fills: fills.clone(), fill: fill.clone() };
     let _in_flight = fills.metrics().fill_started();
     let upstream = fill.source.upstream.name().clone();
     let mut temp = None;
@@ -46,7 +46,7 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
         Err(error) => {
             let result = result_of(&error);
             report(&fill, &error);
-            if matches!(error, FillError::Mismatch) && fill.state().in_parts {
+            if matches!(error, DownloadError::Mismatch) && fill.state().in_parts {
                 tracing::warn!(%upstream, "blobs are read in one go for a while, without ranges");
                 fills.distrust().note(fill.source.upstream.registry());
             }
@@ -58,9 +58,9 @@ pub(super) async fn run(fills: Fills, fill: Arc<Fill>) {
                 state.written.end_of_run(0)
             });
             // An outage says nothing about what is kept.
-            let answered = matches!(&error, FillError::Upstream(error) if !error.kind.is_outage());
+            let answered = matches!(&error, DownloadError::Upstream(error) if !error.kind.is_outage());
             match (&error, temp) {
-                (FillError::Upstream(_) | FillError::Abandoned, Some(temp)) => {
+                (DownloadError::Upstream(_) | DownloadError::Abandoned, Some(temp)) => {
                     let purpose = fill.purpose();
                     if let Err(error) = change(move || temp.keep(purpose, front, answered)).await {
                         tracing::warn!(%error, "cannot keep what a broken fill has");
@@ -84,7 +84,7 @@ enum Done {
     },
 }
 
-async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> Result<Done, FillError> {
+async fn work(fills: &Downloads, fill: &Arc<Download>, slot: &mut Option<TempBlob>) -> Result<Done, DownloadError> {
     let source = &fill.source;
     if let Ok(Some(blob)) = fills.store().open_blob(&source.id()).await {
         fill.update(|state| {
@@ -132,7 +132,7 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
     }
     transfer = transfer.telling(&fill.flow, &fill.skipped);
     make_room(fills, fill, slot, &mut transfer, front).await?;
-    let Some(temp) = slot else { return Err(FillError::NoRoom) };
+    let Some(temp) = slot else { return Err(DownloadError::NoRoom) };
     fill.update(|state| {
         state.total = transfer.total();
         state.remark = Some(transfer.remark().clone());
@@ -149,14 +149,14 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
         if let Err(error) = pour(fills, fill, temp, &mut transfer).await {
             let front = fill.state().written.end_of_run(0);
             // All may be here: a length that proves wrong was announced, or no end was ever told.
-            if !matches!(error, FillError::Upstream(_)) || !is_right(fill, front).await? {
+            if !matches!(error, DownloadError::Upstream(_)) || !is_right(fill, front).await? {
                 return Err(error);
             }
             transfer = Transfer::finished(source, front);
         }
         if transfer.is_unsure()
             && !is_right(fill, transfer.position()).await?
-            && transfer.doubt().map_err(FillError::Upstream)?
+            && transfer.doubt().map_err(DownloadError::Upstream)?
         {
             continue;
         }
@@ -188,12 +188,12 @@ async fn work(fills: &Fills, fill: &Arc<Fill>, slot: &mut Option<TempBlob>) -> R
 }
 
 /// Whether the first `front` bytes, which an earlier fill left, are all of the blob.
-async fn is_whole(fill: &Arc<Fill>, front: u64) -> io::Result<bool> {
+async fn is_whole(fill: &Arc<Download>, front: u64) -> io::Result<bool> {
     fill.hash.digest(fill, front).await.map(|digest| digest == fill.source.digest)
 }
 
 /// The same: hashed once, and not again for each fill that comes to nothing in an outage.
-async fn left_is_whole(fills: &Fills, fill: &Arc<Fill>, front: u64) -> io::Result<bool> {
+async fn left_is_whole(fills: &Downloads, fill: &Arc<Download>, front: u64) -> io::Result<bool> {
     let file = fill.state().file.clone().ok_or(io::ErrorKind::NotFound)?;
     let modified = blocking(move || file.metadata()?.modified()).await?;
     let (id, left) = (fill.source.id(), Leftover { front, modified });
@@ -208,7 +208,7 @@ async fn left_is_whole(fills: &Fills, fill: &Arc<Fill>, front: u64) -> io::Resul
 }
 
 /// All `len` bytes are here from an earlier fill, and right.
-fn found(fill: &Fill, len: u64) -> Done {
+fn found(fill: &Download, len: u64) -> Done {
     tracing::info!(digest = %fill.source.digest, len, "an earlier fill left the whole blob");
     fill.update(|state| {
         state.total = Some(len);
@@ -221,14 +221,14 @@ fn found(fill: &Fill, len: u64) -> Done {
 /// Asks the upstream for what is missing behind `front`; starts from the front when it will not be asked so. `None`:
 /// nothing is missing.
 async fn open(
-    fills: &Fills,
-    fill: &Arc<Fill>,
+    fills: &Downloads,
+    fill: &Arc<Download>,
     slot: &mut Option<TempBlob>,
     front: &mut u64,
-) -> Result<Option<Transfer>, FillError> {
+) -> Result<Option<Transfer>, DownloadError> {
     let source = &fill.source;
     if *front == 0 {
-        return Transfer::open(source, 0, None).await.map(Some).map_err(FillError::Upstream);
+        return Transfer::open(source, 0, None).await.map(Some).map_err(DownloadError::Upstream);
     }
     // Where no parts are wanted, what is left is overwritten.
     let in_one_go = fill.state().in_one_go;
@@ -243,16 +243,16 @@ async fn open(
     if let Some(Err(error)) = part
         && !error.may_be_of_the_range()
     {
-        return Err(FillError::Upstream(error));
+        return Err(DownloadError::Upstream(error));
     }
     // What is left is kept until that has been answered.
-    let transfer = Transfer::open(source, 0, None).await.map_err(FillError::Upstream)?;
+    let transfer = Transfer::open(source, 0, None).await.map_err(DownloadError::Upstream)?;
     forget(fill, slot, front).await;
     Ok(Some(transfer))
 }
 
 /// Starts anew, without what an earlier fill left; nothing of it is being hashed.
-async fn forget(fill: &Fill, slot: &mut Option<TempBlob>, front: &mut u64) {
+async fn forget(fill: &Download, slot: &mut Option<TempBlob>, front: &mut u64) {
     discard(slot.take()).await;
     *front = 0;
     fill.update(|state| {
@@ -270,18 +270,18 @@ async fn discard(temp: Option<TempBlob>) {
 
 /// For what room is made next, where there is none for this purpose: once more for a client that came meanwhile. Where none
 /// did, no client joins the fill any more, but starts anew.
-fn once_more(fills: &Fills, fill: &Arc<Fill>, refused: Purpose) -> Option<Purpose> {
+fn once_more(fills: &Downloads, fill: &Arc<Download>, refused: Purpose) -> Option<Purpose> {
     (refused != Purpose::Client && !fills.give_up_without_clients(fill)).then_some(Purpose::Client)
 }
 
 /// Makes sure that the file has room for `len` bytes.
 async fn grow(
-    fills: &Fills,
-    fill: &Arc<Fill>,
+    fills: &Downloads,
+    fill: &Arc<Download>,
     temp: &mut TempBlob,
     purpose: Purpose,
     len: u64,
-) -> Result<(), FillError> {
+) -> Result<(), DownloadError> {
     let mut next = Some(purpose);
     while let Some(purpose) = next {
         if unless_cancelled(fill, async { Ok(temp.grow_to(purpose, len).await) }).await?.is_ok() {
@@ -289,12 +289,17 @@ async fn grow(
         }
         next = once_more(fills, fill, purpose);
     }
-    Err(FillError::NoRoom)
+    Err(DownloadError::NoRoom)
 }
 
 /// Room for the whole of a blob that has no file yet.
-async fn reserve(fills: &Fills, fill: &Arc<Fill>, purpose: Purpose, len: u64) -> Result<Reservation, FillError> {
-    let key = Key::Blob(fill.source.id());
+async fn reserve(
+    fills: &Downloads,
+    fill: &Arc<Download>,
+    purpose: Purpose,
+    len: u64,
+) -> Result<Reservation, DownloadError> {
+    let key = IndexKey::Blob(fill.source.id());
     let mut next = Some(purpose);
     while let Some(purpose) = next {
         let reserved = async { Ok(fills.store().reserve_for(purpose, &key, len).await) };
@@ -303,21 +308,21 @@ async fn reserve(fills: &Fills, fill: &Arc<Fill>, purpose: Purpose, len: u64) ->
         }
         next = once_more(fills, fill, purpose);
     }
-    Err(FillError::NoRoom)
+    Err(DownloadError::NoRoom)
 }
 
 /// Reserves what the blob takes before its first byte is written.
 async fn make_room(
-    fills: &Fills,
-    fill: &Arc<Fill>,
+    fills: &Downloads,
+    fill: &Arc<Download>,
     slot: &mut Option<TempBlob>,
     transfer: &mut Transfer,
     front: u64,
-) -> Result<(), FillError> {
+) -> Result<(), DownloadError> {
     let len = transfer.total().unwrap_or(front + ROOM_STEP);
     if let Some(temp) = slot {
         let grown = grow(fills, fill, temp, fill.purpose(), len).await;
-        if matches!(grown, Err(FillError::NoRoom)) {
+        if matches!(grown, Err(DownloadError::NoRoom)) {
             discard(slot.take()).await;
         }
         return grown;
@@ -341,13 +346,13 @@ async fn make_room(
         }
         Err(error) => {
             hand_over(fill, transfer);
-            Err(FillError::Storage(error.into()))
+            Err(DownloadError::Storage(error.into()))
         }
     }
 }
 
 /// Leaves the transfer to the first reader that goes through, if there may be one.
-fn hand_over(fill: &Fill, transfer: &mut Transfer) {
+fn hand_over(fill: &Download, transfer: &mut Transfer) {
     if !fill.cancel.is_cancelled() {
         let finished = Transfer::finished(&fill.source, 0);
         fill.state().handed_over = Some(std::mem::replace(transfer, finished).untold());
@@ -355,8 +360,13 @@ fn hand_over(fill: &Fill, transfer: &mut Transfer) {
 }
 
 /// Writes what the transfer gives until it ends, but for what others fetch.
-async fn pour(fills: &Fills, fill: &Arc<Fill>, temp: &mut TempBlob, transfer: &mut Transfer) -> Result<(), FillError> {
-    let mut pour = Pour::new(fill, temp.file(), true);
+async fn pour(
+    fills: &Downloads,
+    fill: &Arc<Download>,
+    temp: &mut TempBlob,
+    transfer: &mut Transfer,
+) -> Result<(), DownloadError> {
+    let mut pour = WritePipeline::new(fill, temp.file(), true);
     let poured = pour_on(fills, fill, temp, transfer, &mut pour).await;
     // Whatever happened: nobody writes any more when this returns.
     let finished = pour.finish().await;
@@ -365,19 +375,19 @@ async fn pour(fills: &Fills, fill: &Arc<Fill>, temp: &mut TempBlob, transfer: &m
 }
 
 async fn pour_on(
-    fills: &Fills,
-    fill: &Arc<Fill>,
+    fills: &Downloads,
+    fill: &Arc<Download>,
     temp: &mut TempBlob,
     transfer: &mut Transfer,
-    pour: &mut Pour,
-) -> Result<(), FillError> {
+    pour: &mut WritePipeline,
+) -> Result<(), DownloadError> {
     let mut no_jump = 0;
     let mut alone = false;
     loop {
         let Some(bytes) = unless_cancelled(fill, pour.receive(transfer)).await? else { return Ok(()) };
         if transfer.is_from_front() && !alone {
             // Also those lanes that wait for a place where they are needed.
-            fill.update(State::without_lanes);
+            fill.update(DownloadState::without_lanes);
             // What they leave undone is read on the way, wherever it is: else all would have to come once more.
             let ended = async {
                 fill.when(|state| (state.lanes + state.lanes_opening == 0).then_some(())).await;
@@ -397,7 +407,7 @@ async fn pour_on(
                 Ok(landed) => break landed,
                 Err(BehindHole(back)) => {
                     bytes = back;
-                    fill.allow_gaps().await.map_err(|error| FillError::Storage(error.into()))?;
+                    fill.allow_gaps().await.map_err(|error| DownloadError::Storage(error.into()))?;
                 }
             }
         };
@@ -420,7 +430,7 @@ struct BehindHole(Bytes);
 
 /// Moves the front, and passes on which of these bytes the main transfer is to write; how many bytes have landed in
 /// the file since it was asked last.
-fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> Result<u64, BehindHole> {
+fn admit(fill: &Download, mut offset: u64, mut bytes: Bytes, pour: &mut WritePipeline) -> Result<u64, BehindHole> {
     let mut state = fill.state();
     // Who claimed bytes may still be on the way to say so; a kill in between would leave zeros that look like content.
     if !state.gaps_allowed && !state.foreign.is_empty() {
@@ -448,7 +458,7 @@ fn admit(fill: &Fill, mut offset: u64, mut bytes: Bytes, pour: &mut Pour) -> Res
 }
 
 /// Whether a range transfer gave up on bytes that were passed over, in front of `position`: somebody waits for them.
-fn is_gap_behind(fill: &Fill, position: u64) -> bool {
+fn is_gap_behind(fill: &Download, position: u64) -> bool {
     let state = fill.state();
     // What one lane gives up another takes.
     if state.segment.is_some() && state.lanes > 0 {
@@ -460,7 +470,12 @@ fn is_gap_behind(fill: &Fill, position: u64) -> bool {
 
 /// Goes over a long stretch that somebody else fetches, by a new request behind it; where that fails (`no_jump`) it is
 /// not tried again.
-async fn jump(fill: &Fill, transfer: &mut Transfer, pour: &mut Pour, no_jump: &mut u64) -> Result<(), FillError> {
+async fn jump(
+    fill: &Download,
+    transfer: &mut Transfer,
+    pour: &mut WritePipeline,
+    no_jump: &mut u64,
+) -> Result<(), DownloadError> {
     let position = transfer.position();
     let (end, total, segments) = {
         let state = fill.state();
@@ -497,7 +512,7 @@ async fn jump(fill: &Fill, transfer: &mut Transfer, pour: &mut Pour, no_jump: &m
 }
 
 /// Waits for the range transfers, and names what one of them left undone; `None` when everything is there.
-async fn next_gap(fill: &Fill, total: u64) -> Option<Range<u64>> {
+async fn next_gap(fill: &Download, total: u64) -> Option<Range<u64>> {
     loop {
         let whole = fill
             .when(|state| {
@@ -516,77 +531,80 @@ async fn next_gap(fill: &Fill, total: u64) -> Option<Range<u64>> {
 }
 
 /// `left` bytes came from an earlier fill, and were never synced.
-async fn verify(fill: &Arc<Fill>, total: u64, left: u64) -> Result<Done, FillError> {
-    let digest = fill.hash.digest(fill, total).await.map_err(|error| FillError::Storage(error.into()))?;
+async fn verify(fill: &Arc<Download>, total: u64, left: u64) -> Result<Done, DownloadError> {
+    let digest = fill.hash.digest(fill, total).await.map_err(|error| DownloadError::Storage(error.into()))?;
     if digest != fill.source.digest {
         if left > 0 {
-            return Err(FillError::Damaged);
+            return Err(DownloadError::Damaged);
         }
         fill.metrics.digest_mismatch(fill.source.upstream.name());
-        return Err(FillError::Mismatch);
+        return Err(DownloadError::Mismatch);
     }
     fill.update(|state| state.progress = Progress::Complete);
     Ok(Done::Verified { len: total })
 }
 
 /// Whether the first `len` bytes are here, and the whole blob.
-async fn is_right(fill: &Arc<Fill>, len: u64) -> Result<bool, FillError> {
+async fn is_right(fill: &Arc<Download>, len: u64) -> Result<bool, DownloadError> {
     if fill.state().written.end_of_run(0) < len {
         return Ok(false);
     }
-    is_whole(fill, len).await.map_err(|error| FillError::Storage(error.into()))
+    is_whole(fill, len).await.map_err(|error| DownloadError::Storage(error.into()))
 }
 
 /// Makes a blob of the verified file. Its readers have it already; a disk that fails now costs only the caching.
-async fn commit(fills: &Fills, fill: &Fill, temp: Option<TempBlob>, len: u64) -> FillResult {
-    let Some(temp) = temp else { return FillResult::StorageFailed };
+async fn commit(fills: &Downloads, fill: &Download, temp: Option<TempBlob>, len: u64) -> DownloadResult {
+    let Some(temp) = temp else { return DownloadResult::StorageFailed };
     let purpose = fill.purpose();
     match change(move || temp.commit(purpose, len)).await {
         Ok(pin) => {
             fill.update(|state| state._pin = Some(pin));
             // A client may have come meanwhile.
             if purpose == Purpose::Ahead && fill.is_wanted() {
-                fills.store().used(Key::Blob(fill.source.id()));
+                fills.store().used(IndexKey::Blob(fill.source.id()));
             }
-            FillResult::Complete
+            DownloadResult::Complete
         }
         Err(error) => {
             tracing::error!(%error, digest = %fill.source.digest, "a verified blob cannot be put into the cache");
-            FillResult::StorageFailed
+            DownloadResult::StorageFailed
         }
     }
 }
 
-async fn unless_cancelled<T>(fill: &Fill, work: impl Future<Output = Result<T, FillError>>) -> Result<T, FillError> {
+async fn unless_cancelled<T>(
+    fill: &Download,
+    work: impl Future<Output = Result<T, DownloadError>>,
+) -> Result<T, DownloadError> {
     tokio::select! {
         biased;
-        () = fill.cancel.cancelled() => Err(FillError::Abandoned),
+        () = fill.cancel.cancelled() => Err(DownloadError::Abandoned),
         worked = work => worked,
     }
 }
 
-fn result_of(error: &FillError) -> FillResult {
+fn result_of(error: &DownloadError) -> DownloadResult {
     match error {
-        FillError::Upstream(error) if error.kind == ErrorKind::Exhausted => FillResult::Abandoned,
-        FillError::Upstream(_) => FillResult::UpstreamFailed,
-        FillError::Mismatch | FillError::Damaged => FillResult::Mismatch,
-        FillError::Storage(_) => FillResult::StorageFailed,
-        FillError::NoRoom => FillResult::NoRoom,
-        FillError::Abandoned => FillResult::Abandoned,
+        DownloadError::Upstream(error) if error.kind == ErrorKind::Exhausted => DownloadResult::Abandoned,
+        DownloadError::Upstream(_) => DownloadResult::UpstreamFailed,
+        DownloadError::Mismatch | DownloadError::Damaged => DownloadResult::Mismatch,
+        DownloadError::Storage(_) => DownloadResult::StorageFailed,
+        DownloadError::NoRoom => DownloadResult::NoRoom,
+        DownloadError::Abandoned => DownloadResult::Abandoned,
     }
 }
 
-fn report(fill: &Fill, error: &FillError) {
+fn report(fill: &Download, error: &DownloadError) {
     let (upstream, repository, digest) = (fill.source.upstream.name(), &fill.source.repository, &fill.source.digest);
-    let reason = Chain(error);
+    let reason = ErrorChain(error);
     match error {
-        FillError::Mismatch | FillError::Storage(_) => {
+        DownloadError::Mismatch | DownloadError::Storage(_) => {
             tracing::error!(%upstream, %repository, %digest, %reason, "a fill failed");
         }
-        FillError::Upstream(_) | FillError::Damaged => {
+        DownloadError::Upstream(_) | DownloadError::Damaged => {
             tracing::warn!(%upstream, %repository, %digest, %reason, "a fill failed");
         }
-        FillError::NoRoom | FillError::Abandoned => {
+        DownloadError::NoRoom | DownloadError::Abandoned => {
             tracing::info!(%upstream, %repository, %digest, %reason, "a blob is not cached");
         }
     }
@@ -598,7 +616,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{Config, DiskStore, Pool, Source},
+        cache::{Config, DiskStore, Source, Visibility},
         metrics::Metrics,
         oci::{Algorithm, Digest},
         upstream::{self, Access, Context, CredentialSource, ReadBudget, Upstream},
@@ -606,7 +624,7 @@ mod tests {
 
     const MAX_SIZE: u64 = 1 << 20;
 
-    fn fills(directory: &std::path::Path) -> (Fills, Source) {
+    fn fills(directory: &std::path::Path) -> (Downloads, Source) {
         let cache = Config { max_size: MAX_SIZE, ..Config::at(directory) };
         let config = upstream::Config {
             name: "registry.example".into(),
@@ -631,22 +649,22 @@ mod tests {
             repository: "team/app".parse().unwrap(),
             digest: Digest::of(Algorithm::Sha256, b""),
         };
-        (Fills::new(store, metrics, TaskTracker::new(), CancellationToken::new()), source)
+        (Downloads::new(store, metrics, TaskTracker::new(), CancellationToken::new()), source)
     }
 
     /// A fill on the list that no task works for.
-    fn fill(fills: &Fills, source: &Source, wanted: bool) -> Arc<Fill> {
+    fn fill(fills: &Downloads, source: &Source, wanted: bool) -> Arc<Download> {
         let cancel = fills.shutdown().child_token();
-        let fill = Arc::new(Fill::new(source.clone(), false, wanted, fills.metrics().clone(), cancel));
+        let fill = Arc::new(Download::new(source.clone(), false, wanted, fills.metrics().clone(), cancel));
         drop(fills.enter_new(fill.clone()));
         fill
     }
 
     /// What a client used a moment ago fills the cache.
-    async fn used(fills: &Fills, len: u64) {
-        let (store, id) = (fills.store(), Pool::Open.id(&Digest::of(Algorithm::Sha256, b"used")));
+    async fn used(fills: &Downloads, len: u64) {
+        let (store, id) = (fills.store(), Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"used")));
         store.scan().await;
-        let reservation = store.reserve(&Key::Blob(id.clone()), len).await.unwrap();
+        let reservation = store.reserve(&IndexKey::Blob(id.clone()), len).await.unwrap();
         let temp = store.create_beside(&id, reservation).await.unwrap();
         drop(change(move || temp.commit(Purpose::Client, len)).await.unwrap());
     }
@@ -663,7 +681,7 @@ mod tests {
                 let purpose = fill.purpose();
                 let client = if comes { Some(fills.join(&source).await) } else { None };
                 let made = if has_file {
-                    let reservation = fills.store().reserve(&Key::Blob(source.id()), 1).await.unwrap();
+                    let reservation = fills.store().reserve(&IndexKey::Blob(source.id()), 1).await.unwrap();
                     let mut temp = fills.store().create_beside(&source.id(), reservation).await.unwrap();
                     grow(&fills, &fill, &mut temp, purpose, MAX_SIZE / 2).await
                 } else {

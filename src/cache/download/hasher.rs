@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::{Fill, writer::Batch};
+use super::{Download, writer::Batch};
 use crate::{
     cache::{FileSlice, download::extents::Extents, storage::blocking},
     oci::{Algorithm, Digest, Verifier},
@@ -26,7 +26,7 @@ const STEP: usize = 64 * 1024;
 /// How much is read from the file before it is looked again for bytes in memory, in bytes.
 const STRETCH: u64 = 1024 * 1024;
 /// How much one fill's hash keeps in memory, in bytes.
-const MOST_QUEUED: usize = 4 * 1024 * 1024;
+const MAX_QUEUED: usize = 4 * 1024 * 1024;
 
 /// How many fills are hashed at a time: more threads than processors would only be taken from those who serve. Whoever
 /// waits gets a turn after each stretch of another one.
@@ -34,22 +34,22 @@ static TURNS: LazyLock<Arc<Semaphore>> =
     LazyLock::new(|| Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))));
 
 /// The hash of everything from the front up to a position.
-struct Running {
+struct HashTask {
     verifier: Verifier,
     /// How many bytes from the front are hashed.
     hashed: u64,
 }
 
 /// The hand that hashes.
-pub(super) struct Hand {
-    state: Mutex<State>,
+pub(super) struct Hasher {
+    state: Mutex<HasherState>,
     /// A job ended.
     idle: Notify,
 }
 
-struct State {
+struct HasherState {
     /// Absent while a job has it.
-    running: Option<Running>,
+    running: Option<HashTask>,
     /// What was offered, in the order of the main transfer.
     queue: VecDeque<Arc<Batch>>,
     queued: usize,
@@ -58,27 +58,27 @@ struct State {
     failed: Option<io::Error>,
 }
 
-impl State {
+impl HasherState {
     fn new(algorithm: Algorithm) -> Self {
-        let running = Some(Running { verifier: Verifier::new(algorithm), hashed: 0 });
+        let running = Some(HashTask { verifier: Verifier::new(algorithm), hashed: 0 });
         Self { running, queue: VecDeque::new(), queued: 0, hashed: 0, failed: None }
     }
 }
 
 /// What a job does next.
 enum Next {
-    Memory(Running, Arc<Batch>),
-    File(Running, u64),
+    Memory(HashTask, Arc<Batch>),
+    File(HashTask, u64),
 }
 
-impl Hand {
+impl Hasher {
     pub fn new(algorithm: Algorithm) -> Self {
-        Self { state: Mutex::new(State::new(algorithm)), idle: Notify::new() }
+        Self { state: Mutex::new(HasherState::new(algorithm)), idle: Notify::new() }
     }
 
     /// Begins anew, while no job runs.
     pub fn restart(&self, algorithm: Algorithm) {
-        *self.state() = State::new(algorithm);
+        *self.state() = HasherState::new(algorithm);
     }
 
     /// Takes bytes that are being written, unless it has too many already; `written` says what is in the file.
@@ -87,14 +87,14 @@ impl Hand {
         // What stands behind bytes that somebody else fetches would only take memory from others until those are here,
         // and can be read from the file by then.
         let is_next = batch.start() <= written.end_of_run(state.hashed);
-        if batch.is_paid_for() && state.queued < MOST_QUEUED && is_next {
+        if batch.is_paid_for() && state.queued < MAX_QUEUED && is_next {
             state.queued += batch.len();
             state.queue.push_back(batch.clone());
         }
     }
 
     /// The digest of the first `total` bytes, all of which are in the file, and no more: the hash goes on when more are.
-    pub async fn digest(&self, fill: &Arc<Fill>, total: u64) -> io::Result<Digest> {
+    pub async fn digest(&self, fill: &Arc<Download>, total: u64) -> io::Result<Digest> {
         loop {
             // Before the look, so that a job that ends in between is not missed.
             let idle = self.idle.notified();
@@ -124,12 +124,12 @@ impl Hand {
         self.state().hashed
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HasherState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is to be hashed next; when there is nothing, `running` is put back.
-    fn next(&self, running: Running, written: u64) -> Option<Next> {
+    fn next(&self, running: HashTask, written: u64) -> Option<Next> {
         let mut state = self.state();
         state.hashed = running.hashed;
         while let Some(batch) = state.queue.front() {
@@ -156,7 +156,7 @@ impl Hand {
 }
 
 /// Starts the hash of a fill again, if there is something to hash and it does not run.
-pub(super) fn go_on(fill: &Arc<Fill>) {
+pub(super) fn go_on(fill: &Arc<Download>) {
     let Some(running) = fill.hash.state().running.take() else { return };
     let written = fill.state().written.end_of_run(running.hashed);
     if let Some(first) = fill.hash.next(running, written) {
@@ -165,7 +165,7 @@ pub(super) fn go_on(fill: &Arc<Fill>) {
 }
 
 /// Hashes when it is this fill's turn.
-fn start(fill: Arc<Fill>, first: Next) {
+fn start(fill: Arc<Download>, first: Next) {
     let begin = move |turn| drop(tokio::task::spawn_blocking(move || work(fill, first, turn)));
     match TURNS.clone().try_acquire_owned() {
         Ok(turn) => begin(turn),
@@ -179,7 +179,7 @@ fn start(fill: Arc<Fill>, first: Next) {
 }
 
 /// Hashes as long as there is something to hash, and nobody else waits for the turn. Blocks.
-fn work(fill: Arc<Fill>, first: Next, mut turn: OwnedSemaphorePermit) {
+fn work(fill: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
     let file = fill.state().file.clone();
     let mut next = Some(first);
     while let Some(todo) = next {
@@ -211,7 +211,7 @@ fn work(fill: Arc<Fill>, first: Next, mut turn: OwnedSemaphorePermit) {
     fill.hash.idle.notify_waiters();
 }
 
-impl Running {
+impl HashTask {
     /// Takes of a batch what is next.
     fn take(mut self, batch: &Batch) -> Self {
         for (offset, bytes) in batch.pieces() {

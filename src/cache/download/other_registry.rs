@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Fill;
+use super::Download;
 
 /// How often a client looks whether the fill brings something.
 const STRETCH: Duration = Duration::from_secs(1);
 /// What would not be complete within as many more stretches is not waited for; and none is for more than these.
 const MAX_STRETCHES: u64 = 3;
 
-impl Fill {
+impl Download {
     /// Waits for the end as long as that is near; whether all bytes are here and right.
     pub async fn ends_soon(&self) -> bool {
         for _ in 0..MAX_STRETCHES {

@@ -3,7 +3,7 @@
 //! The main transfer is one request for all of the blob, and stays the only one where it is quick. Where it is not, one
 //! more connection is tried at the *end* of the blob: the main transfer ends where that began, so nothing is lost if it
 //! brought nothing. If it did, the lanes and the main transfer each take the next *segment* in order from then on, so
-//! that readers stream from the start; more lanes are opened while they bring more ([`Pace`]).
+//! that readers stream from the start; more lanes are opened while they bring more ([`ConnectionRamp`]).
 //!
 //! Each segment is a [`Claim`]: no byte is asked for twice, but for those on their way when the main transfer is cut.
 
@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use super::{
-    Fill, Fills, Progress, State,
-    ramp_up::{Decision, Pace, Sample, TICK},
+    Download, DownloadState, Downloads, Progress,
+    ramp_up::{ConnectionRamp, Decision, Sample, TICK},
     ranges::{Claim, pour_claim},
-    writer::Pour,
+    writer::WritePipeline,
 };
 use crate::cache::{Source, download::transfer::Transfer};
 
@@ -38,8 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MUCH_SLOWER: f64 = 4.0;
 
 /// Opens lanes for a fill as long as they bring more. Never ends; drop it with the fill.
-pub(super) async fn steer(fills: &Fills, fill: &Arc<Fill>) -> Infallible {
-    let mut pace = Pace::new(fill.source.upstream.connections());
+pub(super) async fn steer(fills: &Downloads, fill: &Arc<Download>) -> Infallible {
+    let mut pace = ConnectionRamp::new(fill.source.upstream.connections());
     fill.when(|state| (!matches!(state.progress, Progress::Opening)).then_some(())).await;
     let begun = Instant::now();
     let mut ticks = tokio::time::interval(TICK);
@@ -53,11 +53,11 @@ pub(super) async fn steer(fills: &Fills, fill: &Arc<Fill>) -> Infallible {
         }
         match decision {
             Decision::Stay => {}
-            Decision::Settle => fill.update(State::settle),
+            Decision::Settle => fill.update(DownloadState::settle),
             Decision::Add(more) => {
                 let each = pace.each().unwrap_or_default();
                 if !add(fills, fill, more, each) {
-                    fill.update(State::settle);
+                    fill.update(DownloadState::settle);
                     break;
                 }
             }
@@ -67,7 +67,7 @@ pub(super) async fn steer(fills: &Fills, fill: &Arc<Fill>) -> Infallible {
 }
 
 /// Opens more lanes; the first one at the end of the blob. Whether there was one to open.
-fn add(fills: &Fills, fill: &Arc<Fill>, more: usize, each: f64) -> bool {
+fn add(fills: &Downloads, fill: &Arc<Download>, more: usize, each: f64) -> bool {
     let segment = segment(each);
     let mut opened = false;
     for _ in 0..more {
@@ -84,7 +84,7 @@ fn add(fills: &Fills, fill: &Arc<Fill>, more: usize, each: f64) -> bool {
         });
         let Some(claim) = claim else { break };
         opened = true;
-        let lane = Lane { fill: fill.clone(), is_open: false, _permit: permit };
+        let lane = ExtraConnection { fill: fill.clone(), is_open: false, _permit: permit };
         fills.tasks().spawn(run(lane, claim));
     }
     opened
@@ -95,7 +95,7 @@ fn segment(each: f64) -> u64 {
     ((each * SEGMENT_TIME) as u64).clamp(*SEGMENT.start(), *SEGMENT.end())
 }
 
-impl Fill {
+impl Download {
     fn sample(&self, begun: Instant) -> Option<Sample> {
         let state = self.state();
         if !matches!(state.progress, Progress::Writing)
@@ -118,7 +118,7 @@ impl Fill {
     }
 }
 
-impl State {
+impl DownloadState {
     /// Bytes that nobody but the main transfer has asked for.
     fn missing(&self) -> Option<u64> {
         let gap = self.first_gap_but(&self.main.clone().unwrap_or(0..0), self.total?)?;
@@ -126,7 +126,7 @@ impl State {
     }
 
     /// Claims as much as `len` bytes of the end for the first lane; half of what is missing at most.
-    fn claim_tail(&mut self, fill: &Arc<Fill>, len: u64) -> Option<Claim> {
+    fn claim_tail(&mut self, fill: &Arc<Download>, len: u64) -> Option<Claim> {
         let total = self.total?;
         let gap = self.first_gap(total)?;
         if gap.end != total || gap.start > self.front {
@@ -149,7 +149,7 @@ impl State {
     }
 
     /// Claims the next bytes that nobody fetches.
-    fn claim_segment(&mut self, fill: &Arc<Fill>) -> Option<Claim> {
+    fn claim_segment(&mut self, fill: &Arc<Download>) -> Option<Claim> {
         let segment = self.next_segment(self.main.clone().unwrap_or(0..0))?;
         self.front = self.front.max(segment.end);
         self.claim(fill, segment)
@@ -191,7 +191,7 @@ impl State {
         position >= self.end_of_main()
     }
 
-    fn claim(&mut self, fill: &Arc<Fill>, range: Range<u64>) -> Option<Claim> {
+    fn claim(&mut self, fill: &Arc<Download>, range: Range<u64>) -> Option<Claim> {
         (!range.is_empty()).then(|| Claim::make(fill, self, range))
     }
 
@@ -209,13 +209,13 @@ impl State {
 }
 
 /// One connection beside the main transfer's.
-struct Lane {
-    fill: Arc<Fill>,
+struct ExtraConnection {
+    fill: Arc<Download>,
     is_open: bool,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Lane {
+impl ExtraConnection {
     fn opened(&mut self) {
         if !std::mem::replace(&mut self.is_open, true) {
             self.fill.update(|state| {
@@ -226,7 +226,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl Drop for ExtraConnection {
     fn drop(&mut self) {
         self.fill.update(|state| match self.is_open {
             true => state.lanes -= 1,
@@ -237,14 +237,14 @@ impl Drop for Lane {
 
 /// Whether a lane is as quick as those beside it.
 struct KeepingUp<'a> {
-    fill: &'a Fill,
+    fill: &'a Download,
     begun: Instant,
     /// What had come over all connections by then, in bytes.
     received: u64,
 }
 
 impl<'a> KeepingUp<'a> {
-    fn begin(fill: &'a Fill) -> Self {
+    fn begin(fill: &'a Download) -> Self {
         Self { fill, begun: Instant::now(), received: fill.received.load(Ordering::Relaxed) }
     }
 
@@ -268,7 +268,7 @@ impl<'a> KeepingUp<'a> {
     }
 }
 
-async fn run(mut lane: Lane, first: Claim) {
+async fn run(mut lane: ExtraConnection, first: Claim) {
     let fill = lane.fill.clone();
     let source = Source { upstream: fill.source.upstream.apart(), ..fill.source.clone() };
     let mut claim = Some(first);
@@ -288,7 +288,7 @@ async fn run(mut lane: Lane, first: Claim) {
 }
 
 /// Fetches one segment; whether this lane is to go on.
-async fn fetch(lane: &mut Lane, mut claim: Claim, source: &Source) -> bool {
+async fn fetch(lane: &mut ExtraConnection, mut claim: Claim, source: &Source) -> bool {
     let fill = lane.fill.clone();
     let work = async {
         let opening =
@@ -320,7 +320,7 @@ async fn fetch(lane: &mut Lane, mut claim: Claim, source: &Source) -> bool {
             return false;
         }
         lane.opened();
-        let mut pour = Pour::new(&fill, &file, false).patient_for(PATIENCE);
+        let mut pour = WritePipeline::new(&fill, &file, false).patient_for(PATIENCE);
         let keeping_up = KeepingUp::begin(&fill);
         let poured = tokio::select! {
             () = fill.ranges.cancelled() => Ok(()),

@@ -61,7 +61,7 @@ pub enum Decision {
 
 /// Judges one fill.
 #[derive(Debug)]
-pub struct Pace {
+pub struct ConnectionRamp {
     most: usize,
     /// The last ones since the number of connections changed, as many as a rate is measured over.
     seen: VecDeque<Sample>,
@@ -80,7 +80,7 @@ struct Rates {
     upstream: f64,
 }
 
-impl Pace {
+impl ConnectionRamp {
     /// At most `most` connections.
     pub fn new(most: usize) -> Self {
         Self { most, seen: VecDeque::new(), since: Duration::ZERO, before: None, settled: most < 2 }
@@ -196,7 +196,7 @@ mod tests {
 
     /// How many connections there were in the end, and how many ticks it took until they were.
     fn drive(line: &Line, most: usize) -> (usize, usize) {
-        let mut pace = Pace::new(most);
+        let mut pace = ConnectionRamp::new(most);
         let (mut fill, mut upstream, mut stalled) = (0, 0, Duration::ZERO);
         let (mut connections, mut opening, mut opened_at, mut changed) = (1, 0, 0, 0);
         for tick in 0..2000 {
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_line_that_stands_still_after_a_start_is_not_slow() {
-        let mut pace = Pace::new(6);
+        let mut pace = ConnectionRamp::new(6);
         for tick in 0..100 {
             let fill = MIB * u64::from(tick.min(3));
             let sample = Sample {

@@ -19,9 +19,9 @@ const SPAN: Duration = Duration::from_secs(600);
 
 /// Until when which registry gets no ranges: there are no more than configurations had lately.
 #[derive(Default)]
-pub(super) struct Distrust(Mutex<HashMap<Registry, Instant>>);
+pub(super) struct RangeSuspensions(Mutex<HashMap<Registry, Instant>>);
 
-impl Distrust {
+impl RangeSuspensions {
     /// A blob of this upstream that was put together from parts was wrong.
     pub fn note(&self, registry: &Registry) {
         self.entries().insert(registry.clone(), Instant::now() + SPAN);
@@ -45,7 +45,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_and_concerns_one_upstream() {
-        let distrust = Distrust::default();
+        let distrust = RangeSuspensions::default();
         let registry = |name: &str, url: &str| Registry::new(&name.into(), &[url.parse().unwrap()]);
         let (bad, good) = (registry("bad", "https://a"), registry("good", "https://b"));
         assert!(!distrust.covers(&bad));

@@ -6,7 +6,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Fill, FillError, Fills, Progress, State, writer::Pour};
+use super::{Download, DownloadError, DownloadState, Downloads, Progress, writer::WritePipeline};
 use crate::{
     cache::{Source, download::transfer::Transfer},
     upstream::BlobRange,
@@ -15,21 +15,21 @@ use crate::{
 /// Nearer than this to the main transfer, waiting is quicker than asking, in bytes.
 const NEAR: u64 = 1024 * 1024;
 /// How many such transfers one fill has at most.
-const MOST_TRANSFERS: usize = 4;
+const MAX_TRANSFERS: usize = 4;
 /// After this many that failed, the main transfer is left alone with the rest.
-const MOST_FAILURES: usize = 4;
+const MAX_FAILURES: usize = 4;
 
 /// Bytes that one range transfer writes; the rest goes back when it is dropped.
 pub(super) struct Claim {
-    fill: Arc<Fill>,
+    fill: Arc<Download>,
     pub rest: Range<u64>,
 }
 
-impl Fills {
+impl Downloads {
     /// Starts a transfer for a reader that waits at `position`, if that helps it.
     ///
     /// As the reader itself, where the upstream tells its askers apart: who began the fill may have left.
-    pub(super) fn fetch_ahead(&self, fill: &Arc<Fill>, reader: &Source, position: u64, end: Option<u64>) {
+    pub(super) fn fetch_ahead(&self, fill: &Arc<Download>, reader: &Source, position: u64, end: Option<u64>) {
         if let Some(claim) = Claim::new(fill, position, end) {
             let same = reader.upstream.asker() == fill.source.upstream.asker();
             let source = if same { fill.source.clone() } else { reader.clone() };
@@ -39,15 +39,15 @@ impl Fills {
 }
 
 impl Claim {
-    fn new(fill: &Arc<Fill>, position: u64, end: Option<u64>) -> Option<Self> {
+    fn new(fill: &Arc<Download>, position: u64, end: Option<u64>) -> Option<Self> {
         let mut state = fill.state();
         let total = state.total?;
         let useful = matches!(state.progress, Progress::Writing)
             && !state.ranges_ignored
             && !state.in_one_go
-            && state.range_failures < MOST_FAILURES
+            && state.range_failures < MAX_FAILURES
             && !fill.ranges.is_cancelled()
-            && state.range_transfers < MOST_TRANSFERS + state.lanes + state.lanes_opening
+            && state.range_transfers < MAX_TRANSFERS + state.lanes + state.lanes_opening
             && position > state.front + NEAR
             && state.jump.is_none_or(|to| !(to..=to + NEAR).contains(&position))
             && !state.foreign.contains(position)
@@ -68,7 +68,7 @@ impl Claim {
     }
 
     /// Claims bytes that nobody has or fetches.
-    pub fn make(fill: &Arc<Fill>, state: &mut State, rest: Range<u64>) -> Self {
+    pub fn make(fill: &Arc<Download>, state: &mut DownloadState, rest: Range<u64>) -> Self {
         state.foreign.insert(rest.clone());
         state.range_transfers += 1;
         state.in_parts = true;
@@ -125,7 +125,7 @@ async fn run(mut claim: Claim, source: Source) {
     if fill.allow_gaps().await.is_err() {
         return claim.give_up();
     }
-    let mut pour = Pour::new(&fill, &file, false);
+    let mut pour = WritePipeline::new(&fill, &file, false);
     let poured = tokio::select! {
         () = cancel.cancelled() => Ok(()),
         poured = pour_claim(&claim, &mut transfer, &mut pour, |_| true) => poured,
@@ -144,9 +144,9 @@ async fn run(mut claim: Claim, source: Source) {
 pub(super) async fn pour_claim(
     claim: &Claim,
     transfer: &mut Transfer,
-    pour: &mut Pour,
+    pour: &mut WritePipeline,
     goes_on: impl Fn(u64) -> bool,
-) -> Result<(), FillError> {
+) -> Result<(), DownloadError> {
     let mut offset = claim.rest.start;
     while let Some(bytes) = pour.receive(transfer).await? {
         let len = bytes.len() as u64;

@@ -10,11 +10,11 @@ use futures_util::future::{FutureExt as _, join_all};
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Fill, FillError, FillReader, Progress, abandoned, driver, range_suspension::Distrust};
+use super::{Download, DownloadError, DownloadReader, Progress, abandoned, driver, range_suspension::RangeSuspensions};
 use crate::{
     cache::{
-        ContentId, DiskStore, Source,
-        storage::{Short, index::Key},
+        ContentKey, DiskStore, Source,
+        storage::{Short, index::IndexKey},
     },
     metrics::Metrics,
     upstream::Registry,
@@ -22,32 +22,32 @@ use crate::{
 
 /// Fills that go on although nobody reads them any more: the next client is likely to come soon. More than
 /// these are given up, the last orphaned first, and leave what they have to be gone on with.
-const MOST_ORPHANS: usize = 16;
+const MAX_ORPHANS: usize = 16;
 
 /// How many connections beside the first of each fill there are at most, for all fills together.
-const MOST_LANES: usize = 48;
+const MAX_LANES: usize = 48;
 
 /// How many leftovers are remembered as not whole.
 const MAX_IN_PART: u64 = 10_000;
 
 /// A cheap handle on the fills in flight.
 #[derive(Clone)]
-pub struct Fills(Arc<Shared>);
+pub struct Downloads(Arc<DownloadsInner>);
 
-struct Shared {
+struct DownloadsInner {
     /// Of each blob one at most per registry.
-    entries: Mutex<Entries>,
+    entries: Mutex<DownloadEntries>,
     /// Blobs that one request fetches beside their fill.
-    beside: Mutex<HashSet<(ContentId, Registry)>>,
+    beside: Mutex<HashSet<(ContentKey, Registry)>>,
     pub store: DiskStore,
     pub metrics: Metrics,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Connections beside the first of each fill.
     lanes: Arc<Semaphore>,
-    distrust: Distrust,
+    distrust: RangeSuspensions,
     /// What earlier fills left and was hashed: it is not all of the blob.
-    in_part: moka::sync::Cache<ContentId, Leftover>,
+    in_part: moka::sync::Cache<ContentKey, Leftover>,
 }
 
 /// By its bytes from the front and its time of last change, what is left of a blob is known again.
@@ -57,41 +57,41 @@ pub(super) struct Leftover {
     pub modified: SystemTime,
 }
 
-type Entries = HashMap<ContentId, Vec<Arc<Fill>>>;
+type DownloadEntries = HashMap<ContentKey, Vec<Arc<Download>>>;
 
 /// How somebody came to a fill.
 pub enum Joined {
     /// It was started for this one.
-    Leader(Membership),
+    Leader(Subscription),
     /// It was there.
-    Follower(Membership),
+    Follower(Subscription),
 }
 
 /// Somebody is interested in a fill as long as this lives.
-pub struct Membership {
-    fills: Fills,
-    fill: Arc<Fill>,
+pub struct Subscription {
+    fills: Downloads,
+    fill: Arc<Download>,
     /// It is there for no client.
     ahead: bool,
 }
 
-impl Fills {
+impl Downloads {
     /// The store asks them from now on for the room that fills without clients hold.
     pub fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        let fills = Self(Arc::new(Shared {
+        let fills = Self(Arc::new(DownloadsInner {
             entries: Mutex::default(),
             beside: Mutex::default(),
             store,
             metrics,
             tasks,
             shutdown,
-            lanes: Arc::new(Semaphore::new(MOST_LANES)),
-            distrust: Distrust::default(),
+            lanes: Arc::new(Semaphore::new(MAX_LANES)),
+            distrust: RangeSuspensions::default(),
             in_part: moka::sync::Cache::new(MAX_IN_PART),
         }));
         let shared = Arc::downgrade(&fills.0);
         fills.store().on_shortage(move |short| {
-            let fills = shared.upgrade().map(Fills);
+            let fills = shared.upgrade().map(Downloads);
             async move {
                 match fills {
                     Some(fills) => fills.make_room(short).await,
@@ -111,11 +111,11 @@ impl Fills {
         &self.0.metrics
     }
 
-    pub(super) fn distrust(&self) -> &Distrust {
+    pub(super) fn distrust(&self) -> &RangeSuspensions {
         &self.0.distrust
     }
 
-    pub(super) fn in_part(&self) -> &moka::sync::Cache<ContentId, Leftover> {
+    pub(super) fn in_part(&self) -> &moka::sync::Cache<ContentKey, Leftover> {
         &self.0.in_part
     }
 
@@ -139,14 +139,14 @@ impl Fills {
     }
 
     /// The fill of this blob from this registry, if there is one that can be joined.
-    pub fn find(&self, source: &Source) -> Option<Membership> {
+    pub fn find(&self, source: &Source) -> Option<Subscription> {
         let entries = self.entries();
         let fill = own(&entries, source).filter(|fill| fill.can_be_joined())?;
         Some(self.enter(fill, false))
     }
 
     /// A fill of this blob from another registry, where there is none from this one.
-    pub fn find_other(&self, source: &Source) -> Option<Membership> {
+    pub fn find_other(&self, source: &Source) -> Option<Subscription> {
         let entries = self.entries();
         if own(&entries, source).is_some() {
             return None;
@@ -157,15 +157,15 @@ impl Fills {
 
     /// The place of the one request that may fetch this blob beside its registry's fill, since it must not wait for that;
     /// `None` when it is taken.
-    pub fn beside(&self, source: &Source) -> Option<Beside> {
+    pub fn beside(&self, source: &Source) -> Option<Coexisting> {
         let what = (source.id(), source.upstream.registry().clone());
         let taken = self.0.beside.lock().unwrap_or_else(PoisonError::into_inner).insert(what.clone());
-        taken.then(|| Beside { fills: self.clone(), what })
+        taken.then(|| Coexisting { fills: self.clone(), what })
     }
 
     /// Waits for the commit of this blob, if it is verified and not committed yet: a removal before would come too early.
-    pub async fn committed(&self, id: &ContentId) {
-        let complete = |fills: &Vec<Arc<Fill>>| -> Vec<Arc<Fill>> {
+    pub async fn committed(&self, id: &ContentKey) {
+        let complete = |fills: &Vec<Arc<Download>>| -> Vec<Arc<Download>> {
             fills.iter().filter(|fill| fill.is_complete()).cloned().collect()
         };
         let fills = self.entries().get(id).map(complete).unwrap_or_default();
@@ -198,7 +198,8 @@ impl Fills {
                         let cancel = self.0.shutdown.child_token();
                         let of_blob = entries.entry(source.id()).or_default();
                         let beside = !of_blob.is_empty();
-                        let fill = Arc::new(Fill::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
+                        let fill =
+                            Arc::new(Download::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
                         let membership = self.enter(&fill, !wanted);
                         of_blob.push(fill.clone());
                         self.0.tasks.spawn(driver::run(self.clone(), fill));
@@ -216,7 +217,7 @@ impl Fills {
     }
 
     /// Puts a fill on the list that this one has; `None` when there is one of its blob from its registry.
-    pub(super) fn enter_new(&self, fill: Arc<Fill>) -> Option<Membership> {
+    pub(super) fn enter_new(&self, fill: Arc<Download>) -> Option<Subscription> {
         let mut entries = self.entries();
         if own(&entries, &fill.source).is_some() {
             return None;
@@ -227,7 +228,7 @@ impl Fills {
     }
 
     /// Ends a fill: those who ask from now on find the blob on disk, or start anew.
-    pub(super) fn end(&self, fill: &Arc<Fill>, progress: Progress) {
+    pub(super) fn end(&self, fill: &Arc<Download>, progress: Progress) {
         let mut entries = self.entries();
         let id = fill.source.id();
         if let Some(of_blob) = entries.get_mut(&id) {
@@ -246,13 +247,13 @@ impl Fills {
     }
 
     /// Called under the lock.
-    fn enter(&self, fill: &Arc<Fill>, ahead: bool) -> Membership {
+    fn enter(&self, fill: &Arc<Download>, ahead: bool) -> Subscription {
         fill.members_ahead.fetch_add(usize::from(ahead), Ordering::SeqCst);
         fill.members.send_modify(|members| *members += 1);
-        Membership { fills: self.clone(), fill: fill.clone(), ahead }
+        Subscription { fills: self.clone(), fill: fill.clone(), ahead }
     }
 
-    fn leave(&self, fill: &Arc<Fill>, ahead: bool) {
+    fn leave(&self, fill: &Arc<Download>, ahead: bool) {
         let entries = self.entries();
         fill.members_ahead.fetch_sub(usize::from(ahead), Ordering::SeqCst);
         fill.members.send_modify(|members| *members = members.saturating_sub(1));
@@ -261,14 +262,14 @@ impl Fills {
         }
         let orphans =
             entries.values().flatten().filter(|fill| fill.members() == 0 && !fill.cancel.is_cancelled()).count();
-        if orphans > MOST_ORPHANS {
+        if orphans > MAX_ORPHANS {
             tracing::info!(digest = %fill.source.digest, orphans, "a fill that nobody reads any more is given up");
             fill.cancel.cancel();
         }
     }
 
     /// Ends a fill that only one has joined, who does not want it any more.
-    fn give_up(&self, fill: &Arc<Fill>) {
+    fn give_up(&self, fill: &Arc<Download>) {
         let entries = self.entries();
         if has(&entries, fill) && fill.members() == 1 && !fill.is_complete() {
             fill.cancel.cancel();
@@ -276,7 +277,7 @@ impl Fills {
     }
 
     /// Ends a fill if it has no clients; whether it has none.
-    pub(super) fn give_up_without_clients(&self, fill: &Arc<Fill>) -> bool {
+    pub(super) fn give_up_without_clients(&self, fill: &Arc<Download>) -> bool {
         let _entries = self.entries();
         let has_none = !fill.has_clients() && !fill.is_complete();
         if has_none {
@@ -290,11 +291,11 @@ impl Fills {
     async fn make_room(&self, short: Short) -> bool {
         let leaving = {
             let entries = self.entries();
-            let leaving = |fill: &Arc<Fill>| Some((fill.clone(), fill.leaving()?));
+            let leaving = |fill: &Arc<Download>| Some((fill.clone(), fill.leaving()?));
             let mut leaving: Vec<_> = entries.values().flatten().filter_map(leaving).collect();
             let missing =
                 leaving.iter().fold(short.missing, |missing, (_, reserved)| missing.saturating_sub(*reserved));
-            let idle = entries.values().flatten().filter_map(Fill::idle).collect();
+            let idle = entries.values().flatten().filter_map(Download::idle).collect();
             for fill in abandoned::to_give_up(idle, Short { missing, ..short }) {
                 tracing::info!(digest = %fill.source.digest, "a fill without clients is given up: a client needs its room");
                 fill.cancel.cancel();
@@ -307,26 +308,26 @@ impl Fills {
         !leaving.is_empty()
     }
 
-    fn entries(&self) -> MutexGuard<'_, Entries> {
+    fn entries(&self) -> MutexGuard<'_, DownloadEntries> {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The fill of a blob from its registry.
-fn own<'a>(entries: &'a Entries, source: &Source) -> Option<&'a Arc<Fill>> {
+fn own<'a>(entries: &'a DownloadEntries, source: &Source) -> Option<&'a Arc<Download>> {
     entries.get(&source.id())?.iter().find(|fill| fill.source.is_of_same_registry(source))
 }
 
-fn has(entries: &Entries, fill: &Arc<Fill>) -> bool {
+fn has(entries: &DownloadEntries, fill: &Arc<Download>) -> bool {
     entries.get(&fill.source.id()).is_some_and(|of_blob| of_blob.iter().any(|entry| Arc::ptr_eq(entry, fill)))
 }
 
-impl Membership {
-    pub fn fill(&self) -> &Arc<Fill> {
+impl Subscription {
+    pub fn fill(&self) -> &Arc<Download> {
         &self.fill
     }
 
-    pub(super) fn fills(&self) -> &Fills {
+    pub(super) fn fills(&self) -> &Downloads {
         &self.fills
     }
 
@@ -334,7 +335,7 @@ impl Membership {
     pub fn want(&self) {
         // Its commit looks at the same in the other order, so that one of both sees it.
         if !self.fill.wanted.swap(true, Ordering::SeqCst) && self.fill.is_complete() {
-            self.fills.0.store.used(Key::Blob(self.fill.source.id()));
+            self.fills.0.store.used(IndexKey::Blob(self.fill.source.id()));
         }
     }
 
@@ -343,26 +344,26 @@ impl Membership {
         self.fills.give_up(&self.fill);
     }
 
-    /// Reads from `first` up to `end` (exclusive), or to the end. Call it when [`Fill::head`] has answered.
-    pub fn read(self, source: Source, first: u64, end: Option<u64>) -> FillReader {
-        FillReader::new(self, source, first, end)
+    /// Reads from `first` up to `end` (exclusive), or to the end. Call it when [`Download::head`] has answered.
+    pub fn read(self, source: Source, first: u64, end: Option<u64>) -> DownloadReader {
+        DownloadReader::new(self, source, first, end)
     }
 }
 
-impl Drop for Membership {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.fills.leave(&self.fill, self.ahead);
     }
 }
 
 impl Joined {
-    fn membership(&self) -> &Membership {
+    fn membership(&self) -> &Subscription {
         match self {
             Self::Leader(membership) | Self::Follower(membership) => membership,
         }
     }
 
-    pub fn into_membership(self) -> Membership {
+    pub fn into_membership(self) -> Subscription {
         match self {
             Self::Leader(membership) | Self::Follower(membership) => membership,
         }
@@ -370,26 +371,26 @@ impl Joined {
 }
 
 /// A blob is fetched beside its fill as long as this lives.
-pub struct Beside {
-    fills: Fills,
-    what: (ContentId, Registry),
+pub struct Coexisting {
+    fills: Downloads,
+    what: (ContentKey, Registry),
 }
 
-impl Drop for Beside {
+impl Drop for Coexisting {
     fn drop(&mut self) {
         self.fills.0.beside.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
     }
 }
 
 /// Ends the fill when its task does, however it does.
-pub(super) struct Ended {
-    pub fills: Fills,
-    pub fill: Arc<Fill>,
+pub(super) struct DownloadEnd {
+    pub fills: Downloads,
+    pub fill: Arc<Download>,
 }
 
-impl Drop for Ended {
+impl Drop for DownloadEnd {
     fn drop(&mut self) {
-        self.fills.end(&self.fill, Progress::Failed(FillError::Abandoned));
+        self.fills.end(&self.fill, Progress::Failed(DownloadError::Abandoned));
     }
 }
 
@@ -406,15 +407,15 @@ mod tests {
 
     const PART: u64 = 100_000;
 
-    fn fills(directory: &Path) -> Fills {
+    fn fills(directory: &Path) -> Downloads {
         let config = Config::at(directory);
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();
-        Fills::new(store, metrics, TaskTracker::new(), CancellationToken::new())
+        Downloads::new(store, metrics, TaskTracker::new(), CancellationToken::new())
     }
 
     /// A fill without clients, for which room is reserved, and no task works.
-    fn idle(fills: &Fills, number: u8, file: &File) -> Arc<Fill> {
+    fn idle(fills: &Downloads, number: u8, file: &File) -> Arc<Download> {
         let config = upstream::Config::at("registry.example", &["https://registry.example"]);
         let source = Source {
             upstream: Upstream::new(&config, Context::of_test()).unwrap(),
@@ -422,7 +423,7 @@ mod tests {
             digest: Digest::of(Algorithm::Sha256, &[number]),
         };
         let cancel = fills.shutdown().child_token();
-        let fill = Arc::new(Fill::new(source, false, true, fills.metrics().clone(), cancel));
+        let fill = Arc::new(Download::new(source, false, true, fills.metrics().clone(), cancel));
         fill.update(|state| {
             state.file = Some(Arc::new(file.try_clone().unwrap()));
             state.total = Some(PART);

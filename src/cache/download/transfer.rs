@@ -19,13 +19,13 @@ use futures_util::FutureExt;
 use tokio::{sync::watch, time::Instant};
 
 use super::super::Source;
-use crate::upstream::{BlobRange, BlobStream, Error, ErrorKind, Mirrors, Remark};
+use crate::upstream::{BlobRange, BlobStream, ContentNotes, Error, ErrorKind, Mirrors};
 
 /// How long an upstream may be gone in the middle of a blob before its readers are told.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The first pause before asking again; it doubles up to [`LONGEST_PAUSE`].
+/// The first pause before asking again; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Breaks are forgotten once this many bytes of use have come since, so that an upstream that cuts every connection
 /// after a while still gets through, and one that drips does not.
 const PROGRESS: u64 = 64 * 1024;
@@ -34,11 +34,11 @@ const PROGRESS: u64 = 64 * 1024;
 const MIN_PART: u64 = 16 * 1024;
 const MAX_POOR_PARTS: u32 = 2;
 /// A transfer that breaks this often without that is not worth going on with.
-const MOST_BREAKS: u32 = 50;
+const MAX_BREAKS: u32 = 50;
 
 /// Where the bytes of a transfer come from just now.
 #[derive(Clone, Debug)]
-pub enum Flow {
+pub enum TransferFlow {
     /// The upstream was asked and has not answered.
     Asking,
     /// From the registry, or by way of these forebays.
@@ -47,7 +47,7 @@ pub enum Flow {
 
 /// What is asked for where bytes are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parts {
+enum TransferParts {
     /// A part, and after each that did not help the whole.
     Preferred,
     /// Parts alone: where there are none, another transfer reads the whole.
@@ -75,7 +75,7 @@ pub struct Transfer {
     pause: Duration,
     /// For how long it is tried to go on.
     patience: Duration,
-    parts: Parts,
+    parts: TransferParts,
     /// Whether all that comes is of use where the whole is read in place of a part.
     to_the_end: bool,
     /// The last request for a part did not help: the next one is for the whole.
@@ -99,10 +99,10 @@ pub struct Transfer {
     ended_at: Option<u64>,
     /// When the first of those was: a connection that went silent has used up its own patience already.
     broken_since: Option<Instant>,
-    flow: Option<watch::Sender<Flow>>,
+    flow: Option<watch::Sender<TransferFlow>>,
     /// Counts the bytes that are thrown away.
     skipped: Option<Arc<AtomicU64>>,
-    remark: Remark,
+    remark: ContentNotes,
 }
 
 impl Transfer {
@@ -157,7 +157,7 @@ impl Transfer {
             gained: 0,
             pause: FIRST_PAUSE,
             patience: PATIENCE,
-            parts: Parts::Preferred,
+            parts: TransferParts::Preferred,
             to_the_end: false,
             whole_next: false,
             is_whole: false,
@@ -173,12 +173,12 @@ impl Transfer {
             broken_since: None,
             flow: None,
             skipped: None,
-            remark: Remark::default(),
+            remark: ContentNotes::default(),
         }
     }
 
     /// Tells `flow` from now on where the bytes come from, and adds to `skipped` how many of them are thrown away.
-    pub fn telling(mut self, flow: &watch::Sender<Flow>, skipped: &Arc<AtomicU64>) -> Self {
+    pub fn telling(mut self, flow: &watch::Sender<TransferFlow>, skipped: &Arc<AtomicU64>) -> Self {
         self.flow = Some(flow.clone());
         self.skipped = Some(skipped.clone());
         self.tell();
@@ -197,8 +197,8 @@ impl Transfer {
     }
 
     /// Where the bytes come from.
-    pub fn flow(&self) -> Flow {
-        self.stream.as_ref().map_or(Flow::Asking, |stream| Flow::From(stream.mirrors.clone()))
+    pub fn flow(&self) -> TransferFlow {
+        self.stream.as_ref().map_or(TransferFlow::Asking, |stream| TransferFlow::From(stream.mirrors.clone()))
     }
 
     /// Tries for no longer than this to go on when it breaks: somebody else will.
@@ -213,12 +213,12 @@ impl Transfer {
 
     /// Never asks for the whole blob.
     pub fn in_parts_only(self) -> Self {
-        Self { parts: Parts::Only, ..self }
+        Self { parts: TransferParts::Only, ..self }
     }
 
     /// Never asks for a part of the blob: one that broke is read from the front again.
     pub fn in_one_go(self) -> Self {
-        Self { parts: Parts::Never, last: None, ..self }
+        Self { parts: TransferParts::Never, last: None, ..self }
     }
 
     /// Whether part of it came as an answer to a request for a part.
@@ -228,7 +228,7 @@ impl Transfer {
 
     /// Whether it reads from the front what is there already, since parts are not to be had.
     pub fn is_from_front(&self) -> bool {
-        self.parts == Parts::Never || self.is_whole
+        self.parts == TransferParts::Never || self.is_whole
     }
 
     /// The size of the whole blob, once known.
@@ -237,7 +237,7 @@ impl Transfer {
     }
 
     /// What the upstream said beside the bytes.
-    pub fn remark(&self) -> &Remark {
+    pub fn remark(&self) -> &ContentNotes {
         &self.remark
     }
 
@@ -385,7 +385,7 @@ impl Transfer {
             ));
         }
         let is_whole = !stream.ranged && self.wants_part();
-        if is_whole && self.parts == Parts::Only {
+        if is_whole && self.parts == TransferParts::Only {
             return Err(Error::new(ErrorKind::Unsupported, "the upstream gives no parts any more"));
         }
         // A part with the status of the whole would be taken for the front of the blob, and a length that this answer alone
@@ -447,21 +447,21 @@ impl Transfer {
     fn broke(&mut self, error: Error) -> Result<(), Error> {
         let was_in_vain = self.stream.take().is_some() && self.was_in_vain(&error);
         self.tell();
-        let may_be_whole = self.parts == Parts::Preferred && self.wants_part() && error.may_be_of_the_range();
+        let may_be_whole = self.parts == TransferParts::Preferred && self.wants_part() && error.may_be_of_the_range();
         if was_in_vain && may_be_whole {
             self.ask_for_the_whole(&error);
             return Ok(());
         }
         // Who waits for that part is not to wait for it any longer: the main transfer gets it in another way.
-        if was_in_vain && self.parts == Parts::Only {
+        if was_in_vain && self.parts == TransferParts::Only {
             return Err(error);
         }
         if let Some(wait) = error.retry_after {
-            self.pause = self.pause.max(wait.min(LONGEST_PAUSE));
+            self.pause = self.pause.max(wait.min(MAX_PAUSE));
         }
         self.breaks += 1;
         let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
-        let is_over = self.breaks > MOST_BREAKS || broken_since.elapsed() > self.patience;
+        let is_over = self.breaks > MAX_BREAKS || broken_since.elapsed() > self.patience;
         let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials;
         if is_final || (is_over && (self.whole_tried || !may_be_whole)) {
             return Err(error);
@@ -482,9 +482,9 @@ impl Transfer {
         let whole = std::mem::take(&mut self.whole_next);
         if !whole {
             tokio::time::sleep(self.pause).await;
-            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
         }
-        let asks_part = !whole && self.parts != Parts::Never && self.wants_part();
+        let asks_part = !whole && self.parts != TransferParts::Never && self.wants_part();
         let part = BlobRange { first: self.position, last: self.last };
         let range = if asks_part { part } else { BlobRange::default() };
         let Source { upstream, repository, digest } = &self.source;
@@ -506,7 +506,7 @@ impl Transfer {
             }
             // An upstream that has too much to do is left alone for a while before it is asked for more than the part.
             ErrorKind::TooManyRequests if asks_part && !std::mem::replace(&mut self.limited, true) => self.broke(error),
-            _ if asks_part && self.parts == Parts::Preferred && error.may_be_of_the_range() => {
+            _ if asks_part && self.parts == TransferParts::Preferred && error.may_be_of_the_range() => {
                 self.ask_for_the_whole(&error);
                 Ok(())
             }

@@ -4,25 +4,25 @@ use std::{fs::File, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::{Fill, Fills, Progress, table::Ended};
+use super::{Download, Downloads, Progress, table::DownloadEnd};
 use crate::cache::{
     Source,
-    storage::{TempUpload, change, index::Key},
+    storage::{TempUpload, change, index::IndexKey},
 };
 
-impl Fills {
+impl Downloads {
     /// Makes a blob of `len` bytes that were verified to be it. What is cached, and what is being fetched, is left alone.
     /// `found` is dropped as soon as clients find it, before it is synced.
     pub async fn adopt(&self, source: &Source, upload: TempUpload, len: u64, found: oneshot::Sender<()>) {
-        let whole = Fill::found(self, source, upload.file().clone(), len);
+        let whole = Download::found(self, source, upload.file().clone(), len);
         let Some(membership) = self.enter_new(whole) else { return discard(upload).await };
         drop(found);
         let fill = membership.fill().clone();
-        let ended = Ended { fills: self.clone(), fill: fill.clone() };
+        let ended = DownloadEnd { fills: self.clone(), fill: fill.clone() };
         if matches!(self.store().open_blob(&source.id()).await, Ok(Some(_))) {
             return discard(upload).await;
         }
-        let key = Key::Blob(source.id());
+        let key = IndexKey::Blob(source.id());
         match change(move || upload.commit(key, len)).await {
             Ok(pin) => fill.update(|state| state._pin = Some(pin)),
             Err(error) => {
@@ -33,9 +33,9 @@ impl Fills {
     }
 }
 
-impl Fill {
+impl Download {
     /// One that has nothing to do any more.
-    fn found(fills: &Fills, source: &Source, file: Arc<File>, len: u64) -> Arc<Self> {
+    fn found(fills: &Downloads, source: &Source, file: Arc<File>, len: u64) -> Arc<Self> {
         let fill = Self::new(source.clone(), false, true, fills.metrics().clone(), fills.shutdown().child_token());
         fill.update(|state| {
             state.total = Some(len);

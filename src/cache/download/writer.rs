@@ -1,7 +1,7 @@
 //! Receiving and writing at the same time: while one batch is written, the next one gathers.
 //!
 //! What must hold: a piece is seen by readers only once it is in the file; nobody writes any more when
-//! [`Pour::finish`] has returned. Memory is bounded by one budget for all fills; a fill that gets nothing of it goes on
+//! [`WritePipeline::finish`] has returned. Memory is bounded by one budget for all fills; a fill that gets nothing of it goes on
 //! in single pieces.
 
 use std::{
@@ -23,7 +23,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Fill, FillError, hasher};
+use super::{Download, DownloadError, hasher};
 use crate::{
     cache::{
         download::transfer::Transfer,
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// What is gathered for one write, in bytes.
-const MOST_GATHERED: usize = 1024 * 1024;
+const MAX_GATHERED: usize = 1024 * 1024;
 /// The same for the first one, which somebody waits for.
 const FIRST_GATHERED: usize = 64 * 1024;
 /// What all fills of the process may hold in memory beside one piece each, in bytes.
@@ -47,7 +47,7 @@ const JOINED: usize = 64 * 1024;
 const CROWD: usize = 16;
 const TIGHT: usize = 192 * 1024;
 /// How many pieces are gathered for one write: fewer than one call of the system takes.
-const MOST_PIECES: usize = 256;
+const MAX_PIECES: usize = 256;
 
 /// How many there are that receive.
 static POURS: AtomicUsize = AtomicUsize::new(0);
@@ -90,7 +90,7 @@ impl Batch {
     }
 
     fn is_full(&self, most: usize) -> bool {
-        self.len >= most || self.pieces.len() >= MOST_PIECES || (self.len > 0 && !self.is_paid_for())
+        self.len >= most || self.pieces.len() >= MAX_PIECES || (self.len > 0 && !self.is_paid_for())
     }
 
     fn push(&mut self, offset: u64, bytes: Bytes) {
@@ -149,8 +149,8 @@ struct Writing {
 }
 
 /// Moves bytes from transfers into the file of one fill.
-pub(super) struct Pour {
-    fill: Arc<Fill>,
+pub(super) struct WritePipeline {
+    fill: Arc<Download>,
     file: Arc<File>,
     gathered: Batch,
     writing: Option<Writing>,
@@ -162,8 +162,8 @@ pub(super) struct Pour {
     patience: Option<Duration>,
 }
 
-impl Pour {
-    pub fn new(fill: &Arc<Fill>, file: &Arc<File>, in_order: bool) -> Self {
+impl WritePipeline {
+    pub fn new(fill: &Arc<Download>, file: &Arc<File>, in_order: bool) -> Self {
         POURS.fetch_add(1, Ordering::Relaxed);
         Self {
             fill: fill.clone(),
@@ -183,7 +183,7 @@ impl Pour {
     }
 
     /// The next bytes of the transfer; what was gathered is written meanwhile.
-    pub async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, FillError> {
+    pub async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, DownloadError> {
         loop {
             let is_full = self.gathered.is_full(self.most);
             if self.writing.is_none() && self.gathered.len > 0 {
@@ -217,10 +217,10 @@ impl Pour {
                     self.start();
                 }
                 next = &mut next => {
-                    return next.map(|next| next.map(|bytes| self.count(bytes))).map_err(FillError::Upstream);
+                    return next.map(|next| next.map(|bytes| self.count(bytes))).map_err(DownloadError::Upstream);
                 }
                 () = &mut silent => {
-                    return Err(FillError::Upstream(Error::new(ErrorKind::Timeout, "nothing came for a while")));
+                    return Err(DownloadError::Upstream(Error::new(ErrorKind::Timeout, "nothing came for a while")));
                 }
             }
         }
@@ -243,7 +243,7 @@ impl Pour {
     }
 
     /// Writes what is left, and waits for it.
-    pub async fn finish(&mut self) -> Result<(), FillError> {
+    pub async fn finish(&mut self) -> Result<(), DownloadError> {
         self.written().await?;
         self.start();
         self.written().await
@@ -262,12 +262,12 @@ impl Pour {
             self.fill.hash.offer(&batch, &self.fill.state().written);
             hasher::go_on(&self.fill);
         }
-        self.most = MOST_GATHERED;
+        self.most = MAX_GATHERED;
         self.writing = Some(Writing { batch, done });
     }
 
     /// Waits for the write under way. Cancel-safe.
-    async fn written(&mut self) -> Result<(), FillError> {
+    async fn written(&mut self) -> Result<(), DownloadError> {
         let Some(writing) = &mut self.writing else { return Ok(()) };
         let done = match (&mut writing.done).await {
             Ok(done) => done,
@@ -278,7 +278,7 @@ impl Pour {
         };
         let batch = writing.batch.clone();
         self.writing = None;
-        done.map_err(|error| FillError::Storage(Arc::new(error)))?;
+        done.map_err(|error| DownloadError::Storage(Arc::new(error)))?;
         self.fill.update(|state| {
             state.landed += batch.len as u64;
             batch.runs().for_each(|(range, _)| state.written.insert(range));
@@ -288,7 +288,7 @@ impl Pour {
     }
 }
 
-impl Drop for Pour {
+impl Drop for WritePipeline {
     fn drop(&mut self) {
         POURS.fetch_sub(1, Ordering::Relaxed);
     }
@@ -338,7 +338,7 @@ mod tests {
         batch.seal();
         assert_eq!((batch.len(), batch.pieces().len(), batch.runs().count()), (200_000, 4, 1));
         let mut batch = Batch::default();
-        for number in 0..MOST_PIECES as u64 {
+        for number in 0..MAX_PIECES as u64 {
             assert!(!batch.is_full(usize::MAX));
             batch.push(number * SMALL as u64, Bytes::from_static(&[0; SMALL]));
         }

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, header};
 use crate::{
     metrics::Operation,
     oci::{Accept, Digest, MediaTypeKind, Repository},
-    upstream::{Asker, Registry, Upstream},
+    upstream::{Principal, Registry, Upstream},
 };
 
 /// A list that registries have.
@@ -36,12 +36,12 @@ pub(super) struct ListKey {
     pub list: List,
     pub query: String,
     /// As whom, where that makes a difference: what one asker is told is no answer for another.
-    pub asker: Option<Asker>,
+    pub asker: Option<Principal>,
 }
 
 /// What an upstream is asked; equal ones are asked once.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Question {
+pub(super) struct ListQuery {
     pub key: ListKey,
     /// It is asked for requests that must not wait for what others ask.
     pub circle: bool,

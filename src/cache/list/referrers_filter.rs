@@ -23,10 +23,10 @@ const MAX_AT_ONCE: usize = 16 * 1024;
 const WEIGHT: usize = 256;
 
 /// An index, by its digest, and the types that are wanted of it.
-type Key = (Digest, Arc<[String]>);
+type FilterKey = (Digest, Arc<[String]>);
 
 pub(super) struct Filter {
-    kept: moka::sync::Cache<Key, Referrers>,
+    kept: moka::sync::Cache<FilterKey, Referrers>,
     readers: Arc<Semaphore>,
 }
 
@@ -34,7 +34,7 @@ impl Default for Filter {
     fn default() -> Self {
         let kept = moka::sync::Cache::builder()
             .max_capacity(MAX_MEMORY)
-            .weigher(|(_, types): &Key, made: &Referrers| {
+            .weigher(|(_, types): &FilterKey, made: &Referrers| {
                 let types: usize = types.iter().map(|one| size_of::<String>() + one.len()).sum();
                 let made = if let Referrers::Filtered(bytes) = made { bytes.len() } else { 0 };
                 u32::try_from(WEIGHT + types + made).unwrap_or(u32::MAX)

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{List, ListError, Lists, ServedList, WantedList, query::Question, store::Answer};
+use super::{List, ListError, Lists, ServedList, WantedList, query::ListQuery, store::ListAnswer};
 use crate::{
     cache::{
         ManifestError, Wanted,
@@ -30,11 +30,11 @@ pub struct TaggedReferrers {
     pub tag: Reference,
     subject: Digest,
     artifact_types: Arc<[String]>,
-    question: Question,
+    question: ListQuery,
 }
 
 impl TaggedReferrers {
-    pub(super) fn of(wanted: &WantedList, question: Question) -> Result<Self, ListError> {
+    pub(super) fn of(wanted: &WantedList, question: ListQuery) -> Result<Self, ListError> {
         // No other list is ever without an endpoint.
         let List::Referrers { repository, digest } = &wanted.list else { return Err(ListError::Abandoned) };
         let (upstream, repository, accept) = (wanted.upstream.clone(), repository.clone(), wanted.list.accept());
@@ -123,7 +123,7 @@ impl Lists {
             Ok(served) => Ok(tagged.none(served.outcome)),
             Err(ManifestError::KnownMissing(_)) => Ok(tagged.none(Outcome::Hit)),
             Err(ManifestError::Upstream(error)) if error.kind == ErrorKind::NotFound => {
-                self.0.answers.note(&tagged.question, asked, &Answer::NoReferrers);
+                self.0.answers.note(&tagged.question, asked, &ListAnswer::NoReferrers);
                 Ok(tagged.none(Outcome::Miss))
             }
             Err(error) => Err(ListError::Tag(error)),

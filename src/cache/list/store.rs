@@ -9,27 +9,27 @@ use bytes::Bytes;
 use http::HeaderMap;
 use moka::policy::EvictionPolicy;
 
-use super::query::{ListKey, Question};
+use super::query::{ListKey, ListQuery};
 use crate::{
     cache::{
         Config,
         freshness::{self, Freshness},
-        write_counter::Writes,
+        write_counter::WriteCounters,
     },
     oci::Repository,
     upstream::{Access, VALUE_WEIGHT},
 };
 
 /// How much memory all answers may take, in bytes.
-const MOST_MEMORY: u64 = 16 * 1024 * 1024;
+const MAX_MEMORY: u64 = 16 * 1024 * 1024;
 /// The longest answer that is kept, in bytes: registries give lists in pages that are much shorter.
-const MOST_KEPT: usize = 1024 * 1024;
+const MAX_KEPT: usize = 1024 * 1024;
 /// What an answer weighs beside its body, its headers and what was asked, in bytes.
 const WEIGHT: usize = 512;
 
 /// What an upstream said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum ListAnswer {
     List {
         headers: HeaderMap,
         body: Bytes,
@@ -40,46 +40,46 @@ pub(super) enum Answer {
     NoReferrers,
 }
 
-pub(super) struct Answers {
+pub(super) struct ListStore {
     kept: moka::sync::Cache<ListKey, Arc<Kept>>,
-    writes: Writes,
+    writes: WriteCounters,
     tag_ttl: Duration,
     negative_ttl: Duration,
     stale_if_error: Duration,
 }
 
 struct Kept {
-    answer: Answer,
+    answer: ListAnswer,
     since: SystemTime,
     asked: Instant,
 }
 
-impl Answers {
+impl ListStore {
     pub fn new(config: &Config) -> Self {
         let kept = moka::sync::Cache::builder()
-            .max_capacity(MOST_MEMORY)
+            .max_capacity(MAX_MEMORY)
             .weigher(|key, kept: &Arc<Kept>| weight(key, &kept.answer))
             // The default policy refuses newcomers, and what was answered last is what counts.
             .eviction_policy(EvictionPolicy::lru())
             .build();
         let Config { tag_ttl, negative_ttl, stale_if_error, .. } = *config;
-        Self { kept, writes: Writes::default(), tag_ttl, negative_ttl, stale_if_error }
+        Self { kept, writes: WriteCounters::default(), tag_ttl, negative_ttl, stale_if_error }
     }
 
     /// The last answer, and how far it can be believed. One too old for anything is not given; nor, where the
     /// upstream decides by client, one that is older than its last refusal to that client. `refused`: when forebay sent the
     /// request that the upstream refused; an answer to an earlier request is forgotten.
-    pub fn get(&self, key: &ListKey, access: Access, refused: Option<Instant>) -> (Option<Answer>, Freshness) {
+    pub fn get(&self, key: &ListKey, access: Access, refused: Option<Instant>) -> (Option<ListAnswer>, Freshness) {
         let Some(kept) = self.kept.get(key) else { return (None, Freshness::Missing) };
         if refused.is_some_and(|refused| kept.asked <= refused) {
             self.forget(key);
             return (None, Freshness::Missing);
         }
         let ttl = match kept.answer {
-            Answer::List { .. } if key.list.is_trusted() => self.tag_ttl,
-            Answer::List { .. } => Duration::ZERO,
+            ListAnswer::List { .. } if key.list.is_trusted() => self.tag_ttl,
+            ListAnswer::List { .. } => Duration::ZERO,
             // These are 404s, and not sure to say what they are taken for: the repository may be yet to be made.
-            Answer::NoEndpoint | Answer::NoReferrers => self.negative_ttl,
+            ListAnswer::NoEndpoint | ListAnswer::NoReferrers => self.negative_ttl,
         };
         let (ttl, stale) = match access {
             Access::Shared => (ttl, self.stale_if_error),
@@ -95,12 +95,12 @@ impl Answers {
     }
 
     /// Keeps an answer, unless something was changed since it was asked for. One that is too long leaves none.
-    pub fn note(&self, question: &Question, asked: Instant, answer: &Answer) {
+    pub fn note(&self, question: &ListQuery, asked: Instant, answer: &ListAnswer) {
         if question.writes != self.writes(&question.key) {
             return;
         }
         let answer = match answer {
-            Answer::List { body, .. } if body.len() > MOST_KEPT => return self.forget(&question.key),
+            ListAnswer::List { body, .. } if body.len() > MAX_KEPT => return self.forget(&question.key),
             answer => answer.clone(),
         };
         self.kept.insert(question.key.clone(), Arc::new(Kept { answer, since: SystemTime::now(), asked }));
@@ -130,12 +130,12 @@ impl Answers {
     }
 }
 
-fn weight(key: &ListKey, answer: &Answer) -> u32 {
+fn weight(key: &ListKey, answer: &ListAnswer) -> u32 {
     let answer = match answer {
-        Answer::List { headers, body } => {
+        ListAnswer::List { headers, body } => {
             body.len() + headers.values().map(|value| VALUE_WEIGHT + value.len()).sum::<usize>()
         }
-        Answer::NoEndpoint | Answer::NoReferrers => 0,
+        ListAnswer::NoEndpoint | ListAnswer::NoReferrers => 0,
     };
     u32::try_from(WEIGHT + key.query.len() + answer).unwrap_or(u32::MAX)
 }
@@ -149,11 +149,11 @@ mod tests {
     use super::*;
     use crate::{
         cache::list::List,
-        upstream::{Asker, Registry},
+        upstream::{Principal, Registry},
     };
 
-    fn answers(tag_ttl: Duration) -> Answers {
-        Answers::new(&Config { tag_ttl, stale_if_error: Duration::from_secs(60), ..Config::at(Path::new("")) })
+    fn answers(tag_ttl: Duration) -> ListStore {
+        ListStore::new(&Config { tag_ttl, stale_if_error: Duration::from_secs(60), ..Config::at(Path::new("")) })
     }
 
     fn registry(name: &str, urls: &[&str]) -> Registry {
@@ -170,13 +170,13 @@ mod tests {
         ListKey { list: List::Referrers { repository: repository.parse().unwrap(), digest }, ..tags(repository, "") }
     }
 
-    fn list(len: usize) -> Answer {
+    fn list(len: usize) -> ListAnswer {
         let link = HeaderValue::from_static("</v2/a>; rel=\"next\"");
-        Answer::List { headers: HeaderMap::from_iter([(header::LINK, link)]), body: vec![b'x'; len].into() }
+        ListAnswer::List { headers: HeaderMap::from_iter([(header::LINK, link)]), body: vec![b'x'; len].into() }
     }
 
-    fn note(answers: &Answers, key: &ListKey, answer: &Answer) {
-        let question = Question { key: key.clone(), circle: false, writes: answers.writes(key) };
+    fn note(answers: &ListStore, key: &ListKey, answer: &ListAnswer) {
+        let question = ListQuery { key: key.clone(), circle: false, writes: answers.writes(key) };
         answers.note(&question, Instant::now(), answer);
     }
 
@@ -187,8 +187,8 @@ mod tests {
             (60, referrers("a"), list(1), Freshness::Fresh),
             (0, referrers("a"), list(1), Freshness::Stale),
             // `negative_ttl` is 0.
-            (60, referrers("a"), Answer::NoEndpoint, Freshness::Stale),
-            (60, referrers("a"), Answer::NoReferrers, Freshness::Stale),
+            (60, referrers("a"), ListAnswer::NoEndpoint, Freshness::Stale),
+            (60, referrers("a"), ListAnswer::NoReferrers, Freshness::Stale),
         ] {
             let answers = answers(Duration::from_secs(ttl));
             assert_eq!(answers.get(&key, Access::Shared, None), (None, Freshness::Missing));
@@ -225,7 +225,7 @@ mod tests {
             ListKey { registry: registry("ghcr.io", &[]), ..key.clone() },
             ListKey { registry: registry("docker.io", &["https://mirror.example"]), ..key.clone() },
             ListKey { list: List::Catalog, ..key.clone() },
-            ListKey { asker: Some(Asker::NOBODY), ..key.clone() },
+            ListKey { asker: Some(Principal::ANONYMOUS_PRINCIPAL), ..key.clone() },
         ] {
             assert_eq!(answers.get(&other, Access::Shared, None).0, None, "{other:?}");
         }
@@ -246,7 +246,7 @@ mod tests {
     fn a_change_forgets_the_lists_that_show_it() {
         let answers = answers(Duration::from_secs(60));
         let catalog = ListKey { list: List::Catalog, ..tags("a", "") };
-        let asked = ListKey { asker: Some(Asker::NOBODY), ..tags("a", "") };
+        let asked = ListKey { asker: Some(Principal::ANONYMOUS_PRINCIPAL), ..tags("a", "") };
         let gone = [tags("a", ""), tags("a", "n=1"), referrers("a"), catalog, asked];
         let elsewhere = ListKey { registry: registry("ghcr.io", &[]), ..tags("a", "") };
         let left = [tags("a/b", ""), referrers("b"), elsewhere];
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_asked_for_before_a_change_is_not_kept() {
         let answers = answers(Duration::ZERO);
-        let early = Question { key: tags("a", ""), circle: false, writes: answers.writes(&tags("a", "")) };
+        let early = ListQuery { key: tags("a", ""), circle: false, writes: answers.writes(&tags("a", "")) };
         answers.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
         answers.note(&early, Instant::now(), &list(1));
         assert_eq!(answers.get(&early.key, Access::Shared, None).0, None);
@@ -275,16 +275,16 @@ mod tests {
     fn memory_is_bounded() {
         let answers = answers(Duration::ZERO);
         let key = tags("a", "");
-        note(&answers, &key, &list(MOST_KEPT));
-        assert_eq!(answers.get(&key, Access::Shared, None).0, Some(list(MOST_KEPT)));
-        note(&answers, &key, &list(MOST_KEPT + 1));
+        note(&answers, &key, &list(MAX_KEPT));
+        assert_eq!(answers.get(&key, Access::Shared, None).0, Some(list(MAX_KEPT)));
+        note(&answers, &key, &list(MAX_KEPT + 1));
         assert_eq!(answers.get(&key, Access::Shared, None).0, None, "the last answer is another one");
         for number in 0..40 {
-            note(&answers, &tags("a", &number.to_string()), &list(MOST_KEPT));
+            note(&answers, &tags("a", &number.to_string()), &list(MAX_KEPT));
             answers.kept.run_pending_tasks();
-            assert!(answers.kept.weighted_size() <= MOST_MEMORY);
+            assert!(answers.kept.weighted_size() <= MAX_MEMORY);
         }
         assert!(answers.get(&tags("a", "39"), Access::Shared, None).0.is_some(), "the newest is kept");
-        assert!(weight(&tags("a", &"x".repeat(5000)), &Answer::NoEndpoint) > 5000, "what was asked counts as well");
+        assert!(weight(&tags("a", &"x".repeat(5000)), &ListAnswer::NoEndpoint) > 5000, "what was asked counts as well");
     }
 }

@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use super::{ManifestError, file_records};
 use crate::{
-    cache::{ContentId, Pool, storage::recency::LastUse},
+    cache::{ContentKey, Visibility, storage::recency::LastUse},
     oci::{
         Algorithm, Digest, DocumentType, ManifestSigns, MediaType, MediaTypeKind, OtherType, Reference, etag,
         matches_manifest, schema1_payload,
@@ -105,28 +105,28 @@ impl Content {
     }
 
     /// Reads a file for clients of an upstream; `said` is the type that it gave a tag, if it is read for one.
-    pub fn decode(id: &ContentId, file: Vec<u8>, registry: &Registry, said: Option<&MediaType>) -> Found {
+    pub fn decode(id: &ContentKey, file: Vec<u8>, registry: &Registry, said: Option<&MediaType>) -> ManifestFound {
         let file = Bytes::from(file);
-        let mut found = Found::Damaged;
+        let mut found = ManifestFound::Damaged;
         for record in file_records::records(&file) {
             match Self::decode_record(id, &file.slice(record), registry, said) {
-                Found::Damaged => {}
-                Found::OfOthers => found = Found::OfOthers,
-                whole @ Found::Whole(_) => return whole,
+                ManifestFound::Damaged => {}
+                ManifestFound::OfOthers => found = ManifestFound::OfOthers,
+                whole @ ManifestFound::Whole(_) => return whole,
             }
         }
         found
     }
 
-    fn decode_record(id: &ContentId, file: &Bytes, registry: &Registry, said: Option<&MediaType>) -> Found {
-        let ContentId { pool, digest } = id;
-        let Some((start, by, written)) = first_line(file) else { return Found::Damaged };
+    fn decode_record(id: &ContentKey, file: &Bytes, registry: &Registry, said: Option<&MediaType>) -> ManifestFound {
+        let ContentKey { pool, digest } = id;
+        let Some((start, by, written)) = first_line(file) else { return ManifestFound::Damaged };
         let bytes = file.slice(start..);
-        let Some(signed) = matches_manifest(digest, &bytes) else { return Found::Damaged };
+        let Some(signed) = matches_manifest(digest, &bytes) else { return ManifestFound::Damaged };
         let by_this = by.as_ref().is_some_and(|by| by.is(registry, *pool));
         // A signed one from before upstreams were noted is as good as it was.
         if signed && !by_this && by.is_some() {
-            return Found::OfOthers;
+            return ManifestFound::OfOthers;
         }
         let document = DocumentType::of(&bytes);
         let header = match (&document, said) {
@@ -135,12 +135,12 @@ impl Content {
             (_, Some(said)) => Some(said.clone()),
             (_, None) if by_this || signed => Some(written),
             // Nothing tells what this upstream says.
-            (_, None) => return Found::OfOthers,
+            (_, None) => return ManifestFound::OfOthers,
         };
-        let Ok((media_type, own)) = document.settle(header) else { return Found::OfOthers };
+        let Ok((media_type, own)) = document.settle(header) else { return ManifestFound::OfOthers };
         match Self::new(digest.clone(), media_type, bytes, own) {
-            Some(content) => Found::Whole(Arc::new(content)),
-            None => Found::Damaged,
+            Some(content) => ManifestFound::Whole(Arc::new(content)),
+            None => ManifestFound::Damaged,
         }
     }
 
@@ -172,7 +172,7 @@ impl Content {
 
 /// What a file is to the clients of an upstream.
 #[derive(Debug)]
-pub enum Found {
+pub enum ManifestFound {
     Whole(Arc<Content>),
     /// It has this digest, and a type, or signatures, that another upstream gave.
     OfOthers,
@@ -194,7 +194,7 @@ impl By {
         Some(Self { name: name.to_owned(), url_hashes })
     }
 
-    fn is(&self, registry: &Registry, pool: Pool) -> bool {
+    fn is(&self, registry: &Registry, pool: Visibility) -> bool {
         self.name == **registry.name() && pool.is_of(&self.url_hashes, registry)
     }
 }
@@ -235,8 +235,8 @@ mod tests {
         Registry::new(&name.into(), &urls)
     }
 
-    fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, said: Option<&MediaType>) -> Found {
-        Content::decode(&Pool::Open.id(digest), file, &registry(upstream), said)
+    fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, said: Option<&MediaType>) -> ManifestFound {
+        Content::decode(&Visibility::Open.id(digest), file, &registry(upstream), said)
     }
 
     fn tag() -> Reference {
@@ -311,15 +311,15 @@ mod tests {
         let file = content.encode(&registry("u"));
         let other = Digest::of(Algorithm::Sha256, b"other");
         let decode = |digest: &Digest, file: Vec<u8>| decode(digest, file, "u", None);
-        assert!(matches!(decode(&content.digest, file.clone()), Found::Whole(_)));
-        assert!(matches!(decode(&other, file.clone()), Found::Damaged));
+        assert!(matches!(decode(&content.digest, file.clone()), ManifestFound::Whole(_)));
+        assert!(matches!(decode(&other, file.clone()), ManifestFound::Damaged));
         for at in MediaType::OCI_INDEX.as_str().len()..file.len() {
             let mut spoiled = file.clone();
             spoiled[at] ^= 1;
-            assert!(matches!(decode(&content.digest, spoiled), Found::Damaged), "byte {at}");
-            assert!(matches!(decode(&content.digest, file[..at].to_vec()), Found::Damaged), "cut at {at}");
+            assert!(matches!(decode(&content.digest, spoiled), ManifestFound::Damaged), "byte {at}");
+            assert!(matches!(decode(&content.digest, file[..at].to_vec()), ManifestFound::Damaged), "cut at {at}");
         }
-        assert!(matches!(decode(&content.digest, [&file[..], b" "].concat()), Found::Damaged));
+        assert!(matches!(decode(&content.digest, [&file[..], b" "].concat()), ManifestFound::Damaged));
     }
 
     #[test]
@@ -327,7 +327,7 @@ mod tests {
         let digest = Digest::of(Algorithm::Sha256, INDEX);
         for line in [MediaType::DOCKER_V1_SIGNED.as_str(), MediaType::OCI_MANIFEST.as_str(), "@evil.example a/b"] {
             let file = [line.as_bytes(), b"\n", INDEX].concat();
-            let Found::Whole(content) = decode(&digest, file, "u", Some(&MediaType::OCI_MANIFEST)) else {
+            let ManifestFound::Whole(content) = decode(&digest, file, "u", Some(&MediaType::OCI_MANIFEST)) else {
                 panic!("{line}")
             };
             assert_eq!((&content.media_type, content.own), (&MediaType::OCI_INDEX, true), "{line}");
@@ -362,9 +362,9 @@ mod tests {
             upstream,
             said,
         ) {
-            Found::Whole(read) => Some((read.media_type.clone(), read.own)),
-            Found::OfOthers => None,
-            Found::Damaged => panic!("it is whole"),
+            ManifestFound::Whole(read) => Some((read.media_type.clone(), read.own)),
+            ManifestFound::OfOthers => None,
+            ManifestFound::Damaged => panic!("it is whole"),
         };
         let file = content.encode(&registry("u"));
         assert!(Content::is_whole(&content.digest, &file));
@@ -397,15 +397,18 @@ mod tests {
                 Some(then) => content.encode(then),
                 None => b"@u a/b\n{}".to_vec(),
             };
-            for (pool, expected) in [(Pool::Open, open), (Pool::Clients, clients)] {
+            for (pool, expected) in [(Visibility::Open, open), (Visibility::Clients, clients)] {
                 let found = Content::decode(&pool.id(&content.digest), file.clone(), &now, None);
-                assert_eq!(matches!(found, Found::Whole(_)), expected, "{then:?} {now:?} {pool:?}");
-                assert!(!matches!(found, Found::Damaged), "{then:?} {now:?} {pool:?}");
+                assert_eq!(matches!(found, ManifestFound::Whole(_)), expected, "{then:?} {now:?} {pool:?}");
+                assert!(!matches!(found, ManifestFound::Damaged), "{then:?} {now:?} {pool:?}");
             }
         }
         for by in ["@u@x", "@u@1,g", "@u@11112222333344445"] {
             let file = format!("{by} a/b\n{{}}").into_bytes();
-            assert!(matches!(decode(&Digest::of(Algorithm::Sha256, b"{}"), file, "u", None), Found::Damaged), "{by}");
+            assert!(
+                matches!(decode(&Digest::of(Algorithm::Sha256, b"{}"), file, "u", None), ManifestFound::Damaged),
+                "{by}"
+            );
         }
     }
 
@@ -423,12 +426,12 @@ mod tests {
         #[test]
         fn what_is_written_is_read_again(bytes in prop::collection::vec(any::<u8>(), 0..200), parameter in "(; [a-z]=\"[ -!#-~&&[^\\\\]]{0,9}\")?") {
             let content = Content::verified(&tag(), body(Some(&format!("a/b{parameter}")), None, &bytes)).unwrap();
-            let Found::Whole(read) = decode(&content.digest, content.encode(&registry("u")), "u", None) else {
+            let ManifestFound::Whole(read) = decode(&content.digest, content.encode(&registry("u")), "u", None) else {
                 return Err(TestCaseError::fail("it is whole"));
             };
             if !content.own {
                 let other = decode(&content.digest, content.encode(&registry("u")), "v", None);
-                prop_assert!(matches!(other, Found::OfOthers));
+                prop_assert!(matches!(other, ManifestFound::OfOthers));
             }
             prop_assert_eq!(&read.bytes[..], &bytes[..]);
             prop_assert_eq!(&read.media_type, &content.media_type);
@@ -437,7 +440,7 @@ mod tests {
         #[test]
         fn any_file_is_read_without_a_panic(file in prop::collection::vec(any::<u8>(), 0..80)) {
             let found = decode(&Digest::of(Algorithm::Sha256, b"other"), file, "u", None);
-            prop_assert!(matches!(found, Found::Damaged));
+            prop_assert!(matches!(found, ManifestFound::Damaged));
         }
     }
 }

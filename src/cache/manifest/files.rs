@@ -14,10 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{Content, file_records};
 use crate::{
     cache::{
-        ContentId, DiskStore,
-        storage::{Landing, index::Key},
+        ContentKey, DiskStore,
+        storage::{Landing, index::IndexKey},
     },
-    offload::Documents,
+    offload::Offload,
     upstream::Registry,
 };
 
@@ -26,15 +26,15 @@ const TURNS: usize = 64;
 
 /// A cheap handle.
 #[derive(Clone)]
-pub(super) struct Shelves {
+pub(super) struct ManifestFiles {
     store: DiskStore,
-    documents: Documents,
+    documents: Offload,
     turns: Arc<[Arc<Semaphore>]>,
     hasher: RandomState,
 }
 
-impl Shelves {
-    pub fn new(store: DiskStore, documents: Documents) -> Self {
+impl ManifestFiles {
+    pub fn new(store: DiskStore, documents: Offload) -> Self {
         let turns = (0..TURNS).map(|_| Arc::new(Semaphore::new(1))).collect();
         Self { store, documents, turns, hasher: RandomState::new() }
     }
@@ -42,12 +42,12 @@ impl Shelves {
     /// Writes what a registry gave. Where the bytes do not say all that clients get, what other upstreams said stays beside it.
     pub async fn write(
         &self,
-        id: ContentId,
+        id: ContentKey,
         content: Arc<Content>,
         registry: Registry,
         gate: impl FnOnce(Landing<'_>) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let key = Key::Manifest(id.clone());
+        let key = IndexKey::Manifest(id.clone());
         let (_turn, others) = match content.own {
             true => (None, None),
             false => {
@@ -69,12 +69,12 @@ impl Shelves {
     }
 
     /// Removes the file of a manifest: what adds to it just now lands before, or finds none.
-    pub async fn remove(&self, id: &ContentId) {
+    pub async fn remove(&self, id: &ContentKey) {
         let _turn = self.turn(id).await;
-        self.store.remove(Key::Manifest(id.clone())).await;
+        self.store.remove(IndexKey::Manifest(id.clone())).await;
     }
 
-    async fn turn(&self, id: &ContentId) -> Option<OwnedSemaphorePermit> {
+    async fn turn(&self, id: &ContentKey) -> Option<OwnedSemaphorePermit> {
         let number = usize::try_from(self.hasher.hash_one(id) % TURNS as u64).unwrap_or_default();
         self.turns.get(number)?.clone().acquire_owned().await.ok()
     }
@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{Config, Pool, manifest::content::Found},
+        cache::{Config, Visibility, manifest::content::ManifestFound},
         metrics::Metrics,
         oci::Reference,
         upstream::ManifestBody,
@@ -98,11 +98,11 @@ mod tests {
 
     const UNTYPED: &[u8] = b"{\"schemaVersion\":2,\"layers\":[]}";
 
-    fn shelves() -> (tempfile::TempDir, Shelves) {
+    fn shelves() -> (tempfile::TempDir, ManifestFiles) {
         let directory = tempfile::tempdir().unwrap();
         let config = Config { max_size: 100 << 20, ..Config::at(directory.path()) };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
-        (directory, Shelves::new(store, Documents::default()))
+        (directory, ManifestFiles::new(store, Offload::default()))
     }
 
     fn registry(name: &str) -> Registry {
@@ -124,15 +124,15 @@ mod tests {
         Arc::new(Content::verified(&Reference::Tag("1".parse().unwrap()), body).unwrap())
     }
 
-    fn id() -> ContentId {
-        Pool::Open.id(&said_by("a").digest)
+    fn id() -> ContentKey {
+        Visibility::Open.id(&said_by("a").digest)
     }
 
-    async fn types(shelves: &Shelves, names: &[&str]) -> Vec<Option<String>> {
-        let file = shelves.store.read(Key::Manifest(id()), Content::MAX_FILE_LEN).await.unwrap();
+    async fn types(shelves: &ManifestFiles, names: &[&str]) -> Vec<Option<String>> {
+        let file = shelves.store.read(IndexKey::Manifest(id()), Content::MAX_FILE_LEN).await.unwrap();
         let of = |name: &&str| match Content::decode(&id(), file.clone()?, &registry(name), None) {
-            Found::Whole(content) => Some(content.media_type.to_string()),
-            Found::OfOthers | Found::Damaged => None,
+            ManifestFound::Whole(content) => Some(content.media_type.to_string()),
+            ManifestFound::OfOthers | ManifestFound::Damaged => None,
         };
         names.iter().map(of).collect()
     }

@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use super::ManifestCache;
 use crate::{
-    cache::{ContentId, Pool, manifest::tag_record::TagKey},
+    cache::{ContentKey, Visibility, manifest::tag_record::TagKey},
     oci::{Accept, Digest, Repository, Tag},
     upstream::Upstream,
 };
@@ -23,7 +23,7 @@ impl ManifestCache {
     pub async fn forget_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
         // Whatever the class is: all of them are meant.
         let class = Accept::from_headers(&HeaderMap::new()).class();
-        let (pool, upstream) = (Pool::of(upstream), upstream.name().clone());
+        let (pool, upstream) = (Visibility::of(upstream), upstream.name().clone());
         let (repository, tag) = (repository.clone(), tag.clone());
         self.0.tags.forget(&TagKey { pool, upstream, repository, tag, class }).await;
     }
@@ -33,7 +33,7 @@ impl ManifestCache {
     pub async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
         // What was asked before is on disk now, or never will be.
         self.0.tags.begin_change(upstream.name(), repository).await;
-        let id = Pool::of(upstream).id(digest);
+        let id = Visibility::of(upstream).id(digest);
         self.forget_in_memory(upstream, &id);
         self.0.shelves.remove(&id).await;
         // Somebody may have read the file before it was removed.
@@ -41,7 +41,7 @@ impl ManifestCache {
         self.0.tags.forget_pointing_at(id.pool, upstream.name(), repository, digest).await;
     }
 
-    pub(super) fn forget_in_memory(&self, upstream: &Upstream, id: &ContentId) {
+    pub(super) fn forget_in_memory(&self, upstream: &Upstream, id: &ContentKey) {
         self.0.contents.invalidate(&(id.clone(), None));
         self.0.contents.invalidate(&(id.clone(), Some(upstream.registry().clone())));
     }

@@ -31,7 +31,7 @@ pub enum ManifestError {
     #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
     NotAcceptable,
     #[error("the manifest is asked for by mirrors that may wait for this request")]
-    Circle,
+    WaitCycle,
     #[error("the request was given up")]
     Abandoned,
 }
@@ -59,7 +59,7 @@ pub struct ManifestHead {
 
 /// What an upstream answered, and what that was in terms of the cache.
 #[derive(Clone)]
-pub(super) enum Answer {
+pub(super) enum ManifestLookup {
     /// The tag points where it did.
     Unchanged(Arc<TagRecord>),
     Head(Arc<TagRecord>),
@@ -76,12 +76,12 @@ impl ManifestError {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.
             Self::Mismatch | Self::OtherType | Self::NoManifest | Self::Spared => true,
-            Self::KnownMissing(_) | Self::NotAcceptable | Self::Circle | Self::Abandoned => false,
+            Self::KnownMissing(_) | Self::NotAcceptable | Self::WaitCycle | Self::Abandoned => false,
         }
     }
 }
 
-impl Answer {
+impl ManifestLookup {
     /// What the tag or digest means.
     pub fn digest(&self) -> &Digest {
         match self {

@@ -1,9 +1,9 @@
 //! What is wanted of a tag or digest, and the question that makes of its upstream.
 
 use crate::{
-    cache::{Pool, manifest::tag_record::TagKey},
+    cache::{Visibility, manifest::tag_record::TagKey},
     oci::{Accept, AcceptClass, Digest, Reference, Repository, Tag},
-    upstream::{Asker, Registry, Upstream},
+    upstream::{Principal, Registry, Upstream},
 };
 
 /// Who asks for what: the upstream's repository, and what the client can read.
@@ -17,8 +17,8 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn pool(&self) -> Pool {
-        Pool::of(&self.upstream)
+    pub(super) fn pool(&self) -> Visibility {
+        Visibility::of(&self.upstream)
     }
 
     /// Whether content of this digest is what the upstream told this client, if it told any.
@@ -39,11 +39,11 @@ impl Wanted {
 
 /// What an upstream is asked; equal ones are asked once.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Question {
+pub(super) struct ManifestQuery {
     /// By its URLs too: what one registry said is no answer of another under its name.
     pub registry: Registry,
     /// As whom, where that makes a difference: what one asker is told is no answer for another.
-    pub asker: Option<Asker>,
+    pub asker: Option<Principal>,
     pub repository: Repository,
     pub reference: Reference,
     pub class: AcceptClass,
@@ -55,7 +55,7 @@ pub(super) struct Question {
     pub writes: u64,
 }
 
-impl Question {
+impl ManifestQuery {
     /// Under which a 404 is remembered: every one is a GET's in the end.
     pub fn of_missing(&self) -> Self {
         Self { head: false, circle: false, ..self.clone() }

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::{
     DiskStore,
-    storage::{Landing, index::Key},
+    storage::{Landing, index::IndexKey},
 };
 
 /// How long an answer waits for its write, so that in the usual case what was served is on disk.
@@ -16,16 +16,16 @@ const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Writes small objects.
 #[derive(Clone)]
-pub(super) struct Writer {
+pub(super) struct AsyncStore {
     pub store: DiskStore,
     pub tasks: TaskTracker,
 }
 
-impl Writer {
-    /// Writes an object, as [`Writer::run`]. A disk that fails turns caching off, not pulling. Once the bytes are written, `gate` decides whether they land.
+impl AsyncStore {
+    /// Writes an object, as [`AsyncStore::run`]. A disk that fails turns caching off, not pulling. Once the bytes are written, `gate` decides whether they land.
     pub async fn write_when(
         &self,
-        key: Key,
+        key: IndexKey,
         bytes: Vec<u8>,
         gate: impl FnOnce(Landing<'_>) -> io::Result<()> + Send + 'static,
     ) {
@@ -34,7 +34,7 @@ impl Writer {
     }
 
     /// Does what writes an object; returns when it is done, or in a moment.
-    pub async fn run(&self, key: Key, write: impl Future<Output = io::Result<()>> + Send + 'static) {
+    pub async fn run(&self, key: IndexKey, write: impl Future<Output = io::Result<()>> + Send + 'static) {
         let writing = self.tasks.spawn(async move {
             if let Err(error) = write.await {
                 tracing::error!(%error, ?key, "cannot write into the cache");

@@ -12,21 +12,21 @@ use std::{
 use moka::policy::EvictionPolicy;
 use tokio::time::Instant;
 
-use super::{Question, Wanted, store_async::Writer};
+use super::{ManifestQuery, Wanted, store_async::AsyncStore};
 use crate::{
     cache::{
-        Config, DiskStore, Pool,
+        Config, DiskStore, Visibility,
         freshness::{self, Freshness},
         manifest::tag_record::{TagKey, TagRecord},
-        storage::{Landing, blocking, index::Key, recency::LastUse},
-        write_counter::Writes,
+        storage::{Landing, blocking, index::IndexKey, recency::LastUse},
+        write_counter::WriteCounters,
     },
     oci::{AcceptClass, Digest, Reference, Repository},
-    upstream::{Asker, Registry},
+    upstream::{Principal, Registry},
 };
 
 /// How many records are held in memory.
-const MOST_RECORDS: u64 = 50_000;
+const MAX_RECORDS: u64 = 50_000;
 /// Of how many classes of clients the records of one tag are held, in memory and on disk. Programs that pull have a handful.
 const MAX_CLASSES: usize = 16;
 /// How long the answer about a tag is believed although it came with an older date, or none of use: a tag is asked about
@@ -39,18 +39,18 @@ const TROUBLE_TTL: Duration = Duration::from_secs(5);
 
 pub(super) struct TagRecords {
     store: DiskStore,
-    writer: Writer,
+    writer: AsyncStore,
     /// By tag, with the few classes of clients inside: to forget one looks at no other.
     memory: moka::sync::Cache<TagKey, Arc<Vec<Remembered>>>,
     /// Tags whose upstream could not answer a moment ago: what is stale is served without asking again.
-    troubled: moka::sync::Cache<Trouble, ()>,
-    writes: Arc<Writes>,
+    troubled: moka::sync::Cache<UpstreamFailure, ()>,
+    writes: Arc<WriteCounters>,
     tag_ttl: Duration,
     stale_if_error: Duration,
 }
 
 /// A tag of which a registry could not be asked, as whom where that makes a difference.
-type Trouble = (TagKey, Registry, Option<Asker>);
+type UpstreamFailure = (TagKey, Registry, Option<Principal>);
 
 /// A record in memory, and whether it was used.
 #[derive(Clone)]
@@ -67,11 +67,11 @@ struct Remembered {
 }
 
 impl TagRecords {
-    pub fn new(config: &Config, writer: Writer) -> Self {
+    pub fn new(config: &Config, writer: AsyncStore) -> Self {
         // From now on it is known when the clock is set.
         freshness::steady_now();
         let troubled = moka::sync::Cache::builder()
-            .max_capacity(MOST_RECORDS)
+            .max_capacity(MAX_RECORDS)
             .time_to_live(TROUBLE_TTL.min(config.tag_ttl))
             .build();
         Self {
@@ -79,7 +79,7 @@ impl TagRecords {
             writer,
             // The default policy refuses newcomers, which would be asked about each time.
             memory: moka::sync::Cache::builder()
-                .max_capacity(MOST_RECORDS)
+                .max_capacity(MAX_RECORDS)
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
             troubled,
@@ -112,7 +112,7 @@ impl TagRecords {
     fn remembered(&self, key: &TagKey) -> Option<Remembered> {
         let classes = self.memory.get(&key.of_all_classes())?;
         let mut found = classes.iter().find(|remembered| remembered.class == key.class)?.clone();
-        self.store.note_use(&found.used, || Key::Tag(key.clone()));
+        self.store.note_use(&found.used, || IndexKey::Tag(key.clone()));
         // That a tag points there is true of it for clients of all classes that it pointed there for.
         let same = classes.iter().filter(|other| other.record.digest == found.record.digest && self.holds(key, other));
         found.answered = same.filter_map(|other| other.answered).max().max(found.answered);
@@ -162,7 +162,7 @@ impl TagRecords {
     }
 
     /// What this question was answered says that a change was made elsewhere, unless one was made through us meanwhile.
-    pub fn note_elsewhere(&self, question: &mut Question) {
+    pub fn note_elsewhere(&self, question: &mut ManifestQuery) {
         if let Some(writes) = self.writes.advance(question.registry.name(), &question.repository, question.writes) {
             question.writes = writes;
         }
@@ -201,7 +201,7 @@ impl TagRecords {
     }
 
     async fn on_disk(&self, key: &TagKey) -> Option<TagRecord> {
-        match self.store.read(Key::Tag(key.clone()), TagRecord::MAX_LEN).await {
+        match self.store.read(IndexKey::Tag(key.clone()), TagRecord::MAX_LEN).await {
             Ok(bytes) => TagRecord::decode(&bytes?),
             Err(error) => {
                 tracing::error!(%error, tag = ?key, "cannot read a tag's record");
@@ -223,7 +223,7 @@ impl TagRecords {
     }
 
     /// Keeps what the upstream answered; a question by digest leaves no record.
-    pub async fn put(&self, wanted: &Wanted, question: &Question, record: TagRecord) -> Arc<TagRecord> {
+    pub async fn put(&self, wanted: &Wanted, question: &ManifestQuery, record: TagRecord) -> Arc<TagRecord> {
         let registry = wanted.upstream.registry();
         let record = Arc::new(TagRecord { urls: registry.url_hashes().clone(), ..record });
         if let Reference::Tag(tag) = &question.reference {
@@ -245,7 +245,7 @@ impl TagRecords {
         let remembered = Remembered { class, record: kept, used, writes, settled: settled.clone(), answered: now };
         self.remember(key, remembered);
         let gate = self.gate(&key.upstream, &key.repository, writes);
-        self.writer.write_when(Key::Tag(key.clone()), record.encode(), gate).await;
+        self.writer.write_when(IndexKey::Tag(key.clone()), record.encode(), gate).await;
         self.remove_surplus_classes(key).await;
         if is_outdated() {
             self.memory.invalidate(&key.of_all_classes());
@@ -263,11 +263,11 @@ impl TagRecords {
         let store = self.store.clone();
         let removed = async move {
             for other in surplus {
-                store.remove(Key::Tag(other)).await;
+                store.remove(IndexKey::Tag(other)).await;
             }
             Ok(())
         };
-        self.writer.run(Key::Tag(key.clone()), removed).await;
+        self.writer.run(IndexKey::Tag(key.clone()), removed).await;
     }
 
     /// Lets what was asked for at `writes` changes land on disk, unless one was made since.
@@ -285,7 +285,7 @@ impl TagRecords {
     pub async fn confirm(
         &self,
         wanted: &Wanted,
-        question: &Question,
+        question: &ManifestQuery,
         record: &TagRecord,
         confirmed: SystemTime,
     ) -> Arc<TagRecord> {
@@ -300,7 +300,13 @@ impl TagRecords {
     }
 
     /// A manifest was deleted: the same, for the tags of a repository that point at it.
-    pub async fn forget_pointing_at(&self, pool: Pool, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+    pub async fn forget_pointing_at(
+        &self,
+        pool: Visibility,
+        upstream: &Arc<str>,
+        repository: &Repository,
+        digest: &Digest,
+    ) {
         self.begin_change(upstream, repository).await;
         for (key, classes) in &self.memory {
             let of_it = key.pool == pool && key.upstream == *upstream && key.repository == *repository;
@@ -311,7 +317,7 @@ impl TagRecords {
         let mut removed = Vec::new();
         for key in self.store.tags_of(pool, upstream, repository).await {
             if self.on_disk(&key).await.is_some_and(|record| record.digest == *digest) {
-                self.store.remove(Key::Tag(key.clone())).await;
+                self.store.remove(IndexKey::Tag(key.clone())).await;
                 removed.push(key);
             }
         }
@@ -344,7 +350,7 @@ impl TagRecords {
         let mut keys = self.store.tag_classes(key).await;
         keys.push(key.clone());
         for key in keys {
-            self.store.remove(Key::Tag(key)).await;
+            self.store.remove(IndexKey::Tag(key)).await;
         }
         // A record may have been read from the disk before it was removed.
         self.memory.invalidate(&key.of_all_classes());
@@ -372,7 +378,7 @@ impl TagRecords {
     }
 }
 
-fn trouble(wanted: &Wanted, key: &TagKey) -> Trouble {
+fn trouble(wanted: &Wanted, key: &TagKey) -> UpstreamFailure {
     (key.clone(), wanted.upstream.registry().clone(), wanted.upstream.asker())
 }
 
@@ -408,9 +414,9 @@ mod tests {
         };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         let tasks = TaskTracker::new();
-        let records = TagRecords::new(&config, Writer { store, tasks: tasks.clone() });
+        let records = TagRecords::new(&config, AsyncStore { store, tasks: tasks.clone() });
         let key = TagKey {
-            pool: Pool::Open,
+            pool: Visibility::Open,
             upstream: "hub".into(),
             repository: "team/app".parse().unwrap(),
             tag: "1".parse().unwrap(),
@@ -486,7 +492,7 @@ mod tests {
         let tags = tags();
         tags.records.keep(&tags.key, tags.writes(), pointing_at("old")).await;
         let (upstream, repository) = (&tags.key.upstream, &tags.key.repository);
-        tags.records.forget_pointing_at(Pool::Open, upstream, repository, &pointing_at("old").digest).await;
+        tags.records.forget_pointing_at(Visibility::Open, upstream, repository, &pointing_at("old").digest).await;
         assert_eq!(tags.digest().await, None);
         assert_eq!(tags.digest_on_disk().await, None);
     }

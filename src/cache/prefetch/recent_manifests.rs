@@ -26,7 +26,7 @@ const TTL: Duration = Duration::from_secs(60);
 const SECONDS: u64 = (1 << 24) - 1;
 
 /// The notes. A place of 0 is free.
-pub struct Reads {
+pub struct RecentManifests {
     slots: Box<[AtomicU64]>,
     hasher: RandomState,
     start: Instant,
@@ -41,14 +41,14 @@ pub struct Read<'a> {
     pub manifest: &'a Digest,
 }
 
-impl Default for Reads {
+impl Default for RecentManifests {
     fn default() -> Self {
         let slots = std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect();
         Self { slots, hasher: RandomState::new(), start: Instant::now() }
     }
 }
 
-impl Reads {
+impl RecentManifests {
     /// A client reads this manifest.
     pub fn note(&self, read: Read<'_>) {
         self.note_at(read, self.now());
@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_read_is_known_once_to_its_client_and_place_alone() {
-        let (reads, repository, other) = (Reads::default(), "team/app".parse().unwrap(), "team/other".parse().unwrap());
+        let (reads, repository, other) =
+            (RecentManifests::default(), "team/app".parse().unwrap(), "team/other".parse().unwrap());
         let (manifest, another) = (digest("one"), digest("another"));
         let client = IpAddr::from([192, 0, 2, 1]);
         let registry = registry("a.example", "a.example");
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_read_of_a_while_ago_says_nothing() {
-        let (reads, repository, manifest) = (Reads::default(), "team/app".parse().unwrap(), digest("one"));
+        let (reads, repository, manifest) = (RecentManifests::default(), "team/app".parse().unwrap(), digest("one"));
         let client = IpAddr::from([192, 0, 2, 1]);
         let registry = registry("a.example", "a.example");
         let read = Read { client, registry: &registry, repository: &repository, manifest: &manifest };

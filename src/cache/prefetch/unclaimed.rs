@@ -17,7 +17,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::super::{
-    ContentId,
+    ContentKey,
     storage::index::{BLOCK, allocated},
 };
 use crate::peer::{Permit, Shares, TrustedNetworks};
@@ -30,7 +30,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_LAYERS: u64 = 4096;
 
 /// All that counts.
-pub struct Untaken {
+pub struct Unclaimed {
     budget: Shares,
     layers: Mutex<Layers>,
     /// So that a hit looks no further where there is none.
@@ -39,7 +39,7 @@ pub struct Untaken {
 
 #[derive(Default)]
 struct Layers {
-    held: HashMap<ContentId, Held>,
+    held: HashMap<ContentKey, Held>,
     /// How many were held so far.
     number: u64,
     swept: Option<Instant>,
@@ -62,8 +62,8 @@ impl Held {
 
 /// A layer is on its way as long as this lives.
 pub struct OnItsWay<'a> {
-    untaken: &'a Untaken,
-    id: ContentId,
+    untaken: &'a Unclaimed,
+    id: ContentKey,
     number: u64,
 }
 
@@ -76,7 +76,7 @@ impl Drop for OnItsWay<'_> {
     }
 }
 
-impl Untaken {
+impl Unclaimed {
     /// With a budget in bytes.
     pub fn new(budget: u64, trusted: TrustedNetworks) -> Self {
         Self { budget: Shares::new(budget, trusted), layers: Mutex::default(), count: AtomicUsize::new(0) }
@@ -91,10 +91,10 @@ impl Untaken {
     /// counts already.
     pub fn hold(
         &self,
-        id: &ContentId,
+        id: &ContentKey,
         size: u64,
         client: IpAddr,
-        is_cached: impl Fn(&ContentId) -> bool,
+        is_cached: impl Fn(&ContentKey) -> bool,
     ) -> Option<OnItsWay<'_>> {
         let total = self.budget.total();
         let units = allocated(size).max(total / MAX_LAYERS).max(BLOCK);
@@ -124,14 +124,14 @@ impl Untaken {
     }
 
     /// It is in the cache now: it counts no longer than it stays there.
-    pub fn landed(&self, id: &ContentId) {
+    pub fn landed(&self, id: &ContentKey) {
         if let Some(held) = self.layers().held.get_mut(id) {
             held.landed = true;
         }
     }
 
     /// A client takes it, or nothing of it came: it counts no more.
-    pub fn release(&self, id: &ContentId) {
+    pub fn release(&self, id: &ContentKey) {
         if self.count.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -152,24 +152,24 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::Pool,
+        cache::Visibility,
         oci::{Algorithm, Digest},
     };
 
-    fn id(number: u8) -> ContentId {
-        Pool::Open.id(&Digest::of(Algorithm::Sha256, &[number]))
+    fn id(number: u8) -> ContentKey {
+        Visibility::Open.id(&Digest::of(Algorithm::Sha256, &[number]))
     }
 
     fn client(number: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, number])
     }
 
-    fn untaken() -> Untaken {
-        Untaken::new(16 * BLOCK, TrustedNetworks::new(vec!["192.0.2.200".parse().unwrap()]))
+    fn untaken() -> Unclaimed {
+        Unclaimed::new(16 * BLOCK, TrustedNetworks::new(vec!["192.0.2.200".parse().unwrap()]))
     }
 
     /// How many layers of this size a client may have fetched ahead.
-    fn held_by(untaken: &Untaken, of: u8, numbers: std::ops::Range<u8>, size: u64) -> usize {
+    fn held_by(untaken: &Unclaimed, of: u8, numbers: std::ops::Range<u8>, size: u64) -> usize {
         numbers.filter(|number| untaken.hold(&id(*number), size, client(of), |_| true).is_some()).count()
     }
 
@@ -198,7 +198,7 @@ mod tests {
             assert_eq!(untaken.hold(&id(1), size, client(1), |_| true).is_some(), expected, "{size}");
         }
         // A cache of nothing; a layer of nothing takes something all the same.
-        assert!(Untaken::new(0, TrustedNetworks::default()).hold(&id(1), 0, client(1), |_| true).is_none());
+        assert!(Unclaimed::new(0, TrustedNetworks::default()).hold(&id(1), 0, client(1), |_| true).is_none());
         assert_eq!(held_by(&untaken, 2, 10..20, 0), 3, "of the last quarter, but for the last of it");
     }
 
@@ -209,8 +209,8 @@ mod tests {
 
     #[test]
     fn no_more_layers_count_than_are_remembered() {
-        let untaken = Untaken::new(MAX_LAYERS * 3 * BLOCK, TrustedNetworks::default());
-        let named = |number: u64| Pool::Open.id(&Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
+        let untaken = Unclaimed::new(MAX_LAYERS * 3 * BLOCK, TrustedNetworks::default());
+        let named = |number: u64| Visibility::Open.id(&Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
         let is_held = |number: &u64| untaken.hold(&named(*number), 1, client(1), |_| true).is_some();
         let held = (0..2 * MAX_LAYERS).filter(is_held).count();
         assert_eq!(held as u64, MAX_LAYERS / 4 * 3);
@@ -219,7 +219,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_gone_or_old_counts_no_more() {
         let untaken = untaken();
-        let evicted = |gone: ContentId| move |id: &ContentId| *id != gone;
+        let evicted = |gone: ContentKey| move |id: &ContentKey| *id != gone;
         assert_eq!(held_by(&untaken, 1, 0..20, BLOCK), 12);
         // What is on its way is not in the cache yet.
         assert!(untaken.hold(&id(30), BLOCK, client(1), evicted(id(3))).is_none());
@@ -278,7 +278,7 @@ mod tests {
         }
         advance(SWEEP_INTERVAL).await;
         let looked = AtomicUsize::new(0);
-        let is_cached = |_: &ContentId| looked.fetch_add(1, Ordering::Relaxed) < usize::MAX;
+        let is_cached = |_: &ContentKey| looked.fetch_add(1, Ordering::Relaxed) < usize::MAX;
         for second in 1..=3 {
             for number in 100..200 {
                 assert!(untaken.hold(&id(number), BLOCK, client(1), is_cached).is_none());

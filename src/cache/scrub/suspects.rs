@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{cache::ContentId, peer::PeerPrefix};
+use crate::{cache::ContentKey, peer::PeerPrefix};
 
 /// How long a client is remembered that had a whole blob.
 const AGAIN: Duration = Duration::from_secs(10 * 60);
@@ -27,8 +27,8 @@ const MAX_QUEUED: usize = 64;
 pub struct Suspects {
     /// Who had what, by a hash.
     had: moka::sync::Cache<u64, ()>,
-    lately: moka::sync::Cache<ContentId, ()>,
-    queue: Mutex<VecDeque<ContentId>>,
+    lately: moka::sync::Cache<ContentKey, ()>,
+    queue: Mutex<VecDeque<ContentKey>>,
     more: Notify,
     hasher: RandomState,
 }
@@ -45,7 +45,7 @@ impl Suspects {
     }
 
     /// A client asks for a whole blob that is cached; gives what [`Suspects::had`] takes.
-    pub fn wanted(&self, peer: PeerPrefix, id: &ContentId) -> u64 {
+    pub fn wanted(&self, peer: PeerPrefix, id: &ContentKey) -> u64 {
         let pair = self.hasher.hash_one((peer, id));
         if self.had.contains_key(&pair) {
             self.suspect(id);
@@ -58,7 +58,7 @@ impl Suspects {
         self.had.insert(pair, ());
     }
 
-    fn suspect(&self, id: &ContentId) {
+    fn suspect(&self, id: &ContentKey) {
         if self.lately.contains_key(id) {
             return;
         }
@@ -71,12 +71,12 @@ impl Suspects {
     }
 
     /// The next one, if there is one.
-    pub fn take(&self) -> Option<ContentId> {
+    pub fn take(&self) -> Option<ContentKey> {
         self.queue().pop_front()
     }
 
     /// Waits for the next one. Cancel-safe.
-    pub async fn next(&self) -> ContentId {
+    pub async fn next(&self) -> ContentKey {
         loop {
             if let Some(id) = self.take() {
                 return id;
@@ -85,7 +85,7 @@ impl Suspects {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<ContentId>> {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<ContentKey>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,12 +94,12 @@ impl Suspects {
 mod tests {
     use super::*;
     use crate::{
-        cache::Pool,
+        cache::Visibility,
         oci::{Algorithm, Digest},
     };
 
-    fn id(number: usize) -> ContentId {
-        Pool::Open.id(&Digest::of(Algorithm::Sha256, &number.to_le_bytes()))
+    fn id(number: usize) -> ContentKey {
+        Visibility::Open.id(&Digest::of(Algorithm::Sha256, &number.to_le_bytes()))
     }
 
     fn peer(last: u8) -> PeerPrefix {
@@ -115,7 +115,7 @@ mod tests {
         suspects.had(first);
         suspects.wanted(peer(2), &id(1));
         suspects.wanted(peer(1), &id(2));
-        suspects.wanted(peer(1), &Pool::Clients.id(&id(1).digest));
+        suspects.wanted(peer(1), &Visibility::Clients.id(&id(1).digest));
         assert_eq!(suspects.take(), None, "another client, another blob, another pool");
         for expected in [Some(id(1)), None, None] {
             suspects.had(suspects.wanted(peer(1), &id(1)));

@@ -12,7 +12,7 @@ use std::{
 use lru::LruCache;
 
 use crate::{
-    cache::{ContentId, Pool, manifest::tag_record::TagKey},
+    cache::{ContentKey, Visibility, manifest::tag_record::TagKey},
     metrics::CacheKind,
     oci::{AcceptClass, Algorithm, Digest, sha256_of_hex},
 };
@@ -26,15 +26,15 @@ const MAX_PASSED_OVER: usize = 4096;
 
 /// One object on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Key {
-    Blob(ContentId),
-    Manifest(ContentId),
+pub enum IndexKey {
+    Blob(ContentKey),
+    Manifest(ContentKey),
     Tag(TagKey),
     /// What a broken fill left in `tmp/`, for the next fill of this blob to go on with.
-    Partial(ContentId),
+    Partial(ContentKey),
 }
 
-impl Key {
+impl IndexKey {
     pub fn kind(&self) -> CacheKind {
         match self {
             Self::Blob(_) => CacheKind::Blob,
@@ -51,16 +51,16 @@ pub struct CompactKey(Compact);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Compact {
-    Blob(Pool, [u8; 32]),
-    Manifest(Pool, [u8; 32]),
-    Partial(Pool, [u8; 32]),
+    Blob(Visibility, [u8; 32]),
+    Manifest(Visibility, [u8; 32]),
+    Partial(Visibility, [u8; 32]),
     /// Tags, and digests of other algorithms: there are few of them.
-    Other(Box<Key>),
+    Other(Box<IndexKey>),
 }
 
 impl CompactKey {
     /// Of a file below `blobs/` or `manifests/`, by its name; `None` when it is no digest's.
-    pub fn of_file(pool: Pool, kind: CacheKind, algorithm: Algorithm, name: &str) -> Option<Self> {
+    pub fn of_file(pool: Visibility, kind: CacheKind, algorithm: Algorithm, name: &str) -> Option<Self> {
         if algorithm == Algorithm::Sha256 {
             let hash = sha256_of_hex(name)?;
             match kind {
@@ -71,8 +71,8 @@ impl CompactKey {
         }
         let digest: Digest = format!("{}:{name}", algorithm.as_str()).parse().ok()?;
         match kind {
-            CacheKind::Blob => Some(Self::from(&Key::Blob(pool.id(&digest)))),
-            CacheKind::Manifest => Some(Self::from(&Key::Manifest(pool.id(&digest)))),
+            CacheKind::Blob => Some(Self::from(&IndexKey::Blob(pool.id(&digest)))),
+            CacheKind::Manifest => Some(Self::from(&IndexKey::Manifest(pool.id(&digest)))),
             CacheKind::Tag | CacheKind::Partial => None,
         }
     }
@@ -80,8 +80,8 @@ impl CompactKey {
     fn tag(&self) -> Option<&TagKey> {
         match &self.0 {
             Compact::Other(key) => match &**key {
-                Key::Tag(tag) => Some(tag),
-                Key::Blob(_) | Key::Manifest(_) | Key::Partial(_) => None,
+                IndexKey::Tag(tag) => Some(tag),
+                IndexKey::Blob(_) | IndexKey::Manifest(_) | IndexKey::Partial(_) => None,
             },
             Compact::Blob(..) | Compact::Manifest(..) | Compact::Partial(..) => None,
         }
@@ -96,29 +96,29 @@ impl CompactKey {
         }
     }
 
-    pub fn key(&self) -> Key {
+    pub fn key(&self) -> IndexKey {
         match &self.0 {
-            Compact::Blob(pool, hash) => Key::Blob(pool.id(&Digest::from_sha256(hash))),
-            Compact::Manifest(pool, hash) => Key::Manifest(pool.id(&Digest::from_sha256(hash))),
-            Compact::Partial(pool, hash) => Key::Partial(pool.id(&Digest::from_sha256(hash))),
-            Compact::Other(key) => Key::clone(key),
+            Compact::Blob(pool, hash) => IndexKey::Blob(pool.id(&Digest::from_sha256(hash))),
+            Compact::Manifest(pool, hash) => IndexKey::Manifest(pool.id(&Digest::from_sha256(hash))),
+            Compact::Partial(pool, hash) => IndexKey::Partial(pool.id(&Digest::from_sha256(hash))),
+            Compact::Other(key) => IndexKey::clone(key),
         }
     }
 }
 
-impl From<&Key> for CompactKey {
-    fn from(key: &Key) -> Self {
+impl From<&IndexKey> for CompactKey {
+    fn from(key: &IndexKey) -> Self {
         let compact = match key {
-            Key::Blob(id) => id.digest.sha256().map(|hash| Compact::Blob(id.pool, hash)),
-            Key::Manifest(id) => id.digest.sha256().map(|hash| Compact::Manifest(id.pool, hash)),
-            Key::Partial(id) => id.digest.sha256().map(|hash| Compact::Partial(id.pool, hash)),
-            Key::Tag(_) => None,
+            IndexKey::Blob(id) => id.digest.sha256().map(|hash| Compact::Blob(id.pool, hash)),
+            IndexKey::Manifest(id) => id.digest.sha256().map(|hash| Compact::Manifest(id.pool, hash)),
+            IndexKey::Partial(id) => id.digest.sha256().map(|hash| Compact::Partial(id.pool, hash)),
+            IndexKey::Tag(_) => None,
         };
         Self(compact.unwrap_or_else(|| Compact::Other(Box::new(key.clone()))))
     }
 }
 
-struct Entry {
+struct IndexEntry {
     len: u64,
     /// How many readers have it open.
     pins: u32,
@@ -142,7 +142,7 @@ pub struct LruIndex {
     max_size: u64,
     /// Now, in minutes since 1970, to within a few.
     minute: u32,
-    entries: LruCache<CompactKey, Entry>,
+    entries: LruCache<CompactKey, IndexEntry>,
     /// Bytes allocated by entries.
     used: u64,
     /// The part of `used` that cannot be evicted now.
@@ -204,8 +204,9 @@ impl LruIndex {
         let mut keys = self.tag_classes(tag);
         let surplus = keys.len().saturating_sub(most);
         if surplus > 0 {
-            let used =
-                |key: &TagKey| self.entries.peek(&CompactKey::from(&Key::Tag(key.clone()))).map(|entry| entry.used);
+            let used = |key: &TagKey| {
+                self.entries.peek(&CompactKey::from(&IndexKey::Tag(key.clone()))).map(|entry| entry.used)
+            };
             keys.retain(|key| key.class != tag.class);
             keys.sort_by_cached_key(used);
         }
@@ -222,12 +223,12 @@ impl LruIndex {
         self.totals[kind as usize]
     }
 
-    pub fn contains(&self, key: &Key) -> bool {
+    pub fn contains(&self, key: &IndexKey) -> bool {
         self.entries.contains(&key.into())
     }
 
     /// How long an object is; this is no use of it.
-    pub fn len_of(&self, key: &Key) -> Option<u64> {
+    pub fn len_of(&self, key: &IndexKey) -> Option<u64> {
         self.entries.peek(&key.into()).map(|entry| entry.len)
     }
 
@@ -264,7 +265,7 @@ impl LruIndex {
     }
 
     /// Adds an object as the most recently used; one that is there already is only touched.
-    pub fn insert(&mut self, key: Key, len: u64) {
+    pub fn insert(&mut self, key: IndexKey, len: u64) {
         let key = CompactKey::from(&key);
         if let Some(entry) = self.entries.get_mut(&key)
             && entry.len == len
@@ -277,7 +278,7 @@ impl LruIndex {
     }
 
     /// Adds an object that no client has asked for: it is the first to go.
-    pub fn insert_unused(&mut self, key: Key, len: u64) {
+    pub fn insert_unused(&mut self, key: IndexKey, len: u64) {
         self.insert(key.clone(), len);
         self.entries.demote(&(&key).into());
     }
@@ -293,7 +294,7 @@ impl LruIndex {
         if let Some(tag) = key.tag() {
             self.classes.entry(tag.of_all_classes()).or_default().push(tag.class);
         }
-        self.entries.put(key, Entry { len, pins, used });
+        self.entries.put(key, IndexEntry { len, pins, used });
     }
 
     /// Adds what the start-up scan found, with its length and the minute of its last use, the most recently used first: each
@@ -310,7 +311,7 @@ impl LruIndex {
     }
 
     /// Marks as used now, and keeps it from being evicted until [`LruIndex::unpin`]; its length, if it is there.
-    pub fn pin(&mut self, key: &Key) -> Option<u64> {
+    pub fn pin(&mut self, key: &IndexKey) -> Option<u64> {
         let entry = self.entries.get_mut(&key.into())?;
         entry.used = self.minute;
         entry.pins += 1;
@@ -320,7 +321,7 @@ impl LruIndex {
         Some(entry.len)
     }
 
-    pub fn unpin(&mut self, key: &Key) {
+    pub fn unpin(&mut self, key: &IndexKey) {
         // Gone meanwhile when its file was deleted by hand.
         if let Some(entry) = self.entries.peek_mut(&key.into())
             && entry.pins > 0
@@ -333,11 +334,11 @@ impl LruIndex {
     }
 
     /// Forgets an object whose file is gone; its length, if it was there.
-    pub fn forget(&mut self, key: &Key) -> Option<u64> {
+    pub fn forget(&mut self, key: &IndexKey) -> Option<u64> {
         self.remove(&key.into()).map(|entry| entry.len)
     }
 
-    fn remove(&mut self, key: &CompactKey) -> Option<Entry> {
+    fn remove(&mut self, key: &CompactKey) -> Option<IndexEntry> {
         let entry = self.entries.pop(key)?;
         if let Some(tag) = key.tag() {
             let name = tag.of_all_classes();
@@ -362,12 +363,12 @@ impl LruIndex {
     ///
     /// `spare` is what the file system can give before `min_free` is touched, bytes promised to others
     /// not yet subtracted. Nothing is evicted when evicting everything would not be enough.
-    pub fn reserve(&mut self, bytes: u64, spare: u64) -> Result<Vec<(Key, u64)>, NoRoom> {
+    pub fn reserve(&mut self, bytes: u64, spare: u64) -> Result<Vec<(IndexKey, u64)>, NoRoom> {
         self.reserve_from(bytes, spare, |_| true)
     }
 
     /// The same for what no client has asked for: it drives out only what was not used for a while.
-    pub fn reserve_ahead(&mut self, bytes: u64, spare: u64) -> Result<Vec<(Key, u64)>, NoRoom> {
+    pub fn reserve_ahead(&mut self, bytes: u64, spare: u64) -> Result<Vec<(IndexKey, u64)>, NoRoom> {
         let minute = self.minute;
         self.reserve_from(bytes, spare, |entry| minute.saturating_sub(entry.used) >= MIN_IDLE)
     }
@@ -376,8 +377,8 @@ impl LruIndex {
         &mut self,
         bytes: u64,
         spare: u64,
-        may_go: impl Fn(&Entry) -> bool,
-    ) -> Result<Vec<(Key, u64)>, NoRoom> {
+        may_go: impl Fn(&IndexEntry) -> bool,
+    ) -> Result<Vec<(IndexKey, u64)>, NoRoom> {
         let mut short = self.short(bytes, spare);
         if short > self.used - self.pinned {
             return Err(NoRoom);
@@ -427,12 +428,12 @@ impl LruIndex {
     }
 
     /// How many bytes an object takes that readers keep.
-    pub fn pinned_bytes(&self, key: &Key) -> Option<u64> {
+    pub fn pinned_bytes(&self, key: &IndexKey) -> Option<u64> {
         self.entries.peek(&key.into()).filter(|entry| entry.pins > 0).map(|entry| allocated(entry.len))
     }
 
     /// Names what is too much already, as after `max_size` was lowered; those are forgotten here.
-    pub fn shrink(&mut self) -> Vec<(Key, u64)> {
+    pub fn shrink(&mut self) -> Vec<(IndexKey, u64)> {
         let excess = self.total().saturating_sub(self.max_size).min(self.used - self.pinned);
         let target = self.total() - excess;
         let limit = std::mem::replace(&mut self.max_size, target);
@@ -465,8 +466,8 @@ mod tests {
     use super::*;
     use crate::oci::Algorithm;
 
-    fn blob(number: u8) -> Key {
-        Key::Blob(Pool::Open.id(&Digest::of(Algorithm::Sha256, &[number])))
+    fn blob(number: u8) -> IndexKey {
+        IndexKey::Blob(Visibility::Open.id(&Digest::of(Algorithm::Sha256, &[number])))
     }
 
     const PLENTY: u64 = u64::MAX / 4;
@@ -474,25 +475,25 @@ mod tests {
     #[test]
     fn the_classes_of_a_tag_are_those_that_have_a_record() {
         let of = |tag: &str, class: &str| {
-            TagKey::from_path(Pool::Open, std::path::Path::new(&format!("u/team/app/{tag}@{class}"))).unwrap()
+            TagKey::from_path(Visibility::Open, std::path::Path::new(&format!("u/team/app/{tag}@{class}"))).unwrap()
         };
         let mut index = LruIndex::new(4 * BLOCK);
         for key in [of("1", "01"), of("1", "02"), of("2", "01"), of("1", "02")] {
-            index.insert(Key::Tag(key), 10);
+            index.insert(IndexKey::Tag(key), 10);
         }
         assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "01"), of("1", "02")]);
-        index.forget(&Key::Tag(of("1", "01")));
+        index.forget(&IndexKey::Tag(of("1", "01")));
         assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "02")]);
         // Of more than are kept those go that were used the longest time ago, and never the one that is there anew.
         for (minute, class) in [(30, "04"), (10, "05"), (20, "06")] {
             index.set_minute(minute);
-            index.insert(Key::Tag(of("3", class)), 10);
+            index.insert(IndexKey::Tag(of("3", class)), 10);
         }
         assert_eq!(index.surplus_classes(&of("3", "06"), 3), []);
         assert_eq!(index.surplus_classes(&of("3", "06"), 2), [of("3", "05")]);
         assert_eq!(index.surplus_classes(&of("3", "05"), 1), [of("3", "06"), of("3", "04")]);
         for class in ["04", "05", "06"] {
-            index.forget(&Key::Tag(of("3", class)));
+            index.forget(&IndexKey::Tag(of("3", class)));
         }
         // Evicted: nothing is left of it.
         assert_eq!(index.reserve(4 * BLOCK, PLENTY).unwrap().len(), 2);
@@ -653,18 +654,22 @@ mod tests {
 
     #[test]
     fn every_key_is_held_as_it_is() {
-        let tag = TagKey::from_path(Pool::Open, std::path::Path::new("docker.io/library/alpine/3@80")).unwrap();
-        for (algorithm, pool) in Algorithm::ALL.into_iter().zip(Pool::ALL.into_iter().rev().cycle()) {
+        let tag = TagKey::from_path(Visibility::Open, std::path::Path::new("docker.io/library/alpine/3@80")).unwrap();
+        for (algorithm, pool) in Algorithm::ALL.into_iter().zip(Visibility::ALL.into_iter().rev().cycle()) {
             let digest = Digest::of(algorithm, b"content");
             let id = pool.id(&digest);
-            let keys =
-                [Key::Blob(id.clone()), Key::Manifest(id.clone()), Key::Partial(id.clone()), Key::Tag(tag.clone())];
+            let keys = [
+                IndexKey::Blob(id.clone()),
+                IndexKey::Manifest(id.clone()),
+                IndexKey::Partial(id.clone()),
+                IndexKey::Tag(tag.clone()),
+            ];
             for key in keys {
                 let compact = CompactKey::from(&key);
                 assert_eq!((compact.key(), compact.kind()), (key.clone(), key.kind()));
             }
             for (kind, key) in
-                [(CacheKind::Blob, Key::Blob(id.clone())), (CacheKind::Manifest, Key::Manifest(id.clone()))]
+                [(CacheKind::Blob, IndexKey::Blob(id.clone())), (CacheKind::Manifest, IndexKey::Manifest(id.clone()))]
             {
                 let of = |name: &str| CompactKey::of_file(pool, kind, algorithm, name);
                 assert_eq!(of(digest.hex()), Some(CompactKey::from(&key)));
@@ -705,7 +710,7 @@ mod tests {
         fn never_over_the_limit_and_the_sums_are_those_of_a_plain_list(steps in proptest::collection::vec(step(), 1..200)) {
             let max = 100_000;
             let mut index = LruIndex::new(max);
-            let mut model: Vec<(Key, u64, u32)> = Vec::new();
+            let mut model: Vec<(IndexKey, u64, u32)> = Vec::new();
             let mut promised: Vec<u64> = Vec::new();
             for step in steps {
                 match step {

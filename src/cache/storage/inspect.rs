@@ -19,11 +19,11 @@ use rustix::{
 };
 
 use super::{
-    DiskStore, Key,
+    DiskStore, IndexKey,
     verified_at::{self, ATTRIBUTE, MAX_VALUE, Noted},
 };
 use crate::{
-    cache::{Pool, storage::index::CompactKey},
+    cache::{Visibility, storage::index::CompactKey},
     metrics::CacheKind,
     oci::Algorithm,
 };
@@ -32,10 +32,10 @@ use crate::{
 const KINDS: [CacheKind; 2] = [CacheKind::Blob, CacheKind::Manifest];
 const PREFIXES: usize = 256;
 /// How many directories of objects there may be.
-pub const SHARDS: usize = PREFIXES * Pool::ALL.len() * KINDS.len() * Algorithm::ALL.len();
+pub const SHARDS: usize = PREFIXES * Visibility::ALL.len() * KINDS.len() * Algorithm::ALL.len();
 
 /// An object as it was found.
-pub struct Found {
+pub struct InspectedObject {
     pub key: CompactKey,
     pub len: u64,
     /// When it was last verified, as far as is known.
@@ -43,7 +43,7 @@ pub struct Found {
 }
 
 /// An object that is being read to be checked.
-pub struct Check {
+pub struct Inspection {
     file: File,
     path: PathBuf,
     /// Device and number of the file that is read.
@@ -68,15 +68,15 @@ impl DiskStore {
         (totals.iter().map(|totals| totals.bytes).sum(), totals.iter().map(|totals| totals.objects).sum())
     }
 
-    pub fn has(&self, key: &Key) -> bool {
+    pub fn has(&self, key: &IndexKey) -> bool {
         self.index().contains(key)
     }
 
     /// The objects of one directory, of [`SHARDS`]. Blocks.
-    pub fn list(&self, shard: usize) -> Vec<Found> {
+    pub fn list(&self, shard: usize) -> Vec<InspectedObject> {
         let (prefix, rest) = (shard % PREFIXES, shard / PREFIXES);
         let (algorithm, rest) = (Algorithm::ALL[rest % Algorithm::ALL.len()], rest / Algorithm::ALL.len());
-        let (kind, pool) = (KINDS[rest % KINDS.len()], Pool::ALL[rest / KINDS.len() % Pool::ALL.len()]);
+        let (kind, pool) = (KINDS[rest % KINDS.len()], Visibility::ALL[rest / KINDS.len() % Visibility::ALL.len()]);
         let mut directory = self.folder(pool, if kind == CacheKind::Blob { "blobs" } else { "manifests" });
         directory.extend([algorithm.as_str(), &*format!("{prefix:02x}")]);
         let Ok(entries) = std::fs::read_dir(&directory) else { return Vec::new() };
@@ -86,13 +86,13 @@ impl DiskStore {
             let mut value = [0; MAX_VALUE];
             let read = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value).ok();
             let noted = read.and_then(|read| Noted::parse(value.get(..read)?));
-            Some(Found { key, len: metadata.len(), verified: noted.and_then(|noted| noted.verified) })
+            Some(InspectedObject { key, len: metadata.len(), verified: noted.and_then(|noted| noted.verified) })
         };
         entries.filter_map(|entry| entry.ok().and_then(|entry| object(&entry.file_name(), &entry.path()))).collect()
     }
 
     /// Opens an object to check it; `None` when it is not there, cannot be read, or was found to be damaged. Blocks.
-    pub fn inspect(&self, key: &Key) -> Option<Check> {
+    pub fn inspect(&self, key: &IndexKey) -> Option<Inspection> {
         let path = self.path(key);
         let len = self.index().len_of(key)?;
         // It may be evicted, and fetched anew, between the look into the index and the opening.
@@ -126,7 +126,7 @@ impl DiskStore {
         }
         let noted = verified_at::noted(&file).map_or(len, |noted| noted.len);
         let identity = (metadata.dev(), metadata.ino());
-        let check = Check { file, path, identity, len, offset: 0 };
+        let check = Inspection { file, path, identity, len, offset: 0 };
         if metadata.len() != len || noted != len {
             if is_still_it() {
                 self.remove_corrupt(key, &check, "it has another length");
@@ -137,7 +137,7 @@ impl DiskStore {
     }
 
     /// The bytes are not those of the digest: forgets and removes the object, if it is still this one. Blocks.
-    pub fn remove_corrupt(&self, key: &Key, check: &Check, problem: &str) {
+    pub fn remove_corrupt(&self, key: &IndexKey, check: &Inspection, problem: &str) {
         let there = check.path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
         if there == Some(check.identity) && self.has(key) {
             self.note_corrupt(key, &check.path, problem);
@@ -146,7 +146,7 @@ impl DiskStore {
     }
 
     /// Tells of an object that is not what its digest says any more.
-    pub(super) fn note_corrupt(&self, key: &Key, path: &Path, problem: &str) {
+    pub(super) fn note_corrupt(&self, key: &IndexKey, path: &Path, problem: &str) {
         self.0.metrics.corrupt_object(key.kind());
         tracing::error!(
             path = %path.display(),
@@ -157,7 +157,7 @@ impl DiskStore {
     }
 }
 
-impl Check {
+impl Inspection {
     /// Reads what is next into `buffer`; 0 at the end. What was not in memory before leaves it again, so that the scrub
     /// does not push out what clients read. Blocks.
     ///

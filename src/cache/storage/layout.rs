@@ -45,7 +45,7 @@ const SHARED: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 const MAX_NAMES: usize = 5;
 
 /// One name in the cache directory.
-struct Entry {
+struct DirectoryEntry {
     name: String,
     kind: Kind,
 }
@@ -60,7 +60,7 @@ enum Kind {
 
 /// What a directory is, by its names.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum Ownership {
     /// Nothing is in it yet.
     Empty,
     /// It has a marker, whose version is checked apart.
@@ -94,8 +94,8 @@ enum Maker {
     Others,
 }
 
-fn judge(entries: &[Entry], maker: impl Fn(&str) -> Maker) -> Verdict {
-    let is_foreign = |entry: &&Entry| {
+fn judge(entries: &[DirectoryEntry], maker: impl Fn(&str) -> Maker) -> Ownership {
+    let is_foreign = |entry: &&DirectoryEntry| {
         let name = &*entry.name;
         let expected = if is_directory(name) { Kind::Directory } else { Kind::File };
         let is_right = is_of_layout(name) && entry.kind == expected;
@@ -103,33 +103,33 @@ fn judge(entries: &[Entry], maker: impl Fn(&str) -> Maker) -> Verdict {
     };
     let has = |name: &str| entries.iter().any(|entry| entry.name == name && entry.kind == Kind::File);
     if has(MARKER) {
-        return Verdict::Marked;
+        return Ownership::Marked;
     }
-    let names = |entries: Vec<&Entry>| entries.into_iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
+    let names = |entries: Vec<&DirectoryEntry>| entries.into_iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
     let foreign = names(entries.iter().filter(is_foreign).collect());
     if !foreign.is_empty() {
-        return Verdict::Foreign(foreign);
+        return Ownership::Foreign(foreign);
     }
     // What forebay makes first, so that a kill leaves no more than these.
-    let is_first = |entry: &&Entry| match &*entry.name {
+    let is_first = |entry: &&DirectoryEntry| match &*entry.name {
         LOCK => true,
         TAG | NEW_MARKER => maker(&entry.name) == Maker::Forebay,
         name => OF_FILE_SYSTEM.contains(&name),
     };
     let rest: Vec<_> = entries.iter().filter(|entry| !is_first(entry)).collect();
     if rest.is_empty() {
-        return Verdict::Empty;
+        return Ownership::Empty;
     }
     if !has(LOCK) {
-        return Verdict::Foreign(names(rest));
+        return Ownership::Foreign(names(rest));
     }
     // Other programs have a `lock` and a `tmp`, too; a forebay had all of its directories.
     let is_complete = DIRECTORIES.iter().all(|name| rest.iter().any(|entry| entry.name == *name));
     let is_of_others =
-        |entry: &&Entry| !is_complete && is_directory(&entry.name) && maker(&entry.name) != Maker::Forebay;
+        |entry: &&DirectoryEntry| !is_complete && is_directory(&entry.name) && maker(&entry.name) != Maker::Forebay;
     match names(rest.into_iter().filter(is_of_others).collect()) {
-        foreign if foreign.is_empty() => Verdict::Unmarked,
-        foreign => Verdict::Foreign(foreign),
+        foreign if foreign.is_empty() => Ownership::Unmarked,
+        foreign => Ownership::Foreign(foreign),
     }
 }
 
@@ -180,13 +180,13 @@ pub fn check(root: &Path) -> Result<(), OpenError> {
     look(root).map(drop)
 }
 
-fn look(root: &Path) -> Result<Verdict, OpenError> {
+fn look(root: &Path) -> Result<Ownership, OpenError> {
     let failed = |source| OpenError::Io { path: root.to_owned(), source };
     let refused = |problem: String| OpenError::Refused { path: root.to_owned(), problem };
     match std::fs::metadata(root) {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => return Err(refused("it is not a directory".to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Verdict::Empty),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ownership::Empty),
         Err(error) => return Err(failed(error)),
     }
     let mut entries = Vec::new();
@@ -197,11 +197,11 @@ fn look(root: &Path) -> Result<Verdict, OpenError> {
             kind if kind.is_dir() => Kind::Directory,
             _ => Kind::Other,
         };
-        entries.push(Entry { name: entry.file_name().to_string_lossy().into_owned(), kind });
+        entries.push(DirectoryEntry { name: entry.file_name().to_string_lossy().into_owned(), kind });
     }
     let verdict = judge(&entries, |name| maker(root, name));
     match &verdict {
-        Verdict::Foreign(names) => {
+        Ownership::Foreign(names) => {
             let more = if names.len() > MAX_NAMES { ", …" } else { "" };
             let names = names.iter().take(MAX_NAMES).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
             return Err(refused(format!(
@@ -210,9 +210,9 @@ fn look(root: &Path) -> Result<Verdict, OpenError> {
                 root.join("forebay").display()
             )));
         }
-        Verdict::Marked => {
+        Ownership::Marked => {
             // Also in a directory with a marker: what is behind a link is not forebay's.
-            let replaced = |entry: &&Entry| is_directory(&entry.name) && entry.kind != Kind::Directory;
+            let replaced = |entry: &&DirectoryEntry| is_directory(&entry.name) && entry.kind != Kind::Directory;
             if let Some(entry) = entries.iter().find(replaced) {
                 return Err(refused(format!(
                     "{:?} in it is not a directory; move the whole cache, or mount a file system there",
@@ -242,13 +242,13 @@ fn look(root: &Path) -> Result<Verdict, OpenError> {
                 Err(error) => return Err(failed(error)),
             }
         }
-        Verdict::Empty | Verdict::Unmarked if is_shared(root) => {
+        Ownership::Empty | Ownership::Unmarked if is_shared(root) => {
             return Err(refused(format!(
                 "it is for the temporary files of all users; give forebay a directory of its own, such as {}",
                 root.join("forebay").display()
             )));
         }
-        Verdict::Empty | Verdict::Unmarked => {}
+        Ownership::Empty | Ownership::Unmarked => {}
     }
     one_file_system(root)?;
     Ok(verdict)
@@ -272,13 +272,13 @@ pub fn make(root: &Path) -> Result<(), OpenError> {
             "other users may write to the cache directory: whoever does decides what clients get; chmod 700 it"
         );
     }
-    if verdict != Verdict::Marked {
+    if verdict != Ownership::Marked {
         if let Err(error) = close(root, &metadata) {
             tracing::warn!(path = %root.display(), %error, "cannot keep other users from the cache directory");
         }
         mark(root).map_err(failed)?;
     }
-    if verdict == Verdict::Unmarked {
+    if verdict == Ownership::Unmarked {
         tracing::info!(path = %root.display(), layout = VERSION, "the directory of an earlier forebay was adopted as the cache");
     }
     for name in DIRECTORIES {
@@ -393,21 +393,21 @@ mod tests {
 
     #[test]
     fn a_directory_is_judged_by_its_names() {
-        let foreign = |names: &[&str]| Verdict::Foreign(names.iter().map(|name| (*name).to_owned()).collect());
+        let foreign = |names: &[&str]| Ownership::Foreign(names.iter().map(|name| (*name).to_owned()).collect());
         // What ends with `!` was made by others, with `?` perhaps.
         for (names, expected) in [
-            (&[][..], Verdict::Empty),
-            (&["lost+found/", ".snapshot/"], Verdict::Empty),
-            (&["lock", "blobs/", "manifests/", "tags/", "tmp/"], Verdict::Unmarked),
-            (&["lock", "clients/", "push.key", "tmp/", "lost+found/"], Verdict::Unmarked),
-            (&["lock", "blobs/!", "manifests/!", "tags/", "tmp/!", "clients/!"], Verdict::Unmarked),
-            (&["lock", "blobs/", "manifests/", "tags/", "tmp/", "CACHEDIR.TAG?"], Verdict::Unmarked),
-            (&["lock", "CACHEDIR.TAG?"], Verdict::Unmarked),
-            (&["forebay-layout", "notes.txt"], Verdict::Marked),
+            (&[][..], Ownership::Empty),
+            (&["lost+found/", ".snapshot/"], Ownership::Empty),
+            (&["lock", "blobs/", "manifests/", "tags/", "tmp/"], Ownership::Unmarked),
+            (&["lock", "clients/", "push.key", "tmp/", "lost+found/"], Ownership::Unmarked),
+            (&["lock", "blobs/!", "manifests/!", "tags/", "tmp/!", "clients/!"], Ownership::Unmarked),
+            (&["lock", "blobs/", "manifests/", "tags/", "tmp/", "CACHEDIR.TAG?"], Ownership::Unmarked),
+            (&["lock", "CACHEDIR.TAG?"], Ownership::Unmarked),
+            (&["forebay-layout", "notes.txt"], Ownership::Marked),
             // A kill while the directory was marked.
-            (&["lock"], Verdict::Empty),
-            (&["lock", "CACHEDIR.TAG", "forebay-layout.new"], Verdict::Empty),
-            (&["CACHEDIR.TAG"], Verdict::Empty),
+            (&["lock"], Ownership::Empty),
+            (&["lock", "CACHEDIR.TAG", "forebay-layout.new"], Ownership::Empty),
+            (&["CACHEDIR.TAG"], Ownership::Empty),
             // /var: no lock of ours, and others' names.
             (&["tmp/", "lib/", "lock@"], foreign(&["lib", "lock"])),
             (&["tmp/", "tags/"], foreign(&["tmp", "tags"])),
@@ -432,7 +432,8 @@ mod tests {
                 _ => Kind::File,
             };
             let short = |name: &str| name.trim_end_matches(['!', '?', '/', '@']).to_owned();
-            let entries: Vec<_> = names.iter().map(|name| Entry { name: short(name), kind: kind(name) }).collect();
+            let entries: Vec<_> =
+                names.iter().map(|name| DirectoryEntry { name: short(name), kind: kind(name) }).collect();
             let maker = |wanted: &str| match names.iter().find(|name| short(name) == wanted) {
                 Some(name) if name.ends_with('!') => Maker::Others,
                 Some(name) if name.ends_with('?') => Maker::Any,

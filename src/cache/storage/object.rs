@@ -16,9 +16,9 @@ use std::{
     },
 };
 
-use super::{DiskStore, Key, Purpose, blocking, change, touch, verified_at};
+use super::{DiskStore, IndexKey, Purpose, blocking, change, touch, verified_at};
 use crate::{
-    cache::{Pool, manifest::tag_record::TagKey},
+    cache::{Visibility, manifest::tag_record::TagKey},
     oci::Repository,
 };
 
@@ -27,7 +27,7 @@ pub type Landing<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
 impl DiskStore {
     /// Reads an object of at most `limit` bytes; `None` when it is not there.
-    pub async fn read(&self, key: Key, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    pub async fn read(&self, key: IndexKey, limit: u64) -> io::Result<Option<Vec<u8>>> {
         if self.is_scanned() && !self.index().contains(&key) {
             return Ok(None);
         }
@@ -35,7 +35,7 @@ impl DiskStore {
         blocking(move || store.read_blocking(&key, limit)).await
     }
 
-    fn read_blocking(&self, key: &Key, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    fn read_blocking(&self, key: &IndexKey, limit: u64) -> io::Result<Option<Vec<u8>>> {
         let file = match File::open(self.path(key)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -74,7 +74,7 @@ impl DiskStore {
         }
         let (store, key) = (self.clone(), key.clone());
         blocking(move || {
-            let path = store.path(&Key::Tag(key.clone()));
+            let path = store.path(&IndexKey::Tag(key.clone()));
             let Some(files) = path.parent().and_then(|directory| std::fs::read_dir(directory).ok()) else {
                 return Vec::new();
             };
@@ -93,7 +93,7 @@ impl DiskStore {
     }
 
     /// The records on disk of all tags of a repository.
-    pub async fn tags_of(&self, pool: Pool, upstream: &str, repository: &Repository) -> Vec<TagKey> {
+    pub async fn tags_of(&self, pool: Visibility, upstream: &str, repository: &Repository) -> Vec<TagKey> {
         let top = self.folder(pool, "tags");
         let directory = top.join(upstream).join(repository.as_str());
         blocking(move || {
@@ -104,14 +104,14 @@ impl DiskStore {
     }
 
     /// Writes an object whole. That there is no room is not an error: it is not cached then.
-    pub async fn write(&self, key: Key, bytes: Vec<u8>) -> io::Result<()> {
+    pub async fn write(&self, key: IndexKey, bytes: Vec<u8>) -> io::Result<()> {
         self.write_when(key, bytes, |land| land()).await
     }
 
     /// The same, where `gate` decides at the end whether it lands: if it does not run what it is given, nothing is kept.
     pub async fn write_when(
         &self,
-        key: Key,
+        key: IndexKey,
         bytes: Vec<u8>,
         gate: impl FnOnce(Landing<'_>) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
@@ -136,10 +136,10 @@ impl DiskStore {
     }
 }
 
-fn write_file(key: &Key, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_file(key: &IndexKey, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(temporary)?;
     file.write_all(bytes)?;
-    if !matches!(key, Key::Tag(_)) {
+    if !matches!(key, IndexKey::Tag(_)) {
         verified_at::note(&file, bytes.len() as u64);
         file.sync_all()?;
     }
@@ -169,7 +169,7 @@ mod tests {
         store.scan().await;
         let tag = |round: u32| {
             let path = format!("u/team/app/{}@01", round % 2);
-            Key::Tag(TagKey::from_path(Pool::Open, Path::new(&path)).unwrap())
+            IndexKey::Tag(TagKey::from_path(Visibility::Open, Path::new(&path)).unwrap())
         };
         store.write(tag(0), b"record".to_vec()).await.unwrap();
         for round in 1..400 {

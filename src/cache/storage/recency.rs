@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::index::Key;
+use super::index::IndexKey;
 
 /// Whether an object in memory was used since the index was told.
 #[derive(Clone, Debug, Default)]
@@ -17,11 +17,11 @@ pub struct LastUse(Arc<AtomicBool>);
 
 /// What the index has not been told yet: each object in memory is in it once at most.
 #[derive(Default)]
-pub struct Uses(Mutex<Vec<(Key, LastUse)>>);
+pub struct Uses(Mutex<Vec<(IndexKey, LastUse)>>);
 
 impl Uses {
     /// Notes a use; the key, when it is the first since [`Uses::take`].
-    pub fn note(&self, used: &LastUse, key: impl FnOnce() -> Key) -> Option<Key> {
+    pub fn note(&self, used: &LastUse, key: impl FnOnce() -> IndexKey) -> Option<IndexKey> {
         // A plain look first, so that the cores of busy clients share the flag's cache line.
         if used.0.load(Ordering::Relaxed) || used.0.swap(true, Ordering::AcqRel) {
             return None;
@@ -32,16 +32,16 @@ impl Uses {
     }
 
     /// All that was used, in the order of first use; from here on a use is a first one again.
-    pub fn take(&self) -> Vec<Key> {
+    pub fn take(&self) -> Vec<IndexKey> {
         let taken = std::mem::take(&mut *self.list());
-        let again = |(key, used): (Key, LastUse)| {
+        let again = |(key, used): (IndexKey, LastUse)| {
             used.0.store(false, Ordering::Release);
             key
         };
         taken.into_iter().map(again).collect()
     }
 
-    fn list(&self) -> std::sync::MutexGuard<'_, Vec<(Key, LastUse)>> {
+    fn list(&self) -> std::sync::MutexGuard<'_, Vec<(IndexKey, LastUse)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -50,13 +50,13 @@ impl Uses {
 mod tests {
     use super::*;
     use crate::{
-        cache::Pool,
+        cache::Visibility,
         oci::{Algorithm, Digest},
     };
 
     #[test]
     fn each_is_told_once_between_two_tellings() {
-        let key = |number: u8| Key::Manifest(Pool::Open.id(&Digest::of(Algorithm::Sha256, &[number])));
+        let key = |number: u8| IndexKey::Manifest(Visibility::Open.id(&Digest::of(Algorithm::Sha256, &[number])));
         let (uses, first, second) = (Uses::default(), LastUse::default(), LastUse::default());
         for _ in 0..2 {
             assert_eq!(uses.note(&second, || key(2)), Some(key(2)));

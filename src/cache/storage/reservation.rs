@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::{DiskStore, Key, Pin, blocking};
+use super::{DiskStore, IndexKey, Pin, blocking};
 use crate::cache::{
     slow_readers::Holding,
     storage::index::{BLOCK, allocated},
@@ -63,7 +63,7 @@ pub struct Reservation {
 
 impl DiskStore {
     /// Makes room for an object of `len` bytes and the directories it needs, evicting what was not used for longest.
-    pub async fn reserve(&self, key: &Key, len: u64) -> Result<Reservation, NoSpace> {
+    pub async fn reserve(&self, key: &IndexKey, len: u64) -> Result<Reservation, NoSpace> {
         self.reserve_for(Purpose::Client, key, len).await
     }
 
@@ -74,7 +74,7 @@ impl DiskStore {
     }
 
     /// The same for this purpose.
-    pub async fn reserve_for(&self, purpose: Purpose, key: &Key, len: u64) -> Result<Reservation, NoSpace> {
+    pub async fn reserve_for(&self, purpose: Purpose, key: &IndexKey, len: u64) -> Result<Reservation, NoSpace> {
         let path = self.path(key);
         let store = self.clone();
         let directories = move || store.missing_parents(&path).len() as u64 * BLOCK;
@@ -164,7 +164,7 @@ impl DiskStore {
 
     fn frees(&self, holding: &Holding) -> Option<u64> {
         match holding {
-            Holding::Blob(id) => self.index().pinned_bytes(&Key::Blob(id.clone())),
+            Holding::Blob(id) => self.index().pinned_bytes(&IndexKey::Blob(id.clone())),
             Holding::Bytes(..) | Holding::Through(..) => None,
         }
     }
@@ -234,7 +234,7 @@ impl Reservation {
     }
 
     /// Takes over the room that an object in the index has, if it is there; it is to become `future`.
-    pub(super) fn adopt(store: &DiskStore, key: &Key, future: &Key) -> Option<(Self, u64)> {
+    pub(super) fn adopt(store: &DiskStore, key: &IndexKey, future: &IndexKey) -> Option<(Self, u64)> {
         let directories = store.missing_parents(&store.path(future)).len() as u64 * BLOCK;
         let mut index = store.index();
         let len = index.forget(key)?;
@@ -246,12 +246,12 @@ impl Reservation {
     }
 
     /// Turns the promise into an object of `len` bytes that is on disk now.
-    pub(super) fn fulfil(self, purpose: Purpose, key: Key, len: u64) {
+    pub(super) fn fulfil(self, purpose: Purpose, key: IndexKey, len: u64) {
         drop(self.fulfil_pinned(purpose, key, len));
     }
 
     /// The same, of an object that is read: it cannot be evicted before the pin is there. Blocks.
-    pub(super) fn fulfil_pinned(mut self, purpose: Purpose, key: Key, len: u64) -> Pin {
+    pub(super) fn fulfil_pinned(mut self, purpose: Purpose, key: IndexKey, len: u64) -> Pin {
         {
             let mut index = self.store.index();
             index.release(std::mem::take(&mut self.bytes), std::mem::take(&mut self.written));
@@ -286,7 +286,7 @@ mod tests {
 
     use super::{super::temp_file::tests::store, *};
     use crate::{
-        cache::{Pool, Reading, Taker},
+        cache::{Reading, Taker, Visibility},
         oci::{Algorithm, Digest},
     };
 
@@ -299,9 +299,9 @@ mod tests {
 
     impl Stuck {
         async fn begin(store: &DiskStore, len: u64) -> Self {
-            let id = Pool::Open.id(&Digest::of(Algorithm::Sha256, &len.to_be_bytes()));
+            let id = Visibility::Open.id(&Digest::of(Algorithm::Sha256, &len.to_be_bytes()));
             let room = store.reserve_unnamed(len, 0).await.unwrap();
-            let pin = room.fulfil_pinned(Purpose::Client, Key::Blob(id.clone()), len);
+            let pin = room.fulfil_pinned(Purpose::Client, IndexKey::Blob(id.clone()), len);
             let taker = Taker::default();
             taker.meter.waits();
             let reading = store.readers().begin(IpAddr::from([10, 0, 0, 1]).into(), &taker, Holding::Blob(id));
@@ -404,7 +404,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let key = Key::Blob(Pool::Open.id(&Digest::of(Algorithm::Sha256, b"ahead")));
+        let key = IndexKey::Blob(Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"ahead")));
         let ahead = async || store.reserve_for(Purpose::Ahead, &key, 1000).await.map(drop);
         let stuck = Stuck::begin(&store, 600_000).await;
         assert_eq!(ahead().await, Ok(()));

@@ -14,9 +14,9 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-use super::{DiskStore, Key, blocking, layout, temp_file};
+use super::{DiskStore, IndexKey, blocking, layout, temp_file};
 use crate::{
-    cache::{Pool, freshness, manifest::tag_record::TagKey, storage::index::CompactKey},
+    cache::{Visibility, freshness, manifest::tag_record::TagKey, storage::index::CompactKey},
     metrics::CacheKind,
     oci::Algorithm,
 };
@@ -33,7 +33,7 @@ const MAX_WARNINGS: usize = 5;
 const PORTION: usize = 512;
 
 /// One object on disk. There may be millions of them at once, so it is small.
-struct Found {
+struct ScannedFile {
     /// Last use, in nanoseconds since 1970.
     used: i64,
     key: CompactKey,
@@ -43,7 +43,7 @@ struct Found {
 /// A directory of files that are named by digests.
 struct Shard {
     path: PathBuf,
-    pool: Pool,
+    pool: Visibility,
     kind: CacheKind,
     algorithm: Algorithm,
 }
@@ -72,7 +72,7 @@ impl DiskStore {
         }
         self.scan_temporary(&root.join("tmp"), &mut rest, &foreign);
         let mut shards = Vec::new();
-        for pool in Pool::ALL {
+        for pool in Visibility::ALL {
             shards.extend(self.shards(pool, &self.folder(pool, "blobs"), CacheKind::Blob, &foreign));
             shards.extend(self.shards(pool, &self.folder(pool, "manifests"), CacheKind::Manifest, &foreign));
             let tags = self.folder(pool, "tags");
@@ -91,7 +91,7 @@ impl DiskStore {
         tracing::info!(objects, elapsed = ?started.elapsed(), "the cache directory was scanned");
     }
 
-    fn shards(&self, pool: Pool, top: &Path, kind: CacheKind, foreign: &Foreign) -> Vec<Shard> {
+    fn shards(&self, pool: Visibility, top: &Path, kind: CacheKind, foreign: &Foreign) -> Vec<Shard> {
         let mut shards = Vec::new();
         self.count_directory(top);
         for directory in list(top).into_iter().flat_map(entries) {
@@ -114,14 +114,14 @@ impl DiskStore {
     }
 
     /// What is in the shards, in lists of which each is in order of last use, the oldest first.
-    fn scan_shards(&self, shards: &[Shard], foreign: &Foreign) -> Vec<Vec<Found>> {
+    fn scan_shards(&self, shards: &[Shard], foreign: &Foreign) -> Vec<Vec<ScannedFile>> {
         let next = AtomicUsize::new(0);
         let read = || {
             let mut found = Vec::new();
             while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.scan_shard(shard, &mut found, foreign);
             }
-            found.sort_unstable_by_key(|found: &Found| found.used);
+            found.sort_unstable_by_key(|found: &ScannedFile| found.used);
             found
         };
         std::thread::scope(|scope| {
@@ -140,7 +140,7 @@ impl DiskStore {
         })
     }
 
-    fn scan_shard(&self, shard: &Shard, found: &mut Vec<Found>, foreign: &Foreign) {
+    fn scan_shard(&self, shard: &Shard, found: &mut Vec<ScannedFile>, foreign: &Foreign) {
         let Some(files) = list(&shard.path) else { return };
         self.count_directory(&shard.path);
         for file in entries(files) {
@@ -155,7 +155,14 @@ impl DiskStore {
         }
     }
 
-    fn scan_tags(&self, pool: Pool, top: &Path, directory: &Path, found: &mut Vec<Found>, foreign: &Foreign) {
+    fn scan_tags(
+        &self,
+        pool: Visibility,
+        top: &Path,
+        directory: &Path,
+        found: &mut Vec<ScannedFile>,
+        foreign: &Foreign,
+    ) {
         let Some(files) = list(directory) else { return };
         self.count_directory(directory);
         for file in entries(files) {
@@ -165,14 +172,14 @@ impl DiskStore {
             }
             let path = file.path();
             match path.strip_prefix(top).ok().and_then(|path| TagKey::from_path(pool, path)) {
-                Some(tag) => push(found, CompactKey::from(&Key::Tag(tag)), &file, foreign),
+                Some(tag) => push(found, CompactKey::from(&IndexKey::Tag(tag)), &file, foreign),
                 None => foreign.note(&path),
             }
         }
     }
 
     /// A fill that runs already has its file here too; it is younger than this process.
-    fn scan_temporary(&self, directory: &Path, found: &mut Vec<Found>, foreign: &Foreign) {
+    fn scan_temporary(&self, directory: &Path, found: &mut Vec<ScannedFile>, foreign: &Foreign) {
         self.count_directory(directory);
         let Some(files) = list(directory) else { return };
         for file in entries(files) {
@@ -186,7 +193,7 @@ impl DiskStore {
             }
             match name.to_str().and_then(temp_file::resumable) {
                 Some(id) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
-                    push(found, CompactKey::from(&Key::Partial(id)), &file, foreign)
+                    push(found, CompactKey::from(&IndexKey::Partial(id)), &file, foreign)
                 }
                 _ => sweep(&file.path()),
             }
@@ -194,12 +201,12 @@ impl DiskStore {
     }
 
     /// Hands all to the index, the most recently used first.
-    fn insert_found(&self, mut found: Vec<Vec<Found>>) {
+    fn insert_found(&self, mut found: Vec<Vec<ScannedFile>>) {
         let mut portion = Vec::with_capacity(PORTION);
         loop {
             while portion.len() < PORTION
                 && let Some(newest) = found.iter_mut().max_by_key(|list| list.last().map(|found| found.used))
-                && let Some(Found { used, key, len }) = newest.pop()
+                && let Some(ScannedFile { used, key, len }) = newest.pop()
             {
                 portion.push((key, len, u32::try_from(used / MINUTE).unwrap_or_default()));
             }
@@ -226,7 +233,7 @@ impl DiskStore {
     }
 }
 
-fn push(found: &mut Vec<Found>, key: CompactKey, file: &DirEntry, foreign: &Foreign) {
+fn push(found: &mut Vec<ScannedFile>, key: CompactKey, file: &DirEntry, foreign: &Foreign) {
     let Ok(metadata) = file.metadata() else { return };
     if !metadata.is_file() {
         foreign.note(&file.path());
@@ -240,7 +247,7 @@ fn push(found: &mut Vec<Found>, key: CompactKey, file: &DirEntry, foreign: &Fore
             // Once, or it would be the most recently used at each start.
             note_now(&file.path());
         }
-        found.push(Found { used, key, len: metadata.len() });
+        found.push(ScannedFile { used, key, len: metadata.len() });
     }
 }
 

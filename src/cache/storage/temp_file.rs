@@ -14,9 +14,11 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{DiskStore, Key, NoSpace, Pin, Purpose, Reservation, blocking, object::unique_name, verified_at, write};
+use super::{
+    DiskStore, IndexKey, NoSpace, Pin, Purpose, Reservation, blocking, object::unique_name, verified_at, write,
+};
 use crate::{
-    cache::{ContentId, Pool},
+    cache::{ContentKey, Visibility},
     oci::Algorithm,
     upstream::Registry,
 };
@@ -39,7 +41,7 @@ const CLIENTS: &str = "clients-";
 /// A file below `tmp/`; removed on drop unless it was committed or kept.
 pub struct TempBlob {
     store: DiskStore,
-    id: ContentId,
+    id: ContentKey,
     file: Arc<File>,
     reservation: Option<Reservation>,
     name: Name,
@@ -56,14 +58,14 @@ pub struct Name(Arc<Mutex<Spelling>>);
 
 struct Spelling {
     directory: PathBuf,
-    id: ContentId,
+    id: ContentKey,
     gaps: bool,
     /// The name that it has while another fill of the content has the usual one: a restart sweeps it.
     unique: Option<String>,
 }
 
 impl Name {
-    fn new(store: &DiskStore, id: &ContentId, unique: Option<String>) -> Self {
+    fn new(store: &DiskStore, id: &ContentKey, unique: Option<String>) -> Self {
         let directory = store.0.root.join("tmp");
         Self(Arc::new(Mutex::new(Spelling { directory, id: id.clone(), gaps: false, unique })))
     }
@@ -109,9 +111,9 @@ impl Spelling {
 }
 
 /// The file name below `tmp/` of the fill of this content.
-pub(super) fn name(id: &ContentId, gaps: bool) -> String {
+pub(super) fn name(id: &ContentKey, gaps: bool) -> String {
     let end = if gaps { GAPS } else { PART };
-    let of_clients = if id.pool == Pool::Clients { CLIENTS } else { "" };
+    let of_clients = if id.pool == Visibility::Clients { CLIENTS } else { "" };
     format!("{of_clients}{}-{}.{end}", id.digest.algorithm().as_str(), id.digest.hex())
 }
 
@@ -127,10 +129,10 @@ pub(super) fn is_ours(name: &str) -> bool {
 }
 
 /// The content of a file below `tmp/` that a fill can go on with.
-pub(super) fn resumable(name: &str) -> Option<ContentId> {
+pub(super) fn resumable(name: &str) -> Option<ContentKey> {
     let (pool, name) = match name.strip_prefix(CLIENTS) {
-        Some(rest) => (Pool::Clients, rest),
-        None => (Pool::Open, name),
+        Some(rest) => (Visibility::Clients, rest),
+        None => (Visibility::Open, name),
     };
     let (algorithm, hex) = name.strip_suffix(PART)?.strip_suffix('.')?.split_once('-')?;
     let algorithm = Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?;
@@ -140,13 +142,13 @@ pub(super) fn resumable(name: &str) -> Option<ContentId> {
 impl DiskStore {
     /// Begins a blob of which `reservation` bytes are promised. There is one at a time per digest but for those made
     /// [beside](DiskStore::create_beside) it. What is left of it belongs to the registry that its bytes come from.
-    pub async fn create(&self, id: &ContentId, registry: &Registry, reservation: Reservation) -> io::Result<TempBlob> {
+    pub async fn create(&self, id: &ContentKey, registry: &Registry, reservation: Reservation) -> io::Result<TempBlob> {
         let (store, id, registry) = (self.clone(), id.clone(), registry.fingerprint());
         write(move || {
             let path = store.0.root.join("tmp").join(name(&id, false));
             // What an earlier fill left under this name, found too late to be gone on with, is overwritten: it must
             // not be evicted under our hands.
-            store.index().forget(&Key::Partial(id.clone()));
+            store.index().forget(&IndexKey::Partial(id.clone()));
             // A file of its own: who still reads the earlier one must not see it cut.
             remove(&path);
             let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?;
@@ -157,7 +159,7 @@ impl DiskStore {
     }
 
     /// The same, while another fill of this content is under way. Nothing of it is left for a later one.
-    pub async fn create_beside(&self, id: &ContentId, reservation: Reservation) -> io::Result<TempBlob> {
+    pub async fn create_beside(&self, id: &ContentKey, reservation: Reservation) -> io::Result<TempBlob> {
         let (store, id) = (self.clone(), id.clone());
         write(move || {
             let unique = unique_name();
@@ -171,8 +173,8 @@ impl DiskStore {
     /// Whether an earlier fill of this blob left something.
     ///
     /// Waits for the start-up scan, which is to count it first.
-    pub async fn has_left(&self, id: &ContentId) -> bool {
-        self.scanned().await && self.index().contains(&Key::Partial(id.clone()))
+    pub async fn has_left(&self, id: &ContentKey) -> bool {
+        self.scanned().await && self.index().contains(&IndexKey::Partial(id.clone()))
     }
 
     /// What an earlier fill of this blob from this registry left, and its length in bytes; `None` when there is nothing.
@@ -180,8 +182,8 @@ impl DiskStore {
     /// Bytes that another registry sent are not gone on with: they are not verified, and if they were wrong, the clients
     /// of this one would have the error.
     /// Where there is something, waits for the start-up scan, which is to count it first.
-    pub async fn resume(&self, id: &ContentId, registry: &Registry) -> Option<(TempBlob, u64)> {
-        let key = Key::Partial(id.clone());
+    pub async fn resume(&self, id: &ContentKey, registry: &Registry) -> Option<(TempBlob, u64)> {
+        let key = IndexKey::Partial(id.clone());
         let (store, id) = (self.clone(), id.clone());
         if !self.is_scanned() {
             let path = self.path(&key);
@@ -204,7 +206,7 @@ impl DiskStore {
             if !usable {
                 return None;
             }
-            let (reservation, len) = Reservation::adopt(&store, &key, &Key::Blob(id.clone()))?;
+            let (reservation, len) = Reservation::adopt(&store, &key, &IndexKey::Blob(id.clone()))?;
             store.publish();
             let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
             let front = noted_front(&file).unwrap_or(len);
@@ -228,7 +230,7 @@ impl DiskStore {
         temporary: &Path,
         reservation: &mut Option<Reservation>,
         purpose: Purpose,
-        key: Key,
+        key: IndexKey,
         len: u64,
     ) -> io::Result<Arc<Pin>> {
         file.set_len(len)?;
@@ -256,7 +258,7 @@ impl DiskStore {
 }
 
 impl TempBlob {
-    fn new(store: DiskStore, id: ContentId, file: File, reservation: Reservation, unique: Option<String>) -> Self {
+    fn new(store: DiskStore, id: ContentKey, file: File, reservation: Reservation, unique: Option<String>) -> Self {
         let name = Name::new(&store, &id, unique);
         Self {
             store,
@@ -298,7 +300,7 @@ impl TempBlob {
     ///
     /// The pin keeps the blob while those read on who began while it grew.
     pub fn commit(mut self, purpose: Purpose, len: u64) -> io::Result<Arc<Pin>> {
-        let key = Key::Blob(self.id.clone());
+        let key = IndexKey::Blob(self.id.clone());
         let pin = self.store.place(&self.file, &self.name.path(), &mut self.reservation, purpose, key, len)?;
         self.live = false;
         Ok(pin)
@@ -324,7 +326,7 @@ impl TempBlob {
         self.name.respell(false)?;
         self.live = false;
         if let Some(reservation) = self.reservation.take() {
-            reservation.fulfil(purpose, Key::Partial(self.id.clone()), len);
+            reservation.fulfil(purpose, IndexKey::Partial(self.id.clone()), len);
         }
         Ok(())
     }
@@ -415,8 +417,8 @@ pub(super) mod tests {
     }
 
     /// A store that is not scanned yet, in whose `tmp/` an earlier one left 100 kB of a blob.
-    fn with_leftovers(directory: &Path) -> (DiskStore, ContentId) {
-        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+    fn with_leftovers(directory: &Path) -> (DiskStore, ContentKey) {
+        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
         let store = store(directory);
         let path = directory.join("tmp").join(name(&digest, false));
         std::fs::write(&path, vec![7; 100_000]).unwrap();
@@ -431,7 +433,7 @@ pub(super) mod tests {
         let registry = registry();
         let (resumed, ()) = tokio::join!(store.resume(&digest, &registry), store.scan());
         assert_eq!(resumed.map(|(_, len)| len), Some(100_000));
-        assert!(!store.index().contains(&Key::Partial(digest)), "what is being written is no leftover");
+        assert!(!store.index().contains(&IndexKey::Partial(digest)), "what is being written is no leftover");
     }
 
     #[tokio::test]
@@ -439,11 +441,11 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (store, digest) = with_leftovers(directory.path());
         store.scan().await;
-        let key = Key::Blob(digest.clone());
+        let key = IndexKey::Blob(digest.clone());
         let before = store.index().total();
         let temp = store.create(&digest, &registry(), store.reserve(&key, 10).await.unwrap()).await.unwrap();
         assert_eq!(temp.file().metadata().unwrap().len(), 0);
-        assert!(!store.index().contains(&Key::Partial(digest.clone())));
+        assert!(!store.index().contains(&IndexKey::Partial(digest.clone())));
         temp.file().write_all_at(b"0123456789", 0).unwrap();
         drop(temp.commit(Purpose::Client, 10).unwrap());
         assert_eq!(store.open_blob(&digest).await.unwrap().map(|blob| blob.len), Some(10));
@@ -455,10 +457,10 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
         let before = store.index().total();
         for keep in [None, Some(0), Some(WORTH_KEEPING - 1)] {
-            let reservation = store.reserve(&Key::Blob(digest.clone()), 200_000).await.unwrap();
+            let reservation = store.reserve(&IndexKey::Blob(digest.clone()), 200_000).await.unwrap();
             let temp = store.create(&digest, &registry(), reservation).await.unwrap();
             assert!(store.index().total() > before + 200_000);
             temp.name().allow_gaps().unwrap();
@@ -476,8 +478,8 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
-        let reservation = store.reserve(&Key::Blob(digest.clone()), 500_000).await.unwrap();
+        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let reservation = store.reserve(&IndexKey::Blob(digest.clone()), 500_000).await.unwrap();
         let temp = store.create(&digest, &registry(), reservation).await.unwrap();
         temp.name().allow_gaps().unwrap();
         temp.file().write_all_at(&[1; 100_000], 0).unwrap();
@@ -548,8 +550,8 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
-        let key = Key::Blob(digest.clone());
+        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let key = IndexKey::Blob(digest.clone());
         let modified = || std::fs::metadata(store.path(&key)).unwrap().modified().unwrap();
         for (purpose, is_used) in [(Purpose::Ahead, false), (Purpose::Client, true), (Purpose::Ahead, true)] {
             let temp = store.create(&digest, &registry(), store.reserve(&key, 10).await.unwrap()).await.unwrap();
@@ -564,9 +566,9 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Pool::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
         let before = store.index().total();
-        let reserve = async || store.reserve(&Key::Blob(digest.clone()), 100_000).await.unwrap();
+        let reserve = async || store.reserve(&IndexKey::Blob(digest.clone()), 100_000).await.unwrap();
         let first = store.create(&digest, &registry(), reserve().await).await.unwrap();
         let second = store.create_beside(&digest, reserve().await).await.unwrap();
         for (temp, byte) in [(&first, 1), (&second, 2)] {
@@ -575,7 +577,7 @@ pub(super) mod tests {
         }
         drop(second.commit(Purpose::Client, 100_000).unwrap());
         let once = store.index().total();
-        assert_eq!(std::fs::read(store.path(&Key::Blob(digest.clone()))).unwrap(), [2; 100_000]);
+        assert_eq!(std::fs::read(store.path(&IndexKey::Blob(digest.clone()))).unwrap(), [2; 100_000]);
         drop(first.commit(Purpose::Client, 100_000).unwrap());
         assert!(store.index().total() <= once, "one blob is counted once");
         let given_up = store.create_beside(&digest, reserve().await).await.unwrap();
@@ -583,14 +585,14 @@ pub(super) mod tests {
         given_up.keep(Purpose::Client, 100_000, false).unwrap();
         assert!(store.resume(&digest, &registry()).await.is_none());
         assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 0);
-        store.remove(Key::Blob(digest)).await;
+        store.remove(IndexKey::Blob(digest)).await;
         assert!(store.index().total() <= before + 8192, "but for directories");
     }
 
     #[test]
     fn only_names_that_a_fill_gives_can_be_gone_on_with() {
         for (algorithm, pool) in
-            Algorithm::ALL.into_iter().flat_map(|algorithm| Pool::ALL.map(|pool| (algorithm, pool)))
+            Algorithm::ALL.into_iter().flat_map(|algorithm| Visibility::ALL.map(|pool| (algorithm, pool)))
         {
             let id = pool.id(&Digest::of(algorithm, b"whatever"));
             assert_eq!(resumable(&name(&id, false)), Some(id.clone()));

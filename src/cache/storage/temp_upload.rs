@@ -4,11 +4,11 @@
 
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, path::PathBuf, sync::Arc};
 
-use super::{DiskStore, Key, NoSpace, Pin, Purpose, Reservation, temp_file::remove, write};
+use super::{DiskStore, IndexKey, NoSpace, Pin, Purpose, Reservation, temp_file::remove, write};
 use crate::cache::storage::index::{BLOCK, allocated};
 
 /// How many directories may have to be made for a blob, wherever it comes to be.
-const MOST_DIRECTORIES: u64 = 4;
+const MAX_DIRECTORIES: u64 = 4;
 
 /// A file below `tmp/`, written from the front; removed on drop unless it was committed.
 pub struct TempUpload {
@@ -22,7 +22,7 @@ pub struct TempUpload {
 impl DiskStore {
     /// Makes room for an object of `len` bytes, whatever it is.
     pub async fn reserve_upload(&self, len: u64) -> Result<Reservation, NoSpace> {
-        let directories = MOST_DIRECTORIES * BLOCK;
+        let directories = MAX_DIRECTORIES * BLOCK;
         self.reserve_bytes(Purpose::Unawaited, allocated(len), move || directories).await
     }
 
@@ -61,7 +61,7 @@ impl TempUpload {
     }
 
     /// Its `len` bytes were verified to be this object's: gives it its final name. Blocks.
-    pub fn commit(mut self, key: Key, len: u64) -> io::Result<Arc<Pin>> {
+    pub fn commit(mut self, key: IndexKey, len: u64) -> io::Result<Arc<Pin>> {
         let pin = self.store.place(&self.file, &self.path, &mut self.reservation, Purpose::Client, key, len)?;
         self.live = false;
         Ok(pin)

@@ -217,12 +217,12 @@ impl Cipher {
 
 /// How much the keys of one connection may still encrypt. The kernel keeps no count, and cannot be given new ones.
 #[derive(Debug)]
-pub(crate) struct Allowance {
+pub(crate) struct RecordBudget {
     /// In records.
     left: u64,
 }
 
-impl Allowance {
+impl RecordBudget {
     /// The longest record's content, in bytes; RFC 8446 section 5.1.
     const RECORD: u64 = 16 * 1024;
     /// RFC 8446 section 5.5 allows 2^24.5 records under one AES-GCM key; the response that crosses this bound is still
@@ -297,10 +297,10 @@ mod tests {
 
     #[test]
     fn keys_last_for_so_many_records_of_any_length() {
-        let mut small = Allowance::new();
-        assert!((1..Allowance::RECORDS).all(|_| small.spend(1)));
+        let mut small = RecordBudget::new();
+        assert!((1..RecordBudget::RECORDS).all(|_| small.spend(1)));
         assert!(!small.spend(1) && !small.spend(1));
-        let mut large = Allowance::new();
+        let mut large = RecordBudget::new();
         let writes = (1..).take_while(|_| large.spend(1 << 20)).count() as u64;
         assert!((120 << 30..128 << 30).contains(&(writes << 20)), "{writes}");
     }

@@ -9,7 +9,7 @@ use std::{
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Things that are free. What came back last goes out first, so that those at the front are the ones that nothing needs.
-pub(crate) struct Spares<T>(Mutex<Free<T>>);
+pub(crate) struct ObjectPool<T>(Mutex<Free<T>>);
 
 struct Free<T> {
     things: Vec<T>,
@@ -17,7 +17,7 @@ struct Free<T> {
     unused: usize,
 }
 
-impl<T> Spares<T> {
+impl<T> ObjectPool<T> {
     pub const fn new() -> Self {
         Self(Mutex::new(Free { things: Vec::new(), unused: 0 }))
     }
@@ -60,13 +60,13 @@ impl<T> Spares<T> {
 mod tests {
     use super::*;
 
-    fn all(spares: &Spares<u32>) -> Vec<u32> {
+    fn all(spares: &ObjectPool<u32>) -> Vec<u32> {
         std::iter::from_fn(|| spares.take()).collect()
     }
 
     #[test]
     fn what_is_not_needed_between_two_sweeps_is_let_go() {
-        let spares = Spares::new();
+        let spares = ObjectPool::new();
         (0..5).for_each(|thing| spares.give(thing, 5));
         spares.sweep();
         let (a, b) = (spares.take().unwrap(), spares.take().unwrap());
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn all_go_when_none_is_needed_for_two_sweeps() {
-        let spares = Spares::new();
+        let spares = ObjectPool::new();
         (0..3).for_each(|thing| spares.give(thing, 3));
         spares.sweep();
         spares.sweep();
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_bound_is_kept() {
-        let spares = Spares::new();
+        let spares = ObjectPool::new();
         (0..9).for_each(|thing| spares.give(thing, 2));
         assert_eq!(all(&spares), [1, 0]);
     }

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::{buffer_pool::Spares, queue::read_now};
+use super::{buffer_pool::ObjectPool, queue::read_now};
 use crate::cache::{FileSlice, storage::DiskWait};
 
 /// The unit that memory is counted in, and the smallest buffer, in bytes.
@@ -25,7 +25,7 @@ const UNIT: usize = 16 * 1024;
 /// How much all bodies together hold: 128 MiB. A body that finds no room still has one unit, so that clients who take
 /// nothing do not stop those who do; for more it waits until that one is sent. So no slow reader has to go for others here:
 /// without any room pulls on loopback are as fast by TLS and by HTTP/2 as with all of it.
-const MOST_UNITS: usize = 8192;
+const MAX_UNITS: usize = 8192;
 /// How large buffers are, and up to how many readers they are that large.
 const SIZES: [(usize, usize); 3] = [(256 * 1024, 32), (64 * 1024, 256), (UNIT, usize::MAX)];
 /// How many bytes of each size are kept for those who come next, and for no longer than they are needed.
@@ -35,16 +35,16 @@ pub(crate) const AHEAD: u64 = 1024 * 1024;
 /// Every so many bytes of what was asked for it is waited for, in bytes: disks are asked for more at a time.
 const WAITED: usize = 64 * 1024;
 
-static UNITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MOST_UNITS)));
-static FREE: [Spares<Box<[u8]>>; SIZES.len()] = [const { Spares::new() }; SIZES.len()];
+static UNITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MAX_UNITS)));
+static FREE: [ObjectPool<Box<[u8]>>; SIZES.len()] = [const { ObjectPool::new() }; SIZES.len()];
 static READERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Somebody who reads blobs into memory; the more there are, the smaller their buffers.
-pub(crate) struct Reader(Arc<Held>);
+pub(crate) struct Reader(Arc<ReadAhead>);
 
 /// The buffers of one reader that are not sent yet.
 #[derive(Default)]
-struct Held {
+struct ReadAhead {
     count: AtomicUsize,
     /// There are none any more.
     none: Notify,
@@ -88,7 +88,7 @@ impl Drop for Reader {
 
 /// Gives back what nothing needed since the last time.
 pub(crate) fn sweep() {
-    FREE.iter().for_each(Spares::sweep);
+    FREE.iter().for_each(ObjectPool::sweep);
 }
 
 /// Brings a slice into the page cache. Blocks.
@@ -144,13 +144,13 @@ struct Buffer {
     /// How much of it is wanted, then how much of it was read.
     len: usize,
     class: usize,
-    held: Arc<Held>,
+    held: Arc<ReadAhead>,
     /// Absent for the one that everybody may have.
     _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Buffer {
-    async fn take(wanted: usize, readers: usize, held: &Arc<Held>) -> io::Result<Self> {
+    async fn take(wanted: usize, readers: usize, held: &Arc<ReadAhead>) -> io::Result<Self> {
         let class = class(wanted, readers);
         let units = u32::try_from(SIZES[class].0 / UNIT).unwrap_or(u32::MAX);
         let (class, room) = match UNITS.clone().try_acquire_many_owned(units) {
@@ -177,7 +177,7 @@ impl Buffer {
     }
 }
 
-impl Held {
+impl ReadAhead {
     /// Waits for room for one unit, or for a time when this reader has none.
     async fn room_for_one(&self) -> io::Result<Option<OwnedSemaphorePermit>> {
         let mut room = pin!(UNITS.clone().acquire_owned());
@@ -271,7 +271,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, &[7; 3 * UNIT]).unwrap();
         let slice = FileSlice { file: Arc::new(file), offset: 0, len: 3 * UNIT as u64 };
-        let everything = UNITS.clone().acquire_many_owned(MOST_UNITS as u32).await.unwrap();
+        let everything = UNITS.clone().acquire_many_owned(MAX_UNITS as u32).await.unwrap();
         let reader = Reader::new();
         let first = reader.read(&slice).await.unwrap();
         assert_eq!(first.len(), UNIT);

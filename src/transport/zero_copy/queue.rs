@@ -42,21 +42,21 @@ const SAMPLE: u64 = 256 * 1024;
 const LEAST: usize = 64 * 1024;
 
 /// Allocated zeroed, so that the kernel gives address space and, as nobody touches it, no memory.
-static STAND_IN: LazyLock<&'static [u8]> = LazyLock::new(|| Box::leak(vec![0; LONGEST as usize + TURNS].into()));
+static PLACEHOLDER: LazyLock<&'static [u8]> = LazyLock::new(|| Box::leak(vec![0; LONGEST as usize + TURNS].into()));
 
 /// The parts of files that one connection is to send, in the order of their buffers.
 #[derive(Clone, Default)]
-pub struct Lane(Arc<Shared>);
+pub struct SendQueue(Arc<QueueInner>);
 
-impl fmt::Debug for Lane {
+impl fmt::Debug for SendQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Lane").field(&self.0.waiting).finish()
     }
 }
 
 #[derive(Default)]
-struct Shared {
-    parts: Mutex<Parts>,
+struct QueueInner {
+    parts: Mutex<PlaceholderRanges>,
     /// How many parts there are, for a look without the lock.
     waiting: AtomicUsize,
     /// The body has the next part at hand.
@@ -65,48 +65,48 @@ struct Shared {
     metrics: Option<Metrics>,
 }
 
-struct Parts {
-    queue: VecDeque<Part>,
+struct PlaceholderRanges {
+    queue: VecDeque<PlaceholderRange>,
     next_turn: usize,
     /// How much the socket is offered at a time, in bytes.
     appetite: usize,
 }
 
-impl Default for Parts {
+impl Default for PlaceholderRanges {
     fn default() -> Self {
         Self { queue: VecDeque::new(), next_turn: 0, appetite: splice::CAPACITY }
     }
 }
 
-struct Part {
+struct PlaceholderRange {
     turn: usize,
     /// How many of its bytes are gone.
     sent: usize,
     slice: FileSlice,
     /// What is being sent stays in the cache, and is read until then.
-    _held: Option<Held>,
+    _held: Option<PinnedBlob>,
 }
 
 /// What a part of a file is of, and who reads it: let go in this order.
-pub(crate) type Held = (Option<Hold>, Option<Arc<Reading>>);
+pub(crate) type PinnedBlob = (Option<Hold>, Option<Arc<Reading>>);
 
-impl Lane {
+impl SendQueue {
     pub(crate) fn new(metrics: Option<Metrics>) -> Self {
-        Self(Arc::new(Shared { metrics, ..Shared::default() }))
+        Self(Arc::new(QueueInner { metrics, ..QueueInner::default() }))
     }
 
     /// Queues a part of at most [`LONGEST`] bytes, and gives the buffer that stands for it. `goes_on`: another follows
     /// at once.
-    pub(crate) fn push(&self, slice: FileSlice, held: Option<Held>, goes_on: bool) -> Bytes {
+    pub(crate) fn push(&self, slice: FileSlice, held: Option<PinnedBlob>, goes_on: bool) -> Bytes {
         self.0.goes_on.store(goes_on, Ordering::Relaxed);
         let len = slice.len.min(LONGEST) as usize;
         let slice = FileSlice { len: len as u64, ..slice };
         let mut parts = self.parts();
         let turn = parts.next_turn;
         parts.next_turn = (turn + 1) % TURNS;
-        parts.queue.push_back(Part { turn, sent: 0, slice, _held: held });
+        parts.queue.push_back(PlaceholderRange { turn, sent: 0, slice, _held: held });
         self.0.waiting.store(parts.queue.len(), Ordering::Relaxed);
-        Bytes::from_static(&STAND_IN[turn..turn + len])
+        Bytes::from_static(&PLACEHOLDER[turn..turn + len])
     }
 
     /// Whether anything is to be sent.
@@ -166,14 +166,14 @@ impl Lane {
         Ok(taken)
     }
 
-    fn parts(&self) -> MutexGuard<'_, Parts> {
+    fn parts(&self) -> MutexGuard<'_, PlaceholderRanges> {
         self.0.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Part {
+impl PlaceholderRange {
     fn is_meant_by(&self, buffer: &[u8]) -> bool {
-        buffer.as_ptr().addr() == STAND_IN.as_ptr().addr() + self.turn + self.sent
+        buffer.as_ptr().addr() == PLACEHOLDER.as_ptr().addr() + self.turn + self.sent
             && (self.sent + buffer.len()) as u64 == self.slice.len
     }
 }
@@ -198,14 +198,14 @@ fn cut() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "a cached file was cut")
 }
 
-/// A buffer like those of [`Lane::push`], that stands for nothing.
+/// A buffer like those of [`SendQueue::push`], that stands for nothing.
 pub(crate) fn sample_stand_in(len: usize) -> Bytes {
-    Bytes::from_static(&STAND_IN[..len.min(STAND_IN.len())])
+    Bytes::from_static(&PLACEHOLDER[..len.min(PLACEHOLDER.len())])
 }
 
-/// Whether a buffer is one that [`Lane::push`] gave, or the rest of one.
+/// Whether a buffer is one that [`SendQueue::push`] gave, or the rest of one.
 pub(crate) fn is_stand_in(buffer: &[u8]) -> bool {
-    STAND_IN.as_ptr_range().contains(&buffer.as_ptr())
+    PLACEHOLDER.as_ptr_range().contains(&buffer.as_ptr())
 }
 
 /// Whether a part of a file is in memory, as far as samples tell, so that sending it does not wait for the disk.
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn parts_are_sent_in_the_order_of_their_buffers() {
         let (ours, mut theirs) = pair();
-        let lane = Lane::default();
+        let lane = SendQueue::default();
         assert!(lane.is_empty());
         let buffers: Vec<Bytes> =
             [&b"first"[..], b"second", b"third"].map(|content| lane.push(slice(content), None, false)).into();
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn nothing_is_sent_for_a_buffer_that_does_not_stand_for_the_head_of_the_lane() {
         let (ours, mut theirs) = pair();
-        let lane = Lane::default();
+        let lane = SendQueue::default();
         let first = lane.push(slice(b"as long"), None, false);
         let second = lane.push(slice(b"as long"), None, false);
         for wrong in [&second[..], &first[..3], &first[1..], b"as long"] {
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn turns_go_round() {
         let (ours, mut theirs) = pair();
-        let lane = Lane::default();
+        let lane = SendQueue::default();
         for turn in 0..2 * TURNS + 3 {
             let buffer = lane.push(slice(b"x"), None, false);
             assert_eq!(lane.send(&buffer, &ours, true).unwrap().bytes, 1, "turn {turn}");
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_long_slice_is_pushed_up_to_the_longest_part() {
-        let lane = Lane::default();
+        let lane = SendQueue::default();
         let long = FileSlice { len: 3 * LONGEST, ..slice(b"") };
         assert_eq!(lane.push(long, None, true).len() as u64, LONGEST);
         assert!(lane.goes_on());
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn a_file_that_was_cut_is_an_error() {
         let (ours, _theirs) = pair();
-        let lane = Lane::default();
+        let lane = SendQueue::default();
         let part = slice(&[7; 100_000]);
         let buffer = lane.push(part.clone(), None, false);
         part.file.set_len(50_000).unwrap();
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn pages_that_left_memory_while_a_part_waited_are_noticed_and_brought_back() {
-        let lane = Lane::default();
+        let lane = SendQueue::default();
         let part = slice(&vec![7; splice::CAPACITY]);
         drop(lane.push(part.clone(), None, false));
         assert!(lane.cold().is_none());

@@ -15,7 +15,7 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
 };
 
-use super::buffer_pool::Spares;
+use super::buffer_pool::ObjectPool;
 
 /// How much a pipe is to hold, in bytes. All that are kept are within what pipe(7) lets an ordinary user have.
 pub(crate) const CAPACITY: usize = 256 * 1024;
@@ -25,7 +25,7 @@ const COPY: usize = 64 * 1024;
 /// How many pipes are kept for those who send next.
 const MAX_FREE: usize = 64;
 
-static PIPES: Spares<Pipe> = Spares::new();
+static PIPES: ObjectPool<Pipe> = ObjectPool::new();
 
 /// Closes the pipes that nothing needed since the last time.
 pub(crate) fn sweep() {

@@ -27,7 +27,7 @@ use super::{
         error::{Error, ErrorKind, SetupError},
     },
     credential_helper::{self, HELPER_TIMEOUT},
-    credential_trial::{Trial, Turn},
+    credential_trial::{CredentialTrial, TrialTurn},
 };
 use crate::{oci::Repository, small_file};
 
@@ -88,7 +88,7 @@ pub(in crate::upstream) struct Loaded {
     pub credential: Option<Arc<Credential>>,
     pub fresh: bool,
     /// To be held until the upstream has answered to the credential.
-    pub turn: Option<Turn>,
+    pub turn: Option<TrialTurn>,
 }
 
 /// The credentials of one upstream.
@@ -100,7 +100,7 @@ pub(in crate::upstream) struct Credentials {
     keys: Vec<String>,
     /// One entry: concurrent askers share one read, or one run of the helper.
     remembered: Cache<(), Option<Arc<Credential>>>,
-    trial: Trial,
+    trial: CredentialTrial,
     /// What was read last.
     latest: Mutex<Option<Arc<Credential>>>,
     /// When a source that may run a program was last asked again for what is refused.
@@ -119,7 +119,7 @@ impl Credentials {
             source: config.credential.clone(),
             keys: keys(config),
             remembered: Cache::builder().max_capacity(1).time_to_live(REREAD_AFTER).build(),
-            trial: Trial::new(),
+            trial: CredentialTrial::new(),
             latest: Mutex::default(),
             asked_again: Mutex::default(),
         })
@@ -608,8 +608,9 @@ mod tests {
         ] {
             std::fs::write(&path, content).unwrap();
             credentials.forget().await;
-            let checked = credentials.check().map_err(|error| crate::error_chain::Chain(&error).to_string());
-            let loaded = credentials.load(None).await.map_err(|error| crate::error_chain::Chain(&error).to_string());
+            let checked = credentials.check().map_err(|error| crate::error_chain::ErrorChain(&error).to_string());
+            let loaded =
+                credentials.load(None).await.map_err(|error| crate::error_chain::ErrorChain(&error).to_string());
             match why {
                 None => assert!(checked.is_ok() && loaded.is_ok(), "{checked:?} {loaded:?}"),
                 Some(why) => {

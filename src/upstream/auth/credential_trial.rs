@@ -29,7 +29,7 @@ const LATER_TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the upstream said of forebay's credentials.
 #[derive(Debug)]
-pub(in crate::upstream) struct Trial {
+pub(in crate::upstream) struct CredentialTrial {
     standing: Mutex<Standing>,
     turn: Arc<Semaphore>,
 }
@@ -50,11 +50,11 @@ enum Standing {
 
 /// Held while a credential is shown that was not taken yet.
 #[derive(Debug)]
-pub(in crate::upstream) struct Turn {
+pub(in crate::upstream) struct TrialTurn {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Trial {
+impl CredentialTrial {
     pub(in crate::upstream) fn new() -> Self {
         Self { standing: Mutex::default(), turn: Arc::new(Semaphore::new(1)) }
     }
@@ -63,7 +63,7 @@ impl Trial {
     ///
     /// # Errors
     /// None came in time.
-    pub(in crate::upstream) async fn turn(&self, shown: &Credential) -> Result<Option<Turn>, ErrorKind> {
+    pub(in crate::upstream) async fn turn(&self, shown: &Credential) -> Result<Option<TrialTurn>, ErrorKind> {
         if self.is_taken(shown) {
             return Ok(None);
         }
@@ -76,7 +76,7 @@ impl Trial {
             return Ok(None);
         }
         // The semaphore is never closed.
-        permit.map(|permit| permit.ok().map(|permit| Turn { _permit: permit })).map_err(|_| kind)
+        permit.map(|permit| permit.ok().map(|permit| TrialTurn { _permit: permit })).map_err(|_| kind)
     }
 
     /// Whether this one was taken when one was last shown.
@@ -148,7 +148,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_credential_is_shown_again_after_growing_pauses() {
-        let (trial, old, new) = (Trial::new(), password("old"), password("new"));
+        let (trial, old, new) = (CredentialTrial::new(), password("old"), password("new"));
         assert_eq!(trial.withheld(&old, None), None);
         for (seconds, is_news) in [(10, true), (20, false), (40, false), (80, false), (160, false), (320, false)] {
             assert_eq!(trial.refused(&old, None), is_news);
@@ -172,7 +172,7 @@ mod tests {
     /// So that a client that polls what is forbidden keeps no other one out.
     #[tokio::test(start_paused = true)]
     async fn in_a_pause_another_repository_may_refuse_it_once() {
-        let (trial, shown) = (Trial::new(), password("old"));
+        let (trial, shown) = (CredentialTrial::new(), password("old"));
         let [forbidden, other, third]: [Repository; 3] =
             ["forbidden", "other", "third"].map(|name| name.parse().unwrap());
         for _ in 0..2 {
@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_not_taken_is_shown_one_by_one() {
-        let (trial, old, new) = (Trial::new(), password("old"), password("new"));
+        let (trial, old, new) = (CredentialTrial::new(), password("old"), password("new"));
         let turn = trial.turn(&old).await.unwrap();
         assert!(turn.is_some() && trial.turn(&old).now_or_never().is_none());
         // While none came, no other request shows it.

@@ -1,8 +1,8 @@
 use super::*;
 use crate::upstream::{CredentialSource, auth::credential::Secret};
 
-fn of_client(taken_before: bool) -> (Authorization, Judged) {
-    let judged = Judged::default();
+fn of_client(taken_before: bool) -> (Authorization, PrincipalVerdict) {
+    let judged = PrincipalVerdict::default();
     if taken_before {
         judged.note_taken_before();
     }
@@ -10,7 +10,7 @@ fn of_client(taken_before: bool) -> (Authorization, Judged) {
     (Authorization { value: HeaderValue::from_static("Basic YTpi"), proof }, judged)
 }
 
-fn of_token(identity: Identity) -> Authorization {
+fn of_token(identity: TokenSubject) -> Authorization {
     let realm = Url::parse("https://auth.example/token").unwrap();
     let key = TokenKey { identity, realm, service: None, scope: Scope::Login };
     let token = Token::new("t", Duration::from_secs(60)).unwrap();
@@ -18,8 +18,8 @@ fn of_token(identity: Identity) -> Authorization {
 }
 
 /// What a realm gave for a client's password.
-fn of_token_of_client(taken_before: bool) -> (Authorization, Judged) {
-    let (Authorization { value, proof }, (_, of_client)) = (of_token(Identity::Anonymous), of_client(taken_before));
+fn of_token_of_client(taken_before: bool) -> (Authorization, PrincipalVerdict) {
+    let (Authorization { value, proof }, (_, of_client)) = (of_token(TokenSubject::Anonymous), of_client(taken_before));
     let Proof::Token { key, token, .. } = proof else { panic!("it is a token") };
     (Authorization { value, proof: Proof::Token { key, token, judged: Some(of_client.clone()) } }, of_client)
 }
@@ -70,7 +70,7 @@ fn an_answer_to_a_token_judges_the_password_it_was_given_for() {
 
 #[test]
 fn a_clients_password_is_a_guess_until_it_was_taken() {
-    let ((new, _), (known, _), token) = (of_client(false), of_client(true), of_token(Identity::Anonymous));
+    let ((new, _), (known, _), token) = (of_client(false), of_client(true), of_token(TokenSubject::Anonymous));
     let told = |of: &Authorization| (of.is_token(), of.is_clients_password(), of.may_be_guess());
     assert_eq!((told(&new), told(&known)), ((false, true, true), (false, true, false)));
     assert_eq!(told(&token), (true, false, false));
@@ -87,13 +87,13 @@ async fn credentials_that_had_no_part_in_a_token_are_told_of() {
     let path = directory.path().join("password");
     std::fs::write(&path, "pw").unwrap();
     let password = CredentialSource::Password { username: "me".to_owned(), password_file: path };
-    let asker = crate::upstream::AskerKey::generate().unwrap().credential("ann".into(), "pw".into()).asker;
+    let asker = crate::upstream::PrincipalKey::generate().unwrap().credential("ann".into(), "pw".into()).asker;
     for (source, identity, of_client, told) in [
-        (&password, Identity::Anonymous, false, true),
-        (&password, Identity::Configured, false, false),
-        (&CredentialSource::Anonymous, Identity::Anonymous, false, false),
-        (&CredentialSource::Anonymous, Identity::Anonymous, true, true),
-        (&CredentialSource::Anonymous, Identity::Client(asker), true, false),
+        (&password, TokenSubject::Anonymous, false, true),
+        (&password, TokenSubject::Configured, false, false),
+        (&CredentialSource::Anonymous, TokenSubject::Anonymous, false, false),
+        (&CredentialSource::Anonymous, TokenSubject::Anonymous, true, true),
+        (&CredentialSource::Anonymous, TokenSubject::Client(asker), true, false),
     ] {
         let why = authenticator(source.clone()).unused(&of_token(identity), of_client).await.unwrap();
         assert_eq!(why.is_some_and(|why| why.contains("auth.example")), told, "{source:?} {identity:?} {of_client}");

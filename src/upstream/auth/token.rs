@@ -15,7 +15,7 @@ use moka::{Expiry, future::Cache, policy::EvictionPolicy};
 use reqwest::Url;
 use tokio::time::Instant as Moment;
 
-use super::super::{error::Error, principal::Asker};
+use super::super::{error::Error, principal::Principal};
 use crate::oci::Repository;
 
 /// How many tokens one upstream may have at a time: one for each repository in use.
@@ -103,18 +103,18 @@ impl Scope {
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::upstream) enum Identity {
+pub(in crate::upstream) enum TokenSubject {
     Anonymous,
     /// With the credentials of the configuration.
     Configured,
     /// With a client's own.
-    Client(Asker),
+    Client(Principal),
 }
 
 /// What tells one token from another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::upstream) struct TokenKey {
-    pub identity: Identity,
+    pub identity: TokenSubject,
     pub realm: Url,
     pub service: Option<String>,
     pub scope: Scope,
@@ -229,7 +229,7 @@ mod tests {
 
     fn key(repository: &str) -> TokenKey {
         TokenKey {
-            identity: Identity::Anonymous,
+            identity: TokenSubject::Anonymous,
             realm: Url::parse("https://auth.docker.io/token").unwrap(),
             service: Some("registry.docker.io".into()),
             scope: Scope::Pull(repository.parse().unwrap()),
@@ -348,7 +348,7 @@ mod tests {
     #[tokio::test]
     async fn tokens_are_kept_apart() {
         let cache = TokenCache::new();
-        let other_identity = TokenKey { identity: Identity::Configured, ..key("a") };
+        let other_identity = TokenKey { identity: TokenSubject::Configured, ..key("a") };
         let other_service = TokenKey { service: None, ..key("a") };
         for (index, key) in [key("a"), key("b"), other_identity, other_service].into_iter().enumerate() {
             let fresh = token(&index.to_string(), 60);

@@ -15,12 +15,12 @@ use serde::Deserialize;
 
 use super::{
     super::{
-        Asker,
+        Principal,
         client::{Manner, Question, Sender, discard, late_response, redirect_walk::follow, whole_body},
         error::{Error, ErrorKind, Shown},
         response::{
             self,
-            redaction::Private,
+            redaction::PrivateNames,
             refusal::{Refusal, Said},
         },
     },
@@ -47,7 +47,7 @@ pub(in crate::upstream) struct Exchange<'a> {
     pub credential: Option<&'a Credential>,
     /// The client that it is for: what the realm does not understand of it is the client's fault, and what the realm has had
     /// enough of is this client's alone. `None`: forebay itself.
-    pub client: Option<Asker>,
+    pub client: Option<Principal>,
 }
 
 impl Exchange<'_> {
@@ -175,7 +175,7 @@ impl Exchange<'_> {
         // Where the realm is, is no client's business.
         let names = url.host_str().map(str::to_owned).into_iter().collect();
         let refusal = Refusal { status: meant, reasons: Said::of_realm(&body).reasons };
-        error(kind).in_words(refusal.without(&Private { names, asked: vec![] }))
+        error(kind).in_words(refusal.without(&PrivateNames { names, asked: vec![] }))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header;
 
 use super::super::{
-    BlobRange, Remark, Upstream,
+    BlobRange, ContentNotes, Upstream,
     client::{number, redirect_walk::Followed},
     digest,
     error::{Error, ErrorKind},
@@ -26,13 +26,13 @@ pub struct BlobHead {
     pub digest: Option<Digest>,
     /// For how long it was kept before it was given.
     pub waited: Duration,
-    pub remark: Remark,
+    pub remark: ContentNotes,
 }
 
 impl BlobHead {
     fn of(followed: &Followed, len: Option<u64>) -> Self {
         let headers = followed.response.headers();
-        Self { len, digest: digest(headers), waited: followed.waited(), remark: Remark::of(headers) }
+        Self { len, digest: digest(headers), waited: followed.waited(), remark: ContentNotes::of(headers) }
     }
 }
 
@@ -128,7 +128,12 @@ impl Upstream {
                 match in_time(&endpoint, asking).await {
                     // The one blob that has no first byte.
                     Err(error) if is_empty && error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
-                        Ok(BlobHead { len: Some(0), digest: None, waited: Duration::ZERO, remark: Remark::default() })
+                        Ok(BlobHead {
+                            len: Some(0),
+                            digest: None,
+                            waited: Duration::ZERO,
+                            remark: ContentNotes::default(),
+                        })
                     }
                     answer => answer,
                 }

@@ -121,13 +121,13 @@ impl AddressFilter {
             }
             // A proxy resolves names where forebay cannot see it, so those that are known to lead here, or to a
             // metadata service, are judged as they are written; private ones by what they resolve to here.
-            Some(Host::Domain(name)) => match Kind::of(name) {
-                Kind::Internal if !self.0.proxies.is_empty() => {
+            Some(Host::Domain(name)) => match AddressKind::of(name) {
+                AddressKind::Internal if !self.0.proxies.is_empty() => {
                     self.lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
                 }
-                Kind::Usual | Kind::Internal => vec![],
-                Kind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
-                Kind::Metadata => return Err(AddressRefused { why: Why::MetadataName, ..refused }),
+                AddressKind::Usual | AddressKind::Internal => vec![],
+                AddressKind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
+                AddressKind::Metadata => return Err(AddressRefused { why: Why::MetadataName, ..refused }),
             },
             None => return Err(refused),
         };
@@ -152,7 +152,9 @@ impl AddressFilter {
             let home = match host {
                 Host::Ipv4(home) => vec![IpAddr::from(*home)],
                 Host::Ipv6(home) => vec![IpAddr::from(*home)],
-                Host::Domain(name) if Kind::of(name) == Kind::Loopback => vec![Ipv4Addr::LOCALHOST.into()],
+                Host::Domain(name) if AddressKind::of(name) == AddressKind::Loopback => {
+                    vec![Ipv4Addr::LOCALHOST.into()]
+                }
                 Host::Domain(name) => {
                     self.lookup(name).await.unwrap_or_default().into_iter().map(|home| home.ip()).collect()
                 }
@@ -187,7 +189,7 @@ impl Resolve for AddressFilter {
 
 /// Where a name leads by its looks alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum AddressKind {
     Usual,
     /// Source: RFC 6761 §6.3.
     Loopback,
@@ -196,7 +198,7 @@ enum Kind {
     Metadata,
 }
 
-impl Kind {
+impl AddressKind {
     fn of(name: &str) -> Self {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let host = name.split('.').next().unwrap_or_default();
@@ -554,15 +556,15 @@ mod tests {
     #[test]
     fn names_that_lead_to_a_private_network_or_this_machine() {
         for (name, kind) in [
-            ("registry.example", Kind::Usual),
-            ("internal.example", Kind::Usual),
-            ("minio.corp.internal", Kind::Internal),
-            ("MINIO.INTERNAL.", Kind::Internal),
-            ("a.localhost", Kind::Loopback),
-            ("metadata.google.internal", Kind::Metadata),
-            ("metadata.example", Kind::Usual),
+            ("registry.example", AddressKind::Usual),
+            ("internal.example", AddressKind::Usual),
+            ("minio.corp.internal", AddressKind::Internal),
+            ("MINIO.INTERNAL.", AddressKind::Internal),
+            ("a.localhost", AddressKind::Loopback),
+            ("metadata.google.internal", AddressKind::Metadata),
+            ("metadata.example", AddressKind::Usual),
         ] {
-            assert_eq!(Kind::of(name), kind, "{name}");
+            assert_eq!(AddressKind::of(name), kind, "{name}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! What must hold: each host counts for itself, and its blobs apart from all else, so that what fails there stops nothing
 //! elsewhere; a request is one failure, however often it was sent; a request that is refused is refused at once, and its client told when to
 //! come again; one that comes during a probe waits for that, so that none is refused by a host that is well; one answer ends it, whatever it
-//! says. Changes, logins and requests for tokens are never refused ([`Breakers::always`]), and count all the same.
+//! says. Changes, logins and requests for tokens are never refused ([`CircuitBreakers::always`]), and count all the same.
 //!
 //! Beside it [`endpoint`](super::super::failover) remembers which URL failed last: that orders the URLs of an upstream after one failure of any
 //! kind, also a page or a 429, for ten seconds and more, and refuses nothing. Here a host has to be silent, and comes back within seconds.
@@ -60,7 +60,7 @@ impl Host {
 }
 
 /// Those of one upstream.
-pub(in crate::upstream) struct Breakers {
+pub(in crate::upstream) struct CircuitBreakers {
     upstream: Arc<str>,
     circuits: Mutex<HashMap<Host, Circuit>>,
     /// A probe has ended.
@@ -120,13 +120,13 @@ enum Admitted {
 
 /// A request to a host, to be told what became of it. Dropped without, it says nothing.
 pub(in crate::upstream) struct Ticket {
-    breakers: Arc<Breakers>,
+    breakers: Arc<CircuitBreakers>,
     host: Host,
     probe: Option<u64>,
     settled: AtomicBool,
 }
 
-impl Breakers {
+impl CircuitBreakers {
     pub(in crate::upstream) fn new(upstream: Arc<str>, metrics: Metrics) -> Arc<Self> {
         let (circuits, changed) = (Mutex::default(), watch::Sender::default());
         Arc::new(Self { upstream, circuits, changed, metrics })
@@ -352,23 +352,23 @@ mod tests {
 
     use super::*;
 
-    fn breakers() -> Arc<Breakers> {
-        Breakers::new("fake.example".into(), Metrics::new().unwrap())
+    fn breakers() -> Arc<CircuitBreakers> {
+        CircuitBreakers::new("fake.example".into(), Metrics::new().unwrap())
     }
 
     fn host(name: &str) -> Host {
         Host::of(&Url::parse(&format!("https://{name}/v2/")).unwrap(), false)
     }
 
-    fn fail(breakers: &Arc<Breakers>, times: u32) {
+    fn fail(breakers: &Arc<CircuitBreakers>, times: u32) {
         (0..times).for_each(|_| breakers.always(host("a")).timed_out());
     }
 
-    async fn admit(breakers: &Arc<Breakers>, name: &str) -> Result<Arc<Ticket>, Duration> {
+    async fn admit(breakers: &Arc<CircuitBreakers>, name: &str) -> Result<Arc<Ticket>, Duration> {
         breakers.admit(host(name)).await.map_err(|resting| resting.left)
     }
 
-    fn open(breakers: &Breakers) -> bool {
+    fn open(breakers: &CircuitBreakers) -> bool {
         breakers.metrics.encode().unwrap().contains("forebay_upstream_circuit_open{upstream=\"fake.example\"} 1")
     }
 

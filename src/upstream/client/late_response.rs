@@ -29,8 +29,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     super::{
-        Asker,
-        auth::token::{Identity, TokenKey},
+        Principal,
+        auth::token::{TokenKey, TokenSubject},
         error::{Error, retry_after},
     },
     FIRST_BYTE, Manner, Question,
@@ -60,25 +60,25 @@ pub(in crate::upstream) type Sending = BoxFuture<'static, Result<Response, Error
 
 /// What tells requests apart: in whose name, and a hash, since there are passwords among their headers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Id(Option<Asker>, [u8; 32]);
+struct Id(Option<Principal>, [u8; 32]);
 
 /// What an answer is owed to: what one client may have; where one principal stands for many clients, what it may have by a token
 /// for this realm and scope.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Grant {
-    Client(Asker),
+    Client(Principal),
     Own([u8; 32]),
 }
 
 impl Grant {
-    fn of(principal: Option<Asker>) -> Option<Self> {
-        principal.filter(|principal| *principal != Asker::NOBODY).map(Self::Client)
+    fn of(principal: Option<Principal>) -> Option<Self> {
+        principal.filter(|principal| *principal != Principal::ANONYMOUS_PRINCIPAL).map(Self::Client)
     }
 }
 
 /// A request of which an answer may be kept.
 #[derive(Clone, Copy)]
-pub(in crate::upstream) struct Asked {
+pub(in crate::upstream) struct LateRequest {
     id: Id,
     grant: Grant,
     /// Whether it shows anything, and whether that is a token, in whose place another one may be by the next request.
@@ -92,7 +92,7 @@ pub(in crate::upstream) struct Asked {
 #[derive(Clone, Copy)]
 struct Came(Instant);
 
-pub(in crate::upstream) struct Late {
+pub(in crate::upstream) struct LateResponses {
     key: Option<hmac::Key>,
     /// No longer than what an upstream that decides by its clients says is believed, of anonymous ones, too.
     max_kept: Duration,
@@ -115,7 +115,7 @@ struct Kept {
 }
 
 impl Kept {
-    fn is_current(&self, asked: &Asked) -> bool {
+    fn is_current(&self, asked: &LateRequest) -> bool {
         let refused = self.refused.get(&asked.grant).copied().unwrap_or(0);
         asked.begun >= self.changed && asked.begun >= refused
     }
@@ -219,7 +219,7 @@ impl Taken {
     }
 }
 
-impl Late {
+impl LateResponses {
     /// `client_ttl`: for how long an answer to a client is the word on what that client may have.
     pub(in crate::upstream) fn new(client_ttl: Option<Duration>) -> Self {
         let end = CancellationToken::new();
@@ -236,7 +236,7 @@ impl Late {
     }
 
     /// To be called before anything is sent. `None`: of this request nothing is kept.
-    pub(in crate::upstream) fn asked(&self, question: &Question<'_>) -> Option<Asked> {
+    pub(in crate::upstream) fn asked(&self, question: &Question<'_>) -> Option<LateRequest> {
         let Question { manner, principal, token, operation, method, url, start, hop, headers, body } = question;
         let key = self.key.as_ref()?;
         // A login is answered now, by the base or by a realm that is asked for no scope; and a client that may put back what it reads
@@ -266,16 +266,16 @@ impl Late {
         let grant = Grant::of(*principal).unwrap_or(Grant::Own(own));
         let (is_shown, is_token) = (shown.is_some(), shown.is_some() && token.is_some());
         let begun = self.with(|kept| kept.count);
-        Some(Asked { id: Id(*principal, hash.end()), grant, is_shown, is_token, begun })
+        Some(LateRequest { id: Id(*principal, hash.end()), grant, is_shown, is_token, begun })
     }
 
     /// The same request, if it is under way already or answered.
-    pub(in crate::upstream) fn take(&self, asked: &Asked) -> Taken {
+    pub(in crate::upstream) fn take(&self, asked: &LateRequest) -> Taken {
         Taken(self.with(|kept| kept.pending.remove(&asked.id)).unwrap_or_default())
     }
 
     /// They go on. An answer that came meanwhile is returned.
-    pub(in crate::upstream) fn put_back(&self, asked: &Asked, Taken(taken): Taken) -> Option<Response> {
+    pub(in crate::upstream) fn put_back(&self, asked: &LateRequest, Taken(taken): Taken) -> Option<Response> {
         self.with(|kept| {
             if !kept.is_current(asked) {
                 return None;
@@ -292,8 +292,8 @@ impl Late {
     }
 
     /// Lets a request go on that no client waits for any more; `may_be_long`: its answer has a body.
-    pub(in crate::upstream) fn keep(&self, asked: Asked, sending: Sending, may_be_long: bool) {
-        let Asked { id, grant, is_shown, is_token, .. } = asked;
+    pub(in crate::upstream) fn keep(&self, asked: LateRequest, sending: Sending, may_be_long: bool) {
+        let LateRequest { id, grant, is_shown, is_token, .. } = asked;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let (mut give, answer) = oneshot::channel();
         let gone = CancellationToken::new();
@@ -359,7 +359,7 @@ impl Late {
     }
 
     /// The upstream, or its realm, has refused what was shown: what was asked with it before is outdated.
-    pub(in crate::upstream) fn refused(&self, principal: Option<Asker>, asked: Option<&Asked>) {
+    pub(in crate::upstream) fn refused(&self, principal: Option<Principal>, asked: Option<&LateRequest>) {
         if let Some(grant) = Grant::of(principal).or(asked.map(|asked| asked.grant)) {
             self.with(|kept| kept.refuse(grant));
         }
@@ -404,10 +404,10 @@ impl Hash {
             return self.add(value.map_or(&[], HeaderValue::as_bytes));
         };
         let identity = match identity {
-            Identity::Anonymous => 0,
-            Identity::Configured => 1,
+            TokenSubject::Anonymous => 0,
+            TokenSubject::Configured => 1,
             // Which one, the principal tells.
-            Identity::Client(_) => 2,
+            TokenSubject::Client(_) => 2,
         };
         let service = service.as_deref().unwrap_or_default();
         let hash = self.add(&[identity]).add(realm.as_str().as_bytes()).add(service.as_bytes());
@@ -422,7 +422,7 @@ impl Hash {
 }
 
 /// A change on its way.
-pub(in crate::upstream) struct Change<'a>(&'a Late);
+pub(in crate::upstream) struct Change<'a>(&'a LateResponses);
 
 impl Drop for Change<'_> {
     fn drop(&mut self) {
@@ -457,9 +457,9 @@ mod tests {
     use reqwest::Url;
 
     use super::*;
-    use crate::upstream::{auth::token::Scope, principal::AskerKey};
+    use crate::upstream::{auth::token::Scope, principal::PrincipalKey};
 
-    fn question<'a>(url: &'a Url, start: &'a Url, hop: usize, principal: Option<Asker>) -> Question<'a> {
+    fn question<'a>(url: &'a Url, start: &'a Url, hop: usize, principal: Option<Principal>) -> Question<'a> {
         let (manner, token, operation, method, body) = (Manner::Usual, None, Operation::Manifest, Method::GET, None);
         Question { manner, principal, token, operation, method, url, start, hop, headers: HeaderMap::new(), body }
     }
@@ -477,13 +477,13 @@ mod tests {
         Box::pin(std::future::pending())
     }
 
-    async fn taken(late: &Late, asked: &Asked) -> Option<Response> {
+    async fn taken(late: &LateResponses, asked: &LateRequest) -> Option<Response> {
         late.take(asked).answer().await
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_counts_from_when_it_came() {
-        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
+        let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
         let asked = late.asked(&question(&url, &url, 0, None)).unwrap();
         late.keep(asked, answering(200), false);
         // The task runs, and its answer lies there.
@@ -497,7 +497,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_kept_for_a_minute() {
-        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
+        let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
         let asked = late.asked(&question(&url, &url, 0, None)).unwrap();
         late.keep(asked, answering(200), false);
         tokio::time::sleep(MAX_KEPT + Duration::from_secs(1)).await;
@@ -506,10 +506,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_to_a_client_is_kept_for_as_long_as_its_right() {
-        let (late, url) = (Late::new(Some(Duration::from_secs(10))), url("https://a.example/v2/"));
-        for (seconds, principal, is_there) in
-            [(9, Some(Asker::NOBODY), true), (11, Some(Asker::NOBODY), false), (11, None, false)]
-        {
+        let (late, url) = (LateResponses::new(Some(Duration::from_secs(10))), url("https://a.example/v2/"));
+        for (seconds, principal, is_there) in [
+            (9, Some(Principal::ANONYMOUS_PRINCIPAL), true),
+            (11, Some(Principal::ANONYMOUS_PRINCIPAL), false),
+            (11, None, false),
+        ] {
             let asked = late.asked(&question(&url, &url, 0, principal)).unwrap();
             late.keep(asked, answering(200), false);
             tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -519,7 +521,7 @@ mod tests {
 
     #[test]
     fn what_has_to_be_so_now_is_not_kept() {
-        let late = Late::new(None);
+        let late = LateResponses::new(None);
         let [tag, scoped, login] = [
             "https://a.example/v2/a/manifests/1",
             "https://a.example/t?service=a&scope=b",
@@ -541,7 +543,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn none_is_kept_over_a_change() {
-        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
+        let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
         let ask = || late.asked(&question(&url, &url, 0, None)).unwrap();
         let before = ask();
         late.keep(before, answering(200), false);
@@ -560,7 +562,7 @@ mod tests {
 
     #[test]
     fn requests_are_the_same_wherever_redirects_lead_meanwhile() {
-        let late = Late::new(None);
+        let late = LateResponses::new(None);
         let (start, other) = (url("https://a.example/v2/x"), url("https://a.example/v2/y"));
         let signed = |text| url(&format!("https://cdn.example/{text}"));
         let id = |question: Question<'_>| late.asked(&question).unwrap().id;
@@ -571,7 +573,7 @@ mod tests {
             ("x/2", &start, 1, None, true),
             ("x?signature=1", &other, 1, None, false),
             ("x?signature=1", &start, 2, None, false),
-            ("x?signature=1", &start, 1, Some(Asker::NOBODY), false),
+            ("x?signature=1", &start, 1, Some(Principal::ANONYMOUS_PRINCIPAL), false),
         ] {
             let url = signed(text);
             assert_eq!(id(question(&url, start, hop, principal)) == expected, is_same, "{text} {start} {hop}");
@@ -584,7 +586,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_what_serves_the_next_request_is_kept() {
-        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
+        let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
         for (status, is_kept) in
             [(200, true), (206, true), (307, true), (401, true), (403, false), (404, false), (429, false), (503, false)]
         {
@@ -600,28 +602,34 @@ mod tests {
         }
     }
 
-    fn with_token(key: &TokenKey, token: &str, url: &Url, principal: Option<Asker>, late: &Late) -> Asked {
+    fn with_token(
+        key: &TokenKey,
+        token: &str,
+        url: &Url,
+        principal: Option<Principal>,
+        late: &LateResponses,
+    ) -> LateRequest {
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, token.parse().unwrap())]);
         late.asked(&Question { headers, token: Some(key), ..question(url, url, 0, principal) }).unwrap()
     }
 
-    fn key(identity: Identity, realm: &str, repository: &str) -> TokenKey {
+    fn key(identity: TokenSubject, realm: &str, repository: &str) -> TokenKey {
         let scope = Scope::Pull(repository.parse().unwrap());
         TokenKey { identity, realm: url(realm), service: None, scope }
     }
 
     #[test]
     fn a_new_token_of_the_same_kind_makes_no_other_request() {
-        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
-        let (identity, realm) = (Identity::Configured, "https://realm.example/");
+        let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
+        let (identity, realm) = (TokenSubject::Configured, "https://realm.example/");
         let pull = key(identity, realm, "a");
         let first = with_token(&pull, "Bearer 1", &url, None, &late).id;
         assert!(with_token(&pull, "Bearer 2", &url, None, &late).id == first);
-        assert!(with_token(&pull, "Bearer 1", &url, Some(Asker::NOBODY), &late).id != first);
+        assert!(with_token(&pull, "Bearer 1", &url, Some(Principal::ANONYMOUS_PRINCIPAL), &late).id != first);
         for other in [
             key(identity, realm, "b"),
             key(identity, "https://other.example/", "a"),
-            key(Identity::Anonymous, realm, "a"),
+            key(TokenSubject::Anonymous, realm, "a"),
             TokenKey { service: Some("s".to_owned()), ..pull.clone() },
         ] {
             assert!(with_token(&other, "Bearer 1", &url, None, &late).id != first, "{other:?}");
@@ -635,11 +643,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_principal_has_no_late_answers() {
-        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
-        let client = |name: &str| AskerKey::generate().unwrap().credential(name.into(), "secret".into()).asker;
+        let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
+        let client = |name: &str| PrincipalKey::generate().unwrap().credential(name.into(), "secret".into()).asker;
         let (ann, bob) = (client("ann"), client("bob"));
-        let pull = |who| key(Identity::Client(who), "https://realm.example/", "a");
-        let other = |who| key(Identity::Client(who), "https://realm.example/", "b");
+        let pull = |who| key(TokenSubject::Client(who), "https://realm.example/", "a");
+        let other = |who| key(TokenSubject::Client(who), "https://realm.example/", "b");
         let ask = |who| with_token(&pull(who), "Bearer 1", &url, Some(who), &late);
         let on_its_way = ask(ann);
         for who in [ann, bob] {
@@ -652,7 +660,8 @@ mod tests {
         late.keep(ask(ann), answering(200), false);
         assert!(taken(&late, &ask(ann)).await.is_some());
         // Of forebay's own token for one repository, that is no word on the others.
-        let own = |name| with_token(&key(Identity::Configured, "https://realm.example/", name), "x", &url, None, &late);
+        let own =
+            |name| with_token(&key(TokenSubject::Configured, "https://realm.example/", name), "x", &url, None, &late);
         ["a", "b"].into_iter().for_each(|name| late.keep(own(name), answering(200), false));
         late.refused(None, Some(&own("a")));
         assert!(taken(&late, &own("a")).await.is_none());
@@ -661,8 +670,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_refusal_of_an_earlier_token_is_none_of_the_next() {
-        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
-        let pull = key(Identity::Configured, "https://realm.example/", "a");
+        let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
+        let pull = key(TokenSubject::Configured, "https://realm.example/", "a");
         let ask = |token| with_token(&pull, token, &url, None, &late);
         for status in [401, 403] {
             let sending = answering(status);
@@ -673,7 +682,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_newest_request_has_the_place_of_the_oldest() {
-        let late = Late::new(None);
+        let late = LateResponses::new(None);
         let urls: Vec<_> = (0..=MAX_LATE).map(|number| url(&format!("https://a.example/v2/{number}"))).collect();
         let ask = |number: usize| late.asked(&question(&urls[number], &urls[number], 0, None)).unwrap();
         late.keep(ask(0), answering(200), false);
@@ -688,7 +697,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_of_the_same_request_go_on_and_no_more() {
-        let (late, url) = (Late::new(None), url("https://a.example/v2/"));
+        let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
         let ask = || late.asked(&question(&url, &url, 0, None)).unwrap();
         let begin = || late.keep(ask(), never(), false);
         begin();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        Asker,
+        Principal,
         auth::token::TokenKey,
         error::{Error, ErrorKind, Shown},
         response,
@@ -65,7 +65,7 @@ impl Followed {
 }
 
 /// In whose name a request is sent, and what tells its token from others, if it shows one.
-pub(in crate::upstream) type Name<'a> = (Option<Asker>, Option<&'a TokenKey>);
+pub(in crate::upstream) type Name<'a> = (Option<Principal>, Option<&'a TokenKey>);
 
 /// Sends a GET or a HEAD in this name, and follows where it is led.
 pub(in crate::upstream) async fn follow(

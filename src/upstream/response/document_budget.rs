@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::offload::Documents;
+use crate::offload::Offload;
 
 /// What is counted at a time, in bytes.
 const UNIT: usize = 64 * 1024;
@@ -19,7 +19,7 @@ const MAX_UNITS_OF_ONE: usize = MAX_UNITS / 4 * 3;
 #[derive(Clone)]
 pub struct ReadBudget {
     bytes: Arc<Semaphore>,
-    documents: Documents,
+    documents: Offload,
 }
 
 /// What one upstream may have of it.
@@ -61,7 +61,7 @@ impl Eq for ReadRoom {}
 
 impl Default for ReadBudget {
     fn default() -> Self {
-        Self { bytes: Arc::new(Semaphore::new(MAX_UNITS)), documents: Documents::default() }
+        Self { bytes: Arc::new(Semaphore::new(MAX_UNITS)), documents: Offload::default() }
     }
 }
 

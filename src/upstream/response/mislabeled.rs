@@ -86,7 +86,7 @@ fn seems_encoded(front: &Bytes) -> bool {
 }
 
 /// What judging an answer takes.
-struct Need {
+struct BodyNeed {
     /// How much of it is read at most, in bytes.
     limit: usize,
     /// Room for so many bytes, and a turn; none where little is read.
@@ -97,7 +97,7 @@ struct Need {
 ///
 /// # Errors
 /// It is a part of an encoding, which is none of the content, and nothing tells until the end.
-fn needs(followed: &Followed) -> Result<Option<Need>, Error> {
+fn needs(followed: &Followed) -> Result<Option<BodyNeed>, Error> {
     let headers = followed.response.headers();
     let (coding, len) = (response::coding(headers), number(headers, &header::CONTENT_LENGTH));
     if followed.is_part() {
@@ -112,10 +112,10 @@ fn needs(followed: &Followed) -> Result<Option<Need>, Error> {
         return Ok(None);
     }
     if is_long {
-        return Ok(Some(Need { limit: MAX_GUESSED_BY, room: None }));
+        return Ok(Some(BodyNeed { limit: MAX_GUESSED_BY, room: None }));
     }
     let room = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(MAX_DOCUMENT);
-    Ok(Some(Need { limit: MAX_DOCUMENT, room: Some(room) }))
+    Ok(Some(BodyNeed { limit: MAX_DOCUMENT, room: Some(room) }))
 }
 
 impl Shared {
@@ -129,7 +129,7 @@ impl Shared {
     ) -> Result<(Followed, Option<Front>), Error> {
         let mut followed = self.ask(endpoint, ask).await?;
         let mut place = None;
-        if let Some(Need { room: Some(bytes), .. }) = needs(&followed)? {
+        if let Some(BodyNeed { room: Some(bytes), .. }) = needs(&followed)? {
             place = self.place_now(&self.judged, bytes);
             if place.is_none() {
                 drop(followed);
@@ -141,7 +141,7 @@ impl Shared {
                 place = Some((turn, room));
             }
         }
-        let Some(Need { limit, .. }) = needs(&followed)? else { return Ok((followed, None)) };
+        let Some(BodyNeed { limit, .. }) = needs(&followed)? else { return Ok((followed, None)) };
         let (_turn, room) = place.unzip();
         let front = self.judge(&mut followed, digest, limit, room).await?;
         Ok((followed, Some(front)))

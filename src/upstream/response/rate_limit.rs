@@ -15,7 +15,7 @@ use std::{
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::super::Asker;
+use super::super::Principal;
 
 /// The longest window that is believed, and that of a limit which tells none.
 const MAX_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
@@ -47,13 +47,13 @@ impl RateLimit {
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Scarcity {
     /// Until when; `None`: forebay's own name.
-    until: Mutex<HashMap<Option<Asker>, Instant>>,
+    until: Mutex<HashMap<Option<Principal>, Instant>>,
     /// Whether there may be any: most hosts tell of no limit, and each request for a tag asks.
     any: AtomicBool,
 }
 
 impl Scarcity {
-    pub(in crate::upstream) fn note(&self, principal: Option<Asker>, announced: RateLimit) {
+    pub(in crate::upstream) fn note(&self, principal: Option<Principal>, announced: RateLimit) {
         let RateLimit { limit: Some(limit), remaining: Some(remaining), window } = announced else { return };
         let is_scarce = remaining.saturating_mul(10) < limit;
         if !is_scarce && !self.any.load(Ordering::Relaxed) {
@@ -72,7 +72,7 @@ impl Scarcity {
     }
 
     /// As it was last told, for as long as the window of that.
-    pub(in crate::upstream) fn is_scarce(&self, principal: Option<Asker>) -> bool {
+    pub(in crate::upstream) fn is_scarce(&self, principal: Option<Principal>) -> bool {
         self.any.load(Ordering::Relaxed)
             && self
                 .until
@@ -139,8 +139,8 @@ mod tests {
             assert_eq!(scarcity.is_scarce(None), is_scarce, "{remaining:?} of {limit:?}");
         }
         // Another principal has another limit.
-        assert!(!scarcity.is_scarce(Some(Asker::NOBODY)));
-        scarcity.note(Some(Asker::NOBODY), told(Some(100), Some(90), 60));
+        assert!(!scarcity.is_scarce(Some(Principal::ANONYMOUS_PRINCIPAL)));
+        scarcity.note(Some(Principal::ANONYMOUS_PRINCIPAL), told(Some(100), Some(90), 60));
         assert!(scarcity.is_scarce(None));
         tokio::time::advance(Duration::from_secs(60)).await;
         assert!(!scarcity.is_scarce(None));

@@ -19,7 +19,7 @@ const NAMING: [&str; 6] = ["name", "repository", "repositoryname", "repository_n
 /// Those that tell what its name begins with.
 const NAMING_FRONT: [&str; 5] = ["namespace", "organization", "project", "project_name", "projectname"];
 
-pub(in crate::upstream) struct Private {
+pub(in crate::upstream) struct PrivateNames {
     /// Such as forebay's account.
     pub names: Vec<String>,
     /// The repositories that were asked for, where no other may be named; else none.
@@ -31,7 +31,7 @@ pub(in crate::upstream) fn names_in(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|name| !name.is_empty() && !PATHS.iter().any(|usual| name.eq_ignore_ascii_case(usual)))
 }
 
-impl Private {
+impl PrivateNames {
     pub(in crate::upstream) fn is_told_by(&self, text: &str) -> bool {
         let decoded = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
         [text, &decoded].into_iter().any(|text| self.is_name_in(text) || self.is_another_in(text))
@@ -66,9 +66,9 @@ impl Private {
         let is_part = |letter: char| is_of_name(letter) || matches!(letter, '/' | ':' | '@');
         !self.asked.is_empty()
             && text.split(|letter| !is_part(letter)).any(|word| match named(word.trim_matches(['.', ':', '-'])) {
-                Named::Nothing => false,
-                Named::Repository(name) => !self.is_asked(&name) && !self.is_asked(without_host(&name)),
-                Named::Front(name) => !self.is_front(&name),
+                NamedSecrets::Nothing => false,
+                NamedSecrets::Repository(name) => !self.is_asked(&name) && !self.is_asked(without_host(&name)),
+                NamedSecrets::Front(name) => !self.is_front(&name),
             })
     }
 
@@ -94,19 +94,19 @@ impl Private {
 }
 
 /// What a word of a text names.
-enum Named {
+enum NamedSecrets {
     Nothing,
     Repository(String),
     /// What the names of repositories begin with.
     Front(String),
 }
 
-fn named(word: &str) -> Named {
+fn named(word: &str) -> NamedSecrets {
     // A scope of a token.
     if let Some(("repository", rest)) = word.split_once(':')
         && let Some((name, _)) = rest.split_once(':')
     {
-        return Named::Repository(name.to_owned());
+        return NamedSecrets::Repository(name.to_owned());
     }
     let (is_url, path) = match word.split_once("://") {
         Some((_, rest)) => (true, rest.split_once('/').map_or("", |(_, path)| path)),
@@ -119,14 +119,14 @@ fn named(word: &str) -> Named {
         names.drain(..=at);
     } else if is_url {
         // Of a page for people.
-        return Named::Nothing;
+        return NamedSecrets::Nothing;
     } else if names.first().is_some_and(|first| is_host(first, names.len())) {
         names.remove(0);
     } else if let Some((_, last)) = names.first().and_then(|first| first.rsplit_once([':', '@'])) {
         names.splice(..1, [last]);
     }
     if let ["projects", project, "locations", _, "repositories", repository, ..] = names.as_slice() {
-        return Named::Front(format!("{project}/{repository}"));
+        return NamedSecrets::Front(format!("{project}/{repository}"));
     }
     if names.len() > 1 && matches!(names.first(), Some(&("repository" | "repositories"))) {
         names.remove(0);
@@ -150,7 +150,7 @@ fn named(word: &str) -> Named {
     };
     // No repository has capital letters.
     let is_small = !name.bytes().any(|byte| byte.is_ascii_uppercase());
-    if is_name && is_small { Named::Repository(name) } else { Named::Nothing }
+    if is_name && is_small { NamedSecrets::Repository(name) } else { NamedSecrets::Nothing }
 }
 
 /// Whether what a word of so many parts begins with is a host, as against the first part of a name.
@@ -201,8 +201,8 @@ mod tests {
 
     use super::*;
 
-    fn private() -> Private {
-        Private {
+    fn private() -> PrivateNames {
+        PrivateNames {
             names: ["robot$ci", "registry.internal", "hidden-project"].map(str::to_owned).to_vec(),
             asked: vec!["team/app".to_owned()],
         }
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn where_any_repository_may_be_named_names_alone_are_private() {
-        let private = Private { asked: vec![], ..private() };
+        let private = PrivateNames { asked: vec![], ..private() };
         assert!(private.is_told_by("robot$ci may not pull team/other"));
         assert!(!private.is_told_by("ann may not pull team/other"));
         assert!(!private.is_told_in(&json!({ "name": "team/other" })));
@@ -300,14 +300,15 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_may_have_a_private_name_in_it() {
-        let private = Private { names: vec!["team".to_owned(), "app".to_owned()], asked: vec!["team/app".to_owned()] };
+        let private =
+            PrivateNames { names: vec!["team".to_owned(), "app".to_owned()], asked: vec!["team/app".to_owned()] };
         assert!(!private.is_told_by("access to team/app:1 denied; team/app is frozen"));
         assert!(private.is_told_by("team may not read team/app"));
     }
 
     #[test]
     fn a_name_of_one_part_may_have_its_host() {
-        let private = Private { names: vec![], asked: vec!["nginx".to_owned()] };
+        let private = PrivateNames { names: vec![], asked: vec!["nginx".to_owned()] };
         assert!(!private.is_told_by("registry.example/nginx:1 is gone, as is /v2/nginx/manifests/1"));
         assert!(private.is_told_by("registry.example/secret:1 is gone"));
     }
@@ -327,7 +328,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_text_is_judged_without_a_panic(text in "[ -~\\PC]{0,60}", asked in "[a-z/.]{1,9}") {
-            let private = Private { names: vec!["a".to_owned(), String::new()], asked: vec![asked] };
+            let private = PrivateNames { names: vec!["a".to_owned(), String::new()], asked: vec![asked] };
             let _ = private.is_told_by(&text);
             let _ = private.is_told_in(&Value::String(text));
         }

@@ -8,7 +8,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::redaction::Private;
+use super::redaction::PrivateNames;
 
 /// The longest refusal that is read, in bytes.
 pub(in crate::upstream) const MAX_LEN: usize = 64 * 1024;
@@ -158,7 +158,7 @@ impl Refusal {
     }
 
     /// Leaves out each text that tells one of these names.
-    pub(in crate::upstream) fn without(mut self, private: &Private) -> Self {
+    pub(in crate::upstream) fn without(mut self, private: &PrivateNames) -> Self {
         for reason in &mut self.reasons {
             if reason.message.as_ref().is_some_and(|message| private.is_told_by(message)) {
                 reason.message = None;
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn private_names_are_not_passed_on() {
-        let private = Private { names: vec!["robot$ci".to_owned()], asked: vec!["team/app".to_owned()] };
+        let private = PrivateNames { names: vec!["robot$ci".to_owned()], asked: vec!["team/app".to_owned()] };
         for (message, detail, told) in [
             ("no", json!([{ "Type": "repository", "Name": "team/app", "Action": "pull" }]), (true, true)),
             ("user ROBOT$ci has no rights", json!({ "name": "team/other" }), (false, false)),

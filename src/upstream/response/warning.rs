@@ -18,14 +18,14 @@ pub const VALUE_WEIGHT: usize = 100;
 
 /// Warnings for clients, and the type of a manifest that came as a blob.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remark {
+pub struct ContentNotes {
     /// Where it is that of a manifest.
     pub media_type: Option<MediaType>,
     /// Values of `Warning`, each of the form `299 - "text"`.
     pub warnings: Vec<HeaderValue>,
 }
 
-impl Remark {
+impl ContentNotes {
     pub(in crate::upstream) fn of(headers: &HeaderMap) -> Self {
         let mut left = MAX_WARNINGS;
         let lines = headers.get_all(header::WARNING).iter();
@@ -100,9 +100,9 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    fn remark(lines: &[&str]) -> Remark {
+    fn remark(lines: &[&str]) -> ContentNotes {
         let value = |text: &&str| (header::WARNING, HeaderValue::from_bytes(text.as_bytes()).unwrap());
-        Remark::of(&lines.iter().map(value).collect())
+        ContentNotes::of(&lines.iter().map(value).collect())
     }
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
             assert_eq!(told, expected);
         }
         let latin1 = HeaderMap::from_iter([(header::WARNING, HeaderValue::from_bytes(b"299 - \"\xe9\"").unwrap())]);
-        assert!(Remark::of(&latin1).is_empty());
+        assert!(ContentNotes::of(&latin1).is_empty());
     }
 
     /// Values of a head are slices of all that was read with it.
@@ -138,7 +138,7 @@ mod tests {
     fn a_warning_does_not_keep_the_head_it_came_in() {
         let head = bytes::Bytes::from([&[b'j'; 300_000][..], br#"299 - "x""#].concat());
         let value = HeaderValue::from_maybe_shared(head.slice(300_000..)).unwrap();
-        let kept = Remark::of(&HeaderMap::from_iter([(header::WARNING, value)]));
+        let kept = ContentNotes::of(&HeaderMap::from_iter([(header::WARNING, value)]));
         assert_eq!(kept.warnings, [r#"299 - "x""#]);
         assert!(!head.as_ptr_range().contains(&kept.warnings[0].as_bytes().as_ptr()));
         assert!(kept.size() > VALUE_WEIGHT && kept.size() < 2 * VALUE_WEIGHT);
@@ -154,8 +154,8 @@ mod tests {
             ("application/vnd.oci.image.layer.v1.tar", false),
         ] {
             let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_str(said).unwrap())]);
-            assert_eq!(Remark::of(&headers).media_type.is_some(), expected, "{said}");
-            assert_eq!(Remark::of(&headers).is_empty(), !expected, "{said}");
+            assert_eq!(ContentNotes::of(&headers).media_type.is_some(), expected, "{said}");
+            assert_eq!(ContentNotes::of(&headers).is_empty(), !expected, "{said}");
         }
     }
 }
