@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{self, Readiness},
     auth::{self, AccessControl, Grants, PasswordAttempts},
-    cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, Scrub, storage},
+    cache::{BlobCache, DiskStore, DownloadResult, Images, Lists, ManifestCache, Scrub, storage},
     config::Config,
     metrics::{self, Metrics},
     peer::TrustedNetworks,
@@ -31,7 +31,7 @@ use crate::{
     state_dir::{self, StateDirectory},
     transport::{ListenError, Listener, ReloadableTls, TlsError},
     upstream::{
-        self, Context, NoRandomSource, PrincipalKey, ReadBudget, SetupError, Upstream,
+        self, Context, NoRandomSource, PrincipalKey, ReadBudget, SetupError, TokenResult, Upstream,
         proxy::{self, ProxyError},
     },
 };
@@ -307,7 +307,7 @@ pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
 fn table(config: &Config, metrics: &Metrics, pseudonym: &str, budget: &ReadBudget) -> Result<Table, Error> {
     let mut table = HashMap::new();
     for upstream in upstreams(config, metrics, pseudonym, budget)? {
-        metrics.upstream_configured(upstream.name());
+        metrics.upstream_configured::<TokenResult, DownloadResult>(upstream.name());
         table.insert(upstream.name().clone(), upstream);
     }
     Seal::check(&config.push)?;

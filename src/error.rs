@@ -11,8 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use crate::{
     auth::Refusal,
     cache::{BlobError, ListError, ManifestError},
-    metrics::Operation,
-    oci::{ContentRange, ErrorCode, ParseError},
+    oci::{ContentRange, ErrorCode, Operation, ParseError},
     peer::Refused,
     route::{HostError, RouteError},
     upstream::{self, ErrorKind, Reason},

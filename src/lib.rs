@@ -3,18 +3,18 @@
 //! Read the modules in the order a request passes through them:
 //!
 //! - [`app`] composes everything out of a [`config`] and owns every task;
-//! - [`server`] accepts connections and runs the pipeline: route, access, serve, respond;
+//! - [`transport`] is the HTTP server, which knows no registry: accept, detect, TLS, zero copy;
+//! - [`registry`] is the service: route, authenticate, authorize, dispatch, respond, log;
 //! - [`route`] says which upstream, repository and operation a request means;
-//! - [`access`] says who asks, and whether they may;
-//! - [`push`] passes what changes something on to the upstream;
-//! - [`cache`] has what was asked for, or is getting it, once, for everyone who asks;
-//! - [`upstream`] asks the registry behind us;
+//! - [`auth`] says who a client is, and what it may do;
+//! - [`push`] passes changes on to the upstream;
+//! - [`cache`] serves contents from disk and memory, and downloads each once for all clients;
+//! - [`upstream`] is the client of the registries behind forebay;
 //! - [`oci`] is the vocabulary all of them share.
 //!
-//! Beside the path: [`error`] (why a request failed, and what the client is told), [`metrics`]
-//! (what is counted), [`admin`] (the operator's own listener), [`peer`] (clients by their
-//! addresses, and their shares of what is bounded), [`state`] (keys, which are no cache), [`mod@file`]
-//! (small files that the operator names), [`documents`] (turns to read large ones).
+//! Beside the path: [`error`] (why a request failed, and what the client is told), [`metrics`] (what is counted), [`admin`] (the
+//! operator's own listener), [`peer`] (clients by their addresses, and their shares of what is bounded), [`state_dir`] (keys, which
+//! are no cache), [`small_file`] (small files that the operator names), [`offload`] (turns to parse large documents).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
@@ -27,6 +27,7 @@ pub mod cache;
 pub mod config;
 pub mod error;
 pub mod error_chain;
+pub(crate) mod host;
 pub mod metrics;
 pub mod oci;
 pub mod offload;

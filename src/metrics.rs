@@ -16,8 +16,9 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
-pub use self::labels::{CacheKind, DownloadResult, Operation, Outcome, TokenResult};
+pub use self::labels::Label;
 use self::series::{AllSeries, Series};
+use crate::oci::Operation;
 
 /// From an answer out of memory (1 ms) to a large blob over a slow line (10 min).
 const SECONDS: &[f64] =
@@ -81,7 +82,7 @@ struct Families {
 }
 
 impl Families {
-    fn answered(&self, upstream: &str, operation: Operation, outcome: Outcome, status: u16) -> IntCounter {
+    fn answered(&self, upstream: &str, operation: Operation, outcome: impl Label, status: u16) -> IntCounter {
         self.requests.with_label_values(&[upstream, operation.as_str(), outcome.as_str(), &status.to_string()])
     }
 }
@@ -238,23 +239,26 @@ impl Metrics {
             series: AllSeries::default(),
             registry,
         };
-        // What is alerted on begins at 0.
-        for kind in [CacheKind::Blob, CacheKind::Manifest] {
-            families.corrupt_objects.with_label_values(&[kind.as_str()]);
-        }
         Ok(Metrics(Arc::new(families)))
     }
 
     /// An upstream is configured. What is alerted on begins at 0: the step from "absent" to 1 is none to Prometheus.
-    pub fn upstream_configured(&self, upstream: &str) {
+    pub fn upstream_configured<Token: Label, Download: Label>(&self, upstream: &str) {
         self.0.digest_mismatches.with_label_values(&[upstream]);
         self.0.upstream_received_bytes.with_label_values(&[upstream]);
         self.0.upstream_circuits_open.with_label_values(&[upstream]);
-        for result in TokenResult::ALL {
+        for result in Token::ALL {
             self.0.tokens.with_label_values(&[upstream, result.as_str()]);
         }
-        for result in DownloadResult::ALL {
+        for result in Download::ALL {
             self.0.fills.with_label_values(&[upstream, result.as_str()]);
+        }
+    }
+
+    /// Objects of these kinds are cached, and may be corrupt. What is alerted on begins at 0.
+    pub fn objects_may_be_corrupt(&self, kinds: &[impl Label]) {
+        for kind in kinds {
+            self.0.corrupt_objects.with_label_values(&[kind.as_str()]);
         }
     }
 
@@ -274,7 +278,7 @@ impl Metrics {
         &self,
         upstream: &str,
         operation: Operation,
-        outcome: Outcome,
+        outcome: impl Label,
         status: u16,
         first_byte: Duration,
         duration: Duration,
@@ -325,7 +329,7 @@ impl Metrics {
         }
     }
 
-    pub fn token(&self, upstream: &str, result: TokenResult) {
+    pub fn token(&self, upstream: &str, result: impl Label) {
         self.0.tokens.with_label_values(&[upstream, result.as_str()]).inc();
     }
 
@@ -338,7 +342,7 @@ impl Metrics {
         InFlight::new(&self.0.fills_in_flight)
     }
 
-    pub fn fill(&self, upstream: &str, result: DownloadResult) {
+    pub fn fill(&self, upstream: &str, result: impl Label) {
         self.0.fills.with_label_values(&[upstream, result.as_str()]).inc();
     }
 
@@ -348,7 +352,7 @@ impl Metrics {
     }
 
     /// How much of a kind is on disk now.
-    pub fn cache(&self, kind: CacheKind, bytes: u64, objects: u64) {
+    pub fn cache(&self, kind: impl Label, bytes: u64, objects: u64) {
         self.0.cache_bytes.with_label_values(&[kind.as_str()]).set(saturating(bytes));
         self.0.cache_objects.with_label_values(&[kind.as_str()]).set(saturating(objects));
     }
@@ -367,7 +371,7 @@ impl Metrics {
     }
 
     /// What is cached proved not to be what its digest says.
-    pub fn corrupt_object(&self, kind: CacheKind) {
+    pub fn corrupt_object(&self, kind: impl Label) {
         self.0.corrupt_objects.with_label_values(&[kind.as_str()]).inc();
     }
 
@@ -437,6 +441,10 @@ mod tests {
     };
 
     use super::*;
+    use crate::{
+        cache::{DownloadResult, ObjectKind, Outcome},
+        upstream::TokenResult,
+    };
 
     /// Metrics in which every family has a value.
     fn everything() -> Metrics {
@@ -452,10 +460,10 @@ mod tests {
         metrics.token("docker.io", TokenResult::Fetched);
         metrics.digest_mismatch("docker.io");
         metrics.fill("docker.io", DownloadResult::UpstreamFailed);
-        metrics.cache(CacheKind::Partial, 1000, 3);
+        metrics.cache(ObjectKind::Partial, 1000, 3);
         metrics.cache_max(1 << 30);
         metrics.evicted(5);
-        metrics.corrupt_object(CacheKind::Blob);
+        metrics.corrupt_object(ObjectKind::Blob);
         metrics.scrubbed(6);
         metrics.oldest_verification(7);
         metrics.connection_refused();

@@ -34,8 +34,7 @@ use crate::{
     auth::Grants,
     cache::{BlobCache, Lists, ManifestCache},
     error::Error,
-    metrics::Operation,
-    oci::{Digest, Repository, Tag},
+    oci::{Digest, Operation, Repository, Tag},
     route::Write,
     upstream::{self, UploadBody, Upstream, Written},
 };

@@ -11,7 +11,6 @@
 
 mod allowed_hosts;
 mod asked_host;
-mod host;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -21,16 +20,16 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use http::{Method, Uri};
 
+use self::path::Path;
 pub use self::{
     allowed_hosts::AllowedHosts,
     asked_host::{HostError, asked_host},
-    host::HostPattern,
     write::{MountSource, Write},
 };
-use self::{host::Authority, path::Path};
+pub use crate::host::HostPattern;
 use crate::{
-    metrics,
-    oci::{Digest, Endpoint, ParseError, Reference, Repository, Resource, Shape},
+    host::Authority,
+    oci::{self, Digest, Endpoint, ParseError, Reference, Repository, Resource, Shape},
     upstream,
 };
 
@@ -94,15 +93,15 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const fn label(&self) -> metrics::Operation {
+    pub const fn label(&self) -> oci::Operation {
         match self {
-            Self::Base => metrics::Operation::Base,
-            Self::Manifest(_) => metrics::Operation::Manifest,
-            Self::Blob(_) => metrics::Operation::Blob,
-            Self::Tags => metrics::Operation::Tags,
-            Self::Referrers(_) => metrics::Operation::Referrers,
-            Self::Catalog => metrics::Operation::Catalog,
-            Self::Write(_) => metrics::Operation::Push,
+            Self::Base => oci::Operation::Base,
+            Self::Manifest(_) => oci::Operation::Manifest,
+            Self::Blob(_) => oci::Operation::Blob,
+            Self::Tags => oci::Operation::Tags,
+            Self::Referrers(_) => oci::Operation::Referrers,
+            Self::Catalog => oci::Operation::Catalog,
+            Self::Write(_) => oci::Operation::Push,
         }
     }
 }
@@ -162,7 +161,7 @@ impl Routes {
             for name in std::iter::once(&config.name).chain(&config.aliases) {
                 let name = name.to_ascii_lowercase();
                 if https {
-                    implied.push((host::other_https_spelling(&name), index));
+                    implied.push((crate::host::other_https_spelling(&name), index));
                 }
                 routes.names.entry(name).or_insert(index);
             }
@@ -317,7 +316,7 @@ impl Routes {
     /// Only a name that looks like a host: an alias such as `team` may be a project of that upstream as well.
     fn strip_repeated(&self, shape: &mut Shape<'_>, upstream: usize) {
         if let Some((first, rest)) = first_component(shape)
-            && host::looks_like_host(first)
+            && crate::host::looks_like_host(first)
             && self.named(first) == Some(upstream)
         {
             shape.name = rest;
@@ -333,7 +332,7 @@ impl Routes {
         let first = shape.name.split_once('/').map_or(shape.name, |(first, _)| first);
         // One that is not even a host is left to fail as a repository's name.
         let first_as_host = Some(first).filter(|name| Authority::parse(name).is_some());
-        let mut registries = prefix.into_iter().chain(first_as_host).filter(|name| host::looks_like_host(name));
+        let mut registries = prefix.into_iter().chain(first_as_host).filter(|name| crate::host::looks_like_host(name));
         let registry = registries.find(|name| docker_hub || name.contains(':'));
         match registry {
             // An upstream's name with no repository below it.

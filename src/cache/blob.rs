@@ -23,7 +23,8 @@ use super::{
     storage::{StoredBlob, index::IndexKey},
 };
 use crate::{
-    metrics::{Metrics, Outcome},
+    cache::Outcome,
+    metrics::Metrics,
     oci::{Adjoining, ByteRange, Digest, MAX_RANGES, RangesError, ResolvedRange},
     peer::{Refused, TrustedNetworks},
     small_file::is_lack_of_descriptors,

@@ -17,6 +17,7 @@ mod parallel;
 mod ramp_up;
 mod range_suspension;
 mod ranges;
+mod result;
 mod table;
 pub mod transfer;
 mod uploaded;
@@ -42,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     abandoned::while_it_advances,
     hasher::{hash_in_turn, hash_slice, turn_to_spare},
+    result::DownloadResult,
     table::{Coexisting, Downloads, Joined},
 };
 use self::{

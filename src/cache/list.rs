@@ -38,8 +38,8 @@ pub use self::{
 };
 use super::{Config, ManifestCache, ManifestError, freshness::Freshness};
 use crate::{
-    metrics::{Operation, Outcome},
-    oci::Repository,
+    cache::Outcome,
+    oci::{Operation, Repository},
     single_flight::{SingleFlight, WaitCycle},
     upstream::{self, ErrorKind},
 };

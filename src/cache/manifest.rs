@@ -44,7 +44,8 @@ use super::{
     Config, ContentKey, DiskStore, Images, Source, Visibility, Warnings, freshness::Freshness, storage::index::IndexKey,
 };
 use crate::{
-    metrics::{Metrics, Outcome},
+    cache::Outcome,
+    metrics::Metrics,
     oci::{Accept, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, Repository, Tag},
     offload::Offload,
     single_flight::{SingleFlight, WaitCycle},

@@ -1,7 +1,7 @@
 //! What we already have, or are getting.
 //!
 //! Blobs: [`BlobCache`] answers with a [`BlobReader`] in every case. On disk: a slice of the file. In
-//! flight: a reader of the growing file of its [`fill`], of which there is one per digest and registry however many
+//! flight: a reader of the growing file of its [`download`], of which there is one per digest and registry however many
 //! clients ask. No room or a failing disk: a stream straight through. Manifests: [`ManifestCache`], memory
 //! over disk, and for each tag what is known and since when. [`Lists`]: what was said last, for when it cannot be said.
 //! Uploads: [`Captures`] keeps them while they pass. [`Scrub`] verifies again what is on disk.
@@ -16,6 +16,7 @@ pub mod freshness;
 pub mod list;
 mod make_room;
 pub mod manifest;
+mod outcome;
 pub mod prefetch;
 pub mod scrub;
 pub mod slow_readers;
@@ -34,12 +35,14 @@ pub use self::{
     },
     capture::{Capture, CaptureError, Captures},
     config::Config,
+    download::DownloadResult,
     list::{FoundList, List, ListError, Lists, ServedList, WantedList},
     manifest::{ManifestCache, ManifestError, Wanted},
+    outcome::Outcome,
     prefetch::Images,
     scrub::{Scrub, WholeHit},
     slow_readers::{Holding, Meter, ReadersEnded, Reading, SlowReaders, Taker, Taking},
-    storage::{DiskStore, Pin},
+    storage::{DiskStore, ObjectKind, Pin},
     visibility::{ContentKey, Visibility},
     warnings::Warnings,
 };

@@ -17,6 +17,7 @@
 pub mod index;
 mod inspect;
 mod io_limits;
+mod kind;
 mod layout;
 mod object;
 pub mod recency;
@@ -48,6 +49,7 @@ use self::{
 pub use self::{
     inspect::{InspectedObject, Inspection, SHARDS, is_damage},
     io_limits::{DiskWait, change, write},
+    kind::ObjectKind,
     object::Landing,
     reservation::{NoSpace, Purpose, Reservation, Short},
     temp_file::{Name as TempName, TempBlob, write_all_at},
@@ -55,7 +57,7 @@ pub use self::{
 };
 use super::{Config, ContentKey, Visibility, freshness, slow_readers::SlowReaders};
 use crate::{
-    metrics::{CacheKind, Metrics},
+    metrics::Metrics,
     oci::{Algorithm, Digest},
 };
 
@@ -134,6 +136,7 @@ impl DiskStore {
     ///
     /// Start [`DiskStore::scan`] next: nothing is written before it has been through.
     pub fn open(config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
+        metrics.objects_may_be_corrupt(&[ObjectKind::Blob, ObjectKind::Manifest]);
         let root = config.directory.clone();
         let failed = |source| OpenError::Io { path: root.clone(), source };
         // Before anything is made in it, and again under the lock.
@@ -445,7 +448,7 @@ impl DiskStore {
     fn publish(&self) {
         let (totals, overhead) = {
             let index = self.index();
-            (CacheKind::ALL.map(|kind| (kind, index.totals(kind))), index.overhead())
+            (ObjectKind::EVERY.map(|kind| (kind, index.totals(kind))), index.overhead())
         };
         self.0.metrics.cache_overhead(overhead);
         for (kind, totals) in totals {

@@ -9,7 +9,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{Families, Histogram, IntCounter, Operation, Outcome};
+use super::{Families, Histogram, IntCounter, Label};
+use crate::oci::Operation;
 
 /// The statuses of nearly all answers; any other is found by its labels each time.
 const USUAL: [u16; 7] = [200, 206, 304, 401, 404, 416, 499];
@@ -18,9 +19,9 @@ const USUAL: [u16; 7] = [200, 206, 304, 401, 404, 416, 499];
 #[derive(Default)]
 pub(super) struct AllSeries(ArcSwap<HashMap<String, Arc<UpstreamSeries>>>);
 
-/// Of one upstream.
+/// Of one upstream, by operation; of each there are as many series as outcomes.
 #[derive(Default)]
-pub(super) struct UpstreamSeries([[OnceLock<Box<Series>>; Outcome::COUNT]; Operation::COUNT]);
+pub(super) struct UpstreamSeries([OnceLock<Box<[OnceLock<Series>]>>; Operation::ALL.len()]);
 
 /// Of one upstream, operation and outcome.
 pub(super) struct Series {
@@ -49,13 +50,14 @@ impl AllSeries {
 }
 
 impl UpstreamSeries {
-    pub fn get(&self, operation: Operation, outcome: Outcome, find: impl FnOnce() -> Series) -> &Series {
-        self.0[operation as usize][outcome as usize].get_or_init(|| Box::new(find()))
+    pub fn get<O: Label>(&self, operation: Operation, outcome: O, find: impl FnOnce() -> Series) -> &Series {
+        let of_operation = self.0[operation as usize].get_or_init(|| O::ALL.iter().map(|_| OnceLock::new()).collect());
+        of_operation[outcome.index()].get_or_init(find)
     }
 }
 
 impl Series {
-    pub fn find(families: &Families, upstream: &str, operation: Operation, outcome: Outcome) -> Self {
+    pub fn find(families: &Families, upstream: &str, operation: Operation, outcome: impl Label) -> Self {
         let labels = [upstream, operation.as_str(), outcome.as_str()];
         Self {
             time_to_first_byte: families.time_to_first_byte.with_label_values(&labels),
@@ -78,7 +80,11 @@ impl Series {
 mod tests {
     use std::time::Duration;
 
-    use crate::metrics::{Metrics, Operation, Outcome};
+    use crate::{
+        cache::Outcome,
+        metrics::{Label as _, Metrics},
+        oci::Operation,
+    };
 
     #[test]
     fn every_series_counts_its_own_and_none_is_there_before() {

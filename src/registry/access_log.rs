@@ -17,10 +17,10 @@ use http_body::{Frame, SizeHint};
 
 use super::body::{Body, BodyError};
 use crate::{
-    cache::WholeHit,
+    cache::{Outcome, WholeHit},
     error_chain::ErrorChain,
-    metrics::{Metrics, Operation, Outcome},
-    oci::Repository,
+    metrics::{Label as _, Metrics},
+    oci::{Operation, Repository},
     upstream::Refusal,
 };
 

@@ -16,10 +16,9 @@ use super::{
 };
 use crate::{
     auth::{self, Admission, AttemptFrom, Identity, Subject},
-    cache::Source,
+    cache::{Outcome, Source},
     error::Error,
-    metrics::{Operation as Label, Outcome},
-    oci::{Accept, ContentRange, Digest, Reference},
+    oci::{Accept, ContentRange, Digest, Operation as Label, Reference},
     route::{Operation, Route},
     transport::request_body::RequestBody,
     upstream::Upstream,

@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     auth::{Admission, Subject},
-    cache::{FoundList, List, ServedList, Wanted, WantedList, list::TaggedReferrers},
+    cache::{FoundList, List, Outcome, ServedList, Wanted, WantedList, list::TaggedReferrers},
     error::Error,
-    metrics::{Operation, Outcome},
+    oci::Operation,
     upstream::{ErrorKind, Upstream},
 };
 

@@ -11,12 +11,11 @@ use super::{
 };
 use crate::{
     cache::{
-        BlobReader, OpenedBlob, Parts, Reading, ServedList,
+        BlobReader, OpenedBlob, Outcome, Parts, Reading, ServedList,
         blob::BlobSize,
         manifest::{ManifestHead, ServedManifest},
     },
     error::{Error, Told},
-    metrics::Outcome,
     oci::{Digest, ErrorCode, MediaType, ResolvedRange, etag},
     transport::{SendQueue, isolate},
     upstream::{Reason, Refusal, Written},

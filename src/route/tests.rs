@@ -254,7 +254,7 @@ fn what_is_written() {
             let expected = allowed.iter().find(|(allowed, _)| *allowed == name);
             let expected = expected.map_or(NotAllowed, |(_, write)| write.clone());
             assert_eq!(route.operation, Operation::Write(expected), "{name} {path}");
-            assert_eq!(route.operation.label(), metrics::Operation::Push);
+            assert_eq!(route.operation.label(), oci::Operation::Push);
         }
     }
     for path in ["/v2/", "/v2", "/v2/_catalog"] {

@@ -15,6 +15,8 @@ pub(crate) mod credential_trial;
 pub(crate) mod realm;
 pub(crate) mod token;
 pub mod token_exchange;
+mod token_result;
+pub use token_result::TokenResult;
 
 use std::{
     sync::{
@@ -47,10 +49,7 @@ use super::{
     principal::PrincipalVerdict,
     response::refusal::Refusal,
 };
-use crate::{
-    metrics::{Metrics, TokenResult},
-    oci::Repository,
-};
+use crate::{metrics::Metrics, oci::Repository};
 
 /// How long a request waits while another one asks whether the upstream refuses the password.
 const ASKING_TIMEOUT: Duration = Duration::from_secs(30);

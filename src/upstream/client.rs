@@ -43,10 +43,7 @@ use super::{
     throttle::{Counted, Throttle},
     upload_body::{Progress, UploadBody},
 };
-use crate::{
-    metrics::{Metrics, Operation},
-    small_file,
-};
+use crate::{metrics::Metrics, oci::Operation, small_file};
 
 /// How long a connection, TLS included, may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -42,7 +42,7 @@ use self::{
     write::Asking,
 };
 pub use self::{
-    auth::{challenge, token_exchange},
+    auth::{TokenResult, challenge, token_exchange},
     blob::{BlobRange, BlobStream, length::BlobHead},
     client::{CaFlaws, circuit_breaker::Resting, proxy},
     config::{Access, Config, CredentialSource},
@@ -60,8 +60,8 @@ pub use self::{
     write::{Need, Place, Write, Written},
 };
 use crate::{
-    metrics::{Metrics, Operation},
-    oci::{Accept, Digest, MediaType, Reference, Repository},
+    metrics::Metrics,
+    oci::{Accept, Digest, MediaType, Operation, Reference, Repository},
 };
 
 /// What of a forwarded answer's head is passed on; all else is between the upstream and us.

@@ -39,8 +39,8 @@ use super::{
     },
 };
 use crate::{
-    metrics::{Metrics, Operation},
-    oci::{Accept, Digest, Reference, Repository},
+    metrics::Metrics,
+    oci::{Accept, Digest, Operation, Reference, Repository},
 };
 
 /// How long asking one endpoint may take in all: redirects, a token, the second try. Each step has a

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::Principal;
-use crate::metrics::Operation;
+use crate::oci::Operation;
 
 /// For how long a limit is believed at most.
 const MAX_LIMIT: Duration = Duration::from_secs(60 * 60);

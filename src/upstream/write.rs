@@ -23,7 +23,7 @@ use super::{
     },
     upload_body::UploadBody,
 };
-use crate::{metrics::Operation, oci::Repository};
+use crate::oci::{Operation, Repository};
 
 /// The longest answer that is passed on, in bytes: errors with a line for each of some hundred blobs fit.
 const MAX_ANSWER: usize = 1024 * 1024;

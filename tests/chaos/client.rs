@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::dice::Dice;
-use crate::goods::{Good, Goods};
-use crate::http::{self, Got, Pace};
-use crate::http2;
-use crate::proxy::Proxy;
-use crate::rot::Rot;
-use crate::support::image::digest;
-use crate::tally::{Tally, Wrong};
+use crate::{
+    dice::Dice,
+    goods::{Good, Goods},
+    http::{self, Got, Pace},
+    http2,
+    proxy::Proxy,
+    rot::Rot,
+    support::image::digest,
+    tally::{Tally, Wrong},
+};
 
 /// docker-registry has no manifest for a client that does not say that it takes its type.
 pub const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";

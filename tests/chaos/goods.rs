@@ -1,8 +1,12 @@
 //! What the upstreams have, and the truth about each of it.
 
-use crate::dice::Dice;
-use crate::support::image::{Blob, Format, Image};
-use crate::support::registry::Registry;
+use crate::{
+    dice::Dice,
+    support::{
+        image::{Blob, Format, Image},
+        registry::Registry,
+    },
+};
 
 /// Where blobs break: around what is verified before its head is sent (64 KiB), around a batch (1 MiB), and beyond.
 const SIZES: [usize; 12] =

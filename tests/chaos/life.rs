@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::daemon::Daemon;
-use crate::support::forebay::local;
-use crate::support::port::free_port;
-use crate::support::program;
+use crate::support::{daemon::Daemon, forebay::local, port::free_port, program};
 
 pub struct Life {
     pub port: u16,

@@ -12,9 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
-use crate::dice::Dice;
-use crate::fault::{Fault, Kind};
-use crate::tally::Tally;
+use crate::{
+    dice::Dice,
+    fault::{Fault, Kind},
+    tally::Tally,
+};
 
 const HEAD: usize = 64 * 1024;
 /// As long as a hang lasts here: longer than forebay waits.

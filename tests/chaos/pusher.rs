@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::client::{ACCEPT, World};
-use crate::dice::Dice;
-use crate::http::{self, Got, Pace};
-use crate::support::image::{Blob, Format, Image};
-use crate::tally::Wrong;
+use crate::{
+    client::{ACCEPT, World},
+    dice::Dice,
+    http::{self, Got, Pace},
+    support::image::{Blob, Format, Image},
+    tally::Wrong,
+};
 
 const UPSTREAM: &str = "push.test";
 

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::dice::Dice;
-use crate::disk;
+use crate::{dice::Dice, disk};
 
 #[derive(Default)]
 pub struct Rot {

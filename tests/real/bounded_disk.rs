@@ -3,12 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::disk;
-use crate::support::download::download;
-use crate::support::forebay::Forebay;
-use crate::support::image::Blob;
-use crate::support::registry::Registry;
-use crate::support::turn::Turn;
+use crate::support::{disk, download::download, forebay::Forebay, image::Blob, registry::Registry, turn::Turn};
 
 const MAX: u64 = 300_000_000;
 const BLOBS: usize = 36;

@@ -5,11 +5,13 @@ use std::fs;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::docker::Docker;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image};
-use crate::support::registry::Registry;
-use crate::support::turn::Turn;
+use crate::support::{
+    docker::Docker,
+    forebay::Forebay,
+    image::{Format, Image},
+    registry::Registry,
+    turn::Turn,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_builds_with_what_another_docker_built() {

@@ -2,10 +2,12 @@
 
 use std::fs;
 
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Index};
-use crate::support::podman::Podman;
-use crate::support::registry::Registry;
+use crate::support::{
+    forebay::Forebay,
+    image::{Format, Index},
+    podman::Podman,
+    registry::Registry,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn skopeo_copies_through_a_row_of_mirrors_of_two_kinds() {

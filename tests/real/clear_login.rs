@@ -6,15 +6,16 @@ use std::fs;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::certificate::Authority;
-use crate::support::daemon::Daemon;
-use crate::support::forebay::command;
-use crate::support::image::{Blob, Format, Image};
-use crate::support::network::{ELSEWHERE, Network};
-use crate::support::podman::Podman;
-use crate::support::program;
-use crate::support::registry;
-use crate::support::until::until;
+use crate::support::{
+    certificate::Authority,
+    daemon::Daemon,
+    forebay::command,
+    image::{Blob, Format, Image},
+    network::{ELSEWHERE, Network},
+    podman::Podman,
+    program, registry,
+    until::until,
+};
 
 /// At the registry, in their own name.
 const ANN: &str = "ann:hers: with a colon";

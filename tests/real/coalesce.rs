@@ -5,15 +5,10 @@ use std::fs;
 use futures_util::future::join_all;
 use tempfile::TempDir;
 
-use crate::support::daemon::Daemon;
-use crate::support::download::download;
-use crate::support::forebay::Forebay;
-use crate::support::gate::Gate;
-use crate::support::image::Blob;
-use crate::support::program;
-use crate::support::registry::Registry;
-use crate::support::turn::Turn;
-use crate::support::until::until;
+use crate::support::{
+    daemon::Daemon, download::download, forebay::Forebay, gate::Gate, image::Blob, program, registry::Registry,
+    turn::Turn, until::until,
+};
 
 const SIZE: usize = 256_000_000;
 

@@ -1,10 +1,12 @@
 //! containerd pulls from two registries through one mirror: `ns=` says which.
 
-use crate::support::containerd::Containerd;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image, Index};
-use crate::support::registry::Registry;
-use crate::support::turn::Turn;
+use crate::support::{
+    containerd::Containerd,
+    forebay::Forebay,
+    image::{Format, Image, Index},
+    registry::Registry,
+    turn::Turn,
+};
 
 async fn two_registries(first: &Index, second: &Image) -> (Registry, Registry, Forebay) {
     let (hub, other) = (Registry::open().await, Registry::open().await);

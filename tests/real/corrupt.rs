@@ -6,13 +6,15 @@ use std::path::Path;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::docker::Docker;
-use crate::support::download::{Download, download};
-use crate::support::forebay::Forebay;
-use crate::support::image::{Blob, Format, Image};
-use crate::support::registry::Registry;
-use crate::support::turn::Turn;
-use crate::support::until::until;
+use crate::support::{
+    docker::Docker,
+    download::{Download, download},
+    forebay::Forebay,
+    image::{Blob, Format, Image},
+    registry::Registry,
+    turn::Turn,
+    until::until,
+};
 
 fn flip_a_byte(file: &Path) {
     let mut bytes = fs::read(file).expect("the registry has stored it");

@@ -3,13 +3,15 @@
 
 use serde_json::json;
 
-use crate::support::docker::Docker;
-use crate::support::download::client;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image, Index};
-use crate::support::registry::Registry;
-use crate::support::token_server::TokenServer;
-use crate::support::turn::Turn;
+use crate::support::{
+    docker::Docker,
+    download::client,
+    forebay::Forebay,
+    image::{Format, Image, Index},
+    registry::Registry,
+    token_server::TokenServer,
+    turn::Turn,
+};
 
 const SIZES: [usize; 3] = [3_000_000, 40_000, 700];
 

@@ -3,12 +3,14 @@
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::certificate::Authority;
-use crate::support::docker::Docker;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image};
-use crate::support::registry::Registry;
-use crate::support::turn::Turn;
+use crate::support::{
+    certificate::Authority,
+    docker::Docker,
+    forebay::Forebay,
+    image::{Format, Image},
+    registry::Registry,
+    turn::Turn,
+};
 
 /// Docker trusts every name of 127.0.0.0/8 without TLS; an address outside of it that leads to this machine as well
 /// shows that the daemon's own settings decide.

@@ -1,12 +1,14 @@
 //! A registry behind an ingress, whose own answers are not the registry's.
 
-use crate::support::containerd::Containerd;
-use crate::support::download::client;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image};
-use crate::support::ingress::{Ingress, PAGES};
-use crate::support::registry::Registry;
-use crate::support::turn::Turn;
+use crate::support::{
+    containerd::Containerd,
+    download::client,
+    forebay::Forebay,
+    image::{Format, Image},
+    ingress::{Ingress, PAGES},
+    registry::Registry,
+    turn::Turn,
+};
 
 /// A mirror that asks about a tag every time.
 async fn forebay_of(ingress: &Ingress) -> Forebay {

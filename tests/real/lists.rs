@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::support::download::client;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Blob, Document, Format, Image, Index};
-use crate::support::podman::Podman;
-use crate::support::registry::Registry;
+use crate::support::{
+    download::client,
+    forebay::Forebay,
+    image::{Blob, Document, Format, Image, Index},
+    podman::Podman,
+    registry::Registry,
+};
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const SIGNATURE: &str = "application/vnd.example.signature+json";

@@ -7,14 +7,16 @@ use std::process::Stdio;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::daemon::Daemon;
-use crate::support::download::client;
-use crate::support::forebay::{Forebay, local};
-use crate::support::image::{Format, Image};
-use crate::support::port::free_port;
-use crate::support::program;
-use crate::support::registry::Registry;
-use crate::support::until::until;
+use crate::support::{
+    daemon::Daemon,
+    download::client,
+    forebay::{Forebay, local},
+    image::{Format, Image},
+    port::free_port,
+    program,
+    registry::Registry,
+    until::until,
+};
 
 /// Every name that operators may build on, and that traffic of pulls alone brings out.
 const NAMES: [&str; 22] = [

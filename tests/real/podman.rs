@@ -2,10 +2,12 @@
 
 mod partial;
 
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image, Index};
-use crate::support::podman::Podman;
-use crate::support::registry::Registry;
+use crate::support::{
+    forebay::Forebay,
+    image::{Format, Image, Index},
+    podman::Podman,
+    registry::Registry,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn podman_pulls_through_a_mirror_of_registries_conf() {

@@ -7,10 +7,12 @@ mod podman;
 mod skopeo;
 mod tries;
 
-use crate::support::forebay::Forebay;
-use crate::support::image::{Blob, Image};
-use crate::support::registry::Registry;
-use crate::support::token_server::{TokenServer, User};
+use crate::support::{
+    forebay::Forebay,
+    image::{Blob, Image},
+    registry::Registry,
+    token_server::{TokenServer, User},
+};
 
 const ANN: User = User { name: "ann", password: "hers: a colon, spaces", repositories: &["ann/app", "ann/other"] };
 const BOB: User = User { name: "bob", password: "his", repositories: &["bob/app"] };

@@ -11,15 +11,17 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::containerd::Containerd;
-use crate::support::docker::Docker;
-use crate::support::download::client;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image, Index};
-use crate::support::podman::Podman;
-use crate::support::registry::Registry;
-use crate::support::token_server::TokenServer;
-use crate::support::turn::Turn;
+use crate::support::{
+    containerd::Containerd,
+    docker::Docker,
+    download::client,
+    forebay::Forebay,
+    image::{Format, Image, Index},
+    podman::Podman,
+    registry::Registry,
+    token_server::TokenServer,
+    turn::Turn,
+};
 
 /// A forebay that passes pushes on to this registry, anonymously.
 async fn open_mirror(registry: &Registry) -> Forebay {

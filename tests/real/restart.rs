@@ -1,13 +1,15 @@
 //! Killed at any moment of a fill, forebay keeps whole blobs or none, and goes on where it was.
 
-use crate::support::disk;
-use crate::support::download::download;
-use crate::support::forebay::Forebay;
-use crate::support::gate::Gate;
-use crate::support::image::{Blob, random};
-use crate::support::registry::Registry;
-use crate::support::turn::Turn;
-use crate::support::until::until;
+use crate::support::{
+    disk,
+    download::download,
+    forebay::Forebay,
+    gate::Gate,
+    image::{Blob, random},
+    registry::Registry,
+    turn::Turn,
+    until::until,
+};
 
 const SIZE: usize = 48_000_000;
 const LIVES: usize = 8;

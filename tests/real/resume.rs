@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::download::download;
-use crate::support::forebay::Forebay;
-use crate::support::gate::Gate;
-use crate::support::image::Blob;
-use crate::support::registry::Registry;
-use crate::support::until::until;
+use crate::support::{download::download, forebay::Forebay, gate::Gate, image::Blob, registry::Registry, until::until};
 
 const SIZE: usize = 64_000_000;
 

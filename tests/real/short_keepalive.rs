@@ -17,14 +17,16 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::daemon::Daemon;
-use crate::support::download::client;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image};
-use crate::support::port::free_port;
-use crate::support::program;
-use crate::support::registry::Registry;
-use crate::support::until::until;
+use crate::support::{
+    daemon::Daemon,
+    download::client,
+    forebay::Forebay,
+    image::{Format, Image},
+    port::free_port,
+    program,
+    registry::Registry,
+    until::until,
+};
 
 /// How many requests are sent at once: so many connections are kept, and closed at once.
 const AT_ONCE: usize = 8;

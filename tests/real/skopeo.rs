@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::forebay::Forebay;
-use crate::support::image::{Blob, Format, Image, Index};
-use crate::support::podman::Podman;
-use crate::support::registry::Registry;
+use crate::support::{
+    forebay::Forebay,
+    image::{Blob, Format, Image, Index},
+    podman::Podman,
+    registry::Registry,
+};
 
 async fn mirror(registry: &Registry) -> Forebay {
     let config = format!(

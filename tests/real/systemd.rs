@@ -10,11 +10,13 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::daemon::Daemon;
-use crate::support::forebay::{self, local};
-use crate::support::port::free_port;
-use crate::support::program;
-use crate::support::until::PATIENCE;
+use crate::support::{
+    daemon::Daemon,
+    forebay::{self, local},
+    port::free_port,
+    program,
+    until::PATIENCE,
+};
 
 const UNITS: [&str; 2] = ["forebay.service", "forebay.socket"];
 

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::support::daemon::Daemon;
-use crate::support::download::{client, download};
-use crate::support::forebay::{command, local};
-use crate::support::port::free_port;
-use crate::support::program;
+use crate::support::{
+    daemon::Daemon,
+    download::{client, download},
+    forebay::{command, local},
+    port::free_port,
+    program,
+};
 
 #[tokio::test]
 async fn serve_without_configuration_starts_without_any_upstream_and_says_what_to_paste() {

@@ -11,11 +11,11 @@ use super::{
 };
 use crate::{
     cache::{
+        DownloadResult,
         download::transfer::Transfer,
         storage::{Purpose, Reservation, TempBlob, blocking, change, index::IndexKey},
     },
     error_chain::ErrorChain,
-    metrics::DownloadResult,
     upstream::ErrorKind,
 };
 

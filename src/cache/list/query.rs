@@ -3,8 +3,7 @@
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::{
-    metrics::Operation,
-    oci::{Accept, Digest, MediaTypeKind, Repository},
+    oci::{Accept, Digest, MediaTypeKind, Operation, Repository},
     upstream::{Principal, Registry, Upstream},
 };
 

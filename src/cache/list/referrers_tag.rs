@@ -12,10 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::{List, ListError, Lists, ServedList, WantedList, query::ListQuery, store::ListAnswer};
 use crate::{
     cache::{
-        ManifestError, Wanted,
+        ManifestError, Outcome, Wanted,
         manifest::{Content, ServedManifest},
     },
-    metrics::Outcome,
     oci::{Digest, MediaTypeKind, NO_REFERRERS, Reference, Referrers, Tag},
     upstream::ErrorKind,
 };

@@ -7,8 +7,7 @@ use std::{
 
 use super::Content;
 use crate::{
-    cache::manifest::tag_record::TagRecord,
-    metrics::Outcome,
+    cache::{Outcome, manifest::tag_record::TagRecord},
     oci::{Digest, MediaType},
     upstream,
 };

@@ -12,8 +12,7 @@ use std::{
 use lru::LruCache;
 
 use crate::{
-    cache::{ContentKey, Visibility, manifest::tag_record::TagKey},
-    metrics::CacheKind,
+    cache::{ContentKey, ObjectKind, Visibility, manifest::tag_record::TagKey},
     oci::{AcceptClass, Algorithm, Digest, sha256_of_hex},
 };
 
@@ -35,12 +34,12 @@ pub enum IndexKey {
 }
 
 impl IndexKey {
-    pub fn kind(&self) -> CacheKind {
+    pub fn kind(&self) -> ObjectKind {
         match self {
-            Self::Blob(_) => CacheKind::Blob,
-            Self::Manifest(_) => CacheKind::Manifest,
-            Self::Tag(_) => CacheKind::Tag,
-            Self::Partial(_) => CacheKind::Partial,
+            Self::Blob(_) => ObjectKind::Blob,
+            Self::Manifest(_) => ObjectKind::Manifest,
+            Self::Tag(_) => ObjectKind::Tag,
+            Self::Partial(_) => ObjectKind::Partial,
         }
     }
 }
@@ -60,20 +59,20 @@ enum Compact {
 
 impl CompactKey {
     /// Of a file below `blobs/` or `manifests/`, by its name; `None` when it is no digest's.
-    pub fn of_file(pool: Visibility, kind: CacheKind, algorithm: Algorithm, name: &str) -> Option<Self> {
+    pub fn of_file(pool: Visibility, kind: ObjectKind, algorithm: Algorithm, name: &str) -> Option<Self> {
         if algorithm == Algorithm::Sha256 {
             let hash = sha256_of_hex(name)?;
             match kind {
-                CacheKind::Blob => return Some(Self(Compact::Blob(pool, hash))),
-                CacheKind::Manifest => return Some(Self(Compact::Manifest(pool, hash))),
-                CacheKind::Tag | CacheKind::Partial => return None,
+                ObjectKind::Blob => return Some(Self(Compact::Blob(pool, hash))),
+                ObjectKind::Manifest => return Some(Self(Compact::Manifest(pool, hash))),
+                ObjectKind::Tag | ObjectKind::Partial => return None,
             }
         }
         let digest: Digest = format!("{}:{name}", algorithm.as_str()).parse().ok()?;
         match kind {
-            CacheKind::Blob => Some(Self::from(&IndexKey::Blob(pool.id(&digest)))),
-            CacheKind::Manifest => Some(Self::from(&IndexKey::Manifest(pool.id(&digest)))),
-            CacheKind::Tag | CacheKind::Partial => None,
+            ObjectKind::Blob => Some(Self::from(&IndexKey::Blob(pool.id(&digest)))),
+            ObjectKind::Manifest => Some(Self::from(&IndexKey::Manifest(pool.id(&digest)))),
+            ObjectKind::Tag | ObjectKind::Partial => None,
         }
     }
 
@@ -87,11 +86,11 @@ impl CompactKey {
         }
     }
 
-    fn kind(&self) -> CacheKind {
+    fn kind(&self) -> ObjectKind {
         match &self.0 {
-            Compact::Blob(..) => CacheKind::Blob,
-            Compact::Manifest(..) => CacheKind::Manifest,
-            Compact::Partial(..) => CacheKind::Partial,
+            Compact::Blob(..) => ObjectKind::Blob,
+            Compact::Manifest(..) => ObjectKind::Manifest,
+            Compact::Partial(..) => ObjectKind::Partial,
             Compact::Other(key) => key.kind(),
         }
     }
@@ -155,7 +154,7 @@ pub struct LruIndex {
     overhead: u64,
     /// The directories that take more than a block.
     large_directories: HashMap<PathBuf, u64>,
-    totals: [Totals; CacheKind::ALL.len()],
+    totals: [Totals; ObjectKind::EVERY.len()],
     /// The classes of clients that a tag has records for; the key's own class says nothing.
     classes: HashMap<TagKey, Vec<AcceptClass>>,
 }
@@ -219,7 +218,7 @@ impl LruIndex {
         self.used + self.reserved + self.overhead
     }
 
-    pub fn totals(&self, kind: CacheKind) -> Totals {
+    pub fn totals(&self, kind: ObjectKind) -> Totals {
         self.totals[kind as usize]
     }
 
@@ -669,7 +668,7 @@ mod tests {
                 assert_eq!((compact.key(), compact.kind()), (key.clone(), key.kind()));
             }
             for (kind, key) in
-                [(CacheKind::Blob, IndexKey::Blob(id.clone())), (CacheKind::Manifest, IndexKey::Manifest(id.clone()))]
+                [(ObjectKind::Blob, IndexKey::Blob(id.clone())), (ObjectKind::Manifest, IndexKey::Manifest(id.clone()))]
             {
                 let of = |name: &str| CompactKey::of_file(pool, kind, algorithm, name);
                 assert_eq!(of(digest.hex()), Some(CompactKey::from(&key)));
@@ -761,10 +760,10 @@ mod tests {
                 prop_assert!(index.total() <= max);
                 let used: u64 = model.iter().map(|(_, len, _)| allocated(*len)).sum();
                 let pinned: u64 = model.iter().filter(|(.., pins)| *pins > 0).map(|(_, len, _)| allocated(*len)).sum();
-                prop_assert_eq!(index.totals(CacheKind::Blob).bytes, used);
+                prop_assert_eq!(index.totals(ObjectKind::Blob).bytes, used);
                 prop_assert_eq!(index.total(), used + promised.iter().sum::<u64>());
                 prop_assert_eq!(index.pinned, pinned);
-                prop_assert_eq!(index.totals(CacheKind::Blob).objects, model.len() as u64);
+                prop_assert_eq!(index.totals(ObjectKind::Blob).objects, model.len() as u64);
             }
         }
     }

@@ -23,13 +23,13 @@ use super::{
     verified_at::{self, ATTRIBUTE, MAX_VALUE, Noted},
 };
 use crate::{
-    cache::{Visibility, storage::index::CompactKey},
-    metrics::CacheKind,
+    cache::{ObjectKind, Visibility, storage::index::CompactKey},
+    metrics::Label as _,
     oci::Algorithm,
 };
 
 /// The kinds that are named by digests.
-const KINDS: [CacheKind; 2] = [CacheKind::Blob, CacheKind::Manifest];
+const KINDS: [ObjectKind; 2] = [ObjectKind::Blob, ObjectKind::Manifest];
 const PREFIXES: usize = 256;
 /// How many directories of objects there may be.
 pub const SHARDS: usize = PREFIXES * Visibility::ALL.len() * KINDS.len() * Algorithm::ALL.len();
@@ -77,7 +77,7 @@ impl DiskStore {
         let (prefix, rest) = (shard % PREFIXES, shard / PREFIXES);
         let (algorithm, rest) = (Algorithm::ALL[rest % Algorithm::ALL.len()], rest / Algorithm::ALL.len());
         let (kind, pool) = (KINDS[rest % KINDS.len()], Visibility::ALL[rest / KINDS.len() % Visibility::ALL.len()]);
-        let mut directory = self.folder(pool, if kind == CacheKind::Blob { "blobs" } else { "manifests" });
+        let mut directory = self.folder(pool, if kind == ObjectKind::Blob { "blobs" } else { "manifests" });
         directory.extend([algorithm.as_str(), &*format!("{prefix:02x}")]);
         let Ok(entries) = std::fs::read_dir(&directory) else { return Vec::new() };
         let object = |name: &OsStr, path: &Path| {

@@ -16,8 +16,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::{DiskStore, IndexKey, blocking, layout, temp_file};
 use crate::{
-    cache::{Visibility, freshness, manifest::tag_record::TagKey, storage::index::CompactKey},
-    metrics::CacheKind,
+    cache::{ObjectKind, Visibility, freshness, manifest::tag_record::TagKey, storage::index::CompactKey},
     oci::Algorithm,
 };
 
@@ -44,7 +43,7 @@ struct ScannedFile {
 struct Shard {
     path: PathBuf,
     pool: Visibility,
-    kind: CacheKind,
+    kind: ObjectKind,
     algorithm: Algorithm,
 }
 
@@ -73,8 +72,8 @@ impl DiskStore {
         self.scan_temporary(&root.join("tmp"), &mut rest, &foreign);
         let mut shards = Vec::new();
         for pool in Visibility::ALL {
-            shards.extend(self.shards(pool, &self.folder(pool, "blobs"), CacheKind::Blob, &foreign));
-            shards.extend(self.shards(pool, &self.folder(pool, "manifests"), CacheKind::Manifest, &foreign));
+            shards.extend(self.shards(pool, &self.folder(pool, "blobs"), ObjectKind::Blob, &foreign));
+            shards.extend(self.shards(pool, &self.folder(pool, "manifests"), ObjectKind::Manifest, &foreign));
             let tags = self.folder(pool, "tags");
             self.scan_tags(pool, &tags, &tags, &mut rest, &foreign);
         }
@@ -91,7 +90,7 @@ impl DiskStore {
         tracing::info!(objects, elapsed = ?started.elapsed(), "the cache directory was scanned");
     }
 
-    fn shards(&self, pool: Visibility, top: &Path, kind: CacheKind, foreign: &Foreign) -> Vec<Shard> {
+    fn shards(&self, pool: Visibility, top: &Path, kind: ObjectKind, foreign: &Foreign) -> Vec<Shard> {
         let mut shards = Vec::new();
         self.count_directory(top);
         for directory in list(top).into_iter().flat_map(entries) {

@@ -27,7 +27,7 @@ use super::{
     credential::{Credential, Secret},
     token::{Scope, Token},
 };
-use crate::metrics::Operation;
+use crate::oci::Operation;
 
 /// The longest answer of a realm that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;

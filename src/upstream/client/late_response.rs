@@ -35,7 +35,7 @@ use super::{
     },
     FIRST_BYTE, Manner, Question,
 };
-use crate::metrics::Operation;
+use crate::oci::Operation;
 
 /// How long a request goes on that no client waits for.
 const MAX_WAIT: Duration = Duration::from_secs(180);

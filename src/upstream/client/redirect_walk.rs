@@ -21,7 +21,7 @@ use super::{
     },
     FIRST_BYTE, Manner, Question, Sender, discard, late_response, redirect,
 };
-use crate::{metrics::Operation, oci::ContentRange};
+use crate::oci::{ContentRange, Operation};
 
 /// The answer at the end of the way.
 pub(in crate::upstream) struct Followed {

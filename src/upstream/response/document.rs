@@ -27,10 +27,7 @@ use super::{
     document_budget::{ReadRoom, Room},
     mislabeled,
 };
-use crate::{
-    metrics::Operation,
-    oci::{self, DocumentType, ManifestSigns},
-};
+use crate::oci::{self, DocumentType, ManifestSigns, Operation};
 
 /// The largest manifest, tag list or index of referrers that is passed on, in bytes.
 pub(in crate::upstream) const MAX_DOCUMENT: usize = 16 * 1024 * 1024;

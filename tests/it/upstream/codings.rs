@@ -4,8 +4,7 @@ use std::{io::Write as _, sync::Arc};
 
 use flate2::{Compression, write::GzEncoder};
 use forebay::{
-    metrics::Operation,
-    oci::{Algorithm, Digest, Reference},
+    oci::{Algorithm, Digest, Operation, Reference},
     upstream::{Config, Error, ErrorKind},
 };
 use futures_util::future::join_all;

@@ -7,8 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use forebay::{
-    metrics::Operation,
-    oci::{Algorithm, Digest},
+    oci::{Algorithm, Digest, Operation},
     upstream::{Config, CredentialSource, Error, ErrorKind, Need, Place, Write},
 };
 use http::{HeaderMap, Method, Response};

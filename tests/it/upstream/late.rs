@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay::{
-    metrics::Operation,
+    oci::Operation,
     upstream::{Config, Error, ErrorKind, Need, Place, Write},
 };
 use http::{HeaderMap, Method};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay::{metrics::Operation, upstream::ErrorKind};
+use forebay::{oci::Operation, upstream::ErrorKind};
 use http::Method;
 
 use super::{MANIFEST, Subject, accept, any_list, config_of, kind, name, reference_of};

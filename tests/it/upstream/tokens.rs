@@ -1,7 +1,7 @@
 //! Tokens: every dialect of a realm, and how seldom it is asked.
 
 use forebay::{
-    metrics::Operation,
+    oci::Operation,
     upstream::{Config, ErrorKind},
 };
 use http::Method;

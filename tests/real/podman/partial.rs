@@ -2,12 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use crate::support::forebay::Forebay;
-use crate::support::image::random;
-use crate::support::podman::Podman;
-use crate::support::registry::Registry;
-use crate::support::tar;
-use crate::support::until::until;
+use crate::support::{forebay::Forebay, image::random, podman::Podman, registry::Registry, tar, until::until};
 
 const FILES: u64 = 100;
 const SIZE: usize = 20_000;

@@ -3,14 +3,16 @@
 use serde_json::json;
 
 use super::{ANN, BOB, World, blobs};
-use crate::support::docker::Docker;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image};
-use crate::support::program::Finished;
-use crate::support::raw::ask;
-use crate::support::registry::Registry;
-use crate::support::token_server::{User, basic};
-use crate::support::turn::Turn;
+use crate::support::{
+    docker::Docker,
+    forebay::Forebay,
+    image::{Format, Image},
+    program::Finished,
+    raw::ask,
+    registry::Registry,
+    token_server::{User, basic},
+    turn::Turn,
+};
 
 async fn log_in(docker: &Docker, forebay: &Forebay, name: &str, password: &str) -> Finished {
     let host = format!("127.0.0.1:{}", forebay.port);

@@ -5,10 +5,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{ANN, BOB, World};
-use crate::support::containerd::Containerd;
-use crate::support::image::{Format, Image};
-use crate::support::token_server::User;
-use crate::support::turn::Turn;
+use crate::support::{
+    containerd::Containerd,
+    image::{Format, Image},
+    token_server::User,
+    turn::Turn,
+};
 
 /// A secret as `kubectl create secret docker-registry` makes it, for this registry.
 fn secret(registry: &str, user: &User) -> Value {

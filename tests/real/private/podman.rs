@@ -1,10 +1,12 @@
 //! podman logs in, pushes, and pulls again what it has removed.
 
 use super::{ANN, BOB, World};
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image};
-use crate::support::podman::Podman;
-use crate::support::program::Finished;
+use crate::support::{
+    forebay::Forebay,
+    image::{Format, Image},
+    podman::Podman,
+    program::Finished,
+};
 
 async fn log_in(user: &Podman, forebay: &Forebay, name: &str, password: &str) -> Finished {
     let host = format!("127.0.0.1:{}", forebay.port);

@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use super::{ANN, BOB, World, blobs};
-use crate::support::forebay::Forebay;
-use crate::support::image::{Blob, Format, Index, Referrer};
-use crate::support::podman::Podman;
-use crate::support::push::{Login, Pusher};
+use crate::support::{
+    forebay::Forebay,
+    image::{Blob, Format, Index, Referrer},
+    podman::Podman,
+    push::{Login, Pusher},
+};
 
 async fn log_in(user: &Podman, forebay: &Forebay, name: &str, password: &str) {
     let host = format!("127.0.0.1:{}", forebay.port);

@@ -4,11 +4,13 @@ mod list;
 
 use self::list::Try;
 use super::{ANN, BOB, World};
-use crate::support::forebay::Forebay;
-use crate::support::gate::Gate;
-use crate::support::image::{Blob, Format, Image, Referrer};
-use crate::support::raw::{Answer, ask};
-use crate::support::until::until;
+use crate::support::{
+    forebay::Forebay,
+    gate::Gate,
+    image::{Blob, Format, Image, Referrer},
+    raw::{Answer, ask},
+    until::until,
+};
 
 /// Held on its way after this much of it.
 const HALF: u64 = 1_000_000;

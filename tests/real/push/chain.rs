@@ -5,11 +5,13 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::open_mirror;
-use crate::support::download::client;
-use crate::support::forebay::Forebay;
-use crate::support::image::{Format, Image};
-use crate::support::podman::Podman;
-use crate::support::registry::Registry;
+use crate::support::{
+    download::client,
+    forebay::Forebay,
+    image::{Format, Image},
+    podman::Podman,
+    registry::Registry,
+};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 

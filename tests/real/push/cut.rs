@@ -3,14 +3,16 @@
 use std::fs;
 
 use super::open_mirror;
-use crate::support::disk::files;
-use crate::support::download::client;
-use crate::support::forebay::Forebay;
-use crate::support::gate::Gate;
-use crate::support::image::{Format, Image};
-use crate::support::podman::Podman;
-use crate::support::registry::Registry;
-use crate::support::until::until;
+use crate::support::{
+    disk::files,
+    download::client,
+    forebay::Forebay,
+    gate::Gate,
+    image::{Format, Image},
+    podman::Podman,
+    registry::Registry,
+    until::until,
+};
 
 /// In the middle of the one layer: another one could arrive whole, and would be there.
 const CUT_AT: u64 = 1_500_000;

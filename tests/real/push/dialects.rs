@@ -6,15 +6,17 @@ use std::fs;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::stand_ins::internet::dialect::Dialect;
-use crate::stand_ins::internet::registries::{docker_hub, ecr, harbor, qingcloud, tencent};
-use crate::stand_ins::internet::{Internet, basic};
-use crate::stand_ins::program::Program;
-use crate::support::docker::Docker;
-use crate::support::download::client;
-use crate::support::image::random;
-use crate::support::tar;
-use crate::support::turn::Turn;
+use crate::{
+    stand_ins::{
+        internet::{
+            Internet, basic,
+            dialect::Dialect,
+            registries::{docker_hub, ecr, harbor, qingcloud, tencent},
+        },
+        program::Program,
+    },
+    support::{docker::Docker, download::client, image::random, tar, turn::Turn},
+};
 
 const ALL: [&Dialect; 7] = [
     &tencent::CCR,

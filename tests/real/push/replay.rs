@@ -3,9 +3,11 @@
 use reqwest::{Method, Url};
 
 use super::open_mirror;
-use crate::support::download::client;
-use crate::support::image::{Blob, Format, Image, digest};
-use crate::support::registry::Registry;
+use crate::support::{
+    download::client,
+    image::{Blob, Format, Image, digest},
+    registry::Registry,
+};
 
 /// The headers that the specification names. An upload's own name is another each time, so only that it has one counts.
 const NAMED: [&str; 10] = [

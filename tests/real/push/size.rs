@@ -7,12 +7,7 @@ use reqwest::{Body, Method, header::LOCATION};
 use sha2::{Digest as _, Sha256};
 
 use super::open_mirror;
-use crate::support::disk::files;
-use crate::support::download::client;
-use crate::support::forebay::Forebay;
-use crate::support::image::Blob;
-use crate::support::registry::Registry;
-use crate::support::until::until;
+use crate::support::{disk::files, download::client, forebay::Forebay, image::Blob, registry::Registry, until::until};
 
 const PIECE: usize = 1 << 20;
 const PIECES: usize = 2_000;

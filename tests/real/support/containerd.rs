@@ -4,11 +4,13 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use super::daemon::Daemon;
-use super::image::Blob;
-use super::jail::{self, Jailed};
-use super::program::{self, Finished};
-use super::until::until;
+use super::{
+    daemon::Daemon,
+    image::Blob,
+    jail::{self, Jailed},
+    program::{self, Finished},
+    until::until,
+};
 
 /// A containerd with content of its own.
 pub struct Containerd {

@@ -5,11 +5,13 @@ use std::fs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::daemon::Daemon;
-use super::image::Image;
-use super::jail::{self, Jailed};
-use super::program::{self, Finished};
-use super::until::until;
+use super::{
+    daemon::Daemon,
+    image::Image,
+    jail::{self, Jailed},
+    program::{self, Finished},
+    until::until,
+};
 
 /// Names that must lead nowhere: an engine falls back from a mirror to the registry itself.
 const OUTER_WORLD: [&str; 3] = ["registry-1.docker.io", "index.docker.io", "auth.docker.io"];

@@ -7,13 +7,15 @@ use std::process::{Command, ExitStatus};
 
 use tempfile::TempDir;
 
-use super::daemon::Daemon;
-use super::disk::files;
-use super::download::client;
-use super::image::{Blob, digest};
-use super::port::free_port;
-use super::program;
-use super::until::until;
+use super::{
+    daemon::Daemon,
+    disk::files,
+    download::client,
+    image::{Blob, digest},
+    port::free_port,
+    program,
+    until::until,
+};
 
 /// forebay, running or between two lives.
 pub struct Forebay {

@@ -10,8 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::port::free_port;
-use super::until::until;
+use super::{port::free_port, until::until};
 
 /// What a gate is about.
 #[derive(Clone, Copy)]

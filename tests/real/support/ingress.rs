@@ -6,9 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::daemon::Daemon;
-use super::port::free_port;
-use super::program;
+use super::{daemon::Daemon, port::free_port, program};
 
 /// The files whose presence makes nginx answer something of its own.
 const LIMITED: &str = "limited";

@@ -9,8 +9,7 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::daemon::Daemon;
-use super::program;
+use super::{daemon::Daemon, program};
 
 /// Bind mounts first, then the program, as process 1 of its namespace.
 const SCRIPT: &str = r#"

@@ -6,9 +6,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::daemon::Daemon;
-use super::program::{self, Finished};
-use super::until::until;
+use super::{
+    daemon::Daemon,
+    program::{self, Finished},
+    until::until,
+};
 
 /// The address.
 pub const ELSEWHERE: &str = "192.0.2.1";

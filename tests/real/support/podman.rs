@@ -7,8 +7,10 @@ use std::process::Command;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::network::Network;
-use super::program::{self, Finished};
+use super::{
+    network::Network,
+    program::{self, Finished},
+};
 
 /// Storage and configuration of a user of podman and skopeo.
 pub struct Podman {

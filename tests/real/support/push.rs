@@ -5,8 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Certificate, Client, RequestBuilder, StatusCode};
 
-use super::image::{Blob, Document, Image, Index, Referrer};
-use super::token_server::Minter;
+use super::{
+    image::{Blob, Document, Image, Index, Referrer},
+    token_server::Minter,
+};
 
 /// How the registry wants to be addressed.
 #[derive(Clone)]

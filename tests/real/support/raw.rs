@@ -4,8 +4,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::forebay::local;
-use super::until::PATIENCE;
+use super::{forebay::local, until::PATIENCE};
 
 /// What a server sent before it closed the connection.
 #[derive(Debug)]

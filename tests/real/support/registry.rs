@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::certificate::Authority;
-use super::daemon::Daemon;
-use super::image::Blob;
-use super::port::free_port;
-use super::program;
-use super::push::{Login, Pusher};
-use super::token_server::TokenServer;
-use super::until::until;
+use super::{
+    certificate::Authority,
+    daemon::Daemon,
+    image::Blob,
+    port::free_port,
+    program,
+    push::{Login, Pusher},
+    token_server::TokenServer,
+    until::until,
+};
 
 /// A registry on a port of its own, with its storage in a folder of its own.
 pub struct Registry {

@@ -11,8 +11,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::super::uploads::{errors, verified};
 use super::{
+    super::uploads::{errors, verified},
     Shared, State,
     auth::Plain,
     body::Body,

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use forebay::oci::{ByteRange, ResolvedRange};
 
-use super::super::{
-    blob,
-    fake_registry::{Image, content::Content},
-    uploads::Uploads,
-};
 use super::{
+    super::{
+        blob,
+        fake_registry::{Image, content::Content},
+        uploads::Uploads,
+    },
     Answer, Seen,
     dialect::{Dialect, Redirect},
     realm::{Grant, user},

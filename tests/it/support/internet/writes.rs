@@ -4,8 +4,12 @@ use bytes::Bytes;
 use forebay::oci::Digest;
 use serde_json::Value;
 
-use super::super::uploads::{errors, verified};
-use super::{Answer, Seen, dialect::Mount, registry::Registry};
+use super::{
+    super::uploads::{errors, verified},
+    Answer, Seen,
+    dialect::Mount,
+    registry::Registry,
+};
 
 impl Registry {
     /// `rest` follows `/blobs/`.

@@ -4,8 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Case;
-use crate::private::{ANN, BOB};
-use crate::support::token_server::basic;
+use crate::{
+    private::{ANN, BOB},
+    support::token_server::basic,
+};
 
 pub struct Try {
     pub method: &'static str,

@@ -1,0 +1,37 @@
+//! How a download into the cache ended: a label of the metrics.
+
+use crate::metrics::Label;
+
+/// How a download into the cache ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DownloadResult {
+    Complete,
+    /// The bytes are not those of the digest.
+    Mismatch,
+    UpstreamFailed,
+    StorageFailed,
+    /// It streams through: larger than the cache, or everything in the cache is being read.
+    NoRoom,
+    /// Nobody was left who wanted it.
+    Abandoned,
+}
+
+impl Label for DownloadResult {
+    const ALL: &'static [Self] =
+        &[Self::Complete, Self::Mismatch, Self::UpstreamFailed, Self::StorageFailed, Self::NoRoom, Self::Abandoned];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            DownloadResult::Complete => "complete",
+            DownloadResult::Mismatch => "mismatch",
+            DownloadResult::UpstreamFailed => "upstream_failed",
+            DownloadResult::StorageFailed => "storage_failed",
+            DownloadResult::NoRoom => "no_room",
+            DownloadResult::Abandoned => "abandoned",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}

@@ -1,0 +1,39 @@
+//! How a request was answered: a label of the metrics, and a word of the log.
+
+use crate::metrics::Label;
+
+/// How a request was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// From the cache.
+    Hit,
+    /// From a download that somebody else had begun.
+    Joined,
+    /// From a download begun for this request.
+    Miss,
+    /// From the cache, too old to be trusted, because the upstream could not answer.
+    Stale,
+    /// From the cache, after the upstream said it is still so.
+    Revalidated,
+    /// Without the cache: what is never cached, and errors.
+    Bypass,
+}
+
+impl Label for Outcome {
+    const ALL: &'static [Self] = &[Self::Hit, Self::Joined, Self::Miss, Self::Stale, Self::Revalidated, Self::Bypass];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Hit => "hit",
+            Outcome::Joined => "joined",
+            Outcome::Miss => "miss",
+            Outcome::Stale => "stale",
+            Outcome::Revalidated => "revalidated",
+            Outcome::Bypass => "bypass",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
