@@ -17,9 +17,11 @@ mod verification_queue;
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, Once, PoisonError},
+    sync::{Arc, Once},
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -262,12 +264,12 @@ impl Rules {
     }
 
     fn remembered(&self, credentials: &Credentials) -> Option<Arc<str>> {
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut verified = self.verified.lock();
         verified.get(&credentials.user, &credentials.password)
     }
 
     fn remember(&self, credentials: &Credentials, user: Arc<str>) {
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut verified = self.verified.lock();
         verified.insert(&credentials.password, user);
     }
 }

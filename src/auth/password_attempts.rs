@@ -8,9 +8,11 @@
 use std::{
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
 use tokio::sync::Notify;
@@ -152,7 +154,7 @@ impl PasswordAttempts {
 
     fn ledger(&self) -> MutexGuard<'_, FailedLogins> {
         // What is owed is whole even if a thread panicked beside it.
-        self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.ledger.lock()
     }
 }
 

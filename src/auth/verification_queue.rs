@@ -7,8 +7,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
+
+use parking_lot::Mutex;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -58,7 +60,7 @@ impl VerificationQueue {
     }
 
     fn of_peer(&self, peer: PeerPrefix) -> Arc<Semaphore> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = self.peers.lock();
         if let Some(known) = peers.get(&peer).and_then(Weak::upgrade) {
             return known;
         }
@@ -122,9 +124,9 @@ mod tests {
         for n in 1..=255 {
             drop(turns.wait(address(n)).await);
         }
-        let known = |n| turns.peers.lock().unwrap().contains_key(&address(n).into());
+        let known = |n| turns.peers.lock().contains_key(&address(n).into());
         assert!(known(0) && known(255));
-        assert_eq!(turns.peers.lock().unwrap().len(), 2);
+        assert_eq!(turns.peers.lock().len(), 2);
         drop(stays);
     }
 }

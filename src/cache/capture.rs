@@ -11,11 +11,13 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::{BuildHasher as _, Hasher as _},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -139,7 +141,7 @@ impl Captures {
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Capture>> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock()
     }
 }
 

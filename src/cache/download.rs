@@ -28,11 +28,13 @@ use std::{
     io,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use tokio::{
     sync::watch,
@@ -399,7 +401,7 @@ impl Download {
     }
 
     fn state(&self) -> MutexGuard<'_, DownloadState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut DownloadState) -> T) -> T {

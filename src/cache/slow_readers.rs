@@ -7,11 +7,9 @@
 mod choice;
 mod meter;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -183,7 +181,7 @@ impl SlowReaders {
 
     fn entries(&self) -> MutexGuard<'_, ReaderEntries> {
         // An entry is whole even if a thread panicked beside it.
-        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.entries.lock()
     }
 }
 

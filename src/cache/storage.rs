@@ -33,9 +33,11 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::{Semaphore, watch};
@@ -442,7 +444,7 @@ impl DiskStore {
     /// The index. Its lock is held for moments only and never across an await; a panic inside leaves sums
     /// that are at worst a little off, which is better than no cache.
     fn index(&self) -> MutexGuard<'_, LruIndex> {
-        self.0.index.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.index.lock()
     }
 
     fn publish(&self) {

@@ -3,10 +3,12 @@
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use parking_lot::Mutex;
 
 use crate::oci::Repository;
 
@@ -63,14 +65,14 @@ impl WriteCounters {
         land: impl FnOnce() -> T,
     ) -> Option<T> {
         let counter = self.counter(upstream, Some(repository))?;
-        let _landing = counter.landing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _landing = counter.landing.lock();
         (counter.count.load(Ordering::SeqCst) == writes).then(land)
     }
 
     /// After [`WriteCounters::note`]: whatever was asked for before is on disk now, or never will be. Blocks.
     pub fn settle(&self, upstream: &Arc<str>, repository: &Repository) {
         if let Some(counter) = self.counter(upstream, Some(repository)) {
-            drop(counter.landing.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(counter.landing.lock());
         }
     }
 

@@ -7,10 +7,11 @@
 
 use std::{
     io::{self, Write},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How many bytes of lines wait to be written: some thousand requests.
@@ -69,7 +70,7 @@ impl<'a> MakeWriter<'a> for Lines {
 impl Write for &Lines {
     /// Takes a whole line, or drops it: the subscriber gives one at a time.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         if state.waiting.len() + line.len() > MAX_WAITING {
             state.dropped += 1;
             return Ok(line.len());
@@ -89,17 +90,13 @@ impl Write for &Lines {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn write_to(&self, mut sink: impl Write) {
         let mut batch = Vec::new();
         loop {
             let (dropped, ended) = {
-                let state = self.state();
+                let mut state = self.state.lock();
                 let silent = |state: &mut State| state.waiting.is_empty() && !state.ended;
-                let mut state = self.news.wait_while(state, silent).unwrap_or_else(PoisonError::into_inner);
+                self.news.wait_while(&mut state, silent);
                 std::mem::swap(&mut batch, &mut state.waiting);
                 (std::mem::take(&mut state.dropped), state.ended)
             };
@@ -110,17 +107,17 @@ impl Shared {
             if written.is_err() {
                 // Told when it can be written again, if ever. Some of these lines may have got through.
                 let lost = batch.iter().filter(|byte| **byte == b'\n').count() as u64;
-                self.state().dropped += dropped + lost;
+                self.state.lock().dropped += dropped + lost;
             }
             if ended && batch.is_empty() {
-                self.state().written = true;
-                return self.silence.notify_all();
+                self.state.lock().written = true;
+                self.silence.notify_all();
+                return;
             }
             batch.clear();
             if !ended {
-                let state = self.state();
                 let running = |state: &mut State| !state.ended;
-                drop(self.news.wait_timeout_while(state, GATHER, running));
+                self.news.wait_while_for(&mut self.state.lock(), running, GATHER);
             }
         }
     }
@@ -134,12 +131,12 @@ fn tell_dropped(sink: &mut impl Write, dropped: u64) -> io::Result<()> {
 
 impl Drop for Flush {
     fn drop(&mut self) {
-        self.lines.0.state().ended = true;
+        self.lines.0.state.lock().ended = true;
         self.lines.0.news.notify_one();
         if self.has_writer {
             // The thread is not joined: one that is stuck in a write must not hold up the end.
             let speaking = |state: &mut State| !state.written;
-            drop(self.lines.0.silence.wait_timeout_while(self.lines.0.state(), LAST_WORDS, speaking));
+            self.lines.0.silence.wait_while_for(&mut self.lines.0.state.lock(), speaking, LAST_WORDS);
         }
     }
 }

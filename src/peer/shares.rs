@@ -8,11 +8,9 @@
 //! - of the last sixteenth a peer gets no more than it leaves to others, so that it takes many peers to leave nothing;
 //! - trusted peers are held to the total only, and what they hold is no part of what the others share.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{PeerPrefix, TrustedNetworks};
 
@@ -118,7 +116,7 @@ impl Shares {
 
     fn lock(&self) -> MutexGuard<'_, Held> {
         // A number is whole even if a thread panicked beside it.
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.held.lock()
     }
 }
 

@@ -3,10 +3,9 @@
 //! Every doubt ends the tee and nothing else: a part that does not follow what is there, a request that broke off, an
 //! answer other than yes. That it is the right blob is said by its digest alone.
 
-use std::{
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{mem, sync::Arc};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -110,7 +109,7 @@ impl Drop for UploadCapture {
 
 impl Flow {
     fn state(&self) -> MutexGuard<'_, Flowing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -12,11 +12,13 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use moka::{Expiry, sync::Cache};
 use rustix::fs::OFlags;
@@ -215,7 +217,7 @@ impl Deletions {
     }
 
     fn file(&self) -> MutexGuard<'_, Option<PathBuf>> {
-        self.0.file.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.file.lock()
     }
 }
 

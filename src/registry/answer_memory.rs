@@ -7,8 +7,10 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 
@@ -149,12 +151,12 @@ impl AnswerMemory {
 
     fn waiting(&self) -> MutexGuard<'_, Vec<(Place, PeerPrefix)>> {
         // An entry is whole even if a thread panicked beside it.
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock()
     }
 
     fn charges(&self) -> MutexGuard<'_, HashMap<Place, ChargedBody>> {
         // An entry is whole even if a thread panicked beside it.
-        self.0.charges.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.charges.lock()
     }
 }
 

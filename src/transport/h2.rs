@@ -7,10 +7,12 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
@@ -101,7 +103,7 @@ impl Turn {
 
     fn state(&self) -> MutexGuard<'_, TurnState> {
         // What is in it is whole even if a thread panicked beside it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -216,7 +218,7 @@ impl Activity {
     }
 
     fn update(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         change(&mut state);
         state.last = Instant::now();
     }
@@ -225,7 +227,7 @@ impl Activity {
     pub(crate) async fn quiet(&self, limit: Duration) {
         loop {
             let waited = {
-                let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let state = self.0.lock();
                 if state.open > 0 { Duration::ZERO } else { state.last.elapsed() }
             };
             if waited >= limit {

@@ -6,10 +6,12 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use http::{HeaderMap, Version, header};
@@ -110,5 +112,5 @@ impl Drop for RequestBody {
 
 /// Held for an assignment, never over a wait.
 fn lock(back: &Mutex<ReturnSlot>) -> MutexGuard<'_, ReturnSlot> {
-    back.lock().unwrap_or_else(PoisonError::into_inner)
+    back.lock()
 }

@@ -1,11 +1,9 @@
 //! Descriptors that are kept for when the process has no other: to tell a client that it cannot be served, and operators how
 //! things are, takes one.
 
-use std::{
-    fs::File,
-    os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{fs::File, os::fd::OwnedFd};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -44,7 +42,7 @@ impl Reserve {
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 }
 

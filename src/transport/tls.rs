@@ -12,9 +12,11 @@ pub(crate) mod kernel;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
+
+use parking_lot::Mutex;
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -147,7 +149,7 @@ impl ReloadableTls {
 
     /// Uses what was prepared from now on; its files are those that [`ReloadableTls::watch`] looks at.
     pub fn replace(&self, PreparedTls(mut loaded): PreparedTls) {
-        let _one = self.0.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.0.reloading.lock();
         let current = self.0.current.load();
         if loaded.fingerprint == current.fingerprint {
             // The tickets that were given out stay good.
@@ -162,7 +164,7 @@ impl ReloadableTls {
     /// As [`ReloadableTls::check`]; the old value is kept.
     pub fn reload(&self) -> Result<Reloaded, TlsError> {
         // The lock guards no data: a panic of another holder left nothing half done.
-        let _one = self.0.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.0.reloading.lock();
         let current = self.0.current.load();
         let files = Files::read(&current.config)?;
         if files.fingerprint() == current.fingerprint {

@@ -20,11 +20,13 @@ pub use token_result::TokenResult;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::Url;
@@ -323,12 +325,12 @@ impl Authenticator {
 
     /// What follows `/v2/` of what was last given for a password of forebay's own.
     pub(super) fn given(&self) -> Option<Arc<str>> {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.given.lock().clone()
     }
 
     /// This was given for a password of forebay's own.
     pub(super) fn note_given(&self, path: &str) {
-        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.into());
+        *self.given.lock() = Some(path.into());
     }
 
     /// To be held while it is asked whether a refusal is about a password of forebay's own.
@@ -339,12 +341,12 @@ impl Authenticator {
 
     /// A refusal was about something else than the password.
     pub(super) fn note_cleared(&self) {
-        *self.cleared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.cleared.lock() = Some(Instant::now());
     }
 
     /// Whether one was, since then.
     pub(super) fn was_cleared(&self, since: Instant) -> bool {
-        self.cleared.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|cleared| since < cleared)
+        self.cleared.lock().is_some_and(|cleared| since < cleared)
     }
 
     /// Drops a token of forebay's own to which the upstream said 403, if that may mean that it has died: some registries say so
@@ -355,7 +357,7 @@ impl Authenticator {
             return false;
         }
         {
-            let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut renewed = self.renewed.lock();
             if renewed.is_some_and(|renewed| renewed.elapsed() < RENEWAL) {
                 return false;
             }

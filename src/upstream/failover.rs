@@ -5,10 +5,9 @@
 //! a while, but is never left out: when all have failed lately, all are still tried. After the while
 //! one request probes it; for the others it stays at the end until the probe has been answered.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use reqwest::Url;
 use tokio::time::Instant;
@@ -176,7 +175,7 @@ impl Endpoint {
 
     fn with<T>(&self, act: impl FnOnce(&mut Learned) -> T) -> T {
         // Nothing panics while it holds the lock, and every state of it is a valid one.
-        act(&mut self.learned.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        act(&mut self.learned.lock())
     }
 }
 

@@ -7,10 +7,12 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
+
+use parking_lot::Mutex;
 
 use aws_lc_rs::{hmac, rand::SystemRandom};
 
@@ -45,13 +47,13 @@ type OnVerdict = Box<dyn FnOnce(Verdict) + Send>;
 impl ClientCredential {
     /// Its client has left; what was begun in its name may still end.
     pub(super) fn when_judged(&self, then: impl FnOnce(Verdict) + Send + 'static) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(then));
+        *self.left.lock() = Some(Box::new(then));
     }
 }
 
 impl Drop for ClientCredential {
     fn drop(&mut self) {
-        let left = self.left.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let left = self.left.get_mut().take();
         if let Some(then) = left {
             then(self.judged.verdict());
         }

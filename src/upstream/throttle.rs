@@ -4,11 +4,9 @@
 //! request that waits has its turn in time, or an answer that says when to come again. Docker Hub counts the GETs of manifests,
 //! and answers HEADs and blobs all the while.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -86,7 +84,7 @@ impl Throttle {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<Counted, Limit>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.0.lock())
     }
 }
 

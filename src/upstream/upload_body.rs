@@ -5,10 +5,12 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -82,22 +84,22 @@ impl Progress {
     }
 
     fn note(&self, ended: bool) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         *state = State { last: Instant::now(), ended: state.ended || ended, ..*state };
     }
 
     fn note_broken(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).broken = true;
+        self.0.lock().broken = true;
     }
 
     /// Whether the client, and not the upstream, is at fault that nothing more passes.
     pub(super) fn is_broken(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).broken
+        self.0.lock().broken
     }
 
     /// When to give up, should nothing happen until then; and how long that is after something last did.
     pub(super) fn deadline(&self) -> (Instant, Duration) {
-        let State { last, ended, .. } = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { last, ended, .. } = *self.0.lock();
         let limit = if ended { ANSWER_TIMEOUT } else { FLOW_TIMEOUT };
         (last + limit, limit)
     }
@@ -189,11 +191,11 @@ mod tests {
 
     impl BodyObserver for Seen {
         fn piece(&self, bytes: &Bytes) {
-            self.0.lock().unwrap().0.extend_from_slice(bytes);
+            self.0.lock().0.extend_from_slice(bytes);
         }
 
         fn end(&self) {
-            self.0.lock().unwrap().1 += 1;
+            self.0.lock().1 += 1;
         }
     }
 
@@ -208,7 +210,7 @@ mod tests {
             let seen = Seen::default();
             let content = UploadBody::new(StreamBody::new(futures_util::stream::iter(frames))).seen_by(seen.clone());
             assert_eq!(content.body.collect().await.is_ok(), is_whole);
-            let (bytes, ends) = seen.0.lock().unwrap().clone();
+            let (bytes, ends) = seen.0.lock().clone();
             assert_eq!((&*bytes, ends > 0), (&b"content"[..], is_whole));
         }
     }

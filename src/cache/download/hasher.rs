@@ -9,9 +9,11 @@ use std::{
     io,
     num::NonZero,
     os::unix::fs::FileExt,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock},
     thread::available_parallelism,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -125,7 +127,7 @@ impl Hasher {
     }
 
     fn state(&self) -> MutexGuard<'_, HasherState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// What is to be hashed next; when there is nothing, `running` is put back.

@@ -4,11 +4,9 @@
 //! upstreams answer ranges with the right head and the wrong bytes. Which of the two it was nobody can tell, so the
 //! next fills from there do without ranges.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
@@ -35,7 +33,7 @@ impl RangeSuspensions {
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Registry, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::SystemTime,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use futures_util::future::{FutureExt as _, join_all};
 use tokio::{sync::Semaphore, time::timeout};
@@ -159,7 +161,7 @@ impl Downloads {
     /// `None` when it is taken.
     pub fn beside(&self, source: &Source) -> Option<Coexisting> {
         let what = (source.id(), source.upstream.registry().clone());
-        let taken = self.0.beside.lock().unwrap_or_else(PoisonError::into_inner).insert(what.clone());
+        let taken = self.0.beside.lock().insert(what.clone());
         taken.then(|| Coexisting { fills: self.clone(), what })
     }
 
@@ -309,7 +311,7 @@ impl Downloads {
     }
 
     fn entries(&self) -> MutexGuard<'_, DownloadEntries> {
-        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.entries.lock()
     }
 }
 
@@ -378,7 +380,7 @@ pub struct Coexisting {
 
 impl Drop for Coexisting {
     fn drop(&mut self) {
-        self.fills.0.beside.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
+        self.fills.0.beside.lock().remove(&self.what);
     }
 }
 

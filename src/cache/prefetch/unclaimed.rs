@@ -7,12 +7,11 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
@@ -142,7 +141,7 @@ impl Unclaimed {
 
     fn layers(&self) -> MutexGuard<'_, Layers> {
         // Whole even if a thread panicked beside it.
-        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.layers.lock()
     }
 }
 

@@ -7,9 +7,10 @@
 use std::{
     collections::{VecDeque, hash_map::RandomState},
     hash::BuildHasher as _,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
@@ -86,7 +87,7 @@ impl Suspects {
     }
 
     fn queue(&self) -> MutexGuard<'_, VecDeque<ContentKey>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

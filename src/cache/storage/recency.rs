@@ -5,9 +5,11 @@
 //! the interval, and whatever was used since goes last.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicBool, Ordering},
 };
+
+use parking_lot::Mutex;
 
 use super::index::IndexKey;
 
@@ -41,8 +43,8 @@ impl Uses {
         taken.into_iter().map(again).collect()
     }
 
-    fn list(&self) -> std::sync::MutexGuard<'_, Vec<(IndexKey, LastUse)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn list(&self) -> parking_lot::MutexGuard<'_, Vec<(IndexKey, LastUse)>> {
+        self.0.lock()
     }
 }
 

@@ -8,9 +8,11 @@ use std::{
     io::{self, IoSlice},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::SystemTime,
 };
+
+use parking_lot::Mutex;
 
 use rustix::fs::OFlags;
 
@@ -82,7 +84,7 @@ impl Name {
     }
 
     fn respell(&self, gaps: bool) -> io::Result<()> {
-        let mut spelling = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spelling = self.0.lock();
         if spelling.gaps != gaps && spelling.unique.is_none() {
             let old = spelling.path();
             let new = spelling.directory.join(name(&spelling.id, gaps));
@@ -93,11 +95,11 @@ impl Name {
     }
 
     fn is_unique(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).unique.is_some()
+        self.0.lock().unique.is_some()
     }
 
     fn path(&self) -> PathBuf {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).path()
+        self.0.lock().path()
     }
 }
 

@@ -1,9 +1,8 @@
 //! What is used again instead of being made anew, for as long as it is needed now and then.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// How often what was not needed is let go. A quiet server has nothing left after twice as long.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -52,7 +51,7 @@ impl<T> ObjectPool<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Free<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

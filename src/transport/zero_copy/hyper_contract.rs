@@ -7,9 +7,11 @@ use std::{
     convert::Infallible,
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
+
+use parking_lot::Mutex;
 
 use futures_util::stream;
 use http::{Request, Response};
@@ -41,7 +43,7 @@ async fn holds_over(builder: &http1::Builder, is_vectored: bool) -> bool {
         Ok::<_, Infallible>(Response::new(StreamBody::new(stream::iter(frames))))
     };
     let served = builder.serve_connection(TokioIo::new(io), service_fn(serve)).await;
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = seen.lock();
     served.is_ok() && seen.stood_in == PARTS.iter().sum::<usize>() && seen.plain < MAX_PLAIN
 }
 
@@ -82,11 +84,11 @@ impl AsyncRead for Probe {
 
 impl AsyncWrite for Probe {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(self.seen.lock().unwrap_or_else(PoisonError::into_inner).write(buf)))
+        Poll::Ready(Ok(self.seen.lock().write(buf)))
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, _: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         Poll::Ready(Ok(bufs.iter().map(|buf| seen.write(buf)).sum()))
     }
 

@@ -17,10 +17,12 @@ use std::{
     io::{self, IoSliceMut},
     os::fd::AsFd,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -167,7 +169,7 @@ impl SendQueue {
     }
 
     fn parts(&self) -> MutexGuard<'_, PlaceholderRanges> {
-        self.0.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.parts.lock()
     }
 }
 

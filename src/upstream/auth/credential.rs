@@ -5,13 +5,9 @@
 //! refused, so that a rotated password works without a restart. What was refused is not shown again for a while,
 //! unless it differs ([`super::credential_trial`]). Who may see a credential is not decided here.
 
-use std::{
-    collections::HashMap,
-    fmt, io,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, io, path::Path, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use base64::{
     Engine, alphabet,
@@ -178,7 +174,7 @@ impl Credentials {
         if let CredentialSource::Password { username, .. } = &self.source {
             return Some(username.clone());
         }
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let latest = self.latest.lock().clone();
         match &*latest? {
             Credential::Password { username, .. } | Credential::IdentityToken { username, .. } => {
                 Some(username.clone())
@@ -205,7 +201,7 @@ impl Credentials {
             return true;
         }
         let now = Instant::now();
-        let mut asked = self.asked_again.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.asked_again.lock();
         let may = asked.is_none_or(|asked| now.duration_since(asked) >= HELPER_PAUSE);
         if may {
             *asked = Some(now);
@@ -221,7 +217,7 @@ impl Credentials {
         at: Option<&Repository>,
     ) -> Option<bool> {
         let is_latest = |latest: &Option<Arc<Credential>>| latest.as_ref().is_none_or(|latest| latest == credential);
-        if !is_latest(&self.latest.lock().unwrap_or_else(PoisonError::into_inner)) {
+        if !is_latest(&self.latest.lock()) {
             return None;
         }
         let is_news = self.trial.refused(credential, at);
@@ -265,7 +261,7 @@ impl Credentials {
             }
         };
         let credential = credential.map(Arc::new);
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&credential);
+        self.latest.lock().clone_from(&credential);
         Ok(credential)
     }
 

@@ -5,10 +5,9 @@
 //! that gets no turn does not show it. Where nothing but a repository refused it, one request for another repository may show it
 //! in the pause.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -131,7 +130,7 @@ impl CredentialTrial {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Standing) -> T) -> T {
-        act(&mut self.standing.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.standing.lock())
     }
 }
 

@@ -12,11 +12,13 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use http::StatusCode;
 use reqwest::{Response, Url};
@@ -238,7 +240,7 @@ impl CircuitBreakers {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<Host, Circuit>) -> T) -> T {
-        act(&mut self.circuits.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.circuits.lock())
     }
 }
 

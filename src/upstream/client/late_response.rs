@@ -10,12 +10,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
     time::{Duration, SystemTime},
 };
+
+use parking_lot::Mutex;
 
 use aws_lc_rs::{hmac, rand::SystemRandom};
 use futures_util::future::BoxFuture;
@@ -322,7 +324,7 @@ impl LateResponses {
                 // Neither is it pending any more, nor does a request wait for it.
                 () = give.closed() => None,
             };
-            let kept = || kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = || kept.lock();
             let Some(Ok(mut response)) = answer else {
                 kept().remove(id, number);
                 return;
@@ -370,7 +372,7 @@ impl LateResponses {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Kept) -> T) -> T {
-        act(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.kept.lock())
     }
 }
 

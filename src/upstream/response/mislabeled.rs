@@ -4,10 +4,9 @@
 //! have it is decoded. No byte of such an answer is given before it was judged, but of one that is longer than what is held in
 //! memory: whether that is an encoding is guessed by its beginning, and by how an earlier guess came out; its reader verifies it.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
 
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -71,7 +70,7 @@ impl Guesses {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut VecDeque<Digest>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.0.lock())
     }
 }
 

@@ -5,12 +5,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -60,7 +59,7 @@ impl Scarcity {
             return;
         }
         let now = Instant::now();
-        let mut all = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.until.lock();
         all.remove(&principal);
         if is_scarce {
             all.retain(|_, until| now < *until);
@@ -74,12 +73,7 @@ impl Scarcity {
     /// As it was last told, for as long as the window of that.
     pub(in crate::upstream) fn is_scarce(&self, principal: Option<Principal>) -> bool {
         self.any.load(Ordering::Relaxed)
-            && self
-                .until
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(&principal)
-                .is_some_and(|until| Instant::now() < *until)
+            && self.until.lock().get(&principal).is_some_and(|until| Instant::now() < *until)
     }
 }
 
