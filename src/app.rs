@@ -24,10 +24,11 @@ use crate::{
     cache::{BlobCache, DiskStore, DownloadResult, Images, Lists, ManifestCache, Scrub, storage},
     config::Config,
     metrics::{self, Metrics},
+    oci::HostPattern,
     peer::TrustedNetworks,
     push::{Deletions, KeyError, Seal},
     registry::{AnswerMemory, Handler, Table},
-    route::{AllowedHosts, HostPattern, Routes},
+    route::{AllowedHosts, Routes},
     state_dir::{self, StateDirectory},
     transport::{ListenError, Listener, ReloadableTls, TlsError},
     upstream::{

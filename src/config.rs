@@ -27,10 +27,9 @@ use std::{
 
 use crate::{
     admin, auth, cache,
+    oci::HostPattern,
     peer::{Network, NetworkError},
-    push,
-    route::HostPattern,
-    transport, upstream,
+    push, transport, upstream,
 };
 use document::Document;
 

@@ -27,7 +27,6 @@ pub mod cache;
 pub mod config;
 pub mod error;
 pub mod error_chain;
-pub(crate) mod host;
 pub mod metrics;
 pub mod oci;
 pub mod offload;

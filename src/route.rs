@@ -26,10 +26,8 @@ pub use self::{
     asked_host::{HostError, asked_host},
     write::{MountSource, Write},
 };
-pub use crate::host::HostPattern;
 use crate::{
-    host::Authority,
-    oci::{self, Digest, Endpoint, ParseError, Reference, Repository, Resource, Shape},
+    oci::{self, Digest, Endpoint, HostPattern, ParseError, Reference, Repository, Resource, Shape, host::Authority},
     upstream,
 };
 
@@ -161,7 +159,7 @@ impl Routes {
             for name in std::iter::once(&config.name).chain(&config.aliases) {
                 let name = name.to_ascii_lowercase();
                 if https {
-                    implied.push((crate::host::other_https_spelling(&name), index));
+                    implied.push((crate::oci::host::other_https_spelling(&name), index));
                 }
                 routes.names.entry(name).or_insert(index);
             }
@@ -316,7 +314,7 @@ impl Routes {
     /// Only a name that looks like a host: an alias such as `team` may be a project of that upstream as well.
     fn strip_repeated(&self, shape: &mut Shape<'_>, upstream: usize) {
         if let Some((first, rest)) = first_component(shape)
-            && crate::host::looks_like_host(first)
+            && crate::oci::host::looks_like_host(first)
             && self.named(first) == Some(upstream)
         {
             shape.name = rest;
@@ -332,7 +330,8 @@ impl Routes {
         let first = shape.name.split_once('/').map_or(shape.name, |(first, _)| first);
         // One that is not even a host is left to fail as a repository's name.
         let first_as_host = Some(first).filter(|name| Authority::parse(name).is_some());
-        let mut registries = prefix.into_iter().chain(first_as_host).filter(|name| crate::host::looks_like_host(name));
+        let mut registries =
+            prefix.into_iter().chain(first_as_host).filter(|name| crate::oci::host::looks_like_host(name));
         let registry = registries.find(|name| docker_hub || name.contains(':'));
         match registry {
             // An upstream's name with no repository below it.

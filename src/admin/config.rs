@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::route::HostPattern;
+use crate::oci::HostPattern;
 
 /// The `[admin]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,6 @@ mod invalidate;
 mod lookup;
 mod query;
 mod store_async;
-pub mod tag_record;
 mod tags;
 
 use std::{
@@ -37,14 +36,16 @@ use self::{
     lookup::{ManifestLookup, confirmed_before},
     query::ManifestQuery,
     store_async::AsyncStore,
-    tag_record::{TagKey, TagRecord},
     tags::TagRecords,
 };
 use super::{
     Config, ContentKey, DiskStore, Images, Source, Visibility, Warnings, freshness::Freshness, storage::index::IndexKey,
 };
 use crate::{
-    cache::Outcome,
+    cache::{
+        Outcome,
+        storage::tag_record::{TagKey, TagRecord},
+    },
     metrics::Metrics,
     oci::{Accept, Digest, DocumentType, MediaType, MediaTypeKind, OtherType, Reference, Repository, Tag},
     offload::Offload,

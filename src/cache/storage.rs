@@ -23,6 +23,7 @@ mod object;
 pub mod recency;
 mod reservation;
 mod scan;
+pub mod tag_record;
 mod temp_file;
 mod temp_upload;
 mod verified_at;

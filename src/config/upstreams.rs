@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use url::{Host, Url};
 
 use crate::{
-    route::HostPattern,
+    oci::HostPattern,
     upstream::{Access, Config, CredentialSource},
 };
 

@@ -6,6 +6,7 @@
 mod accept;
 mod digest;
 mod error;
+pub(crate) mod host;
 mod manifest;
 mod manifest_type;
 mod media_type;
@@ -19,6 +20,7 @@ mod schema1;
 pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, Verifier, etag, sha256_of_hex};
 pub use error::{ErrorCode, ParseError};
+pub use host::HostPattern;
 pub use manifest::{Content, Descriptor, Manifest};
 pub use manifest_type::{DocumentType, ManifestSigns, OtherType};
 pub use media_type::{MediaType, MediaTypeKind};

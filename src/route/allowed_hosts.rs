@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, net::Ipv4Addr};
 
-use crate::host::{Authority, HostPattern};
+use crate::oci::host::{Authority, HostPattern};
 
 /// Names beside localhost and addresses: those that upstreams list as `hosts`, and `allowed_hosts`. Made anew on reload.
 #[derive(Clone, Debug, Default)]

@@ -6,7 +6,7 @@
 
 use http::{HeaderMap, Uri, Version, header};
 
-use crate::host::Authority;
+use crate::oci::host::Authority;
 
 /// Why a request's host counts for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

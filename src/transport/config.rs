@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::Timeouts;
-use crate::{peer::Network, route::HostPattern};
+use crate::{oci::HostPattern, peer::Network};
 
 /// The `[server]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]

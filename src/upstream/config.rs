@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use url::Url;
 
-use crate::route::HostPattern;
+use crate::oci::HostPattern;
 
 /// One `[[upstream]]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use super::ManifestCache;
 use crate::{
-    cache::{ContentKey, Visibility, manifest::tag_record::TagKey},
+    cache::{ContentKey, Visibility, storage::tag_record::TagKey},
     oci::{Accept, Digest, Repository, Tag},
     upstream::Upstream,
 };

@@ -7,7 +7,7 @@ use std::{
 
 use super::Content;
 use crate::{
-    cache::{Outcome, manifest::tag_record::TagRecord},
+    cache::{Outcome, storage::tag_record::TagRecord},
     oci::{Digest, MediaType},
     upstream,
 };

@@ -1,7 +1,7 @@
 //! What is wanted of a tag or digest, and the question that makes of its upstream.
 
 use crate::{
-    cache::{Visibility, manifest::tag_record::TagKey},
+    cache::{Visibility, storage::tag_record::TagKey},
     oci::{Accept, AcceptClass, Digest, Reference, Repository, Tag},
     upstream::{Principal, Registry, Upstream},
 };

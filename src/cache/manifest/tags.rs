@@ -17,8 +17,12 @@ use crate::{
     cache::{
         Config, DiskStore, Visibility,
         freshness::{self, Freshness},
-        manifest::tag_record::{TagKey, TagRecord},
-        storage::{Landing, blocking, index::IndexKey, recency::LastUse},
+        storage::{
+            Landing, blocking,
+            index::IndexKey,
+            recency::LastUse,
+            tag_record::{TagKey, TagRecord},
+        },
         write_counter::WriteCounters,
     },
     oci::{AcceptClass, Digest, Reference, Repository},

@@ -12,7 +12,7 @@ use std::{
 use lru::LruCache;
 
 use crate::{
-    cache::{ContentKey, ObjectKind, Visibility, manifest::tag_record::TagKey},
+    cache::{ContentKey, ObjectKind, Visibility, storage::tag_record::TagKey},
     oci::{AcceptClass, Algorithm, Digest, sha256_of_hex},
 };
 

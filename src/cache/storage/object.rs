@@ -18,7 +18,7 @@ use std::{
 
 use super::{DiskStore, IndexKey, Purpose, blocking, change, touch, verified_at};
 use crate::{
-    cache::{Visibility, manifest::tag_record::TagKey},
+    cache::{Visibility, storage::tag_record::TagKey},
     oci::Repository,
 };
 

@@ -16,7 +16,10 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::{DiskStore, IndexKey, blocking, layout, temp_file};
 use crate::{
-    cache::{ObjectKind, Visibility, freshness, manifest::tag_record::TagKey, storage::index::CompactKey},
+    cache::{
+        ObjectKind, Visibility, freshness,
+        storage::{index::CompactKey, tag_record::TagKey},
+    },
     oci::Algorithm,
 };
 

@@ -17,7 +17,7 @@ pub enum HostPattern {
 
 impl HostPattern {
     /// As it is looked up. One that was parsed is so already.
-    pub(super) fn lower_case(&self) -> Self {
+    pub(crate) fn lower_case(&self) -> Self {
         match self {
             Self::Name(name) => Self::Name(name.to_ascii_lowercase()),
             Self::NamePort(name, port) => Self::NamePort(name.to_ascii_lowercase(), *port),
@@ -54,7 +54,7 @@ impl fmt::Display for HostPattern {
 
 /// A host as a client named it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Authority {
+pub(crate) struct Authority {
     /// In lower case, without the dot of an absolute name; an IPv6 address in brackets, in its shortest form.
     pub name: String,
     pub port: Option<u16>,
@@ -92,12 +92,12 @@ impl Authority {
 /// Whether a component of an image's name is a registry rather than a part of a repository.
 ///
 /// Source: Docker's rule for image names (distribution/reference, `splitDockerDomain`).
-pub(super) fn looks_like_host(component: &str) -> bool {
+pub(crate) fn looks_like_host(component: &str) -> bool {
     component.contains(['.', ':']) || component.eq_ignore_ascii_case("localhost")
 }
 
 /// The same registry's name with the port that https implies, or without it; `None` when the name has another port.
-pub(super) fn other_https_spelling(name: &str) -> Option<String> {
+pub(crate) fn other_https_spelling(name: &str) -> Option<String> {
     match name.strip_suffix(":443") {
         Some(bare) => Some(bare.to_owned()),
         None if Authority::parse(name)?.port.is_none() => Some(format!("{name}:443")),
