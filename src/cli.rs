@@ -112,7 +112,7 @@ impl From<app::Error> for Failure {
 }
 
 /// Runs the command that the command line asks for.
-pub fn run() -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     // What this process makes is for its user alone, whatever was inherited.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     // Before anything else, since taking them changes the environment, which threads must not see.

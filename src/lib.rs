@@ -19,6 +19,10 @@
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
 #![deny(unsafe_code)]
+// `pub` is what tests, benches and fuzz targets use; with all else `pub(crate)`, the compiler finds what is dead.
+#![warn(unreachable_pub)]
+// The docs are those of the whole crate: `cargo doc --document-private-items`.
+#![allow(rustdoc::private_intra_doc_links, reason = "private items are documented, too")]
 
 pub mod admin;
 pub mod app;
@@ -26,17 +30,17 @@ pub mod auth;
 pub mod cache;
 pub mod config;
 pub mod error;
-pub mod error_chain;
+pub(crate) mod error_chain;
 pub mod metrics;
 pub mod oci;
-pub mod offload;
+pub(crate) mod offload;
 pub mod peer;
-pub mod push;
+pub(crate) mod push;
 pub mod registry;
-pub mod repeated_error;
+pub(crate) mod repeated_error;
 pub mod route;
-pub mod single_flight;
-pub mod small_file;
-pub mod state_dir;
+pub(crate) mod single_flight;
+pub(crate) mod small_file;
+pub(crate) mod state_dir;
 pub mod transport;
 pub mod upstream;

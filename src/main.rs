@@ -1,5 +1,6 @@
 //! The process: everything it does is in `cli`; this gives its exit code.
 
+#![warn(unreachable_pub)]
 #![deny(unsafe_code)]
 
 mod cli;

@@ -13,7 +13,7 @@ const MAX_TURNS: usize = 2;
 
 /// Turns to read large documents. A cheap handle.
 #[derive(Clone)]
-pub struct Offload(Arc<Semaphore>);
+pub(crate) struct Offload(Arc<Semaphore>);
 
 impl Default for Offload {
     fn default() -> Self {
@@ -23,7 +23,11 @@ impl Default for Offload {
 
 impl Offload {
     /// Reads a document of `len` bytes by `work`; `None` when the process ends.
-    pub async fn read<T: Send + 'static>(&self, len: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        len: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         if len <= MAX_ON_THREAD {
             return Some(work());
         }

@@ -24,7 +24,7 @@ use self::{
     capture::UploadCapture,
     change::{Change, End},
 };
-pub use self::{
+pub(crate) use self::{
     config::Config,
     deletions::{Deleted, Deletion, Deletions},
     permit::Terms,
@@ -41,7 +41,7 @@ use crate::{
 
 /// A change that a client asks for.
 #[derive(Clone, Copy, Debug)]
-pub struct Push<'a> {
+pub(crate) struct Push<'a> {
     pub write: &'a Write,
     pub method: &'a Method,
     /// As the client sent it.
@@ -55,7 +55,7 @@ pub struct Push<'a> {
 
 /// What has to know of a change, or of what it brings.
 #[derive(Clone, Copy)]
-pub struct Caches<'a> {
+pub(crate) struct Caches<'a> {
     pub manifests: &'a ManifestCache,
     pub lists: &'a Lists,
     pub gone: &'a Deletions,
@@ -67,7 +67,7 @@ pub struct Caches<'a> {
 ///
 /// # Errors
 /// The upstream could not be asked, or challenges its client; and the upstream's own error.
-pub async fn pass(
+pub(crate) async fn pass(
     push: Push<'_>,
     content: Option<UploadBody>,
     upstream: &Upstream,

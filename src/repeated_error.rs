@@ -5,18 +5,18 @@ use std::fmt::Display;
 /// Told once, and only when it was the same on two looks: whoever replaces two files that belong together replaces one
 /// of them first.
 #[derive(Default)]
-pub struct RepeatedError {
+pub(crate) struct RepeatedError {
     seen: Option<String>,
     told: bool,
 }
 
 impl RepeatedError {
-    pub fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         *self = RepeatedError::default();
     }
 
     /// Whether this failure is to be told.
-    pub fn is_news(&mut self, failure: &impl Display) -> bool {
+    pub(crate) fn is_news(&mut self, failure: &impl Display) -> bool {
         let now = failure.to_string();
         if self.seen.as_ref() != Some(&now) {
             *self = RepeatedError { seen: Some(now), told: false };

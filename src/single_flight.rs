@@ -10,21 +10,21 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a request that came by forebays waits for what may wait for it, in case they stand in a row and not in a circle.
-pub const CYCLE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CYCLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a request waits for may wait for that request.
 #[derive(Debug)]
-pub struct WaitCycle;
+pub(crate) struct WaitCycle;
 
 /// Questions on their way, by what is asked.
-pub struct SingleFlight<K, V> {
+pub(crate) struct SingleFlight<K, V> {
     tasks: TaskTracker,
     shutdown: CancellationToken,
     under_way: Arc<Mutex<HashMap<K, Pending<V>>>>,
 }
 
 /// An answer that is on its way. `None` until it is there.
-pub struct Pending<V>(watch::Receiver<Option<V>>);
+pub(crate) struct Pending<V>(watch::Receiver<Option<V>>);
 
 impl<V> Clone for Pending<V> {
     fn clone(&self) -> Self {
@@ -34,12 +34,12 @@ impl<V> Clone for Pending<V> {
 
 impl<V: Clone> Pending<V> {
     /// The answer; `None` when whoever was to give it is gone (the process ends).
-    pub async fn answer(mut self) -> Option<V> {
+    pub(crate) async fn answer(mut self) -> Option<V> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
     }
 
     /// The same, for a request that must not wait for ever where others ask by way of the same mirrors (`may_be_circle`).
-    pub async fn answer_unless(self, may_be_circle: bool) -> Result<Option<V>, WaitCycle> {
+    pub(crate) async fn answer_unless(self, may_be_circle: bool) -> Result<Option<V>, WaitCycle> {
         match may_be_circle {
             true => timeout(CYCLE_TIMEOUT, self.answer()).await.map_err(|_| WaitCycle),
             false => Ok(self.answer().await),
@@ -53,12 +53,12 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Questions run as tasks of `tasks` and end, unanswered, with `shutdown`.
-    pub fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         Self { tasks, shutdown, under_way: Arc::default() }
     }
 
     /// Joins the question `key`, or asks it; whether this one asked.
-    pub fn join<F>(&self, key: K, ask: impl FnOnce() -> F) -> (Pending<V>, bool)
+    pub(crate) fn join<F>(&self, key: K, ask: impl FnOnce() -> F) -> (Pending<V>, bool)
     where
         F: Future<Output = V> + Send + 'static,
     {

@@ -13,7 +13,7 @@ use std::{
 use rustix::{fs::OFlags, io::Errno};
 
 /// Whether there was no descriptor left for what failed.
-pub fn is_lack_of_descriptors(error: &io::Error) -> bool {
+pub(crate) fn is_lack_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
@@ -21,7 +21,7 @@ pub fn is_lack_of_descriptors(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// It cannot be read, is no regular file, or is longer.
-pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
@@ -38,7 +38,7 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`read`], or it is not UTF-8.
-pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
+pub(crate) fn read_text(path: &Path, max: u64) -> io::Result<String> {
     String::from_utf8(read(path, max)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
 }
 

@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 /// Every file that forebay has here, while it is written too.
 const FILES: [&str; 4] = ["push.key", "push.key.new", DELETED, "deleted.new"];
 /// What was deleted through forebay lately.
-pub const DELETED: &str = "deleted";
+pub(crate) const DELETED: &str = "deleted";
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
@@ -54,7 +54,7 @@ pub struct StateDirectory {
 ///
 /// # Errors
 /// There is something else.
-pub fn check(path: &Path) -> Result<(), Error> {
+pub(crate) fn check(path: &Path) -> Result<(), Error> {
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_dir() => Err(Error::NotDirectory { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {

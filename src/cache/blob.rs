@@ -1,10 +1,10 @@
 //! Blobs: on disk, in flight, or fetched now; a range of each.
 
-pub mod parts;
-pub mod reader;
-pub mod source;
-pub mod uncached;
-pub mod uncached_limit;
+pub(crate) mod parts;
+pub(crate) mod reader;
+pub(crate) mod source;
+pub(crate) mod uncached;
+pub(crate) mod uncached_limit;
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@
 
 mod abandoned;
 mod driver;
-pub mod extents;
+pub(crate) mod extents;
 mod hasher;
 mod other_registry;
 mod parallel;
@@ -19,7 +19,7 @@ mod range_suspension;
 mod ranges;
 mod result;
 mod table;
-pub mod transfer;
+pub(crate) mod transfer;
 mod uploaded;
 mod writer;
 
@@ -42,7 +42,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
+pub(crate) use self::{
     abandoned::while_it_advances,
     hasher::{hash_in_turn, hash_slice, turn_to_spare},
     result::DownloadResult,
@@ -85,7 +85,7 @@ pub enum DownloadError {
 
 /// How far a fill is.
 #[derive(Clone, Debug)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// The upstream was asked and has not answered.
     Opening,
     Writing,

@@ -14,7 +14,7 @@ const MIN_TIME: Duration = Duration::from_secs(1_735_689_600);
 
 /// What may be done with what is known of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freshness {
+pub(crate) enum Freshness {
     /// Served without asking.
     Fresh,
     /// The upstream is asked first; served when it cannot answer.
@@ -26,7 +26,7 @@ pub enum Freshness {
 /// Judges a record that was `confirmed` then.
 ///
 /// A clock that was set back makes the record stale, not fresh for ever.
-pub fn judge(confirmed: SystemTime, now: SystemTime, tag_ttl: Duration, stale_if_error: Duration) -> Freshness {
+pub(crate) fn judge(confirmed: SystemTime, now: SystemTime, tag_ttl: Duration, stale_if_error: Duration) -> Freshness {
     match now.duration_since(confirmed) {
         Ok(age) if age < tag_ttl => Freshness::Fresh,
         Ok(age) if age < tag_ttl.saturating_add(stale_if_error) => Freshness::Stale,
@@ -37,19 +37,19 @@ pub fn judge(confirmed: SystemTime, now: SystemTime, tag_ttl: Duration, stale_if
 }
 
 /// Whether a clock that shows this time was set.
-pub fn is_set(now: SystemTime) -> bool {
+pub(crate) fn is_set(now: SystemTime) -> bool {
     now.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since >= MIN_TIME)
 }
 
 /// The time as it would be if the clock had not been set since forebay started.
-pub fn steady_now() -> SystemTime {
+pub(crate) fn steady_now() -> SystemTime {
     let (at, started) = *START;
     at.checked_add(started.elapsed()).unwrap_or(at)
 }
 
 /// The same where a clock that jumps ahead must not take away all there is: a record is too old for anything only when
 /// it is so by the `steady` time, too.
-pub fn judge_steadily(
+pub(crate) fn judge_steadily(
     confirmed: SystemTime,
     now: SystemTime,
     steady: SystemTime,

@@ -32,7 +32,7 @@ use self::{
     shared_bodies::Bodies,
     store::{ListAnswer, ListStore},
 };
-pub use self::{
+pub(crate) use self::{
     query::{List, WantedList},
     referrers_tag::TaggedReferrers,
 };

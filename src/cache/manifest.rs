@@ -25,7 +25,7 @@ use http::HeaderValue;
 use moka::policy::EvictionPolicy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{
+pub(crate) use self::{
     content::Content,
     lookup::{ManifestError, ManifestHead, ServedManifest},
     query::Wanted,

@@ -8,24 +8,25 @@
 //!
 //! This stage does not know who asked, and chooses no status.
 
-pub mod blob;
-pub mod capture;
+pub(crate) mod blob;
+pub(crate) mod capture;
 mod config;
-pub mod download;
-pub mod freshness;
-pub mod list;
+pub(crate) mod download;
+pub(crate) mod freshness;
+pub(crate) mod list;
 mod make_room;
-pub mod manifest;
+pub(crate) mod manifest;
 mod outcome;
-pub mod prefetch;
-pub mod scrub;
-pub mod slow_readers;
+pub(crate) mod prefetch;
+pub(crate) mod scrub;
+pub(crate) mod slow_readers;
 pub mod storage;
-pub mod visibility;
-pub mod warnings;
-pub mod write_counter;
+pub(crate) mod visibility;
+pub(crate) mod warnings;
+pub(crate) mod write_counter;
 
-pub use self::{
+pub use self::visibility::Visibility;
+pub(crate) use self::{
     blob::{
         BlobCache, BlobError, OpenedBlob,
         parts::Parts,
@@ -41,9 +42,9 @@ pub use self::{
     outcome::Outcome,
     prefetch::Images,
     scrub::{Scrub, WholeHit},
-    slow_readers::{Holding, Meter, ReadersEnded, Reading, SlowReaders, Taker, Taking},
-    storage::{DiskStore, ObjectKind, Pin},
-    visibility::{ContentKey, Visibility},
+    slow_readers::{Holding, ReadersEnded, Reading, SlowReaders, Taker, Taking},
+    storage::{DiskStore, ObjectKind},
+    visibility::ContentKey,
     warnings::Warnings,
 };
-pub use crate::single_flight::CYCLE_TIMEOUT;
+pub(crate) use crate::single_flight::CYCLE_TIMEOUT;

@@ -11,8 +11,8 @@
 //! (`fill::task`), and counts for the client whose request began it ([`Unclaimed`]). A repository whose manifest lies about a
 //! layer has nothing fetched ahead for a while, if its upstream gave that manifest itself.
 
-pub mod recent_manifests;
-pub mod unclaimed;
+pub(crate) mod recent_manifests;
+pub(crate) mod unclaimed;
 
 use std::{
     collections::HashSet,
@@ -227,7 +227,7 @@ fn is_here(layer: &Descriptor) -> bool {
 
 /// Begins fills before somebody asks for them. A cheap handle.
 #[derive(Clone)]
-pub struct Prefetch(Arc<PrefetchInner>);
+pub(crate) struct Prefetch(Arc<PrefetchInner>);
 
 struct PrefetchInner {
     /// Of one image, at a time.
@@ -259,7 +259,13 @@ impl Default for Turns {
 }
 
 impl Prefetch {
-    pub fn new(config: &Config, images: Images, store: DiskStore, fills: Downloads, trusted: TrustedNetworks) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        images: Images,
+        store: DiskStore,
+        fills: Downloads,
+        trusted: TrustedNetworks,
+    ) -> Self {
         let distrusted = moka::sync::Cache::builder().max_capacity(MAX_DISTRUSTED).time_to_live(DISTRUST_TTL);
         Self(Arc::new(PrefetchInner {
             most: config.prefetch,
@@ -276,13 +282,13 @@ impl Prefetch {
     }
 
     /// A client gets this blob: it counts for none any more.
-    pub fn taken(&self, id: &ContentKey) {
+    pub(crate) fn taken(&self, id: &ContentKey) {
         self.0.untaken.release(id);
     }
 
     /// The client at this address gets this blob: if it is the configuration of an image, the layers are what it asks for
     /// next.
-    pub fn config_wanted(&self, source: &Source, client: IpAddr) {
+    pub(crate) fn config_wanted(&self, source: &Source, client: IpAddr) {
         if self.0.most == 0 || self.0.distrusted.contains_key(&place(source)) {
             return;
         }

@@ -72,7 +72,7 @@ pub struct WholeHit {
 
 impl WholeHit {
     /// It got all of it.
-    pub fn is_over(self) {
+    pub fn ended(self) {
         self.scrub.0.suspects.had(self.pair);
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::choice::{Candidate, Stand};
-pub use self::meter::{Meter, WINDOW};
+pub(crate) use self::meter::{Meter, WINDOW};
 use crate::{cache::ContentKey, metrics::Metrics, peer::PeerPrefix};
 
 /// How long readers that are ended may take to go, until their connections are ended; and then those, until the fill or answer
@@ -28,7 +28,7 @@ const TOLD_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_TOLD: u64 = 1024;
 
 /// What takes: a connection of HTTP/1, or a stream of HTTP/2. A cheap handle.
-pub type Taker = Arc<Taking>;
+pub(crate) type Taker = Arc<Taking>;
 
 #[derive(Debug, Default)]
 pub struct Taking {

@@ -30,7 +30,7 @@ struct Subject {
 
 /// A cheap handle.
 #[derive(Clone)]
-pub struct Warnings {
+pub(crate) struct Warnings {
     kept: Cache<Subject, ContentNotes>,
     /// Whether there was ever any: most upstreams make none, and a hit looks for none then.
     any: Arc<AtomicBool>,
@@ -49,7 +49,7 @@ impl Default for Warnings {
 
 impl Warnings {
     /// The upstream said this last; perhaps nothing.
-    pub fn note(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, remark: &ContentNotes) {
+    pub(crate) fn note(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, remark: &ContentNotes) {
         if !remark.is_empty() {
             self.kept.insert(Subject::of(upstream, repository, digest), remark.clone());
             self.any.store(true, Ordering::Release);
@@ -58,7 +58,7 @@ impl Warnings {
         }
     }
 
-    pub fn of(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> ContentNotes {
+    pub(crate) fn of(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> ContentNotes {
         let found = self.any.load(Ordering::Acquire).then(|| Subject::of(upstream, repository, digest));
         found.and_then(|subject| self.kept.get(&subject)).unwrap_or_default()
     }

@@ -16,7 +16,7 @@ use crate::oci::Repository;
 const COUNTERS: usize = 1024;
 
 /// Changes, counted for each repository, and for each upstream's list of repositories.
-pub struct WriteCounters {
+pub(crate) struct WriteCounters {
     counters: Vec<Counter>,
     hasher: RandomState,
 }
@@ -36,12 +36,12 @@ impl Default for WriteCounters {
 
 impl WriteCounters {
     /// How many there were in a repository; without one, in any of the upstream's.
-    pub fn of(&self, upstream: &Arc<str>, repository: Option<&Repository>) -> u64 {
+    pub(crate) fn of(&self, upstream: &Arc<str>, repository: Option<&Repository>) -> u64 {
         self.counter(upstream, repository).map_or(0, |counter| counter.count.load(Ordering::SeqCst))
     }
 
     /// A change was made: to be called before anything is removed because of it.
-    pub fn note(&self, upstream: &Arc<str>, repository: &Repository) {
+    pub(crate) fn note(&self, upstream: &Arc<str>, repository: &Repository) {
         for of in [None, Some(repository)] {
             if let Some(counter) = self.counter(upstream, of) {
                 counter.count.fetch_add(1, Ordering::SeqCst);
@@ -50,14 +50,14 @@ impl WriteCounters {
     }
 
     /// A change was made in a repository, unless another was since there were `from`; how many there are with it.
-    pub fn advance(&self, upstream: &Arc<str>, repository: &Repository, from: u64) -> Option<u64> {
+    pub(crate) fn advance(&self, upstream: &Arc<str>, repository: &Repository, from: u64) -> Option<u64> {
         let counter = self.counter(upstream, Some(repository))?;
         let advanced = counter.count.compare_exchange(from, from + 1, Ordering::SeqCst, Ordering::SeqCst);
         advanced.ok().map(|_| from + 1)
     }
 
     /// Puts something on disk by `land`, unless a change was made since it was asked for, at `writes` changes. Blocks.
-    pub fn land<T>(
+    pub(crate) fn land<T>(
         &self,
         upstream: &Arc<str>,
         repository: &Repository,
@@ -70,7 +70,7 @@ impl WriteCounters {
     }
 
     /// After [`WriteCounters::note`]: whatever was asked for before is on disk now, or never will be. Blocks.
-    pub fn settle(&self, upstream: &Arc<str>, repository: &Repository) {
+    pub(crate) fn settle(&self, upstream: &Arc<str>, repository: &Repository) {
         if let Some(counter) = self.counter(upstream, Some(repository)) {
             drop(counter.landing.lock());
         }

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use forebay::config::Config;
 
 /// The few lines a newcomer needs; `listening` and `admin` are the addresses really bound.
-pub fn text(config: &Config, listening: &[SocketAddr], admin: SocketAddr) -> String {
+pub(super) fn text(config: &Config, listening: &[SocketAddr], admin: SocketAddr) -> String {
     let mut text = format!("forebay {}\n", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, value: &str| {
         // Writing to a String cannot fail.

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use super::{ConfigArguments, Failure};
 
 /// Validates the configuration and the files it names; with `online`, asks every upstream.
-pub fn run(arguments: &ConfigArguments, online: bool) -> Result<(), Failure> {
+pub(super) fn run(arguments: &ConfigArguments, online: bool) -> Result<(), Failure> {
     let config = arguments.load()?;
     let upstreams = app::check(&config)?;
     let name = arguments.config.as_deref().map_or_else(|| "the built-in configuration".into(), Path::to_string_lossy);

@@ -15,7 +15,7 @@ const PER_CONNECTION: u64 = 3;
 const BASE: u64 = 256;
 
 /// Raises the soft limit to the hard one, and says how many there may be; `None`: there is no limit.
-pub fn raise() -> Option<u64> {
+pub(super) fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     match current {
         soft if soft == maximum => maximum,
@@ -30,7 +30,7 @@ pub fn raise() -> Option<u64> {
 }
 
 /// Takes no more connections, and lets no more blobs pass straight through, than these descriptors are enough for.
-pub fn fit(config: &mut Config, limit: Option<u64>) {
+pub(super) fn fit(config: &mut Config, limit: Option<u64>) {
     let Some(limit) = limit else { return };
     config.cache.max_through = config.cache.max_through.min(through(limit));
     let configured = config.server.max_connections;

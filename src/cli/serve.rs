@@ -24,7 +24,7 @@ const KEPT: usize = 4 * 1024 * 1024;
 const DISK_THREADS: usize = 64;
 
 /// Runs the mirror until a signal ends it.
-pub fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
+pub(super) fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
     let inherited = inherited.map_err(Failure::Failed)?;
     let mut config = arguments.load()?;
     let descriptors = descriptors::raise();

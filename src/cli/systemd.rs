@@ -21,7 +21,7 @@ const ADMIN_SOCKET: &str = "admin";
 ///
 /// # Errors
 /// A socket is not a listening TCP socket.
-pub fn inherited_sockets() -> anyhow::Result<Inherited> {
+pub(super) fn inherited_sockets() -> anyhow::Result<Inherited> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut sockets = ListenFd::from_env();
     let mut taken = Vec::with_capacity(sockets.len());
@@ -47,12 +47,12 @@ fn sort(sockets: Vec<TcpListener>, names: &str) -> Inherited {
 }
 
 /// Requests are being answered.
-pub fn ready(status: &str) {
+pub(super) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// The configuration is being read again; `ready` must follow, whatever comes of it.
-pub fn reloading() {
+pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => warn!(%error, "the clock cannot be read, so the service manager is not told of the reload"),
@@ -60,7 +60,7 @@ pub fn reloading() {
 }
 
 /// Running responses are being finished, which may take up to `drain`.
-pub fn stopping(drain: Duration) {
+pub(super) fn stopping(drain: Duration) {
     // Some more than asked for: the app gives what is left after the drain ten seconds to end.
     let patience = u32::try_from((drain + Duration::from_secs(15)).as_micros()).unwrap_or(u32::MAX);
     notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(patience)]);
@@ -68,7 +68,7 @@ pub fn stopping(drain: Duration) {
 
 /// Says "alive" for as long as the runtime gives this task its turns; a runtime that is stuck says
 /// nothing, and the service manager restarts the service.
-pub async fn keep_watchdog_quiet() {
+pub(super) async fn keep_watchdog_quiet() {
     let Some(timeout) = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero()) else { return };
     info!(timeout_seconds = timeout.as_secs_f64(), "the service manager watches over this process");
     // Half the timeout, as sd_watchdog_enabled(3) recommends.

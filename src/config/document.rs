@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{Error, Key, Position};
 
 /// A configuration file's text with its keys located.
-pub struct Document<'a> {
+pub(super) struct Document<'a> {
     file: Option<&'a Path>,
     text: &'a str,
     /// Every key that is written down, outer before inner; of equal spans the last is the innermost.
@@ -24,7 +24,7 @@ pub struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// `file` is None when there is no file; `text` is then empty.
-    pub fn new(file: Option<&'a Path>, text: &'a str) -> Self {
+    pub(super) fn new(file: Option<&'a Path>, text: &'a str) -> Self {
         // A text that is no TOML is located as far as it could be read; `parse` reports it.
         let (table, _) = DeTable::parse_recoverable(text);
         let mut keys = Vec::new();
@@ -36,7 +36,7 @@ impl<'a> Document<'a> {
     ///
     /// # Errors
     /// What is no TOML, an unknown key, a value of the wrong type or form.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
         toml::from_str(self.text).map_err(|error| {
             let start = error.span().map(|span| span.start);
             Error {
@@ -50,7 +50,7 @@ impl<'a> Document<'a> {
 
     /// An error about the value of `key`, placed where the key is written or, failing that, where
     /// the section it belongs in is.
-    pub fn error(&self, key: &Key, problem: impl Into<String>) -> Error {
+    pub(super) fn error(&self, key: &Key, problem: impl Into<String>) -> Error {
         let problem = problem.into();
         if key.is_flag() {
             return Error { file: None, position: None, key: Some(key.clone()), problem };
@@ -67,12 +67,12 @@ impl<'a> Document<'a> {
     }
 
     /// Whether the file says anything about `key`.
-    pub fn contains(&self, key: &Key) -> bool {
+    pub(super) fn contains(&self, key: &Key) -> bool {
         self.span(key).is_some()
     }
 
     /// A path as the file means it: relative to the file.
-    pub fn resolve(&self, path: &Path) -> PathBuf {
+    pub(super) fn resolve(&self, path: &Path) -> PathBuf {
         match self.file.and_then(Path::parent) {
             Some(directory) => directory.join(path),
             None => path.to_owned(),

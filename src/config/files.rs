@@ -19,7 +19,7 @@ use super::{
 ///
 /// # Errors
 /// It is not there, may not be read, or is no file.
-pub fn readable(document: &Document<'_>, key: &Key, path: &Path) -> Result<PathBuf, Error> {
+pub(super) fn readable(document: &Document<'_>, key: &Key, path: &Path) -> Result<PathBuf, Error> {
     let path = document.resolve(path);
     let refuse = |why: String| document.error(key, format!("cannot read {}: {why}", path.display()));
     let metadata = fs::metadata(&path).map_err(|error| refuse(error.to_string()))?;
@@ -32,7 +32,7 @@ pub fn readable(document: &Document<'_>, key: &Key, path: &Path) -> Result<PathB
 }
 
 /// How many bytes the file system that `directory` is on, or will be on, has in all.
-pub fn file_system_size(directory: &Path) -> Option<u64> {
+pub(super) fn file_system_size(directory: &Path) -> Option<u64> {
     let existing = directory.ancestors().find(|ancestor| ancestor.exists())?;
     let file_system = rustix::fs::statvfs(existing).ok()?;
     file_system.f_blocks.checked_mul(file_system.f_frsize)
@@ -40,14 +40,14 @@ pub fn file_system_size(directory: &Path) -> Option<u64> {
 
 /// What a directory is for, and where it is when the configuration does not say.
 #[derive(Clone, Copy, Debug)]
-pub enum Purpose {
+pub(super) enum Purpose {
     Cache,
     State,
 }
 
 /// Where a directory is by default: what systemd gives (`CacheDirectory=`, `StateDirectory=`), the system's for root,
 /// the user's own for other users (XDG Base Directory Specification).
-pub fn default_directory(purpose: Purpose) -> Option<PathBuf> {
+pub(super) fn default_directory(purpose: Purpose) -> Option<PathBuf> {
     directory(purpose, |name| env::var_os(name), rustix::process::geteuid().is_root())
 }
 

@@ -14,7 +14,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct File {
+pub(super) struct File {
     pub state_directory: Option<PathBuf>,
     pub server: Server,
     pub admin: Admin,
@@ -26,7 +26,7 @@ pub struct File {
 
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Server {
+pub(super) struct Server {
     pub listen: Vec<String>,
     pub clear_http: bool,
     pub max_connections: usize,
@@ -52,7 +52,7 @@ impl Default for Server {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Tls {
+pub(super) struct Tls {
     pub certificate: PathBuf,
     pub key: PathBuf,
     pub client_ca: Option<PathBuf>,
@@ -60,7 +60,7 @@ pub struct Tls {
 
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Admin {
+pub(super) struct Admin {
     pub listen: String,
     pub allowed_hosts: Vec<String>,
 }
@@ -73,7 +73,7 @@ impl Default for Admin {
 
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Cache {
+pub(super) struct Cache {
     pub directory: Option<PathBuf>,
     pub max_size: Size,
     pub min_free: Size,
@@ -103,7 +103,7 @@ impl Default for Cache {
 
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Access {
+pub(super) struct Access {
     pub anonymous: Anonymous,
     pub htpasswd: Option<PathBuf>,
     pub push_users: Option<Vec<String>>,
@@ -127,13 +127,13 @@ impl Default for Access {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Push {
+pub(super) struct Push {
     pub key_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Anonymous {
+pub(super) enum Anonymous {
     #[default]
     Pull,
     None,
@@ -141,7 +141,7 @@ pub enum Anonymous {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Upstream {
+pub(super) struct Upstream {
     pub name: String,
     pub urls: Option<Vec<String>>,
     pub aliases: Option<Vec<String>>,
@@ -172,7 +172,7 @@ const fn connections() -> u64 {
 /// Whose credentials decide what a client may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Sharing {
+pub(super) enum Sharing {
     #[default]
     Shared,
     Client,
@@ -180,7 +180,7 @@ pub enum Sharing {
 
 impl Upstream {
     /// A section that says nothing but its name.
-    pub fn named(name: &str) -> Self {
+    pub(super) fn named(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             urls: None,

@@ -1,7 +1,7 @@
 //! The registries everybody uses: what a configuration file need not say about them.
 
 /// What is known of a registry by its name.
-pub struct Registry {
+pub(super) struct Registry {
     pub name: &'static str,
     pub url: &'static str,
     pub aliases: &'static [&'static str],
@@ -11,10 +11,10 @@ pub struct Registry {
 }
 
 /// The one that image names without a registry mean.
-pub const DOCKER_HUB: &str = "docker.io";
+pub(super) const DOCKER_HUB: &str = "docker.io";
 
 /// The upstreams of a forebay without any in its configuration, Docker Hub first.
-pub const WELL_KNOWN: [Registry; 10] = [
+pub(super) const WELL_KNOWN: [Registry; 10] = [
     Registry {
         name: DOCKER_HUB,
         url: "https://registry-1.docker.io",
@@ -34,7 +34,7 @@ pub const WELL_KNOWN: [Registry; 10] = [
 ];
 
 /// What is known of the registry of this name, if anything is.
-pub fn find(name: &str) -> Option<&'static Registry> {
+pub(super) fn find(name: &str) -> Option<&'static Registry> {
     WELL_KNOWN.iter().find(|registry| registry.name == name)
 }
 

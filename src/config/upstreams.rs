@@ -26,7 +26,7 @@ const MAX_CONNECTIONS: usize = 16;
 ///
 /// # Errors
 /// The first section that makes no sense, alone or beside the others.
-pub fn read(
+pub(super) fn read(
     document: &Document<'_>,
     mut sections: Vec<raw::Upstream>,
     defaults: &raw::Access,

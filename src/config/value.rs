@@ -6,8 +6,8 @@ use bytesize::ByteSize;
 use humantime_serde::re::humantime;
 use serde::Deserialize;
 
-pub const MIB: u64 = 1 << 20;
-pub const GIB: u64 = 1 << 30;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
 
 /// More than this is a slip of the pen; sums of such sizes still fit an `i64`, as gauges need.
 const MAX_SIZE: u64 = 1 << 60;
@@ -15,7 +15,7 @@ const MAX_SIZE: u64 = 1 << 60;
 /// A number of bytes: `"50 GiB"`, `"300 MB"`, or an integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "SizeForm")]
-pub struct Size(pub u64);
+pub(super) struct Size(pub u64);
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "must be a size such as \"50 GiB\" or \"300 MB\", or a number of bytes")]
@@ -55,7 +55,7 @@ impl Size {
 /// A length of time: `"30s"`, `"5m"`, `"30d"`, or 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "PeriodForm")]
-pub struct Period(pub Duration);
+pub(super) struct Period(pub Duration);
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "must be a duration such as \"30s\", \"5m\" or \"30d\"")]

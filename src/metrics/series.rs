@@ -33,7 +33,7 @@ pub(super) struct Series {
 
 impl AllSeries {
     /// Looks at the series of an upstream, which may be new.
-    pub fn with<T>(&self, upstream: &str, look: impl FnOnce(&UpstreamSeries) -> T) -> T {
+    pub(super) fn with<T>(&self, upstream: &str, look: impl FnOnce(&UpstreamSeries) -> T) -> T {
         let known = self.0.load();
         if let Some(series) = known.get(upstream) {
             return look(series);
@@ -50,14 +50,14 @@ impl AllSeries {
 }
 
 impl UpstreamSeries {
-    pub fn get<O: Label>(&self, operation: Operation, outcome: O, find: impl FnOnce() -> Series) -> &Series {
+    pub(super) fn get<O: Label>(&self, operation: Operation, outcome: O, find: impl FnOnce() -> Series) -> &Series {
         let of_operation = self.0[operation as usize].get_or_init(|| O::ALL.iter().map(|_| OnceLock::new()).collect());
         of_operation[outcome.index()].get_or_init(find)
     }
 }
 
 impl Series {
-    pub fn find(families: &Families, upstream: &str, operation: Operation, outcome: impl Label) -> Self {
+    pub(super) fn find(families: &Families, upstream: &str, operation: Operation, outcome: impl Label) -> Self {
         let labels = [upstream, operation.as_str(), outcome.as_str()];
         Self {
             time_to_first_byte: families.time_to_first_byte.with_label_values(&labels),
@@ -68,7 +68,7 @@ impl Series {
     }
 
     /// One more answer with this status.
-    pub fn answered(&self, status: u16, find: impl FnOnce() -> IntCounter) {
+    pub(super) fn answered(&self, status: u16, find: impl FnOnce() -> IntCounter) {
         match USUAL.iter().position(|usual| *usual == status) {
             Some(place) => self.answered[place].get_or_init(find).inc(),
             None => find().inc(),

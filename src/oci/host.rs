@@ -62,12 +62,12 @@ pub(crate) struct Authority {
 
 impl Authority {
     /// As a request names it: RFC 3986 section 3.2.3 has a port that is empty, too.
-    pub fn of_request(text: &str) -> Option<Self> {
+    pub(crate) fn of_request(text: &str) -> Option<Self> {
         Self::parse(text.strip_suffix(':').unwrap_or(text))
     }
 
     /// `None` for what is no `name[:port]`; there is no pattern for it either.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         if let Some(rest) = text.strip_prefix('[') {
             let (address, port) = rest.split_once(']')?;
             let address: Ipv6Addr = address.parse().ok()?;

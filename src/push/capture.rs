@@ -49,7 +49,7 @@ struct Flowing {
 }
 
 impl UploadCapture {
-    pub fn of(push: Push<'_>, kept: Kept, has_content: bool, upstream: &Upstream, tees: &Captures) -> Self {
+    pub(super) fn of(push: Push<'_>, kept: Kept, has_content: bool, upstream: &Upstream, tees: &Captures) -> Self {
         let step = step(push.write, push.method, digest(push).is_some(), kept, has_content);
         let tee = match step {
             Step::First => {
@@ -69,7 +69,7 @@ impl UploadCapture {
     }
 
     /// Has the tee see the content.
-    pub fn put_on(&self, content: UploadBody) -> UploadBody {
+    pub(super) fn put_on(&self, content: UploadBody) -> UploadBody {
         if self.flow.state().tee.is_none() {
             return content;
         }
@@ -77,7 +77,13 @@ impl UploadCapture {
     }
 
     /// The upstream has answered: commits what is whole; what else is kept of the upload from now on.
-    pub async fn take_off(self, push: Push<'_>, written: &Written, upstream: &Upstream, tees: &Captures) -> Kept {
+    pub(super) async fn take_off(
+        self,
+        push: Push<'_>,
+        written: &Written,
+        upstream: &Upstream,
+        tees: &Captures,
+    ) -> Kept {
         if let Step::Stays(kept) = self.step {
             return kept;
         }

@@ -11,7 +11,7 @@ use crate::{
 
 /// What an upstream and the configuration say of changes.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub(crate) struct Terms {
     /// Changes are made with credentials of ours.
     pub has_credentials: bool,
     /// There is a client who could say who it is.
@@ -22,7 +22,7 @@ pub struct Terms {
 
 impl Terms {
     /// Whether a change needs a client that says who it is.
-    pub fn need_user(&self) -> bool {
+    pub(crate) fn need_user(&self) -> bool {
         self.has_credentials || self.push_users.is_some()
     }
 
@@ -30,7 +30,7 @@ impl Terms {
     ///
     /// # Errors
     /// It has to say who it is, cannot, or is none of those who may.
-    pub fn permit(&self, identity: &Identity) -> Result<(), Error> {
+    pub(crate) fn permit(&self, identity: &Identity) -> Result<(), Error> {
         match (identity, &self.push_users) {
             (Identity::User(_), None) => Ok(()),
             (Identity::User(name), Some(named)) if named.users.contains(name) => Ok(()),

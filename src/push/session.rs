@@ -26,12 +26,12 @@ pub(super) enum Kept {
 const BEGUN: &str = "new";
 
 impl Session {
-    pub fn seal(&self, upstream: &str, repository: &Repository, seal: &Seal) -> Option<String> {
+    pub(super) fn seal(&self, upstream: &str, repository: &Repository, seal: &Seal) -> Option<String> {
         seal.seal(upstream, repository, &self.to_text())
     }
 
     /// `None` when it was not sealed with this key for this repository.
-    pub fn open(upstream: &str, repository: &Repository, sealed: &str, seal: &Seal) -> Option<Self> {
+    pub(super) fn open(upstream: &str, repository: &Repository, sealed: &str, seal: &Seal) -> Option<Self> {
         seal.open(upstream, repository, sealed).map(Self::from_text)
     }
 

@@ -107,19 +107,19 @@ const NO_UPSTREAM: &str = "none";
 const CLIENT_LEFT: u16 = 499;
 
 /// Records a request, too, when its client leaves before there is an answer.
-pub struct AbortGuard<'a> {
+pub(crate) struct AbortGuard<'a> {
     pub facts: &'a mut AccessRecord,
     metrics: &'a Metrics,
     answered: bool,
 }
 
 impl<'a> AbortGuard<'a> {
-    pub fn new(facts: &'a mut AccessRecord, metrics: &'a Metrics) -> Self {
+    pub(crate) fn new(facts: &'a mut AccessRecord, metrics: &'a Metrics) -> Self {
         Self { facts, metrics, answered: false }
     }
 
     /// There is an answer: its body records the rest.
-    pub fn answered(mut self) {
+    pub(crate) fn answered(mut self) {
         self.answered = true;
     }
 }
@@ -174,7 +174,7 @@ impl http_body::Body for LoggedBody {
                     self.complete = true;
                     // Before the last byte is out, so that its client cannot come again sooner.
                     if let Some(hit) = self.facts.whole_hit.take() {
-                        hit.is_over();
+                        hit.ended();
                     }
                 }
             }

@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 use crate::oci::{Adjoining, Digest, Ranges, etag};
 
 /// Whether the client says that it has this content already.
-pub fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
+pub(crate) fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
     // Most requests have no conditions.
     if !headers.contains_key(header::IF_NONE_MATCH) {
         return false;
@@ -21,7 +21,7 @@ pub fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
 }
 
 /// The ranges the client wants, if it still wants any of this content.
-pub fn wanted_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Ranges> {
+pub(crate) fn wanted_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Ranges> {
     if let Some(condition) = headers.get(header::IF_RANGE)
         && condition.as_bytes() != etag(digest).as_bytes()
     {
@@ -41,7 +41,7 @@ pub fn wanted_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Ranges> {
 const COUNTING: [&str; 5] = ["containers/", "skopeo/", "buildah/", "cri-o/", "podman/"];
 
 /// What this client expects of ranges that adjoin.
-pub fn adjoining(headers: &HeaderMap) -> Adjoining {
+pub(crate) fn adjoining(headers: &HeaderMap) -> Adjoining {
     let name = headers.get(header::USER_AGENT).and_then(|name| name.to_str().ok()).unwrap_or_default();
     let begins_with = |known: &&str| name.get(..known.len()).is_some_and(|name| name.eq_ignore_ascii_case(known));
     if COUNTING.iter().any(begins_with) { Adjoining::KeepApart } else { Adjoining::Join }

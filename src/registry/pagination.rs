@@ -24,7 +24,7 @@ const MAX_PACKED: usize = 4096;
 const NO_NUMBER: &str = "-1";
 
 /// The query as the upstream gets it, of the one that a client sent.
-pub fn asked(list: &List, query: &str) -> String {
+pub(crate) fn asked(list: &List, query: &str) -> String {
     let value = |name: &str| parse(query.as_bytes()).find(|(key, value)| key == name && !value.is_empty());
     let last = value("last").map(|(_, last)| last.into_owned());
     if let Some(packed) = last.as_deref().and_then(unpack) {
@@ -47,7 +47,7 @@ pub fn asked(list: &List, query: &str) -> String {
 }
 
 /// The query by which a client asks us for what the upstream has asked for by this one. `ns=` is between us and either.
-pub fn told(query: &str) -> String {
+pub(crate) fn told(query: &str) -> String {
     let pairs = || parse(query.as_bytes()).filter(|(key, _)| is_passed(key));
     let plain = Serializer::new(String::new()).extend_pairs(pairs()).finish();
     let is_ours = pairs().all(|(key, value)| match &*key {

@@ -17,14 +17,14 @@ pub(super) struct Path<'a> {
 
 impl Path<'_> {
     /// The last component in front of `/v2/`.
-    pub fn prefix(&self) -> Option<&str> {
+    pub(super) fn prefix(&self) -> Option<&str> {
         let front = self.decoded[..self.v2].strip_suffix('/')?;
         let (_, last) = front.rsplit_once('/')?;
         Some(last)
     }
 
     /// Everything below `/v2/`; empty for `/v2/` and for `/v2`.
-    pub fn below(&self) -> &str {
+    pub(super) fn below(&self) -> &str {
         self.decoded[self.v2 + "v2".len()..].trim_start_matches('/')
     }
 }

@@ -24,7 +24,7 @@ const MAX_UNREAD: u64 = 256 * 1024;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The body of a request. Whoever drops it gives back what they left.
-pub struct RequestBody {
+pub(crate) struct RequestBody {
     body: Option<Incoming>,
     back: Option<Arc<Mutex<ReturnSlot>>>,
 }
@@ -39,10 +39,10 @@ struct ReturnSlot {
 }
 
 /// The other end of what is lent.
-pub struct UnreadBody(Arc<Mutex<ReturnSlot>>);
+pub(crate) struct UnreadBody(Arc<Mutex<ReturnSlot>>);
 
 /// Lends the body of a request. `None`: nothing can be left of it that would be in the way.
-pub fn lend(body: Incoming, version: Version, headers: &HeaderMap) -> (RequestBody, Option<UnreadBody>) {
+pub(crate) fn lend(body: Incoming, version: Version, headers: &HeaderMap) -> (RequestBody, Option<UnreadBody>) {
     if body.is_end_stream() || version > Version::HTTP_11 {
         return (RequestBody { body: Some(body), back: None }, None);
     }
@@ -53,7 +53,7 @@ pub fn lend(body: Incoming, version: Version, headers: &HeaderMap) -> (RequestBo
 
 impl UnreadBody {
     /// Reads what is left, if it is little and comes soon. False: the connection cannot be used again.
-    pub async fn read(self) -> bool {
+    pub(crate) async fn read(self) -> bool {
         let mut body = {
             let mut back = lock(&self.0);
             match back.body.take() {

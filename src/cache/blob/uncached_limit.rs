@@ -17,7 +17,7 @@ use super::super::{Holding, Reading, SlowReaders, Taker};
 use crate::peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks};
 
 /// The most places, however many descriptors there are: so many clients that none calls slow (256 KiB/s) fill 2 Gbit/s.
-pub const MAX_THROUGH: u64 = 1024;
+pub(crate) const MAX_THROUGH: u64 = 1024;
 
 /// The client that takes a blob.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ pub struct Client<'a> {
 
 /// All places. A cheap handle.
 #[derive(Clone)]
-pub struct UncachedLimit(Arc<Inner>);
+pub(crate) struct UncachedLimit(Arc<Inner>);
 
 struct Inner {
     shares: Shares,
@@ -43,7 +43,7 @@ pub struct Place {
 }
 
 impl UncachedLimit {
-    pub fn new(total: u64, trusted: TrustedNetworks, readers: SlowReaders) -> Self {
+    pub(crate) fn new(total: u64, trusted: TrustedNetworks, readers: SlowReaders) -> Self {
         Self(Arc::new(Inner { shares: Shares::new(total, trusted), readers, next: AtomicU64::default() }))
     }
 
@@ -51,7 +51,7 @@ impl UncachedLimit {
     ///
     /// # Errors
     /// All are taken, or the client's peer has the largest share of them, and no reader is slow enough to go.
-    pub async fn begin(&self, client: Client<'_>) -> Result<Place, Refused> {
+    pub(crate) async fn begin(&self, client: Client<'_>) -> Result<Place, Refused> {
         let Inner { shares, readers, next } = &*self.0;
         let permit = match shares.take(client.address, 1) {
             Ok(permit) => permit,

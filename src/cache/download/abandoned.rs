@@ -43,7 +43,10 @@ pub(super) async fn watch(fills: &Downloads, fill: &Arc<Download>) -> Infallible
 }
 
 /// Waits for `end` as long as a fill without clients may go on; `received` is [`Download::advance`].
-pub async fn while_it_advances<T>(end: impl Future<Output = T>, received: impl Fn() -> Option<u64>) -> Option<T> {
+pub(crate) async fn while_it_advances<T>(
+    end: impl Future<Output = T>,
+    received: impl Fn() -> Option<u64>,
+) -> Option<T> {
     let mut end = pin!(end);
     let (mut before, mut begun) = (received(), Instant::now());
     loop {

@@ -177,7 +177,7 @@ async fn work(fills: &Downloads, fill: &Arc<Download>, slot: &mut Option<TempBlo
             Some(gap) => {
                 // Somebody asked for that range and did not get it: perhaps nobody does.
                 transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total))
-                    .to_the_end()
+                    .reads_to_end()
                     .telling(&fill.flow, &fill.skipped);
                 if in_one_go {
                     transfer = transfer.in_one_go();

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, ops::Range};
 
 /// A set of bytes as disjoint, non-touching ranges in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Extents(BTreeMap<u64, u64>);
+pub(crate) struct Extents(BTreeMap<u64, u64>);
 
 impl Extents {
-    pub fn insert(&mut self, range: Range<u64>) {
+    pub(crate) fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
         }
@@ -20,7 +20,7 @@ impl Extents {
         self.0.insert(start, end);
     }
 
-    pub fn remove(&mut self, range: Range<u64>) {
+    pub(crate) fn remove(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
         }
@@ -38,23 +38,23 @@ impl Extents {
     }
 
     /// Where the run of bytes that are there ends, starting at `offset`; `offset` itself if that byte is missing.
-    pub fn end_of_run(&self, offset: u64) -> u64 {
+    pub(crate) fn end_of_run(&self, offset: u64) -> u64 {
         self.0.range(..=offset).next_back().map_or(offset, |(_, &end)| end.max(offset))
     }
 
     /// Where the next run at or after `offset` starts.
-    pub fn next_start(&self, offset: u64) -> Option<u64> {
+    pub(crate) fn next_start(&self, offset: u64) -> Option<u64> {
         if self.contains(offset) {
             return Some(offset);
         }
         self.0.range(offset..).next().map(|(&start, _)| start)
     }
 
-    pub fn contains(&self, offset: u64) -> bool {
+    pub(crate) fn contains(&self, offset: u64) -> bool {
         self.end_of_run(offset) > offset
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -74,17 +74,17 @@ enum Next {
 }
 
 impl Hasher {
-    pub fn new(algorithm: Algorithm) -> Self {
+    pub(super) fn new(algorithm: Algorithm) -> Self {
         Self { state: Mutex::new(HasherState::new(algorithm)), idle: Notify::new() }
     }
 
     /// Begins anew, while no job runs.
-    pub fn restart(&self, algorithm: Algorithm) {
+    pub(super) fn restart(&self, algorithm: Algorithm) {
         *self.state() = HasherState::new(algorithm);
     }
 
     /// Takes bytes that are being written, unless it has too many already; `written` says what is in the file.
-    pub fn offer(&self, batch: &Arc<Batch>, written: &Extents) {
+    pub(super) fn offer(&self, batch: &Arc<Batch>, written: &Extents) {
         let mut state = self.state();
         // What stands behind bytes that somebody else fetches would only take memory from others until those are here,
         // and can be read from the file by then.
@@ -96,7 +96,7 @@ impl Hasher {
     }
 
     /// The digest of the first `total` bytes, all of which are in the file, and no more: the hash goes on when more are.
-    pub async fn digest(&self, fill: &Arc<Download>, total: u64) -> io::Result<Digest> {
+    pub(super) async fn digest(&self, fill: &Arc<Download>, total: u64) -> io::Result<Digest> {
         loop {
             // Before the look, so that a job that ends in between is not missed.
             let idle = self.idle.notified();
@@ -122,7 +122,7 @@ impl Hasher {
     }
 
     /// How many bytes from the front are hashed, give or take a stretch.
-    pub fn hashed(&self) -> u64 {
+    pub(super) fn hashed(&self) -> u64 {
         self.state().hashed
     }
 
@@ -236,12 +236,12 @@ impl HashTask {
 }
 
 /// Feeds a part of a file to `verifier`. Blocks.
-pub fn hash_slice(slice: &FileSlice, verifier: &mut Verifier) -> io::Result<()> {
+pub(crate) fn hash_slice(slice: &FileSlice, verifier: &mut Verifier) -> io::Result<()> {
     read_each(&slice.file, slice.offset, slice.offset + slice.len, |bytes| verifier.update(bytes))
 }
 
 /// The same off the async threads, among as many as are hashed at a time.
-pub async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io::Result<Verifier> {
+pub(crate) async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io::Result<Verifier> {
     let turn = TURNS.clone().acquire_owned().await.map_err(io::Error::other)?;
     blocking(move || {
         hash_slice(&slice, &mut verifier)?;
@@ -252,7 +252,7 @@ pub async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io::Resul
 }
 
 /// A turn for who can wait: there is none while fills hash on all processors.
-pub fn turn_to_spare() -> Option<OwnedSemaphorePermit> {
+pub(crate) fn turn_to_spare() -> Option<OwnedSemaphorePermit> {
     TURNS.clone().try_acquire_owned().ok()
 }
 

@@ -7,7 +7,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 /// How often it is looked.
-pub const TICK: Duration = Duration::from_millis(50);
+pub(super) const TICK: Duration = Duration::from_millis(50);
 /// How long a rate is measured before it counts.
 const MEASURE: Duration = Duration::from_millis(250);
 /// The same in ticks.
@@ -33,7 +33,7 @@ const DISK_BOUND: f64 = 0.25;
 
 /// What is seen at one tick. All counts only grow.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample {
+pub(super) struct Sample {
     /// Since the fill began.
     pub at: Duration,
     /// Bytes of this fill that came.
@@ -50,7 +50,7 @@ pub struct Sample {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub(super) enum Decision {
     /// As it is, for now.
     Stay,
     /// Open as many more.
@@ -61,7 +61,7 @@ pub enum Decision {
 
 /// Judges one fill.
 #[derive(Debug)]
-pub struct ConnectionRamp {
+pub(super) struct ConnectionRamp {
     most: usize,
     /// The last ones since the number of connections changed, as many as a rate is measured over.
     seen: VecDeque<Sample>,
@@ -82,23 +82,23 @@ struct Rates {
 
 impl ConnectionRamp {
     /// At most `most` connections.
-    pub fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self { most, seen: VecDeque::new(), since: Duration::ZERO, before: None, settled: most < 2 }
     }
 
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.settled
     }
 
     /// Bytes per second and connection, once measured.
     #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 connections")]
-    pub fn each(&self) -> Option<f64> {
+    pub(super) fn each(&self) -> Option<f64> {
         let rates = self.rates()?;
         (rates.fill > 0.0).then(|| rates.fill / rates.connections.max(1) as f64)
     }
 
     /// What to do now that `sample` is seen.
-    pub fn see(&mut self, sample: Sample) -> Decision {
+    pub(super) fn see(&mut self, sample: Sample) -> Decision {
         let changed = self.seen.back().is_some_and(|last| last.connections != sample.connections);
         let still =
             self.seen.len() > STILL && self.seen[self.seen.len() - STILL].fill == sample.fill && self.before.is_none();

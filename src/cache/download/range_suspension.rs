@@ -21,12 +21,12 @@ pub(super) struct RangeSuspensions(Mutex<HashMap<Registry, Instant>>);
 
 impl RangeSuspensions {
     /// A blob of this upstream that was put together from parts was wrong.
-    pub fn note(&self, registry: &Registry) {
+    pub(super) fn note(&self, registry: &Registry) {
         self.entries().insert(registry.clone(), Instant::now() + SPAN);
     }
 
     /// Whether blobs of this upstream are to be read in one go.
-    pub fn covers(&self, registry: &Registry) -> bool {
+    pub(super) fn covers(&self, registry: &Registry) -> bool {
         let mut entries = self.entries();
         entries.retain(|_, until| *until > Instant::now());
         entries.contains_key(registry)

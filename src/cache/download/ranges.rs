@@ -68,7 +68,7 @@ impl Claim {
     }
 
     /// Claims bytes that nobody has or fetches.
-    pub fn make(fill: &Arc<Download>, state: &mut DownloadState, rest: Range<u64>) -> Self {
+    pub(super) fn make(fill: &Arc<Download>, state: &mut DownloadState, rest: Range<u64>) -> Self {
         state.foreign.insert(rest.clone());
         state.range_transfers += 1;
         state.in_parts = true;
@@ -76,7 +76,7 @@ impl Claim {
     }
 
     /// What is in the file needs nobody's claim any more.
-    pub fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let written = self.fill.state().written.end_of_run(self.rest.start);
         self.rest.start = written.min(self.rest.end);
     }

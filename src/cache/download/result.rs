@@ -4,7 +4,7 @@ use crate::metrics::Label;
 
 /// How a download into the cache ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DownloadResult {
+pub(crate) enum DownloadResult {
     Complete,
     /// The bytes are not those of the digest.
     Mismatch,

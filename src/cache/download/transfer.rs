@@ -77,7 +77,7 @@ pub struct Transfer {
     patience: Duration,
     parts: TransferParts,
     /// Whether all that comes is of use where the whole is read in place of a part.
-    to_the_end: bool,
+    reads_to_end: bool,
     /// The last request for a part did not help: the next one is for the whole.
     whole_next: bool,
     /// The body at hand is the whole, in place of a part.
@@ -158,7 +158,7 @@ impl Transfer {
             pause: FIRST_PAUSE,
             patience: PATIENCE,
             parts: TransferParts::Preferred,
-            to_the_end: false,
+            reads_to_end: false,
             whole_next: false,
             is_whole: false,
             asked_part: false,
@@ -207,8 +207,8 @@ impl Transfer {
     }
 
     /// Goes on to the end of the blob, should the upstream give the whole in place of the part.
-    pub fn to_the_end(self) -> Self {
-        Self { to_the_end: true, ..self }
+    pub fn reads_to_end(self) -> Self {
+        Self { reads_to_end: true, ..self }
     }
 
     /// Never asks for the whole blob.
@@ -398,7 +398,7 @@ impl Transfer {
                 "nothing shows that the answer is the part that was asked for, or the whole",
             ));
         }
-        if is_whole && self.to_the_end {
+        if is_whole && self.reads_to_end {
             self.last = None;
         }
         let ends_before = |total: u64| self.position > total || self.last.is_some_and(|last| last >= total);

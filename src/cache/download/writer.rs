@@ -66,26 +66,26 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Of a batch that has all.
-    pub fn pieces(&self) -> &[(u64, Bytes)] {
+    pub(super) fn pieces(&self) -> &[(u64, Bytes)] {
         &self.pieces
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    pub fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> u64 {
         let tail = self.tail.as_ref().map(|(offset, _)| *offset);
         self.pieces.first().map(|(offset, _)| *offset).or(tail).unwrap_or(0)
     }
 
     /// Of a batch that has all.
-    pub fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.pieces.last().map_or(0, |(offset, bytes)| offset + bytes.len() as u64)
     }
 
     /// Whether it may be kept in memory for longer than its write takes.
-    pub fn is_paid_for(&self) -> bool {
+    pub(super) fn is_paid_for(&self) -> bool {
         self.permit.as_ref().is_some_and(|permit| permit.num_permits() == self.len)
     }
 
@@ -163,7 +163,7 @@ pub(super) struct WritePipeline {
 }
 
 impl WritePipeline {
-    pub fn new(fill: &Arc<Download>, file: &Arc<File>, in_order: bool) -> Self {
+    pub(super) fn new(fill: &Arc<Download>, file: &Arc<File>, in_order: bool) -> Self {
         POURS.fetch_add(1, Ordering::Relaxed);
         Self {
             fill: fill.clone(),
@@ -177,13 +177,13 @@ impl WritePipeline {
     }
 
     /// Gives up when nothing has come for this long, and be it because the transfer tries to go on.
-    pub fn patient_for(mut self, patience: Duration) -> Self {
+    pub(super) fn patient_for(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
         self
     }
 
     /// The next bytes of the transfer; what was gathered is written meanwhile.
-    pub async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, DownloadError> {
+    pub(super) async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, DownloadError> {
         loop {
             let is_full = self.gathered.is_full(self.most);
             if self.writing.is_none() && self.gathered.len > 0 {
@@ -232,18 +232,18 @@ impl WritePipeline {
     }
 
     /// Bytes that are to be written.
-    pub fn push(&mut self, offset: u64, bytes: Bytes) {
+    pub(super) fn push(&mut self, offset: u64, bytes: Bytes) {
         self.gathered.push(offset, bytes);
     }
 
     /// Where the first bytes stand that are not in the file yet.
-    pub fn first_unwritten(&self) -> Option<u64> {
+    pub(super) fn first_unwritten(&self) -> Option<u64> {
         let batch = self.writing.as_ref().map(|writing| &*writing.batch);
         batch.into_iter().chain([&self.gathered]).find(|batch| batch.len > 0).map(Batch::start)
     }
 
     /// Writes what is left, and waits for it.
-    pub async fn finish(&mut self) -> Result<(), DownloadError> {
+    pub(super) async fn finish(&mut self) -> Result<(), DownloadError> {
         self.written().await?;
         self.start();
         self.written().await

@@ -47,7 +47,7 @@ impl Default for Filter {
 
 impl Filter {
     /// What of an index is of these types; `None` when the process ends.
-    pub async fn of(&self, content: Arc<Content>, artifact_types: &Arc<[String]>) -> Option<Referrers> {
+    pub(super) async fn of(&self, content: Arc<Content>, artifact_types: &Arc<[String]>) -> Option<Referrers> {
         if content.bytes.len() <= MAX_AT_ONCE {
             return Some(Referrers::of(&content.bytes, artifact_types));
         }

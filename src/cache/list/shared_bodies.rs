@@ -31,7 +31,7 @@ impl Default for Bodies {
 impl Bodies {
     /// The same bytes: those of the last answer, where they are equal and still held; else a copy of their own length, since
     /// the buffer that a body was read into is larger.
-    pub fn share(&self, key: &ListKey, body: &[u8]) -> Bytes {
+    pub(super) fn share(&self, key: &ListKey, body: &[u8]) -> Bytes {
         let former = self.0.get(key).and_then(|former| former.upgrade()).filter(|former| ***former == *body);
         let body = former.unwrap_or_else(|| {
             let body = Arc::new(body.to_vec());

@@ -55,7 +55,7 @@ struct Kept {
 }
 
 impl ListStore {
-    pub fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         let kept = moka::sync::Cache::builder()
             .max_capacity(MAX_MEMORY)
             .weigher(|key, kept: &Arc<Kept>| weight(key, &kept.answer))
@@ -69,7 +69,12 @@ impl ListStore {
     /// The last answer, and how far it can be believed. One too old for anything is not given; nor, where the
     /// upstream decides by client, one that is older than its last refusal to that client. `refused`: when forebay sent the
     /// request that the upstream refused; an answer to an earlier request is forgotten.
-    pub fn get(&self, key: &ListKey, access: Access, refused: Option<Instant>) -> (Option<ListAnswer>, Freshness) {
+    pub(super) fn get(
+        &self,
+        key: &ListKey,
+        access: Access,
+        refused: Option<Instant>,
+    ) -> (Option<ListAnswer>, Freshness) {
         let Some(kept) = self.kept.get(key) else { return (None, Freshness::Missing) };
         if refused.is_some_and(|refused| kept.asked <= refused) {
             self.forget(key);
@@ -95,7 +100,7 @@ impl ListStore {
     }
 
     /// Keeps an answer, unless something was changed since it was asked for. One that is too long leaves none.
-    pub fn note(&self, question: &ListQuery, asked: Instant, answer: &ListAnswer) {
+    pub(super) fn note(&self, question: &ListQuery, asked: Instant, answer: &ListAnswer) {
         if question.writes != self.writes(&question.key) {
             return;
         }
@@ -109,17 +114,17 @@ impl ListStore {
         }
     }
 
-    pub fn forget(&self, key: &ListKey) {
+    pub(super) fn forget(&self, key: &ListKey) {
         self.kept.invalidate(key);
     }
 
     /// How many changes were made through us where the list could show them.
-    pub fn writes(&self, key: &ListKey) -> u64 {
+    pub(super) fn writes(&self, key: &ListKey) -> u64 {
         self.writes.of(key.registry.name(), key.list.repository())
     }
 
     /// Something was changed in a repository: all lists in which that may show are forgotten, whoever asked for them.
-    pub fn forget_repository(&self, upstream: &Arc<str>, repository: &Repository) {
+    pub(super) fn forget_repository(&self, upstream: &Arc<str>, repository: &Repository) {
         // First, so that no answer to an earlier question comes in behind.
         self.writes.note(upstream, repository);
         for (key, _) in &self.kept {

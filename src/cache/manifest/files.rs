@@ -34,13 +34,13 @@ pub(super) struct ManifestFiles {
 }
 
 impl ManifestFiles {
-    pub fn new(store: DiskStore, documents: Offload) -> Self {
+    pub(super) fn new(store: DiskStore, documents: Offload) -> Self {
         let turns = (0..TURNS).map(|_| Arc::new(Semaphore::new(1))).collect();
         Self { store, documents, turns, hasher: RandomState::new() }
     }
 
     /// Writes what a registry gave. Where the bytes do not say all that clients get, what other upstreams said stays beside it.
-    pub async fn write(
+    pub(super) async fn write(
         &self,
         id: ContentKey,
         content: Arc<Content>,
@@ -69,7 +69,7 @@ impl ManifestFiles {
     }
 
     /// Removes the file of a manifest: what adds to it just now lands before, or finds none.
-    pub async fn remove(&self, id: &ContentKey) {
+    pub(super) async fn remove(&self, id: &ContentKey) {
         let _turn = self.turn(id).await;
         self.store.remove(IndexKey::Manifest(id.clone())).await;
     }

@@ -82,14 +82,14 @@ impl ManifestError {
 
 impl ManifestLookup {
     /// What the tag or digest means.
-    pub fn digest(&self) -> &Digest {
+    pub(super) fn digest(&self) -> &Digest {
         match self {
             Self::Unchanged(record) | Self::Head(record) => &record.digest,
             Self::Content { content, .. } => &content.digest,
         }
     }
 
-    pub fn head(&self, outcome: Outcome) -> ManifestHead {
+    pub(super) fn head(&self, outcome: Outcome) -> ManifestHead {
         match self {
             Self::Unchanged(record) | Self::Head(record) => ManifestHead::recorded(record, outcome),
             Self::Content { content, confirmed } => ManifestHead::of(content, outcome, *confirmed),

@@ -57,17 +57,17 @@ pub(super) struct ManifestQuery {
 
 impl ManifestQuery {
     /// Under which a 404 is remembered: every one is a GET's in the end.
-    pub fn of_missing(&self) -> Self {
+    pub(super) fn of_missing(&self) -> Self {
         Self { head: false, circle: false, ..self.clone() }
     }
 
     /// The same, whatever was changed before it was asked.
-    pub fn of_any_time(&self) -> Self {
+    pub(super) fn of_any_time(&self) -> Self {
         Self { writes: 0, ..self.clone() }
     }
 
     /// Whether content of this digest can be the answer.
-    pub fn is_met_by(&self, digest: &Digest) -> bool {
+    pub(super) fn is_met_by(&self, digest: &Digest) -> bool {
         match &self.reference {
             Reference::Digest(asked) => asked == digest,
             Reference::Tag(_) => true,

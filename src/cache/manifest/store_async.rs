@@ -23,7 +23,7 @@ pub(super) struct AsyncStore {
 
 impl AsyncStore {
     /// Writes an object, as [`AsyncStore::run`]. A disk that fails turns caching off, not pulling. Once the bytes are written, `gate` decides whether they land.
-    pub async fn write_when(
+    pub(super) async fn write_when(
         &self,
         key: IndexKey,
         bytes: Vec<u8>,
@@ -34,7 +34,7 @@ impl AsyncStore {
     }
 
     /// Does what writes an object; returns when it is done, or in a moment.
-    pub async fn run(&self, key: IndexKey, write: impl Future<Output = io::Result<()>> + Send + 'static) {
+    pub(super) async fn run(&self, key: IndexKey, write: impl Future<Output = io::Result<()>> + Send + 'static) {
         let writing = self.tasks.spawn(async move {
             if let Err(error) = write.await {
                 tracing::error!(%error, ?key, "cannot write into the cache");

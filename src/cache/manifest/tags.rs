@@ -71,7 +71,7 @@ struct Remembered {
 }
 
 impl TagRecords {
-    pub fn new(config: &Config, writer: AsyncStore) -> Self {
+    pub(super) fn new(config: &Config, writer: AsyncStore) -> Self {
         // From now on it is known when the clock is set.
         freshness::steady_now();
         let troubled = moka::sync::Cache::builder()
@@ -96,7 +96,12 @@ impl TagRecords {
     /// The record of a tag, and how far it can be believed. One too old for anything is not given, nor what another registry
     /// answered under this name.
     /// `scarce`: its upstream is to be asked seldom.
-    pub async fn get(&self, key: &TagKey, registry: &Registry, scarce: bool) -> (Option<Arc<TagRecord>>, Freshness) {
+    pub(super) async fn get(
+        &self,
+        key: &TagKey,
+        registry: &Registry,
+        scarce: bool,
+    ) -> (Option<Arc<TagRecord>>, Freshness) {
         let Some(found) = self.find(key, registry).await else { return (None, Freshness::Missing) };
         match self.judge(&found, scarce) {
             Freshness::Missing => (None, Freshness::Missing),
@@ -105,7 +110,7 @@ impl TagRecords {
     }
 
     /// The record of a tag, when it is in memory and fresh.
-    pub fn fresh_in_memory(&self, key: &TagKey, registry: &Registry, scarce: bool) -> Option<Arc<TagRecord>> {
+    pub(super) fn fresh_in_memory(&self, key: &TagKey, registry: &Registry, scarce: bool) -> Option<Arc<TagRecord>> {
         let found = self.remembered(key).filter(|found| self.holds(key, found))?;
         if !found.record.is_of(registry, key.pool) {
             return None;
@@ -156,17 +161,17 @@ impl TagRecords {
 
     /// How many changes were made through us in a repository. What was asked, or read, when there were fewer may be
     /// outdated.
-    pub fn writes(&self, upstream: &Arc<str>, repository: &Repository) -> u64 {
+    pub(super) fn writes(&self, upstream: &Arc<str>, repository: &Repository) -> u64 {
         self.writes.of(upstream, Some(repository))
     }
 
     /// A change was made that moved no tag.
-    pub fn note_write(&self, upstream: &Arc<str>, repository: &Repository) {
+    pub(super) fn note_write(&self, upstream: &Arc<str>, repository: &Repository) {
         self.writes.note(upstream, repository);
     }
 
     /// What this question was answered says that a change was made elsewhere, unless one was made through us meanwhile.
-    pub fn note_elsewhere(&self, question: &mut ManifestQuery) {
+    pub(super) fn note_elsewhere(&self, question: &mut ManifestQuery) {
         if let Some(writes) = self.writes.advance(question.registry.name(), &question.repository, question.writes) {
             question.writes = writes;
         }
@@ -215,7 +220,7 @@ impl TagRecords {
     }
 
     /// The records of the same tag for clients that accept other types.
-    pub async fn other_classes(&self, key: &TagKey, registry: &Registry) -> Vec<(Arc<TagRecord>, Freshness)> {
+    pub(super) async fn other_classes(&self, key: &TagKey, registry: &Registry) -> Vec<(Arc<TagRecord>, Freshness)> {
         let mut found = Vec::new();
         for other in self.store.tag_classes(key).await {
             if let Some(other) = self.find(&other, registry).await {
@@ -227,7 +232,7 @@ impl TagRecords {
     }
 
     /// Keeps what the upstream answered; a question by digest leaves no record.
-    pub async fn put(&self, wanted: &Wanted, question: &ManifestQuery, record: TagRecord) -> Arc<TagRecord> {
+    pub(super) async fn put(&self, wanted: &Wanted, question: &ManifestQuery, record: TagRecord) -> Arc<TagRecord> {
         let registry = wanted.upstream.registry();
         let record = Arc::new(TagRecord { urls: registry.url_hashes().clone(), ..record });
         if let Reference::Tag(tag) = &question.reference {
@@ -275,7 +280,7 @@ impl TagRecords {
     }
 
     /// Lets what was asked for at `writes` changes land on disk, unless one was made since.
-    pub fn gate(
+    pub(super) fn gate(
         &self,
         upstream: &Arc<str>,
         repository: &Repository,
@@ -286,7 +291,7 @@ impl TagRecords {
     }
 
     /// The upstream said again what it said before.
-    pub async fn confirm(
+    pub(super) async fn confirm(
         &self,
         wanted: &Wanted,
         question: &ManifestQuery,
@@ -297,14 +302,14 @@ impl TagRecords {
     }
 
     /// A change was made: nothing of what it outdates is left, in memory, on disk, or on its way to either.
-    pub async fn forget(&self, key: &TagKey) {
+    pub(super) async fn forget(&self, key: &TagKey) {
         self.begin_change(&key.upstream, &key.repository).await;
         self.remove(key).await;
         self.end_change(&key.upstream, &key.repository, [key]);
     }
 
     /// A manifest was deleted: the same, for the tags of a repository that point at it.
-    pub async fn forget_pointing_at(
+    pub(super) async fn forget_pointing_at(
         &self,
         pool: Visibility,
         upstream: &Arc<str>,
@@ -328,7 +333,7 @@ impl TagRecords {
         self.end_change(upstream, repository, &removed);
     }
 
-    pub async fn begin_change(&self, upstream: &Arc<str>, repository: &Repository) {
+    pub(super) async fn begin_change(&self, upstream: &Arc<str>, repository: &Repository) {
         self.writes.note(upstream, repository);
         let (writes, upstream, repository) = (self.writes.clone(), upstream.clone(), repository.clone());
         blocking(move || writes.settle(&upstream, &repository)).await;
@@ -348,7 +353,7 @@ impl TagRecords {
     }
 
     /// The upstream says that there is no such tag: for nobody, whatever they accept.
-    pub async fn remove(&self, key: &TagKey) {
+    pub(super) async fn remove(&self, key: &TagKey) {
         // Records that found no room on disk are in memory alone.
         self.memory.invalidate(&key.of_all_classes());
         let mut keys = self.store.tag_classes(key).await;
@@ -360,13 +365,13 @@ impl TagRecords {
         self.memory.invalidate(&key.of_all_classes());
     }
 
-    pub fn note_trouble(&self, wanted: &Wanted, key: &TagKey) {
+    pub(super) fn note_trouble(&self, wanted: &Wanted, key: &TagKey) {
         if !self.tag_ttl.is_zero() {
             self.troubled.insert(trouble(wanted, key), ());
         }
     }
 
-    pub fn is_troubled(&self, wanted: &Wanted, key: &TagKey) -> bool {
+    pub(super) fn is_troubled(&self, wanted: &Wanted, key: &TagKey) -> bool {
         self.troubled.contains_key(&trouble(wanted, key))
     }
 

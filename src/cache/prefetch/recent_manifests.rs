@@ -26,7 +26,7 @@ const TTL: Duration = Duration::from_secs(60);
 const SECONDS: u64 = (1 << 24) - 1;
 
 /// The notes. A place of 0 is free.
-pub struct RecentManifests {
+pub(crate) struct RecentManifests {
     slots: Box<[AtomicU64]>,
     hasher: RandomState,
     start: Instant,
@@ -34,7 +34,7 @@ pub struct RecentManifests {
 
 /// A manifest in a repository, as a client reads it.
 #[derive(Clone, Copy)]
-pub struct Read<'a> {
+pub(crate) struct Read<'a> {
     pub client: IpAddr,
     pub registry: &'a Registry,
     pub repository: &'a Repository,
@@ -50,12 +50,12 @@ impl Default for RecentManifests {
 
 impl RecentManifests {
     /// A client reads this manifest.
-    pub fn note(&self, read: Read<'_>) {
+    pub(crate) fn note(&self, read: Read<'_>) {
         self.note_at(read, self.now());
     }
 
     /// Whether a client has read this manifest since it was last asked about, and not long ago.
-    pub fn take(&self, read: Read<'_>) -> bool {
+    pub(crate) fn take(&self, read: Read<'_>) -> bool {
         self.take_at(read, self.now())
     }
 

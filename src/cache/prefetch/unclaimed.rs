@@ -29,7 +29,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_LAYERS: u64 = 4096;
 
 /// All that counts.
-pub struct Unclaimed {
+pub(crate) struct Unclaimed {
     budget: Shares,
     layers: Mutex<Layers>,
     /// So that a hit looks no further where there is none.
@@ -60,7 +60,7 @@ impl Held {
 }
 
 /// A layer is on its way as long as this lives.
-pub struct OnItsWay<'a> {
+pub(crate) struct OnItsWay<'a> {
     untaken: &'a Unclaimed,
     id: ContentKey,
     number: u64,
@@ -77,18 +77,18 @@ impl Drop for OnItsWay<'_> {
 
 impl Unclaimed {
     /// With a budget in bytes.
-    pub fn new(budget: u64, trusted: TrustedNetworks) -> Self {
+    pub(crate) fn new(budget: u64, trusted: TrustedNetworks) -> Self {
         Self { budget: Shares::new(budget, trusted), layers: Mutex::default(), count: AtomicUsize::new(0) }
     }
 
     /// The most bytes that may count.
-    pub fn budget(&self) -> u64 {
+    pub(crate) fn budget(&self) -> u64 {
         self.budget.total()
     }
 
     /// Takes what a layer of this size needs for the client at this address; `None` where that has no more, or the layer
     /// counts already.
-    pub fn hold(
+    pub(crate) fn hold(
         &self,
         id: &ContentKey,
         size: u64,
@@ -123,14 +123,14 @@ impl Unclaimed {
     }
 
     /// It is in the cache now: it counts no longer than it stays there.
-    pub fn landed(&self, id: &ContentKey) {
+    pub(crate) fn landed(&self, id: &ContentKey) {
         if let Some(held) = self.layers().held.get_mut(id) {
             held.landed = true;
         }
     }
 
     /// A client takes it, or nothing of it came: it counts no more.
-    pub fn release(&self, id: &ContentKey) {
+    pub(crate) fn release(&self, id: &ContentKey) {
         if self.count.load(Ordering::SeqCst) == 0 {
             return;
         }

@@ -18,25 +18,31 @@ const MAX_AHEAD: Duration = Duration::from_secs(60);
 const LOOK: u64 = 64 * 1024;
 
 /// How long a walk takes.
-pub fn walk_time(verify_every: Duration) -> Duration {
+pub(super) fn walk_time(verify_every: Duration) -> Duration {
     (verify_every / WALKS).max(MIN_WALK)
 }
 
 /// What objects cost.
-pub fn cost(bytes: u64, objects: u64) -> u64 {
+pub(super) fn cost(bytes: u64, objects: u64) -> u64 {
     bytes.saturating_add(objects.saturating_mul(LOOK))
 }
 
 /// When a walk of this length has come this far, if it goes on evenly.
 #[expect(clippy::cast_precision_loss, reason = "it is a pace")]
-pub fn due_after(walk: Duration, passed: u64, total: u64) -> Duration {
+pub(super) fn due_after(walk: Duration, passed: u64, total: u64) -> Duration {
     if passed >= total { walk } else { walk.mul_f64(passed as f64 / total as f64) }
 }
 
 /// Whether an object is to be verified in this walk. `share` is its own, any number.
 ///
 /// Where it is not known when it was verified last, it is due in one of several walks.
-pub fn is_due(verified: Option<SystemTime>, now: SystemTime, verify_every: Duration, share: u32, walk: u32) -> bool {
+pub(super) fn is_due(
+    verified: Option<SystemTime>,
+    now: SystemTime,
+    verify_every: Duration,
+    share: u32,
+    walk: u32,
+) -> bool {
     let age = match verified.map(|verified| now.duration_since(verified)) {
         Some(Ok(age)) => Some(age),
         Some(Err(ahead)) if ahead.duration() <= MAX_AHEAD => Some(Duration::ZERO),

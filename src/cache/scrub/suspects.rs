@@ -25,7 +25,7 @@ const MAX_REMEMBERED: u64 = 20_000;
 /// How many blobs wait to be verified.
 const MAX_QUEUED: usize = 64;
 
-pub struct Suspects {
+pub(super) struct Suspects {
     /// Who had what, by a hash.
     had: moka::sync::Cache<u64, ()>,
     lately: moka::sync::Cache<ContentKey, ()>,
@@ -35,7 +35,7 @@ pub struct Suspects {
 }
 
 impl Suspects {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             had: moka::sync::Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(AGAIN).build(),
             lately: moka::sync::Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(INTERVAL).build(),
@@ -46,7 +46,7 @@ impl Suspects {
     }
 
     /// A client asks for a whole blob that is cached; gives what [`Suspects::had`] takes.
-    pub fn wanted(&self, peer: PeerPrefix, id: &ContentKey) -> u64 {
+    pub(super) fn wanted(&self, peer: PeerPrefix, id: &ContentKey) -> u64 {
         let pair = self.hasher.hash_one((peer, id));
         if self.had.contains_key(&pair) {
             self.suspect(id);
@@ -55,7 +55,7 @@ impl Suspects {
     }
 
     /// The client got all of it.
-    pub fn had(&self, pair: u64) {
+    pub(super) fn had(&self, pair: u64) {
         self.had.insert(pair, ());
     }
 
@@ -72,12 +72,12 @@ impl Suspects {
     }
 
     /// The next one, if there is one.
-    pub fn take(&self) -> Option<ContentKey> {
+    pub(super) fn take(&self) -> Option<ContentKey> {
         self.queue().pop_front()
     }
 
     /// Waits for the next one. Cancel-safe.
-    pub async fn next(&self) -> ContentKey {
+    pub(super) async fn next(&self) -> ContentKey {
         loop {
             if let Some(id) = self.take() {
                 return id;

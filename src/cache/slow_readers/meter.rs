@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// The shortest time by which a client is judged.
-pub const WINDOW: Duration = Duration::from_secs(10);
+pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 /// Of the waits that lie nearer together than this, one is remembered.
 const SPACING: Duration = Duration::from_secs(1);
 

@@ -53,7 +53,7 @@ pub async fn write<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 }
 
 /// Begins a change that is not waited for, unless the lane is full; blocks nothing.
-pub fn change_if_idle(work: impl FnOnce() + Send + 'static) {
+pub(super) fn change_if_idle(work: impl FnOnce() + Send + 'static) {
     if let Ok(place) = CHANGES.try_acquire() {
         tokio::task::spawn_blocking(move || run(Some(place), work));
     }

@@ -17,7 +17,7 @@ use super::{OpenError, temp_file};
 use crate::oci::Algorithm;
 
 /// The file that says which layout a directory has.
-pub const MARKER: &str = "forebay-layout";
+pub(super) const MARKER: &str = "forebay-layout";
 /// The marker while it is written.
 const NEW_MARKER: &str = "forebay-layout.new";
 /// The version of the layout, of which [`super`] has the form.
@@ -28,7 +28,7 @@ const TAG: &str = "CACHEDIR.TAG";
 const TAG_SIGNATURE: &str = "Signature: 8a477f597d28d172789f06886806bc55";
 const TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory is the cache of forebay; \
                         backups can leave it out. See https://bford.info/cachedir/\n";
-pub const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 /// The directories of the layout that are always there.
 const DIRECTORIES: [&str; 4] = ["blobs", "manifests", "tags", "tmp"];
 /// Made when it is needed.
@@ -72,7 +72,7 @@ enum Ownership {
 }
 
 /// Whether this name at the top is forebay's, or the file system's.
-pub fn is_known(name: &str) -> bool {
+pub(super) fn is_known(name: &str) -> bool {
     is_of_layout(name) || OF_FILE_SYSTEM.contains(&name)
 }
 
@@ -176,7 +176,7 @@ fn is_made(directory: &str, name: &str) -> bool {
 ///
 /// # Errors
 /// It is not a directory, holds files that are not forebay's, or has a layout that this forebay does not know.
-pub fn check(root: &Path) -> Result<(), OpenError> {
+pub(super) fn check(root: &Path) -> Result<(), OpenError> {
     look(root).map(drop)
 }
 
@@ -262,7 +262,7 @@ fn is_shared(root: &Path) -> bool {
 ///
 /// # Errors
 /// As [`check`], and when something cannot be made.
-pub fn make(root: &Path) -> Result<(), OpenError> {
+pub(super) fn make(root: &Path) -> Result<(), OpenError> {
     let verdict = look(root)?;
     let failed = |source| OpenError::Io { path: root.to_owned(), source };
     let metadata = root.metadata().map_err(failed)?;
@@ -288,7 +288,7 @@ pub fn make(root: &Path) -> Result<(), OpenError> {
 }
 
 /// Makes a directory for this user alone; one that is there is fine.
-pub fn make_directory(path: &Path) -> io::Result<()> {
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         made => made,
@@ -296,7 +296,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Takes the permissions of all but the owner from a file or directory of ours. A link is not followed.
-pub fn close(path: &Path, metadata: &Metadata) -> io::Result<()> {
+pub(super) fn close(path: &Path, metadata: &Metadata) -> io::Result<()> {
     if metadata.mode() & 0o077 == 0 {
         return Ok(());
     }

@@ -409,7 +409,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{cache::Config, metrics::Metrics, oci::Digest};
 
-    pub fn store(directory: &Path) -> DiskStore {
+    pub(crate) fn store(directory: &Path) -> DiskStore {
         let config = Config::at(directory);
         DiskStore::open(&config, Metrics::new().unwrap()).unwrap()
     }

@@ -23,7 +23,7 @@ pub(super) struct Noted {
 }
 
 impl Noted {
-    pub fn parse(value: &[u8]) -> Option<Self> {
+    pub(super) fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?;
         let (len, seconds) = match text.split_once(' ') {
             Some((len, seconds)) => (len, seconds.parse().ok()),

@@ -17,11 +17,11 @@ struct Free<T> {
 }
 
 impl<T> ObjectPool<T> {
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Mutex::new(Free { things: Vec::new(), unused: 0 }))
     }
 
-    pub fn take(&self) -> Option<T> {
+    pub(crate) fn take(&self) -> Option<T> {
         let mut free = self.lock();
         let thing = free.things.pop();
         free.unused = free.unused.min(free.things.len());
@@ -29,7 +29,7 @@ impl<T> ObjectPool<T> {
     }
 
     /// Keeps a thing unless there are `most` already.
-    pub fn give(&self, thing: T, most: usize) {
+    pub(crate) fn give(&self, thing: T, most: usize) {
         let mut free = self.lock();
         if free.things.len() < most {
             free.things.push(thing);
@@ -37,7 +37,7 @@ impl<T> ObjectPool<T> {
     }
 
     /// Lets go of what was not needed since the last sweep.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let mut free = self.lock();
         let unused = free.unused;
         let gone: Vec<T> = free.things.drain(..unused).collect();

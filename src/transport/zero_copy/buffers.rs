@@ -51,7 +51,7 @@ struct ReadAhead {
 }
 
 impl Reader {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         READERS.fetch_add(1, Ordering::Relaxed);
         Self(Arc::default())
     }
@@ -61,7 +61,7 @@ impl Reader {
     /// # Errors
     ///
     /// The file's; `UnexpectedEof` when it ends first.
-    pub async fn read(&self, slice: &FileSlice) -> io::Result<Bytes> {
+    pub(crate) async fn read(&self, slice: &FileSlice) -> io::Result<Bytes> {
         let readers = READERS.load(Ordering::Relaxed);
         let mut buffer = Buffer::take(usize::try_from(slice.len).unwrap_or(usize::MAX), readers, &self.0).await?;
         match read_now(&slice.file, buffer.bytes_mut(), slice.offset)? {

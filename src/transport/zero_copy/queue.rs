@@ -1,9 +1,9 @@
 //! Blobs from the page cache to a clear HTTP/1 connection without passing through user space.
 //!
 //! hyper's HTTP/1 writer queues the buffers of a body as they are, never looks into them, and hands them in order to
-//! the connection's `poll_write_vectored`. So a body that has a part of a file to send [pushes](Lane::push) it into its
+//! the connection's `poll_write_vectored`. So a body that has a part of a file to send [pushes](SendQueue::push) it into its
 //! connection's lane, and gives hyper a buffer of the same length out of the *stand-in*: memory that nobody ever reads.
-//! When that buffer is to be written, the connection [sends](Lane::send) the part at the head of the lane instead.
+//! When that buffer is to be written, the connection [sends](SendQueue::send) the part at the head of the lane instead.
 //! Framing, keep-alive, pipelining and back-pressure stay hyper's.
 //!
 //! What must hold: the stand-in's zeroes are never sent in a blob's place. Where in the stand-in a buffer begins says

@@ -54,12 +54,12 @@ impl First {
 
 impl Followed {
     /// For how long its answer was kept before it was given.
-    pub fn waited(&self) -> Duration {
+    pub(crate) fn waited(&self) -> Duration {
         self.came.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     /// Whether it is a part of what was asked for.
-    pub fn is_part(&self) -> bool {
+    pub(crate) fn is_part(&self) -> bool {
         self.response.status() == StatusCode::PARTIAL_CONTENT
     }
 }

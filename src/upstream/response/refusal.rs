@@ -53,9 +53,9 @@ pub(in crate::upstream) struct Most {
 }
 
 impl Most {
-    pub const OF_PULL: Self = Self { reasons: 8, len: 8 * 1024 };
+    pub(crate) const OF_PULL: Self = Self { reasons: 8, len: 8 * 1024 };
     /// A manifest may be refused for each of its blobs.
-    pub const OF_PUSH: Self = Self { reasons: 512, len: MAX_LEN };
+    pub(crate) const OF_PUSH: Self = Self { reasons: 512, len: MAX_LEN };
 }
 
 /// What stands in the body of a refusal.
