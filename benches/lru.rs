@@ -16,7 +16,7 @@ fn main() {
 }
 
 fn key(number: usize) -> IndexKey {
-    IndexKey::Blob(Visibility::Open.id(&Digest::of(Algorithm::Sha256, &number.to_le_bytes())))
+    IndexKey::Blob(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &number.to_le_bytes())))
 }
 
 fn index(len: usize) -> LruIndex {

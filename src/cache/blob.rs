@@ -342,7 +342,7 @@ impl BlobCache {
 
     /// Forgets a blob that was deleted. Who reads it goes on.
     pub async fn forget(&self, upstream: &Upstream, digest: &Digest) {
-        let id = Visibility::of(upstream).id(digest);
+        let id = Visibility::of(upstream).key(digest);
         self.fills.committed(&id).await;
         self.store.remove(IndexKey::Blob(id)).await;
     }

@@ -177,15 +177,15 @@ impl ManifestCache {
         accept: &Accept,
         told: Option<&Digest>,
     ) -> Option<ServedManifest> {
-        let pool = Visibility::of(upstream);
+        let visibility = Visibility::of(upstream);
         let (content, confirmed) = match reference {
             Reference::Digest(digest) => {
-                let content = self.in_memory(upstream, &pool.id(digest), None);
+                let content = self.in_memory(upstream, &visibility.key(digest), None);
                 (content.filter(|content| accept.takes(&content.media_type))?, None)
             }
             Reference::Tag(tag) => {
                 let key = TagKey {
-                    pool,
+                    visibility,
                     upstream: upstream.name().clone(),
                     repository: repository.clone(),
                     tag: tag.clone(),
@@ -195,7 +195,7 @@ impl ManifestCache {
                 if told.is_some_and(|told| *told != record.digest) {
                     return None;
                 }
-                let content = self.in_memory(upstream, &pool.id(&record.digest), Some(&record.media_type))?;
+                let content = self.in_memory(upstream, &visibility.key(&record.digest), Some(&record.media_type))?;
                 (content, Some(record.confirmed))
             }
         };
@@ -579,7 +579,7 @@ impl ManifestCache {
 
     /// A manifest in memory or on disk.
     async fn cached(&self, wanted: &Wanted, digest: &Digest, said: Option<&MediaType>) -> Option<Arc<Content>> {
-        let id = wanted.pool().id(digest);
+        let id = wanted.visibility().key(digest);
         if let Some(content) = self.in_memory(&wanted.upstream, &id, said) {
             return Some(content);
         }
@@ -847,7 +847,7 @@ impl ManifestCache {
             return content;
         }
         self.0.images.note(wanted.upstream.registry(), &wanted.repository, &content);
-        let id = wanted.pool().id(&content.digest);
+        let id = wanted.visibility().key(&content.digest);
         let content = self.remember(wanted, id.clone(), content);
         let gate = self.0.tags.gate(upstream, repository, question.writes);
         let (shelves, written, of) = (self.0.shelves.clone(), content.clone(), wanted.upstream.registry().clone());

@@ -297,9 +297,9 @@ impl Prefetch {
         if !self.0.begun.entry((image, manifest)).or_insert(()).is_fresh() {
             return;
         }
-        let pool = Visibility::of(&source.upstream);
+        let visibility = Visibility::of(&source.upstream);
         let missing: Vec<Layer> =
-            layers.iter().filter(|layer| !self.0.store.has_blob(&pool.id(&layer.digest))).cloned().collect();
+            layers.iter().filter(|layer| !self.0.store.has_blob(&visibility.key(&layer.digest))).cloned().collect();
         let bytes = missing.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
         if missing.is_empty() || bytes > self.0.untaken.budget() {
             return;

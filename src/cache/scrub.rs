@@ -380,7 +380,7 @@ mod tests {
 
     fn content(number: u8) -> (ContentKey, Vec<u8>) {
         let bytes = vec![number; LEN];
-        (Visibility::Open.id(&Digest::of(Algorithm::Sha256, &bytes)), bytes)
+        (Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &bytes)), bytes)
     }
 
     fn corrupt(scrub: &Scrub) -> bool {
@@ -394,9 +394,9 @@ mod tests {
         let scrub = scrub(directory.path(), Duration::from_millis(1)).await;
         let store = scrub.0.store.clone();
         let (mut wrong, mut right) = (Vec::new(), Vec::new());
-        for pool in Visibility::ALL {
+        for visibility in Visibility::ALL {
             for algorithm in Algorithm::ALL {
-                let id = |bytes: &[u8]| pool.id(&Digest::of(algorithm, bytes));
+                let id = |bytes: &[u8]| visibility.key(&Digest::of(algorithm, bytes));
                 wrong.push(put(&store, &id(b"wrong"), b"wrung").await);
                 wrong.push(put(&store, &id(b"full"), b"").await);
                 right.push(put(&store, &id(b"right"), b"right").await);

@@ -334,13 +334,13 @@ impl DiskStore {
             tracing::error!(path = %path.display(), %error, "cannot remove a file of the cache");
         }
         if let IndexKey::Tag(tag) = key {
-            self.prune_directories(tag.pool, &path);
+            self.prune_directories(tag.visibility, &path);
         }
     }
 
     /// Removes the directories of repositories without tags, up to `tags/` itself.
-    fn prune_directories(&self, pool: Visibility, path: &Path) {
-        let top = self.folder(pool, "tags");
+    fn prune_directories(&self, visibility: Visibility, path: &Path) {
+        let top = self.folder(visibility, "tags");
         for directory in path.ancestors().skip(1).take_while(|directory| **directory != top) {
             if std::fs::remove_dir(directory).is_err() {
                 break;
@@ -351,18 +351,18 @@ impl DiskStore {
 
     fn path(&self, key: &IndexKey) -> PathBuf {
         match key {
-            IndexKey::Blob(id) => sharded(self.folder(id.pool, "blobs"), &id.digest),
-            IndexKey::Manifest(id) => sharded(self.folder(id.pool, "manifests"), &id.digest),
-            IndexKey::Tag(tag) => self.folder(tag.pool, "tags").join(tag.path()),
+            IndexKey::Blob(id) => sharded(self.folder(id.visibility, "blobs"), &id.digest),
+            IndexKey::Manifest(id) => sharded(self.folder(id.visibility, "manifests"), &id.digest),
+            IndexKey::Tag(tag) => self.folder(tag.visibility, "tags").join(tag.path()),
             IndexKey::Partial(id) => self.0.root.join("tmp").join(temp_file::name(id, false)),
         }
     }
 
     /// Where a pool has its objects of one kind.
-    fn folder(&self, pool: Visibility, kind: &str) -> PathBuf {
-        match pool {
-            Visibility::Open => self.0.root.join(kind),
-            Visibility::Clients => self.0.root.join("clients").join(kind),
+    fn folder(&self, visibility: Visibility, kind: &str) -> PathBuf {
+        match visibility {
+            Visibility::Shared => self.0.root.join(kind),
+            Visibility::PerClient => self.0.root.join("clients").join(kind),
         }
     }
 

@@ -1,51 +1,52 @@
-//! Which contents may be given for one another.
+//! Which clients content may be served to.
 //!
-//! What must hold: content that came by way of an upstream whose clients' own credentials decide (`access = "client"`)
-//! is never found by a request for any other upstream, whatever digest it names and whatever the configuration was
-//! before. So it has names of its own: in memory, in flight and on disk.
+//! What must hold: content that came from an upstream that authorizes each client by the client's own credentials
+//! (`access = "client"`) is never found by a request for any other upstream, whatever digest the request names and
+//! whatever the configuration was before. Its keys differ in memory, among the downloads and on disk.
 
 use crate::{
     oci::Digest,
     upstream::{Registry, Upstream},
 };
 
-/// Contents that share their names.
+/// The two parts of the cache. A key of one part never names content of the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Visibility {
-    /// What anybody may have whom `[access]` lets in.
+    /// For every client that `[access]` admits.
     #[default]
-    Open,
-    /// What upstreams gave that decide by the client's own credentials. Who may have it is asked before.
-    Clients,
+    Shared,
+    /// From upstreams that authorize each client. forebay checks the client's grant before it looks here.
+    PerClient,
 }
 
-/// A content's name in the cache.
+/// The key of a blob or a manifest in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContentKey {
-    pub pool: Visibility,
+    pub visibility: Visibility,
     pub digest: Digest,
 }
 
 impl Visibility {
-    pub const ALL: [Self; 2] = [Self::Open, Self::Clients];
+    pub const ALL: [Self; 2] = [Self::Shared, Self::PerClient];
 
     pub fn of(upstream: &Upstream) -> Self {
-        if upstream.decides_by_client() { Self::Clients } else { Self::Open }
+        if upstream.decides_by_client() { Self::PerClient } else { Self::Shared }
     }
 
-    /// Whether what an upstream said when it had these URLs is the word of this registry. All URLs of an upstream lead to the same
-    /// registry, so one that stayed is enough, for clients that are all the same to it; where their credentials decide, clients'
-    /// rights end with any change of the URLs, and so does what was said. Without URLs it is of an earlier version.
-    pub fn is_of(self, then: &[u64], registry: &Registry) -> bool {
-        let now = registry.url_hashes();
+    /// Whether a record that was written when an upstream had these URLs counts for this registry.
+    ///
+    /// All URLs of an upstream lead to the same registry, so for shared content one URL that stayed is enough. Where
+    /// the upstream authorizes clients, any change of the URLs ends their grants, and with them what the upstream said.
+    /// Earlier versions wrote no URLs.
+    pub fn is_of(self, recorded: &[u64], registry: &Registry) -> bool {
+        let current = registry.url_hashes();
         match self {
-            Self::Open => then.is_empty() || then.iter().any(|url| now.contains(url)),
-            Self::Clients => *then == **now,
+            Self::Shared => recorded.is_empty() || recorded.iter().any(|url| current.contains(url)),
+            Self::PerClient => *recorded == **current,
         }
     }
 
-    /// The name of content in this pool.
-    pub fn id(self, digest: &Digest) -> ContentKey {
-        ContentKey { pool: self, digest: digest.clone() }
+    pub fn key(self, digest: &Digest) -> ContentKey {
+        ContentKey { visibility: self, digest: digest.clone() }
     }
 }

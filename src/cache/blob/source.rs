@@ -17,7 +17,7 @@ pub struct Source {
 impl Source {
     /// Its name in the cache.
     pub fn id(&self) -> ContentKey {
-        Visibility::of(&self.upstream).id(&self.digest)
+        Visibility::of(&self.upstream).key(&self.digest)
     }
 
     /// Whether both ask the same registry, whichever repository and as whom.

@@ -662,7 +662,7 @@ mod tests {
 
     /// What a client used a moment ago fills the cache.
     async fn used(fills: &Downloads, len: u64) {
-        let (store, id) = (fills.store(), Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"used")));
+        let (store, id) = (fills.store(), Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"used")));
         store.scan().await;
         let reservation = store.reserve(&IndexKey::Blob(id.clone()), len).await.unwrap();
         let temp = store.create_beside(&id, reservation).await.unwrap();

@@ -119,11 +119,11 @@ impl Content {
     }
 
     fn decode_record(id: &ContentKey, file: &Bytes, registry: &Registry, said: Option<&MediaType>) -> ManifestFound {
-        let ContentKey { pool, digest } = id;
+        let ContentKey { visibility, digest } = id;
         let Some((start, by, written)) = first_line(file) else { return ManifestFound::Damaged };
         let bytes = file.slice(start..);
         let Some(signed) = matches_manifest(digest, &bytes) else { return ManifestFound::Damaged };
-        let by_this = by.as_ref().is_some_and(|by| by.is(registry, *pool));
+        let by_this = by.as_ref().is_some_and(|by| by.is(registry, *visibility));
         // A signed one from before upstreams were noted is as good as it was.
         if signed && !by_this && by.is_some() {
             return ManifestFound::OfOthers;
@@ -194,8 +194,8 @@ impl By {
         Some(Self { name: name.to_owned(), url_hashes })
     }
 
-    fn is(&self, registry: &Registry, pool: Visibility) -> bool {
-        self.name == **registry.name() && pool.is_of(&self.url_hashes, registry)
+    fn is(&self, registry: &Registry, visibility: Visibility) -> bool {
+        self.name == **registry.name() && visibility.is_of(&self.url_hashes, registry)
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, said: Option<&MediaType>) -> ManifestFound {
-        Content::decode(&Visibility::Open.id(digest), file, &registry(upstream), said)
+        Content::decode(&Visibility::Shared.key(digest), file, &registry(upstream), said)
     }
 
     fn tag() -> Reference {
@@ -397,10 +397,10 @@ mod tests {
                 Some(then) => content.encode(then),
                 None => b"@u a/b\n{}".to_vec(),
             };
-            for (pool, expected) in [(Visibility::Open, open), (Visibility::Clients, clients)] {
-                let found = Content::decode(&pool.id(&content.digest), file.clone(), &now, None);
-                assert_eq!(matches!(found, ManifestFound::Whole(_)), expected, "{then:?} {now:?} {pool:?}");
-                assert!(!matches!(found, ManifestFound::Damaged), "{then:?} {now:?} {pool:?}");
+            for (visibility, expected) in [(Visibility::Shared, open), (Visibility::PerClient, clients)] {
+                let found = Content::decode(&visibility.key(&content.digest), file.clone(), &now, None);
+                assert_eq!(matches!(found, ManifestFound::Whole(_)), expected, "{then:?} {now:?} {visibility:?}");
+                assert!(!matches!(found, ManifestFound::Damaged), "{then:?} {now:?} {visibility:?}");
             }
         }
         for by in ["@u@x", "@u@1,g", "@u@11112222333344445"] {

@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn id() -> ContentKey {
-        Visibility::Open.id(&said_by("a").digest)
+        Visibility::Shared.key(&said_by("a").digest)
     }
 
     async fn types(shelves: &ManifestFiles, names: &[&str]) -> Vec<Option<String>> {

@@ -23,9 +23,9 @@ impl ManifestCache {
     pub async fn forget_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
         // Whatever the class is: all of them are meant.
         let class = Accept::from_headers(&HeaderMap::new()).class();
-        let (pool, upstream) = (Visibility::of(upstream), upstream.name().clone());
+        let (visibility, upstream) = (Visibility::of(upstream), upstream.name().clone());
         let (repository, tag) = (repository.clone(), tag.clone());
-        self.0.tags.forget(&TagKey { pool, upstream, repository, tag, class }).await;
+        self.0.tags.forget(&TagKey { visibility, upstream, repository, tag, class }).await;
     }
 
     /// A manifest was deleted, and with it the tags that point at it. Whoever has it in another repository fetches it
@@ -33,12 +33,12 @@ impl ManifestCache {
     pub async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
         // What was asked before is on disk now, or never will be.
         self.0.tags.begin_change(upstream.name(), repository).await;
-        let id = Visibility::of(upstream).id(digest);
+        let id = Visibility::of(upstream).key(digest);
         self.forget_in_memory(upstream, &id);
         self.0.shelves.remove(&id).await;
         // Somebody may have read the file before it was removed.
         self.forget_in_memory(upstream, &id);
-        self.0.tags.forget_pointing_at(id.pool, upstream.name(), repository, digest).await;
+        self.0.tags.forget_pointing_at(id.visibility, upstream.name(), repository, digest).await;
     }
 
     pub(super) fn forget_in_memory(&self, upstream: &Upstream, id: &ContentKey) {

@@ -17,7 +17,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn pool(&self) -> Visibility {
+    pub(super) fn visibility(&self) -> Visibility {
         Visibility::of(&self.upstream)
     }
 
@@ -28,7 +28,7 @@ impl Wanted {
 
     pub(super) fn key(&self, tag: &Tag) -> TagKey {
         TagKey {
-            pool: self.pool(),
+            visibility: self.visibility(),
             upstream: self.upstream.name().clone(),
             repository: self.repository.clone(),
             tag: tag.clone(),

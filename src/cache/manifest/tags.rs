@@ -112,7 +112,7 @@ impl TagRecords {
     /// The record of a tag, when it is in memory and fresh.
     pub(super) fn fresh_in_memory(&self, key: &TagKey, registry: &Registry, scarce: bool) -> Option<Arc<TagRecord>> {
         let found = self.remembered(key).filter(|found| self.holds(key, found))?;
-        if !found.record.is_of(registry, key.pool) {
+        if !found.record.is_of(registry, key.visibility) {
             return None;
         }
         (self.judge(&found, scarce) == Freshness::Fresh).then_some(found.record)
@@ -178,7 +178,7 @@ impl TagRecords {
     }
 
     async fn find(&self, key: &TagKey, registry: &Registry) -> Option<Remembered> {
-        self.find_of_any(key).await.filter(|found| found.record.is_of(registry, key.pool))
+        self.find_of_any(key).await.filter(|found| found.record.is_of(registry, key.visibility))
     }
 
     async fn find_of_any(&self, key: &TagKey) -> Option<Remembered> {
@@ -311,20 +311,20 @@ impl TagRecords {
     /// A manifest was deleted: the same, for the tags of a repository that point at it.
     pub(super) async fn forget_pointing_at(
         &self,
-        pool: Visibility,
+        visibility: Visibility,
         upstream: &Arc<str>,
         repository: &Repository,
         digest: &Digest,
     ) {
         self.begin_change(upstream, repository).await;
         for (key, classes) in &self.memory {
-            let of_it = key.pool == pool && key.upstream == *upstream && key.repository == *repository;
+            let of_it = key.visibility == visibility && key.upstream == *upstream && key.repository == *repository;
             if of_it && classes.iter().any(|remembered| remembered.record.digest == *digest) {
                 self.memory.invalidate(&*key);
             }
         }
         let mut removed = Vec::new();
-        for key in self.store.tags_of(pool, upstream, repository).await {
+        for key in self.store.tags_of(visibility, upstream, repository).await {
             if self.on_disk(&key).await.is_some_and(|record| record.digest == *digest) {
                 self.store.remove(IndexKey::Tag(key.clone())).await;
                 removed.push(key);
@@ -425,7 +425,7 @@ mod tests {
         let tasks = TaskTracker::new();
         let records = TagRecords::new(&config, AsyncStore { store, tasks: tasks.clone() });
         let key = TagKey {
-            pool: Visibility::Open,
+            visibility: Visibility::Shared,
             upstream: "hub".into(),
             repository: "team/app".parse().unwrap(),
             tag: "1".parse().unwrap(),
@@ -501,7 +501,7 @@ mod tests {
         let tags = tags();
         tags.records.keep(&tags.key, tags.writes(), pointing_at("old")).await;
         let (upstream, repository) = (&tags.key.upstream, &tags.key.repository);
-        tags.records.forget_pointing_at(Visibility::Open, upstream, repository, &pointing_at("old").digest).await;
+        tags.records.forget_pointing_at(Visibility::Shared, upstream, repository, &pointing_at("old").digest).await;
         assert_eq!(tags.digest().await, None);
         assert_eq!(tags.digest_on_disk().await, None);
     }

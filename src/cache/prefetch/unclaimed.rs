@@ -156,7 +156,7 @@ mod tests {
     };
 
     fn id(number: u8) -> ContentKey {
-        Visibility::Open.id(&Digest::of(Algorithm::Sha256, &[number]))
+        Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &[number]))
     }
 
     fn client(number: u8) -> IpAddr {
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn no_more_layers_count_than_are_remembered() {
         let untaken = Unclaimed::new(MAX_LAYERS * 3 * BLOCK, TrustedNetworks::default());
-        let named = |number: u64| Visibility::Open.id(&Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
+        let named = |number: u64| Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
         let is_held = |number: &u64| untaken.hold(&named(*number), 1, client(1), |_| true).is_some();
         let held = (0..2 * MAX_LAYERS).filter(is_held).count();
         assert_eq!(held as u64, MAX_LAYERS / 4 * 3);

@@ -100,7 +100,7 @@ mod tests {
     };
 
     fn id(number: usize) -> ContentKey {
-        Visibility::Open.id(&Digest::of(Algorithm::Sha256, &number.to_le_bytes()))
+        Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &number.to_le_bytes()))
     }
 
     fn peer(last: u8) -> PeerPrefix {
@@ -116,8 +116,8 @@ mod tests {
         suspects.had(first);
         suspects.wanted(peer(2), &id(1));
         suspects.wanted(peer(1), &id(2));
-        suspects.wanted(peer(1), &Visibility::Clients.id(&id(1).digest));
-        assert_eq!(suspects.take(), None, "another client, another blob, another pool");
+        suspects.wanted(peer(1), &Visibility::PerClient.key(&id(1).digest));
+        assert_eq!(suspects.take(), None, "another client, another blob, another visibility");
         for expected in [Some(id(1)), None, None] {
             suspects.had(suspects.wanted(peer(1), &id(1)));
             assert_eq!(suspects.take(), expected);

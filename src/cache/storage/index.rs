@@ -59,19 +59,19 @@ enum Compact {
 
 impl CompactKey {
     /// Of a file below `blobs/` or `manifests/`, by its name; `None` when it is no digest's.
-    pub fn of_file(pool: Visibility, kind: ObjectKind, algorithm: Algorithm, name: &str) -> Option<Self> {
+    pub fn of_file(visibility: Visibility, kind: ObjectKind, algorithm: Algorithm, name: &str) -> Option<Self> {
         if algorithm == Algorithm::Sha256 {
             let hash = sha256_of_hex(name)?;
             match kind {
-                ObjectKind::Blob => return Some(Self(Compact::Blob(pool, hash))),
-                ObjectKind::Manifest => return Some(Self(Compact::Manifest(pool, hash))),
+                ObjectKind::Blob => return Some(Self(Compact::Blob(visibility, hash))),
+                ObjectKind::Manifest => return Some(Self(Compact::Manifest(visibility, hash))),
                 ObjectKind::Tag | ObjectKind::Partial => return None,
             }
         }
         let digest: Digest = format!("{}:{name}", algorithm.as_str()).parse().ok()?;
         match kind {
-            ObjectKind::Blob => Some(Self::from(&IndexKey::Blob(pool.id(&digest)))),
-            ObjectKind::Manifest => Some(Self::from(&IndexKey::Manifest(pool.id(&digest)))),
+            ObjectKind::Blob => Some(Self::from(&IndexKey::Blob(visibility.key(&digest)))),
+            ObjectKind::Manifest => Some(Self::from(&IndexKey::Manifest(visibility.key(&digest)))),
             ObjectKind::Tag | ObjectKind::Partial => None,
         }
     }
@@ -97,9 +97,9 @@ impl CompactKey {
 
     pub fn key(&self) -> IndexKey {
         match &self.0 {
-            Compact::Blob(pool, hash) => IndexKey::Blob(pool.id(&Digest::from_sha256(hash))),
-            Compact::Manifest(pool, hash) => IndexKey::Manifest(pool.id(&Digest::from_sha256(hash))),
-            Compact::Partial(pool, hash) => IndexKey::Partial(pool.id(&Digest::from_sha256(hash))),
+            Compact::Blob(visibility, hash) => IndexKey::Blob(visibility.key(&Digest::from_sha256(hash))),
+            Compact::Manifest(visibility, hash) => IndexKey::Manifest(visibility.key(&Digest::from_sha256(hash))),
+            Compact::Partial(visibility, hash) => IndexKey::Partial(visibility.key(&Digest::from_sha256(hash))),
             Compact::Other(key) => IndexKey::clone(key),
         }
     }
@@ -108,9 +108,9 @@ impl CompactKey {
 impl From<&IndexKey> for CompactKey {
     fn from(key: &IndexKey) -> Self {
         let compact = match key {
-            IndexKey::Blob(id) => id.digest.sha256().map(|hash| Compact::Blob(id.pool, hash)),
-            IndexKey::Manifest(id) => id.digest.sha256().map(|hash| Compact::Manifest(id.pool, hash)),
-            IndexKey::Partial(id) => id.digest.sha256().map(|hash| Compact::Partial(id.pool, hash)),
+            IndexKey::Blob(id) => id.digest.sha256().map(|hash| Compact::Blob(id.visibility, hash)),
+            IndexKey::Manifest(id) => id.digest.sha256().map(|hash| Compact::Manifest(id.visibility, hash)),
+            IndexKey::Partial(id) => id.digest.sha256().map(|hash| Compact::Partial(id.visibility, hash)),
             IndexKey::Tag(_) => None,
         };
         Self(compact.unwrap_or_else(|| Compact::Other(Box::new(key.clone()))))
@@ -466,7 +466,7 @@ mod tests {
     use crate::oci::Algorithm;
 
     fn blob(number: u8) -> IndexKey {
-        IndexKey::Blob(Visibility::Open.id(&Digest::of(Algorithm::Sha256, &[number])))
+        IndexKey::Blob(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &[number])))
     }
 
     const PLENTY: u64 = u64::MAX / 4;
@@ -474,7 +474,7 @@ mod tests {
     #[test]
     fn the_classes_of_a_tag_are_those_that_have_a_record() {
         let of = |tag: &str, class: &str| {
-            TagKey::from_path(Visibility::Open, std::path::Path::new(&format!("u/team/app/{tag}@{class}"))).unwrap()
+            TagKey::from_path(Visibility::Shared, std::path::Path::new(&format!("u/team/app/{tag}@{class}"))).unwrap()
         };
         let mut index = LruIndex::new(4 * BLOCK);
         for key in [of("1", "01"), of("1", "02"), of("2", "01"), of("1", "02")] {
@@ -653,10 +653,10 @@ mod tests {
 
     #[test]
     fn every_key_is_held_as_it_is() {
-        let tag = TagKey::from_path(Visibility::Open, std::path::Path::new("docker.io/library/alpine/3@80")).unwrap();
-        for (algorithm, pool) in Algorithm::ALL.into_iter().zip(Visibility::ALL.into_iter().rev().cycle()) {
+        let tag = TagKey::from_path(Visibility::Shared, std::path::Path::new("docker.io/library/alpine/3@80")).unwrap();
+        for (algorithm, visibility) in Algorithm::ALL.into_iter().zip(Visibility::ALL.into_iter().rev().cycle()) {
             let digest = Digest::of(algorithm, b"content");
-            let id = pool.id(&digest);
+            let id = visibility.key(&digest);
             let keys = [
                 IndexKey::Blob(id.clone()),
                 IndexKey::Manifest(id.clone()),
@@ -670,7 +670,7 @@ mod tests {
             for (kind, key) in
                 [(ObjectKind::Blob, IndexKey::Blob(id.clone())), (ObjectKind::Manifest, IndexKey::Manifest(id.clone()))]
             {
-                let of = |name: &str| CompactKey::of_file(pool, kind, algorithm, name);
+                let of = |name: &str| CompactKey::of_file(visibility, kind, algorithm, name);
                 assert_eq!(of(digest.hex()), Some(CompactKey::from(&key)));
                 for name in
                     ["", "lock", &digest.hex()[1..], &digest.hex().to_uppercase(), &format!("{}0", digest.hex())]

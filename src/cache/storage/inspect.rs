@@ -76,12 +76,13 @@ impl DiskStore {
     pub fn list(&self, shard: usize) -> Vec<InspectedObject> {
         let (prefix, rest) = (shard % PREFIXES, shard / PREFIXES);
         let (algorithm, rest) = (Algorithm::ALL[rest % Algorithm::ALL.len()], rest / Algorithm::ALL.len());
-        let (kind, pool) = (KINDS[rest % KINDS.len()], Visibility::ALL[rest / KINDS.len() % Visibility::ALL.len()]);
-        let mut directory = self.folder(pool, if kind == ObjectKind::Blob { "blobs" } else { "manifests" });
+        let (kind, visibility) =
+            (KINDS[rest % KINDS.len()], Visibility::ALL[rest / KINDS.len() % Visibility::ALL.len()]);
+        let mut directory = self.folder(visibility, if kind == ObjectKind::Blob { "blobs" } else { "manifests" });
         directory.extend([algorithm.as_str(), &*format!("{prefix:02x}")]);
         let Ok(entries) = std::fs::read_dir(&directory) else { return Vec::new() };
         let object = |name: &OsStr, path: &Path| {
-            let key = CompactKey::of_file(pool, kind, algorithm, name.to_str()?)?;
+            let key = CompactKey::of_file(visibility, kind, algorithm, name.to_str()?)?;
             let metadata = path.symlink_metadata().ok().filter(std::fs::Metadata::is_file)?;
             let mut value = [0; MAX_VALUE];
             let read = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value).ok();

@@ -358,9 +358,9 @@ fn one_file_system(root: &Path) -> Result<(), OpenError> {
 /// that are there.
 fn parts(root: &Path) -> Vec<String> {
     let mut parts = Vec::from([CLIENTS.to_owned()]);
-    for pool in ["", "clients/"] {
-        for directory in DIRECTORIES.into_iter().filter(|name| pool.is_empty() || *name != "tmp") {
-            let path = format!("{pool}{directory}");
+    for visibility in ["", "clients/"] {
+        for directory in DIRECTORIES.into_iter().filter(|name| visibility.is_empty() || *name != "tmp") {
+            let path = format!("{visibility}{directory}");
             match directory {
                 "blobs" | "manifests" => {
                     parts.extend(Algorithm::ALL.into_iter().map(|known| format!("{path}/{}", known.as_str())));

@@ -78,9 +78,9 @@ impl DiskStore {
             let Some(files) = path.parent().and_then(|directory| std::fs::read_dir(directory).ok()) else {
                 return Vec::new();
             };
-            let top = store.folder(key.pool, "tags");
+            let top = store.folder(key.visibility, "tags");
             files
-                .filter_map(|file| TagKey::from_path(key.pool, file.ok()?.path().strip_prefix(&top).ok()?))
+                .filter_map(|file| TagKey::from_path(key.visibility, file.ok()?.path().strip_prefix(&top).ok()?))
                 .filter(|other| other.tag == key.tag && other.class != key.class)
                 .collect()
         })
@@ -93,12 +93,12 @@ impl DiskStore {
     }
 
     /// The records on disk of all tags of a repository.
-    pub async fn tags_of(&self, pool: Visibility, upstream: &str, repository: &Repository) -> Vec<TagKey> {
-        let top = self.folder(pool, "tags");
+    pub async fn tags_of(&self, visibility: Visibility, upstream: &str, repository: &Repository) -> Vec<TagKey> {
+        let top = self.folder(visibility, "tags");
         let directory = top.join(upstream).join(repository.as_str());
         blocking(move || {
             let files = std::fs::read_dir(directory).into_iter().flatten();
-            files.filter_map(|file| TagKey::from_path(pool, file.ok()?.path().strip_prefix(&top).ok()?)).collect()
+            files.filter_map(|file| TagKey::from_path(visibility, file.ok()?.path().strip_prefix(&top).ok()?)).collect()
         })
         .await
     }
@@ -169,7 +169,7 @@ mod tests {
         store.scan().await;
         let tag = |round: u32| {
             let path = format!("u/team/app/{}@01", round % 2);
-            IndexKey::Tag(TagKey::from_path(Visibility::Open, Path::new(&path)).unwrap())
+            IndexKey::Tag(TagKey::from_path(Visibility::Shared, Path::new(&path)).unwrap())
         };
         store.write(tag(0), b"record".to_vec()).await.unwrap();
         for round in 1..400 {

@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn each_is_told_once_between_two_tellings() {
-        let key = |number: u8| IndexKey::Manifest(Visibility::Open.id(&Digest::of(Algorithm::Sha256, &[number])));
+        let key = |number: u8| IndexKey::Manifest(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &[number])));
         let (uses, first, second) = (Uses::default(), LastUse::default(), LastUse::default());
         for _ in 0..2 {
             assert_eq!(uses.note(&second, || key(2)), Some(key(2)));

@@ -299,7 +299,7 @@ mod tests {
 
     impl Stuck {
         async fn begin(store: &DiskStore, len: u64) -> Self {
-            let id = Visibility::Open.id(&Digest::of(Algorithm::Sha256, &len.to_be_bytes()));
+            let id = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &len.to_be_bytes()));
             let room = store.reserve_unnamed(len, 0).await.unwrap();
             let pin = room.fulfil_pinned(Purpose::Client, IndexKey::Blob(id.clone()), len);
             let taker = Taker::default();
@@ -404,7 +404,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let key = IndexKey::Blob(Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"ahead")));
+        let key = IndexKey::Blob(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"ahead")));
         let ahead = async || store.reserve_for(Purpose::Ahead, &key, 1000).await.map(drop);
         let stuck = Stuck::begin(&store, 600_000).await;
         assert_eq!(ahead().await, Ok(()));

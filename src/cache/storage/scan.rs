@@ -45,7 +45,7 @@ struct ScannedFile {
 /// A directory of files that are named by digests.
 struct Shard {
     path: PathBuf,
-    pool: Visibility,
+    visibility: Visibility,
     kind: ObjectKind,
     algorithm: Algorithm,
 }
@@ -74,11 +74,16 @@ impl DiskStore {
         }
         self.scan_temporary(&root.join("tmp"), &mut rest, &foreign);
         let mut shards = Vec::new();
-        for pool in Visibility::ALL {
-            shards.extend(self.shards(pool, &self.folder(pool, "blobs"), ObjectKind::Blob, &foreign));
-            shards.extend(self.shards(pool, &self.folder(pool, "manifests"), ObjectKind::Manifest, &foreign));
-            let tags = self.folder(pool, "tags");
-            self.scan_tags(pool, &tags, &tags, &mut rest, &foreign);
+        for visibility in Visibility::ALL {
+            shards.extend(self.shards(visibility, &self.folder(visibility, "blobs"), ObjectKind::Blob, &foreign));
+            shards.extend(self.shards(
+                visibility,
+                &self.folder(visibility, "manifests"),
+                ObjectKind::Manifest,
+                &foreign,
+            ));
+            let tags = self.folder(visibility, "tags");
+            self.scan_tags(visibility, &tags, &tags, &mut rest, &foreign);
         }
         rest.sort_unstable_by_key(|found| found.used);
         let mut found = self.scan_shards(&shards, &foreign);
@@ -93,7 +98,7 @@ impl DiskStore {
         tracing::info!(objects, elapsed = ?started.elapsed(), "the cache directory was scanned");
     }
 
-    fn shards(&self, pool: Visibility, top: &Path, kind: ObjectKind, foreign: &Foreign) -> Vec<Shard> {
+    fn shards(&self, visibility: Visibility, top: &Path, kind: ObjectKind, foreign: &Foreign) -> Vec<Shard> {
         let mut shards = Vec::new();
         self.count_directory(top);
         for directory in list(top).into_iter().flat_map(entries) {
@@ -106,7 +111,7 @@ impl DiskStore {
             self.count_directory(&directory.path());
             for shard in list(&directory.path()).into_iter().flat_map(entries) {
                 if is_directory(&shard) && shard.file_name().to_str().is_some_and(is_shard) {
-                    shards.push(Shard { path: shard.path(), pool, kind, algorithm });
+                    shards.push(Shard { path: shard.path(), visibility, kind, algorithm });
                 } else {
                     foreign.note(&shard.path());
                 }
@@ -150,7 +155,7 @@ impl DiskStore {
             let name = name
                 .to_str()
                 .filter(|name| shard.path.file_name().is_some_and(|shard| name.get(..2) == shard.to_str()));
-            match name.and_then(|name| CompactKey::of_file(shard.pool, shard.kind, shard.algorithm, name)) {
+            match name.and_then(|name| CompactKey::of_file(shard.visibility, shard.kind, shard.algorithm, name)) {
                 Some(key) => push(found, key, &file, foreign),
                 None => foreign.note(&file.path()),
             }
@@ -159,7 +164,7 @@ impl DiskStore {
 
     fn scan_tags(
         &self,
-        pool: Visibility,
+        visibility: Visibility,
         top: &Path,
         directory: &Path,
         found: &mut Vec<ScannedFile>,
@@ -169,11 +174,11 @@ impl DiskStore {
         self.count_directory(directory);
         for file in entries(files) {
             if file.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.scan_tags(pool, top, &file.path(), found, foreign);
+                self.scan_tags(visibility, top, &file.path(), found, foreign);
                 continue;
             }
             let path = file.path();
-            match path.strip_prefix(top).ok().and_then(|path| TagKey::from_path(pool, path)) {
+            match path.strip_prefix(top).ok().and_then(|path| TagKey::from_path(visibility, path)) {
                 Some(tag) => push(found, CompactKey::from(&IndexKey::Tag(tag)), &file, foreign),
                 None => foreign.note(&path),
             }

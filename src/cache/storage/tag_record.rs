@@ -18,7 +18,7 @@ use crate::{
 /// client says it accepts, so one tag can mean several manifests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TagKey {
-    pub pool: Visibility,
+    pub visibility: Visibility,
     pub upstream: Arc<str>,
     pub repository: Repository,
     pub tag: Tag,
@@ -40,12 +40,12 @@ impl TagKey {
     }
 
     /// The tag whose file has this path below the `tags/` of a pool.
-    pub fn from_path(pool: Visibility, path: &Path) -> Option<Self> {
+    pub fn from_path(visibility: Visibility, path: &Path) -> Option<Self> {
         let (upstream, rest) = path.to_str()?.split_once('/')?;
         let (repository, file) = rest.rsplit_once('/')?;
         let (tag, class) = file.split_once('@')?;
         Some(Self {
-            pool,
+            visibility,
             upstream: upstream.into(),
             repository: repository.parse().ok()?,
             tag: tag.parse().ok()?,
@@ -85,8 +85,8 @@ impl TagRecord {
     pub const MAX_LEN: u64 = 16 * 1024;
 
     /// Whether it is an answer of this registry.
-    pub fn is_of(&self, registry: &Registry, pool: Visibility) -> bool {
-        pool.is_of(&self.urls, registry)
+    pub fn is_of(&self, registry: &Registry, visibility: Visibility) -> bool {
+        visibility.is_of(&self.urls, registry)
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -130,7 +130,7 @@ mod tests {
 
     fn key(upstream: &str, repository: &str, tag: &str, accept: &str) -> TagKey {
         TagKey {
-            pool: Visibility::Open,
+            visibility: Visibility::Shared,
             upstream: upstream.into(),
             repository: repository.parse().unwrap(),
             tag: tag.parse().unwrap(),
@@ -146,7 +146,7 @@ mod tests {
             key("[::1]:5000", "a", "_", "application/vnd.oci.image.index.v1+json"),
         ] {
             let path = key.path();
-            assert_eq!(TagKey::from_path(Visibility::Open, &path), Some(key), "{}", path.display());
+            assert_eq!(TagKey::from_path(Visibility::Shared, &path), Some(key), "{}", path.display());
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
             "docker.io/a/1@80@80",
             "docker.io/a/.1@80",
         ] {
-            assert_eq!(TagKey::from_path(Visibility::Open, Path::new(path)), None, "{path}");
+            assert_eq!(TagKey::from_path(Visibility::Shared, Path::new(path)), None, "{path}");
         }
     }
 
@@ -204,8 +204,8 @@ mod tests {
         ] {
             let written = TagRecord { urls: registry(then).url_hashes().clone(), ..record(1, 1) };
             let record = TagRecord::decode(&written.encode()).unwrap();
-            assert_eq!(record.is_of(&registry(now), Visibility::Open), open, "{then:?} {now:?}");
-            assert_eq!(record.is_of(&registry(now), Visibility::Clients), clients, "{then:?} {now:?}");
+            assert_eq!(record.is_of(&registry(now), Visibility::Shared), open, "{then:?} {now:?}");
+            assert_eq!(record.is_of(&registry(now), Visibility::PerClient), clients, "{then:?} {now:?}");
         }
     }
 

@@ -115,7 +115,7 @@ impl Spelling {
 /// The file name below `tmp/` of the fill of this content.
 pub(super) fn name(id: &ContentKey, gaps: bool) -> String {
     let end = if gaps { GAPS } else { PART };
-    let of_clients = if id.pool == Visibility::Clients { CLIENTS } else { "" };
+    let of_clients = if id.visibility == Visibility::PerClient { CLIENTS } else { "" };
     format!("{of_clients}{}-{}.{end}", id.digest.algorithm().as_str(), id.digest.hex())
 }
 
@@ -132,13 +132,13 @@ pub(super) fn is_ours(name: &str) -> bool {
 
 /// The content of a file below `tmp/` that a fill can go on with.
 pub(super) fn resumable(name: &str) -> Option<ContentKey> {
-    let (pool, name) = match name.strip_prefix(CLIENTS) {
-        Some(rest) => (Visibility::Clients, rest),
-        None => (Visibility::Open, name),
+    let (visibility, name) = match name.strip_prefix(CLIENTS) {
+        Some(rest) => (Visibility::PerClient, rest),
+        None => (Visibility::Shared, name),
     };
     let (algorithm, hex) = name.strip_suffix(PART)?.strip_suffix('.')?.split_once('-')?;
     let algorithm = Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?;
-    super::digest_of(algorithm, hex).map(|digest| pool.id(&digest))
+    super::digest_of(algorithm, hex).map(|digest| visibility.key(&digest))
 }
 
 impl DiskStore {
@@ -420,7 +420,7 @@ pub(super) mod tests {
 
     /// A store that is not scanned yet, in whose `tmp/` an earlier one left 100 kB of a blob.
     fn with_leftovers(directory: &Path) -> (DiskStore, ContentKey) {
-        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let digest = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"whatever"));
         let store = store(directory);
         let path = directory.join("tmp").join(name(&digest, false));
         std::fs::write(&path, vec![7; 100_000]).unwrap();
@@ -459,7 +459,7 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let digest = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"whatever"));
         let before = store.index().total();
         for keep in [None, Some(0), Some(WORTH_KEEPING - 1)] {
             let reservation = store.reserve(&IndexKey::Blob(digest.clone()), 200_000).await.unwrap();
@@ -480,7 +480,7 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let digest = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"whatever"));
         let reservation = store.reserve(&IndexKey::Blob(digest.clone()), 500_000).await.unwrap();
         let temp = store.create(&digest, &registry(), reservation).await.unwrap();
         temp.name().allow_gaps().unwrap();
@@ -552,7 +552,7 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let digest = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"whatever"));
         let key = IndexKey::Blob(digest.clone());
         let modified = || std::fs::metadata(store.path(&key)).unwrap().modified().unwrap();
         for (purpose, is_used) in [(Purpose::Ahead, false), (Purpose::Client, true), (Purpose::Ahead, true)] {
@@ -568,7 +568,7 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         store.scan().await;
-        let digest = Visibility::Open.id(&Digest::of(Algorithm::Sha256, b"whatever"));
+        let digest = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"whatever"));
         let before = store.index().total();
         let reserve = async || store.reserve(&IndexKey::Blob(digest.clone()), 100_000).await.unwrap();
         let first = store.create(&digest, &registry(), reserve().await).await.unwrap();
@@ -593,10 +593,10 @@ pub(super) mod tests {
 
     #[test]
     fn only_names_that_a_fill_gives_can_be_gone_on_with() {
-        for (algorithm, pool) in
-            Algorithm::ALL.into_iter().flat_map(|algorithm| Visibility::ALL.map(|pool| (algorithm, pool)))
+        for (algorithm, visibility) in
+            Algorithm::ALL.into_iter().flat_map(|algorithm| Visibility::ALL.map(|visibility| (algorithm, visibility)))
         {
-            let id = pool.id(&Digest::of(algorithm, b"whatever"));
+            let id = visibility.key(&Digest::of(algorithm, b"whatever"));
             assert_eq!(resumable(&name(&id, false)), Some(id.clone()));
             assert_eq!(resumable(&name(&id, true)), None);
         }
