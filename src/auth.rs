@@ -29,7 +29,7 @@ use http::HeaderValue;
 
 pub use self::{
     config::{ANY_CERTIFICATE, Anonymous, Config, PushUsers},
-    grants::{Admission, Grants, Subject},
+    grants::{Grant, Grants, Resource},
     htpasswd::Error,
     htpasswd_reload::watch,
     password_attempts::{AttemptFrom, PasswordAttempts},

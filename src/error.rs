@@ -409,8 +409,8 @@ impl From<ManifestError> for Error {
             ManifestError::Upstream(error) => Self::from_upstream(Operation::Manifest, &error),
             ManifestError::Mismatch => Self::DigestMismatch,
             ManifestError::OtherType | ManifestError::NoManifest => Self::UpstreamUnavailable { retry_after: None },
-            ManifestError::Spared => Self::TooManyRequests { retry_after: None },
-            ManifestError::KnownMissing(_) | ManifestError::NotAcceptable => Self::ManifestUnknown,
+            ManifestError::LimitNearlyUsed => Self::TooManyRequests { retry_after: None },
+            ManifestError::CachedNotFound(_) | ManifestError::NotAcceptable => Self::ManifestUnknown,
             ManifestError::WaitCycle => Self::WaitCycle,
             ManifestError::Abandoned => Self::Draining,
         }

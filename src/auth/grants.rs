@@ -47,20 +47,20 @@ const REFUSAL_TTL: Duration = Duration::from_secs(2);
 
 /// What a client wants of a repository.
 #[derive(Clone, Debug)]
-pub enum Subject {
+pub enum Resource {
     /// With the digest that the cache has for it, where it is a tag.
-    Manifest(Reference, Accept, Option<Digest>),
+    Manifest { reference: Reference, accept: Accept, cached: Option<Digest> },
     /// With the size of the one that is cached.
-    Blob(Digest, Option<u64>),
+    Blob { digest: Digest, cached_len: Option<u64> },
 }
 
 /// On what terms a client may have what it wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Admission {
+pub struct Grant {
     /// The size that the blob must have, where only its content proves that the upstream gives it.
     pub announced: Option<u64>,
     /// The digest that the tag has for this client: what is cached under another one is not for it.
-    pub told: Option<Digest>,
+    pub tag_digest: Option<Digest>,
     /// When the upstream was asked, where only the manifest that it sends proves that it gives it: [`Grants::sent`].
     pub unproven: Option<Instant>,
 }
@@ -127,7 +127,7 @@ struct GrantsInner {
     troubled: Cache<(Registry, Principal), ()>,
     /// Changes made through us: what was refused before one may be given after it.
     writes: WriteCounters,
-    questions: SingleFlight<GrantQuery, Result<Admission, Error>>,
+    questions: SingleFlight<GrantQuery, Result<Grant, Error>>,
     places_for_questions: Shares,
     documents: Offload,
 }
@@ -179,20 +179,20 @@ impl Grants {
     ///
     /// # Errors
     /// What the upstream says to this asker, or why it cannot be asked.
-    pub async fn admit(
+    pub async fn authorize(
         &self,
         upstream: &Upstream,
         repository: &Repository,
-        subject: &Subject,
+        subject: &Resource,
         peer: IpAddr,
-    ) -> Result<Admission, Error> {
-        let Some((asker, terms)) = terms(upstream) else { return Ok(Admission::default()) };
+    ) -> Result<Grant, Error> {
+        let Some((asker, terms)) = terms(upstream) else { return Ok(Grant::default()) };
         let right = GrantKey::of(upstream, asker, Some(repository));
         let of_repository = terms.judge_right(self.age(&right));
         let known = subject.manifest();
         let of_manifest = known.map(|digest| terms.judge_right(self.age_of_one(&right, digest)));
         let former =
-            Admission { told: known.filter(|_| of_manifest > Some(of_repository)).cloned(), ..Admission::default() };
+            Grant { tag_digest: known.filter(|_| of_manifest > Some(of_repository)).cloned(), ..Grant::default() };
         let of_right = of_repository.max(of_manifest.unwrap_or(Validity::Nothing));
         let standing = match subject.place(upstream, repository) {
             Some(place) => of_right.min(terms.judge_place(self.age_of_place(&place))),
@@ -214,7 +214,7 @@ impl Grants {
             let asked = asked.checked_sub(waited).unwrap_or(asked);
             // Here, and not by who waits: that one may have left, or been content with a former answer.
             match &told {
-                Ok(Evidence::GrantKey) => {
+                Ok(Evidence::MayRead) => {
                     proofs.note(right, Answered { asked, yes: true });
                     if let Some(place) = what.place(&by, &of) {
                         proofs.0.places.insert(place, GrantSource { at: asked, to: asker });
@@ -235,15 +235,15 @@ impl Grants {
                 Err(_) => {}
             }
             told.map(|evidence| match evidence {
-                Evidence::Announced(len) => Admission { announced: Some(len), ..Admission::default() },
-                Evidence::GrantKey | Evidence::Tag { .. } => Admission::default(),
+                Evidence::Announced(len) => Grant { announced: Some(len), ..Grant::default() },
+                Evidence::MayRead | Evidence::Tag { .. } => Grant::default(),
             })
         })
         .await
     }
 
     /// Whether what the upstream said before would let this asker have a manifest in an outage.
-    pub fn has_former(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> bool {
+    pub fn holds_in_outage(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> bool {
         let Some((asker, terms)) = terms(upstream) else { return true };
         let right = GrantKey::of(upstream, asker, Some(repository));
         let of_right = terms.judge_right(self.age(&right)).max(terms.judge_right(self.age_of_one(&right, digest)));
@@ -259,8 +259,8 @@ impl Grants {
         digest: &Digest,
         is_proof: bool,
         asked: Instant,
-    ) -> Admission {
-        let told = Admission { told: Some(digest.clone()), ..Admission::default() };
+    ) -> Grant {
+        let told = Grant { tag_digest: Some(digest.clone()), ..Grant::default() };
         let Some((asker, terms)) = terms(upstream) else { return told };
         let place = place_of(upstream, repository, digest);
         let by_another = self.0.places.get(&place).filter(|told| told.to != asker).is_some_and(|told| {
@@ -270,15 +270,15 @@ impl Grants {
         if by_another {
             self.note(GrantKey::of(upstream, asker, Some(repository)), Answered { asked, yes: true });
         } else if is_proof {
-            self.sent(upstream, repository, digest, asked);
+            self.note_manifest_sent(upstream, repository, digest, asked);
         } else {
-            return Admission { unproven: Some(asked), ..told };
+            return Grant { unproven: Some(asked), ..told };
         }
         told
     }
 
     /// The upstream gave this client this manifest, by a tag that it was asked about at `asked`.
-    pub fn sent(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, asked: Instant) {
+    pub fn note_manifest_sent(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, asked: Instant) {
         let Some((asker, _)) = terms(upstream) else { return };
         let right = GrantKey { manifest: Some(digest.clone()), ..GrantKey::of(upstream, asker, Some(repository)) };
         self.note(right, Answered { asked, yes: true });
@@ -302,7 +302,7 @@ impl Grants {
         }
         let question = GrantQuery { right: right.clone(), subject: None, circle: upstream.may_be_circle() };
         let (proofs, by) = (self.clone(), upstream.clone());
-        self.ask(question, upstream, asker, (standing, Admission::default()), peer, async move {
+        self.ask(question, upstream, asker, (standing, Grant::default()), peer, async move {
             let asked = Instant::now();
             let told = by.ping().await;
             match &told {
@@ -310,14 +310,14 @@ impl Grants {
                 Err(error) if is_refusal(error) => proofs.note(right, Answered { asked, yes: false }),
                 Err(_) => {}
             }
-            told.map(|()| Admission::default())
+            told.map(|()| Grant::default())
         })
         .await
         .map(drop)
     }
 
     /// The upstream refused this asker something of this repository that was asked for otherwise.
-    pub fn refused(&self, upstream: &Upstream, repository: &Repository) {
+    pub fn note_refusal(&self, upstream: &Upstream, repository: &Repository) {
         if let Some((asker, _)) = terms(upstream) {
             let right = GrantKey::of(upstream, asker, Some(repository));
             self.note(right, Answered { asked: Instant::now(), yes: false });
@@ -325,14 +325,14 @@ impl Grants {
     }
 
     /// When the upstream was asked for what it refused this asker of a repository, or of a login, if that is its last word.
-    pub fn refused_at(&self, upstream: &Upstream, repository: Option<&Repository>) -> Option<Instant> {
+    pub fn last_refusal(&self, upstream: &Upstream, repository: Option<&Repository>) -> Option<Instant> {
         let (asker, _) = terms(upstream)?;
         let right = GrantKey::of(upstream, asker, repository);
         self.0.rights.get(&right).filter(|word| !word.yes).map(|word| word.asked)
     }
 
     /// Something was made or deleted in a repository: what was not there may be, and the other way round.
-    pub fn changed(&self, upstream: &Upstream, repository: &Repository, deleted: Option<&Digest>) {
+    pub fn note_write(&self, upstream: &Upstream, repository: &Repository, deleted: Option<&Digest>) {
         if !upstream.decides_by_client() {
             return;
         }
@@ -351,10 +351,10 @@ impl Grants {
         question: GrantQuery,
         upstream: &Upstream,
         asker: Principal,
-        (standing, former): (Validity, Admission),
+        (standing, former): (Validity, Grant),
         peer: IpAddr,
-        asking: impl Future<Output = Result<Admission, Error>> + Send + 'static,
-    ) -> Result<Admission, Error> {
+        asking: impl Future<Output = Result<Grant, Error>> + Send + 'static,
+    ) -> Result<Grant, Error> {
         let troubled = (upstream.registry().clone(), asker);
         let is_good = standing >= Validity::InOutage;
         if is_good && self.0.troubled.contains_key(&troubled) {
@@ -436,37 +436,39 @@ impl GrantQuery {
     }
 }
 
-impl Subject {
+impl Resource {
     fn named(&self) -> (Reference, Option<AcceptClass>) {
         match self {
-            Self::Manifest(reference, accept, _) => (reference.clone(), Some(accept.class())),
-            Self::Blob(digest, _) => (Reference::Digest(digest.clone()), None),
+            Self::Manifest { reference, accept, .. } => (reference.clone(), Some(accept.class())),
+            Self::Blob { digest, .. } => (Reference::Digest(digest.clone()), None),
         }
     }
 
     /// What the cache has for a tag.
-    pub fn known(&self) -> Option<&Digest> {
+    pub fn cached_digest(&self) -> Option<&Digest> {
         match self {
-            Self::Manifest(Reference::Tag(_), _, known) => known.as_ref(),
-            Self::Manifest(Reference::Digest(_), ..) | Self::Blob(..) => None,
+            Self::Manifest { reference: Reference::Tag(_), cached, .. } => cached.as_ref(),
+            Self::Manifest { reference: Reference::Digest(_), .. } | Self::Blob { .. } => None,
         }
     }
 
     /// The manifest that the cache would give.
     fn manifest(&self) -> Option<&Digest> {
         match self {
-            Self::Blob(..) => None,
-            Self::Manifest(Reference::Digest(digest), ..) => Some(digest),
-            Self::Manifest(Reference::Tag(_), _, known) => known.as_ref(),
+            Self::Blob { .. } => None,
+            Self::Manifest { reference: Reference::Digest(digest), .. } => Some(digest),
+            Self::Manifest { reference: Reference::Tag(_), cached, .. } => cached.as_ref(),
         }
     }
 
     /// The digest that has to be the repository's; a tag is asked about.
     fn place(&self, upstream: &Upstream, repository: &Repository) -> Option<ContentLocation> {
         match self {
-            Self::Blob(digest, _) => Some(ContentLocation { is_blob: true, ..place_of(upstream, repository, digest) }),
-            Self::Manifest(Reference::Digest(digest), ..) => Some(place_of(upstream, repository, digest)),
-            Self::Manifest(Reference::Tag(_), ..) => None,
+            Self::Blob { digest, .. } => {
+                Some(ContentLocation { is_blob: true, ..place_of(upstream, repository, digest) })
+            }
+            Self::Manifest { reference: Reference::Digest(digest), .. } => Some(place_of(upstream, repository, digest)),
+            Self::Manifest { reference: Reference::Tag(_), .. } => None,
         }
     }
 
@@ -478,8 +480,8 @@ impl Subject {
         documents: &Offload,
     ) -> Result<(Evidence, Duration), Error> {
         match self {
-            Self::Blob(digest, cached) => evidence::of_blob(upstream, repository, digest, *cached).await,
-            Self::Manifest(reference, accept, _) => {
+            Self::Blob { digest, cached_len } => evidence::of_blob(upstream, repository, digest, *cached_len).await,
+            Self::Manifest { reference, accept, .. } => {
                 evidence::of_manifest(upstream, repository, reference, accept, documents).await
             }
         }

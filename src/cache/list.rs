@@ -33,8 +33,8 @@ use self::{
     store::{ListAnswer, ListStore},
 };
 pub(crate) use self::{
-    query::{List, WantedList},
-    referrers_tag::TaggedReferrers,
+    query::{List, ListRequest},
+    referrers_tag::ReferrersTag,
 };
 use super::{Config, ManifestCache, ManifestError, freshness::Freshness};
 use crate::{
@@ -76,10 +76,10 @@ pub struct ServedList {
 }
 
 /// What came of a question.
-pub enum FoundList {
+pub enum ListLookup {
     Served(ServedList),
     /// The upstream has no endpoint for referrers. The tag that has them is a manifest, with what that takes to be read.
-    Tagged(TaggedReferrers),
+    ReferrersTag(ReferrersTag),
 }
 
 /// A cheap handle on the lists of the cache.
@@ -106,22 +106,22 @@ impl Lists {
     /// asked for what it refused this asker of that repository last, if that is its last word; no list of before is given.
     pub async fn get(
         &self,
-        wanted: &WantedList,
+        wanted: &ListRequest,
         refused: impl Fn() -> Option<Instant>,
-    ) -> Result<FoundList, ListError> {
+    ) -> Result<ListLookup, ListError> {
         let key = wanted.key();
         let circle = wanted.upstream.may_be_circle();
         let question = ListQuery { writes: self.0.answers.writes(&key), circle, key };
         let (answer, outcome) = self.answer(wanted, &question, refused).await?;
         match answer {
-            ListAnswer::List { headers, body } => Ok(FoundList::Served(ServedList { headers, body, outcome })),
+            ListAnswer::List { headers, body } => Ok(ListLookup::Served(ServedList { headers, body, outcome })),
             // By a 200, a client that attaches something takes it that the upstream keeps referrers, and leaves out the tag.
             ListAnswer::NoEndpoint | ListAnswer::NoReferrers if wanted.upstream.allows_push() => {
                 Err(ListError::NoEndpoint)
             }
-            ListAnswer::NoEndpoint => TaggedReferrers::of(wanted, question).map(FoundList::Tagged),
+            ListAnswer::NoEndpoint => ReferrersTag::of(wanted, question).map(ListLookup::ReferrersTag),
             ListAnswer::NoReferrers => {
-                TaggedReferrers::of(wanted, question).map(|tag| FoundList::Served(tag.none(outcome)))
+                ReferrersTag::of(wanted, question).map(|tag| ListLookup::Served(tag.none(outcome)))
             }
         }
     }
@@ -133,7 +133,7 @@ impl Lists {
 
     async fn answer(
         &self,
-        wanted: &WantedList,
+        wanted: &ListRequest,
         question: &ListQuery,
         refused: impl Fn() -> Option<Instant>,
     ) -> Result<(ListAnswer, Outcome), ListError> {
@@ -173,13 +173,13 @@ impl Lists {
         Ok((answer, outcome))
     }
 
-    async fn ask(&self, wanted: &WantedList, question: &ListQuery) -> Result<ListAnswer, upstream::Error> {
+    async fn ask(&self, wanted: &ListRequest, question: &ListQuery) -> Result<ListAnswer, upstream::Error> {
         let answers = &self.0.answers;
         // Whoever looked before the last answer came, and asks after that, need not ask again.
         if let (Some(answer), Freshness::Fresh) = answers.get(&question.key, wanted.upstream.access(), None) {
             return Ok(answer);
         }
-        let WantedList { upstream, list, .. } = wanted;
+        let ListRequest { upstream, list, .. } = wanted;
         let (operation, path) = (list.operation(), wanted.path_and_query());
         let asked = Instant::now();
         let of = list.clone();

@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use self::{
     content::Content,
     lookup::{ManifestError, ManifestHead, ServedManifest},
-    query::Wanted,
+    query::ManifestRequest,
 };
 use self::{
     content::ManifestFound,
@@ -148,12 +148,12 @@ impl ManifestCache {
             return None;
         }
         let Source { upstream, repository, digest } = source.clone();
-        let wanted = Wanted { upstream, repository, accept: Accept::default(), told: None };
+        let wanted = ManifestRequest { upstream, repository, accept: Accept::default(), tag_digest: None };
         self.cached(&wanted, &digest, None).await.map(|content| content.media_type.clone())
     }
 
     /// The manifest a reference means.
-    pub async fn get(&self, wanted: &Wanted, reference: &Reference) -> Result<ServedManifest, ManifestError> {
+    pub async fn get(&self, wanted: &ManifestRequest, reference: &Reference) -> Result<ServedManifest, ManifestError> {
         match reference {
             Reference::Digest(digest) => self.get_digest(wanted, digest).await,
             Reference::Tag(tag) => self.get_tag(wanted, tag).await,
@@ -161,7 +161,7 @@ impl ManifestCache {
     }
 
     /// What a HEAD of a reference says: never fetches the manifest, unless the upstream's HEAD is of no use.
-    pub async fn head(&self, wanted: &Wanted, reference: &Reference) -> Result<ManifestHead, ManifestError> {
+    pub async fn head(&self, wanted: &ManifestRequest, reference: &Reference) -> Result<ManifestHead, ManifestError> {
         match reference {
             Reference::Digest(digest) => self.head_digest(wanted, digest).await,
             Reference::Tag(tag) => self.head_tag(wanted, tag).await,
@@ -169,7 +169,7 @@ impl ManifestCache {
     }
 
     /// The manifest a reference means, when it is in memory and can be served at once. Waits for nothing.
-    pub fn at_hand(
+    pub fn get_in_memory(
         &self,
         upstream: &Upstream,
         repository: &Repository,
@@ -208,7 +208,7 @@ impl ManifestCache {
     }
 
     /// Where a tag points, as far as it is known here.
-    pub async fn known(
+    pub async fn cached_digest(
         &self,
         upstream: &Upstream,
         repository: &Repository,
@@ -216,19 +216,19 @@ impl ManifestCache {
         accept: &Accept,
     ) -> Option<Digest> {
         let (upstream, repository, accept) = (upstream.clone(), repository.clone(), accept.clone());
-        let wanted = Wanted { upstream, repository, accept, told: None };
+        let wanted = ManifestRequest { upstream, repository, accept, tag_digest: None };
         self.record(&wanted, &wanted.key(tag)).await.0.map(|record| record.digest.clone())
     }
 
     /// The record of a tag that is for this client, and how far it can be believed.
-    async fn record(&self, wanted: &Wanted, key: &TagKey) -> (Option<Arc<TagRecord>>, Freshness) {
+    async fn record(&self, wanted: &ManifestRequest, key: &TagKey) -> (Option<Arc<TagRecord>>, Freshness) {
         match self.0.tags.get(key, wanted.upstream.registry(), wanted.upstream.is_scarce()).await {
-            (Some(record), freshness) if wanted.is_told(&record.digest) => (Some(record), freshness),
+            (Some(record), freshness) if wanted.is_tag_digest(&record.digest) => (Some(record), freshness),
             _ => (None, Freshness::Missing),
         }
     }
 
-    async fn get_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ServedManifest, ManifestError> {
+    async fn get_digest(&self, wanted: &ManifestRequest, digest: &Digest) -> Result<ServedManifest, ManifestError> {
         let cached = self.cached(wanted, digest, None).await;
         if let Some(content) = &cached
             && wanted.accept.takes(&content.media_type)
@@ -247,7 +247,7 @@ impl ManifestCache {
         }
     }
 
-    async fn get_tag(&self, wanted: &Wanted, tag: &Tag) -> Result<ServedManifest, ManifestError> {
+    async fn get_tag(&self, wanted: &ManifestRequest, tag: &Tag) -> Result<ServedManifest, ManifestError> {
         let key = wanted.key(tag);
         let (record, freshness) = self.record(wanted, &key).await;
         let content = match &record {
@@ -304,7 +304,7 @@ impl ManifestCache {
     /// What there is for a tag of which the upstream cannot be asked: its manifest, else what clients of another kind got for it.
     async fn stale(
         &self,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         key: &TagKey,
         content: Option<Arc<Content>>,
         record: Option<&TagRecord>,
@@ -314,7 +314,7 @@ impl ManifestCache {
             return Some(ServedManifest { content, outcome, confirmed: record.map(|record| record.confirmed) });
         }
         // No other than the one that this client was told.
-        if wanted.told.is_some() {
+        if wanted.tag_digest.is_some() {
             return None;
         }
         let (content, confirmed) = self.other_class(wanted, key).await?;
@@ -322,7 +322,7 @@ impl ManifestCache {
     }
 
     /// What is here for a tag that moved to what the upstream does not give.
-    pub async fn former(&self, wanted: &Wanted, tag: &Tag) -> Option<ServedManifest> {
+    pub async fn previous(&self, wanted: &ManifestRequest, tag: &Tag) -> Option<ServedManifest> {
         let (record, _) = self.record(wanted, &wanted.key(tag)).await;
         let record = record?;
         let content = self.cached(wanted, &record.digest, Some(&record.media_type)).await?;
@@ -330,14 +330,14 @@ impl ManifestCache {
     }
 
     /// Whether the upstream is not to be asked for a tag's manifest just now, if there is another one at hand.
-    pub fn is_spared(&self, wanted: &Wanted, reference: &Reference) -> bool {
+    pub fn prefers_cached(&self, wanted: &ManifestRequest, reference: &Reference) -> bool {
         match reference {
             Reference::Tag(tag) => wanted.upstream.is_scarce() || self.0.tags.is_troubled(wanted, &wanted.key(tag)),
             Reference::Digest(_) => false,
         }
     }
 
-    async fn head_digest(&self, wanted: &Wanted, digest: &Digest) -> Result<ManifestHead, ManifestError> {
+    async fn head_digest(&self, wanted: &ManifestRequest, digest: &Digest) -> Result<ManifestHead, ManifestError> {
         let cached = self.cached(wanted, digest, None).await;
         if let Some(content) = &cached
             && wanted.accept.takes(&content.media_type)
@@ -352,7 +352,7 @@ impl ManifestCache {
         }
     }
 
-    async fn head_tag(&self, wanted: &Wanted, tag: &Tag) -> Result<ManifestHead, ManifestError> {
+    async fn head_tag(&self, wanted: &ManifestRequest, tag: &Tag) -> Result<ManifestHead, ManifestError> {
         let key = wanted.key(tag);
         let (record, freshness) = self.record(wanted, &key).await;
         match &record {
@@ -390,7 +390,7 @@ impl ManifestCache {
     }
 
     /// What a HEAD says of a tag that points where the record says: what its manifest is, where that is here.
-    async fn head_of(&self, wanted: &Wanted, record: &TagRecord, outcome: Outcome) -> ManifestHead {
+    async fn head_of(&self, wanted: &ManifestRequest, record: &TagRecord, outcome: Outcome) -> ManifestHead {
         match self.cached(wanted, &record.digest, Some(&record.media_type)).await {
             Some(content) => ManifestHead::of(&content, outcome, Some(record.confirmed)),
             None => ManifestHead::recorded(record, outcome),
@@ -398,7 +398,12 @@ impl ManifestCache {
     }
 
     /// What a HEAD says of a tag of which the upstream cannot be asked: what a GET would give, else what is known of it.
-    async fn stale_head(&self, wanted: &Wanted, key: &TagKey, record: Option<&TagRecord>) -> Option<ManifestHead> {
+    async fn stale_head(
+        &self,
+        wanted: &ManifestRequest,
+        key: &TagKey,
+        record: Option<&TagRecord>,
+    ) -> Option<ManifestHead> {
         let content = match record {
             Some(record) => self.cached(wanted, &record.digest, Some(&record.media_type)).await,
             None => None,
@@ -414,9 +419,9 @@ impl ManifestCache {
     ///
     /// # Errors
     /// What the upstream says instead, or why it cannot be asked.
-    pub async fn head_now(
+    pub async fn head_from_upstream(
         &self,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         reference: &Reference,
     ) -> Result<Option<ManifestHead>, upstream::Error> {
         let key = match reference {
@@ -446,7 +451,7 @@ impl ManifestCache {
         let moved = digest.as_ref().is_some_and(|digest| known.as_ref().is_none_or(|known| known.digest != *digest));
         // That it gives it another type is passed on as it is.
         self.correct(wanted, &mut head).await.ok();
-        let record = TagRecord::told_by(head).filter(|_| key.is_some());
+        let record = TagRecord::from_head(head).filter(|_| key.is_some());
         let to = digest.as_ref().filter(|_| moved);
         // The head leaves out what the tag points to; or it is the word of one client, which must not count for all.
         let is_to_be_proved = record.is_none() || wanted.upstream.decides_by_client();
@@ -490,7 +495,7 @@ impl ManifestCache {
     /// HEAD says will do where the manifest need not be fetched.
     async fn moved(
         &self,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         question: ManifestQuery,
         known: Option<Arc<TagRecord>>,
         key: &TagKey,
@@ -524,7 +529,7 @@ impl ManifestCache {
     /// The same by a GET: the manifest says what it is.
     async fn get_now(
         &self,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         question: &ManifestQuery,
         key: Option<&TagKey>,
     ) -> Result<ManifestHead, upstream::Error> {
@@ -546,7 +551,7 @@ impl ManifestCache {
 
     /// What clients of another kind got for this tag, where this one can read it: better than nothing when the
     /// upstream cannot be asked. With it, when that was confirmed.
-    async fn other_class(&self, wanted: &Wanted, key: &TagKey) -> Option<(Arc<Content>, SystemTime)> {
+    async fn other_class(&self, wanted: &ManifestRequest, key: &TagKey) -> Option<(Arc<Content>, SystemTime)> {
         let mut best: Option<(Arc<Content>, SystemTime)> = None;
         for (record, freshness) in self.0.tags.other_classes(key, wanted.upstream.registry()).await {
             if freshness == Freshness::Missing || !wanted.accept.takes(&record.media_type) {
@@ -578,7 +583,12 @@ impl ManifestCache {
     }
 
     /// A manifest in memory or on disk.
-    async fn cached(&self, wanted: &Wanted, digest: &Digest, said: Option<&MediaType>) -> Option<Arc<Content>> {
+    async fn cached(
+        &self,
+        wanted: &ManifestRequest,
+        digest: &Digest,
+        said: Option<&MediaType>,
+    ) -> Option<Arc<Content>> {
         let id = wanted.visibility().key(digest);
         if let Some(content) = self.in_memory(&wanted.upstream, &id, said) {
             return Some(content);
@@ -606,7 +616,7 @@ impl ManifestCache {
     }
 
     /// Puts a manifest into memory, unless it is there: nothing is replaced by the same digest under another type.
-    fn remember(&self, wanted: &Wanted, id: ContentKey, content: Arc<Content>) -> Arc<Content> {
+    fn remember(&self, wanted: &ManifestRequest, id: ContentKey, content: Arc<Content>) -> Arc<Content> {
         let of = (!content.own).then(|| wanted.upstream.registry().clone());
         self.0.contents.entry((id, of)).or_insert_with(|| content.clone());
         content
@@ -615,7 +625,7 @@ impl ManifestCache {
     /// Asks for a manifest. Where one is `known`, its HEAD is one with those of clients that want no more.
     async fn ask_for_content(
         &self,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         reference: &Reference,
         known: Option<Arc<TagRecord>>,
     ) -> Result<(ManifestLookup, Outcome), ManifestError> {
@@ -636,14 +646,14 @@ impl ManifestCache {
     /// Asks the upstream, together with everyone who asks the same now.
     async fn ask(
         &self,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         reference: &Reference,
         head: bool,
         known: Option<Arc<TagRecord>>,
     ) -> Result<(ManifestLookup, Outcome), ManifestError> {
         let question = self.question(wanted, reference, head);
         if let Some(error) = self.0.missing.get(&question.of_missing()) {
-            return Err(ManifestError::KnownMissing(error));
+            return Err(ManifestError::CachedNotFound(error));
         }
         let (cache, wanted, circle) = (self.clone(), wanted.clone(), question.circle);
         let (flight, leads) = self.0.questions.join(question.clone(), || async move {
@@ -668,7 +678,7 @@ impl ManifestCache {
         Ok((answer, outcome))
     }
 
-    fn question(&self, wanted: &Wanted, reference: &Reference, head: bool) -> ManifestQuery {
+    fn question(&self, wanted: &ManifestRequest, reference: &Reference, head: bool) -> ManifestQuery {
         ManifestQuery {
             registry: wanted.upstream.registry().clone(),
             asker: wanted.upstream.asker(),
@@ -683,7 +693,7 @@ impl ManifestCache {
 
     /// What the question before this one was answered: whoever looked into the cache before that answer was there,
     /// and came to ask after it had been given, need not ask again.
-    async fn answered_meanwhile(&self, wanted: &Wanted, question: &ManifestQuery) -> Option<ManifestLookup> {
+    async fn answered_meanwhile(&self, wanted: &ManifestRequest, question: &ManifestQuery) -> Option<ManifestLookup> {
         match &question.reference {
             Reference::Digest(digest) => {
                 let content = self.cached(wanted, digest, None).await?;
@@ -700,7 +710,7 @@ impl ManifestCache {
         }
     }
 
-    async fn note_missing(&self, wanted: &Wanted, question: ManifestQuery, error: upstream::Error) {
+    async fn note_missing(&self, wanted: &ManifestRequest, question: ManifestQuery, error: upstream::Error) {
         if let Reference::Tag(tag) = &question.reference {
             self.0.tags.remove(&wanted.key(tag)).await;
         }
@@ -709,11 +719,11 @@ impl ManifestCache {
 
     async fn fetch(
         &self,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         question: &ManifestQuery,
         known: Option<Arc<TagRecord>>,
     ) -> Result<ManifestLookup, ManifestError> {
-        let Wanted { upstream, repository, accept, .. } = wanted;
+        let ManifestRequest { upstream, repository, accept, .. } = wanted;
         // What one client is told of a tag counts for all that may read it: a manifest proves it, a head does not.
         let by_client = upstream.decides_by_client();
         let mut told = None;
@@ -734,7 +744,7 @@ impl ManifestCache {
                     if question.head
                         && !(by_client && is_tag)
                         && !self.is_to_be_fetched(wanted, &question.reference, known.as_deref(), told.as_ref()).await
-                        && let Some(record) = TagRecord::told_by(head)
+                        && let Some(record) = TagRecord::from_head(head)
                         && question.is_met_by(&record.digest)
                     {
                         return Ok(ManifestLookup::Head(self.0.tags.put(wanted, question, record).await));
@@ -752,7 +762,7 @@ impl ManifestCache {
             }
             // A HEAD is no pull. What is not there costs none either, and has to be known.
             if !is_missing && is_tag && self.spares(wanted, known.as_deref()).await {
-                return Err(ManifestError::Spared);
+                return Err(ManifestError::LimitNearlyUsed);
             }
         }
         let mut got = self.get_verified(wanted, question).await?;
@@ -767,8 +777,8 @@ impl ManifestCache {
         Ok(ManifestLookup::Content { content, confirmed: is_tag.then_some(confirmed) })
     }
 
-    async fn get_verified(&self, wanted: &Wanted, question: &ManifestQuery) -> Result<Got, ManifestError> {
-        let Wanted { upstream, repository, accept, .. } = wanted;
+    async fn get_verified(&self, wanted: &ManifestRequest, question: &ManifestQuery) -> Result<Got, ManifestError> {
+        let ManifestRequest { upstream, repository, accept, .. } = wanted;
         let by_client = upstream.decides_by_client();
         let body =
             upstream.get_manifest(repository, &question.reference, accept).await.map_err(ManifestError::Upstream)?;
@@ -796,7 +806,7 @@ impl ManifestCache {
     /// a HEAD names what a GET gives.
     async fn is_to_be_fetched(
         &self,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         reference: &Reference,
         known: Option<&TagRecord>,
         told: Option<&Digest>,
@@ -813,12 +823,12 @@ impl ManifestCache {
     }
 
     /// Whether a tag's manifest that is here goes on, since little is left of the upstream's limit.
-    async fn spares(&self, wanted: &Wanted, known: Option<&TagRecord>) -> bool {
+    async fn spares(&self, wanted: &ManifestRequest, known: Option<&TagRecord>) -> bool {
         let Some(known) = known.filter(|_| wanted.upstream.is_scarce()) else { return false };
         self.cached(wanted, &known.digest, Some(&known.media_type)).await.is_some()
     }
 
-    fn note_remark(&self, wanted: &Wanted, digest: Option<&Digest>, remark: &ContentNotes) {
+    fn note_remark(&self, wanted: &ManifestRequest, digest: Option<&Digest>, remark: &ContentNotes) {
         if let Some(digest) = digest {
             self.0.remarks.note(&wanted.upstream, &wanted.repository, digest, remark);
         }
@@ -826,7 +836,7 @@ impl ManifestCache {
 
     /// Puts into a head what is known of a manifest that is here: its length, and its type where its bytes say it. A head that
     /// gives it another type is as wrong as a body that does.
-    async fn correct(&self, wanted: &Wanted, head: &mut upstream::ManifestHead) -> Result<(), ManifestError> {
+    async fn correct(&self, wanted: &ManifestRequest, head: &mut upstream::ManifestHead) -> Result<(), ManifestError> {
         let Some(digest) = head.digest.clone() else { return Ok(()) };
         let Some(content) = self.cached(wanted, &digest, None).await else { return Ok(()) };
         head.len = Some(content.bytes.len() as u64);
@@ -839,7 +849,7 @@ impl ManifestCache {
     }
 
     /// Keeps a manifest, unless a change was made since it was asked for: it may have been deleted.
-    async fn keep(&self, wanted: &Wanted, question: &ManifestQuery, content: Content) -> Arc<Content> {
+    async fn keep(&self, wanted: &ManifestRequest, question: &ManifestQuery, content: Content) -> Arc<Content> {
         let content = Arc::new(content);
         let (upstream, repository) = (wanted.upstream.name(), &question.repository);
         let is_outdated = || self.0.tags.writes(upstream, repository) != question.writes;

@@ -82,7 +82,7 @@ impl Made {
             Write::DeleteManifest(Reference::Digest(digest)) | Write::DeleteBlob(digest) => Some(digest),
             _ => None,
         };
-        proofs.changed(upstream, repository, deleted);
+        proofs.note_write(upstream, repository, deleted);
         match write {
             Write::PutManifest(reference) => {
                 manifests.note_write(upstream, repository);

@@ -15,7 +15,7 @@ use super::{
     service::{Asked, Handler},
 };
 use crate::{
-    auth::{self, Admission, AttemptFrom, Identity, Subject},
+    auth::{self, AttemptFrom, Grant, Identity, Resource},
     cache::{Outcome, Source},
     error::Error,
     oci::{Accept, ContentRange, Digest, Operation as Label, Reference},
@@ -79,7 +79,7 @@ impl Handler {
             (Ok(_), Identity::Client(name)) => facts.user = Some(Arc::clone(&name)),
             (Err(Error::Refused | Error::Denied), _) => {
                 if let Some(repository) = &read {
-                    self.proofs.refused(&upstream, repository);
+                    self.proofs.note_refusal(&upstream, repository);
                 }
             }
             _ => {}
@@ -148,10 +148,10 @@ impl Handler {
             Operation::Manifest(reference) => {
                 let accept = Accept::from_headers(asked.headers);
                 let known = match (reference, &route.repository) {
-                    (Reference::Tag(tag), Some(of)) => self.manifests.known(upstream, of, tag, &accept).await,
+                    (Reference::Tag(tag), Some(of)) => self.manifests.cached_digest(upstream, of, tag, &accept).await,
                     _ => None,
                 };
-                Some(Subject::Manifest(reference.clone(), accept, known))
+                Some(Resource::Manifest { reference: reference.clone(), accept, cached: known })
             }
             Operation::Blob(digest) => {
                 let cached = match route.repository.clone() {
@@ -161,23 +161,24 @@ impl Handler {
                     }
                     None => None,
                 };
-                Some(Subject::Blob(digest.clone(), cached))
+                Some(Resource::Blob { digest: digest.clone(), cached_len: cached })
             }
             // The upstream is asked each time, or by what this very asker was told.
             Operation::Tags | Operation::Referrers(_) | Operation::Catalog | Operation::Write(_) => None,
         };
-        let mut admission = Admission::default();
+        let mut admission = Grant::default();
         if let (Some(subject), Some(repository)) = (&subject, &route.repository) {
             let peer = asked.connection.peer.ip();
-            admission = self.proofs.admit(upstream, repository, subject, peer).await.map_err(|error| {
+            admission = self.proofs.authorize(upstream, repository, subject, peer).await.map_err(|error| {
                 // Some clients say who they are only when they are asked, and by that name there may be a former yes.
                 let could_say = !matches!(identity, Identity::Client(_)) && self.takes_passwords(asked);
                 let refused = facts.refused(label, &error);
                 if error.kind.is_outage() && could_say { Error::Unauthenticated } else { refused }
             })?;
         }
-        let told = admission.told.as_ref();
-        let former = subject.as_ref().and_then(Subject::known).filter(|known| told.is_some_and(|told| told != *known));
+        let told = admission.tag_digest.as_ref();
+        let former =
+            subject.as_ref().and_then(Resource::cached_digest).filter(|known| told.is_some_and(|told| told != *known));
         let asked = Asked { told, former, ..asked };
         let Some(len) = admission.announced else {
             let repository = route.repository.clone();
@@ -185,7 +186,7 @@ impl Handler {
             // What is stale is not the upstream's answer.
             let unproven = admission.unproven.filter(|_| facts.outcome != Outcome::Stale);
             if let (Some(at), Some(repository), Some(digest)) = (unproven, repository, digest_told(&served)) {
-                self.proofs.sent(upstream, &repository, &digest, at);
+                self.proofs.note_manifest_sent(upstream, &repository, &digest, at);
             }
             return served;
         };

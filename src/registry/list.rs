@@ -9,8 +9,8 @@ use super::{
     service::{Asked, Handler},
 };
 use crate::{
-    auth::{Admission, Subject},
-    cache::{FoundList, List, Outcome, ServedList, Wanted, WantedList, list::TaggedReferrers},
+    auth::{Grant, Resource},
+    cache::{List, ListLookup, ListRequest, ManifestRequest, Outcome, ServedList, list::ReferrersTag},
     error::Error,
     oci::Operation,
     upstream::{ErrorKind, Upstream},
@@ -31,11 +31,11 @@ impl Handler {
             List::Referrers { .. } => HeaderValue::from_static("application/vnd.oci.image.index.v1+json"),
         };
         let query = pagination::asked(&list, asked.uri.query().unwrap_or_default());
-        let wanted = WantedList::new(upstream, list, query);
-        let refused = || self.proofs.refused_at(&wanted.upstream, wanted.list.repository());
+        let wanted = ListRequest::new(upstream, list, query);
+        let refused = || self.proofs.last_refusal(&wanted.upstream, wanted.list.repository());
         let served = match self.lists.get(&wanted, refused).await.map_err(|error| facts.failed(error))? {
-            FoundList::Served(served) => served,
-            FoundList::Tagged(tagged) => self.tagged_referrers(asked, tagged, facts).await?,
+            ListLookup::Served(served) => served,
+            ListLookup::ReferrersTag(tagged) => self.tagged_referrers(asked, tagged, facts).await?,
         };
         facts.outcome = served.outcome;
         Ok(response::list(kind, served, asked.uri.path(), namespace))
@@ -45,21 +45,21 @@ impl Handler {
     async fn tagged_referrers(
         &self,
         asked: Asked<'_>,
-        mut tagged: TaggedReferrers,
+        mut tagged: ReferrersTag,
         facts: &mut AccessRecord,
     ) -> Result<ServedList, Error> {
-        let Wanted { upstream, repository, accept, .. } = tagged.manifest.clone();
+        let ManifestRequest { upstream, repository, accept, .. } = tagged.manifest.clone();
         let known = match upstream.decides_by_client() {
-            true => self.lists.known_tagged(&tagged).await,
+            true => self.lists.cached_tag_digest(&tagged).await,
             false => None,
         };
-        let subject = Subject::Manifest(tagged.tag.clone(), accept, known);
-        match self.proofs.admit(&upstream, &repository, &subject, asked.connection.peer.ip()).await {
-            Ok(Admission { told, unproven, .. }) => {
-                tagged.manifest.told = told;
-                let (served, digest) = self.lists.get_tagged(&tagged).await.map_err(|error| facts.failed(error))?;
+        let subject = Resource::Manifest { reference: tagged.tag.clone(), accept, cached: known };
+        match self.proofs.authorize(&upstream, &repository, &subject, asked.connection.peer.ip()).await {
+            Ok(Grant { tag_digest, unproven, .. }) => {
+                tagged.manifest.tag_digest = tag_digest;
+                let (served, digest) = self.lists.get_by_tag(&tagged).await.map_err(|error| facts.failed(error))?;
                 if let (Some(at), Some(digest)) = (unproven, digest) {
-                    self.proofs.sent(&upstream, &repository, &digest, at);
+                    self.proofs.note_manifest_sent(&upstream, &repository, &digest, at);
                 }
                 Ok(served)
             }

@@ -20,10 +20,10 @@ use super::{
     response,
 };
 use crate::{
-    auth::{AccessControl, Grants, Identity, PasswordAttempts, Subject},
+    auth::{AccessControl, Grants, Identity, PasswordAttempts, Resource},
     cache::{
-        BlobCache, Client, Holding, List, Lists, ManifestCache, ManifestError, Outcome, Scrub, SlowReaders, Source,
-        Taker, Wanted,
+        BlobCache, Client, Holding, List, Lists, ManifestCache, ManifestError, ManifestRequest, Outcome, Scrub,
+        SlowReaders, Source, Taker,
         blob::BlobSize,
         manifest::{ManifestHead, ServedManifest},
     },
@@ -333,7 +333,7 @@ impl Handler {
             return None;
         }
         let accept = Accept::from_headers(asked.headers);
-        let served = self.manifests.at_hand(upstream, repository, reference, &accept, asked.told)?;
+        let served = self.manifests.get_in_memory(upstream, repository, reference, &accept, asked.told)?;
         if !asked.is_head() {
             self.manifests.note_read(upstream, repository, &served.content, asked.connection.peer.ip());
         }
@@ -359,7 +359,7 @@ impl Handler {
             (Operation::Write(_), ..) => Err(Error::Unsupported),
             (Operation::Manifest(reference), Some(upstream), Some(repository)) => {
                 let accept = Accept::from_headers(asked.headers);
-                let wanted = Wanted { upstream, repository, accept, told: asked.told.cloned() };
+                let wanted = ManifestRequest { upstream, repository, accept, tag_digest: asked.told.cloned() };
                 self.manifest(asked, &wanted, &reference, facts).await
             }
             (Operation::Blob(digest), Some(upstream), Some(repository)) => {
@@ -382,7 +382,7 @@ impl Handler {
     async fn manifest(
         &self,
         asked: Asked<'_>,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         reference: &Reference,
         facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
@@ -395,14 +395,15 @@ impl Handler {
         let current;
         let wanted = match &told {
             Some(head) if !asked.is_head() => {
-                current = Wanted { told: Some(head.digest.clone()), ..wanted.clone() };
+                current = ManifestRequest { tag_digest: Some(head.digest.clone()), ..wanted.clone() };
                 &current
             }
             Some(_) | None => wanted,
         };
         let former = asked.former.filter(|_| !wants_proof(asked, &wanted.upstream, reference));
         let asked = Asked { former, ..asked };
-        let spared = match asked.former.is_some() && told.is_none() && self.manifests.is_spared(wanted, reference) {
+        let spared = match asked.former.is_some() && told.is_none() && self.manifests.prefers_cached(wanted, reference)
+        {
             true => Box::pin(self.former(asked, wanted, reference)).await,
             false => None,
         };
@@ -440,7 +441,7 @@ impl Handler {
     async fn or_former<T: From<ServedManifest>>(
         &self,
         asked: Asked<'_>,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         reference: &Reference,
         got: Result<T, ManifestError>,
         facts: &mut AccessRecord,
@@ -460,17 +461,26 @@ impl Handler {
 
     /// The manifest that is cached for a tag, where the tag moved to one that the upstream does not send: if this client may have
     /// the former one, too, by what the upstream said of that, or says now.
-    async fn former(&self, asked: Asked<'_>, wanted: &Wanted, reference: &Reference) -> Option<ServedManifest> {
+    async fn former(
+        &self,
+        asked: Asked<'_>,
+        wanted: &ManifestRequest,
+        reference: &Reference,
+    ) -> Option<ServedManifest> {
         let (Some(digest), Reference::Tag(tag)) = (asked.former, reference) else { return None };
-        let Wanted { upstream, repository, accept, .. } = wanted;
-        if !self.proofs.has_former(upstream, repository, digest) {
-            let subject = Subject::Manifest(Reference::Digest(digest.clone()), accept.clone(), None);
-            self.proofs.admit(upstream, repository, &subject, asked.connection.peer.ip()).await.ok()?;
+        let ManifestRequest { upstream, repository, accept, .. } = wanted;
+        if !self.proofs.holds_in_outage(upstream, repository, digest) {
+            let subject = Resource::Manifest {
+                reference: Reference::Digest(digest.clone()),
+                accept: accept.clone(),
+                cached: None,
+            };
+            self.proofs.authorize(upstream, repository, &subject, asked.connection.peer.ip()).await.ok()?;
         }
-        self.manifests.former(&Wanted { told: Some(digest.clone()), ..wanted.clone() }, tag).await
+        self.manifests.previous(&ManifestRequest { tag_digest: Some(digest.clone()), ..wanted.clone() }, tag).await
     }
 
-    fn with_warnings(&self, wanted: &Wanted, digest: &Digest, mut response: Response<Body>) -> Response<Body> {
+    fn with_warnings(&self, wanted: &ManifestRequest, digest: &Digest, mut response: Response<Body>) -> Response<Body> {
         let warnings = self.manifests.warnings(&wanted.upstream, &wanted.repository, digest);
         response::remark(response.headers_mut(), None, warnings);
         response
@@ -575,13 +585,13 @@ impl Handler {
     async fn has_manifest(
         &self,
         asked: Asked<'_>,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         reference: &Reference,
         deleted: Option<Deletion>,
         facts: &mut AccessRecord,
     ) -> Result<Option<ManifestHead>, Error> {
-        let asking = Wanted { upstream: wanted.upstream.for_push(), ..wanted.clone() };
-        match self.manifests.head_now(&asking, reference).await {
+        let asking = ManifestRequest { upstream: wanted.upstream.for_push(), ..wanted.clone() };
+        match self.manifests.head_from_upstream(&asking, reference).await {
             Ok(head) => {
                 if let (Some(deletion), Reference::Digest(digest)) = (deleted, reference) {
                     let (upstream, repository) = (wanted.upstream.name(), &wanted.repository);

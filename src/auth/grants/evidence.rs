@@ -20,7 +20,7 @@ const MAX_FETCHED: u64 = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// The client may read the repository.
-    GrantKey,
+    MayRead,
     /// The tag has this digest, says the upstream. What it says of a tag may be anything, so that is a right to no other
     /// digest. `sent`: it sent the manifest itself.
     Tag { digest: Digest, sent: bool },
@@ -52,7 +52,7 @@ pub(super) async fn of_manifest(
     let judge = move || manifest_digest(&reference, body.media_type.as_ref(), body.digest.as_ref(), &body.bytes);
     match documents.read(len, judge).await.flatten() {
         Some(digest) if is_tag => Ok((Evidence::Tag { digest, sent: true }, waited)),
-        Some(_) => Ok((Evidence::GrantKey, waited)),
+        Some(_) => Ok((Evidence::MayRead, waited)),
         None => Err(foreign("what is not the manifest")),
     }
 }
@@ -67,7 +67,7 @@ pub(super) async fn of_blob(
     // What a client that pushes is told of it comes after this.
     let head = upstream.head_blob_to_get(repository, digest).await?;
     match judge_blob(digest, cached, &head).map_err(foreign)? {
-        GrantVerdict::Proven => Ok((Evidence::GrantKey, head.waited)),
+        GrantVerdict::Proven => Ok((Evidence::MayRead, head.waited)),
         GrantVerdict::Announced(len) => Ok((Evidence::Announced(len), head.waited)),
         GrantVerdict::Fetch => {
             let mut stream = upstream.open_blob(repository, digest, BlobRange::default()).await?;
@@ -81,7 +81,7 @@ pub(super) async fn of_blob(
             if Digest::of(digest.algorithm(), &content) != *digest {
                 return Err(foreign("what is not the blob"));
             }
-            Ok((Evidence::GrantKey, waited))
+            Ok((Evidence::MayRead, waited))
         }
     }
 }
@@ -115,7 +115,7 @@ fn judge_blob(asked: &Digest, cached: Option<u64>, head: &BlobHead) -> Result<Gr
 /// What the head of a manifest proves, which tells this digest.
 fn judge_head(reference: &Reference, told: Digest) -> Option<Evidence> {
     match reference {
-        Reference::Digest(asked) => (told == *asked).then_some(Evidence::GrantKey),
+        Reference::Digest(asked) => (told == *asked).then_some(Evidence::MayRead),
         Reference::Tag(_) => Some(Evidence::Tag { digest: told, sent: false }),
     }
 }
@@ -193,7 +193,7 @@ mod tests {
     fn a_head_is_about_a_manifest_where_it_tells_its_digest() {
         let (right, wrong) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
         for (reference, told, expected) in [
-            (Reference::Digest(right.clone()), &right, Some(Evidence::GrantKey)),
+            (Reference::Digest(right.clone()), &right, Some(Evidence::MayRead)),
             (Reference::Digest(right.clone()), &wrong, None),
             ("1".parse().unwrap(), &wrong, Some(Evidence::Tag { digest: wrong.clone(), sent: false })),
         ] {

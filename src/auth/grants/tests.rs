@@ -46,11 +46,11 @@ fn the_word_that_was_asked_for_last_counts() {
 fn a_deleted_digest_is_the_repositorys_no_longer() {
     let (proofs, upstream) = (proofs(), upstream(1, Duration::from_secs(60)));
     let (repository, digest) = ("team/a".parse().unwrap(), Digest::of(Algorithm::Sha256, b"a"));
-    let place = Subject::Blob(digest.clone(), None).place(&upstream, &repository).unwrap();
+    let place = Resource::Blob { digest: digest.clone(), cached_len: None }.place(&upstream, &repository).unwrap();
     proofs.0.places.insert(place.clone(), GrantSource { at: Instant::now(), to: Principal::ANONYMOUS_PRINCIPAL });
-    proofs.changed(&upstream, &repository, None);
+    proofs.note_write(&upstream, &repository, None);
     assert!(proofs.0.places.contains_key(&place));
-    proofs.changed(&upstream, &repository, Some(&digest));
+    proofs.note_write(&upstream, &repository, Some(&digest));
     assert!(!proofs.0.places.contains_key(&place));
 }
 
@@ -74,8 +74,8 @@ async fn registry(status: &'static str) -> (u16, Arc<AtomicUsize>) {
     (port, asked)
 }
 
-fn blob() -> Subject {
-    Subject::Blob(Digest::of(Algorithm::Sha256, b"a"), Some(1))
+fn blob() -> Resource {
+    Resource::Blob { digest: Digest::of(Algorithm::Sha256, b"a"), cached_len: Some(1) }
 }
 
 /// What is remembered for seconds is asked for again on a machine that is slow enough, but not each time.
@@ -85,7 +85,7 @@ async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
     for (status, is_known, told) in [
         ("403 Forbidden", false, Err(ErrorKind::Denied)),
         ("404 Not Found", false, Err(ErrorKind::NotFound)),
-        ("503 Service Unavailable", true, Ok(Admission::default())),
+        ("503 Service Unavailable", true, Ok(Grant::default())),
     ] {
         let (port, asked) = registry(status).await;
         let (trusted, tasks) = (TrustedNetworks::default(), TaskTracker::new());
@@ -97,7 +97,7 @@ async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
             proofs.0.places.insert(place, GrantSource { at: Instant::now(), to: Principal::ANONYMOUS_PRINCIPAL });
         }
         for _ in 0..20 {
-            let answer = proofs.admit(&upstream, &repository, &blob(), peer(1)).await;
+            let answer = proofs.authorize(&upstream, &repository, &blob(), peer(1)).await;
             assert_eq!(answer.map_err(|error| error.kind), told, "{status}");
         }
         let asked = asked.load(Ordering::Relaxed);
@@ -112,7 +112,7 @@ async fn a_login_that_the_upstream_cannot_judge_leaves_its_last_word() {
     let login = GrantKey { repository: None, ..right(&upstream) };
     proofs.note(login.clone(), Answered { asked: Instant::now(), yes: true });
     assert!(proofs.log_in(&upstream, peer(1)).await.is_ok());
-    assert!(proofs.age(&login).is_some() && proofs.refused_at(&upstream, None).is_none());
+    assert!(proofs.age(&login).is_some() && proofs.last_refusal(&upstream, None).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,18 +120,18 @@ async fn a_request_in_a_circle_waits_for_no_other_for_ever() {
     let (proofs, upstream) = (proofs(), upstream(1, Duration::ZERO));
     let ask = |circle| {
         let question = GrantQuery { right: right(&upstream), subject: None, circle };
-        let none = (Validity::Nothing, Admission::default());
+        let none = (Validity::Nothing, Grant::default());
         proofs.ask(question, &upstream, Principal::ANONYMOUS_PRINCIPAL, none, peer(1), async {
             tokio::time::sleep(Duration::from_secs(600)).await;
-            Ok(Admission::default())
+            Ok(Grant::default())
         })
     };
     let (first, second) = tokio::join!(ask(true), ask(true));
     let second = second.unwrap_err();
-    assert_eq!((first.unwrap(), second.kind), (Admission::default(), ErrorKind::TooManyRequests));
+    assert_eq!((first.unwrap(), second.kind), (Grant::default(), ErrorKind::TooManyRequests));
     assert_eq!(second.retry_after, Some(Duration::from_secs(1)));
     let (first, second) = tokio::join!(ask(false), ask(false));
-    assert_eq!((first.unwrap(), second.unwrap()), (Admission::default(), Admission::default()));
+    assert_eq!((first.unwrap(), second.unwrap()), (Grant::default(), Grant::default()));
 }
 
 /// To whom may read the rest it says that this is not there; to others it may be how they are refused.
@@ -142,7 +142,7 @@ async fn a_404_ends_a_right_unless_that_is_fresh() {
         let (proofs, upstream) = (proofs(), upstream(port, ttl));
         let (right, repository) = (right(&upstream), "team/a".parse().unwrap());
         proofs.note(right.clone(), Answered { asked: Instant::now(), yes: true });
-        let told = proofs.admit(&upstream, &repository, &blob(), peer(1)).await;
+        let told = proofs.authorize(&upstream, &repository, &blob(), peer(1)).await;
         assert_eq!(told.unwrap_err().kind, ErrorKind::NotFound);
         assert_eq!(proofs.age(&right).is_some(), stays, "{ttl:?}");
     }
@@ -158,7 +158,7 @@ async fn questions_in_flight_are_shared_by_addresses() {
     let ask = |number: u8, of: u8| {
         let (proofs, upstream) = (proofs.clone(), upstream.clone());
         let repository = format!("team/a{number}").parse().unwrap();
-        async move { proofs.admit(&upstream, &repository, &blob(), peer(of)).await.unwrap_err() }
+        async move { proofs.authorize(&upstream, &repository, &blob(), peer(of)).await.unwrap_err() }
     };
     let mut held = Vec::new();
     for (number, of) in [(1, 1), (2, 1), (3, 1), (4, 2)] {

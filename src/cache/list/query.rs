@@ -20,7 +20,7 @@ pub enum List {
 
 /// A list of an upstream.
 #[derive(Clone)]
-pub struct WantedList {
+pub struct ListRequest {
     pub upstream: Upstream,
     pub list: List,
     /// Which part of it, as the upstream is asked: without what is between the client and us. May be empty.
@@ -48,7 +48,7 @@ pub(super) struct ListQuery {
     pub writes: u64,
 }
 
-impl WantedList {
+impl ListRequest {
     pub fn new(upstream: Upstream, list: List, query: String) -> Self {
         Self { upstream, list, query }
     }

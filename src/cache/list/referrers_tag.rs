@@ -9,10 +9,10 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{List, ListError, Lists, ServedList, WantedList, query::ListQuery, store::ListAnswer};
+use super::{List, ListError, ListRequest, Lists, ServedList, query::ListQuery, store::ListAnswer};
 use crate::{
     cache::{
-        ManifestError, Outcome, Wanted,
+        ManifestError, ManifestRequest, Outcome,
         manifest::{Content, ServedManifest},
     },
     oci::{Digest, MediaTypeKind, NO_REFERRERS, Reference, Referrers, Tag},
@@ -24,21 +24,21 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 const ARTIFACT_TYPE: &str = "artifactType";
 
 /// Referrers that are, if anywhere, under a tag.
-pub struct TaggedReferrers {
-    pub manifest: Wanted,
+pub struct ReferrersTag {
+    pub manifest: ManifestRequest,
     pub tag: Reference,
     subject: Digest,
     artifact_types: Arc<[String]>,
     question: ListQuery,
 }
 
-impl TaggedReferrers {
-    pub(super) fn of(wanted: &WantedList, question: ListQuery) -> Result<Self, ListError> {
+impl ReferrersTag {
+    pub(super) fn of(wanted: &ListRequest, question: ListQuery) -> Result<Self, ListError> {
         // No other list is ever without an endpoint.
         let List::Referrers { repository, digest } = &wanted.list else { return Err(ListError::Abandoned) };
         let (upstream, repository, accept) = (wanted.upstream.clone(), repository.clone(), wanted.list.accept());
         Ok(Self {
-            manifest: Wanted { upstream, repository, accept, told: None },
+            manifest: ManifestRequest { upstream, repository, accept, tag_digest: None },
             tag: Reference::Tag(Tag::of_referrers(digest)),
             subject: digest.clone(),
             artifact_types: wanted.parameter(ARTIFACT_TYPE).into(),
@@ -74,22 +74,24 @@ impl TaggedReferrers {
 
 impl Lists {
     /// Where the tag points, as far as it is known here.
-    pub async fn known_tagged(&self, tagged: &TaggedReferrers) -> Option<Digest> {
-        let (Wanted { upstream, repository, accept, .. }, Reference::Tag(tag)) = (&tagged.manifest, &tagged.tag) else {
+    pub async fn cached_tag_digest(&self, tagged: &ReferrersTag) -> Option<Digest> {
+        let (ManifestRequest { upstream, repository, accept, .. }, Reference::Tag(tag)) =
+            (&tagged.manifest, &tagged.tag)
+        else {
             return None;
         };
-        self.0.manifests.known(upstream, repository, tag, accept).await
+        self.0.manifests.cached_digest(upstream, repository, tag, accept).await
     }
 
     /// What is under the tag, and the digest of the manifest that is.
-    pub async fn get_tagged(&self, tagged: &TaggedReferrers) -> Result<(ServedList, Option<Digest>), ListError> {
+    pub async fn get_by_tag(&self, tagged: &ReferrersTag) -> Result<(ServedList, Option<Digest>), ListError> {
         let asked = Instant::now();
         let got = self.0.manifests.get(&tagged.manifest, &tagged.tag).await;
         let digest = got.as_ref().ok().map(|served| served.content.digest.clone());
         let mut list = self.list_tagged(tagged, got, asked).await?;
         // What the upstream says of the manifest it says of the list that is made of it.
         if let Some(digest) = &digest {
-            let Wanted { upstream, repository, .. } = &tagged.manifest;
+            let ManifestRequest { upstream, repository, .. } = &tagged.manifest;
             let warnings = self.0.manifests.warnings(upstream, repository, digest);
             list.headers.extend(warnings.into_iter().map(|warning| (header::WARNING, warning)));
         }
@@ -98,7 +100,7 @@ impl Lists {
 
     async fn list_tagged(
         &self,
-        tagged: &TaggedReferrers,
+        tagged: &ReferrersTag,
         got: Result<ServedManifest, ManifestError>,
         asked: Instant,
     ) -> Result<ServedList, ListError> {
@@ -120,7 +122,7 @@ impl Lists {
             }
             // Somebody's tag that merely has such a name.
             Ok(served) => Ok(tagged.none(served.outcome)),
-            Err(ManifestError::KnownMissing(_)) => Ok(tagged.none(Outcome::Hit)),
+            Err(ManifestError::CachedNotFound(_)) => Ok(tagged.none(Outcome::Hit)),
             Err(ManifestError::Upstream(error)) if error.kind == ErrorKind::NotFound => {
                 self.0.answers.note(&tagged.question, asked, &ListAnswer::NoReferrers);
                 Ok(tagged.none(Outcome::Miss))

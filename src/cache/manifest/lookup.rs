@@ -24,9 +24,9 @@ pub enum ManifestError {
     #[error("the upstream answers for the tag with what is no manifest")]
     NoManifest,
     #[error("little is left of the upstream's limit, so that the tag's former manifest goes on")]
-    Spared,
+    LimitNearlyUsed,
     #[error("no such manifest, as the upstream said a moment ago")]
-    KnownMissing(#[source] upstream::Error),
+    CachedNotFound(#[source] upstream::Error),
     #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
     NotAcceptable,
     #[error("the manifest is asked for by mirrors that may wait for this request")]
@@ -74,8 +74,8 @@ impl ManifestError {
         match self {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.
-            Self::Mismatch | Self::OtherType | Self::NoManifest | Self::Spared => true,
-            Self::KnownMissing(_) | Self::NotAcceptable | Self::WaitCycle | Self::Abandoned => false,
+            Self::Mismatch | Self::OtherType | Self::NoManifest | Self::LimitNearlyUsed => true,
+            Self::CachedNotFound(_) | Self::NotAcceptable | Self::WaitCycle | Self::Abandoned => false,
         }
     }
 }
@@ -117,7 +117,7 @@ impl ManifestHead {
 
 impl TagRecord {
     /// `None` when the upstream left out what a client needs to know.
-    pub(super) fn told_by(head: upstream::ManifestHead) -> Option<Self> {
+    pub(super) fn from_head(head: upstream::ManifestHead) -> Option<Self> {
         let upstream::ManifestHead { media_type, digest, len, age, .. } = head;
         Some(Self {
             digest: digest?,

@@ -8,22 +8,22 @@ use crate::{
 
 /// Who asks for what: the upstream's repository, and what the client can read.
 #[derive(Clone)]
-pub struct Wanted {
+pub struct ManifestRequest {
     pub upstream: Upstream,
     pub repository: Repository,
     pub accept: Accept,
     /// The digest that the upstream told this client for the tag: what is cached under another one is not for this client.
-    pub told: Option<Digest>,
+    pub tag_digest: Option<Digest>,
 }
 
-impl Wanted {
+impl ManifestRequest {
     pub(super) fn visibility(&self) -> Visibility {
         Visibility::of(&self.upstream)
     }
 
     /// Whether content of this digest is what the upstream told this client, if it told any.
-    pub(super) fn is_told(&self, digest: &Digest) -> bool {
-        self.told.as_ref().is_none_or(|told| told == digest)
+    pub(super) fn is_tag_digest(&self, digest: &Digest) -> bool {
+        self.tag_digest.as_ref().is_none_or(|known| known == digest)
     }
 
     pub(super) fn key(&self, tag: &Tag) -> TagKey {

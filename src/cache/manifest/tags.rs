@@ -12,7 +12,7 @@ use std::{
 use moka::policy::EvictionPolicy;
 use tokio::time::Instant;
 
-use super::{ManifestQuery, Wanted, store_async::AsyncStore};
+use super::{ManifestQuery, ManifestRequest, store_async::AsyncStore};
 use crate::{
     cache::{
         Config, DiskStore, Visibility,
@@ -232,7 +232,12 @@ impl TagRecords {
     }
 
     /// Keeps what the upstream answered; a question by digest leaves no record.
-    pub(super) async fn put(&self, wanted: &Wanted, question: &ManifestQuery, record: TagRecord) -> Arc<TagRecord> {
+    pub(super) async fn put(
+        &self,
+        wanted: &ManifestRequest,
+        question: &ManifestQuery,
+        record: TagRecord,
+    ) -> Arc<TagRecord> {
         let registry = wanted.upstream.registry();
         let record = Arc::new(TagRecord { urls: registry.url_hashes().clone(), ..record });
         if let Reference::Tag(tag) = &question.reference {
@@ -293,7 +298,7 @@ impl TagRecords {
     /// The upstream said again what it said before.
     pub(super) async fn confirm(
         &self,
-        wanted: &Wanted,
+        wanted: &ManifestRequest,
         question: &ManifestQuery,
         record: &TagRecord,
         confirmed: SystemTime,
@@ -365,13 +370,13 @@ impl TagRecords {
         self.memory.invalidate(&key.of_all_classes());
     }
 
-    pub(super) fn note_trouble(&self, wanted: &Wanted, key: &TagKey) {
+    pub(super) fn note_trouble(&self, wanted: &ManifestRequest, key: &TagKey) {
         if !self.tag_ttl.is_zero() {
             self.troubled.insert(trouble(wanted, key), ());
         }
     }
 
-    pub(super) fn is_troubled(&self, wanted: &Wanted, key: &TagKey) -> bool {
+    pub(super) fn is_troubled(&self, wanted: &ManifestRequest, key: &TagKey) -> bool {
         self.troubled.contains_key(&trouble(wanted, key))
     }
 
@@ -387,7 +392,7 @@ impl TagRecords {
     }
 }
 
-fn trouble(wanted: &Wanted, key: &TagKey) -> UpstreamFailure {
+fn trouble(wanted: &ManifestRequest, key: &TagKey) -> UpstreamFailure {
     (key.clone(), wanted.upstream.registry().clone(), wanted.upstream.asker())
 }
 
