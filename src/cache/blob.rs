@@ -2,7 +2,7 @@
 
 pub(crate) mod parts;
 pub(crate) mod reader;
-pub(crate) mod source;
+
 pub(crate) mod uncached;
 pub(crate) mod uncached_limit;
 

@@ -9,24 +9,26 @@
 //! main transfer wrote it in order, else from the file.
 
 mod abandoned;
+mod batch;
 mod driver;
 pub(crate) mod extents;
 mod hasher;
+mod join;
 mod other_registry;
 mod parallel;
 mod ramp_up;
 mod range_suspension;
 mod ranges;
+mod reader;
 mod result;
+mod state;
 mod table;
 pub(crate) mod transfer;
 mod uploaded;
 mod writer;
 
 use std::{
-    fs::File,
     io,
-    ops::Range,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -44,55 +46,24 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     abandoned::while_it_advances,
-    hasher::{hash_in_turn, hash_slice, turn_to_spare},
+    join::Joined,
+    reader::{DownloadReader, Remainder},
     result::DownloadResult,
-    table::{Coexisting, Downloads, Joined},
+    state::{DownloadError, Progress},
+    table::{Coexisting, Downloads},
 };
 use self::{
-    extents::Extents,
+    state::DownloadState,
     transfer::{Transfer, TransferFlow},
 };
 use super::{
-    FileSlice, ReadError, Source,
-    blob::uncached::UncachedReader,
-    storage::{self, Pin, Purpose},
+    Source,
+    storage::{self, Purpose},
 };
 use crate::{
     metrics::Metrics,
-    upstream::{self, ContentNotes, Mirrors},
+    upstream::{ContentNotes, Mirrors},
 };
-
-/// How much of the end is held back until the digest is known to be right, in bytes.
-const WITHHELD_TAIL: u64 = 16 * 1024;
-
-/// Why a fill ended without a blob. Every follower gets it.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum DownloadError {
-    #[error("the upstream failed")]
-    Upstream(#[source] upstream::Error),
-    #[error("the content does not match its digest")]
-    Mismatch,
-    /// Nor does it here, but part of it was on disk before, so that this says nothing about the upstream.
-    #[error("what an earlier fill left does not match the digest with the rest")]
-    Damaged,
-    #[error("the cache cannot be written")]
-    Storage(#[source] Arc<io::Error>),
-    #[error("there is no room in the cache")]
-    NoRoom,
-    #[error("the fill was given up")]
-    Abandoned,
-}
-
-/// How far a fill is.
-#[derive(Clone, Debug)]
-pub(crate) enum Progress {
-    /// The upstream was asked and has not answered.
-    Opening,
-    Writing,
-    /// All bytes are here and right.
-    Complete,
-    Failed(DownloadError),
-}
 
 /// What a fill's task and its readers share.
 pub struct Download {
@@ -126,104 +97,15 @@ pub struct Download {
     stalled: AtomicU64,
 }
 
-struct DownloadState {
-    progress: Progress,
-    /// The size of the blob in bytes, once known.
-    total: Option<u64>,
-    /// What the upstream said beside the bytes, once it has answered.
-    remark: Option<ContentNotes>,
-    file: Option<Arc<File>>,
-    /// The fill has failed, and its file may be cut: nobody begins to read any more.
-    closing: bool,
-    name: Option<storage::TempName>,
-    written: Extents,
-    /// How many of these bytes the main transfer has not told the reservation of.
-    landed: u64,
-    /// How many bytes from the front an earlier fill left: nothing says that they are right until the whole is verified.
-    left: u64,
-    /// What range transfers write or wrote: the main transfer writes nothing there.
-    foreign: Extents,
-    /// Whether the file's name says that it may have holes. Nothing is written behind bytes that are not there before.
-    gaps_allowed: bool,
-    /// Where the main transfer is.
-    front: u64,
-    /// Where it has asked to go on, behind what others fetch: it is as good as there.
-    jump: Option<u64>,
-    range_transfers: usize,
-    /// What the main transfer is to fetch, when it has left bytes to lanes; else it fetches all that nobody else does.
-    main: Option<Range<u64>>,
-    /// How much of the blob one lane takes at a time, once there are lanes for all of it.
-    segment: Option<u64>,
-    /// Lanes that fetch, and that are being opened.
-    lanes: usize,
-    lanes_opening: usize,
-    /// The upstream gave segments, so the main transfer may have been cut.
-    /// A lane failed: there are to be no more.
-    lanes_refused: bool,
-    /// The upstream ignores Range.
-    ranges_ignored: bool,
-    /// It is not to be asked for ranges, since what came of them was wrong lately.
-    in_one_go: bool,
-    /// More than one answer went into the file.
-    in_parts: bool,
-    /// How many range transfers failed.
-    range_failures: usize,
-    /// It was on disk when the fill began: nothing is transferred.
-    found: bool,
-    /// The open transfer of a fill that found no room, for the first reader that goes through.
-    handed_over: Option<Transfer>,
-    /// The task of this fill is over, and with it the commit.
-    ended: bool,
-    /// Keeps the finished blob for those who still read it.
-    _pin: Option<Arc<Pin>>,
-}
-
-/// What a reader finds at its position.
-enum Look {
-    Slice(FileSlice),
-    End,
-    Wait,
-    Failed(DownloadError),
-}
-
 impl Download {
     fn new(source: Source, beside: bool, wanted: bool, metrics: Metrics, cancel: CancellationToken) -> Self {
-        let state = DownloadState {
-            progress: Progress::Opening,
-            total: None,
-            remark: None,
-            file: None,
-            closing: false,
-            name: None,
-            written: Extents::default(),
-            landed: 0,
-            left: 0,
-            foreign: Extents::default(),
-            gaps_allowed: false,
-            front: 0,
-            jump: None,
-            range_transfers: 0,
-            main: None,
-            segment: None,
-            lanes: 0,
-            lanes_opening: 0,
-            lanes_refused: false,
-            ranges_ignored: false,
-            in_one_go: false,
-            in_parts: false,
-            range_failures: 0,
-            found: false,
-            handed_over: None,
-            ended: false,
-            _pin: None,
-        };
         let ranges = cancel.child_token();
         let hash = hasher::Hasher::new(source.digest.algorithm());
         Self {
             source,
             beside,
             metrics,
-            state: Mutex::new(state),
+            state: Mutex::new(DownloadState::new()),
             flow: watch::Sender::new(TransferFlow::Asking),
             changed: watch::Sender::new(()),
             members: watch::Sender::new(0),
@@ -367,6 +249,10 @@ impl Download {
         position < state.left && !matches!(state.progress, Progress::Complete)
     }
 
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// What it was begun for.
     pub fn source(&self) -> &Source {
         &self.source
@@ -408,153 +294,5 @@ impl Download {
         let value = change(&mut self.state());
         self.changed.send_replace(());
         value
-    }
-}
-
-impl DownloadState {
-    fn is_over(&self) -> bool {
-        matches!(self.progress, Progress::Complete | Progress::Failed(_))
-    }
-
-    /// What is there for a reader at `position` that wants bytes up to `end` (exclusive), or all.
-    fn look(&self, position: u64, end: Option<u64>, whole: bool) -> Look {
-        let end = end.or(self.total);
-        let has_all = end.is_some_and(|end| position >= end);
-        // Who has its range is done, whatever becomes of the rest.
-        if has_all && !whole {
-            return Look::End;
-        }
-        let complete = match &self.progress {
-            Progress::Failed(error) => return Look::Failed(error.clone()),
-            Progress::Complete if has_all => return Look::End,
-            Progress::Complete => true,
-            Progress::Opening | Progress::Writing => false,
-        };
-        let withheld = if whole && !complete { WITHHELD_TAIL } else { 0 };
-        let run = self.written.end_of_run(position);
-        let limit = match end {
-            Some(end) => run.min(end.saturating_sub(withheld)),
-            None => run.saturating_sub(withheld),
-        };
-        match &self.file {
-            Some(file) if limit > position && !self.closing => {
-                Look::Slice(FileSlice { file: file.clone(), offset: position, len: limit - position })
-            }
-            // The blob proved shorter than its announced size, for which this range was cut out.
-            _ if complete => Look::Failed(DownloadError::Abandoned),
-            _ => Look::Wait,
-        }
-    }
-
-    /// The first bytes that are neither there nor being fetched by anyone but the main transfer.
-    fn first_gap(&self, total: u64) -> Option<Range<u64>> {
-        self.first_gap_but(&(0..0), total)
-    }
-
-    /// The same, and not among `taken` either.
-    fn first_gap_but(&self, taken: &Range<u64>, total: u64) -> Option<Range<u64>> {
-        let mut start = 0;
-        loop {
-            let end = self.written.end_of_run(start).max(self.foreign.end_of_run(start));
-            let end = if taken.contains(&end) { taken.end } else { end };
-            if end == start {
-                break;
-            }
-            start = end;
-        }
-        let next = |extents: &Extents| extents.next_start(start).unwrap_or(total);
-        let end = next(&self.written).min(next(&self.foreign)).min(total);
-        let end = if taken.start > start { end.min(taken.start) } else { end };
-        (start < total).then_some(start..end)
-    }
-}
-
-/// A client's place in a fill.
-pub struct DownloadReader {
-    fills: Downloads,
-    fill: Arc<Download>,
-    /// What this client asked for; the fill may have been begun for another repository's blob of this digest.
-    source: Source,
-    position: u64,
-    /// The end of the range wanted (exclusive); `None` for the whole blob.
-    end: Option<u64>,
-    /// The client gets all of it: the tail is held back until it is verified.
-    whole: bool,
-    changed: watch::Receiver<()>,
-    _membership: table::Subscription,
-}
-
-impl DownloadReader {
-    /// Reads from `first` up to `end` (exclusive), or to the end.
-    fn new(membership: table::Subscription, source: Source, first: u64, end: Option<u64>) -> Self {
-        let fill = membership.fill().clone();
-        let total = fill.state().total;
-        let whole = first == 0 && (end.is_none() || end == total);
-        let changed = fill.changed.subscribe();
-        let fills = membership.fills().clone();
-        Self { fills, fill, source, position: first, end, whole, changed, _membership: membership }
-    }
-
-    /// What it reads, which keeps its file for as long as it lives.
-    pub fn fill(&self) -> &Arc<Download> {
-        &self.fill
-    }
-
-    /// Whether another repository's upstream failed: it says nothing about the one this client asked for.
-    pub fn is_stranger(&self) -> bool {
-        !self.fill.source.is_same(&self.source)
-    }
-
-    /// The forebays by way of which the bytes come.
-    pub fn mirrors(&self) -> Option<Mirrors> {
-        self.fill.mirrors()
-    }
-
-    /// The next bytes that are on disk; `None` after the last one.
-    pub async fn next(&mut self) -> Result<Option<FileSlice>, DownloadError> {
-        loop {
-            self.changed.borrow_and_update();
-            let look = self.fill.state().look(self.position, self.end, self.whole);
-            match look {
-                Look::Slice(slice) => {
-                    self.position += slice.len;
-                    return Ok(Some(slice));
-                }
-                Look::End => return Ok(None),
-                Look::Failed(error) => return Err(error),
-                Look::Wait => {
-                    self.fills.fetch_ahead(&self.fill, &self.source, self.position, self.end);
-                    if self.changed.changed().await.is_err() {
-                        return Err(DownloadError::Abandoned);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Goes on without the cache, where this reader is.
-    pub async fn go_through(&self) -> Result<UncachedReader, ReadError> {
-        let source = self.source.clone();
-        let metrics = self.fill.metrics.clone();
-        let (total, file) = {
-            let state = self.fill.state();
-            (state.total, state.file.clone())
-        };
-        if !self.whole
-            && let Some(last) = self.end.or(total).and_then(|end| end.checked_sub(1))
-        {
-            return UncachedReader::range(&source, self.position, last).await.map_err(ReadError::Upstream);
-        }
-        let transfer = if self.position == 0 && !self.is_stranger() { self.fill.take_transfer() } else { None };
-        match (transfer, file) {
-            (Some(transfer), _) => Ok(UncachedReader::whole(source, transfer, metrics)),
-            (_, Some(file)) => {
-                UncachedReader::rest(source, FileSlice { file, offset: 0, len: self.position }, total, metrics).await
-            }
-            (_, None) => {
-                let transfer = Transfer::open(&source, 0, None).await.map_err(ReadError::Upstream)?;
-                Ok(UncachedReader::whole(source, transfer, metrics))
-            }
-        }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod capture;
 mod config;
 pub(crate) mod download;
 pub(crate) mod freshness;
+mod hash;
 pub(crate) mod list;
 mod make_room;
 pub(crate) mod manifest;
@@ -20,6 +21,7 @@ mod outcome;
 pub(crate) mod prefetch;
 pub(crate) mod scrub;
 pub(crate) mod slow_readers;
+mod source;
 pub mod storage;
 pub(crate) mod visibility;
 pub(crate) mod warnings;
@@ -30,8 +32,7 @@ pub(crate) use self::{
     blob::{
         BlobCache, BlobError, OpenedBlob,
         parts::Parts,
-        reader::{BlobReader, BodyPiece, FileSlice, Hold, ReadError},
-        source::Source,
+        reader::{BlobReader, BodyPiece, Hold, ReadError},
         uncached_limit::Client,
     },
     capture::{Capture, CaptureError, Captures},
@@ -43,7 +44,8 @@ pub(crate) use self::{
     prefetch::Images,
     scrub::{Scrub, WholeHit},
     slow_readers::{Holding, ReadersEnded, Reading, SlowReaders, Taker, Taking},
-    storage::{DiskStore, ObjectKind},
+    source::Source,
+    storage::{DiskStore, FileSlice, ObjectKind},
     visibility::ContentKey,
     warnings::Warnings,
 };

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::suspects::Suspects;
 use super::{
     Config, ContentKey, DiskStore,
-    download::turn_to_spare,
+    hash::turn_to_spare,
     manifest::Content,
     storage::{DiskWait, InspectedObject, Inspection, SHARDS, blocking, index::IndexKey, is_damage},
 };

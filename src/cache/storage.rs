@@ -14,6 +14,7 @@
 //! room for it was reserved; what is unlinked is forgotten by the index first. Everything here blocks,
 //! so the async functions hand their work to the blocking pool.
 
+mod file_slice;
 pub mod index;
 mod inspect;
 mod io_limits;
@@ -44,12 +45,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    index::{IndexKey, LruIndex},
-    recency::{LastUse, Uses},
-    reservation::GiveUp,
-};
 pub use self::{
+    file_slice::FileSlice,
     inspect::{InspectedObject, Inspection, SHARDS, is_damage},
     io_limits::{DiskWait, change, write},
     kind::ObjectKind,
@@ -57,6 +54,11 @@ pub use self::{
     reservation::{NoSpace, Purpose, Reservation, Short},
     temp_file::{Name as TempName, TempBlob, write_all_at},
     temp_upload::TempUpload,
+};
+use self::{
+    index::{IndexKey, LruIndex},
+    recency::{LastUse, Uses},
+    reservation::GiveUp,
 };
 use super::{Config, ContentKey, Visibility, freshness, slow_readers::SlowReaders};
 use crate::{

@@ -1,13 +1,13 @@
 //! A blob's bytes as a client gets them, wherever they come from.
 
-use std::{fs::File, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     super::{
         download::{Download, DownloadReader},
-        storage::Pin,
+        storage::{FileSlice, Pin},
     },
     uncached::UncachedReader,
 };
@@ -15,14 +15,6 @@ use crate::{
     cache::download::DownloadError,
     upstream::{self, ErrorKind, Mirrors},
 };
-
-/// Bytes that are on disk: what to send, not the bytes themselves.
-#[derive(Clone, Debug)]
-pub struct FileSlice {
-    pub file: Arc<File>,
-    pub offset: u64,
-    pub len: u64,
-}
 
 /// The next part of a blob.
 #[derive(Debug)]
@@ -122,11 +114,11 @@ impl BlobReader {
                     Ok(slice) => return Ok(slice.map(BodyPiece::File)),
                     // The disk is not what the client came for: it gets the rest from the upstream.
                     Err(DownloadError::Storage(_) | DownloadError::NoRoom) => {
-                        let through = Box::pin(reader.go_through()).await?;
+                        let through = Box::pin(UncachedReader::after(reader)).await?;
                         *self = Self::Through(Box::new(through));
                     }
                     Err(DownloadError::Upstream(error)) if reader.is_stranger() || error.kind == ErrorKind::Loop => {
-                        let through = Box::pin(reader.go_through()).await?;
+                        let through = Box::pin(UncachedReader::after(reader)).await?;
                         *self = Self::Through(Box::new(through));
                     }
                     Err(error) => return Err(error.into()),

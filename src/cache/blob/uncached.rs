@@ -8,9 +8,10 @@ use super::{
     super::{
         FileSlice, ReadError, Source,
         download::{
-            Coexisting,
+            Coexisting, DownloadReader, Remainder,
             transfer::{Transfer, TransferFlow},
         },
+        hash::hash_slice,
         storage::blocking,
     },
     uncached_limit::Place,
@@ -63,12 +64,25 @@ impl UncachedReader {
         if let Some(check) = &mut reader.check {
             check.is_theirs = sent.len == 0;
             let mut verifier = check.verifier.clone();
-            check.verifier =
-                blocking(move || super::super::download::hash_slice(&sent, &mut verifier).map(|()| verifier))
-                    .await
-                    .map_err(|error| ReadError::Storage(error.into()))?;
+            check.verifier = blocking(move || hash_slice(&sent, &mut verifier).map(|()| verifier))
+                .await
+                .map_err(|error| ReadError::Storage(error.into()))?;
         }
         Ok(reader)
+    }
+
+    /// What the client of a download still needs, without the cache.
+    pub async fn after(reader: &DownloadReader) -> Result<Self, ReadError> {
+        let (source, metrics) = (reader.source().clone(), reader.fill().metrics().clone());
+        match reader.remainder() {
+            Remainder::Range { first, last } => Self::range(&source, first, last).await.map_err(ReadError::Upstream),
+            Remainder::Transfer(transfer) => Ok(Self::whole(source, *transfer, metrics)),
+            Remainder::Whole { sent: Some(sent), total } => Self::rest(source, sent, total, metrics).await,
+            Remainder::Whole { sent: None, .. } => {
+                let transfer = Transfer::open(&source, 0, None).await.map_err(ReadError::Upstream)?;
+                Ok(Self::whole(source, transfer, metrics))
+            }
+        }
     }
 
     /// The bytes from `first` to `last`.

@@ -17,7 +17,7 @@ use super::{CapturedPiece, Captures, Commit, Message};
 use crate::{
     cache::{
         FileSlice,
-        download::hash_in_turn,
+        hash::hash_in_turn,
         storage::{self, NoSpace, TempUpload, change, write_all_at},
     },
     oci::{Algorithm, Digest, Verifier},

@@ -3,37 +3,25 @@
 //! A job of the blocking pool hashes as long as there is something to hash, and whoever writes starts it again. What
 //! it is offered it keeps only while the process has memory for that, so a hash that lags reads from the file.
 
-use std::{
-    collections::VecDeque,
-    fs::File,
-    io,
-    num::NonZero,
-    os::unix::fs::FileExt,
-    sync::{Arc, LazyLock},
-    thread::available_parallelism,
-};
+use std::{collections::VecDeque, fs::File, io, sync::Arc};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use super::{Download, writer::Batch};
+use super::{Download, batch::Batch};
 use crate::{
-    cache::{FileSlice, download::extents::Extents, storage::blocking},
+    cache::{
+        download::extents::Extents,
+        hash::{TURNS, read_each},
+    },
     oci::{Algorithm, Digest, Verifier},
 };
 
-/// How much is read at a time, in bytes: what the processor's own cache holds.
-const STEP: usize = 64 * 1024;
 /// How much is read from the file before it is looked again for bytes in memory, in bytes.
 const STRETCH: u64 = 1024 * 1024;
 /// How much one fill's hash keeps in memory, in bytes.
 const MAX_QUEUED: usize = 4 * 1024 * 1024;
-
-/// How many fills are hashed at a time: more threads than processors would only be taken from those who serve. Whoever
-/// waits gets a turn after each stretch of another one.
-static TURNS: LazyLock<Arc<Semaphore>> =
-    LazyLock::new(|| Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))));
 
 /// The hash of everything from the front up to a position.
 struct HashTask {
@@ -233,39 +221,4 @@ impl HashTask {
         self.hashed = end;
         Ok(self)
     }
-}
-
-/// Feeds a part of a file to `verifier`. Blocks.
-pub(crate) fn hash_slice(slice: &FileSlice, verifier: &mut Verifier) -> io::Result<()> {
-    read_each(&slice.file, slice.offset, slice.offset + slice.len, |bytes| verifier.update(bytes))
-}
-
-/// The same off the async threads, among as many as are hashed at a time.
-pub(crate) async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io::Result<Verifier> {
-    let turn = TURNS.clone().acquire_owned().await.map_err(io::Error::other)?;
-    blocking(move || {
-        hash_slice(&slice, &mut verifier)?;
-        drop(turn);
-        Ok(verifier)
-    })
-    .await
-}
-
-/// A turn for who can wait: there is none while fills hash on all processors.
-pub(crate) fn turn_to_spare() -> Option<OwnedSemaphorePermit> {
-    TURNS.clone().try_acquire_owned().ok()
-}
-
-fn read_each(file: &File, mut offset: u64, end: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut buffer = vec![0; STEP];
-    while offset < end {
-        let wanted = usize::try_from(end - offset).unwrap_or(STEP).min(STEP);
-        let read = file.read_at(&mut buffer[..wanted], offset)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        each(&buffer[..read]);
-        offset += read as u64;
-    }
-    Ok(())
 }

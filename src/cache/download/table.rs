@@ -12,7 +12,7 @@ use futures_util::future::{FutureExt as _, join_all};
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Download, DownloadError, DownloadReader, Progress, abandoned, driver, range_suspension::RangeSuspensions};
+use super::{Download, DownloadError, DownloadReader, Progress, abandoned, range_suspension::RangeSuspensions};
 use crate::{
     cache::{
         ContentKey, DiskStore, Source,
@@ -61,12 +61,14 @@ pub(super) struct Leftover {
 
 type DownloadEntries = HashMap<ContentKey, Vec<Arc<Download>>>;
 
-/// How somebody came to a fill.
-pub enum Joined {
-    /// It was started for this one.
-    Leader(Subscription),
-    /// It was there.
-    Follower(Subscription),
+/// What a request finds in the table.
+pub(super) enum Entry {
+    /// A fill that it has joined.
+    Joined(Subscription),
+    /// Nothing: a fill was added.
+    Added(Subscription),
+    /// A fill that was given up and has not ended yet.
+    Leaving(Arc<Download>),
 }
 
 /// Somebody is interested in a fill as long as this lives.
@@ -176,46 +178,28 @@ impl Downloads {
         }
     }
 
-    /// Joins the fill of this blob from this registry for a client, or starts it. There is never more than one: no wait and no
-    /// error, and nothing that is not verified, comes from one registry to the clients of another.
-    pub async fn join(&self, source: &Source) -> Joined {
-        let joined = self.join_or_start(source, true).await;
-        joined.membership().want();
-        joined
-    }
-
-    /// The same for what no client has asked for yet.
-    pub async fn join_ahead(&self, source: &Source) -> Joined {
-        self.join_or_start(source, false).await
-    }
-
-    async fn join_or_start(&self, source: &Source, wanted: bool) -> Joined {
-        loop {
-            let leaving = {
-                let mut entries = self.entries();
-                match own(&entries, source) {
-                    Some(fill) if fill.can_be_joined() => return Joined::Follower(self.enter(fill, !wanted)),
-                    Some(fill) => fill.clone(),
-                    None => {
-                        let cancel = self.0.shutdown.child_token();
-                        let of_blob = entries.entry(source.id()).or_default();
-                        let beside = !of_blob.is_empty();
-                        let fill =
-                            Arc::new(Download::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
-                        let membership = self.enter(&fill, !wanted);
-                        of_blob.push(fill.clone());
-                        self.0.tasks.spawn(driver::run(self.clone(), fill));
-                        return Joined::Leader(membership);
-                    }
-                }
-            };
-            // It was given up a moment ago and still holds its temporary file.
-            let _ = leaving.end().await;
-            if self.0.shutdown.is_cancelled() {
-                let _entries = self.entries();
-                return Joined::Follower(self.enter(&leaving, !wanted));
+    /// Joins the fill of this blob from this registry, or adds one for which no task works yet.
+    pub(super) fn enter_or_add(&self, source: &Source, wanted: bool) -> Entry {
+        let mut entries = self.entries();
+        match own(&entries, source) {
+            Some(fill) if fill.can_be_joined() => Entry::Joined(self.enter(fill, !wanted)),
+            Some(fill) => Entry::Leaving(fill.clone()),
+            None => {
+                let cancel = self.0.shutdown.child_token();
+                let of_blob = entries.entry(source.id()).or_default();
+                let beside = !of_blob.is_empty();
+                let fill = Arc::new(Download::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
+                let membership = self.enter(&fill, !wanted);
+                of_blob.push(fill);
+                Entry::Added(membership)
             }
         }
+    }
+
+    /// Joins a fill that has ended.
+    pub(super) fn enter_ended(&self, fill: &Arc<Download>, wanted: bool) -> Subscription {
+        let _entries = self.entries();
+        self.enter(fill, !wanted)
     }
 
     /// Puts a fill on the list that this one has; `None` when there is one of its blob from its registry.
@@ -355,20 +339,6 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.fills.leave(&self.fill, self.ahead);
-    }
-}
-
-impl Joined {
-    fn membership(&self) -> &Subscription {
-        match self {
-            Self::Leader(membership) | Self::Follower(membership) => membership,
-        }
-    }
-
-    pub fn into_membership(self) -> Subscription {
-        match self {
-            Self::Leader(membership) | Self::Follower(membership) => membership,
-        }
     }
 }
 

@@ -6,29 +6,22 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice},
-    ops::Range,
+    io,
     pin::pin,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinHandle,
-    time::Instant,
-};
+use bytes::Bytes;
+use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Download, DownloadError, hasher};
+use super::{
+    Download, DownloadError,
+    batch::{Batch, POURS},
+    hasher,
+};
 use crate::{
-    cache::{
-        download::transfer::Transfer,
-        storage::{self, write_all_at},
-    },
+    cache::{download::transfer::Transfer, storage},
     upstream::{Error, ErrorKind},
 };
 
@@ -36,112 +29,6 @@ use crate::{
 const MAX_GATHERED: usize = 1024 * 1024;
 /// The same for the first one, which somebody waits for.
 const FIRST_GATHERED: usize = 64 * 1024;
-/// What all fills of the process may hold in memory beside one piece each, in bytes.
-const BUDGET: usize = 8 * 1024 * 1024;
-
-/// Pieces that are smaller than this are put together, up to [`JOINED`]: each costs more than its bytes.
-const SMALL: usize = 4 * 1024;
-const JOINED: usize = 64 * 1024;
-/// Where so many bodies or more are received, a piece that is shorter than [`TIGHT`] is copied: it keeps all of the buffer
-/// that it was received into, which may be some times as large. Long ones come where a line is fast, and fill theirs.
-const CROWD: usize = 16;
-const TIGHT: usize = 192 * 1024;
-/// How many pieces are gathered for one write: fewer than one call of the system takes.
-const MAX_PIECES: usize = 256;
-
-/// How many there are that receive.
-static POURS: AtomicUsize = AtomicUsize::new(0);
-static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(BUDGET)));
-
-/// Bytes on their way into the file, in order, perhaps with gaps where others write. Never empty.
-#[derive(Default)]
-pub(super) struct Batch {
-    pieces: Vec<(u64, Bytes)>,
-    /// The last ones, while they are put together from small ones.
-    tail: Option<(u64, BytesMut)>,
-    len: usize,
-    /// Given back when the write and the hash are both done with it.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Batch {
-    /// Of a batch that has all.
-    pub(super) fn pieces(&self) -> &[(u64, Bytes)] {
-        &self.pieces
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(super) fn start(&self) -> u64 {
-        let tail = self.tail.as_ref().map(|(offset, _)| *offset);
-        self.pieces.first().map(|(offset, _)| *offset).or(tail).unwrap_or(0)
-    }
-
-    /// Of a batch that has all.
-    pub(super) fn end(&self) -> u64 {
-        self.pieces.last().map_or(0, |(offset, bytes)| offset + bytes.len() as u64)
-    }
-
-    /// Whether it may be kept in memory for longer than its write takes.
-    pub(super) fn is_paid_for(&self) -> bool {
-        self.permit.as_ref().is_some_and(|permit| permit.num_permits() == self.len)
-    }
-
-    fn is_full(&self, most: usize) -> bool {
-        self.len >= most || self.pieces.len() >= MAX_PIECES || (self.len > 0 && !self.is_paid_for())
-    }
-
-    fn push(&mut self, offset: u64, bytes: Bytes) {
-        let len = bytes.len();
-        let paid = u32::try_from(len).ok().and_then(|len| MEMORY.clone().try_acquire_many_owned(len).ok());
-        match (&mut self.permit, paid) {
-            (Some(permit), Some(paid)) => permit.merge(paid),
-            (permit @ None, Some(paid)) => *permit = Some(paid),
-            (_, None) => {}
-        }
-        self.len += len;
-        let joins = |(start, tail): &(u64, BytesMut)| {
-            *start + tail.len() as u64 == offset && tail.len() + len <= JOINED && len < SMALL
-        };
-        if !self.tail.as_ref().is_some_and(joins) {
-            self.seal();
-        }
-        match &mut self.tail {
-            Some((_, tail)) => tail.extend_from_slice(&bytes),
-            None if len < SMALL => self.tail = Some((offset, BytesMut::from(&bytes[..]))),
-            None if len < TIGHT && POURS.load(Ordering::Relaxed) >= CROWD => {
-                self.pieces.push((offset, Bytes::copy_from_slice(&bytes)));
-            }
-            None => self.pieces.push((offset, bytes)),
-        }
-    }
-
-    /// It has all.
-    fn seal(&mut self) {
-        if let Some((offset, tail)) = self.tail.take() {
-            self.pieces.push((offset, tail.freeze()));
-        }
-    }
-
-    /// The stretches of the file it fills, each with the pieces of it.
-    fn runs(&self) -> impl Iterator<Item = (Range<u64>, &[(u64, Bytes)])> {
-        let end = |(offset, bytes): &(u64, Bytes)| offset + bytes.len() as u64;
-        self.pieces.chunk_by(move |left, right| end(left) == right.0).filter_map(move |run| {
-            let range = run.first()?.0..end(run.last()?);
-            Some((range, run))
-        })
-    }
-
-    /// Blocks.
-    fn write(&self, file: &File) -> io::Result<()> {
-        self.runs().try_for_each(|(range, run)| {
-            let mut buffers: Vec<_> = run.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
-            write_all_at(file, &mut buffers, range.start)
-        })
-    }
-}
 
 struct Writing {
     batch: Arc<Batch>,
@@ -186,13 +73,13 @@ impl WritePipeline {
     pub(super) async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, DownloadError> {
         loop {
             let is_full = self.gathered.is_full(self.most);
-            if self.writing.is_none() && self.gathered.len > 0 {
+            if self.writing.is_none() && !self.gathered.is_empty() {
                 if !is_full && let Some(bytes) = transfer.ready() {
                     return Ok(Some(self.count(bytes)));
                 }
                 self.start();
             }
-            if self.writing.is_none() || !is_full || self.gathered.len == 0 {
+            if self.writing.is_none() || !is_full || self.gathered.is_empty() {
                 break;
             }
             let since = Instant::now();
@@ -239,7 +126,7 @@ impl WritePipeline {
     /// Where the first bytes stand that are not in the file yet.
     pub(super) fn first_unwritten(&self) -> Option<u64> {
         let batch = self.writing.as_ref().map(|writing| &*writing.batch);
-        batch.into_iter().chain([&self.gathered]).find(|batch| batch.len > 0).map(Batch::start)
+        batch.into_iter().chain([&self.gathered]).find(|batch| !batch.is_empty()).map(Batch::start)
     }
 
     /// Writes what is left, and waits for it.
@@ -250,7 +137,7 @@ impl WritePipeline {
     }
 
     fn start(&mut self) {
-        if self.gathered.len == 0 {
+        if self.gathered.is_empty() {
             return;
         }
         let mut batch = std::mem::take(&mut self.gathered);
@@ -280,7 +167,7 @@ impl WritePipeline {
         self.writing = None;
         done.map_err(|error| DownloadError::Storage(Arc::new(error)))?;
         self.fill.update(|state| {
-            state.landed += batch.len as u64;
+            state.landed += batch.len() as u64;
             batch.runs().for_each(|(range, _)| state.written.insert(range));
         });
         hasher::go_on(&self.fill);
@@ -291,57 +178,5 @@ impl WritePipeline {
 impl Drop for WritePipeline {
     fn drop(&mut self) {
         POURS.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::FileExt;
-
-    use super::*;
-
-    #[test]
-    fn a_batch_of_pieces_of_all_sizes_with_gaps() {
-        let file = tempfile::tempfile().unwrap();
-        let mut batch = Batch::default();
-        let (mut offset, mut expected, mut ranges) = (0, Vec::new(), Vec::<Range<u64>>::new());
-        for (number, len) in [1, 1, 5000, 1, 4095, 4096, 7, 100_000, 1].into_iter().enumerate() {
-            if number % 4 == 3 {
-                offset += 10;
-                expected.resize(expected.len() + 10, 0);
-            }
-            let bytes = vec![number as u8 + 1; len];
-            expected.extend_from_slice(&bytes);
-            batch.push(offset, bytes.into());
-            assert_eq!(batch.start(), 0);
-            let end = offset + len as u64;
-            match ranges.last_mut() {
-                Some(last) if last.end == offset => last.end = end,
-                _ => ranges.push(offset..end),
-            }
-            offset = end;
-        }
-        batch.seal();
-        assert_eq!((batch.end(), batch.runs().map(|(range, _)| range).collect::<Vec<_>>()), (offset, ranges));
-        batch.write(&file).unwrap();
-        let mut written = vec![0; expected.len()];
-        file.read_exact_at(&mut written, 0).unwrap();
-        assert!(written == expected && file.metadata().unwrap().len() == offset);
-    }
-
-    #[test]
-    fn a_batch_of_single_bytes_has_few_pieces_and_one_of_larger_ones_is_full_in_time() {
-        let mut batch = Batch::default();
-        for offset in 0..200_000 {
-            batch.push(offset, Bytes::from_static(b"x"));
-        }
-        batch.seal();
-        assert_eq!((batch.len(), batch.pieces().len(), batch.runs().count()), (200_000, 4, 1));
-        let mut batch = Batch::default();
-        for number in 0..MAX_PIECES as u64 {
-            assert!(!batch.is_full(usize::MAX));
-            batch.push(number * SMALL as u64, Bytes::from_static(&[0; SMALL]));
-        }
-        assert!(batch.is_full(usize::MAX));
     }
 }

@@ -1,6 +1,6 @@
 //! Where a blob comes from, should it have to be fetched.
 
-use super::super::visibility::{ContentKey, Visibility};
+use super::visibility::{ContentKey, Visibility};
 use crate::{
     oci::{Digest, Repository},
     upstream::Upstream,

@@ -1,0 +1,109 @@
+//! One client's reading of a download.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{Download, DownloadError, Downloads, state::Look, table::Subscription, transfer::Transfer};
+use crate::{
+    cache::{Source, storage::FileSlice},
+    upstream::Mirrors,
+};
+
+/// A client's place in a fill.
+pub struct DownloadReader {
+    fills: Downloads,
+    fill: Arc<Download>,
+    /// What this client asked for; the fill may have been begun for another repository's blob of this digest.
+    source: Source,
+    position: u64,
+    /// The end of the range wanted (exclusive); `None` for the whole blob.
+    end: Option<u64>,
+    /// The client gets all of it: the tail is held back until it is verified.
+    whole: bool,
+    changed: watch::Receiver<()>,
+    _membership: Subscription,
+}
+
+impl DownloadReader {
+    /// Reads from `first` up to `end` (exclusive), or to the end.
+    pub(super) fn new(membership: Subscription, source: Source, first: u64, end: Option<u64>) -> Self {
+        let fill = membership.fill().clone();
+        let total = fill.state().total;
+        let whole = first == 0 && (end.is_none() || end == total);
+        let changed = fill.changed.subscribe();
+        let fills = membership.fills().clone();
+        Self { fills, fill, source, position: first, end, whole, changed, _membership: membership }
+    }
+
+    /// What it reads, which keeps its file for as long as it lives.
+    pub fn fill(&self) -> &Arc<Download> {
+        &self.fill
+    }
+
+    /// Whether another repository's upstream failed: it says nothing about the one this client asked for.
+    pub fn is_stranger(&self) -> bool {
+        !self.fill.source.is_same(&self.source)
+    }
+
+    /// The forebays by way of which the bytes come.
+    pub fn mirrors(&self) -> Option<Mirrors> {
+        self.fill.mirrors()
+    }
+
+    /// The next bytes that are on disk; `None` after the last one.
+    pub async fn next(&mut self) -> Result<Option<FileSlice>, DownloadError> {
+        loop {
+            self.changed.borrow_and_update();
+            let look = self.fill.state().look(self.position, self.end, self.whole);
+            match look {
+                Look::Slice(slice) => {
+                    self.position += slice.len;
+                    return Ok(Some(slice));
+                }
+                Look::End => return Ok(None),
+                Look::Failed(error) => return Err(error),
+                Look::Wait => {
+                    self.fills.fetch_ahead(&self.fill, &self.source, self.position, self.end);
+                    if self.changed.changed().await.is_err() {
+                        return Err(DownloadError::Abandoned);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What this client still needs of the blob, should its download not be able to give it.
+    pub(crate) fn remainder(&self) -> Remainder {
+        let (total, file) = {
+            let state = self.fill.state();
+            (state.total, state.file.clone())
+        };
+        if !self.whole
+            && let Some(last) = self.end.or(total).and_then(|end| end.checked_sub(1))
+        {
+            return Remainder::Range { first: self.position, last };
+        }
+        let unused = if self.position == 0 && !self.is_stranger() { self.fill.take_transfer() } else { None };
+        if let Some(transfer) = unused {
+            return Remainder::Transfer(Box::new(transfer));
+        }
+        let sent = file.map(|file| FileSlice { file, offset: 0, len: self.position });
+        Remainder::Whole { sent, total }
+    }
+
+    /// What this client asked for.
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
+/// What a client still needs of a blob.
+pub(crate) enum Remainder {
+    /// The bytes from `first` to `last`, of a range.
+    Range { first: u64, last: u64 },
+    /// All that this transfer gives, from the front.
+    Transfer(Box<Transfer>),
+    /// What follows `sent`, of the whole blob.
+    Whole { sent: Option<FileSlice>, total: Option<u64> },
+}

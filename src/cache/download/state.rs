@@ -1,0 +1,191 @@
+//! Which bytes of a download are here, which are being fetched, and what a reader finds (pure).
+
+use std::{fs::File, io, ops::Range, sync::Arc};
+
+use super::{extents::Extents, transfer::Transfer};
+use crate::{
+    cache::storage::{self, FileSlice, Pin},
+    upstream::{self, ContentNotes},
+};
+
+/// How much of the end is held back until the digest is known to be right, in bytes.
+const WITHHELD_TAIL: u64 = 16 * 1024;
+
+/// Why a fill ended without a blob. Every follower gets it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DownloadError {
+    #[error("the upstream failed")]
+    Upstream(#[source] upstream::Error),
+    #[error("the content does not match its digest")]
+    Mismatch,
+    /// Nor does it here, but part of it was on disk before, so that this says nothing about the upstream.
+    #[error("what an earlier fill left does not match the digest with the rest")]
+    Damaged,
+    #[error("the cache cannot be written")]
+    Storage(#[source] Arc<io::Error>),
+    #[error("there is no room in the cache")]
+    NoRoom,
+    #[error("the fill was given up")]
+    Abandoned,
+}
+
+/// How far a fill is.
+#[derive(Clone, Debug)]
+pub(crate) enum Progress {
+    /// The upstream was asked and has not answered.
+    Opening,
+    Writing,
+    /// All bytes are here and right.
+    Complete,
+    Failed(DownloadError),
+}
+
+pub(super) struct DownloadState {
+    pub(super) progress: Progress,
+    /// The size of the blob in bytes, once known.
+    pub(super) total: Option<u64>,
+    /// What the upstream said beside the bytes, once it has answered.
+    pub(super) remark: Option<ContentNotes>,
+    pub(super) file: Option<Arc<File>>,
+    /// The fill has failed, and its file may be cut: nobody begins to read any more.
+    pub(super) closing: bool,
+    pub(super) name: Option<storage::TempName>,
+    pub(super) written: Extents,
+    /// How many of these bytes the main transfer has not told the reservation of.
+    pub(super) landed: u64,
+    /// How many bytes from the front an earlier fill left: nothing says that they are right until the whole is verified.
+    pub(super) left: u64,
+    /// What range transfers write or wrote: the main transfer writes nothing there.
+    pub(super) foreign: Extents,
+    /// Whether the file's name says that it may have holes. Nothing is written behind bytes that are not there before.
+    pub(super) gaps_allowed: bool,
+    /// Where the main transfer is.
+    pub(super) front: u64,
+    /// Where it has asked to go on, behind what others fetch: it is as good as there.
+    pub(super) jump: Option<u64>,
+    pub(super) range_transfers: usize,
+    /// What the main transfer is to fetch, when it has left bytes to lanes; else it fetches all that nobody else does.
+    pub(super) main: Option<Range<u64>>,
+    /// How much of the blob one lane takes at a time, once there are lanes for all of it.
+    pub(super) segment: Option<u64>,
+    /// Lanes that fetch, and that are being opened.
+    pub(super) lanes: usize,
+    pub(super) lanes_opening: usize,
+    /// The upstream gave segments, so the main transfer may have been cut.
+    /// A lane failed: there are to be no more.
+    pub(super) lanes_refused: bool,
+    /// The upstream ignores Range.
+    pub(super) ranges_ignored: bool,
+    /// It is not to be asked for ranges, since what came of them was wrong lately.
+    pub(super) in_one_go: bool,
+    /// More than one answer went into the file.
+    pub(super) in_parts: bool,
+    /// How many range transfers failed.
+    pub(super) range_failures: usize,
+    /// It was on disk when the fill began: nothing is transferred.
+    pub(super) found: bool,
+    /// The open transfer of a fill that found no room, for the first reader that goes through.
+    pub(super) handed_over: Option<Transfer>,
+    /// The task of this fill is over, and with it the commit.
+    pub(super) ended: bool,
+    /// Keeps the finished blob for those who still read it.
+    pub(super) _pin: Option<Arc<Pin>>,
+}
+
+/// What a reader finds at its position.
+pub(super) enum Look {
+    Slice(FileSlice),
+    End,
+    Wait,
+    Failed(DownloadError),
+}
+
+impl DownloadState {
+    pub(super) fn new() -> Self {
+        Self {
+            progress: Progress::Opening,
+            total: None,
+            remark: None,
+            file: None,
+            closing: false,
+            name: None,
+            written: Extents::default(),
+            landed: 0,
+            left: 0,
+            foreign: Extents::default(),
+            gaps_allowed: false,
+            front: 0,
+            jump: None,
+            range_transfers: 0,
+            main: None,
+            segment: None,
+            lanes: 0,
+            lanes_opening: 0,
+            lanes_refused: false,
+            ranges_ignored: false,
+            in_one_go: false,
+            in_parts: false,
+            range_failures: 0,
+            found: false,
+            handed_over: None,
+            ended: false,
+            _pin: None,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.progress, Progress::Complete | Progress::Failed(_))
+    }
+
+    /// What is there for a reader at `position` that wants bytes up to `end` (exclusive), or all.
+    pub(super) fn look(&self, position: u64, end: Option<u64>, whole: bool) -> Look {
+        let end = end.or(self.total);
+        let has_all = end.is_some_and(|end| position >= end);
+        // Who has its range is done, whatever becomes of the rest.
+        if has_all && !whole {
+            return Look::End;
+        }
+        let complete = match &self.progress {
+            Progress::Failed(error) => return Look::Failed(error.clone()),
+            Progress::Complete if has_all => return Look::End,
+            Progress::Complete => true,
+            Progress::Opening | Progress::Writing => false,
+        };
+        let withheld = if whole && !complete { WITHHELD_TAIL } else { 0 };
+        let run = self.written.end_of_run(position);
+        let limit = match end {
+            Some(end) => run.min(end.saturating_sub(withheld)),
+            None => run.saturating_sub(withheld),
+        };
+        match &self.file {
+            Some(file) if limit > position && !self.closing => {
+                Look::Slice(FileSlice { file: file.clone(), offset: position, len: limit - position })
+            }
+            // The blob proved shorter than its announced size, for which this range was cut out.
+            _ if complete => Look::Failed(DownloadError::Abandoned),
+            _ => Look::Wait,
+        }
+    }
+
+    /// The first bytes that are neither there nor being fetched by anyone but the main transfer.
+    pub(super) fn first_gap(&self, total: u64) -> Option<Range<u64>> {
+        self.first_gap_but(&(0..0), total)
+    }
+
+    /// The same, and not among `taken` either.
+    pub(super) fn first_gap_but(&self, taken: &Range<u64>, total: u64) -> Option<Range<u64>> {
+        let mut start = 0;
+        loop {
+            let end = self.written.end_of_run(start).max(self.foreign.end_of_run(start));
+            let end = if taken.contains(&end) { taken.end } else { end };
+            if end == start {
+                break;
+            }
+            start = end;
+        }
+        let next = |extents: &Extents| extents.next_start(start).unwrap_or(total);
+        let end = next(&self.written).min(next(&self.foreign)).min(total);
+        let end = if taken.start > start { end.min(taken.start) } else { end };
+        (start < total).then_some(start..end)
+    }
+}
