@@ -7,7 +7,7 @@ use forebay::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::server_support::{client, soon};
+use crate::support::test_server::{client, soon};
 
 #[tokio::test]
 async fn metrics_health_and_readiness() {

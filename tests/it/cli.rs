@@ -1,5 +1,7 @@
 //! The process as an operator meets it: exit codes, what is printed, signals, the service manager.
 
+pub mod descriptors;
+
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _},
@@ -21,7 +23,7 @@ use forebay::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::server_support::Certificates;
+use crate::support::test_server::Certificates;
 
 /// Longer than anything here takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,63 +1,69 @@
-//! The integration tests: one binary, a file per stage, named like its source.
+//! The integration tests: one binary. Folders and files are named like the sources they test, or like the promise.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what must hold by failing")]
 
-mod access;
-mod access_e2e;
 mod admin;
-mod answers;
-mod blob_errors;
-mod blobs;
+mod app {
+    pub mod drain;
+    pub mod reload;
+}
+mod auth {
+    pub mod client;
+    pub mod htpasswd;
+    pub mod pull;
+}
+mod cache {
+    pub mod blob {
+        pub mod head;
+        pub mod hit_and_miss;
+        pub mod ranges;
+        pub mod uncached;
+    }
+    pub mod download {
+        pub mod abandoned;
+        pub mod coalescing;
+        pub mod corrupt;
+        pub mod early_end;
+        pub mod leftover;
+        pub mod other_registry;
+        pub mod parallel;
+        pub mod refused_ranges;
+        pub mod resume;
+        pub mod stress;
+    }
+    pub mod list;
+    pub mod manifest;
+    pub mod prefetch;
+    pub mod scrub;
+    pub mod slow_readers;
+    pub mod storage {
+        pub mod disk_errors;
+        pub mod eviction;
+        pub mod restart;
+        pub mod slow_sync;
+    }
+    pub mod warnings;
+}
 mod cli;
-mod client_access;
-mod coalesce;
 mod config;
-mod corrupt;
-mod delivery;
-mod descriptors;
-mod dialects;
-mod disk;
-mod drain;
-mod early_ends;
-mod eviction;
-mod foreign;
-mod forward;
-mod freshness;
-mod images;
-mod lanes;
-mod leftovers;
-mod lengths;
-mod lists;
-mod manifests;
-mod negative;
-mod orphans;
-mod own_credentials;
-mod prefetch;
+mod metrics;
 mod push;
-mod ranges;
-mod referrers;
-mod refusals;
-mod refused_ranges;
-mod reload;
-mod restart;
-mod resume;
-mod routing;
-mod scrub;
-mod server_drain;
-mod server_held;
-mod server_limits;
-mod server_protocol;
-mod server_silence;
-mod server_stall;
-mod server_support;
-mod server_tls;
-mod sick;
-mod silent;
-mod slow_disk;
-mod slow_readers;
-mod stress;
+mod registry {
+    pub mod access_log;
+    pub mod blob_errors;
+    pub mod response;
+    pub mod routing;
+    pub mod upstream_refusals;
+}
 mod support;
-mod tags;
-mod throughs;
+mod transport {
+    pub mod connection_limit;
+    pub mod drain;
+    pub mod held_responses;
+    pub mod protocols;
+    pub mod stalled_readers;
+    pub mod timeouts;
+    pub mod tls;
+    pub mod zero_copy;
+}
 mod upstream;
-mod warnings;

@@ -1,11 +1,12 @@
 //! What changes something is passed on to the upstream, and only there.
 
-mod caches;
-mod permits;
-mod sessions;
-mod streams;
-mod tee;
-mod tokens;
+pub mod authorization;
+pub mod capture;
+pub mod invalidation;
+pub mod permit;
+pub mod refused;
+pub mod session;
+pub mod streaming;
 
 use forebay::oci::{Algorithm, Digest};
 use http::Method;

@@ -1,23 +1,33 @@
 //! How a registry is asked, against one that misbehaves on command.
 
-mod blobs;
-mod breakers;
-mod codings;
-mod credentials;
-mod environment;
-mod failover;
-mod frames;
-mod kept;
-mod late;
-mod limits;
-mod manifests;
-mod pools;
-mod realms;
-mod redirects;
-mod tls;
-mod tokens;
-mod turns;
-mod written;
+pub mod auth {
+    pub mod credentials;
+    pub mod own_credentials;
+    pub mod realm;
+    pub mod token;
+}
+pub mod blob;
+pub mod client {
+    pub mod circuit_breaker;
+    pub mod connection_reuse;
+    pub mod environment;
+    pub mod http2_frames;
+    pub mod late_response;
+    pub mod pools;
+    pub mod redirect;
+    pub mod tls;
+}
+pub mod dialects;
+pub mod failover;
+pub mod manifest;
+pub mod response {
+    pub mod content_coding;
+    pub mod document_budget;
+    pub mod head;
+    pub mod intermediaries;
+}
+pub mod throttle;
+pub mod unresponsive;
 
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@ pub mod mirror;
 pub mod program;
 pub mod raw;
 pub mod test_ca;
+pub mod test_server;
 pub mod until;
 pub mod uploads;
 pub mod wire;

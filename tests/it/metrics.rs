@@ -1,0 +1,125 @@
+//! The metrics of the operator's contract, after some of everything has happened.
+
+use std::fs;
+
+use http::Method;
+
+use crate::{
+    cache::manifest::{manifest, tag::never_trusting},
+    support::{
+        fake_registry::{Auth, Bearer, FakeRegistry, Fault, When},
+        mirror::Mirror,
+    },
+};
+
+/// Names and their labels, as they are documented for operators.
+const CONTRACT: [(&str, &[&str]); 20] = [
+    ("forebay_requests_total", &["upstream", "operation", "outcome", "status"]),
+    ("forebay_request_duration_seconds_count", &["upstream", "operation", "outcome"]),
+    ("forebay_time_to_first_byte_seconds_count", &["upstream", "operation", "outcome"]),
+    ("forebay_sent_bytes_total", &["upstream", "operation", "outcome"]),
+    ("forebay_upstream_requests_total", &["upstream", "operation", "status"]),
+    ("forebay_upstream_received_bytes_total", &["upstream"]),
+    ("forebay_upstream_up", &["upstream"]),
+    ("forebay_upstream_ratelimit_limit", &["upstream"]),
+    ("forebay_upstream_ratelimit_remaining", &["upstream"]),
+    ("forebay_tokens_total", &["upstream", "result"]),
+    ("forebay_digest_mismatches_total", &["upstream"]),
+    ("forebay_fills_total", &["upstream", "result"]),
+    ("forebay_fills_in_flight", &[]),
+    ("forebay_cache_bytes", &["kind"]),
+    ("forebay_cache_max_bytes", &[]),
+    ("forebay_cache_objects", &["kind"]),
+    ("forebay_evicted_bytes_total", &[]),
+    ("forebay_connections", &[]),
+    ("forebay_build_info", &["version"]),
+    ("process_resident_memory_bytes", &[]),
+];
+
+/// The labels of a line, in order.
+fn labels(line: &str) -> Vec<&str> {
+    let Some((_, rest)) = line.split_once('{') else { return vec![] };
+    let mut names: Vec<&str> =
+        rest.split('}').next().unwrap().split("\",").map(|pair| pair.split('=').next().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_name_of_the_contract_has_its_labels() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"a layer"]);
+    registry.require(Auth::Bearer(Bearer::default()));
+    for (name, value) in [("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "76;w=21600")] {
+        registry.fault(When::manifests(), Fault::Header(name, Some(value.to_owned())));
+    }
+    let mirror = never_trusting(&registry).await;
+    // The first GET is challenged, the second damaged.
+    registry.fault_times(2, When::manifests().method(Method::GET), Fault::Corrupt { at: 0 });
+    for path in [manifest(1), manifest(1), manifest(1), manifest(9), format!("/v2/team/app/blobs/{}", image.layers[0])]
+    {
+        mirror.get(&path).await;
+    }
+    mirror.until_metric("forebay_fills_total", &[("result", "complete")], 1.0).await;
+    mirror.until_metric("forebay_requests_total", &[("upstream", "fake.example")], 5.0).await;
+    let text = mirror.metrics().await;
+    for (name, expected) in CONTRACT {
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        let lines =
+            text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        let lines: Vec<&str> = lines.collect();
+        assert!(!lines.is_empty(), "{name} is missing from\n{text}");
+        for line in lines {
+            assert_eq!(labels(line), expected, "{line}");
+        }
+    }
+    for (name, labels, value) in [
+        ("forebay_upstream_ratelimit_limit", &[][..], 100.0),
+        ("forebay_upstream_ratelimit_remaining", &[], 76.0),
+        ("forebay_upstream_up", &[("upstream", "fake.example")], 1.0),
+        ("forebay_digest_mismatches_total", &[], 1.0),
+        ("forebay_requests_total", &[("outcome", "revalidated"), ("operation", "manifest"), ("status", "200")], 1.0),
+        ("forebay_requests_total", &[("outcome", "miss"), ("operation", "blob"), ("status", "200")], 1.0),
+        ("forebay_requests_total", &[("status", "502")], 1.0),
+        ("forebay_requests_total", &[("status", "404")], 1.0),
+        ("forebay_sent_bytes_total", &[("operation", "blob")], 7.0),
+        ("forebay_cache_objects", &[("kind", "blob")], 1.0),
+        ("forebay_cache_objects", &[("kind", "manifest")], 1.0),
+        ("forebay_cache_objects", &[("kind", "tag")], 1.0),
+        ("forebay_upstream_requests_total", &[("operation", "manifest"), ("status", "401")], 1.0),
+    ] {
+        assert_eq!(mirror.metric(name, labels).await, value, "{name}{labels:?} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_a_client_sends_becomes_a_label() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    for path in ["/v2/?ns=evil-7.example", "/v2/evil-7/manifests/evil-7", "/evil-7", "/v2/evil-7.example/x/tags/list"] {
+        mirror.get(path).await;
+    }
+    mirror.request(Method::from_bytes(b"EVIL-7").unwrap(), "/v2/evil-7/manifests/1", &[("user-agent", "evil-7")]).await;
+    mirror.until_metric("forebay_requests_total", &[], 5.0).await;
+    let text = mirror.metrics().await;
+    assert!(!text.contains("evil"), "{text}");
+}
+
+#[tokio::test]
+async fn the_restarted_cache_is_counted_again() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"a layer"]);
+    let mut mirror = Mirror::of(&registry).await;
+    mirror.get(&manifest(1)).await;
+    mirror.get(&format!("/v2/team/app/blobs/{}", image.layers[0])).await;
+    mirror.until_metric("forebay_cache_objects", &[("kind", "blob")], 1.0).await;
+    let before = mirror.metric("forebay_cache_bytes", &[]).await;
+    mirror.restart().await;
+    for kind in ["blob", "manifest", "tag"] {
+        mirror.until_metric("forebay_cache_objects", &[("kind", kind)], 1.0).await;
+    }
+    mirror.until_metric("forebay_cache_bytes", &[], before).await;
+    let blobs: Vec<_> = fs::read_dir(mirror.cache_dir().join("blobs/sha256")).unwrap().collect();
+    assert_eq!(blobs.len(), 1);
+}
