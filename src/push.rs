@@ -36,7 +36,7 @@ use crate::{
     error::Error,
     oci::{Digest, Operation, Repository, Tag},
     route::Write,
-    upstream::{self, UploadBody, Upstream, Written},
+    upstream::{self, UploadBody, Upstream, WriteResponse},
 };
 
 /// A change that a client asks for.
@@ -73,7 +73,7 @@ pub(crate) async fn pass(
     upstream: &Upstream,
     seal: &Seal,
     caches: Caches<'_>,
-) -> Result<Written, (Error, Option<upstream::Error>)> {
+) -> Result<WriteResponse, (Error, Option<upstream::Error>)> {
     let (asked, kept) = request::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
     let tap = UploadCapture::of(push, kept, content.is_some(), upstream, caches.blobs.tees());
     let content = content.map(|content| tap.put_on(content));

@@ -38,9 +38,9 @@ impl<V: Clone> Pending<V> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
     }
 
-    /// The same, for a request that must not wait for ever where others ask by way of the same mirrors (`may_be_circle`).
-    pub(crate) async fn answer_unless(self, may_be_circle: bool) -> Result<Option<V>, WaitCycle> {
-        match may_be_circle {
+    /// The same, for a request that must not wait for ever where others ask by way of the same mirrors (`may_be_loop`).
+    pub(crate) async fn answer_unless(self, may_be_loop: bool) -> Result<Option<V>, WaitCycle> {
+        match may_be_loop {
             true => timeout(CYCLE_TIMEOUT, self.answer()).await.map_err(|_| WaitCycle),
             false => Ok(self.answer().await),
         }

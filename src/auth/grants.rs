@@ -202,7 +202,7 @@ impl Grants {
             return Ok(former);
         }
         let question =
-            GrantQuery { right: right.clone(), subject: Some(subject.named()), circle: upstream.may_be_circle() };
+            GrantQuery { right: right.clone(), subject: Some(subject.named()), circle: upstream.may_be_loop() };
         let (proofs, by, of, what) = (self.clone(), upstream.clone(), repository.clone(), subject.clone());
         let had_right = of_repository == Validity::Fresh;
         self.ask(question, upstream, asker, (standing, former), peer, async move {
@@ -300,7 +300,7 @@ impl Grants {
         if standing == Validity::Fresh {
             return Ok(());
         }
-        let question = GrantQuery { right: right.clone(), subject: None, circle: upstream.may_be_circle() };
+        let question = GrantQuery { right: right.clone(), subject: None, circle: upstream.may_be_loop() };
         let (proofs, by) = (self.clone(), upstream.clone());
         self.ask(question, upstream, asker, (standing, Grant::default()), peer, async move {
             let asked = Instant::now();
@@ -333,7 +333,7 @@ impl Grants {
 
     /// Something was made or deleted in a repository: what was not there may be, and the other way round.
     pub fn note_write(&self, upstream: &Upstream, repository: &Repository, deleted: Option<&Digest>) {
-        if !upstream.decides_by_client() {
+        if !upstream.uses_client_credentials() {
             return;
         }
         self.0.writes.note(upstream.name(), repository);
@@ -504,7 +504,7 @@ impl GrantTtl {
 fn terms(upstream: &Upstream) -> Option<(Principal, GrantTtl)> {
     match upstream.access() {
         Access::Client { ttl, grace } => {
-            Some((upstream.asker().unwrap_or(Principal::ANONYMOUS_PRINCIPAL), GrantTtl { ttl, grace }))
+            Some((upstream.principal().unwrap_or(Principal::ANONYMOUS), GrantTtl { ttl, grace }))
         }
         Access::Shared => None,
     }

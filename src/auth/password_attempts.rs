@@ -126,7 +126,7 @@ impl PasswordAttempts {
         let is_known = || credential.as_ref().is_some_and(|credential| self.0.accepted.contains_key(credential));
         let tried = self.begin(peer, upstream.name(), user, is_known).await?;
         if tried.place.is_none() {
-            upstream.note_taken_before();
+            upstream.note_accepted_before();
         }
         Ok(AttemptFrom { tries: self.clone(), upstream: upstream.clone(), tried: Some(tried) })
     }
@@ -135,9 +135,9 @@ impl PasswordAttempts {
     fn conclude(&self, credential: Option<(Registry, Principal)>, tried: PasswordAttempt, verdict: Verdict) {
         if let Some(credential) = credential {
             match verdict {
-                Verdict::Taken => self.0.accepted.insert(credential, 0),
+                Verdict::Accepted => self.0.accepted.insert(credential, 0),
                 // That something was served says nothing: it may be for everybody.
-                Verdict::None => {}
+                Verdict::Unknown => {}
                 Verdict::Refused => {
                     self.0.accepted.entry(credential).and_compute_with(|known| {
                         match known.map(|entry| entry.into_value()) {
@@ -159,7 +159,7 @@ impl PasswordAttempts {
 }
 
 fn credential(upstream: &Upstream) -> Option<(Registry, Principal)> {
-    upstream.asker().map(|asker| (upstream.registry().clone(), asker))
+    upstream.principal().map(|asker| (upstream.registry().clone(), asker))
 }
 
 impl PasswordAttempt {
@@ -182,7 +182,7 @@ impl Drop for AttemptFrom {
     fn drop(&mut self) {
         if let Some(tried) = self.tried.take() {
             let (tries, credential) = (self.tries.clone(), credential(&self.upstream));
-            self.upstream.when_judged(move |verdict| tries.conclude(credential, tried, verdict));
+            self.upstream.on_verdict(move |verdict| tries.conclude(credential, tried, verdict));
         }
     }
 }

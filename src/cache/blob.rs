@@ -160,7 +160,7 @@ impl BlobCache {
             let joined = self.fills.join(source).await;
             // It may have to wait for itself.
             if let Joined::Follower(membership) = &joined
-                && let Some(mirrors) = source.upstream.came_by()
+                && let Some(mirrors) = source.upstream.via_mirrors()
                 && !membership.fill().admits(mirrors)
             {
                 if let Some(place) = self.fills.beside(source) {
@@ -250,7 +250,7 @@ impl BlobCache {
         let other = self.fills.find_other(source)?;
         let is_here = other.fill().is_complete();
         // What comes by way of a mirror may wait for this very request.
-        let may_wait = source.upstream.came_by().is_none_or(|mirrors| other.fill().admits(mirrors));
+        let may_wait = source.upstream.via_mirrors().is_none_or(|mirrors| other.fill().admits(mirrors));
         let is_good = is_here || (may_wait && other.fill().ends_soon().await);
         if !is_good {
             return None;
@@ -354,7 +354,7 @@ impl BlobCache {
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
     pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
-        let can_wait = |fill: &Download| source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
+        let can_wait = |fill: &Download| source.upstream.via_mirrors().is_none_or(|mirrors| fill.admits(mirrors));
         if let Some(membership) = self.fills.find(source)
             && can_wait(membership.fill())
             && let Ok(total) = membership.fill().head().await
@@ -367,7 +367,7 @@ impl BlobCache {
         }
         match source.upstream.head_blob(&source.repository, &source.digest).await {
             Ok(head) => {
-                self.note_remark(source, &head.remark);
+                self.note_remark(source, &head.notes);
                 Ok(BlobSize { total: head.len, outcome: Outcome::Miss })
             }
             Err(error) if error.kind.is_outage() => self.left_size(source).await.ok_or(BlobError::Upstream(error)),
@@ -384,7 +384,7 @@ impl BlobCache {
         let is_leader = matches!(joined, Joined::Leader(_));
         let membership = joined.into_membership();
         let fill = membership.fill();
-        let can_wait = is_leader || source.upstream.came_by().is_none_or(|mirrors| fill.admits(mirrors));
+        let can_wait = is_leader || source.upstream.via_mirrors().is_none_or(|mirrors| fill.admits(mirrors));
         let total = if can_wait { fill.head().await.ok()? } else { None };
         let outcome = if fill.is_complete() { Outcome::Hit } else { Outcome::Joined };
         total.map(|total| BlobSize { total: Some(total), outcome })

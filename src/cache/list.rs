@@ -110,7 +110,7 @@ impl Lists {
         refused: impl Fn() -> Option<Instant>,
     ) -> Result<ListLookup, ListError> {
         let key = wanted.key();
-        let circle = wanted.upstream.may_be_circle();
+        let circle = wanted.upstream.may_be_loop();
         let question = ListQuery { writes: self.0.answers.writes(&key), circle, key };
         let (answer, outcome) = self.answer(wanted, &question, refused).await?;
         match answer {
@@ -188,7 +188,7 @@ impl Lists {
             Ok(page) => {
                 let body = self.0.bodies.share(&question.key, &page.body);
                 let answer = ListAnswer::List { headers: page.headers, body };
-                let asked = asked.checked_sub(page.waited).unwrap_or(asked);
+                let asked = asked.checked_sub(page.resident_time).unwrap_or(asked);
                 answers.note(question, asked, &answer);
                 Ok(answer)
             }

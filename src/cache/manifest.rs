@@ -191,7 +191,7 @@ impl ManifestCache {
                     tag: tag.clone(),
                     class: accept.class(),
                 };
-                let record = self.0.tags.fresh_in_memory(&key, upstream.registry(), upstream.is_scarce())?;
+                let record = self.0.tags.fresh_in_memory(&key, upstream.registry(), upstream.is_near_rate_limit())?;
                 if told.is_some_and(|told| *told != record.digest) {
                     return None;
                 }
@@ -222,7 +222,7 @@ impl ManifestCache {
 
     /// The record of a tag that is for this client, and how far it can be believed.
     async fn record(&self, wanted: &ManifestRequest, key: &TagKey) -> (Option<Arc<TagRecord>>, Freshness) {
-        match self.0.tags.get(key, wanted.upstream.registry(), wanted.upstream.is_scarce()).await {
+        match self.0.tags.get(key, wanted.upstream.registry(), wanted.upstream.is_near_rate_limit()).await {
             (Some(record), freshness) if wanted.is_tag_digest(&record.digest) => (Some(record), freshness),
             _ => (None, Freshness::Missing),
         }
@@ -332,7 +332,9 @@ impl ManifestCache {
     /// Whether the upstream is not to be asked for a tag's manifest just now, if there is another one at hand.
     pub fn prefers_cached(&self, wanted: &ManifestRequest, reference: &Reference) -> bool {
         match reference {
-            Reference::Tag(tag) => wanted.upstream.is_scarce() || self.0.tags.is_troubled(wanted, &wanted.key(tag)),
+            Reference::Tag(tag) => {
+                wanted.upstream.is_near_rate_limit() || self.0.tags.is_troubled(wanted, &wanted.key(tag))
+            }
             Reference::Digest(_) => false,
         }
     }
@@ -445,7 +447,7 @@ impl ManifestCache {
                 return Err(error);
             }
         };
-        self.note_remark(wanted, head.digest.as_ref(), &head.remark);
+        self.note_remark(wanted, head.digest.as_ref(), &head.notes);
         let was_missing = self.0.missing.contains_key(&question.of_missing());
         let digest = head.digest.clone().filter(|_| key.is_some());
         let moved = digest.as_ref().is_some_and(|digest| known.as_ref().is_none_or(|known| known.digest != *digest));
@@ -454,7 +456,7 @@ impl ManifestCache {
         let record = TagRecord::from_head(head).filter(|_| key.is_some());
         let to = digest.as_ref().filter(|_| moved);
         // The head leaves out what the tag points to; or it is the word of one client, which must not count for all.
-        let is_to_be_proved = record.is_none() || wanted.upstream.decides_by_client();
+        let is_to_be_proved = record.is_none() || wanted.upstream.uses_client_credentials();
         // A GET that was refused a moment ago would be refused again.
         let is_troubled = key.as_ref().is_some_and(|key| self.0.tags.is_troubled(wanted, key));
         let is_spared = !is_to_be_proved
@@ -681,12 +683,12 @@ impl ManifestCache {
     fn question(&self, wanted: &ManifestRequest, reference: &Reference, head: bool) -> ManifestQuery {
         ManifestQuery {
             registry: wanted.upstream.registry().clone(),
-            asker: wanted.upstream.asker(),
+            asker: wanted.upstream.principal(),
             repository: wanted.repository.clone(),
             reference: reference.clone(),
             class: wanted.accept.class(),
             head,
-            circle: wanted.upstream.may_be_circle(),
+            circle: wanted.upstream.may_be_loop(),
             writes: self.0.tags.writes(wanted.upstream.name(), &wanted.repository),
         }
     }
@@ -725,7 +727,7 @@ impl ManifestCache {
     ) -> Result<ManifestLookup, ManifestError> {
         let ManifestRequest { upstream, repository, accept, .. } = wanted;
         // What one client is told of a tag counts for all that may read it: a manifest proves it, a head does not.
-        let by_client = upstream.decides_by_client();
+        let by_client = upstream.uses_client_credentials();
         let mut told = None;
         let is_tag = matches!(question.reference, Reference::Tag(_));
         if question.head || known.is_some() {
@@ -733,7 +735,7 @@ impl ManifestCache {
             match upstream.head_manifest(repository, &question.reference, accept).await {
                 Ok(mut head) => {
                     told.clone_from(&head.digest);
-                    self.note_remark(wanted, head.digest.as_ref(), &head.remark);
+                    self.note_remark(wanted, head.digest.as_ref(), &head.notes);
                     self.correct(wanted, &mut head).await?;
                     // The digest alone says that nothing changed, whatever else the head leaves out.
                     if let Some(record) = known.as_ref().filter(|known| head.digest.as_ref() == Some(&known.digest)) {
@@ -779,11 +781,11 @@ impl ManifestCache {
 
     async fn get_verified(&self, wanted: &ManifestRequest, question: &ManifestQuery) -> Result<Got, ManifestError> {
         let ManifestRequest { upstream, repository, accept, .. } = wanted;
-        let by_client = upstream.decides_by_client();
+        let by_client = upstream.uses_client_credentials();
         let body =
             upstream.get_manifest(repository, &question.reference, accept).await.map_err(ManifestError::Upstream)?;
         let (reference, confirmed) = (question.reference.clone(), confirmed_before(body.age));
-        let (remark, waited) = (body.remark.clone(), !body.waited.is_zero());
+        let (remark, waited) = (body.notes.clone(), !body.resident_time.is_zero());
         let verified = self.0.documents.read(body.bytes.len(), move || {
             let is_answer = !by_client || Content::is_proof(&reference, &body);
             if is_answer { Content::verified(&reference, body) } else { Err(ManifestError::NoManifest) }
@@ -824,7 +826,7 @@ impl ManifestCache {
 
     /// Whether a tag's manifest that is here goes on, since little is left of the upstream's limit.
     async fn spares(&self, wanted: &ManifestRequest, known: Option<&TagRecord>) -> bool {
-        let Some(known) = known.filter(|_| wanted.upstream.is_scarce()) else { return false };
+        let Some(known) = known.filter(|_| wanted.upstream.is_near_rate_limit()) else { return false };
         self.cached(wanted, &known.digest, Some(&known.media_type)).await.is_some()
     }
 

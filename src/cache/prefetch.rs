@@ -477,14 +477,14 @@ mod tests {
             layers.join(",")
         );
         let (media_type, bytes) = (Some(media_type), Bytes::from(bytes));
-        let (age, waited) = Default::default();
+        let (age, resident_time) = Default::default();
         let body = ManifestBody {
             media_type,
             digest: None,
             bytes,
             age,
-            waited,
-            remark: Default::default(),
+            resident_time,
+            notes: Default::default(),
             room: Default::default(),
         };
         let reference: Reference = "1".parse().unwrap();

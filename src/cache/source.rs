@@ -29,7 +29,7 @@ impl Source {
     /// answers the other.
     pub fn is_same(&self, other: &Self) -> bool {
         self.is_of_same_registry(other)
-            && self.upstream.asker() == other.upstream.asker()
+            && self.upstream.principal() == other.upstream.principal()
             && self.repository == other.repository
             && self.digest == other.digest
     }

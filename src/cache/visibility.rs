@@ -30,7 +30,7 @@ impl Visibility {
     pub const ALL: [Self; 2] = [Self::Shared, Self::PerClient];
 
     pub fn of(upstream: &Upstream) -> Self {
-        if upstream.decides_by_client() { Self::PerClient } else { Self::Shared }
+        if upstream.uses_client_credentials() { Self::PerClient } else { Self::Shared }
     }
 
     /// Whether a record that was written when an upstream had these URLs counts for this registry.

@@ -66,7 +66,7 @@ impl Warnings {
 
 impl Subject {
     fn of(upstream: &Upstream, repository: &Repository, digest: &Digest) -> Self {
-        let (registry, asker) = (upstream.registry().clone(), upstream.asker());
+        let (registry, asker) = (upstream.registry().clone(), upstream.principal());
         Self { registry, asker, repository: repository.clone(), digest: digest.clone() }
     }
 }

@@ -40,7 +40,7 @@ fn ping(upstreams: Vec<Upstream>) -> anyhow::Result<()> {
         let pings: Vec<_> = upstreams
             .into_iter()
             .map(|upstream| {
-                let (name, by_client) = (upstream.name().clone(), upstream.decides_by_client());
+                let (name, by_client) = (upstream.name().clone(), upstream.uses_client_credentials());
                 (name, by_client, tokio::spawn(async move { upstream.ping().await }))
             })
             .collect();

@@ -15,7 +15,7 @@ use crate::{
     cache::{Capture, CaptureError, Captures, Source},
     oci::{Digest, Repository},
     route::Write,
-    upstream::{BodyObserver, UploadBody, Upstream, Written},
+    upstream::{BodyObserver, UploadBody, Upstream, WriteResponse},
 };
 
 /// What one request does to the tee of its upload. Dropped, it ends that.
@@ -73,14 +73,14 @@ impl UploadCapture {
         if self.flow.state().tee.is_none() {
             return content;
         }
-        content.seen_by(self.flow.clone())
+        content.observed_by(self.flow.clone())
     }
 
     /// The upstream has answered: commits what is whole; what else is kept of the upload from now on.
     pub(super) async fn take_off(
         self,
         push: Push<'_>,
-        written: &Written,
+        written: &WriteResponse,
         upstream: &Upstream,
         tees: &Captures,
     ) -> Kept {

@@ -8,14 +8,14 @@ use super::{
 use crate::{
     oci::{Digest, local_path},
     route::Write,
-    upstream::Written,
+    upstream::WriteResponse,
 };
 
 /// The longest name of an upload that is taken over from the upstream.
 const MAX_SESSION: usize = 128;
 
 /// The place the upstream's answer tells, by way of us; `None` when it tells none. An upload goes on with what is `kept`.
-pub(super) fn of(push: Push<'_>, written: &Written, upstream: &str, seal: &Seal, kept: Kept) -> Option<String> {
+pub(super) fn of(push: Push<'_>, written: &WriteResponse, upstream: &str, seal: &Seal, kept: Kept) -> Option<String> {
     let location = written.location.as_deref()?;
     let path = location.split('?').next().unwrap_or_default();
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
@@ -96,7 +96,7 @@ mod tests {
             Push { write, method: &Method::PUT, uri: &uri, headers: &headers, repository: &repository, namespace };
         let status = StatusCode::from_u16(status).unwrap();
         let written =
-            Written { status, headers: HeaderMap::new(), location: Some(location.to_owned()), reasons: vec![] };
+            WriteResponse { status, headers: HeaderMap::new(), location: Some(location.to_owned()), reasons: vec![] };
         let found = of(push, &written, "hub", &seal, KEPT);
         (seal, found)
     }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::Error,
     route::{MountSource, Write},
-    upstream::{self, Need, Place},
+    upstream::{self, WriteAction, WriteTarget},
 };
 
 /// The parameter that has the state of an upload.
@@ -22,10 +22,10 @@ const PASSED_ON: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_RANGE,
 ///
 /// # Errors
 /// There is nothing to be asked: the upload is not one of ours, or the endpoint has no such method.
-pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<(upstream::Write<'a>, Kept), Error> {
+pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<(upstream::WriteRequest<'a>, Kept), Error> {
     let Push { method, uri, repository, .. } = push;
     let mut kept = Kept::Nothing;
-    let push_alone = Need::Push { from: None };
+    let push_alone = WriteAction::Push { from: None };
     let (place, need) = match push.write {
         Write::Begin(source) => {
             let query = mount_query(uri, source);
@@ -33,31 +33,33 @@ pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<(ups
                 MountSource::Here(from) => Some(from.clone()),
                 MountSource::Unsaid | MountSource::Elsewhere => None,
             };
-            (Place::Below(with_query(format!("{repository}/blobs/uploads/"), &query)), Need::Push { from })
+            (WriteTarget::Path(with_query(format!("{repository}/blobs/uploads/"), &query)), WriteAction::Push { from })
         }
         Write::Upload => {
             let sealed = parameter(uri, STATE).ok_or(Error::UploadUnknown)?;
             let session = Session::open(upstream, repository, &sealed, seal).ok_or(Error::UploadUnknown)?;
             kept = session.kept;
-            let need = if *method == Method::DELETE { Need::Delete } else { push_alone };
-            (Place::Session(with_query(session.target, &query(uri, &[]))), need)
+            let need = if *method == Method::DELETE { WriteAction::Delete } else { push_alone };
+            (WriteTarget::UploadSession(with_query(session.target, &query(uri, &[]))), need)
         }
         Write::PutManifest(reference) => {
-            (Place::Below(with_query(format!("{repository}/manifests/{reference}"), &query(uri, &[]))), push_alone)
+            (WriteTarget::Path(with_query(format!("{repository}/manifests/{reference}"), &query(uri, &[]))), push_alone)
         }
-        Write::DeleteManifest(reference) => {
-            (Place::Below(with_query(format!("{repository}/manifests/{reference}"), &query(uri, &[]))), Need::Delete)
-        }
-        Write::DeleteBlob(digest) => {
-            (Place::Below(with_query(format!("{repository}/blobs/{digest}"), &query(uri, &[]))), Need::Delete)
-        }
+        Write::DeleteManifest(reference) => (
+            WriteTarget::Path(with_query(format!("{repository}/manifests/{reference}"), &query(uri, &[]))),
+            WriteAction::Delete,
+        ),
+        Write::DeleteBlob(digest) => (
+            WriteTarget::Path(with_query(format!("{repository}/blobs/{digest}"), &query(uri, &[]))),
+            WriteAction::Delete,
+        ),
         Write::NotAllowed => return Err(Error::MethodNotAllowed),
     };
     let headers: HeaderMap = PASSED_ON
         .iter()
         .flat_map(|name| push.headers.get_all(name).iter().map(|value| (name.clone(), value.clone())))
         .collect();
-    Ok((upstream::Write { method: method.clone(), repository, place, need, headers }, kept))
+    Ok((upstream::WriteRequest { method: method.clone(), repository, target: place, action: need, headers }, kept))
 }
 
 /// The query with the source of a mount as the upstream calls it; without the mount where it has no such source.
@@ -112,21 +114,21 @@ mod tests {
             Self { seal, repository: "team/app".parse().unwrap() }
         }
 
-        fn ask(&self, write: &Write, method: &Method, uri: &str) -> Result<(Place, Need), Error> {
+        fn ask(&self, write: &Write, method: &Method, uri: &str) -> Result<(WriteTarget, WriteAction), Error> {
             let headers = HeaderMap::new();
             let uri: Uri = uri.parse().unwrap();
             let push =
                 Push { write, method, uri: &uri, headers: &headers, repository: &self.repository, namespace: None };
-            of(push, "hub", &self.seal).map(|(asked, _)| (asked.place, asked.need))
+            of(push, "hub", &self.seal).map(|(asked, _)| (asked.target, asked.action))
         }
     }
 
     #[test]
-    fn each_change_has_its_place_and_its_need() {
+    fn each_change_has_its_target_and_its_action() {
         let case = Case::new();
         let digest = Digest::of(Algorithm::Sha256, b"");
-        let push = || Need::Push { from: None };
-        let from = |name: &str| Need::Push { from: Some(name.parse().unwrap()) };
+        let push = || WriteAction::Push { from: None };
+        let from = |name: &str| WriteAction::Push { from: Some(name.parse().unwrap()) };
         let here = |name: &str| Write::Begin(MountSource::Here(name.parse().unwrap()));
         let put = |reference: &str| Write::PutManifest(reference.parse().unwrap());
         for (write, method, query, place, need) in [
@@ -159,12 +161,18 @@ mod tests {
                 Method::DELETE,
                 "?ns=hub",
                 "team/app/manifests/1",
-                Need::Delete,
+                WriteAction::Delete,
             ),
-            (Write::DeleteBlob(digest.clone()), Method::DELETE, "", &*format!("team/app/blobs/{digest}"), Need::Delete),
+            (
+                Write::DeleteBlob(digest.clone()),
+                Method::DELETE,
+                "",
+                &*format!("team/app/blobs/{digest}"),
+                WriteAction::Delete,
+            ),
         ] {
             let asked = case.ask(&write, &method, &format!("/whatever{query}")).unwrap();
-            assert_eq!(asked, (Place::Below(place.to_owned()), need), "{write:?} {query}");
+            assert_eq!(asked, (WriteTarget::Path(place.to_owned()), need), "{write:?} {query}");
         }
         assert!(matches!(case.ask(&Write::NotAllowed, &Method::PUT, "/x"), Err(Error::MethodNotAllowed)));
     }
@@ -180,12 +188,12 @@ mod tests {
         ] {
             let uri = format!("/v2/x/blobs/uploads/1?{STATE}={}{query}", sealed(state));
             for (method, need) in [
-                (Method::PUT, Need::Push { from: None }),
-                (Method::GET, Need::Push { from: None }),
-                (Method::DELETE, Need::Delete),
+                (Method::PUT, WriteAction::Push { from: None }),
+                (Method::GET, WriteAction::Push { from: None }),
+                (Method::DELETE, WriteAction::Delete),
             ] {
                 let asked = case.ask(&Write::Upload, &method, &uri).unwrap();
-                assert_eq!(asked, (Place::Session(place.to_owned()), need), "{uri}");
+                assert_eq!(asked, (WriteTarget::UploadSession(place.to_owned()), need), "{uri}");
             }
         }
         let foreign = case.seal.seal("other", &case.repository, "/u/1").unwrap();

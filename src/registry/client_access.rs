@@ -40,7 +40,7 @@ impl Handler {
         }
         let (username, password) = auth::basic(authorization).ok_or(Error::Unauthenticated)?;
         let name: String = username.chars().take(MAX_NAME).collect();
-        *upstream = upstream.as_client(Some(self.asker_key.credential(username, password)));
+        *upstream = upstream.with_client_credential(Some(self.asker_key.credential(username, password)));
         Ok(Identity::Client(name.into()))
     }
 
@@ -53,7 +53,7 @@ impl Handler {
             return true;
         }
         let is_taken_there = table.upstreams.get(login).is_some_and(|other| {
-            other.decides_by_client() || (other.allows_push() && self.push_terms(other).need_user())
+            other.uses_client_credentials() || (other.allows_push() && self.push_terms(other).need_user())
         });
         !is_taken_there && !self.access.load().has_users()
     }

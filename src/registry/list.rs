@@ -49,7 +49,7 @@ impl Handler {
         facts: &mut AccessRecord,
     ) -> Result<ServedList, Error> {
         let ManifestRequest { upstream, repository, accept, .. } = tagged.manifest.clone();
-        let known = match upstream.decides_by_client() {
+        let known = match upstream.uses_client_credentials() {
             true => self.lists.cached_tag_digest(&tagged).await,
             false => None,
         };

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Told},
     oci::{Digest, ErrorCode, MediaType, ResolvedRange, etag},
     transport::{SendQueue, isolate},
-    upstream::{Reason, Refusal, Written},
+    upstream::{Reason, Refusal, WriteResponse},
 };
 
 pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -188,8 +188,8 @@ pub fn list(kind: HeaderValue, served: ServedList, path: &str, namespace: Option
 }
 
 /// The answer to a change that was passed on.
-pub fn written(written: Written) -> Response<Body> {
-    let Written { status, mut headers, location, reasons } = written;
+pub fn written(written: WriteResponse) -> Response<Body> {
+    let WriteResponse { status, mut headers, location, reasons } = written;
     let body = of_write(status, reasons);
     if !body.is_empty() {
         headers.insert(header::CONTENT_TYPE, JSON);

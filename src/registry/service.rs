@@ -179,13 +179,13 @@ impl Handler {
                 // It leads nowhere, but what its client shows may be for an upstream all the same.
                 Err(_) => {
                     let login = table.routes.login(asked.target()).and_then(|login| table.upstreams.get(login));
-                    login.filter(|upstream| upstream.decides_by_client())
+                    login.filter(|upstream| upstream.uses_client_credentials())
                 }
             };
-            let upstream = upstream.map(|upstream| upstream.on_behalf_of(ways_of(asked.headers)));
+            let upstream = upstream.map(|upstream| upstream.with_via(ways_of(asked.headers)));
             (routed, upstream)
         };
-        facts.by_mirror = upstream.as_ref().is_some_and(|upstream| upstream.came_by().is_some());
+        facts.by_mirror = upstream.as_ref().is_some_and(|upstream| upstream.via_mirrors().is_some());
         if let Ok(route) = &routed {
             facts.upstream = Some(route.upstream.clone());
             facts.operation = route.operation.label();
@@ -196,11 +196,12 @@ impl Handler {
         let authorization = asked.headers.get(header::AUTHORIZATION);
         let certificate = asked.connection.client_certificate;
         // Credentials that neither an upstream nor a file of ours judges are ignored, also where they come in clear.
-        let is_judged = upstream.as_ref().is_some_and(Upstream::decides_by_client) || self.access.load().has_users();
+        let is_judged =
+            upstream.as_ref().is_some_and(Upstream::uses_client_credentials) || self.access.load().has_users();
         let identity = match authorization {
             None => self.access.load().check_without(certificate)?,
             Some(_) if is_judged && !self.takes_passwords(asked) => return Err(Error::ClearLogin),
-            Some(authorization) => match upstream.as_mut().filter(|upstream| upstream.decides_by_client()) {
+            Some(authorization) => match upstream.as_mut().filter(|upstream| upstream.uses_client_credentials()) {
                 Some(upstream) => self.on_behalf_of_client(asked, upstream, authorization)?,
                 None => {
                     let access = self.access.load_full();
@@ -222,7 +223,7 @@ impl Handler {
             }
         };
         match upstream {
-            Some(upstream) if upstream.decides_by_client() => {
+            Some(upstream) if upstream.uses_client_credentials() => {
                 Box::pin(self.serve_by_client(asked, body, route, upstream, identity, facts)).await
             }
             upstream => self.serve_shared(asked, body, route, upstream, &identity, facts).await,
@@ -303,7 +304,7 @@ impl Handler {
             has_credentials: upstream.has_credentials(),
             has_users: access.has_users(),
             // An upstream that decides by its clients knows other users.
-            push_users: access.push_users().filter(|_| !upstream.decides_by_client()),
+            push_users: access.push_users().filter(|_| !upstream.uses_client_credentials()),
         }
     }
 
@@ -563,7 +564,7 @@ impl Handler {
         let asking = if about_to_push { upstream.for_push() } else { upstream.clone() };
         match asking.head_blob(repository, digest).await {
             Ok(head) => {
-                self.blobs.note_remark(source, &head.remark);
+                self.blobs.note_remark(source, &head.notes);
                 if let Some(deletion) = deleted {
                     self.gone.refute(deletion, Deleted::Blob, upstream.name(), repository, digest).await;
                 }

@@ -128,7 +128,7 @@ impl Authorization {
             _ => says_no(kind),
         };
         match error {
-            None => judged.note(Verdict::Taken),
+            None => judged.note(Verdict::Accepted),
             Some(kind) if is_no(kind) && !judged.is_taken() => judged.note(Verdict::Refused),
             Some(_) => {}
         }
@@ -529,7 +529,7 @@ impl Authenticator {
 
     async fn fetch(&self, sender: &Sender, key: &TokenKey, client: Option<&ClientCredential>) -> Result<Token, Error> {
         if key.identity == TokenSubject::Anonymous {
-            return self.ask(sender, key, None, client.map(|_| Principal::ANONYMOUS_PRINCIPAL)).await;
+            return self.ask(sender, key, None, client.map(|_| Principal::ANONYMOUS)).await;
         }
         if let Some(client) = client {
             let token = self.ask(sender, key, Some(&client.credential), Some(client.asker)).await;

@@ -73,7 +73,7 @@ pub struct BlobStream {
     pub is_tail: bool,
     /// The forebays that it comes by.
     pub mirrors: Option<Mirrors>,
-    pub remark: ContentNotes,
+    pub notes: ContentNotes,
     followed: Followed,
     /// What was read already, and the room for it.
     front: Option<(Bytes, Option<Room>)>,
@@ -106,8 +106,8 @@ impl fmt::Debug for BlobStream {
 
 impl BlobStream {
     /// For how long the answer was kept before it was given.
-    pub fn waited(&self) -> Duration {
-        self.followed.waited()
+    pub fn resident_time(&self) -> Duration {
+        self.followed.resident_time()
     }
 
     /// `followed` is a 200 or 206 that answers the request for this range of this blob; of its body, `front` was read.
@@ -148,7 +148,7 @@ impl BlobStream {
             });
         }
         let front = front.map(|Front { bytes, room, .. }| (bytes, room)).filter(|(bytes, _)| !bytes.is_empty());
-        let (mirrors, remark) = (Mirrors::in_headers(headers), ContentNotes::of(headers));
+        let (mirrors, notes) = (Mirrors::in_headers(headers), ContentNotes::of(headers));
         let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
         let upstream = upstream.name().clone();
         Ok(Self {
@@ -157,7 +157,7 @@ impl BlobStream {
             ranged,
             is_tail,
             mirrors,
-            remark,
+            notes,
             followed,
             front,
             gunzip,

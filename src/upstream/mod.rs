@@ -57,7 +57,7 @@ pub use self::{
     },
     upload_body::{BodyObserver, UploadBody},
     via::Mirrors,
-    write::{Need, Place, Write, Written},
+    write::{WriteAction, WriteRequest, WriteResponse, WriteTarget},
 };
 use crate::{
     metrics::Metrics,
@@ -98,8 +98,8 @@ pub struct ManifestHead {
     /// How long ago this was true.
     pub age: Duration,
     /// For how long it was kept before it was given.
-    pub waited: Duration,
-    pub remark: ContentNotes,
+    pub resident_time: Duration,
+    pub notes: ContentNotes,
 }
 
 /// A manifest as it came. Nothing of it is verified.
@@ -112,8 +112,8 @@ pub struct ManifestBody {
     /// How long ago this was true.
     pub age: Duration,
     /// For how long it was kept before it was given.
-    pub waited: Duration,
-    pub remark: ContentNotes,
+    pub resident_time: Duration,
+    pub notes: ContentNotes,
     pub room: ReadRoom,
 }
 
@@ -124,7 +124,7 @@ pub struct Forwarded {
     pub headers: HeaderMap,
     pub body: Bytes,
     /// For how long it was kept before it was given.
-    pub waited: Duration,
+    pub resident_time: Duration,
 }
 
 /// One registry behind us. A cheap handle.
@@ -170,13 +170,13 @@ impl Upstream {
     /// The same upstream, asked because of a request that came with this `Via`; several lines of it are
     /// to be joined by commas. The upstream is told the whole way, so that it can see a circle that
     /// leads through more mirrors than us. A way of more than 32 stations or 4 KiB is taken for a circle.
-    pub fn on_behalf_of(&self, via: Option<HeaderValue>) -> Self {
+    pub fn with_via(&self, via: Option<HeaderValue>) -> Self {
         let mirrors = Mirrors::in_values(via.iter());
         Self { via: Via::behind(via.as_ref(), self.shared.via()), mirrors, ..self.clone() }
     }
 
     /// The forebays that the request came by.
-    pub fn came_by(&self) -> Option<&Mirrors> {
+    pub fn via_mirrors(&self) -> Option<&Mirrors> {
         self.mirrors.as_ref()
     }
 
@@ -187,12 +187,12 @@ impl Upstream {
 
     /// Whether the request must not wait for an answer that others asked for: it came by a forebay, and that answer may
     /// come by one that waits for just this request. Nor must others wait for its answer, which may be that it is a circle.
-    pub fn may_be_circle(&self) -> bool {
+    pub fn may_be_loop(&self) -> bool {
         self.via == Via::TooLong || (self.mirrors.is_some() && self.may_be_mirror())
     }
 
     /// The same upstream, asked over connections that each have one request at a time.
-    pub fn apart(&self) -> Self {
+    pub fn with_dedicated_connections(&self) -> Self {
         Self { manner: Manner::Apart, ..self.clone() }
     }
 
@@ -202,12 +202,12 @@ impl Upstream {
     }
 
     /// The same upstream, asked in the name of a client and with nothing but what it showed.
-    pub fn as_client(&self, credential: Option<Arc<ClientCredential>>) -> Self {
+    pub fn with_client_credential(&self, credential: Option<Arc<ClientCredential>>) -> Self {
         Self { client: credential, ..self.clone() }
     }
 
     /// Whether it is the client's own credentials that decide what it may have.
-    pub fn decides_by_client(&self) -> bool {
+    pub fn uses_client_credentials(&self) -> bool {
         matches!(self.shared.access(), Access::Client { .. })
     }
 
@@ -222,28 +222,27 @@ impl Upstream {
     }
 
     /// In whose name it is asked, where it decides by that.
-    pub fn asker(&self) -> Option<Principal> {
-        self.decides_by_client()
-            .then(|| self.client.as_ref().map_or(Principal::ANONYMOUS_PRINCIPAL, |client| client.asker))
+    pub fn principal(&self) -> Option<Principal> {
+        self.uses_client_credentials().then(|| self.client.as_ref().map_or(Principal::ANONYMOUS, |client| client.asker))
     }
 
     /// What it said of the credential that the client of this request showed.
     pub fn verdict(&self) -> Verdict {
-        self.client.as_ref().map_or(Verdict::None, |client| client.judged.verdict())
+        self.client.as_ref().map_or(Verdict::Unknown, |client| client.judged.verdict())
     }
 
     /// It took that credential with an earlier request.
-    pub fn note_taken_before(&self) {
+    pub fn note_accepted_before(&self) {
         if let Some(client) = &self.client {
-            client.judged.note_taken_before();
+            client.judged.note_accepted_before();
         }
     }
 
     /// Says what it said of that credential, once nothing that was begun with it is under way.
-    pub fn when_judged(&self, then: impl FnOnce(Verdict) + Send + 'static) {
+    pub fn on_verdict(&self, then: impl FnOnce(Verdict) + Send + 'static) {
         match &self.client {
-            Some(client) => client.when_judged(then),
-            None => then(Verdict::None),
+            Some(client) => client.on_verdict(then),
+            None => then(Verdict::Unknown),
         }
     }
 
@@ -253,7 +252,7 @@ impl Upstream {
     }
 
     /// How many bytes of blobs came from it so far, for whomever.
-    pub fn received(&self) -> u64 {
+    pub fn received_bytes(&self) -> u64 {
         self.shared.received().load(Ordering::Relaxed)
     }
 
@@ -280,14 +279,14 @@ impl Upstream {
             .each_endpoint(ask.is_quiet(), |endpoint| async move {
                 let followed = self.shared.ask(&endpoint, ask).await?;
                 let headers = followed.response.headers();
-                let remark = self.shared.without_private(ContentNotes::of(headers), &ask.scope).await;
+                let notes = self.shared.without_private(ContentNotes::of(headers), &ask.scope).await;
                 Ok(ManifestHead {
                     media_type: media_type(headers),
                     digest: digest(headers),
                     len: response::announced_len(&followed).filter(response::document::may_be_manifests),
                     age: response::age(&followed),
-                    waited: followed.waited(),
-                    remark,
+                    resident_time: followed.resident_time(),
+                    notes,
                 })
             })
             .await
@@ -301,10 +300,10 @@ impl Upstream {
         accept: &Accept,
     ) -> Result<ManifestBody, Error> {
         let ask = &self.asked(Ask::manifest(Method::GET, repository, reference, accept))?;
-        let Document { headers, body, age, waited, room } = self.shared.document(ask).await?;
+        let Document { headers, body, age, resident_time, room } = self.shared.document(ask).await?;
         let media_type = media_type(&headers).filter(|_| !response::is_html(&headers));
-        let remark = self.shared.without_private(ContentNotes::of(&headers), &ask.scope).await;
-        Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, waited, remark, room })
+        let notes = self.shared.without_private(ContentNotes::of(&headers), &ask.scope).await;
+        Ok(ManifestBody { media_type, digest: digest(&headers), bytes: body, age, resident_time, notes, room })
     }
 
     /// Begins to fetch a blob, or the part of it in `range`. Redirects are followed anew each time.
@@ -320,7 +319,7 @@ impl Upstream {
                 let (followed, front) = Box::pin(self.shared.ask_judged(&endpoint, ask, digest)).await?;
                 let mut stream =
                     BlobStream::new(followed, front, (range, digest), &self.shared, endpoint, ask.is_quiet())?;
-                stream.remark = self.shared.without_private(stream.remark, &ask.scope).await;
+                stream.notes = self.shared.without_private(stream.notes, &ask.scope).await;
                 Ok(stream)
             })
             .await
@@ -349,9 +348,9 @@ impl Upstream {
             digest: None,
             is_list: Some(is_list),
         })?;
-        let Document { headers, body, waited, .. } = self.shared.document(ask).await?;
-        let remark = self.shared.without_private(ContentNotes::of(&headers), &ask.scope).await;
-        Ok(Forwarded { headers: forwarded(&headers, remark), body, waited })
+        let Document { headers, body, resident_time, .. } = self.shared.document(ask).await?;
+        let notes = self.shared.without_private(ContentNotes::of(&headers), &ask.scope).await;
+        Ok(Forwarded { headers: forwarded(&headers, notes), body, resident_time })
     }
 
     /// Whether pushes, mounts and deletes are passed on to it.
@@ -360,7 +359,7 @@ impl Upstream {
     }
 
     /// Whether less than a tenth is left of the limit that it tells this client of, or forebay.
-    pub fn is_scarce(&self) -> bool {
+    pub fn is_near_rate_limit(&self) -> bool {
         self.shared.is_scarce(self.client.as_ref().map(|client| client.asker))
     }
 
@@ -371,7 +370,7 @@ impl Upstream {
 
     /// Makes a change, with the content that a client sends for it. The upstream's answer, whatever its status, is no
     /// error; that it could not be asked is one, and that it wants other credentials.
-    pub async fn write(&self, write: Write<'_>, content: Option<UploadBody>) -> Result<Written, Error> {
+    pub async fn write(&self, write: WriteRequest<'_>, content: Option<UploadBody>) -> Result<WriteResponse, Error> {
         let asking = Asking { via: self.via.header()?.cloned(), client: self.client.as_deref() };
         let scope = write.scope();
         match self.shared.write(write, asking, content).await {
@@ -400,14 +399,14 @@ fn accept_headers(accept: &Accept) -> HeaderMap {
 }
 
 /// What is passed on of this head, without holding on to it: it is kept, and may be a thousand times as long.
-fn forwarded(theirs: &HeaderMap, remark: ContentNotes) -> HeaderMap {
+fn forwarded(theirs: &HeaderMap, notes: ContentNotes) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for name in FORWARDED {
         for value in theirs.get_all(&name) {
             kept.extend(HeaderValue::from_bytes(value.as_bytes()).ok().map(|value| (name.clone(), value)));
         }
     }
-    for warning in remark.warnings {
+    for warning in notes.warnings {
         kept.append(header::WARNING, warning);
     }
     kept

@@ -24,7 +24,7 @@ pub struct Principal(Option<[u8; 32]>);
 
 impl Principal {
     /// Who says nothing of themselves.
-    pub const ANONYMOUS_PRINCIPAL: Self = Self(None);
+    pub const ANONYMOUS: Self = Self(None);
 }
 
 impl fmt::Debug for Principal {
@@ -46,7 +46,7 @@ type OnVerdict = Box<dyn FnOnce(Verdict) + Send>;
 
 impl ClientCredential {
     /// Its client has left; what was begun in its name may still end.
-    pub(super) fn when_judged(&self, then: impl FnOnce(Verdict) + Send + 'static) {
+    pub(super) fn on_verdict(&self, then: impl FnOnce(Verdict) + Send + 'static) {
         *self.left.lock() = Some(Box::new(then));
     }
 }
@@ -64,10 +64,10 @@ impl Drop for ClientCredential {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Nothing, or it was not asked.
-    None,
+    Unknown,
     Refused,
     /// It, or a token that its realm gave for it, got what was refused without it.
-    Taken,
+    Accepted,
 }
 
 /// Where the verdict on the credential of one request is noted.
@@ -88,17 +88,20 @@ impl PrincipalVerdict {
 
     pub(super) fn verdict(&self) -> Verdict {
         let noted = self.0.verdict.load(Ordering::Relaxed);
-        [Verdict::Refused, Verdict::Taken].into_iter().find(|verdict| *verdict as u8 == noted).unwrap_or(Verdict::None)
+        [Verdict::Refused, Verdict::Accepted]
+            .into_iter()
+            .find(|verdict| *verdict as u8 == noted)
+            .unwrap_or(Verdict::Unknown)
     }
 
     /// The upstream took the credential with an earlier request.
-    pub(super) fn note_taken_before(&self) {
+    pub(super) fn note_accepted_before(&self) {
         self.0.was_taken.store(true, Ordering::Relaxed);
     }
 
     /// Whether the upstream has ever taken it, as far as is known.
     pub(super) fn is_taken(&self) -> bool {
-        self.0.was_taken.load(Ordering::Relaxed) || self.verdict() == Verdict::Taken
+        self.0.was_taken.load(Ordering::Relaxed) || self.verdict() == Verdict::Accepted
     }
 }
 
@@ -151,13 +154,9 @@ mod tests {
         let key = PrincipalKey::generate().unwrap();
         let of = |name: &str, password: &str| key.credential(name.to_owned(), password.to_owned()).asker;
         assert_eq!(of("ann", "secret"), of("ann", "secret"));
-        for other in [
-            of("ann", "Secret"),
-            of("an", "nsecret"),
-            of("", "annsecret"),
-            of("annsecret", ""),
-            Principal::ANONYMOUS_PRINCIPAL,
-        ] {
+        for other in
+            [of("ann", "Secret"), of("an", "nsecret"), of("", "annsecret"), of("annsecret", ""), Principal::ANONYMOUS]
+        {
             assert_ne!(of("ann", "secret"), other);
         }
         let other_process = PrincipalKey::generate().unwrap().credential("ann".into(), "secret".into()).asker;
@@ -166,17 +165,17 @@ mod tests {
 
     #[test]
     fn a_password_that_was_taken_once_is_one() {
-        use Verdict::{Refused, Taken};
+        use Verdict::{Accepted, Refused};
         for (before, noted, is_taken) in [
             (false, None, false),
             (false, Some(Refused), false),
-            (false, Some(Taken), true),
+            (false, Some(Accepted), true),
             (true, None, true),
             (true, Some(Refused), true),
         ] {
             let judged = PrincipalVerdict::default();
             if before {
-                judged.note_taken_before();
+                judged.note_accepted_before();
             }
             noted.into_iter().for_each(|verdict| judged.note(verdict));
             assert_eq!(judged.is_taken(), is_taken, "{before} {noted:?}");
@@ -185,10 +184,13 @@ mod tests {
 
     #[test]
     fn a_token_outweighs_a_refusal() {
-        use Verdict::{None, Refused, Taken};
-        for (noted, verdict) in
-            [(&[][..], None), (&[Refused], Refused), (&[Taken, Refused], Taken), (&[Refused, Taken], Taken)]
-        {
+        use Verdict::{Accepted, Refused, Unknown};
+        for (noted, verdict) in [
+            (&[][..], Unknown),
+            (&[Refused], Refused),
+            (&[Accepted, Refused], Accepted),
+            (&[Refused, Accepted], Accepted),
+        ] {
             let judged = PrincipalVerdict::default();
             noted.iter().for_each(|verdict| judged.clone().note(*verdict));
             assert_eq!(judged.verdict(), verdict, "{noted:?}");

@@ -283,14 +283,14 @@ impl Shared {
     }
 
     /// The same of what is said beside a content.
-    pub(super) async fn without_private(&self, mut remark: ContentNotes, scope: &Scope) -> ContentNotes {
-        if !remark.warnings.is_empty() {
+    pub(super) async fn without_private(&self, mut notes: ContentNotes, scope: &Scope) -> ContentNotes {
+        if !notes.warnings.is_empty() {
             let private = self.private(scope).await;
             let is_told =
                 |text: &HeaderValue| str::from_utf8(text.as_bytes()).map_or(true, |text| private.is_told_by(text));
-            remark.warnings.retain(|warning| !is_told(warning));
+            notes.warnings.retain(|warning| !is_told(warning));
         }
-        remark
+        notes
     }
 
     /// What of a question decides what an answer to it means.

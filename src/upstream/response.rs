@@ -230,7 +230,7 @@ pub(super) fn age(followed: &Followed) -> Duration {
     let headers = followed.response.headers();
     let is_mirrors = !followed.away && Mirrors::in_headers(headers).is_some();
     let told = if is_mirrors { age_of(headers) } else { None };
-    told.unwrap_or_default() + followed.waited()
+    told.unwrap_or_default() + followed.resident_time()
 }
 
 /// Of several the first counts, and what is no number says nothing. Source: RFC 9111 section 5.1.

@@ -109,7 +109,7 @@ mod tests {
             counted("a", Operation::Manifest, true),
             counted("a", Operation::Blob, false),
             counted("b", Operation::Manifest, false),
-            Counted { principal: Some(Principal::ANONYMOUS_PRINCIPAL), ..pulls.clone() },
+            Counted { principal: Some(Principal::ANONYMOUS), ..pulls.clone() },
         ] {
             let both = [limits.turn(&other).await, limits.turn(&other).await];
             assert!(both.iter().all(Result::is_ok), "{other:?}");

@@ -53,7 +53,7 @@ impl UploadBody {
     }
 
     /// Has somebody see what passes; there is one at most.
-    pub fn seen_by(self, witness: impl BodyObserver) -> Self {
+    pub fn observed_by(self, witness: impl BodyObserver) -> Self {
         let _ = self.witness.set(Box::new(witness));
         self
     }
@@ -208,7 +208,8 @@ mod tests {
                 frames.push(Err("broken"));
             }
             let seen = Seen::default();
-            let content = UploadBody::new(StreamBody::new(futures_util::stream::iter(frames))).seen_by(seen.clone());
+            let content =
+                UploadBody::new(StreamBody::new(futures_util::stream::iter(frames))).observed_by(seen.clone());
             assert_eq!(content.body.collect().await.is_ok(), is_whole);
             let (bytes, ends) = seen.0.lock().clone();
             assert_eq!((&*bytes, ends > 0), (&b"content"[..], is_whole));

@@ -49,27 +49,27 @@ const PASSED_ON: [HeaderName; 11] = [
 
 /// A change to be made.
 #[derive(Clone, Debug)]
-pub struct Write<'a> {
+pub struct WriteRequest<'a> {
     pub method: Method,
     pub repository: &'a Repository,
-    pub place: Place,
-    pub need: Need,
+    pub target: WriteTarget,
+    pub action: WriteAction,
     /// Content-Type, Content-Range and the like; not the length, which the content tells.
     pub headers: HeaderMap,
 }
 
 /// Where the change is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum WriteTarget {
     /// What follows `/v2/`, with its query.
-    Below(String),
+    Path(String),
     /// Path and query of an upload, as the upstream named them, and perhaps more of a query.
-    Session(String),
+    UploadSession(String),
 }
 
 /// What the client must be allowed to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Need {
+pub enum WriteAction {
     /// To push, and to read the repository that a blob is mounted from.
     Push {
         from: Option<Repository>,
@@ -79,7 +79,7 @@ pub enum Need {
 
 /// The upstream's answer.
 #[derive(Debug)]
-pub struct Written {
+pub struct WriteResponse {
     pub status: StatusCode,
     /// Those that the specification names, without Location and Content-Length.
     pub headers: HeaderMap,
@@ -89,7 +89,7 @@ pub struct Written {
     pub reasons: Vec<Reason>,
 }
 
-impl Written {
+impl WriteResponse {
     /// Whether the change was made.
     pub fn is_success(&self) -> bool {
         self.status.is_success()
@@ -118,15 +118,15 @@ impl Shared {
     /// Makes a change.
     pub(super) async fn write(
         &self,
-        mut write: Write<'_>,
+        mut write: WriteRequest<'_>,
         asking: Asking<'_>,
         content: Option<UploadBody>,
-    ) -> Result<Written, Error> {
+    ) -> Result<WriteResponse, Error> {
         let none = || Error::new(ErrorKind::Unavailable, "the upstream has no URL");
         let endpoint = self.endpoints.first().ok_or_else(none)?;
-        let url = match &write.place {
-            Place::Below(rest) => endpoint.url(rest)?,
-            Place::Session(target) => session(endpoint.base(), target)?,
+        let url = match &write.target {
+            WriteTarget::Path(rest) => endpoint.url(rest)?,
+            WriteTarget::UploadSession(target) => session(endpoint.base(), target)?,
         };
         if let Some(via) = asking.via {
             write.headers.insert(header::VIA, via);
@@ -159,7 +159,7 @@ impl Shared {
         &self,
         endpoint: &Endpoint,
         cause: Cause<'_>,
-        mut write: Write<'_>,
+        mut write: WriteRequest<'_>,
         url: &Url,
     ) -> Result<Response, Error> {
         if matches!(write.method, Method::POST | Method::PUT | Method::PATCH) {
@@ -220,7 +220,7 @@ impl Shared {
     async fn second(
         &self,
         endpoint: &Endpoint,
-        write: &Write<'_>,
+        write: &WriteRequest<'_>,
         url: &Url,
         shown: &Authorization,
         second: Response,
@@ -250,7 +250,7 @@ impl Shared {
     async fn refuses_password_by(
         &self,
         endpoint: &Endpoint,
-        write: &Write<'_>,
+        write: &WriteRequest<'_>,
         shown: &Authorization,
         answer: &Response,
     ) -> Result<bool, Error> {
@@ -273,7 +273,7 @@ impl Shared {
         &self,
         endpoint: &Endpoint,
         cause: Cause<'_>,
-        write: Write<'_>,
+        write: WriteRequest<'_>,
         url: &Url,
         (content, begun): (UploadBody, Instant),
     ) -> Result<Response, Error> {
@@ -360,7 +360,7 @@ impl Shared {
     /// Sends a request without content, and follows where it is led with the same method.
     async fn lead(
         &self,
-        write: &Write<'_>,
+        write: &WriteRequest<'_>,
         start: &Url,
         authorization: Option<&Authorization>,
     ) -> Result<Response, Error> {
@@ -393,7 +393,13 @@ impl Shared {
         Err(Error::new(ErrorKind::Protocol, why))
     }
 
-    async fn written(&self, endpoint: &Endpoint, answer: Response, url: &Url, scope: &Scope) -> Result<Written, Error> {
+    async fn written(
+        &self,
+        endpoint: &Endpoint,
+        answer: Response,
+        url: &Url,
+        scope: &Scope,
+    ) -> Result<WriteResponse, Error> {
         let status = answer.status();
         let kind = match status.as_u16() {
             401 => Some(ErrorKind::Unauthorized),
@@ -436,7 +442,7 @@ impl Shared {
         };
         let Refusal { reasons, .. } =
             self.reasons_for_clients(Refusal { status: status.as_u16(), reasons }, scope).await;
-        Ok(Written { status, headers, location, reasons })
+        Ok(WriteResponse { status, headers, location, reasons })
     }
 }
 
@@ -460,19 +466,19 @@ fn judge_refusal(authorization: &Authorization, status: StatusCode) {
     }
 }
 
-impl Write<'_> {
+impl WriteRequest<'_> {
     /// What a token for it is for.
     pub(super) fn scope(&self) -> Scope {
-        match &self.need {
-            Need::Push { from } => Scope::Push { repository: self.repository.clone(), from: from.clone() },
-            Need::Delete => Scope::Delete(self.repository.clone()),
+        match &self.action {
+            WriteAction::Push { from } => Scope::Push { repository: self.repository.clone(), from: from.clone() },
+            WriteAction::Delete => Scope::Delete(self.repository.clone()),
         }
     }
 
     /// Whether it is made without its mount after such an answer, which then says nothing of a password, a client's or forebay's own:
     /// the next answer does.
     fn goes_on_after(&self, status: StatusCode) -> bool {
-        matches!(self.need, Need::Push { from: Some(_) }) && is_refused(status)
+        matches!(self.action, WriteAction::Push { from: Some(_) }) && is_refused(status)
     }
 }
 
@@ -480,15 +486,15 @@ impl Write<'_> {
 /// send the content; some say 401 to all of it instead, which clients take for the end.
 ///
 /// Source: OCI distribution specification v1.1, "Mounting a blob from another repository".
-fn without_mount<'a>(write: &Write<'a>, url: &Url) -> Option<(Write<'a>, Url)> {
-    let Need::Push { from: Some(_) } = &write.need else { return None };
+fn without_mount<'a>(write: &WriteRequest<'a>, url: &Url) -> Option<(WriteRequest<'a>, Url)> {
+    let WriteAction::Push { from: Some(_) } = &write.action else { return None };
     let rest: Vec<_> = url.query_pairs().filter(|(key, _)| !matches!(&**key, "mount" | "from")).collect();
     let mut plain = url.clone();
     plain.set_query(None);
     if !rest.is_empty() {
         plain.query_pairs_mut().extend_pairs(rest);
     }
-    Some((Write { need: Need::Push { from: None }, ..write.clone() }, plain))
+    Some((WriteRequest { action: WriteAction::Push { from: None }, ..write.clone() }, plain))
 }
 
 fn is_refusal(answered: &Result<Response, Error>) -> bool {

@@ -39,7 +39,7 @@ pub(super) async fn of_manifest(
     match upstream.head_manifest(repository, reference, accept).await {
         Ok(head) => {
             if let Some(evidence) = head.digest.and_then(|told| judge_head(reference, told)) {
-                return Ok((evidence, head.waited));
+                return Ok((evidence, head.resident_time));
             }
         }
         // Some registries know only GET, or say 404 to a HEAD of what they would first have to fetch themselves.
@@ -48,7 +48,7 @@ pub(super) async fn of_manifest(
     }
     let body = upstream.get_manifest(repository, reference, accept).await?;
     let (reference, is_tag) = (reference.clone(), matches!(reference, Reference::Tag(_)));
-    let (len, waited) = (body.bytes.len(), body.waited);
+    let (len, waited) = (body.bytes.len(), body.resident_time);
     let judge = move || manifest_digest(&reference, body.media_type.as_ref(), body.digest.as_ref(), &body.bytes);
     match documents.read(len, judge).await.flatten() {
         Some(digest) if is_tag => Ok((Evidence::Tag { digest, sent: true }, waited)),
@@ -67,11 +67,11 @@ pub(super) async fn of_blob(
     // What a client that pushes is told of it comes after this.
     let head = upstream.head_blob_to_get(repository, digest).await?;
     match judge_blob(digest, cached, &head).map_err(foreign)? {
-        GrantVerdict::Proven => Ok((Evidence::MayRead, head.waited)),
-        GrantVerdict::Announced(len) => Ok((Evidence::Announced(len), head.waited)),
+        GrantVerdict::Proven => Ok((Evidence::MayRead, head.resident_time)),
+        GrantVerdict::Announced(len) => Ok((Evidence::Announced(len), head.resident_time)),
         GrantVerdict::Fetch => {
             let mut stream = upstream.open_blob(repository, digest, BlobRange::default()).await?;
-            let (waited, mut content) = (stream.waited(), Vec::new());
+            let (waited, mut content) = (stream.resident_time(), Vec::new());
             while let Some(piece) = stream.next().await? {
                 content.extend_from_slice(&piece);
                 if content.len() as u64 > MAX_FETCHED {
@@ -172,7 +172,8 @@ mod tests {
             (Some(large), Some(large + 1), None, None),
             (None, Some(large), None, Some(GrantVerdict::Announced(large))),
         ] {
-            let head = BlobHead { len, digest: told.cloned(), waited: Duration::ZERO, remark: Default::default() };
+            let head =
+                BlobHead { len, digest: told.cloned(), resident_time: Duration::ZERO, notes: Default::default() };
             assert_eq!(judge_blob(&asked, cached, &head).ok(), expected, "{cached:?} {head:?}");
         }
     }

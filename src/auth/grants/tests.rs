@@ -27,7 +27,7 @@ fn peer(number: u8) -> IpAddr {
 
 fn right(upstream: &Upstream) -> GrantKey {
     let (registry, repository) = (upstream.registry().clone(), Some("team/a".parse().unwrap()));
-    GrantKey { registry, asker: Principal::ANONYMOUS_PRINCIPAL, repository, manifest: None }
+    GrantKey { registry, asker: Principal::ANONYMOUS, repository, manifest: None }
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_deleted_digest_is_the_repositorys_no_longer() {
     let (proofs, upstream) = (proofs(), upstream(1, Duration::from_secs(60)));
     let (repository, digest) = ("team/a".parse().unwrap(), Digest::of(Algorithm::Sha256, b"a"));
     let place = Resource::Blob { digest: digest.clone(), cached_len: None }.place(&upstream, &repository).unwrap();
-    proofs.0.places.insert(place.clone(), GrantSource { at: Instant::now(), to: Principal::ANONYMOUS_PRINCIPAL });
+    proofs.0.places.insert(place.clone(), GrantSource { at: Instant::now(), to: Principal::ANONYMOUS });
     proofs.note_write(&upstream, &repository, None);
     assert!(proofs.0.places.contains_key(&place));
     proofs.note_write(&upstream, &repository, Some(&digest));
@@ -94,7 +94,7 @@ async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
         let place = blob().place(&upstream, &repository).unwrap();
         if is_known {
             proofs.note(right(&upstream), Answered { asked: Instant::now(), yes: true });
-            proofs.0.places.insert(place, GrantSource { at: Instant::now(), to: Principal::ANONYMOUS_PRINCIPAL });
+            proofs.0.places.insert(place, GrantSource { at: Instant::now(), to: Principal::ANONYMOUS });
         }
         for _ in 0..20 {
             let answer = proofs.authorize(&upstream, &repository, &blob(), peer(1)).await;
@@ -121,7 +121,7 @@ async fn a_request_in_a_circle_waits_for_no_other_for_ever() {
     let ask = |circle| {
         let question = GrantQuery { right: right(&upstream), subject: None, circle };
         let none = (Validity::Nothing, Grant::default());
-        proofs.ask(question, &upstream, Principal::ANONYMOUS_PRINCIPAL, none, peer(1), async {
+        proofs.ask(question, &upstream, Principal::ANONYMOUS, none, peer(1), async {
             tokio::time::sleep(Duration::from_secs(600)).await;
             Ok(Grant::default())
         })

@@ -109,7 +109,7 @@ impl Download {
         Some(Sample {
             at: begun.elapsed(),
             fill: received,
-            upstream: self.source.upstream.received(),
+            upstream: self.source.upstream.received_bytes(),
             missing: state.missing()?,
             connections: 1 + state.lanes,
             opening: state.lanes_opening,
@@ -270,7 +270,7 @@ impl<'a> KeepingUp<'a> {
 
 async fn run(mut lane: ExtraConnection, first: Claim) {
     let fill = lane.fill.clone();
-    let source = Source { upstream: fill.source.upstream.apart(), ..fill.source.clone() };
+    let source = Source { upstream: fill.source.upstream.with_dedicated_connections(), ..fill.source.clone() };
     let mut claim = Some(first);
     while let Some(segment) = claim {
         tracing::trace!(digest = %fill.source.digest, range = ?segment.rest, "a lane takes a segment");

@@ -31,7 +31,7 @@ impl Downloads {
     /// As the reader itself, where the upstream tells its askers apart: who began the fill may have left.
     pub(super) fn fetch_ahead(&self, fill: &Arc<Download>, reader: &Source, position: u64, end: Option<u64>) {
         if let Some(claim) = Claim::new(fill, position, end) {
-            let same = reader.upstream.asker() == fill.source.upstream.asker();
+            let same = reader.upstream.principal() == fill.source.upstream.principal();
             let source = if same { fill.source.clone() } else { reader.clone() };
             self.tasks().spawn(run(claim, source));
         }

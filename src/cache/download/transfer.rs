@@ -415,7 +415,7 @@ impl Transfer {
         self.has_parts |= stream.ranged;
         self.total = total;
         self.skip = self.position - stream.first;
-        self.remark.clone_from(&stream.remark);
+        self.remark.clone_from(&stream.notes);
         self.stream = Some(stream);
         self.tell();
         Ok(())

@@ -62,7 +62,7 @@ impl ListRequest {
 
     pub(super) fn key(&self) -> ListKey {
         let (registry, list) = (self.upstream.registry().clone(), self.list.clone());
-        ListKey { registry, list, query: self.query.clone(), asker: self.upstream.asker() }
+        ListKey { registry, list, query: self.query.clone(), asker: self.upstream.principal() }
     }
 
     /// What follows `/v2/`.

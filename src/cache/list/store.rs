@@ -230,7 +230,7 @@ mod tests {
             ListKey { registry: registry("ghcr.io", &[]), ..key.clone() },
             ListKey { registry: registry("docker.io", &["https://mirror.example"]), ..key.clone() },
             ListKey { list: List::Catalog, ..key.clone() },
-            ListKey { asker: Some(Principal::ANONYMOUS_PRINCIPAL), ..key.clone() },
+            ListKey { asker: Some(Principal::ANONYMOUS), ..key.clone() },
         ] {
             assert_eq!(answers.get(&other, Access::Shared, None).0, None, "{other:?}");
         }
@@ -251,7 +251,7 @@ mod tests {
     fn a_change_forgets_the_lists_that_show_it() {
         let answers = answers(Duration::from_secs(60));
         let catalog = ListKey { list: List::Catalog, ..tags("a", "") };
-        let asked = ListKey { asker: Some(Principal::ANONYMOUS_PRINCIPAL), ..tags("a", "") };
+        let asked = ListKey { asker: Some(Principal::ANONYMOUS), ..tags("a", "") };
         let gone = [tags("a", ""), tags("a", "n=1"), referrers("a"), catalog, asked];
         let elsewhere = ListKey { registry: registry("ghcr.io", &[]), ..tags("a", "") };
         let left = [tags("a/b", ""), referrers("b"), elsewhere];

@@ -222,8 +222,16 @@ mod tests {
     fn body(media_type: Option<&str>, digest: Option<&Digest>, bytes: &[u8]) -> ManifestBody {
         let media_type = media_type.map(|text| text.parse().unwrap());
         let (digest, bytes) = (digest.cloned(), Bytes::copy_from_slice(bytes));
-        let (age, waited) = Default::default();
-        ManifestBody { media_type, digest, bytes, age, waited, remark: Default::default(), room: Default::default() }
+        let (age, resident_time) = Default::default();
+        ManifestBody {
+            media_type,
+            digest,
+            bytes,
+            age,
+            resident_time,
+            notes: Default::default(),
+            room: Default::default(),
+        }
     }
 
     fn registry(name: &str) -> Registry {

@@ -117,8 +117,8 @@ mod tests {
             digest: None,
             bytes: Bytes::from_static(UNTYPED),
             age: Duration::ZERO,
-            waited: Duration::ZERO,
-            remark: Default::default(),
+            resident_time: Duration::ZERO,
+            notes: Default::default(),
             room: Default::default(),
         };
         Arc::new(Content::verified(&Reference::Tag("1".parse().unwrap()), body).unwrap())

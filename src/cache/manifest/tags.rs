@@ -393,7 +393,7 @@ impl TagRecords {
 }
 
 fn trouble(wanted: &ManifestRequest, key: &TagKey) -> UpstreamFailure {
-    (key.clone(), wanted.upstream.registry().clone(), wanted.upstream.asker())
+    (key.clone(), wanted.upstream.registry().clone(), wanted.upstream.principal())
 }
 
 #[cfg(test)]

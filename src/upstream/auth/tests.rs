@@ -4,7 +4,7 @@ use crate::upstream::{CredentialSource, auth::credential::Secret};
 fn of_client(taken_before: bool) -> (Authorization, PrincipalVerdict) {
     let judged = PrincipalVerdict::default();
     if taken_before {
-        judged.note_taken_before();
+        judged.note_accepted_before();
     }
     let proof = Proof::BasicOfClient(judged.clone());
     (Authorization { value: HeaderValue::from_static("Basic YTpi"), proof }, judged)
@@ -32,14 +32,14 @@ fn authenticator(credential: CredentialSource) -> Authenticator {
 #[test]
 fn an_answer_judges_a_clients_password() {
     for (error, first, later) in [
-        (None, Verdict::Taken, Verdict::Taken),
-        (Some(ErrorKind::Unauthorized), Verdict::Refused, Verdict::None),
-        (Some(ErrorKind::Denied), Verdict::Refused, Verdict::None),
-        (Some(ErrorKind::NotFound), Verdict::Refused, Verdict::None),
-        (Some(ErrorKind::Protocol), Verdict::Refused, Verdict::None),
-        (Some(ErrorKind::Unavailable), Verdict::None, Verdict::None),
-        (Some(ErrorKind::Timeout), Verdict::None, Verdict::None),
-        (Some(ErrorKind::TooManyRequests), Verdict::None, Verdict::None),
+        (None, Verdict::Accepted, Verdict::Accepted),
+        (Some(ErrorKind::Unauthorized), Verdict::Refused, Verdict::Unknown),
+        (Some(ErrorKind::Denied), Verdict::Refused, Verdict::Unknown),
+        (Some(ErrorKind::NotFound), Verdict::Refused, Verdict::Unknown),
+        (Some(ErrorKind::Protocol), Verdict::Refused, Verdict::Unknown),
+        (Some(ErrorKind::Unavailable), Verdict::Unknown, Verdict::Unknown),
+        (Some(ErrorKind::Timeout), Verdict::Unknown, Verdict::Unknown),
+        (Some(ErrorKind::TooManyRequests), Verdict::Unknown, Verdict::Unknown),
     ] {
         for (taken_before, expected) in [(false, first), (true, later)] {
             let (authorization, judged) = of_client(taken_before);
@@ -52,12 +52,12 @@ fn an_answer_judges_a_clients_password() {
 #[test]
 fn an_answer_to_a_token_judges_the_password_it_was_given_for() {
     for (error, first, later) in [
-        (None, Verdict::Taken, Verdict::Taken),
-        (Some(ErrorKind::Unauthorized), Verdict::Refused, Verdict::None),
-        (Some(ErrorKind::Denied), Verdict::Refused, Verdict::None),
-        (Some(ErrorKind::NotFound), Verdict::None, Verdict::None),
-        (Some(ErrorKind::Protocol), Verdict::None, Verdict::None),
-        (Some(ErrorKind::Unavailable), Verdict::None, Verdict::None),
+        (None, Verdict::Accepted, Verdict::Accepted),
+        (Some(ErrorKind::Unauthorized), Verdict::Refused, Verdict::Unknown),
+        (Some(ErrorKind::Denied), Verdict::Refused, Verdict::Unknown),
+        (Some(ErrorKind::NotFound), Verdict::Unknown, Verdict::Unknown),
+        (Some(ErrorKind::Protocol), Verdict::Unknown, Verdict::Unknown),
+        (Some(ErrorKind::Unavailable), Verdict::Unknown, Verdict::Unknown),
     ] {
         for (taken_before, expected) in [(false, first), (true, later)] {
             let (authorization, judged) = of_token_of_client(taken_before);

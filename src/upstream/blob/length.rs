@@ -25,14 +25,14 @@ pub struct BlobHead {
     /// As the upstream claims.
     pub digest: Option<Digest>,
     /// For how long it was kept before it was given.
-    pub waited: Duration,
-    pub remark: ContentNotes,
+    pub resident_time: Duration,
+    pub notes: ContentNotes,
 }
 
 impl BlobHead {
     fn of(followed: &Followed, len: Option<u64>) -> Self {
         let headers = followed.response.headers();
-        Self { len, digest: digest(headers), waited: followed.waited(), remark: ContentNotes::of(headers) }
+        Self { len, digest: digest(headers), resident_time: followed.resident_time(), notes: ContentNotes::of(headers) }
     }
 }
 
@@ -131,14 +131,14 @@ impl Upstream {
                         Ok(BlobHead {
                             len: Some(0),
                             digest: None,
-                            waited: Duration::ZERO,
-                            remark: ContentNotes::default(),
+                            resident_time: Duration::ZERO,
+                            notes: ContentNotes::default(),
                         })
                     }
                     answer => answer,
                 }
             })
             .await?;
-        Ok(BlobHead { remark: self.shared.without_private(told.remark, &head.scope).await, ..told })
+        Ok(BlobHead { notes: self.shared.without_private(told.notes, &head.scope).await, ..told })
     }
 }

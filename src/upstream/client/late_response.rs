@@ -74,7 +74,7 @@ enum Grant {
 
 impl Grant {
     fn of(principal: Option<Principal>) -> Option<Self> {
-        principal.filter(|principal| *principal != Principal::ANONYMOUS_PRINCIPAL).map(Self::Client)
+        principal.filter(|principal| *principal != Principal::ANONYMOUS).map(Self::Client)
     }
 }
 
@@ -509,11 +509,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_to_a_client_is_kept_for_as_long_as_its_right() {
         let (late, url) = (LateResponses::new(Some(Duration::from_secs(10))), url("https://a.example/v2/"));
-        for (seconds, principal, is_there) in [
-            (9, Some(Principal::ANONYMOUS_PRINCIPAL), true),
-            (11, Some(Principal::ANONYMOUS_PRINCIPAL), false),
-            (11, None, false),
-        ] {
+        for (seconds, principal, is_there) in
+            [(9, Some(Principal::ANONYMOUS), true), (11, Some(Principal::ANONYMOUS), false), (11, None, false)]
+        {
             let asked = late.asked(&question(&url, &url, 0, principal)).unwrap();
             late.keep(asked, answering(200), false);
             tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -575,7 +573,7 @@ mod tests {
             ("x/2", &start, 1, None, true),
             ("x?signature=1", &other, 1, None, false),
             ("x?signature=1", &start, 2, None, false),
-            ("x?signature=1", &start, 1, Some(Principal::ANONYMOUS_PRINCIPAL), false),
+            ("x?signature=1", &start, 1, Some(Principal::ANONYMOUS), false),
         ] {
             let url = signed(text);
             assert_eq!(id(question(&url, start, hop, principal)) == expected, is_same, "{text} {start} {hop}");
@@ -627,7 +625,7 @@ mod tests {
         let pull = key(identity, realm, "a");
         let first = with_token(&pull, "Bearer 1", &url, None, &late).id;
         assert!(with_token(&pull, "Bearer 2", &url, None, &late).id == first);
-        assert!(with_token(&pull, "Bearer 1", &url, Some(Principal::ANONYMOUS_PRINCIPAL), &late).id != first);
+        assert!(with_token(&pull, "Bearer 1", &url, Some(Principal::ANONYMOUS), &late).id != first);
         for other in [
             key(identity, realm, "b"),
             key(identity, "https://other.example/", "a"),

@@ -54,7 +54,7 @@ impl First {
 
 impl Followed {
     /// For how long its answer was kept before it was given.
-    pub(crate) fn waited(&self) -> Duration {
+    pub(crate) fn resident_time(&self) -> Duration {
         self.came.map_or(Duration::ZERO, |at| at.elapsed())
     }
 

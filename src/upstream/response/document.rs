@@ -47,7 +47,7 @@ pub(in crate::upstream) struct Document {
     /// How long ago it was true.
     pub age: Duration,
     /// For how long it was kept before it was given.
-    pub waited: Duration,
+    pub resident_time: Duration,
     /// Held until the body was verified.
     pub room: ReadRoom,
 }
@@ -78,7 +78,7 @@ impl Shared {
                 place = Some((turn, room));
             }
         }
-        let (age, waited) = (response::age(&followed), followed.waited());
+        let (age, resident_time) = (response::age(&followed), followed.resident_time());
         let Followed { response, url, .. } = followed;
         let headers = response.headers().clone();
         let digest = match ask.operation {
@@ -120,7 +120,7 @@ impl Shared {
             }
         }
         self.metrics().upstream_received(self.name(), body.len() as u64);
-        Ok(Ok(Document { headers, body, age, waited, room }))
+        Ok(Ok(Document { headers, body, age, resident_time, room }))
     }
 
     /// Whether what came for a tag can be its manifest. Anything may come with 200; a digest that is named is verified, but what

@@ -133,8 +133,8 @@ mod tests {
             assert_eq!(scarcity.is_scarce(None), is_scarce, "{remaining:?} of {limit:?}");
         }
         // Another principal has another limit.
-        assert!(!scarcity.is_scarce(Some(Principal::ANONYMOUS_PRINCIPAL)));
-        scarcity.note(Some(Principal::ANONYMOUS_PRINCIPAL), told(Some(100), Some(90), 60));
+        assert!(!scarcity.is_scarce(Some(Principal::ANONYMOUS)));
+        scarcity.note(Some(Principal::ANONYMOUS), told(Some(100), Some(90), 60));
         assert!(scarcity.is_scarce(None));
         tokio::time::advance(Duration::from_secs(60)).await;
         assert!(!scarcity.is_scarce(None));

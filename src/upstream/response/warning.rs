@@ -100,7 +100,7 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    fn remark(lines: &[&str]) -> ContentNotes {
+    fn notes(lines: &[&str]) -> ContentNotes {
         let value = |text: &&str| (header::WARNING, HeaderValue::from_bytes(text.as_bytes()).unwrap());
         ContentNotes::of(&lines.iter().map(value).collect())
     }
@@ -125,7 +125,7 @@ mod tests {
             (&[a; 200], &[a; MAX_LINES]),
             (&[], &[]),
         ] {
-            let told = remark(told).warnings;
+            let told = notes(told).warnings;
             let told: Vec<&str> = told.iter().map(|value| str::from_utf8(value.as_bytes()).unwrap()).collect();
             assert_eq!(told, expected);
         }

@@ -102,7 +102,7 @@ async fn the_way_of_a_request_is_told() {
     let mut subject = Subject::new(&config);
     let came_by = |via: String| Some(http::HeaderValue::try_from(via).unwrap());
     let ours = subject.upstream.clone();
-    subject.upstream = ours.on_behalf_of(came_by("1.1 other-mirror".into()));
+    subject.upstream = ours.with_via(came_by("1.1 other-mirror".into()));
     assert!(subject.manifest("team/app", "1").await.is_ok());
     let _ = subject.upstream.open_blob(&name("team/app"), &digest, WHOLE).await;
     let told = |request: &Record| {
@@ -115,10 +115,10 @@ async fn the_way_of_a_request_is_told() {
     }
     first.forget_requests();
     // A way without an end is not gone.
-    subject.upstream = ours.on_behalf_of(came_by(vec!["1.1 x"; 40].join(", ")));
+    subject.upstream = ours.with_via(came_by(vec!["1.1 x"; 40].join(", ")));
     assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Loop));
     assert!(first.requests().is_empty());
-    subject.upstream = ours.on_behalf_of(None);
+    subject.upstream = ours.with_via(None);
     assert!(subject.manifest("team/app", "1").await.is_ok());
     assert_eq!(told(&first.requests()[0]), ["1.1 forebay-test"]);
 }

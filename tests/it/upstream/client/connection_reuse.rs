@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use forebay::{
     oci::{Algorithm, Digest, Operation},
-    upstream::{Config, CredentialSource, Error, ErrorKind, Need, Place, Write},
+    upstream::{Config, CredentialSource, Error, ErrorKind, WriteAction, WriteRequest, WriteTarget},
 };
 use http::{HeaderMap, Method, Response};
 use socket2::SockRef;
@@ -379,19 +379,19 @@ async fn a_change_on_a_dead_connection_is_not_made_twice() {
         (Death::Refused, Some(ca.server(&["127.0.0.1"]))),
     ] {
         for (method, place, need) in [
-            (Method::POST, "team/app/blobs/uploads/", Need::Push { from: None }),
-            (Method::DELETE, "team/app/manifests/1", Need::Delete),
+            (Method::POST, "team/app/blobs/uploads/", WriteAction::Push { from: None }),
+            (Method::DELETE, "team/app/manifests/1", WriteAction::Delete),
         ] {
             let registry = Brief::start(1, death, tls.clone()).await;
             let config = config_of([registry.url.clone()]);
             let subject = Subject::new(&Config { push: true, ca: Some(ca.path()), ..config });
             ask(&subject, "manifest").await.unwrap();
             let repository = name("team/app");
-            let write = Write {
+            let write = WriteRequest {
                 method: method.clone(),
                 repository: &repository,
-                place: Place::Below(place.to_owned()),
-                need,
+                target: WriteTarget::Path(place.to_owned()),
+                action: need,
                 headers: HeaderMap::new(),
             };
             match subject.upstream.write(write, None).await {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay::{
     oci::Operation,
-    upstream::{Config, Error, ErrorKind, Need, Place, Write},
+    upstream::{Config, Error, ErrorKind, WriteAction, WriteRequest, WriteTarget},
 };
 use http::{HeaderMap, Method};
 
@@ -164,11 +164,11 @@ async fn a_late_answer_is_found_behind_a_url_that_is_signed_anew() {
 
 async fn delete(subject: &Subject, tag: &str) {
     let repository = name("team/app");
-    let write = Write {
+    let write = WriteRequest {
         method: Method::DELETE,
         repository: &repository,
-        place: Place::Below(format!("team/app/manifests/{tag}")),
-        need: Need::Delete,
+        target: WriteTarget::Path(format!("team/app/manifests/{tag}")),
+        action: WriteAction::Delete,
         headers: HeaderMap::new(),
     };
     let written = subject.upstream.write(write, None).await.unwrap();
