@@ -13,6 +13,7 @@ use reqwest::Url;
 use tokio::time::Instant;
 
 use super::{
+    auth::Scheme,
     client::redirect_walk::First,
     error::{Error, ErrorKind},
     response::rate_limit::Scarcity,
@@ -24,14 +25,6 @@ const MAX_COOL_DOWN: Duration = Duration::from_secs(60);
 
 /// How long it is believed that an endpoint asks nobody who they are.
 const OPEN_TTL: Duration = Duration::from_secs(60);
-
-/// How an endpoint wants to be asked, learned from its last challenge, so that a request normally
-/// costs one round trip and not two.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Scheme {
-    Bearer { realm: String, service: Option<String> },
-    Basic,
-}
 
 /// One URL of an upstream, and what was learned of it.
 #[derive(Debug)]

@@ -33,7 +33,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use self::{
-    auth::token::Scope,
+    auth::scope::Scope,
     client::Manner,
     failover::Endpoint,
     request::{Ask, Shared},

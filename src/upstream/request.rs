@@ -20,7 +20,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{
     Access, BlobRange, ClientCredential, Config, Context, CredentialSource, Error, ErrorKind, Principal, Registry,
     SetupError, accept_headers,
-    auth::{self, Authenticator, Authorization, Cause, Known, token::Scope},
+    auth::{self, Authenticator, Authorization, Cause, Known, scope::Scope},
     client::{
         Manner, Sender, discard,
         redirect_walk::{Followed, follow},
@@ -443,12 +443,15 @@ impl Shared {
             && auth::widened(&ask.scope, first.response.headers()).is_none()
         {
             self.authenticator.refused(authorization).await;
-            if authorization.is_clients_password() && !auth::names_another_way(endpoint, first.response.headers()) {
+            if authorization.is_clients_password()
+                && !auth::names_another_way(endpoint.scheme().as_ref(), first.response.headers())
+            {
                 return self.check(endpoint, first, ask, shown).await;
             }
             // Who shows a token that has died is sent elsewhere by some: by Harbor to Basic, by nvcr.io to a realm that knows
             // nobody without a name. What counts is what is said to who shows nothing.
-            if authorization.is_token() && auth::names_another_way(endpoint, first.response.headers()) {
+            if authorization.is_token() && auth::names_another_way(endpoint.scheme().as_ref(), first.response.headers())
+            {
                 discard(first.response).await;
                 first = self.send(endpoint, ask, None).await?;
                 shown = None;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     ClientCredential,
-    auth::{self, Authorization, Cause, Known, token::Scope},
+    auth::{self, Authorization, Cause, Known, scope::Scope},
     client::{discard, redirect, whole_body},
     error::{Error, ErrorKind, Shown},
     failover::Endpoint,

@@ -1,25 +1,78 @@
-//! A run of `docker-credential-<helper> get`.
+//! Credential helpers: programs that docker runs as `docker-credential-<helper> get`.
 //!
-//! What must hold: it is bounded in time and output, and a helper that is given up leaves no process of its group behind. What
-//! it said counts once it has ended, also when a child still holds its output: some helpers start an agent that stays.
+//! What must hold: a run is bounded in time and output, and no process of its group is left behind when it is cancelled. Its
+//! output counts once the helper has ended, also when a child of it keeps the pipe open: some helpers start an agent that stays.
+//!
+//! Source: github.com/docker/docker-credential-helpers, "Development".
 
 use std::{io, process::Stdio, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{ChildStdout, Command},
 };
 
-/// How long a helper may run; `ecr-login` asks a cloud's API.
-pub(in crate::upstream) const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The most that is read of a helper's output, in bytes.
-const MAX_OUTPUT: usize = 1024 * 1024;
-/// How long more of the output is waited for when the helper has ended and a child of it holds the other end.
-const LEFT_OUTPUT_TIMEOUT: Duration = Duration::from_millis(250);
+use super::{
+    credential::{Credential, Secret},
+    docker_config::null_is_absent,
+};
 
-/// Whether it succeeded, and what it wrote.
-pub(in crate::upstream) async fn run(program: &str, key: &str) -> io::Result<(bool, Vec<u8>)> {
+/// How long a helper may run; `ecr-login` asks a cloud's API.
+pub(super) const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest output of a helper, in bytes.
+const MAX_OUTPUT: usize = 1024 * 1024;
+/// How long to read on after the helper has ended, while a child of it keeps the pipe open.
+const LEFT_OUTPUT_TIMEOUT: Duration = Duration::from_millis(250);
+/// The output of a helper that fails only because it has no credential; docker's own helpers agree on it.
+const NOT_FOUND: &str = "credentials not found";
+
+/// Whether this may be a helper's name. It becomes a part of a program's name, and must not become a path.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// The output of a run.
+pub(super) struct Output {
+    success: bool,
+    stdout: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Response {
+    #[serde(deserialize_with = "null_is_absent")]
+    username: String,
+    #[serde(deserialize_with = "null_is_absent")]
+    secret: String,
+}
+
+impl Output {
+    pub(super) fn is_success(&self) -> bool {
+        self.success
+    }
+
+    /// Whether a helper failed only because it has no credential.
+    pub(super) fn is_not_found(&self) -> bool {
+        !self.success && String::from_utf8_lossy(&self.stdout).contains(NOT_FOUND)
+    }
+
+    /// The credential in the output of a helper that succeeded.
+    pub(super) fn credential(&self) -> serde_json::Result<Option<Credential>> {
+        let Response { username, secret } = serde_json::from_slice(&self.stdout)?;
+        let secret = Secret::new(secret);
+        Ok(match username.as_str() {
+            "<token>" => Some(Credential::IdentityToken { username: String::new(), token: secret }),
+            // Some helpers say with empty values that they have no credential.
+            "" => None,
+            _ => Some(Credential::Password { username, password: secret }),
+        })
+    }
+}
+
+/// Runs `program get` with `key` as its input.
+pub(super) async fn run(program: &str, key: &str) -> io::Result<Output> {
     let mut child = Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
@@ -49,22 +102,22 @@ pub(in crate::upstream) async fn run(program: &str, key: &str) -> io::Result<(bo
         read?;
     }
     group.keep();
-    Ok((status.success(), output))
+    Ok(Output { success: status.success(), stdout: output })
 }
 
-/// Reads until the end, or what is too much. What was read is there also if this is given up.
+/// Reads to the end, or to [`MAX_OUTPUT`]. Cancelling this loses nothing that was read.
 async fn read(from: &mut Option<ChildStdout>, output: &mut Vec<u8>) -> io::Result<()> {
     let Some(from) = from else { return Ok(()) };
     while from.read_buf(output).await? > 0 {
         if output.len() > MAX_OUTPUT {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it says more than 1 MiB"));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "its output is longer than 1 MiB"));
         }
     }
     Ok(())
 }
 
-/// The helper and what it started, killed unless they are kept. While the helper has not been waited for, no other group can
-/// have this number.
+/// The helper and the processes that it started, killed on drop unless they are kept. No other group can have this number while
+/// the helper has not been waited for.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -76,8 +129,35 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            // All of it may have ended.
+            // It fails if all of them have ended.
             let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_response_is_no_credential() {
+        for (stdout, expected) in [
+            (r#"{"Username":null,"Secret":null}"#, None),
+            (r#"{"Username":"","Secret":""}"#, None),
+            (
+                r#"{"Username":"<token>","Secret":"t"}"#,
+                Some(Credential::IdentityToken { username: String::new(), token: Secret::new("t".to_owned()) }),
+            ),
+        ] {
+            let output = Output { success: true, stdout: stdout.into() };
+            assert_eq!(output.credential().unwrap(), expected, "{stdout}");
+        }
+    }
+
+    #[test]
+    fn a_helpers_name_is_no_path() {
+        for name in ["../evil", "/bin/sh", "", "a b", "a;b"] {
+            assert!(!is_name(name), "{name}");
         }
     }
 }

@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 use serde::Deserialize;
@@ -24,8 +23,9 @@ use super::{
             refusal::{Refusal, Said},
         },
     },
-    credential::{Credential, Secret},
-    token::{Scope, Token},
+    credential::{Credential, Secret, basic_authorization},
+    scope::Scope,
+    token::Token,
 };
 use crate::oci::Operation;
 
@@ -97,8 +97,10 @@ impl Exchange<'_> {
         for (name, value) in parameters {
             url.query_pairs_mut().append_pair(name, value);
         }
-        let headers =
-            user.map(|(username, secret)| (header::AUTHORIZATION, basic(username, secret))).into_iter().collect();
+        let headers = user
+            .map(|(username, secret)| (header::AUTHORIZATION, basic_authorization(username, secret)))
+            .into_iter()
+            .collect();
         let name = (self.client, None);
         let followed = follow(sender, Manner::Usual, name, Operation::Token, Method::GET, url, headers).await?;
         Ok((followed.response, followed.url))
@@ -148,7 +150,7 @@ impl Exchange<'_> {
             }
             other => other?,
         };
-        parse(&body).map(|token| token.come_before(waited)).ok_or_else(|| {
+        parse(&body).map(|token| token.obtained_before(waited)).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, format!("the token realm {} answered without a token", Shown(&url)))
         })
     }
@@ -207,15 +209,6 @@ fn failure(status: StatusCode, of_client: bool) -> ErrorKind {
         400..=499 if of_client => ErrorKind::Unauthorized,
         _ => ErrorKind::Protocol,
     }
-}
-
-/// The value of an Authorization header of the Basic scheme, marked sensitive.
-pub(in crate::upstream) fn basic(username: &str, password: &Secret) -> HeaderValue {
-    let pair = STANDARD.encode(format!("{username}:{}", password.expose()));
-    // base64 is made of visible ASCII alone, so the fallback is never taken.
-    let mut value = HeaderValue::try_from(format!("Basic {pair}")).unwrap_or(HeaderValue::from_static("Basic"));
-    value.set_sensitive(true);
-    value
 }
 
 #[derive(Deserialize)]

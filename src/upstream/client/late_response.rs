@@ -402,17 +402,17 @@ impl Hash {
 
     /// Tokens of one kind count for the same, whatever they are.
     fn shown(self, token: Option<&TokenKey>, value: Option<&HeaderValue>) -> Self {
-        let Some(TokenKey { identity, realm, service, scope }) = token else {
+        let Some(TokenKey { subject, realm, service, scope }) = token else {
             return self.add(value.map_or(&[], HeaderValue::as_bytes));
         };
-        let identity = match identity {
+        let subject = match subject {
             TokenSubject::Anonymous => 0,
             TokenSubject::Configured => 1,
             // Which one, the principal tells.
             TokenSubject::Client(_) => 2,
         };
         let service = service.as_deref().unwrap_or_default();
-        let hash = self.add(&[identity]).add(realm.as_str().as_bytes()).add(service.as_bytes());
+        let hash = self.add(&[subject]).add(realm.as_str().as_bytes()).add(service.as_bytes());
         scope.parameters().iter().fold(hash, |hash, scope| hash.add(scope.as_bytes()))
     }
 
@@ -459,7 +459,7 @@ mod tests {
     use reqwest::Url;
 
     use super::*;
-    use crate::upstream::{auth::token::Scope, principal::PrincipalKey};
+    use crate::upstream::{auth::scope::Scope, principal::PrincipalKey};
 
     fn question<'a>(url: &'a Url, start: &'a Url, hop: usize, principal: Option<Principal>) -> Question<'a> {
         let (manner, token, operation, method, body) = (Manner::Usual, None, Operation::Manifest, Method::GET, None);
@@ -613,22 +613,22 @@ mod tests {
         late.asked(&Question { headers, token: Some(key), ..question(url, url, 0, principal) }).unwrap()
     }
 
-    fn key(identity: TokenSubject, realm: &str, repository: &str) -> TokenKey {
+    fn key(subject: TokenSubject, realm: &str, repository: &str) -> TokenKey {
         let scope = Scope::Pull(repository.parse().unwrap());
-        TokenKey { identity, realm: url(realm), service: None, scope }
+        TokenKey { subject, realm: url(realm), service: None, scope }
     }
 
     #[test]
     fn a_new_token_of_the_same_kind_makes_no_other_request() {
         let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
-        let (identity, realm) = (TokenSubject::Configured, "https://realm.example/");
-        let pull = key(identity, realm, "a");
+        let (subject, realm) = (TokenSubject::Configured, "https://realm.example/");
+        let pull = key(subject, realm, "a");
         let first = with_token(&pull, "Bearer 1", &url, None, &late).id;
         assert!(with_token(&pull, "Bearer 2", &url, None, &late).id == first);
         assert!(with_token(&pull, "Bearer 1", &url, Some(Principal::ANONYMOUS), &late).id != first);
         for other in [
-            key(identity, realm, "b"),
-            key(identity, "https://other.example/", "a"),
+            key(subject, realm, "b"),
+            key(subject, "https://other.example/", "a"),
             key(TokenSubject::Anonymous, realm, "a"),
             TokenKey { service: Some("s".to_owned()), ..pull.clone() },
         ] {
