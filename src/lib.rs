@@ -29,7 +29,7 @@ pub mod app;
 pub mod auth;
 pub mod cache;
 pub mod config;
-pub mod error;
+pub(crate) mod error;
 pub(crate) mod error_chain;
 pub mod metrics;
 pub mod oci;

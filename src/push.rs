@@ -36,7 +36,7 @@ use crate::{
     error::Error,
     oci::{Digest, Operation, Repository, Tag},
     route::Write,
-    upstream::{self, UploadBody, Upstream, WriteResponse},
+    upstream::{UploadBody, Upstream, WriteResponse},
 };
 
 /// A change that a client asks for.
@@ -73,8 +73,8 @@ pub(crate) async fn pass(
     upstream: &Upstream,
     seal: &Seal,
     caches: Caches<'_>,
-) -> Result<WriteResponse, (Error, Option<upstream::Error>)> {
-    let (asked, kept) = request::of(push, upstream.name(), seal).map_err(|error| (error, None))?;
+) -> Result<WriteResponse, Error> {
+    let (asked, kept) = request::of(push, upstream.name(), seal)?;
     let tap = UploadCapture::of(push, kept, content.is_some(), upstream, caches.blobs.tees());
     let content = content.map(|content| tap.put_on(content));
     let change = Change::of(push, upstream, caches);
@@ -84,7 +84,7 @@ pub(crate) async fn pass(
             // It may have been made all the same, if it was sent.
             let was_sent = error.kind.is_outage() && !error.is_before_sending();
             change.ended(if was_sent { End::Unknown } else { End::NotMade }).await;
-            return Err((Error::from_upstream(Operation::Push, &error), Some(error)));
+            return Err(Error::of_upstream(Operation::Push, error));
         }
     };
     // What is not there any more is forgotten as well: an earlier answer to the same may have been lost.

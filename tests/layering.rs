@@ -39,8 +39,8 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     // upstream/ reads the status of the registry's answer, it does not choose one.
     (
         "StatusCode",
-        &["transport/", "registry/", "error.rs", "admin", "upstream/"],
-        "only transport/, registry/ and error.rs choose a status",
+        &["transport/", "registry/", "error", "admin", "upstream/"],
+        "only transport/, registry/ and error/ choose a status",
     ),
     ("prometheus::", &["metrics.rs"], "only metrics.rs names a metric"),
 ];

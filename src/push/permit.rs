@@ -6,7 +6,7 @@
 
 use crate::{
     auth::{Identity, PushUsers},
-    error::Error,
+    error::ErrorKind,
 };
 
 /// What an upstream and the configuration say of changes.
@@ -30,17 +30,17 @@ impl Terms {
     ///
     /// # Errors
     /// It has to say who it is, cannot, or is none of those who may.
-    pub(crate) fn permit(&self, identity: &Identity) -> Result<(), Error> {
+    pub(crate) fn permit(&self, identity: &Identity) -> Result<(), ErrorKind> {
         match (identity, &self.push_users) {
             (Identity::User(_), None) => Ok(()),
             (Identity::User(name), Some(named)) if named.users.contains(name) => Ok(()),
             (Identity::Certificate, Some(named)) if named.certificates => Ok(()),
-            (Identity::User(_) | Identity::Certificate, Some(_)) => Err(Error::NoPushUser),
-            (Identity::Certificate, None) if self.has_credentials => Err(Error::OnlyPulls),
+            (Identity::User(_) | Identity::Certificate, Some(_)) => Err(ErrorKind::NoPushUser),
+            (Identity::Certificate, None) if self.has_credentials => Err(ErrorKind::OnlyPulls),
             (Identity::Anonymous | Identity::Client(_), _) if self.need_user() => Err(match self.has_users {
-                true => Error::Unauthenticated,
-                false if self.push_users.is_some() => Error::NoPushUser,
-                false => Error::NoUsers,
+                true => ErrorKind::Unauthenticated,
+                false if self.push_users.is_some() => ErrorKind::NoPushUser,
+                false => ErrorKind::NoUsers,
             }),
             (Identity::Certificate | Identity::Anonymous | Identity::Client(_), _) => Ok(()),
         }
@@ -80,8 +80,8 @@ mod tests {
     fn a_client_that_cannot_say_who_it_is_is_told_what_is_missing() {
         let named = Some(PushUsers { users: Default::default(), certificates: true });
         let terms = |push_users| Terms { has_credentials: true, has_users: false, push_users };
-        assert!(matches!(terms(named).permit(&Identity::Anonymous), Err(Error::NoPushUser)));
-        assert!(matches!(terms(None).permit(&Identity::Anonymous), Err(Error::NoUsers)));
+        assert!(matches!(terms(named).permit(&Identity::Anonymous), Err(ErrorKind::NoPushUser)));
+        assert!(matches!(terms(None).permit(&Identity::Anonymous), Err(ErrorKind::NoUsers)));
     }
 
     #[test]

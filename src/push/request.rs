@@ -7,7 +7,7 @@ use super::{
     session::{Kept, Session},
 };
 use crate::{
-    error::Error,
+    error::ErrorKind,
     route::{MountSource, Write},
     upstream::{self, WriteAction, WriteTarget},
 };
@@ -22,7 +22,11 @@ const PASSED_ON: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_RANGE,
 ///
 /// # Errors
 /// There is nothing to be asked: the upload is not one of ours, or the endpoint has no such method.
-pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<(upstream::WriteRequest<'a>, Kept), Error> {
+pub(super) fn of<'a>(
+    push: Push<'a>,
+    upstream: &str,
+    seal: &Seal,
+) -> Result<(upstream::WriteRequest<'a>, Kept), ErrorKind> {
     let Push { method, uri, repository, .. } = push;
     let mut kept = Kept::Nothing;
     let push_alone = WriteAction::Push { from: None };
@@ -36,8 +40,8 @@ pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<(ups
             (WriteTarget::Path(with_query(format!("{repository}/blobs/uploads/"), &query)), WriteAction::Push { from })
         }
         Write::Upload => {
-            let sealed = parameter(uri, STATE).ok_or(Error::UploadUnknown)?;
-            let session = Session::open(upstream, repository, &sealed, seal).ok_or(Error::UploadUnknown)?;
+            let sealed = parameter(uri, STATE).ok_or(ErrorKind::UploadUnknown)?;
+            let session = Session::open(upstream, repository, &sealed, seal).ok_or(ErrorKind::UploadUnknown)?;
             kept = session.kept;
             let need = if *method == Method::DELETE { WriteAction::Delete } else { push_alone };
             (WriteTarget::UploadSession(with_query(session.target, &query(uri, &[]))), need)
@@ -53,7 +57,7 @@ pub(super) fn of<'a>(push: Push<'a>, upstream: &str, seal: &Seal) -> Result<(ups
             WriteTarget::Path(with_query(format!("{repository}/blobs/{digest}"), &query(uri, &[]))),
             WriteAction::Delete,
         ),
-        Write::NotAllowed => return Err(Error::MethodNotAllowed),
+        Write::NotAllowed => return Err(ErrorKind::MethodNotAllowed),
     };
     let headers: HeaderMap = PASSED_ON
         .iter()
@@ -114,7 +118,7 @@ mod tests {
             Self { seal, repository: "team/app".parse().unwrap() }
         }
 
-        fn ask(&self, write: &Write, method: &Method, uri: &str) -> Result<(WriteTarget, WriteAction), Error> {
+        fn ask(&self, write: &Write, method: &Method, uri: &str) -> Result<(WriteTarget, WriteAction), ErrorKind> {
             let headers = HeaderMap::new();
             let uri: Uri = uri.parse().unwrap();
             let push =
@@ -174,7 +178,7 @@ mod tests {
             let asked = case.ask(&write, &method, &format!("/whatever{query}")).unwrap();
             assert_eq!(asked, (WriteTarget::Path(place.to_owned()), need), "{write:?} {query}");
         }
-        assert!(matches!(case.ask(&Write::NotAllowed, &Method::PUT, "/x"), Err(Error::MethodNotAllowed)));
+        assert!(matches!(case.ask(&Write::NotAllowed, &Method::PUT, "/x"), Err(ErrorKind::MethodNotAllowed)));
     }
 
     #[test]
@@ -199,7 +203,7 @@ mod tests {
         let foreign = case.seal.seal("other", &case.repository, "/u/1").unwrap();
         for state in ["", "?_state=", "?_state=x", &format!("?{STATE}={foreign}"), "?state=x"] {
             let asked = case.ask(&Write::Upload, &Method::PATCH, &format!("/v2/x/blobs/uploads/1{state}"));
-            assert!(matches!(asked, Err(Error::UploadUnknown)), "{state}");
+            assert!(matches!(asked, Err(ErrorKind::UploadUnknown)), "{state}");
         }
     }
 

@@ -21,7 +21,6 @@ use crate::{
     error_chain::ErrorChain,
     metrics::{Label as _, Metrics},
     oci::{Operation, Repository},
-    upstream::Refusal,
 };
 
 /// Names a request to its client and in the log: which forebay, and its how many-th.
@@ -70,12 +69,8 @@ pub struct AccessRecord {
     pub whole_hit: Option<WholeHit>,
     /// Why it failed, as the client is not told.
     pub cause: Option<String>,
-    /// Something in front of the upstream refused it.
-    pub is_foreign: bool,
     /// It came by a forebay.
     pub by_mirror: bool,
-    /// How the upstream refused it.
-    pub refusal: Option<Arc<Refusal>>,
     started: Instant,
 }
 
@@ -93,9 +88,7 @@ impl AccessRecord {
             user: None,
             whole_hit: None,
             cause: None,
-            is_foreign: false,
             by_mirror: false,
-            refusal: None,
             started: Instant::now(),
         }
     }

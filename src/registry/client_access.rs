@@ -17,7 +17,7 @@ use super::{
 use crate::{
     auth::{self, AttemptFrom, Grant, Identity, Resource},
     cache::{Outcome, Source},
-    error::Error,
+    error::{Error, ErrorKind},
     oci::{Accept, ContentRange, Digest, Operation as Label, Reference},
     route::{Operation, Route},
     transport::request_body::RequestBody,
@@ -36,9 +36,9 @@ impl Handler {
         authorization: &HeaderValue,
     ) -> Result<Identity, Error> {
         if !self.is_meant_for(asked, upstream) {
-            return Err(Error::LoginElsewhere);
+            return Err(ErrorKind::LoginElsewhere.into());
         }
-        let (username, password) = auth::basic(authorization).ok_or(Error::Unauthenticated)?;
+        let (username, password) = auth::basic(authorization).ok_or(ErrorKind::Unauthenticated)?;
         let name: String = username.chars().take(MAX_NAME).collect();
         *upstream = upstream.with_client_credential(Some(self.asker_key.credential(username, password)));
         Ok(Identity::Client(name.into()))
@@ -77,7 +77,7 @@ impl Handler {
         }
         match (&served, identity) {
             (Ok(_), Identity::Client(name)) => facts.user = Some(Arc::clone(&name)),
-            (Err(Error::Refused | Error::Denied), _) => {
+            (Err(Error { kind: ErrorKind::Refused | ErrorKind::Denied, .. }), _) => {
                 if let Some(repository) = &read {
                     self.proofs.note_refusal(&upstream, repository);
                 }
@@ -125,7 +125,7 @@ impl Handler {
         let operation = facts.operation;
         if matches!(identity, Identity::Client(_)) && (operation == Label::Base || !self.access.load().is_open()) {
             let peer = asked.connection.peer.ip();
-            self.proofs.log_in(upstream, peer).await.map_err(|error| facts.refused(operation, &error))?;
+            self.proofs.log_in(upstream, peer).await.map_err(|error| Error::of_upstream(operation, error))?;
         }
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Handler {
         let subject = match &route.operation {
             Operation::Base if matches!(identity, Identity::Client(_)) => return Ok(response::base()),
             // Where a password would not be taken it is not asked for; to say 200 would let any login succeed.
-            Operation::Base => return Err(Error::Unauthenticated),
+            Operation::Base => return Err(ErrorKind::Unauthenticated.into()),
             Operation::Manifest(reference) => {
                 let accept = Accept::from_headers(asked.headers);
                 let known = match (reference, &route.repository) {
@@ -172,8 +172,10 @@ impl Handler {
             admission = self.proofs.authorize(upstream, repository, subject, peer).await.map_err(|error| {
                 // Some clients say who they are only when they are asked, and by that name there may be a former yes.
                 let could_say = !matches!(identity, Identity::Client(_)) && self.takes_passwords(asked);
-                let refused = facts.refused(label, &error);
-                if error.kind.is_outage() && could_say { Error::Unauthenticated } else { refused }
+                match error.kind.is_outage() && could_say {
+                    true => Error::new(ErrorKind::Unauthenticated, error),
+                    false => Error::of_upstream(label, error),
+                }
             })?;
         }
         let told = admission.tag_digest.as_ref();
@@ -196,8 +198,8 @@ impl Handler {
         let asked = Asked { headers: &headers, ..asked };
         let served = self.serve_shared(asked, body, route, Some(upstream.clone()), identity, facts).await;
         if size_told(&served).is_some_and(|told| told != Some(len)) {
-            facts.cause = Some("the upstream announced another size than the blob's to this client".to_owned());
-            return Err(Error::UpstreamUnavailable { retry_after: None });
+            let cause = "the upstream announced another size than the blob's to this client";
+            return Err(Error::new(ErrorKind::UpstreamUnavailable { retry_after: None }, cause));
         }
         served
     }
@@ -210,7 +212,7 @@ fn size_told(served: &Result<Response<Body>, Error>) -> Option<Option<u64>> {
             Some(response::SizeOfWhole(total)) => return Some(Some(*total)),
             None => response.headers(),
         },
-        Err(Error::RangeNotSatisfiable { len }) => return Some(Some(*len)),
+        Err(Error { kind: ErrorKind::RangeNotSatisfiable { len }, .. }) => return Some(Some(*len)),
         Err(_) => return None,
     };
     Some(match headers.get(header::CONTENT_RANGE) {
@@ -226,5 +228,5 @@ fn digest_told(served: &Result<Response<Body>, Error>) -> Option<Digest> {
 
 /// It is for the client to say who else it could be.
 fn who_else(error: Error) -> Error {
-    if matches!(error, Error::Refused) { Error::Unauthenticated } else { error }
+    if matches!(error.kind, ErrorKind::Refused) { error.told_as(ErrorKind::Unauthenticated) } else { error }
 }

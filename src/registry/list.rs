@@ -13,7 +13,7 @@ use crate::{
     cache::{List, ListLookup, ListRequest, ManifestRequest, Outcome, ServedList, list::ReferrersTag},
     error::Error,
     oci::Operation,
-    upstream::{ErrorKind, Upstream},
+    upstream::{self, Upstream},
 };
 
 impl Handler {
@@ -33,21 +33,16 @@ impl Handler {
         let query = pagination::asked(&list, asked.uri.query().unwrap_or_default());
         let wanted = ListRequest::new(upstream, list, query);
         let refused = || self.proofs.last_refusal(&wanted.upstream, wanted.list.repository());
-        let served = match self.lists.get(&wanted, refused).await.map_err(|error| facts.failed(error))? {
+        let served = match self.lists.get(&wanted, refused).await? {
             ListLookup::Served(served) => served,
-            ListLookup::ReferrersTag(tagged) => self.tagged_referrers(asked, tagged, facts).await?,
+            ListLookup::ReferrersTag(tagged) => self.tagged_referrers(asked, tagged).await?,
         };
         facts.outcome = served.outcome;
         Ok(response::list(kind, served, asked.uri.path(), namespace))
     }
 
     /// Lists are kept for each asker apart; a tag is not, and who may not read it must not learn from it.
-    async fn tagged_referrers(
-        &self,
-        asked: Asked<'_>,
-        mut tagged: ReferrersTag,
-        facts: &mut AccessRecord,
-    ) -> Result<ServedList, Error> {
+    async fn tagged_referrers(&self, asked: Asked<'_>, mut tagged: ReferrersTag) -> Result<ServedList, Error> {
         let ManifestRequest { upstream, repository, accept, .. } = tagged.manifest.clone();
         let known = match upstream.uses_client_credentials() {
             true => self.lists.cached_tag_digest(&tagged).await,
@@ -57,14 +52,14 @@ impl Handler {
         match self.proofs.authorize(&upstream, &repository, &subject, asked.connection.peer.ip()).await {
             Ok(Grant { tag_digest, unproven, .. }) => {
                 tagged.manifest.tag_digest = tag_digest;
-                let (served, digest) = self.lists.get_by_tag(&tagged).await.map_err(|error| facts.failed(error))?;
+                let (served, digest) = self.lists.get_by_tag(&tagged).await?;
                 if let (Some(at), Some(digest)) = (unproven, digest) {
                     self.proofs.note_manifest_sent(&upstream, &repository, &digest, at);
                 }
                 Ok(served)
             }
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(tagged.none(Outcome::Miss)),
-            Err(error) => Err(facts.refused(Operation::Referrers, &error)),
+            Err(error) if error.kind == upstream::ErrorKind::NotFound => Ok(tagged.none(Outcome::Miss)),
+            Err(error) => Err(Error::of_upstream(Operation::Referrers, error)),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Told},
     oci::{Digest, ErrorCode, MediaType, ResolvedRange, etag},
     transport::{SendQueue, isolate},
-    upstream::{Reason, Refusal, WriteResponse},
+    upstream::{Reason, WriteResponse},
 };
 
 pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -237,9 +237,9 @@ fn error_body(errors: &[(String, String, serde_json::Value)]) -> Bytes {
     Bytes::from(text.to_string())
 }
 
-/// The OCI error body; `refusal`: in the words of the upstream, where it refused.
-pub fn error(error: &Error, refusal: Option<&Refusal>) -> Response<Body> {
-    let Told { status, mut headers, errors } = Told::of(error, refusal);
+/// The OCI error body, in the words of the upstream where it refused.
+pub(crate) fn error(error: &Error) -> Response<Body> {
+    let Told { status, mut headers, errors } = Told::new(error);
     let bytes = error_body(&errors);
     headers.insert(header::CONTENT_TYPE, JSON);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
@@ -285,6 +285,7 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn cache_status_says_it_in_the_words_of_rfc_9211() {
@@ -305,7 +306,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_is_a_document_of_the_specification() {
         // A client sends such a name; it must not become part of the document's structure.
-        let response = error(&Error::UnknownRoute("a\"}],\n<b>".to_owned()), None);
+        let response = error(&ErrorKind::UnknownRoute("a\"}],\n<b>".to_owned()).into());
         assert_eq!(response.status(), 404);
         let length: usize = response.headers()[header::CONTENT_LENGTH].to_str().unwrap().parse().unwrap();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();

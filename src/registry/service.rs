@@ -27,8 +27,7 @@ use crate::{
         blob::BlobSize,
         manifest::{ManifestHead, ServedManifest},
     },
-    error::Error,
-    error_chain::ErrorChain,
+    error::{Error, ErrorKind},
     metrics::Metrics,
     oci::{Accept, Digest, Operation as Label, Ranges, Reference, Repository, is_referrers_tag},
     push::{self, Caches, Deleted, Deletion, Deletions, Push, Seal},
@@ -38,7 +37,7 @@ use crate::{
         Connection, Handle, h2,
         request_body::{self, RequestBody},
     },
-    upstream::{self, BlobHead, ContentNotes, ErrorKind, PrincipalKey, UploadBody, Upstream},
+    upstream::{self, BlobHead, ContentNotes, PrincipalKey, UploadBody, Upstream},
 };
 
 /// The upstreams and how requests find them; replaced as one on reload.
@@ -98,12 +97,15 @@ impl Handle for Handler {
                 let asked = Asked { method, uri, host, headers, told: None, former: None, connection: &connection };
                 self.answer(asked, body, waiting.facts, &mut namespace).await
             }
-            Err(error) => Err(Error::InvalidHost(error)),
+            Err(error) => Err(ErrorKind::InvalidHost(error).into()),
         };
         waiting.answered();
         // Where nothing may be pushed, nothing of it is read either.
-        let is_unwanted = matches!(answered, Err(Error::Unsupported));
-        let response = answered.unwrap_or_else(|error| response::error(&error, facts.refusal.as_deref()));
+        let is_unwanted = matches!(&answered, Err(Error { kind: ErrorKind::Unsupported, .. }));
+        let response = answered.unwrap_or_else(|error| {
+            facts.cause = error.cause();
+            response::error(&error)
+        });
         let response = response::without_body(&head.method, response);
         let mut response = self.held(response, &connection).await;
         response::common(response.headers_mut(), facts.id.header(), &self.via, namespace.as_deref());
@@ -149,13 +151,15 @@ impl Handler {
         namespace: &mut Option<String>,
     ) -> Result<Response<Body>, Error> {
         let answered = self.admit_and_answer(asked, body, facts, namespace).await;
-        answered.map_err(|error| match error {
-            Error::Unauthenticated if !self.takes_passwords(asked) => Error::ClearLogin,
+        answered.map_err(|error| match error.kind {
+            ErrorKind::Unauthenticated if !self.takes_passwords(asked) => error.told_as(ErrorKind::ClearLogin),
             // A mirror would take it for the registry's word.
-            Error::ManifestUnknown | Error::BlobUnknown | Error::NameUnknown if facts.is_foreign && facts.by_mirror => {
-                Error::UpstreamUnavailable { retry_after: None }
+            ErrorKind::ManifestUnknown | ErrorKind::BlobUnknown | ErrorKind::NameUnknown
+                if facts.by_mirror && error.is_foreign() =>
+            {
+                error.told_as(ErrorKind::UpstreamUnavailable { retry_after: None })
             }
-            error => error,
+            _ => error,
         })
     }
 
@@ -170,7 +174,7 @@ impl Handler {
             let table = self.table.load();
             // Before anything is told, a challenge or which upstreams there are.
             if asked.connection.loopback && !table.hosts.allow(asked.host) {
-                return Err(Error::ForeignHost(asked.host.unwrap_or_default().to_owned()));
+                return Err(ErrorKind::ForeignHost(asked.host.unwrap_or_default().to_owned()).into());
             }
             self.refuse_loop(asked.headers)?;
             let routed = table.routes.resolve(asked.target());
@@ -200,7 +204,7 @@ impl Handler {
             upstream.as_ref().is_some_and(Upstream::uses_client_credentials) || self.access.load().has_users();
         let identity = match authorization {
             None => self.access.load().check_without(certificate)?,
-            Some(_) if is_judged && !self.takes_passwords(asked) => return Err(Error::ClearLogin),
+            Some(_) if is_judged && !self.takes_passwords(asked) => return Err(ErrorKind::ClearLogin.into()),
             Some(authorization) => match upstream.as_mut().filter(|upstream| upstream.uses_client_credentials()) {
                 Some(upstream) => self.on_behalf_of_client(asked, upstream, authorization)?,
                 None => {
@@ -248,7 +252,7 @@ impl Handler {
         }
         // On the heap, so that the future of every request is no larger than that of a hit.
         if matches!(route.operation, Operation::Write(_)) {
-            return Box::pin(self.push(asked, body, route, upstream, identity, facts)).await;
+            return Box::pin(self.push(asked, body, route, upstream, identity)).await;
         }
         Box::pin(self.serve(asked, route, upstream, identity, facts)).await
     }
@@ -261,13 +265,12 @@ impl Handler {
         route: Route,
         upstream: Option<Upstream>,
         identity: &Identity,
-        facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
         let seal = self.table.load().seal.clone();
         let (Operation::Write(write), Some(repository), Some(upstream), Some(seal)) =
             (route.operation, route.repository, upstream.filter(Upstream::allows_push), seal)
         else {
-            return Err(Error::Unsupported);
+            return Err(ErrorKind::Unsupported.into());
         };
         self.push_terms(&upstream).permit(identity)?;
         // To begin to read it would tell the client to send it.
@@ -288,12 +291,7 @@ impl Handler {
             proofs: &self.proofs,
             blobs: &self.blobs,
         };
-        let written = push::pass(push, content, &upstream, &seal, caches).await.map_err(|(error, cause)| {
-            if let Some(cause) = cause {
-                facts.note(&cause);
-            }
-            error
-        })?;
+        let written = push::pass(push, content, &upstream, &seal, caches).await?;
         Ok(response::written(written))
     }
 
@@ -314,7 +312,7 @@ impl Handler {
         let wants_user =
             upstream.is_some_and(|upstream| upstream.allows_push() && self.push_terms(upstream).need_user());
         if wants_user && *identity == Identity::Anonymous && self.access.load().has_users() {
-            return Err(Error::Unauthenticated);
+            return Err(ErrorKind::Unauthenticated.into());
         }
         Ok(response::base())
     }
@@ -357,7 +355,7 @@ impl Handler {
         let namespace = route.namespace.as_deref();
         match (route.operation, upstream, route.repository) {
             (Operation::Base, upstream, _) => self.base(upstream.as_ref(), identity),
-            (Operation::Write(_), ..) => Err(Error::Unsupported),
+            (Operation::Write(_), ..) => Err(ErrorKind::Unsupported.into()),
             (Operation::Manifest(reference), Some(upstream), Some(repository)) => {
                 let accept = Accept::from_headers(asked.headers);
                 let wanted = ManifestRequest { upstream, repository, accept, tag_digest: asked.told.cloned() };
@@ -376,7 +374,7 @@ impl Handler {
                 self.list(asked, upstream, List::Catalog, namespace, facts).await
             }
             // The table's routes lead to its own upstreams, and all but the base have a repository.
-            (_, None, _) | (_, _, None) => Err(Error::UnknownRoute(route.upstream.to_string())),
+            (_, None, _) | (_, _, None) => Err(ErrorKind::UnknownRoute(route.upstream.to_string()).into()),
         }
     }
 
@@ -389,7 +387,7 @@ impl Handler {
     ) -> Result<Response<Body>, Error> {
         let deleted = self.deletion(&wanted.upstream, &wanted.repository, reference);
         let told = match deleted.is_some() || wants_proof(asked, &wanted.upstream, reference) {
-            true => self.has_manifest(asked, wanted, reference, deleted, facts).await?,
+            true => self.has_manifest(asked, wanted, reference, deleted).await?,
             false => None,
         };
         // What a client may put back with one entry more is what the upstream has now, or nothing.
@@ -414,7 +412,7 @@ impl Handler {
                 (None, Some(former)) => former.into(),
                 (None, None) => {
                     let head = self.manifests.head(wanted, reference).await;
-                    self.or_former(asked, wanted, reference, head, facts).await?
+                    self.or_former(asked, wanted, reference, head).await?
                 }
             };
             facts.outcome = head.outcome;
@@ -426,7 +424,7 @@ impl Handler {
             Some(former) => former,
             None => {
                 let served = self.manifests.get(wanted, reference).await;
-                self.or_former(asked, wanted, reference, served, facts).await?
+                self.or_former(asked, wanted, reference, served).await?
             }
         };
         let client = asked.connection.peer.ip();
@@ -445,7 +443,6 @@ impl Handler {
         wanted: &ManifestRequest,
         reference: &Reference,
         got: Result<T, ManifestError>,
-        facts: &mut AccessRecord,
     ) -> Result<T, Error> {
         let error = match got {
             Ok(got) => return Ok(got),
@@ -457,7 +454,7 @@ impl Handler {
         {
             return Ok(former.into());
         }
-        Err(facts.failed(error))
+        Err(error.into())
     }
 
     /// The manifest that is cached for a tag, where the tag moved to one that the upstream does not send: if this client may have
@@ -488,7 +485,7 @@ impl Handler {
     }
 
     async fn blob(&self, asked: Asked<'_>, source: &Source, facts: &mut AccessRecord) -> Result<Response<Body>, Error> {
-        if let Some(head) = self.is_still_there(asked, source, facts).await?
+        if let Some(head) = self.is_still_there(asked, source).await?
             && asked.is_head()
         {
             // What is here was verified, its length too.
@@ -499,7 +496,7 @@ impl Handler {
         }
         if asked.is_head() || has_already(asked.headers, &source.digest) {
             // That the client has it does not say that the upstream does: the size is asked for all the same.
-            let size = self.blobs.size(source).await.map_err(|error| facts.failed(error))?;
+            let size = self.blobs.size(source).await?;
             facts.outcome = size.outcome;
             return Ok(self.blob_head(asked, source, &size, facts).await);
         }
@@ -513,7 +510,7 @@ impl Handler {
                 Box::pin(self.blobs.open_several(source, &ranges, adjoining, client)).await
             }
         };
-        let opened = opened.map_err(|error| facts.failed(error))?;
+        let opened = opened?;
         facts.outcome = opened.outcome;
         if opened.outcome == Outcome::Hit && opened.is_whole() {
             facts.whole_hit = self.scrub.whole_hit(client.address.into(), &source.id());
@@ -549,12 +546,7 @@ impl Handler {
 
     /// What the upstream says of a blob under this repository, where it has to be asked although the blob may be cached:
     /// once it was deleted through us; and for a client that pushes, which leaves out what it is told is there.
-    async fn is_still_there(
-        &self,
-        asked: Asked<'_>,
-        source: &Source,
-        facts: &mut AccessRecord,
-    ) -> Result<Option<BlobHead>, Error> {
+    async fn is_still_there(&self, asked: Asked<'_>, source: &Source) -> Result<Option<BlobHead>, Error> {
         let Source { upstream, repository, digest } = source;
         let deleted = self.gone.find(Deleted::Blob, upstream.name(), repository, digest);
         let about_to_push = asked.is_head() && upstream.allows_push();
@@ -572,7 +564,7 @@ impl Handler {
             }
             // Nothing can be pushed then, either.
             Err(error) if error.kind.is_outage() && deleted.is_none() => Ok(None),
-            Err(error) => Err(facts.refused(Label::Blob, &error)),
+            Err(error) => Err(Error::of_upstream(Label::Blob, error)),
         }
     }
 
@@ -589,7 +581,6 @@ impl Handler {
         wanted: &ManifestRequest,
         reference: &Reference,
         deleted: Option<Deletion>,
-        facts: &mut AccessRecord,
     ) -> Result<Option<ManifestHead>, Error> {
         let asking = ManifestRequest { upstream: wanted.upstream.for_push(), ..wanted.clone() };
         match self.manifests.head_from_upstream(&asking, reference).await {
@@ -602,15 +593,14 @@ impl Handler {
             }
             // What a client reads of such a tag it may put back a moment later: it must not be what was there before.
             // Nor must it be nothing, because something in front of the upstream says 404.
-            Err(error) if matches!(error.kind, ErrorKind::Foreign { .. }) && !asked.is_head() => {
-                facts.cause = Some(ErrorChain(&error).to_string());
-                Err(Error::UpstreamUnavailable { retry_after: None })
+            Err(error) if matches!(error.kind, upstream::ErrorKind::Foreign { .. }) && !asked.is_head() => {
+                Err(Error::new(ErrorKind::UpstreamUnavailable { retry_after: None }, error))
             }
             Err(error) if error.kind.is_outage() && error.is_answer() && !asked.is_head() => {
-                Err(facts.refused(Label::Manifest, &error))
+                Err(Error::of_upstream(Label::Manifest, error))
             }
             Err(error) if error.kind.is_outage() && deleted.is_none() => Ok(None),
-            Err(error) => Err(facts.refused(Label::Manifest, &error)),
+            Err(error) => Err(Error::of_upstream(Label::Manifest, error)),
         }
     }
 
@@ -621,7 +611,7 @@ impl Handler {
             Body::Whole(Some(bytes)) if AnswerMemory::counts(&bytes) => {
                 match Box::pin(self.held.hold(connection.peer.ip(), &taker(connection), bytes)).await {
                     Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
-                    Err(why) => response::error(&Error::Overloaded(why), None),
+                    Err(refused) => response::error(&ErrorKind::Overloaded(refused).into()),
                 }
             }
             body => Response::from_parts(head, body),
@@ -635,7 +625,7 @@ impl Handler {
                 list.split(',').any(|hop| hop.split_ascii_whitespace().nth(1) == Some(&*self.pseudonym))
             })
         };
-        if headers.get_all(header::VIA).iter().any(ours) { Err(Error::Loop) } else { Ok(()) }
+        if headers.get_all(header::VIA).iter().any(ours) { Err(ErrorKind::Loop.into()) } else { Ok(()) }
     }
 
     fn next_id(&self) -> RequestId {
@@ -656,29 +646,6 @@ impl Asked<'_> {
     }
 }
 
-impl AccessRecord {
-    pub(super) fn refused(&mut self, operation: Label, error: &upstream::Error) -> Error {
-        self.note(error);
-        Error::from_upstream(operation, error)
-    }
-
-    pub(super) fn failed<E: std::error::Error + 'static>(&mut self, error: E) -> Error
-    where
-        Error: From<E>,
-    {
-        self.note(&error);
-        error.into()
-    }
-
-    fn note(&mut self, error: &(dyn std::error::Error + 'static)) {
-        self.cause = Some(ErrorChain(error).to_string());
-        let causes = std::iter::successors(Some(error), |error| error.source());
-        let by_upstream: Vec<&upstream::Error> = causes.filter_map(|cause| cause.downcast_ref()).collect();
-        self.is_foreign = by_upstream.iter().any(|error| matches!(error.kind, ErrorKind::Foreign { .. }));
-        self.refusal = by_upstream.iter().find_map(|error| error.refusal().cloned());
-    }
-}
-
 /// What takes the answer to the request at hand.
 fn taker(connection: &Connection) -> Taker {
     h2::taker().unwrap_or_else(|| connection.taker.clone())
@@ -693,7 +660,7 @@ fn ways_of(headers: &HeaderMap) -> Option<HeaderValue> {
 /// What is no tag is none that is there, for who asks for it; who would make it is told why not.
 fn told(asked: Asked<'_>, error: RouteError) -> Error {
     match error {
-        RouteError::Tag(_) if asked.is_head() || *asked.method == Method::GET => Error::ManifestUnknown,
+        RouteError::Tag(_) if asked.is_head() || *asked.method == Method::GET => ErrorKind::ManifestUnknown.into(),
         error => error.into(),
     }
 }
