@@ -281,7 +281,7 @@ fn cache(
         negative_ttl: raw.negative_ttl.0,
         prefetch,
         verify_every: raw.verify_every.0,
-        reader_window: cache::slow_readers::WINDOW,
+        reader_window: transport::recipient::RATE_WINDOW,
         max_through: cache::blob::uncached_limit::MAX_THROUGH,
     })
 }

@@ -20,12 +20,21 @@ const ORDER: &[&[&str]] = &[
     &["push"],
     &["error"],
     &["route", "auth"],
-    &["transport"],
     &["cache"],
-    &["upstream"],
+    &["transport", "upstream"],
     &["metrics"],
     &["oci"],
-    &["error_chain", "offload", "peer", "repeated_error", "single_flight", "small_file", "state_dir"],
+    &[
+        "disk_wait",
+        "error_chain",
+        "file_slice",
+        "offload",
+        "peer",
+        "repeated_error",
+        "single_flight",
+        "small_file",
+        "state_dir",
+    ],
 ];
 
 /// The same within a stage; files that are not named here are free among themselves.

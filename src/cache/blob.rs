@@ -16,14 +16,15 @@ use self::{
     uncached_limit::{Client, UncachedLimit},
 };
 use super::{
-    BlobReader, CYCLE_TIMEOUT, Captures, Config, ContentKey, DiskStore, FileSlice, Images, Parts, ReadError, Source,
-    Visibility, Warnings,
+    BlobReader, CYCLE_TIMEOUT, Captures, Config, ContentKey, DiskStore, Images, Parts, ReadError, Source, Visibility,
+    Warnings,
     download::{Coexisting, Download, DownloadError, Downloads, Joined, transfer::Transfer},
     prefetch::Prefetch,
     storage::{StoredBlob, index::IndexKey},
 };
 use crate::{
     cache::Outcome,
+    file_slice::FileSlice,
     metrics::Metrics,
     oci::{Adjoining, ByteRange, Digest, MAX_RANGES, RangesError, ResolvedRange},
     peer::{Refused, TrustedNetworks},

@@ -11,8 +11,8 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::storage::{FileSlice, blocking};
-use crate::oci::Verifier;
+use super::storage::blocking;
+use crate::{file_slice::FileSlice, oci::Verifier};
 
 /// How much is read at a time, in bytes: what the processor's own cache holds.
 const STEP: usize = 64 * 1024;

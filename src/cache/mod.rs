@@ -32,7 +32,7 @@ pub(crate) use self::{
     blob::{
         BlobCache, BlobError, OpenedBlob,
         parts::Parts,
-        reader::{BlobReader, BodyPiece, Hold, ReadError},
+        reader::{BlobReader, BodyPiece, ReadError},
         uncached_limit::Client,
     },
     capture::{Capture, CaptureError, Captures},
@@ -43,9 +43,9 @@ pub(crate) use self::{
     outcome::Outcome,
     prefetch::Images,
     scrub::{Scrub, WholeHit},
-    slow_readers::{Holding, ReadersEnded, Reading, SlowReaders, Taker, Taking},
+    slow_readers::{Holding, ReadersEnded, Reading, SlowReaders},
     source::Source,
-    storage::{DiskStore, FileSlice, ObjectKind},
+    storage::{DiskStore, ObjectKind},
     visibility::ContentKey,
     warnings::Warnings,
 };

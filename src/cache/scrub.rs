@@ -27,9 +27,10 @@ use super::{
     Config, ContentKey, DiskStore,
     hash::turn_to_spare,
     manifest::Content,
-    storage::{DiskWait, InspectedObject, Inspection, SHARDS, blocking, index::IndexKey, is_damage},
+    storage::{InspectedObject, Inspection, SHARDS, blocking, index::IndexKey, is_damage},
 };
 use crate::{
+    disk_wait::DiskWait,
     metrics::Metrics,
     oci::{Digest, Verifier},
     peer::PeerPrefix,

@@ -5,7 +5,6 @@
 //! that was ended goes with its connection at the latest, whatever became of the request for whose room it was ended.
 
 mod choice;
-mod meter;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,8 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::choice::{Candidate, Stand};
-pub(crate) use self::meter::{Meter, WINDOW};
-use crate::{cache::ContentKey, metrics::Metrics, peer::PeerPrefix};
+use crate::{cache::ContentKey, metrics::Metrics, peer::PeerPrefix, transport::Recipient};
 
 /// How long readers that are ended may take to go, until their connections are ended; and then those, until the fill or answer
 /// that waits for their room does without.
@@ -26,19 +24,6 @@ const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 const TOLD_INTERVAL: Duration = Duration::from_secs(60);
 /// How many peers are remembered as told of.
 const MAX_TOLD: u64 = 1024;
-
-/// What takes: a connection of HTTP/1, or a stream of HTTP/2. A cheap handle.
-pub(crate) type Taker = Arc<Taking>;
-
-#[derive(Debug, Default)]
-pub struct Taking {
-    pub meter: Meter,
-    /// Ends it, in the middle of what it takes.
-    pub end: CancellationToken,
-    /// What a stream is part of. What is queued for a stream goes with its end only once something is written for the
-    /// connection: never, where the client does not read.
-    pub connection: Option<Taker>,
-}
 
 /// What cannot be given to others while it is read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,8 +56,8 @@ struct ReaderEntries {
 struct ReaderEntry {
     holding: Holding,
     peer: PeerPrefix,
-    taker: Taker,
-    /// How much of the taker's own time was over when it began to read this.
+    recipient: Recipient,
+    /// How much of the recipient's own time was over when it began to read this.
     begun: Duration,
     /// Present once it was ended.
     going: Option<Going>,
@@ -87,7 +72,7 @@ struct Going {
 }
 
 /// Readers that were told to go.
-pub struct ReadersEnded(Vec<(Taker, CancellationToken)>);
+pub struct ReadersEnded(Vec<(Recipient, CancellationToken)>);
 
 /// One reader, until this is dropped.
 pub struct Reading {
@@ -102,13 +87,13 @@ impl SlowReaders {
     }
 
     /// A reader begins. Drop what it holds before the result.
-    pub fn begin(&self, peer: PeerPrefix, taker: &Taker, holding: Holding) -> Reading {
-        let taker = taker.clone();
-        let begun = taker.meter.own(Instant::now());
+    pub fn begin(&self, peer: PeerPrefix, recipient: &Recipient, holding: Holding) -> Reading {
+        let recipient = recipient.clone();
+        let begun = recipient.meter.own(Instant::now());
         let mut entries = self.entries();
         let id = entries.next;
         entries.next += 1;
-        entries.by_id.insert(id, ReaderEntry { holding, peer, taker, begun, going: None });
+        entries.by_id.insert(id, ReaderEntry { holding, peer, recipient, begun, going: None });
         Reading { readers: self.clone(), id }
     }
 
@@ -125,12 +110,12 @@ impl SlowReaders {
         for (id, stand) in chosen {
             let Some(entry) = entries.by_id.get_mut(&id) else { continue };
             if let Stand::Slow(rate) = stand {
-                entry.taker.end.cancel();
+                entry.recipient.end.cancel();
                 slow.push((entry.peer, rate));
             }
             let until = now + ENDED_TIMEOUT + ENDED_TIMEOUT;
             let going = entry.going.get_or_insert_with(|| Going { gone: CancellationToken::new(), until });
-            ended.push((entry.taker.clone(), going.gone.clone()));
+            ended.push((entry.recipient.clone(), going.gone.clone()));
         }
         drop(entries);
         slow.into_iter().for_each(|(peer, rate)| self.tell(peer, rate));
@@ -151,15 +136,15 @@ impl SlowReaders {
     ) -> Vec<Candidate<&'a Holding>> {
         let going_on = entries.by_id.values().filter(|entry| entry.going.is_none());
         let by_peer = choice::by_peer(going_on.map(|entry| {
-            let lately = entry.taker.meter.lately(now, self.0.window);
-            (entry.peer, Arc::as_ptr(&entry.taker), lately)
+            let lately = entry.recipient.meter.lately(now, self.0.window);
+            (entry.peer, Arc::as_ptr(&entry.recipient), lately)
         }));
         let stand = |entry: &ReaderEntry| {
             if let Some(going) = &entry.going {
                 // One that does not go in time is not counted on, nor waited for again.
                 return if now < going.until || entry.has_connection() { Stand::Goes } else { Stand::Stays };
             }
-            let rate = entry.taker.meter.rate(now, entry.begun, self.0.window);
+            let rate = entry.recipient.meter.rate(now, entry.begun, self.0.window);
             let all = by_peer.get(&entry.peer).copied().unwrap_or_default();
             rate.filter(|rate| choice::is_slow(*rate, all)).map_or(Stand::Stays, Stand::Slow)
         };
@@ -191,7 +176,8 @@ impl ReadersEnded {
         let all_gone = async || timeout(ENDED_TIMEOUT, join_all(self.0.iter().map(|(_, gone)| gone.cancelled()))).await;
         if all_gone().await.is_err() {
             let stay = self.0.iter().filter(|(_, gone)| !gone.is_cancelled());
-            stay.filter_map(|(taker, _)| taker.connection.as_ref()).for_each(|connection| connection.end.cancel());
+            stay.filter_map(|(recipient, _)| recipient.connection.as_ref())
+                .for_each(|connection| connection.end.cancel());
             let _ = all_gone().await;
         }
     }
@@ -200,13 +186,13 @@ impl ReadersEnded {
 impl ReaderEntry {
     /// Whether it is part of a connection that goes on.
     fn has_connection(&self) -> bool {
-        self.taker.connection.as_ref().is_some_and(|connection| !connection.end.is_cancelled())
+        self.recipient.connection.as_ref().is_some_and(|connection| !connection.end.is_cancelled())
     }
 
     /// Ends the connection of one that did not go in time, where the request that ended it is gone itself.
     fn end_overdue_connection(&mut self, now: Instant) {
         let has_connection = self.has_connection();
-        if let (Some(going), Some(connection)) = (&mut self.going, &self.taker.connection)
+        if let (Some(going), Some(connection)) = (&mut self.going, &self.recipient.connection)
             && has_connection
             && going.until.saturating_duration_since(now) <= ENDED_TIMEOUT
         {
@@ -230,30 +216,31 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::transport::recipient::{RATE_WINDOW, RecipientState};
 
     #[tokio::test(start_paused = true)]
     async fn a_client_is_not_slow_for_taking_three_things_at_once() {
-        let readers = SlowReaders::new(WINDOW, Metrics::new().unwrap());
+        let readers = SlowReaders::new(RATE_WINDOW, Metrics::new().unwrap());
         // The peer and the KiB/s of each.
         let streams = [(1, 100), (1, 100), (1, 100), (2, 100), (1, 31)];
         let begin = |(number, (peer, _)): (usize, &(u8, u64))| {
-            let taker = Taker::default();
-            taker.meter.waits();
+            let recipient = Recipient::default();
+            recipient.meter.waits();
             let peer = IpAddr::from([10, 0, 0, *peer]).into();
-            (readers.begin(peer, &taker, Holding::Bytes(number, 1)), taker)
+            (readers.begin(peer, &recipient, Holding::Bytes(number, 1)), recipient)
         };
         let begun: Vec<_> = streams.iter().enumerate().map(begin).collect();
-        for _ in 0..=WINDOW.as_secs() {
+        for _ in 0..=RATE_WINDOW.as_secs() {
             tokio::time::advance(Duration::from_secs(1)).await;
-            for ((_, taker), (_, rate)) in begun.iter().zip(&streams) {
-                taker.meter.goes_on();
-                taker.meter.took(rate * 1024);
-                taker.meter.waits();
+            for ((_, recipient), (_, rate)) in begun.iter().zip(&streams) {
+                recipient.meter.goes_on();
+                recipient.meter.took(rate * 1024);
+                recipient.meter.waits();
             }
         }
         let ended = |missing| {
             let _ = readers.make_room(missing, |_| Some(1));
-            begun.iter().map(|(_, taker)| taker.end.is_cancelled()).collect::<Vec<_>>()
+            begun.iter().map(|(_, recipient)| recipient.end.is_cancelled()).collect::<Vec<_>>()
         };
         assert_eq!(readers.most_room(|_| Some(1)), 2);
         assert_eq!(ended(3), [false; 5], "two are slow");
@@ -271,8 +258,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connections_end_although_the_request_for_room_left() {
         let readers = SlowReaders::new(Duration::ZERO, Metrics::new().unwrap());
-        let connection = Taker::default();
-        let stream = Taker::new(Taking { connection: Some(connection.clone()), ..Taking::default() });
+        let connection = Recipient::default();
+        let stream =
+            Recipient::new(RecipientState { connection: Some(connection.clone()), ..RecipientState::default() });
         stream.meter.waits();
         let reading = readers.begin(IpAddr::from([10, 0, 0, 1]).into(), &stream, Holding::Bytes(0, 1));
         let begun = Instant::now();
@@ -296,8 +284,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_late_request_for_room_ends_the_connection_itself() {
         let readers = SlowReaders::new(Duration::ZERO, Metrics::new().unwrap());
-        let connection = Taker::default();
-        let stream = Taker::new(Taking { connection: Some(connection.clone()), ..Taking::default() });
+        let connection = Recipient::default();
+        let stream =
+            Recipient::new(RecipientState { connection: Some(connection.clone()), ..RecipientState::default() });
         stream.meter.waits();
         let _reading = readers.begin(IpAddr::from([10, 0, 0, 1]).into(), &stream, Holding::Bytes(0, 1));
         let room = || readers.make_room(1, |_| Some(1));

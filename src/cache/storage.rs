@@ -14,7 +14,6 @@
 //! room for it was reserved; what is unlinked is forgotten by the index first. Everything here blocks,
 //! so the async functions hand their work to the blocking pool.
 
-mod file_slice;
 pub mod index;
 mod inspect;
 mod io_limits;
@@ -45,20 +44,19 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    index::{IndexKey, LruIndex},
+    recency::{LastUse, Uses},
+    reservation::GiveUp,
+};
 pub use self::{
-    file_slice::FileSlice,
     inspect::{InspectedObject, Inspection, SHARDS, is_damage},
-    io_limits::{DiskWait, change, write},
+    io_limits::{change, write},
     kind::ObjectKind,
     object::Landing,
     reservation::{NoSpace, Purpose, Reservation, Short},
     temp_file::{Name as TempName, TempBlob, write_all_at},
     temp_upload::TempUpload,
-};
-use self::{
-    index::{IndexKey, LruIndex},
-    recency::{LastUse, Uses},
-    reservation::GiveUp,
 };
 use super::{Config, ContentKey, Visibility, freshness, slow_readers::SlowReaders};
 use crate::{

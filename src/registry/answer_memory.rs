@@ -15,8 +15,9 @@ use parking_lot::{Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::{
-    cache::{Holding, ReadersEnded, Reading, SlowReaders, Taker},
+    cache::{Holding, ReadersEnded, Reading, SlowReaders},
     peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks},
+    transport::Recipient,
 };
 
 /// The most that all answers together hold, in bytes.
@@ -93,7 +94,7 @@ impl AnswerMemory {
     ///
     /// # Errors
     /// The budget is used up, or this peer holds the largest share of it, and no reader is slow enough to go.
-    pub async fn hold(&self, peer: IpAddr, taker: &Taker, bytes: Bytes) -> Result<Bytes, Refused> {
+    pub async fn hold(&self, peer: IpAddr, recipient: &Recipient, bytes: Bytes) -> Result<Bytes, Refused> {
         let charge = match self.charge(peer, &bytes) {
             Err(why) => {
                 let (ended, _waiting) = self.end_slow_readers(peer, place(&bytes), why).ok_or(why)?;
@@ -103,7 +104,7 @@ impl AnswerMemory {
             charge => charge,
         }?;
         let (place, len) = charge.place;
-        let reading = self.0.readers.begin(peer.into(), taker, Holding::Bytes(place, len));
+        let reading = self.0.readers.begin(peer.into(), recipient, Holding::Bytes(place, len));
         Ok(Bytes::from_owner(Counted { bytes, _charge: charge, _reading: reading }))
     }
 
@@ -212,7 +213,7 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
-    use crate::{cache::slow_readers::WINDOW, metrics::Metrics};
+    use crate::{metrics::Metrics, transport::recipient::RATE_WINDOW};
 
     const SIZE: usize = 2 * MAX_UNCOUNTED;
 
@@ -225,12 +226,12 @@ mod tests {
     }
 
     fn held(answers: usize) -> AnswerMemory {
-        let readers = SlowReaders::new(WINDOW, Metrics::new().unwrap());
+        let readers = SlowReaders::new(RATE_WINDOW, Metrics::new().unwrap());
         AnswerMemory::of((answers * SIZE) as u64, TrustedNetworks::default(), readers)
     }
 
     async fn hold(held: &AnswerMemory, peer: u8, bytes: Bytes) -> Result<Bytes, Refused> {
-        held.hold(address(peer), &Taker::default(), bytes).await
+        held.hold(address(peer), &Recipient::default(), bytes).await
     }
 
     #[tokio::test]
@@ -281,8 +282,8 @@ mod tests {
     }
 
     /// A client that takes what it gets to the end of its connection.
-    async fn take(taker: Taker, bytes: Bytes) {
-        taker.end.cancelled().await;
+    async fn take(recipient: Recipient, bytes: Bytes) {
+        recipient.end.cancelled().await;
         drop(bytes);
     }
 
@@ -298,17 +299,17 @@ mod tests {
             (8, &[2, 1, 1, 1, 1, 1], &[0], 1, Err(Refused::Share)),
         ] {
             let held = held(room);
-            let mut takers = Vec::new();
+            let mut recipients = Vec::new();
             for peer in readers {
-                let taker = Taker::default();
-                let bytes = held.hold(address(*peer), &taker, bytes()).await.unwrap();
-                tokio::spawn(take(taker.clone(), bytes));
-                takers.push(taker);
+                let recipient = Recipient::default();
+                let bytes = held.hold(address(*peer), &recipient, bytes()).await.unwrap();
+                tokio::spawn(take(recipient.clone(), bytes));
+                recipients.push(recipient);
             }
-            slow.iter().for_each(|slow: &usize| takers[*slow].meter.waits());
-            tokio::time::advance(WINDOW).await;
+            slow.iter().for_each(|slow: &usize| recipients[*slow].meter.waits());
+            tokio::time::advance(RATE_WINDOW).await;
             let come = hold(&held, peer, bytes()).await;
-            let ended: Vec<_> = (0..readers.len()).filter(|n| takers[*n].end.is_cancelled()).collect();
+            let ended: Vec<_> = (0..readers.len()).filter(|n| recipients[*n].end.is_cancelled()).collect();
             assert_eq!(ended, Vec::from_iter(expected), "{readers:?} {slow:?}");
             assert_eq!(come.err(), expected.err(), "{readers:?} {slow:?}");
         }
@@ -328,21 +329,21 @@ mod tests {
             (&[33, 8], 1, 1),
         ] {
             let held = held(32);
-            let mut takers = Vec::new();
+            let mut recipients = Vec::new();
             for peer in 0..4 {
-                let taker = Taker::default();
-                let bytes = held.hold(address(peer), &taker, vec![7; 8 * SIZE].into()).await.unwrap();
-                tokio::spawn(take(taker.clone(), bytes));
-                taker.meter.waits();
-                takers.push(taker);
+                let recipient = Recipient::default();
+                let bytes = held.hold(address(peer), &recipient, vec![7; 8 * SIZE].into()).await.unwrap();
+                tokio::spawn(take(recipient.clone(), bytes));
+                recipient.meter.waits();
+                recipients.push(recipient);
             }
-            tokio::time::advance(WINDOW).await;
+            tokio::time::advance(RATE_WINDOW).await;
             let answers: Vec<_> = answers.iter().map(|parts| Bytes::from(vec![7; parts * SIZE])).collect();
             let come = answers.iter().flat_map(|bytes| vec![bytes; copies]).enumerate();
             let come = join_all(come.map(|(n, bytes)| hold(&held, 10 + n as u8, bytes.clone()))).await;
             let refused = come.iter().filter(|come| come.is_err()).count();
             assert_eq!(refused, usize::from(answers[0].len() > 32 * SIZE), "{expected}");
-            let ended = takers.iter().filter(|taker| taker.end.is_cancelled()).count();
+            let ended = recipients.iter().filter(|recipient| recipient.end.is_cancelled()).count();
             assert_eq!((ended, held.waiting().len()), (expected, 0));
         }
     }
@@ -372,13 +373,13 @@ mod tests {
         let held = held(8);
         let answers: Vec<_> = (0..5).map(|_| bytes()).collect();
         // Peer 1 pays for all five, and peer 2 reads the first three, too.
-        let mut takers = Vec::new();
+        let mut recipients = Vec::new();
         for (peer, answers) in [(1, &answers[..]), (2, &answers[..3])] {
             for answer in answers {
-                let taker = Taker::default();
-                let bytes = held.hold(address(peer), &taker, answer.clone()).await.unwrap();
-                tokio::spawn(take(taker.clone(), bytes));
-                takers.push(taker);
+                let recipient = Recipient::default();
+                let bytes = held.hold(address(peer), &recipient, answer.clone()).await.unwrap();
+                tokio::spawn(take(recipient.clone(), bytes));
+                recipients.push(recipient);
             }
         }
         let _other = hold(&held, 3, bytes()).await.unwrap();
@@ -387,10 +388,10 @@ mod tests {
             (&[0, 1, 2, 5, 6, 7][..], Err(Refused::Share)),
             (&[4], Ok(4)),
         ] {
-            slow.iter().for_each(|slow: &usize| takers[*slow].meter.waits());
-            tokio::time::advance(WINDOW).await;
+            slow.iter().for_each(|slow: &usize| recipients[*slow].meter.waits());
+            tokio::time::advance(RATE_WINDOW).await;
             let come = hold(&held, 1, bytes()).await;
-            let ended: Vec<_> = (0..takers.len()).filter(|n| takers[*n].end.is_cancelled()).collect();
+            let ended: Vec<_> = (0..recipients.len()).filter(|n| recipients[*n].end.is_cancelled()).collect();
             assert_eq!((come.err(), ended), (expected.err(), Vec::from_iter(expected)), "{slow:?}");
         }
     }

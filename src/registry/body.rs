@@ -18,7 +18,8 @@ use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 
 use super::multipart_ranges::Framing;
 use crate::{
-    cache::{BlobReader, BodyPiece, FileSlice, Parts, ReadError, Reading},
+    cache::{BlobReader, BodyPiece, Parts, ReadError, Reading},
+    file_slice::FileSlice,
     oci::ResolvedRange,
     transport::zero_copy::{
         buffers,
@@ -205,8 +206,9 @@ impl Source {
         self.memory.get_or_insert_with(buffers::Reader::new).read(slice).await
     }
 
-    fn held(&self) -> Option<queue::PinnedBlob> {
-        Some((self.reader.hold(), self.reading.clone()))
+    /// The place in the cache, then the reading, are let go in this order.
+    fn held(&self) -> Option<queue::KeepAlive> {
+        Some(Box::new((self.reader.hold(), self.reading.clone())))
     }
 
     async fn piece(&mut self) -> Result<Option<BodyPiece>, BodyError> {

@@ -23,7 +23,7 @@ use crate::{
     auth::{AccessControl, Grants, Identity, PasswordAttempts, Resource},
     cache::{
         BlobCache, Client, Holding, List, Lists, ManifestCache, ManifestError, ManifestRequest, Outcome, Scrub,
-        SlowReaders, Source, Taker,
+        SlowReaders, Source,
         blob::BlobSize,
         manifest::{ManifestHead, ServedManifest},
     },
@@ -34,7 +34,7 @@ use crate::{
     registry::AnswerMemory,
     route::{AllowedHosts, Operation, Route, RouteError, Routes, Target, asked_host},
     transport::{
-        Connection, Handle, h2,
+        Connection, Handle, Recipient, h2,
         request_body::{self, RequestBody},
     },
     upstream::{self, BlobHead, ContentNotes, PrincipalKey, UploadBody, Upstream},
@@ -500,8 +500,8 @@ impl Handler {
             facts.outcome = size.outcome;
             return Ok(self.blob_head(asked, source, &size, facts).await);
         }
-        let taker = taker(asked.connection);
-        let client = Client { address: asked.connection.peer.ip(), taker: &taker };
+        let recipient = recipient(asked.connection);
+        let client = Client { address: asked.connection.peer.ip(), recipient: &recipient };
         let opened = match wanted_ranges(asked.headers, &source.digest) {
             None => self.blobs.open(source, None, client).await,
             Some(Ranges::One(range)) => self.blobs.open(source, Some(range), client).await,
@@ -515,9 +515,9 @@ impl Handler {
         if opened.outcome == Outcome::Hit && opened.is_whole() {
             facts.whole_hit = self.scrub.whole_hit(client.address.into(), &source.id());
         }
-        let begin = || self.readers.begin(client.address.into(), &taker, Holding::Blob(source.id()));
+        let begin = || self.readers.begin(client.address.into(), &recipient, Holding::Blob(source.id()));
         let reading = opened.reader.hold().is_some().then(begin);
-        let response = response::blob(&source.digest, opened, asked.connection.lane.as_ref(), reading);
+        let response = response::blob(&source.digest, opened, asked.connection.send_queue.as_ref(), reading);
         Ok(self.with_remark(source, response).await)
     }
 
@@ -609,7 +609,7 @@ impl Handler {
         let (head, body) = response.into_parts();
         match body {
             Body::Whole(Some(bytes)) if AnswerMemory::counts(&bytes) => {
-                match Box::pin(self.held.hold(connection.peer.ip(), &taker(connection), bytes)).await {
+                match Box::pin(self.held.hold(connection.peer.ip(), &recipient(connection), bytes)).await {
                     Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
                     Err(refused) => response::error(&ErrorKind::Overloaded(refused).into()),
                 }
@@ -647,8 +647,8 @@ impl Asked<'_> {
 }
 
 /// What takes the answer to the request at hand.
-fn taker(connection: &Connection) -> Taker {
-    h2::taker().unwrap_or_else(|| connection.taker.clone())
+fn recipient(connection: &Connection) -> Recipient {
+    h2::recipient().unwrap_or_else(|| connection.recipient.clone())
 }
 
 /// Everyone a request came through before us, in one line. Source: RFC 9110 sections 5.2 and 7.6.3.

@@ -94,11 +94,11 @@ pub(super) async fn serve<H: Handle>(
         Role::Serve(_) => (shared.metrics.as_ref().map(crate::metrics::Metrics::connection), None),
         Role::Refuse(_) => (None, Some(shared.timeouts.courtesy)),
     };
-    let taker = stream.taker();
+    let recipient = stream.recipient();
     let mut aborted = pin!(rarely(async {
         tokio::select! {
             () = shared.abort.cancelled() => {}
-            () = taker.end.cancelled() => debug!(%peer, "a slow client is in others' way: its connection is reset"),
+            () = recipient.end.cancelled() => debug!(%peer, "a slow client is in others' way: its connection is reset"),
         }
     }));
     let mut talking = pin!(async {
@@ -124,9 +124,17 @@ async fn talk<H: Handle>(
     shared: &ListenerInner,
 ) {
     let Ok(local) = stream.local_addr() else { return };
-    let taker = stream.taker();
-    let mut connection =
-        Connection { peer, local, tls: false, loopback, sni: None, client_certificate: false, lane: None, taker };
+    let recipient = stream.recipient();
+    let mut connection = Connection {
+        peer,
+        local,
+        tls: false,
+        loopback,
+        sni: None,
+        client_certificate: false,
+        send_queue: None,
+        recipient,
+    };
     let opening = tokio::select! {
         biased;
         opening = timeout(shared.timeouts.first_byte, stream.opening()) => opening,
@@ -163,7 +171,7 @@ async fn talk<H: Handle>(
             }
             match kernel::hand_over(stream) {
                 Ok(Handed::Kernel(mut stream)) => {
-                    connection.lane = Some(stream.open_lane(shared.metrics.clone()));
+                    connection.send_queue = Some(stream.open_lane(shared.metrics.clone()));
                     http1(stream, connection, role, shared, &broken, &worn).await;
                 }
                 Ok(Handed::Rustls(stream)) => {
@@ -177,7 +185,7 @@ async fn talk<H: Handle>(
             sent_away(peer, StatusCode::BAD_REQUEST, "it speaks clear HTTP, and only TLS is served");
         }
         (Ok(Ok(Opening::Http1)), _) => {
-            connection.lane = Some(stream.open_lane(shared.metrics.clone()));
+            connection.send_queue = Some(stream.open_lane(shared.metrics.clone()));
             http1(stream, connection, role, shared, &broken, &worn).await;
         }
         (Ok(Ok(Opening::Http2)), _) => Box::pin(http2(stream, connection, role, shared, &broken)).await,
@@ -210,7 +218,7 @@ async fn http1<H, I>(
     let peer = connection.peer;
     if !io.is_write_vectored() || !shared.scheme_holds {
         // hyper would copy the buffers that stand for parts of files, and nobody could tell them any more.
-        connection.lane = None;
+        connection.send_queue = None;
     }
     let connection = Arc::new(connection);
     let keep_alive = matches!(role, Role::Serve(_));
@@ -256,7 +264,7 @@ where
     let streams = StreamExecutor {
         tasks: shared.tasks.clone(),
         ended: over.clone(),
-        taker: connection.taker.clone(),
+        recipient: connection.recipient.clone(),
         stall: timeouts.stall,
         metrics: shared.metrics.clone(),
         activity: activity.clone(),

@@ -21,11 +21,11 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
-use super::send_rate::Pace;
-use crate::{
-    cache::{Taker, Taking},
-    metrics::Metrics,
+use super::{
+    recipient::{Recipient, RecipientState},
+    send_rate::Pace,
 };
+use crate::metrics::Metrics;
 
 tokio::task_local! {
     /// The turn of the stream whose task is running.
@@ -35,7 +35,7 @@ tokio::task_local! {
 /// Whose turn it is on one stream.
 pub(crate) struct Turn {
     stall: Duration,
-    taker: Taker,
+    recipient: Recipient,
     state: Mutex<TurnState>,
 }
 
@@ -55,18 +55,18 @@ struct ClientsTurn {
 }
 
 impl Turn {
-    fn new(stall: Duration, connection: Taker) -> Arc<Turn> {
+    fn new(stall: Duration, connection: Recipient) -> Arc<Turn> {
         let state = TurnState { pace: Pace::new(stall), slow: false, clients: None };
-        let taker = Taker::new(Taking { connection: Some(connection), ..Taking::default() });
-        Arc::new(Turn { stall, taker, state: Mutex::new(state) })
+        let recipient = Recipient::new(RecipientState { connection: Some(connection), ..RecipientState::default() });
+        Arc::new(Turn { stall, recipient, state: Mutex::new(state) })
     }
 
     /// The client has taken what it was given.
     fn ours(&self) {
         let mut state = self.state();
         if let Some(clients) = state.clients.take() {
-            self.taker.meter.took(clients.bytes as u64);
-            self.taker.meter.goes_on();
+            self.recipient.meter.took(clients.bytes as u64);
+            self.recipient.meter.goes_on();
             state.pace.took(clients.bytes);
             state.slow |= !state.pace.waited(clients.told.elapsed(), || None);
         }
@@ -74,7 +74,7 @@ impl Turn {
 
     fn the_clients(&self, bytes: usize) {
         let now = Instant::now();
-        self.taker.meter.waits();
+        self.recipient.meter.waits();
         self.state().clients = Some(ClientsTurn { bytes, since: now, told: now });
     }
 
@@ -108,8 +108,8 @@ impl Turn {
 }
 
 /// What takes the response of the stream whose task is running, if it is one.
-pub(crate) fn taker() -> Option<Taker> {
-    TURN.try_with(|turn| turn.taker.clone()).ok()
+pub(crate) fn recipient() -> Option<Recipient> {
+    TURN.try_with(|turn| turn.recipient.clone()).ok()
 }
 
 /// A body that keeps its stream's [`Turn`].
@@ -159,7 +159,7 @@ pub(crate) struct StreamExecutor {
     /// The connection is gone.
     pub(crate) ended: CancellationToken,
     /// The connection, as far as it takes what is written to it.
-    pub(crate) taker: Taker,
+    pub(crate) recipient: Recipient,
     pub(crate) stall: Duration,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) activity: Arc<Activity>,
@@ -171,13 +171,13 @@ where
 {
     fn execute(&self, stream: F) {
         let open = self.activity.begin();
-        let StreamExecutor { tasks, ended, taker, stall, metrics, .. } = self.clone();
+        let StreamExecutor { tasks, ended, recipient, stall, metrics, .. } = self.clone();
         tasks.spawn(async move {
-            let turn = Turn::new(stall, taker);
+            let turn = Turn::new(stall, recipient);
             tokio::select! {
                 biased;
                 () = ended.cancelled() => {}
-                () = turn.taker.end.cancelled() => debug!("a slow client of a response is in others' way: resetting the stream"),
+                () = turn.recipient.end.cancelled() => debug!("a slow client of a response is in others' way: resetting the stream"),
                 () = TURN.scope(turn.clone(), stream) => {}
                 () = turn.stalled() => {
                     debug!("a client takes too little of a response: resetting the stream");
@@ -253,7 +253,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_frame_now_and_then_is_no_progress() {
         for (bytes, ends) in [(1, true), (120 * 1024, false)] {
-            let turn = Turn::new(Duration::from_secs(120), Taker::default());
+            let turn = Turn::new(Duration::from_secs(120), Recipient::default());
             turn.the_clients(bytes);
             tokio::time::advance(Duration::from_secs(100)).await;
             assert!(turn.stalled().now_or_never().is_none());
@@ -268,7 +268,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_has_its_time_and_no_more() {
-        let turn = Turn::new(Duration::from_secs(120), Taker::default());
+        let turn = Turn::new(Duration::from_secs(120), Recipient::default());
         turn.the_clients(1 << 30);
         tokio::time::advance(Duration::from_secs(10)).await;
         turn.ours();

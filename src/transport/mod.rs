@@ -14,6 +14,7 @@ mod browser;
 pub mod config;
 mod connection;
 pub(crate) mod h2;
+pub(crate) mod recipient;
 pub(crate) mod request_body;
 mod send_rate;
 mod socket;
@@ -37,12 +38,12 @@ use self::spare_descriptors::Reserve;
 pub use self::{
     browser::isolate,
     config::{Config, TlsConfig},
+    recipient::Recipient,
     timeouts::Timeouts,
     tls::{PreparedTls, ReloadableTls, Reloaded, TlsError},
     zero_copy::queue::SendQueue,
 };
 use crate::{
-    cache::Taker,
     metrics::Metrics,
     peer::{Permit, Refused, Shares, TrustedNetworks},
     small_file::is_lack_of_descriptors,
@@ -88,9 +89,9 @@ pub struct Connection {
     pub client_certificate: bool,
     /// Where bodies put parts of files that the kernel is to send; HTTP/1 has one, unless rustls
     /// encrypts it.
-    pub lane: Option<SendQueue>,
+    pub send_queue: Option<SendQueue>,
     /// What ends it, and how fast it takes what it is sent. Of HTTP/2, each stream has its own.
-    pub taker: Taker,
+    pub recipient: Recipient,
 }
 
 /// Why the server cannot listen.

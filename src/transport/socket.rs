@@ -35,6 +35,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    recipient::Recipient,
     send_rate::Pace,
     tls::kernel::{self, RecordBudget, Records},
     zero_copy::{
@@ -43,7 +44,7 @@ use super::{
         unacknowledged::queued,
     },
 };
-use crate::{cache::Taker, metrics::Metrics};
+use crate::metrics::Metrics;
 
 /// The content type of a TLS handshake record, RFC 8446 section 5.1. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -108,7 +109,7 @@ pub(super) struct Stream {
     blocked: Option<Box<Blocked>>,
     /// Present once a write had to wait.
     pace: Option<Box<Pace>>,
-    taker: Taker,
+    recipient: Recipient,
     /// We have sent our last byte: how long, and how many bytes, the client may take to send its own.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
     broken: Broken,
@@ -158,7 +159,7 @@ impl Stream {
             stall,
             blocked: None,
             pace: None,
-            taker: Taker::default(),
+            recipient: Recipient::default(),
             linger: None,
             broken: Broken::default(),
             encryption: Encryption::NotHere,
@@ -176,8 +177,8 @@ impl Stream {
     }
 
     /// The client, as far as it takes what is written here.
-    pub(super) fn taker(&self) -> Taker {
-        self.taker.clone()
+    pub(super) fn recipient(&self) -> Recipient {
+        self.recipient.clone()
     }
 
     /// Cancelled when the keys of this connection have encrypted enough.
@@ -389,7 +390,7 @@ impl Stream {
         if let Poll::Ready(written) = &write {
             self.note_timeout(written);
             let written = written.as_ref().map_or(0, |written| *written);
-            self.taker.meter.took(written as u64);
+            self.recipient.meter.took(written as u64);
             if let Some(pace) = &mut self.pace {
                 pace.took(written);
                 if !self.client_goes_on() {
@@ -411,7 +412,7 @@ impl Stream {
         let left = pace.left();
         let blocked = self.blocked.get_or_insert_with(|| {
             let now = Instant::now();
-            self.taker.meter.waits();
+            self.recipient.meter.waits();
             let clock = Box::pin(tokio::time::sleep((stall / FIRST_LOOK).min(left)));
             Box::new(Blocked { clock, since: now, told: now, looked: false })
         });
@@ -437,7 +438,7 @@ impl Stream {
     /// The client is not waited for any more; whether it took enough.
     fn client_goes_on(&mut self) -> bool {
         let (Some(pace), Some(blocked)) = (&mut self.pace, self.blocked.take()) else { return true };
-        self.taker.meter.goes_on();
+        self.recipient.meter.goes_on();
         pace.waited(blocked.told.elapsed(), || queued(&self.tcp))
     }
 
@@ -571,7 +572,7 @@ fn set_options(tcp: &TcpStream, stall: Duration) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::FileSlice;
+    use crate::file_slice::FileSlice;
 
     #[test]
     fn the_first_bytes_tell_what_a_client_speaks() {

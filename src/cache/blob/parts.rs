@@ -6,8 +6,12 @@
 
 use std::{fs::File, net::IpAddr, sync::Arc};
 
-use super::super::{BlobCache, BlobError, BlobReader, Client, FileSlice, ReadError, Source, Taker, storage::Pin};
-use crate::oci::{ByteRange, ResolvedRange};
+use super::super::{BlobCache, BlobError, BlobReader, Client, ReadError, Source, storage::Pin};
+use crate::{
+    file_slice::FileSlice,
+    oci::{ByteRange, ResolvedRange},
+    transport::Recipient,
+};
 
 /// The parts that a client gets of a blob.
 pub struct Parts {
@@ -15,7 +19,7 @@ pub struct Parts {
     source: Source,
     /// The client.
     address: IpAddr,
-    taker: Taker,
+    recipient: Recipient,
     total: u64,
     ranges: Vec<ResolvedRange>,
     /// How many of them were opened.
@@ -33,8 +37,8 @@ impl Parts {
         (ranges, total): (Vec<ResolvedRange>, u64),
         first: &BlobReader,
     ) -> Self {
-        let (address, taker) = (client.address, client.taker.clone());
-        Self { blobs, source, address, taker, total, ranges, opened: 1, file: file_of(first) }
+        let (address, recipient) = (client.address, client.recipient.clone());
+        Self { blobs, source, address, recipient, total, ranges, opened: 1, file: file_of(first) }
     }
 
     /// All of them, in the order in which they are sent.
@@ -58,7 +62,7 @@ impl Parts {
             through.go_to(&self.source, range.first, range.last).await.map_err(ReadError::Upstream)?;
         } else {
             let asked = ByteRange::Bounded { first: range.first, last: range.last };
-            let client = Client { address: self.address, taker: &self.taker };
+            let client = Client { address: self.address, recipient: &self.recipient };
             let opened = self.blobs.open(&self.source, Some(asked), client).await?;
             if opened.range != Some(range) || opened.total != Some(self.total) {
                 return Err(ReadError::Abandoned);

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use super::{
     super::{
         download::{Download, DownloadReader},
-        storage::{FileSlice, Pin},
+        storage::Pin,
     },
     uncached::UncachedReader,
 };
 use crate::{
     cache::download::DownloadError,
+    file_slice::FileSlice,
     upstream::{self, ErrorKind, Mirrors},
 };
 

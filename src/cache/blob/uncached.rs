@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     super::{
-        FileSlice, ReadError, Source,
+        ReadError, Source,
         download::{
             Coexisting, DownloadReader, Remainder,
             transfer::{Transfer, TransferFlow},
@@ -17,6 +17,7 @@ use super::{
     uncached_limit::Place,
 };
 use crate::{
+    file_slice::FileSlice,
     metrics::Metrics,
     oci::Verifier,
     upstream::{self, ContentNotes, Mirrors},

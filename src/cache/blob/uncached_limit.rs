@@ -13,8 +13,11 @@ use std::{
     },
 };
 
-use super::super::{Holding, Reading, SlowReaders, Taker};
-use crate::peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks};
+use super::super::{Holding, Reading, SlowReaders};
+use crate::{
+    peer::{PeerPrefix, Permit, Refused, Shares, TrustedNetworks},
+    transport::Recipient,
+};
 
 /// The most places, however many descriptors there are: so many clients that none calls slow (256 KiB/s) fill 2 Gbit/s.
 pub(crate) const MAX_THROUGH: u64 = 1024;
@@ -23,7 +26,7 @@ pub(crate) const MAX_THROUGH: u64 = 1024;
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
     pub address: IpAddr,
-    pub taker: &'a Taker,
+    pub recipient: &'a Recipient,
 }
 
 /// All places. A cheap handle.
@@ -62,7 +65,7 @@ impl UncachedLimit {
         };
         let peer = PeerPrefix::from(client.address);
         let holding = Holding::Through(peer, next.fetch_add(1, Ordering::Relaxed));
-        Ok(Place { _permit: permit, _reading: readers.begin(peer, client.taker, holding) })
+        Ok(Place { _permit: permit, _reading: readers.begin(peer, client.recipient, holding) })
     }
 
     async fn end_slow_readers(&self, address: IpAddr, why: Refused) {
@@ -85,15 +88,15 @@ impl UncachedLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cache::slow_readers::WINDOW, metrics::Metrics};
+    use crate::{metrics::Metrics, transport::recipient::RATE_WINDOW};
 
     fn throughs(total: u64) -> UncachedLimit {
-        let readers = SlowReaders::new(WINDOW, Metrics::new().unwrap());
+        let readers = SlowReaders::new(RATE_WINDOW, Metrics::new().unwrap());
         UncachedLimit::new(total, TrustedNetworks::new(vec!["10.0.0.100".parse().unwrap()]), readers)
     }
 
-    async fn begin(throughs: &UncachedLimit, peer: u8, taker: &Taker) -> Result<Place, Refused> {
-        throughs.begin(Client { address: IpAddr::from([10, 0, 0, peer]), taker }).await
+    async fn begin(throughs: &UncachedLimit, peer: u8, recipient: &Recipient) -> Result<Place, Refused> {
+        throughs.begin(Client { address: IpAddr::from([10, 0, 0, peer]), recipient }).await
     }
 
     #[tokio::test]
@@ -102,10 +105,10 @@ mod tests {
             let throughs = throughs(8);
             let mut places = Vec::new();
             for _ in 0..most {
-                places.push(begin(&throughs, peer, &Taker::default()).await.unwrap());
+                places.push(begin(&throughs, peer, &Recipient::default()).await.unwrap());
             }
-            assert_eq!(begin(&throughs, peer, &Taker::default()).await.err(), Some(refused));
-            assert_eq!(begin(&throughs, 2, &Taker::default()).await.is_ok(), most < 8);
+            assert_eq!(begin(&throughs, peer, &Recipient::default()).await.err(), Some(refused));
+            assert_eq!(begin(&throughs, 2, &Recipient::default()).await.is_ok(), most < 8);
             drop(places);
             assert_eq!(throughs.0.shares.used(), 0);
         }
@@ -124,23 +127,23 @@ mod tests {
             (8, &[1, 1, 1, 1, 1, 1], &[0, 1, 2, 3, 4, 5], 2, Ok(9)),
         ] {
             let throughs = throughs(total);
-            let mut takers = Vec::new();
+            let mut recipients = Vec::new();
             for peer in peers {
-                let taker = Taker::default();
-                let place = begin(&throughs, *peer, &taker).await.unwrap();
+                let recipient = Recipient::default();
+                let place = begin(&throughs, *peer, &recipient).await.unwrap();
                 tokio::spawn({
-                    let taker = taker.clone();
+                    let recipient = recipient.clone();
                     async move {
-                        taker.end.cancelled().await;
+                        recipient.end.cancelled().await;
                         drop(place);
                     }
                 });
-                takers.push(taker);
+                recipients.push(recipient);
             }
-            slow.iter().for_each(|slow: &usize| takers[*slow].meter.waits());
-            tokio::time::advance(WINDOW).await;
-            let come = begin(&throughs, peer, &Taker::default()).await;
-            let ended: Vec<_> = (0..peers.len()).filter(|n| takers[*n].end.is_cancelled()).collect();
+            slow.iter().for_each(|slow: &usize| recipients[*slow].meter.waits());
+            tokio::time::advance(RATE_WINDOW).await;
+            let come = begin(&throughs, peer, &Recipient::default()).await;
+            let ended: Vec<_> = (0..peers.len()).filter(|n| recipients[*n].end.is_cancelled()).collect();
             let expected_ended = expected.into_iter().filter(|n| *n < peers.len()).collect::<Vec<_>>();
             assert_eq!(ended, expected_ended, "{peers:?} {slow:?}");
             assert_eq!(come.err(), expected.err(), "{peers:?} {slow:?}");

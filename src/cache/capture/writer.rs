@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 use super::{CapturedPiece, Captures, Commit, Message};
 use crate::{
     cache::{
-        FileSlice,
         hash::hash_in_turn,
         storage::{self, NoSpace, TempUpload, change, write_all_at},
     },
+    file_slice::FileSlice,
     oci::{Algorithm, Digest, Verifier},
 };
 

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{Download, DownloadError, Downloads, state::Look, table::Subscription, transfer::Transfer};
-use crate::{
-    cache::{Source, storage::FileSlice},
-    upstream::Mirrors,
-};
+use crate::{cache::Source, file_slice::FileSlice, upstream::Mirrors};
 
 /// A client's place in a fill.
 pub struct DownloadReader {

@@ -4,7 +4,8 @@ use std::{fs::File, io, ops::Range, sync::Arc};
 
 use super::{extents::Extents, transfer::Transfer};
 use crate::{
-    cache::storage::{self, FileSlice, Pin},
+    cache::storage::{self, Pin},
+    file_slice::FileSlice,
     upstream::{self, ContentNotes},
 };
 

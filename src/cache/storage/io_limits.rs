@@ -3,11 +3,10 @@
 //! What must hold: however many files are written, synced or removed at once, threads of the pool are left for hits,
 //! which only open and read. Who waits for a place takes no thread.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::blocking;
+use crate::disk_wait::DiskWait;
 
 /// How many threads, of the 64 of the pool, may sync and remove files.
 const MAX_CHANGES: usize = 16;
@@ -16,31 +15,6 @@ const MAX_WRITES: usize = 24;
 
 static CHANGES: Semaphore = Semaphore::const_new(MAX_CHANGES);
 static WRITES: Semaphore = Semaphore::const_new(MAX_WRITES);
-
-/// How many downloads, pushes and cold reads wait for a disk.
-static WAITS: AtomicUsize = AtomicUsize::new(0);
-
-/// A download, a push or a client waits for a disk until this is dropped: what can be put off gives way.
-#[must_use = "the wait is over when this is dropped"]
-pub struct DiskWait(());
-
-impl DiskWait {
-    pub fn begin() -> Self {
-        WAITS.fetch_add(1, Ordering::Relaxed);
-        Self(())
-    }
-
-    /// Whether there are any.
-    pub fn any() -> bool {
-        WAITS.load(Ordering::Relaxed) > 0
-    }
-}
-
-impl Drop for DiskWait {
-    fn drop(&mut self) {
-        WAITS.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Runs `work`, which syncs or removes files, on the blocking pool.
 pub async fn change<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

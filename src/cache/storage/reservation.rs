@@ -286,13 +286,14 @@ mod tests {
 
     use super::{super::temp_file::tests::store, *};
     use crate::{
-        cache::{Reading, Taker, Visibility},
+        cache::{Reading, Visibility},
         oci::{Algorithm, Digest},
+        transport::Recipient,
     };
 
     /// A blob that a client reads, which takes nothing.
     struct Stuck {
-        taker: Taker,
+        recipient: Recipient,
         _pin: Pin,
         _reading: Reading,
     }
@@ -302,10 +303,10 @@ mod tests {
             let id = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &len.to_be_bytes()));
             let room = store.reserve_unnamed(len, 0).await.unwrap();
             let pin = room.fulfil_pinned(Purpose::Client, IndexKey::Blob(id.clone()), len);
-            let taker = Taker::default();
-            taker.meter.waits();
-            let reading = store.readers().begin(IpAddr::from([10, 0, 0, 1]).into(), &taker, Holding::Blob(id));
-            Self { taker, _pin: pin, _reading: reading }
+            let recipient = Recipient::default();
+            recipient.meter.waits();
+            let reading = store.readers().begin(IpAddr::from([10, 0, 0, 1]).into(), &recipient, Holding::Blob(id));
+            Self { recipient, _pin: pin, _reading: reading }
         }
     }
 
@@ -321,7 +322,7 @@ mod tests {
         store.scan().await;
         let stuck = Stuck::begin(&store, 600_000).await;
         let large = reserve(&store, 800_000);
-        stuck.taker.end.cancelled().await;
+        stuck.recipient.end.cancelled().await;
         let _small = store.reserve_unnamed(100_000, 0).await.unwrap();
         assert!(!large.is_finished(), "the reader has not gone yet");
         drop(stuck);
@@ -337,9 +338,9 @@ mod tests {
         for purpose in [Purpose::Unawaited, Purpose::Ahead] {
             assert!(store.reserve_bytes(purpose, allocated(800_000), || 0).await.is_err(), "{purpose:?}");
         }
-        assert!(!stuck.taker.end.is_cancelled());
+        assert!(!stuck.recipient.end.is_cancelled());
         let large = reserve(&store, 800_000);
-        stuck.taker.end.cancelled().await;
+        stuck.recipient.end.cancelled().await;
         drop(stuck);
         assert!(large.await.unwrap().is_ok());
     }
@@ -352,11 +353,11 @@ mod tests {
             store.scan().await;
             let (first, second) = (Stuck::begin(&store, 600_000).await, Stuck::begin(&store, 200_000).await);
             let large = reserve(&store, 800_000);
-            first.taker.end.cancelled().await;
-            assert!(!second.taker.end.is_cancelled());
+            first.recipient.end.cancelled().await;
+            assert!(!second.recipient.end.is_cancelled());
             let _taken = store.reserve_unnamed(others[0], 0).await.unwrap();
             drop(first);
-            second.taker.end.cancelled().await;
+            second.recipient.end.cancelled().await;
             let _taken_too = store.reserve_unnamed(others[1], 0).await.unwrap();
             drop(second);
             assert_eq!(large.await.unwrap().map(drop), expected, "{others:?}");
@@ -370,15 +371,15 @@ mod tests {
         store.scan().await;
         let (first, second) = (Stuck::begin(&store, 600_000).await, Stuck::begin(&store, 200_000).await);
         let left = reserve(&store, 800_000);
-        first.taker.end.cancelled().await;
+        first.recipient.end.cancelled().await;
         left.abort();
         assert!(left.await.is_err_and(|error| error.is_cancelled()));
         let large = reserve(&store, 700_000);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(!second.taker.end.is_cancelled() && !large.is_finished());
+        assert!(!second.recipient.end.is_cancelled() && !large.is_finished());
         drop(first);
         assert!(large.await.unwrap().is_ok());
-        assert!(!second.taker.end.is_cancelled());
+        assert!(!second.recipient.end.is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]
@@ -388,7 +389,7 @@ mod tests {
         store.scan().await;
         let stuck = Stuck::begin(&store, 600_000).await;
         let large = reserve(&store, 800_000);
-        stuck.taker.end.cancelled().await;
+        stuck.recipient.end.cancelled().await;
         let others = [0; 40].map(|_| reserve(&store, 800_000));
         // They do without after the same time, and not one after the other.
         for other in others {
@@ -409,7 +410,7 @@ mod tests {
         let stuck = Stuck::begin(&store, 600_000).await;
         assert_eq!(ahead().await, Ok(()));
         let large = reserve(&store, 800_000);
-        stuck.taker.end.cancelled().await;
+        stuck.recipient.end.cancelled().await;
         assert_eq!(ahead().await, Err(NoSpace));
         drop(stuck);
         let large = large.await.unwrap();
@@ -431,7 +432,7 @@ mod tests {
             });
             let stuck = Stuck::begin(&store, 600_000).await;
             if !slow {
-                stuck.taker.meter.goes_on();
+                stuck.recipient.meter.goes_on();
             }
             let _fill = store.reserve_unnamed(300_000, 0).await.unwrap();
             assert_eq!(reserve(&store, 900_000).await.unwrap().map(drop), Err(NoSpace));

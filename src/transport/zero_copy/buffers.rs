@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{buffer_pool::ObjectPool, queue::read_now};
-use crate::cache::{FileSlice, storage::DiskWait};
+use crate::{disk_wait::DiskWait, file_slice::FileSlice};
 
 /// The unit that memory is counted in, and the smallest buffer, in bytes.
 const UNIT: usize = 16 * 1024;

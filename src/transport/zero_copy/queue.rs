@@ -11,6 +11,7 @@
 //! connection that was given a lane has one to push into, and only [`super::super::socket::Stream`] writes for such a one.
 
 use std::{
+    any::Any,
     collections::VecDeque,
     fmt,
     fs::File,
@@ -28,10 +29,7 @@ use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::splice::{self, Failed, Taken};
-use crate::{
-    cache::{FileSlice, Hold, Reading},
-    metrics::Metrics,
-};
+use crate::{file_slice::FileSlice, metrics::Metrics};
 
 /// The longest part that is pushed at a time, in bytes.
 pub(crate) const LONGEST: u64 = 2 * 1024 * 1024;
@@ -85,12 +83,11 @@ struct PlaceholderRange {
     /// How many of its bytes are gone.
     sent: usize,
     slice: FileSlice,
-    /// What is being sent stays in the cache, and is read until then.
-    _held: Option<PinnedBlob>,
+    _keep_alive: Option<KeepAlive>,
 }
 
-/// What a part of a file is of, and who reads it: let go in this order.
-pub(crate) type PinnedBlob = (Option<Hold>, Option<Arc<Reading>>);
+/// Keeps what a part of a file belongs to, for example its place in a cache. The queue only drops it, once the part is sent.
+pub(crate) type KeepAlive = Box<dyn Any + Send>;
 
 impl SendQueue {
     pub(crate) fn new(metrics: Option<Metrics>) -> Self {
@@ -99,14 +96,14 @@ impl SendQueue {
 
     /// Queues a part of at most [`LONGEST`] bytes, and gives the buffer that stands for it. `goes_on`: another follows
     /// at once.
-    pub(crate) fn push(&self, slice: FileSlice, held: Option<PinnedBlob>, goes_on: bool) -> Bytes {
+    pub(crate) fn push(&self, slice: FileSlice, keep_alive: Option<KeepAlive>, goes_on: bool) -> Bytes {
         self.0.goes_on.store(goes_on, Ordering::Relaxed);
         let len = slice.len.min(LONGEST) as usize;
         let slice = FileSlice { len: len as u64, ..slice };
         let mut parts = self.parts();
         let turn = parts.next_turn;
         parts.next_turn = (turn + 1) % TURNS;
-        parts.queue.push_back(PlaceholderRange { turn, sent: 0, slice, _held: held });
+        parts.queue.push_back(PlaceholderRange { turn, sent: 0, slice, _keep_alive: keep_alive });
         self.0.waiting.store(parts.queue.len(), Ordering::Relaxed);
         Bytes::from_static(&PLACEHOLDER[turn..turn + len])
     }

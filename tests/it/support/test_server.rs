@@ -104,10 +104,11 @@ impl Handle for Stage {
                 whole("late\n", over)
             }
             "/connection" => {
-                let Connection { tls, sni, client_certificate, peer, local, loopback, lane, taker: _ } = &*connection;
+                let Connection { tls, sni, client_certificate, peer, local, loopback, send_queue, recipient: _ } =
+                    &*connection;
                 let http1 = request.version() < http::Version::HTTP_2;
                 // Under TLS it depends on the kernel.
-                assert!(lane.is_some() == http1 || (*tls && lane.is_none()));
+                assert!(send_queue.is_some() == http1 || (*tls && send_queue.is_none()));
                 assert_ne!(peer, local);
                 assert!(loopback);
                 whole(&format!("{tls} {} {client_certificate}", sni.as_deref().unwrap_or("-")), over)

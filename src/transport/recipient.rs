@@ -1,25 +1,44 @@
-//! How many bytes a client takes for each second that is its own.
+//! What receives a response: a connection of HTTP/1 or a stream of HTTP/2, and how fast it takes bytes.
 //!
-//! A client's own time is that in which forebay has more for it, and it does not take it. Only that counts.
+//! A client's own time is the time in which forebay has bytes ready for it and the client does not take them. Only own time
+//! counts: a client that waits for forebay is not slow.
 
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The shortest time by which a client is judged.
-pub(crate) const WINDOW: Duration = Duration::from_secs(10);
+pub(crate) const RATE_WINDOW: Duration = Duration::from_secs(10);
 /// Of the waits that lie nearer together than this, one is remembered.
 const SPACING: Duration = Duration::from_secs(1);
 
-/// What one client takes.
+/// A cheap handle on a recipient.
+pub type Recipient = Arc<RecipientState>;
+
+/// The state of a [`Recipient`].
 #[derive(Debug, Default)]
-pub struct Meter {
+pub struct RecipientState {
+    pub(crate) meter: RateMeter,
+    /// Resets it in the middle of its response.
+    pub(crate) end: CancellationToken,
+    /// The connection of a stream. Bytes queued for a stream that was reset are freed only by the next write to the
+    /// connection: never, if the client does not read.
+    pub(crate) connection: Option<Recipient>,
+}
+
+/// Measures how many bytes a client takes in each second of its own time.
+#[derive(Debug, Default)]
+pub(crate) struct RateMeter {
     taken: AtomicU64,
     waits: Mutex<Waits>,
 }
@@ -39,14 +58,14 @@ struct Waits {
 #[derive(Debug, Default)]
 struct Marks(VecDeque<(Duration, u64)>);
 
-impl Meter {
+impl RateMeter {
     /// The client took something.
-    pub fn took(&self, bytes: u64) {
+    pub(crate) fn took(&self, bytes: u64) {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The client is waited for. Said again within one wait, it changes nothing.
-    pub fn waits(&self) {
+    pub(crate) fn waits(&self) {
         let mut waits = self.lock();
         if waits.since.is_none() {
             waits.since = Some(Instant::now());
@@ -56,7 +75,7 @@ impl Meter {
     }
 
     /// The client is not waited for any more.
-    pub fn goes_on(&self) {
+    pub(crate) fn goes_on(&self) {
         let mut waits = self.lock();
         if let Some(since) = waits.since.take() {
             let now = Instant::now();
@@ -66,13 +85,13 @@ impl Meter {
     }
 
     /// The client's own time, all in all.
-    pub(super) fn own(&self, now: Instant) -> Duration {
+    pub(crate) fn own(&self, now: Instant) -> Duration {
         self.lock().own(now)
     }
 
     /// Bytes for each second of the client's own time, over the last `window` of it or a little more. `None`: it is not
     /// waited for now, or was not for so long since it had had `begun`.
-    pub(super) fn rate(&self, now: Instant, begun: Duration, window: Duration) -> Option<u64> {
+    pub(crate) fn rate(&self, now: Instant, begun: Duration, window: Duration) -> Option<u64> {
         let waits = self.lock();
         waits.since?;
         let own = waits.own(now);
@@ -81,7 +100,7 @@ impl Meter {
 
     /// The same of one whose own time is shorter as if it were a `window`, and of one that is not waited for at the moment.
     /// Nothing of one that was not for a `window`: how fast it would be is not known.
-    pub(super) fn lately(&self, now: Instant, window: Duration) -> u64 {
+    pub(crate) fn lately(&self, now: Instant, window: Duration) -> u64 {
         let waits = self.lock();
         let is_known =
             waits.since.is_some() || waits.until.is_some_and(|until| now.saturating_duration_since(until) < window);
@@ -113,7 +132,7 @@ impl Marks {
         }
         marks.push_back(mark);
         // Those are of no use behind which there is one that is old enough.
-        while marks.len() >= 2 && own.saturating_sub(marks[1].0) >= WINDOW {
+        while marks.len() >= 2 && own.saturating_sub(marks[1].0) >= RATE_WINDOW {
             marks.pop_front();
         }
     }
@@ -133,7 +152,7 @@ mod tests {
     const NONE: Duration = Duration::ZERO;
 
     /// Steps of bytes and then own time, in milliseconds; the last wait goes on.
-    async fn after(meter: &Meter, steps: &[(u64, u64)]) {
+    async fn after(meter: &RateMeter, steps: &[(u64, u64)]) {
         for (bytes, millis) in steps {
             meter.goes_on();
             meter.took(*bytes);
@@ -157,27 +176,27 @@ mod tests {
             (&[(1000, 1_000); 100], Some(900)),
             (&[(10, 10); 5_000], Some(999)),
         ] {
-            let meter = Meter::default();
+            let meter = RateMeter::default();
             after(&meter, steps).await;
-            assert_eq!(meter.rate(Instant::now(), NONE, WINDOW), expected, "{steps:?}");
+            assert_eq!(meter.rate(Instant::now(), NONE, RATE_WINDOW), expected, "{steps:?}");
             assert!(meter.lock().marks.0.len() <= 13, "{steps:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_waits_for_forebay_is_not_judged() {
-        let meter = Meter::default();
+        let meter = RateMeter::default();
         after(&meter, &[(0, 60_000)]).await;
         meter.goes_on();
-        assert_eq!(meter.rate(Instant::now(), NONE, WINDOW), None);
+        assert_eq!(meter.rate(Instant::now(), NONE, RATE_WINDOW), None);
         tokio::time::advance(Duration::from_secs(60)).await;
         let begun = meter.own(Instant::now());
         assert_eq!(begun, Duration::from_secs(60), "the time of others is not its own");
         // What it reads now it has not read for so long.
         after(&meter, &[(0, 9_999)]).await;
-        assert_eq!(meter.rate(Instant::now(), begun, WINDOW), None);
+        assert_eq!(meter.rate(Instant::now(), begun, RATE_WINDOW), None);
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(meter.rate(Instant::now(), begun, WINDOW), Some(0));
+        assert_eq!(meter.rate(Instant::now(), begun, RATE_WINDOW), Some(0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -190,13 +209,13 @@ mod tests {
             (&[(0, 1_000), (10_000, 1_000)], 9_999, 1000),
             (&[(0, 1_000), (10_000, 1_000)], 10_000, 0),
         ] {
-            let meter = Meter::default();
+            let meter = RateMeter::default();
             after(&meter, steps).await;
             if idle > 0 {
                 meter.goes_on();
                 tokio::time::advance(Duration::from_millis(idle)).await;
             }
-            assert_eq!(meter.lately(Instant::now(), WINDOW), expected, "{steps:?} {idle}");
+            assert_eq!(meter.lately(Instant::now(), RATE_WINDOW), expected, "{steps:?} {idle}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! A part of a file of the cache.
+//! A part of an open file.
 
 use std::{fs::File, sync::Arc};
 
-/// Bytes that are on disk: what to send, not the bytes themselves.
+/// Where the bytes are: cheap to clone and to hand on, since it carries none of them.
 #[derive(Clone, Debug)]
 pub struct FileSlice {
     pub file: Arc<File>,
