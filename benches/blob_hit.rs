@@ -2,10 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 
-mod support;
-
 use divan::{Bencher, counter::BytesCount};
-use support::{Bench, blob};
+use forebay_test_support::bench::{Bench, blob};
 
 fn main() {
     divan::main();

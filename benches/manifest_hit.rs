@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 
-mod support;
-
 use divan::{Bencher, counter::ItemsCount};
 use forebay::oci::{Algorithm, Digest};
-use support::{Bench, MANIFEST};
+use forebay_test_support::bench::{Bench, MANIFEST};
 
 /// What containerd accepts.
 const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \

@@ -4,7 +4,8 @@ use std::{fs, process::Command, time::SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{rows::Setup, support::program};
+use crate::rows::Setup;
+use forebay_test_support::real::program;
 
 /// What has to be known to judge a figure; each line for itself.
 pub fn facts(setup: &Setup) -> Vec<String> {

@@ -21,9 +21,6 @@ mod machine;
 mod proxy;
 mod rows;
 mod servers;
-#[path = "../../tests/real/support/mod.rs"]
-#[allow(dead_code, reason = "not everything that the real tests need is needed here")]
-mod support;
 mod table;
 
 use std::{fs, panic::AssertUnwindSafe, path::PathBuf, process::ExitCode, time::Duration};

@@ -25,9 +25,6 @@ mod life;
 mod proxy;
 mod pusher;
 mod rot;
-#[path = "../real/support/mod.rs"]
-#[allow(dead_code, reason = "not everything that the real tests need is needed here")]
-mod support;
 mod tally;
 
 use std::fs;
@@ -42,12 +39,12 @@ use clap::Parser;
 use client::World;
 use dice::Dice;
 use disk::Disk;
+use forebay_test_support::real::registry::Registry;
+use forebay_test_support::real::token_server::TokenServer;
 use goods::Goods;
 use life::{Life, Sample, slope};
 use proxy::Proxy;
 use rot::Rot;
-use support::registry::Registry;
-use support::token_server::TokenServer;
 use tally::{Tally, Wrong};
 use tempfile::TempDir;
 use tokio::time::sleep;

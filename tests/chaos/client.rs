@@ -13,9 +13,9 @@ use crate::{
     http2,
     proxy::Proxy,
     rot::Rot,
-    support::image::digest,
     tally::{Tally, Wrong},
 };
+use forebay_test_support::real::image::digest;
 
 /// docker-registry has no manifest for a client that does not say that it takes its type.
 pub const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";

@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{dice::Dice, support::disk::files};
+use crate::dice::Dice;
+use forebay_test_support::real::disk::files;
 
 pub struct Disk {
     pub root: PathBuf,

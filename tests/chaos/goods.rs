@@ -1,11 +1,9 @@
 //! What the upstreams have, and the truth about each of it.
 
-use crate::{
-    dice::Dice,
-    support::{
-        image::{Blob, Format, Image},
-        registry::Registry,
-    },
+use crate::dice::Dice;
+use forebay_test_support::real::{
+    image::{Blob, Format, Image},
+    registry::Registry,
 };
 
 /// Where blobs break: around what is verified before its head is sent (64 KiB), around a batch (1 MiB), and beyond.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{daemon::Daemon, forebay::local, port::free_port, program};
+use forebay_test_support::real::{daemon::Daemon, forebay::local, port::free_port, program};
 
 pub struct Life {
     pub port: u16,

@@ -10,9 +10,9 @@ use crate::{
     client::{ACCEPT, World},
     dice::Dice,
     http::{self, Got, Pace},
-    support::image::{Blob, Format, Image},
     tally::Wrong,
 };
+use forebay_test_support::real::image::{Blob, Format, Image};
 
 const UPSTREAM: &str = "push.test";
 

@@ -7,7 +7,7 @@ use forebay::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::test_server::{client, soon};
+use forebay_test_support::test_server::{client, soon};
 
 #[tokio::test]
 async fn metrics_health_and_readiness() {
@@ -49,9 +49,10 @@ async fn metrics_health_and_readiness() {
     let post = client.post(format!("{url}/readyz")).send().await.unwrap();
     assert_eq!((post.status().as_u16(), post.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
 
-    let hostless = crate::support::wire::send(address, "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").await;
+    let hostless =
+        forebay_test_support::wire::send(address, "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").await;
     assert_eq!((hostless.status, hostless.header("x-content-type-options")), (400, Some("nosniff")));
-    let old = crate::support::wire::send(address, "GET /healthz HTTP/1.0\r\n\r\n").await;
+    let old = forebay_test_support::wire::send(address, "GET /healthz HTTP/1.0\r\n\r\n").await;
     assert_eq!(old.status, 200);
 
     shutdown.cancel();

@@ -23,7 +23,7 @@ use forebay::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::test_server::Certificates;
+use forebay_test_support::test_server::Certificates;
 
 /// Longer than anything here takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(30);

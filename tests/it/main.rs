@@ -55,7 +55,6 @@ mod registry {
     pub mod routing;
     pub mod upstream_refusals;
 }
-mod support;
 mod transport {
     pub mod connection_limit;
     pub mod drain;

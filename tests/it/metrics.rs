@@ -4,12 +4,10 @@ use std::fs;
 
 use http::Method;
 
-use crate::{
-    cache::manifest::{manifest, tag::never_trusting},
-    support::{
-        fake_registry::{Auth, Bearer, FakeRegistry, Fault, When},
-        mirror::Mirror,
-    },
+use crate::cache::manifest::{manifest, tag::never_trusting};
+use forebay_test_support::{
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, When},
+    mirror::Mirror,
 };
 
 /// Names and their labels, as they are documented for operators.

@@ -12,7 +12,7 @@ use forebay::oci::{Algorithm, Digest};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, When},
     mirror::{Answer, Builder, Mirror},
 };
@@ -241,7 +241,7 @@ async fn an_answer_is_the_upstreams_own() {
 /// A second URL is for reading: what is written there while the first is down would be missing at the first.
 #[tokio::test]
 async fn a_push_goes_to_the_first_url_alone() {
-    use crate::support::fake_registry::Server;
+    use forebay_test_support::fake_registry::Server;
     let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let mirror = build(&first).config(|config| config.upstreams[0].urls.push(second.url())).start().await;
     push_blob(&mirror, "team/app", b"content").await;

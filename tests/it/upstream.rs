@@ -42,7 +42,7 @@ use forebay::{
 use http::{HeaderMap, HeaderValue, header};
 use url::Url;
 
-use crate::support::fake_registry::{FakeRegistry, Record};
+use forebay_test_support::fake_registry::{FakeRegistry, Record};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const WHOLE: BlobRange = BlobRange { first: 0, last: None };

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{disk, download::download, forebay::Forebay, image::Blob, registry::Registry, turn::Turn};
+use forebay_test_support::real::{
+    disk, download::download, forebay::Forebay, image::Blob, registry::Registry, turn::Turn,
+};
 
 const MAX: u64 = 300_000_000;
 const BLOBS: usize = 36;

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{
+use forebay_test_support::real::{
     docker::Docker,
     forebay::Forebay,
     image::{Format, Image},

@@ -4,7 +4,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use crate::support::program;
+use forebay_test_support::real::program;
 
 #[tokio::test]
 async fn parts_on_two_file_systems_and_one_to_read_only_are_refused() {

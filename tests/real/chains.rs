@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{
+use forebay_test_support::real::{
     forebay::Forebay,
     image::{Format, Index},
     podman::Podman,

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{
+use forebay_test_support::real::{
     certificate::Authority,
     daemon::Daemon,
     forebay::command,

@@ -5,7 +5,7 @@ use std::fs;
 use futures_util::future::join_all;
 use tempfile::TempDir;
 
-use crate::support::{
+use forebay_test_support::real::{
     daemon::Daemon, download::download, forebay::Forebay, gate::Gate, image::Blob, program, registry::Registry,
     turn::Turn, until::until,
 };
@@ -75,6 +75,6 @@ async fn nobody_notices_that_the_first_client_is_killed_half_way() {
     registry.assert_one_get_of(&blob).await;
 }
 
-async fn download_owned(url: String) -> crate::support::download::Download {
+async fn download_owned(url: String) -> forebay_test_support::real::download::Download {
     download(&url).await
 }

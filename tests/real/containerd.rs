@@ -1,6 +1,6 @@
 //! containerd pulls from two registries through one mirror: `ns=` says which.
 
-use crate::support::{
+use forebay_test_support::real::{
     containerd::Containerd,
     forebay::Forebay,
     image::{Format, Image, Index},

@@ -6,7 +6,7 @@ use std::path::Path;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::{
+use forebay_test_support::real::{
     docker::Docker,
     download::{Download, download},
     forebay::Forebay,

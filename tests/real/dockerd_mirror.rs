@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::support::{
+use forebay_test_support::real::{
     docker::Docker,
     download::client,
     forebay::Forebay,

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{
+use forebay_test_support::real::{
     certificate::Authority,
     docker::Docker,
     forebay::Forebay,

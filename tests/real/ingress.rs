@@ -1,6 +1,6 @@
 //! A registry behind an ingress, whose own answers are not the registry's.
 
-use crate::support::{
+use forebay_test_support::real::{
     containerd::Containerd,
     download::client,
     forebay::Forebay,

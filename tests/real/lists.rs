@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{
+use forebay_test_support::real::{
     download::client,
     forebay::Forebay,
     image::{Blob, Document, Format, Image, Index},

@@ -1,6 +1,6 @@
 //! forebay among real programs: docker-registry behind it; dockerd, containerd, podman and skopeo in front of it.
 //!
-//! Each file proves one promise; `support/` owns the programs. What must hold: a missing program fails the test and
+//! Each file proves one promise; `forebay_test_support::real` owns the programs. What must hold: a missing program fails the test and
 //! names the Debian package that has it; nothing but loopback is used; every daemon, mount and file of a test is gone
 //! when the test ends. What a fake registry can show better (cut at any byte, odd challenges) is left to `tests/it/`.
 
@@ -12,12 +12,6 @@
     clippy::print_stderr,
     reason = "a test that cannot go on says why by panicking, and the runner shows what it printed"
 )]
-
-/// The stand-ins for the registries of the internet, and what they need.
-#[path = "../it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "most of it is for tests/it")]
-mod stand_ins;
-mod support;
 
 mod bounded_disk;
 mod build;

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{
+use forebay_test_support::real::{
     daemon::Daemon,
     download::client,
     forebay::{Forebay, local},

@@ -2,7 +2,7 @@
 
 mod partial;
 
-use crate::support::{
+use forebay_test_support::real::{
     forebay::Forebay,
     image::{Format, Image, Index},
     podman::Podman,

@@ -7,7 +7,7 @@ mod podman;
 mod skopeo;
 mod tries;
 
-use crate::support::{
+use forebay_test_support::real::{
     forebay::Forebay,
     image::{Blob, Image},
     registry::Registry,

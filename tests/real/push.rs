@@ -11,7 +11,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::{
+use forebay_test_support::real::{
     containerd::Containerd,
     docker::Docker,
     download::client,

@@ -1,6 +1,6 @@
 //! Killed at any moment of a fill, forebay keeps whole blobs or none, and goes on where it was.
 
-use crate::support::{
+use forebay_test_support::real::{
     disk,
     download::download,
     forebay::Forebay,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{download::download, forebay::Forebay, gate::Gate, image::Blob, registry::Registry, until::until};
+use forebay_test_support::real::{
+    download::download, forebay::Forebay, gate::Gate, image::Blob, registry::Registry, until::until,
+};
 
 const SIZE: usize = 64_000_000;
 

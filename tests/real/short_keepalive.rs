@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{
+use forebay_test_support::real::{
     daemon::Daemon,
     download::client,
     forebay::Forebay,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{
+use forebay_test_support::real::{
     forebay::Forebay,
     image::{Blob, Format, Image, Index},
     podman::Podman,

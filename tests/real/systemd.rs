@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{
+use forebay_test_support::real::{
     daemon::Daemon,
     forebay::{self, local},
     port::free_port,

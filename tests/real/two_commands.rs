@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::support::{
+use forebay_test_support::real::{
     daemon::Daemon,
     download::{client, download},
     forebay::{command, local},
@@ -37,7 +37,10 @@ async fn serve_without_configuration_starts_without_any_upstream_and_says_what_t
     assert!(said.contains(&home.path().join("cache").display().to_string()), "where the cache is: {said}");
 
     let end = download(&format!("http://127.0.0.1:{port}/v2/library/alpine/manifests/latest")).await;
-    assert!(matches!(&end, crate::support::download::Download::Refused(status) if status.is_server_error()), "{end:?}");
+    assert!(
+        matches!(&end, forebay_test_support::real::download::Download::Refused(status) if status.is_server_error()),
+        "{end:?}"
+    );
     assert!(forebay.terminate().await.success(), "{}", forebay.log());
 }
 

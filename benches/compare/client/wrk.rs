@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::framing::wrong;
-use crate::{cpu, support::program};
+use crate::cpu;
+use forebay_test_support::real::program;
 
 /// What one run of `wrk` found.
 pub struct Answered {

@@ -9,9 +9,9 @@ use super::{BLOB, Setup, Upstream, apart, check, in_turn, throughput_row};
 use crate::{
     client::{Streamed, Target, clear, http2, tls},
     servers::{Forebay, Mirror, Nginx, Options, Tls},
-    support::certificate::Authority,
     table::{Goal, Row},
 };
+use forebay_test_support::real::certificate::Authority;
 
 /// In clear, beside nginx with sendfile.
 pub async fn beside_nginx(setup: &Setup, connections: usize) -> Row {

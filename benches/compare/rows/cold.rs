@@ -23,9 +23,9 @@ use super::{
 use crate::{
     client::{Target, clear},
     servers::{Forebay, Options},
-    support::{image::Blob, until::until},
     table::{Figure, Goal, Row},
 };
+use forebay_test_support::real::{image::Blob, until::until};
 
 const CLIENTS: usize = 8;
 /// Where a file is looked at to see whether it is in memory.

@@ -11,9 +11,9 @@ use crate::{
     cpu,
     proxy::{Line, Proxy},
     servers::{Forebay, Options},
-    support::{image::Blob, until::until},
     table::{Figure, Goal, Row},
 };
+use forebay_test_support::real::{image::Blob, until::until};
 
 const CLIENTS: usize = 1000;
 const FILLS: usize = 100;

@@ -7,11 +7,11 @@ use crate::{
         wrk::{self, Answered},
     },
     servers::{Forebay, Mirror, Nginx, Options},
-    support::{
-        image::{Document, Format, Image},
-        registry::Registry,
-    },
     table::{Goal, Row},
+};
+use forebay_test_support::real::{
+    image::{Document, Format, Image},
+    registry::Registry,
 };
 use std::{net::SocketAddr, time::Duration};
 

@@ -8,9 +8,9 @@ use self::manifests::By;
 use crate::{
     client::{Streamed, Target, clear},
     servers::{Forebay, Mirror, Nginx, local},
-    support::{image::Blob, registry::Registry},
     table::{Figure, Goal, Row},
 };
+use forebay_test_support::real::{image::Blob, registry::Registry};
 
 mod blob_hits;
 mod cold;

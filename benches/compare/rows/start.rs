@@ -14,9 +14,9 @@ use crate::{
     client::clear,
     cpu,
     servers::{Forebay, Options},
-    support::until::PATIENCE,
     table::{Figure, Goal, Row},
 };
+use forebay_test_support::real::until::PATIENCE;
 
 pub async fn with_many_blobs(setup: &Setup) -> Row {
     let count = if setup.quick { 50_000 } else { 1_000_000 };

@@ -9,10 +9,8 @@ use std::{
 use tempfile::TempDir;
 
 use super::{folder, local, write};
-use crate::{
-    client::clear,
-    support::{certificate::Identity, daemon::Daemon, port::free_port, program, until::until},
-};
+use crate::client::clear;
+use forebay_test_support::real::{certificate::Identity, daemon::Daemon, port::free_port, program, until::until};
 
 /// What a row wants to be different.
 #[derive(Clone, Copy, Default)]

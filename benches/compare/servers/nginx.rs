@@ -9,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::{folder, local, write};
-use crate::support::{certificate::Identity, daemon::Daemon, port::free_port, program};
+use forebay_test_support::real::{certificate::Identity, daemon::Daemon, port::free_port, program};
 
 /// Which protocol is spoken over TLS.
 #[derive(Clone, Copy, PartialEq, Eq)]

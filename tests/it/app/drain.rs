@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,

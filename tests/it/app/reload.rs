@@ -8,8 +8,8 @@ use rustix::process::Signal;
 use crate::{
     auth::pull::{basic, configuration, with_users, write_users},
     cache::manifest::manifest,
-    support::{fake_registry::FakeRegistry, mirror::Mirror, program::Program, until::until},
 };
+use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, program::Program, until::until};
 
 fn upstream(name: &str, registry: &FakeRegistry) -> String {
     format!("[[upstream]]\nname = \"{name}\"\nurls = [\"{}\"]\n", registry.url())

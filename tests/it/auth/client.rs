@@ -13,12 +13,10 @@ pub mod tags;
 use bytes::Bytes;
 use http::Method;
 
-use crate::{
-    auth::pull::basic,
-    support::{
-        fake_registry::{Auth, Bearer, FakeRegistry, Image},
-        mirror::{Answer, Builder, Mirror},
-    },
+use crate::auth::pull::basic;
+use forebay_test_support::{
+    fake_registry::{Auth, Bearer, FakeRegistry, Image},
+    mirror::{Answer, Builder, Mirror},
 };
 
 const ANN: (&str, &str) = ("ann", "ann's password");

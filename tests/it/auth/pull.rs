@@ -7,13 +7,11 @@ use forebay::auth::Anonymous;
 use http::Method;
 use tempfile::TempDir;
 
-use crate::{
-    cache::manifest::manifest,
-    support::{
-        fake_registry::{Auth, Bearer, FakeRegistry, Server},
-        mirror::Mirror,
-        program::Program,
-    },
+use crate::cache::manifest::manifest;
+use forebay_test_support::{
+    fake_registry::{Auth, Bearer, FakeRegistry, Server},
+    mirror::Mirror,
+    program::Program,
 };
 
 /// A directory with `htpasswd`, in which `ann` has the password `secret`.

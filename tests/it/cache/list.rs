@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use http::Method;
 
-use crate::{
-    push::put_manifest,
-    support::{
-        fake_registry::{FakeRegistry, Fault, Gate, Server, When},
-        mirror::{Answer, Mirror},
-        until::{bounded, until},
-    },
+use crate::push::put_manifest;
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Gate, Server, When},
+    mirror::{Answer, Mirror},
+    until::{bounded, until},
 };
 
 pub const STALE: Option<&str> = Some("forebay; hit; detail=stale");

@@ -20,7 +20,7 @@ use std::{
 use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Server, When},
     mirror::{Answer, Mirror},
 };

@@ -2,7 +2,7 @@
 
 use forebay::oci::Digest;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{REPOSITORY, content, file, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Mirror, UPSTREAM},
@@ -16,7 +16,7 @@ fn layers(count: u64) -> Vec<Vec<u8>> {
     (0..count).map(|seed| content(LAYER, seed).to_vec()).collect()
 }
 
-fn image(registry: &FakeRegistry, layers: &[Vec<u8>]) -> crate::support::fake_registry::Image {
+fn image(registry: &FakeRegistry, layers: &[Vec<u8>]) -> forebay_test_support::fake_registry::Image {
     let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
     registry.add_image(REPOSITORY, "1", &layers)
 }
@@ -125,7 +125,7 @@ async fn pull_config(
     mirror: &Mirror,
     (client, repository): (&str, &str),
     layers: &[&[u8]],
-) -> crate::support::fake_registry::Image {
+) -> forebay_test_support::fake_registry::Image {
     let image = registry.add_image(repository, "next", layers);
     for path in ["manifests/next".to_owned(), format!("blobs/{}", image.config)] {
         assert_eq!(get_as(mirror, client, &format!("/v2/{repository}/{path}")).await, 200);
@@ -555,7 +555,8 @@ async fn who_has_joined_a_fill_keeps_it_when_the_prefetch_gives_it_up() {
     get_manifest(&mirror).await;
     assert_eq!(mirror.get(&path(&config)).await.status, 200);
     // The next image's layer comes after it.
-    pull_config(&registry, &mirror, ("127.0.0.1", "team/other"), &[&crate::support::blob::content(LAYER, 2)]).await;
+    pull_config(&registry, &mirror, ("127.0.0.1", "team/other"), &[&forebay_test_support::blob::content(LAYER, 2)])
+        .await;
     mirror.until_metric("forebay_fills_total", &[("result", "complete")], 3.0).await;
     gate.open();
     let end = client.rest().await;
@@ -574,7 +575,7 @@ async fn an_upstream_that_stands_still_is_in_no_other_upstreams_way() {
     let of_slow = image(&slow, &layers(40));
     let gate = Gate::new();
     slow.fault(When::blobs(), Fault::HoldBody { at: 1000, gate: gate.clone() });
-    let pull = async |image: &crate::support::fake_registry::Image, end: &str| {
+    let pull = async |image: &forebay_test_support::fake_registry::Image, end: &str| {
         assert_eq!(mirror.get(&format!("/v2/{REPOSITORY}/manifests/1{end}")).await.status, 200);
         assert_eq!(mirror.get(&format!("{}{end}", path(&image.config))).await.status, 200);
     };

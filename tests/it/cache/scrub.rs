@@ -11,7 +11,7 @@ use bytes::Bytes;
 use forebay::oci::Digest;
 use rustix::fs::XattrFlags;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::FakeRegistry,
     mirror::Mirror,
@@ -62,7 +62,7 @@ fn noted(file: &Path) -> String {
     String::from_utf8(value[..read].to_vec()).unwrap()
 }
 
-fn soon(registry: &FakeRegistry) -> crate::support::mirror::Builder {
+fn soon(registry: &FakeRegistry) -> forebay_test_support::mirror::Builder {
     Mirror::build(registry).config(|config| config.cache.verify_every = SOON)
 }
 

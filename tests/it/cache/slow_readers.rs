@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
-use crate::support::{
+use forebay_test_support::{
     blob::{add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Builder, Mirror},

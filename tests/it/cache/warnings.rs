@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::{
-    cache::{
-        list::STALE,
-        manifest::{OCI_INDEX, OCI_MANIFEST, manifest},
-    },
-    support::{
-        blob::path,
-        fake_registry::{FakeRegistry, Fault, Server, When},
-        mirror::{Answer, Mirror},
-    },
+use crate::cache::{
+    list::STALE,
+    manifest::{OCI_INDEX, OCI_MANIFEST, manifest},
+};
+use forebay_test_support::{
+    blob::path,
+    fake_registry::{FakeRegistry, Fault, Server, When},
+    mirror::{Answer, Mirror},
 };
 
 const DEPRECATED: &str = r#"299 - "this image is deprecated""#;

@@ -9,7 +9,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use crate::support::{
+use forebay_test_support::{
     blob,
     fake_registry::FakeRegistry,
     program::Program,

@@ -5,7 +5,7 @@ use std::fs;
 use http::Method;
 
 use super::{OCI_MANIFEST, UPLOADS, begin, build, mirror_of, push_blob, put_manifest};
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, When},
     mirror::Answer,
 };

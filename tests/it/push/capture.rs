@@ -8,7 +8,7 @@ use http::Method;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{UPLOADS, begin, build, digest, location, mirror_of, push_blob, with_digest};
-use crate::support::{
+use forebay_test_support::{
     blob::{self, REPOSITORY, content},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Answer, Mirror},

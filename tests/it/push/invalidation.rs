@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::{OCI_MANIFEST, build, push_blob, put_manifest};
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Answer, Mirror},
     until::{bounded, until},
@@ -142,7 +142,7 @@ async fn a_blob_that_was_deleted_is_gone_from_its_repository_and_there_again_whe
         assert_eq!(mirror.get(path).await.text(), "content");
     }
     assert_eq!(mirror.request(Method::DELETE, &app, &[]).await.status, 202);
-    assert!(!crate::support::blob::file(&mirror.cache_dir(), &blob).exists(), "its bytes are gone as well");
+    assert!(!forebay_test_support::blob::file(&mirror.cache_dir(), &blob).exists(), "its bytes are gone as well");
     for _ in 0..2 {
         let (got, head) = (mirror.get(&app).await, mirror.head(&app).await);
         assert_eq!((got.status, &*got.error_code(), head.status), (404, "BLOB_UNKNOWN", 404));
@@ -222,9 +222,9 @@ async fn what_was_deleted_is_not_back_by_way_of_another_repository() {
         assert_eq!((mirror.get(app).await.status, mirror.get(other).await.status), (404, 200), "{app}");
         registry.heal();
         // In an outage nothing tells that it is there again.
-        registry.take_down(crate::support::fake_registry::Server::Api).await;
+        registry.take_down(forebay_test_support::fake_registry::Server::Api).await;
         assert_eq!((mirror.get(app).await.status, mirror.get(other).await.status), (502, 200), "{app}");
-        registry.bring_up(crate::support::fake_registry::Server::Api).await;
+        registry.bring_up(forebay_test_support::fake_registry::Server::Api).await;
     }
     // A push that was not made, as far as is known, makes nothing of it.
     registry.fault(When::any().method(Method::PUT), Fault::Disconnect);
@@ -343,13 +343,13 @@ async fn who_pushes_is_told_what_the_repository_has_and_not_what_is_cached() {
     // Docker asks for no more of the tag than this; it is known of it in an outage.
     assert_eq!(mirror.get(&format!("/v2/team/source/manifests/{moved}")).await.status, 200);
     // When nobody can be asked, nothing can be pushed either.
-    registry.take_down(crate::support::fake_registry::Server::Api).await;
+    registry.take_down(forebay_test_support::fake_registry::Server::Api).await;
     for path in of("team/source").into_iter().chain([tag.to_owned()]) {
         assert_eq!(mirror.head(&path).await.status, 200, "{path}");
     }
     assert_eq!(mirror.head(tag).await.header("docker-content-digest"), Some(moved.as_str()));
     assert_eq!(mirror.get(tag).await.header("docker-content-digest"), Some(moved.as_str()));
-    registry.bring_up(crate::support::fake_registry::Server::Api).await;
+    registry.bring_up(forebay_test_support::fake_registry::Server::Api).await;
     // Where nothing is pushed nobody needs to be asked.
     mirror.restart_with(|config| config.upstreams[0].push = false).await;
     registry.forget_requests();

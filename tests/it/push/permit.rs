@@ -6,13 +6,11 @@ use http::Method;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::{UPLOADS, build, mirror_of};
-use crate::{
-    auth::pull::{basic, with_users, write_users},
-    support::{
-        fake_registry::{Auth, Bearer, FakeRegistry},
-        mirror::Mirror,
-        test_server::Certificates,
-    },
+use crate::auth::pull::{basic, with_users, write_users};
+use forebay_test_support::{
+    fake_registry::{Auth, Bearer, FakeRegistry},
+    mirror::Mirror,
+    test_server::Certificates,
 };
 
 fn changes() -> Vec<(Method, String)> {

@@ -6,10 +6,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{
-    cache::manifest::manifest,
-    support::{fake_registry::FakeRegistry, mirror::Mirror, raw::Raw, until::bounded},
-};
+use crate::cache::manifest::manifest;
+use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, raw::Raw, until::bounded};
 
 #[tokio::test]
 async fn every_way_to_write_is_refused() {

@@ -5,7 +5,7 @@ use std::fs;
 use http::Method;
 
 use super::{UPLOADS, begin, build, digest, location, mirror_of, with_digest};
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, When},
     mirror::Mirror,
 };
@@ -104,7 +104,7 @@ async fn an_upload_that_is_to_go_on_elsewhere_does_not() {
 /// Only what has nothing to lose on the way is led elsewhere.
 #[tokio::test]
 async fn a_redirect_is_followed_with_the_same_method_or_not_at_all() {
-    use crate::support::fake_registry::To;
+    use forebay_test_support::fake_registry::To;
     let (registry, next) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let mirror = mirror_of(&registry).await;
     let to = |path: &str| To::Location(format!("{}{path}", next.url()));

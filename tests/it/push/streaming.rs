@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{begin, digest, location, mirror_of, with_digest};
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, When},
     mirror::Mirror,
     raw::Raw,
@@ -165,7 +165,7 @@ async fn a_connection_whose_content_nobody_wanted_can_be_used_again_or_its_end_i
 #[tokio::test]
 async fn what_may_not_be_pushed_is_not_read() {
     let registry = FakeRegistry::start().await;
-    let mirror = crate::support::mirror::Mirror::of(&registry).await;
+    let mirror = forebay_test_support::mirror::Mirror::of(&registry).await;
     let next = "GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let content = "x".repeat(5000);
     for line in

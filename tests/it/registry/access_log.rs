@@ -4,12 +4,10 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::{
-    auth::pull::{basic, with_users},
-    support::{
-        fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, To, When},
-        program::Program,
-    },
+use crate::auth::pull::{basic, with_users};
+use forebay_test_support::{
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, To, When},
+    program::Program,
 };
 
 const PASSWORDS: [&str; 4] = ["basic-pa55", "bearer-pa55", "secret", "wrong-pa55"];

@@ -1,6 +1,6 @@
 //! What a client is told when there is no blob for it: before the head, in the words of the specification.
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Server, When},
     mirror::{Answer, Mirror, UPSTREAM},

@@ -4,13 +4,11 @@ use std::collections::HashSet;
 
 use http::Method;
 
-use crate::{
-    cache::manifest::{OCI_MANIFEST, manifest},
-    support::{
-        fake_registry::{FakeRegistry, Fault, Server, When},
-        mirror::{Mirror, UPSTREAM},
-        wire::exchange,
-    },
+use crate::cache::manifest::{OCI_MANIFEST, manifest};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Server, When},
+    mirror::{Mirror, UPSTREAM},
+    wire::exchange,
 };
 
 /// One request to a mirror, and the status it should have.

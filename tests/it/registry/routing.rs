@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Record},
     mirror::{Answer, Mirror},
     wire::exchange,

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use crate::{
     auth::pull::{basic, with_users},
     cache::manifest::{OCI_MANIFEST, manifest},
-    support::{
-        blob::path,
-        fake_registry::{Auth, Bearer, FakeRegistry, Fault, When},
-        mirror::{Answer, Mirror},
-    },
+};
+use forebay_test_support::{
+    blob::path,
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, When},
+    mirror::{Answer, Mirror},
 };
 
 const LIST: &str = "/v2/team/app/tags/list";

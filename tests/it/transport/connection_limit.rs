@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::test_server::{Certificates, PATIENCE, Setup, client, h2_client, rest, send, soon, until};
+use forebay_test_support::test_server::{Certificates, PATIENCE, Setup, client, h2_client, rest, send, soon, until};
 
 #[tokio::test]
 async fn over_the_limit_a_client_is_told_so_whatever_it_speaks() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::support::test_server::{
+use forebay_test_support::test_server::{
     CHUNK, Certificates, Setup, TestServer, client, h2_client, read_until, rest, send, soon, until,
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, When},
     mirror::Mirror,
     raw::Raw,

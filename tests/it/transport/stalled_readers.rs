@@ -5,7 +5,9 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use tokio::io::AsyncReadExt;
 
-use crate::support::test_server::{CHUNK, Certificates, Setup, TestServer, client, h2_client, rest, send, soon, until};
+use forebay_test_support::test_server::{
+    CHUNK, Certificates, Setup, TestServer, client, h2_client, rest, send, soon, until,
+};
 
 const STALL: Duration = Duration::from_millis(400);
 /// More than all buffers between the handler and the client.

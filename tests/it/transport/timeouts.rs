@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::test_server::{Certificates, PATIENCE, Setup, TestServer, read_until, rest, send, soon, until};
+use forebay_test_support::test_server::{
+    Certificates, PATIENCE, Setup, TestServer, read_until, rest, send, soon, until,
+};
 
 const SHORT: Duration = Duration::from_millis(200);
 

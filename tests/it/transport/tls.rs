@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::test_server::{Certificates, Setup, TestServer, read_until, send, shown, soon, until};
+use forebay_test_support::test_server::{Certificates, Setup, TestServer, read_until, send, shown, soon, until};
 
 const LOOK: Duration = Duration::from_millis(20);
 const H1: &[&[u8]] = &[b"http/1.1"];

@@ -9,7 +9,7 @@ use forebay::{
 use http::Method;
 
 use super::{Subject, WHOLE, kind, name, read};
-use crate::support::fake_registry::{FakeRegistry, Fault, Gate, When};
+use forebay_test_support::fake_registry::{FakeRegistry, Fault, Gate, When};
 
 const TEN: &[u8] = b"0123456789";
 

@@ -20,7 +20,7 @@ pub mod tencent;
 
 use http::Method;
 
-use crate::support::{
+use forebay_test_support::{
     internet::{
         Answer as Answered, Internet, Seen, TAG, basic,
         dialect::{Dialect, Realm, Redirect, Refusal},

@@ -7,7 +7,7 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 use url::Url;
 
 use super::{Subject, WHOLE, accept, config_of, kind, name, read, reference_of};
-use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Record, Server, To, When};
+use forebay_test_support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Record, Server, To, When};
 
 const TEN: &[u8] = b"0123456789";
 

@@ -6,7 +6,7 @@ use forebay::{oci::Operation, upstream::ErrorKind};
 use http::Method;
 
 use super::{MANIFEST, Subject, accept, any_list, config_of, kind, name, reference_of};
-use crate::support::fake_registry::{FakeRegistry, Fault, Gate, Server, To, When};
+use forebay_test_support::fake_registry::{FakeRegistry, Fault, Gate, Server, To, When};
 
 #[tokio::test]
 async fn a_manifest_comes_byte_for_byte_with_its_type_and_digest() {

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use http::Method;
 
 use super::{MANIFEST, Subject, WHOLE, accept, kind, name, reference_of};
-use crate::support::fake_registry::{FakeRegistry, Fault, Gate, When};
+use forebay_test_support::fake_registry::{FakeRegistry, Fault, Gate, When};
 
 #[tokio::test]
 async fn after_a_429_manifests_are_asked_for_one_by_one() {

@@ -15,11 +15,11 @@ use crate::{
     auth::pull::basic,
     cache::manifest::{manifest, tag::never_trusting},
     push::put_manifest,
-    support::{
-        fake_registry::{Auth, FakeRegistry, Fault, Server, When},
-        mirror::{Answer, Mirror},
-        until::{bounded, until},
-    },
+};
+use forebay_test_support::{
+    fake_registry::{Auth, FakeRegistry, Fault, Server, When},
+    mirror::{Answer, Mirror},
+    until::{bounded, until},
 };
 
 const STALE: Option<&str> = Some("forebay; hit; detail=stale");

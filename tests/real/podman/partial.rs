@@ -2,7 +2,9 @@
 
 use std::{fs, time::Duration};
 
-use crate::support::{forebay::Forebay, image::random, podman::Podman, registry::Registry, tar, until::until};
+use forebay_test_support::real::{
+    forebay::Forebay, image::random, podman::Podman, registry::Registry, tar, until::until,
+};
 
 const FILES: u64 = 100;
 const SIZE: usize = 20_000;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{ANN, BOB, World, blobs};
-use crate::support::{
+use forebay_test_support::real::{
     docker::Docker,
     forebay::Forebay,
     image::{Format, Image},

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{ANN, BOB, World};
-use crate::support::{
+use forebay_test_support::real::{
     containerd::Containerd,
     image::{Format, Image},
     token_server::User,

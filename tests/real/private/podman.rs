@@ -1,7 +1,7 @@
 //! podman logs in, pushes, and pulls again what it has removed.
 
 use super::{ANN, BOB, World};
-use crate::support::{
+use forebay_test_support::real::{
     forebay::Forebay,
     image::{Format, Image},
     podman::Podman,

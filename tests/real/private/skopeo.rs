@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{ANN, BOB, World, blobs};
-use crate::support::{
+use forebay_test_support::real::{
     forebay::Forebay,
     image::{Blob, Format, Index, Referrer},
     podman::Podman,

@@ -4,7 +4,7 @@ mod list;
 
 use self::list::Try;
 use super::{ANN, BOB, World};
-use crate::support::{
+use forebay_test_support::real::{
     forebay::Forebay,
     gate::Gate,
     image::{Blob, Format, Image, Referrer},

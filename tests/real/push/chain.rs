@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::open_mirror;
-use crate::support::{
+use forebay_test_support::real::{
     download::client,
     forebay::Forebay,
     image::{Format, Image},

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::open_mirror;
-use crate::support::{
+use forebay_test_support::real::{
     disk::files,
     download::client,
     forebay::Forebay,

@@ -6,16 +6,14 @@ use std::fs;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{
-    stand_ins::{
-        internet::{
-            Internet, basic,
-            dialect::Dialect,
-            registries::{docker_hub, ecr, harbor, qingcloud, tencent},
-        },
-        program::Program,
+use forebay_test_support::{
+    internet::{
+        Internet, basic,
+        dialect::Dialect,
+        registries::{docker_hub, ecr, harbor, qingcloud, tencent},
     },
-    support::{docker::Docker, download::client, image::random, tar, turn::Turn},
+    program::Program,
+    real::{docker::Docker, download::client, image::random, tar, turn::Turn},
 };
 
 const ALL: [&Dialect; 7] = [

@@ -3,7 +3,7 @@
 use reqwest::{Method, Url};
 
 use super::open_mirror;
-use crate::support::{
+use forebay_test_support::real::{
     download::client,
     image::{Blob, Format, Image, digest},
     registry::Registry,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::support::fake_registry::Server;
+use forebay_test_support::fake_registry::Server;
 
 /// Another registry, with another manifest under the same tag, which only bob may read there.
 async fn another() -> (World, Image) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::*;
-use crate::support::fake_registry::{Fault, Gate, Record, Server, When};
+use forebay_test_support::fake_registry::{Fault, Gate, Record, Server, When};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_yes_holds_for_its_time_and_costs_one_head() {
@@ -192,13 +192,14 @@ async fn a_no_that_comes_late_is_a_no() {
     let mirror = world.mirror("access_ttl = \"0s\"").start().await;
     let path = layer("team/a", &world.of_ann);
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
-    let gate = crate::support::fake_registry::Gate::new();
+    let gate = forebay_test_support::fake_registry::Gate::new();
     world.registry.fault(When::any(), Fault::HoldHead(gate.clone()));
     world.registry.require(Auth::Bearer(Bearer { rights: vec![("bob", "team/b")], ..World::rules() }));
     world.registry.revoke_tokens();
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 200, "nothing was said yet");
     gate.open();
-    crate::support::until::until("the no is known", async || get_as(&mirror, ANN, &path).await.status == 401).await;
+    forebay_test_support::until::until("the no is known", async || get_as(&mirror, ANN, &path).await.status == 401)
+        .await;
     world.registry.take_down(Server::Api).await;
     assert_ne!(get_as(&mirror, ANN, &path).await.status, 200);
 }
@@ -210,7 +211,7 @@ async fn a_refusal_that_no_client_waits_for_ends_a_right() {
     let mirror = world.mirror("access_ttl = \"0s\"").start().await;
     let path = layer("team/a", &world.of_ann);
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
-    let gate = crate::support::fake_registry::Gate::new();
+    let gate = forebay_test_support::fake_registry::Gate::new();
     world.registry.fault(When::any(), Fault::HoldHead(gate.clone()));
     world.registry.fault(When::any(), Fault::status(403));
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 200, "nothing was said yet");
@@ -219,7 +220,8 @@ async fn a_refusal_that_no_client_waits_for_ends_a_right() {
     // The second one is for the words of the first.
     mirror.until_metric("forebay_upstream_requests_total", &refusals, 2.0).await;
     world.registry.take_down(Server::Api).await;
-    crate::support::until::until("the right has ended", async || get_as(&mirror, ANN, &path).await.status == 502).await;
+    forebay_test_support::until::until("the right has ended", async || get_as(&mirror, ANN, &path).await.status == 502)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -238,7 +240,7 @@ async fn an_upstream_that_hangs_is_not_waited_for_where_a_former_yes_does() {
     let mirror = world.mirror("access_ttl = \"0s\"").start().await;
     let path = layer("team/a", &world.of_ann);
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
-    let gate = crate::support::fake_registry::Gate::new();
+    let gate = forebay_test_support::fake_registry::Gate::new();
     world.registry.fault(When::any(), Fault::HoldHead(gate.clone()));
     for _ in 0..2 {
         let answer = tokio::time::timeout(Duration::from_secs(10), get_as(&mirror, ANN, &path)).await.unwrap();
@@ -352,7 +354,7 @@ async fn a_clients_refusal_costs_no_other_client_a_challenge() {
     assert_eq!(get_as(&mirror, (ANN.0, "wrong"), "/v2/team/a/manifests/1").await.status, 401);
     world.registry.forget_requests();
     assert_eq!(get_as(&mirror, ANN, "/v2/team/a/manifests/1").await.status, 200);
-    let challenged = |request: &crate::support::fake_registry::Record| {
+    let challenged = |request: &forebay_test_support::fake_registry::Record| {
         request.server == Server::Api && request.header("authorization").is_none()
     };
     assert_eq!(world.registry.count(challenged), 0);

@@ -1,7 +1,7 @@
 //! What bob may try to get what is ann's.
 
 use super::*;
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{Fault, Gate, Record, When},
     raw::Raw,
 };

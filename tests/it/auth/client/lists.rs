@@ -1,10 +1,8 @@
 //! Lists of an upstream that decides by its clients: each is told what it was told itself.
 
 use super::*;
-use crate::{
-    cache::list::{STALE, referrers::OCI_INDEX},
-    support::fake_registry::{Fault, Server, When},
-};
+use crate::cache::list::{STALE, referrers::OCI_INDEX};
+use forebay_test_support::fake_registry::{Fault, Server, When};
 
 const TAGS: &str = "/v2/team/a/tags/list";
 

@@ -1,7 +1,7 @@
 //! `docker login` asks `/v2/`: it succeeds when the upstream takes what was said.
 
 use super::*;
-use crate::support::fake_registry::{Fault, Server, When};
+use forebay_test_support::fake_registry::{Fault, Server, When};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_succeeds_exactly_when_the_upstream_takes_it() {

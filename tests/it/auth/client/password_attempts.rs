@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use futures_util::{StreamExt as _, stream};
 
 use super::*;
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{Fault, Gate, Record, Server, When},
     raw::Raw,
     until::until,

@@ -1,7 +1,7 @@
 //! Pushes in the client's own name.
 
 use super::*;
-use crate::support::{
+use forebay_test_support::{
     blob,
     fake_registry::{Fault, When},
     until::until,

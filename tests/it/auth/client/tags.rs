@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::support::fake_registry::{FakeRegistry, Fault, When};
+use forebay_test_support::fake_registry::{FakeRegistry, Fault, When};
 
 const TAG: &str = "/v2/team/a/manifests/1";
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -122,7 +122,7 @@ async fn a_tag_that_moved_is_given_as_it_is_now() {
     }
     assert_eq!(world.registry.requests().len(), 3, "a HEAD for each, and the manifest");
     // It is a right to what the tag is, by its digest too, also when the registry is down.
-    world.registry.take_down(crate::support::fake_registry::Server::Api).await;
+    world.registry.take_down(forebay_test_support::fake_registry::Server::Api).await;
     let path = format!("/v2/team/a/manifests/{}", moved.manifest);
     assert_eq!(get_as(&mirror, BOB, &path).await.status, 200);
     assert_eq!(get_as(&mirror, BOB, TAG).await.status, 200);

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::{
-    cache::manifest::{asked, manifest},
-    support::{
-        blob::{add, path},
-        fake_registry::{FakeRegistry, Fault, Record, When},
-        mirror::Mirror,
-    },
+use crate::cache::manifest::{asked, manifest};
+use forebay_test_support::{
+    blob::{add, path},
+    fake_registry::{FakeRegistry, Fault, Record, When},
+    mirror::Mirror,
 };
 
 fn head(when: When) -> When {

@@ -3,7 +3,7 @@
 use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, REPOSITORY, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Mirror, UPSTREAM},

@@ -7,7 +7,7 @@ use forebay::oci::Digest;
 use futures_util::StreamExt as _;
 use http::Method;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::net::TcpStream;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Builder, Mirror},

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use forebay::oci::{Algorithm, Digest};
 
-use crate::support::{
+use forebay_test_support::{
     blob::{REPOSITORY, add, content, path},
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Server, To, When},
     mirror::Mirror,

@@ -1,6 +1,6 @@
 //! One upstream transfer per blob, however many ask, and whoever of them leaves.
 
-use crate::support::{
+use forebay_test_support::{
     blob::{add, content, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use forebay::oci::Digest;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Mirror, UPSTREAM},

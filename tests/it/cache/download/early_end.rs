@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Builder, Mirror, UPSTREAM},

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use forebay::oci::Digest;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, Server, When},
     mirror::{Mirror, UPSTREAM},

@@ -5,7 +5,7 @@ use forebay::oci::Digest;
 use futures_util::future::join_all;
 use http::Method;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{REPOSITORY, content, partial, path},
     fake_registry::{FakeRegistry, Fault, Gate, Record, When},
     mirror::Mirror,

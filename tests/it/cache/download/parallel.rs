@@ -6,7 +6,7 @@ use bytes::Bytes;
 use forebay::oci::Digest;
 use futures_util::{StreamExt as _, stream};
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, Record, Server, To, When},
     mirror::Mirror,

@@ -3,7 +3,7 @@
 use forebay::oci::Digest;
 use http::Method;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, Server, To, When},
     mirror::Mirror,

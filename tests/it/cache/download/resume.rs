@@ -1,6 +1,6 @@
 //! Transfers that break, and clients that do not notice; upstreams that say wrong or no lengths.
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Server, To, When},
     mirror::Mirror,
@@ -134,7 +134,7 @@ async fn an_outage_in_the_middle_is_only_a_pause() {
     registry.take_down(Server::Api).await;
     let refused = [("operation", "blob"), ("status", "error")];
     let asked_in_vain = async || mirror.metric("forebay_upstream_requests_total", &refused).await >= 2.0;
-    crate::support::until::until("the upstream was asked in vain", asked_in_vain).await;
+    forebay_test_support::until::until("the upstream was asked in vain", asked_in_vain).await;
     registry.bring_up(Server::Api).await;
     // It is back, and not quite itself yet.
     registry.fault_times(1, When::blobs(), Fault::status(503));

@@ -10,7 +10,7 @@ use forebay::oci::Digest;
 use futures_util::{StreamExt as _, stream};
 use http::Method;
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, Random, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,

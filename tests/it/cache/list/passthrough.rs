@@ -2,10 +2,8 @@
 
 use http::Method;
 
-use crate::{
-    registry::routing::Two,
-    support::fake_registry::{Fault, When},
-};
+use crate::registry::routing::Two;
+use forebay_test_support::fake_registry::{Fault, When};
 
 fn answer(headers: Vec<(&'static str, &str)>, body: &str) -> Fault {
     let headers = headers.into_iter().map(|(name, value)| (name, value.to_owned())).collect();

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use crate::{
     cache::list::{STALE, pages},
     push::{OCI_MANIFEST, put_manifest},
-    support::{
-        fake_registry::{FakeRegistry, Fault, Gate, Server, When},
-        mirror::{Answer, Mirror},
-        until::bounded,
-    },
+};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Gate, Server, When},
+    mirror::{Answer, Mirror},
+    until::bounded,
 };
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";

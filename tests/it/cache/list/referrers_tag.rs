@@ -6,13 +6,10 @@ use forebay::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
 
 use crate::cache::list::referrers::{OCI_INDEX, SBOM, SIGNATURE, digests};
-use crate::{
-    cache::list::STALE,
-    push::OCI_MANIFEST,
-    support::{
-        fake_registry::{FakeRegistry, Fault, Server, When},
-        mirror::Mirror,
-    },
+use crate::{cache::list::STALE, push::OCI_MANIFEST};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Server, When},
+    mirror::Mirror,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

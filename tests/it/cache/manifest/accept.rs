@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, asked, manifest};
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Server},
     mirror::Mirror,
     raw::Raw,

@@ -7,7 +7,7 @@ use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
 use super::{OCI_MANIFEST, asked, assert_is, files, manifest};
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Server, When},
     mirror::Mirror,
 };

@@ -4,15 +4,13 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 
-use crate::{
-    cache::manifest::{
-        DOCKER_MANIFEST, asked, manifest,
-        tag::{age, never_trusting},
-    },
-    support::{
-        fake_registry::{FakeRegistry, Fault, Gate, Server, When},
-        mirror::{Answer, Mirror},
-    },
+use crate::cache::manifest::{
+    DOCKER_MANIFEST, asked, manifest,
+    tag::{age, never_trusting},
+};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Gate, Server, When},
+    mirror::{Answer, Mirror},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -5,13 +5,11 @@ use forebay::oci::{Algorithm, Digest};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    cache::manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST},
-    support::{
-        blob,
-        fake_registry::{FakeRegistry, Server},
-        mirror::{Answer, Mirror},
-    },
+use crate::cache::manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use forebay_test_support::{
+    blob,
+    fake_registry::{FakeRegistry, Server},
+    mirror::{Answer, Mirror},
 };
 
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";

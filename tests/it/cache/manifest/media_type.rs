@@ -7,7 +7,7 @@ use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
 use super::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, files};
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Server, When},
     mirror::Mirror,
 };

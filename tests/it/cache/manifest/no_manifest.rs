@@ -4,12 +4,10 @@ use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
 use super::{OCI_MANIFEST, manifest};
-use crate::{
-    cache::{list::STALE, manifest::tag::never_trusting},
-    support::{
-        fake_registry::{FakeRegistry, Fault, When},
-        mirror::Mirror,
-    },
+use crate::cache::{list::STALE, manifest::tag::never_trusting};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, When},
+    mirror::Mirror,
 };
 
 /// An answer that names no digest.

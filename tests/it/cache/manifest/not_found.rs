@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::{
-    cache::manifest::manifest,
-    support::{
-        fake_registry::{FakeRegistry, Fault, Server, When},
-        mirror::Mirror,
-    },
+use crate::cache::manifest::manifest;
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Server, When},
+    mirror::Mirror,
 };
 
 async fn never_remembering(registry: &FakeRegistry) -> Mirror {

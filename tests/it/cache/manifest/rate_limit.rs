@@ -5,12 +5,10 @@ use std::time::Duration;
 use http::Method;
 
 use crate::cache::manifest::tag::never_trusting;
-use crate::{
-    cache::manifest::{asked, manifest},
-    support::{
-        fake_registry::{FakeRegistry, Fault, When},
-        mirror::Mirror,
-    },
+use crate::cache::manifest::{asked, manifest};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, When},
+    mirror::Mirror,
 };
 
 const STALE: Option<&str> = Some("forebay; hit; detail=stale");

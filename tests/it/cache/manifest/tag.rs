@@ -9,13 +9,11 @@ use std::{
 use futures_util::future::join_all;
 use http::Method;
 
-use crate::{
-    cache::manifest::{asked, files, manifest},
-    support::{
-        fake_registry::{FakeRegistry, Fault, Gate, When},
-        mirror::Mirror,
-        until::bounded,
-    },
+use crate::cache::manifest::{asked, files, manifest};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Gate, When},
+    mirror::Mirror,
+    until::bounded,
 };
 
 /// Makes every tag of a mirror that is not running look as if it had been confirmed so long ago.

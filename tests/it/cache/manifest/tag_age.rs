@@ -9,13 +9,11 @@ use std::{
 use http::Method;
 
 use crate::cache::manifest::tag::age;
-use crate::{
-    cache::manifest::{asked, files, manifest},
-    support::{
-        fake_registry::{FakeRegistry, Fault, Gate, Server, When},
-        mirror::{Answer, Mirror},
-        until::{bounded, until},
-    },
+use crate::cache::manifest::{asked, files, manifest};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Gate, Server, When},
+    mirror::{Answer, Mirror},
+    until::{bounded, until},
 };
 
 /// Makes the one tag of a mirror that is not running look as if it had been confirmed so much earlier.

@@ -6,13 +6,11 @@ use futures_util::future::join_all;
 use http::Method;
 
 use crate::cache::manifest::tag::{age, never_trusting};
-use crate::{
-    cache::manifest::{OCI_MANIFEST, asked, manifest},
-    support::{
-        fake_registry::{FakeRegistry, Fault, Gate, Image, Server, When},
-        mirror::{Answer, Mirror},
-        until::{bounded, until},
-    },
+use crate::cache::manifest::{OCI_MANIFEST, asked, manifest};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Gate, Image, Server, When},
+    mirror::{Answer, Mirror},
+    until::{bounded, until},
 };
 
 fn assert_is_head_of(head: &Answer, image: &Image) {

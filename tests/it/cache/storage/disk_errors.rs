@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink};
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::FakeRegistry,
     mirror::Mirror,

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, Random, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,

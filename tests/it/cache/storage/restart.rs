@@ -8,7 +8,7 @@ use std::{
 
 use forebay::{app, cache::storage};
 
-use crate::support::{
+use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 
-use crate::support::{
+use forebay_test_support::{
     blob::{add, path},
     fake_registry::FakeRegistry,
     mirror::UPSTREAM,

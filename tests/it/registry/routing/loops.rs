@@ -8,7 +8,7 @@ use forebay::{
 };
 use http::Method;
 
-use crate::support::{fake_registry::FakeRegistry, mirror::Mirror, until::bounded, wire::exchange};
+use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, until::bounded, wire::exchange};
 
 /// A mirror on sockets that were there before it, so that others, and it itself, can be told of them.
 pub struct App {

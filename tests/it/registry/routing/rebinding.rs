@@ -9,7 +9,7 @@ use forebay::{
 use http::Version;
 
 use super::Two;
-use crate::support::{
+use forebay_test_support::{
     fake_registry::FakeRegistry,
     mirror::Mirror,
     wire::{exchange, send},

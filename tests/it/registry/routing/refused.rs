@@ -1,7 +1,7 @@
 //! What is refused before anybody is asked.
 
 use super::Two;
-use crate::support::{
+use forebay_test_support::{
     mirror::Answer,
     wire::{exchange, send},
 };

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
 use crate::registry::routing::loops::{App, bound, mirror_of};
-use crate::support::{
+use forebay_test_support::{
     blob::{add, content, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,

@@ -7,8 +7,8 @@ use forebay::upstream::{Config, CredentialSource, ErrorKind};
 use http::Method;
 use tempfile::TempDir;
 
-use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, To, When};
 use crate::upstream::{MANIFEST, Subject, WHOLE, accept, config, has_credentials, kind, name, reference_of};
+use forebay_test_support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, To, When};
 
 fn users() -> Vec<(String, String)> {
     vec![("me".to_owned(), "se:cret".to_owned())]

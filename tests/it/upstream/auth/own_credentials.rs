@@ -1,6 +1,6 @@
 //! Credentials of forebay's own that its upstream refuses: no client is at fault, and what is cached goes on.
 
-use crate::support::{
+use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, When},
     program::Program,
 };

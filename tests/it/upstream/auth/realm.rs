@@ -3,11 +3,11 @@
 use forebay::upstream::{Config, CredentialSource, ErrorKind};
 use tempfile::TempDir;
 
-use crate::support::{
+use crate::upstream::{Subject, config, has_credentials, kind};
+use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, When},
     test_ca::TestCa,
 };
-use crate::upstream::{Subject, config, has_credentials, kind};
 
 /// A registry whose challenge names its own realm by another host's name.
 async fn registry(anonymous: bool) -> FakeRegistry {

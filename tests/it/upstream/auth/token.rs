@@ -10,11 +10,11 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::support::{
+use crate::upstream::{Subject, WHOLE, accept, any_list, config, has_credentials, kind, name};
+use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, When},
     test_ca::TestCa,
 };
-use crate::upstream::{Subject, WHOLE, accept, any_list, config, has_credentials, kind, name};
 
 fn asked_realm(request: &Record) -> bool {
     request.server == Server::Realm

@@ -5,8 +5,8 @@ use std::time::Duration;
 use forebay::upstream::ErrorKind;
 use http::Method;
 
-use crate::support::fake_registry::{FakeRegistry, Fault, Server, To, When};
 use crate::upstream::{Subject, WHOLE, config_of, kind};
+use forebay_test_support::fake_registry::{FakeRegistry, Fault, Server, To, When};
 
 /// Lets time pass for what counts it by the runtime's clock.
 async fn pass(seconds: u64) {

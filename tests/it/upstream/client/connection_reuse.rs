@@ -21,8 +21,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
-use crate::support::test_ca::TestCa;
 use crate::upstream::{MANIFEST, Subject, WHOLE, accept, any_list, config_of, name, read, reference_of};
+use forebay_test_support::test_ca::TestCa;
 
 /// What every path has.
 const CONTENT: &[u8] = br#"{"schemaVersion":2}"#;

@@ -14,11 +14,11 @@ use tokio::{
     sync::mpsc::{Receiver, channel},
 };
 
-use crate::support::{
+use crate::upstream::{Subject, config, config_of, kind};
+use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Server},
     until::until,
 };
-use crate::upstream::{Subject, config, config_of, kind};
 
 /// Set in the second process, to the directory that the test is given.
 const DIRECTORY: &str = "FOREBAY_TEST_DIRECTORY";

@@ -17,8 +17,8 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{blob, fake_registry::Gate, mirror::Mirror, raw::Raw, test_ca::TestCa};
 use crate::upstream::{MANIFEST, client::connection_reuse::digest};
+use forebay_test_support::{blob, fake_registry::Gate, mirror::Mirror, raw::Raw, test_ca::TestCa};
 
 const MANIFEST_BYTES: &[u8] = br#"{"schemaVersion":2}"#;
 

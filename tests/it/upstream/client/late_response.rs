@@ -8,8 +8,8 @@ use forebay::{
 };
 use http::{HeaderMap, Method};
 
-use crate::support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Server, To, When};
 use crate::upstream::{MANIFEST, Subject, WHOLE, accept, any_list, config, kind, name, read, reference_of};
+use forebay_test_support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Server, To, When};
 
 /// Waits as long as a request does, in no time.
 async fn in_vain<T>(asking: impl Future<Output = Result<T, Error>>, gate: &Gate) {

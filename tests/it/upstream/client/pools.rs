@@ -9,12 +9,12 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
-use crate::support::{test_ca::TestCa, until::bounded};
 use crate::upstream::{
     MANIFEST, Subject, WHOLE,
     client::connection_reuse::{QUESTIONS, ask, digest},
     config_of, name,
 };
+use forebay_test_support::{test_ca::TestCa, until::bounded};
 
 type Seen = Arc<Mutex<Vec<(usize, String)>>>;
 

@@ -3,12 +3,12 @@
 use forebay::upstream::{BlobRange, Config, ErrorKind};
 use http::Method;
 
-use crate::support::{
+use crate::upstream::{Subject, WHOLE, accept, config, has_credentials, kind, name, reference_of};
+use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Record, Server, To, When},
     mirror::Mirror,
     test_ca::TestCa,
 };
-use crate::upstream::{Subject, WHOLE, accept, config, has_credentials, kind, name, reference_of};
 
 const TEN: &[u8] = b"0123456789";
 

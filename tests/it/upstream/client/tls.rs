@@ -3,11 +3,11 @@
 use forebay::upstream::{Config, Context, ErrorKind, SetupError, Upstream};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd};
 
-use crate::support::{
+use crate::upstream::{Subject, WHOLE, config, kind};
+use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, To, When},
     test_ca::{TestCa, serving},
 };
-use crate::upstream::{Subject, WHOLE, config, kind};
 
 const TEN: &[u8] = b"0123456789";
 

@@ -2,7 +2,7 @@
 //! metadata, which a token for pulling does not allow.
 
 use super::*;
-use crate::support::internet::dialect::{DISTRIBUTION, Post};
+use forebay_test_support::internet::dialect::{DISTRIBUTION, Post};
 
 const NO_WAY: &str = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required, visit https://aka.ms/acr/authorization for more information."}]}"#;
 

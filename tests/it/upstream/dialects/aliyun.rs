@@ -1,7 +1,7 @@
 //! Aliyun: the realm is another host of the same domain, the service has colons in it, blobs are in OSS.
 
 use super::*;
-use crate::support::internet::dialect::{DISTRIBUTION, REALM};
+use forebay_test_support::internet::dialect::{DISTRIBUTION, REALM};
 
 pub(super) const ALIYUN: Dialect = Dialect {
     name: "registry.cn-hangzhou.aliyuncs.com",

@@ -1,8 +1,8 @@
 //! Docker Hub: the realm is another host, blobs are behind a CDN, pulls are counted.
 
 use super::*;
-use crate::support::internet::dialect::Limit;
-pub(super) use crate::support::internet::registries::docker_hub::HUB;
+use forebay_test_support::internet::dialect::Limit;
+pub(super) use forebay_test_support::internet::registries::docker_hub::HUB;
 
 #[tokio::test]
 async fn public() {

@@ -2,7 +2,7 @@
 //! by URLs that are signed for GET alone and take no Authorization beside the signature.
 
 use super::*;
-pub(super) use crate::support::internet::registries::ecr::ECR;
+pub(super) use forebay_test_support::internet::registries::ecr::ECR;
 
 #[tokio::test]
 async fn nothing_is_public() {

@@ -1,7 +1,7 @@
 //! GHCR: nothing without a token, though anybody gets one for what is public; it refuses at the realm, with 403.
 
 use super::*;
-use crate::support::internet::dialect::{DENIED, DISTRIBUTION, REALM};
+use forebay_test_support::internet::dialect::{DENIED, DISTRIBUTION, REALM};
 
 pub(super) const GHCR: Dialect = Dialect {
     name: "ghcr.io",

@@ -2,7 +2,7 @@
 //! relative; the realm knows no POST.
 
 use super::*;
-use crate::support::internet::dialect::{DENIED, DISTRIBUTION, Post, REALM};
+use forebay_test_support::internet::dialect::{DENIED, DISTRIBUTION, Post, REALM};
 
 const JSON_KEY: &str = r#"{
   "type": "service_account",

@@ -2,7 +2,7 @@
 //! token that is not good is answered with a Basic challenge; a proxy project says 404 to the HEAD of what it would fetch.
 
 use super::*;
-pub(super) use crate::support::internet::registries::harbor::{BEHIND_BALANCER, CLEAR, HARBOR, PROXY};
+pub(super) use forebay_test_support::internet::registries::harbor::{BEHIND_BALANCER, CLEAR, HARBOR, PROXY};
 
 const ALL: [&Dialect; 4] = [&HARBOR, &BEHIND_BALANCER, &CLEAR, &PROXY];
 

@@ -1,7 +1,7 @@
 //! registry.k8s.io: asks nobody; manifests are redirected to another registry, blobs to S3.
 
 use super::*;
-use crate::support::internet::dialect::DISTRIBUTION;
+use forebay_test_support::internet::dialect::DISTRIBUTION;
 
 pub(super) const KUBERNETES: Dialect = Dialect {
     name: "registry.k8s.io",

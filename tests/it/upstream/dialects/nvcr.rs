@@ -2,7 +2,7 @@
 //! with the challenge of another realm, which gives nothing to the nameless.
 
 use super::*;
-use crate::support::internet::dialect::{DISTRIBUTION, REALM};
+use forebay_test_support::internet::dialect::{DISTRIBUTION, REALM};
 
 pub(super) const NVCR: Dialect = Dialect {
     name: "nvcr.io",

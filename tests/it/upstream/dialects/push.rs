@@ -5,7 +5,7 @@ use bytes::Bytes;
 use forebay::oci::{Algorithm, Digest};
 
 use super::*;
-use crate::support::{blob, internet::dialect::Mount};
+use forebay_test_support::{blob, internet::dialect::Mount};
 
 const ALL: [&Dialect; 8] = [
     &docker_hub::HUB,

@@ -2,7 +2,7 @@
 //! mean just that. How it challenges is not known, so both ways of distribution are tried.
 
 use super::*;
-pub(super) use crate::support::internet::registries::qingcloud::{PASSWORDS, TOKENS};
+pub(super) use forebay_test_support::internet::registries::qingcloud::{PASSWORDS, TOKENS};
 
 #[tokio::test]
 async fn public() {

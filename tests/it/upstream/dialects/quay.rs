@@ -1,7 +1,7 @@
 //! Quay: Basic and Bearer in one answer, in one header or in several; robots with a `+` in their names.
 
 use super::*;
-use crate::support::internet::dialect::{DISTRIBUTION, REALM};
+use forebay_test_support::internet::dialect::{DISTRIBUTION, REALM};
 
 pub(super) const QUAY: Dialect = Dialect {
     name: "quay.io",

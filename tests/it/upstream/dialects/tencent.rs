@@ -2,7 +2,7 @@
 //! the name of another. The account is a number. Blobs come from the registry or by a redirect; where to is not known.
 
 use super::*;
-pub(super) use crate::support::internet::registries::tencent::{CCR, HKCCR};
+pub(super) use forebay_test_support::internet::registries::tencent::{CCR, HKCCR};
 
 #[tokio::test]
 async fn public() {

@@ -17,12 +17,12 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
-use crate::support::{
+use crate::upstream::{MANIFEST, Subject, WHOLE, accept, any_list, config_of, name, read};
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, When},
     mirror::Mirror,
     test_ca::TestCa,
 };
-use crate::upstream::{MANIFEST, Subject, WHOLE, accept, any_list, config_of, name, read};
 
 const TEN: &[u8] = b"0123456789";
 const DOCUMENT: &[u8] = br#"{"schemaVersion":2,"manifests":[]}"#;

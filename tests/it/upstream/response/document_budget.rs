@@ -9,11 +9,11 @@ use forebay::{
 use futures_util::{FutureExt as _, future::join_all};
 use http::Method;
 
-use crate::support::{
+use crate::upstream::{MANIFEST, Subject, WHOLE, accept, config, name, reference_of};
+use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     until::{bounded, until},
 };
-use crate::upstream::{MANIFEST, Subject, WHOLE, accept, config, name, reference_of};
 
 const OK: &str = r#"forebay_upstream_requests_total{operation="manifest",status="200",upstream="fake.example"}"#;
 

@@ -9,8 +9,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{fake_registry::FakeRegistry, mirror::Mirror};
 use crate::upstream::{MANIFEST, client::connection_reuse::digest};
+use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror};
 
 /// What the manifest and the blob are.
 const CONTENT: &str = r#"{"schemaVersion":2}"#;

@@ -5,17 +5,15 @@ use std::time::Duration;
 use forebay::{oci::Algorithm, upstream::CredentialSource};
 use http::Method;
 
-use crate::{
-    cache::{
-        list::STALE,
-        manifest::{asked, manifest, tag::never_trusting},
-    },
-    support::{
-        blob::{add, path},
-        fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, When},
-        mirror::Mirror,
-        raw::Raw,
-    },
+use crate::cache::{
+    list::STALE,
+    manifest::{asked, manifest, tag::never_trusting},
+};
+use forebay_test_support::{
+    blob::{add, path},
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, When},
+    mirror::Mirror,
+    raw::Raw,
 };
 
 /// An answer that neither a registry's header nor its errors go with.

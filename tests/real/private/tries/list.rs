@@ -4,10 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Case;
-use crate::{
-    private::{ANN, BOB},
-    support::token_server::basic,
-};
+use crate::private::{ANN, BOB};
+use forebay_test_support::real::token_server::basic;
 
 pub struct Try {
     pub method: &'static str,

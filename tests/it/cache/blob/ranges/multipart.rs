@@ -4,7 +4,7 @@
 use http::Method;
 
 use super::*;
-use crate::support::mirror::Answer;
+use forebay_test_support::mirror::Answer;
 
 /// What one part is said to be, and its bytes.
 type Part = (String, Bytes);

@@ -22,7 +22,7 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -31,7 +31,7 @@ impl Random {
 
     /// Less than `end`.
     pub fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() >> 1).unwrap() % end.max(1)
+        usize::try_from(self.next_u64() >> 1).unwrap() % end.max(1)
     }
 
     /// True once in `times`.
@@ -45,7 +45,7 @@ pub fn content(len: usize, seed: u64) -> Bytes {
     let mut random = Random::new(seed + 1);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        bytes.extend_from_slice(&random.next().to_le_bytes());
+        bytes.extend_from_slice(&random.next_u64().to_le_bytes());
     }
     bytes.truncate(len);
     bytes.into()

@@ -7,6 +7,8 @@ use std::process::{Command, ExitStatus};
 
 use tempfile::TempDir;
 
+use crate::program::binary;
+
 use super::{
     daemon::Daemon,
     disk::files,
@@ -136,7 +138,7 @@ impl Forebay {
 
 /// The binary, without a word of configuration.
 pub fn command() -> Command {
-    let mut command = program::clean(Path::new(env!("CARGO_BIN_EXE_forebay")));
+    let mut command = program::clean(&binary());
     command.env_remove("FOREBAY_LOG").env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
     command
 }

@@ -49,14 +49,12 @@ impl Bench {
     }
 
     /// Forgets a cached blob, so that the next request for it is a miss; whether it was there.
-    #[allow(dead_code, reason = "not every bench needs it")]
     pub fn forget(&self, digest: &Digest) -> bool {
         let path = self.directory.path().join("cache/blobs/sha256").join(&digest.hex()[..2]).join(digest.hex());
         std::fs::remove_file(path).is_ok()
     }
 
     /// A connection that stays open, as a client's does for the requests of a pull.
-    #[allow(dead_code, reason = "not every bench needs it")]
     pub fn connect(&self) -> Client<'_> {
         let stream = self.runtime.block_on(TcpStream::connect(self.mirror)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -93,14 +91,12 @@ impl Bench {
 }
 
 /// A client on one connection.
-#[allow(dead_code, reason = "not every bench needs it")]
 pub struct Client<'a> {
     bench: &'a Bench,
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-#[allow(dead_code, reason = "not every bench needs it")]
 impl Client<'_> {
     /// Sends a request, and waits until it has `len` bytes of head and body, or more.
     pub fn exchange(&mut self, request: &[u8], len: usize) -> usize {
@@ -148,7 +144,6 @@ impl Drop for Bench {
 }
 
 /// Bytes that do not compress, and their digest.
-#[allow(dead_code, reason = "not every bench needs it")]
 pub fn blob(len: usize, seed: u64) -> (Bytes, Digest) {
     let mut state = seed | 1;
     let content: Vec<u8> = (0..len.div_ceil(8))

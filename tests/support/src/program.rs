@@ -49,14 +49,14 @@ impl Program {
 
     /// The same, with more variables in its environment.
     pub async fn serve_with(directory: TempDir, log: &str, environment: &[(&str, &str)]) -> Self {
-        Self::run(Command::new(env!("CARGO_BIN_EXE_forebay")), directory, log, environment).await
+        Self::run(Command::new(binary()), directory, log, environment).await
     }
 
     /// The same, where the process may have so many descriptors and no more.
     pub async fn serve_within(directory: TempDir, log: &str, descriptors: usize) -> Self {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh", &descriptors.to_string()]);
-        shell.arg(env!("CARGO_BIN_EXE_forebay"));
+        shell.arg(binary());
         Self::run(shell, directory, log, &[]).await
     }
 
@@ -145,4 +145,13 @@ async fn get(url: &str) -> (u16, String) {
     let response = client.get(url).send().await.unwrap();
     let status = response.status().as_u16();
     (status, String::from_utf8_lossy(&response.bytes().await.unwrap()).into_owned())
+}
+
+/// The binary `forebay` that Cargo has built beside the test or bench that calls this.
+pub fn binary() -> PathBuf {
+    // target/PROFILE/deps/TEST
+    let test = std::env::current_exe().unwrap();
+    let binary = test.parent().and_then(Path::parent).unwrap().join("forebay");
+    assert!(binary.is_file(), "{} is missing: `cargo build` makes it", binary.display());
+    binary
 }
