@@ -283,7 +283,7 @@ async fn attack(arguments: &Arguments) -> u64 {
 fn inspect(tally: &Tally, world: &World, life: &Life, cache: &Path) {
     for (path, digest) in disk::blobs(cache) {
         let bytes = fs::read(&path).unwrap();
-        if support::image::digest(&bytes) != digest && !world.rot.explains(&digest, Instant::now()) {
+        if forebay_test_support::real::image::digest(&bytes) != digest && !world.rot.explains(&digest, Instant::now()) {
             tally.violation(Wrong::Answer, "wrong in the cache", path.display().to_string());
         }
     }
