@@ -243,7 +243,7 @@ fn a_certificate_that_cannot_be_used_is_explained_by_check() {
 
 /// A user who was removed may not push; that is no reason to keep others from pulling.
 #[test]
-fn a_push_user_who_is_no_user_is_found_by_check() {
+fn check_reports_a_push_user_without_a_password() {
     let directory = directory("[access]\nhtpasswd = \"users\"\npush_users = [\"ann\", \"gone\"]\n");
     fs::write(directory.path().join("users"), format!("ann:{}\n", bcrypt::hash("secret", 4).unwrap())).unwrap();
     let (code, _, stderr) = run(&directory, &["check", "--config", "forebay.toml"]);
@@ -256,7 +256,7 @@ fn a_push_user_who_is_no_user_is_found_by_check() {
 }
 
 #[test]
-fn a_file_of_a_password_that_is_none_is_exit_code_2_with_the_reason() {
+fn an_invalid_password_file_exits_2_with_the_reason() {
     let upstream = |key: &str| format!("[[upstream]]\nname = \"a.example\"\n{key} = \"bad\"\n");
     for (configuration, content, why) in [
         (upstream("username = \"me\"\npassword_file"), vec![], "it is empty"),
@@ -618,7 +618,7 @@ fn a_file_and_layouts_that_are_not_known_are_refused() {
 }
 
 #[test]
-fn what_has_a_name_of_the_layout_and_is_no_such_thing_is_refused() {
+fn a_foreign_file_with_a_name_of_the_layout_is_refused() {
     let directory_there = |path: &Path| fs::create_dir(path).unwrap();
     let link = |path: &Path| std::os::unix::fs::symlink("/etc/hostname", path).unwrap();
     let link_of_directory = |path: &Path| {

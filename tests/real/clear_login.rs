@@ -188,7 +188,7 @@ impl Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_over_clear_http_from_elsewhere_is_refused_and_over_tls_it_is_taken() {
+async fn a_password_from_elsewhere_is_taken_over_tls_only() {
     let world = World::new(true, "").await;
     let elsewhere = format!("http://{ELSEWHERE}:5000");
     world.assert_refused_at(&elsewhere).await;
@@ -208,7 +208,7 @@ async fn a_password_over_clear_http_from_elsewhere_is_refused_and_over_tls_it_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_without_tls_is_refused_and_an_operator_can_do_without() {
+async fn clear_http_from_elsewhere_is_refused_unless_allowed() {
     let user = Podman::new("");
     let inspect = ["inspect", "--raw", "--tls-verify=false", "--creds", ANN];
     let reference = format!("docker://{ELSEWHERE}:5000/ann/app:1");
@@ -227,7 +227,7 @@ async fn a_client_without_tls_is_refused_and_an_operator_can_do_without() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_users_credentials_in_clear_from_elsewhere_are_ignored() {
+async fn without_users_clear_credentials_are_ignored() {
     let world = World::with(false, "").await;
     let elsewhere = format!("http://{ELSEWHERE}:5000");
     let blob = format!("{elsewhere}/v2/shared.example/ann/app/blobs/{}", world.layer().digest);

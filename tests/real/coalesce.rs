@@ -41,7 +41,7 @@ async fn eight_clients_of_a_cold_blob_cost_the_upstream_one_get() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_notices_that_the_first_client_is_killed_half_way() {
+async fn the_other_clients_go_on_when_the_first_is_killed() {
     let _turn = Turn::of_the_big_blobs().await;
     let registry = Registry::open().await;
     let blob = Blob::random(51, SIZE);

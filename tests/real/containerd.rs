@@ -61,7 +61,7 @@ async fn ctr_pulls_from_two_registries_through_one_default_mirror() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ctr_pulls_through_mirrors_that_are_set_per_registry_and_have_a_path() {
+async fn ctr_pulls_through_a_mirror_per_registry_with_a_path() {
     let _turn = Turn::of_the_engines().await;
     let (multi, app) = (Index::new(Format::Docker, 24, &[50_000]), Image::new(Format::Oci, 26, &[60_000]));
     let (_hub, _other, forebay) = two_registries(&multi, &app).await;

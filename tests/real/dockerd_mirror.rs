@@ -35,7 +35,7 @@ fn config(registry: &Registry) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dockerd_goes_on_pulling_through_its_mirror_when_the_registry_is_gone_and_forebay_is_restarted() {
+async fn dockerd_pulls_after_an_outage_and_a_restart() {
     let _turn = Turn::of_the_engines().await;
     let tokens = TokenServer::start("somebody", "secret").await;
     let mut registry = Registry::with_tokens(&tokens).await;

@@ -38,7 +38,7 @@ fn config(registry: &Registry) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dockerd_pulls_a_second_registrys_image_with_insecure_registries() {
+async fn dockerd_pulls_a_second_registry_as_insecure() {
     let _turn = Turn::of_the_engines().await;
     let image = Image::new(Format::Docker, 10, &[200_000, 5_000]);
     let registry = second_registry(&image).await;
@@ -58,7 +58,7 @@ async fn dockerd_pulls_a_second_registrys_image_with_insecure_registries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dockerd_pulls_a_second_registrys_image_over_tls_when_it_has_the_authoritys_certificate() {
+async fn dockerd_pulls_a_second_registry_over_tls_with_its_ca() {
     let _turn = Turn::of_the_engines().await;
     let image = Image::new(Format::Oci, 11, &[200_000, 5_000]);
     let registry = second_registry(&image).await;

@@ -63,7 +63,7 @@ fn tag_of(subject: &Image) -> String {
 /// docker-registry 2.8 knows no referrers. skopeo leaves `artifactType` out of an index that it copies, so an index with
 /// types is put by hand.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_refers_to_an_image_and_its_tags_are_told_with_the_registry_and_without() {
+async fn referrers_and_tags_are_served_with_and_without_upstream() {
     let mut registry = Registry::open().await;
     let [signed, described] = [90, 91].map(|seed| Image::new(Format::Oci, seed, &[10_000]));
     let artifacts = [92, 93].map(|seed| Image::new(Format::Oci, seed, &[1_000]));

@@ -65,7 +65,7 @@ async fn used_mirror(registry: &Registry) -> Forebay {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn promtool_accepts_the_metrics_and_all_names_of_the_contract_are_there() {
+async fn promtool_accepts_all_metrics_of_the_contract() {
     let registry = Registry::open().await;
     let forebay = used_mirror(&registry).await;
     let answer = client().get(forebay.admin_url("/metrics")).send().await.expect("the admin listener answers");

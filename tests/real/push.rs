@@ -73,7 +73,7 @@ async fn docker_logs_in_pushes_all_tags_and_another_docker_pulls_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn skopeo_copies_an_index_into_a_registry_lists_its_tags_and_deletes_it() {
+async fn skopeo_copies_an_index_lists_tags_and_deletes() {
     let registry = Registry::open().await;
     let multi = Index::new(Format::Oci, 73, &[200_000, 1_000]);
     registry.pusher().index("team/source", "1", &multi).await;

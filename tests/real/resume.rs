@@ -9,7 +9,7 @@ use forebay_test_support::real::{
 const SIZE: usize = 64_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_dies_half_way_and_comes_back_costs_the_client_nothing() {
+async fn a_registry_killed_half_way_is_resumed() {
     let mut registry = Registry::open().await;
     let blob = Blob::random(60, SIZE);
     registry.store("library/big", &blob);

@@ -103,7 +103,7 @@ fn activate(home: &Path, listener: &TcpListener, admin: u16) -> Daemon {
 }
 
 #[tokio::test]
-async fn a_connection_made_while_forebay_restarts_is_answered_by_the_next_one() {
+async fn a_connection_during_a_restart_is_answered_after_it() {
     let home = TempDir::with_prefix("forebay-activated-").expect("a folder can be made");
     let (listener, admin) = (TcpListener::bind(local(0)).expect("a port is free"), free_port());
     let address = listener.local_addr().expect("it is bound");

@@ -14,7 +14,7 @@ use forebay_test_support::real::{
 };
 
 #[tokio::test]
-async fn serve_without_configuration_starts_without_any_upstream_and_says_what_to_paste() {
+async fn serve_without_configuration_prints_what_to_paste() {
     let home = TempDir::with_prefix("forebay-newcomer-").expect("a folder can be made");
     let (port, admin) = (free_port(), free_port());
     let mut command = command();

@@ -34,7 +34,7 @@ async fn a_running_response_is_finished() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_response_that_takes_too_long_is_broken_and_what_came_is_kept() {
+async fn a_drain_timeout_breaks_responses_and_keeps_parts() {
     let registry = FakeRegistry::start().await;
     let short = Duration::from_millis(200);
     let mut mirror = Mirror::build(&registry).config(|config| config.server.drain_timeout = short).start().await;
@@ -53,7 +53,7 @@ async fn a_response_that_takes_too_long_is_broken_and_what_came_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fills_that_nobody_reads_do_not_hold_up_the_end() {
+async fn downloads_without_readers_do_not_delay_the_drain() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let gate = Gate::new();

@@ -49,7 +49,7 @@ fn basic(user: &str, password: &str) -> HeaderValue {
 }
 
 #[tokio::test]
-async fn who_may_pull() {
+async fn only_listed_users_may_pull() {
     let file = Htpasswd::with(4, &[("ann", "secret"), ("bob", "pä:ss")]);
     let no_file = |anonymous| Config { anonymous, htpasswd: None, push_users: None, allow_clear_login: false };
     let (ann, bob) = (Identity::User("ann".into()), Identity::User("bob".into()));
@@ -136,7 +136,7 @@ async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_passwords_is_turned_away_and_the_next_client_is_not() {
+async fn a_flood_of_passwords_does_not_refuse_the_next_client() {
     // So costly that none is done before all have asked; each from an address and for an account of its own.
     let tries = PasswordAttempts::new(TrustedNetworks::default());
     let file = Htpasswd::with(12, &[("ann", "secret")]);

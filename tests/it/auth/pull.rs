@@ -40,7 +40,7 @@ pub fn basic(user: &str, password: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_who_has_the_password_may_pull() {
+async fn a_pull_needs_the_right_password() {
     let (registry, users) = (FakeRegistry::start().await, with_users());
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mirror = Mirror::parse(&configuration(&registry, &users, "none")).start().await;

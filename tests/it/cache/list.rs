@@ -51,7 +51,7 @@ async fn filled() -> (FakeRegistry, Mirror) {
 }
 
 #[tokio::test]
-async fn pages_are_followed_to_the_end_whichever_way_the_upstream_was_named_and_again_without_it() {
+async fn all_pages_come_by_each_name_and_without_the_upstream() {
     let (registry, mirror) = filled().await;
     let front = "/v2/fake.example";
     for _ in ["with the upstream", "without"] {
@@ -117,7 +117,7 @@ async fn an_upstream_that_cannot_answer_leaves_the_last_list() {
 }
 
 #[tokio::test]
-async fn the_next_url_is_asked_for_the_list() {
+async fn a_failing_url_leads_to_the_next_for_a_list() {
     let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
     second.offer_referrers(true);
     let subject = second.add_image("a/b", "1", &[]).manifest;
@@ -172,7 +172,7 @@ async fn a_page_in_a_lists_place_is_an_outage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_hangs_is_not_waited_for_when_there_is_a_former_list() {
+async fn a_stale_list_is_served_while_the_upstream_hangs() {
     let (registry, mirror) = filled().await;
     let good = mirror.get("/v2/a/b/tags/list").await;
     let gate = Gate::new();
@@ -201,7 +201,7 @@ async fn what_the_upstream_refuses_is_not_told_from_memory_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_the_same_at_the_same_moment_gets_the_same_answer() {
+async fn equal_requests_at_once_share_one_response() {
     let (registry, mirror) = filled().await;
     let path = "/v2/a/b/tags/list";
     // That they have come before the first is answered is likely, and no more.

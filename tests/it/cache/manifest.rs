@@ -82,7 +82,7 @@ async fn every_byte_and_the_exact_type_come_through() {
 }
 
 #[tokio::test]
-async fn a_known_digest_is_served_without_asking_anybody() {
+async fn a_cached_digest_is_served_without_the_upstream() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mut mirror = Mirror::of(&registry).await;

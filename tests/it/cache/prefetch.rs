@@ -32,7 +32,7 @@ fn asked(registry: &FakeRegistry, of: &[Digest]) -> Vec<Digest> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_gets_the_configuration_finds_the_layers_there() {
+async fn a_pulled_config_has_its_layers_prefetched() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::build(&registry).config(|config| config.cache.prefetch = 1).start().await;
     let layers = layers(3);
@@ -53,7 +53,7 @@ async fn who_gets_the_configuration_finds_the_layers_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_for_a_layer_meanwhile_joins_its_fill() {
+async fn a_client_joins_the_download_of_a_prefetched_layer() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let layers = layers(2);
@@ -73,7 +73,7 @@ async fn who_asks_for_a_layer_meanwhile_joins_its_fill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_fetched_ahead_that_nobody_wants() {
+async fn only_layers_that_clients_want_are_prefetched() {
     // Switched off; too large for the cache; a HEAD; a part; no manifest seen; a manifest of another repository.
     for case in 0..6 {
         let registry = FakeRegistry::start().await;
@@ -543,7 +543,7 @@ async fn a_layer_that_is_not_as_long_as_told_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_has_joined_a_fill_keeps_it_when_the_prefetch_gives_it_up() {
+async fn a_joined_download_outlives_its_prefetch() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let content = content(LAYER, 1);
@@ -594,7 +594,7 @@ async fn an_upstream_that_stands_still_is_in_no_other_upstreams_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_refuses_is_not_asked_for_the_rest() {
+async fn a_refusal_ends_the_prefetch_of_the_other_layers() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::build(&registry).config(|config| config.cache.prefetch = 1).start().await;
     let image = image(&registry, &layers(3));
@@ -611,7 +611,7 @@ async fn an_upstream_that_refuses_is_not_asked_for_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_layer_that_cannot_be_had_is_not_asked_for_again_and_hinders_nobody() {
+async fn a_layer_that_fails_is_not_retried_and_blocks_no_other() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::build(&registry).config(|config| config.cache.prefetch = 1).start().await;
     let layers = layers(2);
@@ -627,7 +627,7 @@ async fn a_layer_that_cannot_be_had_is_not_asked_for_again_and_hinders_nobody() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_manifest_that_was_cached_before_a_restart_is_known_too_and_a_drain_ends_all() {
+async fn a_prefetch_after_a_restart_ends_with_the_drain() {
     let registry = FakeRegistry::start().await;
     let mut mirror =
         Mirror::build(&registry).config(|config| config.server.drain_timeout = std::time::Duration::ZERO).start().await;

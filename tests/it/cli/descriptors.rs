@@ -136,7 +136,7 @@ async fn streams_passing_through_leave_descriptors_to_others() {
 }
 
 #[tokio::test]
-async fn without_descriptors_a_client_is_told_and_an_operator_answered() {
+async fn without_descriptors_clients_get_503_and_admin_answers() {
     let program = Program::serve(directory(""), "info").await;
     let before = limit_to_what_it_has(&program).await;
     let (served, refusal) = take_all(&program).await;

@@ -77,7 +77,7 @@ async fn a_token_that_came_for_the_request_and_is_refused_is_the_end() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_asks_nobody_is_asked_nothing() {
+async fn an_upstream_without_challenges_gets_no_probe() {
     let registry = FakeRegistry::start().await;
     let mirror = mirror_of(&registry).await;
     push_blob(&mirror, "team/app", b"content").await;

@@ -160,7 +160,7 @@ async fn what_the_upstream_does_not_take_is_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_leaves_in_the_middle_leaves_nothing_here_either() {
+async fn a_client_that_leaves_mid_push_leaves_no_file() {
     let registry = FakeRegistry::start().await;
     let mut mirror = mirror_of(&registry).await;
     let bytes = content(LEN, 2);
@@ -183,7 +183,7 @@ async fn a_client_that_leaves_in_the_middle_leaves_nothing_here_either() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_part_that_does_not_follow_is_passed_on_and_what_was_kept_is_given_up() {
+async fn a_chunk_out_of_order_ends_the_capture_not_the_push() {
     let registry = FakeRegistry::start().await;
     let bytes = content(LEN, 3);
     let whole = digest(&bytes);
@@ -214,7 +214,7 @@ async fn a_part_that_does_not_follow_is_passed_on_and_what_was_kept_is_given_up(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_that_goes_on_after_a_restart_is_pushed_and_not_kept() {
+async fn an_upload_across_a_restart_is_pushed_and_not_cached() {
     let registry = FakeRegistry::start().await;
     let mut mirror = mirror_of(&registry).await;
     let bytes = content(LEN, 4);
@@ -271,7 +271,7 @@ async fn a_cache_without_room_or_disk_stops_no_push() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_kept_makes_room_for_itself_within_the_size_of_the_cache() {
+async fn captured_blobs_evict_within_max_size() {
     let registry = FakeRegistry::start().await;
     let max_size = 1_500_000;
     let mirror = build(&registry).max_size(max_size).start().await;
@@ -339,7 +339,7 @@ async fn a_push_that_is_too_large_for_the_cache_evicts_nothing() {
 
 /// Whoever comes before the blob is in its place finds it there, or has the upstream asked for it, once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_pull_at_the_moment_of_the_push_get_it_whole() {
+async fn pulls_during_a_push_get_the_whole_blob() {
     let registry = FakeRegistry::start().await;
     let mut mirror = mirror_of(&registry).await;
     for seed in 100..130 {

@@ -132,7 +132,7 @@ async fn an_answer_that_was_on_its_way_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_blob_that_was_deleted_is_gone_from_its_repository_and_there_again_when_pushed() {
+async fn a_deleted_blob_is_gone_until_it_is_pushed_again() {
     let registry = FakeRegistry::start().await;
     let mirror = mirror_of(&registry).await;
     let blob = push_blob(&mirror, "team/app", b"content").await;
@@ -315,7 +315,7 @@ async fn a_tag_that_moved_by_a_head_is_not_what_it_was() {
 
 /// A client that pushes asks what is there, and leaves that out: what is cached by way of another repository is not.
 #[tokio::test]
-async fn who_pushes_is_told_what_the_repository_has_and_not_what_is_cached() {
+async fn a_pusher_sees_the_repository_and_not_the_cache() {
     let registry = FakeRegistry::start().await;
     let mut mirror = mirror_of(&registry).await;
     let image = registry.add_image("team/source", "1", &[b"layer"]);
@@ -361,7 +361,7 @@ async fn who_pushes_is_told_what_the_repository_has_and_not_what_is_cached() {
 
 /// cosign reads an image's signatures under a tag, and puts them back with its own: another client's must not be lost.
 #[tokio::test]
-async fn a_tag_of_signatures_is_asked_for_before_it_is_given() {
+async fn a_signature_tag_is_revalidated_before_it_is_served() {
     let registry = FakeRegistry::start().await;
     let mirror = mirror_of(&registry).await;
     for suffix in ["", ".sig", ".att", ".sbom"] {

@@ -120,7 +120,7 @@ async fn one_upstream_takes_pushes_and_the_other_does_not() {
 
 /// A daemon that uses forebay as its mirror must not be made to send what it has for Docker Hub.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_where_pushes_need_a_user_clients_are_asked_who_they_are() {
+async fn only_pushes_that_need_a_user_challenge() {
     let (hub, other, users) = (FakeRegistry::start().await, FakeRegistry::start().await, with_users());
     let password = users.path().join("password");
     fs::write(&password, "up-secret").unwrap();
@@ -151,7 +151,7 @@ async fn only_where_pushes_need_a_user_clients_are_asked_who_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_who_is_named_may_push() {
+async fn only_listed_users_may_push() {
     let (registry, users) = (FakeRegistry::start().await, with_users());
     write_users(&users, &[("ann", "secret"), ("ci", "machine")]);
     let password = users.path().join("password");

@@ -60,7 +60,7 @@ async fn a_client_that_leaves_leaves_nothing_and_may_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_asks_whether_to_go_on_is_told_once_the_upstream_knows_who_asks() {
+async fn a_100_continue_waits_for_the_upstream_to_authenticate() {
     let registry = FakeRegistry::start().await;
     registry.require(Auth::Bearer(Bearer::default()));
     let mirror = mirror_of(&registry).await;
@@ -131,7 +131,7 @@ async fn exchange(mirror: &Mirror, sent: &str) -> (Vec<u16>, bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_whose_content_nobody_wanted_can_be_used_again_or_its_end_is_announced() {
+async fn a_refused_body_is_drained_or_its_connection_closed() {
     let registry = FakeRegistry::start().await;
     let mirror = mirror_of(&registry).await;
     let next = "GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

@@ -105,7 +105,7 @@ async fn no_secret_is_ever_logged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_request_is_one_line_in_the_words_of_the_metrics() {
+async fn each_request_is_one_line_with_the_metric_labels() {
     let (basic_one, bearer_one) = two_that_want_passwords().await;
     let program = serving(&basic_one, &bearer_one, "info").await;
     let image = basic_one.add_image("team/app", "1", &[b"a layer"]);

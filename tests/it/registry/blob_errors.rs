@@ -61,7 +61,7 @@ async fn what_the_upstream_answers_is_passed_on_in_our_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_is_down_is_a_bad_gateway_and_what_is_cached_is_served() {
+async fn an_outage_is_a_502_and_cached_blobs_are_served() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let (cached, content) = add(&registry, 200_000, 1);
@@ -78,7 +78,7 @@ async fn an_upstream_that_is_down_is_a_bad_gateway_and_what_is_cached_is_served(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_small_blob_that_is_wrong_is_an_error_and_not_a_broken_connection() {
+async fn a_corrupt_small_blob_is_an_error_response() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 64 * 1024, 1);

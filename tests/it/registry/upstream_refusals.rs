@@ -69,7 +69,7 @@ async fn status_code_message_and_detail_of_refusals_pass() {
 }
 
 #[tokio::test]
-async fn without_a_reason_the_status_passes_with_words_of_ours() {
+async fn without_a_reason_the_status_passes_with_a_default_message() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     for (status, code) in [(406, "UNSUPPORTED"), (414, "UNSUPPORTED"), (422, "UNSUPPORTED"), (403, "DENIED")] {
@@ -107,7 +107,7 @@ async fn a_limit_is_told_with_its_reason_and_its_time() {
 }
 
 #[tokio::test]
-async fn what_is_told_is_clean_and_bounded() {
+async fn a_passed_on_reason_is_clean_and_bounded() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let long = "x".repeat(3000);
@@ -133,7 +133,7 @@ async fn what_is_told_is_clean_and_bounded() {
 
 /// Whose account forebay uses, and where the registry really is, is no client's business.
 #[tokio::test]
-async fn names_that_are_forebays_own_are_not_told() {
+async fn the_upstream_account_name_is_removed_from_messages() {
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "1", &[]);
     let directory = tempfile::tempdir().unwrap();
@@ -169,7 +169,7 @@ async fn names_that_are_forebays_own_are_not_told() {
 }
 
 #[tokio::test]
-async fn the_path_in_an_upstreams_urls_is_not_told() {
+async fn the_path_of_an_upstream_url_is_removed_from_messages() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::parse(&format!(
         "[[upstream]]\nname = \"fake.example\"\nurls = [\"{}hidden-project\"]\ndefault = true\n",
@@ -188,7 +188,7 @@ async fn the_path_in_an_upstreams_urls_is_not_told() {
 
 /// What a realm says is why, where no token is given.
 #[tokio::test]
-async fn the_words_of_a_token_realm_are_told() {
+async fn the_message_of_a_realm_reaches_the_client() {
     let (registry, users) = (FakeRegistry::start().await, with_users());
     registry.require(Auth::Bearer(Bearer::default()));
     let password = users.path().join("password");
@@ -228,7 +228,7 @@ async fn the_words_of_a_token_realm_are_told() {
 
 /// It is asked anonymously, and what it says comes as the cause of an error of forebay's own.
 #[tokio::test]
-async fn the_words_of_a_realm_without_trust_tell_no_name() {
+async fn an_untrusted_realm_passes_on_no_name() {
     let (registry, users) = (FakeRegistry::start().await, with_users());
     let realm = Some(registry.realm_at("localhost"));
     registry.require(Auth::Bearer(Bearer { realm, ..Bearer::default() }));
@@ -300,7 +300,7 @@ async fn the_refusal_of_a_push_is_clean_and_bounded() {
 
 /// There the names are the client's own.
 #[tokio::test]
-async fn a_client_whose_credentials_decide_is_told_why() {
+async fn a_client_with_its_own_credentials_gets_the_reason() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::parse(&format!(
         "[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\naccess = \"client\"\n",
@@ -356,7 +356,7 @@ async fn a_reason_in_plain_text_passes() {
 
 /// It is judged by HEAD what is a client's, and a HEAD has no words.
 #[tokio::test]
-async fn a_client_is_told_why_whatever_it_asked_for() {
+async fn each_endpoint_gives_the_reason_of_a_refusal() {
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "1", &[b"layer"]);
     let mirror = Mirror::parse(&format!(

@@ -55,7 +55,7 @@ async fn over_the_limit_a_client_is_told_so_whatever_it_speaks() {
 }
 
 #[tokio::test]
-async fn eight_hundred_silent_connections_of_one_address_stop_no_others() {
+async fn silent_connections_of_one_address_block_no_other() {
     const GET: &str = "GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let mut setup = Setup::clear().timeouts(|timeouts| timeouts.courtesy = Duration::from_millis(100));
     setup.config.max_connections = 800;
@@ -168,7 +168,7 @@ impl std::io::Write for To {
 }
 
 #[tokio::test]
-async fn who_is_sent_away_is_in_the_log() {
+async fn a_rejected_connection_is_logged() {
     const HELLO: &[u8] = &[0x16, 3, 1, 0, 0];
     const GET: &[u8] = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n";
     let certificates = Certificates::new();

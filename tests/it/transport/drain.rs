@@ -50,7 +50,7 @@ async fn running_responses_finish_and_idle_connections_close() {
 }
 
 #[tokio::test]
-async fn who_had_just_connected_is_served_before_the_end() {
+async fn a_new_connection_is_served_before_the_drain_ends() {
     let certificates = Certificates::new();
     let server = Setup::tls(&certificates).timeouts(|timeouts| timeouts.grace = Duration::from_secs(10)).start();
     let mut clear = server.connect().await;

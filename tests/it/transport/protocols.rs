@@ -125,7 +125,7 @@ async fn nonsense_gets_400_or_nothing_and_never_a_handler() {
 }
 
 #[tokio::test]
-async fn an_inherited_socket_is_used_instead_of_the_configured_address() {
+async fn an_inherited_socket_replaces_the_configured_address() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let mut setup = Setup::clear();

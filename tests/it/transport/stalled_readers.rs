@@ -42,7 +42,7 @@ async fn a_tls_client_that_stops_reading_is_cut() {
 }
 
 #[tokio::test]
-async fn an_http2_stream_that_is_not_read_is_reset_and_its_neighbours_live() {
+async fn an_unread_http2_stream_is_reset_and_the_others_go_on() {
     let server = start();
     let client = h2_client();
     let stalled = client.get(server.http(&format!("/big?{ENDLESS}"))).send().await.unwrap();

@@ -135,7 +135,7 @@ async fn an_http2_client_that_answers_no_ping_ends() {
 }
 
 #[tokio::test]
-async fn a_request_body_that_never_comes_keeps_nobody() {
+async fn a_request_body_that_never_comes_blocks_no_client() {
     let server = only(|_| {}).start();
     let answer = ends_after(&server, "POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("hello\n"), "{answer}");

@@ -35,7 +35,7 @@ async fn shows(certificates: &Certificates, server: &TestServer) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_for_new_handshakes_and_old_connections_live() {
+async fn a_new_certificate_serves_new_handshakes_only() {
     let certificates = Certificates::new();
     let (server, _) = watched(&certificates);
     let mut old = certificates.connect(&server, H1).await.unwrap();
@@ -294,7 +294,7 @@ async fn receive(tcp: &mut TcpStream, session: &mut ClientConnection) {
 
 /// Whoever takes the connection over from the handshake gets what the handshake has read too much.
 #[tokio::test]
-async fn a_request_that_comes_with_the_end_of_the_handshake_is_answered_however_much_of_it_comes() {
+async fn a_request_sent_with_the_end_of_the_handshake_is_answered() {
     let certificates = Certificates::new();
     let server = Setup::tls(&certificates).start();
     for early in [0, 3, 5, 20, usize::MAX] {

@@ -228,7 +228,7 @@ async fn a_blob_that_is_cut_on_disk_is_never_a_whole_response() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_waits_or_leaves_disturbs_nobody() {
+async fn a_client_that_waits_or_leaves_disturbs_no_other() {
     let stage = Stage::set().await;
     let len = 64 << 20;
     let (digest, content) = stage.cached(len, 5).await;

@@ -63,7 +63,7 @@ async fn an_upstream_that_ignores_the_range_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_part_must_be_the_one_that_was_asked_for() {
+async fn a_partial_response_must_have_the_requested_range() {
     let registry = FakeRegistry::start().await;
     let digest = registry.add_blob("team/app", TEN);
     let subject = Subject::of(&registry);
@@ -235,7 +235,7 @@ async fn the_head_of_a_blob_downloads_nothing() {
 }
 
 #[tokio::test]
-async fn a_head_that_finds_nothing_is_asked_again_for_one_byte() {
+async fn a_head_404_is_followed_by_a_one_byte_get() {
     let registry = FakeRegistry::start().await;
     let digest = registry.add_blob("team/app", TEN);
     let empty = registry.add_blob("team/app", &b""[..]);

@@ -26,7 +26,7 @@ fn layer(registry: &FakeRegistry) -> forebay::oci::Digest {
 }
 
 #[tokio::test]
-async fn the_first_is_asked_as_long_as_it_answers() {
+async fn the_first_url_is_used_while_it_answers() {
     let (first, second, config) = two().await;
     let subject = Subject::new(&config);
     for _ in 0..3 {
@@ -80,7 +80,7 @@ async fn an_answer_that_disappoints_is_an_answer() {
 }
 
 #[tokio::test]
-async fn a_circle_leads_to_the_second_and_blames_nobody() {
+async fn a_mirror_loop_leads_to_the_second_url() {
     let (first, second, config) = two().await;
     first.fault_times(1, When::any(), Fault::status(508));
     let subject = Subject::new(&config);

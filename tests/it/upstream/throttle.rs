@@ -10,7 +10,7 @@ use super::{MANIFEST, Subject, WHOLE, accept, kind, name, reference_of};
 use forebay_test_support::fake_registry::{FakeRegistry, Fault, Gate, When};
 
 #[tokio::test]
-async fn after_a_429_manifests_are_asked_for_one_by_one() {
+async fn after_a_429_manifests_are_requested_one_by_one() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let subject = Subject::of(&registry);

@@ -78,7 +78,7 @@ async fn fail_in_a_row(registry: &FakeRegistry, mirror: &Mirror) {
 }
 
 #[tokio::test]
-async fn a_silent_upstream_is_not_asked_for_what_is_cached() {
+async fn cached_content_needs_no_request_to_a_silent_upstream() {
     let registry = FakeRegistry::start().await;
     let images: Vec<_> = (0..5).map(|tag| registry.add_image("team/app", &tag.to_string(), &[])).collect();
     let mirror = never_trusting(&registry).await;
@@ -114,7 +114,7 @@ async fn a_silent_upstream_is_not_asked_for_what_is_cached() {
 }
 
 #[tokio::test]
-async fn a_client_with_nothing_cached_is_told_of_the_host() {
+async fn without_cached_content_the_error_names_the_host() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let named = registry.url().authority().to_owned();

@@ -26,7 +26,7 @@ fn assert_copied(folder: &Path, manifest: &Blob, parts: impl IntoIterator<Item =
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn skopeo_copies_an_index_and_its_referrer_syncs_and_deletes_them() {
+async fn skopeo_copies_syncs_and_deletes_an_index_and_referrer() {
     let world = World::new().await;
     let multi = Index::new(Format::Oci, 87, &[100_000, 1_000]);
     let signature = Referrer::of(&multi.index, b"a signature");

@@ -60,7 +60,7 @@ async fn assert_all_is_there(user: &Podman, forebay: &Forebay, image: &Image) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_is_killed_while_it_pushes_leaves_nothing_and_comes_again() {
+async fn a_client_killed_while_pushing_leaves_no_file() {
     let (hub, registry) = (Registry::open().await, Registry::open().await);
     let image = Image::new(Format::Oci, 79, &[3_000_000]);
     let user = Podman::new("");
@@ -85,7 +85,7 @@ async fn a_client_that_is_killed_while_it_pushes_leaves_nothing_and_comes_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_whose_way_to_the_registry_breaks_fails_and_succeeds_the_next_time() {
+async fn a_push_cut_on_the_way_upstream_succeeds_when_repeated() {
     let (hub, registry) = (Registry::open().await, Registry::open().await);
     let image = Image::new(Format::Oci, 80, &[3_000_000]);
     let user = Podman::new("");

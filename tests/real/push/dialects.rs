@@ -59,7 +59,7 @@ async fn forebay(internet: &Internet, dialect: &Dialect, shared: bool) -> (Progr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn docker_users_push_all_tags_to_each_registry_pull_and_delete_them() {
+async fn docker_pushes_pulls_and_deletes_at_each_registry() {
     let _turn = Turn::of_the_engines().await;
     let docker = Docker::start(json!({}), &[], &[]).await;
     let folder = TempDir::with_prefix("forebay-layer-").expect("a folder can be made");

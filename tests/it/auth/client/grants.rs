@@ -8,7 +8,7 @@ use super::*;
 use forebay_test_support::fake_registry::{Fault, Gate, Record, Server, When};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_yes_holds_for_its_time_and_costs_one_head() {
+async fn a_grant_lasts_for_its_ttl_and_costs_one_head() {
     let world = World::new().await;
     let mirror = world.mirror("").start().await;
     for path in World::pull("team/a", &world.of_ann) {
@@ -33,7 +33,7 @@ async fn a_yes_holds_for_its_time_and_costs_one_head() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_yes_that_is_too_old_is_asked_for_again_and_a_no_ends_it() {
+async fn an_expired_grant_is_renewed_and_a_refusal_ends_it() {
     let world = World::new().await;
     let mirror =
         world.mirror("access_ttl = \"0s\"").config(|config| config.cache.negative_ttl = Duration::ZERO).start().await;
@@ -87,7 +87,7 @@ async fn an_answer_that_came_late_holds_no_longer_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_an_outage_a_former_yes_holds_and_that_of_others_does_not() {
+async fn in_an_outage_only_the_clients_own_grant_holds() {
     let world = World::new().await;
     let mirror = world.mirror("access_ttl = \"0s\"\naccess_grace = \"1h\"").start().await;
     for path in World::pull("team/a", &world.of_ann) {
@@ -148,7 +148,7 @@ async fn a_refusal_of_any_shape_ends_a_right() {
 
 /// What somebody else provokes is no word about anybody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_cannot_have_a_yes_forgotten() {
+async fn another_client_cannot_end_a_grant() {
     let world = World::new().await;
     let mirror = world.mirror("access_ttl = \"0s\"\naccess_grace = \"1h\"\npush = true").start().await;
     let path = layer("team/open", &world.open);
@@ -173,7 +173,7 @@ async fn a_stranger_cannot_have_a_yes_forgotten() {
 
 /// She is told no by what is asked for otherwise than by her yes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_no_that_comes_by_another_way_ends_a_yes_too() {
+async fn a_refusal_by_another_route_ends_a_grant() {
     let world = World::new().await;
     let mirror = world.mirror("").start().await;
     let path = layer("team/a", &world.of_ann);
@@ -235,7 +235,7 @@ async fn beyond_the_grace_nothing_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_hangs_is_not_waited_for_where_a_former_yes_does() {
+async fn a_grant_answers_while_the_upstream_hangs() {
     let world = World::new().await;
     let mirror = world.mirror("access_ttl = \"0s\"").start().await;
     let path = layer("team/a", &world.of_ann);
@@ -250,7 +250,7 @@ async fn an_upstream_that_hangs_is_not_waited_for_where_a_former_yes_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_is_who_is_asked_for() {
+async fn the_upstream_sees_the_credentials_of_the_client() {
     let world = World::new().await;
     let mirror = world.mirror("").start().await;
     for (who, repository, image) in [(ANN, "team/a", &world.of_ann), (BOB, "team/b", &world.of_bob)] {

@@ -121,7 +121,7 @@ async fn none_of_these_gets_anything_of_anns() {
 
 /// The blob is on its way for her when he asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fill_is_joined_by_those_alone_who_may_read_it() {
+async fn only_clients_with_a_grant_join_a_download() {
     let world = World::new().await;
     let mirror = world.mirror("").config(|config| config.cache.negative_ttl = std::time::Duration::ZERO).start().await;
     let large: Vec<u8> = (0..1_000_000u32).map(|number| number as u8).collect();

@@ -7,7 +7,7 @@ use forebay_test_support::fake_registry::{Fault, Server, When};
 const TAGS: &str = "/v2/team/a/tags/list";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_is_for_who_was_told_it_and_in_an_outage_within_the_grace() {
+async fn a_stale_list_is_only_for_the_client_that_received_it() {
     for (grace, in_outage) in [("1h", 200), ("0s", 502)] {
         let world = World::new().await;
         let keys = format!("access_ttl = \"0s\"\naccess_grace = \"{grace}\"");
@@ -29,7 +29,7 @@ async fn a_list_is_for_who_was_told_it_and_in_an_outage_within_the_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn referrers_are_believed_for_who_was_told_them_and_no_longer_than_the_right_to_them() {
+async fn referrers_are_cached_per_client_while_its_grant_lasts() {
     for (ttl, asked) in [("1h", 1), ("0s", 3)] {
         let world = World::new().await;
         world.registry.offer_referrers(true);
@@ -90,7 +90,7 @@ async fn a_list_is_of_the_registry_at_its_urls() {
 
 /// An older registry says 404 to the path before it asks who is there; the tag is cached for who may read it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn referrers_by_their_tag_are_for_who_may_read_the_tag() {
+async fn referrers_by_tag_need_a_grant_for_the_tag() {
     let world = World::new().await;
     let subject = &world.of_ann.manifest;
     let index =

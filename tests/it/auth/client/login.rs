@@ -33,7 +33,7 @@ async fn a_login_succeeds_exactly_when_the_upstream_takes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_hosts_of_such_an_upstream_ask_who_somebody_is() {
+async fn only_hosts_of_client_upstreams_challenge() {
     let (world, hub) = (World::new().await, FakeRegistry::start().await);
     hub.add_image("library/app", "1", &[b"layer"]);
     let mirror = Mirror::parse(&format!(
@@ -114,7 +114,7 @@ async fn what_is_shown_at_one_upstreams_host_is_shown_to_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_nobody_may_pull_unnamed_the_upstreams_users_may() {
+async fn without_anonymous_pulls_upstream_users_may_pull() {
     let world = World::new().await;
     let mirror =
         world.mirror("").config(|config| config.access.anonymous = forebay::auth::Anonymous::None).start().await;
@@ -129,7 +129,7 @@ async fn where_nobody_may_pull_unnamed_the_upstreams_users_may() {
 
 /// What is shown with it is not for us to judge, so it is what was asked for that is wrong.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_names_its_digest_wrongly_is_told_so_whoever_asks() {
+async fn an_invalid_digest_is_reported_to_every_client() {
     let world = World::new().await;
     let (open, closed) = (forebay::auth::Anonymous::Pull, forebay::auth::Anonymous::None);
     for (anonymous, who, status, code) in [

@@ -99,7 +99,7 @@ async fn guesses_at_once_are_no_more_than_guesses_in_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_is_held_to_forty_guesses_and_each_account_to_sixty() {
+async fn an_address_has_40_guesses_and_an_account_60() {
     let world = World::new().await;
     let mirror = world.mirror("").start().await;
     let eve = at(&mirror, "127.0.0.1");
@@ -180,7 +180,7 @@ async fn a_password_that_was_changed_is_wrong_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_guess_whose_client_leaves_is_a_guess() {
+async fn a_guess_counts_though_its_client_leaves() {
     let world = World::new().await;
     let mirror = world.mirror("").start().await;
     let gate = Gate::new();
@@ -254,7 +254,7 @@ async fn an_upstream_that_hangs_keeps_no_login_elsewhere() {
 
 /// What is for everybody says nothing of a password.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_everybody_gets_makes_no_guess_a_password() {
+async fn public_content_confirms_no_password() {
     for auth in [Auth::Bearer(World::rules()), basic_of_ann()] {
         let world = World::new().await;
         world.registry.require(auth);
@@ -307,7 +307,7 @@ async fn whatever_refuses_a_password_counts() {
 
 /// For a wrong password the realm gives a token, too, as for no password; the registry refuses requests with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_anybody_gets_makes_no_guess_a_password() {
+async fn an_anonymous_token_confirms_no_password() {
     for refusal in [None, Some(Fault::status(403))] {
         let world = World::new().await;
         world.registry.fault(When::tokens(), realm_of_all());
@@ -333,7 +333,7 @@ async fn a_token_that_anybody_gets_makes_no_guess_a_password() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_with_a_token_that_anybody_gets_is_none() {
+async fn an_anonymous_token_is_no_login() {
     let world = World::new().await;
     world.registry.fault(When::tokens(), realm_of_all());
     let mirror = world.mirror("").start().await;

@@ -8,7 +8,7 @@ use forebay_test_support::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_push_is_the_upstreams_word() {
+async fn the_upstream_decides_which_client_may_push() {
     let world = World::new().await;
     let mirror = world.mirror("push = true").start().await;
     let content = b"pushed by ann";
@@ -45,7 +45,7 @@ async fn who_may_push_is_the_upstreams_word() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_mounted_is_read_by_who_pushes() {
+async fn a_mount_needs_a_grant_for_its_source() {
     let world = World::new().await;
     let mirror = world.mirror("push = true").start().await;
     assert_eq!(get_as(&mirror, ANN, &layer("team/a", &world.of_ann)).await.status, 200);
@@ -57,7 +57,7 @@ async fn what_is_mounted_is_read_by_who_pushes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_ann_pushed_is_kept_for_those_whom_the_upstream_gives_it_to() {
+async fn a_pushed_blob_is_cached_for_clients_with_a_grant() {
     let (world, hub) = (World::new().await, FakeRegistry::start().await);
     let private = format!("urls = [\"{}\"]\ndefault = true\naccess = \"client\"\npush = true\n", world.registry.url());
     let mirror = Mirror::parse(&format!(

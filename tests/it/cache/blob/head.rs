@@ -41,7 +41,7 @@ fn useless() -> [(&'static str, Fault); 5] {
 }
 
 #[tokio::test]
-async fn what_no_manifest_is_as_long_as_is_not_believed() {
+async fn an_impossible_manifest_length_is_not_believed() {
     for push in [false, true] {
         let no_manifests =
             [("too short", Fault::ContentLength(18)), ("too long", Fault::ContentLength((16 << 20) + 1))];
@@ -95,7 +95,7 @@ fn gets(registry: &FakeRegistry) -> Vec<Option<String>> {
 }
 
 #[tokio::test]
-async fn a_blob_whose_length_no_head_tells_is_asked_for_by_its_first_byte() {
+async fn a_head_without_a_length_is_followed_by_a_one_byte_get() {
     for push in [false, true] {
         for (name, fault) in useless() {
             let registry = FakeRegistry::start().await;
@@ -141,7 +141,7 @@ async fn only_the_empty_blob_has_no_bytes() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_there_is_so_though_its_length_cannot_be_had() {
+async fn a_head_of_a_blob_without_a_length_is_a_200() {
     let registry = FakeRegistry::start().await;
     let (digest, _) = add(&registry, 100_000, 1);
     let mirror = Mirror::of(&registry).await;

@@ -53,7 +53,7 @@ async fn a_miss_is_kept_and_is_a_hit_from_then_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_comes_while_it_is_in_flight_joins() {
+async fn a_request_during_the_download_joins_it() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 1_000_000, 1);
@@ -143,7 +143,7 @@ async fn head_never_downloads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_has_it_already_is_told_so() {
+async fn a_matching_etag_is_a_304() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 100_000, 1);

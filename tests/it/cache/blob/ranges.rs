@@ -184,7 +184,7 @@ async fn many_parts_at_once_and_the_whole_is_right() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_the_upstream_has_no_ranges_the_reader_waits_and_gets_the_right_bytes() {
+async fn without_ranges_upstream_a_range_waits_for_the_download() {
     for fault in [Fault::IgnoreRange, Fault::RefuseRange, Fault::ShiftRange(3), Fault::Header("content-range", None)] {
         let registry = FakeRegistry::start().await;
         let mirror = Mirror::of(&registry).await;
@@ -218,7 +218,7 @@ async fn a_part_that_breaks_on_its_way_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_part_leaves_undone_is_asked_for_with_patience() {
+async fn the_rest_after_a_partial_response_is_requested_with_backoff() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content, gate) = held(&registry, 4 * MIB, 64 * 1024);
@@ -242,7 +242,7 @@ async fn what_a_part_leaves_undone_is_asked_for_with_patience() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_part_of_a_blob_whose_length_nobody_says_is_all_of_it() {
+async fn a_range_of_unknown_length_returns_the_whole_blob() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 300_000, 1);
@@ -255,7 +255,7 @@ async fn a_part_of_a_blob_whose_length_nobody_says_is_all_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_written_behind_a_part_that_has_not_come_is_not_mistaken_for_the_whole_after_a_kill() {
+async fn after_a_kill_a_file_with_a_gap_is_not_a_whole_blob() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content, gate) = held(&registry, 8 * MIB, 64 * 1024);
@@ -279,7 +279,7 @@ async fn what_is_written_behind_a_part_that_has_not_come_is_not_mistaken_for_the
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_that_is_said_to_end_within_a_part_does_not_hold_anybody_up() {
+async fn a_length_that_ends_within_a_range_blocks_no_client() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content, gate) = held(&registry, 4 * MIB, 64 * 1024);
@@ -354,7 +354,7 @@ async fn a_client_of_parallel_ranges_costs_the_blob_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_parts_came_wrong_a_transfer_that_breaks_is_read_from_the_front() {
+async fn after_corrupt_ranges_a_broken_transfer_starts_over() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 2 * MIB, 1);
@@ -412,7 +412,7 @@ async fn a_part_is_fetched_after_a_page_came_in_its_place() {
 
 /// Each further request for a part would be one for the whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_sends_the_whole_is_asked_for_one_part() {
+async fn an_upstream_that_ignores_ranges_gets_one_range_request() {
     for chunked in [false, true] {
         let registry = FakeRegistry::start().await;
         let mirror = Mirror::of(&registry).await;

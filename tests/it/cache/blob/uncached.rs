@@ -165,7 +165,7 @@ async fn slow_streams_give_their_places_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_with_three_layers_each_passes_through() {
+async fn many_clients_with_three_layers_each_pass_through() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::build(&registry).max_size(MIB as u64).start().await;
     let layers: Vec<_> = (0..3).map(|seed| add(&registry, MIB + 1, seed)).collect();

@@ -38,7 +38,7 @@ async fn eight_clients_are_one_transfer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_client_leaves_half_way_and_nobody_notices() {
+async fn the_other_clients_go_on_when_the_first_leaves() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 2 * MIB, 1);
@@ -86,7 +86,7 @@ async fn all_clients_leave_and_the_blob_comes_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_leaves_before_the_head_takes_nobody_along() {
+async fn a_client_that_leaves_before_the_head_ends_no_other() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, MIB, 1);
@@ -139,7 +139,7 @@ async fn orphans_are_bounded_and_what_they_have_is_gone_on_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_for_a_fill_that_is_being_given_up_gets_the_blob() {
+async fn a_request_for_an_abandoned_download_gets_the_blob() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let gate = Gate::new();
@@ -162,7 +162,7 @@ async fn who_asks_for_a_fill_that_is_being_given_up_gets_the_blob() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_does_not_read_slows_nobody_down() {
+async fn a_client_that_does_not_read_slows_no_other() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     // More than the sockets between take.

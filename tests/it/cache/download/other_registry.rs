@@ -93,7 +93,7 @@ async fn a_registry_that_hangs_holds_up_no_other_ones_clients() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_clients_of_a_registry_that_hangs_get_their_blob_in_the_end() {
+async fn clients_of_a_hanging_registry_get_the_blob_in_the_end() {
     let two = Two::start().await;
     let (digest, content) = two.add(LEN, 1);
     let gate = Gate::new();
@@ -182,7 +182,7 @@ async fn what_a_lying_registry_left_breaks_no_other_ones_client() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_fetched_ahead_from_a_registry_that_hangs_is_no_other_ones_wait() {
+async fn a_hanging_prefetch_delays_no_other_registry() {
     let two = Two::start().await;
     let layer = content(LEN, 1);
     let of_sick = two.sick.add_image(REPOSITORY, "1", &[&layer]);

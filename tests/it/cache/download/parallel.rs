@@ -59,7 +59,7 @@ async fn assert_right(mirror: &Mirror, digest: &Digest, content: &Bytes) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_each_connection_gives_slowly_comes_over_several_and_every_byte_once() {
+async fn slow_connections_share_a_blob_and_send_each_byte_once() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = slow(&registry);
@@ -173,7 +173,7 @@ async fn connections_that_break_are_made_up_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_segment_that_came_wrong_spoils_the_blob_and_no_client_gets_it() {
+async fn a_corrupt_segment_fails_the_blob_for_every_client() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = slow(&registry);
@@ -230,7 +230,7 @@ async fn a_restart_in_the_middle_keeps_what_has_no_holes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_breaks_on_several_connections_nobody_gets_wrong_bytes() {
+async fn faults_on_several_connections_corrupt_no_response() {
     let runs = stream::iter(0..6).for_each_concurrent(2, async |seed| {
         let registry = FakeRegistry::start().await;
         let mirror = Mirror::of(&registry).await;
@@ -268,7 +268,7 @@ async fn whatever_breaks_on_several_connections_nobody_gets_wrong_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_stands_still_or_drips_does_not_hold_up_the_others() {
+async fn a_stalled_connection_does_not_delay_the_others() {
     let faults = [
         Fault::HoldBody { at: 100_000, gate: Gate::new() },
         Fault::HoldHead(Gate::new()),

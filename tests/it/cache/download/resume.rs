@@ -55,7 +55,7 @@ async fn cut_again_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_never_gets_anywhere_is_given_up_and_never_looks_like_an_end() {
+async fn an_upstream_without_progress_ends_in_a_broken_body() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, LEN, 1);
@@ -77,7 +77,7 @@ async fn an_upstream_that_never_gets_anywhere_is_given_up_and_never_looks_like_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_that_is_gone_when_the_transfer_is_resumed_breaks_the_response() {
+async fn a_404_to_a_resumed_transfer_breaks_the_response() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, LEN, 1);
@@ -167,7 +167,7 @@ async fn a_token_that_expired_meanwhile_is_renewed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signed_url_that_expired_meanwhile_is_asked_for_anew() {
+async fn an_expired_signed_url_is_requested_anew() {
     let registry = FakeRegistry::start().await;
     registry.fault(When::blobs(), Fault::Redirect { status: 307, to: To::Cdn });
     let mirror = Mirror::of(&registry).await;
@@ -210,7 +210,7 @@ async fn a_blob_without_a_length_comes_whole_and_is_cached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_length_that_is_too_long_breaks_one_response_and_the_blob_is_right() {
+async fn a_length_too_long_breaks_one_response_only() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, LEN, 1);

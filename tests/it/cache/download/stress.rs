@@ -23,7 +23,7 @@ const AT_ONCE: usize = 8;
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_breaks_nobody_gets_wrong_bytes_and_nothing_leaks() {
+async fn random_faults_corrupt_no_response_and_leak_nothing() {
     let registry = FakeRegistry::start().await;
     let mirror = Arc::new(Mirror::build(&registry).max_size(MAX_SIZE).start().await);
     let runs = stream::iter(0..RUNS).for_each_concurrent(AT_ONCE, async |seed| {

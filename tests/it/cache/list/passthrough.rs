@@ -11,7 +11,7 @@ fn answer(headers: Vec<(&'static str, &str)>, body: &str) -> Fault {
 }
 
 #[tokio::test]
-async fn a_list_of_tags_is_asked_for_each_time_with_its_query() {
+async fn each_list_of_tags_is_requested_with_its_query() {
     let two = Two::start().await;
     for tag in ["1", "2"] {
         two.team.add_image("a/b", tag, &[]);
@@ -35,7 +35,7 @@ async fn a_list_of_tags_is_asked_for_each_time_with_its_query() {
 }
 
 #[tokio::test]
-async fn the_next_page_is_asked_for_through_the_mirror() {
+async fn the_link_to_the_next_page_leads_through_the_mirror() {
     let two = Two::start().await;
     two.team.add_image("a/b", "1", &[]);
     for (link, path, through) in [
@@ -112,7 +112,7 @@ async fn referrers_and_the_catalog_are_passed_on() {
 }
 
 #[tokio::test]
-async fn what_an_upstream_refuses_is_told_in_our_words() {
+async fn an_upstream_refusal_becomes_an_error_of_forebay() {
     let two = Two::start().await;
     for (theirs, status, code) in [
         (401, 403, "DENIED"),

@@ -50,7 +50,7 @@ pub fn digests(answer: &Answer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn referrers_are_believed_for_a_while_and_asked_for_again_after_it() {
+async fn referrers_are_cached_for_their_ttl() {
     for (ttl, asked, status) in [(3600, 1, "forebay; hit"), (0, 4, "forebay; fwd=miss")] {
         let (registry, subject, path) = offering().await;
         let signature = registry.add_manifest("team/app", OCI_MANIFEST, artifact(&subject, SIGNATURE, "1"));
@@ -73,7 +73,7 @@ async fn referrers_are_believed_for_a_while_and_asked_for_again_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_who_ask_at_once_are_one_question() {
+async fn twenty_requests_for_referrers_cost_one() {
     let (registry, _, path) = offering().await;
     let mirror = Mirror::of(&registry).await;
     let gate = Gate::new();
@@ -112,7 +112,7 @@ async fn each_filter_is_a_list_of_its_own_and_the_upstream_applies_it() {
 }
 
 #[tokio::test]
-async fn pages_of_referrers_are_followed_to_the_end_and_again_without_the_upstream() {
+async fn all_pages_of_referrers_come_without_the_upstream_too() {
     let (registry, subject, path) = offering().await;
     let add =
         |number: u8| registry.add_manifest("team/app", OCI_MANIFEST, artifact(&subject, SBOM, &number.to_string()));

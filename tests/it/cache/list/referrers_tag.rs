@@ -290,7 +290,7 @@ async fn the_subject_under_its_own_tag_refers_to_nothing() {
 
 /// Two megabytes, as a name with many signatures has: read once for each filter, and given the same each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_index_is_filtered_for_all_who_ask() {
+async fn a_long_index_is_filtered_for_each_request() {
     let (registry, subject, path) = old_registry().await;
     let filler = "x".repeat(1000);
     let manifests: Vec<Value> = (0..2000)

@@ -18,7 +18,7 @@ async fn get(mirror: &Mirror, reference: impl std::fmt::Display, accept: &str) -
 }
 
 #[tokio::test]
-async fn a_tag_that_is_converted_for_some_clients_is_kept_for_each_kind_of_them() {
+async fn a_converted_tag_is_kept_for_each_class_of_accept() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let index = registry.add_manifest("team/app", OCI_INDEX, b"{\"schemaVersion\":2,\"manifests\":[]}".as_slice());
@@ -45,7 +45,7 @@ async fn a_tag_that_is_converted_for_some_clients_is_kept_for_each_kind_of_them(
 }
 
 #[tokio::test]
-async fn a_client_that_cannot_read_the_type_at_hand_has_the_upstream_asked() {
+async fn a_type_the_client_does_not_accept_is_fetched_anew() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
@@ -65,7 +65,7 @@ async fn a_client_that_cannot_read_the_type_at_hand_has_the_upstream_asked() {
 }
 
 #[tokio::test]
-async fn when_nobody_can_be_asked_a_readable_answer_for_others_is_better_than_none() {
+async fn in_an_outage_a_readable_type_of_another_class_is_served() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);

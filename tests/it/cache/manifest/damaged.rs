@@ -101,7 +101,7 @@ async fn a_digest_header_that_lies_about_a_tag_is_a_mismatch() {
 }
 
 #[tokio::test]
-async fn a_registry_that_does_not_say_the_digest_is_believed_by_the_bytes() {
+async fn without_a_digest_header_the_bytes_decide() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mirror = Mirror::of(&registry).await;

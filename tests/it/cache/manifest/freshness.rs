@@ -136,7 +136,7 @@ async fn nothing_stale_is_served_where_it_is_not_wanted() {
 }
 
 #[tokio::test]
-async fn a_tag_that_was_deleted_is_gone_for_everybody_and_for_good() {
+async fn a_deleted_tag_is_gone_for_every_client() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mut mirror = never_trusting(&registry).await;

@@ -74,7 +74,7 @@ async fn where_nothing_is_cached_no_manifest_is_an_outage() {
 }
 
 #[tokio::test]
-async fn the_next_url_is_asked_for_the_manifest() {
+async fn a_page_instead_of_a_manifest_leads_to_the_next_url() {
     let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let image = second.add_image("team/app", "1", &[b"layer"]);
     let text = format!("name = \"x.example\"\nurls = [\"{}\", \"{}\"]\ndefault = true\n", first.url(), second.url());
@@ -128,7 +128,7 @@ fn named(kind: &str, digest: &Digest, body: &str) -> Fault {
 }
 
 #[tokio::test]
-async fn the_next_url_is_asked_where_the_digest_does_not_fit() {
+async fn a_wrong_digest_leads_to_the_next_url() {
     let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let image = second.add_image("team/app", "1", &[b"layer"]);
     let text = format!("name = \"fake.example\"\nurls = [\"{}\", \"{}\"]\ndefault = true\n", first.url(), second.url());

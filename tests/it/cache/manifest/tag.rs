@@ -130,7 +130,7 @@ async fn a_changed_tag_costs_one_get() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_who_ask_at_once_are_one_head() {
+async fn twenty_requests_for_a_tag_cost_one_head() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mut mirror = Mirror::of(&registry).await;
@@ -154,7 +154,7 @@ async fn twenty_who_ask_at_once_are_one_head() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_who_ask_for_what_nobody_has_are_one_get() {
+async fn twenty_requests_for_a_missing_tag_cost_one_get() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mirror = Mirror::of(&registry).await;
@@ -175,7 +175,7 @@ async fn twenty_who_ask_for_what_nobody_has_are_one_get() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_question_outlives_who_asked_it_first() {
+async fn a_request_outlives_its_first_client() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mirror = Mirror::of(&registry).await;

@@ -256,7 +256,7 @@ async fn where_pushes_are_taken_a_head_names_what_the_upstream_has() {
 }
 
 #[tokio::test]
-async fn a_registry_whose_head_is_of_no_use_is_asked_by_get() {
+async fn a_useless_head_is_followed_by_a_get() {
     let head = || When::manifests().method(Method::HEAD);
     let faults = [
         ("HEAD is not allowed", Fault::status(405)),
@@ -280,7 +280,7 @@ async fn a_registry_whose_head_is_of_no_use_is_asked_by_get() {
 }
 
 #[tokio::test]
-async fn a_known_tag_whose_head_says_404_is_asked_for_by_get() {
+async fn a_head_404_of_a_cached_tag_is_followed_by_a_get() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mirror = never_trusting(&registry).await;
@@ -291,7 +291,7 @@ async fn a_known_tag_whose_head_says_404_is_asked_for_by_get() {
 }
 
 #[tokio::test]
-async fn a_head_of_a_tag_is_stale_when_nobody_can_be_asked() {
+async fn a_head_of_a_tag_is_stale_in_an_outage() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mut mirror = never_trusting(&registry).await;

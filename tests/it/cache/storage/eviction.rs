@@ -137,7 +137,7 @@ async fn what_was_used_longest_ago_goes_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_reads_a_blob_is_not_disturbed_by_eviction() {
+async fn eviction_does_not_disturb_a_reader() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::build(&registry).max_size(28 * MIB as u64).start().await;
     // More than the sockets between take.
@@ -164,7 +164,7 @@ async fn who_reads_a_blob_is_not_disturbed_by_eviction() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_larger_than_the_cache_streams_through_and_evicts_nothing() {
+async fn a_blob_larger_than_the_cache_evicts_nothing() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::build(&registry).max_size(MIB as u64).start().await;
     let (small, _) = add(&registry, 100_000, 1);
@@ -193,7 +193,7 @@ async fn a_blob_larger_than_the_cache_streams_through_and_evicts_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_the_file_system_must_be_left_free_everything_streams_through() {
+async fn below_min_free_every_blob_streams_uncached() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::build(&registry).config(|config| config.cache.min_free = u64::MAX / 2).start().await;
     for (seed, len) in [1, 1000, 200_000, 2 * MIB].into_iter().enumerate() {
@@ -207,7 +207,7 @@ async fn where_the_file_system_must_be_left_free_everything_streams_through() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_of_unknown_length_that_outgrows_the_cache_goes_on_without_it() {
+async fn a_blob_that_outgrows_the_cache_goes_on_uncached() {
     let registry = FakeRegistry::start().await;
     // Room is asked for in steps of 16 MiB while the length is not known.
     let mirror = Mirror::build(&registry).max_size(20 * MIB as u64).start().await;

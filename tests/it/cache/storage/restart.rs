@@ -139,7 +139,7 @@ async fn where_the_upstream_has_no_ranges_it_starts_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_left_when_the_upstream_is_down_is_still_there_afterwards() {
+async fn partial_downloads_survive_an_outage_of_the_upstream() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let (digest, content) = leave_partial(&registry, &mut mirror).await;
@@ -195,7 +195,7 @@ async fn two_mirrors_do_not_share_a_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_was_cut_while_nobody_ran_is_a_miss() {
+async fn a_file_truncated_while_stopped_is_a_miss() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 100_000, 1);

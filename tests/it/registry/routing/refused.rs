@@ -108,7 +108,7 @@ async fn what_is_no_path_of_a_registry() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_no_http_reaches_nobody() {
+async fn an_invalid_request_reaches_no_upstream() {
     let two = Two::start().await;
     for line in ["GET /v2/a b/manifests/1", "GET", "\u{1}"] {
         let answer = exchange(two.mirror.address(), line, &[]).await;

@@ -400,7 +400,7 @@ async fn a_401_is_none_to_a_password_that_the_base_takes() {
 }
 
 #[tokio::test]
-async fn a_base_that_refuses_a_password_is_asked_once() {
+async fn a_base_that_refuses_a_password_gets_one_request() {
     let registry = registry(basic_auth("se:cret")).await;
     let directory = TempDir::new().unwrap();
     let subject = Subject::new(&with_password(&registry, &directory, "wrong"));
@@ -546,7 +546,7 @@ async fn a_realm_that_denies_a_scope_may_know_the_password() {
 }
 
 #[tokio::test]
-async fn a_base_that_cannot_be_asked_refuses_no_password() {
+async fn an_unreachable_base_refuses_no_password() {
     for auth in [basic_auth("se:cret"), forbidding("se:cret")[0].clone()] {
         for outage in [Fault::Disconnect, Fault::status(503), Fault::too_many("5")] {
             let registry = registry(auth.clone()).await;
@@ -597,7 +597,7 @@ async fn a_source_without_an_entry_is_no_clients_fault() {
 
 /// Some registries say so to a token that has died.
 #[tokio::test]
-async fn an_old_token_that_is_answered_by_403_is_renewed_once_a_minute() {
+async fn a_403_to_an_old_token_renews_it_once_a_minute() {
     let registry = registry(Auth::Bearer(Bearer { expires_in: Some(43_200), ..bearer() })).await;
     let directory = TempDir::new().unwrap();
     let subject = Subject::new(&with_password(&registry, &directory, "se:cret"));

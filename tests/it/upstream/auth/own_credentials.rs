@@ -46,7 +46,7 @@ fn ok(metrics: String) -> String {
 
 /// Whatever the upstream says to it: with a base that tells whether a password is right, with one that does not, and at a realm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_polls_what_is_forbidden_stops_no_other_pull() {
+async fn polling_a_forbidden_image_stops_no_other_pull() {
     let [basic, _, bearer, _] = auths("right");
     let Auth::Bearer(bearer) = bearer else { panic!("{bearer:?}") };
     let acr = Auth::Bearer(Bearer { refuse_scope: Some("private/"), ..bearer });

@@ -31,7 +31,7 @@ fn shown_to_realm(registry: &FakeRegistry) -> usize {
 }
 
 #[tokio::test]
-async fn a_realm_on_another_host_is_asked_anonymously() {
+async fn a_realm_on_another_host_gets_no_credentials() {
     let registry = registry(true).await;
     let directory = TempDir::new().unwrap();
     let subject = Subject::new(&with_password(&registry, &directory, &[]));
@@ -124,7 +124,7 @@ async fn a_listed_realm_sees_the_credentials() {
 
 /// The password is not read anew but where it was refused.
 #[tokio::test]
-async fn a_realm_that_fails_is_asked_once_for_each_question() {
+async fn a_failing_realm_gets_one_request_per_client_request() {
     let (registry, directory) = (registry(false).await, TempDir::new().unwrap());
     let subject = Subject::new(&with_password(&registry, &directory, &["localhost"]));
     assert!(subject.manifest("team/app", "1").await.is_ok());
@@ -173,7 +173,7 @@ async fn a_realm_over_http_of_an_upstream_over_https_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_realm_that_believes_it_is_behind_no_tls_is_asked_over_tls() {
+async fn a_clear_realm_of_a_tls_registry_is_requested_over_tls() {
     let ca = TestCa::new();
     let registry = FakeRegistry::start_tls(ca.server(&["127.0.0.1"])).await;
     registry.add_image("team/app", "1", &[]);

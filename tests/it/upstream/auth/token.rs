@@ -132,7 +132,7 @@ async fn fifty_pulls_at_once_ask_for_one_token() {
 }
 
 #[tokio::test]
-async fn whoever_asks_for_the_token_may_leave() {
+async fn a_token_request_outlives_its_first_client() {
     let registry = registry(Bearer::default()).await;
     let subject = Subject::of(&registry);
     let gate = Gate::new();
@@ -145,7 +145,7 @@ async fn whoever_asks_for_the_token_may_leave() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_is_dropped_and_asked_for_once_more() {
+async fn a_refused_token_is_dropped_and_renewed_once() {
     let registry = registry(Bearer { expires_in: Some(3600), ..Bearer::default() }).await;
     let subject = Subject::of(&registry);
     assert!(subject.manifest("team/app", "1").await.is_ok());
@@ -208,7 +208,7 @@ async fn a_realm_that_refuses_is_no_outage_and_one_that_fails_is() {
 
 /// As ACR says of lists; nothing else is asked for because a challenge wants it.
 #[tokio::test]
-async fn a_token_is_asked_for_what_the_challenge_reads_beside() {
+async fn a_token_request_adds_only_scopes_for_reading() {
     for (wanted, asked) in [("metadata_read", "pull,metadata_read"), ("push", "pull")] {
         let challenge = format!(r#"Bearer realm="REALM",scope="repository:team/app:{wanted}""#);
         let registry = registry(Bearer { challenges: vec![challenge], ..Bearer::default() }).await;

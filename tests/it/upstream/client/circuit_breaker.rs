@@ -102,7 +102,7 @@ async fn a_registry_that_fails_does_not_stop_its_blobs() {
 }
 
 #[tokio::test]
-async fn while_a_host_rests_the_next_url_is_asked() {
+async fn an_open_breaker_leads_to_the_next_url() {
     let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
     second.add_image("team/app", "1", &[]);
     let subject = Subject::new(&config_of([first.url(), second.url()]));

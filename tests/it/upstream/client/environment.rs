@@ -64,7 +64,7 @@ async fn pull(credential: CredentialSource) -> Option<ErrorKind> {
 }
 
 #[tokio::test]
-async fn helpers_are_asked_for_the_upstreams_name() {
+async fn a_helper_receives_the_name_of_the_upstream() {
     if !is_second_process() {
         let directory = tempfile::TempDir::new().unwrap();
         let answer = r#"name=$(cat); echo "{\"ServerURL\":\"$name\",\"Username\":\"me\",\"Secret\":\"$name's\"}""#;
@@ -76,7 +76,7 @@ async fn helpers_are_asked_for_the_upstreams_name() {
         script(directory.path(), "docker-credential-nonsense", "echo 'hello'");
         script(directory.path(), "docker-credential-endless", "exec cat /dev/zero");
         let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
-        return again("helpers_are_asked_for_the_upstreams_name", directory.path(), &[("PATH", &path)]).await;
+        return again("a_helper_receives_the_name_of_the_upstream", directory.path(), &[("PATH", &path)]).await;
     }
     for (helper, expected) in [
         ("good", None),

@@ -176,7 +176,7 @@ async fn delete(subject: &Subject, tag: &str) {
 }
 
 #[tokio::test]
-async fn what_was_asked_before_a_change_is_no_answer_after_it() {
+async fn a_late_response_from_before_a_change_is_dropped() {
     for changed_first in [false, true] {
         let registry = FakeRegistry::start().await;
         let image = registry.add_image("team/app", "1", &[]);

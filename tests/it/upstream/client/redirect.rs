@@ -21,7 +21,7 @@ fn at_cdn(request: &Record) -> bool {
 }
 
 #[tokio::test]
-async fn every_kind_of_redirect_leads_to_the_blob_host_without_credentials() {
+async fn each_redirect_status_is_followed_without_credentials() {
     let registry = FakeRegistry::start().await;
     registry.require(Auth::Bearer(Bearer::default()));
     let digest = registry.add_blob("team/app", TEN);
@@ -135,7 +135,7 @@ async fn a_circle_ends() {
 }
 
 #[tokio::test]
-async fn addresses_that_lead_into_the_machine_or_its_cloud_are_not_dialled() {
+async fn local_and_cloud_metadata_addresses_are_not_dialled() {
     let registry = FakeRegistry::start().await;
     let digest = registry.add_blob("team/app", TEN);
     let subject = Subject::of(&registry);

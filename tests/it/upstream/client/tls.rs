@@ -12,7 +12,7 @@ use forebay_test_support::{
 const TEN: &[u8] = b"0123456789";
 
 #[tokio::test]
-async fn a_private_ca_is_trusted_where_it_is_configured_and_nowhere_else() {
+async fn a_private_ca_is_trusted_only_where_it_is_configured() {
     let ca = TestCa::new();
     let registry = FakeRegistry::start_tls(ca.server(&["127.0.0.1"])).await;
     let image = registry.add_image("team/app", "1", &[TEN]);

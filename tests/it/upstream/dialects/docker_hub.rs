@@ -64,7 +64,7 @@ async fn pulls_are_counted_and_the_last_one_says_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn a_blob_that_broke_off_is_gone_on_with_by_a_signature_of_its_own() {
+async fn a_broken_blob_resumes_with_a_new_signature() {
     let internet = Internet::of(&[HUB]).await;
     let forebay = Forebay::with(&internet, &[(&HUB, "")]).await;
     let layer = internet.image(&HUB, "library/alpine").layers[0].clone();

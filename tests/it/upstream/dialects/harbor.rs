@@ -28,7 +28,7 @@ async fn a_wrong_password() {
 }
 
 #[tokio::test]
-async fn a_token_that_died_is_answered_with_basic_and_a_new_one_is_fetched_all_the_same() {
+async fn a_basic_challenge_to_an_expired_token_renews_it() {
     let user = Some(HARBOR.users[0]);
     for (mode, user) in [(Mode::Shared, None), (Mode::Shared, user), (Mode::Client, None), (Mode::Client, user)] {
         let internet = Internet::of(&[HARBOR]).await;

@@ -30,7 +30,7 @@ async fn public() {
 }
 
 #[tokio::test]
-async fn manifests_come_from_another_host_each_time_they_are_asked_for() {
+async fn each_manifest_request_follows_its_redirect() {
     let internet = Internet::of(&[KUBERNETES]).await;
     let forebay = Forebay::with(&internet, &[(&KUBERNETES, "")]).await;
     // `pause` is no `library/pause`.

@@ -43,7 +43,7 @@ async fn a_wrong_password() {
 }
 
 #[tokio::test]
-async fn a_token_that_died_is_answered_with_another_realm_and_a_new_one_is_fetched_all_the_same() {
+async fn another_realm_for_an_expired_token_still_renews_it() {
     let user = Some(NVCR.users[0]);
     for (mode, user) in [(Mode::Shared, None), (Mode::Shared, user), (Mode::Client, None), (Mode::Client, user)] {
         let internet = Internet::of(&[NVCR]).await;

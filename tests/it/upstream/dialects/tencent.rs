@@ -23,7 +23,7 @@ async fn a_wrong_password() {
 }
 
 #[tokio::test]
-async fn two_regions_are_two_registries_though_one_name_ends_with_the_other() {
+async fn a_name_that_ends_with_another_is_its_own_registry() {
     let internet = Internet::of(&[CCR, HKCCR]).await;
     let (ccr, hkccr) = (credentials_of(&CCR), credentials_of(&HKCCR));
     let forebay = Forebay::with(&internet, &[(&CCR, &ccr), (&HKCCR, &hkccr)]).await;

@@ -85,7 +85,7 @@ async fn what_has_its_digest_is_served_whatever_its_head_says() {
 }
 
 #[tokio::test]
-async fn a_blob_that_comes_gzipped_is_decoded_where_it_does_not_fit() {
+async fn a_gzipped_blob_is_decoded_if_its_digest_differs() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     for kind in ["gzip", "x-gzip"] {
@@ -244,7 +244,7 @@ fn answer(headers: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_manifest_that_comes_gzipped_is_decoded_where_it_does_not_fit() {
+async fn a_gzipped_manifest_is_decoded_if_its_digest_differs() {
     let digest = digest_of(DOCUMENT);
     let named = format!("content-type: {MANIFEST}\r\ndocker-content-digest: {digest}\r\ncontent-encoding: gzip\r\n");
     let unnamed = format!("content-type: {MANIFEST}\r\ncontent-encoding: gzip\r\n");

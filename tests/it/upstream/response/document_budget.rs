@@ -103,7 +103,7 @@ async fn sixty_four_large_documents_are_read_at_a_time() {
 }
 
 #[tokio::test]
-async fn who_waits_too_long_for_a_turn_is_told() {
+async fn a_request_that_waits_too_long_for_a_turn_fails() {
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "1", &[]);
     let gate = Gate::new();

@@ -105,7 +105,7 @@ async fn where_nothing_is_cached_a_404_passes_and_is_not_kept() {
 }
 
 #[tokio::test]
-async fn the_next_url_is_asked_for_a_page() {
+async fn an_error_page_leads_to_the_next_url() {
     for page in pages() {
         let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
         let image = second.add_image("team/app", "1", &[b"layer"]);
@@ -163,7 +163,7 @@ async fn pages_in_the_middle_of_a_blob_are_outwaited() {
 }
 
 #[tokio::test]
-async fn a_page_is_no_word_on_referrers() {
+async fn a_page_says_nothing_about_referrers() {
     for page in pages() {
         let registry = FakeRegistry::start().await;
         let subject = registry.add_image("team/app", "1", &[]).manifest;

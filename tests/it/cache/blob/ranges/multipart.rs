@@ -208,7 +208,7 @@ async fn a_request_has_room_for_a_thousand_ranges() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parts_that_lie_far_apart_in_a_cold_blob_do_not_wait_for_all_of_it() {
+async fn distant_ranges_of_a_cold_blob_do_not_wait_for_all() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content, gate) = held(&registry, 16 * MIB, 64 * 1024);
@@ -264,7 +264,7 @@ async fn several_ranges_of_a_blob_that_is_not_cached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_whose_second_part_cannot_be_had_breaks() {
+async fn a_response_whose_second_range_fails_is_broken() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::build(&registry).max_size(MIB as u64).start().await;
     let (digest, _) = add(&registry, 4 * MIB, 1);
@@ -281,7 +281,7 @@ async fn an_answer_whose_second_part_cannot_be_had_breaks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_ranges_of_a_blob_whose_length_nobody_says_are_all_of_it() {
+async fn several_ranges_of_unknown_length_return_the_whole_blob() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 300_000, 1);
