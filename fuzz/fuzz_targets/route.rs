@@ -1,4 +1,4 @@
-//! The router: no request, whatever its path, query and Host, reaches what is not configured.
+//! The router: no path, query or Host leads to an upstream that is not configured.
 
 #![no_main]
 
@@ -6,25 +6,17 @@ use std::sync::LazyLock;
 
 use forebay::{
     route::{Routes, Target},
-    upstream::{Access, Config, CredentialSource},
+    upstream::Config,
 };
 use http::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
 
 static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     let upstream = |name: &str, hosts: &[&str]| Config {
-        name: name.into(),
-        urls: vec![format!("https://{name}").parse().expect("a name of ours makes a URL")],
-        aliases: Vec::new(),
-        hosts: hosts.iter().map(|host| host.parse().expect("a pattern of ours")).collect(),
+        hosts: hosts.iter().map(|host| host.parse().expect("a valid pattern")).collect(),
         default: name == "docker.io",
         library: name == "docker.io",
-        realms: Vec::new(),
-        ca: None,
-        credential: CredentialSource::Anonymous,
-        access: Access::Shared,
-        connections: 1,
-        push: false,
+        ..Config::new(name, vec![format!("https://{name}").parse().expect("a valid URL")])
     };
     let upstreams =
         [upstream("docker.io", &["hub.lan"]), upstream("ghcr.io", &["*:1"]), upstream("h.lan:1", &["[::1]:2"])];

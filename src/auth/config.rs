@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
+use serde::Deserialize;
+
 /// What stands in `push_users` for all client certificates; no user of htpasswd has such a name.
 pub const ANY_CERTIFICATE: &str = "certificate:*";
 
 /// The `[access]` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     pub anonymous: Anonymous,
     /// bcrypt lines; present: these users may pull.
@@ -27,8 +29,10 @@ pub struct PushUsers {
 }
 
 /// What somebody without credentials may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Anonymous {
+    #[default]
     Pull,
     None,
 }

@@ -2,6 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use super::blob::uncached_limit::MAX_THROUGH;
+use crate::transport::recipient::RATE_WINDOW;
+
 /// The `[cache]` section. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -26,6 +29,29 @@ pub struct Config {
     pub reader_window: Duration,
     /// How many blobs pass straight through at a time; few descriptors lower it. No key.
     pub max_through: u64,
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for Config {
+    /// The defaults of the configuration, in no directory: which one depends on the user.
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::new(),
+            max_size: 50 * GIB,
+            min_free: GIB,
+            manifest_memory: 64 * MIB,
+            tag_ttl: Duration::from_secs(60),
+            stale_if_error: 30 * DAY,
+            negative_ttl: Duration::from_secs(10),
+            prefetch: 3,
+            verify_every: 7 * DAY,
+            reader_window: RATE_WINDOW,
+            max_through: MAX_THROUGH,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -66,11 +66,6 @@ impl<'a> Document<'a> {
         Error { file: self.file.map(Path::to_owned), position, key: Some(key.clone()), problem }
     }
 
-    /// Whether the file says anything about `key`.
-    pub(super) fn contains(&self, key: &Key) -> bool {
-        self.span(key).is_some()
-    }
-
     /// A path as the file means it: relative to the file.
     pub(super) fn resolve(&self, path: &Path) -> PathBuf {
         match self.file.and_then(Path::parent) {

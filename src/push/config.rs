@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// The `[push]` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The key of the URLs of uploads; without one, a key is made in the state directory.
     pub key_file: Option<PathBuf>,

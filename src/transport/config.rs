@@ -1,6 +1,10 @@
 //! `[server]`: where forebay listens, and how long it waits.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::Timeouts;
 use crate::{oci::HostPattern, peer::Network};
@@ -22,6 +26,21 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// How long clients are waited for. No keys: tests shorten them.
     pub timeouts: Timeouts,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![(Ipv4Addr::LOCALHOST, 5000).into()],
+            clear_http: true,
+            max_connections: 8192,
+            drain_timeout: Duration::from_secs(30),
+            trusted_networks: Vec::new(),
+            allowed_hosts: Vec::new(),
+            tls: None,
+            timeouts: Timeouts::default(),
+        }
+    }
 }
 
 /// The `[server.tls]` section. The files are read again when they change.

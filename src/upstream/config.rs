@@ -33,13 +33,12 @@ pub struct Config {
     pub push: bool,
 }
 
-#[cfg(test)]
 impl Config {
-    /// An upstream of this name at these URLs, for tests: nothing else is said of it.
-    pub fn at(name: &str, urls: &[&str]) -> Self {
+    /// An upstream of this name at these URLs, with the defaults of all other keys.
+    pub fn new(name: impl Into<Arc<str>>, urls: Vec<Url>) -> Self {
         Self {
             name: name.into(),
-            urls: urls.iter().map(|url| url.parse().unwrap()).collect(),
+            urls,
             aliases: Vec::new(),
             hosts: Vec::new(),
             default: false,
@@ -48,9 +47,16 @@ impl Config {
             ca: None,
             credential: CredentialSource::Anonymous,
             access: Access::Shared,
-            connections: 1,
+            connections: 6,
             push: false,
         }
+    }
+
+    /// An upstream for unit tests, which downloads over one connection.
+    #[cfg(test)]
+    pub(crate) fn at(name: &str, urls: &[&str]) -> Self {
+        let urls = urls.iter().map(|url| url.parse().unwrap()).collect();
+        Self { connections: 1, ..Self::new(name, urls) }
     }
 }
 

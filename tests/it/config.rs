@@ -326,7 +326,7 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
     ("[access]\npush_users = [\"certificate:*\"]", 2, "access.push_users[0]", "server.tls.client_ca is not set"),
     ("[access]\npush_users = [\"certificate:ci\"]", 2, "access.push_users[0]", "must be a user of access.htpasswd"),
     ("[access]\nhtpasswd = \"htpasswd\"\npush_users = [\"ci\", \"ci\"]", 3, "access.push_users[1]", "twice"),
-    ("[access]\nanonymous = \"none\"", 2, "access.anonymous", "nobody could pull"),
+    ("[access]\nanonymous = \"none\"", 2, "access.anonymous", "no client could pull"),
     // Files.
     ("[server.tls]\ncertificate = \"no.crt\"\nkey = \"tls.key\"", 2, "server.tls.certificate", "no.crt: No such file"),
     ("[server.tls]\ncertificate = \"tls.crt\"\nkey = \"no.key\"", 3, "server.tls.key", "no.key: No such file"),

@@ -34,10 +34,7 @@ use std::sync::Arc;
 use forebay::{
     metrics::Metrics,
     oci::{Accept, Digest, Reference, Repository},
-    upstream::{
-        Access, BlobRange, BlobStream, Config, Context, CredentialSource, Error, ErrorKind, IsList, ReadBudget,
-        Upstream,
-    },
+    upstream::{BlobRange, BlobStream, Config, Context, Error, ErrorKind, IsList, ReadBudget, Upstream},
 };
 use http::{HeaderMap, HeaderValue, header};
 use url::Url;
@@ -105,20 +102,7 @@ fn config(registry: &FakeRegistry) -> Config {
 }
 
 fn config_of(urls: impl IntoIterator<Item = Url>) -> Config {
-    Config {
-        name: "fake.example".into(),
-        urls: urls.into_iter().collect(),
-        aliases: vec![],
-        hosts: vec![],
-        default: false,
-        library: false,
-        realms: vec![],
-        ca: None,
-        credential: CredentialSource::Anonymous,
-        access: Access::Shared,
-        connections: 6,
-        push: false,
-    }
+    Config::new("fake.example", urls.into_iter().collect())
 }
 
 fn name(repository: &str) -> Repository {

@@ -619,27 +619,14 @@ mod tests {
         cache::{Config, DiskStore, Source, Visibility},
         metrics::Metrics,
         oci::{Algorithm, Digest},
-        upstream::{self, Access, Context, CredentialSource, ReadBudget, Upstream},
+        upstream::{self, Context, ReadBudget, Upstream},
     };
 
     const MAX_SIZE: u64 = 1 << 20;
 
     fn fills(directory: &std::path::Path) -> (Downloads, Source) {
         let cache = Config { max_size: MAX_SIZE, ..Config::at(directory) };
-        let config = upstream::Config {
-            name: "registry.example".into(),
-            urls: vec!["https://registry.example".parse().unwrap()],
-            aliases: Vec::new(),
-            hosts: Vec::new(),
-            default: false,
-            library: false,
-            realms: Vec::new(),
-            ca: None,
-            credential: CredentialSource::Anonymous,
-            access: Access::Shared,
-            connections: 1,
-            push: false,
-        };
+        let config = upstream::Config::at("registry.example", &["https://registry.example"]);
         let metrics = Metrics::new().unwrap();
         let context =
             Context { metrics: metrics.clone(), via: "1.1 forebay-test".into(), budget: ReadBudget::default() };

@@ -171,13 +171,9 @@ impl Setup {
         Setup {
             config: Config {
                 listen: vec!["127.0.0.1:0".parse().unwrap()],
-                clear_http: true,
                 max_connections: 1000,
-                trusted_networks: Vec::new(),
-                allowed_hosts: Vec::new(),
                 drain_timeout: PATIENCE,
-                tls: None,
-                timeouts: Timeouts::default(),
+                ..Config::default()
             },
             timeouts: Timeouts::default(),
             tls: None,

@@ -1,15 +1,11 @@
-//! Sizes and durations as people write them.
+//! Sizes and durations as a configuration file spells them.
 
 use std::{str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
-use humantime_serde::re::humantime;
 use serde::Deserialize;
 
-pub(super) const MIB: u64 = 1 << 20;
-pub(super) const GIB: u64 = 1 << 30;
-
-/// More than this is a slip of the pen; sums of such sizes still fit an `i64`, as gauges need.
+/// A larger size is a typing error. Sums of such sizes still fit an `i64`, as gauges need.
 const MAX_SIZE: u64 = 1 << 60;
 
 /// A number of bytes: `"50 GiB"`, `"300 MB"`, or an integer.
@@ -52,7 +48,7 @@ impl Size {
     }
 }
 
-/// A length of time: `"30s"`, `"5m"`, `"30d"`, or 0.
+/// A duration: `"30s"`, `"5m"`, `"30d"`, or 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "PeriodForm")]
 pub(super) struct Period(pub Duration);
@@ -64,7 +60,7 @@ enum PeriodForm {
     Text(String),
 }
 
-/// Longer than this is a slip of the pen, and adding it to a clock could overflow.
+/// A longer duration is a typing error, and adding it to a clock could overflow.
 const MAX_PERIOD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 impl TryFrom<PeriodForm> for Period {
@@ -73,7 +69,7 @@ impl TryFrom<PeriodForm> for Period {
     fn try_from(form: PeriodForm) -> Result<Self, String> {
         let text = match form {
             PeriodForm::Number(0) => return Ok(Self(Duration::ZERO)),
-            // It says nothing of its unit.
+            // A number without a unit is refused.
             PeriodForm::Number(number) => number.to_string(),
             PeriodForm::Text(text) => text,
         };
@@ -90,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn never_may_be_written_with_and_without_a_unit() {
+    fn zero_needs_no_unit() {
         let period = |text: &str| toml::from_str::<std::collections::HashMap<String, Period>>(&format!("x = {text}"));
         for zero in ["0", "\"0\"", "\"0s\"", "\" 0d \""] {
             assert_eq!(period(zero).unwrap()["x"], Period(Duration::ZERO), "{zero}");

@@ -1,4 +1,4 @@
-//! The registries everybody uses: what a configuration file need not say about them.
+//! The well-known public registries: what a configuration file need not say about them.
 
 /// What is known of a registry by its name.
 pub(super) struct Registry {
@@ -10,10 +10,10 @@ pub(super) struct Registry {
     pub library: bool,
 }
 
-/// The one that image names without a registry mean.
+/// The registry of image names without one.
 pub(super) const DOCKER_HUB: &str = "docker.io";
 
-/// The upstreams of a forebay without any in its configuration, Docker Hub first.
+/// The upstreams of a configuration without any, Docker Hub first.
 pub(super) const WELL_KNOWN: [Registry; 10] = [
     Registry {
         name: DOCKER_HUB,
@@ -33,7 +33,7 @@ pub(super) const WELL_KNOWN: [Registry; 10] = [
     plain("dockerhub.qingcloud.com", "https://dockerhub.qingcloud.com"),
 ];
 
-/// What is known of the registry of this name, if anything is.
+/// The well-known registry of this name.
 pub(super) fn find(name: &str) -> Option<&'static Registry> {
     WELL_KNOWN.iter().find(|registry| registry.name == name)
 }

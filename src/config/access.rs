@@ -1,0 +1,106 @@
+//! `[access]`: who may pull, and who may push.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use super::{
+    document::Document,
+    error::{Error, Key},
+    paths,
+    units::Period,
+};
+use crate::{
+    auth::{ANY_CERTIFICATE, Anonymous, Config, PushUsers},
+    transport,
+};
+
+const ACCESS_TTL: Duration = Duration::from_secs(60);
+const ACCESS_GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// The keys of `[access]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Section {
+    anonymous: Anonymous,
+    htpasswd: Option<PathBuf>,
+    push_users: Option<Vec<String>>,
+    allow_clear_login: bool,
+    access_ttl: Option<Period>,
+    access_grace: Option<Period>,
+}
+
+/// How long the permission of a client holds, for upstreams that say nothing else of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClientGrants {
+    pub ttl: Duration,
+    pub grace: Duration,
+}
+
+impl Section {
+    pub(super) fn client_grants(&self) -> ClientGrants {
+        let period = |given: Option<Period>, default| given.map_or(default, |Period(period)| period);
+        ClientGrants { ttl: period(self.access_ttl, ACCESS_TTL), grace: period(self.access_grace, ACCESS_GRACE) }
+    }
+
+    /// `by_client`: an upstream authorizes clients by their own credentials.
+    pub(super) fn read(
+        self,
+        document: &Document<'_>,
+        server: &transport::Config,
+        by_client: bool,
+    ) -> Result<Config, Error> {
+        let section = Key::new("access");
+        let htpasswd =
+            self.htpasswd.map(|path| paths::readable(document, &section.field("htpasswd"), &path)).transpose()?;
+        let has_certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if self.anonymous == Anonymous::None && htpasswd.is_none() && !has_certificates && !by_client {
+            return Err(document.error(
+                &section.field("anonymous"),
+                "no client could pull: with \"none\" there must be access.htpasswd, server.tls.client_ca or an upstream \
+                 with access = \"client\"",
+            ));
+        }
+        let has_users = htpasswd.is_some();
+        let push_users = self
+            .push_users
+            .map(|names| push_users(document, &section.field("push_users"), &names, has_users, has_certificates));
+        Ok(Config {
+            anonymous: self.anonymous,
+            htpasswd,
+            push_users: push_users.transpose()?,
+            allow_clear_login: self.allow_clear_login,
+        })
+    }
+}
+
+fn push_users(
+    document: &Document<'_>,
+    key: &Key,
+    names: &[String],
+    has_users: bool,
+    has_certificates: bool,
+) -> Result<PushUsers, Error> {
+    let mut push_users = PushUsers::default();
+    for (index, name) in names.iter().enumerate() {
+        let wrong = |problem: &str| document.error(&key.item(index), problem);
+        let is_new = match &**name {
+            ANY_CERTIFICATE if !has_certificates => {
+                return Err(wrong("no client can show a certificate: server.tls.client_ca is not set"));
+            }
+            ANY_CERTIFICATE => !std::mem::replace(&mut push_users.certificates, true),
+            "" => return Err(wrong("must not be empty")),
+            name if name.contains(':') || name.chars().any(char::is_control) => {
+                return Err(wrong(
+                    "must be a user of access.htpasswd, or \"certificate:*\" for all client certificates",
+                ));
+            }
+            _ if !has_users => return Err(wrong("there is no such user: access.htpasswd is not set")),
+            name => push_users.users.insert(name.into()),
+        };
+        if !is_new {
+            return Err(wrong("is named twice"));
+        }
+    }
+    Ok(push_users)
+}

@@ -1,0 +1,40 @@
+//! `state_directory`: where keys are kept.
+//!
+//! What must hold: it is not in the cache directory, whose content may be removed at any time.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    document::Document,
+    error::{Error, Key},
+    paths,
+};
+
+/// The directory that the file names, or the user's own; `None`: nothing needs one.
+pub(super) fn read(
+    document: &Document<'_>,
+    configured: Option<PathBuf>,
+    cache: &Path,
+    is_needed: bool,
+) -> Result<Option<PathBuf>, Error> {
+    let key = Key::new("state_directory");
+    let is_configured = configured.is_some();
+    let directory = match configured {
+        Some(path) if path.as_os_str().is_empty() => return Err(document.error(&key, "must not be empty")),
+        Some(path) => Some(document.resolve(&path)),
+        None => paths::default_directory(paths::Purpose::State),
+    };
+    match directory {
+        // A mirror that keeps no keys does not need the default directory.
+        Some(directory) if directory.starts_with(cache) && !is_configured && !is_needed => Ok(None),
+        Some(directory) if directory.starts_with(cache) => {
+            Err(document
+                .error(&key, format!("must not be in the cache directory, {}: keys are no cache", cache.display())))
+        }
+        None if is_needed => Err(document.error(
+            &key,
+            "must be given, or push.key_file: this user has no home directory, and pushes need a key that is kept",
+        )),
+        directory => Ok(directory),
+    }
+}
