@@ -142,7 +142,7 @@ impl App {
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let handler = Arc::new(Handler {
             table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym, &budget)?),
-            access: ArcSwap::from_pointee(AccessControl::load(&config.access)?.trusting(trusted.clone())),
+            access: Arc::new(ArcSwap::from_pointee(AccessControl::load(&config.access)?.trusting(trusted.clone()))),
             lists: Lists::new(&config.cache, manifests.clone(), tasks.clone(), end.clone()),
             manifests,
             blobs: BlobCache::new(
@@ -183,8 +183,7 @@ impl App {
         if let Some(tls) = &tls {
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
         }
-        let of_now = handler.clone();
-        tasks.spawn(auth::watch(move || of_now.access.load_full(), metrics.clone(), end.clone()));
+        tasks.spawn(auth::watch(handler.access.clone(), metrics.clone(), end.clone()));
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         let hosts = admin_hosts.clone();
         tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), hosts, end.clone()));

@@ -1,53 +1,39 @@
 //! Passwords that were verified lately, so that a pull of a hundred requests costs one bcrypt.
 //!
-//! Neither password nor bcrypt hash is kept, but a hash under a key that is made at random and never leaves this
-//! value: who reads the memory cannot try passwords against it faster than against the key.
+//! Neither the password nor its bcrypt hash is kept, but a [keyed hash](HashKey).
 
 use std::{num::NonZeroUsize, sync::Arc};
 
 use lru::LruCache;
-use sha2::{Digest as _, Sha256};
 
-/// Users (or machines with several passwords) remembered at once; the least recent is asked again.
-const REMEMBERED: NonZeroUsize = match NonZeroUsize::new(1024) {
+use crate::keyed_hash::HashKey;
+
+/// How many users (or machines with several passwords) are remembered; the least recently used is verified again.
+const MAX_ENTRIES: NonZeroUsize = match NonZeroUsize::new(1024) {
     Some(n) => n,
     None => NonZeroUsize::MIN,
 };
 
 pub(super) struct PasswordCache {
-    /// `None` when there is no randomness to be had: then nothing is remembered.
-    key: Option<[u8; 32]>,
+    /// `None` if the system has no random numbers: then nothing is remembered.
+    key: Option<HashKey>,
     users: LruCache<[u8; 32], Arc<str>>,
 }
 
 impl PasswordCache {
     pub(super) fn new() -> PasswordCache {
-        let mut key = [0; 32];
-        let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
-        let key = random.fill(&mut key).is_ok().then_some(key);
-        PasswordCache { key, users: LruCache::new(REMEMBERED) }
+        PasswordCache { key: HashKey::generate().ok(), users: LruCache::new(MAX_ENTRIES) }
     }
 
     pub(super) fn get(&mut self, user: &str, password: &[u8]) -> Option<Arc<str>> {
-        let hash = self.hash(user, password)?;
+        let hash = self.key.as_ref()?.hash(user, password);
         self.users.get(&hash).cloned()
     }
 
     pub(super) fn insert(&mut self, password: &[u8], user: Arc<str>) {
-        if let Some(hash) = self.hash(&user, password) {
-            self.users.put(hash, user);
+        if let Some(key) = &self.key {
+            self.users.put(key.hash(&user, password), user);
         }
-    }
-
-    /// The key stands before the message and no hash leaves this file, so that SHA-256's length extension is of no
-    /// use. The length tells `ann` + `b:c` from `ann:b` + `c`.
-    fn hash(&self, user: &str, password: &[u8]) -> Option<[u8; 32]> {
-        let hash = Sha256::new()
-            .chain_update(self.key?)
-            .chain_update((user.len() as u64).to_be_bytes())
-            .chain_update(user)
-            .chain_update(password);
-        Some(hash.finalize().into())
     }
 }
 
@@ -56,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_very_pair_is_remembered() {
+    fn only_the_same_name_and_password_are_found() {
         let mut verified = PasswordCache::new();
         verified.insert(b"secret", "ann".into());
         assert_eq!(verified.get("ann", b"secret").as_deref(), Some("ann"));
@@ -67,9 +53,9 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_is_forgotten() {
+    fn the_least_recently_used_is_forgotten() {
         let mut verified = PasswordCache::new();
-        for n in 0..=REMEMBERED.get() {
+        for n in 0..=MAX_ENTRIES.get() {
             verified.insert(b"secret", n.to_string().into());
         }
         assert_eq!(verified.get("0", b"secret"), None);

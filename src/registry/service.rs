@@ -53,7 +53,7 @@ pub struct Table {
 /// Answers every request of the registry's listeners.
 pub struct Handler {
     pub table: ArcSwap<Table>,
-    pub access: ArcSwap<AccessControl>,
+    pub access: Arc<ArcSwap<AccessControl>>,
     /// What upstreams said of their clients.
     pub proofs: Grants,
     /// Passwords that are tried.

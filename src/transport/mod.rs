@@ -40,7 +40,7 @@ pub use self::{
     config::{Config, TlsConfig},
     recipient::Recipient,
     timeouts::Timeouts,
-    tls::{PreparedTls, ReloadableTls, Reloaded, TlsError},
+    tls::{PreparedTls, ReloadableTls, TlsError},
     zero_copy::queue::SendQueue,
 };
 use crate::{

@@ -16,8 +16,6 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use parking_lot::Mutex;
-
 use arc_swap::ArcSwap;
 use rustls::{
     CertificateError, RootCertStore, ServerConfig,
@@ -35,14 +33,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::TlsConfig;
-use crate::{metrics::Metrics, repeated_error::RepeatedError, small_file};
+use crate::{
+    file_watch::{self, Changed, Fingerprint, POLL_INTERVAL},
+    metrics::Metrics,
+    small_file,
+};
 
 /// The longest file of a certificate, its chain, a key or a CA, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
-
-/// How often the files are looked at. Their content is compared, which works where notifications do not: NFS, and the
-/// symbolic links that Kubernetes and certbot swap.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// Why certificates cannot be used. Each names the file.
 #[derive(Debug, thiserror::Error)]
@@ -73,22 +71,9 @@ pub enum TlsError {
     Setup { source: rustls::Error },
 }
 
-/// What looking at the files found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reloaded {
-    Changed,
-    Unchanged,
-}
-
 /// A cheap handle on the TLS configuration of now.
 #[derive(Clone)]
-pub struct ReloadableTls(Arc<TlsInner>);
-
-struct TlsInner {
-    current: ArcSwap<Loaded>,
-    /// One reload at a time, so that an older reading never replaces a newer one.
-    reloading: Mutex<()>,
-}
+pub struct ReloadableTls(Arc<ArcSwap<Loaded>>);
 
 /// Files that were read and found good, for [`ReloadableTls::replace`].
 pub struct PreparedTls(Loaded);
@@ -101,9 +86,6 @@ struct Loaded {
     leaf: CertificateDer<'static>,
     server: Arc<ServerConfig>,
 }
-
-/// SHA-256 of all files: equal when nothing changed.
-type Fingerprint = [u8; 32];
 
 /// The files as they were at one time.
 struct Files {
@@ -120,7 +102,7 @@ impl ReloadableTls {
         if let Err(error) = loaded.is_of_now() {
             warn!(%error, "clients that verify it will refuse this server");
         }
-        Ok(ReloadableTls(Arc::new(TlsInner { current: ArcSwap::from_pointee(loaded), reloading: Mutex::new(()) })))
+        Ok(ReloadableTls(Arc::new(ArcSwap::from_pointee(loaded))))
     }
 
     /// Reads files that may be others than those in use, and changes nothing yet. Blocks on files.
@@ -144,79 +126,74 @@ impl ReloadableTls {
     /// # Errors
     /// When the certificate is another one and not valid now.
     pub fn may_become(&self, PreparedTls(loaded): &PreparedTls) -> Result<(), TlsError> {
-        if loaded.fingerprint == self.0.current.load().fingerprint { Ok(()) } else { loaded.is_of_now() }
+        if loaded.fingerprint == self.0.load().fingerprint { Ok(()) } else { loaded.is_of_now() }
     }
 
     /// Uses what was prepared from now on; its files are those that [`ReloadableTls::watch`] looks at.
     pub fn replace(&self, PreparedTls(mut loaded): PreparedTls) {
-        let _one = self.0.reloading.lock();
-        let current = self.0.current.load();
+        let current = self.0.load();
         if loaded.fingerprint == current.fingerprint {
             // The tickets that were given out stay good.
             loaded.server = current.server.clone();
         }
-        self.0.current.store(Arc::new(loaded));
-    }
-
-    /// Reads the files again. Handshakes that begin after it see the new value; connections stay. Blocks on files.
-    ///
-    /// # Errors
-    /// As [`ReloadableTls::check`]; the old value is kept.
-    pub fn reload(&self) -> Result<Reloaded, TlsError> {
-        // The lock guards no data: a panic of another holder left nothing half done.
-        let _one = self.0.reloading.lock();
-        let current = self.0.current.load();
-        let files = Files::read(&current.config)?;
-        if files.fingerprint() == current.fingerprint {
-            return Ok(Reloaded::Unchanged);
-        }
-        let loaded = files.load(&current.config)?;
-        loaded.is_of_now()?;
-        self.0.current.store(Arc::new(loaded));
-        Ok(Reloaded::Changed)
+        self.0.store(Arc::new(loaded));
     }
 
     /// What the next handshake uses.
     pub fn acceptor_config(&self) -> Arc<ServerConfig> {
-        self.0.current.load().server.clone()
+        self.0.load().server.clone()
     }
 
-    /// Looks at the files every few seconds until `shutdown`.
+    /// Uses new files when they change, until `shutdown`. Handshakes that begin afterwards use them; connections stay.
     pub async fn watch(self, metrics: Metrics, shutdown: CancellationToken) {
-        self.watch_every(LOOK, metrics, shutdown).await;
+        self.watch_every(POLL_INTERVAL, metrics, shutdown).await;
     }
 
-    /// As [`ReloadableTls::watch`], with an interval of one's own.
+    /// As [`ReloadableTls::watch`], with another interval.
     pub async fn watch_every(self, interval: Duration, metrics: Metrics, shutdown: CancellationToken) {
-        let mut trouble = RepeatedError::default();
-        while tokio::time::timeout(interval, shutdown.cancelled()).await.is_err() {
-            let tls = self.clone();
-            let reload = tokio::task::spawn_blocking(move || tls.reload()).await;
-            match reload {
-                Ok(Ok(Reloaded::Unchanged)) => trouble.over(),
-                Ok(Ok(Reloaded::Changed)) => {
-                    trouble.over();
+        let watched = self.clone();
+        let read = move || {
+            let current = watched.0.load_full();
+            let changed = current.load_changed()?;
+            Ok(changed.map(|Changed { fingerprint, content }| Changed {
+                fingerprint,
+                content: (Arc::new(content), current.clone()),
+            }))
+        };
+        file_watch::watch(interval, shutdown, read, |read: Result<_, TlsError>| match read {
+            Ok((changed, current)) => {
+                // A reload of the configuration that came between has read the files itself.
+                let replaced = self.0.compare_and_swap(&current, changed);
+                if Arc::ptr_eq(&replaced, &current) {
                     metrics.reload("tls", true);
-                    let certificate = self.0.current.load().config.certificate.clone();
-                    info!(certificate = %certificate.display(), "the new certificate is in use");
+                    info!(certificate = %current.config.certificate.display(), "the new certificate is in use");
                 }
-                Ok(Err(failure)) => {
-                    if trouble.is_news(&failure) {
-                        metrics.reload("tls", false);
-                        error!(
-                            error = &failure as &dyn std::error::Error,
-                            "the new certificate is not usable; the old one stays in use"
-                        );
-                    }
-                }
-                // The runtime is ending, and this task with it.
-                Err(_) => return,
             }
-        }
+            Err(failure) => {
+                metrics.reload("tls", false);
+                error!(
+                    error = &failure as &dyn std::error::Error,
+                    "the new certificate is not usable; the old one stays in use"
+                );
+            }
+        })
+        .await;
     }
 }
 
 impl Loaded {
+    /// Reads the files again; `None` if they are those in use. Blocks.
+    fn load_changed(&self) -> Result<Option<Changed<Loaded>>, TlsError> {
+        let files = Files::read(&self.config)?;
+        let fingerprint = files.fingerprint();
+        if fingerprint == self.fingerprint {
+            return Ok(None);
+        }
+        let loaded = files.load(&self.config)?;
+        loaded.is_of_now()?;
+        Ok(Some(Changed { fingerprint, content: loaded }))
+    }
+
     /// Whether the certificate is valid at this time. Those behind it in the file are not looked at: a chain may end in a
     /// root that has expired and that no client needs.
     fn is_of_now(&self) -> Result<(), TlsError> {

@@ -2,7 +2,7 @@
 //!
 //! What must hold: a client's password lives no longer than its requests and what was begun for them, is never printed,
 //! and is never a key of anything: what is remembered of an asker is a hash of name and password, under a key that
-//! is made at random for each process and never leaves this file.
+//! is random for each process: see [`HashKey`].
 
 use std::{
     fmt,
@@ -14,9 +14,9 @@ use std::{
 
 use parking_lot::Mutex;
 
-use aws_lc_rs::{hmac, rand::SystemRandom};
-
 use super::auth::credential::{Credential, Secret};
+use crate::keyed_hash::HashKey;
+pub use crate::keyed_hash::NoRandomSource;
 
 /// Who asks, as far as it makes a difference to what is remembered: nobody by name, or whoever has this name and password.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,29 +112,18 @@ impl fmt::Debug for ClientCredential {
 }
 
 /// What askers are told apart by.
-pub struct PrincipalKey(hmac::Key);
-
-/// There is no randomness to be had.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("cannot make a random key")]
-pub struct NoRandomSource;
+pub struct PrincipalKey(HashKey);
 
 impl PrincipalKey {
     /// # Errors
     /// When the system has no random numbers.
     pub fn generate() -> Result<Self, NoRandomSource> {
-        hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map(Self).map_err(|_| NoRandomSource)
+        HashKey::generate().map(Self)
     }
 
     /// A name and a password as a client sent them.
     pub fn credential(&self, username: String, password: String) -> Arc<ClientCredential> {
-        let mut context = hmac::Context::with_key(&self.0);
-        // The length tells `ann` + `b:c` from `ann:b` + `c`.
-        context.update(&(username.len() as u64).to_be_bytes());
-        context.update(username.as_bytes());
-        context.update(password.as_bytes());
-        let mut hash = [0; 32];
-        hash.copy_from_slice(context.sign().as_ref());
+        let hash = self.0.hash(&username, password.as_bytes());
         let credential = Credential::Password { username, password: Secret::new(password) };
         Arc::new(ClientCredential {
             asker: Principal(Some(hash)),
