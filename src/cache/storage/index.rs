@@ -4,118 +4,35 @@
 //! bounded with everything in flight. The index *names* victims; the store unlinks them.
 //! An object that is being read is never named: unlinking an open file frees nothing.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+mod key;
+mod overhead;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 
 use lru::LruCache;
 
+pub use self::{
+    key::{CompactKey, IndexKey},
+    overhead::Overhead,
+};
 use crate::{
-    cache::{ContentKey, ObjectKind, Visibility, storage::tag_record::TagKey},
-    oci::{AcceptClass, Algorithm, Digest, sha256_of_hex},
+    cache::{ObjectKind, storage::tag_record::TagKey},
+    oci::AcceptClass,
 };
 
 /// What file systems allocate in: a file's last block is paid for whole, and a directory takes one at least.
 pub const BLOCK: u64 = 4096;
+/// What a file of `len` bytes takes on disk. An upstream may claim any length: the sum stops at the largest.
+pub const fn allocated(len: u64) -> u64 {
+    len.div_ceil(BLOCK).saturating_mul(BLOCK)
+}
+
 /// What was used within so many minutes stays when room is made for what no client has asked for.
 const MIN_IDLE: u32 = 60;
 /// How many such objects are passed over before there is no room.
 const MAX_PASSED_OVER: usize = 4096;
-
-/// One object on disk.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum IndexKey {
-    Blob(ContentKey),
-    Manifest(ContentKey),
-    Tag(TagKey),
-    /// What a broken fill left in `tmp/`, for the next fill of this blob to go on with.
-    Partial(ContentKey),
-}
-
-impl IndexKey {
-    pub fn kind(&self) -> ObjectKind {
-        match self {
-            Self::Blob(_) => ObjectKind::Blob,
-            Self::Manifest(_) => ObjectKind::Manifest,
-            Self::Tag(_) => ObjectKind::Tag,
-            Self::Partial(_) => ObjectKind::Partial,
-        }
-    }
-}
-
-/// A key as the index holds it, millions at once: a sha256 digest is its 32 bytes, without an allocation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CompactKey(Compact);
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Compact {
-    Blob(Visibility, [u8; 32]),
-    Manifest(Visibility, [u8; 32]),
-    Partial(Visibility, [u8; 32]),
-    /// Tags, and digests of other algorithms: there are few of them.
-    Other(Box<IndexKey>),
-}
-
-impl CompactKey {
-    /// Of a file below `blobs/` or `manifests/`, by its name; `None` when it is no digest's.
-    pub fn of_file(visibility: Visibility, kind: ObjectKind, algorithm: Algorithm, name: &str) -> Option<Self> {
-        if algorithm == Algorithm::Sha256 {
-            let hash = sha256_of_hex(name)?;
-            match kind {
-                ObjectKind::Blob => return Some(Self(Compact::Blob(visibility, hash))),
-                ObjectKind::Manifest => return Some(Self(Compact::Manifest(visibility, hash))),
-                ObjectKind::Tag | ObjectKind::Partial => return None,
-            }
-        }
-        let digest: Digest = format!("{}:{name}", algorithm.as_str()).parse().ok()?;
-        match kind {
-            ObjectKind::Blob => Some(Self::from(&IndexKey::Blob(visibility.key(&digest)))),
-            ObjectKind::Manifest => Some(Self::from(&IndexKey::Manifest(visibility.key(&digest)))),
-            ObjectKind::Tag | ObjectKind::Partial => None,
-        }
-    }
-
-    fn tag(&self) -> Option<&TagKey> {
-        match &self.0 {
-            Compact::Other(key) => match &**key {
-                IndexKey::Tag(tag) => Some(tag),
-                IndexKey::Blob(_) | IndexKey::Manifest(_) | IndexKey::Partial(_) => None,
-            },
-            Compact::Blob(..) | Compact::Manifest(..) | Compact::Partial(..) => None,
-        }
-    }
-
-    fn kind(&self) -> ObjectKind {
-        match &self.0 {
-            Compact::Blob(..) => ObjectKind::Blob,
-            Compact::Manifest(..) => ObjectKind::Manifest,
-            Compact::Partial(..) => ObjectKind::Partial,
-            Compact::Other(key) => key.kind(),
-        }
-    }
-
-    pub fn key(&self) -> IndexKey {
-        match &self.0 {
-            Compact::Blob(visibility, hash) => IndexKey::Blob(visibility.key(&Digest::from_sha256(hash))),
-            Compact::Manifest(visibility, hash) => IndexKey::Manifest(visibility.key(&Digest::from_sha256(hash))),
-            Compact::Partial(visibility, hash) => IndexKey::Partial(visibility.key(&Digest::from_sha256(hash))),
-            Compact::Other(key) => IndexKey::clone(key),
-        }
-    }
-}
-
-impl From<&IndexKey> for CompactKey {
-    fn from(key: &IndexKey) -> Self {
-        let compact = match key {
-            IndexKey::Blob(id) => id.digest.sha256().map(|hash| Compact::Blob(id.visibility, hash)),
-            IndexKey::Manifest(id) => id.digest.sha256().map(|hash| Compact::Manifest(id.visibility, hash)),
-            IndexKey::Partial(id) => id.digest.sha256().map(|hash| Compact::Partial(id.visibility, hash)),
-            IndexKey::Tag(_) => None,
-        };
-        Self(compact.unwrap_or_else(|| Compact::Other(Box::new(key.clone()))))
-    }
-}
 
 struct IndexEntry {
     len: u64,
@@ -150,18 +67,10 @@ pub struct LruIndex {
     reserved: u64,
     /// The part of them that is on disk already.
     written: u64,
-    /// Bytes of directories, and of the files that say whose they are.
-    overhead: u64,
-    /// The directories that take more than a block.
-    large_directories: HashMap<PathBuf, u64>,
+    overhead: Overhead,
     totals: [Totals; ObjectKind::EVERY.len()],
     /// The classes of clients that a tag has records for; the key's own class says nothing.
     classes: HashMap<TagKey, Vec<AcceptClass>>,
-}
-
-/// What a file of `len` bytes takes on disk. An upstream may claim any length: the sum stops at the largest.
-pub const fn allocated(len: u64) -> u64 {
-    len.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
 impl LruIndex {
@@ -174,8 +83,7 @@ impl LruIndex {
             pinned: 0,
             reserved: 0,
             written: 0,
-            overhead: 0,
-            large_directories: HashMap::new(),
+            overhead: Overhead::default(),
             totals: Default::default(),
             classes: HashMap::new(),
         }
@@ -215,7 +123,7 @@ impl LruIndex {
 
     /// Bytes on disk and promised.
     pub fn total(&self) -> u64 {
-        self.used + self.reserved + self.overhead
+        self.used + self.reserved + self.overhead.bytes()
     }
 
     pub fn totals(&self, kind: ObjectKind) -> Totals {
@@ -232,35 +140,12 @@ impl LruIndex {
     }
 
     /// Bytes that are no object's.
-    pub fn overhead(&self) -> u64 {
-        self.overhead
+    pub fn overhead(&self) -> &Overhead {
+        &self.overhead
     }
 
-    /// A file that is no object was found.
-    pub fn add_other(&mut self, len: u64) {
-        self.overhead += allocated(len);
-    }
-
-    /// A directory was made, or found.
-    pub fn add_directory(&mut self) {
-        self.overhead += BLOCK;
-    }
-
-    /// A directory takes this many bytes now: one of many names takes more than a block.
-    pub fn measure_directory(&mut self, path: &Path, bytes: u64) {
-        let bytes = allocated(bytes);
-        let before = if bytes > BLOCK {
-            self.large_directories.insert(path.to_owned(), bytes)
-        } else {
-            self.large_directories.remove(path)
-        };
-        self.overhead = (self.overhead + bytes.max(BLOCK)).saturating_sub(before.unwrap_or(BLOCK));
-    }
-
-    /// A directory is gone.
-    pub fn remove_directory(&mut self, path: &Path) {
-        let bytes = self.large_directories.remove(path).unwrap_or(BLOCK);
-        self.overhead = self.overhead.saturating_sub(bytes);
+    pub fn overhead_mut(&mut self) -> &mut Overhead {
+        &mut self.overhead
     }
 
     /// Adds an object as the most recently used; one that is there already is only touched.
@@ -455,316 +340,5 @@ impl LruIndex {
     pub fn release(&mut self, bytes: u64, written: u64) {
         self.reserved = self.reserved.saturating_sub(bytes);
         self.written = self.written.saturating_sub(written).min(self.reserved);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::oci::Algorithm;
-
-    fn blob(number: u8) -> IndexKey {
-        IndexKey::Blob(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &[number])))
-    }
-
-    const PLENTY: u64 = u64::MAX / 4;
-
-    #[test]
-    fn the_classes_of_a_tag_are_those_that_have_a_record() {
-        let of = |tag: &str, class: &str| {
-            TagKey::from_path(Visibility::Shared, std::path::Path::new(&format!("u/team/app/{tag}@{class}"))).unwrap()
-        };
-        let mut index = LruIndex::new(4 * BLOCK);
-        for key in [of("1", "01"), of("1", "02"), of("2", "01"), of("1", "02")] {
-            index.insert(IndexKey::Tag(key), 10);
-        }
-        assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "01"), of("1", "02")]);
-        index.forget(&IndexKey::Tag(of("1", "01")));
-        assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "02")]);
-        // Of more than are kept those go that were used the longest time ago, and never the one that is there anew.
-        for (minute, class) in [(30, "04"), (10, "05"), (20, "06")] {
-            index.set_minute(minute);
-            index.insert(IndexKey::Tag(of("3", class)), 10);
-        }
-        assert_eq!(index.surplus_classes(&of("3", "06"), 3), []);
-        assert_eq!(index.surplus_classes(&of("3", "06"), 2), [of("3", "05")]);
-        assert_eq!(index.surplus_classes(&of("3", "05"), 1), [of("3", "06"), of("3", "04")]);
-        for class in ["04", "05", "06"] {
-            index.forget(&IndexKey::Tag(of("3", class)));
-        }
-        // Evicted: nothing is left of it.
-        assert_eq!(index.reserve(4 * BLOCK, PLENTY).unwrap().len(), 2);
-        assert!(index.tag_classes(&of("1", "80")).is_empty() && index.classes.is_empty());
-    }
-
-    #[test]
-    fn a_directory_of_many_names_counts_as_the_blocks_it_has() {
-        let (mut index, path) = (LruIndex::new(100 * BLOCK), Path::new("/cache/tags/u/app"));
-        index.add_other(30);
-        index.add_directory();
-        for (bytes, blocks) in [(0, 2), (BLOCK, 2), (5 * BLOCK, 6), (5 * BLOCK, 6), (7 * BLOCK, 8), (512, 2)] {
-            index.measure_directory(path, bytes);
-            assert_eq!((index.total(), index.overhead()), (blocks * BLOCK, blocks * BLOCK), "{bytes} bytes");
-        }
-        index.measure_directory(path, 9 * BLOCK);
-        index.remove_directory(path);
-        assert_eq!((index.overhead(), index.large_directories.len()), (BLOCK, 0));
-    }
-
-    #[test]
-    fn the_least_recently_used_goes_first_and_no_more_than_needed() {
-        let mut index = LruIndex::new(4 * BLOCK);
-        for number in 0..4 {
-            index.insert(blob(number), BLOCK);
-        }
-        index.insert(blob(0), BLOCK);
-        assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK), (blob(2), BLOCK)]));
-        assert_eq!(index.total(), 4 * BLOCK);
-        assert!(index.contains(&blob(0)) && index.contains(&blob(3)));
-    }
-
-    #[test]
-    fn what_no_client_used_goes_first_until_one_does() {
-        for is_used in [false, true] {
-            let mut index = LruIndex::new(3 * BLOCK);
-            for number in 0..2 {
-                index.insert(blob(number), BLOCK);
-            }
-            index.insert_unused(blob(2), BLOCK);
-            if is_used {
-                index.pin(&blob(2));
-                index.unpin(&blob(2));
-            }
-            let first = if is_used { 0 } else { 2 };
-            assert_eq!(index.reserve(BLOCK, PLENTY), Ok(vec![(blob(first), BLOCK)]));
-        }
-    }
-
-    #[test]
-    fn room_ahead_is_made_of_what_was_idle_for_an_hour() {
-        // When each was used last, the oldest first; now; what goes for one block and for two.
-        for (used, now, one, two) in [
-            ([100, 100, 100], 159, None, None),
-            ([99, 100, 100], 159, Some(0), None),
-            ([99, 99, 100], 159, Some(0), Some([0, 1])),
-            // After the clock was set back.
-            ([100, 100, 100], 50, None, None),
-        ] {
-            for (blocks, expected) in [(1, one.map(|one| vec![one])), (2, two.map(|two| two.to_vec()))] {
-                let mut index = LruIndex::new(3 * BLOCK);
-                for (number, minute) in (0..).zip(used) {
-                    index.set_minute(minute);
-                    index.insert(blob(number), BLOCK);
-                }
-                index.set_minute(now);
-                let room = index.reserve_ahead(blocks * BLOCK, PLENTY);
-                let expected =
-                    expected.map(|gone| gone.into_iter().map(|number| (blob(number), BLOCK)).collect()).ok_or(NoRoom);
-                assert_eq!(room, expected, "{used:?} {now} {blocks}");
-                // Nothing is lost, and nothing promised, where there is no room.
-                assert_eq!(index.total(), 3 * BLOCK);
-            }
-        }
-        let mut index = LruIndex::new(2 * BLOCK);
-        index.set_minute(100);
-        index.insert_scanned([(CompactKey::from(&blob(0)), BLOCK, 90), (CompactKey::from(&blob(1)), BLOCK, 0)]);
-        // Used again.
-        index.insert(blob(1), BLOCK);
-        assert_eq!(index.reserve_ahead(BLOCK, PLENTY), Err(NoRoom));
-        index.insert_unused(blob(1), BLOCK);
-        assert_eq!(index.reserve_ahead(BLOCK, PLENTY), Err(NoRoom), "one layer does not drive out the one before it");
-    }
-
-    #[test]
-    fn room_ahead_is_the_same_whatever_the_clock_says() {
-        const USED: u32 = 30_000_000;
-        for (clock, passed, gone) in [
-            (USED, 0, None),
-            (USED, 59, None),
-            (USED, 60, Some(1)),
-            // A machine that has no clock before the network is there: the time is that of the latest use.
-            (0, 0, None),
-            (0, 59, None),
-            (0, 60, Some(1)),
-            (15_000_000, 60, Some(1)),
-            // It was used 40 minutes before the start.
-            (USED + 40, 19, None),
-            (USED + 40, 20, Some(1)),
-        ] {
-            let mut index = LruIndex::new(2 * BLOCK);
-            index.set_minute(clock);
-            let scanned = |number, used| (CompactKey::from(&blob(number)), BLOCK, used);
-            index.insert_scanned([scanned(0, USED), scanned(1, USED)]);
-            // One is used all the time.
-            for _ in 0..passed {
-                index.pass_minute();
-                index.pin(&blob(0));
-                index.unpin(&blob(0));
-            }
-            let expected = gone.map(|number| vec![(blob(number), BLOCK)]).ok_or(NoRoom);
-            assert_eq!(index.reserve_ahead(BLOCK, PLENTY), expected, "{clock} {passed}");
-            assert!(index.contains(&blob(0)));
-        }
-    }
-
-    #[test]
-    fn what_is_being_read_stays() {
-        let mut index = LruIndex::new(2 * BLOCK);
-        index.insert(blob(0), BLOCK);
-        index.insert(blob(1), BLOCK);
-        assert_eq!(index.pin(&blob(0)), Some(BLOCK));
-        assert_eq!(index.reserve(2 * BLOCK, PLENTY), Err(NoRoom), "evicting the other alone is not enough");
-        assert!(index.contains(&blob(1)), "and then nothing is evicted in vain");
-        assert_eq!(index.reserve(BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK)]));
-        index.unpin(&blob(0));
-        index.release(BLOCK, 0);
-        assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(0), BLOCK)]));
-    }
-
-    #[test]
-    fn too_large_for_the_whole_cache_evicts_nothing() {
-        let mut index = LruIndex::new(10 * BLOCK);
-        index.insert(blob(0), 3 * BLOCK);
-        assert_eq!(index.reserve(11 * BLOCK, PLENTY), Err(NoRoom));
-        assert!(index.contains(&blob(0)));
-    }
-
-    #[test]
-    fn a_nearly_full_disk_evicts_although_max_size_is_far() {
-        let mut index = LruIndex::new(1000 * BLOCK);
-        index.insert(blob(0), 3 * BLOCK);
-        index.insert(blob(1), 3 * BLOCK);
-        assert_eq!(index.reserve(2 * BLOCK, BLOCK), Ok(vec![(blob(0), 3 * BLOCK)]));
-        assert_eq!(index.reserve(20 * BLOCK, BLOCK), Err(NoRoom));
-    }
-
-    #[test]
-    fn scanned_objects_are_older_than_those_used_since_the_start() {
-        let mut index = LruIndex::new(3 * BLOCK);
-        index.insert(blob(9), BLOCK);
-        for number in [2, 9, 1] {
-            index.insert_scanned([(CompactKey::from(&blob(number)), BLOCK, 0)]);
-        }
-        assert_eq!(index.total(), 3 * BLOCK);
-        assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK), (blob(2), BLOCK)]));
-    }
-
-    #[test]
-    fn every_key_is_held_as_it_is() {
-        let tag = TagKey::from_path(Visibility::Shared, std::path::Path::new("docker.io/library/alpine/3@80")).unwrap();
-        for (algorithm, visibility) in Algorithm::ALL.into_iter().zip(Visibility::ALL.into_iter().rev().cycle()) {
-            let digest = Digest::of(algorithm, b"content");
-            let id = visibility.key(&digest);
-            let keys = [
-                IndexKey::Blob(id.clone()),
-                IndexKey::Manifest(id.clone()),
-                IndexKey::Partial(id.clone()),
-                IndexKey::Tag(tag.clone()),
-            ];
-            for key in keys {
-                let compact = CompactKey::from(&key);
-                assert_eq!((compact.key(), compact.kind()), (key.clone(), key.kind()));
-            }
-            for (kind, key) in
-                [(ObjectKind::Blob, IndexKey::Blob(id.clone())), (ObjectKind::Manifest, IndexKey::Manifest(id.clone()))]
-            {
-                let of = |name: &str| CompactKey::of_file(visibility, kind, algorithm, name);
-                assert_eq!(of(digest.hex()), Some(CompactKey::from(&key)));
-                for name in
-                    ["", "lock", &digest.hex()[1..], &digest.hex().to_uppercase(), &format!("{}0", digest.hex())]
-                {
-                    assert_eq!(of(name), None, "{name}");
-                }
-            }
-        }
-        assert!(size_of::<CompactKey>() <= 40, "the memory of a million blobs");
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Insert(u8, u64),
-        Pin(u8),
-        Unpin(u8),
-        Forget(u8),
-        Reserve(u64),
-        Release,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            (0..12u8, 0..40_000u64).prop_map(|(number, len)| Step::Insert(number, len)),
-            (0..12u8).prop_map(Step::Pin),
-            (0..12u8).prop_map(Step::Unpin),
-            (0..12u8).prop_map(Step::Forget),
-            (0..90_000u64).prop_map(Step::Reserve),
-            Just(Step::Release),
-        ]
-    }
-
-    proptest! {
-        /// As the store uses it: an object is inserted only out of room reserved for it.
-        #[test]
-        fn never_over_the_limit_and_the_sums_are_those_of_a_plain_list(steps in proptest::collection::vec(step(), 1..200)) {
-            let max = 100_000;
-            let mut index = LruIndex::new(max);
-            let mut model: Vec<(IndexKey, u64, u32)> = Vec::new();
-            let mut promised: Vec<u64> = Vec::new();
-            for step in steps {
-                match step {
-                    Step::Insert(number, len) => {
-                        let key = blob(number);
-                        if model.iter().any(|(known, ..)| *known == key) {
-                            continue;
-                        }
-                        if let Ok(victims) = index.reserve(allocated(len), PLENTY) {
-                            for (victim, _) in &victims {
-                                let at = model.iter().position(|(known, _, pins)| known == victim && *pins == 0);
-                                prop_assert!(at.is_some(), "a victim is known and not being read");
-                                model.remove(at.unwrap());
-                            }
-                            index.release(allocated(len), 0);
-                            index.insert(key.clone(), len);
-                            model.push((key, len, 0));
-                        }
-                    }
-                    Step::Pin(number) => {
-                        let key = blob(number);
-                        let found = model.iter_mut().find(|(known, ..)| *known == key);
-                        prop_assert_eq!(index.pin(&key).is_some(), found.is_some());
-                        if let Some(entry) = found { entry.2 += 1; }
-                    }
-                    Step::Unpin(number) => {
-                        let key = blob(number);
-                        if let Some(entry) = model.iter_mut().find(|(known, _, pins)| *known == key && *pins > 0) {
-                            entry.2 -= 1;
-                            index.unpin(&key);
-                        }
-                    }
-                    Step::Forget(number) => {
-                        let key = blob(number);
-                        prop_assert_eq!(index.forget(&key).is_some(), model.iter().any(|(known, ..)| *known == key));
-                        model.retain(|(known, ..)| *known != key);
-                    }
-                    Step::Reserve(bytes) => {
-                        if let Ok(victims) = index.reserve(bytes, PLENTY) {
-                            model.retain(|(known, ..)| !victims.iter().any(|(victim, _)| victim == known));
-                            promised.push(bytes);
-                        }
-                    }
-                    Step::Release => {
-                        if let Some(bytes) = promised.pop() { index.release(bytes, 0); }
-                    }
-                }
-                prop_assert!(index.total() <= max);
-                let used: u64 = model.iter().map(|(_, len, _)| allocated(*len)).sum();
-                let pinned: u64 = model.iter().filter(|(.., pins)| *pins > 0).map(|(_, len, _)| allocated(*len)).sum();
-                prop_assert_eq!(index.totals(ObjectKind::Blob).bytes, used);
-                prop_assert_eq!(index.total(), used + promised.iter().sum::<u64>());
-                prop_assert_eq!(index.pinned, pinned);
-                prop_assert_eq!(index.totals(ObjectKind::Blob).objects, model.len() as u64);
-            }
-        }
     }
 }

@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use super::{DiskStore, IndexKey, Purpose, blocking, change, touch, verified_at};
+use super::{DiskStore, IndexKey, Purpose, blocking, change, recency::touch, verified_at};
 use crate::{
     cache::{Visibility, storage::tag_record::TagKey},
     oci::Repository,

@@ -4,14 +4,25 @@
 //! a lock; before anything is evicted, and now and then, the index is told. So its order is that of use to within
 //! the interval, and whatever was used since goes last.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fs::File,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
-use super::index::IndexKey;
+use super::{DiskStore, blocking, index::IndexKey, io_limits};
+use crate::cache::freshness;
+
+/// A use is noted on disk at most this often per object: recency needs no better, and each note is a write.
+pub(super) const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+/// How many uses the index is told of while its lock is held.
+const USES_AT_A_TIME: usize = 256;
 
 /// Whether an object in memory was used since the index was told.
 #[derive(Clone, Debug, Default)]
@@ -29,22 +40,98 @@ impl Uses {
             return None;
         }
         let key = key();
-        self.list().push((key.clone(), used.clone()));
+        self.0.lock().push((key.clone(), used.clone()));
         Some(key)
     }
 
     /// All that was used, in the order of first use; from here on a use is a first one again.
     pub fn take(&self) -> Vec<IndexKey> {
-        let taken = std::mem::take(&mut *self.list());
+        let taken = std::mem::take(&mut *self.0.lock());
         let again = |(key, used): (IndexKey, LastUse)| {
             used.0.store(false, Ordering::Release);
             key
         };
         taken.into_iter().map(again).collect()
     }
+}
 
-    fn list(&self) -> parking_lot::MutexGuard<'_, Vec<(IndexKey, LastUse)>> {
-        self.0.lock()
+impl DiskStore {
+    /// An object was used from memory: it is the most recently used on disk as well.
+    pub fn note_use(&self, used: &LastUse, key: impl FnOnce() -> IndexKey) {
+        if let Some(key) = self.0.uses.note(used, key) {
+            self.used(key);
+        }
+    }
+
+    /// A client got it by another way than its file: it is the most recently used.
+    pub fn used(&self, key: IndexKey) {
+        {
+            let mut index = self.index();
+            if index.pin(&key).is_none() {
+                return;
+            }
+            index.unpin(&key);
+        }
+        if self.0.touched.contains_key(&key) {
+            return;
+        }
+        let path = self.path(&key);
+        self.0.touched.insert(key, ());
+        // Nobody waits for it: that a use is not noted costs a little order after a restart.
+        io_limits::change_if_idle(move || {
+            if let Ok(file) = File::open(&path)
+                && let Ok(metadata) = file.metadata()
+                && metadata.modified().is_ok_and(|modified| is_note_due(modified, SystemTime::now()))
+            {
+                note_now(&file);
+            }
+        });
+    }
+
+    /// Tells the index what was used from memory, now and then, until the end.
+    pub async fn keep_uses(self, end: CancellationToken) {
+        while tokio::time::timeout(TOUCH_INTERVAL, end.cancelled()).await.is_err() {
+            self.index().pass_minute();
+            let store = self.clone();
+            blocking(move || store.settle_uses()).await;
+        }
+    }
+
+    /// Tells the index what was used from memory since it was last told.
+    pub(super) fn settle_uses(&self) {
+        for keys in self.0.uses.take().chunks(USES_AT_A_TIME) {
+            let mut index = self.index();
+            for key in keys {
+                if index.pin(key).is_some() {
+                    index.unpin(key);
+                }
+            }
+        }
+    }
+}
+
+/// Notes a use on disk, now and then and unless the disk is busy: a hit does not wait for it.
+pub(super) fn touch(file: &Arc<File>, metadata: &std::fs::Metadata) {
+    if metadata.modified().is_ok_and(|modified| is_note_due(modified, SystemTime::now())) {
+        let file = file.clone();
+        io_limits::change_if_idle(move || note_now(&file));
+    }
+}
+
+/// Whether a use now is to be noted at a file whose last one was then.
+fn is_note_due(modified: SystemTime, now: SystemTime) -> bool {
+    let is_due = match now.duration_since(modified) {
+        Ok(age) => age > TOUCH_INTERVAL,
+        // One in the future is of a clock that was set back since: it would be the most recent use for ever.
+        Err(ahead) => ahead.duration() > TOUCH_INTERVAL,
+    };
+    // By a clock that is not set yet the file would be older than all others after the next start.
+    is_due && freshness::is_set(now)
+}
+
+fn note_now(file: &File) {
+    if let Err(error) = file.set_modified(SystemTime::now()) {
+        tracing::debug!(%error, "cannot note the use of a cached blob");
     }
 }
 
@@ -67,6 +154,28 @@ mod tests {
             assert_eq!(uses.note(&first.clone(), || key(1)), None, "a copy is the same object");
             assert_eq!(uses.take(), [key(2), key(1)]);
             assert_eq!(uses.take(), []);
+        }
+    }
+
+    #[test]
+    fn a_use_is_noted_once_a_minute_by_a_clock_that_is_set() {
+        let set = 1_800_000_000;
+        for (modified, now, expected) in [
+            (set, set, false),
+            (set - 60, set, false),
+            (set - 61, set, true),
+            (0, set, true),
+            // It was set back since.
+            (set + 60, set, false),
+            (set + 61, set, true),
+            // It is not set yet.
+            (set, 10, false),
+            (set, 0, false),
+            (0, 100, false),
+            (set, 1_000_000_000, false),
+        ] {
+            let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(is_note_due(at(modified), at(now)), expected, "{modified} at {now}");
         }
     }
 }

@@ -69,7 +69,7 @@ impl DiskStore {
             } else if let Ok(metadata) = entry.metadata()
                 && metadata.is_file()
             {
-                self.index().add_other(metadata.len());
+                self.index().overhead_mut().add_file(metadata.len());
             }
         }
         self.scan_temporary(&root.join("tmp"), &mut rest, &foreign);
@@ -229,8 +229,8 @@ impl DiskStore {
         let Ok(metadata) = directory.metadata() else { return };
         {
             let mut index = self.index();
-            index.add_directory();
-            index.measure_directory(directory, metadata.blocks() * 512);
+            index.overhead_mut().add_directory();
+            index.overhead_mut().set_directory_size(directory, metadata.blocks() * 512);
         }
         if let Err(error) = layout::close(directory, &metadata)
             && directory != self.0.root

@@ -1,0 +1,136 @@
+//! The key of an object, and its compact form in the index.
+
+use crate::{
+    cache::{ContentKey, ObjectKind, Visibility, storage::tag_record::TagKey},
+    oci::{Algorithm, Digest, sha256_of_hex},
+};
+
+/// One object on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum IndexKey {
+    Blob(ContentKey),
+    Manifest(ContentKey),
+    Tag(TagKey),
+    /// What a broken fill left in `tmp/`, for the next fill of this blob to go on with.
+    Partial(ContentKey),
+}
+
+impl IndexKey {
+    pub fn kind(&self) -> ObjectKind {
+        match self {
+            Self::Blob(_) => ObjectKind::Blob,
+            Self::Manifest(_) => ObjectKind::Manifest,
+            Self::Tag(_) => ObjectKind::Tag,
+            Self::Partial(_) => ObjectKind::Partial,
+        }
+    }
+}
+
+/// A key as the index holds it, millions at once: a sha256 digest is its 32 bytes, without an allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CompactKey(Compact);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Compact {
+    Blob(Visibility, [u8; 32]),
+    Manifest(Visibility, [u8; 32]),
+    Partial(Visibility, [u8; 32]),
+    /// Tags, and digests of other algorithms: there are few of them.
+    Other(Box<IndexKey>),
+}
+
+impl CompactKey {
+    /// Of a file below `blobs/` or `manifests/`, by its name; `None` when it is no digest's.
+    pub fn of_file(visibility: Visibility, kind: ObjectKind, algorithm: Algorithm, name: &str) -> Option<Self> {
+        if algorithm == Algorithm::Sha256 {
+            let hash = sha256_of_hex(name)?;
+            match kind {
+                ObjectKind::Blob => return Some(Self(Compact::Blob(visibility, hash))),
+                ObjectKind::Manifest => return Some(Self(Compact::Manifest(visibility, hash))),
+                ObjectKind::Tag | ObjectKind::Partial => return None,
+            }
+        }
+        let digest: Digest = format!("{}:{name}", algorithm.as_str()).parse().ok()?;
+        match kind {
+            ObjectKind::Blob => Some(Self::from(&IndexKey::Blob(visibility.key(&digest)))),
+            ObjectKind::Manifest => Some(Self::from(&IndexKey::Manifest(visibility.key(&digest)))),
+            ObjectKind::Tag | ObjectKind::Partial => None,
+        }
+    }
+
+    pub(super) fn tag(&self) -> Option<&TagKey> {
+        match &self.0 {
+            Compact::Other(key) => match &**key {
+                IndexKey::Tag(tag) => Some(tag),
+                IndexKey::Blob(_) | IndexKey::Manifest(_) | IndexKey::Partial(_) => None,
+            },
+            Compact::Blob(..) | Compact::Manifest(..) | Compact::Partial(..) => None,
+        }
+    }
+
+    pub(super) fn kind(&self) -> ObjectKind {
+        match &self.0 {
+            Compact::Blob(..) => ObjectKind::Blob,
+            Compact::Manifest(..) => ObjectKind::Manifest,
+            Compact::Partial(..) => ObjectKind::Partial,
+            Compact::Other(key) => key.kind(),
+        }
+    }
+
+    pub fn key(&self) -> IndexKey {
+        match &self.0 {
+            Compact::Blob(visibility, hash) => IndexKey::Blob(visibility.key(&Digest::from_sha256(hash))),
+            Compact::Manifest(visibility, hash) => IndexKey::Manifest(visibility.key(&Digest::from_sha256(hash))),
+            Compact::Partial(visibility, hash) => IndexKey::Partial(visibility.key(&Digest::from_sha256(hash))),
+            Compact::Other(key) => IndexKey::clone(key),
+        }
+    }
+}
+
+impl From<&IndexKey> for CompactKey {
+    fn from(key: &IndexKey) -> Self {
+        let compact = match key {
+            IndexKey::Blob(id) => id.digest.sha256().map(|hash| Compact::Blob(id.visibility, hash)),
+            IndexKey::Manifest(id) => id.digest.sha256().map(|hash| Compact::Manifest(id.visibility, hash)),
+            IndexKey::Partial(id) => id.digest.sha256().map(|hash| Compact::Partial(id.visibility, hash)),
+            IndexKey::Tag(_) => None,
+        };
+        Self(compact.unwrap_or_else(|| Compact::Other(Box::new(key.clone()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_held_as_it_is() {
+        let tag = TagKey::from_path(Visibility::Shared, std::path::Path::new("docker.io/library/alpine/3@80")).unwrap();
+        for (algorithm, visibility) in Algorithm::ALL.into_iter().zip(Visibility::ALL.into_iter().rev().cycle()) {
+            let digest = Digest::of(algorithm, b"content");
+            let id = visibility.key(&digest);
+            let keys = [
+                IndexKey::Blob(id.clone()),
+                IndexKey::Manifest(id.clone()),
+                IndexKey::Partial(id.clone()),
+                IndexKey::Tag(tag.clone()),
+            ];
+            for key in keys {
+                let compact = CompactKey::from(&key);
+                assert_eq!((compact.key(), compact.kind()), (key.clone(), key.kind()));
+            }
+            for (kind, key) in
+                [(ObjectKind::Blob, IndexKey::Blob(id.clone())), (ObjectKind::Manifest, IndexKey::Manifest(id.clone()))]
+            {
+                let of = |name: &str| CompactKey::of_file(visibility, kind, algorithm, name);
+                assert_eq!(of(digest.hex()), Some(CompactKey::from(&key)));
+                for name in
+                    ["", "lock", &digest.hex()[1..], &digest.hex().to_uppercase(), &format!("{}0", digest.hex())]
+                {
+                    assert_eq!(of(name), None, "{name}");
+                }
+            }
+        }
+        assert!(size_of::<CompactKey>() <= 40, "the memory of a million blobs");
+    }
+}
