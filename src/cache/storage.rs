@@ -15,17 +15,20 @@
 //! so the async functions hand their work to the blocking pool.
 
 mod directories;
+mod file_names;
 pub mod index;
 mod inspect;
 mod io_limits;
 mod kind;
 mod layout;
 mod object;
+mod partial_attributes;
 pub mod recency;
 mod reservation;
 mod scan;
 mod stored_blob;
 pub mod tag_record;
+mod temp_blob;
 mod temp_file;
 mod temp_upload;
 mod verified_at;
@@ -39,7 +42,7 @@ use std::{
     time::SystemTime,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::{Semaphore, watch};
@@ -56,7 +59,8 @@ pub use self::{
     object::Landing,
     reservation::{NoSpace, Purpose, Reservation, Short},
     stored_blob::{Pin, StoredBlob},
-    temp_file::{Name as TempName, TempBlob, write_all_at},
+    temp_blob::TempBlob,
+    temp_file::{TempName, write_all_at},
     temp_upload::TempUpload,
 };
 use super::{Config, ContentKey, Visibility, slow_readers::SlowReaders};
@@ -86,6 +90,7 @@ pub struct DiskStore(Arc<DiskStoreInner>);
 struct DiskStoreInner {
     root: PathBuf,
     min_free: u64,
+    /// Its lock is held for moments only, never across an await.
     index: Mutex<LruIndex>,
     /// One reservation at a time: the victims of one are unlinked before the next looks at the sums.
     space: Arc<tokio::sync::Mutex<()>>,
@@ -160,12 +165,12 @@ impl DiskStore {
 
     /// Whether a blob is cached, as far as is known.
     pub fn has_blob(&self, id: &ContentKey) -> bool {
-        self.index().contains(&IndexKey::Blob(id.clone()))
+        self.0.index.lock().contains(&IndexKey::Blob(id.clone()))
     }
 
     /// Whether a manifest may be cached: that is known once everything is counted.
     pub fn has_manifest(&self, id: &ContentKey) -> bool {
-        !self.is_scanned() || self.index().contains(&IndexKey::Manifest(id.clone()))
+        !self.is_scanned() || self.0.index.lock().contains(&IndexKey::Manifest(id.clone()))
     }
 
     fn path(&self, key: &IndexKey) -> PathBuf {
@@ -173,7 +178,7 @@ impl DiskStore {
             IndexKey::Blob(id) => sharded(self.folder(id.visibility, "blobs"), &id.digest),
             IndexKey::Manifest(id) => sharded(self.folder(id.visibility, "manifests"), &id.digest),
             IndexKey::Tag(tag) => self.folder(tag.visibility, "tags").join(tag.path()),
-            IndexKey::Partial(id) => self.0.root.join("tmp").join(temp_file::name(id, false)),
+            IndexKey::Partial(id) => self.0.root.join("tmp").join(file_names::partial(id, false)),
         }
     }
 
@@ -188,7 +193,7 @@ impl DiskStore {
     /// Removes an object, for good reason: it proved to be wrong. One that is not there costs nothing: an upstream's 404
     /// of a tag that was never kept must not wait behind a disk that is slow to sync.
     pub async fn remove(&self, key: IndexKey) {
-        if self.is_scanned() && !self.index().contains(&key) {
+        if self.is_scanned() && !self.0.index.lock().contains(&key) {
             return;
         }
         let store = self.clone();
@@ -206,7 +211,7 @@ impl DiskStore {
     }
 
     fn remove_blocking(&self, key: &IndexKey) {
-        self.index().forget(key);
+        self.0.index.lock().forget(key);
         self.unlink(key);
         self.publish();
     }
@@ -226,7 +231,7 @@ impl DiskStore {
 
     /// Evicts what is too much, since directories grew or `max_size` was lowered. Blocks.
     fn shrink(&self) {
-        let excess = self.index().shrink();
+        let excess = self.0.index.lock().shrink();
         for (key, len) in excess {
             self.unlink(&key);
             self.0.metrics.evicted(len);
@@ -243,15 +248,9 @@ impl DiskStore {
         *self.0.scanned.borrow()
     }
 
-    /// The index. Its lock is held for moments only and never across an await; a panic inside leaves sums
-    /// that are at worst a little off, which is better than no cache.
-    fn index(&self) -> MutexGuard<'_, LruIndex> {
-        self.0.index.lock()
-    }
-
     fn publish(&self) {
         let (totals, overhead) = {
-            let index = self.index();
+            let index = self.0.index.lock();
             (ObjectKind::EVERY.map(|kind| (kind, index.totals(kind))), index.overhead().bytes())
         };
         self.0.metrics.cache_overhead(overhead);
@@ -303,5 +302,17 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
             // Only a runtime that is shutting down cancels blocking work; nobody waits for the answer then.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// A store in this directory, of a MiB.
+    pub(super) fn store(directory: &Path) -> DiskStore {
+        DiskStore::open(&Config::at(directory), Metrics::new().unwrap()).unwrap()
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 
-use super::{OpenError, temp_file};
+use super::{OpenError, file_names};
 use crate::oci::Algorithm;
 
 /// The file that says which layout a directory has.
@@ -164,7 +164,7 @@ fn maker(root: &Path, name: &str) -> Maker {
 /// Whether forebay makes something of this name in that directory of its layout.
 fn is_made(directory: &str, name: &str) -> bool {
     match directory {
-        "tmp" => temp_file::is_ours(name),
+        "tmp" => file_names::is_ours(name),
         "blobs" | "manifests" => Algorithm::ALL.into_iter().any(|known| known.as_str() == name),
         CLIENTS => name != "tmp" && DIRECTORIES.contains(&name),
         // The upstreams' names.

@@ -4,19 +4,14 @@
 //! is found out by its reader (a manifest's digest, a record's form), and is a miss.
 
 use std::{
-    collections::hash_map::RandomState,
     fs::File,
-    hash::{BuildHasher as _, Hasher as _},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
-use super::{DiskStore, IndexKey, Purpose, blocking, change, recency::touch, verified_at};
+use super::{DiskStore, IndexKey, Purpose, blocking, change, file_names::unique_name, recency::touch, verified_at};
 use crate::{
     cache::{Visibility, storage::tag_record::TagKey},
     oci::Repository,
@@ -28,7 +23,7 @@ pub type Landing<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 impl DiskStore {
     /// Reads an object of at most `limit` bytes; `None` when it is not there.
     pub async fn read(&self, key: IndexKey, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        if self.is_scanned() && !self.index().contains(&key) {
+        if self.is_scanned() && !self.0.index.lock().contains(&key) {
             return Ok(None);
         }
         let store = self.clone();
@@ -39,7 +34,7 @@ impl DiskStore {
         let file = match File::open(self.path(key)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.index().forget(key);
+                self.0.index.lock().forget(key);
                 self.publish();
                 return Ok(None);
             }
@@ -54,7 +49,7 @@ impl DiskStore {
             return Ok(None);
         }
         {
-            let mut index = self.index();
+            let mut index = self.0.index.lock();
             if index.pin(key).is_some() {
                 index.unpin(key);
             } else if !self.is_scanned() {
@@ -68,7 +63,7 @@ impl DiskStore {
     /// The records on disk of the same tag for other kinds of clients.
     pub async fn tag_classes(&self, key: &TagKey) -> Vec<TagKey> {
         if self.is_scanned() {
-            let mut classes = self.index().tag_classes(key);
+            let mut classes = self.0.index.lock().tag_classes(key);
             classes.retain(|other| other.class != key.class);
             return classes;
         }
@@ -89,7 +84,7 @@ impl DiskStore {
 
     /// Records of a tag beyond `most`, but for this one.
     pub fn surplus_classes(&self, key: &TagKey, most: usize) -> Vec<TagKey> {
-        self.index().surplus_classes(key, most)
+        self.0.index.lock().surplus_classes(key, most)
     }
 
     /// The records on disk of all tags of a repository.
@@ -144,14 +139,6 @@ fn write_file(key: &IndexKey, temporary: &Path, bytes: &[u8]) -> io::Result<()> 
         file.sync_all()?;
     }
     Ok(())
-}
-
-/// A name that no other user can have made a file of before.
-pub(super) fn unique_name() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    // Each state of this kind has keys of its own, from the randomness of the process.
-    let random = RandomState::new().build_hasher().finish();
-    format!("object-{random:016x}-{}.new", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl DiskStore {
     /// A client got it by another way than its file: it is the most recently used.
     pub fn used(&self, key: IndexKey) {
         {
-            let mut index = self.index();
+            let mut index = self.0.index.lock();
             if index.pin(&key).is_none() {
                 return;
             }
@@ -91,7 +91,7 @@ impl DiskStore {
     /// Tells the index what was used from memory, now and then, until the end.
     pub async fn keep_uses(self, end: CancellationToken) {
         while tokio::time::timeout(TOUCH_INTERVAL, end.cancelled()).await.is_err() {
-            self.index().pass_minute();
+            self.0.index.lock().pass_minute();
             let store = self.clone();
             blocking(move || store.settle_uses()).await;
         }
@@ -100,7 +100,7 @@ impl DiskStore {
     /// Tells the index what was used from memory since it was last told.
     pub(super) fn settle_uses(&self) {
         for keys in self.0.uses.take().chunks(USES_AT_A_TIME) {
-            let mut index = self.index();
+            let mut index = self.0.index.lock();
             for key in keys {
                 if index.pin(key).is_some() {
                     index.unpin(key);

@@ -164,7 +164,7 @@ impl DiskStore {
 
     fn frees(&self, holding: &Holding) -> Option<u64> {
         match holding {
-            Holding::Blob(id) => self.index().pinned_bytes(&IndexKey::Blob(id.clone())),
+            Holding::Blob(id) => self.0.index.lock().pinned_bytes(&IndexKey::Blob(id.clone())),
             Holding::Bytes(..) | Holding::Through(..) => None,
         }
     }
@@ -182,11 +182,11 @@ impl DiskStore {
             tracing::error!(%error, "cannot ask the file system of the cache for its free space");
             Short::HOPELESS
         })?;
-        if self.index().short(bytes, spare) > 0 {
+        if self.0.index.lock().short(bytes, spare) > 0 {
             self.settle_uses();
         }
         let victims = {
-            let mut index = self.index();
+            let mut index = self.0.index.lock();
             match purpose {
                 Purpose::Client | Purpose::Unawaited => {
                     let (missing, kept) = (index.missing(bytes, spare), index.kept_by_readers());
@@ -226,7 +226,7 @@ impl Reservation {
     pub fn note_written(&mut self, bytes: u64) {
         let more = bytes.min(self.bytes - self.written);
         self.written += more;
-        self.store.index().note_written(more);
+        self.store.0.index.lock().note_written(more);
     }
 
     fn absorb(&mut self, mut other: Reservation) {
@@ -236,7 +236,7 @@ impl Reservation {
     /// Takes over the room that an object in the index has, if it is there; it is to become `future`.
     pub(super) fn adopt(store: &DiskStore, key: &IndexKey, future: &IndexKey) -> Option<(Self, u64)> {
         let directories = store.missing_parents(&store.path(future)).len() as u64 * BLOCK;
-        let mut index = store.index();
+        let mut index = store.0.index.lock();
         let len = index.forget(key)?;
         index.promise(allocated(len));
         drop(index);
@@ -253,7 +253,7 @@ impl Reservation {
     /// The same, of an object that is read: it cannot be evicted before the pin is there. Blocks.
     pub(super) fn fulfil_pinned(mut self, purpose: Purpose, key: IndexKey, len: u64) -> Pin {
         {
-            let mut index = self.store.index();
+            let mut index = self.store.0.index.lock();
             index.release(std::mem::take(&mut self.bytes), std::mem::take(&mut self.written));
             index.insert(key.clone(), len);
             index.pin(&key);
@@ -270,7 +270,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.store.index().release(self.bytes, self.written);
+            self.store.0.index.lock().release(self.bytes, self.written);
         }
     }
 }
@@ -284,7 +284,7 @@ mod tests {
 
     use tokio::task::JoinHandle;
 
-    use super::{super::temp_file::tests::store, *};
+    use super::{super::tests::store, *};
     use crate::{
         cache::{Reading, Visibility},
         oci::{Algorithm, Digest},
@@ -465,7 +465,7 @@ mod tests {
         drop(go_on);
         drop(store.0.space.lock().await);
         // What it reserved is given back with it.
-        while store.index().reserved() > 0 {
+        while store.0.index.lock().reserved() > 0 {
             tokio::task::yield_now().await;
         }
     }

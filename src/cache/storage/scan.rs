@@ -14,7 +14,7 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-use super::{DiskStore, IndexKey, blocking, layout, temp_file};
+use super::{DiskStore, IndexKey, blocking, file_names, layout};
 use crate::{
     cache::{
         ObjectKind, Visibility, freshness,
@@ -69,7 +69,7 @@ impl DiskStore {
             } else if let Ok(metadata) = entry.metadata()
                 && metadata.is_file()
             {
-                self.index().overhead_mut().add_file(metadata.len());
+                self.0.index.lock().overhead_mut().add_file(metadata.len());
             }
         }
         self.scan_temporary(&root.join("tmp"), &mut rest, &foreign);
@@ -194,11 +194,11 @@ impl DiskStore {
             let modified = file.metadata().and_then(|metadata| metadata.modified()).ok();
             let age = modified.map(|at| at.elapsed().unwrap_or_default());
             let name = file.file_name();
-            if !name.to_str().is_some_and(temp_file::is_ours) || is_directory(&file) {
+            if !name.to_str().is_some_and(file_names::is_ours) || is_directory(&file) {
                 foreign.note(&file.path());
                 continue;
             }
-            match name.to_str().and_then(temp_file::resumable) {
+            match name.to_str().and_then(file_names::resumable) {
                 Some(id) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
                     push(found, CompactKey::from(&IndexKey::Partial(id)), &file, foreign)
                 }
@@ -220,7 +220,7 @@ impl DiskStore {
             if portion.is_empty() {
                 return;
             }
-            self.index().insert_scanned(portion.drain(..));
+            self.0.index.lock().insert_scanned(portion.drain(..));
         }
     }
 
@@ -228,7 +228,7 @@ impl DiskStore {
     fn count_directory(&self, directory: &Path) {
         let Ok(metadata) = directory.metadata() else { return };
         {
-            let mut index = self.index();
+            let mut index = self.0.index.lock();
             index.overhead_mut().add_directory();
             index.overhead_mut().set_directory_size(directory, metadata.blocks() * 512);
         }

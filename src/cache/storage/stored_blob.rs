@@ -26,7 +26,7 @@ impl fmt::Debug for Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.store.index().unpin(&self.key);
+        self.store.0.index.lock().unpin(&self.key);
     }
 }
 
@@ -37,7 +37,7 @@ impl DiskStore {
     pub async fn open_blob(&self, id: &ContentKey) -> io::Result<Option<StoredBlob>> {
         let key = IndexKey::Blob(id.clone());
         // Most misses end here, without a thread being asked.
-        if self.is_scanned() && !self.index().contains(&key) {
+        if self.is_scanned() && !self.0.index.lock().contains(&key) {
             return Ok(None);
         }
         let store = self.clone();
@@ -49,7 +49,7 @@ impl DiskStore {
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.index().forget(&key);
+                self.0.index.lock().forget(&key);
                 self.publish();
                 return Ok(None);
             }
@@ -57,7 +57,7 @@ impl DiskStore {
         };
         let metadata = file.metadata()?;
         let pinned = {
-            let mut index = self.index();
+            let mut index = self.0.index.lock();
             if !self.is_scanned() {
                 index.insert(key.clone(), metadata.len());
             }

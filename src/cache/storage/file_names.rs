@@ -1,0 +1,85 @@
+//! The names of files below `tmp/`, and what a name says after a restart (pure).
+//!
+//! `….part` was written from the front without gaps, to its end or to where its attribute says: a later download of the
+//! blob resumes it. `….gaps` may have holes; a restart removes it. `object-….new` and `upload-….new` are of unfinished
+//! writes; a restart removes them, too.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher as _, Hasher as _},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use super::digest_of;
+use crate::{
+    cache::{ContentKey, Visibility},
+    oci::Algorithm,
+};
+
+const PART: &str = "part";
+const GAPS: &str = "gaps";
+/// Begins the names of content that belongs to clients' own credentials.
+const CLIENTS: &str = "clients-";
+
+/// The name below `tmp/` of the download of this content.
+pub(super) fn partial(id: &ContentKey, gaps: bool) -> String {
+    let end = if gaps { GAPS } else { PART };
+    let of_clients = if id.visibility == Visibility::PerClient { CLIENTS } else { "" };
+    format!("{of_clients}{}-{}.{end}", id.digest.algorithm().as_str(), id.digest.hex())
+}
+
+/// Whether forebay gives files below `tmp/` such names.
+pub(super) fn is_ours(name: &str) -> bool {
+    let of_download = || name.strip_suffix(GAPS).is_some_and(|front| resumable(&format!("{front}{PART}")).is_some());
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let of_object = || {
+        let rest = name.strip_prefix("object-").or_else(|| name.strip_prefix("upload-"));
+        rest.and_then(|rest| rest.strip_suffix(".new")).is_some_and(number)
+    };
+    resumable(name).is_some() || of_download() || of_object()
+}
+
+/// The content of a file below `tmp/` that a download can resume.
+pub(super) fn resumable(name: &str) -> Option<ContentKey> {
+    let (visibility, name) = match name.strip_prefix(CLIENTS) {
+        Some(rest) => (Visibility::PerClient, rest),
+        None => (Visibility::Shared, name),
+    };
+    let (algorithm, hex) = name.strip_suffix(PART)?.strip_suffix('.')?.split_once('-')?;
+    let algorithm = Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?;
+    digest_of(algorithm, hex).map(|digest| visibility.key(&digest))
+}
+
+/// A name that no other user of the machine can have given to a file before.
+pub(super) fn unique_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Each state of this kind has keys of its own, from the randomness of the process.
+    let random = RandomState::new().build_hasher().finish();
+    format!("object-{random:016x}-{}.new", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The name of the upload of this number.
+pub(super) fn upload(number: u64) -> String {
+    format!("upload-{number:016x}.new")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Digest;
+
+    #[test]
+    fn only_the_names_of_downloads_can_be_resumed() {
+        for (algorithm, visibility) in
+            Algorithm::ALL.into_iter().flat_map(|algorithm| Visibility::ALL.map(|visibility| (algorithm, visibility)))
+        {
+            let id = visibility.key(&Digest::of(algorithm, b"whatever"));
+            assert_eq!(resumable(&partial(&id, false)), Some(id.clone()));
+            assert_eq!(resumable(&partial(&id, true)), None);
+        }
+        for name in ["", ".part", "part", "sha256-.part", "sha256-0.part", "sha256part", "object-1.new", "md5-00.part"]
+        {
+            assert_eq!(resumable(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! A blob that a download is writing: a file below `tmp/` that becomes a blob, is kept to be resumed, or is removed.
+//!
+//! The part that is kept belongs to the registry that its bytes come from. For the names of the files, see `file_names`.
+
+use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, sync::Arc};
+
+use rustix::fs::OFlags;
+
+use super::{
+    DiskStore, IndexKey, NoSpace, Pin, Purpose, Reservation, blocking,
+    file_names::unique_name,
+    partial_attributes::{note_failure, note_prefix, note_registry, noted_prefix, noted_registry, take_failure},
+    temp_file::{TempFile, TempName, remove},
+    verified_at, write,
+};
+use crate::{cache::ContentKey, upstream::Registry};
+
+/// Less than this is not worth keeping after a broken download, in bytes.
+const WORTH_KEEPING: u64 = 64 * 1024;
+
+/// The file of a download; removed on drop unless it was committed or kept.
+pub struct TempBlob {
+    id: ContentKey,
+    temp: TempFile,
+    /// How many bytes of it an earlier download left.
+    left: u64,
+    /// Whether a download has resumed those in vain.
+    failed: bool,
+}
+
+impl DiskStore {
+    /// Begins a blob of which `reservation` bytes are promised. There is one at a time per digest but for those made
+    /// [beside](DiskStore::create_beside) it. What is left of it belongs to the registry that its bytes come from.
+    pub async fn create(&self, id: &ContentKey, registry: &Registry, reservation: Reservation) -> io::Result<TempBlob> {
+        let (store, id, registry) = (self.clone(), id.clone(), registry.fingerprint());
+        write(move || {
+            let name = TempName::partial(&store, &id);
+            // What an earlier fill left under this name, found too late to be gone on with, is overwritten: it must
+            // not be evicted under our hands.
+            store.0.index.lock().forget(&IndexKey::Partial(id.clone()));
+            // A file of its own: who still reads the earlier one must not see it cut.
+            remove(&name.path());
+            let temp = TempFile::create(store, name, reservation)?;
+            note_registry(&temp.file, &registry);
+            Ok(TempBlob::new(id, temp))
+        })
+        .await
+    }
+
+    /// The same, while another fill of this content is under way. Nothing of it is left for a later one.
+    pub async fn create_beside(&self, id: &ContentKey, reservation: Reservation) -> io::Result<TempBlob> {
+        let (store, id) = (self.clone(), id.clone());
+        write(move || {
+            let name = TempName::unique(&store, unique_name());
+            Ok(TempBlob::new(id, TempFile::create(store, name, reservation)?))
+        })
+        .await
+    }
+
+    /// Whether an earlier fill of this blob left something.
+    ///
+    /// Waits for the start-up scan, which is to count it first.
+    pub async fn has_left(&self, id: &ContentKey) -> bool {
+        self.scanned().await && self.0.index.lock().contains(&IndexKey::Partial(id.clone()))
+    }
+
+    /// What an earlier fill of this blob from this registry left, and its length in bytes; `None` when there is nothing.
+    ///
+    /// Bytes that another registry sent are not gone on with: they are not verified, and if they were wrong, the clients
+    /// of this one would have the error.
+    /// Where there is something, waits for the start-up scan, which is to count it first.
+    pub async fn resume(&self, id: &ContentKey, registry: &Registry) -> Option<(TempBlob, u64)> {
+        let key = IndexKey::Partial(id.clone());
+        let (store, id) = (self.clone(), id.clone());
+        if !self.is_scanned() {
+            let path = self.path(&key);
+            if !blocking(move || path.exists()).await || !self.scanned().await {
+                return None;
+            }
+        }
+        if !self.0.index.lock().contains(&key) {
+            return None;
+        }
+        let registry = registry.fingerprint();
+        blocking(move || {
+            let flags = OFlags::NOFOLLOW.bits().cast_signed();
+            let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
+            // What was verified before a kill is the content, from whichever registry it came.
+            let usable = match noted_registry(&file) {
+                Some(noted) => noted == registry,
+                None => verified_at::noted(&file).is_some_and(|noted| noted.verified.is_some()),
+            };
+            if !usable {
+                return None;
+            }
+            let (reservation, len) = Reservation::adopt(&store, &key, &IndexKey::Blob(id.clone()))?;
+            store.publish();
+            let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
+            let prefix = noted_prefix(&file).unwrap_or(len);
+            let failed = take_failure(&file);
+            let name = TempName::partial(&store, &id);
+            let temp = TempFile::opened(store, name, file, reservation);
+            let temp = TempBlob { id, temp, left: prefix, failed };
+            // One that is not what the index says is dropped, and removed by that.
+            (whole && prefix <= len).then_some((temp, prefix))
+        })
+        .await
+    }
+}
+
+impl TempBlob {
+    fn new(id: ContentKey, temp: TempFile) -> Self {
+        Self { id, temp, left: 0, failed: false }
+    }
+
+    /// The file, for readers of it while it grows.
+    pub fn file(&self) -> &Arc<File> {
+        &self.temp.file
+    }
+
+    pub fn name(&self) -> &TempName {
+        &self.temp.name
+    }
+
+    /// Makes sure there is room for `len` bytes in all.
+    pub async fn grow_to(&mut self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
+        self.temp.grow_to(purpose, len).await
+    }
+
+    /// `bytes` more of what is reserved are on disk.
+    pub fn note_written(&mut self, bytes: u64) {
+        self.temp.note_written(bytes);
+    }
+
+    /// The whole content was verified: gives it its final name. Blocks.
+    ///
+    /// The pin keeps the blob in the cache for the readers that began while it grew.
+    pub fn commit(self, purpose: Purpose, len: u64) -> io::Result<Arc<Pin>> {
+        self.temp.commit(purpose, IndexKey::Blob(self.id), len)
+    }
+
+    /// The download broke after `prefix` bytes without a gap: leaves them for the next one. Blocks.
+    ///
+    /// Bytes behind the prefix are not cut off: the kernel would put zeros into pages that may still be queued in a
+    /// socket, also of a client whose reader is gone. Where the prefix cannot be noted, nothing is kept. What an earlier
+    /// download left is removed once the upstream has `answered` two downloads that resumed it, and neither got a byte more.
+    pub fn keep(self, purpose: Purpose, prefix: u64, answered: bool) -> io::Result<()> {
+        let Self { id, temp, left, failed } = self;
+        let len = temp.file.metadata()?.len();
+        if prefix < WORTH_KEEPING || len < prefix || temp.name.is_unique() {
+            return Ok(());
+        }
+        if (len > prefix || noted_prefix(&temp.file).is_some()) && !note_prefix(&temp.file, prefix) {
+            return Ok(());
+        }
+        let in_vain = left > 0 && prefix <= left && (answered || failed);
+        if in_vain && ((answered && failed) || !note_failure(&temp.file)) {
+            return Ok(());
+        }
+        temp.name.set_gaps(false)?;
+        temp.keep(purpose, IndexKey::Partial(id), len);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
