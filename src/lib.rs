@@ -27,6 +27,7 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub(crate) mod bounded_cache;
 pub mod cache;
 pub mod config;
 pub(crate) mod disk_wait;

@@ -25,6 +25,7 @@ const ORDER: &[&[&str]] = &[
     &["metrics"],
     &["oci"],
     &[
+        "bounded_cache",
         "disk_wait",
         "error_chain",
         "file_slice",

@@ -1,72 +1,70 @@
-//! What upstreams said of contents beside them: warnings for clients, and the type of a manifest that is asked for as a blob.
+//! What upstreams sent beside content: warnings for clients, and the media type of a manifest that a client requests as
+//! a blob.
 //!
-//! What must hold: what was said is told again to those alone to whom it would be said, by registry, asker and repository. All of
-//! it is in memory, and bounded.
+//! What must hold: forebay repeats it only to clients to which the upstream would send it, by registry, client and
+//! repository. It is in memory, and bounded.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-use moka::{policy::EvictionPolicy, sync::Cache};
+use moka::sync::Cache;
 
 use crate::{
+    bounded_cache,
     oci::{Digest, Repository},
     upstream::{ContentNotes, Principal, Registry, Upstream},
 };
 
-/// How much memory all remarks may take, in bytes.
+/// The memory of all notes, in bytes.
 const MAX_MEMORY: u64 = 2 * 1024 * 1024;
-/// What one takes beside its texts, in bytes.
+/// The memory of one beside its texts, in bytes.
 const WEIGHT: usize = 512;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Subject {
+struct NotesKey {
     registry: Registry,
-    asker: Option<Principal>,
+    principal: Option<Principal>,
     repository: Repository,
     digest: Digest,
 }
 
-/// A cheap handle.
+/// Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Warnings {
-    kept: Cache<Subject, ContentNotes>,
-    /// Whether there was ever any: most upstreams make none, and a hit looks for none then.
-    any: Arc<AtomicBool>,
+    notes: Cache<NotesKey, ContentNotes>,
+    /// Whether there were ever any. Most upstreams send none, and then a hit looks up none.
+    is_used: Arc<AtomicBool>,
 }
 
 impl Default for Warnings {
     fn default() -> Self {
-        let kept = Cache::builder()
-            .max_capacity(MAX_MEMORY)
-            .weigher(|_, remark: &ContentNotes| u32::try_from(WEIGHT + remark.size()).unwrap_or(u32::MAX))
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
-        Self { kept, any: Arc::default() }
+        let notes = bounded_cache::lru(MAX_MEMORY, |_, notes: &ContentNotes| WEIGHT + notes.size());
+        Self { notes, is_used: Arc::default() }
     }
 }
 
 impl Warnings {
-    /// The upstream said this last; perhaps nothing.
-    pub(crate) fn note(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, remark: &ContentNotes) {
-        if !remark.is_empty() {
-            self.kept.insert(Subject::of(upstream, repository, digest), remark.clone());
-            self.any.store(true, Ordering::Release);
-        } else if self.any.load(Ordering::Acquire) {
-            self.kept.invalidate(&Subject::of(upstream, repository, digest));
+    /// The notes of the upstream's last response, which may be empty.
+    pub(crate) fn note(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, notes: &ContentNotes) {
+        if !notes.is_empty() {
+            self.notes.insert(NotesKey::of(upstream, repository, digest), notes.clone());
+            self.is_used.store(true, Ordering::Release);
+        } else if self.is_used.load(Ordering::Acquire) {
+            self.notes.invalidate(&NotesKey::of(upstream, repository, digest));
         }
     }
 
     pub(crate) fn of(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> ContentNotes {
-        let found = self.any.load(Ordering::Acquire).then(|| Subject::of(upstream, repository, digest));
-        found.and_then(|subject| self.kept.get(&subject)).unwrap_or_default()
+        let key = self.is_used.load(Ordering::Acquire).then(|| NotesKey::of(upstream, repository, digest));
+        key.and_then(|key| self.notes.get(&key)).unwrap_or_default()
     }
 }
 
-impl Subject {
+impl NotesKey {
     fn of(upstream: &Upstream, repository: &Repository, digest: &Digest) -> Self {
-        let (registry, asker) = (upstream.registry().clone(), upstream.principal());
-        Self { registry, asker, repository: repository.clone(), digest: digest.clone() }
+        let (registry, principal) = (upstream.registry().clone(), upstream.principal());
+        Self { registry, principal, repository: repository.clone(), digest: digest.clone() }
     }
 }
