@@ -1,50 +1,37 @@
-//! One question at a time: whoever asks while an answer is on its way gets the same answer.
+//! One request at a time for equal keys: a caller that arrives while a request is in flight gets the same response.
 //!
-//! The asking runs as a task of its own, so that it ends although its first asker left.
+//! Each request runs in a task of its own, so it completes even if its first caller disconnects.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, MutexGuard};
-
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long a request that came by forebays waits for what may wait for it, in case they stand in a row and not in a circle.
+/// How long a request that came through other mirrors waits for a request that may wait for it. The mirrors may form a
+/// chain, which answers in time, or a cycle, which never does.
 pub(crate) const CYCLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a request waits for may wait for that request.
+/// The request in flight may itself wait for this caller.
 #[derive(Debug)]
 pub(crate) struct WaitCycle;
 
-/// Questions on their way, by what is asked.
+/// The requests in flight, by key.
 pub(crate) struct SingleFlight<K, V> {
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    under_way: Arc<Mutex<HashMap<K, Pending<V>>>>,
+    in_flight: Arc<Mutex<HashMap<K, Pending<V>>>>,
 }
 
-/// An answer that is on its way. `None` until it is there.
-pub(crate) struct Pending<V>(watch::Receiver<Option<V>>);
+/// A response that may be on its way: `None` until it has arrived.
+type Pending<V> = watch::Receiver<Option<V>>;
 
-impl<V> Clone for Pending<V> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<V: Clone> Pending<V> {
-    /// The answer; `None` when whoever was to give it is gone (the process ends).
-    pub(crate) async fn answer(mut self) -> Option<V> {
-        self.0.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
-    }
-
-    /// The same, for a request that must not wait for ever where others ask by way of the same mirrors (`may_be_loop`).
-    pub(crate) async fn answer_unless(self, may_be_loop: bool) -> Result<Option<V>, WaitCycle> {
-        match may_be_loop {
-            true => timeout(CYCLE_TIMEOUT, self.answer()).await.map_err(|_| WaitCycle),
-            false => Ok(self.answer().await),
-        }
-    }
+/// What a caller got from a request in flight.
+pub(crate) struct Flight<V> {
+    /// `None` if the request ended without a response: it panicked, or the process shuts down.
+    pub response: Option<V>,
+    /// Whether this caller started the request.
+    pub is_leader: bool,
 }
 
 impl<K, V> SingleFlight<K, V>
@@ -52,54 +39,76 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Questions run as tasks of `tasks` and end, unanswered, with `shutdown`.
+    /// Requests run as tasks of `tasks` and end, without a response, with `shutdown`.
     pub(crate) fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self { tasks, shutdown, under_way: Arc::default() }
+        Self { tasks, shutdown, in_flight: Arc::default() }
     }
 
-    /// Joins the question `key`, or asks it; whether this one asked.
-    pub(crate) fn join<F>(&self, key: K, ask: impl FnOnce() -> F) -> (Pending<V>, bool)
+    /// Starts a request, or joins the one in flight, and waits for its response.
+    ///
+    /// `may_cycle`: the caller came through other mirrors, so the request in flight may wait for this caller.
+    ///
+    /// # Errors
+    /// [`WaitCycle`] if such a caller joined a request that did not end within [`CYCLE_TIMEOUT`].
+    pub(crate) async fn run<F>(
+        &self,
+        key: K,
+        may_cycle: bool,
+        request: impl FnOnce() -> F,
+    ) -> Result<Flight<V>, WaitCycle>
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut under_way = lock(&self.under_way);
-        if let Some(flight) = under_way.get(&key) {
-            return (flight.clone(), false);
+        let (pending, is_leader) = self.join(key, request);
+        let response = match may_cycle && !is_leader {
+            true => timeout(CYCLE_TIMEOUT, response(pending)).await.map_err(|_| WaitCycle)?,
+            false => response(pending).await,
+        };
+        Ok(Flight { response, is_leader })
+    }
+
+    /// Joins the request `key`, or starts it; and whether this call started it.
+    fn join<F>(&self, key: K, request: impl FnOnce() -> F) -> (Pending<V>, bool)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let mut in_flight = self.in_flight.lock();
+        if let Some(pending) = in_flight.get(&key) {
+            return (pending.clone(), false);
         }
-        let (sender, receiver) = watch::channel(None);
-        let flight = Pending(receiver);
-        under_way.insert(key.clone(), flight.clone());
-        drop(under_way);
-        let landed = RemoveOnDrop { key, under_way: self.under_way.clone() };
-        let asking = ask();
+        let (sender, pending) = watch::channel(None);
+        in_flight.insert(key.clone(), pending.clone());
+        drop(in_flight);
+        let entry = RemoveOnDrop { key, in_flight: self.in_flight.clone() };
+        let request = request();
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
-            let answer = tokio::select! {
+            let response = tokio::select! {
                 () = shutdown.cancelled() => return,
-                answer = asking => answer,
+                response = request => response,
             };
-            // Whoever comes now asks anew; whoever waits gets the answer.
-            drop(landed);
-            sender.send_replace(Some(answer));
+            // From here on a caller starts a new request; those that joined this one get its response.
+            drop(entry);
+            sender.send_replace(Some(response));
         });
-        (flight, true)
+        (pending, true)
     }
 }
 
-/// Takes the question off the list, also when its task is dropped or panics.
+async fn response<V: Clone>(mut pending: Pending<V>) -> Option<V> {
+    pending.wait_for(Option::is_some).await.ok().and_then(|response| response.clone())
+}
+
+/// Removes a request from the map, also when its task is dropped or panics.
 struct RemoveOnDrop<K: Eq + Hash, V> {
     key: K,
-    under_way: Arc<Mutex<HashMap<K, Pending<V>>>>,
+    in_flight: Arc<Mutex<HashMap<K, Pending<V>>>>,
 }
 
 impl<K: Eq + Hash, V> Drop for RemoveOnDrop<K, V> {
     fn drop(&mut self) {
-        lock(&self.under_way).remove(&self.key);
+        self.in_flight.lock().remove(&self.key);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }
 
 #[cfg(test)]
@@ -111,34 +120,43 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn fifty_askers_one_question() {
+    async fn fifty_equal_requests_are_one() {
         let flights = SingleFlight::new(TaskTracker::new(), CancellationToken::new());
-        let (asked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let ask = || {
-            let (asked, gate) = (asked.clone(), gate.clone());
+        let (sent, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let request = || {
+            let (sent, gate) = (sent.clone(), gate.clone());
             async move {
                 gate.notified().await;
-                asked.fetch_add(1, Ordering::SeqCst)
+                sent.fetch_add(1, Ordering::SeqCst)
             }
         };
-        let joined: Vec<_> = (0..50).map(|_| flights.join("tag", ask)).collect();
-        assert_eq!(joined.iter().filter(|(_, asks)| *asks).count(), 1);
+        let joined: Vec<_> = (0..50).map(|_| flights.join("tag", request)).collect();
+        assert_eq!(joined.iter().filter(|(_, is_leader)| *is_leader).count(), 1);
         gate.notify_one();
-        for (flight, _) in joined {
-            assert_eq!(flight.answer().await, Some(0));
+        for (pending, _) in joined {
+            assert_eq!(response(pending).await, Some(0));
         }
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
-        let (again, asks) = flights.join("tag", ask);
+        assert_eq!(sent.load(Ordering::SeqCst), 1);
         gate.notify_one();
-        assert_eq!((again.answer().await, asks), (Some(1), true), "an answer is not kept");
+        let again = flights.run("tag", false, request).await.unwrap();
+        assert_eq!((again.response, again.is_leader), (Some(1), true), "a response is not kept");
     }
 
     #[tokio::test]
-    async fn a_panic_is_no_answer_and_blocks_nobody() {
+    async fn a_panic_gives_no_response_and_blocks_no_caller() {
         let flights = SingleFlight::<_, u32>::new(TaskTracker::new(), CancellationToken::new());
-        let (flight, _) = flights.join(1, || async { panic!("on purpose") });
-        assert_eq!(flight.answer().await, None);
-        let (flight, asks) = flights.join(1, || async { 7 });
-        assert_eq!((flight.answer().await, asks), (Some(7), true));
+        let first = flights.run(1, false, || async { panic!("on purpose") }).await.unwrap();
+        assert_eq!(first.response, None);
+        let second = flights.run(1, false, || async { 7 }).await.unwrap();
+        assert_eq!((second.response, second.is_leader), (Some(7), true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_joiner_in_a_cycle_stops_waiting() {
+        let flights = SingleFlight::new(TaskTracker::new(), CancellationToken::new());
+        let request = || tokio::time::sleep(CYCLE_TIMEOUT * 10);
+        let (leader, joiner, direct) =
+            tokio::join!(flights.run(1, true, request), flights.run(1, true, request), flights.run(1, false, request));
+        assert!(leader.unwrap().response.is_some() && joiner.is_err() && direct.unwrap().response.is_some());
     }
 }

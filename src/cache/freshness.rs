@@ -1,31 +1,29 @@
-//! How far a tag's record can be believed (pure).
+//! How far a cached value may be served (pure).
 
 use std::{
     sync::LazyLock,
     time::{Duration, Instant, SystemTime},
 };
 
-/// When the first clock was looked at, by both.
+/// The first reading of both clocks.
 static START: LazyLock<(SystemTime, Instant)> = LazyLock::new(|| (SystemTime::now(), Instant::now()));
 
-/// Before forebay was written: 2025, in seconds since 1970. A clock that shows it was not set yet, as on a machine without one of
-/// its own at boot.
+/// The beginning of 2025, when forebay did not exist, in seconds since 1970. A clock that shows an earlier time has not
+/// been set yet, as on a machine without a clock of its own at boot.
 const MIN_TIME: Duration = Duration::from_secs(1_735_689_600);
 
-/// What may be done with what is known of a tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far a cached value may be served, in ascending order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Freshness {
-    /// Served without asking.
-    Fresh,
-    /// The upstream is asked first; served when it cannot answer.
-    Stale,
-    /// As good as unknown.
+    /// Not at all.
     Missing,
+    /// Only if the upstream fails.
+    Stale,
+    /// Without asking the upstream.
+    Fresh,
 }
 
-/// Judges a record that was `confirmed` then.
-///
-/// A clock that was set back makes the record stale, not fresh for ever.
+/// Judges a value by when the upstream `confirmed` it. A clock that was set back makes it stale, not fresh forever.
 pub(crate) fn judge(confirmed: SystemTime, now: SystemTime, tag_ttl: Duration, stale_if_error: Duration) -> Freshness {
     match now.duration_since(confirmed) {
         Ok(age) if age < tag_ttl => Freshness::Fresh,
@@ -36,19 +34,19 @@ pub(crate) fn judge(confirmed: SystemTime, now: SystemTime, tag_ttl: Duration, s
     }
 }
 
-/// Whether a clock that shows this time was set.
+/// Whether a clock that shows this time has been set.
 pub(crate) fn is_set(now: SystemTime) -> bool {
     now.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since >= MIN_TIME)
 }
 
-/// The time as it would be if the clock had not been set since forebay started.
+/// The time by a clock that is never set: forebay's start plus the time since.
 pub(crate) fn steady_now() -> SystemTime {
     let (at, started) = *START;
     at.checked_add(started.elapsed()).unwrap_or(at)
 }
 
-/// The same where a clock that jumps ahead must not take away all there is: a record is too old for anything only when
-/// it is so by the `steady` time, too.
+/// The same for values that must survive a clock that jumps ahead: a value is too old to serve only if it is so by the
+/// `steady` time as well.
 pub(crate) fn judge_steadily(
     confirmed: SystemTime,
     now: SystemTime,
@@ -69,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_age() {
+    fn freshness_depends_on_age() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let (ttl, stale) = (Duration::from_secs(60), Duration::from_secs(600));
         for (age, expected) in [
@@ -84,13 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn a_zero_ttl_asks_every_time() {
+    fn a_zero_ttl_is_never_fresh() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         assert_eq!(judge(now, now, Duration::ZERO, Duration::from_secs(1)), Freshness::Stale);
     }
 
     #[test]
-    fn a_clock_set_back_asks() {
+    fn a_clock_set_back_makes_values_stale() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let (ttl, stale) = (Duration::from_secs(60), Duration::from_secs(600));
         for (ahead, ttl, expected) in [
@@ -106,18 +104,18 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumped_takes_nothing_away_and_trusts_nothing() {
+    fn a_clock_that_jumps_makes_values_stale() {
         let second = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let (ttl, stale) = (Duration::from_secs(60), Duration::from_secs(600));
         for (confirmed, now, steady, expected) in [
-            // Ahead by a year, and back again.
+            // The clock jumps ahead by a year, and back.
             (1_000, 31_000_000, 1_010, Freshness::Stale),
             (1_000, 1_020, 1_020, Freshness::Fresh),
             // Confirmed while it was ahead.
             (31_000_000, 1_030, 1_030, Freshness::Stale),
-            // The start was before the clock was right, and what is on disk is from the last time.
+            // forebay started before the clock was set; the record on disk is of an earlier run.
             (31_000_000, 31_000_700, 10, Freshness::Stale),
-            // Old is old.
+            // Too old by both clocks.
             (1_000, 31_000_000, 1_700, Freshness::Missing),
         ] {
             let judged = judge_steadily(second(confirmed), second(now), second(steady), ttl, stale);
@@ -126,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_steady_time_is_that_of_the_clock_while_nobody_sets_it() {
+    fn steady_time_does_not_go_back() {
         let before = steady_now();
         assert!(before <= steady_now());
     }

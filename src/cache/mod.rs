@@ -19,6 +19,7 @@ mod make_room;
 pub(crate) mod manifest;
 mod outcome;
 pub(crate) mod prefetch;
+pub(crate) mod revalidate;
 pub(crate) mod scrub;
 pub(crate) mod slow_readers;
 mod source;

@@ -58,7 +58,7 @@ impl Handler {
                 }
                 Ok(served)
             }
-            Err(error) if error.kind == upstream::ErrorKind::NotFound => Ok(tagged.none(Outcome::Miss)),
+            Err(error) if error.kind == upstream::ErrorKind::NotFound => Ok(tagged.empty(Outcome::Miss)),
             Err(error) => Err(Error::of_upstream(Operation::Referrers, error)),
         }
     }

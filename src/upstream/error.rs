@@ -112,6 +112,12 @@ impl Error {
         Self { kind, retry_after: None, elsewhere, resting, unreached: false, refusal, message, source }
     }
 
+    /// Its weight in a cache, in KiB: a refusal carries the registry's own text.
+    pub(crate) fn weight(&self) -> u32 {
+        let text = self.refusal.as_ref().map_or(0, |refusal| refusal.size());
+        u32::try_from(text / 1024 + 1).unwrap_or(u32::MAX)
+    }
+
     /// The refusal in the upstream's words, where it gave one.
     pub fn refusal(&self) -> Option<&Arc<Refusal>> {
         self.refusal.as_ref()

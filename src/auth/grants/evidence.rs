@@ -1,7 +1,7 @@
-//! What an upstream's answer proves about a client's right to a repository.
+//! What an upstream's response proves about a client's grant for a repository.
 //!
-//! What must hold: only an answer about exactly the subject of the question proves anything. A proxy in front of the
-//! registry may answer a client that it refuses with a status of 200 and a document of its own; that is an outage.
+//! What must hold: only a response for exactly the requested resource proves anything. A proxy in front of the registry
+//! may answer a client that it refuses with 200 and a document of its own; that counts as an outage.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::{
     upstream::{BlobHead, BlobRange, Error, ErrorKind, Upstream},
 };
 
-/// A blob of up to this size, in bytes, is fetched and hashed where its digest is not told.
+/// The longest blob, in bytes, that is fetched and hashed if the response does not give its digest.
 const MAX_FETCHED: u64 = 64 * 1024;
 
-/// What an answer proves.
+/// What a response proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// The client may read the repository.
     MayRead,
-    /// The tag has this digest, says the upstream. What it says of a tag may be anything, so that is a right to no other
-    /// digest. `sent`: it sent the manifest itself.
-    Tag { digest: Digest, sent: bool },
-    /// Nothing yet: the upstream announces a blob of this size, which is not cached. The content proves the rest.
+    /// The upstream says that the tag has this digest. A tag's response may be anything, so this proves nothing for other
+    /// digests. `is_sent`: it sent the manifest itself.
+    Tag { digest: Digest, is_sent: bool },
+    /// Nothing yet: the upstream announces a blob of this length, which is not cached. Its content is the proof.
     Announced(u64),
 }
 
-/// Asks for a manifest. With what it proves, how long ago the answer came, if it was kept for this question.
+/// Requests a manifest. Returns what the response proves, and for how long the upstream client kept it.
 pub(super) async fn of_manifest(
     upstream: &Upstream,
     repository: &Repository,
@@ -38,11 +38,11 @@ pub(super) async fn of_manifest(
 ) -> Result<(Evidence, Duration), Error> {
     match upstream.head_manifest(repository, reference, accept).await {
         Ok(head) => {
-            if let Some(evidence) = head.digest.and_then(|told| judge_head(reference, told)) {
+            if let Some(evidence) = head.digest.and_then(|digest| judge_head(reference, digest)) {
                 return Ok((evidence, head.resident_time));
             }
         }
-        // Some registries know only GET, or say 404 to a HEAD of what they would first have to fetch themselves.
+        // Some registries know only GET, or answer a HEAD with 404 for what they would first have to fetch themselves.
         Err(error) if !matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => return Err(error),
         Err(_) => {}
     }
@@ -51,94 +51,94 @@ pub(super) async fn of_manifest(
     let (len, waited) = (body.bytes.len(), body.resident_time);
     let judge = move || manifest_digest(&reference, body.media_type.as_ref(), body.digest.as_ref(), &body.bytes);
     match documents.read(len, judge).await.flatten() {
-        Some(digest) if is_tag => Ok((Evidence::Tag { digest, sent: true }, waited)),
+        Some(digest) if is_tag => Ok((Evidence::Tag { digest, is_sent: true }, waited)),
         Some(_) => Ok((Evidence::MayRead, waited)),
-        None => Err(foreign("what is not the manifest")),
+        None => Err(invalid("what is not the manifest")),
     }
 }
 
-/// The same for a blob; `cached`: the size of the one that is here.
+/// The same for a blob; `cached_len`: the length of the cached one.
 pub(super) async fn of_blob(
     upstream: &Upstream,
     repository: &Repository,
     digest: &Digest,
-    cached: Option<u64>,
+    cached_len: Option<u64>,
 ) -> Result<(Evidence, Duration), Error> {
-    // What a client that pushes is told of it comes after this.
+    // For a client that pushes, another HEAD follows.
     let head = upstream.head_blob_to_get(repository, digest).await?;
-    match judge_blob(digest, cached, &head).map_err(foreign)? {
-        GrantVerdict::Proven => Ok((Evidence::MayRead, head.resident_time)),
-        GrantVerdict::Announced(len) => Ok((Evidence::Announced(len), head.resident_time)),
-        GrantVerdict::Fetch => {
+    match judge_blob(digest, cached_len, &head).map_err(invalid)? {
+        BlobVerdict::Proven => Ok((Evidence::MayRead, head.resident_time)),
+        BlobVerdict::Announced(len) => Ok((Evidence::Announced(len), head.resident_time)),
+        BlobVerdict::Fetch => {
             let mut stream = upstream.open_blob(repository, digest, BlobRange::default()).await?;
             let (waited, mut content) = (stream.resident_time(), Vec::new());
             while let Some(piece) = stream.next().await? {
                 content.extend_from_slice(&piece);
                 if content.len() as u64 > MAX_FETCHED {
-                    return Err(foreign("a longer blob than it announced"));
+                    return Err(invalid("a longer blob than it announced"));
                 }
             }
             if Digest::of(digest.algorithm(), &content) != *digest {
-                return Err(foreign("what is not the blob"));
+                return Err(invalid("what is not the blob"));
             }
             Ok((Evidence::MayRead, waited))
         }
     }
 }
 
-fn foreign(what: &'static str) -> Error {
-    Error::new(ErrorKind::Protocol, format!("the upstream answered a question about a client's right with {what}"))
+fn invalid(what: &'static str) -> Error {
+    Error::new(ErrorKind::Protocol, format!("the upstream answered a request for a client's grant with {what}"))
 }
 
-/// What the head of a blob proves, or what is wrong with it.
+/// What the `HEAD` of a blob proves.
 #[derive(Debug, PartialEq, Eq)]
-enum GrantVerdict {
+enum BlobVerdict {
     Proven,
     Announced(u64),
     Fetch,
 }
 
-fn judge_blob(asked: &Digest, cached: Option<u64>, head: &BlobHead) -> Result<GrantVerdict, &'static str> {
+fn judge_blob(requested: &Digest, cached_len: Option<u64>, head: &BlobHead) -> Result<BlobVerdict, &'static str> {
     let len = head.len.ok_or("no length of the blob")?;
-    if cached.is_some_and(|cached| cached != len) {
+    if cached_len.is_some_and(|cached| cached != len) {
         return Err("another length than the blob's");
     }
     match &head.digest {
-        Some(told) if told == asked => Ok(GrantVerdict::Proven),
-        Some(told) if told.algorithm() == asked.algorithm() => Err("the digest of another blob"),
-        Some(_) | None if len <= MAX_FETCHED => Ok(GrantVerdict::Fetch),
-        Some(_) | None if cached.is_some() => Ok(GrantVerdict::Proven),
-        Some(_) | None => Ok(GrantVerdict::Announced(len)),
+        Some(digest) if digest == requested => Ok(BlobVerdict::Proven),
+        Some(digest) if digest.algorithm() == requested.algorithm() => Err("the digest of another blob"),
+        Some(_) | None if len <= MAX_FETCHED => Ok(BlobVerdict::Fetch),
+        Some(_) | None if cached_len.is_some() => Ok(BlobVerdict::Proven),
+        Some(_) | None => Ok(BlobVerdict::Announced(len)),
     }
 }
 
-/// What the head of a manifest proves, which tells this digest.
-fn judge_head(reference: &Reference, told: Digest) -> Option<Evidence> {
+/// What the `HEAD` of a manifest proves that gives this digest.
+fn judge_head(reference: &Reference, digest: Digest) -> Option<Evidence> {
     match reference {
-        Reference::Digest(asked) => (told == *asked).then_some(Evidence::MayRead),
-        Reference::Tag(_) => Some(Evidence::Tag { digest: told, sent: false }),
+        Reference::Digest(requested) => (digest == *requested).then_some(Evidence::MayRead),
+        Reference::Tag(_) => Some(Evidence::Tag { digest, is_sent: false }),
     }
 }
 
-/// The digest of the manifest that was sent; `None` when it is none, or not the one that was asked for.
+/// The digest of the manifest that was sent; `None` if it is no manifest, or not the requested one.
 fn manifest_digest(
     reference: &Reference,
     media_type: Option<&MediaType>,
-    told: Option<&Digest>,
+    claimed: Option<&Digest>,
     bytes: &Bytes,
 ) -> Option<Digest> {
     let expected = match reference {
-        Reference::Digest(asked) => Some(asked),
-        Reference::Tag(_) => told,
+        Reference::Digest(requested) => Some(requested),
+        Reference::Tag(_) => claimed,
     };
-    let looks_like_one = matches!(reference, Reference::Digest(_)) || ManifestSigns::of(bytes, media_type).is_sure;
-    if !looks_like_one {
+    let is_manifest = matches!(reference, Reference::Digest(_)) || ManifestSigns::of(bytes, media_type).is_sure;
+    if !is_manifest {
         return None;
     }
     let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
     let raw = Digest::of(algorithm, bytes);
     match expected {
-        // A signed manifest may be named by what is signed.
+        // The digest of a signed manifest may be that of the signed payload.
         Some(expected) if raw != *expected => {
             let signed = Digest::of(algorithm, &schema1_payload(bytes)?);
             (signed == *expected).then_some(signed)
@@ -158,19 +158,19 @@ mod tests {
         let longer = Digest::of(Algorithm::Sha512, b"a");
         let large = MAX_FETCHED + 1;
         for (cached, len, told, expected) in [
-            (None, Some(1), Some(&asked), Some(GrantVerdict::Proven)),
-            (Some(1), Some(1), Some(&asked), Some(GrantVerdict::Proven)),
+            (None, Some(1), Some(&asked), Some(BlobVerdict::Proven)),
+            (Some(1), Some(1), Some(&asked), Some(BlobVerdict::Proven)),
             (Some(2), Some(1), Some(&asked), None),
             (Some(1), Some(1), Some(&other), None),
             (None, Some(1), Some(&other), None),
-            (None, Some(1), Some(&longer), Some(GrantVerdict::Fetch)),
+            (None, Some(1), Some(&longer), Some(BlobVerdict::Fetch)),
             (Some(1), None, Some(&asked), None),
             (None, None, None, None),
-            (Some(1), Some(1), None, Some(GrantVerdict::Fetch)),
-            (None, Some(MAX_FETCHED), None, Some(GrantVerdict::Fetch)),
-            (Some(large), Some(large), None, Some(GrantVerdict::Proven)),
+            (Some(1), Some(1), None, Some(BlobVerdict::Fetch)),
+            (None, Some(MAX_FETCHED), None, Some(BlobVerdict::Fetch)),
+            (Some(large), Some(large), None, Some(BlobVerdict::Proven)),
             (Some(large), Some(large + 1), None, None),
-            (None, Some(large), None, Some(GrantVerdict::Announced(large))),
+            (None, Some(large), None, Some(BlobVerdict::Announced(large))),
         ] {
             let head =
                 BlobHead { len, digest: told.cloned(), resident_time: Duration::ZERO, notes: Default::default() };
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_manifest_is_named_by_its_bytes_or_its_payload() {
+    fn a_signed_manifest_has_the_digest_of_bytes_or_payload() {
         let (document, payload) = signed_example();
         let bytes = Bytes::from(document);
         let of = |bytes: &[u8]| Digest::of(Algorithm::Sha256, bytes);
@@ -191,19 +191,19 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_about_a_manifest_where_it_tells_its_digest() {
+    fn a_head_proves_a_manifest_by_its_digest() {
         let (right, wrong) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
         for (reference, told, expected) in [
             (Reference::Digest(right.clone()), &right, Some(Evidence::MayRead)),
             (Reference::Digest(right.clone()), &wrong, None),
-            ("1".parse().unwrap(), &wrong, Some(Evidence::Tag { digest: wrong.clone(), sent: false })),
+            ("1".parse().unwrap(), &wrong, Some(Evidence::Tag { digest: wrong.clone(), is_sent: false })),
         ] {
             assert_eq!(judge_head(&reference, told.clone()), expected, "{reference} {told}");
         }
     }
 
     #[test]
-    fn only_a_manifest_is_taken_for_one() {
+    fn only_a_manifest_is_proof() {
         let index = r#"{"schemaVersion":2,"manifests":[]}"#;
         let typed = r#"{"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
         for (media_type, text, expected) in [

@@ -8,7 +8,7 @@ use tokio::{
 use super::*;
 use crate::{
     oci::Algorithm,
-    upstream::{Config, Context},
+    upstream::{Access, Config, Context},
 };
 
 fn upstream(port: u16, ttl: Duration) -> Upstream {
@@ -17,7 +17,7 @@ fn upstream(port: u16, ttl: Duration) -> Upstream {
     Upstream::new(&config, Context::of_test()).unwrap()
 }
 
-fn proofs() -> Grants {
+fn grants() -> Grants {
     Grants::new(Duration::ZERO, TrustedNetworks::default(), TaskTracker::new(), CancellationToken::new())
 }
 
@@ -25,36 +25,40 @@ fn peer(number: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, number])
 }
 
-fn right(upstream: &Upstream) -> GrantKey {
+fn key(upstream: &Upstream) -> GrantKey {
     let (registry, repository) = (upstream.registry().clone(), Some("team/a".parse().unwrap()));
-    GrantKey { registry, asker: Principal::ANONYMOUS, repository, manifest: None }
+    GrantKey { registry, principal: Principal::ANONYMOUS, repository, manifest: None }
 }
 
 #[test]
-fn the_word_that_was_asked_for_last_counts() {
-    let (proofs, right) = (proofs(), right(&upstream(1, Duration::from_secs(60))));
+fn the_response_to_the_last_request_counts() {
+    let (grants, key) = (grants(), key(&upstream(1, Duration::from_secs(60))));
     let earlier = Instant::now();
     let later = earlier + Duration::from_millis(1);
-    proofs.note(right.clone(), Answered { asked: later, yes: false });
-    proofs.note(right.clone(), Answered { asked: earlier, yes: true });
-    assert_eq!(proofs.age(&right), None);
-    proofs.note(right.clone(), Answered { asked: later, yes: true });
-    assert!(proofs.age(&right).is_some());
+    grants.note(key.clone(), Verdict { sent: later, is_granted: false });
+    grants.note(key.clone(), Verdict { sent: earlier, is_granted: true });
+    assert_eq!(grants.age(&key), None);
+    grants.note(key.clone(), Verdict { sent: later, is_granted: true });
+    assert!(grants.age(&key).is_some());
 }
 
 #[test]
-fn a_deleted_digest_is_the_repositorys_no_longer() {
-    let (proofs, upstream) = (proofs(), upstream(1, Duration::from_secs(60)));
+fn a_deleted_digest_has_no_location() {
+    let (grants, upstream) = (grants(), upstream(1, Duration::from_secs(60)));
     let (repository, digest) = ("team/a".parse().unwrap(), Digest::of(Algorithm::Sha256, b"a"));
-    let place = Resource::Blob { digest: digest.clone(), cached_len: None }.place(&upstream, &repository).unwrap();
-    proofs.0.places.insert(place.clone(), GrantSource { at: Instant::now(), to: Principal::ANONYMOUS });
-    proofs.note_write(&upstream, &repository, None);
-    assert!(proofs.0.places.contains_key(&place));
-    proofs.note_write(&upstream, &repository, Some(&digest));
-    assert!(!proofs.0.places.contains_key(&place));
+    let location =
+        Resource::Blob { digest: digest.clone(), cached_len: None }.location(&upstream, &repository).unwrap();
+    grants
+        .0
+        .locations
+        .insert(location.clone(), Confirmation { sent: Instant::now(), first_client: Principal::ANONYMOUS });
+    grants.note_write(&upstream, &repository, None);
+    assert!(grants.0.locations.contains_key(&location));
+    grants.note_write(&upstream, &repository, Some(&digest));
+    assert!(!grants.0.locations.contains_key(&location));
 }
 
-/// A registry that answers this, and how often it was asked.
+/// A registry that responds with this status, and how many requests it got.
 async fn registry(status: &'static str) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -78,27 +82,30 @@ fn blob() -> Resource {
     Resource::Blob { digest: Digest::of(Algorithm::Sha256, b"a"), cached_len: Some(1) }
 }
 
-/// What is remembered for seconds is asked for again on a machine that is slow enough, but not each time.
+/// On a slow machine what is remembered for seconds may expire, but not at each request.
 #[tokio::test]
 async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
     let repository = "team/a".parse().unwrap();
-    for (status, is_known, told) in [
+    for (status, is_known, response) in [
         ("403 Forbidden", false, Err(ErrorKind::Denied)),
         ("404 Not Found", false, Err(ErrorKind::NotFound)),
         ("503 Service Unavailable", true, Ok(Grant::default())),
     ] {
         let (port, asked) = registry(status).await;
         let (trusted, tasks) = (TrustedNetworks::default(), TaskTracker::new());
-        let proofs = Grants::new(Duration::from_secs(60), trusted, tasks, CancellationToken::new());
+        let grants = Grants::new(Duration::from_secs(60), trusted, tasks, CancellationToken::new());
         let upstream = upstream(port, Duration::ZERO);
-        let place = blob().place(&upstream, &repository).unwrap();
+        let location = blob().location(&upstream, &repository).unwrap();
         if is_known {
-            proofs.note(right(&upstream), Answered { asked: Instant::now(), yes: true });
-            proofs.0.places.insert(place, GrantSource { at: Instant::now(), to: Principal::ANONYMOUS });
+            grants.note(key(&upstream), Verdict { sent: Instant::now(), is_granted: true });
+            grants
+                .0
+                .locations
+                .insert(location, Confirmation { sent: Instant::now(), first_client: Principal::ANONYMOUS });
         }
         for _ in 0..20 {
-            let answer = proofs.authorize(&upstream, &repository, &blob(), peer(1)).await;
-            assert_eq!(answer.map_err(|error| error.kind), told, "{status}");
+            let answer = grants.authorize(&upstream, &repository, &blob(), peer(1)).await;
+            assert_eq!(answer.map_err(|error| error.kind), response, "{status}");
         }
         let asked = asked.load(Ordering::Relaxed);
         assert!((1..=5).contains(&asked), "{status}: asked {asked} times");
@@ -106,22 +113,21 @@ async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
 }
 
 #[tokio::test]
-async fn a_login_that_the_upstream_cannot_judge_leaves_its_last_word() {
+async fn a_login_in_an_outage_leaves_the_last_verdict() {
     let (port, _) = registry("503 Service Unavailable").await;
-    let (proofs, upstream) = (proofs(), upstream(port, Duration::ZERO));
-    let login = GrantKey { repository: None, ..right(&upstream) };
-    proofs.note(login.clone(), Answered { asked: Instant::now(), yes: true });
-    assert!(proofs.log_in(&upstream, peer(1)).await.is_ok());
-    assert!(proofs.age(&login).is_some() && proofs.last_refusal(&upstream, None).is_none());
+    let (grants, upstream) = (grants(), upstream(port, Duration::ZERO));
+    let login = GrantKey { repository: None, ..key(&upstream) };
+    grants.note(login.clone(), Verdict { sent: Instant::now(), is_granted: true });
+    assert!(grants.log_in(&upstream, peer(1)).await.is_ok());
+    assert!(grants.age(&login).is_some() && grants.last_refusal(&upstream, None).is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_in_a_circle_waits_for_no_other_for_ever() {
-    let (proofs, upstream) = (proofs(), upstream(1, Duration::ZERO));
-    let ask = |circle| {
-        let question = GrantQuery { right: right(&upstream), subject: None, circle };
-        let none = (Validity::Nothing, Grant::default());
-        proofs.ask(question, &upstream, Principal::ANONYMOUS, none, peer(1), async {
+async fn a_request_in_a_cycle_does_not_wait_forever() {
+    let (grants, upstream) = (grants(), upstream(1, Duration::ZERO));
+    let ask = |may_cycle| {
+        let query = GrantQuery { grant: key(&upstream), resource: None, may_cycle };
+        grants.check_joined(query, upstream.name(), peer(1), async {
             tokio::time::sleep(Duration::from_secs(600)).await;
             Ok(Grant::default())
         })
@@ -134,31 +140,31 @@ async fn a_request_in_a_circle_waits_for_no_other_for_ever() {
     assert_eq!((first.unwrap(), second.unwrap()), (Grant::default(), Grant::default()));
 }
 
-/// To whom may read the rest it says that this is not there; to others it may be how they are refused.
+/// For a client with a fresh grant a 404 says that the content is missing; for others it may be the refusal.
 #[tokio::test]
-async fn a_404_ends_a_right_unless_that_is_fresh() {
+async fn a_404_ends_a_grant_unless_it_is_fresh() {
     let (port, _) = registry("404 Not Found").await;
     for (ttl, stays) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
-        let (proofs, upstream) = (proofs(), upstream(port, ttl));
-        let (right, repository) = (right(&upstream), "team/a".parse().unwrap());
-        proofs.note(right.clone(), Answered { asked: Instant::now(), yes: true });
-        let told = proofs.authorize(&upstream, &repository, &blob(), peer(1)).await;
-        assert_eq!(told.unwrap_err().kind, ErrorKind::NotFound);
-        assert_eq!(proofs.age(&right).is_some(), stays, "{ttl:?}");
+        let (grants, upstream) = (grants(), upstream(port, ttl));
+        let (key, repository) = (key(&upstream), "team/a".parse().unwrap());
+        grants.note(key.clone(), Verdict { sent: Instant::now(), is_granted: true });
+        let response = grants.authorize(&upstream, &repository, &blob(), peer(1)).await;
+        assert_eq!(response.unwrap_err().kind, ErrorKind::NotFound);
+        assert_eq!(grants.age(&key).is_some(), stays, "{ttl:?}");
     }
 }
 
-/// One address leaves questions to others, and is told when to come again.
+/// One address leaves slots to others, and gets a Retry-After.
 #[tokio::test]
-async fn questions_in_flight_are_shared_by_addresses() {
+async fn requests_in_flight_are_shared_by_addresses() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = upstream(listener.local_addr().unwrap().port(), Duration::ZERO);
-    let mut proofs = proofs();
-    Arc::get_mut(&mut proofs.0).unwrap().places_for_questions = Shares::new(4, TrustedNetworks::default());
+    let mut grants = grants();
+    Arc::get_mut(&mut grants.0).unwrap().request_slots = Shares::new(4, TrustedNetworks::default());
     let ask = |number: u8, of: u8| {
-        let (proofs, upstream) = (proofs.clone(), upstream.clone());
+        let (grants, upstream) = (grants.clone(), upstream.clone());
         let repository = format!("team/a{number}").parse().unwrap();
-        async move { proofs.authorize(&upstream, &repository, &blob(), peer(of)).await.unwrap_err() }
+        async move { grants.authorize(&upstream, &repository, &blob(), peer(of)).await.unwrap_err() }
     };
     let mut held = Vec::new();
     for (number, of) in [(1, 1), (2, 1), (3, 1), (4, 2)] {
@@ -168,39 +174,8 @@ async fn questions_in_flight_are_shared_by_addresses() {
             assert_eq!(refused.retry_after, Some(Duration::from_secs(1)));
         }
         tokio::spawn(ask(number, of));
-        // The question has its place before it is sent.
+        // The request has its slot before it is sent.
         held.push(listener.accept().await.unwrap());
     }
-    assert_eq!(ask(9, 3).await.kind, ErrorKind::TooManyRequests, "the whole binds for all");
-}
-
-#[test]
-fn a_yes_is_fresh_then_good_for_an_outage_then_nothing() {
-    let (ttl, grace) = (Duration::from_secs(60), Duration::from_secs(3600));
-    for (age, expected) in [
-        (None, Validity::Nothing),
-        (Some(0), Validity::Fresh),
-        (Some(59), Validity::Fresh),
-        (Some(60), Validity::InOutage),
-        (Some(3599), Validity::InOutage),
-        (Some(3600), Validity::Nothing),
-    ] {
-        assert_eq!(judge(age.map(Duration::from_secs), ttl, grace), expected, "{age:?}");
-    }
-    assert_eq!(judge(Some(Duration::ZERO), Duration::ZERO, Duration::ZERO), Validity::Nothing);
-}
-
-#[test]
-fn a_place_is_asked_for_again_when_half_the_grace_is_over() {
-    for (ttl, age, expected) in [
-        (60, 1799, Validity::Fresh),
-        (60, 1800, Validity::InOutage),
-        (60, 3599, Validity::InOutage),
-        (60, 3600, Validity::Nothing),
-        (3000, 2999, Validity::Fresh),
-        (3000, 3000, Validity::InOutage),
-    ] {
-        let terms = GrantTtl { ttl: Duration::from_secs(ttl), grace: Duration::from_secs(3600) };
-        assert_eq!(terms.judge_place(Some(Duration::from_secs(age))), expected, "{age} of {ttl}");
-    }
+    assert_eq!(ask(9, 3).await.kind, ErrorKind::TooManyRequests, "the total is for all");
 }

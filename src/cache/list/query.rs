@@ -1,4 +1,4 @@
-//! What is asked for, where, and in whose name.
+//! A request for a list: a client's, and the one to the upstream.
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -7,44 +7,45 @@ use crate::{
     upstream::{Principal, Registry, Upstream},
 };
 
-/// A list that registries have.
+/// A list of a registry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum List {
     /// The tags of a repository.
     Tags(Repository),
-    /// The repositories.
+    /// The repositories of a registry.
     Catalog,
     /// The manifests whose subject this digest is.
     Referrers { repository: Repository, digest: Digest },
 }
 
-/// A list of an upstream.
+/// A client's request for a list.
 #[derive(Clone)]
 pub struct ListRequest {
     pub upstream: Upstream,
     pub list: List,
-    /// Which part of it, as the upstream is asked: without what is between the client and us. May be empty.
+    /// The query string for the upstream, without the parameters that are for forebay. May be empty.
     query: String,
 }
 
-/// What equal questions, and none but them, have in common.
+/// The key of a list in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ListKey {
-    /// By its URLs too: what one registry said is no answer of another under its name.
+    /// With its URLs: under the same name, other URLs may lead to another registry.
     pub registry: Registry,
     pub list: List,
     pub query: String,
-    /// As whom, where that makes a difference: what one asker is told is no answer for another.
-    pub asker: Option<Principal>,
+    /// The client, if the upstream authorizes each client: its response is for this client alone.
+    pub principal: Option<Principal>,
 }
 
-/// What an upstream is asked; equal ones are asked once.
+/// A request to an upstream. Equal ones are sent once.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct ListQuery {
     pub key: ListKey,
-    /// It is asked for requests that must not wait for what others ask.
-    pub circle: bool,
-    /// How many changes had been made through us when it was asked: what was asked before a change is no answer after.
+    /// The client's request came through mirrors, which may wait for it.
+    pub may_cycle: bool,
+    /// How many changes forebay had made where the list could show them, when the request was made. A request from
+    /// before a change must not be joined after it.
     pub writes: u64,
 }
 
@@ -53,7 +54,7 @@ impl ListRequest {
         Self { upstream, list, query }
     }
 
-    /// The values of a parameter of the query that say something.
+    /// The values of a query parameter that are not empty.
     pub(super) fn parameter(&self, name: &str) -> Vec<String> {
         let pairs = url::form_urlencoded::parse(self.query.as_bytes());
         let named = pairs.filter(|(key, value)| key == name && !value.is_empty());
@@ -62,10 +63,10 @@ impl ListRequest {
 
     pub(super) fn key(&self) -> ListKey {
         let (registry, list) = (self.upstream.registry().clone(), self.list.clone());
-        ListKey { registry, list, query: self.query.clone(), asker: self.upstream.principal() }
+        ListKey { registry, list, query: self.query.clone(), principal: self.upstream.principal() }
     }
 
-    /// What follows `/v2/`.
+    /// The part after `/v2/`.
     pub(super) fn path_and_query(&self) -> String {
         let path = match &self.list {
             List::Tags(repository) => format!("{repository}/tags/list"),
@@ -85,7 +86,7 @@ impl List {
         }
     }
 
-    /// `None` for the catalogue, which is of all of them.
+    /// `None` for the catalog, which covers all repositories.
     pub fn repository(&self) -> Option<&Repository> {
         match self {
             Self::Tags(repository) | Self::Referrers { repository, .. } => Some(repository),
@@ -93,12 +94,12 @@ impl List {
         }
     }
 
-    /// Whether it is believed for a while. A list of tags is asked for to learn what is new.
-    pub(super) fn is_trusted(&self) -> bool {
+    /// Whether it can be fresh. Clients request a list of tags to learn what is new.
+    pub(super) fn is_cacheable(&self) -> bool {
         matches!(self, Self::Referrers { .. })
     }
 
-    /// The one form that each list has, whatever its client says: all who ask get the same answer.
+    /// The one media type of each list, whatever the client accepts: all clients get the same response.
     pub(super) fn accept(&self) -> Accept {
         match self {
             Self::Tags(_) | Self::Catalog => Accept::default(),

@@ -1,4 +1,4 @@
-//! The last answers, in memory.
+//! The upstreams' last responses for lists, in memory.
 
 use std::{
     sync::Arc,
@@ -7,10 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderMap;
-use moka::policy::EvictionPolicy;
 
 use super::query::{ListKey, ListQuery};
 use crate::{
+    bounded_cache,
     cache::{
         Config,
         freshness::{self, Freshness},
@@ -20,114 +20,116 @@ use crate::{
     upstream::{Access, VALUE_WEIGHT},
 };
 
-/// How much memory all answers may take, in bytes.
+/// The memory of all responses, in bytes.
 const MAX_MEMORY: u64 = 16 * 1024 * 1024;
-/// The longest answer that is kept, in bytes: registries give lists in pages that are much shorter.
-const MAX_KEPT: usize = 1024 * 1024;
-/// What an answer weighs beside its body, its headers and what was asked, in bytes.
+/// The longest body that is cached, in bytes. Registries send lists in pages that are much shorter.
+const MAX_BODY: usize = 1024 * 1024;
+/// The memory of a response beside its body, headers and query string, in bytes.
 const WEIGHT: usize = 512;
 
-/// What an upstream said.
+/// An upstream's response for a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ListAnswer {
     List {
         headers: HeaderMap,
         body: Bytes,
     },
-    /// It has no endpoint for referrers; it may have a tag for them.
+    /// It has no referrers endpoint. It may have a referrers tag.
     NoEndpoint,
-    /// Nor has it the tag.
+    /// It has no referrers tag either.
     NoReferrers,
 }
 
 pub(super) struct ListStore {
-    kept: moka::sync::Cache<ListKey, Arc<Kept>>,
+    answers: moka::sync::Cache<ListKey, Arc<CachedAnswer>>,
     writes: WriteCounters,
     tag_ttl: Duration,
     negative_ttl: Duration,
     stale_if_error: Duration,
 }
 
-struct Kept {
+struct CachedAnswer {
     answer: ListAnswer,
-    since: SystemTime,
-    asked: Instant,
+    received: SystemTime,
+    /// When forebay sent the request.
+    sent: Instant,
 }
 
 impl ListStore {
     pub(super) fn new(config: &Config) -> Self {
-        let kept = moka::sync::Cache::builder()
-            .max_capacity(MAX_MEMORY)
-            .weigher(|key, kept: &Arc<Kept>| weight(key, &kept.answer))
-            // The default policy refuses newcomers, and what was answered last is what counts.
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
+        let weigh = |key: &ListKey, cached: &Arc<CachedAnswer>| weight(key, &cached.answer);
         let Config { tag_ttl, negative_ttl, stale_if_error, .. } = *config;
-        Self { kept, writes: WriteCounters::default(), tag_ttl, negative_ttl, stale_if_error }
+        let answers = bounded_cache::lru(MAX_MEMORY, weigh);
+        Self { answers, writes: WriteCounters::default(), tag_ttl, negative_ttl, stale_if_error }
     }
 
-    /// The last answer, and how far it can be believed. One too old for anything is not given; nor, where the
-    /// upstream decides by client, one that is older than its last refusal to that client. `refused`: when forebay sent the
-    /// request that the upstream refused; an answer to an earlier request is forgotten.
+    /// The last response, and its freshness; `None` if it is too old to serve. `last_refusal`: when forebay sent the
+    /// request that the upstream refused; a response to an earlier request is forgotten.
     pub(super) fn get(
         &self,
         key: &ListKey,
         access: Access,
-        refused: Option<Instant>,
+        last_refusal: Option<Instant>,
     ) -> (Option<ListAnswer>, Freshness) {
-        let Some(kept) = self.kept.get(key) else { return (None, Freshness::Missing) };
-        if refused.is_some_and(|refused| kept.asked <= refused) {
+        let Some(cached) = self.answers.get(key) else { return (None, Freshness::Missing) };
+        if last_refusal.is_some_and(|refusal| cached.sent <= refusal) {
             self.forget(key);
             return (None, Freshness::Missing);
         }
-        let ttl = match kept.answer {
-            ListAnswer::List { .. } if key.list.is_trusted() => self.tag_ttl,
-            ListAnswer::List { .. } => Duration::ZERO,
-            // These are 404s, and not sure to say what they are taken for: the repository may be yet to be made.
-            ListAnswer::NoEndpoint | ListAnswer::NoReferrers => self.negative_ttl,
-        };
-        let (ttl, stale) = match access {
-            Access::Shared => (ttl, self.stale_if_error),
-            Access::Client { ttl: most, grace } => {
-                let ttl = ttl.min(most);
-                (ttl, self.stale_if_error.min(grace.saturating_sub(ttl)))
-            }
-        };
-        match freshness::judge(kept.since, SystemTime::now(), ttl, stale) {
+        let (ttl, stale) = self.limits(key, &cached.answer, access);
+        match freshness::judge(cached.received, SystemTime::now(), ttl, stale) {
             Freshness::Missing => (None, Freshness::Missing),
-            freshness => (Some(kept.answer.clone()), freshness),
+            freshness => (Some(cached.answer.clone()), freshness),
         }
     }
 
-    /// Keeps an answer, unless something was changed since it was asked for. One that is too long leaves none.
-    pub(super) fn note(&self, question: &ListQuery, asked: Instant, answer: &ListAnswer) {
-        if question.writes != self.writes(&question.key) {
+    /// How long a response is fresh, and how long it is stale after that.
+    fn limits(&self, key: &ListKey, answer: &ListAnswer, access: Access) -> (Duration, Duration) {
+        let ttl = match answer {
+            ListAnswer::List { .. } if key.list.is_cacheable() => self.tag_ttl,
+            ListAnswer::List { .. } => Duration::ZERO,
+            // These are 404s, which may also mean that the repository does not exist yet.
+            ListAnswer::NoEndpoint | ListAnswer::NoReferrers => self.negative_ttl,
+        };
+        match access {
+            Access::Shared => (ttl, self.stale_if_error),
+            Access::Client { ttl: max_ttl, grace } => {
+                let ttl = ttl.min(max_ttl);
+                (ttl, self.stale_if_error.min(grace.saturating_sub(ttl)))
+            }
+        }
+    }
+
+    /// Caches a response, unless a change was made since its request. One that is too long removes the last response.
+    pub(super) fn note(&self, query: &ListQuery, sent: Instant, answer: &ListAnswer) {
+        if query.writes != self.writes(&query.key) {
             return;
         }
         let answer = match answer {
-            ListAnswer::List { body, .. } if body.len() > MAX_KEPT => return self.forget(&question.key),
+            ListAnswer::List { body, .. } if body.len() > MAX_BODY => return self.forget(&query.key),
             answer => answer.clone(),
         };
-        self.kept.insert(question.key.clone(), Arc::new(Kept { answer, since: SystemTime::now(), asked }));
-        if question.writes != self.writes(&question.key) {
-            self.forget(&question.key);
+        let cached = CachedAnswer { answer, received: SystemTime::now(), sent };
+        self.answers.insert(query.key.clone(), Arc::new(cached));
+        if query.writes != self.writes(&query.key) {
+            self.forget(&query.key);
         }
     }
 
     pub(super) fn forget(&self, key: &ListKey) {
-        self.kept.invalidate(key);
+        self.answers.invalidate(key);
     }
 
-    /// How many changes were made through us where the list could show them.
+    /// How many changes forebay made where the list could show them.
     pub(super) fn writes(&self, key: &ListKey) -> u64 {
         self.writes.of(key.registry.name(), key.list.repository())
     }
 
-    /// Something was changed in a repository: all lists in which that may show are forgotten, whoever asked for them.
+    /// A repository was changed: forgets all lists that may show it, of all clients.
     pub(super) fn forget_repository(&self, upstream: &Arc<str>, repository: &Repository) {
-        // First, so that no answer to an earlier question comes in behind.
+        // First, so that no response to an earlier request is cached after it.
         self.writes.note(upstream, repository);
-        for (key, _) in &self.kept {
+        for (key, _) in &self.answers {
             if key.registry.name() == upstream && key.list.repository().is_none_or(|of| of == repository) {
                 self.forget(&key);
             }
@@ -135,14 +137,14 @@ impl ListStore {
     }
 }
 
-fn weight(key: &ListKey, answer: &ListAnswer) -> u32 {
+fn weight(key: &ListKey, answer: &ListAnswer) -> usize {
     let answer = match answer {
         ListAnswer::List { headers, body } => {
             body.len() + headers.values().map(|value| VALUE_WEIGHT + value.len()).sum::<usize>()
         }
         ListAnswer::NoEndpoint | ListAnswer::NoReferrers => 0,
     };
-    u32::try_from(WEIGHT + key.query.len() + answer).unwrap_or(u32::MAX)
+    WEIGHT + key.query.len() + answer
 }
 
 #[cfg(test)]
@@ -157,7 +159,7 @@ mod tests {
         upstream::{Principal, Registry},
     };
 
-    fn answers(tag_ttl: Duration) -> ListStore {
+    fn store(tag_ttl: Duration) -> ListStore {
         ListStore::new(&Config { tag_ttl, stale_if_error: Duration::from_secs(60), ..Config::at(Path::new("")) })
     }
 
@@ -167,7 +169,7 @@ mod tests {
 
     fn tags(repository: &str, query: &str) -> ListKey {
         let list = List::Tags(repository.parse().unwrap());
-        ListKey { registry: registry("docker.io", &[]), list, query: query.to_owned(), asker: None }
+        ListKey { registry: registry("docker.io", &[]), list, query: query.to_owned(), principal: None }
     }
 
     fn referrers(repository: &str) -> ListKey {
@@ -180,13 +182,13 @@ mod tests {
         ListAnswer::List { headers: HeaderMap::from_iter([(header::LINK, link)]), body: vec![b'x'; len].into() }
     }
 
-    fn note(answers: &ListStore, key: &ListKey, answer: &ListAnswer) {
-        let question = ListQuery { key: key.clone(), circle: false, writes: answers.writes(key) };
-        answers.note(&question, Instant::now(), answer);
+    fn note(store: &ListStore, key: &ListKey, answer: &ListAnswer) {
+        let query = ListQuery { key: key.clone(), may_cycle: false, writes: store.writes(key) };
+        store.note(&query, Instant::now(), answer);
     }
 
     #[test]
-    fn what_is_believed_and_what_is_merely_kept() {
+    fn only_referrers_are_fresh() {
         for (ttl, key, answer, freshness) in [
             (60, tags("a", ""), list(1), Freshness::Stale),
             (60, referrers("a"), list(1), Freshness::Fresh),
@@ -195,15 +197,15 @@ mod tests {
             (60, referrers("a"), ListAnswer::NoEndpoint, Freshness::Stale),
             (60, referrers("a"), ListAnswer::NoReferrers, Freshness::Stale),
         ] {
-            let answers = answers(Duration::from_secs(ttl));
-            assert_eq!(answers.get(&key, Access::Shared, None), (None, Freshness::Missing));
-            note(&answers, &key, &answer);
-            assert_eq!(answers.get(&key, Access::Shared, None), (Some(answer), freshness), "{key:?} {ttl}");
+            let store = store(Duration::from_secs(ttl));
+            assert_eq!(store.get(&key, Access::Shared, None), (None, Freshness::Missing));
+            note(&store, &key, &answer);
+            assert_eq!(store.get(&key, Access::Shared, None), (Some(answer), freshness), "{key:?} {ttl}");
         }
     }
 
     #[test]
-    fn what_an_asker_was_told_holds_no_longer_than_the_upstreams_word() {
+    fn a_list_of_a_client_is_no_fresher_than_its_grant() {
         let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
         for (ttl, grace, freshness) in [
             (hour, hour, Freshness::Fresh),
@@ -211,85 +213,85 @@ mod tests {
             (Duration::ZERO, Duration::ZERO, Freshness::Missing),
             (second, Duration::ZERO, Freshness::Fresh),
         ] {
-            let answers = answers(hour);
-            note(&answers, &referrers("a"), &list(1));
-            let (_, found) = answers.get(&referrers("a"), Access::Client { ttl, grace }, None);
+            let store = store(hour);
+            note(&store, &referrers("a"), &list(1));
+            let (_, found) = store.get(&referrers("a"), Access::Client { ttl, grace }, None);
             assert_eq!(found, freshness, "{ttl:?} {grace:?}");
         }
     }
 
     #[test]
-    fn an_answer_is_for_who_asked_the_same_in_the_same_name() {
-        let answers = answers(Duration::ZERO);
+    fn a_response_is_for_the_same_query_of_the_same_client() {
+        let store = store(Duration::ZERO);
         let key = tags("a", "n=1");
-        note(&answers, &key, &list(1));
-        assert!(answers.get(&key, Access::Shared, None).0.is_some());
+        note(&store, &key, &list(1));
+        assert!(store.get(&key, Access::Shared, None).0.is_some());
         for other in [
             tags("a", ""),
             tags("b", "n=1"),
             ListKey { registry: registry("ghcr.io", &[]), ..key.clone() },
             ListKey { registry: registry("docker.io", &["https://mirror.example"]), ..key.clone() },
             ListKey { list: List::Catalog, ..key.clone() },
-            ListKey { asker: Some(Principal::ANONYMOUS), ..key.clone() },
+            ListKey { principal: Some(Principal::ANONYMOUS), ..key.clone() },
         ] {
-            assert_eq!(answers.get(&other, Access::Shared, None).0, None, "{other:?}");
+            assert_eq!(store.get(&other, Access::Shared, None).0, None, "{other:?}");
         }
     }
 
     #[test]
-    fn a_refusal_forgets_what_was_asked_for_before_it() {
-        let answers = answers(Duration::from_secs(60));
+    fn a_refusal_forgets_responses_to_earlier_requests() {
+        let store = store(Duration::from_secs(60));
         let (key, access) = (tags("a", ""), Access::Shared);
         let before = Instant::now();
-        note(&answers, &key, &list(1));
-        assert_eq!(answers.get(&key, access, Some(before - Duration::from_secs(1))).0, Some(list(1)));
-        assert_eq!(answers.get(&key, access, Some(Instant::now())).0, None);
-        assert_eq!(answers.get(&key, access, None).0, None, "it was forgotten");
+        note(&store, &key, &list(1));
+        assert_eq!(store.get(&key, access, Some(before - Duration::from_secs(1))).0, Some(list(1)));
+        assert_eq!(store.get(&key, access, Some(Instant::now())).0, None);
+        assert_eq!(store.get(&key, access, None).0, None, "it was forgotten");
     }
 
     #[test]
     fn a_change_forgets_the_lists_that_show_it() {
-        let answers = answers(Duration::from_secs(60));
+        let store = store(Duration::from_secs(60));
         let catalog = ListKey { list: List::Catalog, ..tags("a", "") };
-        let asked = ListKey { asker: Some(Principal::ANONYMOUS), ..tags("a", "") };
+        let asked = ListKey { principal: Some(Principal::ANONYMOUS), ..tags("a", "") };
         let gone = [tags("a", ""), tags("a", "n=1"), referrers("a"), catalog, asked];
         let elsewhere = ListKey { registry: registry("ghcr.io", &[]), ..tags("a", "") };
         let left = [tags("a/b", ""), referrers("b"), elsewhere];
-        gone.iter().chain(&left).for_each(|key| note(&answers, key, &list(1)));
-        answers.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
-        assert!(gone.iter().all(|key| answers.get(key, Access::Shared, None).0.is_none()));
-        assert!(left.iter().all(|key| answers.get(key, Access::Shared, None).0.is_some()));
-        // And what is asked for after it is kept.
-        gone.iter().for_each(|key| note(&answers, key, &list(2)));
-        assert!(gone.iter().all(|key| answers.get(key, Access::Shared, None).0 == Some(list(2))));
+        gone.iter().chain(&left).for_each(|key| note(&store, key, &list(1)));
+        store.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
+        assert!(gone.iter().all(|key| store.get(key, Access::Shared, None).0.is_none()));
+        assert!(left.iter().all(|key| store.get(key, Access::Shared, None).0.is_some()));
+        // A response to a later request is cached.
+        gone.iter().for_each(|key| note(&store, key, &list(2)));
+        assert!(gone.iter().all(|key| store.get(key, Access::Shared, None).0 == Some(list(2))));
     }
 
     #[test]
-    fn an_answer_that_was_asked_for_before_a_change_is_not_kept() {
-        let answers = answers(Duration::ZERO);
-        let early = ListQuery { key: tags("a", ""), circle: false, writes: answers.writes(&tags("a", "")) };
-        answers.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
-        answers.note(&early, Instant::now(), &list(1));
-        assert_eq!(answers.get(&early.key, Access::Shared, None).0, None);
-        note(&answers, &early.key, &list(2));
-        answers.note(&early, Instant::now(), &list(1));
-        assert_eq!(answers.get(&early.key, Access::Shared, None).0, Some(list(2)), "nor does it replace a later one");
+    fn a_response_from_before_a_change_is_not_cached() {
+        let store = store(Duration::ZERO);
+        let early = ListQuery { key: tags("a", ""), may_cycle: false, writes: store.writes(&tags("a", "")) };
+        store.forget_repository(&"docker.io".into(), &"a".parse().unwrap());
+        store.note(&early, Instant::now(), &list(1));
+        assert_eq!(store.get(&early.key, Access::Shared, None).0, None);
+        note(&store, &early.key, &list(2));
+        store.note(&early, Instant::now(), &list(1));
+        assert_eq!(store.get(&early.key, Access::Shared, None).0, Some(list(2)), "it replaces no later one");
     }
 
     #[test]
     fn memory_is_bounded() {
-        let answers = answers(Duration::ZERO);
+        let store = store(Duration::ZERO);
         let key = tags("a", "");
-        note(&answers, &key, &list(MAX_KEPT));
-        assert_eq!(answers.get(&key, Access::Shared, None).0, Some(list(MAX_KEPT)));
-        note(&answers, &key, &list(MAX_KEPT + 1));
-        assert_eq!(answers.get(&key, Access::Shared, None).0, None, "the last answer is another one");
+        note(&store, &key, &list(MAX_BODY));
+        assert_eq!(store.get(&key, Access::Shared, None).0, Some(list(MAX_BODY)));
+        note(&store, &key, &list(MAX_BODY + 1));
+        assert_eq!(store.get(&key, Access::Shared, None).0, None, "the cached response is outdated");
         for number in 0..40 {
-            note(&answers, &tags("a", &number.to_string()), &list(MAX_KEPT));
-            answers.kept.run_pending_tasks();
-            assert!(answers.kept.weighted_size() <= MAX_MEMORY);
+            note(&store, &tags("a", &number.to_string()), &list(MAX_BODY));
+            store.answers.run_pending_tasks();
+            assert!(store.answers.weighted_size() <= MAX_MEMORY);
         }
-        assert!(answers.get(&tags("a", "39"), Access::Shared, None).0.is_some(), "the newest is kept");
-        assert!(weight(&tags("a", &"x".repeat(5000)), &ListAnswer::NoEndpoint) > 5000, "what was asked counts as well");
+        assert!(store.get(&tags("a", "39"), Access::Shared, None).0.is_some(), "the newest is cached");
+        assert!(weight(&tags("a", &"x".repeat(5000)), &ListAnswer::NoEndpoint) > 5000, "the query string counts");
     }
 }

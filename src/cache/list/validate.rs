@@ -1,6 +1,6 @@
-//! Whether what an upstream sent is the list of the question.
+//! Whether a response is the requested list.
 //!
-//! A proxy in front of a registry may answer a client that it refuses with a status of 200 and a document of its own.
+//! A proxy in front of a registry may answer a client that it refuses with 200 and a document of its own.
 
 use bytes::Bytes;
 use serde::{
@@ -8,9 +8,9 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 
-use super::List;
+use super::query::List;
 
-/// The names are there; registries say `null` where there is nothing.
+/// The field must be present; registries send `null` for an empty list.
 type Items = Option<Vec<IgnoredAny>>;
 
 #[derive(Deserialize)]
@@ -31,7 +31,7 @@ struct Referrers {
     _manifests: Items,
 }
 
-/// Reads all of it: off the async threads.
+/// Parses the whole body: call it off the async threads.
 pub(super) fn is_list(list: &List, body: &Bytes) -> bool {
     match list {
         List::Tags(_) => is_object_as::<Tags>(body),
@@ -41,7 +41,7 @@ pub(super) fn is_list(list: &List, body: &Bytes) -> bool {
 }
 
 fn is_object_as<T: DeserializeOwned>(body: &[u8]) -> bool {
-    // An array would be taken for the fields in their order.
+    // serde takes an array for the fields in their order.
     body.trim_ascii_start().first() == Some(&b'{') && serde_json::from_slice::<T>(body).is_ok()
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use crate::oci::{Algorithm, Digest};
 
     #[test]
-    fn only_the_list_of_the_question_is_taken_for_it() {
+    fn only_the_requested_list_is_valid() {
         let repository: crate::oci::Repository = "team/a".parse().unwrap();
         let digest = Digest::of(Algorithm::Sha256, b"");
         let (tags, catalog) = (List::Tags(repository.clone()), List::Catalog);

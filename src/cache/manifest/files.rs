@@ -1,7 +1,8 @@
-//! Files of manifests, as they are written and removed: what several upstreams said of one digest is added to one file.
+//! Writes and removes the files of manifests; adds the record of each upstream for one digest to one file.
 //!
-//! What must hold: an upstream's record is lost by no other that is written at the same moment, and comes back by none after
-//! the manifest was deleted. So what adds to a file takes a turn, from reading it until the new one has landed.
+//! What must hold: two upstreams whose records are written at the same time do not overwrite each other's, and a write
+//! that overlaps a deletion does not bring a deleted record back. So a write that adds to a file holds its lock from
+//! reading the file until the new one has its name.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -11,7 +12,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Content, file_records};
+use super::{content::Content, file_records};
 use crate::{
     cache::{
         ContentKey, DiskStore,
@@ -21,25 +22,26 @@ use crate::{
     upstream::Registry,
 };
 
-/// Turns of all files: those that share one wait for each other.
-const TURNS: usize = 64;
+/// Locks for all files. Files that share a lock wait for each other.
+const LOCKS: usize = 64;
 
-/// A cheap handle.
+/// Cheap to clone.
 #[derive(Clone)]
 pub(super) struct ManifestFiles {
     store: DiskStore,
     documents: Offload,
-    turns: Arc<[Arc<Semaphore>]>,
+    locks: Arc<[Arc<Semaphore>]>,
     hasher: RandomState,
 }
 
 impl ManifestFiles {
     pub(super) fn new(store: DiskStore, documents: Offload) -> Self {
-        let turns = (0..TURNS).map(|_| Arc::new(Semaphore::new(1))).collect();
-        Self { store, documents, turns, hasher: RandomState::new() }
+        let locks = (0..LOCKS).map(|_| Arc::new(Semaphore::new(1))).collect();
+        Self { store, documents, locks, hasher: RandomState::new() }
     }
 
-    /// Writes what a registry gave. Where the bytes do not say all that clients get, what other upstreams said stays beside it.
+    /// Writes what a registry gave. If the bytes do not determine everything that clients get, the records of other
+    /// upstreams stay in the file.
     pub(super) async fn write(
         &self,
         id: ContentKey,
@@ -48,11 +50,11 @@ impl ManifestFiles {
         gate: impl FnOnce(Landing<'_>) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let key = IndexKey::Manifest(id.clone());
-        let (_turn, others) = match content.own {
+        let (_lock, others) = match content.is_self_described {
             true => (None, None),
             false => {
-                let turn = self.turn(&id).await;
-                (turn, self.store.read(key.clone(), Content::MAX_FILE_LEN).await.ok().flatten())
+                let lock = self.lock(&id).await;
+                (lock, self.store.read(key.clone(), Content::MAX_FILE_LEN).await.ok().flatten())
             }
         };
         let len = content.bytes.len() + others.as_ref().map_or(0, Vec::len);
@@ -63,20 +65,20 @@ impl ManifestFiles {
                 None => record,
             }
         };
-        // None when the process ends.
+        // `None` when the process ends.
         let Some(file) = self.documents.read(len, file).await else { return Ok(()) };
         self.store.write_when(key, file, gate).await
     }
 
-    /// Removes the file of a manifest: what adds to it just now lands before, or finds none.
+    /// Removes the file of a manifest. A write that adds to the file ends before, or finds no file.
     pub(super) async fn remove(&self, id: &ContentKey) {
-        let _turn = self.turn(id).await;
+        let _lock = self.lock(id).await;
         self.store.remove(IndexKey::Manifest(id.clone())).await;
     }
 
-    async fn turn(&self, id: &ContentKey) -> Option<OwnedSemaphorePermit> {
-        let number = usize::try_from(self.hasher.hash_one(id) % TURNS as u64).unwrap_or_default();
-        self.turns.get(number)?.clone().acquire_owned().await.ok()
+    async fn lock(&self, id: &ContentKey) -> Option<OwnedSemaphorePermit> {
+        let number = usize::try_from(self.hasher.hash_one(id) % LOCKS as u64).unwrap_or_default();
+        self.locks.get(number)?.clone().acquire_owned().await.ok()
     }
 }
 
@@ -90,7 +92,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{Config, Visibility, manifest::content::ManifestFound},
+        cache::{Config, Visibility, manifest::content_file::StoredManifest},
         metrics::Metrics,
         oci::Reference,
         upstream::ManifestBody,
@@ -98,7 +100,7 @@ mod tests {
 
     const UNTYPED: &[u8] = b"{\"schemaVersion\":2,\"layers\":[]}";
 
-    fn shelves() -> (tempfile::TempDir, ManifestFiles) {
+    fn files() -> (tempfile::TempDir, ManifestFiles) {
         let directory = tempfile::tempdir().unwrap();
         let config = Config { max_size: 100 << 20, ..Config::at(directory.path()) };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
@@ -109,8 +111,8 @@ mod tests {
         Registry::new(&name.into(), &[format!("https://{name}").parse().unwrap()])
     }
 
-    /// The same bytes, to which each registry gives a type of its own.
-    fn said_by(name: &str) -> Arc<Content> {
+    /// The same bytes, to which each registry gives its own media type.
+    fn typed_by(name: &str) -> Arc<Content> {
         let media_type = Some(format!("application/{name}").parse().unwrap());
         let body = ManifestBody {
             media_type,
@@ -125,59 +127,59 @@ mod tests {
     }
 
     fn id() -> ContentKey {
-        Visibility::Shared.key(&said_by("a").digest)
+        Visibility::Shared.key(&typed_by("a").digest)
     }
 
-    async fn types(shelves: &ManifestFiles, names: &[&str]) -> Vec<Option<String>> {
-        let file = shelves.store.read(IndexKey::Manifest(id()), Content::MAX_FILE_LEN).await.unwrap();
+    async fn types(files: &ManifestFiles, names: &[&str]) -> Vec<Option<String>> {
+        let file = files.store.read(IndexKey::Manifest(id()), Content::MAX_FILE_LEN).await.unwrap();
         let of = |name: &&str| match Content::decode(&id(), file.clone()?, &registry(name), None) {
-            ManifestFound::Whole(content) => Some(content.media_type.to_string()),
-            ManifestFound::OfOthers | ManifestFound::Damaged => None,
+            StoredManifest::Whole(content) => Some(content.media_type.to_string()),
+            StoredManifest::OfOtherRegistry | StoredManifest::Damaged => None,
         };
         names.iter().map(of).collect()
     }
 
     #[tokio::test]
-    async fn upstreams_that_write_one_digest_at_once_lose_nothing() {
-        let (_directory, shelves) = shelves();
+    async fn upstreams_that_write_one_digest_at_once_lose_no_record() {
+        let (_directory, files) = files();
         let names = ["a.example", "b.example", "c.example", "d.example", "e.example"];
-        let write = |name: &&str| shelves.write(id(), said_by(name), registry(name), |land| land());
-        // What is written waits for the scan: without turns, all have read by then, and nothing was there.
+        let write = |name: &&str| files.write(id(), typed_by(name), registry(name), |land| land());
+        // A write waits for the scan. Without locks, all would have read the file by then, and found none.
         let (written, ()) = tokio::join!(join_all(names.iter().map(write)), async {
             tokio::task::yield_now().await;
-            shelves.store.scan().await;
+            files.store.scan().await;
         });
         assert!(written.into_iter().all(|written| written.is_ok()));
         let expected: Vec<_> = names.iter().map(|name| Some(format!("application/{name}"))).collect();
-        assert_eq!(types(&shelves, &names).await, expected);
+        assert_eq!(types(&files, &names).await, expected);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_deleted_manifest_does_not_come_back_with_another() {
-        let (_directory, shelves) = shelves();
-        shelves.store.scan().await;
-        shelves.write(id(), said_by("a"), registry("a"), |land| land()).await.unwrap();
+    async fn a_deleted_record_does_not_come_back_with_another() {
+        let (_directory, files) = files();
+        files.store.scan().await;
+        files.write(id(), typed_by("a"), registry("a"), |land| land()).await.unwrap();
         let (landing, lands) = oneshot::channel();
         let (go_on, held) = mpsc::channel();
         let writing = tokio::spawn({
-            let shelves = shelves.clone();
+            let files = files.clone();
             async move {
                 let gate = move |land: Landing<'_>| {
                     landing.send(()).unwrap();
                     held.recv().unwrap();
                     land()
                 };
-                shelves.write(id(), said_by("b"), registry("b"), gate).await
+                files.write(id(), typed_by("b"), registry("b"), gate).await
             }
         });
-        // It has read what the first one said.
+        // This write has read the first record.
         lands.await.unwrap();
         let id = id();
-        let mut removing = Box::pin(shelves.remove(&id));
-        assert!(removing.as_mut().now_or_never().is_none(), "what was read before would come back");
+        let mut removing = Box::pin(files.remove(&id));
+        assert!(removing.as_mut().now_or_never().is_none(), "the first record would come back");
         go_on.send(()).unwrap();
         writing.await.unwrap().unwrap();
         removing.await;
-        assert_eq!(types(&shelves, &["a", "b"]).await, [None, None]);
+        assert_eq!(types(&files, &["a", "b"]).await, [None, None]);
     }
 }

@@ -1,8 +1,8 @@
-//! What was changed at an upstream through us is known at once.
+//! Changes that forebay makes at an upstream take effect in the cache at once.
 //!
-//! What must hold: once a change is answered, nobody is served what was there before it. A question that was on its way
-//! meanwhile is not joined any more, and leaves no record (`TagRecords::writes`); so 404s that were believed are asked
-//! again, too.
+//! What must hold: once a change is answered, no client is served what was there before it. An upstream request that
+//! was in flight meanwhile is not joined any more and leaves no record (`TagRecords::writes`). Remembered 404s are part
+//! of the same key, so they end as well.
 
 use http::HeaderMap;
 
@@ -14,29 +14,28 @@ use crate::{
 };
 
 impl ManifestCache {
-    /// A manifest was put that may have been asked for in vain.
+    /// A manifest was pushed, for which there may be a remembered 404.
     pub fn note_write(&self, upstream: &Upstream, repository: &Repository) {
         self.0.tags.note_write(upstream.name(), repository);
     }
 
-    /// A tag was made, moved or deleted.
+    /// A tag was created, moved or deleted.
     pub async fn forget_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
-        // Whatever the class is: all of them are meant.
+        // Any class: the records of all classes are removed.
         let class = Accept::from_headers(&HeaderMap::new()).class();
         let (visibility, upstream) = (Visibility::of(upstream), upstream.name().clone());
         let (repository, tag) = (repository.clone(), tag.clone());
         self.0.tags.forget(&TagKey { visibility, upstream, repository, tag, class }).await;
     }
 
-    /// A manifest was deleted, and with it the tags that point at it. Whoever has it in another repository fetches it
-    /// again.
+    /// A manifest was deleted, and with it the tags that point at it. If another repository has it, it is fetched again.
     pub async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
-        // What was asked before is on disk now, or never will be.
+        // Responses from before the change are on disk now, or never will be.
         self.0.tags.begin_change(upstream.name(), repository).await;
         let id = Visibility::of(upstream).key(digest);
         self.forget_in_memory(upstream, &id);
-        self.0.shelves.remove(&id).await;
-        // Somebody may have read the file before it was removed.
+        self.0.files.remove(&id).await;
+        // A request may have read the file before it was removed.
         self.forget_in_memory(upstream, &id);
         self.0.tags.forget_pointing_at(id.visibility, upstream.name(), repository, digest).await;
     }

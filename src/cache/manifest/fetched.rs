@@ -1,50 +1,27 @@
-//! What comes of a question: an answer, a manifest to serve, or why there is none.
+//! What an upstream request found, and what a client is served.
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::Content;
+use super::content::Content;
 use crate::{
     cache::{Outcome, storage::tag_record::TagRecord},
     oci::{Digest, MediaType},
     upstream,
 };
 
-/// Why a manifest cannot be had.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ManifestError {
-    #[error("the upstream cannot give the manifest")]
-    Upstream(#[source] upstream::Error),
-    #[error("the upstream's manifest does not match its digest")]
-    Mismatch,
-    #[error("the upstream gives the manifest another type than its content has")]
-    OtherType,
-    #[error("the upstream answers for the tag with what is no manifest")]
-    NoManifest,
-    #[error("little is left of the upstream's limit, so that the tag's former manifest goes on")]
-    LimitNearlyUsed,
-    #[error("no such manifest, as the upstream said a moment ago")]
-    CachedNotFound(#[source] upstream::Error),
-    #[error("the upstream cannot be asked, and the manifest at hand has a type the client does not accept")]
-    NotAcceptable,
-    #[error("the manifest is asked for by mirrors that may wait for this request")]
-    WaitCycle,
-    #[error("the request was given up")]
-    Abandoned,
-}
-
 /// A manifest to send.
 #[derive(Clone, Debug)]
 pub struct ServedManifest {
     pub content: Arc<Content>,
     pub outcome: Outcome,
-    /// When the tag was last confirmed, where it was asked for by one.
+    /// When the upstream last confirmed the tag, if the client requested one.
     pub confirmed: Option<SystemTime>,
 }
 
-/// What a HEAD of a manifest says.
+/// The response to a `HEAD` of a manifest.
 #[derive(Clone, Debug)]
 pub struct ManifestHead {
     pub digest: Digest,
@@ -52,14 +29,14 @@ pub struct ManifestHead {
     /// In bytes.
     pub size: u64,
     pub outcome: Outcome,
-    /// When the tag was last confirmed, where it was asked for by one.
+    /// When the upstream last confirmed the tag, if the client requested one.
     pub confirmed: Option<SystemTime>,
 }
 
-/// What an upstream answered, and what that was in terms of the cache.
+/// What an upstream request found.
 #[derive(Clone)]
-pub(super) enum ManifestLookup {
-    /// The tag points where it did.
+pub(super) enum Fetched {
+    /// The tag still points where its record says.
     Unchanged(Arc<TagRecord>),
     Head(Arc<TagRecord>),
     Content {
@@ -68,20 +45,7 @@ pub(super) enum ManifestLookup {
     },
 }
 
-impl ManifestError {
-    /// Whether what is cached may be served instead.
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Upstream(error) => error.kind.is_outage(),
-            // A registry that sends damaged manifests is no better than one that is down.
-            Self::Mismatch | Self::OtherType | Self::NoManifest | Self::LimitNearlyUsed => true,
-            Self::CachedNotFound(_) | Self::NotAcceptable | Self::WaitCycle | Self::Abandoned => false,
-        }
-    }
-}
-
-impl ManifestLookup {
-    /// What the tag or digest means.
+impl Fetched {
     pub(super) fn digest(&self) -> &Digest {
         match self {
             Self::Unchanged(record) | Self::Head(record) => &record.digest,
@@ -116,7 +80,7 @@ impl ManifestHead {
 }
 
 impl TagRecord {
-    /// `None` when the upstream left out what a client needs to know.
+    /// `None` if the upstream left out what a client needs.
     pub(super) fn from_head(head: upstream::ManifestHead) -> Option<Self> {
         let upstream::ManifestHead { media_type, digest, len, age, .. } = head;
         Some(Self {
@@ -139,7 +103,7 @@ impl TagRecord {
     }
 }
 
-/// When an answer was true that is so old.
+/// When a response of this age was true.
 pub(super) fn confirmed_before(age: Duration) -> SystemTime {
     SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)
 }
