@@ -75,7 +75,7 @@ pub(crate) async fn pass(
     caches: Caches<'_>,
 ) -> Result<WriteResponse, Error> {
     let (asked, kept) = request::of(push, upstream.name(), seal)?;
-    let tap = UploadCapture::of(push, kept, content.is_some(), upstream, caches.blobs.tees());
+    let tap = UploadCapture::of(push, kept, content.is_some(), upstream, caches.blobs.captures());
     let content = content.map(|content| tap.put_on(content));
     let change = Change::of(push, upstream, caches);
     let mut written = match upstream.write(asked, content).await {
@@ -91,7 +91,7 @@ pub(crate) async fn pass(
     let is_gone = *push.method == Method::DELETE && written.is_not_found();
     let was_made = written.is_success() || is_gone;
     change.ended(if was_made { End::Made { created: written.is_created() } } else { End::NotMade }).await;
-    let kept = tap.take_off(push, &written, upstream, caches.blobs.tees()).await;
+    let kept = tap.take_off(push, &written, upstream, caches.blobs.captures()).await;
     written.location = location::of(push, &written, upstream.name(), seal, kept);
     Ok(written)
 }

@@ -36,8 +36,8 @@ use crate::{
 /// error, not a broken connection. In bytes.
 const VERIFIED_FIRST: u64 = 64 * 1024;
 
-/// How many fills that fail for reasons of their own are followed before a client goes its own way.
-const MAX_STRANGERS: usize = 3;
+/// How many downloads that fail for reasons of their own are followed before a client goes its own way.
+const MAX_UNRELATED_FAILURES: usize = 3;
 
 /// Why a blob cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -91,16 +91,16 @@ pub struct BlobSize {
 #[derive(Clone)]
 pub struct BlobCache {
     store: DiskStore,
-    fills: Downloads,
+    downloads: Downloads,
     prefetch: Prefetch,
-    throughs: UncachedLimit,
-    tees: Captures,
+    uncached: UncachedLimit,
+    captures: Captures,
     metrics: Metrics,
     remarks: Warnings,
 }
 
 impl BlobCache {
-    /// Fills run as tasks of `tasks` and end with `shutdown`.
+    /// Downloads run as tasks of `tasks` and end with `shutdown`.
     pub fn new(
         config: &Config,
         store: DiskStore,
@@ -110,11 +110,11 @@ impl BlobCache {
         images: Images,
         trusted: TrustedNetworks,
     ) -> Self {
-        let fills = Downloads::new(store.clone(), metrics.clone(), tasks, shutdown);
-        let throughs = UncachedLimit::new(config.max_through, trusted.clone(), store.readers().clone());
-        let prefetch = Prefetch::new(config, images, store.clone(), fills.clone(), trusted);
-        let tees = Captures::new(config, store.clone(), fills.clone());
-        Self { store, fills, prefetch, throughs, tees, metrics, remarks: Warnings::default() }
+        let downloads = Downloads::new(store.clone(), metrics.clone(), tasks, shutdown);
+        let uncached = UncachedLimit::new(config.max_through, trusted.clone(), store.readers().clone());
+        let prefetch = Prefetch::new(config, images, store.clone(), downloads.clone(), trusted);
+        let captures = Captures::new(config, store.clone(), downloads.clone());
+        Self { store, downloads, prefetch, uncached, captures, metrics, remarks: Warnings::default() }
     }
 
     /// What the upstream said of a blob beside it.
@@ -129,12 +129,12 @@ impl BlobCache {
 
     /// What ends when the process does.
     pub fn tasks(&self) -> &TaskTracker {
-        self.fills.tasks()
+        self.downloads.tasks()
     }
 
     /// What is kept of uploads.
-    pub fn tees(&self) -> &Captures {
-        &self.tees
+    pub fn captures(&self) -> &Captures {
+        &self.captures
     }
 
     /// Opens a blob for a client, fetching it when it is not there. Answers when the size is known, or that
@@ -149,7 +149,7 @@ impl BlobCache {
         if range.is_none() {
             self.prefetch.config_wanted(source, client.address);
         }
-        if (self.store.has_blob(&source.id()) || !self.fills.has(source))
+        if (self.store.has_blob(&source.id()) || !self.downloads.has(source))
             && let Some(blob) = self.stored(&source.id()).await?
         {
             return stored(blob, range);
@@ -157,19 +157,19 @@ impl BlobCache {
         if let Some(answer) = self.open_of_other(source, range, client).await {
             return answer;
         }
-        for _ in 0..MAX_STRANGERS {
-            let joined = self.fills.join(source).await;
+        for _ in 0..MAX_UNRELATED_FAILURES {
+            let joined = self.downloads.join(source).await;
             // It may have to wait for itself.
-            if let Joined::Follower(membership) = &joined
+            if let Joined::Existing(subscription) = &joined
                 && let Some(mirrors) = source.upstream.via_mirrors()
-                && !membership.fill().admits(mirrors)
+                && !subscription.download().admits(mirrors)
             {
-                if let Some(place) = self.fills.beside(source) {
+                if let Some(place) = self.downloads.beside(source) {
                     drop(joined);
                     return self.beside(source, range, client, place).await;
                 }
                 // Where they stand in a row and not in a circle, the answer that tells so comes soon.
-                if !membership.fill().admits_within(mirrors, CYCLE_TIMEOUT).await {
+                if !subscription.download().admits_within(mirrors, CYCLE_TIMEOUT).await {
                     return Err(BlobError::WaitCycle);
                 }
             }
@@ -248,21 +248,21 @@ impl BlobCache {
         range: Option<ByteRange>,
         client: Client<'_>,
     ) -> Option<Result<OpenedBlob, BlobError>> {
-        let other = self.fills.find_other(source)?;
-        let is_here = other.fill().is_complete();
+        let other = self.downloads.find_other(source)?;
+        let is_here = other.download().is_complete();
         // What comes by way of a mirror may wait for this very request.
-        let may_wait = source.upstream.via_mirrors().is_none_or(|mirrors| other.fill().admits(mirrors));
-        let is_good = is_here || (may_wait && other.fill().ends_soon().await);
+        let may_wait = source.upstream.via_mirrors().is_none_or(|mirrors| other.download().admits(mirrors));
+        let is_good = is_here || (may_wait && other.download().ends_soon().await);
         if !is_good {
             return None;
         }
         other.want();
-        let opened = self.join(source, range, client, Joined::Follower(other)).await?;
+        let opened = self.join(source, range, client, Joined::Existing(other)).await?;
         let outcome = if is_here { Outcome::Hit } else { Outcome::Joined };
         Some(opened.map(|opened| OpenedBlob { outcome, ..opened }))
     }
 
-    /// Opens a blob out of its fill; `None` when that failed in a way that says nothing about this blob's upstream.
+    /// Opens a blob out of its download; `None` when that failed in a way that says nothing about this blob's upstream.
     async fn join(
         &self,
         source: &Source,
@@ -270,42 +270,42 @@ impl BlobCache {
         client: Client<'_>,
         joined: Joined,
     ) -> Option<Result<OpenedBlob, BlobError>> {
-        let led = matches!(joined, Joined::Leader(_));
-        let membership = joined.into_membership();
-        let fill = membership.fill().clone();
-        let strange = !fill.source().is_same(source);
-        // The failure of another repository's says nothing about this one, nor does the circle of who began the fill. A
-        // damaged file of ours is gone: the next fill begins at the front.
+        let led = matches!(joined, Joined::Started(_));
+        let subscription = joined.into_subscription();
+        let download = subscription.download().clone();
+        let is_other_source = !download.source().is_same(source);
+        // The failure of another repository's says nothing about this one, nor does the circle of who began the download. A
+        // damaged file of ours is gone: the next download begins at the front.
         let says_nothing = |error: &DownloadError| match error {
-            DownloadError::Upstream(error) => strange || (!led && error.kind == ErrorKind::Loop),
-            DownloadError::Mismatch => strange,
+            DownloadError::Upstream(error) => is_other_source || (!led && error.kind == ErrorKind::Loop),
+            DownloadError::Mismatch => is_other_source,
             DownloadError::Damaged => true,
             DownloadError::Storage(_) | DownloadError::NoRoom | DownloadError::Abandoned => false,
         };
-        let mut total = match fill.head().await {
+        let mut total = match download.head().await {
             Ok(total) => total,
             Err(DownloadError::NoRoom | DownloadError::Storage(_)) => {
-                let transfer = fill.take_transfer().filter(|_| !strange);
+                let transfer = download.take_transfer().filter(|_| !is_other_source);
                 return Some(self.through(source, range, client, transfer).await);
             }
             Err(error) if says_nothing(&error) => return None,
             Err(error) => return Some(Err(error.into())),
         };
         // What was said to others, such as of their token, is not for this client.
-        if let Some(remark) = fill.remark().filter(|_| !strange) {
+        if let Some(remark) = download.remark().filter(|_| !is_other_source) {
             self.note_remark(source, &remark);
         }
-        let outcome = match (led, fill.is_complete()) {
+        let outcome = match (led, download.is_complete()) {
             // A small blob may be complete by now, and was fetched for this request nonetheless.
-            (true, _) if !fill.was_found() => Outcome::Miss,
+            (true, _) if !download.was_cached() => Outcome::Miss,
             // Whoever asks while a verified blob is being synced finds all of it here.
             (_, true) => Outcome::Hit,
             (_, false) => Outcome::Joined,
         };
         if total.is_some_and(|total| total <= VERIFIED_FIRST) {
-            match fill.end().await {
+            match download.end().await {
                 // What was announced may have been wrong, and what was verified is not.
-                Ok(()) => total = fill.head().await.ok().flatten(),
+                Ok(()) => total = download.head().await.ok().flatten(),
                 // A disk that fails now is no trouble: the reader goes around it.
                 Err(DownloadError::Storage(_) | DownloadError::NoRoom) => {}
                 Err(error) if says_nothing(&error) => return None,
@@ -318,15 +318,15 @@ impl BlobCache {
             Err(error) => return Some(Err(error)),
         };
         // The disk may have damaged those bytes since, and a part has no digest: the upstream gives them.
-        if range.is_some_and(|range| fill.is_left_over(range.first)) {
+        if range.is_some_and(|range| download.is_left_over(range.first)) {
             return Some(self.through(source, wanted, client, None).await);
         }
         let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
-        let reader = BlobReader::Growing(membership.read(source.clone(), first, end));
+        let reader = BlobReader::Growing(subscription.read(source.clone(), first, end));
         Some(Ok(OpenedBlob { reader, total, range, parts: None, outcome, stored: true }))
     }
 
-    /// Fetches a blob for the one request that must not wait for its fill.
+    /// Fetches a blob for the one request that must not wait for its download.
     async fn beside(
         &self,
         source: &Source,
@@ -344,7 +344,7 @@ impl BlobCache {
     /// Forgets a blob that was deleted. Who reads it goes on.
     pub async fn forget(&self, upstream: &Upstream, digest: &Digest) {
         let id = Visibility::of(upstream).key(digest);
-        self.fills.committed(&id).await;
+        self.downloads.committed(&id).await;
         self.store.remove(IndexKey::Blob(id)).await;
     }
 
@@ -355,10 +355,11 @@ impl BlobCache {
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
     pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
-        let can_wait = |fill: &Download| source.upstream.via_mirrors().is_none_or(|mirrors| fill.admits(mirrors));
-        if let Some(membership) = self.fills.find(source)
-            && can_wait(membership.fill())
-            && let Ok(total) = membership.fill().head().await
+        let can_wait =
+            |download: &Download| source.upstream.via_mirrors().is_none_or(|mirrors| download.admits(mirrors));
+        if let Some(subscription) = self.downloads.find(source)
+            && can_wait(subscription.download())
+            && let Ok(total) = subscription.download().head().await
             && let Some(total) = believable(total, source)
         {
             return Ok(BlobSize { total: Some(total), outcome: Outcome::Joined });
@@ -376,18 +377,18 @@ impl BlobCache {
         }
     }
 
-    /// The size of a blob that an earlier fill left whole: a fill verifies that, and needs no upstream for it.
+    /// The size of a blob that an earlier download left whole: a download verifies that, and needs no upstream for it.
     async fn left_size(&self, source: &Source) -> Option<BlobSize> {
         if !self.store.has_left(&source.id()).await {
             return None;
         }
-        let joined = self.fills.join(source).await;
-        let is_leader = matches!(joined, Joined::Leader(_));
-        let membership = joined.into_membership();
-        let fill = membership.fill();
-        let can_wait = is_leader || source.upstream.via_mirrors().is_none_or(|mirrors| fill.admits(mirrors));
-        let total = if can_wait { fill.head().await.ok()? } else { None };
-        let outcome = if fill.is_complete() { Outcome::Hit } else { Outcome::Joined };
+        let joined = self.downloads.join(source).await;
+        let is_leader = matches!(joined, Joined::Started(_));
+        let subscription = joined.into_subscription();
+        let download = subscription.download();
+        let can_wait = is_leader || source.upstream.via_mirrors().is_none_or(|mirrors| download.admits(mirrors));
+        let total = if can_wait { download.head().await.ok()? } else { None };
+        let outcome = if download.is_complete() { Outcome::Hit } else { Outcome::Joined };
         total.map(|total| BlobSize { total: Some(total), outcome })
     }
 
@@ -410,7 +411,7 @@ impl BlobCache {
         client: Client<'_>,
         transfer: Option<Transfer>,
     ) -> Result<OpenedBlob, BlobError> {
-        let place = Box::pin(self.throughs.begin(client)).await.map_err(BlobError::Crowded)?;
+        let place = Box::pin(self.uncached.begin(client)).await.map_err(BlobError::Crowded)?;
         let total = match &transfer {
             Some(transfer) => transfer.total(),
             None if range.is_some() => {

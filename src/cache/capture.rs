@@ -1,7 +1,7 @@
 //! Uploads that are kept while they pass: the next client pulls what was pushed a moment ago.
 //!
 //! What must hold: whoever passes an upload on waits for nothing here. Bytes are taken while there is room in a queue,
-//! and else the tee is given up, never the push. A [`Capture`] belongs to one request at a time, or lies here between two:
+//! and else the capture is given up, never the push. A [`Capture`] belongs to one request at a time, or lies here between two:
 //! what takes it away, and does not bring it back, ends it. A task of its own (`hand`) writes, hashes and, when all is
 //! here and right, has the cache adopt it.
 
@@ -36,7 +36,7 @@ const PIECE: usize = 4 * 1024;
 /// An upload takes no more than this part of the cache: how large it is going to be is often not known.
 const MAX_CACHE: u64 = 2;
 /// How long the end of an upload waits for what was kept of it.
-const COMMIT_PATIENCE: Duration = Duration::from_millis(250);
+const COMMIT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The uploads that are kept on their way. A cheap handle.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ pub struct Captures(Arc<CapturesInner>);
 
 struct CapturesInner {
     store: DiskStore,
-    fills: Downloads,
+    downloads: Downloads,
     /// Those that no request has, by their numbers.
     waiting: Mutex<HashMap<u64, Capture>>,
     next: AtomicU64,
@@ -95,11 +95,11 @@ struct CapturedPiece {
 }
 
 impl Captures {
-    /// Each runs as one of the tasks of `fills`, and ends with them.
-    pub fn new(config: &Config, store: DiskStore, fills: Downloads) -> Self {
+    /// Each runs as one of the tasks of `downloads`, and ends with them.
+    pub fn new(config: &Config, store: DiskStore, downloads: Downloads) -> Self {
         Self(Arc::new(CapturesInner {
             store,
-            fills,
+            downloads,
             waiting: Mutex::default(),
             // So that no number of an earlier process, or of another instance, is one of ours.
             next: AtomicU64::new(RandomState::new().build_hasher().finish()),
@@ -111,16 +111,16 @@ impl Captures {
 
     /// A new one. Of an upload whose end is known, there is none when that is here already.
     pub fn begin(&self, known: Option<&Source>) -> Option<Capture> {
-        let is_here = |source: &Source| self.0.fills.has(source) || self.0.store.has_blob(&source.id());
+        let is_here = |source: &Source| self.0.downloads.has(source) || self.0.store.has_blob(&source.id());
         if known.is_some_and(is_here) {
             return None;
         }
         let place = self.0.places.clone().try_acquire_owned().ok()?;
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let (tee, queue) = Capture::new(number, self.0.most_bytes, self.0.memory.clone());
+        let (capture, queue) = Capture::new(number, self.0.most_bytes, self.0.memory.clone());
         let algorithm = known.map_or(Algorithm::Sha256, |source| source.digest.algorithm());
-        self.0.fills.tasks().spawn(writer::run(self.clone(), number, algorithm, queue, place));
-        Some(tee)
+        self.0.downloads.tasks().spawn(writer::run(self.clone(), number, algorithm, queue, place));
+        Some(capture)
     }
 
     /// The one of this number, if it is ours and no other request has it.
@@ -129,14 +129,14 @@ impl Captures {
     }
 
     /// Keeps one for the next request that has its number; `None` when it was given up meanwhile.
-    pub fn keep(&self, tee: Capture) -> Option<u64> {
-        let number = tee.number;
+    pub fn keep(&self, capture: Capture) -> Option<u64> {
+        let number = capture.number;
         let mut waiting = self.waiting();
         // Its hand says that it ends before it takes it off this list.
-        if tee.queue.is_closed() {
+        if capture.queue.is_closed() {
             return None;
         }
-        waiting.insert(number, tee);
+        waiting.insert(number, capture);
         Some(number)
     }
 
@@ -190,7 +190,7 @@ impl Capture {
         let (found, is_found) = oneshot::channel();
         // A hand that has ended does not want it.
         if self.queue.try_send(Message::Commit(Box::new(Commit { source, found }))).is_ok() {
-            let _ = tokio::time::timeout(COMMIT_PATIENCE, is_found).await;
+            let _ = tokio::time::timeout(COMMIT_TIMEOUT, is_found).await;
         }
     }
 }
@@ -205,38 +205,42 @@ mod tests {
     use crate::metrics::Metrics;
 
     /// Uploads into this directory, the files of what is on its way, and its tasks.
-    async fn tees(directory: &Path) -> (Captures, TaskTracker) {
+    async fn captures(directory: &Path) -> (Captures, TaskTracker) {
         let config = Config { max_size: 1 << 30, ..Config::at(directory) };
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();
         store.scan().await;
         let tasks = TaskTracker::new();
-        let fills = Downloads::new(store.clone(), metrics, tasks.clone(), CancellationToken::new());
-        (Captures::new(&config, store, fills), tasks)
+        let downloads = Downloads::new(store.clone(), metrics, tasks.clone(), CancellationToken::new());
+        (Captures::new(&config, store, downloads), tasks)
     }
 
     fn on_its_way(directory: &Path) -> usize {
         std::fs::read_dir(directory.join("tmp")).unwrap().count()
     }
 
-    fn tee(memory: usize) -> (Capture, mpsc::Receiver<Message>, Arc<Semaphore>) {
+    fn capture(memory: usize) -> (Capture, mpsc::Receiver<Message>, Arc<Semaphore>) {
         let memory = Arc::new(Semaphore::new(memory));
-        let (tee, queue) = Capture::new(1, 1 << 30, memory.clone());
-        (tee, queue, memory)
+        let (capture, queue) = Capture::new(1, 1 << 30, memory.clone());
+        (capture, queue, memory)
     }
 
     #[test]
     fn a_writer_that_takes_nothing_stops_nobody_and_has_bounded_memory() {
         for (memory, most) in [(MAX_QUEUED_BY_ALL, MAX_QUEUED), (1 << 20, 1 << 20)] {
             for len in [1, 16 * 1024, 100_000] {
-                let (mut tee, queue, left) = tee(memory);
+                let (mut capture, queue, left) = capture(memory);
                 let mut taken = 0;
-                while tee.push(Bytes::from(vec![0; len])).is_ok() {
+                while capture.push(Bytes::from(vec![0; len])).is_ok() {
                     taken += len.max(PIECE);
                 }
                 assert!(taken <= most && taken + len.max(PIECE) > most, "{len}: {taken}");
-                assert_eq!(tee.push(Bytes::from(vec![0; len])), Err(CaptureError::TooFast), "and does not begin again");
-                drop((tee, queue));
+                assert_eq!(
+                    capture.push(Bytes::from(vec![0; len])),
+                    Err(CaptureError::TooFast),
+                    "and does not begin again"
+                );
+                drop((capture, queue));
                 assert_eq!(left.available_permits(), memory);
             }
         }
@@ -244,40 +248,40 @@ mod tests {
 
     #[test]
     fn what_was_taken_makes_room_for_more() {
-        let (mut tee, mut queue, left) = tee(MAX_QUEUED_BY_ALL);
+        let (mut capture, mut queue, left) = capture(MAX_QUEUED_BY_ALL);
         for round in 1..100 {
-            tee.push(Bytes::from(vec![0; MAX_QUEUED / 2])).unwrap();
-            assert_eq!(tee.position(), round * MAX_QUEUED as u64 / 2);
+            capture.push(Bytes::from(vec![0; MAX_QUEUED / 2])).unwrap();
+            assert_eq!(capture.position(), round * MAX_QUEUED as u64 / 2);
             assert!(
                 matches!(queue.try_recv(), Ok(Message::CapturedPiece(piece)) if piece.bytes.len() == MAX_QUEUED / 2)
             );
         }
         assert_eq!(left.available_permits(), MAX_QUEUED_BY_ALL);
         drop(queue);
-        assert_eq!(tee.push(Bytes::from_static(b"x")), Err(CaptureError::Ended), "nobody writes it");
+        assert_eq!(capture.push(Bytes::from_static(b"x")), Err(CaptureError::Ended), "nobody writes it");
     }
 
     #[test]
     fn an_upload_that_is_too_large_is_not_kept() {
-        let (mut tee, _queue) = Capture::new(1, 10, Arc::new(Semaphore::new(MAX_QUEUED_BY_ALL)));
-        assert!(tee.may_take(10) && !tee.may_take(11));
-        tee.push(Bytes::from_static(b"0123456789")).unwrap();
-        assert!(!tee.may_take(1) && !tee.may_take(u64::MAX));
-        assert_eq!(tee.push(Bytes::from_static(b"x")), Err(CaptureError::TooLarge));
-        assert_eq!(tee.position(), 10);
+        let (mut capture, _queue) = Capture::new(1, 10, Arc::new(Semaphore::new(MAX_QUEUED_BY_ALL)));
+        assert!(capture.may_take(10) && !capture.may_take(11));
+        capture.push(Bytes::from_static(b"0123456789")).unwrap();
+        assert!(!capture.may_take(1) && !capture.may_take(u64::MAX));
+        assert_eq!(capture.push(Bytes::from_static(b"x")), Err(CaptureError::TooLarge));
+        assert_eq!(capture.position(), 10);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_nobody_goes_on_with_is_given_up() {
         let directory = tempfile::tempdir().unwrap();
-        let (tees, tasks) = tees(directory.path()).await;
+        let (captures, tasks) = captures(directory.path()).await;
         let begin = || {
-            let mut tee = tees.begin(None).unwrap();
-            tee.push(Bytes::from_static(b"some")).unwrap();
-            tee
+            let mut capture = captures.begin(None).unwrap();
+            capture.push(Bytes::from_static(b"some")).unwrap();
+            capture
         };
         // Between two requests, and while one has it.
-        let (waiting, mut taken) = (tees.keep(begin()).unwrap(), begin());
+        let (waiting, mut taken) = (captures.keep(begin()).unwrap(), begin());
         let written = async || {
             while on_its_way(directory.path()) < 2 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -285,28 +289,28 @@ mod tests {
         };
         written().await;
         tokio::time::sleep(Duration::from_secs(4 * 60)).await;
-        let mut tee = tees.take(waiting).unwrap();
-        assert!(tees.take(waiting).is_none(), "a request has it");
-        tee.push(Bytes::from_static(b"more")).unwrap();
-        assert_eq!(tees.keep(tee), Some(waiting));
+        let mut capture = captures.take(waiting).unwrap();
+        assert!(captures.take(waiting).is_none(), "a request has it");
+        capture.push(Bytes::from_static(b"more")).unwrap();
+        assert_eq!(captures.keep(capture), Some(waiting));
         tokio::time::sleep(Duration::from_secs(2 * 60)).await;
         assert_eq!(taken.push(Bytes::from_static(b"more")), Err(CaptureError::Ended));
-        assert_eq!(tees.keep(taken), None);
+        assert_eq!(captures.keep(taken), None);
         tasks.close();
         tasks.wait().await;
-        assert!(tees.waiting().is_empty());
-        assert_eq!((on_its_way(directory.path()), tees.0.places.available_permits()), (0, MAX_CAPTURES));
+        assert!(captures.waiting().is_empty());
+        assert_eq!((on_its_way(directory.path()), captures.0.places.available_permits()), (0, MAX_CAPTURES));
     }
 
     #[tokio::test]
     async fn only_so_many_are_kept_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
-        let (tees, tasks) = tees(directory.path()).await;
-        let all: Vec<_> = (0..MAX_CAPTURES).map(|_| tees.begin(None).unwrap()).collect();
-        assert!(tees.begin(None).is_none());
+        let (captures, tasks) = captures(directory.path()).await;
+        let all: Vec<_> = (0..MAX_CAPTURES).map(|_| captures.begin(None).unwrap()).collect();
+        assert!(captures.begin(None).is_none());
         drop(all);
         tasks.close();
         tasks.wait().await;
-        assert!(tees.begin(None).is_some());
+        assert!(captures.begin(None).is_some());
     }
 }

@@ -1,6 +1,6 @@
 //! One download into the cache, and its many readers.
 //!
-//! A fill belongs to [`Downloads`], never to a request: its task writes a temporary file, and every client,
+//! A download belongs to [`Downloads`], never to a request: its task writes a temporary file, and every client,
 //! the first one too, reads that file as it grows. A slow or vanished reader disturbs nobody. The last
 //! bytes of the whole are held back until the digest is verified, so no client ends with wrong content.
 //!
@@ -65,10 +65,10 @@ use crate::{
     upstream::{ContentNotes, Mirrors},
 };
 
-/// What a fill's task and its readers share.
+/// What a download's task and its readers share.
 pub struct Download {
     source: Source,
-    /// Another fill of the blob was under way when it began.
+    /// Another download of the blob was under way when it began.
     beside: bool,
     metrics: Metrics,
     state: Mutex<DownloadState>,
@@ -77,9 +77,9 @@ pub struct Download {
     /// Something changed: look at the state again.
     changed: watch::Sender<()>,
     /// Clients and prefetches that have joined it; changed under the lock of [`Downloads`].
-    members: watch::Sender<usize>,
+    subscribers: watch::Sender<usize>,
     /// How many of them are prefetches; changed in the same way.
-    members_ahead: AtomicUsize,
+    prefetch_subscribers: AtomicUsize,
     /// Nobody wants it any more, or the process ends.
     cancel: CancellationToken,
     /// Since when others wait for the room that it leaves.
@@ -108,8 +108,8 @@ impl Download {
             state: Mutex::new(DownloadState::new()),
             flow: watch::Sender::new(TransferFlow::Asking),
             changed: watch::Sender::new(()),
-            members: watch::Sender::new(0),
-            members_ahead: AtomicUsize::new(0),
+            subscribers: watch::Sender::new(0),
+            prefetch_subscribers: AtomicUsize::new(0),
             cancel,
             leaving_since: OnceLock::new(),
             ranges,
@@ -217,7 +217,7 @@ impl Download {
     }
 
     /// Waits for that, or for the end; whether it came in time.
-    pub async fn admits_within(&self, mirrors: &Mirrors, patience: Duration) -> bool {
+    pub async fn admits_within(&self, mirrors: &Mirrors, limit: Duration) -> bool {
         let mut flow = self.flow.subscribe();
         let admitted = async {
             while !self.admits(mirrors) {
@@ -227,7 +227,7 @@ impl Download {
                 }
             }
         };
-        timeout(patience, admitted).await.is_ok()
+        timeout(limit, admitted).await.is_ok()
     }
 
     /// All is there: who finds the file after a kill is to need nothing else.
@@ -239,14 +239,14 @@ impl Download {
         if let (Some(name), Some(file)) = (name, file)
             && let Err(error) = storage::write(move || name.close_gaps(&file)).await
         {
-            tracing::debug!(%error, "the file of a fill keeps the name of one with holes");
+            tracing::debug!(%error, "the file of a download keeps the name of one with holes");
         }
     }
 
-    /// Whether the byte at this place is of an earlier fill, and not verified yet.
+    /// Whether the byte at this place is of an earlier download, and not verified yet.
     pub fn is_left_over(&self, position: u64) -> bool {
         let state = self.state();
-        position < state.left && !matches!(state.progress, Progress::Complete)
+        position < state.leftover && !matches!(state.progress, Progress::Complete)
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -258,9 +258,9 @@ impl Download {
         &self.source
     }
 
-    /// Whether the blob was on disk after all when the fill began.
-    pub fn was_found(&self) -> bool {
-        self.state().found
+    /// Whether the blob was on disk after all when the download began.
+    pub fn was_cached(&self) -> bool {
+        self.state().was_cached
     }
 
     fn can_be_joined(&self) -> bool {
@@ -269,7 +269,7 @@ impl Download {
 
     /// The transfer that found no room to be written, for the first who asks.
     pub fn take_transfer(&self) -> Option<Transfer> {
-        self.state().handed_over.take()
+        self.state().spare_transfer.take()
     }
 
     async fn when<T>(&self, mut look: impl FnMut(&DownloadState) -> Option<T>) -> T {

@@ -3,12 +3,12 @@
 //! Who gets an image's configuration will want its layers: those that are not here are begun at once, in the
 //! manifest's order, a few at a time. Several images may have one configuration (the same layers in gzip and in zstd,
 //! artifacts with an empty one), so that the manifest which this client has read just before says which layers those are;
-//! a client that has read several of them, or none, has nothing fetched ahead. A prefetch is a fill like any other, which
+//! a client that has read several of them, or none, has nothing fetched ahead. A prefetch is a download like any other, which
 //! clients join; what of it fails is fetched when it is asked for, and not before.
 //!
 //! All of it is a guess, so it is bounded wherever it could be in somebody's way: in all, per upstream, by the sizes
 //! that the manifest tells, and by time when nothing comes. What no client has taken yet is the first to go from the cache
-//! (`fill::task`), and counts for the client whose request began it ([`Unclaimed`]). A repository whose manifest lies about a
+//! (`download::task`), and counts for the client whose request began it ([`Unclaimed`]). A repository whose manifest lies about a
 //! layer has nothing fetched ahead for a while, if its upstream gave that manifest itself.
 
 pub(crate) mod recent_manifests;
@@ -222,17 +222,17 @@ impl Layer {
 /// Whether a registry has the layer: others may not be passed on, and are had from elsewhere.
 fn is_here(layer: &Descriptor) -> bool {
     let kind = layer.media_type.essence();
-    !kind.contains(".foreign.") && !kind.contains(".nondistributable.")
+    !kind.contains(".claimed.") && !kind.contains(".nondistributable.")
 }
 
-/// Begins fills before somebody asks for them. A cheap handle.
+/// Begins downloads before somebody asks for them. A cheap handle.
 #[derive(Clone)]
 pub(crate) struct Prefetch(Arc<PrefetchInner>);
 
 struct PrefetchInner {
     /// Of one image, at a time.
     most: usize,
-    untaken: Unclaimed,
+    unclaimed: Unclaimed,
     /// Whose manifests lied lately.
     distrusted: moka::sync::Cache<(Registry, Repository), ()>,
     images: Images,
@@ -242,7 +242,7 @@ struct PrefetchInner {
     waiting: Arc<Semaphore>,
     turns: moka::sync::Cache<Registry, Arc<Turns>>,
     store: DiskStore,
-    fills: Downloads,
+    downloads: Downloads,
 }
 
 /// What may be fetched ahead from one upstream.
@@ -263,13 +263,13 @@ impl Prefetch {
         config: &Config,
         images: Images,
         store: DiskStore,
-        fills: Downloads,
+        downloads: Downloads,
         trusted: TrustedNetworks,
     ) -> Self {
         let distrusted = moka::sync::Cache::builder().max_capacity(MAX_DISTRUSTED).time_to_live(DISTRUST_TTL);
         Self(Arc::new(PrefetchInner {
             most: config.prefetch,
-            untaken: Unclaimed::new(config.max_size / MAX_PART_OF_CACHE, trusted),
+            unclaimed: Unclaimed::new(config.max_size / MAX_PART_OF_CACHE, trusted),
             distrusted: distrusted.eviction_policy(EvictionPolicy::lru()).build(),
             images,
             begun: moka::sync::Cache::builder().max_capacity(MAX_BEGUN).time_to_live(ONCE_IN).build(),
@@ -277,13 +277,13 @@ impl Prefetch {
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             turns: moka::sync::Cache::new(MAX_UPSTREAMS),
             store,
-            fills,
+            downloads,
         }))
     }
 
     /// A client gets this blob: it counts for none any more.
     pub(crate) fn taken(&self, id: &ContentKey) {
-        self.0.untaken.release(id);
+        self.0.unclaimed.release(id);
     }
 
     /// The client at this address gets this blob: if it is the configuration of an image, the layers are what it asks for
@@ -301,7 +301,7 @@ impl Prefetch {
         let missing: Vec<Layer> =
             layers.iter().filter(|layer| !self.0.store.has_blob(&visibility.key(&layer.digest))).cloned().collect();
         let bytes = missing.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
-        if missing.is_empty() || bytes > self.0.untaken.budget() {
+        if missing.is_empty() || bytes > self.0.unclaimed.budget() {
             return;
         }
         let turns = self.0.turns.get_with_by_ref(source.upstream.registry(), Arc::default);
@@ -312,9 +312,9 @@ impl Prefetch {
             return;
         };
         let (prefetch, source) = (self.clone(), source.clone());
-        self.0.fills.tasks().spawn(async move {
+        self.0.downloads.tasks().spawn(async move {
             let _places = (of_all, of_upstream);
-            let shutdown = prefetch.0.fills.shutdown().clone();
+            let shutdown = prefetch.0.downloads.shutdown().clone();
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = prefetch.fetch(&source, client, &turns, missing, is_told) => {}
@@ -334,16 +334,16 @@ impl Prefetch {
                 return;
             }
             // Its clients wait for it, if it is quick, and no longer than they have to.
-            if self.0.fills.find_other(&source).is_some() || self.0.distrusted.contains_key(&place(&source)) {
+            if self.0.downloads.find_other(&source).is_some() || self.0.distrusted.contains_key(&place(&source)) {
                 return;
             }
             let (id, is_cached) = (source.id(), |id: &ContentKey| self.0.store.has_blob(id));
             // It counts for longer than it is on its way, however that ends.
-            let Some(_on_its_way) = self.0.untaken.hold(&id, layer.size, client, is_cached) else { return };
-            // Held until the end, so that the fill is no orphan.
-            let membership = self.0.fills.join_ahead(&source).await.into_membership();
-            let fill = membership.fill().clone();
-            let ended = layer.end(&fill).await;
+            let Some(_on_its_way) = self.0.unclaimed.hold(&id, layer.size, client, is_cached) else { return };
+            // Held until the end, so that the download is no orphan.
+            let subscription = self.0.downloads.join_ahead(&source).await.into_subscription();
+            let download = subscription.download().clone();
+            let ended = layer.end(&download).await;
             match &ended {
                 PrefetchEnded::Complete => {}
                 PrefetchEnded::Failed(error) => {
@@ -352,8 +352,8 @@ impl Prefetch {
                 PrefetchEnded::Stalled | PrefetchEnded::OtherSize => {
                     tracing::debug!(?ended, digest = %source.digest, "a layer is no longer fetched ahead");
                     // One that a client had joined is an orphan like any other from now on.
-                    if !fill.is_wanted() {
-                        membership.give_up();
+                    if !download.is_wanted() {
+                        subscription.give_up();
                     }
                 }
             }
@@ -365,11 +365,11 @@ impl Prefetch {
             }
             // What was fetched in vain counts as well.
             match &ended {
-                _ if fill.is_wanted() || fill.received() == 0 => self.0.untaken.release(&id),
+                _ if download.is_wanted() || download.received() == 0 => self.0.unclaimed.release(&id),
                 PrefetchEnded::Complete => {
                     // All bytes are here before they have their name.
-                    self.0.fills.committed(&id).await;
-                    self.0.untaken.landed(&id);
+                    self.0.downloads.committed(&id).await;
+                    self.0.unclaimed.landed(&id);
                 }
                 PrefetchEnded::Failed(_) | PrefetchEnded::Stalled | PrefetchEnded::OtherSize => {}
             }
@@ -414,11 +414,11 @@ impl PrefetchEnded {
 }
 
 impl Layer {
-    async fn end(&self, fill: &Download) -> PrefetchEnded {
+    async fn end(&self, download: &Download) -> PrefetchEnded {
         let end = async {
-            let Some(told) = fill.head().await.map_err(PrefetchEnded::Failed)? else {
+            let Some(told) = download.head().await.map_err(PrefetchEnded::Failed)? else {
                 // It comes without a length, so that it can be seen only as it comes that it is too long.
-                return fill
+                return download
                     .end_within(self.size)
                     .await
                     .ok_or(PrefetchEnded::OtherSize)?
@@ -427,18 +427,18 @@ impl Layer {
             if told != self.size {
                 return Err(PrefetchEnded::OtherSize);
             }
-            fill.end().await.map_err(PrefetchEnded::Failed)
+            download.end().await.map_err(PrefetchEnded::Failed)
         };
         let end = async {
             end.await?;
             // One that came without a length may be shorter, and one that was announced wrong may be right.
-            match fill.head().await {
+            match download.head().await {
                 Ok(Some(len)) if len != self.size => Err(PrefetchEnded::OtherSize),
                 Ok(_) => Ok(()),
                 Err(error) => Err(PrefetchEnded::Failed(error)),
             }
         };
-        match while_it_advances(end, || fill.advance()).await {
+        match while_it_advances(end, || download.advance()).await {
             Some(Ok(())) => PrefetchEnded::Complete,
             Some(Err(ended)) => ended,
             None => PrefetchEnded::Stalled,
@@ -517,7 +517,7 @@ mod tests {
     fn the_layers_that_a_registry_has_in_order() {
         let layers = [
             ("vnd.oci.image.layer.v1.tar+gzip", "b", 7),
-            ("vnd.docker.image.rootfs.foreign.diff.tar.gzip", "c", 1),
+            ("vnd.docker.image.rootfs.claimed.diff.tar.gzip", "c", 1),
             ("vnd.oci.image.layer.nondistributable.v1.tar", "d", 1),
             ("vnd.docker.image.rootfs.diff.tar.gzip", "a", 5),
         ];

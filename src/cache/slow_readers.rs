@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::choice::{Candidate, Stand};
 use crate::{cache::ContentKey, metrics::Metrics, peer::PeerPrefix, transport::Recipient};
 
-/// How long readers that are ended may take to go, until their connections are ended; and then those, until the fill or answer
+/// How long readers that are ended may take to go, until their connections are ended; and then those, until the download or answer
 /// that waits for their room does without.
 const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 /// A reader is told of in the log once in so long for each peer.

@@ -5,7 +5,7 @@
 //! manifests/sha256/ab/abcd…           media type, a line end, the manifest's bytes
 //! tags/<upstream>/<repository>/<tag>@<accept class>   digest, media type, when it was last confirmed
 //! clients/{blobs,manifests,tags}/…    the same of upstreams whose clients' own credentials decide
-//! tmp/…                               bytes in flight, pushed ones too, and what broken fills left to go on with
+//! tmp/…                               bytes in flight, pushed ones too, and what broken downloads left to go on with
 //! lock                                held while a forebay uses the directory
 //! CACHEDIR.TAG, forebay-layout        that this is a cache; the version of this layout
 //! ```
@@ -94,7 +94,7 @@ struct DiskStoreInner {
     index: Mutex<LruIndex>,
     /// One reservation at a time: the victims of one are unlinked before the next looks at the sums.
     space: Arc<tokio::sync::Mutex<()>>,
-    /// One reservation at a time ends fills and readers, so that none are ended for room that others, which are about to go, make.
+    /// One reservation at a time ends downloads and readers, so that none are ended for room that others, which are about to go, make.
     ending: Semaphore,
     scanned: watch::Sender<bool>,
     /// What was noted as used on disk within [`TOUCH_INTERVAL`].

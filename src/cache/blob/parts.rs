@@ -1,8 +1,8 @@
 //! Several parts of one blob for one client, one after the other.
 //!
-//! Each is opened when the one before it has been read, as if it had been asked for alone: out of the file, out of the fill
+//! Each is opened when the one before it has been read, as if it had been asked for alone: out of the file, out of the download
 //! (which fetches what lies far ahead by a range of its own), or straight from the upstream. So an upstream is only ever asked
-//! for single ranges. The fill is never without a reader in between.
+//! for single ranges. The download is never without a reader in between.
 
 use std::{fs::File, net::IpAddr, sync::Arc};
 

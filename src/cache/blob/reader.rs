@@ -49,7 +49,7 @@ pub enum ReadError {
     Mismatch,
     #[error("the cache failed in the middle of the blob")]
     Storage(#[source] Arc<io::Error>),
-    #[error("the fill was given up")]
+    #[error("the download was given up")]
     Abandoned,
 }
 
@@ -75,7 +75,7 @@ pub enum Hold {
 pub enum BlobReader {
     /// All of it is on disk; the pin keeps it there.
     File { slice: Option<FileSlice>, pin: Arc<Pin> },
-    /// A fill is writing it.
+    /// A download is writing it.
     Growing(DownloadReader),
     /// A small one that is not cached, read and verified.
     Memory(Option<Bytes>),
@@ -88,7 +88,7 @@ impl BlobReader {
     pub fn hold(&self) -> Option<Hold> {
         match self {
             Self::File { pin, .. } => Some(Hold::Blob(pin.clone())),
-            Self::Growing(reader) => Some(Hold::Download(reader.fill().clone())),
+            Self::Growing(reader) => Some(Hold::Download(reader.download().clone())),
             Self::Memory(_) | Self::Through(_) => None,
         }
     }
@@ -118,7 +118,9 @@ impl BlobReader {
                         let through = Box::pin(UncachedReader::after(reader)).await?;
                         *self = Self::Through(Box::new(through));
                     }
-                    Err(DownloadError::Upstream(error)) if reader.is_stranger() || error.kind == ErrorKind::Loop => {
+                    Err(DownloadError::Upstream(error))
+                        if reader.is_of_other_source() || error.kind == ErrorKind::Loop =>
+                    {
                         let through = Box::pin(UncachedReader::after(reader)).await?;
                         *self = Self::Through(Box::new(through));
                     }

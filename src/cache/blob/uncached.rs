@@ -27,7 +27,7 @@ use crate::{
 pub struct UncachedReader {
     transfer: Transfer,
     check: Option<Check>,
-    /// Held where there is a fill of the blob, which this must not wait for.
+    /// Held where there is a download of the blob, which this must not wait for.
     place: Option<Coexisting>,
     /// Among all that pass straight through; the last to be dropped.
     counted: Option<Place>,
@@ -74,7 +74,7 @@ impl UncachedReader {
 
     /// What the client of a download still needs, without the cache.
     pub async fn after(reader: &DownloadReader) -> Result<Self, ReadError> {
-        let (source, metrics) = (reader.source().clone(), reader.fill().metrics().clone());
+        let (source, metrics) = (reader.source().clone(), reader.download().metrics().clone());
         match reader.remainder() {
             Remainder::Range { first, last } => Self::range(&source, first, last).await.map_err(ReadError::Upstream),
             Remainder::Transfer(transfer) => Ok(Self::whole(source, *transfer, metrics)),
@@ -103,7 +103,7 @@ impl UncachedReader {
         self.transfer.is_from_front()
     }
 
-    /// Keeps the place of the one that goes beside the fill of this blob.
+    /// Keeps the place of the one that goes beside the download of this blob.
     pub fn keeping(&mut self, place: Coexisting) {
         self.place = Some(place);
     }

@@ -2,7 +2,7 @@
 //! hundreds.
 //!
 //! What must hold: a blob has a place before it opens a connection of its own, until it is sent or given up; peers share the
-//! places, and where there is none, clients that are slow enough go first. A fill's reader that goes on without the cache in
+//! places, and where there is none, clients that are slow enough go first. A download's reader that goes on without the cache in
 //! mid-body can be refused no more, and needs none.
 
 use std::{
@@ -19,7 +19,7 @@ use crate::{
     transport::Recipient,
 };
 
-/// The most places, however many descriptors there are: so many clients that none calls slow (256 KiB/s) fill 2 Gbit/s.
+/// The most places, however many descriptors there are: so many clients that none calls slow (256 KiB/s) download 2 Gbit/s.
 pub(crate) const MAX_THROUGH: u64 = 1024;
 
 /// The client that takes a blob.
@@ -90,27 +90,27 @@ mod tests {
     use super::*;
     use crate::{metrics::Metrics, transport::recipient::RATE_WINDOW};
 
-    fn throughs(total: u64) -> UncachedLimit {
+    fn uncached(total: u64) -> UncachedLimit {
         let readers = SlowReaders::new(RATE_WINDOW, Metrics::new().unwrap());
         UncachedLimit::new(total, TrustedNetworks::new(vec!["10.0.0.100".parse().unwrap()]), readers)
     }
 
-    async fn begin(throughs: &UncachedLimit, peer: u8, recipient: &Recipient) -> Result<Place, Refused> {
-        throughs.begin(Client { address: IpAddr::from([10, 0, 0, peer]), recipient }).await
+    async fn begin(uncached: &UncachedLimit, peer: u8, recipient: &Recipient) -> Result<Place, Refused> {
+        uncached.begin(Client { address: IpAddr::from([10, 0, 0, peer]), recipient }).await
     }
 
     #[tokio::test]
     async fn one_peer_leaves_a_quarter_of_the_places() {
         for (peer, most, refused) in [(1, 6, Refused::Share), (100, 8, Refused::Full)] {
-            let throughs = throughs(8);
+            let uncached = uncached(8);
             let mut places = Vec::new();
             for _ in 0..most {
-                places.push(begin(&throughs, peer, &Recipient::default()).await.unwrap());
+                places.push(begin(&uncached, peer, &Recipient::default()).await.unwrap());
             }
-            assert_eq!(begin(&throughs, peer, &Recipient::default()).await.err(), Some(refused));
-            assert_eq!(begin(&throughs, 2, &Recipient::default()).await.is_ok(), most < 8);
+            assert_eq!(begin(&uncached, peer, &Recipient::default()).await.err(), Some(refused));
+            assert_eq!(begin(&uncached, 2, &Recipient::default()).await.is_ok(), most < 8);
             drop(places);
-            assert_eq!(throughs.0.shares.used(), 0);
+            assert_eq!(uncached.0.shares.used(), 0);
         }
     }
 
@@ -126,11 +126,11 @@ mod tests {
             (8, &[2, 1, 1, 1, 1, 1], &[0], 1, Err(Refused::Share)),
             (8, &[1, 1, 1, 1, 1, 1], &[0, 1, 2, 3, 4, 5], 2, Ok(9)),
         ] {
-            let throughs = throughs(total);
+            let uncached = uncached(total);
             let mut recipients = Vec::new();
             for peer in peers {
                 let recipient = Recipient::default();
-                let place = begin(&throughs, *peer, &recipient).await.unwrap();
+                let place = begin(&uncached, *peer, &recipient).await.unwrap();
                 tokio::spawn({
                     let recipient = recipient.clone();
                     async move {
@@ -142,7 +142,7 @@ mod tests {
             }
             slow.iter().for_each(|slow: &usize| recipients[*slow].meter.waits());
             tokio::time::advance(RATE_WINDOW).await;
-            let come = begin(&throughs, peer, &Recipient::default()).await;
+            let come = begin(&uncached, peer, &Recipient::default()).await;
             let ended: Vec<_> = (0..peers.len()).filter(|n| recipients[*n].end.is_cancelled()).collect();
             let expected_ended = expected.into_iter().filter(|n| *n < peers.len()).collect::<Vec<_>>();
             assert_eq!(ended, expected_ended, "{peers:?} {slow:?}");

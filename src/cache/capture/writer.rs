@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// One that nobody wrote to for so long is given up.
-const PATIENCE: Duration = Duration::from_secs(5 * 60);
+const TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How many pieces are written at once: fewer than one call of the system takes.
 const MAX_PIECES: usize = 256;
 /// How much more room than is needed at once is asked for, in bytes: as much again, within these.
@@ -46,15 +46,15 @@ enum Failure {
 
 /// Writes what comes, to its end.
 pub(super) async fn run(
-    tees: Captures,
+    captures: Captures,
     number: u64,
     algorithm: Algorithm,
     queue: Receiver<Message>,
     place: OwnedSemaphorePermit,
 ) {
-    let mut listed = Listed { tees: tees.clone(), number, queue };
-    let hash = Hash::new(algorithm, tees.0.fills.tasks().clone());
-    let mut hand = CaptureWriter { tees, number, file: None, room: 0, written: 0, hash };
+    let mut listed = Listed { captures: captures.clone(), number, queue };
+    let hash = Hash::new(algorithm, captures.0.downloads.tasks().clone());
+    let mut hand = CaptureWriter { captures, number, file: None, room: 0, written: 0, hash };
     let worked = hand.work(&mut listed.queue).await;
     drop(listed);
     // It can take a while to remove a large file.
@@ -68,7 +68,7 @@ pub(super) async fn run(
 
 /// Takes its number off the list at its end, however that comes.
 struct Listed {
-    tees: Captures,
+    captures: Captures,
     number: u64,
     queue: Receiver<Message>,
 }
@@ -77,12 +77,12 @@ impl Drop for Listed {
     fn drop(&mut self) {
         // In this order: nobody puts it back from now on.
         self.queue.close();
-        drop(self.tees.take(self.number));
+        drop(self.captures.take(self.number));
     }
 }
 
 struct CaptureWriter {
-    tees: Captures,
+    captures: Captures,
     number: u64,
     /// There is none before the first bytes.
     file: Option<TempUpload>,
@@ -94,12 +94,12 @@ struct CaptureWriter {
 
 impl CaptureWriter {
     async fn work(&mut self, queue: &mut Receiver<Message>) -> Result<(), Failure> {
-        let shutdown = self.tees.0.fills.shutdown().clone();
+        let shutdown = self.captures.0.downloads.shutdown().clone();
         loop {
             let mut messages = Vec::new();
             let came = tokio::select! {
                 biased;
-                came = tokio::time::timeout(PATIENCE, queue.recv_many(&mut messages, MAX_PIECES)) => came.unwrap_or(0),
+                came = tokio::time::timeout(TIMEOUT, queue.recv_many(&mut messages, MAX_PIECES)) => came.unwrap_or(0),
                 () = shutdown.cancelled() => 0,
             };
             if came == 0 {
@@ -141,7 +141,7 @@ impl CaptureWriter {
 
     /// The file, with room up to `end`.
     async fn make_room(&mut self, end: u64) -> Result<&mut TempUpload, Failure> {
-        let store = &self.tees.0.store;
+        let store = &self.captures.0.store;
         let file = match &mut self.file {
             Some(file) => file,
             none => {
@@ -161,15 +161,15 @@ impl CaptureWriter {
 
     /// Has the cache adopt what is here, if it is what it is said to be.
     async fn commit(&mut self, Commit { source, found }: Commit) -> Result<(), Failure> {
-        let fills = self.tees.0.fills.clone();
+        let downloads = self.captures.0.downloads.clone();
         let Some(file) = self.file.take() else { return Err(Failure::Abandoned) };
         let digest = tokio::select! {
             biased;
             digest = self.hash.digest(&file, self.written, source.digest.algorithm()) => digest,
-            () = fills.shutdown().cancelled() => Err(Failure::Abandoned),
+            () = downloads.shutdown().cancelled() => Err(Failure::Abandoned),
         };
         if digest.as_ref().is_ok_and(|digest| *digest == source.digest) {
-            fills.adopt(&source, file, self.written, found).await;
+            downloads.adopt(&source, file, self.written, found).await;
             return Ok(());
         }
         self.file = Some(file);

@@ -1,6 +1,6 @@
-//! Fills that no client waits for: they go on as long as they advance, and their room is wanted by no client.
+//! Downloads that no client waits for: they go on as long as they advance, and their room is wanted by no client.
 //!
-//! What must hold: a fill without clients ends, whatever its upstream does; one that a client has joined is left alone.
+//! What must hold: a download without clients ends, whatever its upstream does; one that a client has joined is left alone.
 //! The measure is one for all: less than [`MIN_ADVANCE`] bytes in [`ADVANCE_TIMEOUT`] are too few, and so is whatever has not
 //! brought the last byte [`MAX_TIME`] after the last client left.
 
@@ -20,29 +20,30 @@ use crate::cache::{
     storage::{Short, index::allocated},
 };
 
-/// A fill without members, or with none but a prefetch, is given up when less than [`MIN_ADVANCE`] bytes come in this time.
+/// A download without subscribers, or with none but a prefetch, is given up when less than [`MIN_ADVANCE`] bytes come in this time.
 const ADVANCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// In bytes. An upstream that is quicker than about 2 KiB/s advances.
 const MIN_ADVANCE: u64 = 64 * 1024;
 /// And when it is not over after this time, however it advances: what has come is kept, and the next client goes on with it.
 const MAX_TIME: Duration = Duration::from_secs(30 * 60);
-/// How long a fill that is given up for the room it holds may take to end, until what waits for that does without.
+/// How long a download that is given up for the room it holds may take to end, until what waits for that does without.
 pub(super) const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Gives up a fill that has no members and does not advance. Never ends; drop it with the fill.
-pub(super) async fn watch(fills: &Downloads, fill: &Arc<Download>) -> Infallible {
-    let mut members = fill.members.subscribe();
+/// Gives up a download that has no subscribers and does not advance. Never ends; drop it with the download.
+pub(super) async fn watch(downloads: &Downloads, download: &Arc<Download>) -> Infallible {
+    let mut subscribers = download.subscribers.subscribe();
     loop {
-        // The sender lives in the fill, so both waits end by the number alone.
-        drop(members.wait_for(|members| *members == 0).await);
-        let joined = while_it_advances(members.wait_for(|members| *members > 0), || fill.advance()).await;
-        if joined.is_none() && fills.give_up_without_clients(fill) {
-            tracing::info!(digest = %fill.source.digest, "a fill without clients that hardly advances is given up");
+        // The sender lives in the download, so both waits end by the number alone.
+        drop(subscribers.wait_for(|subscribers| *subscribers == 0).await);
+        let joined =
+            while_it_advances(subscribers.wait_for(|subscribers| *subscribers > 0), || download.advance()).await;
+        if joined.is_none() && downloads.give_up_without_clients(download) {
+            tracing::info!(digest = %download.source.digest, "a download without clients that hardly advances is cancelled");
         }
     }
 }
 
-/// Waits for `end` as long as a fill without clients may go on; `received` is [`Download::advance`].
+/// Waits for `end` as long as a download without clients may go on; `received` is [`Download::advance`].
 pub(crate) async fn while_it_advances<T>(
     end: impl Future<Output = T>,
     received: impl Fn() -> Option<u64>,
@@ -64,9 +65,9 @@ pub(crate) async fn while_it_advances<T>(
     }
 }
 
-/// A fill without clients, whose room others may have.
+/// A download without clients, whose room others may have.
 pub(super) struct Idle<F> {
-    pub fill: F,
+    pub download: F,
     /// Whether a client has asked for it.
     pub wanted: bool,
     /// What is reserved for it and not here yet, in bytes, and in all.
@@ -84,18 +85,18 @@ pub(super) fn to_give_up<F>(mut idle: Vec<Idle<F>>, short: Short) -> Vec<F> {
     }
     idle.sort_by_key(|idle| (idle.wanted, Reverse(idle.missing)));
     let chosen = enough(idle, short.missing.min(all), |idle| idle.reserved).unwrap_or_default();
-    chosen.into_iter().map(|idle| idle.fill).collect()
+    chosen.into_iter().map(|idle| idle.download).collect()
 }
 
 impl Download {
     /// How many have joined it and not left.
-    pub(super) fn members(&self) -> usize {
-        *self.members.borrow()
+    pub(super) fn subscribers(&self) -> usize {
+        *self.subscribers.borrow()
     }
 
     /// Whether any of those is there for a client.
     pub(super) fn has_clients(&self) -> bool {
-        self.members() > self.members_ahead.load(Ordering::SeqCst)
+        self.subscribers() > self.prefetch_subscribers.load(Ordering::SeqCst)
     }
 
     /// What others would have by its end, while it has to receive something; nothing was reserved for it before it had its file.
@@ -104,8 +105,8 @@ impl Download {
             return None;
         }
         let (here, reserved) = self.here_and_reserved();
-        let (fill, wanted) = (self.clone(), self.is_wanted());
-        Some(Idle { fill, wanted, missing: reserved.saturating_sub(here), reserved })
+        let (download, wanted) = (self.clone(), self.is_wanted());
+        Some(Idle { download, wanted, missing: reserved.saturating_sub(here), reserved })
     }
 
     /// What others will have by its end, where it was given up and is waited for: no longer than it has to end.
@@ -122,20 +123,20 @@ impl Download {
         (here, reserved)
     }
 
-    /// A number that grows with each byte that the upstream sends, and with each that is hashed of what an earlier fill
+    /// A number that grows with each byte that the upstream sends, and with each that is hashed of what an earlier download
     /// left; `None` when the upstream has nothing to send any more.
     pub fn advance(&self) -> Option<u64> {
         let (awaits_bytes, left) = {
             let state = self.state();
             let is_missing = state.total.is_none_or(|total| state.written.end_of_run(0) < total);
-            (is_missing && !state.is_over(), state.left)
+            (is_missing && !state.is_over(), state.leftover)
         };
         let came = self.received() + self.skipped.load(Ordering::Relaxed);
         awaits_bytes.then(|| came + self.hash.hashed().min(left))
     }
 }
 
-/// Whether too little came in between. What is hashed counts anew once what an earlier fill left is given up, so that the
+/// Whether too little came in between. What is hashed counts anew once what an earlier download left is given up, so that the
 /// number may become less.
 fn stands_still(before: Option<u64>, now: Option<u64>) -> bool {
     before.zip(now).is_some_and(|(before, now)| now.abs_diff(before) < MIN_ADVANCE)
@@ -151,7 +152,7 @@ mod tests {
             (Some(0), Some(0), true),
             (Some(7), Some(7 + MIN_ADVANCE - 1), true),
             (Some(7), Some(7 + MIN_ADVANCE), false),
-            // What an earlier fill left was hashed, and given up.
+            // What an earlier download left was hashed, and given up.
             (Some(1 << 30), Some(0), false),
             // It is being verified, or was until now.
             (Some(7), None, false),
@@ -197,7 +198,7 @@ mod tests {
     fn what_is_given_up_for_the_room_that_clients_need() {
         // As (wanted, here, reserved).
         let three = [(true, 9, 10), (true, 1, 10), (false, 9, 10)];
-        for (fills, missing, kept, expected) in [
+        for (downloads, missing, kept, expected) in [
             (&three[..], 1, 0, &[2][..]),
             (&three, 10, 0, &[2]),
             (&three, 11, 0, &[2, 1]),
@@ -218,13 +219,13 @@ mod tests {
             (&[(false, 0, 0), (true, 0, 1)], 1, 0, &[1]),
             (&[(true, 0, u64::MAX), (true, 0, u64::MAX - 1)], u64::MAX, u64::MAX, &[0]),
         ] {
-            let idle = fills.iter().enumerate().map(|(fill, &(wanted, here, reserved))| Idle {
-                fill,
+            let idle = downloads.iter().enumerate().map(|(download, &(wanted, here, reserved))| Idle {
+                download,
                 wanted,
                 missing: reserved - here,
                 reserved,
             });
-            assert_eq!(to_give_up(idle.collect(), Short { missing, kept }), expected, "{fills:?} {missing} {kept}");
+            assert_eq!(to_give_up(idle.collect(), Short { missing, kept }), expected, "{downloads:?} {missing} {kept}");
         }
     }
 }

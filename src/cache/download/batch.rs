@@ -15,21 +15,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::storage::write_all_at;
 
-/// What all fills of the process may hold in memory beside one piece each, in bytes.
+/// What all downloads of the process may hold in memory beside one piece each, in bytes.
 const BUDGET: usize = 8 * 1024 * 1024;
 
 /// Pieces that are smaller than this are put together, up to [`JOINED`]: each costs more than its bytes.
 const SMALL: usize = 4 * 1024;
 const JOINED: usize = 64 * 1024;
 /// Where so many bodies or more are received, a piece that is shorter than [`TIGHT`] is copied: it keeps all of the buffer
-/// that it was received into, which may be some times as large. Long ones come where a line is fast, and fill theirs.
+/// that it was received into, which may be some times as large. Long ones come where a line is fast, and download theirs.
 const CROWD: usize = 16;
 const TIGHT: usize = 192 * 1024;
 /// How many pieces are gathered for one write: fewer than one call of the system takes.
 const MAX_PIECES: usize = 256;
 
 /// How many there are that receive.
-pub(super) static POURS: AtomicUsize = AtomicUsize::new(0);
+pub(super) static PIPELINES: AtomicUsize = AtomicUsize::new(0);
 static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(BUDGET)));
 
 /// Bytes on their way into the file, in order, perhaps with gaps where others write. Never empty.
@@ -94,7 +94,7 @@ impl Batch {
         match &mut self.tail {
             Some((_, tail)) => tail.extend_from_slice(&bytes),
             None if len < SMALL => self.tail = Some((offset, BytesMut::from(&bytes[..]))),
-            None if len < TIGHT && POURS.load(Ordering::Relaxed) >= CROWD => {
+            None if len < TIGHT && PIPELINES.load(Ordering::Relaxed) >= CROWD => {
                 self.pieces.push((offset, Bytes::copy_from_slice(&bytes)));
             }
             None => self.pieces.push((offset, bytes)),
@@ -108,7 +108,7 @@ impl Batch {
         }
     }
 
-    /// The stretches of the file it fills, each with the pieces of it.
+    /// The stretches of the file it downloads, each with the pieces of it.
     pub(super) fn runs(&self) -> impl Iterator<Item = (Range<u64>, &[(u64, Bytes)])> {
         let end = |(offset, bytes): &(u64, Bytes)| offset + bytes.len() as u64;
         self.pieces.chunk_by(move |left, right| end(left) == right.0).filter_map(move |run| {

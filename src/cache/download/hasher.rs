@@ -1,4 +1,4 @@
-//! The running hash of a fill, beside its writes: from memory what comes in order, from the file the rest.
+//! The running hash of a download, beside its writes: from memory what comes in order, from the file the rest.
 //!
 //! A job of the blocking pool hashes as long as there is something to hash, and whoever writes starts it again. What
 //! it is offered it keeps only while the process has memory for that, so a hash that lags reads from the file.
@@ -20,13 +20,13 @@ use crate::{
 
 /// How much is read from the file before it is looked again for bytes in memory, in bytes.
 const STRETCH: u64 = 1024 * 1024;
-/// How much one fill's hash keeps in memory, in bytes.
+/// How much one download's hash keeps in memory, in bytes.
 const MAX_QUEUED: usize = 4 * 1024 * 1024;
 
-/// The hash of everything from the front up to a position.
+/// The hash of everything from the prefix up to a position.
 struct HashTask {
     verifier: Verifier,
-    /// How many bytes from the front are hashed.
+    /// How many bytes from the prefix are hashed.
     hashed: u64,
 }
 
@@ -84,11 +84,11 @@ impl Hasher {
     }
 
     /// The digest of the first `total` bytes, all of which are in the file, and no more: the hash goes on when more are.
-    pub(super) async fn digest(&self, fill: &Arc<Download>, total: u64) -> io::Result<Digest> {
+    pub(super) async fn digest(&self, download: &Arc<Download>, total: u64) -> io::Result<Digest> {
         loop {
             // Before the look, so that a job that ends in between is not missed.
             let idle = self.idle.notified();
-            go_on(fill);
+            go_on(download);
             let hashed = {
                 let mut state = self.state();
                 if let Some(error) = state.failed.take() {
@@ -102,14 +102,14 @@ impl Hasher {
             match hashed {
                 None => idle.await,
                 // A job ended just before it could see this.
-                Some(hashed) if fill.state().written.end_of_run(hashed) > hashed => {}
+                Some(hashed) if download.state().written.end_of_run(hashed) > hashed => {}
                 // Less is there than should be.
                 Some(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
     }
 
-    /// How many bytes from the front are hashed, give or take a stretch.
+    /// How many bytes from the prefix are hashed, give or take a stretch.
     pub(super) fn hashed(&self) -> u64 {
         self.state().hashed
     }
@@ -145,18 +145,18 @@ impl Hasher {
     }
 }
 
-/// Starts the hash of a fill again, if there is something to hash and it does not run.
-pub(super) fn go_on(fill: &Arc<Download>) {
-    let Some(running) = fill.hash.state().running.take() else { return };
-    let written = fill.state().written.end_of_run(running.hashed);
-    if let Some(first) = fill.hash.next(running, written) {
-        start(fill.clone(), first);
+/// Starts the hash of a download again, if there is something to hash and it does not run.
+pub(super) fn go_on(download: &Arc<Download>) {
+    let Some(running) = download.hash.state().running.take() else { return };
+    let written = download.state().written.end_of_run(running.hashed);
+    if let Some(first) = download.hash.next(running, written) {
+        start(download.clone(), first);
     }
 }
 
-/// Hashes when it is this fill's turn.
-fn start(fill: Arc<Download>, first: Next) {
-    let begin = move |turn| drop(tokio::task::spawn_blocking(move || work(fill, first, turn)));
+/// Hashes when it is this download's turn.
+fn start(download: Arc<Download>, first: Next) {
+    let begin = move |turn| drop(tokio::task::spawn_blocking(move || work(download, first, turn)));
     match TURNS.clone().try_acquire_owned() {
         Ok(turn) => begin(turn),
         Err(_) => drop(tokio::spawn(async move {
@@ -169,8 +169,8 @@ fn start(fill: Arc<Download>, first: Next) {
 }
 
 /// Hashes as long as there is something to hash, and nobody else waits for the turn. Blocks.
-fn work(fill: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
-    let file = fill.state().file.clone();
+fn work(download: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
+    let file = download.state().file.clone();
     let mut next = Some(first);
     while let Some(todo) = next {
         let running = match todo {
@@ -182,11 +182,11 @@ fn work(fill: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
         };
         next = match running {
             Ok(running) => {
-                let written = fill.state().written.end_of_run(running.hashed);
-                fill.hash.next(running, written)
+                let written = download.state().written.end_of_run(running.hashed);
+                download.hash.next(running, written)
             }
             Err(error) => {
-                fill.hash.state().failed = Some(error);
+                download.hash.state().failed = Some(error);
                 None
             }
         };
@@ -194,11 +194,11 @@ fn work(fill: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
         drop(turn);
         match (TURNS.clone().try_acquire_owned(), next.take()) {
             (Ok(mine), todo) => (turn, next) = (mine, todo),
-            (Err(_), Some(todo)) => return start(fill, todo),
+            (Err(_), Some(todo)) => return start(download, todo),
             (Err(_), None) => break,
         }
     }
-    fill.hash.idle.notify_waiters();
+    download.hash.idle.notify_waiters();
 }
 
 impl HashTask {

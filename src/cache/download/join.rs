@@ -8,20 +8,20 @@ use super::{
 };
 use crate::cache::Source;
 
-/// How somebody came to a fill.
+/// How somebody came to a download.
 pub enum Joined {
     /// It was started for this one.
-    Leader(Subscription),
+    Started(Subscription),
     /// It was there.
-    Follower(Subscription),
+    Existing(Subscription),
 }
 
 impl Downloads {
-    /// Joins the fill of this blob from this registry for a client, or starts it. There is never more than one: no wait and no
+    /// Joins the download of this blob from this registry for a client, or starts it. There is never more than one: no wait and no
     /// error, and nothing that is not verified, comes from one registry to the clients of another.
     pub async fn join(&self, source: &Source) -> Joined {
         let joined = self.join_or_start(source, true).await;
-        joined.membership().want();
+        joined.subscription().want();
         joined
     }
 
@@ -33,32 +33,32 @@ impl Downloads {
     async fn join_or_start(&self, source: &Source, wanted: bool) -> Joined {
         loop {
             let leaving: Arc<Download> = match self.enter_or_add(source, wanted) {
-                Entry::Joined(membership) => return Joined::Follower(membership),
-                Entry::Added(membership) => {
-                    self.tasks().spawn(driver::run(self.clone(), membership.fill().clone()));
-                    return Joined::Leader(membership);
+                Entry::Joined(subscription) => return Joined::Existing(subscription),
+                Entry::Added(subscription) => {
+                    self.tasks().spawn(driver::run(self.clone(), subscription.download().clone()));
+                    return Joined::Started(subscription);
                 }
                 Entry::Leaving(leaving) => leaving,
             };
             // It was given up a moment ago and still holds its temporary file.
             let _ = leaving.end().await;
             if self.shutdown().is_cancelled() {
-                return Joined::Follower(self.enter_ended(&leaving, wanted));
+                return Joined::Existing(self.enter_ended(&leaving, wanted));
             }
         }
     }
 }
 
 impl Joined {
-    fn membership(&self) -> &Subscription {
+    fn subscription(&self) -> &Subscription {
         match self {
-            Self::Leader(membership) | Self::Follower(membership) => membership,
+            Self::Started(subscription) | Self::Existing(subscription) => subscription,
         }
     }
 
-    pub fn into_membership(self) -> Subscription {
+    pub fn into_subscription(self) -> Subscription {
         match self {
-            Self::Leader(membership) | Self::Follower(membership) => membership,
+            Self::Started(subscription) | Self::Existing(subscription) => subscription,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! For how long a client of another registry waits for a fill.
+//! For how long a client of another registry waits for a download.
 //!
 //! What must hold: nothing that is not verified, no error and no long wait comes from one registry to the clients of
 //! another. They can have the blob from their own, so they wait only while it pays.
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::Download;
 
-/// How often a client looks whether the fill brings something.
+/// How often a client looks whether the download brings something.
 const STRETCH: Duration = Duration::from_secs(1);
 /// What would not be complete within as many more stretches is not waited for; and none is for more than these.
 const MAX_STRETCHES: u64 = 3;

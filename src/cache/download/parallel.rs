@@ -1,9 +1,9 @@
-//! A fill over several connections.
+//! A download over several connections.
 //!
 //! The main transfer is one request for all of the blob, and stays the only one where it is quick. Where it is not, one
 //! more connection is tried at the *end* of the blob: the main transfer ends where that began, so nothing is lost if it
-//! brought nothing. If it did, the lanes and the main transfer each take the next *segment* in order from then on, so
-//! that readers stream from the start; more lanes are opened while they bring more ([`ConnectionRamp`]).
+//! brought nothing. If it did, the extra_connections and the main transfer each take the next *segment* in order from then on, so
+//! that readers stream from the start; more extra_connections are opened while they bring more ([`ConnectionRamp`]).
 //!
 //! Each segment is a [`Claim`]: no byte is asked for twice, but for those on their way when the main transfer is cut.
 
@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     Download, DownloadState, Downloads, Progress,
     ramp_up::{ConnectionRamp, Decision, Sample, TICK},
-    ranges::{Claim, pour_claim},
+    ranges::{Claim, copy_claim},
     writer::WritePipeline,
 };
 use crate::cache::{Source, download::transfer::Transfer};
@@ -33,31 +33,31 @@ const SEGMENT_TIME: f64 = 1.0;
 const SEGMENT: std::ops::RangeInclusive<u64> = 1024 * 1024..=32 * 1024 * 1024;
 /// How long a lane waits for an answer, for the next bytes, or for a transfer that broke to go on; then somebody else gets
 /// what is left.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// A lane that is so many times slower than the others is given up as well: they would have to wait for it.
 const MUCH_SLOWER: f64 = 4.0;
 
-/// Opens lanes for a fill as long as they bring more. Never ends; drop it with the fill.
-pub(super) async fn steer(fills: &Downloads, fill: &Arc<Download>) -> Infallible {
-    let mut pace = ConnectionRamp::new(fill.source.upstream.connections());
-    fill.when(|state| (!matches!(state.progress, Progress::Opening)).then_some(())).await;
+/// Opens extra_connections for a download as long as they bring more. Never ends; drop it with the download.
+pub(super) async fn steer(downloads: &Downloads, download: &Arc<Download>) -> Infallible {
+    let mut ramp = ConnectionRamp::new(download.source.upstream.connections());
+    download.when(|state| (!matches!(state.progress, Progress::Opening)).then_some(())).await;
     let begun = Instant::now();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !pace.is_settled() {
+    while !ramp.is_settled() {
         ticks.tick().await;
-        let Some(sample) = fill.sample(begun) else { continue };
-        let decision = pace.see(sample);
+        let Some(sample) = download.sample(begun) else { continue };
+        let decision = ramp.see(sample);
         if decision != Decision::Stay {
-            tracing::debug!(digest = %fill.source.digest, ?decision, ?sample, each = pace.each(), "the pace of a fill");
+            tracing::debug!(digest = %download.source.digest, ?decision, ?sample, each = ramp.each(), "the connections of a download");
         }
         match decision {
             Decision::Stay => {}
-            Decision::Settle => fill.update(DownloadState::settle),
+            Decision::Settle => download.update(DownloadState::settle),
             Decision::Add(more) => {
-                let each = pace.each().unwrap_or_default();
-                if !add(fills, fill, more, each) {
-                    fill.update(DownloadState::settle);
+                let each = ramp.each().unwrap_or_default();
+                if !add(downloads, download, more, each) {
+                    download.update(DownloadState::settle);
                     break;
                 }
             }
@@ -66,26 +66,26 @@ pub(super) async fn steer(fills: &Downloads, fill: &Arc<Download>) -> Infallible
     std::future::pending().await
 }
 
-/// Opens more lanes; the first one at the end of the blob. Whether there was one to open.
-fn add(fills: &Downloads, fill: &Arc<Download>, more: usize, each: f64) -> bool {
+/// Opens more extra_connections; the first one at the end of the blob. Whether there was one to open.
+fn add(downloads: &Downloads, download: &Arc<Download>, more: usize, each: f64) -> bool {
     let segment = segment(each);
     let mut opened = false;
     for _ in 0..more {
-        let Ok(permit) = fills.lanes().clone().try_acquire_owned() else { break };
-        let claim = fill.update(|state| {
-            let claim = if state.lanes == 0 {
-                state.claim_tail(fill, segment)?
+        let Ok(permit) = downloads.extra_connections().clone().try_acquire_owned() else { break };
+        let claim = download.update(|state| {
+            let claim = if state.extra_connections == 0 {
+                state.claim_tail(download, segment)?
             } else {
                 state.begin_segments(segment);
-                state.claim_segment(fill)?
+                state.claim_segment(download)?
             };
-            state.lanes_opening += 1;
+            state.connections_opening += 1;
             Some(claim)
         });
         let Some(claim) = claim else { break };
         opened = true;
-        let lane = ExtraConnection { fill: fill.clone(), is_open: false, _permit: permit };
-        fills.tasks().spawn(run(lane, claim));
+        let lane = ExtraConnection { download: download.clone(), is_open: false, _permit: permit };
+        downloads.tasks().spawn(run(lane, claim));
     }
     opened
 }
@@ -99,20 +99,20 @@ impl Download {
     fn sample(&self, begun: Instant) -> Option<Sample> {
         let state = self.state();
         if !matches!(state.progress, Progress::Writing)
-            || state.lanes_refused
+            || state.connections_refused
             || state.ranges_ignored
-            || state.in_one_go
+            || state.without_ranges
         {
             return None;
         }
         let received = self.received.load(Ordering::Relaxed);
         Some(Sample {
             at: begun.elapsed(),
-            fill: received,
+            download: received,
             upstream: self.source.upstream.received_bytes(),
             missing: state.missing()?,
-            connections: 1 + state.lanes,
-            opening: state.lanes_opening,
+            connections: 1 + state.extra_connections,
+            opening: state.connections_opening,
             stalled: Duration::from_micros(self.stalled.load(Ordering::Relaxed)),
         })
     }
@@ -121,48 +121,48 @@ impl Download {
 impl DownloadState {
     /// Bytes that nobody but the main transfer has asked for.
     fn missing(&self) -> Option<u64> {
-        let gap = self.first_gap_but(&self.main.clone().unwrap_or(0..0), self.total?)?;
+        let gap = self.first_gap_but(&self.main_range.clone().unwrap_or(0..0), self.total?)?;
         Some(gap.end - gap.start)
     }
 
     /// Claims as much as `len` bytes of the end for the first lane; half of what is missing at most.
-    fn claim_tail(&mut self, fill: &Arc<Download>, len: u64) -> Option<Claim> {
+    fn claim_tail(&mut self, download: &Arc<Download>, len: u64) -> Option<Claim> {
         let total = self.total?;
         let gap = self.first_gap(total)?;
-        if gap.end != total || gap.start > self.front {
+        if gap.end != total || gap.start > self.main_position {
             return None;
         }
-        let start = total - len.min((total - self.front.max(gap.start)) / 2);
-        self.claim(fill, start..total)
+        let start = total - len.min((total - self.main_position.max(gap.start)) / 2);
+        self.claim(download, start..total)
     }
 
     /// From now on everybody takes segments in order, the main transfer as well.
     fn begin_segments(&mut self, len: u64) {
         self.segment = Some(len);
-        if self.main.is_none() {
+        if self.main_range.is_none() {
             // What the main transfer has received is its own, also what is still on its way into the file: it may be
             // hashed already, so nobody else must write there.
             let gap = self.total.and_then(|total| self.first_gap(total));
-            let start = gap.map_or(self.front, |gap| gap.start.min(self.front));
-            self.set_main(start..self.front + len);
+            let start = gap.map_or(self.main_position, |gap| gap.start.min(self.main_position));
+            self.set_main_range(start..self.main_position + len);
         }
     }
 
     /// Claims the next bytes that nobody fetches.
-    fn claim_segment(&mut self, fill: &Arc<Download>) -> Option<Claim> {
-        let segment = self.next_segment(self.main.clone().unwrap_or(0..0))?;
-        self.front = self.front.max(segment.end);
-        self.claim(fill, segment)
+    fn claim_segment(&mut self, download: &Arc<Download>) -> Option<Claim> {
+        let segment = self.next_segment(self.main_range.clone().unwrap_or(0..0))?;
+        self.main_position = self.main_position.max(segment.end);
+        self.claim(download, segment)
     }
 
     /// The next bytes that the main transfer is to fetch: all of a gap, or a segment when others fetch as well.
     pub(super) fn take_for_main(&mut self, total: u64) -> Option<Range<u64>> {
         let range = match self.segment {
-            Some(_) if self.lanes > 0 => self.next_segment(0..0)?,
+            Some(_) if self.extra_connections > 0 => self.next_segment(0..0)?,
             _ => self.first_gap(total)?,
         };
         if self.segment.is_some() {
-            self.set_main(range.clone());
+            self.set_main_range(range.clone());
         }
         Some(range)
     }
@@ -170,47 +170,47 @@ impl DownloadState {
     fn next_segment(&self, taken: Range<u64>) -> Option<Range<u64>> {
         let (len, gap) = (self.segment?, self.first_gap_but(&taken, self.total?)?);
         // Less towards the end, so that nobody has to wait for the last one alone.
-        let fair = (gap.end - gap.start) / (2 * (self.lanes as u64 + 1));
+        let fair = (gap.end - gap.start) / (2 * (self.extra_connections as u64 + 1));
         let len = len.min(fair.max(len / 4).max(*SEGMENT.start()));
         Some(gap.start..gap.end.min(gap.start + len))
     }
 
-    fn set_main(&mut self, range: Range<u64>) {
+    fn set_main_range(&mut self, range: Range<u64>) {
         // Who waits within it does not ask for the same bytes once more.
-        self.front = self.front.max(range.end);
-        self.main = Some(range);
+        self.main_position = self.main_position.max(range.end);
+        self.main_range = Some(range);
     }
 
     /// Where what the main transfer is to fetch ends, because others fetch the rest.
-    pub(super) fn end_of_main(&self) -> u64 {
-        self.main.as_ref().map_or(u64::MAX, |main| main.end)
+    pub(super) fn end_of_main_range(&self) -> u64 {
+        self.main_range.as_ref().map_or(u64::MAX, |main| main.end)
     }
 
     /// Whether the main transfer has come there.
-    pub(super) fn is_beyond_main(&self, position: u64) -> bool {
-        position >= self.end_of_main()
+    pub(super) fn is_beyond_main_range(&self, position: u64) -> bool {
+        position >= self.end_of_main_range()
     }
 
-    fn claim(&mut self, fill: &Arc<Download>, range: Range<u64>) -> Option<Claim> {
-        (!range.is_empty()).then(|| Claim::make(fill, self, range))
+    fn claim(&mut self, download: &Arc<Download>, range: Range<u64>) -> Option<Claim> {
+        (!range.is_empty()).then(|| Claim::make(download, self, range))
     }
 
-    /// There will be no more lanes; those that wait for a segment end.
+    /// There will be no more extra_connections; those that wait for a segment end.
     fn settle(&mut self) {
-        self.lanes_refused = true;
+        self.connections_refused = true;
     }
 
     /// The main transfer goes on alone.
-    pub(super) fn without_lanes(&mut self) {
-        self.lanes_refused = true;
+    pub(super) fn without_connections(&mut self) {
+        self.connections_refused = true;
         self.segment = None;
-        self.main = None;
+        self.main_range = None;
     }
 }
 
 /// One connection beside the main transfer's.
 struct ExtraConnection {
-    fill: Arc<Download>,
+    download: Arc<Download>,
     is_open: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -218,9 +218,9 @@ struct ExtraConnection {
 impl ExtraConnection {
     fn opened(&mut self) {
         if !std::mem::replace(&mut self.is_open, true) {
-            self.fill.update(|state| {
-                state.lanes_opening -= 1;
-                state.lanes += 1;
+            self.download.update(|state| {
+                state.connections_opening -= 1;
+                state.extra_connections += 1;
             });
         }
     }
@@ -228,40 +228,40 @@ impl ExtraConnection {
 
 impl Drop for ExtraConnection {
     fn drop(&mut self) {
-        self.fill.update(|state| match self.is_open {
-            true => state.lanes -= 1,
-            false => state.lanes_opening -= 1,
+        self.download.update(|state| match self.is_open {
+            true => state.extra_connections -= 1,
+            false => state.connections_opening -= 1,
         });
     }
 }
 
 /// Whether a lane is as quick as those beside it.
 struct KeepingUp<'a> {
-    fill: &'a Download,
+    download: &'a Download,
     begun: Instant,
     /// What had come over all connections by then, in bytes.
     received: u64,
 }
 
 impl<'a> KeepingUp<'a> {
-    fn begin(fill: &'a Download) -> Self {
-        Self { fill, begun: Instant::now(), received: fill.received.load(Ordering::Relaxed) }
+    fn begin(download: &'a Download) -> Self {
+        Self { download, begun: Instant::now(), received: download.received.load(Ordering::Relaxed) }
     }
 
     /// `own` bytes of what came since are this lane's.
     #[expect(clippy::cast_precision_loss, reason = "of bytes, to compare rates")]
     fn holds(&self, own: u64) -> bool {
         let seconds = self.begun.elapsed().as_secs_f64();
-        if seconds < PATIENCE.as_secs_f64() {
+        if seconds < TIMEOUT.as_secs_f64() {
             return true;
         }
-        let received = self.fill.received.load(Ordering::Relaxed).saturating_sub(self.received);
+        let received = self.download.received.load(Ordering::Relaxed).saturating_sub(self.received);
         let (others, expected) = {
-            let state = self.fill.state();
+            let state = self.download.state();
             // Where nobody else has anything to do, all wait for this one: what counts is what they did before.
             let is_last = state.range_transfers == 1 && state.missing().is_none();
             let before = state.segment.filter(|_| is_last).unwrap_or(0) as f64 / SEGMENT_TIME;
-            (state.lanes.max(1), before)
+            (state.extra_connections.max(1), before)
         };
         let mean = received.saturating_sub(own) as f64 / others as f64 / seconds;
         own as f64 / seconds * MUCH_SLOWER >= mean.max(expected)
@@ -269,69 +269,69 @@ impl<'a> KeepingUp<'a> {
 }
 
 async fn run(mut lane: ExtraConnection, first: Claim) {
-    let fill = lane.fill.clone();
-    let source = Source { upstream: fill.source.upstream.with_dedicated_connections(), ..fill.source.clone() };
+    let download = lane.download.clone();
+    let source = Source { upstream: download.source.upstream.with_dedicated_connections(), ..download.source.clone() };
     let mut claim = Some(first);
     while let Some(segment) = claim {
-        tracing::trace!(digest = %fill.source.digest, range = ?segment.rest, "a lane takes a segment");
+        tracing::trace!(digest = %download.source.digest, range = ?segment.rest, "an extra connection takes a segment");
         if !fetch(&mut lane, segment, &source).await {
-            return fill.update(|state| state.lanes_refused = true);
+            return download.update(|state| state.connections_refused = true);
         }
         // The first one waits here until it is known whether it brought something.
-        let known = fill.when(|state| (state.segment.is_some() || state.lanes_refused).then_some(()));
+        let known = download.when(|state| (state.segment.is_some() || state.connections_refused).then_some(()));
         tokio::select! {
-            () = fill.ranges.cancelled() => return,
+            () = download.ranges.cancelled() => return,
             () = known => {}
         }
-        claim = fill.update(|state| state.claim_segment(&fill));
+        claim = download.update(|state| state.claim_segment(&download));
     }
 }
 
 /// Fetches one segment; whether this lane is to go on.
 async fn fetch(lane: &mut ExtraConnection, mut claim: Claim, source: &Source) -> bool {
-    let fill = lane.fill.clone();
+    let download = lane.download.clone();
     let work = async {
         let opening =
-            tokio::time::timeout(PATIENCE, Transfer::open_part(source, claim.rest.start, Some(claim.rest.end - 1)));
+            tokio::time::timeout(TIMEOUT, Transfer::open_part(source, claim.rest.start, Some(claim.rest.end - 1)));
         let opened = tokio::select! {
-            () = fill.ranges.cancelled() => return false,
+            () = download.ranges.cancelled() => return false,
             opened = opening => opened,
         };
         let Ok(opened) = opened else {
-            tracing::debug!(digest = %source.digest, "one more connection of a fill gets no answer");
+            tracing::debug!(digest = %source.digest, "an extra connection of a download gets no response");
             return false;
         };
         let mut transfer = match opened {
             Ok(transfer) if transfer.skipping() > 0 => {
-                fill.update(|state| state.ranges_ignored = true);
+                download.update(|state| state.ranges_ignored = true);
                 return false;
             }
-            Ok(transfer) if !fill.agrees(&transfer) => return false,
-            Ok(transfer) => transfer.in_parts_only().patient_for(PATIENCE),
+            Ok(transfer) if !download.agrees(&transfer) => return false,
+            Ok(transfer) => transfer.ranges_only().with_timeout(TIMEOUT),
             Err(error) => {
-                tracing::debug!(%error, digest = %source.digest, "a blob cannot be fetched over one more connection");
+                tracing::debug!(%error, digest = %source.digest, "an extra connection of a download cannot be opened");
                 return false;
             }
         };
-        let Some(file) = fill.state().file.clone() else {
+        let Some(file) = download.state().file.clone() else {
             return false;
         };
-        if fill.allow_gaps().await.is_err() {
+        if download.allow_gaps().await.is_err() {
             return false;
         }
         lane.opened();
-        let mut pour = WritePipeline::new(&fill, &file, false).patient_for(PATIENCE);
-        let keeping_up = KeepingUp::begin(&fill);
-        let poured = tokio::select! {
-            () = fill.ranges.cancelled() => Ok(()),
-            poured = pour_claim(&claim, &mut transfer, &mut pour, |own| keeping_up.holds(own)) => poured,
+        let mut pipeline = WritePipeline::new(&download, &file, false).with_timeout(TIMEOUT);
+        let keeping_up = KeepingUp::begin(&download);
+        let copied = tokio::select! {
+            () = download.ranges.cancelled() => Ok(()),
+            copied = copy_claim(&claim, &mut transfer, &mut pipeline, |own| keeping_up.holds(own)) => copied,
         };
-        let finished = pour.finish().await;
+        let finished = pipeline.finish().await;
         claim.settle();
-        match poured.and(finished) {
+        match copied.and(finished) {
             Ok(()) => claim.rest.is_empty(),
             Err(error) => {
-                tracing::debug!(%error, digest = %source.digest, "one of several connections of a fill broke");
+                tracing::debug!(%error, digest = %source.digest, "an extra connection of a download broke");
                 false
             }
         }

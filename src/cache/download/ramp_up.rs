@@ -1,6 +1,6 @@
 //! Over how many connections a blob is worth fetching (pure).
 //!
-//! Connections are added as long as each step of them brings more *from the upstream as a whole*: what one fill takes
+//! Connections are added as long as each step of them brings more *from the upstream as a whole*: what one download takes
 //! from another is no gain. Nothing is added for what is nearly done, for a line that stands still, or when it is our
 //! own disk that is waited for.
 
@@ -34,11 +34,11 @@ const DISK_BOUND: f64 = 0.25;
 /// What is seen at one tick. All counts only grow.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sample {
-    /// Since the fill began.
+    /// Since the download began.
     pub at: Duration,
-    /// Bytes of this fill that came.
-    pub fill: u64,
-    /// Bytes that came from its upstream, for all fills.
+    /// Bytes of this download that came.
+    pub download: u64,
+    /// Bytes that came from its upstream, for all downloads.
     pub upstream: u64,
     /// Bytes that nobody has asked for, or that have not come yet.
     pub missing: u64,
@@ -59,7 +59,7 @@ pub(super) enum Decision {
     Settle,
 }
 
-/// Judges one fill.
+/// Judges one download.
 #[derive(Debug)]
 pub(super) struct ConnectionRamp {
     most: usize,
@@ -76,7 +76,7 @@ pub(super) struct ConnectionRamp {
 struct Rates {
     connections: usize,
     /// Bytes per second.
-    fill: f64,
+    download: f64,
     upstream: f64,
 }
 
@@ -94,14 +94,15 @@ impl ConnectionRamp {
     #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 connections")]
     pub(super) fn each(&self) -> Option<f64> {
         let rates = self.rates()?;
-        (rates.fill > 0.0).then(|| rates.fill / rates.connections.max(1) as f64)
+        (rates.download > 0.0).then(|| rates.download / rates.connections.max(1) as f64)
     }
 
     /// What to do now that `sample` is seen.
     pub(super) fn see(&mut self, sample: Sample) -> Decision {
         let changed = self.seen.back().is_some_and(|last| last.connections != sample.connections);
-        let still =
-            self.seen.len() > STILL && self.seen[self.seen.len() - STILL].fill == sample.fill && self.before.is_none();
+        let still = self.seen.len() > STILL
+            && self.seen[self.seen.len() - STILL].download == sample.download
+            && self.before.is_none();
         if changed || still || sample.opening > 0 {
             self.seen.clear();
         }
@@ -130,7 +131,7 @@ impl ConnectionRamp {
     /// Whether what was added brought something.
     fn judge(&mut self, before: Rates, rates: Rates, measured: Duration, sample: Sample) -> Decision {
         #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 connections")]
-        let hoped = before.fill * (rates.connections as f64 / before.connections.max(1) as f64 - 1.0);
+        let hoped = before.download * (rates.connections as f64 / before.connections.max(1) as f64 - 1.0);
         let gained = rates.upstream - before.upstream;
         if hoped <= 0.0 {
             return self.settle();
@@ -150,9 +151,9 @@ impl ConnectionRamp {
         if sample.connections >= self.most {
             return self.settle();
         }
-        if sample.missing < SMALLEST || (sample.missing as f64) < rates.fill * WORTH_IT.as_secs_f64() {
+        if sample.missing < SMALLEST || (sample.missing as f64) < rates.download * WORTH_IT.as_secs_f64() {
             // Later there is even less left.
-            return if rates.fill > 0.0 { self.settle() } else { Decision::Stay };
+            return if rates.download > 0.0 { self.settle() } else { Decision::Stay };
         }
         self.before = Some(rates);
         Decision::Add(more.min(self.most - sample.connections))
@@ -171,7 +172,7 @@ impl ConnectionRamp {
             return None;
         }
         let rate = |bytes: fn(&Sample) -> u64| bytes(last).saturating_sub(bytes(first)) as f64 / seconds;
-        Some(Rates { connections: last.connections, fill: rate(|s| s.fill), upstream: rate(|s| s.upstream) })
+        Some(Rates { connections: last.connections, download: rate(|s| s.download), upstream: rate(|s| s.upstream) })
     }
 }
 
@@ -196,8 +197,8 @@ mod tests {
 
     /// How many connections there were in the end, and how many ticks it took until they were.
     fn drive(line: &Line, most: usize) -> (usize, usize) {
-        let mut pace = ConnectionRamp::new(most);
-        let (mut fill, mut upstream, mut stalled) = (0, 0, Duration::ZERO);
+        let mut ramp = ConnectionRamp::new(most);
+        let (mut download, mut upstream, mut stalled) = (0, 0, Duration::ZERO);
         let (mut connections, mut opening, mut opened_at, mut changed) = (1, 0, 0, 0);
         for tick in 0..2000 {
             if opening > 0 && tick >= opened_at {
@@ -205,16 +206,16 @@ mod tests {
                 opening = 0;
             }
             if tick > 0 {
-                fill += (line.per_tick)(connections);
+                download += (line.per_tick)(connections);
                 upstream += (line.per_tick)(connections) + (line.others)(connections);
                 stalled += line.stalled;
             }
-            if fill >= line.len {
+            if download >= line.len {
                 break;
             }
             let at = TICK * tick as u32;
-            let sample = Sample { at, fill, upstream, missing: line.len - fill, connections, opening, stalled };
-            match pace.see(sample) {
+            let sample = Sample { at, download, upstream, missing: line.len - download, connections, opening, stalled };
+            match ramp.see(sample) {
                 Decision::Add(more) => {
                     assert!(opening == 0 && more > 0 && connections + more <= most);
                     (opening, opened_at, changed) = (more, tick + line.delay, tick);
@@ -263,19 +264,19 @@ mod tests {
 
     #[test]
     fn a_line_that_stands_still_after_a_start_is_not_slow() {
-        let mut pace = ConnectionRamp::new(6);
+        let mut ramp = ConnectionRamp::new(6);
         for tick in 0..100 {
-            let fill = MIB * u64::from(tick.min(3));
+            let download = MIB * u64::from(tick.min(3));
             let sample = Sample {
                 at: TICK * tick,
-                fill,
-                upstream: fill,
+                download,
+                upstream: download,
                 missing: 100 * MIB,
                 connections: 1,
                 opening: 0,
                 stalled: Duration::ZERO,
             };
-            assert_eq!(pace.see(sample), Decision::Stay, "tick {tick}");
+            assert_eq!(ramp.see(sample), Decision::Stay, "tick {tick}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A blob that was put together from several answers and proved wrong may be right when it is read in one go: some
 //! upstreams answer ranges with the right head and the wrong bytes. Which of the two it was nobody can tell, so the
-//! next fills from there do without ranges.
+//! next downloads from there do without ranges.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -43,14 +43,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_and_concerns_one_upstream() {
-        let distrust = RangeSuspensions::default();
+        let range_suspensions = RangeSuspensions::default();
         let registry = |name: &str, url: &str| Registry::new(&name.into(), &[url.parse().unwrap()]);
         let (bad, good) = (registry("bad", "https://a"), registry("good", "https://b"));
-        assert!(!distrust.covers(&bad));
-        distrust.note(&bad);
-        assert!(distrust.covers(&bad) && !distrust.covers(&good));
-        assert!(!distrust.covers(&registry("bad", "https://c")), "a reload gave its name to another");
+        assert!(!range_suspensions.covers(&bad));
+        range_suspensions.note(&bad);
+        assert!(range_suspensions.covers(&bad) && !range_suspensions.covers(&good));
+        assert!(!range_suspensions.covers(&registry("bad", "https://c")), "a reload gave its name to another");
         tokio::time::advance(SPAN).await;
-        assert!(!distrust.covers(&bad));
+        assert!(!range_suspensions.covers(&bad));
     }
 }

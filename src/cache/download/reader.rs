@@ -7,11 +7,11 @@ use tokio::sync::watch;
 use super::{Download, DownloadError, Downloads, state::Look, table::Subscription, transfer::Transfer};
 use crate::{cache::Source, file_slice::FileSlice, upstream::Mirrors};
 
-/// A client's place in a fill.
+/// A client's place in a download.
 pub struct DownloadReader {
-    fills: Downloads,
-    fill: Arc<Download>,
-    /// What this client asked for; the fill may have been begun for another repository's blob of this digest.
+    downloads: Downloads,
+    download: Arc<Download>,
+    /// What this client asked for; the download may have been begun for another repository's blob of this digest.
     source: Source,
     position: u64,
     /// The end of the range wanted (exclusive); `None` for the whole blob.
@@ -19,40 +19,40 @@ pub struct DownloadReader {
     /// The client gets all of it: the tail is held back until it is verified.
     whole: bool,
     changed: watch::Receiver<()>,
-    _membership: Subscription,
+    _subscription: Subscription,
 }
 
 impl DownloadReader {
     /// Reads from `first` up to `end` (exclusive), or to the end.
-    pub(super) fn new(membership: Subscription, source: Source, first: u64, end: Option<u64>) -> Self {
-        let fill = membership.fill().clone();
-        let total = fill.state().total;
+    pub(super) fn new(subscription: Subscription, source: Source, first: u64, end: Option<u64>) -> Self {
+        let download = subscription.download().clone();
+        let total = download.state().total;
         let whole = first == 0 && (end.is_none() || end == total);
-        let changed = fill.changed.subscribe();
-        let fills = membership.fills().clone();
-        Self { fills, fill, source, position: first, end, whole, changed, _membership: membership }
+        let changed = download.changed.subscribe();
+        let downloads = subscription.downloads().clone();
+        Self { downloads, download, source, position: first, end, whole, changed, _subscription: subscription }
     }
 
     /// What it reads, which keeps its file for as long as it lives.
-    pub fn fill(&self) -> &Arc<Download> {
-        &self.fill
+    pub fn download(&self) -> &Arc<Download> {
+        &self.download
     }
 
     /// Whether another repository's upstream failed: it says nothing about the one this client asked for.
-    pub fn is_stranger(&self) -> bool {
-        !self.fill.source.is_same(&self.source)
+    pub fn is_of_other_source(&self) -> bool {
+        !self.download.source.is_same(&self.source)
     }
 
     /// The forebays by way of which the bytes come.
     pub fn mirrors(&self) -> Option<Mirrors> {
-        self.fill.mirrors()
+        self.download.mirrors()
     }
 
     /// The next bytes that are on disk; `None` after the last one.
     pub async fn next(&mut self) -> Result<Option<FileSlice>, DownloadError> {
         loop {
             self.changed.borrow_and_update();
-            let look = self.fill.state().look(self.position, self.end, self.whole);
+            let look = self.download.state().look(self.position, self.end, self.whole);
             match look {
                 Look::Slice(slice) => {
                     self.position += slice.len;
@@ -61,7 +61,7 @@ impl DownloadReader {
                 Look::End => return Ok(None),
                 Look::Failed(error) => return Err(error),
                 Look::Wait => {
-                    self.fills.fetch_ahead(&self.fill, &self.source, self.position, self.end);
+                    self.downloads.fetch_ahead(&self.download, &self.source, self.position, self.end);
                     if self.changed.changed().await.is_err() {
                         return Err(DownloadError::Abandoned);
                     }
@@ -73,7 +73,7 @@ impl DownloadReader {
     /// What this client still needs of the blob, should its download not be able to give it.
     pub(crate) fn remainder(&self) -> Remainder {
         let (total, file) = {
-            let state = self.fill.state();
+            let state = self.download.state();
             (state.total, state.file.clone())
         };
         if !self.whole
@@ -81,7 +81,8 @@ impl DownloadReader {
         {
             return Remainder::Range { first: self.position, last };
         }
-        let unused = if self.position == 0 && !self.is_stranger() { self.fill.take_transfer() } else { None };
+        let unused =
+            if self.position == 0 && !self.is_of_other_source() { self.download.take_transfer() } else { None };
         if let Some(transfer) = unused {
             return Remainder::Transfer(Box::new(transfer));
         }
@@ -99,7 +100,7 @@ impl DownloadReader {
 pub(crate) enum Remainder {
     /// The bytes from `first` to `last`, of a range.
     Range { first: u64, last: u64 },
-    /// All that this transfer gives, from the front.
+    /// All that this transfer gives, from the prefix.
     Transfer(Box<Transfer>),
     /// What follows `sent`, of the whole blob.
     Whole { sent: Option<FileSlice>, total: Option<u64> },

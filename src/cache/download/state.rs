@@ -12,7 +12,7 @@ use crate::{
 /// How much of the end is held back until the digest is known to be right, in bytes.
 const WITHHELD_TAIL: u64 = 16 * 1024;
 
-/// Why a fill ended without a blob. Every follower gets it.
+/// Why a download ended without a blob. Every follower gets it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DownloadError {
     #[error("the upstream failed")]
@@ -20,17 +20,17 @@ pub enum DownloadError {
     #[error("the content does not match its digest")]
     Mismatch,
     /// Nor does it here, but part of it was on disk before, so that this says nothing about the upstream.
-    #[error("what an earlier fill left does not match the digest with the rest")]
+    #[error("what an earlier download left does not match the digest with the rest")]
     Damaged,
     #[error("the cache cannot be written")]
     Storage(#[source] Arc<io::Error>),
     #[error("there is no room in the cache")]
     NoRoom,
-    #[error("the fill was given up")]
+    #[error("the download was given up")]
     Abandoned,
 }
 
-/// How far a fill is.
+/// How far a download is.
 #[derive(Clone, Debug)]
 pub(crate) enum Progress {
     /// The upstream was asked and has not answered.
@@ -48,46 +48,46 @@ pub(super) struct DownloadState {
     /// What the upstream said beside the bytes, once it has answered.
     pub(super) remark: Option<ContentNotes>,
     pub(super) file: Option<Arc<File>>,
-    /// The fill has failed, and its file may be cut: nobody begins to read any more.
+    /// The download has failed, and its file may be cut: nobody begins to read any more.
     pub(super) closing: bool,
     pub(super) name: Option<storage::TempName>,
     pub(super) written: Extents,
     /// How many of these bytes the main transfer has not told the reservation of.
-    pub(super) landed: u64,
-    /// How many bytes from the front an earlier fill left: nothing says that they are right until the whole is verified.
-    pub(super) left: u64,
+    pub(super) unreported: u64,
+    /// How many bytes from the prefix an earlier download left: nothing says that they are right until the whole is verified.
+    pub(super) leftover: u64,
     /// What range transfers write or wrote: the main transfer writes nothing there.
-    pub(super) foreign: Extents,
+    pub(super) claimed: Extents,
     /// Whether the file's name says that it may have holes. Nothing is written behind bytes that are not there before.
     pub(super) gaps_allowed: bool,
     /// Where the main transfer is.
-    pub(super) front: u64,
+    pub(super) main_position: u64,
     /// Where it has asked to go on, behind what others fetch: it is as good as there.
-    pub(super) jump: Option<u64>,
+    pub(super) skipping_to: Option<u64>,
     pub(super) range_transfers: usize,
-    /// What the main transfer is to fetch, when it has left bytes to lanes; else it fetches all that nobody else does.
-    pub(super) main: Option<Range<u64>>,
-    /// How much of the blob one lane takes at a time, once there are lanes for all of it.
+    /// What the main transfer is to fetch, when it has left bytes to extra_connections; else it fetches all that nobody else does.
+    pub(super) main_range: Option<Range<u64>>,
+    /// How much of the blob one lane takes at a time, once there are extra_connections for all of it.
     pub(super) segment: Option<u64>,
     /// Lanes that fetch, and that are being opened.
-    pub(super) lanes: usize,
-    pub(super) lanes_opening: usize,
+    pub(super) extra_connections: usize,
+    pub(super) connections_opening: usize,
     /// The upstream gave segments, so the main transfer may have been cut.
     /// A lane failed: there are to be no more.
-    pub(super) lanes_refused: bool,
+    pub(super) connections_refused: bool,
     /// The upstream ignores Range.
     pub(super) ranges_ignored: bool,
     /// It is not to be asked for ranges, since what came of them was wrong lately.
-    pub(super) in_one_go: bool,
+    pub(super) without_ranges: bool,
     /// More than one answer went into the file.
-    pub(super) in_parts: bool,
+    pub(super) from_ranges: bool,
     /// How many range transfers failed.
     pub(super) range_failures: usize,
-    /// It was on disk when the fill began: nothing is transferred.
-    pub(super) found: bool,
-    /// The open transfer of a fill that found no room, for the first reader that goes through.
-    pub(super) handed_over: Option<Transfer>,
-    /// The task of this fill is over, and with it the commit.
+    /// It was on disk when the download began: nothing is transferred.
+    pub(super) was_cached: bool,
+    /// The open transfer of a download that found no room, for the first reader that goes through.
+    pub(super) spare_transfer: Option<Transfer>,
+    /// The task of this download is over, and with it the commit.
     pub(super) ended: bool,
     /// Keeps the finished blob for those who still read it.
     pub(super) _pin: Option<Arc<Pin>>,
@@ -111,24 +111,24 @@ impl DownloadState {
             closing: false,
             name: None,
             written: Extents::default(),
-            landed: 0,
-            left: 0,
-            foreign: Extents::default(),
+            unreported: 0,
+            leftover: 0,
+            claimed: Extents::default(),
             gaps_allowed: false,
-            front: 0,
-            jump: None,
+            main_position: 0,
+            skipping_to: None,
             range_transfers: 0,
-            main: None,
+            main_range: None,
             segment: None,
-            lanes: 0,
-            lanes_opening: 0,
-            lanes_refused: false,
+            extra_connections: 0,
+            connections_opening: 0,
+            connections_refused: false,
             ranges_ignored: false,
-            in_one_go: false,
-            in_parts: false,
+            without_ranges: false,
+            from_ranges: false,
             range_failures: 0,
-            found: false,
-            handed_over: None,
+            was_cached: false,
+            spare_transfer: None,
             ended: false,
             _pin: None,
         }
@@ -177,7 +177,7 @@ impl DownloadState {
     pub(super) fn first_gap_but(&self, taken: &Range<u64>, total: u64) -> Option<Range<u64>> {
         let mut start = 0;
         loop {
-            let end = self.written.end_of_run(start).max(self.foreign.end_of_run(start));
+            let end = self.written.end_of_run(start).max(self.claimed.end_of_run(start));
             let end = if taken.contains(&end) { taken.end } else { end };
             if end == start {
                 break;
@@ -185,7 +185,7 @@ impl DownloadState {
             start = end;
         }
         let next = |extents: &Extents| extents.next_start(start).unwrap_or(total);
-        let end = next(&self.written).min(next(&self.foreign)).min(total);
+        let end = next(&self.written).min(next(&self.claimed)).min(total);
         let end = if taken.start > start { end.min(taken.start) } else { end };
         (start < total).then_some(start..end)
     }

@@ -1,4 +1,4 @@
-//! All fills in flight: who leads is decided here, atomically, and who still reads is counted here.
+//! All downloads in flight: who leads is decided here, atomically, and who still reads is counted here.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,40 +22,40 @@ use crate::{
     upstream::Registry,
 };
 
-/// Fills that go on although nobody reads them any more: the next client is likely to come soon. More than
+/// Downloads that go on although nobody reads them any more: the next client is likely to come soon. More than
 /// these are given up, the last orphaned first, and leave what they have to be gone on with.
-const MAX_ORPHANS: usize = 16;
+const MAX_UNREAD: usize = 16;
 
-/// How many connections beside the first of each fill there are at most, for all fills together.
-const MAX_LANES: usize = 48;
+/// How many connections beside the first of each download there are at most, for all downloads together.
+const MAX_EXTRA_CONNECTIONS: usize = 48;
 
 /// How many leftovers are remembered as not whole.
 const MAX_IN_PART: u64 = 10_000;
 
-/// A cheap handle on the fills in flight.
+/// A cheap handle on the downloads in flight.
 #[derive(Clone)]
 pub struct Downloads(Arc<DownloadsInner>);
 
 struct DownloadsInner {
     /// Of each blob one at most per registry.
     entries: Mutex<DownloadEntries>,
-    /// Blobs that one request fetches beside their fill.
+    /// Blobs that one request fetches beside their download.
     beside: Mutex<HashSet<(ContentKey, Registry)>>,
     pub store: DiskStore,
     pub metrics: Metrics,
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    /// Connections beside the first of each fill.
-    lanes: Arc<Semaphore>,
-    distrust: RangeSuspensions,
-    /// What earlier fills left and was hashed: it is not all of the blob.
+    /// Connections beside the first of each download.
+    extra_connections: Arc<Semaphore>,
+    range_suspensions: RangeSuspensions,
+    /// What earlier downloads left and was hashed: it is not all of the blob.
     in_part: moka::sync::Cache<ContentKey, Leftover>,
 }
 
-/// By its bytes from the front and its time of last change, what is left of a blob is known again.
+/// By its bytes from the prefix and its time of last change, what is left of a blob is known again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leftover {
-    pub front: u64,
+    pub prefix: u64,
     pub modified: SystemTime,
 }
 
@@ -63,48 +63,48 @@ type DownloadEntries = HashMap<ContentKey, Vec<Arc<Download>>>;
 
 /// What a request finds in the table.
 pub(super) enum Entry {
-    /// A fill that it has joined.
+    /// A download that it has joined.
     Joined(Subscription),
-    /// Nothing: a fill was added.
+    /// Nothing: a download was added.
     Added(Subscription),
-    /// A fill that was given up and has not ended yet.
+    /// A download that was given up and has not ended yet.
     Leaving(Arc<Download>),
 }
 
-/// Somebody is interested in a fill as long as this lives.
+/// Somebody is interested in a download as long as this lives.
 pub struct Subscription {
-    fills: Downloads,
-    fill: Arc<Download>,
+    downloads: Downloads,
+    download: Arc<Download>,
     /// It is there for no client.
     ahead: bool,
 }
 
 impl Downloads {
-    /// The store asks them from now on for the room that fills without clients hold.
+    /// The store asks them from now on for the room that downloads without clients hold.
     pub fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        let fills = Self(Arc::new(DownloadsInner {
+        let downloads = Self(Arc::new(DownloadsInner {
             entries: Mutex::default(),
             beside: Mutex::default(),
             store,
             metrics,
             tasks,
             shutdown,
-            lanes: Arc::new(Semaphore::new(MAX_LANES)),
-            distrust: RangeSuspensions::default(),
+            extra_connections: Arc::new(Semaphore::new(MAX_EXTRA_CONNECTIONS)),
+            range_suspensions: RangeSuspensions::default(),
             in_part: moka::sync::Cache::new(MAX_IN_PART),
         }));
-        let shared = Arc::downgrade(&fills.0);
-        fills.store().on_shortage(move |short| {
-            let fills = shared.upgrade().map(Downloads);
+        let shared = Arc::downgrade(&downloads.0);
+        downloads.store().on_shortage(move |short| {
+            let downloads = shared.upgrade().map(Downloads);
             async move {
-                match fills {
-                    Some(fills) => fills.make_room(short).await,
+                match downloads {
+                    Some(downloads) => downloads.free_space(short).await,
                     None => false,
                 }
             }
             .boxed()
         });
-        fills
+        downloads
     }
 
     pub(super) fn store(&self) -> &DiskStore {
@@ -115,16 +115,16 @@ impl Downloads {
         &self.0.metrics
     }
 
-    pub(super) fn distrust(&self) -> &RangeSuspensions {
-        &self.0.distrust
+    pub(super) fn range_suspensions(&self) -> &RangeSuspensions {
+        &self.0.range_suspensions
     }
 
     pub(super) fn in_part(&self) -> &moka::sync::Cache<ContentKey, Leftover> {
         &self.0.in_part
     }
 
-    pub(super) fn lanes(&self) -> &Arc<Semaphore> {
-        &self.0.lanes
+    pub(super) fn extra_connections(&self) -> &Arc<Semaphore> {
+        &self.0.extra_connections
     }
 
     pub fn tasks(&self) -> &TaskTracker {
@@ -136,95 +136,95 @@ impl Downloads {
         &self.0.shutdown
     }
 
-    /// Whether there is a fill of this blob from this registry that can be joined.
+    /// Whether there is a download of this blob from this registry that can be joined.
     pub fn has(&self, source: &Source) -> bool {
         let entries = self.entries();
-        own(&entries, source).is_some_and(|fill| fill.can_be_joined())
+        own(&entries, source).is_some_and(|download| download.can_be_joined())
     }
 
-    /// The fill of this blob from this registry, if there is one that can be joined.
+    /// The download of this blob from this registry, if there is one that can be joined.
     pub fn find(&self, source: &Source) -> Option<Subscription> {
         let entries = self.entries();
-        let fill = own(&entries, source).filter(|fill| fill.can_be_joined())?;
-        Some(self.enter(fill, false))
+        let download = own(&entries, source).filter(|download| download.can_be_joined())?;
+        Some(self.enter(download, false))
     }
 
-    /// A fill of this blob from another registry, where there is none from this one.
+    /// A download of this blob from another registry, where there is none from this one.
     pub fn find_other(&self, source: &Source) -> Option<Subscription> {
         let entries = self.entries();
         if own(&entries, source).is_some() {
             return None;
         }
-        let fill = entries.get(&source.id())?.iter().find(|fill| fill.can_be_joined())?;
-        Some(self.enter(fill, false))
+        let download = entries.get(&source.id())?.iter().find(|download| download.can_be_joined())?;
+        Some(self.enter(download, false))
     }
 
-    /// The place of the one request that may fetch this blob beside its registry's fill, since it must not wait for that;
+    /// The place of the one request that may fetch this blob beside its registry's download, since it must not wait for that;
     /// `None` when it is taken.
     pub fn beside(&self, source: &Source) -> Option<Coexisting> {
         let what = (source.id(), source.upstream.registry().clone());
         let taken = self.0.beside.lock().insert(what.clone());
-        taken.then(|| Coexisting { fills: self.clone(), what })
+        taken.then(|| Coexisting { downloads: self.clone(), what })
     }
 
     /// Waits for the commit of this blob, if it is verified and not committed yet: a removal before would come too early.
     pub async fn committed(&self, id: &ContentKey) {
-        let complete = |fills: &Vec<Arc<Download>>| -> Vec<Arc<Download>> {
-            fills.iter().filter(|fill| fill.is_complete()).cloned().collect()
+        let complete = |downloads: &Vec<Arc<Download>>| -> Vec<Arc<Download>> {
+            downloads.iter().filter(|download| download.is_complete()).cloned().collect()
         };
-        let fills = self.entries().get(id).map(complete).unwrap_or_default();
-        for fill in fills {
-            fill.when(|state| state.ended.then_some(())).await;
+        let downloads = self.entries().get(id).map(complete).unwrap_or_default();
+        for download in downloads {
+            download.when(|state| state.ended.then_some(())).await;
         }
     }
 
-    /// Joins the fill of this blob from this registry, or adds one for which no task works yet.
+    /// Joins the download of this blob from this registry, or adds one for which no task works yet.
     pub(super) fn enter_or_add(&self, source: &Source, wanted: bool) -> Entry {
         let mut entries = self.entries();
         match own(&entries, source) {
-            Some(fill) if fill.can_be_joined() => Entry::Joined(self.enter(fill, !wanted)),
-            Some(fill) => Entry::Leaving(fill.clone()),
+            Some(download) if download.can_be_joined() => Entry::Joined(self.enter(download, !wanted)),
+            Some(download) => Entry::Leaving(download.clone()),
             None => {
                 let cancel = self.0.shutdown.child_token();
                 let of_blob = entries.entry(source.id()).or_default();
                 let beside = !of_blob.is_empty();
-                let fill = Arc::new(Download::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
-                let membership = self.enter(&fill, !wanted);
-                of_blob.push(fill);
-                Entry::Added(membership)
+                let download = Arc::new(Download::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
+                let subscription = self.enter(&download, !wanted);
+                of_blob.push(download);
+                Entry::Added(subscription)
             }
         }
     }
 
-    /// Joins a fill that has ended.
-    pub(super) fn enter_ended(&self, fill: &Arc<Download>, wanted: bool) -> Subscription {
+    /// Joins a download that has ended.
+    pub(super) fn enter_ended(&self, download: &Arc<Download>, wanted: bool) -> Subscription {
         let _entries = self.entries();
-        self.enter(fill, !wanted)
+        self.enter(download, !wanted)
     }
 
-    /// Puts a fill on the list that this one has; `None` when there is one of its blob from its registry.
-    pub(super) fn enter_new(&self, fill: Arc<Download>) -> Option<Subscription> {
+    /// Puts a download on the list that this one has; `None` when there is one of its blob from its registry.
+    pub(super) fn enter_new(&self, download: Arc<Download>) -> Option<Subscription> {
         let mut entries = self.entries();
-        if own(&entries, &fill.source).is_some() {
+        if own(&entries, &download.source).is_some() {
             return None;
         }
-        let membership = self.enter(&fill, false);
-        entries.entry(fill.source.id()).or_default().push(fill);
-        Some(membership)
+        let subscription = self.enter(&download, false);
+        entries.entry(download.source.id()).or_default().push(download);
+        Some(subscription)
     }
 
-    /// Ends a fill: those who ask from now on find the blob on disk, or start anew.
-    pub(super) fn end(&self, fill: &Arc<Download>, progress: Progress) {
+    /// Ends a download: those who ask from now on find the blob on disk, or start anew.
+    pub(super) fn end(&self, download: &Arc<Download>, progress: Progress) {
         let mut entries = self.entries();
-        let id = fill.source.id();
+        let id = download.source.id();
         if let Some(of_blob) = entries.get_mut(&id) {
-            of_blob.retain(|entry| !Arc::ptr_eq(entry, fill));
+            of_blob.retain(|entry| !Arc::ptr_eq(entry, download));
             if of_blob.is_empty() {
                 entries.remove(&id);
             }
         }
         drop(entries);
-        fill.update(|state| {
+        download.update(|state| {
             state.ended = true;
             if !state.is_over() {
                 state.progress = progress;
@@ -233,63 +233,66 @@ impl Downloads {
     }
 
     /// Called under the lock.
-    fn enter(&self, fill: &Arc<Download>, ahead: bool) -> Subscription {
-        fill.members_ahead.fetch_add(usize::from(ahead), Ordering::SeqCst);
-        fill.members.send_modify(|members| *members += 1);
-        Subscription { fills: self.clone(), fill: fill.clone(), ahead }
+    fn enter(&self, download: &Arc<Download>, ahead: bool) -> Subscription {
+        download.prefetch_subscribers.fetch_add(usize::from(ahead), Ordering::SeqCst);
+        download.subscribers.send_modify(|subscribers| *subscribers += 1);
+        Subscription { downloads: self.clone(), download: download.clone(), ahead }
     }
 
-    fn leave(&self, fill: &Arc<Download>, ahead: bool) {
+    fn leave(&self, download: &Arc<Download>, ahead: bool) {
         let entries = self.entries();
-        fill.members_ahead.fetch_sub(usize::from(ahead), Ordering::SeqCst);
-        fill.members.send_modify(|members| *members = members.saturating_sub(1));
-        if !has(&entries, fill) || fill.members() > 0 || fill.is_complete() {
+        download.prefetch_subscribers.fetch_sub(usize::from(ahead), Ordering::SeqCst);
+        download.subscribers.send_modify(|subscribers| *subscribers = subscribers.saturating_sub(1));
+        if !has(&entries, download) || download.subscribers() > 0 || download.is_complete() {
             return;
         }
-        let orphans =
-            entries.values().flatten().filter(|fill| fill.members() == 0 && !fill.cancel.is_cancelled()).count();
-        if orphans > MAX_ORPHANS {
-            tracing::info!(digest = %fill.source.digest, orphans, "a fill that nobody reads any more is given up");
-            fill.cancel.cancel();
+        let unread = entries
+            .values()
+            .flatten()
+            .filter(|download| download.subscribers() == 0 && !download.cancel.is_cancelled())
+            .count();
+        if unread > MAX_UNREAD {
+            tracing::info!(digest = %download.source.digest, orphans = unread, "a download without readers is cancelled");
+            download.cancel.cancel();
         }
     }
 
-    /// Ends a fill that only one has joined, who does not want it any more.
-    fn give_up(&self, fill: &Arc<Download>) {
+    /// Ends a download that only one has joined, who does not want it any more.
+    fn give_up(&self, download: &Arc<Download>) {
         let entries = self.entries();
-        if has(&entries, fill) && fill.members() == 1 && !fill.is_complete() {
-            fill.cancel.cancel();
+        if has(&entries, download) && download.subscribers() == 1 && !download.is_complete() {
+            download.cancel.cancel();
         }
     }
 
-    /// Ends a fill if it has no clients; whether it has none.
-    pub(super) fn give_up_without_clients(&self, fill: &Arc<Download>) -> bool {
+    /// Ends a download if it has no clients; whether it has none.
+    pub(super) fn give_up_without_clients(&self, download: &Arc<Download>) -> bool {
         let _entries = self.entries();
-        let has_none = !fill.has_clients() && !fill.is_complete();
+        let has_none = !download.has_clients() && !download.is_complete();
         if has_none {
-            fill.cancel.cancel();
+            download.cancel.cancel();
         }
         has_none
     }
 
-    /// Ends fills without clients, as many as hold the room that is short, and waits until they are gone, and those that
+    /// Ends downloads without clients, as many as hold the room that is short, and waits until they are gone, and those that
     /// were ended a moment ago; whether there were any.
-    async fn make_room(&self, short: Short) -> bool {
+    async fn free_space(&self, short: Short) -> bool {
         let leaving = {
             let entries = self.entries();
-            let leaving = |fill: &Arc<Download>| Some((fill.clone(), fill.leaving()?));
+            let leaving = |download: &Arc<Download>| Some((download.clone(), download.leaving()?));
             let mut leaving: Vec<_> = entries.values().flatten().filter_map(leaving).collect();
             let missing =
                 leaving.iter().fold(short.missing, |missing, (_, reserved)| missing.saturating_sub(*reserved));
             let idle = entries.values().flatten().filter_map(Download::idle).collect();
-            for fill in abandoned::to_give_up(idle, Short { missing, ..short }) {
-                tracing::info!(digest = %fill.source.digest, "a fill without clients is given up: a client needs its room");
-                fill.cancel.cancel();
-                leaving.extend(fill.leaving().map(|reserved| (fill, reserved)));
+            for download in abandoned::to_give_up(idle, Short { missing, ..short }) {
+                tracing::info!(digest = %download.source.digest, "a download without clients is cancelled: a client needs its space");
+                download.cancel.cancel();
+                leaving.extend(download.leaving().map(|reserved| (download, reserved)));
             }
             leaving
         };
-        let gone = leaving.iter().map(|(fill, _)| fill.when(|state| state.ended.then_some(())));
+        let gone = leaving.iter().map(|(download, _)| download.when(|state| state.ended.then_some(())));
         let _ = timeout(abandoned::ENDED_TIMEOUT, join_all(gone)).await;
         !leaving.is_empty()
     }
@@ -299,35 +302,35 @@ impl Downloads {
     }
 }
 
-/// The fill of a blob from its registry.
+/// The download of a blob from its registry.
 fn own<'a>(entries: &'a DownloadEntries, source: &Source) -> Option<&'a Arc<Download>> {
-    entries.get(&source.id())?.iter().find(|fill| fill.source.is_of_same_registry(source))
+    entries.get(&source.id())?.iter().find(|download| download.source.is_of_same_registry(source))
 }
 
-fn has(entries: &DownloadEntries, fill: &Arc<Download>) -> bool {
-    entries.get(&fill.source.id()).is_some_and(|of_blob| of_blob.iter().any(|entry| Arc::ptr_eq(entry, fill)))
+fn has(entries: &DownloadEntries, download: &Arc<Download>) -> bool {
+    entries.get(&download.source.id()).is_some_and(|of_blob| of_blob.iter().any(|entry| Arc::ptr_eq(entry, download)))
 }
 
 impl Subscription {
-    pub fn fill(&self) -> &Arc<Download> {
-        &self.fill
+    pub fn download(&self) -> &Arc<Download> {
+        &self.download
     }
 
-    pub(super) fn fills(&self) -> &Downloads {
-        &self.fills
+    pub(super) fn downloads(&self) -> &Downloads {
+        &self.downloads
     }
 
     /// A client is to get it.
     pub fn want(&self) {
         // Its commit looks at the same in the other order, so that one of both sees it.
-        if !self.fill.wanted.swap(true, Ordering::SeqCst) && self.fill.is_complete() {
-            self.fills.0.store.used(IndexKey::Blob(self.fill.source.id()));
+        if !self.download.wanted.swap(true, Ordering::SeqCst) && self.download.is_complete() {
+            self.downloads.0.store.used(IndexKey::Blob(self.download.source.id()));
         }
     }
 
-    /// Leaves the fill to the others; without any it ends, and is no orphan.
+    /// Leaves the download to the others; without any it ends, and is no orphan.
     pub fn give_up(self) {
-        self.fills.give_up(&self.fill);
+        self.downloads.give_up(&self.download);
     }
 
     /// Reads from `first` up to `end` (exclusive), or to the end. Call it when [`Download::head`] has answered.
@@ -338,31 +341,31 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.fills.leave(&self.fill, self.ahead);
+        self.downloads.leave(&self.download, self.ahead);
     }
 }
 
-/// A blob is fetched beside its fill as long as this lives.
+/// A blob is fetched beside its download as long as this lives.
 pub struct Coexisting {
-    fills: Downloads,
+    downloads: Downloads,
     what: (ContentKey, Registry),
 }
 
 impl Drop for Coexisting {
     fn drop(&mut self) {
-        self.fills.0.beside.lock().remove(&self.what);
+        self.downloads.0.beside.lock().remove(&self.what);
     }
 }
 
-/// Ends the fill when its task does, however it does.
+/// Ends the download when its task does, however it does.
 pub(super) struct DownloadEnd {
-    pub fills: Downloads,
-    pub fill: Arc<Download>,
+    pub downloads: Downloads,
+    pub download: Arc<Download>,
 }
 
 impl Drop for DownloadEnd {
     fn drop(&mut self) {
-        self.fills.end(&self.fill, Progress::Failed(DownloadError::Abandoned));
+        self.downloads.end(&self.download, Progress::Failed(DownloadError::Abandoned));
     }
 }
 
@@ -379,46 +382,46 @@ mod tests {
 
     const PART: u64 = 100_000;
 
-    fn fills(directory: &Path) -> Downloads {
+    fn downloads(directory: &Path) -> Downloads {
         let config = Config::at(directory);
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();
         Downloads::new(store, metrics, TaskTracker::new(), CancellationToken::new())
     }
 
-    /// A fill without clients, for which room is reserved, and no task works.
-    fn idle(fills: &Downloads, number: u8, file: &File) -> Arc<Download> {
+    /// A download without clients, for which room is reserved, and no task works.
+    fn idle(downloads: &Downloads, number: u8, file: &File) -> Arc<Download> {
         let config = upstream::Config::at("registry.example", &["https://registry.example"]);
         let source = Source {
             upstream: Upstream::new(&config, Context::of_test()).unwrap(),
             repository: "team/app".parse().unwrap(),
             digest: Digest::of(Algorithm::Sha256, &[number]),
         };
-        let cancel = fills.shutdown().child_token();
-        let fill = Arc::new(Download::new(source, false, true, fills.metrics().clone(), cancel));
-        fill.update(|state| {
+        let cancel = downloads.shutdown().child_token();
+        let download = Arc::new(Download::new(source, false, true, downloads.metrics().clone(), cancel));
+        download.update(|state| {
             state.file = Some(Arc::new(file.try_clone().unwrap()));
             state.total = Some(PART);
         });
-        drop(fills.enter_new(fill.clone()));
-        fill
+        drop(downloads.enter_new(download.clone()));
+        download
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_fill_that_does_not_end_is_waited_for_once() {
         let directory = tempfile::tempdir().unwrap();
-        let fills = fills(directory.path());
+        let downloads = downloads(directory.path());
         let file = tempfile::tempfile().unwrap();
-        let [first, second] = [1, 2].map(|number| idle(&fills, number, &file));
-        let given_up = || [&first, &second].map(|fill| fill.cancel.is_cancelled());
+        let [first, second] = [1, 2].map(|number| idle(&downloads, number, &file));
+        let given_up = || [&first, &second].map(|download| download.cancel.is_cancelled());
         let short = Short { missing: PART, kept: 0 };
         // The first that is given up leaves room for both that want it, and does not end.
-        let both = tokio::join!(fills.make_room(short), fills.make_room(short));
+        let both = tokio::join!(downloads.free_space(short), downloads.free_space(short));
         assert_eq!((both, given_up().iter().filter(|given_up| **given_up).count()), ((true, true), 1));
-        assert!(fills.make_room(short).await);
+        assert!(downloads.free_space(short).await);
         assert_eq!(given_up(), [true; 2]);
         let begun = tokio::time::Instant::now();
-        assert!(!fills.make_room(short).await);
+        assert!(!downloads.free_space(short).await);
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

@@ -22,7 +22,7 @@ use super::super::Source;
 use crate::upstream::{BlobRange, BlobStream, ContentNotes, Error, ErrorKind, Mirrors};
 
 /// How long an upstream may be gone in the middle of a blob before its readers are told.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// The first pause before asking again; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
@@ -52,7 +52,7 @@ enum TransferParts {
     Preferred,
     /// Parts alone: where there are none, another transfer reads the whole.
     Only,
-    /// The whole, from the front.
+    /// The whole, from the prefix.
     Never,
 }
 
@@ -65,7 +65,7 @@ pub struct Transfer {
     last: Option<u64>,
     total: Option<u64>,
     stream: Option<BlobStream>,
-    /// Bytes to throw away: the upstream began further in front than it was asked to.
+    /// Bytes to throw away: the upstream began further in prefix than it was asked to.
     skip: u64,
     /// What [`Transfer::ready`] came across and [`Transfer::next`] has to deal with.
     seen: Option<Result<Option<Bytes>, Error>>,
@@ -74,7 +74,7 @@ pub struct Transfer {
     gained: u64,
     pause: Duration,
     /// For how long it is tried to go on.
-    patience: Duration,
+    timeout: Duration,
     parts: TransferParts,
     /// Whether all that comes is of use where the whole is read in place of a part.
     reads_to_end: bool,
@@ -97,7 +97,7 @@ pub struct Transfer {
     /// What was announced before that, and where it was said before.
     announced: Option<u64>,
     ended_at: Option<u64>,
-    /// When the first of those was: a connection that went silent has used up its own patience already.
+    /// When the first of those was: a connection that went silent has used up its own timeout already.
     broken_since: Option<Instant>,
     flow: Option<watch::Sender<TransferFlow>>,
     /// Counts the bytes that are thrown away.
@@ -156,7 +156,7 @@ impl Transfer {
             breaks: 0,
             gained: 0,
             pause: FIRST_PAUSE,
-            patience: PATIENCE,
+            timeout: TIMEOUT,
             parts: TransferParts::Preferred,
             reads_to_end: false,
             whole_next: false,
@@ -202,8 +202,8 @@ impl Transfer {
     }
 
     /// Tries for no longer than this to go on when it breaks: somebody else will.
-    pub fn patient_for(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Goes on to the end of the blob, should the upstream give the whole in place of the part.
@@ -212,12 +212,12 @@ impl Transfer {
     }
 
     /// Never asks for the whole blob.
-    pub fn in_parts_only(self) -> Self {
+    pub fn ranges_only(self) -> Self {
         Self { parts: TransferParts::Only, ..self }
     }
 
-    /// Never asks for a part of the blob: one that broke is read from the front again.
-    pub fn in_one_go(self) -> Self {
+    /// Never asks for a part of the blob: one that broke is read from the prefix again.
+    pub fn without_ranges(self) -> Self {
         Self { parts: TransferParts::Never, last: None, ..self }
     }
 
@@ -226,7 +226,7 @@ impl Transfer {
         self.has_parts
     }
 
-    /// Whether it reads from the front what is there already, since parts are not to be had.
+    /// Whether it reads from the prefix what is there already, since parts are not to be had.
     pub fn is_from_front(&self) -> bool {
         self.parts == TransferParts::Never || self.is_whole
     }
@@ -262,7 +262,7 @@ impl Transfer {
     /// Who is [told](Transfer::telling) of it gets no bytes once when the whole comes in place of a part, and may
     /// [rewind](Transfer::rewind) then.
     ///
-    /// An error is final: patience has run out, or the upstream says that there is no such blob for us.
+    /// An error is final: timeout has run out, or the upstream says that there is no such blob for us.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             if self.at_end() {
@@ -388,7 +388,7 @@ impl Transfer {
         if is_whole && self.parts == TransferParts::Only {
             return Err(Error::new(ErrorKind::Unsupported, "the upstream gives no parts any more"));
         }
-        // A part with the status of the whole would be taken for the front of the blob, and a length that this answer alone
+        // A part with the status of the whole would be taken for the prefix of the blob, and a length that this answer alone
         // tells and contradicts would be told to clients.
         let is_known = self.total.is_some() || self.last.is_some();
         let is_sure = if stream.ranged { is_known || stream.is_tail } else { is_known && stream.total.is_some() };
@@ -461,7 +461,7 @@ impl Transfer {
         }
         self.breaks += 1;
         let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
-        let is_over = self.breaks > MAX_BREAKS || broken_since.elapsed() > self.patience;
+        let is_over = self.breaks > MAX_BREAKS || broken_since.elapsed() > self.timeout;
         let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials;
         if is_final || (is_over && (self.whole_tried || !may_be_whole)) {
             return Err(error);

@@ -1,4 +1,4 @@
-//! A blob that came by another way than a fill: whoever wants it while it is being synced has it already.
+//! A blob that came by another way than a download: whoever wants it while it is being synced has it already.
 
 use std::{fs::File, sync::Arc};
 
@@ -15,16 +15,16 @@ impl Downloads {
     /// `found` is dropped as soon as clients find it, before it is synced.
     pub async fn adopt(&self, source: &Source, upload: TempUpload, len: u64, found: oneshot::Sender<()>) {
         let whole = Download::found(self, source, upload.file().clone(), len);
-        let Some(membership) = self.enter_new(whole) else { return discard(upload).await };
+        let Some(subscription) = self.enter_new(whole) else { return discard(upload).await };
         drop(found);
-        let fill = membership.fill().clone();
-        let ended = DownloadEnd { fills: self.clone(), fill: fill.clone() };
+        let download = subscription.download().clone();
+        let ended = DownloadEnd { downloads: self.clone(), download: download.clone() };
         if matches!(self.store().open_blob(&source.id()).await, Ok(Some(_))) {
             return discard(upload).await;
         }
         let key = IndexKey::Blob(source.id());
         match change(move || upload.commit(key, len)).await {
-            Ok(pin) => fill.update(|state| state._pin = Some(pin)),
+            Ok(pin) => download.update(|state| state._pin = Some(pin)),
             Err(error) => {
                 tracing::error!(%error, digest = %source.digest, "a pushed blob cannot be put into the cache");
             }
@@ -35,16 +35,17 @@ impl Downloads {
 
 impl Download {
     /// One that has nothing to do any more.
-    fn found(fills: &Downloads, source: &Source, file: Arc<File>, len: u64) -> Arc<Self> {
-        let fill = Self::new(source.clone(), false, true, fills.metrics().clone(), fills.shutdown().child_token());
-        fill.update(|state| {
+    fn found(downloads: &Downloads, source: &Source, file: Arc<File>, len: u64) -> Arc<Self> {
+        let download =
+            Self::new(source.clone(), false, true, downloads.metrics().clone(), downloads.shutdown().child_token());
+        download.update(|state| {
             state.total = Some(len);
             state.written.insert(0..len);
             state.file = Some(file);
-            state.found = true;
+            state.was_cached = true;
             state.progress = Progress::Complete;
         });
-        Arc::new(fill)
+        Arc::new(download)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Receiving and writing at the same time: while one batch is written, the next one gathers.
 //!
 //! What must hold: a piece is seen by readers only once it is in the file; nobody writes any more when
-//! [`WritePipeline::finish`] has returned. Memory is bounded by one budget for all fills; a fill that gets nothing of it goes on
+//! [`WritePipeline::finish`] has returned. Memory is bounded by one budget for all downloads; a download that gets nothing of it goes on
 //! in single pieces.
 
 use std::{
@@ -17,7 +17,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     Download, DownloadError,
-    batch::{Batch, POURS},
+    batch::{Batch, PIPELINES},
     hasher,
 };
 use crate::{
@@ -35,9 +35,9 @@ struct Writing {
     done: JoinHandle<io::Result<()>>,
 }
 
-/// Moves bytes from transfers into the file of one fill.
+/// Moves bytes from transfers into the file of one download.
 pub(super) struct WritePipeline {
-    fill: Arc<Download>,
+    download: Arc<Download>,
     file: Arc<File>,
     gathered: Batch,
     writing: Option<Writing>,
@@ -46,26 +46,26 @@ pub(super) struct WritePipeline {
     /// Whether the hash is to have the bytes from memory.
     in_order: bool,
     /// How long nothing may come.
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
 }
 
 impl WritePipeline {
-    pub(super) fn new(fill: &Arc<Download>, file: &Arc<File>, in_order: bool) -> Self {
-        POURS.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn new(download: &Arc<Download>, file: &Arc<File>, in_order: bool) -> Self {
+        PIPELINES.fetch_add(1, Ordering::Relaxed);
         Self {
-            fill: fill.clone(),
+            download: download.clone(),
             file: file.clone(),
             gathered: Batch::default(),
             writing: None,
             most: FIRST_GATHERED,
             in_order,
-            patience: None,
+            timeout: None,
         }
     }
 
     /// Gives up when nothing has come for this long, and be it because the transfer tries to go on.
-    pub(super) fn patient_for(mut self, patience: Duration) -> Self {
-        self.patience = Some(patience);
+    pub(super) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 
@@ -85,14 +85,14 @@ impl WritePipeline {
             let since = Instant::now();
             self.written().await?;
             let stalled = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.fill.stalled.fetch_add(stalled, Ordering::Relaxed);
+            self.download.stalled.fetch_add(stalled, Ordering::Relaxed);
         }
         // Asked for once: a transfer that is resumed must not ask twice because a write ended meanwhile.
         let mut next = pin!(transfer.next());
-        let patience = self.patience;
+        let timeout = self.timeout;
         let mut silent = pin!(async {
-            match patience {
-                Some(patience) => tokio::time::sleep(patience).await,
+            match timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
                 None => std::future::pending().await,
             }
         });
@@ -114,7 +114,7 @@ impl WritePipeline {
     }
 
     fn count(&self, bytes: Bytes) -> Bytes {
-        self.fill.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.download.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         bytes
     }
 
@@ -146,8 +146,8 @@ impl WritePipeline {
         let (file, bytes) = (self.file.clone(), batch.clone());
         let done = tokio::spawn(storage::write(move || bytes.write(&file)));
         if self.in_order {
-            self.fill.hash.offer(&batch, &self.fill.state().written);
-            hasher::go_on(&self.fill);
+            self.download.hash.offer(&batch, &self.download.state().written);
+            hasher::go_on(&self.download);
         }
         self.most = MAX_GATHERED;
         self.writing = Some(Writing { batch, done });
@@ -166,17 +166,17 @@ impl WritePipeline {
         let batch = writing.batch.clone();
         self.writing = None;
         done.map_err(|error| DownloadError::Storage(Arc::new(error)))?;
-        self.fill.update(|state| {
-            state.landed += batch.len() as u64;
+        self.download.update(|state| {
+            state.unreported += batch.len() as u64;
             batch.runs().for_each(|(range, _)| state.written.insert(range));
         });
-        hasher::go_on(&self.fill);
+        hasher::go_on(&self.download);
         Ok(())
     }
 }
 
 impl Drop for WritePipeline {
     fn drop(&mut self) {
-        POURS.fetch_sub(1, Ordering::Relaxed);
+        PIPELINES.fetch_sub(1, Ordering::Relaxed);
     }
 }

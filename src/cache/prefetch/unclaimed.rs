@@ -61,7 +61,7 @@ impl Held {
 
 /// A layer is on its way as long as this lives.
 pub(crate) struct OnItsWay<'a> {
-    untaken: &'a Unclaimed,
+    unclaimed: &'a Unclaimed,
     id: ContentKey,
     number: u64,
 }
@@ -69,7 +69,7 @@ pub(crate) struct OnItsWay<'a> {
 impl Drop for OnItsWay<'_> {
     fn drop(&mut self) {
         // Another one of it may count by now.
-        if let Some(held) = self.untaken.layers().held.get_mut(&self.id).filter(|held| held.number == self.number) {
+        if let Some(held) = self.unclaimed.layers().held.get_mut(&self.id).filter(|held| held.number == self.number) {
             held.ended = Some(Instant::now());
         }
     }
@@ -116,7 +116,7 @@ impl Unclaimed {
         let on_its_way = permit.map(|permit| {
             *number += 1;
             held.insert(id.clone(), Held { number: *number, ended: None, landed: false, _permit: permit });
-            OnItsWay { untaken: self, id: id.clone(), number: *number }
+            OnItsWay { unclaimed: self, id: id.clone(), number: *number }
         });
         self.count.store(held.len(), Ordering::SeqCst);
         on_its_way
@@ -163,29 +163,29 @@ mod tests {
         IpAddr::from([192, 0, 2, number])
     }
 
-    fn untaken() -> Unclaimed {
+    fn unclaimed() -> Unclaimed {
         Unclaimed::new(16 * BLOCK, TrustedNetworks::new(vec!["192.0.2.200".parse().unwrap()]))
     }
 
     /// How many layers of this size a client may have fetched ahead.
-    fn held_by(untaken: &Unclaimed, of: u8, numbers: std::ops::Range<u8>, size: u64) -> usize {
-        numbers.filter(|number| untaken.hold(&id(*number), size, client(of), |_| true).is_some()).count()
+    fn held_by(unclaimed: &Unclaimed, of: u8, numbers: std::ops::Range<u8>, size: u64) -> usize {
+        numbers.filter(|number| unclaimed.hold(&id(*number), size, client(of), |_| true).is_some()).count()
     }
 
     #[test]
     fn a_client_has_three_quarters_and_all_have_the_whole() {
-        let untaken = untaken();
-        assert_eq!(held_by(&untaken, 1, 0..20, BLOCK - 1), 12);
-        assert_eq!(held_by(&untaken, 2, 0..12, BLOCK), 0, "what counts for one client counts for no other");
-        let others: usize = (2..9).map(|of| held_by(&untaken, of, 10 * of..10 * of + 10, BLOCK)).sum();
+        let unclaimed = unclaimed();
+        assert_eq!(held_by(&unclaimed, 1, 0..20, BLOCK - 1), 12);
+        assert_eq!(held_by(&unclaimed, 2, 0..12, BLOCK), 0, "what counts for one client counts for no other");
+        let others: usize = (2..9).map(|of| held_by(&unclaimed, of, 10 * of..10 * of + 10, BLOCK)).sum();
         assert_eq!(others, 4);
-        untaken.release(&id(0));
-        assert_eq!(held_by(&untaken, 9, 0..1, BLOCK), 1);
+        unclaimed.release(&id(0));
+        assert_eq!(held_by(&unclaimed, 9, 0..1, BLOCK), 1);
     }
 
     #[test]
     fn sizes_that_cannot_be_are_refused() {
-        let untaken = untaken();
+        let unclaimed = unclaimed();
         for (size, expected) in [
             (u64::MAX, false),
             (u64::MAX - 1, false),
@@ -194,53 +194,53 @@ mod tests {
             (12 * BLOCK + 1, false),
             (12 * BLOCK, true),
         ] {
-            assert_eq!(untaken.hold(&id(1), size, client(1), |_| true).is_some(), expected, "{size}");
+            assert_eq!(unclaimed.hold(&id(1), size, client(1), |_| true).is_some(), expected, "{size}");
         }
         // A cache of nothing; a layer of nothing takes something all the same.
         assert!(Unclaimed::new(0, TrustedNetworks::default()).hold(&id(1), 0, client(1), |_| true).is_none());
-        assert_eq!(held_by(&untaken, 2, 10..20, 0), 3, "of the last quarter, but for the last of it");
+        assert_eq!(held_by(&unclaimed, 2, 10..20, 0), 3, "of the last quarter, but for the last of it");
     }
 
     #[test]
     fn a_trusted_network_is_held_to_the_whole_alone() {
-        assert_eq!(held_by(&untaken(), 200, 0..20, BLOCK), 16);
+        assert_eq!(held_by(&unclaimed(), 200, 0..20, BLOCK), 16);
     }
 
     #[test]
     fn no_more_layers_count_than_are_remembered() {
-        let untaken = Unclaimed::new(MAX_LAYERS * 3 * BLOCK, TrustedNetworks::default());
+        let unclaimed = Unclaimed::new(MAX_LAYERS * 3 * BLOCK, TrustedNetworks::default());
         let named = |number: u64| Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
-        let is_held = |number: &u64| untaken.hold(&named(*number), 1, client(1), |_| true).is_some();
+        let is_held = |number: &u64| unclaimed.hold(&named(*number), 1, client(1), |_| true).is_some();
         let held = (0..2 * MAX_LAYERS).filter(is_held).count();
         assert_eq!(held as u64, MAX_LAYERS / 4 * 3);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_gone_or_old_counts_no_more() {
-        let untaken = untaken();
+        let unclaimed = unclaimed();
         let evicted = |gone: ContentKey| move |id: &ContentKey| *id != gone;
-        assert_eq!(held_by(&untaken, 1, 0..20, BLOCK), 12);
+        assert_eq!(held_by(&unclaimed, 1, 0..20, BLOCK), 12);
         // What is on its way is not in the cache yet.
-        assert!(untaken.hold(&id(30), BLOCK, client(1), evicted(id(3))).is_none());
-        untaken.landed(&id(3));
-        untaken.landed(&id(4));
+        assert!(unclaimed.hold(&id(30), BLOCK, client(1), evicted(id(3))).is_none());
+        unclaimed.landed(&id(3));
+        unclaimed.landed(&id(4));
         advance(SWEEP_INTERVAL).await;
-        assert!(untaken.hold(&id(30), BLOCK, client(1), evicted(id(3))).is_some());
+        assert!(unclaimed.hold(&id(30), BLOCK, client(1), evicted(id(3))).is_some());
         // The same layer again.
-        assert!(untaken.hold(&id(4), BLOCK, client(1), evicted(id(4))).is_some());
+        assert!(unclaimed.hold(&id(4), BLOCK, client(1), evicted(id(4))).is_some());
         advance(TTL - 2 * SWEEP_INTERVAL).await;
-        assert_eq!(held_by(&untaken, 1, 40..60, BLOCK), 0);
+        assert_eq!(held_by(&unclaimed, 1, 40..60, BLOCK), 0);
         advance(2 * SWEEP_INTERVAL).await;
-        assert_eq!(held_by(&untaken, 1, 40..60, BLOCK), 12);
-        assert_eq!(untaken.count.load(Ordering::SeqCst), 12);
+        assert_eq!(held_by(&unclaimed, 1, 40..60, BLOCK), 12);
+        assert_eq!(unclaimed.count.load(Ordering::SeqCst), 12);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_on_its_way_counts_however_long_that_takes() {
-        let untaken = untaken();
-        let on_its_way = untaken.hold(&id(1), 12 * BLOCK, client(1), |_| true);
+        let unclaimed = unclaimed();
+        let on_its_way = unclaimed.hold(&id(1), 12 * BLOCK, client(1), |_| true);
         assert!(on_its_way.is_some());
-        let is_full = || untaken.hold(&id(2), BLOCK, client(1), |_| true).is_none();
+        let is_full = || unclaimed.hold(&id(2), BLOCK, client(1), |_| true).is_none();
         for _ in 0..10 {
             advance(TTL).await;
             assert!(is_full());
@@ -254,10 +254,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_end_of_one_transfer_ends_no_other_of_the_layer() {
-        let untaken = untaken();
-        let hold = |number| untaken.hold(&id(number), 12 * BLOCK, client(1), |_| true);
+        let unclaimed = unclaimed();
+        let hold = |number| unclaimed.hold(&id(number), 12 * BLOCK, client(1), |_| true);
         let first = hold(1);
-        untaken.release(&id(1));
+        unclaimed.release(&id(1));
         let second = hold(1);
         assert!(first.is_some() && second.is_some());
         drop(first);
@@ -270,17 +270,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn layers_that_are_refused_sweep_once_a_second() {
-        let untaken = untaken();
-        assert_eq!(held_by(&untaken, 1, 0..12, BLOCK), 12);
+        let unclaimed = unclaimed();
+        assert_eq!(held_by(&unclaimed, 1, 0..12, BLOCK), 12);
         for number in 0..12 {
-            untaken.landed(&id(number));
+            unclaimed.landed(&id(number));
         }
         advance(SWEEP_INTERVAL).await;
         let looked = AtomicUsize::new(0);
         let is_cached = |_: &ContentKey| looked.fetch_add(1, Ordering::Relaxed) < usize::MAX;
         for second in 1..=3 {
             for number in 100..200 {
-                assert!(untaken.hold(&id(number), BLOCK, client(1), is_cached).is_none());
+                assert!(unclaimed.hold(&id(number), BLOCK, client(1), is_cached).is_none());
             }
             assert_eq!(looked.load(Ordering::Relaxed), 12 * second);
             advance(SWEEP_INTERVAL).await;

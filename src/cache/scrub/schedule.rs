@@ -28,7 +28,7 @@ pub(super) fn cost(bytes: u64, objects: u64) -> u64 {
 }
 
 /// When a walk of this length has come this far, if it goes on evenly.
-#[expect(clippy::cast_precision_loss, reason = "it is a pace")]
+#[expect(clippy::cast_precision_loss, reason = "it is a ramp")]
 pub(super) fn due_after(walk: Duration, passed: u64, total: u64) -> Duration {
     if passed >= total { walk } else { walk.mul_f64(passed as f64 / total as f64) }
 }

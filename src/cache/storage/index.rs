@@ -63,7 +63,7 @@ pub struct LruIndex {
     used: u64,
     /// The part of `used` that cannot be evicted now.
     pinned: u64,
-    /// Bytes promised to fills and writes in flight.
+    /// Bytes promised to downloads and writes in flight.
     reserved: u64,
     /// The part of them that is on disk already.
     written: u64,

@@ -12,8 +12,8 @@ use crate::cache::{
 };
 
 /// How long a write waits for the start-up scan; until it is through, nobody knows how much is used.
-const SCAN_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a reservation waits while others have fills and readers ended, until it does without.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a reservation waits while others have downloads and readers ended, until it does without.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often one reservation ends readers: others may take the room that came of it.
 const MAX_ENDINGS: u32 = 2;
@@ -172,7 +172,7 @@ impl DiskStore {
     /// Waits a little for the start-up scan; whether it has been through.
     pub(super) async fn scanned(&self) -> bool {
         let mut scanned = self.0.scanned.subscribe();
-        let waited = tokio::time::timeout(SCAN_PATIENCE, scanned.wait_for(|scanned| *scanned)).await;
+        let waited = tokio::time::timeout(SCAN_TIMEOUT, scanned.wait_for(|scanned| *scanned)).await;
         waited.is_ok_and(|scanned| scanned.is_ok())
     }
 

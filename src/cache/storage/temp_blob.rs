@@ -35,7 +35,7 @@ impl DiskStore {
         let (store, id, registry) = (self.clone(), id.clone(), registry.fingerprint());
         write(move || {
             let name = TempName::partial(&store, &id);
-            // What an earlier fill left under this name, found too late to be gone on with, is overwritten: it must
+            // What an earlier download left under this name, found too late to be gone on with, is overwritten: it must
             // not be evicted under our hands.
             store.0.index.lock().forget(&IndexKey::Partial(id.clone()));
             // A file of its own: who still reads the earlier one must not see it cut.
@@ -47,7 +47,7 @@ impl DiskStore {
         .await
     }
 
-    /// The same, while another fill of this content is under way. Nothing of it is left for a later one.
+    /// The same, while another download of this content is under way. Nothing of it is left for a later one.
     pub async fn create_beside(&self, id: &ContentKey, reservation: Reservation) -> io::Result<TempBlob> {
         let (store, id) = (self.clone(), id.clone());
         write(move || {
@@ -57,14 +57,14 @@ impl DiskStore {
         .await
     }
 
-    /// Whether an earlier fill of this blob left something.
+    /// Whether an earlier download of this blob left something.
     ///
     /// Waits for the start-up scan, which is to count it first.
     pub async fn has_left(&self, id: &ContentKey) -> bool {
         self.scanned().await && self.0.index.lock().contains(&IndexKey::Partial(id.clone()))
     }
 
-    /// What an earlier fill of this blob from this registry left, and its length in bytes; `None` when there is nothing.
+    /// What an earlier download of this blob from this registry left, and its length in bytes; `None` when there is nothing.
     ///
     /// Bytes that another registry sent are not gone on with: they are not verified, and if they were wrong, the clients
     /// of this one would have the error.

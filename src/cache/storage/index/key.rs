@@ -11,7 +11,7 @@ pub enum IndexKey {
     Blob(ContentKey),
     Manifest(ContentKey),
     Tag(TagKey),
-    /// What a broken fill left in `tmp/`, for the next fill of this blob to go on with.
+    /// What a broken download left in `tmp/`, for the next download of this blob to go on with.
     Partial(ContentKey),
 }
 

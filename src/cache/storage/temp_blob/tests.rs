@@ -89,13 +89,13 @@ async fn what_is_kept_is_gone_on_with_where_its_holes_begin() {
     drop(store);
     let store = self::store(directory.path());
     store.scan().await;
-    let (temp, front) = store.resume(&digest, &registry()).await.unwrap();
-    assert_eq!(front, 100_000);
+    let (temp, prefix) = store.resume(&digest, &registry()).await.unwrap();
+    assert_eq!(prefix, 100_000);
     // It breaks again, a little later.
     temp.file().write_all_at(&[1; 50_000], 100_000).unwrap();
     temp.keep(Purpose::Client, 150_000, true).unwrap();
-    let (temp, front) = store.resume(&digest, &registry()).await.unwrap();
-    assert_eq!(front, 150_000);
+    let (temp, prefix) = store.resume(&digest, &registry()).await.unwrap();
+    assert_eq!(prefix, 150_000);
     // All is there now: who finds the file after a kill is to believe in all of it.
     temp.name().close_gaps(temp.file()).unwrap();
     assert_eq!(noted_prefix(temp.file()), None);
@@ -109,11 +109,11 @@ async fn what_is_left_goes_when_it_was_in_vain_twice() {
     let (store, digest) = with_leftovers(directory.path());
     store.scan().await;
     // Outages, an answer, an answer after one byte more, and two answers with an outage between them.
-    let fills = [(false, 0), (false, 0), (true, 0), (false, 0), (true, 1), (true, 0), (false, 0), (true, 0)];
-    for (answered, more) in fills {
-        let (temp, front) = store.resume(&digest, &registry()).await.unwrap();
-        temp.file().write_all_at(&vec![1; more], front).unwrap();
-        temp.keep(Purpose::Client, front + more as u64, answered).unwrap();
+    let downloads = [(false, 0), (false, 0), (true, 0), (false, 0), (true, 1), (true, 0), (false, 0), (true, 0)];
+    for (answered, more) in downloads {
+        let (temp, prefix) = store.resume(&digest, &registry()).await.unwrap();
+        temp.file().write_all_at(&vec![1; more], prefix).unwrap();
+        temp.keep(Purpose::Client, prefix + more as u64, answered).unwrap();
     }
     assert!(store.resume(&digest, &registry()).await.is_none());
     assert!(std::fs::read_dir(directory.path().join("tmp")).unwrap().next().is_none());
