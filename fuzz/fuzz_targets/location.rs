@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use forebay::upstream::write::{own, session};
+use forebay::upstream::upload_location::{target_of, url_of};
 use http::HeaderValue;
 use libfuzzer_sys::fuzz_target;
 use url::Url;
@@ -12,15 +12,15 @@ fuzz_target!(|data: &[u8]| {
     for base in ["https://ghcr.io/p", "http://[::1]:5000"] {
         let base = Url::parse(base).expect("a URL of ours");
         let asked = base.join("/v2/a/blobs/uploads/").expect("a URL of ours");
-        let Ok(target) = own(&base, &asked, &location) else { continue };
+        let Ok(target) = target_of(&base, &asked, &location) else { continue };
         assert!(target.starts_with('/'));
-        let url = session(&base, &target).expect("what was taken is asked");
+        let url = url_of(&base, &target).expect("what was taken is asked");
         assert_eq!(url.origin(), base.origin());
         assert!(url.username().is_empty() && url.password().is_none());
     }
     // A sealed target is ours; what it says is judged all the same.
     let base = Url::parse("https://ghcr.io").expect("a URL of ours");
-    if let Ok(url) = location.to_str().map_err(drop).and_then(|target| session(&base, target).map_err(drop)) {
+    if let Ok(url) = location.to_str().map_err(drop).and_then(|target| url_of(&base, target).map_err(drop)) {
         assert_eq!(url.origin(), base.origin());
     }
 });

@@ -212,7 +212,7 @@ impl Download {
         self.is_complete()
             || match &*self.flow.borrow() {
                 TransferFlow::Asking => !self.source.upstream.may_be_mirror(),
-                TransferFlow::From(by) => by.as_ref().is_none_or(|by| !by.meet(mirrors)),
+                TransferFlow::From(by) => by.as_ref().is_none_or(|by| !by.may_overlap(mirrors)),
             }
     }
 

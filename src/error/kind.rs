@@ -104,7 +104,7 @@ pub(crate) enum ErrorKind {
     )]
     RegistryElsewhere { host: String },
     #[error("the upstream is not asked just now: {0}")]
-    UpstreamResting(Arc<upstream::Resting>),
+    UpstreamResting(Arc<upstream::OpenCircuit>),
     #[error("the upstream does not answer in time")]
     UpstreamTimeout,
     #[error("the upstream's content does not match its digest")]
@@ -255,7 +255,7 @@ impl ErrorKind {
         if let Some(host) = &error.elsewhere {
             return Self::RegistryElsewhere { host: host.to_string() };
         }
-        if let Some(resting) = &error.resting {
+        if let Some(resting) = &error.open_circuit {
             return Self::UpstreamResting(resting.clone());
         }
         match error.kind {

@@ -1,23 +1,22 @@
-//! Why the upstream did not give what was asked for, in words the caller can act on.
+//! Why a request to an upstream failed.
 //!
-//! What must hold: an error never contains a credential, nor the query of a URL (a signed URL is a
-//! credential). It is `Clone`, since everyone who waited for the same answer gets the same error.
-//! Which status a client is told is not decided here.
+//! What must hold: an error never contains a credential, nor the query of a URL (a signed URL is a credential). It is `Clone`,
+//! since all requests that waited for the same response get the same error. Which status a client gets is not decided here.
 
 use std::{
     borrow::Cow,
     fmt, io,
-    num::IntErrorKind,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use reqwest::Url;
-use rustls::pki_types::pem;
 
 use super::{
-    client::{address_filter::AddressRefused, circuit_breaker::Resting},
+    client::{address_filter::AddressRefused, circuit_breaker::open_circuit::OpenCircuit},
+    head,
+    redacted_url::RedactedUrl,
     response::refusal::Refusal,
 };
 use crate::small_file::is_lack_of_descriptors;
@@ -25,48 +24,44 @@ use crate::small_file::is_lack_of_descriptors;
 /// A source of an [`Error`].
 type Source = Arc<dyn std::error::Error + Send + Sync>;
 
-/// The longest `Retry-After` that is believed: one day.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// What kind of failure it was: whose fault, and whether trying again can help.
+/// What kind of failure it was: whose fault, and whether a retry can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The upstream answered that it does not have it (404).
+    /// The upstream does not have the content (404).
     NotFound,
     /// The range begins at or after the end (416); `total` is the content's length when it was told.
     RangeNotSatisfiable { total: Option<u64> },
-    /// The upstream wants other credentials than the ones forebay has, or has not (401).
+    /// The upstream requires other credentials than the request had (401).
     Unauthorized,
-    /// The upstream, or its realm, does not take forebay's own password: no client can help that.
+    /// The upstream, or its token realm, refuses forebay's own credentials: no client can help that.
     OurCredentials,
-    /// The upstream knows who asks, and refuses (403).
+    /// The upstream knows the principal, and denies it access (403).
     Denied,
     /// The upstream's rate limit is reached (429).
     TooManyRequests,
     /// No connection, a connection that broke, or a 5xx.
     Unavailable,
-    /// Nothing came for too long.
+    /// No byte arrived in time.
     Timeout,
-    /// forebay itself has no memory or no descriptor left for it: this says nothing about the upstream.
+    /// forebay itself has no memory or no descriptor left for the request: the upstream may be well.
     Exhausted,
-    /// The answer is larger than anything forebay holds in memory.
+    /// The response is larger than forebay holds in memory.
     TooLarge,
-    /// The answer makes no sense, such as an HTML page with status 200.
+    /// The response makes no sense, such as an HTML page with status 200.
     Protocol,
-    /// Something in front of the upstream refuses (4xx), such as an ingress without a backend or a firewall: the registry has
-    /// said nothing.
+    /// A proxy in front of the upstream refuses (4xx), such as an ingress without a backend or a firewall: the registry has not
+    /// seen the request.
     Foreign { status: u16 },
-    /// The request went in a circle (508).
+    /// The request is in a loop of mirrors (508).
     Loop,
-    /// The upstream does not offer the operation (405); of a HEAD (501, too): only a GET tells.
+    /// The upstream does not support the operation (405). For a HEAD (also 501): a GET may succeed.
     Unsupported,
-    /// The upstream finds fault with the request itself (any other 4xx), as with `n=-1`.
+    /// The upstream rejects the request itself (any other 4xx), as for `n=-1`.
     Rejected { status: u16 },
 }
 
 impl ErrorKind {
-    /// Whether the upstream could not answer, as against having answered: another URL of the
-    /// failover list may do better, and what is cached may be served instead.
+    /// Whether the upstream could not answer: another URL of the failover list may, and cached content may be served instead.
     pub const fn is_outage(self) -> bool {
         match self {
             Self::Unavailable
@@ -88,17 +83,17 @@ impl ErrorKind {
     }
 }
 
-/// Why an upstream did not give what was asked for.
+/// Why a request to an upstream failed.
 #[derive(Clone, Debug)]
 pub struct Error {
     pub kind: ErrorKind,
-    /// How long the upstream asked to be left alone.
+    /// When the upstream accepts a retry, by its `Retry-After`.
     pub retry_after: Option<Duration>,
-    /// The upstream led to this registry, which asks for credentials.
+    /// The upstream redirected to this registry, which requires credentials.
     pub elsewhere: Option<Arc<str>>,
-    /// It was not asked, since its host does not answer.
-    pub resting: Option<Arc<Resting>>,
-    /// No connection could be made.
+    /// No request was sent, since the host has failed too often.
+    pub open_circuit: Option<Arc<OpenCircuit>>,
+    /// Whether no connection could be made.
     unreached: bool,
     refusal: Option<Arc<Refusal>>,
     message: Cow<'static, str>,
@@ -108,8 +103,8 @@ pub struct Error {
 impl Error {
     /// `message` says what happened, without credentials and without the query of a URL.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        let (message, elsewhere, resting, refusal, source) = (message.into(), None, None, None, None);
-        Self { kind, retry_after: None, elsewhere, resting, unreached: false, refusal, message, source }
+        let (message, elsewhere, open_circuit, refusal, source) = (message.into(), None, None, None, None);
+        Self { kind, retry_after: None, elsewhere, open_circuit, unreached: false, refusal, message, source }
     }
 
     /// Its weight in a cache, in KiB: a refusal carries the registry's own text.
@@ -118,18 +113,18 @@ impl Error {
         u32::try_from(text / 1024 + 1).unwrap_or(u32::MAX)
     }
 
-    /// The refusal in the upstream's words, where it gave one.
+    /// The upstream's own words, where it refused with a reason.
     pub fn refusal(&self) -> Option<&Arc<Refusal>> {
         self.refusal.as_ref()
     }
 
-    pub(super) fn in_words(mut self, refusal: Refusal) -> Self {
+    pub(super) fn with_refusal(mut self, refusal: Refusal) -> Self {
         self.refusal = Some(Arc::new(refusal));
         self
     }
 
-    /// Whether it may be the Range alone that got no good answer, so that a GET of the whole may get one.
-    pub fn may_be_of_the_range(&self) -> bool {
+    /// Whether the Range alone may be the cause, so that a GET of the whole content may succeed.
+    pub(crate) fn may_be_due_to_range(&self) -> bool {
         match self.kind {
             ErrorKind::NotFound
             | ErrorKind::RangeNotSatisfiable { .. }
@@ -146,17 +141,17 @@ impl Error {
         }
     }
 
-    /// Whether nothing of what was to be done can have been done.
+    /// Whether the upstream cannot have acted on the request.
     pub fn is_before_sending(&self) -> bool {
         let is_refused_here =
             matches!(self.kind, ErrorKind::Exhausted | ErrorKind::OurCredentials | ErrorKind::TooManyRequests);
-        self.unreached || self.resting.is_some() || is_refused_here
+        self.unreached || self.open_circuit.is_some() || is_refused_here
     }
 
-    /// Whether it was answered, as against not heard of: the next request may well be served.
+    /// Whether the upstream answered: the next request may well be served.
     pub fn is_answer(&self) -> bool {
         self.source.is_none()
-            && self.resting.is_none()
+            && self.open_circuit.is_none()
             && !matches!(self.kind, ErrorKind::Timeout | ErrorKind::Exhausted)
     }
 
@@ -166,25 +161,25 @@ impl Error {
     }
 
     pub(super) fn retry_after(mut self, headers: &HeaderMap) -> Self {
-        self.retry_after = retry_after(headers, SystemTime::now());
+        self.retry_after = head::retry_after(headers, SystemTime::now());
         self
     }
 
-    /// The upstream led to `host`, a registry that asks for credentials.
-    pub(super) fn led_to(mut self, host: String) -> Self {
+    /// The upstream redirected to `host`, a registry that requires credentials.
+    pub(super) fn redirected_to_registry(mut self, host: String) -> Self {
         let advice = "a registry that asks for credentials, and has to be an upstream of its own";
         self.message = format!("{}: the upstream redirects to {host}, {advice}", self.message).into();
         self.elsewhere = Some(host.into());
         self
     }
 
-    /// The same request will be answered when it comes again.
+    /// The client may retry at once.
     pub fn retry_at_once(mut self) -> Self {
         self.retry_after = Some(Duration::from_secs(1));
         self
     }
 
-    /// A request that got no answer, or a body that broke.
+    /// A request without a response, or a body that broke off.
     pub(super) fn from_transport(doing: &'static str, url: &Url, error: reqwest::Error) -> Self {
         // reqwest's text ends with the URL, and a redirect's URL may be signed.
         let error = error.without_url();
@@ -201,10 +196,10 @@ impl Error {
             ErrorKind::Unavailable
         };
         let unreached = error.is_connect();
-        Self { unreached, ..Self::new(kind, format!("{doing} {}", Shown(url))).caused_by(error) }
+        Self { unreached, ..Self::new(kind, format!("{doing} {}", RedactedUrl(url))).caused_by(error) }
     }
 
-    /// Whether a connection with TLS ended without saying so before.
+    /// Whether a TLS connection ended without `close_notify`.
     pub(super) fn is_unannounced_end(&self) -> bool {
         let is_end = |source: &(dyn std::error::Error + 'static)| {
             source.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
@@ -212,17 +207,17 @@ impl Error {
         self.source.as_ref().is_some_and(|source| sources(&**source).any(is_end))
     }
 
-    /// It was not asked, since it said to come again after so long, and others wait for that.
+    /// No request was sent: the upstream's rate limit lasts for `left`, and other requests wait for a turn.
     pub(super) fn limited(url: &Url, left: Duration) -> Self {
-        let why = format!("{} has had enough of requests for now, and others wait their turn", Shown(url));
+        let why = format!("the rate limit of {} is reached, and other requests wait for a turn", RedactedUrl(url));
         Self { retry_after: Some(left), ..Self::new(ErrorKind::TooManyRequests, why) }
     }
 
-    /// It was not asked, since its host does not answer; whose name is perhaps not for clients.
-    pub(super) fn resting(resting: Resting, is_private: bool) -> Self {
-        let (retry_after, message) = (Some(resting.left()), resting.to_string());
-        let resting = Some(Arc::new(if is_private { resting.unnamed() } else { resting }));
-        Self { retry_after, resting, unreached: true, ..Self::new(ErrorKind::Unavailable, message) }
+    /// No request was sent: the host has failed too often. `is_private`: clients must not see its name.
+    pub(super) fn circuit_open(circuit: OpenCircuit, is_private: bool) -> Self {
+        let (retry_after, message) = (Some(circuit.left()), circuit.to_string());
+        let open_circuit = Some(Arc::new(if is_private { circuit.without_host() } else { circuit }));
+        Self { retry_after, open_circuit, unreached: true, ..Self::new(ErrorKind::Unavailable, message) }
     }
 
     /// Whether no connection could be made.
@@ -231,7 +226,7 @@ impl Error {
     }
 
     pub(super) fn timed_out(doing: &'static str, url: &Url, after: Duration) -> Self {
-        Self::new(ErrorKind::Timeout, format!("{doing} {}: nothing came for {} s", Shown(url), after.as_secs()))
+        Self::new(ErrorKind::Timeout, format!("{doing} {}: nothing came for {} s", RedactedUrl(url), after.as_secs()))
     }
 }
 
@@ -247,90 +242,9 @@ impl std::error::Error for Error {
     }
 }
 
-/// Why an [`Upstream`](super::Upstream) could not be set up from its configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    #[error("upstream {upstream}: cannot read the CA file {path}")]
-    ReadCa { upstream: Arc<str>, path: std::path::PathBuf, source: std::io::Error },
-    #[error("upstream {upstream}: {path} is not a PEM file of certificates")]
-    ParseCa { upstream: Arc<str>, path: std::path::PathBuf, source: pem::Error },
-    #[error("upstream {upstream}: {path} has no certificate in it")]
-    EmptyCa { upstream: Arc<str>, path: std::path::PathBuf },
-    #[error("upstream {upstream}: cannot use the credentials in {path}")]
-    Credentials { upstream: Arc<str>, path: std::path::PathBuf, source: std::io::Error },
-    #[error("upstream {upstream}: cannot set up TLS; each certificate of `ca` must be one of X.509")]
-    Tls { upstream: Arc<str>, source: rustls::Error },
-    #[error("upstream {upstream}: cannot set up the HTTP client")]
-    Client { upstream: Arc<str>, source: reqwest::Error },
-    #[error("upstream {upstream}: no URL is given")]
-    NoUrl { upstream: Arc<str> },
-    #[error("upstream {upstream}: a credential helper is named by letters, digits, '.', '_' and '-': not {helper:?}")]
-    Helper { upstream: Arc<str>, helper: String },
-    #[error("the Via value is not a header value")]
-    Via,
-}
-
-/// A URL as it may be logged: without userinfo, query and fragment.
-pub(super) struct Shown<'a>(pub &'a Url);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.0.scheme(), self.0.host_str().unwrap_or_default())?;
-        if let Some(port) = self.0.port() {
-            write!(f, ":{port}")?;
-        }
-        f.write_str(self.0.path())
-    }
-}
-
-/// An error, its source, and so on.
+/// An error, its source, and the sources of that.
 pub(super) fn sources<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
-}
-
-/// `Retry-After` as a duration from `now`: seconds, or an HTTP date (RFC 9110 §10.2.3).
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(error) if *error.kind() == IntErrorKind::PosOverflow => MAX_RETRY_AFTER,
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
-    };
-    Some(wait.min(MAX_RETRY_AFTER))
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let cases: &[(&str, Option<u64>)] = &[
-            ("120", Some(120)),
-            (" 7 ", Some(7)),
-            ("0", Some(0)),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("99999999999999", Some(86_400)),
-            ("99999999999999999999999", Some(86_400)),
-            ("-1", None),
-            ("soon", None),
-        ];
-        for (text, seconds) in cases {
-            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static(text))]);
-            assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs), "{text}");
-        }
-        assert_eq!(retry_after(&HeaderMap::new(), now), None);
-    }
-
-    #[test]
-    fn a_shown_url_has_no_secrets() {
-        let url = Url::parse("https://user:pass@cdn.example:8443/blob?X-Amz-Signature=abc#frag").unwrap();
-        assert_eq!(Shown(&url).to_string(), "https://cdn.example:8443/blob");
-    }
 }

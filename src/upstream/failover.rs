@@ -1,203 +1,41 @@
 //! The URLs of an upstream, in the order in which they are tried.
 //!
-//! A list of URLs is a failover list: the next one is asked when one cannot answer. An answer that
-//! merely disappoints, such as 404, is an answer. A URL that failed goes to the end of the list for
-//! a while, but is never left out: when all have failed lately, all are still tried. After the while
-//! one request probes it; for the others it stays at the end until the probe has been answered.
+//! A list of URLs is a failover list: the next one is tried when one cannot answer. A 404 is an answer. A URL that failed goes to the end of
+//! the list for a while, but is never left out: when all have failed lately, all are still tried. After that while one request
+//! probes it; for the others it stays at the end until the probe has been answered.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
-
-use reqwest::Url;
 use tokio::time::Instant;
 
 use super::{
-    auth::Scheme,
-    client::redirect_walk::First,
+    endpoint::Endpoint,
     error::{Error, ErrorKind},
-    response::rate_limit::Scarcity,
+    principal::Principal,
+    state::UpstreamState,
 };
-
-/// How long a URL that failed stays behind the others; twice as long after every probe that failed.
-const COOL_DOWN: Duration = Duration::from_secs(10);
-const MAX_COOL_DOWN: Duration = Duration::from_secs(60);
-
-/// How long it is believed that an endpoint asks nobody who they are.
-const OPEN_TTL: Duration = Duration::from_secs(60);
-
-/// One URL of an upstream, and what was learned of it.
-#[derive(Debug)]
-pub(super) struct Endpoint {
-    base: Url,
-    /// Small and synchronous, never held across an await.
-    learned: Mutex<Learned>,
-    /// For whom little is left of its limit.
-    pub(super) scarcity: Scarcity,
-}
-
-#[derive(Debug, Default)]
-struct Learned {
-    cooling: Option<Cooling>,
-    scheme: Option<Scheme>,
-    /// When a change was last accepted from nobody in particular.
-    open: Option<Instant>,
-    kind: EndpointKind,
-}
-
-/// What answers there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum EndpointKind {
-    #[default]
-    Unknown,
-    /// No forebay, as far as its answers tell.
-    Registry,
-    /// A forebay: it may wait for us. Once told, this is not forgotten.
-    Mirror,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Cooling {
-    until: Instant,
-    span: Duration,
-    /// Whether a request was let through to see how it is by now.
-    probed: bool,
-}
-
-impl Endpoint {
-    pub(super) fn new(base: Url) -> Self {
-        Self { base, learned: Mutex::default(), scarcity: Scarcity::default() }
-    }
-
-    pub(super) fn base(&self) -> &Url {
-        &self.base
-    }
-
-    /// The URL of `path_and_query`, which is what follows `/v2/`. A path in the endpoint's own URL
-    /// stays in front of `/v2/`.
-    pub(super) fn url(&self, path_and_query: &str) -> Result<Url, Error> {
-        let (path, query) = match path_and_query.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (path_and_query, None),
-        };
-        let root = format!("{}/v2/", self.base.path().trim_end_matches('/'));
-        let whole = format!("{root}{path}");
-        let mut url = self.base.clone();
-        url.set_path(&whole);
-        url.set_query(query);
-        url.set_fragment(None);
-        // The URL standard resolves dot segments; a path that had any has gone somewhere else.
-        if url.path().len() < whole.len() || !url.path().starts_with(&root) {
-            return Err(Error::new(ErrorKind::NotFound, "the path has dot segments in it"));
-        }
-        Ok(url)
-    }
-
-    /// It answered so.
-    pub(super) fn note_answer(&self, First { status, by_mirror }: First) {
-        // A mirror that refuses a connection, or has no way to its upstream, may say so without its name.
-        let is_telling = status.is_success() || status.is_redirection() || matches!(status.as_u16(), 401 | 404);
-        self.with(|learned| match learned.kind {
-            _ if by_mirror => learned.kind = EndpointKind::Mirror,
-            EndpointKind::Unknown if is_telling => learned.kind = EndpointKind::Registry,
-            EndpointKind::Unknown | EndpointKind::Registry | EndpointKind::Mirror => {}
-        });
-    }
-
-    /// Whether it is known to be no forebay.
-    pub(super) fn is_registry(&self) -> bool {
-        self.with(|learned| learned.kind == EndpointKind::Registry)
-    }
-
-    pub(super) fn scheme(&self) -> Option<Scheme> {
-        self.with(|learned| learned.scheme.clone())
-    }
-
-    pub(super) fn learn(&self, scheme: Option<Scheme>) {
-        self.with(|learned| learned.scheme = scheme);
-    }
-
-    /// A change was accepted from nobody in particular.
-    pub(super) fn note_open(&self) {
-        self.with(|learned| learned.open = Some(Instant::now()));
-    }
-
-    pub(super) fn forget_open(&self) {
-        self.with(|learned| learned.open = None);
-    }
-
-    /// Whether changes need no credentials, as far as is known.
-    pub(super) fn is_open(&self) -> bool {
-        self.with(|learned| learned.open.is_some_and(|noted| noted.elapsed() < OPEN_TTL))
-    }
-
-    /// It could not answer: the others come first for a while.
-    pub(super) fn failed(&self) {
-        self.with(|learned| {
-            // Of many requests that fail together only a probe makes the span longer.
-            let span = match learned.cooling {
-                None => COOL_DOWN,
-                Some(cooling) if cooling.probed => (cooling.span * 2).min(MAX_COOL_DOWN),
-                Some(cooling) => cooling.span,
-            };
-            learned.cooling = Some(Cooling { until: Instant::now() + span, span, probed: false });
-        });
-    }
-
-    /// It is asked now. If it has cooled down, this request is the probe; should its asker leave before
-    /// the answer, the next probe comes after another span.
-    fn picked(&self, now: Instant) {
-        self.with(|learned| {
-            if let Some(cooling) = &mut learned.cooling
-                && cooling.until <= now
-            {
-                cooling.until = now + cooling.span;
-                cooling.probed = true;
-            }
-        });
-    }
-
-    /// It answered.
-    fn answered(&self) {
-        self.with(|learned| learned.cooling = None);
-    }
-
-    fn is_cooling(&self, now: Instant) -> bool {
-        self.with(|learned| learned.cooling.is_some_and(|cooling| now < cooling.until))
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut Learned) -> T) -> T {
-        // Nothing panics while it holds the lock, and every state of it is a valid one.
-        act(&mut self.learned.lock())
-    }
-}
 
 /// The attempts of one operation, over the endpoints in their order.
 pub(super) struct Attempts<'a> {
     left: std::vec::IntoIter<&'a Arc<Endpoint>>,
     failure: Option<Error>,
-    /// What fails says nothing about the endpoint.
-    quiet: bool,
+    /// Whether a failure says nothing about the endpoint.
+    best_effort: bool,
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(endpoints: &'a [Arc<Endpoint>]) -> Self {
+    pub(super) fn new(endpoints: &'a [Arc<Endpoint>], best_effort: bool) -> Self {
         let now = Instant::now();
         let mut order: Vec<&'a Arc<Endpoint>> = endpoints.iter().collect();
-        // Stable: among those that cool, and among those that do not, the order of the file holds.
+        // The sort is stable: otherwise the order of the configuration holds.
         order.sort_by_key(|endpoint| endpoint.is_cooling(now));
-        Self { left: order.into_iter(), failure: None, quiet: false }
+        Self { left: order.into_iter(), failure: None, best_effort }
     }
 
-    /// The endpoint that a request would ask first now.
+    /// The endpoint that a request would try first now.
     pub(super) fn first(endpoints: &'a [Arc<Endpoint>]) -> Option<&'a Arc<Endpoint>> {
         let now = Instant::now();
         endpoints.iter().min_by_key(|endpoint| endpoint.is_cooling(now))
-    }
-
-    /// For what is asked in addition to a request that is under way: an upstream that has enough of it may be well.
-    pub(super) fn quiet(self, quiet: bool) -> Self {
-        Self { quiet, ..self }
     }
 
     /// The endpoint to try next, or why none is left.
@@ -206,31 +44,30 @@ impl<'a> Attempts<'a> {
             let none = || Error::new(ErrorKind::Unavailable, "the upstream has no URL");
             return Err(self.failure.take().unwrap_or_else(none));
         };
-        if !self.quiet {
+        if !self.best_effort {
             endpoint.picked(Instant::now());
         }
         Ok(endpoint)
     }
 
-    /// Takes note of what `endpoint` gave. `None`: it could not answer, try the next.
+    /// Notes the result of `endpoint`. `None`: it could not answer, try the next.
     pub(super) fn settle<T>(&mut self, endpoint: &Endpoint, result: Result<T, Error>) -> Option<Result<T, Error>> {
         match result {
-            // Another endpoint takes as much of what we have not.
+            // forebay's own lack of memory or descriptors is the same for every endpoint.
             Err(error) if error.kind == ErrorKind::Exhausted => Some(Err(error)),
-            // All of them are one registry, and have one opinion of us.
+            // All URLs are one registry with the same accounts.
             Err(error) if error.kind == ErrorKind::OurCredentials => {
                 endpoint.answered();
                 Some(Err(error))
             }
             Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Loop => {
-                // A circle is a matter of who asks: for others the way over this endpoint may be good.
-                // What was not asked has not failed anew.
-                if error.kind != ErrorKind::Loop && !self.quiet && error.resting.is_none() {
+                // A loop depends on the client: for others this endpoint may be good. An endpoint without a request has not
+                // failed again.
+                if error.kind != ErrorKind::Loop && !self.best_effort && error.open_circuit.is_none() {
                     endpoint.failed();
                 }
-                // Of several failures the one that tells when to come back is the most useful, and the
-                // one that explains nothing but itself the least; else that of the endpoint the
-                // operator put first.
+                // Of several failures, the one with a time to retry is the most useful, and a loop the least; otherwise that
+                // of the first endpoint.
                 let usefulness = |kind| match kind {
                     ErrorKind::TooManyRequests => 2,
                     ErrorKind::Loop => 0,
@@ -249,52 +86,85 @@ impl<'a> Attempts<'a> {
     }
 }
 
+impl UpstreamState {
+    /// Runs `attempt` on one endpoint after the other, until one answers.
+    ///
+    /// A failure of a `best_effort` request says nothing about the upstream.
+    pub(super) async fn each_endpoint<T, F>(
+        &self,
+        best_effort: bool,
+        attempt: impl Fn(Arc<Endpoint>) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut attempts = Attempts::new(&self.endpoints, best_effort);
+        let result = loop {
+            let endpoint = match attempts.next() {
+                Ok(endpoint) => endpoint,
+                Err(error) => break Err(error),
+            };
+            // Boxed, here and further in: a future contains those that it awaits, so that a download's would be larger than a
+            // thread's stack.
+            let result = Box::pin(attempt(endpoint.clone())).await;
+            if let Err(error) = &result
+                && !best_effort
+                && is_worth_a_warning(error)
+            {
+                let cause = std::error::Error::source(error).map(tracing::field::display);
+                tracing::warn!(upstream = %self.name(), %error, cause, "the upstream could not answer");
+            }
+            if let Some(result) = attempts.settle(endpoint, result) {
+                break result;
+            }
+        };
+        // The upstream got no request.
+        if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Exhausted) {
+            return result;
+        }
+        let is_down = result.as_ref().is_err_and(is_down);
+        if !(is_down && best_effort) {
+            self.metrics().upstream_up(self.name(), !is_down);
+        }
+        result
+    }
+
+    /// Whether the rate limit of this principal is nearly used up, at the URL that is tried first.
+    pub(super) fn is_near_rate_limit(&self, principal: Option<Principal>) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.low_quota.is_low(principal))
+            && Attempts::first(&self.endpoints).is_some_and(|endpoint| endpoint.low_quota.is_low(principal))
+    }
+}
+
+fn is_worth_a_warning(error: &Error) -> bool {
+    error.kind.is_outage()
+        && error.open_circuit.is_none()
+        && !matches!(error.kind, ErrorKind::Exhausted | ErrorKind::OurCredentials)
+}
+
+/// An upstream that answers 429, or refuses forebay's credentials, is up.
+fn is_down(error: &Error) -> bool {
+    error.kind.is_outage() && !matches!(error.kind, ErrorKind::TooManyRequests | ErrorKind::OurCredentials)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use reqwest::Url;
+
+    use super::{
+        super::endpoint::{COOL_DOWN, MAX_COOL_DOWN},
+        *,
+    };
 
     fn endpoints(urls: &[&str]) -> Vec<Arc<Endpoint>> {
         urls.iter().map(|url| Arc::new(Endpoint::new(Url::parse(url).unwrap()))).collect()
     }
 
-    #[test]
-    fn what_is_no_mirror_is_known_by_its_answers() {
-        let first = |status: u16, by_mirror| First { status: status.try_into().unwrap(), by_mirror };
-        for (answers, is_registry) in [
-            (&[][..], false),
-            (&[first(200, false)], true),
-            (&[first(307, false)], true),
-            (&[first(401, false)], true),
-            (&[first(503, false)], false),
-            (&[first(421, false)], false),
-            (&[first(404, true)], false),
-            (&[first(200, false), first(200, true)], false),
-            (&[first(200, true), first(200, false)], false),
-        ] {
-            let endpoint = Endpoint::new(Url::parse("http://a").unwrap());
-            answers.iter().for_each(|answer| endpoint.note_answer(*answer));
-            assert_eq!(endpoint.is_registry(), is_registry);
-        }
-    }
-
     fn order(endpoints: &[Arc<Endpoint>]) -> Vec<&str> {
-        let mut attempts = Attempts::new(endpoints);
+        let mut attempts = Attempts::new(endpoints, false);
         std::iter::from_fn(|| attempts.next().ok()).map(|endpoint| endpoint.base().host_str().unwrap()).collect()
-    }
-
-    #[test]
-    fn urls() {
-        for (base, rest, url) in [
-            ("https://ghcr.io", "", "https://ghcr.io/v2/"),
-            ("https://ghcr.io/", "a/manifests/1", "https://ghcr.io/v2/a/manifests/1"),
-            ("https://h.lan:8443/prefix", "a/blobs/sha256:00", "https://h.lan:8443/prefix/v2/a/blobs/sha256:00"),
-            ("https://h.lan/a/b/", "_catalog?n=5&last=x%2Fy", "https://h.lan/a/b/v2/_catalog?n=5&last=x%2Fy"),
-        ] {
-            assert_eq!(endpoints(&[base])[0].url(rest).unwrap().as_str(), url);
-        }
-        for rest in ["../admin", "a/../../admin", "a/%2e%2e/%2e%2e/x", "a/./b"] {
-            assert!(endpoints(&["https://ghcr.io/p"])[0].url(rest).is_err(), "{rest}");
-        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -316,7 +186,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_request_probes_what_has_cooled_down() {
         let endpoints = endpoints(&["http://a", "http://b"]);
-        let first = || Attempts::new(&endpoints).next().unwrap().base().host_str().unwrap();
+        let first = || Attempts::new(&endpoints, false).next().unwrap().base().host_str().unwrap();
         for seconds in [10, 20, 40, 60, 60] {
             endpoints[0].failed();
             // A straggler changes nothing.
@@ -337,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_most_useful_failure_is_told() {
+    async fn the_most_useful_failure_is_returned() {
         use ErrorKind::{Denied, Loop, NotFound, Protocol, Timeout, TooManyRequests, Unavailable};
         for (kinds, told) in [
             (&[Unavailable, Timeout][..], Unavailable),
@@ -352,7 +222,7 @@ mod tests {
         ] {
             let urls: Vec<_> = (0..kinds.len()).map(|index| format!("http://h{index}")).collect();
             let endpoints = endpoints(&urls.iter().map(String::as_str).collect::<Vec<_>>());
-            let mut attempts = Attempts::new(&endpoints);
+            let mut attempts = Attempts::new(&endpoints, false);
             let mut answers = kinds.iter().map(|&kind| Err::<(), _>(Error::new(kind, "no")));
             let error = loop {
                 match attempts.next() {

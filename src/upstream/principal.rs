@@ -1,8 +1,7 @@
-//! In whose name an upstream is asked that decides by its clients' own credentials.
+//! Clients of upstreams that get their clients' own credentials.
 //!
-//! What must hold: a client's password lives no longer than its requests and what was begun for them, is never printed,
-//! and is never a key of anything: what is remembered of an asker is a hash of name and password, under a key that
-//! is random for each process: see [`HashKey`].
+//! What must hold: a client's password lives no longer than its requests and what they started, is never printed, and is no key of any
+//! map: caches know a client by a keyed hash of name and password, whose key is random for each process: see [`HashKey`].
 
 use std::{
     fmt,
@@ -18,70 +17,68 @@ use super::auth::credential::{Credential, Secret};
 use crate::keyed_hash::HashKey;
 pub use crate::keyed_hash::NoRandomSource;
 
-/// Who asks, as far as it makes a difference to what is remembered: nobody by name, or whoever has this name and password.
+/// Identifies a client for caching: anonymous, or a keyed hash of user name and password.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Principal(Option<[u8; 32]>);
 
 impl Principal {
-    /// Who says nothing of themselves.
     pub const ANONYMOUS: Self = Self(None);
 }
 
 impl fmt::Debug for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Asker([REDACTED])" } else { "Asker(nobody)" })
+        f.write_str(if self.0.is_some() { "Principal([REDACTED])" } else { "Principal(anonymous)" })
     }
 }
 
-/// What a client showed, to be shown to the upstream in its place.
+/// A client's credential, for requests to the upstream.
 pub struct ClientCredential {
-    pub(super) asker: Principal,
+    pub(super) principal: Principal,
     pub(super) credential: Credential,
-    pub(super) judged: PrincipalVerdict,
-    /// Told what the upstream said once nothing more is asked with this credential.
-    left: Mutex<Option<OnVerdict>>,
+    pub(super) verdict: PrincipalVerdict,
+    /// Called when no request uses the credential any more.
+    on_drop: Mutex<Option<OnVerdict>>,
 }
 
 type OnVerdict = Box<dyn FnOnce(Verdict) + Send>;
 
 impl ClientCredential {
-    /// Its client has left; what was begun in its name may still end.
+    /// Calls `then` when no request uses the credential any more.
     pub(super) fn on_verdict(&self, then: impl FnOnce(Verdict) + Send + 'static) {
-        *self.left.lock() = Some(Box::new(then));
+        *self.on_drop.lock() = Some(Box::new(then));
     }
 }
 
 impl Drop for ClientCredential {
     fn drop(&mut self) {
-        let left = self.left.get_mut().take();
-        if let Some(then) = left {
-            then(self.judged.verdict());
+        if let Some(then) = self.on_drop.get_mut().take() {
+            then(self.verdict.verdict());
         }
     }
 }
 
-/// What the upstream said of a credential itself, as against what its client may have.
+/// What the upstream said about a credential, as against what its client may access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// Nothing, or it was not asked.
+    /// The upstream said nothing, or got no request.
     Unknown,
     Refused,
-    /// It, or a token that its realm gave for it, got what was refused without it.
+    /// A request was granted with it, or with a token for it, that was refused without it.
     Accepted,
 }
 
-/// Where the verdict on the credential of one request is noted.
+/// The verdict on the credential of one request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PrincipalVerdict(Arc<Notes>);
+pub(super) struct PrincipalVerdict(Arc<VerdictState>);
 
 #[derive(Debug, Default)]
-struct Notes {
+struct VerdictState {
     verdict: AtomicU8,
-    was_taken: AtomicBool,
+    was_accepted: AtomicBool,
 }
 
 impl PrincipalVerdict {
-    /// A token for one thing outweighs the refusal of one for another.
+    /// An acceptance outweighs a refusal.
     pub(super) fn note(&self, verdict: Verdict) {
         self.0.verdict.fetch_max(verdict as u8, Ordering::Relaxed);
     }
@@ -94,14 +91,14 @@ impl PrincipalVerdict {
             .unwrap_or(Verdict::Unknown)
     }
 
-    /// The upstream took the credential with an earlier request.
+    /// The upstream accepted the credential with an earlier request.
     pub(super) fn note_accepted_before(&self) {
-        self.0.was_taken.store(true, Ordering::Relaxed);
+        self.0.was_accepted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the upstream has ever taken it, as far as is known.
-    pub(super) fn is_taken(&self) -> bool {
-        self.0.was_taken.load(Ordering::Relaxed) || self.verdict() == Verdict::Accepted
+    /// Whether the upstream has ever accepted it, as far as is known.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.0.was_accepted.load(Ordering::Relaxed) || self.verdict() == Verdict::Accepted
     }
 }
 
@@ -111,12 +108,12 @@ impl fmt::Debug for ClientCredential {
     }
 }
 
-/// What askers are told apart by.
+/// The key of the hashes that identify clients.
 pub struct PrincipalKey(HashKey);
 
 impl PrincipalKey {
     /// # Errors
-    /// When the system has no random numbers.
+    /// The system has no random numbers.
     pub fn generate() -> Result<Self, NoRandomSource> {
         HashKey::generate().map(Self)
     }
@@ -126,10 +123,10 @@ impl PrincipalKey {
         let hash = self.0.hash(&username, password.as_bytes());
         let credential = Credential::Password { username, password: Secret::new(password) };
         Arc::new(ClientCredential {
-            asker: Principal(Some(hash)),
+            principal: Principal(Some(hash)),
             credential,
-            judged: PrincipalVerdict::default(),
-            left: Mutex::default(),
+            verdict: PrincipalVerdict::default(),
+            on_drop: Mutex::default(),
         })
     }
 }
@@ -139,40 +136,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_same_name_and_password_are_the_same_asker() {
+    fn the_same_name_and_password_are_the_same_principal() {
         let key = PrincipalKey::generate().unwrap();
-        let of = |name: &str, password: &str| key.credential(name.to_owned(), password.to_owned()).asker;
+        let of = |name: &str, password: &str| key.credential(name.to_owned(), password.to_owned()).principal;
         assert_eq!(of("ann", "secret"), of("ann", "secret"));
         for other in
             [of("ann", "Secret"), of("an", "nsecret"), of("", "annsecret"), of("annsecret", ""), Principal::ANONYMOUS]
         {
             assert_ne!(of("ann", "secret"), other);
         }
-        let other_process = PrincipalKey::generate().unwrap().credential("ann".into(), "secret".into()).asker;
+        let other_process = PrincipalKey::generate().unwrap().credential("ann".into(), "secret".into()).principal;
         assert_ne!(of("ann", "secret"), other_process);
     }
 
     #[test]
-    fn a_password_that_was_taken_once_is_one() {
+    fn a_password_that_was_accepted_once_stays_accepted() {
         use Verdict::{Accepted, Refused};
-        for (before, noted, is_taken) in [
+        for (before, noted, is_accepted) in [
             (false, None, false),
             (false, Some(Refused), false),
             (false, Some(Accepted), true),
             (true, None, true),
             (true, Some(Refused), true),
         ] {
-            let judged = PrincipalVerdict::default();
+            let credential = PrincipalVerdict::default();
             if before {
-                judged.note_accepted_before();
+                credential.note_accepted_before();
             }
-            noted.into_iter().for_each(|verdict| judged.note(verdict));
-            assert_eq!(judged.is_taken(), is_taken, "{before} {noted:?}");
+            noted.into_iter().for_each(|verdict| credential.note(verdict));
+            assert_eq!(credential.is_accepted(), is_accepted, "{before} {noted:?}");
         }
     }
 
     #[test]
-    fn a_token_outweighs_a_refusal() {
+    fn an_acceptance_outweighs_a_refusal() {
         use Verdict::{Accepted, Refused, Unknown};
         for (noted, verdict) in [
             (&[][..], Unknown),
@@ -180,9 +177,9 @@ mod tests {
             (&[Accepted, Refused], Accepted),
             (&[Refused, Accepted], Accepted),
         ] {
-            let judged = PrincipalVerdict::default();
-            noted.iter().for_each(|verdict| judged.clone().note(*verdict));
-            assert_eq!(judged.verdict(), verdict, "{noted:?}");
+            let credential = PrincipalVerdict::default();
+            noted.iter().for_each(|verdict| credential.clone().note(*verdict));
+            assert_eq!(credential.verdict(), verdict, "{noted:?}");
         }
     }
 
@@ -190,6 +187,6 @@ mod tests {
     fn neither_password_nor_hash_is_printed() {
         let credential = PrincipalKey::generate().unwrap().credential("ann".into(), "hunter2".into());
         assert_eq!(format!("{credential:?}"), r#"Password { username: "ann", password: [REDACTED] }"#);
-        assert_eq!(format!("{:?}", credential.asker), "Asker([REDACTED])");
+        assert_eq!(format!("{:?}", credential.principal), "Principal([REDACTED])");
     }
 }

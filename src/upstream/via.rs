@@ -1,100 +1,53 @@
-//! On whose behalf the upstream is asked, told in `Via` so that a circle of mirrors is found out.
+//! The `Via` header of requests to the upstream, by which mirrors find a loop.
 //!
-//! What must hold: whatever way a request took to us is told to whom we ask, or the request goes
-//! nowhere. Whether we are on that way ourselves is the server's to see.
+//! What must hold: a request carries all proxies that it passed on its way to forebay, or it is not sent. Whether forebay itself
+//! is among them is checked by the registry stage.
 //!
 //! Source: RFC 9110 §7.6.3.
 
-use std::sync::Arc;
+use http::HeaderValue;
 
-use http::{HeaderMap, HeaderValue, header};
-
-use super::error::{Error, ErrorKind};
-
-/// A way with more stations than this goes in a circle.
-const MAX_HOPS: usize = 32;
-/// The longest way that is told, in bytes: half of what servers commonly take of one header.
-const MAX_LEN: usize = 4 * 1024;
+use super::{
+    error::{Error, ErrorKind},
+    mirrors::{MAX_HOPS, MAX_LEN},
+};
 
 /// The value of `Via` of the requests to the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Via {
-    /// We ask for ourselves.
+    /// forebay's own name alone.
     Ours,
-    /// The whole way to the upstream, we at its end.
+    /// The proxies that the request passed, and forebay at the end.
     Behind(HeaderValue),
-    /// The way is too long to be one that leads anywhere.
+    /// The request passed too many proxies.
     TooLong,
 }
 
 impl Via {
-    /// `theirs` is what came with the request, `ours` what we add.
+    /// `theirs` is the `Via` of the client's request, `ours` what forebay adds.
     pub(super) fn behind(theirs: Option<&HeaderValue>, ours: &HeaderValue) -> Self {
         let Some(theirs) = theirs.filter(|theirs| !theirs.as_bytes().trim_ascii().is_empty()) else {
             return Self::Ours;
         };
-        let way = [theirs.as_bytes(), b", ", ours.as_bytes()].concat();
-        let hops = way.split(|byte| *byte == b',').count();
-        if way.len() > MAX_LEN || hops > MAX_HOPS {
+        let value = [theirs.as_bytes(), b", ", ours.as_bytes()].concat();
+        let hops = value.split(|byte| *byte == b',').count();
+        if value.len() > MAX_LEN || hops > MAX_HOPS {
             return Self::TooLong;
         }
         // Two header values with a comma in between are one.
-        HeaderValue::from_bytes(&way).map_or(Self::TooLong, Self::Behind)
+        HeaderValue::from_bytes(&value).map_or(Self::TooLong, Self::Behind)
     }
 
-    /// The header's value; `None`: ours alone, which every request has anyway.
+    /// The header's value; `None`: forebay alone, which is a default header of the client.
     ///
     /// # Errors
-    /// `Loop` when the way was too long.
+    /// `Loop` when the request passed too many proxies.
     pub(super) fn header(&self) -> Result<Option<&HeaderValue>, Error> {
         match self {
             Self::Ours => Ok(None),
-            Self::Behind(way) => Ok(Some(way)),
-            Self::TooLong => {
-                Err(Error::new(ErrorKind::Loop, "the request came through more mirrors than a way has that ends"))
-            }
+            Self::Behind(value) => Ok(Some(value)),
+            Self::TooLong => Err(Error::new(ErrorKind::Loop, "the request passed too many mirrors, as in a loop")),
         }
-    }
-}
-
-/// The forebays that a message passed, as they name themselves in `Via`: at least one. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mirrors {
-    names: Arc<[Box<str>]>,
-    /// They are more than a way has that leads anywhere: any other one may be among them.
-    endless: bool,
-}
-
-impl Mirrors {
-    /// `None` when the message passed none.
-    pub(super) fn in_headers(headers: &HeaderMap) -> Option<Self> {
-        Self::in_values(headers.get_all(header::VIA).iter())
-    }
-
-    pub(super) fn in_values<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> Option<Self> {
-        let ways = values.filter_map(|value| value.to_str().ok()).flat_map(|way| way.split(','));
-        let received_by = ways.filter_map(|hop| hop.split_ascii_whitespace().nth(1));
-        let mut names: Vec<Box<str>> = received_by
-            .filter(|name| *name == "forebay" || name.starts_with("forebay-"))
-            .take(MAX_HOPS + 1)
-            .map(Into::into)
-            .collect();
-        let endless = names.len() > MAX_HOPS || names.iter().map(|name| name.len()).sum::<usize>() > MAX_LEN;
-        if endless {
-            names.truncate(1);
-        }
-        (!names.is_empty()).then(|| Self { names: names.into(), endless })
-    }
-
-    /// Whether one of them may be one of `others`.
-    pub fn meet(&self, others: &Self) -> bool {
-        self.endless || others.endless || self.names.iter().any(|name| others.names.contains(name))
-    }
-
-    /// As a `Via` tells them.
-    pub fn header(&self) -> Option<HeaderValue> {
-        let hops: Vec<String> = self.names.iter().map(|name| format!("1.1 {name}")).collect();
-        HeaderValue::try_from(hops.join(", ")).ok()
     }
 }
 
@@ -103,29 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forebays_on_a_way() {
-        let found = |vias: &[&'static str]| {
-            let values: Vec<_> = vias.iter().map(|via| HeaderValue::from_static(via)).collect();
-            Mirrors::in_values(values.iter())
-        };
-        let told = |vias: &[&'static str]| found(vias).and_then(|found| found.header());
-        for (vias, expected) in [
-            (&[][..], None),
-            (&["1.1 proxy.lan (squid)", "1.0 fred, 2 other"], None),
-            (&["1.1 forebay-1"], Some("1.1 forebay-1")),
-            (&["1.0 fred, HTTP/2 forebay-1 (a comment)", "1.1 forebay-2"], Some("1.1 forebay-1, 1.1 forebay-2")),
-            (&["forebay-1", ", ,", "1.1"], None),
-        ] {
-            assert_eq!(told(vias), expected.map(HeaderValue::from_static), "{vias:?}");
-        }
-        let (both, other) = (found(&["1.1 forebay-1, 1.1 forebay-2"]).unwrap(), found(&["1.1 forebay-3"]).unwrap());
-        assert!(both.meet(&found(&["1.1 forebay-2"]).unwrap()) && !both.meet(&other));
-        let endless = HeaderValue::try_from(vec!["1.1 forebay-9"; MAX_HOPS + 1].join(", ")).unwrap();
-        assert!(other.meet(&Mirrors::in_values([&endless].into_iter()).unwrap()));
-    }
-
-    #[test]
-    fn ways() {
+    fn via_values_are_joined_and_bounded() {
         let behind = |theirs: &str| {
             let ours = HeaderValue::from_static("1.1 forebay-b");
             Via::behind(Some(&HeaderValue::from_str(theirs).unwrap()), &ours)

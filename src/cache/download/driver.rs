@@ -245,7 +245,7 @@ async fn open(
         return Ok(None);
     }
     if let Some(Err(error)) = part
-        && !error.may_be_of_the_range()
+        && !error.may_be_due_to_range()
     {
         return Err(DownloadError::Upstream(error));
     }

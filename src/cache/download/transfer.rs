@@ -110,7 +110,7 @@ impl Transfer {
     /// what the upstream answers then is the caller's.
     pub async fn open(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
         match Self::open_part(source, first, last).await {
-            Err(error) if (first > 0 || last.is_some()) && error.may_be_of_the_range() => {
+            Err(error) if (first > 0 || last.is_some()) && error.may_be_due_to_range() => {
                 let mut transfer = Self::going_on(source, first, last, None);
                 transfer.ask_for_the_whole(&error);
                 let Source { upstream, repository, digest } = source;
@@ -447,7 +447,7 @@ impl Transfer {
     fn broke(&mut self, error: Error) -> Result<(), Error> {
         let was_in_vain = self.stream.take().is_some() && self.was_in_vain(&error);
         self.tell();
-        let may_be_whole = self.parts == TransferParts::Preferred && self.wants_part() && error.may_be_of_the_range();
+        let may_be_whole = self.parts == TransferParts::Preferred && self.wants_part() && error.may_be_due_to_range();
         if was_in_vain && may_be_whole {
             self.ask_for_the_whole(&error);
             return Ok(());
@@ -506,7 +506,7 @@ impl Transfer {
             }
             // An upstream that has too much to do is left alone for a while before it is asked for more than the part.
             ErrorKind::TooManyRequests if asks_part && !std::mem::replace(&mut self.limited, true) => self.broke(error),
-            _ if asks_part && self.parts == TransferParts::Preferred && error.may_be_of_the_range() => {
+            _ if asks_part && self.parts == TransferParts::Preferred && error.may_be_due_to_range() => {
                 self.ask_for_the_whole(&error);
                 Ok(())
             }

@@ -27,9 +27,11 @@ use super::{
     super::{
         ClientCredential, Config, Context, Principal, Verdict,
         client::Sender,
-        error::{Error, ErrorKind, SetupError, Shown},
-        failover::Endpoint,
+        endpoint::Endpoint,
+        error::{Error, ErrorKind},
+        redacted_url::RedactedUrl,
         response::refusal::Refusal,
+        setup_error::SetupError,
     },
     authorization::{Authorization, Origin},
     credential::{Credential, basic_authorization},
@@ -204,8 +206,9 @@ impl Authenticator {
     }
 
     async fn basic(&self, client: Option<&ClientCredential>, scope: &Scope) -> Result<Authorization, Error> {
-        if let Some(ClientCredential { credential: Credential::Password { username, password }, judged, .. }) = client {
-            let origin = Origin::ClientPassword(judged.clone());
+        if let Some(ClientCredential { credential: Credential::Password { username, password }, verdict, .. }) = client
+        {
+            let origin = Origin::ClientPassword(verdict.clone());
             return Ok(Authorization { value: basic_authorization(username, password), origin });
         }
         let Loaded { credential, turn, .. } = self.credentials.load(scope.repository()).await?;
@@ -237,7 +240,7 @@ impl Authenticator {
         }
         let subject = match client {
             _ if !realm.trusted => TokenSubject::Anonymous,
-            Some(client) => TokenSubject::Client(client.asker),
+            Some(client) => TokenSubject::Client(client.principal),
             None if self.credentials.is_anonymous() => TokenSubject::Anonymous,
             None => TokenSubject::Configured,
         };
@@ -254,7 +257,7 @@ impl Authenticator {
         let token =
             token.map_err(|error| if is_withheld { self.asked_anonymously(&key.realm, error) } else { error })?;
         let verdict =
-            client.filter(|_| matches!(key.subject, TokenSubject::Client(_))).map(|client| client.judged.clone());
+            client.filter(|_| matches!(key.subject, TokenSubject::Client(_))).map(|client| client.verdict.clone());
         Ok(Authorization { value: token.authorization(), origin: Origin::Token { key: Box::new(key), token, verdict } })
     }
 
@@ -264,13 +267,13 @@ impl Authenticator {
             "upstream {}: forebay requested the token without credentials, since the realm {} is not among the upstream's \
              `realms`",
             self.upstream,
-            Shown(realm)
+            RedactedUrl(realm)
         );
         let (retry_after, refusal) = (error.retry_after, error.refusal().cloned());
         let mut error = Error::new(error.kind, why).caused_by(error);
         error.retry_after = retry_after;
         match refusal {
-            Some(refusal) => error.in_words(Refusal::clone(&refusal)),
+            Some(refusal) => error.with_refusal(Refusal::clone(&refusal)),
             None => error,
         }
     }
@@ -310,11 +313,11 @@ impl Authenticator {
         key: &TokenKey,
         client: &ClientCredential,
     ) -> Result<Token, Error> {
-        let token = self.request_token(sender, key, Some(&client.credential), Some(client.asker)).await;
+        let token = self.request_token(sender, key, Some(&client.credential), Some(client.principal)).await;
         match token.as_ref().map_err(|error| error.kind) {
-            Err(ErrorKind::Unauthorized | ErrorKind::Denied) => client.judged.note(Verdict::Refused),
+            Err(ErrorKind::Unauthorized | ErrorKind::Denied) => client.verdict.note(Verdict::Refused),
             // A 200 without a token.
-            Err(ErrorKind::Protocol) if !client.judged.is_taken() => client.judged.note(Verdict::Refused),
+            Err(ErrorKind::Protocol) if !client.verdict.is_accepted() => client.verdict.note(Verdict::Refused),
             Ok(_) | Err(_) => {}
         }
         token
@@ -518,7 +521,7 @@ mod tests {
         let path = directory.path().join("password");
         std::fs::write(&path, "pw").unwrap();
         let password = CredentialSource::Password { username: "me".to_owned(), password_file: path };
-        let client = PrincipalKey::generate().unwrap().credential("ann".into(), "pw".into()).asker;
+        let client = PrincipalKey::generate().unwrap().credential("ann".into(), "pw".into()).principal;
         for (source, subject, of_client, expected) in [
             (&password, TokenSubject::Anonymous, false, true),
             (&password, TokenSubject::Configured, false, false),

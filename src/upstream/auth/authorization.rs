@@ -78,7 +78,7 @@ impl Authorization {
     /// Whether it is a client's password that the upstream has not accepted yet, or a token for one: some realms issue a token
     /// for any password.
     pub(in crate::upstream) fn may_be_guess(&self) -> bool {
-        self.verdict().is_some_and(|verdict| !verdict.is_taken())
+        self.verdict().is_some_and(|verdict| !verdict.is_accepted())
     }
 
     /// Whether it is a token that was obtained before this moment.
@@ -99,7 +99,7 @@ impl Authorization {
         };
         match error {
             None => verdict.note(Verdict::Accepted),
-            Some(kind) if may_refuse_password(kind) && !verdict.is_taken() => verdict.note(Verdict::Refused),
+            Some(kind) if may_refuse_password(kind) && !verdict.is_accepted() => verdict.note(Verdict::Refused),
             Some(_) => {}
         }
     }

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::{
     super::{
         Config, CredentialSource,
-        error::{Error, ErrorKind, SetupError},
+        error::{Error, ErrorKind},
+        setup_error::SetupError,
     },
     credential::Credential,
     credential_helper::{self, HELPER_TIMEOUT},

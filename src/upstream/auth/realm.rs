@@ -10,7 +10,10 @@
 use reqwest::Url;
 use url::Host;
 
-use super::super::error::{Error, ErrorKind, Shown};
+use super::super::{
+    error::{Error, ErrorKind},
+    redacted_url::RedactedUrl,
+};
 
 /// A realm that may be asked for a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub(in crate::upstream) fn judge(upstream: &Url, realm: &str, listed: &[String])
         let upgraded =
             own_host && same_port && url.set_scheme("https").is_ok() && url.set_port(upstream.port()).is_ok();
         if !upgraded {
-            let why = format!("the token realm {} is http, the upstream is https: not asked", Shown(&url));
+            let why = format!("the token realm {} is http, the upstream is https: not asked", RedactedUrl(&url));
             return Err(Error::new(ErrorKind::Protocol, why));
         }
     }

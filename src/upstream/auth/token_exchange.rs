@@ -15,12 +15,20 @@ use serde::Deserialize;
 use super::{
     super::{
         Principal,
-        client::{Manner, Question, Sender, discard, late_response, redirect_walk::follow, whole_body},
-        error::{Error, ErrorKind, Shown},
+        client::{
+            Sender,
+            body::{discard, whole_body},
+            late_response,
+            outbound_request::OutboundRequest,
+            redirect_walk::send_and_follow,
+        },
+        error::{Error, ErrorKind},
+        head,
+        redacted_url::RedactedUrl,
         response::{
             self,
             redaction::PrivateNames,
-            refusal::{Refusal, Said},
+            refusal::{Refusal, RefusalBody},
         },
     },
     credential::{Credential, Secret, basic_authorization},
@@ -101,27 +109,18 @@ impl Exchange<'_> {
             .map(|(username, secret)| (header::AUTHORIZATION, basic_authorization(username, secret)))
             .into_iter()
             .collect();
-        let name = (self.client, None);
-        let followed = follow(sender, Manner::Usual, name, Operation::Token, Method::GET, url, headers).await?;
+        let request = OutboundRequest::new(Operation::Token, Method::GET, url);
+        let followed = send_and_follow(sender, OutboundRequest { principal: self.client, headers, ..request }).await?;
         Ok((followed.response, followed.url))
     }
 
     async fn post(&self, sender: &Sender, grant: &[(&str, &str)]) -> Result<(Response, Url), Error> {
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
-        let question = Question {
-            manner: Manner::Usual,
-            principal: self.client,
-            token: None,
-            operation: Operation::Token,
-            method: Method::POST,
-            url: self.realm,
-            start: self.realm,
-            hop: 0,
-            headers,
-            body: Some(self.form(grant)),
-        };
-        Ok((sender.ask(question).await?, self.realm.clone()))
+        let request = OutboundRequest::new(Operation::Token, Method::POST, self.realm.clone());
+        let body = Some(self.form(grant));
+        let request = OutboundRequest { principal: self.client, headers, body, ..request };
+        Ok((sender.send(request).await?, self.realm.clone()))
     }
 
     /// The parameters of a POST. Several scopes are one `scope`, separated by spaces.
@@ -142,23 +141,23 @@ impl Exchange<'_> {
         if response.status() != StatusCode::OK {
             return Err(self.refused(response, &url).await);
         }
-        let waited = late_response::waited(&response);
+        let waited = late_response::resident_time(&response);
         let body = match whole_body(response, &url, MAX_ANSWER).await {
             Err(error) if error.kind == ErrorKind::TooLarge => {
-                let why = format!("the token realm {} answered with more than a token", Shown(&url));
+                let why = format!("the token realm {} answered with more than a token", RedactedUrl(&url));
                 return Err(Error::new(ErrorKind::Protocol, why).caused_by(error));
             }
             other => other?,
         };
         parse(&body).map(|token| token.obtained_before(waited)).ok_or_else(|| {
-            Error::new(ErrorKind::Protocol, format!("the token realm {} answered without a token", Shown(&url)))
+            Error::new(ErrorKind::Protocol, format!("the token realm {} answered without a token", RedactedUrl(&url)))
         })
     }
 
     async fn refused(&self, response: Response, url: &Url) -> Error {
         let (status, headers) = (response.status(), response.headers().clone());
         let of_client = self.client.is_some();
-        let why = format!("the token realm {} answered {status}", Shown(url));
+        let why = format!("the token realm {} answered {status}", RedactedUrl(url));
         let error = |kind| Error::new(kind, why).retry_after(&headers);
         let kind = failure(status, of_client);
         let meant = match kind {
@@ -176,8 +175,8 @@ impl Exchange<'_> {
         }
         // Where the realm is, is no client's business.
         let names = url.host_str().map(str::to_owned).into_iter().collect();
-        let refusal = Refusal { status: meant, reasons: Said::of_realm(&body).reasons };
-        error(kind).in_words(refusal.without(&PrivateNames { names, asked: vec![] }))
+        let refusal = Refusal { status: meant, reasons: RefusalBody::parse_realm(&body).reasons };
+        error(kind).with_refusal(refusal.without(&PrivateNames { names, requested: vec![] }))
     }
 }
 
@@ -186,14 +185,16 @@ impl Exchange<'_> {
 /// For a client each 401 and 403 is the realm's. Of those to forebay a page for people is none, and a 403 has errors of the
 /// specification, or no body. By 400 a realm finds fault with the request (OAuth2), in whatever words.
 fn is_page(status: StatusCode, headers: &HeaderMap, body: &[u8], of_client: bool) -> bool {
-    if headers.contains_key(header::WWW_AUTHENTICATE) || headers.contains_key(response::API_VERSION) {
+    if headers.contains_key(header::WWW_AUTHENTICATE) || headers.contains_key(head::API_VERSION) {
         return false;
     }
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if of_client => false,
-        StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST => response::is_html(headers),
-        StatusCode::FORBIDDEN => response::is_html(headers) || !(body.is_empty() || Said::of(body).is_of_registry),
-        _ => !Said::of(body).is_of_registry,
+        StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST => head::is_html(headers),
+        StatusCode::FORBIDDEN => {
+            head::is_html(headers) || !(body.is_empty() || RefusalBody::parse(body).is_of_registry)
+        }
+        _ => !RefusalBody::parse(body).is_of_registry,
     }
 }
 
@@ -290,8 +291,7 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             let told = |of_client| is_page(status, &headers, body.as_bytes(), of_client);
             assert_eq!((told(false), told(true)), (ours, clients), "{status} {kind:?} {body}");
-            for (name, value) in [(header::WWW_AUTHENTICATE, "Basic realm=x"), (response::API_VERSION, "registry/2.0")]
-            {
+            for (name, value) in [(header::WWW_AUTHENTICATE, "Basic realm=x"), (head::API_VERSION, "registry/2.0")] {
                 let mut headers = headers.clone();
                 headers.insert(name, HeaderValue::from_static(value));
                 assert!(

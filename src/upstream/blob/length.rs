@@ -1,19 +1,25 @@
-//! How long a blob is, as its upstream tells.
+//! The length of a blob, as its upstream tells.
 //!
-//! What must hold: a HEAD answers as a GET would. What is called a page, or an encoding, is the blob only where it has the blob's
-//! digest; so all of it is read where it is short enough to be held in memory, and else taken for what it seems, as by a GET.
+//! What must hold: a HEAD tells what a GET would. A body that is called an HTML page, or an encoding, is the blob only if it has the blob's
+//! digest: it is read as a whole if it is short enough for memory, and otherwise guessed, as for a GET.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use http::header;
+use http::Method;
 
-use super::super::{
-    BlobRange, ContentNotes, Upstream,
-    client::{number, redirect_walk::Followed},
-    digest,
-    error::{Error, ErrorKind},
-    request::{Ask, in_time},
-    response,
+use super::{
+    super::{
+        Upstream,
+        client::redirect_walk::FinalResponse,
+        endpoint::Endpoint,
+        error::{Error, ErrorKind},
+        exchange::in_time,
+        head,
+        read_request::ReadRequest,
+        response::warning::ContentNotes,
+        state::UpstreamState,
+    },
+    range::BlobRange,
 };
 use crate::oci::{Digest, Repository};
 
@@ -24,121 +30,138 @@ pub struct BlobHead {
     pub len: Option<u64>,
     /// As the upstream claims.
     pub digest: Option<Digest>,
-    /// For how long it was kept before it was given.
+    /// How long the response was kept before it was used.
     pub resident_time: Duration,
     pub notes: ContentNotes,
 }
 
 impl BlobHead {
-    fn of(followed: &Followed, len: Option<u64>) -> Self {
+    fn of(followed: &FinalResponse, len: Option<u64>) -> Self {
         let headers = followed.response.headers();
-        Self { len, digest: digest(headers), resident_time: followed.resident_time(), notes: ContentNotes::of(headers) }
+        let (digest, notes) = (head::digest(headers), ContentNotes::of(headers));
+        Self { len, digest, resident_time: followed.resident_time(), notes }
     }
 }
 
 impl Upstream {
-    /// Asks how long a blob is: by a GET of its first byte, where a HEAD does not tell. To a client that pushes, a blob that the
-    /// registry would have to fetch is not there: a 404 to the HEAD is final where pushes are taken.
+    /// The length of a blob: by a GET of its first byte, if a HEAD does not tell. A client that pushes sends a blob that the registry
+    /// would first have to fetch: where pushes are allowed, a 404 to the HEAD is final.
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
-        self.head_blob_of(repository, digest, self.allows_push()).await
+        self.blob_head(repository, digest, self.allows_push()).await
     }
 
-    /// The same for a client that wants the blob: it is there if a GET says so, whatever is said to a HEAD.
-    pub async fn head_blob_to_get(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
-        self.head_blob_of(repository, digest, false).await
+    /// The same for a client that pulls: the blob exists if a GET says so, whatever the HEAD says.
+    pub(crate) async fn head_blob_to_get(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
+        self.blob_head(repository, digest, false).await
     }
 
-    async fn head_blob_of(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        is_404_final: bool,
-    ) -> Result<BlobHead, Error> {
-        // A proxy project of Harbor says 404 to the HEAD of a blob that it would fetch for a GET, an ingress to the HEAD of
-        // anything; others know no HEAD.
-        let is_final = |kind| kind == ErrorKind::NotFound && is_404_final;
-        let is_empty = Digest::of(digest.algorithm(), b"") == *digest;
-        // That it is not there, and that it has no first byte, is no matter of the Range.
-        let is_of_the_blob = |kind| match kind {
+    async fn blob_head(&self, repository: &Repository, digest: &Digest, is_404_final: bool) -> Result<BlobHead, Error> {
+        let request = |method, range: BlobRange| {
+            let request = ReadRequest::blob(method, repository, digest, range.headers());
+            self.prepare(ReadRequest { any_type: true, ..request })
+        };
+        let requests = &LengthRequests {
+            upstream: &self.state,
+            digest,
+            is_404_final,
+            is_empty: Digest::of(digest.algorithm(), b"") == *digest,
+            head: request(Method::HEAD, BlobRange::default())?,
+            first_byte: request(Method::GET, BlobRange::FIRST_BYTE)?,
+            whole: request(Method::GET, BlobRange::default())?,
+        };
+        let ask = |endpoint: Arc<Endpoint>| async move { requests.send(&endpoint).await };
+        let head = self.state.each_endpoint(requests.head.is_best_effort(), ask).await?;
+        Ok(BlobHead { notes: self.state.without_private(head.notes, &requests.head.scope), ..head })
+    }
+}
+
+/// The requests that may tell the length of a blob, in the order in which they are tried.
+struct LengthRequests<'a> {
+    upstream: &'a UpstreamState,
+    digest: &'a Digest,
+    is_404_final: bool,
+    /// Whether it is the digest of no bytes.
+    is_empty: bool,
+    head: ReadRequest,
+    first_byte: ReadRequest,
+    whole: ReadRequest,
+}
+
+impl LengthRequests<'_> {
+    async fn send(&self, endpoint: &Endpoint) -> Result<BlobHead, Error> {
+        match in_time(endpoint, self.by_head(endpoint)).await {
+            // The empty blob has no first byte.
+            Err(error) if self.is_empty && error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
+                let notes = ContentNotes::default();
+                Ok(BlobHead { len: Some(0), digest: None, resident_time: Duration::ZERO, notes })
+            }
+            result => result,
+        }
+    }
+
+    /// A proxy project of Harbor answers 404 to the HEAD of a blob that it would fetch for a GET, an ingress may answer so to any HEAD;
+    /// other registries do not support HEAD.
+    async fn by_head(&self, endpoint: &Endpoint) -> Result<BlobHead, Error> {
+        match self.upstream.read(endpoint, &self.head).await {
+            Err(error) if error.kind == ErrorKind::Unsupported => self.by_first_byte(endpoint).await,
+            Err(error) if error.kind == ErrorKind::NotFound && !self.is_404_final => self.by_first_byte(endpoint).await,
+            Ok(head) if self.is_doubtful(&head) => self.by_first_byte(endpoint).await,
+            // The blob exists, whether or not its length can be found out in another way.
+            Ok(head) if self.len(&head).is_none() => match self.by_first_byte(endpoint).await {
+                Err(error) if error.kind.is_outage() => Ok(BlobHead::of(&head, None)),
+                result => result,
+            },
+            result => result.map(|head| BlobHead::of(&head, self.len(&head))),
+        }
+    }
+
+    async fn by_first_byte(&self, endpoint: &Endpoint) -> Result<BlobHead, Error> {
+        match self.upstream.read(endpoint, &self.first_byte).await {
+            // A part may not tell the length of the whole, and an encoding not that of the content.
+            Ok(part) if (part.is_part() || self.is_doubtful(&part)) && self.len(&part).is_none() => {}
+            Err(error) if error.may_be_due_to_range() && !self.is_about_blob(error.kind) => {}
+            result => return result.map(|part| BlobHead::of(&part, self.len(&part))),
+        }
+        self.by_whole(endpoint).await
+    }
+
+    /// A body that needs no check is not read.
+    async fn by_whole(&self, endpoint: &Endpoint) -> Result<BlobHead, Error> {
+        let (followed, prefix) = self.upstream.read_judged(endpoint, &self.whole, self.digest).await?;
+        if let Some(prefix) = prefix {
+            let head = BlobHead::of(&followed, prefix.len);
+            let verified = prefix.is_whole.then(|| self.digest.clone());
+            return Ok(BlobHead { digest: verified.or(head.digest), ..head });
+        }
+        let len = match followed.is_part() {
+            true => followed.announced_len(),
+            false => head::content_length(followed.response.headers()),
+        };
+        Ok(BlobHead::of(&followed, len.filter(|len| self.may_be_len(*len))))
+    }
+
+    /// The length that a response tells, if that can be the blob's.
+    fn len(&self, followed: &FinalResponse) -> Option<u64> {
+        followed.announced_len().filter(|_| !self.is_doubtful(followed)).filter(|len| self.may_be_len(*len))
+    }
+
+    fn may_be_len(&self, len: u64) -> bool {
+        len > 0 || self.is_empty
+    }
+
+    /// Whether the response may be for something else than the blob. An HTML page that names the digest is the blob.
+    fn is_doubtful(&self, followed: &FinalResponse) -> bool {
+        let headers = followed.response.headers();
+        let is_page = head::is_html(headers) && head::digest(headers).as_ref() != Some(self.digest);
+        is_page || head::is_encoded(headers)
+    }
+
+    /// Whether an error is about the blob and not about the Range: it does not exist, or has no first byte.
+    fn is_about_blob(&self, kind: ErrorKind) -> bool {
+        match kind {
             ErrorKind::NotFound => true,
-            ErrorKind::RangeNotSatisfiable { total: Some(0) } => is_empty,
+            ErrorKind::RangeNotSatisfiable { total: Some(0) } => self.is_empty,
             _ => false,
-        };
-        // A page that names the digest is none.
-        let is_doubtful = |followed: &Followed| {
-            let headers = followed.response.headers();
-            let is_page = response::is_html(headers) && self::digest(headers).as_ref() != Some(digest);
-            is_page || response::is_encoded(headers)
-        };
-        let may_be_len = |len: &u64| *len > 0 || is_empty;
-        let len_told = |followed: &Followed| {
-            response::announced_len(followed).filter(|_| !is_doubtful(followed)).filter(may_be_len)
-        };
-        let ask = |method, range| self.asked(Ask { any_type: true, ..Ask::blob(method, repository, digest, range) });
-        let head = &ask(http::Method::HEAD, BlobRange::default())?;
-        let first_byte = &ask(http::Method::GET, BlobRange { first: 0, last: Some(0) })?;
-        let whole = &ask(http::Method::GET, BlobRange::default())?;
-        let told = self
-            .shared
-            .each_endpoint(head.is_quiet(), |endpoint| async move {
-                let by_whole = async {
-                    let (followed, front) = self.shared.ask_judged(&endpoint, whole, digest).await?;
-                    // What is not judged is left where it is.
-                    match front {
-                        Some(front) => {
-                            let told = BlobHead::of(&followed, front.len);
-                            let proven = front.is_whole.then(|| digest.clone());
-                            Ok(BlobHead { digest: proven.or(told.digest), ..told })
-                        }
-                        None => {
-                            let len = match followed.is_part() {
-                                true => response::announced_len(&followed),
-                                false => number(followed.response.headers(), &header::CONTENT_LENGTH),
-                            };
-                            Ok(BlobHead::of(&followed, len.filter(may_be_len)))
-                        }
-                    }
-                };
-                let by_get = async {
-                    match self.shared.ask(&endpoint, first_byte).await {
-                        // A part does not tell the whole, and an encoding not the content.
-                        Ok(part) if (part.is_part() || is_doubtful(&part)) && len_told(&part).is_none() => {}
-                        Err(error) if error.may_be_of_the_range() && !is_of_the_blob(error.kind) => {}
-                        answer => return answer.map(|told| BlobHead::of(&told, len_told(&told))),
-                    }
-                    by_whole.await
-                };
-                let asking = async {
-                    match self.shared.ask(&endpoint, head).await {
-                        Err(error)
-                            if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported)
-                                && !is_final(error.kind) =>
-                        {
-                            by_get.await
-                        }
-                        Ok(head) if is_doubtful(&head) => by_get.await,
-                        // It is there, whether or not its length can be had in another way.
-                        Ok(head) if len_told(&head).is_none() => match by_get.await {
-                            Err(error) if error.kind.is_outage() => Ok(BlobHead::of(&head, None)),
-                            answer => answer,
-                        },
-                        answer => answer.map(|told| BlobHead::of(&told, len_told(&told))),
-                    }
-                };
-                match in_time(&endpoint, asking).await {
-                    // The one blob that has no first byte.
-                    Err(error) if is_empty && error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
-                        Ok(BlobHead {
-                            len: Some(0),
-                            digest: None,
-                            resident_time: Duration::ZERO,
-                            notes: ContentNotes::default(),
-                        })
-                    }
-                    answer => answer,
-                }
-            })
-            .await?;
-        Ok(BlobHead { notes: self.shared.without_private(told.notes, &head.scope).await, ..told })
+        }
     }
 }

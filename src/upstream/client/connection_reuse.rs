@@ -1,18 +1,20 @@
-//! Whether a request went over a connection that was kept from an earlier one, and whether that proved dead.
+//! Sends a request again whose reused connection proved dead.
 //!
-//! An upstream may close a connection that is idle in the moment in which a request is sent on it. hyper sends a request
-//! again that it had not begun to write; one that is written may have been read, and only its sender knows that a GET
-//! may come twice. That a connection is new is noted by a layer around the connector, which is asked within the request that
-//! the connection is made for.
+//! An upstream may close an idle connection in the moment in which a request is sent on it. hyper repeats a request that it has not
+//! begun to write; one that is written may have been read, and only the caller knows that a GET may be sent twice. A layer around
+//! the connector notes new connections; it runs within the request that the connection is made for.
 
 use std::{
     cell::Cell,
     error::Error,
     io::{self, ErrorKind},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use http::StatusCode;
+use reqwest::{Client, RequestBuilder, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -23,8 +25,36 @@ tokio::task_local! {
     static IS_NEW: Cell<bool>;
 }
 
-/// What sending a request came to, and whether it went over a connection that was kept. The client must have the layer [`NoteNew`].
-pub(in crate::upstream) async fn noted<T>(sending: impl Future<Output = T>) -> (T, bool) {
+/// Sends a request that may be sent twice.
+pub(super) struct ResendingClient {
+    pub upstream: Arc<str>,
+    pub client: Client,
+    /// Opens a connection for each request.
+    pub fresh: Client,
+}
+
+impl ResendingClient {
+    /// Sends it again, on a new connection, where the reused connection was dead, or the upstream has not processed the request.
+    /// Neither says anything about the upstream, so neither is counted.
+    pub(super) async fn send(self, request: impl Fn(&Client) -> RequestBuilder) -> reqwest::Result<Response> {
+        let (answer, reused) = with_reuse_noted(request(&self.client).send()).await;
+        let must_resend = match &answer {
+            // The upstream has closed the connection as idle (RFC 9110 section 15.5.9).
+            Ok(response) => reused && response.status() == StatusCode::REQUEST_TIMEOUT,
+            Err(error) => (reused && is_dead(error)) || is_unprocessed(error),
+        };
+        if !must_resend {
+            return answer;
+        }
+        let error = answer.err().map(reqwest::Error::without_url);
+        let error = error.as_ref().map(tracing::field::display);
+        tracing::debug!(upstream = %self.upstream, error, "a request is sent once more, on a new connection");
+        request(&self.fresh).send().await
+    }
+}
+
+/// The response, and whether the request went over a reused connection. The client must have the layer [`NoteNewConnections`].
+async fn with_reuse_noted<T>(sending: impl Future<Output = T>) -> (T, bool) {
     let noted = async {
         let answer = sending.await;
         (answer, !IS_NEW.with(Cell::get))
@@ -32,17 +62,17 @@ pub(in crate::upstream) async fn noted<T>(sending: impl Future<Output = T>) -> (
     IS_NEW.scope(Cell::new(false), noted).await
 }
 
-/// Whether the connection ended before an answer came, as against an answer that makes no sense, or none in time. A part of a head is
-/// no answer either: hyper tells it and nothing at all in the same way, and reqwest shows no layer what comes.
-pub(in crate::upstream) fn is_dead(error: &reqwest::Error) -> bool {
+/// Whether the connection ended before a response, as against a malformed response, or a timeout. A part of a head counts as no
+/// response: hyper reports both in the same way, and reqwest shows no layer the bytes.
+fn is_dead(error: &reqwest::Error) -> bool {
     !error.is_connect() && sources(error).any(says_dead)
 }
 
-/// Whether the upstream says that it has not looked at the request: over HTTP/2 it may on a new connection, too, where others come on it
-/// sooner than it has told how many it takes.
+/// Whether the upstream says that it has not processed the request. Over HTTP/2 that also happens on a new connection, where
+/// requests arrive before its settings said how many streams it allows.
 ///
 /// Source: RFC 9113 section 8.7.
-pub(in crate::upstream) fn is_unprocessed(error: &reqwest::Error) -> bool {
+fn is_unprocessed(error: &reqwest::Error) -> bool {
     let of_http2 = sources(error).filter_map(|source| source.downcast_ref::<h2::Error>());
     of_http2.filter(|error| error.is_remote()).any(|error| match error.reason() {
         Some(h2::Reason::NO_ERROR) => error.is_go_away(),
@@ -64,29 +94,29 @@ fn says_dead(source: &(dyn Error + 'static)) -> bool {
         ErrorKind::BrokenPipe,
         ErrorKind::NotConnected,
         ErrorKind::UnexpectedEof,
-        // The kernel's probes were not answered.
+        // The kernel's keepalive probes got no answer.
         ErrorKind::TimedOut,
         ErrorKind::HostUnreachable,
     ];
     source.downcast_ref::<io::Error>().is_some_and(|error| of_connections.contains(&error.kind()))
 }
 
-/// Notes the connections that a connector makes.
+/// A layer that notes each connection that a connector makes.
 #[derive(Clone, Copy)]
-pub(in crate::upstream) struct NoteNew;
+pub(super) struct NoteNewConnections;
 
-impl<S> Layer<S> for NoteNew {
-    type Service = Noting<S>;
+impl<S> Layer<S> for NoteNewConnections {
+    type Service = NotingConnector<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Noting(inner)
+        NotingConnector(inner)
     }
 }
 
 #[derive(Clone)]
-pub(in crate::upstream) struct Noting<S>(S);
+pub(super) struct NotingConnector<S>(S);
 
-impl<S, R> Service<R> for Noting<S>
+impl<S, R> Service<R> for NotingConnector<S>
 where
     S: Service<R>,
     S::Future: Send + 'static,
@@ -103,7 +133,7 @@ where
         let connecting = self.0.call(target);
         Box::pin(async move {
             let connected = connecting.await;
-            // Its request may have gone over another connection meanwhile: then this one is noted by none.
+            // The request may have gone over another connection meanwhile: then there is no place to note this one.
             let _ = IS_NEW.try_with(|is_new| is_new.set(true));
             connected
         })

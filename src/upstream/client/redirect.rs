@@ -1,22 +1,24 @@
-//! Where an upstream's redirect leads, and what may go along.
+//! Rules for redirects (pure).
 //!
-//! Registries answer blobs, and some of them manifests, with a redirect to a signed URL elsewhere.
-//! It is followed by hand: the credentials stay behind as soon as scheme, host or port change, for
-//! good, and the way never leads from https to http. A redirect is never remembered, since its
-//! signature dies within minutes. Whether the target's address may be dialled is [`address`]'s.
+//! Registries redirect requests for blobs, and some of them for manifests, to a signed URL of another host. What must hold:
+//! credentials are dropped for good as soon as scheme, host or port change; no redirect leads from https to http. A redirect is
+//! never cached, since its signature expires within minutes. [`address_filter`] decides whether the target's address may be
+//! dialled.
 //!
-//! [`address`]: super::address_filter
+//! [`address_filter`]: super::address_filter
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Url;
 
-use super::super::error::{Error, ErrorKind, Shown};
+use super::super::{
+    error::{Error, ErrorKind},
+    redacted_url::RedactedUrl,
+};
 
-/// How many redirects are followed in a row: as many as Go's client follows, which the usual clients are made with.
-pub(in crate::upstream) const MAX_HOPS: usize = 10;
+/// How many redirects are followed in a row: as many as Go's client follows, which the usual clients use.
+pub(in crate::upstream) const MAX_REDIRECTS: usize = 10;
 
-/// Whether the status asks to repeat the same request elsewhere. The methods used here are GET and
-/// HEAD, which every one of these keeps (RFC 9110 §15.4).
+/// Whether the status is a redirect that may be followed.
 pub(in crate::upstream) fn is_redirect(status: StatusCode) -> bool {
     matches!(
         status,
@@ -28,14 +30,21 @@ pub(in crate::upstream) fn is_redirect(status: StatusCode) -> bool {
     )
 }
 
-/// Whether both URLs have the same scheme, host and port: only then credentials may go along.
+/// Whether the redirected request keeps its method. All redirects keep GET and HEAD; for other methods, 301, 302 and 303 would
+/// make it a GET (RFC 9110 section 15.4).
+pub(in crate::upstream) fn keeps_method(method: &Method, status: StatusCode) -> bool {
+    matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
+        || matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// Whether both URLs have the same scheme, host and port: only then are credentials sent to both.
 pub(in crate::upstream) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
 }
 
-/// The URL that `Location` of an answer from `from` names.
+/// The URL in `Location` of a redirect from `from`.
 pub(in crate::upstream) fn target(from: &Url, headers: &HeaderMap) -> Result<Url, Error> {
-    let nonsense = |why: &str| Error::new(ErrorKind::Protocol, format!("{} redirects {why}", Shown(from)));
+    let nonsense = |why: &str| Error::new(ErrorKind::Protocol, format!("{} redirects {why}", RedactedUrl(from)));
     let location = headers.get(header::LOCATION).ok_or_else(|| nonsense("to nowhere"))?;
     let location = location.to_str().map_err(|_| nonsense("to something that is not a URL"))?;
     let mut url = from.join(location).map_err(|_| nonsense("to something that is not a URL"))?;
@@ -45,8 +54,7 @@ pub(in crate::upstream) fn target(from: &Url, headers: &HeaderMap) -> Result<Url
     if from.scheme() == "https" && url.scheme() == "http" {
         return Err(nonsense("from https to http"));
     }
-    // Userinfo would become an Authorization header that nobody here meant to send. Neither call
-    // can fail on a URL with a host.
+    // reqwest would send userinfo as an Authorization header. Neither call can fail on a URL with a host.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_fragment(None);
@@ -59,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    fn led(from: &str, location: &str) -> Option<String> {
+    fn redirected(from: &str, location: &str) -> Option<String> {
         let headers = HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_str(location).unwrap())]);
         target(&Url::parse(from).unwrap(), &headers).ok().map(String::from)
     }
@@ -81,10 +89,10 @@ mod tests {
             ("https://", None),
             ("https://[::1", None),
         ] {
-            assert_eq!(led(from, location).as_deref(), leads, "{location}");
+            assert_eq!(redirected(from, location).as_deref(), leads, "{location}");
         }
-        assert_eq!(led("http://registry.lan/b", "https://cdn.lan/b").as_deref(), Some("https://cdn.lan/b"));
-        assert_eq!(led("http://registry.lan/b", "http://cdn.lan/b").as_deref(), Some("http://cdn.lan/b"));
+        assert_eq!(redirected("http://registry.lan/b", "https://cdn.lan/b").as_deref(), Some("https://cdn.lan/b"));
+        assert_eq!(redirected("http://registry.lan/b", "http://cdn.lan/b").as_deref(), Some("http://cdn.lan/b"));
     }
 
     #[test]
@@ -94,7 +102,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever a Location says: http or https, never down, nobody's name or password in it.
+        /// Never from https to http, and never with userinfo.
         #[test]
         fn any_location(location in "[ -~]{0,40}|(https?:|//|/|\\\\)[a-z@:/?#.\\[\\]%0-9]{0,30}") {
             let from = Url::parse("https://gcr.io/v2/a/blobs/b").unwrap();

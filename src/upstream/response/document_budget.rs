@@ -1,6 +1,6 @@
-//! How many bytes of documents are read from upstreams at a time, and how many of them are worked on: one budget for the process.
+//! The memory for documents that are read from upstreams, and the turns to work on them: one budget for the process.
 //!
-//! What must hold: of a document no byte is read before there is room for all of it; one upstream never has all of the room.
+//! What must hold: no byte of a document is read before there is room for all of it; one upstream never takes all of the room.
 
 use std::{fmt, sync::Arc};
 
@@ -8,34 +8,39 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::offload::Offload;
 
-/// What is counted at a time, in bytes.
+/// The unit of the budget, in bytes.
 const UNIT: usize = 64 * 1024;
-/// How much is read at a time from all upstreams together: 256 MiB.
+/// The largest manifest, tag list or index of referrers, in bytes.
+pub(in crate::upstream) const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
+/// How many manifests and lists of one upstream are read into memory at a time, beside small ones.
+pub(in crate::upstream) const MAX_DOCUMENTS: usize = 64;
+
+/// The budget of all upstreams: 256 MiB.
 const MAX_UNITS: usize = 4096;
-/// And from one of them: three quarters.
+/// The part of it that one upstream may use: three quarters.
 const MAX_UNITS_OF_ONE: usize = MAX_UNITS / 4 * 3;
 
-/// The room of all upstreams. A cheap handle.
+/// The budget of all upstreams. A cheap handle.
 #[derive(Clone)]
 pub struct ReadBudget {
     bytes: Arc<Semaphore>,
     documents: Offload,
 }
 
-/// What one upstream may have of it.
+/// The part of the budget that one upstream may use.
 pub(in crate::upstream) struct Share {
     all: ReadBudget,
     own: Arc<Semaphore>,
 }
 
-/// Room for one document, until this is dropped.
+/// Room for one document, released when dropped.
 pub(in crate::upstream) struct Room {
     units: usize,
     _own: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
-/// The room of a document that was read, until it was verified. It makes no difference to what was read.
+/// The room of a document that was read, held until it is verified. All are equal: room is no part of a document.
 #[derive(Clone, Default)]
 pub struct ReadRoom(Option<Arc<Room>>);
 
@@ -78,7 +83,7 @@ impl Share {
         Some(Room { units, _own: own, _of_all: of_all })
     }
 
-    /// The same in its turn, behind others of this upstream first. `None` never comes: the semaphores are not closed.
+    /// Waits for room, first behind others of this upstream. Never `None`: the semaphores are not closed.
     pub(in crate::upstream) async fn take(&self, bytes: usize) -> Option<Room> {
         let units = units(bytes);
         let own = self.own.clone().acquire_many_owned(number(units)).await.ok()?;
@@ -86,7 +91,7 @@ impl Share {
         Some(Room { units, _own: own, _of_all: of_all })
     }
 
-    /// Hashes, parses or decodes `len` bytes that were read; `None` when the process ends.
+    /// Hashes, parses or decodes `len` bytes, off the threads that serve; `None` when the process ends.
     pub(in crate::upstream) async fn work<T: Send + 'static>(
         &self,
         len: usize,
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_room_comes_before_who_wants_less() {
+    async fn a_large_document_is_not_overtaken_by_small_ones() {
         let share = Share::new(ReadBudget::default());
         let mut rooms = as_many(&share, 16 * MIB);
         let mut large = Box::pin(share.take(16 * MIB));

@@ -1,28 +1,13 @@
-//! The limits that an upstream announces beside its answers.
+//! The rate limit that an upstream announces in the head of a response (pure).
 //!
-//! Docker Hub says `ratelimit-limit: 100;w=21600` and `ratelimit-remaining: 76;w=21600` with every
-//! manifest; an answer without them comes from an account without limits, or from elsewhere.
+//! Docker Hub sends `ratelimit-limit: 100;w=21600` and `ratelimit-remaining: 76;w=21600` with every manifest; a response without
+//! them comes from an account without limits, or from another host.
 
-use std::{
-    collections::HashMap,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
-
-use parking_lot::Mutex;
+use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::time::Instant;
 
-use super::super::Principal;
-
-/// The longest window that is believed, and that of a limit which tells none.
-const MAX_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
-const USUAL_WINDOW: Duration = Duration::from_secs(6 * 60 * 60);
-/// Of how many principals it is known at a time that little is left for them.
-const MAX_PRINCIPALS: usize = 1024;
-
-/// What an answer told of the limit, in pulls per window.
+/// The announced limit, in pulls per window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) struct RateLimit {
     pub limit: Option<u64>,
@@ -31,49 +16,14 @@ pub(in crate::upstream) struct RateLimit {
 }
 
 impl RateLimit {
-    /// `None` when the answer says nothing of a limit.
-    pub(in crate::upstream) fn of(headers: &HeaderMap) -> Option<Self> {
+    /// `None` when the response announces no limit.
+    pub(in crate::upstream) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let announced = Self {
             limit: quantity(headers, "ratelimit-limit"),
             remaining: quantity(headers, "ratelimit-remaining"),
             window: window(headers, "ratelimit-remaining").or_else(|| window(headers, "ratelimit-limit")),
         };
         (announced.limit.is_some() || announced.remaining.is_some()).then_some(announced)
-    }
-}
-
-/// For which principals little is left of the limit at one host: less than a tenth.
-#[derive(Debug, Default)]
-pub(in crate::upstream) struct Scarcity {
-    /// Until when; `None`: forebay's own name.
-    until: Mutex<HashMap<Option<Principal>, Instant>>,
-    /// Whether there may be any: most hosts tell of no limit, and each request for a tag asks.
-    any: AtomicBool,
-}
-
-impl Scarcity {
-    pub(in crate::upstream) fn note(&self, principal: Option<Principal>, announced: RateLimit) {
-        let RateLimit { limit: Some(limit), remaining: Some(remaining), window } = announced else { return };
-        let is_scarce = remaining.saturating_mul(10) < limit;
-        if !is_scarce && !self.any.load(Ordering::Relaxed) {
-            return;
-        }
-        let now = Instant::now();
-        let mut all = self.until.lock();
-        all.remove(&principal);
-        if is_scarce {
-            all.retain(|_, until| now < *until);
-            if all.len() < MAX_PRINCIPALS {
-                all.insert(principal, now + window.unwrap_or(USUAL_WINDOW).min(MAX_WINDOW));
-            }
-        }
-        self.any.store(!all.is_empty(), Ordering::Relaxed);
-    }
-
-    /// As it was last told, for as long as the window of that.
-    pub(in crate::upstream) fn is_scarce(&self, principal: Option<Principal>) -> bool {
-        self.any.load(Ordering::Relaxed)
-            && self.until.lock().get(&principal).is_some_and(|until| Instant::now() < *until)
     }
 }
 
@@ -97,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits() {
+    fn announced_limits() {
         type Case = (&'static [(&'static str, &'static str)], Option<(Option<u64>, Option<u64>)>);
         let cases: &[Case] = &[
             (&[("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "76;w=21600")], Some((Some(100), Some(76)))),
@@ -111,37 +61,21 @@ mod tests {
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
                 .collect();
-            assert_eq!(RateLimit::of(&map).map(|limit| (limit.limit, limit.remaining)), *expected, "{headers:?}");
+            assert_eq!(
+                RateLimit::from_headers(&map).map(|limit| (limit.limit, limit.remaining)),
+                *expected,
+                "{headers:?}"
+            );
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn less_than_a_tenth_is_scarce_for_as_long_as_its_window() {
-        let scarcity = Scarcity::default();
-        let told =
-            |limit, remaining, seconds| RateLimit { limit, remaining, window: Some(Duration::from_secs(seconds)) };
-        for (limit, remaining, is_scarce) in [
-            (Some(100), Some(10), false),
-            (Some(100), Some(9), true),
-            // It says nothing new.
-            (None, Some(50), true),
-            (Some(100), None, true),
-            (Some(100), Some(100), false),
-            (Some(1), Some(0), true),
-        ] {
-            scarcity.note(None, told(limit, remaining, 60));
-            assert_eq!(scarcity.is_scarce(None), is_scarce, "{remaining:?} of {limit:?}");
-        }
-        // Another principal has another limit.
-        assert!(!scarcity.is_scarce(Some(Principal::ANONYMOUS)));
-        scarcity.note(Some(Principal::ANONYMOUS), told(Some(100), Some(90), 60));
-        assert!(scarcity.is_scarce(None));
-        tokio::time::advance(Duration::from_secs(60)).await;
-        assert!(!scarcity.is_scarce(None));
+    #[test]
+    fn a_window_may_stand_beside_either_number() {
+        let told = RateLimit { limit: Some(100), remaining: Some(9), window: Some(Duration::from_secs(21_600)) };
         let headers = HeaderMap::from_iter([
             (HeaderName::from_static("ratelimit-limit"), HeaderValue::from_static("100;w=21600")),
             (HeaderName::from_static("ratelimit-remaining"), HeaderValue::from_static("9")),
         ]);
-        assert_eq!(RateLimit::of(&headers), Some(told(Some(100), Some(9), 21_600)));
+        assert_eq!(RateLimit::from_headers(&headers), Some(told));
     }
 }

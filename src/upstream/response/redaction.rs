@@ -1,29 +1,28 @@
-//! Names that clients are not to learn, and the texts that tell them (pure).
+//! Names that clients must not see, and texts that contain them (pure).
 //!
-//! What must hold: a text that names nothing but what the client asked for passes. One that may name more does not: it is better
-//! lost than told.
+//! What must hold: a text that names only what the client requested passes. One that may name more is removed.
 
 use serde_json::Value;
 
-/// What upstreams' own paths are made of, and so is no name.
+/// Usual parts of upstreams' paths, which are no names.
 const PATHS: [&str; 7] = ["api", "artifactory", "docker", "registry", "repositories", "repository", "v2"];
-/// What stands behind a repository's name in a path.
+/// What follows a repository's name in a path.
 const ENDPOINTS: [&str; 7] = ["manifests", "blobs", "tags", "referrers", "_manifests", "_layers", "_uploads"];
-/// What Artifactory calls the file of a manifest, behind the name and the tag.
+/// Artifactory's names of a manifest's file, after the name and the tag.
 const FILES: [&str; 2] = ["manifest.json", "list.manifest.json"];
-/// What looks like a repository's name, and is none: media types, platforms.
+/// The first parts of what looks like a repository's name: media types, platforms.
 const OTHER_FIRST: [&str; 5] = ["application", "text", "linux", "windows", "darwin"];
 const PROSE: [&str; 6] = ["and/or", "pull/push", "push/pull", "read/write", "username/password", "user/password"];
-/// The keys of a detail that tell a repository's name.
-const NAMING: [&str; 6] = ["name", "repository", "repositoryname", "repository_name", "repo", "image"];
-/// Those that tell what its name begins with.
-const NAMING_FRONT: [&str; 5] = ["namespace", "organization", "project", "project_name", "projectname"];
+/// The keys of a detail whose value is a repository's name.
+const NAME_KEYS: [&str; 6] = ["name", "repository", "repositoryname", "repository_name", "repo", "image"];
+/// The keys whose value is the beginning of a name.
+const PREFIX_KEYS: [&str; 5] = ["namespace", "organization", "project", "project_name", "projectname"];
 
 pub(in crate::upstream) struct PrivateNames {
     /// Such as forebay's account.
     pub names: Vec<String>,
-    /// The repositories that were asked for, where no other may be named; else none.
-    pub asked: Vec<String>,
+    /// The requested repositories, if texts must not name others; otherwise empty.
+    pub requested: Vec<String>,
 }
 
 /// The names in the path of a URL.
@@ -32,81 +31,82 @@ pub(in crate::upstream) fn names_in(path: &str) -> impl Iterator<Item = &str> {
 }
 
 impl PrivateNames {
-    pub(in crate::upstream) fn is_told_by(&self, text: &str) -> bool {
+    pub(in crate::upstream) fn is_named_in_text(&self, text: &str) -> bool {
         let decoded = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
-        [text, &decoded].into_iter().any(|text| self.is_name_in(text) || self.is_another_in(text))
+        [text, &decoded].into_iter().any(|text| self.is_name_in(text) || self.names_other_repository(text))
     }
 
-    pub(in crate::upstream) fn is_told_in(&self, detail: &Value) -> bool {
+    pub(in crate::upstream) fn is_named_in_detail(&self, detail: &Value) -> bool {
         match detail {
-            Value::String(text) => self.is_told_by(text),
-            Value::Array(list) => list.iter().any(|one| self.is_told_in(one)),
+            Value::String(text) => self.is_named_in_text(text),
+            Value::Array(list) => list.iter().any(|one| self.is_named_in_detail(one)),
             Value::Object(map) => map.iter().any(|(key, value)| {
                 let is_one = |keys: &[&str]| keys.iter().any(|one| key.eq_ignore_ascii_case(one));
-                self.is_told_by(key)
-                    || self.is_told_in(value)
-                    || (is_one(&NAMING) && self.is_another_named(value, |name| self.is_asked(without_tag(name))))
-                    || (is_one(&NAMING_FRONT) && self.is_another_named(value, |name| self.is_front(name)))
+                self.is_named_in_text(key)
+                    || self.is_named_in_detail(value)
+                    || (is_one(&NAME_KEYS) && self.is_unknown_name(value, |name| self.is_requested(without_tag(name))))
+                    || (is_one(&PREFIX_KEYS) && self.is_unknown_name(value, |name| self.is_prefix(name)))
             }),
             Value::Null | Value::Bool(_) | Value::Number(_) => false,
         }
     }
 
     fn is_name_in(&self, text: &str) -> bool {
-        // What was asked for may have such a name in it.
-        let text = self.asked.iter().fold(text.to_ascii_lowercase(), |text, asked| without(&text, asked));
+        // The requested repository may have a private name in it.
+        let text = self.requested.iter().fold(text.to_ascii_lowercase(), |text, requested| without(&text, requested));
         self.names.iter().filter(|name| !name.is_empty()).any(|name| {
             let name = name.to_ascii_lowercase();
             parted(&text, &name).any(|(before, after)| !before.ends_with(is_of_word) && !after.starts_with(is_of_word))
         })
     }
 
-    /// Whether the text names a repository that was not asked for.
-    fn is_another_in(&self, text: &str) -> bool {
+    /// Whether the text names a repository that was not requested.
+    fn names_other_repository(&self, text: &str) -> bool {
         let is_part = |letter: char| is_of_name(letter) || matches!(letter, '/' | ':' | '@');
-        !self.asked.is_empty()
+        !self.requested.is_empty()
             && text.split(|letter| !is_part(letter)).any(|word| match named(word.trim_matches(['.', ':', '-'])) {
-                NamedSecrets::Nothing => false,
-                NamedSecrets::Repository(name) => !self.is_asked(&name) && !self.is_asked(without_host(&name)),
-                NamedSecrets::Front(name) => !self.is_front(&name),
+                WordName::Nothing => false,
+                WordName::Repository(name) => !self.is_requested(&name) && !self.is_requested(without_host(&name)),
+                WordName::Prefix(name) => !self.is_prefix(&name),
             })
     }
 
-    /// Whether a value names what is not `known` of the repositories that were asked for.
-    fn is_another_named(&self, value: &Value, known: impl Fn(&str) -> bool + Copy) -> bool {
+    /// Whether a value is a name that is not `known`.
+    fn is_unknown_name(&self, value: &Value, known: impl Fn(&str) -> bool + Copy) -> bool {
         match value {
-            Value::String(name) => !self.asked.is_empty() && !known(name),
-            Value::Array(list) => list.iter().any(|one| self.is_another_named(one, known)),
+            Value::String(name) => !self.requested.is_empty() && !known(name),
+            Value::Array(list) => list.iter().any(|one| self.is_unknown_name(one, known)),
             Value::Object(_) | Value::Null | Value::Bool(_) | Value::Number(_) => false,
         }
     }
 
-    /// Whether what was asked for begins with it.
-    fn is_front(&self, name: &str) -> bool {
-        let is_of =
-            |asked: &String| asked.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        self.asked.iter().any(is_of)
+    /// Whether a requested name begins with it.
+    fn is_prefix(&self, name: &str) -> bool {
+        let is_of = |requested: &String| {
+            requested.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.requested.iter().any(is_of)
     }
 
-    fn is_asked(&self, name: &str) -> bool {
-        self.asked.iter().any(|asked| asked == name)
+    fn is_requested(&self, name: &str) -> bool {
+        self.requested.iter().any(|requested| requested == name)
     }
 }
 
 /// What a word of a text names.
-enum NamedSecrets {
+enum WordName {
     Nothing,
     Repository(String),
-    /// What the names of repositories begin with.
-    Front(String),
+    /// The beginning of repositories' names.
+    Prefix(String),
 }
 
-fn named(word: &str) -> NamedSecrets {
+fn named(word: &str) -> WordName {
     // A scope of a token.
     if let Some(("repository", rest)) = word.split_once(':')
         && let Some((name, _)) = rest.split_once(':')
     {
-        return NamedSecrets::Repository(name.to_owned());
+        return WordName::Repository(name.to_owned());
     }
     let (is_url, path) = match word.split_once("://") {
         Some((_, rest)) => (true, rest.split_once('/').map_or("", |(_, path)| path)),
@@ -118,15 +118,15 @@ fn named(word: &str) -> NamedSecrets {
     if let Some(at) = names.iter().position(|name| *name == "v2") {
         names.drain(..=at);
     } else if is_url {
-        // Of a page for people.
-        return NamedSecrets::Nothing;
+        // The URL of an HTML page.
+        return WordName::Nothing;
     } else if names.first().is_some_and(|first| is_host(first, names.len())) {
         names.remove(0);
     } else if let Some((_, last)) = names.first().and_then(|first| first.rsplit_once([':', '@'])) {
         names.splice(..1, [last]);
     }
     if let ["projects", project, "locations", _, "repositories", repository, ..] = names.as_slice() {
-        return NamedSecrets::Front(format!("{project}/{repository}"));
+        return WordName::Prefix(format!("{project}/{repository}"));
     }
     if names.len() > 1 && matches!(names.first(), Some(&("repository" | "repositories"))) {
         names.remove(0);
@@ -150,10 +150,10 @@ fn named(word: &str) -> NamedSecrets {
     };
     // No repository has capital letters.
     let is_small = !name.bytes().any(|byte| byte.is_ascii_uppercase());
-    if is_name && is_small { NamedSecrets::Repository(name) } else { NamedSecrets::Nothing }
+    if is_name && is_small { WordName::Repository(name) } else { WordName::Nothing }
 }
 
-/// Whether what a word of so many parts begins with is a host, as against the first part of a name.
+/// Whether the first of so many parts is a host, and not the first part of a name.
 fn is_host(first: &str, parts: usize) -> bool {
     let (host, port) = first.rsplit_once(':').unwrap_or((first, ""));
     let has_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
@@ -204,12 +204,12 @@ mod tests {
     fn private() -> PrivateNames {
         PrivateNames {
             names: ["robot$ci", "registry.internal", "hidden-project"].map(str::to_owned).to_vec(),
-            asked: vec!["team/app".to_owned()],
+            requested: vec!["team/app".to_owned()],
         }
     }
 
     #[test]
-    fn a_text_that_names_what_was_asked_for_alone_passes() {
+    fn a_text_that_names_only_requested_repositories_passes() {
         for text in [
             "",
             "requested access to the resource is denied",
@@ -233,12 +233,12 @@ mod tests {
             "there is no team/app/1/manifest.json",
             "/v2/_catalog and /v2/",
         ] {
-            assert!(!private().is_told_by(text), "{text}");
+            assert!(!private().is_named_in_text(text), "{text}");
         }
     }
 
     #[test]
-    fn a_text_that_may_name_more_does_not_pass() {
+    fn a_text_that_may_name_others_is_removed() {
         for text in [
             "user ROBOT$ci has no rights",
             "ask at https://registry.internal/login",
@@ -263,12 +263,12 @@ mod tests {
             "secret.other/app",
             "there is no secret/other/1/manifest.json",
         ] {
-            assert!(private().is_told_by(text), "{text}");
+            assert!(private().is_named_in_text(text), "{text}");
         }
     }
 
     #[test]
-    fn a_detail_tells_what_its_keys_and_texts_tell() {
+    fn details_are_searched_in_keys_and_texts() {
         for (detail, told) in [
             (json!([{ "Type": "repository", "Class": "", "Name": "team/app", "Action": "pull" }]), false),
             (json!({ "name": "team/app", "revision": "sha256:0a" }), false),
@@ -286,31 +286,31 @@ mod tests {
             (json!({ "robot$ci": 1 }), true),
             (json!({ "secret/other": 1 }), true),
         ] {
-            assert_eq!(private().is_told_in(&detail), told, "{detail}");
+            assert_eq!(private().is_named_in_detail(&detail), told, "{detail}");
         }
     }
 
     #[test]
-    fn where_any_repository_may_be_named_names_alone_are_private() {
-        let private = PrivateNames { asked: vec![], ..private() };
-        assert!(private.is_told_by("robot$ci may not pull team/other"));
-        assert!(!private.is_told_by("ann may not pull team/other"));
-        assert!(!private.is_told_in(&json!({ "name": "team/other" })));
+    fn without_requested_repositories_only_names_are_private() {
+        let private = PrivateNames { requested: vec![], ..private() };
+        assert!(private.is_named_in_text("robot$ci may not pull team/other"));
+        assert!(!private.is_named_in_text("ann may not pull team/other"));
+        assert!(!private.is_named_in_detail(&json!({ "name": "team/other" })));
     }
 
     #[test]
-    fn what_was_asked_for_may_have_a_private_name_in_it() {
+    fn a_requested_repository_may_contain_a_private_name() {
         let private =
-            PrivateNames { names: vec!["team".to_owned(), "app".to_owned()], asked: vec!["team/app".to_owned()] };
-        assert!(!private.is_told_by("access to team/app:1 denied; team/app is frozen"));
-        assert!(private.is_told_by("team may not read team/app"));
+            PrivateNames { names: vec!["team".to_owned(), "app".to_owned()], requested: vec!["team/app".to_owned()] };
+        assert!(!private.is_named_in_text("access to team/app:1 denied; team/app is frozen"));
+        assert!(private.is_named_in_text("team may not read team/app"));
     }
 
     #[test]
     fn a_name_of_one_part_may_have_its_host() {
-        let private = PrivateNames { names: vec![], asked: vec!["nginx".to_owned()] };
-        assert!(!private.is_told_by("registry.example/nginx:1 is gone, as is /v2/nginx/manifests/1"));
-        assert!(private.is_told_by("registry.example/secret:1 is gone"));
+        let private = PrivateNames { names: vec![], requested: vec!["nginx".to_owned()] };
+        assert!(!private.is_named_in_text("registry.example/nginx:1 is gone, as is /v2/nginx/manifests/1"));
+        assert!(private.is_named_in_text("registry.example/secret:1 is gone"));
     }
 
     #[test]
@@ -327,10 +327,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_is_judged_without_a_panic(text in "[ -~\\PC]{0,60}", asked in "[a-z/.]{1,9}") {
-            let private = PrivateNames { names: vec!["a".to_owned(), String::new()], asked: vec![asked] };
-            let _ = private.is_told_by(&text);
-            let _ = private.is_told_in(&Value::String(text));
+        fn any_text_is_judged_without_a_panic(text in "[ -~\\PC]{0,60}", requested in "[a-z/.]{1,9}") {
+            let private = PrivateNames { names: vec!["a".to_owned(), String::new()], requested: vec![requested] };
+            let _ = private.is_named_in_text(&text);
+            let _ = private.is_named_in_detail(&Value::String(text));
         }
     }
 }

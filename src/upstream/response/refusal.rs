@@ -1,7 +1,7 @@
-//! What a registry says when it refuses, as far as clients may be told (pure).
+//! A registry's refusal, as far as clients may read it (pure).
 //!
-//! What must hold: nothing of it is longer than its limit, has control characters, or tells clients a name that is forebay's
-//! own or that of a repository they did not ask for (`private`).
+//! What must hold: no text is longer than its limit, has control characters, or tells clients a name of forebay's own, or of a
+//! repository that they did not request.
 //!
 //! Source: OCI distribution specification v1.1, "Error Codes".
 
@@ -16,52 +16,51 @@ pub(in crate::upstream) const MAX_LEN: usize = 64 * 1024;
 const MAX_CODE: usize = 64;
 const MAX_MESSAGE: usize = 1024;
 const MAX_DETAIL: usize = 4 * 1024;
-/// What a part of a detail takes in memory beside its text, in bytes.
+/// The memory of one value of a detail beside its text, in bytes.
 const PART_WEIGHT: usize = 100;
-/// With what some files begin that no JSON has.
+/// The UTF-8 mark at the beginning of some files, which JSON does not allow.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Where realms say why, if not in errors of the specification: Docker Hub's, Quay's, those of OAuth2.
+/// The keys with the reason of a token realm without errors of the specification: Docker Hub, Quay, OAuth2.
 const REALM_KEYS: [&str; 4] = ["details", "message", "error_description", "error"];
 
-/// What says no more than the status, in plain text: forebay's own words say more.
+/// Plain texts that say no more than the status.
 const NO_REASONS: [&str; 4] = ["404 page not found", "Not Found", "Forbidden", "Too Many Requests"];
 
 /// A refusal (4xx) in the upstream's own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,
-    /// None where it gives none.
     pub reasons: Vec<Reason>,
 }
 
 /// One error of the specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// Of capital letters and underscores.
+    /// Capital letters and underscores.
     pub code: Option<String>,
     pub message: Option<String>,
-    /// `null` where there is none.
+    /// `null` if there is none.
     pub detail: Value,
 }
 
-/// How much of a refusal is passed on.
+/// How much of a refusal clients get.
 #[derive(Clone, Copy)]
-pub(in crate::upstream) struct Most {
+pub(in crate::upstream) struct RefusalLimits {
     pub reasons: usize,
     /// All of them together, in bytes.
     pub len: usize,
 }
 
-impl Most {
-    pub(crate) const OF_PULL: Self = Self { reasons: 8, len: 8 * 1024 };
+impl RefusalLimits {
+    pub(crate) const PULL: Self = Self { reasons: 8, len: 8 * 1024 };
     /// A manifest may be refused for each of its blobs.
-    pub(crate) const OF_PUSH: Self = Self { reasons: 512, len: MAX_LEN };
+    pub(crate) const PUSH: Self = Self { reasons: 512, len: MAX_LEN };
 }
 
-/// What stands in the body of a refusal.
-pub(in crate::upstream) struct Said {
+/// The body of a refusal.
+pub(in crate::upstream) struct RefusalBody {
     pub reasons: Vec<Reason>,
-    /// Whether these are errors of the specification, as no page of an ingress has.
+    /// Whether these are errors of the specification, which no page of an ingress has.
     pub is_of_registry: bool,
 }
 
@@ -80,20 +79,20 @@ struct Entry {
     detail: Value,
 }
 
-impl Said {
-    pub(in crate::upstream) fn of(body: &[u8]) -> Self {
-        Self::within(body, Most::OF_PULL)
+impl RefusalBody {
+    pub(in crate::upstream) fn parse(body: &[u8]) -> Self {
+        Self::parse_within(body, RefusalLimits::PULL)
     }
 
-    /// Nothing, where it has no errors.
-    pub(in crate::upstream) fn within(body: &[u8], most: Most) -> Self {
+    /// Without reasons if the body has no errors.
+    pub(in crate::upstream) fn parse_within(body: &[u8], limits: RefusalLimits) -> Self {
         let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-        // An array would be taken for the fields in their order.
+        // serde would take an array for the fields in their order.
         let is_object = body.trim_ascii_start().first() == Some(&b'{');
         let read = is_object.then(|| serde_json::from_slice::<Errors>(body).ok()).flatten();
         let errors = read.map(|read| read.errors).unwrap_or_default();
         let is_of_registry = errors.first().is_some_and(|first| first.code.is_string());
-        let mut left = most.len;
+        let mut left = limits.len;
         let fits = |reason: &Reason| match left.checked_sub(reason.size()) {
             Some(rest) => {
                 left = rest;
@@ -101,27 +100,25 @@ impl Said {
             }
             None => false,
         };
-        let reasons = errors.into_iter().take(most.reasons).map(Reason::of).take_while(fits).collect();
+        let reasons = errors.into_iter().take(limits.reasons).map(Reason::of).take_while(fits).collect();
         Self { reasons, is_of_registry }
     }
 
-    /// What a token realm says, in errors of the specification or in a form of its own.
-    pub(in crate::upstream) fn of_realm(body: &[u8]) -> Self {
-        let said = Self::of(body);
-        if said.is_of_registry {
-            return said;
+    /// The body of a token realm: errors of the specification, or a form of its own.
+    pub(in crate::upstream) fn parse_realm(body: &[u8]) -> Self {
+        let refusal = Self::parse(body);
+        if refusal.is_of_registry {
+            return refusal;
         }
         let read: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
         let text = REALM_KEYS.iter().find_map(|key| read.get(*key)?.as_str());
         let message = text.map(clean).filter(|text| !text.is_empty());
         let reason = message.map(|message| Reason { code: None, message: Some(message), detail: Value::Null });
-        Self { reasons: reason.into_iter().collect(), ..said }
+        Self { reasons: reason.into_iter().collect(), ..refusal }
     }
-}
 
-impl Said {
-    /// The text alone, as of Docker Hub's limit: nothing where it is a document, or what servers say without a reason.
-    pub(in crate::upstream) fn in_plain_text(body: &[u8]) -> Self {
+    /// A plain text, such as that of Docker Hub's rate limit. Without reasons if the body is a document, or a server's default text.
+    pub(in crate::upstream) fn parse_plain_text(body: &[u8]) -> Self {
         let text = std::str::from_utf8(body).map(clean).unwrap_or_default();
         let is_reason = !text.is_empty() && !text.starts_with(['<', '{', '[']) && !NO_REASONS.contains(&&*text);
         let reason = Reason { code: None, message: Some(text), detail: Value::Null };
@@ -144,7 +141,7 @@ impl Reason {
         }
     }
 
-    /// About how many bytes it takes.
+    /// Its text, in bytes.
     fn size(&self) -> usize {
         let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         len(&self.code) + len(&self.message) + if self.detail.is_null() { 0 } else { self.detail.to_string().len() }
@@ -152,18 +149,18 @@ impl Reason {
 }
 
 impl Refusal {
-    /// About how many bytes of memory it takes.
+    /// Its memory, in bytes.
     pub fn size(&self) -> usize {
         self.reasons.iter().map(|reason| reason.size() + PART_WEIGHT * parts(&reason.detail)).sum()
     }
 
-    /// Leaves out each text that tells one of these names.
+    /// Removes each text that tells a private name.
     pub(in crate::upstream) fn without(mut self, private: &PrivateNames) -> Self {
         for reason in &mut self.reasons {
-            if reason.message.as_ref().is_some_and(|message| private.is_told_by(message)) {
+            if reason.message.as_ref().is_some_and(|message| private.is_named_in_text(message)) {
                 reason.message = None;
             }
-            if private.is_told_in(&reason.detail) {
+            if private.is_named_in_detail(&reason.detail) {
                 reason.detail = Value::Null;
             }
         }
@@ -171,7 +168,7 @@ impl Refusal {
     }
 }
 
-/// How many values a detail has.
+/// The number of values in a detail.
 fn parts(detail: &Value) -> usize {
     match detail {
         Value::Array(list) => 1 + list.iter().map(parts).sum::<usize>(),
@@ -180,15 +177,15 @@ fn parts(detail: &Value) -> usize {
     }
 }
 
-/// Clean, and no longer than a message may be.
+/// Printable, and no longer than a message may be.
 fn clean(text: &str) -> String {
-    let text = shown(text);
+    let text = printable(text);
     let text = text.trim();
     text[..text.floor_char_boundary(MAX_MESSAGE)].to_owned()
 }
 
-/// Without what moves a terminal's cursor, and without what is not seen or has the rest read in another order.
-pub(in crate::upstream) fn shown(text: &str) -> String {
+/// Without control characters, and without invisible characters and those that change the direction of text.
+pub(in crate::upstream) fn printable(text: &str) -> String {
     let letter = |letter: char| match letter {
         letter if letter.is_control() => Some(' '),
         '\u{2028}' | '\u{2029}' => Some(' '),
@@ -218,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_errors_of_the_specification_are_a_registrys() {
+    fn errors_of_the_specification_are_a_registrys() {
         for (body, expected) in [
             (r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#, true),
             (r#"{"errors":[{"code":"DENIED","message":"no","detail":null},{"code":"UNKNOWN"}]}"#, true),
@@ -235,18 +232,18 @@ mod tests {
             ("<html>", false),
             ("", false),
         ] {
-            assert_eq!(Said::of(body.as_bytes()).is_of_registry, expected, "{body}");
+            assert_eq!(RefusalBody::parse(body.as_bytes()).is_of_registry, expected, "{body}");
         }
     }
 
     fn reason(entry: Value) -> (Option<String>, Option<String>, Value) {
-        let said = Said::of(json!({ "errors": [entry] }).to_string().as_bytes());
+        let said = RefusalBody::parse(json!({ "errors": [entry] }).to_string().as_bytes());
         let Reason { code, message, detail } = said.reasons.into_iter().next().unwrap();
         (code, message, detail)
     }
 
     #[test]
-    fn what_is_passed_on_is_clean_and_bounded() {
+    fn reasons_are_printable_and_bounded() {
         let text = |text: &str| Some(text.to_owned());
         let long = "\u{e9}".repeat(600);
         let cut = &long[..1024];
@@ -270,9 +267,9 @@ mod tests {
             assert_eq!(reason(entry.clone()), expected, "{entry}");
         }
         let many = json!({ "errors": vec![json!({ "code": "X" }); 100] });
-        assert_eq!(Said::of(many.to_string().as_bytes()).reasons.len(), 8);
+        assert_eq!(RefusalBody::parse(many.to_string().as_bytes()).reasons.len(), 8);
         let large = json!({ "errors": vec![json!({ "code": "X", "detail": vec!["x".repeat(1000); 3] }); 8] });
-        assert_eq!(Said::of(large.to_string().as_bytes()).reasons.len(), 2);
+        assert_eq!(RefusalBody::parse(large.to_string().as_bytes()).reasons.len(), 2);
     }
 
     #[test]
@@ -289,16 +286,16 @@ mod tests {
             (" {\"errors\":[]}", None),
             ("[1]", None),
         ] {
-            let said = Said::in_plain_text(body.as_bytes());
+            let said = RefusalBody::parse_plain_text(body.as_bytes());
             let message = said.reasons.first().and_then(|reason| reason.message.as_deref());
             assert_eq!((message, said.is_of_registry), (expected, false), "{body}");
         }
-        assert!(Said::in_plain_text(b"\xff\xfe").reasons.is_empty());
+        assert!(RefusalBody::parse_plain_text(b"\xff\xfe").reasons.is_empty());
     }
 
     #[test]
     fn private_names_are_not_passed_on() {
-        let private = PrivateNames { names: vec!["robot$ci".to_owned()], asked: vec!["team/app".to_owned()] };
+        let private = PrivateNames { names: vec!["robot$ci".to_owned()], requested: vec!["team/app".to_owned()] };
         for (message, detail, told) in [
             ("no", json!([{ "Type": "repository", "Name": "team/app", "Action": "pull" }]), (true, true)),
             ("user ROBOT$ci has no rights", json!({ "name": "team/other" }), (false, false)),
@@ -316,12 +313,15 @@ mod tests {
     fn a_push_may_be_refused_for_each_of_many_blobs() {
         let entry = |number| json!({ "code": "MANIFEST_BLOB_UNKNOWN", "detail": { "digest": number } });
         let body = |count| json!({ "errors": (0..count).map(entry).collect::<Vec<_>>() }).to_string();
-        let count = |count, most| Said::within(body(count).as_bytes(), most).reasons.len();
-        assert_eq!((count(300, Most::OF_PUSH), count(5000, Most::OF_PUSH), count(300, Most::OF_PULL)), (300, 512, 8));
+        let count = |count, most| RefusalBody::parse_within(body(count).as_bytes(), most).reasons.len();
+        assert_eq!(
+            (count(300, RefusalLimits::PUSH), count(5000, RefusalLimits::PUSH), count(300, RefusalLimits::PULL)),
+            (300, 512, 8)
+        );
     }
 
     #[test]
-    fn what_realms_say_in_forms_of_their_own_is_a_reason() {
+    fn realms_have_reasons_in_forms_of_their_own() {
         let text = |text: &str| Some(text.to_owned());
         for (body, expected) in [
             (r#"{"details":"incorrect username or password"}"#, Some((None, text("incorrect username or password")))),
@@ -334,7 +334,7 @@ mod tests {
             ("<html>", None),
             ("", None),
         ] {
-            let said = Said::of_realm(body.as_bytes());
+            let said = RefusalBody::parse_realm(body.as_bytes());
             let told = said.reasons.into_iter().next().map(|reason| (reason.code, reason.message));
             assert_eq!(told, expected, "{body}");
         }
@@ -343,8 +343,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_body_is_read_without_a_panic(body in "\\PC{0,60}", front in "(\\{\"errors\":\\[\\{\"code\":\"X\",\"message\":\")?") {
-            let said = Said::of(format!("{front}{body}").as_bytes());
-            assert!(said.reasons.len() <= Most::OF_PULL.reasons);
+            let said = RefusalBody::parse(format!("{front}{body}").as_bytes());
+            assert!(said.reasons.len() <= RefusalLimits::PULL.reasons);
         }
     }
 }

@@ -1,25 +1,25 @@
-//! What an answer says of its content beside it, as far as clients are told (pure).
+//! What the head of a response says about its content, as far as clients get it (pure).
 //!
-//! What must hold: nothing of it holds on to the head that it came in, which may be a thousand times as long.
+//! What must hold: values are copied; a slice would keep the whole head in memory, which may be a thousand times as long.
 //!
 //! Source: OCI distribution specification v1.1, "Warnings"; RFC 7234 section 5.5.
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{super::media_type, refusal::shown};
+use super::{super::head::media_type, refusal::printable};
 use crate::oci::MediaType;
 
-/// How much of warnings is passed on of one answer, in bytes: more than that is none of the specification.
+/// The longest warnings of one response, in bytes, by the specification.
 const MAX_WARNINGS: usize = 4096;
-/// How many of them: clients take about a hundred headers.
+/// The most warnings of one response: clients allow about a hundred headers.
 const MAX_LINES: usize = 16;
-/// About how many bytes of memory a value takes beside its text.
+/// The memory of a header value beside its text, in bytes.
 pub const VALUE_WEIGHT: usize = 100;
 
-/// Warnings for clients, and the type of a manifest that came as a blob.
+/// Warnings for clients, and the type of a manifest that was requested as a blob.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentNotes {
-    /// Where it is that of a manifest.
+    /// Set if it is that of a manifest.
     pub media_type: Option<MediaType>,
     /// Values of `Warning`, each of the form `299 - "text"`.
     pub warnings: Vec<HeaderValue>,
@@ -31,7 +31,7 @@ impl ContentNotes {
         let lines = headers.get_all(header::WARNING).iter();
         let texts = lines.filter_map(|line| str::from_utf8(line.as_bytes()).ok()).flat_map(Texts);
         let warnings = texts
-            .filter_map(|text| HeaderValue::from_bytes(format!("299 - \"{}\"", shown(text)).as_bytes()).ok())
+            .filter_map(|text| HeaderValue::from_bytes(format!("299 - \"{}\"", printable(text)).as_bytes()).ok())
             .filter(|value| match left.checked_sub(value.len()) {
                 Some(rest) => {
                     left = rest;
@@ -48,7 +48,7 @@ impl ContentNotes {
         *self == Self::default()
     }
 
-    /// About how many bytes of memory it takes.
+    /// Its memory, in bytes.
     pub fn size(&self) -> usize {
         let said = self.media_type.as_ref().map_or(0, |said| said.as_str().len());
         said + self.warnings.iter().map(|value| VALUE_WEIGHT + value.len()).sum::<usize>()
@@ -56,7 +56,7 @@ impl ContentNotes {
 }
 
 /// The texts of the warnings in one line that have the form of the specification: code 299, no agent, no date. A proxy may have
-/// joined several. What comes after one that cannot be read is not looked at.
+/// joined several. Parsing ends at a malformed one.
 struct Texts<'a>(&'a str);
 
 impl<'a> Iterator for Texts<'a> {
@@ -84,7 +84,7 @@ impl<'a> Iterator for Texts<'a> {
     }
 }
 
-/// What stands between the quotes that the text begins with, and what follows.
+/// The quoted string at the beginning, and what follows it.
 fn quoted(text: &str) -> Option<(&str, &str)> {
     let rest = text.strip_prefix('"')?;
     let mut escaped = false;
@@ -133,9 +133,8 @@ mod tests {
         assert!(ContentNotes::of(&latin1).is_empty());
     }
 
-    /// Values of a head are slices of all that was read with it.
     #[test]
-    fn a_warning_does_not_keep_the_head_it_came_in() {
+    fn a_warning_does_not_keep_the_whole_head() {
         let head = bytes::Bytes::from([&[b'j'; 300_000][..], br#"299 - "x""#].concat());
         let value = HeaderValue::from_maybe_shared(head.slice(300_000..)).unwrap();
         let kept = ContentNotes::of(&HeaderMap::from_iter([(header::WARNING, value)]));

@@ -1,0 +1,22 @@
+//! What an upstream needs of the program around it.
+
+use std::sync::Arc;
+
+use super::response::document_budget::ReadBudget;
+use crate::metrics::Metrics;
+
+#[derive(Clone)]
+pub struct Context {
+    pub metrics: Metrics,
+    /// The value of the Via header, such as `1.1 forebay-3f2a`, by which forebay recognises its own requests in a loop.
+    pub via: Arc<str>,
+    /// The memory for documents of all upstreams.
+    pub budget: ReadBudget,
+}
+
+#[cfg(test)]
+impl Context {
+    pub fn of_test() -> Self {
+        Self { metrics: Metrics::new().unwrap(), via: "1.1 forebay-test".into(), budget: ReadBudget::default() }
+    }
+}

@@ -1,0 +1,183 @@
+//! The handle of one upstream, and what a request changes about it.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
+
+use http::{HeaderValue, header};
+
+use super::{
+    Access, Config,
+    client::{ca_file::CaFlaws, outbound_request::RequestMode},
+    context::Context,
+    error::Error,
+    identity::Registry,
+    mirrors::Mirrors,
+    principal::{ClientCredential, Principal, Verdict},
+    read_request::ReadRequest,
+    setup_error::SetupError,
+    state::UpstreamState,
+    via::Via,
+};
+
+/// One configured registry. A cheap handle.
+#[derive(Clone)]
+pub struct Upstream {
+    pub(super) state: Arc<UpstreamState>,
+    pub(super) via: Via,
+    /// The forebays that the client's request passed.
+    via_mirrors: Option<Mirrors>,
+    pub(super) mode: RequestMode,
+    pub(super) client: Option<Arc<ClientCredential>>,
+}
+
+impl Upstream {
+    /// Sets the upstream up. Sends no request.
+    ///
+    /// # Errors
+    /// The private CA cannot be read, or the configuration has no URL.
+    pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
+        let state = Arc::new(UpstreamState::new(config, &context)?);
+        Ok(Self { state, via: Via::Ours, via_mirrors: None, mode: RequestMode::Normal, client: None })
+    }
+
+    /// Checks the file of its credentials, if any. Blocks on it.
+    ///
+    /// # Errors
+    /// The credentials cannot be used.
+    pub(crate) fn check_credentials(&self) -> Result<(), SetupError> {
+        self.state.authenticator.check_credentials()
+    }
+
+    /// What is wrong with the certificates of its `ca`.
+    pub fn ca_flaws(&self) -> &CaFlaws {
+        self.state.sender.ca_flaws()
+    }
+
+    /// Its name in the configuration, and in the labels of metrics.
+    pub fn name(&self) -> &Arc<str> {
+        self.state.name()
+    }
+
+    /// For a client's request with this `Via`, whose lines are to be joined by commas. The upstream gets all of it, so that it can find
+    /// a loop over several mirrors. More than 32 proxies or 4 KiB count as a loop.
+    pub fn with_via(&self, via: Option<HeaderValue>) -> Self {
+        let via_mirrors = Mirrors::in_values(via.iter());
+        Self { via: Via::behind(via.as_ref(), self.state.via()), via_mirrors, ..self.clone() }
+    }
+
+    /// The forebays that the client's request passed.
+    pub(crate) fn via_mirrors(&self) -> Option<&Mirrors> {
+        self.via_mirrors.as_ref()
+    }
+
+    /// Whether it may be a forebay, whose response may wait for one of ours.
+    pub(crate) fn may_be_mirror(&self) -> bool {
+        self.state.may_be_mirror()
+    }
+
+    /// Whether the request must not wait for a response to others: it passed a forebay, and that response may pass a forebay that waits
+    /// for just this request. Nor must others wait for its response, which may be that there is a loop.
+    pub(crate) fn may_be_loop(&self) -> bool {
+        self.via == Via::TooLong || (self.via_mirrors.is_some() && self.may_be_mirror())
+    }
+
+    /// Over connections that each have one request at a time.
+    pub(crate) fn with_dedicated_connections(&self) -> Self {
+        Self { mode: RequestMode::Dedicated, ..self.clone() }
+    }
+
+    /// As part of a push: requests are sent even if the host has failed too often.
+    pub(crate) fn for_push(&self) -> Self {
+        Self { mode: RequestMode::Push, ..self.clone() }
+    }
+
+    /// With the client's own credential, and no other.
+    pub fn with_client_credential(&self, credential: Option<Arc<ClientCredential>>) -> Self {
+        Self { client: credential, ..self.clone() }
+    }
+
+    /// Whether clients use their own credentials.
+    pub fn uses_client_credentials(&self) -> bool {
+        self.state.uses_client_credentials()
+    }
+
+    /// Which registry it is.
+    pub fn registry(&self) -> &Registry {
+        &self.state.registry
+    }
+
+    /// Whose credentials it gets.
+    pub(crate) fn access(&self) -> Access {
+        self.state.access()
+    }
+
+    /// The client that requests are sent for, if clients use their own credentials.
+    pub(crate) fn principal(&self) -> Option<Principal> {
+        self.uses_client_credentials()
+            .then(|| self.client.as_ref().map_or(Principal::ANONYMOUS, |client| client.principal))
+    }
+
+    /// What the upstream said about the credential of the client's request.
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.client.as_ref().map_or(Verdict::Unknown, |client| client.verdict.verdict())
+    }
+
+    /// Notes that the upstream accepted that credential with an earlier request.
+    pub(crate) fn note_accepted_before(&self) {
+        if let Some(client) = &self.client {
+            client.verdict.note_accepted_before();
+        }
+    }
+
+    /// Calls `then` with the verdict on that credential, once no request uses it any more.
+    pub(crate) fn on_verdict(&self, then: impl FnOnce(Verdict) + Send + 'static) {
+        match &self.client {
+            Some(client) => client.on_verdict(then),
+            None => then(Verdict::Unknown),
+        }
+    }
+
+    /// Over how many connections one blob may be downloaded.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections()
+    }
+
+    /// How many bytes of blobs it has sent, for all clients.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.state.received().load(Ordering::Relaxed)
+    }
+
+    /// Whether forebay forwards pushes, mounts and deletes to it.
+    pub(crate) fn allows_push(&self) -> bool {
+        self.state.allows_push()
+    }
+
+    /// Whether less than a tenth is left of the rate limit that it announced for this client, or for forebay.
+    pub(crate) fn is_near_rate_limit(&self) -> bool {
+        self.state.is_near_rate_limit(self.client.as_ref().map(|client| client.principal))
+    }
+
+    /// Whether forebay has credentials of its own for it.
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.state.has_credentials()
+    }
+
+    /// # Errors
+    /// The request is in a loop.
+    pub(super) fn prepare(&self, mut request: ReadRequest) -> Result<ReadRequest, Error> {
+        request.mode = self.mode;
+        request.client.clone_from(&self.client);
+        if let Some(via) = self.via.header()? {
+            request.headers.insert(header::VIA, via.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Upstream").field(self.name()).finish()
+    }
+}

@@ -1,0 +1,142 @@
+//! What all handles of one upstream share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use http::HeaderValue;
+use tokio::sync::Semaphore;
+
+use super::{
+    Access, Config, Context, CredentialSource,
+    auth::{Authenticator, Cause, scope::Scope},
+    client::Sender,
+    endpoint::Endpoint,
+    identity::Registry,
+    principal::ClientCredential,
+    response::{
+        document_budget::{MAX_DOCUMENTS, Share},
+        gzip_guess::GzipGuesses,
+        redaction,
+    },
+    setup_error::SetupError,
+};
+use crate::metrics::Metrics;
+
+pub(super) struct UpstreamState {
+    name: Arc<str>,
+    pub(super) registry: Registry,
+    pub(super) endpoints: Vec<Arc<Endpoint>>,
+    pub(super) sender: Sender,
+    pub(super) authenticator: Authenticator,
+    via: HeaderValue,
+    /// Turns to read documents into memory.
+    pub(super) documents: Semaphore,
+    /// Turns to read blobs into memory whose heads are wrong. Manifests have others; the room is one.
+    pub(super) judged: Semaphore,
+    /// Room in memory for both.
+    pub(super) room: Share,
+    pub(super) guesses: Arc<GzipGuesses>,
+    connections: usize,
+    allows_push: bool,
+    has_credentials: bool,
+    access: Access,
+    /// Hosts and paths of its URLs, which its name does not tell.
+    pub(super) private_names: Vec<String>,
+    /// How many bytes of blobs all its endpoints have sent.
+    received: Arc<AtomicU64>,
+    metrics: Metrics,
+}
+
+impl UpstreamState {
+    pub(super) fn new(config: &Config, context: &Context) -> Result<Self, SetupError> {
+        if config.urls.is_empty() {
+            return Err(SetupError::NoUrl { upstream: config.name.clone() });
+        }
+        Ok(Self {
+            name: config.name.clone(),
+            registry: Registry::new(&config.name, &config.urls),
+            endpoints: config.urls.iter().cloned().map(Endpoint::new).map(Arc::new).collect(),
+            sender: Sender::new(config, context)?,
+            authenticator: Authenticator::new(config, context)?,
+            via: HeaderValue::from_str(&context.via).map_err(|_| SetupError::Via)?,
+            documents: Semaphore::new(MAX_DOCUMENTS),
+            judged: Semaphore::new(MAX_DOCUMENTS),
+            room: Share::new(context.budget.clone()),
+            guesses: Arc::default(),
+            connections: config.connections.max(1),
+            allows_push: config.push,
+            has_credentials: config.credential != CredentialSource::Anonymous,
+            access: config.access,
+            private_names: private_names(config),
+            received: Arc::default(),
+            metrics: context.metrics.clone(),
+        })
+    }
+
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Over how many connections one blob may be downloaded.
+    pub(super) fn connections(&self) -> usize {
+        self.connections
+    }
+
+    pub(super) fn allows_push(&self) -> bool {
+        self.allows_push
+    }
+
+    /// Whether credentials are configured for it.
+    pub(super) fn has_credentials(&self) -> bool {
+        self.has_credentials
+    }
+
+    pub(super) fn access(&self) -> Access {
+        self.access
+    }
+
+    pub(super) fn uses_client_credentials(&self) -> bool {
+        matches!(self.access, Access::Client { .. })
+    }
+
+    /// What an Authorization header is for.
+    pub(super) fn cause<'a>(&self, scope: &'a Scope, client: Option<&'a ClientCredential>) -> Cause<'a> {
+        let client_ttl = match self.access {
+            Access::Shared => None,
+            Access::Client { ttl, .. } => Some(ttl),
+        };
+        Cause { scope, client, client_ttl }
+    }
+
+    /// Counts bytes of a blob.
+    pub(super) fn note_received(&self, bytes: u64) {
+        self.metrics.upstream_received(&self.name, bytes);
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The counter of bytes of blobs.
+    pub(super) fn received(&self) -> &Arc<AtomicU64> {
+        &self.received
+    }
+
+    /// Whether one of its URLs may be that of a forebay: before the first response, each may be.
+    pub(super) fn may_be_mirror(&self) -> bool {
+        !self.endpoints.iter().all(|endpoint| endpoint.is_registry())
+    }
+
+    /// forebay's own value of `Via`.
+    pub(super) fn via(&self) -> &HeaderValue {
+        &self.via
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+fn private_names(config: &Config) -> Vec<String> {
+    let names = config.urls.iter().flat_map(|url| url.host_str().into_iter().chain(redaction::names_in(url.path())));
+    names.filter(|name| !name.eq_ignore_ascii_case(&config.name)).map(str::to_owned).collect()
+}
