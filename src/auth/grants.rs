@@ -4,8 +4,8 @@
 //! What must hold: forebay serves cached content of such an upstream only to a client to which the upstream granted the
 //! repository within `access_ttl`; and content by its digest only if the upstream confirmed that the repository has it.
 //! The upstream grants by answering a request for exactly this resource that carries this client's credentials alone.
-//! While the upstream fails, its grants hold for `access_grace` and no longer. A refusal ends a grant, even if the client
-//! that caused it has disconnected, and no grant that was requested before the refusal restores it.
+//! While the upstream fails, its grants hold for `access_grace` and no longer. A refusal ends a grant, even if the
+//! client that caused it has disconnected, and no grant that was requested before the refusal restores it.
 //!
 //! A tag's response may be anything, such as a manifest with a notice for clients that are refused. So it grants that
 //! manifest alone, and only if the upstream sent the manifest to this client, or the cache has it for the tag; unless
@@ -79,7 +79,7 @@ struct Verdict {
 
 /// A refusal, or a 404, of a moment ago.
 #[derive(Clone)]
-struct Refusal {
+struct RecentRefusal {
     error: Arc<Error>,
     /// How many changes forebay had made to the repository when it sent the request.
     writes: u64,
@@ -99,7 +99,7 @@ pub struct Grants(Arc<GrantsInner>);
 struct GrantsInner {
     verdicts: Cache<GrantKey, Verdict>,
     locations: Cache<ContentLocation, Confirmation>,
-    refusals: Cache<GrantQuery, Refusal>,
+    refusals: Cache<GrantQuery, RecentRefusal>,
     outages: RecentOutages<(Registry, Principal)>,
     /// What the upstream refused before a change made through forebay it may grant after it.
     writes: WriteCounters,
@@ -117,7 +117,8 @@ impl Grants {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
-        let refusals = Cache::builder().max_capacity(MAX_GRANTS).weigher(|_, refusal: &Refusal| refusal.error.weight());
+        let refusals =
+            Cache::builder().max_capacity(MAX_GRANTS).weigher(|_, refusal: &RecentRefusal| refusal.error.weight());
         Self(Arc::new(GrantsInner {
             verdicts: bounded_cache::lru_of(MAX_GRANTS),
             locations: bounded_cache::lru_of(MAX_GRANTS),
@@ -240,7 +241,8 @@ impl Grants {
     }
 
     /// Asks the upstream for a resource, and notes what the response proves: here, and not in the client's own request,
-    /// which may have ended or been served by a stale grant. `had_grant`: the client had a fresh grant for the repository.
+    /// which may have ended or been served by a stale grant. `had_grant`: the client had a fresh grant for the
+    /// repository.
     async fn check(
         self,
         upstream: Upstream,
@@ -347,7 +349,7 @@ impl Grants {
             if let Err(error) = &checked
                 && (is_refusal(error) || error.kind == ErrorKind::NotFound)
             {
-                inner.refusals.insert(refusal_key, Refusal { error: Arc::new(error.clone()), writes });
+                inner.refusals.insert(refusal_key, RecentRefusal { error: Arc::new(error.clone()), writes });
             }
             checked
         });

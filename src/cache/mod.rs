@@ -1,12 +1,13 @@
-//! What we already have, or are getting.
+//! The cache: content that forebay has, or is downloading.
 //!
-//! Blobs: [`BlobCache`] answers with a [`BlobReader`] in every case. On disk: a slice of the file. In
-//! flight: a reader of the growing file of its [`download`], of which there is one per digest and registry however many
-//! clients ask. No room or a failing disk: a stream straight through. Manifests: [`ManifestCache`], memory
-//! over disk, and for each tag what is known and since when. [`Lists`]: what was said last, for when it cannot be said.
-//! Uploads: [`Captures`] keeps them while they pass. [`Scrub`] verifies again what is on disk.
+//! - [`BlobCache`] serves a blob by a [`BlobReader`]: from its file on disk; from the growing file of a [`download`],
+//!   of which there is one per digest and registry for all clients; or, without room on disk, from the upstream.
+//! - [`ManifestCache`] serves manifests from memory over disk, and records where each tag points.
+//! - [`Lists`] serves tags, catalogs and referrers, and their last responses while the upstream fails.
+//! - [`revalidate`] decides for tags, lists and clients' grants when a stale value is served.
+//! - [`Captures`] caches blobs while clients push them. [`Scrub`] verifies what is on disk.
 //!
-//! This stage does not know who asked, and chooses no status.
+//! This stage does not authorize clients, and chooses no HTTP status.
 
 pub(crate) mod blob;
 pub(crate) mod capture;

@@ -1,4 +1,4 @@
-//! How a request was answered: a label of the metrics, and a word of the log.
+//! How a request was answered: a label of the metrics, and a field of the log.
 
 use crate::metrics::Label;
 
@@ -7,15 +7,15 @@ use crate::metrics::Label;
 pub enum Outcome {
     /// From the cache.
     Hit,
-    /// From a download that somebody else had begun.
+    /// From a download, or an upstream request, that another client started.
     Joined,
-    /// From a download begun for this request.
+    /// From a download, or an upstream request, that this client started.
     Miss,
-    /// From the cache, too old to be trusted, because the upstream could not answer.
+    /// From the cache, no longer fresh, because the upstream failed.
     Stale,
-    /// From the cache, after the upstream said it is still so.
+    /// From the cache, after the upstream confirmed it.
     Revalidated,
-    /// Without the cache: what is never cached, and errors.
+    /// Not from the cache: what is never cached, and errors.
     Bypass,
 }
 

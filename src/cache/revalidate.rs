@@ -24,9 +24,9 @@ pub(crate) const STALE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long at most, after an upstream failed, a stale value is served without asking it.
 const OUTAGE_TTL: Duration = Duration::from_secs(5);
 
-/// What to do for a request.
+/// What to do for a client's request.
 #[derive(Debug, PartialEq, Eq)]
-enum Decision {
+enum NextStep {
     Serve(Outcome),
     /// Ask the upstream; serve the stale value if it does not respond within this time.
     FetchWithin(Duration),
@@ -34,12 +34,12 @@ enum Decision {
     Fetch,
 }
 
-fn decide(freshness: Freshness, is_outage: bool) -> Decision {
+fn decide(freshness: Freshness, is_outage: bool) -> NextStep {
     match (freshness, is_outage) {
-        (Freshness::Fresh, _) => Decision::Serve(Outcome::Hit),
-        (Freshness::Stale, true) => Decision::Serve(Outcome::Stale),
-        (Freshness::Stale, false) => Decision::FetchWithin(STALE_TIMEOUT),
-        (Freshness::Missing, _) => Decision::Fetch,
+        (Freshness::Fresh, _) => NextStep::Serve(Outcome::Hit),
+        (Freshness::Stale, true) => NextStep::Serve(Outcome::Stale),
+        (Freshness::Stale, false) => NextStep::FetchWithin(STALE_TIMEOUT),
+        (Freshness::Missing, _) => NextStep::Fetch,
     }
 }
 
@@ -72,14 +72,14 @@ where
 {
     let mut fetch = pin!(fetch);
     let response = match decide(freshness, outage.as_ref().is_some_and(OutageEntry::is_recent)) {
-        Decision::Serve(outcome) => {
+        NextStep::Serve(outcome) => {
             return match cached(outcome).await {
                 Some(value) => Ok(value),
                 None => fetch.await,
             };
         }
-        Decision::FetchWithin(limit) => timeout(limit, fetch.as_mut()).await.ok(),
-        Decision::Fetch => Some(fetch.as_mut().await),
+        NextStep::FetchWithin(limit) => timeout(limit, fetch.as_mut()).await.ok(),
+        NextStep::Fetch => Some(fetch.as_mut().await),
     };
     if may_serve_stale(response.as_ref(), is_outage)
         && let Some(value) = cached(Outcome::Stale).await
@@ -172,12 +172,12 @@ mod tests {
     #[test]
     fn the_decision_depends_on_freshness_and_outage() {
         for (freshness, is_outage, expected) in [
-            (Freshness::Fresh, false, Decision::Serve(Outcome::Hit)),
-            (Freshness::Fresh, true, Decision::Serve(Outcome::Hit)),
-            (Freshness::Stale, false, Decision::FetchWithin(STALE_TIMEOUT)),
-            (Freshness::Stale, true, Decision::Serve(Outcome::Stale)),
-            (Freshness::Missing, false, Decision::Fetch),
-            (Freshness::Missing, true, Decision::Fetch),
+            (Freshness::Fresh, false, NextStep::Serve(Outcome::Hit)),
+            (Freshness::Fresh, true, NextStep::Serve(Outcome::Hit)),
+            (Freshness::Stale, false, NextStep::FetchWithin(STALE_TIMEOUT)),
+            (Freshness::Stale, true, NextStep::Serve(Outcome::Stale)),
+            (Freshness::Missing, false, NextStep::Fetch),
+            (Freshness::Missing, true, NextStep::Fetch),
         ] {
             assert_eq!(decide(freshness, is_outage), expected, "{freshness:?} {is_outage}");
         }

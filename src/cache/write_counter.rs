@@ -1,4 +1,7 @@
-//! How many changes were made through us: what was asked for before one is no answer after it, in memory or on disk.
+//! Counts the changes that forebay makes at upstreams.
+//!
+//! What must hold: a response to a request from before a change is not cached after the change, in memory or on disk.
+//! So a request carries the count of its repository, and its response counts only while the count is the same.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -12,10 +15,11 @@ use parking_lot::Mutex;
 
 use crate::oci::Repository;
 
-/// Counters for all repositories: those that share one only ask once more than they have to.
+/// Counters for all repositories. A change in a repository costs those that share its counter one upstream request
+/// more.
 const COUNTERS: usize = 1024;
 
-/// Changes, counted for each repository, and for each upstream's list of repositories.
+/// Counters of changes, for each repository and for each upstream's catalog.
 pub(crate) struct WriteCounters {
     counters: Vec<Counter>,
     hasher: RandomState,
@@ -24,7 +28,7 @@ pub(crate) struct WriteCounters {
 #[derive(Default)]
 struct Counter {
     count: AtomicU64,
-    /// Held while something that was made at a count comes to be on disk.
+    /// Held while a file for a request with this count gets its name.
     landing: Mutex<()>,
 }
 
@@ -35,12 +39,12 @@ impl Default for WriteCounters {
 }
 
 impl WriteCounters {
-    /// How many there were in a repository; without one, in any of the upstream's.
+    /// How many changes were made in a repository, or in all repositories of the upstream.
     pub(crate) fn of(&self, upstream: &Arc<str>, repository: Option<&Repository>) -> u64 {
         self.counter(upstream, repository).map_or(0, |counter| counter.count.load(Ordering::SeqCst))
     }
 
-    /// A change was made: to be called before anything is removed because of it.
+    /// Counts a change. Call it before the change removes anything from the cache.
     pub(crate) fn note(&self, upstream: &Arc<str>, repository: &Repository) {
         for of in [None, Some(repository)] {
             if let Some(counter) = self.counter(upstream, of) {
@@ -49,14 +53,15 @@ impl WriteCounters {
         }
     }
 
-    /// A change was made in a repository, unless another was since there were `from`; how many there are with it.
+    /// Counts a change if the count is still `from`; returns the new count.
     pub(crate) fn advance(&self, upstream: &Arc<str>, repository: &Repository, from: u64) -> Option<u64> {
         let counter = self.counter(upstream, Some(repository))?;
         let advanced = counter.count.compare_exchange(from, from + 1, Ordering::SeqCst, Ordering::SeqCst);
         advanced.ok().map(|_| from + 1)
     }
 
-    /// Puts something on disk by `land`, unless a change was made since it was asked for, at `writes` changes. Blocks.
+    /// Runs `land`, which gives a file its name, unless a change was made since its request, at `writes` changes.
+    /// Blocks.
     pub(crate) fn land<T>(
         &self,
         upstream: &Arc<str>,
@@ -69,7 +74,7 @@ impl WriteCounters {
         (counter.count.load(Ordering::SeqCst) == writes).then(land)
     }
 
-    /// After [`WriteCounters::note`]: whatever was asked for before is on disk now, or never will be. Blocks.
+    /// Waits, after [`WriteCounters::note`], until each file of an earlier request is on disk or never will be. Blocks.
     pub(crate) fn settle(&self, upstream: &Arc<str>, repository: &Repository) {
         if let Some(counter) = self.counter(upstream, Some(repository)) {
             drop(counter.landing.lock());
@@ -87,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_seen_by_its_repository_and_its_upstream_and_by_few_others() {
+    fn a_change_counts_for_its_repository_and_its_upstream() {
         let writes = WriteCounters::default();
         let (hub, other): (Arc<str>, Arc<str>) = ("hub".into(), "other".into());
         let name = |number: usize| format!("team/{number}").parse::<Repository>().unwrap();
@@ -99,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_waits_for_what_lands_and_stops_what_comes_late() {
+    fn a_change_waits_for_files_in_flight_and_stops_later_ones() {
         let (writes, hub) = (WriteCounters::default(), Arc::<str>::from("hub"));
         let name: Repository = "team/app".parse().unwrap();
         let made_at = writes.of(&hub, Some(&name));
@@ -111,18 +116,18 @@ mod tests {
                     writes.settle(&hub, &name);
                     settled.store(1, Ordering::SeqCst);
                 });
-                // The change is made while this one lands.
+                // The change is made while this file gets its name.
                 while writes.of(&hub, Some(&name)) == made_at {
                     std::thread::yield_now();
                 }
                 settled.load(Ordering::SeqCst)
             });
-            assert_eq!(landed, Some(0), "the change went on before what it outdates was on disk");
+            assert_eq!(landed, Some(0), "the change went on before the outdated file was on disk");
         });
         assert_eq!(settled.load(Ordering::SeqCst), 1);
-        assert_eq!(writes.land(&hub, &name, made_at, || ()), None, "it was made before the change");
+        assert_eq!(writes.land(&hub, &name, made_at, || ()), None, "its request is from before the change");
         assert_eq!(writes.land(&hub, &name, writes.of(&hub, Some(&name)), || ()), Some(()));
-        assert_eq!(writes.advance(&hub, &name, made_at), None, "it would hide the change that was made");
+        assert_eq!(writes.advance(&hub, &name, made_at), None, "it would hide the change");
         assert_eq!(writes.advance(&hub, &name, made_at + 1), Some(made_at + 2));
         assert_eq!(writes.of(&hub, Some(&name)), made_at + 2);
     }

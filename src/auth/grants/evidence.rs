@@ -21,8 +21,8 @@ const MAX_FETCHED: u64 = 64 * 1024;
 pub(super) enum Evidence {
     /// The client may read the repository.
     MayRead,
-    /// The upstream says that the tag has this digest. A tag's response may be anything, so this proves nothing for other
-    /// digests. `is_sent`: it sent the manifest itself.
+    /// The upstream says that the tag has this digest. A tag's response may be anything, so this proves nothing for
+    /// other digests. `is_sent`: it sent the manifest itself.
     Tag { digest: Digest, is_sent: bool },
     /// Nothing yet: the upstream announces a blob of this length, which is not cached. Its content is the proof.
     Announced(u64),
@@ -154,17 +154,17 @@ mod tests {
 
     #[test]
     fn a_blob_is_proven_by_its_digest_or_its_length() {
-        let (asked, other) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
+        let (requested, other) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
         let longer = Digest::of(Algorithm::Sha512, b"a");
         let large = MAX_FETCHED + 1;
-        for (cached, len, told, expected) in [
-            (None, Some(1), Some(&asked), Some(BlobVerdict::Proven)),
-            (Some(1), Some(1), Some(&asked), Some(BlobVerdict::Proven)),
-            (Some(2), Some(1), Some(&asked), None),
+        for (cached, len, given, expected) in [
+            (None, Some(1), Some(&requested), Some(BlobVerdict::Proven)),
+            (Some(1), Some(1), Some(&requested), Some(BlobVerdict::Proven)),
+            (Some(2), Some(1), Some(&requested), None),
             (Some(1), Some(1), Some(&other), None),
             (None, Some(1), Some(&other), None),
             (None, Some(1), Some(&longer), Some(BlobVerdict::Fetch)),
-            (Some(1), None, Some(&asked), None),
+            (Some(1), None, Some(&requested), None),
             (None, None, None, None),
             (Some(1), Some(1), None, Some(BlobVerdict::Fetch)),
             (None, Some(MAX_FETCHED), None, Some(BlobVerdict::Fetch)),
@@ -173,8 +173,8 @@ mod tests {
             (None, Some(large), None, Some(BlobVerdict::Announced(large))),
         ] {
             let head =
-                BlobHead { len, digest: told.cloned(), resident_time: Duration::ZERO, notes: Default::default() };
-            assert_eq!(judge_blob(&asked, cached, &head).ok(), expected, "{cached:?} {head:?}");
+                BlobHead { len, digest: given.cloned(), resident_time: Duration::ZERO, notes: Default::default() };
+            assert_eq!(judge_blob(&requested, cached, &head).ok(), expected, "{cached:?} {head:?}");
         }
     }
 
@@ -193,12 +193,12 @@ mod tests {
     #[test]
     fn a_head_proves_a_manifest_by_its_digest() {
         let (right, wrong) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha256, b"b"));
-        for (reference, told, expected) in [
+        for (reference, given, expected) in [
             (Reference::Digest(right.clone()), &right, Some(Evidence::MayRead)),
             (Reference::Digest(right.clone()), &wrong, None),
             ("1".parse().unwrap(), &wrong, Some(Evidence::Tag { digest: wrong.clone(), is_sent: false })),
         ] {
-            assert_eq!(judge_head(&reference, told.clone()), expected, "{reference} {told}");
+            assert_eq!(judge_head(&reference, given.clone()), expected, "{reference} {given}");
         }
     }
 

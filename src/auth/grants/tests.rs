@@ -62,8 +62,8 @@ fn a_deleted_digest_has_no_location() {
 async fn registry(status: &'static str) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = asked.clone();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = requests.clone();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -71,11 +71,11 @@ async fn registry(status: &'static str) -> (u16, Arc<AtomicUsize>) {
             while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
             count.fetch_add(1, Ordering::Relaxed);
             let version = "docker-distribution-api-version: registry/2.0";
-            let answer = format!("HTTP/1.1 {status}\r\n{version}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            let response = format!("HTTP/1.1 {status}\r\n{version}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(response.as_bytes()).await.unwrap();
         }
     });
-    (port, asked)
+    (port, requests)
 }
 
 fn blob() -> Resource {
@@ -91,7 +91,7 @@ async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
         ("404 Not Found", false, Err(ErrorKind::NotFound)),
         ("503 Service Unavailable", true, Ok(Grant::default())),
     ] {
-        let (port, asked) = registry(status).await;
+        let (port, requests) = registry(status).await;
         let (trusted, tasks) = (TrustedNetworks::default(), TaskTracker::new());
         let grants = Grants::new(Duration::from_secs(60), trusted, tasks, CancellationToken::new());
         let upstream = upstream(port, Duration::ZERO);
@@ -104,11 +104,11 @@ async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
                 .insert(location, Confirmation { sent: Instant::now(), first_client: Principal::ANONYMOUS });
         }
         for _ in 0..20 {
-            let answer = grants.authorize(&upstream, &repository, &blob(), peer(1)).await;
-            assert_eq!(answer.map_err(|error| error.kind), response, "{status}");
+            let granted = grants.authorize(&upstream, &repository, &blob(), peer(1)).await;
+            assert_eq!(granted.map_err(|error| error.kind), response, "{status}");
         }
-        let asked = asked.load(Ordering::Relaxed);
-        assert!((1..=5).contains(&asked), "{status}: asked {asked} times");
+        let requests = requests.load(Ordering::Relaxed);
+        assert!((1..=5).contains(&requests), "{status}: {requests} requests");
     }
 }
 

@@ -29,8 +29,8 @@ impl Default for SharedBodies {
 }
 
 impl SharedBodies {
-    /// The same bytes: the last body, if it is equal and still held; else a copy, since the buffer into which a body was
-    /// read is larger than the body.
+    /// The same bytes: the last body, if it is equal and still held; else a copy, since the buffer into which a body
+    /// was read is larger than the body.
     pub(super) fn share(&self, key: &ListKey, body: &[u8]) -> Bytes {
         let last = self.0.get(key).and_then(|last| last.upgrade()).filter(|last| ***last == *body);
         let body = last.unwrap_or_else(|| {

@@ -253,8 +253,8 @@ mod tests {
     fn a_change_forgets_the_lists_that_show_it() {
         let store = store(Duration::from_secs(60));
         let catalog = ListKey { list: List::Catalog, ..tags("a", "") };
-        let asked = ListKey { principal: Some(Principal::ANONYMOUS), ..tags("a", "") };
-        let gone = [tags("a", ""), tags("a", "n=1"), referrers("a"), catalog, asked];
+        let of_client = ListKey { principal: Some(Principal::ANONYMOUS), ..tags("a", "") };
+        let gone = [tags("a", ""), tags("a", "n=1"), referrers("a"), catalog, of_client];
         let elsewhere = ListKey { registry: registry("ghcr.io", &[]), ..tags("a", "") };
         let left = [tags("a/b", ""), referrers("b"), elsewhere];
         gone.iter().chain(&left).for_each(|key| note(&store, key, &list(1)));

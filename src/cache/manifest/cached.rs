@@ -131,7 +131,7 @@ impl ManifestCache {
     /// What clients of another `Accept` class got for this tag, if this client accepts its type. It is better than
     /// nothing while the upstream fails.
     async fn stale_of_other_class(&self, request: &ManifestRequest, key: &TagKey) -> Option<ServedManifest> {
-        // This client gets no other manifest than the one of which the upstream told it.
+        // This client may get only the manifest whose digest the upstream gave it.
         if request.tag_digest.is_some() {
             return None;
         }

@@ -189,7 +189,7 @@ impl ManifestCache {
             let record = TagRecord { confirmed, ..TagRecord::clone(record) };
             return Ok(Some(Fetched::Unchanged(self.0.tags.put(request, query, record).await)));
         }
-        // A record counts for all clients that may read the tag. What one client is told proves nothing without the
+        // A record counts for all clients that may read the tag. A HEAD that one client got proves nothing without the
         // manifest.
         let is_tag = matches!(query.reference, Reference::Tag(_));
         if (is_tag && request.upstream.uses_client_credentials())

@@ -38,9 +38,9 @@ impl ManifestCache {
             None => self.freshness_of_other_class(request, &key).await,
         };
         // A HEAD saves a GET only if the manifest that it may confirm is cached.
-        let known = record.clone().zip(content.clone());
+        let confirmable = record.clone().zip(content.clone());
         let cached = |outcome| self.cached_for_tag(request, &key, content, record.as_deref(), outcome);
-        let fetch = self.fetch_tag(request, Reference::Tag(tag.clone()), known);
+        let fetch = self.fetch_tag(request, Reference::Tag(tag.clone()), confirmable);
         let outage = self.0.tags.outage(request, &key);
         revalidate(freshness, Some(outage), cached, fetch, ManifestError::is_outage).await
     }
@@ -51,9 +51,9 @@ impl ManifestCache {
         &self,
         request: &ManifestRequest,
         reference: Reference,
-        known: Option<(Arc<TagRecord>, Arc<Content>)>,
+        confirmable: Option<(Arc<TagRecord>, Arc<Content>)>,
     ) -> Result<ServedManifest, ManifestError> {
-        let Some((record, content)) = known else { return self.fetch_content(request, &reference).await };
+        let Some((record, content)) = confirmable else { return self.fetch_content(request, &reference).await };
         match self.fetch_joined(request, &reference, true, Some(record)).await? {
             (Fetched::Unchanged(record), _) => {
                 Ok(ServedManifest { content, outcome: Outcome::Revalidated, confirmed: Some(record.confirmed) })

@@ -28,7 +28,8 @@ impl ManifestCache {
         self.0.tags.forget(&TagKey { visibility, upstream, repository, tag, class }).await;
     }
 
-    /// A manifest was deleted, and with it the tags that point at it. If another repository has it, it is fetched again.
+    /// A manifest was deleted, and with it the tags that point at it. If another repository has it, it is fetched
+    /// again.
     pub async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
         // Responses from before the change are on disk now, or never will be.
         self.0.tags.begin_change(upstream.name(), repository).await;

@@ -21,7 +21,8 @@ use crate::{
 
 /// How many records are held.
 pub(super) const MAX_RECORDS: u64 = 50_000;
-/// For how many `Accept` classes the records of one tag are held, in memory and on disk. Container clients use a handful.
+/// For how many `Accept` classes the records of one tag are held, in memory and on disk. Container clients use a
+/// handful.
 pub(super) const MAX_CLASSES: usize = 16;
 
 /// By tag, with the records of the few classes inside: to forget a tag is one removal.
