@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
+use moka::{ops::compute::Op, sync::Cache};
 use tokio::sync::Notify;
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     failed_logins::{Claim, FailedLogins, Room},
 };
 use crate::{
+    bounded_cache,
     peer::{Shares, TrustedNetworks},
     upstream::{Principal, Registry, Upstream, Verdict},
 };
@@ -75,7 +76,7 @@ impl PasswordAttempts {
             trusted,
             ledger: Mutex::new(FailedLogins::new()),
             over: Notify::new(),
-            accepted: Cache::builder().max_capacity(MAX_ACCEPTED).eviction_policy(EvictionPolicy::lru()).build(),
+            accepted: bounded_cache::lru_of(MAX_ACCEPTED),
             accounts: RandomState::new(),
         }))
     }

@@ -38,6 +38,7 @@ use super::{
     manifest::Content,
 };
 use crate::{
+    bounded_cache,
     oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind, Repository},
     peer::TrustedNetworks,
     upstream::{ErrorKind, Registry},
@@ -114,14 +115,8 @@ pub struct Images {
 impl Default for Images {
     fn default() -> Self {
         let weight = |variant: &Variant| IMAGE_WEIGHT + variant.layers.len() * LAYER_WEIGHT;
-        let known = moka::sync::Cache::builder()
-            .max_capacity(MAX_MEMORY)
-            .weigher(move |_, variants: &Arc<[Variant]>| {
-                u32::try_from(variants.iter().map(weight).sum::<usize>()).unwrap_or(u32::MAX)
-            })
-            // The default policy refuses newcomers, and it is the newest image whose layers are wanted next.
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
+        let known =
+            bounded_cache::lru(MAX_MEMORY, move |_, variants: &Arc<[Variant]>| variants.iter().map(weight).sum());
         Self { known, reads: Arc::default() }
     }
 }
