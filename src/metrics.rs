@@ -436,6 +436,7 @@ fn histograms(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<H
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::BTreeSet,
         io::Write,
         process::{Command, Stdio},
     };
@@ -469,7 +470,35 @@ mod tests {
         metrics.connection_refused();
         metrics.reload("tls", false);
         metrics.stall("read");
+        drop(metrics.circuit_opened("docker.io"));
         metrics
+    }
+
+    /// Name, type and labels of every metric, as lines of `docs/metrics.md`: "- `NAME` (TYPE; `LABEL`, …)".
+    fn described(metrics: &Metrics) -> BTreeSet<String> {
+        let families = metrics.0.registry.gather();
+        let own = families.iter().filter(|family| family.name().starts_with("forebay_"));
+        own.map(|family| {
+            let labels = family.get_metric()[0].get_label().iter().map(|label| format!("`{}`", label.name()));
+            let labels = labels.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+            let labels = if labels.is_empty() { "no labels".to_owned() } else { labels.join(", ") };
+            format!("`{}` ({}; {labels})", family.name(), format!("{:?}", family.get_field_type()).to_lowercase())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_document_has_every_metric_with_its_labels() {
+        let document = include_str!("../docs/metrics.md").lines().filter_map(|line| line.strip_prefix("- `forebay_"));
+        let document: BTreeSet<String> = document
+            .map(|line| {
+                let (head, _) = line.split_once("):").expect("a metric is \"`NAME` (TYPE; LABELS): …\"");
+                let (head, labels) = head.split_once("; ").expect("the type comes first");
+                let labels = labels.split(", ").collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+                format!("`forebay_{head}; {})", labels.join(", "))
+            })
+            .collect();
+        assert_eq!(document, described(&everything()));
     }
 
     #[test]

@@ -46,6 +46,7 @@ mod cache {
 }
 mod cli;
 mod config;
+mod docs;
 mod metrics;
 mod push;
 mod registry {
