@@ -13,7 +13,7 @@ use forebay::{
 };
 use tempfile::TempDir;
 
-use crate::support::test_ca::TestCa;
+use forebay_test_support::test_ca::TestCa;
 
 /// The keys of a configuration at its top; other TOML in the documents belongs to clients.
 const SECTIONS: [&str; 7] = ["state_directory", "server", "admin", "cache", "access", "push", "upstream"];
@@ -276,7 +276,7 @@ fn each_file_that_a_document_names_exists() {
     for document in documents() {
         for name in document.text.split('`').skip(1).step_by(2) {
             let path = name.split([' ', ':']).next().unwrap_or_default();
-            let is_path = ["src/", "tests/", "docs/", "benches/"].iter().any(|folder| path.starts_with(folder));
+            let is_path = ["src/", "tests/", "docs/", "benches/", ".ci/"].iter().any(|folder| path.starts_with(folder));
             if is_path && !path.contains(['*', '{', 'N']) {
                 assert!(root().join(path).exists(), "{}: {path}", document.name());
             }
