@@ -7,7 +7,7 @@ use forebay::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use forebay_test_support::test_server::{client, soon};
+use forebay_test_support::{test_server::client, until::soon};
 
 #[tokio::test]
 async fn metrics_health_and_readiness() {

@@ -4,7 +4,8 @@ use std::fs;
 
 use http::Method;
 
-use crate::cache::manifest::{manifest, tag::never_trusting};
+use crate::cache::manifest::tag::never_trusting;
+use forebay_test_support::manifest::manifest;
 use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, When},
     mirror::Mirror,

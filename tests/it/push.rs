@@ -12,13 +12,13 @@ use forebay::oci::{Algorithm, Digest};
 use http::Method;
 use serde_json::{Value, json};
 
+use forebay_test_support::manifest::OCI_MANIFEST;
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, When},
     mirror::{Answer, Builder, Mirror},
 };
 
 pub const UPLOADS: &str = "/v2/team/app/blobs/uploads/";
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A mirror of this registry that takes pushes.
 fn build(registry: &FakeRegistry) -> Builder {

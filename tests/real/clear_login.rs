@@ -6,14 +6,16 @@ use std::fs;
 use serde_json::json;
 use tempfile::TempDir;
 
-use forebay_test_support::real::{
-    certificate::Authority,
-    daemon::Daemon,
-    forebay::command,
-    image::{Blob, Format, Image},
-    network::{ELSEWHERE, Network},
-    podman::Podman,
-    program, registry,
+use forebay_test_support::{
+    real::{
+        certificate::Authority,
+        daemon::Daemon,
+        forebay::command,
+        image::{Blob, Format, Image},
+        network::{ELSEWHERE, Network},
+        podman::Podman,
+        program, registry,
+    },
     until::until,
 };
 

@@ -5,9 +5,12 @@ use std::fs;
 use futures_util::future::join_all;
 use tempfile::TempDir;
 
-use forebay_test_support::real::{
-    daemon::Daemon, download::download, forebay::Forebay, gate::Gate, image::Blob, program, registry::Registry,
-    turn::Turn, until::until,
+use forebay_test_support::{
+    real::{
+        daemon::Daemon, download::download, forebay::Forebay, gate::Gate, image::Blob, program, registry::Registry,
+        turn::Turn,
+    },
+    until::until,
 };
 
 const SIZE: usize = 256_000_000;

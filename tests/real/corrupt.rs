@@ -6,13 +6,15 @@ use std::path::Path;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use forebay_test_support::real::{
-    docker::Docker,
-    download::{Download, download},
-    forebay::Forebay,
-    image::{Blob, Format, Image},
-    registry::Registry,
-    turn::Turn,
+use forebay_test_support::{
+    real::{
+        docker::Docker,
+        download::{Download, download},
+        forebay::Forebay,
+        image::{Blob, Format, Image},
+        registry::Registry,
+        turn::Turn,
+    },
     until::until,
 };
 

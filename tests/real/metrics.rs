@@ -7,14 +7,16 @@ use std::process::Stdio;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use forebay_test_support::real::{
-    daemon::Daemon,
-    download::client,
-    forebay::{Forebay, local},
-    image::{Format, Image},
-    port::free_port,
-    program,
-    registry::Registry,
+use forebay_test_support::{
+    real::{
+        daemon::Daemon,
+        download::client,
+        forebay::{Forebay, local},
+        image::{Format, Image},
+        port::free_port,
+        program,
+        registry::Registry,
+    },
     until::until,
 };
 

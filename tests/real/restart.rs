@@ -1,13 +1,15 @@
 //! Killed at any moment of a fill, forebay keeps whole blobs or none, and goes on where it was.
 
-use forebay_test_support::real::{
-    disk,
-    download::download,
-    forebay::Forebay,
-    gate::Gate,
-    image::{Blob, random},
-    registry::Registry,
-    turn::Turn,
+use forebay_test_support::{
+    real::{
+        disk,
+        download::download,
+        forebay::Forebay,
+        gate::Gate,
+        image::{Blob, random},
+        registry::Registry,
+        turn::Turn,
+    },
     until::until,
 };
 

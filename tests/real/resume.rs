@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use forebay_test_support::real::{
-    download::download, forebay::Forebay, gate::Gate, image::Blob, registry::Registry, until::until,
+use forebay_test_support::{
+    real::{download::download, forebay::Forebay, gate::Gate, image::Blob, registry::Registry},
+    until::until,
 };
 
 const SIZE: usize = 64_000_000;

@@ -17,14 +17,16 @@ use tokio::{
     task::JoinHandle,
 };
 
-use forebay_test_support::real::{
-    daemon::Daemon,
-    download::client,
-    forebay::Forebay,
-    image::{Format, Image},
-    port::free_port,
-    program,
-    registry::Registry,
+use forebay_test_support::{
+    real::{
+        daemon::Daemon,
+        download::client,
+        forebay::Forebay,
+        image::{Format, Image},
+        port::free_port,
+        program,
+        registry::Registry,
+    },
     until::until,
 };
 

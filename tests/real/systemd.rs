@@ -10,11 +10,13 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use forebay_test_support::real::{
-    daemon::Daemon,
-    forebay::{self, local},
-    port::free_port,
-    program,
+use forebay_test_support::{
+    real::{
+        daemon::Daemon,
+        forebay::{self, local},
+        port::free_port,
+        program,
+    },
     until::PATIENCE,
 };
 

@@ -25,7 +25,7 @@ use crate::{
     servers::{Forebay, Options},
     table::{Figure, Goal, Row},
 };
-use forebay_test_support::real::{image::Blob, until::until};
+use forebay_test_support::{real::image::Blob, until::until};
 
 const CLIENTS: usize = 8;
 /// Where a file is looked at to see whether it is in memory.

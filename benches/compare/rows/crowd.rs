@@ -13,7 +13,7 @@ use crate::{
     servers::{Forebay, Options},
     table::{Figure, Goal, Row},
 };
-use forebay_test_support::real::{image::Blob, until::until};
+use forebay_test_support::{real::image::Blob, until::until};
 
 const CLIENTS: usize = 1000;
 const FILLS: usize = 100;

@@ -16,7 +16,7 @@ use crate::{
     servers::{Forebay, Options},
     table::{Figure, Goal, Row},
 };
-use forebay_test_support::real::until::PATIENCE;
+use forebay_test_support::until::PATIENCE;
 
 pub async fn with_many_blobs(setup: &Setup) -> Row {
     let count = if setup.quick { 50_000 } else { 1_000_000 };

@@ -10,7 +10,10 @@ use tempfile::TempDir;
 
 use super::{folder, local, write};
 use crate::client::clear;
-use forebay_test_support::real::{certificate::Identity, daemon::Daemon, port::free_port, program, until::until};
+use forebay_test_support::{
+    real::{certificate::Identity, daemon::Daemon, port::free_port, program},
+    until::until,
+};
 
 /// What a row wants to be different.
 #[derive(Clone, Copy, Default)]

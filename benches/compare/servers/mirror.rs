@@ -6,7 +6,10 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::{folder, local, write};
-use forebay_test_support::real::{daemon::Daemon, port::free_port, program, until::until};
+use forebay_test_support::{
+    real::{daemon::Daemon, port::free_port, program},
+    until::until,
+};
 
 pub struct Mirror {
     pub address: SocketAddr,

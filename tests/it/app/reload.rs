@@ -5,11 +5,11 @@ use std::fs;
 use forebay::config::{Config, Overrides};
 use rustix::process::Signal;
 
-use crate::{
-    auth::pull::{basic, configuration, with_users, write_users},
-    cache::manifest::manifest,
-};
 use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, program::Program, until::until};
+use forebay_test_support::{
+    manifest::manifest,
+    users::{basic, configuration, with_users, write_users},
+};
 
 fn upstream(name: &str, registry: &FakeRegistry) -> String {
     format!("[[upstream]]\nname = \"{name}\"\nurls = [\"{}\"]\n", registry.url())

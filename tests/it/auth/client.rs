@@ -13,7 +13,7 @@ pub mod tags;
 use bytes::Bytes;
 use http::Method;
 
-use crate::auth::pull::basic;
+use forebay_test_support::users::basic;
 use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Image},
     mirror::{Answer, Builder, Mirror},

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use forebay::{
     auth::{AccessControl, Anonymous, Config, Identity, PasswordAttempts, Refusal},
     peer::TrustedNetworks,
 };
+use forebay_test_support::users;
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use http::HeaderValue;
 
@@ -45,7 +45,7 @@ impl Htpasswd {
 }
 
 fn basic(user: &str, password: &str) -> HeaderValue {
-    HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))).unwrap()
+    HeaderValue::try_from(users::basic(user, password)).unwrap()
 }
 
 #[tokio::test]

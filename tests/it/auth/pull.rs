@@ -2,42 +2,16 @@
 
 use std::fs;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use forebay::auth::Anonymous;
 use http::Method;
-use tempfile::TempDir;
 
-use crate::cache::manifest::manifest;
+use forebay_test_support::manifest::manifest;
 use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Server},
     mirror::Mirror,
     program::Program,
+    users::{basic, configuration, with_users},
 };
-
-/// A directory with `htpasswd`, in which `ann` has the password `secret`.
-pub fn with_users() -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    write_users(&directory, &[("ann", "secret")]);
-    directory
-}
-
-pub fn write_users(directory: &TempDir, users: &[(&str, &str)]) {
-    let line = |(user, password): &(&str, &str)| format!("{user}:{}\n", bcrypt::hash(password, 4).unwrap());
-    fs::write(directory.path().join("htpasswd"), users.iter().map(line).collect::<String>()).unwrap();
-}
-
-pub fn configuration(registry: &FakeRegistry, users: &TempDir, anonymous: &str) -> String {
-    format!(
-        "[access]\nanonymous = \"{anonymous}\"\nhtpasswd = \"{}\"\n\
-         [[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\n",
-        users.path().join("htpasswd").display(),
-        registry.url()
-    )
-}
-
-pub fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_needs_the_right_password() {

@@ -22,22 +22,9 @@ use http::Method;
 
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Server, When},
+    manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, asked, manifest},
     mirror::{Answer, Mirror},
 };
-
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-
-/// The path of a manifest of `team/app`.
-pub fn manifest(reference: impl std::fmt::Display) -> String {
-    format!("/v2/team/app/manifests/{reference}")
-}
-
-/// How often the registry was asked for manifests by this method.
-pub fn asked(registry: &FakeRegistry, method: Method) -> usize {
-    registry.count(|request| request.method == method && request.path.contains("/manifests/"))
-}
 
 /// Every file below a directory.
 pub fn files(directory: &Path) -> Vec<PathBuf> {

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::cache::{
-    list::STALE,
-    manifest::{OCI_INDEX, OCI_MANIFEST, manifest},
-};
+use crate::cache::list::STALE;
+use forebay_test_support::manifest::{OCI_INDEX, OCI_MANIFEST, manifest};
 use forebay_test_support::{
     blob::path,
     fake_registry::{FakeRegistry, Fault, Server, When},

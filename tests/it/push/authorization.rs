@@ -4,7 +4,8 @@ use std::fs;
 
 use http::Method;
 
-use super::{OCI_MANIFEST, UPLOADS, begin, build, mirror_of, push_blob, put_manifest};
+use super::{UPLOADS, begin, build, mirror_of, push_blob, put_manifest};
+use forebay_test_support::manifest::OCI_MANIFEST;
 use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, When},
     mirror::Answer,
@@ -109,8 +110,8 @@ async fn with_a_password_that_is_wrong_nothing_is_sent() {
         let credential = forebay::upstream::CredentialSource::Password { username: "robot".to_owned(), password_file };
         build(&registry).config(|config| config.upstreams[0].credential = credential)
     };
-    let users = crate::auth::pull::with_users();
-    let ann = crate::auth::pull::basic("ann", "secret");
+    let users = forebay_test_support::users::with_users();
+    let ann = forebay_test_support::users::basic("ann", "secret");
     for (password, status) in [("right", 202), ("wrong", 403)] {
         let htpasswd = users.path().join("htpasswd");
         let mirror = mirror(password).config(|config| config.access.htpasswd = Some(htpasswd)).start().await;
@@ -138,20 +139,20 @@ async fn a_refused_password_of_forebay_is_not_the_clients() {
         set("wrong");
         let password_file = password_file.clone();
         let credential = forebay::upstream::CredentialSource::Password { username: username.clone(), password_file };
-        let users = crate::auth::pull::with_users();
+        let users = forebay_test_support::users::with_users();
         let mirror = build(&registry).config(|config| {
             config.upstreams[0].credential = credential;
             config.access.htpasswd = Some(users.path().join("htpasswd"));
         });
         let mirror = mirror.start().await;
-        let ann = crate::auth::pull::basic("ann", "secret");
+        let ann = forebay_test_support::users::basic("ann", "secret");
         let headers = [("authorization", &*ann), ("content-type", OCI_MANIFEST)];
         let begin = async || mirror.request(Method::POST, UPLOADS, &headers).await;
         let put = async || mirror.send(Method::PUT, "/v2/team/app/manifests/1", &headers, "{}").await;
         let ok =
             async || mirror.metrics().await.contains("forebay_upstream_credentials_ok{upstream=\"fake.example\"} 1");
         let shown = |password: &str| {
-            let shown = crate::auth::pull::basic("robot", password);
+            let shown = forebay_test_support::users::basic("robot", password);
             registry.count(|request| request.header("authorization") == Some(&shown))
         };
         let is_ours = |answer: &Answer| {

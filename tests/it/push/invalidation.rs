@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::{OCI_MANIFEST, build, push_blob, put_manifest};
+use super::{build, push_blob, put_manifest};
+use forebay_test_support::manifest::OCI_MANIFEST;
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::{Answer, Mirror},

@@ -6,7 +6,7 @@ use http::Method;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::{UPLOADS, build, mirror_of};
-use crate::auth::pull::{basic, with_users, write_users};
+use forebay_test_support::users::{basic, with_users, write_users};
 use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry},
     mirror::Mirror,

@@ -6,7 +6,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::cache::manifest::manifest;
+use forebay_test_support::manifest::manifest;
 use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, raw::Raw, until::bounded};
 
 #[tokio::test]

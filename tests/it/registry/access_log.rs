@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::auth::pull::{basic, with_users};
+use forebay_test_support::users::{basic, with_users};
 use forebay_test_support::{
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, To, When},
     program::Program,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use http::Method;
 
-use crate::cache::manifest::{OCI_MANIFEST, manifest};
+use forebay_test_support::manifest::{OCI_MANIFEST, manifest};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Server, When},
     mirror::{Mirror, UPSTREAM},

@@ -3,14 +3,14 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    auth::pull::{basic, with_users},
-    cache::manifest::{OCI_MANIFEST, manifest},
-};
 use forebay_test_support::{
     blob::path,
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, When},
     mirror::{Answer, Mirror},
+};
+use forebay_test_support::{
+    manifest::{OCI_MANIFEST, manifest},
+    users::{basic, with_users},
 };
 
 const LIST: &str = "/v2/team/app/tags/list";

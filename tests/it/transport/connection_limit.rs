@@ -8,7 +8,10 @@ use std::{
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use forebay_test_support::test_server::{Certificates, PATIENCE, Setup, client, h2_client, rest, send, soon, until};
+use forebay_test_support::{
+    test_server::{Certificates, Setup, client, h2_client, rest, send},
+    until::{PATIENCE, soon, until},
+};
 
 #[tokio::test]
 async fn over_the_limit_a_client_is_told_so_whatever_it_speaks() {
@@ -17,7 +20,7 @@ async fn over_the_limit_a_client_is_told_so_whatever_it_speaks() {
     setup.config.max_connections = 1;
     let server = setup.start();
     let mut only = server.connect().await;
-    until("the first connection", || server.counted("forebay_connections 1")).await;
+    until("the first connection", async || server.counted("forebay_connections 1")).await;
     let clients = [
         (client(), server.http("/hello")),
         (h2_client(), server.http("/hello")),
@@ -66,8 +69,8 @@ async fn silent_connections_of_one_address_block_no_other() {
         silent.push(server.connect().await);
     }
     // Three quarters are one address's when no other wants them.
-    until("600 are admitted", || server.counted("forebay_connections 600")).await;
-    until("200 are refused", || server.counted("forebay_connections_refused_total 200")).await;
+    until("600 are admitted", async || server.counted("forebay_connections 600")).await;
+    until("200 are refused", async || server.counted("forebay_connections_refused_total 200")).await;
     for other in ["127.0.0.2", "127.0.0.3", "127.0.0.2"] {
         let mut client = server.connect_from(other).await;
         send(&mut client, GET).await;
@@ -89,7 +92,7 @@ async fn silent_connections_of_one_address_block_no_other() {
     for _ in 0..200 {
         trusted.push(server.connect_from("127.0.0.9").await);
     }
-    until("800 are admitted", || server.counted("forebay_connections 800")).await;
+    until("800 are admitted", async || server.counted("forebay_connections 800")).await;
     let refusal = soon("a refusal", refused("127.0.0.9")).await;
     assert!(refusal.starts_with("HTTP/1.1 503") && !refusal.contains("from your address"), "{refusal}");
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use forebay_test_support::test_server::{
-    CHUNK, Certificates, Setup, TestServer, client, h2_client, read_until, rest, send, soon, until,
+use forebay_test_support::{
+    test_server::{CHUNK, Certificates, Setup, TestServer, client, h2_client, read_until, rest, send},
+    until::{soon, until},
 };
 
 async fn refuses(server: &TestServer) {
@@ -31,7 +32,7 @@ async fn running_responses_finish_and_idle_connections_close() {
     for (client, url) in &clients {
         running.push(client.get(url).send().await.unwrap());
     }
-    until("all requests", || server.stage.begun() == 2 + clients.len()).await;
+    until("all requests", async || server.stage.begun() == 2 + clients.len()).await;
 
     server.shutdown.cancel();
     refuses(&server).await;
@@ -58,7 +59,7 @@ async fn a_new_connection_is_served_before_the_drain_ends() {
     send(&mut half, "GET /hello HT").await;
     let mut tls = certificates.connect(&server, &[b"http/1.1"]).await.unwrap();
     let shaking = server.connect().await;
-    until("all connections", || server.counted("forebay_connections 4")).await;
+    until("all connections", async || server.counted("forebay_connections 4")).await;
 
     server.shutdown.cancel();
     refuses(&server).await;

@@ -2,7 +2,10 @@
 
 use http::Version;
 
-use forebay_test_support::test_server::{Certificates, Setup, client, h2_client, read_until, rest, send, soon};
+use forebay_test_support::{
+    test_server::{Certificates, Setup, client, h2_client, read_until, rest, send},
+    until::soon,
+};
 
 #[tokio::test]
 async fn tls_and_clear_text_and_both_versions_share_one_port() {

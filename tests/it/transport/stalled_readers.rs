@@ -5,8 +5,9 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use tokio::io::AsyncReadExt;
 
-use forebay_test_support::test_server::{
-    CHUNK, Certificates, Setup, TestServer, client, h2_client, rest, send, soon, until,
+use forebay_test_support::{
+    test_server::{CHUNK, Certificates, Setup, TestServer, client, h2_client, rest, send},
+    until::{soon, until},
 };
 
 const STALL: Duration = Duration::from_millis(400);
@@ -22,8 +23,8 @@ async fn an_http1_client_that_stops_reading_is_cut() {
     let server = start();
     let mut stream = server.connect().await;
     send(&mut stream, &format!("GET /big?{ENDLESS} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
-    until("the end of the body", || server.stage.over() == 1).await;
-    until("the end of the connection", || server.counted("forebay_connections 0")).await;
+    until("the end of the body", async || server.stage.over() == 1).await;
+    until("the end of the connection", async || server.counted("forebay_connections 0")).await;
     assert!(server.counted("forebay_stalls_total{what=\"read\"} 1"));
     // What is in the buffers may be read, and then there is a reset: no clean end.
     assert!(rest(&mut stream).await.is_err());
@@ -35,8 +36,8 @@ async fn a_tls_client_that_stops_reading_is_cut() {
     let server = Setup::tls(&certificates).timeouts(|timeouts| timeouts.stall = STALL).start();
     let mut stream = certificates.connect(&server, &[b"http/1.1"]).await.unwrap();
     send(&mut stream, &format!("GET /big?{ENDLESS} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
-    until("the end of the body", || server.stage.over() == 1).await;
-    until("the end of the connection", || server.counted("forebay_connections 0")).await;
+    until("the end of the body", async || server.stage.over() == 1).await;
+    until("the end of the connection", async || server.counted("forebay_connections 0")).await;
     assert!(server.counted("forebay_stalls_total{what=\"read\"} 1"));
     assert!(rest(&mut stream).await.is_err());
 }
@@ -46,7 +47,7 @@ async fn an_unread_http2_stream_is_reset_and_the_others_go_on() {
     let server = start();
     let client = h2_client();
     let stalled = client.get(server.http(&format!("/big?{ENDLESS}"))).send().await.unwrap();
-    until("the end of the body", || server.stage.over() == 1).await;
+    until("the end of the body", async || server.stage.over() == 1).await;
     assert!(server.counted("forebay_stalls_total{what=\"read\"} 1"));
     // It is the same connection, and it is still there.
     assert_eq!(client.get(server.http("/hello")).send().await.unwrap().text().await.unwrap(), "hello\n");
@@ -149,6 +150,6 @@ async fn a_client_that_leaves_ends_its_body() {
         soon("the first chunk", body.frame()).await.unwrap().unwrap();
         drop(body);
         drop(client);
-        until("the end of the body", || server.stage.over() == over + 1).await;
+        until("the end of the body", async || server.stage.over() == over + 1).await;
     }
 }

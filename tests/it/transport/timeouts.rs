@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use forebay_test_support::test_server::{
-    Certificates, PATIENCE, Setup, TestServer, read_until, rest, send, soon, until,
+use forebay_test_support::{
+    test_server::{Certificates, Setup, TestServer, read_until, rest, send},
+    until::{PATIENCE, soon, until},
 };
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -27,7 +28,7 @@ async fn ends_after(server: &TestServer, text: &str) -> String {
     let mut stream = server.connect().await;
     send(&mut stream, text).await;
     let answer = rest(&mut stream).await.unwrap_or_default();
-    until("the connection's end", || server.counted("forebay_connections 0")).await;
+    until("the connection's end", async || server.counted("forebay_connections 0")).await;
     answer
 }
 
@@ -69,7 +70,7 @@ async fn silence_after_a_tls_handshake_ends() {
     let server = setup.start();
     let mut stream = certificates.connect(&server, &[b"http/1.1"]).await.unwrap();
     let _ = rest(&mut stream).await;
-    until("the connection's end", || server.counted("forebay_connections 0")).await;
+    until("the connection's end", async || server.counted("forebay_connections 0")).await;
 }
 
 #[tokio::test]

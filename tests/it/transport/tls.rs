@@ -16,7 +16,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use forebay_test_support::test_server::{Certificates, Setup, TestServer, read_until, send, shown, soon, until};
+use forebay_test_support::{
+    test_server::{Certificates, Setup, TestServer, read_until, send, shown},
+    until::{soon, until},
+};
 
 const LOOK: Duration = Duration::from_millis(20);
 const H1: &[&[u8]] = &[b"http/1.1"];
@@ -51,7 +54,7 @@ async fn a_new_certificate_serves_new_handshakes_only() {
     let before = shown(&old);
     assert_eq!(shows(&certificates, &server).await, before);
     certificates.renew();
-    until("the reload", || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
+    until("the reload", async || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
     let after = shows(&certificates, &server).await;
     assert_ne!(after, before);
     send(&mut old, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -68,17 +71,18 @@ async fn a_bad_new_certificate_keeps_the_old_and_is_told_of_once() {
     let good = fs::read(&certificates.config.certificate).unwrap();
     fs::write(&certificates.config.certificate, "-----BEGIN CERTIFICATE-----\nnot one").unwrap();
     let failed = "forebay_reloads_total{result=\"failed\",what=\"tls\"} 1";
-    until("the failure", || server.counted(failed)).await;
+    until("the failure", async || server.counted(failed)).await;
     assert!(reload(&tls, &certificates.config).is_err());
     assert_eq!(shows(&certificates, &server).await, before);
     // A key without its certificate is as bad, and it is another failure.
     fs::write(&certificates.config.certificate, &good).unwrap();
     fs::write(&certificates.config.key, certificates.issue(ExtendedKeyUsagePurpose::ServerAuth).1).unwrap();
-    until("the second failure", || server.counted("forebay_reloads_total{result=\"failed\",what=\"tls\"} 2")).await;
+    until("the second failure", async || server.counted("forebay_reloads_total{result=\"failed\",what=\"tls\"} 2"))
+        .await;
     assert_eq!(shows(&certificates, &server).await, before);
     // When the rest of the pair arrives all is well.
     certificates.renew();
-    until("the reload", || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
+    until("the reload", async || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
     assert_ne!(shows(&certificates, &server).await, before);
     assert!(server.counted("forebay_reloads_total{result=\"failed\",what=\"tls\"} 2"));
     server.end().await;
@@ -93,18 +97,20 @@ async fn a_certificate_that_is_not_valid_now_is_not_taken_over() {
         let before = shows(&certificates, &server).await;
         certificates.renew_for(from, to);
         // The first look may find the new certificate with the old key.
-        until("the failure", || reload(&tls, &certificates.config).is_err_and(|error| error.to_string().contains(why)))
-            .await;
+        until("the failure", async || {
+            reload(&tls, &certificates.config).is_err_and(|error| error.to_string().contains(why))
+        })
+        .await;
         let failed = (1..3).map(|times| format!("forebay_reloads_total{{result=\"failed\",what=\"tls\"}} {times}"));
         let failed: Vec<_> = failed.collect();
-        until("it is told", || failed.iter().any(|line| server.counted(line))).await;
+        until("it is told", async || failed.iter().any(|line| server.counted(line))).await;
         assert_eq!(shows(&certificates, &server).await, before);
         // Nor with a new configuration.
         let prepared = ReloadableTls::prepare(&certificates.config).unwrap();
         assert!(tls.may_become(&prepared).unwrap_err().to_string().contains(why));
         assert!(ReloadableTls::check(&certificates.config).unwrap_err().to_string().contains(why));
         certificates.renew();
-        until("the reload", || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
+        until("the reload", async || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
         assert_ne!(shows(&certificates, &server).await, before);
         server.end().await;
     }
@@ -166,7 +172,7 @@ async fn files_that_moved_are_used_and_watched() {
     let (certificate, key) = certificates.issue(ExtendedKeyUsagePurpose::ServerAuth);
     fs::write(&third.certificate, certificate).unwrap();
     fs::write(&third.key, key).unwrap();
-    until("the reload", || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
+    until("the reload", async || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
     assert_ne!(shows(&certificates, &server).await, after);
     server.end().await;
 }
@@ -276,7 +282,7 @@ async fn a_new_client_ca_ends_the_trust_in_the_old_one() {
     let url = server.https("/connection");
     assert_eq!(client.get(&url).send().await.unwrap().text().await.unwrap(), "true localhost true");
     let certificates = certificates.with_client_ca(&new);
-    until("the reload", || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
+    until("the reload", async || server.counted("forebay_reloads_total{result=\"ok\",what=\"tls\"} 1")).await;
     assert!(soon("a refusal", client.get(&url).send()).await.is_err());
     drop(certificates);
     server.end().await;

@@ -22,11 +22,12 @@ use http::Method;
 
 use forebay_test_support::{
     internet::{
-        Answer as Answered, Internet, Seen, TAG, basic,
+        Answer as Answered, Internet, Seen, TAG,
         dialect::{Dialect, Realm, Redirect, Refusal},
     },
     mirror::Answer,
     program::Program,
+    users::basic,
 };
 
 /// Whose credentials decide.

@@ -11,16 +11,13 @@ use std::{
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
 
-use crate::{
-    auth::pull::basic,
-    cache::manifest::{manifest, tag::never_trusting},
-    push::put_manifest,
-};
+use crate::{cache::manifest::tag::never_trusting, push::put_manifest};
 use forebay_test_support::{
     fake_registry::{Auth, FakeRegistry, Fault, Server, When},
     mirror::{Answer, Mirror},
     until::{bounded, until},
 };
+use forebay_test_support::{manifest::manifest, users::basic};
 
 const STALE: Option<&str> = Some("forebay; hit; detail=stale");
 

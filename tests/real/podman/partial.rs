@@ -2,8 +2,9 @@
 
 use std::{fs, time::Duration};
 
-use forebay_test_support::real::{
-    forebay::Forebay, image::random, podman::Podman, registry::Registry, tar, until::until,
+use forebay_test_support::{
+    real::{forebay::Forebay, image::random, podman::Podman, registry::Registry, tar},
+    until::until,
 };
 
 const FILES: u64 = 100;

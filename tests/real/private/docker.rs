@@ -3,15 +3,18 @@
 use serde_json::json;
 
 use super::{ANN, BOB, World, blobs};
-use forebay_test_support::real::{
-    docker::Docker,
-    forebay::Forebay,
-    image::{Format, Image},
-    program::Finished,
-    raw::ask,
-    registry::Registry,
-    token_server::{User, basic},
-    turn::Turn,
+use forebay_test_support::{
+    real::{
+        docker::Docker,
+        forebay::{Forebay, local},
+        image::{Format, Image},
+        program::Finished,
+        registry::Registry,
+        token_server::User,
+        turn::Turn,
+    },
+    users::basic,
+    wire::exchange,
 };
 
 async fn log_in(docker: &Docker, forebay: &Forebay, name: &str, password: &str) -> Finished {
@@ -129,10 +132,11 @@ async fn docker_logs_in_to_a_registry_that_wants_passwords() {
         for name in [None, Some(basic("ann", "wrong")), Some(BOB.basic())] {
             let mut headers = vec![accept];
             headers.extend(name.as_deref().map(|name| ("authorization", name)));
-            let refused = ask(forebay.port, "GET", &path, &headers, b"").await;
+            let refused = exchange(local(forebay.port), &format!("GET {path}"), &headers).await;
             assert_eq!((refused.status, &*refused.error_code()), (401, "UNAUTHORIZED"), "{path}: {name:?}");
         }
-        let answer = ask(forebay.port, "GET", &path, &[accept, ("authorization", &ANN.basic())], b"").await;
+        let answer =
+            exchange(local(forebay.port), &format!("GET {path}"), &[accept, ("authorization", &ANN.basic())]).await;
         assert_eq!(answer.status, 200, "{path}");
     }
 }

@@ -4,12 +4,15 @@ mod list;
 
 use self::list::Try;
 use super::{ANN, BOB, World};
-use forebay_test_support::real::{
-    forebay::Forebay,
-    gate::Gate,
-    image::{Blob, Format, Image, Referrer},
-    raw::{Answer, ask},
+use forebay_test_support::{
+    mirror::Answer,
+    real::{
+        forebay::{Forebay, local},
+        gate::Gate,
+        image::{Blob, Format, Image, Referrer},
+    },
     until::until,
+    wire::{exchange, exchange_with_body},
 };
 
 /// Held on its way after this much of it.
@@ -52,7 +55,7 @@ impl Case {
     }
 
     async fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
-        ask(self.forebay.port, method, target, headers, b"").await
+        exchange(local(self.forebay.port), &format!("{method} {target}"), headers).await
     }
 
     /// Each pulls what is theirs, and gets it.
@@ -80,7 +83,10 @@ impl Case {
         assert!(tries.len() > 20);
         for tried in &tries {
             let headers: Vec<(&str, &str)> = tried.headers.iter().map(|(name, value)| (*name, &**value)).collect();
-            let answer = ask(self.forebay.port, tried.method, &tried.target, &headers, &tried.body).await;
+            let answer = {
+                let line = format!("{} {}", tried.method, tried.target);
+                exchange_with_body(local(self.forebay.port), &line, &headers, &tried.body).await
+            };
             self.assert_tells_nothing(tried, &answer, when);
         }
         // Nor whether she has something by a name; once what he was refused a moment ago is not remembered any more.
@@ -153,7 +159,9 @@ async fn nothing_of_this_gets_anything_of_anothers() {
     // The large layer is on its way to her.
     case.gate.hold_each_after(HALF);
     let (port, target) = (case.forebay.port, format!("/v2/ann/app/blobs/{}", case.large.digest));
-    let hers = tokio::spawn(async move { ask(port, "GET", &target, &[("authorization", &ANN.basic())], b"").await });
+    let hers = tokio::spawn(async move {
+        exchange(local(port), &format!("GET {target}"), &[("authorization", &ANN.basic())]).await
+    });
     until("her layer is on its way", async || {
         (case.forebay.metric("forebay_fills_in_flight", &[]).await > 0.0).then_some(())
     })

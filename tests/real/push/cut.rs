@@ -3,14 +3,16 @@
 use std::fs;
 
 use super::open_mirror;
-use forebay_test_support::real::{
-    disk::files,
-    download::client,
-    forebay::Forebay,
-    gate::Gate,
-    image::{Format, Image},
-    podman::Podman,
-    registry::Registry,
+use forebay_test_support::{
+    real::{
+        disk::files,
+        download::client,
+        forebay::Forebay,
+        gate::Gate,
+        image::{Format, Image},
+        podman::Podman,
+        registry::Registry,
+    },
     until::until,
 };
 

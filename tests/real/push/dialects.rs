@@ -8,12 +8,13 @@ use tempfile::TempDir;
 
 use forebay_test_support::{
     internet::{
-        Internet, basic,
+        Internet,
         dialect::Dialect,
         registries::{docker_hub, ecr, harbor, qingcloud, tencent},
     },
     program::Program,
     real::{docker::Docker, download::client, image::random, tar, turn::Turn},
+    users::basic,
 };
 
 const ALL: [&Dialect; 7] = [

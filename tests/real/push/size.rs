@@ -7,8 +7,9 @@ use reqwest::{Body, Method, header::LOCATION};
 use sha2::{Digest as _, Sha256};
 
 use super::open_mirror;
-use forebay_test_support::real::{
-    disk::files, download::client, forebay::Forebay, image::Blob, registry::Registry, until::until,
+use forebay_test_support::{
+    real::{disk::files, download::client, forebay::Forebay, image::Blob, registry::Registry},
+    until::until,
 };
 
 const PIECE: usize = 1 << 20;

@@ -22,8 +22,10 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
+pub use self::registry::TAG;
 use self::{dialect::Dialect, registry::Registry};
-pub use self::{realm::basic, registry::TAG};
+use crate::users::basic;
+
 use super::{fake_registry::Image, test_ca::TestCa};
 
 /// A request as it came.

@@ -29,25 +29,10 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-/// No condition that a test waits for takes this long, on however busy a machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+use crate::until::{PATIENCE, soon};
+
 /// A chunk of a big body.
 pub const CHUNK: usize = 64 * 1024;
-
-/// Waits for what must happen.
-pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not happen"))
-}
-
-/// Looks again and again until it is so.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    soon(what, async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-}
 
 /// Bodies that ended, one way or the other, and a gate that holds others back.
 #[derive(Clone)]

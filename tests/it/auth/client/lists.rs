@@ -1,8 +1,9 @@
 //! Lists of an upstream that decides by its clients: each is told what it was told itself.
 
 use super::*;
-use crate::cache::list::{STALE, referrers::OCI_INDEX};
+use crate::cache::list::STALE;
 use forebay_test_support::fake_registry::{Fault, Server, When};
+use forebay_test_support::manifest::OCI_INDEX;
 
 const TAGS: &str = "/v2/team/a/tags/list";
 

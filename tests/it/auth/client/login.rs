@@ -102,7 +102,7 @@ async fn what_is_shown_at_one_upstreams_host_is_shown_to_no_other() {
     let mirror = Mirror::parse(&no_default).start().await;
     assert_eq!(mirror.get_with(path, &[("authorization", &ann)]).await.status, 200);
     // Not where it may be one of ours.
-    let users = crate::auth::pull::with_users();
+    let users = forebay_test_support::users::with_users();
     let htpasswd = users.path().join("htpasswd");
     for keys in [text(""), no_default] {
         let htpasswd = htpasswd.clone();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::cache::manifest::asked;
 use forebay_test_support::fake_registry::{Fault, When};
+use forebay_test_support::manifest::asked;
 
 const TAG: &str = "/v2/team/a/manifests/1";
 const STALE: Option<&str> = Some("forebay; hit; detail=stale");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::cache::manifest::{asked, manifest};
+use forebay_test_support::manifest::{asked, manifest};
 use forebay_test_support::{
     blob::{add, path},
     fake_registry::{FakeRegistry, Fault, Record, When},

@@ -9,15 +9,16 @@ use serde_json::{Value, json};
 
 use crate::{
     cache::list::{STALE, pages},
-    push::{OCI_MANIFEST, put_manifest},
+    push::put_manifest,
 };
+use forebay_test_support::manifest::OCI_INDEX;
+use forebay_test_support::manifest::OCI_MANIFEST;
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, Server, When},
     mirror::{Answer, Mirror},
     until::bounded,
 };
 
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const SIGNATURE: &str = "application/vnd.example.signature+json";
 pub const SBOM: &str = "application/vnd.example.sbom";
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 use forebay::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
 
-use crate::cache::list::referrers::{OCI_INDEX, SBOM, SIGNATURE, digests};
-use crate::{cache::list::STALE, push::OCI_MANIFEST};
+use crate::cache::list::STALE;
+use crate::cache::list::referrers::{SBOM, SIGNATURE, digests};
+use forebay_test_support::manifest::OCI_INDEX;
+use forebay_test_support::manifest::OCI_MANIFEST;
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Server, When},
     mirror::Mirror,

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, asked, manifest};
+use forebay_test_support::manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, asked, manifest};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Server},
     mirror::Mirror,

@@ -6,7 +6,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
-use super::{OCI_MANIFEST, asked, assert_is, files, manifest};
+use super::{assert_is, files};
+use forebay_test_support::manifest::{OCI_MANIFEST, asked, manifest};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Server, When},
     mirror::Mirror,

@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 
-use crate::cache::manifest::{
-    DOCKER_MANIFEST, asked, manifest,
-    tag::{age, never_trusting},
-};
+use crate::cache::manifest::tag::{age, never_trusting};
+use forebay_test_support::manifest::{DOCKER_MANIFEST, asked, manifest};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, Server, When},
     mirror::{Answer, Mirror},

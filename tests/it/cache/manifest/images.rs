@@ -5,7 +5,7 @@ use forebay::oci::{Algorithm, Digest};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cache::manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use forebay_test_support::manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use forebay_test_support::{
     blob,
     fake_registry::{FakeRegistry, Server},

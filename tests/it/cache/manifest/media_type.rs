@@ -6,7 +6,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
-use super::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, files};
+use super::files;
+use forebay_test_support::manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Server, When},
     mirror::Mirror,

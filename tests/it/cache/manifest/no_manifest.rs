@@ -3,8 +3,8 @@
 use forebay::oci::{Algorithm, Digest};
 use http::Method;
 
-use super::{OCI_MANIFEST, manifest};
 use crate::cache::{list::STALE, manifest::tag::never_trusting};
+use forebay_test_support::manifest::{OCI_MANIFEST, manifest};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, When},
     mirror::Mirror,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::cache::manifest::manifest;
+use forebay_test_support::manifest::manifest;
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Server, When},
     mirror::Mirror,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 
 use crate::cache::manifest::tag::never_trusting;
-use crate::cache::manifest::{asked, manifest};
+use forebay_test_support::manifest::{asked, manifest};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, When},
     mirror::Mirror,

@@ -9,7 +9,8 @@ use std::{
 use futures_util::future::join_all;
 use http::Method;
 
-use crate::cache::manifest::{asked, files, manifest};
+use crate::cache::manifest::files;
+use forebay_test_support::manifest::{asked, manifest};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,

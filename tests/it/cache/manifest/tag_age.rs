@@ -8,8 +8,9 @@ use std::{
 
 use http::Method;
 
+use crate::cache::manifest::files;
 use crate::cache::manifest::tag::age;
-use crate::cache::manifest::{asked, files, manifest};
+use forebay_test_support::manifest::{asked, manifest};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, Server, When},
     mirror::{Answer, Mirror},

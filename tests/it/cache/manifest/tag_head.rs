@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use http::Method;
 
 use crate::cache::manifest::tag::{age, never_trusting};
-use crate::cache::manifest::{OCI_MANIFEST, asked, manifest};
+use forebay_test_support::manifest::{OCI_MANIFEST, asked, manifest};
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, Image, Server, When},
     mirror::{Answer, Mirror},

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::upstream::{MANIFEST, Subject, WHOLE, accept, config, has_credentials, kind, name, reference_of};
 use forebay_test_support::fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, To, When};
+use forebay_test_support::users::basic;
 
 fn users() -> Vec<(String, String)> {
     vec![("me".to_owned(), "se:cret".to_owned())]
@@ -52,10 +53,6 @@ fn with_identity_token(registry: &FakeRegistry, directory: &TempDir, token: &str
     Config { credential: CredentialSource::DockerConfig(file(directory, &text)), ..config(registry) }
 }
 
-fn basic(pair: &str) -> String {
-    format!("Basic {}", STANDARD.encode(pair))
-}
-
 #[tokio::test]
 async fn a_password_is_shown_to_the_realm_alone() {
     let registry = registry(Auth::Bearer(bearer())).await;
@@ -64,7 +61,7 @@ async fn a_password_is_shown_to_the_realm_alone() {
     assert!(subject.manifest("team/app", "1").await.is_ok());
     let asked = asks(&registry);
     assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].header("authorization"), Some(basic("me:se:cret").as_str()));
+    assert_eq!(asked[0].header("authorization"), Some(basic("me", "se:cret").as_str()));
     assert_eq!(asked[0].parameter("account"), ["me"]);
     let shown_elsewhere =
         |request: &Record| request.header("authorization").is_some_and(|shown| shown.starts_with("Basic"));
@@ -118,7 +115,7 @@ async fn a_realm_without_post_gets_the_identity_token_by_get() {
         assert!(subject.manifest("team/app", "1").await.is_ok(), "{status}");
         let asked = asks(&registry);
         assert_eq!((&asked[0].method, &asked[1].method), (&Method::POST, &Method::GET));
-        assert_eq!(asked[1].header("authorization"), Some(basic("me:long").as_str()));
+        assert_eq!(asked[1].header("authorization"), Some(basic("me", "long").as_str()));
     }
     let registry = registry(Auth::Bearer(Bearer { refuse_post: Some(503), ..bearer() })).await;
     let directory = TempDir::new().unwrap();
@@ -245,7 +242,7 @@ async fn a_refused_password_is_not_shown_for_every_request() {
                 .requests()
                 .iter()
                 .filter(|request| has_credentials(request))
-                .all(|request| { request.header("authorization") != Some(&basic("me:wrong")) })
+                .all(|request| { request.header("authorization") != Some(&basic("me", "wrong")) })
         );
     }
 }
@@ -354,7 +351,7 @@ async fn a_changed_password_that_is_wrong_is_shown_once() {
     }
     // Of those that were on their way with the old one, one asks the base, as does the first with the new one.
     assert_eq!(registry.count(|request| request.path == "/v2/"), 2);
-    let changed = basic("me:wrong");
+    let changed = basic("me", "wrong");
     assert_eq!(registry.count(|request| request.header("authorization") == Some(&changed)), 2);
 }
 
@@ -670,5 +667,5 @@ async fn what_docker_login_wrote_is_used() {
     let credential = CredentialSource::DockerConfig(file(&directory, &text));
     let subject = Subject::new(&Config { credential, ..config(&registry) });
     assert!(subject.manifest("team/app", "1").await.is_ok());
-    assert_eq!(asks(&registry)[0].header("authorization"), Some(basic("me:se:cret").as_str()));
+    assert_eq!(asks(&registry)[0].header("authorization"), Some(basic("me", "se:cret").as_str()));
 }

@@ -5,10 +5,8 @@ use std::time::Duration;
 use forebay::{oci::Algorithm, upstream::CredentialSource};
 use http::Method;
 
-use crate::cache::{
-    list::STALE,
-    manifest::{asked, manifest, tag::never_trusting},
-};
+use crate::cache::{list::STALE, manifest::tag::never_trusting};
+use forebay_test_support::manifest::{asked, manifest};
 use forebay_test_support::{
     blob::{add, path},
     fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Record, Server, When},

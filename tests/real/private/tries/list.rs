@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Case;
 use crate::private::{ANN, BOB};
-use forebay_test_support::real::token_server::basic;
+use forebay_test_support::users::basic;
 
 pub struct Try {
     pub method: &'static str,

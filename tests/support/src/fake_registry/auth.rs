@@ -4,6 +4,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Method, header};
 use serde_json::json;
 
+use crate::users::basic;
+
 use super::{State, record::Record, serve::repository};
 
 /// How the registry wants to be asked.
@@ -213,8 +215,4 @@ fn asker(request: &Record) -> String {
     let decoded = shown.and_then(|shown| String::from_utf8(STANDARD.decode(shown).ok()?).ok());
     let name = decoded.and_then(|pair| Some(pair.split_once(':')?.0.to_owned()));
     name.or_else(|| request.parameter("username").into_iter().next()).unwrap_or_default()
-}
-
-fn basic(username: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
 }

@@ -3,6 +3,8 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
 
+use crate::users::basic;
+
 use super::{
     Answer, Seen,
     dialect::{Dialect, Post, Realm, Refusal},
@@ -82,10 +84,6 @@ pub(super) fn is_of(dialect: &Dialect, shown: &str) -> bool {
     let pair = shown.strip_prefix("Basic ").and_then(|pair| STANDARD.decode(pair).ok()).unwrap_or_default();
     let pair = String::from_utf8_lossy(&pair);
     pair.split_once(':').is_some_and(|(name, _)| dialect.users.iter().any(|(user, _)| *user == name))
-}
-
-pub fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
 impl From<Refusal> for Answer {

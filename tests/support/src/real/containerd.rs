@@ -4,12 +4,13 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use crate::until::until;
+
 use super::{
     daemon::Daemon,
     image::Blob,
     jail::{self, Jailed},
     program::{self, Finished},
-    until::until,
 };
 
 /// A containerd with content of its own.

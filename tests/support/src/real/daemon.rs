@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 
-use super::until::until;
+use crate::until::until;
 
 /// A child process that is killed and reaped when this is dropped.
 pub struct Daemon {

@@ -5,12 +5,13 @@ use std::fs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::until::until;
+
 use super::{
     daemon::Daemon,
     image::Image,
     jail::{self, Jailed},
     program::{self, Finished},
-    until::until,
 };
 
 /// Names that must lead nowhere: an engine falls back from a mirror to the registry itself.

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use crate::program::binary;
 
+use crate::until::until;
+
 use super::{
     daemon::Daemon,
     disk::files,
@@ -16,7 +18,6 @@ use super::{
     image::{Blob, digest},
     port::free_port,
     program,
-    until::until,
 };
 
 /// forebay, running or between two lives.

@@ -10,7 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{port::free_port, until::until};
+use crate::until::until;
+
+use super::port::free_port;
 
 /// What a gate is about.
 #[derive(Clone, Copy)]

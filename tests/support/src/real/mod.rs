@@ -5,7 +5,6 @@ pub mod containerd;
 pub mod docker;
 pub mod download;
 pub mod podman;
-pub mod raw;
 
 pub mod forebay;
 
@@ -26,4 +25,3 @@ pub mod network;
 pub mod port;
 pub mod program;
 pub mod turn;
-pub mod until;

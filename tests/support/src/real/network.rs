@@ -6,10 +6,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::until::until;
+
 use super::{
     daemon::Daemon,
     program::{self, Finished},
-    until::until,
 };
 
 /// The address.

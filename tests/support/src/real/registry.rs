@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::until::until;
+
 use super::{
     certificate::Authority,
     daemon::Daemon,
@@ -15,7 +17,6 @@ use super::{
     program,
     push::{Login, Pusher},
     token_server::TokenServer,
-    until::until,
 };
 
 /// A registry on a port of its own, with its storage in a folder of its own.

@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::users::basic;
+
 const SERVICE: &str = "registry.docker.test";
 const ISSUER: &str = "auth.docker.test";
 
@@ -63,11 +65,6 @@ impl User {
     pub fn basic(&self) -> String {
         basic(self.name, self.password)
     }
-}
-
-/// The Authorization header with which somebody says that this is their name and password.
-pub fn basic(name: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
 }
 
 /// Who gets what: all users do what they want, and everybody pulls; or each has what is theirs, and nobody anything else.
