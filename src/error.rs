@@ -146,7 +146,7 @@ fn of_manifest(error: &ManifestError) -> ErrorKind {
         ManifestError::Upstream(error) => ErrorKind::of_upstream(Operation::Manifest, error),
         ManifestError::Mismatch => ErrorKind::DigestMismatch,
         ManifestError::OtherType | ManifestError::NoManifest => ErrorKind::UpstreamUnavailable { retry_after: None },
-        ManifestError::LimitNearlyUsed => ErrorKind::TooManyRequests { retry_after: None },
+        ManifestError::NearRateLimit => ErrorKind::TooManyRequests { retry_after: None },
         ManifestError::CachedNotFound(_) | ManifestError::NotAcceptable => ErrorKind::ManifestUnknown,
         ManifestError::WaitCycle => ErrorKind::WaitCycle,
         ManifestError::Abandoned => ErrorKind::Draining,

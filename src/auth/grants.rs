@@ -39,7 +39,7 @@ use crate::{
     bounded_cache,
     cache::{
         freshness::Freshness,
-        revalidate::{RecentOutages, revalidate},
+        revalidate::{OUTAGE_TTL, RecentOutages, revalidate},
         write_counter::WriteCounters,
     },
     oci::{Digest, Repository},
@@ -53,8 +53,6 @@ use crate::{
 const MAX_GRANTS: u64 = 100_000;
 /// How many requests for grants are in flight at a time, each with a password. More come only from clients that guess.
 const MAX_REQUESTS: u64 = 1024;
-/// How long an outage is remembered: a client's stale grants serve meanwhile.
-const OUTAGE_TTL: Duration = Duration::from_secs(5);
 /// How long a refusal is remembered at most: a client with a wrong password repeats its request again and again.
 const REFUSAL_TTL: Duration = Duration::from_secs(2);
 

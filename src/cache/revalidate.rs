@@ -6,12 +6,14 @@
 //!
 //! Four callers use it: `GET` and `HEAD` of a manifest by tag, lists, and the grants of clients. They differ in two
 //! points. Tags and grants remember a failure for [`OUTAGE_TTL`], so that the next clients do not wait for it; each
-//! request for a list is sent. And what a stale value is, is the caller's: a manifest may come from the record of
+//! request for a list is sent. And each caller says what its stale value is: that of a tag may be the manifest of
 //! another `Accept` class.
 //!
-//! What must hold: no stale value is served after a refusal; a stale value is read after the upstream's response, so a
-//! change made through forebay meanwhile is seen; stale responses do not prolong an outage, so the upstream is asked
-//! again once in [`OUTAGE_TTL`].
+//! The `HEAD` of a client that may push (`manifest/head_for_push.rs`) is always sent, so it does not use this. Only the
+//! `GET` that may follow it ends after [`STALE_TIMEOUT`], with what the `HEAD` said.
+//!
+//! What must hold: no stale value is served after a refusal; stale responses do not prolong an outage, so the upstream is
+//! asked again once in [`OUTAGE_TTL`].
 
 use std::{hash::Hash, pin::pin, time::Duration};
 
@@ -22,7 +24,7 @@ use super::{freshness::Freshness, outcome::Outcome};
 /// How long a client waits for the upstream if a stale value is cached.
 pub(crate) const STALE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long at most, after an upstream failed, a stale value is served without asking it.
-const OUTAGE_TTL: Duration = Duration::from_secs(5);
+pub(crate) const OUTAGE_TTL: Duration = Duration::from_secs(5);
 
 /// What to do for a client's request.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,8 +56,9 @@ fn may_serve_stale<T, E>(response: Option<&Result<T, E>>, is_outage: impl Fn(&E)
 
 /// Serves a cached value, or the upstream's response to `fetch`.
 ///
-/// `cached` reads the value as a hit or as stale; it is called at most once, and may find none, such as after a change
-/// through forebay. `fetch` is not polled unless the upstream has to be asked.
+/// `cached` gives the value as a hit or as stale. It is called at most once, after the upstream's response if there is
+/// one, and may find none: a change through forebay, or a refusal, may have removed it meanwhile. `fetch` is not polled
+/// unless the upstream has to be asked.
 ///
 /// # Errors
 /// That of `fetch`, if no stale value may be served for it or none is cached.

@@ -13,7 +13,7 @@ pub enum ManifestError {
     #[error("the upstream's response for the tag is not a manifest")]
     NoManifest,
     #[error("little is left of the upstream's rate limit, so the tag's cached manifest is not replaced")]
-    LimitNearlyUsed,
+    NearRateLimit,
     #[error("the upstream answered a moment ago that there is no such manifest")]
     CachedNotFound(#[source] upstream::Error),
     #[error("the upstream cannot be reached, and the client does not accept the media type of the cached manifest")]
@@ -30,7 +30,7 @@ impl ManifestError {
         match self {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.
-            Self::Mismatch | Self::OtherType | Self::NoManifest | Self::LimitNearlyUsed => true,
+            Self::Mismatch | Self::OtherType | Self::NoManifest | Self::NearRateLimit => true,
             Self::CachedNotFound(_) | Self::NotAcceptable | Self::WaitCycle | Self::Abandoned => false,
         }
     }

@@ -166,7 +166,7 @@ impl ManifestCache {
         // A HEAD does not count as a pull; nor does a GET of what is not there, and clients must see the 404.
         let is_tag = matches!(query.reference, Reference::Tag(_));
         if !is_missing && is_tag && self.saves_limit(request, record.as_deref()).await {
-            return Err(ManifestError::LimitNearlyUsed);
+            return Err(ManifestError::NearRateLimit);
         }
         Ok(ControlFlow::Continue(digest))
     }

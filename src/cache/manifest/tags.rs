@@ -36,7 +36,7 @@ use crate::{
 /// is asked for a tag no more often.
 const MIN_REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// By how much `tag_ttl` is multiplied while little is left of the upstream's rate limit.
-const SCARCE_FACTOR: u32 = 10;
+const NEAR_RATE_LIMIT_FACTOR: u32 = 10;
 
 pub(super) struct TagRecords {
     store: DiskStore,
@@ -67,25 +67,30 @@ impl TagRecords {
     }
 
     /// The record of a tag, and its freshness; `None` if it is too old, or another registry under this name gave it.
-    /// `is_scarce`: little is left of the upstream's rate limit.
+    /// `is_near_rate_limit`: little is left of the upstream's rate limit.
     pub(super) async fn get(
         &self,
         key: &TagKey,
         registry: &Registry,
-        is_scarce: bool,
+        is_near_rate_limit: bool,
     ) -> (Option<Arc<TagRecord>>, Freshness) {
         let Some(found) = self.find(key, registry).await else { return (None, Freshness::Missing) };
-        match self.judge(&found, is_scarce) {
+        match self.judge(&found, is_near_rate_limit) {
             Freshness::Missing => (None, Freshness::Missing),
             freshness => (Some(found.record), freshness),
         }
     }
 
     /// The record of a tag, if it is in memory and fresh.
-    pub(super) fn fresh_in_memory(&self, key: &TagKey, registry: &Registry, is_scarce: bool) -> Option<Arc<TagRecord>> {
+    pub(super) fn fresh_in_memory(
+        &self,
+        key: &TagKey,
+        registry: &Registry,
+        is_near_rate_limit: bool,
+    ) -> Option<Arc<TagRecord>> {
         let found = self.in_memory(key).filter(|found| self.is_current(key, found))?;
         let is_fresh =
-            found.record.is_of(registry, key.visibility) && self.judge(&found, is_scarce) == Freshness::Fresh;
+            found.record.is_of(registry, key.visibility) && self.judge(&found, is_near_rate_limit) == Freshness::Fresh;
         is_fresh.then_some(found.record)
     }
 
@@ -175,8 +180,9 @@ impl TagRecords {
         }
     }
 
-    fn judge(&self, found: &MemoryRecord, is_scarce: bool) -> Freshness {
-        let tag_ttl = if is_scarce { self.tag_ttl.saturating_mul(SCARCE_FACTOR) } else { self.tag_ttl };
+    fn judge(&self, found: &MemoryRecord, is_near_rate_limit: bool) -> Freshness {
+        let tag_ttl =
+            if is_near_rate_limit { self.tag_ttl.saturating_mul(NEAR_RATE_LIMIT_FACTOR) } else { self.tag_ttl };
         let interval = MIN_REQUEST_INTERVAL.min(self.tag_ttl);
         let (now, steady) = (SystemTime::now(), freshness::steady_now());
         match freshness::judge_steadily(found.record.confirmed, now, steady, tag_ttl, self.stale_if_error) {

@@ -156,7 +156,7 @@ async fn a_response_of_any_age_is_fresh_for_a_second() {
 async fn a_tag_is_fresh_ten_times_longer_near_the_limit() {
     use Freshness::{Fresh, Missing, Stale};
     let hour = Duration::from_secs(3600);
-    for (hours, usual, scarce) in
+    for (hours, usual, near_limit) in
         [(0.5, Fresh, Fresh), (1.5, Stale, Fresh), (9.5, Missing, Fresh), (10.5, Missing, Stale)]
     {
         let tags = tags();
@@ -165,7 +165,7 @@ async fn a_tag_is_fresh_ten_times_longer_near_the_limit() {
             .keep(&tags.key, tags.writes(), Arc::new(TagRecord { confirmed, ..(*pointing_at("a")).clone() }))
             .await;
         tokio::time::advance(MIN_REQUEST_INTERVAL).await;
-        let judged = async |scarce| tags.records.get(&tags.key, &registry(), scarce).await.1;
-        assert_eq!((judged(false).await, judged(true).await), (usual, scarce), "{hours} hours");
+        let judged = async |is_near| tags.records.get(&tags.key, &registry(), is_near).await.1;
+        assert_eq!((judged(false).await, judged(true).await), (usual, near_limit), "{hours} hours");
     }
 }
