@@ -8,10 +8,13 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(manifest) = Manifest::parse(data) {
-        let index = matches!(manifest.content, Content::Index { .. });
         let kind = manifest.media_type().and_then(MediaType::kind);
-        assert!(kind.is_none_or(|kind| kind.is_index() == index));
-        assert!(manifest.descriptors().all(|descriptor| i64::try_from(descriptor.size).is_ok()));
+        let (is_index, descriptors) = match manifest.content {
+            Content::Image { config, layers } => (false, [vec![config], layers].concat()),
+            Content::Index { manifests } => (true, manifests),
+        };
+        assert!(kind.is_none_or(|kind| kind.is_index() == is_index));
+        assert!(descriptors.iter().all(|descriptor| i64::try_from(descriptor.size).is_ok()));
     }
     if let Some(payload) = schema1_payload(data) {
         assert!(payload.len() <= 2 * data.len());

@@ -1,11 +1,11 @@
-//! The error codes a registry answers with, and why a string is not what it claims to be.
+//! The error codes of a registry, and the errors of the parsers.
 
 use std::fmt;
 
-/// Codes of the error body.
+/// A code in the body of an error response.
 ///
-/// Source: OCI distribution specification v1.1, "Error Codes"; `UNAVAILABLE` and `UNKNOWN` are
-/// those of the Docker registry API, for what the specification has no word for.
+/// Source: OCI distribution specification v1.1, "Error Codes"; `UNAVAILABLE` is of the Docker registry API, since the specification
+/// has no code for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     BlobUnknown,
@@ -22,11 +22,10 @@ pub enum ErrorCode {
     Unsupported,
     TooManyRequests,
     Unavailable,
-    Unknown,
 }
 
 impl ErrorCode {
-    /// The code as it stands in `errors[].code`.
+    /// The value of `errors[].code`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BlobUnknown => "BLOB_UNKNOWN",
@@ -43,7 +42,6 @@ impl ErrorCode {
             Self::Unsupported => "UNSUPPORTED",
             Self::TooManyRequests => "TOOMANYREQUESTS",
             Self::Unavailable => "UNAVAILABLE",
-            Self::Unknown => "UNKNOWN",
         }
     }
 }
@@ -54,7 +52,7 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// Why a string is not the thing it was parsed as; the message says what was expected.
+/// Why a text cannot be parsed; the message says what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     #[error("invalid repository name: {0}")]

@@ -1,8 +1,7 @@
-//! Manifests: the little that a mirror has to know of what is inside one.
+//! The content of a manifest, as far as a mirror needs it.
 //!
-//! The bytes of a manifest are never written anew: what is served is what was received, and this
-//! is only a view of it. A document that could be read as two things is refused, because two
-//! readers might then disagree about what the same digest means.
+//! A manifest is served byte for byte as it was received; this is only a view of it. A document that could be both an image and an
+//! index is refused: two readers might disagree about what the same digest means.
 //!
 //! Source: OCI image specification v1.1, "Image Manifest" and "Image Index".
 
@@ -15,8 +14,6 @@ use super::{Digest, MediaType, ParseError};
 pub struct Manifest {
     media_type: Option<MediaType>,
     pub content: Content,
-    /// The manifest this one says something about: a signature, an SBOM.
-    pub subject: Option<Descriptor>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +22,7 @@ pub enum Content {
     Index { manifests: Vec<Descriptor> },
 }
 
-/// A reference to content: what it is, its name, and its length in bytes.
+/// A reference to content: its type, its digest, and its length in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     pub media_type: MediaType,
@@ -34,10 +31,10 @@ pub struct Descriptor {
 }
 
 impl Manifest {
-    /// Reads a schema 2 document. Its length is the caller's to bound.
+    /// Parses a schema 2 document. The caller bounds its length.
     ///
     /// # Errors
-    /// `ParseError::Manifest`, for a document that is no schema 2 image or index, or is both.
+    /// `ParseError::Manifest`: the document is no schema 2 image or index, or is both.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         let invalid = |why: &str| ParseError::Manifest(why.to_owned());
         let document: Document =
@@ -60,26 +57,17 @@ impl Manifest {
         if says_index.is_some_and(|index| index != matches!(content, Content::Index { .. })) {
             return Err(invalid("the content is not what mediaType says"));
         }
-        let subject = document.subject.map(Descriptor::try_from).transpose()?;
-        Ok(Self { media_type, content, subject })
+        document.subject.map(Descriptor::try_from).transpose()?;
+        Ok(Self { media_type, content })
     }
 
-    /// The media type as the document itself declares it; OCI documents need not.
+    /// The `mediaType` of the document; OCI documents need not have one.
     pub fn media_type(&self) -> Option<&MediaType> {
         self.media_type.as_ref()
     }
-
-    /// Everything the content refers to, in its order: config and layers, or manifests.
-    pub fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
-        let (config, rest) = match &self.content {
-            Content::Image { config, layers } => (Some(config), layers),
-            Content::Index { manifests } => (None, manifests),
-        };
-        config.into_iter().chain(rest)
-    }
 }
 
-/// The document as it stands. A key that comes twice is an error: which one counts would depend on the reader.
+/// The document as it is written. A repeated key is an error: which one counts would depend on the reader.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
@@ -134,6 +122,14 @@ mod tests {
         parse(document).unwrap()
     }
 
+    fn sizes(manifest: &Manifest) -> Vec<u64> {
+        let descriptors = match &manifest.content {
+            Content::Image { config, layers } => [std::slice::from_ref(config), layers].concat(),
+            Content::Index { manifests } => manifests.clone(),
+        };
+        descriptors.iter().map(|descriptor| descriptor.size).collect()
+    }
+
     #[test]
     fn images_and_indexes() {
         let image = read(&json!({
@@ -141,13 +137,11 @@ mod tests {
             "config": descriptor(1), "layers": [descriptor(2), descriptor(3)], "subject": descriptor(4),
         }));
         assert_eq!(image.media_type(), Some(&MediaType::OCI_MANIFEST));
-        assert_eq!(image.descriptors().map(|descriptor| descriptor.size).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(image.subject.map(|subject| subject.size), Some(4));
+        assert_eq!(sizes(&image), [1, 2, 3]);
 
         let index = read(&json!({ "schemaVersion": 2, "manifests": [descriptor(1), descriptor(2)] }));
         assert_eq!(index.media_type(), None);
-        assert_eq!(index.subject, None);
-        assert_eq!(index.descriptors().count(), 2);
+        assert_eq!(sizes(&index), [1, 2]);
 
         let docker = read(&json!({
             "schemaVersion": 2, "mediaType": MediaType::DOCKER_LIST.as_str(),
@@ -160,15 +154,15 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_go_wrote_as_null_are_empty() {
+    fn null_lists_are_empty() {
         let index = read(&json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX.as_str(), "manifests": null }));
         assert_eq!(index.content, Content::Index { manifests: Vec::new() });
         let image = read(&json!({ "schemaVersion": 2, "config": descriptor(1), "layers": null, "manifests": null }));
-        assert_eq!(image.descriptors().count(), 1);
+        assert_eq!(sizes(&image), [1]);
     }
 
     #[test]
-    fn what_is_no_manifest_is_refused() {
+    fn other_documents_are_refused() {
         let one = descriptor(1);
         for document in [
             json!(null),
@@ -210,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_comes_twice_is_refused() {
+    fn a_repeated_key_is_refused() {
         let twice = br#"{"schemaVersion":2,"manifests":[],"manifests":[]}"#;
         assert!(matches!(Manifest::parse(twice), Err(ParseError::Manifest(_))));
     }
@@ -236,7 +230,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn any_bytes_are_parsed_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = Manifest::parse(&bytes);
         }
     }

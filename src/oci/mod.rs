@@ -1,13 +1,20 @@
-//! The vocabulary of the OCI distribution specification, spelled once for both ends.
+//! The types of the OCI distribution specification, for both ends: requests of clients, and responses of upstreams.
 //!
-//! Nothing here does I/O. A value of these types is valid: parsing happens at the edge, and what
-//! came through the parser can be trusted as a path component, a header value or a map key.
+//! What must hold: nothing here does I/O, and a value of these types is valid. Its parser has checked it, so that it can be a path
+//! component, a header value or a map key.
+//!
+//! forebay has types of its own, and not those of the `oci-spec` crate, since a mirror neither builds nor rewrites manifests. It
+//! passes on the bytes that it received, reads only what tells their type and what they refer to, and has to refuse a document that
+//! two readers could read in two ways. The paths, ranges, `Accept` headers and Docker's formats are not part of that crate.
 
 mod accept;
+mod content_range;
 mod digest;
 mod error;
 pub(crate) mod host;
 mod manifest;
+mod manifest_keys;
+mod manifest_signs;
 mod manifest_type;
 mod media_type;
 mod name;
@@ -18,16 +25,18 @@ mod referrers;
 mod schema1;
 
 pub use accept::{Accept, AcceptClass};
+pub use content_range::ContentRange;
 pub use digest::{Algorithm, Digest, Verifier, etag, sha256_of_hex};
 pub use error::{ErrorCode, ParseError};
 pub use host::HostPattern;
 pub use manifest::{Content, Descriptor, Manifest};
-pub use manifest_type::{DocumentType, ManifestSigns, OtherType};
+pub use manifest_signs::ManifestSigns;
+pub use manifest_type::{DocumentType, OtherType};
 pub use media_type::{MediaType, MediaTypeKind};
 pub use name::{Reference, Repository, Tag};
 pub use operation::Operation;
 pub use path::{Endpoint, Resource, Shape, local_path};
-pub use range::{Adjoining, ByteRange, ContentRange, MAX_RANGES, Ranges, RangesError, ResolvedRange};
+pub use range::{Adjoining, ByteRange, MAX_RANGES, Ranges, RangesError, ResolvedRange};
 pub use referrers::{NO_REFERRERS, Referrers, is_referrers_tag};
 #[cfg(test)]
 pub(crate) use schema1::tests::example as signed_example;

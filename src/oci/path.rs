@@ -1,9 +1,8 @@
 //! The grammar of paths below `/v2/`.
 //!
-//! A repository's name has any number of components, and each may look like a word of the
-//! grammar; so a path is read from its end. It is read in two steps, because a mirror's path may
-//! have an upstream's name in front, which is no part of the repository: [`Shape`] says where
-//! the name is, [`Endpoint`] has it validated.
+//! A repository's name has any number of components, and each may look like a keyword of the grammar. So a path is parsed from its
+//! end, and in two steps, because a mirror's path may begin with an upstream's name, which is no part of the repository:
+//! [`Shape::of`] finds the name, [`Shape::endpoint`] validates the parts.
 //!
 //! Source: OCI distribution specification v1.1, "Endpoints"; `_catalog` is Docker's.
 
@@ -12,7 +11,7 @@ use super::{Digest, ParseError, Reference, Repository};
 /// What a path below `/v2/` means; every part of it is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `/v2/` itself: is this a registry, and may I come in.
+    /// `/v2/` itself: whether this is a registry, and requires authentication.
     Base,
     Manifest {
         name: Repository,
@@ -22,7 +21,7 @@ pub enum Endpoint {
         name: Repository,
         digest: Digest,
     },
-    /// A push in progress, or, without a session, the place to begin one.
+    /// An upload in progress, or, without a session, the collection to begin one in.
     Uploads {
         name: Repository,
         session: Option<String>,
@@ -37,17 +36,7 @@ pub enum Endpoint {
     Catalog,
 }
 
-impl Endpoint {
-    /// Reads a path below `/v2/`, without a leading slash, percent-decoded.
-    ///
-    /// # Errors
-    /// `ParseError::Path` when there is no such endpoint; otherwise the error of the part that is invalid.
-    pub fn parse(path: &str) -> Result<Self, ParseError> {
-        Shape::of(path)?.endpoint()
-    }
-}
-
-/// Where the name ends in a path, and what is asked of it; nothing is validated yet.
+/// Where the name ends in a path, and which resource follows; nothing is validated yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape<'a> {
     /// Everything in front of the resource. Empty for the base, and for a catalog with nothing in front.
@@ -55,7 +44,7 @@ pub struct Shape<'a> {
     pub resource: Resource<'a>,
 }
 
-/// What is asked of a name.
+/// What follows the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource<'a> {
     Base,
@@ -118,8 +107,8 @@ fn parent(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// A path as a reference to this very server: at its beginning, `//` or `/\` would name a host (RFC 3986, section 4.2,
-/// and what browsers make of it).
+/// A path as a reference to this server: `//` or `/\` at its beginning would name a host (RFC 3986 section 4.2, and how browsers
+/// read it).
 pub fn local_path(path: &str) -> String {
     format!("/{}", path.trim_start_matches(['/', '\\']))
 }
@@ -129,6 +118,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn parse(path: &str) -> Result<Endpoint, ParseError> {
+        Shape::of(path)?.endpoint()
+    }
 
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -160,14 +153,14 @@ mod tests {
             ("a/blobs/uploads/manifests/list".into(), tagged("a/blobs/uploads", "list")),
             (format!("a/uploads/blobs/{DIGEST}"), Endpoint::Blob { name: name("a/uploads"), digest }),
         ] {
-            assert_eq!(Endpoint::parse(&path), Ok(endpoint), "{path:?}");
+            assert_eq!(parse(&path), Ok(endpoint), "{path:?}");
         }
     }
 
     #[test]
     fn each_error_names_the_part_that_is_wrong() {
         for path in ["x", "a/b", "a/tags", "a/tags/lists", "a/manifest/latest", "a/uploads/x", "a/_catalog", "/"] {
-            assert!(matches!(Endpoint::parse(path), Err(ParseError::Path(_))), "{path:?}");
+            assert!(matches!(parse(path), Err(ParseError::Path(_))), "{path:?}");
         }
         for path in [
             "tags/list",
@@ -177,13 +170,13 @@ mod tests {
             "../manifests/x",
             "blobs/uploads/",
         ] {
-            assert!(matches!(Endpoint::parse(path), Err(ParseError::Repository(_))), "{path:?}");
+            assert!(matches!(parse(path), Err(ParseError::Repository(_))), "{path:?}");
         }
         for path in ["a/blobs/latest", "a/blobs/", "a/blobs/md5:00", "a/referrers/latest", "a/manifests/sha256:00"] {
-            assert!(matches!(Endpoint::parse(path), Err(ParseError::Digest(_))), "{path:?}");
+            assert!(matches!(parse(path), Err(ParseError::Digest(_))), "{path:?}");
         }
         for path in ["a/manifests/", "a/manifests/-", "a/manifests/.."] {
-            assert!(matches!(Endpoint::parse(path), Err(ParseError::Tag(_))), "{path:?}");
+            assert!(matches!(parse(path), Err(ParseError::Tag(_))), "{path:?}");
         }
     }
 
@@ -192,17 +185,17 @@ mod tests {
         fn every_repository_has_its_endpoints(name in "([a-b]|tags|list|blobs|manifests|uploads|referrers)(/([a-b]|tags|list|blobs|manifests|uploads|referrers)){0,4}") {
             let repository: Repository = name.parse().unwrap();
             let tagged = Endpoint::Manifest { name: repository.clone(), reference: "list".parse().unwrap() };
-            prop_assert_eq!(Endpoint::parse(&format!("{name}/manifests/list")).unwrap(), tagged);
-            prop_assert_eq!(Endpoint::parse(&format!("{name}/tags/list")).unwrap(), Endpoint::Tags { name: repository.clone() });
+            prop_assert_eq!(parse(&format!("{name}/manifests/list")).unwrap(), tagged);
+            prop_assert_eq!(parse(&format!("{name}/tags/list")).unwrap(), Endpoint::Tags { name: repository.clone() });
             let blob = Endpoint::Blob { name: repository.clone(), digest: DIGEST.parse().unwrap() };
-            prop_assert_eq!(Endpoint::parse(&format!("{name}/blobs/{DIGEST}")).unwrap(), blob);
+            prop_assert_eq!(parse(&format!("{name}/blobs/{DIGEST}")).unwrap(), blob);
             let uploads = Endpoint::Uploads { name: repository, session: None };
-            prop_assert_eq!(Endpoint::parse(&format!("{name}/blobs/uploads/")).unwrap(), uploads);
+            prop_assert_eq!(parse(&format!("{name}/blobs/uploads/")).unwrap(), uploads);
         }
 
         #[test]
-        fn any_text_is_read_without_a_panic(path in ".{0,40}") {
-            let _ = Endpoint::parse(&path);
+        fn any_text_is_parsed_without_a_panic(path in ".{0,40}") {
+            let _ = parse(&path);
         }
     }
 }

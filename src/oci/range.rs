@@ -1,14 +1,14 @@
-//! Ranges: which bytes of a blob were asked for, and which were sent.
+//! The `Range` header: which bytes of a blob a client requests.
 //!
-//! A `Range` header that is no range of bytes, nor several, counts as absent, as RFC 9110 section 14.2 allows; one
-//! of which nothing lies inside the blob, or that ends before it begins, is another matter, and is for the caller to
-//! refuse with 416. Of several, what overlaps or adjoins is one part, so that no byte is sent twice.
+//! A header that is no range of bytes, nor several, counts as absent, as RFC 9110 section 14.2 allows. The caller refuses with 416
+//! a range that ends before it begins, or of which no byte lies inside the blob. Ranges that overlap or adjoin become one part, so
+//! that no byte is sent twice.
 
 use std::fmt;
 
-use super::ParseError;
+use super::{ContentRange, content_range::is_digits};
 
-/// What a client asked for, before the length of the blob is known.
+/// One requested range, before the length of the blob is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ByteRange {
     /// `bytes=first-`
@@ -21,9 +21,9 @@ pub enum ByteRange {
 }
 
 impl ByteRange {
-    /// Reads a `Range` header. `None`: to be ignored.
+    /// Parses a `Range` header with one range. `None`: to be ignored.
     ///
-    /// A number beyond `u64` is a number beyond any blob, so it saturates.
+    /// A number beyond `u64` saturates: it is beyond any blob.
     pub fn parse(value: impl AsRef<[u8]>) -> Option<Self> {
         let mut elements = elements(value.as_ref())?;
         let (element, None) = (elements.next()?, elements.next()) else { return None };
@@ -38,7 +38,7 @@ impl ByteRange {
         }
     }
 
-    /// The bytes meant of a blob of `total` bytes. `None`: unsatisfiable; an empty blob satisfies none.
+    /// The bytes of a blob of `total` bytes. `None`: unsatisfiable; an empty blob satisfies no range.
     pub fn resolve(self, total: u64) -> Option<ResolvedRange> {
         let end = total.checked_sub(1)?;
         let (first, last) = match self {
@@ -50,11 +50,11 @@ impl ByteRange {
         (first <= last && first <= end).then_some(ResolvedRange { first, last })
     }
 
-    /// The parts that several ranges mean of a blob of `total` bytes, in the order in which they were asked for. What
-    /// overlaps is one, and what adjoins as `adjoining` says, in the place of the first of them.
+    /// The parts of a blob of `total` bytes that several ranges request, in their order. Ranges that overlap become one part, in the
+    /// place of the first of them; ranges that adjoin, as `adjoining` says.
     ///
     /// # Errors
-    /// None lies inside the blob, or they are too many.
+    /// No range lies inside the blob, or they are too many.
     pub fn resolve_all(ranges: &[Self], total: u64, adjoining: Adjoining) -> Result<Vec<ResolvedRange>, RangesError> {
         if ranges.len() > MAX_RANGES {
             return Err(RangesError::TooMuch);
@@ -83,11 +83,6 @@ impl ByteRange {
         parts.sort_by_key(|(order, _)| *order);
         Ok(parts.into_iter().map(|(_, part)| part).collect())
     }
-
-    /// Whether the whole blob is meant whatever its length: `bytes=0-`. The answer is still a 206.
-    pub fn is_whole(self) -> bool {
-        self == Self::From { first: 0 }
-    }
 }
 
 impl fmt::Display for ByteRange {
@@ -101,10 +96,10 @@ impl fmt::Display for ByteRange {
     }
 }
 
-/// How many ranges one request may ask for: no known client asks for more.
+/// The most ranges in one request: no known client sends more.
 pub const MAX_RANGES: usize = 1024;
 
-/// What a client asked for, one range or several.
+/// The ranges of a `Range` header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ranges {
     One(ByteRange),
@@ -116,21 +111,21 @@ pub enum Ranges {
 pub enum RangesError {
     /// None of them lies inside the blob.
     Unsatisfiable,
-    /// More than [`MAX_RANGES`], or with more bytes in all than the blob has.
+    /// They are more than [`MAX_RANGES`], or have more bytes in all than the blob.
     TooMuch,
 }
 
-/// What becomes of ranges of which one begins where the other ends.
+/// What becomes of ranges that adjoin: one begins where another ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adjoining {
-    /// They are one part.
+    /// They become one part.
     Join,
-    /// They stay as many parts as ranges, for clients that count.
+    /// Each stays a part of its own, for clients that count the parts.
     KeepApart,
 }
 
 impl Ranges {
-    /// Reads a `Range` header. `None`: to be ignored. Nothing is read behind what is too much.
+    /// Parses a `Range` header. `None`: to be ignored. Stops after [`MAX_RANGES`] + 1 ranges.
     pub fn parse(value: impl AsRef<[u8]>) -> Option<Self> {
         if let Some(range) = ByteRange::parse(&value) {
             return Some(Self::One(range));
@@ -160,69 +155,13 @@ impl ResolvedRange {
         self.first == 0 && self.last.checked_add(1) == Some(total)
     }
 
-    /// The `Content-Range` of an answer with these bytes of a blob of `total` bytes.
+    /// The `Content-Range` of a response with these bytes of a blob of `total` bytes.
     pub fn content_range(self, total: u64) -> ContentRange {
         ContentRange { first: self.first, last: self.last, total: Some(total) }
     }
 }
 
-/// `Content-Range: bytes first-last/total`: which bytes a 206 holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ContentRange {
-    pub first: u64,
-    /// Included; `first <= last`.
-    pub last: u64,
-    /// `None` (`*`): the sender does not know; otherwise above `last`.
-    pub total: Option<u64>,
-}
-
-impl ContentRange {
-    /// Reads the `Content-Range` of a 206. Source: RFC 9110 section 14.4.
-    pub fn parse(value: impl AsRef<[u8]>) -> Result<Self, ParseError> {
-        let (range, total) = halves(value.as_ref()).ok_or(ParseError::Range("must be 'bytes first-last/total'"))?;
-        let total = match total {
-            "*" => None,
-            digits => Some(exact(digits).ok_or(ParseError::Range("the total must be a number or '*'"))?),
-        };
-        let (first, last) = range.split_once('-').ok_or(ParseError::Range("must be 'bytes first-last/total'"))?;
-        let (first, last) =
-            exact(first).zip(exact(last)).ok_or(ParseError::Range("the first and the last byte must be numbers"))?;
-        if first > last || total.is_some_and(|total| total <= last) {
-            return Err(ParseError::Range("the first byte must not be after the last, nor the last outside the whole"));
-        }
-        Ok(Self { first, last, total })
-    }
-
-    /// Reads the `Content-Range` of a 416, `bytes */total`: how long the whole is.
-    pub fn parse_unsatisfied(value: impl AsRef<[u8]>) -> Option<u64> {
-        match halves(value.as_ref())? {
-            ("*", total) => exact(total),
-            _ => None,
-        }
-    }
-
-    /// The `Content-Range` of a 416 about a blob of `total` bytes.
-    pub fn unsatisfied(total: u64) -> String {
-        format!("bytes */{total}")
-    }
-
-    /// How many bytes; at least one.
-    pub fn byte_count(self) -> u64 {
-        (self.last - self.first).saturating_add(1)
-    }
-}
-
-impl fmt::Display for ContentRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bytes {}-{}/", self.first, self.last)?;
-        match self.total {
-            Some(total) => write!(f, "{total}"),
-            None => f.write_str("*"),
-        }
-    }
-}
-
-/// The ranges of a `Range` header in bytes.
+/// The elements of a `Range` header in bytes.
 fn elements(value: &[u8]) -> Option<impl Iterator<Item = &str>> {
     let (unit, set) = std::str::from_utf8(value).ok()?.trim().split_once('=')?;
     if !unit.eq_ignore_ascii_case("bytes") {
@@ -232,27 +171,9 @@ fn elements(value: &[u8]) -> Option<impl Iterator<Item = &str>> {
     Some(set.split(',').map(|element| element.trim_matches([' ', '\t'])).filter(|element| !element.is_empty()))
 }
 
-/// What stands before and after the slash of `bytes …/…`.
-fn halves(value: &[u8]) -> Option<(&str, &str)> {
-    let (unit, rest) = std::str::from_utf8(value).ok()?.trim().split_once(' ')?;
-    if !unit.eq_ignore_ascii_case("bytes") {
-        return None;
-    }
-    rest.trim_start().split_once('/')
-}
-
 /// Digits only (`str::parse` would take a sign), saturating.
 fn number(digits: &str) -> Option<u64> {
     is_digits(digits).then(|| digits.parse().unwrap_or(u64::MAX))
-}
-
-/// Digits only, and inside `u64`.
-fn exact(digits: &str) -> Option<u64> {
-    is_digits(digits).then(|| digits.parse().ok()).flatten()
-}
-
-fn is_digits(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -285,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_range_of_bytes_is_ignored() {
+    fn a_header_that_is_no_single_range_is_ignored() {
         for text in [
             "",
             "bytes",
@@ -341,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn for_clients_that_count_what_adjoins_stays_apart() {
+    fn adjoining_ranges_stay_apart_for_clients_that_count() {
         for (text, expected) in [
             ("bytes=0-9,10-19,20-", vec![(0, 9), (10, 19), (20, 99)]),
             ("bytes=0-9,9-19,20-29", vec![(0, 19), (20, 29)]),
@@ -353,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn several_ranges_are_parts_of_which_none_touches_another() {
+    fn several_ranges_become_parts_that_do_not_touch() {
         for (text, total, expected) in [
             ("bytes=0-9,20-29", 100, Ok(vec![(0, 9), (20, 29)])),
             ("bytes=20-29,0-9", 100, Ok(vec![(20, 29), (0, 9)])),
@@ -367,15 +288,15 @@ mod tests {
             ("bytes=0-19,5-9,40-49", 100, Ok(vec![(0, 19), (40, 49)])),
             ("bytes=5-9,5-9", 100, Ok(vec![(5, 9)])),
             ("bytes=0-9,11-19", 100, Ok(vec![(0, 9), (11, 19)])),
-            // A part stands where the first of what it is made of stood.
+            // A part stands in the place of its first range.
             ("bytes=40-49,0-9,50-59,80-89", 100, Ok(vec![(40, 59), (0, 9), (80, 89)])),
             ("bytes=20-29,0-9,10-19", 100, Ok(vec![(0, 29)])),
-            // What is outside does not count.
+            // Ranges outside the blob do not count.
             ("bytes=200-300,0-9", 100, Ok(vec![(0, 9)])),
             ("bytes=5-4,0-9,-0", 100, Ok(vec![(0, 9)])),
             ("bytes=200-300,100-", 100, Err(RangesError::Unsatisfiable)),
             ("bytes=0-0,-1", 0, Err(RangesError::Unsatisfiable)),
-            // All of it, and more than that.
+            // The whole blob, and more.
             ("bytes=0-49,50-", 100, Ok(vec![(0, 99)])),
             ("bytes=0-49,50-,0-0", 100, Err(RangesError::TooMuch)),
             ("bytes=0-,0-", 100, Err(RangesError::TooMuch)),
@@ -419,45 +340,9 @@ mod tests {
             assert_eq!(resolved.map(|range| (range.first, range.last)), expected, "{text:?} of {total}");
         }
         let whole = ByteRange::From { first: 0 };
-        assert!(whole.is_whole() && whole.resolve(10).unwrap().is_whole(10));
+        assert!(whole.resolve(10).unwrap().is_whole(10));
         assert!(!ByteRange::From { first: 1 }.resolve(10).unwrap().is_whole(10));
         assert_eq!(whole.resolve(10).unwrap().content_range(10).to_string(), "bytes 0-9/10");
-    }
-
-    #[test]
-    fn content_ranges() {
-        for (text, first, last, total) in
-            [("bytes 0-0/1", 0, 0, Some(1)), ("bytes 5-9/10", 5, 9, Some(10)), ("bytes 5-9/*", 5, 9, None)]
-        {
-            let range = ContentRange { first, last, total };
-            assert_eq!(ContentRange::parse(text), Ok(range));
-            assert_eq!(range.to_string(), text);
-            assert_eq!(range.byte_count(), last - first + 1);
-        }
-        for bad in [
-            "",
-            "bytes",
-            "bytes 0-1",
-            "bytes */10",
-            "bytes 2-1/10",
-            "bytes 5-10/10",
-            "bytes 0-1/",
-            "bytes -1/2",
-            "bytes 1-/2",
-            "bytes=0-1/2",
-            "items 0-1/2",
-            "bytes 0-1/+2",
-            "bytes 0-99999999999999999999/*",
-            "bytes 0 - 1/2",
-            "é",
-        ] {
-            assert!(matches!(ContentRange::parse(bad), Err(ParseError::Range(_))), "{bad:?}");
-        }
-        assert_eq!(ContentRange::parse_unsatisfied("bytes */10"), Some(10));
-        assert_eq!(ContentRange::parse_unsatisfied(ContentRange::unsatisfied(0)), Some(0));
-        for bad in ["", "bytes */*", "bytes 0-1/2", "bytes */-1", "*/10"] {
-            assert_eq!(ContentRange::parse_unsatisfied(bad), None, "{bad:?}");
-        }
     }
 
     proptest! {
@@ -467,15 +352,11 @@ mod tests {
                 if let Some(range) = ByteRange::parse(value) {
                     prop_assert_eq!(ByteRange::parse(range.to_string()), Some(range));
                 }
-                if let Ok(range) = ContentRange::parse(value) {
-                    prop_assert_eq!(ContentRange::parse(range.to_string()), Ok(range));
-                }
-                ContentRange::parse_unsatisfied(value);
             }
         }
 
         #[test]
-        fn parts_have_each_byte_that_was_asked_for_once(
+        fn parts_have_each_requested_byte_once(
             asked in prop::collection::vec((0u64..40, 0u64..40), 2..8), total in 0u64..200,
         ) {
             let ranges: Vec<ByteRange> = asked.iter().map(|&(first, last)| ByteRange::Bounded { first, last }).collect();
@@ -508,7 +389,6 @@ mod tests {
                 let resolved = range.resolve(total).into_iter().flat_map(|range| range.first..=range.last);
                 prop_assert!(resolved.eq(wanted), "{} of {}", range, total);
                 if let Some(resolved) = range.resolve(total) {
-                    prop_assert_eq!(resolved.len(), resolved.content_range(total).byte_count());
                     prop_assert_eq!(resolved.is_whole(total), resolved.len() == total);
                 }
             }

@@ -1,8 +1,8 @@
-//! `WWW-Authenticate`: how an upstream wants to be asked.
+//! `WWW-Authenticate`: how an upstream authenticates its clients.
 //!
-//! The grammar is one list of challenges, each with a list of parameters, both with the same comma; only what
-//! follows a word tells whether it names a scheme or a parameter. One header that cannot be read, or one scheme
-//! that is not known, must not hide its neighbours. Whether a realm may see a credential is left to `token`.
+//! The grammar is a list of challenges, each with a list of parameters, and both lists have the same comma: only what follows a word
+//! tells whether the word is a scheme or a parameter. A header that cannot be parsed, or an unknown scheme, must not hide its
+//! neighbours. Which realm may see a credential is decided in [`super::realm`].
 //!
 //! Source: RFC 9110 section 11.6.1; RFC 6750 section 3 for Bearer; RFC 7617 for Basic.
 
@@ -10,35 +10,33 @@ use http::HeaderValue;
 
 use crate::oci::is_token_byte;
 
-/// How many bytes of headers are read, in all.
+/// The most bytes of headers that are parsed, in all.
 const MAX_BYTES: usize = 16 * 1024;
-/// How many challenges are read.
+/// The most challenges that are parsed.
 const MAX_CHALLENGES: usize = 16;
 
-/// One way in.
+/// One challenge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Challenge {
     Bearer(Bearer),
     Basic {
         realm: Option<String>,
     },
-    /// A scheme that forebay does not speak, or a Bearer that does not say where tokens are had.
+    /// A scheme that forebay does not support, or a Bearer challenge without a realm.
     Other(String),
 }
 
-/// Where a token is to be had, and for what. A parameter that is present but empty counts as absent.
+/// Where to request a token, and for what. An empty parameter counts as absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bearer {
-    /// The URL to ask, as it was sent.
+    /// The URL of the realm, as it was sent.
     pub realm: String,
     pub service: Option<String>,
-    /// As sent: it may ask for more than is needed.
+    /// As it was sent: it may name more than the request needs.
     pub scope: Option<String>,
-    /// Why the token that was sent is not good enough: `invalid_token`, `insufficient_scope`.
-    pub error: Option<String>,
 }
 
-/// All challenges of all `WWW-Authenticate` headers of one answer, in their order.
+/// The challenges of all `WWW-Authenticate` headers of a response, in their order.
 pub fn parse<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> Vec<Challenge> {
     let mut drafts: Vec<Draft> = Vec::new();
     let mut budget = MAX_BYTES;
@@ -46,20 +44,19 @@ pub fn parse<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> Vec<Challenge
         let bytes = value.as_bytes();
         let Some(rest) = budget.checked_sub(bytes.len()) else { break };
         budget = rest;
-        Reader { bytes, at: 0 }.read_into(&mut drafts);
+        Parser { bytes, at: 0 }.parse_into(&mut drafts);
     }
     drafts.truncate(MAX_CHALLENGES);
     drafts.into_iter().map(Challenge::from).collect()
 }
 
-/// A challenge being read. Of a parameter that comes twice, the first counts.
+/// A challenge that is being parsed. Of a repeated parameter, the first counts.
 #[derive(Default)]
 struct Draft {
     scheme: String,
     realm: Option<String>,
     service: Option<String>,
     scope: Option<String>,
-    error: Option<String>,
 }
 
 impl Draft {
@@ -68,7 +65,6 @@ impl Draft {
             "realm" => &mut self.realm,
             "service" => &mut self.service,
             "scope" => &mut self.scope,
-            "error" => &mut self.error,
             _ => return,
         };
         slot.get_or_insert(value);
@@ -82,25 +78,22 @@ impl From<Draft> for Challenge {
             return Self::Basic { realm: draft.realm };
         }
         match present(draft.realm) {
-            Some(realm) if draft.scheme.eq_ignore_ascii_case("bearer") => Self::Bearer(Bearer {
-                realm,
-                service: present(draft.service),
-                scope: present(draft.scope),
-                error: present(draft.error),
-            }),
+            Some(realm) if draft.scheme.eq_ignore_ascii_case("bearer") => {
+                Self::Bearer(Bearer { realm, service: present(draft.service), scope: present(draft.scope) })
+            }
             _ => Self::Other(draft.scheme),
         }
     }
 }
 
-/// Reads one header value from its start to its end; every step moves forward.
-struct Reader<'a> {
+/// Parses one header value from its start to its end; every step moves forward.
+struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl Reader<'_> {
-    fn read_into(mut self, drafts: &mut Vec<Draft>) {
+impl Parser<'_> {
+    fn parse_into(mut self, drafts: &mut Vec<Draft>) {
         loop {
             self.skip(|byte| matches!(byte, b' ' | b'\t' | b','));
             if self.peek().is_none() || drafts.len() > MAX_CHALLENGES {
@@ -108,7 +101,7 @@ impl Reader<'_> {
             }
             let word = self.take(is_token_byte);
             if word.is_empty() {
-                // Nothing can begin here: what follows the next comma may still make sense.
+                // Nothing can begin here; what follows the next comma may be valid.
                 self.skip(|byte| byte != b',');
                 continue;
             }
@@ -137,8 +130,8 @@ impl Reader<'_> {
         false
     }
 
-    /// A parameter's value: a quoted string, or whatever reaches to the next comma or space, since realms are
-    /// seen without their quotes. `None` for a quoted string that does not end; it ends with the header.
+    /// A parameter's value: a quoted string, or all up to the next comma or space, since some registries send realms without quotes.
+    /// `None` for a quoted string that does not end; it ends with the header.
     fn value(&mut self) -> Option<String> {
         if self.peek() != Some(b'"') {
             return Some(self.take(|byte| !matches!(byte, b' ' | b'\t' | b',')));
@@ -210,12 +203,7 @@ mod tests {
         scope: impl Into<Option<&'static str>>,
     ) -> Challenge {
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        Challenge::Bearer(Bearer {
-            realm: realm.into(),
-            service: owned(service.into()),
-            scope: owned(scope.into()),
-            error: None,
-        })
+        Challenge::Bearer(Bearer { realm: realm.into(), service: owned(service.into()), scope: owned(scope.into()) })
     }
 
     fn basic(realm: &str) -> Challenge {
@@ -304,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grammar_and_what_is_made_of_it() {
+    fn the_grammar() {
         for (values, challenges) in [
             (&[][..], vec![]),
             (&[""], vec![]),
@@ -342,7 +330,7 @@ mod tests {
             (&[r#"Bearer realm="u",realm="evil",service="s",service="t""#], vec![bearer("u", "s", None)]),
             (&[r#"Bearer realm="ü",service="s""#], vec![bearer("ü", "s", None)]),
             (&["Basic realm=\"\""], vec![basic("")]),
-            // What is broken hurts nobody else.
+            // A broken challenge does not hide its neighbours.
             (&[r#"Bearer service="s""#], vec![other("Bearer")]),
             (&[r#"Bearer realm="",service="s""#], vec![other("Bearer")]),
             (&[r#"Bearer realm="u"#, r#"Basic realm="q""#], vec![other("Bearer"), basic("q")]),
@@ -355,15 +343,6 @@ mod tests {
         ] {
             assert_eq!(read(values), challenges, "{values:?}");
         }
-    }
-
-    #[test]
-    fn the_error_tells_an_insufficient_token() {
-        let challenges =
-            read(&[r#"Bearer realm="u",service="s",scope="repository:a:pull",error="insufficient_scope""#]);
-        assert!(
-            matches!(&challenges[..], [Challenge::Bearer(it)] if it.error.as_deref() == Some("insufficient_scope"))
-        );
     }
 
     #[test]
@@ -385,7 +364,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_header_is_read_without_a_panic(
+        fn any_header_is_parsed_without_a_panic(
             raw in prop::collection::vec(any::<u8>(), 0..64),
             text in "([Bb]earer|Basic|X|realm|scope|=|,|\"|\\\\| |a)*",
         ) {
@@ -397,11 +376,11 @@ mod tests {
         }
 
         #[test]
-        fn what_was_quoted_is_read_back(realm in "[ -~]{1,24}", service in "[ -~]{1,24}", scope in "[ -~]{1,24}", basic_first: bool) {
+        fn quoted_values_are_parsed_back(realm in "[ -~]{1,24}", service in "[ -~]{1,24}", scope in "[ -~]{1,24}", basic_first: bool) {
             let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
             let ours = format!("Bearer realm={},service={} , scope={}", quote(&realm), quote(&service), quote(&scope));
             let value = if basic_first { format!("Basic realm=\"q\", {ours}") } else { format!("{ours}, Basic realm=\"q\"") };
-            let expected = Challenge::Bearer(Bearer { realm, service: Some(service), scope: Some(scope), error: None });
+            let expected = Challenge::Bearer(Bearer { realm, service: Some(service), scope: Some(scope) });
             let read = read(&[&value]);
             prop_assert_eq!(read.len(), 2);
             prop_assert_eq!(&read[usize::from(basic_first)], &expected);
