@@ -26,7 +26,7 @@ pub use self::config::Config;
 use crate::{
     metrics::Metrics,
     route::{AllowedHosts, asked_host},
-    transport::{Connection, Handle, Listener, isolate},
+    transport::{Connection, Handle, Listener, Refusal, isolate},
 };
 
 /// Prometheus, a few probes, and somebody with a browser.
@@ -140,6 +140,17 @@ impl Handle for Admin {
             }
             _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
         }
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<Bytes> {
+        let (status, why) = match refusal {
+            Refusal::Full | Refusal::Share => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too many connections, try again soon\n")
+            }
+            Refusal::TlsOnly => (StatusCode::BAD_REQUEST, "this port speaks TLS only: use https://\n"),
+            Refusal::ClearOnly => (StatusCode::BAD_REQUEST, "this port speaks clear HTTP only: use http://\n"),
+        };
+        text(status, why).map(|_| Bytes::from_static(why.as_bytes()))
     }
 }
 

@@ -22,8 +22,10 @@ use crate::{
     file_slice::FileSlice,
     oci::ResolvedRange,
     transport::zero_copy::{
-        buffers,
-        queue::{self, SendQueue},
+        buffers::FileReader,
+        page_cache::{self, READ_AHEAD},
+        placeholder::MAX_PART,
+        queue::{KeepAlive, SendQueue},
     },
 };
 
@@ -144,7 +146,7 @@ struct Source {
     /// The disk was asked for a part of this file, and not all of it is in memory, or it cannot be told.
     cannot_warm: bool,
     /// Present once something had to be read.
-    memory: Option<buffers::Reader>,
+    memory: Option<FileReader>,
     /// The last to be dropped.
     reading: Option<Arc<Reading>>,
 }
@@ -184,17 +186,17 @@ impl Source {
 
     /// The front of a slice: a stand-in for what the kernel is to send, or bytes.
     async fn send(&mut self, slice: &FileSlice) -> io::Result<Bytes> {
-        let len = slice.len.min(queue::LONGEST);
+        let len = slice.len.min(MAX_PART);
         if let Some(lane) = &self.lane
             && len > SMALL
         {
-            if queue::is_in_memory(&slice.file, slice.offset, len)? {
+            if page_cache::is_resident(&slice.file, slice.offset, len)? {
                 return Ok(lane.push(slice.clone(), self.held(), slice.len > len + SMALL));
             }
             lane.pause();
             if !self.cannot_warm {
-                let part = FileSlice { len: len.min(buffers::AHEAD), ..slice.clone() };
-                if buffers::warmed(part.clone()).await? {
+                let part = FileSlice { len: len.min(READ_AHEAD), ..slice.clone() };
+                if page_cache::prefetch(part.clone()).await? {
                     return Ok(lane.push(part, self.held(), false));
                 }
                 self.cannot_warm = true;
@@ -203,11 +205,11 @@ impl Source {
         if let Some(lane) = &self.lane {
             lane.pause();
         }
-        self.memory.get_or_insert_with(buffers::Reader::new).read(slice).await
+        self.memory.get_or_insert_with(FileReader::new).read(slice).await
     }
 
     /// The place in the cache, then the reading, are let go in this order.
-    fn held(&self) -> Option<queue::KeepAlive> {
+    fn held(&self) -> Option<KeepAlive> {
         Some(Box::new((self.reader.hold(), self.reading.clone())))
     }
 

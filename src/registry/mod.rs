@@ -12,6 +12,7 @@ pub(crate) mod list;
 pub(crate) mod multipart_ranges;
 pub(crate) mod pagination;
 pub mod pagination_link;
+pub mod refusal;
 pub mod response;
 pub(crate) mod service;
 

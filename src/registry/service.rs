@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::{Body as _, Incoming};
 
@@ -34,7 +35,7 @@ use crate::{
     registry::AnswerMemory,
     route::{AllowedHosts, Operation, Route, RouteError, Routes, Target, asked_host},
     transport::{
-        Connection, Handle, Recipient, h2,
+        Connection, Handle, Recipient, Refusal, h2,
         request_body::{self, RequestBody},
     },
     upstream::{self, BlobHead, ContentNotes, PrincipalKey, UploadBody, Upstream},
@@ -118,6 +119,10 @@ impl Handle for Handler {
         let length = response.headers().get(header::CONTENT_LENGTH);
         let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
         response.map(|body| LoggedBody::new(body, status, announced, facts, self.metrics.clone()))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<Bytes> {
+        super::refusal::refusal(refusal)
     }
 }
 

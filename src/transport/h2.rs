@@ -23,7 +23,7 @@ use tracing::debug;
 
 use super::{
     recipient::{Recipient, RecipientState},
-    send_rate::Pace,
+    send_rate::MinRate,
 };
 use crate::metrics::Metrics;
 
@@ -40,8 +40,8 @@ pub(crate) struct Turn {
 }
 
 struct TurnState {
-    pace: Pace,
-    /// Whether the pace has found the client too slow.
+    rate: MinRate,
+    /// Whether the rate has found the client too slow.
     slow: bool,
     clients: Option<ClientsTurn>,
 }
@@ -50,13 +50,13 @@ struct TurnState {
 struct ClientsTurn {
     bytes: usize,
     since: Instant,
-    /// Up to when the pace knows of it.
+    /// Up to when the rate knows of it.
     told: Instant,
 }
 
 impl Turn {
     fn new(stall: Duration, connection: Recipient) -> Arc<Turn> {
-        let state = TurnState { pace: Pace::new(stall), slow: false, clients: None };
+        let state = TurnState { rate: MinRate::new(stall), slow: false, clients: None };
         let recipient = Recipient::new(RecipientState { connection: Some(connection), ..RecipientState::default() });
         Arc::new(Turn { stall, recipient, state: Mutex::new(state) })
     }
@@ -67,8 +67,8 @@ impl Turn {
         if let Some(clients) = state.clients.take() {
             self.recipient.meter.took(clients.bytes as u64);
             self.recipient.meter.goes_on();
-            state.pace.took(clients.bytes);
-            state.slow |= !state.pace.waited(clients.told.elapsed(), || None);
+            state.rate.took(clients.bytes);
+            state.slow |= !state.rate.waited(clients.told.elapsed(), || None);
         }
     }
 
@@ -89,16 +89,16 @@ impl Turn {
     /// For how long the client may do nothing. `None`: it has had its time.
     fn patience(&self) -> Option<Duration> {
         let mut state = self.state();
-        let TurnState { pace, slow, clients } = &mut *state;
+        let TurnState { rate, slow, clients } = &mut *state;
         if *slow {
             return None;
         }
         let Some(clients) = clients else { return Some(self.stall) };
         let now = Instant::now();
         let still = now - clients.since;
-        let goes_on = pace.waited(now - clients.told, || None);
+        let goes_on = rate.waited(now - clients.told, || None);
         clients.told = now;
-        (goes_on && still < self.stall).then(|| pace.left().min(self.stall - still))
+        (goes_on && still < self.stall).then(|| rate.left().min(self.stall - still))
     }
 
     fn state(&self) -> MutexGuard<'_, TurnState> {

@@ -1,6 +1,6 @@
-//! Whether hyper still hands the buffers of a body on as they are, which [`super::queue`] builds on.
+//! Whether hyper still hands the buffers of a body on as they are, which [`super::queue`] relies on.
 //!
-//! Asked once, before the first client: a hyper that copies frames would send zeroes in a blob's place. Where it does, bodies
+//! Checked once, before the first client: a hyper that copies frames would send zeroes in place of a blob. If it does, bodies
 //! are bytes.
 
 use std::{
@@ -21,57 +21,56 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::queue::{self, LONGEST};
+use super::placeholder::{self, MAX_PART};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-/// More than a head and the ends of chunks have, in bytes.
+/// More bytes than a head and the ends of chunks have.
 const MAX_PLAIN: usize = 1024;
-/// Of the parts that are sent, in bytes.
-const PARTS: [usize; 4] = [1, 40_000, LONGEST as usize, 100_000];
+/// The lengths of the parts that are sent.
+const PARTS: [usize; 4] = [1, 40_000, MAX_PART as usize, 100_000];
 
-/// Sends a body of stand-ins over a connection that is none, and looks at what would be written. `builder` is that of
+/// Sends a body of placeholders over a connection without a client, and looks at what would be written. `builder` is that of
 /// clients' connections.
 pub(crate) async fn holds(builder: &http1::Builder) -> bool {
     holds_over(builder, true).await
 }
 
 async fn holds_over(builder: &http1::Builder, is_vectored: bool) -> bool {
-    let seen = Arc::new(Mutex::new(Seen::default()));
+    let seen = Arc::new(Mutex::new(Written::default()));
     let io = Probe { request: REQUEST, seen: seen.clone(), is_vectored };
     let serve = |_: Request<Incoming>| async {
-        let frames = PARTS.map(|len| Ok::<_, Infallible>(Frame::data(queue::sample_stand_in(len))));
+        let frames = PARTS.map(|len| Ok::<_, Infallible>(Frame::data(placeholder::sample(len))));
         Ok::<_, Infallible>(Response::new(StreamBody::new(stream::iter(frames))))
     };
     let served = builder.serve_connection(TokioIo::new(io), service_fn(serve)).await;
     let seen = seen.lock();
-    served.is_ok() && seen.stood_in == PARTS.iter().sum::<usize>() && seen.plain < MAX_PLAIN
+    served.is_ok() && seen.placeholders == PARTS.iter().sum::<usize>() && seen.plain < MAX_PLAIN
 }
 
 #[derive(Default)]
-struct Seen {
-    /// Bytes of buffers that stand for something.
-    stood_in: usize,
+struct Written {
+    /// Bytes of placeholders.
+    placeholders: usize,
     plain: usize,
 }
 
-impl Seen {
+impl Written {
     fn write(&mut self, buffer: &[u8]) -> usize {
-        let kind = if queue::is_stand_in(buffer) { &mut self.stood_in } else { &mut self.plain };
+        let kind = if placeholder::is_placeholder(buffer) { &mut self.placeholders } else { &mut self.plain };
         *kind += buffer.len();
         buffer.len()
     }
 }
 
-/// A client that asks once and takes everything.
+/// A client that sends one request and reads everything.
 struct Probe {
     request: &'static [u8],
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<Written>>,
     is_vectored: bool,
 }
 
 impl AsyncRead for Probe {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        // A client that said all and waits.
         if self.request.is_empty() {
             return Poll::Pending;
         }
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn frames_that_are_handed_on_are_told_from_copies() {
+    async fn frames_that_are_handed_on_differ_from_copies() {
         let builder = http1::Builder::new();
         assert!(holds_over(&builder, true).await);
         // Without vectored writes hyper copies, small frames at least.

@@ -3,6 +3,8 @@
 pub(crate) mod buffer_pool;
 pub(crate) mod buffers;
 pub(crate) mod hyper_contract;
+pub(crate) mod page_cache;
+pub(crate) mod placeholder;
 pub(crate) mod queue;
 pub(crate) mod splice;
 pub(crate) mod unacknowledged;

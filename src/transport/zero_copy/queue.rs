@@ -1,24 +1,22 @@
-//! Blobs from the page cache to a clear HTTP/1 connection without passing through user space.
+//! Sends parts of files from the page cache to an HTTP/1 connection, without a copy through user space.
 //!
-//! hyper's HTTP/1 writer queues the buffers of a body as they are, never looks into them, and hands them in order to
-//! the connection's `poll_write_vectored`. So a body that has a part of a file to send [pushes](SendQueue::push) it into its
-//! connection's lane, and gives hyper a buffer of the same length out of the *stand-in*: memory that nobody ever reads.
-//! When that buffer is to be written, the connection [sends](SendQueue::send) the part at the head of the lane instead.
-//! Framing, keep-alive, pipelining and back-pressure stay hyper's.
+//! hyper's HTTP/1 writer queues the buffers of a body as they are, never reads them, and hands them in order to the connection's
+//! `poll_write_vectored`. So a body [pushes](SendQueue::push) a part of a file into the queue of its connection, and gives hyper
+//! a [placeholder](super::placeholder) of the same length. When the placeholder is to be written, the connection
+//! [sends](SendQueue::send) the part at the head of the queue instead. Framing, keep-alive, pipelining and back-pressure are
+//! hyper's.
 //!
-//! What must hold: the stand-in's zeroes are never sent in a blob's place. Where in the stand-in a buffer begins says
-//! whose turn it is; unless that and the length agree with the head of the lane, the connection is broken. Only a
-//! connection that was given a lane has one to push into, and only [`super::super::socket::Stream`] writes for such a one.
+//! What must hold: the zeroes of a placeholder are never sent. Where a placeholder begins is its sequence number; unless that
+//! and the length agree with the head of the queue, the connection is broken. Only a connection with a queue gets parts, and
+//! only [`super::super::socket::Stream`] writes for such a connection.
 
 use std::{
     any::Any,
     collections::VecDeque,
-    fmt,
-    fs::File,
-    io::{self, IoSliceMut},
+    fmt, io,
     os::fd::AsFd,
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -26,23 +24,17 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 
 use bytes::Bytes;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 
-use super::splice::{self, Failed, Taken};
+use super::{
+    page_cache::{is_resident, truncated},
+    placeholder::{self, MAX_PART, SEQUENCES},
+    splice::{self, Failed, Taken},
+};
 use crate::{file_slice::FileSlice, metrics::Metrics};
 
-/// The longest part that is pushed at a time, in bytes.
-pub(crate) const LONGEST: u64 = 2 * 1024 * 1024;
-/// How many turns are told apart; a connection has a few parts in its lane at most.
-const TURNS: usize = 1024;
-/// Every so many bytes of a file one byte is asked for, to see whether its pages are in memory. Page caches fill and
-/// empty by read-ahead windows and large folios, seldom by the page.
-const SAMPLE: u64 = 256 * 1024;
-/// The least that a socket is offered, in bytes: one segment as the kernel makes them for its network card.
-const LEAST: usize = 64 * 1024;
-
-/// Allocated zeroed, so that the kernel gives address space and, as nobody touches it, no memory.
-static PLACEHOLDER: LazyLock<&'static [u8]> = LazyLock::new(|| Box::leak(vec![0; LONGEST as usize + TURNS].into()));
+/// The least that the socket is offered, in bytes: one segment as the kernel makes them for its network card.
+const MIN_OFFER: usize = 64 * 1024;
 
 /// The parts of files that one connection is to send, in the order of their buffers.
 #[derive(Clone, Default)]
@@ -50,37 +42,37 @@ pub struct SendQueue(Arc<QueueInner>);
 
 impl fmt::Debug for SendQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lane").field(&self.0.waiting).finish()
+        f.debug_tuple("SendQueue").field(&self.0.waiting).finish()
     }
 }
 
 #[derive(Default)]
 struct QueueInner {
-    parts: Mutex<PlaceholderRanges>,
-    /// How many parts there are, for a look without the lock.
+    parts: Mutex<QueuedParts>,
+    /// The number of parts, to be read without the lock.
     waiting: AtomicUsize,
-    /// The body has the next part at hand.
-    goes_on: AtomicBool,
-    /// Absent where nobody counts.
+    /// The body has the next part ready.
+    has_next: AtomicBool,
+    /// Absent on listeners without metrics.
     metrics: Option<Metrics>,
 }
 
-struct PlaceholderRanges {
-    queue: VecDeque<PlaceholderRange>,
-    next_turn: usize,
-    /// How much the socket is offered at a time, in bytes.
-    appetite: usize,
+struct QueuedParts {
+    queue: VecDeque<QueuedPart>,
+    next_sequence: usize,
+    /// How many bytes the socket is offered at a time.
+    offer: usize,
 }
 
-impl Default for PlaceholderRanges {
+impl Default for QueuedParts {
     fn default() -> Self {
-        Self { queue: VecDeque::new(), next_turn: 0, appetite: splice::CAPACITY }
+        Self { queue: VecDeque::new(), next_sequence: 0, offer: splice::CAPACITY }
     }
 }
 
-struct PlaceholderRange {
-    turn: usize,
-    /// How many of its bytes are gone.
+struct QueuedPart {
+    sequence: usize,
+    /// How many of its bytes were sent.
     sent: usize,
     slice: FileSlice,
     _keep_alive: Option<KeepAlive>,
@@ -94,48 +86,47 @@ impl SendQueue {
         Self(Arc::new(QueueInner { metrics, ..QueueInner::default() }))
     }
 
-    /// Queues a part of at most [`LONGEST`] bytes, and gives the buffer that stands for it. `goes_on`: another follows
-    /// at once.
-    pub(crate) fn push(&self, slice: FileSlice, keep_alive: Option<KeepAlive>, goes_on: bool) -> Bytes {
-        self.0.goes_on.store(goes_on, Ordering::Relaxed);
-        let len = slice.len.min(LONGEST) as usize;
+    /// Queues a part of at most [`MAX_PART`] bytes, and gives its placeholder. `has_next`: another part follows at once.
+    pub(crate) fn push(&self, slice: FileSlice, keep_alive: Option<KeepAlive>, has_next: bool) -> Bytes {
+        self.0.has_next.store(has_next, Ordering::Relaxed);
+        let len = slice.len.min(MAX_PART) as usize;
         let slice = FileSlice { len: len as u64, ..slice };
         let mut parts = self.parts();
-        let turn = parts.next_turn;
-        parts.next_turn = (turn + 1) % TURNS;
-        parts.queue.push_back(PlaceholderRange { turn, sent: 0, slice, _keep_alive: keep_alive });
+        let sequence = parts.next_sequence;
+        parts.next_sequence = (sequence + 1) % SEQUENCES;
+        parts.queue.push_back(QueuedPart { sequence, sent: 0, slice, _keep_alive: keep_alive });
         self.0.waiting.store(parts.queue.len(), Ordering::Relaxed);
-        Bytes::from_static(&PLACEHOLDER[turn..turn + len])
+        placeholder::placeholder(sequence, len)
     }
 
-    /// Whether anything is to be sent.
+    /// Whether no part is left to be sent.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.waiting.load(Ordering::Relaxed) == 0
     }
 
-    /// What is to be sent next, if it is no longer in memory.
-    pub(crate) fn cold(&self) -> Option<FileSlice> {
+    /// The slice to be sent next, if it is no longer in memory.
+    pub(crate) fn evicted(&self) -> Option<FileSlice> {
         let parts = self.parts();
         let part = parts.queue.front()?;
         let offset = part.slice.offset + part.sent as u64;
-        let len = (part.slice.len - part.sent as u64).min(parts.appetite as u64);
-        // An error is found again, and told, by whoever sends.
-        let is_cold = matches!(is_in_memory(&part.slice.file, offset, len), Ok(false));
-        is_cold.then(|| FileSlice { file: part.slice.file.clone(), offset, len })
+        let len = (part.slice.len - part.sent as u64).min(parts.offer as u64);
+        // `send` finds and reports an error again.
+        let is_evicted = matches!(is_resident(&part.slice.file, offset, len), Ok(false));
+        is_evicted.then(|| FileSlice { file: part.slice.file.clone(), offset, len })
     }
 
-    /// Whether what was sent last is worth holding back until more comes.
-    pub(crate) fn goes_on(&self) -> bool {
-        self.0.goes_on.load(Ordering::Relaxed)
+    /// Whether the kernel should hold back the last segment for the part that follows.
+    pub(crate) fn has_next(&self) -> bool {
+        self.0.has_next.load(Ordering::Relaxed)
     }
 
-    /// The body has to wait.
+    /// The body has to wait for its next part.
     pub(crate) fn pause(&self) {
-        self.0.goes_on.store(false, Ordering::Relaxed);
+        self.0.has_next.store(false, Ordering::Relaxed);
     }
 
-    /// Sends of the part at the head, for which `buffer` stands, what the socket takes. `more`: it may wait for more
-    /// before that leaves.
+    /// Sends as much as the socket takes of the part at the head, which `buffer` must stand for. `more`: the socket may wait for
+    /// more bytes.
     ///
     /// # Errors
     ///
@@ -143,12 +134,12 @@ impl SendQueue {
     /// stands for something else.
     pub(crate) fn send(&self, buffer: &[u8], socket: impl AsFd, more: bool) -> io::Result<Taken> {
         let parts = &mut *self.parts();
-        let Some(part) = parts.queue.front_mut().filter(|part| part.is_meant_by(buffer)) else {
+        let Some(part) = parts.queue.front_mut().filter(|part| part.is_of(buffer)) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a buffer stands for no part of a file"));
         };
-        let len = buffer.len().min(parts.appetite);
+        let len = buffer.len().min(parts.offer);
         let taken = match splice::send(&part.slice.file, part.slice.offset + part.sent as u64, len, socket, more) {
-            Ok(taken) if taken.ended => return Err(reported(cut())),
+            Ok(taken) if taken.ended => return Err(reported(truncated())),
             Ok(taken) => taken,
             Err(Failed::File(error)) => return Err(reported(of_file(error))),
             Err(Failed::Socket(error)) => return Err(error.into()),
@@ -156,7 +147,7 @@ impl SendQueue {
         if let Some(metrics) = &self.0.metrics {
             metrics.sent_by_kernel(taken.bytes);
         }
-        parts.appetite = appetite(parts.appetite, taken);
+        parts.offer = next_offer(parts.offer, taken);
         part.sent += taken.bytes;
         if part.sent as u64 >= part.slice.len {
             parts.queue.pop_front();
@@ -165,80 +156,31 @@ impl SendQueue {
         Ok(taken)
     }
 
-    fn parts(&self) -> MutexGuard<'_, PlaceholderRanges> {
+    fn parts(&self) -> MutexGuard<'_, QueuedParts> {
         self.0.parts.lock()
     }
 }
 
-impl PlaceholderRange {
-    fn is_meant_by(&self, buffer: &[u8]) -> bool {
-        buffer.as_ptr().addr() == PLACEHOLDER.as_ptr().addr() + self.turn + self.sent
-            && (self.sent + buffer.len()) as u64 == self.slice.len
+impl QueuedPart {
+    fn is_of(&self, buffer: &[u8]) -> bool {
+        placeholder::continues(buffer, self.sequence, self.sent) && (self.sent + buffer.len()) as u64 == self.slice.len
     }
 }
 
-/// How much to offer the socket next: about what it takes, since the rest would be for nothing.
-fn appetite(offered: usize, taken: Taken) -> usize {
-    if taken.full { taken.bytes.next_multiple_of(LEAST) } else { offered * 2 }.clamp(LEAST, splice::CAPACITY)
+/// How much to offer the socket next: about as much as it took, since splicing the rest would be wasted.
+fn next_offer(offered: usize, taken: Taken) -> usize {
+    if taken.full { taken.bytes.next_multiple_of(MIN_OFFER) } else { offered * 2 }.clamp(MIN_OFFER, splice::CAPACITY)
 }
 
-/// The body is done with this part, so its request's line in the log may not tell.
+/// Logs an error: the body is done with this part, so the access log may not have it.
 fn reported(error: io::Error) -> io::Error {
     tracing::error!(%error, "a cached blob cannot be sent: its connection is broken");
     error
 }
 
-/// What a file says is never that it will say more later: the socket would be waited for, which has nothing to tell.
+/// Never `WouldBlock` because of a file: the connection would wait for its socket instead.
 fn of_file(error: Errno) -> io::Error {
     if error == Errno::AGAIN { Errno::IO.into() } else { error.into() }
-}
-
-fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "a cached file was cut")
-}
-
-/// A buffer like those of [`SendQueue::push`], that stands for nothing.
-pub(crate) fn sample_stand_in(len: usize) -> Bytes {
-    Bytes::from_static(&PLACEHOLDER[..len.min(PLACEHOLDER.len())])
-}
-
-/// Whether a buffer is one that [`SendQueue::push`] gave, or the rest of one.
-pub(crate) fn is_stand_in(buffer: &[u8]) -> bool {
-    PLACEHOLDER.as_ptr_range().contains(&buffer.as_ptr())
-}
-
-/// Whether a part of a file is in memory, as far as samples tell, so that sending it does not wait for the disk.
-///
-/// # Errors
-///
-/// `UnexpectedEof` when the file ends before the part does; what reading gives. A file system that cannot say without
-/// waiting is one where nothing is in memory.
-pub(crate) fn is_in_memory(file: &File, offset: u64, len: u64) -> io::Result<bool> {
-    let last = offset + len.saturating_sub(1);
-    let samples = (offset..last).step_by(SAMPLE as usize).chain([last]);
-    for sample in samples {
-        let mut byte = [0];
-        match read_now(file, &mut byte, sample)? {
-            Some(0) => return Err(cut()),
-            Some(_) => {}
-            None => return Ok(false),
-        }
-    }
-    Ok(true)
-}
-
-/// Reads what is in memory of a file; `None` when the disk, or an older kernel, would have to be waited for.
-///
-/// Source: preadv2(2), RWF_NOWAIT.
-pub(crate) fn read_now(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
-    loop {
-        return match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
-            Ok(read) => Ok(Some(read)),
-            Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
-            Err(error) => Err(error.into()),
-        };
-    }
 }
 
 #[cfg(test)]
@@ -276,15 +218,15 @@ mod tests {
     #[test]
     fn parts_are_sent_in_the_order_of_their_buffers() {
         let (ours, mut theirs) = pair();
-        let lane = SendQueue::default();
-        assert!(lane.is_empty());
+        let queue = SendQueue::default();
+        assert!(queue.is_empty());
         let buffers: Vec<Bytes> =
-            [&b"first"[..], b"second", b"third"].map(|content| lane.push(slice(content), None, false)).into();
+            [&b"first"[..], b"second", b"third"].map(|content| queue.push(slice(content), None, false)).into();
         for buffer in &buffers {
-            assert!(is_stand_in(buffer) && !lane.is_empty());
-            assert_eq!(lane.send(buffer, &ours, true).unwrap().bytes, buffer.len());
+            assert!(placeholder::is_placeholder(buffer) && !queue.is_empty());
+            assert_eq!(queue.send(buffer, &ours, true).unwrap().bytes, buffer.len());
         }
-        assert!(lane.is_empty());
+        assert!(queue.is_empty());
         drop(ours);
         let mut arrived = String::new();
         theirs.read_to_string(&mut arrived).unwrap();
@@ -294,16 +236,16 @@ mod tests {
     #[test]
     fn nothing_is_sent_for_a_buffer_that_does_not_stand_for_the_head_of_the_lane() {
         let (ours, mut theirs) = pair();
-        let lane = SendQueue::default();
-        let first = lane.push(slice(b"as long"), None, false);
-        let second = lane.push(slice(b"as long"), None, false);
+        let queue = SendQueue::default();
+        let first = queue.push(slice(b"as long"), None, false);
+        let second = queue.push(slice(b"as long"), None, false);
         for wrong in [&second[..], &first[..3], &first[1..], b"as long"] {
-            assert_eq!(kind(lane.send(wrong, &ours, true)), Some(io::ErrorKind::InvalidData));
+            assert_eq!(kind(queue.send(wrong, &ours, true)), Some(io::ErrorKind::InvalidData));
         }
-        assert_eq!(lane.send(&first, &ours, true).unwrap().bytes, 7);
-        assert_eq!(kind(lane.send(&first, &ours, true)), Some(io::ErrorKind::InvalidData), "it is gone");
-        assert_eq!(lane.send(&second, &ours, true).unwrap().bytes, 7);
-        assert_eq!(kind(lane.send(&second, &ours, true)), Some(io::ErrorKind::InvalidData), "the lane is empty");
+        assert_eq!(queue.send(&first, &ours, true).unwrap().bytes, 7);
+        assert_eq!(kind(queue.send(&first, &ours, true)), Some(io::ErrorKind::InvalidData), "it is gone");
+        assert_eq!(queue.send(&second, &ours, true).unwrap().bytes, 7);
+        assert_eq!(kind(queue.send(&second, &ours, true)), Some(io::ErrorKind::InvalidData), "the queue is empty");
         drop(ours);
         let mut arrived = String::new();
         theirs.read_to_string(&mut arrived).unwrap();
@@ -311,65 +253,65 @@ mod tests {
     }
 
     #[test]
-    fn turns_go_round() {
+    fn sequence_numbers_wrap_around() {
         let (ours, mut theirs) = pair();
-        let lane = SendQueue::default();
-        for turn in 0..2 * TURNS + 3 {
-            let buffer = lane.push(slice(b"x"), None, false);
-            assert_eq!(lane.send(&buffer, &ours, true).unwrap().bytes, 1, "turn {turn}");
+        let queue = SendQueue::default();
+        for sequence in 0..2 * SEQUENCES + 3 {
+            let buffer = queue.push(slice(b"x"), None, false);
+            assert_eq!(queue.send(&buffer, &ours, true).unwrap().bytes, 1, "sequence {sequence}");
             theirs.read_exact(&mut [0]).unwrap();
         }
     }
 
     #[test]
     fn a_long_slice_is_pushed_up_to_the_longest_part() {
-        let lane = SendQueue::default();
-        let long = FileSlice { len: 3 * LONGEST, ..slice(b"") };
-        assert_eq!(lane.push(long, None, true).len() as u64, LONGEST);
-        assert!(lane.goes_on());
-        lane.pause();
-        assert!(!lane.goes_on());
+        let queue = SendQueue::default();
+        let long = FileSlice { len: 3 * MAX_PART, ..slice(b"") };
+        assert_eq!(queue.push(long, None, true).len() as u64, MAX_PART);
+        assert!(queue.has_next());
+        queue.pause();
+        assert!(!queue.has_next());
     }
 
     #[test]
     fn a_file_that_was_cut_is_an_error() {
         let (ours, _theirs) = pair();
-        let lane = SendQueue::default();
+        let queue = SendQueue::default();
         let part = slice(&[7; 100_000]);
-        let buffer = lane.push(part.clone(), None, false);
+        let buffer = queue.push(part.clone(), None, false);
         part.file.set_len(50_000).unwrap();
-        let sent = lane.send(&buffer, &ours, true).unwrap();
+        let sent = queue.send(&buffer, &ours, true).unwrap();
         assert_eq!(sent, Taken { bytes: 50_000, full: false, ended: false });
-        assert_eq!(kind(lane.send(&buffer[sent.bytes..], &ours, true)), Some(io::ErrorKind::UnexpectedEof));
-        assert!(is_in_memory(&part.file, 0, 50_000).unwrap());
-        assert_eq!(is_in_memory(&part.file, 0, 50_001).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(kind(queue.send(&buffer[sent.bytes..], &ours, true)), Some(io::ErrorKind::UnexpectedEof));
+        assert!(is_resident(&part.file, 0, 50_000).unwrap());
+        assert_eq!(is_resident(&part.file, 0, 50_001).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
-    fn appetite_follows_what_the_socket_takes() {
+    fn the_offer_follows_what_the_socket_takes() {
         let taken = |bytes, full| Taken { bytes, full, ended: false };
         for (offered, taken, next) in [
             (splice::CAPACITY, taken(splice::CAPACITY, false), splice::CAPACITY),
-            (splice::CAPACITY, taken(100_000, true), 2 * LEAST),
-            (2 * LEAST, taken(2 * LEAST, false), 4 * LEAST),
-            (2 * LEAST, taken(0, true), LEAST),
-            (LEAST, taken(10, false), 2 * LEAST),
+            (splice::CAPACITY, taken(100_000, true), 2 * MIN_OFFER),
+            (2 * MIN_OFFER, taken(2 * MIN_OFFER, false), 4 * MIN_OFFER),
+            (2 * MIN_OFFER, taken(0, true), MIN_OFFER),
+            (MIN_OFFER, taken(10, false), 2 * MIN_OFFER),
         ] {
-            assert_eq!(appetite(offered, taken), next, "{offered} {taken:?}");
+            assert_eq!(next_offer(offered, taken), next, "{offered} {taken:?}");
         }
     }
 
     #[test]
     fn pages_that_left_memory_while_a_part_waited_are_noticed_and_brought_back() {
-        let lane = SendQueue::default();
+        let queue = SendQueue::default();
         let part = slice(&vec![7; splice::CAPACITY]);
-        drop(lane.push(part.clone(), None, false));
-        assert!(lane.cold().is_none());
+        drop(queue.push(part.clone(), None, false));
+        assert!(queue.evicted().is_none());
         part.file.sync_all().unwrap();
         rustix::fs::fadvise(&part.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-        let cold = lane.cold().unwrap();
+        let cold = queue.evicted().unwrap();
         assert_eq!((cold.offset, cold.len), (0, part.len));
-        super::super::buffers::warm(&cold);
-        assert!(lane.cold().is_none());
+        super::super::page_cache::load(&cold);
+        assert!(queue.evicted().is_none());
     }
 }

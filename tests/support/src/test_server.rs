@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use forebay::{
     metrics::Metrics,
-    transport::{BoxError, Config, Connection, Handle, Listener, ReloadableTls, Timeouts, TlsConfig},
+    transport::{BoxError, Config, Connection, Handle, Listener, Refusal, ReloadableTls, Timeouts, TlsConfig},
 };
 use futures_util::{StreamExt, stream};
 use http::{Request, Response};
@@ -127,6 +127,10 @@ impl Handle for Stage {
             other => panic!("no test asks for {other}"),
         };
         Response::new(body)
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<Bytes> {
+        forebay::registry::refusal::refusal(refusal)
     }
 }
 

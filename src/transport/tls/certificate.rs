@@ -1,13 +1,7 @@
-//! The server's side of TLS: load, verify, reload.
+//! Certificate, key and client CA: read, checked, and made a `ServerConfig`.
 //!
-//! Certificate, key and client CA are one value: they are read together, checked together and swapped together, as
-//! one `ServerConfig`. So a handshake never sees half of a change, and tickets given out under an old client CA are
-//! worth nothing under a new one. A bad new file keeps the old value, and is told of once.
-//!
-//! A certificate that has expired, or is not valid yet, is a bad new file. There is nothing to keep at the start: then it is
-//! used, with a warning, since the clock may be what is wrong, and clear HTTP and clients that do not look are still served.
-
-pub(crate) mod kernel;
+//! They are one value: read together, checked together and replaced together. So a handshake never sees half of a change, and
+//! session tickets issued under an old client CA are invalid under a new one.
 
 use std::{
     io,
@@ -16,7 +10,6 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use arc_swap::ArcSwap;
 use rustls::{
     CertificateError, RootCertStore, ServerConfig,
     client::verify_server_cert_signed_by_trust_anchor,
@@ -29,20 +22,17 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use sha2::{Digest as _, Sha256};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
 
-use super::TlsConfig;
+use super::{super::TlsConfig, ktls};
 use crate::{
-    file_watch::{self, Changed, Fingerprint, POLL_INTERVAL},
-    metrics::Metrics,
+    file_watch::{Changed, Fingerprint},
     small_file,
 };
 
 /// The longest file of a certificate, its chain, a key or a CA, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// Why certificates cannot be used. Each names the file.
+/// Why certificate files cannot be used. Each names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot read {}", path.display())]
@@ -71,20 +61,14 @@ pub enum TlsError {
     Setup { source: rustls::Error },
 }
 
-/// A cheap handle on the TLS configuration of now.
-#[derive(Clone)]
-pub struct ReloadableTls(Arc<ArcSwap<Loaded>>);
-
-/// Files that were read and found good, for [`ReloadableTls::replace`].
-pub struct PreparedTls(Loaded);
-
-struct Loaded {
+/// Certificate files that were read and found good.
+pub(super) struct LoadedTls {
     /// Where the files are.
-    config: TlsConfig,
-    fingerprint: Fingerprint,
-    /// What is shown first.
+    pub(super) config: TlsConfig,
+    pub(super) fingerprint: Fingerprint,
+    /// The first certificate of the chain.
     leaf: CertificateDer<'static>,
-    server: Arc<ServerConfig>,
+    pub(super) server: Arc<ServerConfig>,
 }
 
 /// The files as they were at one time.
@@ -94,113 +78,30 @@ struct Files {
     client_ca: Option<Vec<u8>>,
 }
 
-impl ReloadableTls {
-    /// # Errors
-    /// When a file cannot be read or understood, or the key is not the certificate's.
-    pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
-        let PreparedTls(loaded) = Self::prepare(config)?;
-        if let Err(error) = loaded.is_of_now() {
-            warn!(%error, "clients that verify it will refuse this server");
-        }
-        Ok(ReloadableTls(Arc::new(ArcSwap::from_pointee(loaded))))
+impl LoadedTls {
+    pub(super) fn load(config: &TlsConfig) -> Result<LoadedTls, TlsError> {
+        Files::read(config)?.load(config)
     }
 
-    /// Reads files that may be others than those in use, and changes nothing yet. Blocks on files.
-    ///
-    /// # Errors
-    /// As [`ReloadableTls::load`].
-    pub fn prepare(config: &TlsConfig) -> Result<PreparedTls, TlsError> {
-        Files::read(config)?.load(config).map(PreparedTls)
-    }
-
-    /// Whether the files are what a reload would take over.
-    ///
-    /// # Errors
-    /// As [`ReloadableTls::load`], and when the certificate is not valid now.
-    pub fn check(config: &TlsConfig) -> Result<(), TlsError> {
-        Self::prepare(config)?.0.is_of_now()
-    }
-
-    /// Whether what was prepared may replace what is in use. The same files may, however old they have become.
-    ///
-    /// # Errors
-    /// When the certificate is another one and not valid now.
-    pub fn may_become(&self, PreparedTls(loaded): &PreparedTls) -> Result<(), TlsError> {
-        if loaded.fingerprint == self.0.load().fingerprint { Ok(()) } else { loaded.is_of_now() }
-    }
-
-    /// Uses what was prepared from now on; its files are those that [`ReloadableTls::watch`] looks at.
-    pub fn replace(&self, PreparedTls(mut loaded): PreparedTls) {
-        let current = self.0.load();
-        if loaded.fingerprint == current.fingerprint {
-            // The tickets that were given out stay good.
-            loaded.server = current.server.clone();
-        }
-        self.0.store(Arc::new(loaded));
-    }
-
-    /// What the next handshake uses.
-    pub fn acceptor_config(&self) -> Arc<ServerConfig> {
-        self.0.load().server.clone()
-    }
-
-    /// Uses new files when they change, until `shutdown`. Handshakes that begin afterwards use them; connections stay.
-    pub async fn watch(self, metrics: Metrics, shutdown: CancellationToken) {
-        self.watch_every(POLL_INTERVAL, metrics, shutdown).await;
-    }
-
-    /// As [`ReloadableTls::watch`], with another interval.
-    pub async fn watch_every(self, interval: Duration, metrics: Metrics, shutdown: CancellationToken) {
-        let watched = self.clone();
-        let read = move || {
-            let current = watched.0.load_full();
-            let changed = current.load_changed()?;
-            Ok(changed.map(|Changed { fingerprint, content }| Changed {
-                fingerprint,
-                content: (Arc::new(content), current.clone()),
-            }))
-        };
-        file_watch::watch(interval, shutdown, read, |read: Result<_, TlsError>| match read {
-            Ok((changed, current)) => {
-                // A reload of the configuration that came between has read the files itself.
-                let replaced = self.0.compare_and_swap(&current, changed);
-                if Arc::ptr_eq(&replaced, &current) {
-                    metrics.reload("tls", true);
-                    info!(certificate = %current.config.certificate.display(), "the new certificate is in use");
-                }
-            }
-            Err(failure) => {
-                metrics.reload("tls", false);
-                error!(
-                    error = &failure as &dyn std::error::Error,
-                    "the new certificate is not usable; the old one stays in use"
-                );
-            }
-        })
-        .await;
-    }
-}
-
-impl Loaded {
     /// Reads the files again; `None` if they are those in use. Blocks.
-    fn load_changed(&self) -> Result<Option<Changed<Loaded>>, TlsError> {
+    pub(super) fn load_changed(&self) -> Result<Option<Changed<LoadedTls>>, TlsError> {
         let files = Files::read(&self.config)?;
         let fingerprint = files.fingerprint();
         if fingerprint == self.fingerprint {
             return Ok(None);
         }
         let loaded = files.load(&self.config)?;
-        loaded.is_of_now()?;
+        loaded.check_validity()?;
         Ok(Some(Changed { fingerprint, content: loaded }))
     }
 
-    /// Whether the certificate is valid at this time. Those behind it in the file are not looked at: a chain may end in a
-    /// root that has expired and that no client needs.
-    fn is_of_now(&self) -> Result<(), TlsError> {
+    /// Checks that the certificate is valid at this time. The rest of its chain is not checked: it may end in a root that has
+    /// expired and that no client needs.
+    pub(super) fn check_validity(&self) -> Result<(), TlsError> {
         let path = || self.config.certificate.clone();
         let refused = |source| TlsError::Certificate { path: path(), source };
         let leaf = ParsedCertificate::try_from(&self.leaf).map_err(refused)?;
-        // The dates come before anything else, so that no root is needed for them.
+        // The dates are checked first, so that no root is needed.
         let (none, algorithms) =
             (RootCertStore::empty(), aws_lc_rs::default_provider().signature_verification_algorithms);
         let judged = verify_server_cert_signed_by_trust_anchor(&leaf, &none, &[], UnixTime::now(), algorithms.all);
@@ -214,16 +115,16 @@ impl Loaded {
                 Err(TlsError::NotYetValid { path: path(), not_before: Some(not_before) })
             }
             CertificateError::NotValidYet => Err(TlsError::NotYetValid { path: path(), not_before: None }),
-            // Who issued it is for clients to judge.
+            // The issuer is for clients to verify.
             _ => Ok(()),
         }
     }
 }
 
-/// A date behind a word; nothing where it is not known.
+/// The word and a date; empty if the date is not known.
 fn date(word: &str, time: Option<UnixTime>) -> String {
     let date = time.and_then(|time| UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs())));
-    // A date behind the year 9999 has no such form.
+    // A date after the year 9999 has no HTTP form.
     let date = date.filter(|date| *date < UNIX_EPOCH + Duration::from_secs(253_402_300_800));
     date.map(|date| format!("{word} {}", httpdate::fmt_http_date(date))).unwrap_or_default()
 }
@@ -249,7 +150,7 @@ impl Files {
         hash.finalize().into()
     }
 
-    fn load(&self, config: &TlsConfig) -> Result<Loaded, TlsError> {
+    fn load(&self, config: &TlsConfig) -> Result<LoadedTls, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let identity = self.identity(config, &provider)?;
         let leaf = identity.end_entity_cert().map(|leaf| leaf.clone().into_owned());
@@ -273,10 +174,10 @@ impl Files {
         };
         let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Only the kernel is ever given them.
-        server.enable_secret_extraction = kernel::is_offered();
+        // Only the kernel gets them.
+        server.enable_secret_extraction = ktls::is_offered();
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
-        Ok(Loaded { config: config.clone(), fingerprint: self.fingerprint(), leaf, server: Arc::new(server) })
+        Ok(LoadedTls { config: config.clone(), fingerprint: self.fingerprint(), leaf, server: Arc::new(server) })
     }
 
     fn identity(&self, config: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
