@@ -137,7 +137,7 @@ async fn serve_tls<H: Handle>(
     match handover::hand_over(stream) {
         Ok(HandedOver::Kernel(mut stream)) => {
             connection.send_queue = Some(stream.open_send_queue(context.metrics.clone()));
-            http1(stream, connection, client, context, &reset, &keys_exhausted).await;
+            http1(*stream, connection, client, context, &reset, &keys_exhausted).await;
         }
         Ok(HandedOver::Rustls(stream)) => {
             Box::pin(http1(*stream, connection, client, context, &reset, &keys_exhausted)).await;

@@ -20,7 +20,7 @@ use super::{
 
 /// A connection, by what encrypts it.
 pub(in crate::transport) enum HandedOver {
-    Kernel(Stream),
+    Kernel(Box<Stream>),
     Rustls(Box<TlsStream<Stream>>),
 }
 
@@ -58,7 +58,7 @@ pub(in crate::transport) fn hand_over(mut stream: TlsStream<Stream>) -> io::Resu
         cipher.set_keys(&tcp, direction, sequence, key.as_ref(), iv.as_ref())?;
     }
     tcp.set_kernel_encryption(&decrypted);
-    Ok(HandedOver::Kernel(tcp))
+    Ok(HandedOver::Kernel(Box::new(tcp)))
 }
 
 /// The cipher of a connection that can be handed over.
