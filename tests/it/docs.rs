@@ -316,6 +316,33 @@ fn no_line_of_a_document_is_wider_than_120_columns() {
     }
 }
 
+/// The messages that the table of symptoms quotes are those of the program.
+#[test]
+fn each_quoted_message_is_in_the_source() {
+    let mut source = String::new();
+    read_below(&root().join("src"), &mut source);
+    let source = source.split_whitespace().collect::<Vec<_>>().join(" ");
+    let operations = Document::read(root().join("docs/operations.md"));
+    let symptoms = operations.text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let mut checked = 0;
+    for quoted in symptoms.flat_map(|symptom| symptom.split('"').skip(1).step_by(2)).filter(|text| text.len() > 8) {
+        assert!(source.contains(quoted), "docs/operations.md: {quoted:?} is in no message");
+        checked += 1;
+    }
+    assert!(checked >= 5, "{checked} messages were found");
+}
+
+fn read_below(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_below(&path, text);
+        } else {
+            text.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
 /// Each file and folder at the top of `src` has its line in the map.
 #[test]
 fn the_map_of_the_source_is_complete() {
