@@ -217,7 +217,7 @@ impl Layer {
 /// Whether a registry has the layer: others may not be passed on, and are had from elsewhere.
 fn is_here(layer: &Descriptor) -> bool {
     let kind = layer.media_type.essence();
-    !kind.contains(".claimed.") && !kind.contains(".nondistributable.")
+    !kind.contains(".foreign.") && !kind.contains(".nondistributable.")
 }
 
 /// Begins downloads before somebody asks for them. A cheap handle.
@@ -512,7 +512,7 @@ mod tests {
     fn the_layers_that_a_registry_has_in_order() {
         let layers = [
             ("vnd.oci.image.layer.v1.tar+gzip", "b", 7),
-            ("vnd.docker.image.rootfs.claimed.diff.tar.gzip", "c", 1),
+            ("vnd.docker.image.rootfs.foreign.diff.tar.gzip", "c", 1),
             ("vnd.oci.image.layer.nondistributable.v1.tar", "d", 1),
             ("vnd.docker.image.rootfs.diff.tar.gzip", "a", 5),
         ];
