@@ -161,13 +161,13 @@ impl TagRecords {
     }
 
     fn in_memory(&self, key: &TagKey) -> Option<MemoryRecord> {
-        let found = self.memory.get(key, self.writes(&key.upstream, &key.repository))?;
+        let found = self.memory.get(key, || self.writes(&key.upstream, &key.repository))?;
         self.store.note_use(&found.used, || IndexKey::Tag(key.clone()));
         Some(found)
     }
 
     fn is_current(&self, key: &TagKey, found: &MemoryRecord) -> bool {
-        found.is_current(self.writes(&key.upstream, &key.repository))
+        found.is_current(|| self.writes(&key.upstream, &key.repository))
     }
 
     async fn on_disk(&self, key: &TagKey) -> Option<TagRecord> {

@@ -51,9 +51,10 @@ impl MemoryRecord {
         self.is_settled.store(true, Ordering::SeqCst);
     }
 
-    /// Whether no change was made between the upstream request and the write to disk; `writes`: the changes until now.
-    pub(super) fn is_current(&self, writes: u64) -> bool {
-        self.is_settled.load(Ordering::SeqCst) || self.writes == writes
+    /// Whether no change was made between the upstream request and the write to disk; `writes` counts the changes until
+    /// now, which a settled record does not need.
+    pub(super) fn is_current(&self, writes: impl Fn() -> u64) -> bool {
+        self.is_settled.load(Ordering::SeqCst) || self.writes == writes()
     }
 }
 
@@ -62,13 +63,13 @@ impl RecordMemory {
         Self(bounded_cache::lru_of(MAX_RECORDS))
     }
 
-    /// The record of a tag for a class; `writes`: the changes that were made to the repository until now.
-    pub(super) fn get(&self, key: &TagKey, writes: u64) -> Option<MemoryRecord> {
+    /// The record of a tag for a class; `writes` counts the changes that were made to the repository until now.
+    pub(super) fn get(&self, key: &TagKey, writes: impl Fn() -> u64) -> Option<MemoryRecord> {
         let classes = self.0.get(&key.of_all_classes())?;
         let mut found = classes.iter().find(|other| other.class == key.class)?.clone();
         // If clients of another class were given the same digest since, the tag still points there.
         let same =
-            classes.iter().filter(|other| other.record.digest == found.record.digest && other.is_current(writes));
+            classes.iter().filter(|other| other.record.digest == found.record.digest && other.is_current(&writes));
         found.answered = same.filter_map(|other| other.answered).max().max(found.answered);
         Some(found)
     }
