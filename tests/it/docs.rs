@@ -356,6 +356,22 @@ fn the_map_of_the_source_is_complete() {
     }
 }
 
+/// The first word of a line in the walks is a file or folder of `src`, or of `src/cache`.
+#[test]
+fn each_file_of_the_walks_exists() {
+    let text = Document::read(root().join("ARCHITECTURE.md"));
+    let mut checked = 0;
+    for block in text.blocks("text").iter().filter(|block| !block.starts_with("src/")) {
+        for name in block.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| name.contains('/')) {
+            let files = ["", "cache/"].map(|folder| root().join("src").join(format!("{folder}{name}")));
+            let exists = files.iter().any(|file| file.is_dir() || file.with_extension("rs").exists());
+            assert!(exists, "ARCHITECTURE.md: {name}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 20, "{checked} files were found");
+}
+
 /// The first commands of the README: those of `tests/real/two_commands.rs`, and the test runner.
 #[test]
 fn the_quick_start_names_what_exists() {
