@@ -1,0 +1,276 @@
+//! Invalid configurations: the error names file, line and key.
+
+use super::*;
+
+#[test]
+fn a_bad_flag_is_named_as_a_flag() {
+    let same: SocketAddr = "127.0.0.1:5000".parse().unwrap();
+    let error = Config::load(None, Overrides { admin: Some(same), ..overrides() }).unwrap_err();
+    assert!(error.to_string().starts_with("--admin: 127.0.0.1:5000 is where the registry listens"), "{error}");
+    let error = Config::load(None, Overrides { max_size: Some(0), ..overrides() }).unwrap_err();
+    assert!(error.to_string().starts_with("--max-size: "), "{error}");
+}
+
+/// Text, the line and key that must be named, and what must be said.
+const REFUSED: &[(&str, usize, &str, &str)] = &[
+    // What the parser finds.
+    ("[server]\nlisten = [\"127.0.0.1:5000\"", 2, "server.listen[0]", "unclosed array"),
+    ("[server]\n\nlisen = []", 3, "server.lisen", "unknown field `lisen`"),
+    ("[serve]\nlisten = []", 1, "serve", "unknown field `serve`"),
+    (
+        "[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = \"c.d\"\nurl = \"x\"",
+        5,
+        "upstream[1].url",
+        "unknown field `url`",
+    ),
+    ("[server]\nclear_http = \"yes\"", 2, "server.clear_http", "expected a boolean"),
+    ("[server]\nlisten = [1]", 2, "server.listen[0]", "expected a string"),
+    ("[server]\nmax_connections = -1", 2, "server.max_connections", "-1"),
+    ("[server]\ndrain_timeout = \"soon\"", 2, "server.drain_timeout", "must be a duration such as \"30s\""),
+    (
+        "[server]\ntrusted_networks = [\"10.0.0.0/8\", \"10.0.0.1/8\"]",
+        2,
+        "server.trusted_networks[1]",
+        "write 10.0.0.0/8",
+    ),
+    ("[server]\ntrusted_networks = [\"cluster\"]", 2, "server.trusted_networks[0]", "must be a network such as"),
+    ("[server]\ndrain_timeout = 30", 2, "server.drain_timeout", "must be a duration such as"),
+    ("[cache]\ntag_ttl = \"200 years\"", 2, "cache.tag_ttl", "100 years"),
+    ("[cache]\nmax_size = \"much\"", 2, "cache.max_size", "must be a size such as \"50 GiB\""),
+    ("[cache]\nmax_size = -1", 2, "cache.max_size", "must be a size such as \"50 GiB\""),
+    ("[cache]\nmax_size = 1.5", 2, "cache.max_size", "must be a size such as \"50 GiB\""),
+    ("[cache]\nmin_free = \"9 EiB\"", 2, "cache.min_free", "at most 1 EiB"),
+    ("[access]\nanonymous = \"push\"", 2, "access.anonymous", "unknown variant `push`"),
+    ("[server]\n[server.tls]\nkey = \"tls.key\"", 2, "server.tls", "missing field `certificate`"),
+    ("[[upstream]]\nurls = []", 1, "upstream[0]", "missing field `name`"),
+    ("[cache]\nmax_size = 1\nmax_size = 2", 3, "cache.max_size", "duplicate key"),
+    ("[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = 'c.d", 4, "upstream[1].name", "literal string"),
+    (
+        "[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = \"c.d\"\nname = \"e.f\"",
+        5,
+        "upstream[1].name",
+        "duplicate key",
+    ),
+    // What makes no sense by itself.
+    ("state_directory = \"\"", 1, "state_directory", "must not be empty"),
+    ("state_directory = \"/cache/keys\"", 1, "state_directory", "must not be in the cache directory"),
+    ("[server]\nlisten = []", 2, "server.listen", "at least one"),
+    (
+        "[server]\nlisten = [\n  \"127.0.0.1:1\",\n  \"localhost:5000\",\n]",
+        4,
+        "server.listen[1]",
+        "must be ADDRESS:PORT",
+    ),
+    ("[server]\nlisten = [\":5000\"]", 2, "server.listen[0]", "must be ADDRESS:PORT"),
+    ("[server]\nlisten = [\"127.0.0.1:7\", \"127.0.0.1:7\"]", 2, "server.listen", "twice"),
+    ("[server]\nmax_connections = 0", 2, "server.max_connections", "at least 1"),
+    ("[server]\nclear_http = false", 2, "server.clear_http", "nothing would be served"),
+    ("[admin]\nlisten = \"5001\"", 2, "admin.listen", "must be ADDRESS:PORT"),
+    ("[admin]\nlisten = \"127.0.0.1:5000\"", 2, "admin.listen", "an address of its own"),
+    ("[cache]\nmax_size = 0", 2, "cache.max_size", "more than 0"),
+    ("[cache]\nmin_free = \"1 EiB\"", 2, "cache.min_free", "must be less than the file system"),
+    ("[access]\npush_users = \"ci\"", 2, "access.push_users", "expected a sequence"),
+    ("[access]\npush_users = [\"ci\"]", 2, "access.push_users[0]", "access.htpasswd is not set"),
+    ("[access]\npush_users = [\"\"]", 2, "access.push_users[0]", "must not be empty"),
+    ("[access]\npush_users = [\"certificate:*\"]", 2, "access.push_users[0]", "server.tls.client_ca is not set"),
+    ("[access]\npush_users = [\"certificate:ci\"]", 2, "access.push_users[0]", "must be a user of access.htpasswd"),
+    ("[access]\nhtpasswd = \"htpasswd\"\npush_users = [\"ci\", \"ci\"]", 3, "access.push_users[1]", "twice"),
+    ("[access]\nanonymous = \"none\"", 2, "access.anonymous", "no client could pull"),
+    // Files.
+    ("[server.tls]\ncertificate = \"no.crt\"\nkey = \"tls.key\"", 2, "server.tls.certificate", "no.crt: No such file"),
+    ("[server.tls]\ncertificate = \"tls.crt\"\nkey = \"no.key\"", 3, "server.tls.key", "no.key: No such file"),
+    (
+        "[server.tls]\ncertificate=\"tls.crt\"\nkey=\"tls.key\"\nclient_ca = \".\"",
+        4,
+        "server.tls.client_ca",
+        "not a regular file",
+    ),
+    ("[access]\nhtpasswd = \"none\"", 2, "access.htpasswd", "No such file"),
+    ("[[upstream]]\nname = \"a.b\"\nca = \"no\"", 3, "upstream[0].ca", "No such file"),
+    (
+        "[[upstream]]\nname = \"a.b\"\nusername = \"u\"\npassword_file = \"no\"",
+        4,
+        "upstream[0].password_file",
+        "No such file",
+    ),
+    ("[[upstream]]\nname = \"a.b\"\ndocker_config = \"no\"", 3, "upstream[0].docker_config", "No such file"),
+    // One upstream.
+    ("[[upstream]]\nname = \"\"", 2, "upstream[0].name", "HOST or HOST:PORT"),
+    ("[[upstream]]\nname = \"https://a.b\"", 2, "upstream[0].name", "HOST or HOST:PORT"),
+    ("[[upstream]]\nname = \"a.b/c\"", 2, "upstream[0].name", "HOST or HOST:PORT"),
+    ("[[upstream]]\nname = \"..\"", 2, "upstream[0].name", "HOST or HOST:PORT"),
+    ("[[upstream]]\nname = \"V2\"", 2, "upstream[0].name", "reserved"),
+    ("[[upstream]]\nname = \"none\"", 2, "upstream[0].name", "reserved"),
+    ("[[upstream]]\nname = \"a.b\"\naliases = [\"ok\", \"a b\"]", 3, "upstream[0].aliases[1]", "HOST or HOST:PORT"),
+    ("[[upstream]]\nname = \"a.b\"\nconnections = 0", 3, "upstream[0].connections", "1 to 16"),
+    ("[[upstream]]\nname = \"a.b\"\nconnections = 17", 3, "upstream[0].connections", "1 to 16"),
+    ("[cache]\nverify_every = 7", 2, "cache.verify_every", "must be a duration such as \"30s\""),
+    ("[cache]\nverify_every = \"-1d\"", 2, "cache.verify_every", "must be a duration"),
+    ("[cache]\nverify_every = true", 2, "cache.verify_every", "must be a duration"),
+    ("[cache]\nprefetch = 17", 2, "cache.prefetch", "0 to 16"),
+    ("[[upstream]]\nname = \"a.b\"\nurls = []", 3, "upstream[0].urls", "at least one URL"),
+    ("[[upstream]]\nname = \"a.b\"\nurls = [\"a.b\"]", 3, "upstream[0].urls[0]", "must be a URL"),
+    ("[[upstream]]\nname = \"a.b\"\nurls = [\"https://a.b\", \"ftp://a.b\"]", 3, "upstream[0].urls[1]", "not ftp:"),
+    ("[[upstream]]\nname = \"a.b\"\nurls = [\"https://a.b?x=1\"]", 3, "upstream[0].urls[0]", "query"),
+    ("[[upstream]]\nname = \"a.b\"\nurls = [\"https://a.b#x\"]", 3, "upstream[0].urls[0]", "fragment"),
+    ("[[upstream]]\nname = \"a.b\"\nurls = [\"https://a.b/v2/\"]", 3, "upstream[0].urls[0]", "forebay adds it"),
+    ("[[upstream]]\nname = \"a.b\"\nurls = [\"https://u@a.b\"]", 3, "upstream[0].urls[0]", "password_file"),
+    ("[[upstream]]\nname = \"a.b\"\nhosts = [\"http://x/\"]", 3, "upstream[0].hosts[0]", "must be a name"),
+    ("[server]\nallowed_hosts = [\"a.lan\", \"*:5000\"]", 2, "server.allowed_hosts[1]", "not any name"),
+    ("[admin]\nallowed_hosts = [\"*.lan\"]", 2, "admin.allowed_hosts[0]", "must be a name"),
+    ("[[upstream]]\nname = \"a.b\"\nhosts = [\"x\", \"*:http\"]", 3, "upstream[0].hosts[1]", "must be a name"),
+    (
+        "[[upstream]]\nname = \"a.b\"\nrealms = [\"https://auth.b/token\"]",
+        3,
+        "upstream[0].realms[0]",
+        "HOST or HOST:PORT",
+    ),
+    ("[[upstream]]\nname = \"a.b\"\nrealms = [\"*.b\"]", 3, "upstream[0].realms[0]", "HOST or HOST:PORT"),
+    ("[[upstream]]\nname = \"a.b\"\nusername = \"u\"", 3, "upstream[0].username", "needs password_file"),
+    (
+        "[[upstream]]\nname = \"a.b\"\npassword_file = \"hub.password\"",
+        3,
+        "upstream[0].password_file",
+        "needs username",
+    ),
+    (
+        "[[upstream]]\nname = \"a.b\"\nusername = \"u:v\"\npassword_file = \"hub.password\"",
+        3,
+        "upstream[0].username",
+        "colon",
+    ),
+    (
+        "[[upstream]]\nname = \"a.b\"\nusername = \"u\"\npassword_file = \"hub.password\"\ncredential_helper = \"x\"",
+        5,
+        "upstream[0].credential_helper",
+        "already come from username",
+    ),
+    (
+        "[[upstream]]\nname = \"a.b\"\ndocker_config = \"config.json\"\ncredential_helper = \"x\"",
+        3,
+        "upstream[0].docker_config",
+        "already come from credential_helper",
+    ),
+    (
+        "[[upstream]]\nname = \"a.b\"\ncredential_helper = \"../x\"",
+        3,
+        "upstream[0].credential_helper",
+        "docker-credential-",
+    ),
+    (
+        "[[upstream]]\nname = \"a.b\"\nurls = [\"https://a.b\", \"http://c.d\"]\ndocker_config = \"config.json\"",
+        3,
+        "upstream[0].urls",
+        "must not mix https and http",
+    ),
+    // What the next version does.
+    ("[push]\nkey_file = \"missing.key\"", 2, "push.key_file", "cannot read"),
+    ("[push]\nkey = \"x\"", 2, "push.key", "unknown field"),
+    ("[[upstream]]\nname = \"a.b\"\npush = \"yes\"", 3, "upstream[0].push", "invalid type"),
+    ("[[upstream]]\nname = \"a.b\"\naccess = \"all\"", 3, "upstream[0].access", "unknown variant `all`"),
+    (
+        "[[upstream]]\nname = \"a.b\"\naccess = \"client\"\ncredential_helper = \"x\"",
+        3,
+        "upstream[0].access",
+        "only the client's own credentials are used",
+    ),
+    ("[[upstream]]\nname = \"a.b\"\naccess_ttl = \"1m\"", 3, "upstream[0].access_ttl", "needs access = \"client\""),
+    (
+        "[[upstream]]\nname = \"a.b\"\naccess = \"client\"\naccess_grace = \"1s\"",
+        4,
+        "upstream[0].access_grace",
+        "must be at least access_ttl",
+    ),
+    (
+        "[[upstream]]\nname = \"a.b\"\naccess = \"client\"\nurls = [\"https://a.b\", \"http://a.b\"]",
+        4,
+        "upstream[0].urls",
+        "must not mix https and http",
+    ),
+    ("[access]\naccess_ttl = \"1x\"", 2, "access.access_ttl", "must be a duration"),
+    // Two upstreams.
+    ("[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = \"A.B\"", 4, "upstream[1].name", "already a name of a.b"),
+    ("[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = \"a.b:443\"", 4, "upstream[1].name", "already a name of a.b"),
+    (
+        "[[upstream]]\nname = \"a.b\"\n[[upstream]]\nname = \"c.d\"\naliases = [\"x\", \"a.b\"]",
+        5,
+        "upstream[1].aliases[1]",
+        "already a name of a.b",
+    ),
+    (
+        "[[upstream]]\nname = \"docker.io\"\n[[upstream]]\nname = \"index.docker.io\"",
+        4,
+        "upstream[1].name",
+        "already a name of docker.io",
+    ),
+    (
+        "[[upstream]]\nname = \"a.b\"\naliases = [\"a.b\"]",
+        3,
+        "upstream[0].aliases[0]",
+        "already a name of this upstream",
+    ),
+    (
+        "[[upstream]]\nname = \"a.b\"\nhosts = [\"m.lan\"]\n[[upstream]]\nname = \"c.d\"\nhosts = [\"M.lan\"]",
+        6,
+        "upstream[1].hosts[0]",
+        "already belongs to a.b",
+    ),
+    (
+        "[[upstream]]\nname = \"a.b\"\ndefault = true\n[[upstream]]\nname = \"c.d\"\ndefault = true",
+        6,
+        "upstream[1].default",
+        "a.b is the default already",
+    ),
+];
+
+#[test]
+fn what_is_wrong_is_named_with_file_line_and_key() {
+    let directory = directory();
+    for (text, line, key, said) in REFUSED {
+        let error = parse_in(directory.path(), text).expect_err(text);
+        let seen = error.to_string();
+        assert_eq!(error.key(), Some(*key), "{text}\n{seen}");
+        assert_eq!(error.position().map(|position| position.line), Some(*line), "{text}\n{seen}");
+        assert!(error.problem().contains(said), "{text}\n{seen}");
+        let place = format!("{}:{line}:", directory.path().join("forebay.toml").display());
+        assert!(seen.starts_with(&place), "{text}\n{seen}");
+        assert!(!seen.contains('\n'), "{text}\n{seen}");
+    }
+}
+
+#[test]
+fn urls_may_mix_schemes_where_there_is_no_password_to_lose() {
+    for text in [
+        "urls = [\"https://a.b\", \"http://c.d\"]",
+        "urls = [\"http://a.b\", \"http://c.d\"]\ncredential_helper = \"x\"",
+        "urls = [\"https://a.b\", \"https://c.d\"]\ncredential_helper = \"x\"",
+    ] {
+        assert!(parse(&format!("[[upstream]]\nname = \"a.b\"\n{text}")).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn a_column_counts_characters() {
+    let error = parse("[server]\n'é' = 1").unwrap_err();
+    assert_eq!(error.position().map(|position| (position.line, position.column)), Some((2, 1)));
+    let error = parse("server = { listen = [\"é\", \"x\"] }").unwrap_err();
+    assert_eq!(error.key(), Some("server.listen[0]"));
+    let error = parse("access.anonymous = \"pull\" # é\nserver.listen = [\"127.0.0.1:1\", \"é\"]").unwrap_err();
+    assert_eq!(error.position().map(|position| (position.line, position.column)), Some((2, 33)));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Some(Path::new("/nowhere/forebay.toml")), overrides()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "/nowhere/forebay.toml: cannot read the configuration file: No such file or directory (os error 2)"
+    );
+}
+
+/// A password that was written into a URL by mistake must not go into a log.
+#[test]
+fn a_password_is_not_repeated() {
+    let error = parse("[[upstream]]\nname = \"a.b\"\nurls = [\"https://user:hunter2@a.b\"]").unwrap_err();
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
