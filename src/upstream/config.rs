@@ -1,4 +1,4 @@
-//! `[[upstream]]`: one registry behind us.
+//! The section `[[upstream]]`: one registry behind forebay.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::oci::HostPattern;
 pub struct Config {
     /// The registry's name, as it stands before the repository in an image's name.
     pub name: Arc<str>,
-    /// Tried in order: a list is a failover list. Never empty; http or https, no query, no userinfo.
+    /// A failover list, tried in order. Never empty; http or https, no query, no userinfo.
     pub urls: Vec<Url>,
     pub aliases: Vec<Arc<str>>,
     /// Requests for these hosts belong to this upstream.
@@ -25,11 +25,11 @@ pub struct Config {
     /// PEM file of a private CA, or of the server's own certificate, trusted beside the system's.
     pub ca: Option<PathBuf>,
     pub credential: CredentialSource,
-    /// Who may have what it gives.
+    /// Whose credentials decide what a client may access.
     pub access: Access,
-    /// Over how many connections one blob may be fetched; 1 or more.
+    /// Over how many connections one blob may be downloaded; 1 or more.
     pub connections: usize,
-    /// Pushes, mounts and deletes are passed on to the first of `urls`.
+    /// Whether pushes, mounts and deletes are forwarded to the first of `urls`.
     pub push: bool,
 }
 
@@ -60,16 +60,16 @@ impl Config {
     }
 }
 
-/// Whose credentials decide what a client may have.
+/// Whose credentials decide what a client may access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Forebay's own, for every client that `[access]` lets in.
+    /// forebay's own, for every client that `[access]` admits.
     Shared,
-    /// The client's, and no others.
+    /// The client's own.
     Client {
-        /// How long a yes of the upstream is believed.
+        /// How long a grant of the upstream is valid.
         ttl: Duration,
-        /// How long it is when the upstream cannot be asked; at least `ttl`.
+        /// How long it is valid while the upstream cannot be reached; at least `ttl`.
         grace: Duration,
     },
 }

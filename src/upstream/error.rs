@@ -29,7 +29,7 @@ type Source = Arc<dyn std::error::Error + Send + Sync>;
 pub enum ErrorKind {
     /// The upstream does not have the content (404).
     NotFound,
-    /// The range begins at or after the end (416); `total` is the content's length when it was told.
+    /// The range begins at or after the end (416); `total` is the content's length, if the upstream told it.
     RangeNotSatisfiable { total: Option<u64> },
     /// The upstream requires other credentials than the request had (401).
     Unauthorized,
@@ -226,7 +226,7 @@ impl Error {
     }
 
     pub(super) fn timed_out(doing: &'static str, url: &Url, after: Duration) -> Self {
-        Self::new(ErrorKind::Timeout, format!("{doing} {}: nothing came for {} s", RedactedUrl(url), after.as_secs()))
+        Self::new(ErrorKind::Timeout, format!("{doing} {}: no response within {} s", RedactedUrl(url), after.as_secs()))
     }
 }
 

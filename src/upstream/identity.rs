@@ -1,4 +1,4 @@
-//! What tells registries apart over reloads of the configuration.
+//! The identity of a registry, which outlives reloads of the configuration.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::oci::{Algorithm, Digest};
 
-/// A registry under its name and its URLs: under the same name, other URLs may lead to another one. Cheap to clone.
+/// A registry, by its name and URLs: with other URLs, the same name may be another registry. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Registry(Arc<RegistryUrls>);
 
@@ -32,12 +32,12 @@ impl Registry {
         &self.0.name
     }
 
-    /// What of its URLs is kept on disk.
+    /// The form of its URLs on disk.
     pub fn url_hashes(&self) -> &UrlHashes {
         &self.0.hashes
     }
 
-    /// What stands for it on disk: 16 hexadecimal digits of the SHA-256 of name and URLs.
+    /// Its form on disk: 16 hexadecimal digits of the SHA-256 of name and URLs.
     pub fn fingerprint(&self) -> String {
         let mut text = self.0.name.to_string();
         for url in &self.0.urls {

@@ -1,7 +1,7 @@
-//! What a client sends to be passed on: a stream, never held as a whole.
+//! The body of a client's request on its way to the upstream: a stream, never held as a whole.
 //!
-//! It is read only as fast as the upstream takes it, and nothing of it is read before it is wanted: a client that asked
-//! whether to go on (`Expect: 100-continue`) is told so by the first look at its body.
+//! It is read only as fast as the upstream accepts it, and not before the upstream wants it: the first poll of the body sends the
+//! `100 Continue` to a client that expects one.
 
 use std::{
     pin::Pin,
@@ -18,17 +18,17 @@ use tokio::time::Instant;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long no byte may pass, whoever of the two is at fault.
+/// How long no byte may pass, whether the client or the upstream is at fault.
 const FLOW_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long the answer may take after the last byte: registries hash what they got, and move it to where it stays.
+/// How long the response may take after the last byte: registries hash the content, and move it to its place.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Is told what passes, and must not wait.
+/// Sees the bytes of a body as they pass. Must not block.
 pub trait BodyObserver: Send + Sync + 'static {
-    /// This is passed on.
+    /// The next bytes that are passed on.
     fn piece(&self, bytes: &Bytes);
 
-    /// That was all, and whole.
+    /// The body has ended, and is complete.
     fn end(&self);
 }
 
@@ -38,7 +38,7 @@ type Slot = Arc<OnceLock<Box<dyn BodyObserver>>>;
 pub struct UploadBody {
     pub(super) body: reqwest::Body,
     pub(super) progress: Progress,
-    witness: Slot,
+    observer: Slot,
 }
 
 impl UploadBody {
@@ -47,19 +47,19 @@ impl UploadBody {
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Sync + Unpin + 'static,
     {
         let progress = Progress::new();
-        let witness = Slot::default();
-        let body = reqwest::Body::wrap(Watched { body, progress: progress.clone(), witness: witness.clone() });
-        Self { body, progress, witness }
+        let observer = Slot::default();
+        let body = reqwest::Body::wrap(ObservedBody { body, progress: progress.clone(), observer: observer.clone() });
+        Self { body, progress, observer }
     }
 
-    /// Has somebody see what passes; there is one at most.
-    pub fn observed_by(self, witness: impl BodyObserver) -> Self {
-        let _ = self.witness.set(Box::new(witness));
+    /// Sets the observer; there is one at most.
+    pub fn observed_by(self, observer: impl BodyObserver) -> Self {
+        let _ = self.observer.set(Box::new(observer));
         self
     }
 }
 
-/// How far a body has come, for whoever waits for the answer.
+/// How far a body has come, for the deadline of the response.
 #[derive(Clone)]
 pub(super) struct Progress(Arc<Mutex<State>>);
 
@@ -67,7 +67,7 @@ pub(super) struct Progress(Arc<Mutex<State>>);
 struct State {
     last: Instant,
     ended: bool,
-    /// The client left, or sent what is no content.
+    /// Whether the client left, or sent a malformed body.
     broken: bool,
 }
 
@@ -76,7 +76,7 @@ impl Progress {
         Self(Arc::new(Mutex::new(State { last: Instant::now(), ended: false, broken: false })))
     }
 
-    /// There is nothing to send.
+    /// For a request without a body.
     pub(super) fn ended() -> Self {
         let progress = Self::new();
         progress.note(true);
@@ -92,12 +92,12 @@ impl Progress {
         self.0.lock().broken = true;
     }
 
-    /// Whether the client, and not the upstream, is at fault that nothing more passes.
+    /// Whether the client, and not the upstream, broke off the body.
     pub(super) fn is_broken(&self) -> bool {
         self.0.lock().broken
     }
 
-    /// When to give up, should nothing happen until then; and how long that is after something last did.
+    /// The deadline if no byte passes until then, and its distance from the last byte.
     pub(super) fn deadline(&self) -> (Instant, Duration) {
         let State { last, ended, .. } = *self.0.lock();
         let limit = if ended { ANSWER_TIMEOUT } else { FLOW_TIMEOUT };
@@ -105,14 +105,14 @@ impl Progress {
     }
 }
 
-/// A body that tells how far it has come. Trailers stay behind: no registry knows any.
-struct Watched<B> {
+/// A body that reports its progress. Trailers are dropped: registries use none.
+struct ObservedBody<B> {
     body: B,
     progress: Progress,
-    witness: Slot,
+    observer: Slot,
 }
 
-impl<B> Body for Watched<B>
+impl<B> Body for ObservedBody<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -124,12 +124,12 @@ where
             let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
             let ended = frame.is_none() || self.body.is_end_stream();
             self.progress.note(ended);
-            if let Some(witness) = self.witness.get() {
+            if let Some(observer) = self.observer.get() {
                 if let Some(bytes) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
-                    witness.piece(bytes);
+                    observer.piece(bytes);
                 }
                 if ended && !matches!(frame, Some(Err(_))) && !self.progress.is_broken() {
-                    witness.end();
+                    observer.end();
                 }
             }
             match frame {
@@ -160,30 +160,30 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_clock_is_set_back_by_every_piece_and_is_another_one_at_the_end() {
+    async fn each_piece_extends_the_deadline_and_the_end_sets_another() {
         let begun = Instant::now();
         let progress = Progress::new();
         let body = StreamBody::new(futures_util::stream::iter(
             [&b"a"[..], b"b"].map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece)))),
         ));
-        let mut watched = Watched { body, progress: progress.clone(), witness: Slot::default() };
+        let mut observed = ObservedBody { body, progress: progress.clone(), observer: Slot::default() };
         assert_eq!(progress.deadline(), (begun + FLOW_TIMEOUT, FLOW_TIMEOUT));
         for seconds in [1, 2] {
             tokio::time::advance(Duration::from_secs(1)).await;
-            watched.frame().await.unwrap().unwrap();
+            observed.frame().await.unwrap().unwrap();
             assert_eq!(progress.deadline().0, begun + Duration::from_secs(seconds) + FLOW_TIMEOUT);
         }
-        assert!(watched.frame().await.is_none());
+        assert!(observed.frame().await.is_none());
         assert_eq!(progress.deadline(), (begun + Duration::from_secs(2) + ANSWER_TIMEOUT, ANSWER_TIMEOUT));
         assert_eq!(Progress::ended().deadline().1, ANSWER_TIMEOUT);
     }
 
     #[tokio::test]
-    async fn a_length_that_is_known_stays_known() {
+    async fn a_known_length_stays_known() {
         let body = Full::new(Bytes::from_static(b"content"));
-        let watched = Watched { body, progress: Progress::new(), witness: Slot::default() };
-        assert_eq!(watched.size_hint().exact(), Some(7));
-        assert_eq!(watched.collect().await.unwrap().to_bytes(), "content");
+        let observed = ObservedBody { body, progress: Progress::new(), observer: Slot::default() };
+        assert_eq!(observed.size_hint().exact(), Some(7));
+        assert_eq!(observed.collect().await.unwrap().to_bytes(), "content");
     }
 
     #[derive(Clone, Default)]
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_witness_sees_what_passes_and_whether_that_was_all() {
+    async fn an_observer_sees_each_piece_and_the_end() {
         for is_whole in [true, false] {
             let mut frames =
                 vec![Ok(Frame::data(Bytes::from_static(b"con"))), Ok(Frame::data(Bytes::from_static(b"tent")))];

@@ -1,11 +1,11 @@
-//! What keeps a certificate of `ca` from being of any use: said where the file is looked at, since a failed handshake does not
-//! tell the operator what to do (pure).
+//! Flaws that make a certificate of `ca` useless (pure). They are reported when the file is read, since a failed handshake does not tell
+//! the operator what to do.
 
 use std::fmt;
 
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
-/// The fewest bits of an RSA key by which anything is verified.
+/// The shortest RSA key that verifies signatures, in bits.
 const MIN_RSA_BITS: usize = 2048;
 
 /// Tags of DER.
@@ -25,7 +25,7 @@ pub(in crate::upstream) enum Flaw {
     ShortKey {
         bits: usize,
     },
-    /// It is the one of this host, which it calls by its common name alone.
+    /// It is the certificate of this host, and has its name only as the common name.
     NoAlternativeName {
         host: String,
     },
@@ -46,7 +46,7 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// What is wrong with a certificate, for an upstream at these hosts.
+/// The flaw of a certificate, for an upstream at these hosts.
 pub(in crate::upstream) fn flaw(certificate: &CertificateDer<'_>, hosts: &[&str]) -> Option<Flaw> {
     let mut store = RootCertStore::empty();
     store.add(certificate.clone()).ok()?;
@@ -63,7 +63,7 @@ fn is_name(name: &[u8], host: &str) -> bool {
     name.eq_ignore_ascii_case(host.trim_matches(['[', ']']).as_bytes())
 }
 
-/// How long the key is, if it is one of RSA; of a SubjectPublicKeyInfo without its own tag.
+/// The length of the key, if it is one of RSA, in a SubjectPublicKeyInfo without its own tag.
 ///
 /// Source: RFC 5280 section 4.1, RFC 8017 appendix A.1.1.
 fn rsa_bits(key_info: &[u8]) -> Option<usize> {
@@ -87,14 +87,14 @@ fn common_name(name: &[u8]) -> Option<&[u8]> {
     element(tag, rest).map(|(value, _)| value)
 }
 
-/// What follows the first such object identifier, wherever it is.
+/// The bytes after the first such object identifier.
 fn find<'a>(bytes: &'a [u8], object: &[u8]) -> Option<&'a [u8]> {
     let whole = [&[OBJECT, u8::try_from(object.len()).ok()?][..], object].concat();
     let at = bytes.windows(whole.len()).position(|window| window == whole)?;
     bytes.get(at + whole.len()..)
 }
 
-/// The content of the element that `bytes` begin with, if it has this tag, and what follows it.
+/// The content of the element at the beginning of `bytes`, if it has this tag, and the bytes after it.
 fn element(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;

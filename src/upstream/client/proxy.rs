@@ -1,6 +1,6 @@
-//! The proxy that the environment names.
+//! The proxy of the environment.
 //!
-//! What must hold: one that cannot be used is refused, since it would be left out otherwise, and everything asked directly.
+//! What must hold: a value that cannot be used is refused, since reqwest would ignore it, and connect directly.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,11 +9,11 @@ use std::{
 
 use http::Uri;
 
-/// By which a proxy is named; of each pair the first that is set counts.
+/// The variables of proxies; of each pair the first that is set counts.
 pub(in crate::upstream) const VARIABLES: [&str; 6] =
     ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
 
-/// A variable that names no proxy. What it says may have a password in it, and is not told.
+/// A variable with an invalid value, which is not shown since it may contain a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the environment variable {variable} must be a proxy's URL, such as \"http://proxy.lan:3128\", or empty: {why}"
@@ -23,10 +23,10 @@ pub struct ProxyError {
     why: &'static str,
 }
 
-/// Looks at all the variables.
+/// Checks all variables.
 ///
 /// # Errors
-/// The first that names no proxy that can be used.
+/// The first invalid one.
 pub fn check() -> Result<(), ProxyError> {
     check_each(|variable| std::env::var_os(variable))
 }
@@ -47,7 +47,7 @@ fn judge(value: &OsStr) -> Result<(), &'static str> {
     }
     let uri: Uri = value.parse().map_err(|_| "it is no URL")?;
     match uri.scheme_str() {
-        // Without a scheme nothing but a host, and a port, are understood.
+        // Without a scheme, the value is a host, perhaps with a port.
         Some("http" | "https") | None => {}
         Some(_) => return Err("only http:// and https:// proxies can be used"),
     }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_proxy_is_refused() {
+    fn invalid_proxies_are_refused() {
         for value in [
             "",
             "http://proxy.lan:3128",
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn each_variable_counts_and_its_value_is_not_told() {
+    fn each_variable_is_checked_and_no_value_is_shown() {
         for variable in VARIABLES {
             let error = check_each(|name| (name == variable).then(|| "http://me:hunter2@".into())).unwrap_err();
             assert!(error.to_string().contains(variable) && !error.to_string().contains("hunter2"), "{error}");

@@ -1,8 +1,8 @@
-//! Which servers are believed to be the upstream's: one TLS configuration for all of its clients.
+//! Which server certificates are trusted: one TLS configuration for all clients of an upstream.
 //!
-//! What must hold: name and dates count for every certificate. It is the system's and the CAs of `ca` that are trusted, and
-//! a server that shows a certificate of `ca` byte for byte, whatever that says of itself: Docker's documentation has an operator
-//! make one that calls itself a CA, and other clients take it.
+//! What must hold: name and dates are checked for every certificate. The system's CAs and those of `ca` are trusted, and so is a server whose
+//! certificate is in `ca` byte for byte, whatever its extensions: Docker's documentation has an operator make one with the CA
+//! flag, and other clients accept it.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use rustls::{
 /// The TLS configuration of connections to `upstream`, whose `ca` has these certificates.
 ///
 /// # Errors
-/// One of them is no certificate.
+/// One of them is no X.509 certificate.
 pub(in crate::upstream) fn configuration(
     upstream: &str,
     own: Vec<CertificateDer<'static>>,
@@ -34,8 +34,8 @@ pub(in crate::upstream) fn configuration(
     roots.add_parsable_certificates(system.certs);
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     if roots.is_empty() {
-        // A bare container has no system roots. That must not keep forebay from starting: an upstream over clear HTTP, or
-        // under a private CA, needs none.
+        // A minimal container has no system CAs. forebay starts all the same: an upstream over plain HTTP, or with a private CA, needs
+        // none.
         let error = system.errors.first().map(tracing::field::display);
         tracing::warn!(%upstream, error, "the system has no usable CA certificates");
         return Ok(builder.with_root_certificates(roots).with_no_client_auth());
@@ -64,7 +64,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
         match self.of_roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(error) if self.own.contains(end_entity) && is_of_the_issuer(&error) => {
+            Err(error) if self.own.contains(end_entity) && is_about_issuer(&error) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -95,9 +95,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether nothing but who issued it, and for what, is wrong with a certificate. Its dates are looked at before any of these is
-/// found, and its name after all of them.
-fn is_of_the_issuer(error: &TlsError) -> bool {
+/// Whether only the issuer or the purpose of a certificate is wrong. webpki checks its dates before these, and its name after them.
+fn is_about_issuer(error: &TlsError) -> bool {
     match error {
         TlsError::InvalidCertificate(
             CertificateError::UnknownIssuer

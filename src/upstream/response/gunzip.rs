@@ -1,22 +1,22 @@
-//! Gzip, decoded as it comes.
+//! Decodes a gzip stream piece by piece.
 //!
-//! What must hold: no more is decoded at a time than is given away, whatever the bytes are.
+//! What must hold: no more than one piece is decoded at a time, whatever the bytes are.
 
 use std::io::{self, BufRead, Read};
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 
-/// How much is decoded at a time, in bytes: a fifth of a millisecond's work, which a thread that serves may do.
+/// The length of a piece, in bytes: decoding takes a fifth of a millisecond, which a serving thread may spend.
 const PIECE: usize = 64 * 1024;
 
-/// One body, on its way through a decoder.
+/// The decoder of one body.
 pub(in crate::upstream) struct Gunzip(MultiGzDecoder<Input>);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum Decoded {
     Piece(Bytes),
-    /// More of the encoding is needed.
+    /// More encoded bytes are needed.
     Hungry,
     End,
 }
@@ -26,12 +26,12 @@ impl Gunzip {
         Self(MultiGzDecoder::new(Input { bytes: Bytes::new(), is_all: false }))
     }
 
-    /// Takes more of the encoding, once it is hungry.
+    /// Adds encoded bytes, after `Hungry`.
     pub(in crate::upstream) fn feed(&mut self, bytes: Bytes) {
         self.0.get_mut().bytes = bytes;
     }
 
-    /// That was all of it.
+    /// The encoded bytes have ended.
     pub(in crate::upstream) fn end(&mut self) {
         self.0.get_mut().is_all = true;
     }
@@ -49,7 +49,7 @@ impl Gunzip {
         }
     }
 
-    /// Decodes all of `raw`, piece by piece; whether it is gzip, and each piece was welcome.
+    /// Decodes all of `raw`; false if it is no gzip, or `take` rejects a piece.
     pub(in crate::upstream) fn all(raw: Bytes, mut take: impl FnMut(&[u8]) -> bool) -> bool {
         let mut gunzip = Self::new();
         gunzip.feed(raw);
@@ -64,7 +64,7 @@ impl Gunzip {
     }
 }
 
-/// What has come and is not decoded.
+/// Encoded bytes that are not decoded yet.
 struct Input {
     bytes: Bytes,
     is_all: bool,
@@ -105,7 +105,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// What becomes of `raw`, in pieces of so many bytes.
+    /// Decodes `raw`, fed in pieces of this length.
     fn decoded(raw: &[u8], piece: usize) -> io::Result<Vec<u8>> {
         let (mut gunzip, mut content, mut left) = (Gunzip::new(), Vec::new(), raw.chunks(piece));
         loop {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ends_where_a_piece_is_not_welcome() {
+    fn decoding_ends_when_a_piece_is_rejected() {
         let raw: Bytes = gzip(&vec![0; 10 * PIECE]).into();
         for (welcome, expected) in [(10, true), (9, false)] {
             let mut seen = 0;

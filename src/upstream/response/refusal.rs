@@ -65,12 +65,12 @@ pub(in crate::upstream) struct RefusalBody {
 }
 
 #[derive(Deserialize)]
-struct Errors {
-    errors: Vec<Entry>,
+struct ErrorList {
+    errors: Vec<ErrorEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct ErrorEntry {
     #[serde(default)]
     code: Value,
     #[serde(default)]
@@ -89,7 +89,7 @@ impl RefusalBody {
         let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         // serde would take an array for the fields in their order.
         let is_object = body.trim_ascii_start().first() == Some(&b'{');
-        let read = is_object.then(|| serde_json::from_slice::<Errors>(body).ok()).flatten();
+        let read = is_object.then(|| serde_json::from_slice::<ErrorList>(body).ok()).flatten();
         let errors = read.map(|read| read.errors).unwrap_or_default();
         let is_of_registry = errors.first().is_some_and(|first| first.code.is_string());
         let mut left = limits.len;
@@ -127,7 +127,7 @@ impl RefusalBody {
 }
 
 impl Reason {
-    fn of(entry: Entry) -> Self {
+    fn of(entry: ErrorEntry) -> Self {
         let is_code = |text: &str| {
             (1..=MAX_CODE).contains(&text.len()) && text.bytes().all(|byte| byte == b'_' || byte.is_ascii_uppercase())
         };

@@ -30,7 +30,7 @@ impl UpstreamState {
         let response = self.sender.send_push(method, &attempt.url, headers, Some(content)).await?;
         if redirect::is_redirect(response.status()) {
             // The content is gone, and cannot be sent again.
-            let why = format!("{} redirects what was to be stored there", RedactedUrl(&attempt.url));
+            let why = format!("{} redirects an upload after it got the content", RedactedUrl(&attempt.url));
             return Err(Error::new(ErrorKind::Protocol, why));
         }
         let Some(sent) = authorization else { return self.uploaded_without_credentials(&attempt, response).await };
@@ -43,7 +43,10 @@ impl UpstreamState {
             // A token that was good before has probably expired; one that was fetched for this request is refused.
             if sent.came_before(begun) {
                 discard(response).await;
-                return Err(retry_upload(&attempt, "refuses a token that it took before, once everything is sent"));
+                return Err(retry_upload(
+                    &attempt,
+                    "refuses a token that it accepted before, after it got the whole content",
+                ));
             }
         }
         Ok(response)
@@ -66,7 +69,7 @@ impl UpstreamState {
         // The next request sends the answer to the challenge.
         let challenged = self.authenticator.challenged(&self.sender, attempt.endpoint, &headers, attempt.cause, None);
         Box::pin(challenged).await?;
-        Err(retry_upload(attempt, "wants to know who asks only once everything is sent"))
+        Err(retry_upload(attempt, "requires credentials only after it got the whole content"))
     }
 
     async fn uploaded_with_password(
@@ -82,7 +85,7 @@ impl UpstreamState {
         // The password is read again: with another one the client may retry.
         Err(match self.known_authorization(attempt.endpoint, attempt.cause).await {
             Known::Authorization(_) => {
-                retry_upload(attempt, "refuses a password that has changed, once everything is sent")
+                retry_upload(attempt, "refuses a password that has changed, after it got the whole content")
             }
             Known::Failed(_, error) => error,
             Known::Nothing => refused_password(&attempt.url),

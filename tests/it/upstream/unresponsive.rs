@@ -123,7 +123,7 @@ async fn without_cached_content_the_error_names_the_host() {
         let refused = mirror.get(&manifest(1)).await;
         assert_eq!((refused.status, &*refused.error_code()), (503, "UNAVAILABLE"));
         assert!(refused.header("retry-after").is_some_and(|after| (1..=8).contains(&after.parse::<u64>().unwrap())));
-        for part in [&*told, " has failed for ", "the answer was 503", "asked again in "] {
+        for part in [&*told, " has failed for ", "the response was 503", "tried again in "] {
             assert!(refused.text().contains(part), "{part}: {}", refused.text());
         }
         assert_eq!(mirror.head(&manifest(1)).await.status, 503);

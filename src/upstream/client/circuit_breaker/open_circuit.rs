@@ -38,7 +38,7 @@ impl fmt::Display for OpenCircuit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = self.host.as_deref().unwrap_or("its host");
         let (since, left) = (self.failing_for.as_secs(), self.left.as_secs_f64().ceil());
-        write!(f, "{host} has failed for {since} s (last: {}), and is asked again in {left} s", self.last)
+        write!(f, "{host} has failed for {since} s (last: {}), and is tried again in {left} s", self.last)
     }
 }
 
@@ -46,9 +46,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoConnection => f.write_str("no connection could be made"),
-            Self::NoResponse => f.write_str("no answer came in time"),
-            Self::Broken => f.write_str("the connection broke before an answer"),
-            Self::Status(status) => write!(f, "the answer was {}", status.as_u16()),
+            Self::NoResponse => f.write_str("no response came in time"),
+            Self::Broken => f.write_str("the connection broke before a response"),
+            Self::Status(status) => write!(f, "the response was {}", status.as_u16()),
         }
     }
 }
@@ -62,7 +62,7 @@ mod tests {
         let (host, last) = (Some("https://a.example".to_owned()), Failure::Status(StatusCode::BAD_GATEWAY));
         let (failing_for, left) = (Duration::from_secs(12), Duration::from_millis(1200));
         let circuit = OpenCircuit { host, failing_for, last, left };
-        let text = "https://a.example has failed for 12 s (last: the answer was 502), and is asked again in 2 s";
+        let text = "https://a.example has failed for 12 s (last: the response was 502), and is tried again in 2 s";
         assert_eq!(circuit.to_string(), text);
         assert_eq!(circuit.without_host().to_string(), text.replace("https://a.example", "its host"));
     }
