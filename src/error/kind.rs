@@ -252,7 +252,7 @@ impl ErrorKind {
 
     /// What an upstream's failure means for a client that requested this operation.
     pub(crate) fn of_upstream(operation: Operation, error: &upstream::Error) -> Self {
-        if let Some(host) = &error.elsewhere {
+        if let Some(host) = &error.other_registry {
             return Self::RegistryElsewhere { host: host.to_string() };
         }
         if let Some(resting) = &error.open_circuit {

@@ -29,6 +29,6 @@ mod token_result;
 pub(in crate::upstream) use self::{
     authenticator::{Authenticator, Cause, Known},
     authorization::Authorization,
-    scheme::{Scheme, is_answerable, names_another_way, wants_password, widened},
+    scheme::{Scheme, is_answerable, names_other_scheme, wants_password, widened},
 };
 pub use token_result::TokenResult;

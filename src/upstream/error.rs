@@ -90,7 +90,7 @@ pub struct Error {
     /// When the upstream accepts a retry, by its `Retry-After`.
     pub retry_after: Option<Duration>,
     /// The upstream redirected to this registry, which requires credentials.
-    pub elsewhere: Option<Arc<str>>,
+    pub other_registry: Option<Arc<str>>,
     /// No request was sent, since the host has failed too often.
     pub open_circuit: Option<Arc<OpenCircuit>>,
     /// Whether no connection could be made.
@@ -103,8 +103,8 @@ pub struct Error {
 impl Error {
     /// `message` says what happened, without credentials and without the query of a URL.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        let (message, elsewhere, open_circuit, refusal, source) = (message.into(), None, None, None, None);
-        Self { kind, retry_after: None, elsewhere, open_circuit, unreached: false, refusal, message, source }
+        let (message, other_registry, open_circuit, refusal, source) = (message.into(), None, None, None, None);
+        Self { kind, retry_after: None, other_registry, open_circuit, unreached: false, refusal, message, source }
     }
 
     /// Its weight in a cache, in KiB: a refusal carries the registry's own text.
@@ -169,7 +169,7 @@ impl Error {
     pub(super) fn redirected_to_registry(mut self, host: String) -> Self {
         let advice = "a registry that asks for credentials, and has to be an upstream of its own";
         self.message = format!("{}: the upstream redirects to {host}, {advice}", self.message).into();
-        self.elsewhere = Some(host.into());
+        self.other_registry = Some(host.into());
         self
     }
 

@@ -77,7 +77,7 @@ impl UpstreamState {
             return Box::pin(self.check_password(endpoint, request, &authorization, second)).await.map(drop);
         }
         if second.is_challenge() {
-            self.authenticator.refused(&authorization).await;
+            self.authenticator.note_refused(&authorization).await;
         }
         let result = self.check_base(second, client).await;
         authorization.judge(result.as_ref().err().map(|error| error.kind));

@@ -41,9 +41,9 @@ impl UpstreamState {
             !is_other_origin && is_refusal(status) && matches!(kind, Some(ErrorKind::Unauthorized | ErrorKind::Denied));
         let is_granted = kind.is_none() || is_other_origin;
         if is_granted || (!is_refused && kind.is_some_and(is_about_content)) {
-            self.authenticator.taken(sent);
+            self.authenticator.note_accepted(sent);
             if is_granted && matches!(request.operation, Operation::Manifest | Operation::Blob) {
-                self.authenticator.note_given(&request.path_and_query);
+                self.authenticator.note_granted_path(&request.path_and_query);
             }
         }
         if is_refused
@@ -67,30 +67,30 @@ impl UpstreamState {
         status: StatusCode,
     ) -> Result<bool, Error> {
         let since = Instant::now();
-        let _turn = self.authenticator.turn_to_ask().await;
-        if self.authenticator.was_cleared(since) {
+        let _turn = self.authenticator.verification_turn().await;
+        if self.authenticator.had_unrelated_refusal(since) {
             return Ok(false);
         }
         if self.authenticator.is_withheld(sent) {
-            self.authenticator.refused_there(sent).await;
+            self.authenticator.note_refused_by_repository(sent).await;
             return Ok(true);
         }
         match self.verify_password(endpoint, sent, status).await? {
             PasswordVerdict::Refused => {
-                self.authenticator.refused(sent).await;
+                self.authenticator.note_refused(sent).await;
                 Ok(true)
             }
             PasswordVerdict::RefusedByRepository => {
-                self.authenticator.refused_there(sent).await;
+                self.authenticator.note_refused_by_repository(sent).await;
                 Ok(true)
             }
             PasswordVerdict::Accepted => {
-                self.authenticator.taken(sent);
-                self.authenticator.note_cleared();
+                self.authenticator.note_accepted(sent);
+                self.authenticator.note_unrelated_refusal();
                 Ok(false)
             }
             PasswordVerdict::Unknown => {
-                self.authenticator.note_cleared();
+                self.authenticator.note_unrelated_refusal();
                 Ok(false)
             }
         }
@@ -106,7 +106,7 @@ impl UpstreamState {
         sent: &Authorization,
         status: StatusCode,
     ) -> Result<PasswordVerdict, Error> {
-        let was_accepted = self.authenticator.was_taken(sent);
+        let was_accepted = self.authenticator.was_accepted(sent);
         let is_from_base = status == StatusCode::UNAUTHORIZED && sent.is_login();
         let refusal = match is_from_base {
             true => Some(ErrorKind::Unauthorized),
@@ -115,7 +115,7 @@ impl UpstreamState {
         let refused_if = |is_refused| if is_refused { PasswordVerdict::Refused } else { PasswordVerdict::Unknown };
         Ok(match refusal {
             Some(ErrorKind::Unauthorized) => PasswordVerdict::Refused,
-            Some(ErrorKind::Denied) => match self.authenticator.given().filter(|_| was_accepted) {
+            Some(ErrorKind::Denied) => match self.authenticator.granted_path().filter(|_| was_accepted) {
                 Some(path) => refused_if(self.is_path_refused(endpoint, sent, &path).await?),
                 None => refused_if(self.base_refusal(endpoint, None).await? == Some(ErrorKind::Unauthorized)),
             },

@@ -113,8 +113,8 @@ impl UpstreamState {
             && auth::widened(&request.scope, response.response.headers()).is_none()
             && let Some(refused) = &sent
         {
-            self.authenticator.refused(refused).await;
-            if auth::names_another_way(endpoint.scheme().as_ref(), response.response.headers()) {
+            self.authenticator.note_refused(refused).await;
+            if auth::names_other_scheme(endpoint.scheme().as_ref(), response.response.headers()) {
                 // Some registries answer an expired token with a challenge of another scheme: Harbor with Basic, nvcr.io with a realm
                 // that knows no anonymous client. The challenge to a request without a token counts.
                 if refused.is_token() {
@@ -157,7 +157,7 @@ impl UpstreamState {
             return Box::pin(self.check_password(endpoint, request, &authorization, response)).await;
         }
         if response.is_challenge() {
-            self.authenticator.refused(&authorization).await;
+            self.authenticator.note_refused(&authorization).await;
         }
         let is_other_origin = response.is_other_origin;
         let result = self.check(endpoint, response, request, Some(&authorization)).await;

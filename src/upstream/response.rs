@@ -63,7 +63,7 @@ pub(super) async fn check(followed: FinalResponse, request: RequestKind) -> Resu
 }
 
 async fn error_of(followed: FinalResponse, request: RequestKind) -> Error {
-    let elsewhere = registry_elsewhere(&followed);
+    let other_registry = other_registry(&followed);
     let FinalResponse { response, url, is_other_origin, .. } = followed;
     let (status, headers) = (response.status(), response.headers().clone());
     let kind = match kind_of(status, is_other_origin, &headers, request) {
@@ -86,7 +86,7 @@ async fn error_of(followed: FinalResponse, request: RequestKind) -> Error {
     };
     let mut error =
         Error::new(kind, format!("{} answered {}", RedactedUrl(&url), status.as_str())).retry_after(&headers);
-    if let Some(host) = elsewhere {
+    if let Some(host) = other_registry {
         error = error.redirected_to_registry(host);
     }
     // Clients do not get the words of a redirect's target.
@@ -165,7 +165,7 @@ fn kind_of(status: StatusCode, is_other_origin: bool, headers: &HeaderMap, reque
 }
 
 /// The host that a redirect led to, if it is a registry that requires credentials: forebay sends it none of the upstream's.
-fn registry_elsewhere(FinalResponse { response, url, is_other_origin, .. }: &FinalResponse) -> Option<String> {
+fn other_registry(FinalResponse { response, url, is_other_origin, .. }: &FinalResponse) -> Option<String> {
     let headers = response.headers();
     let challenges = response.status() == StatusCode::UNAUTHORIZED && headers.contains_key(header::WWW_AUTHENTICATE);
     let is_registry = head::is_of_registry(headers) || url.path().starts_with("/v2/");

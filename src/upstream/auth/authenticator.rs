@@ -338,7 +338,7 @@ impl Authenticator {
             };
             let mut error = match token {
                 Ok(token) => {
-                    self.note_accepted(&credential);
+                    self.note_credential_accepted(&credential);
                     return Ok(token);
                 }
                 Err(error) => error,
@@ -346,7 +346,7 @@ impl Authenticator {
             if !is_refusal(&error) || !Box::pin(self.realm_refuses(sender, key, &credential)).await? {
                 return Err(error);
             }
-            self.note_refused(&credential, None).await;
+            self.note_credential_refused(&credential, None).await;
             drop(turn);
             error.kind = ErrorKind::OurCredentials;
             if is_fresh || refusal.is_some() {
@@ -368,8 +368,8 @@ impl Authenticator {
         credential: &Arc<Credential>,
     ) -> Result<bool, Error> {
         let since = Instant::now();
-        let _turn = self.turn_to_ask().await;
-        if self.was_cleared(since) {
+        let _turn = self.verification_turn().await;
+        if self.had_unrelated_refusal(since) {
             return Ok(false);
         }
         if key.scope == Scope::Login || self.credentials.is_withheld(credential) {
@@ -378,8 +378,8 @@ impl Authenticator {
         let login = TokenKey { scope: Scope::Login, ..key.clone() };
         match Box::pin(self.request_token(sender, &login, Some(credential), None)).await {
             Ok(_) => {
-                self.note_accepted(credential);
-                self.note_cleared();
+                self.note_credential_accepted(credential);
+                self.note_unrelated_refusal();
                 Ok(false)
             }
             Err(error) if is_refusal(&error) => Ok(true),
@@ -391,30 +391,30 @@ impl Authenticator {
 /// What the upstream's responses say of an Authorization.
 impl Authenticator {
     /// The upstream refused it.
-    pub(in crate::upstream) async fn refused(&self, authorization: &Authorization) {
+    pub(in crate::upstream) async fn note_refused(&self, authorization: &Authorization) {
         match &authorization.origin {
             Origin::Token { key, token, .. } => self.tokens.remove(key, token).await,
-            Origin::OwnPassword { credential, .. } => self.note_refused(credential, None).await,
+            Origin::OwnPassword { credential, .. } => self.note_credential_refused(credential, None).await,
             Origin::ClientPassword(verdict) => verdict.note(Verdict::Refused),
         }
     }
 
     /// A repository refused forebay's own password, and nothing else tells whether the password is right.
-    pub(in crate::upstream) async fn refused_there(&self, authorization: &Authorization) {
+    pub(in crate::upstream) async fn note_refused_by_repository(&self, authorization: &Authorization) {
         if let Origin::OwnPassword { credential, scope, .. } = &authorization.origin {
-            self.note_refused(credential, scope.repository()).await;
+            self.note_credential_refused(credential, scope.repository()).await;
         }
     }
 
     /// The upstream accepted it.
-    pub(in crate::upstream) fn taken(&self, authorization: &Authorization) {
+    pub(in crate::upstream) fn note_accepted(&self, authorization: &Authorization) {
         if let Origin::OwnPassword { credential, .. } = &authorization.origin {
-            self.note_accepted(credential);
+            self.note_credential_accepted(credential);
         }
     }
 
     /// Whether it is forebay's own password, and the upstream accepted that when it was last sent.
-    pub(in crate::upstream) fn was_taken(&self, authorization: &Authorization) -> bool {
+    pub(in crate::upstream) fn was_accepted(&self, authorization: &Authorization) -> bool {
         matches!(&authorization.origin, Origin::OwnPassword { credential, .. } if self.credentials.is_accepted(credential))
     }
 
@@ -424,28 +424,28 @@ impl Authenticator {
     }
 
     /// The path below `/v2/` that was last served for forebay's own password.
-    pub(in crate::upstream) fn given(&self) -> Option<Arc<str>> {
+    pub(in crate::upstream) fn granted_path(&self) -> Option<Arc<str>> {
         self.granted_path.lock().clone()
     }
 
     /// Notes that this path was served for forebay's own password.
-    pub(in crate::upstream) fn note_given(&self, path: &str) {
+    pub(in crate::upstream) fn note_granted_path(&self, path: &str) {
         *self.granted_path.lock() = Some(path.into());
     }
 
     /// Held while a request verifies whether a refusal is about forebay's own password. `None`: the turn did not come in time.
-    pub(in crate::upstream) async fn turn_to_ask(&self) -> Option<SemaphorePermit<'_>> {
+    pub(in crate::upstream) async fn verification_turn(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed; the verification may take as long as a request.
         timeout(VERIFICATION_TIMEOUT, self.verification.acquire()).await.ok()?.ok()
     }
 
     /// Notes that a refusal was about something else than the password.
-    pub(in crate::upstream) fn note_cleared(&self) {
+    pub(in crate::upstream) fn note_unrelated_refusal(&self) {
         *self.unrelated_refusal.lock() = Some(Instant::now());
     }
 
     /// Whether a refusal since then was about something else than the password.
-    pub(in crate::upstream) fn was_cleared(&self, since: Instant) -> bool {
+    pub(in crate::upstream) fn had_unrelated_refusal(&self, since: Instant) -> bool {
         self.unrelated_refusal.lock().is_some_and(|at| since < at)
     }
 
@@ -467,7 +467,7 @@ impl Authenticator {
         true
     }
 
-    async fn note_refused(&self, credential: &Arc<Credential>, at: Option<&Repository>) {
+    async fn note_credential_refused(&self, credential: &Arc<Credential>, at: Option<&Repository>) {
         let Some(is_first) = self.credentials.note_refused(credential, at).await else { return };
         self.metrics.upstream_credentials(&self.upstream, false);
         if is_first {
@@ -479,7 +479,7 @@ impl Authenticator {
         }
     }
 
-    fn note_accepted(&self, credential: &Arc<Credential>) {
+    fn note_credential_accepted(&self, credential: &Arc<Credential>) {
         self.metrics.upstream_credentials(&self.upstream, true);
         if self.credentials.note_accepted(credential) {
             tracing::info!(upstream = %self.upstream, "the upstream accepts forebay's own credentials again");

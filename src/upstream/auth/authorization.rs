@@ -82,7 +82,7 @@ impl Authorization {
     }
 
     /// Whether it is a token that was obtained before this moment.
-    pub(in crate::upstream) fn came_before(&self, moment: Instant) -> bool {
+    pub(in crate::upstream) fn was_obtained_before(&self, moment: Instant) -> bool {
         matches!(&self.origin, Origin::Token { token, .. } if token.obtained() < moment)
     }
 

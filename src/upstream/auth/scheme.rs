@@ -48,7 +48,7 @@ pub(in crate::upstream) fn wants_password(headers: &HeaderMap) -> bool {
 }
 
 /// Whether the challenge of the response is another one than the endpoint's usual challenge.
-pub(in crate::upstream) fn names_another_way(usual: Option<&Scheme>, headers: &HeaderMap) -> bool {
+pub(in crate::upstream) fn names_other_scheme(usual: Option<&Scheme>, headers: &HeaderMap) -> bool {
     Scheme::choose(headers).as_ref() != usual
 }
 

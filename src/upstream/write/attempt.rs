@@ -74,7 +74,7 @@ impl UpstreamState {
         if let Some(authorization) = authorization
             && (authorization.is_token() || !is_refused_mount)
         {
-            self.authenticator.refused(&authorization).await;
+            self.authenticator.note_refused(&authorization).await;
         }
         let headers = response.headers().clone();
         discard(response).await;
@@ -114,7 +114,7 @@ impl UpstreamState {
             return Err(refused_password(&attempt.url));
         }
         if response.status() == StatusCode::UNAUTHORIZED {
-            self.authenticator.refused(&sent).await;
+            self.authenticator.note_refused(&sent).await;
             sent.judge(Some(ErrorKind::Unauthorized));
         }
         if response.status().is_success() {
@@ -141,7 +141,7 @@ impl UpstreamState {
             return Box::pin(self.refuses_password(attempt.endpoint, sent, status)).await;
         }
         if is_about_content(status) {
-            self.authenticator.taken(sent);
+            self.authenticator.note_accepted(sent);
         }
         Ok(false)
     }

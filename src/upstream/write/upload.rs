@@ -39,9 +39,9 @@ impl UpstreamState {
         }
         judge_refusal(&sent, response.status());
         if response.status() == StatusCode::UNAUTHORIZED {
-            self.authenticator.refused(&sent).await;
+            self.authenticator.note_refused(&sent).await;
             // A token that was good before has probably expired; one that was fetched for this request is refused.
-            if sent.came_before(begun) {
+            if sent.was_obtained_before(begun) {
                 discard(response).await;
                 return Err(retry_upload(
                     &attempt,

@@ -201,7 +201,7 @@ async fn a_registry_that_a_redirect_leads_to_is_named() {
         (subject.manifest("team/app", "1").await.unwrap_err(), "manifests/1".to_owned()),
         (subject.blob("team/app", &image.layers[0], WHOLE).await.unwrap_err(), format!("blobs/{}", image.layers[0])),
     ] {
-        assert_eq!((error.kind, error.elsewhere.as_deref()), (ErrorKind::Unavailable, Some(&*host)), "{error}");
+        assert_eq!((error.kind, error.other_registry.as_deref()), (ErrorKind::Unavailable, Some(&*host)), "{error}");
         assert!(error.to_string().contains(&format!("{host}, a registry that asks for credentials")), "{error}");
         let answer = mirror.get(&format!("/v2/team/app/{path}")).await;
         assert_eq!(answer.status, 502, "{path}");
