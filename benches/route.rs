@@ -20,7 +20,7 @@ fn main() {
 ])]
 fn resolve(bencher: Bencher<'_, '_>, uri: &str) {
     let config = Config::load(None, Overrides::default()).unwrap();
-    let routes = Routes::new(config.upstreams.iter());
+    let routes = Routes::new(config.upstreams.iter().map(|upstream| (upstream, upstream.name.clone())));
     let uri: Uri = uri.parse().unwrap();
     bencher.counter(ItemsCount::new(1_usize)).bench(|| {
         let target = Target {

@@ -4,17 +4,16 @@
 //! changes nothing.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
     io,
     net::SocketAddr,
     path::Path,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -26,8 +25,8 @@ use crate::{
     metrics::{self, Metrics},
     oci::HostPattern,
     peer::TrustedNetworks,
-    push::{Deletions, KeyError, Seal},
-    registry::{AnswerMemory, Handler, Table},
+    push::{Caches, Deletions, KeyError, Seal},
+    registry::{AnswerMemory, Authentication, Instance, Service, Table, via},
     route::{AllowedHosts, Routes},
     state_dir::{self, StateDirectory},
     transport::{ListenError, Listener, ReloadableTls, TlsError},
@@ -101,7 +100,7 @@ pub struct Inherited {
 pub struct App {
     /// As it was at the start.
     config: Config,
-    handler: Arc<Handler>,
+    service: Arc<Service>,
     tls: Option<ReloadableTls>,
     metrics: Metrics,
     readiness: Readiness,
@@ -126,8 +125,7 @@ impl App {
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let store = DiskStore::open(&config.cache, metrics.clone())?;
         let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
-        let instance = u32::from_le_bytes([a, b, c, d]);
-        let pseudonym: Arc<str> = format!("forebay-{instance:08x}").into();
+        let instance = Instance::new(u32::from_le_bytes([a, b, c, d]));
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
         let images = Images::default();
         let budget = ReadBudget::default();
@@ -140,33 +138,30 @@ impl App {
             images.clone(),
         );
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
-        let handler = Arc::new(Handler {
-            table: ArcSwap::from_pointee(table(&config, &metrics, &pseudonym, &budget)?),
-            access: Arc::new(ArcSwap::from_pointee(AccessControl::load(&config.access)?.trusting(trusted.clone()))),
+        let blobs = BlobCache::new(
+            &config.cache,
+            store.clone(),
+            metrics.clone(),
+            tasks.clone(),
+            end.clone(),
+            images,
+            trusted.clone(),
+        );
+        let caches = Caches {
             lists: Lists::new(&config.cache, manifests.clone(), tasks.clone(), end.clone()),
             manifests,
-            blobs: BlobCache::new(
-                &config.cache,
-                store.clone(),
-                metrics.clone(),
-                tasks.clone(),
-                end.clone(),
-                images,
-                trusted.clone(),
-            ),
-            proofs: Grants::new(config.cache.negative_ttl, trusted.clone(), tasks.clone(), end.clone()),
-            tries: PasswordAttempts::new(trusted.clone()),
-            scrub: scrub.clone(),
-            asker_key: PrincipalKey::generate()?,
-            gone: Deletions::kept(deletions_in(&config)),
-            metrics: metrics.clone(),
-            via: HeaderValue::try_from(via(&pseudonym)).unwrap_or(HeaderValue::from_static("1.1 forebay")),
-            held: AnswerMemory::new(trusted.clone(), store.readers().clone()),
-            readers: store.readers().clone(),
-            pseudonym,
-            instance,
-            requests: AtomicU64::new(0),
-        });
+            blobs,
+            deletions: Deletions::kept(deletions_in(&config)),
+            grants: Grants::new(config.cache.negative_ttl, trusted.clone(), tasks.clone(), end.clone()),
+        };
+        let auth = Authentication {
+            access: Arc::new(ArcSwap::from_pointee(AccessControl::load(&config.access)?.trusting(trusted.clone()))),
+            attempts: PasswordAttempts::new(trusted.clone()),
+            principals: PrincipalKey::generate()?,
+        };
+        let table = table(&config, &metrics, instance.pseudonym(), &budget)?;
+        let memory = AnswerMemory::new(trusted.clone(), store.readers().clone());
+        let service = Arc::new(Service::new(table, auth, (caches, scrub.clone()), memory, instance, metrics.clone()));
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
         let listener =
             Listener::bind(&config.server, inherited.registry, tls.clone(), metrics.clone())?.trusting(trusted.clone());
@@ -183,15 +178,15 @@ impl App {
         if let Some(tls) = &tls {
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
         }
-        tasks.spawn(auth::watch(handler.access.clone(), metrics.clone(), end.clone()));
+        tasks.spawn(auth::watch(service.auth.access.clone(), metrics.clone(), end.clone()));
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         let hosts = admin_hosts.clone();
         tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), hosts, end.clone()));
-        let serving = tokio::spawn(listener.run(handler.clone(), stop.clone()));
+        let serving = tokio::spawn(listener.run(service.clone(), stop.clone()));
         readiness.set_ready();
         Ok(Self {
             config,
-            handler,
+            service,
             tls,
             metrics,
             readiness,
@@ -230,7 +225,7 @@ impl App {
     }
 
     fn try_reload(&self, config: &Config) -> Result<(), Error> {
-        let table = table(config, &self.metrics, &self.handler.pseudonym, &self.budget)?;
+        let table = table(config, &self.metrics, self.service.instance.pseudonym(), &self.budget)?;
         let access = AccessControl::load(&config.access)?.trusting(self.trusted.clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
         if let (Some(running), Some(tls)) = (&self.tls, &tls) {
@@ -238,17 +233,17 @@ impl App {
         }
         // From here on nothing fails.
         if let Some(state) = deletions_in(config) {
-            self.handler.gone.keep(state);
+            self.service.caches.deletions.keep(state);
         }
         if let (Some(running), Some(tls)) = (&self.tls, tls) {
             running.replace(tls);
         }
-        self.handler.table.store(Arc::new(table));
+        self.service.table.store(Arc::new(table));
         self.trusted.set(config.server.trusted_networks.clone());
         self.admin_hosts.store(Arc::new(allowed_hosts(config, &config.admin.allowed_hosts)));
         warn_of_open_content(config);
         warn_of_push_users(config);
-        self.handler.access.store(Arc::new(access));
+        self.service.auth.access.store(Arc::new(access));
         for section in fixed_at_start(&self.config, config) {
             tracing::warn!(section, "this section is not what runs; it takes effect at the next start");
         }
@@ -305,16 +300,15 @@ pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
 }
 
 fn table(config: &Config, metrics: &Metrics, pseudonym: &str, budget: &ReadBudget) -> Result<Table, Error> {
-    let mut table = HashMap::new();
-    for upstream in upstreams(config, metrics, pseudonym, budget)? {
+    let upstreams = upstreams(config, metrics, pseudonym, budget)?;
+    for upstream in &upstreams {
         metrics.upstream_configured::<TokenResult, DownloadResult>(upstream.name());
-        table.insert(upstream.name().clone(), upstream);
     }
     Seal::check(&config.push)?;
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
     let seal = if pushes { Some(seal(config)?) } else { None };
     let hosts = allowed_hosts(config, &config.server.allowed_hosts);
-    Ok(Table { routes: Routes::new(config.upstreams.iter()), hosts, upstreams: table, seal })
+    Ok(Table { routes: Routes::new(config.upstreams.iter().zip(upstreams)), hosts, seal })
 }
 
 fn allowed_hosts(config: &Config, allowed: &[HostPattern]) -> AllowedHosts {
@@ -367,11 +361,6 @@ fn upstreams(config: &Config, metrics: &Metrics, pseudonym: &str, budget: &ReadB
     };
     proxy::check()?;
     config.upstreams.iter().enumerate().map(build).collect()
-}
-
-/// Source: RFC 9110 section 7.6.3.
-fn via(pseudonym: &str) -> String {
-    format!("1.1 {pseudonym}")
 }
 
 fn admin_listener(

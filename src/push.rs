@@ -1,24 +1,26 @@
-//! What changes something is passed on to the upstream: uploads, manifests, deletions.
+//! Pushes, mounts and deletes, which are passed on to the upstream.
 //!
-//! In the order of a request: who may (`permit`); what the upstream is asked (`outbound`), with the client's body as
-//! a stream; what its answer means for what is cached here; the answer as the client has to read it (`location`).
-//! Where an upload goes on is in its URL, sealed ([`Seal`]): nothing that it needs is remembered here, so that it goes on
-//! after a restart, and at another instance with the same key.
+//! In the order of a request: which clients may push (`policy`); the request to the upstream (`request`), with the client's
+//! body as a stream; what the response means for the caches (`change`); the response's URL for the client (`location`).
+//! The state of an upload is sealed into its URL ([`Seal`]) and kept nowhere else: the upload continues after a restart, and
+//! at another instance with the same key.
 //!
-//! What is sent as a blob is kept beside being passed on (`tee`), as far as that costs the push nothing: whoever pulls it
-//! next finds it here. Only what the upstream has taken, and what has the digest that it was named by, is.
+//! The content of a blob is also captured for the cache (`capture`), as far as that costs the push nothing, so that the next
+//! pull is a hit. It is committed only if the upstream has taken it and if it has the digest that the client named.
 
 mod capture;
 mod change;
 mod config;
 mod deletions;
+#[cfg(test)]
+mod fixture;
 mod location;
-mod permit;
+mod policy;
 mod request;
 mod session;
 mod session_seal;
 
-use http::{HeaderMap, Method, Uri};
+use http::{Method, Uri, request::Parts};
 
 use self::{
     capture::UploadCapture,
@@ -27,7 +29,7 @@ use self::{
 pub(crate) use self::{
     config::Config,
     deletions::{Deleted, Deletion, Deletions},
-    permit::Terms,
+    policy::Policy,
     session_seal::{KeyError, Seal},
 };
 use crate::{
@@ -39,70 +41,68 @@ use crate::{
     upstream::{UploadBody, Upstream, WriteResponse},
 };
 
-/// A change that a client asks for.
-#[derive(Clone, Copy, Debug)]
+/// A client's request for a change.
+#[derive(Clone, Copy)]
 pub(crate) struct Push<'a> {
     pub write: &'a Write,
-    pub method: &'a Method,
     /// As the client sent it.
-    pub uri: &'a Uri,
-    pub headers: &'a HeaderMap,
-    /// The upstream's.
+    pub head: &'a Parts,
+    pub upstream: &'a Upstream,
+    /// As the upstream spells it.
     pub repository: &'a Repository,
-    /// `ns=`, which has to be said again where the client is led.
+    /// The value of `ns=`, which the URLs in the response repeat.
     pub namespace: Option<&'a str>,
 }
 
-/// What has to know of a change, or of what it brings.
-#[derive(Clone, Copy)]
-pub(crate) struct Caches<'a> {
-    pub manifests: &'a ManifestCache,
-    pub lists: &'a Lists,
-    pub gone: &'a Deletions,
-    pub proofs: &'a Grants,
-    pub blobs: &'a BlobCache,
+/// What forebay remembers of upstreams: all of it that a change may concern. Cheap handles.
+#[derive(Clone)]
+pub struct Caches {
+    pub manifests: ManifestCache,
+    pub lists: Lists,
+    pub blobs: BlobCache,
+    pub deletions: Deletions,
+    pub grants: Grants,
 }
 
-/// The upstream's answer; `location` is as the client has to ask us.
+/// The upstream's response; `location` leads the client to forebay again.
 ///
 /// # Errors
-/// The upstream could not be asked, or challenges its client; and the upstream's own error.
-pub(crate) async fn pass(
+/// The request is not valid, the upstream could not be asked, or it challenges its client.
+pub(crate) async fn forward(
     push: Push<'_>,
     content: Option<UploadBody>,
-    upstream: &Upstream,
     seal: &Seal,
-    caches: Caches<'_>,
+    caches: &Caches,
 ) -> Result<WriteResponse, Error> {
-    let (asked, kept) = request::of(push, upstream.name(), seal)?;
-    let tap = UploadCapture::of(push, kept, content.is_some(), upstream, caches.blobs.captures());
-    let content = content.map(|content| tap.put_on(content));
-    let change = Change::of(push, upstream, caches);
-    let mut written = match upstream.write(asked, content).await {
-        Ok(written) => written,
+    let (request, captured) = request::of(push, seal)?;
+    let capture = UploadCapture::of(push, captured, content.is_some(), caches.blobs.captures());
+    let content = content.map(|content| capture.observe(content));
+    let change = Change::of(push, caches);
+    let mut response = match push.upstream.write(request, content).await {
+        Ok(response) => response,
         Err(error) => {
-            // It may have been made all the same, if it was sent.
+            // The upstream may have made the change all the same, if the request was sent.
             let was_sent = error.kind.is_outage() && !error.is_before_sending();
-            change.ended(if was_sent { End::Unknown } else { End::NotMade }).await;
+            change.end(if was_sent { End::Unknown } else { End::NotMade }).await;
             return Err(Error::of_upstream(Operation::Push, error));
         }
     };
-    // What is not there any more is forgotten as well: an earlier answer to the same may have been lost.
-    let is_gone = *push.method == Method::DELETE && written.is_not_found();
-    let was_made = written.is_success() || is_gone;
-    change.ended(if was_made { End::Made { created: written.is_created() } } else { End::NotMade }).await;
-    let kept = tap.take_off(push, &written, upstream, caches.blobs.captures()).await;
-    written.location = location::of(push, &written, upstream.name(), seal, kept);
-    Ok(written)
+    // An object that is already deleted is forgotten as well: the response to an earlier deletion may have been lost.
+    let is_gone = push.head.method == Method::DELETE && response.is_not_found();
+    let is_made = response.is_success() || is_gone;
+    change.end(if is_made { End::Made { created: response.is_created() } } else { End::NotMade }).await;
+    let captured = capture.end(push, &response, caches.blobs.captures()).await;
+    response.location = location::of(push, &response, seal, captured);
+    Ok(response)
 }
 
-/// The tags that a manifest is to have beside the reference in the path.
+/// The tags that a manifest gets beside the reference in the path.
 fn tags(uri: &Uri) -> Vec<Tag> {
     let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     pairs.filter(|(key, _)| key == "tag").filter_map(|(_, tag)| tag.parse().ok()).collect()
 }
 
-/// The digest of the blob that a request makes: of the content it ends, or of what it mounts.
+/// The digest of the blob that a request creates: of the upload that it ends, or of the blob that it mounts.
 fn created_by(uri: &Uri) -> Option<Digest> {
     let mut pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
     pairs.find_map(|(key, value)| matches!(&*key, "digest" | "mount").then(|| value.parse().ok())?)

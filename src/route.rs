@@ -11,12 +11,12 @@
 
 mod allowed_hosts;
 mod asked_host;
+mod operation;
 mod path;
 #[cfg(test)]
 mod tests;
-mod write;
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap};
 
 use http::{Method, Uri};
 
@@ -24,84 +24,41 @@ use self::path::Path;
 pub use self::{
     allowed_hosts::AllowedHosts,
     asked_host::{HostError, asked_host},
-    write::{MountSource, Write},
+    operation::{Destination, MountSource, Operation, Route, Write},
 };
 use crate::{
-    oci::{self, Digest, Endpoint, HostPattern, ParseError, Reference, Repository, Resource, Shape, host::Authority},
+    oci::{HostPattern, ParseError, Repository, Resource, Shape, host::Authority},
     upstream,
 };
 
-/// What stands for the upstream of a request that needs none.
-const NO_UPSTREAM: &str = "none";
-
 /// The upstreams, by everything that may name them. Cheap to look up, made anew on reload.
 #[derive(Clone, Debug)]
-pub struct Routes {
-    upstreams: Vec<Known>,
+pub struct Routes<U> {
+    upstreams: Vec<RoutedUpstream<U>>,
     /// Names and aliases in lower case, with and without the port that https implies.
     names: HashMap<String, usize>,
     hosts: HashMap<HostPattern, usize>,
     default: Option<usize>,
-    none: Arc<str>,
 }
 
 #[derive(Clone, Debug)]
-struct Known {
-    name: Arc<str>,
+struct RoutedUpstream<U> {
+    upstream: U,
     library: bool,
     docker_hub: bool,
 }
 
-/// What of a request decides where it goes.
+/// The parts of a request that decide where it goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     pub method: &'a Method,
     pub uri: &'a Uri,
-    /// The one that the request is for; see [`asked_host()`].
+    /// The host that the request is for; see [`asked_host()`].
     pub host: Option<&'a str>,
-    /// The name the client gave in the TLS handshake.
+    /// The name that the client gave in the TLS handshake.
     pub sni: Option<&'a str>,
     pub tls: bool,
     pub local_port: u16,
-}
-
-/// Where a request goes, and what it asks for there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// The upstream's name as configured; `none` for a base request that names none.
-    pub upstream: Arc<str>,
-    /// `None` for the base and the catalog.
-    pub repository: Option<Repository>,
-    pub operation: Operation,
-    /// The value of `ns=` as given, to be echoed as `OCI-Namespace`.
-    pub namespace: Option<String>,
-}
-
-/// What is asked for. The query (`n`, `last`, `artifactType`) stays in the request's URI.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
-    Base,
-    Manifest(Reference),
-    Blob(Digest),
-    Tags,
-    Referrers(Digest),
-    Catalog,
-    /// Any method but GET and HEAD on an endpoint of a repository, and whatever concerns an upload.
-    Write(Write),
-}
-
-impl Operation {
-    pub const fn label(&self) -> oci::Operation {
-        match self {
-            Self::Base => oci::Operation::Base,
-            Self::Manifest(_) => oci::Operation::Manifest,
-            Self::Blob(_) => oci::Operation::Blob,
-            Self::Tags => oci::Operation::Tags,
-            Self::Referrers(_) => oci::Operation::Referrers,
-            Self::Catalog => oci::Operation::Catalog,
-            Self::Write(_) => oci::Operation::Push,
-        }
-    }
 }
 
 /// Why a request goes nowhere. Each is the client's to mend.
@@ -136,19 +93,15 @@ impl From<ParseError> for RouteError {
     }
 }
 
-impl Routes {
-    /// The configuration has been checked: when two upstreams claim the same name, the first has it.
-    pub fn new<'a>(upstreams: impl Iterator<Item = &'a upstream::Config>) -> Self {
-        let none = Arc::from(NO_UPSTREAM);
-        let mut routes =
-            Self { upstreams: Vec::new(), names: HashMap::new(), hosts: HashMap::new(), default: None, none };
+impl<U> Routes<U> {
+    /// Each upstream with its configuration, which has been checked: when two upstreams claim the same name, the first
+    /// has it.
+    pub fn new<'a>(upstreams: impl Iterator<Item = (&'a upstream::Config, U)>) -> Self {
+        let mut routes = Self { upstreams: Vec::new(), names: HashMap::new(), hosts: HashMap::new(), default: None };
         let mut implied = Vec::new();
-        for (index, config) in upstreams.enumerate() {
-            routes.upstreams.push(Known {
-                name: config.name.clone(),
-                library: config.library,
-                docker_hub: is_docker_hub(config),
-            });
+        for (index, (config, upstream)) in upstreams.enumerate() {
+            let docker_hub = is_docker_hub(config);
+            routes.upstreams.push(RoutedUpstream { upstream, library: config.library, docker_hub });
             if config.default {
                 routes.default.get_or_insert(index);
             }
@@ -164,7 +117,7 @@ impl Routes {
                 routes.names.entry(name).or_insert(index);
             }
         }
-        // Last, so that what is written in the configuration goes before what is implied by it.
+        // Last: a name that is written in the configuration goes before one that is implied by it.
         for (name, index) in implied {
             if let Some(name) = name {
                 routes.names.entry(name).or_insert(index);
@@ -176,50 +129,44 @@ impl Routes {
     /// Where a request goes.
     ///
     /// # Errors
-    /// When it names what does not exist, or names it wrongly. No upstream needs to be asked for that.
-    pub fn resolve(&self, target: Target<'_>) -> Result<Route, RouteError> {
+    /// The request names something that does not exist, or names it wrongly.
+    pub fn resolve(&self, target: Target<'_>) -> Result<Route<&U>, RouteError> {
         let path = path::split(target.uri.path())?;
         let namespace = namespace(target.uri);
-        let (upstream, shape) = self.locate(target, namespace.as_deref(), &path, Shape::of(path.below())?)?;
-        let endpoint = shape.endpoint()?;
-        let method = target.method;
-        let read = *method == Method::GET || *method == Method::HEAD;
-        let (repository, operation) = match endpoint {
-            Endpoint::Base | Endpoint::Catalog if !read => return Err(RouteError::MethodNotAllowed),
-            Endpoint::Base => (None, Operation::Base),
-            Endpoint::Catalog => (None, Operation::Catalog),
-            Endpoint::Manifest { name, reference } if read => (Some(name), Operation::Manifest(reference)),
-            Endpoint::Manifest { name, reference } => {
-                (Some(name), Operation::Write(Write::manifest(method, reference)))
+        let (index, shape) = self.locate(target, namespace.as_deref(), &path, Shape::of(path.below())?)?;
+        let operation = || Operation::new(target.method, shape.endpoint()?);
+        let destination = match index.and_then(|index| self.upstreams.get(index)) {
+            None if shape.resource != Resource::Base => {
+                let first = shape.name.split_once('/').map_or(shape.name, |(first, _)| first);
+                return Err(RouteError::UnknownUpstream(first.to_owned()));
             }
-            Endpoint::Blob { name, digest } if read => (Some(name), Operation::Blob(digest)),
-            Endpoint::Blob { name, digest } => (Some(name), Operation::Write(Write::blob(method, digest))),
-            Endpoint::Tags { name } if read => (Some(name), Operation::Tags),
-            Endpoint::Referrers { name, digest } if read => (Some(name), Operation::Referrers(digest)),
-            Endpoint::Tags { name } | Endpoint::Referrers { name, .. } => {
-                (Some(name), Operation::Write(Write::NotAllowed))
+            None => {
+                operation()?;
+                Destination::Base(None)
             }
-            Endpoint::Uploads { name, session } => match Write::upload(method, session.is_some()) {
-                Write::Begin(_) => {
-                    let source = self.mount_source(target, namespace.as_deref(), &path, upstream);
-                    (Some(name), Operation::Write(Write::Begin(source)))
+            Some(found) => match operation()? {
+                None => Destination::Base(Some(&found.upstream)),
+                Some(mut operation) => {
+                    if let Operation::Write { write: Write::Begin(source), .. } = &mut operation {
+                        *source = self.mount_source(target, namespace.as_deref(), &path, index);
+                    }
+                    if let Some(repository) = operation.repository_mut() {
+                        self.spell(index, repository)?;
+                    }
+                    Destination::Upstream(&found.upstream, operation)
                 }
-                write => (Some(name), Operation::Write(write)),
             },
         };
-        let repository = repository.map(|name| self.spelled(upstream, name)).transpose()?;
-        let known = upstream.and_then(|index| self.upstreams.get(index));
-        let upstream = known.map_or(&self.none, |known| &known.name).clone();
-        Ok(Route { upstream, repository, operation, namespace: namespace.map(Cow::into_owned) })
+        Ok(Route { destination, namespace: namespace.map(Cow::into_owned) })
     }
 
-    /// The upstream that a login is for: the one of `GET /v2/` of the same host, or that `ns=` names.
-    pub fn login(&self, target: Target<'_>) -> Option<&Arc<str>> {
+    /// The upstream that a login is for: the one of `GET /v2/` of the same host, or the one that `ns=` names.
+    pub fn login(&self, target: Target<'_>) -> Option<&U> {
         let index = match namespace(target.uri) {
             Some(name) => self.named(&name),
             None => self.by_host(target).or(self.default),
         };
-        Some(&self.upstreams.get(index?)?.name)
+        Some(&self.upstreams.get(index?)?.upstream)
     }
 
     /// Which upstream a name in a request belongs to, and the name without the upstream's.
@@ -247,10 +194,13 @@ impl Routes {
         Ok((upstream, shape))
     }
 
-    /// A repository as its upstream spells it.
-    fn spelled(&self, upstream: Option<usize>, name: Repository) -> Result<Repository, ParseError> {
-        let library = upstream.and_then(|index| self.upstreams.get(index)).is_some_and(|known| known.library);
-        if library && name.is_single() { name.in_library() } else { Ok(name) }
+    /// Spells a repository as its upstream does.
+    fn spell(&self, upstream: Option<usize>, name: &mut Repository) -> Result<(), ParseError> {
+        let library = upstream.and_then(|index| self.upstreams.get(index)).is_some_and(|found| found.library);
+        if library && name.is_single() {
+            *name = name.in_library()?;
+        }
+        Ok(())
     }
 
     /// The repository of `from=`: the client names it as it names the repository in the path, with the upstream in
@@ -262,10 +212,13 @@ impl Routes {
         path: &Path<'_>,
         upstream: Option<usize>,
     ) -> MountSource {
-        let Some(from) = parameter(target.uri, "from") else { return MountSource::Unsaid };
+        let Some(from) = parameter(target.uri, "from") else { return MountSource::Missing };
         let shape = Shape { name: &from, resource: Resource::Tags };
         let located = self.locate(target, namespace, path, shape).ok().filter(|(found, _)| *found == upstream);
-        let repository = located.and_then(|(_, shape)| self.spelled(upstream, shape.name.parse().ok()?).ok());
+        let repository = located.and_then(|(_, shape)| {
+            let mut name = shape.name.parse().ok()?;
+            self.spell(upstream, &mut name).ok().map(|()| name)
+        });
         repository.map_or(MountSource::Elsewhere, MountSource::Here)
     }
 
@@ -326,7 +279,7 @@ impl Routes {
     /// Where that is Docker Hub, a component that looks like a host and stands where an upstream's name would stand is
     /// a registry: the namespaces of Docker Hub have no dots, and no repository's name has a colon.
     fn default_for(&self, prefix: Option<&str>, shape: &Shape<'_>) -> Result<Option<usize>, RouteError> {
-        let docker_hub = self.default.and_then(|index| self.upstreams.get(index)).is_some_and(|known| known.docker_hub);
+        let docker_hub = self.default.and_then(|index| self.upstreams.get(index)).is_some_and(|found| found.docker_hub);
         let first = shape.name.split_once('/').map_or(shape.name, |(first, _)| first);
         // One that is not even a host is left to fail as a repository's name.
         let first_as_host = Some(first).filter(|name| Authority::parse(name).is_some());
@@ -337,8 +290,7 @@ impl Routes {
             // An upstream's name with no repository below it.
             Some(name) if self.named(name).is_some() => Err(RouteError::NotFound),
             Some(name) => Err(RouteError::UnknownUpstream(name.to_owned())),
-            None if shape.resource == Resource::Base => Ok(self.default),
-            None => self.default.map(Some).ok_or_else(|| RouteError::UnknownUpstream(first.to_owned())),
+            None => Ok(self.default),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use forebay::{
     route::{Routes, Target},
@@ -11,7 +11,7 @@ use forebay::{
 use http::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
 
-static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
+static ROUTES: LazyLock<Routes<Arc<str>>> = LazyLock::new(|| {
     let upstream = |name: &str, hosts: &[&str]| Config {
         hosts: hosts.iter().map(|host| host.parse().expect("a valid pattern")).collect(),
         default: name == "docker.io",
@@ -20,7 +20,7 @@ static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     };
     let upstreams =
         [upstream("docker.io", &["hub.lan"]), upstream("ghcr.io", &["*:1"]), upstream("h.lan:1", &["[::1]:2"])];
-    Routes::new(upstreams.iter())
+    Routes::new(upstreams.iter().map(|upstream| (upstream, upstream.name.clone())))
 });
 
 // The first line is the path and the query, the second the Host, the third the TLS name.
@@ -31,8 +31,8 @@ fuzz_target!(|data: &[u8]| {
     let (host, sni) = (text(), text());
     let target = Target { method: &Method::GET, uri: &uri, host, sni, tls: sni.is_some(), local_port: 5000 };
     let Ok(route) = ROUTES.resolve(target) else { return };
-    assert!(["none", "docker.io", "ghcr.io", "h.lan:1"].contains(&&*route.upstream));
-    if let Some(repository) = route.repository {
+    assert!(route.upstream().is_none_or(|upstream| ["docker.io", "ghcr.io", "h.lan:1"].contains(&&**upstream)));
+    if let Some(repository) = route.repository() {
         assert!(repository.as_str().split('/').all(|part| !matches!(part, "" | "." | "..")));
         assert!(!repository.as_str().contains(['%', '\\', '\0']));
     }

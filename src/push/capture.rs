@@ -1,158 +1,147 @@
-//! What passes of an upload, seen by a tee of the cache: which one, and what becomes of it.
+//! The capture of an upload's content for the cache, over all requests of the upload.
 //!
-//! Every doubt ends the tee and nothing else: a part that does not follow what is there, a request that broke off, an
-//! answer other than yes. That it is the right blob is said by its digest alone.
+//! Every doubt ends the capture and never the push: a part that does not continue the captured content, a request that
+//! broke off, a response that is no success. Only its digest says that the content is the blob.
 
 use std::{mem, sync::Arc};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use super::{Push, request::parameter, session::Kept};
+use super::{Push, request::parameter, session::Captured};
 use crate::{
     cache::{Capture, CaptureError, Captures, Source},
-    oci::{Digest, Repository},
+    oci::Digest,
     route::Write,
-    upstream::{BodyObserver, UploadBody, Upstream, WriteResponse},
+    upstream::{BodyObserver, UploadBody, WriteResponse},
 };
 
-/// What one request does to the tee of its upload. Dropped, it ends that.
+/// What one request does to the capture of its upload. Dropped, it ends the capture.
 pub(super) struct UploadCapture {
     step: Step,
-    flow: Flow,
+    content: SharedContent,
 }
 
-/// What a request is for an upload (pure).
+/// What a request means for the capture of its upload (pure).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Nothing is sent, and what is kept stays: of an upload that begins, that asks how far it is, or that is none.
-    Stays(Kept),
-    /// The first that is sent.
+    /// Nothing is sent, and the capture stays as it is: the upload begins, or the client asks for its status.
+    Unchanged(Captured),
+    /// The first content.
     First,
-    /// More for the tee of this number.
+    /// More content for the capture of this number.
     More(u64),
-    /// It is over, or not all of it can be kept.
-    Over(Kept),
+    /// The upload ends, or not all of it can be captured.
+    End(Captured),
 }
 
-/// The bytes on their way into the tee, for as long as there is one.
+/// The content on its way into the capture. Shared with the observer of the request's body.
 #[derive(Clone, Default)]
-struct Flow(Arc<Mutex<Flowing>>);
+struct SharedContent(Arc<Mutex<Content>>);
 
 #[derive(Default)]
-struct Flowing {
-    tee: Option<Capture>,
+struct Content {
+    capture: Option<Capture>,
     /// All of the request's content came.
     ended: bool,
 }
 
 impl UploadCapture {
-    pub(super) fn of(push: Push<'_>, kept: Kept, has_content: bool, upstream: &Upstream, tees: &Captures) -> Self {
-        let step = step(push.write, push.method, digest(push).is_some(), kept, has_content);
-        let tee = match step {
+    pub(super) fn of(push: Push<'_>, captured: Captured, has_content: bool, captures: &Captures) -> Self {
+        let headers = &push.head.headers;
+        let step = step(push.write, &push.head.method, digest(push).is_some(), captured, has_content);
+        let capture = match step {
             Step::First => {
-                let source = digest(push).map(|digest| source(upstream, push.repository, digest));
-                if is_next(push.headers, 0) { tees.begin(source.as_ref()) } else { None }
+                let source = digest(push).map(|digest| source(push, digest));
+                if is_next(headers, 0) { captures.begin(source.as_ref()) } else { None }
             }
-            Step::More(number) => tees.take(number).filter(|tee| is_next(push.headers, tee.position())),
-            Step::Over(Kept::By(number)) => {
-                drop(tees.take(number));
+            Step::More(number) => captures.take(number).filter(|capture| is_next(headers, capture.position())),
+            Step::End(Captured::By(number)) => {
+                drop(captures.take(number));
                 None
             }
-            Step::Stays(_) | Step::Over(Kept::Begun | Kept::Nothing) => None,
+            Step::Unchanged(_) | Step::End(Captured::Begun | Captured::Nothing) => None,
         };
-        // What is too large is not even begun, so that nothing is evicted for it.
-        let tee = tee.filter(|tee| tee.may_take(announced(push.headers)));
-        Self { step, flow: Flow(Arc::new(Mutex::new(Flowing { tee, ended: !has_content }))) }
+        // Content that is too large is not captured at all, so that nothing is evicted for it.
+        let capture = capture.filter(|capture| capture.may_take(announced(headers)));
+        Self { step, content: SharedContent(Arc::new(Mutex::new(Content { capture, ended: !has_content }))) }
     }
 
-    /// Has the tee see the content.
-    pub(super) fn put_on(&self, content: UploadBody) -> UploadBody {
-        if self.flow.state().tee.is_none() {
+    /// Captures the content as it is sent.
+    pub(super) fn observe(&self, content: UploadBody) -> UploadBody {
+        if self.content.0.lock().capture.is_none() {
             return content;
         }
-        content.observed_by(self.flow.clone())
+        content.observed_by(self.content.clone())
     }
 
-    /// The upstream has answered: commits what is whole; what else is kept of the upload from now on.
-    pub(super) async fn take_off(
-        self,
-        push: Push<'_>,
-        written: &WriteResponse,
-        upstream: &Upstream,
-        tees: &Captures,
-    ) -> Kept {
-        if let Step::Stays(kept) = self.step {
-            return kept;
+    /// The upstream has answered: commits a blob that is complete. Gives what is captured of the upload from now on.
+    pub(super) async fn end(self, push: Push<'_>, response: &WriteResponse, captures: &Captures) -> Captured {
+        if let Step::Unchanged(captured) = self.step {
+            return captured;
         }
-        let Flowing { tee, ended } = mem::take(&mut *self.flow.state());
-        let Some(tee) = tee.filter(|_| ended && written.is_success()) else { return Kept::Nothing };
-        if written.is_created() {
+        let Content { capture, ended } = mem::take(&mut *self.content.0.lock());
+        let Some(capture) = capture.filter(|_| ended && response.is_success()) else { return Captured::Nothing };
+        if response.is_created() {
             if let Some(digest) = digest(push) {
-                tee.commit(source(upstream, push.repository, digest)).await;
+                capture.commit(source(push, digest)).await;
             }
-            return Kept::Nothing;
+            return Captured::Nothing;
         }
         match push.write {
-            // It took nothing, and waits for all of it to be sent again.
-            Write::Begin(_) => Kept::Begun,
-            _ if *push.method == Method::PATCH => tees.keep(tee).map_or(Kept::Nothing, Kept::By),
-            // An end that is none.
-            _ => Kept::Nothing,
+            // The upstream took nothing: the client sends all of it again.
+            Write::Begin(_) => Captured::Begun,
+            _ if push.head.method == Method::PATCH => captures.keep(capture).map_or(Captured::Nothing, Captured::By),
+            // The upstream did not create the blob.
+            _ => Captured::Nothing,
         }
     }
 }
 
 impl Drop for UploadCapture {
     fn drop(&mut self) {
-        // The content may be on its way still.
-        let gone = self.flow.state().tee.take();
-        drop(gone);
+        // The content may still be on its way. Dropped without the lock.
+        let capture = self.content.0.lock().capture.take();
+        drop(capture);
     }
 }
 
-impl Flow {
-    fn state(&self) -> MutexGuard<'_, Flowing> {
-        self.0.lock()
-    }
-}
-
-impl BodyObserver for Flow {
+impl BodyObserver for SharedContent {
     fn piece(&self, bytes: &Bytes) {
-        let mut state = self.state();
-        let Some(tee) = &mut state.tee else { return };
-        if let Err(reason) = tee.push(bytes.clone()) {
+        let mut content = self.0.lock();
+        let Some(capture) = &mut content.capture else { return };
+        if let Err(reason) = capture.push(bytes.clone()) {
             if reason != CaptureError::Ended {
-                tracing::info!(%reason, after = tee.position(), "what is pushed is not kept");
+                tracing::info!(%reason, after = capture.position(), "pushed content is not captured for the cache");
             }
-            state.tee = None;
+            content.capture = None;
         }
     }
 
     fn end(&self) {
-        self.state().ended = true;
+        self.0.lock().ended = true;
     }
 }
 
-fn step(write: &Write, method: &Method, names_digest: bool, kept: Kept, has_content: bool) -> Step {
-    match (write, kept) {
+fn step(write: &Write, method: &Method, names_digest: bool, captured: Captured, has_content: bool) -> Step {
+    match (write, captured) {
         (Write::Begin(_), _) if has_content && names_digest => Step::First,
-        (Write::Begin(_), _) if has_content => Step::Over(kept),
-        (Write::Begin(_), _) => Step::Stays(Kept::Begun),
-        (Write::Upload, _) if matches!(*method, Method::GET | Method::HEAD) => Step::Stays(kept),
-        (Write::Upload, _) if *method == Method::DELETE => Step::Over(kept),
-        (Write::Upload, Kept::Begun) if has_content => Step::First,
-        (Write::Upload, Kept::By(number)) => Step::More(number),
-        (Write::Upload, _) => Step::Stays(kept),
-        _ => Step::Stays(Kept::Nothing),
+        (Write::Begin(_), _) if has_content => Step::End(captured),
+        (Write::Begin(_), _) => Step::Unchanged(Captured::Begun),
+        (Write::Upload, _) if matches!(*method, Method::GET | Method::HEAD) => Step::Unchanged(captured),
+        (Write::Upload, _) if *method == Method::DELETE => Step::End(captured),
+        (Write::Upload, Captured::Begun) if has_content => Step::First,
+        (Write::Upload, Captured::By(number)) => Step::More(number),
+        (Write::Upload, _) => Step::Unchanged(captured),
+        _ => Step::Unchanged(Captured::Nothing),
     }
 }
 
-/// Whether what a request sends begins at `position`, as far as it says where that is.
+/// Whether the content of a request begins at `position`, as far as the request says.
 ///
-/// Source: OCI distribution specification v1.1, "Pushing a blob in chunks"; `UploadBody-Range` there is `<start>-<end>`.
+/// Source: OCI distribution specification v1.1, "Pushing a blob in chunks"; `Content-Range` there is `<start>-<end>`.
 fn is_next(headers: &HeaderMap, position: u64) -> bool {
     let start = |range: &HeaderValue| {
         let range = range.to_str().ok()?.trim();
@@ -162,19 +151,19 @@ fn is_next(headers: &HeaderMap, position: u64) -> bool {
     headers.get_all(header::CONTENT_RANGE).iter().all(|range| start(range) == Some(position))
 }
 
-/// How many bytes a request says that it has; none if it does not say.
+/// The `Content-Length`; 0 when there is none.
 fn announced(headers: &HeaderMap) -> u64 {
     headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// The digest that a request names as that of the whole.
+/// The digest of the whole blob, where the request names it.
 fn digest(push: Push<'_>) -> Option<Digest> {
-    parameter(push.uri, "digest")?.parse().ok()
+    parameter(&push.head.uri, "digest")?.parse().ok()
 }
 
 /// The blob that an upload becomes, as the cache knows it.
-fn source(upstream: &Upstream, repository: &Repository, digest: Digest) -> Source {
-    Source { upstream: upstream.clone(), repository: repository.clone(), digest }
+fn source(push: Push<'_>, digest: Digest) -> Source {
+    Source { upstream: push.upstream.clone(), repository: push.repository.clone(), digest }
 }
 
 #[cfg(test)]
@@ -183,34 +172,34 @@ mod tests {
     use crate::route::MountSource;
 
     #[test]
-    fn each_request_has_its_part_in_what_is_kept() {
-        use Kept::{Begun, By, Nothing};
-        let begin = Write::Begin(MountSource::Unsaid);
+    fn each_request_has_its_step_in_the_capture() {
+        use Captured::{Begun, By, Nothing};
+        let begin = Write::Begin(MountSource::Missing);
         let put = Write::PutManifest("1".parse().unwrap());
-        for (write, method, names_digest, kept, has_content, expected) in [
-            (&begin, Method::POST, false, Nothing, false, Step::Stays(Begun)),
+        for (write, method, names_digest, captured, has_content, expected) in [
+            (&begin, Method::POST, false, Nothing, false, Step::Unchanged(Begun)),
             (&begin, Method::POST, true, Nothing, true, Step::First),
-            (&begin, Method::POST, false, Nothing, true, Step::Over(Nothing)),
-            (&Write::Upload, Method::GET, false, By(7), false, Step::Stays(By(7))),
-            (&Write::Upload, Method::GET, false, Begun, false, Step::Stays(Begun)),
-            (&Write::Upload, Method::DELETE, false, By(7), false, Step::Over(By(7))),
+            (&begin, Method::POST, false, Nothing, true, Step::End(Nothing)),
+            (&Write::Upload, Method::GET, false, By(7), false, Step::Unchanged(By(7))),
+            (&Write::Upload, Method::GET, false, Begun, false, Step::Unchanged(Begun)),
+            (&Write::Upload, Method::DELETE, false, By(7), false, Step::End(By(7))),
             (&Write::Upload, Method::PATCH, false, Begun, true, Step::First),
-            (&Write::Upload, Method::PATCH, false, Begun, false, Step::Stays(Begun)),
+            (&Write::Upload, Method::PATCH, false, Begun, false, Step::Unchanged(Begun)),
             (&Write::Upload, Method::PATCH, false, By(7), true, Step::More(7)),
             (&Write::Upload, Method::PATCH, false, By(7), false, Step::More(7)),
-            (&Write::Upload, Method::PATCH, false, Nothing, true, Step::Stays(Nothing)),
+            (&Write::Upload, Method::PATCH, false, Nothing, true, Step::Unchanged(Nothing)),
             (&Write::Upload, Method::PUT, true, Begun, true, Step::First),
             (&Write::Upload, Method::PUT, true, By(7), false, Step::More(7)),
-            (&Write::Upload, Method::PUT, true, Nothing, true, Step::Stays(Nothing)),
-            (&put, Method::PUT, false, Nothing, true, Step::Stays(Nothing)),
+            (&Write::Upload, Method::PUT, true, Nothing, true, Step::Unchanged(Nothing)),
+            (&put, Method::PUT, false, Nothing, true, Step::Unchanged(Nothing)),
         ] {
-            let found = step(write, &method, names_digest, kept, has_content);
-            assert_eq!(found, expected, "{write:?} {method} {names_digest} {kept:?} {has_content}");
+            let found = step(write, &method, names_digest, captured, has_content);
+            assert_eq!(found, expected, "{write:?} {method} {names_digest} {captured:?} {has_content}");
         }
     }
 
     #[test]
-    fn only_what_follows_is_next() {
+    fn content_continues_only_where_it_ended() {
         for (range, position, expected) in [
             (None, 0, true),
             (None, 5, true),

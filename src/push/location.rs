@@ -1,9 +1,9 @@
-//! `Location`, as the client has to ask us (pure): relative, with everything by which the client found us.
+//! The `Location` of the response, as a URL of forebay (pure): relative, and with everything by which the client reached forebay.
 
 use super::{
     Push, Seal,
     request::STATE,
-    session::{Kept, Session},
+    session::{Captured, Session},
 };
 use crate::{
     oci::{Digest, local_path},
@@ -11,28 +11,29 @@ use crate::{
     upstream::WriteResponse,
 };
 
-/// The longest name of an upload that is taken over from the upstream.
+/// The longest session name that is taken over from the upstream, in bytes.
 const MAX_SESSION: usize = 128;
 
-/// The place the upstream's answer tells, by way of us; `None` when it tells none. An upload goes on with what is `kept`.
-pub(super) fn of(push: Push<'_>, written: &WriteResponse, upstream: &str, seal: &Seal, kept: Kept) -> Option<String> {
-    let location = written.location.as_deref()?;
+/// The upstream's `Location` by way of forebay; `None` when there is none. The state of an upload says what is `captured`.
+pub(super) fn of(push: Push<'_>, response: &WriteResponse, seal: &Seal, captured: Captured) -> Option<String> {
+    let (uri, upstream) = (&push.head.uri, push.upstream.name());
+    let location = response.location.as_deref()?;
     let path = location.split('?').next().unwrap_or_default();
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     match push.write {
         Write::Begin(_) | Write::Upload => {
             let front = front(push, "/blobs/uploads", upstream);
-            if written.is_created() {
-                let digest = last.parse::<Digest>().ok().or_else(|| super::created_by(push.uri))?;
+            if response.is_created() {
+                let digest = last.parse::<Digest>().ok().or_else(|| super::created_by(uri))?;
                 return Some(with_namespace(format!("{front}/blobs/{digest}"), push.namespace, None));
             }
-            let sealed = Session { target: location.to_owned(), kept }.seal(upstream, push.repository, seal)?;
+            let sealed = Session { target: location.to_owned(), captured }.seal(upstream, push.repository, seal)?;
             let session = if is_plain(last) { last } else { "upload" };
             Some(with_namespace(format!("{front}/blobs/uploads/{session}"), push.namespace, Some(&sealed)))
         }
         Write::PutManifest(reference) => {
             let front = front(push, "/manifests/", upstream);
-            // Some registries tell the digest where a tag was put.
+            // Some registries name the digest, where the client pushed a tag.
             let reference = percent_encoding::percent_decode_str(last)
                 .decode_utf8()
                 .ok()
@@ -44,11 +45,11 @@ pub(super) fn of(push: Push<'_>, written: &WriteResponse, upstream: &str, seal: 
     }
 }
 
-/// The path as the client wrote it, as far as the repository's name.
+/// The path as the client wrote it, up to the end of the repository's name.
 fn front(push: Push<'_>, endpoint: &str, upstream: &str) -> String {
-    match (push.uri.path().rfind(endpoint), push.namespace) {
-        (Some(end), _) => local_path(&push.uri.path()[..end]),
-        // Oddly encoded: there is another way to say the same.
+    match (push.head.uri.path().rfind(endpoint), push.namespace) {
+        (Some(end), _) => local_path(&push.head.uri.path()[..end]),
+        // The path is percent-encoded there: an equivalent one is built.
         (None, Some(_)) => format!("/v2/{}", push.repository),
         (None, None) => format!("/v2/{upstream}/{}", push.repository),
     }
@@ -64,7 +65,7 @@ fn with_namespace(path: String, namespace: Option<&str>, state: Option<&str>) ->
     }
 }
 
-/// Whether a session's name stands in a path as it is.
+/// Whether a session name needs no encoding in a path.
 fn is_plain(session: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
     session.len() <= MAX_SESSION
@@ -74,12 +75,12 @@ fn is_plain(session: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Method, StatusCode, Uri};
+    use http::{HeaderMap, Method, StatusCode};
 
     use super::*;
-    use crate::route::MountSource;
+    use crate::{push::fixture::Fixture, route::MountSource};
 
-    const KEPT: Kept = Kept::By(7);
+    const CAPTURED: Captured = Captured::By(7);
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn located(
@@ -90,20 +91,18 @@ mod tests {
         location: &str,
     ) -> (Seal, Option<String>) {
         let seal = Seal::for_test();
-        let (headers, uri): (_, Uri) = (HeaderMap::new(), uri.parse().unwrap());
-        let repository = "team/app".parse().unwrap();
-        let push =
-            Push { write, method: &Method::PUT, uri: &uri, headers: &headers, repository: &repository, namespace };
+        let fixture = Fixture::new(&Method::PUT, uri);
+        let push = Push { namespace, ..fixture.push(write) };
         let status = StatusCode::from_u16(status).unwrap();
         let written =
             WriteResponse { status, headers: HeaderMap::new(), location: Some(location.to_owned()), reasons: vec![] };
-        let found = of(push, &written, "hub", &seal, KEPT);
+        let found = of(push, &written, &seal, CAPTURED);
         (seal, found)
     }
 
     #[test]
-    fn an_upload_comes_back_the_way_it_came() {
-        let begin = Write::Begin(MountSource::Unsaid);
+    fn an_upload_continues_by_the_path_it_came_by() {
+        let begin = Write::Begin(MountSource::Missing);
         let upstreams = "/v2/team/app/blobs/uploads/5f1c?_state=a%2Fb";
         for (uri, namespace, expected) in [
             ("/v2/team/app/blobs/uploads/", None, "/v2/team/app/blobs/uploads/5f1c?_state="),
@@ -117,7 +116,7 @@ mod tests {
             let found = found.unwrap();
             let state = found.strip_prefix(expected).unwrap_or_else(|| panic!("{uri}: {found}"));
             let opened = Session::open("hub", &"team/app".parse().unwrap(), state, &seal);
-            assert_eq!(opened, Some(Session { target: upstreams.to_owned(), kept: KEPT }));
+            assert_eq!(opened, Some(Session { target: upstreams.to_owned(), captured: CAPTURED }));
         }
         for (upstreams, session) in
             [("/u/a%2Fb", "upload"), ("/u/", "u"), ("/", "upload"), ("/u/..", "upload"), ("/u/x=y", "upload")]
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_is_where_the_client_can_get_it() {
+    fn a_created_object_is_where_the_client_can_get_it() {
         let put = Write::PutManifest("1".parse().unwrap());
         let upload = format!("/v2/hub/team/app/blobs/uploads/1?_state=x&digest={DIGEST}");
         let blob = format!("/v2/hub/team/app/blobs/{DIGEST}");

@@ -1,10 +1,10 @@
-//! What the upstream is asked for a client's change (pure).
+//! The request to the upstream for a client's change (pure).
 
-use http::{HeaderMap, HeaderName, Method, Uri, header};
+use http::{HeaderMap, HeaderName, Method, Uri, header, request::Parts};
 
 use super::{
     Push, Seal,
-    session::{Kept, Session},
+    session::{Captured, Session},
 };
 use crate::{
     error::ErrorKind,
@@ -12,39 +12,36 @@ use crate::{
     upstream::{self, WriteAction, WriteTarget},
 };
 
-/// The parameter that has the state of an upload.
+/// The query parameter with the sealed state of an upload.
 pub(super) const STATE: &str = "_state";
 
-/// What of a request's head is passed on; all else is between the client and us.
-const PASSED_ON: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_RANGE, header::ACCEPT];
+/// The headers that are passed on. All others are between the client and forebay.
+const FORWARDED_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_RANGE, header::ACCEPT];
 
-/// The request to the upstream, and what is kept of the upload that it goes on with.
+/// The request to the upstream, and how much of its upload is captured so far.
 ///
 /// # Errors
-/// There is nothing to be asked: the upload is not one of ours, or the endpoint has no such method.
-pub(super) fn of<'a>(
-    push: Push<'a>,
-    upstream: &str,
-    seal: &Seal,
-) -> Result<(upstream::WriteRequest<'a>, Kept), ErrorKind> {
-    let Push { method, uri, repository, .. } = push;
-    let mut kept = Kept::Nothing;
+/// The upload was not begun through forebay, or the endpoint has no such method.
+pub(super) fn of<'a>(push: Push<'a>, seal: &Seal) -> Result<(upstream::WriteRequest<'a>, Captured), ErrorKind> {
+    let (Parts { method, uri, .. }, repository) = (push.head, push.repository);
+    let mut captured = Captured::Nothing;
     let push_alone = WriteAction::Push { from: None };
-    let (place, need) = match push.write {
+    let (target, action) = match push.write {
         Write::Begin(source) => {
             let query = mount_query(uri, source);
             let from = match source {
                 MountSource::Here(from) => Some(from.clone()),
-                MountSource::Unsaid | MountSource::Elsewhere => None,
+                MountSource::Missing | MountSource::Elsewhere => None,
             };
             (WriteTarget::Path(with_query(format!("{repository}/blobs/uploads/"), &query)), WriteAction::Push { from })
         }
         Write::Upload => {
             let sealed = parameter(uri, STATE).ok_or(ErrorKind::UploadUnknown)?;
-            let session = Session::open(upstream, repository, &sealed, seal).ok_or(ErrorKind::UploadUnknown)?;
-            kept = session.kept;
-            let need = if *method == Method::DELETE { WriteAction::Delete } else { push_alone };
-            (WriteTarget::UploadSession(with_query(session.target, &query(uri, &[]))), need)
+            let session =
+                Session::open(push.upstream.name(), repository, &sealed, seal).ok_or(ErrorKind::UploadUnknown)?;
+            captured = session.captured;
+            let action = if *method == Method::DELETE { WriteAction::Delete } else { push_alone };
+            (WriteTarget::UploadSession(with_query(session.target, &query(uri, &[]))), action)
         }
         Write::PutManifest(reference) => {
             (WriteTarget::Path(with_query(format!("{repository}/manifests/{reference}"), &query(uri, &[]))), push_alone)
@@ -59,17 +56,17 @@ pub(super) fn of<'a>(
         ),
         Write::NotAllowed => return Err(ErrorKind::MethodNotAllowed),
     };
-    let headers: HeaderMap = PASSED_ON
+    let headers: HeaderMap = FORWARDED_HEADERS
         .iter()
-        .flat_map(|name| push.headers.get_all(name).iter().map(|value| (name.clone(), value.clone())))
+        .flat_map(|name| push.head.headers.get_all(name).iter().map(|value| (name.clone(), value.clone())))
         .collect();
-    Ok((upstream::WriteRequest { method: method.clone(), repository, target: place, action: need, headers }, kept))
+    Ok((upstream::WriteRequest { method: method.clone(), repository, target, action, headers }, captured))
 }
 
-/// The query with the source of a mount as the upstream calls it; without the mount where it has no such source.
+/// The query with the source of a mount as the upstream spells it; without the mount where the upstream has no such repository.
 fn mount_query(uri: &Uri, source: &MountSource) -> String {
     match source {
-        MountSource::Unsaid => query(uri, &[]),
+        MountSource::Missing => query(uri, &[]),
         MountSource::Elsewhere => query(uri, &["mount", "from"]),
         MountSource::Here(from) => {
             let mut named = url::form_urlencoded::Serializer::new(query(uri, &["from"]));
@@ -79,14 +76,14 @@ fn mount_query(uri: &Uri, source: &MountSource) -> String {
     }
 }
 
-/// The client's query without what is between it and us, and without `others`.
+/// The client's query without the parameters between it and forebay, and without `others`.
 fn query(uri: &Uri, others: &[&str]) -> String {
     let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let theirs = pairs.filter(|(key, _)| !matches!(&**key, "ns" | STATE) && !others.contains(&&**key));
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(theirs).finish()
 }
 
-/// The upstream's own query stays to the letter: it may be signed.
+/// Appends a query. The upstream's own query stays to the letter: it may be signed.
 fn with_query(mut place: String, query: &str) -> String {
     if !query.is_empty() {
         place.push(if place.contains('?') { '&' } else { '?' });
@@ -105,40 +102,28 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::oci::{Algorithm, Digest, Repository};
+    use crate::{
+        oci::{Algorithm, Digest},
+        push::fixture::Fixture,
+    };
 
-    struct Case {
-        seal: Seal,
-        repository: Repository,
-    }
-
-    impl Case {
-        fn new() -> Self {
-            let seal = Seal::for_test();
-            Self { seal, repository: "team/app".parse().unwrap() }
-        }
-
-        fn ask(&self, write: &Write, method: &Method, uri: &str) -> Result<(WriteTarget, WriteAction), ErrorKind> {
-            let headers = HeaderMap::new();
-            let uri: Uri = uri.parse().unwrap();
-            let push =
-                Push { write, method, uri: &uri, headers: &headers, repository: &self.repository, namespace: None };
-            of(push, "hub", &self.seal).map(|(asked, _)| (asked.target, asked.action))
-        }
+    fn ask(seal: &Seal, write: &Write, method: &Method, uri: &str) -> Result<(WriteTarget, WriteAction), ErrorKind> {
+        let fixture = Fixture::new(method, uri);
+        of(fixture.push(write), seal).map(|(request, _)| (request.target, request.action))
     }
 
     #[test]
     fn each_change_has_its_target_and_its_action() {
-        let case = Case::new();
+        let seal = Seal::for_test();
         let digest = Digest::of(Algorithm::Sha256, b"");
         let push = || WriteAction::Push { from: None };
         let from = |name: &str| WriteAction::Push { from: Some(name.parse().unwrap()) };
         let here = |name: &str| Write::Begin(MountSource::Here(name.parse().unwrap()));
         let put = |reference: &str| Write::PutManifest(reference.parse().unwrap());
         for (write, method, query, place, need) in [
-            (Write::Begin(MountSource::Unsaid), Method::POST, "", "team/app/blobs/uploads/", push()),
+            (Write::Begin(MountSource::Missing), Method::POST, "", "team/app/blobs/uploads/", push()),
             (
-                Write::Begin(MountSource::Unsaid),
+                Write::Begin(MountSource::Missing),
                 Method::POST,
                 "?digest=sha256:0&ns=hub",
                 "team/app/blobs/uploads/?digest=sha256%3A0",
@@ -175,16 +160,16 @@ mod tests {
                 WriteAction::Delete,
             ),
         ] {
-            let asked = case.ask(&write, &method, &format!("/whatever{query}")).unwrap();
+            let asked = ask(&seal, &write, &method, &format!("/whatever{query}")).unwrap();
             assert_eq!(asked, (WriteTarget::Path(place.to_owned()), need), "{write:?} {query}");
         }
-        assert!(matches!(case.ask(&Write::NotAllowed, &Method::PUT, "/x"), Err(ErrorKind::MethodNotAllowed)));
+        assert!(matches!(ask(&seal, &Write::NotAllowed, &Method::PUT, "/x"), Err(ErrorKind::MethodNotAllowed)));
     }
 
     #[test]
-    fn an_upload_goes_on_where_its_state_says() {
-        let case = Case::new();
-        let sealed = |state: &str| case.seal.seal("hub", &case.repository, state).unwrap();
+    fn an_upload_continues_where_its_state_says() {
+        let seal = Seal::for_test();
+        let sealed = |state: &str| seal.seal("hub", &"team/app".parse().unwrap(), state).unwrap();
         for (state, query, place) in [
             ("/u/1?_state=a%2Fb", "&digest=sha256:0&ns=hub", "/u/1?_state=a%2Fb&digest=sha256%3A0"),
             ("/u/1", "&digest=x", "/u/1?digest=x"),
@@ -196,36 +181,28 @@ mod tests {
                 (Method::GET, WriteAction::Push { from: None }),
                 (Method::DELETE, WriteAction::Delete),
             ] {
-                let asked = case.ask(&Write::Upload, &method, &uri).unwrap();
+                let asked = ask(&seal, &Write::Upload, &method, &uri).unwrap();
                 assert_eq!(asked, (WriteTarget::UploadSession(place.to_owned()), need), "{uri}");
             }
         }
-        let foreign = case.seal.seal("other", &case.repository, "/u/1").unwrap();
+        let foreign = seal.seal("other", &"team/app".parse().unwrap(), "/u/1").unwrap();
         for state in ["", "?_state=", "?_state=x", &format!("?{STATE}={foreign}"), "?state=x"] {
-            let asked = case.ask(&Write::Upload, &Method::PATCH, &format!("/v2/x/blobs/uploads/1{state}"));
+            let asked = ask(&seal, &Write::Upload, &Method::PATCH, &format!("/v2/x/blobs/uploads/1{state}"));
             assert!(matches!(asked, Err(ErrorKind::UploadUnknown)), "{state}");
         }
     }
 
     #[test]
-    fn only_what_is_about_the_content_is_passed_on() {
-        let case = Case::new();
-        let mut headers = HeaderMap::new();
+    fn only_headers_of_the_content_are_passed_on() {
+        let seal = Seal::for_test();
+        let mut fixture = Fixture::new(&Method::PUT, "/x");
         for name in
             ["content-type", "content-range", "authorization", "cookie", "host", "expect", "connection", "range", "te"]
         {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
+            fixture.head.headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
         }
-        let (write, uri) = (Write::PutManifest("1".parse().unwrap()), "/x".parse().unwrap());
-        let push = Push {
-            write: &write,
-            method: &Method::PUT,
-            uri: &uri,
-            headers: &headers,
-            repository: &case.repository,
-            namespace: None,
-        };
-        let (asked, _) = of(push, "hub", &case.seal).unwrap();
+        let write = Write::PutManifest("1".parse().unwrap());
+        let (asked, _) = of(fixture.push(&write), &seal).unwrap();
         let mut names: Vec<_> = asked.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-range", "content-type"]);

@@ -1,28 +1,28 @@
-//! Where an upload goes on, at the upstream and here: what is sealed into its URL.
+//! The state of an upload, which is sealed into its URL: where it continues at the upstream, and what is captured of it.
 
 use super::Seal;
 use crate::oci::Repository;
 
-/// An upload under way.
+/// An upload in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Session {
     /// The path and query that the upstream named.
     pub target: String,
-    pub kept: Kept,
+    pub captured: Captured,
 }
 
-/// What is kept here of what was sent for an upload.
+/// How much of an upload's content is captured for the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// Nothing was sent yet, so that all of it can be kept.
+pub(super) enum Captured {
+    /// Nothing was sent yet: all of it can be captured.
     Begun,
-    /// All of it, by the tee of this number, which may be another process's.
+    /// All that was sent, in the capture of this number, which may be another process's.
     By(u64),
-    /// Not all of it, so that the rest is of no use either.
+    /// Not all of it: the rest is of no use either.
     Nothing,
 }
 
-/// How [`Kept::Begun`] is written, where another has its number.
+/// How [`Captured::Begun`] is written in place of a number.
 const BEGUN: &str = "new";
 
 impl Session {
@@ -35,22 +35,22 @@ impl Session {
         seal.open(upstream, repository, sealed).map(Self::from_text)
     }
 
-    /// What is kept, a blank, and the target, which begins with a slash; of which nothing is kept, the target alone.
+    /// What is captured, a blank, and the target, which begins with a slash; the target alone where nothing is captured.
     fn to_text(&self) -> String {
         let target = &self.target;
-        match self.kept {
-            Kept::Begun => format!("{BEGUN} {target}"),
-            Kept::By(number) => format!("{number} {target}"),
-            Kept::Nothing => target.clone(),
+        match self.captured {
+            Captured::Begun => format!("{BEGUN} {target}"),
+            Captured::By(number) => format!("{number} {target}"),
+            Captured::Nothing => target.clone(),
         }
     }
 
     fn from_text(text: String) -> Self {
-        let marked = text.split_once(' ').and_then(|(kept, target)| {
-            let kept = if kept == BEGUN { Kept::Begun } else { Kept::By(kept.parse().ok()?) };
-            Some(Self { target: target.to_owned(), kept })
+        let marked = text.split_once(' ').and_then(|(captured, target)| {
+            let captured = if captured == BEGUN { Captured::Begun } else { Captured::By(captured.parse().ok()?) };
+            Some(Self { target: target.to_owned(), captured })
         });
-        marked.unwrap_or(Self { target: text, kept: Kept::Nothing })
+        marked.unwrap_or(Self { target: text, captured: Captured::Nothing })
     }
 }
 
@@ -59,19 +59,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upload_comes_back_as_it_was_and_one_of_an_earlier_version_goes_on() {
+    fn sealed_uploads_come_back_also_of_earlier_versions() {
         let seal = Seal::for_test();
         let repository = "team/app".parse().unwrap();
         for target in ["/u/1?_state=a%2Fb", "/new/1", "/7", "/7 /8"] {
-            for kept in [Kept::Begun, Kept::By(0), Kept::By(7), Kept::By(u64::MAX), Kept::Nothing] {
-                let session = Session { target: target.to_owned(), kept };
+            for captured in
+                [Captured::Begun, Captured::By(0), Captured::By(7), Captured::By(u64::MAX), Captured::Nothing]
+            {
+                let session = Session { target: target.to_owned(), captured };
                 let sealed = session.seal("hub", &repository, &seal).unwrap();
                 assert_eq!(Session::open("hub", &repository, &sealed, &seal), Some(session));
                 assert_eq!(Session::open("other", &repository, &sealed, &seal), None);
             }
             let earlier = seal.seal("hub", &repository, target).unwrap();
             let opened = Session::open("hub", &repository, &earlier, &seal);
-            assert_eq!(opened, Some(Session { target: target.to_owned(), kept: Kept::Nothing }));
+            assert_eq!(opened, Some(Session { target: target.to_owned(), captured: Captured::Nothing }));
         }
     }
 }

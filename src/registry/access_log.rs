@@ -1,6 +1,6 @@
-//! One request, as the metrics and the log see it: the same words in both.
+//! The access log: one line for each request, and the metrics of it in the same words.
 //!
-//! It is recorded when its body ends or is dropped, so that what was sent is what is told.
+//! A request is recorded when its response's body ends or is dropped, so that the record has what was really sent.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, Response, header, request::Parts};
 use http_body::{Frame, SizeHint};
 
 use super::body::{Body, BodyError};
@@ -23,15 +23,15 @@ use crate::{
     oci::{Operation, Repository},
 };
 
-/// Names a request to its client and in the log: which forebay, and its how many-th.
+/// Names a request to its client and in the log: the instance, and the number of the request.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestId {
+pub(crate) struct RequestId {
     pub instance: u32,
     pub number: u64,
 }
 
 impl RequestId {
-    pub fn header(self) -> HeaderValue {
+    pub(crate) fn header(self) -> HeaderValue {
         // Eight digits, a dash, and at most sixteen more: written here, so that only the value itself is allocated.
         let mut text = [0; 25];
         let mut rest = &mut text[..];
@@ -51,36 +51,45 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// What is known of a request. Nothing here is a secret: no header and no query of the client is kept.
-#[derive(Debug)]
-pub struct AccessRecord {
+/// What the log and the metrics say of one request. Nothing here is a secret: no header and no query of the client is kept.
+///
+/// It is recorded when it is dropped: with its response's body, or before that when the client leaves.
+pub(crate) struct AccessRecord {
     pub id: RequestId,
-    pub peer: SocketAddr,
-    pub method: Method,
+    peer: SocketAddr,
+    method: Method,
     /// A copy: a part of the request's head would keep all of the buffer that it was read into.
-    pub path: Box<str>,
-    /// `None` until it is known which.
+    path: Box<str>,
+    /// `None` until the request is routed.
     pub upstream: Option<Arc<str>>,
     pub repository: Option<Repository>,
     pub operation: Operation,
     pub outcome: Outcome,
     pub user: Option<Arc<str>>,
-    /// Where a whole blob is sent out of the cache.
+    /// Present while a whole blob is sent out of the cache.
     pub whole_hit: Option<WholeHit>,
-    /// Why it failed, as the client is not told.
+    /// Why the request failed, in words that are not for the client.
     pub cause: Option<String>,
-    /// It came by a forebay.
-    pub by_mirror: bool,
+    status: u16,
+    sent: u64,
+    first_byte: Option<Duration>,
+    complete: bool,
     started: Instant,
+    metrics: Metrics,
 }
 
+/// The upstream of a request that names none, or that was refused before it was routed.
+const NO_UPSTREAM: &str = "none";
+/// The status of a request whose client left before the response; no client ever sees it. nginx's word for it.
+const CLIENT_LEFT: u16 = 499;
+
 impl AccessRecord {
-    pub fn new(id: RequestId, peer: SocketAddr, method: Method, path: &str) -> Self {
+    pub(crate) fn new(id: RequestId, peer: SocketAddr, head: &Parts, metrics: Metrics) -> Self {
         Self {
             id,
             peer,
-            method,
-            path: path.into(),
+            method: head.method.clone(),
+            path: head.uri.path().into(),
             upstream: None,
             repository: None,
             operation: Operation::Unknown,
@@ -88,118 +97,24 @@ impl AccessRecord {
             user: None,
             whole_hit: None,
             cause: None,
-            by_mirror: false,
+            status: CLIENT_LEFT,
+            sent: 0,
+            first_byte: None,
+            complete: false,
             started: Instant::now(),
+            metrics,
         }
     }
 }
 
-/// The upstream of a request that was refused before it was known.
-const NO_UPSTREAM: &str = "none";
-/// What a client that left before it had an answer counts as; no client ever sees it. nginx's word for it.
-const CLIENT_LEFT: u16 = 499;
-
-/// Records a request, too, when its client leaves before there is an answer.
-pub(crate) struct AbortGuard<'a> {
-    pub facts: &'a mut AccessRecord,
-    metrics: &'a Metrics,
-    answered: bool,
-}
-
-impl<'a> AbortGuard<'a> {
-    pub(crate) fn new(facts: &'a mut AccessRecord, metrics: &'a Metrics) -> Self {
-        Self { facts, metrics, answered: false }
-    }
-
-    /// There is an answer: its body records the rest.
-    pub(crate) fn answered(mut self) {
-        self.answered = true;
-    }
-}
-
-impl Drop for AbortGuard<'_> {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.facts.record(self.metrics, CLIENT_LEFT, None, 0, false);
-        }
-    }
-}
-
-/// A body that records its request when it is over.
-pub struct LoggedBody {
-    body: Body,
-    facts: Box<AccessRecord>,
-    status: StatusCode,
-    metrics: Metrics,
-    sent: u64,
-    /// Content-Length: a body that has one is not asked again after its last byte.
-    announced: Option<u64>,
-    first_byte: Option<Duration>,
-    complete: bool,
-}
-
-impl LoggedBody {
-    pub fn new(
-        body: Body,
-        status: StatusCode,
-        announced: Option<u64>,
-        facts: Box<AccessRecord>,
-        metrics: Metrics,
-    ) -> Self {
-        let complete = http_body::Body::is_end_stream(&body);
-        Self { body, facts, status, metrics, sent: 0, announced, first_byte: None, complete }
-    }
-}
-
-impl http_body::Body for LoggedBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                if self.first_byte.is_none() {
-                    self.first_byte = Some(self.facts.started.elapsed());
-                }
-                self.sent += frame.data_ref().map_or(0, |data| data.remaining() as u64);
-                if Some(self.sent) == self.announced || http_body::Body::is_end_stream(&self.body) {
-                    self.complete = true;
-                    // Before the last byte is out, so that its client cannot come again sooner.
-                    if let Some(hit) = self.facts.whole_hit.take() {
-                        hit.ended();
-                    }
-                }
-            }
-            Some(Err(error)) => self.facts.cause = Some(ErrorChain(error).to_string()),
-            None => self.complete = true,
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for LoggedBody {
-    fn drop(&mut self) {
-        self.facts.record(&self.metrics, self.status.as_u16(), self.first_byte, self.sent, self.complete);
-    }
-}
-
-impl AccessRecord {
+impl Drop for AccessRecord {
     /// One line in the log, and the metrics.
-    fn record(&self, metrics: &Metrics, status: u16, first_byte: Option<Duration>, sent: u64, complete: bool) {
+    fn drop(&mut self) {
         let duration = self.started.elapsed();
-        let first_byte = first_byte.unwrap_or(duration);
-        let (operation, outcome) = (self.operation, self.outcome);
+        let first_byte = self.first_byte.unwrap_or(duration);
+        let Self { operation, outcome, status, sent, .. } = *self;
         let upstream = self.upstream.as_deref().unwrap_or(NO_UPSTREAM);
-        metrics.request(upstream, operation, outcome, status, first_byte, duration, sent);
+        self.metrics.request(upstream, operation, outcome, status, first_byte, duration, sent);
         tracing::info!(
             id = %self.id,
             peer = %self.peer,
@@ -213,11 +128,65 @@ impl AccessRecord {
             sent,
             first_byte_seconds = first_byte.as_secs_f64(),
             duration_seconds = duration.as_secs_f64(),
-            complete,
+            complete = self.complete,
             user = self.user.as_deref(),
             cause = self.cause,
             "request",
         );
+    }
+}
+
+/// A response body with the record of its request, which ends with it.
+pub struct LoggedBody {
+    // Dropped first: the request is logged before what its body holds is let go.
+    record: Box<AccessRecord>,
+    body: Body,
+    /// Content-Length: hyper does not poll such a body again after its last byte.
+    announced: Option<u64>,
+}
+
+impl LoggedBody {
+    pub(crate) fn wrap(response: Response<Body>, mut record: Box<AccessRecord>) -> Response<Self> {
+        let length = response.headers().get(header::CONTENT_LENGTH);
+        let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        record.status = response.status().as_u16();
+        record.complete = http_body::Body::is_end_stream(response.body());
+        response.map(|body| Self { record, body, announced })
+    }
+}
+
+impl http_body::Body for LoggedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                let Self { record, body, announced } = &mut *self;
+                let started = record.started;
+                record.first_byte.get_or_insert_with(|| started.elapsed());
+                record.sent += frame.data_ref().map_or(0, |data| data.remaining() as u64);
+                if Some(record.sent) == *announced || http_body::Body::is_end_stream(body) {
+                    record.complete = true;
+                    // Before the last byte is sent, so that the client's next request comes after it.
+                    if let Some(hit) = record.whole_hit.take() {
+                        hit.ended();
+                    }
+                }
+            }
+            Some(Err(error)) => self.record.cause = Some(ErrorChain(error).to_string()),
+            None => self.record.complete = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -85,6 +85,11 @@ impl AnswerMemory {
         }))
     }
 
+    /// The readers of all responses.
+    pub(crate) fn readers(&self) -> &SlowReaders {
+        &self.0.readers
+    }
+
     /// Whether so many bytes count.
     pub fn counts(bytes: &Bytes) -> bool {
         bytes.len() > MAX_UNCOUNTED

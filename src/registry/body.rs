@@ -40,7 +40,7 @@ const MAX_FRAME: usize = 64 * 1024;
 const LAST_FRAME: usize = 16 * 1024;
 
 /// The body of every response.
-pub enum Body {
+pub(crate) enum Body {
     /// All that is left of it is in memory; `None` once it was given.
     Whole(Option<Bytes>),
     Parts(UnsyncBoxBody<Bytes, BodyError>),
@@ -93,17 +93,17 @@ pub enum BodyError {
     Short { missing: u64 },
 }
 
-pub fn empty() -> Body {
+pub(crate) fn empty() -> Body {
     Body::Whole(None)
 }
 
-pub fn full(bytes: impl Into<Bytes>) -> Body {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Body::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
 }
 
 /// Sends what `reader` gives; `len` bytes when that is known. With a `lane`, the kernel sends what it can. It is read until
 /// `reading` is dropped.
-pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<SendQueue>, reading: Option<Reading>) -> Body {
+pub(crate) fn blob(reader: BlobReader, len: Option<u64>, lane: Option<SendQueue>, reading: Option<Reading>) -> Body {
     if let BlobReader::Memory(Some(bytes)) = &reader
         && len.is_none_or(|len| len == bytes.len() as u64)
     {
@@ -113,7 +113,7 @@ pub fn blob(reader: BlobReader, len: Option<u64>, lane: Option<SendQueue>, readi
 }
 
 /// Sends several parts of a blob, each behind its head; `reader` gives the first of them.
-pub fn parts(reader: BlobReader, parts: Parts, framing: Framing, reading: Option<Reading>) -> Body {
+pub(crate) fn parts(reader: BlobReader, parts: Parts, framing: Framing, reading: Option<Reading>) -> Body {
     let len = framing.body_len(parts.ranges());
     let several = Several::new(parts, framing);
     stream_of(reader, Some(Box::new(several)), Some(len), None, reading)

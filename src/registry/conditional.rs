@@ -6,8 +6,8 @@ use http::{HeaderMap, header};
 
 use crate::oci::{Adjoining, Digest, Ranges, etag};
 
-/// Whether the client says that it has this content already.
-pub(crate) fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
+/// Whether `If-None-Match` names this content.
+pub(crate) fn matches_if_none_match(headers: &HeaderMap, digest: &Digest) -> bool {
     // Most requests have no conditions.
     if !headers.contains_key(header::IF_NONE_MATCH) {
         return false;
@@ -20,7 +20,7 @@ pub(crate) fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
         .any(|list| list.trim() == "*" || list.split(',').any(|tag| tag.trim().trim_start_matches("W/") == ours))
 }
 
-/// The ranges the client wants, if it still wants any of this content.
+/// The ranges that the client requests; `None` for the whole content, and when `If-Range` names other content.
 pub(crate) fn wanted_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Ranges> {
     if let Some(condition) = headers.get(header::IF_RANGE)
         && condition.as_bytes() != etag(digest).as_bytes()
@@ -34,17 +34,17 @@ pub(crate) fn wanted_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Rang
     }
 }
 
-/// How clients begin to call themselves that count: by containers/image before 5.30 (podman before 5.0) a part is taken for the
-/// next of the ranges that were asked for, whatever it says, and files that stand beside each other are ranges that adjoin.
+/// How the `User-Agent` of clients begins that count the parts of a response: containers/image before 5.30 (podman before 5.0)
+/// takes each part for the next requested range, whatever its head says, and requests neighbouring files as adjoining ranges.
 ///
 /// Source: containers/image, `docker/docker_image_src.go`, `handle206Response`; the registry of distribution joins nothing.
-const COUNTING: [&str; 5] = ["containers/", "skopeo/", "buildah/", "cri-o/", "podman/"];
+const PART_COUNTERS: [&str; 5] = ["containers/", "skopeo/", "buildah/", "cri-o/", "podman/"];
 
-/// What this client expects of ranges that adjoin.
+/// What this client expects of adjoining ranges.
 pub(crate) fn adjoining(headers: &HeaderMap) -> Adjoining {
     let name = headers.get(header::USER_AGENT).and_then(|name| name.to_str().ok()).unwrap_or_default();
     let begins_with = |known: &&str| name.get(..known.len()).is_some_and(|name| name.eq_ignore_ascii_case(known));
-    if COUNTING.iter().any(begins_with) { Adjoining::KeepApart } else { Adjoining::Join }
+    if PART_COUNTERS.iter().any(begins_with) { Adjoining::KeepApart } else { Adjoining::Join }
 }
 
 #[cfg(test)]
@@ -72,9 +72,9 @@ mod tests {
             ("\"other\"".into(), false),
             (digest().to_string(), false),
         ] {
-            assert_eq!(has_already(&one(header::IF_NONE_MATCH, &value), &digest()), expected, "{value}");
+            assert_eq!(matches_if_none_match(&one(header::IF_NONE_MATCH, &value), &digest()), expected, "{value}");
         }
-        assert!(!has_already(&HeaderMap::new(), &digest()));
+        assert!(!matches_if_none_match(&HeaderMap::new(), &digest()));
     }
 
     #[test]
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn if_range_of_something_else_means_all_of_it() {
+    fn if_range_of_other_content_means_the_whole() {
         let mut headers = one(header::RANGE, "bytes=5-6,8-");
         assert!(wanted_ranges(&headers, &digest()).is_some());
         headers.insert(header::IF_RANGE, HeaderValue::from_static("\"other\""));

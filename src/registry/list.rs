@@ -1,13 +1,8 @@
-//! Lists in the pipeline: which part of which one a request asks for, and the answer as its client has to read it.
+//! Lists: the tags of a repository, the catalog, and the referrers of a digest.
 
 use http::{HeaderValue, Response};
 
-use super::{
-    access_log::AccessRecord,
-    body::Body,
-    pagination, response,
-    service::{Asked, Handler},
-};
+use super::{body::Body, exchange::Exchange, pagination, response, service::Service};
 use crate::{
     auth::{Grant, Resource},
     cache::{List, ListLookup, ListRequest, ManifestRequest, Outcome, ServedList, list::ReferrersTag},
@@ -16,49 +11,48 @@ use crate::{
     upstream::{self, Upstream},
 };
 
-impl Handler {
+impl Service {
     pub(super) async fn list(
         &self,
-        asked: Asked<'_>,
+        exchange: &mut Exchange<'_>,
         upstream: Upstream,
         list: List,
-        namespace: Option<&str>,
-        facts: &mut AccessRecord,
     ) -> Result<Response<Body>, Error> {
-        // A HEAD is a GET whose body is left out: it is kept and joined as one, and few registries know it here.
-        let kind = match &list {
+        // A HEAD is a GET without its body: few registries answer HEAD here, and both share one cache entry.
+        let media_type = match &list {
             List::Tags(_) | List::Catalog => HeaderValue::from_static("application/json"),
             List::Referrers { .. } => HeaderValue::from_static("application/vnd.oci.image.index.v1+json"),
         };
-        let query = pagination::asked(&list, asked.uri.query().unwrap_or_default());
-        let wanted = ListRequest::new(upstream, list, query);
-        let refused = || self.proofs.last_refusal(&wanted.upstream, wanted.list.repository());
-        let served = match self.lists.get(&wanted, refused).await? {
+        let uri = &exchange.head.uri;
+        let query = pagination::upstream_query(&list, uri.query().unwrap_or_default());
+        let request = ListRequest::new(upstream, list, query);
+        let refused = || self.caches.grants.last_refusal(&request.upstream, request.list.repository());
+        let served = match self.caches.lists.get(&request, refused).await? {
             ListLookup::Served(served) => served,
-            ListLookup::ReferrersTag(tagged) => self.tagged_referrers(asked, tagged).await?,
+            ListLookup::ReferrersTag(tag) => self.referrers_of_tag(exchange, tag).await?,
         };
-        facts.outcome = served.outcome;
-        Ok(response::list(kind, served, asked.uri.path(), namespace))
+        exchange.record.outcome = served.outcome;
+        Ok(response::list(media_type, served, uri.path(), exchange.namespace.as_deref()))
     }
 
-    /// Lists are kept for each asker apart; a tag is not, and who may not read it must not learn from it.
-    async fn tagged_referrers(&self, asked: Asked<'_>, mut tagged: ReferrersTag) -> Result<ServedList, Error> {
-        let ManifestRequest { upstream, repository, accept, .. } = tagged.manifest.clone();
-        let known = match upstream.uses_client_credentials() {
-            true => self.lists.cached_tag_digest(&tagged).await,
+    /// The referrers in a tag. A list is cached for each client apart, a tag is not: the client needs a grant for it.
+    async fn referrers_of_tag(&self, exchange: &Exchange<'_>, mut tag: ReferrersTag) -> Result<ServedList, Error> {
+        let ManifestRequest { upstream, repository, accept, .. } = tag.manifest.clone();
+        let cached = match upstream.uses_client_credentials() {
+            true => self.caches.lists.cached_tag_digest(&tag).await,
             false => None,
         };
-        let subject = Resource::Manifest { reference: tagged.tag.clone(), accept, cached: known };
-        match self.proofs.authorize(&upstream, &repository, &subject, asked.connection.peer.ip()).await {
+        let resource = Resource::Manifest { reference: tag.tag.clone(), accept, cached };
+        match self.caches.grants.authorize(&upstream, &repository, &resource, exchange.peer()).await {
             Ok(Grant { tag_digest, unproven, .. }) => {
-                tagged.manifest.tag_digest = tag_digest;
-                let (served, digest) = self.lists.get_by_tag(&tagged).await?;
-                if let (Some(at), Some(digest)) = (unproven, digest) {
-                    self.proofs.note_manifest_sent(&upstream, &repository, &digest, at);
+                tag.manifest.tag_digest = tag_digest;
+                let (served, digest) = self.caches.lists.get_by_tag(&tag).await?;
+                if let (Some(asked_at), Some(digest)) = (unproven, digest) {
+                    self.caches.grants.note_manifest_sent(&upstream, &repository, &digest, asked_at);
                 }
                 Ok(served)
             }
-            Err(error) if error.kind == upstream::ErrorKind::NotFound => Ok(tagged.empty(Outcome::Miss)),
+            Err(error) if error.kind == upstream::ErrorKind::NotFound => Ok(tag.empty(Outcome::Miss)),
             Err(error) => Err(Error::of_upstream(Operation::Referrers, error)),
         }
     }

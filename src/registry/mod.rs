@@ -1,22 +1,30 @@
-//! The registry that clients see: what a request means, whether its client may, what answers it, and what is logged of it.
+//! The registry that clients see: what a request means, whether its client may make it, what answers it, and its log line.
 //!
-//! The pipeline is `service`: loop check -> route -> authenticate -> authorize -> dispatch -> respond -> log. It stands above
-//! [`crate::transport`], which serves HTTP and knows no registry.
+//! The pipeline is [`service`]. The registry stands above [`crate::transport`], which serves HTTP and knows no registry.
 
-pub(crate) mod access_log;
-pub(crate) mod answer_memory;
-pub mod body;
-pub(crate) mod client_access;
-pub(crate) mod conditional;
-pub(crate) mod list;
-pub(crate) mod multipart_ranges;
-pub(crate) mod pagination;
+mod access_log;
+mod answer_memory;
+mod authenticate;
+mod authorize;
+mod base;
+mod blob;
+mod body;
+mod conditional;
+mod exchange;
+mod list;
+mod manifest;
+mod multipart_ranges;
+mod pagination;
 pub mod pagination_link;
 pub mod refusal;
-pub mod response;
-pub(crate) mod service;
+mod response;
+mod service;
+mod upload;
+mod via;
 
+pub(crate) use self::via::via;
 pub use self::{
     answer_memory::AnswerMemory,
-    service::{Handler, Table},
+    service::{Authentication, Service, Table},
+    via::Instance,
 };

@@ -10,7 +10,7 @@ use http::HeaderValue;
 use crate::oci::ResolvedRange;
 
 /// What stands between the parts of one body.
-pub struct Framing {
+pub(crate) struct Framing {
     /// The author of a blob cannot know it.
     boundary: String,
     /// Of the whole blob, in bytes.
@@ -18,18 +18,18 @@ pub struct Framing {
 }
 
 impl Framing {
-    pub fn new(total: u64) -> Self {
+    pub(crate) fn new(total: u64) -> Self {
         let random = RandomState::new();
         Self { boundary: format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1)), total }
     }
 
     /// `None` is never the case: a boundary is of digits and letters.
-    pub fn content_type(&self) -> Option<HeaderValue> {
+    pub(crate) fn content_type(&self) -> Option<HeaderValue> {
         HeaderValue::try_from(format!("multipart/byteranges; boundary={}", self.boundary)).ok()
     }
 
     /// What stands before a part.
-    pub fn head(&self, range: ResolvedRange, is_first: bool) -> Bytes {
+    pub(crate) fn head(&self, range: ResolvedRange, is_first: bool) -> Bytes {
         let line_end = if is_first { "" } else { "\r\n" };
         let (boundary, range) = (&self.boundary, range.content_range(self.total));
         Bytes::from(format!(
@@ -38,12 +38,12 @@ impl Framing {
     }
 
     /// What stands behind the last part.
-    pub fn end(&self) -> Bytes {
+    pub(crate) fn end(&self) -> Bytes {
         Bytes::from(format!("\r\n--{}--\r\n", self.boundary))
     }
 
     /// How long the body with these parts is, in bytes.
-    pub fn body_len(&self, ranges: &[ResolvedRange]) -> u64 {
+    pub(crate) fn body_len(&self, ranges: &[ResolvedRange]) -> u64 {
         let part = |(index, range): (usize, &ResolvedRange)| self.head(*range, index == 0).len() as u64 + range.len();
         ranges.iter().enumerate().map(part).sum::<u64>() + self.end().len() as u64
     }

@@ -24,7 +24,7 @@ const MAX_PACKED: usize = 4096;
 const NO_NUMBER: &str = "-1";
 
 /// The query as the upstream gets it, of the one that a client sent.
-pub(crate) fn asked(list: &List, query: &str) -> String {
+pub(crate) fn upstream_query(list: &List, query: &str) -> String {
     let value = |name: &str| parse(query.as_bytes()).find(|(key, value)| key == name && !value.is_empty());
     let last = value("last").map(|(_, last)| last.into_owned());
     if let Some(packed) = last.as_deref().and_then(unpack) {
@@ -47,7 +47,7 @@ pub(crate) fn asked(list: &List, query: &str) -> String {
 }
 
 /// The query by which a client asks us for what the upstream has asked for by this one. `ns=` is between us and either.
-pub(crate) fn told(query: &str) -> String {
+pub(crate) fn client_query(query: &str) -> String {
     let pairs = || parse(query.as_bytes()).filter(|(key, _)| is_passed(key));
     let plain = Serializer::new(String::new()).extend_pairs(pairs()).finish();
     let is_ours = pairs().all(|(key, value)| match &*key {
@@ -102,14 +102,14 @@ mod tests {
             ("n=5&last=a/b&ns=", "n=5&last=a%2Fb"),
             ("last=~no base64", "last=%7Eno+base64"),
         ] {
-            assert_eq!(asked(&tags(), query), expected, "{query}");
+            assert_eq!(upstream_query(&tags(), query), expected, "{query}");
         }
         for (query, expected) in [
             ("artifactType=b&artifactType=a/x%2By&artifactType=b", "artifactType=a%2Fx%2By&artifactType=b"),
             ("artifactType=a&artifacttype=c&x=1&artifactType=", "artifactType=a"),
             ("artifactType=A&n=3", "n=3&artifactType=A"),
         ] {
-            assert_eq!(asked(&referrers(), query), expected, "{query}");
+            assert_eq!(upstream_query(&referrers(), query), expected, "{query}");
         }
     }
 
@@ -118,13 +118,13 @@ mod tests {
         for query in
             ["next_page=a%2Bb&n=5", "artifactType=x%2Fy&nextToken=%3D%3D", "last=%7Ea&n=1", "orderby=&last=b&n=2"]
         {
-            let by_us = told(query);
+            let by_us = client_query(query);
             assert!(by_us.starts_with("last=%7E") && !by_us.contains('&'), "{by_us}");
-            assert_eq!(asked(&tags(), &by_us), query);
+            assert_eq!(upstream_query(&tags(), &by_us), query);
             // Through two mirrors.
-            assert_eq!(asked(&tags(), &asked(&tags(), &told(&by_us))), query);
+            assert_eq!(upstream_query(&tags(), &upstream_query(&tags(), &client_query(&by_us))), query);
         }
-        assert_eq!(told("n=5&last=a/b&ns=evil.example"), "n=5&last=a%2Fb");
+        assert_eq!(client_query("n=5&last=a/b&ns=evil.example"), "n=5&last=a%2Fb");
     }
 
     #[test]
@@ -136,26 +136,26 @@ mod tests {
             ("page=2\r\nHost: evil.example#x", "page=2%0D%0AHost%3A+evil.example%23x"),
             ("/../../other?page=2", "%2F..%2F..%2Fother%3Fpage=2"),
         ] {
-            assert_eq!(asked(&tags(), &packed(query)), expected, "{query}");
-            assert!(!told(query).contains("access_token"));
+            assert_eq!(upstream_query(&tags(), &packed(query)), expected, "{query}");
+            assert!(!client_query(query).contains("access_token"));
         }
         let long = packed(&format!("page={}", "a".repeat(MAX_PACKED)));
-        assert!(asked(&tags(), &long).starts_with("n=1&last=%7E"), "it is a name like any other");
+        assert!(upstream_query(&tags(), &long).starts_with("n=1&last=%7E"), "it is a name like any other");
     }
 
     proptest! {
         #[test]
         fn whatever_is_asked_it_is_asked_alike_the_second_time(query in "[nlast~=&%0-9a-f]{0,40}") {
-            let first = asked(&tags(), &query);
+            let first = upstream_query(&tags(), &query);
             if !query.contains('~') && !first.contains("%7E") {
-                prop_assert_eq!(asked(&tags(), &first), first);
+                prop_assert_eq!(upstream_query(&tags(), &first), first);
             }
         }
 
         #[test]
         fn every_page_is_found_again(pairs in prop::collection::vec(("[a-z~]{1,4}", ".{0,6}"), 1..4)) {
             let query = Serializer::new(String::new()).append_pair("other", "").extend_pairs(pairs.iter().filter(|(key, _)| key != "ns")).finish();
-            prop_assert_eq!(asked(&tags(), &told(&query)), query);
+            prop_assert_eq!(upstream_query(&tags(), &client_query(&query)), query);
         }
     }
 }

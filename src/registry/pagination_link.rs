@@ -23,7 +23,7 @@ pub fn next_page<'a>(
     let target = lines.iter().find_map(|line| next_in(line))?;
     let target = target.split('#').next().unwrap_or_default();
     let query = target.split_once('?').map_or("", |(_, query)| query);
-    let mut pairs = url::form_urlencoded::Serializer::new(pagination::told(query));
+    let mut pairs = url::form_urlencoded::Serializer::new(pagination::client_query(query));
     if let Some(namespace) = namespace {
         pairs.append_pair("ns", namespace);
     }

@@ -21,12 +21,12 @@ use crate::{
     upstream::{Reason, WriteResponse},
 };
 
-pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
-pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-pub const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub(crate) const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Source: RFC 9211.
-pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -35,14 +35,14 @@ const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream")
 const MAX_HEADERS: usize = 12;
 
 /// What `GET /v2/` says to whoever may pull.
-pub fn base() -> Response<Body> {
+pub(crate) fn base() -> Response<Body> {
     let mut response = Response::new(body::full("{}"));
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(2));
     response
 }
 
-pub fn manifest(served: &ServedManifest) -> Response<Body> {
+pub(crate) fn manifest(served: &ServedManifest) -> Response<Body> {
     let content = &served.content;
     let mut response = Response::new(body::full(content.bytes.clone()));
     let headers = response.headers_mut();
@@ -56,7 +56,7 @@ pub fn manifest(served: &ServedManifest) -> Response<Body> {
     response
 }
 
-pub fn manifest_head(head: &ManifestHead) -> Response<Body> {
+pub(crate) fn manifest_head(head: &ManifestHead) -> Response<Body> {
     let mut response = Response::new(body::empty());
     manifest_headers(response.headers_mut(), &head.digest, head.media_type.as_str(), head.size);
     response.headers_mut().insert(CACHE_STATUS, cache_status(head.outcome, false));
@@ -85,10 +85,15 @@ fn manifest_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &str, 
 
 /// The size of a blob of which an answer has several parts, where no header tells it.
 #[derive(Clone, Copy)]
-pub struct SizeOfWhole(pub u64);
+pub(crate) struct SizeOfWhole(pub u64);
 
 /// `lane`: where the kernel sends parts of files; `reading`: who reads it, where that keeps it in the cache.
-pub fn blob(digest: &Digest, opened: OpenedBlob, lane: Option<&SendQueue>, reading: Option<Reading>) -> Response<Body> {
+pub(crate) fn blob(
+    digest: &Digest,
+    opened: OpenedBlob,
+    lane: Option<&SendQueue>,
+    reading: Option<Reading>,
+) -> Response<Body> {
     let OpenedBlob { reader, total, range, parts, outcome, stored } = opened;
     let len = range.map(ResolvedRange::len).or(total);
     let mirrors = reader.mirrors();
@@ -127,7 +132,7 @@ fn blob_parts(digest: &Digest, reader: BlobReader, parts: Parts, reading: Option
     response
 }
 
-pub fn blob_head(digest: &Digest, size: &BlobSize) -> Response<Body> {
+pub(crate) fn blob_head(digest: &Digest, size: &BlobSize) -> Response<Body> {
     let mut response = Response::new(body::empty());
     blob_headers(response.headers_mut(), digest, size.total);
     response.headers_mut().insert(CACHE_STATUS, cache_status(size.outcome, false));
@@ -143,8 +148,8 @@ fn blob_headers(headers: &mut HeaderMap, digest: &Digest, len: Option<u64>) {
     content_headers(headers, digest);
 }
 
-/// Puts in what the upstream said beside the content; `kind`: the type of what is a manifest, though it was asked for as a blob.
-pub fn remark(headers: &mut HeaderMap, kind: Option<&MediaType>, warnings: Vec<HeaderValue>) {
+/// Adds what the upstream said beside the content. `kind`: the media type of a manifest that was requested as a blob.
+pub(crate) fn add_notes(headers: &mut HeaderMap, kind: Option<&MediaType>, warnings: Vec<HeaderValue>) {
     if let Some(kind) = kind {
         headers.insert(header::CONTENT_TYPE, kind.into());
     }
@@ -154,7 +159,7 @@ pub fn remark(headers: &mut HeaderMap, kind: Option<&MediaType>, warnings: Vec<H
 }
 
 /// The client has this content already; `confirmed`: when that was found to be what the tag means.
-pub fn not_modified(digest: &Digest, outcome: Outcome, confirmed: Option<SystemTime>) -> Response<Body> {
+pub(crate) fn not_modified(digest: &Digest, outcome: Outcome, confirmed: Option<SystemTime>) -> Response<Body> {
     let mut response = Response::new(body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     content_headers(response.headers_mut(), digest);
@@ -174,7 +179,7 @@ fn content_headers(headers: &mut HeaderMap, digest: &Digest) {
 
 /// `path` is the one the client asked for: the next page is asked for by the same. A list has its type, whatever the
 /// upstream calls it.
-pub fn list(kind: HeaderValue, served: ServedList, path: &str, namespace: Option<&str>) -> Response<Body> {
+pub(crate) fn list(kind: HeaderValue, served: ServedList, path: &str, namespace: Option<&str>) -> Response<Body> {
     let ServedList { mut headers, body, outcome } = served;
     let next = super::pagination_link::next_page(headers.get_all(header::LINK), path, namespace);
     headers.remove(header::LINK);
@@ -188,7 +193,7 @@ pub fn list(kind: HeaderValue, served: ServedList, path: &str, namespace: Option
 }
 
 /// The answer to a change that was passed on.
-pub fn written(written: WriteResponse) -> Response<Body> {
+pub(crate) fn written(written: WriteResponse) -> Response<Body> {
     let WriteResponse { status, mut headers, location, reasons } = written;
     let body = of_write(status, reasons);
     if !body.is_empty() {
@@ -250,7 +255,7 @@ pub(crate) fn error(error: &Error) -> Response<Body> {
 }
 
 /// A HEAD has the headers of the GET and no body.
-pub fn without_body(method: &Method, response: Response<Body>) -> Response<Body> {
+pub(crate) fn without_body(method: &Method, response: Response<Body>) -> Response<Body> {
     if *method == Method::HEAD { response.map(|_| body::empty()) } else { response }
 }
 
@@ -267,7 +272,7 @@ fn cache_status(outcome: Outcome, stored: bool) -> HeaderValue {
 }
 
 /// What every answer has.
-pub fn common(headers: &mut HeaderMap, id: HeaderValue, via: &HeaderValue, namespace: Option<&str>) {
+pub(crate) fn common(headers: &mut HeaderMap, id: HeaderValue, via: &HeaderValue, namespace: Option<&str>) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     // By whom it still comes is told as well: who waits for it here must not be waited for there.
     let behind = headers.get(header::VIA).map(|behind| [behind.as_bytes(), b", ", via.as_bytes()].concat());

@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::upstream::Config;
+use crate::{
+    cache::List,
+    oci::{self, Digest, Reference},
+    upstream::Config,
+};
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -33,8 +37,14 @@ fn upstreams() -> Vec<Config> {
     ]
 }
 
-fn routes() -> Routes {
-    Routes::new(upstreams().iter())
+type Name = std::sync::Arc<str>;
+
+fn routes_of(upstreams: &[Config]) -> Routes<Name> {
+    Routes::new(upstreams.iter().map(|upstream| (upstream, upstream.name.clone())))
+}
+
+fn routes() -> Routes<Name> {
+    routes_of(&upstreams())
 }
 
 /// A request to a listener on port 5000 that no upstream lists.
@@ -42,17 +52,21 @@ fn request<'a>(method: &'a Method, uri: &'a Uri) -> Target<'a> {
     Target { method, uri, host: Some("127.0.0.1:5000"), sni: None, tls: false, local_port: 5000 }
 }
 
-fn get_from(routes: &Routes, uri: &str) -> Result<Route, RouteError> {
-    routes.resolve(request(&Method::GET, &uri.parse().unwrap()))
+fn get_from(routes: &Routes<Name>, uri: &str) -> Result<Route<Name>, RouteError> {
+    routes.resolve(request(&Method::GET, &uri.parse().unwrap())).map(|route| route.map(Clone::clone))
 }
 
-fn get(uri: &str) -> Result<Route, RouteError> {
+fn resolve(target: Target<'_>) -> Result<Route<Name>, RouteError> {
+    routes().resolve(target).map(|route| route.map(Clone::clone))
+}
+
+fn get(uri: &str) -> Result<Route<Name>, RouteError> {
     get_from(&routes(), uri)
 }
 
-/// `upstream repository`, of a request that is routed.
-fn place(route: &Route) -> (&str, &str) {
-    (&route.upstream, route.repository.as_ref().map_or("", |repository| repository.as_str()))
+/// The upstream and the repository of a request.
+fn place(route: &Route<Name>) -> (&str, &str) {
+    (route.upstream().map_or("none", |name| name), route.repository().map_or("", Repository::as_str))
 }
 
 #[test]
@@ -152,7 +166,7 @@ fn by_host() {
         (None, None, false, 5000, "docker.io"),
     ] {
         let target = Target { method: &Method::GET, uri: &uri, host, sni, tls, local_port };
-        let route = routes().resolve(target).unwrap();
+        let route = resolve(target).unwrap();
         assert_eq!(place(&route), (upstream, "owner/image"), "{host:?} {sni:?} {tls} {local_port}");
     }
 }
@@ -170,7 +184,7 @@ fn a_host_goes_before_the_path_and_after_ns() {
     ] {
         let uri: Uri = uri.parse().unwrap();
         let target = Target { host: Some("mirror.lan:5000"), ..request(&Method::GET, &uri) };
-        assert_eq!(place(&routes().resolve(target).unwrap()), place_expected, "{uri}");
+        assert_eq!(place(&resolve(target).unwrap()), place_expected, "{uri}");
     }
 }
 
@@ -187,12 +201,12 @@ fn library_only_where_it_is_configured_and_whichever_way() {
         ("/v2/pause/manifests/1?ns=ghcr.io", "pause"),
         ("/v2/ghcr.io/pause/manifests/1", "pause"),
     ] {
-        assert_eq!(get(path).unwrap().repository.unwrap().as_str(), repository, "{path}");
+        assert_eq!(get(path).unwrap().repository().unwrap().as_str(), repository, "{path}");
     }
     let (hub, put) = (uri("/v2/nginx/manifests/1"), Method::PUT);
-    let by_host = routes().resolve(Target { host: Some("hub.mirror.lan"), ..request(&Method::GET, &hub) }).unwrap();
+    let by_host = resolve(Target { host: Some("hub.mirror.lan"), ..request(&Method::GET, &hub) }).unwrap();
     assert_eq!(place(&by_host), ("docker.io", "library/nginx"));
-    assert_eq!(place(&routes().resolve(request(&put, &hub)).unwrap()), ("docker.io", "library/nginx"));
+    assert_eq!(place(&resolve(request(&put, &hub)).unwrap()), ("docker.io", "library/nginx"));
     let long = format!("/v2/{}/manifests/1", "a".repeat(255));
     assert!(matches!(get(&long), Err(RouteError::Name(_))));
 }
@@ -200,26 +214,35 @@ fn library_only_where_it_is_configured_and_whichever_way() {
 #[test]
 fn what_is_read() {
     let (digest, tag) = (DIGEST.parse::<Digest>().unwrap(), "1".parse().unwrap());
+    let repository: Repository = "a/b".parse().unwrap();
+    let manifest = |reference| Operation::Manifest { repository: repository.clone(), reference };
+    let referrers = List::Referrers { repository: repository.clone(), digest: digest.clone() };
     for (path, operation) in [
-        ("/v2/".to_owned(), Operation::Base),
-        ("/v2".into(), Operation::Base),
-        ("/v2/_catalog?n=5".into(), Operation::Catalog),
-        ("/v2/a/b/tags/list?n=5&last=x".into(), Operation::Tags),
-        ("/v2/a/b/manifests/1".into(), Operation::Manifest(Reference::Tag(tag))),
-        (format!("/v2/a/b/manifests/{DIGEST}"), Operation::Manifest(Reference::Digest(digest.clone()))),
-        (
-            format!("/v2/a/b/manifests/{}", DIGEST.replace(':', "%3a")),
-            Operation::Manifest(Reference::Digest(digest.clone())),
-        ),
-        (format!("/v2/a/b/blobs/{DIGEST}"), Operation::Blob(digest.clone())),
-        (format!("/v2/a/b/referrers/{DIGEST}?artifactType=x"), Operation::Referrers(digest)),
+        ("/v2/_catalog?n=5".to_owned(), Operation::List(List::Catalog)),
+        ("/v2/a/b/tags/list?n=5&last=x".into(), Operation::List(List::Tags(repository.clone()))),
+        ("/v2/a/b/manifests/1".into(), manifest(Reference::Tag(tag))),
+        (format!("/v2/a/b/manifests/{DIGEST}"), manifest(Reference::Digest(digest.clone()))),
+        (format!("/v2/a/b/manifests/{}", DIGEST.replace(':', "%3a")), manifest(Reference::Digest(digest.clone()))),
+        (format!("/v2/a/b/blobs/{DIGEST}"), Operation::Blob { repository: repository.clone(), digest }),
+        (format!("/v2/a/b/referrers/{DIGEST}?artifactType=x"), Operation::List(referrers)),
     ] {
         let uri: Uri = path.parse().unwrap();
         for method in [Method::GET, Method::HEAD] {
-            let route = routes().resolve(request(&method, &uri)).unwrap();
-            assert_eq!(route.operation, operation, "{method} {path}");
-            assert_eq!((&*route.upstream, route.namespace), ("docker.io", None));
+            let route = resolve(request(&method, &uri)).unwrap();
+            let expected = Destination::Upstream("docker.io".into(), operation.clone());
+            assert_eq!(route, Route { destination: expected, namespace: None }, "{method} {path}");
         }
+    }
+    for path in ["/v2/", "/v2"] {
+        let expected = Destination::Base(Some("docker.io".into()));
+        assert_eq!(get(path), Ok(Route { destination: expected, namespace: None }), "{path}");
+    }
+}
+
+fn write_of(route: &Route<Name>) -> Option<&Write> {
+    match &route.destination {
+        Destination::Upstream(_, Operation::Write { write, .. }) => Some(write),
+        _ => None,
     }
 }
 
@@ -230,7 +253,7 @@ fn what_is_written() {
     let (by_tag, by_digest) = (Reference::Tag("1".parse().unwrap()), Reference::Digest(digest.clone()));
     let (manifest, exact) = ("/v2/a/b/manifests/1".to_owned(), format!("/v2/a/b/manifests/{DIGEST}?tag=1&tag=2"));
     let (blob, session) = (format!("/v2/a/b/blobs/{DIGEST}"), "/v2/a/b/blobs/uploads/5f1c?_state=x".to_owned());
-    let begin = Write::Begin(MountSource::Unsaid);
+    let begin = Write::Begin(MountSource::Missing);
     for (path, allowed) in [
         (manifest, vec![("PUT", PutManifest(by_tag.clone())), ("DELETE", DeleteManifest(by_tag))]),
         (exact, vec![("PUT", PutManifest(by_digest.clone())), ("DELETE", DeleteManifest(by_digest))]),
@@ -246,21 +269,21 @@ fn what_is_written() {
         let uploads = path.contains("/uploads");
         for name in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "MKCOL"] {
             let method: Method = name.parse().unwrap();
-            let route = routes().resolve(request(&method, &uri)).unwrap();
+            let route = resolve(request(&method, &uri)).unwrap();
             if !uploads && matches!(name, "GET" | "HEAD") {
-                assert!(!matches!(route.operation, Operation::Write(_)), "{name} {path}");
+                assert_eq!(write_of(&route), None, "{name} {path}");
                 continue;
             }
             let expected = allowed.iter().find(|(allowed, _)| *allowed == name);
             let expected = expected.map_or(NotAllowed, |(_, write)| write.clone());
-            assert_eq!(route.operation, Operation::Write(expected), "{name} {path}");
-            assert_eq!(route.operation.label(), oci::Operation::Push);
+            assert_eq!(write_of(&route), Some(&expected), "{name} {path}");
+            assert_eq!(route.label(), oci::Operation::Push);
         }
     }
     for path in ["/v2/", "/v2", "/v2/_catalog"] {
         for method in [Method::PUT, Method::POST, Method::DELETE] {
             let uri = path.parse().unwrap();
-            assert_eq!(routes().resolve(request(&method, &uri)), Err(RouteError::MethodNotAllowed), "{method} {path}");
+            assert_eq!(resolve(request(&method, &uri)), Err(RouteError::MethodNotAllowed), "{method} {path}");
         }
     }
 }
@@ -269,8 +292,8 @@ fn what_is_written() {
 fn a_mount_names_its_source_as_the_client_sees_it() {
     let here = |name: &str| MountSource::Here(name.parse().unwrap());
     for (uri, source) in [
-        ("/v2/a/b/blobs/uploads/", MountSource::Unsaid),
-        ("/v2/a/b/blobs/uploads/?mount=x", MountSource::Unsaid),
+        ("/v2/a/b/blobs/uploads/", MountSource::Missing),
+        ("/v2/a/b/blobs/uploads/?mount=x", MountSource::Missing),
         ("/v2/a/b/blobs/uploads/?mount=x&from=a%2Fc", here("a/c")),
         ("/v2/a/b/blobs/uploads/?mount=x&from=docker.io%2Fa%2Fc", here("a/c")),
         ("/v2/a/b/blobs/uploads/?mount=x&from=alpine", here("library/alpine")),
@@ -285,8 +308,8 @@ fn a_mount_names_its_source_as_the_client_sees_it() {
         ("/v2/a/b/blobs/uploads/?mount=x&from=../c", MountSource::Elsewhere),
         ("/v2/a/b/blobs/uploads/?mount=x&from=A", MountSource::Elsewhere),
     ] {
-        let route = routes().resolve(request(&Method::POST, &uri.parse().unwrap())).unwrap();
-        assert_eq!(route.operation, Operation::Write(Write::Begin(source)), "{uri}");
+        let route = resolve(request(&Method::POST, &uri.parse().unwrap())).unwrap();
+        assert_eq!(write_of(&route), Some(&Write::Begin(source)), "{uri}");
     }
 }
 
@@ -408,7 +431,7 @@ fn docker_hub_is_known_by_each_of_its_names_and_urls() {
         aliased,
     ] {
         (hub.default, hub.library) = (true, false);
-        let routes = Routes::new(std::iter::once(&hub));
+        let routes = routes_of(std::slice::from_ref(&hub));
         for path in ["/v2/b.test/app/manifests/1", "/v2/b.test/manifests/1", "/b.test/v2/app/manifests/1"] {
             let refused = get_from(&routes, path);
             assert_eq!(refused, Err(RouteError::UnknownUpstream("b.test".into())), "{} {path}", hub.name);
@@ -421,14 +444,14 @@ fn docker_hub_is_known_by_each_of_its_names_and_urls() {
 fn without_a_default() {
     let mut upstreams = upstreams();
     upstreams[0].default = false;
-    let routes = Routes::new(upstreams.iter());
+    let routes = routes_of(&upstreams);
     let base = get_from(&routes, "/v2/").unwrap();
-    assert_eq!((&*base.upstream, base.operation), ("none", Operation::Base));
+    assert_eq!(base.destination, Destination::Base(None));
     assert_eq!(get_from(&routes, "/v2/a/b/manifests/1"), Err(RouteError::UnknownUpstream("a".into())));
     assert!(matches!(get_from(&routes, "/v2/_catalog"), Err(RouteError::UnknownUpstream(_))));
     assert_eq!(place(&get_from(&routes, "/v2/ghcr.io/a/manifests/1").unwrap()), ("ghcr.io", "a"));
     assert_eq!(place(&get_from(&routes, "/v2/?ns=ghcr.io").unwrap()), ("ghcr.io", ""));
-    assert_eq!(&*get_from(&Routes::new(std::iter::empty()), "/v2/").unwrap().upstream, "none");
+    assert_eq!(get_from(&routes_of(&[]), "/v2/").unwrap().destination, Destination::Base(None));
 }
 
 #[test]
@@ -436,7 +459,7 @@ fn a_default_other_than_docker_hub_may_have_repositories_named_like_hosts() {
     let mut upstreams = upstreams();
     upstreams[0].default = false;
     upstreams[3].default = true;
-    let routes = Routes::new(upstreams.iter());
+    let routes = routes_of(&upstreams);
     let route = get_from(&routes, "/v2/registry.example/app/manifests/1").unwrap();
     assert_eq!(place(&route), ("harbor.lan:8443", "registry.example/app"));
     assert!(matches!(get_from(&routes, "/v2/b.test:5000/manifests/1"), Err(RouteError::UnknownUpstream(_))));
@@ -452,11 +475,8 @@ fn catalogs() {
         ("/ghcr.io/v2/_catalog", "ghcr.io"),
     ] {
         let route = get(uri).unwrap();
-        assert_eq!(
-            (&*route.upstream, route.operation, route.repository),
-            (upstream, Operation::Catalog, None),
-            "{uri}"
-        );
+        let expected = Destination::Upstream(upstream.into(), Operation::List(List::Catalog));
+        assert_eq!(route.destination, expected, "{uri}");
     }
 }
 
@@ -503,7 +523,7 @@ fn real_clients() {
         let (method, uri) = line.split_once(' ').unwrap();
         let (method, uri): (Method, Uri) = (method.parse().unwrap(), uri.parse().unwrap());
         let target = Target { host: Some(host), ..request(&method, &uri) };
-        let route = routes().resolve(target).unwrap_or_else(|error| panic!("{client}: {error}"));
+        let route = resolve(target).unwrap_or_else(|error| panic!("{client}: {error}"));
         assert_eq!(place(&route), expected, "{client}");
         assert_eq!(route.namespace.as_deref().unwrap_or(""), namespace, "{client}");
     }
@@ -525,13 +545,16 @@ proptest! {
         let text = query.map_or(path.clone(), |query| format!("{path}?{query}"));
         let Ok(uri) = text.parse::<Uri>() else { return Ok(()) };
         let target = Target { method: &method, uri: &uri, host: host.as_deref(), sni: sni.as_deref(), tls, local_port };
-        if let Ok(route) = routes().resolve(target) {
-            prop_assert!(upstreams().iter().any(|upstream| upstream.name == route.upstream), "{:?}", route);
-            if let Some(repository) = &route.repository {
+        if let Ok(route) = resolve(target) {
+            let upstream = route.upstream().expect("there is a default");
+            prop_assert!(upstreams().iter().any(|configured| configured.name == *upstream), "{:?}", route);
+            if let Some(repository) = route.repository() {
                 prop_assert!(repository.as_str().split('/').all(|part| !matches!(part, "" | "." | "..")));
                 prop_assert!(!repository.as_str().contains(['%', '\\', '\0']));
             }
-            prop_assert_eq!(route.repository.is_none(), matches!(route.operation, Operation::Base | Operation::Catalog));
+            let has_none =
+                matches!(route.destination, Destination::Base(_) | Destination::Upstream(_, Operation::List(List::Catalog)));
+            prop_assert_eq!(route.repository().is_none(), has_none);
         }
     }
 
@@ -540,11 +563,11 @@ proptest! {
         let path: String = bytes.iter().map(|byte| format!("%{byte:02X}")).collect();
         for text in [format!("/{path}"), format!("/v2/{path}/manifests/1"), format!("/v2/a/manifests/{path}")] {
             let uri: Uri = text.parse().unwrap();
-            let _ = routes().resolve(request(&Method::GET, &uri));
+            let _ = resolve(request(&Method::GET, &uri));
         }
         if let Ok(uri) = Uri::from_maybe_shared(bytes.clone()) {
             let host = String::from_utf8_lossy(&bytes);
-            let _ = routes().resolve(Target { host: Some(&host), ..request(&Method::GET, &uri) });
+            let _ = resolve(Target { host: Some(&host), ..request(&Method::GET, &uri) });
         }
     }
 

@@ -78,7 +78,7 @@ impl ListRequest {
 }
 
 impl List {
-    pub(super) fn operation(&self) -> Operation {
+    pub(crate) const fn operation(&self) -> Operation {
         match self {
             Self::Tags(_) => Operation::Tags,
             Self::Catalog => Operation::Catalog,

@@ -1,35 +1,35 @@
-//! Who may change something (pure).
+//! Which clients may push, mount and delete (pure).
 //!
-//! Where forebay has credentials, it would lend them to every client: so it wants to know who that is, by a password or, where
-//! the operator says so, a certificate. Where it has none, the upstream gets the client's own credentials or none, and
-//! decides. `access.push_users`, where it is set, names all who may; but an upstream with `access = "client"` decides alone.
+//! Where forebay pushes with credentials of its own, it requires a user: a password or, where the operator says so, a client
+//! certificate. Where it has none, the upstream gets the client's own credentials or none, and decides. `access.push_users`,
+//! where it is set, names the users that may push; an upstream with `access = "client"` decides alone.
 
 use crate::{
     auth::{Identity, PushUsers},
     error::ErrorKind,
 };
 
-/// What an upstream and the configuration say of changes.
+/// What an upstream and the configuration say about pushes.
 #[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    /// Changes are made with credentials of ours.
+pub(crate) struct Policy {
+    /// forebay pushes with its own credentials.
     pub has_credentials: bool,
-    /// There is a client who could say who it is.
+    /// There is an htpasswd file, so that a client can log in.
     pub has_users: bool,
-    /// Who alone may make changes, where that is configured.
+    /// The only users that may push, where that is configured.
     pub push_users: Option<PushUsers>,
 }
 
-impl Terms {
-    /// Whether a change needs a client that says who it is.
-    pub(crate) fn need_user(&self) -> bool {
+impl Policy {
+    /// Whether a push needs a client that is authenticated.
+    pub(crate) fn requires_user(&self) -> bool {
         self.has_credentials || self.push_users.is_some()
     }
 
-    /// Whether this client may make changes.
+    /// Lets a client push.
     ///
     /// # Errors
-    /// It has to say who it is, cannot, or is none of those who may.
+    /// The client has to log in, cannot, or is not among the users that may push.
     pub(crate) fn permit(&self, identity: &Identity) -> Result<(), ErrorKind> {
         match (identity, &self.push_users) {
             (Identity::User(_), None) => Ok(()),
@@ -37,7 +37,7 @@ impl Terms {
             (Identity::Certificate, Some(named)) if named.certificates => Ok(()),
             (Identity::User(_) | Identity::Certificate, Some(_)) => Err(ErrorKind::NoPushUser),
             (Identity::Certificate, None) if self.has_credentials => Err(ErrorKind::OnlyPulls),
-            (Identity::Anonymous | Identity::Client(_), _) if self.need_user() => Err(match self.has_users {
+            (Identity::Anonymous | Identity::Client(_), _) if self.requires_user() => Err(match self.has_users {
                 true => ErrorKind::Unauthenticated,
                 false if self.push_users.is_some() => ErrorKind::NoPushUser,
                 false => ErrorKind::NoUsers,
@@ -51,12 +51,12 @@ impl Terms {
 mod tests {
     use super::*;
 
-    fn status(terms: &Terms, identity: &Identity) -> Option<u16> {
-        terms.permit(identity).err().map(|error| error.status().as_u16())
+    fn status(policy: &Policy, identity: &Identity) -> Option<u16> {
+        policy.permit(identity).err().map(|error| error.status().as_u16())
     }
 
     #[test]
-    fn our_credentials_are_lent_to_those_we_know() {
+    fn our_credentials_are_used_for_known_users_only() {
         let (user, client) = (Identity::User("ann".into()), Identity::Client("ann".into()));
         for (identity, has_credentials, has_users, expected) in [
             (&user, true, true, None),
@@ -71,21 +71,21 @@ mod tests {
             (&client, false, false, None),
             (&client, true, true, Some(401)),
         ] {
-            let terms = Terms { has_credentials, has_users, push_users: None };
-            assert_eq!(status(&terms, identity), expected, "{identity:?} {terms:?}");
+            let policy = Policy { has_credentials, has_users, push_users: None };
+            assert_eq!(status(&policy, identity), expected, "{identity:?} {policy:?}");
         }
     }
 
     #[test]
-    fn a_client_that_cannot_say_who_it_is_is_told_what_is_missing() {
+    fn a_client_that_cannot_log_in_is_told_what_is_missing() {
         let named = Some(PushUsers { users: Default::default(), certificates: true });
-        let terms = |push_users| Terms { has_credentials: true, has_users: false, push_users };
-        assert!(matches!(terms(named).permit(&Identity::Anonymous), Err(ErrorKind::NoPushUser)));
-        assert!(matches!(terms(None).permit(&Identity::Anonymous), Err(ErrorKind::NoUsers)));
+        let policy = |push_users| Policy { has_credentials: true, has_users: false, push_users };
+        assert!(matches!(policy(named).permit(&Identity::Anonymous), Err(ErrorKind::NoPushUser)));
+        assert!(matches!(policy(None).permit(&Identity::Anonymous), Err(ErrorKind::NoUsers)));
     }
 
     #[test]
-    fn those_who_are_named_may_push_and_no_others() {
+    fn only_users_in_push_users_may_push() {
         let named = |users: &[&str], certificates| {
             Some(PushUsers { users: users.iter().map(|user| (*user).into()).collect(), certificates })
         };
@@ -103,9 +103,9 @@ mod tests {
             (named(&[], false), &Identity::Anonymous, true, Some(401)),
         ] {
             for has_credentials in [true, false] {
-                let terms = Terms { has_credentials, has_users, push_users: push_users.clone() };
-                assert_eq!(status(&terms, identity), expected, "{identity:?} {terms:?}");
-                assert!(terms.need_user());
+                let policy = Policy { has_credentials, has_users, push_users: push_users.clone() };
+                assert_eq!(status(&policy, identity), expected, "{identity:?} {policy:?}");
+                assert!(policy.requires_user());
             }
         }
     }

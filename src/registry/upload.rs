@@ -1,0 +1,45 @@
+//! Pushes, mounts and deletes: passed on to the upstream, where it takes them and this client may make them.
+
+use http::{Method, Response};
+use hyper::body::Body as _;
+
+use super::{body::Body, exchange::Exchange, response, service::Service};
+use crate::{
+    error::{Error, ErrorKind},
+    oci::Repository,
+    push::{self, Push},
+    route::Write,
+    upstream::{UploadBody, Upstream},
+};
+
+impl Service {
+    pub(super) async fn push(
+        &self,
+        exchange: &mut Exchange<'_>,
+        upstream: &Upstream,
+        repository: &Repository,
+        write: &Write,
+    ) -> Result<Response<Body>, Error> {
+        let seal = self.table.load().seal.clone().filter(|_| upstream.allows_push());
+        let seal = seal.ok_or(ErrorKind::Unsupported)?;
+        self.push_policy(upstream).permit(&exchange.identity)?;
+        let has_content = matches!(exchange.head.method, Method::POST | Method::PUT | Method::PATCH);
+        // Reading a body tells the client to send it (`100 Continue`).
+        let body = exchange.body.take_if(|body| has_content && !body.is_end_stream());
+        let namespace = exchange.namespace.as_deref();
+        let push = Push { write, head: exchange.head, upstream, repository, namespace };
+        let written = push::forward(push, body.map(UploadBody::new), &seal, &self.caches).await?;
+        Ok(response::written(written))
+    }
+
+    /// What decides who may push to an upstream.
+    pub(super) fn push_policy(&self, upstream: &Upstream) -> push::Policy {
+        let access = self.auth.access.load();
+        push::Policy {
+            has_credentials: upstream.has_credentials(),
+            has_users: access.has_users(),
+            // The users of an upstream that decides by its clients' credentials are its own.
+            push_users: access.push_users().filter(|_| !upstream.uses_client_credentials()),
+        }
+    }
+}
