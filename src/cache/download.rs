@@ -10,10 +10,13 @@
 
 mod abandoned;
 mod batch;
+mod copy;
 mod driver;
 pub(crate) mod extents;
+mod file_space;
 mod hasher;
 mod join;
+mod leftover;
 mod other_registry;
 mod parallel;
 mod ramp_up;
@@ -288,6 +291,18 @@ impl Download {
 
     fn state(&self) -> MutexGuard<'_, DownloadState> {
         self.state.lock()
+    }
+
+    /// The result of `work`, unless the download is cancelled before.
+    async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, DownloadError>>,
+    ) -> Result<T, DownloadError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(DownloadError::Abandoned),
+            worked = work => worked,
+        }
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut DownloadState) -> T) -> T {

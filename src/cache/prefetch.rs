@@ -11,11 +11,12 @@
 //! (`download::task`), and counts for the client whose request began it ([`Unclaimed`]). A repository whose manifest lies about a
 //! layer has nothing fetched ahead for a while, if its upstream gave that manifest itself.
 
+pub(crate) mod images;
+mod layer_end;
 pub(crate) mod recent_manifests;
 pub(crate) mod unclaimed;
 
 use std::{
-    collections::HashSet,
     net::IpAddr,
     sync::{
         Arc,
@@ -28,37 +29,19 @@ use futures_util::{StreamExt, stream};
 use moka::policy::EvictionPolicy;
 use tokio::sync::Semaphore;
 
+pub(crate) use self::images::Images;
 use self::{
-    recent_manifests::{Read, RecentManifests},
+    images::{Image, Layer, Variant},
+    layer_end::PrefetchEnded,
     unclaimed::Unclaimed,
 };
-use super::{
-    Config, ContentKey, DiskStore, Source, Visibility,
-    download::{Download, DownloadError, Downloads, while_it_advances},
-    manifest::Content,
-};
+use super::{Config, ContentKey, DiskStore, Source, Visibility, download::Downloads};
 use crate::{
-    bounded_cache,
-    oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind, Repository},
+    oci::{Digest, Repository},
     peer::TrustedNetworks,
-    upstream::{ErrorKind, Registry},
+    upstream::Registry,
 };
 
-/// How much memory the layers of the images may take that are remembered, the most recently seen, in bytes.
-const MAX_MEMORY: u64 = 4 * 1024 * 1024;
-/// What an image weighs in memory without its layers, and one layer at most, in bytes.
-const IMAGE_WEIGHT: usize = 512;
-const LAYER_WEIGHT: usize = 192;
-/// A longer manifest, in bytes, is no image's: to read it takes long, and 200 layers need no more than this.
-const MAX_MANIFEST: usize = 256 * 1024;
-/// No runtime can stack so many layers: what has more is no image.
-const MAX_LAYERS: usize = 200;
-/// How many images with one configuration are remembered, the most recently seen.
-const MAX_VARIANTS: usize = 8;
-/// The type of a configuration that is none: what has it is no image, and clients get only what they need of it.
-///
-/// Source: OCI image specification v1.1, "Guidance for an Empty Descriptor".
-const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
 /// How many configurations that were asked for are remembered.
 const MAX_BEGUN: u64 = 10_000;
 /// How many layers of all images together are fetched ahead at a time, and how many of them from one upstream: one that
@@ -78,147 +61,6 @@ const MAX_PART_OF_CACHE: u64 = 4;
 /// For how long, and for how many repositories, nothing is fetched ahead after a layer was not what its manifest says.
 const DISTRUST_TTL: Duration = Duration::from_secs(10 * 60);
 const MAX_DISTRUSTED: u64 = 10_000;
-
-/// A layer as its manifest names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Layer {
-    digest: Digest,
-    /// In bytes.
-    size: u64,
-}
-
-/// A configuration where it was found. The same one elsewhere says nothing about this one: anybody can make a manifest
-/// that names a well-known configuration and layers of their own invention.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Image {
-    registry: Registry,
-    repository: Repository,
-    config: Digest,
-}
-
-/// One of the images with a configuration: its manifest, and what is to be fetched for it.
-#[derive(Clone, Debug)]
-struct Variant {
-    manifest: Digest,
-    layers: Arc<[Layer]>,
-    /// The upstream gave this manifest for this repository. What was on disk may be from another one, which can lie about it.
-    is_told: bool,
-}
-
-/// The layers of images by their configuration, and which of their manifests clients have read. A cheap handle.
-#[derive(Clone)]
-pub struct Images {
-    known: moka::sync::Cache<Image, Arc<[Variant]>>,
-    reads: Arc<RecentManifests>,
-}
-
-impl Default for Images {
-    fn default() -> Self {
-        let weight = |variant: &Variant| IMAGE_WEIGHT + variant.layers.len() * LAYER_WEIGHT;
-        let known =
-            bounded_cache::lru(MAX_MEMORY, move |_, variants: &Arc<[Variant]>| variants.iter().map(weight).sum());
-        Self { known, reads: Arc::default() }
-    }
-}
-
-impl Images {
-    /// An upstream gave this manifest for a repository.
-    pub fn note(&self, registry: &Registry, repository: &Repository, manifest: &Content) {
-        if let Some((image, variant)) = image(registry, repository, manifest) {
-            let variant = Variant { is_told: true, ..variant };
-            self.merge(image, variant, |variant, others| {
-                [variant].into_iter().chain(others).take(MAX_VARIANTS).collect()
-            });
-        }
-    }
-
-    /// This manifest was on disk, for whichever repository it was fetched: it replaces nothing that is known.
-    pub fn recall(&self, registry: &Registry, repository: &Repository, manifest: &Content) {
-        if let Some((image, variant)) = image(registry, repository, manifest) {
-            self.merge(image, variant, |variant, others| {
-                others.into_iter().chain([variant]).take(MAX_VARIANTS).collect()
-            });
-        }
-    }
-
-    /// A client reads this manifest of a repository.
-    pub fn note_read(&self, registry: &Registry, repository: &Repository, manifest: &Content, client: IpAddr) {
-        if is_image(manifest) {
-            self.reads.note(Read { client, registry, repository, manifest: &manifest.digest });
-        }
-    }
-
-    /// Of the images with this configuration the one whose manifest this client has read since it asked last; `None` where
-    /// that is none, or not one alone.
-    fn read_by(&self, client: IpAddr, image: &Image) -> Option<Variant> {
-        let variants = self.known.get(image)?;
-        let Image { registry, repository, .. } = image;
-        let is_read =
-            |variant: &&Variant| self.reads.take(Read { client, registry, repository, manifest: &variant.manifest });
-        let mut read = variants.iter().filter(is_read);
-        let one = read.next()?;
-        // All are looked at: what was read before this is over.
-        (read.count() == 0).then(|| one.clone())
-    }
-
-    /// `merge` says where this one stands among the others that are known.
-    fn merge(&self, image: Image, variant: Variant, merge: impl FnOnce(Variant, Vec<Variant>) -> Arc<[Variant]>) {
-        self.known.entry(image).and_upsert_with(|known| {
-            let known = known.map(|known| known.into_value());
-            let is_it = |other: &&Variant| other.manifest == variant.manifest;
-            let (same, others): (Vec<&Variant>, Vec<&Variant>) =
-                known.iter().flat_map(|known| known.iter()).partition(is_it);
-            let is_told = variant.is_told || same.iter().any(|same| same.is_told);
-            let others = others.into_iter().cloned().collect();
-            merge(Variant { is_told, ..variant }, others)
-        });
-    }
-}
-
-fn is_image(manifest: &Content) -> bool {
-    matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest))
-}
-
-/// What a manifest says, if it is an image's.
-fn image(registry: &Registry, repository: &Repository, manifest: &Content) -> Option<(Image, Variant)> {
-    if !is_image(manifest) || manifest.bytes.len() > MAX_MANIFEST {
-        return None;
-    }
-    let ManifestContent::Image { config, layers } = Manifest::parse(&manifest.bytes).ok()?.content else { return None };
-    if layers.len() > MAX_LAYERS {
-        return None;
-    }
-    let is_artifact = config.media_type.essence() == EMPTY_CONFIG;
-    let image = Image { registry: registry.clone(), repository: repository.clone(), config: config.digest };
-    // Older images name the layer of nothing again and again.
-    let mut seen = HashSet::new();
-    let layers = layers.iter().filter(|layer| !is_artifact && is_here(layer) && seen.insert(&layer.digest));
-    let (manifest, layers) = (manifest.digest.clone(), layers.map(Layer::of).collect());
-    Some((image, Variant { manifest, layers, is_told: false }))
-}
-
-impl Image {
-    /// The image whose configuration this may be.
-    fn of(config: &Source) -> Self {
-        Self {
-            registry: config.upstream.registry().clone(),
-            repository: config.repository.clone(),
-            config: config.digest.clone(),
-        }
-    }
-}
-
-impl Layer {
-    fn of(descriptor: &Descriptor) -> Self {
-        Self { digest: descriptor.digest.clone(), size: descriptor.size }
-    }
-}
-
-/// Whether a registry has the layer: others may not be passed on, and are had from elsewhere.
-fn is_here(layer: &Descriptor) -> bool {
-    let kind = layer.media_type.essence();
-    !kind.contains(".foreign.") && !kind.contains(".nondistributable.")
-}
 
 /// Begins downloads before somebody asks for them. A cheap handle.
 #[derive(Clone)]
@@ -379,242 +221,4 @@ impl Prefetch {
 /// Where an image is.
 fn place(source: &Source) -> (Registry, Repository) {
     (source.upstream.registry().clone(), source.repository.clone())
-}
-
-/// How the fetching of a layer ended.
-#[derive(Debug)]
-enum PrefetchEnded {
-    Complete,
-    Failed(DownloadError),
-    /// Next to nothing came for a while, or not all in a long one.
-    Stalled,
-    /// The upstream has something else than the manifest says, which may be larger than anybody would fetch ahead.
-    OtherSize,
-}
-
-impl PrefetchEnded {
-    /// Whether the layer is another one than the manifest says.
-    fn is_lie(&self) -> bool {
-        matches!(self, Self::OtherSize | Self::Failed(DownloadError::Mismatch))
-    }
-
-    /// Whether the other layers of the image are likely to end so too.
-    fn is_trouble(&self) -> bool {
-        match self {
-            Self::Complete | Self::Failed(DownloadError::Damaged) => false,
-            Self::Failed(DownloadError::Upstream(error)) => !matches!(error.kind, ErrorKind::NotFound),
-            Self::Failed(_) | Self::Stalled | Self::OtherSize => true,
-        }
-    }
-}
-
-impl Layer {
-    async fn end(&self, download: &Download) -> PrefetchEnded {
-        let end = async {
-            let Some(told) = download.head().await.map_err(PrefetchEnded::Failed)? else {
-                // It comes without a length, so that it can be seen only as it comes that it is too long.
-                return download
-                    .end_within(self.size)
-                    .await
-                    .ok_or(PrefetchEnded::OtherSize)?
-                    .map_err(PrefetchEnded::Failed);
-            };
-            if told != self.size {
-                return Err(PrefetchEnded::OtherSize);
-            }
-            download.end().await.map_err(PrefetchEnded::Failed)
-        };
-        let end = async {
-            end.await?;
-            // One that came without a length may be shorter, and one that was announced wrong may be right.
-            match download.head().await {
-                Ok(Some(len)) if len != self.size => Err(PrefetchEnded::OtherSize),
-                Ok(_) => Ok(()),
-                Err(error) => Err(PrefetchEnded::Failed(error)),
-            }
-        };
-        match while_it_advances(end, || download.advance()).await {
-            Some(Ok(())) => PrefetchEnded::Complete,
-            Some(Err(ended)) => ended,
-            None => PrefetchEnded::Stalled,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::{
-        oci::{Algorithm, MediaType, Reference},
-        upstream::ManifestBody,
-    };
-
-    fn digest(of: &str) -> Digest {
-        Digest::of(Algorithm::Sha256, of.as_bytes())
-    }
-
-    fn manifest(media_type: MediaType, layers: &[(&str, &str, u64)]) -> Content {
-        of_config("a/b", media_type, layers)
-    }
-
-    fn of_config(kind: &str, media_type: MediaType, layers: &[(&str, &str, u64)]) -> Content {
-        let layers: Vec<String> = layers
-            .iter()
-            .map(|(kind, of, size)| {
-                format!(r#"{{"mediaType":"application/{kind}","digest":"{}","size":{size}}}"#, digest(of))
-            })
-            .collect();
-        let bytes = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{{"mediaType":"{kind}","digest":"{}","size":2}},"layers":[{}]}}"#,
-            digest("config"),
-            layers.join(",")
-        );
-        let (media_type, bytes) = (Some(media_type), Bytes::from(bytes));
-        let (age, resident_time) = Default::default();
-        let body = ManifestBody {
-            media_type,
-            digest: None,
-            bytes,
-            age,
-            resident_time,
-            notes: Default::default(),
-            room: Default::default(),
-        };
-        let reference: Reference = "1".parse().unwrap();
-        Content::verified(&reference, body).unwrap()
-    }
-
-    fn place(upstream: &str, repository: &str) -> Image {
-        let registry = Registry::new(&upstream.into(), &[format!("https://{upstream}").parse().unwrap()]);
-        Image { registry, repository: repository.parse().unwrap(), config: digest("config") }
-    }
-
-    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-
-    /// What is fetched ahead for a client that reads these manifests and then the configuration.
-    fn layers(images: &Images, of: &Image, read: &[&Content]) -> Option<Vec<(Digest, u64)>> {
-        for manifest in read {
-            images.note_read(&of.registry, &of.repository, manifest, CLIENT);
-        }
-        let layers = images.read_by(CLIENT, of)?.layers;
-        Some(layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect())
-    }
-
-    fn noted(media_type: MediaType, of: &[(&str, &str, u64)]) -> Option<Vec<(Digest, u64)>> {
-        let (images, place, manifest) = (Images::default(), place("a", "b"), manifest(media_type, of));
-        images.note(&place.registry, &place.repository, &manifest);
-        layers(&images, &place, &[&manifest])
-    }
-
-    #[test]
-    fn the_layers_that_a_registry_has_in_order() {
-        let layers = [
-            ("vnd.oci.image.layer.v1.tar+gzip", "b", 7),
-            ("vnd.docker.image.rootfs.foreign.diff.tar.gzip", "c", 1),
-            ("vnd.oci.image.layer.nondistributable.v1.tar", "d", 1),
-            ("vnd.docker.image.rootfs.diff.tar.gzip", "a", 5),
-        ];
-        let expected = vec![(digest("b"), 7), (digest("a"), 5)];
-        assert_eq!(noted(MediaType::OCI_MANIFEST, &layers), Some(expected.clone()));
-        assert_eq!(noted(MediaType::DOCKER_MANIFEST, &layers), Some(expected));
-        assert_eq!(noted(MediaType::OCI_MANIFEST, &[]), Some(vec![]));
-        assert_eq!(noted(MediaType::OCI_INDEX, &layers), None);
-        assert_eq!(noted("text/plain".parse().unwrap(), &layers), None);
-        // What has an empty configuration is an artifact: who gets that wants nothing more by it.
-        let (images, place) = (Images::default(), place("a", "b"));
-        let artifact = of_config(EMPTY_CONFIG, MediaType::OCI_MANIFEST, &layers);
-        images.note(&place.registry, &place.repository, &artifact);
-        assert_eq!(self::layers(&images, &place, &[&artifact]), Some(vec![]));
-        // Nothing of a document is read that is too long for an image's.
-        let long = "a".repeat(MAX_MANIFEST);
-        assert_eq!(noted(MediaType::OCI_MANIFEST, &[(&long, "a", 5)]), None);
-    }
-
-    #[test]
-    fn a_configuration_means_what_its_own_repository_says() {
-        const KIND: &str = "vnd.oci.image.layer.v1.tar";
-        let images = Images::default();
-        let ours = place("good.example", "team/app");
-        let true_one = manifest(MediaType::OCI_MANIFEST, &[(KIND, "true", 1)]);
-        let invented = manifest(MediaType::OCI_MANIFEST, &[(KIND, "invented", 1)]);
-        images.note(&ours.registry, &ours.repository, &true_one);
-        for other in [place("evil.example", "team/app"), place("good.example", "team/evil")] {
-            images.note(&other.registry, &other.repository, &invented);
-            assert_eq!(layers(&images, &other, &[&invented]), Some(vec![(digest("invented"), 1)]));
-            // Read there, it says nothing here.
-            images.note_read(&other.registry, &other.repository, &invented, CLIENT);
-        }
-        assert_eq!(layers(&images, &ours, &[]), None);
-        // What was fetched for those is on disk, and may be asked for by its digest here.
-        images.recall(&ours.registry, &ours.repository, &invented);
-        assert_eq!(layers(&images, &ours, &[&true_one]), Some(vec![(digest("true"), 1)]));
-    }
-
-    /// The same layers in gzip and in zstd; artifacts.
-    #[test]
-    fn of_images_with_one_configuration_the_one_that_was_read_counts() {
-        const KIND: &str = "vnd.oci.image.layer.v1.tar";
-        let (images, ours) = (Images::default(), place("good.example", "team/app"));
-        let [gzip, zstd] = ["gzip", "zstd"].map(|of| manifest(MediaType::OCI_MANIFEST, &[(KIND, of, 1)]));
-        images.note(&ours.registry, &ours.repository, &gzip);
-        images.note(&ours.registry, &ours.repository, &zstd);
-        let expected = |of: &str| Some(vec![(digest(of), 1)]);
-        assert_eq!(layers(&images, &ours, &[&gzip]), expected("gzip"));
-        assert_eq!(layers(&images, &ours, &[&zstd]), expected("zstd"));
-        // Another client's reading says nothing of this one's, nor does one that was followed by its configuration.
-        let other = IpAddr::from([192, 0, 2, 2]);
-        images.note_read(&ours.registry, &ours.repository, &gzip, other);
-        assert_eq!(layers(&images, &ours, &[]), None);
-        // Which of both it wants is not known, and not later either.
-        assert_eq!(layers(&images, &ours, &[&gzip, &zstd]), None);
-        assert_eq!(layers(&images, &ours, &[]), None);
-        assert_eq!(layers(&images, &ours, &[&zstd]), expected("zstd"));
-        assert!(images.read_by(other, &ours).is_some());
-        // Noted again, from wherever, it is no other one.
-        images.recall(&ours.registry, &ours.repository, &zstd);
-        images.note(&ours.registry, &ours.repository, &zstd);
-        assert_eq!(images.known.get(&ours).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn an_upstreams_word_stays_before_what_was_on_disk() {
-        const KIND: &str = "vnd.oci.image.layer.v1.tar";
-        let (images, ours) = (Images::default(), place("good.example", "team/app"));
-        let names: Vec<String> = (0..3 * MAX_VARIANTS).map(|number| number.to_string()).collect();
-        let all: Vec<Content> =
-            names.iter().map(|name| manifest(MediaType::OCI_MANIFEST, &[(KIND, name, 1)])).collect();
-        let known = |read: &Content| layers(&images, &ours, &[read]).is_some();
-        let (first, rest) = all.split_first().unwrap();
-        images.note(&ours.registry, &ours.repository, first);
-        for other in rest {
-            images.recall(&ours.registry, &ours.repository, other);
-        }
-        assert_eq!(all.iter().filter(|manifest| known(manifest)).count(), MAX_VARIANTS);
-        assert!(known(first) && !known(rest.last().unwrap()));
-        images.note(&ours.registry, &ours.repository, rest.last().unwrap());
-        // It was read before, when nothing was known of it.
-        assert!(known(rest.last().unwrap()) && known(first));
-    }
-
-    #[test]
-    fn memory_is_bounded_by_layers_and_the_newest_stay() {
-        const KIND: &str = "vnd.oci.image.layer.v1.tar";
-        let names: Vec<String> = (0..=MAX_LAYERS).map(|number| number.to_string()).collect();
-        let many: Vec<(&str, &str, u64)> = names.iter().map(|name| (KIND, &**name, 1)).collect();
-        let most = manifest(MediaType::OCI_MANIFEST, &many[..MAX_LAYERS]);
-        let images = Images::default();
-        let weight = (IMAGE_WEIGHT + MAX_LAYERS * LAYER_WEIGHT) as u64;
-        let places: Vec<Image> =
-            (0..2 * MAX_MEMORY / weight).map(|number| place("a", &format!("b/{number}"))).collect();
-        for place in &places {
-            images.note(&place.registry, &place.repository, &most);
-        }
-        images.known.run_pending_tasks();
-        let held = images.known.weighted_size();
-        assert!(held <= MAX_MEMORY && held > MAX_MEMORY / 2, "{held} bytes");
-        assert!(images.known.contains_key(places.last().unwrap()) && !images.known.contains_key(&places[0]));
-        assert_eq!(noted(MediaType::OCI_MANIFEST, &many), None, "one more is no image");
-    }
 }

@@ -6,6 +6,8 @@
 //! So comes one after a part that fell silent early, after the second one in a row that brought little, after the second
 //! 429, and once before the transfer fails.
 
+mod resume;
+
 use std::{
     sync::{
         Arc,
@@ -23,19 +25,11 @@ use crate::upstream::{BlobRange, BlobStream, ContentNotes, Error, ErrorKind, Mir
 
 /// How long an upstream may be gone in the middle of a blob before its readers are told.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The first pause before asking again; it doubles up to [`MAX_PAUSE`].
+/// The first pause before asking again; it doubles, up to 2 s.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Breaks are forgotten once this many bytes of use have come since, so that an upstream that cuts every connection
 /// after a while still gets through, and one that drips does not.
 const PROGRESS: u64 = 64 * 1024;
-/// A part that brought less than this before it broke is a poor one, in bytes; after so many of them in a row the whole is
-/// asked for.
-const MIN_PART: u64 = 16 * 1024;
-const MAX_POOR_PARTS: u32 = 2;
-/// A transfer that breaks this often without that is not worth going on with.
-const MAX_BREAKS: u32 = 50;
-
 /// Where the bytes of a transfer come from just now.
 #[derive(Clone, Debug)]
 pub enum TransferFlow {
@@ -366,151 +360,5 @@ impl Transfer {
         }
         self.position += bytes.len() as u64;
         Some(bytes)
-    }
-
-    fn take(&mut self, stream: BlobStream, asked_part: bool) -> Result<(), Error> {
-        if let (Some(known), Some(told)) = (self.total, stream.total)
-            && known != told
-        {
-            return Err(Error::new(ErrorKind::Protocol, format!("the blob had {known} bytes and now has {told}")));
-        }
-        if stream.first > self.position {
-            return Err(Error::new(ErrorKind::Protocol, "the answer starts behind the range asked for"));
-        }
-        let total = self.total.or(stream.total);
-        if stream.ranged && total.is_none() && self.last.is_none() {
-            return Err(Error::new(
-                ErrorKind::Protocol,
-                "the answer is a part of a blob whose length it does not tell",
-            ));
-        }
-        let is_whole = !stream.ranged && self.wants_part();
-        if is_whole && self.parts == TransferParts::Only {
-            return Err(Error::new(ErrorKind::Unsupported, "the upstream gives no parts any more"));
-        }
-        // A part with the status of the whole would be taken for the prefix of the blob, and a length that this answer alone
-        // tells and contradicts would be told to clients.
-        let is_known = self.total.is_some() || self.last.is_some();
-        let is_sure = if stream.ranged { is_known || stream.is_tail } else { is_known && stream.total.is_some() };
-        if asked_part && !is_sure {
-            return Err(Error::new(
-                ErrorKind::Protocol,
-                "nothing shows that the answer is the part that was asked for, or the whole",
-            ));
-        }
-        if is_whole && self.reads_to_end {
-            self.last = None;
-        }
-        let ends_before = |total: u64| self.position > total || self.last.is_some_and(|last| last >= total);
-        if !stream.ranged && total.is_some_and(ends_before) {
-            return Err(Error::new(
-                ErrorKind::RangeNotSatisfiable { total },
-                "the blob ends before the range asked for",
-            ));
-        }
-        self.is_whole = is_whole;
-        self.asked_part = asked_part;
-        self.brought = 0;
-        self.limited = false;
-        self.has_parts |= stream.ranged;
-        self.total = total;
-        self.skip = self.position - stream.first;
-        self.remark.clone_from(&stream.notes);
-        self.stream = Some(stream);
-        self.tell();
-        Ok(())
-    }
-
-    fn wants_part(&self) -> bool {
-        self.position > 0 || self.last.is_some()
-    }
-
-    /// Nothing came of a part.
-    fn ask_for_the_whole(&mut self, error: &Error) {
-        self.whole_next = true;
-        self.whole_tried = true;
-        self.poor_parts = 0;
-        self.limited = false;
-        tracing::info!(
-            upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
-            "a part of a blob is not to be had; the whole is asked for",
-        );
-    }
-
-    /// Whether the body that broke was that of a part that did not help.
-    fn was_in_vain(&mut self, error: &Error) -> bool {
-        self.poor_parts = if self.asked_part && self.brought < MIN_PART { self.poor_parts + 1 } else { 0 };
-        let was_silent = error.kind == ErrorKind::Timeout && self.brought < PROGRESS;
-        self.asked_part && (self.brought == 0 || was_silent || self.poor_parts >= MAX_POOR_PARTS)
-    }
-
-    fn broke(&mut self, error: Error) -> Result<(), Error> {
-        let was_in_vain = self.stream.take().is_some() && self.was_in_vain(&error);
-        self.tell();
-        let may_be_whole = self.parts == TransferParts::Preferred && self.wants_part() && error.may_be_due_to_range();
-        if was_in_vain && may_be_whole {
-            self.ask_for_the_whole(&error);
-            return Ok(());
-        }
-        // Who waits for that part is not to wait for it any longer: the main transfer gets it in another way.
-        if was_in_vain && self.parts == TransferParts::Only {
-            return Err(error);
-        }
-        if let Some(wait) = error.retry_after {
-            self.pause = self.pause.max(wait.min(MAX_PAUSE));
-        }
-        self.breaks += 1;
-        let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
-        let is_over = self.breaks > MAX_BREAKS || broken_since.elapsed() > self.timeout;
-        let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials;
-        if is_final || (is_over && (self.whole_tried || !may_be_whole)) {
-            return Err(error);
-        }
-        if is_over {
-            self.ask_for_the_whole(&error);
-            return Ok(());
-        }
-        tracing::warn!(
-            upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
-            "a transfer broke and is resumed",
-        );
-        Ok(())
-    }
-
-    async fn reopen(&mut self) -> Result<(), Error> {
-        // At once, and once: after that a part is asked for again.
-        let whole = std::mem::take(&mut self.whole_next);
-        if !whole {
-            tokio::time::sleep(self.pause).await;
-            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
-        }
-        let asks_part = !whole && self.parts != TransferParts::Never && self.wants_part();
-        let part = BlobRange { first: self.position, last: self.last };
-        let range = if asks_part { part } else { BlobRange::default() };
-        let Source { upstream, repository, digest } = &self.source;
-        let answer = upstream.open_blob(repository, digest, range).await;
-        let error = match answer.and_then(|stream| self.take(stream, asks_part)) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        match error.kind {
-            // Everything is here: the size that was announced was wrong, and the digest will tell. Not so where the end of
-            // a part is still missing.
-            ErrorKind::RangeNotSatisfiable { total: Some(total) }
-                if asks_part && total == self.position && self.last.is_none() =>
-            {
-                self.seems_to_end();
-                // Should that be wrong, other parts will be refused as well.
-                self.whole_next = true;
-                Ok(())
-            }
-            // An upstream that has too much to do is left alone for a while before it is asked for more than the part.
-            ErrorKind::TooManyRequests if asks_part && !std::mem::replace(&mut self.limited, true) => self.broke(error),
-            _ if asks_part && self.parts == TransferParts::Preferred && error.may_be_due_to_range() => {
-                self.ask_for_the_whole(&error);
-                Ok(())
-            }
-            _ => self.broke(error),
-        }
     }
 }

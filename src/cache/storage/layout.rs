@@ -106,9 +106,9 @@ fn judge(entries: &[DirectoryEntry], maker: impl Fn(&str) -> Maker) -> Ownership
         return Ownership::Marked;
     }
     let names = |entries: Vec<&DirectoryEntry>| entries.into_iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
-    let claimed = names(entries.iter().filter(is_foreign).collect());
-    if !claimed.is_empty() {
-        return Ownership::Foreign(claimed);
+    let foreign = names(entries.iter().filter(is_foreign).collect());
+    if !foreign.is_empty() {
+        return Ownership::Foreign(foreign);
     }
     // What forebay makes first, so that a kill leaves no more than these.
     let is_first = |entry: &&DirectoryEntry| match &*entry.name {
@@ -128,8 +128,8 @@ fn judge(entries: &[DirectoryEntry], maker: impl Fn(&str) -> Maker) -> Ownership
     let is_of_others =
         |entry: &&DirectoryEntry| !is_complete && is_directory(&entry.name) && maker(&entry.name) != Maker::Forebay;
     match names(rest.into_iter().filter(is_of_others).collect()) {
-        claimed if claimed.is_empty() => Ownership::Unmarked,
-        claimed => Ownership::Foreign(claimed),
+        foreign if foreign.is_empty() => Ownership::Unmarked,
+        foreign => Ownership::Foreign(foreign),
     }
 }
 
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_judged_by_its_names() {
-        let claimed = |names: &[&str]| Ownership::Foreign(names.iter().map(|name| (*name).to_owned()).collect());
+        let foreign = |names: &[&str]| Ownership::Foreign(names.iter().map(|name| (*name).to_owned()).collect());
         // What ends with `!` was made by others, with `?` perhaps.
         for (names, expected) in [
             (&[][..], Ownership::Empty),
@@ -409,22 +409,22 @@ mod tests {
             (&["lock", "CACHEDIR.TAG", "forebay-layout.new"], Ownership::Empty),
             (&["CACHEDIR.TAG"], Ownership::Empty),
             // /var: no lock of ours, and others' names.
-            (&["tmp/", "lib/", "lock@"], claimed(&["lib", "lock"])),
-            (&["tmp/", "tags/"], claimed(&["tmp", "tags"])),
-            (&["lock", "tmp/", "notes.txt"], claimed(&["notes.txt"])),
-            (&["lock", "tmp/", "blobs@"], claimed(&["blobs"])),
-            (&["lock", "tmp"], claimed(&["tmp"])),
-            (&["lock/", "tmp/"], claimed(&["lock"])),
-            (&["forebay-layout@"], claimed(&["forebay-layout"])),
-            (&["forebay-layout/", "lock"], claimed(&["forebay-layout"])),
-            (&[".hidden"], claimed(&[".hidden"])),
-            (&["CACHEDIR.TAG?"], claimed(&["CACHEDIR.TAG"])),
-            (&["CACHEDIR.TAG!", "lock", "blobs/", "manifests/", "tags/", "tmp/"], claimed(&["CACHEDIR.TAG"])),
-            (&["forebay-layout.new!", "lock"], claimed(&["forebay-layout.new"])),
+            (&["tmp/", "lib/", "lock@"], foreign(&["lib", "lock"])),
+            (&["tmp/", "tags/"], foreign(&["tmp", "tags"])),
+            (&["lock", "tmp/", "notes.txt"], foreign(&["notes.txt"])),
+            (&["lock", "tmp/", "blobs@"], foreign(&["blobs"])),
+            (&["lock", "tmp"], foreign(&["tmp"])),
+            (&["lock/", "tmp/"], foreign(&["lock"])),
+            (&["forebay-layout@"], foreign(&["forebay-layout"])),
+            (&["forebay-layout/", "lock"], foreign(&["forebay-layout"])),
+            (&[".hidden"], foreign(&[".hidden"])),
+            (&["CACHEDIR.TAG?"], foreign(&["CACHEDIR.TAG"])),
+            (&["CACHEDIR.TAG!", "lock", "blobs/", "manifests/", "tags/", "tmp/"], foreign(&["CACHEDIR.TAG"])),
+            (&["forebay-layout.new!", "lock"], foreign(&["forebay-layout.new"])),
             // Another program's.
-            (&["lock!"], claimed(&["lock"])),
-            (&["lock", "tmp/!"], claimed(&["tmp"])),
-            (&["lock", "tmp/", "blobs/!", "tags/"], claimed(&["blobs"])),
+            (&["lock!"], foreign(&["lock"])),
+            (&["lock", "tmp/!"], foreign(&["tmp"])),
+            (&["lock", "tmp/", "blobs/!", "tags/"], foreign(&["blobs"])),
         ] {
             let kind = |name: &str| match name.trim_end_matches(['!', '?']).chars().last() {
                 Some('/') => Kind::Directory,

@@ -29,7 +29,7 @@ const PARTIAL_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 const MINUTE: i64 = 60_000_000_000;
 /// How many threads read shards.
 const READERS: usize = 4;
-/// How many claimed names are told one by one.
+/// How many foreign names are told one by one.
 const MAX_WARNINGS: usize = 5;
 /// How many objects the index takes at a time, a fraction of a millisecond's work.
 const PORTION: usize = 512;
@@ -62,31 +62,31 @@ impl DiskStore {
         let root = &self.0.root;
         let mut rest = Vec::new();
         self.count_directory(root);
-        let claimed = Foreign::default();
+        let foreign = Foreign::default();
         for entry in list(root).into_iter().flat_map(entries) {
             if !entry.file_name().to_str().is_some_and(layout::is_known) {
-                claimed.note(&entry.path());
+                foreign.note(&entry.path());
             } else if let Ok(metadata) = entry.metadata()
                 && metadata.is_file()
             {
                 self.0.index.lock().overhead_mut().add_file(metadata.len());
             }
         }
-        self.scan_temporary(&root.join("tmp"), &mut rest, &claimed);
+        self.scan_temporary(&root.join("tmp"), &mut rest, &foreign);
         let mut shards = Vec::new();
         for visibility in Visibility::ALL {
-            shards.extend(self.shards(visibility, &self.folder(visibility, "blobs"), ObjectKind::Blob, &claimed));
+            shards.extend(self.shards(visibility, &self.folder(visibility, "blobs"), ObjectKind::Blob, &foreign));
             shards.extend(self.shards(
                 visibility,
                 &self.folder(visibility, "manifests"),
                 ObjectKind::Manifest,
-                &claimed,
+                &foreign,
             ));
             let tags = self.folder(visibility, "tags");
-            self.scan_tags(visibility, &tags, &tags, &mut rest, &claimed);
+            self.scan_tags(visibility, &tags, &tags, &mut rest, &foreign);
         }
         rest.sort_unstable_by_key(|found| found.used);
-        let mut found = self.scan_shards(&shards, &claimed);
+        let mut found = self.scan_shards(&shards, &foreign);
         found.push(rest);
         let objects: usize = found.iter().map(Vec::len).sum();
         self.insert_found(found);
@@ -94,18 +94,18 @@ impl DiskStore {
         self.shrink();
         self.0.scanned.send_replace(true);
         self.publish();
-        claimed.report(root);
+        foreign.report(root);
         tracing::info!(objects, elapsed = ?started.elapsed(), "the cache directory was scanned");
     }
 
-    fn shards(&self, visibility: Visibility, top: &Path, kind: ObjectKind, claimed: &Foreign) -> Vec<Shard> {
+    fn shards(&self, visibility: Visibility, top: &Path, kind: ObjectKind, foreign: &Foreign) -> Vec<Shard> {
         let mut shards = Vec::new();
         self.count_directory(top);
         for directory in list(top).into_iter().flat_map(entries) {
             let name = directory.file_name();
             let algorithm = Algorithm::ALL.into_iter().find(|known| name.to_str() == Some(known.as_str()));
             let (Some(algorithm), true) = (algorithm, is_directory(&directory)) else {
-                claimed.note(&directory.path());
+                foreign.note(&directory.path());
                 continue;
             };
             self.count_directory(&directory.path());
@@ -113,7 +113,7 @@ impl DiskStore {
                 if is_directory(&shard) && shard.file_name().to_str().is_some_and(is_shard) {
                     shards.push(Shard { path: shard.path(), visibility, kind, algorithm });
                 } else {
-                    claimed.note(&shard.path());
+                    foreign.note(&shard.path());
                 }
             }
         }
@@ -121,12 +121,12 @@ impl DiskStore {
     }
 
     /// What is in the shards, in lists of which each is in order of last use, the oldest first.
-    fn scan_shards(&self, shards: &[Shard], claimed: &Foreign) -> Vec<Vec<ScannedFile>> {
+    fn scan_shards(&self, shards: &[Shard], foreign: &Foreign) -> Vec<Vec<ScannedFile>> {
         let next = AtomicUsize::new(0);
         let read = || {
             let mut found = Vec::new();
             while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.scan_shard(shard, &mut found, claimed);
+                self.scan_shard(shard, &mut found, foreign);
             }
             found.sort_unstable_by_key(|found: &ScannedFile| found.used);
             found
@@ -147,7 +147,7 @@ impl DiskStore {
         })
     }
 
-    fn scan_shard(&self, shard: &Shard, found: &mut Vec<ScannedFile>, claimed: &Foreign) {
+    fn scan_shard(&self, shard: &Shard, found: &mut Vec<ScannedFile>, foreign: &Foreign) {
         let Some(files) = list(&shard.path) else { return };
         self.count_directory(&shard.path);
         for file in entries(files) {
@@ -156,8 +156,8 @@ impl DiskStore {
                 .to_str()
                 .filter(|name| shard.path.file_name().is_some_and(|shard| name.get(..2) == shard.to_str()));
             match name.and_then(|name| CompactKey::of_file(shard.visibility, shard.kind, shard.algorithm, name)) {
-                Some(key) => push(found, key, &file, claimed),
-                None => claimed.note(&file.path()),
+                Some(key) => push(found, key, &file, foreign),
+                None => foreign.note(&file.path()),
             }
         }
     }
@@ -168,25 +168,25 @@ impl DiskStore {
         top: &Path,
         directory: &Path,
         found: &mut Vec<ScannedFile>,
-        claimed: &Foreign,
+        foreign: &Foreign,
     ) {
         let Some(files) = list(directory) else { return };
         self.count_directory(directory);
         for file in entries(files) {
             if file.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.scan_tags(visibility, top, &file.path(), found, claimed);
+                self.scan_tags(visibility, top, &file.path(), found, foreign);
                 continue;
             }
             let path = file.path();
             match path.strip_prefix(top).ok().and_then(|path| TagKey::from_path(visibility, path)) {
-                Some(tag) => push(found, CompactKey::from(&IndexKey::Tag(tag)), &file, claimed),
-                None => claimed.note(&path),
+                Some(tag) => push(found, CompactKey::from(&IndexKey::Tag(tag)), &file, foreign),
+                None => foreign.note(&path),
             }
         }
     }
 
     /// A download that runs already has its file here too; it is younger than this process.
-    fn scan_temporary(&self, directory: &Path, found: &mut Vec<ScannedFile>, claimed: &Foreign) {
+    fn scan_temporary(&self, directory: &Path, found: &mut Vec<ScannedFile>, foreign: &Foreign) {
         self.count_directory(directory);
         let Some(files) = list(directory) else { return };
         for file in entries(files) {
@@ -195,12 +195,12 @@ impl DiskStore {
             let age = modified.map(|at| at.elapsed().unwrap_or_default());
             let name = file.file_name();
             if !name.to_str().is_some_and(file_names::is_ours) || is_directory(&file) {
-                claimed.note(&file.path());
+                foreign.note(&file.path());
                 continue;
             }
             match name.to_str().and_then(file_names::resumable) {
                 Some(id) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
-                    push(found, CompactKey::from(&IndexKey::Partial(id)), &file, claimed)
+                    push(found, CompactKey::from(&IndexKey::Partial(id)), &file, foreign)
                 }
                 _ => sweep(&file.path()),
             }
@@ -240,10 +240,10 @@ impl DiskStore {
     }
 }
 
-fn push(found: &mut Vec<ScannedFile>, key: CompactKey, file: &DirEntry, claimed: &Foreign) {
+fn push(found: &mut Vec<ScannedFile>, key: CompactKey, file: &DirEntry, foreign: &Foreign) {
     let Ok(metadata) = file.metadata() else { return };
     if !metadata.is_file() {
-        claimed.note(&file.path());
+        foreign.note(&file.path());
     } else {
         if let Err(error) = layout::close(&file.path(), &metadata) {
             tracing::debug!(path = %file.path().display(), %error, "cannot keep other users from a file of the cache");

@@ -1,0 +1,177 @@
+//! Copying what the main transfer receives into the file, except what other transfers fetch.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    Download, DownloadError, DownloadState, Downloads,
+    file_space::{ROOM_STEP, grow},
+    transfer::Transfer,
+    writer::WritePipeline,
+};
+use crate::cache::storage::TempBlob;
+
+/// A stretch that somebody else fetches is jumped over by a new request when it is longer than this, in bytes;
+/// a shorter one is quicker to read past.
+const MIN_SKIP: u64 = 4 * 1024 * 1024;
+
+/// Writes what the transfer gives until it ends, but for what others fetch.
+pub(super) async fn copy_all(
+    downloads: &Downloads,
+    download: &Arc<Download>,
+    temp: &mut TempBlob,
+    transfer: &mut Transfer,
+) -> Result<(), DownloadError> {
+    let mut pipeline = WritePipeline::new(download, temp.file(), true);
+    let copied = copy(downloads, download, temp, transfer, &mut pipeline).await;
+    // Whatever happened: nobody writes any more when this returns.
+    let finished = pipeline.finish().await;
+    temp.note_written(download.update(|state| std::mem::take(&mut state.unreported)));
+    copied.and(finished)
+}
+
+async fn copy(
+    downloads: &Downloads,
+    download: &Arc<Download>,
+    temp: &mut TempBlob,
+    transfer: &mut Transfer,
+    pipeline: &mut WritePipeline,
+) -> Result<(), DownloadError> {
+    let mut failed_skip = 0;
+    let mut alone = false;
+    loop {
+        let Some(bytes) = download.unless_cancelled(pipeline.receive(transfer)).await? else { return Ok(()) };
+        if transfer.is_from_front() && !alone {
+            // Also those extra_connections that wait for a place where they are needed.
+            download.update(DownloadState::without_connections);
+            // What they leave undone is read on the way, wherever it is: else all would have to come once more.
+            let ended = async {
+                download.when(|state| (state.extra_connections + state.connections_opening == 0).then_some(())).await;
+                Ok(())
+            };
+            download.unless_cancelled(ended).await?;
+            let gap = {
+                let state = download.state();
+                state.total.and_then(|total| state.first_gap(total))
+            };
+            transfer.rewind(gap.map_or(u64::MAX, |gap| gap.start));
+            alone = true;
+        }
+        let (offset, mut bytes) = (transfer.position() - bytes.len() as u64, bytes);
+        let written_now = loop {
+            match admit(download, offset, bytes, pipeline) {
+                Ok(written_now) => break written_now,
+                Err(BehindHole(back)) => {
+                    bytes = back;
+                    download.allow_gaps().await.map_err(|error| DownloadError::Storage(error.into()))?;
+                }
+            }
+        };
+        temp.note_written(written_now);
+        // Also when the size was told only by the answer to a resumed request: nothing is written without room.
+        let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
+        grow(downloads, download, temp, download.purpose(), room).await?;
+        if !transfer.is_from_front()
+            && is_gap_behind(download, pipeline.first_unwritten().unwrap_or(transfer.position()))
+        {
+            return Ok(());
+        }
+        if download.state().is_beyond_main_range(transfer.position()) {
+            return Ok(());
+        }
+        skip_claimed(download, transfer, pipeline, &mut failed_skip).await?;
+    }
+}
+
+/// These bytes may come to stand behind some that are not there, and the file's name does not say so yet.
+struct BehindHole(Bytes);
+
+/// Moves the prefix, and passes on which of these bytes the main transfer is to write; how many bytes have written_now in
+/// the file since it was asked last.
+fn admit(
+    download: &Download,
+    mut offset: u64,
+    mut bytes: Bytes,
+    pipeline: &mut WritePipeline,
+) -> Result<u64, BehindHole> {
+    let mut state = download.state();
+    // Who claimed bytes may still be on the way to say so; a kill in between would leave zeros that look like content.
+    if !state.gaps_allowed && !state.claimed.is_empty() {
+        return Err(BehindHole(bytes));
+    }
+    while !bytes.is_empty() && !state.is_beyond_main_range(offset) {
+        // What is in the file stays as it is: it may be hashed already.
+        let taken = state.claimed.end_of_run(offset).max(state.written.end_of_run(offset)) - offset;
+        if taken > 0 {
+            let skipped = usize::try_from(taken).unwrap_or(usize::MAX).min(bytes.len());
+            offset += skipped as u64;
+            drop(bytes.split_to(skipped));
+            continue;
+        }
+        let next = [state.claimed.next_start(offset), state.written.next_start(offset)];
+        let next = next.into_iter().flatten().min().unwrap_or(u64::MAX).min(state.end_of_main_range());
+        let free = next - offset;
+        let piece = bytes.split_to(usize::try_from(free).unwrap_or(usize::MAX).min(bytes.len()));
+        let len = piece.len() as u64;
+        pipeline.push(offset, piece);
+        offset += len;
+    }
+    state.main_position = state.main_position.max(offset);
+    Ok(std::mem::take(&mut state.unreported))
+}
+
+/// Whether a range transfer gave up on bytes that were passed over, in prefix of `position`: somebody waits for them.
+fn is_gap_behind(download: &Download, position: u64) -> bool {
+    let state = download.state();
+    // What one lane gives up another takes.
+    if state.segment.is_some() && state.extra_connections > 0 {
+        return false;
+    }
+    let gap = state.total.and_then(|total| state.first_gap(total));
+    gap.is_some_and(|gap| gap.start < position)
+}
+
+/// Goes over a long stretch that somebody else fetches, by a new request behind it; where that fails (`failed_skip`) it is
+/// not tried again.
+async fn skip_claimed(
+    download: &Download,
+    transfer: &mut Transfer,
+    pipeline: &mut WritePipeline,
+    failed_skip: &mut u64,
+) -> Result<(), DownloadError> {
+    let position = transfer.position();
+    let (end, total, segments) = {
+        let state = download.state();
+        (state.claimed.end_of_run(position), state.total, state.segment.is_some())
+    };
+    let Some(total) = total else { return Ok(()) };
+    // Nothing is left to ask for, and what still comes is there already.
+    if end > position && end >= total {
+        *transfer = Transfer::finished(&download.source, total);
+        return Ok(());
+    }
+    // Where the whole comes since parts are not to be had, there is none behind it either.
+    if segments || transfer.is_from_front() || end - position < MIN_SKIP || end == *failed_skip {
+        return Ok(());
+    }
+    *failed_skip = end;
+    // So that a reader that waits there does not ask for the same bytes once more.
+    download.state().skipping_to = Some(end);
+    // The answer may take a while; what is here is not to wait for it.
+    pipeline.finish().await?;
+    let opened =
+        download.unless_cancelled(async { Ok(Transfer::open_part(&download.source, end, None).await) }).await?;
+    // Where that does not work, the transfer at hand is read on.
+    let behind = opened.ok().filter(|behind| behind.skipping() == 0 && download.agrees(behind));
+    download.update(|state| {
+        state.skipping_to = None;
+        if behind.is_some() {
+            state.main_position = state.main_position.max(end);
+        }
+    });
+    if let Some(behind) = behind {
+        *transfer = behind.telling(&download.flow, &download.skipped);
+    }
+    Ok(())
+}

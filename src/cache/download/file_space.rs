@@ -1,0 +1,172 @@
+//! Space on disk for the file of a download.
+
+use std::sync::Arc;
+
+use super::{Download, DownloadError, Downloads, leftover::discard, transfer::Transfer};
+use crate::cache::storage::{Purpose, Reservation, TempBlob, index::IndexKey};
+
+/// How much room is asked for at a time while the size is not known, in bytes.
+pub(super) const ROOM_STEP: u64 = 16 * 1024 * 1024;
+/// For what room is made next, where there is none for this purpose: once more for a client that came meanwhile. Where none
+/// did, no client joins the download any more, but starts anew.
+pub(super) fn once_more(downloads: &Downloads, download: &Arc<Download>, refused: Purpose) -> Option<Purpose> {
+    (refused != Purpose::Client && !downloads.give_up_without_clients(download)).then_some(Purpose::Client)
+}
+
+/// Makes sure that the file has room for `len` bytes.
+pub(super) async fn grow(
+    downloads: &Downloads,
+    download: &Arc<Download>,
+    temp: &mut TempBlob,
+    purpose: Purpose,
+    len: u64,
+) -> Result<(), DownloadError> {
+    let mut next = Some(purpose);
+    while let Some(purpose) = next {
+        if download.unless_cancelled(async { Ok(temp.grow_to(purpose, len).await) }).await?.is_ok() {
+            return Ok(());
+        }
+        next = once_more(downloads, download, purpose);
+    }
+    Err(DownloadError::NoRoom)
+}
+
+/// Room for the whole of a blob that has no file yet.
+pub(super) async fn reserve(
+    downloads: &Downloads,
+    download: &Arc<Download>,
+    purpose: Purpose,
+    len: u64,
+) -> Result<Reservation, DownloadError> {
+    let key = IndexKey::Blob(download.source.id());
+    let mut next = Some(purpose);
+    while let Some(purpose) = next {
+        let reserved = async { Ok(downloads.store().reserve_for(purpose, &key, len).await) };
+        if let Ok(reservation) = download.unless_cancelled(reserved).await? {
+            return Ok(reservation);
+        }
+        next = once_more(downloads, download, purpose);
+    }
+    Err(DownloadError::NoRoom)
+}
+
+/// Reserves what the blob takes before its first byte is written.
+pub(super) async fn free_space(
+    downloads: &Downloads,
+    download: &Arc<Download>,
+    slot: &mut Option<TempBlob>,
+    transfer: &mut Transfer,
+    prefix: u64,
+) -> Result<(), DownloadError> {
+    let len = transfer.total().unwrap_or(prefix + ROOM_STEP);
+    if let Some(temp) = slot {
+        let grown = grow(downloads, download, temp, download.purpose(), len).await;
+        if matches!(grown, Err(DownloadError::NoRoom)) {
+            discard(slot.take()).await;
+        }
+        return grown;
+    }
+    let reservation = match reserve(downloads, download, download.purpose(), len).await {
+        Ok(reservation) => reservation,
+        Err(error) => {
+            leave_transfer(download, transfer);
+            return Err(error);
+        }
+    };
+    let id = download.source.id();
+    let created = match download.beside {
+        true => downloads.store().create_beside(&id, reservation).await,
+        false => downloads.store().create(&id, download.source.upstream.registry(), reservation).await,
+    };
+    match created {
+        Ok(temp) => {
+            *slot = Some(temp);
+            Ok(())
+        }
+        Err(error) => {
+            leave_transfer(download, transfer);
+            Err(DownloadError::Storage(error.into()))
+        }
+    }
+}
+
+/// Leaves the transfer to the first reader that goes through, if there may be one.
+pub(super) fn leave_transfer(download: &Download, transfer: &mut Transfer) {
+    if !download.cancel.is_cancelled() {
+        let finished = Transfer::finished(&download.source, 0);
+        download.state().spare_transfer = Some(std::mem::replace(transfer, finished).untold());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+    use super::*;
+    use crate::{
+        cache::{Config, DiskStore, Source, Visibility, storage::change},
+        metrics::Metrics,
+        oci::{Algorithm, Digest},
+        upstream::{self, Context, ReadBudget, Upstream},
+    };
+
+    const MAX_SIZE: u64 = 1 << 20;
+
+    fn downloads(directory: &std::path::Path) -> (Downloads, Source) {
+        let cache = Config { max_size: MAX_SIZE, ..Config::at(directory) };
+        let config = upstream::Config::at("registry.example", &["https://registry.example"]);
+        let metrics = Metrics::new().unwrap();
+        let context =
+            Context { metrics: metrics.clone(), via: "1.1 forebay-test".into(), budget: ReadBudget::default() };
+        let store = DiskStore::open(&cache, metrics.clone()).unwrap();
+        let source = Source {
+            upstream: Upstream::new(&config, context).unwrap(),
+            repository: "team/app".parse().unwrap(),
+            digest: Digest::of(Algorithm::Sha256, b""),
+        };
+        (Downloads::new(store, metrics, TaskTracker::new(), CancellationToken::new()), source)
+    }
+
+    /// A download on the list that no task works for.
+    fn download(downloads: &Downloads, source: &Source, wanted: bool) -> Arc<Download> {
+        let cancel = downloads.shutdown().child_token();
+        let download = Arc::new(Download::new(source.clone(), false, wanted, downloads.metrics().clone(), cancel));
+        drop(downloads.enter_new(download.clone()));
+        download
+    }
+
+    /// What a client used a moment ago downloads the cache.
+    async fn used(downloads: &Downloads, len: u64) {
+        let (store, id) = (downloads.store(), Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"used")));
+        store.scan().await;
+        let reservation = store.reserve(&IndexKey::Blob(id.clone()), len).await.unwrap();
+        let temp = store.create_beside(&id, reservation).await.unwrap();
+        drop(change(move || temp.commit(Purpose::Client, len)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_comes_while_room_is_made_has_its_own() {
+        // Whether a client began the download, and whether one comes after it was looked for whom room is to be made.
+        for (wanted, comes, result) in [(false, false, false), (false, true, true), (true, false, true)] {
+            for has_file in [false, true] {
+                let directory = tempfile::tempdir().unwrap();
+                let (downloads, source) = downloads(directory.path());
+                used(&downloads, MAX_SIZE * 3 / 4).await;
+                let download = download(&downloads, &source, wanted);
+                let purpose = download.purpose();
+                let client = if comes { Some(downloads.join(&source).await) } else { None };
+                let made = if has_file {
+                    let reservation = downloads.store().reserve(&IndexKey::Blob(source.id()), 1).await.unwrap();
+                    let mut temp = downloads.store().create_beside(&source.id(), reservation).await.unwrap();
+                    grow(&downloads, &download, &mut temp, purpose, MAX_SIZE / 2).await
+                } else {
+                    reserve(&downloads, &download, purpose, MAX_SIZE / 2).await.map(drop)
+                };
+                assert_eq!(made.is_ok(), result, "{wanted} {comes} {has_file} {made:?}");
+                // One that comes too late starts anew, and for itself.
+                assert_eq!((download.can_be_joined(), downloads.has(&source)), (result, result));
+                drop(client);
+            }
+        }
+    }
+}
