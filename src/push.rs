@@ -36,7 +36,7 @@ use crate::{
     auth::Grants,
     cache::{BlobCache, Lists, ManifestCache},
     error::Error,
-    oci::{Digest, Operation, Repository, Tag},
+    oci::{Digest, Operation, Repository, Tag, query},
     route::Write,
     upstream::{UploadBody, Upstream, WriteResponse},
 };
@@ -98,12 +98,10 @@ pub(crate) async fn forward(
 
 /// The tags that a manifest gets beside the reference in the path.
 fn tags(uri: &Uri) -> Vec<Tag> {
-    let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-    pairs.filter(|(key, _)| key == "tag").filter_map(|(_, tag)| tag.parse().ok()).collect()
+    query::pairs_of(uri).filter(|(key, _)| key == "tag").filter_map(|(_, tag)| tag.parse().ok()).collect()
 }
 
 /// The digest of the blob that a request creates: of the upload that it ends, or of the blob that it mounts.
 fn created_by(uri: &Uri) -> Option<Digest> {
-    let mut pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
-    pairs.find_map(|(key, value)| matches!(&*key, "digest" | "mount").then(|| value.parse().ok())?)
+    query::pairs_of(uri).find_map(|(key, value)| matches!(&*key, "digest" | "mount").then(|| value.parse().ok())?)
 }

@@ -27,7 +27,7 @@ pub use self::{
     operation::{Destination, MountSource, Operation, Route, Write},
 };
 use crate::{
-    oci::{HostPattern, ParseError, Repository, Resource, Shape, host::Authority},
+    oci::{HostPattern, ParseError, Repository, Resource, Shape, host::Authority, query},
     upstream,
 };
 
@@ -212,7 +212,7 @@ impl<U> Routes<U> {
         path: &Path<'_>,
         upstream: Option<usize>,
     ) -> MountSource {
-        let Some(from) = parameter(target.uri, "from") else { return MountSource::Missing };
+        let Some(from) = query::parameter(target.uri, "from") else { return MountSource::Missing };
         let shape = Shape { name: &from, resource: Resource::Tags };
         let located = self.locate(target, namespace, path, shape).ok().filter(|(found, _)| *found == upstream);
         let repository = located.and_then(|(_, shape)| {
@@ -317,11 +317,5 @@ fn first_component<'a>(shape: &Shape<'a>) -> Option<(&'a str, &'a str)> {
 
 /// The value of `ns=`, decoded; the first when there are several, none when it is empty.
 fn namespace(uri: &Uri) -> Option<Cow<'_, str>> {
-    parameter(uri, "ns").filter(|name| !name.is_empty())
-}
-
-/// The first value of a parameter of the query, decoded.
-fn parameter<'a>(uri: &'a Uri, wanted: &str) -> Option<Cow<'a, str>> {
-    let pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
-    pairs.into_iter().find(|(key, _)| key == wanted).map(|(_, value)| value)
+    query::parameter(uri, query::NAMESPACE).filter(|name| !name.is_empty())
 }

@@ -20,6 +20,7 @@ mod media_type;
 mod name;
 mod operation;
 mod path;
+pub(crate) mod query;
 mod range;
 mod referrers;
 mod schema1;

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use super::{Push, request::parameter, session::Captured};
+use super::{Push, session::Captured};
 use crate::{
     cache::{Capture, CaptureError, Captures, Source},
-    oci::Digest,
+    oci::{Digest, query},
     route::Write,
     upstream::{BodyObserver, UploadBody, WriteResponse},
 };
@@ -158,7 +158,7 @@ fn announced(headers: &HeaderMap) -> u64 {
 
 /// The digest of the whole blob, where the request names it.
 fn digest(push: Push<'_>) -> Option<Digest> {
-    parameter(&push.head.uri, "digest")?.parse().ok()
+    query::parameter(&push.head.uri, "digest")?.parse().ok()
 }
 
 /// The blob that an upload becomes, as the cache knows it.

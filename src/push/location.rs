@@ -6,7 +6,7 @@ use super::{
     session::{Captured, Session},
 };
 use crate::{
-    oci::{Digest, local_path},
+    oci::{Digest, local_path, query},
     route::Write,
     upstream::WriteResponse,
 };
@@ -56,13 +56,8 @@ fn front(push: Push<'_>, endpoint: &str, upstream: &str) -> String {
 }
 
 fn with_namespace(path: String, namespace: Option<&str>, state: Option<&str>) -> String {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(namespace.map(|namespace| ("ns", namespace)));
-    query.extend_pairs(state.map(|state| (STATE, state)));
-    match query.finish() {
-        query if query.is_empty() => path,
-        query => format!("{path}?{query}"),
-    }
+    let namespace = namespace.map(|namespace| (query::NAMESPACE, namespace));
+    query::append(path, &query::encode(namespace.into_iter().chain(state.map(|state| (STATE, state)))))
 }
 
 /// Whether a session name needs no encoding in a path.

@@ -1,5 +1,7 @@
 //! The request to the upstream for a client's change (pure).
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, Method, Uri, header, request::Parts};
 
 use super::{
@@ -8,6 +10,7 @@ use super::{
 };
 use crate::{
     error::ErrorKind,
+    oci::query,
     route::{MountSource, Write},
     upstream::{self, WriteAction, WriteTarget},
 };
@@ -28,32 +31,32 @@ pub(super) fn of<'a>(push: Push<'a>, seal: &Seal) -> Result<(upstream::WriteRequ
     let push_alone = WriteAction::Push { from: None };
     let (target, action) = match push.write {
         Write::Begin(source) => {
-            let query = mount_query(uri, source);
             let from = match source {
                 MountSource::Here(from) => Some(from.clone()),
                 MountSource::Missing | MountSource::Elsewhere => None,
             };
-            (WriteTarget::Path(with_query(format!("{repository}/blobs/uploads/"), &query)), WriteAction::Push { from })
+            (
+                WriteTarget::Path(query::append(format!("{repository}/blobs/uploads/"), &mount_query(uri, source))),
+                WriteAction::Push { from },
+            )
         }
         Write::Upload => {
-            let sealed = parameter(uri, STATE).ok_or(ErrorKind::UploadUnknown)?;
+            let sealed = query::parameter(uri, STATE).ok_or(ErrorKind::UploadUnknown)?;
             let session =
                 Session::open(push.upstream.name(), repository, &sealed, seal).ok_or(ErrorKind::UploadUnknown)?;
             captured = session.captured;
             let action = if *method == Method::DELETE { WriteAction::Delete } else { push_alone };
-            (WriteTarget::UploadSession(with_query(session.target, &query(uri, &[]))), action)
+            (WriteTarget::UploadSession(with_query(session.target, uri)), action)
         }
         Write::PutManifest(reference) => {
-            (WriteTarget::Path(with_query(format!("{repository}/manifests/{reference}"), &query(uri, &[]))), push_alone)
+            (WriteTarget::Path(with_query(format!("{repository}/manifests/{reference}"), uri)), push_alone)
         }
-        Write::DeleteManifest(reference) => (
-            WriteTarget::Path(with_query(format!("{repository}/manifests/{reference}"), &query(uri, &[]))),
-            WriteAction::Delete,
-        ),
-        Write::DeleteBlob(digest) => (
-            WriteTarget::Path(with_query(format!("{repository}/blobs/{digest}"), &query(uri, &[]))),
-            WriteAction::Delete,
-        ),
+        Write::DeleteManifest(reference) => {
+            (WriteTarget::Path(with_query(format!("{repository}/manifests/{reference}"), uri)), WriteAction::Delete)
+        }
+        Write::DeleteBlob(digest) => {
+            (WriteTarget::Path(with_query(format!("{repository}/blobs/{digest}"), uri)), WriteAction::Delete)
+        }
         Write::NotAllowed => return Err(ErrorKind::MethodNotAllowed),
     };
     let headers: HeaderMap = FORWARDED_HEADERS
@@ -66,35 +69,24 @@ pub(super) fn of<'a>(push: Push<'a>, seal: &Seal) -> Result<(upstream::WriteRequ
 /// The query with the source of a mount as the upstream spells it; without the mount where the upstream has no such repository.
 fn mount_query(uri: &Uri, source: &MountSource) -> String {
     match source {
-        MountSource::Missing => query(uri, &[]),
-        MountSource::Elsewhere => query(uri, &["mount", "from"]),
+        MountSource::Missing => query::encode(forwarded(uri, &[])),
+        MountSource::Elsewhere => query::encode(forwarded(uri, &["mount", "from"])),
         MountSource::Here(from) => {
-            let mut named = url::form_urlencoded::Serializer::new(query(uri, &["from"]));
-            named.append_pair("from", from.as_str());
-            named.finish()
+            let named = ("from".into(), from.as_str().into());
+            query::encode(forwarded(uri, &["from"]).chain(std::iter::once(named)))
         }
     }
 }
 
-/// The client's query without the parameters between it and forebay, and without `others`.
-fn query(uri: &Uri, others: &[&str]) -> String {
-    let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-    let theirs = pairs.filter(|(key, _)| !matches!(&**key, "ns" | STATE) && !others.contains(&&**key));
-    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(theirs).finish()
+/// The client's query parameters, without those between it and forebay, and without `others`.
+fn forwarded<'a>(uri: &'a Uri, others: &[&str]) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+    let is_forwarded = |key: &str| key != query::NAMESPACE && key != STATE && !others.contains(&key);
+    query::pairs_of(uri).filter(move |(key, _)| is_forwarded(key))
 }
 
-/// Appends a query. The upstream's own query stays to the letter: it may be signed.
-fn with_query(mut place: String, query: &str) -> String {
-    if !query.is_empty() {
-        place.push(if place.contains('?') { '&' } else { '?' });
-        place.push_str(query);
-    }
-    place
-}
-
-pub(super) fn parameter(uri: &Uri, wanted: &str) -> Option<String> {
-    let mut pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
-    pairs.find(|(key, _)| key == wanted).map(|(_, value)| value.into_owned())
+/// A path at the upstream with the client's query.
+fn with_query(path: String, uri: &Uri) -> String {
+    query::append(path, &query::encode(forwarded(uri, &[])))
 }
 
 #[cfg(test)]

@@ -1,79 +1,77 @@
-//! Which part of a list is asked for (pure): equal parts are spelled alike, whatever else their clients say.
+//! The query of a list, at the client and at the upstream (pure).
 //!
-//! What must hold: only `n`, `last` and, for referrers, `artifactType` tell lists apart, so that a list is not asked for,
-//! kept and sent anew for each `?x=1`. Some registries have the next page asked for by parameters of their own: all of
-//! such a query goes into `last`, behind a sign with which no tag and no repository begins. So it needs nothing to be
-//! remembered here, and leads to the same page after a restart and at another instance.
+//! What must hold: only `n`, `last` and, for referrers, `artifactType` tell pages apart, and equal pages have equal queries, so
+//! that no list is requested and cached anew for each `?x=1`. Some registries name the next page by parameters of their
+//! own: such a query is packed into `last`, behind a character with which no tag and no repository begins. So nothing is
+//! kept for it, and it leads to the same page after a restart and at another instance.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
+use crate::{
+    cache::List,
+    oci::query::{NAMESPACE, encode, pairs},
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use url::form_urlencoded::{Serializer, parse};
 
-use crate::cache::List;
-
-/// What begins a `last` that has the upstream's own query.
+/// The first character of a `last` that has the upstream's own query.
 const PACKED: char = '~';
 const ARTIFACT_TYPE: &str = "artifactType";
-/// What no page is asked for by: `ns` is between us and either, and a client must not choose in whose name (RFC 6750,
-/// section 2.3), or by which method, the upstream is asked.
-const NEVER_PASSED: [&str; 3] = ["ns", "access_token", "_method"];
-/// The longest query of an upstream's own that a client can bring back, in bytes.
+/// Parameters that are never passed on: `ns` is between a client and a mirror, and a client must choose neither the
+/// credentials (RFC 6750 section 2.3) nor the method of the upstream's request.
+const NEVER_FORWARDED: [&str; 3] = [NAMESPACE, "access_token", "_method"];
+/// The longest packed query, in bytes.
 const MAX_PACKED: usize = 4096;
-/// What registries are asked instead of any `n` that is no number: they refuse it, or take no notice.
+/// Sent in place of an `n` that is no number: registries refuse it, or ignore it.
 const NO_NUMBER: &str = "-1";
 
-/// The query as the upstream gets it, of the one that a client sent.
+/// The query for the upstream, of the client's query.
 pub(crate) fn upstream_query(list: &List, query: &str) -> String {
-    let value = |name: &str| parse(query.as_bytes()).find(|(key, value)| key == name && !value.is_empty());
-    let last = value("last").map(|(_, last)| last.into_owned());
+    let value = |name: &str| pairs(query).find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value);
+    let last = value("last");
     if let Some(packed) = last.as_deref().and_then(unpack) {
         return packed;
     }
-    let mut pairs = Serializer::new(String::new());
-    if let Some((_, n)) = value("n") {
-        match n.parse::<u64>() {
-            Ok(n) => pairs.append_pair("n", &n.to_string()),
-            Err(_) => pairs.append_pair("n", NO_NUMBER),
-        };
-    }
-    pairs.extend_pairs(last.map(|last| ("last", last)));
+    let n = value("n").map(|n| n.parse::<u64>().map_or(NO_NUMBER.to_owned(), |n| n.to_string()));
+    let mut page: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
+    page.extend(n.map(|n| ("n".into(), n.into())));
+    page.extend(last.map(|last| ("last".into(), last)));
     if matches!(list, List::Referrers { .. }) {
         let types: BTreeSet<_> =
-            parse(query.as_bytes()).filter(|(key, value)| key == ARTIFACT_TYPE && !value.is_empty()).collect();
-        pairs.extend_pairs(types);
+            pairs(query).filter(|(key, value)| key == ARTIFACT_TYPE && !value.is_empty()).collect();
+        page.extend(types);
     }
-    pairs.finish()
+    encode(page)
 }
 
-/// The query by which a client asks us for what the upstream has asked for by this one. `ns=` is between us and either.
+/// The query for the client, of the query by which the upstream names a page.
 pub(crate) fn client_query(query: &str) -> String {
-    let pairs = || parse(query.as_bytes()).filter(|(key, _)| is_passed(key));
-    let plain = Serializer::new(String::new()).extend_pairs(pairs()).finish();
-    let is_ours = pairs().all(|(key, value)| match &*key {
+    let forwarded = || pairs(query).filter(|(key, _)| is_forwarded(key));
+    let plain = encode(forwarded());
+    let needs_no_packing = forwarded().all(|(key, value)| match &*key {
         "last" => !value.starts_with(PACKED),
         "n" | ARTIFACT_TYPE => true,
         _ => false,
     });
-    if is_ours {
+    if needs_no_packing {
         return plain;
     }
-    Serializer::new(String::new()).append_pair("last", &format!("{PACKED}{}", URL_SAFE_NO_PAD.encode(plain))).finish()
+    encode([("last", format!("{PACKED}{}", URL_SAFE_NO_PAD.encode(plain)))])
 }
 
 fn unpack(last: &str) -> Option<String> {
     let query = URL_SAFE_NO_PAD.decode(last.strip_prefix(PACKED)?).ok().filter(|query| query.len() <= MAX_PACKED)?;
-    // Spelled as we spell it: nothing else gets into the request to the upstream.
-    Some(Serializer::new(String::new()).extend_pairs(parse(&query).filter(|(key, _)| is_passed(key))).finish())
+    // Encoded again: nothing else of it gets into the request to the upstream.
+    Some(encode(url::form_urlencoded::parse(&query).filter(|(key, _)| is_forwarded(key))))
 }
 
-fn is_passed(key: &str) -> bool {
-    !NEVER_PASSED.iter().any(|never| key.trim().eq_ignore_ascii_case(never))
+fn is_forwarded(key: &str) -> bool {
+    !NEVER_FORWARDED.iter().any(|never| key.trim().eq_ignore_ascii_case(never))
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use url::form_urlencoded::Serializer;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use http::HeaderValue;
 
 use super::pagination;
-use crate::oci::local_path;
+use crate::oci::{local_path, query};
 
 /// The upstream's link to the next page with the path that the client used, which may name the upstream; only its query is
 /// kept. `links` are all lines of the header.
@@ -23,11 +23,10 @@ pub fn next_page<'a>(
     let target = lines.iter().find_map(|line| next_in(line))?;
     let target = target.split('#').next().unwrap_or_default();
     let query = target.split_once('?').map_or("", |(_, query)| query);
-    let mut pairs = url::form_urlencoded::Serializer::new(pagination::client_query(query));
-    if let Some(namespace) = namespace {
-        pairs.append_pair("ns", namespace);
-    }
-    HeaderValue::from_str(&format!("<{}?{}>; rel=\"next\"", local_path(path), pairs.finish())).ok()
+    let namespace = namespace.map(|namespace| (query::NAMESPACE.into(), namespace.into()));
+    let query = pagination::client_query(query);
+    let query = query::encode(query::pairs(&query).chain(namespace));
+    HeaderValue::from_str(&format!("<{}?{query}>; rel=\"next\"", local_path(path))).ok()
 }
 
 /// The target of the first link in a line whose relation is `next`.

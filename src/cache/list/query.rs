@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::{
-    oci::{Accept, Digest, MediaTypeKind, Operation, Repository},
+    oci::{Accept, Digest, MediaTypeKind, Operation, Repository, query},
     upstream::{Principal, Registry, Upstream},
 };
 
@@ -56,8 +56,7 @@ impl ListRequest {
 
     /// The values of a query parameter that are not empty.
     pub(super) fn parameter(&self, name: &str) -> Vec<String> {
-        let pairs = url::form_urlencoded::parse(self.query.as_bytes());
-        let named = pairs.filter(|(key, value)| key == name && !value.is_empty());
+        let named = query::pairs(&self.query).filter(|(key, value)| key == name && !value.is_empty());
         named.map(|(_, value)| value.into_owned()).collect()
     }
 
