@@ -1,7 +1,7 @@
 //! The operator's own listener: `/metrics`, `/healthz`, `/readyz`.
 //!
-//! It never shares a port with the registry, has limits of its own, and goes on answering while the registry port is
-//! full or draining: that is when operators look.
+//! It has a port and limits of its own, and still responds while the registry's port is full or draining: operators need it
+//! then.
 
 pub mod config;
 
@@ -29,15 +29,15 @@ use crate::{
     transport::{Connection, Handle, Listener, Refusal, isolate},
 };
 
-/// Prometheus, a few probes, and somebody with a browser.
+/// Enough for Prometheus, a few probes, and a browser.
 const MAX_CONNECTIONS: usize = 64;
-/// Every answer is made at once and small.
+/// Responses are small and immediate.
 const DRAIN: Duration = Duration::from_secs(1);
 /// The text format that Prometheus has read since 2014.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 
-/// Whether clients should be sent here: a cheap handle.
+/// Whether this process is ready for clients. A cheap handle.
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<AtomicU8>);
 
@@ -89,8 +89,8 @@ impl Readiness {
     }
 }
 
-/// Serves the operator until `shutdown`, which should come after the drain of the registry port. `hosts`: what is answered
-/// to on a loopback address.
+/// Serves the operator until `shutdown`, which should come after the drain of the registry's port. `hosts`: the hosts that are
+/// allowed on a loopback address.
 pub async fn run(
     listener: TcpListener,
     metrics: Metrics,
@@ -116,7 +116,7 @@ impl Handle for Admin {
             Ok(host) => host,
             Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
         };
-        // Elsewhere probes and Prometheus may come by any name.
+        // On other addresses probes and Prometheus may use any host.
         if connection.loopback && !self.hosts.load().allow(host) {
             let host = host.unwrap_or_default();
             let why = format!(

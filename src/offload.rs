@@ -1,17 +1,17 @@
-//! What is parsed or hashed as a whole: a large document beside the threads that serve clients, and few at a time.
+//! Parses large documents off the threads that serve clients, and few at a time.
 //!
-//! An upstream chooses what it sends, up to 16 MiB, and reading that takes a tenth of a second.
+//! Upstreams send documents of up to 16 MiB; to parse or to hash one takes a tenth of a second.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-/// A longer document is read on the blocking pool, in bytes.
+/// Longer documents are parsed on the blocking pool, in bytes.
 const MAX_ON_THREAD: usize = 64 * 1024;
-/// How many large documents are read at a time.
+/// How many large documents are parsed at a time.
 const MAX_TURNS: usize = 2;
 
-/// Turns to read large documents. A cheap handle.
+/// Turns to parse large documents. A cheap handle.
 #[derive(Clone)]
 pub(crate) struct Offload(Arc<Semaphore>);
 
@@ -22,7 +22,7 @@ impl Default for Offload {
 }
 
 impl Offload {
-    /// Reads a document of `len` bytes by `work`; `None` when the process ends.
+    /// Runs `work`, which parses or hashes a document of `len` bytes; `None` if the process ends.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         len: usize,
@@ -32,7 +32,7 @@ impl Offload {
             return Some(work());
         }
         let turn = self.0.clone().acquire_owned().await.ok()?;
-        // The turn ends with the work, and not with the request, whose client may leave.
+        // The turn ends with the work, not with the request, whose client may leave.
         let work = move || {
             let read = work();
             drop(turn);

@@ -1,7 +1,7 @@
 //! Clients by their addresses: which of them count as one, and which networks the operator trusts.
 //!
-//! A client that owns an IPv6 network owns 2^64 addresses, so that a /64 counts as one peer. What peers share, and how much
-//! of it one may hold, is told in [`shares`].
+//! A client with an IPv6 network has 2^64 addresses, so a /64 counts as one peer. [`shares`] bounds how much of a limited resource
+//! one peer may hold.
 
 pub mod shares;
 
@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 
 pub use self::shares::{Permit, Refused, Shares};
 
-/// How much of an IPv6 address tells peers apart, in bits.
+/// How many bits of an IPv6 address distinguish peers.
 const PEER_BITS: u8 = 64;
 
 /// All addresses that count as one peer: an IPv4 address, or the /64 of an IPv6 address.
@@ -41,8 +41,8 @@ impl fmt::Display for PeerPrefix {
     }
 }
 
-/// A network as operators write it: `10.0.0.0/8`, `fd00::/8`, or one address. IPv4 addresses that are written as IPv6 ones
-/// (`::ffff:10.0.0.0/104`) are IPv4 addresses.
+/// A network as operators write it: `10.0.0.0/8`, `fd00::/8`, or one address. IPv4-mapped addresses (`::ffff:10.0.0.0/104`) are
+/// IPv4 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -80,7 +80,7 @@ impl FromStr for Network {
         let longest = width(written);
         let prefix = match prefix {
             None => longest,
-            // `+8` is a number for Rust, and no prefix.
+            // Rust parses `+8` as a number.
             Some(digits) if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) => {
                 return Err(form());
             }
@@ -91,7 +91,7 @@ impl FromStr for Network {
                 .ok_or_else(|| NetworkError::Prefix { text: text.to_owned(), longest })?,
         };
         let network = match (written, written.to_canonical()) {
-            // Within ::ffff:0:0/96 all addresses are IPv4 ones; a shorter prefix holds others as well.
+            // All addresses in ::ffff:0:0/96 are IPv4-mapped; a shorter prefix contains others, too.
             (IpAddr::V6(_), address @ IpAddr::V4(_)) if prefix >= 96 => Network { address, prefix: prefix - 96 },
             _ => Network { address: written, prefix },
         };
@@ -128,8 +128,8 @@ fn mask(prefix: u8, width: u8) -> u128 {
     all & !all.checked_shr(prefix.into()).unwrap_or(0)
 }
 
-/// `server.trusted_networks`: peers that are not held to a share, since many clients are behind one address there. A cheap
-/// handle; a reload sets it for all that have one.
+/// `server.trusted_networks`: peers without a limit of their own, since many clients are behind one address there. A cheap
+/// handle; a reload sets it for all handles.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedNetworks(Arc<ArcSwap<Vec<Network>>>);
 
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused_with_its_reason() {
+    fn a_malformed_network_is_refused_with_a_reason() {
         for (text, reason) in [
             ("", "must be a network such as"),
             ("10.0.0.0/", "must be a network such as"),

@@ -1,7 +1,7 @@
 //! Small files that the operator names: certificates, passwords, users.
 //!
-//! What must hold: one that is exchanged while forebay runs makes no thread wait (a named pipe) and takes no more memory
-//! than it may (an endless one).
+//! What must hold: a file that is replaced while forebay runs blocks no thread (a named pipe) and takes bounded memory (an
+//! endless file).
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use std::{
 
 use rustix::{fs::OFlags, io::Errno};
 
-/// Whether there was no descriptor left for what failed.
+/// Whether an operation failed because no descriptor was left.
 pub(crate) fn is_lack_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

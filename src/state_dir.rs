@@ -1,7 +1,7 @@
-//! The state directory: what must outlive the cache, such as keys.
+//! The state directory: keys and other state that must outlive the cache.
 //!
-//! What must hold: it is made when it is first needed, for its user alone; a directory that holds other files is not
-//! changed. A file that an earlier forebay kept in the cache directory is moved once, and never lost on the way.
+//! What must hold: it is created when it is first needed, with access for its user only; a directory with other files is not
+//! changed. A file that an earlier version kept in the cache directory is moved once, and never lost.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, Permissions},
@@ -12,9 +12,9 @@ use std::{
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-/// Every file that forebay has here, while it is written too.
+/// All files of forebay here, with the names they have while they are written.
 const FILES: [&str; 4] = ["push.key", "push.key.new", DELETED, "deleted.new"];
-/// What was deleted through forebay lately.
+/// The blobs and manifests deleted lately through forebay.
 pub(crate) const DELETED: &str = "deleted";
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
@@ -29,7 +29,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether trying again cannot help.
+    /// Whether a retry cannot help.
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::NotDirectory { .. } => true,
@@ -44,49 +44,49 @@ impl Error {
     }
 }
 
-/// A directory in use: other processes that use it wait until this is dropped.
+/// A directory in use: other processes wait for it until this is dropped.
 pub struct StateDirectory {
     path: PathBuf,
     _turn: Option<File>,
 }
 
-/// Looks whether `path` may be the state directory, and changes nothing.
+/// Checks that `path` may be the state directory, and changes nothing.
 ///
 /// # Errors
-/// There is something else.
+/// It is no directory.
 pub(crate) fn check(path: &Path) -> Result<(), Error> {
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_dir() => Err(Error::NotDirectory { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             Err(Error::Io { path: path.to_owned(), source: error })
         }
-        // One that is not there is made by `serve`; one that this user may not see may be good for another.
+        // `serve` creates a missing one; one that this user may not see may be right for another user.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
 impl StateDirectory {
-    /// Makes the directory where it is missing. Blocks.
+    /// Creates the directory if it is missing. Blocks.
     ///
     /// # Errors
-    /// It cannot be made, or there is something else.
+    /// It cannot be created, or is no directory.
     pub fn open(path: &Path) -> Result<Self, Error> {
         check(path)?;
         let failed = |source| Error::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         let metadata = fs::metadata(path).map_err(failed)?;
         close(path, &metadata).map_err(failed)?;
-        // Some network file systems lock no directory; two processes that start there at once may disagree about a key.
+        // Some network file systems lock no directory; two processes that start at once may then create different keys.
         let turn = File::open(path).ok().filter(|file| flock(file, FlockOperation::LockExclusive).is_ok());
         Ok(Self { path: path.to_owned(), _turn: turn })
     }
 
-    /// Where a file is, which need not be there.
+    /// The path of a file, which need not exist.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// What a file has, up to `most` bytes; nothing where there is none. Blocks.
+    /// The content of a file, up to `most` bytes; empty if there is none. Blocks.
     pub fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
         match read_up_to(&self.file(name), most) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -94,10 +94,10 @@ impl StateDirectory {
         }
     }
 
-    /// Writes a file whole, for this user alone. Blocks.
+    /// Writes a file atomically, for this user only. Blocks.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let temporary = self.path.join(format!("{name}.new"));
-        // One that was not finished may have been left.
+        // A kill may have left one.
         let _ = fs::remove_file(&temporary);
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
@@ -106,9 +106,9 @@ impl StateDirectory {
         File::open(&self.path)?.sync_all()
     }
 
-    /// Moves a file here that an earlier forebay kept in another directory. What is here already stays. Blocks.
+    /// Moves a file here that an earlier version kept in another directory. A file that is here already stays. Blocks.
     ///
-    /// Copied, synced, then removed there: a kill in between leaves both, and the next start removes the other.
+    /// It is copied, synced, then removed there: a kill in between leaves both, and the next start removes the old one.
     pub fn take_over(&self, name: &str, from: &Path) -> io::Result<()> {
         let old = from.join(name);
         let content = match read(&old) {
@@ -117,7 +117,7 @@ impl StateDirectory {
             Err(error) => return Err(error),
         };
         let new = self.file(name);
-        // One directory under two names, by a link for instance: there is nothing to move, and one file to lose.
+        // One directory under two names, by a link for example: to remove the old file would lose the only one.
         if is_same_file(&old, &new) {
             return Ok(());
         }

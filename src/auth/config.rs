@@ -28,7 +28,7 @@ pub struct PushUsers {
     pub certificates: bool,
 }
 
-/// What somebody without credentials may do.
+/// What clients without credentials may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Anonymous {

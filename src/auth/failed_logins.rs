@@ -1,8 +1,9 @@
-//! How many wrong passwords were shown lately, from where and for which account (pure).
+//! How many wrong passwords clients sent lately, by address and account (pure).
 //!
-//! What must hold: a try takes a place before its password is judged, so that many at once are no more than many in turn where one judges; a
-//! wrong password is paid for by time. An account that is guessed from many addresses still takes one try from an address
-//! that shows no other wrong password for it: its owner is not locked out. What is remembered is bounded, and the oldest goes.
+//! What must hold: an attempt takes a place before its password is verified, so that concurrent attempts are bounded like
+//! sequential ones; the place of a wrong password is free again only after some time. An account that is guessed from many
+//! addresses still accepts one attempt from an address without another wrong password for it: its owner is not locked out.
+//! Memory is bounded; the least recently used entry goes.
 
 use std::{
     num::NonZeroUsize,
@@ -20,7 +21,7 @@ const OF_ACCOUNT_THERE: Limit = Limit { most: 20, every: Duration::from_secs(30)
 /// Wrong passwords for one account, wherever they come from.
 const OF_ACCOUNT: Limit = Limit { most: 60, every: Duration::from_secs(10) };
 
-/// Places of one address where one upstream, or htpasswd, judges: one that hangs keeps no others waiting.
+/// Places of one address at one verifier (an upstream, or htpasswd): a verifier that hangs delays no other.
 const OF_ADDRESS_THERE: Limit = Limit { most: 0, every: Duration::ZERO };
 
 /// How many addresses and accounts are remembered; about 100 bytes each.
@@ -29,7 +30,7 @@ const MAX_ENTRIES: NonZeroUsize = match NonZeroUsize::new(65_536) {
     None => NonZeroUsize::MIN,
 };
 
-/// So many at once, and one more after each such time.
+/// At most so many at once, and one more after each such time.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     most: u32,
@@ -37,20 +38,20 @@ struct Limit {
 }
 
 impl Limit {
-    /// What is owed for as many as are taken.
+    /// The debt of `most` wrong passwords.
     fn whole(self) -> Duration {
         self.every.saturating_mul(self.most)
     }
 }
 
-/// Where a password comes from, and which account it is for.
+/// The origin of a password, and its account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     pub peer: PeerPrefix,
     /// Many clients are behind this address, which has no limit of its own.
     pub is_trusted: bool,
-    /// Who judges it.
-    pub judge: u64,
+    /// What verifies it.
+    pub verifier: u64,
     pub account: u64,
 }
 
@@ -66,7 +67,7 @@ enum LoginKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Room {
     Free,
-    /// As many are under way as may prove wrong.
+    /// As many are being verified as may prove wrong.
     Taken,
     /// One more may be tried after this time.
     Spent(Duration),
@@ -74,12 +75,12 @@ pub(super) enum Room {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Debt {
-    /// When all wrong passwords are paid for.
+    /// When no wrong password counts any more.
     until: Option<Instant>,
     under_way: u32,
 }
 
-/// What is owed for wrong passwords.
+/// The debts of addresses and accounts for wrong passwords.
 pub(super) struct FailedLogins(LruCache<LoginKey, Debt>);
 
 impl FailedLogins {
@@ -87,13 +88,13 @@ impl FailedLogins {
         Self(LruCache::new(MAX_ENTRIES))
     }
 
-    /// Takes a place, where there is one; it is given back by [`FailedLogins::settle`].
+    /// Takes a place, if there is one, until [`FailedLogins::settle`].
     pub(super) fn reserve(&mut self, claim: &Claim, now: Instant) -> Room {
         let there = self.debt(LoginKey::AccountThere(claim.peer, claim.account));
         let of_address = match claim.is_trusted {
             true => Room::Free,
             false => {
-                let Debt { under_way, .. } = self.debt(LoginKey::AddressThere(claim.peer, claim.judge));
+                let Debt { under_way, .. } = self.debt(LoginKey::AddressThere(claim.peer, claim.verifier));
                 Debt { under_way, ..self.debt(LoginKey::Address(claim.peer)) }.room(OF_ADDRESS, now)
             }
         };
@@ -118,7 +119,7 @@ impl FailedLogins {
             let debt = self.0.get_or_insert_mut(key, Debt::default);
             debt.under_way = debt.under_way.saturating_sub(1);
             if was_wrong {
-                // Single tries from ever more addresses do not hold the account's next ones up for ever longer.
+                // Single attempts from ever more addresses do not block the account for ever longer.
                 debt.until = now.checked_add(debt.owed(now).saturating_add(limit.every).min(limit.whole()));
             }
             if debt.is_clean(now) {
@@ -154,8 +155,8 @@ impl Debt {
 fn keys(claim: &Claim) -> impl Iterator<Item = (LoginKey, Limit)> {
     let of_address = [
         (LoginKey::Address(claim.peer), OF_ADDRESS),
-        // Of places alone: wrong passwords are owed for by the address.
-        (LoginKey::AddressThere(claim.peer, claim.judge), OF_ADDRESS_THERE),
+        // It bounds places only: the address has the debt of wrong passwords.
+        (LoginKey::AddressThere(claim.peer, claim.verifier), OF_ADDRESS_THERE),
     ];
     of_address.into_iter().filter(|_| !claim.is_trusted).chain([
         (LoginKey::AccountThere(claim.peer, claim.account), OF_ACCOUNT_THERE),
@@ -171,10 +172,10 @@ mod tests {
 
     fn claim(address: &str, account: u64) -> Claim {
         let address: IpAddr = address.parse().unwrap();
-        Claim { peer: address.into(), is_trusted: false, judge: 0, account }
+        Claim { peer: address.into(), is_trusted: false, verifier: 0, account }
     }
 
-    /// Shows wrong passwords, one after the other, until one is not taken.
+    /// Sends wrong passwords, one after the other, until one is refused.
     fn guess(ledger: &mut FailedLogins, claim: Claim, now: Instant) -> (u32, Room) {
         let mut tried = 0;
         loop {
@@ -192,7 +193,7 @@ mod tests {
         let after = |seconds| now + Duration::from_secs(seconds);
         let (ann, ann_elsewhere, bob) = (claim("192.0.2.1", 1), claim("192.0.2.2", 1), claim("192.0.2.1", 2));
         assert_eq!(guess(&mut ledger, ann, now), (20, Room::Spent(OF_ACCOUNT_THERE.every)));
-        // Neither another account there nor the same elsewhere is held up by it.
+        // Another account there, and the same account elsewhere, are not affected.
         assert_eq!(ledger.reserve(&bob, now), Room::Free);
         assert_eq!(ledger.reserve(&ann_elsewhere, now), Room::Free);
         assert_eq!(ledger.reserve(&ann, after(29)), Room::Spent(Duration::from_secs(1)));
@@ -232,12 +233,12 @@ mod tests {
         }
         let owner = claim("192.0.2.200", 1);
         assert_eq!(ledger.reserve(&owner, now), Room::Free);
-        // One at a time, and another account is none of its business.
+        // One at a time; another account is not affected.
         assert_eq!(ledger.reserve(&owner, now), Room::Taken);
         ledger.settle(&owner, false, now);
         assert_eq!(ledger.reserve(&owner, now), Room::Free);
         assert_eq!(guess(&mut ledger, claim("192.0.2.3", 2), now).0, 20);
-        // What is told is when its next one is taken, be it since all of its own are paid for.
+        // The time is that until its next attempt, also if its own debt ends first.
         let later = now + Duration::from_secs(25);
         for n in 210..220 {
             tried(&mut ledger, n, later);
@@ -263,16 +264,16 @@ mod tests {
     }
 
     #[test]
-    fn a_judge_that_hangs_keeps_no_other_waiting() {
+    fn a_verifier_that_hangs_delays_no_other() {
         let (mut ledger, now) = (FailedLogins::new(), Instant::now());
         for account in 0..40 {
             assert_eq!(ledger.reserve(&claim("192.0.2.1", account), now), Room::Free);
         }
         assert_eq!(ledger.reserve(&claim("192.0.2.1", 40), now), Room::Taken);
-        let elsewhere = |account| Claim { judge: 1, ..claim("192.0.2.1", account) };
+        let elsewhere = |account| Claim { verifier: 1, ..claim("192.0.2.1", account) };
         assert_eq!(ledger.reserve(&elsewhere(40), now), Room::Free);
         ledger.settle(&elsewhere(40), true, now);
-        // What is wrong anywhere is owed for everywhere.
+        // A wrong password at one verifier counts at all.
         assert_eq!(guess(&mut ledger, elsewhere(41), now).0, 20);
         assert_eq!(guess(&mut ledger, elsewhere(42), now), (19, Room::Spent(OF_ADDRESS.every)));
         for account in 0..40 {

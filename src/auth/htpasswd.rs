@@ -12,11 +12,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::small_file;
 
-/// A password may take this long to check: 2^16 rounds are some seconds. More is a mistake that would let any client
-/// stop all others.
+/// The highest bcrypt cost: 2^16 rounds take some seconds. A higher cost is a mistake with which any client could stop all
+/// others.
 const MAX_COST: u32 = 16;
 
-/// bcrypt reads no more of a password, in bytes; the rest would change nothing.
+/// bcrypt ignores the rest of a longer password, in bytes.
 const MAX_PASSWORD: usize = 72;
 
 /// The longest file, in bytes; some 50 000 users.
@@ -33,7 +33,7 @@ pub enum Error {
     UnknownPushUser { user: Arc<str>, path: PathBuf },
 }
 
-/// What is wrong with a line. Nothing of the line itself is told: it is somebody's secret.
+/// What is wrong with a line. The line itself is a secret, and is not printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     #[error("the file begins with a byte order mark: write it as UTF-8 without one")]
@@ -48,13 +48,13 @@ pub enum Problem {
     Twice,
 }
 
-/// Who has a password.
+/// The users of the file.
 #[derive(Default)]
 pub(super) struct Users {
-    /// Of the file: equal when nothing changed.
+    /// The hash of the file: equal if nothing changed.
     fingerprint: [u8; 32],
     hashes: HashMap<Arc<str>, String>,
-    /// The highest cost in the file: so much takes each wrong answer.
+    /// The highest cost in the file: each wrong password takes as long.
     highest: Option<u32>,
 }
 
@@ -100,8 +100,8 @@ impl Users {
         Ok(users)
     }
 
-    /// Takes tens of milliseconds of CPU: wherever the answer is `None` for what could be a password, the same number of
-    /// rounds, whether there is such a user or not, and whatever the cost of their hash.
+    /// Takes tens of milliseconds of CPU. Each wrong password takes the same number of rounds, whether there is such a user or
+    /// not, and whatever the cost of the user's hash.
     pub(super) fn verify(&self, user: &str, password: &[u8]) -> Option<Arc<str>> {
         if !could_be_password(password) {
             return None;
@@ -121,13 +121,13 @@ impl Users {
     }
 }
 
-/// Whether bcrypt tells a password from every other one: it cuts longer ones, and repeats the password with a NUL behind
-/// it, so that one with a NUL inside equals another.
+/// Whether bcrypt distinguishes a password from every other: it cuts longer ones, and repeats the password with a NUL behind it,
+/// so that a password with a NUL inside equals another.
 fn could_be_password(password: &[u8]) -> bool {
     password.len() <= MAX_PASSWORD && !password.contains(&0)
 }
 
-/// The costs of the hashes that are to be made, after one of cost `spent`, to have spent as much as one of cost `highest`:
+/// The costs of the hashes to compute, after one of cost `spent`, so that all take as long as one of cost `highest`:
 /// 2^s + 2^s + 2^(s+1) + … + 2^(h-1) = 2^h.
 fn missing_costs(spent: Option<u32>, highest: u32) -> std::ops::Range<u32> {
     spent.map_or(highest..highest + 1, |spent| spent..highest)
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_answer_takes_the_same_number_of_rounds() {
+    fn each_wrong_password_takes_the_same_number_of_rounds() {
         for highest in 4..=MAX_COST {
             for spent in (4..=highest).map(Some).chain([None]) {
                 let rounds = spent.map_or(0, |cost| 1u64 << cost);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_not_understood_is_an_error_and_not_a_user_less() {
+    fn a_malformed_line_is_an_error() {
         let ann = line("ann", "a");
         let costly = ann.replace("$04$", "$17$");
         assert!(Users::parse(&ann.replace("$04$", "$16$")).is_ok());

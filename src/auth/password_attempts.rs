@@ -1,9 +1,9 @@
-//! Passwords that are tried: how many may prove wrong, and whose have proved right.
+//! Attempts to log in: how many may fail, and which credentials were accepted before.
 //!
-//! What must hold: a password that is not known to be right is judged, here or by an upstream, only while its address and its
-//! account have places left in the [`FailedLogins`]. A client that leaves before the answer has its place until the answer comes,
-//! where what it began goes on, and has shown no wrong one where none comes. A password that was right needs no
-//! place, whatever others show from its address or for its account.
+//! What must hold: a password that was not accepted before is verified, here or by an upstream, only while its address and its
+//! account have places left in the [`FailedLogins`]. If a client leaves early, its place is taken until the response arrives;
+//! without a response the password counts as not wrong. A password that was accepted before needs no place, whatever other
+//! clients send from its address or for its account.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -27,11 +27,11 @@ use crate::{
     upstream::{Principal, Registry, Upstream, Verdict},
 };
 
-/// How many requests wait while as many passwords are under way as may prove wrong.
+/// How many requests wait while as many passwords are being verified as may prove wrong.
 const MAX_WAITING: u64 = 1024;
-/// How long each of them waits: longer than an upstream may take to answer is of no use to its client.
+/// How long each of them waits: no client waits longer for its upstream.
 const WAITING_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many credentials are remembered to have been right.
+/// How many accepted credentials are remembered.
 const MAX_ACCEPTED: u64 = 100_000;
 /// A credential that is refused so often, and not accepted in between, is no longer known to be right: its password was
 /// changed. A single refusal may be about a repository.
@@ -45,28 +45,28 @@ struct AttemptsInner {
     trusted: TrustedNetworks,
     /// Held for a few look-ups.
     ledger: Mutex<FailedLogins>,
-    /// Told whenever a try is over.
+    /// Notified whenever an attempt is over.
     over: Notify,
     waiting: Shares,
-    /// Credentials of clients that their upstream took, and how often it refused them since.
+    /// Credentials that an upstream accepted, and how often it refused them since.
     accepted: Cache<(Registry, Principal), u8>,
     accounts: RandomState,
 }
 
-/// A password that is being judged. Dropped without a word on it, it has not been.
+/// A password that is being verified. If it is dropped, it was not verified.
 #[must_use]
 pub struct PasswordAttempt {
-    /// `None`: it is known to be right, and needs no place.
+    /// `None`: it was accepted before, and needs no place.
     place: Option<(PasswordAttempts, Claim)>,
     was_wrong: bool,
 }
 
-/// A password that an upstream judges, for as long as its client waits. What the client leaves behind is judged all the same.
+/// A password that an upstream verifies. If the client leaves, the attempt ends with the upstream's verdict all the same.
 #[must_use]
 pub struct AttemptFrom {
-    tries: PasswordAttempts,
+    attempts: PasswordAttempts,
     upstream: Upstream,
-    tried: Option<PasswordAttempt>,
+    attempt: Option<PasswordAttempt>,
 }
 
 impl PasswordAttempts {
@@ -81,24 +81,24 @@ impl PasswordAttempts {
         }))
     }
 
-    /// Begins to try a user's password where `judge` judges it. Waits while as many are under way as may prove wrong.
+    /// Begins an attempt at `verifier`. Waits while as many passwords are being verified as may prove wrong.
     ///
     /// # Errors
     /// Too many were wrong, or too many are waiting.
     pub async fn begin(
         &self,
         peer: IpAddr,
-        judge: &str,
+        verifier: &str,
         user: &str,
         is_known: impl Fn() -> bool,
     ) -> Result<PasswordAttempt, Refusal> {
         let is_trusted = self.0.trusted.contains(peer);
-        let (judge, account) = (self.0.accounts.hash_one(judge), self.0.accounts.hash_one((judge, user)));
-        let claim = Claim { peer: peer.into(), is_trusted, judge, account };
+        let (verifier, account) = (self.0.accounts.hash_one(verifier), self.0.accounts.hash_one((verifier, user)));
+        let claim = Claim { peer: peer.into(), is_trusted, verifier, account };
         let begin = async {
             let mut waiting = None;
             loop {
-                // Before the look, so that nothing that is over after it is missed.
+                // Before the check, so that no end of an attempt is missed.
                 let over = self.0.over.notified();
                 if is_known() {
                     return Ok(PasswordAttempt { place: None, was_wrong: false });
@@ -118,26 +118,26 @@ impl PasswordAttempts {
         tokio::time::timeout(WAITING_TIMEOUT, begin).await.unwrap_or(Err(Refusal::Busy))
     }
 
-    /// The same for what a client shows to an upstream that decides by it.
+    /// The same for credentials that the upstream verifies.
     ///
     /// # Errors
     /// As [`PasswordAttempts::begin`].
     pub async fn begin_at(&self, upstream: &Upstream, peer: IpAddr, user: &str) -> Result<AttemptFrom, Refusal> {
         let credential = credential(upstream);
         let is_known = || credential.as_ref().is_some_and(|credential| self.0.accepted.contains_key(credential));
-        let tried = self.begin(peer, upstream.name(), user, is_known).await?;
-        if tried.place.is_none() {
+        let attempt = self.begin(peer, upstream.name(), user, is_known).await?;
+        if attempt.place.is_none() {
             upstream.note_accepted_before();
         }
-        Ok(AttemptFrom { tries: self.clone(), upstream: upstream.clone(), tried: Some(tried) })
+        Ok(AttemptFrom { attempts: self.clone(), upstream: upstream.clone(), attempt: Some(attempt) })
     }
 
-    /// Ends a try by what the upstream said of the credential.
-    fn conclude(&self, credential: Option<(Registry, Principal)>, tried: PasswordAttempt, verdict: Verdict) {
+    /// Ends an attempt by the upstream's verdict.
+    fn conclude(&self, credential: Option<(Registry, Principal)>, attempt: PasswordAttempt, verdict: Verdict) {
         if let Some(credential) = credential {
             match verdict {
                 Verdict::Accepted => self.0.accepted.insert(credential, 0),
-                // That something was served says nothing: it may be for everybody.
+                // A response alone is no verdict: its content may be public.
                 Verdict::Unknown => {}
                 Verdict::Refused => {
                     self.0.accepted.entry(credential).and_compute_with(|known| {
@@ -150,11 +150,10 @@ impl PasswordAttempts {
                 }
             }
         }
-        tried.end(verdict == Verdict::Refused);
+        attempt.end(verdict == Verdict::Refused);
     }
 
     fn ledger(&self) -> MutexGuard<'_, FailedLogins> {
-        // What is owed is whole even if a thread panicked beside it.
         self.0.ledger.lock()
     }
 }
@@ -164,35 +163,35 @@ fn credential(upstream: &Upstream) -> Option<(Registry, Principal)> {
 }
 
 impl PasswordAttempt {
-    /// The password was judged, or could not be.
+    /// The password was verified, or could not be.
     pub fn end(mut self, was_wrong: bool) {
         self.was_wrong = was_wrong;
     }
 }
 
 impl AttemptFrom {
-    /// The client has its answer.
+    /// The client has its response.
     pub fn end(mut self) {
-        if let Some(tried) = self.tried.take() {
-            self.tries.conclude(credential(&self.upstream), tried, self.upstream.verdict());
+        if let Some(attempt) = self.attempt.take() {
+            self.attempts.conclude(credential(&self.upstream), attempt, self.upstream.verdict());
         }
     }
 }
 
 impl Drop for AttemptFrom {
     fn drop(&mut self) {
-        if let Some(tried) = self.tried.take() {
-            let (tries, credential) = (self.tries.clone(), credential(&self.upstream));
-            self.upstream.on_verdict(move |verdict| tries.conclude(credential, tried, verdict));
+        if let Some(attempt) = self.attempt.take() {
+            let (attempts, credential) = (self.attempts.clone(), credential(&self.upstream));
+            self.upstream.on_verdict(move |verdict| attempts.conclude(credential, attempt, verdict));
         }
     }
 }
 
 impl Drop for PasswordAttempt {
     fn drop(&mut self) {
-        if let Some((tries, claim)) = self.place.take() {
-            tries.ledger().settle(&claim, self.was_wrong, Instant::now());
-            tries.0.over.notify_waiters();
+        if let Some((attempts, claim)) = self.place.take() {
+            attempts.ledger().settle(&claim, self.was_wrong, Instant::now());
+            attempts.0.over.notify_waiters();
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Whose password is verified next.
+//! The queue of passwords to verify.
 //!
-//! What must hold: few are verified at a time and few wait; peers share the places of those that wait, and each has no more
-//! passwords in the queue behind them than are verified at a time, so that a peer that guesses by the dozen keeps another
-//! waiting for one verification, not for dozens.
+//! What must hold: few passwords are verified at a time, and few wait. Peers share the waiting places, and each peer has no more
+//! passwords in the queue than are verified at a time: a peer that guesses by the dozen delays another by one verification, not
+//! by dozens.
 
 use std::{
     collections::HashMap,
@@ -18,8 +18,7 @@ use crate::peer::{PeerPrefix, Shares, TrustedNetworks};
 
 /// How many passwords are verified at the same time. Each takes a core for its time, and pulls need the cores too.
 const MAX_VERIFICATIONS: usize = 2;
-/// How many more may wait for their turn, some seconds at most; beyond it is a client that guesses, or a crowd that is
-/// better off coming again.
+/// How many more may wait, for some seconds at most. A client beyond it guesses, or had better retry.
 const MAX_WAITING: u64 = 64;
 
 pub(super) struct VerificationQueue {
@@ -27,7 +26,7 @@ pub(super) struct VerificationQueue {
     trusted: TrustedNetworks,
     /// First come, first served.
     queue: Arc<Semaphore>,
-    /// Who may stand in the queue, of each peer that has a password on its way: no more peers than places.
+    /// Bounds the passwords in the queue, for each peer that has one: no more peers than places.
     peers: Mutex<HashMap<PeerPrefix, Weak<Semaphore>>>,
 }
 
@@ -47,9 +46,9 @@ impl VerificationQueue {
         }
     }
 
-    /// Waits for a turn. `None`: too many wait already, or too many of this peer.
+    /// Waits for a turn. `None`: too many passwords wait already, in total or of this peer.
     pub(super) async fn wait(&self, peer: IpAddr) -> Option<VerificationTurn> {
-        // Given back when the turn has come, or when the client leaves. The semaphores are never closed.
+        // It is freed when the turn has come, or when the client leaves. The semaphores are never closed.
         let _place = self.places.take(peer, 1).ok()?;
         let of_peer = match self.trusted.contains(peer) {
             true => None,
@@ -84,10 +83,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_with_a_crowd_keeps_no_other_waiting_for_all_of_it() {
+    async fn a_crowd_of_one_peer_delays_another_by_one_turn() {
         let turns = VerificationQueue::new(TrustedNetworks::default());
         let mut running = vec![turns.wait(address(1)).await.unwrap(), turns.wait(address(1)).await.unwrap()];
-        // Of the places three quarters are its own; the rest of it is told at once.
+        // It gets three quarters of the places; the rest is refused at once.
         let mut crowd = Vec::new();
         for _ in 0..70 {
             let mut one = Box::pin(turns.wait(address(1)));
@@ -102,7 +101,7 @@ mod tests {
         running.pop();
         assert!(poll!(&mut crowd[0]).is_pending());
         let other = other.now_or_never().flatten();
-        assert!(other.is_some(), "the next turn is that of the peer that waits with one");
+        assert!(other.is_some(), "the next turn is the other peer's");
     }
 
     #[tokio::test]

@@ -1,12 +1,12 @@
-//! What all peers share, and how much of it one peer may hold.
+//! Shares of a limited resource, and how much of it one peer may hold.
 //!
 //! What must hold:
-//! - permits never exceed the total; each gives back what it took when it is dropped;
-//! - while no more than three quarters are used, nothing else limits a peer;
-//! - in the last quarter a peer that holds something may not come to hold more than every other peer does: the largest holder
-//!   is refused first, and one that holds nothing yet finds room;
-//! - of the last sixteenth a peer gets no more than it leaves to others, so that it takes many peers to leave nothing;
-//! - trusted peers are held to the total only, and what they hold is no part of what the others share.
+//! - permits never exceed the total; each is returned when it is dropped;
+//! - while no more than three quarters are used, a peer has no other limit;
+//! - in the last quarter a peer that holds something may not become the largest holder: the largest is refused first, and a
+//!   peer that holds nothing finds room;
+//! - of the last sixteenth a peer gets no more than it leaves to others, so that only many peers can use up all of it;
+//! - trusted peers are limited by the total only, and their units do not count in the shares of others.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -14,18 +14,18 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{PeerPrefix, TrustedNetworks};
 
-/// Why a peer gets nothing.
+/// Why a peer is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// There is not so much left for any peer.
+    /// Not so many units are left, for any peer.
     #[error("nothing is left")]
     Full,
-    /// There is, and this peer holds the most already.
+    /// They are left, but this peer holds the most already.
     #[error("this address holds the largest share")]
     Share,
 }
 
-/// A bounded number of units (of anything: connections, bytes) that peers share. A cheap handle.
+/// A bounded number of units (connections or bytes, for example) that peers share. A cheap handle.
 #[derive(Clone, Debug)]
 pub struct Shares(Arc<Inner>);
 
@@ -33,7 +33,7 @@ pub struct Shares(Arc<Inner>);
 struct Inner {
     total: u64,
     trusted: TrustedNetworks,
-    /// Held for a look-up; above three quarters for a look at each peer.
+    /// Held for a look-up; above three quarters of use for an iteration over the peers.
     held: Mutex<Held>,
 }
 
@@ -62,7 +62,7 @@ impl Shares {
     /// Takes units for the peer at this address, without waiting.
     ///
     /// # Errors
-    /// There is not so much left, or not for this peer.
+    /// Not so many are left, or not for this peer.
     pub fn take(&self, address: IpAddr, units: u64) -> Result<Permit, Refused> {
         let peer = self.peer(address);
         let mut held = self.lock();
@@ -80,7 +80,7 @@ impl Shares {
         Ok(Permit { shares: self.clone(), peer, units })
     }
 
-    /// How many units the peer at this address, refused for its [share](Refused::Share), has to give back at least to get
+    /// How many units the peer at this address, refused for its [share](Refused::Share), has to return at least before it gets
     /// these.
     pub fn to_give_back(&self, address: IpAddr, units: u64) -> u64 {
         let peer = PeerPrefix::from(address);
@@ -99,7 +99,7 @@ impl Shares {
         self.lock().used
     }
 
-    /// Whether so much is used that shares bind.
+    /// Whether so many are used that shares are limited.
     pub fn is_scarce(&self) -> bool {
         is_scarce(self.0.total, self.used())
     }
@@ -109,13 +109,12 @@ impl Shares {
         self.lock().by_peer.iter().map(|(peer, units)| (*peer, *units)).max_by_key(|(peer, units)| (*units, *peer))
     }
 
-    /// Who is held to a share.
+    /// `None` for a trusted peer.
     fn peer(&self, address: IpAddr) -> Option<PeerPrefix> {
         (!self.0.trusted.contains(address)).then(|| PeerPrefix::from(address))
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        // A number is whole even if a thread panicked beside it.
         self.0.held.lock()
     }
 }
@@ -154,7 +153,7 @@ impl Permit {
         self.units
     }
 
-    /// The peer at this address has the units from now on, also beyond its share: they were taken already.
+    /// Passes the units to the peer at this address, also beyond its share: they were taken already.
     pub fn pass_to(&mut self, address: IpAddr) {
         let peer = self.shares.peer(address);
         let mut held = self.shares.lock();

@@ -1,4 +1,4 @@
-//! What browsers may make of answers.
+//! Headers that bound what browsers do with a response.
 
 use http::{HeaderMap, HeaderValue, header};
 

@@ -166,9 +166,37 @@ fn clear_text(response: &Response<Bytes>, refusal: Refusal) -> Vec<u8> {
     let version = if refusal == Refusal::ClearOnly { "HTTP/1.0" } else { "HTTP/1.1" };
     let mut text = format!("{version} {}\r\n", response.status()).into_bytes();
     for (name, value) in response.headers() {
-        text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        text.extend([title_case(name.as_str()).as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     text.extend(b"Connection: close\r\n\r\n");
     text.extend(response.body());
     text
+}
+
+/// `content-type` as `Content-Type`: as most servers write it in HTTP/1.
+fn title_case(name: &str) -> String {
+    let mut begins = true;
+    let title =
+        |letter: char| if std::mem::replace(&mut begins, letter == '-') { letter.to_ascii_uppercase() } else { letter };
+    name.chars().map(title).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, StatusCode, header};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_clear_text_that_a_go_client_recognizes() {
+        let mut response = Response::new(Bytes::from_static(b"no\n"));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        for (refusal, version) in [(Refusal::ClearOnly, "1.0"), (Refusal::TlsOnly, "1.1")] {
+            let expected = format!(
+                "HTTP/{version} 400 Bad Request\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\nno\n"
+            );
+            assert_eq!(String::from_utf8(clear_text(&response, refusal)).unwrap(), expected);
+        }
+    }
 }

@@ -1,9 +1,9 @@
-//! The streams of one HTTP/2 connection: each a task, each watched, all counted.
+//! The streams of one HTTP/2 connection: each is a task with a stall timer, and all are counted.
 //!
-//! HTTP/2 has flow control of its own: a client can keep its connection alive, answer pings, and yet take nothing of
-//! one response. So every response body is watched for whose turn it is: a body that returned bytes and is not asked
-//! for more waits for the client; a body that returned `Pending` waits for us, and is left alone. Only the stalled
-//! stream is reset, its neighbours go on; so is one whose client takes too little: see [`super::send_rate`]. HTTP/1 needs none of this: its only stall is that of the socket.
+//! HTTP/2 has its own flow control: a client can keep its connection alive, answer pings, and yet read nothing of one response.
+//! So every response body is timed: after it returned bytes, and until it is polled again, the stream waits for the client;
+//! after it returned `Pending`, it waits for forebay, and the timer rests. Only the stalled stream is reset, not its neighbours;
+//! so is a stream whose client reads too slowly: see [`super::send_rate`]. HTTP/1 needs none of this: only its socket can stall.
 
 use std::{
     pin::Pin,
@@ -28,100 +28,101 @@ use super::{
 use crate::metrics::Metrics;
 
 tokio::task_local! {
-    /// The turn of the stream whose task is running.
-    static TURN: Arc<Turn>;
+    /// The timer of the stream whose task is running.
+    static TIMER: Arc<StallTimer>;
 }
 
-/// Whose turn it is on one stream.
-pub(crate) struct Turn {
+/// Times one stream while it waits for its client.
+pub(crate) struct StallTimer {
     stall: Duration,
     recipient: Recipient,
-    state: Mutex<TurnState>,
+    state: Mutex<TimerState>,
 }
 
-struct TurnState {
+struct TimerState {
     rate: MinRate,
-    /// Whether the rate has found the client too slow.
+    /// The client was too slow in a period.
     slow: bool,
-    clients: Option<ClientsTurn>,
+    /// Present while the stream waits for its client.
+    wait: Option<ClientWait>,
 }
 
-/// What the client was given, and when.
-struct ClientsTurn {
+/// A wait for the client to read a frame.
+struct ClientWait {
     bytes: usize,
     since: Instant,
-    /// Up to when the rate knows of it.
-    told: Instant,
+    /// Up to when the rate has counted the time.
+    counted: Instant,
 }
 
-impl Turn {
-    fn new(stall: Duration, connection: Recipient) -> Arc<Turn> {
-        let state = TurnState { rate: MinRate::new(stall), slow: false, clients: None };
+impl StallTimer {
+    fn new(stall: Duration, connection: Recipient) -> Arc<StallTimer> {
+        let state = TimerState { rate: MinRate::new(stall), slow: false, wait: None };
         let recipient = Recipient::new(RecipientState { connection: Some(connection), ..RecipientState::default() });
-        Arc::new(Turn { stall, recipient, state: Mutex::new(state) })
+        Arc::new(StallTimer { stall, recipient, state: Mutex::new(state) })
     }
 
-    /// The client has taken what it was given.
-    fn ours(&self) {
+    /// The client has read its last frame.
+    fn end_wait(&self) {
         let mut state = self.state();
-        if let Some(clients) = state.clients.take() {
-            self.recipient.meter.took(clients.bytes as u64);
+        if let Some(wait) = state.wait.take() {
+            self.recipient.meter.took(wait.bytes as u64);
             self.recipient.meter.goes_on();
-            state.rate.took(clients.bytes);
-            state.slow |= !state.rate.waited(clients.told.elapsed(), || None);
+            state.rate.took(wait.bytes);
+            state.slow |= !state.rate.waited(wait.counted.elapsed(), || None);
         }
     }
 
-    fn the_clients(&self, bytes: usize) {
+    /// The client was given a frame of so many bytes.
+    fn begin_wait(&self, bytes: usize) {
         let now = Instant::now();
         self.recipient.meter.waits();
-        self.state().clients = Some(ClientsTurn { bytes, since: now, told: now });
+        self.state().wait = Some(ClientWait { bytes, since: now, counted: now });
     }
 
-    /// Ends when it has been the client's turn for too long, or the client was too slow all in all.
+    /// Ends when the stream has waited for its client for too long, or the client was too slow all in all.
     async fn stalled(&self) {
-        while let Some(wait) = self.patience() {
-            // It cannot be over earlier than this; a stall may be noticed a little late, never early.
+        while let Some(wait) = self.time_left() {
+            // A stall cannot be over earlier than this; it may be noticed a little late, never early.
             tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
         }
     }
 
-    /// For how long the client may do nothing. `None`: it has had its time.
-    fn patience(&self) -> Option<Duration> {
+    /// For how long the client may still read nothing. `None`: it has stalled or is too slow.
+    fn time_left(&self) -> Option<Duration> {
         let mut state = self.state();
-        let TurnState { rate, slow, clients } = &mut *state;
+        let TimerState { rate, slow, wait } = &mut *state;
         if *slow {
             return None;
         }
-        let Some(clients) = clients else { return Some(self.stall) };
+        let Some(wait) = wait else { return Some(self.stall) };
         let now = Instant::now();
-        let still = now - clients.since;
-        let goes_on = rate.waited(now - clients.told, || None);
-        clients.told = now;
+        let still = now - wait.since;
+        let goes_on = rate.waited(now - wait.counted, || None);
+        wait.counted = now;
         (goes_on && still < self.stall).then(|| rate.left().min(self.stall - still))
     }
 
-    fn state(&self) -> MutexGuard<'_, TurnState> {
-        // What is in it is whole even if a thread panicked beside it.
+    fn state(&self) -> MutexGuard<'_, TimerState> {
         self.state.lock()
     }
 }
 
-/// What takes the response of the stream whose task is running, if it is one.
+/// The recipient of the stream whose task is running, if it is one.
 pub(crate) fn recipient() -> Option<Recipient> {
-    TURN.try_with(|turn| turn.recipient.clone()).ok()
+    TIMER.try_with(|timer| timer.recipient.clone()).ok()
 }
 
-/// A body that keeps its stream's [`Turn`].
+/// A body that runs the [`StallTimer`] of its stream.
 pub(crate) struct StallTimed<B> {
     body: Pin<Box<B>>,
-    turn: Option<Arc<Turn>>,
+    timer: Option<Arc<StallTimer>>,
 }
 
 impl<B> StallTimed<B> {
     /// Must be called in the task of the body's stream.
     pub(crate) fn new(body: B) -> StallTimed<B> {
-        StallTimed { body: Box::pin(body), turn: TURN.try_with(Arc::clone).ok() }
+        StallTimed { body: Box::pin(body), timer: TIMER.try_with(Arc::clone).ok() }
     }
 }
 
@@ -133,12 +134,12 @@ impl<B: Body<Data: Buf>> Body for StallTimed<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if let Some(turn) = &self.turn {
-            turn.ours();
+        if let Some(timer) = &self.timer {
+            timer.end_wait();
         }
         let frame = ready!(self.body.as_mut().poll_frame(cx));
-        if let (Some(turn), Some(Ok(frame))) = (&self.turn, &frame) {
-            turn.the_clients(frame.data_ref().map_or(0, Buf::remaining));
+        if let (Some(timer), Some(Ok(frame))) = (&self.timer, &frame) {
+            timer.begin_wait(frame.data_ref().map_or(0, Buf::remaining));
         }
         Poll::Ready(frame)
     }
@@ -152,13 +153,13 @@ impl<B: Body<Data: Buf>> Body for StallTimed<B> {
     }
 }
 
-/// Runs the streams of one connection.
+/// Spawns the streams of one connection.
 #[derive(Clone)]
 pub(crate) struct StreamExecutor {
     pub(crate) tasks: TaskTracker,
-    /// The connection is gone.
+    /// Cancelled when the connection has ended.
     pub(crate) ended: CancellationToken,
-    /// The connection, as far as it takes what is written to it.
+    /// The connection as a recipient.
     pub(crate) recipient: Recipient,
     pub(crate) stall: Duration,
     pub(crate) metrics: Option<Metrics>,
@@ -173,13 +174,13 @@ where
         let open = self.activity.begin();
         let StreamExecutor { tasks, ended, recipient, stall, metrics, .. } = self.clone();
         tasks.spawn(async move {
-            let turn = Turn::new(stall, recipient);
+            let timer = StallTimer::new(stall, recipient);
             tokio::select! {
                 biased;
                 () = ended.cancelled() => {}
-                () = turn.recipient.end.cancelled() => debug!("a slow client of a response is in others' way: resetting the stream"),
-                () = TURN.scope(turn.clone(), stream) => {}
-                () = turn.stalled() => {
+                () = timer.recipient.end.cancelled() => debug!("a slow client of a response is in others' way: resetting the stream"),
+                () = TIMER.scope(timer.clone(), stream) => {}
+                () = timer.stalled() => {
                     debug!("a client takes too little of a response: resetting the stream");
                     if let Some(metrics) = metrics {
                         metrics.stall("read");
@@ -212,7 +213,7 @@ impl Activity {
         Open(self.clone())
     }
 
-    /// The quiet begins anew.
+    /// Restarts the time without an open stream.
     pub(crate) fn touch(&self) {
         self.update(|_| {});
     }
@@ -251,30 +252,30 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_frame_now_and_then_is_no_progress() {
+    async fn a_frame_now_and_then_is_too_slow() {
         for (bytes, ends) in [(1, true), (120 * 1024, false)] {
-            let turn = Turn::new(Duration::from_secs(120), Recipient::default());
-            turn.the_clients(bytes);
+            let timer = StallTimer::new(Duration::from_secs(120), Recipient::default());
+            timer.begin_wait(bytes);
             tokio::time::advance(Duration::from_secs(100)).await;
-            assert!(turn.stalled().now_or_never().is_none());
-            turn.ours();
-            // What the stream waits for us is not the client's time.
+            assert!(timer.stalled().now_or_never().is_none());
+            timer.end_wait();
+            // While the stream waits for forebay, the timer rests.
             tokio::time::advance(Duration::from_secs(1000)).await;
-            turn.the_clients(bytes);
+            timer.begin_wait(bytes);
             tokio::time::advance(Duration::from_secs(21)).await;
-            assert_eq!(turn.stalled().now_or_never().is_some(), ends, "{bytes}");
+            assert_eq!(timer.stalled().now_or_never().is_some(), ends, "{bytes}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_has_its_time_and_no_more() {
-        let turn = Turn::new(Duration::from_secs(120), Recipient::default());
-        turn.the_clients(1 << 30);
+    async fn a_client_that_reads_nothing_stalls_after_the_timeout() {
+        let timer = StallTimer::new(Duration::from_secs(120), Recipient::default());
+        timer.begin_wait(1 << 30);
         tokio::time::advance(Duration::from_secs(10)).await;
-        turn.ours();
-        turn.the_clients(1 << 30);
+        timer.end_wait();
+        timer.begin_wait(1 << 30);
         let began = Instant::now();
-        turn.stalled().await;
+        timer.stalled().await;
         assert_eq!(began.elapsed().as_secs(), 120);
     }
 }

@@ -17,9 +17,9 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The shortest time by which a client is judged.
+/// The shortest own time by which a client's rate is judged.
 pub(crate) const RATE_WINDOW: Duration = Duration::from_secs(10);
-/// Of the waits that lie nearer together than this, one is remembered.
+/// Of waits that are nearer together than this, one is remembered.
 const SPACING: Duration = Duration::from_secs(1);
 
 /// A cheap handle on a recipient.
@@ -45,7 +45,7 @@ pub(crate) struct RateMeter {
 
 #[derive(Debug, Default)]
 struct Waits {
-    /// The client's own time until the wait at hand.
+    /// The client's own time before the current wait.
     own: Duration,
     /// Since when forebay has been waiting for the client.
     since: Option<Instant>,
@@ -54,17 +54,17 @@ struct Waits {
     marks: Marks,
 }
 
-/// Waits that began: how much of its own time the client had had, and what it had taken. The last is always there.
+/// The beginnings of waits: the client's own time and the bytes it had taken by then. The last one is always kept.
 #[derive(Debug, Default)]
 struct Marks(VecDeque<(Duration, u64)>);
 
 impl RateMeter {
-    /// The client took something.
+    /// The client took bytes.
     pub(crate) fn took(&self, bytes: u64) {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The client is waited for. Said again within one wait, it changes nothing.
+    /// Forebay waits for the client. Called again within one wait, it changes nothing.
     pub(crate) fn waits(&self) {
         let mut waits = self.lock();
         if waits.since.is_none() {
@@ -74,7 +74,7 @@ impl RateMeter {
         }
     }
 
-    /// The client is not waited for any more.
+    /// Forebay waits for the client no more.
     pub(crate) fn goes_on(&self) {
         let mut waits = self.lock();
         if let Some(since) = waits.since.take() {
@@ -84,13 +84,13 @@ impl RateMeter {
         }
     }
 
-    /// The client's own time, all in all.
+    /// The client's own time in total.
     pub(crate) fn own(&self, now: Instant) -> Duration {
         self.lock().own(now)
     }
 
-    /// Bytes for each second of the client's own time, over the last `window` of it or a little more. `None`: it is not
-    /// waited for now, or was not for so long since it had had `begun`.
+    /// Bytes per second of the client's own time, over the last `window` of it or a little more. `None`: forebay does not wait
+    /// for it now, or has not waited for a whole `window` since its own time was `begun`.
     pub(crate) fn rate(&self, now: Instant, begun: Duration, window: Duration) -> Option<u64> {
         let waits = self.lock();
         waits.since?;
@@ -98,8 +98,8 @@ impl RateMeter {
         (own.saturating_sub(begun) >= window).then(|| waits.marks.rate(own, self.taken(), window))
     }
 
-    /// The same of one whose own time is shorter as if it were a `window`, and of one that is not waited for at the moment.
-    /// Nothing of one that was not for a `window`: how fast it would be is not known.
+    /// The same, where a shorter own time counts as a `window`, and also while forebay does not wait for the client. 0 if
+    /// forebay has not waited for it for a `window`: then its speed is not known.
     pub(crate) fn lately(&self, now: Instant, window: Duration) -> u64 {
         let waits = self.lock();
         let is_known =
@@ -112,7 +112,6 @@ impl RateMeter {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waits> {
-        // What is in it is whole even if a thread panicked beside it.
         self.waits.lock()
     }
 }
@@ -131,7 +130,7 @@ impl Marks {
             marks.pop_back();
         }
         marks.push_back(mark);
-        // Those are of no use behind which there is one that is old enough.
+        // Marks before one that is old enough are not needed.
         while marks.len() >= 2 && own.saturating_sub(marks[1].0) >= RATE_WINDOW {
             marks.pop_front();
         }
@@ -166,7 +165,7 @@ mod tests {
         for (steps, expected) in [
             (&[][..], None),
             (&[(1000, 9_999)], None),
-            // What a buffer took before the first wait says nothing.
+            // Bytes that a buffer took before the first wait do not count.
             (&[(1 << 30, 10_000)], Some(0)),
             (&[(0, 5_000), (1000, 5_000)], Some(100)),
             (&[(0, 10_000), (1000, 10_000)], Some(0)),
@@ -184,15 +183,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_waits_for_forebay_is_not_judged() {
+    async fn a_client_that_waits_for_forebay_has_no_rate() {
         let meter = RateMeter::default();
         after(&meter, &[(0, 60_000)]).await;
         meter.goes_on();
         assert_eq!(meter.rate(Instant::now(), NONE, RATE_WINDOW), None);
         tokio::time::advance(Duration::from_secs(60)).await;
         let begun = meter.own(Instant::now());
-        assert_eq!(begun, Duration::from_secs(60), "the time of others is not its own");
-        // What it reads now it has not read for so long.
+        assert_eq!(begun, Duration::from_secs(60), "time in which it waits is not its own");
+        // Its new reading is not a window old.
         after(&meter, &[(0, 9_999)]).await;
         assert_eq!(meter.rate(Instant::now(), begun, RATE_WINDOW), None);
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_taken_lately_counts_at_once_and_after_a_wait() {
+    async fn the_rate_of_late_counts_at_once_and_after_a_wait() {
         for (steps, idle, expected) in [
             (&[][..], 0, 0),
             (&[(1 << 30, 5_000)], 0, 0),

@@ -1,8 +1,9 @@
-//! What nobody has read of a request when its answer is there.
+//! Reads the rest of a request body when the response is ready.
 //!
-//! What must hold: on HTTP/1 a client that sends its next request on the same connection finds it open, or was told that
-//! it would not. hyper closes a connection behind an answer when the request's body was not read to its end, and has said
-//! by then that it stays open; so a little of the body is read here, as other servers do, and else the end is announced.
+//! What must hold: on HTTP/1 a connection is still open when its client sends the next request on it, or the response said
+//! `Connection: close`. hyper closes a connection after the response if the request body was not read to its end, but by then
+//! the response has said that it stays open. So a short rest of the body is read here, as other servers do; before a longer one
+//! the close is announced.
 
 use std::{
     pin::Pin,
@@ -19,11 +20,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-/// How much is read to keep a connection, in bytes, and for how long: more costs more than another connection.
+/// How much is read to keep a connection, in bytes, and for how long: more costs more than a new connection.
 const MAX_UNREAD: u64 = 256 * 1024;
-const PATIENCE: Duration = Duration::from_secs(1);
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The body of a request. Whoever drops it gives back what they left.
+/// The body of a request. If it is dropped before its end, [`UnreadBody`] gets the rest.
 pub(crate) struct RequestBody {
     body: Option<Incoming>,
     back: Option<Arc<Mutex<ReturnSlot>>>,
@@ -31,17 +32,17 @@ pub(crate) struct RequestBody {
 
 #[derive(Default)]
 struct ReturnSlot {
-    /// Where it has not been read to its end and is with nobody.
+    /// Present if it was dropped before its end.
     body: Option<Incoming>,
-    /// Its client waits to be told to send it, and has not been.
+    /// The client waits for a `100 Continue` that was not sent.
     held_back: bool,
     ended: bool,
 }
 
-/// The other end of what is lent.
+/// The rest of a request body, once its handler has dropped it.
 pub(crate) struct UnreadBody(Arc<Mutex<ReturnSlot>>);
 
-/// Lends the body of a request. `None`: nothing can be left of it that would be in the way.
+/// Gives the body to a handler. `None`: no rest can keep the connection from being used again.
 pub(crate) fn lend(body: Incoming, version: Version, headers: &HeaderMap) -> (RequestBody, Option<UnreadBody>) {
     if body.is_end_stream() || version > Version::HTTP_11 {
         return (RequestBody { body: Some(body), back: None }, None);
@@ -52,7 +53,7 @@ pub(crate) fn lend(body: Incoming, version: Version, headers: &HeaderMap) -> (Re
 }
 
 impl UnreadBody {
-    /// Reads what is left, if it is little and comes soon. False: the connection cannot be used again.
+    /// Reads the rest, if it is short and arrives soon. `false`: the connection cannot be used again.
     pub(crate) async fn read(self) -> bool {
         let mut body = {
             let mut back = lock(&self.0);
@@ -70,7 +71,7 @@ impl UnreadBody {
             }
             Some(())
         };
-        matches!(tokio::time::timeout(PATIENCE, reading).await, Ok(Some(())))
+        matches!(tokio::time::timeout(READ_TIMEOUT, reading).await, Ok(Some(())))
     }
 }
 
@@ -110,7 +111,7 @@ impl Drop for RequestBody {
     }
 }
 
-/// Held for an assignment, never over a wait.
+/// Held for an assignment, never across a wait.
 fn lock(back: &Mutex<ReturnSlot>) -> MutexGuard<'_, ReturnSlot> {
     back.lock()
 }

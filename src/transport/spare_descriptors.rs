@@ -1,5 +1,4 @@
-//! Descriptors that are kept for when the process has no other: to tell a client that it cannot be served, and operators how
-//! things are, takes one.
+//! Descriptors that are kept for when the process has no other: to refuse a client, or to serve an operator, takes one.
 
 use std::{fs::File, os::fd::OwnedFd};
 
@@ -7,7 +6,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use rustix::process::{Resource, getrlimit};
 
-/// A few descriptors of nothing.
+/// A few spare descriptors.
 #[derive(Debug)]
 pub(super) struct Reserve {
     wanted: usize,
@@ -21,12 +20,12 @@ impl Reserve {
         reserve
     }
 
-    /// Gives one back to the process; whether there was one.
+    /// Closes one, so that the process can use it. Whether there was one.
     pub(super) fn release(&self) -> bool {
         self.kept().pop().is_some()
     }
 
-    /// Takes back what was released, as far as the process has any.
+    /// Opens spare descriptors again, as far as the process can.
     pub(super) fn refill(&self) {
         let mut kept = self.kept();
         while kept.len() < self.wanted {
@@ -46,8 +45,7 @@ impl Reserve {
     }
 }
 
-/// How many descriptors may be spent on telling clients that there is no room: more, and clients that are told and stay
-/// silent would keep everybody else from being accepted.
+/// How many descriptors refusals may use: with more, refused clients that do not read would keep others from being accepted.
 pub(super) fn eighth_of_descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.map_or(u64::MAX, |limit| (limit / 8).max(1))
 }
@@ -57,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_released_is_taken_back() {
+    fn a_released_descriptor_is_opened_again() {
         let reserve = Reserve::new(2);
         assert!(reserve.release() && reserve.release() && !reserve.release());
         reserve.refill();

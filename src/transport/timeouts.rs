@@ -1,30 +1,30 @@
 //! How long the server waits for a client, at each step.
 //!
-//! These are not configuration: no operator asked two different things of them. Tests shorten them.
+//! They are no configuration: no two operators needed different values. Tests shorten them.
 
 use std::time::Duration;
 
-/// Every wait for a client. None of them runs while the client waits for us.
+/// Every wait for a client. None runs while the client waits for forebay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the connection to the bytes that tell TLS, HTTP/1 and HTTP/2 apart.
+    /// From the connection to the bytes that distinguish TLS, HTTP/1 and HTTP/2.
     pub first_byte: Duration,
     /// From the TLS hello to the end of the handshake.
     pub handshake: Duration,
-    /// HTTP/1: from the end of one exchange to the end of the next request's head. It is one and the same clock in
-    /// hyper, so an idle keep-alive connection ends after it as well.
+    /// HTTP/1: from the end of one exchange to the end of the next request's head. hyper has one clock for both, so an idle
+    /// keep-alive connection ends after it as well.
     pub head: Duration,
-    /// HTTP/2: without an open stream for so long, the connection is ended (GOAWAY).
+    /// HTTP/2: after so long without an open stream the connection ends (GOAWAY).
     pub idle: Duration,
     /// HTTP/2: the client is pinged so often …
     pub ping_interval: Duration,
     /// … and must answer within this.
     pub ping_timeout: Duration,
-    /// A client that takes no byte of what is ready for it for so long is cut off.
+    /// A client that reads nothing of its response for so long is cut off.
     pub stall: Duration,
-    /// All that is spent on a client that is only told to go away.
+    /// The whole time for a client that is refused.
     pub courtesy: Duration,
-    /// How long a client that has just connected may still send its first request when the drain begins.
+    /// How long after the drain began a client that had just connected may send its first request.
     pub grace: Duration,
 }
 

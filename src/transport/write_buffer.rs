@@ -1,8 +1,8 @@
-//! Many small writes become few large ones.
+//! Gathers small writes into large ones.
 //!
-//! An HTTP/2 connection writes and flushes each frame by itself: 9 bytes of head and up to 16 KiB of body, which under TLS
-//! would be two records and a system call. Here they are gathered; what is gathered goes out when there is enough of
-//! it, or when the connection, asked once more, has nothing to add.
+//! An HTTP/2 connection writes and flushes each frame by itself: a head of 9 bytes and a body of up to 16 KiB, which would cost
+//! two records under TLS, and a system call. The buffer is written when it is full, or when the connection, polled once more,
+//! has nothing to add.
 
 use std::{
     io::{self, IoSlice},
@@ -12,15 +12,15 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much is gathered, in bytes: four of TLS's largest records (RFC 8446 section 5.1).
+/// The size of the buffer, in bytes: four of TLS's largest records (RFC 8446 section 5.1).
 const ENOUGH: usize = 4 * 16 * 1024;
 
 pub(super) struct WriteBuffer<I> {
     io: I,
     gathered: Vec<u8>,
-    /// How much of that is written.
+    /// How many of these bytes are written.
     written: usize,
-    /// Something came since the last flush.
+    /// Bytes were added since the last flush.
     added: bool,
 }
 
@@ -44,7 +44,7 @@ impl<I: AsyncWrite + Unpin> WriteBuffer<I> {
 
     fn poll_flush_now(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        // A quiet connection holds no memory.
+        // An idle connection holds no memory.
         self.gathered = Vec::new();
         self.added = false;
         Pin::new(&mut self.io).poll_flush(cx)
@@ -77,7 +77,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for WriteBuffer<I> {
         true
     }
 
-    /// Puts it off once for as long as something is added between two calls: the caller is woken, and comes again.
+    /// Postpones the flush while bytes are added between two calls: the caller is woken, and calls again.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.added) {
             cx.waker().wake_by_ref();
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn all_that_is_written_arrives_in_order_however_small_the_pipe() {
+    async fn all_bytes_arrive_in_order_through_a_small_pipe() {
         let (ours, mut theirs) = duplex(1000);
         let writing = tokio::spawn(async move {
             let mut io = WriteBuffer::new(ours);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_put_off_while_more_comes_and_not_for_longer() {
+    async fn a_flush_is_postponed_only_while_bytes_are_added() {
         let (ours, mut theirs) = duplex(1 << 20);
         let mut io = WriteBuffer::new(ours);
         for _ in 0..3 {
@@ -137,14 +137,14 @@ mod tests {
         let mut buffer = [0; 64];
         let mut sink = ReadBuf::new(&mut buffer);
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut theirs).poll_read(&mut cx, &mut sink).is_pending(), "nothing has left");
+        assert!(Pin::new(&mut theirs).poll_read(&mut cx, &mut sink).is_pending(), "nothing was written");
         poll_fn(|cx| Pin::new(&mut io).poll_flush(cx)).await.unwrap();
         assert_eq!(theirs.read(&mut buffer).await.unwrap(), 15);
         assert_eq!(io.gathered.capacity(), 0);
     }
 
     #[tokio::test]
-    async fn enough_does_not_wait() {
+    async fn a_full_buffer_is_written_at_once() {
         let (ours, mut theirs) = duplex(1 << 20);
         let mut io = WriteBuffer::new(ours);
         io.write_all(&vec![1; ENOUGH + 1]).await.unwrap();

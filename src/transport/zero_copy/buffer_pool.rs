@@ -1,18 +1,18 @@
-//! What is used again instead of being made anew, for as long as it is needed now and then.
+//! A pool of objects that are reused, and freed when they were not needed for a while.
 
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// How often what was not needed is let go. A quiet server has nothing left after twice as long.
+/// How often unneeded objects are freed. An idle server has none left after twice as long.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Things that are free. What came back last goes out first, so that those at the front are the ones that nothing needs.
+/// Free objects. The last one returned is taken first, so that the unneeded ones are at the front.
 pub(crate) struct ObjectPool<T>(Mutex<Free<T>>);
 
 struct Free<T> {
     things: Vec<T>,
-    /// So many, from the front, were free all the time since the last sweep.
+    /// How many, from the front, were free all the time since the last sweep.
     unused: usize,
 }
 
@@ -28,7 +28,7 @@ impl<T> ObjectPool<T> {
         thing
     }
 
-    /// Keeps a thing unless there are `most` already.
+    /// Keeps an object unless there are `most` already.
     pub(crate) fn give(&self, thing: T, most: usize) {
         let mut free = self.lock();
         if free.things.len() < most {
@@ -36,7 +36,7 @@ impl<T> ObjectPool<T> {
         }
     }
 
-    /// Lets go of what was not needed since the last sweep.
+    /// Frees the objects that were not needed since the last sweep.
     pub(crate) fn sweep(&self) {
         let mut free = self.lock();
         let unused = free.unused;
@@ -45,7 +45,7 @@ impl<T> ObjectPool<T> {
         if gone.len() > free.unused {
             free.things.shrink_to_fit();
         }
-        // Closed and given back while others take and give.
+        // They are dropped without the lock.
         drop(free);
         drop(gone);
     }
@@ -64,12 +64,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_needed_between_two_sweeps_is_let_go() {
+    fn objects_not_needed_between_two_sweeps_are_freed() {
         let spares = ObjectPool::new();
         (0..5).for_each(|thing| spares.give(thing, 5));
         spares.sweep();
         let (a, b) = (spares.take().unwrap(), spares.take().unwrap());
-        assert_eq!((a, b), (4, 3), "the last ones go out first");
+        assert_eq!((a, b), (4, 3), "the last ones are taken first");
         spares.give(b, 5);
         spares.give(a, 5);
         spares.sweep();
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn all_go_when_none_is_needed_for_two_sweeps() {
+    fn all_objects_are_freed_after_two_idle_sweeps() {
         let spares = ObjectPool::new();
         (0..3).for_each(|thing| spares.give(thing, 3));
         spares.sweep();

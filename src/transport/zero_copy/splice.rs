@@ -1,10 +1,9 @@
 //! From a file to a socket, through a pipe.
 //!
-//! The pipe carries references to pages of the page cache, not bytes. It is filled and emptied within one call, and goes
-//! back to the others, so that there are as many as threads that send at once and not as clients (pipe(7) bounds what one
-//! user's pipes may hold). Those that nothing needs for a while are closed.
-//! What the socket does not take is thrown away and spliced again next time. A pipe of 256 KiB does better than the 64 KiB
-//! that sendfile(2) uses inside, and one of 1 MiB does no better than that.
+//! The pipe carries references to pages of the page cache, not bytes. It is filled and emptied within one call, and returns to
+//! a pool: so there are as many pipes as threads that send at once, and not as clients (pipe(7) bounds the memory of one user's
+//! pipes). Pipes that were not needed for a while are closed. Pages that the socket does not take are discarded, and spliced
+//! again next time. A pipe of 256 KiB is faster than the 64 KiB that sendfile(2) uses inside; 1 MiB is no faster.
 
 use std::{fs::File, os::fd::AsFd, os::fd::OwnedFd};
 
@@ -17,22 +16,22 @@ use rustix::{
 
 use super::buffer_pool::ObjectPool;
 
-/// How much a pipe is to hold, in bytes. All that are kept are within what pipe(7) lets an ordinary user have.
+/// The capacity of a pipe, in bytes. The pooled pipes are within the limit of pipe(7) for an ordinary user.
 pub(crate) const CAPACITY: usize = 256 * 1024;
-/// How much is copied at a time where the kernel cannot splice, in bytes.
+/// How much is copied at a time if the kernel cannot splice, in bytes.
 const COPY: usize = 64 * 1024;
 
-/// How many pipes are kept for those who send next.
+/// How many free pipes are kept.
 const MAX_FREE: usize = 64;
 
 static PIPES: ObjectPool<Pipe> = ObjectPool::new();
 
-/// Closes the pipes that nothing needed since the last time.
+/// Closes the pipes that were not needed since the last sweep.
 pub(crate) fn sweep() {
     PIPES.sweep();
 }
 
-/// What a socket took of a file.
+/// How much of a file a socket took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
     /// In bytes; 0 only when the socket is full, or `ended`.
@@ -43,7 +42,7 @@ pub(crate) struct Taken {
     pub ended: bool,
 }
 
-/// Whose fault it is that nothing was sent.
+/// Why nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failed {
     File(Errno),
@@ -52,10 +51,10 @@ pub(crate) enum Failed {
 
 /// Sends up to `len` bytes of a file to a non-blocking socket. `more`: the socket may wait for more before they leave.
 pub(crate) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd, more: bool) -> Result<Taken, Failed> {
-    // After an error it is closed, so that nothing finds another blob's bytes in it.
+    // After an error it is closed, so that no other blob's bytes are left in it.
     let pipe = match PIPES.take().map_or_else(Pipe::new, Ok) {
         Ok(pipe) => pipe,
-        // No descriptor is left, say: the client need not suffer from it.
+        // For example, no descriptor is left.
         Err(_) => return copy(file, offset, len, socket, more),
     };
     match pipe.send(file, offset, len, &socket, more) {
@@ -68,7 +67,8 @@ pub(crate) fn send(file: &File, offset: u64, len: usize, socket: impl AsFd, more
     }
 }
 
-/// Whether reading may do what splicing does not. EAGAIN is the file system's: the pipe was empty, and the socket was not asked.
+/// Whether the file can be copied although it cannot be spliced. EAGAIN is the file system's: the pipe was empty, and the
+/// socket was not involved.
 fn is_copied_instead(error: Errno) -> bool {
     [Errno::AGAIN, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::PERM].contains(&error)
 }
@@ -77,7 +77,7 @@ fn is_copied_instead(error: Errno) -> bool {
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
-    /// Where goes what the socket did not take.
+    /// `/dev/null`, for pages that the socket did not take.
     nowhere: OwnedFd,
     capacity: usize,
 }
@@ -86,7 +86,7 @@ impl Pipe {
     fn new() -> Result<Self, Errno> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let nowhere = rustix::fs::open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        // Refused where the user has large pipes enough: a small one works as well.
+        // Refused if the user has reached the limit of pipe(7): a small pipe works, too.
         let capacity = fcntl_setpipe_size(&write, CAPACITY).unwrap_or(COPY);
         Ok(Self { read, write, nowhere, capacity })
     }
@@ -100,7 +100,7 @@ impl Pipe {
         let mut left = loaded;
         while left > 0 {
             match again(|| splice(&self.read, None, &socket, None, left, flags)) {
-                // Nothing of what is surely in the pipe: not a thing a socket says.
+                // The pipe is not empty, so this must not happen.
                 Ok(0) => return Err(Failed::Socket(Errno::IO)),
                 Ok(gone) => left -= gone,
                 Err(Errno::AGAIN) => break,
@@ -124,7 +124,7 @@ impl Pipe {
     }
 }
 
-/// Where the file system cannot give its pages to a pipe.
+/// Sends a file whose pages cannot be spliced.
 fn copy(file: &File, offset: u64, len: usize, socket: impl AsFd, more: bool) -> Result<Taken, Failed> {
     let mut buffer = vec![0; len.min(COPY)];
     let read = again(|| rustix::io::pread(file, &mut buffer[..], offset)).map_err(Failed::File)?;

@@ -1,15 +1,14 @@
 //! How many bytes of a connection its client's kernel has not acknowledged yet.
 //!
-//! Of what is written the kernel takes megabytes at a time and then nothing for long, however steadily a slow client reads.
-//! What is left in its queue tells how the client is. It is asked by a socket of its own, since SIOCOUTQ is not to be had
-//! without `unsafe`. Source: sock_diag(7), linux/inet_diag.h.
+//! However steadily a slow client reads, the kernel takes megabytes of a write at a time and then nothing for long. The length
+//! of its send queue tells how fast the client is. It is read by a netlink socket, since SIOCOUTQ needs `unsafe`. Source: sock_diag(7), linux/inet_diag.h.
 
 use std::net::SocketAddr;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 use tokio::net::TcpStream;
 
-/// `SOCK_DIAG_BY_FAMILY`, the type of the question and of its answer.
+/// `SOCK_DIAG_BY_FAMILY`, the type of the request and of its response.
 const BY_FAMILY: u16 = 20;
 /// `NLM_F_REQUEST`.
 const REQUEST: u16 = 1;
@@ -17,32 +16,33 @@ const TCP: u8 = 6;
 /// `nlmsghdr`, `inet_diag_sockid`, `inet_diag_req_v2`, in bytes.
 const HEADER: usize = 16;
 const SOCKET_ID: usize = 48;
-const QUESTION: usize = HEADER + 8 + SOCKET_ID;
-/// Where `idiag_wqueue` stands in an answer: behind four small numbers, the socket, `idiag_expires` and `idiag_rqueue`.
+const REQUEST_LEN: usize = HEADER + 8 + SOCKET_ID;
+/// The offset of `idiag_wqueue` in a response: after four bytes, the socket, `idiag_expires` and `idiag_rqueue`.
 const UNACKNOWLEDGED: usize = HEADER + 4 + SOCKET_ID + 8;
 
-/// `None` where the kernel does not tell, or is not to be asked.
+/// The length of the send queue; `None` if the kernel does not tell, or has no sock_diag.
 pub(crate) fn queued(tcp: &TcpStream) -> Option<u64> {
-    let question = question(tcp.local_addr().ok()?, tcp.peer_addr().ok()?)?;
+    let request = request(tcp.local_addr().ok()?, tcp.peer_addr().ok()?)?;
     let flags = SocketFlags::CLOEXEC;
-    let asked = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG)).ok()?;
-    send(&asked, &question, SendFlags::DONTWAIT).ok()?;
-    let mut answer = [0; 512];
-    // It is there: the kernel answers while it is asked.
-    let (_, len) = recv(&asked, &mut answer[..], RecvFlags::DONTWAIT).ok()?;
-    unacknowledged(answer.get(..len)?)
+    let netlink_socket =
+        socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG)).ok()?;
+    send(&netlink_socket, &request, SendFlags::DONTWAIT).ok()?;
+    let mut response = [0; 512];
+    // The response is there: the kernel responds within `send`.
+    let (_, len) = recv(&netlink_socket, &mut response[..], RecvFlags::DONTWAIT).ok()?;
+    unacknowledged(response.get(..len)?)
 }
 
-fn question(local: SocketAddr, peer: SocketAddr) -> Option<[u8; QUESTION]> {
+fn request(local: SocketAddr, peer: SocketAddr) -> Option<[u8; REQUEST_LEN]> {
     let (family, scope) = match local {
         SocketAddr::V4(_) => (AddressFamily::INET, 0),
         SocketAddr::V6(local) => (AddressFamily::INET6, local.scope_id()),
     };
-    let mut bytes = Vec::with_capacity(QUESTION);
-    bytes.extend(u32::try_from(QUESTION).ok()?.to_ne_bytes());
+    let mut bytes = Vec::with_capacity(REQUEST_LEN);
+    bytes.extend(u32::try_from(REQUEST_LEN).ok()?.to_ne_bytes());
     bytes.extend([BY_FAMILY, REQUEST].map(u16::to_ne_bytes).as_flattened());
     bytes.extend([0; 8]);
-    // The family, the protocol, nothing more than the least, and a socket in whatever state.
+    // The family, the protocol, no extensions, and sockets in any state.
     bytes.extend([u8::try_from(family.as_raw()).ok()?, TCP, 0, 0]);
     bytes.extend(u32::MAX.to_ne_bytes());
     bytes.extend([local.port(), peer.port()].map(u16::to_be_bytes).as_flattened());
@@ -60,12 +60,12 @@ fn question(local: SocketAddr, peer: SocketAddr) -> Option<[u8; QUESTION]> {
     bytes.try_into().ok()
 }
 
-fn unacknowledged(answer: &[u8]) -> Option<u64> {
-    let kind = answer.get(4..6)?;
+fn unacknowledged(response: &[u8]) -> Option<u64> {
+    let kind = response.get(4..6)?;
     if kind != BY_FAMILY.to_ne_bytes() {
         return None;
     }
-    let bytes = answer.get(UNACKNOWLEDGED..)?.first_chunk()?;
+    let bytes = response.get(UNACKNOWLEDGED..)?.first_chunk()?;
     Some(u64::from(u32::from_ne_bytes(*bytes)))
 }
 
@@ -80,11 +80,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_client_does_not_read_is_in_the_queue() {
+    async fn bytes_that_a_client_does_not_read_are_queued() {
         for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let listener = TcpListener::bind(address).await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            // By IPv4 to a socket of IPv6, at last.
+            // The last case is IPv4 to an IPv6 socket.
             let to = if address == "[::1]:0" { "::1" } else { "127.0.0.1" };
             let mut client = TcpStream::connect((to, port)).await.unwrap();
             let mut ours = listener.accept().await.unwrap().0;
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_kernel_tells_nothing() {
+    fn an_error_of_the_kernel_is_no_length() {
         assert_eq!(unacknowledged(&[]), None);
         // NLMSG_ERROR
         assert_eq!(unacknowledged(&[36, 0, 0, 0, 2, 0, 0, 0]), None);
