@@ -57,7 +57,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
         &["transport/", "registry/", "error", "admin", "upstream/"],
         "only transport/, registry/ and error/ choose a status",
     ),
-    ("prometheus::", &["metrics.rs"], "only metrics.rs names a metric"),
+    ("prometheus::", &["metrics.rs", "metrics/"], "only metrics/ names a metric"),
 ];
 
 /// Words, where they must not be, and what that keeps true.

@@ -1,15 +1,15 @@
-//! Labels: closed and small sets, each defined by the stage whose word it is, and spelled the same in the log.
+//! Values of labels: small, closed sets. The stage that knows the values defines the enum; the log spells them in the same way.
 
 use crate::oci::Operation;
 
-/// One value of a closed set.
+/// A value of a label: one of a closed set.
 pub trait Label: Copy + 'static {
-    /// The whole set.
+    /// All values.
     const ALL: &'static [Self];
 
     fn as_str(self) -> &'static str;
 
-    /// Its place in [`ALL`](Self::ALL).
+    /// Its index in [`ALL`](Self::ALL).
     fn index(self) -> usize;
 }
 

@@ -1,6 +1,6 @@
-//! The series that every request counts in, found by their labels once and then by place.
+//! The series that count requests: found once by their labels, and by index after that.
 //!
-//! A series still begins to exist with the first request that counts in it.
+//! A series begins to exist with its first request.
 
 use std::{
     collections::HashMap,
@@ -9,36 +9,38 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{Families, Histogram, IntCounter, Label};
+use prometheus::{Histogram, IntCounter};
+
+use super::{families::RequestFamilies, labels::Label};
 use crate::oci::Operation;
 
-/// The statuses of nearly all answers; any other is found by its labels each time.
+/// The statuses of nearly all responses. Series of other statuses are found by their labels each time.
 const USUAL: [u16; 7] = [200, 206, 304, 401, 404, 416, 499];
 
-/// By upstream: as many as are configured, and `none`.
+/// By upstream: the configured ones, and `none`.
 #[derive(Default)]
 pub(super) struct AllSeries(ArcSwap<HashMap<String, Arc<UpstreamSeries>>>);
 
-/// Of one upstream, by operation; of each there are as many series as outcomes.
+/// Of one upstream, by operation and outcome.
 #[derive(Default)]
 pub(super) struct UpstreamSeries([OnceLock<Box<[OnceLock<Series>]>>; Operation::ALL.len()]);
 
 /// Of one upstream, operation and outcome.
 pub(super) struct Series {
     pub time_to_first_byte: Histogram,
-    pub request_duration: Histogram,
+    pub duration: Histogram,
     pub sent_bytes: IntCounter,
     answered: [OnceLock<IntCounter>; USUAL.len()],
 }
 
 impl AllSeries {
-    /// Looks at the series of an upstream, which may be new.
+    /// Calls `look` with the series of an upstream, which may be new.
     pub(super) fn with<T>(&self, upstream: &str, look: impl FnOnce(&UpstreamSeries) -> T) -> T {
         let known = self.0.load();
         if let Some(series) = known.get(upstream) {
             return look(series);
         }
-        // The first request of an upstream: the map is made anew, and of two that do so one does it again.
+        // The first request of an upstream replaces the map by a larger one; of two concurrent ones, one tries again.
         let added = Arc::<UpstreamSeries>::default();
         self.0.rcu(|known| {
             let mut known = HashMap::clone(known);
@@ -57,17 +59,17 @@ impl UpstreamSeries {
 }
 
 impl Series {
-    pub(super) fn find(families: &Families, upstream: &str, operation: Operation, outcome: impl Label) -> Self {
+    pub(super) fn find(families: &RequestFamilies, upstream: &str, operation: Operation, outcome: impl Label) -> Self {
         let labels = [upstream, operation.as_str(), outcome.as_str()];
         Self {
             time_to_first_byte: families.time_to_first_byte.with_label_values(&labels),
-            request_duration: families.request_duration.with_label_values(&labels),
+            duration: families.duration.with_label_values(&labels),
             sent_bytes: families.sent_bytes.with_label_values(&labels),
             answered: Default::default(),
         }
     }
 
-    /// One more answer with this status.
+    /// Counts a response with this status.
     pub(super) fn answered(&self, status: u16, find: impl FnOnce() -> IntCounter) {
         match USUAL.iter().position(|usual| *usual == status) {
             Some(place) => self.answered[place].get_or_init(find).inc(),
@@ -82,12 +84,12 @@ mod tests {
 
     use crate::{
         cache::Outcome,
-        metrics::{Label as _, Metrics},
+        metrics::{AnsweredRequest, Label as _, Metrics},
         oci::Operation,
     };
 
     #[test]
-    fn every_series_counts_its_own_and_none_is_there_before() {
+    fn every_series_counts_its_own_requests() {
         let metrics = Metrics::new().unwrap();
         let operations = [Operation::Base, Operation::Blob, Operation::Unknown];
         let outcomes = [Outcome::Hit, Outcome::Bypass];
@@ -98,7 +100,8 @@ mod tests {
                     for status in [200, 416, 418] {
                         for _ in 0..times {
                             let no_time = Duration::ZERO;
-                            metrics.request(upstream, operation, outcome, status, no_time, no_time, 5);
+                            let request = AnsweredRequest { status, first_byte: no_time, duration: no_time, sent: 5 };
+                            metrics.request(upstream, operation, outcome, request);
                         }
                         expected.push(format!(
                             "forebay_requests_total{{operation=\"{}\",outcome=\"{}\",status=\"{status}\",upstream=\"{upstream}\"}} {times}",
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_find_an_upstream_at_once_lose_nothing() {
+    fn concurrent_first_requests_of_an_upstream_lose_nothing() {
         let metrics = Metrics::new().unwrap();
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -129,7 +132,8 @@ mod tests {
                     for upstream in 0..50 {
                         let upstream = format!("{upstream}.lan");
                         let no_time = Duration::ZERO;
-                        metrics.request(&upstream, Operation::Blob, Outcome::Hit, 200, no_time, no_time, 0);
+                        let request = AnsweredRequest { status: 200, first_byte: no_time, duration: no_time, sent: 0 };
+                        metrics.request(&upstream, Operation::Blob, Outcome::Hit, request);
                     }
                 });
             }

@@ -19,7 +19,7 @@ use super::body::{Body, BodyError};
 use crate::{
     cache::{Outcome, WholeHit},
     error_chain::ErrorChain,
-    metrics::{Label as _, Metrics},
+    metrics::{AnsweredRequest, Label as _, Metrics},
     oci::{Operation, Repository},
 };
 
@@ -114,7 +114,7 @@ impl Drop for AccessRecord {
         let first_byte = self.first_byte.unwrap_or(duration);
         let Self { operation, outcome, status, sent, .. } = *self;
         let upstream = self.upstream.as_deref().unwrap_or(NO_UPSTREAM);
-        self.metrics.request(upstream, operation, outcome, status, first_byte, duration, sent);
+        self.metrics.request(upstream, operation, outcome, AnsweredRequest { status, first_byte, duration, sent });
         tracing::info!(
             id = %self.id,
             peer = %self.peer,

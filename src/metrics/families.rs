@@ -1,0 +1,243 @@
+//! The families of metrics: names, help texts and labels.
+//!
+//! Names are a contract with operators: dashboards and alerts have them.
+
+use prometheus::{
+    Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
+
+use super::labels::Label;
+use crate::oci::Operation;
+
+/// Buckets, from a response out of memory (1 ms) to a large blob over a slow line (10 min).
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+/// The labels of requests.
+const REQUEST: &[&str] = &["upstream", "operation", "outcome"];
+const UPSTREAM: &[&str] = &["upstream"];
+
+pub(super) struct Families {
+    pub requests: RequestFamilies,
+    pub upstreams: UpstreamFamilies,
+    pub cache: CacheFamilies,
+    pub connections: ConnectionFamilies,
+}
+
+impl Families {
+    pub(super) fn register(r: &Registry) -> Result<Self, Error> {
+        let build_info = gauges(r, "forebay_build_info", "Always 1; the version is in the label.", &["version"])?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            requests: RequestFamilies::register(r)?,
+            upstreams: UpstreamFamilies::register(r)?,
+            cache: CacheFamilies::register(r)?,
+            connections: ConnectionFamilies::register(r)?,
+        })
+    }
+}
+
+/// Requests of clients.
+pub(super) struct RequestFamilies {
+    pub answered: IntCounterVec,
+    pub duration: HistogramVec,
+    pub time_to_first_byte: HistogramVec,
+    pub sent_bytes: IntCounterVec,
+}
+
+impl RequestFamilies {
+    fn register(r: &Registry) -> Result<Self, Error> {
+        let status = &[REQUEST, &["status"]].concat();
+        let (duration, first_byte) = ("forebay_request_duration_seconds", "forebay_time_to_first_byte_seconds");
+        Ok(Self {
+            answered: counters(r, "forebay_requests_total", "Requests answered.", status)?,
+            duration: histograms(r, duration, "From the head of a request to the last byte of its response.")?,
+            time_to_first_byte: histograms(
+                r,
+                first_byte,
+                "From the head of a request to the first byte of its response.",
+            )?,
+            sent_bytes: counters(r, "forebay_sent_bytes_total", "Bytes of response bodies sent to clients.", REQUEST)?,
+        })
+    }
+
+    /// The counter of requests with these labels.
+    pub(super) fn answered(
+        &self,
+        upstream: &str,
+        operation: Operation,
+        outcome: impl Label,
+        status: u16,
+    ) -> IntCounter {
+        self.answered.with_label_values(&[upstream, operation.as_str(), outcome.as_str(), &status.to_string()])
+    }
+}
+
+/// Requests to upstreams, and downloads from them.
+pub(super) struct UpstreamFamilies {
+    pub requests: IntCounterVec,
+    pub received_bytes: IntCounterVec,
+    pub up: IntGaugeVec,
+    /// Absent until it is known.
+    pub credentials_ok: IntGaugeVec,
+    pub circuits_open: IntGaugeVec,
+    pub ratelimit_limit: GaugeVec,
+    pub ratelimit_remaining: GaugeVec,
+    pub tokens: IntCounterVec,
+    pub digest_mismatches: IntCounterVec,
+    pub fills: IntCounterVec,
+}
+
+impl UpstreamFamilies {
+    fn register(r: &Registry) -> Result<Self, Error> {
+        let (limit, remaining) = ("forebay_upstream_ratelimit_limit", "forebay_upstream_ratelimit_remaining");
+        let limit = Opts::new(limit, "Pulls the upstream allows per window, as it says.");
+        let remaining = Opts::new(remaining, "Pulls left in the upstream's current window, as it says.");
+        Ok(Self {
+            requests: counters(
+                r,
+                "forebay_upstream_requests_total",
+                "Requests made of upstreams; status is `error` when there was no answer.",
+                &["upstream", "operation", "status"],
+            )?,
+            received_bytes: counters(
+                r,
+                "forebay_upstream_received_bytes_total",
+                "Bytes of response bodies received from upstreams.",
+                UPSTREAM,
+            )?,
+            up: gauges(r, "forebay_upstream_up", "Whether the upstream answered when it was last asked.", UPSTREAM)?,
+            credentials_ok: gauges(
+                r,
+                "forebay_upstream_credentials_ok",
+                "Whether the upstream took forebay's own credentials when they were last shown.",
+                UPSTREAM,
+            )?,
+            circuits_open: gauges(
+                r,
+                "forebay_upstream_circuit_open",
+                "Hosts of the upstream that have failed in a row and are only probed.",
+                UPSTREAM,
+            )?,
+            ratelimit_limit: register(r, GaugeVec::new(limit, UPSTREAM)?)?,
+            ratelimit_remaining: register(r, GaugeVec::new(remaining, UPSTREAM)?)?,
+            tokens: counters(
+                r,
+                "forebay_tokens_total",
+                "Tokens asked of the upstreams' token servers.",
+                &["upstream", "result"],
+            )?,
+            digest_mismatches: counters(
+                r,
+                "forebay_digest_mismatches_total",
+                "Downloads whose bytes were not those of the digest.",
+                UPSTREAM,
+            )?,
+            fills: counters(
+                r,
+                "forebay_fills_total",
+                "Downloads into the cache that have ended.",
+                &["upstream", "result"],
+            )?,
+        })
+    }
+}
+
+/// What is on disk, and what is downloaded to it.
+pub(super) struct CacheFamilies {
+    pub fills_in_flight: IntGauge,
+    pub bytes: IntGaugeVec,
+    pub max_bytes: IntGauge,
+    pub objects: IntGaugeVec,
+    pub evicted_bytes: IntCounter,
+    pub corrupt_objects: IntCounterVec,
+    pub scrub_bytes: IntCounter,
+    /// Absent until it is known.
+    pub oldest_verification: IntGaugeVec,
+}
+
+impl CacheFamilies {
+    fn register(r: &Registry) -> Result<Self, Error> {
+        Ok(Self {
+            fills_in_flight: gauge(r, "forebay_fills_in_flight", "Downloads into the cache under way.")?,
+            bytes: gauges(r, "forebay_cache_bytes", "Bytes that the file system has allocated.", &["kind"])?,
+            max_bytes: gauge(r, "forebay_cache_max_bytes", "Bytes the cache may take on disk.")?,
+            objects: gauges(r, "forebay_cache_objects", "Objects on disk.", &["kind"])?,
+            evicted_bytes: counter(r, "forebay_evicted_bytes_total", "Bytes removed from the cache to make room.")?,
+            corrupt_objects: counters(
+                r,
+                "forebay_cache_corrupt_objects_total",
+                "Cached objects whose bytes were not those of their digest any more, and which were removed.",
+                &["kind"],
+            )?,
+            scrub_bytes: counter(r, "forebay_scrub_bytes_total", "Bytes of cached objects that were verified again.")?,
+            oldest_verification: gauges(
+                r,
+                "forebay_scrub_oldest_verification_timestamp_seconds",
+                "When the cached object was verified whose verification is the oldest.",
+                &[],
+            )?,
+        })
+    }
+}
+
+/// Connections of clients, and reloads.
+pub(super) struct ConnectionFamilies {
+    pub sent_by_kernel: IntCounter,
+    pub open: IntGauge,
+    pub refused: IntCounter,
+    pub reloads: IntCounterVec,
+    pub stalls: IntCounterVec,
+}
+
+impl ConnectionFamilies {
+    fn register(r: &Registry) -> Result<Self, Error> {
+        Ok(Self {
+            sent_by_kernel: counter(
+                r,
+                "forebay_sent_by_kernel_bytes_total",
+                "Bytes of blobs that the kernel sent from the page cache; the rest was copied.",
+            )?,
+            open: gauge(r, "forebay_connections", "Client connections open.")?,
+            refused: counter(r, "forebay_connections_refused_total", "Connections over the limit, sent away.")?,
+            reloads: counters(
+                r,
+                "forebay_reloads_total",
+                "Reloads of what, and whether the new value was taken (ok) or the old one kept (failed).",
+                &["what", "result"],
+            )?,
+            stalls: counters(
+                r,
+                "forebay_stalls_total",
+                "Connections and streams cut because the client did too little for too long, by what it should have done.",
+                &["what"],
+            )?,
+        })
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
+    register(r, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn counter(r: &Registry, name: &str, help: &str) -> Result<IntCounter, Error> {
+    register(r, IntCounter::new(name, help)?)
+}
+
+fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
+    register(r, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, Error> {
+    register(r, IntGauge::new(name, help)?)
+}
+
+fn histograms(r: &Registry, name: &str, help: &str) -> Result<HistogramVec, Error> {
+    register(r, HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), REQUEST)?)
+}
