@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_takes_nothing_stops_nobody_and_has_bounded_memory() {
+    fn a_stalled_writer_blocks_no_push_and_has_bounded_memory() {
         for (memory, most) in [(MAX_QUEUED_BY_ALL, MAX_QUEUED), (1 << 20, 1 << 20)] {
             for len in [1, 16 * 1024, 100_000] {
                 let (mut capture, queue, left) = capture(memory);

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_nobody_reads_stops_nobody_and_the_missing_lines_are_counted() {
+    fn an_unread_log_blocks_no_task_and_counts_missing_lines() {
         let ((turn, turns), (written, read)) = (channel(), channel());
         let (lines, flush) = Lines::to(Slow { turns, written });
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();

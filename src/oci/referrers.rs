@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn those_of_the_types_that_were_asked_for_are_left_and_nothing_in_them_is_changed() {
+    fn descriptors_of_the_requested_types_stay_unchanged() {
         let (a, b, none) = (descriptor("a", Some("x/a")), descriptor("b", Some("x/b")), descriptor("c", None));
         let index = |manifests: &[&Value]| json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests, "annotations": { "k": "v" } });
         let all = index(&[&a, &none, &b, &a]);

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_object_is_gone_under_its_repository_alone_and_until_it_is_pushed() {
+    async fn a_deletion_is_for_one_repository_until_the_next_push() {
         let directory = tempfile::tempdir().unwrap();
         let gone = Deletions::kept(Some(directory.path()));
         let (hub, other): (Arc<str>, Arc<str>) = ("docker.io".into(), "ghcr.io".into());
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn deletions_of_an_hour_ago_and_damaged_lines_are_not_taken_over() {
+    fn old_deletions_and_damaged_lines_are_not_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
         let written = |at: u64, repository: &str| format!("- {at} blob hub {repository} {digest}\n");

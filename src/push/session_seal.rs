@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_in_the_state_directory_is_made_once_for_its_owner_alone() {
+    fn the_key_is_created_once_and_readable_by_its_owner_only() {
         let (directory, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let kept = || Seal::kept(&StateDirectory::open(directory.path()).unwrap(), cache.path()).unwrap();
         let sealed = kept().seal("hub", &name("a"), STATE).unwrap();

@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_in_memory_comes_in_frames_and_its_last_one_keeps_nothing() {
+    fn a_body_in_memory_comes_in_frames_and_releases_the_last() {
         for len in
             [1, LAST_FRAME, LAST_FRAME + 1, MAX_FRAME, MAX_FRAME + LAST_FRAME, MAX_FRAME + LAST_FRAME + 1, 1 << 20]
         {

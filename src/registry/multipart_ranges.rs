@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_is_as_long_as_it_says_and_has_each_part_behind_its_head() {
+    fn a_body_has_the_announced_length_and_a_head_per_part() {
         let framing = Framing { boundary: "b".to_owned(), total: 1000 };
         let ranges = [(0, 2), (998, 999), (10, 10)].map(|(first, last)| ResolvedRange { first, last });
         let content = ["abc", "de", "f"];

@@ -455,7 +455,7 @@ fn without_a_default() {
 }
 
 #[test]
-fn a_default_other_than_docker_hub_may_have_repositories_named_like_hosts() {
+fn another_default_may_have_repositories_named_like_hosts() {
     let mut upstreams = upstreams();
     upstreams[0].default = false;
     upstreams[3].default = true;

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_single_bytes_has_few_pieces_and_one_of_larger_ones_is_full_in_time() {
+    fn a_batch_of_single_bytes_has_few_pieces() {
         let mut batch = Batch::default();
         for offset in 0..200_000 {
             batch.push(offset, Bytes::from_static(b"x"));

@@ -279,7 +279,7 @@ mod tests {
 
     /// The same layers in gzip and in zstd; artifacts.
     #[test]
-    fn of_images_with_one_configuration_the_one_that_was_read_counts() {
+    fn of_images_with_one_config_the_manifest_read_last_counts() {
         const KIND: &str = "vnd.oci.image.layer.v1.tar";
         let (images, ours) = (Images::default(), place("good.example", "team/app"));
         let [gzip, zstd] = ["gzip", "zstd"].map(|of| manifest(MediaType::OCI_MANIFEST, &[(KIND, of, 1)]));

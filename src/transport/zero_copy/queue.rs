@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_for_a_buffer_that_does_not_stand_for_the_head_of_the_lane() {
+    fn a_buffer_that_is_not_the_head_of_the_queue_sends_nothing() {
         let (ours, mut theirs) = pair();
         let queue = SendQueue::default();
         let first = queue.push(slice(b"as long"), None, false);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_that_left_memory_while_a_part_waited_are_noticed_and_brought_back() {
+    fn pages_evicted_while_a_part_waits_are_read_again() {
         let queue = SendQueue::default();
         let part = slice(&vec![7; splice::CAPACITY]);
         drop(queue.push(part.clone(), None, false));

@@ -192,7 +192,7 @@ mod tests {
     const WAYS: [Send; 2] = [|f, o, l, s| send(f, o, l, s, true), |f, o, l, s| copy(f, o, l, s, false)];
 
     #[test]
-    fn what_a_full_socket_does_not_take_is_sent_later_and_nothing_is_lost_or_doubled() {
+    fn a_full_socket_loses_and_doubles_no_byte() {
         let content: Vec<u8> = (0..3_000_001u32).map(|n| (n % 251) as u8).collect();
         let file = file(&content);
         for way in WAYS {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_file_is_told_and_a_closed_socket_is_the_sockets_fault() {
+    fn a_short_file_and_a_closed_socket_are_told_apart() {
         let file = file(b"content");
         for way in WAYS {
             let (ours, theirs) = pair();

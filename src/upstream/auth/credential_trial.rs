@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_credential_not_yet_accepted_is_sent_by_one_request_at_a_time() {
+    async fn one_request_at_a_time_sends_an_unproven_credential() {
         let (trial, old, new) = (CredentialTrial::new(), password("old"), password("new"));
         let turn = trial.turn(&old).await.unwrap();
         assert!(turn.is_some() && trial.turn(&old).now_or_never().is_none());

@@ -24,7 +24,7 @@ fn with_leftovers(directory: &Path) -> (DiskStore, ContentKey) {
 }
 
 #[tokio::test]
-async fn who_comes_before_the_scan_is_through_goes_on_with_what_is_left_all_the_same() {
+async fn a_download_before_the_scan_ends_resumes_a_leftover() {
     let directory = tempfile::tempdir().unwrap();
     let (store, digest) = with_leftovers(directory.path());
     let registry = registry();
@@ -34,7 +34,7 @@ async fn who_comes_before_the_scan_is_through_goes_on_with_what_is_left_all_the_
 }
 
 #[tokio::test]
-async fn leftovers_that_were_found_too_late_are_overwritten_and_not_evicted_while_they_are() {
+async fn late_leftovers_are_overwritten_and_not_evicted_meanwhile() {
     let directory = tempfile::tempdir().unwrap();
     let (store, digest) = with_leftovers(directory.path());
     store.scan().await;
