@@ -1,7 +1,7 @@
 //! The body of a blob as it arrives.
 //!
-//! What must hold: a body that is too short ends in an error, never cleanly; the bytes begin at [`BlobStream::first`]. The caller
-//! verifies the digest, and resumes.
+//! What must hold: a body that is too short ends in an error, never cleanly; the bytes begin at [`BlobStream::first`].
+//! The caller verifies the digest, and resumes.
 
 mod guess_check;
 pub(crate) mod length;
@@ -122,7 +122,8 @@ impl BlobStream {
         self.followed.resident_time()
     }
 
-    /// `followed` is a 200 or 206 to the request for `range`; `prefix`: the bytes of its body that were read to judge it.
+    /// `followed` is a 200 or 206 to the request for `range`; `prefix`: the bytes of its body that were read to judge
+    /// it.
     fn new(
         followed: FinalResponse,
         prefix: Option<BodyPrefix>,
@@ -182,8 +183,8 @@ impl BlobStream {
     ///
     /// # Errors
     ///
-    /// `Timeout` when no byte arrived for 30 s; `Unavailable` when the connection broke, or the body was shorter than announced;
-    /// `Protocol` when it was longer.
+    /// `Timeout` when no byte arrived for 30 s; `Unavailable` when the connection broke, or the body was shorter than
+    /// announced; `Protocol` when it was longer.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let result = self.read().await;
         if result.is_err() && !self.best_effort {

@@ -48,10 +48,11 @@ use super::{
 };
 use crate::{metrics::Metrics, oci::Operation};
 
-/// How long an upstream may take from the request to the head of its response; some registries first fetch the content from an
-/// upstream of their own.
+/// How long an upstream may take from the request to the head of its response; some registries first fetch the content
+/// from an upstream of their own.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a request waits for the response to an equal request that timed out earlier, before it is sent beside that one.
+/// How long a request waits for the response to an equal request that timed out earlier, before it is sent beside that
+/// one.
 const LATE_RESPONSE_WAIT: Duration = Duration::from_secs(3);
 
 /// Sends requests to one upstream, and counts them.
@@ -253,8 +254,8 @@ impl Sender {
         ResendingClient { upstream: self.upstream.clone(), client: client.clone(), fresh: self.clients.fresh.clone() }
     }
 
-    /// Sends a request of a push, and waits for the head of the response: as long as its body moves, and then as long as registries
-    /// take to store it.
+    /// Sends a request of a push, and waits for the head of the response: as long as its body moves, and then as long
+    /// as registries take to store it.
     pub(super) async fn send_push(
         &self,
         method: Method,
@@ -308,7 +309,8 @@ impl Sender {
     }
 }
 
-/// The first response of the pending requests and the new one; `None` when all have failed. The error of the new one goes to `failed`.
+/// The first response of the pending requests and the new one; `None` when all have failed. The error of the new one
+/// goes to `failed`.
 async fn first_response(
     pending: &mut PendingResponses,
     sending: &mut Sending,

@@ -136,8 +136,8 @@ impl Endpoint {
         });
     }
 
-    /// Notes that a request is sent to it now. If it has cooled down, this request is the probe; if its client leaves before the
-    /// response, the next probe comes after another span.
+    /// Notes that a request is sent to it now. If it has cooled down, this request is the probe; if its client leaves
+    /// before the response, the next probe comes after another span.
     pub(super) fn picked(&self, now: Instant) {
         self.with(|learned| {
             if let Some(cooling) = &mut learned.cooling

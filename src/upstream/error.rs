@@ -1,7 +1,8 @@
 //! Why a request to an upstream failed.
 //!
-//! What must hold: an error never contains a credential, nor the query of a URL (a signed URL is a credential). It is `Clone`,
-//! since all requests that waited for the same response get the same error. Which status a client gets is not decided here.
+//! What must hold: an error never contains a credential, nor the query of a URL (a signed URL is a credential). It is
+//! `Clone`, since all requests that waited for the same response get the same error. Which status a client gets is not
+//! decided here.
 
 use std::{
     borrow::Cow,
@@ -49,8 +50,8 @@ pub enum ErrorKind {
     TooLarge,
     /// The response makes no sense, such as an HTML page with status 200.
     Protocol,
-    /// A proxy in front of the upstream refuses (4xx), such as an ingress without a backend or a firewall: the registry has not
-    /// seen the request.
+    /// A proxy in front of the upstream refuses (4xx), such as an ingress without a backend or a firewall: the registry
+    /// has not seen the request.
     Foreign { status: u16 },
     /// The request is in a loop of mirrors (508).
     Loop,
@@ -61,7 +62,8 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether the upstream could not answer: another URL of the failover list may, and cached content may be served instead.
+    /// Whether the upstream could not answer: another URL of the failover list may, and cached content may be served
+    /// instead.
     pub const fn is_outage(self) -> bool {
         match self {
             Self::Unavailable

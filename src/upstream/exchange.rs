@@ -19,8 +19,8 @@ use super::{
 };
 use crate::oci::Operation;
 
-/// How long the requests to one endpoint may take together: redirects, a token, the second request. Each step has a limit of its own,
-/// but no client waits for the sum of a dozen of them.
+/// How long the requests to one endpoint may take together: redirects, a token, the second request. Each step has a
+/// limit of its own, but no client waits for the sum of a dozen of them.
 const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the GET for the reason of a refused HEAD may take.
 const REASON_TIMEOUT: Duration = Duration::from_secs(2);
@@ -68,8 +68,8 @@ impl UpstreamState {
         Ok(followed)
     }
 
-    /// Passes on a 200 or 206; all else is an error. A HEAD that refuses a client gives no reason: a GET for the same client does,
-    /// and counts as no pull, since it is refused, too.
+    /// Passes on a 200 or 206; all else is an error. A HEAD that refuses a client gives no reason: a GET for the same
+    /// client does, and counts as no pull, since it is refused, too.
     pub(super) async fn check(
         &self,
         endpoint: &Endpoint,

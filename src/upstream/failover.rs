@@ -1,8 +1,8 @@
 //! The URLs of an upstream, in the order in which they are tried.
 //!
-//! A list of URLs is a failover list: the next one is tried when one cannot answer. A 404 is an answer. A URL that failed goes to the end of
-//! the list for a while, but is never left out: when all have failed lately, all are still tried. After that while one request
-//! probes it; for the others it stays at the end until the probe has been answered.
+//! A list of URLs is a failover list: the next one is tried when one cannot answer. A 404 is an answer. A URL that
+//! failed goes to the end of the list for a while, but is never left out: when all have failed lately, all are still
+//! tried. After that while one request probes it; for the others it stays at the end until the probe has been answered.
 
 use std::sync::Arc;
 
@@ -61,13 +61,13 @@ impl<'a> Attempts<'a> {
                 Some(Err(error))
             }
             Err(error) if error.kind.is_outage() || error.kind == ErrorKind::Loop => {
-                // A loop depends on the client: for others this endpoint may be good. An endpoint without a request has not
-                // failed again.
+                // A loop depends on the client: for others this endpoint may be good. An endpoint without a request has
+                // not failed again.
                 if error.kind != ErrorKind::Loop && !self.best_effort && error.open_circuit.is_none() {
                     endpoint.failed();
                 }
-                // Of several failures, the one with a time to retry is the most useful, and a loop the least; otherwise that
-                // of the first endpoint.
+                // Of several failures, the one with a time to retry is the most useful, and a loop the least; otherwise
+                // that of the first endpoint.
                 let usefulness = |kind| match kind {
                     ErrorKind::TooManyRequests => 2,
                     ErrorKind::Loop => 0,
@@ -104,8 +104,8 @@ impl UpstreamState {
                 Ok(endpoint) => endpoint,
                 Err(error) => break Err(error),
             };
-            // Boxed, here and further in: a future contains those that it awaits, so that a download's would be larger than a
-            // thread's stack.
+            // Boxed, here and further in: a future contains those that it awaits, so that a download's would be larger
+            // than a thread's stack.
             let result = Box::pin(attempt(endpoint.clone())).await;
             if let Err(error) = &result
                 && !best_effort
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_failed_comes_last_for_a_while() {
+    async fn a_failed_url_comes_last_for_a_while() {
         let endpoints = endpoints(&["http://a", "http://b", "http://c"]);
         assert_eq!(order(&endpoints), ["a", "b", "c"]);
         endpoints[0].failed();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_request_probes_what_has_cooled_down() {
+    async fn one_request_probes_a_url_after_its_pause() {
         let endpoints = endpoints(&["http://a", "http://b"]);
         let first = || Attempts::new(&endpoints, false).next().unwrap().base().host_str().unwrap();
         for seconds in [10, 20, 40, 60, 60] {

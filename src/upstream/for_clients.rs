@@ -10,8 +10,8 @@ use super::{
 };
 
 impl UpstreamState {
-    /// Names that clients must not see in the response to a request of this scope. Where clients use their own credentials, they know
-    /// what those are for.
+    /// Names that clients must not see in the response to a request of this scope. Where clients use their own
+    /// credentials, they know what those are for.
     fn private(&self, scope: &Scope) -> PrivateNames {
         let mut names = self.private_names.clone();
         if self.uses_client_credentials() {

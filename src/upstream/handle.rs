@@ -60,8 +60,8 @@ impl Upstream {
         self.state.name()
     }
 
-    /// For a client's request with this `Via`, whose lines are to be joined by commas. The upstream gets all of it, so that it can find
-    /// a loop over several mirrors. More than 32 proxies or 4 KiB count as a loop.
+    /// For a client's request with this `Via`, whose lines are to be joined by commas. The upstream gets all of it, so
+    /// that it can find a loop over several mirrors. More than 32 proxies or 4 KiB count as a loop.
     pub fn with_via(&self, via: Option<HeaderValue>) -> Self {
         let via_mirrors = Mirrors::in_values(via.iter());
         Self { via: Via::behind(via.as_ref(), self.state.via()), via_mirrors, ..self.clone() }
@@ -77,8 +77,9 @@ impl Upstream {
         self.state.may_be_mirror()
     }
 
-    /// Whether the request must not wait for a response to others: it passed a forebay, and that response may pass a forebay that waits
-    /// for just this request. Nor must others wait for its response, which may be that there is a loop.
+    /// Whether the request must not wait for a response to others: it passed a forebay, and that response may pass a
+    /// forebay that waits for just this request. Nor must others wait for its response, which may be that there is a
+    /// loop.
     pub(crate) fn may_be_loop(&self) -> bool {
         self.via == Via::TooLong || (self.via_mirrors.is_some() && self.may_be_mirror())
     }
@@ -94,7 +95,7 @@ impl Upstream {
     }
 
     /// With the client's own credential, and no other.
-    pub fn with_client_credential(&self, credential: Option<Arc<ClientCredential>>) -> Self {
+    pub(crate) fn with_client_credential(&self, credential: Option<Arc<ClientCredential>>) -> Self {
         Self { client: credential, ..self.clone() }
     }
 

@@ -68,7 +68,8 @@ pub(super) fn age(headers: &HeaderMap) -> Option<Duration> {
 pub(super) enum Coding {
     None,
     Gzip,
-    /// A value that is no content coding, such as `utf-8`, or S3's `aws-chunked`, which tells how the object was uploaded.
+    /// A value that is no content coding, such as `utf-8`, or S3's `aws-chunked`, which tells how the object was
+    /// uploaded.
     Label,
     /// A coding that forebay does not decode, or several.
     Other,
@@ -98,7 +99,8 @@ pub(super) fn coding(headers: &HeaderMap) -> Coding {
     found
 }
 
-/// Whether a 503 is a registry's own rate limit, with a time to retry: not the error of a proxy in front of it, nor of a mirror.
+/// Whether a 503 is a registry's own rate limit, with a time to retry: not the error of a proxy in front of it, nor of
+/// a mirror.
 pub(super) fn is_rate_limit(headers: &HeaderMap) -> bool {
     headers.contains_key(header::RETRY_AFTER)
         && (is_of_registry(headers) || RateLimit::from_headers(headers).is_some())

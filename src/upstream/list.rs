@@ -27,8 +27,8 @@ pub struct Forwarded {
 }
 
 impl Upstream {
-    /// Requests a list. `path_and_query` follows `/v2/`, such as `library/nginx/tags/list?n=5`. The body has to be that list: if a proxy
-    /// answers 200 with a page of its own, the next URL is tried.
+    /// Requests a list. `path_and_query` follows `/v2/`, such as `library/nginx/tags/list?n=5`. The body has to be that
+    /// list: if a proxy answers 200 with a page of its own, the next URL is tried.
     pub async fn forward(
         &self,
         operation: Operation,

@@ -25,7 +25,8 @@ use super::{
 const MAX_BASE: usize = 1024;
 
 impl Upstream {
-    /// Whether the upstream answers, and accepts the credentials: configured credentials that a challenge did not use are an error.
+    /// Whether the upstream answers, and accepts the credentials: configured credentials that a challenge did not use
+    /// are an error.
     pub async fn ping(&self) -> Result<(), Error> {
         let client = self.client.as_ref();
         let ping = |endpoint: Arc<Endpoint>| async move { self.state.ping(&endpoint, client).await };
@@ -55,8 +56,9 @@ impl UpstreamState {
         self.after_first(endpoint, cause, first, None, second).await
     }
 
-    /// A token proves that the upstream would answer forebay: some realms issue one that is good for repositories, and not for the base. For
-    /// a client the base decides, as for those who log in at the registry itself, since some realms issue a token for any password.
+    /// A token proves that the upstream would answer forebay: some realms issue one that is good for repositories, and
+    /// not for the base. For a client the base decides, as for those who log in at the registry itself, since some
+    /// realms issue a token for any password.
     async fn login_with(
         &self,
         endpoint: &Endpoint,

@@ -49,9 +49,9 @@ pub struct ManifestBody {
 }
 
 impl Upstream {
-    /// The head of a manifest. No GET is sent in its place, since that would count as a pull: a length that a manifest can have is
-    /// believed, although it may be wrong, until the manifest is fetched. Docker Hub counts the GET of each tag that a bot polls
-    /// against its limit, and no HEADs; and a client that pulls after the HEAD sends the GET next.
+    /// The head of a manifest. No GET is sent in its place, since that would count as a pull: a length that a manifest
+    /// can have is believed, although it may be wrong, until the manifest is fetched. Docker Hub counts the GET of each
+    /// tag that a bot polls against its limit, and no HEADs; and a client that pulls after the HEAD sends the GET next.
     pub async fn head_manifest(
         &self,
         repository: &Repository,

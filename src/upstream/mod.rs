@@ -1,9 +1,10 @@
 //! The client of the registries behind forebay.
 //!
-//! An [`Upstream`] is the handle of one configured registry. A request goes to one of the registry's URLs after the other
-//! ([`failover`]), has the Authorization header that the last challenge led to ([`with_authorization`], [`auth`]), follows redirects
-//! ([`client::redirect_walk`]), and its response becomes a result or an error ([`response`]). What must hold: credentials go only
-//! where they belong; every wait and every body in memory is bounded; an error tells whether the upstream answered or could not.
+//! An [`Upstream`] is the handle of one configured registry. A request goes to one of the registry's URLs after the
+//! other ([`failover`]), has the Authorization header that the last challenge led to ([`with_authorization`],
+//! [`auth`]), follows redirects ([`client::redirect_walk`]), and its response becomes a result or an error
+//! ([`response`]). What must hold: credentials go only where they belong; every wait and every body in memory is
+//! bounded; an error tells whether the upstream answered or could not.
 //!
 //! It knows no cache, and opens no connection before the first request.
 
@@ -51,17 +52,18 @@ pub use self::{
     list::Forwarded,
     manifest::{ManifestBody, ManifestHead},
     mirrors::Mirrors,
-    principal::{ClientCredential, NoRandomSource, Principal, PrincipalKey, Verdict},
+    principal::{ClientCredential, NoRandomSource, Principal, PrincipalKey},
     read_request::IsList,
     response::{
         document_budget::{ReadBudget, ReadRoom},
         refusal::{Reason, Refusal},
-        warning::{ContentNotes, VALUE_WEIGHT},
+        warning::ContentNotes,
     },
     setup_error::SetupError,
-    upload_body::{BodyObserver, UploadBody},
+    upload_body::UploadBody,
     write::{WriteAction, WriteRequest, WriteResponse, WriteTarget, upload_location},
 };
+pub(crate) use self::{principal::Verdict, response::warning::VALUE_WEIGHT, upload_body::BodyObserver};
 
 #[cfg(test)]
 mod tests {
@@ -70,7 +72,8 @@ mod tests {
     use super::*;
     use crate::oci::{Accept, Digest, Reference, Repository};
 
-    /// A future contains those that it awaits. That of a download was once larger than the stack of a thread that had to move it.
+    /// A future contains those that it awaits. That of a download was once larger than the stack of a thread that had
+    /// to move it.
     #[test]
     fn futures_fit_on_any_stack() {
         let config = Config::at("registry.example", &["https://registry.example"]);

@@ -55,8 +55,8 @@ impl UpstreamState {
         result
     }
 
-    /// Whether a 401 or 403 refuses forebay's own password, and not the request. Notes a refused password. Of requests that are refused
-    /// together, one verifies.
+    /// Whether a 401 or 403 refuses forebay's own password, and not the request. Notes a refused password. Of requests
+    /// that are refused together, one verifies.
     ///
     /// # Errors
     /// The base cannot be asked, which says nothing about the password.
@@ -96,10 +96,10 @@ impl UpstreamState {
         }
     }
 
-    /// The base tells whether the password is right, by a 401. A base that answers 403 may do so to each request: it refuses the
-    /// password if it challenges requests without one, or, for a password that was accepted before, if the content that was last served
-    /// for it is refused, too. A base that is open to all tells nothing: then a 401 of the repository counts, until a password was
-    /// accepted.
+    /// The base tells whether the password is right, by a 401. A base that answers 403 may do so to each request: it
+    /// refuses the password if it challenges requests without one, or, for a password that was accepted before, if the
+    /// content that was last served for it is refused, too. A base that is open to all tells nothing: then a 401 of the
+    /// repository counts, until a password was accepted.
     async fn verify_password(
         &self,
         endpoint: &Endpoint,

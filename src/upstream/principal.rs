@@ -1,7 +1,8 @@
 //! Clients of upstreams that get their clients' own credentials.
 //!
-//! What must hold: a client's password lives no longer than its requests and what they started, is never printed, and is no key of any
-//! map: caches know a client by a keyed hash of name and password, whose key is random for each process: see [`HashKey`].
+//! What must hold: a client's password lives no longer than its requests and what they started, is never printed, and
+//! is no key of any map: caches know a client by a keyed hash of name and password, whose key is random for each
+//! process: see [`HashKey`].
 
 use std::{
     fmt,
@@ -59,7 +60,7 @@ impl Drop for ClientCredential {
 
 /// What the upstream said about a credential, as against what its client may access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The upstream said nothing, or got no request.
     Unknown,
     Refused,

@@ -36,7 +36,8 @@ impl UpstreamState {
             Some(password) if password.is_own_password() => {
                 self.first_read_with_password(endpoint, request, password).await
             }
-            // A password that may be a guess is sent only after a refusal without it: then the response is about the password.
+            // A password that may be a guess is sent only after a refusal without it: then the response is about the
+            // password.
             Some(guess) if guess.may_be_guess() => {
                 let response = self.send(endpoint, request, None).await?;
                 // Some registries answer so to a request without credentials.
@@ -115,8 +116,9 @@ impl UpstreamState {
         {
             self.authenticator.note_refused(refused).await;
             if auth::names_other_scheme(endpoint.scheme().as_ref(), response.response.headers()) {
-                // Some registries answer an expired token with a challenge of another scheme: Harbor with Basic, nvcr.io with a realm
-                // that knows no anonymous client. The challenge to a request without a token counts.
+                // Some registries answer an expired token with a challenge of another scheme: Harbor with Basic,
+                // nvcr.io with a realm that knows no anonymous client. The challenge to a request without a token
+                // counts.
                 if refused.is_token() {
                     discard(response.response).await;
                     response = self.send(endpoint, request, None).await?;

@@ -1,7 +1,7 @@
 //! What an upstream's response means: success, or which [`ErrorKind`].
 //!
-//! A success that cannot be the requested content, such as a captive portal's HTML page, is an error. A refusal (4xx) counts as the
-//! registry's only if something shows that: an ingress, a CDN or a firewall refuses requests as well.
+//! A success that cannot be the requested content, such as a captive portal's HTML page, is an error. A refusal (4xx)
+//! counts as the registry's only if something shows that: an ingress, a CDN or a firewall refuses requests as well.
 
 mod content_coding;
 pub(crate) mod document;
@@ -109,8 +109,9 @@ enum Judged {
     Unsure(ErrorKind),
 }
 
-/// Whether the head alone tells that a refusal is the registry's. A HEAD has no body, so a GET has to tell; but a client that pushes
-/// learns from the HEAD of a blob what to send, even if an ingress answers that the blob is not there.
+/// Whether the head alone tells that a refusal is the registry's. A HEAD has no body, so a GET has to tell; but a
+/// client that pushes learns from the HEAD of a blob what to send, even if an ingress answers that the blob is not
+/// there.
 fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, request: RequestKind) -> Judged {
     if request.is_head && matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) {
         return Judged::Sure(ErrorKind::Unsupported);
@@ -139,9 +140,9 @@ fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, request: Requ
     }
 }
 
-/// `is_other_origin`: a redirect's target responded. It knows no accounts; if it refuses a blob, the signature was wrong or has
-/// expired, and a new request to the registry helps. Manifests and lists have no signed URLs: if clients use their own credentials, such a
-/// refusal is the upstream's.
+/// `is_other_origin`: a redirect's target responded. It knows no accounts; if it refuses a blob, the signature was
+/// wrong or has expired, and a new request to the registry helps. Manifests and lists have no signed URLs: if clients
+/// use their own credentials, such a refusal is the upstream's.
 fn kind_of(status: StatusCode, is_other_origin: bool, headers: &HeaderMap, request: RequestKind) -> ErrorKind {
     match status.as_u16() {
         401 | 403 if is_other_origin && request.by_client && !request.is_blob => ErrorKind::Denied,
@@ -164,7 +165,8 @@ fn kind_of(status: StatusCode, is_other_origin: bool, headers: &HeaderMap, reque
     }
 }
 
-/// The host that a redirect led to, if it is a registry that requires credentials: forebay sends it none of the upstream's.
+/// The host that a redirect led to, if it is a registry that requires credentials: forebay sends it none of the
+/// upstream's.
 fn other_registry(FinalResponse { response, url, is_other_origin, .. }: &FinalResponse) -> Option<String> {
     let headers = response.headers();
     let challenges = response.status() == StatusCode::UNAUTHORIZED && headers.contains_key(header::WWW_AUTHENTICATE);

@@ -1,8 +1,8 @@
 //! Rate limits: after a 429 with `Retry-After`, only one request at a time is sent.
 //!
-//! What must hold: only requests of the same kind, for the same principal and host as the one that got the 429, are held back; each
-//! waiting request gets its turn in time, or an error that says when to retry. Docker Hub counts the GETs of manifests, and serves HEADs and
-//! blobs meanwhile.
+//! What must hold: only requests of the same kind, for the same principal and host as the one that got the 429, are
+//! held back; each waiting request gets its turn in time, or an error that says when to retry. Docker Hub counts the
+//! GETs of manifests, and serves HEADs and blobs meanwhile.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

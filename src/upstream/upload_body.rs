@@ -1,7 +1,7 @@
 //! The body of a client's request on its way to the upstream: a stream, never held as a whole.
 //!
-//! It is read only as fast as the upstream accepts it, and not before the upstream wants it: the first poll of the body sends the
-//! `100 Continue` to a client that expects one.
+//! It is read only as fast as the upstream accepts it, and not before the upstream wants it: the first poll of the body
+//! sends the `100 Continue` to a client that expects one.
 
 use std::{
     pin::Pin,
@@ -24,7 +24,7 @@ const FLOW_TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Sees the bytes of a body as they pass. Must not block.
-pub trait BodyObserver: Send + Sync + 'static {
+pub(crate) trait BodyObserver: Send + Sync + 'static {
     /// The next bytes that are passed on.
     fn piece(&self, bytes: &Bytes);
 
@@ -42,7 +42,7 @@ pub struct UploadBody {
 }
 
 impl UploadBody {
-    pub fn new<B>(body: B) -> Self
+    pub(crate) fn new<B>(body: B) -> Self
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Sync + Unpin + 'static,
     {
@@ -53,7 +53,7 @@ impl UploadBody {
     }
 
     /// Sets the observer; there is one at most.
-    pub fn observed_by(self, observer: impl BodyObserver) -> Self {
+    pub(crate) fn observed_by(self, observer: impl BodyObserver) -> Self {
         let _ = self.observer.set(Box::new(observer));
         self
     }

@@ -1,7 +1,7 @@
 //! The `Via` header of requests to the upstream, by which mirrors find a loop.
 //!
-//! What must hold: a request carries all proxies that it passed on its way to forebay, or it is not sent. Whether forebay itself
-//! is among them is checked by the registry stage.
+//! What must hold: a request carries all proxies that it passed on its way to forebay, or it is not sent. Whether
+//! forebay itself is among them is checked by the registry stage.
 //!
 //! Source: RFC 9110 §7.6.3.
 

@@ -1,7 +1,7 @@
 //! Sends a request with an Authorization header, and answers the challenge to it.
 //!
-//! The first request has the header that the endpoint's last challenge led to, if any. A 401 is answered once, by a second request;
-//! a second 401 is the upstream's final answer.
+//! The first request has the header that the endpoint's last challenge led to, if any. A 401 is answered once, by a
+//! second request; a second 401 is the upstream's final answer.
 
 use http::HeaderMap;
 

@@ -1,9 +1,9 @@
 //! Requests that change something at the upstream: uploads, manifests, deletions.
 //!
-//! What must hold: a body is sent once, so its token is fetched by a request without one; all writes go to the first of the upstream's
-//! URLs, since two registries that get writes in turn soon differ; an upload continues on that URL's own origin, whatever the
-//! upstream says. The response is the upstream's own, also a refusal; only what is between the upstream and forebay (401, a loop, a
-//! redirect) becomes an error.
+//! What must hold: a body is sent once, so its token is fetched by a request without one; all writes go to the first of
+//! the upstream's URLs, since two registries that get writes in turn soon differ; an upload continues on that URL's own
+//! origin, whatever the upstream says. The response is the upstream's own, also a refusal; only what is between the
+//! upstream and forebay (401, a loop, a redirect) becomes an error.
 
 mod attempt;
 mod response;
@@ -85,8 +85,8 @@ impl WriteResponse {
 }
 
 impl Upstream {
-    /// Makes a change, with the body that the client sends for it. A response of any status is a success; it is an error if the
-    /// upstream cannot be reached, or requires other credentials.
+    /// Makes a change, with the body that the client sends for it. A response of any status is a success; it is an
+    /// error if the upstream cannot be reached, or requires other credentials.
     pub async fn write(
         &self,
         mut write: WriteRequest<'_>,
@@ -155,7 +155,8 @@ impl WriteRequest<'_> {
         }
     }
 
-    /// Whether an upload follows instead of the mount. Then the refusal says nothing about a password: the next response does.
+    /// Whether an upload follows instead of the mount. Then the refusal says nothing about a password: the next
+    /// response does.
     fn is_refused_mount(&self, status: StatusCode) -> bool {
         matches!(self.action, WriteAction::Push { from: Some(_) }) && is_refusal(status)
     }
@@ -168,8 +169,8 @@ impl WriteRequest<'_> {
     }
 }
 
-/// The upload that starts if a blob cannot be mounted. A client that may push here, and not read there, gets a 202 by the specification, to
-/// send the content; some registries answer 401 instead, which clients take as final.
+/// The upload that starts if a blob cannot be mounted. A client that may push here, and not read there, gets a 202 by
+/// the specification, to send the content; some registries answer 401 instead, which clients take as final.
 ///
 /// Source: OCI distribution specification v1.1, "Mounting a blob from another repository".
 fn without_mount<'a>(write: &WriteRequest<'a>, url: &Url) -> Option<(WriteRequest<'a>, Url)> {

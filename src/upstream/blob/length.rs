@@ -1,7 +1,8 @@
 //! The length of a blob, as its upstream tells.
 //!
-//! What must hold: a HEAD tells what a GET would. A body that is called an HTML page, or an encoding, is the blob only if it has the blob's
-//! digest: it is read as a whole if it is short enough for memory, and otherwise guessed, as for a GET.
+//! What must hold: a HEAD tells what a GET would. A body that is called an HTML page, or an encoding, is the blob only
+//! if it has the blob's digest: it is read as a whole if it is short enough for memory, and otherwise guessed, as for a
+//! GET.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,8 +45,8 @@ impl BlobHead {
 }
 
 impl Upstream {
-    /// The length of a blob: by a GET of its first byte, if a HEAD does not tell. A client that pushes sends a blob that the registry
-    /// would first have to fetch: where pushes are allowed, a 404 to the HEAD is final.
+    /// The length of a blob: by a GET of its first byte, if a HEAD does not tell. A client that pushes sends a blob
+    /// that the registry would first have to fetch: where pushes are allowed, a 404 to the HEAD is final.
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, Error> {
         self.blob_head(repository, digest, self.allows_push()).await
     }
@@ -99,8 +100,8 @@ impl LengthRequests<'_> {
         }
     }
 
-    /// A proxy project of Harbor answers 404 to the HEAD of a blob that it would fetch for a GET, an ingress may answer so to any HEAD;
-    /// other registries do not support HEAD.
+    /// A proxy project of Harbor answers 404 to the HEAD of a blob that it would fetch for a GET, an ingress may answer
+    /// so to any HEAD; other registries do not support HEAD.
     async fn by_head(&self, endpoint: &Endpoint) -> Result<BlobHead, Error> {
         match self.upstream.read(endpoint, &self.head).await {
             Err(error) if error.kind == ErrorKind::Unsupported => self.by_first_byte(endpoint).await,

@@ -64,8 +64,8 @@ pub(super) fn part(headers: &HeaderMap, requested: BlobRange, len: Option<u64>) 
     if len.is_some_and(|len| len != last - first + 1) {
         return Err("a Content-Length that contradicts its Content-Range");
     }
-    // A server may send less than was requested: the reader then gets an error for a short body, and requests the rest, rather than
-    // an end that looks clean.
+    // A server may send less than was requested: the reader then gets an error for a short body, and requests the rest,
+    // rather than an end that looks clean.
     let end = total.map(|total| total - 1);
     let wanted = match (requested.last, end) {
         (Some(wanted), Some(end)) => wanted.min(end),

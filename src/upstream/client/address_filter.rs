@@ -1,9 +1,9 @@
 //! Which addresses may be dialled for a URL that an upstream named.
 //!
-//! A redirect or a token realm is chosen by the upstream, not by the operator. What must hold: it does not lead to this machine or
-//! to the link-local network, where cloud metadata services hand out credentials, unless the upstream itself is there. A name is checked
-//! by the resolver that the connection uses, so that a name with changing addresses is caught, too; an address in the URL never
-//! reaches a resolver and is checked before the request.
+//! A redirect or a token realm is chosen by the upstream, not by the operator. What must hold: it does not lead to this
+//! machine or to the link-local network, where cloud metadata services hand out credentials, unless the upstream itself
+//! is there. A name is checked by the resolver that the connection uses, so that a name with changing addresses is
+//! caught, too; an address in the URL never reaches a resolver and is checked before the request.
 
 mod lookup;
 mod special_address;
@@ -87,7 +87,8 @@ impl AddressFilter {
         Self(Arc::new(Inner { home, chosen, proxies, resolve: resolve_by_system, lookups: turns_of_upstream() }))
     }
 
-    /// Refuses addresses, names of this machine and of metadata services. Other names are checked when they are resolved.
+    /// Refuses addresses, names of this machine and of metadata services. Other names are checked when they are
+    /// resolved.
     pub(in crate::upstream) async fn check(&self, url: &Url) -> Result<(), AddressRefused> {
         let host = url.host_str().unwrap_or_default();
         if is_among(&self.0.chosen, host) {
@@ -101,8 +102,8 @@ impl AddressFilter {
             Some(Host::Domain(name)) if is_among(&self.0.proxies, name) => {
                 self.lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()
             }
-            // A proxy resolves names where forebay cannot check it, so names of this machine and of metadata services are
-            // refused as they are written, and names of private networks are resolved here.
+            // A proxy resolves names where forebay cannot check it, so names of this machine and of metadata services
+            // are refused as they are written, and names of private networks are resolved here.
             Some(Host::Domain(name)) => match AddressKind::of(name) {
                 AddressKind::Internal if !self.0.proxies.is_empty() => {
                     self.lookup(name).await.unwrap_or_default().into_iter().map(|found| found.ip()).collect()

@@ -14,7 +14,8 @@ use super::super::{
 
 /// How long a body may pause between two pieces.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a body that is held in memory may take as a whole: with idle timeouts alone, a drip-fed manifest could take a year.
+/// How long a body that is held in memory may take as a whole: with idle timeouts alone, a drip-fed manifest could take
+/// a year.
 pub(in crate::upstream) const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest body that is read only to use its connection again, in bytes.
 const MAX_DISCARDED: usize = 16 * 1024;
@@ -44,8 +45,8 @@ pub(in crate::upstream) async fn next_piece(response: &mut Response, url: &Url) 
     }
 }
 
-/// As [`next_piece`]. Where the digest of the content is `known`, a body without a length may end with its connection, even without
-/// a `close_notify` of TLS: for other content that may be a truncation.
+/// As [`next_piece`]. Where the digest of the content is `known`, a body without a length may end with its connection,
+/// even without a `close_notify` of TLS: for other content that may be a truncation.
 ///
 /// Source: RFC 9112 section 9.8.
 pub(in crate::upstream) async fn next_or_end(

@@ -1,5 +1,5 @@
-//! Flaws that make a certificate of `ca` useless (pure). They are reported when the file is read, since a failed handshake does not tell
-//! the operator what to do.
+//! Flaws that make a certificate of `ca` useless (pure). They are reported when the file is read, since a failed
+//! handshake does not tell the operator what to do.
 
 use std::fmt;
 

@@ -1,12 +1,15 @@
 //! Circuit breakers of the hosts of one upstream: after ten failures in a row a host gets only a probe now and then.
 //!
-//! What must hold: each host counts for itself, and its blobs apart from all else, so that a failing host stops no other; a request
-//! counts as one failure, however often it was sent; a request that is refused is refused at once, with the time of the next
-//! probe; a request during a probe waits for the probe, so that a healthy host refuses none; one response closes the circuit,
-//! whatever its status. Pushes, logins and token requests are never refused ([`CircuitBreakers::always`]), and still count.
+//! What must hold: each host counts for itself, and its blobs apart from all else, so that a failing host stops no
+//! other; a request counts as one failure, however often it was sent; a request that is refused is refused at once,
+//! with the time of the next probe; a request during a probe waits for the probe, so that a healthy host refuses none;
+//! one response closes the circuit, whatever its status. Pushes, logins and token requests are never refused
+//! ([`CircuitBreakers::always`]), and still count.
 //!
-//! [`failover`](super::super::failover) is not the same: it orders the URLs of an upstream after one failure of any kind (also an HTML
-//! page, or a 429) for ten seconds and more, and refuses nothing. Here a host must not respond at all, and is back within seconds.
+//! [`failover`](super::super::failover) is not the same: it orders the URLs of an upstream after one failure of any
+//! kind (also an HTML
+//! page, or a 429) for ten seconds and more, and refuses nothing. Here a host must not respond at all, and is back
+//! within seconds.
 
 pub(crate) mod open_circuit;
 

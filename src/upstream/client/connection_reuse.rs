@@ -1,8 +1,9 @@
 //! Sends a request again whose reused connection proved dead.
 //!
-//! An upstream may close an idle connection in the moment in which a request is sent on it. hyper repeats a request that it has not
-//! begun to write; one that is written may have been read, and only the caller knows that a GET may be sent twice. A layer around
-//! the connector notes new connections; it runs within the request that the connection is made for.
+//! An upstream may close an idle connection in the moment in which a request is sent on it. hyper repeats a request
+//! that it has not begun to write; one that is written may have been read, and only the caller knows that a GET may be
+//! sent twice. A layer around the connector notes new connections; it runs within the request that the connection is
+//! made for.
 
 use std::{
     cell::Cell,
@@ -34,8 +35,8 @@ pub(super) struct ResendingClient {
 }
 
 impl ResendingClient {
-    /// Sends it again, on a new connection, where the reused connection was dead, or the upstream has not processed the request.
-    /// Neither says anything about the upstream, so neither is counted.
+    /// Sends it again, on a new connection, where the reused connection was dead, or the upstream has not processed the
+    /// request. Neither says anything about the upstream, so neither is counted.
     pub(super) async fn send(self, request: impl Fn(&Client) -> RequestBuilder) -> reqwest::Result<Response> {
         let (answer, reused) = with_reuse_noted(request(&self.client).send()).await;
         let must_resend = match &answer {
@@ -53,7 +54,8 @@ impl ResendingClient {
     }
 }
 
-/// The response, and whether the request went over a reused connection. The client must have the layer [`NoteNewConnections`].
+/// The response, and whether the request went over a reused connection. The client must have the layer
+/// [`NoteNewConnections`].
 async fn with_reuse_noted<T>(sending: impl Future<Output = T>) -> (T, bool) {
     let noted = async {
         let answer = sending.await;
@@ -62,14 +64,14 @@ async fn with_reuse_noted<T>(sending: impl Future<Output = T>) -> (T, bool) {
     IS_NEW.scope(Cell::new(false), noted).await
 }
 
-/// Whether the connection ended before a response, as against a malformed response, or a timeout. A part of a head counts as no
-/// response: hyper reports both in the same way, and reqwest shows no layer the bytes.
+/// Whether the connection ended before a response, as against a malformed response, or a timeout. A part of a head
+/// counts as no response: hyper reports both in the same way, and reqwest shows no layer the bytes.
 fn is_dead(error: &reqwest::Error) -> bool {
     !error.is_connect() && sources(error).any(says_dead)
 }
 
-/// Whether the upstream says that it has not processed the request. Over HTTP/2 that also happens on a new connection, where
-/// requests arrive before its settings said how many streams it allows.
+/// Whether the upstream says that it has not processed the request. Over HTTP/2 that also happens on a new connection,
+/// where requests arrive before its settings said how many streams it allows.
 ///
 /// Source: RFC 9113 section 8.7.
 fn is_unprocessed(error: &reqwest::Error) -> bool {

@@ -26,8 +26,8 @@ pub(super) fn of(result: &Result<Response, Error>) -> HostOutcome {
     }
 }
 
-/// Whether the response is that of a proxy whose backend does not respond. A mirror that cannot reach its upstream is up, and a
-/// registry may announce a rate limit by 503.
+/// Whether the response is that of a proxy whose backend does not respond. A mirror that cannot reach its upstream is
+/// up, and a registry may announce a rate limit by 503.
 fn is_failure(response: &Response) -> bool {
     let (status, headers) = (response.status().as_u16(), response.headers());
     matches!(status, 502..=504)

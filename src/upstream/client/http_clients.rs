@@ -20,8 +20,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most headers of a response. hyper allows 400 KB of them over HTTP/1; load balancers and CDNs add dozens.
 const MAX_HEADERS: usize = 256;
-/// The longest head of a response over HTTP/2, in bytes; HTTP/2 counts 32 more for each header, and clients allow 64 KiB without
-/// them.
+/// The longest head of a response over HTTP/2, in bytes; HTTP/2 counts 32 more for each header, and clients allow 64
+/// KiB without them.
 const MAX_HEAD: u32 = 128 * 1024;
 
 const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));

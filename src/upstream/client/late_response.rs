@@ -1,10 +1,11 @@
 //! Late responses: a request that timed out goes on, and its response serves the next equal request.
 //!
-//! An upstream that has to fetch content from its own upstream may need longer than a client waits; a new request each time would
-//! make it begin anew each time. What must hold: a response serves one request that is equal in all that was sent, but for the
-//! targets of redirects, and for the token, if it has the same principal, realm, service and scope; only a response that serves the next
-//! request is kept, for a bounded time, and it tells how long; none is used after a change at the upstream, or after a refusal of its
-//! credential, if its request began before that ended; all tasks end with the value.
+//! An upstream that has to fetch content from its own upstream may need longer than a client waits; a new request each
+//! time would make it begin anew each time. What must hold: a response serves one request that is equal in all that was
+//! sent, but for the targets of redirects, and for the token, if it has the same principal, realm, service and scope;
+//! only a response that serves the next request is kept, for a bounded time, and it tells how long; none is used after
+//! a change at the upstream, or after a refusal of its credential, if its request began before that ended; all tasks
+//! end with the value.
 
 pub(crate) mod late_request;
 mod pending;
@@ -48,8 +49,8 @@ const MAX_WAIT: Duration = Duration::from_secs(180);
 const MAX_KEPT: Duration = Duration::from_secs(60);
 /// How many requests go on, or have a response that is kept, at a time.
 const MAX_LATE: usize = 32;
-/// How many responses with long bodies are kept that came over HTTP/2: each of them, unread, holds a part of a connection's flow-control
-/// window.
+/// How many responses with long bodies are kept that came over HTTP/2: each of them, unread, holds a part of a
+/// connection's flow-control window.
 const MAX_LONG: usize = 2;
 /// A body that announces no more bytes than this is not long.
 const MAX_SHORT: u64 = 64 * 1024;
@@ -159,7 +160,8 @@ impl LateResponses {
         true
     }
 
-    /// Begins a change at the upstream, which ends when the value is dropped: requests that began before then are outdated.
+    /// Begins a change at the upstream, which ends when the value is dropped: requests that began before then are
+    /// outdated.
     pub(in crate::upstream) fn change(&self) -> Change<'_> {
         self.table.lock().clear();
         Change(self)
@@ -228,7 +230,8 @@ impl LateTask {
     }
 }
 
-/// Whether the response is as good a minute later. An outage or a rate limit may have ended, and missing content may have been pushed.
+/// Whether the response is as good a minute later. An outage or a rate limit may have ended, and missing content may
+/// have been pushed.
 pub(in crate::upstream) fn serves_the_next(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection() || status == StatusCode::UNAUTHORIZED
 }

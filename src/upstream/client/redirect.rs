@@ -1,9 +1,9 @@
 //! Rules for redirects (pure).
 //!
-//! Registries redirect requests for blobs, and some of them for manifests, to a signed URL of another host. What must hold:
-//! credentials are dropped for good as soon as scheme, host or port change; no redirect leads from https to http. A redirect is
-//! never cached, since its signature expires within minutes. [`address_filter`] decides whether the target's address may be
-//! dialled.
+//! Registries redirect requests for blobs, and some of them for manifests, to a signed URL of another host. What must
+//! hold: credentials are dropped for good as soon as scheme, host or port change; no redirect leads from https to http.
+//! A redirect is never cached, since its signature expires within minutes. [`address_filter`] decides whether the
+//! target's address may be dialled.
 //!
 //! [`address_filter`]: super::address_filter
 
@@ -30,8 +30,8 @@ pub(in crate::upstream) fn is_redirect(status: StatusCode) -> bool {
     )
 }
 
-/// Whether the redirected request keeps its method. All redirects keep GET and HEAD; for other methods, 301, 302 and 303 would
-/// make it a GET (RFC 9110 section 15.4).
+/// Whether the redirected request keeps its method. All redirects keep GET and HEAD; for other methods, 301, 302 and
+/// 303 would make it a GET (RFC 9110 section 15.4).
 pub(in crate::upstream) fn keeps_method(method: &Method, status: StatusCode) -> bool {
     matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
         || matches!(*method, Method::GET | Method::HEAD)
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_without_location_is_nonsense() {
+    fn a_redirect_without_location_is_an_error() {
         let from = Url::parse("https://gcr.io/b").unwrap();
         assert_eq!(target(&from, &HeaderMap::new()).unwrap_err().kind, ErrorKind::Protocol);
     }

@@ -1,7 +1,7 @@
 //! Follows redirects to the final response.
 //!
-//! The rules of each step are [`redirect`]'s. Credentials that were dropped at a change of origin are not sent again, wherever
-//! later redirects lead.
+//! The rules of each step are [`redirect`]'s. Credentials that were dropped at a change of origin are not sent again,
+//! wherever later redirects lead.
 //!
 //! [`redirect`]: super::redirect
 
@@ -70,8 +70,8 @@ impl FinalResponse {
         self.response.status() == StatusCode::UNAUTHORIZED && !self.is_other_origin
     }
 
-    /// The length of the content, by the response to a HEAD, or to the GET of one byte in its place. The length of an encoding is
-    /// not that of the content.
+    /// The length of the content, by the response to a HEAD, or to the GET of one byte in its place. The length of an
+    /// encoding is not that of the content.
     pub(crate) fn announced_len(&self) -> Option<u64> {
         let headers = self.response.headers();
         if head::is_encoded(headers) {
@@ -83,8 +83,8 @@ impl FinalResponse {
         }
     }
 
-    /// How long ago the content was confirmed. Only a forebay's `Age` counts: other caches, such as a CDN, count from when they
-    /// fetched what a registry calls immutable.
+    /// How long ago the content was confirmed. Only a forebay's `Age` counts: other caches, such as a CDN, count from
+    /// when they fetched what a registry calls immutable.
     pub(crate) fn age(&self) -> Duration {
         let headers = self.response.headers();
         let is_mirrors = !self.is_other_origin && Mirrors::in_headers(headers).is_some();
@@ -167,8 +167,8 @@ fn is_refused_head(method: &Method, followed: &FinalResponse) -> bool {
         )
 }
 
-/// Sends a GET of the first byte in place of the HEAD: the response tells the length, and costs no transfer. Only for blobs: the
-/// GET of a manifest counts as a pull.
+/// Sends a GET of the first byte in place of the HEAD: the response tells the length, and costs no transfer. Only for
+/// blobs: the GET of a manifest counts as a pull.
 async fn get_first_byte(
     sender: &Sender,
     request: &OutboundRequest<'_>,

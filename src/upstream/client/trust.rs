@@ -1,8 +1,8 @@
 //! Which server certificates are trusted: one TLS configuration for all clients of an upstream.
 //!
-//! What must hold: name and dates are checked for every certificate. The system's CAs and those of `ca` are trusted, and so is a server whose
-//! certificate is in `ca` byte for byte, whatever its extensions: Docker's documentation has an operator make one with the CA
-//! flag, and other clients accept it.
+//! What must hold: name and dates are checked for every certificate. The system's CAs and those of `ca` are trusted,
+//! and so is a server whose certificate is in `ca` byte for byte, whatever its extensions: Docker's documentation has
+//! an operator make one with the CA flag, and other clients accept it.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ pub(in crate::upstream) fn configuration(
     roots.add_parsable_certificates(system.certs);
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     if roots.is_empty() {
-        // A minimal container has no system CAs. forebay starts all the same: an upstream over plain HTTP, or with a private CA, needs
-        // none.
+        // A minimal container has no system CAs. forebay starts all the same: an upstream over plain HTTP, or with a
+        // private CA, needs none.
         let error = system.errors.first().map(tracing::field::display);
         tracing::warn!(%upstream, error, "the system has no usable CA certificates");
         return Ok(builder.with_root_certificates(roots).with_no_client_auth());
@@ -95,7 +95,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether only the issuer or the purpose of a certificate is wrong. webpki checks its dates before these, and its name after them.
+/// Whether only the issuer or the purpose of a certificate is wrong. webpki checks its dates before these, and its name
+/// after them.
 fn is_about_issuer(error: &TlsError) -> bool {
     match error {
         TlsError::InvalidCertificate(

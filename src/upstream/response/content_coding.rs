@@ -1,6 +1,7 @@
 //! Whether a body is the content, or an encoding of the content (pure).
 //!
-//! What must hold: the digest outweighs the head. Raw bytes with the digest are the content, whatever the head says; only others are decoded.
+//! What must hold: the digest outweighs the head. Raw bytes with the digest are the content, whatever the head says;
+//! only others are decoded.
 
 use bytes::Bytes;
 
@@ -34,8 +35,8 @@ pub(super) fn find_content(raw: Bytes, coding: Coding, digest: &Digest) -> Optio
     (is_gzip && verifier.digest() == *digest).then_some(MatchingContent { is_encoded: true, len })
 }
 
-/// The raw bytes if they have the digest, or, without a known digest, if they may be a document; else what they are an encoding of. The
-/// caller verifies the digest.
+/// The raw bytes if they have the digest, or, without a known digest, if they may be a document; else what they are an
+/// encoding of. The caller verifies the digest.
 pub(super) fn decode_document(raw: Bytes, coding: Coding, digest: Option<&Digest>) -> Bytes {
     let is_it = match digest {
         Some(digest) => Digest::of(digest.algorithm(), &raw) == *digest,

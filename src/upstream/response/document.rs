@@ -112,8 +112,8 @@ impl UpstreamState {
         None
     }
 
-    /// Whether the response for a tag can be its manifest. A 200 may have any body. If the head names a digest, that is verified later, but
-    /// a body that is called HTML must tell its type all the same, and no manifest is empty.
+    /// Whether the response for a tag can be its manifest. A 200 may have any body. If the head names a digest, that is
+    /// verified later, but a body that is called HTML must tell its type all the same, and no manifest is empty.
     async fn is_likely_manifest(&self, headers: &HeaderMap, body: &Bytes) -> bool {
         let (is_html, names_digest) = (head::is_html(headers), head::digest(headers).is_some());
         if names_digest && !is_html {
@@ -133,7 +133,8 @@ pub(in crate::upstream) fn may_be_manifest_len(len: &u64) -> bool {
     (MIN_MANIFEST..=MAX_DOCUMENT as u64).contains(len)
 }
 
-/// The room for a document; `None`: it is small. Without a length the largest document is assumed; a decoded one stands beside its encoding.
+/// The room for a document; `None`: it is small. Without a length the largest document is assumed; a decoded one stands
+/// beside its encoding.
 fn room_needed(followed: &FinalResponse) -> Result<Option<usize>, Error> {
     let headers = followed.response.headers();
     let announced = head::content_length(headers).and_then(|announced| usize::try_from(announced).ok());

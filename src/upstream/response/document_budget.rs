@@ -1,6 +1,7 @@
 //! The memory for documents that are read from upstreams, and the turns to work on them: one budget for the process.
 //!
-//! What must hold: no byte of a document is read before there is room for all of it; one upstream never takes all of the room.
+//! What must hold: no byte of a document is read before there is room for all of it; one upstream never takes all of
+//! the room.
 
 use std::{fmt, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! Blobs whose head says that they are something else: an HTML page, or an encoding.
 //!
-//! What must hold: no byte of such a response is passed on before it is verified, unless it is too long for memory: then its beginning, and
-//! earlier guesses, tell whether it is an encoding, and the reader verifies the digest.
+//! What must hold: no byte of such a response is passed on before it is verified, unless it is too long for memory:
+//! then its beginning, and earlier guesses, tell whether it is an encoding, and the reader verifies the digest.
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;

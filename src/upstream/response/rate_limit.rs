@@ -1,7 +1,7 @@
 //! The rate limit that an upstream announces in the head of a response (pure).
 //!
-//! Docker Hub sends `ratelimit-limit: 100;w=21600` and `ratelimit-remaining: 76;w=21600` with every manifest; a response without
-//! them comes from an account without limits, or from another host.
+//! Docker Hub sends `ratelimit-limit: 100;w=21600` and `ratelimit-remaining: 76;w=21600` with every manifest; a
+//! response without them comes from an account without limits, or from another host.
 
 use std::time::Duration;
 

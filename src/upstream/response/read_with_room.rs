@@ -1,7 +1,7 @@
 //! Turns and room in memory for bodies that are read as a whole.
 //!
-//! What must hold: a request that waits for a token, or for a response, holds no turn, so that no number of them blocks others; a request
-//! that waits for its turn, or for room, holds nothing of a connection.
+//! What must hold: a request that waits for a token, or for a response, holds no turn, so that no number of them blocks
+//! others; a request that waits for its turn, or for room, holds nothing of a connection.
 
 use std::time::Duration;
 
@@ -28,8 +28,9 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) type Place<'a> = (SemaphorePermit<'a>, Room);
 
 impl UpstreamState {
-    /// Sends a request, and takes a turn and room for the body. If there is none now, the request is sent again once there is: unread, the
-    /// first response would hold a part of the window of an HTTP/2 connection that others are read from.
+    /// Sends a request, and takes a turn and room for the body. If there is none now, the request is sent again once
+    /// there is: unread, the first response would hold a part of the window of an HTTP/2 connection that others are
+    /// read from.
     ///
     /// `room_needed`: how many bytes; `None`: no turn is needed. Returns `None` if there was no room in time.
     pub(super) async fn read_with_room<'a>(

@@ -1,7 +1,7 @@
 //! A registry's refusal, as far as clients may read it (pure).
 //!
-//! What must hold: no text is longer than its limit, has control characters, or tells clients a name of forebay's own, or of a
-//! repository that they did not request.
+//! What must hold: no text is longer than its limit, has control characters, or tells clients a name of forebay's own,
+//! or of a repository that they did not request.
 //!
 //! Source: OCI distribution specification v1.1, "Error Codes".
 
@@ -117,7 +117,8 @@ impl RefusalBody {
         Self { reasons: reason.into_iter().collect(), ..refusal }
     }
 
-    /// A plain text, such as that of Docker Hub's rate limit. Without reasons if the body is a document, or a server's default text.
+    /// A plain text, such as that of Docker Hub's rate limit. Without reasons if the body is a document, or a server's
+    /// default text.
     pub(in crate::upstream) fn parse_plain_text(body: &[u8]) -> Self {
         let text = std::str::from_utf8(body).map(clean).unwrap_or_default();
         let is_reason = !text.is_empty() && !text.starts_with(['<', '{', '[']) && !NO_REASONS.contains(&&*text);
@@ -150,7 +151,7 @@ impl Reason {
 
 impl Refusal {
     /// Its memory, in bytes.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.reasons.iter().map(|reason| reason.size() + PART_WEIGHT * parts(&reason.detail)).sum()
     }
 

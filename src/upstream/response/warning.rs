@@ -1,6 +1,7 @@
 //! What the head of a response says about its content, as far as clients get it (pure).
 //!
-//! What must hold: values are copied; a slice would keep the whole head in memory, which may be a thousand times as long.
+//! What must hold: values are copied; a slice would keep the whole head in memory, which may be a thousand times as
+//! long.
 //!
 //! Source: OCI distribution specification v1.1, "Warnings"; RFC 7234 section 5.5.
 
@@ -14,7 +15,7 @@ const MAX_WARNINGS: usize = 4096;
 /// The most warnings of one response: clients allow about a hundred headers.
 const MAX_LINES: usize = 16;
 /// The memory of a header value beside its text, in bytes.
-pub const VALUE_WEIGHT: usize = 100;
+pub(crate) const VALUE_WEIGHT: usize = 100;
 
 /// Warnings for clients, and the type of a manifest that was requested as a blob.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,19 +45,19 @@ impl ContentNotes {
         Self { media_type: media_type(headers).filter(|said| said.kind().is_some()), warnings }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
     /// Its memory, in bytes.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let said = self.media_type.as_ref().map_or(0, |said| said.as_str().len());
         said + self.warnings.iter().map(|value| VALUE_WEIGHT + value.len()).sum::<usize>()
     }
 }
 
-/// The texts of the warnings in one line that have the form of the specification: code 299, no agent, no date. A proxy may have
-/// joined several. Parsing ends at a malformed one.
+/// The texts of the warnings in one line that have the form of the specification: code 299, no agent, no date. A proxy
+/// may have joined several. Parsing ends at a malformed one.
 struct Texts<'a>(&'a str);
 
 impl<'a> Iterator for Texts<'a> {

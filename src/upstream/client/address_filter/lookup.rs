@@ -9,8 +9,8 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-/// The turns of all upstreams: each lookup takes a thread of the blocking pool, which the disk needs as well, and keeps it for long
-/// while the resolver does not respond.
+/// The turns of all upstreams: each lookup takes a thread of the blocking pool, which the disk needs as well, and keeps
+/// it for long while the resolver does not respond.
 pub(super) static LOOKUPS: Semaphore = Semaphore::const_new(32);
 /// The turns of one upstream: the names that it redirects to may hang.
 const MAX_LOOKUPS_OF_UPSTREAM: usize = 8;
@@ -25,8 +25,8 @@ pub(super) fn turns_of_upstream() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(MAX_LOOKUPS_OF_UPSTREAM))
 }
 
-/// Runs a lookup on the blocking pool, with a turn of the upstream and one of all. Both are released when the lookup ends: one
-/// that hangs keeps them after its timeout, since no timeout can end a thread.
+/// Runs a lookup on the blocking pool, with a turn of the upstream and one of all. Both are released when the lookup
+/// ends: one that hangs keeps them after its timeout, since no timeout can end a thread.
 pub(super) async fn in_turn<T: Send + 'static>(
     of_upstream: &Arc<Semaphore>,
     of_all: &'static Semaphore,

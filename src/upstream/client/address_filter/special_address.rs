@@ -15,8 +15,8 @@ const METADATA: [IpAddr; 8] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042)),
 ];
 
-/// Whether an upstream at `home` may redirect to a special address: one on loopback to all of loopback, another one only to its own
-/// address.
+/// Whether an upstream at `home` may redirect to a special address: one on loopback to all of loopback, another one
+/// only to its own address.
 pub(super) fn may_redirect(home: IpAddr, address: IpAddr) -> bool {
     let (home, address) = (embedded_ipv4(home), embedded_ipv4(address));
     home == address || (home.is_loopback() && address.is_loopback())

@@ -139,7 +139,7 @@ async fn a_proxy_on_this_machine_is_dialled_but_is_no_target() {
 }
 
 #[tokio::test]
-async fn a_name_is_judged_by_where_it_leads_when_resolved_here() {
+async fn names_behind_a_proxy_are_resolved_and_checked() {
     fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
         Ok(vec![if name.starts_with("here.") { ([127, 0, 0, 1], 0) } else { ([203, 0, 113, 7], 0) }.into()])
     }
@@ -162,7 +162,7 @@ async fn a_name_is_judged_by_where_it_leads_when_resolved_here() {
 }
 
 #[tokio::test]
-async fn a_refusal_says_what_is_true_of_the_host() {
+async fn a_refusal_tells_why_the_host_is_refused() {
     let refusal = async |target: &str| {
         let refused = filter("https://203.0.113.7").check(&Url::parse(target).unwrap()).await;
         refused.unwrap_err().to_string()
@@ -172,7 +172,7 @@ async fn a_refusal_says_what_is_true_of_the_host() {
 }
 
 #[tokio::test]
-async fn what_the_operator_listed_is_dialled() {
+async fn listed_realms_are_dialled() {
     let listed = ["localhost:8443".to_owned()];
     let filter = AddressFilter::new(&[Url::parse("https://203.0.113.7").unwrap()], &listed);
     assert!(filter.resolve("localhost".parse().unwrap()).await.is_ok());
@@ -192,7 +192,7 @@ fn hosts_of_authorities() {
 }
 
 #[test]
-fn names_that_lead_to_a_private_network_or_this_machine() {
+fn names_are_sorted_by_where_they_lead() {
     for (name, kind) in [
         ("registry.example", AddressKind::Usual),
         ("internal.example", AddressKind::Usual),

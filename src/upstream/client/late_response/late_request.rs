@@ -16,8 +16,8 @@ use crate::oci::Operation;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct RequestId(Option<Principal>, [u8; 32]);
 
-/// The credential that a response depends on: that of a client; or forebay's own, which stands for many clients, as a token for this realm
-/// and scope.
+/// The credential that a response depends on: that of a client; or forebay's own, which stands for many clients, as a
+/// token for this realm and scope.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum CredentialScope {
     Client(Principal),
@@ -60,7 +60,8 @@ impl Identifier {
         let credential = headers.get(header::AUTHORIZATION);
         let own = RequestHasher::new(key).add_credential(*token, credential).finish();
         let mut hasher = RequestHasher::new(key).add(&own).add(method.as_str().as_bytes());
-        // The target of a redirect is signed anew each time: the same host, after as many redirects from the same URL, is equal.
+        // The target of a redirect is signed anew each time: the same host, after as many redirects from the same URL,
+        // is equal.
         hasher = hasher.add(start.as_str().as_bytes()).add(&redirects.to_be_bytes());
         hasher = hasher.add(url.origin().ascii_serialization().as_bytes()).add(&[u8::from(credential.is_some())]);
         for (name, value) in headers.iter().filter(|(name, _)| *name != header::AUTHORIZATION) {
@@ -72,8 +73,8 @@ impl Identifier {
     }
 }
 
-/// A login gets a current answer, from the base or from a realm without a scope; so does a push, whose client may write back what it
-/// reads. A token request by POST may have a refresh token that is good for one request.
+/// A login gets a current answer, from the base or from a realm without a scope; so does a push, whose client may write
+/// back what it reads. A token request by POST may have a refresh token that is good for one request.
 fn may_be_late(request: &OutboundRequest<'_>) -> bool {
     let OutboundRequest { mode, operation, method, url, headers, body, .. } = request;
     let is_login = match operation {

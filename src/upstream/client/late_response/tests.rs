@@ -36,7 +36,7 @@ async fn taken(late: &LateResponses, request: &LateRequest) -> Option<Response> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_counts_from_when_it_came() {
+async fn age_and_retry_after_count_from_the_receipt() {
     let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
     let asked = late.identify(&request(&url, &url, 0, None)).unwrap();
     late.keep(asked, answering(200), false);
@@ -50,7 +50,7 @@ async fn an_answer_counts_from_when_it_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_kept_for_a_minute() {
+async fn a_late_response_is_kept_for_a_minute() {
     let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
     let asked = late.identify(&request(&url, &url, 0, None)).unwrap();
     late.keep(asked, answering(200), false);
@@ -59,7 +59,7 @@ async fn an_answer_is_kept_for_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_to_a_client_is_kept_for_as_long_as_its_right() {
+async fn a_clients_response_is_kept_no_longer_than_its_grant() {
     let (late, url) = (LateResponses::new(Some(Duration::from_secs(10))), url("https://a.example/v2/"));
     for (seconds, principal, is_there) in
         [(9, Some(Principal::ANONYMOUS), true), (11, Some(Principal::ANONYMOUS), false), (11, None, false)]
@@ -72,7 +72,7 @@ async fn an_answer_to_a_client_is_kept_for_as_long_as_its_right() {
 }
 
 #[test]
-fn what_has_to_be_so_now_is_not_kept() {
+fn logins_and_pushes_get_no_late_response() {
     let late = LateResponses::new(None);
     let [tag, scoped, login] = [
         "https://a.example/v2/a/manifests/1",
@@ -94,7 +94,7 @@ fn what_has_to_be_so_now_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn none_is_kept_over_a_change() {
+async fn no_response_is_kept_over_a_change() {
     let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
     let ask = || late.identify(&request(&url, &url, 0, None)).unwrap();
     let before = ask();
@@ -113,7 +113,7 @@ async fn none_is_kept_over_a_change() {
 }
 
 #[test]
-fn requests_are_the_same_wherever_redirects_lead_meanwhile() {
+fn requests_are_equal_whatever_their_redirect_targets() {
     let late = LateResponses::new(None);
     let (start, other) = (url("https://a.example/v2/x"), url("https://a.example/v2/y"));
     let signed = |text| url(&format!("https://cdn.example/{text}"));
@@ -137,7 +137,7 @@ fn requests_are_the_same_wherever_redirects_lead_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_serves_the_next_request_is_kept() {
+async fn only_responses_that_serve_the_next_request_are_kept() {
     let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
     for (status, is_kept) in
         [(200, true), (206, true), (307, true), (401, true), (403, false), (404, false), (429, false), (503, false)]
@@ -171,7 +171,7 @@ fn key(subject: TokenSubject, realm: &str, repository: &str) -> TokenKey {
 }
 
 #[test]
-fn a_new_token_of_the_same_kind_makes_no_other_request() {
+fn requests_with_tokens_of_one_key_are_equal() {
     let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
     let (subject, realm) = (TokenSubject::Configured, "https://realm.example/");
     let pull = key(subject, realm, "a");
@@ -194,7 +194,7 @@ fn a_new_token_of_the_same_kind_makes_no_other_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_principal_has_no_late_answers() {
+async fn a_refused_principal_gets_no_late_responses() {
     let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
     let client = |name: &str| PrincipalKey::generate().unwrap().credential(name.into(), "secret".into()).principal;
     let (ann, bob) = (client("ann"), client("bob"));
@@ -220,7 +220,7 @@ async fn a_refused_principal_has_no_late_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_refusal_of_an_earlier_token_is_none_of_the_next() {
+async fn the_refusal_of_an_earlier_token_is_not_reused() {
     let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
     let pull = key(TokenSubject::Configured, "https://realm.example/", "a");
     let ask = |token| with_token(&pull, token, &url, None, &late);
@@ -232,7 +232,7 @@ async fn the_refusal_of_an_earlier_token_is_none_of_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_newest_request_has_the_place_of_the_oldest() {
+async fn the_newest_request_takes_the_place_of_the_oldest() {
     let late = LateResponses::new(None);
     let urls: Vec<_> = (0..=MAX_LATE).map(|number| url(&format!("https://a.example/v2/{number}"))).collect();
     let ask = |number: usize| late.identify(&request(&urls[number], &urls[number], 0, None)).unwrap();
@@ -247,7 +247,7 @@ async fn the_newest_request_has_the_place_of_the_oldest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_of_the_same_request_go_on_and_no_more() {
+async fn at_most_two_equal_requests_go_on() {
     let (late, url) = (LateResponses::new(None), url("https://a.example/v2/"));
     let ask = || late.identify(&request(&url, &url, 0, None)).unwrap();
     let begin = || late.keep(ask(), never(), false);
