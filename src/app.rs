@@ -26,7 +26,7 @@ use crate::{
     oci::HostPattern,
     peer::TrustedNetworks,
     push::{Caches, Deletions, KeyError, Seal},
-    registry::{AnswerMemory, Authentication, Instance, Service, Table, via},
+    registry::{Authentication, Instance, ResponseMemory, Service, Table, via},
     route::{AllowedHosts, Routes},
     state_dir::{self, StateDirectory},
     transport::{ListenError, Listener, ReloadableTls, TlsError},
@@ -160,7 +160,7 @@ impl App {
             principals: PrincipalKey::generate()?,
         };
         let table = table(&config, &metrics, instance.pseudonym(), &budget)?;
-        let memory = AnswerMemory::new(trusted.clone(), store.readers().clone());
+        let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
         let service = Arc::new(Service::new(table, auth, (caches, scrub.clone()), memory, instance, metrics.clone()));
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
         let listener =

@@ -1,13 +1,13 @@
 //! Which upstream, repository and operation a request means.
 //!
-//! A pure function of the request's line, its Host and the connection's TLS name; the same for every client and on
-//! every listener. The first of these that names an upstream decides:
+//! A pure function of the request line, its Host and the connection's TLS name; the same for every client and on every
+//! listener. The first of these that names an upstream decides:
 //!
 //! 1. `?ns=`; 2. the Host header or the SNI name, when an upstream lists it; 3. a component of the path: the last
 //!    one in front of `/v2/`, or the first one of the repository; 4. the default upstream.
 //!
-//! What must hold: an upstream that is not configured is never the answer; a path is percent-decoded once, and what
-//! is left is valid or refused. Which status a refusal has is left to `error`; who may ask, to `access`.
+//! What must hold: a request never reaches an upstream that is not configured; a path is percent-decoded once, and each part of
+//! it is then valid or refused. The status of a refusal is chosen by `error`; `auth` decides which clients may pull.
 
 mod allowed_hosts;
 mod asked_host;
@@ -31,7 +31,7 @@ use crate::{
     upstream,
 };
 
-/// The upstreams, by everything that may name them. Cheap to look up, made anew on reload.
+/// The upstreams `U`, by everything that may name them. Made anew on reload.
 #[derive(Clone, Debug)]
 pub struct Routes<U> {
     upstreams: Vec<RoutedUpstream<U>>,
@@ -61,7 +61,7 @@ pub struct Target<'a> {
     pub local_port: u16,
 }
 
-/// Why a request goes nowhere. Each is the client's to mend.
+/// Why a request goes nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     #[error(transparent)]
@@ -227,7 +227,7 @@ impl<U> Routes<U> {
         self.names.get(&name.to_ascii_lowercase()).copied()
     }
 
-    /// The upstream that lists the host asked: by name before by port, the Host header before the TLS name.
+    /// The upstream that lists the host: by name before by port, the Host header before the TLS name.
     fn by_host(&self, target: Target<'_>) -> Option<usize> {
         if self.hosts.is_empty() {
             return None;
@@ -274,14 +274,14 @@ impl<U> Routes<U> {
         }
     }
 
-    /// The default upstream, for what names none.
+    /// The default upstream, for a request that names none.
     ///
     /// Where that is Docker Hub, a component that looks like a host and stands where an upstream's name would stand is
     /// a registry: the namespaces of Docker Hub have no dots, and no repository's name has a colon.
     fn default_for(&self, prefix: Option<&str>, shape: &Shape<'_>) -> Result<Option<usize>, RouteError> {
         let docker_hub = self.default.and_then(|index| self.upstreams.get(index)).is_some_and(|found| found.docker_hub);
         let first = shape.name.split_once('/').map_or(shape.name, |(first, _)| first);
-        // One that is not even a host is left to fail as a repository's name.
+        // A component that is no valid host fails later, as the name of a repository.
         let first_as_host = Some(first).filter(|name| Authority::parse(name).is_some());
         let mut registries =
             prefix.into_iter().chain(first_as_host).filter(|name| crate::oci::host::looks_like_host(name));

@@ -1,8 +1,8 @@
-//! Blobs and manifests that were deleted through us: what of them is cached is not served under that repository.
+//! Blobs and manifests that were deleted through forebay: cached copies of them are not served under that repository.
 //!
-//! Their bytes are removed, but another repository's clients, or an answer on its way, may bring them back. The upstream is
-//! asked instead, until the object is pushed again or an hour has passed; we do not learn of what is deleted in other ways.
-//! What is on disk outlives a restart, so the deletions do as well: in the state directory, one a line.
+//! Their bytes are removed, but a client of another repository, or a response in flight, may bring them back. So the upstream is
+//! asked instead, until the object is pushed again or an hour has passed. forebay does not learn of other deletions. The
+//! cache outlives a restart, and so do the deletions: they are in a file of the state directory, one a line.
 
 use std::{
     collections::HashMap,
@@ -28,20 +28,20 @@ use crate::{
     state_dir::{DELETED, StateDirectory},
 };
 
-/// How many deletions are remembered.
+/// The number of deletions that are remembered.
 const MAX_DELETIONS: u64 = 100_000;
 const TTL: Duration = Duration::from_secs(60 * 60);
-/// The longest file of deletions, in bytes: beyond it they are in memory alone.
+/// The longest file of deletions, in bytes. Further deletions are in memory alone.
 const MAX_FILE: u64 = 32 << 20;
 
-/// What was deleted.
+/// The kind of a deleted object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Deleted {
     Blob,
     Manifest,
 }
 
-/// One deletion: a later one of the same object is another.
+/// One deletion. A later one of the same object is not equal to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deletion {
     /// In seconds since 1970.
@@ -51,21 +51,21 @@ pub struct Deletion {
 
 type Place = (Deleted, Arc<str>, Repository, Digest);
 
-/// What was deleted lately. A cheap handle.
+/// The deletions of the last hour. A cheap handle.
 #[derive(Clone)]
 pub struct Deletions(Arc<DeletionsInner>);
 
 struct DeletionsInner {
-    /// Whether there ever was one: usually not, and every object is asked about.
+    /// Whether there was any deletion: usually not, and each request looks.
     any: AtomicBool,
     places: Cache<Place, Deletion>,
-    /// How many deletions there were.
+    /// The number of deletions so far.
     count: AtomicU64,
-    /// Opened for each: another process may have written it anew.
+    /// Opened for each deletion: another process may have replaced the file.
     file: Mutex<Option<PathBuf>>,
 }
 
-/// What was read from the file lives no longer than it would have.
+/// A deletion from the file expires at the same time as it would have without the restart.
 struct SinceDeleted;
 
 impl Expiry<Place, Deletion> for SinceDeleted {
@@ -97,17 +97,16 @@ impl Default for Deletions {
 }
 
 impl Deletions {
-    /// Goes on with what an earlier process has noted. Where there is no state directory to be used, deletions are in
-    /// memory alone. Blocks.
+    /// Reads the deletions of an earlier process. Without a state directory, deletions are in memory alone. Blocks.
     pub fn kept(state: Option<&Path>) -> Self {
-        let gone = Self::default();
+        let deletions = Self::default();
         if let Some(path) = state {
-            gone.keep(path);
+            deletions.keep(path);
         }
-        gone
+        deletions
     }
 
-    /// The same for what may have been noted in this process, too, where that is not kept there already. Blocks.
+    /// Keeps the deletions in this directory from now on, those of this process included. Blocks.
     pub fn keep(&self, state: &Path) {
         let mut file = self.file();
         let kept = StateDirectory::open(state).map_err(io::Error::other).and_then(|state| {
@@ -120,7 +119,7 @@ impl Deletions {
         match kept {
             Ok(path) => *file = Some(path),
             Err(error) => {
-                tracing::warn!(%error, path = %state.display(), "what is deleted through forebay is not remembered over a restart");
+                tracing::warn!(%error, path = %state.display(), "deletions through forebay are not remembered over a restart");
             }
         }
     }
@@ -135,7 +134,7 @@ impl Deletions {
                 Some(_) | None => {}
             }
         }
-        // What this process knows is newer.
+        // The deletions of this process are newer.
         for (place, at) in noted.into_iter().filter(|(place, _)| !self.0.places.contains_key(place)) {
             self.insert(place, at);
             self.0.any.store(true, Ordering::SeqCst);
@@ -169,7 +168,7 @@ impl Deletions {
         }
     }
 
-    /// The upstream, asked after this deletion, has the object: of a later deletion that says nothing.
+    /// Ends a deletion: the upstream, asked after it, has the object. A later deletion stays.
     pub async fn refute(
         &self,
         deletion: Deletion,
@@ -187,7 +186,7 @@ impl Deletions {
         self.find(what, upstream, repository, digest).is_some()
     }
 
-    /// The last deletion of this object, where it still counts.
+    /// The last deletion of this object, if it has not expired.
     pub fn find(
         &self,
         what: Deleted,
@@ -202,8 +201,8 @@ impl Deletions {
     }
 
     async fn append_line(&self, line: String) {
-        let gone = self.clone();
-        let appending = tokio::task::spawn_blocking(move || gone.append_now(&line));
+        let deletions = self.clone();
+        let appending = tokio::task::spawn_blocking(move || deletions.append_now(&line));
         let _ = appending.await;
     }
 
@@ -211,7 +210,7 @@ impl Deletions {
         let mut file = self.file();
         let Some(path) = &*file else { return };
         if let Err(error) = append(path, line) {
-            tracing::warn!(%error, "what is deleted through forebay is not remembered over a restart any more");
+            tracing::warn!(%error, "deletions through forebay are not remembered over a restart any more");
             *file = None;
         }
     }
@@ -268,18 +267,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_asked_before_a_deletion_does_not_end_it() {
-        let gone = Deletions::default();
+    async fn a_request_before_a_deletion_does_not_end_it() {
+        let deletions = Deletions::default();
         let (hub, app): (Arc<str>, Repository) = ("docker.io".into(), "team/app".parse().unwrap());
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"whatever");
-        let find = || gone.find(Deleted::Blob, &hub, &app, &digest);
-        gone.note(Deleted::Blob, &hub, &app, &digest).await;
+        let find = || deletions.find(Deleted::Blob, &hub, &app, &digest);
+        deletions.note(Deleted::Blob, &hub, &app, &digest).await;
         let before = find().unwrap();
-        gone.note(Deleted::Blob, &hub, &app, &digest).await;
-        gone.refute(before, Deleted::Blob, &hub, &app, &digest).await;
+        deletions.note(Deleted::Blob, &hub, &app, &digest).await;
+        deletions.refute(before, Deleted::Blob, &hub, &app, &digest).await;
         let last = find().unwrap();
         assert_ne!(before, last);
-        gone.refute(last, Deleted::Blob, &hub, &app, &digest).await;
+        deletions.refute(last, Deleted::Blob, &hub, &app, &digest).await;
         assert_eq!(find(), None);
     }
 
@@ -295,48 +294,51 @@ mod tests {
     #[tokio::test]
     async fn a_deletion_is_for_one_repository_until_the_next_push() {
         let directory = tempfile::tempdir().unwrap();
-        let gone = Deletions::kept(Some(directory.path()));
+        let deletions = Deletions::kept(Some(directory.path()));
         let (hub, other): (Arc<str>, Arc<str>) = ("docker.io".into(), "ghcr.io".into());
         let (app, base) = ("team/app".parse().unwrap(), "team/base".parse().unwrap());
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
         for what in [Deleted::Blob, Deleted::Manifest] {
-            let is_gone = |gone: &Deletions| gone.contains(what, &hub, &app, &digest);
-            gone.note(what, &hub, &app, &digest).await;
-            assert!(is_gone(&gone) && is_gone(&Deletions::kept(Some(directory.path()))));
-            assert!(!gone.contains(what, &hub, &base, &digest) && !gone.contains(what, &other, &app, &digest));
-            gone.forget(what, &hub, &app, &digest).await;
-            assert!(!is_gone(&gone) && !is_gone(&Deletions::kept(Some(directory.path()))));
-            gone.note(what, &hub, &app, &digest).await;
+            let is_gone = |deletions: &Deletions| deletions.contains(what, &hub, &app, &digest);
+            deletions.note(what, &hub, &app, &digest).await;
+            assert!(is_gone(&deletions) && is_gone(&Deletions::kept(Some(directory.path()))));
+            assert!(
+                !deletions.contains(what, &hub, &base, &digest) && !deletions.contains(what, &other, &app, &digest)
+            );
+            deletions.forget(what, &hub, &app, &digest).await;
+            assert!(!is_gone(&deletions) && !is_gone(&Deletions::kept(Some(directory.path()))));
+            deletions.note(what, &hub, &app, &digest).await;
         }
-        gone.forget(Deleted::Blob, &hub, &app, &digest).await;
-        assert!(gone.contains(Deleted::Manifest, &hub, &app, &digest), "another object of that digest");
+        deletions.forget(Deleted::Blob, &hub, &app, &digest).await;
+        assert!(deletions.contains(Deleted::Manifest, &hub, &app, &digest), "another object of that digest");
     }
 
     #[tokio::test]
-    async fn what_was_noted_in_memory_alone_is_kept_from_then_on() {
+    async fn deletions_in_memory_are_kept_once_there_is_a_file() {
         let directory = tempfile::tempdir().unwrap();
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
         let (hub, names): (Arc<str>, _) = ("docker.io".into(), ["of/earlier", "of/memory", "of/both", "of/file"]);
-        let is_gone =
-            |gone: &Deletions| names.map(|name| gone.contains(Deleted::Blob, &hub, &name.parse().unwrap(), &digest));
-        let note = async |gone: &Deletions, name: &str| {
-            gone.note(Deleted::Blob, &hub, &name.parse().unwrap(), &digest).await;
+        let is_gone = |deletions: &Deletions| {
+            names.map(|name| deletions.contains(Deleted::Blob, &hub, &name.parse().unwrap(), &digest))
+        };
+        let note = async |deletions: &Deletions, name: &str| {
+            deletions.note(Deleted::Blob, &hub, &name.parse().unwrap(), &digest).await;
         };
         let earlier = Deletions::kept(Some(directory.path()));
         note(&earlier, names[0]).await;
         note(&earlier, names[2]).await;
-        let gone = Deletions::default();
-        note(&gone, names[1]).await;
-        note(&gone, names[2]).await;
-        assert_eq!(is_gone(&gone), [false, true, true, false]);
-        gone.keep(directory.path());
-        assert_eq!(is_gone(&gone), [true, true, true, false]);
-        note(&gone, names[3]).await;
+        let deletions = Deletions::default();
+        note(&deletions, names[1]).await;
+        note(&deletions, names[2]).await;
+        assert_eq!(is_gone(&deletions), [false, true, true, false]);
+        deletions.keep(directory.path());
+        assert_eq!(is_gone(&deletions), [true, true, true, false]);
+        note(&deletions, names[3]).await;
         assert_eq!(is_gone(&Deletions::kept(Some(directory.path()))), [true; 4]);
         // Once more: nothing is read again.
-        gone.forget(Deleted::Blob, &hub, &names[0].parse().unwrap(), &digest).await;
-        gone.keep(directory.path());
-        assert_eq!(is_gone(&gone), [false, true, true, true]);
+        deletions.forget(Deleted::Blob, &hub, &names[0].parse().unwrap(), &digest).await;
+        deletions.keep(directory.path());
+        assert_eq!(is_gone(&deletions), [false, true, true, true]);
         assert_eq!(is_gone(&Deletions::kept(Some(directory.path()))), [false, true, true, true]);
     }
 
@@ -347,8 +349,8 @@ mod tests {
         let written = |at: u64, repository: &str| format!("- {at} blob hub {repository} {digest}\n");
         let lines = [written(now() - TTL.as_secs(), "old"), "- x\n\u{0}\n".to_owned(), written(now() - 9, "new")];
         std::fs::write(directory.path().join(DELETED), lines.concat() + "- 1 blob hub cu").unwrap();
-        let gone = Deletions::kept(Some(directory.path()));
-        let is_gone = |name: &str| gone.contains(Deleted::Blob, &"hub".into(), &name.parse().unwrap(), &digest);
+        let deletions = Deletions::kept(Some(directory.path()));
+        let is_gone = |name: &str| deletions.contains(Deleted::Blob, &"hub".into(), &name.parse().unwrap(), &digest);
         assert!(is_gone("new") && !is_gone("old"));
         let kept = std::fs::read_to_string(directory.path().join(DELETED)).unwrap();
         assert_eq!(kept.lines().count(), 1, "{kept}");

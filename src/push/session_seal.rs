@@ -1,7 +1,7 @@
-//! The state of an upload, in its URL: where it goes on at the upstream.
+//! Seals the state of an upload into its URL: where the upload continues at the upstream.
 //!
-//! What must hold: only what was sealed here, or at an instance with the same key, is opened, and only for the same
-//! upstream and repository; nobody learns from it where that is. AES-256-GCM with a random nonce for each.
+//! What must hold: only a state that was sealed by this instance, or by one with the same key, is opened, and only for the
+//! same upstream and repository; a client cannot read it. AES-256-GCM with a random nonce for each state.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::Config;
 use crate::{oci::Repository, small_file, state_dir::StateDirectory};
 
-/// The shortest key, in bytes of its file: a hundred and twenty-eight bits in hexadecimal digits.
+/// The shortest key file, in bytes: 128 bits in hexadecimal digits.
 const MIN_KEY: usize = 32;
 /// The longest key file that is read, in bytes.
 const MAX_KEY: u64 = 64 * 1024;
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Seal {
 }
 
 impl Seal {
-    /// Takes the key in the state directory, which is made if it is not there; an earlier forebay had it in the cache. Blocks.
+    /// Reads the key in the state directory, and makes it if there is none; an earlier forebay had it in the cache. Blocks.
     ///
     /// # Errors
     /// The key cannot be read or made, or could be guessed.
@@ -67,7 +67,7 @@ impl Seal {
         Self::read(&path)
     }
 
-    /// Whether the key file of the configuration is good; there need not be one.
+    /// Checks the key file of the configuration, if there is one.
     ///
     /// # Errors
     /// It cannot be read, or could be guessed.
@@ -75,7 +75,7 @@ impl Seal {
         config.key_file.as_deref().map_or(Ok(()), |path| Self::read(path).map(drop))
     }
 
-    /// Takes the key in this file.
+    /// Reads the key in this file.
     ///
     /// # Errors
     /// It cannot be read, or could be guessed.
@@ -96,13 +96,13 @@ impl Seal {
         Self::of(b"the key of a test").unwrap()
     }
 
-    /// Whatever the file has, the key is as long as it has to be, and good for nothing but this.
+    /// Hashes the file into a key of the right length, which is of use for nothing else.
     fn of(secret: &[u8]) -> Result<Self, Unspecified> {
         let key = Sha256::new().chain_update("forebay: the state of uploads, 1\0").chain_update(secret).finalize();
         Ok(Self(Arc::new(RandomizedNonceKey::new(&AES_256_GCM, &key)?)))
     }
 
-    /// `None` when there is no randomness to be had.
+    /// `None` when there is no randomness.
     pub fn seal(&self, upstream: &str, repository: &Repository, state: &str) -> Option<String> {
         let mut sealed = state.as_bytes().to_vec();
         let nonce = self.0.seal_in_place_append_tag(owner(upstream, repository), &mut sealed).ok()?;
@@ -144,7 +144,7 @@ mod tests {
     const STATE: &str = "/v2/team/app/blobs/uploads/1?_state=x%2Fy";
 
     #[test]
-    fn what_was_sealed_is_opened_for_the_same_repository_alone() {
+    fn a_state_is_opened_for_the_same_repository_alone() {
         let sealed = seal("a").seal("hub", &name("team/app"), STATE).unwrap();
         assert_eq!(seal("a").open("hub", &name("team/app"), &sealed).as_deref(), Some(STATE));
         for (key, upstream, repository) in

@@ -1,8 +1,8 @@
-//! Response bodies: bytes in memory, or a blob read piece by piece.
+//! Response bodies: bytes in memory, or a blob that is read piece by piece.
 //!
-//! What must hold: a body that cannot go on is an error, which breaks the connection (HTTP/1: closed before
-//! Content-Length or the last chunk; HTTP/2: the stream is reset). It never ends as if it were complete, also
-//! when its source ends early without saying so.
+//! What must hold: a body that cannot continue is an error, which breaks the connection (HTTP/1: closed before
+//! Content-Length or the last chunk; HTTP/2: the stream is reset). It never ends as if it were complete, also when its
+//! source ends early without an error.
 
 use std::{
     io,
@@ -29,19 +29,19 @@ use crate::{
     },
 };
 
-/// What is left of a slice is read into memory when it is no longer than this, in bytes: one small copy is cheaper than a
+/// The rest of a slice is read into memory when it is no longer than this, in bytes: a small copy is cheaper than a system
 /// call of its own.
 const SMALL: u64 = 32 * 1024;
 
 /// The longest frame of a body in memory, in bytes.
 const MAX_FRAME: usize = 64 * 1024;
-/// The last frame of a longer body, in bytes. hyper ends an HTTP/2 stream's task once the last frame is queued, whatever
-/// the client takes: nothing watches it any more, so it is short, and a copy that keeps none of the rest in memory.
+/// The last frame of a longer body, in bytes. hyper ends the task of an HTTP/2 stream once the last frame is queued, before the
+/// client has taken it, and nothing watches it then: so it is short, and a copy that keeps none of the rest in memory.
 const LAST_FRAME: usize = 16 * 1024;
 
 /// The body of every response.
 pub(crate) enum Body {
-    /// All that is left of it is in memory; `None` once it was given.
+    /// The rest of the body, in memory; `None` at the end.
     Whole(Option<Bytes>),
     Parts(UnsyncBoxBody<Bytes, BodyError>),
 }
@@ -101,18 +101,23 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Body::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
 }
 
-/// Sends what `reader` gives; `len` bytes when that is known. With a `lane`, the kernel sends what it can. It is read until
-/// `reading` is dropped.
-pub(crate) fn blob(reader: BlobReader, len: Option<u64>, lane: Option<SendQueue>, reading: Option<Reading>) -> Body {
+/// Sends the content of `reader`, of `len` bytes when that is known. With a send queue, the kernel sends what it can. The
+/// blob counts as being read until `reading` is dropped.
+pub(crate) fn blob(
+    reader: BlobReader,
+    len: Option<u64>,
+    send_queue: Option<SendQueue>,
+    reading: Option<Reading>,
+) -> Body {
     if let BlobReader::Memory(Some(bytes)) = &reader
         && len.is_none_or(|len| len == bytes.len() as u64)
     {
         return full(bytes.clone());
     }
-    stream_of(reader, None, len, lane, reading)
+    stream_of(reader, None, len, send_queue, reading)
 }
 
-/// Sends several parts of a blob, each behind its head; `reader` gives the first of them.
+/// Sends several parts of a blob, each behind its head; `reader` reads the first part.
 pub(crate) fn parts(reader: BlobReader, parts: Parts, framing: Framing, reading: Option<Reading>) -> Body {
     let len = framing.body_len(parts.ranges());
     let several = Several::new(parts, framing);
@@ -123,11 +128,12 @@ fn stream_of(
     reader: BlobReader,
     several: Option<Box<Several>>,
     len: Option<u64>,
-    lane: Option<SendQueue>,
+    send_queue: Option<SendQueue>,
     reading: Option<Reading>,
 ) -> Body {
     let reading = reading.map(Arc::new);
-    let source = Source { reader, several, rest: None, missing: len, lane, cannot_warm: false, memory: None, reading };
+    let source =
+        Source { reader, several, rest: None, missing: len, send_queue, cannot_prefetch: false, memory: None, reading };
     let frames = stream::try_unfold(source, |mut source| async {
         Ok(source.next().await?.map(|bytes| (Frame::data(bytes), source)))
     });
@@ -136,18 +142,18 @@ fn stream_of(
 
 struct Source {
     reader: BlobReader,
-    /// Where it gives one part after the other.
+    /// The parts after the first one, where there are several.
     several: Option<Box<Several>>,
-    /// What is left of the slice at hand.
+    /// The rest of the current slice.
     rest: Option<FileSlice>,
-    /// How many announced bytes are still to be sent.
+    /// The number of announced bytes that are not sent yet.
     missing: Option<u64>,
-    lane: Option<SendQueue>,
-    /// The disk was asked for a part of this file, and not all of it is in memory, or it cannot be told.
-    cannot_warm: bool,
-    /// Present once something had to be read.
+    send_queue: Option<SendQueue>,
+    /// After a read-ahead the file is not in the page cache, or the kernel cannot tell.
+    cannot_prefetch: bool,
+    /// Present once a part had to be read into memory.
     memory: Option<FileReader>,
-    /// The last to be dropped.
+    /// Dropped last.
     reading: Option<Arc<Reading>>,
 }
 
@@ -158,7 +164,7 @@ impl Source {
         }
         let bytes = match self.piece().await? {
             Some(BodyPiece::Memory(bytes)) => {
-                // What comes past the cache keeps nothing in it; what stands between parts is in no cache.
+                // Content that bypasses the cache, and what stands between parts, keeps nothing in the cache.
                 if self.reader.hold().is_none() {
                     self.reading = None;
                 }
@@ -184,32 +190,32 @@ impl Source {
         Ok(Some(bytes))
     }
 
-    /// The front of a slice: a stand-in for what the kernel is to send, or bytes.
+    /// The front of a slice: a placeholder for bytes that the kernel sends, or the bytes.
     async fn send(&mut self, slice: &FileSlice) -> io::Result<Bytes> {
         let len = slice.len.min(MAX_PART);
-        if let Some(lane) = &self.lane
+        if let Some(send_queue) = &self.send_queue
             && len > SMALL
         {
             if page_cache::is_resident(&slice.file, slice.offset, len)? {
-                return Ok(lane.push(slice.clone(), self.held(), slice.len > len + SMALL));
+                return Ok(send_queue.push(slice.clone(), self.keep_alive(), slice.len > len + SMALL));
             }
-            lane.pause();
-            if !self.cannot_warm {
+            send_queue.pause();
+            if !self.cannot_prefetch {
                 let part = FileSlice { len: len.min(READ_AHEAD), ..slice.clone() };
                 if page_cache::prefetch(part.clone()).await? {
-                    return Ok(lane.push(part, self.held(), false));
+                    return Ok(send_queue.push(part, self.keep_alive(), false));
                 }
-                self.cannot_warm = true;
+                self.cannot_prefetch = true;
             }
         }
-        if let Some(lane) = &self.lane {
-            lane.pause();
+        if let Some(send_queue) = &self.send_queue {
+            send_queue.pause();
         }
         self.memory.get_or_insert_with(FileReader::new).read(slice).await
     }
 
-    /// The place in the cache, then the reading, are let go in this order.
-    fn held(&self) -> Option<KeepAlive> {
+    /// What keeps the file in the cache, then the reading; dropped in this order.
+    fn keep_alive(&self) -> Option<KeepAlive> {
         Some(Box::new((self.reader.hold(), self.reading.clone())))
     }
 
@@ -222,15 +228,15 @@ impl Source {
     }
 }
 
-/// The parts of a body with several, and what stands between them.
+/// The parts of a body with several, and their framing.
 struct Several {
     parts: Parts,
     framing: Framing,
-    /// What stands before the first part.
+    /// The head of the first part.
     head: Option<Bytes>,
-    /// What stands behind the last one.
+    /// The end of the last part.
     end: Option<Bytes>,
-    /// How many bytes of the part at hand are still to come.
+    /// The number of bytes that the current part still lacks.
     left: u64,
 }
 
@@ -247,13 +253,13 @@ impl Several {
             return Ok(Some(BodyPiece::Memory(head)));
         }
         if self.left > 0 {
-            // What follows would be taken for this part's.
+            // The client would take the next bytes for those of this part.
             let missing = BodyError::Short { missing: self.left };
             let mut piece = reader.next().await.map_err(BodyError::Read)?.ok_or(missing)?;
             self.left -= piece.cut(self.left);
             return Ok(Some(piece));
         }
-        // On the heap: it has room for all that opening a blob may do.
+        // On the heap: the future has room for all that opening a blob may do.
         match Box::pin(self.parts.next(reader)).await.map_err(BodyError::Read)? {
             Some(range) => {
                 self.left = range.len();

@@ -3,7 +3,6 @@
 //! The pipeline is [`service`]. The registry stands above [`crate::transport`], which serves HTTP and knows no registry.
 
 mod access_log;
-mod answer_memory;
 mod authenticate;
 mod authorize;
 mod base;
@@ -18,13 +17,14 @@ mod pagination;
 pub mod pagination_link;
 pub mod refusal;
 mod response;
+mod response_memory;
 mod service;
 mod upload;
 mod via;
 
 pub(crate) use self::via::via;
 pub use self::{
-    answer_memory::AnswerMemory,
+    response_memory::ResponseMemory,
     service::{Authentication, Service, Table},
     via::Instance,
 };

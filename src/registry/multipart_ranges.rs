@@ -9,9 +9,9 @@ use http::HeaderValue;
 
 use crate::oci::ResolvedRange;
 
-/// What stands between the parts of one body.
+/// The boundary and heads of the parts of one body.
 pub(crate) struct Framing {
-    /// The author of a blob cannot know it.
+    /// Random, so that no blob can contain it on purpose.
     boundary: String,
     /// Of the whole blob, in bytes.
     total: u64,
@@ -28,7 +28,7 @@ impl Framing {
         HeaderValue::try_from(format!("multipart/byteranges; boundary={}", self.boundary)).ok()
     }
 
-    /// What stands before a part.
+    /// The head of a part.
     pub(crate) fn head(&self, range: ResolvedRange, is_first: bool) -> Bytes {
         let line_end = if is_first { "" } else { "\r\n" };
         let (boundary, range) = (&self.boundary, range.content_range(self.total));
@@ -37,7 +37,7 @@ impl Framing {
         ))
     }
 
-    /// What stands behind the last part.
+    /// The end behind the last part.
     pub(crate) fn end(&self) -> Bytes {
         Bytes::from(format!("\r\n--{}--\r\n", self.boundary))
     }

@@ -1,7 +1,7 @@
-//! `Link: <…>; rel="next"`: the next page, as the client has to ask us for it (pure).
+//! `Link: <…>; rel="next"`: the next page, as a URL of forebay (pure).
 //!
-//! Source: RFC 8288, section 3 and appendix B.2. What must hold: what is told leads to us and nowhere else, whatever the
-//! upstream said; of its links only the next page is told.
+//! Source: RFC 8288, section 3 and appendix B.2. What must hold: the link leads to forebay, whatever the upstream said; of
+//! the upstream's links only the next page is passed on.
 
 use std::borrow::Cow;
 

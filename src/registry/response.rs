@@ -1,4 +1,4 @@
-//! The header sets of every kind of answer.
+//! The status and headers of every kind of response.
 
 use std::time::SystemTime;
 
@@ -31,10 +31,10 @@ pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-statu
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// More headers than a manifest's answer has: the map is made once, of the right size.
+/// More headers than the response of a manifest has, so that the map is allocated once.
 const MAX_HEADERS: usize = 12;
 
-/// What `GET /v2/` says to whoever may pull.
+/// The response to `GET /v2/` for a client that may pull.
 pub(crate) fn base() -> Response<Body> {
     let mut response = Response::new(body::full("{}"));
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
@@ -64,12 +64,12 @@ pub(crate) fn manifest_head(head: &ManifestHead) -> Response<Body> {
     response
 }
 
-/// How long ago what a tag means was confirmed: a mirror behind this one goes on counting from there.
+/// How long ago the upstream confirmed what a tag means: a mirror behind this one counts on from there.
 ///
 /// Source: RFC 9111 section 5.1.
 fn insert_age(headers: &mut HeaderMap, confirmed: Option<SystemTime>) {
     if let Some(confirmed) = confirmed {
-        // A clock that was set back makes nothing younger than it can be.
+        // The clock may have been set back.
         let age = SystemTime::now().duration_since(confirmed).unwrap_or_default();
         headers.insert(header::AGE, HeaderValue::from(age.as_secs()));
     }
@@ -83,15 +83,15 @@ fn manifest_headers(headers: &mut HeaderMap, digest: &Digest, media_type: &str, 
     content_headers(headers, digest);
 }
 
-/// The size of a blob of which an answer has several parts, where no header tells it.
+/// The size of a blob in a response of several parts, where no header tells it.
 #[derive(Clone, Copy)]
 pub(crate) struct SizeOfWhole(pub u64);
 
-/// `lane`: where the kernel sends parts of files; `reading`: who reads it, where that keeps it in the cache.
+/// `send_queue`: through which the kernel sends parts of files; `reading`: keeps a cached blob in the cache.
 pub(crate) fn blob(
     digest: &Digest,
     opened: OpenedBlob,
-    lane: Option<&SendQueue>,
+    send_queue: Option<&SendQueue>,
     reading: Option<Reading>,
 ) -> Response<Body> {
     let OpenedBlob { reader, total, range, parts, outcome, stored } = opened;
@@ -101,7 +101,7 @@ pub(crate) fn blob(
     let mut response = match parts {
         Some(parts) => blob_parts(digest, reader, parts, reading),
         None => {
-            let mut response = Response::new(body::blob(reader, len, lane.cloned(), reading));
+            let mut response = Response::new(body::blob(reader, len, send_queue.cloned(), reading));
             blob_headers(response.headers_mut(), digest, len);
             response
         }
@@ -118,7 +118,7 @@ pub(crate) fn blob(
     response
 }
 
-/// Several parts of a blob, each behind a head of its own.
+/// Several parts of a blob, each behind its head.
 fn blob_parts(digest: &Digest, reader: BlobReader, parts: Parts, reading: Option<Reading>) -> Response<Body> {
     let (framing, total) = (Framing::new(parts.total()), parts.total());
     let (len, content_type) = (framing.body_len(parts.ranges()), framing.content_type());
@@ -158,7 +158,7 @@ pub(crate) fn add_notes(headers: &mut HeaderMap, kind: Option<&MediaType>, warni
     }
 }
 
-/// The client has this content already; `confirmed`: when that was found to be what the tag means.
+/// 304: the client has this content. `confirmed`: when the upstream confirmed that the tag means it.
 pub(crate) fn not_modified(digest: &Digest, outcome: Outcome, confirmed: Option<SystemTime>) -> Response<Body> {
     let mut response = Response::new(body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -177,8 +177,8 @@ fn content_headers(headers: &mut HeaderMap, digest: &Digest) {
     }
 }
 
-/// `path` is the one the client asked for: the next page is asked for by the same. A list has its type, whatever the
-/// upstream calls it.
+/// `path` is that of the client's request, which the link to the next page repeats. A list has the type of the specification,
+/// whatever the upstream says.
 pub(crate) fn list(kind: HeaderValue, served: ServedList, path: &str, namespace: Option<&str>) -> Response<Body> {
     let ServedList { mut headers, body, outcome } = served;
     let next = super::pagination_link::next_page(headers.get_all(header::LINK), path, namespace);
@@ -192,7 +192,7 @@ pub(crate) fn list(kind: HeaderValue, served: ServedList, path: &str, namespace:
     response
 }
 
-/// The answer to a change that was passed on.
+/// The response to a push, mount or delete.
 pub(crate) fn written(written: WriteResponse) -> Response<Body> {
     let WriteResponse { status, mut headers, location, reasons } = written;
     let body = of_write(status, reasons);
@@ -213,7 +213,7 @@ pub(crate) fn written(written: WriteResponse) -> Response<Body> {
     response
 }
 
-/// Why a change is refused, in the upstream's words. A front end's page becomes an error of the specification.
+/// The error of a refused push, in the upstream's words. The page of a proxy becomes an error of the specification.
 fn of_write(status: StatusCode, reasons: Vec<Reason>) -> Bytes {
     if !status.is_client_error() && !status.is_server_error() {
         return Bytes::new();
@@ -271,10 +271,10 @@ fn cache_status(outcome: Outcome, stored: bool) -> HeaderValue {
     })
 }
 
-/// What every answer has.
+/// The headers of every response.
 pub(crate) fn common(headers: &mut HeaderMap, id: HeaderValue, via: &HeaderValue, namespace: Option<&str>) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    // By whom it still comes is told as well: who waits for it here must not be waited for there.
+    // The mirrors through which the content still comes are named, too: a client mirror must not wait for itself.
     let behind = headers.get(header::VIA).map(|behind| [behind.as_bytes(), b", ", via.as_bytes()].concat());
     let via = behind.and_then(|via| HeaderValue::from_bytes(&via).ok()).unwrap_or_else(|| via.clone());
     headers.insert(header::VIA, via);
@@ -293,7 +293,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn cache_status_says_it_in_the_words_of_rfc_9211() {
+    fn cache_status_follows_rfc_9211() {
         for (outcome, stored, text) in [
             (Outcome::Hit, true, "forebay; hit"),
             (Outcome::Hit, false, "forebay; hit"),

@@ -12,10 +12,10 @@ use hyper::body::Incoming;
 
 use super::{
     access_log::{AccessRecord, LoggedBody},
-    answer_memory::AnswerMemory,
     body::Body,
     exchange::Exchange,
     response,
+    response_memory::ResponseMemory,
     via::{self, Instance},
 };
 use crate::{
@@ -55,7 +55,7 @@ pub struct Service {
     pub instance: Instance,
     pub scrub: Scrub,
     /// The memory of responses until they are sent.
-    pub(super) memory: AnswerMemory,
+    pub(super) memory: ResponseMemory,
     metrics: Metrics,
 }
 
@@ -106,7 +106,7 @@ impl Service {
         table: Table,
         auth: Authentication,
         (caches, scrub): (Caches, Scrub),
-        memory: AnswerMemory,
+        memory: ResponseMemory,
         instance: Instance,
         metrics: Metrics,
     ) -> Self {
@@ -215,7 +215,7 @@ impl Service {
     async fn with_memory(&self, response: Response<Body>, connection: &Connection) -> Response<Body> {
         let (head, body) = response.into_parts();
         match body {
-            Body::Whole(Some(bytes)) if AnswerMemory::counts(&bytes) => {
+            Body::Whole(Some(bytes)) if ResponseMemory::counts(&bytes) => {
                 match Box::pin(self.memory.hold(connection.peer.ip(), &recipient(connection), bytes)).await {
                     Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
                     Err(refused) => response::error(&ErrorKind::Overloaded(refused).into()),

@@ -8,7 +8,7 @@ use http::{HeaderMap, Uri, Version, header};
 
 use crate::oci::host::Authority;
 
-/// Why a request's host counts for nothing.
+/// Why the host of a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
     #[error("the request names no host: HTTP/1.1 needs a Host header")]

@@ -32,8 +32,7 @@ impl Path<'_> {
 /// Decodes and splits a path.
 ///
 /// # Errors
-/// `NotFound` when it has no component `v2`; `Name` when something in it could be taken for another path by
-/// whoever reads it next.
+/// `NotFound` when it has no component `v2`; `Name` when another reader could take it for another path.
 pub(super) fn split(path: &str) -> Result<Path<'_>, RouteError> {
     let invalid = |why| RouteError::Name(ParseError::Repository(why));
     let decoded = percent_decode_str(path).decode_utf8().map_err(|_| invalid("the path is not UTF-8"))?;

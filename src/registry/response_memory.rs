@@ -1,8 +1,9 @@
-//! What answers hold in memory until their clients have taken it: one budget in bytes, shared by peers.
+//! The memory of responses until their clients have taken them: one budget in bytes, shared by peers.
 //!
-//! What must hold: bytes count from the moment an answer has them until the last of it is sent or its connection is gone,
-//! wherever they wait: the permit is inside them. Bytes that several answers share, as those of a cached manifest, count once,
-//! for a peer that is still sent them: the first, and where that has left, another. Where there is no room, readers that are slow enough go first. Parts of blobs have a budget of their own: see [`crate::transport::zero_copy::buffers`].
+//! What must hold: bytes count from the moment a response has them until the last of them is sent or its connection ends,
+//! wherever they wait: the permit is inside them. Bytes that several responses share, such as those of a cached manifest,
+//! count once, for one peer that is being sent them; when that peer has left, for another. When the budget is used up, readers
+//! that are slow enough are ended first. Parts of blobs have a budget of their own.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
@@ -20,64 +21,64 @@ use crate::{
     transport::Recipient,
 };
 
-/// The most that all answers together hold, in bytes.
+/// The memory of all responses together, in bytes.
 const MAX_HELD: u64 = 256 * 1024 * 1024;
-/// An answer of no more bytes than this is not counted: it is part of what any request costs.
+/// A response of no more bytes than this is not counted: every request costs as much.
 const MAX_UNCOUNTED: usize = 16 * 1024;
 
-/// The budget of all answers. A cheap handle.
+/// The budget of all responses. A cheap handle.
 #[derive(Clone)]
-pub struct AnswerMemory(Arc<Inner>);
+pub struct ResponseMemory(Arc<Inner>);
 
 struct Inner {
     shares: Shares,
     readers: SlowReaders,
-    /// What counts, by where it lies in memory.
+    /// The bodies that count, by their place in memory.
     charges: Mutex<HashMap<Place, ChargedBody>>,
-    /// What waits for the room of readers that were ended, and for whom.
+    /// The bodies that wait for the memory of ended readers, and their peers.
     waiting: Mutex<Vec<(Place, PeerPrefix)>>,
 }
 
-/// Bytes of which answers are being sent.
+/// The bytes of one or several responses.
 struct ChargedBody {
     permit: Permit,
-    /// For whom they count: one of those that read them.
+    /// The reader that they count for.
     payer: IpAddr,
-    /// How many answers each has of them.
+    /// The number of responses of each reader.
     answers: BTreeMap<IpAddr, usize>,
 }
 
 /// Address and length.
 type Place = (usize, usize);
 
-/// One answer's part in what counts at a place.
+/// One response's share of a charged body.
 struct Charge {
     place: Place,
     address: IpAddr,
-    held: AnswerMemory,
+    held: ResponseMemory,
 }
 
-/// One answer's bytes wait for room until this is dropped.
+/// The bytes of one response wait for memory until this is dropped.
 struct Waiting {
     place: Place,
     peer: PeerPrefix,
-    held: AnswerMemory,
+    held: ResponseMemory,
 }
 
-/// Bytes of one answer, with their charge, and who reads them: let go in this order.
+/// The bytes of one response, their charge, and their reading; dropped in this order.
 struct Counted {
     bytes: Bytes,
     _charge: Charge,
     _reading: Reading,
 }
 
-impl AnswerMemory {
-    pub fn new(trusted: TrustedNetworks, readers: SlowReaders) -> AnswerMemory {
-        AnswerMemory::of(MAX_HELD, trusted, readers)
+impl ResponseMemory {
+    pub fn new(trusted: TrustedNetworks, readers: SlowReaders) -> ResponseMemory {
+        ResponseMemory::of(MAX_HELD, trusted, readers)
     }
 
-    fn of(total: u64, trusted: TrustedNetworks, readers: SlowReaders) -> AnswerMemory {
-        AnswerMemory(Arc::new(Inner {
+    fn of(total: u64, trusted: TrustedNetworks, readers: SlowReaders) -> ResponseMemory {
+        ResponseMemory(Arc::new(Inner {
             shares: Shares::new(total, trusted),
             readers,
             charges: Mutex::default(),
@@ -90,15 +91,15 @@ impl AnswerMemory {
         &self.0.readers
     }
 
-    /// Whether so many bytes count.
+    /// Whether a body of this length counts.
     pub fn counts(bytes: &Bytes) -> bool {
         bytes.len() > MAX_UNCOUNTED
     }
 
-    /// The same bytes, which count, and are read, until they are dropped, wherever they go.
+    /// The same bytes, which count and are being read until they are dropped.
     ///
     /// # Errors
-    /// The budget is used up, or this peer holds the largest share of it, and no reader is slow enough to go.
+    /// The budget is used up, or this peer has the largest share of it, and no reader is slow enough to be ended.
     pub async fn hold(&self, peer: IpAddr, recipient: &Recipient, bytes: Bytes) -> Result<Bytes, Refused> {
         let charge = match self.charge(peer, &bytes) {
             Err(why) => {
@@ -126,8 +127,8 @@ impl AnswerMemory {
         Ok(Charge { place, address, held: self.clone() })
     }
 
-    /// The readers whose room these bytes get: where a peer holds too much, of what it alone reads. What is ended is enough for
-    /// all that wait, and for what waits in several answers once.
+    /// Ends slow readers for these bytes; where the peer has too large a share, only readers of bytes that it alone reads. As many
+    /// are ended as all waiting bodies need; a body that waits in several responses counts once.
     fn end_slow_readers(&self, address: IpAddr, place: Place, why: Refused) -> Option<(ReadersEnded, Waiting)> {
         let peer = PeerPrefix::from(address);
         let frees = |holding: &Holding| match *holding {
@@ -138,7 +139,7 @@ impl AnswerMemory {
             }
             Holding::Blob(_) | Holding::Through(..) => None,
         };
-        // The lock is kept until it is known whether there are any: what gets no room is not counted with what others need.
+        // The lock is held until readers are found: a body that gets no memory does not count among those that wait.
         let mut waiting = self.waiting();
         waiting.push((place, peer));
         let of_peer = waiting.iter().filter(|(_, other)| why == Refused::Full || *other == peer);
@@ -177,7 +178,7 @@ impl AsRef<[u8]> for Counted {
 }
 
 impl ChargedBody {
-    /// An answer is over; whether it was the last one.
+    /// Ends a response. Returns whether it was the last one of these bytes.
     fn leave(&mut self, address: IpAddr) -> bool {
         if let Some(answers) = self.answers.get_mut(&address) {
             *answers -= 1;
@@ -230,12 +231,12 @@ mod tests {
         Bytes::from(vec![7; SIZE])
     }
 
-    fn held(answers: usize) -> AnswerMemory {
+    fn held(answers: usize) -> ResponseMemory {
         let readers = SlowReaders::new(RATE_WINDOW, Metrics::new().unwrap());
-        AnswerMemory::of((answers * SIZE) as u64, TrustedNetworks::default(), readers)
+        ResponseMemory::of((answers * SIZE) as u64, TrustedNetworks::default(), readers)
     }
 
-    async fn hold(held: &AnswerMemory, peer: u8, bytes: Bytes) -> Result<Bytes, Refused> {
+    async fn hold(held: &ResponseMemory, peer: u8, bytes: Bytes) -> Result<Bytes, Refused> {
         held.hold(address(peer), &Recipient::default(), bytes).await
     }
 
