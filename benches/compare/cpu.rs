@@ -86,7 +86,7 @@ fn tree(root: u32) -> Vec<Stat> {
         .filter_map(|entry| Stat::of(entry.ok()?.file_name().to_str()?.parse().ok()?))
         .collect();
     let mut members = vec![root];
-    // A child may stand before its parent: until nobody new is found.
+    // A child may stand before its parent: repeat until no new process is found.
     loop {
         let more: Vec<u32> = all
             .iter()

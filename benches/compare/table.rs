@@ -22,7 +22,7 @@ pub struct Figure {
     pub measure: &'static str,
     pub unit: &'static str,
     pub goal: Goal,
-    /// Empty where nobody is compared with.
+    /// Empty where there is no peer to compare with.
     pub peer: Vec<f64>,
     pub forebay: Vec<f64>,
 }

@@ -15,7 +15,7 @@ pub struct Disk {
     mounted: bool,
 }
 
-/// A file of somebody else's, and what must stay in it.
+/// A file of another program, and its content, which must stay.
 pub struct Foreign {
     path: PathBuf,
     content: Vec<u8>,

@@ -139,7 +139,7 @@ impl Fault {
         matches!(self, Fault::ExpiredRedirect | Fault::DeadToken)
     }
 
-    /// Bytes that a client gets in part may be wrong after this, and nobody can tell before the whole is there.
+    /// Bytes that a client gets in part may be wrong after this; no client can tell before it has the whole.
     pub fn lies_about_content(self) -> bool {
         matches!(
             self,

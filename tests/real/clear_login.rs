@@ -146,7 +146,7 @@ impl World {
         }
     }
 
-    /// They are neither at this one. The paths are of a repository that nobody else speaks of.
+    /// They are neither at this one. The paths are of a repository that no other test names.
     async fn assert_refused_at(&self, base: &str) {
         let layer = &self.layer().digest;
         let put = ["--request", "PUT", "--data-binary", "{}"];
@@ -167,7 +167,7 @@ impl World {
                 assert!(!answer.challenges(), "{}", answer.text);
             }
         }
-        // Nor is anybody invited to say theirs.
+        // Nor does a challenge invite a client to send some.
         for (path, more) in [
             ("/v2/", &[][..]),
             (&*format!("/v2/ann/app/blobs/{layer}"), &[]),

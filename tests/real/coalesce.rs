@@ -1,4 +1,4 @@
-//! Eight clients and one cold blob of 256 MB: one transfer from the upstream, and nobody depends on the first client.
+//! Eight clients and one cold blob of 256 MB: one transfer from the upstream; no other client depends on the first.
 
 use std::fs;
 

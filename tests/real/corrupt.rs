@@ -1,4 +1,4 @@
-//! A byte is flipped in the registry's storage: nobody gets a complete body, and nothing is kept.
+//! A byte is flipped in the registry's storage: no client gets a complete body, and nothing is cached.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! Private images with `access = "client"`, real registries and real clients: what a user shows at `docker login` decides
-//! what they get, cached or not, and nobody gets anything of anybody else.
+//! what they get, cached or not, and no user gets content of another.
 
 mod docker;
 mod kubernetes;

@@ -24,7 +24,7 @@ const LAYERS: [usize; 6] = [1000; 6];
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// How a manifest is asked for.
+/// How a client requests a manifest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum By {
     Digest,

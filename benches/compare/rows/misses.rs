@@ -1,4 +1,4 @@
-//! A blob that nobody has yet: how long a client waits for it. Each round begins with an empty cache.
+//! A cold blob: how long a client waits for it. Each round begins with an empty cache.
 
 use std::time::Duration;
 

@@ -94,7 +94,7 @@ impl Upstream {
     /// The blob at the registry itself.
     fn direct(&self) -> Target {
         let address = local(self.registry.port);
-        // Its CPU is nobody's concern.
+        // Its CPU time does not matter.
         Target { address, process: std::process::id(), path: self.path(), length: self.length }
     }
 

@@ -27,7 +27,7 @@ pub async fn with_many_blobs(setup: &Setup) -> Row {
     let (mut serving, mut complete, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..setup.rounds.min(3) {
         let options = Options { cache: Some(&cache), ..Options::default() };
-        // Nobody listens there, and nobody is to be asked.
+        // No server listens there, and none must be requested.
         let forebay = Forebay::spawn(&setup.program, "http://127.0.0.1:9", options);
         let answers = || clear::get(forebay.address, "/v2/").ok().filter(|answer| answer.0 == 200);
         serving.push(1e3 * time_until(&forebay, Duration::from_millis(1), || answers().is_some()).await);

@@ -23,7 +23,7 @@ async fn a_running_response_is_finished() {
     let client = Raw::get(address, &path(&digest), &[]).await;
     gate.reached().await;
     let rest = async {
-        // Once it drains, nobody new gets in.
+        // During the drain no new client is served.
         until("nobody is accepted", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
         gate.open();
         client.rest().await

@@ -49,7 +49,7 @@ async fn upstreams_come_and_go() {
     assert_eq!((reloads(&mirror, "ok").await, reloads(&mirror, "failed").await), (2.0, 0.0));
 }
 
-/// Nobody sends a signal when `htpasswd` has changed the file.
+/// `htpasswd` sends no signal when it has changed the file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_come_and_go_with_their_file() {
     let (registry, users) = (FakeRegistry::start().await, with_users());

@@ -26,7 +26,7 @@ const BOB: (&str, &str) = ("bob", "bob's password");
 const SECRET: &[u8] = b"what only ann may read, and more of it, so that it has parts";
 const OTHER: &[u8] = b"what only bob may read";
 
-/// A registry where ann may use `team/a`, bob `team/b`, and everybody `team/open`.
+/// A registry where ann may use `team/a`, bob `team/b`, and every client `team/open`.
 struct World {
     registry: FakeRegistry,
     of_ann: Image,
@@ -71,7 +71,7 @@ impl World {
     }
 }
 
-/// GETs a path as somebody.
+/// GETs a path with the credentials of a user.
 async fn get_as(mirror: &Mirror, who: (&str, &str), path: &str) -> Answer {
     mirror.get_with(path, &[("authorization", &basic(who.0, who.1))]).await
 }

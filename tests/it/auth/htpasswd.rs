@@ -1,4 +1,4 @@
-//! Who may pull: with the file that `htpasswd` itself writes.
+//! Access to pulls, with a file that `htpasswd` itself writes.
 
 use std::{
     path::PathBuf,
@@ -151,7 +151,7 @@ async fn a_flood_of_passwords_does_not_refuse_the_next_client() {
     for _ in 0..100 - 2 - 64 {
         assert_eq!(crowd.next().await, Some(Err(Refusal::Busy)));
     }
-    // Who asks without a password waits for nobody; nor does the crowd's place outlive it.
+    // A request without a password does not wait; nor do the places of the flood outlive it.
     assert_eq!(check(&access, None, false).await, Ok(Identity::Anonymous));
     drop(crowd);
     assert!(check(&access, Some(&basic("ann", "secret")), false).await.is_ok());

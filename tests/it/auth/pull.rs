@@ -1,4 +1,4 @@
-//! Who may pull, as a client meets it; and that an upstream's credentials stay with us.
+//! Access to pulls, as a client sees it; and no client sees credentials of an upstream.
 
 use std::fs;
 

@@ -98,7 +98,7 @@ async fn an_upstream_that_cannot_answer_leaves_the_last_list() {
             );
             assert_eq!(head.header("content-length"), good.header("content-length"));
         }
-        // Nobody asked for these before.
+        // No client requested these before.
         for other in ["/v2/a/b/tags/list?n=7", "/v2/a/c/tags/list", "/v2/_catalog"] {
             let status = if matches!(fault, Fault::Answer { status: 429, .. }) { 429 } else { 502 };
             assert_eq!(mirror.get(other).await.status, status, "{fault:?} {other}");
@@ -256,7 +256,7 @@ async fn a_change_through_the_mirror_is_never_contradicted() {
     }
 }
 
-/// A list that was on its way while something was pushed is told to who asked for it, and to nobody after the push.
+/// A list that was in flight during a push goes to the client that requested it, and to no request after the push.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_that_was_on_its_way_during_a_push_is_not_kept() {
     let (registry, mirror) = filled().await;
@@ -267,7 +267,7 @@ async fn a_list_that_was_on_its_way_during_a_push_is_not_kept() {
     let pushing = async {
         bounded(gate.reached()).await;
         assert_eq!(put_manifest(&mirror, "2", "{}").await.status, 201);
-        // Nor does anybody join the question.
+        // Nor does any client join that request.
         assert_eq!(mirror.get(tags).await.text(), r#"{"name":"team/app","tags":["1","2"]}"#);
         gate.open();
     };

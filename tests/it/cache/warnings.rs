@@ -1,4 +1,4 @@
-//! What an upstream says beside a content: warnings for clients, and the type of a manifest that is asked for as a blob.
+//! `Warning` headers of upstreams for clients, and the media type of a manifest that a client requests as a blob.
 
 use std::time::Duration;
 

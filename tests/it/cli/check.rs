@@ -150,7 +150,7 @@ fn a_proxy_that_is_none_is_exit_code_2_with_its_variable() {
     }
 }
 
-/// A port that nobody listens on answers at once, so no network is needed.
+/// A port without a listener refuses at once, so no network is needed.
 #[test]
 fn check_online_fails_when_an_upstream_does_not_answer() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -86,7 +86,7 @@ async fn an_upstream_without_challenges_gets_no_probe() {
     assert_eq!(registry.count(|request| request.path == "/v2/"), 0, "the first answer has told it");
 }
 
-/// Whose base is open to everybody, and whose writes are not.
+/// Its base is open without credentials, its writes are not.
 #[tokio::test]
 async fn an_upstream_that_asks_too_late_is_known_the_next_time() {
     let registry = FakeRegistry::start().await;

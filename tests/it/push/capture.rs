@@ -337,7 +337,7 @@ async fn a_push_that_is_too_large_for_the_cache_evicts_nothing() {
     assert_eq!(kept, [blob::file(&mirror.cache_dir(), &here)]);
 }
 
-/// Whoever comes before the blob is in its place finds it there, or has the upstream asked for it, once.
+/// A client that comes before the blob is in its place finds it there, or costs one request to the upstream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pulls_during_a_push_get_the_whole_blob() {
     let registry = FakeRegistry::start().await;

@@ -1,4 +1,4 @@
-//! What was changed through forebay is so for everybody who pulls through it, at once.
+//! A change through forebay is visible at once to every client that pulls through it.
 
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ async fn what_was_deleted_is_gone() {
     assert_everywhere(&mirror, digest.as_str(), 200, Some(one)).await;
 }
 
-/// Who was asked before a push, and answers after it, tells what was before it: nobody who asks after it gets that.
+/// A response to a request from before a push, which comes after it, serves no request from after the push.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_was_on_its_way_is_not_believed() {
     let registry = FakeRegistry::start().await;
@@ -123,7 +123,7 @@ async fn an_answer_that_was_on_its_way_is_not_believed() {
     let pushing = async {
         bounded(gate.reached()).await;
         assert_eq!(put_manifest(&mirror, "1", new).await.status, 201);
-        // Nobody joins the question that was asked before.
+        // No client joins the request from before the push.
         assert_eq!(get(&mirror, "1", OCI_MANIFEST).await.text(), new);
         gate.open();
     };
@@ -335,7 +335,7 @@ async fn a_pusher_sees_the_repository_and_not_the_cache() {
     for path in of("team/source") {
         assert_eq!((mirror.head(&path).await.status, mirror.get(&path).await.status), (200, 200), "{path}");
     }
-    // A tag that somebody else has moved: who would leave out its manifest is told where it points now.
+    // Another client has moved the tag: a HEAD says where it points now, so a pusher sends the manifest.
     let tag = "/v2/team/source/manifests/1";
     assert_eq!(mirror.get(tag).await.header("docker-content-digest"), Some(image.manifest.as_str()));
     let moved = registry.add_manifest("team/source", OCI_MANIFEST, "{\"moved\":true}");
@@ -343,7 +343,7 @@ async fn a_pusher_sees_the_repository_and_not_the_cache() {
     assert_eq!(mirror.head(tag).await.header("docker-content-digest"), Some(moved.as_str()));
     // Docker asks for no more of the tag than this; it is known of it in an outage.
     assert_eq!(mirror.get(&format!("/v2/team/source/manifests/{moved}")).await.status, 200);
-    // When nobody can be asked, nothing can be pushed either.
+    // In an outage nothing can be pushed either.
     registry.take_down(forebay_test_support::fake_registry::Server::Api).await;
     for path in of("team/source").into_iter().chain([tag.to_owned()]) {
         assert_eq!(mirror.head(&path).await.status, 200, "{path}");
@@ -351,7 +351,7 @@ async fn a_pusher_sees_the_repository_and_not_the_cache() {
     assert_eq!(mirror.head(tag).await.header("docker-content-digest"), Some(moved.as_str()));
     assert_eq!(mirror.get(tag).await.header("docker-content-digest"), Some(moved.as_str()));
     registry.bring_up(forebay_test_support::fake_registry::Server::Api).await;
-    // Where nothing is pushed nobody needs to be asked.
+    // Without pushes no request is needed.
     mirror.restart_with(|config| config.upstreams[0].push = false).await;
     registry.forget_requests();
     for path in of("team/source") {

@@ -1,4 +1,4 @@
-//! forebay's own credentials are lent to nobody who has not said who they are.
+//! Only an authenticated client pushes with forebay's own credentials.
 
 use std::fs;
 
@@ -64,7 +64,7 @@ async fn where_forebay_has_credentials_a_change_needs_a_user() {
     assert_eq!(mirror.request(Method::POST, UPLOADS, &[("authorization", &ann)]).await.status, 202);
     assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200, "to pull needs nobody");
 
-    // Without users nobody can be one.
+    // Without users no client can be one.
     let mirror = Mirror::parse(&text(&registry, "", &password)).start().await;
     registry.forget_requests();
     for (method, path) in changes() {
@@ -88,7 +88,7 @@ async fn where_forebay_has_none_the_upstream_decides() {
         assert_eq!((refused.status, &*refused.error_code()), (403, "DENIED"));
         assert_eq!(refused.header("www-authenticate"), None);
     }
-    // A user of ours is nobody there.
+    // The upstream does not know a user of forebay.
     let users = with_users();
     let htpasswd = users.path().join("htpasswd");
     let mirror = build(&registry).config(|config| config.access.htpasswd = Some(htpasswd)).start().await;

@@ -1,4 +1,4 @@
-//! Where an upload goes on is told by its URL, by nothing else, and to nobody else.
+//! Only the URL of an upload says where it goes on, and only its client has that URL.
 
 use std::fs;
 

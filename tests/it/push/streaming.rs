@@ -87,7 +87,7 @@ async fn a_100_continue_waits_for_the_upstream_to_authenticate() {
     let put = registry.requests().into_iter().find(|request| request.method == Method::PUT).unwrap();
     assert_eq!((put.header("content-length"), put.header("expect")), (Some("7"), None));
 
-    // Who may not push is told so instead.
+    // A client that may not push gets the refusal instead.
     registry.heal();
     registry.require(Auth::Bearer(Bearer { anonymous: false, ..Bearer::default() }));
     registry.revoke_tokens();

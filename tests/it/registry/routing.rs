@@ -1,4 +1,4 @@
-//! Which upstream is asked, for every way to name one; and that nobody is asked for what makes no sense.
+//! Which upstream serves a request, for each way to name one; an invalid request reaches none.
 
 pub mod loops;
 pub mod rebinding;

@@ -50,7 +50,7 @@ async fn status_code_message_and_detail_of_refusals_pass() {
         registry.heal();
         registry.fault(When::any(), refusal(status, &entry));
         let mut paths = vec![manifest(format!("tag{status}")), LIST.to_owned()];
-        // A blob is asked for in parts.
+        // A blob is fetched in ranges.
         if status != 416 {
             paths.push(path(&image.layers[0]));
         }

@@ -308,7 +308,7 @@ async fn receive(tcp: &mut TcpStream, session: &mut ClientConnection) {
     }
 }
 
-/// Whoever takes the connection over from the handshake gets what the handshake has read too much.
+/// Bytes that the handshake has read beyond its end belong to the first request.
 #[tokio::test]
 async fn a_request_sent_with_the_end_of_the_handshake_is_answered() {
     let certificates = Certificates::new();

@@ -222,7 +222,7 @@ fn password_file(dialect: &Dialect, index: usize) -> String {
     format!("{}-{index}", dialect.name)
 }
 
-/// Anybody pulls what is public, and nobody without a name what is not.
+/// Public images need no credentials, private ones do.
 async fn pulls_what_is_public(dialect: &Dialect) {
     for mode in MODES {
         let internet = Internet::of(&[*dialect]).await;
@@ -253,7 +253,7 @@ async fn pulls_what_is_private(dialect: &Dialect) {
     }
 }
 
-/// With a wrong password nobody gets anything; a client that shows it is told what the registry tells.
+/// A wrong password gets no content; a client that sends it gets the registry's refusal.
 async fn refuses_a_wrong_password(dialect: &Dialect) {
     for mode in MODES {
         let internet = Internet::of(&[*dialect]).await;
@@ -334,7 +334,7 @@ fn hosts(internet: &Internet) -> Vec<String> {
     hosts
 }
 
-/// A stand-in that lets everybody in would prove nothing.
+/// A stand-in that takes each request would prove nothing.
 #[tokio::test]
 async fn the_stand_ins_refuse_what_the_registries_refuse() {
     for dialect in ALL {

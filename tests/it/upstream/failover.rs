@@ -177,7 +177,7 @@ async fn a_body_that_breaks_puts_its_host_last() {
     while let Ok(Some(piece)) = stream.next().await {
         got.extend_from_slice(&piece);
     }
-    // Whoever resumes is led to the other one.
+    // A resumed transfer is led to the other one.
     let rest = BlobRange { first: got.len() as u64, last: None };
     let rest = subject.upstream.open_blob(&name("team/app"), &digest, rest).await.unwrap();
     assert_eq!([got, read(rest).await.unwrap()].concat(), TEN);

@@ -81,7 +81,7 @@ async fn docker_users_push_and_pull_what_is_theirs_and_nothing_else() {
     // What the registry said holds on while it is down: for whom it said it.
     world.stop();
     for (tag, image) in tags {
-        // A refusal of a moment ago, or that nobody can be asked.
+        // A refusal of a moment ago, or an outage.
         let said = other.try_pull(&format!("{hers}:{tag}")).await.failed();
         assert!(said.contains("unauthorized") || said.contains("502 Bad Gateway"), "{said}");
         let by_digest = format!("{hers}@{}", image.manifest.blob.digest);

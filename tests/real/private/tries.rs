@@ -26,7 +26,7 @@ struct Case {
     hers: Image,
     his: Image,
     signature: Referrer,
-    /// A layer that nobody has pulled yet.
+    /// A layer that no client has pulled yet.
     large: Blob,
     /// Where she goes on with an upload of hers.
     upload: String,

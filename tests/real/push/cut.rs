@@ -1,4 +1,4 @@
-//! A push that is cut in the middle leaves nothing that anybody sees, and is made again.
+//! A push that is cut in the middle leaves nothing visible, and succeeds when it is repeated.
 
 use std::fs;
 

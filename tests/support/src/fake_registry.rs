@@ -18,7 +18,7 @@
 //!
 //! let gate = Gate::new();                            // no test sleeps: it waits for what it means
 //! registry.fault(When::blobs(), Fault::HoldBody { at: 3, gate: gate.clone() });
-//! gate.reached().await;                              // somebody has got three bytes
+//! gate.reached().await;                              // a client has received three bytes
 //! gate.open();
 //!
 //! registry.take_down(Server::Api).await;             // the port is closed, connections are cut
@@ -211,7 +211,7 @@ impl FakeRegistry {
         self.shared.state().rules.clear();
     }
 
-    /// Who may ask from now on. Tokens that were issued stay good for what they were issued for.
+    /// Requires these credentials from now on. Tokens that were issued stay good for what they were issued for.
     pub fn require(&self, auth: Auth) {
         self.shared.state().auth = auth;
     }

@@ -3,7 +3,7 @@
 //! forebay runs with `HTTPS_PROXY` and `HTTP_PROXY` set to it, and is configured as an operator would: the names, the
 //! realms and the redirects are the real ones. TLS ends here, under a CA of the test's own; each registry is a
 //! [`Dialect`]. A registry refuses what the real one refuses; what none of them would notice, such as a password that
-//! is sent to the wrong host, [`Internet::assert_secrets_kept`] finds. A host that nobody owns is answered with 502.
+//! is sent to the wrong host, [`Internet::assert_secrets_kept`] finds. A host without an owner is answered with 502.
 
 pub mod dialect;
 mod proxy;
@@ -213,7 +213,7 @@ impl Internet {
         self.seen().iter().filter(|seen| is(seen)).count()
     }
 
-    /// No host got what is not meant for it, and nobody asked for more than to read.
+    /// No host got what is not meant for it, and no client requested more than to read.
     pub fn assert_secrets_kept(&self) {
         self.assert_asked_for(&["pull", "metadata_read"]);
     }

@@ -1,4 +1,4 @@
-//! How long a yes holds, and who is asked.
+//! Grants: how long they last, what ends them, and which requests they cost.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn a_grant_lasts_for_its_ttl_and_costs_one_head() {
     }
     assert!(world.registry.requests().is_empty(), "what was said holds for a minute");
 
-    // Another one who may read it is asked about once, and for the digests nobody is.
+    // Another tag costs one request, the digests cost none.
     let rights = vec![("ann", "team/a"), ("bob", "team/a")];
     world.registry.require(Auth::Bearer(Bearer { rights, ..World::rules() }));
     for path in World::pull("team/a", &world.of_ann) {
@@ -51,7 +51,7 @@ async fn an_expired_grant_is_renewed_and_a_refusal_ends_it() {
     world.registry.require(Auth::Bearer(Bearer { rights: vec![("bob", "team/b")], ..World::rules() }));
     world.registry.revoke_tokens();
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 401);
-    // Nor when nobody can be asked: what was said last is no.
+    // Nor in an outage: the last response was a refusal.
     world.registry.take_down(Server::Api).await;
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 502);
 }
@@ -108,7 +108,7 @@ async fn in_an_outage_only_the_clients_own_grant_holds() {
             {
                 assert!(matches!(other.status, 429 | 502..=504), "{outage}: {path}: {}", other.status);
             }
-            // containerd names nobody before it is asked to.
+            // containerd sends no credentials before a challenge.
             let unnamed = mirror.get(&path).await;
             assert_eq!(unnamed.status, 401, "{outage}: {path}");
             assert!(unnamed.header("www-authenticate").is_some());
@@ -149,7 +149,7 @@ async fn a_refusal_of_any_shape_ends_a_right() {
     }
 }
 
-/// What somebody else provokes is no word about anybody.
+/// A refusal that another client provokes says nothing about this one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_client_cannot_end_a_grant() {
     let world = World::new().await;
@@ -164,7 +164,7 @@ async fn another_client_cannot_end_a_grant() {
     {
         mirror.get_with(path, &[(header, value)]).await;
     }
-    // Nor by asking for more than anybody may.
+    // Nor by a request for more than any client may.
     world.registry.fault_times(1, When::uploads(), Fault::status(403));
     let pushed = mirror.request(Method::POST, "/v2/team/open/blobs/uploads/", &[]).await;
     assert_eq!(pushed.status, 403);
@@ -174,7 +174,7 @@ async fn another_client_cannot_end_a_grant() {
     assert_eq!(mirror.get(&path).await.status, 200);
 }
 
-/// She is told no by what is asked for otherwise than by her yes.
+/// The refusal comes to another kind of request than the one that made the grant.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_by_another_route_ends_a_grant() {
     let world = World::new().await;
@@ -188,7 +188,7 @@ async fn a_refusal_by_another_route_ends_a_grant() {
     assert_eq!(get_as(&mirror, ANN, &path).await.status, 401);
 }
 
-/// An answer that nobody waits for any more counts all the same.
+/// A response that no client waits for any more counts all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_no_that_comes_late_is_a_no() {
     let world = World::new().await;

@@ -31,7 +31,7 @@ impl Case {
             assert_eq!(get_as(&mirror, ANN, &path).await.status, 200);
             assert_eq!(request_as(&mirror, ANN, Method::HEAD, &path).await.status, 200);
         }
-        // He has a yes of his own, for his own.
+        // Bob has a grant for his own repository.
         for path in World::pull("team/b", &world.of_bob).into_iter().chain(World::pull("team/open", &world.open)) {
             assert_eq!(get_as(&mirror, BOB, &path).await.status, 200);
         }
@@ -145,7 +145,7 @@ async fn only_clients_with_a_grant_join_a_download() {
         assert!(matches!(get_as(&mirror, BOB, &path).await.status, 401 | 404), "{path}");
         assert!(matches!(request_as(&mirror, BOB, Method::HEAD, &path).await.status, 401 | 404), "{path}");
     }
-    // Who may read it reads along.
+    // A client with a grant joins.
     world
         .registry
         .require(Auth::Bearer(Bearer { rights: vec![("bob", "team/a"), ("ann", "team/a")], ..World::rules() }));

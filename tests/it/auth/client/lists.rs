@@ -89,7 +89,7 @@ async fn a_list_is_of_the_registry_at_its_urls() {
     }
 }
 
-/// An older registry says 404 to the path before it asks who is there; the tag is cached for who may read it.
+/// An older registry says 404 to the path before it authenticates; the tag is cached for clients with a grant.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn referrers_by_tag_need_a_grant_for_the_tag() {
     let world = World::new().await;

@@ -93,7 +93,7 @@ async fn what_is_shown_at_one_upstreams_host_is_shown_to_no_other() {
         let answer = mirror.get_with(path, &[("host", host), ("authorization", &ann)]).await;
         assert_eq!(answer.status, 200, "{path} at {host}");
     }
-    // Where a login is for nobody else, a path may name the upstream that it is for.
+    // A path may name the upstream that a login is for.
     for first in ["", "push = true"] {
         let mirror = Mirror::parse(&text(first)).start().await;
         assert_eq!(mirror.get_with(path, &[("authorization", &ann)]).await.status, 200, "{first}");
@@ -152,7 +152,7 @@ async fn an_invalid_digest_is_reported_to_every_client() {
     assert_eq!(world.registry.count(|request| request.path.starts_with("/v2/team")), 0);
 }
 
-/// A proxy with a single sign-on answers anybody with 200.
+/// A proxy with a single sign-on answers each request with 200.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_needs_the_answer_of_a_registry() {
     let world = World::new().await;

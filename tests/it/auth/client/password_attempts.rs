@@ -252,7 +252,7 @@ async fn an_upstream_that_hangs_keeps_no_login_elsewhere() {
     gate.open();
 }
 
-/// What is for everybody says nothing of a password.
+/// Public content says nothing about a password.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn public_content_confirms_no_password() {
     for auth in [Auth::Bearer(World::rules()), basic_of_ann()] {
@@ -276,7 +276,7 @@ async fn public_content_confirms_no_password() {
             }
             judged += usize::from(eve.get(guess, MANIFEST).await == 401);
         }
-        // A realm is asked for what is for everybody, too, and so judges each guess twice.
+        // forebay requests an anonymous token, too, so the realm judges each guess twice.
         assert!((10..=25).contains(&judged), "{judged}");
     }
 }

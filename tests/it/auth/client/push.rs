@@ -110,7 +110,7 @@ async fn what_was_refused_before_a_push_is_there_after_it() {
     }
 }
 
-/// By an ingress, or a registry that has it from elsewhere once it is asked for.
+/// By an ingress, or a registry that has it from elsewhere at the first request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_that_a_head_denies_is_given_to_a_get() {
     for fault in [Fault::status(404), Fault::page(404), Fault::no_backend()] {

@@ -1,4 +1,4 @@
-//! Parts of blobs: cached, in flight, and of blobs that nobody has asked for yet.
+//! Ranges of blobs: cached, in flight, and cold.
 
 pub mod multipart;
 

@@ -1,4 +1,4 @@
-//! One upstream transfer per blob, however many ask, and whoever of them leaves.
+//! One upstream transfer per blob, for any number of clients, whichever of them leaves.
 
 use forebay_test_support::{
     blob::{add, content, path},

@@ -1,4 +1,4 @@
-//! Upstreams that give no part of a blob, in every form of that: the whole is asked for once, and clients do not notice.
+//! Upstreams that refuse ranges, in each form of that: forebay requests the whole blob once, and clients do not notice.
 
 use forebay::oci::Digest;
 use http::Method;

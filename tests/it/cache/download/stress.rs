@@ -78,7 +78,7 @@ async fn run(registry: &FakeRegistry, mirror: &Arc<Mirror>, seed: u64) {
             tokio::spawn(async move { client(&mirror, &digest, &content, random).await })
         })
         .collect();
-    // Whoever is held goes on once the others had their turn; nobody may be there to be held.
+    // A held request goes on once the others had their turn; there may be none.
     let opener = tokio::spawn({
         let (gate, pause) = (gate.clone(), Duration::from_millis(random.below(30) as u64));
         async move {
@@ -92,7 +92,7 @@ async fn run(registry: &FakeRegistry, mirror: &Arc<Mirror>, seed: u64) {
         }
     }
     opener.await.unwrap();
-    // Faults that nobody met may still be ahead; each is met but so many times.
+    // Faults that no request met may still be ahead; each is met a bounded number of times.
     until(&format!("seed {seed} is right in the end; {faults:?}"), async || {
         match mirror.try_get(&path(&digest)).await {
             Ok(answer) if answer.status == 200 => {

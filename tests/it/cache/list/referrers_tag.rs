@@ -110,7 +110,7 @@ async fn nothing_refers_to_it_until_something_does() {
         );
     }
     assert_eq!(mirror.head(&path).await.status, 200);
-    // Somebody's tag with such a name is no index.
+    // An image under a tag of such a name is no index.
     registry.tag("team/app", &tag_of(&subject), &subject);
     assert_eq!(digests(&mirror.get(&path).await).len(), 0);
     registry.untag("team/app", &tag_of(&subject));
@@ -151,7 +151,7 @@ async fn every_way_to_say_that_there_is_no_such_endpoint() {
     }
 }
 
-/// Who may not read the repository learns nothing of what is in it, nor that nothing is.
+/// A client without a grant learns nothing about the repository, nor that it is empty.
 #[tokio::test]
 async fn a_refusal_is_no_empty_index() {
     for (when, status, expected) in [

@@ -95,7 +95,7 @@ async fn a_digest_header_that_lies_about_a_tag_is_a_mismatch() {
     let refused = mirror.get(&manifest("1")).await;
     assert_eq!((refused.status, &*refused.error_code()), (502, "UNAVAILABLE"));
     assert_eq!(mirror.metric("forebay_digest_mismatches_total", &[]).await, 1.0);
-    // Asked by digest, what is asked for decides, not what is said.
+    // For a request by digest, the requested digest decides, not the header.
     let head = mirror.head(&manifest(&image.manifest)).await;
     assert_eq!((head.status, head.header("docker-content-digest")), (200, Some(image.manifest.as_str())));
     assert_is(&mirror.get(&manifest(&image.manifest)).await, OCI_MANIFEST, &image.manifest, &image.manifest_bytes);

@@ -40,7 +40,7 @@ async fn a_scarce_pull_is_not_spent_on_a_tag_that_moved() {
     }
     assert_eq!((asked(&registry, Method::HEAD), asked(&registry, Method::GET)), (5, 1));
     mirror.until_metric("forebay_requests_total", &[("operation", "manifest"), ("outcome", "stale")], 4.0).await;
-    // What is not here is asked for.
+    // forebay requests what is not cached.
     registry.add_image("team/app", "2", &[b"other"]);
     assert_eq!(mirror.get(&manifest(2)).await.status, 200);
     assert_eq!(mirror.get(&manifest(&new.manifest)).await.status, 200);

@@ -175,7 +175,7 @@ async fn whatever_the_age_one_question_in_a_second() {
             assert_eq!((get.status, get.body), (200, image.manifest_bytes.clone()), "{told}");
             assert!(told_age(&mirror.head(&manifest(1)).await) >= Some(60), "{told}");
         }
-        // A record that is too old for anything is asked for by GET each time, any other by HEAD.
+        // A record beyond every bound costs a GET each time, any other a HEAD.
         let most = began.elapsed().as_secs() + 1;
         assert!(registry.requests().len() as u64 <= most, "{told}: {} > {most}", registry.requests().len());
     }

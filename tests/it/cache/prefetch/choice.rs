@@ -105,7 +105,7 @@ async fn an_artifact_with_an_empty_configuration_brings_nothing_ahead() {
     for (seed, kind) in (1..).zip([EMPTY, EMPTY, CONFIG]) {
         let tag = seed.to_string();
         layers.push(variant(&registry, &tag, (kind, &config), &content(LAYER, seed)));
-        // The first one is asked for each time, by a client that has read nothing else.
+        // A client that has read nothing else requests the first one each time.
         for (client, tag) in [(OF[0], &*tag), (OF[1], "1")] {
             get_tag(&mirror, client, tag).await;
             assert_eq!(get_as(&mirror, client, &path(&config)).await, 200);

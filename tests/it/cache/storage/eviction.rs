@@ -209,7 +209,7 @@ async fn below_min_free_every_blob_streams_uncached() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_that_outgrows_the_cache_goes_on_uncached() {
     let registry = FakeRegistry::start().await;
-    // Room is asked for in steps of 16 MiB while the length is not known.
+    // A download reserves room in steps of 16 MiB while its length is not known.
     let mirror = Mirror::build(&registry).max_size(20 * MIB as u64).start().await;
     let (digest, content) = add(&registry, 24 * MIB, 1);
     registry.fault(When::blobs(), Fault::NoContentLength);

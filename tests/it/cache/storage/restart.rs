@@ -93,7 +93,7 @@ async fn a_smaller_cache_is_made_so_at_the_start() {
     assert!(blob::allocated(&mirror.cache_dir()) <= MIB as u64 + 200_000);
 }
 
-/// Leaves a fill of a blob of 2 MiB at half, nobody reading it, and ends the mirror.
+/// Leaves the download of a blob of 2 MiB at half, without a reader, and ends the mirror.
 async fn leave_partial(registry: &FakeRegistry, mirror: &mut Mirror) -> (forebay::oci::Digest, bytes::Bytes) {
     let (digest, content) = add(registry, 2 * MIB, 1);
     let gate = Gate::new();

@@ -1,4 +1,4 @@
-//! What is refused before anybody is asked.
+//! Requests that forebay refuses without a request to an upstream.
 
 use super::Two;
 use forebay_test_support::{
@@ -28,7 +28,7 @@ async fn what_no_upstream_is_called_is_never_asked() {
         format!("/v2/a/b/referrers/{digest}?ns=evil.example"),
         "/v2/_catalog?ns=evil.example".to_owned(),
         "/v2/?ns=evil.example".to_owned(),
-        // Nobody's namespace at Docker Hub looks so: a registry is meant that is not configured.
+        // No namespace at Docker Hub looks so: the client means a registry that is not configured.
         "/v2/evil.example/a/b/manifests/1".to_owned(),
         "/v2/localhost/a/manifests/1".to_owned(),
         format!("/v2/evil.example:443/a/blobs/{digest}"),
@@ -60,7 +60,7 @@ async fn names_tags_and_digests_that_are_none() {
         (&format!("/v2/a/b/blobs/sha256:{}", "A".repeat(64)), "DIGEST_INVALID"),
         (&format!("/v2/a/b/blobs/sha512:{}", "a".repeat(64)), "DIGEST_INVALID"),
         (&format!("/v2/a/b/referrers/{short}"), "DIGEST_INVALID"),
-        // What could be taken for another path by whoever reads it next.
+        // The next reader could take these for another path.
         ("/v2/a%252Fb/manifests/1", "NAME_INVALID"),
         ("/v2/a/%252e%252e/manifests/1", "NAME_INVALID"),
         ("/v2/../a/manifests/1", "NAME_INVALID"),

@@ -1,4 +1,4 @@
-//! Who may see the credentials: asserted on what arrived at the realm.
+//! Which realms receive credentials: asserted on the requests that arrived there.
 
 use forebay::upstream::{Config, CredentialSource, ErrorKind};
 use tempfile::TempDir;

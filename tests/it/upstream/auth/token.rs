@@ -206,7 +206,7 @@ async fn a_realm_that_refuses_is_no_outage_and_one_that_fails_is() {
     }
 }
 
-/// As ACR says of lists; nothing else is asked for because a challenge wants it.
+/// ACR's challenges for lists name such a scope; forebay requests no other scope that a challenge names.
 #[tokio::test]
 async fn a_token_request_adds_only_scopes_for_reading() {
     for (wanted, asked) in [("metadata_read", "pull,metadata_read"), ("push", "pull")] {

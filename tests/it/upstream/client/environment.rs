@@ -131,7 +131,7 @@ async fn a_helper_that_hangs_is_given_up() {
 fn has_ended(file: &Path) -> bool {
     let id = std::fs::read_to_string(file).unwrap();
     let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim()));
-    // In a container nobody may ask how an orphan ended.
+    // In a container no process may wait for an orphan.
     state.map_or(true, |state| state.contains(") Z "))
 }
 
@@ -206,7 +206,7 @@ async fn proxy() -> (u16, Receiver<String>) {
     (port, told)
 }
 
-// In the tests below the upstream's name does not exist: whoever resolves it is the proxy. That the proxy is on
+// In the tests below the upstream's name does not exist: only the proxy resolves it. That the proxy is on
 // loopback, where no redirect may lead, is the operator's choice.
 
 #[tokio::test]
@@ -244,7 +244,7 @@ async fn https_goes_through_a_tunnel_of_the_proxy() {
         assert!(asked.starts_with("CONNECT registry.invalid:443 HTTP/1.1\r\n"), "{asked}");
         return;
     }
-    // A tunnel that is refused is an outage; nobody goes around the proxy.
+    // A refused tunnel is an outage; forebay does not bypass the proxy.
     let subject = Subject::new(&config_of([url::Url::parse("https://registry.invalid").unwrap()]));
     assert_eq!(kind(subject.manifest("team/app", "1").await), Some(ErrorKind::Unavailable));
 }

@@ -103,7 +103,7 @@ async fn credentials_that_were_left_behind_are_not_taken_up_again() {
     registry.fault(When::blob(&digest), to_cdn(307));
     let away_and_back = Fault::Answer { status: 307, headers: vec![("location", back)], body: String::new() };
     registry.fault(When::blobs().at(Server::Cdn), away_and_back);
-    // The registry refuses the stranger at the end of the way; that is no refusal of whoever asks.
+    // The target refuses a request without credentials; that is no refusal of the client.
     assert_eq!(kind(subject.blob("team/app", &digest, WHOLE).await), Some(ErrorKind::Unavailable));
     let back = registry.requests().into_iter().find(|request| request.path.contains("/back/")).unwrap();
     assert!(!has_credentials(&back));

@@ -1,4 +1,4 @@
-//! TLS to the upstream: a private CA, and nobody trusted beside it and the system's.
+//! TLS to the upstream: forebay trusts a configured CA and those of the system, and no other.
 
 use forebay::upstream::{Config, Context, ErrorKind, SetupError, Upstream};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd};

@@ -1,4 +1,4 @@
-//! GHCR: nothing without a token, though anybody gets one for what is public; it refuses at the realm, with 403.
+//! GHCR: each request needs a token, also an anonymous one for public images; the realm refuses with 403.
 
 use super::*;
 use forebay_test_support::internet::dialect::{DENIED, DISTRIBUTION, REALM};

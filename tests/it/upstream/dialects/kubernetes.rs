@@ -1,4 +1,4 @@
-//! registry.k8s.io: asks nobody; manifests are redirected to another registry, blobs to S3.
+//! registry.k8s.io: no authentication; manifests are redirected to another registry, blobs to S3.
 
 use super::*;
 use forebay_test_support::internet::dialect::DISTRIBUTION;

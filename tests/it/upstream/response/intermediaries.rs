@@ -124,7 +124,7 @@ async fn a_page_in_the_middle_of_a_blob_is_a_pause() {
         let mirror = Mirror::of(&registry).await;
         let (digest, content) = add(&registry, 400_000, 1);
         registry.fault_times(1, When::blobs(), Fault::Truncate { at: 200_000 });
-        // In place of the rest; the whole is asked for then.
+        // In place of the rest; forebay requests the whole blob then.
         registry.fault_times(1, When::blobs().ranged(), page.clone());
         let end = Raw::get(mirror.address(), &path(&digest), &[]).await.rest().await;
         assert!(end.is_whole() && end.bytes() == content, "{page:?}");

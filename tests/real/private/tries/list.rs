@@ -1,4 +1,4 @@
-//! The requests of somebody who wants what is not theirs.
+//! The requests of a user who wants content of another user.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -76,7 +76,7 @@ impl Case {
         let bob = BOB.basic();
         let media = hers.manifest.media_type;
         let mut tries = Vec::new();
-        // Nobody; he himself; her name with his password, none, and another; his own with what is no password.
+        // No credentials; his own; her name with his password, none, and another; his own with what is no password.
         let names = [
             None,
             Some(bob.clone()),

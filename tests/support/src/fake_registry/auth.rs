@@ -1,4 +1,4 @@
-//! Who may ask, and the token realm with its dialects.
+//! Authentication, and the token realm with its dialects.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Method, header};
@@ -35,7 +35,7 @@ pub struct Bearer {
     pub challenges: Vec<String>,
     /// User names and passwords that get a token, by GET or by POST.
     pub users: Vec<(String, String)>,
-    /// User names (empty: nobody's) and the repositories that they may use; none: everybody all of them. A token for
+    /// User names (empty: anonymous) and the repositories that they may use; none: everybody all of them. A token for
     /// others is issued all the same, and is good for nothing.
     pub rights: Vec<(&'static str, &'static str)>,
     /// The identity token that gets a token by POST.
@@ -209,7 +209,7 @@ impl Bearer {
     }
 }
 
-/// Who asks the realm, by name; nobody: empty.
+/// The user of a request to the realm; anonymous: empty.
 fn asker(request: &Record) -> String {
     let shown = request.header("authorization").and_then(|shown| shown.strip_prefix("Basic "));
     let decoded = shown.and_then(|shown| String::from_utf8(STANDARD.decode(shown).ok()?).ok());

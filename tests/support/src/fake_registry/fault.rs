@@ -219,7 +219,7 @@ pub(super) struct Rule {
     pub times: usize,
 }
 
-/// Holds whoever comes to it until it is opened; for good, then.
+/// Holds each request that reaches it until it is opened; then it stays open.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<Ends>);
 
@@ -238,7 +238,7 @@ impl Gate {
         self.0.open.send_replace(true);
     }
 
-    /// Waits until somebody has come to the gate; a minute at most.
+    /// Waits until a request has reached the gate; a minute at most.
     pub async fn reached(&self) {
         self.reached_by(1).await;
     }

@@ -60,7 +60,7 @@ fn found(media_type: &str, headers: impl IntoIterator<Item = (&'static str, Stri
     Found { media_type: media_type.to_owned(), digest: None, headers, bytes: content.to_string().into() }
 }
 
-/// What of a sorted list is asked for, and where it goes on.
+/// The requested page of a sorted list, and where the next one begins.
 fn page<'a, T: 'a>(record: &Record, mut all: Vec<T>, name: impl for<'b> Fn(&'b T) -> &'b str) -> (Vec<T>, Link) {
     if let Some(last) = record.parameter("last").first() {
         all.retain(|one| name(one) > last.as_str());

@@ -30,7 +30,7 @@ pub(super) fn is_write(record: &Record) -> bool {
                 && (path.contains("/manifests/") || path.contains("/blobs/")))
 }
 
-/// Reads the content, unless the request is refused, and does what is asked.
+/// Reads the content, unless the request is refused, and executes the request.
 pub(super) async fn serve(
     record: &Record,
     mut request: Request<Incoming>,

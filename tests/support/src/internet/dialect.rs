@@ -10,7 +10,7 @@ pub struct Dialect {
     /// What an operator has to write beside the name.
     pub configuration: &'static str,
     /// `WWW-Authenticate` of a request for a repository, a header for each; `{repository}` and `{action}` are replaced.
-    /// None of them: it asks nobody.
+    /// No authentication.
     pub challenges: &'static [&'static str],
     /// The same of a request for no repository.
     pub base_challenges: &'static [&'static str],
@@ -26,7 +26,7 @@ pub struct Dialect {
     pub wrong_password: Option<Refusal>,
     /// Names and passwords. All of them may pull everything.
     pub users: &'static [(&'static str, &'static str)],
-    /// Repositories that anybody may pull, each with one image.
+    /// Repositories that need no credentials, each with one image.
     pub public: &'static [&'static str],
     pub private: &'static [&'static str],
     /// What a token must allow for a list of tags.
@@ -56,7 +56,8 @@ pub enum Mount {
     Refused(Refusal),
 }
 
-/// A token realm. It refuses another service than its own, scopes it cannot read, and an `account` that is not who asks.
+/// A token realm. It refuses another service than its own, scopes it cannot read, and an `account` that is not the
+/// user of the request.
 #[derive(Clone, Copy)]
 pub struct Realm {
     pub url: &'static str,
@@ -92,7 +93,7 @@ pub struct Redirect {
     pub get_only: bool,
     /// What the target answers to an Authorization; `None`: it does not mind.
     pub authorization: Option<Refusal>,
-    /// What the target answers to a URL that was signed by nobody, for another method, or is used again.
+    /// The target's response to a URL without a valid signature, with one for another method, or that is used again.
     pub expired: Refusal,
 }
 

@@ -155,7 +155,7 @@ impl Registry {
         answer
     }
 
-    /// The answer to who may not have it; `None`: it may be had.
+    /// The refusal; `None`: the client may have it.
     fn refusal(&self, seen: &Seen, repository: Option<&str>, action: &str) -> Option<Answer> {
         if self.dialect.challenges.is_empty() {
             return None;

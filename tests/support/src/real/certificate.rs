@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
-/// The authority: nobody trusts it who was not given [`Authority::pem`].
+/// The authority; only clients that were given [`Authority::pem`] trust it.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }

@@ -1,4 +1,4 @@
-//! What is on disk below a folder that somebody else is changing.
+//! Files and disk usage below a folder that another process is changing.
 
 use std::collections::HashMap;
 use std::fs;

@@ -23,7 +23,7 @@ impl Download {
     }
 }
 
-/// A client that trusts nobody's TLS and uses no proxy.
+/// A client that trusts no certificate and uses no proxy.
 pub fn client() -> Client {
     Client::builder().no_proxy().tls_certs_only([]).build().expect("a client can be built")
 }

@@ -1,4 +1,4 @@
-//! A network of a test's own: loopback, and an address that is not loopback and belongs to nobody (RFC 5737). The machine's
+//! A network of a test's own: loopback, and an address that is not loopback and has no owner (RFC 5737). The machine's
 //! own network, and other tests' ports, are not to be seen from there.
 
 use std::path::Path;

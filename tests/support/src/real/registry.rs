@@ -37,7 +37,7 @@ pub struct Access {
 }
 
 impl Registry {
-    /// Open to everybody, in clear.
+    /// Without authentication, in clear.
     pub async fn open() -> Registry {
         let folder = new_folder();
         Registry::start(folder, json!({}), json!({}), None, Login::None).await
@@ -53,7 +53,7 @@ impl Registry {
         registry
     }
 
-    /// In clear, with the token server deciding who may do what.
+    /// In clear; the token server grants access.
     pub async fn with_tokens(tokens: &TokenServer) -> Registry {
         let folder = new_folder();
         let bundle = folder.path().join("tokens.crt");
@@ -155,7 +155,7 @@ impl Registry {
     }
 }
 
-/// Writes the configuration of a registry that has this folder, for whoever starts it.
+/// Writes the configuration of a registry that has this folder.
 pub fn configure(folder: &Path, port: u16, tls: Value, auth: Value) {
     let further = if auth == json!({}) { json!({}) } else { json!({ "auth": auth }) };
     configure_with(folder, port, tls, further);

@@ -36,7 +36,7 @@ pub struct TokenServer {
     task: JoinHandle<()>,
 }
 
-/// Signs tokens for whoever holds it.
+/// Signs tokens.
 #[derive(Clone)]
 pub struct Minter {
     key: EncodingKey,
@@ -52,7 +52,7 @@ pub struct Asked {
     pub user: Option<String>,
 }
 
-/// Somebody with a password, and the repositories that are theirs.
+/// A user with a password, and the user's repositories.
 #[derive(Clone, Copy, Debug)]
 pub struct User {
     pub name: &'static str,
@@ -67,7 +67,7 @@ impl User {
     }
 }
 
-/// Who gets what: all users do what they want, and everybody pulls; or each has what is theirs, and nobody anything else.
+/// Which access a client gets: each user does all and every client pulls; or each user has only their own repositories.
 enum Rule {
     OpenToPull,
     EachTheirOwn,
@@ -81,12 +81,12 @@ struct Shared {
 }
 
 impl TokenServer {
-    /// Gives `pull` to everybody and `push` to the one user.
+    /// Grants `pull` to every client and `push` to the one user.
     pub async fn start(name: &'static str, password: &'static str) -> TokenServer {
         TokenServer::with(vec![User { name, password, repositories: &[] }], Rule::OpenToPull).await
     }
 
-    /// Gives each of these users what they ask for of their own repositories, and nobody anything else.
+    /// Grants each of these users all access to their own repositories, and nothing else.
     pub async fn of(users: &[User]) -> TokenServer {
         TokenServer::with(users.to_vec(), Rule::EachTheirOwn).await
     }

@@ -32,7 +32,7 @@ impl Turn {
 }
 
 /// Where lock files are: one place for all tests of a user, whatever TMPDIR a run has. Another user's files could not
-/// be opened. They are empty and stay: to remove one would be to take it from under whoever waits for it.
+/// be opened. They are empty and stay: to remove one would break a process that waits for it.
 pub fn locks() -> PathBuf {
     let folder = PathBuf::from(format!("/tmp/forebay-test-locks-{}", rustix::process::getuid().as_raw()));
     fs::create_dir_all(&folder).expect("the folder of locks can be made");

@@ -27,7 +27,7 @@ async fn a_password_that_was_taken_goes_at_once_and_only_once() {
         world.registry.require(basic(password));
         world.registry.forget_requests();
         assert_eq!(get_as(&mirror, ANN, "/v2/team/a/manifests/1").await.status, status);
-        // A refusal is asked for its words.
+        // A GET fetches the message of the refusal.
         let asked: Vec<_> = world.registry.requests().into_iter().map(|request| request.method).collect();
         assert_eq!(asked, if status == 401 { vec![Method::HEAD, Method::GET] } else { vec![Method::HEAD] });
         assert!(world.registry.requests().iter().all(|request| request.header("authorization").is_some()));

@@ -219,7 +219,7 @@ async fn distant_ranges_of_a_cold_blob_do_not_wait_for_all() {
     gate.open();
     until_stored(&mirror).await;
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
-    // The upstream is asked for one range at a time.
+    // forebay requests one range at a time from the upstream.
     for request in registry.requests() {
         assert!(request.header("range").is_none_or(|range| !range.contains(',')), "{request:?}");
     }
@@ -240,7 +240,7 @@ async fn an_upstream_without_ranges_is_no_reason_for_the_whole() {
     }
 }
 
-/// It is larger than the cache: each part is asked for, and where there are no parts all of it is given.
+/// It is larger than the cache: forebay requests each range, and sends the whole where the upstream has no ranges.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_ranges_of_a_blob_that_is_not_cached() {
     for fault in [None, Some(Fault::IgnoreRange), Some(Fault::RefuseRange), Some(Fault::Truncate { at: 100 })] {

@@ -69,7 +69,7 @@ async fn of_requests_refused_together_not_each_asks_the_base() {
     assert!(registry.count(|request| request.path == "/v2/" && has_credentials(request)) < 10);
 }
 
-/// A base that answers everybody says nothing of a password.
+/// A base that answers without credentials says nothing about a password.
 #[tokio::test]
 async fn a_401_at_one_repository_leaves_a_try_to_another() {
     let registry = registry(basic_auth("se:cret")).await;
