@@ -274,8 +274,8 @@ impl BlobCache {
         let subscription = joined.into_subscription();
         let download = subscription.download().clone();
         let is_other_source = !download.source().is_same(source);
-        // The failure of another repository's says nothing about this one, nor does the circle of who began the download. A
-        // damaged file of ours is gone: the next download begins at the front.
+        // The failure of another repository's download says nothing about this one, nor does a loop of the request that
+        // began it. A damaged file of ours is gone: the next download begins at the front.
         let says_nothing = |error: &DownloadError| match error {
             DownloadError::Upstream(error) => is_other_source || (!led && error.kind == ErrorKind::Loop),
             DownloadError::Mismatch => is_other_source,
@@ -298,7 +298,7 @@ impl BlobCache {
         let outcome = match (led, download.is_complete()) {
             // A small blob may be complete by now, and was fetched for this request nonetheless.
             (true, _) if !download.was_cached() => Outcome::Miss,
-            // Whoever asks while a verified blob is being synced finds all of it here.
+            // While a verified blob is being synced, all of it is already here.
             (_, true) => Outcome::Hit,
             (_, false) => Outcome::Joined,
         };
@@ -341,7 +341,7 @@ impl BlobCache {
         Ok(opened)
     }
 
-    /// Forgets a blob that was deleted. Who reads it goes on.
+    /// Forgets a blob that was deleted. Its current readers go on.
     pub async fn forget(&self, upstream: &Upstream, digest: &Digest) {
         let id = Visibility::of(upstream).key(digest);
         self.downloads.committed(&id).await;

@@ -1,7 +1,7 @@
 //! Uploads that are kept while they pass: the next client pulls what was pushed a moment ago.
 //!
-//! What must hold: whoever passes an upload on waits for nothing here. Bytes are taken while there is room in a queue,
-//! and else the capture is given up, never the push. A [`Capture`] belongs to one request at a time, or lies here between two:
+//! What must hold: forwarding an upload never waits for its capture. Bytes are taken while the queue has space, and
+//! else the capture ends, never the push. A [`Capture`] belongs to one request at a time, or lies here between two:
 //! what takes it away, and does not bring it back, ends it. A task of its own (`hand`) writes, hashes and, when all is
 //! here and right, has the cache adopt it.
 
@@ -71,7 +71,7 @@ pub enum CaptureError {
     TooLarge,
     #[error("it comes faster than it can be written")]
     TooFast,
-    /// Nobody writes it any more, and the log says why.
+    /// Its writer has ended, and the log says why.
     #[error("it has ended")]
     Ended,
 }
@@ -85,7 +85,7 @@ enum Message {
 /// The end of an upload.
 struct Commit {
     source: Source,
-    /// Dropped when who asks for it finds it, or when nobody will.
+    /// Dropped as soon as clients can read the blob, or when it failed.
     found: oneshot::Sender<()>,
 }
 
@@ -184,8 +184,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Nothing follows, and the upstream has taken it as this: it is to be in the cache if it is that. Waits a moment for
-    /// it, so that in the usual case who asks next finds it; the rest of a long hash is not waited for.
+    /// Nothing follows, and the upstream has taken it as this: it is to be in the cache if it is that. Waits a moment
+    /// for it, so that usually the next client finds it; the rest of a long hash is not waited for.
     pub async fn commit(self, source: Source) {
         let (found, is_found) = oneshot::channel();
         // A hand that has ended does not want it.

@@ -1,8 +1,8 @@
 //! One download into the cache, and its many readers.
 //!
-//! A download belongs to [`Downloads`], never to a request: its task writes a temporary file, and every client,
-//! the first one too, reads that file as it grows. A slow or vanished reader disturbs nobody. The last
-//! bytes of the whole are held back until the digest is verified, so no client ends with wrong content.
+//! A download belongs to [`Downloads`], never to a request: its task writes a temporary file, and every client, the
+//! first one too, reads that file as it grows. A slow reader, or one that leaves, delays no other. The last bytes of
+//! the whole are held back until the digest is verified, so no client ends with wrong content.
 //!
 //! A range that lies far ahead of the writer is fetched by a transfer of its own into the same file
 //! (`ranges`); no byte is asked for twice, and every byte is hashed in the end: from memory where the
@@ -68,7 +68,7 @@ use crate::{
     upstream::{ContentNotes, Mirrors},
 };
 
-/// What a download's task and its readers share.
+/// A download, as its task and its readers share it.
 pub struct Download {
     source: Source,
     /// Another download of the blob was under way when it began.
@@ -83,18 +83,18 @@ pub struct Download {
     subscribers: watch::Sender<usize>,
     /// How many of them are prefetches; changed in the same way.
     prefetch_subscribers: AtomicUsize,
-    /// Nobody wants it any more, or the process ends.
+    /// Cancelled when no client needs the download any more, or the process ends.
     cancel: CancellationToken,
-    /// Since when others wait for the room that it leaves.
+    /// Since when others wait for the space that it frees.
     leaving_since: OnceLock<Instant>,
     /// All bytes are there: transfers of ranges end.
     ranges: CancellationToken,
     hash: hasher::Hasher,
-    /// A client asked for it, at whatever time; else it is fetched ahead.
+    /// A client has requested it; else it is a prefetch.
     wanted: AtomicBool,
     /// Bytes that came over all its transfers.
     received: AtomicU64,
-    /// Bytes beside these that came and were thrown away, since they are here already.
+    /// Bytes that came again and were thrown away.
     skipped: Arc<AtomicU64>,
     /// For how many microseconds they were not read because the disk was busy.
     stalled: AtomicU64,
@@ -175,7 +175,7 @@ impl Download {
         transfer.total().is_none_or(|told| self.state().total.is_none_or(|known| known == told))
     }
 
-    /// From now on the file may have holes, also for who finds it after a kill.
+    /// Renames the file so that its name says, also after a kill, that it may have gaps.
     async fn allow_gaps(&self) -> io::Result<()> {
         let name = {
             let state = self.state();
@@ -233,7 +233,7 @@ impl Download {
         timeout(limit, admitted).await.is_ok()
     }
 
-    /// All is there: who finds the file after a kill is to need nothing else.
+    /// Renames the file, in which nothing is missing, so that a download after a kill can resume all of it.
     async fn close_gaps(&self) {
         let (name, file) = {
             let state = self.state();
@@ -270,7 +270,7 @@ impl Download {
         self.is_complete() || !self.cancel.is_cancelled()
     }
 
-    /// The transfer that found no room to be written, for the first who asks.
+    /// The open transfer of a download that found no space, for the first caller.
     pub fn take_transfer(&self) -> Option<Transfer> {
         self.state().spare_transfer.take()
     }

@@ -16,8 +16,8 @@ use crate::{file_slice::FileSlice, oci::Verifier};
 
 /// How much is read at a time, in bytes: what the processor's own cache holds.
 const STEP: usize = 64 * 1024;
-/// How many downloads are hashed at a time: more threads than processors would only be taken from those who serve. Whoever
-/// waits gets a turn after each stretch of another one.
+/// How many downloads are hashed at a time: more threads than processors would only slow down responses. A waiting
+/// download gets a turn after each chunk of another.
 pub(super) static TURNS: LazyLock<Arc<Semaphore>> =
     LazyLock::new(|| Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))));
 
@@ -37,7 +37,7 @@ pub(crate) async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io
     .await
 }
 
-/// A turn for who can wait: there is none while downloads hash on all processors.
+/// A turn for work that can wait: there is none while downloads hash on all processors.
 pub(crate) fn turn_to_spare() -> Option<OwnedSemaphorePermit> {
     TURNS.clone().try_acquire_owned().ok()
 }

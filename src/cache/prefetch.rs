@@ -1,15 +1,15 @@
 //! Layers that a client is about to ask for.
 //!
-//! Who gets an image's configuration will want its layers: those that are not here are begun at once, in the
-//! manifest's order, a few at a time. Several images may have one configuration (the same layers in gzip and in zstd,
-//! artifacts with an empty one), so that the manifest which this client has read just before says which layers those are;
-//! a client that has read several of them, or none, has nothing fetched ahead. A prefetch is a download like any other, which
-//! clients join; what of it fails is fetched when it is asked for, and not before.
+//! A client that reads an image's configuration will soon request its layers: those that are not cached are downloaded
+//! at once, in the manifest's order, a few at a time. Several images may have one configuration (the same layers in
+//! gzip and in zstd, artifacts with an empty one), so that the manifest which this client has read just before says
+//! which layers those are; a client that has read several of them, or none, has nothing fetched ahead. A prefetch is a
+//! download like any other, which clients join; what of it fails is fetched when it is asked for, and not before.
 //!
-//! All of it is a guess, so it is bounded wherever it could be in somebody's way: in all, per upstream, by the sizes
-//! that the manifest tells, and by time when nothing comes. What no client has taken yet is the first to go from the cache
-//! (`download::task`), and counts for the client whose request began it ([`Unclaimed`]). A repository whose manifest lies about a
-//! layer has nothing fetched ahead for a while, if its upstream gave that manifest itself.
+//! All of it is a guess, so it is bounded: in all, per upstream, by the sizes in the manifest, and by time when nothing
+//! comes. Layers that no client has requested yet are evicted first, and count for the client whose request began them
+//! ([`Unclaimed`]). A repository whose manifest lies about a layer has nothing fetched ahead for a while, if its
+//! upstream gave that manifest itself.
 
 pub(crate) mod images;
 mod layer_end;
@@ -54,7 +54,7 @@ const MAX_WAITING: usize = 64;
 const MAX_WAITING_FOR_UPSTREAM: usize = 16;
 /// How many upstreams' turns are remembered.
 const MAX_UPSTREAMS: u64 = 1024;
-/// Who asks for the same configuration again so soon starts nothing.
+/// A second request for the same configuration within this time starts nothing.
 const ONCE_IN: Duration = Duration::from_secs(60);
 /// What part of the cache may be fetched ahead without being taken; one client may have three quarters of that.
 const MAX_PART_OF_CACHE: u64 = 4;
@@ -62,7 +62,7 @@ const MAX_PART_OF_CACHE: u64 = 4;
 const DISTRUST_TTL: Duration = Duration::from_secs(10 * 60);
 const MAX_DISTRUSTED: u64 = 10_000;
 
-/// Begins downloads before somebody asks for them. A cheap handle.
+/// Begins downloads before clients request them. A cheap handle.
 #[derive(Clone)]
 pub(crate) struct Prefetch(Arc<PrefetchInner>);
 
@@ -163,7 +163,7 @@ impl Prefetch {
         // An upstream that fails now is not to be asked for all the rest as well.
         let over = &AtomicBool::new(false);
         let fetch = async |layer: Layer| {
-            // Nobody closes them. The upstream's comes first: who waits for it is in no other upstream's way.
+            // The semaphores are never closed. The upstream's comes first: waiting for it blocks no other upstream.
             let Ok(_turn) = turns.layers.acquire().await else { return };
             let Ok(_turn_of_all) = self.0.at_once.acquire().await else { return };
             let source = Source { digest: layer.digest.clone(), ..config.clone() };

@@ -1,4 +1,4 @@
-//! Who reads what, so that the slowest go first while there is no room for others.
+//! The readers of blobs and responses, so that the slowest are ended while there is no space for others.
 //!
 //! What must hold: only readers that keep forebay waiting are ended, and of those none that was not slow for a whole window of
 //! its own time; nothing is ended in vain, that is, unless room comes of it: what comes of those that were ended before counts. One

@@ -158,7 +158,7 @@ impl DiskStore {
         }
     }
 
-    /// Who reads what, also of answers that are not on disk.
+    /// The readers of blobs and responses, also of those that are not on disk.
     pub fn readers(&self) -> &SlowReaders {
         &self.0.readers
     }
@@ -299,7 +299,7 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that is shutting down cancels blocking work; nobody waits for the answer then.
+            // Only a runtime that is shutting down cancels blocking work; no caller waits for the result then.
             Err(_) => std::future::pending().await,
         },
     }

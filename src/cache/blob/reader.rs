@@ -40,7 +40,7 @@ impl BodyPiece {
     }
 }
 
-/// The body cannot go on. Whoever sends it breaks the connection: this must never look like an end.
+/// The body cannot go on. The sender breaks the connection: this must never look like an end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("the upstream failed in the middle of the blob")]

@@ -23,7 +23,7 @@ use crate::{
     oci::{Algorithm, Digest, Verifier},
 };
 
-/// One that nobody wrote to for so long is given up.
+/// A capture that got no bytes for this long ends.
 const TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How many pieces are written at once: fewer than one call of the system takes.
 const MAX_PIECES: usize = 256;
@@ -75,7 +75,7 @@ struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        // In this order: nobody puts it back from now on.
+        // In this order: no request can put it back from now on.
         self.queue.close();
         drop(self.captures.take(self.number));
     }
@@ -221,7 +221,7 @@ impl Hash {
         }
         let slice = FileSlice { file: file.file().clone(), offset: self.hashed, len };
         self.hashed += len;
-        // It ends by itself after this stretch, whoever is there.
+        // The job ends by itself after this chunk.
         self.state = CaptureState::Busy(self.tasks.spawn(hash_in_turn(slice, verifier)));
         Ok(())
     }

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::cache::storage::TempBlob;
 
-/// A stretch that somebody else fetches is jumped over by a new request when it is longer than this, in bytes;
-/// a shorter one is quicker to read past.
+/// The main transfer skips a claimed range by a new request when it is longer than this, in bytes; a shorter one is
+/// quicker to read past.
 const MIN_SKIP: u64 = 4 * 1024 * 1024;
 
 /// Writes what the transfer gives until it ends, but for what others fetch.
@@ -25,7 +25,7 @@ pub(super) async fn copy_all(
 ) -> Result<(), DownloadError> {
     let mut pipeline = WritePipeline::new(download, temp.file(), true);
     let copied = copy(downloads, download, temp, transfer, &mut pipeline).await;
-    // Whatever happened: nobody writes any more when this returns.
+    // No write is under way when this returns, whatever happened.
     let finished = pipeline.finish().await;
     temp.note_written(download.update(|state| std::mem::take(&mut state.unreported)));
     copied.and(finished)
@@ -43,7 +43,7 @@ async fn copy(
     loop {
         let Some(bytes) = download.unless_cancelled(pipeline.receive(transfer)).await? else { return Ok(()) };
         if transfer.is_from_front() && !alone {
-            // Also those extra_connections that wait for a place where they are needed.
+            // Also those extra connections that wait for a place where they are needed.
             download.update(DownloadState::without_connections);
             // What they leave undone is read on the way, wherever it is: else all would have to come once more.
             let ended = async {
@@ -96,7 +96,8 @@ fn admit(
     pipeline: &mut WritePipeline,
 ) -> Result<u64, BehindHole> {
     let mut state = download.state();
-    // Who claimed bytes may still be on the way to say so; a kill in between would leave zeros that look like content.
+    // The transfer that claimed bytes may not have renamed the file yet; a kill before that would leave zeros that look
+    // like content.
     if !state.gaps_allowed && !state.claimed.is_empty() {
         return Err(BehindHole(bytes));
     }
@@ -121,7 +122,7 @@ fn admit(
     Ok(std::mem::take(&mut state.unreported))
 }
 
-/// Whether a range transfer gave up on bytes that were passed over, in prefix of `position`: somebody waits for them.
+/// Whether a range transfer gave up bytes before `position` that were skipped: a reader waits for them.
 fn is_gap_behind(download: &Download, position: u64) -> bool {
     let state = download.state();
     // What one lane gives up another takes.
@@ -132,8 +133,8 @@ fn is_gap_behind(download: &Download, position: u64) -> bool {
     gap.is_some_and(|gap| gap.start < position)
 }
 
-/// Goes over a long stretch that somebody else fetches, by a new request behind it; where that fails (`failed_skip`) it is
-/// not tried again.
+/// Skips a long claimed range by a new request for what follows it; where that fails (`failed_skip`), it is not tried
+/// again.
 async fn skip_claimed(
     download: &Download,
     transfer: &mut Transfer,

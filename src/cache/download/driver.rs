@@ -29,7 +29,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
     let mut temp = None;
     let worked = tokio::select! {
         worked = work(&downloads, &download, &mut temp) => worked,
-        // Opens and ends nothing but extra_connections, which end with the download.
+        // Opens and ends nothing but extra connections, which end with the download.
         never = parallel::steer(&downloads, &download) => match never {},
         // Cancels the download; `work` ends by that.
         never = abandoned::watch(&downloads, &download) => match never {},
@@ -44,7 +44,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
                 tracing::warn!(%upstream, "blobs are read in one go for a while, without ranges");
                 downloads.range_suspensions().note(download.source.upstream.registry());
             }
-            // Nobody may write any more when the file is kept, so that its length says what it has.
+            // All writes end before the file is kept, so that its length says what it has.
             download.cancel.cancel();
             download.when(|state| (state.range_transfers == 0).then_some(())).await;
             let prefix = download.update(|state| {
@@ -165,7 +165,7 @@ async fn receive(
                 return verify(download, total, prefix).await;
             }
             Some(gap) => {
-                // Somebody asked for that range and did not get it: perhaps nobody does.
+                // A range transfer did not get these bytes, and perhaps no other will: the main transfer asks for them.
                 transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total))
                     .reads_to_end()
                     .telling(&download.flow, &download.skipped);

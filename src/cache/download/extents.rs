@@ -1,4 +1,4 @@
-//! Which bytes of a growing file are there, and which somebody is fetching (pure).
+//! Sets of bytes of a growing file: those that are written, and those that are claimed (pure).
 
 use std::{collections::BTreeMap, ops::Range};
 

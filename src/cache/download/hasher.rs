@@ -1,7 +1,7 @@
 //! The running hash of a download, beside its writes: from memory what comes in order, from the file the rest.
 //!
-//! A job of the blocking pool hashes as long as there is something to hash, and whoever writes starts it again. What
-//! it is offered it keeps only while the process has memory for that, so a hash that lags reads from the file.
+//! A job of the blocking pool hashes as long as there is something to hash, and each write starts it again. What it is
+//! offered it keeps only while the process has memory for that, so a hash that lags reads from the file.
 
 use std::{collections::VecDeque, fs::File, io, sync::Arc};
 
@@ -23,10 +23,10 @@ const STRETCH: u64 = 1024 * 1024;
 /// How much one download's hash keeps in memory, in bytes.
 const MAX_QUEUED: usize = 4 * 1024 * 1024;
 
-/// The hash of everything from the prefix up to a position.
+/// The hash of everything from the front up to a position.
 struct HashTask {
     verifier: Verifier,
-    /// How many bytes from the prefix are hashed.
+    /// How many bytes from the front are hashed.
     hashed: u64,
 }
 
@@ -74,8 +74,8 @@ impl Hasher {
     /// Takes bytes that are being written, unless it has too many already; `written` says what is in the file.
     pub(super) fn offer(&self, batch: &Arc<Batch>, written: &Extents) {
         let mut state = self.state();
-        // What stands behind bytes that somebody else fetches would only take memory from others until those are here,
-        // and can be read from the file by then.
+        // Bytes behind a gap that another transfer fetches would only take memory from other downloads until the gap is
+        // closed, and can be read from the file by then.
         let is_next = batch.start() <= written.end_of_run(state.hashed);
         if batch.is_paid_for() && state.queued < MAX_QUEUED && is_next {
             state.queued += batch.len();
@@ -109,7 +109,7 @@ impl Hasher {
         }
     }
 
-    /// How many bytes from the prefix are hashed, give or take a stretch.
+    /// How many bytes from the front are hashed, give or take a stretch.
     pub(super) fn hashed(&self) -> u64 {
         self.state().hashed
     }
@@ -160,7 +160,7 @@ fn start(download: Arc<Download>, first: Next) {
     match TURNS.clone().try_acquire_owned() {
         Ok(turn) => begin(turn),
         Err(_) => drop(tokio::spawn(async move {
-            // Nobody closes it.
+            // The semaphore is never closed.
             if let Ok(turn) = TURNS.clone().acquire_owned().await {
                 begin(turn);
             }
@@ -168,7 +168,7 @@ fn start(download: Arc<Download>, first: Next) {
     }
 }
 
-/// Hashes as long as there is something to hash, and nobody else waits for the turn. Blocks.
+/// Hashes as long as there is something to hash, and no other download waits for the turn. Blocks.
 fn work(download: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
     let file = download.state().file.clone();
     let mut next = Some(first);
@@ -190,7 +190,7 @@ fn work(download: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
                 None
             }
         };
-        // It goes to who waits for it, if there is anyone.
+        // A waiting download gets the turn, if there is one.
         drop(turn);
         match (TURNS.clone().try_acquire_owned(), next.take()) {
             (Ok(mine), todo) => (turn, next) = (mine, todo),
@@ -205,7 +205,7 @@ impl HashTask {
     /// Takes of a batch what is next.
     fn take(mut self, batch: &Batch) -> Self {
         for (offset, bytes) in batch.pieces() {
-            // A piece that begins further on stands behind bytes that somebody else writes.
+            // A piece that begins further on stands behind bytes that another transfer writes.
             let known = self.hashed.checked_sub(*offset).and_then(|known| usize::try_from(known).ok());
             if let Some(rest) = known.and_then(|known| bytes.get(known..)) {
                 self.verifier.update(rest);

@@ -8,11 +8,11 @@ use super::{
 };
 use crate::cache::Source;
 
-/// How somebody came to a download.
+/// How a request came to a download.
 pub enum Joined {
-    /// It was started for this one.
+    /// The download was started for this request.
     Started(Subscription),
-    /// It was there.
+    /// The download existed.
     Existing(Subscription),
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn left_is_whole(downloads: &Downloads, download: &Arc<Download
     Ok(whole)
 }
 
-/// Asks the upstream for what is missing behind `prefix`; starts from the prefix when it will not be asked so. `None`:
+/// Asks the upstream for what is missing behind `prefix`; starts from the front when it will not be asked so. `None`:
 /// nothing is missing.
 pub(super) async fn open(
     downloads: &Downloads,

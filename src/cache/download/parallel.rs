@@ -2,8 +2,9 @@
 //!
 //! The main transfer is one request for all of the blob, and stays the only one where it is quick. Where it is not, one
 //! more connection is tried at the *end* of the blob: the main transfer ends where that began, so nothing is lost if it
-//! brought nothing. If it did, the extra_connections and the main transfer each take the next *segment* in order from then on, so
-//! that readers stream from the start; more extra_connections are opened while they bring more ([`ConnectionRamp`]).
+//! brought nothing. If it did, the extra connections and the main transfer each take the next *segment* in order from
+//! then on, so that readers stream from the start; more extra connections are opened while they bring more
+//! ([`ConnectionRamp`]).
 //!
 //! Each segment is a [`Claim`]: no byte is asked for twice, but for those on their way when the main transfer is cut.
 
@@ -31,13 +32,14 @@ use crate::cache::{Source, download::transfer::Transfer};
 const SEGMENT_TIME: f64 = 1.0;
 /// The least and the most of it, in bytes.
 const SEGMENT: std::ops::RangeInclusive<u64> = 1024 * 1024..=32 * 1024 * 1024;
-/// How long a lane waits for an answer, for the next bytes, or for a transfer that broke to go on; then somebody else gets
-/// what is left.
+/// How long an extra connection waits for a response, for the next bytes, or for a broken transfer to be resumed; then
+/// another connection fetches the rest.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// A lane that is so many times slower than the others is given up as well: they would have to wait for it.
+/// An extra connection that is this many times slower than the others is closed as well: the others would have to wait
+/// for it.
 const MUCH_SLOWER: f64 = 4.0;
 
-/// Opens extra_connections for a download as long as they bring more. Never ends; drop it with the download.
+/// Opens extra connections as long as they raise the rate. Never ends; drop it with the download.
 pub(super) async fn steer(downloads: &Downloads, download: &Arc<Download>) -> Infallible {
     let mut ramp = ConnectionRamp::new(download.source.upstream.connections());
     download.when(|state| (!matches!(state.progress, Progress::Opening)).then_some(())).await;
@@ -66,7 +68,7 @@ pub(super) async fn steer(downloads: &Downloads, download: &Arc<Download>) -> In
     std::future::pending().await
 }
 
-/// Opens more extra_connections; the first one at the end of the blob. Whether there was one to open.
+/// Opens more extra connections; the first one at the end of the blob. Whether one could be opened.
 fn add(downloads: &Downloads, download: &Arc<Download>, more: usize, each: f64) -> bool {
     let segment = segment(each);
     let mut opened = false;
@@ -119,7 +121,7 @@ impl Download {
 }
 
 impl DownloadState {
-    /// Bytes that nobody but the main transfer has asked for.
+    /// Bytes that only the main transfer has requested.
     fn missing(&self) -> Option<u64> {
         let gap = self.first_gap_but(&self.main_range.clone().unwrap_or(0..0), self.total?)?;
         Some(gap.end - gap.start)
@@ -136,19 +138,19 @@ impl DownloadState {
         self.claim(download, start..total)
     }
 
-    /// From now on everybody takes segments in order, the main transfer as well.
+    /// From now on all connections take segments in order, the main transfer as well.
     fn begin_segments(&mut self, len: u64) {
         self.segment = Some(len);
         if self.main_range.is_none() {
             // What the main transfer has received is its own, also what is still on its way into the file: it may be
-            // hashed already, so nobody else must write there.
+            // hashed already, so no other transfer may write there.
             let gap = self.total.and_then(|total| self.first_gap(total));
             let start = gap.map_or(self.main_position, |gap| gap.start.min(self.main_position));
             self.set_main_range(start..self.main_position + len);
         }
     }
 
-    /// Claims the next bytes that nobody fetches.
+    /// Claims the next bytes that no transfer fetches.
     fn claim_segment(&mut self, download: &Arc<Download>) -> Option<Claim> {
         let segment = self.next_segment(self.main_range.clone().unwrap_or(0..0))?;
         self.main_position = self.main_position.max(segment.end);
@@ -169,14 +171,14 @@ impl DownloadState {
 
     fn next_segment(&self, taken: Range<u64>) -> Option<Range<u64>> {
         let (len, gap) = (self.segment?, self.first_gap_but(&taken, self.total?)?);
-        // Less towards the end, so that nobody has to wait for the last one alone.
+        // Smaller segments towards the end, so that no connection works alone on the last one.
         let fair = (gap.end - gap.start) / (2 * (self.extra_connections as u64 + 1));
         let len = len.min(fair.max(len / 4).max(*SEGMENT.start()));
         Some(gap.start..gap.end.min(gap.start + len))
     }
 
     fn set_main_range(&mut self, range: Range<u64>) {
-        // Who waits within it does not ask for the same bytes once more.
+        // A reader that waits within it does not request the same bytes again.
         self.main_position = self.main_position.max(range.end);
         self.main_range = Some(range);
     }
@@ -195,7 +197,7 @@ impl DownloadState {
         (!range.is_empty()).then(|| Claim::make(download, self, range))
     }
 
-    /// There will be no more extra_connections; those that wait for a segment end.
+    /// There will be no more extra connections; those that wait for a segment end.
     fn settle(&mut self) {
         self.connections_refused = true;
     }
@@ -258,7 +260,8 @@ impl<'a> KeepingUp<'a> {
         let received = self.download.received.load(Ordering::Relaxed).saturating_sub(self.received);
         let (others, expected) = {
             let state = self.download.state();
-            // Where nobody else has anything to do, all wait for this one: what counts is what they did before.
+            // Where the other connections have nothing left to fetch, the download waits for this one: it is compared
+            // with their earlier rate.
             let is_last = state.range_transfers == 1 && state.missing().is_none();
             let before = state.segment.filter(|_| is_last).unwrap_or(0) as f64 / SEGMENT_TIME;
             (state.extra_connections.max(1), before)

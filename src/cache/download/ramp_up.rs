@@ -40,7 +40,7 @@ pub(super) struct Sample {
     pub download: u64,
     /// Bytes that came from its upstream, for all downloads.
     pub upstream: u64,
-    /// Bytes that nobody has asked for, or that have not come yet.
+    /// Bytes that were not requested, or have not come yet.
     pub missing: u64,
     /// Connections that are in use; those that are being opened do not count.
     pub connections: usize,

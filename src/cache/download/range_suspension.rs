@@ -1,8 +1,8 @@
 //! Upstreams whose parts are not to be trusted, for a while.
 //!
 //! A blob that was put together from several answers and proved wrong may be right when it is read in one go: some
-//! upstreams answer ranges with the right head and the wrong bytes. Which of the two it was nobody can tell, so the
-//! next downloads from there do without ranges.
+//! upstreams answer ranges with the right head and the wrong bytes. The two cases look the same, so the next downloads
+//! from there do without ranges.
 
 use std::{collections::HashMap, time::Duration};
 

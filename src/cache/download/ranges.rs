@@ -1,8 +1,8 @@
 //! Ranges far ahead of the main transfer: fetched by transfers of their own into the same file.
 //!
-//! Each has a claim on bytes that nobody else writes; what it does not get done goes back to the main
-//! transfer. So a client that wants the end of a large blob does not wait for its beginning, and the upstream
-//! still sends every byte once.
+//! Each claims bytes that no other transfer writes; those that it does not fetch go back to the main transfer. So a
+//! client that wants the end of a large blob does not wait for its beginning, and the upstream still sends every byte
+//! once.
 
 use std::{ops::Range, sync::Arc};
 
@@ -28,7 +28,8 @@ pub(super) struct Claim {
 impl Downloads {
     /// Starts a transfer for a reader that waits at `position`, if that helps it.
     ///
-    /// As the reader itself, where the upstream tells its askers apart: who began the download may have left.
+    /// The request carries the reader's own credentials where the upstream tells clients apart: the client that began
+    /// the download may have left.
     pub(super) fn fetch_ahead(&self, download: &Arc<Download>, reader: &Source, position: u64, end: Option<u64>) {
         if let Some(claim) = Claim::new(download, position, end) {
             let same = reader.upstream.principal() == download.source.upstream.principal();
@@ -67,7 +68,7 @@ impl Claim {
         Some(Self::make(download, &mut state, rest))
     }
 
-    /// Claims bytes that nobody has or fetches.
+    /// Claims bytes that are neither written nor claimed.
     pub(super) fn make(download: &Arc<Download>, state: &mut DownloadState, rest: Range<u64>) -> Self {
         state.claimed.insert(rest.clone());
         state.range_transfers += 1;
@@ -75,7 +76,7 @@ impl Claim {
         Self { download: download.clone(), rest }
     }
 
-    /// What is in the file needs nobody's claim any more.
+    /// Takes the bytes that are in the file out of the claim.
     pub(super) fn settle(&mut self) {
         let written = self.download.state().written.end_of_run(self.rest.start);
         self.rest.start = written.min(self.rest.end);

@@ -100,7 +100,7 @@ impl DownloadReader {
 pub(crate) enum Remainder {
     /// The bytes from `first` to `last`, of a range.
     Range { first: u64, last: u64 },
-    /// All that this transfer gives, from the prefix.
+    /// All that this transfer gives, from the front.
     Transfer(Box<Transfer>),
     /// What follows `sent`, of the whole blob.
     Whole { sent: Option<FileSlice>, total: Option<u64> },

@@ -12,7 +12,7 @@ pub(crate) enum DownloadResult {
     StorageFailed,
     /// It streams through: larger than the cache, or everything in the cache is being read.
     NoRoom,
-    /// Nobody was left who wanted it.
+    /// No client needed it any more.
     Abandoned,
 }
 

@@ -12,7 +12,7 @@ use crate::{
 /// How much of the end is held back until the digest is known to be right, in bytes.
 const WITHHELD_TAIL: u64 = 16 * 1024;
 
-/// Why a download ended without a blob. Every follower gets it.
+/// Why a download ended without a blob. Every subscriber gets it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DownloadError {
     #[error("the upstream failed")]
@@ -30,10 +30,10 @@ pub enum DownloadError {
     Abandoned,
 }
 
-/// How far a download is.
+/// The state of a download.
 #[derive(Clone, Debug)]
 pub(crate) enum Progress {
-    /// The upstream was asked and has not answered.
+    /// The request was sent and has no response yet.
     Opening,
     Writing,
     /// All bytes are here and right.
@@ -45,39 +45,40 @@ pub(super) struct DownloadState {
     pub(super) progress: Progress,
     /// The size of the blob in bytes, once known.
     pub(super) total: Option<u64>,
-    /// What the upstream said beside the bytes, once it has answered.
+    /// What the upstream's response said beside the bytes, once it has come.
     pub(super) remark: Option<ContentNotes>,
     pub(super) file: Option<Arc<File>>,
-    /// The download has failed, and its file may be cut: nobody begins to read any more.
+    /// The download has failed, and its file may be cut: no new reads begin.
     pub(super) closing: bool,
     pub(super) name: Option<storage::TempName>,
     pub(super) written: Extents,
-    /// How many of these bytes the main transfer has not told the reservation of.
+    /// How many of these bytes the reservation has not been told of.
     pub(super) unreported: u64,
-    /// How many bytes from the prefix an earlier download left: nothing says that they are right until the whole is verified.
+    /// How many bytes from the front an earlier download left: nothing says that they are right until the whole is
+    /// verified.
     pub(super) leftover: u64,
-    /// What range transfers write or wrote: the main transfer writes nothing there.
+    /// Bytes that range transfers fetch or fetched: the main transfer writes nothing there.
     pub(super) claimed: Extents,
     /// Whether the file's name says that it may have holes. Nothing is written behind bytes that are not there before.
     pub(super) gaps_allowed: bool,
     /// Where the main transfer is.
     pub(super) main_position: u64,
-    /// Where it has asked to go on, behind what others fetch: it is as good as there.
+    /// Where its next request begins, behind a claimed range.
     pub(super) skipping_to: Option<u64>,
     pub(super) range_transfers: usize,
-    /// What the main transfer is to fetch, when it has left bytes to extra_connections; else it fetches all that nobody else does.
+    /// The range of the main transfer, once extra connections fetch the others; without it, the main transfer fetches
+    /// all that is not claimed.
     pub(super) main_range: Option<Range<u64>>,
-    /// How much of the blob one lane takes at a time, once there are extra_connections for all of it.
+    /// How much of the blob one lane takes at a time, once there are extra connections for all of it.
     pub(super) segment: Option<u64>,
-    /// Lanes that fetch, and that are being opened.
+    /// Extra connections that fetch, and that are being opened.
     pub(super) extra_connections: usize,
     pub(super) connections_opening: usize,
-    /// The upstream gave segments, so the main transfer may have been cut.
-    /// A lane failed: there are to be no more.
+    /// An extra connection failed: no more are opened.
     pub(super) connections_refused: bool,
     /// The upstream ignores Range.
     pub(super) ranges_ignored: bool,
-    /// It is not to be asked for ranges, since what came of them was wrong lately.
+    /// The upstream is not asked for ranges, since content assembled from them was wrong lately.
     pub(super) without_ranges: bool,
     /// More than one answer went into the file.
     pub(super) from_ranges: bool,
@@ -89,7 +90,7 @@ pub(super) struct DownloadState {
     pub(super) spare_transfer: Option<Transfer>,
     /// The task of this download is over, and with it the commit.
     pub(super) ended: bool,
-    /// Keeps the finished blob for those who still read it.
+    /// Keeps the finished blob in the cache for its readers.
     pub(super) _pin: Option<Arc<Pin>>,
 }
 
@@ -142,7 +143,7 @@ impl DownloadState {
     pub(super) fn look(&self, position: u64, end: Option<u64>, whole: bool) -> Look {
         let end = end.or(self.total);
         let has_all = end.is_some_and(|end| position >= end);
-        // Who has its range is done, whatever becomes of the rest.
+        // A reader that has its range is done, whatever becomes of the rest.
         if has_all && !whole {
             return Look::End;
         }

@@ -1,4 +1,5 @@
-//! All downloads in flight: who leads is decided here, atomically, and who still reads is counted here.
+//! All downloads in flight: it is decided here, atomically, which request starts one, and its subscribers are counted
+//! here.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,8 +23,8 @@ use crate::{
     upstream::Registry,
 };
 
-/// Downloads that go on although nobody reads them any more: the next client is likely to come soon. More than
-/// these are given up, the last orphaned first, and leave what they have to be gone on with.
+/// How many downloads go on without readers: the next client is likely to come soon. Beyond that, the download that
+/// lost its last reader most recently is cancelled; what it has is resumed later.
 const MAX_UNREAD: usize = 16;
 
 /// How many connections beside the first of each download there are at most, for all downloads together.
@@ -52,7 +53,7 @@ struct DownloadsInner {
     in_part: moka::sync::Cache<ContentKey, Leftover>,
 }
 
-/// By its bytes from the prefix and its time of last change, what is left of a blob is known again.
+/// By its bytes from the front and its time of last change, what is left of a blob is known again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leftover {
     pub prefix: u64,
@@ -71,11 +72,11 @@ pub(super) enum Entry {
     Leaving(Arc<Download>),
 }
 
-/// Somebody is interested in a download as long as this lives.
+/// A client or a prefetch takes part in a download as long as this lives.
 pub struct Subscription {
     downloads: Downloads,
     download: Arc<Download>,
-    /// It is there for no client.
+    /// It is a prefetch's.
     ahead: bool,
 }
 
@@ -213,7 +214,7 @@ impl Downloads {
         Some(subscription)
     }
 
-    /// Ends a download: those who ask from now on find the blob on disk, or start anew.
+    /// Ends a download: later requests find the blob on disk, or start a new download.
     pub(super) fn end(&self, download: &Arc<Download>, progress: Progress) {
         let mut entries = self.entries();
         let id = download.source.id();
@@ -257,7 +258,7 @@ impl Downloads {
         }
     }
 
-    /// Ends a download that only one has joined, who does not want it any more.
+    /// Cancels a download whose only subscriber leaves it.
     fn give_up(&self, download: &Arc<Download>) {
         let entries = self.entries();
         if has(&entries, download) && download.subscribers() == 1 && !download.is_complete() {
@@ -328,7 +329,7 @@ impl Subscription {
         }
     }
 
-    /// Leaves the download to the others; without any it ends, and is no orphan.
+    /// Leaves the download to its other subscribers; without any, it is cancelled.
     pub fn give_up(self) {
         self.downloads.give_up(&self.download);
     }

@@ -33,7 +33,7 @@ const PROGRESS: u64 = 64 * 1024;
 /// Where the bytes of a transfer come from just now.
 #[derive(Clone, Debug)]
 pub enum TransferFlow {
-    /// The upstream was asked and has not answered.
+    /// The request was sent and has no response yet.
     Asking,
     /// From the registry, or by way of these forebays.
     From(Option<Mirrors>),
@@ -46,7 +46,7 @@ enum TransferParts {
     Preferred,
     /// Parts alone: where there are none, another transfer reads the whole.
     Only,
-    /// The whole, from the prefix.
+    /// The whole, from the front.
     Never,
 }
 
@@ -195,7 +195,7 @@ impl Transfer {
         self.stream.as_ref().map_or(TransferFlow::Asking, |stream| TransferFlow::From(stream.mirrors.clone()))
     }
 
-    /// Tries for no longer than this to go on when it breaks: somebody else will.
+    /// Tries for no longer than this to resume when it breaks: another transfer will.
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
@@ -210,7 +210,7 @@ impl Transfer {
         Self { parts: TransferParts::Only, ..self }
     }
 
-    /// Never asks for a part of the blob: one that broke is read from the prefix again.
+    /// Never asks for a part of the blob: one that broke is read from the front again.
     pub fn without_ranges(self) -> Self {
         Self { parts: TransferParts::Never, last: None, ..self }
     }
@@ -220,7 +220,7 @@ impl Transfer {
         self.has_parts
     }
 
-    /// Whether it reads from the prefix what is there already, since parts are not to be had.
+    /// Whether it reads from the front what is there already, since parts are not to be had.
     pub fn is_from_front(&self) -> bool {
         self.parts == TransferParts::Never || self.is_whole
     }
@@ -253,8 +253,8 @@ impl Transfer {
 
     /// The next bytes; `None` after the last. Cancel-safe.
     ///
-    /// Who is [told](Transfer::telling) of it gets no bytes once when the whole comes in place of a part, and may
-    /// [rewind](Transfer::rewind) then.
+    /// A caller that is [told](Transfer::telling) of it gets an empty piece once when the whole comes in place of a
+    /// part, and may [rewind](Transfer::rewind) then.
     ///
     /// An error is final: timeout has run out, or the upstream says that there is no such blob for us.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {

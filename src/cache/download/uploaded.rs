@@ -1,4 +1,4 @@
-//! A blob that came by another way than a download: whoever wants it while it is being synced has it already.
+//! A blob that came by a push: clients can read it while it is still being synced.
 
 use std::{fs::File, sync::Arc};
 

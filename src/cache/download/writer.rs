@@ -1,8 +1,8 @@
 //! Receiving and writing at the same time: while one batch is written, the next one gathers.
 //!
-//! What must hold: a piece is seen by readers only once it is in the file; nobody writes any more when
-//! [`WritePipeline::finish`] has returned. Memory is bounded by one budget for all downloads; a download that gets nothing of it goes on
-//! in single pieces.
+//! What must hold: a piece is seen by readers only once it is in the file; no write is under way after
+//! [`WritePipeline::finish`] has returned. Memory is bounded by one budget for all downloads; a download that gets
+//! nothing of it goes on in single pieces.
 
 use std::{
     fs::File,
@@ -27,7 +27,7 @@ use crate::{
 
 /// What is gathered for one write, in bytes.
 const MAX_GATHERED: usize = 1024 * 1024;
-/// The same for the first one, which somebody waits for.
+/// The same for the first write, which a client waits for.
 const FIRST_GATHERED: usize = 64 * 1024;
 
 struct Writing {

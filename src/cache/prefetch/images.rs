@@ -33,8 +33,8 @@ pub(super) struct Layer {
     pub(super) size: u64,
 }
 
-/// A configuration where it was found. The same one elsewhere says nothing about this one: anybody can make a manifest
-/// that names a well-known configuration and layers of their own invention.
+/// A configuration where it was found. The same configuration elsewhere says nothing about this one: any user can push
+/// a manifest that names a well-known configuration and other layers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Image {
     pub(super) registry: Registry,

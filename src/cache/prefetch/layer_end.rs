@@ -13,7 +13,7 @@ pub(super) enum PrefetchEnded {
     Failed(DownloadError),
     /// Next to nothing came for a while, or not all in a long one.
     Stalled,
-    /// The upstream has something else than the manifest says, which may be larger than anybody would fetch ahead.
+    /// The upstream has another size than the manifest says, which may be too large to fetch ahead.
     OtherSize,
 }
 

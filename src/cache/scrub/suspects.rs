@@ -26,7 +26,7 @@ const MAX_REMEMBERED: u64 = 20_000;
 const MAX_QUEUED: usize = 64;
 
 pub(super) struct Suspects {
-    /// Who had what, by a hash.
+    /// Pairs of peer and blob, by a hash.
     had: moka::sync::Cache<u64, ()>,
     lately: moka::sync::Cache<ContentKey, ()>,
     queue: Mutex<VecDeque<ContentKey>>,

@@ -1,7 +1,7 @@
-//! Lanes to the disk: how many threads those may take who can wait long for a slow disk.
+//! Limits on how many threads may wait for a slow disk at a time.
 //!
 //! What must hold: however many files are written, synced or removed at once, threads of the pool are left for hits,
-//! which only open and read. Who waits for a place takes no thread.
+//! which only open and read. Waiting for a permit takes no thread.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -45,7 +45,7 @@ async fn in_lane<T: Send + 'static>(lane: &'static Semaphore, work: impl FnOnce(
     blocking(move || run(place, work)).await
 }
 
-/// The place is kept to the end of the work, also when who waited for it is gone.
+/// The permit is kept to the end of the work, also when its caller is gone.
 fn run<T>(place: Option<SemaphorePermit<'static>>, work: impl FnOnce() -> T) -> T {
     let done = work();
     drop(place);

@@ -258,7 +258,7 @@ fn is_shared(root: &Path) -> bool {
     root.canonicalize().is_ok_and(|root| SHARED.iter().any(|shared| root == Path::new(shared)))
 }
 
-/// Makes the layout where it is missing. The lock is held: nobody else does so.
+/// Makes the layout where it is missing. The lock is held, so no other process does.
 ///
 /// # Errors
 /// As [`check`], and when something cannot be made.

@@ -77,7 +77,7 @@ impl DiskStore {
         }
         let path = self.path(&key);
         self.0.touched.insert(key, ());
-        // Nobody waits for it: that a use is not noted costs a little order after a restart.
+        // It is not waited for: a use that is not noted costs a little order after a restart.
         io_limits::change_if_idle(move || {
             if let Ok(file) = File::open(&path)
                 && let Ok(metadata) = file.metadata()

@@ -11,7 +11,7 @@ use crate::cache::{
     storage::index::{BLOCK, allocated},
 };
 
-/// How long a write waits for the start-up scan; until it is through, nobody knows how much is used.
+/// How long a write waits for the start-up scan; before, it is not known how much is used.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a reservation waits while others have downloads and readers ended, until it does without.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,7 +51,7 @@ impl Short {
 /// Ends downloads that no client waits for, for the room they hold; whether there were any.
 pub(super) type GiveUp = Box<dyn Fn(Short) -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// A number of bytes on disk that nobody else will use; given back on drop.
+/// A number of bytes on disk that no other write will use; given back on drop.
 pub struct Reservation {
     store: DiskStore,
     bytes: u64,

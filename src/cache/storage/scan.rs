@@ -1,7 +1,7 @@
 //! The start-up scan: rebuilds the index from what is on disk, while requests are served already.
 //!
-//! Several threads read the shards, since a disk answers several questions in less time than one after the other.
-//! The index takes what they found in small portions: whoever serves a request needs its lock meanwhile.
+//! Several threads read the shards, since a disk answers several questions in less time than one after the other. The
+//! index takes what they found in small portions: requests need its lock meanwhile.
 
 use std::{
     fs::{DirEntry, ReadDir},

@@ -67,7 +67,7 @@ pub struct TagRecord {
     pub urls: UrlHashes,
 }
 
-/// The file's form: TOML, for whoever looks into the cache.
+/// The file's form: TOML, readable by operators.
 #[derive(Serialize, Deserialize)]
 struct Text {
     digest: String,

@@ -35,10 +35,10 @@ impl DiskStore {
         let (store, id, registry) = (self.clone(), id.clone(), registry.fingerprint());
         write(move || {
             let name = TempName::partial(&store, &id);
-            // What an earlier download left under this name, found too late to be gone on with, is overwritten: it must
-            // not be evicted under our hands.
+            // What an earlier download left under this name, found too late to be resumed, is overwritten: it must not
+            // be evicted under our hands.
             store.0.index.lock().forget(&IndexKey::Partial(id.clone()));
-            // A file of its own: who still reads the earlier one must not see it cut.
+            // A new file: readers of the earlier one must not see it cut.
             remove(&name.path());
             let temp = TempFile::create(store, name, reservation)?;
             note_registry(&temp.file, &registry);
@@ -66,9 +66,9 @@ impl DiskStore {
 
     /// What an earlier download of this blob from this registry left, and its length in bytes; `None` when there is nothing.
     ///
-    /// Bytes that another registry sent are not gone on with: they are not verified, and if they were wrong, the clients
-    /// of this one would have the error.
-    /// Where there is something, waits for the start-up scan, which is to count it first.
+    /// Bytes that another registry sent are not resumed: they are not verified, and if they were wrong, the clients of
+    /// this one would have the error. Where there is something, waits for the start-up scan, which is to count it
+    /// first.
     pub async fn resume(&self, id: &ContentKey, registry: &Registry) -> Option<(TempBlob, u64)> {
         let key = IndexKey::Partial(id.clone());
         let (store, id) = (self.clone(), id.clone());

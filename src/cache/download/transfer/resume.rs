@@ -103,7 +103,7 @@ impl Transfer {
             self.ask_for_the_whole(&error);
             return Ok(());
         }
-        // Who waits for that part is not to wait for it any longer: the main transfer gets it in another way.
+        // Readers of that part wait no longer for it: the main transfer fetches it in another way.
         if was_in_vain && self.parts == TransferParts::Only {
             return Err(error);
         }
