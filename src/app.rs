@@ -26,7 +26,7 @@ use crate::{
     oci::HostPattern,
     peer::TrustedNetworks,
     push::{Caches, Deletions, KeyError, Seal},
-    registry::{Authentication, Instance, ResponseMemory, Service, Table, via},
+    registry::{Authentication, Contents, Instance, ResponseMemory, Service, Table, via},
     route::{AllowedHosts, Routes},
     state_dir::{self, StateDirectory},
     transport::{ListenError, Listener, ReloadableTls, TlsError},
@@ -161,7 +161,8 @@ impl App {
         };
         let table = table(&config, &metrics, instance.pseudonym(), &budget)?;
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
-        let service = Arc::new(Service::new(table, auth, (caches, scrub.clone()), memory, instance, metrics.clone()));
+        let contents = Contents { caches, scrub: scrub.clone(), memory };
+        let service = Arc::new(Service::new(table, auth, contents, instance, metrics.clone()));
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
         let listener =
             Listener::bind(&config.server, inherited.registry, tls.clone(), metrics.clone())?.trusting(trusted.clone());

@@ -25,6 +25,6 @@ mod via;
 pub(crate) use self::via::via;
 pub use self::{
     response_memory::ResponseMemory,
-    service::{Authentication, Service, Table},
+    service::{Authentication, Contents, Service, Table},
     via::Instance,
 };

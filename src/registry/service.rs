@@ -47,14 +47,22 @@ pub struct Authentication {
     pub principals: PrincipalKey,
 }
 
+/// What responses are made from.
+pub struct Contents {
+    pub caches: Caches,
+    /// Learns which blobs clients get whole out of the cache.
+    pub scrub: Scrub,
+    /// The memory of responses until they are sent.
+    pub memory: ResponseMemory,
+}
+
 /// Answers every request of the registry's listeners.
 pub struct Service {
     pub table: ArcSwap<Table>,
     pub auth: Authentication,
     pub caches: Caches,
     pub instance: Instance,
-    pub scrub: Scrub,
-    /// The memory of responses until they are sent.
+    pub(super) scrub: Scrub,
     pub(super) memory: ResponseMemory,
     metrics: Metrics,
 }
@@ -79,8 +87,9 @@ impl Handle for Service {
         // What nothing has read of it goes to `unread`.
         drop(exchange.body.take());
         let Exchange { mut record, namespace, .. } = exchange;
-        // The body of a push that no upstream takes is not read.
-        let is_unwanted = matches!(&result, Err(Error { kind: ErrorKind::Unsupported, .. }));
+        // The body of a push that no upstream takes is not read, nor is anything behind a request without a valid host.
+        let is_unwanted =
+            matches!(&result, Err(Error { kind: ErrorKind::Unsupported | ErrorKind::InvalidHost(_), .. }));
         let response = result.unwrap_or_else(|error| {
             record.cause = error.cause();
             response::error(&error)
@@ -105,11 +114,11 @@ impl Service {
     pub(crate) fn new(
         table: Table,
         auth: Authentication,
-        (caches, scrub): (Caches, Scrub),
-        memory: ResponseMemory,
+        contents: Contents,
         instance: Instance,
         metrics: Metrics,
     ) -> Self {
+        let Contents { caches, scrub, memory } = contents;
         Self { table: ArcSwap::from_pointee(table), auth, caches, instance, scrub, memory, metrics }
     }
 
