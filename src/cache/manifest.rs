@@ -32,7 +32,7 @@ use self::{
     background_writer::BackgroundWriter, fetched::Fetched, files::ManifestFiles, query::ManifestQuery, tags::TagRecords,
 };
 pub(crate) use self::{
-    content::Content,
+    content::VerifiedManifest,
     error::ManifestError,
     fetched::{ManifestHead, ServedManifest},
     request::ManifestRequest,
@@ -62,7 +62,7 @@ struct ManifestCacheInner {
     files: ManifestFiles,
     metrics: Metrics,
     /// With the registry in the key if the bytes do not determine everything that clients get.
-    contents: moka::sync::Cache<(ContentKey, Option<Registry>), Arc<Content>>,
+    contents: moka::sync::Cache<(ContentKey, Option<Registry>), Arc<VerifiedManifest>>,
     tags: TagRecords,
     /// Recent 404s, each with the upstream's response.
     not_found: moka::sync::Cache<ManifestQuery, upstream::Error>,
@@ -85,7 +85,8 @@ impl ManifestCache {
         shutdown: CancellationToken,
         images: Images,
     ) -> Self {
-        let contents = bounded_cache::lru(config.manifest_memory / 1024, |_, content: &Arc<Content>| content.weight());
+        let contents =
+            bounded_cache::lru(config.manifest_memory / 1024, |_, content: &Arc<VerifiedManifest>| content.weight());
         let not_found = moka::sync::Cache::builder()
             .max_capacity(MAX_NOT_FOUND)
             .weigher(|_, error: &upstream::Error| error.weight())
@@ -208,7 +209,7 @@ impl ManifestCache {
     }
 
     /// A client at this address reads this manifest.
-    pub fn note_read(&self, upstream: &Upstream, repository: &Repository, content: &Content, client: IpAddr) {
+    pub fn note_read(&self, upstream: &Upstream, repository: &Repository, content: &VerifiedManifest, client: IpAddr) {
         self.0.images.note_read(upstream.registry(), repository, content, client);
     }
 }

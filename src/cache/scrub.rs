@@ -26,7 +26,7 @@ use self::suspects::Suspects;
 use super::{
     Config, ContentKey, DiskStore,
     hash::turn_to_spare,
-    manifest::Content,
+    manifest::VerifiedManifest,
     storage::{InspectedObject, Inspection, SHARDS, blocking, index::IndexKey, is_damage},
 };
 use crate::{
@@ -314,7 +314,9 @@ impl Verification {
         match &mut self.seen {
             Seen::Blob(verifier) => verifier.update(bytes),
             // A longer one is none, and is read no further than it takes to see that.
-            Seen::Manifest(seen) if seen.len() as u64 <= Content::MAX_FILE_LEN => seen.extend_from_slice(bytes),
+            Seen::Manifest(seen) if seen.len() as u64 <= VerifiedManifest::MAX_FILE_LEN => {
+                seen.extend_from_slice(bytes)
+            }
             Seen::Manifest(_) => {}
         }
         Ok(read as u64)
@@ -323,7 +325,7 @@ impl Verification {
     fn is_right(&self) -> bool {
         match &self.seen {
             Seen::Blob(verifier) => verifier.clone().digest() == self.digest,
-            Seen::Manifest(file) => Content::is_whole(&self.digest, file),
+            Seen::Manifest(file) => VerifiedManifest::is_whole(&self.digest, file),
         }
     }
 }

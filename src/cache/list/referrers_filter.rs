@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     bounded_cache,
-    cache::manifest::Content,
+    cache::manifest::VerifiedManifest,
     oci::{Digest, Referrers},
 };
 
@@ -43,7 +43,11 @@ impl Default for ReferrersFilter {
 
 impl ReferrersFilter {
     /// The entries of an index with these artifact types; `None` when the process ends.
-    pub(super) async fn apply(&self, content: Arc<Content>, artifact_types: &Arc<[String]>) -> Option<Referrers> {
+    pub(super) async fn apply(
+        &self,
+        content: Arc<VerifiedManifest>,
+        artifact_types: &Arc<[String]>,
+    ) -> Option<Referrers> {
         if content.bytes.len() <= MAX_IN_PLACE {
             return Some(Referrers::of(&content.bytes, artifact_types));
         }

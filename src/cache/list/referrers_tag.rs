@@ -11,7 +11,7 @@ use super::{
     served::ServedList,
 };
 use crate::{
-    cache::{ManifestRequest, Outcome, manifest::Content},
+    cache::{ManifestRequest, Outcome, manifest::VerifiedManifest},
     oci::{Digest, MediaTypeKind, NO_REFERRERS, Reference, Tag},
 };
 
@@ -44,7 +44,7 @@ impl ReferrersTag {
 
     /// Whether this manifest is the subject itself. Under a tag its digest may be of another algorithm than the
     /// subject's.
-    pub(super) async fn is_subject(&self, content: &Arc<Content>) -> bool {
+    pub(super) async fn is_subject(&self, content: &Arc<VerifiedManifest>) -> bool {
         let algorithm = self.subject.algorithm();
         if content.digest.algorithm() == algorithm {
             return content.digest == self.subject;

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::{
-    ManifestCache, content::Content, content_file::StoredManifest, fetched::ServedManifest, request::ManifestRequest,
+    ManifestCache, content::VerifiedManifest, content_file::StoredManifest, fetched::ServedManifest,
+    request::ManifestRequest,
 };
 use crate::{
     cache::{
@@ -34,7 +35,7 @@ impl ManifestCache {
         upstream: &Upstream,
         key: &ContentKey,
         tag_type: Option<&MediaType>,
-    ) -> Option<Arc<Content>> {
+    ) -> Option<Arc<VerifiedManifest>> {
         let content = match self.0.contents.get(&(key.clone(), None)) {
             Some(content) => content,
             None => self.0.contents.get(&(key.clone(), Some(upstream.registry().clone())))?,
@@ -55,13 +56,13 @@ impl ManifestCache {
         request: &ManifestRequest,
         digest: &Digest,
         tag_type: Option<&MediaType>,
-    ) -> Option<Arc<Content>> {
+    ) -> Option<Arc<VerifiedManifest>> {
         let key = request.visibility().key(digest);
         if let Some(content) = self.in_memory(&request.upstream, &key, tag_type) {
             return Some(content);
         }
         let object = IndexKey::Manifest(key.clone());
-        let bytes = match self.0.store.read(object.clone(), Content::MAX_FILE_LEN).await {
+        let bytes = match self.0.store.read(object.clone(), VerifiedManifest::MAX_FILE_LEN).await {
             Ok(bytes) => bytes?,
             Err(error) => {
                 tracing::error!(%error, %digest, "cannot read a cached manifest");
@@ -70,7 +71,7 @@ impl ManifestCache {
         };
         let (len, name, registry) = (bytes.len(), key.clone(), request.upstream.registry().clone());
         let tag_type = tag_type.cloned();
-        let decode = move || Content::decode(&name, bytes, &registry, tag_type.as_ref());
+        let decode = move || VerifiedManifest::decode(&name, bytes, &registry, tag_type.as_ref());
         match self.0.documents.read(len, decode).await? {
             StoredManifest::Whole(content) => {
                 self.0.images.recall(request.upstream.registry(), &request.repository, &content);
@@ -89,13 +90,18 @@ impl ManifestCache {
         &self,
         request: &ManifestRequest,
         record: Option<&TagRecord>,
-    ) -> Option<Arc<Content>> {
+    ) -> Option<Arc<VerifiedManifest>> {
         let record = record?;
         self.cached(request, &record.digest, Some(&record.media_type)).await
     }
 
     /// Puts a manifest into memory, unless it is there: the same digest under another media type replaces nothing.
-    pub(super) fn remember(&self, request: &ManifestRequest, key: ContentKey, content: Arc<Content>) -> Arc<Content> {
+    pub(super) fn remember(
+        &self,
+        request: &ManifestRequest,
+        key: ContentKey,
+        content: Arc<VerifiedManifest>,
+    ) -> Arc<VerifiedManifest> {
         let registry = (!content.is_self_described).then(|| request.upstream.registry().clone());
         self.0.contents.entry((key, registry)).or_insert_with(|| content.clone());
         content
@@ -107,7 +113,7 @@ impl ManifestCache {
         &self,
         request: &ManifestRequest,
         key: &TagKey,
-        content: Option<Arc<Content>>,
+        content: Option<Arc<VerifiedManifest>>,
         record: Option<&TagRecord>,
         outcome: Outcome,
     ) -> Option<ServedManifest> {
@@ -135,7 +141,7 @@ impl ManifestCache {
         if request.tag_digest.is_some() {
             return None;
         }
-        let mut best: Option<(Arc<Content>, SystemTime)> = None;
+        let mut best: Option<(Arc<VerifiedManifest>, SystemTime)> = None;
         for (record, freshness) in self.0.tags.other_classes(key, request.upstream.registry()).await {
             if freshness == Freshness::Missing || !request.accept.takes(&record.media_type) {
                 continue;

@@ -15,7 +15,7 @@ use crate::{
 
 /// A verified manifest.
 #[derive(Debug)]
-pub struct Content {
+pub struct VerifiedManifest {
     pub digest: Digest,
     pub media_type: MediaType,
     pub bytes: Bytes,
@@ -45,7 +45,7 @@ impl Headers {
     }
 }
 
-impl Content {
+impl VerifiedManifest {
     /// Whether an upstream's response for a tag is certainly a manifest. A proxy in front of an upstream that
     /// authorizes each client may send a page of its own with 200, and a record of it would count for all clients that
     /// may read the tag.
@@ -150,7 +150,7 @@ pub(super) mod tests {
             (tag(), Some(&long), Some(&long)),
             (tag(), Some(&wrong), None),
         ] {
-            let content = Content::verified(&reference, body(Some("a/b"), claimed, INDEX));
+            let content = VerifiedManifest::verified(&reference, body(Some("a/b"), claimed, INDEX));
             assert_eq!(content.ok().map(|content| content.digest).as_ref(), verified, "{reference} {claimed:?}");
         }
     }
@@ -170,8 +170,8 @@ pub(super) mod tests {
         ] {
             let body = body(Some("application/json"), claimed, bytes);
             let shown = String::from_utf8_lossy(bytes);
-            assert_eq!(Content::is_proof(&tag(), &body), is_proof, "{shown}");
-            assert!(Content::is_proof(&Reference::Digest(digest.clone()), &body), "{shown}");
+            assert_eq!(VerifiedManifest::is_proof(&tag(), &body), is_proof, "{shown}");
+            assert!(VerifiedManifest::is_proof(&Reference::Digest(digest.clone()), &body), "{shown}");
         }
     }
 
@@ -190,7 +190,7 @@ pub(super) mod tests {
             (b"{}", MediaType::OCI_MANIFEST),
             (b"", MediaType::OCI_MANIFEST),
         ] {
-            let content = Content::verified(&tag(), body(None, None, bytes)).unwrap();
+            let content = VerifiedManifest::verified(&tag(), body(None, None, bytes)).unwrap();
             assert_eq!(content.media_type, expected, "{}", String::from_utf8_lossy(bytes));
         }
     }
@@ -208,7 +208,7 @@ pub(super) mod tests {
             (Some(MediaType::DOCKER_V1.as_str()), Some(&of_payload), &of_payload),
             (None, Some(&of_bytes), &of_bytes),
         ] {
-            let content = Content::verified(&tag(), body(header, claimed, document.as_bytes())).unwrap();
+            let content = VerifiedManifest::verified(&tag(), body(header, claimed, document.as_bytes())).unwrap();
             assert_eq!((&content.digest, content.is_self_described), (named, false), "{header:?} {claimed:?}");
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{content::Content, file_records};
+use super::{content::VerifiedManifest, file_records};
 use crate::{
     cache::{ContentKey, Visibility},
     oci::{Digest, DocumentType, MediaType, matches_manifest},
@@ -17,7 +17,7 @@ use crate::{
 /// What a file is to the clients of an upstream.
 #[derive(Debug)]
 pub enum StoredManifest {
-    Whole(Arc<Content>),
+    Whole(Arc<VerifiedManifest>),
     /// The digest is right, but another registry gave the media type, or the signatures.
     OfOtherRegistry,
     Damaged,
@@ -39,7 +39,7 @@ struct RecordedRegistry {
     url_hashes: Vec<u64>,
 }
 
-impl Content {
+impl VerifiedManifest {
     /// The longest file of a manifest, its media type included, in bytes.
     pub const MAX_FILE_LEN: u64 = file_records::MAX_FILE_LEN;
 
@@ -165,12 +165,12 @@ mod tests {
     }
 
     fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, tag_type: Option<&MediaType>) -> StoredManifest {
-        Content::decode(&Visibility::Shared.key(digest), file, &registry(upstream), tag_type)
+        VerifiedManifest::decode(&Visibility::Shared.key(digest), file, &registry(upstream), tag_type)
     }
 
     #[test]
     fn a_changed_file_is_damaged() {
-        let content = Content::verified(&tag(), body(Some("a/b; c=d"), None, INDEX)).unwrap();
+        let content = VerifiedManifest::verified(&tag(), body(Some("a/b; c=d"), None, INDEX)).unwrap();
         let file = content.encode(&registry("u"));
         let other = Digest::of(Algorithm::Sha256, b"other");
         let decode = |digest: &Digest, file: Vec<u8>| decode(digest, file, "u", None);
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn signatures_are_for_clients_of_their_upstream() {
         let (document, _) = signed_example();
-        let content = Content::verified(&tag(), body(None, None, document.as_bytes())).unwrap();
+        let content = VerifiedManifest::verified(&tag(), body(None, None, document.as_bytes())).unwrap();
         let whole = |file: &[u8], upstream: &str, tag_type: Option<&MediaType>| match decode(
             &content.digest,
             file.to_vec(),
@@ -212,8 +212,8 @@ mod tests {
             StoredManifest::Damaged => panic!("it is whole"),
         };
         let file = content.encode(&registry("u"));
-        assert!(Content::is_whole(&content.digest, &file));
-        assert!(!Content::is_whole(&content.digest, &file[..file.len() - 1]));
+        assert!(VerifiedManifest::is_whole(&content.digest, &file));
+        assert!(!VerifiedManifest::is_whole(&content.digest, &file[..file.len() - 1]));
         for tag_type in [None, Some(&MediaType::DOCKER_V1_SIGNED), Some(&MediaType::DOCKER_V1)] {
             let media_type = tag_type.unwrap_or(&MediaType::DOCKER_V1_SIGNED).clone();
             assert_eq!(whole(&file, "u", tag_type), Some((media_type, false)), "{tag_type:?}");
@@ -237,13 +237,13 @@ mod tests {
             (None, at("u", &["x"]), true, false),
             (None, at("v", &["x"]), false, false),
         ] {
-            let content = Content::verified(&tag(), body(Some("a/b"), None, b"{}")).unwrap();
+            let content = VerifiedManifest::verified(&tag(), body(Some("a/b"), None, b"{}")).unwrap();
             let file = match &then {
                 Some(then) => content.encode(then),
                 None => b"@u a/b\n{}".to_vec(),
             };
             for (visibility, expected) in [(Visibility::Shared, open), (Visibility::PerClient, clients)] {
-                let found = Content::decode(&visibility.key(&content.digest), file.clone(), &now, None);
+                let found = VerifiedManifest::decode(&visibility.key(&content.digest), file.clone(), &now, None);
                 assert_eq!(matches!(found, StoredManifest::Whole(_)), expected, "{then:?} {now:?} {visibility:?}");
                 assert!(!matches!(found, StoredManifest::Damaged), "{then:?} {now:?} {visibility:?}");
             }
@@ -262,15 +262,18 @@ mod tests {
         let bytes = vec![b'x'; 16 * 1024 * 1024];
         let longest = format!("a/{}", "b".repeat(253));
         let many: Vec<url::Url> = (0..500).map(|number| format!("https://{number}").parse().unwrap()).collect();
-        let content = Content::verified(&tag(), body(Some(&longest), None, &bytes)).unwrap();
-        assert!(content.encode(&Registry::new(&"u".repeat(255).into(), &many)).len() as u64 <= Content::MAX_FILE_LEN);
+        let content = VerifiedManifest::verified(&tag(), body(Some(&longest), None, &bytes)).unwrap();
+        assert!(
+            content.encode(&Registry::new(&"u".repeat(255).into(), &many)).len() as u64
+                <= VerifiedManifest::MAX_FILE_LEN
+        );
         assert_eq!(content.weight(), 16 * 1024 + 1);
     }
 
     proptest! {
         #[test]
         fn an_encoded_manifest_decodes_to_itself(bytes in prop::collection::vec(any::<u8>(), 0..200), parameter in "(; [a-z]=\"[ -!#-~&&[^\\\\]]{0,9}\")?") {
-            let content = Content::verified(&tag(), body(Some(&format!("a/b{parameter}")), None, &bytes)).unwrap();
+            let content = VerifiedManifest::verified(&tag(), body(Some(&format!("a/b{parameter}")), None, &bytes)).unwrap();
             let StoredManifest::Whole(read) = decode(&content.digest, content.encode(&registry("u")), "u", None) else {
                 return Err(TestCaseError::fail("it is whole"));
             };

@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use super::{
     ManifestCache,
-    content::Content,
+    content::VerifiedManifest,
     error::ManifestError,
     fetched::{Fetched, confirmed_before},
     query::ManifestQuery,
@@ -23,7 +23,7 @@ use crate::{
 
 /// A manifest that the upstream sent, verified.
 struct Received {
-    content: Content,
+    content: VerifiedManifest,
     notes: ContentNotes,
     confirmed: SystemTime,
     /// The upstream client kept the response for a while: it may be older than other responses.
@@ -216,8 +216,8 @@ impl ManifestCache {
         let len = body.bytes.len();
         let (reference, needs_proof) = (query.reference.clone(), upstream.uses_client_credentials());
         let verify = move || {
-            let is_manifest = !needs_proof || Content::is_proof(&reference, &body);
-            if is_manifest { Content::verified(&reference, body) } else { Err(ManifestError::NoManifest) }
+            let is_manifest = !needs_proof || VerifiedManifest::is_proof(&reference, &body);
+            if is_manifest { VerifiedManifest::verified(&reference, body) } else { Err(ManifestError::NoManifest) }
         };
         let verified = self.0.documents.read(len, verify).await;
         match verified.unwrap_or(Err(ManifestError::Abandoned)) {
@@ -293,7 +293,12 @@ impl ManifestCache {
     }
 
     /// Caches a manifest, unless a change was made through forebay since the request: it may have been deleted.
-    async fn keep(&self, request: &ManifestRequest, query: &ManifestQuery, content: Content) -> Arc<Content> {
+    async fn keep(
+        &self,
+        request: &ManifestRequest,
+        query: &ManifestQuery,
+        content: VerifiedManifest,
+    ) -> Arc<VerifiedManifest> {
         let content = Arc::new(content);
         let (upstream, repository) = (request.upstream.name(), &query.repository);
         let is_outdated = || self.0.tags.writes(upstream, repository) != query.writes;

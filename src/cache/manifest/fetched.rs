@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::content::Content;
+use super::content::VerifiedManifest;
 use crate::{
     cache::{Outcome, storage::tag_record::TagRecord},
     oci::{Digest, MediaType},
@@ -15,7 +15,7 @@ use crate::{
 /// A manifest to send.
 #[derive(Clone, Debug)]
 pub struct ServedManifest {
-    pub content: Arc<Content>,
+    pub content: Arc<VerifiedManifest>,
     pub outcome: Outcome,
     /// When the upstream last confirmed the tag, if the client requested one.
     pub confirmed: Option<SystemTime>,
@@ -40,7 +40,7 @@ pub(super) enum Fetched {
     Unchanged(Arc<TagRecord>),
     Head(Arc<TagRecord>),
     Content {
-        content: Arc<Content>,
+        content: Arc<VerifiedManifest>,
         confirmed: Option<SystemTime>,
     },
 }
@@ -68,7 +68,7 @@ impl From<ServedManifest> for ManifestHead {
 }
 
 impl ManifestHead {
-    pub(super) fn of(content: &Content, outcome: Outcome, confirmed: Option<SystemTime>) -> Self {
+    pub(super) fn of(content: &VerifiedManifest, outcome: Outcome, confirmed: Option<SystemTime>) -> Self {
         let (digest, media_type) = (content.digest.clone(), content.media_type.clone());
         Self { digest, media_type, size: content.bytes.len() as u64, outcome, confirmed }
     }
@@ -92,7 +92,7 @@ impl TagRecord {
         })
     }
 
-    pub(super) fn of(content: &Content, confirmed: SystemTime) -> Self {
+    pub(super) fn of(content: &VerifiedManifest, confirmed: SystemTime) -> Self {
         Self {
             digest: content.digest.clone(),
             media_type: content.media_type.clone(),

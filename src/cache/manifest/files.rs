@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{content::Content, file_records};
+use super::{content::VerifiedManifest, file_records};
 use crate::{
     cache::{
         ContentKey, DiskStore,
@@ -45,7 +45,7 @@ impl ManifestFiles {
     pub(super) async fn write(
         &self,
         id: ContentKey,
-        content: Arc<Content>,
+        content: Arc<VerifiedManifest>,
         registry: Registry,
         gate: impl FnOnce(Landing<'_>) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
@@ -54,7 +54,7 @@ impl ManifestFiles {
             true => (None, None),
             false => {
                 let lock = self.lock(&id).await;
-                (lock, self.store.read(key.clone(), Content::MAX_FILE_LEN).await.ok().flatten())
+                (lock, self.store.read(key.clone(), VerifiedManifest::MAX_FILE_LEN).await.ok().flatten())
             }
         };
         let len = content.bytes.len() + others.as_ref().map_or(0, Vec::len);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     /// The same bytes, to which each registry gives its own media type.
-    fn typed_by(name: &str) -> Arc<Content> {
+    fn typed_by(name: &str) -> Arc<VerifiedManifest> {
         let media_type = Some(format!("application/{name}").parse().unwrap());
         let body = ManifestBody {
             media_type,
@@ -123,7 +123,7 @@ mod tests {
             notes: Default::default(),
             room: Default::default(),
         };
-        Arc::new(Content::verified(&Reference::Tag("1".parse().unwrap()), body).unwrap())
+        Arc::new(VerifiedManifest::verified(&Reference::Tag("1".parse().unwrap()), body).unwrap())
     }
 
     fn id() -> ContentKey {
@@ -131,8 +131,8 @@ mod tests {
     }
 
     async fn types(files: &ManifestFiles, names: &[&str]) -> Vec<Option<String>> {
-        let file = files.store.read(IndexKey::Manifest(id()), Content::MAX_FILE_LEN).await.unwrap();
-        let of = |name: &&str| match Content::decode(&id(), file.clone()?, &registry(name), None) {
+        let file = files.store.read(IndexKey::Manifest(id()), VerifiedManifest::MAX_FILE_LEN).await.unwrap();
+        let of = |name: &&str| match VerifiedManifest::decode(&id(), file.clone()?, &registry(name), None) {
             StoredManifest::Whole(content) => Some(content.media_type.to_string()),
             StoredManifest::OfOtherRegistry | StoredManifest::Damaged => None,
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ManifestCache, content::Content, error::ManifestError, fetched::Fetched, fetched::ServedManifest,
+    ManifestCache, content::VerifiedManifest, error::ManifestError, fetched::Fetched, fetched::ServedManifest,
     request::ManifestRequest,
 };
 use crate::{
@@ -51,7 +51,7 @@ impl ManifestCache {
         &self,
         request: &ManifestRequest,
         reference: Reference,
-        confirmable: Option<(Arc<TagRecord>, Arc<Content>)>,
+        confirmable: Option<(Arc<TagRecord>, Arc<VerifiedManifest>)>,
     ) -> Result<ServedManifest, ManifestError> {
         let Some((record, content)) = confirmable else { return self.fetch_content(request, &reference).await };
         match self.fetch_joined(request, &reference, true, Some(record)).await? {

@@ -5,8 +5,8 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc};
 use super::recent_manifests::{Read, RecentManifests};
 use crate::{
     bounded_cache,
-    cache::{Source, manifest::Content},
-    oci::{Content as ManifestContent, Descriptor, Digest, Manifest, MediaTypeKind, Repository},
+    cache::{Source, manifest::VerifiedManifest},
+    oci::{Content, Descriptor, Digest, Manifest, MediaTypeKind, Repository},
     upstream::Registry,
 };
 
@@ -69,7 +69,7 @@ impl Default for Images {
 
 impl Images {
     /// An upstream gave this manifest for a repository.
-    pub fn note(&self, registry: &Registry, repository: &Repository, manifest: &Content) {
+    pub fn note(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) {
         if let Some((image, variant)) = image(registry, repository, manifest) {
             let variant = Variant { is_told: true, ..variant };
             self.merge(image, variant, |variant, others| {
@@ -79,7 +79,7 @@ impl Images {
     }
 
     /// This manifest was on disk, for whichever repository it was fetched: it replaces nothing that is known.
-    pub fn recall(&self, registry: &Registry, repository: &Repository, manifest: &Content) {
+    pub fn recall(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) {
         if let Some((image, variant)) = image(registry, repository, manifest) {
             self.merge(image, variant, |variant, others| {
                 others.into_iter().chain([variant]).take(MAX_VARIANTS).collect()
@@ -88,7 +88,7 @@ impl Images {
     }
 
     /// A client reads this manifest of a repository.
-    pub fn note_read(&self, registry: &Registry, repository: &Repository, manifest: &Content, client: IpAddr) {
+    pub fn note_read(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest, client: IpAddr) {
         if is_image(manifest) {
             self.reads.note(Read { client, registry, repository, manifest: &manifest.digest });
         }
@@ -121,16 +121,16 @@ impl Images {
     }
 }
 
-fn is_image(manifest: &Content) -> bool {
+fn is_image(manifest: &VerifiedManifest) -> bool {
     matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest))
 }
 
 /// What a manifest says, if it is an image's.
-fn image(registry: &Registry, repository: &Repository, manifest: &Content) -> Option<(Image, Variant)> {
+fn image(registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) -> Option<(Image, Variant)> {
     if !is_image(manifest) || manifest.bytes.len() > MAX_MANIFEST {
         return None;
     }
-    let ManifestContent::Image { config, layers } = Manifest::parse(&manifest.bytes).ok()?.content else { return None };
+    let Content::Image { config, layers } = Manifest::parse(&manifest.bytes).ok()?.content else { return None };
     if layers.len() > MAX_LAYERS {
         return None;
     }
@@ -180,11 +180,11 @@ mod tests {
         Digest::of(Algorithm::Sha256, of.as_bytes())
     }
 
-    fn manifest(media_type: MediaType, layers: &[(&str, &str, u64)]) -> Content {
+    fn manifest(media_type: MediaType, layers: &[(&str, &str, u64)]) -> VerifiedManifest {
         of_config("a/b", media_type, layers)
     }
 
-    fn of_config(kind: &str, media_type: MediaType, layers: &[(&str, &str, u64)]) -> Content {
+    fn of_config(kind: &str, media_type: MediaType, layers: &[(&str, &str, u64)]) -> VerifiedManifest {
         let layers: Vec<String> = layers
             .iter()
             .map(|(kind, of, size)| {
@@ -208,7 +208,7 @@ mod tests {
             room: Default::default(),
         };
         let reference: Reference = "1".parse().unwrap();
-        Content::verified(&reference, body).unwrap()
+        VerifiedManifest::verified(&reference, body).unwrap()
     }
 
     fn place(upstream: &str, repository: &str) -> Image {
@@ -219,7 +219,7 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     /// What is fetched ahead for a client that reads these manifests and then the configuration.
-    fn layers(images: &Images, of: &Image, read: &[&Content]) -> Option<Vec<(Digest, u64)>> {
+    fn layers(images: &Images, of: &Image, read: &[&VerifiedManifest]) -> Option<Vec<(Digest, u64)>> {
         for manifest in read {
             images.note_read(&of.registry, &of.repository, manifest, CLIENT);
         }
@@ -308,9 +308,9 @@ mod tests {
         const KIND: &str = "vnd.oci.image.layer.v1.tar";
         let (images, ours) = (Images::default(), place("good.example", "team/app"));
         let names: Vec<String> = (0..3 * MAX_VARIANTS).map(|number| number.to_string()).collect();
-        let all: Vec<Content> =
+        let all: Vec<VerifiedManifest> =
             names.iter().map(|name| manifest(MediaType::OCI_MANIFEST, &[(KIND, name, 1)])).collect();
-        let known = |read: &Content| layers(&images, &ours, &[read]).is_some();
+        let known = |read: &VerifiedManifest| layers(&images, &ours, &[read]).is_some();
         let (first, rest) = all.split_first().unwrap();
         images.note(&ours.registry, &ours.repository, first);
         for other in rest {
