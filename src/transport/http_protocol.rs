@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Connection, Handle,
+    Connection, Handle, Timeouts,
     context::{Client, ServeContext},
     h2::{Activity, StallTimed, StreamExecutor},
     reset_flag::ResetFlag,
@@ -102,6 +102,20 @@ pub(super) async fn http1<H, I>(
     note_end(result, peer, reset, context);
 }
 
+fn http2_builder(streams: StreamExecutor, timeouts: &Timeouts) -> http2::Builder<StreamExecutor> {
+    let mut builder = http2::Builder::new(streams);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(timeouts.ping_interval)
+        .keep_alive_timeout(timeouts.ping_timeout)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(HEAD_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER);
+    builder
+}
+
 pub(super) async fn http2<H, I>(
     io: I,
     connection: Connection,
@@ -140,18 +154,8 @@ pub(super) async fn http2<H, I>(
             Ok::<_, Infallible>(response.map(StallTimed::new))
         }
     });
-    let mut serving = pin!(
-        http2::Builder::new(streams)
-            .timer(TokioTimer::new())
-            .keep_alive_interval(timeouts.ping_interval)
-            .keep_alive_timeout(timeouts.ping_timeout)
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(HEAD_BYTES)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
-            .serve_connection(TokioIo::new(WriteBuffer::new(io)), service)
-    );
+    let builder = http2_builder(streams, timeouts);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(WriteBuffer::new(io)), service));
     tokio::select! {
         result = serving.as_mut() => return note_end(result, peer, reset, context),
         () = context.drained(&begun) => {}

@@ -213,24 +213,13 @@ fn use_tree(tokens: &[&str], module: &[String], children: &HashSet<&str>) -> Vec
                 Some(path) if word == "super" => drop(path.pop()),
                 Some(path) => path.push(word.to_owned()),
                 None => {
-                    path = match (starts.last(), word) {
-                        (Some(start), "self") if !is_start => Some(start.clone()),
-                        (Some(start), _) if !is_start => {
-                            let mut path = start.clone();
-                            if word == "super" {
-                                drop(path.pop())
-                            } else {
-                                path.push(word.to_owned())
-                            }
-                            Some(path)
-                        }
-                        (_, "crate" | "forebay") => Some(Vec::new()),
-                        (_, "self") => Some(module.to_vec()),
-                        (_, "super") => Some(module[..module.len() - 1].to_vec()),
-                        (_, child) if children.contains(child) => Some([module, &[child.to_owned()]].concat()),
-                        // Another crate's.
-                        _ => return Vec::new(),
+                    path = match starts.last() {
+                        Some(start) if !is_start => Some(continued(start, word)),
+                        _ => begun(word, module, children),
                     };
+                    if path.is_none() {
+                        return Vec::new();
+                    }
                 }
             },
         }
@@ -238,4 +227,24 @@ fn use_tree(tokens: &[&str], module: &[String], children: &HashSet<&str>) -> Vec
     }
     end(&mut path, &mut known_as);
     found
+}
+
+/// A path of a group, by its first word.
+fn continued(start: &[String], word: &str) -> Vec<String> {
+    match word {
+        "self" => start.to_vec(),
+        "super" => start[..start.len() - 1].to_vec(),
+        _ => [start, &[word.to_owned()]].concat(),
+    }
+}
+
+/// A path by its first word; `None` if it is one of another crate.
+fn begun(word: &str, module: &[String], children: &HashSet<&str>) -> Option<Vec<String>> {
+    match word {
+        "crate" | "forebay" => Some(Vec::new()),
+        "self" => Some(module.to_vec()),
+        "super" => Some(module[..module.len() - 1].to_vec()),
+        child if children.contains(child) => Some([module, &[child.to_owned()]].concat()),
+        _ => None,
+    }
 }
