@@ -1,8 +1,10 @@
 //! Blobs: on disk, in flight, or fetched now; a range of each.
 
+mod error;
 pub(crate) mod parts;
 pub(crate) mod reader;
 
+mod several_ranges;
 pub(crate) mod uncached;
 pub(crate) mod uncached_limit;
 
@@ -11,13 +13,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::error::BlobError;
 use self::{
     uncached::UncachedReader,
     uncached_limit::{Client, UncachedLimit},
 };
 use super::{
-    BlobReader, CYCLE_TIMEOUT, Captures, Config, ContentKey, DiskStore, Images, Parts, ReadError, Source, Visibility,
-    Warnings,
+    BlobReader, CYCLE_TIMEOUT, Captures, Config, ContentKey, DiskStore, Images, Parts, Source, Visibility, Warnings,
     download::{Coexisting, Download, DownloadError, Downloads, Joined, transfer::Transfer},
     prefetch::Prefetch,
     storage::{StoredBlob, index::IndexKey},
@@ -26,8 +28,8 @@ use crate::{
     cache::Outcome,
     file_slice::FileSlice,
     metrics::Metrics,
-    oci::{Adjoining, ByteRange, Digest, MAX_RANGES, RangesError, ResolvedRange},
-    peer::{Refused, TrustedNetworks},
+    oci::{ByteRange, Digest, ResolvedRange},
+    peer::TrustedNetworks,
     small_file::is_lack_of_descriptors,
     upstream::{self, ContentNotes, ErrorKind, Upstream},
 };
@@ -38,27 +40,6 @@ const VERIFIED_FIRST: u64 = 64 * 1024;
 
 /// How many downloads that fail for reasons of their own are followed before a client goes its own way.
 const MAX_UNRELATED_FAILURES: usize = 3;
-
-/// Why a blob cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobError {
-    #[error("the upstream cannot give the blob")]
-    Upstream(#[source] upstream::Error),
-    #[error("the upstream's content does not match the digest")]
-    Mismatch,
-    #[error("the range lies outside the blob")]
-    Range { len: u64 },
-    #[error("too many ranges, or of more bytes than the blob has")]
-    TooManyRanges,
-    #[error("the blob is on its way by mirrors that may wait for this request")]
-    WaitCycle,
-    #[error("too many blobs pass straight through")]
-    Crowded(#[source] Refused),
-    #[error("forebay has no descriptor left")]
-    Exhausted,
-    #[error("forebay is shutting down")]
-    Abandoned,
-}
 
 /// A blob ready to be sent.
 pub struct OpenedBlob {
@@ -178,66 +159,6 @@ impl BlobCache {
             }
         }
         self.through(source, range, client, None).await
-    }
-
-    /// The same for several ranges. All of it is given where its size is not known, as it is for one range.
-    pub async fn open_several(
-        &self,
-        source: &Source,
-        ranges: &[ByteRange],
-        adjoining: Adjoining,
-        client: Client<'_>,
-    ) -> Result<OpenedBlob, BlobError> {
-        let first = ranges.first().filter(|_| ranges.len() <= MAX_RANGES).ok_or(BlobError::TooManyRanges)?;
-        // What one of them is answered tells the size.
-        let (one, total) = match self.open(source, Some(*first), client).await {
-            Ok(OpenedBlob { reader: BlobReader::Through(mut reader), .. }) if reader.is_from_front() => {
-                // Each part would cost all that stands before it.
-                let place = reader.leave_place();
-                drop(reader);
-                return match place {
-                    Some(place) => self.beside(source, None, client, place).await,
-                    None => self.through(source, None, client, None).await,
-                };
-            }
-            // It is small and nowhere: all of it costs less than each part by itself.
-            Ok(OpenedBlob { reader: BlobReader::Memory(_), .. }) => {
-                return self.through(source, None, client, None).await;
-            }
-            Ok(opened) => match (opened.range, opened.total) {
-                (Some(_), Some(total)) => (Some(opened), total),
-                _ => return Ok(opened),
-            },
-            Err(BlobError::Range { len }) => (None, len),
-            Err(error) => return Err(error),
-        };
-        let parts = ByteRange::resolve_all(ranges, total, adjoining).map_err(|error| match error {
-            RangesError::Unsatisfiable => BlobError::Range { len: total },
-            RangesError::TooMuch => BlobError::TooManyRanges,
-        })?;
-        let Some(first) = parts.first().copied() else { return Err(BlobError::Range { len: total }) };
-        let opened = match one {
-            Some(opened) if opened.range == Some(first) => opened,
-            // It is held until the other one is there, so that what it began goes on.
-            one => {
-                let range = ByteRange::Bounded { first: first.first, last: first.last };
-                let opened = self.open(source, Some(range), client).await?;
-                let outcome = one.as_ref().map_or(opened.outcome, |one| one.outcome);
-                OpenedBlob { outcome, ..opened }
-            }
-        };
-        match opened.range {
-            None => Ok(opened),
-            Some(range) if range == first && opened.total == Some(total) => {
-                let more = (parts.len() > 1)
-                    .then(|| Parts::new(self.clone(), source.clone(), client, (parts, total), &opened.reader));
-                Ok(OpenedBlob { parts: more, ..opened })
-            }
-            Some(_) => {
-                let error = upstream::Error::new(ErrorKind::Protocol, "the blob has another size than announced");
-                Err(BlobError::Upstream(error))
-            }
-        }
     }
 
     /// Opens a blob that another registry sends, where all of it is here and verified soon: before, nothing is known of it
@@ -504,26 +425,4 @@ fn stored(blob: StoredBlob, range: Option<ByteRange>) -> Result<OpenedBlob, Blob
         outcome: Outcome::Hit,
         stored: true,
     })
-}
-
-impl From<ReadError> for BlobError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Upstream(error) => Self::Upstream(error),
-            ReadError::Mismatch => Self::Mismatch,
-            ReadError::Storage(_) | ReadError::Abandoned => Self::Abandoned,
-        }
-    }
-}
-
-impl From<DownloadError> for BlobError {
-    fn from(error: DownloadError) -> Self {
-        match error {
-            DownloadError::Upstream(error) => Self::Upstream(error),
-            DownloadError::Mismatch => Self::Mismatch,
-            DownloadError::Storage(_) | DownloadError::NoRoom | DownloadError::Damaged | DownloadError::Abandoned => {
-                Self::Abandoned
-            }
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! The scrub: hashes what is cached again, so that bit rot is found before it is `cache.verify_every` old.
 //!
-//! What must hold: one object at a time is read, by small stretches and off the async threads; it gives way while a
+//! What must hold: one object at a time is read, by small chunks and off the async threads; it gives way while a
 //! download, a push or a client waits for a disk; nothing here counts as a use or keeps anything from being evicted.
 //! What proves wrong is removed at once.
 
@@ -37,12 +37,12 @@ use crate::{
 };
 
 /// How much is read at a time, in bytes: so long others wait at most.
-const STRETCH: usize = 1024 * 1024;
+const CHUNK: usize = 1024 * 1024;
 /// How often it is looked whether others still wait.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// How often it is looked before one stretch is read all the same: beside downloads that never pause, a MiB a second.
+/// How often it is looked before one chunk is read all the same: beside downloads that never pause, a MiB a second.
 const MAX_LOOKS: u32 = 50;
-/// After a stretch the disk is left alone for as long as it took, and no longer than this.
+/// After a chunk the disk is left alone for as long as it took, and no longer than this.
 const MAX_REST: Duration = Duration::from_millis(100);
 
 /// A cheap handle on the scrub.
@@ -276,7 +276,7 @@ impl Scrub {
     }
 }
 
-/// To read and hash one stretch.
+/// To read and hash one chunk.
 struct Turn {
     /// Given back when this is dropped; absent where there was none to spare.
     _hash: Option<OwnedSemaphorePermit>,
@@ -304,10 +304,10 @@ impl Verification {
             IndexKey::Tag(_) | IndexKey::Partial(_) => return None,
         };
         let len = usize::try_from(check.len).unwrap_or(usize::MAX);
-        Some(Self { digest, check, seen, buffer: vec![0; len.min(STRETCH)] })
+        Some(Self { digest, check, seen, buffer: vec![0; len.min(CHUNK)] })
     }
 
-    /// Reads the next stretch. Blocks.
+    /// Reads the next chunk. Blocks.
     fn step(&mut self) -> io::Result<u64> {
         let read = self.check.read(&mut self.buffer)?;
         let bytes = &self.buffer[..read];

@@ -31,7 +31,7 @@ const MAX_PIECES: usize = 256;
 const MIN_ROOM: u64 = 64 * 1024;
 const MAX_ROOM: u64 = 16 * 1024 * 1024;
 /// How much is hashed before others have their turn, in bytes.
-const STRETCH: u64 = 4 * 1024 * 1024;
+const CHUNK: u64 = 4 * 1024 * 1024;
 
 /// Why nothing is kept.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +214,7 @@ impl Hash {
             CaptureState::Busy(job) => job.await.map_err(io::Error::other)??,
             CaptureState::Failed => return Err(io::Error::other("the hash has failed")),
         };
-        let len = (written - self.hashed).min(STRETCH);
+        let len = (written - self.hashed).min(CHUNK);
         if len == 0 {
             self.state = CaptureState::Idle(Box::new(verifier));
             return Ok(());

@@ -108,7 +108,7 @@ impl Batch {
         }
     }
 
-    /// The stretches of the file it downloads, each with the pieces of it.
+    /// The ranges of the file it fills, each with the pieces of it.
     pub(super) fn runs(&self) -> impl Iterator<Item = (Range<u64>, &[(u64, Bytes)])> {
         let end = |(offset, bytes): &(u64, Bytes)| offset + bytes.len() as u64;
         self.pieces.chunk_by(move |left, right| end(left) == right.0).filter_map(move |run| {

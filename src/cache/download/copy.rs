@@ -125,7 +125,7 @@ fn admit(
 /// Whether a range transfer gave up bytes before `position` that were skipped: a reader waits for them.
 fn is_gap_behind(download: &Download, position: u64) -> bool {
     let state = download.state();
-    // What one lane gives up another takes.
+    // What one extra connection gives up another takes.
     if state.segment.is_some() && state.extra_connections > 0 {
         return false;
     }

@@ -200,7 +200,7 @@ async fn next_gap(download: &Download, total: u64) -> Option<Range<u64>> {
         if whole {
             return None;
         }
-        // A lane may have been quicker to take it.
+        // An extra connection may have been quicker to take it.
         if let Some(gap) = download.state().take_for_main(total) {
             return Some(gap);
         }

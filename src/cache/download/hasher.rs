@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How much is read from the file before it is looked again for bytes in memory, in bytes.
-const STRETCH: u64 = 1024 * 1024;
+const CHUNK: u64 = 1024 * 1024;
 /// How much one download's hash keeps in memory, in bytes.
 const MAX_QUEUED: usize = 4 * 1024 * 1024;
 
@@ -109,7 +109,7 @@ impl Hasher {
         }
     }
 
-    /// How many bytes from the front are hashed, give or take a stretch.
+    /// How many bytes from the front are hashed, give or take a chunk.
     pub(super) fn hashed(&self) -> u64 {
         self.state().hashed
     }
@@ -136,7 +136,7 @@ impl Hasher {
             state.queued -= batch.len();
             return Some(Next::Memory(running, batch));
         }
-        let end = written.min(waiting.unwrap_or(u64::MAX)).min(running.hashed + STRETCH);
+        let end = written.min(waiting.unwrap_or(u64::MAX)).min(running.hashed + CHUNK);
         if end > running.hashed {
             return Some(Next::File(running, end));
         }

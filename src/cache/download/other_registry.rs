@@ -10,16 +10,16 @@ use tokio::time::timeout;
 use super::Download;
 
 /// How often a client looks whether the download brings something.
-const STRETCH: Duration = Duration::from_secs(1);
-/// What would not be complete within as many more stretches is not waited for; and none is for more than these.
-const MAX_STRETCHES: u64 = 3;
+const INTERVAL: Duration = Duration::from_secs(1);
+/// What would not be complete within as many more intervals is not waited for; and none is for more than these.
+const MAX_INTERVALS: u64 = 3;
 
 impl Download {
     /// Waits for the end as long as that is near; whether all bytes are here and right.
     pub async fn ends_soon(&self) -> bool {
-        for _ in 0..MAX_STRETCHES {
+        for _ in 0..MAX_INTERVALS {
             let before = self.received();
-            if let Ok(ended) = timeout(STRETCH, self.end()).await {
+            if let Ok(ended) = timeout(INTERVAL, self.end()).await {
                 return ended.is_ok();
             }
             let missing = {
@@ -34,10 +34,10 @@ impl Download {
     }
 }
 
-/// Whether bytes that come as they did in the last stretch are soon all here. What is missing is not known before the
+/// Whether bytes that come as they did in the last interval are soon all here. What is missing is not known before the
 /// upstream has told the size.
 fn is_near(missing: Option<u64>, gained: u64) -> bool {
-    missing.is_some_and(|missing| missing <= gained.saturating_mul(MAX_STRETCHES))
+    missing.is_some_and(|missing| missing <= gained.saturating_mul(MAX_INTERVALS))
 }
 
 #[cfg(test)]

@@ -86,8 +86,8 @@ fn add(downloads: &Downloads, download: &Arc<Download>, more: usize, each: f64) 
         });
         let Some(claim) = claim else { break };
         opened = true;
-        let lane = ExtraConnection { download: download.clone(), is_open: false, _permit: permit };
-        downloads.tasks().spawn(run(lane, claim));
+        let connection = ExtraConnection { download: download.clone(), is_open: false, _permit: permit };
+        downloads.tasks().spawn(run(connection, claim));
     }
     opened
 }
@@ -127,7 +127,7 @@ impl DownloadState {
         Some(gap.end - gap.start)
     }
 
-    /// Claims as much as `len` bytes of the end for the first lane; half of what is missing at most.
+    /// Claims as much as `len` bytes of the end for the first extra connection; half of what is missing at most.
     fn claim_tail(&mut self, download: &Arc<Download>, len: u64) -> Option<Claim> {
         let total = self.total?;
         let gap = self.first_gap(total)?;
@@ -237,7 +237,7 @@ impl Drop for ExtraConnection {
     }
 }
 
-/// Whether a lane is as quick as those beside it.
+/// Whether a connection is as quick as those beside it.
 struct KeepingUp<'a> {
     download: &'a Download,
     begun: Instant,
@@ -250,7 +250,7 @@ impl<'a> KeepingUp<'a> {
         Self { download, begun: Instant::now(), received: download.received.load(Ordering::Relaxed) }
     }
 
-    /// `own` bytes of what came since are this lane's.
+    /// `own` bytes of what came since are this connection's.
     #[expect(clippy::cast_precision_loss, reason = "of bytes, to compare rates")]
     fn holds(&self, own: u64) -> bool {
         let seconds = self.begun.elapsed().as_secs_f64();
@@ -271,13 +271,13 @@ impl<'a> KeepingUp<'a> {
     }
 }
 
-async fn run(mut lane: ExtraConnection, first: Claim) {
-    let download = lane.download.clone();
+async fn run(mut connection: ExtraConnection, first: Claim) {
+    let download = connection.download.clone();
     let source = Source { upstream: download.source.upstream.with_dedicated_connections(), ..download.source.clone() };
     let mut claim = Some(first);
     while let Some(segment) = claim {
         tracing::trace!(digest = %download.source.digest, range = ?segment.rest, "an extra connection takes a segment");
-        if !fetch(&mut lane, segment, &source).await {
+        if !fetch(&mut connection, segment, &source).await {
             return download.update(|state| state.connections_refused = true);
         }
         // The first one waits here until it is known whether it brought something.
@@ -290,9 +290,9 @@ async fn run(mut lane: ExtraConnection, first: Claim) {
     }
 }
 
-/// Fetches one segment; whether this lane is to go on.
-async fn fetch(lane: &mut ExtraConnection, mut claim: Claim, source: &Source) -> bool {
-    let download = lane.download.clone();
+/// Fetches one segment; whether this connection is to go on.
+async fn fetch(connection: &mut ExtraConnection, mut claim: Claim, source: &Source) -> bool {
+    let download = connection.download.clone();
     let work = async {
         let opening =
             tokio::time::timeout(TIMEOUT, Transfer::open_part(source, claim.rest.start, Some(claim.rest.end - 1)));
@@ -322,7 +322,7 @@ async fn fetch(lane: &mut ExtraConnection, mut claim: Claim, source: &Source) ->
         if download.allow_gaps().await.is_err() {
             return false;
         }
-        lane.opened();
+        connection.opened();
         let mut pipeline = WritePipeline::new(&download, &file, false).with_timeout(TIMEOUT);
         let keeping_up = KeepingUp::begin(&download);
         let copied = tokio::select! {

@@ -69,7 +69,7 @@ pub(super) struct DownloadState {
     /// The range of the main transfer, once extra connections fetch the others; without it, the main transfer fetches
     /// all that is not claimed.
     pub(super) main_range: Option<Range<u64>>,
-    /// How much of the blob one lane takes at a time, once there are extra connections for all of it.
+    /// How much of the blob one connection takes at a time, once there are extra connections for all of it.
     pub(super) segment: Option<u64>,
     /// Extra connections that fetch, and that are being opened.
     pub(super) extra_connections: usize,

@@ -18,25 +18,25 @@ static WRITES: Semaphore = Semaphore::const_new(MAX_WRITES);
 
 /// Runs `work`, which syncs or removes files, on the blocking pool.
 pub async fn change<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    in_lane(&CHANGES, work).await
+    with_permit(&CHANGES, work).await
 }
 
 /// Runs `work`, which makes a file or writes into one, on the blocking pool.
 pub async fn write<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    in_lane(&WRITES, work).await
+    with_permit(&WRITES, work).await
 }
 
-/// Begins a change that is not waited for, unless the lane is full; blocks nothing.
+/// Begins a change that is not waited for, unless all permits are taken; blocks nothing.
 pub(super) fn change_if_idle(work: impl FnOnce() + Send + 'static) {
     if let Ok(place) = CHANGES.try_acquire() {
         tokio::task::spawn_blocking(move || run(Some(place), work));
     }
 }
 
-async fn in_lane<T: Send + 'static>(lane: &'static Semaphore, work: impl FnOnce() -> T + Send + 'static) -> T {
+async fn with_permit<T: Send + 'static>(permits: &'static Semaphore, work: impl FnOnce() -> T + Send + 'static) -> T {
     let wait = DiskWait::begin();
     // It is never closed.
-    let place = lane.acquire().await.ok();
+    let place = permits.acquire().await.ok();
     let work = move || {
         let done = work();
         drop(wait);
