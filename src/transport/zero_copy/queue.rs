@@ -2,7 +2,7 @@
 //!
 //! hyper's HTTP/1 writer queues the buffers of a body as they are, never reads them, and hands them in order to the connection's
 //! `poll_write_vectored`. So a body [pushes](SendQueue::push) a part of a file into the queue of its connection, and gives hyper
-//! a [placeholder](super::placeholder) of the same length. When the placeholder is to be written, the connection
+//! a [placeholder] of the same length. When the placeholder is to be written, the connection
 //! [sends](SendQueue::send) the part at the head of the queue instead. Framing, keep-alive, pipelining and back-pressure are
 //! hyper's.
 //!
