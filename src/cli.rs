@@ -1,14 +1,13 @@
 //! The command line: flags, logging, and what the exit code says.
 //!
-//! Exit codes: 0 ok, 1 failed, 2 the command line or the configuration is wrong. What the operator
-//! asked to see goes to standard output; logs and errors go to standard error. Each command is a
-//! file beneath this one; `systemd` is what the service manager is told and gives, `descriptors` how
-//! many files the process may open.
+//! Exit codes: 0 ok, 1 failed, 2 the command line or the configuration is wrong. Results go to standard output, logs and errors to
+//! standard error. Each command is a file below this one; `systemd` talks to the service manager, `fd_limit` raises the limit of open
+//! files, `log_writer` writes the log.
 
 mod banner;
 mod check;
-mod descriptors;
-mod log;
+mod fd_limit;
+mod log_writer;
 mod serve;
 mod systemd;
 
@@ -92,9 +91,9 @@ enum LogFormat {
     Json,
 }
 
-/// Why a command did not do what it was asked to.
+/// Why a command failed.
 enum Failure {
-    /// What it was told is wrong: trying again cannot help.
+    /// The command line or the configuration is wrong: another try cannot help.
     Configuration(anyhow::Error),
     Failed(anyhow::Error),
 }
@@ -113,9 +112,9 @@ impl From<app::Error> for Failure {
 
 /// Runs the command that the command line asks for.
 pub(crate) fn run() -> ExitCode {
-    // What this process makes is for its user alone, whatever was inherited.
+    // Files of this process are for its user alone, whatever umask it inherited.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    // Before anything else, since taking them changes the environment, which threads must not see.
+    // First of all: it changes the environment, which is unsound beside other threads.
     let inherited = systemd::inherited_sockets();
     let arguments = Arguments::parse();
     let outcome = log_to_stderr(arguments.log_format).and_then(|flush| {
@@ -123,7 +122,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Serve(config) => serve::run(&config, inherited),
             Command::Check { config, online } => check::run(&config, online),
         };
-        // Before the reason for a failure is told, which is the last word.
+        // Flush the log before the error is printed, so that the error comes last.
         drop(flush);
         outcome
     });
@@ -135,12 +134,12 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn refuse(error: &anyhow::Error, code: u8) -> ExitCode {
-    // A closed standard error leaves nobody to tell; the exit code still says it.
+    // If standard error is closed, the exit code still tells.
     let _ = io::Write::write_all(&mut io::stderr(), format!("forebay: {error:#}\n").as_bytes());
     ExitCode::from(code)
 }
 
-fn log_to_stderr(format: Option<LogFormat>) -> Result<log::Flush, Failure> {
+fn log_to_stderr(format: Option<LogFormat>) -> Result<log_writer::Flush, Failure> {
     let filter = match std::env::var(LOG_VARIABLE) {
         Ok(filter) => EnvFilter::try_new(&filter)
             .map_err(|error| Failure::Configuration(anyhow::anyhow!("{LOG_VARIABLE}={filter}: {error}")))?,
@@ -148,7 +147,7 @@ fn log_to_stderr(format: Option<LogFormat>) -> Result<log::Flush, Failure> {
     };
     let terminal = io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let (lines, flush) = log::Lines::to(io::stderr());
+    let (lines, flush) = log_writer::LogWriter::to(io::stderr());
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).with_ansi(terminal);
     match format {
         LogFormat::Text => logs.init(),

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use super::{ConfigArguments, Failure};
 
-/// Validates the configuration and the files it names; with `online`, asks every upstream.
+/// Validates the configuration and the files it names; with `online`, pings every upstream.
 pub(super) fn run(arguments: &ConfigArguments, online: bool) -> Result<(), Failure> {
     let config = arguments.load()?;
     let upstreams = app::check(&config)?;
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &ConfigArguments, online: bool) -> Result<(), Failu
     if online { ping(upstreams).map_err(Failure::Failed) } else { Ok(()) }
 }
 
-/// Asks all upstreams at once, and tells of each in the file's order.
+/// Pings all upstreams concurrently, and prints the results in the file's order.
 fn ping(upstreams: Vec<Upstream>) -> anyhow::Result<()> {
     let total = upstreams.len();
     let failed = Runtime::new().context("cannot start the runtime")?.block_on(async {
@@ -50,7 +50,7 @@ fn ping(upstreams: Vec<Upstream>) -> anyhow::Result<()> {
             match answer {
                 Ok(()) => say(&format!("{name}: ok")),
                 Err(error) if by_client && is_refusal(&error) => {
-                    say(&format!("{name}: ok, and wants to know who its clients are"));
+                    say(&format!("{name}: ok (requires client credentials)"));
                 }
                 Err(error) => {
                     failed += 1;
@@ -64,12 +64,12 @@ fn ping(upstreams: Vec<Upstream>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asked in nobody's name, an upstream that its clients' credentials decide about may well say no.
+/// An upstream that requires client credentials may refuse an anonymous request.
 fn is_refusal(error: &anyhow::Error) -> bool {
     error.downcast_ref::<upstream::Error>().is_some_and(|error| error.kind == ErrorKind::Unauthorized)
 }
 
-/// A reader that went away (`forebay check | head -1`) is no failure of the check.
+/// A closed pipe (`forebay check | head -1`) is no failure of the check.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -1,7 +1,6 @@
-//! `forebay serve`: start, say where, obey signals, drain.
+//! `forebay serve`: start, print the addresses, handle signals, drain.
 //!
-//! SIGTERM and SIGINT finish what is running, the second one ends at once; SIGHUP reads the
-//! configuration again, and a bad one changes nothing.
+//! SIGTERM and SIGINT drain; a second one ends the process at once. SIGHUP reloads the configuration; a bad one changes nothing.
 
 use std::io::{self, Write as _};
 
@@ -16,10 +15,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{ConfigArguments, Failure, banner, descriptors, systemd};
+use super::{ConfigArguments, Failure, banner, fd_limit, systemd};
 
-/// See [`keep_freed_memory`], in bytes: about what the buffers of one quick fill take.
-const KEPT: usize = 4 * 1024 * 1024;
+/// See [`keep_freed_memory`], in bytes: about the buffers of one fast download.
+const MMAP_THRESHOLD: usize = 4 * 1024 * 1024;
 /// How many threads may wait for the disk, hash, or look up names at the same time: as deep as an array of disks has use for.
 const DISK_THREADS: usize = 64;
 
@@ -27,12 +26,12 @@ const DISK_THREADS: usize = 64;
 pub(super) fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
     let inherited = inherited.map_err(Failure::Failed)?;
     let mut config = arguments.load()?;
-    let descriptors = descriptors::raise();
-    descriptors::fit(&mut config, descriptors);
+    let fd_limit = fd_limit::raise();
+    fd_limit::fit(&mut config, fd_limit);
     keep_freed_memory();
     let runtime = runtime().context("cannot start the runtime").map_err(Failure::Failed)?;
-    let outcome = runtime.block_on(serve(arguments, config, inherited, descriptors));
-    // What was to be waited for has been drained; a blocked disk must not hold up the end.
+    let outcome = runtime.block_on(serve(arguments, config, inherited, fd_limit));
+    // All that matters has been drained; a blocked disk must not delay the end.
     runtime.shutdown_background();
     outcome
 }
@@ -49,25 +48,25 @@ fn runtime() -> io::Result<Runtime> {
 ///
 /// Source: mallopt(3), `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`, which are dynamic.
 fn keep_freed_memory() {
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT)));
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(MMAP_THRESHOLD)));
 }
 
 async fn serve(
     arguments: &ConfigArguments,
     config: Config,
     inherited: Inherited,
-    descriptors: Option<u64>,
+    fd_limit: Option<u64>,
 ) -> Result<(), Failure> {
-    // Before the start, so that a signal that comes meanwhile is obeyed rather than fatal.
+    // Before the start, so that a signal during the start is handled rather than fatal.
     let mut signals = Signals::new().context("cannot listen to signals").map_err(Failure::Failed)?;
     let drain_timeout = config.server.drain_timeout;
-    let told = config.clone();
+    let configured = config.clone();
     let app = tokio::select! {
         app = App::start(config, inherited) => app?,
         () = signals.stop() => return Ok(()),
     };
 
-    let banner = banner::text(&told, &app.local_addrs(), app.admin_addr());
+    let banner = banner::text(&configured, &app.local_addrs(), app.admin_addr());
     // A service without a standard output serves all the same.
     let _ = io::stdout().write_all(banner.as_bytes());
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?app.local_addrs(), admin = %app.admin_addr(), "serving");
@@ -75,9 +74,9 @@ async fn serve(
     systemd::ready(&status);
     let watchdog = tokio::spawn(systemd::keep_watchdog_quiet());
 
-    while let Asked::Reload = signals.next().await {
+    while let Requested::Reload = signals.next().await {
         systemd::reloading();
-        match reload(arguments, &app, descriptors).await {
+        match reload(arguments, &app, fd_limit).await {
             Ok(()) => info!("configuration reloaded"),
             Err(error) => error!(error = format!("{error:#}"), "reload failed, the old configuration stays"),
         }
@@ -89,7 +88,7 @@ async fn serve(
     let drained = tokio::select! {
         () = app.drain() => Ok(()),
         () = signals.stop() => {
-            warn!("asked again to stop: running responses are cut off");
+            warn!("second signal to stop: running responses are cut off");
             Err(Failure::Failed(anyhow::anyhow!("ended before running responses were finished")))
         }
     };
@@ -101,17 +100,17 @@ async fn serve(
 }
 
 /// Reads the configuration again and hands it to the running app.
-async fn reload(arguments: &ConfigArguments, app: &App, descriptors: Option<u64>) -> anyhow::Result<()> {
+async fn reload(arguments: &ConfigArguments, app: &App, fd_limit: Option<u64>) -> anyhow::Result<()> {
     let arguments = arguments.clone();
     let loaded = tokio::task::spawn_blocking(move || arguments.load()).await?;
     let mut config = loaded.inspect_err(|_| app.reload_failed())?;
-    descriptors::fit(&mut config, descriptors);
-    // It reads and writes files.
+    fd_limit::fit(&mut config, fd_limit);
+    // The reload reads and writes files.
     Ok(tokio::task::block_in_place(|| app.reload(config))?)
 }
 
-/// What a signal asks for.
-enum Asked {
+/// What a signal requests.
+enum Requested {
     Reload,
     Stop,
 }
@@ -131,16 +130,16 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> Requested {
         tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Requested::Reload,
+            _ = self.interrupt.recv() => Requested::Stop,
+            _ = self.terminate.recv() => Requested::Stop,
         }
     }
 
-    /// Waits until asked to stop, whatever else is asked for.
+    /// Waits for a signal to stop; ignores reloads.
     async fn stop(&mut self) {
-        while !matches!(self.next().await, Asked::Stop) {}
+        while !matches!(self.next().await, Requested::Stop) {}
     }
 }

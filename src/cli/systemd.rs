@@ -1,6 +1,6 @@
-//! What the service manager gives (sockets) and is told (ready, reloading, stopping, alive).
+//! The service manager: its sockets, and notifications to it (ready, reloading, stopping, alive).
 //!
-//! Everything here does nothing when there is no service manager. Source: sd_notify(3),
+//! Without a service manager nothing here has an effect. Source: sd_notify(3),
 //! sd_listen_fds(3).
 
 use std::{env, net::TcpListener, time::Duration};
@@ -55,19 +55,18 @@ pub(super) fn ready(status: &str) {
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => warn!(%error, "the clock cannot be read, so the service manager is not told of the reload"),
+        Err(error) => warn!(%error, "cannot read the clock, so the service manager is not notified of the reload"),
     }
 }
 
 /// Running responses are being finished, which may take up to `drain`.
 pub(super) fn stopping(drain: Duration) {
-    // Some more than asked for: the app gives what is left after the drain ten seconds to end.
-    let patience = u32::try_from((drain + Duration::from_secs(15)).as_micros()).unwrap_or(u32::MAX);
-    notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(patience)]);
+    // More than the drain: the app gives other tasks ten seconds to end after it.
+    let extended = u32::try_from((drain + Duration::from_secs(15)).as_micros()).unwrap_or(u32::MAX);
+    notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(extended)]);
 }
 
-/// Says "alive" for as long as the runtime gives this task its turns; a runtime that is stuck says
-/// nothing, and the service manager restarts the service.
+/// Notifies the watchdog while the runtime runs this task. If the runtime is stuck, the service manager restarts the service.
 pub(super) async fn keep_watchdog_quiet() {
     let Some(timeout) = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero()) else { return };
     info!(timeout_seconds = timeout.as_secs_f64(), "the service manager watches over this process");
@@ -82,7 +81,7 @@ pub(super) async fn keep_watchdog_quiet() {
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "the service manager cannot be told");
+        warn!(%error, "cannot notify the service manager");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Authentication to an upstream: from a challenge to the Authorization header that answers it.
 //!
 //! An [`Authenticator`] is asked twice by a request. [`Authenticator::known`] gives the header that the endpoint's last challenge
-//! led to, before the request is sent. [`Authenticator::challenged`] answers a 401. In between:
+//! led to, before the request is sent. [`Authenticator::challenged`] answers a 401. [`feedback`] notes the response. In between:
 //!
 //! - [`challenge`] parses `WWW-Authenticate`, and [`scheme`] chooses the challenge to answer;
 //! - [`realm`] decides which realm may see credentials;
@@ -17,6 +17,7 @@ mod credential_helper;
 mod credential_provider;
 mod credential_trial;
 mod docker_config;
+mod feedback;
 mod password_file;
 mod realm;
 mod scheme;

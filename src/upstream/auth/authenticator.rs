@@ -18,10 +18,7 @@ use std::{
 use http::HeaderMap;
 use parking_lot::Mutex;
 use reqwest::Url;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{Instant, timeout},
-};
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     super::{
@@ -44,12 +41,7 @@ use super::{
     token_exchange::Exchange,
     token_result::TokenResult,
 };
-use crate::{metrics::Metrics, oci::Repository};
-
-/// How long a request waits while another one verifies whether the upstream refuses the password.
-const VERIFICATION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How old a token has to be for a 403 to mean that it may have expired, and how often one is renewed for that.
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
+use crate::metrics::Metrics;
 
 const NO_ENTRY: &str = "credentials are configured but were not used: their source has no entry for this upstream";
 
@@ -74,22 +66,22 @@ pub(in crate::upstream) enum Known {
 
 /// Answers the challenges of one upstream.
 pub(in crate::upstream) struct Authenticator {
-    upstream: Arc<str>,
+    pub(super) upstream: Arc<str>,
     /// Hosts of realms that may see the credentials, beside the upstream's own.
-    realms: Vec<String>,
-    credentials: CredentialProvider,
-    tokens: TokenCache,
+    pub(super) realms: Vec<String>,
+    pub(super) credentials: CredentialProvider,
+    pub(super) tokens: TokenCache,
     /// Whether the log has the warning that the credentials are not used: once is enough.
-    warned: AtomicBool,
+    pub(super) warned: AtomicBool,
     /// The path below `/v2/` that was last served for forebay's own password.
-    granted_path: Mutex<Option<Arc<str>>>,
+    pub(super) granted_path: Mutex<Option<Arc<str>>>,
     /// Held while a request verifies whether a refusal is about forebay's own password.
-    verification: Semaphore,
+    pub(super) verification: Semaphore,
     /// When a refusal was last found to be about something else.
-    unrelated_refusal: Mutex<Option<Instant>>,
+    pub(super) unrelated_refusal: Mutex<Option<Instant>>,
     /// When a token was last renewed because of a 403.
-    renewed: Mutex<Option<Instant>>,
-    metrics: Metrics,
+    pub(super) renewed: Mutex<Option<Instant>>,
+    pub(super) metrics: Metrics,
 }
 
 impl Authenticator {
@@ -384,105 +376,6 @@ impl Authenticator {
             }
             Err(error) if is_refusal(&error) => Ok(true),
             Err(error) => Err(error),
-        }
-    }
-}
-
-/// What the upstream's responses say of an Authorization.
-impl Authenticator {
-    /// The upstream refused it.
-    pub(in crate::upstream) async fn note_refused(&self, authorization: &Authorization) {
-        match &authorization.origin {
-            Origin::Token { key, token, .. } => self.tokens.remove(key, token).await,
-            Origin::OwnPassword { credential, .. } => self.note_credential_refused(credential, None).await,
-            Origin::ClientPassword(verdict) => verdict.note(Verdict::Refused),
-        }
-    }
-
-    /// A repository refused forebay's own password, and nothing else tells whether the password is right.
-    pub(in crate::upstream) async fn note_refused_by_repository(&self, authorization: &Authorization) {
-        if let Origin::OwnPassword { credential, scope, .. } = &authorization.origin {
-            self.note_credential_refused(credential, scope.repository()).await;
-        }
-    }
-
-    /// The upstream accepted it.
-    pub(in crate::upstream) fn note_accepted(&self, authorization: &Authorization) {
-        if let Origin::OwnPassword { credential, .. } = &authorization.origin {
-            self.note_credential_accepted(credential);
-        }
-    }
-
-    /// Whether it is forebay's own password, and the upstream accepted that when it was last sent.
-    pub(in crate::upstream) fn was_accepted(&self, authorization: &Authorization) -> bool {
-        matches!(&authorization.origin, Origin::OwnPassword { credential, .. } if self.credentials.is_accepted(credential))
-    }
-
-    /// Whether it is forebay's own password, and the upstream refused that lately.
-    pub(in crate::upstream) fn is_withheld(&self, authorization: &Authorization) -> bool {
-        matches!(&authorization.origin, Origin::OwnPassword { credential, .. } if self.credentials.is_withheld(credential))
-    }
-
-    /// The path below `/v2/` that was last served for forebay's own password.
-    pub(in crate::upstream) fn granted_path(&self) -> Option<Arc<str>> {
-        self.granted_path.lock().clone()
-    }
-
-    /// Notes that this path was served for forebay's own password.
-    pub(in crate::upstream) fn note_granted_path(&self, path: &str) {
-        *self.granted_path.lock() = Some(path.into());
-    }
-
-    /// Held while a request verifies whether a refusal is about forebay's own password. `None`: the turn did not come in time.
-    pub(in crate::upstream) async fn verification_turn(&self) -> Option<SemaphorePermit<'_>> {
-        // The semaphore is never closed; the verification may take as long as a request.
-        timeout(VERIFICATION_TIMEOUT, self.verification.acquire()).await.ok()?.ok()
-    }
-
-    /// Notes that a refusal was about something else than the password.
-    pub(in crate::upstream) fn note_unrelated_refusal(&self) {
-        *self.unrelated_refusal.lock() = Some(Instant::now());
-    }
-
-    /// Whether a refusal since then was about something else than the password.
-    pub(in crate::upstream) fn had_unrelated_refusal(&self, since: Instant) -> bool {
-        self.unrelated_refusal.lock().is_some_and(|at| since < at)
-    }
-
-    /// Drops forebay's own token if a 403 to it may mean that it has expired: some registries answer so in place of 401. Returns
-    /// whether the request is worth a try with another token.
-    pub(in crate::upstream) async fn renew(&self, authorization: &Authorization) -> bool {
-        let Origin::Token { key, token, verdict: None } = &authorization.origin else { return false };
-        if matches!(key.subject, TokenSubject::Client(_)) || token.obtained().elapsed() < RENEWAL_INTERVAL {
-            return false;
-        }
-        {
-            let mut renewed = self.renewed.lock();
-            if renewed.is_some_and(|renewed| renewed.elapsed() < RENEWAL_INTERVAL) {
-                return false;
-            }
-            *renewed = Some(Instant::now());
-        }
-        self.tokens.remove(key, token).await;
-        true
-    }
-
-    async fn note_credential_refused(&self, credential: &Arc<Credential>, at: Option<&Repository>) {
-        let Some(is_first) = self.credentials.note_refused(credential, at).await else { return };
-        self.metrics.upstream_credentials(&self.upstream, false);
-        if is_first {
-            tracing::warn!(
-                upstream = %self.upstream,
-                "the upstream refuses forebay's own credentials: what is cached is still served, requests that need them fail; \
-                 forebay sends them again after a while, or when they have changed"
-            );
-        }
-    }
-
-    fn note_credential_accepted(&self, credential: &Arc<Credential>) {
-        self.metrics.upstream_credentials(&self.upstream, true);
-        if self.credentials.note_accepted(credential) {
-            tracing::info!(upstream = %self.upstream, "the upstream accepts forebay's own credentials again");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The log's way to standard error, off the threads that serve.
+//! Writes the log to standard error, off the threads that serve.
 //!
-//! A line is formatted where it is logged and put into a buffer; a thread of its own writes what has gathered, many
-//! lines at a time. What must hold: whoever reads the log slowly or not at all (a stuck journald, a full pipe) stops
-//! no pull, takes a bounded amount of memory, and is told how many lines are missing; what was logged before the end
-//! is written before the end, if anybody reads it.
+//! A line is formatted where it is logged and put into a buffer; one thread writes the buffered lines, many at a time.
+//!
+//! What must hold: a slow or stuck reader of the log (journald, a full pipe) blocks no request and costs a bounded amount of memory;
+//! the log says how many lines were dropped. Lines before the end of the process are written before it ends, if they are read.
 
 use std::{
     io::{self, Write},
@@ -16,18 +16,18 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How many bytes of lines wait to be written: some thousand requests.
 const MAX_WAITING: usize = 1 << 20;
-/// How long lines gather while there are many. The first after a silence does not wait.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long lines are batched while there are many. The first line after a silence does not wait.
+const BATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// How long the end waits for the last lines to be written.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where lines go; cheap to clone.
+/// The buffer of lines; cheap to clone.
 #[derive(Clone)]
-pub struct Lines(Arc<Shared>);
+pub struct LogWriter(Arc<Shared>);
 
 /// Writes the last lines when it is dropped.
 pub struct Flush {
-    lines: Lines,
+    lines: LogWriter,
     has_writer: bool,
 }
 
@@ -48,7 +48,7 @@ struct State {
     written: bool,
 }
 
-impl Lines {
+impl LogWriter {
     /// Starts the thread that writes to `sink`. Without it, for want of a thread, lines are dropped once the buffer
     /// is full.
     pub fn to(sink: impl Write + Send + 'static) -> (Self, Flush) {
@@ -59,7 +59,7 @@ impl Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = &'a Self;
 
     fn make_writer(&'a self) -> &'a Self {
@@ -67,7 +67,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-impl Write for &Lines {
+impl Write for &LogWriter {
     /// Takes a whole line, or drops it: the subscriber gives one at a time.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.state.lock();
@@ -105,7 +105,7 @@ impl Shared {
                 _ => tell_dropped(&mut sink, dropped),
             });
             if written.is_err() {
-                // Told when it can be written again, if ever. Some of these lines may have got through.
+                // Reported when a write succeeds again. Some of these lines may have been written.
                 let lost = batch.iter().filter(|byte| **byte == b'\n').count() as u64;
                 self.state.lock().dropped += dropped + lost;
             }
@@ -117,15 +117,15 @@ impl Shared {
             batch.clear();
             if !ended {
                 let running = |state: &mut State| !state.ended;
-                self.news.wait_while_for(&mut self.state.lock(), running, GATHER);
+                self.news.wait_while_for(&mut self.state.lock(), running, BATCH_INTERVAL);
             }
         }
     }
 }
 
-/// In both forms at once: a line of JSON, and words.
+/// A line of JSON that is readable in a text log, too.
 fn tell_dropped(sink: &mut impl Write, dropped: u64) -> io::Result<()> {
-    let line = serde_json::json!({ "level": "WARN", "message": "log lines were dropped, since nobody read them in time", "dropped": dropped });
+    let line = serde_json::json!({ "level": "WARN", "message": "log lines were dropped, since they were not read in time", "dropped": dropped });
     sink.write_all(format!("{line}\n").as_bytes())
 }
 
@@ -136,7 +136,7 @@ impl Drop for Flush {
         if self.has_writer {
             // The thread is not joined: one that is stuck in a write must not hold up the end.
             let speaking = |state: &mut State| !state.written;
-            self.lines.0.silence.wait_while_for(&mut self.lines.0.state.lock(), speaking, LAST_WORDS);
+            self.lines.0.silence.wait_while_for(&mut self.lines.0.state.lock(), speaking, FLUSH_TIMEOUT);
         }
     }
 }
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a write only when it is told to.
+    /// Accepts a write only after a turn.
     struct Slow {
         turns: Receiver<()>,
         written: Sender<Vec<u8>>,
@@ -166,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn an_unread_log_blocks_no_task_and_counts_missing_lines() {
+    fn an_unread_log_blocks_nothing_and_counts_dropped_lines() {
         let ((turn, turns), (written, read)) = (channel(), channel());
-        let (lines, flush) = Lines::to(Slow { turns, written });
+        let (lines, flush) = LogWriter::to(Slow { turns, written });
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
         (&lines).write_all(&line).unwrap();
         turn.send(()).unwrap();
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn the_last_lines_are_written_before_the_end() {
         let ((turn, turns), (written, read)) = (channel(), channel());
-        let (lines, flush) = Lines::to(Slow { turns, written });
+        let (lines, flush) = LogWriter::to(Slow { turns, written });
         for _ in 0..4 {
             turn.send(()).unwrap();
         }
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(all, (0..100).map(|number| format!("{number}\n")).collect::<String>());
     }
 
-    /// Takes nothing once, and everything after that.
+    /// Fails once, and accepts all further writes.
     struct Broken {
         fails: bool,
         written: Sender<Vec<u8>>,
@@ -229,9 +229,9 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_could_not_be_written_are_counted_as_missing() {
+    fn lines_that_cannot_be_written_are_counted_as_dropped() {
         let (written, read) = channel();
-        let (lines, flush) = Lines::to(Broken { fails: true, written });
+        let (lines, flush) = LogWriter::to(Broken { fails: true, written });
         (&lines).write_all(b"lost\n").unwrap();
         drop(flush);
         let rest: Vec<u8> = read.try_iter().flatten().collect();

@@ -1,7 +1,6 @@
-//! How many files and sockets the process may have open.
+//! The limit of open files and sockets.
 //!
-//! The soft limit that a shell or a service manager gives (1024, often) is for programs that use select(2); a server
-//! may take what the hard limit allows, and should. Source: getrlimit(2), systemd.exec(5) on `LimitNOFILE=`.
+//! The usual soft limit (1024) is for programs that use select(2). A server may raise it to the hard limit, and should. Source: getrlimit(2), systemd.exec(5) on `LimitNOFILE=`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
@@ -14,7 +13,7 @@ const PER_CONNECTION: u64 = 3;
 /// descriptors, the runtime's own.
 const BASE: u64 = 256;
 
-/// Raises the soft limit to the hard one, and says how many there may be; `None`: there is no limit.
+/// Raises the soft limit to the hard one, and returns it; `None`: there is no limit.
 pub(super) fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     match current {
@@ -29,12 +28,12 @@ pub(super) fn raise() -> Option<u64> {
     }
 }
 
-/// Takes no more connections, and lets no more blobs pass straight through, than these descriptors are enough for.
+/// Lowers the numbers of connections and of uncached downloads to what the limit allows.
 pub(super) fn fit(config: &mut Config, limit: Option<u64>) {
     let Some(limit) = limit else { return };
-    config.cache.max_through = config.cache.max_through.min(through(limit));
+    config.cache.max_through = config.cache.max_through.min(max_uncached(limit));
     let configured = config.server.max_connections;
-    let allowed = allowed(limit);
+    let allowed = max_connections(limit);
     if configured > allowed {
         config.server.max_connections = allowed;
         warn!(
@@ -47,15 +46,14 @@ pub(super) fn fit(config: &mut Config, limit: Option<u64>) {
     }
 }
 
-/// How many connections a limit is enough for. Where there are few descriptors, half of them are the base.
-fn allowed(limit: u64) -> usize {
+/// The most connections for a limit. Of few descriptors, at most half are reserved for other uses.
+fn max_connections(limit: u64) -> usize {
     let left = limit - BASE.min(limit / 2);
     usize::try_from(left / PER_CONNECTION).unwrap_or(usize::MAX).max(1)
 }
 
-/// How many blobs may pass straight through: about as many as upstreams' sockets are reckoned with, one for each connection
-/// (256 of 1 024), although one of HTTP/2 may have several.
-fn through(limit: u64) -> u64 {
+/// The most uncached downloads for a limit: about one for each connection (256 of 1024).
+fn max_uncached(limit: u64) -> u64 {
     (limit / 4).max(1)
 }
 
@@ -68,7 +66,7 @@ mod tests {
     #[test]
     fn half_of_few_descriptors_and_most_of_many_are_for_connections() {
         for (limit, expected) in [(0, 1), (5, 1), (64, 10), (256, 42), (512, 85), (1024, 256), (24_832, 8192)] {
-            assert_eq!(allowed(limit), expected, "{limit}");
+            assert_eq!(max_connections(limit), expected, "{limit}");
         }
     }
 
@@ -89,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_few_descriptors_is_for_blobs_passing_through() {
+    fn a_quarter_of_few_descriptors_is_for_uncached_downloads() {
         for (limit, expected) in
             [(Some(0), 1), (Some(64), 16), (Some(1024), 256), (Some(4096), 1024), (Some(24_832), 1024), (None, 1024)]
         {
