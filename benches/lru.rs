@@ -6,7 +6,7 @@ use divan::{Bencher, counter::ItemsCount};
 use forebay::{
     cache::{
         Visibility,
-        storage::index::{CompactKey, IndexKey, LruIndex},
+        storage::lru_index::{CompactKey, IndexKey, LruIndex},
     },
     oci::{Algorithm, Digest},
 };

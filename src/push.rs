@@ -8,7 +8,7 @@
 //! The content of a blob is also captured for the cache (`capture`), as far as that costs the push nothing, so that the next
 //! pull is a hit. It is committed only if the upstream has taken it and if it has the digest that the client named.
 
-mod capture;
+mod capture_body;
 mod change;
 mod config;
 mod deletions;
@@ -23,7 +23,7 @@ mod session_seal;
 use http::{Method, Uri, request::Parts};
 
 use self::{
-    capture::UploadCapture,
+    capture_body::UploadCapture,
     change::{Change, End},
 };
 pub(crate) use self::{

@@ -64,12 +64,26 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
 const NOT_IN: &[(&str, &[&str], &str)] = &[
     (
         "async",
-        &["oci/", "route.rs", "route/", "cache/storage/index.rs", "cache/storage/index/", "upstream/auth/challenge.rs"],
+        &[
+            "oci/",
+            "route.rs",
+            "route/",
+            "cache/storage/lru_index.rs",
+            "cache/storage/lru_index/",
+            "upstream/auth/challenge.rs",
+        ],
         "pure code does not wait",
     ),
     (
         "tokio",
-        &["oci/", "route.rs", "route/", "cache/storage/index.rs", "cache/storage/index/", "upstream/auth/challenge.rs"],
+        &[
+            "oci/",
+            "route.rs",
+            "route/",
+            "cache/storage/lru_index.rs",
+            "cache/storage/lru_index/",
+            "upstream/auth/challenge.rs",
+        ],
         "pure code does no I/O",
     ),
     ("unsafe", &[""], "there is no unsafe code"),
@@ -101,7 +115,7 @@ fn the_check_finds_what_is_wrong() {
         ),
         ("oci/name.rs", "use crate::metrics::Metrics;", "oci names metrics::Metrics"),
         ("route/path.rs", "use super::super::auth::Identity;", "route names auth::Identity"),
-        ("cache/storage/index.rs", "use super::super::download::Download;", "cache::storage names cache::download"),
+        ("cache/storage/lru_index.rs", "use super::super::download::Download;", "cache::storage names cache::download"),
         ("cache/capture.rs", "use crate::cache::{list::Lists, storage};", "cache::capture names cache::list"),
         ("app.rs", "use crate::cli::Arguments;", "app names cli"),
         ("strange.rs", "", "strange has no place"),
@@ -110,7 +124,7 @@ fn the_check_finds_what_is_wrong() {
         ("cache/blob.rs", "let s = http::StatusCode::OK;", "StatusCode"),
         ("admin.rs", "use prometheus::Encoder;", "prometheus::"),
         ("route.rs", "pub async fn resolve() {}", "async"),
-        ("cache/storage/index.rs", "use tokio::fs;", "tokio"),
+        ("cache/storage/lru_index.rs", "use tokio::fs;", "tokio"),
         ("transport/zero_copy/queue.rs", "unsafe { libc::sendfile() }", "unsafe"),
         // A quote or a comment before it hides nothing.
         ("oci/mod.rs", "const Q: char = '\"'; use crate::app::App; // \"", "oci names app::App"),

@@ -16,8 +16,8 @@ use super::{
     config::{Anonymous, Config, PushUsers},
     htpasswd::Error,
     password_attempts::PasswordAttempts,
+    password_queue::VerificationQueue,
     rules::Rules,
-    verification_queue::VerificationQueue,
 };
 use crate::{
     file_watch::{self, Changed, POLL_INTERVAL},

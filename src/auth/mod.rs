@@ -14,8 +14,8 @@ mod grants;
 mod htpasswd;
 mod password_attempts;
 mod password_cache;
+mod password_queue;
 mod rules;
-mod verification_queue;
 
 use std::{sync::Arc, time::Duration};
 

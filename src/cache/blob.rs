@@ -22,7 +22,7 @@ use super::{
     BlobReader, CYCLE_TIMEOUT, Captures, Config, ContentKey, DiskStore, Images, Parts, Source, Visibility, Warnings,
     download::{Coexisting, Download, DownloadError, Downloads, Joined, transfer::Transfer},
     prefetch::Prefetch,
-    storage::{StoredBlob, index::IndexKey},
+    storage::{StoredBlob, lru_index::IndexKey},
 };
 use crate::{
     cache::Outcome,

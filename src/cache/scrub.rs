@@ -27,7 +27,7 @@ use super::{
     Config, ContentKey, DiskStore,
     hash::turn_to_spare,
     manifest::VerifiedManifest,
-    storage::{InspectedObject, Inspection, SHARDS, blocking, index::IndexKey, is_damage},
+    storage::{InspectedObject, Inspection, SHARDS, blocking, is_damage, lru_index::IndexKey},
 };
 use crate::{
     disk_wait::DiskWait,

@@ -16,14 +16,14 @@
 
 mod directories;
 mod file_names;
-pub mod index;
 mod inspect;
 mod io_limits;
 mod kind;
 mod layout;
+pub mod lru_index;
 mod object;
 mod partial_attributes;
-pub mod recency;
+pub mod recent_uses;
 mod reservation;
 mod scan;
 mod stored_blob;
@@ -47,11 +47,6 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::{Semaphore, watch};
 
-use self::{
-    index::{IndexKey, LruIndex},
-    recency::{TOUCH_INTERVAL, Uses},
-    reservation::GiveUp,
-};
 pub use self::{
     inspect::{InspectedObject, Inspection, SHARDS, is_damage},
     io_limits::{change, write},
@@ -62,6 +57,11 @@ pub use self::{
     temp_blob::TempBlob,
     temp_file::{TempName, write_all_at},
     temp_upload::TempUpload,
+};
+use self::{
+    lru_index::{IndexKey, LruIndex},
+    recent_uses::{TOUCH_INTERVAL, Uses},
+    reservation::GiveUp,
 };
 use super::{Config, ContentKey, Visibility, slow_readers::SlowReaders};
 use crate::{

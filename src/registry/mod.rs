@@ -15,7 +15,7 @@ mod manifest;
 mod multipart_ranges;
 mod pagination;
 pub mod pagination_link;
-pub mod refusal;
+pub mod refused_connection;
 mod response;
 mod response_memory;
 mod service;

@@ -106,7 +106,7 @@ impl Handle for Service {
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<Bytes> {
-        super::refusal::refusal(refusal)
+        super::refused_connection::refusal(refusal)
     }
 }
 

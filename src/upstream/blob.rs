@@ -25,7 +25,7 @@ use self::{
 };
 use super::{
     Upstream,
-    client::{body::next_or_end, redirect_walk::FinalResponse},
+    client::{body::next_or_end, follow_redirects::FinalResponse},
     endpoint::Endpoint,
     error::{Error, ErrorKind},
     head,

@@ -9,13 +9,13 @@ pub(crate) mod ca_certificate;
 pub(crate) mod ca_file;
 pub(crate) mod circuit_breaker;
 pub(crate) mod connection_reuse;
+pub(crate) mod follow_redirects;
 pub(crate) mod host_outcome;
 pub(crate) mod http_clients;
 pub(crate) mod late_response;
 pub(crate) mod outbound_request;
 pub mod proxy;
 pub(crate) mod redirect;
-pub(crate) mod redirect_walk;
 pub(crate) mod trust;
 
 use std::{

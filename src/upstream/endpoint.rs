@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     auth::Scheme,
-    client::redirect_walk::OriginResponse,
+    client::follow_redirects::OriginResponse,
     error::{Error, ErrorKind},
     low_quota::LowQuota,
 };

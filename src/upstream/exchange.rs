@@ -8,8 +8,8 @@ use super::{
     auth::Authorization,
     blob::range::BlobRange,
     client::{
+        follow_redirects::{FinalResponse, send_and_follow},
         outbound_request::OutboundRequest,
-        redirect_walk::{FinalResponse, send_and_follow},
     },
     endpoint::Endpoint,
     error::{Error, ErrorKind},

@@ -7,8 +7,8 @@ use super::{
     auth::{Authorization, scope::Scope},
     client::{
         body::{discard, whole_body},
+        follow_redirects::FinalResponse,
         outbound_request::RequestMode,
-        redirect_walk::FinalResponse,
     },
     endpoint::Endpoint,
     error::{Error, ErrorKind},

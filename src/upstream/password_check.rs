@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::{
     auth::Authorization,
-    client::{body::discard, redirect_walk::FinalResponse},
+    client::{body::discard, follow_redirects::FinalResponse},
     endpoint::Endpoint,
     error::{Error, ErrorKind},
     read_request::ReadRequest,

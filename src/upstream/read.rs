@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use super::{
     auth::{self, Authorization, Known},
-    client::{body::discard, redirect_walk::FinalResponse},
+    client::{body::discard, follow_redirects::FinalResponse},
     endpoint::Endpoint,
     error::{Error, ErrorKind},
     exchange::in_time,

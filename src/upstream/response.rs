@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use self::refusal::{Refusal, RefusalBody};
 use super::{
-    client::{body::whole_body, redirect_walk::FinalResponse},
+    client::{body::whole_body, follow_redirects::FinalResponse},
     error::{Error, ErrorKind},
     head::{self, API_VERSION},
     mirrors::Mirrors,

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::{Download, Downloads};
 use crate::cache::{
     make_room::enough,
-    storage::{Short, index::allocated},
+    storage::{Short, lru_index::allocated},
 };
 
 /// A download without subscribers, or with none but a prefetch, is given up when less than [`MIN_ADVANCE`] bytes come in this time.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     cache::{
         DownloadResult,
-        storage::{Purpose, TempBlob, change, index::IndexKey},
+        storage::{Purpose, TempBlob, change, lru_index::IndexKey},
     },
     error_chain::ErrorChain,
     upstream::ErrorKind,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Download, DownloadError, Downloads, leftover::discard, transfer::Transfer};
-use crate::cache::storage::{Purpose, Reservation, TempBlob, index::IndexKey};
+use crate::cache::storage::{Purpose, Reservation, TempBlob, lru_index::IndexKey};
 
 /// How much room is asked for at a time while the size is not known, in bytes.
 pub(super) const ROOM_STEP: u64 = 16 * 1024 * 1024;

@@ -17,7 +17,7 @@ use super::{Download, DownloadError, DownloadReader, Progress, abandoned, range_
 use crate::{
     cache::{
         ContentKey, DiskStore, Source,
-        storage::{Short, index::IndexKey},
+        storage::{Short, lru_index::IndexKey},
     },
     metrics::Metrics,
     upstream::Registry,

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{Download, Downloads, Progress, table::DownloadEnd};
 use crate::cache::{
     Source,
-    storage::{TempUpload, change, index::IndexKey},
+    storage::{TempUpload, change, lru_index::IndexKey},
 };
 
 impl Downloads {

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::{
     DiskStore,
-    storage::{Landing, index::IndexKey},
+    storage::{Landing, lru_index::IndexKey},
 };
 
 /// How long a response waits for its write, so that usually what was served is on disk.

@@ -11,7 +11,7 @@ use crate::{
         ContentKey, Outcome,
         freshness::Freshness,
         storage::{
-            index::IndexKey,
+            lru_index::IndexKey,
             tag_record::{TagKey, TagRecord},
         },
     },

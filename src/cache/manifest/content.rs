@@ -5,7 +5,7 @@ use http::HeaderValue;
 
 use super::error::ManifestError;
 use crate::{
-    cache::storage::recency::LastUse,
+    cache::storage::recent_uses::LastUse,
     oci::{
         Algorithm, Digest, DocumentType, ManifestSigns, MediaType, MediaTypeKind, OtherType, Reference, etag,
         matches_manifest, schema1_payload,

@@ -14,7 +14,7 @@ use crate::{
     cache::{
         Outcome,
         freshness::Freshness,
-        storage::{index::IndexKey, tag_record::TagRecord},
+        storage::{lru_index::IndexKey, tag_record::TagRecord},
     },
     oci::{Digest, DocumentType, OtherType, Reference},
     single_flight::WaitCycle,

@@ -16,7 +16,7 @@ use super::{content::VerifiedManifest, file_records};
 use crate::{
     cache::{
         ContentKey, DiskStore,
-        storage::{Landing, index::IndexKey},
+        storage::{Landing, lru_index::IndexKey},
     },
     offload::Offload,
     upstream::Registry,

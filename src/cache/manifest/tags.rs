@@ -23,7 +23,7 @@ use crate::{
         revalidate::{OutageEntry, RecentOutages},
         storage::{
             Landing, blocking,
-            index::IndexKey,
+            lru_index::IndexKey,
             tag_record::{TagKey, TagRecord},
         },
         write_counter::WriteCounters,

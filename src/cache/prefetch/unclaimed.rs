@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::super::{
     ContentKey,
-    storage::index::{BLOCK, allocated},
+    storage::lru_index::{BLOCK, allocated},
 };
 use crate::peer::{Permit, Shares, TrustedNetworks};
 

@@ -23,7 +23,7 @@ use super::{
     verified_at::{self, ATTRIBUTE, MAX_VALUE, Noted},
 };
 use crate::{
-    cache::{ObjectKind, Visibility, storage::index::CompactKey},
+    cache::{ObjectKind, Visibility, storage::lru_index::CompactKey},
     metrics::Label as _,
     oci::Algorithm,
 };

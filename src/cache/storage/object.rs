@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{DiskStore, IndexKey, Purpose, blocking, change, file_names::unique_name, recency::touch, verified_at};
+use super::{DiskStore, IndexKey, Purpose, blocking, change, file_names::unique_name, recent_uses::touch, verified_at};
 use crate::{
     cache::{Visibility, storage::tag_record::TagKey},
     oci::Repository,

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{DiskStore, IndexKey, Pin, blocking};
 use crate::cache::{
     slow_readers::Holding,
-    storage::index::{BLOCK, allocated},
+    storage::lru_index::{BLOCK, allocated},
 };
 
 /// How long a write waits for the start-up scan; before, it is not known how much is used.

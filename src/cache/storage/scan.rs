@@ -18,7 +18,7 @@ use super::{DiskStore, IndexKey, blocking, file_names, layout};
 use crate::{
     cache::{
         ObjectKind, Visibility, freshness,
-        storage::{index::CompactKey, tag_record::TagKey},
+        storage::{lru_index::CompactKey, tag_record::TagKey},
     },
     oci::Algorithm,
 };

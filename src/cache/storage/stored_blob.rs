@@ -2,7 +2,7 @@
 
 use std::{fmt, fs::File, io, sync::Arc};
 
-use super::{DiskStore, blocking, index::IndexKey, recency::touch, verified_at};
+use super::{DiskStore, blocking, lru_index::IndexKey, recent_uses::touch, verified_at};
 use crate::cache::ContentKey;
 
 /// A verified blob, open for reading; it is not evicted while this lives.

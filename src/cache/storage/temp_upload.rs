@@ -6,7 +6,7 @@ use std::{fs::File, io, sync::Arc};
 
 use super::{
     DiskStore, IndexKey, NoSpace, Pin, Purpose, Reservation, file_names,
-    index::{BLOCK, allocated},
+    lru_index::{BLOCK, allocated},
     temp_file::{TempFile, TempName},
     write,
 };

@@ -18,9 +18,9 @@ use super::{
         client::{
             Sender,
             body::{discard, whole_body},
+            follow_redirects::send_and_follow,
             late_response,
             outbound_request::OutboundRequest,
-            redirect_walk::send_and_follow,
         },
         error::{Error, ErrorKind},
         head,

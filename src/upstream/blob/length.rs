@@ -11,7 +11,7 @@ use http::Method;
 use super::{
     super::{
         Upstream,
-        client::redirect_walk::FinalResponse,
+        client::follow_redirects::FinalResponse,
         endpoint::Endpoint,
         error::{Error, ErrorKind},
         exchange::in_time,

@@ -7,9 +7,9 @@
 //! a change at the upstream, or after a refusal of its credential, if its request began before that ended; all tasks
 //! end with the value.
 
+mod arrival;
 pub(crate) mod late_request;
 mod pending;
-mod receipt;
 
 use std::{
     sync::{
@@ -30,13 +30,13 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
+    arrival::{ReceivedAt, with_remaining_retry_after},
     late_request::{CredentialScope, Identifier, LateRequest},
     pending::{MAX_EQUAL, PendingResponse, PendingTable},
-    receipt::{ReceivedAt, with_remaining_retry_after},
 };
 pub(in crate::upstream) use self::{
+    arrival::{received_at, resident_time},
     pending::PendingResponses,
-    receipt::{received_at, resident_time},
 };
 use super::{
     super::{error::Error, principal::Principal},

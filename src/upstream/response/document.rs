@@ -7,7 +7,7 @@ use http::HeaderMap;
 
 use super::{
     super::{
-        client::{body::whole_content, redirect_walk::FinalResponse},
+        client::{body::whole_content, follow_redirects::FinalResponse},
         endpoint::Endpoint,
         error::{Error, ErrorKind},
         head::{self, Coding},

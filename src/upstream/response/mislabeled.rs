@@ -10,7 +10,7 @@ use super::{
     super::{
         client::{
             body::{WHOLE_BODY_TIMEOUT, next_or_end},
-            redirect_walk::FinalResponse,
+            follow_redirects::FinalResponse,
         },
         endpoint::Endpoint,
         error::{Error, ErrorKind},

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     super::{
-        client::redirect_walk::FinalResponse,
+        client::follow_redirects::FinalResponse,
         endpoint::Endpoint,
         error::{Error, ErrorKind},
         read_request::ReadRequest,

@@ -8,7 +8,7 @@ use super::{
         auth::{self, Authorization, Cause, Known},
         client::{
             body::discard,
-            redirect_walk::{Step, follow},
+            follow_redirects::{Step, follow},
         },
         endpoint::Endpoint,
         error::{Error, ErrorKind},

@@ -130,7 +130,7 @@ impl Handle for Stage {
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<Bytes> {
-        forebay::registry::refusal::refusal(refusal)
+        forebay::registry::refused_connection::refusal(refusal)
     }
 }
 

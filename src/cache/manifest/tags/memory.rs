@@ -12,7 +12,7 @@ use crate::{
     cache::{
         Visibility,
         storage::{
-            recency::LastUse,
+            recent_uses::LastUse,
             tag_record::{TagKey, TagRecord},
         },
     },

@@ -11,8 +11,8 @@ use tokio_util::sync::DropGuard;
 
 use super::{
     super::super::error::Error,
+    arrival::with_remaining_retry_after,
     late_request::{CredentialScope, LateRequest, RequestId},
-    receipt::with_remaining_retry_after,
 };
 
 /// How many equal requests go on at a time.

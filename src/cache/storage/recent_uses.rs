@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{DiskStore, blocking, index::IndexKey, io_limits};
+use super::{DiskStore, blocking, io_limits, lru_index::IndexKey};
 use crate::cache::freshness;
 
 /// A use is noted on disk at most this often per object: recency needs no better, and each note is a write.
