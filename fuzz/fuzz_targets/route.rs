@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
     let (host, sni) = (text(), text());
     let target = Target { method: &Method::GET, uri: &uri, host, sni, tls: sni.is_some(), local_port: 5000 };
     let Ok(route) = ROUTES.resolve(target) else { return };
-    assert!(route.upstream().is_none_or(|upstream| ["docker.io", "ghcr.io", "h.lan:1"].contains(&&**upstream)));
+    assert!(route.upstream().is_none_or(|upstream| ["docker.io", "ghcr.io", "h.lan:1"].contains(&&***upstream)));
     if let Some(repository) = route.repository() {
         assert!(repository.as_str().split('/').all(|part| !matches!(part, "" | "." | "..")));
         assert!(!repository.as_str().contains(['%', '\\', '\0']));
