@@ -56,7 +56,7 @@ pub(crate) struct Push<'a> {
 
 /// What forebay remembers of upstreams: all of it that a change may concern. Cheap handles.
 #[derive(Clone)]
-pub struct Caches {
+pub(crate) struct Caches {
     pub manifests: ManifestCache,
     pub lists: Lists,
     pub blobs: BlobCache,

@@ -45,7 +45,7 @@ impl Error {
 }
 
 /// A directory in use: other processes wait for it until this is dropped.
-pub struct StateDirectory {
+pub(crate) struct StateDirectory {
     path: PathBuf,
     _turn: Option<File>,
 }
@@ -70,7 +70,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// It cannot be created, or is no directory.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         check(path)?;
         let failed = |source| Error::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
@@ -82,12 +82,12 @@ impl StateDirectory {
     }
 
     /// The path of a file, which need not exist.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// The content of a file, up to `most` bytes; empty if there is none. Blocks.
-    pub fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
         match read_up_to(&self.file(name), most) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             read => read,
@@ -95,7 +95,7 @@ impl StateDirectory {
     }
 
     /// Writes a file atomically, for this user only. Blocks.
-    pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let temporary = self.path.join(format!("{name}.new"));
         // A kill may have left one.
         let _ = fs::remove_file(&temporary);
@@ -109,7 +109,7 @@ impl StateDirectory {
     /// Moves a file here that an earlier version kept in another directory. A file that is here already stays. Blocks.
     ///
     /// It is copied, synced, then removed there: a kill in between leaves both, and the next start removes the old one.
-    pub fn take_over(&self, name: &str, from: &Path) -> io::Result<()> {
+    pub(crate) fn take_over(&self, name: &str, from: &Path) -> io::Result<()> {
         let old = from.join(name);
         let content = match read(&old) {
             Ok(content) => content,

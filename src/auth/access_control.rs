@@ -139,7 +139,7 @@ impl AccessControl {
 }
 
 /// Replaces `access` when its htpasswd file changes, until `shutdown`.
-pub async fn watch(access: Arc<ArcSwap<AccessControl>>, metrics: Metrics, shutdown: CancellationToken) {
+pub(crate) async fn watch(access: Arc<ArcSwap<AccessControl>>, metrics: Metrics, shutdown: CancellationToken) {
     let watched = access.clone();
     let read = move || {
         let current = watched.load_full();

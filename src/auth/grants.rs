@@ -29,7 +29,7 @@ use std::{
 use moka::{ops::compute::Op, sync::Cache};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::resource::Resource;
+pub(crate) use self::resource::Resource;
 use self::{
     evidence::Evidence,
     keys::{ContentLocation, GrantKey, GrantQuery},
@@ -58,7 +58,7 @@ const REFUSAL_TTL: Duration = Duration::from_secs(2);
 
 /// Under which conditions a client may have a resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Grant {
+pub(crate) struct Grant {
     /// The length that the blob must have, if only its content proves that the upstream gives it.
     pub announced: Option<u64>,
     /// The digest that the tag has for this client. The client does not get a manifest cached under another digest.
@@ -92,7 +92,7 @@ struct Confirmation {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Grants(Arc<GrantsInner>);
+pub(crate) struct Grants(Arc<GrantsInner>);
 
 struct GrantsInner {
     verdicts: Cache<GrantKey, Verdict>,
@@ -109,7 +109,7 @@ struct GrantsInner {
 impl Grants {
     /// Upstream requests run as tasks of `tasks` and end with `shutdown`. Refusals are remembered for `negative_ttl`,
     /// at most [`REFUSAL_TTL`].
-    pub fn new(
+    pub(crate) fn new(
         negative_ttl: Duration,
         trusted: TrustedNetworks,
         tasks: TaskTracker,
@@ -134,7 +134,7 @@ impl Grants {
     ///
     /// # Errors
     /// The upstream's refusal of this client, or why the upstream cannot be asked.
-    pub async fn authorize(
+    pub(crate) async fn authorize(
         &self,
         upstream: &Upstream,
         repository: &Repository,
@@ -167,7 +167,7 @@ impl Grants {
     ///
     /// # Errors
     /// The upstream's refusal, or why it cannot be asked.
-    pub async fn log_in(&self, upstream: &Upstream, peer: IpAddr) -> Result<(), Error> {
+    pub(crate) async fn log_in(&self, upstream: &Upstream, peer: IpAddr) -> Result<(), Error> {
         let Some((principal, ttl)) = client_of(upstream) else { return Ok(()) };
         let key = GrantKey::of(upstream, principal, None);
         let freshness = ttl.judge_grant(self.age(&key));
@@ -190,7 +190,7 @@ impl Grants {
     }
 
     /// Whether earlier grants allow this client a manifest while the upstream fails.
-    pub fn holds_in_outage(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> bool {
+    pub(crate) fn holds_in_outage(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> bool {
         let Some((principal, ttl)) = client_of(upstream) else { return true };
         let key = GrantKey::of(upstream, principal, Some(repository));
         let granted = ttl.judge_grant(self.age(&key)).max(ttl.judge_grant(self.age_for_manifest(&key, digest)));
@@ -199,7 +199,13 @@ impl Grants {
     }
 
     /// The upstream sent this client this manifest for a tag, in response to a request of `sent`.
-    pub fn note_manifest_sent(&self, upstream: &Upstream, repository: &Repository, digest: &Digest, sent: Instant) {
+    pub(crate) fn note_manifest_sent(
+        &self,
+        upstream: &Upstream,
+        repository: &Repository,
+        digest: &Digest,
+        sent: Instant,
+    ) {
         let Some((principal, _)) = client_of(upstream) else { return };
         let key = GrantKey::of(upstream, principal, Some(repository)).of_manifest(digest);
         self.note(key, Verdict { sent, is_granted: true });
@@ -211,7 +217,7 @@ impl Grants {
     }
 
     /// The upstream refused this client a request for this repository that was not sent from here.
-    pub fn note_refusal(&self, upstream: &Upstream, repository: &Repository) {
+    pub(crate) fn note_refusal(&self, upstream: &Upstream, repository: &Repository) {
         if let Some((principal, _)) = client_of(upstream) {
             let key = GrantKey::of(upstream, principal, Some(repository));
             self.note(key, Verdict { sent: Instant::now(), is_granted: false });
@@ -220,14 +226,14 @@ impl Grants {
 
     /// When forebay sent the request that the upstream refused this client for a repository, or a login, if it has
     /// granted no later one.
-    pub fn last_refusal(&self, upstream: &Upstream, repository: Option<&Repository>) -> Option<Instant> {
+    pub(crate) fn last_refusal(&self, upstream: &Upstream, repository: Option<&Repository>) -> Option<Instant> {
         let (principal, _) = client_of(upstream)?;
         let key = GrantKey::of(upstream, principal, repository);
         self.0.verdicts.get(&key).filter(|verdict| !verdict.is_granted).map(|verdict| verdict.sent)
     }
 
     /// Something was created or deleted in a repository: a 404 may have ended, and a digest may be gone.
-    pub fn note_write(&self, upstream: &Upstream, repository: &Repository, deleted: Option<&Digest>) {
+    pub(crate) fn note_write(&self, upstream: &Upstream, repository: &Repository, deleted: Option<&Digest>) {
         if !upstream.uses_client_credentials() {
             return;
         }

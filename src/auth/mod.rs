@@ -21,11 +21,16 @@ use std::{sync::Arc, time::Duration};
 
 pub(crate) use self::basic::basic;
 pub use self::{
-    access_control::{AccessControl, watch},
-    config::{ANY_CERTIFICATE, Anonymous, Config, PushUsers},
-    grants::{Grant, Grants, Resource},
+    access_control::AccessControl,
+    config::{Anonymous, Config, PushUsers},
     htpasswd::Error,
-    password_attempts::{AttemptFrom, PasswordAttempts},
+    password_attempts::PasswordAttempts,
+};
+pub(crate) use self::{
+    access_control::watch,
+    config::ANY_CERTIFICATE,
+    grants::{Grant, Grants, Resource},
+    password_attempts::AttemptFrom,
     rules::check_push_users,
 };
 

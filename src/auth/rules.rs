@@ -53,7 +53,7 @@ impl Rules {
 ///
 /// # Errors
 /// There is one, or the file cannot be read.
-pub fn check_push_users(config: &Config) -> Result<(), Error> {
+pub(crate) fn check_push_users(config: &Config) -> Result<(), Error> {
     let (Some(path), Some(push_users)) = (&config.htpasswd, &config.push_users) else { return Ok(()) };
     let users = Users::load(path)?;
     match push_users.users.iter().find(|user| !users.contains(user)) {

@@ -42,7 +42,7 @@ const VERIFIED_FIRST: u64 = 64 * 1024;
 const MAX_UNRELATED_FAILURES: usize = 3;
 
 /// A blob ready to be sent.
-pub struct OpenedBlob {
+pub(crate) struct OpenedBlob {
     pub reader: BlobReader,
     /// The size of the whole blob in bytes; `None` when the upstream does not say.
     pub total: Option<u64>,
@@ -57,20 +57,20 @@ pub struct OpenedBlob {
 
 impl OpenedBlob {
     /// Whether all of the blob is sent.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.range.is_none_or(|range| self.total.is_some_and(|total| range.is_whole(total)))
     }
 }
 
 /// What a HEAD of a blob says.
-pub struct BlobSize {
+pub(crate) struct BlobSize {
     pub total: Option<u64>,
     pub outcome: Outcome,
 }
 
 /// A cheap handle on the blobs of the cache.
 #[derive(Clone)]
-pub struct BlobCache {
+pub(crate) struct BlobCache {
     store: DiskStore,
     downloads: Downloads,
     prefetch: Prefetch,
@@ -82,7 +82,7 @@ pub struct BlobCache {
 
 impl BlobCache {
     /// Downloads run as tasks of `tasks` and end with `shutdown`.
-    pub fn new(
+    pub(crate) fn new(
         config: &Config,
         store: DiskStore,
         metrics: Metrics,
@@ -99,28 +99,28 @@ impl BlobCache {
     }
 
     /// What the upstream said of a blob beside it.
-    pub fn remark(&self, source: &Source) -> ContentNotes {
+    pub(crate) fn remark(&self, source: &Source) -> ContentNotes {
         self.remarks.of(&source.upstream, &source.repository, &source.digest)
     }
 
     /// The upstream said this now.
-    pub fn note_remark(&self, source: &Source, remark: &ContentNotes) {
+    pub(crate) fn note_remark(&self, source: &Source, remark: &ContentNotes) {
         self.remarks.note(&source.upstream, &source.repository, &source.digest, remark);
     }
 
     /// What ends when the process does.
-    pub fn tasks(&self) -> &TaskTracker {
+    pub(crate) fn tasks(&self) -> &TaskTracker {
         self.downloads.tasks()
     }
 
     /// What is kept of uploads.
-    pub fn captures(&self) -> &Captures {
+    pub(crate) fn captures(&self) -> &Captures {
         &self.captures
     }
 
     /// Opens a blob for a client, fetching it when it is not there. Answers when the size is known, or that
     /// it is not to be.
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         source: &Source,
         range: Option<ByteRange>,
@@ -263,19 +263,19 @@ impl BlobCache {
     }
 
     /// Forgets a blob that was deleted. Its current readers go on.
-    pub async fn forget(&self, upstream: &Upstream, digest: &Digest) {
+    pub(crate) async fn forget(&self, upstream: &Upstream, digest: &Digest) {
         let id = Visibility::of(upstream).key(digest);
         self.downloads.committed(&id).await;
         self.store.remove(IndexKey::Blob(id)).await;
     }
 
     /// How long a blob is that is cached; `None` when it is not.
-    pub async fn cached_len(&self, source: &Source) -> Option<u64> {
+    pub(crate) async fn cached_len(&self, source: &Source) -> Option<u64> {
         self.stored(&source.id()).await.ok().flatten().map(|blob| blob.len)
     }
 
     /// The size of a blob, as a HEAD wants it: never fetches the blob.
-    pub async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
+    pub(crate) async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
         let can_wait =
             |download: &Download| source.upstream.via_mirrors().is_none_or(|mirrors| download.admits(mirrors));
         if let Some(subscription) = self.downloads.find(source)

@@ -40,7 +40,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The uploads that are kept on their way. A cheap handle.
 #[derive(Clone)]
-pub struct Captures(Arc<CapturesInner>);
+pub(crate) struct Captures(Arc<CapturesInner>);
 
 struct CapturesInner {
     store: DiskStore,
@@ -55,7 +55,7 @@ struct CapturesInner {
 
 /// One upload on its way into the cache. Dropped, nothing is left of it.
 #[derive(Debug)]
-pub struct Capture {
+pub(crate) struct Capture {
     number: u64,
     position: u64,
     most_bytes: u64,
@@ -66,7 +66,7 @@ pub struct Capture {
 
 /// Why it takes no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CaptureError {
+pub(crate) enum CaptureError {
     #[error("it is too large for the cache")]
     TooLarge,
     #[error("it comes faster than it can be written")]
@@ -96,7 +96,7 @@ struct CapturedPiece {
 
 impl Captures {
     /// Each runs as one of the tasks of `downloads`, and ends with them.
-    pub fn new(config: &Config, store: DiskStore, downloads: Downloads) -> Self {
+    pub(crate) fn new(config: &Config, store: DiskStore, downloads: Downloads) -> Self {
         Self(Arc::new(CapturesInner {
             store,
             downloads,
@@ -110,7 +110,7 @@ impl Captures {
     }
 
     /// A new one. Of an upload whose end is known, there is none when that is here already.
-    pub fn begin(&self, known: Option<&Source>) -> Option<Capture> {
+    pub(crate) fn begin(&self, known: Option<&Source>) -> Option<Capture> {
         let is_here = |source: &Source| self.0.downloads.has(source) || self.0.store.has_blob(&source.id());
         if known.is_some_and(is_here) {
             return None;
@@ -124,12 +124,12 @@ impl Captures {
     }
 
     /// The one of this number, if it is ours and no other request has it.
-    pub fn take(&self, number: u64) -> Option<Capture> {
+    pub(crate) fn take(&self, number: u64) -> Option<Capture> {
         self.waiting().remove(&number)
     }
 
     /// Keeps one for the next request that has its number; `None` when it was given up meanwhile.
-    pub fn keep(&self, capture: Capture) -> Option<u64> {
+    pub(crate) fn keep(&self, capture: Capture) -> Option<u64> {
         let number = capture.number;
         let mut waiting = self.waiting();
         // Its hand says that it ends before it takes it off this list.
@@ -154,12 +154,12 @@ impl Capture {
     }
 
     /// How many bytes from the front it has.
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
     /// Whether `len` bytes more are not too many.
-    pub fn may_take(&self, len: u64) -> bool {
+    pub(crate) fn may_take(&self, len: u64) -> bool {
         self.position.saturating_add(len) <= self.most_bytes
     }
 
@@ -167,7 +167,7 @@ impl Capture {
     ///
     /// # Errors
     /// They cannot be kept.
-    pub fn push(&mut self, bytes: Bytes) -> Result<(), CaptureError> {
+    pub(crate) fn push(&mut self, bytes: Bytes) -> Result<(), CaptureError> {
         if !self.may_take(bytes.len() as u64) {
             return Err(CaptureError::TooLarge);
         }
@@ -186,7 +186,7 @@ impl Capture {
 
     /// Nothing follows, and the upstream has taken it as this: it is to be in the cache if it is that. Waits a moment
     /// for it, so that usually the next client finds it; the rest of a long hash is not waited for.
-    pub async fn commit(self, source: Source) {
+    pub(crate) async fn commit(self, source: Source) {
         let (found, is_found) = oneshot::channel();
         // A hand that has ended does not want it.
         if self.queue.try_send(Message::Commit(Box::new(Commit { source, found }))).is_ok() {

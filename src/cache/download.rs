@@ -69,7 +69,7 @@ use crate::{
 };
 
 /// A download, as its task and its readers share it.
-pub struct Download {
+pub(crate) struct Download {
     source: Source,
     /// Another download of the blob was under way when it began.
     beside: bool,
@@ -125,7 +125,7 @@ impl Download {
     }
 
     /// Waits for the upstream's answer; the size of the blob, if it said.
-    pub async fn head(&self) -> Result<Option<u64>, DownloadError> {
+    pub(crate) async fn head(&self) -> Result<Option<u64>, DownloadError> {
         self.when(|state| match &state.progress {
             Progress::Opening => None,
             Progress::Writing | Progress::Complete => Some(Ok(state.total)),
@@ -135,12 +135,12 @@ impl Download {
     }
 
     /// What the upstream said beside the bytes, if it was asked and has answered.
-    pub fn remark(&self) -> Option<ContentNotes> {
+    pub(crate) fn remark(&self) -> Option<ContentNotes> {
         self.state().remark.clone()
     }
 
     /// Waits for the end.
-    pub async fn end(&self) -> Result<(), DownloadError> {
+    pub(crate) async fn end(&self) -> Result<(), DownloadError> {
         self.when(|state| match &state.progress {
             Progress::Opening | Progress::Writing => None,
             Progress::Complete => Some(Ok(())),
@@ -150,7 +150,7 @@ impl Download {
     }
 
     /// Waits for the end, as long as no more than `most` bytes have come; `None` then.
-    pub async fn end_within(&self, most: u64) -> Option<Result<(), DownloadError>> {
+    pub(crate) async fn end_within(&self, most: u64) -> Option<Result<(), DownloadError>> {
         self.when(|state| match &state.progress {
             Progress::Complete => Some(Some(Ok(()))),
             Progress::Failed(error) => Some(Some(Err(error.clone()))),
@@ -161,12 +161,12 @@ impl Download {
     }
 
     /// How many bytes came for it, over all its transfers.
-    pub fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
     /// Whether all bytes are here and right, so that a reader is as good as one of a file.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         matches!(self.state().progress, Progress::Complete)
     }
 
@@ -190,7 +190,7 @@ impl Download {
     }
 
     /// Whether a client has asked for it.
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::SeqCst)
     }
 
@@ -203,7 +203,7 @@ impl Download {
     }
 
     /// The forebays by way of which its bytes come, as far as that is known.
-    pub fn mirrors(&self) -> Option<Mirrors> {
+    pub(crate) fn mirrors(&self) -> Option<Mirrors> {
         match &*self.flow.borrow() {
             TransferFlow::From(mirrors) if !self.is_complete() => mirrors.clone(),
             TransferFlow::From(_) | TransferFlow::Asking => None,
@@ -211,7 +211,7 @@ impl Download {
     }
 
     /// Whether a request that came by these forebays can wait for it: none of them is waited for here.
-    pub fn admits(&self, mirrors: &Mirrors) -> bool {
+    pub(crate) fn admits(&self, mirrors: &Mirrors) -> bool {
         self.is_complete()
             || match &*self.flow.borrow() {
                 TransferFlow::Asking => !self.source.upstream.may_be_mirror(),
@@ -220,7 +220,7 @@ impl Download {
     }
 
     /// Waits for that, or for the end; whether it came in time.
-    pub async fn admits_within(&self, mirrors: &Mirrors, limit: Duration) -> bool {
+    pub(crate) async fn admits_within(&self, mirrors: &Mirrors, limit: Duration) -> bool {
         let mut flow = self.flow.subscribe();
         let admitted = async {
             while !self.admits(mirrors) {
@@ -247,7 +247,7 @@ impl Download {
     }
 
     /// Whether the byte at this place is of an earlier download, and not verified yet.
-    pub fn is_left_over(&self, position: u64) -> bool {
+    pub(crate) fn is_left_over(&self, position: u64) -> bool {
         let state = self.state();
         position < state.leftover && !matches!(state.progress, Progress::Complete)
     }
@@ -257,12 +257,12 @@ impl Download {
     }
 
     /// What it was begun for.
-    pub fn source(&self) -> &Source {
+    pub(crate) fn source(&self) -> &Source {
         &self.source
     }
 
     /// Whether the blob was on disk after all when the download began.
-    pub fn was_cached(&self) -> bool {
+    pub(crate) fn was_cached(&self) -> bool {
         self.state().was_cached
     }
 
@@ -271,7 +271,7 @@ impl Download {
     }
 
     /// The open transfer of a download that found no space, for the first caller.
-    pub fn take_transfer(&self) -> Option<Transfer> {
+    pub(crate) fn take_transfer(&self) -> Option<Transfer> {
         self.state().spare_transfer.take()
     }
 

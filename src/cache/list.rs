@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// What a request for a list found.
-pub enum ListLookup {
+pub(crate) enum ListLookup {
     Served(ServedList),
     /// The upstream has no referrers endpoint. Its referrers are in a tag, which the client must be allowed to read.
     ReferrersTag(ReferrersTag),
@@ -58,7 +58,7 @@ pub enum ListLookup {
 
 /// The lists of the cache. Cheap to clone.
 #[derive(Clone)]
-pub struct Lists(Arc<ListsInner>);
+pub(crate) struct Lists(Arc<ListsInner>);
 
 struct ListsInner {
     store: ListStore,
@@ -70,7 +70,12 @@ struct ListsInner {
 
 impl Lists {
     /// Upstream requests run as tasks of `tasks` and end with `shutdown`.
-    pub fn new(config: &Config, manifests: ManifestCache, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        manifests: ManifestCache,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
         let (store, requests) = (ListStore::new(config), SingleFlight::new(tasks, shutdown));
         let (filter, bodies) = Default::default();
         Self(Arc::new(ListsInner { store, requests, manifests, filter, bodies }))
@@ -80,7 +85,7 @@ impl Lists {
     ///
     /// `last_refusal`: when forebay sent the request that the upstream refused this client in that repository last, if
     /// it has granted none since. No list from before it is served.
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         request: &ListRequest,
         last_refusal: impl Fn() -> Option<Instant>,
@@ -108,7 +113,7 @@ impl Lists {
     }
 
     /// A manifest or a tag was pushed or deleted in this repository; or a blob, which may create a repository.
-    pub fn note_write(&self, upstream: &Arc<str>, repository: &Repository) {
+    pub(crate) fn note_write(&self, upstream: &Arc<str>, repository: &Repository) {
         self.0.store.forget_repository(upstream, repository);
     }
 

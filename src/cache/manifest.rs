@@ -54,7 +54,7 @@ const MAX_NOT_FOUND: u64 = 10_000;
 
 /// The manifests of the cache. Cheap to clone.
 #[derive(Clone)]
-pub struct ManifestCache(Arc<ManifestCacheInner>);
+pub(crate) struct ManifestCache(Arc<ManifestCacheInner>);
 
 struct ManifestCacheInner {
     store: DiskStore,
@@ -77,7 +77,7 @@ struct ManifestCacheInner {
 
 impl ManifestCache {
     /// Upstream requests and writes run as tasks of `tasks`; upstream requests end with `shutdown`.
-    pub fn new(
+    pub(crate) fn new(
         config: &Config,
         store: DiskStore,
         metrics: Metrics,
@@ -111,7 +111,11 @@ impl ManifestCache {
     }
 
     /// The manifest of a reference.
-    pub async fn get(&self, request: &ManifestRequest, reference: &Reference) -> Result<ServedManifest, ManifestError> {
+    pub(crate) async fn get(
+        &self,
+        request: &ManifestRequest,
+        reference: &Reference,
+    ) -> Result<ServedManifest, ManifestError> {
         match reference {
             Reference::Digest(digest) => self.get_digest(request, digest).await,
             Reference::Tag(tag) => self.get_tag(request, tag).await,
@@ -119,7 +123,11 @@ impl ManifestCache {
     }
 
     /// The response to a `HEAD` of a reference. Does not fetch the manifest, unless the upstream's `HEAD` is of no use.
-    pub async fn head(&self, request: &ManifestRequest, reference: &Reference) -> Result<ManifestHead, ManifestError> {
+    pub(crate) async fn head(
+        &self,
+        request: &ManifestRequest,
+        reference: &Reference,
+    ) -> Result<ManifestHead, ManifestError> {
         match reference {
             Reference::Digest(digest) => self.head_digest(request, digest).await,
             Reference::Tag(tag) => self.head_tag(request, tag).await,
@@ -127,7 +135,7 @@ impl ManifestCache {
     }
 
     /// The manifest of a reference, if it is in memory and fresh. Waits for nothing.
-    pub fn get_in_memory(
+    pub(crate) fn get_in_memory(
         &self,
         upstream: &Upstream,
         repository: &Repository,
@@ -161,7 +169,7 @@ impl ManifestCache {
     }
 
     /// The cached manifest of a tag, for a tag that moved to a manifest that the upstream does not send.
-    pub async fn previous(&self, request: &ManifestRequest, tag: &Tag) -> Option<ServedManifest> {
+    pub(crate) async fn previous(&self, request: &ManifestRequest, tag: &Tag) -> Option<ServedManifest> {
         let (record, _) = self.record(request, &request.key(tag)).await;
         let record = record?;
         let content = self.cached(request, &record.digest, Some(&record.media_type)).await?;
@@ -170,7 +178,7 @@ impl ManifestCache {
 
     /// Whether a cached manifest of a tag should be served rather than one fetched: little is left of the upstream's
     /// rate limit, or the upstream failed a moment ago.
-    pub fn prefers_cached(&self, request: &ManifestRequest, reference: &Reference) -> bool {
+    pub(crate) fn prefers_cached(&self, request: &ManifestRequest, reference: &Reference) -> bool {
         match reference {
             Reference::Tag(tag) => {
                 request.upstream.is_near_rate_limit() || self.0.tags.outage(request, &request.key(tag)).is_recent()
@@ -180,7 +188,7 @@ impl ManifestCache {
     }
 
     /// The digest that the cache has for a tag.
-    pub async fn cached_digest(
+    pub(crate) async fn cached_digest(
         &self,
         upstream: &Upstream,
         repository: &Repository,
@@ -193,7 +201,7 @@ impl ManifestCache {
     }
 
     /// The media type of a cached manifest.
-    pub async fn media_type(&self, source: &Source) -> Option<MediaType> {
+    pub(crate) async fn media_type(&self, source: &Source) -> Option<MediaType> {
         let key = source.id();
         if self.in_memory(&source.upstream, &key, None).is_none() && !self.0.store.has_manifest(&key) {
             return None;
@@ -204,12 +212,18 @@ impl ManifestCache {
     }
 
     /// The warnings that the upstream sent with a manifest.
-    pub fn warnings(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> Vec<HeaderValue> {
+    pub(crate) fn warnings(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) -> Vec<HeaderValue> {
         self.0.warnings.of(upstream, repository, digest).warnings
     }
 
     /// A client at this address reads this manifest.
-    pub fn note_read(&self, upstream: &Upstream, repository: &Repository, content: &VerifiedManifest, client: IpAddr) {
+    pub(crate) fn note_read(
+        &self,
+        upstream: &Upstream,
+        repository: &Repository,
+        content: &VerifiedManifest,
+        client: IpAddr,
+    ) {
         self.0.images.note_read(upstream.registry(), repository, content, client);
     }
 }

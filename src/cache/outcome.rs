@@ -4,7 +4,7 @@ use crate::metrics::Label;
 
 /// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// From the cache.
     Hit,
     /// From a download, or an upstream request, that another client started.

@@ -47,7 +47,7 @@ const MAX_REST: Duration = Duration::from_millis(100);
 
 /// A cheap handle on the scrub.
 #[derive(Clone)]
-pub struct Scrub(Arc<ScrubInner>);
+pub(crate) struct Scrub(Arc<ScrubInner>);
 
 struct ScrubInner {
     store: DiskStore,
@@ -66,14 +66,14 @@ impl fmt::Debug for Scrub {
 
 /// A client is being sent a whole blob out of the cache.
 #[derive(Debug)]
-pub struct WholeHit {
+pub(crate) struct WholeHit {
     scrub: Scrub,
     pair: u64,
 }
 
 impl WholeHit {
     /// It got all of it.
-    pub fn ended(self) {
+    pub(crate) fn ended(self) {
         self.scrub.0.suspects.had(self.pair);
     }
 }
@@ -97,7 +97,7 @@ enum Haste {
 }
 
 impl Scrub {
-    pub fn new(config: &Config, store: DiskStore, metrics: Metrics) -> Self {
+    pub(crate) fn new(config: &Config, store: DiskStore, metrics: Metrics) -> Self {
         let (suspects, aside) = (Suspects::new(), Arc::default());
         Self(Arc::new(ScrubInner { store, metrics, verify_every: config.verify_every, suspects, aside }))
     }
@@ -107,12 +107,12 @@ impl Scrub {
     }
 
     /// A client asks for a whole blob and gets it out of the cache.
-    pub fn whole_hit(&self, peer: PeerPrefix, id: &ContentKey) -> Option<WholeHit> {
+    pub(crate) fn whole_hit(&self, peer: PeerPrefix, id: &ContentKey) -> Option<WholeHit> {
         (!self.is_off()).then(|| WholeHit { scrub: self.clone(), pair: self.0.suspects.wanted(peer, id) })
     }
 
     /// Verifies what is cached, again and again, until the end.
-    pub async fn run(self, end: CancellationToken) {
+    pub(crate) async fn run(self, end: CancellationToken) {
         if self.is_off() {
             return;
         }

@@ -8,7 +8,7 @@ use crate::{
 
 /// A blob as one upstream names it.
 #[derive(Clone)]
-pub struct Source {
+pub(crate) struct Source {
     pub upstream: Upstream,
     pub repository: Repository,
     pub digest: Digest,
@@ -16,18 +16,18 @@ pub struct Source {
 
 impl Source {
     /// Its name in the cache.
-    pub fn id(&self) -> ContentKey {
+    pub(crate) fn id(&self) -> ContentKey {
         Visibility::of(&self.upstream).key(&self.digest)
     }
 
     /// Whether both ask the same registry, whichever repository and as whom.
-    pub fn is_of_same_registry(&self, other: &Self) -> bool {
+    pub(crate) fn is_of_same_registry(&self, other: &Self) -> bool {
         self.upstream.registry() == other.upstream.registry()
     }
 
     /// Whether both ask the same upstream, as the same asker, for the same repository's blob: what it answers one, it
     /// answers the other.
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.is_of_same_registry(other)
             && self.upstream.principal() == other.upstream.principal()
             && self.repository == other.repository

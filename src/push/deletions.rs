@@ -36,14 +36,14 @@ const MAX_FILE: u64 = 32 << 20;
 
 /// The kind of a deleted object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Deleted {
+pub(crate) enum Deleted {
     Blob,
     Manifest,
 }
 
 /// One deletion. A later one of the same object is not equal to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deletion {
+pub(crate) struct Deletion {
     /// In seconds since 1970.
     at: u64,
     number: u64,
@@ -53,7 +53,7 @@ type Place = (Deleted, Arc<str>, Repository, Digest);
 
 /// The deletions of the last hour. A cheap handle.
 #[derive(Clone)]
-pub struct Deletions(Arc<DeletionsInner>);
+pub(crate) struct Deletions(Arc<DeletionsInner>);
 
 struct DeletionsInner {
     /// Whether there was any deletion: usually not, and each request looks.
@@ -98,7 +98,7 @@ impl Default for Deletions {
 
 impl Deletions {
     /// Reads the deletions of an earlier process. Without a state directory, deletions are in memory alone. Blocks.
-    pub fn kept(state: Option<&Path>) -> Self {
+    pub(crate) fn kept(state: Option<&Path>) -> Self {
         let deletions = Self::default();
         if let Some(path) = state {
             deletions.keep(path);
@@ -107,7 +107,7 @@ impl Deletions {
     }
 
     /// Keeps the deletions in this directory from now on, those of this process included. Blocks.
-    pub fn keep(&self, state: &Path) {
+    pub(crate) fn keep(&self, state: &Path) {
         let mut file = self.file();
         let kept = StateDirectory::open(state).map_err(io::Error::other).and_then(|state| {
             let path = state.file(DELETED);
@@ -146,7 +146,7 @@ impl Deletions {
         state.write(DELETED, text.as_bytes())
     }
 
-    pub async fn note(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+    pub(crate) async fn note(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
         let place = (what, upstream.clone(), repository.clone(), digest.clone());
         let at = now();
         self.0.any.store(true, Ordering::SeqCst);
@@ -160,7 +160,7 @@ impl Deletions {
     }
 
     /// The object was pushed.
-    pub async fn forget(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
+    pub(crate) async fn forget(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
         if self.contains(what, upstream, repository, digest) {
             let place = (what, upstream.clone(), repository.clone(), digest.clone());
             self.0.places.invalidate(&place);
@@ -169,7 +169,7 @@ impl Deletions {
     }
 
     /// Ends a deletion: the upstream, asked after it, has the object. A later deletion stays.
-    pub async fn refute(
+    pub(crate) async fn refute(
         &self,
         deletion: Deletion,
         what: Deleted,
@@ -182,12 +182,18 @@ impl Deletions {
         }
     }
 
-    pub fn contains(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) -> bool {
+    pub(crate) fn contains(
+        &self,
+        what: Deleted,
+        upstream: &Arc<str>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> bool {
         self.find(what, upstream, repository, digest).is_some()
     }
 
     /// The last deletion of this object, if it has not expired.
-    pub fn find(
+    pub(crate) fn find(
         &self,
         what: Deleted,
         upstream: &Arc<str>,

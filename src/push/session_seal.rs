@@ -42,7 +42,7 @@ pub enum KeyError {
 
 /// Seals and opens the state of uploads. A cheap handle.
 #[derive(Clone)]
-pub struct Seal(Arc<RandomizedNonceKey>);
+pub(crate) struct Seal(Arc<RandomizedNonceKey>);
 
 impl std::fmt::Debug for Seal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -55,7 +55,7 @@ impl Seal {
     ///
     /// # Errors
     /// The key cannot be read or made, or could be guessed.
-    pub fn kept(state: &StateDirectory, cache: &Path) -> Result<Self, KeyError> {
+    pub(crate) fn kept(state: &StateDirectory, cache: &Path) -> Result<Self, KeyError> {
         let path = state.file(KEY_FILE);
         let failed = |source| KeyError::Make { path: path.clone(), source };
         state.take_over(KEY_FILE, cache).map_err(failed)?;
@@ -71,7 +71,7 @@ impl Seal {
     ///
     /// # Errors
     /// It cannot be read, or could be guessed.
-    pub fn check(config: &Config) -> Result<(), KeyError> {
+    pub(crate) fn check(config: &Config) -> Result<(), KeyError> {
         config.key_file.as_deref().map_or(Ok(()), |path| Self::read(path).map(drop))
     }
 
@@ -79,7 +79,7 @@ impl Seal {
     ///
     /// # Errors
     /// It cannot be read, or could be guessed.
-    pub fn read(path: &Path) -> Result<Self, KeyError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, KeyError> {
         let read = small_file::read(path, MAX_KEY);
         let secret = read.map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
         let secret = secret.trim_ascii();
@@ -92,7 +92,7 @@ impl Seal {
     /// A key of its own.
     #[cfg(test)]
     #[allow(clippy::unwrap_used, reason = "a test says what must hold by failing")]
-    pub fn for_test() -> Self {
+    pub(crate) fn for_test() -> Self {
         Self::of(b"the key of a test").unwrap()
     }
 
@@ -103,14 +103,14 @@ impl Seal {
     }
 
     /// `None` when there is no randomness.
-    pub fn seal(&self, upstream: &str, repository: &Repository, state: &str) -> Option<String> {
+    pub(crate) fn seal(&self, upstream: &str, repository: &Repository, state: &str) -> Option<String> {
         let mut sealed = state.as_bytes().to_vec();
         let nonce = self.0.seal_in_place_append_tag(owner(upstream, repository), &mut sealed).ok()?;
         Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat()))
     }
 
     /// The state; `None` when it was not sealed with this key for this repository.
-    pub fn open(&self, upstream: &str, repository: &Repository, sealed: &str) -> Option<String> {
+    pub(crate) fn open(&self, upstream: &str, repository: &Repository, sealed: &str) -> Option<String> {
         let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;

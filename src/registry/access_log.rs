@@ -137,7 +137,7 @@ impl Drop for AccessRecord {
 }
 
 /// A response body with the record of its request, which ends with it.
-pub struct LoggedBody {
+pub(crate) struct LoggedBody {
     // Dropped first: the request is logged before what its body holds is let go.
     record: Box<AccessRecord>,
     body: Body,

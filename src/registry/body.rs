@@ -84,7 +84,7 @@ fn next_frame(left: &mut Option<Bytes>) -> Option<Bytes> {
 
 /// Why a body cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     #[error("the blob cannot be read on")]
     Read(#[source] ReadError),
     #[error("the cached file cannot be read")]

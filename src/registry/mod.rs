@@ -22,9 +22,8 @@ mod service;
 mod upload;
 mod via;
 
-pub(crate) use self::via::via;
-pub use self::{
+pub(crate) use self::{
     response_memory::ResponseMemory,
     service::{Authentication, Contents, Service, Table},
-    via::Instance,
+    via::{Instance, via},
 };

@@ -28,7 +28,7 @@ const MAX_UNCOUNTED: usize = 16 * 1024;
 
 /// The budget of all responses. A cheap handle.
 #[derive(Clone)]
-pub struct ResponseMemory(Arc<Inner>);
+pub(crate) struct ResponseMemory(Arc<Inner>);
 
 struct Inner {
     shares: Shares,
@@ -73,7 +73,7 @@ struct Counted {
 }
 
 impl ResponseMemory {
-    pub fn new(trusted: TrustedNetworks, readers: SlowReaders) -> ResponseMemory {
+    pub(crate) fn new(trusted: TrustedNetworks, readers: SlowReaders) -> ResponseMemory {
         ResponseMemory::of(MAX_HELD, trusted, readers)
     }
 
@@ -92,7 +92,7 @@ impl ResponseMemory {
     }
 
     /// Whether a body of this length counts.
-    pub fn counts(bytes: &Bytes) -> bool {
+    pub(crate) fn counts(bytes: &Bytes) -> bool {
         bytes.len() > MAX_UNCOUNTED
     }
 
@@ -100,7 +100,7 @@ impl ResponseMemory {
     ///
     /// # Errors
     /// The budget is used up, or this peer has the largest share of it, and no reader is slow enough to be ended.
-    pub async fn hold(&self, peer: IpAddr, recipient: &Recipient, bytes: Bytes) -> Result<Bytes, Refused> {
+    pub(crate) async fn hold(&self, peer: IpAddr, recipient: &Recipient, bytes: Bytes) -> Result<Bytes, Refused> {
         let charge = match self.charge(peer, &bytes) {
             Err(why) => {
                 let (ended, _waiting) = self.end_slow_readers(peer, place(&bytes), why).ok_or(why)?;

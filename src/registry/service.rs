@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The upstreams and how requests find them; replaced as one on reload.
-pub struct Table {
+pub(crate) struct Table {
     pub routes: Routes<Upstream>,
     /// The hosts that a listener on a loopback address answers to.
     pub hosts: AllowedHosts,
@@ -39,7 +39,7 @@ pub struct Table {
 }
 
 /// How clients are authenticated.
-pub struct Authentication {
+pub(crate) struct Authentication {
     pub access: Arc<ArcSwap<AccessControl>>,
     /// Passwords that are being verified.
     pub attempts: PasswordAttempts,
@@ -48,7 +48,7 @@ pub struct Authentication {
 }
 
 /// What responses are made from.
-pub struct Contents {
+pub(crate) struct Contents {
     pub caches: Caches,
     /// Learns which blobs clients get whole out of the cache.
     pub scrub: Scrub,
@@ -57,7 +57,7 @@ pub struct Contents {
 }
 
 /// Answers every request of the registry's listeners.
-pub struct Service {
+pub(crate) struct Service {
     pub table: ArcSwap<Table>,
     pub auth: Authentication,
     pub caches: Caches,

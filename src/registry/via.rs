@@ -15,7 +15,7 @@ use super::access_log::RequestId;
 use crate::error::ErrorKind;
 
 /// How this process names itself and its requests.
-pub struct Instance {
+pub(crate) struct Instance {
     number: u32,
     /// The received-by part of `Via`. Each process has its own, so that a mirror behind a mirror is no loop.
     pseudonym: Arc<str>,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[derive(Clone, Debug)]
-pub enum Resource {
+pub(crate) enum Resource {
     /// `cached`: the digest that the cache has for the reference, if that is a tag.
     Manifest { reference: Reference, accept: Accept, cached: Option<Digest> },
     /// `cached_len`: the length of the cached blob.
@@ -22,7 +22,7 @@ pub enum Resource {
 
 impl Resource {
     /// The digest that the cache has for a tag.
-    pub fn cached_digest(&self) -> Option<&Digest> {
+    pub(crate) fn cached_digest(&self) -> Option<&Digest> {
         match self {
             Self::Manifest { reference: Reference::Tag(_), cached, .. } => cached.as_ref(),
             Self::Manifest { reference: Reference::Digest(_), .. } | Self::Blob { .. } => None,

@@ -8,7 +8,7 @@ use crate::{
 
 /// Why a blob cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum BlobError {
+pub(crate) enum BlobError {
     #[error("the upstream cannot give the blob")]
     Upstream(#[source] upstream::Error),
     #[error("the upstream's content does not match the digest")]

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The parts that a client gets of a blob.
-pub struct Parts {
+pub(crate) struct Parts {
     blobs: BlobCache,
     source: Source,
     /// The client.
@@ -42,17 +42,17 @@ impl Parts {
     }
 
     /// All of them, in the order in which they are sent.
-    pub fn ranges(&self) -> &[ResolvedRange] {
+    pub(crate) fn ranges(&self) -> &[ResolvedRange] {
         &self.ranges
     }
 
     /// The size of the whole blob in bytes.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
     /// Has `reader`, which has given one part, give the next one; which that is, or `None` after the last.
-    pub async fn next(&mut self, reader: &mut BlobReader) -> Result<Option<ResolvedRange>, ReadError> {
+    pub(crate) async fn next(&mut self, reader: &mut BlobReader) -> Result<Option<ResolvedRange>, ReadError> {
         let Some(range) = self.ranges.get(self.opened).copied() else { return Ok(None) };
         self.opened += 1;
         if let Some((file, pin)) = &self.file {

@@ -19,14 +19,14 @@ use crate::{
 
 /// The next part of a blob.
 #[derive(Debug)]
-pub enum BodyPiece {
+pub(crate) enum BodyPiece {
     File(FileSlice),
     Memory(Bytes),
 }
 
 impl BodyPiece {
     /// Leaves no more of it than `most` bytes; how many that are.
-    pub fn cut(&mut self, most: u64) -> u64 {
+    pub(crate) fn cut(&mut self, most: u64) -> u64 {
         match self {
             Self::File(slice) => {
                 slice.len = slice.len.min(most);
@@ -42,7 +42,7 @@ impl BodyPiece {
 
 /// The body cannot go on. The sender breaks the connection: this must never look like an end.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum ReadError {
+pub(crate) enum ReadError {
     #[error("the upstream failed in the middle of the blob")]
     Upstream(#[source] upstream::Error),
     #[error("the content does not match its digest")]
@@ -66,13 +66,13 @@ impl From<DownloadError> for ReadError {
 
 /// Keeps what a part of a file is of in the cache, as long as this lives.
 #[derive(Clone)]
-pub enum Hold {
-    Blob(Arc<Pin>),
-    Download(Arc<Download>),
+pub(crate) enum Hold {
+    Blob(#[expect(dead_code, reason = "it is held, not read")] Arc<Pin>),
+    Download(#[expect(dead_code, reason = "it is held, not read")] Arc<Download>),
 }
 
 /// Gives a blob, or a range of one, piece by piece.
-pub enum BlobReader {
+pub(crate) enum BlobReader {
     /// All of it is on disk; the pin keeps it there.
     File { slice: Option<FileSlice>, pin: Arc<Pin> },
     /// A download is writing it.
@@ -85,7 +85,7 @@ pub enum BlobReader {
 
 impl BlobReader {
     /// What keeps the blob in the cache, or what is to be one.
-    pub fn hold(&self) -> Option<Hold> {
+    pub(crate) fn hold(&self) -> Option<Hold> {
         match self {
             Self::File { pin, .. } => Some(Hold::Blob(pin.clone())),
             Self::Growing(reader) => Some(Hold::Download(reader.download().clone())),
@@ -94,7 +94,7 @@ impl BlobReader {
     }
 
     /// The forebays by way of which the bytes come, where they are still on their way.
-    pub fn mirrors(&self) -> Option<Mirrors> {
+    pub(crate) fn mirrors(&self) -> Option<Mirrors> {
         match self {
             Self::Growing(reader) => reader.mirrors(),
             Self::Through(reader) => reader.mirrors(),
@@ -105,7 +105,7 @@ impl BlobReader {
     /// The next piece; `None` after the last one.
     ///
     /// What asks the upstream is on the heap: most bodies never do, and each has room for all that it may do.
-    pub async fn next(&mut self) -> Result<Option<BodyPiece>, ReadError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<BodyPiece>, ReadError> {
         loop {
             match self {
                 Self::File { slice, .. } => return Ok(slice.take().map(BodyPiece::File)),

@@ -9,7 +9,7 @@ use crate::{
 
 impl BlobCache {
     /// Opens several ranges of a blob. All of it is given where its size is not known, as it is for one range.
-    pub async fn open_several(
+    pub(crate) async fn open_several(
         &self,
         source: &Source,
         ranges: &[ByteRange],

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Gives what a transfer gives.
-pub struct UncachedReader {
+pub(crate) struct UncachedReader {
     transfer: Transfer,
     check: Option<Check>,
     /// Held where there is a download of the blob, which this must not wait for.
@@ -47,14 +47,14 @@ struct Check {
 
 impl UncachedReader {
     /// The whole blob, out of a transfer that is at its start.
-    pub fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
+    pub(crate) fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
         let verifier = Verifier::new(source.digest.algorithm());
         let check = Check { source, metrics, verifier, held: None, is_theirs: true, done: false };
         Self { transfer, check: Some(check), place: None, counted: None }
     }
 
     /// The rest of a whole blob of which the client has `sent` already.
-    pub async fn rest(
+    pub(crate) async fn rest(
         source: Source,
         sent: FileSlice,
         total: Option<u64>,
@@ -73,7 +73,7 @@ impl UncachedReader {
     }
 
     /// What the client of a download still needs, without the cache.
-    pub async fn after(reader: &DownloadReader) -> Result<Self, ReadError> {
+    pub(crate) async fn after(reader: &DownloadReader) -> Result<Self, ReadError> {
         let (source, metrics) = (reader.source().clone(), reader.download().metrics().clone());
         match reader.remainder() {
             Remainder::Range { first, last } => Self::range(&source, first, last).await.map_err(ReadError::Upstream),
@@ -87,46 +87,46 @@ impl UncachedReader {
     }
 
     /// The bytes from `first` to `last`.
-    pub async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
+    pub(crate) async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
         Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None, place: None, counted: None })
     }
 
     /// Goes on with another part of the same blob, which the upstream is asked for.
-    pub async fn go_to(&mut self, source: &Source, first: u64, last: u64) -> Result<(), upstream::Error> {
+    pub(crate) async fn go_to(&mut self, source: &Source, first: u64, last: u64) -> Result<(), upstream::Error> {
         self.transfer = Transfer::open(source, first, Some(last)).await?;
         self.check = None;
         Ok(())
     }
 
     /// Whether the upstream sends the whole blob in place of a part.
-    pub fn is_from_front(&self) -> bool {
+    pub(crate) fn is_from_front(&self) -> bool {
         self.transfer.is_from_front()
     }
 
     /// Keeps the place of the one that goes beside the download of this blob.
-    pub fn keeping(&mut self, place: Coexisting) {
+    pub(crate) fn keeping(&mut self, place: Coexisting) {
         self.place = Some(place);
     }
 
     /// What the upstream said beside the bytes.
-    pub fn remark(&self) -> &ContentNotes {
+    pub(crate) fn remark(&self) -> &ContentNotes {
         self.transfer.remark()
     }
 
     /// That place, for another one that goes on in its stead.
-    pub fn leave_place(&mut self) -> Option<Coexisting> {
+    pub(crate) fn leave_place(&mut self) -> Option<Coexisting> {
         self.place.take()
     }
 
     /// Keeps its place among all that pass straight through.
     #[must_use]
-    pub fn counted(mut self, place: Place) -> Self {
+    pub(crate) fn counted(mut self, place: Place) -> Self {
         self.counted = Some(place);
         self
     }
 
     /// The forebays by way of which the bytes come.
-    pub fn mirrors(&self) -> Option<Mirrors> {
+    pub(crate) fn mirrors(&self) -> Option<Mirrors> {
         match self.transfer.flow() {
             TransferFlow::From(mirrors) => mirrors,
             TransferFlow::Asking => None,
@@ -134,7 +134,7 @@ impl UncachedReader {
     }
 
     /// The next bytes; `None` after the last. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         let Some(check) = &mut self.check else {
             return self.transfer.next().await.map_err(ReadError::Upstream);
         };

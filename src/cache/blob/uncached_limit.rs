@@ -24,7 +24,7 @@ pub(crate) const MAX_THROUGH: u64 = 1024;
 
 /// The client that takes a blob.
 #[derive(Clone, Copy)]
-pub struct Client<'a> {
+pub(crate) struct Client<'a> {
     pub address: IpAddr,
     pub recipient: &'a Recipient,
 }
@@ -40,7 +40,7 @@ struct Inner {
 }
 
 /// The place of one blob, and its reader: let go in this order.
-pub struct Place {
+pub(crate) struct Place {
     _permit: Permit,
     _reading: Reading,
 }

@@ -125,7 +125,7 @@ impl Download {
 
     /// A number that grows with each byte that the upstream sends, and with each that is hashed of what an earlier download
     /// left; `None` when the upstream has nothing to send any more.
-    pub fn advance(&self) -> Option<u64> {
+    pub(crate) fn advance(&self) -> Option<u64> {
         let (awaits_bytes, left) = {
             let state = self.state();
             let is_missing = state.total.is_none_or(|total| state.written.end_of_run(0) < total);

@@ -9,7 +9,7 @@ use super::{
 use crate::cache::Source;
 
 /// How a request came to a download.
-pub enum Joined {
+pub(crate) enum Joined {
     /// The download was started for this request.
     Started(Subscription),
     /// The download existed.
@@ -19,14 +19,14 @@ pub enum Joined {
 impl Downloads {
     /// Joins the download of this blob from this registry for a client, or starts it. There is never more than one: no wait and no
     /// error, and nothing that is not verified, comes from one registry to the clients of another.
-    pub async fn join(&self, source: &Source) -> Joined {
+    pub(crate) async fn join(&self, source: &Source) -> Joined {
         let joined = self.join_or_start(source, true).await;
         joined.subscription().want();
         joined
     }
 
     /// The same for what no client has asked for yet.
-    pub async fn join_ahead(&self, source: &Source) -> Joined {
+    pub(crate) async fn join_ahead(&self, source: &Source) -> Joined {
         self.join_or_start(source, false).await
     }
 
@@ -56,7 +56,7 @@ impl Joined {
         }
     }
 
-    pub fn into_subscription(self) -> Subscription {
+    pub(crate) fn into_subscription(self) -> Subscription {
         match self {
             Self::Started(subscription) | Self::Existing(subscription) => subscription,
         }

@@ -16,7 +16,7 @@ const MAX_INTERVALS: u64 = 3;
 
 impl Download {
     /// Waits for the end as long as that is near; whether all bytes are here and right.
-    pub async fn ends_soon(&self) -> bool {
+    pub(crate) async fn ends_soon(&self) -> bool {
         for _ in 0..MAX_INTERVALS {
             let before = self.received();
             if let Ok(ended) = timeout(INTERVAL, self.end()).await {

@@ -8,7 +8,7 @@ use super::{Download, DownloadError, Downloads, state::Look, table::Subscription
 use crate::{cache::Source, file_slice::FileSlice, upstream::Mirrors};
 
 /// A client's place in a download.
-pub struct DownloadReader {
+pub(crate) struct DownloadReader {
     downloads: Downloads,
     download: Arc<Download>,
     /// What this client asked for; the download may have been begun for another repository's blob of this digest.
@@ -34,22 +34,22 @@ impl DownloadReader {
     }
 
     /// What it reads, which keeps its file for as long as it lives.
-    pub fn download(&self) -> &Arc<Download> {
+    pub(crate) fn download(&self) -> &Arc<Download> {
         &self.download
     }
 
     /// Whether another repository's upstream failed: it says nothing about the one this client asked for.
-    pub fn is_of_other_source(&self) -> bool {
+    pub(crate) fn is_of_other_source(&self) -> bool {
         !self.download.source.is_same(&self.source)
     }
 
     /// The forebays by way of which the bytes come.
-    pub fn mirrors(&self) -> Option<Mirrors> {
+    pub(crate) fn mirrors(&self) -> Option<Mirrors> {
         self.download.mirrors()
     }
 
     /// The next bytes that are on disk; `None` after the last one.
-    pub async fn next(&mut self) -> Result<Option<FileSlice>, DownloadError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<FileSlice>, DownloadError> {
         loop {
             self.changed.borrow_and_update();
             let look = self.download.state().look(self.position, self.end, self.whole);

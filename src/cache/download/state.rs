@@ -14,7 +14,7 @@ const WITHHELD_TAIL: u64 = 16 * 1024;
 
 /// Why a download ended without a blob. Every subscriber gets it.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum DownloadError {
+pub(crate) enum DownloadError {
     #[error("the upstream failed")]
     Upstream(#[source] upstream::Error),
     #[error("the content does not match its digest")]

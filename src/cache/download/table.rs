@@ -35,7 +35,7 @@ const MAX_IN_PART: u64 = 10_000;
 
 /// A cheap handle on the downloads in flight.
 #[derive(Clone)]
-pub struct Downloads(Arc<DownloadsInner>);
+pub(crate) struct Downloads(Arc<DownloadsInner>);
 
 struct DownloadsInner {
     /// Of each blob one at most per registry.
@@ -73,7 +73,7 @@ pub(super) enum Entry {
 }
 
 /// A client or a prefetch takes part in a download as long as this lives.
-pub struct Subscription {
+pub(crate) struct Subscription {
     downloads: Downloads,
     download: Arc<Download>,
     /// It is a prefetch's.
@@ -82,7 +82,7 @@ pub struct Subscription {
 
 impl Downloads {
     /// The store asks them from now on for the room that downloads without clients hold.
-    pub fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         let downloads = Self(Arc::new(DownloadsInner {
             entries: Mutex::default(),
             beside: Mutex::default(),
@@ -128,30 +128,30 @@ impl Downloads {
         &self.0.extra_connections
     }
 
-    pub fn tasks(&self) -> &TaskTracker {
+    pub(crate) fn tasks(&self) -> &TaskTracker {
         &self.0.tasks
     }
 
     /// The process ends.
-    pub fn shutdown(&self) -> &CancellationToken {
+    pub(crate) fn shutdown(&self) -> &CancellationToken {
         &self.0.shutdown
     }
 
     /// Whether there is a download of this blob from this registry that can be joined.
-    pub fn has(&self, source: &Source) -> bool {
+    pub(crate) fn has(&self, source: &Source) -> bool {
         let entries = self.entries();
         own(&entries, source).is_some_and(|download| download.can_be_joined())
     }
 
     /// The download of this blob from this registry, if there is one that can be joined.
-    pub fn find(&self, source: &Source) -> Option<Subscription> {
+    pub(crate) fn find(&self, source: &Source) -> Option<Subscription> {
         let entries = self.entries();
         let download = own(&entries, source).filter(|download| download.can_be_joined())?;
         Some(self.enter(download, false))
     }
 
     /// A download of this blob from another registry, where there is none from this one.
-    pub fn find_other(&self, source: &Source) -> Option<Subscription> {
+    pub(crate) fn find_other(&self, source: &Source) -> Option<Subscription> {
         let entries = self.entries();
         if own(&entries, source).is_some() {
             return None;
@@ -162,14 +162,14 @@ impl Downloads {
 
     /// The place of the one request that may fetch this blob beside its registry's download, since it must not wait for that;
     /// `None` when it is taken.
-    pub fn beside(&self, source: &Source) -> Option<Coexisting> {
+    pub(crate) fn beside(&self, source: &Source) -> Option<Coexisting> {
         let what = (source.id(), source.upstream.registry().clone());
         let taken = self.0.beside.lock().insert(what.clone());
         taken.then(|| Coexisting { downloads: self.clone(), what })
     }
 
     /// Waits for the commit of this blob, if it is verified and not committed yet: a removal before would come too early.
-    pub async fn committed(&self, id: &ContentKey) {
+    pub(crate) async fn committed(&self, id: &ContentKey) {
         let complete = |downloads: &Vec<Arc<Download>>| -> Vec<Arc<Download>> {
             downloads.iter().filter(|download| download.is_complete()).cloned().collect()
         };
@@ -313,7 +313,7 @@ fn has(entries: &DownloadEntries, download: &Arc<Download>) -> bool {
 }
 
 impl Subscription {
-    pub fn download(&self) -> &Arc<Download> {
+    pub(crate) fn download(&self) -> &Arc<Download> {
         &self.download
     }
 
@@ -322,7 +322,7 @@ impl Subscription {
     }
 
     /// A client is to get it.
-    pub fn want(&self) {
+    pub(crate) fn want(&self) {
         // Its commit looks at the same in the other order, so that one of both sees it.
         if !self.download.wanted.swap(true, Ordering::SeqCst) && self.download.is_complete() {
             self.downloads.0.store.used(IndexKey::Blob(self.download.source.id()));
@@ -330,12 +330,12 @@ impl Subscription {
     }
 
     /// Leaves the download to its other subscribers; without any, it is cancelled.
-    pub fn give_up(self) {
+    pub(crate) fn give_up(self) {
         self.downloads.give_up(&self.download);
     }
 
     /// Reads from `first` up to `end` (exclusive), or to the end. Call it when [`Download::head`] has answered.
-    pub fn read(self, source: Source, first: u64, end: Option<u64>) -> DownloadReader {
+    pub(crate) fn read(self, source: Source, first: u64, end: Option<u64>) -> DownloadReader {
         DownloadReader::new(self, source, first, end)
     }
 }
@@ -347,7 +347,7 @@ impl Drop for Subscription {
 }
 
 /// A blob is fetched beside its download as long as this lives.
-pub struct Coexisting {
+pub(crate) struct Coexisting {
     downloads: Downloads,
     what: (ContentKey, Registry),
 }

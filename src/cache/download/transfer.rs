@@ -32,7 +32,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const PROGRESS: u64 = 64 * 1024;
 /// Where the bytes of a transfer come from just now.
 #[derive(Clone, Debug)]
-pub enum TransferFlow {
+pub(crate) enum TransferFlow {
     /// The request was sent and has no response yet.
     Asking,
     /// From the registry, or by way of these forebays.
@@ -51,7 +51,7 @@ enum TransferParts {
 }
 
 /// Bytes of a blob from one position on, resumed as often as needed.
-pub struct Transfer {
+pub(crate) struct Transfer {
     source: Source,
     /// The offset of the next byte given out.
     position: u64,
@@ -102,7 +102,7 @@ pub struct Transfer {
 impl Transfer {
     /// Asks for the bytes from `first` to `last`, or to the end, and for the whole blob where that part is not to be had;
     /// what the upstream answers then is the caller's.
-    pub async fn open(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
+    pub(crate) async fn open(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
         match Self::open_part(source, first, last).await {
             Err(error) if (first > 0 || last.is_some()) && error.may_be_due_to_range() => {
                 let mut transfer = Self::going_on(source, first, last, None);
@@ -117,14 +117,14 @@ impl Transfer {
     }
 
     /// The same, but where that part is not to be had, the error is the caller's as well.
-    pub async fn open_part(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
+    pub(crate) async fn open_part(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
         let range = BlobRange { first, last };
         let stream = source.upstream.open_blob(&source.repository, &source.digest, range).await?;
         Self::of_part(source, range, stream)
     }
 
     /// Goes on with what answers a request for this part.
-    pub fn of_part(source: &Source, range: BlobRange, stream: BlobStream) -> Result<Self, Error> {
+    pub(crate) fn of_part(source: &Source, range: BlobRange, stream: BlobStream) -> Result<Self, Error> {
         let BlobRange { first, last } = range;
         let mut transfer = Self { position: first, last, total: None, ..Self::finished(source, first) };
         transfer.take(stream, transfer.wants_part())?;
@@ -133,12 +133,12 @@ impl Transfer {
 
     /// Goes on with a transfer whose readers have begun: an upstream that cannot answer now is waited for as if the
     /// transfer had broken here.
-    pub fn going_on(source: &Source, first: u64, last: Option<u64>, total: Option<u64>) -> Self {
+    pub(crate) fn going_on(source: &Source, first: u64, last: Option<u64>, total: Option<u64>) -> Self {
         Self { position: first, last, total, pause: Duration::ZERO, ..Self::finished(source, first) }
     }
 
     /// Nothing is left to transfer: all `total` bytes are here from an earlier one.
-    pub fn finished(source: &Source, total: u64) -> Self {
+    pub(crate) fn finished(source: &Source, total: u64) -> Self {
         Self {
             source: source.clone(),
             position: total,
@@ -172,7 +172,7 @@ impl Transfer {
     }
 
     /// Tells `flow` from now on where the bytes come from, and adds to `skipped` how many of them are thrown away.
-    pub fn telling(mut self, flow: &watch::Sender<TransferFlow>, skipped: &Arc<AtomicU64>) -> Self {
+    pub(crate) fn telling(mut self, flow: &watch::Sender<TransferFlow>, skipped: &Arc<AtomicU64>) -> Self {
         self.flow = Some(flow.clone());
         self.skipped = Some(skipped.clone());
         self.tell();
@@ -180,7 +180,7 @@ impl Transfer {
     }
 
     /// Tells of it no more.
-    pub fn untold(self) -> Self {
+    pub(crate) fn untold(self) -> Self {
         Self { flow: None, skipped: None, ..self }
     }
 
@@ -191,61 +191,61 @@ impl Transfer {
     }
 
     /// Where the bytes come from.
-    pub fn flow(&self) -> TransferFlow {
+    pub(crate) fn flow(&self) -> TransferFlow {
         self.stream.as_ref().map_or(TransferFlow::Asking, |stream| TransferFlow::From(stream.mirrors.clone()))
     }
 
     /// Tries for no longer than this to resume when it breaks: another transfer will.
-    pub fn with_timeout(self, timeout: Duration) -> Self {
+    pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
     /// Goes on to the end of the blob, should the upstream give the whole in place of the part.
-    pub fn reads_to_end(self) -> Self {
+    pub(crate) fn reads_to_end(self) -> Self {
         Self { reads_to_end: true, ..self }
     }
 
     /// Never asks for the whole blob.
-    pub fn ranges_only(self) -> Self {
+    pub(crate) fn ranges_only(self) -> Self {
         Self { parts: TransferParts::Only, ..self }
     }
 
     /// Never asks for a part of the blob: one that broke is read from the front again.
-    pub fn without_ranges(self) -> Self {
+    pub(crate) fn without_ranges(self) -> Self {
         Self { parts: TransferParts::Never, last: None, ..self }
     }
 
     /// Whether part of it came as an answer to a request for a part.
-    pub fn has_parts(&self) -> bool {
+    pub(crate) fn has_parts(&self) -> bool {
         self.has_parts
     }
 
     /// Whether it reads from the front what is there already, since parts are not to be had.
-    pub fn is_from_front(&self) -> bool {
+    pub(crate) fn is_from_front(&self) -> bool {
         self.parts == TransferParts::Never || self.is_whole
     }
 
     /// The size of the whole blob, once known.
-    pub fn total(&self) -> Option<u64> {
+    pub(crate) fn total(&self) -> Option<u64> {
         self.total
     }
 
     /// What the upstream said beside the bytes.
-    pub fn remark(&self) -> &ContentNotes {
+    pub(crate) fn remark(&self) -> &ContentNotes {
         &self.remark
     }
 
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
     /// Bytes the upstream sends that were not asked for, until the position is reached; 0 when it serves ranges.
-    pub fn skipping(&self) -> u64 {
+    pub(crate) fn skipping(&self) -> u64 {
         self.skip
     }
 
     /// Begins the whole, of which nothing has been read yet, to give bytes out from `position` on, if that is less.
-    pub fn rewind(&mut self, position: u64) {
+    pub(crate) fn rewind(&mut self, position: u64) {
         if self.is_whole && self.skip == self.position && position < self.position {
             (self.position, self.skip) = (position, position);
         }
@@ -257,7 +257,7 @@ impl Transfer {
     /// part, and may [rewind](Transfer::rewind) then.
     ///
     /// An error is final: timeout has run out, or the upstream says that there is no such blob for us.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             if self.at_end() {
                 return Ok(None);
@@ -289,7 +289,7 @@ impl Transfer {
     }
 
     /// Bytes that are here already; `None` when [`Transfer::next`] has to be asked.
-    pub fn ready(&mut self) -> Option<Bytes> {
+    pub(crate) fn ready(&mut self) -> Option<Bytes> {
         while self.seen.is_none() && !self.at_end() {
             match self.stream.as_mut()?.next().now_or_never()? {
                 Ok(Some(bytes)) => {
@@ -305,13 +305,13 @@ impl Transfer {
 
     /// Whether nothing but the digest can tell whether the blob ends here. An HTTP/2 stream that is reset without an error
     /// looks as if it did, and so does a body that ends with its connection.
-    pub fn is_unsure(&self) -> bool {
+    pub(crate) fn is_unsure(&self) -> bool {
         self.is_unsure
     }
 
     /// Goes on, since the digest says that the blob does not end here. Whether there is a reason to: none where this was
     /// announced, or seems so for the second time.
-    pub fn doubt(&mut self) -> Result<bool, Error> {
+    pub(crate) fn doubt(&mut self) -> Result<bool, Error> {
         if !std::mem::take(&mut self.is_unsure) || self.ended_at == Some(self.position) {
             return Ok(false);
         }

@@ -13,7 +13,7 @@ use crate::cache::{
 impl Downloads {
     /// Makes a blob of `len` bytes that were verified to be it. What is cached, and what is being fetched, is left alone.
     /// `found` is dropped as soon as clients find it, before it is synced.
-    pub async fn adopt(&self, source: &Source, upload: TempUpload, len: u64, found: oneshot::Sender<()>) {
+    pub(crate) async fn adopt(&self, source: &Source, upload: TempUpload, len: u64, found: oneshot::Sender<()>) {
         let whole = Download::found(self, source, upload.file().clone(), len);
         let Some(subscription) = self.enter_new(whole) else { return discard(upload).await };
         drop(found);

@@ -3,7 +3,7 @@
 use crate::{cache::ManifestError, oci::Operation, upstream};
 
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum ListError {
+pub(crate) enum ListError {
     #[error("the upstream cannot give the list")]
     Upstream {
         /// The client's request.

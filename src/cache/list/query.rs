@@ -20,7 +20,7 @@ pub enum List {
 
 /// A client's request for a list.
 #[derive(Clone)]
-pub struct ListRequest {
+pub(crate) struct ListRequest {
     pub upstream: Upstream,
     pub list: List,
     /// The query string for the upstream, without the parameters that are for forebay. May be empty.
@@ -50,7 +50,7 @@ pub(super) struct ListQuery {
 }
 
 impl ListRequest {
-    pub fn new(upstream: Upstream, list: List, query: String) -> Self {
+    pub(crate) fn new(upstream: Upstream, list: List, query: String) -> Self {
         Self { upstream, list, query }
     }
 

@@ -20,7 +20,7 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 const ARTIFACT_TYPE: &str = "artifactType";
 
 /// A request for referrers, and the tag that has them if any are there.
-pub struct ReferrersTag {
+pub(crate) struct ReferrersTag {
     pub manifest: ManifestRequest,
     pub tag: Reference,
     subject: Digest,
@@ -55,7 +55,7 @@ impl ReferrersTag {
     }
 
     /// The list if there is no such tag.
-    pub fn empty(&self, outcome: Outcome) -> ServedList {
+    pub(crate) fn empty(&self, outcome: Outcome) -> ServedList {
         self.served(Bytes::from_static(NO_REFERRERS), !self.artifact_types.is_empty(), outcome)
     }
 

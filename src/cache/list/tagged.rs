@@ -16,14 +16,14 @@ use crate::{
 
 impl Lists {
     /// The digest that the cache has for the tag.
-    pub async fn cached_tag_digest(&self, referrers: &ReferrersTag) -> Option<Digest> {
+    pub(crate) async fn cached_tag_digest(&self, referrers: &ReferrersTag) -> Option<Digest> {
         let Reference::Tag(tag) = &referrers.tag else { return None };
         let ManifestRequest { upstream, repository, accept, .. } = &referrers.manifest;
         self.0.manifests.cached_digest(upstream, repository, tag, accept).await
     }
 
     /// The referrers under the tag, and the digest of the tag's manifest.
-    pub async fn get_by_tag(&self, referrers: &ReferrersTag) -> Result<(ServedList, Option<Digest>), ListError> {
+    pub(crate) async fn get_by_tag(&self, referrers: &ReferrersTag) -> Result<(ServedList, Option<Digest>), ListError> {
         let sent = Instant::now();
         let manifest = self.0.manifests.get(&referrers.manifest, &referrers.tag).await;
         let digest = manifest.as_ref().ok().map(|served| served.content.digest.clone());

@@ -15,7 +15,7 @@ use crate::{
 
 /// A verified manifest.
 #[derive(Debug)]
-pub struct VerifiedManifest {
+pub(crate) struct VerifiedManifest {
     pub digest: Digest,
     pub media_type: MediaType,
     pub bytes: Bytes,
@@ -28,7 +28,7 @@ pub struct VerifiedManifest {
 
 /// The headers of every response with this manifest, made once.
 #[derive(Debug)]
-pub struct Headers {
+pub(crate) struct Headers {
     pub media_type: HeaderValue,
     pub digest: HeaderValue,
     pub etag: HeaderValue,
@@ -49,7 +49,7 @@ impl VerifiedManifest {
     /// Whether an upstream's response for a tag is certainly a manifest. A proxy in front of an upstream that
     /// authorizes each client may send a page of its own with 200, and a record of it would count for all clients that
     /// may read the tag.
-    pub fn is_proof(reference: &Reference, body: &ManifestBody) -> bool {
+    pub(crate) fn is_proof(reference: &Reference, body: &ManifestBody) -> bool {
         match reference {
             Reference::Digest(_) => true,
             Reference::Tag(_) => ManifestSigns::of(&body.bytes, body.media_type.as_ref()).is_sure,
@@ -57,7 +57,7 @@ impl VerifiedManifest {
     }
 
     /// Verifies an upstream's response against the requested digest, or the one that the upstream claims for the tag.
-    pub fn verified(reference: &Reference, body: ManifestBody) -> Result<Self, ManifestError> {
+    pub(crate) fn verified(reference: &Reference, body: ManifestBody) -> Result<Self, ManifestError> {
         let ManifestBody { media_type: header, digest: claimed, bytes, .. } = body;
         let expected = match reference {
             Reference::Digest(digest) => Some(digest.clone()),
@@ -97,7 +97,7 @@ impl VerifiedManifest {
     }
 
     /// Its memory, in KiB: the bytes, and 1 KiB for digest, type, headers and entry (700 bytes measured).
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         self.bytes.len().div_ceil(1024) + 1
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 
 /// What a file is to the clients of an upstream.
 #[derive(Debug)]
-pub enum StoredManifest {
+pub(crate) enum StoredManifest {
     Whole(Arc<VerifiedManifest>),
     /// The digest is right, but another registry gave the media type, or the signatures.
     OfOtherRegistry,
@@ -41,9 +41,9 @@ struct RecordedRegistry {
 
 impl VerifiedManifest {
     /// The longest file of a manifest, its media type included, in bytes.
-    pub const MAX_FILE_LEN: u64 = file_records::MAX_FILE_LEN;
+    pub(crate) const MAX_FILE_LEN: u64 = file_records::MAX_FILE_LEN;
 
-    pub fn encode(&self, registry: &Registry) -> Vec<u8> {
+    pub(crate) fn encode(&self, registry: &Registry) -> Vec<u8> {
         let mut file = Vec::with_capacity(self.bytes.len() + 512);
         if !self.is_self_described {
             let urls: Vec<_> = registry.url_hashes().iter().map(|url| format!("{url:016x}")).collect();
@@ -56,7 +56,7 @@ impl VerifiedManifest {
     }
 
     /// Reads a file for the clients of a registry. `tag_type`: the media type that it gave the requested tag.
-    pub fn decode(
+    pub(crate) fn decode(
         key: &ContentKey,
         file: Vec<u8>,
         registry: &Registry,
@@ -107,7 +107,7 @@ impl VerifiedManifest {
     }
 
     /// Whether a file is well-formed and its manifests have this digest.
-    pub fn is_whole(digest: &Digest, file: &[u8]) -> bool {
+    pub(crate) fn is_whole(digest: &Digest, file: &[u8]) -> bool {
         let is_whole = |record: &[u8]| {
             let bytes = FirstLine::parse(record).and_then(|line| record.get(line.end..));
             bytes.is_some_and(|bytes| matches_manifest(digest, bytes).is_some())

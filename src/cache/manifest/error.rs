@@ -3,7 +3,7 @@
 use crate::upstream;
 
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum ManifestError {
+pub(crate) enum ManifestError {
     #[error("the upstream cannot give the manifest")]
     Upstream(#[source] upstream::Error),
     #[error("the upstream's manifest does not match its digest")]
@@ -26,7 +26,7 @@ pub enum ManifestError {
 
 impl ManifestError {
     /// Whether a stale manifest may be served instead.
-    pub fn is_outage(&self) -> bool {
+    pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.

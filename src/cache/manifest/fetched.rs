@@ -14,7 +14,7 @@ use crate::{
 
 /// A manifest to send.
 #[derive(Clone, Debug)]
-pub struct ServedManifest {
+pub(crate) struct ServedManifest {
     pub content: Arc<VerifiedManifest>,
     pub outcome: Outcome,
     /// When the upstream last confirmed the tag, if the client requested one.
@@ -23,7 +23,7 @@ pub struct ServedManifest {
 
 /// The response to a `HEAD` of a manifest.
 #[derive(Clone, Debug)]
-pub struct ManifestHead {
+pub(crate) struct ManifestHead {
     pub digest: Digest,
     pub media_type: MediaType,
     /// In bytes.

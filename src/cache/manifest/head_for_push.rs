@@ -34,7 +34,7 @@ impl ManifestCache {
     ///
     /// # Errors
     /// The upstream's error, or why it cannot be reached.
-    pub async fn head_from_upstream(
+    pub(crate) async fn head_from_upstream(
         &self,
         request: &ManifestRequest,
         reference: &Reference,

@@ -15,12 +15,12 @@ use crate::{
 
 impl ManifestCache {
     /// A manifest was pushed, for which there may be a remembered 404.
-    pub fn note_write(&self, upstream: &Upstream, repository: &Repository) {
+    pub(crate) fn note_write(&self, upstream: &Upstream, repository: &Repository) {
         self.0.tags.note_write(upstream.name(), repository);
     }
 
     /// A tag was created, moved or deleted.
-    pub async fn forget_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
+    pub(crate) async fn forget_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
         // Any class: the records of all classes are removed.
         let class = Accept::from_headers(&HeaderMap::new()).class();
         let (visibility, upstream) = (Visibility::of(upstream), upstream.name().clone());
@@ -30,7 +30,7 @@ impl ManifestCache {
 
     /// A manifest was deleted, and with it the tags that point at it. If another repository has it, it is fetched
     /// again.
-    pub async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
+    pub(crate) async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
         // Responses from before the change are on disk now, or never will be.
         self.0.tags.begin_change(upstream.name(), repository).await;
         let id = Visibility::of(upstream).key(digest);

@@ -8,7 +8,7 @@ use crate::{
 
 /// Where a client requests a manifest, and which media types it accepts.
 #[derive(Clone)]
-pub struct ManifestRequest {
+pub(crate) struct ManifestRequest {
     pub upstream: Upstream,
     pub repository: Repository,
     pub accept: Accept,

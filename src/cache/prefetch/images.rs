@@ -53,7 +53,7 @@ pub(super) struct Variant {
 
 /// The layers of images by their configuration, and which of their manifests clients have read. A cheap handle.
 #[derive(Clone)]
-pub struct Images {
+pub(crate) struct Images {
     known: moka::sync::Cache<Image, Arc<[Variant]>>,
     reads: Arc<RecentManifests>,
 }
@@ -69,7 +69,7 @@ impl Default for Images {
 
 impl Images {
     /// An upstream gave this manifest for a repository.
-    pub fn note(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) {
+    pub(crate) fn note(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) {
         if let Some((image, variant)) = image(registry, repository, manifest) {
             let variant = Variant { is_told: true, ..variant };
             self.merge(image, variant, |variant, others| {
@@ -79,7 +79,7 @@ impl Images {
     }
 
     /// This manifest was on disk, for whichever repository it was fetched: it replaces nothing that is known.
-    pub fn recall(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) {
+    pub(crate) fn recall(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) {
         if let Some((image, variant)) = image(registry, repository, manifest) {
             self.merge(image, variant, |variant, others| {
                 others.into_iter().chain([variant]).take(MAX_VARIANTS).collect()
@@ -88,7 +88,13 @@ impl Images {
     }
 
     /// A client reads this manifest of a repository.
-    pub fn note_read(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest, client: IpAddr) {
+    pub(crate) fn note_read(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        manifest: &VerifiedManifest,
+        client: IpAddr,
+    ) {
         if is_image(manifest) {
             self.reads.note(Read { client, registry, repository, manifest: &manifest.digest });
         }
