@@ -150,7 +150,11 @@ impl Handle for Admin {
             Refusal::TlsOnly => (StatusCode::BAD_REQUEST, "this port speaks TLS only: use https://\n"),
             Refusal::ClearOnly => (StatusCode::BAD_REQUEST, "this port speaks clear HTTP only: use http://\n"),
         };
-        text(status, why).map(|_| Bytes::from_static(why.as_bytes()))
+        let mut response = text(status, why).map(|_| Bytes::from_static(why.as_bytes()));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        response
     }
 }
 
