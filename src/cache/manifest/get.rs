@@ -7,7 +7,11 @@ use super::{
     request::ManifestRequest,
 };
 use crate::{
-    cache::{Outcome, revalidate::revalidate, storage::tag_record::TagRecord},
+    cache::{
+        Outcome,
+        revalidate::revalidate,
+        storage::tag_record::{TagKey, TagRecord},
+    },
     oci::{Digest, Reference, Tag},
 };
 
@@ -42,7 +46,17 @@ impl ManifestCache {
         let cached = |outcome| self.cached_for_tag(request, &key, content, record.as_deref(), outcome);
         let fetch = self.fetch_tag(request, Reference::Tag(tag.clone()), confirmable);
         let outage = self.0.tags.outage(request, &key);
-        revalidate(freshness, Some(outage), cached, fetch, ManifestError::is_outage).await
+        let result = revalidate(freshness, Some(outage), cached, fetch, ManifestError::is_outage).await;
+        self.note_outage(request, &key, &result);
+        result
+    }
+
+    /// Remembers an outage also if this request found nothing stale: the client may have a right to the tag's previous manifest,
+    /// which is then served without another request ([`ManifestCache::prefers_cached`]).
+    pub(super) fn note_outage<T>(&self, request: &ManifestRequest, key: &TagKey, result: &Result<T, ManifestError>) {
+        if result.as_ref().is_err_and(ManifestError::is_outage) {
+            self.0.tags.outage(request, key).note();
+        }
     }
 
     /// Asks the upstream for a tag's manifest: by a `HEAD` first, which equals the `HEAD`s that clients send, if the

@@ -53,7 +53,9 @@ impl ManifestCache {
             }
         };
         let outage = self.0.tags.outage(request, &key);
-        revalidate(freshness, Some(outage), cached, fetch, ManifestError::is_outage).await
+        let result = revalidate(freshness, Some(outage), cached, fetch, ManifestError::is_outage).await;
+        self.note_outage(request, &key, &result);
+        result
     }
 
     /// The response for a tag that points where the record says: by its manifest, if that is cached.

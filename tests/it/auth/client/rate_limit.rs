@@ -1,6 +1,6 @@
 //! An upstream that has had enough of pulls, and answers the HEADs of its clients.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use forebay_test_support::fake_registry::{Fault, When};
@@ -49,6 +49,30 @@ async fn a_clients_head_is_enough_for_the_former_manifest() {
         let answer = get_as(&mirror, ANN, TAG).await;
         assert_eq!(answer.header("docker-content-digest"), Some(moved.manifest.as_str()), "{fault:?}");
     }
+}
+
+/// The upstream is in an outage for GETs: one of them is enough to know it for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_remembered_for_the_previous_manifest() {
+    for _ in 0..10 {
+        let world = World::new().await;
+        let ttls = |config: &mut forebay::config::Config| config.cache.tag_ttl = Duration::from_secs(3600);
+        let mirror = world.mirror("access_ttl = \"0s\"\naccess_grace = \"1h\"").config(ttls).start().await;
+        assert_eq!(get_as(&mirror, ANN, TAG).await.body, world.of_ann.manifest_bytes);
+        world.registry.add_image("team/a", "1", &[b"a newer layer"]);
+        world.registry.fault(pulls(), Fault::status(503));
+        let before = world.registry.count(|request| pulls().matches(request));
+        let begin = Instant::now();
+        for _ in 0..3 {
+            gives(&mirror, ANN, &world.of_ann, STALE).await;
+        }
+        // The memory is short: on a machine that took longer, the round says nothing.
+        if begin.elapsed() < Duration::from_secs(4) {
+            assert_eq!(world.registry.count(|request| pulls().matches(request)) - before, 1);
+            return;
+        }
+    }
+    panic!("no round took less than four seconds");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -202,7 +202,7 @@ impl When {
         Self { authorized: true, ..self }
     }
 
-    pub(super) fn matches(&self, record: &Record) -> bool {
+    pub fn matches(&self, record: &Record) -> bool {
         self.server == record.server
             && self.method.as_ref().is_none_or(|method| *method == record.method)
             && record.path.contains(&self.path)
