@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{self, Readiness},
     auth::{self, AccessControl, Grants, PasswordAttempts},
-    cache::{BlobCache, DiskStore, Images, Lists, ManifestCache, Scrub},
+    cache::{BlobCache, CacheContext, DiskStore, Images, Lists, ManifestCache, Scrub},
     config::Config,
     metrics::Metrics,
     peer::TrustedNetworks,
@@ -81,33 +81,16 @@ impl App {
         let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
         let instance = Instance::new(u32::from_le_bytes([a, b, c, d]));
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
-        let images = Images::default();
         let budget = ReadBudget::default();
-        let manifests = ManifestCache::new(
-            &config.cache,
-            store.clone(),
-            metrics.clone(),
-            tasks.clone(),
-            end.clone(),
-            images.clone(),
-        );
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
-        let blobs = BlobCache::new(
-            &config.cache,
-            store.clone(),
-            metrics.clone(),
-            tasks.clone(),
-            end.clone(),
-            images,
-            trusted.clone(),
-        );
-        let caches = Caches {
-            lists: Lists::new(&config.cache, manifests.clone(), tasks.clone(), end.clone()),
-            manifests,
-            blobs,
-            deletions: Deletions::kept(deletions_in(&config)),
-            grants: Grants::new(config.cache.negative_ttl, trusted.clone(), tasks.clone(), end.clone()),
+        let context = CacheContext {
+            store: store.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            end: end.clone(),
+            trusted: trusted.clone(),
         };
+        let caches = caches(&config, context);
         let auth = Authentication {
             access: Arc::new(ArcSwap::from_pointee(AccessControl::load(&config.access)?.trusting(trusted.clone()))),
             attempts: PasswordAttempts::new(trusted.clone()),
@@ -127,6 +110,7 @@ impl App {
         warn_of_open_content(&config);
         warn_of_push_users(&config);
         let readiness = Readiness::default();
+        let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         tasks.spawn(store.clone().keep_uses(end.clone()));
         tasks.spawn(async move { store.scan().await });
         tasks.spawn(scrub.run(end.clone()));
@@ -134,9 +118,7 @@ impl App {
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
         }
         tasks.spawn(auth::watch(service.auth.access.clone(), metrics.clone(), end.clone()));
-        let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
-        let hosts = admin_hosts.clone();
-        tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), hosts, end.clone()));
+        tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), admin_hosts.clone(), end.clone()));
         let serving = tokio::spawn(listener.run(service.clone(), stop.clone()));
         readiness.set_ready();
         Ok(Self {
@@ -220,6 +202,19 @@ impl App {
         if tokio::time::timeout(END_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time");
         }
+    }
+}
+
+fn caches(config: &Config, context: CacheContext) -> Caches {
+    let images = Images::default();
+    let CacheContext { tasks, end, trusted, .. } = context.clone();
+    let manifests = ManifestCache::new(&config.cache, context.clone(), images.clone());
+    Caches {
+        lists: Lists::new(&config.cache, manifests.clone(), tasks.clone(), end.clone()),
+        manifests,
+        blobs: BlobCache::new(&config.cache, context, images),
+        deletions: Deletions::kept(deletions_in(config)),
+        grants: Grants::new(config.cache.negative_ttl, trusted, tasks, end),
     }
 }
 

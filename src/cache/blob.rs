@@ -11,7 +11,7 @@ pub(crate) mod uncached_limit;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 pub(crate) use self::error::BlobError;
 use self::{
@@ -19,7 +19,8 @@ use self::{
     uncached_limit::{Client, UncachedLimit},
 };
 use super::{
-    BlobReader, CYCLE_TIMEOUT, Captures, Config, ContentKey, DiskStore, Images, Parts, Source, Visibility, Warnings,
+    BlobReader, CYCLE_TIMEOUT, CacheContext, Captures, Config, ContentKey, DiskStore, Images, Parts, Source,
+    Visibility, Warnings,
     download::{Coexisting, Download, DownloadError, Downloads, Joined, transfer::Transfer},
     prefetch::Prefetch,
     storage::{StoredBlob, lru_index::IndexKey},
@@ -29,7 +30,6 @@ use crate::{
     file_slice::FileSlice,
     metrics::Metrics,
     oci::{ByteRange, Digest, ResolvedRange},
-    peer::TrustedNetworks,
     small_file::is_lack_of_descriptors,
     upstream::{self, ContentNotes, ErrorKind, Upstream},
 };
@@ -82,16 +82,9 @@ pub(crate) struct BlobCache {
 
 impl BlobCache {
     /// Downloads run as tasks of `tasks` and end with `shutdown`.
-    pub(crate) fn new(
-        config: &Config,
-        store: DiskStore,
-        metrics: Metrics,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-        images: Images,
-        trusted: TrustedNetworks,
-    ) -> Self {
-        let downloads = Downloads::new(store.clone(), metrics.clone(), tasks, shutdown);
+    pub(crate) fn new(config: &Config, context: CacheContext, images: Images) -> Self {
+        let CacheContext { store, metrics, tasks, end, trusted } = context;
+        let downloads = Downloads::new(store.clone(), metrics.clone(), tasks, end);
         let uncached = UncachedLimit::new(config.max_through, trusted.clone(), store.readers().clone());
         let prefetch = Prefetch::new(config, images, store.clone(), downloads.clone(), trusted);
         let captures = Captures::new(config, store.clone(), downloads.clone());

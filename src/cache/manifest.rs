@@ -26,7 +26,6 @@ mod tags;
 use std::{net::IpAddr, sync::Arc};
 
 use http::HeaderValue;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     background_writer::BackgroundWriter, fetched::Fetched, files::ManifestFiles, query::ManifestQuery, tags::TagRecords,
@@ -38,7 +37,8 @@ pub(crate) use self::{
     request::ManifestRequest,
 };
 use super::{
-    Config, ContentKey, DiskStore, Images, Outcome, Source, Visibility, Warnings, storage::tag_record::TagKey,
+    CacheContext, Config, ContentKey, DiskStore, Images, Outcome, Source, Visibility, Warnings,
+    storage::tag_record::TagKey,
 };
 use crate::{
     bounded_cache,
@@ -77,14 +77,8 @@ struct ManifestCacheInner {
 
 impl ManifestCache {
     /// Upstream requests and writes run as tasks of `tasks`; upstream requests end with `shutdown`.
-    pub(crate) fn new(
-        config: &Config,
-        store: DiskStore,
-        metrics: Metrics,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-        images: Images,
-    ) -> Self {
+    pub(crate) fn new(config: &Config, context: CacheContext, images: Images) -> Self {
+        let CacheContext { store, metrics, tasks, end: shutdown, .. } = context;
         let contents =
             bounded_cache::lru(config.manifest_memory / 1024, |_, content: &Arc<VerifiedManifest>| content.weight());
         let not_found = moka::sync::Cache::builder()

@@ -12,6 +12,7 @@
 pub(crate) mod blob;
 pub(crate) mod capture;
 mod config;
+mod context;
 pub(crate) mod download;
 pub(crate) mod freshness;
 mod hash;
@@ -39,6 +40,7 @@ pub(crate) use self::{
     },
     capture::{Capture, CaptureError, Captures},
     config::Config,
+    context::CacheContext,
     download::DownloadResult,
     list::{List, ListError, ListLookup, ListRequest, Lists, ServedList},
     manifest::{ManifestCache, ManifestError, ManifestRequest},

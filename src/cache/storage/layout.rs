@@ -210,38 +210,7 @@ fn look(root: &Path) -> Result<Ownership, OpenError> {
                 root.join("forebay").display()
             )));
         }
-        Ownership::Marked => {
-            // Also in a directory with a marker: what is behind a link is not forebay's.
-            let replaced = |entry: &&DirectoryEntry| is_directory(&entry.name) && entry.kind != Kind::Directory;
-            if let Some(entry) = entries.iter().find(replaced) {
-                return Err(refused(format!(
-                    "{:?} in it is not a directory; move the whole cache, or mount a file system there",
-                    entry.name
-                )));
-            }
-            if entries.iter().any(|entry| entry.name == LOCK && entry.kind != Kind::File) {
-                return Err(refused(format!("{LOCK:?} in it is not a file; forebay makes one when that is removed")));
-            }
-            let text = match read_short(&root.join(MARKER)) {
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(String::new()),
-                read => read,
-            };
-            match text.map(|text| version(&text)) {
-                Ok(Some(VERSION)) => {}
-                Ok(Some(newer)) if newer > VERSION => {
-                    return Err(refused(format!(
-                        "a newer forebay wrote it (layout {newer}, this one knows {VERSION}); run that one, or give \
-                         this one another directory"
-                    )));
-                }
-                Ok(_) => {
-                    return Err(refused(format!(
-                        "its {MARKER} names no layout that forebay had; give forebay another directory"
-                    )));
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
+        Ownership::Marked => check_marked(root, &entries)?,
         Ownership::Empty | Ownership::Unmarked if is_shared(root) => {
             return Err(refused(format!(
                 "it is for the temporary files of all users; give forebay a directory of its own, such as {}",
@@ -252,6 +221,35 @@ fn look(root: &Path) -> Result<Ownership, OpenError> {
     }
     one_file_system(root)?;
     Ok(verdict)
+}
+
+/// Checks a directory that has forebay's marker: the kinds of its entries, and the version of its layout.
+fn check_marked(root: &Path, entries: &[DirectoryEntry]) -> Result<(), OpenError> {
+    let refused = |problem: String| OpenError::Refused { path: root.to_owned(), problem };
+    // Also in a directory with a marker: what is behind a link is not forebay's.
+    let replaced = |entry: &&DirectoryEntry| is_directory(&entry.name) && entry.kind != Kind::Directory;
+    if let Some(entry) = entries.iter().find(replaced) {
+        return Err(refused(format!(
+            "{:?} in it is not a directory; move the whole cache, or mount a file system there",
+            entry.name
+        )));
+    }
+    if entries.iter().any(|entry| entry.name == LOCK && entry.kind != Kind::File) {
+        return Err(refused(format!("{LOCK:?} in it is not a file; forebay makes one when that is removed")));
+    }
+    let text = match read_short(&root.join(MARKER)) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(String::new()),
+        read => read,
+    };
+    match text.map(|text| version(&text)) {
+        Ok(Some(VERSION)) => Ok(()),
+        Ok(Some(newer)) if newer > VERSION => Err(refused(format!(
+            "a newer forebay wrote it (layout {newer}, this one knows {VERSION}); run that one, or give \
+                 this one another directory"
+        ))),
+        Ok(_) => Err(refused(format!("its {MARKER} names no layout that forebay had; give forebay another directory"))),
+        Err(error) => Err(OpenError::Io { path: root.to_owned(), source: error }),
+    }
 }
 
 fn is_shared(root: &Path) -> bool {
