@@ -65,12 +65,12 @@ pub struct Overrides {
 #[serde(default, deny_unknown_fields)]
 struct File {
     state_directory: Option<PathBuf>,
-    server: server::Section,
-    admin: admin::Section,
-    cache: cache::Section,
-    access: access::Section,
-    push: push::Section,
-    upstream: Vec<upstream::Section>,
+    server: server::ServerSection,
+    admin: admin::AdminSection,
+    cache: cache::CacheSection,
+    access: access::AccessSection,
+    push: push::PushSection,
+    upstream: Vec<upstream::UpstreamSection>,
 }
 
 /// A size as the configuration spells it, in bytes: `50 GiB`, `300 MB`, `1048576`.
@@ -114,7 +114,7 @@ fn compose(document: &Document<'_>, flags: Overrides) -> Result<Config, Error> {
     let admin = file.admin.read(document, flags.admin, &server)?;
     let cache = file.cache.read(document, flags.cache_dir, flags.max_size)?;
     let client_grants = file.access.client_grants();
-    let by_client = file.upstream.iter().any(upstream::Section::uses_client_credentials);
+    let by_client = file.upstream.iter().any(upstream::UpstreamSection::uses_client_credentials);
     let access = file.access.read(document, &server, by_client)?;
     let push = file.push.read(document)?;
     let upstreams = upstreams::read(document, file.upstream, client_grants)?;

@@ -21,7 +21,7 @@ const ACCESS_GRACE: Duration = Duration::from_secs(60 * 60);
 /// The keys of `[access]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Section {
+pub(super) struct AccessSection {
     anonymous: Anonymous,
     htpasswd: Option<PathBuf>,
     push_users: Option<Vec<String>>,
@@ -37,7 +37,7 @@ pub(super) struct ClientGrants {
     pub grace: Duration,
 }
 
-impl Section {
+impl AccessSection {
     pub(super) fn client_grants(&self) -> ClientGrants {
         let period = |given: Option<Period>, default| given.map_or(default, |Period(period)| period);
         ClientGrants { ttl: period(self.access_ttl, ACCESS_TTL), grace: period(self.access_grace, ACCESS_GRACE) }

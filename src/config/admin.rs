@@ -14,12 +14,12 @@ use crate::{admin::Config, transport};
 /// The keys of `[admin]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Section {
+pub(super) struct AdminSection {
     listen: Option<String>,
     allowed_hosts: Vec<String>,
 }
 
-impl Section {
+impl AdminSection {
     pub(super) fn read(
         self,
         document: &Document<'_>,

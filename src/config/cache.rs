@@ -18,7 +18,7 @@ const MAX_PREFETCH: usize = 16;
 /// The keys of `[cache]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Section {
+pub(super) struct CacheSection {
     directory: Option<PathBuf>,
     max_size: Option<Size>,
     min_free: Option<Size>,
@@ -30,7 +30,7 @@ pub(super) struct Section {
     verify_every: Option<Period>,
 }
 
-impl Section {
+impl CacheSection {
     pub(super) fn read(
         self,
         document: &Document<'_>,

@@ -23,7 +23,7 @@ use crate::{
 /// The keys of `[server]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Section {
+pub(super) struct ServerSection {
     listen: Option<Vec<String>>,
     clear_http: Option<bool>,
     max_connections: Option<usize>,
@@ -42,7 +42,7 @@ struct Tls {
     client_ca: Option<PathBuf>,
 }
 
-impl Section {
+impl ServerSection {
     pub(super) fn read(self, document: &Document<'_>, flags: Vec<SocketAddr>) -> Result<Config, Error> {
         let defaults = Config::default();
         let section = Key::new("server");

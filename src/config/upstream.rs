@@ -31,7 +31,7 @@ const MAX_CONNECTIONS: usize = 16;
 /// The keys of `[[upstream]]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Section {
+pub(super) struct UpstreamSection {
     name: String,
     urls: Option<Vec<String>>,
     aliases: Option<Vec<String>>,
@@ -63,7 +63,7 @@ enum Sharing {
     Client,
 }
 
-impl Section {
+impl UpstreamSection {
     /// A section with no key but its name.
     pub(super) fn named(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
@@ -89,7 +89,7 @@ pub(super) struct Reader<'a> {
 
 impl Reader<'_> {
     /// `has_default`: a section of the file is the default by its own words.
-    pub(super) fn read(&self, section: Section, has_default: bool) -> Result<Config, Error> {
+    pub(super) fn read(&self, section: UpstreamSection, has_default: bool) -> Result<Config, Error> {
         let credential = self.credential(&section)?;
         let access = self.access(&section, &credential)?;
         let name = self.name(&self.key.field("name"), &section.name)?;
@@ -227,7 +227,7 @@ impl Reader<'_> {
         Ok(url)
     }
 
-    fn access(&self, section: &Section, credential: &CredentialSource) -> Result<Access, Error> {
+    fn access(&self, section: &UpstreamSection, credential: &CredentialSource) -> Result<Access, Error> {
         let (ttl, grace) = (section.access_ttl, section.access_grace);
         if section.access == Sharing::Shared {
             let given = [("access_ttl", ttl.is_some()), ("access_grace", grace.is_some())];
@@ -256,7 +256,7 @@ impl Reader<'_> {
         Ok(Access::Client { ttl, grace })
     }
 
-    fn credential(&self, section: &Section) -> Result<CredentialSource, Error> {
+    fn credential(&self, section: &UpstreamSection) -> Result<CredentialSource, Error> {
         let helper = section.credential_helper.as_deref();
         let sources = [
             ("username", section.username.is_some() || section.password_file.is_some()),

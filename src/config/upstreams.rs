@@ -6,7 +6,7 @@ use super::{
     access::ClientGrants,
     document::Document,
     error::{Error, Key},
-    upstream::{Reader, Section},
+    upstream::{Reader, UpstreamSection},
     well_known::WELL_KNOWN,
 };
 use crate::upstream::Config;
@@ -17,13 +17,13 @@ use crate::upstream::Config;
 /// The first section that makes no sense, alone or beside the others.
 pub(super) fn read(
     document: &Document<'_>,
-    mut sections: Vec<Section>,
+    mut sections: Vec<UpstreamSection>,
     defaults: ClientGrants,
 ) -> Result<Vec<Config>, Error> {
     if sections.is_empty() {
-        sections = WELL_KNOWN.iter().map(|registry| Section::named(registry.name)).collect();
+        sections = WELL_KNOWN.iter().map(|registry| UpstreamSection::named(registry.name)).collect();
     }
-    let has_default = sections.iter().any(Section::is_default);
+    let has_default = sections.iter().any(UpstreamSection::is_default);
     let mut upstreams = Vec::with_capacity(sections.len());
     for (index, section) in sections.into_iter().enumerate() {
         upstreams.push(Reader { document, key: key(index), defaults }.read(section, has_default)?);

@@ -76,8 +76,8 @@ const MAX_FIELDS: usize = 64;
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct ArtifactFields;
-        impl<'de> Visitor<'de> for ArtifactFields {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
             type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,7 +95,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 Ok(Fields(fields))
             }
         }
-        from.deserialize_map(ArtifactFields)
+        from.deserialize_map(FieldsVisitor)
     }
 }
 
@@ -157,8 +157,8 @@ struct OfType<'a>(Option<Cow<'a, str>>);
 
 impl<'de> Deserialize<'de> for OfType<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct ArtifactFields;
-        impl<'de> Visitor<'de> for ArtifactFields {
+        struct ArtifactTypeVisitor;
+        impl<'de> Visitor<'de> for ArtifactTypeVisitor {
             type Value = OfType<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -178,7 +178,7 @@ impl<'de> Deserialize<'de> for OfType<'de> {
                 Ok(OfType(of_type))
             }
         }
-        from.deserialize_map(ArtifactFields)
+        from.deserialize_map(ArtifactTypeVisitor)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! An [`Upstream`] is the handle of one configured registry. A request goes to one of the registry's URLs after the
 //! other ([`failover`]), has the Authorization header that the last challenge led to ([`with_authorization`],
-//! [`auth`]), follows redirects ([`client::redirect_walk`]), and its response becomes a result or an error
+//! [`auth`]), follows redirects ([`client::follow_redirects`]), and its response becomes a result or an error
 //! ([`response`]). What must hold: credentials go only where they belong; every wait and every body in memory is
 //! bounded; an error tells whether the upstream answered or could not.
 //!
