@@ -51,11 +51,11 @@ const ORDER_WITHIN: &[(&str, &[&[&str]])] =
 const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("hyper::server", &["transport/"], "only transport/ is an HTTP server"),
     ("hyper_util::server", &["transport/"], "only transport/ is an HTTP server"),
-    // upstream/ reads the status of the registry's answer, it does not choose one.
+    // upstream/ reads the status of the registry's response, it does not choose one.
     (
         "StatusCode",
         &["transport/", "registry/", "error", "admin", "upstream/"],
-        "only transport/, registry/ and error/ choose a status",
+        "only transport/, registry/, admin and error choose a status",
     ),
     ("prometheus::", &["metrics.rs", "metrics/"], "only metrics/ names a metric"),
 ];
