@@ -25,7 +25,7 @@ use tracing::error;
 pub use self::config::Config;
 use crate::{
     metrics::Metrics,
-    route::{AllowedHosts, asked_host},
+    route::{AllowedHosts, request_host},
     transport::{Connection, Handle, Listener, Refusal, isolate},
 };
 
@@ -112,7 +112,7 @@ impl Handle for Admin {
     type Body = Full<Bytes>;
 
     async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Full<Bytes>> {
-        let host = match asked_host(request.version(), request.uri(), request.headers()) {
+        let host = match request_host(request.version(), request.uri(), request.headers()) {
             Ok(host) => host,
             Err(error) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
         };

@@ -10,9 +10,9 @@
 //! it is then valid or refused. The status of a refusal is chosen by `error`; `auth` decides which clients may pull.
 
 mod allowed_hosts;
-mod asked_host;
 mod operation;
 mod path;
+mod request_host;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +23,8 @@ use http::{Method, Uri};
 use self::path::Path;
 pub use self::{
     allowed_hosts::AllowedHosts,
-    asked_host::{HostError, asked_host},
     operation::{Destination, MountSource, Operation, Route, Write},
+    request_host::{HostError, request_host},
 };
 use crate::{
     oci::{HostPattern, ParseError, Repository, Resource, Shape, host::Authority, query},
@@ -53,7 +53,7 @@ struct RoutedUpstream<U> {
 pub struct Target<'a> {
     pub method: &'a Method,
     pub uri: &'a Uri,
-    /// The host that the request is for; see [`asked_host()`].
+    /// The host that the request is for; see [`request_host()`].
     pub host: Option<&'a str>,
     /// The name that the client gave in the TLS handshake.
     pub sni: Option<&'a str>,

@@ -21,7 +21,7 @@ use self::{
 use super::{
     BlobReader, CYCLE_TIMEOUT, CacheContext, Captures, Config, ContentKey, DiskStore, Images, Parts, Source,
     Visibility, Warnings,
-    download::{Coexisting, Download, DownloadError, Downloads, Joined, transfer::Transfer},
+    download::{Download, DownloadError, Downloads, Joined, SeparateFetch, transfer::Transfer},
     prefetch::Prefetch,
     storage::{StoredBlob, lru_index::IndexKey},
 };
@@ -246,7 +246,7 @@ impl BlobCache {
         source: &Source,
         range: Option<ByteRange>,
         client: Client<'_>,
-        place: Coexisting,
+        place: SeparateFetch,
     ) -> Result<OpenedBlob, BlobError> {
         let mut opened = self.through(source, range, client, None).await?;
         if let BlobReader::Through(reader) = &mut opened.reader {

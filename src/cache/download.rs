@@ -53,7 +53,7 @@ pub(crate) use self::{
     reader::{DownloadReader, Remainder},
     result::DownloadResult,
     state::{DownloadError, Progress},
-    table::{Coexisting, Downloads},
+    table::{Downloads, SeparateFetch},
 };
 use self::{
     state::DownloadState,

@@ -55,7 +55,7 @@ struct ScrubInner {
     verify_every: Duration,
     suspects: Suspects,
     /// Held by what runs on the blocking pool.
-    aside: Arc<Mutex<()>>,
+    disk_job: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for Scrub {
@@ -98,8 +98,8 @@ enum Haste {
 
 impl Scrub {
     pub(crate) fn new(config: &Config, store: DiskStore, metrics: Metrics) -> Self {
-        let (suspects, aside) = (Suspects::new(), Arc::default());
-        Self(Arc::new(ScrubInner { store, metrics, verify_every: config.verify_every, suspects, aside }))
+        let (suspects, disk_job) = (Suspects::new(), Arc::default());
+        Self(Arc::new(ScrubInner { store, metrics, verify_every: config.verify_every, suspects, disk_job }))
     }
 
     fn is_off(&self) -> bool {
@@ -121,12 +121,12 @@ impl Scrub {
             never = self.walk_on() => match never {},
         }
         // What is being read has the store until it is read.
-        drop(self.0.aside.lock().await);
+        drop(self.0.disk_job.lock().await);
     }
 
     /// Runs `work` off the async threads.
-    async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let held = self.0.aside.clone().lock_owned().await;
+    async fn disk_job<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let held = self.0.disk_job.clone().lock_owned().await;
         blocking(move || {
             let done = work();
             drop(held);
@@ -161,7 +161,7 @@ impl Scrub {
 
     async fn list(&self, shard: usize) -> Vec<InspectedObject> {
         let store = self.0.store.clone();
-        self.aside(move || store.list(shard)).await
+        self.disk_job(move || store.list(shard)).await
     }
 
     /// Goes through all of the cache once, evenly, and verifies what is due.
@@ -205,7 +205,7 @@ impl Scrub {
     async fn verify(&self, key: &IndexKey, haste: Haste) -> ObjectState {
         let opened = {
             let (store, key) = (self.0.store.clone(), key.clone());
-            self.aside(move || store.inspect(&key)).await
+            self.disk_job(move || store.inspect(&key)).await
         };
         let Some(check) = opened else {
             return if self.0.store.has(key) { ObjectState::Unreadable } else { ObjectState::Deletions };
@@ -215,7 +215,7 @@ impl Scrub {
             let Some(turn) = self.give_way(key).await else { return ObjectState::Deletions };
             let began = Instant::now();
             let (now, read) = self
-                .aside(move || {
+                .disk_job(move || {
                     let read = reading.step();
                     drop(turn);
                     (reading, read)
@@ -241,7 +241,7 @@ impl Scrub {
             }
         }
         let (reading, is_right) = self
-            .aside(move || {
+            .disk_job(move || {
                 let is_right = reading.is_right();
                 if is_right {
                     reading.check.note_right();
@@ -254,7 +254,7 @@ impl Scrub {
 
     async fn corrupt(&self, key: &IndexKey, reading: Verification, problem: String) -> ObjectState {
         let (store, key) = (self.0.store.clone(), key.clone());
-        self.aside(move || store.remove_corrupt(&key, &reading.check, &problem)).await;
+        self.disk_job(move || store.remove_corrupt(&key, &reading.check, &problem)).await;
         ObjectState::Deletions
     }
 

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, ErrorKind},
     metrics::Metrics,
     push::{Caches, Seal},
-    route::{AllowedHosts, Destination, Operation, RouteError, Routes, asked_host},
+    route::{AllowedHosts, Destination, Operation, RouteError, Routes, request_host},
     transport::{Connection, Handle, Recipient, Refusal, h2, request_body},
     upstream::{PrincipalKey, Upstream},
 };
@@ -150,7 +150,7 @@ impl Service {
     /// Checks the host and the way of a request, and says where it goes.
     fn route(&self, exchange: &mut Exchange<'_>) -> Result<Routed, Error> {
         let head = exchange.head;
-        exchange.host = asked_host(head.version, &head.uri, &head.headers).map_err(ErrorKind::InvalidHost)?;
+        exchange.host = request_host(head.version, &head.uri, &head.headers).map_err(ErrorKind::InvalidHost)?;
         let table = self.table.load();
         // Before any challenge, and before anything tells which upstreams there are.
         if exchange.connection.loopback && !table.hosts.allow(exchange.host) {

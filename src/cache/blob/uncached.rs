@@ -8,7 +8,7 @@ use super::{
     super::{
         ReadError, Source,
         download::{
-            Coexisting, DownloadReader, Remainder,
+            DownloadReader, Remainder, SeparateFetch,
             transfer::{Transfer, TransferFlow},
         },
         hash::hash_slice,
@@ -28,7 +28,7 @@ pub(crate) struct UncachedReader {
     transfer: Transfer,
     check: Option<Check>,
     /// Held where there is a download of the blob, which this must not wait for.
-    place: Option<Coexisting>,
+    place: Option<SeparateFetch>,
     /// Among all that pass straight through; the last to be dropped.
     counted: Option<Place>,
 }
@@ -104,7 +104,7 @@ impl UncachedReader {
     }
 
     /// Keeps the place of the one that goes beside the download of this blob.
-    pub(crate) fn keeping(&mut self, place: Coexisting) {
+    pub(crate) fn keeping(&mut self, place: SeparateFetch) {
         self.place = Some(place);
     }
 
@@ -114,7 +114,7 @@ impl UncachedReader {
     }
 
     /// That place, for another one that goes on in its stead.
-    pub(crate) fn leave_place(&mut self) -> Option<Coexisting> {
+    pub(crate) fn leave_place(&mut self) -> Option<SeparateFetch> {
         self.place.take()
     }
 

@@ -35,7 +35,7 @@ const CHUNK: u64 = 4 * 1024 * 1024;
 
 /// Why nothing is kept.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum CaptureFailure {
     #[error("there is no room in the cache")]
     NoRoom(#[from] NoSpace),
     #[error("the cache cannot be written")]
@@ -53,16 +53,16 @@ pub(super) async fn run(
     place: OwnedSemaphorePermit,
 ) {
     let mut listed = Listed { captures: captures.clone(), number, queue };
-    let hash = Hash::new(algorithm, captures.0.downloads.tasks().clone());
-    let mut hand = CaptureWriter { captures, number, file: None, room: 0, written: 0, hash };
-    let worked = hand.work(&mut listed.queue).await;
+    let hash = RunningHash::new(algorithm, captures.0.downloads.tasks().clone());
+    let mut writer = CaptureWriter { captures, number, file: None, room: 0, written: 0, hash };
+    let worked = writer.work(&mut listed.queue).await;
     drop(listed);
     // It can take a while to remove a large file.
-    change(move || drop((hand.file, place))).await;
+    change(move || drop((writer.file, place))).await;
     match worked {
-        Ok(()) | Err(Failure::Abandoned) => {}
-        Err(error @ Failure::NoRoom(_)) => tracing::info!(reason = %error, "what is pushed is not kept"),
-        Err(Failure::Storage(error)) => tracing::error!(%error, "what is pushed cannot be written to the cache"),
+        Ok(()) | Err(CaptureFailure::Abandoned) => {}
+        Err(error @ CaptureFailure::NoRoom(_)) => tracing::info!(reason = %error, "what is pushed is not kept"),
+        Err(CaptureFailure::Storage(error)) => tracing::error!(%error, "what is pushed cannot be written to the cache"),
     }
 }
 
@@ -89,11 +89,11 @@ struct CaptureWriter {
     /// How many bytes there is room for.
     room: u64,
     written: u64,
-    hash: Hash,
+    hash: RunningHash,
 }
 
 impl CaptureWriter {
-    async fn work(&mut self, queue: &mut Receiver<Message>) -> Result<(), Failure> {
+    async fn work(&mut self, queue: &mut Receiver<Message>) -> Result<(), CaptureFailure> {
         let shutdown = self.captures.0.downloads.shutdown().clone();
         loop {
             let mut messages = Vec::new();
@@ -103,7 +103,7 @@ impl CaptureWriter {
                 () = shutdown.cancelled() => 0,
             };
             if came == 0 {
-                return Err(Failure::Abandoned);
+                return Err(CaptureFailure::Abandoned);
             }
             let (mut pieces, mut end) = (Vec::with_capacity(came), None);
             for message in messages {
@@ -121,7 +121,7 @@ impl CaptureWriter {
         }
     }
 
-    async fn write(&mut self, pieces: Vec<CapturedPiece>) -> Result<(), Failure> {
+    async fn write(&mut self, pieces: Vec<CapturedPiece>) -> Result<(), CaptureFailure> {
         let len: u64 = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
         if len == 0 {
             return Ok(());
@@ -140,7 +140,7 @@ impl CaptureWriter {
     }
 
     /// The file, with room up to `end`.
-    async fn make_room(&mut self, end: u64) -> Result<&mut TempUpload, Failure> {
+    async fn make_room(&mut self, end: u64) -> Result<&mut TempUpload, CaptureFailure> {
         let store = &self.captures.0.store;
         let file = match &mut self.file {
             Some(file) => file,
@@ -160,13 +160,13 @@ impl CaptureWriter {
     }
 
     /// Has the cache adopt what is here, if it is what it is said to be.
-    async fn commit(&mut self, Commit { source, found }: Commit) -> Result<(), Failure> {
+    async fn commit(&mut self, Commit { source, found }: Commit) -> Result<(), CaptureFailure> {
         let downloads = self.captures.0.downloads.clone();
-        let Some(file) = self.file.take() else { return Err(Failure::Abandoned) };
+        let Some(file) = self.file.take() else { return Err(CaptureFailure::Abandoned) };
         let digest = tokio::select! {
             biased;
             digest = self.hash.digest(&file, self.written, source.digest.algorithm()) => digest,
-            () = downloads.shutdown().cancelled() => Err(Failure::Abandoned),
+            () = downloads.shutdown().cancelled() => Err(CaptureFailure::Abandoned),
         };
         if digest.as_ref().is_ok_and(|digest| *digest == source.digest) {
             downloads.adopt(&source, file, self.written, found).await;
@@ -176,32 +176,32 @@ impl CaptureWriter {
         digest?;
         let (upstream, repository, digest) = (source.upstream.name(), &source.repository, &source.digest);
         tracing::warn!(%upstream, %repository, %digest, "the upstream took for this what has another digest");
-        Err(Failure::Abandoned)
+        Err(CaptureFailure::Abandoned)
     }
 }
 
 /// The hash of a file from the front, as far as it has come.
-struct Hash {
+struct RunningHash {
     algorithm: Algorithm,
     tasks: TaskTracker,
     hashed: u64,
-    state: CaptureState,
+    state: HashState,
 }
 
-enum CaptureState {
+enum HashState {
     Idle(Box<Verifier>),
     Busy(JoinHandle<io::Result<Verifier>>),
     Failed,
 }
 
-impl Hash {
+impl RunningHash {
     fn new(algorithm: Algorithm, tasks: TaskTracker) -> Self {
-        Self { algorithm, tasks, hashed: 0, state: CaptureState::Idle(Box::new(Verifier::new(algorithm))) }
+        Self { algorithm, tasks, hashed: 0, state: HashState::Idle(Box::new(Verifier::new(algorithm))) }
     }
 
     /// Hashes more of what is written, unless it is at that; waits for nothing.
     async fn go_on(&mut self, file: &TempUpload, written: u64) -> io::Result<()> {
-        if matches!(&self.state, CaptureState::Busy(job) if !job.is_finished()) {
+        if matches!(&self.state, HashState::Busy(job) if !job.is_finished()) {
             return Ok(());
         }
         self.step(file, written).await
@@ -209,31 +209,36 @@ impl Hash {
 
     /// Waits for the job under way, and begins the next one if there is something left to hash.
     async fn step(&mut self, file: &TempUpload, written: u64) -> io::Result<()> {
-        let verifier = match std::mem::replace(&mut self.state, CaptureState::Failed) {
-            CaptureState::Idle(verifier) => *verifier,
-            CaptureState::Busy(job) => job.await.map_err(io::Error::other)??,
-            CaptureState::Failed => return Err(io::Error::other("the hash has failed")),
+        let verifier = match std::mem::replace(&mut self.state, HashState::Failed) {
+            HashState::Idle(verifier) => *verifier,
+            HashState::Busy(job) => job.await.map_err(io::Error::other)??,
+            HashState::Failed => return Err(io::Error::other("the hash has failed")),
         };
         let len = (written - self.hashed).min(CHUNK);
         if len == 0 {
-            self.state = CaptureState::Idle(Box::new(verifier));
+            self.state = HashState::Idle(Box::new(verifier));
             return Ok(());
         }
         let slice = FileSlice { file: file.file().clone(), offset: self.hashed, len };
         self.hashed += len;
         // The job ends by itself after this chunk.
-        self.state = CaptureState::Busy(self.tasks.spawn(hash_in_turn(slice, verifier)));
+        self.state = HashState::Busy(self.tasks.spawn(hash_in_turn(slice, verifier)));
         Ok(())
     }
 
     /// The digest of the whole; by another algorithm than was expected, everything is hashed again.
-    async fn digest(&mut self, file: &TempUpload, written: u64, algorithm: Algorithm) -> Result<Digest, Failure> {
+    async fn digest(
+        &mut self,
+        file: &TempUpload,
+        written: u64,
+        algorithm: Algorithm,
+    ) -> Result<Digest, CaptureFailure> {
         if algorithm != self.algorithm {
             *self = Self::new(algorithm, self.tasks.clone());
         }
         loop {
             self.step(file, written).await?;
-            if let CaptureState::Idle(verifier) = &self.state {
+            if let HashState::Idle(verifier) = &self.state {
                 return Ok(Verifier::clone(verifier).digest());
             }
         }

@@ -172,7 +172,7 @@ async fn skip_claimed(
         }
     });
     if let Some(behind) = behind {
-        *transfer = behind.telling(&download.flow, &download.skipped);
+        *transfer = behind.reporting_to(&download.flow, &download.skipped);
     }
     Ok(())
 }

@@ -108,7 +108,7 @@ async fn work(
     if without_ranges {
         transfer = transfer.without_ranges();
     }
-    transfer = transfer.telling(&download.flow, &download.skipped);
+    transfer = transfer.reporting_to(&download.flow, &download.skipped);
     free_space(downloads, download, slot, &mut transfer, prefix).await?;
     let Some(temp) = slot else { return Err(DownloadError::NoRoom) };
     download.update(|state| {
@@ -168,7 +168,7 @@ async fn receive(
                 // A range transfer did not get these bytes, and perhaps no other will: the main transfer asks for them.
                 transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total))
                     .reads_to_end()
-                    .telling(&download.flow, &download.skipped);
+                    .reporting_to(&download.flow, &download.skipped);
                 if download.state().without_ranges {
                     transfer = transfer.without_ranges();
                 }

@@ -94,7 +94,7 @@ pub(super) async fn free_space(
 pub(super) fn leave_transfer(download: &Download, transfer: &mut Transfer) {
     if !download.cancel.is_cancelled() {
         let finished = Transfer::finished(&download.source, 0);
-        download.state().spare_transfer = Some(std::mem::replace(transfer, finished).untold());
+        download.state().spare_transfer = Some(std::mem::replace(transfer, finished).without_reports());
     }
 }
 

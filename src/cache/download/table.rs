@@ -162,10 +162,10 @@ impl Downloads {
 
     /// The place of the one request that may fetch this blob beside its registry's download, since it must not wait for that;
     /// `None` when it is taken.
-    pub(crate) fn beside(&self, source: &Source) -> Option<Coexisting> {
+    pub(crate) fn beside(&self, source: &Source) -> Option<SeparateFetch> {
         let what = (source.id(), source.upstream.registry().clone());
         let taken = self.0.beside.lock().insert(what.clone());
-        taken.then(|| Coexisting { downloads: self.clone(), what })
+        taken.then(|| SeparateFetch { downloads: self.clone(), what })
     }
 
     /// Waits for the commit of this blob, if it is verified and not committed yet: a removal before would come too early.
@@ -347,12 +347,12 @@ impl Drop for Subscription {
 }
 
 /// A blob is fetched beside its download as long as this lives.
-pub(crate) struct Coexisting {
+pub(crate) struct SeparateFetch {
     downloads: Downloads,
     what: (ContentKey, Registry),
 }
 
-impl Drop for Coexisting {
+impl Drop for SeparateFetch {
     fn drop(&mut self) {
         self.downloads.0.beside.lock().remove(&self.what);
     }

@@ -106,7 +106,7 @@ impl Transfer {
         match Self::open_part(source, first, last).await {
             Err(error) if (first > 0 || last.is_some()) && error.may_be_due_to_range() => {
                 let mut transfer = Self::going_on(source, first, last, None);
-                transfer.ask_for_the_whole(&error);
+                transfer.request_whole_next(&error);
                 let Source { upstream, repository, digest } = source;
                 transfer.whole_next = false;
                 transfer.take(upstream.open_blob(repository, digest, BlobRange::default()).await?, false)?;
@@ -172,7 +172,7 @@ impl Transfer {
     }
 
     /// Tells `flow` from now on where the bytes come from, and adds to `skipped` how many of them are thrown away.
-    pub(crate) fn telling(mut self, flow: &watch::Sender<TransferFlow>, skipped: &Arc<AtomicU64>) -> Self {
+    pub(crate) fn reporting_to(mut self, flow: &watch::Sender<TransferFlow>, skipped: &Arc<AtomicU64>) -> Self {
         self.flow = Some(flow.clone());
         self.skipped = Some(skipped.clone());
         self.tell();
@@ -180,7 +180,7 @@ impl Transfer {
     }
 
     /// Tells of it no more.
-    pub(crate) fn untold(self) -> Self {
+    pub(crate) fn without_reports(self) -> Self {
         Self { flow: None, skipped: None, ..self }
     }
 
@@ -253,7 +253,7 @@ impl Transfer {
 
     /// The next bytes; `None` after the last. Cancel-safe.
     ///
-    /// A caller that is [told](Transfer::telling) of it gets an empty piece once when the whole comes in place of a
+    /// A caller that is [told](Transfer::reporting_to) of it gets an empty piece once when the whole comes in place of a
     /// part, and may [rewind](Transfer::rewind) then.
     ///
     /// An error is final: timeout has run out, or the upstream says that there is no such blob for us.

@@ -110,7 +110,7 @@ impl DiskStore {
         let mut reserved = again().await;
         let Ok(Ok(_turn)) = turn else { return reserved.map_err(|_| NoSpace) };
         if let Err(short) = reserved
-            && self.give_up_fills(short).await
+            && self.give_up_downloads(short).await
         {
             reserved = again().await;
         }
@@ -146,7 +146,7 @@ impl DiskStore {
     }
 
     /// Whether there were any without clients.
-    async fn give_up_fills(&self, short: Short) -> bool {
+    async fn give_up_downloads(&self, short: Short) -> bool {
         let Some(give_up) = self.0.give_up.get() else { return false };
         let of_slow = self.readers().most_room(|holding| self.frees(holding));
         give_up(Short { kept: short.kept.min(of_slow), ..short }).await

@@ -38,7 +38,7 @@ use super::{
     scope::Scope,
     token::{Token, TokenKey, TokenSubject},
     token_cache::TokenCache,
-    token_exchange::Exchange,
+    token_exchange::TokenRequest,
     token_result::TokenResult,
 };
 use crate::metrics::Metrics;
@@ -279,7 +279,7 @@ impl Authenticator {
         client: Option<Principal>,
     ) -> Result<Token, Error> {
         let (realm, service, scope) = (&key.realm, key.service.as_deref(), &key.scope);
-        let token = Box::pin(Exchange { realm, service, scope, credential, client }.fetch(sender)).await;
+        let token = Box::pin(TokenRequest { realm, service, scope, credential, client }.fetch(sender)).await;
         let result = match &token {
             Ok(_) => TokenResult::Fetched,
             Err(error) if is_refusal(error) => TokenResult::Refused,

@@ -47,7 +47,7 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 const CLIENT_ID: &str = "forebay";
 
 /// What is asked of a realm.
-pub(in crate::upstream) struct Exchange<'a> {
+pub(in crate::upstream) struct TokenRequest<'a> {
     pub realm: &'a Url,
     pub service: Option<&'a str>,
     pub scope: &'a Scope,
@@ -58,7 +58,7 @@ pub(in crate::upstream) struct Exchange<'a> {
     pub client: Option<Principal>,
 }
 
-impl Exchange<'_> {
+impl TokenRequest<'_> {
     /// Fetches a token. One that was kept for all of its life is not given twice.
     pub(in crate::upstream) async fn fetch(&self, sender: &Sender) -> Result<Token, Error> {
         match self.fetch_one(sender).await {

@@ -77,7 +77,7 @@ impl Transfer {
     }
 
     /// Nothing came of a part.
-    pub(super) fn ask_for_the_whole(&mut self, error: &Error) {
+    pub(super) fn request_whole_next(&mut self, error: &Error) {
         self.whole_next = true;
         self.whole_tried = true;
         self.poor_parts = 0;
@@ -100,7 +100,7 @@ impl Transfer {
         self.tell();
         let may_be_whole = self.parts == TransferParts::Preferred && self.wants_part() && error.may_be_due_to_range();
         if was_in_vain && may_be_whole {
-            self.ask_for_the_whole(&error);
+            self.request_whole_next(&error);
             return Ok(());
         }
         // Readers of that part wait no longer for it: the main transfer fetches it in another way.
@@ -118,7 +118,7 @@ impl Transfer {
             return Err(error);
         }
         if is_over {
-            self.ask_for_the_whole(&error);
+            self.request_whole_next(&error);
             return Ok(());
         }
         tracing::warn!(
@@ -158,7 +158,7 @@ impl Transfer {
             // An upstream that has too much to do is left alone for a while before it is asked for more than the part.
             ErrorKind::TooManyRequests if asks_part && !std::mem::replace(&mut self.limited, true) => self.broke(error),
             _ if asks_part && self.parts == TransferParts::Preferred && error.may_be_due_to_range() => {
-                self.ask_for_the_whole(&error);
+                self.request_whole_next(&error);
                 Ok(())
             }
             _ => self.broke(error),

@@ -22,7 +22,7 @@ pub enum HostError {
 }
 
 /// The host that a request names; `None` where HTTP/1.0 names none.
-pub fn asked_host<'a>(version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<&'a str>, HostError> {
+pub fn request_host<'a>(version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<&'a str>, HostError> {
     let mut fields = headers.get_all(header::HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
@@ -96,7 +96,7 @@ mod tests {
                 headers.append(header::HOST, HeaderValue::from_static(host));
             }
             let uri = uri.parse().unwrap();
-            assert_eq!(asked_host(version, &uri, &headers), expected, "{version:?} {uri} {hosts:?}");
+            assert_eq!(request_host(version, &uri, &headers), expected, "{version:?} {uri} {hosts:?}");
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
             (b"\xff", false),
         ] {
             let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_bytes(host).unwrap())]);
-            let read = asked_host(ONE, &uri, &headers).is_ok();
+            let read = request_host(ONE, &uri, &headers).is_ok();
             assert_eq!(read, is_one, "{}", host.escape_ascii());
         }
     }
