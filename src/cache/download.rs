@@ -1,12 +1,13 @@
 //! One download into the cache, and its many readers.
 //!
-//! A download belongs to [`Downloads`], never to a request: its task writes a temporary file, and every client, the
-//! first one too, reads that file as it grows. A slow reader, or one that leaves, delays no other. The last bytes of
-//! the whole are held back until the digest is verified, so no client ends with wrong content.
+//! A download belongs to [`Downloads`], never to a request: its task writes a temporary file, and every client,
+//! including the first, reads that file as it grows. A reader that is slow or leaves delays no other reader. The last
+//! bytes of the blob are withheld until the digest is verified, so no client receives a complete response with wrong
+//! content.
 //!
-//! A range that lies far ahead of the writer is fetched by a transfer of its own into the same file
-//! (`ranges`); no byte is asked for twice, and every byte is hashed in the end: from memory where the
-//! main transfer wrote it in order, else from the file.
+//! A separate transfer fetches a range that lies far ahead of the writer into the same file (`ranges`). No byte is
+//! requested twice, and every byte is hashed in the end: from memory if the main transfer wrote it in order, else from
+//! the file.
 
 mod abandoned;
 mod batch;
@@ -71,32 +72,32 @@ use crate::{
 /// A download, as its task and its readers share it.
 pub(crate) struct Download {
     source: Source,
-    /// Another download of the blob was under way when it began.
+    /// Another download of the blob was running when this one began.
     beside: bool,
     metrics: Metrics,
     state: Mutex<DownloadState>,
-    /// Where the bytes of the main transfer come from.
+    /// The origin of the main transfer's bytes.
     flow: watch::Sender<TransferFlow>,
-    /// Something changed: look at the state again.
+    /// Signals that the state changed.
     changed: watch::Sender<()>,
-    /// Clients and prefetches that have joined it; changed under the lock of [`Downloads`].
+    /// The number of clients and prefetches that have joined the download; changed under the lock of [`Downloads`].
     subscribers: watch::Sender<usize>,
-    /// How many of them are prefetches; changed in the same way.
+    /// The number of subscribers that are prefetches; changed under the same lock.
     prefetch_subscribers: AtomicUsize,
-    /// Cancelled when no client needs the download any more, or the process ends.
+    /// Cancelled when no client needs the download any more, or when the process ends.
     cancel: CancellationToken,
-    /// Since when others wait for the space that it frees.
+    /// When other downloads began to wait for the space that this download frees.
     leaving_since: OnceLock<Instant>,
-    /// All bytes are there: transfers of ranges end.
+    /// Cancelled when all bytes are in the file: range transfers end.
     ranges: CancellationToken,
     hash: hasher::Hasher,
-    /// A client has requested it; else it is a prefetch.
+    /// A client has requested the blob; otherwise the download is a prefetch.
     wanted: AtomicBool,
-    /// Bytes that came over all its transfers.
+    /// Bytes received by all transfers of the download.
     received: AtomicU64,
-    /// Bytes that came again and were thrown away.
+    /// Bytes that were received again and discarded.
     skipped: Arc<AtomicU64>,
-    /// For how many microseconds they were not read because the disk was busy.
+    /// For how many microseconds the download did not read from the upstream because the disk was busy.
     stalled: AtomicU64,
 }
 
@@ -124,7 +125,7 @@ impl Download {
         }
     }
 
-    /// Waits for the upstream's answer; the size of the blob, if it said.
+    /// Waits for the upstream's response. Returns the size of the blob, if the upstream sent it.
     pub(crate) async fn head(&self) -> Result<Option<u64>, DownloadError> {
         self.when(|state| match &state.progress {
             Progress::Opening => None,
@@ -134,12 +135,12 @@ impl Download {
         .await
     }
 
-    /// What the upstream said beside the bytes, if it was asked and has answered.
+    /// What the upstream sent in addition to the bytes, if it has responded.
     pub(crate) fn remark(&self) -> Option<ContentNotes> {
         self.state().remark.clone()
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the download.
     pub(crate) async fn end(&self) -> Result<(), DownloadError> {
         self.when(|state| match &state.progress {
             Progress::Opening | Progress::Writing => None,
@@ -149,7 +150,7 @@ impl Download {
         .await
     }
 
-    /// Waits for the end, as long as no more than `most` bytes have come; `None` then.
+    /// Waits for the end of the download; `None` once more than `most` bytes have arrived.
     pub(crate) async fn end_within(&self, most: u64) -> Option<Result<(), DownloadError>> {
         self.when(|state| match &state.progress {
             Progress::Complete => Some(Some(Ok(()))),
@@ -160,22 +161,22 @@ impl Download {
         .await
     }
 
-    /// How many bytes came for it, over all its transfers.
+    /// The number of bytes received by all transfers of the download.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Whether all bytes are here and right, so that a reader is as good as one of a file.
+    /// Whether all bytes are in the file and verified, so that reading the download equals reading a cached blob.
     pub(crate) fn is_complete(&self) -> bool {
         matches!(self.state().progress, Progress::Complete)
     }
 
-    /// Whether a transfer is of a blob of the same size, as far as both say.
+    /// Whether the transfer and the download name the same size of the blob, if both know it.
     fn agrees(&self, transfer: &Transfer) -> bool {
         transfer.total().is_none_or(|told| self.state().total.is_none_or(|known| known == told))
     }
 
-    /// Renames the file so that its name says, also after a kill, that it may have gaps.
+    /// Renames the file to a name that tells a later process that the file may have gaps.
     async fn allow_gaps(&self) -> io::Result<()> {
         let name = {
             let state = self.state();
@@ -189,7 +190,7 @@ impl Download {
         Ok(())
     }
 
-    /// Whether a client has asked for it.
+    /// Whether a client has requested the blob.
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::SeqCst)
     }
@@ -202,7 +203,7 @@ impl Download {
         }
     }
 
-    /// The forebays by way of which its bytes come, as far as that is known.
+    /// The forebay instances through which the bytes come, as far as they are known.
     pub(crate) fn mirrors(&self) -> Option<Mirrors> {
         match &*self.flow.borrow() {
             TransferFlow::From(mirrors) if !self.is_complete() => mirrors.clone(),
@@ -210,7 +211,8 @@ impl Download {
         }
     }
 
-    /// Whether a request that came by these forebays can wait for it: none of them is waited for here.
+    /// Whether a request that passed through these forebay instances can wait for this download: the download must not
+    /// itself wait for one of them.
     pub(crate) fn admits(&self, mirrors: &Mirrors) -> bool {
         self.is_complete()
             || match &*self.flow.borrow() {
@@ -219,7 +221,7 @@ impl Download {
             }
     }
 
-    /// Waits for that, or for the end; whether it came in time.
+    /// Waits until the download admits the request, or ends. Returns whether that happened within `limit`.
     pub(crate) async fn admits_within(&self, mirrors: &Mirrors, limit: Duration) -> bool {
         let mut flow = self.flow.subscribe();
         let admitted = async {
@@ -233,7 +235,7 @@ impl Download {
         timeout(limit, admitted).await.is_ok()
     }
 
-    /// Renames the file, in which nothing is missing, so that a download after a kill can resume all of it.
+    /// Renames the file, which has no gaps left, so that a download after a kill can resume all of it.
     async fn close_gaps(&self) {
         let (name, file) = {
             let state = self.state();
@@ -246,7 +248,7 @@ impl Download {
         }
     }
 
-    /// Whether the byte at this place is of an earlier download, and not verified yet.
+    /// Whether an earlier download wrote the byte at this position and it is not verified yet.
     pub(crate) fn is_left_over(&self, position: u64) -> bool {
         let state = self.state();
         position < state.leftover && !matches!(state.progress, Progress::Complete)
@@ -256,12 +258,12 @@ impl Download {
         &self.metrics
     }
 
-    /// What it was begun for.
+    /// The source for which the download was started.
     pub(crate) fn source(&self) -> &Source {
         &self.source
     }
 
-    /// Whether the blob was on disk after all when the download began.
+    /// Whether the blob turned out to be on disk when the download began.
     pub(crate) fn was_cached(&self) -> bool {
         self.state().was_cached
     }
@@ -270,7 +272,7 @@ impl Download {
         self.is_complete() || !self.cancel.is_cancelled()
     }
 
-    /// The open transfer of a download that found no space, for the first caller.
+    /// The open transfer of a download that found no space; the first caller takes it.
     pub(crate) fn take_transfer(&self) -> Option<Transfer> {
         self.state().spare_transfer.take()
     }
@@ -283,7 +285,7 @@ impl Download {
                 return value;
             }
             if changed.changed().await.is_err() {
-                // The sender lives in `self`; it cannot be gone.
+                // `self` owns the sender, so the channel cannot be closed.
                 std::future::pending::<()>().await;
             }
         }
@@ -293,7 +295,7 @@ impl Download {
         self.state.lock()
     }
 
-    /// The result of `work`, unless the download is cancelled before.
+    /// The result of `work`, unless the download is cancelled first.
     async fn unless_cancelled<T>(
         &self,
         work: impl Future<Output = Result<T, DownloadError>>,

@@ -1,8 +1,8 @@
-//! Downloads that no client waits for: they go on as long as they advance, and their room is wanted by no client.
+//! Downloads that no client waits for: they continue while they advance and no client needs their space.
 //!
-//! What must hold: a download without clients ends, whatever its upstream does; one that a client has joined is left alone.
-//! The measure is one for all: less than [`MIN_ADVANCE`] bytes in [`ADVANCE_TIMEOUT`] are too few, and so is whatever has not
-//! brought the last byte [`MAX_TIME`] after the last client left.
+//! What must hold: a download without clients ends, whatever its upstream does; a download that a client has joined is
+//! left alone. One rule applies to all: forebay ends a download that receives less than [`MIN_ADVANCE`] bytes in
+//! [`ADVANCE_TIMEOUT`], or that has not received its last byte [`MAX_TIME`] after the last client left.
 
 use std::{
     cmp::Reverse,
@@ -20,20 +20,21 @@ use crate::cache::{
     storage::{Short, lru_index::allocated},
 };
 
-/// A download without subscribers, or with none but a prefetch, is given up when less than [`MIN_ADVANCE`] bytes come in this time.
+/// forebay ends a download without clients when it receives less than [`MIN_ADVANCE`] bytes in this time.
 const ADVANCE_TIMEOUT: Duration = Duration::from_secs(30);
-/// In bytes. An upstream that is quicker than about 2 KiB/s advances.
+/// In bytes. A download from an upstream that sends more than about 2 KiB/s advances.
 const MIN_ADVANCE: u64 = 64 * 1024;
-/// And when it is not over after this time, however it advances: what has come is kept, and the next client goes on with it.
+/// The longest time a download continues without clients, however fast it advances. Its bytes are kept, and the next
+/// client's download resumes after them.
 const MAX_TIME: Duration = Duration::from_secs(30 * 60);
-/// How long a download that is given up for the room it holds may take to end, until what waits for that does without.
+/// How long a request for space waits for a cancelled download to end. After this time it does without that space.
 pub(super) const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Gives up a download that has no subscribers and does not advance. Never ends; drop it with the download.
+/// Cancels the download when it has no subscribers and does not advance. Never returns; drop it with the download.
 pub(super) async fn watch(downloads: &Downloads, download: &Arc<Download>) -> Infallible {
     let mut subscribers = download.subscribers.subscribe();
     loop {
-        // The sender lives in the download, so both waits end by the number alone.
+        // The download owns the sender, so both waits end only by a change of the number.
         drop(subscribers.wait_for(|subscribers| *subscribers == 0).await);
         let joined =
             while_it_advances(subscribers.wait_for(|subscribers| *subscribers > 0), || download.advance()).await;
@@ -43,7 +44,7 @@ pub(super) async fn watch(downloads: &Downloads, download: &Arc<Download>) -> In
     }
 }
 
-/// Waits for `end` as long as a download without clients may go on; `received` is [`Download::advance`].
+/// Waits for `end` as long as a download without clients may continue; `received` is [`Download::advance`].
 pub(crate) async fn while_it_advances<T>(
     end: impl Future<Output = T>,
     received: impl Fn() -> Option<u64>,
@@ -65,18 +66,18 @@ pub(crate) async fn while_it_advances<T>(
     }
 }
 
-/// A download without clients, whose room others may have.
+/// A download without clients; its space can be freed for other downloads.
 pub(super) struct Idle<F> {
     pub download: F,
-    /// Whether a client has asked for it.
+    /// Whether a client has requested the blob.
     pub wanted: bool,
-    /// What is reserved for it and not here yet, in bytes, and in all.
+    /// Reserved bytes that have not arrived yet; all reserved bytes.
     pub missing: u64,
     pub reserved: u64,
 }
 
-/// Those whose end makes the room that is short: what no client has asked for first, and what would take most. None where
-/// there would be too little with all of them, and all that slow readers keep.
+/// The downloads to cancel so that enough space becomes free: first those that no client has requested, then those with
+/// the most bytes missing. None if all of them, together with the space that slow readers hold, free too little.
 pub(super) fn to_give_up<F>(mut idle: Vec<Idle<F>>, short: Short) -> Vec<F> {
     idle.retain(|idle| idle.reserved > 0);
     let all = idle.iter().fold(0_u64, |sum, idle| sum.saturating_add(idle.reserved));
@@ -89,17 +90,18 @@ pub(super) fn to_give_up<F>(mut idle: Vec<Idle<F>>, short: Short) -> Vec<F> {
 }
 
 impl Download {
-    /// How many have joined it and not left.
+    /// How many clients and prefetches have joined the download and not left.
     pub(super) fn subscribers(&self) -> usize {
         *self.subscribers.borrow()
     }
 
-    /// Whether any of those is there for a client.
+    /// Whether any subscriber is a client.
     pub(super) fn has_clients(&self) -> bool {
         self.subscribers() > self.prefetch_subscribers.load(Ordering::SeqCst)
     }
 
-    /// What others would have by its end, while it has to receive something; nothing was reserved for it before it had its file.
+    /// The space that cancelling this download frees, if it still has bytes to receive; before it has its file nothing
+    /// is reserved.
     pub(super) fn idle(self: &Arc<Self>) -> Option<Idle<Arc<Self>>> {
         if self.has_clients() || self.advance().is_none() || self.cancel.is_cancelled() {
             return None;
@@ -109,7 +111,7 @@ impl Download {
         Some(Idle { download, wanted, missing: reserved.saturating_sub(here), reserved })
     }
 
-    /// What others will have by its end, where it was given up and is waited for: no longer than it has to end.
+    /// The space that this cancelled download will free when it ends; `None` once it has taken `ENDED_TIMEOUT` to end.
     pub(super) fn leaving(&self) -> Option<u64> {
         let is_leaving = self.cancel.is_cancelled() && !self.is_complete();
         let goes = is_leaving && self.leaving_since.get_or_init(Instant::now).elapsed() < ENDED_TIMEOUT;
@@ -123,8 +125,8 @@ impl Download {
         (here, reserved)
     }
 
-    /// A number that grows with each byte that the upstream sends, and with each that is hashed of what an earlier download
-    /// left; `None` when the upstream has nothing to send any more.
+    /// A number that grows with each byte that the upstream sends, and with each byte of an earlier download that is
+    /// hashed; `None` when the upstream has nothing left to send.
     pub(crate) fn advance(&self) -> Option<u64> {
         let (awaits_bytes, left) = {
             let state = self.state();
@@ -136,8 +138,8 @@ impl Download {
     }
 }
 
-/// Whether too little came in between. What is hashed counts anew once what an earlier download left is given up, so that the
-/// number may become less.
+/// Whether too few bytes arrived in between. The number can decrease: hashing restarts at 0 once the bytes of an
+/// earlier download are discarded.
 fn stands_still(before: Option<u64>, now: Option<u64>) -> bool {
     before.zip(now).is_some_and(|(before, now)| now.abs_diff(before) < MIN_ADVANCE)
 }
@@ -152,9 +154,9 @@ mod tests {
             (Some(0), Some(0), true),
             (Some(7), Some(7 + MIN_ADVANCE - 1), true),
             (Some(7), Some(7 + MIN_ADVANCE), false),
-            // What an earlier download left was hashed, and given up.
+            // The bytes of an earlier download were hashed, then discarded.
             (Some(1 << 30), Some(0), false),
-            // It is being verified, or was until now.
+            // The blob is being verified, or was until now.
             (Some(7), None, false),
             (None, Some(7), false),
             (None, None, false),
@@ -179,13 +181,13 @@ mod tests {
             begun.elapsed()
         };
         assert_eq!(given_up_after(0).await, ADVANCE_TIMEOUT);
-        // A trickle is no progress, and no drip goes on for hours.
+        // A trickle does not count as progress, and a slow stream does not continue for hours.
         assert_eq!(given_up_after(MIN_ADVANCE - 1).await, ADVANCE_TIMEOUT);
         assert_eq!(given_up_after(MIN_ADVANCE).await, MAX_TIME);
         assert_eq!(given_up_after(1 << 40).await, MAX_TIME);
         let nearly = MAX_TIME - Duration::from_secs(1);
         assert_eq!(while_it_advances(sleep(nearly), growing(MIN_ADVANCE)).await, Some(()));
-        // When nothing is missing but the end, and from then on.
+        // While all bytes have arrived and only the end is pending, and after that.
         assert_eq!(while_it_advances(sleep(MAX_TIME * 10), || None).await, Some(()));
         let begun = Instant::now();
         let flow = growing(MIN_ADVANCE);
@@ -196,26 +198,26 @@ mod tests {
 
     #[test]
     fn what_is_given_up_for_the_room_that_clients_need() {
-        // As (wanted, here, reserved).
+        // As (wanted, received, reserved).
         let three = [(true, 9, 10), (true, 1, 10), (false, 9, 10)];
         for (downloads, missing, kept, expected) in [
             (&three[..], 1, 0, &[2][..]),
             (&three, 10, 0, &[2]),
             (&three, 11, 0, &[2, 1]),
             (&three, 30, 0, &[2, 1, 0]),
-            // Where readers keep some of it, too; and nothing in vain.
+            // Slow readers hold some of the space as well. No download is cancelled if it would not help.
             (&three, 31, 0, &[]),
             (&three, 31, 1, &[2, 1, 0]),
             (&three, 5, 5, &[2]),
             (&three, 0, 0, &[]),
             (&three, u64::MAX, 0, &[]),
             (&[], 1, 1, &[]),
-            // One before those that are enough, and of these the last is spared first.
+            // A small download precedes those that are sufficient; the last of these are spared first.
             (&[(false, 0, 4), (true, 0, 100)], 100, 0, &[1]),
             (&[(false, 0, 4), (true, 0, 100)], 101, 0, &[0, 1]),
             (&[(false, 0, 6), (true, 9, 10), (true, 0, 10)], 10, 0, &[2]),
             (&[(false, 0, 6), (true, 4, 6), (true, 0, 3)], 9, 0, &[0, 2]),
-            // One that has nothing reserved yet.
+            // A download that has nothing reserved yet.
             (&[(false, 0, 0), (true, 0, 1)], 1, 0, &[1]),
             (&[(true, 0, u64::MAX), (true, 0, u64::MAX - 1)], u64::MAX, u64::MAX, &[0]),
         ] {

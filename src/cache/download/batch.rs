@@ -1,4 +1,4 @@
-//! What one write puts into the file of a download.
+//! The bytes that one write puts into the file of a download.
 
 use std::{
     fs::File,
@@ -15,36 +15,37 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::storage::write_all_at;
 
-/// What all downloads of the process may hold in memory beside one piece each, in bytes.
+/// The memory that all downloads of the process may use in addition to one piece each, in bytes.
 const BUDGET: usize = 8 * 1024 * 1024;
 
-/// Pieces that are smaller than this are put together, up to [`JOINED`]: each costs more than its bytes.
+/// Pieces smaller than this are joined, up to [`JOINED`], because each piece costs more than its bytes.
 const SMALL: usize = 4 * 1024;
 const JOINED: usize = 64 * 1024;
-/// Where so many bodies or more are received, a piece that is shorter than [`TIGHT`] is copied: it keeps all of the buffer
-/// that it was received into, which may be some times as large. Long ones come where a line is fast, and download theirs.
+/// When at least `CROWD` bodies are being received, a piece shorter than [`TIGHT`] is copied: it would keep its whole
+/// receive buffer in memory, which may be several times as large. Longer pieces come from fast connections, whose
+/// downloads end soon.
 const CROWD: usize = 16;
 const TIGHT: usize = 192 * 1024;
-/// How many pieces are gathered for one write: fewer than one call of the system takes.
+/// The maximum number of pieces in one write: fewer than one system call takes.
 const MAX_PIECES: usize = 256;
 
-/// How many there are that receive.
+/// The number of pipelines that are receiving.
 pub(super) static PIPELINES: AtomicUsize = AtomicUsize::new(0);
 static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(BUDGET)));
 
-/// Bytes on their way into the file, in order, perhaps with gaps where others write. Never empty.
+/// Bytes to be written to the file, in order, possibly with gaps that other transfers fill. Never empty.
 #[derive(Default)]
 pub(super) struct Batch {
     pieces: Vec<(u64, Bytes)>,
-    /// The last ones, while they are put together from small ones.
+    /// The last bytes, while small pieces are being joined.
     tail: Option<(u64, BytesMut)>,
     len: usize,
-    /// Given back when the write and the hash are both done with it.
+    /// Released when both the write and the hash are done with the batch.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Batch {
-    /// Of a batch that has all.
+    /// Valid after `Batch::seal`.
     pub(super) fn pieces(&self) -> &[(u64, Bytes)] {
         &self.pieces
     }
@@ -62,12 +63,12 @@ impl Batch {
         self.pieces.first().map(|(offset, _)| *offset).or(tail).unwrap_or(0)
     }
 
-    /// Of a batch that has all.
+    /// Valid after `Batch::seal`.
     pub(super) fn end(&self) -> u64 {
         self.pieces.last().map_or(0, |(offset, bytes)| offset + bytes.len() as u64)
     }
 
-    /// Whether it may be kept in memory for longer than its write takes.
+    /// Whether the budget covers the batch, so that it may stay in memory after its write.
     pub(super) fn is_paid_for(&self) -> bool {
         self.permit.as_ref().is_some_and(|permit| permit.num_permits() == self.len)
     }
@@ -101,14 +102,14 @@ impl Batch {
         }
     }
 
-    /// It has all.
+    /// Completes the batch.
     pub(super) fn seal(&mut self) {
         if let Some((offset, tail)) = self.tail.take() {
             self.pieces.push((offset, tail.freeze()));
         }
     }
 
-    /// The ranges of the file it fills, each with the pieces of it.
+    /// The contiguous ranges of the file that the batch fills, each with its pieces.
     pub(super) fn runs(&self) -> impl Iterator<Item = (Range<u64>, &[(u64, Bytes)])> {
         let end = |(offset, bytes): &(u64, Bytes)| offset + bytes.len() as u64;
         self.pieces.chunk_by(move |left, right| end(left) == right.0).filter_map(move |run| {

@@ -1,4 +1,4 @@
-//! Copying what the main transfer receives into the file, except what other transfers fetch.
+//! Copies what the main transfer receives into the file, except the ranges that other transfers fetch.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use super::{
 };
 use crate::cache::storage::TempBlob;
 
-/// The main transfer skips a claimed range by a new request when it is longer than this, in bytes; a shorter one is
-/// quicker to read past.
+/// The main transfer skips a claimed range with a new request if the range is longer than this, in bytes; reading past
+/// a shorter one is quicker.
 const MIN_SKIP: u64 = 4 * 1024 * 1024;
 
-/// Writes what the transfer gives until it ends, but for what others fetch.
+/// Writes the bytes of the transfer until it ends, except those that other transfers fetch.
 pub(super) async fn copy_all(
     downloads: &Downloads,
     download: &Arc<Download>,
@@ -25,7 +25,7 @@ pub(super) async fn copy_all(
 ) -> Result<(), DownloadError> {
     let mut pipeline = WritePipeline::new(download, temp.file(), true);
     let copied = copy(downloads, download, temp, transfer, &mut pipeline).await;
-    // No write is under way when this returns, whatever happened.
+    // No write is running when this function returns, whatever happened.
     let finished = pipeline.finish().await;
     temp.note_written(download.update(|state| std::mem::take(&mut state.unreported)));
     copied.and(finished)
@@ -43,9 +43,10 @@ async fn copy(
     loop {
         let Some(bytes) = download.unless_cancelled(pipeline.receive(transfer)).await? else { return Ok(()) };
         if transfer.is_from_front() && !alone {
-            // Also those extra connections that wait for a place where they are needed.
+            // This also ends extra connections that wait for a segment.
             download.update(DownloadState::without_connections);
-            // What they leave undone is read on the way, wherever it is: else all would have to come once more.
+            // The main transfer reads what the extra connections leave undone, wherever it lies; otherwise it would
+            // have to read the whole blob once more.
             let ended = async {
                 download.when(|state| (state.extra_connections + state.connections_opening == 0).then_some(())).await;
                 Ok(())
@@ -69,7 +70,8 @@ async fn copy(
             }
         };
         temp.note_written(written_now);
-        // Also when the size was told only by the answer to a resumed request: nothing is written without room.
+        // This also covers a size that only the response to a resumed request announced: nothing is written without
+        // reserved space.
         let room = transfer.total().unwrap_or(transfer.position() + ROOM_STEP);
         grow(downloads, download, temp, download.purpose(), room).await?;
         if !transfer.is_from_front()
@@ -84,11 +86,11 @@ async fn copy(
     }
 }
 
-/// These bytes may come to stand behind some that are not there, and the file's name does not say so yet.
+/// Bytes that may follow a gap in the file, while the name of the file does not announce gaps yet.
 struct BehindHole(Bytes);
 
-/// Moves the prefix, and passes on which of these bytes the main transfer is to write; how many bytes have written_now in
-/// the file since it was asked last.
+/// Advances the main position and queues the bytes that the main transfer has to write. Returns how many bytes were
+/// written to the file since the last call.
 fn admit(
     download: &Download,
     mut offset: u64,
@@ -96,13 +98,13 @@ fn admit(
     pipeline: &mut WritePipeline,
 ) -> Result<u64, BehindHole> {
     let mut state = download.state();
-    // The transfer that claimed bytes may not have renamed the file yet; a kill before that would leave zeros that look
-    // like content.
+    // The transfer that claimed bytes may not have renamed the file yet; a kill before the rename would leave zeros
+    // that look like content.
     if !state.gaps_allowed && !state.claimed.is_empty() {
         return Err(BehindHole(bytes));
     }
     while !bytes.is_empty() && !state.is_beyond_main_range(offset) {
-        // What is in the file stays as it is: it may be hashed already.
+        // Bytes in the file are never overwritten: they may be hashed already.
         let taken = state.claimed.end_of_run(offset).max(state.written.end_of_run(offset)) - offset;
         if taken > 0 {
             let skipped = usize::try_from(taken).unwrap_or(usize::MAX).min(bytes.len());
@@ -122,10 +124,10 @@ fn admit(
     Ok(std::mem::take(&mut state.unreported))
 }
 
-/// Whether a range transfer gave up bytes before `position` that were skipped: a reader waits for them.
+/// Whether a range transfer gave up bytes before `position` that the main transfer skipped: a reader waits for them.
 fn is_gap_behind(download: &Download, position: u64) -> bool {
     let state = download.state();
-    // What one extra connection gives up another takes.
+    // Another extra connection takes the bytes that one gave up.
     if state.segment.is_some() && state.extra_connections > 0 {
         return false;
     }
@@ -133,8 +135,8 @@ fn is_gap_behind(download: &Download, position: u64) -> bool {
     gap.is_some_and(|gap| gap.start < position)
 }
 
-/// Skips a long claimed range by a new request for what follows it; where that fails (`failed_skip`), it is not tried
-/// again.
+/// Skips a long claimed range by a new request for what follows it. If that fails, the range is not tried again
+/// (`failed_skip`).
 async fn skip_claimed(
     download: &Download,
     transfer: &mut Transfer,
@@ -147,23 +149,24 @@ async fn skip_claimed(
         (state.claimed.end_of_run(position), state.total, state.segment.is_some())
     };
     let Some(total) = total else { return Ok(()) };
-    // Nothing is left to ask for, and what still comes is there already.
+    // Nothing is left to request: all remaining bytes of the transfer are in the file already.
     if end > position && end >= total {
         *transfer = Transfer::finished(&download.source, total);
         return Ok(());
     }
-    // Where the whole comes since parts are not to be had, there is none behind it either.
+    // If the upstream sends the whole blob because it serves no ranges, a request for a later range does not help
+    // either.
     if segments || transfer.is_from_front() || end - position < MIN_SKIP || end == *failed_skip {
         return Ok(());
     }
     *failed_skip = end;
-    // So that a reader that waits there does not ask for the same bytes once more.
+    // A reader that waits at this position does not request the same bytes again.
     download.state().skipping_to = Some(end);
-    // The answer may take a while; what is here is not to wait for it.
+    // The response may take a while; the bytes received so far are written first.
     pipeline.finish().await?;
     let opened =
         download.unless_cancelled(async { Ok(Transfer::open_part(&download.source, end, None).await) }).await?;
-    // Where that does not work, the transfer at hand is read on.
+    // If the new request fails, the current transfer continues.
     let behind = opened.ok().filter(|behind| behind.skipping() == 0 && download.agrees(behind));
     download.update(|state| {
         state.skipping_to = None;

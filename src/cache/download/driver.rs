@@ -1,4 +1,4 @@
-//! The task of a download: it asks, writes, hashes, verifies and commits.
+//! The task of a download: it requests the blob, writes, hashes, verifies and commits it.
 
 use std::{ops::Range, sync::Arc};
 
@@ -29,9 +29,9 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
     let mut temp = None;
     let worked = tokio::select! {
         worked = work(&downloads, &download, &mut temp) => worked,
-        // Opens and ends nothing but extra connections, which end with the download.
+        // Opens and closes only extra connections, which end with the download.
         never = parallel::steer(&downloads, &download) => match never {},
-        // Cancels the download; `work` ends by that.
+        // Cancels the download, which ends `work`.
         never = abandoned::watch(&downloads, &download) => match never {},
     };
     let result = match worked {
@@ -44,14 +44,14 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
                 tracing::warn!(%upstream, "blobs are read in one go for a while, without ranges");
                 downloads.range_suspensions().note(download.source.upstream.registry());
             }
-            // All writes end before the file is kept, so that its length says what it has.
+            // All writes end before the file is kept, so that the length of the file equals its content.
             download.cancel.cancel();
             download.when(|state| (state.range_transfers == 0).then_some(())).await;
             let prefix = download.update(|state| {
                 state.closing = true;
                 state.written.end_of_run(0)
             });
-            // An outage says nothing about what is kept.
+            // An outage does not tell whether the kept bytes are right.
             let answered = matches!(&error, DownloadError::Upstream(error) if !error.kind.is_outage());
             match (&error, temp) {
                 (DownloadError::Upstream(_) | DownloadError::Abandoned, Some(temp)) => {
@@ -71,7 +71,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
 }
 
 enum Done {
-    /// Another download was quicker.
+    /// Another download had already committed the blob.
     AlreadyThere,
     Verified {
         len: u64,
@@ -126,7 +126,7 @@ async fn work(
     receive(downloads, download, temp, transfer, prefix).await
 }
 
-/// Copies transfers into the file until nothing is missing, and verifies it.
+/// Copies transfers into the file until no bytes are missing, and verifies the file.
 async fn receive(
     downloads: &Downloads,
     download: &Arc<Download>,
@@ -138,7 +138,7 @@ async fn receive(
     loop {
         if let Err(error) = copy_all(downloads, download, temp, &mut transfer).await {
             let prefix = download.state().written.end_of_run(0);
-            // All may be here: a length that proves wrong was announced, or no end was ever told.
+            // The blob may be complete: the announced length was wrong, or the upstream announced no length.
             if !matches!(error, DownloadError::Upstream(_)) || !is_right(download, prefix).await? {
                 return Err(error);
             }
@@ -158,14 +158,14 @@ async fn receive(
         });
         match next_gap(download, total).await {
             None => {
-                // A range of an announced size that proved too long may still be written.
+                // A range transfer of an announced size that proved too large may still be writing.
                 download.ranges.cancel();
                 download.when(|state| (state.range_transfers == 0).then_some(())).await;
                 download.close_gaps().await;
                 return verify(download, total, prefix).await;
             }
             Some(gap) => {
-                // A range transfer did not get these bytes, and perhaps no other will: the main transfer asks for them.
+                // A range transfer did not get these bytes, and perhaps no other will: the main transfer requests them.
                 transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total))
                     .reads_to_end()
                     .reporting_to(&download.flow, &download.skipped);
@@ -177,7 +177,7 @@ async fn receive(
     }
 }
 
-/// All `len` bytes are here from an earlier download, and right.
+/// An earlier download left all `len` bytes, and they match the digest.
 fn found(download: &Download, len: u64) -> Done {
     tracing::info!(digest = %download.source.digest, len, "an earlier download left the whole blob");
     download.update(|state| {
@@ -188,7 +188,7 @@ fn found(download: &Download, len: u64) -> Done {
     Done::Verified { len }
 }
 
-/// Waits for the range transfers, and names what one of them left undone; `None` when everything is there.
+/// Waits for the range transfers and returns a gap that one of them left; `None` when no bytes are missing.
 async fn next_gap(download: &Download, total: u64) -> Option<Range<u64>> {
     loop {
         let whole = download
@@ -200,7 +200,7 @@ async fn next_gap(download: &Download, total: u64) -> Option<Range<u64>> {
         if whole {
             return None;
         }
-        // An extra connection may have been quicker to take it.
+        // An extra connection may already have taken the gap.
         if let Some(gap) = download.state().take_for_main(total) {
             return Some(gap);
         }
@@ -221,7 +221,7 @@ async fn verify(download: &Arc<Download>, total: u64, left: u64) -> Result<Done,
     Ok(Done::Verified { len: total })
 }
 
-/// Whether the first `len` bytes are here, and the whole blob.
+/// Whether the first `len` bytes are in the file and are the whole blob.
 async fn is_right(download: &Arc<Download>, len: u64) -> Result<bool, DownloadError> {
     if download.state().written.end_of_run(0) < len {
         return Ok(false);
@@ -229,14 +229,15 @@ async fn is_right(download: &Arc<Download>, len: u64) -> Result<bool, DownloadEr
     is_whole(download, len).await.map_err(|error| DownloadError::Storage(error.into()))
 }
 
-/// Makes a blob of the verified file. Its readers have it already; a disk that fails now costs only the caching.
+/// Makes the verified file a cached blob. Its readers already have the bytes, so a disk that fails now prevents only
+/// the caching.
 async fn commit(downloads: &Downloads, download: &Download, temp: Option<TempBlob>, len: u64) -> DownloadResult {
     let Some(temp) = temp else { return DownloadResult::StorageFailed };
     let purpose = download.purpose();
     match change(move || temp.commit(purpose, len)).await {
         Ok(pin) => {
             download.update(|state| state._pin = Some(pin));
-            // A client may have come meanwhile.
+            // A client may have joined the download during the commit.
             if purpose == Purpose::Ahead && download.is_wanted() {
                 downloads.store().used(IndexKey::Blob(download.source.id()));
             }

@@ -1,4 +1,4 @@
-//! Sets of bytes of a growing file: those that are written, and those that are claimed (pure).
+//! Sets of bytes of a growing file: written bytes and claimed bytes (pure).
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -37,7 +37,7 @@ impl Extents {
         }
     }
 
-    /// Where the run of bytes that are there ends, starting at `offset`; `offset` itself if that byte is missing.
+    /// The end of the run of present bytes that contains `offset`; `offset` itself if that byte is missing.
     pub(crate) fn end_of_run(&self, offset: u64) -> u64 {
         self.0.range(..=offset).next_back().map_or(offset, |(_, &end)| end.max(offset))
     }

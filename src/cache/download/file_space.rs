@@ -5,15 +5,15 @@ use std::sync::Arc;
 use super::{Download, DownloadError, Downloads, leftover::discard, transfer::Transfer};
 use crate::cache::storage::{Purpose, Reservation, TempBlob, lru_index::IndexKey};
 
-/// How much room is asked for at a time while the size is not known, in bytes.
+/// How much space a download reserves at a time while the size is unknown, in bytes.
 pub(super) const ROOM_STEP: u64 = 16 * 1024 * 1024;
-/// For what room is made next, where there is none for this purpose: once more for a client that came meanwhile. Where none
-/// did, no client joins the download any more, but starts anew.
+/// The purpose for which to reserve space again after `refused`: that of a client, if one joined meanwhile. `None` if
+/// no client joined: then the download is cancelled, and later clients start a new one.
 pub(super) fn once_more(downloads: &Downloads, download: &Arc<Download>, refused: Purpose) -> Option<Purpose> {
     (refused != Purpose::Client && !downloads.give_up_without_clients(download)).then_some(Purpose::Client)
 }
 
-/// Makes sure that the file has room for `len` bytes.
+/// Makes sure that the file has space for `len` bytes.
 pub(super) async fn grow(
     downloads: &Downloads,
     download: &Arc<Download>,
@@ -31,7 +31,7 @@ pub(super) async fn grow(
     Err(DownloadError::NoRoom)
 }
 
-/// Room for the whole of a blob that has no file yet.
+/// Reserves space for the whole of a blob that has no file yet.
 pub(super) async fn reserve(
     downloads: &Downloads,
     download: &Arc<Download>,
@@ -50,7 +50,7 @@ pub(super) async fn reserve(
     Err(DownloadError::NoRoom)
 }
 
-/// Reserves what the blob takes before its first byte is written.
+/// Reserves the space of the blob before its first byte is written.
 pub(super) async fn free_space(
     downloads: &Downloads,
     download: &Arc<Download>,
@@ -90,7 +90,7 @@ pub(super) async fn free_space(
     }
 }
 
-/// Leaves the transfer to the first reader that goes through, if there may be one.
+/// Leaves the transfer to the first reader that streams without the cache, if there may be such a reader.
 pub(super) fn leave_transfer(download: &Download, transfer: &mut Transfer) {
     if !download.cancel.is_cancelled() {
         let finished = Transfer::finished(&download.source, 0);
@@ -127,7 +127,7 @@ mod tests {
         (Downloads::new(store, metrics, TaskTracker::new(), CancellationToken::new()), source)
     }
 
-    /// A download on the list that no task works for.
+    /// A download in the table for which no task works.
     fn download(downloads: &Downloads, source: &Source, wanted: bool) -> Arc<Download> {
         let cancel = downloads.shutdown().child_token();
         let download = Arc::new(Download::new(source.clone(), false, wanted, downloads.metrics().clone(), cancel));
@@ -135,7 +135,7 @@ mod tests {
         download
     }
 
-    /// What a client used a moment ago downloads the cache.
+    /// Adds a blob that a client has just used.
     async fn used(downloads: &Downloads, len: u64) {
         let (store, id) = (downloads.store(), Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"used")));
         store.scan().await;
@@ -146,7 +146,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_comes_while_room_is_made_has_its_own() {
-        // Whether a client began the download, and whether one comes after it was looked for whom room is to be made.
+        // Whether a client started the download, and whether a client joins after the purpose of the reservation was
+        // chosen.
         for (wanted, comes, result) in [(false, false, false), (false, true, true), (true, false, true)] {
             for has_file in [false, true] {
                 let directory = tempfile::tempdir().unwrap();
@@ -163,7 +164,7 @@ mod tests {
                     reserve(&downloads, &download, purpose, MAX_SIZE / 2).await.map(drop)
                 };
                 assert_eq!(made.is_ok(), result, "{wanted} {comes} {has_file} {made:?}");
-                // One that comes too late starts anew, and for itself.
+                // A client that comes too late starts a new download for itself.
                 assert_eq!((download.can_be_joined(), downloads.has(&source)), (result, result));
                 drop(client);
             }

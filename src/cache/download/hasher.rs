@@ -1,7 +1,7 @@
-//! The running hash of a download, beside its writes: from memory what comes in order, from the file the rest.
+//! The running hash of a download, concurrent with its writes: bytes in order from memory, the rest from the file.
 //!
-//! A job of the blocking pool hashes as long as there is something to hash, and each write starts it again. What it is
-//! offered it keeps only while the process has memory for that, so a hash that lags reads from the file.
+//! A job of the blocking pool hashes while there are bytes to hash, and each write starts it again. The hasher keeps
+//! offered bytes only while the process has memory for them, so a hash that lags reads from the file.
 
 use std::{collections::VecDeque, fs::File, io, sync::Arc};
 
@@ -18,32 +18,32 @@ use crate::{
     oci::{Algorithm, Digest, Verifier},
 };
 
-/// How much is read from the file before it is looked again for bytes in memory, in bytes.
+/// How many bytes the job reads from the file before it looks again for bytes in memory.
 const CHUNK: u64 = 1024 * 1024;
-/// How much one download's hash keeps in memory, in bytes.
+/// How many bytes the hash of one download keeps in memory.
 const MAX_QUEUED: usize = 4 * 1024 * 1024;
 
-/// The hash of everything from the front up to a position.
+/// The hash of all bytes from the start up to a position.
 struct HashTask {
     verifier: Verifier,
-    /// How many bytes from the front are hashed.
+    /// How many bytes from the start are hashed.
     hashed: u64,
 }
 
-/// The hand that hashes.
+/// Hashes one download.
 pub(super) struct Hasher {
     state: Mutex<HasherState>,
-    /// A job ended.
+    /// Notified when a job ends.
     idle: Notify,
 }
 
 struct HasherState {
-    /// Absent while a job has it.
+    /// `None` while a job has the task.
     running: Option<HashTask>,
-    /// What was offered, in the order of the main transfer.
+    /// The offered batches, in the order of the main transfer.
     queue: VecDeque<Arc<Batch>>,
     queued: usize,
-    /// How far the hash was when it was last looked.
+    /// How many bytes were hashed when the job last took work.
     hashed: u64,
     failed: Option<io::Error>,
 }
@@ -55,7 +55,7 @@ impl HasherState {
     }
 }
 
-/// What a job does next.
+/// The next step of a job.
 enum Next {
     Memory(HashTask, Arc<Batch>),
     File(HashTask, u64),
@@ -66,15 +66,15 @@ impl Hasher {
         Self { state: Mutex::new(HasherState::new(algorithm)), idle: Notify::new() }
     }
 
-    /// Begins anew, while no job runs.
+    /// Restarts the hash at 0. Call it while no job runs.
     pub(super) fn restart(&self, algorithm: Algorithm) {
         *self.state() = HasherState::new(algorithm);
     }
 
-    /// Takes bytes that are being written, unless it has too many already; `written` says what is in the file.
+    /// Accepts bytes that are being written, unless too many are queued; `written` names the bytes in the file.
     pub(super) fn offer(&self, batch: &Arc<Batch>, written: &Extents) {
         let mut state = self.state();
-        // Bytes behind a gap that another transfer fetches would only take memory from other downloads until the gap is
+        // Bytes behind a gap that another transfer fetches would occupy memory of other downloads until the gap is
         // closed, and can be read from the file by then.
         let is_next = batch.start() <= written.end_of_run(state.hashed);
         if batch.is_paid_for() && state.queued < MAX_QUEUED && is_next {
@@ -83,10 +83,11 @@ impl Hasher {
         }
     }
 
-    /// The digest of the first `total` bytes, all of which are in the file, and no more: the hash goes on when more are.
+    /// The digest of exactly the first `total` bytes, all of which are in the file. The hash continues when more are
+    /// written.
     pub(super) async fn digest(&self, download: &Arc<Download>, total: u64) -> io::Result<Digest> {
         loop {
-            // Before the look, so that a job that ends in between is not missed.
+            // Registered before the state is read, so that the end of a job in between is not missed.
             let idle = self.idle.notified();
             go_on(download);
             let hashed = {
@@ -101,15 +102,15 @@ impl Hasher {
             };
             match hashed {
                 None => idle.await,
-                // A job ended just before it could see this.
+                // A job ended just before it could see these bytes.
                 Some(hashed) if download.state().written.end_of_run(hashed) > hashed => {}
-                // Less is there than should be.
+                // The file has fewer bytes than `total`.
                 Some(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
     }
 
-    /// How many bytes from the front are hashed, give or take a chunk.
+    /// How many bytes from the start are hashed, accurate to one chunk.
     pub(super) fn hashed(&self) -> u64 {
         self.state().hashed
     }
@@ -118,7 +119,7 @@ impl Hasher {
         self.state.lock()
     }
 
-    /// What is to be hashed next; when there is nothing, `running` is put back.
+    /// What to hash next; if there is nothing, `running` is put back.
     fn next(&self, running: HashTask, written: u64) -> Option<Next> {
         let mut state = self.state();
         state.hashed = running.hashed;
@@ -145,7 +146,7 @@ impl Hasher {
     }
 }
 
-/// Starts the hash of a download again, if there is something to hash and it does not run.
+/// Restarts the hash job of a download if there are bytes to hash and no job runs.
 pub(super) fn go_on(download: &Arc<Download>) {
     let Some(running) = download.hash.state().running.take() else { return };
     let written = download.state().written.end_of_run(running.hashed);
@@ -154,7 +155,7 @@ pub(super) fn go_on(download: &Arc<Download>) {
     }
 }
 
-/// Hashes when it is this download's turn.
+/// Starts the job when this download gets a turn.
 fn start(download: Arc<Download>, first: Next) {
     let begin = move |turn| drop(tokio::task::spawn_blocking(move || work(download, first, turn)));
     match TURNS.clone().try_acquire_owned() {
@@ -168,7 +169,7 @@ fn start(download: Arc<Download>, first: Next) {
     }
 }
 
-/// Hashes as long as there is something to hash, and no other download waits for the turn. Blocks.
+/// Hashes while there are bytes to hash and no other download waits for the turn. Blocks.
 fn work(download: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
     let file = download.state().file.clone();
     let mut next = Some(first);
@@ -190,7 +191,7 @@ fn work(download: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
                 None
             }
         };
-        // A waiting download gets the turn, if there is one.
+        // A waiting download gets the turn.
         drop(turn);
         match (TURNS.clone().try_acquire_owned(), next.take()) {
             (Ok(mine), todo) => (turn, next) = (mine, todo),
@@ -202,10 +203,10 @@ fn work(download: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
 }
 
 impl HashTask {
-    /// Takes of a batch what is next.
+    /// Hashes the bytes of the batch that come next.
     fn take(mut self, batch: &Batch) -> Self {
         for (offset, bytes) in batch.pieces() {
-            // A piece that begins further on stands behind bytes that another transfer writes.
+            // A piece that begins later follows bytes that another transfer writes.
             let known = self.hashed.checked_sub(*offset).and_then(|known| usize::try_from(known).ok());
             if let Some(rest) = known.and_then(|known| bytes.get(known..)) {
                 self.verifier.update(rest);
@@ -215,7 +216,7 @@ impl HashTask {
         self
     }
 
-    /// Reads on in the file up to `end`. Blocks.
+    /// Hashes the file up to `end`. Blocks.
     fn read(mut self, file: &File, end: u64) -> io::Result<Self> {
         read_each(file, self.hashed, end, |bytes| self.verifier.update(bytes))?;
         self.hashed = end;

@@ -1,4 +1,4 @@
-//! Joining the download of a blob, or starting it.
+//! Joins the download of a blob, or starts it.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use super::{
 };
 use crate::cache::Source;
 
-/// How a request came to a download.
+/// How a request got its download.
 pub(crate) enum Joined {
     /// The download was started for this request.
     Started(Subscription),
-    /// The download existed.
+    /// The download was already running.
     Existing(Subscription),
 }
 
 impl Downloads {
-    /// Joins the download of this blob from this registry for a client, or starts it. There is never more than one: no wait and no
-    /// error, and nothing that is not verified, comes from one registry to the clients of another.
+    /// Joins the download of this blob from this registry for a client, or starts it. There is never more than one per
+    /// registry, so no wait, no error and no unverified content passes from one registry to the clients of another.
     pub(crate) async fn join(&self, source: &Source) -> Joined {
         let joined = self.join_or_start(source, true).await;
         joined.subscription().want();
         joined
     }
 
-    /// The same for what no client has asked for yet.
+    /// The same for a blob that no client has requested yet.
     pub(crate) async fn join_ahead(&self, source: &Source) -> Joined {
         self.join_or_start(source, false).await
     }
@@ -40,7 +40,7 @@ impl Downloads {
                 }
                 Entry::Leaving(leaving) => leaving,
             };
-            // It was given up a moment ago and still holds its temporary file.
+            // The download was cancelled a moment ago and still holds its temporary file.
             let _ = leaving.end().await;
             if self.shutdown().is_cancelled() {
                 return Joined::Existing(self.enter_ended(&leaving, wanted));

@@ -1,13 +1,14 @@
-//! Going on with what an earlier download of the blob left.
+//! Continues with the bytes that an earlier download of the blob left.
 
 use std::{io, sync::Arc, time::Duration};
 
 use super::{Download, DownloadError, Downloads, table::Leftover, transfer::Transfer};
 use crate::cache::storage::{TempBlob, blocking, change};
 
-/// How long the hash of what an earlier download left may take before the upstream is asked for the rest beside it.
+/// How long hashing the bytes of an earlier download may take before forebay requests the rest from the upstream
+/// concurrently.
 const HASH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Takes what an earlier download left, if there is something; whether that is the whole blob.
+/// Takes the bytes of an earlier download, if there are any. Returns whether they are the whole blob.
 pub(super) async fn resume(
     downloads: &Downloads,
     download: &Arc<Download>,
@@ -15,7 +16,7 @@ pub(super) async fn resume(
     prefix: &mut u64,
 ) -> Result<bool, DownloadError> {
     let source = &download.source;
-    // One of the downloads of a blob resumes it.
+    // Only one of the concurrent downloads of a blob resumes it.
     if download.beside {
         return Ok(false);
     }
@@ -23,17 +24,17 @@ pub(super) async fn resume(
     let Some((temp, len)) = left else { return Ok(false) };
     *prefix = len;
     download.update(|state| {
-        // It is kept again, should the upstream not respond.
+        // The bytes are kept again if the upstream does not respond.
         state.written.insert(0..len);
         state.leftover = len;
         state.file = Some(temp.file().clone());
     });
     *slot = Some(temp);
-    // A kill may have come between the last byte and the rename.
+    // The process may have been killed between the last byte and the rename.
     let hashing = tokio::time::timeout(HASH_TIMEOUT, left_is_whole(downloads, download, len));
     match download.unless_cancelled(async { Ok(hashing.await) }).await? {
         Ok(Ok(true)) => return Ok(true),
-        // It is hashed while the upstream is asked for the rest.
+        // Hashing continues while the upstream is asked for the rest.
         Ok(Ok(false)) | Err(_) => {}
         Ok(Err(error)) => {
             tracing::warn!(%error, digest = %source.digest, "cannot read what an earlier download left");
@@ -43,12 +44,12 @@ pub(super) async fn resume(
     Ok(false)
 }
 
-/// Whether the first `prefix` bytes, which an earlier download left, are all of the blob.
+/// Whether the first `prefix` bytes, which an earlier download left, are the whole blob.
 pub(super) async fn is_whole(download: &Arc<Download>, prefix: u64) -> io::Result<bool> {
     download.hash.digest(download, prefix).await.map(|digest| digest == download.source.digest)
 }
 
-/// The same: hashed once, and not again for each download that comes to nothing in an outage.
+/// The same, but the bytes are hashed only once, not again by each download that fails in an outage.
 pub(super) async fn left_is_whole(downloads: &Downloads, download: &Arc<Download>, prefix: u64) -> io::Result<bool> {
     let file = download.state().file.clone().ok_or(io::ErrorKind::NotFound)?;
     let modified = blocking(move || file.metadata()?.modified()).await?;
@@ -63,8 +64,8 @@ pub(super) async fn left_is_whole(downloads: &Downloads, download: &Arc<Download
     Ok(whole)
 }
 
-/// Asks the upstream for what is missing behind `prefix`; starts from the front when it will not be asked so. `None`:
-/// nothing is missing.
+/// Requests from the upstream the bytes behind `prefix`, or the whole blob if the upstream refuses that range. `None`:
+/// no bytes are missing.
 pub(super) async fn open(
     downloads: &Downloads,
     download: &Arc<Download>,
@@ -75,13 +76,13 @@ pub(super) async fn open(
     if *prefix == 0 {
         return Transfer::open(source, 0, None).await.map(Some).map_err(DownloadError::Upstream);
     }
-    // Where no parts are wanted, what is left is overwritten.
+    // If ranges are disabled for the upstream, the new download overwrites the bytes of the earlier one.
     let without_ranges = download.state().without_ranges;
     let part = if without_ranges { None } else { Some(Transfer::open_part(source, *prefix, None).await) };
     if let Some(Ok(transfer)) = part {
         return Ok(Some(transfer));
     }
-    // The hash may take longer than the upstream is made to wait for it.
+    // Hashing may take longer than the timeout after which forebay asks the upstream.
     if left_is_whole(downloads, download, *prefix).await.is_ok_and(|whole| whole) {
         return Ok(None);
     }
@@ -90,13 +91,13 @@ pub(super) async fn open(
     {
         return Err(DownloadError::Upstream(error));
     }
-    // What is left is kept until that has been answered.
+    // The bytes of the earlier download are kept until the upstream has responded.
     let transfer = Transfer::open(source, 0, None).await.map_err(DownloadError::Upstream)?;
     forget(download, slot, prefix).await;
     Ok(Some(transfer))
 }
 
-/// Starts anew, without what an earlier download left; nothing of it is being hashed.
+/// Restarts the download without the bytes of an earlier one. No hash job may be running.
 pub(super) async fn forget(download: &Download, slot: &mut Option<TempBlob>, prefix: &mut u64) {
     discard(slot.take()).await;
     *prefix = 0;
@@ -108,7 +109,7 @@ pub(super) async fn forget(download: &Download, slot: &mut Option<TempBlob>, pre
     download.hash.restart(download.source.digest.algorithm());
 }
 
-/// Removes the file, which can take a while when it is large.
+/// Removes the file, which can take a while if it is large.
 pub(super) async fn discard(temp: Option<TempBlob>) {
     change(move || drop(temp)).await;
 }

@@ -1,7 +1,7 @@
-//! For how long a client of another registry waits for a download.
+//! How long a client of another registry waits for a download.
 //!
-//! What must hold: nothing that is not verified, no error and no long wait comes from one registry to the clients of
-//! another. They can have the blob from their own, so they wait only while it pays.
+//! What must hold: no unverified content, no error and no long wait passes from one registry to the clients of another.
+//! These clients can get the blob from their own registry, so they wait only while that is quicker.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use tokio::time::timeout;
 
 use super::Download;
 
-/// How often a client looks whether the download brings something.
+/// How often a client checks whether the download advances.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// What would not be complete within as many more intervals is not waited for; and none is for more than these.
+/// A client waits for at most this many intervals, and only for a download that would be complete within as many more.
 const MAX_INTERVALS: u64 = 3;
 
 impl Download {
-    /// Waits for the end as long as that is near; whether all bytes are here and right.
+    /// Waits for the end of the download while the end is near. Returns whether all bytes are in the file and verified.
     pub(crate) async fn ends_soon(&self) -> bool {
         for _ in 0..MAX_INTERVALS {
             let before = self.received();
@@ -34,8 +34,8 @@ impl Download {
     }
 }
 
-/// Whether bytes that come as they did in the last interval are soon all here. What is missing is not known before the
-/// upstream has told the size.
+/// Whether the missing bytes will soon be complete at the rate of the last interval. The number of missing bytes is
+/// unknown until the upstream has sent the size.
 fn is_near(missing: Option<u64>, gained: u64) -> bool {
     missing.is_some_and(|missing| missing <= gained.saturating_mul(MAX_INTERVALS))
 }
@@ -50,7 +50,7 @@ mod tests {
             (None, 0, false),
             (None, 1 << 30, false),
             (Some(1), 0, false),
-            // It is being verified.
+            // The blob is being verified.
             (Some(0), 0, true),
             (Some(300), 100, true),
             (Some(301), 100, false),

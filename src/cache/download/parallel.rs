@@ -1,12 +1,12 @@
 //! A download over several connections.
 //!
-//! The main transfer is one request for all of the blob, and stays the only one where it is quick. Where it is not, one
-//! more connection is tried at the *end* of the blob: the main transfer ends where that began, so nothing is lost if it
-//! brought nothing. If it did, the extra connections and the main transfer each take the next *segment* in order from
-//! then on, so that readers stream from the start; more extra connections are opened while they bring more
-//! ([`ConnectionRamp`]).
+//! The main transfer is one request for the whole blob, and remains the only one if it is quick. If it is not, forebay
+//! tries one more connection at the *end* of the blob: the main transfer ends where that connection began, so nothing
+//! is lost if the connection gained nothing. If it gained something, the extra connections and the main transfer from
+//! then on each take the next *segment* in order, so that readers stream from the start. forebay opens more extra
+//! connections while they raise the rate ([`ConnectionRamp`]).
 //!
-//! Each segment is a [`Claim`]: no byte is asked for twice, but for those on their way when the main transfer is cut.
+//! Each segment is a [`Claim`]: no byte is requested twice, except those in flight when the main transfer is cut.
 
 use std::{
     convert::Infallible,
@@ -28,18 +28,18 @@ use super::{
 };
 use crate::cache::{Source, download::transfer::Transfer};
 
-/// How long one segment is to take: long enough that asking for it is no part of that.
+/// How long one segment should take, in seconds: long enough that the time of its request does not matter.
 const SEGMENT_TIME: f64 = 1.0;
-/// The least and the most of it, in bytes.
+/// The smallest and the largest segment, in bytes.
 const SEGMENT: std::ops::RangeInclusive<u64> = 1024 * 1024..=32 * 1024 * 1024;
-/// How long an extra connection waits for a response, for the next bytes, or for a broken transfer to be resumed; then
-/// another connection fetches the rest.
+/// How long an extra connection waits for a response, for the next bytes, or for a broken transfer to be resumed. After
+/// that another connection fetches the rest.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// An extra connection that is this many times slower than the others is closed as well: the others would have to wait
-/// for it.
+/// forebay also closes an extra connection that is this many times slower than the others, because the others would
+/// have to wait for it.
 const MUCH_SLOWER: f64 = 4.0;
 
-/// Opens extra connections as long as they raise the rate. Never ends; drop it with the download.
+/// Opens extra connections as long as they raise the rate. Never returns; drop it with the download.
 pub(super) async fn steer(downloads: &Downloads, download: &Arc<Download>) -> Infallible {
     let mut ramp = ConnectionRamp::new(download.source.upstream.connections());
     download.when(|state| (!matches!(state.progress, Progress::Opening)).then_some(())).await;
@@ -68,7 +68,7 @@ pub(super) async fn steer(downloads: &Downloads, download: &Arc<Download>) -> In
     std::future::pending().await
 }
 
-/// Opens more extra connections; the first one at the end of the blob. Whether one could be opened.
+/// Opens more extra connections, the first one at the end of the blob. Returns whether at least one could be opened.
 fn add(downloads: &Downloads, download: &Arc<Download>, more: usize, each: f64) -> bool {
     let segment = segment(each);
     let mut opened = false;
@@ -121,13 +121,13 @@ impl Download {
 }
 
 impl DownloadState {
-    /// Bytes that only the main transfer has requested.
+    /// The number of bytes that only the main transfer has requested.
     fn missing(&self) -> Option<u64> {
         let gap = self.first_gap_but(&self.main_range.clone().unwrap_or(0..0), self.total?)?;
         Some(gap.end - gap.start)
     }
 
-    /// Claims as much as `len` bytes of the end for the first extra connection; half of what is missing at most.
+    /// Claims up to `len` bytes at the end for the first extra connection, but at most half of the missing bytes.
     fn claim_tail(&mut self, download: &Arc<Download>, len: u64) -> Option<Claim> {
         let total = self.total?;
         let gap = self.first_gap(total)?;
@@ -138,12 +138,12 @@ impl DownloadState {
         self.claim(download, start..total)
     }
 
-    /// From now on all connections take segments in order, the main transfer as well.
+    /// From now on all connections take segments in order, including the main transfer.
     fn begin_segments(&mut self, len: u64) {
         self.segment = Some(len);
         if self.main_range.is_none() {
-            // What the main transfer has received is its own, also what is still on its way into the file: it may be
-            // hashed already, so no other transfer may write there.
+            // The bytes that the main transfer has received remain its own, even those not yet written to the file:
+            // they may be hashed already, so no other transfer may write there.
             let gap = self.total.and_then(|total| self.first_gap(total));
             let start = gap.map_or(self.main_position, |gap| gap.start.min(self.main_position));
             self.set_main_range(start..self.main_position + len);
@@ -157,7 +157,7 @@ impl DownloadState {
         self.claim(download, segment)
     }
 
-    /// The next bytes that the main transfer is to fetch: all of a gap, or a segment when others fetch as well.
+    /// The next bytes for the main transfer: a whole gap, or a segment if extra connections also fetch.
     pub(super) fn take_for_main(&mut self, total: u64) -> Option<Range<u64>> {
         let range = match self.segment {
             Some(_) if self.extra_connections > 0 => self.next_segment(0..0)?,
@@ -171,24 +171,24 @@ impl DownloadState {
 
     fn next_segment(&self, taken: Range<u64>) -> Option<Range<u64>> {
         let (len, gap) = (self.segment?, self.first_gap_but(&taken, self.total?)?);
-        // Smaller segments towards the end, so that no connection works alone on the last one.
+        // Segments shrink towards the end, so that no connection works alone on the last one.
         let fair = (gap.end - gap.start) / (2 * (self.extra_connections as u64 + 1));
         let len = len.min(fair.max(len / 4).max(*SEGMENT.start()));
         Some(gap.start..gap.end.min(gap.start + len))
     }
 
     fn set_main_range(&mut self, range: Range<u64>) {
-        // A reader that waits within it does not request the same bytes again.
+        // A reader that waits within the range does not request the same bytes again.
         self.main_position = self.main_position.max(range.end);
         self.main_range = Some(range);
     }
 
-    /// Where what the main transfer is to fetch ends, because others fetch the rest.
+    /// The end of the range of the main transfer; other transfers fetch the rest.
     pub(super) fn end_of_main_range(&self) -> u64 {
         self.main_range.as_ref().map_or(u64::MAX, |main| main.end)
     }
 
-    /// Whether the main transfer has come there.
+    /// Whether the main transfer has reached the end of its range.
     pub(super) fn is_beyond_main_range(&self, position: u64) -> bool {
         position >= self.end_of_main_range()
     }
@@ -197,12 +197,12 @@ impl DownloadState {
         (!range.is_empty()).then(|| Claim::make(download, self, range))
     }
 
-    /// There will be no more extra connections; those that wait for a segment end.
+    /// Opens no more extra connections; those that wait for a segment end.
     fn settle(&mut self) {
         self.connections_refused = true;
     }
 
-    /// The main transfer goes on alone.
+    /// The main transfer continues alone.
     pub(super) fn without_connections(&mut self) {
         self.connections_refused = true;
         self.segment = None;
@@ -210,7 +210,7 @@ impl DownloadState {
     }
 }
 
-/// One connection beside the main transfer's.
+/// One connection in addition to that of the main transfer.
 struct ExtraConnection {
     download: Arc<Download>,
     is_open: bool,
@@ -237,11 +237,11 @@ impl Drop for ExtraConnection {
     }
 }
 
-/// Whether a connection is as quick as those beside it.
+/// Checks whether a connection is as quick as the others.
 struct KeepingUp<'a> {
     download: &'a Download,
     begun: Instant,
-    /// What had come over all connections by then, in bytes.
+    /// The bytes that all connections had received at `begun`.
     received: u64,
 }
 
@@ -250,7 +250,7 @@ impl<'a> KeepingUp<'a> {
         Self { download, begun: Instant::now(), received: download.received.load(Ordering::Relaxed) }
     }
 
-    /// `own` bytes of what came since are this connection's.
+    /// Whether the connection, which has received `own` bytes since `begun`, is quick enough.
     #[expect(clippy::cast_precision_loss, reason = "of bytes, to compare rates")]
     fn holds(&self, own: u64) -> bool {
         let seconds = self.begun.elapsed().as_secs_f64();
@@ -260,8 +260,8 @@ impl<'a> KeepingUp<'a> {
         let received = self.download.received.load(Ordering::Relaxed).saturating_sub(self.received);
         let (others, expected) = {
             let state = self.download.state();
-            // Where the other connections have nothing left to fetch, the download waits for this one: it is compared
-            // with their earlier rate.
+            // If the other connections have nothing left to fetch, the download waits only for this one, which is
+            // compared with their earlier rate.
             let is_last = state.range_transfers == 1 && state.missing().is_none();
             let before = state.segment.filter(|_| is_last).unwrap_or(0) as f64 / SEGMENT_TIME;
             (state.extra_connections.max(1), before)
@@ -280,7 +280,7 @@ async fn run(mut connection: ExtraConnection, first: Claim) {
         if !fetch(&mut connection, segment, &source).await {
             return download.update(|state| state.connections_refused = true);
         }
-        // The first one waits here until it is known whether it brought something.
+        // The first extra connection waits here until its gain is known.
         let known = download.when(|state| (state.segment.is_some() || state.connections_refused).then_some(()));
         tokio::select! {
             () = download.ranges.cancelled() => return,
@@ -290,7 +290,7 @@ async fn run(mut connection: ExtraConnection, first: Claim) {
     }
 }
 
-/// Fetches one segment; whether this connection is to go on.
+/// Fetches one segment. Returns whether the connection continues.
 async fn fetch(connection: &mut ExtraConnection, mut claim: Claim, source: &Source) -> bool {
     let download = connection.download.clone();
     let work = async {

@@ -1,73 +1,74 @@
-//! Over how many connections a blob is worth fetching (pure).
+//! How many connections a download should use (pure).
 //!
-//! Connections are added as long as each step of them brings more *from the upstream as a whole*: what one download takes
-//! from another is no gain. Nothing is added for what is nearly done, for a line that stands still, or when it is our
-//! own disk that is waited for.
+//! Connections are added as long as each step raises the rate *from the upstream as a whole*: bytes that one download
+//! takes from another are no gain. No connection is added for a download that is nearly complete, for an upstream that
+//! sends nothing, or while the local disk is the bottleneck.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// How often it is looked.
+/// The interval between samples.
 pub(super) const TICK: Duration = Duration::from_millis(50);
 /// How long a rate is measured before it counts.
 const MEASURE: Duration = Duration::from_millis(250);
 /// The same in ticks.
 const MEASURED: usize = 5;
-/// How long new connections may take to get up to speed before they are judged.
+/// How long new connections may take to reach their rate before they are judged.
 const WARM_UP: Duration = Duration::from_millis(450);
-/// What is there so soon is judged when it is clear.
+/// After this time, new connections are judged if their gain is clear.
 const EARLY: Duration = Duration::from_millis(100);
-/// What takes less than this at the present rate is not worth a request more.
+/// A download that needs less than this time at the present rate is not worth another request.
 const WORTH_IT: Duration = Duration::from_secs(1);
-/// Nor is what has less bytes than this left.
+/// Nor is a download that has fewer bytes left than this.
 const SMALLEST: u64 = 8 * 1024 * 1024;
-/// Of what new connections would bring, were they as fast as the ones before: this much is enough to go on at once, and
-/// by [`STRIDE`] for each that there is; what comes late helps only with a small rest of the blob …
+/// A gain is measured as a part of what the new connections would bring if they were as fast as the earlier ones. This
+/// much is enough to add at once [`STRIDE`] connections for each existing one: a connection that is opened late helps
+/// only with a small rest of the blob …
 const CLEAR_GAIN: f64 = 0.7;
 const STRIDE: usize = 2;
-/// … and this much is enough to add half as many.
+/// … and this much is enough to add half as many as there are.
 const GAIN: f64 = 0.3;
-/// A line that gave nothing in this many ticks stands still.
+/// An upstream that sent nothing in this many ticks stands still.
 const STILL: usize = 2;
-/// More than this part of the time spent on waiting for the disk says that the line is not what is slow.
+/// If more than this part of the time is spent waiting for the disk, the upstream is not the bottleneck.
 const DISK_BOUND: f64 = 0.25;
 
-/// What is seen at one tick. All counts only grow.
+/// The measurements of one tick. All counters only grow.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sample {
-    /// Since the download began.
+    /// The time since the download began.
     pub at: Duration,
-    /// Bytes of this download that came.
+    /// Bytes received by this download.
     pub download: u64,
-    /// Bytes that came from its upstream, for all downloads.
+    /// Bytes received from the upstream by all downloads.
     pub upstream: u64,
-    /// Bytes that were not requested, or have not come yet.
+    /// Bytes that no extra connection has requested and that have not arrived yet.
     pub missing: u64,
-    /// Connections that are in use; those that are being opened do not count.
+    /// Connections in use, without those that are being opened.
     pub connections: usize,
     pub opening: usize,
-    /// For how long the line was not read because the disk was busy.
+    /// For how long the download did not read from the upstream because the disk was busy.
     pub stalled: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// As it is, for now.
+    /// Change nothing for now.
     Stay,
-    /// Open as many more.
+    /// Open this many more connections.
     Add(usize),
-    /// As it is, for good.
+    /// Change nothing any more.
     Settle,
 }
 
-/// Judges one download.
+/// Decides on the connections of one download.
 #[derive(Debug)]
 pub(super) struct ConnectionRamp {
     most: usize,
-    /// The last ones since the number of connections changed, as many as a rate is measured over.
+    /// The last samples since the number of connections changed, as many as a rate is measured over.
     seen: VecDeque<Sample>,
-    /// When that was.
+    /// The time of that change.
     since: Duration,
-    /// What there was before connections were added.
+    /// The rates before connections were added.
     before: Option<Rates>,
     settled: bool,
 }
@@ -81,7 +82,7 @@ struct Rates {
 }
 
 impl ConnectionRamp {
-    /// At most `most` connections.
+    /// Allows at most `most` connections.
     pub(super) fn new(most: usize) -> Self {
         Self { most, seen: VecDeque::new(), since: Duration::ZERO, before: None, settled: most < 2 }
     }
@@ -97,7 +98,7 @@ impl ConnectionRamp {
         (rates.download > 0.0).then(|| rates.download / rates.connections.max(1) as f64)
     }
 
-    /// What to do now that `sample` is seen.
+    /// The decision after `sample`.
     pub(super) fn see(&mut self, sample: Sample) -> Decision {
         let changed = self.seen.back().is_some_and(|last| last.connections != sample.connections);
         let still = self.seen.len() > STILL
@@ -128,7 +129,7 @@ impl ConnectionRamp {
         self.add(rates, sample, 1)
     }
 
-    /// Whether what was added brought something.
+    /// Decides by the gain of the connections that were added.
     fn judge(&mut self, before: Rates, rates: Rates, measured: Duration, sample: Sample) -> Decision {
         #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 connections")]
         let hoped = before.download * (rates.connections as f64 / before.connections.max(1) as f64 - 1.0);
@@ -145,14 +146,14 @@ impl ConnectionRamp {
         if gained >= hoped * GAIN { self.add(rates, sample, sample.connections.div_ceil(2)) } else { self.settle() }
     }
 
-    /// As many as `more`, if there is something to do for them.
+    /// Adds up to `more` connections, if enough bytes are left for them.
     #[expect(clippy::cast_precision_loss, reason = "of bytes, to compare them with rates")]
     fn add(&mut self, rates: Rates, sample: Sample, more: usize) -> Decision {
         if sample.connections >= self.most {
             return self.settle();
         }
         if sample.missing < SMALLEST || (sample.missing as f64) < rates.download * WORTH_IT.as_secs_f64() {
-            // Later there is even less left.
+            // Later even fewer bytes are left.
             return if rates.download > 0.0 { self.settle() } else { Decision::Stay };
         }
         self.before = Some(rates);
@@ -182,12 +183,12 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
-    /// A line of a kind: bytes per tick for so many connections.
+    /// A simulated upstream: bytes per tick for a number of connections.
     struct Line {
         per_tick: fn(usize) -> u64,
-        /// What others take from the same upstream at the same time, per tick.
+        /// What other downloads take from the same upstream concurrently, in bytes per tick.
         others: fn(usize) -> u64,
-        /// Ticks that a connection takes to open.
+        /// How many ticks opening a connection takes.
         delay: usize,
         stalled: Duration,
         len: u64,
@@ -195,7 +196,7 @@ mod tests {
 
     const LINE: Line = Line { per_tick: |_| MIB, others: |_| 0, delay: 2, stalled: Duration::ZERO, len: 256 * MIB };
 
-    /// How many connections there were in the end, and how many ticks it took until they were.
+    /// The final number of connections, and the tick of the last change.
     fn drive(line: &Line, most: usize) -> (usize, usize) {
         let mut ramp = ConnectionRamp::new(most);
         let (mut download, mut upstream, mut stalled) = (0, 0, Duration::ZERO);

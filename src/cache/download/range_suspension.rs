@@ -1,8 +1,8 @@
-//! Upstreams whose parts are not to be trusted, for a while.
+//! Upstreams whose ranges forebay does not trust for a while.
 //!
-//! A blob that was put together from several answers and proved wrong may be right when it is read in one go: some
-//! upstreams answer ranges with the right head and the wrong bytes. The two cases look the same, so the next downloads
-//! from there do without ranges.
+//! A blob that was assembled from several responses and proved wrong may be right when it is read in one response: some
+//! upstreams answer ranges with the right headers and the wrong bytes. The two cases look the same, so the next
+//! downloads from that upstream do without ranges.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,20 +12,20 @@ use tokio::time::Instant;
 
 use crate::upstream::Registry;
 
-/// For how long.
+/// How long a suspension lasts.
 const SPAN: Duration = Duration::from_secs(600);
 
-/// Until when which registry gets no ranges: there are no more than configurations had lately.
+/// When the suspension of each registry ends. There are no more entries than recent configurations had registries.
 #[derive(Default)]
 pub(super) struct RangeSuspensions(Mutex<HashMap<Registry, Instant>>);
 
 impl RangeSuspensions {
-    /// A blob of this upstream that was put together from parts was wrong.
+    /// Records that a blob of this upstream that was assembled from ranges was wrong.
     pub(super) fn note(&self, registry: &Registry) {
         self.entries().insert(registry.clone(), Instant::now() + SPAN);
     }
 
-    /// Whether blobs of this upstream are to be read in one go.
+    /// Whether blobs of this upstream are to be read in one response.
     pub(super) fn covers(&self, registry: &Registry) -> bool {
         let mut entries = self.entries();
         entries.retain(|_, until| *until > Instant::now());
