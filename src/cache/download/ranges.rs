@@ -1,8 +1,8 @@
-//! Ranges far ahead of the main transfer: fetched by transfers of their own into the same file.
+//! Ranges far ahead of the main transfer: separate transfers fetch them into the same file.
 //!
-//! Each claims bytes that no other transfer writes; those that it does not fetch go back to the main transfer. So a
-//! client that wants the end of a large blob does not wait for its beginning, and the upstream still sends every byte
-//! once.
+//! Each transfer claims bytes that no other transfer writes; bytes that it does not fetch return to the main transfer.
+//! So a client that wants the end of a large blob does not wait for its beginning, and the upstream still sends every
+//! byte once.
 
 use std::{ops::Range, sync::Arc};
 
@@ -12,14 +12,14 @@ use crate::{
     upstream::BlobRange,
 };
 
-/// Nearer than this to the main transfer, waiting is quicker than asking, in bytes.
+/// Up to this distance from the main transfer, waiting is quicker than a request, in bytes.
 const NEAR: u64 = 1024 * 1024;
-/// How many such transfers one download has at most.
+/// The maximum number of concurrent range transfers of one download.
 const MAX_TRANSFERS: usize = 4;
-/// After this many that failed, the main transfer is left alone with the rest.
+/// After this many failed range transfers, the main transfer fetches the rest alone.
 const MAX_FAILURES: usize = 4;
 
-/// Bytes that one range transfer writes; the rest goes back when it is dropped.
+/// Bytes that one range transfer writes; the rest is released when the claim is dropped.
 pub(super) struct Claim {
     download: Arc<Download>,
     pub rest: Range<u64>,
@@ -28,7 +28,7 @@ pub(super) struct Claim {
 impl Downloads {
     /// Starts a transfer for a reader that waits at `position`, if that helps it.
     ///
-    /// The request carries the reader's own credentials where the upstream tells clients apart: the client that began
+    /// The request carries the reader's own credentials if the upstream distinguishes clients: the client that started
     /// the download may have left.
     pub(super) fn fetch_ahead(&self, download: &Arc<Download>, reader: &Source, position: u64, end: Option<u64>) {
         if let Some(claim) = Claim::new(download, position, end) {
@@ -76,7 +76,7 @@ impl Claim {
         Self { download: download.clone(), rest }
     }
 
-    /// Takes the bytes that are in the file out of the claim.
+    /// Removes the bytes that are in the file from the claim.
     pub(super) fn settle(&mut self) {
         let written = self.download.state().written.end_of_run(self.rest.start);
         self.rest.start = written.min(self.rest.end);
@@ -106,7 +106,7 @@ async fn run(mut claim: Claim, source: Source) {
         () = cancel.cancelled() => return,
         opened = opening => opened,
     };
-    // Each further one would be the whole again.
+    // Every further range request would return the whole blob again.
     let is_whole = opened.as_ref().is_ok_and(|stream| !stream.ranged);
     let mut transfer = match opened.and_then(|stream| Transfer::of_part(&source, range, stream)) {
         Ok(transfer) if transfer.skipping() > 0 => return download.update(|state| state.ranges_ignored = true),
@@ -131,17 +131,17 @@ async fn run(mut claim: Claim, source: Source) {
         () = cancel.cancelled() => Ok(()),
         copied = copy_claim(&claim, &mut transfer, &mut pipeline, |_| true) => copied,
     };
-    // What is written, or is being written, is done: the rest of the claim begins behind it.
+    // Bytes that are written or being written are done: the rest of the claim begins behind them.
     let finished = pipeline.finish().await;
     claim.settle();
     if let Err(error) = copied.and(finished) {
-        // A disk that fails is met by the main transfer as well, which says so.
+        // The main transfer also meets a failing disk, and reports it.
         tracing::debug!(%error, digest = %download.source.digest, "a range of a blob in flight broke");
         claim.give_up();
     }
 }
 
-/// Writes a transfer of the bytes of a claim, as long as `goes_on` with as many bytes as have come.
+/// Writes a transfer of the bytes of a claim, as long as `goes_on` accepts the number of bytes received so far.
 pub(super) async fn copy_claim(
     claim: &Claim,
     transfer: &mut Transfer,

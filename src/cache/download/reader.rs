@@ -11,19 +11,20 @@ use crate::{cache::Source, file_slice::FileSlice, upstream::Mirrors};
 pub(crate) struct DownloadReader {
     downloads: Downloads,
     download: Arc<Download>,
-    /// What this client asked for; the download may have been begun for another repository's blob of this digest.
+    /// The blob that this client requested; the download may have been started for a blob of the same digest in another
+    /// repository.
     source: Source,
     position: u64,
-    /// The end of the range wanted (exclusive); `None` for the whole blob.
+    /// The end of the requested range (exclusive); `None` for the whole blob.
     end: Option<u64>,
-    /// The client gets all of it: the tail is held back until it is verified.
+    /// The client gets the whole blob: its end is withheld until the digest is verified.
     whole: bool,
     changed: watch::Receiver<()>,
     _subscription: Subscription,
 }
 
 impl DownloadReader {
-    /// Reads from `first` up to `end` (exclusive), or to the end.
+    /// Reads from `first` up to `end` (exclusive), or to the end of the blob.
     pub(super) fn new(subscription: Subscription, source: Source, first: u64, end: Option<u64>) -> Self {
         let download = subscription.download().clone();
         let total = download.state().total;
@@ -33,22 +34,23 @@ impl DownloadReader {
         Self { downloads, download, source, position: first, end, whole, changed, _subscription: subscription }
     }
 
-    /// What it reads, which keeps its file for as long as it lives.
+    /// The download that the reader reads; it keeps its file while it lives.
     pub(crate) fn download(&self) -> &Arc<Download> {
         &self.download
     }
 
-    /// Whether another repository's upstream failed: it says nothing about the one this client asked for.
+    /// Whether the download belongs to another repository: then its failure says nothing about the upstream of this
+    /// client's request.
     pub(crate) fn is_of_other_source(&self) -> bool {
         !self.download.source.is_same(&self.source)
     }
 
-    /// The forebays by way of which the bytes come.
+    /// The forebay instances through which the bytes come.
     pub(crate) fn mirrors(&self) -> Option<Mirrors> {
         self.download.mirrors()
     }
 
-    /// The next bytes that are on disk; `None` after the last one.
+    /// The next bytes that are in the file; `None` after the last one.
     pub(crate) async fn next(&mut self) -> Result<Option<FileSlice>, DownloadError> {
         loop {
             self.changed.borrow_and_update();
@@ -70,7 +72,7 @@ impl DownloadReader {
         }
     }
 
-    /// What this client still needs of the blob, should its download not be able to give it.
+    /// What this client still needs of the blob if the download cannot deliver it.
     pub(crate) fn remainder(&self) -> Remainder {
         let (total, file) = {
             let state = self.download.state();
@@ -90,7 +92,7 @@ impl DownloadReader {
         Remainder::Whole { sent, total }
     }
 
-    /// What this client asked for.
+    /// The blob that this client requested.
     pub(crate) fn source(&self) -> &Source {
         &self.source
     }
@@ -98,10 +100,10 @@ impl DownloadReader {
 
 /// What a client still needs of a blob.
 pub(crate) enum Remainder {
-    /// The bytes from `first` to `last`, of a range.
+    /// The bytes of a range from `first` to `last`.
     Range { first: u64, last: u64 },
-    /// All that this transfer gives, from the front.
+    /// All bytes of this transfer, from the start.
     Transfer(Box<Transfer>),
-    /// What follows `sent`, of the whole blob.
+    /// The bytes of the whole blob that follow `sent`.
     Whole { sent: Option<FileSlice>, total: Option<u64> },
 }

@@ -6,13 +6,13 @@ use crate::metrics::Label;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum DownloadResult {
     Complete,
-    /// The bytes are not those of the digest.
+    /// The bytes do not match the digest.
     Mismatch,
     UpstreamFailed,
     StorageFailed,
-    /// It streams through: larger than the cache, or everything in the cache is being read.
+    /// The blob streams through uncached: it is larger than the cache, or all cached blobs are being read.
     NoRoom,
-    /// No client needed it any more.
+    /// No client needed the download any more.
     Abandoned,
 }
 

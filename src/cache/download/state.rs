@@ -1,4 +1,4 @@
-//! Which bytes of a download are here, which are being fetched, and what a reader finds (pure).
+//! Which bytes of a download are in the file, which are being fetched, and what a reader finds (pure).
 
 use std::{fs::File, io, ops::Range, sync::Arc};
 
@@ -9,17 +9,18 @@ use crate::{
     upstream::{self, ContentNotes},
 };
 
-/// How much of the end is held back until the digest is known to be right, in bytes.
+/// How many bytes at the end are withheld until the digest is verified.
 const WITHHELD_TAIL: u64 = 16 * 1024;
 
-/// Why a download ended without a blob. Every subscriber gets it.
+/// Why a download ended without a blob. Every subscriber gets the error.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum DownloadError {
     #[error("the upstream failed")]
     Upstream(#[source] upstream::Error),
     #[error("the content does not match its digest")]
     Mismatch,
-    /// Nor does it here, but part of it was on disk before, so that this says nothing about the upstream.
+    /// The bytes do not match the digest either, but an earlier download left part of them on disk, so the upstream may
+    /// not be at fault.
     #[error("what an earlier download left does not match the digest with the rest")]
     Damaged,
     #[error("the cache cannot be written")]
@@ -36,7 +37,7 @@ pub(crate) enum Progress {
     /// The request was sent and has no response yet.
     Opening,
     Writing,
-    /// All bytes are here and right.
+    /// All bytes are in the file and verified.
     Complete,
     Failed(DownloadError),
 }
@@ -45,50 +46,49 @@ pub(super) struct DownloadState {
     pub(super) progress: Progress,
     /// The size of the blob in bytes, once known.
     pub(super) total: Option<u64>,
-    /// What the upstream's response said beside the bytes, once it has come.
+    /// What the upstream's response contained in addition to the bytes, once it has arrived.
     pub(super) remark: Option<ContentNotes>,
     pub(super) file: Option<Arc<File>>,
-    /// The download has failed, and its file may be cut: no new reads begin.
+    /// The download has failed, and its file may be truncated: no new reads begin.
     pub(super) closing: bool,
     pub(super) name: Option<storage::TempName>,
     pub(super) written: Extents,
-    /// How many of these bytes the reservation has not been told of.
+    /// How many written bytes the reservation does not know of yet.
     pub(super) unreported: u64,
-    /// How many bytes from the front an earlier download left: nothing says that they are right until the whole is
-    /// verified.
+    /// How many bytes from the start an earlier download left: they may be wrong until the whole blob is verified.
     pub(super) leftover: u64,
-    /// Bytes that range transfers fetch or fetched: the main transfer writes nothing there.
+    /// Bytes that range transfers fetch or have fetched: the main transfer does not write them.
     pub(super) claimed: Extents,
-    /// Whether the file's name says that it may have holes. Nothing is written behind bytes that are not there before.
+    /// Whether the name of the file announces gaps. Until then no byte is written behind missing bytes.
     pub(super) gaps_allowed: bool,
-    /// Where the main transfer is.
+    /// The position of the main transfer.
     pub(super) main_position: u64,
-    /// Where its next request begins, behind a claimed range.
+    /// Where the next request of the main transfer begins, behind a claimed range.
     pub(super) skipping_to: Option<u64>,
     pub(super) range_transfers: usize,
-    /// The range of the main transfer, once extra connections fetch the others; without it, the main transfer fetches
-    /// all that is not claimed.
+    /// The range of the main transfer while extra connections fetch the others; if `None`, the main transfer fetches
+    /// all unclaimed bytes.
     pub(super) main_range: Option<Range<u64>>,
-    /// How much of the blob one connection takes at a time, once there are extra connections for all of it.
+    /// How many bytes one connection takes at a time, once extra connections share the whole blob.
     pub(super) segment: Option<u64>,
-    /// Extra connections that fetch, and that are being opened.
+    /// The number of extra connections that fetch, and of those that are being opened.
     pub(super) extra_connections: usize,
     pub(super) connections_opening: usize,
     /// An extra connection failed: no more are opened.
     pub(super) connections_refused: bool,
-    /// The upstream ignores Range.
+    /// The upstream ignores `Range`.
     pub(super) ranges_ignored: bool,
-    /// The upstream is not asked for ranges, since content assembled from them was wrong lately.
+    /// forebay requests no ranges from the upstream, because content assembled from ranges was recently wrong.
     pub(super) without_ranges: bool,
-    /// More than one answer went into the file.
+    /// The file contains bytes of more than one response.
     pub(super) from_ranges: bool,
     /// How many range transfers failed.
     pub(super) range_failures: usize,
-    /// It was on disk when the download began: nothing is transferred.
+    /// The blob was on disk when the download began: nothing is transferred.
     pub(super) was_cached: bool,
-    /// The open transfer of a download that found no room, for the first reader that goes through.
+    /// The open transfer of a download that found no space, for the first reader that streams without the cache.
     pub(super) spare_transfer: Option<Transfer>,
-    /// The task of this download is over, and with it the commit.
+    /// The task of this download has ended, including the commit.
     pub(super) ended: bool,
     /// Keeps the finished blob in the cache for its readers.
     pub(super) _pin: Option<Arc<Pin>>,
@@ -139,11 +139,11 @@ impl DownloadState {
         matches!(self.progress, Progress::Complete | Progress::Failed(_))
     }
 
-    /// What is there for a reader at `position` that wants bytes up to `end` (exclusive), or all.
+    /// What a reader at `position` finds that wants bytes up to `end` (exclusive), or all.
     pub(super) fn look(&self, position: u64, end: Option<u64>, whole: bool) -> Look {
         let end = end.or(self.total);
         let has_all = end.is_some_and(|end| position >= end);
-        // A reader that has its range is done, whatever becomes of the rest.
+        // A reader that has its range is done, even if the rest of the download fails.
         if has_all && !whole {
             return Look::End;
         }
@@ -163,18 +163,18 @@ impl DownloadState {
             Some(file) if limit > position && !self.closing => {
                 Look::Slice(FileSlice { file: file.clone(), offset: position, len: limit - position })
             }
-            // The blob proved shorter than its announced size, for which this range was cut out.
+            // The blob is shorter than its announced size, on which this range is based.
             _ if complete => Look::Failed(DownloadError::Abandoned),
             _ => Look::Wait,
         }
     }
 
-    /// The first bytes that are neither there nor being fetched by anyone but the main transfer.
+    /// The first bytes that are not written and that no transfer but the main one fetches.
     pub(super) fn first_gap(&self, total: u64) -> Option<Range<u64>> {
         self.first_gap_but(&(0..0), total)
     }
 
-    /// The same, and not among `taken` either.
+    /// The same, without the bytes in `taken`.
     pub(super) fn first_gap_but(&self, taken: &Range<u64>, total: u64) -> Option<Range<u64>> {
         let mut start = 0;
         loop {

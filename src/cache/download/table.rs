@@ -1,5 +1,4 @@
-//! All downloads in flight: it is decided here, atomically, which request starts one, and its subscribers are counted
-//! here.
+//! All downloads in flight. The table decides atomically which request starts a download, and counts its subscribers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,14 +22,14 @@ use crate::{
     upstream::Registry,
 };
 
-/// How many downloads go on without readers: the next client is likely to come soon. Beyond that, the download that
-/// lost its last reader most recently is cancelled; what it has is resumed later.
+/// How many downloads continue without readers, because the next client is likely to come soon. Above this number, the
+/// download that lost its last reader most recently is cancelled; a later download resumes its bytes.
 const MAX_UNREAD: usize = 16;
 
-/// How many connections beside the first of each download there are at most, for all downloads together.
+/// The maximum number of extra connections of all downloads together.
 const MAX_EXTRA_CONNECTIONS: usize = 48;
 
-/// How many leftovers are remembered as not whole.
+/// How many leftovers are remembered as incomplete.
 const MAX_IN_PART: u64 = 10_000;
 
 /// A cheap handle on the downloads in flight.
@@ -38,22 +37,22 @@ const MAX_IN_PART: u64 = 10_000;
 pub(crate) struct Downloads(Arc<DownloadsInner>);
 
 struct DownloadsInner {
-    /// Of each blob one at most per registry.
+    /// At most one download per blob and registry.
     entries: Mutex<DownloadEntries>,
-    /// Blobs that one request fetches beside their download.
+    /// Blobs that one request fetches concurrently with their download.
     beside: Mutex<HashSet<(ContentKey, Registry)>>,
     pub store: DiskStore,
     pub metrics: Metrics,
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    /// Connections beside the first of each download.
+    /// Permits for extra connections, in addition to the first of each download.
     extra_connections: Arc<Semaphore>,
     range_suspensions: RangeSuspensions,
-    /// What earlier downloads left and was hashed: it is not all of the blob.
+    /// Bytes of earlier downloads that were hashed and are not the whole blob.
     in_part: moka::sync::Cache<ContentKey, Leftover>,
 }
 
-/// By its bytes from the front and its time of last change, what is left of a blob is known again.
+/// Identifies the bytes that an earlier download left: their number from the start, and the file's time of last change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leftover {
     pub prefix: u64,
@@ -62,26 +61,26 @@ pub(super) struct Leftover {
 
 type DownloadEntries = HashMap<ContentKey, Vec<Arc<Download>>>;
 
-/// What a request finds in the table.
+/// The table's answer to a request.
 pub(super) enum Entry {
-    /// A download that it has joined.
+    /// The request joined a running download.
     Joined(Subscription),
-    /// Nothing: a download was added.
+    /// There was no download: one was added.
     Added(Subscription),
-    /// A download that was given up and has not ended yet.
+    /// A download that was cancelled and has not ended yet.
     Leaving(Arc<Download>),
 }
 
-/// A client or a prefetch takes part in a download as long as this lives.
+/// A client or a prefetch takes part in a download as long as its subscription lives.
 pub(crate) struct Subscription {
     downloads: Downloads,
     download: Arc<Download>,
-    /// It is a prefetch's.
+    /// The subscriber is a prefetch.
     ahead: bool,
 }
 
 impl Downloads {
-    /// The store asks them from now on for the room that downloads without clients hold.
+    /// From now on the store frees the space of downloads without clients through this table.
     pub(crate) fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         let downloads = Self(Arc::new(DownloadsInner {
             entries: Mutex::default(),
@@ -132,7 +131,7 @@ impl Downloads {
         &self.0.tasks
     }
 
-    /// The process ends.
+    /// Cancelled when the process ends.
     pub(crate) fn shutdown(&self) -> &CancellationToken {
         &self.0.shutdown
     }
@@ -160,15 +159,16 @@ impl Downloads {
         Some(self.enter(download, false))
     }
 
-    /// The place of the one request that may fetch this blob beside its registry's download, since it must not wait for that;
-    /// `None` when it is taken.
+    /// The place of the one request that may fetch this blob concurrently with its registry's download, because the
+    /// request must not wait for that download; `None` if the place is taken.
     pub(crate) fn beside(&self, source: &Source) -> Option<SeparateFetch> {
         let what = (source.id(), source.upstream.registry().clone());
         let taken = self.0.beside.lock().insert(what.clone());
         taken.then(|| SeparateFetch { downloads: self.clone(), what })
     }
 
-    /// Waits for the commit of this blob, if it is verified and not committed yet: a removal before would come too early.
+    /// Waits for the commit of this blob if it is verified and not committed yet: a removal before the commit would
+    /// have no effect.
     pub(crate) async fn committed(&self, id: &ContentKey) {
         let complete = |downloads: &Vec<Arc<Download>>| -> Vec<Arc<Download>> {
             downloads.iter().filter(|download| download.is_complete()).cloned().collect()
@@ -203,7 +203,7 @@ impl Downloads {
         self.enter(download, !wanted)
     }
 
-    /// Puts a download on the list that this one has; `None` when there is one of its blob from its registry.
+    /// Adds this download to the table; `None` if the table has a download of the same blob from the same registry.
     pub(super) fn enter_new(&self, download: Arc<Download>) -> Option<Subscription> {
         let mut entries = self.entries();
         if own(&entries, &download.source).is_some() {
@@ -233,7 +233,7 @@ impl Downloads {
         });
     }
 
-    /// Called under the lock.
+    /// Call it under the lock.
     fn enter(&self, download: &Arc<Download>, ahead: bool) -> Subscription {
         download.prefetch_subscribers.fetch_add(usize::from(ahead), Ordering::SeqCst);
         download.subscribers.send_modify(|subscribers| *subscribers += 1);
@@ -258,7 +258,7 @@ impl Downloads {
         }
     }
 
-    /// Cancels a download whose only subscriber leaves it.
+    /// Cancels a download if the subscriber that leaves it is the only one.
     fn give_up(&self, download: &Arc<Download>) {
         let entries = self.entries();
         if has(&entries, download) && download.subscribers() == 1 && !download.is_complete() {
@@ -266,7 +266,7 @@ impl Downloads {
         }
     }
 
-    /// Ends a download if it has no clients; whether it has none.
+    /// Cancels a download if it has no clients. Returns whether it has none.
     pub(super) fn give_up_without_clients(&self, download: &Arc<Download>) -> bool {
         let _entries = self.entries();
         let has_none = !download.has_clients() && !download.is_complete();
@@ -276,8 +276,8 @@ impl Downloads {
         has_none
     }
 
-    /// Ends downloads without clients, as many as hold the room that is short, and waits until they are gone, and those that
-    /// were ended a moment ago; whether there were any.
+    /// Cancels enough downloads without clients to free the space that is short. Waits until these, and those cancelled
+    /// a moment ago, have ended. Returns whether there were any.
     async fn free_space(&self, short: Short) -> bool {
         let leaving = {
             let entries = self.entries();
@@ -321,20 +321,20 @@ impl Subscription {
         &self.downloads
     }
 
-    /// A client is to get it.
+    /// Records that a client requested the blob.
     pub(crate) fn want(&self) {
-        // Its commit looks at the same in the other order, so that one of both sees it.
+        // The commit checks the same two flags in the opposite order, so at least one side sees the other.
         if !self.download.wanted.swap(true, Ordering::SeqCst) && self.download.is_complete() {
             self.downloads.0.store.used(IndexKey::Blob(self.download.source.id()));
         }
     }
 
-    /// Leaves the download to its other subscribers; without any, it is cancelled.
+    /// Leaves the download to its other subscribers; if there are none, the download is cancelled.
     pub(crate) fn give_up(self) {
         self.downloads.give_up(&self.download);
     }
 
-    /// Reads from `first` up to `end` (exclusive), or to the end. Call it when [`Download::head`] has answered.
+    /// Reads from `first` up to `end` (exclusive), or to the end. Call it after [`Download::head`] has returned.
     pub(crate) fn read(self, source: Source, first: u64, end: Option<u64>) -> DownloadReader {
         DownloadReader::new(self, source, first, end)
     }
@@ -346,7 +346,7 @@ impl Drop for Subscription {
     }
 }
 
-/// A blob is fetched beside its download as long as this lives.
+/// A request fetches a blob concurrently with its download as long as this lives.
 pub(crate) struct SeparateFetch {
     downloads: Downloads,
     what: (ContentKey, Registry),
@@ -358,7 +358,7 @@ impl Drop for SeparateFetch {
     }
 }
 
-/// Ends the download when its task does, however it does.
+/// Ends the download when its task ends, in whatever way.
 pub(super) struct DownloadEnd {
     pub downloads: Downloads,
     pub download: Arc<Download>,
@@ -390,7 +390,7 @@ mod tests {
         Downloads::new(store, metrics, TaskTracker::new(), CancellationToken::new())
     }
 
-    /// A download without clients, for which room is reserved, and no task works.
+    /// A download without clients that has reserved space and no task.
     fn idle(downloads: &Downloads, number: u8, file: &File) -> Arc<Download> {
         let config = upstream::Config::at("registry.example", &["https://registry.example"]);
         let source = Source {
@@ -416,7 +416,7 @@ mod tests {
         let [first, second] = [1, 2].map(|number| idle(&downloads, number, &file));
         let given_up = || [&first, &second].map(|download| download.cancel.is_cancelled());
         let short = Short { missing: PART, kept: 0 };
-        // The first that is given up leaves room for both that want it, and does not end.
+        // Cancelling the first download frees enough for both callers; the download does not end.
         let both = tokio::join!(downloads.free_space(short), downloads.free_space(short));
         assert_eq!((both, given_up().iter().filter(|given_up| **given_up).count()), ((true, true), 1));
         assert!(downloads.free_space(short).await);

@@ -1,10 +1,10 @@
 //! A transfer from the upstream that outlives its connections.
 //!
-//! When a body breaks, the next request asks for the rest by Range, with a new token and a new signed URL
-//! if need be (the upstream stage sees to those), and the reader of this notices only the pause. After each Range that
-//! brought nothing of use, whatever came in its place, comes one GET of the whole: what is there already is thrown away.
-//! So comes one after a part that fell silent early, after the second one in a row that brought little, after the second
-//! 429, and once before the transfer fails.
+//! When a body breaks, the next request asks for the rest by `Range`, with a new token and a new signed URL if need be
+//! (the upstream stage obtains both), and the reader of the transfer notices only the pause. After each `Range` request
+//! that brought nothing useful, whatever the response was, forebay sends one GET of the whole blob and discards the
+//! bytes that it already has. It also sends this GET after a part that fell silent early, after the second part in a
+//! row that brought little, after the second 429, and once before the transfer fails.
 
 mod resume;
 
@@ -23,85 +23,85 @@ use tokio::{sync::watch, time::Instant};
 use super::super::Source;
 use crate::upstream::{BlobRange, BlobStream, ContentNotes, Error, ErrorKind, Mirrors};
 
-/// How long an upstream may be gone in the middle of a blob before its readers are told.
+/// How long an upstream may be unreachable in the middle of a blob before its readers get an error.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The first pause before asking again; it doubles, up to 2 s.
+/// The first pause before a new request; it doubles, up to 2 s.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Breaks are forgotten once this many bytes of use have come since, so that an upstream that cuts every connection
-/// after a while still gets through, and one that drips does not.
+/// After this many useful bytes forebay forgets earlier breaks, so that an upstream that cuts every connection after a
+/// while still completes a blob, and one that sends single bytes does not.
 const PROGRESS: u64 = 64 * 1024;
-/// Where the bytes of a transfer come from just now.
+/// Where the bytes of a transfer currently come from.
 #[derive(Clone, Debug)]
 pub(crate) enum TransferFlow {
     /// The request was sent and has no response yet.
     Asking,
-    /// From the registry, or by way of these forebays.
+    /// From the registry itself, or through these forebay instances.
     From(Option<Mirrors>),
 }
 
-/// What is asked for where bytes are missing.
+/// What a transfer requests when bytes are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TransferParts {
-    /// A part, and after each that did not help the whole.
+    /// A part, and the whole blob after each part that did not help.
     Preferred,
-    /// Parts alone: where there are none, another transfer reads the whole.
+    /// Only parts: if there are none, another transfer reads the whole blob.
     Only,
-    /// The whole, from the front.
+    /// The whole blob, from the start.
     Never,
 }
 
 /// Bytes of a blob from one position on, resumed as often as needed.
 pub(crate) struct Transfer {
     source: Source,
-    /// The offset of the next byte given out.
+    /// The offset of the next byte to return.
     position: u64,
-    /// The last byte wanted, when not all are.
+    /// The last requested byte; `None` for all.
     last: Option<u64>,
     total: Option<u64>,
     stream: Option<BlobStream>,
-    /// Bytes to throw away: the upstream began further in prefix than it was asked to.
+    /// How many bytes to discard: the upstream began before the requested position.
     skip: u64,
-    /// What [`Transfer::ready`] came across and [`Transfer::next`] has to deal with.
+    /// What [`Transfer::ready`] encountered and [`Transfer::next`] has to handle.
     seen: Option<Result<Option<Bytes>, Error>>,
-    /// Breaks that are not forgotten, and the bytes of use since the last one that was.
+    /// The breaks that are not forgotten, and the useful bytes since breaks were last forgotten.
     breaks: u32,
     gained: u64,
     pause: Duration,
-    /// For how long it is tried to go on.
+    /// How long the transfer tries to resume.
     timeout: Duration,
     parts: TransferParts,
-    /// Whether all that comes is of use where the whole is read in place of a part.
+    /// Whether all bytes are useful if the upstream sends the whole blob instead of a part.
     reads_to_end: bool,
-    /// The last request for a part did not help: the next one is for the whole.
+    /// The last request for a part did not help: the next request is for the whole blob.
     whole_next: bool,
-    /// The body at hand is the whole, in place of a part.
+    /// The current body is the whole blob instead of a part.
     is_whole: bool,
-    /// The body at hand is the answer to a request for a part, whatever came.
+    /// The current body answers a request for a part, whatever it contains.
     asked_part: bool,
-    /// How much of use the body at hand has brought, in bytes.
+    /// How many useful bytes the current body has brought.
     brought: u64,
     poor_parts: u32,
-    /// The whole was asked for since the breaks were forgotten.
+    /// The whole blob was requested since breaks were last forgotten.
     whole_tried: bool,
-    /// The last request for a part was answered with 429.
+    /// The upstream answered the last request for a part with 429.
     limited: bool,
     has_parts: bool,
-    /// Nothing but the end of a body, or a refusal to give more, says that the blob ends here.
+    /// The only sign that the blob ends here is the end of a body, or the upstream's refusal to send more.
     is_unsure: bool,
-    /// What was announced before that, and where it was said before.
+    /// The size that was announced before that, and the position at which the blob seemed to end before.
     announced: Option<u64>,
     ended_at: Option<u64>,
-    /// When the first of those was: a connection that went silent has used up its own timeout already.
+    /// When the first of these breaks happened: a connection that fell silent has already used up its own timeout.
     broken_since: Option<Instant>,
     flow: Option<watch::Sender<TransferFlow>>,
-    /// Counts the bytes that are thrown away.
+    /// Counts the discarded bytes.
     skipped: Option<Arc<AtomicU64>>,
     remark: ContentNotes,
 }
 
 impl Transfer {
-    /// Asks for the bytes from `first` to `last`, or to the end, and for the whole blob where that part is not to be had;
-    /// what the upstream answers then is the caller's.
+    /// Requests the bytes from `first` to `last`, or to the end, and the whole blob if the upstream does not serve that
+    /// part. The caller gets the error of the last response.
     pub(crate) async fn open(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
         match Self::open_part(source, first, last).await {
             Err(error) if (first > 0 || last.is_some()) && error.may_be_due_to_range() => {
@@ -116,14 +116,14 @@ impl Transfer {
         }
     }
 
-    /// The same, but where that part is not to be had, the error is the caller's as well.
+    /// The same, but if the upstream does not serve that part, the caller gets that error.
     pub(crate) async fn open_part(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
         let range = BlobRange { first, last };
         let stream = source.upstream.open_blob(&source.repository, &source.digest, range).await?;
         Self::of_part(source, range, stream)
     }
 
-    /// Goes on with what answers a request for this part.
+    /// Continues with the response to a request for this part.
     pub(crate) fn of_part(source: &Source, range: BlobRange, stream: BlobStream) -> Result<Self, Error> {
         let BlobRange { first, last } = range;
         let mut transfer = Self { position: first, last, total: None, ..Self::finished(source, first) };
@@ -131,13 +131,13 @@ impl Transfer {
         Ok(transfer)
     }
 
-    /// Goes on with a transfer whose readers have begun: an upstream that cannot answer now is waited for as if the
-    /// transfer had broken here.
+    /// Continues a transfer whose readers have begun: an upstream that cannot respond now is treated as if the transfer
+    /// had broken here.
     pub(crate) fn going_on(source: &Source, first: u64, last: Option<u64>, total: Option<u64>) -> Self {
         Self { position: first, last, total, pause: Duration::ZERO, ..Self::finished(source, first) }
     }
 
-    /// Nothing is left to transfer: all `total` bytes are here from an earlier one.
+    /// A transfer with nothing left to do: all `total` bytes came from an earlier one.
     pub(crate) fn finished(source: &Source, total: u64) -> Self {
         Self {
             source: source.clone(),
@@ -171,7 +171,7 @@ impl Transfer {
         }
     }
 
-    /// Tells `flow` from now on where the bytes come from, and adds to `skipped` how many of them are thrown away.
+    /// From now on reports to `flow` where the bytes come from, and adds the number of discarded bytes to `skipped`.
     pub(crate) fn reporting_to(mut self, flow: &watch::Sender<TransferFlow>, skipped: &Arc<AtomicU64>) -> Self {
         self.flow = Some(flow.clone());
         self.skipped = Some(skipped.clone());
@@ -179,7 +179,7 @@ impl Transfer {
         self
     }
 
-    /// Tells of it no more.
+    /// Ends these reports.
     pub(crate) fn without_reports(self) -> Self {
         Self { flow: None, skipped: None, ..self }
     }
@@ -195,32 +195,32 @@ impl Transfer {
         self.stream.as_ref().map_or(TransferFlow::Asking, |stream| TransferFlow::From(stream.mirrors.clone()))
     }
 
-    /// Tries for no longer than this to resume when it breaks: another transfer will.
+    /// Limits how long the transfer tries to resume after a break: another transfer will fetch the rest.
     pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// Goes on to the end of the blob, should the upstream give the whole in place of the part.
+    /// Continues to the end of the blob if the upstream sends the whole instead of the part.
     pub(crate) fn reads_to_end(self) -> Self {
         Self { reads_to_end: true, ..self }
     }
 
-    /// Never asks for the whole blob.
+    /// Never requests the whole blob.
     pub(crate) fn ranges_only(self) -> Self {
         Self { parts: TransferParts::Only, ..self }
     }
 
-    /// Never asks for a part of the blob: one that broke is read from the front again.
+    /// Never requests a part of the blob: a transfer that broke reads from the start again.
     pub(crate) fn without_ranges(self) -> Self {
         Self { parts: TransferParts::Never, last: None, ..self }
     }
 
-    /// Whether part of it came as an answer to a request for a part.
+    /// Whether some bytes came in a response to a request for a part.
     pub(crate) fn has_parts(&self) -> bool {
         self.has_parts
     }
 
-    /// Whether it reads from the front what is there already, since parts are not to be had.
+    /// Whether the transfer reads bytes from the start again because the upstream does not serve parts.
     pub(crate) fn is_from_front(&self) -> bool {
         self.parts == TransferParts::Never || self.is_whole
     }
@@ -230,7 +230,7 @@ impl Transfer {
         self.total
     }
 
-    /// What the upstream said beside the bytes.
+    /// What the upstream sent in addition to the bytes.
     pub(crate) fn remark(&self) -> &ContentNotes {
         &self.remark
     }
@@ -239,12 +239,13 @@ impl Transfer {
         self.position
     }
 
-    /// Bytes the upstream sends that were not asked for, until the position is reached; 0 when it serves ranges.
+    /// How many unrequested bytes the upstream still sends before the position; 0 if it serves ranges.
     pub(crate) fn skipping(&self) -> u64 {
         self.skip
     }
 
-    /// Begins the whole, of which nothing has been read yet, to give bytes out from `position` on, if that is less.
+    /// If the transfer has just begun the whole blob and read nothing of it, returns bytes from `position` on, if that
+    /// is earlier.
     pub(crate) fn rewind(&mut self, position: u64) {
         if self.is_whole && self.skip == self.position && position < self.position {
             (self.position, self.skip) = (position, position);
@@ -253,10 +254,10 @@ impl Transfer {
 
     /// The next bytes; `None` after the last. Cancel-safe.
     ///
-    /// A caller that is [told](Transfer::reporting_to) of it gets an empty piece once when the whole comes in place of a
-    /// part, and may [rewind](Transfer::rewind) then.
+    /// A caller that gets [reports](Transfer::reporting_to) receives an empty piece once when the whole blob comes instead
+    /// of a part, and may [rewind](Transfer::rewind) then.
     ///
-    /// An error is final: timeout has run out, or the upstream says that there is no such blob for us.
+    /// An error is final: the timeout has run out, or the upstream says that it has no such blob for forebay.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             if self.at_end() {
@@ -288,7 +289,7 @@ impl Transfer {
         }
     }
 
-    /// Bytes that are here already; `None` when [`Transfer::next`] has to be asked.
+    /// Bytes that have already arrived; `None` when the caller has to use [`Transfer::next`].
     pub(crate) fn ready(&mut self) -> Option<Bytes> {
         while self.seen.is_none() && !self.at_end() {
             match self.stream.as_mut()?.next().now_or_never()? {
@@ -303,14 +304,14 @@ impl Transfer {
         None
     }
 
-    /// Whether nothing but the digest can tell whether the blob ends here. An HTTP/2 stream that is reset without an error
-    /// looks as if it did, and so does a body that ends with its connection.
+    /// Whether only the digest can tell whether the blob ends here. An HTTP/2 stream that is reset without an error
+    /// looks like the end, and so does a body that ends with its connection.
     pub(crate) fn is_unsure(&self) -> bool {
         self.is_unsure
     }
 
-    /// Goes on, since the digest says that the blob does not end here. Whether there is a reason to: none where this was
-    /// announced, or seems so for the second time.
+    /// Continues after the digest showed that the blob does not end here. Returns whether that makes sense: not if the
+    /// upstream announced this end, or if the blob seems to end here for the second time.
     pub(crate) fn doubt(&mut self) -> Result<bool, Error> {
         if !std::mem::take(&mut self.is_unsure) || self.ended_at == Some(self.position) {
             return Ok(false);
@@ -333,7 +334,7 @@ impl Transfer {
         end.is_some_and(|end| self.position >= end)
     }
 
-    /// What of `bytes` is wanted; the position goes on by as much.
+    /// Returns the wanted part of `bytes` and advances the position by its length.
     fn accept(&mut self, mut bytes: Bytes) -> Option<Bytes> {
         let skipped = self.skip.min(bytes.len() as u64);
         self.skip -= skipped;
@@ -345,7 +346,8 @@ impl Transfer {
             let wanted = (last + 1).saturating_sub(self.position);
             bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
         }
-        // What is thrown away is no progress: an upstream that ignores Range and always breaks must not go on for ever.
+        // Discarded bytes are no progress: forebay must not retry forever with an upstream that ignores `Range` and
+        // always breaks.
         if bytes.is_empty() {
             return None;
         }

@@ -1,4 +1,4 @@
-//! A blob that came by a push: clients can read it while it is still being synced.
+//! A pushed blob: clients can read it while it is still being synced.
 
 use std::{fs::File, sync::Arc};
 
@@ -11,8 +11,8 @@ use crate::cache::{
 };
 
 impl Downloads {
-    /// Makes a blob of `len` bytes that were verified to be it. What is cached, and what is being fetched, is left alone.
-    /// `found` is dropped as soon as clients find it, before it is synced.
+    /// Adds a pushed blob of `len` bytes whose digest was verified. A blob that is already cached or being downloaded
+    /// stays as it is. `found` is dropped as soon as clients can find the blob, before it is synced.
     pub(crate) async fn adopt(&self, source: &Source, upload: TempUpload, len: u64, found: oneshot::Sender<()>) {
         let whole = Download::found(self, source, upload.file().clone(), len);
         let Some(subscription) = self.enter_new(whole) else { return discard(upload).await };
@@ -34,7 +34,7 @@ impl Downloads {
 }
 
 impl Download {
-    /// One that has nothing to do any more.
+    /// A download that is already complete.
     fn found(downloads: &Downloads, source: &Source, file: Arc<File>, len: u64) -> Arc<Self> {
         let download =
             Self::new(source.clone(), false, true, downloads.metrics().clone(), downloads.shutdown().child_token());
@@ -49,7 +49,7 @@ impl Download {
     }
 }
 
-/// Removes the file, which can take a while when it is large.
+/// Removes the file, which can take a while if it is large.
 async fn discard(upload: TempUpload) {
     change(move || drop(upload)).await;
 }

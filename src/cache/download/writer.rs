@@ -1,8 +1,8 @@
-//! Receiving and writing at the same time: while one batch is written, the next one gathers.
+//! Receives and writes concurrently: while one batch is written, the next one is gathered.
 //!
-//! What must hold: a piece is seen by readers only once it is in the file; no write is under way after
-//! [`WritePipeline::finish`] has returned. Memory is bounded by one budget for all downloads; a download that gets
-//! nothing of it goes on in single pieces.
+//! What must hold: readers see a piece only once it is in the file; no write is running after [`WritePipeline::finish`]
+//! has returned. One budget for all downloads bounds the memory; a download that gets nothing from the budget continues
+//! with single pieces.
 
 use std::{
     fs::File,
@@ -25,9 +25,9 @@ use crate::{
     upstream::{Error, ErrorKind},
 };
 
-/// What is gathered for one write, in bytes.
+/// How many bytes are gathered for one write.
 const MAX_GATHERED: usize = 1024 * 1024;
-/// The same for the first write, which a client waits for.
+/// The same for the first write, for which a client waits.
 const FIRST_GATHERED: usize = 64 * 1024;
 
 struct Writing {
@@ -41,11 +41,11 @@ pub(super) struct WritePipeline {
     file: Arc<File>,
     gathered: Batch,
     writing: Option<Writing>,
-    /// How much is gathered at most.
+    /// How many bytes to gather at most.
     most: usize,
-    /// Whether the hash is to have the bytes from memory.
+    /// Whether to offer the bytes in memory to the hash.
     in_order: bool,
-    /// How long nothing may come.
+    /// How long the transfer may deliver nothing.
     timeout: Option<Duration>,
 }
 
@@ -63,13 +63,13 @@ impl WritePipeline {
         }
     }
 
-    /// Gives up when nothing has come for this long, and be it because the transfer tries to go on.
+    /// Fails when the transfer delivers nothing for this long, even if it is trying to resume.
     pub(super) fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// The next bytes of the transfer; what was gathered is written meanwhile.
+    /// The next bytes of the transfer; gathered bytes are written concurrently.
     pub(super) async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, DownloadError> {
         loop {
             let is_full = self.gathered.is_full(self.most);
@@ -87,7 +87,8 @@ impl WritePipeline {
             let stalled = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.download.stalled.fetch_add(stalled, Ordering::Relaxed);
         }
-        // Asked for once: a transfer that is resumed must not ask twice because a write ended meanwhile.
+        // One future for all waits: a transfer that is being resumed must not send its request again because a write
+        // ended meanwhile.
         let mut next = pin!(transfer.next());
         let timeout = self.timeout;
         let mut silent = pin!(async {
@@ -118,18 +119,18 @@ impl WritePipeline {
         bytes
     }
 
-    /// Bytes that are to be written.
+    /// Adds bytes to be written.
     pub(super) fn push(&mut self, offset: u64, bytes: Bytes) {
         self.gathered.push(offset, bytes);
     }
 
-    /// Where the first bytes stand that are not in the file yet.
+    /// The offset of the first bytes that are not in the file yet.
     pub(super) fn first_unwritten(&self) -> Option<u64> {
         let batch = self.writing.as_ref().map(|writing| &*writing.batch);
         batch.into_iter().chain([&self.gathered]).find(|batch| !batch.is_empty()).map(Batch::start)
     }
 
-    /// Writes what is left, and waits for it.
+    /// Writes the remaining bytes and waits until they are in the file.
     pub(super) async fn finish(&mut self) -> Result<(), DownloadError> {
         self.written().await?;
         self.start();
@@ -153,7 +154,7 @@ impl WritePipeline {
         self.writing = Some(Writing { batch, done });
     }
 
-    /// Waits for the write under way. Cancel-safe.
+    /// Waits for the current write. Cancel-safe.
     async fn written(&mut self) -> Result<(), DownloadError> {
         let Some(writing) = &mut self.writing else { return Ok(()) };
         let done = match (&mut writing.done).await {

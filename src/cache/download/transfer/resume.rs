@@ -1,4 +1,4 @@
-//! What a transfer does when its body breaks: it asks for the rest by Range, or for the whole.
+//! How a transfer resumes when its body breaks: it requests the rest by `Range`, or the whole blob.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::{
 };
 
 const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// A part that brought less than this before it broke is a poor one, in bytes; after so many of them in a row the whole is
-/// asked for.
+/// A part that brought fewer bytes than this before it broke is poor; after this many poor parts in a row the transfer
+/// requests the whole blob.
 const MIN_PART: u64 = 16 * 1024;
 const MAX_POOR_PARTS: u32 = 2;
-/// A transfer that breaks this often without that is not worth going on with.
+/// A transfer that breaks this often without enough progress between the breaks fails.
 const MAX_BREAKS: u32 = 50;
 
 impl Transfer {
@@ -39,8 +39,8 @@ impl Transfer {
         if is_whole && self.parts == TransferParts::Only {
             return Err(Error::new(ErrorKind::Unsupported, "the upstream gives no parts any more"));
         }
-        // A part with the status of the whole would be taken for the prefix of the blob, and a length that this answer alone
-        // tells and contradicts would be told to clients.
+        // forebay would mistake a part with the status of the whole for the start of the blob, and would send clients a
+        // length that only this response states and that its own body contradicts.
         let is_known = self.total.is_some() || self.last.is_some();
         let is_sure = if stream.ranged { is_known || stream.is_tail } else { is_known && stream.total.is_some() };
         if asked_part && !is_sure {
@@ -76,7 +76,7 @@ impl Transfer {
         self.position > 0 || self.last.is_some()
     }
 
-    /// Nothing came of a part.
+    /// Makes the next request one for the whole blob, because a part brought nothing.
     pub(super) fn request_whole_next(&mut self, error: &Error) {
         self.whole_next = true;
         self.whole_tried = true;
@@ -88,7 +88,7 @@ impl Transfer {
         );
     }
 
-    /// Whether the body that broke was that of a part that did not help.
+    /// Whether the body that broke was a part that did not help.
     fn was_in_vain(&mut self, error: &Error) -> bool {
         self.poor_parts = if self.asked_part && self.brought < MIN_PART { self.poor_parts + 1 } else { 0 };
         let was_silent = error.kind == ErrorKind::Timeout && self.brought < PROGRESS;
@@ -103,7 +103,7 @@ impl Transfer {
             self.request_whole_next(&error);
             return Ok(());
         }
-        // Readers of that part wait no longer for it: the main transfer fetches it in another way.
+        // The readers of that part wait no longer for it: the main transfer fetches it in another way.
         if was_in_vain && self.parts == TransferParts::Only {
             return Err(error);
         }
@@ -129,7 +129,8 @@ impl Transfer {
     }
 
     pub(super) async fn reopen(&mut self) -> Result<(), Error> {
-        // At once, and once: after that a part is asked for again.
+        // The request for the whole blob is sent without a pause, and once; after that the transfer requests a part
+        // again.
         let whole = std::mem::take(&mut self.whole_next);
         if !whole {
             tokio::time::sleep(self.pause).await;
@@ -145,17 +146,17 @@ impl Transfer {
             Err(error) => error,
         };
         match error.kind {
-            // Everything is here: the size that was announced was wrong, and the digest will tell. Not so where the end of
-            // a part is still missing.
+            // All bytes have arrived: the announced size was wrong, and the digest decides. This does not hold if the
+            // end of a part is still missing.
             ErrorKind::RangeNotSatisfiable { total: Some(total) }
                 if asks_part && total == self.position && self.last.is_none() =>
             {
                 self.seems_to_end();
-                // Should that be wrong, other parts will be refused as well.
+                // If that is wrong, the upstream will refuse other parts as well.
                 self.whole_next = true;
                 Ok(())
             }
-            // An upstream that has too much to do is left alone for a while before it is asked for more than the part.
+            // forebay pauses before it requests more than the part from an overloaded upstream.
             ErrorKind::TooManyRequests if asks_part && !std::mem::replace(&mut self.limited, true) => self.broke(error),
             _ if asks_part && self.parts == TransferParts::Preferred && error.may_be_due_to_range() => {
                 self.request_whole_next(&error);
