@@ -1,4 +1,4 @@
-//! Blobs: on disk, in flight, or fetched now; a range of each.
+//! Blobs and ranges of blobs: from disk, from a running download, or from a new request to the upstream.
 
 mod error;
 pub(crate) mod parts;
@@ -34,35 +34,36 @@ use crate::{
     upstream::{self, ContentNotes, ErrorKind, Upstream},
 };
 
-/// A blob no larger than this is verified before its head is sent: what is wrong with it is then a clear
-/// error, not a broken connection. In bytes.
+/// A blob no larger than this is verified before its head is sent, so that the client gets a clear error instead of a
+/// broken connection if the blob is wrong. In bytes.
 const VERIFIED_FIRST: u64 = 64 * 1024;
 
-/// How many downloads that fail for reasons of their own are followed before a client goes its own way.
+/// How many downloads a client joins that fail for unrelated reasons before forebay fetches the blob for that client
+/// alone.
 const MAX_UNRELATED_FAILURES: usize = 3;
 
 /// A blob ready to be sent.
 pub(crate) struct OpenedBlob {
     pub reader: BlobReader,
-    /// The size of the whole blob in bytes; `None` when the upstream does not say.
+    /// The size of the whole blob in bytes; `None` if the upstream does not send it.
     pub total: Option<u64>,
-    /// The part that is sent; `None` for the whole.
+    /// The range that is sent; `None` for the whole blob.
     pub range: Option<ResolvedRange>,
-    /// Where several are sent: all of them, of which that is the first.
+    /// All ranges, if several are sent; `range` is the first of them.
     pub parts: Option<Parts>,
     pub outcome: Outcome,
-    /// Whether it will be in the cache afterwards.
+    /// Whether the blob will be in the cache afterwards.
     pub stored: bool,
 }
 
 impl OpenedBlob {
-    /// Whether all of the blob is sent.
+    /// Whether the whole blob is sent.
     pub(crate) fn is_whole(&self) -> bool {
         self.range.is_none_or(|range| self.total.is_some_and(|total| range.is_whole(total)))
     }
 }
 
-/// What a HEAD of a blob says.
+/// The answer to a HEAD of a blob.
 pub(crate) struct BlobSize {
     pub total: Option<u64>,
     pub outcome: Outcome,
@@ -91,28 +92,28 @@ impl BlobCache {
         Self { store, downloads, prefetch, uncached, captures, metrics, remarks: Warnings::default() }
     }
 
-    /// What the upstream said of a blob beside it.
+    /// What the upstream sent with a blob in addition to its bytes.
     pub(crate) fn remark(&self, source: &Source) -> ContentNotes {
         self.remarks.of(&source.upstream, &source.repository, &source.digest)
     }
 
-    /// The upstream said this now.
+    /// Records what the upstream has now sent with the blob.
     pub(crate) fn note_remark(&self, source: &Source, remark: &ContentNotes) {
         self.remarks.note(&source.upstream, &source.repository, &source.digest, remark);
     }
 
-    /// What ends when the process does.
+    /// The tasks that end with the process.
     pub(crate) fn tasks(&self) -> &TaskTracker {
         self.downloads.tasks()
     }
 
-    /// What is kept of uploads.
+    /// The captures of uploads.
     pub(crate) fn captures(&self) -> &Captures {
         &self.captures
     }
 
-    /// Opens a blob for a client, fetching it when it is not there. Answers when the size is known, or that
-    /// it is not to be.
+    /// Opens a blob for a client, fetching it if it is not cached. Returns once the size is known, or once it is known
+    /// that the upstream does not send the size.
     pub(crate) async fn open(
         &self,
         source: &Source,
@@ -133,7 +134,7 @@ impl BlobCache {
         }
         for _ in 0..MAX_UNRELATED_FAILURES {
             let joined = self.downloads.join(source).await;
-            // It may have to wait for itself.
+            // The download may, through other forebay instances, be waiting for this request.
             if let Joined::Existing(subscription) = &joined
                 && let Some(mirrors) = source.upstream.via_mirrors()
                 && !subscription.download().admits(mirrors)
@@ -142,7 +143,7 @@ impl BlobCache {
                     drop(joined);
                     return self.beside(source, range, client, place).await;
                 }
-                // Where they stand in a row and not in a circle, the answer that tells so comes soon.
+                // If the instances form a chain and not a circle, the response that shows this comes soon.
                 if !subscription.download().admits_within(mirrors, CYCLE_TIMEOUT).await {
                     return Err(BlobError::WaitCycle);
                 }
@@ -154,8 +155,8 @@ impl BlobCache {
         self.through(source, range, client, None).await
     }
 
-    /// Opens a blob that another registry sends, where all of it is here and verified soon: before, nothing is known of it
-    /// but what that registry says.
+    /// Opens a blob that another registry sends, if it is complete and verified, or soon will be: before that, all that
+    /// is known of the blob is what that registry says.
     async fn open_of_other(
         &self,
         source: &Source,
@@ -164,7 +165,7 @@ impl BlobCache {
     ) -> Option<Result<OpenedBlob, BlobError>> {
         let other = self.downloads.find_other(source)?;
         let is_here = other.download().is_complete();
-        // What comes by way of a mirror may wait for this very request.
+        // A download through a mirror may be waiting for this very request.
         let may_wait = source.upstream.via_mirrors().is_none_or(|mirrors| other.download().admits(mirrors));
         let is_good = is_here || (may_wait && other.download().ends_soon().await);
         if !is_good {
@@ -176,7 +177,8 @@ impl BlobCache {
         Some(opened.map(|opened| OpenedBlob { outcome, ..opened }))
     }
 
-    /// Opens a blob out of its download; `None` when that failed in a way that says nothing about this blob's upstream.
+    /// Opens a blob from its download; `None` if the download failed in a way that says nothing about this blob's
+    /// upstream.
     async fn join(
         &self,
         source: &Source,
@@ -188,8 +190,8 @@ impl BlobCache {
         let subscription = joined.into_subscription();
         let download = subscription.download().clone();
         let is_other_source = !download.source().is_same(source);
-        // The failure of another repository's download says nothing about this one, nor does a loop of the request that
-        // began it. A damaged file of ours is gone: the next download begins at the front.
+        // A failed download of another repository says nothing about this blob, nor does a loop of the request that
+        // started the download. A damaged file in the cache is already removed: the next download begins at the start.
         let says_nothing = |error: &DownloadError| match error {
             DownloadError::Upstream(error) => is_other_source || (!led && error.kind == ErrorKind::Loop),
             DownloadError::Mismatch => is_other_source,
@@ -205,22 +207,22 @@ impl BlobCache {
             Err(error) if says_nothing(&error) => return None,
             Err(error) => return Some(Err(error.into())),
         };
-        // What was said to others, such as of their token, is not for this client.
+        // What the upstream sent to another client, for example about its token, does not concern this client.
         if let Some(remark) = download.remark().filter(|_| !is_other_source) {
             self.note_remark(source, &remark);
         }
         let outcome = match (led, download.is_complete()) {
-            // A small blob may be complete by now, and was fetched for this request nonetheless.
+            // A small blob may already be complete, and yet the download was started for this request.
             (true, _) if !download.was_cached() => Outcome::Miss,
-            // While a verified blob is being synced, all of it is already here.
+            // A verified blob is still being synced, but all its bytes are in the file.
             (_, true) => Outcome::Hit,
             (_, false) => Outcome::Joined,
         };
         if total.is_some_and(|total| total <= VERIFIED_FIRST) {
             match download.end().await {
-                // What was announced may have been wrong, and what was verified is not.
+                // The announced size may have been wrong; the verified one is right.
                 Ok(()) => total = download.head().await.ok().flatten(),
-                // A disk that fails now is no trouble: the reader goes around it.
+                // A failing disk does no harm: the reader bypasses it.
                 Err(DownloadError::Storage(_) | DownloadError::NoRoom) => {}
                 Err(error) if says_nothing(&error) => return None,
                 Err(error) => return Some(Err(error.into())),
@@ -231,7 +233,7 @@ impl BlobCache {
             Ok(range) => range,
             Err(error) => return Some(Err(error)),
         };
-        // The disk may have damaged those bytes since, and a part has no digest: the upstream gives them.
+        // The disk may have damaged these bytes since, and a range has no digest: the upstream sends them again.
         if range.is_some_and(|range| download.is_left_over(range.first)) {
             return Some(self.through(source, wanted, client, None).await);
         }
@@ -255,19 +257,19 @@ impl BlobCache {
         Ok(opened)
     }
 
-    /// Forgets a blob that was deleted. Its current readers go on.
+    /// Removes a deleted blob. Its current readers continue.
     pub(crate) async fn forget(&self, upstream: &Upstream, digest: &Digest) {
         let id = Visibility::of(upstream).key(digest);
         self.downloads.committed(&id).await;
         self.store.remove(IndexKey::Blob(id)).await;
     }
 
-    /// How long a blob is that is cached; `None` when it is not.
+    /// The length of a cached blob; `None` if it is not cached.
     pub(crate) async fn cached_len(&self, source: &Source) -> Option<u64> {
         self.stored(&source.id()).await.ok().flatten().map(|blob| blob.len)
     }
 
-    /// The size of a blob, as a HEAD wants it: never fetches the blob.
+    /// The size of a blob for a HEAD request: never fetches the blob.
     pub(crate) async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
         let can_wait =
             |download: &Download| source.upstream.via_mirrors().is_none_or(|mirrors| download.admits(mirrors));
@@ -291,7 +293,7 @@ impl BlobCache {
         }
     }
 
-    /// The size of a blob that an earlier download left whole: a download verifies that, and needs no upstream for it.
+    /// The size of a blob that an earlier download left whole: a download verifies it without the upstream.
     async fn left_size(&self, source: &Source) -> Option<BlobSize> {
         if !self.store.has_left(&source.id()).await {
             return None;
@@ -306,7 +308,7 @@ impl BlobCache {
         total.map(|total| BlobSize { total: Some(total), outcome })
     }
 
-    /// A disk that cannot be read turns caching off, not pulling. Without a descriptor nothing can be pulled, either.
+    /// If the disk cannot be read, forebay pulls without caching. Without a file descriptor it cannot pull either.
     async fn stored(&self, id: &ContentKey) -> Result<Option<StoredBlob>, BlobError> {
         match self.store.open_blob(id).await {
             Ok(blob) => Ok(blob),
@@ -334,9 +336,9 @@ impl BlobCache {
             }
             None => None,
         };
-        // What is small is verified before a part of it is judged.
+        // A small blob is verified before a range of it is resolved.
         let is_small = |total: Option<u64>| total.is_some_and(|total| total <= VERIFIED_FIRST);
-        // A range that covers the whole is the whole: it can be verified, so it is.
+        // A range that covers the whole blob is sent as the whole blob, because that can be verified.
         let part = match is_small(total) {
             true => None,
             false => resolve(range, believable(total, source))?
@@ -363,7 +365,7 @@ impl BlobCache {
                 let sent = range.map_or_else(|| whole.clone(), |range| part_of(&whole, range));
                 (BlobReader::Memory(Some(sent)), range)
             }
-            // What the HEAD said a moment ago may be another length; the range is ignored then.
+            // The HEAD before may have announced another length; then the range is ignored.
             _ => {
                 let range = resolve(range, total).ok().flatten();
                 let range = range.filter(|range| total.is_some_and(|total| range.is_whole(total)));
@@ -379,13 +381,13 @@ fn part_of(whole: &Bytes, range: ResolvedRange) -> Bytes {
     whole.slice(at(range.first)..at(range.first + range.len()))
 }
 
-/// All of a small blob, verified.
+/// A whole small blob, verified.
 async fn read_whole(mut reader: UncachedReader, total: u64) -> Result<Bytes, BlobError> {
     let mut whole = BytesMut::new();
     while let Some(bytes) = reader.next().await? {
         whole.extend_from_slice(&bytes);
     }
-    // The digest is right, the size that is to be announced is not.
+    // The digest is right, but the size to be announced is not.
     if whole.len() as u64 != total {
         let error = upstream::Error::new(ErrorKind::Protocol, "the blob has another size than announced");
         return Err(BlobError::Upstream(error));
@@ -393,12 +395,12 @@ async fn read_whole(mut reader: UncachedReader, total: u64) -> Result<Bytes, Blo
     Ok(whole.freeze())
 }
 
-/// A length that an upstream told, unless the digest says that it is none: only that of no bytes is of an empty blob.
+/// The length that an upstream announced, unless the digest contradicts it: only the empty blob has length 0.
 fn believable(total: Option<u64>, source: &Source) -> Option<u64> {
     total.filter(|total| *total > 0 || Digest::of(source.digest.algorithm(), b"") == source.digest)
 }
 
-/// The range that is sent. Where the size is not known the range is ignored, as RFC 9110 section 14.2 allows.
+/// The range to send. If the size is unknown the range is ignored, as RFC 9110 section 14.2 allows.
 fn resolve(range: Option<ByteRange>, total: Option<u64>) -> Result<Option<ResolvedRange>, BlobError> {
     match (range, total) {
         (Some(range), Some(total)) => range.resolve(total).map(Some).ok_or(BlobError::Range { len: total }),

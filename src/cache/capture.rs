@@ -1,9 +1,9 @@
-//! Uploads that are kept while they pass: the next client pulls what was pushed a moment ago.
+//! Captures uploads for the cache while they pass: the next client pulls what was just pushed.
 //!
-//! What must hold: forwarding an upload never waits for its capture. Bytes are taken while the queue has space, and
-//! else the capture ends, never the push. A [`Capture`] belongs to one request at a time, or lies here between two:
-//! what takes it away, and does not bring it back, ends it. A task of its own (`hand`) writes, hashes and, when all is
-//! here and right, has the cache adopt it.
+//! What must hold: forwarding an upload never waits for its capture. If the queue has no space for more bytes, the
+//! capture ends, never the push. A [`Capture`] belongs to one request at a time, or waits here between two requests: a
+//! request that takes it and does not return it ends it. A separate task (`writer`) writes and hashes the bytes and,
+//! when all have arrived and are right, adds the blob to the cache.
 
 mod writer;
 
@@ -25,27 +25,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::{Config, DiskStore, Source, download::Downloads};
 use crate::oci::Algorithm;
 
-/// How many uploads are kept at a time.
+/// How many uploads are captured at a time.
 const MAX_CAPTURES: usize = 64;
-/// What may wait to be written of one upload, in bytes: some hundredths of a second of a fast line.
+/// How many bytes of one upload may wait to be written: some hundredths of a second of a fast connection.
 const MAX_QUEUED: usize = 8 * 1024 * 1024;
-/// The same of all uploads together.
+/// The same for all uploads together.
 const MAX_QUEUED_BY_ALL: usize = 32 * 1024 * 1024;
-/// What a piece counts for at least: it is more than its bytes.
+/// The least that a piece counts: it occupies more than its bytes.
 const PIECE: usize = 4 * 1024;
-/// An upload takes no more than this part of the cache: how large it is going to be is often not known.
+/// An upload may take 1 / `MAX_CACHE` of the cache: its final size is often unknown.
 const MAX_CACHE: u64 = 2;
-/// How long the end of an upload waits for what was kept of it.
+/// How long the end of an upload waits for the commit of its capture.
 const COMMIT_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The uploads that are kept on their way. A cheap handle.
+/// The uploads that are being captured. A cheap handle.
 #[derive(Clone)]
 pub(crate) struct Captures(Arc<CapturesInner>);
 
 struct CapturesInner {
     store: DiskStore,
     downloads: Downloads,
-    /// Those that no request has, by their numbers.
+    /// The captures that no request currently has, by their numbers.
     waiting: Mutex<HashMap<u64, Capture>>,
     next: AtomicU64,
     places: Arc<Semaphore>,
@@ -53,7 +53,7 @@ struct CapturesInner {
     most_bytes: u64,
 }
 
-/// One upload on its way into the cache. Dropped, nothing is left of it.
+/// The capture of one upload. When dropped, it leaves nothing behind.
 #[derive(Debug)]
 pub(crate) struct Capture {
     number: u64,
@@ -64,19 +64,19 @@ pub(crate) struct Capture {
     memory: Arc<Semaphore>,
 }
 
-/// Why it takes no more.
+/// Why a capture takes no more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CaptureError {
     #[error("it is too large for the cache")]
     TooLarge,
     #[error("it comes faster than it can be written")]
     TooFast,
-    /// Its writer has ended, and the log says why.
+    /// The writer has ended, and the log names the reason.
     #[error("it has ended")]
     Ended,
 }
 
-/// What the hand is told; as long as it has a piece, that counts for what is queued.
+/// A message to the writer; a piece counts as queued as long as it exists.
 enum Message {
     CapturedPiece(CapturedPiece),
     Commit(Box<Commit>),
@@ -85,7 +85,7 @@ enum Message {
 /// The end of an upload.
 struct Commit {
     source: Source,
-    /// Dropped as soon as clients can read the blob, or when it failed.
+    /// Dropped as soon as clients can read the blob, or when the commit failed.
     found: oneshot::Sender<()>,
 }
 
@@ -95,13 +95,13 @@ struct CapturedPiece {
 }
 
 impl Captures {
-    /// Each runs as one of the tasks of `downloads`, and ends with them.
+    /// Each capture runs as one of the tasks of `downloads`, and ends with them.
     pub(crate) fn new(config: &Config, store: DiskStore, downloads: Downloads) -> Self {
         Self(Arc::new(CapturesInner {
             store,
             downloads,
             waiting: Mutex::default(),
-            // So that no number of an earlier process, or of another instance, is one of ours.
+            // Random, so that no number equals one of an earlier process or of another instance.
             next: AtomicU64::new(RandomState::new().build_hasher().finish()),
             places: Arc::new(Semaphore::new(MAX_CAPTURES)),
             memory: Arc::new(Semaphore::new(MAX_QUEUED_BY_ALL)),
@@ -109,7 +109,8 @@ impl Captures {
         }))
     }
 
-    /// A new one. Of an upload whose end is known, there is none when that is here already.
+    /// Begins a capture. Returns `None` if the digest of the upload is known and the blob is already cached or being
+    /// downloaded.
     pub(crate) fn begin(&self, known: Option<&Source>) -> Option<Capture> {
         let is_here = |source: &Source| self.0.downloads.has(source) || self.0.store.has_blob(&source.id());
         if known.is_some_and(is_here) {
@@ -123,16 +124,16 @@ impl Captures {
         Some(capture)
     }
 
-    /// The one of this number, if it is ours and no other request has it.
+    /// The capture of this number, if it exists in this process and no other request has it.
     pub(crate) fn take(&self, number: u64) -> Option<Capture> {
         self.waiting().remove(&number)
     }
 
-    /// Keeps one for the next request that has its number; `None` when it was given up meanwhile.
+    /// Keeps a capture for the next request that has its number; `None` if its writer has ended.
     pub(crate) fn keep(&self, capture: Capture) -> Option<u64> {
         let number = capture.number;
         let mut waiting = self.waiting();
-        // Its hand says that it ends before it takes it off this list.
+        // The writer closes its queue before it takes the capture off this list.
         if capture.queue.is_closed() {
             return None;
         }
@@ -147,26 +148,26 @@ impl Captures {
 
 impl Capture {
     fn new(number: u64, most_bytes: u64, memory: Arc<Semaphore>) -> (Self, mpsc::Receiver<Message>) {
-        // There is always a place for what the semaphores let pass.
+        // The queue always has a place for a piece that the semaphores admit.
         let (queue, taken) = mpsc::channel(MAX_QUEUED / PIECE + 1);
         let room = Arc::new(Semaphore::new(MAX_QUEUED));
         (Self { number, position: 0, most_bytes, queue, room, memory }, taken)
     }
 
-    /// How many bytes from the front it has.
+    /// The number of bytes captured so far, from the start.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Whether `len` bytes more are not too many.
+    /// Whether the capture may take `len` more bytes.
     pub(crate) fn may_take(&self, len: u64) -> bool {
         self.position.saturating_add(len) <= self.most_bytes
     }
 
-    /// Takes the bytes that follow, and waits for nothing. What fails once is of no use any more.
+    /// Takes the next bytes without waiting. After an error the capture is useless.
     ///
     /// # Errors
-    /// They cannot be kept.
+    /// The bytes cannot be captured.
     pub(crate) fn push(&mut self, bytes: Bytes) -> Result<(), CaptureError> {
         if !self.may_take(bytes.len() as u64) {
             return Err(CaptureError::TooLarge);
@@ -184,11 +185,11 @@ impl Capture {
         Ok(())
     }
 
-    /// Nothing follows, and the upstream has taken it as this: it is to be in the cache if it is that. Waits a moment
-    /// for it, so that usually the next client finds it; the rest of a long hash is not waited for.
+    /// Ends the capture after the upstream accepted the upload as the blob `source`: if the digest matches, the blob is
+    /// cached. Waits a moment, so that the next client usually finds the blob, but not for the rest of a long hash.
     pub(crate) async fn commit(self, source: Source) {
         let (found, is_found) = oneshot::channel();
-        // A hand that has ended does not want it.
+        // Sending fails if the writer has ended.
         if self.queue.try_send(Message::Commit(Box::new(Commit { source, found }))).is_ok() {
             let _ = tokio::time::timeout(COMMIT_TIMEOUT, is_found).await;
         }
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    /// Uploads into this directory, the files of what is on its way, and its tasks.
+    /// The captures in this directory, and their tasks.
     async fn captures(directory: &Path) -> (Captures, TaskTracker) {
         let config = Config { max_size: 1 << 30, ..Config::at(directory) };
         let metrics = Metrics::new().unwrap();
@@ -280,7 +281,7 @@ mod tests {
             capture.push(Bytes::from_static(b"some")).unwrap();
             capture
         };
-        // Between two requests, and while one has it.
+        // Between two requests, and while a request has the capture.
         let (waiting, mut taken) = (captures.keep(begin()).unwrap(), begin());
         let written = async || {
             while on_its_way(directory.path()) < 2 {

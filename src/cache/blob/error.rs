@@ -6,7 +6,7 @@ use crate::{
     upstream,
 };
 
-/// Why a blob cannot be had.
+/// Why a blob cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BlobError {
     #[error("the upstream cannot give the blob")]

@@ -1,8 +1,9 @@
 //! Several parts of one blob for one client, one after the other.
 //!
-//! Each is opened when the one before it has been read, as if it had been asked for alone: out of the file, out of the download
-//! (which fetches what lies far ahead by a range of its own), or straight from the upstream. So an upstream is only ever asked
-//! for single ranges. The download is never without a reader in between.
+//! Each part is opened when the client has read the one before it, as if the client had requested that part alone: from
+//! the file, from the download (which fetches a range far ahead by a separate transfer), or straight from the upstream.
+//! So forebay only ever requests single ranges from an upstream. The download is never without a reader between two
+//! parts.
 
 use std::{fs::File, net::IpAddr, sync::Arc};
 
@@ -13,23 +14,23 @@ use crate::{
     transport::Recipient,
 };
 
-/// The parts that a client gets of a blob.
+/// The parts of a blob that a client gets.
 pub(crate) struct Parts {
     blobs: BlobCache,
     source: Source,
-    /// The client.
+    /// The address of the client.
     address: IpAddr,
     recipient: Recipient,
     total: u64,
     ranges: Vec<ResolvedRange>,
-    /// How many of them were opened.
+    /// How many parts were opened.
     opened: usize,
-    /// All are in this file, once one was.
+    /// The file that contains all remaining parts, once one part came from a file.
     file: Option<(Arc<File>, Arc<Pin>)>,
 }
 
 impl Parts {
-    /// `first` gives the first of these ranges of a blob of `total` bytes.
+    /// `first` reads the first of these ranges of a blob of `total` bytes.
     pub(super) fn new(
         blobs: BlobCache,
         source: Source,
@@ -41,7 +42,7 @@ impl Parts {
         Self { blobs, source, address, recipient, total, ranges, opened: 1, file: file_of(first) }
     }
 
-    /// All of them, in the order in which they are sent.
+    /// All ranges, in the order in which they are sent.
     pub(crate) fn ranges(&self) -> &[ResolvedRange] {
         &self.ranges
     }
@@ -51,7 +52,8 @@ impl Parts {
         self.total
     }
 
-    /// Has `reader`, which has given one part, give the next one; which that is, or `None` after the last.
+    /// Makes `reader`, which has sent one part, read the next one. Returns the range of that part, or `None` after the
+    /// last.
     pub(crate) async fn next(&mut self, reader: &mut BlobReader) -> Result<Option<ResolvedRange>, ReadError> {
         let Some(range) = self.ranges.get(self.opened).copied() else { return Ok(None) };
         self.opened += 1;

@@ -1,4 +1,4 @@
-//! A blob's bytes as a client gets them, wherever they come from.
+//! The bytes of a blob for a client, from whatever source.
 
 use std::{io, sync::Arc};
 
@@ -25,7 +25,7 @@ pub(crate) enum BodyPiece {
 }
 
 impl BodyPiece {
-    /// Leaves no more of it than `most` bytes; how many that are.
+    /// Truncates the piece to `most` bytes. Returns its length.
     pub(crate) fn cut(&mut self, most: u64) -> u64 {
         match self {
             Self::File(slice) => {
@@ -40,7 +40,7 @@ impl BodyPiece {
     }
 }
 
-/// The body cannot go on. The sender breaks the connection: this must never look like an end.
+/// The body cannot continue. The sender breaks the connection: the client must never take this for the end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ReadError {
     #[error("the upstream failed in the middle of the blob")]
@@ -64,27 +64,27 @@ impl From<DownloadError> for ReadError {
     }
 }
 
-/// Keeps what a part of a file is of in the cache, as long as this lives.
+/// Keeps the blob or the bytes that a slice belongs to in the cache, as long as this lives.
 #[derive(Clone)]
 pub(crate) enum Hold {
     Blob(#[expect(dead_code, reason = "it is held, not read")] Arc<Pin>),
     Download(#[expect(dead_code, reason = "it is held, not read")] Arc<Download>),
 }
 
-/// Gives a blob, or a range of one, piece by piece.
+/// Reads a blob, or a range of one, piece by piece.
 pub(crate) enum BlobReader {
-    /// All of it is on disk; the pin keeps it there.
+    /// The whole blob is on disk; the pin keeps it there.
     File { slice: Option<FileSlice>, pin: Arc<Pin> },
-    /// A download is writing it.
+    /// A download is writing the blob.
     Growing(DownloadReader),
-    /// A small one that is not cached, read and verified.
+    /// A small uncached blob, read and verified.
     Memory(Option<Bytes>),
-    /// It is not cached and passes straight through.
+    /// The blob is not cached and streams through from the upstream.
     Through(Box<UncachedReader>),
 }
 
 impl BlobReader {
-    /// What keeps the blob in the cache, or what is to be one.
+    /// What keeps the blob, or the file that becomes the blob, in the cache.
     pub(crate) fn hold(&self) -> Option<Hold> {
         match self {
             Self::File { pin, .. } => Some(Hold::Blob(pin.clone())),
@@ -93,7 +93,7 @@ impl BlobReader {
         }
     }
 
-    /// The forebays by way of which the bytes come, where they are still on their way.
+    /// The forebay instances through which the bytes come, if they are still being received.
     pub(crate) fn mirrors(&self) -> Option<Mirrors> {
         match self {
             Self::Growing(reader) => reader.mirrors(),
@@ -104,7 +104,7 @@ impl BlobReader {
 
     /// The next piece; `None` after the last one.
     ///
-    /// What asks the upstream is on the heap: most bodies never do, and each has room for all that it may do.
+    /// The futures of upstream requests are on the heap: they are large, and most bodies never need one.
     pub(crate) async fn next(&mut self) -> Result<Option<BodyPiece>, ReadError> {
         loop {
             match self {
@@ -113,7 +113,7 @@ impl BlobReader {
                 Self::Through(reader) => return Ok(Box::pin(reader.next()).await?.map(BodyPiece::Memory)),
                 Self::Growing(reader) => match reader.next().await {
                     Ok(slice) => return Ok(slice.map(BodyPiece::File)),
-                    // The disk is not what the client came for: it gets the rest from the upstream.
+                    // The client gets the rest from the upstream when the disk fails.
                     Err(DownloadError::Storage(_) | DownloadError::NoRoom) => {
                         let through = Box::pin(UncachedReader::after(reader)).await?;
                         *self = Self::Through(Box::new(through));

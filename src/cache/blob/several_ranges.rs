@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl BlobCache {
-    /// Opens several ranges of a blob. All of it is given where its size is not known, as it is for one range.
+    /// Opens several ranges of a blob. As for a single range, the whole blob is sent if its size is unknown.
     pub(crate) async fn open_several(
         &self,
         source: &Source,
@@ -17,10 +17,10 @@ impl BlobCache {
         client: Client<'_>,
     ) -> Result<OpenedBlob, BlobError> {
         let first = ranges.first().filter(|_| ranges.len() <= MAX_RANGES).ok_or(BlobError::TooManyRanges)?;
-        // What one of them is answered tells the size.
+        // The response to one range tells the size.
         let (one, total) = match self.open(source, Some(*first), client).await {
             Ok(OpenedBlob { reader: BlobReader::Through(mut reader), .. }) if reader.is_from_front() => {
-                // Each part would cost all that stands before it.
+                // Each part would cost all bytes before it.
                 let place = reader.leave_place();
                 drop(reader);
                 return match place {
@@ -28,7 +28,7 @@ impl BlobCache {
                     None => self.through(source, None, client, None).await,
                 };
             }
-            // It is small and nowhere: all of it costs less than each part by itself.
+            // The blob is small and not cached: the whole blob costs less than its parts one by one.
             Ok(OpenedBlob { reader: BlobReader::Memory(_), .. }) => {
                 return self.through(source, None, client, None).await;
             }
@@ -46,7 +46,7 @@ impl BlobCache {
         let Some(first) = parts.first().copied() else { return Err(BlobError::Range { len: total }) };
         let opened = match one {
             Some(opened) if opened.range == Some(first) => opened,
-            // It is held until the other one is there, so that what it began goes on.
+            // `one` lives until the other range is open, so that the download that it started continues.
             one => {
                 let range = ByteRange::Bounded { first: first.first, last: first.last };
                 let opened = self.open(source, Some(range), client).await?;

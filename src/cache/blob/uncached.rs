@@ -1,6 +1,6 @@
-//! A blob that passes straight through, because there is no room for it or the disk fails.
+//! A blob that streams through uncached, because there is no space for it or the disk fails.
 //!
-//! Still resumed, still verified: the last piece is held back until the digest is known to be right.
+//! It is still resumed and verified: the last piece is withheld until the digest is verified.
 
 use bytes::Bytes;
 
@@ -23,37 +23,37 @@ use crate::{
     upstream::{self, ContentNotes, Mirrors},
 };
 
-/// Gives what a transfer gives.
+/// Reads the bytes of a transfer.
 pub(crate) struct UncachedReader {
     transfer: Transfer,
     check: Option<Check>,
-    /// Held where there is a download of the blob, which this must not wait for.
+    /// Held if there is a download of the blob for which this reader must not wait.
     place: Option<SeparateFetch>,
-    /// Among all that pass straight through; the last to be dropped.
+    /// The place among all blobs that stream through; dropped last.
     counted: Option<Place>,
 }
 
-/// Present when the client gets the whole blob; a part cannot be verified.
+/// Present if the client gets the whole blob; a part cannot be verified.
 struct Check {
     source: Source,
     metrics: Metrics,
     verifier: Verifier,
-    /// The piece that may be the last.
+    /// The piece that may be the last one.
     held: Option<Bytes>,
-    /// Whether all that is hashed came from the upstream, none of it out of our own file.
+    /// Whether all hashed bytes came from the upstream, and none from a file of the cache.
     is_theirs: bool,
     done: bool,
 }
 
 impl UncachedReader {
-    /// The whole blob, out of a transfer that is at its start.
+    /// The whole blob, from a transfer that is at its start.
     pub(crate) fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
         let verifier = Verifier::new(source.digest.algorithm());
         let check = Check { source, metrics, verifier, held: None, is_theirs: true, done: false };
         Self { transfer, check: Some(check), place: None, counted: None }
     }
 
-    /// The rest of a whole blob of which the client has `sent` already.
+    /// The rest of a whole blob of which the client already has `sent`.
     pub(crate) async fn rest(
         source: Source,
         sent: FileSlice,
@@ -91,41 +91,41 @@ impl UncachedReader {
         Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None, place: None, counted: None })
     }
 
-    /// Goes on with another part of the same blob, which the upstream is asked for.
+    /// Requests another part of the same blob from the upstream and continues with it.
     pub(crate) async fn go_to(&mut self, source: &Source, first: u64, last: u64) -> Result<(), upstream::Error> {
         self.transfer = Transfer::open(source, first, Some(last)).await?;
         self.check = None;
         Ok(())
     }
 
-    /// Whether the upstream sends the whole blob in place of a part.
+    /// Whether the upstream sends the whole blob instead of a part.
     pub(crate) fn is_from_front(&self) -> bool {
         self.transfer.is_from_front()
     }
 
-    /// Keeps the place of the one that goes beside the download of this blob.
+    /// Keeps the place of the one request that runs concurrently with the download of this blob.
     pub(crate) fn keeping(&mut self, place: SeparateFetch) {
         self.place = Some(place);
     }
 
-    /// What the upstream said beside the bytes.
+    /// What the upstream sent in addition to the bytes.
     pub(crate) fn remark(&self) -> &ContentNotes {
         self.transfer.remark()
     }
 
-    /// That place, for another one that goes on in its stead.
+    /// Takes that place for another reader that replaces this one.
     pub(crate) fn leave_place(&mut self) -> Option<SeparateFetch> {
         self.place.take()
     }
 
-    /// Keeps its place among all that pass straight through.
+    /// Keeps the place among all blobs that stream through.
     #[must_use]
     pub(crate) fn counted(mut self, place: Place) -> Self {
         self.counted = Some(place);
         self
     }
 
-    /// The forebays by way of which the bytes come.
+    /// The forebay instances through which the bytes come.
     pub(crate) fn mirrors(&self) -> Option<Mirrors> {
         match self.transfer.flow() {
             TransferFlow::From(mirrors) => mirrors,
@@ -150,7 +150,8 @@ impl UncachedReader {
                     }
                 }
                 None => {
-                    // Not `done` yet: asked again after a mismatch, it says mismatch again and never ends cleanly.
+                    // `done` is still false, so a call after a mismatch returns the mismatch again and never a clean
+                    // end.
                     if check.verifier.clone().digest() != check.source.digest {
                         if self.transfer.doubt().map_err(ReadError::Upstream)? {
                             continue;

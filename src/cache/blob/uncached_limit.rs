@@ -1,9 +1,9 @@
-//! How many blobs pass straight through at a time: each takes a connection to its upstream, and an HTTP/2 client may ask for
+//! How many blobs stream through at a time: each takes a connection to its upstream, and an HTTP/2 client may request
 //! hundreds.
 //!
-//! What must hold: a blob has a place before it opens a connection of its own, until it is sent or given up; peers share the
-//! places, and where there is none, clients that are slow enough go first. A download's reader that goes on without the cache in
-//! mid-body can be refused no more, and needs none.
+//! What must hold: a blob has a place before it opens a connection of its own, until it is sent or given up; peers
+//! share the places, and if none is free, forebay first ends clients that are slow enough. A reader of a download that
+//! continues without the cache in mid-body can no longer be refused, and needs no place.
 
 use std::{
     net::IpAddr,
@@ -19,10 +19,11 @@ use crate::{
     transport::Recipient,
 };
 
-/// The most places, however many descriptors there are: so many clients that none calls slow (256 KiB/s) download 2 Gbit/s.
+/// The maximum number of places, however many descriptors there are: as many clients that just do not count as slow
+/// (256 KiB/s) download 2 Gbit/s.
 pub(crate) const MAX_THROUGH: u64 = 1024;
 
-/// The client that takes a blob.
+/// The client that downloads a blob.
 #[derive(Clone, Copy)]
 pub(crate) struct Client<'a> {
     pub address: IpAddr,
@@ -39,7 +40,7 @@ struct Inner {
     next: AtomicU64,
 }
 
-/// The place of one blob, and its reader: let go in this order.
+/// The place and the reader of one blob, released in this order.
 pub(crate) struct Place {
     _permit: Permit,
     _reading: Reading,
@@ -50,10 +51,11 @@ impl UncachedLimit {
         Self(Arc::new(Inner { shares: Shares::new(total, trusted), readers, next: AtomicU64::default() }))
     }
 
-    /// A place, until it is dropped.
+    /// Takes a place, until it is dropped.
     ///
     /// # Errors
-    /// All are taken, or the client's peer has the largest share of them, and no reader is slow enough to go.
+    /// All places are taken, or the client's peer has the largest share of them, and no reader is slow enough to be
+    /// ended.
     pub(crate) async fn begin(&self, client: Client<'_>) -> Result<Place, Refused> {
         let Inner { shares, readers, next } = &*self.0;
         let permit = match shares.take(client.address, 1) {
@@ -116,12 +118,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slow_clients_of_the_peer_or_of_all_give_their_places() {
-        // How many places there are, the peers that have one, which of them are slow, the peer that comes, and who goes.
+        // The number of places, the peers that have one, the slow ones among them, the new peer, and the reader that is
+        // ended.
         for (total, peers, slow, peer, expected) in [
             (4, &[1, 2, 3, 4][..], &[2, 3][..], 9, Ok(2)),
             (4, &[1, 2, 3, 4], &[2], 100, Ok(2)),
             (4, &[1, 2, 3, 4], &[], 9, Err(Refused::Full)),
-            // It has the largest share: its own slow client goes, and no other's.
+            // The new peer has the largest share: its own slow client is ended, and no other's.
             (8, &[2, 1, 1, 1, 1, 1], &[0, 2], 1, Ok(2)),
             (8, &[2, 1, 1, 1, 1, 1], &[0], 1, Err(Refused::Share)),
             (8, &[1, 1, 1, 1, 1, 1], &[0, 1, 2, 3, 4, 5], 2, Ok(9)),

@@ -1,6 +1,6 @@
-//! The hand that writes an upload: to its file what comes, behind that the hash, and at the end into the cache.
+//! Writes an upload to its file, hashes it, and finally adds it to the cache.
 //!
-//! The hash is read from the file, whose pages are still in memory, so that one that lags holds nothing.
+//! The hash reads from the file, whose pages are still in memory, so a hash that lags holds no memory.
 
 use std::{
     io::{self, IoSlice},
@@ -23,17 +23,18 @@ use crate::{
     oci::{Algorithm, Digest, Verifier},
 };
 
-/// A capture that got no bytes for this long ends.
+/// A capture that received no bytes for this long ends.
 const TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// How many pieces are written at once: fewer than one call of the system takes.
+/// The maximum number of pieces in one write: fewer than one system call takes.
 const MAX_PIECES: usize = 256;
-/// How much more room than is needed at once is asked for, in bytes: as much again, within these.
+/// The limits of the additional space that is reserved beyond the present need, in bytes; within them, the reservation
+/// doubles.
 const MIN_ROOM: u64 = 64 * 1024;
 const MAX_ROOM: u64 = 16 * 1024 * 1024;
-/// How much is hashed before others have their turn, in bytes.
+/// How many bytes are hashed before other files get a turn.
 const CHUNK: u64 = 4 * 1024 * 1024;
 
-/// Why nothing is kept.
+/// Why the upload is not cached.
 #[derive(Debug, thiserror::Error)]
 enum CaptureFailure {
     #[error("there is no room in the cache")]
@@ -44,7 +45,7 @@ enum CaptureFailure {
     Abandoned,
 }
 
-/// Writes what comes, to its end.
+/// Writes the bytes of the upload until it ends.
 pub(super) async fn run(
     captures: Captures,
     number: u64,
@@ -57,8 +58,8 @@ pub(super) async fn run(
     let mut writer = CaptureWriter { captures, number, file: None, room: 0, written: 0, hash };
     let worked = writer.work(&mut listed.queue).await;
     drop(listed);
-    // It can take a while to remove a large file.
-    change(move || drop((writer.file, place))).await;
+    // Removing a large file can take a while.
+    change(move || drop((hand.file, place))).await;
     match worked {
         Ok(()) | Err(CaptureFailure::Abandoned) => {}
         Err(error @ CaptureFailure::NoRoom(_)) => tracing::info!(reason = %error, "what is pushed is not kept"),
@@ -66,7 +67,7 @@ pub(super) async fn run(
     }
 }
 
-/// Takes its number off the list at its end, however that comes.
+/// Removes the number of the capture from the list when the writer ends, in whatever way.
 struct Listed {
     captures: Captures,
     number: u64,
@@ -75,7 +76,7 @@ struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        // In this order: no request can put it back from now on.
+        // In this order, so that no request can put the capture back afterwards.
         self.queue.close();
         drop(self.captures.take(self.number));
     }
@@ -84,9 +85,9 @@ impl Drop for Listed {
 struct CaptureWriter {
     captures: Captures,
     number: u64,
-    /// There is none before the first bytes.
+    /// `None` before the first bytes.
     file: Option<TempUpload>,
-    /// How many bytes there is room for.
+    /// How many bytes have reserved space.
     room: u64,
     written: u64,
     hash: RunningHash,
@@ -139,8 +140,8 @@ impl CaptureWriter {
         Ok(())
     }
 
-    /// The file, with room up to `end`.
-    async fn make_room(&mut self, end: u64) -> Result<&mut TempUpload, CaptureFailure> {
+    /// The file, with space up to `end`.
+    async fn make_room(&mut self, end: u64) -> Result<&mut TempUpload, Failure> {
         let store = &self.captures.0.store;
         let file = match &mut self.file {
             Some(file) => file,
@@ -159,8 +160,8 @@ impl CaptureWriter {
         Ok(file)
     }
 
-    /// Has the cache adopt what is here, if it is what it is said to be.
-    async fn commit(&mut self, Commit { source, found }: Commit) -> Result<(), CaptureFailure> {
+    /// Adds the file to the cache if it has the expected digest.
+    async fn commit(&mut self, Commit { source, found }: Commit) -> Result<(), Failure> {
         let downloads = self.captures.0.downloads.clone();
         let Some(file) = self.file.take() else { return Err(CaptureFailure::Abandoned) };
         let digest = tokio::select! {
@@ -180,8 +181,8 @@ impl CaptureWriter {
     }
 }
 
-/// The hash of a file from the front, as far as it has come.
-struct RunningHash {
+/// The hash of a file from its start to the current position.
+struct Hash {
     algorithm: Algorithm,
     tasks: TaskTracker,
     hashed: u64,
@@ -199,7 +200,7 @@ impl RunningHash {
         Self { algorithm, tasks, hashed: 0, state: HashState::Idle(Box::new(Verifier::new(algorithm))) }
     }
 
-    /// Hashes more of what is written, unless it is at that; waits for nothing.
+    /// Hashes more of the written bytes, unless a job is already hashing. Does not wait.
     async fn go_on(&mut self, file: &TempUpload, written: u64) -> io::Result<()> {
         if matches!(&self.state, HashState::Busy(job) if !job.is_finished()) {
             return Ok(());
@@ -207,7 +208,7 @@ impl RunningHash {
         self.step(file, written).await
     }
 
-    /// Waits for the job under way, and begins the next one if there is something left to hash.
+    /// Waits for the current job, and starts the next one if bytes are left to hash.
     async fn step(&mut self, file: &TempUpload, written: u64) -> io::Result<()> {
         let verifier = match std::mem::replace(&mut self.state, HashState::Failed) {
             HashState::Idle(verifier) => *verifier,
@@ -221,18 +222,13 @@ impl RunningHash {
         }
         let slice = FileSlice { file: file.file().clone(), offset: self.hashed, len };
         self.hashed += len;
-        // The job ends by itself after this chunk.
+        // The job ends after this chunk.
         self.state = HashState::Busy(self.tasks.spawn(hash_in_turn(slice, verifier)));
         Ok(())
     }
 
-    /// The digest of the whole; by another algorithm than was expected, everything is hashed again.
-    async fn digest(
-        &mut self,
-        file: &TempUpload,
-        written: u64,
-        algorithm: Algorithm,
-    ) -> Result<Digest, CaptureFailure> {
+    /// The digest of the whole file; if the algorithm differs from the expected one, everything is hashed again.
+    async fn digest(&mut self, file: &TempUpload, written: u64, algorithm: Algorithm) -> Result<Digest, Failure> {
         if algorithm != self.algorithm {
             *self = Self::new(algorithm, self.tasks.clone());
         }
