@@ -1,12 +1,13 @@
-//! Pushes, mounts and deletes, which are passed on to the upstream.
+//! Pushes, mounts and deletes, which forebay forwards to the upstream.
 //!
-//! In the order of a request: which clients may push (`policy`); the request to the upstream (`request`), with the client's
-//! body as a stream; what the response means for the caches (`change`); the response's URL for the client (`location`).
-//! The state of an upload is sealed into its URL ([`Seal`]) and kept nowhere else: the upload continues after a restart, and
-//! at another instance with the same key.
+//! In the order of a request: which clients may push (`policy`); the request to the upstream (`request`), with the
+//! client's body as a stream; what the response means for the caches (`change`); the response's URL for the client
+//! (`location`). The state of an upload is sealed into its URL ([`Seal`]) and kept nowhere else: the upload continues
+//! after a restart, and at another instance with the same key.
 //!
-//! The content of a blob is also captured for the cache (`capture`), as far as that costs the push nothing, so that the next
-//! pull is a hit. It is committed only if the upstream has taken it and if it has the digest that the client named.
+//! forebay also captures the content of a blob for the cache (`capture`), as far as that costs the push nothing, so
+//! that the next pull is a hit. The capture is committed only if the upstream has accepted the blob and if the content
+//! has the digest that the client named.
 
 mod capture_body;
 mod change;
@@ -54,7 +55,7 @@ pub(crate) struct Push<'a> {
     pub namespace: Option<&'a str>,
 }
 
-/// What forebay remembers of upstreams: all of it that a change may concern. Cheap handles.
+/// All that forebay caches of upstreams and that a change may affect. Cheap handles.
 #[derive(Clone)]
 pub(crate) struct Caches {
     pub manifests: ManifestCache,
@@ -64,10 +65,11 @@ pub(crate) struct Caches {
     pub grants: Grants,
 }
 
-/// The upstream's response; `location` leads the client to forebay again.
+/// Forwards the change and returns the upstream's response; its `location` leads the client to forebay again.
 ///
 /// # Errors
-/// The request is not valid, the upstream could not be asked, or it challenges its client.
+/// The request is not valid, forebay could not send it to the upstream, or the upstream requests credentials from the
+/// client.
 pub(crate) async fn forward(
     push: Push<'_>,
     content: Option<UploadBody>,
@@ -81,7 +83,7 @@ pub(crate) async fn forward(
     let mut response = match push.upstream.write(request, content).await {
         Ok(response) => response,
         Err(error) => {
-            // The upstream may have made the change all the same, if the request was sent.
+            // The upstream may have made the change all the same, if forebay sent the request.
             let was_sent = error.kind.is_outage() && !error.is_before_sending();
             change.end(if was_sent { End::Unknown } else { End::NotMade }).await;
             return Err(Error::of_upstream(Operation::Push, error));
@@ -96,7 +98,7 @@ pub(crate) async fn forward(
     Ok(response)
 }
 
-/// The tags that a manifest gets beside the reference in the path.
+/// The tags that a manifest gets in addition to the reference in the path.
 fn tags(uri: &Uri) -> Vec<Tag> {
     query::pairs_of(uri).filter(|(key, _)| key == "tag").filter_map(|(_, tag)| tag.parse().ok()).collect()
 }

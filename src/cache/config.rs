@@ -1,4 +1,4 @@
-//! `[cache]`: where bytes are kept, how many, and how long a tag is believed.
+//! `[cache]`: where forebay keeps content, how much of it, and how long it trusts a tag.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,25 +9,26 @@ use crate::transport::recipient::RATE_WINDOW;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub directory: PathBuf,
-    /// All that is on disk, bytes in flight included.
+    /// The size of all files on disk, including those being downloaded.
     pub max_size: u64,
-    /// What is left free on the file system for others.
+    /// What forebay leaves free on the file system for other programs.
     pub min_free: u64,
-    /// How much memory manifests may take.
+    /// How much memory manifests may use.
     pub manifest_memory: u64,
-    /// How long a tag, and what refers to a digest, is trusted without asking its upstream.
+    /// How long forebay trusts a tag, and the list of referrers of a digest, without asking the upstream.
     pub tag_ttl: Duration,
-    /// How long a tag or a list is served, after it was last confirmed, when the upstream cannot answer.
+    /// How long after its last confirmation forebay serves a tag or a list while the upstream cannot answer.
     pub stale_if_error: Duration,
-    /// How long a 404 is believed.
+    /// How long forebay trusts a 404.
     pub negative_ttl: Duration,
-    /// How many layers of one image are fetched before a client asks for them; 0: none.
+    /// How many layers of one image forebay fetches before a client requests them; 0: none.
     pub prefetch: usize,
-    /// How old the verification of what is cached may be; 0: it is never verified again.
+    /// How old the verification of cached content may be; 0: forebay never verifies it again.
     pub verify_every: Duration,
-    /// How much of its own time a reader is judged by before it is ended for others. No key: tests shorten it.
+    /// Over how much of its own time forebay judges a reader before it ends the reader for the sake of others. Not a
+    /// key of the file: tests shorten it.
     pub reader_window: Duration,
-    /// How many blobs pass straight through at a time; few descriptors lower it. No key.
+    /// How many blobs stream through uncached at a time; a low limit of descriptors lowers it. Not a key of the file.
     pub max_through: u64,
 }
 
@@ -36,7 +37,7 @@ const GIB: u64 = 1 << 30;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Default for Config {
-    /// The defaults of the configuration, in no directory: which one depends on the user.
+    /// The defaults of the configuration, without a directory: the default directory depends on the user.
     fn default() -> Self {
         Self {
             directory: PathBuf::new(),
@@ -56,7 +57,7 @@ impl Default for Config {
 
 #[cfg(test)]
 impl Config {
-    /// A cache in this directory, for tests: of a MiB, and all else is nothing.
+    /// A cache of one MiB in this directory, for tests; all other values are zero.
     pub fn at(directory: &std::path::Path) -> Self {
         Self {
             directory: directory.to_owned(),

@@ -1,4 +1,4 @@
-//! How far a cached value may be served (pure).
+//! Whether a cached value may be served (pure).
 
 use std::{
     sync::LazyLock,
@@ -12,10 +12,10 @@ static START: LazyLock<(SystemTime, Instant)> = LazyLock::new(|| (SystemTime::no
 /// been set yet, as on a machine without a clock of its own at boot.
 const MIN_TIME: Duration = Duration::from_secs(1_735_689_600);
 
-/// How far a cached value may be served, in ascending order.
+/// Whether a cached value may be served, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Freshness {
-    /// Not at all.
+    /// Never.
     Missing,
     /// Only if the upstream fails.
     Stale,
@@ -23,7 +23,8 @@ pub(crate) enum Freshness {
     Fresh,
 }
 
-/// Judges a value by when the upstream `confirmed` it. A clock that was set back makes it stale, not fresh forever.
+/// Judges a value by the time when the upstream `confirmed` it. A clock that was set back makes the value stale, not
+/// fresh forever.
 pub(crate) fn judge(confirmed: SystemTime, now: SystemTime, tag_ttl: Duration, stale_if_error: Duration) -> Freshness {
     match now.duration_since(confirmed) {
         Ok(age) if age < tag_ttl => Freshness::Fresh,
@@ -45,8 +46,8 @@ pub(crate) fn steady_now() -> SystemTime {
     at.checked_add(started.elapsed()).unwrap_or(at)
 }
 
-/// The same for values that must survive a clock that jumps ahead: a value is too old to serve only if it is so by the
-/// `steady` time as well.
+/// The same for values that must survive a clock that jumps ahead: a value is too old to serve only if it is also too
+/// old by the `steady` time.
 pub(crate) fn judge_steadily(
     confirmed: SystemTime,
     now: SystemTime,
@@ -111,7 +112,7 @@ mod tests {
             // The clock jumps ahead by a year, and back.
             (1_000, 31_000_000, 1_010, Freshness::Stale),
             (1_000, 1_020, 1_020, Freshness::Fresh),
-            // Confirmed while it was ahead.
+            // Confirmed while the clock was ahead.
             (31_000_000, 1_030, 1_030, Freshness::Stale),
             // forebay started before the clock was set; the record on disk is of an earlier run.
             (31_000_000, 31_000_700, 10, Freshness::Stale),

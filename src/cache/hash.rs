@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::storage::blocking;
 use crate::{file_slice::FileSlice, oci::Verifier};
 
-/// How much is read at a time, in bytes: what the processor's own cache holds.
+/// How much is read at a time, in bytes: what fits into the processor's cache.
 const STEP: usize = 64 * 1024;
 /// How many downloads are hashed at a time: more threads than processors would only slow down responses. A waiting
 /// download gets a turn after each chunk of another.
@@ -26,7 +26,7 @@ pub(crate) fn hash_slice(slice: &FileSlice, verifier: &mut Verifier) -> io::Resu
     read_each(&slice.file, slice.offset, slice.offset + slice.len, |bytes| verifier.update(bytes))
 }
 
-/// The same off the async threads, among as many as are hashed at a time.
+/// The same off the async threads, with the number of concurrent hashes limited.
 pub(crate) async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io::Result<Verifier> {
     let turn = TURNS.clone().acquire_owned().await.map_err(io::Error::other)?;
     blocking(move || {
@@ -37,7 +37,7 @@ pub(crate) async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io
     .await
 }
 
-/// A turn for work that can wait: there is none while downloads hash on all processors.
+/// A turn for work that can wait; `None` while downloads hash on all processors.
 pub(crate) fn turn_to_spare() -> Option<OwnedSemaphorePermit> {
     TURNS.clone().try_acquire_owned().ok()
 }

@@ -1,7 +1,7 @@
-//! What goes to make room (pure).
+//! Which items to remove to make room (pure).
 
-/// As many of these, from the front, as hold `missing` bytes, without those that the others make superfluous: the last of them are
-/// spared first. `None` where all of them hold too little.
+/// As many items, from the front, as hold `missing` bytes, without those that the others make superfluous, of which the
+/// last are spared first. `None` if all items together hold too little.
 pub(super) fn enough<T>(all: impl IntoIterator<Item = T>, missing: u64, bytes: impl Fn(&T) -> u64) -> Option<Vec<T>> {
     let missing = u128::from(missing);
     let (mut free, mut chosen) = (0_u128, Vec::new());
@@ -41,11 +41,11 @@ mod tests {
             (&[5, 5], 5, Some(&[5])),
             (&[5, 4], 9, Some(&[5, 4])),
             (&[5, 4], 10, None),
-            // A small one before a large one that is enough.
+            // A small item precedes a large one that is enough.
             (&[4, 1000, 2000], 1000, Some(&[1000])),
             (&[4, 1000, 2000], 1004, Some(&[4, 1000])),
             (&[4, 1000, 2000], 1005, Some(&[2000])),
-            // The last are spared first.
+            // The last items are spared first.
             (&[6, 7, 100], 106, Some(&[6, 100])),
             (&[6, 7, 100], 107, Some(&[7, 100])),
             (&[0, 1], 1, Some(&[1])),

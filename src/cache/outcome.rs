@@ -15,7 +15,7 @@ pub(crate) enum Outcome {
     Stale,
     /// From the cache, after the upstream confirmed it.
     Revalidated,
-    /// Not from the cache: what is never cached, and errors.
+    /// Not from the cache: content that is never cached, and errors.
     Bypass,
 }
 

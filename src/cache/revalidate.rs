@@ -98,7 +98,7 @@ where
     }
 }
 
-/// What an upstream failed to answer a moment ago, by key.
+/// Which keys an upstream recently failed to answer.
 pub(crate) struct RecentOutages<K> {
     /// `None`: no outage is remembered.
     entries: Option<moka::sync::Cache<K, ()>>,
@@ -128,14 +128,14 @@ impl<K: Hash + Eq + Send + Sync + 'static> OutageEntry<'_, K> {
         self.outages.entries.as_ref().is_some_and(|entries| entries.contains_key(&self.key))
     }
 
-    /// The upstream did not answer.
+    /// Records that the upstream did not answer.
     pub(crate) fn note(self) {
         if let Some(entries) = &self.outages.entries {
             entries.insert(self.key, ());
         }
     }
 
-    /// The upstream answered.
+    /// Records that the upstream answered.
     pub(crate) fn clear(&self) {
         if let Some(entries) = &self.outages.entries {
             entries.invalidate(&self.key);
@@ -155,7 +155,7 @@ mod tests {
         Refusal,
     }
 
-    /// What a client gets that the cache has this for, and the upstream responds so to (`None`: never).
+    /// What a client gets for this cached value and this response of the upstream (`None`: no response).
     async fn served(
         freshness: Freshness,
         outages: &RecentOutages<()>,
@@ -199,7 +199,7 @@ mod tests {
             (Stale, true, refusal, Err(Failure::Refusal)),
             (Stale, false, outage, Err(Failure::Outage)),
             (Missing, false, outage, Err(Failure::Outage)),
-            // It was cached meanwhile.
+            // The value was cached meanwhile.
             (Missing, true, outage, Ok(Some(Outcome::Stale))),
             (Missing, true, refusal, Err(Failure::Refusal)),
         ] {
@@ -228,7 +228,7 @@ mod tests {
         let outage = Some(Err(Failure::Outage));
         assert_eq!(served(Freshness::Stale, &outages, true, outage).await, Ok(Some(Outcome::Stale)));
         let noted = std::time::Instant::now();
-        // While the outage is recent the upstream is not asked: it would respond.
+        // While the outage is recent forebay does not ask the upstream, which would respond.
         while served(Freshness::Stale, &outages, true, Some(Ok(()))).await == Ok(Some(Outcome::Stale)) {
             assert!(noted.elapsed() < Duration::from_secs(20), "the upstream is never asked again");
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,4 +1,4 @@
-//! Where a blob comes from, should it have to be fetched.
+//! The upstream, repository and digest from which a blob can be fetched.
 
 use super::visibility::{ContentKey, Visibility};
 use crate::{
@@ -15,18 +15,18 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Its name in the cache.
+    /// The key of the blob in the cache.
     pub(crate) fn id(&self) -> ContentKey {
         Visibility::of(&self.upstream).key(&self.digest)
     }
 
-    /// Whether both ask the same registry, whichever repository and as whom.
+    /// Whether both belong to the same registry, regardless of repository and principal.
     pub(crate) fn is_of_same_registry(&self, other: &Self) -> bool {
         self.upstream.registry() == other.upstream.registry()
     }
 
-    /// Whether both ask the same upstream, as the same asker, for the same repository's blob: what it answers one, it
-    /// answers the other.
+    /// Whether both name the same repository's blob at the same upstream for the same principal: the upstream's
+    /// response to one is also valid for the other.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.is_of_same_registry(other)
             && self.upstream.principal() == other.upstream.principal()

@@ -1,8 +1,8 @@
-//! What upstreams sent beside content: warnings for clients, and the media type of a manifest that a client requests as
-//! a blob.
+//! What upstreams send in addition to content: warnings for clients, and the media type of a manifest that a client
+//! requests as a blob.
 //!
-//! What must hold: forebay repeats it only to clients to which the upstream would send it, by registry, client and
-//! repository. It is in memory, and bounded.
+//! What must hold: forebay repeats these notes only to clients to which the upstream would send them, by registry,
+//! client and repository. They are in memory, and bounded.
 
 use std::sync::{
     Arc,
@@ -17,9 +17,9 @@ use crate::{
     upstream::{ContentNotes, Principal, Registry, Upstream},
 };
 
-/// The memory of all notes, in bytes.
+/// The maximum memory of all notes, in bytes.
 const MAX_MEMORY: u64 = 2 * 1024 * 1024;
-/// The memory of one beside its texts, in bytes.
+/// The memory of one note in addition to its texts, in bytes.
 const WEIGHT: usize = 512;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ struct NotesKey {
 #[derive(Clone)]
 pub(crate) struct Warnings {
     notes: Cache<NotesKey, ContentNotes>,
-    /// Whether there were ever any. Most upstreams send none, and then a hit looks up none.
+    /// Whether there were ever any notes. Most upstreams send none, and then a hit does not look for them.
     is_used: Arc<AtomicBool>,
 }
 

@@ -1,7 +1,8 @@
 //! Counts the changes that forebay makes at upstreams.
 //!
-//! What must hold: a response to a request from before a change is not cached after the change, in memory or on disk.
-//! So a request carries the count of its repository, and its response counts only while the count is the same.
+//! What must hold: the response to a request that forebay sent before a change is not cached after the change, in
+//! memory or on disk. So a request carries the count of its repository, and its response is valid only while the count
+//! is the same.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -15,8 +16,8 @@ use parking_lot::Mutex;
 
 use crate::oci::Repository;
 
-/// Counters for all repositories. A change in a repository costs those that share its counter one upstream request
-/// more.
+/// Counters for all repositories. A change in a repository costs the repositories that share its counter one more
+/// upstream request.
 const COUNTERS: usize = 1024;
 
 /// Counters of changes, for each repository and for each upstream's catalog.
@@ -60,8 +61,8 @@ impl WriteCounters {
         advanced.ok().map(|_| from + 1)
     }
 
-    /// Runs `land`, which gives a file its name, unless a change was made since its request, at `writes` changes.
-    /// Blocks.
+    /// Runs `land`, which gives a file its name, unless a change was made after its request, which carried the count
+    /// `writes`. Blocks.
     pub(crate) fn land<T>(
         &self,
         upstream: &Arc<str>,
@@ -74,7 +75,7 @@ impl WriteCounters {
         (counter.count.load(Ordering::SeqCst) == writes).then(land)
     }
 
-    /// Waits, after [`WriteCounters::note`], until each file of an earlier request is on disk or never will be. Blocks.
+    /// Waits, after [`WriteCounters::note`], until each file of an earlier request is on disk or will never be. Blocks.
     pub(crate) fn settle(&self, upstream: &Arc<str>, repository: &Repository) {
         if let Some(counter) = self.counter(upstream, Some(repository)) {
             drop(counter.landing.lock());

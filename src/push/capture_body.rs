@@ -1,7 +1,7 @@
 //! The capture of an upload's content for the cache, over all requests of the upload.
 //!
 //! Every doubt ends the capture and never the push: a part that does not continue the captured content, a request that
-//! broke off, a response that is no success. Only its digest says that the content is the blob.
+//! broke off, a response that is not a success. Only the digest proves that the content is the blob.
 
 use std::{mem, sync::Arc};
 
@@ -27,9 +27,10 @@ pub(super) struct UploadCapture {
 /// What a request means for the capture of its upload (pure).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Nothing is sent, and the capture stays as it is: the upload begins, or the client asks for its status.
+    /// The request has no content, and the capture stays as it is: the upload begins, or the client requests its
+    /// status.
     Unchanged(Captured),
-    /// The first content.
+    /// The first content of the upload.
     First,
     /// More content for the capture of this number.
     More(u64),
@@ -37,14 +38,14 @@ enum Step {
     End(Captured),
 }
 
-/// The content on its way into the capture. Shared with the observer of the request's body.
+/// The content to be captured. Shared with the observer of the request's body.
 #[derive(Clone, Default)]
 struct SharedContent(Arc<Mutex<Content>>);
 
 #[derive(Default)]
 struct Content {
     capture: Option<Capture>,
-    /// All of the request's content came.
+    /// All content of the request has arrived.
     ended: bool,
 }
 
@@ -77,7 +78,8 @@ impl UploadCapture {
         content.observed_by(self.content.clone())
     }
 
-    /// The upstream has answered: commits a blob that is complete. Gives what is captured of the upload from now on.
+    /// Handles the upstream's response: commits a blob that is complete. Returns what is captured of the upload from
+    /// now on.
     pub(super) async fn end(self, push: Push<'_>, response: &WriteResponse, captures: &Captures) -> Captured {
         if let Step::Unchanged(captured) = self.step {
             return captured;
@@ -91,7 +93,7 @@ impl UploadCapture {
             return Captured::Nothing;
         }
         match push.write {
-            // The upstream took nothing: the client sends all of it again.
+            // The upstream accepted nothing: the client sends all content again.
             Write::Begin(_) => Captured::Begun,
             _ if push.head.method == Method::PATCH => captures.keep(capture).map_or(Captured::Nothing, Captured::By),
             // The upstream did not create the blob.
@@ -102,7 +104,7 @@ impl UploadCapture {
 
 impl Drop for UploadCapture {
     fn drop(&mut self) {
-        // The content may still be on its way. Dropped without the lock.
+        // The content may still be arriving. Dropped without the lock.
         let capture = self.content.0.lock().capture.take();
         drop(capture);
     }

@@ -1,7 +1,8 @@
-//! A change that the upstream is asked to make: the caches learn of it once it was made, or may have been.
+//! A change that forebay requests from the upstream: the caches learn of it once the upstream made it, or may have made
+//! it.
 //!
-//! What must hold: a client that leaves before the response, or before the caches have learnt of the change, leaves nothing
-//! outdated in them.
+//! What must hold: a client that leaves before the response, or before the caches have learnt of the change, leaves
+//! nothing outdated in them.
 
 use http::Uri;
 
@@ -12,13 +13,13 @@ use crate::{
     upstream::Upstream,
 };
 
-/// Dropped before its end, the change counts as one that may have been made.
+/// If dropped before its end, the change counts as one that the upstream may have made.
 pub(super) struct Change(Option<Pending>);
 
-/// What became of a change.
+/// The result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// It was made; `created`: and it created an object.
+    /// The upstream made the change; `created`: it thereby created an object.
     Made {
         created: bool,
     },
@@ -46,7 +47,7 @@ impl Change {
         }))
     }
 
-    /// Tells the caches and waits for them. They learn of the change also when the client leaves meanwhile.
+    /// Informs the caches and waits for them. They are informed even if the client leaves meanwhile.
     pub(super) async fn end(mut self, end: End) {
         if let Some(change) = self.0.take().filter(|_| end != End::NotMade) {
             let _ = change.caches.blobs.tasks().clone().spawn(change.note(end)).await;
@@ -79,7 +80,7 @@ impl Pending {
                 manifests.note_write(upstream, repository);
                 match reference {
                     Reference::Tag(tag) => manifests.forget_tag(upstream, repository, tag).await,
-                    // It may not have been pushed: it stays deleted.
+                    // The upstream may not have the manifest: it stays deleted.
                     Reference::Digest(_) if end == End::Unknown => {}
                     Reference::Digest(digest) => {
                         deletions.forget(Deleted::Manifest, upstream.name(), repository, digest).await;
@@ -96,7 +97,7 @@ impl Pending {
             }
             Write::DeleteBlob(digest) => {
                 deletions.note(Deleted::Blob, upstream.name(), repository, digest).await;
-                // Other repositories that have it fetch it again on the next pull.
+                // Other repositories that have the blob fetch it again on the next pull.
                 blobs.forget(upstream, digest).await;
             }
             Write::Begin(_) | Write::Upload if created => {
@@ -106,7 +107,7 @@ impl Pending {
             }
             Write::Begin(_) | Write::Upload | Write::NotAllowed => {}
         }
-        // A repository may begin with a blob, and is in the catalog then.
+        // A blob may be the first object of a repository, which is then in the catalog.
         if created || matches!(write, Write::PutManifest(_) | Write::DeleteManifest(_)) {
             lists.note_write(upstream.name(), repository);
         }

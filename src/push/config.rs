@@ -5,6 +5,6 @@ use std::path::PathBuf;
 /// The `[push]` section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// The key of the URLs of uploads; without one, a key is made in the state directory.
+    /// The file with the key of the URLs of uploads; without it, forebay makes a key in the state directory.
     pub key_file: Option<PathBuf>,
 }

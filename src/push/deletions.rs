@@ -1,8 +1,9 @@
-//! Blobs and manifests that were deleted through forebay: cached copies of them are not served under that repository.
+//! Blobs and manifests that clients deleted through forebay: their cached copies are not served under that repository.
 //!
-//! Their bytes are removed, but a client of another repository, or a response in flight, may bring them back. So the upstream is
-//! asked instead, until the object is pushed again or an hour has passed. forebay does not learn of other deletions. The
-//! cache outlives a restart, and so do the deletions: they are in a file of the state directory, one a line.
+//! Their bytes are removed, but a client of another repository, or a response in flight, may bring them back. So
+//! forebay asks the upstream instead, until the object is pushed again or an hour has passed. forebay does not learn of
+//! other deletions. The cache outlives a restart, and so do the deletions: they are in a file of the state directory,
+//! one per line.
 
 use std::{
     collections::HashMap,
@@ -28,10 +29,10 @@ use crate::{
     state_dir::{DELETED, StateDirectory},
 };
 
-/// The number of deletions that are remembered.
+/// The maximum number of remembered deletions.
 const MAX_DELETIONS: u64 = 100_000;
 const TTL: Duration = Duration::from_secs(60 * 60);
-/// The longest file of deletions, in bytes. Further deletions are in memory alone.
+/// The maximum size of the file of deletions, in bytes. Further deletions are only in memory.
 const MAX_FILE: u64 = 32 << 20;
 
 /// The kind of a deleted object.
@@ -41,7 +42,7 @@ pub(crate) enum Deleted {
     Manifest,
 }
 
-/// One deletion. A later one of the same object is not equal to it.
+/// One deletion. A later deletion of the same object is not equal to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deletion {
     /// In seconds since 1970.
@@ -56,12 +57,12 @@ type Place = (Deleted, Arc<str>, Repository, Digest);
 pub(crate) struct Deletions(Arc<DeletionsInner>);
 
 struct DeletionsInner {
-    /// Whether there was any deletion: usually not, and each request looks.
+    /// Whether there was any deletion: usually not, and every request checks.
     any: AtomicBool,
     places: Cache<Place, Deletion>,
     /// The number of deletions so far.
     count: AtomicU64,
-    /// Opened for each deletion: another process may have replaced the file.
+    /// Opened for each deletion, because another process may have replaced the file.
     file: Mutex<Option<PathBuf>>,
 }
 
@@ -97,7 +98,7 @@ impl Default for Deletions {
 }
 
 impl Deletions {
-    /// Reads the deletions of an earlier process. Without a state directory, deletions are in memory alone. Blocks.
+    /// Reads the deletions of an earlier process. Without a state directory, deletions are only in memory. Blocks.
     pub(crate) fn kept(state: Option<&Path>) -> Self {
         let deletions = Self::default();
         if let Some(path) = state {
@@ -106,7 +107,7 @@ impl Deletions {
         deletions
     }
 
-    /// Keeps the deletions in this directory from now on, those of this process included. Blocks.
+    /// Keeps the deletions in this directory from now on, including those of this process. Blocks.
     pub(crate) fn keep(&self, state: &Path) {
         let mut file = self.file();
         let kept = StateDirectory::open(state).map_err(io::Error::other).and_then(|state| {
@@ -124,7 +125,7 @@ impl Deletions {
         }
     }
 
-    /// Reads the file, and writes it anew without what is old.
+    /// Reads the file, and rewrites it without expired deletions.
     fn take_over(&self, state: &StateDirectory) -> io::Result<()> {
         let mut noted = HashMap::new();
         for line in state.read(DELETED, MAX_FILE)?.split(|byte| *byte == b'\n') {
@@ -159,7 +160,7 @@ impl Deletions {
         self.0.places.insert(place, Deletion { at, number });
     }
 
-    /// The object was pushed.
+    /// Removes the deletion of an object that was pushed.
     pub(crate) async fn forget(&self, what: Deleted, upstream: &Arc<str>, repository: &Repository, digest: &Digest) {
         if self.contains(what, upstream, repository, digest) {
             let place = (what, upstream.clone(), repository.clone(), digest.clone());
@@ -168,7 +169,7 @@ impl Deletions {
         }
     }
 
-    /// Ends a deletion: the upstream, asked after it, has the object. A later deletion stays.
+    /// Removes a deletion, because the upstream, asked after it, has the object. A later deletion stays.
     pub(crate) async fn refute(
         &self,
         deletion: Deletion,
@@ -239,7 +240,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// No upstream's name has a space.
+/// A line of the file; no upstream's name contains a space.
 fn line(deleted: bool, (what, upstream, repository, digest): &Place, at: u64) -> String {
     let mut line = String::new();
     let sign = if deleted { '-' } else { '+' };
@@ -341,7 +342,7 @@ mod tests {
         assert_eq!(is_gone(&deletions), [true, true, true, false]);
         note(&deletions, names[3]).await;
         assert_eq!(is_gone(&Deletions::kept(Some(directory.path()))), [true; 4]);
-        // Once more: nothing is read again.
+        // The second call reads nothing again.
         deletions.forget(Deleted::Blob, &hub, &names[0].parse().unwrap(), &digest).await;
         deletions.keep(directory.path());
         assert_eq!(is_gone(&deletions), [false, true, true, true]);

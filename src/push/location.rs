@@ -1,4 +1,5 @@
-//! The `Location` of the response, as a URL of forebay (pure): relative, and with everything by which the client reached forebay.
+//! The `Location` of the response, as a URL of forebay (pure): relative, and with all parts by which the client reached
+//! forebay.
 
 use super::{
     Push, Seal,
@@ -11,10 +12,11 @@ use crate::{
     upstream::WriteResponse,
 };
 
-/// The longest session name that is taken over from the upstream, in bytes.
+/// The longest session name that forebay adopts from the upstream, in bytes.
 const MAX_SESSION: usize = 128;
 
-/// The upstream's `Location` by way of forebay; `None` when there is none. The state of an upload says what is `captured`.
+/// The upstream's `Location`, leading through forebay; `None` if the response has none. The state of an upload includes
+/// what is `captured`.
 pub(super) fn of(push: Push<'_>, response: &WriteResponse, seal: &Seal, captured: Captured) -> Option<String> {
     let (uri, upstream) = (&push.head.uri, push.upstream.name());
     let location = response.location.as_deref()?;
@@ -33,7 +35,7 @@ pub(super) fn of(push: Push<'_>, response: &WriteResponse, seal: &Seal, captured
         }
         Write::PutManifest(reference) => {
             let front = front(push, "/manifests/", upstream);
-            // Some registries name the digest, where the client pushed a tag.
+            // Some registries name the digest although the client pushed a tag.
             let reference = percent_encoding::percent_decode_str(last)
                 .decode_utf8()
                 .ok()

@@ -1,27 +1,27 @@
 //! Which clients may push, mount and delete (pure).
 //!
-//! Where forebay pushes with credentials of its own, it requires a user: a password or, where the operator says so, a client
-//! certificate. Where it has none, the upstream gets the client's own credentials or none, and decides. `access.push_users`,
-//! where it is set, names the users that may push; an upstream with `access = "client"` decides alone.
+//! If forebay pushes with its own credentials, it requires a user: a password or, if the operator configures it, a
+//! client certificate. If forebay has none, the upstream receives the client's own credentials or none, and decides.
+//! `access.push_users`, if set, names the users that may push; an upstream with `access = "client"` decides alone.
 
 use crate::{
     auth::{Identity, PushUsers},
     error::ErrorKind,
 };
 
-/// What an upstream and the configuration say about pushes.
+/// The properties of the upstream and of the configuration that decide on pushes.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     /// forebay pushes with its own credentials.
     pub has_credentials: bool,
     /// There is an htpasswd file, so that a client can log in.
     pub has_users: bool,
-    /// The only users that may push, where that is configured.
+    /// The only users that may push, if configured.
     pub push_users: Option<PushUsers>,
 }
 
 impl Policy {
-    /// Whether a push needs a client that is authenticated.
+    /// Whether a push requires an authenticated client.
     pub(crate) fn requires_user(&self) -> bool {
         self.has_credentials || self.push_users.is_some()
     }

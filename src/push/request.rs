@@ -18,13 +18,13 @@ use crate::{
 /// The query parameter with the sealed state of an upload.
 pub(super) const STATE: &str = "_state";
 
-/// The headers that are passed on. All others are between the client and forebay.
+/// The headers that forebay forwards. All others concern only the client and forebay.
 const FORWARDED_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_RANGE, header::ACCEPT];
 
 /// The request to the upstream, and how much of its upload is captured so far.
 ///
 /// # Errors
-/// The upload was not begun through forebay, or the endpoint has no such method.
+/// The upload was not begun through forebay, or the endpoint does not support the method.
 pub(super) fn of<'a>(push: Push<'a>, seal: &Seal) -> Result<(upstream::WriteRequest<'a>, Captured), ErrorKind> {
     let (Parts { method, uri, .. }, repository) = (push.head, push.repository);
     let mut captured = Captured::Nothing;
@@ -66,7 +66,8 @@ pub(super) fn of<'a>(push: Push<'a>, seal: &Seal) -> Result<(upstream::WriteRequ
     Ok((upstream::WriteRequest { method: method.clone(), repository, target, action, headers }, captured))
 }
 
-/// The query with the source of a mount as the upstream spells it; without the mount where the upstream has no such repository.
+/// The query, with the source of a mount as the upstream spells it; without the mount if the upstream has no such
+/// repository.
 fn mount_query(uri: &Uri, source: &MountSource) -> String {
     match source {
         MountSource::Missing => query::encode(forwarded(uri, &[])),
@@ -78,7 +79,7 @@ fn mount_query(uri: &Uri, source: &MountSource) -> String {
     }
 }
 
-/// The client's query parameters, without those between it and forebay, and without `others`.
+/// The client's query parameters, without those that concern only the client and forebay, and without `others`.
 fn forwarded<'a>(uri: &'a Uri, others: &[&str]) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
     let is_forwarded = |key: &str| key != query::NAMESPACE && key != STATE && !others.contains(&key);
     query::pairs_of(uri).filter(move |(key, _)| is_forwarded(key))

@@ -14,11 +14,11 @@ pub(super) struct Session {
 /// How much of an upload's content is captured for the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Captured {
-    /// Nothing was sent yet: all of it can be captured.
+    /// No content was sent yet: all of it can be captured.
     Begun,
-    /// All that was sent, in the capture of this number, which may be another process's.
+    /// All content sent so far, in the capture of this number, which may belong to another process.
     By(u64),
-    /// Not all of it: the rest is of no use either.
+    /// Less than the content sent so far, so capturing the rest is useless.
     Nothing,
 }
 
@@ -30,7 +30,7 @@ impl Session {
         seal.seal(upstream, repository, &self.to_text())
     }
 
-    /// `None` when it was not sealed with this key for this repository.
+    /// `None` if the state was not sealed with this key for this repository.
     pub(super) fn open(upstream: &str, repository: &Repository, sealed: &str, seal: &Seal) -> Option<Self> {
         seal.open(upstream, repository, sealed).map(Self::from_text)
     }

@@ -51,10 +51,11 @@ impl std::fmt::Debug for Seal {
 }
 
 impl Seal {
-    /// Reads the key in the state directory, and makes it if there is none; an earlier forebay had it in the cache. Blocks.
+    /// Reads the key in the state directory, or makes it; an earlier version of forebay kept it in the cache directory.
+    /// Blocks.
     ///
     /// # Errors
-    /// The key cannot be read or made, or could be guessed.
+    /// The key cannot be read or made, or an attacker could guess it.
     pub(crate) fn kept(state: &StateDirectory, cache: &Path) -> Result<Self, KeyError> {
         let path = state.file(KEY_FILE);
         let failed = |source| KeyError::Make { path: path.clone(), source };
@@ -70,7 +71,7 @@ impl Seal {
     /// Checks the key file of the configuration, if there is one.
     ///
     /// # Errors
-    /// It cannot be read, or could be guessed.
+    /// The file cannot be read, or an attacker could guess the key.
     pub(crate) fn check(config: &Config) -> Result<(), KeyError> {
         config.key_file.as_deref().map_or(Ok(()), |path| Self::read(path).map(drop))
     }
@@ -78,7 +79,7 @@ impl Seal {
     /// Reads the key in this file.
     ///
     /// # Errors
-    /// It cannot be read, or could be guessed.
+    /// The file cannot be read, or an attacker could guess the key.
     pub(crate) fn read(path: &Path) -> Result<Self, KeyError> {
         let read = small_file::read(path, MAX_KEY);
         let secret = read.map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
@@ -96,20 +97,20 @@ impl Seal {
         Self::of(b"the key of a test").unwrap()
     }
 
-    /// Hashes the file into a key of the right length, which is of use for nothing else.
+    /// Hashes the content of the file into a key of the right length, which has no other use.
     fn of(secret: &[u8]) -> Result<Self, Unspecified> {
         let key = Sha256::new().chain_update("forebay: the state of uploads, 1\0").chain_update(secret).finalize();
         Ok(Self(Arc::new(RandomizedNonceKey::new(&AES_256_GCM, &key)?)))
     }
 
-    /// `None` when there is no randomness.
+    /// `None` if the system provides no randomness.
     pub(crate) fn seal(&self, upstream: &str, repository: &Repository, state: &str) -> Option<String> {
         let mut sealed = state.as_bytes().to_vec();
         let nonce = self.0.seal_in_place_append_tag(owner(upstream, repository), &mut sealed).ok()?;
         Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat()))
     }
 
-    /// The state; `None` when it was not sealed with this key for this repository.
+    /// The state; `None` if it was not sealed with this key for this repository.
     pub(crate) fn open(&self, upstream: &str, repository: &Repository, sealed: &str) -> Option<String> {
         let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
@@ -120,7 +121,7 @@ impl Seal {
     }
 }
 
-/// No upstream's name has a line end in it.
+/// The data that the seal binds to; no upstream's name contains a line end.
 fn owner(upstream: &str, repository: &Repository) -> Aad<Vec<u8>> {
     Aad::from(format!("{upstream}\n{repository}").into_bytes())
 }
@@ -166,11 +167,11 @@ mod tests {
         assert_eq!(again.open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
         let file = directory.path().join(KEY_FILE);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        // Another instance, given the same key.
+        // Another instance with the same key.
         let shared = Config { key_file: Some(file.clone()) };
         let instance = Seal::read(&file).unwrap();
         assert_eq!(instance.open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
-        // An earlier forebay's, in the cache.
+        // The key of an earlier version of forebay, in the cache directory.
         fs::rename(&file, cache.path().join(KEY_FILE)).unwrap();
         assert_eq!(kept().open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
         assert!(!cache.path().join(KEY_FILE).exists());
