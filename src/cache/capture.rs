@@ -109,8 +109,8 @@ impl Captures {
         }))
     }
 
-    /// Begins a capture. Returns `None` if the digest of the upload is known and the blob is already cached or being
-    /// downloaded.
+    /// Begins a capture. Returns `None` if too many uploads are being captured, or if the digest of the upload is known
+    /// and the blob is already cached or being downloaded.
     pub(crate) fn begin(&self, known: Option<&Source>) -> Option<Capture> {
         let is_here = |source: &Source| self.0.downloads.has(source) || self.0.store.has_blob(&source.id());
         if known.is_some_and(is_here) {

@@ -49,7 +49,7 @@ use crate::{
     upstream::{self, ErrorKind},
 };
 
-/// What a request for a list found.
+/// The result of a request for a list.
 pub(crate) enum ListLookup {
     Served(ServedList),
     /// The upstream has no referrers endpoint. Its referrers are in a tag, which the client must be allowed to read.
@@ -83,8 +83,8 @@ impl Lists {
 
     /// A list from the upstream or the cache.
     ///
-    /// `last_refusal`: when forebay sent the request that the upstream refused this client in that repository last, if
-    /// it has granted none since. No list from before it is served.
+    /// `last_refusal`: when forebay sent the latest request that the upstream refused for this client in that
+    /// repository, if the upstream has granted none since. No older list is served.
     pub(crate) async fn get(
         &self,
         request: &ListRequest,
@@ -112,7 +112,8 @@ impl Lists {
         }
     }
 
-    /// A manifest or a tag was pushed or deleted in this repository; or a blob, which may create a repository.
+    /// Records that a client pushed or deleted a manifest or a tag in this repository; or a blob, which may create a
+    /// repository.
     pub(crate) fn note_write(&self, upstream: &Arc<str>, repository: &Repository) {
         self.0.store.forget_repository(upstream, repository);
     }
@@ -122,7 +123,7 @@ impl Lists {
         ListQuery { writes: self.0.store.writes(&key), may_cycle: request.upstream.may_be_loop(), key }
     }
 
-    /// The response of the upstream to a request that equal requests share.
+    /// The upstream's response to a request; concurrent equal requests share one.
     async fn fetch_joined(&self, request: &ListRequest, query: &ListQuery) -> Result<(ListAnswer, Outcome), ListError> {
         let flight = self.0.requests.run(query.clone(), query.may_cycle, || {
             let (lists, request, query) = (self.clone(), request.clone(), query.clone());
@@ -141,7 +142,7 @@ impl Lists {
 
     async fn fetch(&self, request: &ListRequest, query: &ListQuery) -> Result<ListAnswer, upstream::Error> {
         let store = &self.0.store;
-        // A caller that looked into the cache before the last response, and sends its request after it, needs no
+        // A caller that looked into the cache before the last response, and would send its request after it, needs no
         // second request.
         if let (Some(answer), Freshness::Fresh) = store.get(&query.key, request.upstream.access(), None) {
             return Ok(answer);

@@ -49,7 +49,7 @@ use crate::{
     upstream::{self, Registry, Upstream},
 };
 
-/// How many 404s are remembered. One with a long error body counts as several.
+/// How many 404s forebay remembers. One with a long error body counts as several.
 const MAX_NOT_FOUND: u64 = 10_000;
 
 /// The manifests of the cache. Cheap to clone.
@@ -128,7 +128,7 @@ impl ManifestCache {
         }
     }
 
-    /// The manifest of a reference, if it is in memory and fresh. Waits for nothing.
+    /// The manifest of a reference, if it is in memory and fresh. Does not wait.
     pub(crate) fn get_in_memory(
         &self,
         upstream: &Upstream,
@@ -162,7 +162,7 @@ impl ManifestCache {
         Some(ServedManifest { content, outcome: Outcome::Hit, confirmed })
     }
 
-    /// The cached manifest of a tag, for a tag that moved to a manifest that the upstream does not send.
+    /// The cached manifest of a tag, for use when the tag moved to a manifest that the upstream does not send.
     pub(crate) async fn previous(&self, request: &ManifestRequest, tag: &Tag) -> Option<ServedManifest> {
         let (record, _) = self.record(request, &request.key(tag)).await;
         let record = record?;
@@ -170,8 +170,8 @@ impl ManifestCache {
         Some(ServedManifest { content, outcome: Outcome::Stale, confirmed: Some(record.confirmed) })
     }
 
-    /// Whether a cached manifest of a tag should be served rather than one fetched: little is left of the upstream's
-    /// rate limit, or the upstream failed a moment ago.
+    /// Whether to serve a cached manifest of a tag rather than fetch one: little is left of the upstream's rate limit,
+    /// or the upstream recently failed.
     pub(crate) fn prefers_cached(&self, request: &ManifestRequest, reference: &Reference) -> bool {
         match reference {
             Reference::Tag(tag) => {
@@ -181,7 +181,7 @@ impl ManifestCache {
         }
     }
 
-    /// The digest that the cache has for a tag.
+    /// The cached digest of a tag.
     pub(crate) async fn cached_digest(
         &self,
         upstream: &Upstream,
@@ -210,7 +210,7 @@ impl ManifestCache {
         self.0.warnings.of(upstream, repository, digest).warnings
     }
 
-    /// A client at this address reads this manifest.
+    /// Records that a client at this address reads this manifest.
     pub(crate) fn note_read(
         &self,
         upstream: &Upstream,

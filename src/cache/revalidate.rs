@@ -1,8 +1,8 @@
 //! Revalidation of cached values, and stale-if-error: what a client gets when a cached value is no longer fresh.
 //!
 //! A fresh value is a hit. Otherwise forebay asks the upstream. If the upstream fails, or does not respond within
-//! [`STALE_TIMEOUT`], the client gets the stale value. Any other error, such as a refusal or a 404, goes to the client.
-//! Source: RFC 5861 section 4, `stale-if-error`.
+//! [`STALE_TIMEOUT`], the client gets the stale value. Any other error, such as a refusal or a 404, is sent to the
+//! client. Source: RFC 5861 section 4, `stale-if-error`.
 //!
 //! Four callers use it: `GET` and `HEAD` of a manifest by tag, lists, and the grants of clients. They differ in two
 //! points. Tags and grants remember a failure for [`OUTAGE_TTL`], so that the next clients do not wait for it; each
@@ -12,8 +12,8 @@
 //! The `HEAD` of a client that may push (`manifest/head_for_push.rs`) is always sent, so it does not use this. Only the
 //! `GET` that may follow it ends after [`STALE_TIMEOUT`], with what the `HEAD` said.
 //!
-//! What must hold: no stale value is served after a refusal; stale responses do not prolong an outage, so the upstream is
-//! asked again once in [`OUTAGE_TTL`].
+//! What must hold: no stale value is served after a refusal; stale responses do not prolong an outage, so forebay asks
+//! the upstream again once in [`OUTAGE_TTL`].
 
 use std::{hash::Hash, pin::pin, time::Duration};
 

@@ -158,7 +158,7 @@ fn announced(headers: &HeaderMap) -> u64 {
     headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// The digest of the whole blob, where the request names it.
+/// The digest of the whole blob, if the request names it.
 fn digest(push: Push<'_>) -> Option<Digest> {
     query::parameter(&push.head.uri, "digest")?.parse().ok()
 }

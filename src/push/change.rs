@@ -19,7 +19,7 @@ pub(super) struct Change(Option<Pending>);
 /// The result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The upstream made the change; `created`: it thereby created an object.
+    /// The upstream made the change. `created`: it created an object by the change.
     Made {
         created: bool,
     },

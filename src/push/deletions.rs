@@ -57,7 +57,7 @@ type Place = (Deleted, Arc<str>, Repository, Digest);
 pub(crate) struct Deletions(Arc<DeletionsInner>);
 
 struct DeletionsInner {
-    /// Whether there was any deletion: usually not, and every request checks.
+    /// Whether there was any deletion: usually there was none, and every request checks this.
     any: AtomicBool,
     places: Cache<Place, Deletion>,
     /// The number of deletions so far.

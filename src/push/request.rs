@@ -85,7 +85,7 @@ fn forwarded<'a>(uri: &'a Uri, others: &[&str]) -> impl Iterator<Item = (Cow<'a,
     query::pairs_of(uri).filter(move |(key, _)| is_forwarded(key))
 }
 
-/// A path at the upstream with the client's query.
+/// A path at the upstream, with the client's query.
 fn with_query(path: String, uri: &Uri) -> String {
     query::append(path, &query::encode(forwarded(uri, &[])))
 }

@@ -1,4 +1,4 @@
-//! The state of an upload, which is sealed into its URL: where it continues at the upstream, and what is captured of it.
+//! The state of an upload, sealed into its URL: where the upload continues at the upstream, and what is captured of it.
 
 use super::Seal;
 use crate::oci::Repository;
@@ -35,7 +35,7 @@ impl Session {
         seal.open(upstream, repository, sealed).map(Self::from_text)
     }
 
-    /// What is captured, a blank, and the target, which begins with a slash; the target alone where nothing is captured.
+    /// What is captured, a blank, and the target, which begins with a slash; only the target if nothing is captured.
     fn to_text(&self) -> String {
         let target = &self.target;
         match self.captured {

@@ -1,7 +1,7 @@
 //! Seals the state of an upload into its URL: where the upload continues at the upstream.
 //!
-//! What must hold: only a state that was sealed by this instance, or by one with the same key, is opened, and only for the
-//! same upstream and repository; a client cannot read it. AES-256-GCM with a random nonce for each state.
+//! What must hold: this instance opens only a state that it, or an instance with the same key, has sealed, and only for
+//! the same upstream and repository; a client cannot read the state. AES-256-GCM with a random nonce for each state.
 
 use std::{
     io,

@@ -34,7 +34,7 @@ pub(super) async fn resume(
     let hashing = tokio::time::timeout(HASH_TIMEOUT, left_is_whole(downloads, download, len));
     match download.unless_cancelled(async { Ok(hashing.await) }).await? {
         Ok(Ok(true)) => return Ok(true),
-        // Hashing continues while the upstream is asked for the rest.
+        // Hashing continues while forebay requests the rest from the upstream.
         Ok(Ok(false)) | Err(_) => {}
         Ok(Err(error)) => {
             tracing::warn!(%error, digest = %source.digest, "cannot read what an earlier download left");
