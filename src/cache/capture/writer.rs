@@ -59,7 +59,7 @@ pub(super) async fn run(
     let worked = writer.work(&mut listed.queue).await;
     drop(listed);
     // Removing a large file can take a while.
-    change(move || drop((hand.file, place))).await;
+    change(move || drop((writer.file, place))).await;
     match worked {
         Ok(()) | Err(CaptureFailure::Abandoned) => {}
         Err(error @ CaptureFailure::NoRoom(_)) => tracing::info!(reason = %error, "what is pushed is not kept"),
@@ -141,7 +141,7 @@ impl CaptureWriter {
     }
 
     /// The file, with space up to `end`.
-    async fn make_room(&mut self, end: u64) -> Result<&mut TempUpload, Failure> {
+    async fn make_room(&mut self, end: u64) -> Result<&mut TempUpload, CaptureFailure> {
         let store = &self.captures.0.store;
         let file = match &mut self.file {
             Some(file) => file,
@@ -161,7 +161,7 @@ impl CaptureWriter {
     }
 
     /// Adds the file to the cache if it has the expected digest.
-    async fn commit(&mut self, Commit { source, found }: Commit) -> Result<(), Failure> {
+    async fn commit(&mut self, Commit { source, found }: Commit) -> Result<(), CaptureFailure> {
         let downloads = self.captures.0.downloads.clone();
         let Some(file) = self.file.take() else { return Err(CaptureFailure::Abandoned) };
         let digest = tokio::select! {
@@ -182,7 +182,7 @@ impl CaptureWriter {
 }
 
 /// The hash of a file from its start to the current position.
-struct Hash {
+struct RunningHash {
     algorithm: Algorithm,
     tasks: TaskTracker,
     hashed: u64,
@@ -228,7 +228,12 @@ impl RunningHash {
     }
 
     /// The digest of the whole file; if the algorithm differs from the expected one, everything is hashed again.
-    async fn digest(&mut self, file: &TempUpload, written: u64, algorithm: Algorithm) -> Result<Digest, Failure> {
+    async fn digest(
+        &mut self,
+        file: &TempUpload,
+        written: u64,
+        algorithm: Algorithm,
+    ) -> Result<Digest, CaptureFailure> {
         if algorithm != self.algorithm {
             *self = Self::new(algorithm, self.tasks.clone());
         }
