@@ -1,18 +1,18 @@
 //! The cache directory: readable with `ls`, no database.
 //!
 //! ```text
-//! blobs/sha256/ab/abcd…               verified content, named by its digest; mtime is the last use
+//! blobs/sha256/ab/abcd…               verified content, named by its digest; the mtime is the last use
 //! manifests/sha256/ab/abcd…           media type, a line end, the manifest's bytes
-//! tags/<upstream>/<repository>/<tag>@<accept class>   digest, media type, when it was last confirmed
-//! clients/{blobs,manifests,tags}/…    the same of upstreams whose clients' own credentials decide
-//! tmp/…                               bytes in flight, pushed ones too, and what broken downloads left to go on with
-//! lock                                held while a forebay uses the directory
-//! CACHEDIR.TAG, forebay-layout        that this is a cache; the version of this layout
+//! tags/<upstream>/<repository>/<tag>@<accept class>   digest, media type, time of the last confirmation
+//! clients/{blobs,manifests,tags}/…    the same for upstreams that decide access by the clients' own credentials
+//! tmp/…                               downloads and pushes in progress, and broken downloads that can be resumed
+//! lock                                locked while a forebay process uses the directory
+//! CACHEDIR.TAG, forebay-layout        marks the directory as a cache; the version of this layout
 //! ```
 //!
-//! What must hold: whatever has its final name is whole and was verified; nothing is written before
-//! room for it was reserved; what is unlinked is forgotten by the index first. Everything here blocks,
-//! so the async functions hand their work to the blocking pool.
+//! What must hold: every file under its final name is complete and verified; forebay writes nothing before it has
+//! reserved room for it; the index forgets an object before its file is unlinked. Everything here blocks, so the async
+//! functions run their work on the blocking pool.
 
 mod directories;
 mod file_names;
@@ -69,7 +69,7 @@ use crate::{
     oci::{Algorithm, Digest},
 };
 
-/// How many objects used from memory are remembered as noted.
+/// For how many objects used from memory forebay remembers that their use was noted on disk.
 const MAX_TOUCHED: u64 = 50_000;
 
 /// The directory cannot be used as a cache.
@@ -90,33 +90,34 @@ pub struct DiskStore(Arc<DiskStoreInner>);
 struct DiskStoreInner {
     root: PathBuf,
     min_free: u64,
-    /// Its lock is held for moments only, never across an await.
+    /// Its lock is held only briefly, never across an await.
     index: Mutex<LruIndex>,
-    /// One reservation at a time: the victims of one are unlinked before the next looks at the sums.
+    /// One reservation runs at a time: its victims are unlinked before the next one reads the sums.
     space: Arc<tokio::sync::Mutex<()>>,
-    /// One reservation at a time ends downloads and readers, so that none are ended for room that others, which are about to go, make.
+    /// One reservation at a time ends downloads and readers, so that none are ended for room that downloads and readers
+    /// which are already ending will free.
     ending: Semaphore,
     scanned: watch::Sender<bool>,
-    /// What was noted as used on disk within [`TOUCH_INTERVAL`].
+    /// The objects whose use was noted on disk within [`TOUCH_INTERVAL`].
     touched: moka::sync::Cache<IndexKey, ()>,
-    /// What was used from memory, for the index to be told.
+    /// The uses from memory that the index has not seen yet.
     uses: Uses,
     readers: SlowReaders,
     give_up: OnceLock<GiveUp>,
     metrics: Metrics,
-    /// Dropped last; the kernel gives the lock up with it.
+    /// Dropped last; the kernel releases the lock with it.
     _lock: File,
 }
 
 impl DiskStore {
-    /// Makes the layout where it is missing and takes the directory for this process.
+    /// Creates whatever is missing of the layout and locks the directory for this process.
     ///
-    /// Start [`DiskStore::scan`] next: nothing is written before it has been through.
+    /// Call [`DiskStore::scan`] next: nothing is written before the scan is complete.
     pub fn open(config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
         metrics.objects_may_be_corrupt(&[ObjectKind::Blob, ObjectKind::Manifest]);
         let root = config.directory.clone();
         let failed = |source| OpenError::Io { path: root.clone(), source };
-        // Before anything is made in it, and again under the lock.
+        // Before anything is created in the directory, and again under the lock.
         layout::check(&root)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(failed)?;
         let flags = OFlags::NOFOLLOW.bits().cast_signed();
@@ -147,10 +148,10 @@ impl DiskStore {
         })))
     }
 
-    /// Looks whether the directory may be used, and changes nothing.
+    /// Checks whether the directory may be used, and changes nothing.
     ///
     /// # Errors
-    /// As [`DiskStore::open`], but for what only this process may not see.
+    /// As [`DiskStore::open`], except where this process lacks the permission to look.
     pub fn check(config: &Config) -> Result<(), OpenError> {
         match layout::check(&config.directory) {
             Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
@@ -158,17 +159,17 @@ impl DiskStore {
         }
     }
 
-    /// The readers of blobs and responses, also of those that are not on disk.
+    /// The readers of blobs and responses, including those that are not on disk.
     pub fn readers(&self) -> &SlowReaders {
         &self.0.readers
     }
 
-    /// Whether a blob is cached, as far as is known.
+    /// Whether a blob is cached, as far as the index knows.
     pub fn has_blob(&self, id: &ContentKey) -> bool {
         self.0.index.lock().contains(&IndexKey::Blob(id.clone()))
     }
 
-    /// Whether a manifest may be cached: that is known once everything is counted.
+    /// Whether a manifest may be cached: always true before the start-up scan is complete.
     pub fn has_manifest(&self, id: &ContentKey) -> bool {
         !self.is_scanned() || self.0.index.lock().contains(&IndexKey::Manifest(id.clone()))
     }
@@ -182,7 +183,7 @@ impl DiskStore {
         }
     }
 
-    /// Where a pool has its objects of one kind.
+    /// The directory of one kind of objects in a pool.
     fn folder(&self, visibility: Visibility, kind: &str) -> PathBuf {
         match visibility {
             Visibility::Shared => self.0.root.join(kind),
@@ -190,8 +191,8 @@ impl DiskStore {
         }
     }
 
-    /// Removes an object, for good reason: it proved to be wrong. One that is not there costs nothing: an upstream's 404
-    /// of a tag that was never kept must not wait behind a disk that is slow to sync.
+    /// Removes an object that proved to be wrong. A missing object costs nothing: an upstream's 404 for a tag that was
+    /// never cached must not wait for a disk that is slow to sync.
     pub async fn remove(&self, key: IndexKey) {
         if self.is_scanned() && !self.0.index.lock().contains(&key) {
             return;
@@ -200,7 +201,7 @@ impl DiskStore {
         change(move || store.remove_blocking(&key)).await;
     }
 
-    /// The same of one whose bytes are not those of its digest: it is told and counted.
+    /// The same for an object whose bytes do not match its digest: this is logged and counted.
     pub async fn remove_damaged(&self, key: IndexKey) {
         let store = self.clone();
         change(move || {
@@ -216,7 +217,7 @@ impl DiskStore {
         self.publish();
     }
 
-    /// Unlinks what the index has forgotten. That it is gone already is fine.
+    /// Unlinks an object that the index has forgotten. A missing file is no error.
     fn unlink(&self, key: &IndexKey) {
         let path = self.path(key);
         if let Err(error) = std::fs::remove_file(&path)
@@ -229,7 +230,8 @@ impl DiskStore {
         }
     }
 
-    /// Evicts what is too much, since directories grew or `max_size` was lowered. Blocks.
+    /// Evicts objects until the cache is within its limit again, after directories grew or `max_size` was lowered.
+    /// Blocks.
     fn shrink(&self) {
         let excess = self.0.index.lock().shrink();
         for (key, len) in excess {
@@ -238,7 +240,7 @@ impl DiskStore {
         }
     }
 
-    /// Bytes the file system can still give before `min_free` is touched.
+    /// How many bytes can still be written before the free space of the file system falls below `min_free`.
     fn spare(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.0.root)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(self.0.min_free))
@@ -265,13 +267,13 @@ fn sharded(mut path: PathBuf, digest: &Digest) -> PathBuf {
     path
 }
 
-/// The digest that these hexadecimal digits are of.
+/// The digest with these hexadecimal digits.
 fn digest_of(algorithm: Algorithm, hex: &str) -> Option<Digest> {
     format!("{}:{hex}", algorithm.as_str()).parse().ok()
 }
 
 impl OpenError {
-    /// Whether trying again cannot help.
+    /// Whether a retry cannot help.
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Refused { .. } => true,
@@ -287,13 +289,13 @@ impl OpenError {
     }
 }
 
-/// Since 1970.
+/// The current time in minutes since 1970.
 fn minute() -> u32 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u32::try_from(since.as_secs() / 60).unwrap_or(u32::MAX)
 }
 
-/// Runs `work` on the blocking pool. A panic there goes on here.
+/// Runs `work` on the blocking pool. A panic of `work` continues in the caller.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
@@ -311,7 +313,7 @@ mod tests {
 
     use super::*;
 
-    /// A store in this directory, of a MiB.
+    /// A store of 1 MiB in this directory.
     pub(super) fn store(directory: &Path) -> DiskStore {
         DiskStore::open(&Config::at(directory), Metrics::new().unwrap()).unwrap()
     }

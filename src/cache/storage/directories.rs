@@ -1,4 +1,4 @@
-//! Making, counting and removing the directories of objects.
+//! Creates, counts and removes the directories of objects.
 
 use std::{
     fs::DirBuilder,
@@ -10,7 +10,7 @@ use std::{
 use super::DiskStore;
 use crate::cache::Visibility;
 
-/// How often a rename is tried whose directory is pruned meanwhile.
+/// How often a rename is tried while another task prunes the target's directory.
 const MAX_RENAMES: u32 = 8;
 
 impl DiskStore {
@@ -25,7 +25,7 @@ impl DiskStore {
         }
     }
 
-    /// Makes the directories above `path`, counting each new one.
+    /// Creates the directories above `path` and counts each new one.
     pub(super) fn make_parents(&self, path: &Path) -> io::Result<()> {
         for directory in self.missing_parents(path).into_iter().rev() {
             match DirBuilder::new().mode(0o700).create(directory) {
@@ -40,7 +40,8 @@ impl DiskStore {
         Ok(())
     }
 
-    /// What a link in the place of a directory leads to is not forebay's: nothing is put or made there.
+    /// Fails if a symbolic link or a file stands in the place of a directory: the target of a link is not forebay's, so
+    /// forebay renames and creates nothing there.
     pub(super) fn refuse_links(&self, path: &Path) -> io::Result<()> {
         for directory in path.ancestors().skip(1).take_while(|directory| **directory != self.0.root) {
             if directory.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
@@ -51,12 +52,12 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Gives a temporary file its final name, in directories that are made where they are missing.
+    /// Gives a temporary file its final name, and creates the missing directories above it.
     pub(super) fn rename(&self, temporary: &Path, path: &Path) -> io::Result<()> {
         for _ in 0..MAX_RENAMES {
             let parents = self.refuse_links(path).and_then(|()| self.make_parents(path));
             match parents.and_then(|()| std::fs::rename(temporary, path)) {
-                // A directory was empty, and pruned, before the next one or the file came.
+                // Another task pruned an empty directory before the next directory or the file was in it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && temporary.exists() => {}
                 renamed => {
                     self.measure_above(path);
@@ -67,7 +68,7 @@ impl DiskStore {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    /// The directory of `path` has a name more, and may have grown by that.
+    /// Measures the directory of `path`, which may have grown by the new name in it.
     pub(super) fn measure_above(&self, path: &Path) {
         if let Some(directory) = path.parent()
             && let Ok(metadata) = directory.metadata()
@@ -76,7 +77,7 @@ impl DiskStore {
         }
     }
 
-    /// The directories above `path` that are not there, the lowest first.
+    /// The missing directories above `path`, the lowest first.
     pub(super) fn missing_parents<'a>(&self, path: &'a Path) -> Vec<&'a Path> {
         let above = path.ancestors().skip(1).take_while(|directory| directory.starts_with(&self.0.root));
         above.take_while(|directory| !directory.exists()).collect()

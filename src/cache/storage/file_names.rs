@@ -1,8 +1,8 @@
-//! The names of files below `tmp/`, and what a name says after a restart (pure).
+//! The names of files below `tmp/`, and what a name means after a restart (pure).
 //!
-//! `….part` was written from the front without gaps, to its end or to where its attribute says: a later download of the
-//! blob resumes it. `….gaps` may have holes; a restart removes it. `object-….new` and `upload-….new` are of unfinished
-//! writes; a restart removes them, too.
+//! A `….part` file was written from the front without gaps, to its end or to the length in its attribute: a later
+//! download of the blob resumes it. A `….gaps` file may have holes; a restart removes it. `object-….new` and
+//! `upload-….new` files belong to unfinished writes; a restart removes them, too.
 
 use std::{
     collections::hash_map::RandomState,
@@ -18,17 +18,17 @@ use crate::{
 
 const PART: &str = "part";
 const GAPS: &str = "gaps";
-/// Begins the names of content that belongs to clients' own credentials.
+/// The prefix of the names of content that is cached per client credentials.
 const CLIENTS: &str = "clients-";
 
-/// The name below `tmp/` of the download of this content.
+/// The name below `tmp/` of this content's download.
 pub(super) fn partial(id: &ContentKey, gaps: bool) -> String {
     let end = if gaps { GAPS } else { PART };
     let of_clients = if id.visibility == Visibility::PerClient { CLIENTS } else { "" };
     format!("{of_clients}{}-{}.{end}", id.digest.algorithm().as_str(), id.digest.hex())
 }
 
-/// Whether forebay gives files below `tmp/` such names.
+/// Whether forebay creates files of this name below `tmp/`.
 pub(super) fn is_ours(name: &str) -> bool {
     let of_download = || name.strip_suffix(GAPS).is_some_and(|front| resumable(&format!("{front}{PART}")).is_some());
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
@@ -39,7 +39,7 @@ pub(super) fn is_ours(name: &str) -> bool {
     resumable(name).is_some() || of_download() || of_object()
 }
 
-/// The content of a file below `tmp/` that a download can resume.
+/// The content of the file with this name below `tmp/`, if a download can resume the file.
 pub(super) fn resumable(name: &str) -> Option<ContentKey> {
     let (visibility, name) = match name.strip_prefix(CLIENTS) {
         Some(rest) => (Visibility::PerClient, rest),
@@ -53,12 +53,12 @@ pub(super) fn resumable(name: &str) -> Option<ContentKey> {
 /// A name that no other user of the machine can have given to a file before.
 pub(super) fn unique_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    // Each state of this kind has keys of its own, from the randomness of the process.
+    // Each `RandomState` has its own keys, derived from the randomness of the process.
     let random = RandomState::new().build_hasher().finish();
     format!("object-{random:016x}-{}.new", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The name of the upload of this number.
+/// The name of the upload with this number.
 pub(super) fn upload(number: u64) -> String {
     format!("upload-{number:016x}.new")
 }

@@ -1,7 +1,7 @@
-//! Looking at objects without using them: for the scrub, which must not change what is evicted next.
+//! Reads objects without counting a use, for the scrub, which must not change the eviction order.
 //!
-//! What must hold: nothing here pins, touches or makes recent; an object that is evicted or replaced meanwhile is left
-//! alone, and the space of its file is not held for longer than one read.
+//! What must hold: nothing here pins an object, notes a use or changes recency; an object that is evicted or replaced
+//! meanwhile is left alone, and the space of its file is not held for longer than one read.
 
 use std::{
     ffi::OsStr,
@@ -28,36 +28,36 @@ use crate::{
     oci::Algorithm,
 };
 
-/// The kinds that are named by digests.
+/// The kinds of objects that are named by digests.
 const KINDS: [ObjectKind; 2] = [ObjectKind::Blob, ObjectKind::Manifest];
 const PREFIXES: usize = 256;
-/// How many directories of objects there may be.
+/// The most directories of objects there can be.
 pub const SHARDS: usize = PREFIXES * Visibility::ALL.len() * KINDS.len() * Algorithm::ALL.len();
 
-/// An object as it was found.
+/// An object that [`DiskStore::list`] found.
 pub struct InspectedObject {
     pub key: CompactKey,
     pub len: u64,
-    /// When it was last verified, as far as is known.
+    /// When it was last verified, if known.
     pub verified: Option<SystemTime>,
 }
 
-/// An object that is being read to be checked.
+/// An open object that the scrub reads to verify it.
 pub struct Inspection {
     file: File,
     path: PathBuf,
-    /// Device and number of the file that is read.
+    /// Device and inode number of the open file.
     identity: (u64, u64),
-    /// How long it should be.
+    /// The length it should have, in bytes.
     pub len: u64,
     offset: u64,
 }
 
 impl DiskStore {
-    /// Waits until the index knows all that is there.
+    /// Waits until the start-up scan is complete.
     pub async fn until_scanned(&self) {
         let mut scanned = self.0.scanned.subscribe();
-        // The store has the other end.
+        // The store holds the sender.
         let _ = scanned.wait_for(|scanned| *scanned).await;
     }
 
@@ -72,7 +72,7 @@ impl DiskStore {
         self.0.index.lock().contains(key)
     }
 
-    /// The objects of one directory, of [`SHARDS`]. Blocks.
+    /// The objects of one directory out of [`SHARDS`]. Blocks.
     pub fn list(&self, shard: usize) -> Vec<InspectedObject> {
         let (prefix, rest) = (shard % PREFIXES, shard / PREFIXES);
         let (algorithm, rest) = (Algorithm::ALL[rest % Algorithm::ALL.len()], rest / Algorithm::ALL.len());
@@ -92,11 +92,11 @@ impl DiskStore {
         entries.filter_map(|entry| entry.ok().and_then(|entry| object(&entry.file_name(), &entry.path()))).collect()
     }
 
-    /// Opens an object to check it; `None` when it is not there, cannot be read, or was found to be damaged. Blocks.
+    /// Opens an object to verify it; `None` when it is missing, cannot be read, or is damaged. Blocks.
     pub fn inspect(&self, key: &IndexKey) -> Option<Inspection> {
         let path = self.path(key);
         let len = self.0.index.lock().len_of(key)?;
-        // It may be evicted, and fetched anew, between the look into the index and the opening.
+        // The object may be evicted, and fetched anew, between this look into the index and the opening.
         let is_still_it = || self.0.index.lock().len_of(key) == Some(len);
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let opened = File::options().read(true).custom_flags(flags).open(&path);
@@ -119,7 +119,7 @@ impl DiskStore {
                 return None;
             }
         };
-        // What is not read here is not to be in memory for it.
+        // The kernel shall not read ahead bytes that the scrub does not read.
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
         if !metadata.is_file() {
             tracing::warn!(path = %path.display(), "this is no file, where a cached object should be");
@@ -137,7 +137,7 @@ impl DiskStore {
         Some(check)
     }
 
-    /// The bytes are not those of the digest: forgets and removes the object, if it is still this one. Blocks.
+    /// The bytes do not match the digest: forgets and removes the object, unless it was replaced meanwhile. Blocks.
     pub fn remove_corrupt(&self, key: &IndexKey, check: &Inspection, problem: &str) {
         let there = check.path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
         if there == Some(check.identity) && self.has(key) {
@@ -146,7 +146,7 @@ impl DiskStore {
         }
     }
 
-    /// Tells of an object that is not what its digest says any more.
+    /// Logs and counts an object that no longer matches its digest.
     pub(super) fn note_corrupt(&self, key: &IndexKey, path: &Path, problem: &str) {
         self.0.metrics.corrupt_object(key.kind());
         tracing::error!(
@@ -159,42 +159,42 @@ impl DiskStore {
 }
 
 impl Inspection {
-    /// Reads what is next into `buffer`; 0 at the end. What was not in memory before leaves it again, so that the scrub
-    /// does not push out what clients read. Blocks.
+    /// Reads the next bytes into `buffer`; returns 0 at the end. Bytes that were not in the page cache before are
+    /// dropped from it again, so that the scrub does not evict pages that clients read. Blocks.
     ///
     /// # Errors
-    /// The file's.
+    /// Those of reading the file.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = usize::try_from(self.len - self.offset).unwrap_or(usize::MAX).min(buffer.len());
         let is_cold = is_cold(&self.file, self.offset);
         self.file.read_exact_at(&mut buffer[..wanted], self.offset)?;
         if is_cold && let Some(len) = NonZero::new(wanted as u64) {
-            // Where the file system takes no advice it stays there.
+            // Where the file system ignores the advice, the pages stay in memory.
             let _ = rustix::fs::fadvise(&self.file, self.offset, Some(len), Advice::DontNeed);
         }
         self.offset += wanted as u64;
         Ok(wanted)
     }
 
-    /// Whether all of it was read.
+    /// Whether the whole file was read.
     pub fn is_over(&self) -> bool {
         self.offset == self.len
     }
 
-    /// It is what its digest says. Blocks.
+    /// Notes that the object matches its digest. Blocks.
     pub fn note_right(&self) {
         verified_at::note(&self.file, self.len);
     }
 }
 
-/// Source: preadv2(2), RWF_NOWAIT.
+/// Whether the page at this offset is not in the page cache. Source: preadv2(2), RWF_NOWAIT.
 fn is_cold(file: &File, offset: u64) -> bool {
     let mut byte = [0];
     let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT);
     read == Err(Errno::AGAIN)
 }
 
-/// Whether the bytes are lost. Other errors are a matter of permissions, descriptors, ….
+/// Whether the error means that the bytes are lost. Other errors concern permissions, descriptors, ….
 pub fn is_damage(error: &io::Error) -> bool {
     let lost = [Errno::IO, Errno::BADMSG, Errno::UCLEAN].map(|errno| Some(errno.raw_os_error()));
     error.kind() == io::ErrorKind::UnexpectedEof || lost.contains(&error.raw_os_error())

@@ -1,16 +1,17 @@
 //! Limits on how many threads may wait for a slow disk at a time.
 //!
-//! What must hold: however many files are written, synced or removed at once, threads of the pool are left for hits,
-//! which only open and read. Waiting for a permit takes no thread.
+//! What must hold: however many files are written, synced or removed at once, the pool keeps threads free for cache
+//! hits, which only open and read files. Waiting for a permit takes no thread.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::blocking;
 use crate::disk_wait::DiskWait;
 
-/// How many threads, of the 64 of the pool, may sync and remove files.
+/// How many of the pool's 64 threads may sync and remove files.
 const MAX_CHANGES: usize = 16;
-/// How many may make files and write what is being fetched or pushed: a new download does not wait for syncs either.
+/// How many of them may create files and write the bytes of downloads and pushes: a new download does not wait for
+/// syncs either.
 const MAX_WRITES: usize = 24;
 
 static CHANGES: Semaphore = Semaphore::const_new(MAX_CHANGES);
@@ -21,12 +22,12 @@ pub async fn change<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     with_permit(&CHANGES, work).await
 }
 
-/// Runs `work`, which makes a file or writes into one, on the blocking pool.
+/// Runs `work`, which creates a file or writes into one, on the blocking pool.
 pub async fn write<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     with_permit(&WRITES, work).await
 }
 
-/// Begins a change that is not waited for, unless all permits are taken; blocks nothing.
+/// Starts a change without waiting for it, unless all permits are taken; never blocks.
 pub(super) fn change_if_idle(work: impl FnOnce() + Send + 'static) {
     if let Ok(place) = CHANGES.try_acquire() {
         tokio::task::spawn_blocking(move || run(Some(place), work));
@@ -35,7 +36,7 @@ pub(super) fn change_if_idle(work: impl FnOnce() + Send + 'static) {
 
 async fn with_permit<T: Send + 'static>(permits: &'static Semaphore, work: impl FnOnce() -> T + Send + 'static) -> T {
     let wait = DiskWait::begin();
-    // It is never closed.
+    // The semaphore is never closed.
     let place = permits.acquire().await.ok();
     let work = move || {
         let done = work();
@@ -45,7 +46,7 @@ async fn with_permit<T: Send + 'static>(permits: &'static Semaphore, work: impl 
     blocking(move || run(place, work)).await
 }
 
-/// The permit is kept to the end of the work, also when its caller is gone.
+/// Holds the permit to the end of the work, even when the caller was dropped.
 fn run<T>(place: Option<SemaphorePermit<'static>>, work: impl FnOnce() -> T) -> T {
     let done = work();
     drop(place);
@@ -71,7 +72,7 @@ mod tests {
             };
             let changes: Vec<_> = (0..MAX_CHANGES).map(waits).map(|work| tokio::spawn(change(work))).collect();
             let writes: Vec<_> = (0..MAX_WRITES).map(waits).map(|work| tokio::spawn(write(work))).collect();
-            // These find no place.
+            // These get no permit.
             let more: Vec<_> = (0..200).map(|_| tokio::spawn(change(|| ()))).collect();
             while CHANGES.available_permits() + WRITES.available_permits() > 0 {
                 tokio::task::yield_now().await;

@@ -1,14 +1,14 @@
-//! What kind of object a file of the cache is.
+//! The kinds of objects in the cache.
 
 use crate::metrics::Label;
 
-/// What the cache keeps.
+/// The kind of a cached object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ObjectKind {
     Blob,
     Manifest,
     Tag,
-    /// What broken downloads left, for the next to go on with.
+    /// A broken download's file, for the next download to resume.
     Partial,
 }
 

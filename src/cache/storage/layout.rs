@@ -1,8 +1,8 @@
-//! Whose directory the cache directory is: a directory that holds anything but forebay's own files is never used.
+//! Whether a directory is forebay's: forebay never uses a directory that holds other files than its own.
 //!
-//! What must hold: a directory is judged before anything is created or removed in it. A new or empty one gets
-//! `CACHEDIR.TAG` and [`MARKER`], which names the version of the layout; one of a forebay that wrote no marker yet is
-//! adopted once.
+//! What must hold: forebay judges a directory before it creates or removes anything in it. A new or empty directory
+//! gets `CACHEDIR.TAG` and [`MARKER`], which names the version of the layout; a directory of an early forebay, which
+//! wrote no marker, is adopted once.
 
 use std::{
     fs::{DirBuilder, File, Metadata, Permissions},
@@ -16,11 +16,11 @@ use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 use super::{OpenError, file_names};
 use crate::oci::Algorithm;
 
-/// The file that says which layout a directory has.
+/// The file that names the layout of a directory.
 pub(super) const MARKER: &str = "forebay-layout";
-/// The marker while it is written.
+/// The name of the marker while it is written.
 const NEW_MARKER: &str = "forebay-layout.new";
-/// The version of the layout, of which [`super`] has the form.
+/// The version of the layout that [`super`] describes.
 const VERSION: u64 = 1;
 const MARKER_START: &str = "forebay cache directory, layout ";
 /// Source: <https://bford.info/cachedir/>.
@@ -29,22 +29,22 @@ const TAG_SIGNATURE: &str = "Signature: 8a477f597d28d172789f06886806bc55";
 const TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory is the cache of forebay; \
                         backups can leave it out. See https://bford.info/cachedir/\n";
 pub(super) const LOCK: &str = "lock";
-/// The directories of the layout that are always there.
+/// The directories of the layout that always exist.
 const DIRECTORIES: [&str; 4] = ["blobs", "manifests", "tags", "tmp"];
-/// Made when it is needed.
+/// The directory that forebay creates when it first needs it.
 const CLIENTS: &str = "clients";
-/// What an earlier forebay kept here.
+/// Files that an earlier forebay kept here.
 const KEYS: [&str; 2] = ["push.key", "push.key.new"];
-/// What a file system has in its topmost directory by itself.
+/// Names that a file system itself creates in its root directory.
 const OF_FILE_SYSTEM: [&str; 2] = ["lost+found", ".snapshot"];
-/// The longest marker or tag that is read, in bytes.
+/// The longest marker or tag that forebay reads, in bytes.
 const MAX_MARKER: u64 = 4096;
-/// Directories for the temporary files of all users, which may be empty.
+/// Directories for the temporary files of all users; they may be empty.
 const SHARED: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
-/// How many names a message has.
+/// How many names a message lists.
 const MAX_NAMES: usize = 5;
 
-/// One name in the cache directory.
+/// One entry of the cache directory.
 struct DirectoryEntry {
     name: String,
     kind: Kind,
@@ -58,20 +58,20 @@ enum Kind {
     Other,
 }
 
-/// What a directory is, by its names.
+/// Whose directory it is, judged by its entries.
 #[derive(Debug, PartialEq, Eq)]
 enum Ownership {
-    /// Nothing is in it yet.
+    /// It has no entries yet.
     Empty,
-    /// It has a marker, whose version is checked apart.
+    /// It has a marker; the marker's version is checked separately.
     Marked,
-    /// A forebay that wrote no marker used it.
+    /// An early forebay, which wrote no marker, used it.
     Unmarked,
-    /// These are not forebay's.
+    /// These entries are not forebay's.
     Foreign(Vec<String>),
 }
 
-/// Whether this name at the top is forebay's, or the file system's.
+/// Whether an entry of this name in the cache directory is forebay's or the file system's.
 pub(super) fn is_known(name: &str) -> bool {
     is_of_layout(name) || OF_FILE_SYSTEM.contains(&name)
 }
@@ -84,12 +84,12 @@ fn is_directory(name: &str) -> bool {
     DIRECTORIES.contains(&name) || name == CLIENTS
 }
 
-/// Who made what has a name of the layout.
+/// Who created an entry that has a name of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Maker {
-    /// It is, or all of it has names, as forebay makes it.
+    /// Forebay: a file's content, or every name in a directory, is one that forebay writes.
     Forebay,
-    /// It may have been put beside what forebay makes.
+    /// Possibly another program; the entry may lie next to forebay's own files.
     Any,
     Others,
 }
@@ -110,7 +110,7 @@ fn judge(entries: &[DirectoryEntry], maker: impl Fn(&str) -> Maker) -> Ownership
     if !foreign.is_empty() {
         return Ownership::Foreign(foreign);
     }
-    // What forebay makes first, so that a kill leaves no more than these.
+    // The entries that forebay creates first: a kill at that time leaves no others.
     let is_first = |entry: &&DirectoryEntry| match &*entry.name {
         LOCK => true,
         TAG | NEW_MARKER => maker(&entry.name) == Maker::Forebay,
@@ -123,7 +123,7 @@ fn judge(entries: &[DirectoryEntry], maker: impl Fn(&str) -> Maker) -> Ownership
     if !has(LOCK) {
         return Ownership::Foreign(names(rest));
     }
-    // Other programs have a `lock` and a `tmp`, too; a forebay had all of its directories.
+    // Other programs also create a `lock` and a `tmp`; an early forebay always created all of its directories.
     let is_complete = DIRECTORIES.iter().all(|name| rest.iter().any(|entry| entry.name == *name));
     let is_of_others =
         |entry: &&DirectoryEntry| !is_complete && is_directory(&entry.name) && maker(&entry.name) != Maker::Forebay;
@@ -136,7 +136,7 @@ fn judge(entries: &[DirectoryEntry], maker: impl Fn(&str) -> Maker) -> Ownership
 /// The version that a marker names.
 fn version(marker: &str) -> Option<u64> {
     let number = marker.strip_prefix(MARKER_START)?.trim_end();
-    // `parse` takes a sign.
+    // `parse` accepts a sign.
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
 }
 
@@ -146,7 +146,7 @@ fn maker(root: &Path, name: &str) -> Maker {
         LOCK => path.symlink_metadata().is_ok_and(|metadata| metadata.len() == 0),
         TAG => match read_short(&path) {
             Ok(text) if text == TAG_TEXT => true,
-            // For backups; it stays as it is.
+            // Another program wrote it for backup tools; forebay leaves it as it is.
             Ok(text) if text.starts_with(TAG_SIGNATURE) => return Maker::Any,
             Ok(_) | Err(_) => false,
         },
@@ -161,18 +161,18 @@ fn maker(root: &Path, name: &str) -> Maker {
     if is_forebays { Maker::Forebay } else { Maker::Others }
 }
 
-/// Whether forebay makes something of this name in that directory of its layout.
+/// Whether forebay creates an entry of this name in that directory of its layout.
 fn is_made(directory: &str, name: &str) -> bool {
     match directory {
         "tmp" => file_names::is_ours(name),
         "blobs" | "manifests" => Algorithm::ALL.into_iter().any(|known| known.as_str() == name),
         CLIENTS => name != "tmp" && DIRECTORIES.contains(&name),
-        // The upstreams' names.
+        // The entries are the upstreams' names.
         _ => true,
     }
 }
 
-/// Looks whether `root` may be used as a cache directory, and changes nothing.
+/// Checks whether `root` may be used as a cache directory, and changes nothing.
 ///
 /// # Errors
 /// It is not a directory, holds files that are not forebay's, or has a layout that this forebay does not know.
@@ -226,7 +226,7 @@ fn look(root: &Path) -> Result<Ownership, OpenError> {
 /// Checks a directory that has forebay's marker: the kinds of its entries, and the version of its layout.
 fn check_marked(root: &Path, entries: &[DirectoryEntry]) -> Result<(), OpenError> {
     let refused = |problem: String| OpenError::Refused { path: root.to_owned(), problem };
-    // Also in a directory with a marker: what is behind a link is not forebay's.
+    // This applies to a directory with a marker, too: the target of a link is not forebay's.
     let replaced = |entry: &&DirectoryEntry| is_directory(&entry.name) && entry.kind != Kind::Directory;
     if let Some(entry) = entries.iter().find(replaced) {
         return Err(refused(format!(
@@ -256,10 +256,10 @@ fn is_shared(root: &Path) -> bool {
     root.canonicalize().is_ok_and(|root| SHARED.iter().any(|shared| root == Path::new(shared)))
 }
 
-/// Makes the layout where it is missing. The lock is held, so no other process does.
+/// Creates whatever is missing of the layout. The caller holds the lock, so no other process does so.
 ///
 /// # Errors
-/// As [`check`], and when something cannot be made.
+/// As [`check`], and when something cannot be created.
 pub(super) fn make(root: &Path) -> Result<(), OpenError> {
     let verdict = look(root)?;
     let failed = |source| OpenError::Io { path: root.to_owned(), source };
@@ -285,7 +285,7 @@ pub(super) fn make(root: &Path) -> Result<(), OpenError> {
     one_file_system(root)
 }
 
-/// Makes a directory for this user alone; one that is there is fine.
+/// Creates a directory that only this user can access; an existing directory is no error.
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -293,7 +293,7 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes the permissions of all but the owner from a file or directory of ours. A link is not followed.
+/// Takes the permissions of all other users from one of forebay's files or directories. A link is not followed.
 pub(super) fn close(path: &Path, metadata: &Metadata) -> io::Result<()> {
     if metadata.mode() & 0o077 == 0 {
         return Ok(());
@@ -310,7 +310,7 @@ fn marker() -> String {
 fn mark(root: &Path) -> io::Result<()> {
     let write = |name: &str, text: &str| {
         let new = root.join(NEW_MARKER);
-        // A file of its own: what a former start left may have another name, too.
+        // A new file: the one that an earlier start left may have another hard link.
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
@@ -327,7 +327,7 @@ fn mark(root: &Path) -> io::Result<()> {
     File::open(root)?.sync_all()
 }
 
-/// A short text; a longer one is no text of forebay's.
+/// Reads a short text; a longer one is not forebay's.
 fn read_short(path: &Path) -> io::Result<String> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -336,10 +336,11 @@ fn read_short(path: &Path) -> io::Result<String> {
     if text.len() as u64 > MAX_MARKER { Err(io::ErrorKind::InvalidData.into()) } else { Ok(text) }
 }
 
-/// Files are renamed from `tmp/` into the others: they must be on one file system, and on one mount of it.
+/// Checks that all directories are on one file system and one mount, since files are renamed from `tmp/` into the
+/// others.
 fn one_file_system(root: &Path) -> Result<(), OpenError> {
     let refused = |problem: String| OpenError::Refused { path: root.to_owned(), problem };
-    // Also where the directory itself is named by a link.
+    // `.` resolves a link at the cache directory itself.
     let Some(of_root) = place(&root.join(".")) else { return Ok(()) };
     for name in parts(root) {
         if place(&root.join(&name)).is_some_and(|place| place != of_root) {
@@ -352,8 +353,8 @@ fn one_file_system(root: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// The directories that files are renamed into, down to those that are named by algorithms and upstreams; those of upstreams
-/// that are there.
+/// The directories that files are renamed into, down to those named after algorithms, and the existing ones named after
+/// upstreams.
 fn parts(root: &Path) -> Vec<String> {
     let mut parts = Vec::from([CLIENTS.to_owned()]);
     for visibility in ["", "clients/"] {
@@ -373,12 +374,12 @@ fn parts(root: &Path) -> Vec<String> {
             parts.push(path);
         }
     }
-    // The outer ones first, so that they are told.
+    // The outer directories come first, so that the error names them.
     parts.sort_unstable_by_key(|part| part.matches('/').count());
     parts
 }
 
-/// The file system of a directory, and its mount where the kernel tells it.
+/// The file system of a directory, and its mount ID where the kernel supplies it.
 fn place(path: &Path) -> Option<(u32, u32, u64)> {
     let stat = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
     let told = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
@@ -392,7 +393,7 @@ mod tests {
     #[test]
     fn a_directory_is_judged_by_its_names() {
         let foreign = |names: &[&str]| Ownership::Foreign(names.iter().map(|name| (*name).to_owned()).collect());
-        // What ends with `!` was made by others, with `?` perhaps.
+        // Another program created the entries that end with `!`, and perhaps those that end with `?`.
         for (names, expected) in [
             (&[][..], Ownership::Empty),
             (&["lost+found/", ".snapshot/"], Ownership::Empty),
@@ -402,11 +403,11 @@ mod tests {
             (&["lock", "blobs/", "manifests/", "tags/", "tmp/", "CACHEDIR.TAG?"], Ownership::Unmarked),
             (&["lock", "CACHEDIR.TAG?"], Ownership::Unmarked),
             (&["forebay-layout", "notes.txt"], Ownership::Marked),
-            // A kill while the directory was marked.
+            // forebay was killed while it marked the directory.
             (&["lock"], Ownership::Empty),
             (&["lock", "CACHEDIR.TAG", "forebay-layout.new"], Ownership::Empty),
             (&["CACHEDIR.TAG"], Ownership::Empty),
-            // /var: no lock of ours, and others' names.
+            // /var: it has no lock of forebay's, and other programs' names.
             (&["tmp/", "lib/", "lock@"], foreign(&["lib", "lock"])),
             (&["tmp/", "tags/"], foreign(&["tmp", "tags"])),
             (&["lock", "tmp/", "notes.txt"], foreign(&["notes.txt"])),
@@ -419,7 +420,7 @@ mod tests {
             (&["CACHEDIR.TAG?"], foreign(&["CACHEDIR.TAG"])),
             (&["CACHEDIR.TAG!", "lock", "blobs/", "manifests/", "tags/", "tmp/"], foreign(&["CACHEDIR.TAG"])),
             (&["forebay-layout.new!", "lock"], foreign(&["forebay-layout.new"])),
-            // Another program's.
+            // The files of another program.
             (&["lock!"], foreign(&["lock"])),
             (&["lock", "tmp/!"], foreign(&["tmp"])),
             (&["lock", "tmp/", "blobs/!", "tags/"], foreign(&["blobs"])),

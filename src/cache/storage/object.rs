@@ -1,7 +1,7 @@
 //! Small objects, read and written whole: manifests and tag records.
 //!
-//! They are written as blobs are: under a temporary name, then renamed. What a power cut may leave of one
-//! is found out by its reader (a manifest's digest, a record's form), and is a miss.
+//! Like blobs, they are written under a temporary name, then renamed. The reader detects a file that a power cut
+//! damaged (by the manifest's digest or the record's format) and treats it as a miss.
 
 use std::{
     fs::File,
@@ -17,11 +17,11 @@ use crate::{
     oci::Repository,
 };
 
-/// Puts what was written under its name.
+/// Renames the written file to its final name.
 pub type Landing<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
 impl DiskStore {
-    /// Reads an object of at most `limit` bytes; `None` when it is not there.
+    /// Reads an object of at most `limit` bytes; `None` when it is not cached.
     pub async fn read(&self, key: IndexKey, limit: u64) -> io::Result<Option<Vec<u8>>> {
         if self.is_scanned() && !self.0.index.lock().contains(&key) {
             return Ok(None);
@@ -60,7 +60,7 @@ impl DiskStore {
         Ok(Some(bytes))
     }
 
-    /// The records on disk of the same tag for other kinds of clients.
+    /// The records on disk of the same tag for other classes of clients.
     pub async fn tag_classes(&self, key: &TagKey) -> Vec<TagKey> {
         if self.is_scanned() {
             let mut classes = self.0.index.lock().tag_classes(key);
@@ -82,7 +82,7 @@ impl DiskStore {
         .await
     }
 
-    /// Records of a tag beyond `most`, but for this one.
+    /// The surplus records of a tag if it has more than `most`; this one is never among them.
     pub fn surplus_classes(&self, key: &TagKey, most: usize) -> Vec<TagKey> {
         self.0.index.lock().surplus_classes(key, most)
     }
@@ -98,12 +98,13 @@ impl DiskStore {
         .await
     }
 
-    /// Writes an object whole. That there is no room is not an error: it is not cached then.
+    /// Writes an object whole. A lack of room is not an error: the object is then not cached.
     pub async fn write(&self, key: IndexKey, bytes: Vec<u8>) -> io::Result<()> {
         self.write_when(key, bytes, |land| land()).await
     }
 
-    /// The same, where `gate` decides at the end whether it lands: if it does not run what it is given, nothing is kept.
+    /// The same, where `gate` decides at the end whether to rename the file: if it does not call its argument, nothing
+    /// is cached.
     pub async fn write_when(
         &self,
         key: IndexKey,
@@ -160,7 +161,7 @@ mod tests {
         };
         store.write(tag(0), b"record".to_vec()).await.unwrap();
         for round in 1..400 {
-            // The only one in its directory goes while the next one comes.
+            // The only record in its directory is removed while the next one is written.
             let (written, ()) = tokio::join!(
                 async {
                     tokio::spawn({

@@ -1,17 +1,17 @@
-//! What extended attributes note of a `….part` file.
+//! The extended attributes of a `….part` file.
 
 use std::fs::File;
 
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 
-/// How far the file has no gaps, in bytes; without it, none of it has.
+/// How many bytes from the front have no gaps; without the attribute, the whole file has none.
 pub(super) const PREFIX: &str = "user.forebay.front";
-/// The fingerprint of the registry that its bytes come from.
+/// The fingerprint of the registry that sent the bytes.
 pub(super) const REGISTRY: &str = "user.forebay.registry";
-/// A download has resumed it in vain.
+/// Present if a download has resumed the file in vain.
 const FAILED: &str = "user.forebay.failed";
 
-/// Notes that the first `len` bytes have no gaps; whether that could be noted.
+/// Notes that the first `len` bytes have no gaps; returns whether the attribute could be set.
 pub(super) fn note_prefix(file: &File, len: u64) -> bool {
     fsetxattr(file, PREFIX, len.to_string().as_bytes(), XattrFlags::empty()).is_ok()
 }
@@ -35,12 +35,12 @@ pub(super) fn noted_registry(file: &File) -> Option<String> {
     Some(std::str::from_utf8(value.get(..read)?).ok()?.to_owned())
 }
 
-/// Notes that the file was resumed in vain; whether that could be noted.
+/// Notes that a download resumed the file in vain; returns whether the attribute could be set.
 pub(super) fn note_failure(file: &File) -> bool {
     fsetxattr(file, FAILED, b"1", XattrFlags::empty()).is_ok()
 }
 
-/// Removes that note; whether there was one.
+/// Removes that note; returns whether there was one.
 pub(super) fn take_failure(file: &File) -> bool {
     fremovexattr(file, FAILED).is_ok()
 }
