@@ -1,8 +1,8 @@
-//! The scrub: hashes what is cached again, so that bit rot is found before it is `cache.verify_every` old.
+//! The scrub: hashes cached objects again, to find bit rot before a verification is older than `cache.verify_every`.
 //!
-//! What must hold: one object at a time is read, by small chunks and off the async threads; it gives way while a
-//! download, a push or a client waits for a disk; nothing here counts as a use or keeps anything from being evicted.
-//! What proves wrong is removed at once.
+//! What must hold: the scrub reads one object at a time, in small chunks and off the async threads; it pauses while a
+//! download, a push or a client waits for a disk; it never counts as a use and keeps no object from being evicted. A
+//! damaged object is removed at once.
 
 mod schedule;
 mod suspects;
@@ -36,13 +36,13 @@ use crate::{
     peer::PeerPrefix,
 };
 
-/// How much is read at a time, in bytes: so long others wait at most.
+/// How much the scrub reads at a time, in bytes; other users of the disk wait no longer than one such read.
 const CHUNK: usize = 1024 * 1024;
-/// How often it is looked whether others still wait.
+/// The interval at which the scrub checks whether others still wait for the disk.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// How often it is looked before one chunk is read all the same: beside downloads that never pause, a MiB a second.
+/// After this many checks the scrub reads one chunk regardless: 1 MiB per second during downloads that never pause.
 const MAX_LOOKS: u32 = 50;
-/// After a chunk the disk is left alone for as long as it took, and no longer than this.
+/// After each chunk the scrub rests for as long as the chunk took, but no longer than this.
 const MAX_REST: Duration = Duration::from_millis(100);
 
 /// A cheap handle on the scrub.
@@ -54,7 +54,7 @@ struct ScrubInner {
     metrics: Metrics,
     verify_every: Duration,
     suspects: Suspects,
-    /// Held by what runs on the blocking pool.
+    /// Held by the scrub's work on the blocking pool.
     disk_job: Arc<Mutex<()>>,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Debug for Scrub {
     }
 }
 
-/// A client is being sent a whole blob out of the cache.
+/// A whole blob that forebay is sending to a client out of the cache.
 #[derive(Debug)]
 pub(crate) struct WholeHit {
     scrub: Scrub,
@@ -72,27 +72,27 @@ pub(crate) struct WholeHit {
 }
 
 impl WholeHit {
-    /// It got all of it.
+    /// The client received the whole blob.
     pub(crate) fn ended(self) {
         self.scrub.0.suspects.had(self.pair);
     }
 }
 
-/// What came of a look at an object.
+/// The result of verifying an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ObjectState {
     Right,
-    /// Evicted, or found to be wrong and removed.
+    /// It was evicted, or found to be damaged and removed.
     Deletions,
-    /// It is there and cannot be read.
+    /// It exists but cannot be read.
     Unreadable,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Haste {
-    /// It is its turn.
+    /// The walk reached the object.
     None,
-    /// It goes before others.
+    /// The object is verified before others.
     Suspect,
 }
 
@@ -106,12 +106,12 @@ impl Scrub {
         self.0.verify_every.is_zero()
     }
 
-    /// A client asks for a whole blob and gets it out of the cache.
+    /// A client requested a whole blob and gets it out of the cache.
     pub(crate) fn whole_hit(&self, peer: PeerPrefix, id: &ContentKey) -> Option<WholeHit> {
         (!self.is_off()).then(|| WholeHit { scrub: self.clone(), pair: self.0.suspects.wanted(peer, id) })
     }
 
-    /// Verifies what is cached, again and again, until the end.
+    /// Verifies cached objects, again and again, until the shutdown.
     pub(crate) async fn run(self, end: CancellationToken) {
         if self.is_off() {
             return;
@@ -120,7 +120,7 @@ impl Scrub {
             () = end.cancelled() => {}
             never = self.walk_on() => match never {},
         }
-        // What is being read has the store until it is read.
+        // A read in progress holds the store until it ends.
         drop(self.0.disk_job.lock().await);
     }
 
@@ -138,7 +138,7 @@ impl Scrub {
     async fn walk_on(&self) -> Infallible {
         self.0.store.until_scanned().await;
         self.survey().await;
-        // Where it begins differs from start to start, so that restarts leave no part out for ever.
+        // The walk begins at a random shard, so that frequent restarts leave no part unverified for ever.
         let random = RandomState::new().hash_one(());
         let start = usize::try_from(random % SHARDS as u64).unwrap_or(0);
         let mut number = (random >> 32) as u32;
@@ -148,7 +148,7 @@ impl Scrub {
         }
     }
 
-    /// Looks how old the oldest verification is, and reads nothing.
+    /// Finds out how old the oldest verification is, without reading any object.
     async fn survey(&self) {
         let mut oldest = Oldest::default();
         for shard in 0..SHARDS {
@@ -164,7 +164,7 @@ impl Scrub {
         self.disk_job(move || store.list(shard)).await
     }
 
-    /// Goes through all of the cache once, evenly, and verifies what is due.
+    /// Walks through the whole cache once, at an even pace, and verifies the objects that are due.
     async fn walk(&self, start: usize, number: u32) {
         let (began, time) = (Instant::now(), schedule::walk_time(self.0.verify_every));
         let (bytes, objects) = self.0.store.sums();
@@ -191,7 +191,7 @@ impl Scrub {
         self.rest_until(began + time).await;
     }
 
-    /// Verifies suspects meanwhile.
+    /// Verifies suspects until `end`.
     async fn rest_until(&self, end: Instant) {
         loop {
             tokio::select! {
@@ -258,8 +258,8 @@ impl Scrub {
         ObjectState::Deletions
     }
 
-    /// Waits while others wait for a disk or a processor, and no longer than it must; `None` when the object is gone: its
-    /// file is not to be held.
+    /// Waits while others wait for a disk or a processor, up to a limit; `None` when the object is gone: the scrub must
+    /// not hold its file open.
     async fn give_way(&self, key: &IndexKey) -> Option<Turn> {
         for _ in 0..MAX_LOOKS {
             if !self.0.store.has(key) {
@@ -276,13 +276,13 @@ impl Scrub {
     }
 }
 
-/// To read and hash one chunk.
+/// The permission to read and hash one chunk.
 struct Turn {
-    /// Given back when this is dropped; absent where there was none to spare.
+    /// Released on drop; absent if no hashing turn was to spare.
     _hash: Option<OwnedSemaphorePermit>,
 }
 
-/// An object whose bytes are compared with its digest.
+/// An object whose bytes the scrub compares with its digest.
 struct Verification {
     digest: Digest,
     check: Inspection,
@@ -292,7 +292,7 @@ struct Verification {
 
 enum Seen {
     Blob(Verifier),
-    /// All of the file: a signed one is verified by what is signed in it.
+    /// The whole file: a signed manifest is verified by its signed content.
     Manifest(Vec<u8>),
 }
 
@@ -313,7 +313,7 @@ impl Verification {
         let bytes = &self.buffer[..read];
         match &mut self.seen {
             Seen::Blob(verifier) => verifier.update(bytes),
-            // A longer one is none, and is read no further than it takes to see that.
+            // A file that is too long is no manifest; no more of it is kept than shows that.
             Seen::Manifest(seen) if seen.len() as u64 <= VerifiedManifest::MAX_FILE_LEN => {
                 seen.extend_from_slice(bytes)
             }
@@ -335,7 +335,7 @@ impl Verification {
 struct Oldest(Option<SystemTime>);
 
 impl Oldest {
-    /// What is not known is left out.
+    /// An unknown time is ignored.
     fn note(&mut self, verified: Option<SystemTime>) {
         self.0 = match (self.0, verified) {
             (Some(oldest), Some(verified)) => Some(oldest.min(verified)),
@@ -371,7 +371,7 @@ mod tests {
         Scrub::new(&config, store, metrics)
     }
 
-    /// Puts bytes into the cache, right or wrong.
+    /// Writes bytes into the cache, whether or not they match the digest.
     async fn put(store: &DiskStore, id: &ContentKey, bytes: &[u8]) -> IndexKey {
         let key = IndexKey::Blob(id.clone());
         let room = store.reserve(&key, bytes.len() as u64).await.unwrap();
@@ -429,7 +429,7 @@ mod tests {
         assert_eq!(put(store, &id, &bytes).await, key);
         store.remove_corrupt(&key, &old, "of the one before");
         assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Right);
-        // It goes while its turn is waited for.
+        // The object is removed while the scrub waits for its turn.
         let wait = DiskWait::begin();
         let (verdict, ()) = tokio::join!(scrub.verify(&key, Haste::None), store.remove(key.clone()));
         drop(wait);
@@ -444,7 +444,7 @@ mod tests {
         let store = &scrub.0.store;
         for make in [
             |path: &Path| std::fs::create_dir(path).unwrap(),
-            // A pipe without a writer: to open it must not wait.
+            // A pipe without a writer: opening it must not block.
             |path: &Path| {
                 rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap()
             },
@@ -458,7 +458,7 @@ mod tests {
             make(&path);
             assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Unreadable);
             let _ = std::fs::remove_dir(&path).or_else(|_| std::fs::remove_file(&path));
-            // Removed by hand: it is known then.
+            // The file was removed by hand: the scrub finds out.
             assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Deletions);
             assert!(!store.has(&key) && !corrupt(&scrub));
         }

@@ -1,20 +1,20 @@
-//! When an object is to be verified again, and how fast the scrub walks (pure).
+//! When an object is due to be verified again, and how fast the scrub walks (pure).
 //!
-//! A walk through the cache takes an eighth of `verify_every`. Each object is due at an age of its own, of four to seven
-//! eighths, so that those that came together are not due together; with the walk to come, no verification grows older
-//! than `verify_every`.
+//! A walk through the cache takes an eighth of `verify_every`. Each object is due at an age of its own, between four
+//! and seven eighths, so that objects that were cached together are not due together; with the following walk added, no
+//! verification grows older than `verify_every`.
 
 use std::time::{Duration, SystemTime};
 
 const WALKS: u32 = 8;
-/// The first of these walks that an object can be due in, after it was verified, and how many of them there are.
+/// The first walk after its verification in which an object can be due, and how many such walks there are.
 const FIRST: u32 = 4;
 const SPREAD: u32 = 3;
-/// However short `verify_every` is, walks are not more often than this.
+/// However short `verify_every` is, a walk takes at least this long.
 const MIN_WALK: Duration = Duration::from_millis(200);
-/// A time this far ahead of the clock is one of a clock that was wrong.
+/// A time further ahead of the clock than this was written by a wrong clock.
 const MAX_AHEAD: Duration = Duration::from_secs(60);
-/// What it costs to look at an object, in bytes of reading.
+/// The cost of looking at an object, in bytes read.
 const LOOK: u64 = 64 * 1024;
 
 /// How long a walk takes.
@@ -22,20 +22,20 @@ pub(super) fn walk_time(verify_every: Duration) -> Duration {
     (verify_every / WALKS).max(MIN_WALK)
 }
 
-/// What objects cost.
+/// The cost of verifying objects, in bytes read.
 pub(super) fn cost(bytes: u64, objects: u64) -> u64 {
     bytes.saturating_add(objects.saturating_mul(LOOK))
 }
 
-/// When a walk of this length has come this far, if it goes on evenly.
+/// How long after its start a walk that proceeds evenly has `passed` this much of the total cost.
 #[expect(clippy::cast_precision_loss, reason = "it is a ramp")]
 pub(super) fn due_after(walk: Duration, passed: u64, total: u64) -> Duration {
     if passed >= total { walk } else { walk.mul_f64(passed as f64 / total as f64) }
 }
 
-/// Whether an object is to be verified in this walk. `share` is its own, any number.
+/// Whether an object is due in this walk. `share` is any number of the object's own.
 ///
-/// Where it is not known when it was verified last, it is due in one of several walks.
+/// If the time of the last verification is not known, the object is due in one of several walks.
 pub(super) fn is_due(
     verified: Option<SystemTime>,
     now: SystemTime,
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_verified_once_in_seven_walks() {
-        // A clock that was wrong tells nothing, either.
+        // The time of a wrong clock counts as unknown, too.
         for verified in [None, Some(at(400))] {
             for share in [0, 1, 6, 7, u32::MAX] {
                 let walks = (0..7).filter(|walk| is_due(verified, at(0), 8 * DAY, share, *walk));
@@ -104,7 +104,8 @@ mod tests {
     }
 
     proptest! {
-        /// Looked at once a walk, nothing grows older than `verify_every`, and nothing is verified in every walk.
+        /// With one check per walk, no verification grows older than `verify_every`, and no object is verified in every
+        /// walk.
         #[test]
         fn no_verification_grows_too_old(share: u32, phase in 0u32..1000, known: bool) {
             let (every, walk) = (8 * DAY, DAY);

@@ -1,8 +1,8 @@
-//! Blobs that a client had whole and asks for again: perhaps they are not what they were.
+//! Blobs that a client received completely and requests again: they may be damaged.
 //!
-//! A client verifies what it gets. One that comes again for the same soon after it had all of it may have found it wrong;
-//! so that blob is verified before others. What must hold: the queue is bounded whatever clients request, and a blob is
-//! verified for it once an hour at most.
+//! A client verifies the blobs it receives. If it soon requests the same blob again, it may have found the blob wrong;
+//! so the scrub verifies that blob before others. What must hold: the queue is bounded whatever clients request, and
+//! the scrub verifies a blob for this reason at most once an hour.
 
 use std::{
     collections::{VecDeque, hash_map::RandomState},
@@ -16,17 +16,17 @@ use tokio::sync::Notify;
 
 use crate::{cache::ContentKey, peer::PeerPrefix};
 
-/// How long a client is remembered that had a whole blob.
+/// For how long forebay remembers that a client received a whole blob.
 const AGAIN: Duration = Duration::from_secs(10 * 60);
-/// How long a blob is not verified for this once more.
+/// After a blob was queued for this reason, it is not queued again for this long.
 const INTERVAL: Duration = Duration::from_secs(60 * 60);
-/// How many pairs of a client and a blob, and how many blobs, are remembered.
+/// How many pairs of a client and a blob are remembered, and how many blobs.
 const MAX_REMEMBERED: u64 = 20_000;
-/// How many blobs wait to be verified.
+/// How many blobs may be queued.
 const MAX_QUEUED: usize = 64;
 
 pub(super) struct Suspects {
-    /// Pairs of peer and blob, by a hash.
+    /// Hashes of pairs of peer and blob.
     had: moka::sync::Cache<u64, ()>,
     lately: moka::sync::Cache<ContentKey, ()>,
     queue: Mutex<VecDeque<ContentKey>>,
@@ -45,7 +45,7 @@ impl Suspects {
         }
     }
 
-    /// A client asks for a whole blob that is cached; gives what [`Suspects::had`] takes.
+    /// A client requests a whole blob that is cached; returns the argument for [`Suspects::had`].
     pub(super) fn wanted(&self, peer: PeerPrefix, id: &ContentKey) -> u64 {
         let pair = self.hasher.hash_one((peer, id));
         if self.had.contains_key(&pair) {
@@ -54,7 +54,7 @@ impl Suspects {
         pair
     }
 
-    /// The client got all of it.
+    /// The client received the whole blob.
     pub(super) fn had(&self, pair: u64) {
         self.had.insert(pair, ());
     }
@@ -71,12 +71,12 @@ impl Suspects {
         }
     }
 
-    /// The next one, if there is one.
+    /// The next suspect, if there is one.
     pub(super) fn take(&self) -> Option<ContentKey> {
         self.queue().pop_front()
     }
 
-    /// Waits for the next one. Cancel-safe.
+    /// Waits for the next suspect. Cancel-safe.
     pub(super) async fn next(&self) -> ContentKey {
         loop {
             if let Some(id) = self.take() {

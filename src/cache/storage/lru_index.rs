@@ -1,8 +1,8 @@
-//! What is on disk, how recently each thing was used, and what has to go to make room (pure).
+//! The objects on disk, how recently each was used, and which of them to evict to make room (pure).
 //!
-//! Space is reserved before bytes arrive, so `used + reserved` never exceeds `max_size`: the disk is
-//! bounded with everything in flight. The index *names* victims; the store unlinks them.
-//! An object that is being read is never named: unlinking an open file frees nothing.
+//! Space is reserved before bytes arrive, so `used + reserved` never exceeds `max_size`: the limit covers writes in
+//! flight, too. The index *names* victims; the store unlinks them. An object that is being read is never named:
+//! unlinking an open file frees nothing.
 
 mod key;
 mod overhead;
@@ -22,23 +22,24 @@ use crate::{
     oci::AcceptClass,
 };
 
-/// What file systems allocate in: a file's last block is paid for whole, and a directory takes one at least.
+/// The unit in which file systems allocate: a file's last block counts in full, and a directory takes at least one
+/// block.
 pub const BLOCK: u64 = 4096;
-/// What a file of `len` bytes takes on disk. An upstream may claim any length: the sum stops at the largest.
+/// The bytes that a file of `len` bytes takes on disk. An upstream may claim any length, so the result saturates.
 pub const fn allocated(len: u64) -> u64 {
     len.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-/// What was used within so many minutes stays when room is made for what no client has asked for.
+/// An object used within so many minutes is not evicted for a prefetched object.
 const MIN_IDLE: u32 = 60;
-/// How many such objects are passed over before there is no room.
+/// How many such objects one reservation skips before it fails.
 const MAX_PASSED_OVER: usize = 4096;
 
 struct IndexEntry {
     len: u64,
     /// How many readers have it open.
     pins: u32,
-    /// When it came or was used last, in minutes since 1970.
+    /// When it was added or last used, in minutes since 1970.
     used: u32,
 }
 
@@ -49,14 +50,14 @@ pub struct Totals {
     pub objects: u64,
 }
 
-/// The room asked for cannot be made.
+/// Evictions cannot make the requested room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
 /// The index of everything on disk, in order of last use.
 pub struct LruIndex {
     max_size: u64,
-    /// Now, in minutes since 1970, to within a few.
+    /// The current time in minutes since 1970, a few minutes off at most.
     minute: u32,
     entries: LruCache<CompactKey, IndexEntry>,
     /// Bytes allocated by entries.
@@ -65,11 +66,11 @@ pub struct LruIndex {
     pinned: u64,
     /// Bytes promised to downloads and writes in flight.
     reserved: u64,
-    /// The part of them that is on disk already.
+    /// The part of `reserved` that is on disk already.
     written: u64,
     overhead: Overhead,
     totals: [Totals; ObjectKind::EVERY.len()],
-    /// The classes of clients that a tag has records for; the key's own class says nothing.
+    /// The classes of clients that a tag has records for; the class in the map's key has no meaning.
     classes: HashMap<TagKey, Vec<AcceptClass>>,
 }
 
@@ -89,24 +90,25 @@ impl LruIndex {
         }
     }
 
-    /// A minute passed, whatever the clock says: where that is set, nothing lay idle by it.
+    /// A minute passed, whatever the clock says: a step of the system clock must not make objects look idle.
     pub fn pass_minute(&mut self) {
         self.minute = self.minute.saturating_add(1);
     }
 
-    /// It is so late, in minutes since 1970.
+    /// Sets the current time, in minutes since 1970.
     pub fn set_minute(&mut self, minute: u32) {
         self.minute = minute;
     }
 
-    /// The records of a tag, for whatever clients.
+    /// The records of a tag for all classes of clients.
     pub fn tag_classes(&self, tag: &TagKey) -> Vec<TagKey> {
         let name = tag.of_all_classes();
         let classes = self.classes.get(&name).into_iter().flatten();
         classes.map(|class| TagKey { class: *class, ..name.clone() }).collect()
     }
 
-    /// The records of a tag beyond `most`: those for the classes of clients that used theirs the longest time ago.
+    /// The surplus records of a tag if it has more than `most`: those that were used the longest time ago, never this
+    /// one.
     pub fn surplus_classes(&self, tag: &TagKey, most: usize) -> Vec<TagKey> {
         let mut keys = self.tag_classes(tag);
         let surplus = keys.len().saturating_sub(most);
@@ -134,12 +136,12 @@ impl LruIndex {
         self.entries.contains(&key.into())
     }
 
-    /// How long an object is; this is no use of it.
+    /// The length of an object; this does not count as a use.
     pub fn len_of(&self, key: &IndexKey) -> Option<u64> {
         self.entries.peek(&key.into()).map(|entry| entry.len)
     }
 
-    /// Bytes that are no object's.
+    /// The bytes on disk that belong to no object.
     pub fn overhead(&self) -> &Overhead {
         &self.overhead
     }
@@ -148,7 +150,7 @@ impl LruIndex {
         &mut self.overhead
     }
 
-    /// Adds an object as the most recently used; one that is there already is only touched.
+    /// Adds an object as the most recently used; an object that is already in the index counts as used.
     pub fn insert(&mut self, key: IndexKey, len: u64) {
         let key = CompactKey::from(&key);
         if let Some(entry) = self.entries.get_mut(&key)
@@ -161,7 +163,7 @@ impl LruIndex {
         self.add(key, len, pins, self.minute);
     }
 
-    /// Adds an object that no client has asked for: it is the first to go.
+    /// Adds an object that no client has requested: it is evicted first.
     pub fn insert_unused(&mut self, key: IndexKey, len: u64) {
         self.insert(key.clone(), len);
         self.entries.demote(&(&key).into());
@@ -181,9 +183,10 @@ impl LruIndex {
         self.entries.put(key, IndexEntry { len, pins, used });
     }
 
-    /// Adds what the start-up scan found, with its length and the minute of its last use, the most recently used first: each
-    /// below all that is there. The scan may come with it in portions. No time is earlier than a last use: where the clock was not
-    /// set yet, it is the time of the latest one.
+    /// Adds objects that the start-up scan found, with their lengths and the minutes of their last uses, the most
+    /// recently used first: each is inserted as the least recently used. The scan may call this once per portion. The
+    /// index's time is never earlier than a last use: if the clock was not set yet, it becomes the time of the latest
+    /// use.
     pub fn insert_scanned(&mut self, found: impl IntoIterator<Item = (CompactKey, u64, u32)>) {
         for (key, len, used) in found {
             self.minute = self.minute.max(used);
@@ -194,7 +197,8 @@ impl LruIndex {
         }
     }
 
-    /// Marks as used now, and keeps it from being evicted until [`LruIndex::unpin`]; its length, if it is there.
+    /// Marks an object as used now and keeps it from being evicted until [`LruIndex::unpin`]; returns its length, if it
+    /// is in the index.
     pub fn pin(&mut self, key: &IndexKey) -> Option<u64> {
         let entry = self.entries.get_mut(&key.into())?;
         entry.used = self.minute;
@@ -206,7 +210,7 @@ impl LruIndex {
     }
 
     pub fn unpin(&mut self, key: &IndexKey) {
-        // Gone meanwhile when its file was deleted by hand.
+        // The object is missing if its file was deleted by hand meanwhile.
         if let Some(entry) = self.entries.peek_mut(&key.into())
             && entry.pins > 0
         {
@@ -217,7 +221,7 @@ impl LruIndex {
         }
     }
 
-    /// Forgets an object whose file is gone; its length, if it was there.
+    /// Forgets an object whose file is gone; returns its length, if it was in the index.
     pub fn forget(&mut self, key: &IndexKey) -> Option<u64> {
         self.remove(&key.into()).map(|entry| entry.len)
     }
@@ -243,15 +247,15 @@ impl LruIndex {
         Some(entry)
     }
 
-    /// Promises `bytes`, naming what must be unlinked first; those are forgotten here already.
+    /// Reserves `bytes` and returns the objects to unlink first; the index has already forgotten these.
     ///
-    /// `spare` is what the file system can give before `min_free` is touched, bytes promised to others
-    /// not yet subtracted. Nothing is evicted when evicting everything would not be enough.
+    /// `spare` is how many bytes can be written before the free space of the file system falls below `min_free`,
+    /// without other reservations subtracted. Nothing is evicted if evicting everything would not be enough.
     pub fn reserve(&mut self, bytes: u64, spare: u64) -> Result<Vec<(IndexKey, u64)>, NoRoom> {
         self.reserve_from(bytes, spare, |_| true)
     }
 
-    /// The same for what no client has asked for: it drives out only what was not used for a while.
+    /// The same for an object that no client has requested: it evicts only objects that were idle for a while.
     pub fn reserve_ahead(&mut self, bytes: u64, spare: u64) -> Result<Vec<(IndexKey, u64)>, NoRoom> {
         let minute = self.minute;
         self.reserve_from(bytes, spare, |entry| minute.saturating_sub(entry.used) >= MIN_IDLE)
@@ -289,34 +293,35 @@ impl LruIndex {
         Ok(victims.into_iter().map(|(key, len)| (key.key(), len)).collect())
     }
 
-    /// How much has to go before there is room for `bytes`.
+    /// How many bytes must be evicted to make room for `bytes`.
     pub fn short(&self, bytes: u64, spare: u64) -> u64 {
         let over_size = self.total().saturating_add(bytes).saturating_sub(self.max_size);
         let over_disk = (self.reserved - self.written).saturating_add(bytes).saturating_sub(spare);
         over_size.max(over_disk)
     }
 
-    /// How many bytes more would have to go than may.
+    /// How many bytes of room are missing even if everything that may be evicted is evicted.
     pub fn missing(&self, bytes: u64, spare: u64) -> u64 {
         self.short(bytes, spare).saturating_sub(self.used - self.pinned)
     }
 
-    /// How many bytes may not go, since they are read.
+    /// How many bytes cannot be evicted because clients read them.
     pub fn kept_by_readers(&self) -> u64 {
         self.pinned
     }
 
-    /// How many bytes are promised.
+    /// How many bytes are reserved.
     pub fn reserved(&self) -> u64 {
         self.reserved
     }
 
-    /// How many bytes an object takes that readers keep.
+    /// How many bytes an object takes on disk, if it has readers.
     pub fn pinned_bytes(&self, key: &IndexKey) -> Option<u64> {
         self.entries.peek(&key.into()).filter(|entry| entry.pins > 0).map(|entry| allocated(entry.len))
     }
 
-    /// Names what is too much already, as after `max_size` was lowered; those are forgotten here.
+    /// Forgets and returns the objects to unlink because the cache exceeds its limit, for example after `max_size` was
+    /// lowered.
     pub fn shrink(&mut self) -> Vec<(IndexKey, u64)> {
         let excess = self.total().saturating_sub(self.max_size).min(self.used - self.pinned);
         let target = self.total() - excess;
@@ -326,17 +331,17 @@ impl LruIndex {
         victims
     }
 
-    /// Promises bytes that are taken already: those of an object that was just forgotten but stays on disk.
+    /// Reserves bytes that are on disk already: those of an object that the index just forgot but whose file stays.
     pub fn promise(&mut self, bytes: u64) {
         self.reserved += bytes;
     }
 
-    /// Promised bytes are on disk now: the file system has them no more to give.
+    /// Reserved bytes were written: the file system's free space no longer includes them.
     pub fn note_written(&mut self, bytes: u64) {
         self.written = self.written.saturating_add(bytes).min(self.reserved);
     }
 
-    /// Gives a promise of `bytes` back, of which `written` were on disk.
+    /// Releases a reservation of `bytes`, of which `written` were on disk.
     pub fn release(&mut self, bytes: u64, written: u64) {
         self.reserved = self.reserved.saturating_sub(bytes);
         self.written = self.written.saturating_sub(written).min(self.reserved);

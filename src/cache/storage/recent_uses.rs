@@ -1,8 +1,8 @@
-//! What was used from memory, told to the index later.
+//! Uses from memory, which reach the index later.
 //!
-//! A hit in memory costs one look at a flag of its own object. Only the first use since the index was last told takes
-//! a lock; before anything is evicted, and now and then, the index is told. So its order is that of use to within
-//! the interval, and whatever was used since goes last.
+//! A cache hit in memory reads one flag of its object. Only the first use since the last update of the index takes a
+//! lock. forebay updates the index before it evicts anything, and periodically. So the order of the index is that of
+//! use to within the interval, and objects used since the last update are evicted last.
 
 use std::{
     fs::File,
@@ -19,23 +19,23 @@ use tokio_util::sync::CancellationToken;
 use super::{DiskStore, blocking, io_limits, lru_index::IndexKey};
 use crate::cache::freshness;
 
-/// A use is noted on disk at most this often per object: recency needs no better, and each note is a write.
+/// A use is noted on disk at most this often per object: recency needs no better precision, and each note is a write.
 pub(super) const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
-/// How many uses the index is told of while its lock is held.
+/// How many uses the index takes while its lock is held once.
 const USES_AT_A_TIME: usize = 256;
 
-/// Whether an object in memory was used since the index was told.
+/// Whether an object in memory was used since the last update of the index.
 #[derive(Clone, Debug, Default)]
 pub struct LastUse(Arc<AtomicBool>);
 
-/// What the index has not been told yet: each object in memory is in it once at most.
+/// The uses that the index has not seen yet; each object in memory occurs at most once.
 #[derive(Default)]
 pub struct Uses(Mutex<Vec<(IndexKey, LastUse)>>);
 
 impl Uses {
-    /// Notes a use; the key, when it is the first since [`Uses::take`].
+    /// Notes a use; returns the key if it is the first since [`Uses::take`].
     pub fn note(&self, used: &LastUse, key: impl FnOnce() -> IndexKey) -> Option<IndexKey> {
-        // A plain look first, so that the cores of busy clients share the flag's cache line.
+        // A plain load comes first, so that the cores of busy clients share the flag's cache line.
         if used.0.load(Ordering::Relaxed) || used.0.swap(true, Ordering::AcqRel) {
             return None;
         }
@@ -44,7 +44,7 @@ impl Uses {
         Some(key)
     }
 
-    /// All that was used, in the order of first use; from here on a use is a first one again.
+    /// Takes all used objects, in the order of first use; the next use of each counts as a first one again.
     pub fn take(&self) -> Vec<IndexKey> {
         let taken = std::mem::take(&mut *self.0.lock());
         let again = |(key, used): (IndexKey, LastUse)| {
@@ -56,14 +56,14 @@ impl Uses {
 }
 
 impl DiskStore {
-    /// An object was used from memory: it is the most recently used on disk as well.
+    /// Notes a use from memory: the object becomes the most recently used on disk as well.
     pub fn note_use(&self, used: &LastUse, key: impl FnOnce() -> IndexKey) {
         if let Some(key) = self.0.uses.note(used, key) {
             self.used(key);
         }
     }
 
-    /// A client got it by another way than its file: it is the most recently used.
+    /// A client received the object from elsewhere than its file: the object becomes the most recently used.
     pub fn used(&self, key: IndexKey) {
         {
             let mut index = self.0.index.lock();
@@ -77,7 +77,7 @@ impl DiskStore {
         }
         let path = self.path(&key);
         self.0.touched.insert(key, ());
-        // It is not waited for: a use that is not noted costs a little order after a restart.
+        // The caller does not wait for this: a use that is not noted costs a little order after a restart.
         io_limits::change_if_idle(move || {
             if let Ok(file) = File::open(&path)
                 && let Ok(metadata) = file.metadata()
@@ -88,7 +88,7 @@ impl DiskStore {
         });
     }
 
-    /// Tells the index what was used from memory, now and then, until the end.
+    /// Updates the index with the uses from memory, periodically, until the shutdown.
     pub async fn keep_uses(self, end: CancellationToken) {
         while tokio::time::timeout(TOUCH_INTERVAL, end.cancelled()).await.is_err() {
             self.0.index.lock().pass_minute();
@@ -97,7 +97,7 @@ impl DiskStore {
         }
     }
 
-    /// Tells the index what was used from memory since it was last told.
+    /// Updates the index with the uses from memory since the last update.
     pub(super) fn settle_uses(&self) {
         for keys in self.0.uses.take().chunks(USES_AT_A_TIME) {
             let mut index = self.0.index.lock();
@@ -110,7 +110,7 @@ impl DiskStore {
     }
 }
 
-/// Notes a use on disk, now and then and unless the disk is busy: a hit does not wait for it.
+/// Notes a use on disk, at most once per interval and only if the disk is not busy: a cache hit does not wait for it.
 pub(super) fn touch(file: &Arc<File>, metadata: &std::fs::Metadata) {
     if metadata.modified().is_ok_and(|modified| is_note_due(modified, SystemTime::now())) {
         let file = file.clone();
@@ -118,14 +118,15 @@ pub(super) fn touch(file: &Arc<File>, metadata: &std::fs::Metadata) {
     }
 }
 
-/// Whether a use now is to be noted at a file whose last one was then.
+/// Whether to note a use at `now` on a file whose last noted use is `modified`.
 fn is_note_due(modified: SystemTime, now: SystemTime) -> bool {
     let is_due = match now.duration_since(modified) {
         Ok(age) => age > TOUCH_INTERVAL,
-        // One in the future is of a clock that was set back since: it would be the most recent use for ever.
+        // A last use in the future comes from a clock that was set back since: it would stay the most recent use for
+        // ever.
         Err(ahead) => ahead.duration() > TOUCH_INTERVAL,
     };
-    // By a clock that is not set yet the file would be older than all others after the next start.
+    // With the time of a clock that is not set yet, the file would count as older than all others after the next start.
     is_due && freshness::is_set(now)
 }
 
@@ -165,10 +166,10 @@ mod tests {
             (set - 60, set, false),
             (set - 61, set, true),
             (0, set, true),
-            // It was set back since.
+            // The clock was set back since.
             (set + 60, set, false),
             (set + 61, set, true),
-            // It is not set yet.
+            // The clock is not set yet.
             (set, 10, false),
             (set, 0, false),
             (0, 100, false),

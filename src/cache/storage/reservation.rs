@@ -1,4 +1,4 @@
-//! Room on disk, promised before bytes arrive.
+//! Room on disk, reserved before bytes arrive.
 
 use std::time::Duration;
 
@@ -11,65 +11,69 @@ use crate::cache::{
     storage::lru_index::{BLOCK, allocated},
 };
 
-/// How long a write waits for the start-up scan; before, it is not known how much is used.
+/// How long a write waits for the start-up scan; before that, forebay does not know how much space is used.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a reservation waits while others have downloads and readers ended, until it does without.
+/// How long a reservation waits while another one ends downloads and readers; then it fails.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often one reservation ends readers: others may take the room that came of it.
+/// How often one reservation ends readers: another reservation may take the room that this frees.
 const MAX_ENDINGS: u32 = 2;
 
-/// No room can be made: too large for the cache, everything is being read, or the disk is failing.
+/// forebay cannot make room: the object is too large for the cache, clients read everything that could be evicted, or
+/// the disk fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the cache has no room for this")]
 pub struct NoSpace;
 
-/// What room is made for.
+/// The purpose of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// What a client asked for, or what serves it: whatever was not used for longest makes room, and then slow readers.
+    /// A client requested the object or needs it for a response: the least recently used objects are evicted, then slow
+    /// readers are ended.
     Client,
-    /// What no client waits for, though one wanted it, and the copy of a push: the same, but it ends no readers.
+    /// A client once requested the object but no client waits for it, or it is the copy of a push: the same, but no
+    /// reader is ended.
     Unawaited,
-    /// What is fetched ahead of clients: only what was not used for a while makes room, and it is the first to go itself.
+    /// The object is prefetched: only objects that were idle for a while are evicted for it, and it is itself evicted
+    /// first.
     Ahead,
 }
 
-/// How much room there is too little, with everything evicted that may be.
+/// How much room is missing after every possible eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Short {
     /// In bytes.
     pub missing: u64,
-    /// How many of these readers keep: all of them, or, for what else may be ended, those that are slow.
+    /// How many of these bytes readers keep in the cache: all readers, or only slow ones where downloads may be ended.
     pub kept: u64,
 }
 
 impl Short {
-    /// Whatever ends, there will be no room.
+    /// There will be no room, whichever downloads and readers end.
     const HOPELESS: Self = Self { missing: u64::MAX, kept: 0 };
 }
 
-/// Ends downloads that no client waits for, for the room they hold; whether there were any.
+/// Ends downloads that no client waits for, to free their room; returns whether there were any.
 pub(super) type GiveUp = Box<dyn Fn(Short) -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// A number of bytes on disk that no other write will use; given back on drop.
+/// A number of bytes on disk that no other write will use; released on drop.
 pub struct Reservation {
     store: DiskStore,
     bytes: u64,
-    /// The part of them that is on disk.
+    /// The part of `bytes` that is on disk.
     written: u64,
-    /// The part of them that is for directories that have to be made.
+    /// The part of `bytes` for directories that have to be created.
     directories: u64,
 }
 
 impl DiskStore {
-    /// Makes room for an object of `len` bytes and the directories it needs, evicting what was not used for longest.
+    /// Makes room for an object of `len` bytes and the directories it needs; evicts the least recently used objects.
     pub async fn reserve(&self, key: &IndexKey, len: u64) -> Result<Reservation, NoSpace> {
         self.reserve_for(Purpose::Client, key, len).await
     }
 
-    /// Where room is short for clients, `give_up` is asked before any reader is ended.
+    /// Sets the function that is called before any reader is ended, when room for clients is short.
     pub fn on_shortage(&self, give_up: impl Fn(Short) -> BoxFuture<'static, bool> + Send + Sync + 'static) {
-        // There is one such in a process.
+        // It is set once per process.
         let _ = self.0.give_up.set(Box::new(give_up));
     }
 
@@ -87,14 +91,15 @@ impl DiskStore {
         self.reserve_bytes(Purpose::Client, allocated(len), move || directories).await
     }
 
-    /// The same for what takes so many bytes, and those of the directories that it needs.
+    /// The same for `len` bytes on disk and those of the directories it needs.
     pub(super) async fn reserve_bytes(
         &self,
         purpose: Purpose,
         len: u64,
         directories: impl FnOnce() -> u64 + Send + 'static,
     ) -> Result<Reservation, NoSpace> {
-        // What is fetched ahead does not take the room for which others are ended: a client waits for it.
+        // A prefetch must not take the room for which another reservation ends downloads and readers: a client waits
+        // for that room.
         if !self.scanned().await || purpose == Purpose::Ahead && self.0.ending.available_permits() == 0 {
             return Err(NoSpace);
         }
@@ -104,7 +109,7 @@ impl DiskStore {
             Err(Short::HOPELESS) => return Err(NoSpace),
             Err(_) => {}
         }
-        // Without the lock of the space: what has room is reserved meanwhile.
+        // The lock of `space` is not held here: other reservations that fit succeed meanwhile.
         let turn = timeout(ENDING_TIMEOUT, self.0.ending.acquire()).await;
         let again = async || self.reserve_now(purpose, len, move || directories).await.0;
         let mut reserved = again().await;
@@ -125,7 +130,7 @@ impl DiskStore {
         reserved.map_err(|_| NoSpace)
     }
 
-    /// One look, and how many bytes `directories` were.
+    /// Tries once; also returns the bytes of `directories`.
     async fn reserve_now(
         &self,
         purpose: Purpose,
@@ -134,8 +139,8 @@ impl DiskStore {
     ) -> (Result<Reservation, Short>, u64) {
         let store = self.clone();
         let turn = self.0.space.clone().lock_owned().await;
-        // The reservation is made inside, so that it is given back even when its caller is gone; the turn ends with the
-        // last victim, even then.
+        // The reservation is made inside, so that it is released even when the caller was dropped; the turn ends after
+        // the last victim is unlinked, even then.
         blocking(move || {
             let directories = directories();
             let reserved = store.reserve_blocking(purpose, len, directories);
@@ -145,14 +150,14 @@ impl DiskStore {
         .await
     }
 
-    /// Whether there were any without clients.
+    /// Ends downloads without clients; returns whether there were any.
     async fn give_up_downloads(&self, short: Short) -> bool {
         let Some(give_up) = self.0.give_up.get() else { return false };
         let of_slow = self.readers().most_room(|holding| self.frees(holding));
         give_up(Short { kept: short.kept.min(of_slow), ..short }).await
     }
 
-    /// Whether some were ended.
+    /// Ends slow readers and waits for them; returns whether there were any.
     async fn end_slow_readers(&self, missing: u64) -> bool {
         let ended = self.readers().make_room(missing, |holding| self.frees(holding));
         let any = ended.is_some();
@@ -169,7 +174,7 @@ impl DiskStore {
         }
     }
 
-    /// Waits a little for the start-up scan; whether it has been through.
+    /// Waits a little for the start-up scan; returns whether it is complete.
     pub(super) async fn scanned(&self) -> bool {
         let mut scanned = self.0.scanned.subscribe();
         let waited = tokio::time::timeout(SCAN_TIMEOUT, scanned.wait_for(|scanned| *scanned)).await;
@@ -222,7 +227,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// `bytes` more of it are on disk.
+    /// `bytes` more of the reservation are on disk.
     pub fn note_written(&mut self, bytes: u64) {
         let more = bytes.min(self.bytes - self.written);
         self.written += more;
@@ -233,7 +238,7 @@ impl Reservation {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
-    /// Takes over the room that an object in the index has, if it is there; it is to become `future`.
+    /// Takes over the room of an object in the index, if it is there; the object will become `future`.
     pub(super) fn adopt(store: &DiskStore, key: &IndexKey, future: &IndexKey) -> Option<(Self, u64)> {
         let directories = store.missing_parents(&store.path(future)).len() as u64 * BLOCK;
         let mut index = store.0.index.lock();
@@ -245,12 +250,12 @@ impl Reservation {
         Some((reservation, len))
     }
 
-    /// Turns the promise into an object of `len` bytes that is on disk now.
+    /// Turns the reservation into an object of `len` bytes that is on disk now.
     pub(super) fn fulfil(self, purpose: Purpose, key: IndexKey, len: u64) {
         drop(self.fulfil_pinned(purpose, key, len));
     }
 
-    /// The same, of an object that is read: it cannot be evicted before the pin is there. Blocks.
+    /// The same for an object that has readers: it cannot be evicted before it is pinned. Blocks.
     pub(super) fn fulfil_pinned(mut self, purpose: Purpose, key: IndexKey, len: u64) -> Pin {
         {
             let mut index = self.store.0.index.lock();
@@ -291,7 +296,7 @@ mod tests {
         transport::Recipient,
     };
 
-    /// A blob that a client reads, which takes nothing.
+    /// A blob whose reader, a client, takes no bytes.
     struct Stuck {
         recipient: Recipient,
         _pin: Pin,
@@ -391,7 +396,7 @@ mod tests {
         let large = reserve(&store, 800_000);
         stuck.recipient.end.cancelled().await;
         let others = [0; 40].map(|_| reserve(&store, 800_000));
-        // They do without after the same time, and not one after the other.
+        // They all fail after the same time, not one after the other.
         for other in others {
             assert_eq!(other.await.unwrap().map(drop), Err(NoSpace));
         }
@@ -450,7 +455,7 @@ mod tests {
         let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
         let first = tokio::spawn({
             let store = store.clone();
-            // It is called where victims are unlinked.
+            // It runs in the step that also unlinks victims.
             let directories = move || {
                 begun.send(()).unwrap();
                 let _ = goes_on.recv();
@@ -464,7 +469,7 @@ mod tests {
         assert!(store.0.space.try_lock().is_err(), "the first is still at work");
         drop(go_on);
         drop(store.0.space.lock().await);
-        // What it reserved is given back with it.
+        // Its reservation is released with it.
         while store.0.index.lock().reserved() > 0 {
             tokio::task::yield_now().await;
         }

@@ -1,7 +1,7 @@
-//! The start-up scan: rebuilds the index from what is on disk, while requests are served already.
+//! The start-up scan: rebuilds the index from the files on disk, while forebay already serves requests.
 //!
-//! Several threads read the shards, since a disk answers several questions in less time than one after the other. The
-//! index takes what they found in small portions: requests need its lock meanwhile.
+//! Several threads read the shards, since a disk answers concurrent reads faster than sequential ones. The index takes
+//! their results in small portions, because requests need its lock meanwhile.
 
 use std::{
     fs::{DirEntry, ReadDir},
@@ -23,18 +23,18 @@ use crate::{
     oci::Algorithm,
 };
 
-/// What broken downloads left is not kept for longer than this.
+/// The file of a broken download is kept no longer than this.
 const PARTIAL_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// In nanoseconds.
 const MINUTE: i64 = 60_000_000_000;
 /// How many threads read shards.
 const READERS: usize = 4;
-/// How many foreign names are told one by one.
+/// How many foreign names are logged individually.
 const MAX_WARNINGS: usize = 5;
-/// How many objects the index takes at a time, a fraction of a millisecond's work.
+/// How many objects are added to the index at a time, which takes a fraction of a millisecond.
 const PORTION: usize = 512;
 
-/// One object on disk. There may be millions of them at once, so it is small.
+/// One object on disk. It is small because there may be millions at once.
 struct ScannedFile {
     /// Last use, in nanoseconds since 1970.
     used: i64,
@@ -51,7 +51,7 @@ struct Shard {
 }
 
 impl DiskStore {
-    /// Reads the whole directory. Errors are logged and skipped: what cannot be read is a miss.
+    /// Reads the whole directory. Errors are logged and skipped: a file that cannot be read is a miss.
     pub async fn scan(&self) {
         let store = self.clone();
         blocking(move || store.scan_blocking()).await;
@@ -120,7 +120,7 @@ impl DiskStore {
         shards
     }
 
-    /// What is in the shards, in lists of which each is in order of last use, the oldest first.
+    /// The objects in the shards, in several lists; each list is sorted by last use, the oldest first.
     fn scan_shards(&self, shards: &[Shard], foreign: &Foreign) -> Vec<Vec<ScannedFile>> {
         let next = AtomicUsize::new(0);
         let read = || {
@@ -132,7 +132,7 @@ impl DiskStore {
             found
         };
         std::thread::scope(|scope| {
-            // A thread that cannot be had is no loss: the others, and this one, take its shards.
+            // A thread that cannot be spawned does no harm: the others, and this one, take its shards.
             let others: Vec<_> = (1..READERS)
                 .filter_map(|_| std::thread::Builder::new().name("scan".into()).spawn_scoped(scope, read).ok())
                 .collect();
@@ -185,12 +185,12 @@ impl DiskStore {
         }
     }
 
-    /// A download that runs already has its file here too; it is younger than this process.
+    /// Scans `tmp/`. It also holds the files of downloads that already run; they are younger than this process.
     fn scan_temporary(&self, directory: &Path, found: &mut Vec<ScannedFile>, foreign: &Foreign) {
         self.count_directory(directory);
         let Some(files) = list(directory) else { return };
         for file in entries(files) {
-            // One that is younger than now is as young as can be: the clock was set back.
+            // A modification time in the future counts as age 0: the clock was set back.
             let modified = file.metadata().and_then(|metadata| metadata.modified()).ok();
             let age = modified.map(|at| at.elapsed().unwrap_or_default());
             let name = file.file_name();
@@ -207,7 +207,7 @@ impl DiskStore {
         }
     }
 
-    /// Hands all to the index, the most recently used first.
+    /// Adds all objects to the index, the most recently used first.
     fn insert_found(&self, mut found: Vec<Vec<ScannedFile>>) {
         let mut portion = Vec::with_capacity(PORTION);
         loop {
@@ -224,7 +224,7 @@ impl DiskStore {
         }
     }
 
-    /// A directory of many names takes more than one block.
+    /// Counts a directory by its size on disk: a directory of many names takes more than one block.
     fn count_directory(&self, directory: &Path) {
         let Ok(metadata) = directory.metadata() else { return };
         {
@@ -251,15 +251,16 @@ fn push(found: &mut Vec<ScannedFile>, key: CompactKey, file: &DirEntry, foreign:
         let modified = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         let used = last_use(modified, SystemTime::now());
         if used != modified {
-            // Once, or it would be the most recently used at each start.
+            // Done once; otherwise the object would be the most recently used one at each start.
             note_now(&file.path());
         }
         found.push(ScannedFile { used, key, len: metadata.len() });
     }
 }
 
-/// When a file was used last, by its mtime (both in nanoseconds since 1970). A clock that was set back since says nothing of how
-/// recent a use was; by one that is not set yet, all uses would be in the future, and in no order any more.
+/// When a file was last used, by its mtime (both in nanoseconds since 1970). An mtime in the future, from a clock that
+/// was set back since, does not say how recent the use was, so it becomes `now`. If the clock is not set yet, the mtime
+/// is taken as it is: all uses would be in the future, and would lose their order.
 fn last_use(modified: i64, now: SystemTime) -> i64 {
     let now = now.duration_since(UNIX_EPOCH).ok().filter(|_| freshness::is_set(now));
     modified.min(now.map_or(i64::MAX, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)))
@@ -291,17 +292,17 @@ fn entries(directory: ReadDir) -> impl Iterator<Item = DirEntry> {
     })
 }
 
-/// A symbolic link is none: what is behind it is not forebay's.
+/// Whether the entry is a directory. A symbolic link is not one: its target is not forebay's.
 fn is_directory(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
-/// Two hexadecimal digits, as digests are spelled.
+/// Whether the name is two lower-case hexadecimal digits, as in digests.
 fn is_shard(name: &str) -> bool {
     name.len() == 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// What the scan met that forebay does not make: left alone, and told.
+/// Counts the entries that forebay did not create: they are left alone and logged.
 #[derive(Default)]
 struct Foreign(AtomicUsize);
 
@@ -323,7 +324,7 @@ impl Foreign {
     }
 }
 
-/// Removes a file that a crash left.
+/// Removes a temporary file that a crash left.
 fn sweep(path: &Path) {
     match std::fs::remove_file(path) {
         Ok(()) => tracing::info!(path = %path.display(), "swept"),
@@ -343,10 +344,10 @@ mod tests {
             (set - 10, set, set - 10),
             (set, set, set),
             (0, set, 0),
-            // It was set back since.
+            // The clock was set back since.
             (set + 10, set, set),
             (set + 1_000_000_000, set, set),
-            // It begins in 1970 at each boot, or in the year of its board.
+            // The clock starts in 1970 at each boot, or in the year the board was made.
             (set, 10, set),
             (set + 10, 10, set + 10),
             (0, 10, 0),

@@ -5,7 +5,7 @@ use std::{fmt, fs::File, io, sync::Arc};
 use super::{DiskStore, blocking, lru_index::IndexKey, recent_uses::touch, verified_at};
 use crate::cache::ContentKey;
 
-/// A verified blob, open for reading; it is not evicted while this lives.
+/// A verified blob, open for reading; it is not evicted before this is dropped.
 pub struct StoredBlob {
     pub file: Arc<File>,
     pub len: u64,
@@ -33,10 +33,10 @@ impl Drop for Pin {
 impl DiskStore {
     /// Opens a verified blob and notes its use; `None` when it is not cached.
     ///
-    /// A file that was deleted or cut by hand is a miss, not an error.
+    /// A file that was deleted or truncated by hand is a miss, not an error.
     pub async fn open_blob(&self, id: &ContentKey) -> io::Result<Option<StoredBlob>> {
         let key = IndexKey::Blob(id.clone());
-        // Most misses end here, without a thread being asked.
+        // Most misses end here, without a blocking thread.
         if self.is_scanned() && !self.0.index.lock().contains(&key) {
             return Ok(None);
         }
@@ -64,7 +64,8 @@ impl DiskStore {
             index.pin(&key)
         };
         let Some(len) = pinned else {
-            // Evicted between the look into the index and the opening: gone for everyone else as well.
+            // It was evicted between the look into the index and the opening: it is a miss for all other readers as
+            // well.
             return Ok(None);
         };
         let pin = Arc::new(Pin { store: self.clone(), key });

@@ -1,4 +1,4 @@
-//! What is known of a tag: where it pointed, and when that was last confirmed.
+//! The record of a tag: the manifest it pointed to, and when the upstream last confirmed that.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,8 +14,8 @@ use crate::{
     upstream::{Registry, UrlHashes},
 };
 
-/// A tag of one upstream, as clients of one kind see it: an old registry converts what it serves to what the
-/// client says it accepts, so one tag can mean several manifests.
+/// A tag of one upstream for one class of clients: an old registry converts manifests to a type that the client
+/// accepts, so one tag can mean several manifests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TagKey {
     pub visibility: Visibility,
@@ -26,12 +26,13 @@ pub struct TagKey {
 }
 
 impl TagKey {
-    /// The tag itself: equal for the keys of all classes.
+    /// The key of the tag itself: equal for the keys of all classes.
     pub fn of_all_classes(&self) -> Self {
         Self { class: Accept::default().class(), ..self.clone() }
     }
 
-    /// The path below its pool's `tags/`. No name contains `@`, so no tag's file is in the way of a repository's directory.
+    /// The path below the pool's `tags/`. No name contains `@`, so a tag's file never collides with a repository's
+    /// directory.
     pub fn path(&self) -> PathBuf {
         let mut path = PathBuf::from(&*self.upstream);
         path.push(self.repository.as_str());
@@ -54,7 +55,7 @@ impl TagKey {
     }
 }
 
-/// The answer an upstream gave for a tag.
+/// An upstream's response for a tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagRecord {
     pub digest: Digest,
@@ -62,12 +63,12 @@ pub struct TagRecord {
     /// The manifest's size in bytes.
     pub size: u64,
     pub confirmed: SystemTime,
-    /// The URLs of the upstream when it gave the answer: under the same name, other URLs may lead to another registry. Empty
-    /// in the records of earlier versions.
+    /// The URLs of the upstream at the time of the response: under the same name, other URLs may lead to another
+    /// registry. Empty in the records of earlier versions.
     pub urls: UrlHashes,
 }
 
-/// The file's form: TOML, readable by operators.
+/// The format of the file: TOML, readable by operators.
 #[derive(Serialize, Deserialize)]
 struct Text {
     digest: String,
@@ -75,16 +76,16 @@ struct Text {
     size: u64,
     /// Seconds since 1970.
     confirmed: u64,
-    /// In hexadecimal, with spaces between them.
+    /// Hashes in hexadecimal, separated by spaces.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     urls: String,
 }
 
 impl TagRecord {
-    /// The longest file that is read, in bytes.
+    /// The longest file that forebay reads, in bytes.
     pub const MAX_LEN: u64 = 16 * 1024;
 
-    /// Whether it is an answer of this registry.
+    /// Whether the record counts for this registry.
     pub fn is_of(&self, registry: &Registry, visibility: Visibility) -> bool {
         visibility.is_of(&self.urls, registry)
     }
@@ -98,11 +99,11 @@ impl TagRecord {
             confirmed,
             urls: self.urls.iter().map(|url| format!("{url:016x}")).collect::<Vec<_>>().join(" "),
         };
-        // Strings and numbers always have a TOML form; an empty file would be read as no record.
+        // Strings and numbers always have a TOML form; an empty file would be decoded as no record.
         toml::to_string(&text).unwrap_or_default().into_bytes()
     }
 
-    /// `None` for anything that [`TagRecord::encode`] did not write whole.
+    /// `None` for anything that is not the complete output of [`TagRecord::encode`].
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let text: Text = toml::from_str(std::str::from_utf8(bytes).ok()?).ok()?;
         Some(Self {
@@ -199,7 +200,7 @@ mod tests {
             (&[x], &[x, y], true, false),
             (&[x, y], &[y], true, false),
             (&[x, y], &[z], false, false),
-            // An earlier version wrote it.
+            // An earlier version of forebay wrote it.
             (&[], &[x], true, false),
         ] {
             let written = TagRecord { urls: registry(then).url_hashes().clone(), ..record(1, 1) };
@@ -215,7 +216,7 @@ mod tests {
         assert!(whole.len() as u64 <= TagRecord::MAX_LEN);
         for len in 0..whole.len() - 1 {
             let cut = TagRecord::decode(&whole[..len]);
-            // A number that is cut in the middle is still a number; it is then an older confirmation, never a newer one.
+            // A number that is cut in the middle is still a number; the confirmation is then older, never newer.
             if let Some(cut) = cut {
                 assert_eq!((cut.digest, cut.size), (record(0, 42).digest, 42), "cut at {len}");
                 assert!(cut.confirmed < UNIX_EPOCH + Duration::from_secs(1_700_000_000), "cut at {len}");
@@ -246,7 +247,7 @@ mod tests {
         ) {
             let (one, other) = (key("r", &one, &tag, "*/*"), key("r", &other, &second, "*/*"));
             prop_assert_eq!(one == other, one.path() == other.path());
-            // Nor is the file of one in the way of the directory of the other.
+            // Nor does the file of one collide with the directory of the other.
             prop_assert!(one == other || !other.path().starts_with(one.path()));
         }
     }

@@ -1,6 +1,6 @@
-//! A blob that a download is writing: a file below `tmp/` that becomes a blob, is kept to be resumed, or is removed.
+//! The file of a download in progress: a file below `tmp/` that becomes a blob, is kept to be resumed, or is removed.
 //!
-//! The part that is kept belongs to the registry that its bytes come from. For the names of the files, see `file_names`.
+//! A file that is kept belongs to the registry that sent its bytes. For the names of the files, see `file_names`.
 
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, sync::Arc};
 
@@ -15,30 +15,31 @@ use super::{
 };
 use crate::{cache::ContentKey, upstream::Registry};
 
-/// Less than this is not worth keeping after a broken download, in bytes.
+/// A broken download with fewer bytes than this is not kept.
 const WORTH_KEEPING: u64 = 64 * 1024;
 
 /// The file of a download; removed on drop unless it was committed or kept.
 pub struct TempBlob {
     id: ContentKey,
     temp: TempFile,
-    /// How many bytes of it an earlier download left.
+    /// How many of its bytes an earlier download left.
     left: u64,
-    /// Whether a download has resumed those in vain.
+    /// Whether a download has resumed these bytes in vain.
     failed: bool,
 }
 
 impl DiskStore {
-    /// Begins a blob of which `reservation` bytes are promised. There is one at a time per digest but for those made
-    /// [beside](DiskStore::create_beside) it. What is left of it belongs to the registry that its bytes come from.
+    /// Creates the file of a download, for which `reservation` has room. Each digest has one such file at a time, apart
+    /// from those made [concurrently](DiskStore::create_beside). If the download breaks, the file belongs to this
+    /// registry.
     pub async fn create(&self, id: &ContentKey, registry: &Registry, reservation: Reservation) -> io::Result<TempBlob> {
         let (store, id, registry) = (self.clone(), id.clone(), registry.fingerprint());
         write(move || {
             let name = TempName::partial(&store, &id);
-            // What an earlier download left under this name, found too late to be resumed, is overwritten: it must not
-            // be evicted under our hands.
+            // The file that an earlier download left under this name, if it was found too late to be resumed, is
+            // overwritten: it must not be evicted during this download.
             store.0.index.lock().forget(&IndexKey::Partial(id.clone()));
-            // A new file: readers of the earlier one must not see it cut.
+            // Creates a new file: readers of the earlier one must not see it truncated.
             remove(&name.path());
             let temp = TempFile::create(store, name, reservation)?;
             note_registry(&temp.file, &registry);
@@ -47,7 +48,7 @@ impl DiskStore {
         .await
     }
 
-    /// The same, while another download of this content is under way. Nothing of it is left for a later one.
+    /// The same, while another download of this content runs. The file is never kept for a later download.
     pub async fn create_beside(&self, id: &ContentKey, reservation: Reservation) -> io::Result<TempBlob> {
         let (store, id) = (self.clone(), id.clone());
         write(move || {
@@ -57,18 +58,19 @@ impl DiskStore {
         .await
     }
 
-    /// Whether an earlier download of this blob left something.
+    /// Whether an earlier download of this blob left a file to resume.
     ///
-    /// Waits for the start-up scan, which is to count it first.
+    /// Waits for the start-up scan, which has to count the file first.
     pub async fn has_left(&self, id: &ContentKey) -> bool {
         self.scanned().await && self.0.index.lock().contains(&IndexKey::Partial(id.clone()))
     }
 
-    /// What an earlier download of this blob from this registry left, and its length in bytes; `None` when there is nothing.
+    /// The file that an earlier download of this blob from this registry left, and its length in bytes; `None` if there
+    /// is none.
     ///
     /// Bytes that another registry sent are not resumed: they are not verified, and if they were wrong, the clients of
-    /// this one would have the error. Where there is something, waits for the start-up scan, which is to count it
-    /// first.
+    /// this registry would get the error. If a file exists, this waits for the start-up scan, which has to count the
+    /// file first.
     pub async fn resume(&self, id: &ContentKey, registry: &Registry) -> Option<(TempBlob, u64)> {
         let key = IndexKey::Partial(id.clone());
         let (store, id) = (self.clone(), id.clone());
@@ -85,7 +87,7 @@ impl DiskStore {
         blocking(move || {
             let flags = OFlags::NOFOLLOW.bits().cast_signed();
             let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
-            // What was verified before a kill is the content, from whichever registry it came.
+            // Bytes that were verified before a kill are the content, whichever registry sent them.
             let usable = match noted_registry(&file) {
                 Some(noted) => noted == registry,
                 None => verified_at::noted(&file).is_some_and(|noted| noted.verified.is_some()),
@@ -101,7 +103,7 @@ impl DiskStore {
             let name = TempName::partial(&store, &id);
             let temp = TempFile::opened(store, name, file, reservation);
             let temp = TempBlob { id, temp, left: prefix, failed };
-            // One that is not what the index says is dropped, and removed by that.
+            // A file that does not match the index is dropped, which removes it.
             (whole && prefix <= len).then_some((temp, prefix))
         })
         .await
@@ -113,7 +115,7 @@ impl TempBlob {
         Self { id, temp, left: 0, failed: false }
     }
 
-    /// The file, for readers of it while it grows.
+    /// The file, for clients that read it while it grows.
     pub fn file(&self) -> &Arc<File> {
         &self.temp.file
     }
@@ -122,28 +124,29 @@ impl TempBlob {
         &self.temp.name
     }
 
-    /// Makes sure there is room for `len` bytes in all.
+    /// Makes sure that there is room for `len` bytes in all.
     pub async fn grow_to(&mut self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
         self.temp.grow_to(purpose, len).await
     }
 
-    /// `bytes` more of what is reserved are on disk.
+    /// `bytes` more of the reservation are on disk.
     pub fn note_written(&mut self, bytes: u64) {
         self.temp.note_written(bytes);
     }
 
-    /// The whole content was verified: gives it its final name. Blocks.
+    /// Gives the file its final name after the whole content was verified. Blocks.
     ///
     /// The pin keeps the blob in the cache for the readers that began while it grew.
     pub fn commit(self, purpose: Purpose, len: u64) -> io::Result<Arc<Pin>> {
         self.temp.commit(purpose, IndexKey::Blob(self.id), len)
     }
 
-    /// The download broke after `prefix` bytes without a gap: leaves them for the next one. Blocks.
+    /// Keeps the file for the next download, after this one broke with `prefix` bytes without a gap. Blocks.
     ///
-    /// Bytes behind the prefix are not cut off: the kernel would put zeros into pages that may still be queued in a
-    /// socket, also of a client whose reader is gone. Where the prefix cannot be noted, nothing is kept. What an earlier
-    /// download left is removed once the upstream has `answered` two downloads that resumed it, and neither got a byte more.
+    /// Bytes behind the prefix are not cut off: the kernel would write zeros into pages that may still be queued in a
+    /// socket, even of a client whose reader has ended. If the prefix cannot be noted, nothing is kept. The bytes of an
+    /// earlier download are removed once two downloads have resumed them, the upstream has `answered` both, and neither
+    /// received another byte.
     pub fn keep(self, purpose: Purpose, prefix: u64, answered: bool) -> io::Result<()> {
         let Self { id, temp, left, failed } = self;
         let len = temp.file.metadata()?.len();

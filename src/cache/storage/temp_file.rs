@@ -1,4 +1,4 @@
-//! A file below `tmp/` that becomes an object by being renamed, or is removed.
+//! A file below `tmp/` that is renamed to become an object, or is removed.
 
 use std::{
     fs::File,
@@ -33,19 +33,19 @@ struct Spelling {
 }
 
 enum NameKind {
-    /// Of the download of this content; it says whether the file may have gaps.
+    /// The name of this content's download; it shows whether the file may have gaps.
     Partial { id: ContentKey, gaps: bool },
-    /// Of this file alone: a restart removes it.
+    /// A name that only this file ever has: a restart removes the file.
     Unique(String),
 }
 
 impl TempName {
-    /// The usual name of the download of this content.
+    /// The usual name of this content's download.
     pub(super) fn partial(store: &DiskStore, id: &ContentKey) -> Self {
         Self::new(store, NameKind::Partial { id: id.clone(), gaps: false })
     }
 
-    /// A name that a restart removes.
+    /// The name of a file that a restart removes.
     pub(super) fn unique(store: &DiskStore, name: String) -> Self {
         Self::new(store, NameKind::Unique(name))
     }
@@ -54,12 +54,12 @@ impl TempName {
         Self(Arc::new(Mutex::new(Spelling { directory: store.0.root.join("tmp"), kind })))
     }
 
-    /// Bytes from now on may be written out of order. Blocks.
+    /// From now on, bytes may be written out of order. Blocks.
     pub fn allow_gaps(&self) -> io::Result<()> {
         self.set_gaps(true)
     }
 
-    /// Nothing is missing any more in `file`, which has this name. Blocks.
+    /// Notes that `file`, which has this name, has no gaps any more. Blocks.
     pub fn close_gaps(&self, file: &File) -> io::Result<()> {
         partial_attributes::remove_prefix(file);
         self.set_gaps(false)
@@ -95,18 +95,18 @@ impl Spelling {
 }
 
 impl TempFile {
-    /// Makes a file, which nothing may have the name of. Blocks.
+    /// Creates a file; its name must not exist yet. Blocks.
     pub(super) fn create(store: DiskStore, name: TempName, reservation: Reservation) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(name.path())?;
         Ok(Self::opened(store, name, file, reservation))
     }
 
-    /// The file that was opened by this name.
+    /// Takes a file that the caller opened by this name.
     pub(super) fn opened(store: DiskStore, name: TempName, file: File, reservation: Reservation) -> Self {
         Self { store, file: Arc::new(file), name, reservation: Some(reservation), is_unfinished: true }
     }
 
-    /// Makes sure there is room for `len` bytes in all.
+    /// Makes sure that there is room for `len` bytes in all.
     pub(super) async fn grow_to(&mut self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
         match &mut self.reservation {
             Some(reservation) => reservation.grow_to(purpose, len).await,
@@ -114,26 +114,27 @@ impl TempFile {
         }
     }
 
-    /// `bytes` more of what is reserved are on disk.
+    /// `bytes` more of the reservation are on disk.
     pub(super) fn note_written(&mut self, bytes: u64) {
         if let Some(reservation) = &mut self.reservation {
             reservation.note_written(bytes);
         }
     }
 
-    /// Makes an object of `len` bytes of the file. Blocks.
+    /// Turns the file into an object of `len` bytes. Blocks.
     ///
-    /// It is synced before the rename, so that a power cut leaves the whole object or nothing under its name.
+    /// It is synced before the rename, so that a power cut leaves either the whole object or nothing under its name.
     pub(super) fn commit(mut self, purpose: Purpose, key: IndexKey, len: u64) -> io::Result<Arc<Pin>> {
         self.file.set_len(len)?;
-        // First: beside them, the note would make the file system allocate a block for attributes.
+        // The notes of the download are removed first: with them still present, the next note would make the file
+        // system allocate a block for attributes.
         partial_attributes::remove_notes(&self.file);
         verified_at::note(&self.file, len);
-        // A client's own download of it, from another registry, was quicker: that object is in use.
+        // A client's own download of this blob, from another registry, was quicker: that object is in use.
         let is_cached = self.store.0.index.lock().contains(&key);
         let purpose = if is_cached { Purpose::Client } else { purpose };
         if purpose == Purpose::Ahead {
-            // Never used: it is the first to be evicted after a restart, too.
+            // No client has used it: after a restart, too, it is the first to be evicted.
             self.file.set_modified(SystemTime::UNIX_EPOCH)?;
         }
         self.file.sync_all()?;
@@ -148,7 +149,7 @@ impl TempFile {
         Ok(pin)
     }
 
-    /// Leaves the file of `len` bytes under its name, as this object of the index. Blocks.
+    /// Keeps the file of `len` bytes under its name, as this object of the index. Blocks.
     pub(super) fn keep(mut self, purpose: Purpose, key: IndexKey, len: u64) {
         self.is_unfinished = false;
         if let Some(reservation) = self.reservation.take() {
@@ -165,7 +166,7 @@ impl Drop for TempFile {
     }
 }
 
-/// Removes a temporary file, if it is there.
+/// Removes a temporary file, if it exists.
 pub(super) fn remove(path: &Path) {
     if let Err(error) = std::fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
@@ -174,7 +175,7 @@ pub(super) fn remove(path: &Path) {
     }
 }
 
-/// Writes all of `buffers`, one after the other, from `offset` on. Blocks.
+/// Writes all of `buffers`, one after the other, starting at `offset`. Blocks.
 pub fn write_all_at(file: &File, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
     while !buffers.is_empty() {
         match rustix::io::pwritev(file, buffers, offset) {

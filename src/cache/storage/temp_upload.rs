@@ -1,6 +1,6 @@
-//! An upload that is being captured: a file below `tmp/` that becomes a blob, or is removed.
+//! An upload that forebay captures: a file below `tmp/` that becomes a blob, or is removed.
 //!
-//! Which blob it is, is not known before its end. A restart removes what a kill leaves of it.
+//! The blob's digest is not known before the upload's end. After a kill, the next start removes the file.
 
 use std::{fs::File, io, sync::Arc};
 
@@ -11,7 +11,7 @@ use super::{
     write,
 };
 
-/// How many directories may have to be made for a blob, whatever its digest.
+/// The most directories that have to be created for a blob, whatever its digest.
 const MAX_DIRECTORIES: u64 = 4;
 
 /// The file of an upload, written from the front; removed on drop unless it was committed.
@@ -24,9 +24,9 @@ impl DiskStore {
         self.reserve_bytes(Purpose::Unawaited, allocated(len), move || directories).await
     }
 
-    /// Makes the file of an upload, for which `reservation` has room; no other upload has its `number`.
+    /// Creates the file of an upload, for which `reservation` has room; no other upload has the same `number`.
     ///
-    /// The start-up scan, which removes such files, is over: before, nothing can be reserved.
+    /// The start-up scan, which removes such files, is complete: nothing can be reserved before.
     pub async fn create_upload(&self, number: u64, reservation: Reservation) -> io::Result<TempUpload> {
         let store = self.clone();
         write(move || {
@@ -42,17 +42,17 @@ impl TempUpload {
         &self.0.file
     }
 
-    /// Makes sure there is room for `len` bytes in all.
+    /// Makes sure that there is room for `len` bytes in all.
     pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
         self.0.grow_to(Purpose::Unawaited, len).await
     }
 
-    /// `bytes` more of what is reserved are on disk.
+    /// `bytes` more of the reservation are on disk.
     pub fn note_written(&mut self, bytes: u64) {
         self.0.note_written(bytes);
     }
 
-    /// Its `len` bytes were verified to be this object's: gives it its final name. Blocks.
+    /// Gives the file its final name after its `len` bytes were verified to be this object's. Blocks.
     pub fn commit(self, key: IndexKey, len: u64) -> io::Result<Arc<Pin>> {
         self.0.commit(Purpose::Client, key, len)
     }

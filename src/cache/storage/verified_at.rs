@@ -1,7 +1,8 @@
-//! When the bytes of an object were last compared with its digest, noted beside it in an attribute: `LENGTH SECONDS`.
+//! When the bytes of an object were last compared with its digest, noted in an extended attribute of its file: `LENGTH
+//! SECONDS`.
 //!
-//! A file that was cut while no forebay ran is found out by the length. A file system without extended attributes goes
-//! without both, and so does a file of a forebay that did not note the time.
+//! The length reveals a file that was truncated while forebay did not run. Both are missing on a file system without
+//! extended attributes; the time is missing in files of a forebay that did not note it.
 
 use std::{
     fs::File,
@@ -14,11 +15,11 @@ pub(super) const ATTRIBUTE: &str = "user.forebay.length";
 /// The longest value, in bytes.
 pub(super) const MAX_VALUE: usize = 48;
 
-/// What is noted of an object.
+/// The content of the attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Noted {
     pub len: u64,
-    /// `None` where it is not known.
+    /// `None` if it is not known.
     pub verified: Option<SystemTime>,
 }
 

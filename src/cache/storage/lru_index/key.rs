@@ -11,7 +11,7 @@ pub enum IndexKey {
     Blob(ContentKey),
     Manifest(ContentKey),
     Tag(TagKey),
-    /// What a broken download left in `tmp/`, for the next download of this blob to go on with.
+    /// A broken download's file in `tmp/`, for the next download of this blob to resume.
     Partial(ContentKey),
 }
 
@@ -26,7 +26,7 @@ impl IndexKey {
     }
 }
 
-/// A key as the index holds it, millions at once: a sha256 digest is its 32 bytes, without an allocation.
+/// A key as the index stores it, possibly millions of times: a sha256 digest takes 32 bytes and no allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CompactKey(Compact);
 
@@ -35,12 +35,12 @@ enum Compact {
     Blob(Visibility, [u8; 32]),
     Manifest(Visibility, [u8; 32]),
     Partial(Visibility, [u8; 32]),
-    /// Tags, and digests of other algorithms: there are few of them.
+    /// Tags, and digests of other algorithms: there are few of these.
     Other(Box<IndexKey>),
 }
 
 impl CompactKey {
-    /// Of a file below `blobs/` or `manifests/`, by its name; `None` when it is no digest's.
+    /// The key of a file below `blobs/` or `manifests/`, by its name; `None` if the name is no digest.
     pub fn of_file(visibility: Visibility, kind: ObjectKind, algorithm: Algorithm, name: &str) -> Option<Self> {
         if algorithm == Algorithm::Sha256 {
             let hash = sha256_of_hex(name)?;

@@ -1,4 +1,4 @@
-//! What directories take on disk, and files that are no objects (pure).
+//! The disk space of directories and of files that are no objects (pure).
 
 use std::{
     collections::HashMap,
@@ -16,22 +16,22 @@ pub struct Overhead {
 }
 
 impl Overhead {
-    /// All of these bytes.
+    /// The sum of these bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// A file that is no object was found.
+    /// Counts a file that is no object.
     pub fn add_file(&mut self, len: u64) {
         self.bytes += allocated(len);
     }
 
-    /// A directory was made, or found.
+    /// Counts a directory that was created or found.
     pub fn add_directory(&mut self) {
         self.bytes += BLOCK;
     }
 
-    /// A directory takes this many bytes now: one of many names takes more than a block.
+    /// Sets how many bytes a directory takes: a directory of many names takes more than one block.
     pub fn set_directory_size(&mut self, path: &Path, bytes: u64) {
         let bytes = allocated(bytes);
         let before = if bytes > BLOCK {
@@ -42,7 +42,7 @@ impl Overhead {
         self.bytes = (self.bytes + bytes.max(BLOCK)).saturating_sub(before.unwrap_or(BLOCK));
     }
 
-    /// A directory is gone.
+    /// A directory was removed.
     pub fn remove_directory(&mut self, path: &Path) {
         let bytes = self.large_directories.remove(path).unwrap_or(BLOCK);
         self.bytes = self.bytes.saturating_sub(bytes);

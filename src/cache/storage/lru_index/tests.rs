@@ -24,7 +24,8 @@ fn the_classes_of_a_tag_are_those_that_have_a_record() {
     assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "01"), of("1", "02")]);
     index.forget(&IndexKey::Tag(of("1", "01")));
     assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "02")]);
-    // Of more than are kept those go that were used the longest time ago, and never the one that is there anew.
+    // If a tag has too many records, those are removed that were used the longest time ago, never the newly written
+    // record.
     for (minute, class) in [(30, "04"), (10, "05"), (20, "06")] {
         index.set_minute(minute);
         index.insert(IndexKey::Tag(of("3", class)), 10);
@@ -35,7 +36,7 @@ fn the_classes_of_a_tag_are_those_that_have_a_record() {
     for class in ["04", "05", "06"] {
         index.forget(&IndexKey::Tag(of("3", class)));
     }
-    // Evicted: nothing is left of it.
+    // The eviction also removes the classes of the tag.
     assert_eq!(index.reserve(4 * BLOCK, PLENTY).unwrap().len(), 2);
     assert!(index.tag_classes(&of("1", "80")).is_empty() && index.classes.is_empty());
 }
@@ -71,12 +72,12 @@ fn what_no_client_used_goes_first_until_one_does() {
 
 #[test]
 fn room_ahead_is_made_of_what_was_idle_for_an_hour() {
-    // When each was used last, the oldest first; now; what goes for one block and for two.
+    // The last use of each, the oldest first; the current minute; the victims for one block and for two.
     for (used, now, one, two) in [
         ([100, 100, 100], 159, None, None),
         ([99, 100, 100], 159, Some(0), None),
         ([99, 99, 100], 159, Some(0), Some([0, 1])),
-        // After the clock was set back.
+        // The clock was set back.
         ([100, 100, 100], 50, None, None),
     ] {
         for (blocks, expected) in [(1, one.map(|one| vec![one])), (2, two.map(|two| two.to_vec()))] {
@@ -90,14 +91,14 @@ fn room_ahead_is_made_of_what_was_idle_for_an_hour() {
             let expected =
                 expected.map(|gone| gone.into_iter().map(|number| (blob(number), BLOCK)).collect()).ok_or(NoRoom);
             assert_eq!(room, expected, "{used:?} {now} {blocks}");
-            // Nothing is lost, and nothing promised, where there is no room.
+            // Without room, nothing is evicted and nothing reserved.
             assert_eq!(index.total(), 3 * BLOCK);
         }
     }
     let mut index = LruIndex::new(2 * BLOCK);
     index.set_minute(100);
     index.insert_scanned([(CompactKey::from(&blob(0)), BLOCK, 90), (CompactKey::from(&blob(1)), BLOCK, 0)]);
-    // Used again.
+    // A client used it again.
     index.insert(blob(1), BLOCK);
     assert_eq!(index.reserve_ahead(BLOCK, PLENTY), Err(NoRoom));
     index.insert_unused(blob(1), BLOCK);
@@ -111,7 +112,7 @@ fn room_ahead_is_the_same_whatever_the_clock_says() {
         (USED, 0, None),
         (USED, 59, None),
         (USED, 60, Some(1)),
-        // A machine that has no clock before the network is there: the time is that of the latest use.
+        // A machine whose clock is not set before the network is up: the index takes the time of the latest use.
         (0, 0, None),
         (0, 59, None),
         (0, 60, Some(1)),
@@ -124,7 +125,7 @@ fn room_ahead_is_the_same_whatever_the_clock_says() {
         index.set_minute(clock);
         let scanned = |number, used| (CompactKey::from(&blob(number)), BLOCK, used);
         index.insert_scanned([scanned(0, USED), scanned(1, USED)]);
-        // One is used all the time.
+        // A client uses one of them all the time.
         for _ in 0..passed {
             index.pass_minute();
             index.pin(&blob(0));
@@ -200,7 +201,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// As the store uses it: an object is inserted only out of room reserved for it.
+    /// The steps follow the store: it inserts an object only out of room reserved for it.
     #[test]
     fn never_over_the_limit_and_the_sums_are_those_of_a_plain_list(steps in proptest::collection::vec(step(), 1..200)) {
         let max = 100_000;

@@ -13,7 +13,7 @@ fn registry() -> Registry {
     Registry::new(&"docker.io".into(), &["https://registry-1.docker.io".parse().unwrap()])
 }
 
-/// A store that is not scanned yet, in whose `tmp/` an earlier one left 100 kB of a blob.
+/// A store before its scan, in whose `tmp/` an earlier store left 100 kB of a blob.
 fn with_leftovers(directory: &Path) -> (DiskStore, ContentKey) {
     let digest = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"whatever"));
     let store = store(directory);
@@ -81,7 +81,7 @@ async fn what_is_kept_is_gone_on_with_where_its_holes_begin() {
     temp.name().allow_gaps().unwrap();
     temp.file().write_all_at(&[1; 100_000], 0).unwrap();
     temp.file().write_all_at(&[1; 1000], 400_000).unwrap();
-    // A page that is queued in a socket for a client whose reader is gone: not a byte of it may change.
+    // The page may be queued in a socket for a client whose reader has ended: not a byte of it may change.
     let path = directory.path().join("tmp").join(file_names::partial(&digest, true));
     let before = std::fs::read(path).unwrap();
     temp.keep(Purpose::Client, 100_000, false).unwrap();
@@ -91,12 +91,12 @@ async fn what_is_kept_is_gone_on_with_where_its_holes_begin() {
     store.scan().await;
     let (temp, prefix) = store.resume(&digest, &registry()).await.unwrap();
     assert_eq!(prefix, 100_000);
-    // It breaks again, a little later.
+    // The download breaks again, a little later.
     temp.file().write_all_at(&[1; 50_000], 100_000).unwrap();
     temp.keep(Purpose::Client, 150_000, true).unwrap();
     let (temp, prefix) = store.resume(&digest, &registry()).await.unwrap();
     assert_eq!(prefix, 150_000);
-    // All is there now: who finds the file after a kill is to believe in all of it.
+    // The file is complete now: after a kill, the next start must trust all of it.
     temp.name().close_gaps(temp.file()).unwrap();
     assert_eq!(noted_prefix(temp.file()), None);
     drop(temp);
@@ -108,7 +108,7 @@ async fn what_is_left_goes_when_it_was_in_vain_twice() {
     let directory = tempfile::tempdir().unwrap();
     let (store, digest) = with_leftovers(directory.path());
     store.scan().await;
-    // Outages, an answer, an answer after one byte more, and two answers with an outage between them.
+    // Outages, a response, a response with one byte more, and two responses with an outage between them.
     let downloads = [(false, 0), (false, 0), (true, 0), (false, 0), (true, 1), (true, 0), (false, 0), (true, 0)];
     for (answered, more) in downloads {
         let (temp, prefix) = store.resume(&digest, &registry()).await.unwrap();
@@ -133,7 +133,7 @@ async fn what_another_registry_left_is_not_gone_on_with() {
         assert!(store.resume(&digest, other).await.is_none());
     }
     assert!(store.resume(&digest, &registry()).await.is_some());
-    // What an earlier forebay left says not from where.
+    // A file that an earlier version of forebay left does not name its registry.
     let directory = tempfile::tempdir().unwrap();
     let (store, digest) = with_leftovers(directory.path());
     let path = directory.path().join("tmp").join(file_names::partial(&digest, false));
