@@ -1,15 +1,16 @@
-//! Layers that a client is about to ask for.
+//! Prefetches the layers that a client is about to request.
 //!
-//! A client that reads an image's configuration will soon request its layers: those that are not cached are downloaded
-//! at once, in the manifest's order, a few at a time. Several images may have one configuration (the same layers in
-//! gzip and in zstd, artifacts with an empty one), so that the manifest which this client has read just before says
-//! which layers those are; a client that has read several of them, or none, has nothing fetched ahead. A prefetch is a
-//! download like any other, which clients join; what of it fails is fetched when it is asked for, and not before.
+//! A client that reads an image's configuration will soon request its layers: forebay downloads those that are not
+//! cached at once, in the manifest's order, a few at a time. Several images may share one configuration (the same
+//! layers in gzip and in zstd, artifacts with an empty one), so the manifest that this client has just read determines
+//! the layers; for a client that has read several of these manifests, or none, forebay prefetches nothing. A prefetch
+//! is a download like any other, which clients join; a layer whose prefetch fails is downloaded when a client requests
+//! it, and not before.
 //!
-//! All of it is a guess, so it is bounded: in all, per upstream, by the sizes in the manifest, and by time when nothing
-//! comes. Layers that no client has requested yet are evicted first, and count for the client whose request began them
-//! ([`Unclaimed`]). A repository whose manifest lies about a layer has nothing fetched ahead for a while, if its
-//! upstream gave that manifest itself.
+//! A prefetch is a guess, so it is bounded: in total, per upstream, by the sizes in the manifest, and by time when no
+//! bytes arrive. Layers that no client has requested yet are evicted first, and count against the client whose request
+//! began their prefetch ([`Unclaimed`]). If a repository's manifest lies about a layer, and its upstream itself served
+//! that manifest, forebay prefetches nothing of that repository for a while.
 
 pub(crate) mod images;
 mod layer_end;
@@ -42,23 +43,24 @@ use crate::{
     upstream::Registry,
 };
 
-/// How many configurations that were asked for are remembered.
+/// How many requested configurations are remembered.
 const MAX_BEGUN: u64 = 10_000;
-/// How many layers of all images together are fetched ahead at a time, and how many of them from one upstream: one that
-/// is slow leaves room for others.
+/// How many layers of all images are prefetched concurrently, and how many of them from one upstream: a slow upstream
+/// leaves room for others.
 const MAX_AT_ONCE: usize = 24;
 const MAX_UPSTREAM: usize = 8;
-/// How many images have layers that are fetched or wait for their turn, in all and of one upstream. Of more nothing is
-/// fetched ahead: by their turn, clients would have asked for the layers themselves.
+/// How many images may have layers whose prefetch runs or waits for its turn, in total and per upstream. Nothing of
+/// further images is prefetched: before their turn, clients would have requested the layers themselves.
 const MAX_WAITING: usize = 64;
 const MAX_WAITING_FOR_UPSTREAM: usize = 16;
-/// How many upstreams' turns are remembered.
+/// For how many upstreams permits are remembered.
 const MAX_UPSTREAMS: u64 = 1024;
-/// A second request for the same configuration within this time starts nothing.
+/// A second request for the same configuration within this time starts no prefetch.
 const ONCE_IN: Duration = Duration::from_secs(60);
-/// What part of the cache may be fetched ahead without being taken; one client may have three quarters of that.
+/// One part in this many of the cache may hold prefetched layers that no client has requested; a single client may
+/// cause three quarters of that.
 const MAX_PART_OF_CACHE: u64 = 4;
-/// For how long, and for how many repositories, nothing is fetched ahead after a layer was not what its manifest says.
+/// For how long, and for how many repositories at most, nothing is prefetched after a layer differed from its manifest.
 const DISTRUST_TTL: Duration = Duration::from_secs(10 * 60);
 const MAX_DISTRUSTED: u64 = 10_000;
 
@@ -67,13 +69,13 @@ const MAX_DISTRUSTED: u64 = 10_000;
 pub(crate) struct Prefetch(Arc<PrefetchInner>);
 
 struct PrefetchInner {
-    /// Of one image, at a time.
+    /// How many layers of one image are prefetched concurrently.
     most: usize,
     unclaimed: Unclaimed,
-    /// Whose manifests lied lately.
+    /// Repositories whose manifests recently lied about a layer.
     distrusted: moka::sync::Cache<(Registry, Repository), ()>,
     images: Images,
-    /// Configurations that were asked for within [`ONCE_IN`], and of which image.
+    /// The images, and their manifests, whose configurations clients requested within [`ONCE_IN`].
     begun: moka::sync::Cache<(Image, Digest), ()>,
     at_once: Semaphore,
     waiting: Arc<Semaphore>,
@@ -82,10 +84,10 @@ struct PrefetchInner {
     downloads: Downloads,
 }
 
-/// What may be fetched ahead from one upstream.
+/// Permits for prefetches from one upstream.
 struct Turns {
     layers: Semaphore,
-    /// Images.
+    /// Permits for images.
     waiting: Arc<Semaphore>,
 }
 
@@ -118,13 +120,13 @@ impl Prefetch {
         }))
     }
 
-    /// A client gets this blob: it counts for none any more.
+    /// A client gets this blob: it counts against no client any more.
     pub(crate) fn taken(&self, id: &ContentKey) {
         self.0.unclaimed.release(id);
     }
 
-    /// The client at this address gets this blob: if it is the configuration of an image, the layers are what it asks for
-    /// next.
+    /// The client at this address gets this blob: if it is the configuration of an image, the client will request the
+    /// layers next.
     pub(crate) fn config_wanted(&self, source: &Source, client: IpAddr) {
         if self.0.most == 0 || self.0.distrusted.contains_key(&place(source)) {
             return;
@@ -160,24 +162,26 @@ impl Prefetch {
     }
 
     async fn fetch(&self, config: &Source, client: IpAddr, turns: &Turns, layers: Vec<Layer>, is_told: bool) {
-        // An upstream that fails now is not to be asked for all the rest as well.
+        // If the upstream fails for one layer, forebay does not request the rest from it.
         let over = &AtomicBool::new(false);
         let fetch = async |layer: Layer| {
-            // The semaphores are never closed. The upstream's comes first: waiting for it blocks no other upstream.
+            // The semaphores are never closed. The upstream's permit comes first: waiting for it blocks no other
+            // upstream.
             let Ok(_turn) = turns.layers.acquire().await else { return };
             let Ok(_turn_of_all) = self.0.at_once.acquire().await else { return };
             let source = Source { digest: layer.digest.clone(), ..config.clone() };
             if over.load(Ordering::Relaxed) || self.0.store.has_blob(&source.id()) {
                 return;
             }
-            // Its clients wait for it, if it is quick, and no longer than they have to.
+            // The blob is downloaded from another registry already: clients wait for that download if it is quick, and
+            // no longer than they have to.
             if self.0.downloads.find_other(&source).is_some() || self.0.distrusted.contains_key(&place(&source)) {
                 return;
             }
             let (id, is_cached) = (source.id(), |id: &ContentKey| self.0.store.has_blob(id));
-            // It counts for longer than it is on its way, however that ends.
+            // The layer counts against the client beyond the end of its download, however that ends.
             let Some(_on_its_way) = self.0.unclaimed.hold(&id, layer.size, client, is_cached) else { return };
-            // Held until the end, so that the download is no orphan.
+            // The subscription is held until the end, so that the download is no orphan.
             let subscription = self.0.downloads.join_ahead(&source).await.into_subscription();
             let download = subscription.download().clone();
             let ended = layer.end(&download).await;
@@ -188,23 +192,23 @@ impl Prefetch {
                 }
                 PrefetchEnded::Stalled | PrefetchEnded::OtherSize => {
                     tracing::debug!(?ended, digest = %source.digest, "a layer is no longer fetched ahead");
-                    // One that a client had joined is an orphan like any other from now on.
+                    // A download that a client had joined becomes an orphan like any other.
                     if !download.is_wanted() {
                         subscription.give_up();
                     }
                 }
             }
-            // A manifest that came by another upstream says nothing about this repository.
+            // A manifest that another upstream served says nothing about this repository.
             if ended.is_lie() && is_told {
                 let (upstream, repository, digest) = (source.upstream.name(), &source.repository, &source.digest);
                 tracing::warn!(%upstream, %repository, %digest, "a layer is not what its manifest says: nothing is fetched ahead of this repository for a while");
                 self.0.distrusted.insert(place(&source), ());
             }
-            // What was fetched in vain counts as well.
+            // The bytes of a failed prefetch count as well.
             match &ended {
                 _ if download.is_wanted() || download.received() == 0 => self.0.unclaimed.release(&id),
                 PrefetchEnded::Complete => {
-                    // All bytes are here before they have their name.
+                    // The download completes before the blob has its final name.
                     self.0.downloads.committed(&id).await;
                     self.0.unclaimed.landed(&id);
                 }
@@ -218,7 +222,7 @@ impl Prefetch {
     }
 }
 
-/// Where an image is.
+/// The registry and repository of an image.
 fn place(source: &Source) -> (Registry, Repository) {
     (source.upstream.registry().clone(), source.repository.clone())
 }

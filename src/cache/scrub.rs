@@ -313,7 +313,7 @@ impl Verification {
         let bytes = &self.buffer[..read];
         match &mut self.seen {
             Seen::Blob(verifier) => verifier.update(bytes),
-            // A file that is too long is no manifest; no more of it is kept than shows that.
+            // A file that is too long is no manifest; the scrub keeps only enough of it to see that.
             Seen::Manifest(seen) if seen.len() as u64 <= VerifiedManifest::MAX_FILE_LEN => {
                 seen.extend_from_slice(bytes)
             }

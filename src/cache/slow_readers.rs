@@ -1,8 +1,9 @@
-//! The readers of blobs and responses, so that the slowest are ended while there is no space for others.
+//! The readers of blobs and responses, of which forebay ends the slowest when others need space.
 //!
-//! What must hold: only readers that keep forebay waiting are ended, and of those none that was not slow for a whole window of
-//! its own time; nothing is ended in vain, that is, unless room comes of it: what comes of those that were ended before counts. One
-//! that was ended goes with its connection at the latest, whatever became of the request for whose room it was ended.
+//! What must hold: forebay ends only readers that keep it waiting, and none that was not slow for a whole window of its
+//! own time; it ends none in vain, that is, only if enough room is freed, counting the room of readers ended before. A
+//! reader that forebay ended is gone with its connection at the latest, even if the request that needed its room is
+//! gone.
 
 mod choice;
 
@@ -17,21 +18,21 @@ use tokio_util::sync::CancellationToken;
 use self::choice::{Candidate, Stand};
 use crate::{cache::ContentKey, metrics::Metrics, peer::PeerPrefix, transport::Recipient};
 
-/// How long readers that are ended may take to go, until their connections are ended; and then those, until the download or answer
-/// that waits for their room does without.
+/// How long ended readers may take to go before forebay ends their connections, and then how long these may take before
+/// the download or response that waits for their room continues without it.
 const ENDED_TIMEOUT: Duration = Duration::from_secs(2);
-/// A reader is told of in the log once in so long for each peer.
+/// For each peer, one ended reader is logged per interval.
 const TOLD_INTERVAL: Duration = Duration::from_secs(60);
-/// How many peers are remembered as told of.
+/// For how many peers forebay remembers that a reader was logged.
 const MAX_TOLD: u64 = 1024;
 
-/// What cannot be given to others while it is read.
+/// A resource that cannot be freed while a reader uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holding {
     Blob(ContentKey),
     /// Bytes in memory, by their address and length.
     Bytes(usize, usize),
-    /// A place of a peer among the blobs that pass straight through, by a number.
+    /// A peer's place among the blobs that pass straight through, by a number.
     Through(PeerPrefix, u64),
 }
 
@@ -40,7 +41,7 @@ pub enum Holding {
 pub struct SlowReaders(Arc<ReadersInner>);
 
 struct ReadersInner {
-    /// How much of its own time a reader is judged by.
+    /// The length of own time over which a reader is judged.
     window: Duration,
     metrics: Metrics,
     entries: Mutex<ReaderEntries>,
@@ -57,21 +58,21 @@ struct ReaderEntry {
     holding: Holding,
     peer: PeerPrefix,
     recipient: Recipient,
-    /// How much of the recipient's own time was over when it began to read this.
+    /// The recipient's own time when it began to read this.
     begun: Duration,
-    /// Present once it was ended.
+    /// Present once forebay has ended the reader.
     going: Option<Going>,
 }
 
-/// One that was told to go.
+/// A reader that forebay has ended but that is not gone yet.
 struct Going {
-    /// Cancelled when it is gone.
+    /// Cancelled when the reader is gone.
     gone: CancellationToken,
-    /// Up to when it is waited for.
+    /// Until when reservations wait for it.
     until: Instant,
 }
 
-/// Readers that were told to go.
+/// Readers that forebay has ended but that are not gone yet.
 pub struct ReadersEnded(Vec<(Recipient, CancellationToken)>);
 
 /// One reader, until this is dropped.
@@ -86,7 +87,7 @@ impl SlowReaders {
         Self(Arc::new(ReadersInner { window, metrics, entries: Mutex::default(), told }))
     }
 
-    /// A reader begins. Drop what it holds before the result.
+    /// Registers a reader. Drop the resource it holds before the result.
     pub fn begin(&self, peer: PeerPrefix, recipient: &Recipient, holding: Holding) -> Reading {
         let recipient = recipient.clone();
         let begun = recipient.meter.own(Instant::now());
@@ -97,10 +98,11 @@ impl SlowReaders {
         Reading { readers: self.clone(), id }
     }
 
-    /// Ends the slowest readers, as many as hold `missing` bytes beside those that were ended before and are about to go;
-    /// `None` where there are none.
+    /// Ends the slowest readers, as many as are needed to free `missing` bytes together with readers that were ended
+    /// before and are still going; `None` if there are none.
     ///
-    /// `frees`: how many bytes are free once no reader holds something. Where ending all that are slow would not do, all go on.
+    /// `frees`: how many bytes are freed once a resource has no reader. If ending all slow readers would not free
+    /// enough, none is ended.
     pub fn make_room(&self, missing: u64, frees: impl Fn(&Holding) -> Option<u64>) -> Option<ReadersEnded> {
         let now = Instant::now();
         let mut entries = self.entries();
@@ -122,7 +124,7 @@ impl SlowReaders {
         (!ended.is_empty()).then_some(ReadersEnded(ended))
     }
 
-    /// How many bytes [`SlowReaders::make_room`] can make free at most.
+    /// How many bytes [`SlowReaders::make_room`] can free at most.
     pub fn most_room(&self, frees: impl Fn(&Holding) -> Option<u64>) -> u64 {
         let entries = self.entries();
         choice::most(&self.candidates(&entries, Instant::now(), frees))
@@ -141,7 +143,7 @@ impl SlowReaders {
         }));
         let stand = |entry: &ReaderEntry| {
             if let Some(going) = &entry.going {
-                // One that does not go in time is not counted on, nor waited for again.
+                // A reader that does not go in time is not counted on, nor waited for again.
                 return if now < going.until || entry.has_connection() { Stand::Goes } else { Stand::Stays };
             }
             let rate = entry.recipient.meter.rate(now, entry.begun, self.0.window);
@@ -165,13 +167,13 @@ impl SlowReaders {
     }
 
     fn entries(&self) -> MutexGuard<'_, ReaderEntries> {
-        // An entry is whole even if a thread panicked beside it.
+        // The entries stay consistent even if a thread panics while it holds the lock.
         self.0.entries.lock()
     }
 }
 
 impl ReadersEnded {
-    /// Waits until they are gone, or have not gone in time.
+    /// Waits until the readers are gone, or the time for that is over.
     pub async fn gone(self) {
         let all_gone = async || timeout(ENDED_TIMEOUT, join_all(self.0.iter().map(|(_, gone)| gone.cancelled()))).await;
         if all_gone().await.is_err() {
@@ -184,12 +186,12 @@ impl ReadersEnded {
 }
 
 impl ReaderEntry {
-    /// Whether it is part of a connection that goes on.
+    /// Whether its connection exists and was not ended.
     fn has_connection(&self) -> bool {
         self.recipient.connection.as_ref().is_some_and(|connection| !connection.end.is_cancelled())
     }
 
-    /// Ends the connection of one that did not go in time, where the request that ended it is gone itself.
+    /// Ends the connection of a reader that did not go in time, if the request that ended the reader is itself gone.
     fn end_overdue_connection(&mut self, now: Instant) {
         let has_connection = self.has_connection();
         if let (Some(going), Some(connection)) = (&mut self.going, &self.recipient.connection)
@@ -221,7 +223,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_is_not_slow_for_taking_three_things_at_once() {
         let readers = SlowReaders::new(RATE_WINDOW, Metrics::new().unwrap());
-        // The peer and the KiB/s of each.
+        // The peer and the rate of each stream in KiB/s.
         let streams = [(1, 100), (1, 100), (1, 100), (2, 100), (1, 31)];
         let begin = |(number, (peer, _)): (usize, &(u8, u64))| {
             let recipient = Recipient::default();
@@ -245,9 +247,9 @@ mod tests {
         assert_eq!(readers.most_room(|_| Some(1)), 2);
         assert_eq!(ended(3), [false; 5], "two are slow");
         assert_eq!(ended(2), [false, false, false, true, true]);
-        // What is ended is no candidate any more, though it is not gone.
+        // An ended reader is no candidate any more, even before it is gone.
         assert!(readers.make_room(3, |_| Some(1)).is_none());
-        // But it is waited for, and for no longer than it has to go.
+        // But reservations wait for it, for no longer than its time to go.
         assert_eq!(readers.make_room(1, |_| Some(1)).map(|ended| ended.0.len()), Some(2));
         tokio::time::advance(2 * ENDED_TIMEOUT).await;
         let of_ended = |holding: &Holding| matches!(holding, Holding::Bytes(3 | 4, 1)).then_some(1);
@@ -272,7 +274,7 @@ mod tests {
             assert_eq!(connection.end.is_cancelled(), connection_ended, "{after}");
         }
         assert!(stream.end.is_cancelled());
-        // From then on it has its time once more.
+        // From then on the reader has its full time once more.
         tokio::time::sleep_until(begun + Duration::from_millis(3999)).await;
         let last = room().unwrap();
         drop(reading);

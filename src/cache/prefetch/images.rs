@@ -1,4 +1,4 @@
-//! The layers of images by their configuration, as their manifests say.
+//! The layers of images by their configuration, as listed in their manifests.
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
@@ -10,22 +10,23 @@ use crate::{
     upstream::Registry,
 };
 
-/// How much memory the layers of the images may take that are remembered, the most recently seen, in bytes.
+/// How much memory the layers of the most recently seen images may take, in bytes.
 const MAX_MEMORY: u64 = 4 * 1024 * 1024;
-/// What an image weighs in memory without its layers, and one layer at most, in bytes.
+/// The memory that an image takes without its layers, and at most one layer, in bytes.
 const IMAGE_WEIGHT: usize = 512;
 const LAYER_WEIGHT: usize = 192;
-/// A longer manifest, in bytes, is no image's: to read it takes long, and 200 layers need no more than this.
+/// A manifest with more bytes than this is no image's: parsing it takes long, and 200 layers need no more than this.
 const MAX_MANIFEST: usize = 256 * 1024;
-/// No runtime can stack so many layers: what has more is no image.
+/// No runtime can stack more layers: a manifest that has more is no image's.
 const MAX_LAYERS: usize = 200;
 /// How many images with one configuration are remembered, the most recently seen.
 const MAX_VARIANTS: usize = 8;
-/// The type of a configuration that is none: what has it is no image, and clients get only what they need of it.
+/// The media type of the empty configuration: a manifest with it is no image's, and clients download only the parts
+/// they need.
 ///
 /// Source: OCI image specification v1.1, "Guidance for an Empty Descriptor".
 const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
-/// A layer as its manifest names it.
+/// A layer as its manifest describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layer {
     pub(super) digest: Digest,
@@ -33,8 +34,8 @@ pub(super) struct Layer {
     pub(super) size: u64,
 }
 
-/// A configuration where it was found. The same configuration elsewhere says nothing about this one: any user can push
-/// a manifest that names a well-known configuration and other layers.
+/// A configuration in a repository. The same configuration elsewhere says nothing about this one: any user can push a
+/// manifest that names a well-known configuration and other layers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Image {
     pub(super) registry: Registry,
@@ -42,12 +43,13 @@ pub(super) struct Image {
     pub(super) config: Digest,
 }
 
-/// One of the images with a configuration: its manifest, and what is to be fetched for it.
+/// One of the images with a configuration: its manifest, and the layers to prefetch.
 #[derive(Clone, Debug)]
 pub(super) struct Variant {
     pub(super) manifest: Digest,
     pub(super) layers: Arc<[Layer]>,
-    /// The upstream gave this manifest for this repository. What was on disk may be from another one, which can lie about it.
+    /// The upstream itself served this manifest for this repository. A manifest from disk may come from another
+    /// upstream, which can lie about its layers.
     pub(super) is_told: bool,
 }
 
@@ -68,7 +70,7 @@ impl Default for Images {
 }
 
 impl Images {
-    /// An upstream gave this manifest for a repository.
+    /// Notes a manifest that an upstream served for a repository.
     pub(crate) fn note(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) {
         if let Some((image, variant)) = image(registry, repository, manifest) {
             let variant = Variant { is_told: true, ..variant };
@@ -78,7 +80,7 @@ impl Images {
         }
     }
 
-    /// This manifest was on disk, for whichever repository it was fetched: it replaces nothing that is known.
+    /// Notes a manifest from disk, which may have been fetched for another repository: it replaces no known manifest.
     pub(crate) fn recall(&self, registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) {
         if let Some((image, variant)) = image(registry, repository, manifest) {
             self.merge(image, variant, |variant, others| {
@@ -87,7 +89,7 @@ impl Images {
         }
     }
 
-    /// A client reads this manifest of a repository.
+    /// Notes that a client reads this manifest of a repository.
     pub(crate) fn note_read(
         &self,
         registry: &Registry,
@@ -100,8 +102,8 @@ impl Images {
         }
     }
 
-    /// Of the images with this configuration the one whose manifest this client has read since it asked last; `None` where
-    /// that is none, or not one alone.
+    /// The image with this configuration whose manifest this client has read since its last request for the
+    /// configuration; `None` if it has read no such manifest, or several.
     pub(super) fn read_by(&self, client: IpAddr, image: &Image) -> Option<Variant> {
         let variants = self.known.get(image)?;
         let Image { registry, repository, .. } = image;
@@ -109,11 +111,11 @@ impl Images {
             |variant: &&Variant| self.reads.take(Read { client, registry, repository, manifest: &variant.manifest });
         let mut read = variants.iter().filter(is_read);
         let one = read.next()?;
-        // All are looked at: what was read before this is over.
+        // `count` visits all variants, so that the notes of earlier reads are removed.
         (read.count() == 0).then(|| one.clone())
     }
 
-    /// `merge` says where this one stands among the others that are known.
+    /// `merge` decides the position of this variant among the known ones.
     fn merge(&self, image: Image, variant: Variant, merge: impl FnOnce(Variant, Vec<Variant>) -> Arc<[Variant]>) {
         self.known.entry(image).and_upsert_with(|known| {
             let known = known.map(|known| known.into_value());
@@ -131,7 +133,7 @@ fn is_image(manifest: &VerifiedManifest) -> bool {
     matches!(manifest.media_type.kind(), Some(MediaTypeKind::OciManifest | MediaTypeKind::DockerManifest))
 }
 
-/// What a manifest says, if it is an image's.
+/// The image that a manifest describes, if it is an image's.
 fn image(registry: &Registry, repository: &Repository, manifest: &VerifiedManifest) -> Option<(Image, Variant)> {
     if !is_image(manifest) || manifest.bytes.len() > MAX_MANIFEST {
         return None;
@@ -142,7 +144,7 @@ fn image(registry: &Registry, repository: &Repository, manifest: &VerifiedManife
     }
     let is_artifact = config.media_type.essence() == EMPTY_CONFIG;
     let image = Image { registry: registry.clone(), repository: repository.clone(), config: config.digest };
-    // Older images name the layer of nothing again and again.
+    // The manifests of older images repeat the empty layer.
     let mut seen = HashSet::new();
     let layers = layers.iter().filter(|layer| !is_artifact && is_here(layer) && seen.insert(&layer.digest));
     let (manifest, layers) = (manifest.digest.clone(), layers.map(Layer::of).collect());
@@ -150,7 +152,7 @@ fn image(registry: &Registry, repository: &Repository, manifest: &VerifiedManife
 }
 
 impl Image {
-    /// The image whose configuration this may be.
+    /// The image whose configuration this blob may be.
     pub(super) fn of(config: &Source) -> Self {
         Self {
             registry: config.upstream.registry().clone(),
@@ -166,7 +168,8 @@ impl Layer {
     }
 }
 
-/// Whether a registry has the layer: others may not be passed on, and are had from elsewhere.
+/// Whether registries store the layer: foreign and nondistributable layers must not be redistributed, and clients get
+/// them from elsewhere.
 fn is_here(layer: &Descriptor) -> bool {
     let kind = layer.media_type.essence();
     !kind.contains(".foreign.") && !kind.contains(".nondistributable.")
@@ -224,7 +227,7 @@ mod tests {
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-    /// What is fetched ahead for a client that reads these manifests and then the configuration.
+    /// The layers that forebay prefetches for a client that reads these manifests and then the configuration.
     fn layers(images: &Images, of: &Image, read: &[&VerifiedManifest]) -> Option<Vec<(Digest, u64)>> {
         for manifest in read {
             images.note_read(&of.registry, &of.repository, manifest, CLIENT);
@@ -253,12 +256,13 @@ mod tests {
         assert_eq!(noted(MediaType::OCI_MANIFEST, &[]), Some(vec![]));
         assert_eq!(noted(MediaType::OCI_INDEX, &layers), None);
         assert_eq!(noted("text/plain".parse().unwrap(), &layers), None);
-        // What has an empty configuration is an artifact: who gets that wants nothing more by it.
+        // A manifest with the empty configuration is an artifact's: no layers follow from a client's read of that
+        // configuration.
         let (images, place) = (Images::default(), place("a", "b"));
         let artifact = of_config(EMPTY_CONFIG, MediaType::OCI_MANIFEST, &layers);
         images.note(&place.registry, &place.repository, &artifact);
         assert_eq!(self::layers(&images, &place, &[&artifact]), Some(vec![]));
-        // Nothing of a document is read that is too long for an image's.
+        // A document that is too long for an image's manifest is not parsed.
         let long = "a".repeat(MAX_MANIFEST);
         assert_eq!(noted(MediaType::OCI_MANIFEST, &[(&long, "a", 5)]), None);
     }
@@ -274,16 +278,16 @@ mod tests {
         for other in [place("evil.example", "team/app"), place("good.example", "team/evil")] {
             images.note(&other.registry, &other.repository, &invented);
             assert_eq!(layers(&images, &other, &[&invented]), Some(vec![(digest("invented"), 1)]));
-            // Read there, it says nothing here.
+            // A read in that repository says nothing about this one.
             images.note_read(&other.registry, &other.repository, &invented, CLIENT);
         }
         assert_eq!(layers(&images, &ours, &[]), None);
-        // What was fetched for those is on disk, and may be asked for by its digest here.
+        // The manifests of those repositories are on disk, and a client may request them here by digest.
         images.recall(&ours.registry, &ours.repository, &invented);
         assert_eq!(layers(&images, &ours, &[&true_one]), Some(vec![(digest("true"), 1)]));
     }
 
-    /// The same layers in gzip and in zstd; artifacts.
+    /// Several images share one configuration: the same layers in gzip and in zstd, or artifacts.
     #[test]
     fn of_images_with_one_config_the_manifest_read_last_counts() {
         const KIND: &str = "vnd.oci.image.layer.v1.tar";
@@ -294,16 +298,17 @@ mod tests {
         let expected = |of: &str| Some(vec![(digest(of), 1)]);
         assert_eq!(layers(&images, &ours, &[&gzip]), expected("gzip"));
         assert_eq!(layers(&images, &ours, &[&zstd]), expected("zstd"));
-        // Another client's reading says nothing of this one's, nor does one that was followed by its configuration.
+        // Neither another client's read counts for this client, nor a read that this client's request for the
+        // configuration has used up.
         let other = IpAddr::from([192, 0, 2, 2]);
         images.note_read(&ours.registry, &ours.repository, &gzip, other);
         assert_eq!(layers(&images, &ours, &[]), None);
-        // Which of both it wants is not known, and not later either.
+        // Which of both images the client wants is not known, now or later.
         assert_eq!(layers(&images, &ours, &[&gzip, &zstd]), None);
         assert_eq!(layers(&images, &ours, &[]), None);
         assert_eq!(layers(&images, &ours, &[&zstd]), expected("zstd"));
         assert!(images.read_by(other, &ours).is_some());
-        // Noted again, from wherever, it is no other one.
+        // A manifest that is noted again, from either source, adds no variant.
         images.recall(&ours.registry, &ours.repository, &zstd);
         images.note(&ours.registry, &ours.repository, &zstd);
         assert_eq!(images.known.get(&ours).unwrap().len(), 2);
@@ -325,7 +330,7 @@ mod tests {
         assert_eq!(all.iter().filter(|manifest| known(manifest)).count(), MAX_VARIANTS);
         assert!(known(first) && !known(rest.last().unwrap()));
         images.note(&ours.registry, &ours.repository, rest.last().unwrap());
-        // It was read before, when nothing was known of it.
+        // The client read it before, when it was not known.
         assert!(known(rest.last().unwrap()) && known(first));
     }
 

@@ -1,4 +1,4 @@
-//! How the fetching of one layer ahead ended.
+//! How the prefetch of one layer ended.
 
 use super::images::Layer;
 use crate::{
@@ -6,24 +6,24 @@ use crate::{
     upstream::ErrorKind,
 };
 
-/// How the fetching of a layer ended.
+/// How the prefetch of a layer ended.
 #[derive(Debug)]
 pub(super) enum PrefetchEnded {
     Complete,
     Failed(DownloadError),
-    /// Next to nothing came for a while, or not all in a long one.
+    /// Next to no bytes arrived for a while, or the layer was not complete after a long time.
     Stalled,
-    /// The upstream has another size than the manifest says, which may be too large to fetch ahead.
+    /// The upstream's layer has another size than the manifest says, and may be too large to prefetch.
     OtherSize,
 }
 
 impl PrefetchEnded {
-    /// Whether the layer is another one than the manifest says.
+    /// Whether the layer differs from the manifest.
     pub(super) fn is_lie(&self) -> bool {
         matches!(self, Self::OtherSize | Self::Failed(DownloadError::Mismatch))
     }
 
-    /// Whether the other layers of the image are likely to end so too.
+    /// Whether the prefetches of the image's other layers are likely to end the same way.
     pub(super) fn is_trouble(&self) -> bool {
         match self {
             Self::Complete | Self::Failed(DownloadError::Damaged) => false,
@@ -37,7 +37,7 @@ impl Layer {
     pub(super) async fn end(&self, download: &Download) -> PrefetchEnded {
         let end = async {
             let Some(told) = download.head().await.map_err(PrefetchEnded::Failed)? else {
-                // It comes without a length, so that it can be seen only as it comes that it is too long.
+                // The response has no length, so forebay notices only during the transfer that the layer is too long.
                 return download
                     .end_within(self.size)
                     .await
@@ -51,7 +51,8 @@ impl Layer {
         };
         let end = async {
             end.await?;
-            // One that came without a length may be shorter, and one that was announced wrong may be right.
+            // A layer without an announced length may be shorter, and one whose announced length was wrong may be
+            // right.
             match download.head().await {
                 Ok(Some(len)) if len != self.size => Err(PrefetchEnded::OtherSize),
                 Ok(_) => Ok(()),

@@ -1,8 +1,9 @@
-//! Which manifests clients have read lately, so that what is fetched ahead is what this client wants.
+//! Which manifests each client has recently read, so that forebay prefetches the image that this client wants.
 //!
-//! What must hold: a note costs the answer next to nothing (one store, no lock, no memory of its own), since every GET of an
-//! image's manifest makes one. So the table is of a fixed size, and a note may be written over by another: then nothing is
-//! known of that client, and nothing is fetched ahead for it. No note is taken for another one's, but by chance of 2^-40.
+//! What must hold: a note costs the response next to nothing (one store, no lock, no allocation), since every GET of an
+//! image's manifest makes one. So the table has a fixed size, and a note may be overwritten by another: then forebay
+//! knows nothing of that client's read, and prefetches nothing for it. A note is mistaken for another one only with a
+//! probability of 2^-40.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -17,22 +18,23 @@ use crate::{
     upstream::Registry,
 };
 
-/// How many notes there are room for; of two that fall on one place the later one stays.
+/// The number of slots; of two notes with the same slot, the later one stays.
 const SLOTS: usize = 16 * 1024;
-/// A client asks for the configuration right after the manifest; what it read longer ago it may have read for another reason.
+/// A client requests the configuration right after the manifest; it may have read an earlier manifest for another
+/// reason.
 const TTL: Duration = Duration::from_secs(60);
-/// The lower bits of a note are when it was made, in seconds since the start, and the others are of its hash. The place is
-/// told by bits of the hash that are not in the note.
+/// The lower bits of a note are its time, in seconds since the start; the other bits are those of its hash. The lower
+/// bits of the hash, which are not in the note, choose the slot.
 const SECONDS: u64 = (1 << 24) - 1;
 
-/// The notes. A place of 0 is free.
+/// The table of notes. A slot of 0 is free.
 pub(crate) struct RecentManifests {
     slots: Box<[AtomicU64]>,
     hasher: RandomState,
     start: Instant,
 }
 
-/// A manifest in a repository, as a client reads it.
+/// A client's read of a manifest in a repository.
 #[derive(Clone, Copy)]
 pub(crate) struct Read<'a> {
     pub client: IpAddr,
@@ -49,12 +51,12 @@ impl Default for RecentManifests {
 }
 
 impl RecentManifests {
-    /// A client reads this manifest.
+    /// Notes that a client reads this manifest.
     pub(crate) fn note(&self, read: Read<'_>) {
         self.note_at(read, self.now());
     }
 
-    /// Whether a client has read this manifest since it was last asked about, and not long ago.
+    /// Whether a client has recently read this manifest; removes the note.
     pub(crate) fn take(&self, read: Read<'_>) -> bool {
         self.take_at(read, self.now())
     }
@@ -71,7 +73,7 @@ impl RecentManifests {
         let Some(slot) = self.slot(hash) else { return false };
         let known = slot.load(Ordering::Relaxed);
         let is_it = known != 0 && known & !SECONDS == hash & !SECONDS;
-        // Another client may have made another note there since.
+        // Another client's note may have replaced it since.
         is_it
             && slot.compare_exchange(known, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             && (now.wrapping_sub(known) & SECONDS) < TTL.as_secs()
@@ -87,7 +89,7 @@ impl RecentManifests {
         usize::try_from(hash & SECONDS).ok().and_then(|place| self.slots.get(place % SLOTS))
     }
 
-    /// In seconds, never 0.
+    /// Seconds since the start, plus 1 so that it is never 0.
     fn now(&self) -> u64 {
         self.start.elapsed().as_secs() + 1
     }
@@ -131,7 +133,7 @@ mod tests {
         }
         assert!(reads.take(read));
         assert!(!reads.take(read));
-        // All addresses of a client that has a network are that client's.
+        // All addresses of one IPv6 network count as one client.
         let [first, second] = ["2001:db8::1", "2001:db8::2:1"].map(|address| address.parse().unwrap());
         reads.note(Read { client: first, ..read });
         assert!(reads.take(Read { client: second, ..read }));

@@ -1,8 +1,10 @@
-//! What was fetched ahead and no client has taken: it counts for the client whose request began it.
+//! The prefetched layers that no client has requested yet: each counts against the client whose request began the
+//! prefetch.
 //!
-//! What must hold: what counts is within a budget of bytes, of which one client (a trusted network apart) has three quarters
-//! at most. It counts until a client takes it, until it is no longer in the cache, or for ten minutes after its transfer
-//! ended; what was fetched in vain counts as long. Each takes at least so much of the budget that no more than 4096 count.
+//! What must hold: the counted layers fit into a budget of bytes, of which one client (trusted networks excepted) has
+//! at most three quarters. A layer counts until a client takes it, until it is no longer in the cache, or until ten
+//! minutes after its transfer ended; a failed prefetch counts just as long. Each layer takes at least so large a part
+//! of the budget that no more than 4096 layers count.
 
 use std::{
     collections::HashMap,
@@ -21,34 +23,35 @@ use super::super::{
 };
 use crate::peer::{Permit, Shares, TrustedNetworks};
 
-/// For how long what no client takes counts, once it is not on its way any more.
+/// For how long a layer that no client takes counts after its transfer ended.
 const TTL: Duration = Duration::from_secs(10 * 60);
-/// It is looked for what counts no more once in so long at most: that goes over all that is held, and each hit waits for it.
+/// The shortest interval between two sweeps for layers that no longer count: a sweep visits every held layer, and cache
+/// hits wait for it.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How many layers count at a time.
+/// How many layers can count at a time.
 const MAX_LAYERS: u64 = 4096;
 
-/// All that counts.
+/// All layers that count.
 pub(crate) struct Unclaimed {
     budget: Shares,
     layers: Mutex<Layers>,
-    /// So that a hit looks no further where there is none.
+    /// The number of held layers, so that a cache hit takes no lock if there are none.
     count: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Layers {
     held: HashMap<ContentKey, Held>,
-    /// How many were held so far.
+    /// How many layers were held so far.
     number: u64,
     swept: Option<Instant>,
 }
 
 struct Held {
     number: u64,
-    /// When its transfer ended.
+    /// When the transfer ended; `None` while it runs.
     ended: Option<Instant>,
-    /// Whether it is in the cache, or was.
+    /// Whether the layer is, or was, in the cache.
     landed: bool,
     _permit: Permit,
 }
@@ -59,7 +62,7 @@ impl Held {
     }
 }
 
-/// A layer is on its way as long as this lives.
+/// The transfer of a layer, until this is dropped.
 pub(crate) struct OnItsWay<'a> {
     unclaimed: &'a Unclaimed,
     id: ContentKey,
@@ -68,7 +71,7 @@ pub(crate) struct OnItsWay<'a> {
 
 impl Drop for OnItsWay<'_> {
     fn drop(&mut self) {
-        // Another one of it may count by now.
+        // Another transfer of the layer may count by now.
         if let Some(held) = self.unclaimed.layers().held.get_mut(&self.id).filter(|held| held.number == self.number) {
             held.ended = Some(Instant::now());
         }
@@ -76,7 +79,7 @@ impl Drop for OnItsWay<'_> {
 }
 
 impl Unclaimed {
-    /// With a budget in bytes.
+    /// Creates it with a budget in bytes.
     pub(crate) fn new(budget: u64, trusted: TrustedNetworks) -> Self {
         Self { budget: Shares::new(budget, trusted), layers: Mutex::default(), count: AtomicUsize::new(0) }
     }
@@ -86,8 +89,8 @@ impl Unclaimed {
         self.budget.total()
     }
 
-    /// Takes what a layer of this size needs for the client at this address; `None` where that has no more, or the layer
-    /// counts already.
+    /// Takes the budget for a layer of this size on behalf of the client at this address; `None` if that client has too
+    /// little left, or the layer already counts.
     pub(crate) fn hold(
         &self,
         id: &ContentKey,
@@ -97,7 +100,7 @@ impl Unclaimed {
     ) -> Option<OnItsWay<'_>> {
         let total = self.budget.total();
         let units = allocated(size).max(total / MAX_LAYERS).max(BLOCK);
-        // One that takes more is more than one client's part, also where it holds nothing.
+        // A larger layer exceeds one client's part, even if the client holds nothing.
         if units > total / 4 * 3 {
             return None;
         }
@@ -122,14 +125,14 @@ impl Unclaimed {
         on_its_way
     }
 
-    /// It is in the cache now: it counts no longer than it stays there.
+    /// The layer is in the cache now: it counts no longer than it stays there.
     pub(crate) fn landed(&self, id: &ContentKey) {
         if let Some(held) = self.layers().held.get_mut(id) {
             held.landed = true;
         }
     }
 
-    /// A client takes it, or nothing of it came: it counts no more.
+    /// A client takes the layer, or none of its bytes arrived: it no longer counts.
     pub(crate) fn release(&self, id: &ContentKey) {
         if self.count.load(Ordering::SeqCst) == 0 {
             return;
@@ -140,7 +143,7 @@ impl Unclaimed {
     }
 
     fn layers(&self) -> MutexGuard<'_, Layers> {
-        // Whole even if a thread panicked beside it.
+        // The layers stay consistent even if a thread panics while it holds the lock.
         self.layers.lock()
     }
 }
@@ -167,7 +170,7 @@ mod tests {
         Unclaimed::new(16 * BLOCK, TrustedNetworks::new(vec!["192.0.2.200".parse().unwrap()]))
     }
 
-    /// How many layers of this size a client may have fetched ahead.
+    /// How many layers of this size forebay may prefetch for a client.
     fn held_by(unclaimed: &Unclaimed, of: u8, numbers: std::ops::Range<u8>, size: u64) -> usize {
         numbers.filter(|number| unclaimed.hold(&id(*number), size, client(of), |_| true).is_some()).count()
     }
@@ -196,7 +199,7 @@ mod tests {
         ] {
             assert_eq!(unclaimed.hold(&id(1), size, client(1), |_| true).is_some(), expected, "{size}");
         }
-        // A cache of nothing; a layer of nothing takes something all the same.
+        // A cache of 0 bytes; a layer of 0 bytes takes a part of the budget all the same.
         assert!(Unclaimed::new(0, TrustedNetworks::default()).hold(&id(1), 0, client(1), |_| true).is_none());
         assert_eq!(held_by(&unclaimed, 2, 10..20, 0), 3, "of the last quarter, but for the last of it");
     }
@@ -220,13 +223,13 @@ mod tests {
         let unclaimed = unclaimed();
         let evicted = |gone: ContentKey| move |id: &ContentKey| *id != gone;
         assert_eq!(held_by(&unclaimed, 1, 0..20, BLOCK), 12);
-        // What is on its way is not in the cache yet.
+        // A layer in transfer is not in the cache yet.
         assert!(unclaimed.hold(&id(30), BLOCK, client(1), evicted(id(3))).is_none());
         unclaimed.landed(&id(3));
         unclaimed.landed(&id(4));
         advance(SWEEP_INTERVAL).await;
         assert!(unclaimed.hold(&id(30), BLOCK, client(1), evicted(id(3))).is_some());
-        // The same layer again.
+        // The same layer is prefetched again.
         assert!(unclaimed.hold(&id(4), BLOCK, client(1), evicted(id(4))).is_some());
         advance(TTL - 2 * SWEEP_INTERVAL).await;
         assert_eq!(held_by(&unclaimed, 1, 40..60, BLOCK), 0);

@@ -1,4 +1,4 @@
-//! Which readers are ended to make room (pure).
+//! Chooses the readers to end to make room (pure).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,34 +7,35 @@ use std::{
 
 use crate::cache::make_room::enough;
 
-/// A reader is slow where its peer takes less than this many bytes for each second through all of its readers together, or
-/// where the reader itself takes less than [`MIN_PART`] of them: only slow ones are ended for others, since a pull goes
-/// before caching another one, and before an answer that gets 503.
+/// A reader is slow if all readers of its peer together take fewer bytes per second than this, or if it alone takes
+/// fewer than [`MIN_PART`]. forebay ends only slow readers for others, since a running pull has priority over caching
+/// another one, and over a response that would otherwise be a 503.
 const MAX_RATE: u64 = 256 * 1024;
-/// Clients pull three to six layers at a time, over one line. More than eight equal parts of a line are not a pull's.
+/// Clients pull three to six layers at a time over one line. A line divided into more than eight equal parts does not
+/// carry one pull.
 const MIN_PART: u64 = MAX_RATE / 8;
 
-/// What may become of a reader.
+/// What forebay may do with a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stand {
-    /// It was ended before, and is about to go.
+    /// forebay ended it before, and it is about to go.
     Goes,
-    /// It may be ended: so many bytes it takes for each second.
+    /// It may be ended; it takes this many bytes per second.
     Slow(u64),
-    /// It may not be ended.
+    /// It must not be ended.
     Stays,
 }
 
-/// One of those that hold what is wanted.
+/// A reader that holds a resource which can be freed.
 pub(super) struct Candidate<H> {
     pub id: u64,
     pub holding: H,
     pub stand: Stand,
-    /// What comes free with the last reader of what it holds.
+    /// How many bytes are freed once the resource has no reader.
     pub bytes: u64,
 }
 
-/// What each peer takes for each second, out of what each of its takers does. A taker that stands there again counts once.
+/// The rate of each peer, summed over its takers. A taker that occurs more than once counts once.
 pub(super) fn by_peer<P: Eq + Hash, T: Eq + Hash>(takers: impl IntoIterator<Item = (P, T, u64)>) -> HashMap<P, u64> {
     let (mut counted, mut sums) = (HashSet::new(), HashMap::new());
     for (peer, taker, rate) in takers {
@@ -46,13 +47,13 @@ pub(super) fn by_peer<P: Eq + Hash, T: Eq + Hash>(takers: impl IntoIterator<Item
     sums
 }
 
-/// Whether one of `rate` bytes for each second, of a peer that takes `all`, is slow.
+/// Whether a reader of `rate` bytes per second is slow, if all readers of its peer take `all`.
 pub(super) fn is_slow(rate: u64, all: u64) -> bool {
     rate < MIN_PART || all < MAX_RATE
 }
 
-/// The readers with whose end `missing` bytes come free: those that go already, and, where these are too few, the slowest with
-/// their rates, and of those equally slow the first that came. None where all of them do not hold so much.
+/// The readers whose end frees `missing` bytes: those that are already going, and, if these are too few, the slowest by
+/// their rates; among equally slow readers, the oldest first. Empty if all of them together do not free enough.
 pub(super) fn slowest<H: Copy + Eq + Hash>(mut candidates: Vec<Candidate<H>>, missing: u64) -> Vec<(u64, Stand)> {
     candidates.sort_unstable_by_key(|candidate| (candidate.stand, candidate.id));
     let mut left: HashMap<H, usize> = HashMap::new();
@@ -61,7 +62,7 @@ pub(super) fn slowest<H: Copy + Eq + Hash>(mut candidates: Vec<Candidate<H>>, mi
     for candidate in candidates.iter().filter(|candidate| candidate.stand != Stand::Stays) {
         let Some(left) = left.get_mut(&candidate.holding) else { continue };
         *left -= 1;
-        // What others go on reading comes free by no one's end.
+        // Ending a reader frees nothing while another reader of the same resource stays.
         if *left == 0 && candidate.stand == Stand::Goes {
             coming.insert(candidate.holding, candidate.bytes);
         } else if *left == 0 {
@@ -75,7 +76,7 @@ pub(super) fn slowest<H: Copy + Eq + Hash>(mut candidates: Vec<Candidate<H>>, mi
     candidates.into_iter().map(|candidate| (candidate.id, candidate.stand)).collect()
 }
 
-/// What comes free with the end of all that go already or are slow.
+/// How many bytes are freed when all readers end that are slow or already going.
 pub(super) fn most<H: Copy + Eq + Hash>(candidates: &[Candidate<H>]) -> u64 {
     let stay = candidates.iter().filter(|candidate| candidate.stand == Stand::Stays);
     let kept: HashSet<_> = stay.map(|candidate| candidate.holding).collect();
@@ -102,7 +103,7 @@ mod tests {
         readers.iter().enumerate().map(candidate).rev().collect()
     }
 
-    /// The places of those that are waited for.
+    /// The indices of the readers to wait for.
     fn ended(readers: &[Reader], missing: u64) -> Vec<u64> {
         let chosen = slowest(candidates(readers), missing);
         assert!(chosen.iter().all(|(id, stand)| readers[*id as usize].1 == *stand));
@@ -118,20 +119,21 @@ mod tests {
             (&four, 11, &[1, 3]),
             (&four, 30, &[1, 3, 2]),
             (&four, 40, &[1, 3, 2, 0]),
-            // Nothing in vain.
+            // None is ended in vain.
             (&four, 41, &[]),
             (&four, 0, &[]),
             (&[], 1, &[]),
-            // One that is quick, young or waits for forebay is left alone.
+            // A reader that is quick, young or waits for forebay is left alone.
             (&[("a", STAYS, 10), ("b", slow(1), 10)], 10, &[1]),
             (&[("a", STAYS, 10), ("b", slow(1), 10)], 11, &[]),
-            // What another goes on reading does not come free.
+            // A resource that another reader keeps is not freed.
             (&[("a", slow(0), 10), ("a", STAYS, 10), ("b", slow(1), 10)], 10, &[2]),
-            // The last of its readers frees it, and once.
+            // The last reader of a resource frees it, and its bytes count once.
             (&[("a", slow(0), 10), ("a", slow(2), 10), ("b", slow(1), 10)], 10, &[2]),
             (&[("a", slow(0), 10), ("a", slow(2), 10), ("b", slow(1), 10)], 20, &[0, 2, 1]),
             (&[("a", slow(0), 10), ("a", slow(0), 10)], 11, &[]),
-            // A slow one whose end another one makes superfluous, and the last of these is spared first.
+            // A slow reader is spared if the end of another one makes its end superfluous; the last of such readers is
+            // spared first.
             (&[("a", slow(0), 4), ("b", slow(1), 1000)], 1000, &[1]),
             (&[("a", slow(0), 4), ("b", slow(1), 1000)], 1001, &[0, 1]),
             (&[("a", slow(0), 6), ("b", slow(1), 6), ("c", slow(2), 10)], 16, &[0, 2]),
@@ -149,7 +151,7 @@ mod tests {
             (&[("a", GOES, 10), ("b", slow(0), 10)], 11, &[0, 1]),
             (&[("a", GOES, 10), ("b", slow(0), 10)], 21, &[]),
             (&[("a", GOES, 10), ("b", GOES, 10), ("c", slow(0), 1)], 5, &[0, 1]),
-            // All readers of it have to go.
+            // All readers of the resource have to go.
             (&[("a", GOES, 10), ("a", GOES, 10), ("b", slow(0), 10)], 20, &[0, 1, 2]),
             (&[("a", GOES, 10), ("a", STAYS, 10), ("b", slow(0), 10)], 10, &[2]),
             (&[("a", GOES, 10), ("a", slow(3), 10), ("b", slow(0), 10)], 10, &[2]),
@@ -176,21 +178,21 @@ mod tests {
     #[test]
     fn a_reader_is_judged_by_all_that_its_peer_takes() {
         const KIB: u64 = 1024;
-        /// So many KiB/s of each taker, as (peer, taker, rate), and which of them are slow.
+        /// The rate of each taker in KiB/s, as (peer, taker, rate), and which of them are slow.
         type Row = (&'static [(u8, u8, u64)], &'static [bool]);
         let rows: [Row; 11] = [
             (&[(1, 1, 256)], &[false]),
             (&[(1, 1, 255)], &[true]),
-            // Three layers at once over 6 Mbit/s, or over 2.
+            // Three concurrent layers over 6 Mbit/s, or over 2 Mbit/s.
             (&[(1, 1, 244), (1, 2, 244), (1, 3, 244)], &[false; 3]),
             (&[(1, 1, 85), (1, 2, 85), (1, 3, 85)], &[true; 3]),
             (&[(1, 1, 86), (1, 2, 85), (1, 3, 85)], &[false; 3]),
             (&[(1, 1, 32); 2], &[true; 2]),
-            // A quick one protects none that takes next to nothing.
+            // A quick taker does not protect another that takes next to nothing.
             (&[(1, 1, 9999), (1, 2, 0), (1, 3, 31), (1, 4, 32)], &[false, true, true, false]),
-            // Another peer is no help.
+            // The rate of another peer does not count.
             (&[(1, 1, 255), (2, 2, 9999)], &[true, false]),
-            // One that reads several things takes no more for that.
+            // A taker that reads several resources counts once.
             (&[(1, 1, 128), (1, 1, 128)], &[true; 2]),
             (&[(1, 1, 128), (1, 1, 128), (1, 2, 128)], &[false; 3]),
             (&[(1, 1, u64::MAX / KIB), (1, 2, u64::MAX / KIB), (1, 3, 0)], &[false, false, true]),
