@@ -1,7 +1,7 @@
 //! The readers of blobs and responses, of which forebay ends the slowest when others need space.
 //!
-//! What must hold: forebay ends only readers that keep it waiting, and none that was not slow for a whole window of its
-//! own time; it ends none in vain, that is, only if enough room is freed, counting the room of readers ended before. A
+//! What must hold: forebay ends only readers that keep it waiting and that were slow for a whole window of their own
+//! time; it ends none in vain, that is, only if enough room is freed, counting the room of readers ended before. A
 //! reader that forebay ended is gone with its connection at the latest, even if the request that needed its room is
 //! gone.
 

@@ -27,7 +27,7 @@ pub(super) fn cost(bytes: u64, objects: u64) -> u64 {
     bytes.saturating_add(objects.saturating_mul(LOOK))
 }
 
-/// How long after its start a walk that proceeds evenly has `passed` this much of the total cost.
+/// The time from the start of a walk at which, at an even pace, it has `passed` this much of its `total` cost.
 #[expect(clippy::cast_precision_loss, reason = "it is a ramp")]
 pub(super) fn due_after(walk: Duration, passed: u64, total: u64) -> Duration {
     if passed >= total { walk } else { walk.mul_f64(passed as f64 / total as f64) }

@@ -87,7 +87,7 @@ fn is_directory(name: &str) -> bool {
 /// Who created an entry that has a name of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Maker {
-    /// Forebay: a file's content, or every name in a directory, is one that forebay writes.
+    /// forebay created the entry: it writes files of this content, or every name in the directory.
     Forebay,
     /// Possibly another program; the entry may lie next to forebay's own files.
     Any,
@@ -310,7 +310,7 @@ fn marker() -> String {
 fn mark(root: &Path) -> io::Result<()> {
     let write = |name: &str, text: &str| {
         let new = root.join(NEW_MARKER);
-        // A new file: the one that an earlier start left may have another hard link.
+        // Creates a new file, since the file that an earlier start left may have another hard link.
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}

@@ -64,7 +64,7 @@ pub struct LruIndex {
     used: u64,
     /// The part of `used` that cannot be evicted now.
     pinned: u64,
-    /// Bytes promised to downloads and writes in flight.
+    /// Bytes reserved for downloads and writes in flight.
     reserved: u64,
     /// The part of `reserved` that is on disk already.
     written: u64,
@@ -123,7 +123,7 @@ impl LruIndex {
         keys
     }
 
-    /// Bytes on disk and promised.
+    /// Bytes on disk and reserved.
     pub fn total(&self) -> u64 {
         self.used + self.reserved + self.overhead.bytes()
     }
