@@ -1,9 +1,10 @@
 //! Answers the challenges of one upstream with Authorization headers.
 //!
-//! What must hold: a password goes to the upstream's own origin alone; a realm sees a credential only if [`realm`] trusts it,
-//! and gets an anonymous request otherwise. A refused token is dropped. A refused credential is read again before it counts as
-//! wrong; when it does, that is logged, and it is withheld for a while. A refusal counts only if it refuses the credential, and
-//! not the request: forebay asks the base, or the realm without a scope, before it counts one.
+//! What must hold: a password goes to the upstream's own origin alone; a realm sees a credential only if [`realm`]
+//! trusts it, and gets an anonymous request otherwise. A refused token is dropped. A refused credential is read again
+//! before it counts as wrong; when it does, that is logged, and it is withheld for a while. A refusal counts only if it
+//! refuses the credential, and not the request: forebay asks the base, or the realm without a scope, before it counts
+//! one.
 //!
 //! [`realm`]: super::realm
 
@@ -60,7 +61,8 @@ pub(in crate::upstream) enum Known {
     /// Nothing was learned of this endpoint yet.
     Nothing,
     Authorization(Authorization),
-    /// What was learned led to this error. The endpoint's challenge may have changed since; if not, this is the result.
+    /// The last challenge led to this error. If the endpoint's challenge has not changed since, this error is the
+    /// result.
     Failed(Scheme, Error),
 }
 
@@ -71,13 +73,13 @@ pub(in crate::upstream) struct Authenticator {
     pub(super) realms: Vec<String>,
     pub(super) credentials: CredentialProvider,
     pub(super) tokens: TokenCache,
-    /// Whether the log has the warning that the credentials are not used: once is enough.
+    /// Whether forebay has logged that the credentials are not used: it does so once.
     pub(super) warned: AtomicBool,
-    /// The path below `/v2/` that was last served for forebay's own password.
+    /// The path below `/v2/` that the upstream last served with forebay's own password.
     pub(super) granted_path: Mutex<Option<Arc<str>>>,
     /// Held while a request verifies whether a refusal is about forebay's own password.
     pub(super) verification: Semaphore,
-    /// When a refusal was last found to be about something else.
+    /// When forebay last found that a refusal was not about the password.
     pub(super) unrelated_refusal: Mutex<Option<Instant>>,
     /// When a token was last renewed because of a 403.
     pub(super) renewed: Mutex<Option<Instant>>,
@@ -118,7 +120,7 @@ impl Authenticator {
         match self.authorize(sender, endpoint, &scheme, cause).await {
             Ok(authorization) => Known::Authorization(authorization),
             Err(error) => {
-                // A client without permission says nothing about the endpoint's challenge.
+                // A client's missing permission says nothing about the endpoint's challenge.
                 if cause.client_ttl.is_none() {
                     endpoint.learn(None);
                 }
@@ -129,7 +131,7 @@ impl Authenticator {
 
     /// The Authorization that answers the challenge of a 401 with these headers.
     ///
-    /// `failed` is the scheme that was tried before the challenge, and its error: it is not tried again.
+    /// `failed` is the scheme that forebay tried before the challenge, and its error: forebay does not try it again.
     pub(in crate::upstream) async fn challenged(
         &self,
         sender: &Sender,
@@ -149,15 +151,15 @@ impl Authenticator {
             return Err(error);
         }
         let authorization = self.authorize(sender, endpoint, &scheme, cause).await?;
-        // Harbor requires Basic for the catalogue and Bearer for all else: learn from the usual requests.
+        // Harbor requires Basic for the catalog and Bearer for all other requests: learn from the usual requests.
         if matches!(cause.scope, Scope::Pull(_) | Scope::PullMetadata(_) | Scope::Push { .. } | Scope::Delete(_)) {
             endpoint.learn(Some(scheme));
         }
         Ok(authorization)
     }
 
-    /// Why the configured credentials had no part in `authorization`; `None` if they had, or if none are configured. An
-    /// upstream that answers all the same hides a mistake in the configuration.
+    /// Why `authorization` does not use the configured credentials; `None` if it does, or if none are configured. An
+    /// upstream that accepts an anonymous request all the same hides a mistake in the configuration.
     ///
     /// # Errors
     /// The credentials cannot be read.
@@ -206,7 +208,7 @@ impl Authenticator {
         let Loaded { credential, turn, .. } = self.credentials.load(scope.repository()).await?;
         let Some(credential) = credential else {
             let why = format!("upstream {} requires a user name and a password, and none is configured", self.upstream);
-            // If a configured source has no entry, that is not the client's fault.
+            // A configured source without an entry is not the client's fault.
             let is_ours = client.is_none() && !self.credentials.is_anonymous();
             return Err(Error::new(if is_ours { ErrorKind::OurCredentials } else { ErrorKind::Unauthorized }, why));
         };
@@ -253,7 +255,7 @@ impl Authenticator {
         Ok(Authorization { value: token.authorization(), origin: Origin::Token { key: Box::new(key), token, verdict } })
     }
 
-    /// The error of a realm, with the reason why the realm did not see the credentials.
+    /// Adds to a realm's error why forebay sent the realm no credentials.
     fn asked_anonymously(&self, realm: &Url, error: Error) -> Error {
         let why = format!(
             "upstream {}: forebay requested the token without credentials, since the realm {} is not among the upstream's \
@@ -270,7 +272,7 @@ impl Authenticator {
         }
     }
 
-    /// Requests a token, and counts how that ended.
+    /// Requests a token, and counts the result.
     async fn request_token(
         &self,
         sender: &Sender,
@@ -315,7 +317,8 @@ impl Authenticator {
         token
     }
 
-    /// Fetches a token; once more if the credential was refused, and has changed since it was read.
+    /// Fetches a token. Tries once more if the realm refused the credential, and the credential has changed since it
+    /// was read.
     async fn fetch_with_own_credential(&self, sender: &Sender, key: &TokenKey) -> Result<Token, Error> {
         let mut refusal: Option<Error> = None;
         loop {
@@ -348,11 +351,11 @@ impl Authenticator {
         }
     }
 
-    /// Whether a realm's 401 or 403 refuses forebay's own credential, and not the scope: without a scope, as for `docker login`,
-    /// a realm issues a token to each user. Of concurrent refusals, one is verified.
+    /// Whether a realm's 401 or 403 refuses forebay's own credential, and not the scope: without a scope, as for
+    /// `docker login`, a realm issues a token to each user. forebay verifies one of several concurrent refusals.
     ///
     /// # Errors
-    /// The realm cannot be asked, so nothing is known of the credential.
+    /// The realm does not answer the request without a scope, so forebay learns nothing about the credential.
     async fn realm_refuses(
         &self,
         sender: &Sender,

@@ -1,4 +1,4 @@
-//! An Authorization header, and what to note when the upstream has answered to it.
+//! An Authorization header, and what forebay notes when the upstream has responded to it.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ pub(in crate::upstream) struct Authorization {
 
 /// Where the value of an Authorization header comes from.
 pub(super) enum Origin {
-    /// A realm; `verdict`: on the client's password that the realm was given.
+    /// A token from a realm; `verdict`: on the client's password that forebay sent to the realm.
     Token { key: Box<TokenKey>, token: Token, verdict: Option<PrincipalVerdict> },
     /// forebay's own password, sent in a request for `scope`.
     OwnPassword { credential: Arc<Credential>, turn: Option<TrialTurn>, scope: Scope },
-    /// A client's password. Nothing is kept of it beyond its request, but the verdict.
+    /// A client's password. After its request, forebay keeps only the verdict.
     ClientPassword(PrincipalVerdict),
 }
 
@@ -62,7 +62,7 @@ impl Authorization {
         matches!(&self.origin, Origin::OwnPassword { scope: Scope::Login, .. })
     }
 
-    /// The same for a request whose response takes long: no other request waits for it.
+    /// The same Authorization for a request whose response takes long: no other request waits for it.
     pub(in crate::upstream) fn without_turn(mut self) -> Self {
         if let Origin::OwnPassword { turn, .. } = &mut self.origin {
             *turn = None;
@@ -75,8 +75,8 @@ impl Authorization {
         matches!(self.origin, Origin::ClientPassword(_))
     }
 
-    /// Whether it is a client's password that the upstream has not accepted yet, or a token for one: some realms issue a token
-    /// for any password.
+    /// Whether it is a client's password that the upstream has not accepted yet, or a token for one: some realms issue
+    /// a token for any password.
     pub(in crate::upstream) fn may_be_guess(&self) -> bool {
         self.verdict().is_some_and(|verdict| !verdict.is_accepted())
     }
@@ -86,11 +86,12 @@ impl Authorization {
         matches!(&self.origin, Origin::Token { token, .. } if token.obtained() < moment)
     }
 
-    /// Notes the verdict of a response on a client's password. `error`: of the response; `None`: success. The same request was refused
-    /// without the password.
+    /// Notes a response's verdict on a client's password. `error`: the error of the response; `None`: success. The
+    /// upstream refused the same request without the password.
     ///
-    /// A registry may answer 403 or 404 to a wrong password. If it has accepted the password before, such a response is about
-    /// something else. A 404 to a token is never about the password: a push gets one for each blob that is yet to be sent.
+    /// A registry may answer 403 or 404 to a wrong password. If it has accepted the password before, such a response
+    /// has another reason. A 404 to a token is never about the password: a push gets one for each blob that it has yet
+    /// to send.
     pub(in crate::upstream) fn judge(&self, error: Option<ErrorKind>) {
         let Some(verdict) = self.verdict() else { return };
         let may_refuse_password = |kind| match self.origin {

@@ -1,8 +1,8 @@
 //! `WWW-Authenticate`: how an upstream authenticates its clients.
 //!
-//! The grammar is a list of challenges, each with a list of parameters, and both lists have the same comma: only what follows a word
-//! tells whether the word is a scheme or a parameter. A header that cannot be parsed, or an unknown scheme, must not hide its
-//! neighbours. Which realm may see a credential is decided in [`super::realm`].
+//! The header is a list of challenges, each with a list of parameters. A comma separates the elements of both lists:
+//! only what follows a word tells whether the word is a scheme or a parameter. A header that cannot be parsed, or an
+//! unknown scheme, must not hide the challenges next to it. [`super::realm`] decides which realm may see a credential.
 //!
 //! Source: RFC 9110 section 11.6.1; RFC 6750 section 3 for Bearer; RFC 7617 for Basic.
 
@@ -10,9 +10,9 @@ use http::HeaderValue;
 
 use crate::oci::is_token_byte;
 
-/// The most bytes of headers that are parsed, in all.
+/// The most bytes of headers that forebay parses, in all.
 const MAX_BYTES: usize = 16 * 1024;
-/// The most challenges that are parsed.
+/// The most challenges that forebay parses.
 const MAX_CHALLENGES: usize = 16;
 
 /// One challenge.
@@ -29,10 +29,10 @@ pub enum Challenge {
 /// Where to request a token, and for what. An empty parameter counts as absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bearer {
-    /// The URL of the realm, as it was sent.
+    /// The URL of the realm, as the upstream sent it.
     pub realm: String,
     pub service: Option<String>,
-    /// As it was sent: it may name more than the request needs.
+    /// As the upstream sent it: it may name more than the request needs.
     pub scope: Option<String>,
 }
 
@@ -101,7 +101,7 @@ impl Parser<'_> {
             }
             let word = self.take(is_token_byte);
             if word.is_empty() {
-                // Nothing can begin here; what follows the next comma may be valid.
+                // No challenge can begin here; what follows the next comma may be valid.
                 self.skip(|byte| byte != b',');
                 continue;
             }
@@ -130,8 +130,8 @@ impl Parser<'_> {
         false
     }
 
-    /// A parameter's value: a quoted string, or all up to the next comma or space, since some registries send realms without quotes.
-    /// `None` for a quoted string that does not end; it ends with the header.
+    /// A parameter's value: a quoted string, or all up to the next comma or space, since some registries send realms
+    /// without quotes. `None` for a quoted string without an end quote; it ends with the header.
     fn value(&mut self) -> Option<String> {
         if self.peek() != Some(b'"') {
             return Some(self.take(|byte| !matches!(byte, b' ' | b'\t' | b',')));
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(read(&["Basic realm=x"; 100]).len(), MAX_CHALLENGES);
         let long = format!("Bearer realm=\"{}\"", "x".repeat(MAX_BYTES));
         assert_eq!(read(&["Basic realm=q", &long]), [basic("q")]);
-        // The last challenge that is kept is kept whole.
+        // The parser keeps the last challenge whole.
         let full = format!("{}Bearer realm=\"u\",service=\"s\", Basic", "a, ".repeat(MAX_CHALLENGES - 1));
         assert_eq!(read(&[&full]).last(), Some(&bearer("u", "s", None)));
     }

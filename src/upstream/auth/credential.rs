@@ -16,7 +16,7 @@ impl Secret {
         Self(secret)
     }
 
-    /// The text itself; to be called only where a request is made of it.
+    /// The text itself; call this only to build a request.
     pub(in crate::upstream) fn expose(&self) -> &str {
         &self.0
     }

@@ -1,7 +1,8 @@
 //! Credential helpers: programs that docker runs as `docker-credential-<helper> get`.
 //!
-//! What must hold: a run is bounded in time and output, and no process of its group is left behind when it is cancelled. Its
-//! output counts once the helper has ended, also when a child of it keeps the pipe open: some helpers start an agent that stays.
+//! What must hold: a run is bounded in time and output, and a cancelled run leaves no process of its group behind. The
+//! output is complete when the helper has ended, even if a child process keeps the pipe open: some helpers start an
+//! agent that keeps running.
 //!
 //! Source: github.com/docker/docker-credential-helpers, "Development".
 
@@ -23,7 +24,7 @@ use super::{
 pub(super) const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest output of a helper, in bytes.
 const MAX_OUTPUT: usize = 1024 * 1024;
-/// How long to read on after the helper has ended, while a child of it keeps the pipe open.
+/// How long forebay reads on after the helper has ended, while a child process keeps the pipe open.
 const LEFT_OUTPUT_TIMEOUT: Duration = Duration::from_millis(250);
 /// The output of a helper that fails only because it has no credential; docker's own helpers agree on it.
 const NOT_FOUND: &str = "credentials not found";
@@ -64,7 +65,7 @@ impl Output {
         let secret = Secret::new(secret);
         Ok(match username.as_str() {
             "<token>" => Some(Credential::IdentityToken { username: String::new(), token: secret }),
-            // Some helpers say with empty values that they have no credential.
+            // Some helpers send empty values when they have no credential.
             "" => None,
             _ => Some(Credential::Password { username, password: secret }),
         })
@@ -105,7 +106,7 @@ pub(super) async fn run(program: &str, key: &str) -> io::Result<Output> {
     Ok(Output { success: status.success(), stdout: output })
 }
 
-/// Reads to the end, or to [`MAX_OUTPUT`]. Cancelling this loses nothing that was read.
+/// Reads to the end, or to [`MAX_OUTPUT`]. Cancelling this loses no output that was read.
 async fn read(from: &mut Option<ChildStdout>, output: &mut Vec<u8>) -> io::Result<()> {
     let Some(from) = from else { return Ok(()) };
     while from.read_buf(output).await? > 0 {
@@ -116,8 +117,8 @@ async fn read(from: &mut Option<ChildStdout>, output: &mut Vec<u8>) -> io::Resul
     Ok(())
 }
 
-/// The helper and the processes that it started, killed on drop unless they are kept. No other group can have this number while
-/// the helper has not been waited for.
+/// The helper and the processes that it started, killed on drop unless `keep` was called. No other group can have this
+/// number until forebay has waited for the helper.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -129,7 +130,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            // It fails if all of them have ended.
+            // It fails if all processes have ended.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }

@@ -1,8 +1,9 @@
 //! The credential of one upstream, read from its source: a password file, a docker `config.json`, a credential helper.
 //!
-//! What must hold: nothing is read before it is needed. A credential is read again a minute after it was read, or as soon as
-//! the upstream refuses it, so that a rotated password works without a restart. A refused credential is not sent again for a
-//! while, unless it has changed ([`super::credential_trial`]). Which realm may see a credential is decided in [`super::realm`].
+//! What must hold: forebay reads a source only when it needs the credential. It reads the source again after a minute,
+//! or as soon as the upstream refuses the credential, so that a rotated password works without a restart. forebay does
+//! not send a refused credential again for a while, unless it has changed ([`super::credential_trial`]).
+//! [`super::realm`] decides which realm may see a credential.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -26,17 +27,17 @@ use crate::oci::Repository;
 
 /// How long a credential is used before it is read again.
 const REREAD_AFTER: Duration = Duration::from_secs(60);
-/// How often a source that may run a program is read again while the upstream refuses what it gives.
+/// How often forebay reads a source that may run a program again while the upstream refuses its credential.
 const HELPER_PAUSE: Duration = Duration::from_secs(10);
 
-/// A credential to be sent.
+/// A credential that a request may send.
 #[derive(Debug)]
 pub(in crate::upstream) struct Loaded {
     /// `None`: the source has no credential for this upstream, so requests are anonymous.
     pub credential: Option<Arc<Credential>>,
     /// Whether it was read just now.
     pub is_fresh: bool,
-    /// To be held until the upstream has answered to the credential.
+    /// Held until the upstream has responded to the credential.
     pub turn: Option<TrialTurn>,
 }
 
@@ -45,14 +46,14 @@ pub(in crate::upstream) struct Loaded {
 pub(in crate::upstream) struct CredentialProvider {
     upstream: Arc<str>,
     source: CredentialSource,
-    /// The keys under which a docker `config.json` may have this upstream.
+    /// The keys under which a docker `config.json` may have an entry for this upstream.
     keys: Vec<String>,
     /// One entry: concurrent requests share one read, or one run of the helper.
     cached: Cache<(), Option<Arc<Credential>>>,
     trial: CredentialTrial,
-    /// What was read last.
+    /// The credential that was read last.
     latest: Mutex<Option<Arc<Credential>>>,
-    /// When a source that may run a program was last read again because of a refusal.
+    /// When forebay last read a source that may run a program again because of a refusal.
     reread_at: Mutex<Option<Instant>>,
 }
 
@@ -82,8 +83,8 @@ impl CredentialProvider {
     /// The credential to send in a request for this repository.
     ///
     /// # Errors
-    /// `OurCredentials` if the upstream refused it not long ago. A file or helper that fails is an outage: the upstream has
-    /// refused nothing.
+    /// `OurCredentials` if the upstream refused the credential not long ago. A file or helper that fails is an outage:
+    /// the upstream has refused nothing.
     pub(in crate::upstream) async fn load(&self, repository: Option<&Repository>) -> Result<Loaded, Error> {
         if self.is_anonymous() {
             return Ok(Loaded { credential: None, is_fresh: true, turn: None });
@@ -95,7 +96,8 @@ impl CredentialProvider {
         if matches!(turn, Ok(None)) {
             return Ok(Loaded { credential, is_fresh, turn: None });
         }
-        // During the wait for the turn, the credential may have been refused and another one read.
+        // During the wait for the turn, the upstream may have refused the credential, and another one may have been
+        // read.
         let (credential, is_fresh_now) = self.current().await?;
         if let Some(sent) = &credential {
             self.check_pause(sent, repository).await?;
@@ -120,8 +122,8 @@ impl CredentialProvider {
         Err(Error::new(ErrorKind::OurCredentials, why))
     }
 
-    /// The user name, as far as it is known without reading the source. It is that of the last credential read: requests may
-    /// use that for longer than it is cached.
+    /// The user name, if it is known without reading the source. It belongs to the last credential read: requests may
+    /// use that credential for longer than it is cached.
     pub(in crate::upstream) fn username(&self) -> Option<String> {
         if let CredentialSource::Password { username, .. } = &self.source {
             return Some(username.clone());
@@ -142,7 +144,8 @@ impl CredentialProvider {
         Ok((entry.into_value(), is_fresh))
     }
 
-    /// Whether a refusal may have the source read again now. A password file is read each time, but a program does not run each time.
+    /// Whether forebay may read the source again now because of a refusal. It reads a password file each time, but runs
+    /// a program less often.
     fn may_reread(&self) -> bool {
         if matches!(self.source, CredentialSource::Password { .. }) {
             return true;
@@ -156,8 +159,9 @@ impl CredentialProvider {
         may
     }
 
-    /// Notes that the upstream refused the credential; `at`: in a request for this repository, and nothing else tells whether it
-    /// is right. Returns whether it was not refused before; `None` if another credential has been read since.
+    /// Notes that the upstream refused the credential; `at`: in a request for this repository, and no other response
+    /// tells whether the credential is right. Returns whether this is its first refusal; `None` if another credential
+    /// has been read since.
     pub(in crate::upstream) async fn note_refused(
         &self,
         credential: &Arc<Credential>,
@@ -184,7 +188,7 @@ impl CredentialProvider {
         self.trial.is_accepted(credential)
     }
 
-    /// Notes that the upstream accepted the credential. Returns whether the one before was refused.
+    /// Notes that the upstream accepted the credential. Returns whether the upstream refused the previous one.
     pub(in crate::upstream) fn note_accepted(&self, credential: &Arc<Credential>) -> bool {
         self.trial.note_accepted(credential)
     }
@@ -257,7 +261,7 @@ impl CredentialProvider {
             return Ok(None);
         }
         if !output.is_success() {
-            // Its output is not logged: it may contain a secret.
+            // The output is not logged: it may contain a secret.
             return Err(Error::new(ErrorKind::Unavailable, format!("upstream {}: {program} failed", self.upstream)));
         }
         output.credential().map_err(|error| self.cannot(&format!("read the output of {program}"), error))
@@ -309,7 +313,7 @@ mod tests {
         assert_eq!(provider.load(None).await.unwrap_err().kind, ErrorKind::Unavailable);
         std::fs::write(&path, r#"{"auths":{"a.io":{"auth":"bWU6cHc="}}}"#).unwrap();
         assert_eq!(provider.load(None).await.unwrap().credential.as_deref().cloned(), password("me", "pw"));
-        // Clients are not told the name for as long as a token of it may be in use.
+        // The name stays hidden from clients as long as a token of this user may be in use.
         provider.invalidate().await;
         assert_eq!(provider.username().as_deref(), Some("me"));
     }

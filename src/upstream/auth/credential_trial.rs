@@ -1,9 +1,9 @@
 //! Whether forebay may send its own credential, once the upstream has refused it.
 //!
-//! What must hold: a refused credential is sent again after a pause, and not before; each further refusal doubles the pause.
-//! Another credential is sent at once. Until one was accepted, requests send it one after the other, so that the first refusal
-//! spares the rest: a request that gets no turn does not send it. If only a repository refused it, one request for another
-//! repository may send it in the pause.
+//! What must hold: forebay sends a refused credential again only after a pause; each further refusal doubles the pause.
+//! It sends another credential at once. Until the upstream has accepted a credential, requests send it one after the
+//! other, so that the first refusal spares the other requests: a request that gets no turn does not send it. If only
+//! one repository refused it, one request for another repository may send it during the pause.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,11 +16,11 @@ use tokio::{
 use super::{super::error::ErrorKind, credential::Credential};
 use crate::oci::Repository;
 
-/// How long a credential is not sent after its first refusal.
+/// How long forebay does not send a credential after its first refusal.
 const MIN_PAUSE: Duration = Duration::from_secs(10);
 const MAX_PAUSE: Duration = Duration::from_secs(600);
-/// How long a request waits for its turn: longer than a response may take, so that the next request has its turn where none
-/// comes.
+/// How long a request waits for its turn. This is longer than a response may take, so that a request without a response
+/// does not cost the next request its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(45);
 /// The same after a refusal.
 const TURN_TIMEOUT_AFTER_REFUSAL: Duration = Duration::from_secs(2);
@@ -46,7 +46,7 @@ enum TrialState {
     },
 }
 
-/// Held while a request sends a credential that was not accepted yet.
+/// Held while a request sends a credential that the upstream has not accepted yet.
 #[derive(Debug)]
 pub(in crate::upstream) struct TrialTurn {
     _permit: OwnedSemaphorePermit,
@@ -77,7 +77,7 @@ impl CredentialTrial {
         permit.map(|permit| permit.ok().map(|permit| TrialTurn { _permit: permit })).map_err(|_| kind)
     }
 
-    /// Whether this credential was accepted when one was last sent.
+    /// Whether the upstream accepted this credential when forebay last sent one.
     pub(in crate::upstream) fn is_accepted(&self, sent: &Credential) -> bool {
         matches!(&*self.state.lock(), TrialState::Accepted(credential) if **credential == *sent)
     }
@@ -86,7 +86,7 @@ impl CredentialTrial {
         matches!(&*self.state.lock(), TrialState::Refused { credential, .. } if **credential == *sent)
     }
 
-    /// How long this credential must not be sent in a request for this repository; `None`: it may.
+    /// How long forebay must not send this credential in a request for this repository; `None`: it may send it.
     pub(in crate::upstream) fn withheld(&self, sent: &Credential, repository: Option<&Repository>) -> Option<Duration> {
         match &*self.state.lock() {
             TrialState::Refused { credential, until, at, .. } if **credential == *sent => {
@@ -97,7 +97,8 @@ impl CredentialTrial {
         }
     }
 
-    /// Notes a refusal; `at`: by this repository alone. Returns whether this is the first refusal of the credential.
+    /// Notes a refusal; `at`: the only repository that refused the credential. Returns whether this is its first
+    /// refusal.
     pub(in crate::upstream) fn note_refused(&self, sent: &Arc<Credential>, at: Option<&Repository>) -> bool {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -115,7 +116,7 @@ impl CredentialTrial {
         is_first
     }
 
-    /// Notes that the upstream accepted the credential. Returns whether the one before was refused.
+    /// Notes that the upstream accepted the credential. Returns whether the upstream refused the previous one.
     pub(in crate::upstream) fn note_accepted(&self, sent: &Arc<Credential>) -> bool {
         let before = std::mem::replace(&mut *self.state.lock(), TrialState::Accepted(sent.clone()));
         matches!(before, TrialState::Refused { .. })

@@ -35,12 +35,12 @@ pub(super) struct DockerConfig {
     cred_helpers: HashMap<String, Option<String>>,
 }
 
-/// What the file has for a registry.
+/// The file's entry for a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry<'a> {
     Missing,
     Credential(Credential),
-    /// A credential helper has to be run: `docker-credential-<helper> get`, with `key` as its input.
+    /// forebay has to run a credential helper: `docker-credential-<helper> get`, with `key` as its input.
     Helper {
         helper: &'a str,
         key: &'a str,
@@ -57,8 +57,8 @@ impl DockerConfig {
         serde_json::from_str(text)
     }
 
-    /// The entry of the registry with these [`keys`], in docker's own order: a helper of this registry, the entries of the
-    /// file, the helper for all registries.
+    /// The entry of the registry with these [`keys`], in docker's own order: a helper of this registry, the entries of
+    /// the file, the helper for all registries.
     pub(super) fn find<'a>(&'a self, keys: &'a [String]) -> Entry<'a> {
         if let Some((key, helper)) = keys.iter().find_map(|key| self.cred_helpers.get_key_value(key))
             && let Some(helper) = helper.as_deref().filter(|helper| !helper.is_empty())
@@ -128,7 +128,7 @@ pub(super) fn helper_key(upstream: &str) -> &str {
     if upstream == "docker.io" { DOCKER_HUB_KEY } else { upstream }
 }
 
-/// `null` is as good as absent: Go writes empty values so.
+/// Reads `null` as an absent value: Go writes empty values as `null`.
 pub(super) fn null_is_absent<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     value: D,
 ) -> Result<T, D::Error> {
@@ -138,7 +138,7 @@ pub(super) fn null_is_absent<'de, D: Deserializer<'de>, T: Deserialize<'de> + De
 /// The host in a key of `auths`, which may be a URL of the first registry API.
 fn host_of_key(key: &str) -> &str {
     let Some(rest) = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")) else {
-        // A path without a scheme is podman's: such credentials are for a part of a registry only.
+        // podman writes a path without a scheme, for credentials of a part of a registry only.
         return key.trim_end_matches('/');
     };
     rest.split_once('/').map_or(rest, |(host, _)| host)
