@@ -18,11 +18,12 @@ use crate::oci::Repository;
 
 /// How long a request waits while another one verifies whether the upstream refuses the password.
 const VERIFICATION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How old a token has to be for a 403 to mean that it may have expired, and how often one is renewed for that.
+/// How old a token has to be for a 403 to mean that it may have expired, and how often forebay renews one for that
+/// reason.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Authenticator {
-    /// The upstream refused it.
+    /// Notes that the upstream refused the Authorization.
     pub(in crate::upstream) async fn note_refused(&self, authorization: &Authorization) {
         match &authorization.origin {
             Origin::Token { key, token, .. } => self.tokens.remove(key, token).await,
@@ -31,58 +32,60 @@ impl Authenticator {
         }
     }
 
-    /// A repository refused forebay's own password, and nothing else tells whether the password is right.
+    /// Notes that a repository refused forebay's own password, and that no other response tells whether the password is
+    /// right.
     pub(in crate::upstream) async fn note_refused_by_repository(&self, authorization: &Authorization) {
         if let Origin::OwnPassword { credential, scope, .. } = &authorization.origin {
             self.note_credential_refused(credential, scope.repository()).await;
         }
     }
 
-    /// The upstream accepted it.
+    /// Notes that the upstream accepted the Authorization.
     pub(in crate::upstream) fn note_accepted(&self, authorization: &Authorization) {
         if let Origin::OwnPassword { credential, .. } = &authorization.origin {
             self.note_credential_accepted(credential);
         }
     }
 
-    /// Whether it is forebay's own password, and the upstream accepted that when it was last sent.
+    /// Whether this is forebay's own password, and the upstream accepted it when forebay last sent it.
     pub(in crate::upstream) fn was_accepted(&self, authorization: &Authorization) -> bool {
         matches!(&authorization.origin, Origin::OwnPassword { credential, .. } if self.credentials.is_accepted(credential))
     }
 
-    /// Whether it is forebay's own password, and the upstream refused that lately.
+    /// Whether this is forebay's own password, and the upstream refused it lately.
     pub(in crate::upstream) fn is_withheld(&self, authorization: &Authorization) -> bool {
         matches!(&authorization.origin, Origin::OwnPassword { credential, .. } if self.credentials.is_withheld(credential))
     }
 
-    /// The path below `/v2/` that was last served for forebay's own password.
+    /// The path below `/v2/` that the upstream last served with forebay's own password.
     pub(in crate::upstream) fn granted_path(&self) -> Option<Arc<str>> {
         self.granted_path.lock().clone()
     }
 
-    /// Notes that this path was served for forebay's own password.
+    /// Notes that the upstream served this path with forebay's own password.
     pub(in crate::upstream) fn note_granted_path(&self, path: &str) {
         *self.granted_path.lock() = Some(path.into());
     }
 
-    /// Held while a request verifies whether a refusal is about forebay's own password. `None`: the turn did not come in time.
+    /// Held while a request verifies whether a refusal is about forebay's own password. `None`: the turn did not come
+    /// in time.
     pub(in crate::upstream) async fn verification_turn(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed; the verification may take as long as a request.
         timeout(VERIFICATION_TIMEOUT, self.verification.acquire()).await.ok()?.ok()
     }
 
-    /// Notes that a refusal was about something else than the password.
+    /// Notes that a refusal was not about the password.
     pub(in crate::upstream) fn note_unrelated_refusal(&self) {
         *self.unrelated_refusal.lock() = Some(Instant::now());
     }
 
-    /// Whether a refusal since then was about something else than the password.
+    /// Whether a refusal since then was not about the password.
     pub(in crate::upstream) fn had_unrelated_refusal(&self, since: Instant) -> bool {
         self.unrelated_refusal.lock().is_some_and(|at| since < at)
     }
 
-    /// Drops forebay's own token if a 403 to it may mean that it has expired: some registries answer so in place of 401. Returns
-    /// whether the request is worth a try with another token.
+    /// Drops forebay's own token if a 403 to it may mean that it has expired: some registries send 403 instead of 401.
+    /// Returns whether forebay should repeat the request with another token.
     pub(in crate::upstream) async fn renew(&self, authorization: &Authorization) -> bool {
         let Origin::Token { key, token, verdict: None } = &authorization.origin else { return false };
         if matches!(key.subject, TokenSubject::Client(_)) || token.obtained().elapsed() < RENEWAL_INTERVAL {

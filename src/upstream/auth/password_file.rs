@@ -1,4 +1,4 @@
-//! The password in a file: all of its text, without the line end.
+//! The password in a file: its whole text, without the line end.
 
 use std::{io, path::Path};
 
@@ -7,7 +7,7 @@ use crate::small_file;
 
 /// The longest password file, in bytes.
 const MAX_LEN: u64 = 64 * 1024;
-/// Of UTF-8, and of both kinds of UTF-16.
+/// The marks of UTF-8, and of both kinds of UTF-16.
 const BYTE_ORDER_MARKS: [&[u8]; 3] = [&[0xef, 0xbb, 0xbf], &[0xff, 0xfe], &[0xfe, 0xff]];
 
 /// Reads the password. Blocks.

@@ -1,9 +1,9 @@
-//! May the token realm that a challenge names see this upstream's credentials?
+//! Decides whether the token realm of a challenge may see this upstream's credentials.
 //!
-//! The realm is the upstream's word, or the word of whoever sits on the line. Long-lived
-//! credentials go to it only when it is on the upstream's own host, under the same registrable
-//! domain, or listed by the operator; otherwise it is asked anonymously. An https upstream's realm
-//! is never asked over http, not even anonymously.
+//! The upstream names the realm, or an attacker on the connection does. So forebay sends long-lived credentials only to
+//! a realm on the upstream's own host, under the same registrable domain, or in the operator's list; it requests an
+//! anonymous token from any other realm. It sends no request over http to the realm of an https upstream, not even an
+//! anonymous one.
 //!
 //! Source: the rule of distribution's client (`realmAllowed`); domains by the Public Suffix List.
 
@@ -15,7 +15,7 @@ use super::super::{
     redacted_url::RedactedUrl,
 };
 
-/// A realm that may be asked for a token.
+/// A realm from which forebay may request a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::upstream) struct Realm {
     pub url: Url,
@@ -32,15 +32,15 @@ pub(in crate::upstream) fn judge(upstream: &Url, realm: &str, listed: &[String])
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return nonsense("is not an http or https URL");
     }
-    // Userinfo would become an Authorization header of the upstream's choosing.
+    // A user name or a password in the URL would become an Authorization header that the upstream chooses.
     if !url.username().is_empty() || url.password().is_some() {
         return nonsense("has a user name or a password in it");
     }
     url.set_fragment(None);
     let own_host = url.host() == upstream.host();
     if upstream.scheme() == "https" && url.scheme() == "http" {
-        // Registries behind a balancer that ends TLS name themselves by http. The same host is
-        // known to speak TLS on the upstream's port, so ask there instead.
+        // A registry behind a balancer that terminates TLS names its realm with http. The same host speaks TLS on the
+        // upstream's port, so forebay uses that port.
         let same_port = url.port().is_none() || url.port_or_known_default() == upstream.port_or_known_default();
         let upgraded =
             own_host && same_port && url.set_scheme("https").is_ok() && url.set_port(upstream.port()).is_ok();
@@ -68,7 +68,7 @@ fn is_listed(url: &Url, entry: &str) -> bool {
         .is_some_and(|(entry_host, entry_port)| entry_host.eq_ignore_ascii_case(host) && entry_port.parse() == Ok(port))
 }
 
-/// Whether both are names below one domain that somebody could register; addresses never are.
+/// Whether both hosts are names under one registrable domain; IP addresses never are.
 fn same_registrable_domain(a: &Url, b: &Url) -> bool {
     let (Some(Host::Domain(a)), Some(Host::Domain(b))) = (a.host(), b.host()) else {
         return false;
@@ -123,7 +123,7 @@ mod tests {
             // A name that merely ends like the upstream's.
             ("https://ccr.io", "https://hkccr.io/token"),
             ("https://ccr.com", "https://hkccr.com/token"),
-            // Neighbours under a public suffix are strangers.
+            // Neighbours under a public suffix belong to different owners.
             ("https://one.github.io", "https://two.github.io/token"),
             ("https://a.co.uk", "https://b.co.uk/token"),
             ("https://192.0.2.1", "https://192.0.2.2/token"),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// However a realm is written, credentials go over TLS to a host below the upstream's own domain.
+        /// However a realm is written, forebay sends credentials over TLS to a host under the upstream's own domain.
         #[test]
         fn any_realm(realm in "(https?:)?(//|/|\\\\)?[a-z.@:]{0,8}(registry\\.example\\.com|example\\.com)?[ -~]{0,20}") {
             let upstream = Url::parse("https://registry.example.com").unwrap();

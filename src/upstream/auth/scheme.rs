@@ -7,8 +7,8 @@ use super::{
     scope::Scope,
 };
 
-/// How an endpoint authenticates its clients, learned from its last challenge, so that a request normally takes one round
-/// trip and not two.
+/// How an endpoint authenticates its clients. forebay learns this from the endpoint's last challenge, so that a request
+/// normally takes one round trip and not two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum Scheme {
     Bearer { realm: String, service: Option<String> },
@@ -16,10 +16,10 @@ pub(in crate::upstream) enum Scheme {
 }
 
 impl Scheme {
-    /// The scheme of the challenge that forebay answers; `None` if it can answer none of them.
+    /// The scheme of the challenge that forebay answers; `None` if forebay supports none of them.
     ///
-    /// Bearer before Basic: a stolen token is worth less than a stolen password. Where both are offered, as at Quay, an
-    /// anonymous client needs Bearer, too.
+    /// Bearer is preferred to Basic: a stolen token is worth less than a stolen password. If the upstream offers both,
+    /// as Quay does, an anonymous client needs Bearer, too.
     pub(super) fn choose(headers: &HeaderMap) -> Option<Self> {
         let challenges = challenges(headers);
         let bearer = challenges.iter().find_map(|challenge| match challenge {
@@ -42,17 +42,17 @@ pub(in crate::upstream) fn is_answerable(headers: &HeaderMap) -> bool {
     Scheme::choose(headers).is_some()
 }
 
-/// Whether the challenge of the response asks for a password.
+/// Whether the challenge of the response requires a password.
 pub(in crate::upstream) fn wants_password(headers: &HeaderMap) -> bool {
     Scheme::choose(headers) == Some(Scheme::Basic)
 }
 
-/// Whether the challenge of the response is another one than the endpoint's usual challenge.
+/// Whether the challenge of the response differs from the endpoint's usual challenge.
 pub(in crate::upstream) fn names_other_scheme(usual: Option<&Scheme>, headers: &HeaderMap) -> bool {
     Scheme::choose(headers).as_ref() != usual
 }
 
-/// The scope together with what the challenge of the response adds to it; `None` if it adds nothing that may be requested.
+/// The scope widened by the challenge of the response; `None` if the challenge adds nothing that forebay may request.
 pub(in crate::upstream) fn widened(scope: &Scope, headers: &HeaderMap) -> Option<Scope> {
     challenges(headers).iter().find_map(|challenge| match challenge {
         Challenge::Bearer(bearer) => scope.widened(bearer.scope.as_deref()?),

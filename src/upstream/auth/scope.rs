@@ -59,15 +59,15 @@ impl Scope {
                 scopes.extend(other.map(|from| format!("repository:{from}:pull")));
                 scopes
             }
-            // Some registries require `delete`, others `push`; a realm grants those that it knows.
+            // Some registries require `delete`, others `push`; a realm grants the actions that it knows.
             Self::Delete(repository) => vec![format!("repository:{repository}:pull,push,delete")],
             Self::Catalog => vec!["registry:catalog:*".to_owned()],
             Self::Login => vec![],
         }
     }
 
-    /// This scope together with what the `scope` of a challenge adds to it. `None` unless the addition is a permission to read
-    /// the same repository: forebay requests no permission to push or delete because a challenge names one.
+    /// This scope widened by the `scope` of a challenge. `None` unless the addition is a permission to read the same
+    /// repository: forebay requests no permission to push or delete because a challenge names one.
     pub(in crate::upstream) fn widened(&self, challenged: &str) -> Option<Self> {
         let Self::Pull(repository) = self else { return None };
         let reads_metadata = |scope: &str| {

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::{super::principal::Principal, scope::Scope};
 
-/// A token is not used in this last part of its life, since its request takes time, and a resumed blob more. Never more than
-/// a quarter of its life.
+/// forebay does not use a token in this last part of its life, since a request takes time, and a resumed blob takes
+/// more. The part is never more than a quarter of the token's life.
 const MARGIN: Duration = Duration::from_secs(10);
-/// The longest life that is believed; the longest real ones are 12 hours.
+/// The longest life that forebay believes; the longest real ones are 12 hours.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// In whose name a token is requested.
@@ -33,7 +33,7 @@ pub(in crate::upstream) struct TokenKey {
     pub scope: Scope,
 }
 
-/// A token as it stands in a request, and how long it may be used.
+/// A token as a request sends it, and how long forebay may use it.
 #[derive(Clone)]
 pub struct Token {
     /// `Bearer …`, marked sensitive.
@@ -52,7 +52,7 @@ impl PartialEq for Token {
 impl Eq for Token {}
 
 impl Token {
-    /// `None` when the text cannot stand in a header.
+    /// `None` if the text cannot stand in a header.
     pub(in crate::upstream) fn new(text: &str, life: Duration) -> Option<Self> {
         let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
         authorization.set_sensitive(true);
@@ -60,7 +60,7 @@ impl Token {
         Some(Self { authorization, usable: life - MARGIN.min(life / 4), obtained: Instant::now() })
     }
 
-    /// The same token, whose response came `age` ago and waited to be read.
+    /// The same token, whose response arrived `age` ago and waited until forebay read it.
     pub(in crate::upstream) fn obtained_before(self, age: Duration) -> Self {
         let obtained = self.obtained.checked_sub(age).unwrap_or(self.obtained);
         Self { usable: self.usable.saturating_sub(age), obtained, ..self }
@@ -78,12 +78,12 @@ impl Token {
         self.authorization.clone()
     }
 
-    /// When its response came.
+    /// When the token's response arrived.
     pub(in crate::upstream) fn obtained(&self) -> Instant {
         self.obtained
     }
 
-    /// How long it may be used, from when it was fetched.
+    /// How long forebay may use the token, from when it was fetched.
     pub fn usable(&self) -> Duration {
         self.usable
     }

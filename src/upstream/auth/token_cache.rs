@@ -1,7 +1,7 @@
 //! The cache of tokens: concurrent requests share one token request.
 //!
-//! What must hold: a token is used only for the principal, realm, service and scope that it was issued for, and no longer
-//! than [`Token::usable`].
+//! What must hold: forebay uses a token only for the principal, realm, service and scope that it was issued for, and no
+//! longer than [`Token::usable`].
 
 use std::{
     future::Future,
@@ -27,8 +27,8 @@ impl TokenCache {
         Self(builder.expire_after(Lifetime).build())
     }
 
-    /// The token of `key`. If there is none, `fetch` runs, once for all concurrent callers. An error is returned to all of
-    /// them and is not cached.
+    /// The token of `key`. If there is none, `fetch` runs, once for all concurrent callers. An error is returned to all
+    /// of them and is not cached.
     pub(in crate::upstream) async fn get_or_fetch(
         &self,
         key: TokenKey,

@@ -1,8 +1,8 @@
-//! The exchange with a token realm: a credential, or none, against a token.
+//! The exchange with a token realm: forebay sends a credential, or none, and gets a token.
 //!
-//! Two dialects: GET with Basic, which everyone speaks for anonymous and password users; and an
-//! OAuth2 POST, which identity tokens need and some realms lack. What a realm says of a token's
-//! issue is its own clock's word: its life is counted from its receipt.
+//! A realm has two dialects: a GET with Basic, which every realm supports for anonymous clients and passwords; and an
+//! OAuth2 POST, which identity tokens need and some realms lack. forebay ignores when a realm claims to have issued a
+//! token, since the realm's clock may be wrong: it counts the life of a token from its receipt.
 //!
 //! Source: distribution, "Token Authentication Specification" and "OAuth2 Token Authentication".
 
@@ -37,29 +37,29 @@ use super::{
 };
 use crate::oci::Operation;
 
-/// The longest answer of a realm that is read, in bytes.
+/// The longest response of a realm that forebay reads, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
-/// The life of a token whose answer does not tell it.
+/// The life of a token whose response does not state it.
 ///
 /// Source: distribution, "Token Authentication Specification", `expires_in`.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
-/// OAuth2 needs a client to have a name.
+/// OAuth2 requires a client to have a name.
 const CLIENT_ID: &str = "forebay";
 
-/// What is asked of a realm.
+/// A request for a token.
 pub(in crate::upstream) struct TokenRequest<'a> {
     pub realm: &'a Url,
     pub service: Option<&'a str>,
     pub scope: &'a Scope,
-    /// `None`: anonymously. The realm must be one that may see it.
+    /// `None`: an anonymous request. The realm must be trusted with the credential.
     pub credential: Option<&'a Credential>,
-    /// The client that it is for: what the realm does not understand of it is the client's fault, and what the realm has had
-    /// enough of is this client's alone. `None`: forebay itself.
+    /// The client that the token is for. If the realm does not understand the request, the client is at fault; a 429 of
+    /// the realm concerns this client alone. `None`: forebay itself.
     pub client: Option<Principal>,
 }
 
 impl TokenRequest<'_> {
-    /// Fetches a token. One that was kept for all of its life is not given twice.
+    /// Fetches a token. If its response waited in forebay for the token's whole life, fetches one more.
     pub(in crate::upstream) async fn fetch(&self, sender: &Sender) -> Result<Token, Error> {
         match self.fetch_one(sender).await {
             Ok(token) if token.usable().is_zero() => self.fetch_one(sender).await,
@@ -72,7 +72,7 @@ impl TokenRequest<'_> {
             None => self.conclude(self.get(sender, None).await?).await,
             Some(Credential::Password { username, password }) => {
                 let got = self.get(sender, Some((username, password))).await?;
-                // A realm of OAuth2 alone.
+                // The realm supports OAuth2 only.
                 if !matches!(got.0.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
                     return self.conclude(got).await;
                 }
@@ -83,8 +83,8 @@ impl TokenRequest<'_> {
             Some(Credential::IdentityToken { username, token }) => {
                 let grant = [("grant_type", "refresh_token"), ("refresh_token", token.expose())];
                 let posted = self.post(sender, &grant).await?;
-                // How realms say that they do not speak OAuth2: GCR 404, others 405, Artifactory
-                // 401, ACR 400; a redirect is not followed with a secret in the body.
+                // Realms without OAuth2 respond with different statuses: GCR 404, others 405, Artifactory 401, ACR 400.
+                // forebay does not follow a redirect with a secret in the body.
                 let status = posted.0.status();
                 if !(matches!(status.as_u16(), 400 | 401 | 404 | 405) || status.is_redirection()) {
                     return self.conclude(posted).await;
@@ -173,17 +173,18 @@ impl TokenRequest<'_> {
         if kind != ErrorKind::TooManyRequests && is_page(status, &headers, &body, of_client) {
             return error(ErrorKind::Unavailable);
         }
-        // Where the realm is, is no client's business.
+        // Clients must not learn the realm's host.
         let names = url.host_str().map(str::to_owned).into_iter().collect();
         let refusal = Refusal { status: meant, reasons: RefusalBody::parse_realm(&body).reasons };
         error(kind).with_refusal(refusal.without(&PrivateNames { names, requested: vec![] }))
     }
 }
 
-/// Whether a refusal is that of something in front of the realm, such as an ingress without a backend or a firewall.
+/// Whether a refusal comes from a server in front of the realm, such as an ingress without a backend or a firewall.
 ///
-/// For a client each 401 and 403 is the realm's. Of those to forebay a page for people is none, and a 403 has errors of the
-/// specification, or no body. By 400 a realm finds fault with the request (OAuth2), in whatever words.
+/// For a client, every 401 and 403 counts as the realm's. For forebay itself, an HTML page does not, and a 403 must
+/// have errors of the specification, or no body. A 400 is the realm's own error about the request (OAuth2), whatever
+/// its text.
 fn is_page(status: StatusCode, headers: &HeaderMap, body: &[u8], of_client: bool) -> bool {
     if headers.contains_key(header::WWW_AUTHENTICATE) || headers.contains_key(head::API_VERSION) {
         return false;
@@ -220,7 +221,7 @@ struct Answer {
     expires_in: Option<serde_json::Value>,
 }
 
-/// `None` when there is no token in it, or none that could be sent.
+/// `None` if the response has no token, or one that cannot stand in a header.
 pub fn parse(body: &[u8]) -> Option<Token> {
     let answer: Answer = serde_json::from_slice(body).ok()?;
     let present = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
@@ -230,7 +231,7 @@ pub fn parse(body: &[u8]) -> Option<Token> {
         serde_json::Value::String(text) => text.parse().ok(),
         _ => None,
     });
-    // A token that lives for no time at all is a realm's way of not telling.
+    // Some realms send a life of zero instead of omitting it.
     let life = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|life| !life.is_zero());
     Token::new(&text, life.unwrap_or(DEFAULT_LIFE))
 }
@@ -316,7 +317,7 @@ mod tests {
             (r#"{"token":"t","expires_in":0}"#, token(60)),
             (r#"{"token":"t","expires_in":-5}"#, token(60)),
             (r#"{"token":"t","expires_in":null}"#, token(60)),
-            // Issued long ago by a clock that is wrong, or by a realm that caches: still good.
+            // A wrong clock, or a realm that caches, issued it long ago: the token is still good.
             (r#"{"token":"t","expires_in":300,"issued_at":"1999-01-01T00:00:00Z"}"#, token(300)),
             (r#"{"token":"t","issued_at":"garbage"}"#, token(60)),
             (r#"{"token":"a\nb"}"#, None),

@@ -1,14 +1,14 @@
-//! How a request for a token ended: a label of the metrics.
+//! How a token request ended: a label of the metrics.
 
 use crate::metrics::Label;
 
-/// How asking for a token ended.
+/// How a token request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenResult {
     Fetched,
-    /// The token server said no.
+    /// The token realm refused the request.
     Refused,
-    /// The token server could not be asked, or answered nonsense.
+    /// The token realm could not be reached, or its response was invalid.
     Failed,
 }
 
