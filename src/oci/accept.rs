@@ -1,8 +1,7 @@
-//! What a client can read: its `Accept` headers, and the class of clients that read the same.
+//! The types that a client accepts: its `Accept` headers, and the class of clients that accept the same types.
 //!
-//! The headers are forwarded to the upstream as they came. A tag may name another manifest for
-//! another `Accept`, since older registries convert; so what was learnt about a tag is kept for
-//! each [`AcceptClass`].
+//! forebay forwards the headers to the upstream unchanged. An older registry converts manifests, so that a tag may have
+//! another manifest for another `Accept`: forebay remembers the manifest of a tag for each [`AcceptClass`].
 //!
 //! Source: RFC 9110 section 12.5.1. Parameters other than the weight are ignored.
 
@@ -13,20 +12,20 @@ use sha2::{Digest as _, Sha256};
 
 use super::{MediaType, MediaTypeKind, ParseError, is_token_byte, manifest_type::is_manifest_type};
 
-/// How many different sets of headers each thread remembers. The clients of a mirror are of a few kinds, and each kind
-/// always sends the same.
+/// How many different sets of headers each thread remembers. A mirror has few kinds of clients, and each kind always
+/// sends the same headers.
 const MAX_REMEMBERED: usize = 8;
 
 thread_local! {
-    /// What was read last, in the order of first use.
+    /// The sets of headers that were parsed last, in the order of first use.
     static REMEMBERED: RefCell<Vec<Accept>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The `Accept` headers of one request. Without any, everything is accepted. Cheap to clone.
+/// The `Accept` headers of one request. A client without any accepts everything. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Accept(Arc<Read>);
 
-/// What was read from the headers.
+/// The parsed headers.
 #[derive(Debug)]
 struct Read {
     values: Vec<HeaderValue>,
@@ -62,7 +61,7 @@ impl Accept {
     }
 
     fn read(headers: &HeaderMap) -> Self {
-        // Copied, so that what is remembered does not keep a connection's buffer.
+        // Copied, so that a remembered value does not keep a connection's buffer.
         let copied = headers.get_all(ACCEPT).iter().filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
         let values: Vec<HeaderValue> = copied.collect();
         let ranges = values
@@ -76,16 +75,16 @@ impl Accept {
         Self(Arc::new(Read { values, ranges, class }))
     }
 
-    /// Whether a manifest that is known by this type is for the client. One that is no manifest's type, such as `application/json`, is
-    /// what its upstream says to all clients, whatever they accept.
+    /// Whether the client takes a manifest that is known by this type. A type that is no manifest's, such as
+    /// `application/json`, is one that the upstream sends to all clients, whatever they accept.
     pub fn takes(&self, media_type: &MediaType) -> bool {
         self.allows(media_type) || !is_manifest_type(media_type)
     }
 
     /// Whether the client can read content of this type.
     ///
-    /// The most specific range decides. `application/*` stands for everything a registry may
-    /// hold, whatever its type: clients that send it mean it so.
+    /// The most specific range decides. `application/*` allows every type that a registry may hold: clients that send
+    /// it mean this.
     pub fn allows(&self, media_type: &MediaType) -> bool {
         let ranges = &self.0.ranges;
         if ranges.0.is_empty() {
@@ -104,14 +103,14 @@ impl Accept {
         self.0.class
     }
 
-    /// The headers as they came, to be forwarded; none when the client sent none.
+    /// The headers as the client sent them, to be forwarded; none if the client sent none.
     pub fn headers(&self) -> impl Iterator<Item = &HeaderValue> {
         self.0.values.iter()
     }
 }
 
 impl Default for Accept {
-    /// Everything.
+    /// Accepts everything.
     fn default() -> Self {
         Self::from_headers(&HeaderMap::new())
     }
@@ -132,7 +131,7 @@ impl AcceptedRanges {
                 (true, _) if matches!(essence, "*/*" | "application/*") => {}
                 (true, Some(kind)) => known |= AcceptClass::bit(kind),
                 (true, None) => drop(others.insert(essence.to_owned())),
-                // To refuse a type says something only where a wider range would have let it in.
+                // A refused type matters only if a wider range would allow it.
                 (false, _) if wildcard || self.has_family() => drop(others.insert(format!("!{essence}"))),
                 (false, _) => {}
             }
@@ -140,13 +139,13 @@ impl AcceptedRanges {
         AcceptClass { known, others: hash(&others) }
     }
 
-    /// What is said about exactly this range; when it is named twice, one acceptance is enough.
+    /// Whether the headers accept exactly this range. If they name it twice, one acceptance is enough.
     fn verdict(&self, essence: &str) -> Option<bool> {
         let named = self.0.iter().filter(|range| range.essence.eq_ignore_ascii_case(essence));
         named.map(|range| range.accepted).max()
     }
 
-    /// What is said about `type/*`, for a type of it.
+    /// Whether the headers accept `type/*`, for a media type of that family.
     fn verdict_on_family(&self, essence: &str) -> Option<bool> {
         let (main, _) = essence.split_once('/')?;
         let is_family = |range: &&MediaRange| {
@@ -168,7 +167,7 @@ impl MediaRange {
     fn parse(element: &str) -> Option<Self> {
         let mut parts = split_unquoted(element, ';').map(str::trim);
         let essence = match parts.next()? {
-            // Java's HttpURLConnection says it so.
+            // Java's HttpURLConnection sends `*` and means `*/*`.
             "*" => "*/*".to_owned(),
             essence => essence.to_ascii_lowercase(),
         };
@@ -186,12 +185,12 @@ impl MediaRange {
     }
 }
 
-/// Clients that accept the same types are of one class. The text is good for a file name.
+/// The class of all clients that accept the same types. Its text may stand in a file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AcceptClass {
-    /// One bit for each known type, and those below.
+    /// One bit for each known type, and the two bits below.
     known: u8,
-    /// A hash of all other types; 0 when there are none.
+    /// A hash of all other types; 0 if there are none.
     others: u64,
 }
 
@@ -213,7 +212,7 @@ impl AcceptClass {
 }
 
 impl fmt::Display for AcceptClass {
-    /// Two hexadecimal digits, and sixteen more when types beyond the known ones are accepted.
+    /// Two hexadecimal digits, and sixteen more if the client accepts types beyond the known ones.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:02x}", self.known)?;
         if self.others == 0 { Ok(()) } else { write!(f, "{:016x}", self.others) }
@@ -232,15 +231,15 @@ impl FromStr for AcceptClass {
         let known = u8::from_str_radix(known, 16).map_err(|_| invalid())?;
         let others = match others {
             "" => 0,
-            // One class has one text.
+            // Each class has exactly one text.
             digits => u64::from_str_radix(digits, 16).ok().filter(|&hash| hash != 0).ok_or_else(invalid)?,
         };
         Ok(Self { known, others })
     }
 }
 
-/// The same on every machine and in every version, and not to be steered by a client towards the
-/// class of another: the first eight bytes of a SHA-256.
+/// The first eight bytes of a SHA-256: equal on every machine and in every version, and no client can choose types
+/// whose hash is that of another class.
 fn hash(essences: &BTreeSet<String>) -> u64 {
     if essences.is_empty() {
         return 0;
@@ -254,7 +253,7 @@ fn hash(essences: &BTreeSet<String>) -> u64 {
     first.max(1)
 }
 
-/// The parts of `text` between separators that stand outside quoted strings.
+/// The parts of `text` between separators outside quoted strings.
 fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |character| {

@@ -12,7 +12,7 @@ pub struct ContentRange {
     pub first: u64,
     /// Included; `first <= last`.
     pub last: u64,
-    /// The length of the whole, above `last`; `None` (`*`): the sender does not know it.
+    /// The length of the whole content, above `last`; `None` (`*`): the sender does not know it.
     pub total: Option<u64>,
 }
 
@@ -33,7 +33,7 @@ impl ContentRange {
         Ok(Self { first, last, total })
     }
 
-    /// Parses the `Content-Range` of a 416, `bytes */total`: the length of the whole.
+    /// Parses the `Content-Range` of a 416, `bytes */total`: the length of the whole content.
     pub fn parse_unsatisfied(value: impl AsRef<[u8]>) -> Option<u64> {
         match halves(value.as_ref())? {
             ("*", total) => exact(total),
@@ -57,7 +57,7 @@ impl fmt::Display for ContentRange {
     }
 }
 
-/// The texts before and after the slash of `bytes …/…`.
+/// The texts before and after the slash in `bytes …/…`.
 fn halves(value: &[u8]) -> Option<(&str, &str)> {
     let (unit, rest) = std::str::from_utf8(value).ok()?.trim().split_once(' ')?;
     if !unit.eq_ignore_ascii_case("bytes") {
@@ -66,7 +66,7 @@ fn halves(value: &[u8]) -> Option<(&str, &str)> {
     rest.trim_start().split_once('/')
 }
 
-/// Digits only, and inside `u64`.
+/// Parses a text of digits only, within `u64`.
 fn exact(digits: &str) -> Option<u64> {
     is_digits(digits).then(|| digits.parse().ok()).flatten()
 }

@@ -1,7 +1,7 @@
-//! Digests: content's own name, and the check that content lives up to it.
+//! Digests, and the verification of content by its digest.
 //!
-//! Source: OCI image specification v1.1, "Digests". sha256 and sha512 are the registered
-//! algorithms that registries use; any other is refused, since it could not be verified.
+//! Source: OCI image specification v1.1, "Digests". sha256 and sha512 are the registered algorithms that registries
+//! use. forebay refuses any other algorithm, since it could not verify the content.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::ParseError;
 
-/// A hash algorithm that content can be verified with.
+/// A hash algorithm by which forebay can verify content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
     Sha256,
@@ -57,7 +57,7 @@ impl Digest {
         Digest { algorithm, text: format!("{}:{}", algorithm.as_str(), hex::encode(hash)).into() }
     }
 
-    /// The hash itself, of a sha256 digest.
+    /// The hash itself; `None` unless the digest is a sha256.
     pub fn sha256(&self) -> Option<[u8; 32]> {
         if self.algorithm == Algorithm::Sha256 { sha256_of_hex(self.hex()) } else { None }
     }
@@ -76,14 +76,14 @@ impl Digest {
     }
 }
 
-/// The hash that 64 hexadecimal digits in lower case mean.
+/// The hash that 64 hexadecimal digits in lower case represent.
 pub fn sha256_of_hex(hex: &str) -> Option<[u8; 32]> {
     let mut hash = [0; 32];
     let lower = !hex.bytes().any(|byte| byte.is_ascii_uppercase());
     (lower && hex::decode_to_slice(hex, &mut hash).is_ok()).then_some(hash)
 }
 
-/// The entity tag of content: its digest, so a strong one.
+/// The entity tag of content: its digest. It is a strong one.
 pub fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
@@ -119,7 +119,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Hashes content as it passes.
+/// Hashes content piece by piece.
 #[derive(Clone)]
 pub struct Verifier(Hasher);
 
@@ -144,7 +144,7 @@ impl Verifier {
         }
     }
 
-    /// The digest of everything seen.
+    /// The digest of all content so far.
     pub fn digest(self) -> Digest {
         let (algorithm, hex) = match self.0 {
             Hasher::Sha256(hasher) => (Algorithm::Sha256, hex::encode(hasher.finalize())),

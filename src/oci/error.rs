@@ -4,8 +4,8 @@ use std::fmt;
 
 /// A code in the body of an error response.
 ///
-/// Source: OCI distribution specification v1.1, "Error Codes"; `UNAVAILABLE` is of the Docker registry API, since the specification
-/// has no code for that.
+/// Source: OCI distribution specification v1.1, "Error Codes"; `UNAVAILABLE` comes from the Docker registry API, since
+/// the specification has no such code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     BlobUnknown,

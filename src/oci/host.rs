@@ -1,4 +1,4 @@
-//! Hosts as clients name them, and the patterns an upstream lists.
+//! Hosts that clients name, and the patterns of hosts that an upstream lists.
 
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 
@@ -11,12 +11,12 @@ pub enum HostPattern {
     Name(String),
     /// This name on this port only.
     NamePort(String, u16),
-    /// Whatever the name, on this port.
+    /// Any name, on this port.
     AnyPort(u16),
 }
 
 impl HostPattern {
-    /// As it is looked up. One that was parsed is so already.
+    /// The pattern in lower case, for look-ups. A parsed pattern is in lower case already.
     pub(crate) fn lower_case(&self) -> Self {
         match self {
             Self::Name(name) => Self::Name(name.to_ascii_lowercase()),
@@ -61,12 +61,12 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// As a request names it: RFC 3986 section 3.2.3 has a port that is empty, too.
+    /// Parses the host of a request: RFC 3986 section 3.2.3 also allows an empty port.
     pub(crate) fn of_request(text: &str) -> Option<Self> {
         Self::parse(text.strip_suffix(':').unwrap_or(text))
     }
 
-    /// `None` for what is no `name[:port]`; there is no pattern for it either.
+    /// `None` if the text is no `name[:port]`; no pattern matches such a text either.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         if let Some(rest) = text.strip_prefix('[') {
             let (address, port) = rest.split_once(']')?;
@@ -96,7 +96,7 @@ pub(crate) fn looks_like_host(component: &str) -> bool {
     component.contains(['.', ':']) || component.eq_ignore_ascii_case("localhost")
 }
 
-/// The same registry's name with the port that https implies, or without it; `None` when the name has another port.
+/// The same registry's name with the port that https implies, or without it; `None` if the name has another port.
 pub(crate) fn other_https_spelling(name: &str) -> Option<String> {
     match name.strip_suffix(":443") {
         Some(bare) => Some(bare.to_owned()),

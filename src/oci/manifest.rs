@@ -1,7 +1,7 @@
 //! The content of a manifest, as far as a mirror needs it.
 //!
-//! A manifest is served byte for byte as it was received; this is only a view of it. A document that could be both an image and an
-//! index is refused: two readers might disagree about what the same digest means.
+//! forebay serves a manifest byte for byte as it received it; this type is only a view. forebay refuses a document that
+//! could be both an image and an index: two readers might disagree about what the same digest means.
 //!
 //! Source: OCI image specification v1.1, "Image Manifest" and "Image Index".
 

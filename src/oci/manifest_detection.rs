@@ -1,4 +1,4 @@
-//! What tells a manifest from another document that a proxy may send in its place, such as a login page.
+//! Tells a manifest from another document that a proxy may send in its place, such as a login page.
 
 use super::{
     MediaType,
@@ -6,7 +6,7 @@ use super::{
     manifest_type::is_manifest_type,
 };
 
-/// The type of other documents of proxies, too.
+/// Proxies send documents of this type, too.
 const JSON: &str = "application/json";
 
 /// Whether a document is a manifest.
@@ -19,9 +19,9 @@ pub struct ManifestSigns {
 }
 
 impl ManifestSigns {
-    /// Reads only which keys a document has; `header`: the Content-Type of its upstream.
+    /// Reads only which keys a document has; `header`: the upstream's Content-Type.
     pub fn of(bytes: &[u8], header: Option<&MediaType>) -> Self {
-        // serde would take an array for the fields in their order.
+        // serde would read an array as the fields in their order.
         let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
         let Some(keys) = is_object.then(|| serde_json::from_slice::<Keys>(bytes).ok()).flatten() else {
             return Self { is_likely: false, is_sure: false };

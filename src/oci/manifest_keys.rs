@@ -38,12 +38,12 @@ impl Default for Keys {
     }
 }
 
-/// Whose media types the descriptors in a value have.
+/// Whether the descriptors in a value have media types of OCI or of Docker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct MediaTypesInside {
     pub docker: bool,
     pub oci: bool,
-    /// Something inside is no descriptor.
+    /// An element is no descriptor.
     pub other: bool,
 }
 
@@ -59,7 +59,7 @@ impl MediaTypesInside {
     }
 }
 
-/// The kind of a value; of a descriptor or a list of them, also whose media types they have.
+/// The kind of a value; for a descriptor or a list of descriptors, also whose media types they have.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Null,
@@ -131,7 +131,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
-/// Whose media type a descriptor has. It is one if it has a type, a digest and a size. One with two types counts for both.
+/// Whose media type a descriptor has. A value with a type, a digest and a size is a descriptor. One with two types
+/// counts for both.
 fn inside<'de, A: MapAccess<'de>>(map: &mut A) -> Result<MediaTypesInside, A::Error> {
     let mut inside = MediaTypesInside::default();
     let (mut named, mut digest, mut size) = (false, false, false);

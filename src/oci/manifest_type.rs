@@ -1,11 +1,11 @@
-//! The media type of a manifest, by its own bytes.
+//! The media type of a manifest, derived from its bytes.
 //!
-//! The digest covers the bytes and not the Content-Type. So the bytes decide the type for the clients of all upstreams, wherever
-//! they name one. A document that two readers could take for two things names none: then its upstream's Content-Type counts, for
-//! that upstream's clients.
+//! The digest covers the bytes and not the Content-Type. So if the bytes name a type, that type is sent to the clients
+//! of all upstreams. A document that two readers could understand differently names none: then the upstream's
+//! Content-Type counts, for the clients of that upstream.
 //!
-//! OCI took the shapes of its formats from Docker's schema 2. If no `mediaType` tells them apart, the types of the descriptors
-//! inside do: Docker's own types are usual in Docker's formats, but OCI's may name them too.
+//! OCI took the shapes of its formats from Docker's schema 2. If no `mediaType` tells them apart, the types of the
+//! descriptors do: Docker's formats usually have descriptors of Docker's types, but OCI's formats may have them too.
 
 use super::{
     MediaType, MediaTypeKind,
@@ -15,14 +15,14 @@ use super::{
 /// The type that a document names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DocumentType {
-    /// By `mediaType`, else by its shape.
+    /// The document names it by `mediaType`, or else by its shape.
     Said(MediaType),
-    /// Docker's schema 1, whose two types are both in use for both forms.
+    /// Docker's schema 1. Its two media types are both in use for both forms.
     Schema1 { signed: bool },
-    /// By its shape one of OCI or of Docker's schema 2. Its descriptors have Docker's types: only those (`docker`), or OCI's beside
-    /// them.
+    /// The shape is common to OCI and Docker's schema 2. The descriptors have Docker's types: only those (`docker`), or
+    /// also OCI's.
     Either { index: bool, docker: bool },
-    /// No type, or more than one.
+    /// The document names no type, or more than one.
     Unsaid,
 }
 
@@ -50,8 +50,8 @@ impl DocumentType {
         }
     }
 
-    /// The type for clients, where the upstream's Content-Type is `header`; and whether it is the document's own, which counts for
-    /// the clients of all upstreams.
+    /// The type for clients, if the upstream's Content-Type is `header`; and whether the document itself names it, so
+    /// that it counts for the clients of all upstreams.
     ///
     /// # Errors
     /// The header names another manifest type.
@@ -94,7 +94,7 @@ impl DocumentType {
     }
 }
 
-/// Whether a document is one of schema 1, and says nothing else.
+/// Whether a document is of schema 1, and names no other type.
 pub(super) fn is_schema1(bytes: &[u8]) -> bool {
     let read = serde_json::from_slice::<Keys>(bytes);
     read.is_ok_and(|keys| keys.schema_version == Value::Number(1))
@@ -106,21 +106,21 @@ pub(super) fn is_manifest_type(media_type: &MediaType) -> bool {
     media_type.kind().is_some() || media_type.essence().eq_ignore_ascii_case(ARTIFACT)
 }
 
-/// Whether no browser shows documents of this type as a page: a document must not make itself one.
+/// Whether no browser shows documents of this type as a page: a document must not turn itself into one.
 fn is_for_programs(media_type: &MediaType) -> bool {
     let essence = media_type.essence().to_ascii_lowercase();
     essence.starts_with("application/") && !essence.contains("html") && !essence.ends_with("xml")
 }
 
-/// The type that the shape of a document says.
+/// The type that the shape of a document implies.
 fn type_of_shape(keys: &Keys) -> DocumentType {
     let null = |value: &Value| *value == Value::Null;
-    // An artifact manifest names its type itself; without that it says nothing.
+    // An artifact manifest names its type itself; without the name, its shape implies no type.
     if !null(&keys.blobs) {
         return DocumentType::Unsaid;
     }
     match (&keys.config, &keys.layers, &keys.manifests, &keys.fs_layers) {
-        // An image's configuration has a map `config`, too, which is no descriptor.
+        // An image's configuration also has a map `config`, which is no descriptor.
         (Value::Map(config), Value::List(layers), Value::Null, Value::Null) => shared_type(config.and(*layers), false),
         (Value::Map(config), Value::Null, Value::Null, Value::Null) => shared_type(*config, false),
         (config, layers, Value::List(manifests), Value::Null) if null(config) && null(layers) => {
@@ -168,7 +168,7 @@ mod tests {
         for (document, expected) in [
             (format!(r#"{{"config":{one},"layers":[]}}"#), said(IMAGE)),
             (format!(r#"{{"config":{one},"layers":null,"manifests":null,"mediaType":""}}"#), said(IMAGE)),
-            // Of Helm and of artifacts that have nothing beside their configuration.
+            // Helm charts and artifacts that have only a configuration.
             (format!(r#"{{"schemaVersion":2,"config":{one}}}"#), said(IMAGE)),
             (format!(r#"{{"config":{one},"layers":[{one},{one}],"blobs":null}}"#), said(IMAGE)),
             (format!(r#"{{"manifests":[{one}],"config":null}}"#), said(INDEX)),
@@ -195,7 +195,7 @@ mod tests {
             (r#"{"schemaVersion":1,"history":[]}"#.to_owned(), DocumentType::Unsaid),
             (r#"{"manifests":[],"mediaType":null}"#.to_owned(), said(INDEX)),
             (format!(r#"{{"mediaType":"{INDEX}","config":{{}},"layers":[]}}"#), said(INDEX)),
-            // Only their own `mediaType` counts, where it is there.
+            // If the document has a `mediaType` of its own, only that counts.
             (format!(r#"{{"mediaType":"{IMAGE}","config":{{"mediaType":"{CONFIG}"}},"layers":[]}}"#), said(IMAGE)),
             (r#"{"mediaType":"application/x"}"#.to_owned(), said("application/x")),
             (

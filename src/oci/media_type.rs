@@ -1,7 +1,7 @@
-//! Media types: what a manifest says it is, and what the upstream said it is.
+//! Media types: that of a manifest's own `mediaType`, and that of the upstream's Content-Type.
 //!
-//! A media type is kept byte for byte as it was received, since a client compares it with what is
-//! written in the manifest. Whoever needs to know which of the known formats it is asks `kind`.
+//! forebay keeps a media type byte for byte as it received it, since a client compares it with the type in the
+//! manifest. `kind` tells which of the known formats it is.
 //!
 //! Source: RFC 9110 section 8.3.1 for the grammar; the OCI image specification and Docker's
 //! image manifest v2 schemas 1 and 2 for the known types.
@@ -17,10 +17,10 @@ use http::HeaderValue;
 
 use super::{ParseError, is_token_byte};
 
-/// The longest media type accepted, in bytes: twice what RFC 6838 allows the two names.
+/// The longest media type accepted, in bytes: RFC 6838 allows each of its two names 127.
 const MAX_LEN: usize = 255;
 
-/// `type/subtype[; name=value]…`, exactly as it was written. Equal only when byte for byte equal.
+/// `type/subtype[; name=value]…`, exactly as it was received. Two are equal only if they are equal byte for byte.
 #[derive(Clone)]
 pub struct MediaType(Text);
 
@@ -53,7 +53,7 @@ impl MediaTypeKind {
         Self::DockerV1Signed,
     ];
 
-    /// The media type's own spelling.
+    /// The spelling of the media type.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OciManifest => "application/vnd.oci.image.manifest.v1+json",
@@ -70,7 +70,7 @@ impl MediaTypeKind {
         matches!(self, Self::OciIndex | Self::DockerList)
     }
 
-    /// The kind whose essence `text` is; media types compare without regard to case.
+    /// The kind whose essence is `text`; media types compare without regard to case.
     pub(super) fn of_essence(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(text))
     }
@@ -91,7 +91,7 @@ impl MediaType {
         }
     }
 
-    /// `type/subtype` without the parameters, in the case it was written in.
+    /// `type/subtype` without the parameters, in its original case.
     pub fn essence(&self) -> &str {
         let text = self.as_str();
         text.split_once(';').map_or(text, |(essence, _)| essence).trim_end_matches([' ', '\t'])
@@ -193,8 +193,8 @@ fn split_at_byte(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..at], &bytes[at + 1..]))
 }
 
-/// How long the quoted string at the start of `bytes` is, its quotes included; 0 when it does not
-/// end, or has a byte that must not stand in one.
+/// How long the quoted string at the start of `bytes` is, its quotes included; 0 if it does not end, or has a byte that
+/// must not stand in one.
 fn quoted_len(bytes: &[u8]) -> usize {
     let mut at = 1;
     while let Some(&byte) = bytes.get(at) {

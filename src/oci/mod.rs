@@ -1,11 +1,12 @@
 //! The types of the OCI distribution specification, for both ends: requests of clients, and responses of upstreams.
 //!
-//! What must hold: nothing here does I/O, and a value of these types is valid. Its parser has checked it, so that it can be a path
-//! component, a header value or a map key.
+//! What must hold: nothing here does I/O, and a value of these types is valid. Its parser has checked it, so that it
+//! can be a path component, a header value or a map key.
 //!
-//! forebay has types of its own, and not those of the `oci-spec` crate, since a mirror neither builds nor rewrites manifests. It
-//! passes on the bytes that it received, reads only what tells their type and what they refer to, and has to refuse a document that
-//! two readers could read in two ways. The paths, ranges, `Accept` headers and Docker's formats are not part of that crate.
+//! forebay has types of its own, and not those of the `oci-spec` crate, since a mirror neither builds nor rewrites
+//! manifests. It passes on the bytes that it received, reads only what tells their type and what they refer to, and has
+//! to refuse a document that two readers could read in two ways. The paths, ranges, `Accept` headers and Docker's
+//! formats are not part of that crate.
 
 mod accept;
 mod content_range;
