@@ -21,15 +21,15 @@ impl Repository {
         &self.0
     }
 
-    /// Whether the name has one component only, as Docker Hub's official images are typed.
+    /// Whether the name has one component only, as users write the names of Docker Hub's official images.
     pub fn is_single(&self) -> bool {
         !self.0.contains('/')
     }
 
-    /// The name below `library/`, where Docker Hub keeps its official images.
+    /// The name under `library/`, where Docker Hub keeps its official images.
     ///
     /// # Errors
-    /// `ParseError::Repository` when the name is too long for that.
+    /// `ParseError::Repository` if the name becomes too long.
     pub fn in_library(&self) -> Result<Self, ParseError> {
         format!("library/{}", self.0).parse()
     }
@@ -66,7 +66,7 @@ fn is_component(text: &str) -> bool {
         .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|&byte| byte == b'-'))
 }
 
-/// A tag: a name that its upstream may point at another manifest at any time.
+/// A tag: a name that the upstream may point at another manifest at any time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);
 
@@ -75,10 +75,10 @@ impl Tag {
         &self.0
     }
 
-    /// The tag under which a registry without an endpoint for it has the index of what refers to this digest.
+    /// The tag of the index of what refers to this digest, in a registry without an endpoint for referrers.
     ///
-    /// Source: OCI distribution specification v1.1, "Referrers Tag Schema": the algorithm, of at most 32 characters, a dash,
-    /// and at most 64 of the encoded part. What a digest may be made of may stand in a tag.
+    /// Source: OCI distribution specification v1.1, "Referrers Tag Schema": the algorithm, of at most 32 characters, a
+    /// dash, and at most 64 characters of the encoded part. Every character of a digest is allowed in a tag.
     pub fn of_referrers(digest: &Digest) -> Self {
         let hex = digest.hex();
         Self(format!("{}-{}", digest.algorithm().as_str(), hex.get(..64).unwrap_or(hex)).into())
@@ -104,7 +104,7 @@ impl FromStr for Tag {
     }
 }
 
-/// What follows `/manifests/`: a tag, or a digest.
+/// The text after `/manifests/`: a tag or a digest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reference {
     Tag(Tag),
@@ -114,7 +114,7 @@ pub enum Reference {
 impl FromStr for Reference {
     type Err = ParseError;
 
-    /// A colon can only be a digest's: no tag contains one.
+    /// A text with a colon can only be a digest: no tag contains one.
     fn from_str(text: &str) -> Result<Self, ParseError> {
         if text.contains(':') { text.parse().map(Self::Digest) } else { text.parse().map(Self::Tag) }
     }

@@ -1,6 +1,6 @@
-//! What a request does: one of the endpoints of the distribution specification, or a request for a token.
+//! The operation of a request: an endpoint of the distribution specification, or a request for a token.
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     Base,
@@ -10,9 +10,9 @@ pub enum Operation {
     Referrers,
     Catalog,
     Push,
-    /// Asked of a token server; never of us.
+    /// A request to a token realm; no client sends one to forebay.
     Token,
-    /// No operation could be read off the request.
+    /// The request names no known operation.
     Unknown,
 }
 

@@ -1,8 +1,8 @@
 //! The grammar of paths below `/v2/`.
 //!
-//! A repository's name has any number of components, and each may look like a keyword of the grammar. So a path is parsed from its
-//! end, and in two steps, because a mirror's path may begin with an upstream's name, which is no part of the repository:
-//! [`Shape::of`] finds the name, [`Shape::endpoint`] validates the parts.
+//! A repository's name has any number of components, and each may look like a keyword of the grammar. So a path is
+//! parsed from its end, and in two steps, because a mirror's path may begin with an upstream's name, which is no part
+//! of the repository: [`Shape::of`] finds the name, [`Shape::endpoint`] validates the parts.
 //!
 //! Source: OCI distribution specification v1.1, "Endpoints"; `_catalog` is Docker's.
 
@@ -11,7 +11,7 @@ use super::{Digest, ParseError, Reference, Repository};
 /// What a path below `/v2/` means; every part of it is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `/v2/` itself: whether this is a registry, and requires authentication.
+    /// `/v2/` itself: tells whether this is a registry, and whether it requires authentication.
     Base,
     Manifest {
         name: Repository,
@@ -36,15 +36,15 @@ pub enum Endpoint {
     Catalog,
 }
 
-/// Where the name ends in a path, and which resource follows; nothing is validated yet.
+/// Where the name ends in a path, and which resource follows; no part is validated yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape<'a> {
-    /// Everything in front of the resource. Empty for the base, and for a catalog with nothing in front.
+    /// All text in front of the resource. Empty for the base, and for a catalog without a name.
     pub name: &'a str,
     pub resource: Resource<'a>,
 }
 
-/// What follows the name.
+/// The resource after the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource<'a> {
     Base,
@@ -60,7 +60,7 @@ impl<'a> Shape<'a> {
     /// Splits a path below `/v2/`.
     ///
     /// # Errors
-    /// `ParseError::Path` when there is no such endpoint.
+    /// `ParseError::Path` if there is no such endpoint.
     pub fn of(path: &'a str) -> Result<Self, ParseError> {
         if path.is_empty() {
             return Ok(Self { name: "", resource: Resource::Base });
@@ -83,7 +83,7 @@ impl<'a> Shape<'a> {
         Ok(Self { name, resource })
     }
 
-    /// The endpoint, with every part validated; the name first.
+    /// The endpoint. Validates every part, the name first.
     ///
     /// # Errors
     /// The error of the part that is invalid.
@@ -107,8 +107,8 @@ fn parent(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// A path as a reference to this server: `//` or `/\` at its beginning would name a host (RFC 3986 section 4.2, and how browsers
-/// read it).
+/// A path as a reference to this server: with `//` or `/\` at its beginning it would name a host (RFC 3986 section 4.2,
+/// and how browsers read it).
 pub fn local_path(path: &str) -> String {
     format!("/{}", path.trim_start_matches(['/', '\\']))
 }
@@ -145,7 +145,7 @@ mod tests {
             ("a/blobs/uploads".into(), Endpoint::Uploads { name: name("a"), session: None }),
             ("a/blobs/uploads/".into(), Endpoint::Uploads { name: name("a"), session: None }),
             ("a/blobs/uploads/x-1".into(), Endpoint::Uploads { name: name("a"), session: Some("x-1".into()) }),
-            // Repositories named like words of the grammar.
+            // Repositories whose names are keywords of the grammar.
             ("manifests/manifests/manifests".into(), tagged("manifests", "manifests")),
             ("a/blobs/manifests/latest".into(), tagged("a/blobs", "latest")),
             ("a/manifests/tags/list".into(), Endpoint::Tags { name: name("a/manifests") }),

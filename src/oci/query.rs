@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::Uri;
 use url::form_urlencoded::{Parse, Serializer, parse};
 
-/// The parameter by which containerd names the upstream. It is between the client and a mirror: no registry gets it.
+/// The parameter by which containerd names the upstream to a mirror. forebay sends it to no registry.
 pub(crate) const NAMESPACE: &str = "ns";
 
 /// The parameters of a query, decoded.
@@ -23,12 +23,12 @@ pub(crate) fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
     pairs_of(uri).find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
-/// The query of these parameters, encoded; empty when there are none.
+/// The encoded query of these parameters; empty if there are none.
 pub(crate) fn encode<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> String {
     Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
-/// Appends a query to a path, which may have one. What the path has stays to the letter: it may be signed.
+/// Appends a query to a path that may have one. The path's own query stays unchanged byte for byte: it may be signed.
 pub(crate) fn append(mut path: String, query: &str) -> String {
     if !query.is_empty() {
         path.push(if path.contains('?') { '&' } else { '?' });

@@ -1,8 +1,8 @@
 //! The `Range` header: which bytes of a blob a client requests.
 //!
-//! A header that is no range of bytes, nor several, counts as absent, as RFC 9110 section 14.2 allows. The caller refuses with 416
-//! a range that ends before it begins, or of which no byte lies inside the blob. Ranges that overlap or adjoin become one part, so
-//! that no byte is sent twice.
+//! A header that is not one or more ranges of bytes counts as absent, as RFC 9110 section 14.2 allows. The caller
+//! refuses with 416 a range that ends before it begins, or has no byte inside the blob. Ranges that overlap or adjoin
+//! become one part, so that no byte is sent twice.
 
 use std::fmt;
 
@@ -13,15 +13,15 @@ use super::{ContentRange, content_range::is_digits};
 pub enum ByteRange {
     /// `bytes=first-`
     From { first: u64 },
-    /// `bytes=first-last`, both included. With `last < first` it is invalid, which may be ignored or
-    /// refused (RFC 9110 section 14.2): it is refused, as registries do, since no blob satisfies it.
+    /// `bytes=first-last`, both included. With `last < first` it is invalid: a server may ignore or refuse it (RFC 9110
+    /// section 14.2). forebay refuses it, as registries do, since no blob satisfies it.
     Bounded { first: u64, last: u64 },
     /// `bytes=-count`: the last `count` bytes.
     Suffix { count: u64 },
 }
 
 impl ByteRange {
-    /// Parses a `Range` header with one range. `None`: to be ignored.
+    /// Parses a `Range` header with one range. `None`: the header is to be ignored.
     ///
     /// A number beyond `u64` saturates: it is beyond any blob.
     pub fn parse(value: impl AsRef<[u8]>) -> Option<Self> {
@@ -50,11 +50,11 @@ impl ByteRange {
         (first <= last && first <= end).then_some(ResolvedRange { first, last })
     }
 
-    /// The parts of a blob of `total` bytes that several ranges request, in their order. Ranges that overlap become one part, in the
-    /// place of the first of them; ranges that adjoin, as `adjoining` says.
+    /// The parts of a blob of `total` bytes that several ranges request, in their order. Ranges that overlap become one
+    /// part, in the place of the first of them; `adjoining` decides about ranges that adjoin.
     ///
     /// # Errors
-    /// No range lies inside the blob, or they are too many.
+    /// No range has a byte inside the blob, or there are too many ranges.
     pub fn resolve_all(ranges: &[Self], total: u64, adjoining: Adjoining) -> Result<Vec<ResolvedRange>, RangesError> {
         if ranges.len() > MAX_RANGES {
             return Err(RangesError::TooMuch);
@@ -109,13 +109,13 @@ pub enum Ranges {
 /// Why several ranges are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangesError {
-    /// None of them lies inside the blob.
+    /// None of the ranges has a byte inside the blob.
     Unsatisfiable,
-    /// They are more than [`MAX_RANGES`], or have more bytes in all than the blob.
+    /// There are more than [`MAX_RANGES`], or they have more bytes in all than the blob.
     TooMuch,
 }
 
-/// What becomes of ranges that adjoin: one begins where another ends.
+/// What forebay does with ranges that adjoin: one begins where another ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adjoining {
     /// They become one part.
@@ -125,7 +125,7 @@ pub enum Adjoining {
 }
 
 impl Ranges {
-    /// Parses a `Range` header. `None`: to be ignored. Stops after [`MAX_RANGES`] + 1 ranges.
+    /// Parses a `Range` header. `None`: the header is to be ignored. Stops after [`MAX_RANGES`] + 1 ranges.
     pub fn parse(value: impl AsRef<[u8]>) -> Option<Self> {
         if let Some(range) = ByteRange::parse(&value) {
             return Some(Self::One(range));

@@ -1,8 +1,8 @@
-//! Referrers in a registry that has no endpoint for them: an index under a tag that is made of the subject's digest.
+//! Referrers in a registry that has no endpoint for them: an index under a tag that consists of the subject's digest.
 //!
-//! Source: OCI distribution specification v1.1, "Referrers Tag Schema" and "Listing Referrers". Descriptors are passed on
-//! byte for byte, whatever is in them: what the specification adds to them later is not lost here. An index is read from
-//! its front to its end once, and what is made of it is no longer than it is: no tree of it is made in memory.
+//! Source: OCI distribution specification v1.1, "Referrers Tag Schema" and "Listing Referrers". forebay passes
+//! descriptors on byte for byte, so that fields of later specifications are kept. It reads an index once, from start to
+//! end, and builds no tree of it in memory; its response is no longer than the index.
 
 use std::{borrow::Cow, fmt};
 
@@ -15,23 +15,24 @@ use serde_json::value::RawValue;
 
 use super::{Algorithm, MediaTypeKind, Tag};
 
-/// What is said of a subject that nothing refers to.
+/// The response for a subject without referrers.
 pub const NO_REFERRERS: &[u8] =
     br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-/// The answer that an index of referrers makes.
+/// The response that an index of referrers leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Referrers {
     /// The index as it was stored.
     Whole,
-    /// What is left of it.
+    /// The index without the descriptors of other types.
     Filtered(Bytes),
-    /// It is none, as when the tag was used for something else, or it lists nothing.
+    /// The document is no index, as when the tag was used for another purpose, or it lists no referrers.
     Nothing,
 }
 
 impl Referrers {
-    /// Of an index as it was stored, those whose `artifactType` is one of these; all when none is given.
+    /// Filters an index as it was stored: keeps the descriptors whose `artifactType` is one of these; all if none is
+    /// given.
     pub fn of(index: &[u8], artifact_types: &[String]) -> Self {
         let Ok(Fields(fields)) = serde_json::from_slice(index) else { return Self::Nothing };
         // The last of equal keys counts, as in most readers.
@@ -47,7 +48,7 @@ impl Referrers {
         if artifact_types.is_empty() {
             return Self::Whole;
         }
-        // Never longer: what is left out was there.
+        // The result is never longer: the filter only removes bytes.
         let mut left = Left { artifact_types, bytes: Vec::with_capacity(index.len()) };
         left.bytes.push(b'{');
         for (at, (key, value)) in
@@ -68,10 +69,10 @@ impl Referrers {
     }
 }
 
-/// The members of an object, in order, each as it is written.
+/// The members of an object, in order, each as it was written.
 struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-/// More members than an index has: a document of nothing but members would take many times its size.
+/// An index has fewer members. A document that consists of members only would take many times its size in memory.
 const MAX_FIELDS: usize = 64;
 
 impl<'de> Deserialize<'de> for Fields<'de> {
@@ -99,11 +100,11 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// Borrowed where there is nothing escaped in it.
+/// Borrowed if the text has no escapes.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// What is written of an index.
+/// The filtered index while it is written.
 struct Left<'a> {
     artifact_types: &'a [String],
     bytes: Vec<u8>,
@@ -116,7 +117,7 @@ impl Left<'_> {
         }
     }
 
-    /// Writes those of the list that are of the types.
+    /// Writes the descriptors of the list that have one of the types.
     fn filter(&mut self, manifests: &RawValue) -> serde_json::Result<()> {
         self.bytes.push(b'[');
         let mut reader = serde_json::Deserializer::from_str(manifests.get());
@@ -152,7 +153,7 @@ impl<'de> Visitor<'de> for &mut Left<'_> {
     }
 }
 
-/// The `artifactType` of a descriptor; the last of equal keys counts. Nothing else of it is kept.
+/// The `artifactType` of a descriptor; the last of equal keys counts. No other member is kept.
 struct OfType<'a>(Option<Cow<'a, str>>);
 
 impl<'de> Deserialize<'de> for OfType<'de> {
@@ -182,9 +183,10 @@ impl<'de> Deserialize<'de> for OfType<'de> {
     }
 }
 
-/// Whether a tag stands for what refers to a digest: clients read it, and put it back with one entry more.
+/// Whether a tag holds what refers to a digest: clients read its manifest, and push it again with one entry more.
 ///
-/// Source: OCI distribution specification v1.1, "Referrers Tag Schema"; cosign's `sha256-<hex>.sig`, `.att` and `.sbom`.
+/// Source: OCI distribution specification v1.1, "Referrers Tag Schema"; cosign's `sha256-<hex>.sig`, `.att` and
+/// `.sbom`.
 pub fn is_referrers_tag(tag: &Tag) -> bool {
     let Some((algorithm, rest)) = tag.as_str().split_once('-') else { return false };
     let hex = rest.split_once('.').map_or(rest, |(hex, _)| hex);

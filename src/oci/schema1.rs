@@ -1,9 +1,8 @@
 //! Docker's schema 1 signed manifests: which bytes their digest is computed over.
 //!
-//! Such a document carries its signatures inside itself, and its digest is that of the document
-//! as it was before it was signed. Each signature says how to get back there: the first
-//! `formatLength` bytes, then `formatTail`. The signatures themselves are nobody's concern here:
-//! the digest is what vouches for the content.
+//! Such a document contains its own signatures, and its digest is that of the document before it was signed. Each
+//! signature tells how to restore that document: the first `formatLength` bytes, then `formatTail`. forebay does not
+//! verify the signatures: the digest vouches for the content.
 //!
 //! Source: Docker image manifest version 2, schema 1, "Signed Manifests"; libtrust's `PrettySignature`.
 
@@ -16,15 +15,15 @@ use serde::Deserialize;
 
 use super::{Digest, manifest_type::is_schema1};
 
-/// libtrust writes no padding; others might.
+/// libtrust writes no padding; other programs might.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The payload of `application/vnd.docker.distribution.manifest.v1+prettyjws`, or `None` when the document is
-/// not signed, or is none of schema 1, or its signatures disagree about what they sign, or it holds more than payload and signatures:
-/// whatever stood between the two would be covered by no digest.
+/// The payload of `application/vnd.docker.distribution.manifest.v1+prettyjws`. `None` if the document is not signed or
+/// not of schema 1, if its signatures disagree about what they sign, or if it contains more than payload and
+/// signatures: no digest would cover the rest.
 pub fn schema1_payload(document: &[u8]) -> Option<Vec<u8>> {
     let signed: Signed = serde_json::from_slice(document).ok()?;
     let mut formats = signed.signatures.iter().map(Signature::format);
@@ -34,15 +33,15 @@ pub fn schema1_payload(document: &[u8]) -> Option<Vec<u8>> {
     }
     let (head, rest) = document.split_at_checked(format.length)?;
     only_signatures(rest)?;
-    // Whatever else stood in the tail would be in the digest and not in the document.
+    // Any other content of the tail would be in the digest and not in the document.
     if format.tail.trim_ascii() != b"}" {
         return None;
     }
-    // They differ by the signatures alone: either is one of schema 1 when the other is.
+    // The document and its payload differ by the signatures alone: if one is of schema 1, so is the other.
     is_schema1(document).then(|| [head, &format.tail].concat())
 }
 
-/// Checks that what follows the payload is `, "signatures": […] }` and no more.
+/// Checks that only `, "signatures": […] }` follows the payload.
 fn only_signatures(rest: &[u8]) -> Option<()> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -84,8 +83,8 @@ impl Signature {
     }
 }
 
-/// Whether a manifest has this digest: `Some(true)` when it is that of what is signed in it. The bytes as they are decide
-/// first.
+/// Whether a manifest has this digest: `Some(true)` if the digest is that of the signed payload. forebay compares the
+/// digest of the unchanged bytes first.
 pub fn matches_manifest(digest: &Digest, bytes: &[u8]) -> Option<bool> {
     if Digest::of(digest.algorithm(), bytes) == *digest {
         return Some(false);
@@ -114,13 +113,13 @@ pub(crate) mod tests {
         signature(PAYLOAD.len() - 2, "\n}")
     }
 
-    /// As libtrust writes it.
+    /// A document signed in the way of libtrust.
     fn signed(between: &str, signatures: &[Value]) -> String {
         let head = &PAYLOAD[..PAYLOAD.len() - 2];
         format!("{head}{between},\n   \"signatures\": {}\n}}", Value::from(signatures))
     }
 
-    /// A signed document, and what is signed in it.
+    /// A signed document, and its payload.
     pub(crate) fn example() -> (String, &'static str) {
         (signed("", &[good()]), PAYLOAD)
     }
@@ -170,7 +169,7 @@ pub(crate) mod tests {
             signed("", &[signature(0, PAYLOAD)]),
             signed("", &[good(), signature(length, "}")]),
             signed("", &[signature(length, ",\"tag\":\"1\"\n}")]),
-            // The last of two equal keys counts for most readers, and this one would be in no digest.
+            // For most readers the last of two equal keys counts, and no digest would cover this one.
             signed(",\"fsLayers\":[{}]", &[good()]),
             signed("", &[good()]).replace("\n}", ",\"name\":\"evil\"}"),
             signed(",\"signatures\":[]", &[good()]),
