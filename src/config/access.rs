@@ -30,7 +30,7 @@ pub(super) struct AccessSection {
     access_grace: Option<Period>,
 }
 
-/// How long the permission of a client holds, for upstreams that say nothing else of it.
+/// How long a client's permission holds, for upstreams whose sections do not set it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientGrants {
     pub ttl: Duration,

@@ -1,4 +1,4 @@
-//! `[admin]`: the operator's own listener.
+//! `[admin]`: the listener for operators.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! A registry's name as it stands in image names.
+//! A registry's name, as image names begin with it.
 
 use url::Host;
 

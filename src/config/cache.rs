@@ -1,4 +1,4 @@
-//! `[cache]`: where content is kept, how much, and for how long it is trusted.
+//! `[cache]`: where forebay keeps content, how much of it, and for how long it trusts it.
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +76,7 @@ impl CacheSection {
     }
 }
 
-/// The directory of the flag, of the file, or by default.
+/// The directory that the flag or the file names, or the default one.
 fn directory(
     document: &Document<'_>,
     key: &Key,

@@ -1,8 +1,8 @@
-//! The text of the file, and which key stands where in it.
+//! The text of the file, and where each key is in it.
 //!
-//! The sections are deserialised into plain values; a check that finds one of them wrong knows the
-//! key, and this finds the line. The other way round, the TOML parser knows the place, and this
-//! finds the key. So no value carries its span around.
+//! The sections are deserialised into plain values, so that no value carries its span around. A check that finds a
+//! wrong value knows its key, and this module finds the line. The TOML parser knows the place of its error, and this
+//! module finds the key.
 
 use std::{
     ops::Range,
@@ -25,7 +25,7 @@ pub(super) struct Document<'a> {
 impl<'a> Document<'a> {
     /// `file` is None when there is no file; `text` is then empty.
     pub(super) fn new(file: Option<&'a Path>, text: &'a str) -> Self {
-        // A text that is no TOML is located as far as it could be read; `parse` reports it.
+        // If the text is no TOML, the keys before the error are located; `parse` reports the error.
         let (table, _) = DeTable::parse_recoverable(text);
         let mut keys = Vec::new();
         locate(table.get_ref(), &Key::new(""), &mut keys);
@@ -35,7 +35,7 @@ impl<'a> Document<'a> {
     /// Reads the whole document.
     ///
     /// # Errors
-    /// What is no TOML, an unknown key, a value of the wrong type or form.
+    /// The text is no TOML, or has an unknown key or a value of the wrong type or form.
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
         toml::from_str(self.text).map_err(|error| {
             let start = error.span().map(|span| span.start);
@@ -48,8 +48,7 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// An error about the value of `key`, placed where the key is written or, failing that, where
-    /// the section it belongs in is.
+    /// An error about the value of `key`, placed at the key or, if the file does not have it, at the key's section.
     pub(super) fn error(&self, key: &Key, problem: impl Into<String>) -> Error {
         let problem = problem.into();
         if key.is_flag() {
@@ -66,7 +65,7 @@ impl<'a> Document<'a> {
         Error { file: self.file.map(Path::to_owned), position, key: Some(key.clone()), problem }
     }
 
-    /// A path as the file means it: relative to the file.
+    /// Resolves a path of the file: a relative path is relative to the file.
     pub(super) fn resolve(&self, path: &Path) -> PathBuf {
         match self.file.and_then(Path::parent) {
             Some(directory) => directory.join(path),
@@ -78,8 +77,8 @@ impl<'a> Document<'a> {
         self.keys.iter().find(|(known, _)| known == key).map(|(_, span)| span)
     }
 
-    /// The innermost key at a byte offset, or else the one that ends there: what is missing at the
-    /// end of a value is reported behind it.
+    /// The innermost key at a byte offset, or else the key that ends there: the parser reports what a value lacks at
+    /// its end behind the value.
     fn key_at(&self, offset: usize) -> Option<Key> {
         let at = |offset: usize| {
             let around = self.keys.iter().rev().filter(move |(_, span)| span.contains(&offset));
@@ -88,8 +87,8 @@ impl<'a> Document<'a> {
         at(offset).or_else(|| at(offset.checked_sub(1)?)).or_else(|| self.key_of_line(offset))
     }
 
-    /// The key that the line of a byte offset seems to set, where the parser could make nothing of
-    /// it: the name before `=`, beneath the last header above.
+    /// The key that the line of a byte offset seems to set, if the parser could not read the line: the name before `=`,
+    /// in the table of the last header above.
     fn key_of_line(&self, offset: usize) -> Option<Key> {
         let start = self.text.get(..offset)?.rfind('\n').map_or(0, |end| end + 1);
         let (name, _) = self.text[start..].lines().next()?.split_once('=')?;
@@ -117,7 +116,7 @@ fn locate(table: &DeTable<'_>, parent: &Key, keys: &mut Vec<(Key, Range<usize>)>
     for (name, value) in table {
         let key = parent.field(name.get_ref());
         let span = match value.get_ref() {
-            // The span of a `[table]` is that of its header, and its key may stand in another one.
+            // The span of a `[table]` is that of its header, and the key of the table may stand in another header.
             DeValue::Table(_) => value.span(),
             DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => value.span(),
             _ => name.span().start..value.span().end,

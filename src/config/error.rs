@@ -1,14 +1,14 @@
-//! Why a configuration is refused: where, which key, what is wrong, and what to write instead.
+//! Why forebay refuses a configuration: where, which key, what is wrong, and what to write instead.
 //!
-//! The text is for the person who wrote the file, so it is whole on its own: an I/O cause is part
-//! of the message, not a `source()` that a caller may forget to print.
+//! The text is for the operator who wrote the file, so it is complete: the message includes an I/O cause, which is not
+//! left to a `source()` that a caller may forget to print.
 
 use std::{fmt, path::PathBuf};
 
-/// The first thing that is wrong with a configuration.
+/// The first error in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// None: what is wrong was given on the command line.
+    /// `None`: the error is on the command line.
     pub(super) file: Option<PathBuf>,
     pub(super) position: Option<Position>,
     pub(super) key: Option<Key>,
@@ -16,7 +16,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// Where in the file, if it is about a place in the file.
+    /// The place in the file, if the error has one.
     pub fn position(&self) -> Option<Position> {
         self.position
     }
@@ -26,14 +26,14 @@ impl Error {
         self.key.as_ref().map(Key::as_str)
     }
 
-    /// What is wrong, and what to do about it.
+    /// What is wrong, and how to correct it.
     pub fn problem(&self) -> &str {
         &self.problem
     }
 }
 
 impl fmt::Display for Error {
-    /// `forebay.toml:12:8: upstream[1].urls[0]: must be …`, each part where it is known.
+    /// `forebay.toml:12:8: upstream[1].urls[0]: must be …`, without the parts that are not known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
             write!(f, "{}:", file.display())?;
@@ -75,7 +75,7 @@ impl Key {
         Self(format!("{}[{index}]", self.0))
     }
 
-    /// The table or array this key stands in.
+    /// The table or array that contains this key.
     pub fn parent(&self) -> Option<Self> {
         self.0.rfind(['.', '[']).map(|end| Self(self.0[..end].to_owned()))
     }

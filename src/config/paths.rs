@@ -1,7 +1,7 @@
-//! Files and directories the configuration names: where they are, and whether they can be read.
+//! Files and directories that the configuration names: where they are, and whether forebay can read them.
 //!
-//! A file that cannot be read is found here, before any socket is bound, rather than by the first
-//! request that needs it. What is in the file is the business of the stage that reads it.
+//! forebay finds a file that it cannot read here, before it binds any socket, and not at the first request that needs
+//! the file. The stage that reads the file checks its content.
 
 use std::{
     env,
@@ -15,15 +15,15 @@ use super::{
     error::{Error, Key},
 };
 
-/// The file that `key` names, by a path that is good from any directory.
+/// The file that `key` names, as a path that is valid from any directory.
 ///
 /// # Errors
-/// It is not there, may not be read, or is no file.
+/// The file does not exist, cannot be read, or is not a regular file.
 pub(super) fn readable(document: &Document<'_>, key: &Key, path: &Path) -> Result<PathBuf, Error> {
     let path = document.resolve(path);
     let refuse = |why: String| document.error(key, format!("cannot read {}: {why}", path.display()));
     let metadata = fs::metadata(&path).map_err(|error| refuse(error.to_string()))?;
-    // Looked at before it is opened: opening a named pipe would wait for its writer.
+    // Checked before it is opened: opening a named pipe would wait for its writer.
     if !metadata.is_file() {
         return Err(refuse("it is not a regular file".to_owned()));
     }
@@ -31,21 +31,21 @@ pub(super) fn readable(document: &Document<'_>, key: &Key, path: &Path) -> Resul
     Ok(path)
 }
 
-/// How many bytes the file system that `directory` is on, or will be on, has in all.
+/// The total size in bytes of the file system that `directory` is on, or will be on.
 pub(super) fn file_system_size(directory: &Path) -> Option<u64> {
     let existing = directory.ancestors().find(|ancestor| ancestor.exists())?;
     let file_system = rustix::fs::statvfs(existing).ok()?;
     file_system.f_blocks.checked_mul(file_system.f_frsize)
 }
 
-/// What a directory is for, and where it is when the configuration does not say.
+/// What a directory is for, and where it is by default.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
     Cache,
     State,
 }
 
-/// Where a directory is by default: what systemd gives (`CacheDirectory=`, `StateDirectory=`), the system's for root,
+/// The default place of a directory: the one of systemd (`CacheDirectory=`, `StateDirectory=`), the system's for root,
 /// the user's own for other users (XDG Base Directory Specification).
 pub(super) fn default_directory(purpose: Purpose) -> Option<PathBuf> {
     directory(purpose, |name| env::var_os(name), rustix::process::geteuid().is_root())

@@ -1,4 +1,4 @@
-//! `[server]` and `[server.tls]`: where clients come in.
+//! `[server]` and `[server.tls]`: where clients connect.
 
 use std::{
     collections::HashSet,
@@ -82,7 +82,7 @@ impl Tls {
     }
 }
 
-/// The addresses of the flags, or else of the file; `None`: neither says any.
+/// The addresses of the flags, or else of the file; `None`: neither has any.
 fn listeners(
     document: &Document<'_>,
     key: &Key,

@@ -1,4 +1,4 @@
-//! `state_directory`: where keys are kept.
+//! `state_directory`: where forebay keeps its keys.
 //!
 //! What must hold: it is not in the cache directory, whose content may be removed at any time.
 
@@ -10,7 +10,7 @@ use super::{
     paths,
 };
 
-/// The directory that the file names, or the user's own; `None`: nothing needs one.
+/// The directory that the file names, or the user's own; `None`: no feature needs one.
 pub(super) fn read(
     document: &Document<'_>,
     configured: Option<PathBuf>,
@@ -25,7 +25,7 @@ pub(super) fn read(
         None => paths::default_directory(paths::Purpose::State),
     };
     match directory {
-        // A mirror that keeps no keys does not need the default directory.
+        // A mirror without keys does not need the default directory.
         Some(directory) if directory.starts_with(cache) && !is_configured && !is_needed => Ok(None),
         Some(directory) if directory.starts_with(cache) => {
             Err(document

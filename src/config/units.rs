@@ -1,4 +1,4 @@
-//! Sizes and durations as a configuration file spells them.
+//! Sizes and durations as a configuration file writes them.
 
 use std::{str::FromStr, time::Duration};
 

@@ -22,10 +22,10 @@ use crate::{
     upstream::{Access, Config, CredentialSource},
 };
 
-/// Names that mean something else: the version in the path, and the label of requests without an upstream.
+/// Reserved names: the version in the path, and the label of requests without an upstream.
 const RESERVED_NAMES: [&str; 2] = ["v2", "none"];
 
-/// More connections for one blob do not make it faster, only others slower.
+/// More connections for one blob do not speed it up, and slow down other downloads.
 const MAX_CONNECTIONS: usize = 16;
 
 /// The keys of `[[upstream]]`.
@@ -69,7 +69,7 @@ impl UpstreamSection {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
-    /// Whether it says that it is the default upstream.
+    /// Whether the section declares the default upstream.
     pub(super) fn is_default(&self) -> bool {
         self.default == Some(true)
     }
@@ -88,8 +88,8 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// `has_default`: a section of the file is the default by its own words.
-    pub(super) fn read(&self, section: UpstreamSection, has_default: bool) -> Result<Config, Error> {
+    /// `has_default`: a section of the file declares itself the default.
+    pub(super) fn read(&self, section: Section, has_default: bool) -> Result<Config, Error> {
         let credential = self.credential(&section)?;
         let access = self.access(&section, &credential)?;
         let name = self.name(&self.key.field("name"), &section.name)?;
@@ -103,7 +103,7 @@ impl Reader<'_> {
         };
         let has_passwords = credential != CredentialSource::Anonymous || access != Access::Shared;
         self.check_schemes(&urls, has_passwords)?;
-        // Realms see credentials, so a registry's own realms go only with its own address: at another address, the
+        // Realms see credentials, so a registry's known realms apply only at its own address: at another address, the
         // credentials are for another server.
         let known_realms = known.filter(|_| section.urls.is_none()).map_or(&[][..], |registry| registry.realms);
         let aliases = section.aliases.unwrap_or_else(|| owned(known.map_or(&[], |registry| registry.aliases)));
@@ -214,7 +214,7 @@ impl Reader<'_> {
         if !matches!(url.scheme(), "http" | "https") {
             return refuse(format!("must begin with https:// or http://, not {}:", url.scheme()));
         }
-        // A value with a password in it is not repeated in the message.
+        // The message does not repeat a value with a password in it.
         if !url.username().is_empty() || url.password().is_some() {
             return refuse("must not have credentials in it; use username and password_file".to_owned());
         }

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::upstream::Config;
 
-/// The upstreams of the file, in its order; of a file without any, the well-known registries.
+/// The upstreams of the file, in its order; if the file has none, the well-known registries.
 ///
 /// # Errors
-/// The first section that makes no sense, alone or beside the others.
+/// The first section that is invalid, alone or together with the others.
 pub(super) fn read(
     document: &Document<'_>,
     mut sections: Vec<UpstreamSection>,

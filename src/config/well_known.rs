@@ -1,19 +1,19 @@
-//! The well-known public registries: what a configuration file need not say about them.
+//! The well-known public registries, and the settings that a configuration file may omit for them.
 
-/// What is known of a registry by its name.
+/// The known settings of a registry.
 pub(super) struct Registry {
     pub name: &'static str,
     pub url: &'static str,
     pub aliases: &'static [&'static str],
-    /// Where its token realm is on another host than its API.
+    /// Its token realms, if they are on another host than its API.
     pub realms: &'static [&'static str],
     pub library: bool,
 }
 
-/// The registry of image names without one.
+/// The registry of image names that name none.
 pub(super) const DOCKER_HUB: &str = "docker.io";
 
-/// The upstreams of a configuration without any, Docker Hub first.
+/// The upstreams of a configuration without upstreams, Docker Hub first.
 pub(super) const WELL_KNOWN: [Registry; 10] = [
     Registry {
         name: DOCKER_HUB,
