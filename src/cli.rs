@@ -1,8 +1,8 @@
-//! The command line: flags, logging, and what the exit code says.
+//! The command line: flags, logging, and exit codes.
 //!
-//! Exit codes: 0 ok, 1 failed, 2 the command line or the configuration is wrong. Results go to standard output, logs and errors to
-//! standard error. Each command is a file below this one; `systemd` talks to the service manager, `fd_limit` raises the limit of open
-//! files, `log_writer` writes the log.
+//! Exit codes: 0 ok, 1 failed, 2 the command line or the configuration is wrong. Results go to standard output, logs
+//! and errors to standard error. Each command is a file below this one; `systemd` talks to the service manager,
+//! `fd_limit` raises the limit of open files, `log_writer` writes the log.
 
 mod banner;
 mod check;
@@ -25,7 +25,7 @@ use forebay::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// What the logs are filtered by, such as `info` or `forebay=debug`.
+/// The filter of the logs, such as `info` or `forebay=debug`.
 const LOG_VARIABLE: &str = "FOREBAY_LOG";
 
 /// A pull-through caching mirror for container registries.
@@ -110,11 +110,11 @@ impl From<app::Error> for Failure {
     }
 }
 
-/// Runs the command that the command line asks for.
+/// Runs the command that the command line names.
 pub(crate) fn run() -> ExitCode {
     // Files of this process are for its user alone, whatever umask it inherited.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    // First of all: it changes the environment, which is unsound beside other threads.
+    // This comes first: it changes the environment, which is unsound while other threads run.
     let inherited = systemd::inherited_sockets();
     let arguments = Arguments::parse();
     let outcome = log_to_stderr(arguments.log_format).and_then(|flush| {

@@ -12,14 +12,15 @@
 //! - [`upstream`] is the client of the registries behind forebay;
 //! - [`oci`] is the vocabulary all of them share.
 //!
-//! Beside the path: [`error`] (why a request failed, and what the client is told), [`metrics`] (what is counted), [`admin`] (the
-//! operator's own listener), [`peer`] (clients by their addresses, and their shares of what is bounded), [`state_dir`] (keys, which
-//! are no cache), [`small_file`] (small files that the operator names), [`offload`] (turns to parse large documents).
+//! Besides: [`error`] (why a request failed, and what forebay tells the client), [`metrics`] (what forebay counts),
+//! [`admin`] (the operator's own listener), [`peer`] (clients by their addresses, and their shares of bounded
+//! resources), [`state_dir`] (keys, which are no cache), [`small_file`] (small files that the operator names),
+//! [`offload`] (turns to parse large documents).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
 #![deny(unsafe_code)]
-// `pub` is what tests, benches and fuzz targets use; with all else `pub(crate)`, the compiler finds what is dead.
+// `pub` is for tests, benches and fuzz targets; all other items are `pub(crate)`, so that the compiler finds dead code.
 #![warn(unreachable_pub)]
 // The docs are those of the whole crate: `cargo doc --document-private-items`.
 #![allow(rustdoc::private_intra_doc_links, reason = "private items are documented, too")]

@@ -9,8 +9,9 @@ use std::process::ExitCode;
 
 use tikv_jemallocator::Jemalloc;
 
-/// It gives back what is free within seconds, by threads of its own. The C library's keeps it: after twenty minutes of mixed
-/// load it had four times what was in use, and went on growing. How it is set up: `.cargo/config.toml`.
+/// This allocator returns free memory to the kernel within seconds, by threads of its own. The C library's allocator
+/// keeps it: after twenty minutes of mixed load it held four times the memory in use, and went on growing.
+/// `.cargo/config.toml` configures this one.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

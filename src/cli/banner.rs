@@ -1,4 +1,4 @@
-//! What `serve` prints: where it listens, where the cache is, and the lines to paste.
+//! The text that `serve` prints: where it listens, where the cache is, and the lines to paste.
 
 use std::{
     fmt::Write as _,
@@ -8,7 +8,7 @@ use std::{
 use bytesize::ByteSize;
 use forebay::config::Config;
 
-/// The few lines a newcomer needs; `listening` and `admin` are the addresses really bound.
+/// The few lines that a new user needs; `listening` and `admin` are the addresses that forebay has bound.
 pub(super) fn text(config: &Config, listening: &[SocketAddr], admin: SocketAddr) -> String {
     let mut text = format!("forebay {}\n", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, value: &str| {
@@ -35,7 +35,7 @@ pub(super) fn text(config: &Config, listening: &[SocketAddr], admin: SocketAddr)
     text
 }
 
-/// An address that a client on this machine can dial: a wildcard is none.
+/// An address that a client on this machine can connect to: a wildcard is none.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

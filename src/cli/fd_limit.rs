@@ -1,6 +1,7 @@
 //! The limit of open files and sockets.
 //!
-//! The usual soft limit (1024) is for programs that use select(2). A server may raise it to the hard limit, and should. Source: getrlimit(2), systemd.exec(5) on `LimitNOFILE=`.
+//! The usual soft limit (1024) is for programs that use select(2). A server may raise it to the hard limit, and should.
+//! Source: getrlimit(2), systemd.exec(5) on `LimitNOFILE=`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
@@ -9,8 +10,8 @@ use forebay::config::Config;
 
 /// The client's socket, one upstream's, and the blob's file.
 const PER_CONNECTION: u64 = 3;
-/// Listeners, operators' and refused connections, pools of idle upstream connections, manifests being written, spare
-/// descriptors, the runtime's own.
+/// Listeners, connections of operators and refused clients, pools of idle upstream connections, manifests being
+/// written, spare descriptors, and the runtime's own.
 const BASE: u64 = 256;
 
 /// Raises the soft limit to the hard one, and returns it; `None`: there is no limit.
@@ -28,7 +29,7 @@ pub(super) fn raise() -> Option<u64> {
     }
 }
 
-/// Lowers the numbers of connections and of uncached downloads to what the limit allows.
+/// Lowers the numbers of connections and of uncached downloads to those that the limit allows.
 pub(super) fn fit(config: &mut Config, limit: Option<u64>) {
     let Some(limit) = limit else { return };
     config.cache.max_through = config.cache.max_through.min(max_uncached(limit));

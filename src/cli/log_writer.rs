@@ -2,8 +2,9 @@
 //!
 //! A line is formatted where it is logged and put into a buffer; one thread writes the buffered lines, many at a time.
 //!
-//! What must hold: a slow or stuck reader of the log (journald, a full pipe) blocks no request and costs a bounded amount of memory;
-//! the log says how many lines were dropped. Lines before the end of the process are written before it ends, if they are read.
+//! What must hold: a slow or stuck reader of the log (journald, a full pipe) blocks no request and costs a bounded
+//! amount of memory; the log says how many lines were dropped. Lines before the end of the process are written before
+//! it ends, if they are read.
 
 use std::{
     io::{self, Write},
@@ -18,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 const MAX_WAITING: usize = 1 << 20;
 /// How long lines are batched while there are many. The first line after a silence does not wait.
 const BATCH_INTERVAL: Duration = Duration::from_millis(5);
-/// How long the end waits for the last lines to be written.
+/// How long the end of the process waits until the last lines are written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The buffer of lines; cheap to clone.
@@ -34,7 +35,7 @@ pub struct Flush {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// There is a first line, or the end has come.
+    /// A first line is there, or the process is about to end.
     news: Condvar,
     /// The last line is written.
     silence: Condvar,
@@ -49,8 +50,8 @@ struct State {
 }
 
 impl LogWriter {
-    /// Starts the thread that writes to `sink`. Without it, for want of a thread, lines are dropped once the buffer
-    /// is full.
+    /// Starts the thread that writes to `sink`. If the thread cannot be started, lines are dropped once the buffer is
+    /// full.
     pub fn to(sink: impl Write + Send + 'static) -> (Self, Flush) {
         let lines = Self(Arc::default());
         let shared = lines.0.clone();
@@ -68,7 +69,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 impl Write for &LogWriter {
-    /// Takes a whole line, or drops it: the subscriber gives one at a time.
+    /// Takes a whole line, or drops it: the subscriber writes one line at a time.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.state.lock();
         if state.waiting.len() + line.len() > MAX_WAITING {
@@ -134,7 +135,7 @@ impl Drop for Flush {
         self.lines.0.state.lock().ended = true;
         self.lines.0.news.notify_one();
         if self.has_writer {
-            // The thread is not joined: one that is stuck in a write must not hold up the end.
+            // The thread is not joined: a thread that is stuck in a write must not delay the end.
             let speaking = |state: &mut State| !state.written;
             self.lines.0.silence.wait_while_for(&mut self.lines.0.state.lock(), speaking, FLUSH_TIMEOUT);
         }

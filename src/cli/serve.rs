@@ -1,6 +1,7 @@
 //! `forebay serve`: start, print the addresses, handle signals, drain.
 //!
-//! SIGTERM and SIGINT drain; a second one ends the process at once. SIGHUP reloads the configuration; a bad one changes nothing.
+//! SIGTERM and SIGINT drain; a second one ends the process at once. SIGHUP reloads the configuration; a bad one changes
+//! nothing.
 
 use std::io::{self, Write as _};
 
@@ -19,7 +20,8 @@ use super::{ConfigArguments, Failure, banner, fd_limit, systemd};
 
 /// See [`keep_freed_memory`], in bytes: about the buffers of one fast download.
 const MMAP_THRESHOLD: usize = 4 * 1024 * 1024;
-/// How many threads may wait for the disk, hash, or look up names at the same time: as deep as an array of disks has use for.
+/// How many threads may wait for the disk, hash, or look up names at the same time: an array of disks has no use for
+/// more.
 const DISK_THREADS: usize = 64;
 
 /// Runs the mirror until a signal ends it.
@@ -31,20 +33,21 @@ pub(super) fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherit
     keep_freed_memory();
     let runtime = runtime().context("cannot start the runtime").map_err(Failure::Failed)?;
     let outcome = runtime.block_on(serve(arguments, config, inherited, fd_limit));
-    // All that matters has been drained; a blocked disk must not delay the end.
+    // All responses that matter have been sent; a blocked disk must not delay the end.
     runtime.shutdown_background();
     outcome
 }
 
-/// One thread for each core, and a bounded number for the disk: a crowd that asks for blobs at once must not be answered
-/// with hundreds of threads, each with a stack and an arena of its own.
+/// One thread for each core, and a bounded number for the disk: many concurrent requests for blobs must not lead to
+/// hundreds of threads, each with a stack and an arena of its own.
 fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().max_blocking_threads(DISK_THREADS).build()
 }
 
-/// glibc gives what is freed back to the kernel as soon as it is twice as large as the largest block that had a mapping of
-/// its own so far, and maps larger ones by themselves: the buffers of upstreams' bodies, some 100 KiB each, would be
-/// new, and cost a page fault for each 4 KiB, most of the time. One block that nobody touches moves that limit.
+/// glibc returns freed memory to the kernel as soon as it is twice as large as the largest freed block that had a
+/// mapping of its own, and gives each larger block a mapping of its own. So the buffers of upstreams' bodies, some 100
+/// KiB each, would mostly be new memory, and cost a page fault for each 4 KiB. One large block that is freed unused
+/// raises that limit.
 ///
 /// Source: mallopt(3), `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`, which are dynamic.
 fn keep_freed_memory() {

@@ -11,7 +11,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
-/// The name (`FileDescriptorName=`) that says a socket is for the admin listener.
+/// The name (`FileDescriptorName=`) of a socket for the admin listener.
 const ADMIN_SOCKET: &str = "admin";
 
 /// Takes the sockets of a socket unit: one named `admin` is the admin listener's, all others are
@@ -46,12 +46,12 @@ fn sort(sockets: Vec<TcpListener>, names: &str) -> Inherited {
     inherited
 }
 
-/// Requests are being answered.
+/// Tells the service manager that forebay answers requests.
 pub(super) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The configuration is being read again; `ready` must follow, whatever comes of it.
+/// Tells the service manager that forebay reads the configuration again; `ready` must follow, even after an error.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -59,14 +59,15 @@ pub(super) fn reloading() {
     }
 }
 
-/// Running responses are being finished, which may take up to `drain`.
+/// Tells the service manager that forebay finishes running responses, which may take up to `drain`.
 pub(super) fn stopping(drain: Duration) {
-    // More than the drain: the app gives other tasks ten seconds to end after it.
+    // Longer than the drain: after it, the app gives other tasks ten seconds to end.
     let extended = u32::try_from((drain + Duration::from_secs(15)).as_micros()).unwrap_or(u32::MAX);
     notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(extended)]);
 }
 
-/// Notifies the watchdog while the runtime runs this task. If the runtime is stuck, the service manager restarts the service.
+/// Notifies the watchdog while the runtime runs this task. If the runtime is stuck, the service manager restarts the
+/// service.
 pub(super) async fn keep_watchdog_quiet() {
     let Some(timeout) = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero()) else { return };
     info!(timeout_seconds = timeout.as_secs_f64(), "the service manager watches over this process");
