@@ -1,8 +1,8 @@
-//! What processes cost, as /proc tells it: CPU time, and the most memory they ever had.
+//! What processes cost according to /proc: CPU time, and their peak memory.
 
 use std::{fs, time::Duration};
 
-/// CPU time, user and system, that passes from now on.
+/// Measures CPU time, user and system, from now on.
 pub struct Stopwatch {
     of: Of,
     start: Duration,
@@ -12,7 +12,7 @@ pub struct Stopwatch {
 enum Of {
     /// A process, its descendants, and those of them that have ended.
     Tree(u32),
-    /// One process without its children: this one's are the servers.
+    /// One process without its children: the servers are children of this process.
     Process(u32),
 }
 
@@ -66,7 +66,7 @@ struct Stat {
 impl Stat {
     fn of(pid: u32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The program's name, in parentheses, may have anything in it.
+        // The program's name, in parentheses, may contain any character.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let ticks = |index: usize| fields.get(index)?.parse::<u64>().ok();
         let time = |ticks: u64| Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
@@ -86,7 +86,7 @@ fn tree(root: u32) -> Vec<Stat> {
         .filter_map(|entry| Stat::of(entry.ok()?.file_name().to_str()?.parse().ok()?))
         .collect();
     let mut members = vec![root];
-    // A child may stand before its parent: repeat until no new process is found.
+    // A child may be listed before its parent: repeat until no new process is found.
     loop {
         let more: Vec<u32> = all
             .iter()

@@ -1,4 +1,4 @@
-//! What the figures depend on beside the programs: the machine, its kernel, the versions, and how it was measured.
+//! What the figures depend on besides the programs: the machine, its kernel, the versions, and how they were measured.
 
 use std::{fs, process::Command, time::SystemTime};
 
@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::rows::Setup;
 use forebay_test_support::real::program;
 
-/// What has to be known to judge a figure; each line for itself.
+/// The facts by which a reader can judge a figure, one a line.
 pub fn facts(setup: &Setup) -> Vec<String> {
     let uname = rustix::system::uname();
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -49,7 +49,7 @@ pub fn facts(setup: &Setup) -> Vec<String> {
     ]
 }
 
-/// A thousand clients, and servers that inherit the limit.
+/// For a thousand clients, and for servers that inherit the limit.
 pub fn raise_file_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
@@ -57,7 +57,7 @@ pub fn raise_file_limit() {
 
 fn first_line(command: &mut Command) -> String {
     let Ok(output) = command.output() else { return "?".to_owned() };
-    // nginx says its version on the one, wrk on the other.
+    // nginx prints its version to another stream than wrk.
     let text = [output.stdout, output.stderr].concat();
     String::from_utf8_lossy(&text).lines().next().unwrap_or("?").trim().to_owned()
 }

@@ -1,10 +1,11 @@
-//! forebay and what a user would pick instead, side by side on loopback: the table of `benches/RESULTS.md`.
+//! forebay compared on loopback with the programs that a user would pick instead: the table of `benches/RESULTS.md`.
 //!
-//! `benches/compare/run` installs what is missing and runs this. What must hold, so that no figure flatters: a peer's
-//! rounds and forebay's alternate; both serve the same bytes; every body has the announced length, and one of each case
-//! is compared with its digest; the clients cost so little that the server is what is measured, or the table says so.
+//! `benches/compare/run` installs the missing programs and runs this. What must hold, so that no figure flatters: the
+//! rounds of a peer and of forebay alternate; both serve the same bytes; every body has the announced length, and one
+//! of each case is compared with its digest; the clients cost so little that they measure the server, or the table says
+//! otherwise.
 //!
-//! `rows/` has the lines of the table in its order; `servers/` and `client/` are what they are made of.
+//! `rows/` has the lines of the table in its order; they use `servers/` and `client/`.
 
 #![allow(
     clippy::unwrap_used,
@@ -65,12 +66,12 @@ fn main() -> ExitCode {
             (signal(SignalKind::interrupt()).unwrap(), signal(SignalKind::terminate()).unwrap());
         tokio::select! {
             failed = measure(&arguments) => Some(failed),
-            // Whatever runs is dropped, and with it every server and folder.
+            // The running row is dropped, and with it every server and folder.
             _ = interrupt.recv() => None,
             _ = terminate.recv() => None,
         }
     });
-    // Client threads may still wait for a server that is gone.
+    // Client threads may still wait for a server that has ended.
     runtime.shutdown_background();
     match finished {
         Some(0) => ExitCode::SUCCESS,
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the rows that were asked for; how many could not be measured.
+/// Runs the selected rows; returns how many could not be measured.
 async fn measure(arguments: &Arguments) -> usize {
     let setup = Setup {
         quick: arguments.quick,
@@ -91,7 +92,7 @@ async fn measure(arguments: &Arguments) -> usize {
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for case in rows::CASES.iter().filter(|case| wanted(case.name)) {
         eprintln!("compare: {}", case.name);
-        // One row that cannot be measured must not take the others with it.
+        // A row that cannot be measured must not end the others.
         match AssertUnwindSafe((case.run)(&setup)).catch_unwind().await {
             Ok(row) => {
                 eprintln!("{}", table::text(std::slice::from_ref(&row)));

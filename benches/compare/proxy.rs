@@ -1,4 +1,4 @@
-//! A line between a server and its upstream: so many bytes a second, so far away, and every byte counted.
+//! A line between a server and its upstream, with a rate and a round-trip time. It counts every byte.
 
 use std::{
     io,
@@ -21,19 +21,19 @@ use tokio::{
 
 use crate::servers::local;
 
-/// What is taken from the upstream's answer at once. At 1 Gbit/s that is half a millisecond of the line.
+/// The most bytes that are read from the upstream's response at once. At 1 Gbit/s they take half a millisecond.
 const CHUNK: usize = 64 * 1024;
-/// A line that was asked late for its next bytes may make up for so much: timers have a grain of a millisecond.
+/// How much lost time a line may make up for if its next bytes were taken late: timers have a grain of a millisecond.
 const SLACK: Duration = Duration::from_millis(4);
 
-/// What the line is like.
+/// The properties of a line.
 #[derive(Clone, Copy, Default)]
 pub struct Line {
     /// Bytes per second of all connections together.
     pub shared_rate: Option<f64>,
     /// Bytes per second of each connection.
     pub connection_rate: Option<f64>,
-    /// There and back.
+    /// The round-trip time.
     pub round_trip: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Bytes that the upstream has sent and that have been passed on, heads included.
+    /// Bytes that the upstream has sent and that the proxy has passed on, heads included.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
@@ -76,7 +76,7 @@ async fn serve(listener: TcpListener, target: SocketAddr, line: Line, received: 
         let Ok((client, _)) = listener.accept().await else { continue };
         let (shared, received) = (shared.clone(), Arc::clone(&received));
         connections.spawn(async move {
-            // An end of either side ends the connection; whose fault it was is not the line's business.
+            // The end of either side ends the connection; its cause does not matter to the line.
             carry(client, target, line, shared, received).await.ok();
         });
         while connections.try_join_next().is_some() {}
@@ -90,7 +90,7 @@ async fn carry(
     shared: Option<Arc<Pace>>,
     received: Arc<AtomicU64>,
 ) -> io::Result<()> {
-    // The kernel has accepted the client at once; a distant server would have been heard after one round trip.
+    // The kernel has accepted the client at once; a distant server would have answered after one round trip.
     let open = Instant::now() + line.round_trip;
     let server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
@@ -98,18 +98,18 @@ async fn carry(
     let paces: Vec<Arc<Pace>> =
         shared.into_iter().chain(line.connection_rate.map(|rate| Arc::new(Pace::new(rate)))).collect();
     if !paces.is_empty() {
-        // A large buffer would swallow what the line is to hold back.
+        // A large buffer would take the bytes that the line has to hold back.
         set_socket_send_buffer_size(&client, CHUNK)?;
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let there = pass(from_client, to_server, line.round_trip / 2, open, Vec::new(), None);
     let back = pass(from_server, to_client, line.round_trip / 2, open, paces, Some(received));
-    // A client that has said all it wants to say may still be answered.
+    // A client that has finished sending may still get a response.
     tokio::try_join!(there, back).map(drop)
 }
 
-/// Reads on while what it has read is on its way, within what fits into a line of that length.
+/// Reads on while earlier bytes are on their way, up to what fits into a line of that length.
 async fn pass(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
@@ -151,7 +151,7 @@ async fn pass(
     tokio::try_join!(read, write).map(drop)
 }
 
-/// Who takes bytes learns when they are through.
+/// Tells when bytes are through the line.
 struct Pace {
     rate: f64,
     free: Mutex<Instant>,

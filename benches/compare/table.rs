@@ -1,19 +1,19 @@
-//! What was measured, as text and as Markdown.
+//! The measurements, as text and as Markdown.
 
 use std::fmt::Write as _;
 
-/// What the figure of forebay is to be, by the figure of its peer.
+/// The goal for forebay's figure, relative to that of the peer.
 #[derive(Clone, Copy)]
 pub enum Goal {
-    /// At least so many times the peer's.
+    /// At least this many times the peer's.
     Times(f64),
-    /// At most so many times the peer's.
+    /// At most this many times the peer's.
     AtMostTimes(f64),
-    /// At most so much more than the peer's.
+    /// At most this much more than the peer's.
     AtMostMore(f64),
-    /// At most this, whatever others do.
+    /// At most this, whatever the peer's is.
     AtMost(f64),
-    /// Shown, but not judged.
+    /// Shown without a goal.
     Shown,
 }
 
@@ -22,7 +22,7 @@ pub struct Figure {
     pub measure: &'static str,
     pub unit: &'static str,
     pub goal: Goal,
-    /// Empty where there is no peer to compare with.
+    /// Empty if there is no peer.
     pub peer: Vec<f64>,
     pub forebay: Vec<f64>,
 }
@@ -32,7 +32,7 @@ pub struct Row {
     pub work: String,
     pub peer: String,
     pub figures: Vec<Figure>,
-    /// The clients' idle share, the peer's rounds and forebay's, where they could be the bottleneck.
+    /// The clients' idle share in the peer's rounds and in forebay's, if they could be the bottleneck.
     pub idle: Option<(Vec<f64>, Vec<f64>)>,
 }
 
@@ -51,7 +51,7 @@ impl Row {
             let cells = ["", "", "client idle", &of_peer, &percent(forebay), "", "", ""];
             lines.push(Line(cells.map(str::to_owned)));
         }
-        // What the lines of a row have in common is said once.
+        // What the lines of a row have in common stands in its first line only.
         for line in lines.iter_mut().skip(1) {
             line.0[0].clear();
             line.0[1].clear();
@@ -82,7 +82,8 @@ impl Figure {
         ])
     }
 
-    /// The medians' ratio. The spread is that of the rounds' ratios: a peer's round and forebay's are neighbours.
+    /// The ratio of the medians. The spread is that of the rounds' ratios: a peer's round is compared with forebay's
+    /// next to it.
     fn ratio(&self) -> f64 {
         median(&self.forebay) / median(&self.peer)
     }
@@ -101,7 +102,7 @@ impl Figure {
     }
 }
 
-/// For a terminal: columns as wide as they have to be.
+/// For a terminal: columns as wide as needed.
 pub fn text(rows: &[Row]) -> String {
     let lines: Vec<Line> =
         [Line(TITLES.map(str::to_owned))].into_iter().chain(rows.iter().flat_map(Row::lines)).collect();
@@ -115,7 +116,7 @@ pub fn text(rows: &[Row]) -> String {
     out
 }
 
-/// The whole file of results: what has to be known about the figures, then they.
+/// The whole file of results: the facts about the figures, then the figures.
 pub fn document(facts: &[String], rows: &[Row]) -> String {
     let mut out = String::from("# forebay and its peers\n\nMade by `benches/compare/run --write`.\n\n");
     for fact in facts {
@@ -130,7 +131,7 @@ pub fn document(facts: &[String], rows: &[Row]) -> String {
     out
 }
 
-/// Of an even number of samples the mean of the two in the middle.
+/// For an even number of samples, the mean of the two in the middle.
 pub fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -150,7 +151,7 @@ fn most(samples: &[f64]) -> f64 {
     samples.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
-/// Three digits that count.
+/// A number with three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

@@ -1,6 +1,6 @@
-//! Clear HTTP/1.1: a client that has the kernel discard what it receives, so that the server is what is measured.
+//! Clear HTTP/1.1: a client that has the kernel discard what it receives, so that it measures the server.
 //!
-//! `recv` with `MSG_TRUNC` takes bytes from a TCP socket without copying them (tcp(7)); only heads are ever read.
+//! `recv` with `MSG_TRUNC` takes bytes from a TCP socket without copying them (tcp(7)); the client reads only heads.
 
 use std::{
     io::{self, Read, Write},
@@ -18,25 +18,25 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Streamed, Target, framing::Framing, framing::wrong};
 
-/// A server that is silent for so long is broken.
+/// A server that is silent for this long is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// As much as one `recv` discards.
+/// The most bytes that one `recv` discards.
 const SINK: usize = 1 << 20;
 /// More connections than this share threads.
 const THREADS: usize = 8;
 /// Threads for many connections: one for each of the two cores that the table is made for.
 const SHARED_THREADS: usize = 2;
 
-/// One download: from before `connect` to the first byte of the body, and to the last.
+/// The times of a download, from before `connect`: to the first byte of the body, and to the last.
 #[derive(Clone, Copy)]
 pub struct Download {
     pub first_byte: Duration,
     pub whole: Duration,
 }
 
-/// Streams the blob again and again over so many connections until the time is up.
+/// Streams the blob again and again over this many connections until the time is up.
 ///
-/// Every connection is there, and has its first answer, before the clock starts.
+/// Each connection is open, and has its first response, before the clock starts.
 pub fn stream(target: &Target, connections: usize, duration: Duration) -> io::Result<Streamed> {
     let threads = if connections <= THREADS { connections } else { SHARED_THREADS };
     let ready = Arc::new(Barrier::new(threads + 1));
@@ -46,7 +46,7 @@ pub fn stream(target: &Target, connections: usize, duration: Duration) -> io::Re
             let (target, ready) = (target.clone(), Arc::clone(&ready));
             thread::spawn(move || {
                 let opened = (0..count).map(|_| Connection::open(&target)).collect::<io::Result<Vec<_>>>();
-                // Also when it failed: the others wait.
+                // Also after an error: the other threads wait.
                 ready.wait();
                 let mut opened = opened?;
                 run(&mut opened, duration)
@@ -57,7 +57,7 @@ pub fn stream(target: &Target, connections: usize, duration: Duration) -> io::Re
     Streamed::collect(target, workers)
 }
 
-/// So many downloads that begin together; the latest first byte and the latest end.
+/// Begins this many downloads together; returns the latest first byte and the latest end.
 pub fn downloads(target: &Target, clients: usize) -> io::Result<Download> {
     let barrier = Arc::new(Barrier::new(clients));
     let workers: Vec<_> = (0..clients)
@@ -78,7 +78,7 @@ pub fn downloads(target: &Target, clients: usize) -> io::Result<Download> {
     Ok(latest)
 }
 
-/// One download of the blob on a connection of its own.
+/// One download of the blob on a new connection.
 fn download(target: &Target) -> io::Result<Download> {
     let start = Instant::now();
     let mut connection = Connection::connect(target)?;
@@ -118,7 +118,7 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, Vec<u8>)> {
     get_accepting(address, path, "*/*")
 }
 
-/// As [`get`], of a type that this `Accept` allows.
+/// As [`get`], with this `Accept`.
 pub fn get_accepting(address: SocketAddr, path: &str, accept: &str) -> io::Result<(u16, Vec<u8>)> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -153,7 +153,7 @@ fn run_one(connection: &mut Connection, start: Instant, duration: Duration) -> i
     Ok(())
 }
 
-/// Level-triggered, one `recv` for each socket that has something: no connection can keep the others waiting.
+/// Level-triggered, with one `recv` for each readable socket: no connection can keep the others waiting.
 fn run_many(connections: &mut [Connection], start: Instant, duration: Duration) -> io::Result<()> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for (index, connection) in connections.iter().enumerate() {
@@ -199,7 +199,7 @@ impl Connection {
         Ok(Self { socket, request: target.request(), framing: Framing::new(target.length) })
     }
 
-    /// Connected, and the body of the first answer has begun.
+    /// Connects, and waits until the body of the first response has begun.
     fn open(target: &Target) -> io::Result<Self> {
         let mut connection = Self::connect(target)?;
         connection.ask()?;
@@ -210,7 +210,7 @@ impl Connection {
     }
 
     fn ask(&mut self) -> io::Result<()> {
-        // Small enough for an empty socket buffer, also when the socket does not block.
+        // The request fits into an empty socket buffer, even if the socket does not block.
         (&self.socket).write_all(&self.request)
     }
 
@@ -218,7 +218,7 @@ impl Connection {
         if self.framing.left() == 0 && self.framing.at_boundary() { self.ask() } else { Ok(()) }
     }
 
-    /// One `recv`: of a head into memory, of a body into nothing.
+    /// One `recv`: it keeps a head in memory, and discards a body.
     fn receive(&mut self, sink: &mut [u8]) -> io::Result<()> {
         let left = self.framing.left();
         if left == 0 {

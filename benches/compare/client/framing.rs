@@ -1,8 +1,8 @@
-//! Where one response ends and the next begins, for a client that asks for the same blob again and again.
+//! Where one response ends and the next begins, for a client that requests the same blob again and again.
 
 use std::io;
 
-/// A head longer than this is not one of a registry's.
+/// A registry sends no longer head.
 const HEAD_MAX: usize = 16 * 1024;
 
 /// One connection's place in its stream of responses. Every head must be a 200 that announces the blob's length.
@@ -19,29 +19,29 @@ impl Framing {
         Self { length, head: Vec::with_capacity(1024), left: 0, received: 0 }
     }
 
-    /// How much of the body is still to come; 0: a head is next.
+    /// How many bytes of the body are still to come; 0: a head is next.
     pub fn left(&self) -> u64 {
         self.left
     }
 
-    /// A response is over and nothing of the next one has come.
+    /// Whether a response is over and no byte of the next one has arrived.
     pub fn at_boundary(&self) -> bool {
         self.left == 0 && self.head.is_empty()
     }
 
-    /// Body bytes of all responses together.
+    /// The body bytes of all responses together.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Body bytes that were discarded unseen; never more than [`left`](Self::left).
+    /// Counts body bytes that were discarded unseen; never more than [`left`](Self::left).
     pub fn skip(&mut self, count: u64) -> io::Result<()> {
         self.left = self.left.checked_sub(count).ok_or_else(|| wrong("the body is longer than its Content-Length"))?;
         self.received += count;
         Ok(())
     }
 
-    /// Bytes of a head, of a body, or of both. The body in them is what is given back.
+    /// Reads bytes of a head, of a body, or of both. Returns the body bytes among them.
     pub fn read<'a>(&mut self, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
         if self.left > 0 {
             self.skip(bytes.len() as u64)?;
@@ -78,7 +78,7 @@ impl Framing {
     }
 }
 
-/// The server did not do what HTTP or the blob asks for.
+/// The server broke a rule of HTTP, or sent another blob.
 pub fn wrong(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }

@@ -1,4 +1,5 @@
-//! HTTP/2 over TLS 1.3: hyper's client, one request at a time on each connection, with windows that never stop the server.
+//! HTTP/2 over TLS 1.3: hyper's client, one request at a time on each connection, with windows that never stop the
+//! server.
 
 use std::{
     io,
@@ -21,9 +22,9 @@ use tokio_rustls::TlsConnector;
 
 use super::{Streamed, Target, framing::wrong};
 
-/// Of a stream and of its connection: several times what one round trip on loopback needs.
+/// The window of a stream and of its connection: several times what one round trip on loopback needs.
 const WINDOW: u32 = 8 << 20;
-/// The longest frame that the server may send. What it does send is its own choice (nginx: 8 KiB by default).
+/// The longest frame that the server may send. The server chooses what it sends (nginx: 8 KiB by default).
 const FRAME: u32 = 64 << 10;
 
 /// As [`clear::stream`](super::clear::stream), one thread and one small runtime for each connection.

@@ -1,4 +1,4 @@
-//! The clients: blobs in clear and over TLS, discarded as cheaply as can be; manifests by `wrk`.
+//! The clients: blobs in clear and over TLS, discarded as cheaply as possible; manifests by `wrk`.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ pub mod wrk;
 
 use crate::cpu::Stopwatch;
 
-/// A thread with some of the connections: the bytes of each, and its own time.
+/// A thread with some of the connections: the bytes of each, and the thread's own time.
 type Worker = JoinHandle<io::Result<(Vec<u64>, Duration)>>;
 
 /// A blob at a server.
@@ -34,14 +34,14 @@ impl Target {
     }
 }
 
-/// What came in a given time.
+/// The result of a client that streamed for a given time.
 pub struct Streamed {
     /// Body bytes of each connection.
     pub bytes: Vec<u64>,
     pub wall: Duration,
-    /// CPU time of the server's processes meanwhile.
+    /// CPU time of the server's processes during that time.
     pub server_cpu: Duration,
-    /// CPU time of this process meanwhile.
+    /// CPU time of this process during that time.
     pub client_cpu: Duration,
     /// How many cores the client could have kept busy.
     client_cores: usize,
@@ -61,7 +61,7 @@ impl Streamed {
         self.server_cpu.as_secs_f64() / (self.total() as f64 / 1e9)
     }
 
-    /// How much of the time that it could have worked the client waited for the server; 0: it was the bottleneck.
+    /// The share of its possible CPU time that the client waited for the server; 0: the client was the bottleneck.
     pub fn client_idle(&self) -> f64 {
         (1.0 - self.client_cpu.as_secs_f64() / self.wall.as_secs_f64() / self.client_cores as f64).max(0.0)
     }

@@ -1,6 +1,6 @@
 //! HTTP/1.1 over TLS 1.3 with AES-128-GCM, and nothing else, so that all servers do the same work.
 //!
-//! This client has to decrypt, and does so on the cores that the server wants too; plaintext is not copied.
+//! This client has to decrypt, on the same cores that the server needs; it does not copy plaintext.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -20,10 +20,10 @@ use sha2::{Digest as _, Sha256};
 use super::{Streamed, Target, framing::Framing, framing::wrong};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What one `recv` takes: rustls by itself would ask for a few KiB at a time.
+/// The most bytes that one `recv` takes: rustls itself would read a few KiB at a time.
 const BUFFER: usize = 256 * 1024;
 
-/// Trusts this authority; speaks these protocols (ALPN).
+/// A configuration that trusts this authority and offers these protocols (ALPN).
 pub fn config(authority_pem: &str, protocols: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority_pem.as_bytes()).unwrap()).unwrap();
@@ -79,7 +79,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Shakes hands and asks.
+    /// Performs the handshake and sends a request.
     fn open(target: &Target, config: Arc<ClientConfig>) -> io::Result<Self> {
         let socket = TcpStream::connect(target.address)?;
         socket.set_nodelay(true)?;
@@ -116,7 +116,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The next records; asks again at the end of a response.
+    /// Receives the next records; sends the next request at the end of a response.
     fn receive(&mut self, target: &Target, mut body: impl FnMut(&[u8])) -> io::Result<()> {
         self.read_records()?;
         loop {

@@ -10,15 +10,15 @@ use super::framing::wrong;
 use crate::cpu;
 use forebay_test_support::real::program;
 
-/// What one run of `wrk` found.
+/// The result of one run of `wrk`.
 pub struct Answered {
     pub per_second: f64,
     pub p99: Duration,
-    /// How much of its one core `wrk` did not need.
+    /// The share of its one core that `wrk` did not need.
     pub idle: f64,
 }
 
-/// One thread, so many connections, for so long; every answer must be a 200.
+/// Runs one thread with this many connections for this long; every response must be a 200.
 pub fn run(address: SocketAddr, path: &str, accept: &str, connections: u32, time: Duration) -> io::Result<Answered> {
     let mut command = program::command("wrk", "wrk");
     command

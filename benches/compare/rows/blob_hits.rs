@@ -13,7 +13,7 @@ use crate::{
 };
 use forebay_test_support::real::certificate::Authority;
 
-/// In clear, beside nginx with sendfile.
+/// In clear, compared with nginx with sendfile.
 pub async fn beside_nginx(setup: &Setup, connections: usize) -> Row {
     let upstream = Upstream::with_blob(BLOB).await;
     let forebay = Forebay::start(&setup.program, &upstream.registry.url(), Options::default()).await;
@@ -34,7 +34,7 @@ pub async fn beside_nginx(setup: &Setup, connections: usize) -> Row {
     throughput_row(work, "nginx static, sendfile", &rounds, throughput, cpu)
 }
 
-/// In clear, beside docker-registry as a mirror.
+/// In clear, compared with docker-registry as a mirror.
 pub async fn beside_registry(setup: &Setup) -> Row {
     let upstream = Upstream::with_blob(BLOB).await;
     let forebay = Forebay::start(&setup.program, &upstream.registry.url(), Options::default()).await;
@@ -67,7 +67,7 @@ async fn encrypted(setup: &Setup, protocol: Tls) -> Row {
     let options = Options { tls: Some(&identity), ..Options::default() };
     let forebay = Forebay::start(&setup.program, &upstream.registry.url(), options).await;
     let own = upstream.at(&forebay);
-    // The same port answers in clear.
+    // The same port serves clear HTTP.
     check(&own, &upstream.digest).await;
     let nginx = Nginx::files_tls(&identity, protocol).await;
     nginx.link(&forebay.until_cached(&upstream.digest).await, &upstream.path());

@@ -1,4 +1,4 @@
-//! Manifests, which are in memory, while blobs that are not have to come from the disk.
+//! Manifests in memory, while blobs that are not in memory have to be read from the disk.
 
 use std::{
     fs::File,
@@ -28,7 +28,7 @@ use crate::{
 use forebay_test_support::{real::image::Blob, until::until};
 
 const CLIENTS: usize = 8;
-/// Where a file is looked at to see whether it is in memory.
+/// The places of a file that are checked to see whether it is in memory.
 const SAMPLES: u64 = 32;
 
 pub async fn cold_blobs(setup: &Setup) -> Row {
@@ -82,7 +82,7 @@ pub async fn cold_blobs(setup: &Setup) -> Row {
     }
 }
 
-/// Clients that download a blob each, again and again, and throw it out of memory before each time.
+/// Clients that each download a blob again and again, and evict it from memory before each download.
 struct Load {
     stop: Arc<AtomicBool>,
     passes: Arc<AtomicU64>,
@@ -111,12 +111,12 @@ impl Load {
         Self { stop, passes, workers }
     }
 
-    /// Downloads that are done.
+    /// The number of finished downloads.
     fn passes(&self) -> u64 {
         self.passes.load(Ordering::Relaxed)
     }
 
-    /// Waits for the downloads under way; how many samples were in memory that should not have been.
+    /// Waits for the running downloads; returns how many samples were in memory although they were evicted.
     fn stop(self) -> io::Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.workers
@@ -126,12 +126,12 @@ impl Load {
     }
 }
 
-/// Throws a file out of the page cache, and looks whether it has gone: how many samples are there still.
+/// Evicts a file from the page cache, and checks it: returns how many samples are still there.
 fn forget(path: &Path) -> io::Result<u64> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     fadvise(&file, 0, None, Advice::DontNeed)?;
-    // To look is to read, and would read ahead.
+    // The check reads, and would cause read-ahead.
     fadvise(&file, 0, None, Advice::Random)?;
     let mut resident = 0;
     for sample in 0..SAMPLES {

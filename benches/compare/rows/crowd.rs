@@ -1,4 +1,4 @@
-//! A thousand clients of one cached blob while a hundred others are on their way from the upstream.
+//! A thousand clients of one cached blob, while forebay downloads a hundred other blobs from the upstream.
 
 use std::{fs::File, thread};
 
@@ -17,9 +17,9 @@ use forebay_test_support::{real::image::Blob, until::until};
 
 const CLIENTS: usize = 1000;
 const FILLS: usize = 100;
-/// At the rate of the line a fill of this size lasts longer than the row.
+/// At the rate of the line, a fill of this size takes longer than the row.
 const FILL: u64 = 64_000_000;
-/// Of all fills together.
+/// The rate of all fills together.
 const RATE: f64 = 10e6;
 
 pub async fn crowd(setup: &Setup) -> Row {
@@ -42,7 +42,7 @@ pub async fn crowd(setup: &Setup) -> Row {
         for digest in &endless {
             let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
             let target = Target { path, length: FILL, ..target.clone() };
-            // It ends, broken off, with forebay.
+            // The download breaks off when forebay ends.
             thread::spawn(move || clear::downloads(&target, 1).err());
         }
         let all = FILLS as f64;
@@ -74,7 +74,7 @@ pub async fn crowd(setup: &Setup) -> Row {
     }
 }
 
-/// A blob whose bytes, all zero, are not what its name says; it will not come to its end.
+/// A blob of zero bytes, which do not match its digest; its download does not reach the end.
 fn sparse_blob(upstream: &Upstream, index: usize) -> String {
     let blob = Blob { bytes: Bytes::new(), digest: format!("sha256:{index:064x}") };
     upstream.registry.store(REPOSITORY, &blob);

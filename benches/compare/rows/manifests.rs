@@ -1,4 +1,4 @@
-//! A manifest that is in the cache: requests per second, and what the slowest hundredth waits.
+//! A cached manifest: requests per second, and how long the slowest hundredth waits.
 
 use super::{REPOSITORY, Setup, Told, apart, compared, in_turn};
 use crate::{
@@ -17,10 +17,10 @@ use std::{net::SocketAddr, time::Duration};
 
 const CONNECTIONS: u32 = 32;
 const TAG: &str = "1.0";
-/// An ordinary image has about so many layers.
+/// An ordinary image has about this many layers.
 const LAYERS: [usize; 6] = [1000; 6];
 
-/// What Docker says, that a manifest of any type is welcome.
+/// Docker's `Accept`: it allows a manifest of any type.
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
@@ -31,7 +31,7 @@ pub enum By {
     Tag,
 }
 
-/// Beside a cache of nginx's.
+/// Compared with a cache of nginx.
 pub async fn beside_nginx(setup: &Setup, by: By, access_log: bool) -> Row {
     let (registry, manifest) = registry_with_image().await;
     let forebay = Forebay::start(&setup.program, &registry.url(), Options { access_log, ..Options::default() }).await;
@@ -49,7 +49,7 @@ pub async fn beside_nginx(setup: &Setup, by: By, access_log: bool) -> Row {
     )
 }
 
-/// By tag, beside docker-registry as a mirror, which asks its upstream each time.
+/// By tag, compared with docker-registry as a mirror, which sends a request to its upstream each time.
 pub async fn beside_registry(setup: &Setup) -> Row {
     let (registry, manifest) = registry_with_image().await;
     let forebay = Forebay::start(&setup.program, &registry.url(), Options::default()).await;
@@ -59,7 +59,7 @@ pub async fn beside_registry(setup: &Setup) -> Row {
     row(work, "docker-registry mirror", &rounds, Goal::Times(200.0), Goal::Shown)
 }
 
-/// A registry with an image of several small layers; its manifest.
+/// A registry with an image of several small layers, and the image's manifest.
 pub async fn registry_with_image() -> (Registry, Document) {
     let registry = Registry::open().await;
     let image = Image::new(Format::Oci, 7, &LAYERS);
@@ -75,7 +75,7 @@ pub fn path(manifest: &Document, by: By) -> String {
     format!("/v2/{REPOSITORY}/manifests/{reference}")
 }
 
-/// The very bytes of the manifest.
+/// Checks that the server sends exactly the bytes of the manifest.
 pub async fn check(address: SocketAddr, manifest: &Document, by: By) {
     let path = path(manifest, by);
     let (status, body) = apart(move || clear::get_accepting(address, &path, ACCEPT)).await;

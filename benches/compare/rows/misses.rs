@@ -14,10 +14,11 @@ use crate::{
 };
 
 const CLIENTS: usize = 8;
-/// Smaller, since it comes at 20 MB/s when it goes direct.
+/// Smaller, since a direct download runs at 20 MB/s.
 const DISTANT_BLOB: usize = 128_000_000;
 
-/// From a registry on the same machine, beside a cold docker-registry mirror; and, for the first byte, beside going direct.
+/// From a registry on the same machine, compared with a cold docker-registry mirror and, for the first byte, with a
+/// direct download.
 pub async fn on_loopback(setup: &Setup) -> Row {
     let upstream = Upstream::with_blob(BLOB).await;
     let url = upstream.registry.url();
@@ -66,14 +67,14 @@ pub async fn on_loopback(setup: &Setup) -> Row {
     }
 }
 
-/// Through a line of 1 Gbit/s for all connections together, beside the same client on the same line.
+/// Through a line of 1 Gbit/s for all connections together, compared with the same client directly on that line.
 pub async fn at_a_gigabit(setup: &Setup) -> Row {
     let line = Line { shared_rate: Some(125e6), ..Line::default() };
     let work = "miss, one client, 256 MB, upstream at 1 Gbit/s".to_owned();
     beside_direct(setup, work, BLOB, line, 1.02).await
 }
 
-/// Far away, and slow on each connection by itself.
+/// From a distant upstream that is slow on each connection.
 pub async fn from_afar(setup: &Setup) -> Row {
     let line = Line { connection_rate: Some(20e6), round_trip: Duration::from_millis(40), ..Line::default() };
     let work = "miss, one client, 128 MB, upstream 40 ms away at 20 MB/s per connection".to_owned();
@@ -116,7 +117,7 @@ async fn beside_direct(setup: &Setup, work: String, length: usize, line: Line, m
     }
 }
 
-/// Eight clients at once, beside one.
+/// Eight concurrent clients, compared with one.
 pub async fn shared(setup: &Setup) -> Row {
     let upstream = Upstream::with_blob(BLOB).await;
     let url = upstream.registry.url();
@@ -132,7 +133,7 @@ pub async fn shared(setup: &Setup) -> Row {
         },
     )
     .await;
-    // The bytes are counted in rounds of their own: a proxy that carries them costs a part of the two cores.
+    // Separate rounds count the bytes: a proxy that carries them costs a part of the two cores.
     let (mut one, mut eight) = (Vec::new(), Vec::new());
     for _ in 0..setup.rounds.min(3) {
         for (clients, bytes) in [(1, &mut one), (CLIENTS, &mut eight)] {
@@ -165,7 +166,7 @@ pub async fn shared(setup: &Setup) -> Row {
     }
 }
 
-/// One more miss, of which every byte is compared; it takes longer, so that it is no round.
+/// One more miss, of which every byte is compared; it takes longer, so it does not count as a round.
 async fn verify_miss(setup: &Setup, upstream: &Upstream, url: &str) {
     let forebay = Forebay::start(&setup.program, url, Options::default()).await;
     check(&upstream.at(&forebay), &upstream.digest).await;
@@ -175,7 +176,7 @@ async fn download(target: &Target) -> Download {
     last_of(1, target).await
 }
 
-/// So many downloads begun together: the first byte and the end of the last.
+/// Begins this many downloads together: the latest first byte and the latest end.
 async fn last_of(clients: usize, target: &Target) -> Download {
     let target = target.clone();
     apart(move || clear::downloads(&target, clients)).await

@@ -1,4 +1,4 @@
-//! The lines of the table, in its order, and what all of them are made of.
+//! The lines of the table, in its order, and what they have in common.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -19,29 +19,29 @@ mod manifests;
 mod misses;
 mod start;
 
-/// A repository that has everything.
+/// The repository with all contents.
 const REPOSITORY: &str = "bench/app";
-/// Of the issue: a large layer.
+/// A large layer, as the issue defines it.
 const BLOB: usize = 256_000_000;
 
 /// How to measure.
 pub struct Setup {
     pub quick: bool,
     pub rounds: usize,
-    /// How long one round of throughput lasts.
+    /// How long one round of a throughput row lasts.
     pub time: Duration,
-    /// The forebay that is measured.
+    /// The forebay binary that is measured.
     pub program: PathBuf,
 }
 
 impl Setup {
-    /// `wrk` knows whole seconds only.
+    /// `wrk` takes whole seconds only.
     fn wrk_time(&self) -> Duration {
         Duration::from_secs(if self.quick { 1 } else { 5 })
     }
 }
 
-/// A row, by the name that the command line knows it by.
+/// A row, with its name on the command line.
 pub struct Case {
     pub name: &'static str,
     pub run: for<'a> fn(&'a Setup) -> LocalBoxFuture<'a, Row>,
@@ -103,13 +103,13 @@ impl Upstream {
         Target { address: mirror.address, process: mirror.process(), path: self.path(), length: self.length }
     }
 
-    /// The blob at nginx, once it is there.
+    /// The blob at nginx, after nginx has its file.
     fn at_nginx(&self, nginx: &Nginx) -> Target {
         Target { address: nginx.address, process: nginx.process(), path: self.path(), length: self.length }
     }
 }
 
-/// A round of the peer, a round of forebay, and again.
+/// A round of the peer, a round of forebay, and so on.
 async fn in_turn<S>(
     rounds: usize,
     mut peer: impl AsyncFnMut() -> S,
@@ -123,18 +123,18 @@ async fn in_turn<S>(
     (of_peer, of_forebay)
 }
 
-/// Runs a client, which blocks, on a thread of its own. What goes wrong with it ends the row.
+/// Runs a client, which blocks, on a thread of its own. Its error ends the row.
 async fn apart<T: Send + 'static>(client: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
     tokio::task::spawn_blocking(client).await.unwrap().unwrap_or_else(|error| panic!("a client failed: {error}"))
 }
 
-/// Every byte of the blob, once.
+/// Downloads every byte of the blob, once.
 async fn check(target: &Target, digest: &str) {
     let (target, digest) = (target.clone(), digest.to_owned());
     apart(move || clear::verify(&target, &digest)).await;
 }
 
-/// What is told of both: its name, its unit, what it should be, and where a round says it.
+/// What the table shows of both: the figure's name, its unit, its goal, and where a round has it.
 type Told<T> = (&'static str, &'static str, Goal, fn(&T) -> f64);
 
 /// The figures of rounds in which the peer and forebay took turns.

@@ -27,7 +27,7 @@ pub async fn with_many_blobs(setup: &Setup) -> Row {
     let (mut serving, mut complete, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..setup.rounds.min(3) {
         let options = Options { cache: Some(&cache), ..Options::default() };
-        // No server listens there, and none must be requested.
+        // No server listens there, and forebay must send it no request.
         let forebay = Forebay::spawn(&setup.program, "http://127.0.0.1:9", options);
         let answers = || clear::get(forebay.address, "/v2/").ok().filter(|answer| answer.0 == 200);
         serving.push(1e3 * time_until(&forebay, Duration::from_millis(1), || answers().is_some()).await);
@@ -51,7 +51,7 @@ pub async fn with_many_blobs(setup: &Setup) -> Row {
     }
 }
 
-/// Seconds from the start of the program until this is so.
+/// Seconds from the start of the program until the condition holds.
 async fn time_until(forebay: &Forebay, pause: Duration, mut so: impl FnMut() -> bool) -> f64 {
     loop {
         if so() {
@@ -62,7 +62,7 @@ async fn time_until(forebay: &Forebay, pause: Duration, mut so: impl FnMut() -> 
     }
 }
 
-/// Files as the cache has them, by their names. What is in them is not looked at by a start.
+/// Files with the names that the cache gives them. A start does not read their content.
 fn create_blobs(cache: &Path, count: u32) -> std::io::Result<()> {
     let begin = Instant::now();
     let blobs = cache.join("blobs/sha256");

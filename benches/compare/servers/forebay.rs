@@ -1,4 +1,4 @@
-//! forebay: the release binary, with the configuration it has by itself wherever a row does not say otherwise.
+//! forebay: the release binary, with its default configuration unless a row changes it.
 
 use std::{
     net::SocketAddr,
@@ -15,30 +15,30 @@ use forebay_test_support::{
     until::until,
 };
 
-/// What a row wants to be different.
+/// The settings that a row may change.
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// Serve TLS with this.
+    /// Serve TLS with this identity.
     pub tls: Option<&'a Identity>,
     /// Log every request, as forebay does by default; else warnings only.
     pub access_log: bool,
-    /// A cache that is there already.
+    /// A cache that exists already.
     pub cache: Option<&'a Path>,
 }
 
 pub struct Forebay {
     pub address: SocketAddr,
     pub admin: SocketAddr,
-    /// When its process was begun.
+    /// When its process was started.
     pub started: Instant,
-    // Before the folder: it must be gone when its files are removed.
+    // Before the folder: the process must have ended when its files are removed.
     daemon: Daemon,
     cache: PathBuf,
     _folder: TempDir,
 }
 
 impl Forebay {
-    /// Ready, with an empty cache unless the options name one, in front of the registry at this URL.
+    /// A ready forebay, with an empty cache unless the options name one, in front of the registry at this URL.
     pub async fn start(program: &Path, upstream: &str, options: Options<'_>) -> Self {
         let mut forebay = Self::spawn(program, upstream, options);
         forebay.daemon.until_listening(forebay.address).await;
@@ -48,7 +48,7 @@ impl Forebay {
         forebay
     }
 
-    /// Only just started.
+    /// A forebay that was just started, and may not be ready.
     pub fn spawn(program: &Path, upstream: &str, options: Options<'_>) -> Self {
         let (folder, port, admin) = (folder("forebay"), free_port(), free_port());
         let cache = options.cache.map_or_else(|| folder.path().join("cache"), Path::to_owned);
@@ -83,14 +83,14 @@ impl Forebay {
         self.cache.join("blobs/sha256").join(&hex[..2]).join(hex)
     }
 
-    /// Waits until the blob is in the cache for good: its last byte leaves a moment before.
+    /// Waits until the blob is written to the cache: the client gets its last byte a moment before.
     pub async fn until_cached(&self, digest: &str) -> PathBuf {
         let file = self.file_of(digest);
         until("the blob is in the cache", async || file.exists().then_some(())).await;
         file
     }
 
-    /// The sum of a metric's samples whose labels contain this.
+    /// The sum of a metric's samples whose labels contain this text.
     pub fn metric(&self, name: &str, label: &str) -> Option<f64> {
         let (_, body) = clear::get(self.admin, "/metrics").ok()?;
         let samples = String::from_utf8_lossy(&body)

@@ -1,4 +1,4 @@
-//! docker-registry as a pull-through cache: what a user of Docker would set up first.
+//! docker-registry as a pull-through cache: the mirror that a user of Docker would set up first.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use forebay_test_support::{
 
 pub struct Mirror {
     pub address: SocketAddr,
-    // Before the folder: it must be gone when its files are removed.
+    // Before the folder: the process must have ended when its files are removed.
     daemon: Daemon,
     folder: TempDir,
 }
@@ -42,7 +42,7 @@ impl Mirror {
         self.daemon.id()
     }
 
-    /// Waits until the blob is in the cache for good.
+    /// Waits until the blob is written to the cache.
     pub async fn until_cached(&self, digest: &str) {
         let hex = digest.trim_start_matches("sha256:");
         let blobs = self.folder.path().join("storage/docker/registry/v2/blobs/sha256");

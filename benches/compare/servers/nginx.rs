@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::{folder, local, write};
 use forebay_test_support::real::{certificate::Identity, daemon::Daemon, port::free_port, program};
 
-/// Which protocol is spoken over TLS.
+/// The protocol over TLS.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Tls {
     Http1,
@@ -20,7 +20,7 @@ pub enum Tls {
 
 pub struct Nginx {
     pub address: SocketAddr,
-    // Before the folder: it must be gone when its files are removed.
+    // Before the folder: the process must have ended when its files are removed.
     daemon: Daemon,
     folder: TempDir,
 }
@@ -56,7 +56,8 @@ impl Nginx {
         let (folder, port) = (folder("nginx"), free_port());
         let at = folder.path().display().to_string();
         fs::create_dir(folder.path().join("root")).unwrap();
-        // Ordinary users' workers run as who started them; root's are asked to stay root, for their files' sake.
+        // An ordinary user's workers run as that user; root's workers are told to stay root, so that they can read the
+        // files.
         let user = if rustix::process::getuid().is_root() { "user root;" } else { "" };
         let access_log = if access_log { format!("{at}/access.log combined buffer=32k") } else { "off".to_owned() };
         let text = format!(
@@ -84,7 +85,7 @@ impl Nginx {
         self.daemon.id()
     }
 
-    /// Serves this very file, whose pages it then shares, at this path.
+    /// Serves this file itself at this path, so that both servers share its pages.
     pub fn link(&self, file: &Path, path: &str) {
         let own: PathBuf = self.folder.path().join("root").join(path.trim_start_matches('/'));
         fs::create_dir_all(own.parent().unwrap()).unwrap();
@@ -94,7 +95,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Killed outright, the first process would leave its workers behind.
+        // If it were killed, the first process would leave its workers running.
         self.daemon.signal(rustix::process::Signal::TERM);
         self.daemon.reap();
     }
