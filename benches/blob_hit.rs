@@ -1,4 +1,4 @@
-//! A blob that is cached, and its pages in memory, over a connection of its own.
+//! A blob that is cached, with its pages in memory, over a new connection.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 

@@ -1,4 +1,4 @@
-//! How long it takes to read what a registry says when it wants a token.
+//! How long forebay takes to parse the challenge of a registry that requires a token.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 

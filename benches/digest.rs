@@ -1,4 +1,4 @@
-//! Digests: reading one, and hashing content.
+//! Digests: parsing a digest, and hashing content.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 

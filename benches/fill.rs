@@ -1,4 +1,4 @@
-//! A blob that is not cached: fetched, written, hashed, synced and sent at the same time.
+//! A blob that is not cached: downloaded, written, hashed, synced and sent at the same time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 
@@ -18,8 +18,8 @@ fn miss(bencher: Bencher<'_, '_>, len: usize) {
     bencher
         .counter(BytesCount::new(len))
         .with_inputs(|| {
-            // The response ends before its blob has been synced and its fill is over; until then there is nothing to
-            // forget, or the fill answers once more.
+            // The response ends before forebay has synced the blob and ended the fill. Until then there is no cached
+            // blob to forget, and a request may still get the bytes of that fill.
             std::thread::sleep(std::time::Duration::from_millis(50));
             while !bench.forget(&digest) {
                 bench.get(&path);

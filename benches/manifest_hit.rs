@@ -1,4 +1,4 @@
-//! A manifest out of memory: over a connection that stays open, as clients have it, and over one of its own.
+//! A manifest from memory: over a connection that stays open, as clients keep it, and over a new connection.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 
@@ -6,7 +6,7 @@ use divan::{Bencher, counter::ItemsCount};
 use forebay::oci::{Algorithm, Digest};
 use forebay_test_support::bench::{Bench, MANIFEST};
 
-/// What containerd accepts.
+/// The `Accept` of containerd.
 const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
                       application/vnd.docker.distribution.manifest.list.v2+json, \
                       application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
@@ -15,7 +15,7 @@ fn main() {
     divan::main();
 }
 
-/// What a client that asks for tags that are not there can do to those who ask for tags that are.
+/// The number of missing tags that a client requests, to measure their effect on requests for existing tags.
 const MISSING: usize = 50_000;
 
 fn hit(bencher: Bencher<'_, '_>, reference: &str, missing: usize) {
@@ -28,7 +28,7 @@ fn hit(bencher: Bencher<'_, '_>, reference: &str, missing: usize) {
         client.miss(request(&format!("/v2/team/app/manifests/missing-{number}")).as_bytes());
     }
     let request = request(&path);
-    // The first of this `Accept` is a miss, whose answer is longer.
+    // The first request with this `Accept` is a miss, whose response is longer.
     client.measure(request.as_bytes());
     let len = client.measure(request.as_bytes());
     bencher.counter(ItemsCount::new(1_usize)).bench_local(|| client.exchange(request.as_bytes(), len));
@@ -39,7 +39,7 @@ fn by_tag(bencher: Bencher<'_, '_>) {
     hit(bencher, "1", 0);
 }
 
-// The first hits find memory as so many others have left it.
+// The first hits find the memory in the state that so many other requests left.
 #[divan::bench(sample_count = 10_000, sample_size = 1)]
 fn by_tag_after_50_000_missing_tags(bencher: Bencher<'_, '_>) {
     hit(bencher, "1", MISSING);

@@ -1,4 +1,4 @@
-//! How long it takes to understand a `Range` header.
+//! How long forebay takes to parse a `Range` header.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 

@@ -1,4 +1,4 @@
-//! How long it takes to say where a request goes.
+//! How long the router takes to route a request.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run may fail loudly")]
 

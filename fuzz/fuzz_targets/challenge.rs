@@ -1,4 +1,4 @@
-//! `WWW-Authenticate`: any header is read, and never into more than the bound.
+//! `WWW-Authenticate`: the parser reads any header, and never returns more challenges than its bound.
 
 #![no_main]
 

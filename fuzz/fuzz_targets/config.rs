@@ -1,4 +1,4 @@
-//! The configuration: any text is refused at a place that it has, or gives a configuration within its bounds.
+//! The configuration: any text is refused at a place inside the text, or gives a configuration within its bounds.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! `Link`: whatever an upstream says, the next page is asked of forebay, by the path that the client used.
+//! `Link`: whatever the upstream sends, the client gets a next page of forebay, at the path that the client used.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 
 const PATH: &str = "/v2/team/app/tags/list";
 
-// Each line is a line of the header.
+// Each line of the input is a line of the header.
 fuzz_target!(|data: &[u8]| {
     let lines: Vec<_> =
         data.split(|&byte| byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok()).collect();
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         let query = next.strip_prefix("</v2/team/app/tags/list?").and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
         let query = query.expect("a link leads to the path that the client used");
         assert!(!query.contains(['<', '>', '"', ',', ' ']));
-        // What is told can be read.
+        // The client can parse the link.
         let again = HeaderValue::from_str(next).expect("a link of ours is a header");
         assert!(next_page([&again], PATH, namespace).is_some());
     }

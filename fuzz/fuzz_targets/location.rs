@@ -1,4 +1,4 @@
-//! `Location` of an upload: whatever an upstream says, the upload goes on at the origin that was configured.
+//! `Location` of an upload: whatever the upstream sends, the upload continues at the configured origin.
 
 #![no_main]
 
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(url.origin(), base.origin());
         assert!(url.username().is_empty() && url.password().is_none());
     }
-    // A sealed target is ours; what it says is judged all the same.
+    // Only forebay makes a sealed target; it is judged all the same.
     let base = Url::parse("https://ghcr.io").expect("a URL of ours");
     if let Ok(url) = location.to_str().map_err(drop).and_then(|target| url_of(&base, target).map_err(drop)) {
         assert_eq!(url.origin(), base.origin());

@@ -1,4 +1,4 @@
-//! `Range` and `Content-Range`: what is read prints as itself, and what is resolved lies inside.
+//! `Range` and `Content-Range`: a parsed header prints as itself, and a resolved range lies inside the blob.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! One whole request, byte by byte as a client sends it: forebay answers it in HTTP, never with 500, and asks its
-//! upstream for nothing but what a registry has, without anything that the client showed of itself.
+//! One whole request, byte by byte as a client sends it: forebay responds in HTTP, never with 500. It requests from its
+//! upstream only paths of a registry, and sends it none of the client's credentials or cookies.
 
 #![no_main]
 
@@ -20,7 +20,7 @@ use libfuzzer_sys::fuzz_target;
 use tokio::runtime::Runtime;
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-/// A client that still has something to send is not waited for.
+/// How long to wait for a response: forebay may be waiting for more of the request.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 struct Mirror {
@@ -33,7 +33,7 @@ static MIRROR: LazyLock<Mirror> = LazyLock::new(|| {
     let upstream = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = upstream.local_addr().expect("it is bound").port();
     thread::spawn(move || upstream.incoming().flatten().for_each(answer));
-    // An earlier process of the same number left a cache that is as good.
+    // An earlier process of the same number may have left a cache, which does no harm.
     let folder = std::env::temp_dir().join(format!("forebay-fuzz-{}", std::process::id()));
     let (cache, state) = (folder.join("cache"), folder.join("state"));
     let text = format!(
@@ -49,7 +49,7 @@ static MIRROR: LazyLock<Mirror> = LazyLock::new(|| {
     Mirror { address, _runtime: runtime, _app: app }
 });
 
-/// As the upstream: judges what is asked, and has one document under every name.
+/// Plays the upstream: judges the request, and serves one document under every name.
 fn answer(mut client: TcpStream) {
     thread::spawn(move || {
         client.set_read_timeout(Some(Duration::from_secs(1))).ok();
@@ -78,13 +78,13 @@ fn answer(mut client: TcpStream) {
     });
 }
 
-// The head's last lines are always there, so that most inputs are whole.
+// The target always adds the last lines of the head, so that most inputs are whole requests.
 fuzz_target!(|data: &[u8]| {
     let mut client = TcpStream::connect(MIRROR.address).expect("forebay accepts");
     client.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     let sent = client.write_all(&[data, b"\r\nConnection: close\r\n\r\n"].concat());
     let mut answer = Vec::new();
-    // A reset after the answer, too, leaves what came before it.
+    // A reset after the response keeps the bytes that came before it.
     client.read_to_end(&mut answer).ok();
     if sent.is_err() || answer.is_empty() || data.starts_with(b"PRI ") {
         return;

@@ -1,4 +1,5 @@
-//! Answers of token realms: whatever a realm says, a token fits into one header, and is used for no longer than a day.
+//! Responses of token realms: whatever a realm sends, a token fits into one header, and is used for no longer than a
+//! day.
 
 #![no_main]
 
