@@ -1,4 +1,4 @@
-//! The access log: one line for each request, and the metrics of it in the same words.
+//! The access log and the metrics: one line for each request, and metrics in the same words.
 //!
 //! A request is recorded when its response's body ends or is dropped, so that the record has what was really sent.
 
@@ -23,7 +23,7 @@ use crate::{
     oci::{Operation, Repository},
 };
 
-/// Names a request to its client and in the log: the instance, and the number of the request.
+/// Identifies a request to its client and in the log: the instance, and the number of the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestId {
     pub instance: u32,
@@ -51,14 +51,15 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// What the log and the metrics say of one request. Nothing here is a secret: no header and no query of the client is kept.
+/// What the log and the metrics say of one request. Nothing here is a secret: no header and no query of the client is
+/// kept.
 ///
 /// It is recorded when it is dropped: with its response's body, or before that when the client leaves.
 pub(crate) struct AccessRecord {
     pub id: RequestId,
     peer: SocketAddr,
     method: Method,
-    /// A copy: a part of the request's head would keep all of the buffer that it was read into.
+    /// A copy: a part of the request's head would keep the whole buffer that the head was read into.
     path: Box<str>,
     /// `None` until the request is routed.
     pub upstream: Option<Arc<str>>,
@@ -80,7 +81,7 @@ pub(crate) struct AccessRecord {
 
 /// The upstream of a request that names none, or that was refused before it was routed.
 const NO_UPSTREAM: &str = "none";
-/// The status of a request whose client left before the response; no client ever sees it. nginx's word for it.
+/// The status of a request whose client left before the response, as nginx logs it; no client ever sees it.
 const CLIENT_LEFT: u16 = 499;
 
 impl AccessRecord {
@@ -138,7 +139,7 @@ impl Drop for AccessRecord {
 
 /// A response body with the record of its request, which ends with it.
 pub(crate) struct LoggedBody {
-    // Dropped first: the request is logged before what its body holds is let go.
+    // Dropped first: the request is logged before the resources of its body are released.
     record: Box<AccessRecord>,
     body: Body,
     /// Content-Length: hyper does not poll such a body again after its last byte.
@@ -169,7 +170,7 @@ impl http_body::Body for LoggedBody {
                 record.sent += frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 if Some(record.sent) == *announced || http_body::Body::is_end_stream(body) {
                     record.complete = true;
-                    // Before the last byte is sent, so that the client's next request comes after it.
+                    // Ended before the last byte is sent, so that the client's next request comes after it.
                     if let Some(hit) = record.whole_hit.take() {
                         hit.ended();
                     }

@@ -1,7 +1,7 @@
 //! Who the client is: by htpasswd, by its certificate, or by credentials that its upstream judges.
 //!
-//! What must hold: a client's credentials go only to the upstream that they are meant for: that of the `/v2/` that asked
-//! for them. The path of a request may name any upstream.
+//! What must hold: a client's credentials go only to the upstream that they are meant for: the one whose `/v2/`
+//! challenged the client. The path of a request may name any upstream.
 
 use http::{HeaderValue, header};
 
@@ -16,7 +16,8 @@ use crate::{
 const MAX_NAME: usize = 64;
 
 impl Service {
-    /// Says who the client is. An upstream that decides by its clients' credentials is given those of this client.
+    /// Says who the client is. Passes this client's credentials to an upstream that decides by its clients'
+    /// credentials.
     pub(super) async fn authenticate(
         &self,
         exchange: &Exchange<'_>,
@@ -40,7 +41,7 @@ impl Service {
         Ok(Box::pin(async move { access.check(attempts, peer, Some(authorization), certificate).await }).await?)
     }
 
-    /// Gives the client's credentials to an upstream that decides by them.
+    /// Passes the client's credentials to an upstream that decides by them.
     fn client_credentials(
         &self,
         exchange: &Exchange<'_>,
@@ -56,8 +57,8 @@ impl Service {
         Ok(Identity::Client(name.into()))
     }
 
-    /// Whether a password that the client sends to this host can be for this upstream: not where a login at this host is
-    /// for another upstream, or for forebay.
+    /// Whether a password that the client sends to this host can be for this upstream: it cannot if a login at this
+    /// host is for another upstream, or for forebay.
     fn is_login_for(&self, exchange: &Exchange<'_>, upstream: &Upstream) -> bool {
         let table = self.table.load();
         let has_users = self.auth.access.load().has_users();

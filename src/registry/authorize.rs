@@ -14,7 +14,7 @@ use crate::{
     upstream::Upstream,
 };
 
-/// Why a blob is refused whose upstream told this client another size.
+/// Why forebay refuses a blob if the upstream told this client another size.
 const OTHER_SIZE: &str = "the upstream announced another size than the blob's to this client";
 
 impl Service {
@@ -45,7 +45,7 @@ impl Service {
         result.map_err(challenge)
     }
 
-    /// Lets the upstream judge the client's credentials, where the request itself asks nothing of it.
+    /// Lets the upstream judge the client's credentials, if the request itself does not reach the upstream.
     pub(super) async fn log_in(&self, exchange: &Exchange<'_>, upstream: &Upstream) -> Result<(), Error> {
         let attempt = self.begin_attempt(exchange, upstream).await?;
         let result = self.check_login(exchange, upstream).await;
@@ -61,7 +61,7 @@ impl Service {
         Ok(Some(self.auth.attempts.begin_at(upstream, exchange.peer(), user).await?))
     }
 
-    /// Where clients must log in, a name that the upstream does not know is refused; so is a login with it.
+    /// For a login, and if clients must log in: refuses a client whose credentials the upstream does not accept.
     async fn check_login(&self, exchange: &Exchange<'_>, upstream: &Upstream) -> Result<(), Error> {
         let operation = exchange.record.operation;
         let is_client = matches!(exchange.identity, Identity::Client(_));
@@ -102,8 +102,8 @@ impl Service {
         result
     }
 
-    /// What the client needs a grant for. `None` for a list or a push: the upstream is asked each time, or the answer is
-    /// kept for this client alone.
+    /// What the client needs a grant for. `None` for a list or a push: forebay asks the upstream each time, or keeps
+    /// the response for this client alone.
     async fn resource(
         &self,
         exchange: &Exchange<'_>,
@@ -150,7 +150,7 @@ impl Service {
     }
 }
 
-/// The size of the blob in a response, where it is about a blob; the inner `None`: it does not tell the size.
+/// The size of the blob in a response about a blob; the inner `None`: the response does not tell the size.
 fn size_in(result: &Result<Response<Body>, Error>) -> Option<Option<u64>> {
     let headers = match result {
         Ok(response) => match response.extensions().get() {

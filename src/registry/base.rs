@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl Service {
-    /// Challenges the client where a push needs a user, and where the upstream decides by its clients' credentials. Not
-    /// elsewhere: some clients would send credentials that are for another registry.
+    /// Challenges the client if a push needs a user, or if the upstream decides by its clients' credentials. In other
+    /// cases it does not: some clients would send credentials that are for another registry.
     pub(super) async fn base(
         &self,
         exchange: &mut Exchange<'_>,

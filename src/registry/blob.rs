@@ -21,7 +21,7 @@ impl Service {
     pub(super) async fn blob(&self, exchange: &mut Exchange<'_>, source: &Source) -> Result<Response<Body>, Error> {
         let current = self.current_blob(exchange, source).await?;
         if let Some(head) = current.filter(|_| exchange.is_head()) {
-            // A cached blob was verified, and so was its length.
+            // forebay has verified a cached blob, and so its length.
             let total = self.caches.blobs.cached_len(source).await.or(head.len);
             return Ok(self.blob_head(exchange, source, BlobSize { total, outcome: Outcome::Miss }).await);
         }
@@ -66,14 +66,15 @@ impl Service {
     async fn with_notes(&self, source: &Source, mut response: Response<Body>) -> Response<Body> {
         let ContentNotes { media_type, warnings } = self.caches.blobs.remark(source);
         let media_type = self.caches.manifests.media_type(source).await.or(media_type);
-        // A response of several parts has none of their types.
+        // A multipart response does not have the type of its parts.
         let media_type = media_type.filter(|_| response.extensions().get::<response::SizeOfWhole>().is_none());
         response::add_notes(response.headers_mut(), media_type.as_ref(), warnings);
         response
     }
 
-    /// What the upstream says now of a blob in this repository. It is asked although the blob may be cached when the blob
-    /// was deleted through forebay, and for a client that pushes, which leaves out the blobs that it is told are there.
+    /// The upstream's current response for a blob in this repository. forebay asks the upstream even for a cached blob
+    /// if the blob was deleted through forebay, or if the client pushes: such a client does not push the blobs that
+    /// exist.
     async fn current_blob(&self, exchange: &Exchange<'_>, source: &Source) -> Result<Option<BlobHead>, Error> {
         let Source { upstream, repository, digest } = source;
         let deletion = self.caches.deletions.find(Deleted::Blob, upstream.name(), repository, digest);

@@ -29,14 +29,15 @@ use crate::{
     },
 };
 
-/// The rest of a slice is read into memory when it is no longer than this, in bytes: a small copy is cheaper than a system
-/// call of its own.
+/// The rest of a slice is read into memory when it is no longer than this, in bytes: a small copy is cheaper than a
+/// system call of its own.
 const SMALL: u64 = 32 * 1024;
 
 /// The longest frame of a body in memory, in bytes.
 const MAX_FRAME: usize = 64 * 1024;
-/// The last frame of a longer body, in bytes. hyper ends the task of an HTTP/2 stream once the last frame is queued, before the
-/// client has taken it, and nothing watches it then: so it is short, and a copy that keeps none of the rest in memory.
+/// The last frame of a longer body, in bytes. hyper ends the task of an HTTP/2 stream once the last frame is queued,
+/// before the client has taken it, and nothing watches it then: so it is short, and a copy that keeps none of the rest
+/// in memory.
 const LAST_FRAME: usize = 16 * 1024;
 
 /// The body of every response.
@@ -101,8 +102,8 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Body::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
 }
 
-/// Sends the content of `reader`, of `len` bytes when that is known. With a send queue, the kernel sends what it can. The
-/// blob counts as being read until `reading` is dropped.
+/// Sends the content of `reader`, of `len` bytes when that is known. With a send queue, the kernel sends what it can.
+/// The blob counts as being read until `reading` is dropped.
 pub(crate) fn blob(
     reader: BlobReader,
     len: Option<u64>,
@@ -253,7 +254,7 @@ impl Several {
             return Ok(Some(BodyPiece::Memory(head)));
         }
         if self.left > 0 {
-            // The client would take the next bytes for those of this part.
+            // The client would take the next bytes for bytes of this part.
             let missing = BodyError::Short { missing: self.left };
             let mut piece = reader.next().await.map_err(BodyError::Read)?.ok_or(missing)?;
             self.left -= piece.cut(self.left);

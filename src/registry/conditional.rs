@@ -34,10 +34,12 @@ pub(crate) fn wanted_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Rang
     }
 }
 
-/// How the `User-Agent` of clients begins that count the parts of a response: containers/image before 5.30 (podman before 5.0)
-/// takes each part for the next requested range, whatever its head says, and requests neighbouring files as adjoining ranges.
+/// How the `User-Agent` of clients begins that count the parts of a response: containers/image before 5.30 (podman
+/// before 5.0) takes each part for the next requested range, whatever its head says, and requests neighbouring files as
+/// adjoining ranges.
 ///
-/// Source: containers/image, `docker/docker_image_src.go`, `handle206Response`; the registry of distribution joins nothing.
+/// Source: containers/image, `docker/docker_image_src.go`, `handle206Response`; the registry of distribution joins
+/// nothing.
 const PART_COUNTERS: [&str; 5] = ["containers/", "skopeo/", "buildah/", "cri-o/", "podman/"];
 
 /// What this client expects of adjoining ranges.

@@ -87,8 +87,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Whether the client says by `If-None-Match` that it has this content. Where the size of the content has yet to prove
-    /// that the client may have it, the condition is ignored: a 304 tells no size.
+    /// Whether the client says by `If-None-Match` that it has this content. Where the size of the content has yet to
+    /// prove that the client may have it, the condition is ignored: a 304 tells no size.
     pub(super) fn client_has(&self, digest: &Digest) -> bool {
         self.grant.announced.is_none() && conditional::matches_if_none_match(&self.head.headers, digest)
     }

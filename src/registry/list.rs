@@ -35,7 +35,8 @@ impl Service {
         Ok(response::list(media_type, served, uri.path(), exchange.namespace.as_deref()))
     }
 
-    /// The referrers in a tag. A list is cached for each client apart, a tag is not: the client needs a grant for it.
+    /// The referrers under a tag. forebay caches a list for each client, but a tag for all: the client needs a grant
+    /// for the tag.
     async fn referrers_of_tag(&self, exchange: &Exchange<'_>, mut tag: ReferrersTag) -> Result<ServedList, Error> {
         let ManifestRequest { upstream, repository, accept, .. } = tag.manifest.clone();
         let cached = match upstream.uses_client_credentials() {

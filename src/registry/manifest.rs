@@ -1,7 +1,7 @@
 //! `GET` and `HEAD /v2/<name>/manifests/<reference>`.
 //!
-//! What must hold: a cached manifest does not prove that its repository still has it, once it was deleted through forebay
-//! or where clients push. There the upstream is asked first.
+//! What must hold: a cached manifest does not prove that its repository still has it, if it was deleted through forebay
+//! or if clients push there. In these cases forebay asks the upstream first.
 
 use http::Response;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Service {
-    /// The response for a manifest in memory. Waits for nothing.
+    /// The response for a manifest in memory, without waiting.
     pub(super) fn manifest_in_memory(
         &self,
         exchange: &mut Exchange<'_>,
@@ -56,7 +56,7 @@ impl Service {
         let deletion = self.manifest_deletion(&request.upstream, &request.repository, reference);
         let mut current = None;
         if asks_upstream_first(exchange, &request.upstream, reference) {
-            // The client may push what it reads: a previous manifest is no answer.
+            // The client may push what it reads, so a previous manifest must not be the response.
             exchange.previous = None;
             current = self.current_manifest(exchange, &request, reference, deletion).await?;
         } else if deletion.is_some() {
@@ -65,7 +65,8 @@ impl Service {
         if let Some(head) = &current
             && !exchange.is_head()
         {
-            // The client may push this manifest with one entry more: only what the upstream has now may be the base of it.
+            // The client may push this manifest with one entry more: only what the upstream has now may be the base of
+            // it.
             request.tag_digest = Some(head.digest.clone());
         }
         let is_cached_preferred = exchange.previous.is_some()
@@ -146,8 +147,8 @@ impl Service {
         }
     }
 
-    /// The cached manifest of a tag that moved to one the upstream does not send, if the upstream granted it to this client
-    /// or grants it now.
+    /// The cached manifest of a tag that moved to one the upstream does not send, if the upstream granted it to this
+    /// client or grants it now.
     async fn previous(
         &self,
         exchange: &Exchange<'_>,
@@ -177,7 +178,7 @@ impl Service {
         response
     }
 
-    /// The deletion of a manifest through forebay. The manifest may still be cached, by way of another repository.
+    /// The deletion of a manifest through forebay. The manifest may still be cached for another repository.
     fn manifest_deletion(
         &self,
         upstream: &Upstream,
@@ -188,7 +189,7 @@ impl Service {
         self.caches.deletions.find(Deleted::Manifest, upstream.name(), repository, digest)
     }
 
-    /// What the upstream says now of a manifest. `None` in an outage in which the cache may answer.
+    /// The upstream's current response for a manifest. `None` in an outage in which the cache may answer.
     async fn current_manifest(
         &self,
         exchange: &Exchange<'_>,
@@ -210,8 +211,8 @@ impl Service {
             }
             Err(error) => error,
         };
-        // What a client reads of such a tag it may push a moment later. It must be neither an earlier manifest nor, because
-        // something in front of the upstream answers 404, nothing.
+        // A client may push the manifest of such a tag a moment after it reads it. It must get neither an earlier
+        // manifest nor a 404 that comes from a server in front of the upstream.
         if !exchange.is_head() && matches!(error.kind, upstream::ErrorKind::Foreign { .. }) {
             return Err(Error::new(ErrorKind::UpstreamUnavailable { retry_after: None }, error));
         }
@@ -223,11 +224,12 @@ impl Service {
     }
 }
 
-/// Whether the upstream is asked before the cache answers: where it takes pushes, for a HEAD and for a referrers tag.
+/// Whether forebay asks the upstream before the cache answers: if the upstream takes pushes, for a HEAD and for a
+/// referrers tag.
 ///
-/// A client that is about to push asks by HEAD whether it can leave a manifest out: one that is cached by its digest may be of
-/// another repository, and a tag may have been moved by another client. The manifest of a referrers tag is pushed again
-/// by its reader, with one entry more.
+/// A client that is about to push asks by HEAD whether it can leave a manifest out: one that is cached by its digest
+/// may be of another repository, and a tag may have been moved by another client. The manifest of a referrers tag is
+/// pushed again by its reader, with one entry more.
 fn asks_upstream_first(exchange: &Exchange<'_>, upstream: &Upstream, reference: &Reference) -> bool {
     let is_kept_by_clients = || matches!(reference, Reference::Tag(tag) if is_referrers_tag(tag));
     upstream.allows_push() && (exchange.is_head() || is_kept_by_clients())

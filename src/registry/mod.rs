@@ -1,6 +1,7 @@
-//! The registry that clients see: what a request means, whether its client may make it, what answers it, and its log line.
+//! The registry that clients see: it routes, authorizes, answers and logs each request.
 //!
-//! The pipeline is [`service`]. The registry stands above [`crate::transport`], which serves HTTP and knows no registry.
+//! The pipeline is [`service`]. The registry stands above [`crate::transport`], which serves HTTP and knows no
+//! registry.
 
 mod access_log;
 mod authenticate;

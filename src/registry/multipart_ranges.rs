@@ -13,7 +13,7 @@ use crate::oci::ResolvedRange;
 pub(crate) struct Framing {
     /// Random, so that no blob can contain it on purpose.
     boundary: String,
-    /// Of the whole blob, in bytes.
+    /// The length of the whole blob, in bytes.
     total: u64,
 }
 
@@ -23,7 +23,7 @@ impl Framing {
         Self { boundary: format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1)), total }
     }
 
-    /// `None` is never the case: a boundary is of digits and letters.
+    /// `None` never occurs: a boundary consists of digits and letters.
     pub(crate) fn content_type(&self) -> Option<HeaderValue> {
         HeaderValue::try_from(format!("multipart/byteranges; boundary={}", self.boundary)).ok()
     }

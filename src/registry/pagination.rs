@@ -1,9 +1,10 @@
-//! The query of a list, at the client and at the upstream (pure).
+//! The query of a list, as the client and as the upstream see it (pure).
 //!
-//! What must hold: only `n`, `last` and, for referrers, `artifactType` tell pages apart, and equal pages have equal queries, so
-//! that no list is requested and cached anew for each `?x=1`. Some registries name the next page by parameters of their
-//! own: such a query is packed into `last`, behind a character with which no tag and no repository begins. So nothing is
-//! kept for it, and it leads to the same page after a restart and at another instance.
+//! What must hold: only `n`, `last` and, for referrers, `artifactType` tell pages apart, and equal pages have equal
+//! queries, so that forebay does not request and cache a list anew for each `?x=1`. Some registries name the next page
+//! by parameters of their own: forebay packs such a query into `last`, behind a character with which no tag and no
+//! repository begins. So it keeps no state, and the query leads to the same page after a restart and at another
+//! instance.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -16,7 +17,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 /// The first character of a `last` that has the upstream's own query.
 const PACKED: char = '~';
 const ARTIFACT_TYPE: &str = "artifactType";
-/// Parameters that are never passed on: `ns` is between a client and a mirror, and a client must choose neither the
+/// Parameters that are never passed on: `ns` concerns only a client and a mirror, and a client must choose neither the
 /// credentials (RFC 6750 section 2.3) nor the method of the upstream's request.
 const NEVER_FORWARDED: [&str; 3] = [NAMESPACE, "access_token", "_method"];
 /// The longest packed query, in bytes.
@@ -24,7 +25,7 @@ const MAX_PACKED: usize = 4096;
 /// Sent in place of an `n` that is no number: registries refuse it, or ignore it.
 const NO_NUMBER: &str = "-1";
 
-/// The query for the upstream, of the client's query.
+/// The query for the upstream, made from the client's query.
 pub(crate) fn upstream_query(list: &List, query: &str) -> String {
     let value = |name: &str| pairs(query).find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value);
     let last = value("last");
@@ -43,7 +44,7 @@ pub(crate) fn upstream_query(list: &List, query: &str) -> String {
     encode(page)
 }
 
-/// The query for the client, of the query by which the upstream names a page.
+/// The query for the client, made from the query by which the upstream names a page.
 pub(crate) fn client_query(query: &str) -> String {
     let forwarded = || pairs(query).filter(|(key, _)| is_forwarded(key));
     let plain = encode(forwarded());
@@ -60,7 +61,7 @@ pub(crate) fn client_query(query: &str) -> String {
 
 fn unpack(last: &str) -> Option<String> {
     let query = URL_SAFE_NO_PAD.decode(last.strip_prefix(PACKED)?).ok().filter(|query| query.len() <= MAX_PACKED)?;
-    // Encoded again: nothing else of it gets into the request to the upstream.
+    // Encoded again, so that no other text gets into the request to the upstream.
     Some(encode(url::form_urlencoded::parse(&query).filter(|(key, _)| is_forwarded(key))))
 }
 

@@ -1,7 +1,7 @@
 //! `Link: <…>; rel="next"`: the next page, as a URL of forebay (pure).
 //!
-//! Source: RFC 8288, section 3 and appendix B.2. What must hold: the link leads to forebay, whatever the upstream said; of
-//! the upstream's links only the next page is passed on.
+//! Source: RFC 8288, section 3 and appendix B.2. What must hold: the link leads to forebay, whatever the upstream sent;
+//! forebay passes on only the upstream's link to the next page.
 
 use std::borrow::Cow;
 
@@ -10,8 +10,8 @@ use http::HeaderValue;
 use super::pagination;
 use crate::oci::{local_path, query};
 
-/// The upstream's link to the next page with the path that the client used, which may name the upstream; only its query is
-/// kept. `links` are all lines of the header.
+/// The upstream's link to the next page with the path that the client used, which may name the upstream; only its query
+/// is kept. `links` are all lines of the header.
 ///
 /// `None` when there is no next page.
 pub fn next_page<'a>(
@@ -32,7 +32,7 @@ pub fn next_page<'a>(
 /// The target of the first link in a line whose relation is `next`.
 fn next_in(mut rest: &str) -> Option<&str> {
     loop {
-        // What is no link is passed over as far as the next one may begin.
+        // Text that is no link is skipped, up to the place where the next link may begin.
         rest = rest.trim_start_matches(|between: char| between == ',' || between.is_ascii_whitespace());
         let Some(inside) = rest.strip_prefix('<') else {
             rest = parameters(rest).1.strip_prefix(',')?;
@@ -89,7 +89,7 @@ fn value_of(text: &str) -> (Cow<'_, str>, &str) {
             _ => value.push(character),
         }
     }
-    // Never closed: there is nothing behind it.
+    // The quoted string is never closed: no text follows it.
     (value.into(), "")
 }
 
@@ -115,7 +115,8 @@ mod tests {
                 Some("ghcr.io"),
                 "n=5&last=a%2Bb&ns=ghcr.io",
             ),
-            // Relative to what the upstream was asked, with another one's `ns=`, with a fragment, with nothing to go on.
+            // Relative to the request to the upstream, with an `ns=` of another upstream, with a fragment, without a
+            // query.
             ("<list?n=5&last=1>; rel=next", None, "n=5&last=1"),
             ("<?last=1>;rel=\"next\"", None, "last=1"),
             ("</v2/x/tags/list?ns=evil.example&last=1#end>; rel=next", Some("ghcr.io"), "last=1&ns=ghcr.io"),

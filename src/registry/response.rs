@@ -64,7 +64,7 @@ pub(crate) fn manifest_head(head: &ManifestHead) -> Response<Body> {
     response
 }
 
-/// How long ago the upstream confirmed what a tag means: a mirror behind this one counts on from there.
+/// How long ago the upstream confirmed which manifest a tag means: a mirror behind this one counts on from there.
 ///
 /// Source: RFC 9111 section 5.1.
 fn insert_age(headers: &mut HeaderMap, confirmed: Option<SystemTime>) {
@@ -148,7 +148,7 @@ fn blob_headers(headers: &mut HeaderMap, digest: &Digest, len: Option<u64>) {
     content_headers(headers, digest);
 }
 
-/// Adds what the upstream said beside the content. `kind`: the media type of a manifest that was requested as a blob.
+/// Adds the upstream's notes on the content. `kind`: the media type of a manifest that was requested as a blob.
 pub(crate) fn add_notes(headers: &mut HeaderMap, kind: Option<&MediaType>, warnings: Vec<HeaderValue>) {
     if let Some(kind) = kind {
         headers.insert(header::CONTENT_TYPE, kind.into());
@@ -177,8 +177,8 @@ fn content_headers(headers: &mut HeaderMap, digest: &Digest) {
     }
 }
 
-/// `path` is that of the client's request, which the link to the next page repeats. A list has the type of the specification,
-/// whatever the upstream says.
+/// `path` is the path of the client's request, which the link to the next page repeats. A list has the type of the
+/// specification, whatever type the upstream sends.
 pub(crate) fn list(kind: HeaderValue, served: ServedList, path: &str, namespace: Option<&str>) -> Response<Body> {
     let ServedList { mut headers, body, outcome } = served;
     let next = super::pagination_link::next_page(headers.get_all(header::LINK), path, namespace);
@@ -213,7 +213,7 @@ pub(crate) fn written(written: WriteResponse) -> Response<Body> {
     response
 }
 
-/// The error of a refused push, in the upstream's words. The page of a proxy becomes an error of the specification.
+/// The error of a refused push, with the upstream's reasons. The page of a proxy becomes an error of the specification.
 fn of_write(status: StatusCode, reasons: Vec<Reason>) -> Bytes {
     if !status.is_client_error() && !status.is_server_error() {
         return Bytes::new();
@@ -242,7 +242,7 @@ fn error_body(errors: &[(String, String, serde_json::Value)]) -> Bytes {
     Bytes::from(text.to_string())
 }
 
-/// The OCI error body, in the words of the upstream where it refused.
+/// The OCI error body, with the upstream's reasons if the upstream refused.
 pub(crate) fn error(error: &Error) -> Response<Body> {
     let Told { status, mut headers, errors } = Told::new(error);
     let bytes = error_body(&errors);
@@ -274,7 +274,7 @@ fn cache_status(outcome: Outcome, stored: bool) -> HeaderValue {
 /// The headers of every response.
 pub(crate) fn common(headers: &mut HeaderMap, id: HeaderValue, via: &HeaderValue, namespace: Option<&str>) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    // The mirrors through which the content still comes are named, too: a client mirror must not wait for itself.
+    // `Via` also names the mirrors through which the content still comes: a client mirror must not wait for itself.
     let behind = headers.get(header::VIA).map(|behind| [behind.as_bytes(), b", ", via.as_bytes()].concat());
     let via = behind.and_then(|via| HeaderValue::from_bytes(&via).ok()).unwrap_or_else(|| via.clone());
     headers.insert(header::VIA, via);
@@ -310,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_is_a_document_of_the_specification() {
-        // A client sends such a name; it must not become part of the document's structure.
+        // A client can send such a name; it must not become part of the document's structure.
         let response = error(&ErrorKind::UnknownRoute("a\"}],\n<b>".to_owned()).into());
         assert_eq!(response.status(), 404);
         let length: usize = response.headers()[header::CONTENT_LENGTH].to_str().unwrap().parse().unwrap();

@@ -1,9 +1,9 @@
 //! The memory of responses until their clients have taken them: one budget in bytes, shared by peers.
 //!
-//! What must hold: bytes count from the moment a response has them until the last of them is sent or its connection ends,
-//! wherever they wait: the permit is inside them. Bytes that several responses share, such as those of a cached manifest,
-//! count once, for one peer that is being sent them; when that peer has left, for another. When the budget is used up, readers
-//! that are slow enough are ended first. Parts of blobs have a budget of their own.
+//! What must hold: bytes count from the moment a response has them until the last of them is sent or its connection
+//! ends, wherever they wait: they own the permit. Bytes that several responses share, such as those of a cached
+//! manifest, count once, for one peer that reads them; when that peer has left, for another. When the budget is used
+//! up, forebay first ends readers that are slow enough. Parts of blobs have a budget of their own.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
@@ -35,14 +35,14 @@ struct Inner {
     readers: SlowReaders,
     /// The bodies that count, by their place in memory.
     charges: Mutex<HashMap<Place, ChargedBody>>,
-    /// The bodies that wait for the memory of ended readers, and their peers.
+    /// The bodies that wait for the memory of ended readers, with the peers of those bodies.
     waiting: Mutex<Vec<(Place, PeerPrefix)>>,
 }
 
 /// The bytes of one or several responses.
 struct ChargedBody {
     permit: Permit,
-    /// The reader that they count for.
+    /// The reader to which they are charged.
     payer: IpAddr,
     /// The number of responses of each reader.
     answers: BTreeMap<IpAddr, usize>,
@@ -96,7 +96,7 @@ impl ResponseMemory {
         bytes.len() > MAX_UNCOUNTED
     }
 
-    /// The same bytes, which count and are being read until they are dropped.
+    /// The same bytes, which count and have a reader until they are dropped.
     ///
     /// # Errors
     /// The budget is used up, or this peer has the largest share of it, and no reader is slow enough to be ended.
@@ -127,8 +127,8 @@ impl ResponseMemory {
         Ok(Charge { place, address, held: self.clone() })
     }
 
-    /// Ends slow readers for these bytes; where the peer has too large a share, only readers of bytes that it alone reads. As many
-    /// are ended as all waiting bodies need; a body that waits in several responses counts once.
+    /// Ends slow readers for these bytes; if the peer has too large a share, only readers of bytes that this peer alone
+    /// reads. It ends as many as all waiting bodies need; a body that waits in several responses counts once.
     fn end_slow_readers(&self, address: IpAddr, place: Place, why: Refused) -> Option<(ReadersEnded, Waiting)> {
         let peer = PeerPrefix::from(address);
         let frees = |holding: &Holding| match *holding {
@@ -157,12 +157,12 @@ impl ResponseMemory {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<(Place, PeerPrefix)>> {
-        // An entry is whole even if a thread panicked beside it.
+        // An entry is whole even if another thread has panicked.
         self.0.waiting.lock()
     }
 
     fn charges(&self) -> MutexGuard<'_, HashMap<Place, ChargedBody>> {
-        // An entry is whole even if a thread panicked beside it.
+        // An entry is whole even if another thread has panicked.
         self.0.charges.lock()
     }
 }
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(hold(&held(0), 1, bytes()).await.unwrap_err(), Refused::Full);
     }
 
-    /// A client that takes what it gets to the end of its connection.
+    /// A client that reads all bytes until its connection ends.
     async fn take(recipient: Recipient, bytes: Bytes) {
         recipient.end.cancelled().await;
         drop(bytes);
@@ -295,12 +295,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slow_readers_of_the_peer_or_of_all_make_room() {
-        // How many answers there is room for, the peers of those that read, which of them are slow, the peer that comes,
-        // and who is ended for it.
+        // How many responses fit, the peers of the readers, which readers are slow, the peer of the new response, and
+        // which reader forebay ends for it.
         for (room, readers, slow, peer, expected) in [
             (4, &[1, 2, 3, 4][..], &[2, 3][..], 9, Ok(2)),
             (4, &[1, 2, 3, 4], &[], 9, Err(Refused::Full)),
-            // It holds the largest share: its own slow reader goes, and no other's.
+            // The peer holds the largest share: forebay ends this peer's own slow reader, and no other's.
             (8, &[2, 1, 1, 1, 1, 1], &[0, 2], 1, Ok(2)),
             (8, &[2, 1, 1, 1, 1, 1], &[0], 1, Err(Refused::Share)),
         ] {
@@ -323,15 +323,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn answers_at_once_end_no_more_readers_than_they_need() {
-        // Four slow readers of eight parts each: how many parts the answers need, how many of them have the same bytes, and how
-        // many readers are ended.
+        // Four slow readers of eight parts each: how many parts the responses need, how many responses have the same
+        // bytes, and how many readers forebay ends.
         for (answers, copies, expected) in [
             (&[1; 8][..], 1, 1),
             (&[1; 9], 1, 2),
             (&[8, 8], 1, 2),
             (&[8], 10, 1),
             (&[1, 8, 1], 1, 2),
-            // One that is too large is not waited for by the others.
+            // The other responses do not wait for one that is too large.
             (&[33, 8], 1, 1),
         ] {
             let held = held(32);
@@ -390,7 +390,7 @@ mod tests {
         }
         let _other = hold(&held, 3, bytes()).await.unwrap();
         for (slow, expected) in [
-            // What the other peer reads goes on to count, whichever reader is ended.
+            // The bytes that the other peer reads still count, whichever reader forebay ends.
             (&[0, 1, 2, 5, 6, 7][..], Err(Refused::Share)),
             (&[4], Ok(4)),
         ] {

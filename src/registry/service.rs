@@ -81,13 +81,14 @@ impl Handle for Service {
         let (head, body) = request.into_parts();
         let (body, unread) = request_body::lend(body, head.version, &head.headers);
         let record = AccessRecord::new(self.instance.next_id(), connection.peer, &head, self.metrics.clone());
-        // On the heap: it goes on with the response's body.
+        // On the heap: the record stays with the response's body.
         let mut exchange = Exchange::new(&head, body, &connection, Box::new(record));
         let result = self.run(&mut exchange).await.map_err(|error| self.for_client(&exchange, error));
-        // What nothing has read of it goes to `unread`.
+        // The unread part of the body goes to `unread`.
         drop(exchange.body.take());
         let Exchange { mut record, namespace, .. } = exchange;
-        // The body of a push that no upstream takes is not read, nor is anything behind a request without a valid host.
+        // forebay does not read the body of a push that no upstream takes, or any bytes behind a request without a
+        // valid host.
         let is_unwanted =
             matches!(&result, Err(Error { kind: ErrorKind::Unsupported | ErrorKind::InvalidHost(_), .. }));
         let response = result.unwrap_or_else(|error| {
@@ -122,10 +123,10 @@ impl Service {
         Self { table: ArcSwap::from_pointee(table), auth, caches, instance, scrub, memory, metrics }
     }
 
-    /// The steps of a request, but for the response's form and the log.
+    /// Runs the steps of a request, except the form of the response and the log.
     async fn run(&self, exchange: &mut Exchange<'_>) -> Result<Response<Body>, Error> {
         let mut routed = self.route(exchange)?;
-        // Before an error of the route: a client that may not pull does not learn which upstreams there are.
+        // Before an error of the route: a client that may not pull must not learn which upstreams exist.
         exchange.identity = self.authenticate(exchange, routed.upstream_mut()).await?;
         if let Identity::User(name) = &exchange.identity {
             exchange.record.user = Some(name.clone());
@@ -147,12 +148,12 @@ impl Service {
         }
     }
 
-    /// Checks the host and the way of a request, and says where it goes.
+    /// Checks the host and the `Via` of a request, and routes it.
     fn route(&self, exchange: &mut Exchange<'_>) -> Result<Routed, Error> {
         let head = exchange.head;
         exchange.host = request_host(head.version, &head.uri, &head.headers).map_err(ErrorKind::InvalidHost)?;
         let table = self.table.load();
-        // Before any challenge, and before anything tells which upstreams there are.
+        // Before any challenge, and before any response that tells which upstreams exist.
         if exchange.connection.loopback && !table.hosts.allow(exchange.host) {
             return Err(ErrorKind::ForeignHost(exchange.host.unwrap_or_default().to_owned()).into());
         }
@@ -206,11 +207,11 @@ impl Service {
         }
     }
 
-    /// The error as this client is to read it.
+    /// The error in the form for this client.
     fn for_client(&self, exchange: &Exchange<'_>, error: Error) -> Error {
         match error.kind {
             ErrorKind::Unauthenticated if !self.accepts_passwords(exchange) => error.told_as(ErrorKind::ClearLogin),
-            // The mirror in front would take a 404 for the registry's own.
+            // The mirror in front would take a 404 for a 404 of the registry.
             ErrorKind::ManifestUnknown | ErrorKind::BlobUnknown | ErrorKind::NameUnknown
                 if exchange.by_mirror && error.is_foreign() =>
             {
@@ -220,7 +221,7 @@ impl Service {
         }
     }
 
-    /// Takes memory for a response, or answers that there is none.
+    /// Takes memory for a response, or responds that there is none.
     async fn with_memory(&self, response: Response<Body>, connection: &Connection) -> Response<Body> {
         let (head, body) = response.into_parts();
         match body {
@@ -256,7 +257,8 @@ pub(super) fn recipient(connection: &Connection) -> Recipient {
     h2::recipient().unwrap_or_else(|| connection.recipient.clone())
 }
 
-/// An invalid tag is an unknown manifest for a client that reads; one that writes is told what is wrong with the tag.
+/// For a client that reads, an invalid tag is an unknown manifest; for a client that writes, the error says what is
+/// wrong with the tag.
 fn route_error(exchange: &Exchange<'_>, error: RouteError) -> Error {
     match error {
         RouteError::Tag(_) if exchange.is_head() || exchange.head.method == Method::GET => {

@@ -1,4 +1,4 @@
-//! Pushes, mounts and deletes: passed on to the upstream, where it takes them and this client may make them.
+//! Pushes, mounts and deletes: forebay passes them on if the upstream takes them and this client may make them.
 
 use http::{Method, Response};
 use hyper::body::Body as _;
@@ -32,7 +32,7 @@ impl Service {
         Ok(response::written(written))
     }
 
-    /// What decides who may push to an upstream.
+    /// The settings that decide who may push to an upstream.
     pub(super) fn push_policy(&self, upstream: &Upstream) -> push::Policy {
         let access = self.auth.access.load();
         push::Policy {

@@ -1,4 +1,4 @@
-//! The name of this instance in `Via`, by which a loop of mirrors is found.
+//! The name of this instance in `Via`, by which forebay finds a loop of mirrors.
 //!
 //! What must hold: a request that this instance sent is refused when it comes back.
 //!
