@@ -48,14 +48,14 @@ impl AccessControl {
         })
     }
 
-    /// The same rules, where these networks are held to no share of the verification queue.
+    /// The same rules, but these networks have no limited share of the verification queue.
     #[must_use]
     pub fn trusting(self, trusted: TrustedNetworks) -> AccessControl {
         AccessControl { queue: Arc::new(VerificationQueue::new(trusted)), ..self }
     }
 
-    /// Says who the client at `peer` is. `authorization` is the header as it came, which is ignored if there are no users;
-    /// `client_certificate`: whether the client showed a certificate that the client CA signed.
+    /// Says who the client at `peer` is. `authorization` is the client's header, which is ignored if there are no
+    /// users; `client_certificate`: whether the client showed a certificate that the client CA signed.
     ///
     /// # Errors
     /// When the client may not pull.
@@ -129,7 +129,7 @@ impl AccessControl {
         }
         let verification = tokio::task::spawn_blocking(move || {
             let user = rules.verify(&credentials);
-            // The turn ends with the work, not with the request: a client that leaves frees no core.
+            // The turn ends with the work, not with the request: a client that leaves does not free its core.
             drop(turn);
             attempt.end(user.is_none());
             user
@@ -152,7 +152,7 @@ pub(crate) async fn watch(access: Arc<ArcSwap<AccessControl>>, metrics: Metrics,
     };
     file_watch::watch(POLL_INTERVAL, shutdown, read, |read: Result<_, Error>| match read {
         Ok((changed, current)) => {
-            // A reload of the configuration that came between has read the file itself.
+            // A reload of the configuration in the meantime has read the file itself.
             let replaced = access.compare_and_swap(&current, Arc::new(changed));
             if Arc::ptr_eq(&replaced, &current) {
                 metrics.reload("htpasswd", true);
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// It counts as no guess, however often it is sent.
+    /// Such a password counts as no guess, however often the client sends it.
     #[tokio::test]
     async fn a_password_is_ignored_if_there_are_no_users() {
         let config = Config { htpasswd: None, push_users: None, anonymous: Anonymous::Pull, allow_clear_login: false };

@@ -27,7 +27,8 @@ impl Credentials {
     }
 }
 
-/// The user name and the password for an upstream to verify; `None` if they are no Basic credentials, no text, or too long.
+/// The user name and the password for an upstream to verify; `None` if the header has no Basic credentials, or if they
+/// are no text, or too long.
 pub(crate) fn basic(authorization: &HeaderValue) -> Option<(String, String)> {
     let Credentials { user, password } = Credentials::parse(authorization)?;
     let password = String::from_utf8(password).ok()?;

@@ -4,27 +4,27 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use serde::Deserialize;
 
-/// What stands in `push_users` for all client certificates; no user of htpasswd has such a name.
+/// The entry of `push_users` that stands for all client certificates; no user of htpasswd has such a name.
 pub const ANY_CERTIFICATE: &str = "certificate:*";
 
 /// The `[access]` section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     pub anonymous: Anonymous,
-    /// bcrypt lines; present: these users may pull.
+    /// The file of bcrypt lines; if it is set, its users may pull.
     pub htpasswd: Option<PathBuf>,
-    /// `None`: all users of htpasswd, where upstreams take pushes with credentials of ours.
+    /// `None`: all users of htpasswd may push to upstreams that take pushes with forebay's own credentials.
     pub push_users: Option<PushUsers>,
-    /// Passwords are taken over clear HTTP, too.
+    /// Whether clients may send passwords over clear HTTP, too.
     pub allow_clear_login: bool,
 }
 
 /// Who may push.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PushUsers {
-    /// Of htpasswd.
+    /// Users of htpasswd who may push.
     pub users: BTreeSet<Arc<str>>,
-    /// And clients that show a certificate.
+    /// Whether clients that show a certificate may push, too.
     pub certificates: bool,
 }
 

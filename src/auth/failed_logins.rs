@@ -1,9 +1,9 @@
 //! How many wrong passwords clients sent lately, by address and account (pure).
 //!
-//! What must hold: an attempt takes a place before its password is verified, so that concurrent attempts are bounded like
-//! sequential ones; the place of a wrong password is free again only after some time. An account that is guessed from many
-//! addresses still accepts one attempt from an address without another wrong password for it: its owner is not locked out.
-//! Memory is bounded; the least recently used entry goes.
+//! What must hold: an attempt takes a place before its password is verified, so that concurrent attempts are bounded
+//! like sequential ones; the place of a wrong password is free again only after some time. If many addresses send
+//! guesses for an account, it still accepts one attempt from an address without another wrong password for it: its
+//! owner is not locked out. Memory is bounded; the least recently used entry is removed.
 
 use std::{
     num::NonZeroUsize,
@@ -30,7 +30,7 @@ const MAX_ENTRIES: NonZeroUsize = match NonZeroUsize::new(65_536) {
     None => NonZeroUsize::MIN,
 };
 
-/// At most so many at once, and one more after each such time.
+/// The most wrong passwords at once, and the time after which one more may follow.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     most: u32,
@@ -67,7 +67,7 @@ enum LoginKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Room {
     Free,
-    /// As many are being verified as may prove wrong.
+    /// As many passwords are being verified as may prove wrong.
     Taken,
     /// One more may be tried after this time.
     Spent(Duration),
@@ -233,7 +233,7 @@ mod tests {
         }
         let owner = claim("192.0.2.200", 1);
         assert_eq!(ledger.reserve(&owner, now), Room::Free);
-        // One at a time; another account is not affected.
+        // One attempt at a time; another account is not affected.
         assert_eq!(ledger.reserve(&owner, now), Room::Taken);
         ledger.settle(&owner, false, now);
         assert_eq!(ledger.reserve(&owner, now), Room::Free);
@@ -273,7 +273,7 @@ mod tests {
         let elsewhere = |account| Claim { verifier: 1, ..claim("192.0.2.1", account) };
         assert_eq!(ledger.reserve(&elsewhere(40), now), Room::Free);
         ledger.settle(&elsewhere(40), true, now);
-        // A wrong password at one verifier counts at all.
+        // A wrong password counts, whichever verifier refused it.
         assert_eq!(guess(&mut ledger, elsewhere(41), now).0, 20);
         assert_eq!(guess(&mut ledger, elsewhere(42), now), (19, Room::Spent(OF_ADDRESS.every)));
         for account in 0..40 {

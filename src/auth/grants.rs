@@ -49,9 +49,9 @@ use crate::{
     upstream::{Error, ErrorKind, Principal, Registry, Upstream},
 };
 
-/// How many grants are remembered, how many digests of repositories, and how many refusals.
+/// How many grants, digests of repositories, and refusals forebay remembers.
 const MAX_GRANTS: u64 = 100_000;
-/// How many requests for grants are in flight at a time, each with a password. More come only from clients that guess.
+/// How many requests for grants are in flight at a time, each with a password. Only clients that guess cause more.
 const MAX_REQUESTS: u64 = 1024;
 /// How long a refusal is remembered at most: a client with a wrong password repeats its request again and again.
 const REFUSAL_TTL: Duration = Duration::from_secs(2);
@@ -75,7 +75,7 @@ struct Verdict {
     is_granted: bool,
 }
 
-/// A refusal, or a 404, of a moment ago.
+/// A recent refusal or 404.
 #[derive(Clone)]
 struct RecentRefusal {
     error: Arc<Error>,
@@ -99,7 +99,7 @@ struct GrantsInner {
     locations: Cache<ContentLocation, Confirmation>,
     refusals: Cache<GrantQuery, RecentRefusal>,
     outages: RecentOutages<(Registry, Principal)>,
-    /// What the upstream refused before a change made through forebay it may grant after it.
+    /// Changes made through forebay: the upstream may grant after a change what it refused before.
     writes: WriteCounters,
     requests: SingleFlight<GrantQuery, Result<Grant, Error>>,
     request_slots: Shares,
@@ -198,7 +198,7 @@ impl Grants {
         granted.min(ttl.judge_location(self.age_of_location(&location))) >= Freshness::Stale
     }
 
-    /// The upstream sent this client this manifest for a tag, in response to a request of `sent`.
+    /// Notes that the upstream sent this client this manifest for a tag, in response to a request of `sent`.
     pub(crate) fn note_manifest_sent(
         &self,
         upstream: &Upstream,
@@ -216,7 +216,7 @@ impl Grants {
         });
     }
 
-    /// The upstream refused this client a request for this repository that was not sent from here.
+    /// Notes that the upstream refused this client a request for this repository that was not sent from here.
     pub(crate) fn note_refusal(&self, upstream: &Upstream, repository: &Repository) {
         if let Some((principal, _)) = client_of(upstream) {
             let key = GrantKey::of(upstream, principal, Some(repository));
@@ -232,7 +232,7 @@ impl Grants {
         self.0.verdicts.get(&key).filter(|verdict| !verdict.is_granted).map(|verdict| verdict.sent)
     }
 
-    /// Something was created or deleted in a repository: a 404 may have ended, and a digest may be gone.
+    /// Notes that content was created or deleted in a repository: a 404 may have ended, and a digest may be gone.
     pub(crate) fn note_write(&self, upstream: &Upstream, repository: &Repository, deleted: Option<&Digest>) {
         if !upstream.uses_client_credentials() {
             return;
@@ -287,7 +287,8 @@ impl Grants {
         }
     }
 
-    /// The upstream says that a tag has this digest. `is_proof`: it sent the manifest, or the cache has it for the tag.
+    /// Notes that a tag has this digest at the upstream. `is_proof`: the upstream sent the manifest, or the cache has
+    /// it for the tag.
     fn grant_tag(
         &self,
         upstream: &Upstream,
@@ -330,7 +331,7 @@ impl Grants {
         revalidate(freshness, Some(outage), cached, fetch, |error: &Error| error.kind.is_outage()).await
     }
 
-    /// The response to a check that equal requests share. A refusal of a moment ago counts.
+    /// The response to a check that equal requests share. A recent refusal counts.
     async fn check_joined(
         &self,
         query: GrantQuery,

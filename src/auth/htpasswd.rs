@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::small_file;
 
-/// The highest bcrypt cost: 2^16 rounds take some seconds. A higher cost is a mistake with which any client could stop all
-/// others.
+/// The highest bcrypt cost: 2^16 rounds take some seconds. A higher cost is a mistake with which any client could stop
+/// all others.
 const MAX_COST: u32 = 16;
 
 /// bcrypt ignores the rest of a longer password, in bytes.
@@ -54,7 +54,7 @@ pub(super) struct Users {
     /// The hash of the file: equal if nothing changed.
     fingerprint: [u8; 32],
     hashes: HashMap<Arc<str>, String>,
-    /// The highest cost in the file: each wrong password takes as long.
+    /// The highest cost in the file: the time for each wrong password.
     highest: Option<u32>,
 }
 
@@ -100,8 +100,8 @@ impl Users {
         Ok(users)
     }
 
-    /// Takes tens of milliseconds of CPU. Each wrong password takes the same number of rounds, whether there is such a user or
-    /// not, and whatever the cost of the user's hash.
+    /// Takes tens of milliseconds of CPU. Each wrong password takes the same number of rounds, whether there is such a
+    /// user or not, and whatever the cost of the user's hash.
     pub(super) fn verify(&self, user: &str, password: &[u8]) -> Option<Arc<str>> {
         if !could_be_password(password) {
             return None;
@@ -114,15 +114,15 @@ impl Users {
         }
         let spent = known.and_then(|(_, hash)| hash.parse::<HashParts>().ok()).map(|hash| hash.get_cost());
         for cost in self.highest.into_iter().flat_map(|highest| missing_costs(spent, highest)) {
-            // Only the time counts; the function takes no empty password.
+            // Only the time matters; the function takes no empty password.
             let _ = bcrypt::bcrypt(cost, [0; 16], b"any");
         }
         None
     }
 }
 
-/// Whether bcrypt distinguishes a password from every other: it cuts longer ones, and repeats the password with a NUL behind it,
-/// so that a password with a NUL inside equals another.
+/// Whether bcrypt distinguishes a password from every other: it cuts longer ones, and repeats the password with a NUL
+/// behind it, so that a password with a NUL inside equals another.
 fn could_be_password(password: &[u8]) -> bool {
     password.len() <= MAX_PASSWORD && !password.contains(&0)
 }

@@ -1,10 +1,11 @@
 //! Who a client is, and what it may do.
 //!
-//! What must hold: if there are users, wrong credentials are refused even where none are needed (or `docker login` would
-//! succeed with any password); if there are none, credentials are ignored, since clients send what an old login file, or a
-//! header in their configuration, has for this host. An unknown user name costs the client as much time as a wrong password.
-//! Verifying a password (tens of milliseconds of CPU) happens off the async threads, few at once with a bounded queue before
-//! it, and once per pull rather than once per request. The response to a refusal is the registry's.
+//! What must hold: if there are users, wrong credentials are refused even where none are needed (or `docker login`
+//! would succeed with any password); if there are none, credentials are ignored, since clients send this host the
+//! credentials of an old login file, or of a header in their configuration. An unknown user name costs the client as
+//! much time as a wrong password. Verifying a password (tens of milliseconds of CPU) happens off the async threads, few
+//! at once with a bounded queue before it, and once per pull rather than once per request. The registry makes the
+//! response to a refusal.
 
 mod access_control;
 mod basic;
@@ -46,7 +47,8 @@ pub enum Identity {
     Certificate,
 }
 
-/// Why a client may not pull. The response is 401 with a challenge; 429 if forebay is busy or too many passwords were wrong.
+/// Why a client may not pull. The response is 401 with a challenge; 429 if forebay is busy or too many passwords were
+/// wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("credentials are needed")]
@@ -58,7 +60,7 @@ pub enum Refusal {
     /// The password was not verified.
     #[error("too many passwords are being verified")]
     Busy,
-    /// The password was not verified; none is before this time is over.
+    /// The password was not verified; forebay verifies none before this time is over.
     #[error("too many wrong passwords")]
     TooMany(Duration),
 }

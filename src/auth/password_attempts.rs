@@ -1,9 +1,9 @@
 //! Attempts to log in: how many may fail, and which credentials were accepted before.
 //!
-//! What must hold: a password that was not accepted before is verified, here or by an upstream, only while its address and its
-//! account have places left in the [`FailedLogins`]. If a client leaves early, its place is taken until the response arrives;
-//! without a response the password counts as not wrong. A password that was accepted before needs no place, whatever other
-//! clients send from its address or for its account.
+//! What must hold: a password that was not accepted before is verified, here or by an upstream, only while its address
+//! and its account have places left in the [`FailedLogins`]. If a client leaves early, its place is taken until the
+//! response arrives; without a response the password counts as not wrong. A password that was accepted before needs no
+//! place, whatever other clients send from its address or for its account.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -56,12 +56,13 @@ struct AttemptsInner {
 /// A password that is being verified. If it is dropped, it was not verified.
 #[must_use]
 pub struct PasswordAttempt {
-    /// `None`: it was accepted before, and needs no place.
+    /// `None`: the password was accepted before, and needs no place.
     place: Option<(PasswordAttempts, Claim)>,
     was_wrong: bool,
 }
 
-/// A password that an upstream verifies. If the client leaves, the attempt ends with the upstream's verdict all the same.
+/// A password that an upstream verifies. If the client leaves, the attempt ends with the upstream's verdict all the
+/// same.
 #[must_use]
 pub struct AttemptFrom {
     attempts: PasswordAttempts,
@@ -84,7 +85,7 @@ impl PasswordAttempts {
     /// Begins an attempt at `verifier`. Waits while as many passwords are being verified as may prove wrong.
     ///
     /// # Errors
-    /// Too many were wrong, or too many are waiting.
+    /// Too many passwords were wrong, or too many requests are waiting.
     pub async fn begin(
         &self,
         peer: IpAddr,
@@ -163,7 +164,7 @@ fn credential(upstream: &Upstream) -> Option<(Registry, Principal)> {
 }
 
 impl PasswordAttempt {
-    /// The password was verified, or could not be.
+    /// The password was verified, or could not be verified.
     pub fn end(mut self, was_wrong: bool) {
         self.was_wrong = was_wrong;
     }

@@ -1,8 +1,8 @@
 //! The queue of passwords to verify.
 //!
-//! What must hold: few passwords are verified at a time, and few wait. Peers share the waiting places, and each peer has no more
-//! passwords in the queue than are verified at a time: a peer that guesses by the dozen delays another by one verification, not
-//! by dozens.
+//! What must hold: few passwords are verified at a time, and few wait. Peers share the waiting places, and each peer
+//! has no more passwords in the queue than are verified at a time: a peer that guesses by the dozen delays another by
+//! one verification, not by dozens.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use crate::peer::{PeerPrefix, Shares, TrustedNetworks};
 
 /// How many passwords are verified at the same time. Each takes a core for its time, and pulls need the cores too.
 const MAX_VERIFICATIONS: usize = 2;
-/// How many more may wait, for some seconds at most. A client beyond it guesses, or had better retry.
+/// How many more may wait, for some seconds at most. A client above this limit is guessing, or should retry later.
 const MAX_WAITING: u64 = 64;
 
 pub(super) struct VerificationQueue {
@@ -48,7 +48,7 @@ impl VerificationQueue {
 
     /// Waits for a turn. `None`: too many passwords wait already, in total or of this peer.
     pub(super) async fn wait(&self, peer: IpAddr) -> Option<VerificationTurn> {
-        // It is freed when the turn has come, or when the client leaves. The semaphores are never closed.
+        // The place is free again when the turn has come, or when the client leaves. The semaphores are never closed.
         let _place = self.places.take(peer, 1).ok()?;
         let of_peer = match self.trusted.contains(peer) {
             true => None,
@@ -86,7 +86,7 @@ mod tests {
     async fn a_crowd_of_one_peer_delays_another_by_one_turn() {
         let turns = VerificationQueue::new(TrustedNetworks::default());
         let mut running = vec![turns.wait(address(1)).await.unwrap(), turns.wait(address(1)).await.unwrap()];
-        // It gets three quarters of the places; the rest is refused at once.
+        // The peer gets three quarters of the places; forebay refuses the rest at once.
         let mut crowd = Vec::new();
         for _ in 0..70 {
             let mut one = Box::pin(turns.wait(address(1)));

@@ -1,4 +1,4 @@
-//! What one reading of the configuration and of the htpasswd file says.
+//! The rules of one reading of the configuration and of the htpasswd file.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::file_watch::Changed;
 pub(super) struct Rules {
     pub(super) config: Config,
     pub(super) users: Option<Users>,
-    /// It ends with the rules, so that a user who was removed is not remembered. The lock is never held across a wait.
+    /// The cache ends with the rules, so that a removed user is not remembered. The lock is never held across a wait.
     verified: Mutex<PasswordCache>,
 }
 
@@ -48,11 +48,11 @@ impl Rules {
     }
 }
 
-/// Finds users in `push_users` who are not in the htpasswd file. They may not push; nothing else depends on them. Blocks on
-/// the file.
+/// Finds users in `push_users` who are not in the htpasswd file. They may not push; nothing else depends on them.
+/// Blocks on the file.
 ///
 /// # Errors
-/// There is one, or the file cannot be read.
+/// There is such a user, or the file cannot be read.
 pub(crate) fn check_push_users(config: &Config) -> Result<(), Error> {
     let (Some(path), Some(push_users)) = (&config.htpasswd, &config.push_users) else { return Ok(()) };
     let users = Users::load(path)?;

@@ -42,7 +42,7 @@ pub(super) async fn of_manifest(
                 return Ok((evidence, head.resident_time));
             }
         }
-        // Some registries know only GET, or answer a HEAD with 404 for what they would first have to fetch themselves.
+        // Some registries support only GET, or answer a HEAD with 404 for content that they would first have to fetch.
         Err(error) if !matches!(error.kind, ErrorKind::Unsupported | ErrorKind::NotFound) => return Err(error),
         Err(_) => {}
     }
@@ -112,7 +112,7 @@ fn judge_blob(requested: &Digest, cached_len: Option<u64>, head: &BlobHead) -> R
     }
 }
 
-/// What the `HEAD` of a manifest proves that gives this digest.
+/// What a `HEAD` of a manifest proves if its response gives this digest.
 fn judge_head(reference: &Reference, digest: Digest) -> Option<Evidence> {
     match reference {
         Reference::Digest(requested) => (digest == *requested).then_some(Evidence::MayRead),

@@ -38,7 +38,7 @@ impl Resource {
         }
     }
 
-    /// The digest that the repository must contain; `None` for a tag, for which the upstream is asked.
+    /// The digest that the repository must contain; `None` for a tag, for which forebay asks the upstream.
     pub(super) fn location(&self, upstream: &Upstream, repository: &Repository) -> Option<ContentLocation> {
         match self {
             Self::Blob { digest, .. } => Some(ContentLocation::of_blob(upstream, repository, digest)),
@@ -49,7 +49,7 @@ impl Resource {
         }
     }
 
-    /// What tells apart requests for different resources.
+    /// Distinguishes requests for different resources.
     pub(super) fn key(&self) -> (Reference, Option<AcceptClass>) {
         match self {
             Self::Manifest { reference, accept, .. } => (reference.clone(), Some(accept.class())),

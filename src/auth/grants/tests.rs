@@ -82,7 +82,7 @@ fn blob() -> Resource {
     Resource::Blob { digest: Digest::of(Algorithm::Sha256, b"a"), cached_len: Some(1) }
 }
 
-/// On a slow machine what is remembered for seconds may expire, but not at each request.
+/// On a slow machine, a remembered response may expire after its seconds, but not before each request.
 #[tokio::test]
 async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
     let repository = "team/a".parse().unwrap();
