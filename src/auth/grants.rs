@@ -12,7 +12,7 @@
 //! another client that may read the repository has shown that the repository has the digest.
 //!
 //! Only the upstream says that a repository has a digest: a client that may push can list any digest in a manifest.
-//! Grants are in memory; after a restart the upstream is asked again. A client affects no other client's grants.
+//! Grants are in memory; after a restart forebay asks the upstream again. A client affects no other client's grants.
 
 pub(crate) mod evidence;
 mod keys;

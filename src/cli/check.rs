@@ -1,4 +1,4 @@
-//! `forebay check`: is the configuration good, and do the upstreams answer?
+//! `forebay check`: whether the configuration is valid, and whether the upstreams respond.
 
 use std::{
     io::{self, Write as _},

@@ -1,6 +1,6 @@
 //! What a client may have of an upstream that decides by its clients' own credentials.
 //!
-//! What must hold: nothing of such an upstream is answered before the upstream has granted it to this client.
+//! What must hold: forebay serves no content of such an upstream before the upstream has granted it to this client.
 
 use http::{Response, header};
 
@@ -18,7 +18,7 @@ use crate::{
 const OTHER_SIZE: &str = "the upstream announced another size than the blob's to this client";
 
 impl Service {
-    /// Answers with what the upstream grants to this client.
+    /// Responds with the content that the upstream grants to this client.
     pub(super) async fn authorize_and_dispatch(
         &self,
         exchange: &mut Exchange<'_>,

@@ -68,7 +68,7 @@ impl<'a> Exchange<'a> {
         Accept::from_headers(&self.head.headers)
     }
 
-    /// The parts that decide where the request goes.
+    /// The parts that decide how the request is routed.
     pub(super) fn target(&self) -> Target<'_> {
         Target {
             method: &self.head.method,
@@ -80,7 +80,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Logs the name of a client whose upstream answered it.
+    /// Logs the name of a client after the upstream has responded to it.
     pub(super) fn note_client(&mut self) {
         if let Identity::Client(name) = &self.identity {
             self.record.user = Some(Arc::clone(name));

@@ -227,9 +227,9 @@ impl Service {
 /// Whether forebay asks the upstream before the cache answers: if the upstream takes pushes, for a HEAD and for a
 /// referrers tag.
 ///
-/// A client that is about to push asks by HEAD whether it can leave a manifest out: one that is cached by its digest
-/// may be of another repository, and a tag may have been moved by another client. The manifest of a referrers tag is
-/// pushed again by its reader, with one entry more.
+/// A client that is about to push sends a HEAD to learn whether it can leave a manifest out: a manifest that is cached
+/// by its digest may be of another repository, and another client may have moved a tag. The reader of a referrers tag
+/// pushes its manifest again, with one entry more.
 fn asks_upstream_first(exchange: &Exchange<'_>, upstream: &Upstream, reference: &Reference) -> bool {
     let is_kept_by_clients = || matches!(reference, Reference::Tag(tag) if is_referrers_tag(tag));
     upstream.allows_push() && (exchange.is_head() || is_kept_by_clients())

@@ -67,10 +67,10 @@ pub(crate) struct Service {
     metrics: Metrics,
 }
 
-/// Where a request goes.
+/// The result of routing a request.
 enum Routed {
     To(Destination<Upstream>),
-    /// Nowhere, but the client's credentials may be for this upstream.
+    /// No upstream, but the client's credentials may be for this one.
     Nowhere(RouteError, Option<Upstream>),
 }
 
@@ -179,7 +179,7 @@ impl Service {
         Ok(routed)
     }
 
-    /// Answers by the endpoint of the operation.
+    /// Responds by the endpoint of the operation.
     pub(super) async fn dispatch(
         &self,
         exchange: &mut Exchange<'_>,

@@ -23,7 +23,7 @@ pub(super) struct ContentLocation {
     pub is_blob: bool,
 }
 
-/// A request to the upstream in the name of one client. Equal ones are sent once.
+/// A request to the upstream in the name of one client. Concurrent equal requests are sent once.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct GrantQuery {
     pub grant: GrantKey,

@@ -1,10 +1,10 @@
 //! Answers the challenges of one upstream with Authorization headers.
 //!
 //! What must hold: a password goes to the upstream's own origin alone; a realm sees a credential only if [`realm`]
-//! trusts it, and gets an anonymous request otherwise. A refused token is dropped. A refused credential is read again
-//! before it counts as wrong; when it does, that is logged, and it is withheld for a while. A refusal counts only if it
-//! refuses the credential, and not the request: forebay asks the base, or the realm without a scope, before it counts
-//! one.
+//! trusts it, and gets an anonymous request otherwise. forebay drops a refused token. It reads a refused credential
+//! again before it counts as wrong; a wrong credential is logged, and forebay does not send it for a while. A refusal
+//! counts only if it refuses the credential, and not the request: forebay verifies this by a request for the base, or
+//! to the realm without a scope.
 //!
 //! [`realm`]: super::realm
 
@@ -69,7 +69,7 @@ pub(in crate::upstream) enum Known {
 /// Answers the challenges of one upstream.
 pub(in crate::upstream) struct Authenticator {
     pub(super) upstream: Arc<str>,
-    /// Hosts of realms that may see the credentials, beside the upstream's own.
+    /// Hosts of realms that may see the credentials, besides the upstream's own.
     pub(super) realms: Vec<String>,
     pub(super) credentials: CredentialProvider,
     pub(super) tokens: TokenCache,

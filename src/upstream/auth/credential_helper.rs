@@ -84,7 +84,7 @@ pub(super) async fn run(program: &str, key: &str) -> io::Result<Output> {
         .spawn()?;
     let group = Group(child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)));
     if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input may still answer.
+        // A helper that does not read its input may still send a credential.
         let _ = stdin.write_all(key.as_bytes()).await;
     }
     let mut output = Vec::new();
