@@ -89,7 +89,7 @@ pub(super) struct Reader<'a> {
 
 impl Reader<'_> {
     /// `has_default`: a section of the file declares itself the default.
-    pub(super) fn read(&self, section: Section, has_default: bool) -> Result<Config, Error> {
+    pub(super) fn read(&self, section: UpstreamSection, has_default: bool) -> Result<Config, Error> {
         let credential = self.credential(&section)?;
         let access = self.access(&section, &credential)?;
         let name = self.name(&self.key.field("name"), &section.name)?;
