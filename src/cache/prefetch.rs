@@ -201,7 +201,7 @@ impl Prefetch {
             // A manifest that another upstream served says nothing about this repository.
             if ended.is_lie() && is_told {
                 let (upstream, repository, digest) = (source.upstream.name(), &source.repository, &source.digest);
-                tracing::warn!(%upstream, %repository, %digest, "a layer is not what its manifest says: nothing is fetched ahead of this repository for a while");
+                tracing::warn!(%upstream, %repository, %digest, "a layer differs from its manifest: forebay prefetches nothing of this repository for a while");
                 self.0.distrusted.insert(place(&source), ());
             }
             // The bytes of a failed prefetch count as well.

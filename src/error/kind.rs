@@ -52,7 +52,7 @@ pub(crate) enum ErrorKind {
     /// The client cannot do anything about it.
     #[error("the upstream refuses the credentials of this mirror, which are not yours: its operator has to renew them")]
     OurCredentials,
-    #[error("passwords are not taken over http: use https, or have the operator set access.allow_clear_login = true")]
+    #[error("passwords are refused over http: use https, or have the operator set access.allow_clear_login = true")]
     ClearLogin,
     #[error(
         "a login at this host is for another registry: this one needs a host or port of its own (upstream.hosts) to log in at"
@@ -103,7 +103,7 @@ pub(crate) enum ErrorKind {
         "the upstream leads to {host}, a registry that asks for credentials: the operator of this mirror has to make {host} an upstream of its own"
     )]
     RegistryElsewhere { host: String },
-    #[error("the upstream is not asked just now: {0}")]
+    #[error("forebay sends the upstream no requests just now: {0}")]
     UpstreamResting(Arc<upstream::OpenCircuit>),
     #[error("the upstream does not answer in time")]
     UpstreamTimeout,

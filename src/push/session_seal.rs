@@ -34,9 +34,9 @@ pub enum KeyError {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot make {path}")]
     Make { path: PathBuf, source: io::Error },
-    #[error("{path} must have at least {MIN_KEY} bytes that nobody can guess, as of `openssl rand -hex 32`")]
+    #[error("{path} must have at least {MIN_KEY} bytes of random data, as of `openssl rand -hex 32`")]
     Short { path: PathBuf },
-    #[error("there is no randomness to be had for a key")]
+    #[error("the system has no randomness for a key")]
     Random,
 }
 

@@ -44,7 +44,7 @@ impl ServeContext {
     }
 
     pub(super) fn note_stall(&self, what: &'static str, peer: SocketAddr) {
-        debug!(%peer, what, "a client kept us waiting for too long");
+        debug!(%peer, what, "a client was too slow");
         if let Some(metrics) = &self.metrics {
             metrics.stall(what);
         }

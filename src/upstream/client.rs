@@ -144,7 +144,7 @@ impl Sender {
                 if let Some(late_request) = late_request {
                     self.late.keep(late_request, sending, has_body);
                 }
-                Err(Error::timed_out("asking", &url, HEAD_TIMEOUT))
+                Err(Error::timed_out("requesting", &url, HEAD_TIMEOUT))
             }
         }
     }
@@ -159,7 +159,7 @@ impl Sender {
     ) -> Result<Response, Error> {
         let url = request.url.clone();
         let deadline = Instant::now() + HEAD_TIMEOUT;
-        let too_late = || Error::timed_out("asking", &url, HEAD_TIMEOUT);
+        let too_late = || Error::timed_out("requesting", &url, HEAD_TIMEOUT);
         if let Ok(Some(response)) = tokio::time::timeout(LATE_RESPONSE_WAIT, pending.first()).await {
             return Ok(response);
         }
@@ -237,7 +237,7 @@ impl Sender {
             let sent = resending.send(request).await;
             // The request holds its turn until the response, whether or not a client still waits for it.
             drop(turn);
-            let result = sent.map_err(|error| Error::from_transport("asking", &url, error));
+            let result = sent.map_err(|error| Error::from_transport("requesting", &url, error));
             if let Some(ticket) = settled {
                 ticket.settle(host_outcome::of(&result));
             }
@@ -295,7 +295,7 @@ impl Sender {
 
     /// Refuses an address that the operator did not choose.
     async fn check_address(&self, url: &Url) -> Result<(), Error> {
-        let refused = |why| Error::new(ErrorKind::Protocol, format!("asking {}", RedactedUrl(url))).caused_by(why);
+        let refused = |why| Error::new(ErrorKind::Protocol, format!("requesting {}", RedactedUrl(url))).caused_by(why);
         Box::pin(self.filter.check(url)).await.map_err(refused)
     }
 

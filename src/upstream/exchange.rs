@@ -32,7 +32,7 @@ pub(super) async fn in_time<T>(
 ) -> Result<T, Error> {
     match tokio::time::timeout(ENDPOINT_TIMEOUT, Box::pin(requests)).await {
         Ok(result) => result,
-        Err(_) => Err(Error::timed_out("asking", endpoint.base(), ENDPOINT_TIMEOUT)),
+        Err(_) => Err(Error::timed_out("requesting", endpoint.base(), ENDPOINT_TIMEOUT)),
     }
 }
 

@@ -62,8 +62,8 @@ pub(super) async fn run(
     change(move || drop((writer.file, place))).await;
     match worked {
         Ok(()) | Err(CaptureFailure::Abandoned) => {}
-        Err(error @ CaptureFailure::NoRoom(_)) => tracing::info!(reason = %error, "what is pushed is not kept"),
-        Err(CaptureFailure::Storage(error)) => tracing::error!(%error, "what is pushed cannot be written to the cache"),
+        Err(error @ CaptureFailure::NoRoom(_)) => tracing::info!(reason = %error, "forebay does not cache this push"),
+        Err(CaptureFailure::Storage(error)) => tracing::error!(%error, "forebay cannot write a push to the cache"),
     }
 }
 
@@ -176,7 +176,7 @@ impl CaptureWriter {
         self.file = Some(file);
         digest?;
         let (upstream, repository, digest) = (source.upstream.name(), &source.repository, &source.digest);
-        tracing::warn!(%upstream, %repository, %digest, "the upstream took for this what has another digest");
+        tracing::warn!(%upstream, %repository, %digest, "the upstream accepted an upload as this digest, but the content has another one");
         Err(CaptureFailure::Abandoned)
     }
 }

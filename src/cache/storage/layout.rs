@@ -267,7 +267,7 @@ pub(super) fn make(root: &Path) -> Result<(), OpenError> {
     if metadata.mode() & 0o022 != 0 {
         tracing::warn!(
             path = %root.display(), mode = format!("{:o}", metadata.mode() & 0o7777),
-            "other users may write to the cache directory: whoever does decides what clients get; chmod 700 it"
+            "other users may write to the cache directory, and so choose what clients get; chmod 700 it"
         );
     }
     if verdict != Ownership::Marked {

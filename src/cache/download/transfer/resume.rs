@@ -26,7 +26,7 @@ impl Transfer {
             return Err(Error::new(ErrorKind::Protocol, format!("the blob had {known} bytes and now has {told}")));
         }
         if stream.first > self.position {
-            return Err(Error::new(ErrorKind::Protocol, "the answer starts behind the range asked for"));
+            return Err(Error::new(ErrorKind::Protocol, "the response begins behind the requested range"));
         }
         let total = self.total.or(stream.total);
         if stream.ranged && total.is_none() && self.last.is_none() {
@@ -84,7 +84,7 @@ impl Transfer {
         self.limited = false;
         tracing::info!(
             upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
-            "a part of a blob is not to be had; the whole is asked for",
+            "the upstream sends no usable part of a blob; forebay requests the whole",
         );
     }
 
