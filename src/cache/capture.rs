@@ -259,7 +259,7 @@ mod tests {
         }
         assert_eq!(left.available_permits(), MAX_QUEUED_BY_ALL);
         drop(queue);
-        assert_eq!(capture.push(Bytes::from_static(b"x")), Err(CaptureError::Ended), "nobody writes it");
+        assert_eq!(capture.push(Bytes::from_static(b"x")), Err(CaptureError::Ended), "the writer has ended");
     }
 
     #[test]

@@ -115,7 +115,7 @@ async fn a_connection_during_a_restart_is_answered_after_it() {
     assert!(ping(&mut stream).await.starts_with("HTTP/1.1 200"), "{}", first.log());
     assert!(first.terminate().await.success(), "{}", first.log());
 
-    let mut waiting = TcpStream::connect(address).await.expect("nobody serves, and nobody is refused");
+    let mut waiting = TcpStream::connect(address).await.expect("the socket accepts before the service runs");
     let _second = activate(home.path(), &listener, admin);
     let answer = ping(&mut waiting).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

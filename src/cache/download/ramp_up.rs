@@ -92,7 +92,7 @@ impl ConnectionRamp {
     }
 
     /// Bytes per second and connection, once measured.
-    #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 connections")]
+    #[expect(clippy::cast_precision_loss, reason = "the count is far below 2^53")]
     pub(super) fn each(&self) -> Option<f64> {
         let rates = self.rates()?;
         (rates.download > 0.0).then(|| rates.download / rates.connections.max(1) as f64)
@@ -131,7 +131,7 @@ impl ConnectionRamp {
 
     /// Decides by the gain of the connections that were added.
     fn judge(&mut self, before: Rates, rates: Rates, measured: Duration, sample: Sample) -> Decision {
-        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 connections")]
+        #[expect(clippy::cast_precision_loss, reason = "the count is far below 2^53")]
         let hoped = before.download * (rates.connections as f64 / before.connections.max(1) as f64 - 1.0);
         let gained = rates.upstream - before.upstream;
         if hoped <= 0.0 {

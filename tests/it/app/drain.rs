@@ -24,7 +24,7 @@ async fn a_running_response_is_finished() {
     gate.reached().await;
     let rest = async {
         // During the drain no new client is served.
-        until("nobody is accepted", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
+        until("no client is accepted", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
         gate.open();
         client.rest().await
     };

@@ -120,6 +120,6 @@ async fn each_gets_what_the_upstream_gives_them_and_no_more() {
     for layer in layers {
         // Bob may not: his request was for the words of the refusal.
         let gets = world.registry.count(|request| request.is_blob_get(&layer) && request.header("range").is_none());
-        assert_eq!(gets, 1, "a blob is fetched once, whoever asks");
+        assert_eq!(gets, 1, "forebay fetches a blob once for all clients");
     }
 }

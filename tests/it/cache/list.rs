@@ -205,7 +205,7 @@ async fn equal_requests_at_once_share_one_response() {
     let (registry, mirror) = filled().await;
     let path = "/v2/a/b/tags/list";
     // That they have come before the first is answered is likely, and no more.
-    until("somebody joined", async || {
+    until("a client joined", async || {
         registry.heal();
         registry.forget_requests();
         let gate = Gate::new();

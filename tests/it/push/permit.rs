@@ -62,7 +62,7 @@ async fn where_forebay_has_credentials_a_change_needs_a_user() {
     let ann = basic("ann", "secret");
     assert_eq!(mirror.get_with("/v2/", &[("authorization", &ann)]).await.status, 200);
     assert_eq!(mirror.request(Method::POST, UPLOADS, &[("authorization", &ann)]).await.status, 202);
-    assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200, "to pull needs nobody");
+    assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200, "a pull needs no user");
 
     // Without users no client can be one.
     let mirror = Mirror::parse(&text(&registry, "", &password)).start().await;

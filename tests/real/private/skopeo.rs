@@ -78,7 +78,7 @@ async fn skopeo_copies_syncs_and_deletes_an_index_and_referrer() {
 
     for (tag, document) in [(&*signature.tag, &signature.index), ("1", &multi.index)] {
         let raw = ann.skopeo(&["inspect", "--raw", "--tls-verify=false", &hers(tag)]).await.ok();
-        assert_eq!(raw, document.blob.bytes, "nobody else could delete it");
+        assert_eq!(raw, document.blob.bytes, "no other client could delete it");
         ann.skopeo(&["delete", "--tls-verify=false", &hers(tag)]).await.ok();
         let gone = ann.skopeo(&["inspect", "--raw", "--tls-verify=false", &hers(tag)]).await.failed();
         assert!(gone.contains("manifest unknown"), "{gone}");

@@ -145,7 +145,11 @@ async fn an_outage_leaves_the_last_answer_and_a_refusal_leaves_none() {
         registry.fault(When::any(), fault.clone());
         let stale = mirror.get(&path).await;
         assert_eq!((stale.status, stale.header("cache-status"), &stale.body), (200, STALE, &good.body), "{fault:?}");
-        assert_ne!(mirror.get(&format!("{path}?artifactType=x/y")).await.status, 200, "nobody asked for that before");
+        assert_ne!(
+            mirror.get(&format!("{path}?artifactType=x/y")).await.status,
+            200,
+            "no client requested that before"
+        );
     }
     for status in [401, 403] {
         registry.heal();

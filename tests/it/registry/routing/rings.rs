@@ -101,7 +101,7 @@ async fn mirrors_in_a_row_join_what_comes_by_another_mirror() {
     let blobs = [("operation", "blob"), ("outcome", "miss")];
     assert!(top.metric("forebay_requests_total", &blobs).await <= 2.0);
     let hit = middle.get(&path(&digest)).await;
-    assert_eq!(hit.header("via").unwrap().split(", ").count(), 1, "nobody is waited for any more");
+    assert_eq!(hit.header("via").unwrap().split(", ").count(), 1, "no mirror is waited for any more");
 }
 
 /// So many mirrors, each of which asks the next one first, and then the registry.
