@@ -78,8 +78,7 @@ impl App {
         let tasks = TaskTracker::new();
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let store = DiskStore::open(&config.cache, metrics.clone())?;
-        let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
-        let instance = Instance::new(u32::from_le_bytes([a, b, c, d]));
+        let instance = instance();
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
         let budget = ReadBudget::default();
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
@@ -91,11 +90,7 @@ impl App {
             trusted: trusted.clone(),
         };
         let caches = caches(&config, context);
-        let auth = Authentication {
-            access: Arc::new(ArcSwap::from_pointee(AccessControl::load(&config.access)?.trusting(trusted.clone()))),
-            attempts: PasswordAttempts::new(trusted.clone()),
-            principals: PrincipalKey::generate()?,
-        };
+        let auth = authentication(&config, &trusted)?;
         let table = table(&config, &metrics, instance.pseudonym(), &budget)?;
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
         let contents = Contents { caches, scrub: scrub.clone(), memory };
@@ -203,6 +198,21 @@ impl App {
             tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time");
         }
     }
+}
+
+/// A random name of this process among the mirrors that a request may pass.
+fn instance() -> Instance {
+    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    Instance::new(u32::from_le_bytes([a, b, c, d]))
+}
+
+fn authentication(config: &Config, trusted: &TrustedNetworks) -> Result<Authentication, Error> {
+    let access = AccessControl::load(&config.access)?.trusting(trusted.clone());
+    Ok(Authentication {
+        access: Arc::new(ArcSwap::from_pointee(access)),
+        attempts: PasswordAttempts::new(trusted.clone()),
+        principals: PrincipalKey::generate()?,
+    })
 }
 
 fn caches(config: &Config, context: CacheContext) -> Caches {

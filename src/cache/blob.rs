@@ -211,13 +211,7 @@ impl BlobCache {
         if let Some(remark) = download.remark().filter(|_| !is_other_source) {
             self.note_remark(source, &remark);
         }
-        let outcome = match (led, download.is_complete()) {
-            // A small blob may already be complete, and yet the download was started for this request.
-            (true, _) if !download.was_cached() => Outcome::Miss,
-            // A verified blob is still being synced, but all its bytes are in the file.
-            (_, true) => Outcome::Hit,
-            (_, false) => Outcome::Joined,
-        };
+        let outcome = outcome(led, &download);
         if total.is_some_and(|total| total <= VERIFIED_FIRST) {
             match download.end().await {
                 // The announced size may have been wrong; the verified one is right.
@@ -420,4 +414,15 @@ fn stored(blob: StoredBlob, range: Option<ByteRange>) -> Result<OpenedBlob, Blob
         outcome: Outcome::Hit,
         stored: true,
     })
+}
+
+/// The outcome of a request that started this download, or joined it.
+fn outcome(started: bool, download: &Download) -> Outcome {
+    match (started, download.is_complete()) {
+        // A small blob may already be complete, and yet the download was started for this request.
+        (true, _) if !download.was_cached() => Outcome::Miss,
+        // A verified blob is still being synced, but all its bytes are in the file.
+        (_, true) => Outcome::Hit,
+        (_, false) => Outcome::Joined,
+    }
 }
