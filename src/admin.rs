@@ -67,11 +67,6 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Starting.
-    pub fn new() -> Readiness {
-        Readiness::default()
-    }
-
     pub fn set_ready(&self) {
         self.0.store(State::Ready as u8, Ordering::Relaxed);
     }
@@ -182,4 +177,25 @@ fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     isolate(headers);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_client_learns_when_to_come_again() {
+        let admin = Admin { metrics: Metrics::new().unwrap(), readiness: Readiness::default(), hosts: Arc::default() };
+        for (refusal, status, retry_after) in [
+            (Refusal::Full, 503, Some("2")),
+            (Refusal::Share, 503, Some("2")),
+            (Refusal::TlsOnly, 400, None),
+            (Refusal::ClearOnly, 400, None),
+        ] {
+            let response = admin.refuse(refusal);
+            let header = response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!((response.status().as_u16(), header), (status, retry_after), "{refusal:?}");
+            assert!(!response.body().is_empty(), "{refusal:?}");
+        }
+    }
 }

@@ -110,12 +110,11 @@ impl From<MediaTypeKind> for MediaType {
 }
 
 impl From<&MediaType> for HeaderValue {
-    #[expect(clippy::expect_used, reason = "what the parser let through is a header value")]
     fn from(media_type: &MediaType) -> Self {
         match &media_type.0 {
             Text::Known(text) => Self::from_static(text),
             // The grammar admits visible ASCII, space and tab only, and all of these may stand in a header.
-            Text::Received(text) => Self::from_str(text).expect("a media type is a valid header value"),
+            Text::Received(text) => Self::from_str(text).unwrap_or(Self::from_static("application/octet-stream")),
         }
     }
 }

@@ -14,7 +14,7 @@ async fn metrics_health_and_readiness() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let url = format!("http://{address}");
-    let (metrics, readiness, shutdown) = (Metrics::new().unwrap(), Readiness::new(), CancellationToken::new());
+    let (metrics, readiness, shutdown) = (Metrics::new().unwrap(), Readiness::default(), CancellationToken::new());
     let hosts = std::sync::Arc::default();
     let running = tokio::spawn(admin::run(listener, metrics.clone(), readiness.clone(), hosts, shutdown.clone()));
     let client = client();
