@@ -3,6 +3,7 @@
 use std::{fs, process::Command, time::SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tempfile::TempDir;
 
 use crate::rows::Setup;
 use forebay_test_support::real::program;
@@ -47,6 +48,58 @@ pub fn facts(setup: &Setup) -> Vec<String> {
          and system time of all processes of a server."
             .to_owned(),
     ]
+}
+
+/// A file system that a cache may lie on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FileSystem {
+    /// That of a container without a volume.
+    Overlayfs,
+    Tmpfs,
+}
+
+impl FileSystem {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overlayfs => "overlayfs",
+            Self::Tmpfs => "tmpfs",
+        }
+    }
+}
+
+/// A folder whose `merged` lies on a file system of its own; to mount it takes root.
+pub struct Mounted {
+    pub folder: TempDir,
+}
+
+impl Mounted {
+    pub fn new(kind: FileSystem) -> Self {
+        let folder = TempDir::with_prefix("forebay-compare-mounted-").unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        for name in ["lower", "upper", "work", "merged"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let options = match kind {
+            FileSystem::Overlayfs => {
+                format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"))
+            }
+            FileSystem::Tmpfs => "size=2g".to_owned(),
+        };
+        let (kind, merged) = (if kind == FileSystem::Tmpfs { "tmpfs" } else { "overlay" }, at("merged"));
+        let mounted = Command::new("mount").args(["-t", kind, kind, "-o", &options, &merged]).status().unwrap();
+        assert!(mounted.success(), "to mount a file system takes root");
+        Self { folder }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let merged = self.folder.path().join("merged");
+        let unmounted = Command::new("umount").arg("--lazy").arg(merged).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("compare: {} stays mounted", self.folder.path().display());
+        }
+    }
 }
 
 /// For a thousand clients, and for servers that inherit the limit.

@@ -48,6 +48,9 @@ struct Arguments {
     /// Write the table to benches/RESULTS.md too.
     #[arg(long)]
     write: bool,
+    /// Be a raw loop that sends FILE by WAY from so many THREADS at PORT: see `servers/limit.rs`.
+    #[arg(long, hide = true, num_args = 4)]
+    limit: Option<Vec<String>>,
     /// What `cargo bench` says to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -60,6 +63,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     machine::raise_file_limit();
+    if let Some(arguments) = &arguments.limit {
+        servers::limit::serve(arguments).unwrap();
+        return ExitCode::SUCCESS;
+    }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let finished = runtime.block_on(async {
         let (mut interrupt, mut terminate) =

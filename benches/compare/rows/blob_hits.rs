@@ -8,8 +8,12 @@ use tempfile::TempDir;
 use super::{BLOB, Setup, Upstream, apart, check, in_turn, throughput_row};
 use crate::{
     client::{Streamed, Target, clear, http2, tls},
-    servers::{Forebay, Mirror, Nginx, Options, Tls},
-    table::{Goal, Row},
+    machine::{FileSystem, Mounted},
+    servers::{
+        Forebay, Mirror, Nginx, Options, Tls,
+        limit::{LOOPS, Limit},
+    },
+    table::{Goal, Row, median},
 };
 use forebay_test_support::real::certificate::Authority;
 
@@ -25,13 +29,55 @@ pub async fn beside_nginx(setup: &Setup, connections: usize) -> Row {
     check(&peer, &upstream.digest).await;
     check(&own, &upstream.digest).await;
     let rounds = side_by_side(setup, peer, own, connections).await;
-    let (throughput, cpu) = match connections {
-        1 => (Goal::Times(1.0), Goal::Shown),
-        8 => (Goal::Times(1.8), Goal::AtMostTimes(0.45)),
-        _ => (Goal::Times(2.0), Goal::AtMostTimes(0.40)),
+    let throughput = if connections > 8 { Goal::Times(1.4) } else { Goal::Times(1.0) };
+    throughput_row(work_of(connections), "nginx static, sendfile", &rounds, throughput, Goal::Shown)
+}
+
+/// In clear, compared with the best of the raw loops: the machine's limit.
+pub async fn beside_limit(setup: &Setup, connections: usize) -> Row {
+    let upstream = Upstream::with_blob(BLOB).await;
+    let forebay = Forebay::start(&setup.program, &upstream.registry.url(), Options::default()).await;
+    let own = upstream.at(&forebay);
+    check(&own, &upstream.digest).await;
+    let file = forebay.until_cached(&upstream.digest).await;
+    let mut loops = Vec::new();
+    for (way, threads) in LOOPS {
+        let limit = Limit::start(&file, way, threads).await;
+        let peer = Target { address: limit.address, process: limit.process(), ..own.clone() };
+        check(&peer, &upstream.digest).await;
+        loops.push((format!("{way:?}, {threads} thread(s)"), peer, limit));
+    }
+    check(&own, &upstream.digest).await;
+    let stream = async |target: &Target| {
+        let (target, time) = (target.clone(), setup.time);
+        apart(move || clear::stream(&target, connections, time)).await
     };
-    let work = format!("blob hit, clear HTTP/1.1, {connections} connection{}", if connections == 1 { "" } else { "s" });
-    throughput_row(work, "nginx static, sendfile", &rounds, throughput, cpu)
+    let mut of_loops: Vec<Vec<Streamed>> = loops.iter().map(|_| Vec::new()).collect();
+    let mut of_forebay = Vec::new();
+    for _ in 0..setup.rounds {
+        for ((_, peer, _), rounds) in loops.iter().zip(&mut of_loops) {
+            rounds.push(stream(peer).await);
+        }
+        of_forebay.push(stream(&own).await);
+    }
+    let of = |rounds: &[Streamed], of: fn(&Streamed) -> f64| rounds.iter().map(of).collect::<Vec<f64>>();
+    let speed = |rounds: &[Streamed]| median(&of(rounds, Streamed::gigabytes_per_second));
+    let cost = |rounds: &[Streamed]| median(&of(rounds, Streamed::cpu_per_gigabyte));
+    for ((name, _, _), rounds) in loops.iter().zip(&of_loops) {
+        eprintln!("  {name}: {:.2} GB/s, {:.3} s/GB", speed(rounds), cost(rounds));
+    }
+    let best = (0..loops.len()).max_by(|a, b| speed(&of_loops[*a]).total_cmp(&speed(&of_loops[*b]))).unwrap();
+    let (throughput, cpu) = match connections {
+        1 => (Goal::Times(0.9), Goal::AtMostTimes(1.2)),
+        _ => (Goal::Times(0.97), Goal::AtMostTimes(1.1)),
+    };
+    let peer = format!("limit: {}", loops[best].0);
+    let rounds = (of_loops.swap_remove(best), of_forebay);
+    throughput_row(work_of(connections), &peer, &rounds, throughput, cpu)
+}
+
+fn work_of(connections: usize) -> String {
+    format!("blob hit, clear HTTP/1.1, {connections} connection{}", if connections == 1 { "" } else { "s" })
 }
 
 /// In clear, compared with docker-registry as a mirror.
@@ -49,7 +95,26 @@ pub async fn beside_registry(setup: &Setup) -> Row {
     check(&peer, &upstream.digest).await;
     let rounds = side_by_side(setup, peer, own, 8).await;
     let work = "blob hit, clear HTTP/1.1, 8 connections".to_owned();
-    throughput_row(work, "docker-registry mirror", &rounds, Goal::Times(1.5), Goal::AtMostTimes(0.35))
+    throughput_row(work, "docker-registry mirror", &rounds, Goal::Times(1.5), Goal::AtMostTimes(0.5))
+}
+
+/// In clear, from a cache on another file system, compared with one in the ordinary folder.
+pub async fn on_file_system(setup: &Setup, kind: FileSystem) -> Row {
+    let mounted = Mounted::new(kind);
+    let cache = mounted.folder.path().join("merged/cache");
+    let upstream = Upstream::with_blob(BLOB).await;
+    let ordinary = Forebay::start(&setup.program, &upstream.registry.url(), Options::default()).await;
+    let options = Options { cache: Some(&cache), ..Options::default() };
+    let forebay = Forebay::start(&setup.program, &upstream.registry.url(), options).await;
+    let (peer, own) = (upstream.at(&ordinary), upstream.at(&forebay));
+    for server in [&ordinary, &forebay] {
+        check(&upstream.at(server), &upstream.digest).await;
+        server.until_cached(&upstream.digest).await;
+        check(&upstream.at(server), &upstream.digest).await;
+    }
+    let rounds = side_by_side(setup, peer, own, 8).await;
+    let work = format!("{}, cache on {}", work_of(8), kind.name());
+    throughput_row(work, "forebay, cache in the bench's folder", &rounds, Goal::Shown, Goal::AtMostTimes(1.2))
 }
 
 pub async fn over_tls(setup: &Setup) -> Row {
@@ -79,7 +144,7 @@ async fn encrypted(setup: &Setup, protocol: Tls) -> Row {
         in_turn(setup.rounds, async || client.stream(setup, &peer).await, async || client.stream(setup, &own).await)
             .await;
     let work = format!("blob hit, TLS 1.3 AES-128-GCM, {}, 8 connections", protocol.name());
-    throughput_row(work, "nginx static, TLS", &rounds, Goal::Times(1.0), Goal::Shown)
+    throughput_row(work, "nginx static, TLS", &rounds, Goal::Times(1.6), Goal::Shown)
 }
 
 impl Tls {

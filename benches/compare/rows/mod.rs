@@ -7,6 +7,7 @@ use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use self::manifests::By;
 use crate::{
     client::{Streamed, Target, clear},
+    machine::FileSystem::{Overlayfs, Tmpfs},
     servers::{Forebay, Mirror, Nginx, local},
     table::{Figure, Goal, Row},
 };
@@ -51,6 +52,11 @@ pub const CASES: &[Case] = &[
     Case { name: "blob-hit-1", run: |setup| blob_hits::beside_nginx(setup, 1).boxed_local() },
     Case { name: "blob-hit-8", run: |setup| blob_hits::beside_nginx(setup, 8).boxed_local() },
     Case { name: "blob-hit-64", run: |setup| blob_hits::beside_nginx(setup, 64).boxed_local() },
+    Case { name: "blob-hit-limit-1", run: |setup| blob_hits::beside_limit(setup, 1).boxed_local() },
+    Case { name: "blob-hit-limit-8", run: |setup| blob_hits::beside_limit(setup, 8).boxed_local() },
+    Case { name: "blob-hit-limit-64", run: |setup| blob_hits::beside_limit(setup, 64).boxed_local() },
+    Case { name: "blob-hit-overlayfs", run: |setup| blob_hits::on_file_system(setup, Overlayfs).boxed_local() },
+    Case { name: "blob-hit-tmpfs", run: |setup| blob_hits::on_file_system(setup, Tmpfs).boxed_local() },
     Case { name: "blob-hit-registry", run: |setup| blob_hits::beside_registry(setup).boxed_local() },
     Case { name: "blob-hit-tls-http1", run: |setup| blob_hits::over_tls(setup).boxed_local() },
     Case { name: "blob-hit-tls-http2", run: |setup| blob_hits::over_http2(setup).boxed_local() },

@@ -8,6 +8,7 @@ use std::{
 use tempfile::TempDir;
 
 mod forebay;
+pub mod limit;
 mod mirror;
 mod nginx;
 
