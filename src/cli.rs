@@ -2,11 +2,12 @@
 //!
 //! Exit codes: 0 ok, 1 failed, 2 the command line or the configuration is wrong. Results go to standard output, logs
 //! and errors to standard error. Each command is a file below this one; `systemd` talks to the service manager,
-//! `fd_limit` raises the limit of open files, `log_writer` writes the log.
+//! `fd_limit` raises the limit of open files, `log_lines` formats the log and `log_writer` writes it.
 
 mod banner;
 mod check;
 mod fd_limit;
+mod log_lines;
 mod log_writer;
 mod serve;
 mod systemd;
@@ -23,7 +24,7 @@ use forebay::{
     app,
     config::{self, Config, Overrides},
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::format::JsonFields};
 
 /// The filter of the logs, such as `info` or `forebay=debug`.
 const LOG_VARIABLE: &str = "FOREBAY_LOG";
@@ -151,7 +152,7 @@ fn log_to_stderr(format: Option<LogFormat>) -> Result<log_writer::Flush, Failure
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).with_ansi(terminal);
     match format {
         LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
+        LogFormat::Json => logs.event_format(log_lines::LogLines::default()).fmt_fields(JsonFields::new()).init(),
     }
     Ok(flush)
 }
