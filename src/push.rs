@@ -21,6 +21,8 @@ mod request;
 mod session;
 mod session_seal;
 
+use std::net::IpAddr;
+
 use http::{Method, Uri, request::Parts};
 
 use self::{
@@ -53,6 +55,8 @@ pub(crate) struct Push<'a> {
     pub repository: &'a Repository,
     /// The value of `ns=`, which the URLs in the response repeat.
     pub namespace: Option<&'a str>,
+    /// The client's address.
+    pub client: IpAddr,
 }
 
 /// All that forebay caches of upstreams and that a change may affect. Cheap handles.
@@ -76,8 +80,8 @@ pub(crate) async fn forward(
     seal: &Seal,
     caches: &Caches,
 ) -> Result<WriteResponse, Error> {
-    let (request, captured) = request::of(push, seal)?;
-    let capture = UploadCapture::of(push, captured, content.is_some(), caches.blobs.captures());
+    let (request, capture) = request::of(push, seal)?;
+    let capture = UploadCapture::of(push, capture, caches.blobs.captures());
     let content = content.map(|content| capture.observe(content));
     let change = Change::of(push, caches);
     let mut response = match push.upstream.write(request, content).await {
@@ -93,8 +97,8 @@ pub(crate) async fn forward(
     let is_gone = push.head.method == Method::DELETE && response.is_not_found();
     let is_made = response.is_success() || is_gone;
     change.end(if is_made { End::Made { created: response.is_created() } } else { End::NotMade }).await;
-    let captured = capture.end(push, &response, caches.blobs.captures()).await;
-    response.location = location::of(push, &response, seal, captured);
+    let capture = capture.end(push, &response, caches.blobs.captures()).await;
+    response.location = location::of(push, &response, seal, capture);
     Ok(response)
 }
 

@@ -87,8 +87,8 @@ impl BlobCache {
         let CacheContext { store, metrics, tasks, end, trusted } = context;
         let downloads = Downloads::new(store.clone(), metrics.clone(), tasks, end);
         let uncached = UncachedLimit::new(config.max_through, trusted.clone(), store.readers().clone());
-        let prefetch = Prefetch::new(config, images, store.clone(), downloads.clone(), trusted);
-        let captures = Captures::new(config, store.clone(), downloads.clone());
+        let prefetch = Prefetch::new(config, images, store.clone(), downloads.clone(), trusted.clone());
+        let captures = Captures::new(config, store.clone(), downloads.clone(), trusted);
         Self { store, downloads, prefetch, uncached, captures, metrics, remarks: Warnings::default() }
     }
 

@@ -1,40 +1,53 @@
 //! Captures uploads for the cache while they pass: the next client pulls what was just pushed.
 //!
-//! What must hold: forwarding an upload never waits for its capture. If the queue has no space for more bytes, the
-//! capture ends, never the push. A [`Capture`] belongs to one request at a time, or waits here between two requests: a
-//! request that takes it and does not return it ends it. A separate task (`writer`) writes and hashes the bytes and,
-//! when all have arrived and are right, adds the blob to the cache.
-
-mod writer;
+//! What must hold: an upload never waits for its capture. If the capture cannot take the next bytes at once, the capture
+//! ends, never the push. A [`Capture`] belongs to one request at a time, or waits here between two requests; dropped, it
+//! leaves nothing behind. A task per capture writes the bytes to a file, from which it hashes them, so that a hash that
+//! lags holds no memory. Only if the upstream confirms the upload, and the digest matches, the file becomes a blob.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::{BuildHasher as _, Hasher as _},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    io::{self, IoSlice},
+    net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::timeout,
+};
 
-use super::{Config, DiskStore, Source, download::Downloads};
-use crate::oci::Algorithm;
+use super::{
+    Config, DiskStore, Source,
+    download::Downloads,
+    hash::hash_in_turn,
+    storage::{self, NoSpace, TempUpload, change, write_all_at},
+};
+use crate::{
+    file_slice::FileSlice,
+    oci::{Algorithm, Verifier},
+    peer::{Permit, Shares, TrustedNetworks},
+};
 
-/// How many uploads are captured at a time.
-const MAX_CAPTURES: usize = 64;
-/// How many bytes of one upload may wait to be written: some hundredths of a second of a fast connection.
-const MAX_QUEUED: usize = 8 * 1024 * 1024;
-/// The same for all uploads together.
-const MAX_QUEUED_BY_ALL: usize = 32 * 1024 * 1024;
+/// How many uploads are captured at a time, those between two requests included.
+const MAX_CAPTURES: u64 = 64;
+/// How many pieces of one upload may wait to be written: no more than one system call takes.
+const MAX_PIECES: usize = 512;
+/// How many bytes of all uploads may wait to be written: some hundredths of a second of a fast connection.
+const MAX_QUEUED: usize = 32 * 1024 * 1024;
 /// The least that a piece counts: it occupies more than its bytes.
 const PIECE: usize = 4 * 1024;
 /// An upload may take 1 / `MAX_CACHE` of the cache: its final size is often unknown.
 const MAX_CACHE: u64 = 2;
+/// How much space is reserved, and how many bytes are hashed, at a time.
+const STEP: u64 = 1024 * 1024;
+/// A capture that received no bytes for this long ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How long the end of an upload waits for the commit of its capture.
 const COMMIT_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -47,81 +60,78 @@ struct CapturesInner {
     downloads: Downloads,
     /// The captures that no request currently has, by their numbers.
     waiting: Mutex<HashMap<u64, Capture>>,
-    next: AtomicU64,
-    places: Arc<Semaphore>,
+    places: Shares,
     memory: Arc<Semaphore>,
     most_bytes: u64,
 }
 
-/// The capture of one upload. When dropped, it leaves nothing behind.
-#[derive(Debug)]
+/// The capture of one upload.
 pub(crate) struct Capture {
+    captures: Captures,
     number: u64,
-    position: u64,
-    most_bytes: u64,
+    len: u64,
     queue: mpsc::Sender<Message>,
-    room: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
 }
 
-/// Why a capture takes no more bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// A message to the task that writes the file.
+enum Message {
+    /// The piece counts as queued as long as the permit exists.
+    Piece(Bytes, OwnedSemaphorePermit),
+    /// The upstream accepted the upload as this blob. The sender is dropped as soon as clients can read the blob, or when
+    /// the commit failed.
+    End(Box<Source>, oneshot::Sender<()>),
+}
+
+/// Why an upload is not cached.
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum CaptureError {
     #[error("it is too large for the cache")]
     TooLarge,
     #[error("it comes faster than it can be written")]
     TooFast,
-    /// The writer has ended, and the log names the reason.
-    #[error("it has ended")]
-    Ended,
+    #[error("there is no room in the cache")]
+    NoRoom(#[from] NoSpace),
+    #[error("the cache cannot be written")]
+    Storage(#[from] io::Error),
+    #[error("what the client sent has another digest")]
+    Mismatch,
+    /// Nothing came for a while, the task has ended, or the process ends.
+    #[error("it did not go on")]
+    Abandoned,
 }
 
-/// A message to the writer; a piece counts as queued as long as it exists.
-enum Message {
-    CapturedPiece(CapturedPiece),
-    Commit(Box<Commit>),
-}
-
-/// The end of an upload.
-struct Commit {
-    source: Source,
-    /// Dropped as soon as clients can read the blob, or when the commit failed.
-    found: oneshot::Sender<()>,
-}
-
-struct CapturedPiece {
-    bytes: Bytes,
-    _counted: [OwnedSemaphorePermit; 2],
+impl CaptureError {
+    fn log(&self) {
+        match self {
+            Self::Abandoned => {}
+            Self::Storage(error) => tracing::error!(%error, "forebay cannot write a push to the cache"),
+            reason => tracing::info!(%reason, "forebay does not cache this push"),
+        }
+    }
 }
 
 impl Captures {
     /// Each capture runs as one of the tasks of `downloads`, and ends with them.
-    pub(crate) fn new(config: &Config, store: DiskStore, downloads: Downloads) -> Self {
+    pub(crate) fn new(config: &Config, store: DiskStore, downloads: Downloads, trusted: TrustedNetworks) -> Self {
         Self(Arc::new(CapturesInner {
             store,
             downloads,
             waiting: Mutex::default(),
-            // Random, so that no number equals one of an earlier process or of another instance.
-            next: AtomicU64::new(RandomState::new().build_hasher().finish()),
-            places: Arc::new(Semaphore::new(MAX_CAPTURES)),
-            memory: Arc::new(Semaphore::new(MAX_QUEUED_BY_ALL)),
+            places: Shares::new(MAX_CAPTURES, trusted),
+            memory: Arc::new(Semaphore::new(MAX_QUEUED)),
             most_bytes: config.max_size / MAX_CACHE,
         }))
     }
 
-    /// Begins a capture. Returns `None` if too many uploads are being captured, or if the digest of the upload is known
-    /// and the blob is already cached or being downloaded.
-    pub(crate) fn begin(&self, known: Option<&Source>) -> Option<Capture> {
-        let is_here = |source: &Source| self.0.downloads.has(source) || self.0.store.has_blob(&source.id());
-        if known.is_some_and(is_here) {
-            return None;
-        }
-        let place = self.0.places.clone().try_acquire_owned().ok()?;
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let (capture, queue) = Capture::new(number, self.0.most_bytes, self.0.memory.clone());
-        let algorithm = known.map_or(Algorithm::Sha256, |source| source.digest.algorithm());
-        self.0.downloads.tasks().spawn(writer::run(self.clone(), number, algorithm, queue, place));
-        Some(capture)
+    /// Begins the capture of an upload that this client begins; `None` if too many are being captured.
+    pub(crate) fn begin(&self, client: IpAddr) -> Option<Capture> {
+        let place = self.0.places.take(client, 1).ok()?;
+        // Random, so that the number belongs to no upload of an earlier process or of another instance.
+        let number = RandomState::new().build_hasher().finish();
+        // The last place in the queue is for the end.
+        let (queue, messages) = mpsc::channel(MAX_PIECES + 1);
+        self.0.downloads.tasks().spawn(self.clone().run(number, messages, place));
+        Some(Capture { captures: self.clone(), number, len: 0, queue })
     }
 
     /// The capture of this number, if it exists in this process and no other request has it.
@@ -129,16 +139,40 @@ impl Captures {
         self.waiting().remove(&number)
     }
 
-    /// Keeps a capture for the next request that has its number; `None` if its writer has ended.
+    /// Keeps a capture for the next request that has its number; `None` if its task has ended.
     pub(crate) fn keep(&self, capture: Capture) -> Option<u64> {
         let number = capture.number;
         let mut waiting = self.waiting();
-        // The writer closes its queue before it takes the capture off this list.
+        // The task closes its queue before it takes the capture off this list.
         if capture.queue.is_closed() {
             return None;
         }
         waiting.insert(number, capture);
         Some(number)
+    }
+
+    /// Writes the upload to a file until it ends, and then adds the file to the cache.
+    async fn run(self, number: u64, mut queue: mpsc::Receiver<Message>, place: Permit) {
+        let mut upload = Upload::new(self.clone(), number);
+        let shutdown = self.0.downloads.shutdown().clone();
+        let ended = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => Err(CaptureError::Abandoned),
+            ended = upload.receive(&mut queue) => ended,
+        };
+        // In this order, so that no request can put the capture back afterwards.
+        queue.close();
+        drop(self.take(number));
+        match (ended, upload.file.take()) {
+            (Ok((source, found)), Some(file)) => self.0.downloads.adopt(&source, file, upload.len, found).await,
+            // Removing a large file can take a while.
+            (Ok(_), none) => drop(none),
+            (Err(error), file) => {
+                error.log();
+                change(move || drop(file)).await;
+            }
+        }
+        drop(place);
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Capture>> {
@@ -147,41 +181,36 @@ impl Captures {
 }
 
 impl Capture {
-    fn new(number: u64, most_bytes: u64, memory: Arc<Semaphore>) -> (Self, mpsc::Receiver<Message>) {
-        // The queue always has a place for a piece that the semaphores admit.
-        let (queue, taken) = mpsc::channel(MAX_QUEUED / PIECE + 1);
-        let room = Arc::new(Semaphore::new(MAX_QUEUED));
-        (Self { number, position: 0, most_bytes, queue, room, memory }, taken)
-    }
-
-    /// The number of bytes captured so far, from the start.
-    pub(crate) fn position(&self) -> u64 {
-        self.position
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Whether the capture may take `len` more bytes.
     pub(crate) fn may_take(&self, len: u64) -> bool {
-        self.position.saturating_add(len) <= self.most_bytes
+        self.len.saturating_add(len) <= self.captures.0.most_bytes
     }
 
     /// Takes the next bytes without waiting. After an error the capture is useless.
     ///
     /// # Errors
     /// The bytes cannot be captured.
-    pub(crate) fn push(&mut self, bytes: Bytes) -> Result<(), CaptureError> {
+    pub(crate) fn push(&mut self, bytes: &Bytes) -> Result<(), CaptureError> {
+        let pushed = self.try_push(bytes);
+        pushed.inspect_err(CaptureError::log)
+    }
+
+    fn try_push(&mut self, bytes: &Bytes) -> Result<(), CaptureError> {
         if !self.may_take(bytes.len() as u64) {
             return Err(CaptureError::TooLarge);
         }
         if self.queue.is_closed() {
-            return Err(CaptureError::Ended);
+            return Err(CaptureError::Abandoned);
         }
-        let count = u32::try_from(bytes.len().max(PIECE)).unwrap_or(u32::MAX);
-        let counted =
-            |room: &Arc<Semaphore>| room.clone().try_acquire_many_owned(count).map_err(|_| CaptureError::TooFast);
-        let end = self.position + bytes.len() as u64;
-        let piece = CapturedPiece { bytes, _counted: [counted(&self.room)?, counted(&self.memory)?] };
-        self.queue.try_send(Message::CapturedPiece(piece)).map_err(|_| CaptureError::Ended)?;
-        self.position = end;
+        let counted = u32::try_from(bytes.len().max(PIECE)).unwrap_or(u32::MAX);
+        let memory = self.captures.0.memory.clone().try_acquire_many_owned(counted);
+        let memory = memory.ok().filter(|_| self.queue.capacity() > 1).ok_or(CaptureError::TooFast)?;
+        self.queue.try_send(Message::Piece(bytes.clone(), memory)).map_err(|_| CaptureError::Abandoned)?;
+        self.len += bytes.len() as u64;
         Ok(())
     }
 
@@ -189,21 +218,114 @@ impl Capture {
     /// cached. Waits a moment, so that the next client usually finds the blob, but not for the rest of a long hash.
     pub(crate) async fn commit(self, source: Source) {
         let (found, is_found) = oneshot::channel();
-        // Sending fails if the writer has ended.
-        if self.queue.try_send(Message::Commit(Box::new(Commit { source, found }))).is_ok() {
-            let _ = tokio::time::timeout(COMMIT_TIMEOUT, is_found).await;
+        // Sending fails if the task has ended.
+        if self.queue.try_send(Message::End(Box::new(source), found)).is_ok() {
+            let _ = timeout(COMMIT_TIMEOUT, is_found).await;
         }
+    }
+}
+
+/// The file of an upload, and the hash of its front.
+struct Upload {
+    captures: Captures,
+    number: u64,
+    /// `None` before the first bytes.
+    file: Option<TempUpload>,
+    len: u64,
+    hashed: u64,
+    hash: Verifier,
+}
+
+impl Upload {
+    fn new(captures: Captures, number: u64) -> Self {
+        Self { captures, number, file: None, len: 0, hashed: 0, hash: Verifier::new(Algorithm::Sha256) }
+    }
+
+    /// Writes and hashes what comes until the upload ends; returns its end once the digest proved right.
+    async fn receive(
+        &mut self,
+        queue: &mut mpsc::Receiver<Message>,
+    ) -> Result<(Source, oneshot::Sender<()>), CaptureError> {
+        loop {
+            // Bytes that wait to be written go first: they hold memory.
+            if self.len - self.hashed >= STEP && queue.is_empty() {
+                self.hash_on().await?;
+                continue;
+            }
+            let mut messages = Vec::new();
+            if timeout(IDLE_TIMEOUT, queue.recv_many(&mut messages, MAX_PIECES)).await.unwrap_or(0) == 0 {
+                return Err(CaptureError::Abandoned);
+            }
+            let (mut pieces, mut end) = (Vec::with_capacity(messages.len()), None);
+            for message in messages {
+                match message {
+                    Message::Piece(bytes, memory) => pieces.push((bytes, memory)),
+                    Message::End(source, found) => end = Some((*source, found)),
+                }
+            }
+            self.write(pieces).await?;
+            if let Some((source, found)) = end {
+                self.verify(&source).await?;
+                return Ok((source, found));
+            }
+        }
+    }
+
+    async fn write(&mut self, pieces: Vec<(Bytes, OwnedSemaphorePermit)>) -> Result<(), CaptureError> {
+        let (offset, len) = (self.len, pieces.iter().map(|(bytes, _)| bytes.len() as u64).sum::<u64>());
+        if len == 0 {
+            return Ok(());
+        }
+        let (store, room) = (&self.captures.0.store, (offset + len).next_multiple_of(STEP));
+        let file = match &mut self.file {
+            Some(file) => {
+                file.grow_to(room).await?;
+                file
+            }
+            none => none.insert(store.create_upload(self.number, store.reserve_upload(room).await?).await?),
+        };
+        let target = file.file().clone();
+        storage::write(move || {
+            let mut buffers: Vec<_> = pieces.iter().map(|(bytes, _)| IoSlice::new(bytes)).collect();
+            write_all_at(&target, &mut buffers, offset)
+        })
+        .await?;
+        file.note_written(len);
+        self.len += len;
+        Ok(())
+    }
+
+    async fn hash_on(&mut self) -> Result<(), CaptureError> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let slice = FileSlice { file: file.file().clone(), offset: self.hashed, len: STEP.min(self.len - self.hashed) };
+        let end = slice.offset + slice.len;
+        self.hash = hash_in_turn(slice, self.hash.clone()).await?;
+        self.hashed = end;
+        Ok(())
+    }
+
+    async fn verify(&mut self, source: &Source) -> Result<(), CaptureError> {
+        let algorithm = source.digest.algorithm();
+        if algorithm != Algorithm::Sha256 {
+            (self.hashed, self.hash) = (0, Verifier::new(algorithm));
+        }
+        while self.hashed < self.len {
+            self.hash_on().await?;
+        }
+        if self.hash.clone().digest() == source.digest { Ok(()) } else { Err(CaptureError::Mismatch) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::{net::Ipv4Addr, path::Path, time::Duration};
 
     use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
     use super::*;
     use crate::metrics::Metrics;
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     /// The captures in this directory, and their tasks.
     async fn captures(directory: &Path) -> (Captures, TaskTracker) {
@@ -213,63 +335,64 @@ mod tests {
         store.scan().await;
         let tasks = TaskTracker::new();
         let downloads = Downloads::new(store.clone(), metrics, tasks.clone(), CancellationToken::new());
-        (Captures::new(&config, store, downloads), tasks)
+        (Captures::new(&config, store, downloads, TrustedNetworks::new(Vec::new())), tasks)
     }
 
-    fn on_its_way(directory: &Path) -> usize {
+    /// A capture whose task does nothing.
+    fn stalled(captures: &Captures) -> (Capture, mpsc::Receiver<Message>) {
+        let (queue, messages) = mpsc::channel(MAX_PIECES + 1);
+        (Capture { captures: captures.clone(), number: 1, len: 0, queue }, messages)
+    }
+
+    fn files(directory: &Path) -> usize {
         std::fs::read_dir(directory.join("tmp")).unwrap().count()
     }
 
-    fn capture(memory: usize) -> (Capture, mpsc::Receiver<Message>, Arc<Semaphore>) {
-        let memory = Arc::new(Semaphore::new(memory));
-        let (capture, queue) = Capture::new(1, 1 << 30, memory.clone());
-        (capture, queue, memory)
-    }
-
-    #[test]
-    fn a_stalled_writer_blocks_no_push_and_has_bounded_memory() {
-        for (memory, most) in [(MAX_QUEUED_BY_ALL, MAX_QUEUED), (1 << 20, 1 << 20)] {
-            for len in [1, 16 * 1024, 100_000] {
-                let (mut capture, queue, left) = capture(memory);
-                let mut taken = 0;
-                while capture.push(Bytes::from(vec![0; len])).is_ok() {
-                    taken += len.max(PIECE);
-                }
-                assert!(taken <= most && taken + len.max(PIECE) > most, "{len}: {taken}");
-                assert_eq!(
-                    capture.push(Bytes::from(vec![0; len])),
-                    Err(CaptureError::TooFast),
-                    "and does not begin again"
-                );
-                drop((capture, queue));
-                assert_eq!(left.available_permits(), memory);
+    #[tokio::test]
+    async fn a_stalled_writer_blocks_no_push_and_has_bounded_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let (captures, _tasks) = captures(directory.path()).await;
+        for len in [1, 16 * 1024, 1 << 20] {
+            let (mut capture, queue) = stalled(&captures);
+            let piece = Bytes::from(vec![0; len]);
+            let mut taken = 0;
+            while capture.push(&piece).is_ok() {
+                taken += 1;
             }
+            assert_eq!(taken, MAX_PIECES.min(MAX_QUEUED / len), "{len}");
+            assert!(matches!(capture.push(&piece), Err(CaptureError::TooFast)), "and does not begin again");
+            assert!(capture.queue.capacity() > 0, "the end has a place");
+            drop((capture, queue));
+            assert_eq!(captures.0.memory.available_permits(), MAX_QUEUED);
         }
     }
 
-    #[test]
-    fn what_was_taken_makes_room_for_more() {
-        let (mut capture, mut queue, left) = capture(MAX_QUEUED_BY_ALL);
-        for round in 1..100 {
-            capture.push(Bytes::from(vec![0; MAX_QUEUED / 2])).unwrap();
-            assert_eq!(capture.position(), round * MAX_QUEUED as u64 / 2);
-            assert!(
-                matches!(queue.try_recv(), Ok(Message::CapturedPiece(piece)) if piece.bytes.len() == MAX_QUEUED / 2)
-            );
+    #[tokio::test]
+    async fn what_was_taken_makes_room_for_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let (captures, _tasks) = captures(directory.path()).await;
+        let (mut capture, mut queue) = stalled(&captures);
+        for _ in 1..10 {
+            capture.push(&Bytes::from(vec![0; MAX_QUEUED])).unwrap();
+            assert!(capture.push(&Bytes::from_static(b"x")).is_err());
+            assert!(matches!(queue.try_recv(), Ok(Message::Piece(bytes, _)) if bytes.len() == MAX_QUEUED));
         }
-        assert_eq!(left.available_permits(), MAX_QUEUED_BY_ALL);
         drop(queue);
-        assert_eq!(capture.push(Bytes::from_static(b"x")), Err(CaptureError::Ended), "the writer has ended");
+        let pushed = capture.push(&Bytes::from_static(b"x"));
+        assert!(matches!(pushed, Err(CaptureError::Abandoned)), "the task has ended");
     }
 
-    #[test]
-    fn an_upload_that_is_too_large_is_not_kept() {
-        let (mut capture, _queue) = Capture::new(1, 10, Arc::new(Semaphore::new(MAX_QUEUED_BY_ALL)));
-        assert!(capture.may_take(10) && !capture.may_take(11));
-        capture.push(Bytes::from_static(b"0123456789")).unwrap();
-        assert!(!capture.may_take(1) && !capture.may_take(u64::MAX));
-        assert_eq!(capture.push(Bytes::from_static(b"x")), Err(CaptureError::TooLarge));
-        assert_eq!(capture.position(), 10);
+    #[tokio::test]
+    async fn an_upload_that_is_too_large_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let (captures, _tasks) = captures(directory.path()).await;
+        let (mut capture, _queue) = stalled(&captures);
+        let most = captures.0.most_bytes;
+        capture.push(&Bytes::from_static(b"0123456789")).unwrap();
+        assert!(capture.may_take(most - 10) && !capture.may_take(most - 9) && !capture.may_take(u64::MAX));
+        capture.len = most;
+        assert!(matches!(capture.push(&Bytes::from_static(b"x")), Err(CaptureError::TooLarge)));
+        assert_eq!(capture.len, most);
     }
 
     #[tokio::test(start_paused = true)]
@@ -277,41 +400,40 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (captures, tasks) = captures(directory.path()).await;
         let begin = || {
-            let mut capture = captures.begin(None).unwrap();
-            capture.push(Bytes::from_static(b"some")).unwrap();
+            let mut capture = captures.begin(CLIENT).unwrap();
+            capture.push(&Bytes::from_static(b"some")).unwrap();
             capture
         };
         // Between two requests, and while a request has the capture.
         let (waiting, mut taken) = (captures.keep(begin()).unwrap(), begin());
-        let written = async || {
-            while on_its_way(directory.path()) < 2 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        written().await;
+        while files(directory.path()) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         tokio::time::sleep(Duration::from_secs(4 * 60)).await;
         let mut capture = captures.take(waiting).unwrap();
         assert!(captures.take(waiting).is_none(), "a request has it");
-        capture.push(Bytes::from_static(b"more")).unwrap();
+        capture.push(&Bytes::from_static(b"more")).unwrap();
         assert_eq!(captures.keep(capture), Some(waiting));
         tokio::time::sleep(Duration::from_secs(2 * 60)).await;
-        assert_eq!(taken.push(Bytes::from_static(b"more")), Err(CaptureError::Ended));
+        assert!(matches!(taken.push(&Bytes::from_static(b"more")), Err(CaptureError::Abandoned)));
         assert_eq!(captures.keep(taken), None);
         tasks.close();
         tasks.wait().await;
         assert!(captures.waiting().is_empty());
-        assert_eq!((on_its_way(directory.path()), captures.0.places.available_permits()), (0, MAX_CAPTURES));
+        assert_eq!((files(directory.path()), captures.0.places.used()), (0, 0));
     }
 
     #[tokio::test]
-    async fn only_so_many_are_kept_at_a_time() {
+    async fn one_client_does_not_take_all_places() {
         let directory = tempfile::tempdir().unwrap();
         let (captures, tasks) = captures(directory.path()).await;
-        let all: Vec<_> = (0..MAX_CAPTURES).map(|_| captures.begin(None).unwrap()).collect();
-        assert!(captures.begin(None).is_none());
-        drop(all);
+        let all: Vec<_> = std::iter::from_fn(|| captures.begin(CLIENT)).collect();
+        assert!((1..MAX_CAPTURES).contains(&(all.len() as u64)));
+        let other = captures.begin(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+        assert!(other.is_some());
+        drop((all, other));
         tasks.close();
         tasks.wait().await;
-        assert!(captures.begin(None).is_some());
+        assert_eq!(captures.0.places.used(), 0);
     }
 }

@@ -38,7 +38,7 @@ pub(crate) use self::{
         reader::{BlobReader, BodyPiece, ReadError},
         uncached_limit::Client,
     },
-    capture::{Capture, CaptureError, Captures},
+    capture::{Capture, Captures},
     config::Config,
     context::CacheContext,
     download::DownloadResult,

@@ -1,5 +1,7 @@
 //! A push to the upstream `hub`, for tests.
 
+use std::net::Ipv4Addr;
+
 use http::{Method, Request, request::Parts};
 
 use super::Push;
@@ -25,6 +27,14 @@ impl Fixture {
     }
 
     pub(super) fn push<'a>(&'a self, write: &'a Write) -> Push<'a> {
-        Push { write, head: &self.head, upstream: &self.upstream, repository: &self.repository, namespace: None }
+        let client = Ipv4Addr::LOCALHOST.into();
+        Push {
+            write,
+            head: &self.head,
+            upstream: &self.upstream,
+            repository: &self.repository,
+            namespace: None,
+            client,
+        }
     }
 }

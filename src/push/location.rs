@@ -1,11 +1,7 @@
 //! The `Location` of the response, as a URL of forebay (pure): relative, and with all parts by which the client reached
 //! forebay.
 
-use super::{
-    Push, Seal,
-    request::STATE,
-    session::{Captured, Session},
-};
+use super::{Push, Seal, request::STATE, session::Session};
 use crate::{
     oci::{Digest, local_path, query},
     route::Write,
@@ -16,8 +12,8 @@ use crate::{
 const MAX_SESSION: usize = 128;
 
 /// The upstream's `Location`, leading through forebay; `None` if the response has none. The state of an upload includes
-/// what is `captured`.
-pub(super) fn of(push: Push<'_>, response: &WriteResponse, seal: &Seal, captured: Captured) -> Option<String> {
+/// the number of its `capture`.
+pub(super) fn of(push: Push<'_>, response: &WriteResponse, seal: &Seal, capture: Option<u64>) -> Option<String> {
     let (uri, upstream) = (&push.head.uri, push.upstream.name());
     let location = response.location.as_deref()?;
     let path = location.split('?').next().unwrap_or_default();
@@ -29,7 +25,7 @@ pub(super) fn of(push: Push<'_>, response: &WriteResponse, seal: &Seal, captured
                 let digest = last.parse::<Digest>().ok().or_else(|| super::created_by(uri))?;
                 return Some(with_namespace(format!("{front}/blobs/{digest}"), push.namespace, None));
             }
-            let sealed = Session { target: location.to_owned(), captured }.seal(upstream, push.repository, seal)?;
+            let sealed = Session { target: location.to_owned(), capture }.seal(upstream, push.repository, seal)?;
             let session = if is_plain(last) { last } else { "upload" };
             Some(with_namespace(format!("{front}/blobs/uploads/{session}"), push.namespace, Some(&sealed)))
         }
@@ -77,7 +73,7 @@ mod tests {
     use super::*;
     use crate::{push::fixture::Fixture, route::MountSource};
 
-    const CAPTURED: Captured = Captured::By(7);
+    const CAPTURE: Option<u64> = Some(7);
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn located(
@@ -93,7 +89,7 @@ mod tests {
         let status = StatusCode::from_u16(status).unwrap();
         let written =
             WriteResponse { status, headers: HeaderMap::new(), location: Some(location.to_owned()), reasons: vec![] };
-        let found = of(push, &written, &seal, CAPTURED);
+        let found = of(push, &written, &seal, CAPTURE);
         (seal, found)
     }
 
@@ -113,7 +109,7 @@ mod tests {
             let found = found.unwrap();
             let state = found.strip_prefix(expected).unwrap_or_else(|| panic!("{uri}: {found}"));
             let opened = Session::open("hub", &"team/app".parse().unwrap(), state, &seal);
-            assert_eq!(opened, Some(Session { target: upstreams.to_owned(), captured: CAPTURED }));
+            assert_eq!(opened, Some(Session { target: upstreams.to_owned(), capture: CAPTURE }));
         }
         for (upstreams, session) in
             [("/u/a%2Fb", "upload"), ("/u/", "u"), ("/", "upload"), ("/u/..", "upload"), ("/u/x=y", "upload")]

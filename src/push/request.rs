@@ -4,10 +4,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, Method, Uri, header, request::Parts};
 
-use super::{
-    Push, Seal,
-    session::{Captured, Session},
-};
+use super::{Push, Seal, session::Session};
 use crate::{
     error::ErrorKind,
     oci::query,
@@ -21,13 +18,13 @@ pub(super) const STATE: &str = "_state";
 /// The headers that forebay forwards. All others concern only the client and forebay.
 const FORWARDED_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_RANGE, header::ACCEPT];
 
-/// The request to the upstream, and how much of its upload is captured so far.
+/// The request to the upstream, and the number of its upload's capture.
 ///
 /// # Errors
 /// The upload was not begun through forebay, or the endpoint does not support the method.
-pub(super) fn of<'a>(push: Push<'a>, seal: &Seal) -> Result<(upstream::WriteRequest<'a>, Captured), ErrorKind> {
+pub(super) fn of<'a>(push: Push<'a>, seal: &Seal) -> Result<(upstream::WriteRequest<'a>, Option<u64>), ErrorKind> {
     let (Parts { method, uri, .. }, repository) = (push.head, push.repository);
-    let mut captured = Captured::Nothing;
+    let mut capture = None;
     let push_alone = WriteAction::Push { from: None };
     let (target, action) = match push.write {
         Write::Begin(source) => {
@@ -44,7 +41,7 @@ pub(super) fn of<'a>(push: Push<'a>, seal: &Seal) -> Result<(upstream::WriteRequ
             let sealed = query::parameter(uri, STATE).ok_or(ErrorKind::UploadUnknown)?;
             let session =
                 Session::open(push.upstream.name(), repository, &sealed, seal).ok_or(ErrorKind::UploadUnknown)?;
-            captured = session.captured;
+            capture = session.capture;
             let action = if *method == Method::DELETE { WriteAction::Delete } else { push_alone };
             (WriteTarget::UploadSession(with_query(session.target, uri)), action)
         }
@@ -63,7 +60,7 @@ pub(super) fn of<'a>(push: Push<'a>, seal: &Seal) -> Result<(upstream::WriteRequ
         .iter()
         .flat_map(|name| push.head.headers.get_all(name).iter().map(|value| (name.clone(), value.clone())))
         .collect();
-    Ok((upstream::WriteRequest { method: method.clone(), repository, target, action, headers }, captured))
+    Ok((upstream::WriteRequest { method: method.clone(), repository, target, action, headers }, capture))
 }
 
 /// The query, with the source of a mount as the upstream spells it; without the mount if the upstream has no such

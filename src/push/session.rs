@@ -1,4 +1,4 @@
-//! The state of an upload, sealed into its URL: where the upload continues at the upstream, and what is captured of it.
+//! The state of an upload, sealed into its URL: where the upload continues at the upstream, and its capture.
 
 use super::Seal;
 use crate::oci::Repository;
@@ -8,22 +8,9 @@ use crate::oci::Repository;
 pub(super) struct Session {
     /// The path and query that the upstream named.
     pub target: String,
-    pub captured: Captured,
+    /// The number of the capture that has all content sent so far; it may belong to another process.
+    pub capture: Option<u64>,
 }
-
-/// How much of an upload's content is captured for the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Captured {
-    /// No content was sent yet: all of it can be captured.
-    Begun,
-    /// All content sent so far, in the capture of this number, which may belong to another process.
-    By(u64),
-    /// Less than the content sent so far, so capturing the rest is useless.
-    Nothing,
-}
-
-/// How [`Captured::Begun`] is written in place of a number.
-const BEGUN: &str = "new";
 
 impl Session {
     pub(super) fn seal(&self, upstream: &str, repository: &Repository, seal: &Seal) -> Option<String> {
@@ -35,22 +22,23 @@ impl Session {
         seal.open(upstream, repository, sealed).map(Self::from_text)
     }
 
-    /// What is captured, a blank, and the target, which begins with a slash; only the target if nothing is captured.
+    /// The number of the capture, a blank, and the target, which begins with a slash; only the target if nothing is
+    /// captured.
     fn to_text(&self) -> String {
-        let target = &self.target;
-        match self.captured {
-            Captured::Begun => format!("{BEGUN} {target}"),
-            Captured::By(number) => format!("{number} {target}"),
-            Captured::Nothing => target.clone(),
+        match self.capture {
+            Some(number) => format!("{number} {}", self.target),
+            None => self.target.clone(),
         }
     }
 
+    /// Earlier versions wrote a word in place of the number of a capture that had not begun.
     fn from_text(text: String) -> Self {
-        let marked = text.split_once(' ').and_then(|(captured, target)| {
-            let captured = if captured == BEGUN { Captured::Begun } else { Captured::By(captured.parse().ok()?) };
-            Some(Self { target: target.to_owned(), captured })
-        });
-        marked.unwrap_or(Self { target: text, captured: Captured::Nothing })
+        match text.split_once(' ') {
+            Some((number, target)) if !text.starts_with('/') => {
+                Self { target: target.to_owned(), capture: number.parse().ok() }
+            }
+            _ => Self { target: text, capture: None },
+        }
     }
 }
 
@@ -63,17 +51,17 @@ mod tests {
         let seal = Seal::for_test();
         let repository = "team/app".parse().unwrap();
         for target in ["/u/1?_state=a%2Fb", "/new/1", "/7", "/7 /8"] {
-            for captured in
-                [Captured::Begun, Captured::By(0), Captured::By(7), Captured::By(u64::MAX), Captured::Nothing]
-            {
-                let session = Session { target: target.to_owned(), captured };
+            for capture in [Some(0), Some(7), Some(u64::MAX), None] {
+                let session = Session { target: target.to_owned(), capture };
                 let sealed = session.seal("hub", &repository, &seal).unwrap();
                 assert_eq!(Session::open("hub", &repository, &sealed, &seal), Some(session));
                 assert_eq!(Session::open("other", &repository, &sealed, &seal), None);
             }
-            let earlier = seal.seal("hub", &repository, target).unwrap();
-            let opened = Session::open("hub", &repository, &earlier, &seal);
-            assert_eq!(opened, Some(Session { target: target.to_owned(), captured: Captured::Nothing }));
+            for earlier in [target.to_owned(), format!("new {target}")] {
+                let sealed = seal.seal("hub", &repository, &earlier).unwrap();
+                let opened = Session::open("hub", &repository, &sealed, &seal);
+                assert_eq!(opened, Some(Session { target: target.to_owned(), capture: None }));
+            }
         }
     }
 }

@@ -27,7 +27,8 @@ impl Service {
         // Reading a body tells the client to send it (`100 Continue`).
         let body = exchange.body.take_if(|body| has_content && !body.is_end_stream());
         let namespace = exchange.namespace.as_deref();
-        let push = Push { write, head: exchange.head, upstream, repository, namespace };
+        let client = exchange.peer();
+        let push = Push { write, head: exchange.head, upstream, repository, namespace, client };
         let written = push::forward(push, body.map(UploadBody::new), &seal, &self.caches).await?;
         Ok(response::written(written))
     }

@@ -63,7 +63,7 @@ pub use self::{
     upload_body::UploadBody,
     write::{WriteAction, WriteRequest, WriteResponse, WriteTarget, upload_location},
 };
-pub(crate) use self::{principal::Verdict, response::warning::VALUE_WEIGHT, upload_body::BodyObserver};
+pub(crate) use self::{principal::Verdict, response::warning::VALUE_WEIGHT};
 
 #[cfg(test)]
 mod tests {

@@ -24,21 +24,13 @@ const FLOW_TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Sees the bytes of a body as they pass. Must not block.
-pub(crate) trait BodyObserver: Send + Sync + 'static {
-    /// The next bytes that are passed on.
-    fn piece(&self, bytes: &Bytes);
-
-    /// The body has ended, and is complete.
-    fn end(&self);
-}
-
-type Slot = Arc<OnceLock<Box<dyn BodyObserver>>>;
+type Observer = Arc<OnceLock<Box<dyn Fn(&Bytes) + Send + Sync>>>;
 
 /// The body of a request that is passed on.
 pub struct UploadBody {
     pub(super) body: reqwest::Body,
     pub(super) progress: Progress,
-    observer: Slot,
+    observer: Observer,
 }
 
 impl UploadBody {
@@ -47,13 +39,13 @@ impl UploadBody {
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Sync + Unpin + 'static,
     {
         let progress = Progress::new();
-        let observer = Slot::default();
+        let observer = Observer::default();
         let body = reqwest::Body::wrap(ObservedBody { body, progress: progress.clone(), observer: observer.clone() });
         Self { body, progress, observer }
     }
 
     /// Sets the observer; there is one at most.
-    pub(crate) fn observed_by(self, observer: impl BodyObserver) -> Self {
+    pub(crate) fn observed_by(self, observer: impl Fn(&Bytes) + Send + Sync + 'static) -> Self {
         let _ = self.observer.set(Box::new(observer));
         self
     }
@@ -109,7 +101,7 @@ impl Progress {
 struct ObservedBody<B> {
     body: B,
     progress: Progress,
-    observer: Slot,
+    observer: Observer,
 }
 
 impl<B> Body for ObservedBody<B>
@@ -124,13 +116,10 @@ where
             let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
             let ended = frame.is_none() || self.body.is_end_stream();
             self.progress.note(ended);
-            if let Some(observer) = self.observer.get() {
-                if let Some(bytes) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
-                    observer.piece(bytes);
-                }
-                if ended && !matches!(frame, Some(Err(_))) && !self.progress.is_broken() {
-                    observer.end();
-                }
+            if let Some(observer) = self.observer.get()
+                && let Some(bytes) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref())
+            {
+                observer(bytes);
             }
             match frame {
                 None => return Poll::Ready(None),
@@ -166,7 +155,7 @@ mod tests {
         let body = StreamBody::new(futures_util::stream::iter(
             [&b"a"[..], b"b"].map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece)))),
         ));
-        let mut observed = ObservedBody { body, progress: progress.clone(), observer: Slot::default() };
+        let mut observed = ObservedBody { body, progress: progress.clone(), observer: Observer::default() };
         assert_eq!(progress.deadline(), (begun + FLOW_TIMEOUT, FLOW_TIMEOUT));
         for seconds in [1, 2] {
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -181,38 +170,21 @@ mod tests {
     #[tokio::test]
     async fn a_known_length_stays_known() {
         let body = Full::new(Bytes::from_static(b"content"));
-        let observed = ObservedBody { body, progress: Progress::new(), observer: Slot::default() };
+        let observed = ObservedBody { body, progress: Progress::new(), observer: Observer::default() };
         assert_eq!(observed.size_hint().exact(), Some(7));
         assert_eq!(observed.collect().await.unwrap().to_bytes(), "content");
     }
 
-    #[derive(Clone, Default)]
-    struct Seen(Arc<Mutex<(Vec<u8>, usize)>>);
-
-    impl BodyObserver for Seen {
-        fn piece(&self, bytes: &Bytes) {
-            self.0.lock().0.extend_from_slice(bytes);
-        }
-
-        fn end(&self) {
-            self.0.lock().1 += 1;
-        }
-    }
-
     #[tokio::test]
-    async fn an_observer_sees_each_piece_and_the_end() {
-        for is_whole in [true, false] {
-            let mut frames =
-                vec![Ok(Frame::data(Bytes::from_static(b"con"))), Ok(Frame::data(Bytes::from_static(b"tent")))];
-            if !is_whole {
-                frames.push(Err("broken"));
-            }
-            let seen = Seen::default();
-            let content =
-                UploadBody::new(StreamBody::new(futures_util::stream::iter(frames))).observed_by(seen.clone());
-            assert_eq!(content.body.collect().await.is_ok(), is_whole);
-            let (bytes, ends) = seen.0.lock().clone();
-            assert_eq!((&*bytes, ends > 0), (&b"content"[..], is_whole));
-        }
+    async fn an_observer_sees_each_piece() {
+        let frames = [&b"con"[..], b"tent"].map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece))));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let observer = {
+            let seen = seen.clone();
+            move |bytes: &Bytes| seen.lock().push(bytes.clone())
+        };
+        let content = UploadBody::new(StreamBody::new(futures_util::stream::iter(frames))).observed_by(observer);
+        assert_eq!(content.body.collect().await.unwrap().to_bytes(), "content");
+        assert_eq!(*seen.lock(), ["con", "tent"]);
     }
 }
