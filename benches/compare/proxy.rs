@@ -31,6 +31,8 @@ const SLACK: Duration = Duration::from_millis(4);
 pub struct Line {
     /// Bytes per second of all connections together.
     pub shared_rate: Option<f64>,
+    /// Whether requests get the same rate, apart from the responses.
+    pub both_ways: bool,
     /// Bytes per second of each connection.
     pub connection_rate: Option<f64>,
     /// The round-trip time.
@@ -70,7 +72,8 @@ impl Drop for Proxy {
 }
 
 async fn serve(listener: TcpListener, target: SocketAddr, line: Line, received: Arc<AtomicU64>) {
-    let shared = line.shared_rate.map(|rate| Arc::new(Pace::new(rate)));
+    let pace = || line.shared_rate.map(|rate| Arc::new(Pace::new(rate)));
+    let shared = [if line.both_ways { pace() } else { None }, pace()];
     let mut connections = JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
@@ -87,7 +90,7 @@ async fn carry(
     client: TcpStream,
     target: SocketAddr,
     line: Line,
-    shared: Option<Arc<Pace>>,
+    [shared_there, shared]: [Option<Arc<Pace>>; 2],
     received: Arc<AtomicU64>,
 ) -> io::Result<()> {
     // The kernel has accepted the client at once; a distant server would have answered after one round trip.
@@ -101,9 +104,10 @@ async fn carry(
         // A large buffer would take the bytes that the line has to hold back.
         set_socket_send_buffer_size(&client, CHUNK)?;
     }
+    let paces_there = Vec::from_iter(shared_there);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let there = pass(from_client, to_server, line.round_trip / 2, open, Vec::new(), None);
+    let there = pass(from_client, to_server, line.round_trip / 2, open, paces_there, None);
     let back = pass(from_server, to_client, line.round_trip / 2, open, paces, Some(received));
     // A client that has finished sending may still get a response.
     tokio::try_join!(there, back).map(drop)

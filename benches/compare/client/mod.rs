@@ -10,6 +10,7 @@ use std::{
 pub mod clear;
 mod framing;
 pub mod http2;
+pub mod push;
 pub mod tls;
 pub mod wrk;
 

@@ -18,6 +18,7 @@ mod cold;
 mod crowd;
 mod manifests;
 mod misses;
+mod pushes;
 mod start;
 
 /// The repository with all contents.
@@ -68,6 +69,8 @@ pub const CASES: &[Case] = &[
     Case { name: "miss-gigabit", run: |setup| misses::at_a_gigabit(setup).boxed_local() },
     Case { name: "miss-shared", run: |setup| misses::shared(setup).boxed_local() },
     Case { name: "miss-afar", run: |setup| misses::from_afar(setup).boxed_local() },
+    Case { name: "push-one", run: |setup| pushes::then_pulled(setup, 1, BLOB).boxed_local() },
+    Case { name: "push-many", run: |setup| pushes::then_pulled(setup, 20, 5_000_000).boxed_local() },
     Case { name: "crowd", run: |setup| crowd::crowd(setup).boxed_local() },
     Case { name: "manifest-cold-blobs", run: |setup| cold::cold_blobs(setup).boxed_local() },
     Case { name: "start", run: |setup| start::with_many_blobs(setup).boxed_local() },

@@ -22,6 +22,8 @@ pub struct Options<'a> {
     pub tls: Option<&'a Identity>,
     /// Log every request, as forebay does by default; else warnings only.
     pub access_log: bool,
+    /// Accept pushes.
+    pub push: bool,
     /// A cache that exists already.
     pub cache: Option<&'a Path>,
 }
@@ -59,14 +61,19 @@ impl Forebay {
         let text = format!(
             "[server]\nlisten = [\"127.0.0.1:{port}\"]\n{tls}[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
              [cache]\ndirectory = \"{}\"\nmin_free = \"0 B\"\ntag_ttl = \"1h\"\n\
-             [[upstream]]\nname = \"registry.test\"\ndefault = true\nurls = [\"{upstream}\"]\n",
+             [[upstream]]\nname = \"registry.test\"\ndefault = true\nurls = [\"{upstream}\"]\npush = {}\n",
             cache.display(),
+            options.push,
         );
         let file = folder.path().join("forebay.toml");
         write(&file, &text);
         let mut command = program::clean(program);
         command.arg("serve").arg("--config").arg(&file);
-        command.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS").env("HOME", folder.path());
+        command
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("LISTEN_FDS")
+            .env("HOME", folder.path())
+            .env("STATE_DIRECTORY", folder.path().join("state"));
         command.env("FOREBAY_LOG", if options.access_log { "info" } else { "warn" });
         let started = Instant::now();
         let daemon = Daemon::spawn("forebay", command, &folder.path().join("log"));
