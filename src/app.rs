@@ -37,7 +37,7 @@ use crate::{
 pub use self::{error::Error, loading::check};
 use self::{
     loading::{allowed_hosts, deletions_in, table},
-    warnings::{fixed_at_start, warn_of_open_content, warn_of_push_users},
+    warnings::{fixed_at_start, tell_zero_copy, warn_of_open_content, warn_of_push_users},
 };
 
 /// How long downloads and other tasks may take to end after the drain.
@@ -102,6 +102,7 @@ impl App {
         let local_addrs = listener.local_addrs();
         let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;
 
+        tell_zero_copy(&config.cache.directory);
         warn_of_open_content(&config);
         warn_of_push_users(&config);
         let readiness = Readiness::default();

@@ -1,6 +1,17 @@
-//! What the operator is warned of at the start and at a reload.
+//! What the operator is told at the start and at a reload.
 
-use crate::{auth, config::Config, upstream};
+use std::{fs::File, path::Path};
+
+use crate::{auth, config::Config, transport::zero_copy::file_system::Pages, upstream};
+
+/// Whether the kernel can send cached blobs without a copy depends on the file system of the cache.
+pub(super) fn tell_zero_copy(cache: &Path) {
+    // Any file will do; this one is always there.
+    match File::open(cache.join("CACHEDIR.TAG")).and_then(|file| Pages::of(&file)) {
+        Ok(pages) => tracing::info!(path = %cache.display(), zero_copy = %pages, "the cache directory was probed"),
+        Err(error) => tracing::warn!(path = %cache.display(), %error, "the cache directory cannot be probed"),
+    }
+}
 
 /// Content that was cached while an upstream had access = "shared" stays readable to all clients: nothing records which blobs
 /// those are.

@@ -23,7 +23,7 @@ use crate::{
     oci::ResolvedRange,
     transport::zero_copy::{
         buffers::FileReader,
-        page_cache::{self, READ_AHEAD},
+        page_cache::{self, Presence, READ_AHEAD},
         placeholder::MAX_PART,
         queue::{KeepAlive, SendQueue},
     },
@@ -150,7 +150,7 @@ struct Source {
     /// The number of announced bytes that are not sent yet.
     missing: Option<u64>,
     send_queue: Option<SendQueue>,
-    /// After a read-ahead the file is not in the page cache, or the kernel cannot tell.
+    /// After a read-ahead the file is not in the page cache, or that cannot be known.
     cannot_prefetch: bool,
     /// Present once a part had to be read into memory.
     memory: Option<FileReader>,
@@ -197,12 +197,17 @@ impl Source {
         if let Some(send_queue) = &self.send_queue
             && len > SMALL
         {
-            if page_cache::is_resident(&slice.file, slice.offset, len)? {
-                return Ok(send_queue.push(slice.clone(), self.keep_alive(), slice.len > len + SMALL));
-            }
+            let ahead = match page_cache::presence(&slice.file, slice.offset, len)? {
+                Presence::InMemory => {
+                    return Ok(send_queue.push(slice.clone(), self.keep_alive(), slice.len > len + SMALL));
+                }
+                Presence::OnDisk => READ_AHEAD,
+                // Most likely it is in memory, and the less often another thread is asked, the better.
+                Presence::Untold => MAX_PART,
+            };
             send_queue.pause();
             if !self.cannot_prefetch {
-                let part = FileSlice { len: len.min(READ_AHEAD), ..slice.clone() };
+                let part = FileSlice { len: len.min(ahead), ..slice.clone() };
                 if page_cache::prefetch(part.clone()).await? {
                     return Ok(send_queue.push(part, self.keep_alive(), false));
                 }

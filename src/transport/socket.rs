@@ -228,6 +228,7 @@ impl Stream {
             // If it failed, splicing finds the error again.
             let _ = ready!(Pin::new(loading).poll(cx));
             self.loading = None;
+            send_queue.note_loaded();
         }
         Poll::Ready(Ok(()))
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod buffer_pool;
 pub(crate) mod buffers;
+pub(crate) mod file_system;
 pub(crate) mod hyper_contract;
 pub(crate) mod page_cache;
 pub(crate) mod placeholder;

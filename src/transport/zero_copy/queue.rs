@@ -19,6 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -27,7 +28,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::{
-    page_cache::{is_resident, truncated},
+    page_cache::{Presence, presence, truncated},
     placeholder::{self, MAX_PART, SEQUENCES},
     splice::{self, Failed, Taken},
 };
@@ -35,6 +36,9 @@ use crate::{file_slice::FileSlice, metrics::Metrics};
 
 /// The least that the socket is offered, in bytes: one segment as the kernel makes them for its network card.
 const MIN_OFFER: usize = 64 * 1024;
+/// For how long a part counts as being in memory where the kernel cannot tell. Pages that were just read are the last that a
+/// kernel evicts; to find one evicted all the same, the thread of a connection would wait for the disk once.
+const SEEN_FOR: Duration = Duration::from_secs(1);
 
 /// The parts of files that one connection is to send, in the order of their buffers.
 #[derive(Clone, Default)]
@@ -75,6 +79,8 @@ struct QueuedPart {
     /// How many of its bytes were sent.
     sent: usize,
     slice: FileSlice,
+    /// When it was last known to be in memory.
+    seen: Instant,
     _keep_alive: Option<KeepAlive>,
 }
 
@@ -86,7 +92,7 @@ impl SendQueue {
         Self(Arc::new(QueueInner { metrics, ..QueueInner::default() }))
     }
 
-    /// Queues a part of at most [`MAX_PART`] bytes, and gives its placeholder. `has_next`: another part follows at once.
+    /// Queues a part that is in memory, of at most [`MAX_PART`] bytes, and gives its placeholder. `has_next`: another part follows at once.
     pub(crate) fn push(&self, slice: FileSlice, keep_alive: Option<KeepAlive>, has_next: bool) -> Bytes {
         self.0.has_next.store(has_next, Ordering::Relaxed);
         let len = slice.len.min(MAX_PART) as usize;
@@ -94,7 +100,7 @@ impl SendQueue {
         let mut parts = self.parts();
         let sequence = parts.next_sequence;
         parts.next_sequence = (sequence + 1) % SEQUENCES;
-        parts.queue.push_back(QueuedPart { sequence, sent: 0, slice, _keep_alive: keep_alive });
+        parts.queue.push_back(QueuedPart { sequence, sent: 0, slice, seen: Instant::now(), _keep_alive: keep_alive });
         self.0.waiting.store(parts.queue.len(), Ordering::Relaxed);
         placeholder::placeholder(sequence, len)
     }
@@ -104,15 +110,31 @@ impl SendQueue {
         self.0.waiting.load(Ordering::Relaxed) == 0
     }
 
-    /// The slice to be sent next, if it is no longer in memory.
+    /// The slice to be sent next, if it is no longer in memory, or if that is not known any more.
     pub(crate) fn evicted(&self) -> Option<FileSlice> {
+        self.evicted_at(Instant::now())
+    }
+
+    fn evicted_at(&self, now: Instant) -> Option<FileSlice> {
         let parts = self.parts();
         let part = parts.queue.front()?;
-        let offset = part.slice.offset + part.sent as u64;
-        let len = (part.slice.len - part.sent as u64).min(parts.offer as u64);
-        // `send` finds and reports an error again.
-        let is_evicted = matches!(is_resident(&part.slice.file, offset, len), Ok(false));
-        is_evicted.then(|| FileSlice { file: part.slice.file.clone(), offset, len })
+        let (offset, rest) = (part.slice.offset + part.sent as u64, part.slice.len - part.sent as u64);
+        let next = rest.min(parts.offer as u64);
+        let len = match presence(&part.slice.file, offset, next) {
+            // `send` finds and reports an error again.
+            Ok(Presence::InMemory) | Err(_) => return None,
+            Ok(Presence::OnDisk) => next,
+            Ok(Presence::Untold) if now.saturating_duration_since(part.seen) < SEEN_FOR => return None,
+            Ok(Presence::Untold) => rest,
+        };
+        Some(FileSlice { file: part.slice.file.clone(), offset, len })
+    }
+
+    /// The slice that was [evicted](Self::evicted) is loaded.
+    pub(crate) fn note_loaded(&self) {
+        if let Some(part) = self.parts().queue.front_mut() {
+            part.seen = Instant::now();
+        }
     }
 
     /// Whether the kernel should hold back the last segment for the part that follows.
@@ -283,8 +305,8 @@ mod tests {
         let sent = queue.send(&buffer, &ours, true).unwrap();
         assert_eq!(sent, Taken { bytes: 50_000, full: false, ended: false });
         assert_eq!(kind(queue.send(&buffer[sent.bytes..], &ours, true)), Some(io::ErrorKind::UnexpectedEof));
-        assert!(is_resident(&part.file, 0, 50_000).unwrap());
-        assert_eq!(is_resident(&part.file, 0, 50_001).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(presence(&part.file, 0, 50_000).unwrap(), Presence::InMemory);
+        assert_eq!(presence(&part.file, 0, 50_001).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
@@ -313,5 +335,20 @@ mod tests {
         assert_eq!((cold.offset, cold.len), (0, part.len));
         super::super::page_cache::load(&cold);
         assert!(queue.evicted().is_none());
+    }
+
+    #[test]
+    fn a_part_the_kernel_is_silent_about_is_loaded_again() {
+        // procfs refuses RWF_NOWAIT, as overlayfs does.
+        let file = Arc::new(std::fs::File::open("/proc/cpuinfo").unwrap());
+        let queue = SendQueue::default();
+        drop(queue.push(FileSlice { file, offset: 10, len: 100 }, None, false));
+        let later = |queue: &SendQueue| queue.evicted_at(Instant::now() + SEEN_FOR);
+        assert!(queue.evicted_at(Instant::now() - SEEN_FOR).is_none(), "it was just seen");
+        let rest = later(&queue).unwrap();
+        assert_eq!((rest.offset, rest.len), (10, 100));
+        let pushed = queue.parts().queue[0].seen;
+        queue.note_loaded();
+        assert!(queue.evicted_at(pushed + SEEN_FOR).is_none(), "it was seen again");
     }
 }

@@ -164,6 +164,22 @@ async fn every_length_arrives_whole_again_and_again_on_one_connection() {
     }
 }
 
+/// tmpfs refuses RWF_NOWAIT; all of it is in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernel_sends_from_a_cache_on_tmpfs() {
+    let (registry, folder) = (FakeRegistry::start().await, tempfile::tempdir_in("/dev/shm").unwrap());
+    let cache = folder.path().join("cache");
+    let mirror = Mirror::build(&registry).config(|config| config.cache.directory = cache).start().await;
+    let len = 5_000_001;
+    let (digest, content) = add(&registry, len, 1);
+    assert!(mirror.get(&path(&digest)).await.body == content);
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    let before = sent_by_kernel(&mirror).await;
+    assert!(mirror.get(&path(&digest)).await.body == content);
+    let by_kernel = sent_by_kernel(&mirror).await - before;
+    assert!(by_kernel + SMALL as f64 >= len as f64, "{by_kernel} of {len}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_range_is_the_part_it_names() {
     let stage = Stage::set().await;

@@ -27,12 +27,23 @@ pub struct Forebay {
     // Before the folder: it must be gone when its files are removed.
     daemon: Daemon,
     folder: TempDir,
+    /// What a shell mounts before it starts, in its folder and in a mount namespace of its own.
+    mounts: Option<String>,
 }
 
 impl Forebay {
     /// Starts with a configuration that says this beside the addresses; a `FOLDER` in it becomes the folder that
     /// `files` are written to.
     pub async fn start(config: &str, files: &[(&str, &str)]) -> Forebay {
+        Self::start_after(None, config, files).await
+    }
+
+    /// The same, after a shell has mounted what `mounts` says, in the folder of forebay's `cache`. That takes root.
+    pub async fn start_on(mounts: &str, config: &str) -> Forebay {
+        Self::start_after(Some(mounts.to_owned()), config, &[]).await
+    }
+
+    async fn start_after(mounts: Option<String>, config: &str, files: &[(&str, &str)]) -> Forebay {
         let folder = TempDir::with_prefix("forebay-").expect("a folder can be made");
         for (name, content) in files {
             fs::write(folder.path().join(name), content).expect("a file can be written");
@@ -43,8 +54,8 @@ impl Forebay {
                  [admin]\nlisten = \"127.0.0.1:{admin}\"\n{config}\n"
         );
         fs::write(folder.path().join("forebay.toml"), text).expect("the configuration can be written");
-        let daemon = spawn(folder.path());
-        let mut forebay = Forebay { port, admin, daemon, folder };
+        let daemon = spawn(folder.path(), mounts.as_deref());
+        let mut forebay = Forebay { port, admin, daemon, folder, mounts };
         forebay.until_ready().await;
         forebay
     }
@@ -97,7 +108,7 @@ impl Forebay {
 
     /// A new life with the same configuration and cache.
     pub async fn revive(&mut self) {
-        self.daemon = spawn(self.folder.path());
+        self.daemon = spawn(self.folder.path(), self.mounts.as_deref());
         self.until_ready().await;
     }
 
@@ -144,8 +155,14 @@ pub fn command() -> Command {
     command
 }
 
-fn spawn(folder: &Path) -> Daemon {
+fn spawn(folder: &Path, mounts: Option<&str>) -> Daemon {
     let mut command = command();
+    if let Some(mounts) = mounts {
+        command = program::command("unshare", "util-linux");
+        command.args(["--mount", "sh", "-c", &format!("{{ {mounts}; }} || exit 9; exec \"$0\" \"$@\"")]);
+        command.arg(binary()).current_dir(folder);
+        command.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
+    }
     command.arg("serve").arg("--config").arg(folder.join("forebay.toml"));
     command.arg("--cache-dir").arg(folder.join("cache"));
     command.env("HOME", folder).env("STATE_DIRECTORY", folder.join("state")).env("FOREBAY_LOG", "forebay=debug,info");
