@@ -10,7 +10,7 @@ use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -304,14 +304,15 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Yields after [`BURST`] bytes, for the other clients of this thread.
+    /// Yields after [`BURST`] bytes, to the other tasks of this thread and to sockets that became ready meanwhile. A task that
+    /// only wakes itself would have an idle thread woken to take it over, and no socket looked at for dozens of turns.
     fn poll_yield(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.burst < BURST {
             return Poll::Ready(());
         }
         self.burst = 0;
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        // Its first poll is always pending, and wakes this task later; the second one need not be this future's.
+        pin!(tokio::task::yield_now()).poll(cx)
     }
 
     /// Passes the result of a write on, and bounds how long a write may stay pending.

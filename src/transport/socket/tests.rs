@@ -1,5 +1,12 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Wake,
+};
+
 use super::*;
-use std::sync::Arc;
 
 use crate::file_slice::FileSlice;
 
@@ -71,4 +78,31 @@ async fn a_placeholder_that_was_copied_breaks_the_connection() {
     drop(stream);
     let mut arrived = Vec::new();
     assert!(theirs.read_to_end(&mut arrived).await.is_err(), "it is reset");
+}
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_turn_ends_until_the_thread_has_seen_its_sockets() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let mut stream = Stream::new(tcp, Duration::from_secs(60));
+    let wakes = Arc::new(Wakes::default());
+    let waker = wakes.clone().into();
+    let mut cx = Context::from_waker(&waker);
+    for (burst, yields) in [(BURST - 1, false), (BURST, true), (2 * BURST, true)] {
+        stream.burst = burst;
+        assert_eq!(stream.poll_yield(&mut cx).is_pending(), yields, "{burst}");
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "{burst}: a wake now would come before the sockets");
+        tokio::task::yield_now().await;
+        assert_eq!(wakes.0.swap(0, Ordering::Relaxed), usize::from(yields), "{burst}");
+        assert!(stream.poll_yield(&mut cx).is_ready(), "{burst}: its next turn begins");
+    }
 }
