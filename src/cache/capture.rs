@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Config, DiskStore, Source,
     download::Downloads,
-    hash::hash_in_turn,
+    hash::{hash_in_turn, hash_with, turn_to_spare},
     storage::{self, NoSpace, TempUpload, change, write_all_at},
 };
 use crate::{
@@ -247,9 +247,14 @@ impl Upload {
         queue: &mut mpsc::Receiver<Message>,
     ) -> Result<(Source, oneshot::Sender<()>), CaptureError> {
         loop {
-            // Bytes that wait to be written go first: they hold memory.
-            if self.len - self.hashed >= STEP && queue.is_empty() {
-                self.hash_on().await?;
+            // Bytes that wait to be written go first: they hold memory. While downloads hash on all processors, the hash
+            // lags.
+            if self.len - self.hashed >= STEP
+                && queue.is_empty()
+                && let Some(turn) = turn_to_spare()
+                && let Some(slice) = self.unhashed()
+            {
+                self.hash = hash_with(turn, slice, self.hash.clone()).await?;
                 continue;
             }
             let mut messages = Vec::new();
@@ -295,13 +300,12 @@ impl Upload {
         Ok(())
     }
 
-    async fn hash_on(&mut self) -> Result<(), CaptureError> {
-        let Some(file) = &self.file else { return Ok(()) };
-        let slice = FileSlice { file: file.file().clone(), offset: self.hashed, len: STEP.min(self.len - self.hashed) };
-        let end = slice.offset + slice.len;
-        self.hash = hash_in_turn(slice, self.hash.clone()).await?;
-        self.hashed = end;
-        Ok(())
+    /// The next bytes to hash, which count as hashed from now on.
+    fn unhashed(&mut self) -> Option<FileSlice> {
+        let (offset, len) = (self.hashed, STEP.min(self.len - self.hashed));
+        let file = self.file.as_ref().filter(|_| len > 0)?.file().clone();
+        self.hashed += len;
+        Some(FileSlice { file, offset, len })
     }
 
     async fn verify(&mut self, source: &Source) -> Result<(), CaptureError> {
@@ -309,8 +313,8 @@ impl Upload {
         if algorithm != Algorithm::Sha256 {
             (self.hashed, self.hash) = (0, Verifier::new(algorithm));
         }
-        while self.hashed < self.len {
-            self.hash_on().await?;
+        while let Some(slice) = self.unhashed() {
+            self.hash = hash_in_turn(slice, self.hash.clone()).await?;
         }
         if self.hash.clone().digest() == source.digest { Ok(()) } else { Err(CaptureError::Mismatch) }
     }
@@ -322,8 +326,11 @@ mod tests {
 
     use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-    use super::*;
-    use crate::metrics::Metrics;
+    use super::{super::hash::TURNS, *};
+    use crate::{
+        metrics::Metrics,
+        upstream::{self, Context, Upstream},
+    };
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -421,6 +428,31 @@ mod tests {
         tasks.wait().await;
         assert!(captures.waiting().is_empty());
         assert_eq!((files(directory.path()), captures.0.places.used()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_hash_without_a_turn_holds_no_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let (captures, tasks) = captures(directory.path()).await;
+        let piece = Bytes::from(vec![1; usize::try_from(STEP).unwrap()]);
+        let all = u32::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+        let turns = TURNS.clone().acquire_many_owned(all).await.unwrap();
+        let mut capture = captures.begin(CLIENT).unwrap();
+        let mut hash = Verifier::new(Algorithm::Sha256);
+        for _ in 0..3 {
+            capture.push(&piece).unwrap();
+            hash.update(&piece);
+            let written = captures.0.memory.acquire_many(u32::try_from(MAX_QUEUED).unwrap());
+            drop(timeout(Duration::from_secs(60), written).await.expect("it is written").unwrap());
+        }
+        drop(turns);
+        let config = upstream::Config::at("registry.example", &["https://registry.example"]);
+        let upstream = Upstream::new(&config, Context::of_test()).unwrap();
+        let source = Source { upstream, repository: "team/app".parse().unwrap(), digest: hash.digest() };
+        capture.commit(source.clone()).await;
+        tasks.close();
+        tasks.wait().await;
+        assert!(captures.0.store.has_blob(&source.id()));
     }
 
     #[tokio::test]

@@ -27,8 +27,17 @@ pub(crate) fn hash_slice(slice: &FileSlice, verifier: &mut Verifier) -> io::Resu
 }
 
 /// The same off the async threads, with the number of concurrent hashes limited.
-pub(crate) async fn hash_in_turn(slice: FileSlice, mut verifier: Verifier) -> io::Result<Verifier> {
+pub(crate) async fn hash_in_turn(slice: FileSlice, verifier: Verifier) -> io::Result<Verifier> {
     let turn = TURNS.clone().acquire_owned().await.map_err(io::Error::other)?;
+    hash_with(turn, slice, verifier).await
+}
+
+/// The same for a caller that has a turn.
+pub(crate) async fn hash_with(
+    turn: OwnedSemaphorePermit,
+    slice: FileSlice,
+    mut verifier: Verifier,
+) -> io::Result<Verifier> {
     blocking(move || {
         hash_slice(&slice, &mut verifier)?;
         drop(turn);
