@@ -1,4 +1,4 @@
-//! A cached manifest: requests per second, and how long the slowest hundredth waits.
+//! A cached manifest: CPU time per request, requests per second, and how long the slowest hundredth waits.
 
 use super::{REPOSITORY, Setup, Told, apart, compared, in_turn};
 use crate::{
@@ -6,6 +6,7 @@ use crate::{
         clear,
         wrk::{self, Answered},
     },
+    cpu::Stopwatch,
     servers::{Forebay, Mirror, Nginx, Options},
     table::{Goal, Row},
 };
@@ -17,6 +18,8 @@ use std::{net::SocketAddr, time::Duration};
 
 const CONNECTIONS: u32 = 32;
 const TAG: &str = "1.0";
+/// How many missing tags clients request, to measure their effect on requests for existing ones.
+const MISSING: u32 = 50_000;
 /// An ordinary image has about this many layers.
 const LAYERS: [usize; 6] = [1000; 6];
 
@@ -31,32 +34,59 @@ pub enum By {
     Tag,
 }
 
-/// Compared with a cache of nginx.
-pub async fn beside_nginx(setup: &Setup, by: By, access_log: bool) -> Row {
-    let (registry, manifest) = registry_with_image().await;
-    let forebay = Forebay::start(&setup.program, &registry.url(), Options { access_log, ..Options::default() }).await;
-    let nginx = Nginx::cache(&registry.url(), access_log).await;
-    let rounds = side_by_side(setup, &manifest, by, nginx.address, forebay.address).await;
-    let (per_second, p99) =
-        if access_log { (Goal::Shown, Goal::Shown) } else { (Goal::Times(1.4), Goal::AtMostTimes(1.0)) };
-    let logs = if access_log { ", both with an access log" } else { "" };
-    row(
-        format!("manifest hit by {}, wrk, 32 connections{logs}", by.name()),
-        "nginx proxy_cache",
-        &rounds,
-        per_second,
-        p99,
-    )
+/// A request's manifest, and the servers that are asked for it.
+struct Duel<'a> {
+    setup: &'a Setup,
+    manifest: &'a Document,
+    by: By,
+    peer: (SocketAddr, u32),
+    forebay: (SocketAddr, u32),
 }
 
-/// By tag, compared with docker-registry as a mirror, which sends a request to its upstream each time.
-pub async fn beside_registry(setup: &Setup) -> Row {
+/// Of one round.
+struct Round {
+    answered: Answered,
+    /// Seconds.
+    cpu: f64,
+}
+
+/// Compared with a cache of nginx, both with their access logs.
+pub async fn beside_nginx(setup: &Setup, by: By) -> Row {
     let (registry, manifest) = registry_with_image().await;
-    let forebay = Forebay::start(&setup.program, &registry.url(), Options::default()).await;
-    let mirror = Mirror::start(&registry.url()).await;
-    let rounds = side_by_side(setup, &manifest, By::Tag, mirror.address, forebay.address).await;
-    let work = "manifest by tag, wrk, 32 connections".to_owned();
-    row(work, "docker-registry mirror", &rounds, Goal::Times(200.0), Goal::Shown)
+    let (forebay, nginx) = (with_log(setup, &registry).await, Nginx::cache(&registry.url(), true).await);
+    let (peer, forebay) = ((nginx.address, nginx.process()), (forebay.address, forebay.process()));
+    let rounds = Duel { setup, manifest: &manifest, by, peer, forebay }.rounds().await;
+    let work = format!("manifest hit by {}, wrk, 32 connections, both with an access log", by.name());
+    row(work, "nginx proxy_cache", &rounds, [Goal::AtMostTimes(0.75), Goal::Shown, Goal::AtMostTimes(1.0)])
+}
+
+/// Compared with docker-registry as a mirror, which sends a request to its upstream for each tag. forebay logs, the
+/// mirror does not.
+pub async fn beside_registry(setup: &Setup, by: By) -> Row {
+    let (registry, manifest) = registry_with_image().await;
+    let (forebay, mirror) = (with_log(setup, &registry).await, Mirror::start(&registry.url()).await);
+    let (peer, forebay) = ((mirror.address, mirror.process()), (forebay.address, forebay.process()));
+    let rounds = Duel { setup, manifest: &manifest, by, peer, forebay }.rounds().await;
+    let rate = Goal::Times(if by == By::Digest { 12.0 } else { 250.0 });
+    let work = format!("manifest by {}, wrk, 32 connections", by.name());
+    row(work, "docker-registry mirror", &rounds, [Goal::Shown, rate, Goal::Shown])
+}
+
+/// By tag, after as many other clients requested tags that do not exist.
+pub async fn after_missing_tags(setup: &Setup) -> Row {
+    let (registry, manifest) = registry_with_image().await;
+    let (before, after) = (with_log(setup, &registry).await, with_log(setup, &registry).await);
+    check(after.address, &manifest, By::Tag).await;
+    let address = after.address;
+    apart(move || wrk::missing_tags(address, REPOSITORY, MISSING)).await;
+    let (peer, forebay) = ((before.address, before.process()), (after.address, after.process()));
+    let rounds = Duel { setup, manifest: &manifest, by: By::Tag, peer, forebay }.rounds().await;
+    let work = format!("manifest hit by tag, wrk, 32 connections, after {MISSING} 404s");
+    row(work, "forebay without the 404s", &rounds, [Goal::AtMostTimes(1.1), Goal::Shown, Goal::Shown])
+}
+
+async fn with_log(setup: &Setup, registry: &Registry) -> Forebay {
+    Forebay::start(&setup.program, &registry.url(), Options { access_log: true, ..Options::default() }).await
 }
 
 /// A registry with an image of several small layers, and the image's manifest.
@@ -87,25 +117,30 @@ pub async fn ask(address: SocketAddr, manifest: &Document, by: By, time: Duratio
     apart(move || wrk::run(address, &path, ACCEPT, CONNECTIONS, time)).await
 }
 
-async fn side_by_side(
-    setup: &Setup,
-    manifest: &Document,
-    by: By,
-    peer: SocketAddr,
-    own: SocketAddr,
-) -> (Vec<Answered>, Vec<Answered>) {
-    for address in [peer, own, peer, own] {
-        check(address, manifest, by).await;
+impl Duel<'_> {
+    async fn rounds(self) -> (Vec<Round>, Vec<Round>) {
+        let Self { setup, peer, forebay, .. } = self;
+        for (address, _) in [peer, forebay, peer, forebay] {
+            check(address, self.manifest, self.by).await;
+        }
+        in_turn(setup.rounds, async || self.round(peer).await, async || self.round(forebay).await).await
     }
-    let time = setup.wrk_time();
-    in_turn(setup.rounds, async || ask(peer, manifest, by, time).await, async || ask(own, manifest, by, time).await)
-        .await
+
+    async fn round(&self, (address, process): (SocketAddr, u32)) -> Round {
+        let watch = Stopwatch::of_tree(process);
+        let answered = ask(address, self.manifest, self.by, self.setup.wrk_time()).await;
+        Round { answered, cpu: watch.elapsed().as_secs_f64() }
+    }
 }
 
-fn row(work: String, peer: &str, rounds: &(Vec<Answered>, Vec<Answered>), per_second: Goal, p99: Goal) -> Row {
-    let told: [Told<Answered>; 2] =
-        [("requests", "/s", per_second, |answered| answered.per_second), ("p99", "ms", p99, Answered::p99_ms)];
-    compared(work, peer, rounds, told, |answered| answered.idle)
+/// The goals are those of CPU per request, of the rate, and of the 99th percentile.
+fn row(work: String, peer: &str, rounds: &(Vec<Round>, Vec<Round>), [cpu, rate, p99]: [Goal; 3]) -> Row {
+    let told: [Told<Round>; 3] = [
+        ("server CPU per request", "us", cpu, |round| round.cpu * 1e6 / round.answered.requests),
+        ("requests", "/s", rate, |round| round.answered.per_second),
+        ("p99", "ms", p99, |round| round.answered.p99_ms()),
+    ];
+    compared(work, peer, rounds, told, |round| round.answered.idle)
 }
 
 impl Answered {

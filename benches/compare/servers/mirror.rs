@@ -32,7 +32,8 @@ impl Mirror {
         // JSON is YAML.
         write(&folder.path().join("config.yml"), &config.to_string());
         let mut command = program::command("docker-registry", "docker-registry");
-        command.arg("serve").arg(folder.path().join("config.yml"));
+        // distribution 3 would send traces to a collector.
+        command.arg("serve").arg(folder.path().join("config.yml")).env("OTEL_TRACES_EXPORTER", "none");
         let mut daemon = Daemon::spawn("docker-registry", command, &folder.path().join("log"));
         daemon.until_listening(local(port)).await;
         Self { address: local(port), daemon, folder }
