@@ -268,7 +268,9 @@ impl ManifestCache {
 
     pub(super) fn note_warnings(&self, request: &ManifestRequest, digest: Option<&Digest>, notes: &ContentNotes) {
         if let Some(digest) = digest {
-            self.0.warnings.note(&request.upstream, &request.repository, digest, notes);
+            // A cached manifest has its own type. Noted, it would make each hit look for warnings.
+            let notes = ContentNotes { media_type: None, warnings: notes.warnings.clone() };
+            self.0.warnings.note(&request.upstream, &request.repository, digest, &notes);
         }
     }
 
