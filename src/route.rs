@@ -27,7 +27,11 @@ pub use self::{
     request_host::{HostError, request_host},
 };
 use crate::{
-    oci::{HostPattern, ParseError, Repository, Resource, Shape, host::Authority, query},
+    oci::{
+        HostPattern, ParseError, Repository, Resource, Shape,
+        host::{Authority, looks_like_host},
+        query,
+    },
     upstream,
 };
 
@@ -267,7 +271,7 @@ impl<U> Routes<U> {
     /// Only a name that looks like a host: an alias such as `team` may be a project of that upstream as well.
     fn strip_repeated(&self, shape: &mut Shape<'_>, upstream: usize) {
         if let Some((first, rest)) = first_component(shape)
-            && crate::oci::host::looks_like_host(first)
+            && looks_like_host(first)
             && self.named(first) == Some(upstream)
         {
             shape.name = rest;
@@ -281,10 +285,10 @@ impl<U> Routes<U> {
     fn default_for(&self, prefix: Option<&str>, shape: &Shape<'_>) -> Result<Option<usize>, RouteError> {
         let docker_hub = self.default.and_then(|index| self.upstreams.get(index)).is_some_and(|found| found.docker_hub);
         let first = shape.name.split_once('/').map_or(shape.name, |(first, _)| first);
+        let prefix = prefix.filter(|name| looks_like_host(name));
         // A component that is no valid host fails later, as the name of a repository.
-        let first_as_host = Some(first).filter(|name| Authority::parse(name).is_some());
-        let mut registries =
-            prefix.into_iter().chain(first_as_host).filter(|name| crate::oci::host::looks_like_host(name));
+        let first = Some(first).filter(|name| looks_like_host(name) && Authority::parse(name).is_some());
+        let mut registries = prefix.into_iter().chain(first);
         let registry = registries.find(|name| docker_hub || name.contains(':'));
         match registry {
             // An upstream's name with no repository below it.

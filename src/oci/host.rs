@@ -82,10 +82,10 @@ impl Authority {
             None => (text, None),
         };
         let name = name.strip_suffix('.').unwrap_or(name);
-        let label = |label: &str| {
-            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        let label = |label: &[u8]| {
+            !label.is_empty() && label.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         };
-        name.split('.').all(label).then(|| Self { name: name.to_ascii_lowercase(), port })
+        name.as_bytes().split(|byte| *byte == b'.').all(label).then(|| Self { name: name.to_ascii_lowercase(), port })
     }
 }
 
