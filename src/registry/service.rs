@@ -80,7 +80,8 @@ impl Handle for Service {
     async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<LoggedBody> {
         let (head, body) = request.into_parts();
         let (body, unread) = request_body::lend(body, head.version, &head.headers);
-        let record = AccessRecord::new(self.instance.next_id(), connection.peer, &head, self.metrics.clone());
+        let record =
+            AccessRecord::new(self.instance.next_id(), connection.peer_text.clone(), &head, self.metrics.clone());
         // On the heap: the record stays with the response's body.
         let mut exchange = Exchange::new(&head, body, &connection, Box::new(record));
         let result = self.run(&mut exchange).await.map_err(|error| self.for_client(&exchange, error));

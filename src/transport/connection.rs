@@ -75,6 +75,7 @@ async fn detect_and_serve<H: Handle>(
     let recipient = stream.recipient();
     let mut connection = Connection {
         peer,
+        peer_text: peer.to_string().into(),
         local,
         tls: false,
         loopback,

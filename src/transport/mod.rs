@@ -76,6 +76,8 @@ pub enum Refusal {
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub peer: SocketAddr,
+    /// The peer as the log names it, for each of its requests.
+    pub peer_text: Arc<str>,
     pub local: SocketAddr,
     pub tls: bool,
     /// Whether the listener is bound to a loopback address: only programs of this machine connect, browsers among them.

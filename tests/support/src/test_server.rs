@@ -89,8 +89,17 @@ impl Handle for Stage {
                 whole("late\n", over)
             }
             "/connection" => {
-                let Connection { tls, sni, client_certificate, peer, local, loopback, send_queue, recipient: _ } =
-                    &*connection;
+                let Connection {
+                    tls,
+                    sni,
+                    client_certificate,
+                    peer,
+                    peer_text: _,
+                    local,
+                    loopback,
+                    send_queue,
+                    recipient: _,
+                } = &*connection;
                 let http1 = request.version() < http::Version::HTTP_2;
                 // Under TLS it depends on the kernel.
                 assert!(send_queue.is_some() == http1 || (*tls && send_queue.is_none()));
