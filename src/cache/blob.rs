@@ -1,12 +1,16 @@
 //! Blobs and ranges of blobs: from disk, from a running download, or from a new request to the upstream.
 
 mod error;
+mod front;
 pub(crate) mod parts;
+pub(crate) mod read_error;
 pub(crate) mod reader;
 
 mod several_ranges;
 pub(crate) mod uncached;
 pub(crate) mod uncached_limit;
+pub(crate) mod window;
+mod window_reader;
 
 use std::sync::Arc;
 
@@ -17,11 +21,12 @@ pub(crate) use self::error::BlobError;
 use self::{
     uncached::UncachedReader,
     uncached_limit::{Client, UncachedLimit},
+    window::Windows,
 };
 use super::{
     BlobReader, CYCLE_TIMEOUT, CacheContext, Captures, Config, ContentKey, DiskStore, Images, Parts, Source,
     Visibility, Warnings,
-    download::{Download, DownloadError, Downloads, Joined, SeparateFetch, transfer::Transfer},
+    download::{Download, DownloadError, Downloads, Joined, SeparateFetch},
     prefetch::Prefetch,
     storage::{StoredBlob, lru_index::IndexKey},
 };
@@ -69,6 +74,13 @@ pub(crate) struct BlobSize {
     pub outcome: Outcome,
 }
 
+/// Whether a reader of a blob without room shares a transfer.
+enum Sharing {
+    /// Through a window; the download, if any, has perhaps left a transfer that has just begun.
+    Window(Option<Arc<Download>>),
+    Alone,
+}
+
 /// A cheap handle on the blobs of the cache.
 #[derive(Clone)]
 pub(crate) struct BlobCache {
@@ -76,6 +88,7 @@ pub(crate) struct BlobCache {
     downloads: Downloads,
     prefetch: Prefetch,
     uncached: UncachedLimit,
+    windows: Windows,
     captures: Captures,
     metrics: Metrics,
     remarks: Warnings,
@@ -85,11 +98,12 @@ impl BlobCache {
     /// Downloads run as tasks of `tasks` and end with `shutdown`.
     pub(crate) fn new(config: &Config, context: CacheContext, images: Images) -> Self {
         let CacheContext { store, metrics, tasks, end, trusted } = context;
+        let windows = Windows::new(metrics.clone(), tasks.clone(), end.clone());
         let downloads = Downloads::new(store.clone(), metrics.clone(), tasks, end);
         let uncached = UncachedLimit::new(config.max_through, trusted.clone(), store.readers().clone());
         let prefetch = Prefetch::new(config, images, store.clone(), downloads.clone(), trusted.clone());
         let captures = Captures::new(config, store.clone(), downloads.clone(), trusted);
-        Self { store, downloads, prefetch, uncached, captures, metrics, remarks: Warnings::default() }
+        Self { store, downloads, prefetch, uncached, windows, captures, metrics, remarks: Warnings::default() }
     }
 
     /// What the upstream sent with a blob in addition to its bytes.
@@ -132,6 +146,10 @@ impl BlobCache {
         if let Some(answer) = self.open_of_other(source, range, client).await {
             return answer;
         }
+        // There was no room for it a moment ago.
+        if range.is_none() && !self.downloads.has(source) && self.windows.serve(source) {
+            return self.through(source, range, client, Sharing::Window(None)).await;
+        }
         for _ in 0..MAX_UNRELATED_FAILURES {
             let joined = self.downloads.join(source).await;
             // The download may, through other forebay instances, be waiting for this request.
@@ -152,7 +170,7 @@ impl BlobCache {
                 return answer;
             }
         }
-        self.through(source, range, client, None).await
+        self.through(source, range, client, Sharing::Window(None)).await
     }
 
     /// Opens a blob that another registry sends, if it is complete and verified, or soon will be: before that, all that
@@ -201,8 +219,8 @@ impl BlobCache {
         let mut total = match download.head().await {
             Ok(total) => total,
             Err(DownloadError::NoRoom | DownloadError::Storage(_)) => {
-                let transfer = download.take_transfer().filter(|_| !is_other_source);
-                return Some(self.through(source, range, client, transfer).await);
+                let left = (!is_other_source).then_some(download);
+                return Some(self.through(source, range, client, Sharing::Window(left)).await);
             }
             Err(error) if says_nothing(&error) => return None,
             Err(error) => return Some(Err(error.into())),
@@ -229,10 +247,10 @@ impl BlobCache {
         };
         // The disk may have damaged these bytes since, and a range has no digest: the upstream sends them again.
         if range.is_some_and(|range| download.is_left_over(range.first)) {
-            return Some(self.through(source, wanted, client, None).await);
+            return Some(self.through(source, wanted, client, Sharing::Window(None)).await);
         }
         let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
-        let reader = BlobReader::Growing(subscription.read(source.clone(), first, end));
+        let reader = BlobReader::Growing(subscription.read(source.clone(), first, end), self.windows.clone());
         Some(Ok(OpenedBlob { reader, total, range, parts: None, outcome, stored: true }))
     }
 
@@ -244,7 +262,7 @@ impl BlobCache {
         client: Client<'_>,
         place: SeparateFetch,
     ) -> Result<OpenedBlob, BlobError> {
-        let mut opened = self.through(source, range, client, None).await?;
+        let mut opened = self.through(source, range, client, Sharing::Alone).await?;
         if let BlobReader::Through(reader) = &mut opened.reader {
             reader.keeping(place);
         }
@@ -319,9 +337,13 @@ impl BlobCache {
         source: &Source,
         range: Option<ByteRange>,
         client: Client<'_>,
-        transfer: Option<Transfer>,
+        sharing: Sharing,
     ) -> Result<OpenedBlob, BlobError> {
         let place = Box::pin(self.uncached.begin(client)).await.map_err(BlobError::Crowded)?;
+        let transfer = match &sharing {
+            Sharing::Window(Some(download)) if range.is_some() => download.take_transfer(),
+            Sharing::Window(_) | Sharing::Alone => None,
+        };
         let total = match &transfer {
             Some(transfer) => transfer.total(),
             None if range.is_some() => {
@@ -345,13 +367,12 @@ impl BlobCache {
             let range = Some(range);
             return Ok(OpenedBlob { reader, total, range, parts: None, outcome: Outcome::Miss, stored: false });
         }
-        let transfer = match transfer {
-            Some(transfer) => transfer,
-            None => Transfer::open(source, 0, None).await.map_err(BlobError::Upstream)?,
+        let (reader, total) = match sharing {
+            Sharing::Window(download) => UncachedReader::shared(&self.windows, source, download, transfer).await?,
+            Sharing::Alone => UncachedReader::alone(source, self.metrics.clone()).await.map_err(BlobError::Upstream)?,
         };
-        self.note_remark(source, transfer.remark());
-        let total = transfer.total();
-        let reader = UncachedReader::whole(source.clone(), transfer, self.metrics.clone()).counted(place);
+        self.note_remark(source, reader.remark());
+        let reader = reader.counted(place);
         let (reader, range) = match total {
             Some(total) if is_small(Some(total)) => {
                 let whole = read_whole(reader, total).await?;

@@ -35,7 +35,8 @@ pub(crate) use self::{
     blob::{
         BlobCache, BlobError, OpenedBlob,
         parts::Parts,
-        reader::{BlobReader, BodyPiece, ReadError},
+        read_error::ReadError,
+        reader::{BlobReader, BodyPiece},
         uncached_limit::Client,
     },
     capture::{Capture, Captures},

@@ -18,6 +18,7 @@ mod cache {
         pub mod hit_and_miss;
         pub mod ranges;
         pub mod uncached;
+        pub mod window;
     }
     pub mod download {
         pub mod abandoned;

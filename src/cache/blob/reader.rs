@@ -1,6 +1,6 @@
 //! The bytes of a blob for a client, from whatever source.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,12 +9,14 @@ use super::{
         download::{Download, DownloadReader},
         storage::Pin,
     },
+    read_error::ReadError,
     uncached::UncachedReader,
+    window::Windows,
 };
 use crate::{
     cache::download::DownloadError,
     file_slice::FileSlice,
-    upstream::{self, ErrorKind, Mirrors},
+    upstream::{ErrorKind, Mirrors},
 };
 
 /// The next part of a blob.
@@ -40,30 +42,6 @@ impl BodyPiece {
     }
 }
 
-/// The body cannot continue. The sender breaks the connection: the client must never take this for the end.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum ReadError {
-    #[error("the upstream failed in the middle of the blob")]
-    Upstream(#[source] upstream::Error),
-    #[error("the content does not match its digest")]
-    Mismatch,
-    #[error("the cache failed in the middle of the blob")]
-    Storage(#[source] Arc<io::Error>),
-    #[error("the download was given up")]
-    Abandoned,
-}
-
-impl From<DownloadError> for ReadError {
-    fn from(error: DownloadError) -> Self {
-        match error {
-            DownloadError::Upstream(error) => Self::Upstream(error),
-            DownloadError::Mismatch | DownloadError::Damaged => Self::Mismatch,
-            DownloadError::Storage(error) => Self::Storage(error),
-            DownloadError::NoRoom | DownloadError::Abandoned => Self::Abandoned,
-        }
-    }
-}
-
 /// Keeps the blob or the bytes that a slice belongs to in the cache, as long as this lives.
 #[derive(Clone)]
 pub(crate) enum Hold {
@@ -75,8 +53,8 @@ pub(crate) enum Hold {
 pub(crate) enum BlobReader {
     /// The whole blob is on disk; the pin keeps it there.
     File { slice: Option<FileSlice>, pin: Arc<Pin> },
-    /// A download is writing the blob.
-    Growing(DownloadReader),
+    /// A download is writing the blob. Without its file, the reader goes on through a window.
+    Growing(DownloadReader, Windows),
     /// A small uncached blob, read and verified.
     Memory(Option<Bytes>),
     /// The blob is not cached and streams through from the upstream.
@@ -88,7 +66,7 @@ impl BlobReader {
     pub(crate) fn hold(&self) -> Option<Hold> {
         match self {
             Self::File { pin, .. } => Some(Hold::Blob(pin.clone())),
-            Self::Growing(reader) => Some(Hold::Download(reader.download().clone())),
+            Self::Growing(reader, _) => Some(Hold::Download(reader.download().clone())),
             Self::Memory(_) | Self::Through(_) => None,
         }
     }
@@ -96,7 +74,7 @@ impl BlobReader {
     /// The forebay instances through which the bytes come, if they are still being received.
     pub(crate) fn mirrors(&self) -> Option<Mirrors> {
         match self {
-            Self::Growing(reader) => reader.mirrors(),
+            Self::Growing(reader, _) => reader.mirrors(),
             Self::Through(reader) => reader.mirrors(),
             Self::File { .. } | Self::Memory(_) => None,
         }
@@ -111,17 +89,17 @@ impl BlobReader {
                 Self::File { slice, .. } => return Ok(slice.take().map(BodyPiece::File)),
                 Self::Memory(bytes) => return Ok(bytes.take().map(BodyPiece::Memory)),
                 Self::Through(reader) => return Ok(Box::pin(reader.next()).await?.map(BodyPiece::Memory)),
-                Self::Growing(reader) => match reader.next().await {
+                Self::Growing(reader, windows) => match reader.next().await {
                     Ok(slice) => return Ok(slice.map(BodyPiece::File)),
                     // The client gets the rest from the upstream when the disk fails.
                     Err(DownloadError::Storage(_) | DownloadError::NoRoom) => {
-                        let through = Box::pin(UncachedReader::after(reader)).await?;
+                        let through = Box::pin(UncachedReader::after(reader, windows)).await?;
                         *self = Self::Through(Box::new(through));
                     }
                     Err(DownloadError::Upstream(error))
                         if reader.is_of_other_source() || error.kind == ErrorKind::Loop =>
                     {
-                        let through = Box::pin(UncachedReader::after(reader)).await?;
+                        let through = Box::pin(UncachedReader::after(reader, windows)).await?;
                         *self = Self::Through(Box::new(through));
                     }
                     Err(error) => return Err(error.into()),

@@ -1,6 +1,6 @@
 //! Requests for several ranges of one blob.
 
-use super::{BlobCache, BlobError, OpenedBlob};
+use super::{BlobCache, BlobError, OpenedBlob, Sharing};
 use crate::{
     cache::{BlobReader, Client, Parts, Source},
     oci::{Adjoining, ByteRange, MAX_RANGES, RangesError},
@@ -25,12 +25,12 @@ impl BlobCache {
                 drop(reader);
                 return match place {
                     Some(place) => self.beside(source, None, client, place).await,
-                    None => self.through(source, None, client, None).await,
+                    None => self.through(source, None, client, Sharing::Window(None)).await,
                 };
             }
             // The blob is small and not cached: the whole blob costs less than its parts one by one.
             Ok(OpenedBlob { reader: BlobReader::Memory(_), .. }) => {
-                return self.through(source, None, client, None).await;
+                return self.through(source, None, client, Sharing::Window(None)).await;
             }
             Ok(opened) => match (opened.range, opened.total) {
                 (Some(_), Some(total)) => (Some(opened), total),

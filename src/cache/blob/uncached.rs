@@ -1,106 +1,163 @@
 //! A blob that streams through uncached, because there is no space for it or the disk fails.
 //!
-//! It is still resumed and verified: the last piece is withheld until the digest is verified.
+//! It is still resumed and verified: the last piece is withheld until the digest is verified. Readers of the whole blob
+//! share a transfer; a range has one of its own.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{
     super::{
-        ReadError, Source,
+        Source,
         download::{
-            DownloadReader, Remainder, SeparateFetch,
+            Download, DownloadReader, Remainder, SeparateFetch,
             transfer::{Transfer, TransferFlow},
         },
-        hash::hash_slice,
-        storage::blocking,
     },
+    front::Front,
+    read_error::ReadError,
     uncached_limit::Place,
+    window::{WindowHead, Windows},
+    window_reader::{FromWindow, WindowReader},
 };
 use crate::{
-    file_slice::FileSlice,
     metrics::Metrics,
     oci::Verifier,
     upstream::{self, ContentNotes, Mirrors},
 };
 
-/// Reads the bytes of a transfer.
+/// Reads a blob, or a part of one.
 pub(crate) struct UncachedReader {
-    transfer: Transfer,
+    origin: Origin,
     check: Option<Check>,
+    /// What the upstream sent in addition to the bytes.
+    remark: ContentNotes,
     /// Held if there is a download of the blob for which this reader must not wait.
     place: Option<SeparateFetch>,
     /// The place among all blobs that stream through; dropped last.
     counted: Option<Place>,
 }
 
+/// Where the bytes come from.
+enum Origin {
+    /// A transfer for this reader only.
+    Own(Box<Transfer>),
+    /// Transfers that readers share.
+    Shared(Box<WindowReader>),
+}
+
 /// Present if the client gets the whole blob; a part cannot be verified.
 struct Check {
     source: Source,
     metrics: Metrics,
-    verifier: Verifier,
+    /// All bytes that came, and those that the client had before.
+    front: Front,
     /// The piece that may be the last one.
     held: Option<Bytes>,
-    /// Whether all hashed bytes came from the upstream, and none from a file of the cache.
+    /// Whether all hashed bytes came by this reader's transfer, and none from a file of the cache or another transfer.
     is_theirs: bool,
     done: bool,
 }
 
-impl UncachedReader {
-    /// The whole blob, from a transfer that is at its start.
-    pub(crate) fn whole(source: Source, transfer: Transfer, metrics: Metrics) -> Self {
-        let verifier = Verifier::new(source.digest.algorithm());
-        let check = Check { source, metrics, verifier, held: None, is_theirs: true, done: false };
-        Self { transfer, check: Some(check), place: None, counted: None }
+impl Check {
+    fn new(source: Source, front: Front, metrics: Metrics) -> Self {
+        let is_theirs = !front.is_in_file();
+        Self { source, metrics, front, held: None, is_theirs, done: false }
     }
 
-    /// The rest of a whole blob of which the client already has `sent`.
-    pub(crate) async fn rest(
-        source: Source,
-        sent: FileSlice,
-        total: Option<u64>,
-        metrics: Metrics,
-    ) -> Result<Self, ReadError> {
-        let transfer = Transfer::going_on(&source, sent.len, None, total);
-        let mut reader = Self::whole(source, transfer, metrics);
-        if let Some(check) = &mut reader.check {
-            check.is_theirs = sent.len == 0;
-            let mut verifier = check.verifier.clone();
-            check.verifier = blocking(move || hash_slice(&sent, &mut verifier).map(|()| verifier))
-                .await
-                .map_err(|error| ReadError::Storage(error.into()))?;
+    /// The next bytes of the reader's own transfer.
+    async fn next_of(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, ReadError> {
+        self.hashed().await?;
+        let bytes = transfer.next().await.map_err(ReadError::Upstream)?;
+        if let Some(bytes) = &bytes {
+            self.front.update(bytes);
         }
-        Ok(reader)
+        Ok(bytes)
+    }
+
+    async fn hashed(&mut self) -> Result<&Verifier, ReadError> {
+        self.front.hash().await.map(|hash| &*hash).map_err(|error| ReadError::Storage(error.into()))
+    }
+}
+
+impl UncachedReader {
+    fn new(origin: Origin, check: Option<Check>) -> Self {
+        Self { origin, check, remark: ContentNotes::default(), place: None, counted: None }
+    }
+
+    /// The whole blob, by a transfer for this reader only.
+    pub(crate) async fn alone(source: &Source, metrics: Metrics) -> Result<(Self, Option<u64>), upstream::Error> {
+        let transfer = Transfer::open(source, 0, None).await?;
+        let (total, remark) = (transfer.total(), transfer.remark().clone());
+        let check = Check::new(source.clone(), Front::empty(source.digest.algorithm()), metrics);
+        let reader = Self::new(Origin::Own(Box::new(transfer)), Some(check));
+        Ok((Self { remark, ..reader }, total))
+    }
+
+    /// The whole blob, by a transfer that readers share; perhaps the one that this download has left. Also returns the
+    /// size, if the upstream tells it.
+    pub(super) async fn shared(
+        windows: &Windows,
+        source: &Source,
+        download: Option<Arc<Download>>,
+        transfer: Option<Transfer>,
+    ) -> Result<(Self, Option<u64>), ReadError> {
+        let mut reader = WindowReader::whole(windows.clone(), source.clone(), download);
+        if let Some(transfer) = transfer {
+            reader = reader.with_transfer(Box::new(transfer));
+        }
+        let front = Front::empty(source.digest.algorithm());
+        let (origin, head) = match reader.head(&front).await? {
+            Some(head) => (Origin::Shared(Box::new(reader)), head),
+            None => {
+                let transfer = reader.alone().await?;
+                let head = WindowHead { total: transfer.total(), notes: transfer.remark().clone() };
+                (Origin::Own(Box::new(transfer)), head)
+            }
+        };
+        let check = Check::new(source.clone(), front, windows.metrics().clone());
+        Ok((Self { remark: head.notes, ..Self::new(origin, Some(check)) }, head.total))
     }
 
     /// What the client of a download still needs, without the cache.
-    pub(crate) async fn after(reader: &DownloadReader) -> Result<Self, ReadError> {
-        let (source, metrics) = (reader.source().clone(), reader.download().metrics().clone());
-        match reader.remainder() {
-            Remainder::Range { first, last } => Self::range(&source, first, last).await.map_err(ReadError::Upstream),
-            Remainder::Transfer(transfer) => Ok(Self::whole(source, *transfer, metrics)),
-            Remainder::Whole { sent: Some(sent), total } => Self::rest(source, sent, total, metrics).await,
-            Remainder::Whole { sent: None, .. } => {
-                let transfer = Transfer::open(&source, 0, None).await.map_err(ReadError::Upstream)?;
-                Ok(Self::whole(source, transfer, metrics))
+    pub(super) async fn after(reader: &DownloadReader, windows: &Windows) -> Result<Self, ReadError> {
+        let source = reader.source();
+        let algorithm = source.digest.algorithm();
+        let metrics = reader.download().metrics().clone();
+        let whole = WindowReader::whole(windows.clone(), source.clone(), None);
+        let (reader, front) = match reader.remainder() {
+            Remainder::Range { first, last } => {
+                return Self::range(source, first, last).await.map_err(ReadError::Upstream);
             }
-        }
+            Remainder::Transfer(transfer) => (whole.rest(0, transfer.total()).with_transfer(transfer), None),
+            Remainder::Whole { sent: Some(sent), total } => {
+                (whole.rest(sent.len, total), Some(Front::sent(algorithm, sent)))
+            }
+            Remainder::Whole { sent: None, total } => (whole.rest(0, total), None),
+        };
+        let front = front.unwrap_or_else(|| Front::empty(algorithm));
+        let check = Check::new(source.clone(), front, metrics);
+        Ok(Self::new(Origin::Shared(Box::new(reader)), Some(check)))
     }
 
     /// The bytes from `first` to `last`.
     pub(crate) async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
-        Ok(Self { transfer: Transfer::open(source, first, Some(last)).await?, check: None, place: None, counted: None })
+        let transfer = Transfer::open(source, first, Some(last)).await?;
+        let remark = transfer.remark().clone();
+        Ok(Self { remark, ..Self::new(Origin::Own(Box::new(transfer)), None) })
     }
 
     /// Requests another part of the same blob from the upstream and continues with it.
     pub(crate) async fn go_to(&mut self, source: &Source, first: u64, last: u64) -> Result<(), upstream::Error> {
-        self.transfer = Transfer::open(source, first, Some(last)).await?;
+        self.origin = Origin::Own(Box::new(Transfer::open(source, first, Some(last)).await?));
         self.check = None;
         Ok(())
     }
 
     /// Whether the upstream sends the whole blob instead of a part.
     pub(crate) fn is_from_front(&self) -> bool {
-        self.transfer.is_from_front()
+        matches!(&self.origin, Origin::Own(transfer) if transfer.is_from_front())
     }
 
     /// Keeps the place of the one request that runs concurrently with the download of this blob.
@@ -110,7 +167,7 @@ impl UncachedReader {
 
     /// What the upstream sent in addition to the bytes.
     pub(crate) fn remark(&self) -> &ContentNotes {
-        self.transfer.remark()
+        &self.remark
     }
 
     /// Takes that place for another reader that replaces this one.
@@ -127,44 +184,57 @@ impl UncachedReader {
 
     /// The forebay instances through which the bytes come.
     pub(crate) fn mirrors(&self) -> Option<Mirrors> {
-        match self.transfer.flow() {
-            TransferFlow::From(mirrors) => mirrors,
-            TransferFlow::Asking => None,
+        match &self.origin {
+            Origin::Own(transfer) => match transfer.flow() {
+                TransferFlow::From(mirrors) => mirrors,
+                TransferFlow::Asking => None,
+            },
+            Origin::Shared(reader) => reader.mirrors(),
         }
     }
 
     /// The next bytes; `None` after the last. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         let Some(check) = &mut self.check else {
-            return self.transfer.next().await.map_err(ReadError::Upstream);
+            return match &mut self.origin {
+                Origin::Own(transfer) => transfer.next().await.map_err(ReadError::Upstream),
+                // Only whole blobs are shared, and they are verified.
+                Origin::Shared(_) => Err(ReadError::Abandoned),
+            };
         };
-        loop {
-            if check.done {
-                return Ok(None);
-            }
-            match self.transfer.next().await.map_err(ReadError::Upstream)? {
-                Some(bytes) => {
-                    check.verifier.update(&bytes);
-                    if let Some(earlier) = check.held.replace(bytes) {
-                        return Ok(Some(earlier));
+        while !check.done {
+            let bytes = match &mut self.origin {
+                Origin::Own(transfer) => check.next_of(transfer).await?,
+                Origin::Shared(reader) => match reader.next(&mut check.front).await? {
+                    FromWindow::Bytes(bytes) => Some(bytes),
+                    FromWindow::End => None,
+                    FromWindow::Alone => {
+                        check.is_theirs = false;
+                        self.origin = Origin::Own(Box::new(reader.alone().await?));
+                        continue;
                     }
-                }
-                None => {
-                    // `done` is still false, so a call after a mismatch returns the mismatch again and never a clean
-                    // end.
-                    if check.verifier.clone().digest() != check.source.digest {
-                        if self.transfer.doubt().map_err(ReadError::Upstream)? {
+                },
+            };
+            let Some(bytes) = bytes else {
+                // `done` is still false, so a call after a mismatch returns the mismatch again and never a clean end.
+                if check.hashed().await?.clone().digest() != check.source.digest {
+                    if let Origin::Own(transfer) = &mut self.origin {
+                        if transfer.doubt().map_err(ReadError::Upstream)? {
                             continue;
                         }
                         if check.is_theirs {
                             check.metrics.digest_mismatch(check.source.upstream.name());
                         }
-                        return Err(ReadError::Mismatch);
                     }
-                    check.done = true;
-                    return Ok(check.held.take());
+                    return Err(ReadError::Mismatch);
                 }
+                check.done = true;
+                return Ok(check.held.take());
+            };
+            if let Some(earlier) = check.held.replace(bytes) {
+                return Ok(Some(earlier));
             }
         }
+        Ok(None)
     }
 }

@@ -117,6 +117,11 @@ impl Raw {
         &self.body
     }
 
+    /// The body so far, which is then forgotten: a test may read more than memory should hold.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.body)
+    }
+
     /// Reads until `len` bytes of the body have come in all, or it ends.
     pub async fn read_some(&mut self, len: usize) {
         bounded(async { while self.body.len() < len && self.more(len - self.body.len()).await == More::Bytes {} })
