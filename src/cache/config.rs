@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::blob::uncached_limit::MAX_THROUGH;
+use super::{blob::uncached_limit::MAX_THROUGH, storage::MAX_OPEN};
 use crate::transport::recipient::RATE_WINDOW;
 
 /// The `[cache]` section. Sizes are in bytes.
@@ -30,6 +30,8 @@ pub struct Config {
     pub reader_window: Duration,
     /// How many blobs stream through uncached at a time; a low limit of descriptors lowers it. Not a key of the file.
     pub max_through: u64,
+    /// How many files of blobs stay open without readers; a low limit of descriptors lowers it. Not a key of the file.
+    pub max_open: usize,
 }
 
 const MIB: u64 = 1 << 20;
@@ -51,6 +53,7 @@ impl Default for Config {
             verify_every: 7 * DAY,
             reader_window: RATE_WINDOW,
             max_through: MAX_THROUGH,
+            max_open: MAX_OPEN,
         }
     }
 }
@@ -71,6 +74,7 @@ impl Config {
             verify_every: Duration::ZERO,
             reader_window: Duration::ZERO,
             max_through: 0,
+            max_open: 2,
         }
     }
 }

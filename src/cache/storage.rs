@@ -43,7 +43,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-
 use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::{Semaphore, watch};
 
@@ -53,15 +52,16 @@ pub use self::{
     kind::ObjectKind,
     object::Landing,
     reservation::{NoSpace, Purpose, Reservation, Short},
-    stored_blob::{Pin, StoredBlob},
+    stored_blob::{MAX_OPEN, Pin, StoredBlob},
     temp_blob::TempBlob,
     temp_file::{TempName, write_all_at},
     temp_upload::TempUpload,
 };
 use self::{
-    lru_index::{IndexKey, LruIndex},
+    lru_index::{Evicted, IndexKey, LruIndex, Victim},
     recent_uses::{TOUCH_INTERVAL, Uses},
     reservation::GiveUp,
+    scan::Foreign,
 };
 use super::{Config, ContentKey, Visibility, slow_readers::SlowReaders};
 use crate::{
@@ -90,14 +90,18 @@ pub struct DiskStore(Arc<DiskStoreInner>);
 struct DiskStoreInner {
     root: PathBuf,
     min_free: u64,
-    /// Its lock is held only briefly, never across an await.
-    index: Mutex<LruIndex>,
-    /// One reservation runs at a time: its victims are unlinked before the next one reads the sums.
-    space: Arc<tokio::sync::Mutex<()>>,
+    index: LruIndex,
     /// One reservation at a time ends downloads and readers, so that none are ended for room that downloads and readers
     /// which are already ending will free.
     ending: Semaphore,
     scanned: watch::Sender<bool>,
+    /// Changes whenever evicted objects are unlinked.
+    unlinks: watch::Sender<()>,
+    /// What was removed while the start-up scan ran.
+    gone: Mutex<Vec<IndexKey>>,
+    /// What the start-up scan has to remove.
+    leftovers: Mutex<Vec<PathBuf>>,
+    foreign: Foreign,
     /// The objects whose use was noted on disk within [`TOUCH_INTERVAL`].
     touched: moka::sync::Cache<IndexKey, ()>,
     /// The uses from memory that the index has not seen yet.
@@ -112,7 +116,7 @@ struct DiskStoreInner {
 impl DiskStore {
     /// Creates whatever is missing of the layout and locks the directory for this process.
     ///
-    /// Call [`DiskStore::scan`] next: nothing is written before the scan is complete.
+    /// Call [`DiskStore::scan`] next: nothing is evicted before the scan is complete.
     pub fn open(config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
         metrics.objects_may_be_corrupt(&[ObjectKind::Blob, ObjectKind::Manifest]);
         let root = config.directory.clone();
@@ -130,14 +134,17 @@ impl DiskStore {
         })?;
         layout::make(&root)?;
         metrics.cache_max(config.max_size);
-        let mut index = LruIndex::new(config.max_size);
+        let index = LruIndex::new(config.max_size, config.max_open);
         index.set_minute(minute());
-        Ok(Self(Arc::new(DiskStoreInner {
+        let store = Self(Arc::new(DiskStoreInner {
             min_free: config.min_free,
-            index: Mutex::new(index),
-            space: Arc::default(),
+            index,
             ending: Semaphore::new(1),
             scanned: watch::Sender::new(false),
+            unlinks: watch::Sender::new(()),
+            gone: Mutex::default(),
+            leftovers: Mutex::default(),
+            foreign: Foreign::default(),
             touched: moka::sync::Cache::builder().max_capacity(MAX_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
             uses: Uses::default(),
             readers: SlowReaders::new(config.reader_window, metrics.clone()),
@@ -145,7 +152,9 @@ impl DiskStore {
             metrics,
             _lock: lock,
             root,
-        })))
+        }));
+        store.scan_temporary();
+        Ok(store)
     }
 
     /// Checks whether the directory may be used, and changes nothing.
@@ -166,12 +175,12 @@ impl DiskStore {
 
     /// Whether a blob is cached, as far as the index knows.
     pub fn has_blob(&self, id: &ContentKey) -> bool {
-        self.0.index.lock().contains(&IndexKey::Blob(id.clone()))
+        self.0.index.contains(&IndexKey::Blob(id.clone()))
     }
 
     /// Whether a manifest may be cached: always true before the start-up scan is complete.
     pub fn has_manifest(&self, id: &ContentKey) -> bool {
-        !self.is_scanned() || self.0.index.lock().contains(&IndexKey::Manifest(id.clone()))
+        !self.is_scanned() || self.0.index.contains(&IndexKey::Manifest(id.clone()))
     }
 
     fn path(&self, key: &IndexKey) -> PathBuf {
@@ -194,7 +203,7 @@ impl DiskStore {
     /// Removes an object that proved to be wrong. A missing object costs nothing: an upstream's 404 for a tag that was
     /// never cached must not wait for a disk that is slow to sync.
     pub async fn remove(&self, key: IndexKey) {
-        if self.is_scanned() && !self.0.index.lock().contains(&key) {
+        if self.is_scanned() && !self.0.index.contains(&key) {
             return;
         }
         let store = self.clone();
@@ -212,15 +221,29 @@ impl DiskStore {
     }
 
     fn remove_blocking(&self, key: &IndexKey) {
-        self.0.index.lock().forget(key);
-        self.unlink(key);
+        let was_scanned = self.is_scanned();
+        let forgotten = self.0.index.forget(key);
+        if self.unlink(key) && !was_scanned {
+            // The scan may have seen the file, and told the index since, or will.
+            self.0.gone.lock().push(key.clone());
+            self.forget_if_gone(key);
+        }
+        // If the file was open, it is off the disk now.
+        drop(forgotten);
         self.publish();
     }
 
-    /// Unlinks an object that the index has forgotten. A missing file is no error.
-    fn unlink(&self, key: &IndexKey) {
+    fn forget_if_gone(&self, key: &IndexKey) {
+        if !self.path(key).exists() {
+            self.0.index.forget(key);
+        }
+    }
+
+    /// Unlinks an object that the index has forgotten; returns whether there was a file. A missing one is no error.
+    fn unlink(&self, key: &IndexKey) -> bool {
         let path = self.path(key);
-        if let Err(error) = std::fs::remove_file(&path)
+        let removed = std::fs::remove_file(&path);
+        if let Err(error) = &removed
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::error!(path = %path.display(), %error, "cannot remove a file of the cache");
@@ -228,16 +251,28 @@ impl DiskStore {
         if let IndexKey::Tag(tag) = key {
             self.prune_directories(tag.visibility, &path);
         }
+        removed.is_ok()
     }
 
-    /// Evicts objects until the cache is within its limit again, after directories grew or `max_size` was lowered.
-    /// Blocks.
+    /// Evicts objects until the cache is within its limit again, after directories grew or `max_size` was lowered. Before
+    /// the start-up scan is complete, nothing is evicted. Blocks.
     fn shrink(&self) {
-        let excess = self.0.index.lock().shrink();
-        for (key, len) in excess {
-            self.unlink(&key);
-            self.0.metrics.evicted(len);
+        if self.is_scanned() {
+            self.unlink_evicted(self.0.index.shrink());
         }
+    }
+
+    /// Unlinks what the index evicted. Blocks.
+    fn unlink_evicted(&self, mut evicted: Evicted) {
+        for Victim { key, len, file } in &mut evicted.victims {
+            self.unlink(key);
+            // With this file, if it was kept open, the bytes are off the disk.
+            drop(file.take());
+            self.0.metrics.evicted(*len);
+            tracing::debug!(?key, len, "evicted");
+        }
+        self.0.index.unlinked(&evicted);
+        self.0.unlinks.send_replace(());
     }
 
     /// How many bytes can still be written before the free space of the file system falls below `min_free`.
@@ -251,11 +286,9 @@ impl DiskStore {
     }
 
     fn publish(&self) {
-        let (totals, overhead) = {
-            let index = self.0.index.lock();
-            (ObjectKind::EVERY.map(|kind| (kind, index.totals(kind))), index.overhead().bytes())
-        };
-        self.0.metrics.cache_overhead(overhead);
+        let index = &self.0.index;
+        let totals = ObjectKind::EVERY.map(|kind| (kind, index.totals(kind)));
+        self.0.metrics.cache_overhead(index.overhead(|overhead| overhead.bytes()));
         for (kind, totals) in totals {
             self.0.metrics.cache(kind, totals.bytes, totals.objects);
         }

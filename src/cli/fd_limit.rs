@@ -6,7 +6,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-use forebay::config::Config;
+use forebay::{cache::storage::MAX_OPEN, config::Config};
 
 /// The client's socket, one upstream's, and the blob's file.
 const PER_CONNECTION: u64 = 3;
@@ -29,10 +29,11 @@ pub(super) fn raise() -> Option<u64> {
     }
 }
 
-/// Lowers the numbers of connections and of uncached downloads to those that the limit allows.
+/// Lowers the numbers of connections, of uncached downloads and of files that stay open to those that the limit allows.
 pub(super) fn fit(config: &mut Config, limit: Option<u64>) {
     let Some(limit) = limit else { return };
     config.cache.max_through = config.cache.max_through.min(max_uncached(limit));
+    config.cache.max_open = config.cache.max_open.min(max_open(limit));
     let configured = config.server.max_connections;
     let allowed = max_connections(limit);
     if configured > allowed {
@@ -49,13 +50,18 @@ pub(super) fn fit(config: &mut Config, limit: Option<u64>) {
 
 /// The most connections for a limit. Of few descriptors, at most half are reserved for other uses.
 fn max_connections(limit: u64) -> usize {
-    let left = limit - BASE.min(limit / 2);
+    let left = limit - BASE.min(limit / 2) - max_open(limit) as u64;
     usize::try_from(left / PER_CONNECTION).unwrap_or(usize::MAX).max(1)
 }
 
 /// The most uncached downloads for a limit: about one for each connection (256 of 1024).
 fn max_uncached(limit: u64) -> u64 {
     (limit / 4).max(1)
+}
+
+/// The most files of blobs that stay open without readers, for a limit.
+fn max_open(limit: u64) -> usize {
+    usize::try_from(limit / 16).unwrap_or(usize::MAX).min(MAX_OPEN)
 }
 
 #[cfg(test)]
@@ -66,7 +72,9 @@ mod tests {
 
     #[test]
     fn half_of_few_descriptors_and_most_of_many_are_for_connections() {
-        for (limit, expected) in [(0, 1), (5, 1), (64, 10), (256, 42), (512, 85), (1024, 256), (24_832, 8192)] {
+        for (limit, expected) in
+            [(0, 1), (5, 1), (64, 9), (256, 37), (512, 74), (1024, 234), (26_000, 8039), (65_536, 20_394)]
+        {
             assert_eq!(max_connections(limit), expected, "{limit}");
         }
     }
@@ -79,7 +87,7 @@ mod tests {
     #[test]
     fn more_connections_than_configured_are_never_taken() {
         for (configured, limit, expected) in
-            [(8192, Some(1024), 256), (100, Some(1024), 100), (8192, None, 8192), (8192, Some(u64::MAX), 8192)]
+            [(8192, Some(1024), 234), (100, Some(1024), 100), (8192, None, 8192), (8192, Some(u64::MAX), 8192)]
         {
             let mut config = config(configured);
             fit(&mut config, limit);
@@ -88,13 +96,19 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_few_descriptors_is_for_uncached_downloads() {
-        for (limit, expected) in
-            [(Some(0), 1), (Some(64), 16), (Some(1024), 256), (Some(4096), 1024), (Some(24_832), 1024), (None, 1024)]
-        {
+    fn parts_of_few_descriptors_are_for_downloads_and_files() {
+        for (limit, through, open) in [
+            (Some(0), 1, 0),
+            (Some(64), 16, 4),
+            (Some(1024), 256, 64),
+            (Some(4096), 1024, 256),
+            (Some(65_536), 1024, 4096),
+            (Some(u64::MAX), 1024, 4096),
+            (None, 1024, 4096),
+        ] {
             let mut config = config(8192);
             fit(&mut config, limit);
-            assert_eq!(config.cache.max_through, expected, "{limit:?}");
+            assert_eq!((config.cache.max_through, config.cache.max_open), (through, open), "{limit:?}");
         }
     }
 }

@@ -21,7 +21,7 @@ impl DiskStore {
             if std::fs::remove_dir(directory).is_err() {
                 break;
             }
-            self.0.index.lock().overhead_mut().remove_directory(directory);
+            self.0.index.overhead(|overhead| overhead.remove_directory(directory));
         }
     }
 
@@ -30,7 +30,7 @@ impl DiskStore {
         for directory in self.missing_parents(path).into_iter().rev() {
             match DirBuilder::new().mode(0o700).create(directory) {
                 Ok(()) => {
-                    self.0.index.lock().overhead_mut().add_directory();
+                    self.0.index.overhead(|overhead| overhead.add_directory(directory));
                     self.measure_above(directory);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -73,7 +73,8 @@ impl DiskStore {
         if let Some(directory) = path.parent()
             && let Ok(metadata) = directory.metadata()
         {
-            self.0.index.lock().overhead_mut().set_directory_size(directory, metadata.blocks() * 512);
+            let bytes = metadata.blocks() * 512;
+            self.0.index.overhead(|overhead| overhead.set_directory_size(directory, bytes));
         }
     }
 

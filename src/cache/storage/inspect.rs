@@ -63,13 +63,12 @@ impl DiskStore {
 
     /// The bytes and the number of all objects that are named by digests.
     pub fn sums(&self) -> (u64, u64) {
-        let index = self.0.index.lock();
-        let totals = KINDS.map(|kind| index.totals(kind));
+        let totals = KINDS.map(|kind| self.0.index.totals(kind));
         (totals.iter().map(|totals| totals.bytes).sum(), totals.iter().map(|totals| totals.objects).sum())
     }
 
     pub fn has(&self, key: &IndexKey) -> bool {
-        self.0.index.lock().contains(key)
+        self.0.index.contains(key)
     }
 
     /// The objects of one directory out of [`SHARDS`]. Blocks.
@@ -95,16 +94,16 @@ impl DiskStore {
     /// Opens an object to verify it; `None` when it is missing, cannot be read, or is damaged. Blocks.
     pub fn inspect(&self, key: &IndexKey) -> Option<Inspection> {
         let path = self.path(key);
-        let len = self.0.index.lock().len_of(key)?;
+        let len = self.0.index.len_of(key)?;
         // The object may be evicted, and fetched anew, between this look into the index and the opening.
-        let is_still_it = || self.0.index.lock().len_of(key) == Some(len);
+        let is_still_it = || self.0.index.len_of(key) == Some(len);
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let opened = File::options().read(true).custom_flags(flags).open(&path);
         let (file, metadata) = match opened.and_then(|file| file.metadata().map(|metadata| (file, metadata))) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if is_still_it() {
-                    self.0.index.lock().forget(key);
+                    self.0.index.forget(key);
                     self.publish();
                 }
                 return None;

@@ -14,8 +14,12 @@ const MAX_CHANGES: usize = 16;
 /// syncs either.
 const MAX_WRITES: usize = 24;
 
+/// How many of them may evict, which is to remove files, too: a reservation does not wait for syncs.
+const MAX_EVICTIONS: usize = 8;
+
 static CHANGES: Semaphore = Semaphore::const_new(MAX_CHANGES);
 static WRITES: Semaphore = Semaphore::const_new(MAX_WRITES);
+static EVICTIONS: Semaphore = Semaphore::const_new(MAX_EVICTIONS);
 
 /// Runs `work`, which syncs or removes files, on the blocking pool.
 pub async fn change<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -25,6 +29,11 @@ pub async fn change<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 /// Runs `work`, which creates a file or writes into one, on the blocking pool.
 pub async fn write<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     with_permit(&WRITES, work).await
+}
+
+/// Runs `work`, which removes files to make room, on the blocking pool.
+pub(super) async fn evict<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    with_permit(&EVICTIONS, work).await
 }
 
 /// Starts a change without waiting for it, unless all permits are taken; never blocks.

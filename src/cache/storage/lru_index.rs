@@ -3,19 +3,47 @@
 //! Space is reserved before bytes arrive, so `used + reserved` never exceeds `max_size`: the limit covers writes in
 //! flight, too. The index *names* victims; the store unlinks them. An object that is being read is never named:
 //! unlinking an open file frees nothing.
+//!
+//! The index is divided into shards, each behind a lock that is held for the work on one entry, or on a few. All sums are
+//! exact, behind one more lock that is held for an addition. Recency is approximate: a use writes nothing if it comes
+//! within the same minute, and after fewer uses of other objects than an eighth of all objects. So the victim of an
+//! eviction is not always the least recently used object, but one of the eighth that was not used for the longest time.
+//!
+//! What must hold: the order of locks is shard, sums; no two shards are locked at a time; nothing here does I/O, except
+//! that a file is closed if its last owner drops it.
 
+mod evict;
 mod key;
 mod overhead;
+mod readers;
+mod shard;
+mod stamp;
+mod sums;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    fs::File,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
-use lru::LruCache;
+use parking_lot::Mutex;
 
 pub use self::{
+    evict::{Evicted, Victim},
     key::{CompactKey, IndexKey},
     overhead::Overhead,
+    readers::Pinned,
+};
+use self::{
+    shard::{Entry, Shard},
+    stamp::{Class, Stamp},
+    sums::Sums,
 };
 use crate::{
     cache::{ObjectKind, storage::tag_record::TagKey},
@@ -30,18 +58,10 @@ pub const fn allocated(len: u64) -> u64 {
     len.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-/// An object used within so many minutes is not evicted for a prefetched object.
-const MIN_IDLE: u32 = 60;
-/// How many such objects one reservation skips before it fails.
-const MAX_PASSED_OVER: usize = 4096;
-
-struct IndexEntry {
-    len: u64,
-    /// How many readers have it open.
-    pins: u32,
-    /// When it was added or last used, in minutes since 1970.
-    used: u32,
-}
+/// So many that a shard of ten million objects grows within a millisecond.
+const SHARDS: usize = 1024;
+/// A use is not noted if it comes after fewer uses of other objects than this part of all objects.
+const RECENT_PART: usize = 8;
 
 /// Bytes on disk and number of the objects of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,57 +74,85 @@ pub struct Totals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
+/// Why there is no room, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// What is missing even if everything that may be evicted is evicted.
+    pub missing: u64,
+    /// What will be free once what was evicted for others is unlinked.
+    pub unlinking: u64,
+}
+
+/// An object that the index forgot.
+#[derive(Debug)]
+pub struct Forgotten {
+    pub len: u64,
+    /// Its file, if it was kept open. The last owner frees the bytes on disk, which takes time.
+    pub file: Option<Arc<File>>,
+}
+
 /// The index of everything on disk, in order of last use.
 pub struct LruIndex {
     max_size: u64,
+    /// How many files are kept open.
+    max_open: usize,
     /// The current time in minutes since 1970, a few minutes off at most.
-    minute: u32,
-    entries: LruCache<CompactKey, IndexEntry>,
-    /// Bytes allocated by entries.
-    used: u64,
-    /// The part of `used` that cannot be evicted now.
-    pinned: u64,
-    /// Bytes reserved for downloads and writes in flight.
-    reserved: u64,
-    /// The part of `reserved` that is on disk already.
-    written: u64,
-    overhead: Overhead,
-    totals: [Totals; ObjectKind::EVERY.len()],
+    minute: AtomicU32,
+    /// The number of the next use that is noted.
+    next_use: AtomicU32,
+    objects: AtomicUsize,
+    open: AtomicUsize,
+    /// Bytes of objects that cannot be evicted now.
+    pinned: AtomicU64,
+    hasher: RandomState,
+    shards: Box<[Mutex<Shard>]>,
+    /// The stamp of the oldest entry of each shard, by class; changed under the lock of the shard.
+    oldest: [Box<[AtomicU64]>; Class::EVERY.len()],
+    sums: Mutex<Sums>,
     /// The classes of clients that a tag has records for; the class in the map's key has no meaning.
-    classes: HashMap<TagKey, Vec<AcceptClass>>,
+    classes: Mutex<HashMap<TagKey, Vec<AcceptClass>>>,
 }
 
 impl LruIndex {
-    pub fn new(max_size: u64) -> Self {
+    /// An index that keeps at most so many files open.
+    pub fn new(max_size: u64, max_open: usize) -> Self {
+        let hasher = RandomState::new();
+        let none = || (0..SHARDS).map(|_| AtomicU64::new(Stamp::NEVER.bits())).collect();
         Self {
             max_size,
-            minute: 0,
-            entries: LruCache::unbounded(),
-            used: 0,
-            pinned: 0,
-            reserved: 0,
-            written: 0,
-            overhead: Overhead::default(),
-            totals: Default::default(),
-            classes: HashMap::new(),
+            max_open,
+            minute: AtomicU32::new(0),
+            next_use: AtomicU32::new(0),
+            objects: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            pinned: AtomicU64::new(0),
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(hasher.clone()))).collect(),
+            hasher,
+            oldest: [none(), none()],
+            sums: Mutex::default(),
+            classes: Mutex::default(),
         }
     }
 
     /// A minute passed, whatever the clock says: a step of the system clock must not make objects look idle.
-    pub fn pass_minute(&mut self) {
-        self.minute = self.minute.saturating_add(1);
+    pub fn pass_minute(&self) {
+        self.minute.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Sets the current time, in minutes since 1970.
-    pub fn set_minute(&mut self, minute: u32) {
-        self.minute = minute;
+    pub fn set_minute(&self, minute: u32) {
+        self.minute.store(minute, Ordering::Relaxed);
+    }
+
+    fn minute(&self) -> u32 {
+        self.minute.load(Ordering::Relaxed)
     }
 
     /// The records of a tag for all classes of clients.
     pub fn tag_classes(&self, tag: &TagKey) -> Vec<TagKey> {
         let name = tag.of_all_classes();
-        let classes = self.classes.get(&name).into_iter().flatten();
-        classes.map(|class| TagKey { class: *class, ..name.clone() }).collect()
+        let classes = self.classes.lock().get(&name).cloned().unwrap_or_default();
+        classes.into_iter().map(|class| TagKey { class, ..name.clone() }).collect()
     }
 
     /// The surplus records of a tag if it has more than `most`: those that were used the longest time ago, never this
@@ -113,11 +161,8 @@ impl LruIndex {
         let mut keys = self.tag_classes(tag);
         let surplus = keys.len().saturating_sub(most);
         if surplus > 0 {
-            let used = |key: &TagKey| {
-                self.entries.peek(&CompactKey::from(&IndexKey::Tag(key.clone()))).map(|entry| entry.used)
-            };
             keys.retain(|key| key.class != tag.class);
-            keys.sort_by_cached_key(used);
+            keys.sort_by_cached_key(|key| self.look(&IndexKey::Tag(key.clone()), Shard::stamp));
         }
         keys.truncate(surplus);
         keys
@@ -125,225 +170,272 @@ impl LruIndex {
 
     /// Bytes on disk and reserved.
     pub fn total(&self) -> u64 {
-        self.used + self.reserved + self.overhead.bytes()
+        self.sums.lock().total()
     }
 
     pub fn totals(&self, kind: ObjectKind) -> Totals {
-        self.totals[kind as usize]
+        self.sums.lock().totals[kind as usize]
     }
 
     pub fn contains(&self, key: &IndexKey) -> bool {
-        self.entries.contains(&key.into())
+        self.look(key, |_, _| ()).is_some()
     }
 
     /// The length of an object; this does not count as a use.
     pub fn len_of(&self, key: &IndexKey) -> Option<u64> {
-        self.entries.peek(&key.into()).map(|entry| entry.len)
-    }
-
-    /// The bytes on disk that belong to no object.
-    pub fn overhead(&self) -> &Overhead {
-        &self.overhead
-    }
-
-    pub fn overhead_mut(&mut self) -> &mut Overhead {
-        &mut self.overhead
-    }
-
-    /// Adds an object as the most recently used; an object that is already in the index counts as used.
-    pub fn insert(&mut self, key: IndexKey, len: u64) {
-        let key = CompactKey::from(&key);
-        if let Some(entry) = self.entries.get_mut(&key)
-            && entry.len == len
-        {
-            entry.used = self.minute;
-            return;
-        }
-        let pins = self.remove(&key).map_or(0, |entry| entry.pins);
-        self.add(key, len, pins, self.minute);
-    }
-
-    /// Adds an object that no client has requested: it is evicted first.
-    pub fn insert_unused(&mut self, key: IndexKey, len: u64) {
-        self.insert(key.clone(), len);
-        self.entries.demote(&(&key).into());
-    }
-
-    fn add(&mut self, key: CompactKey, len: u64, pins: u32, used: u32) {
-        self.used += allocated(len);
-        if pins > 0 {
-            self.pinned += allocated(len);
-        }
-        let totals = &mut self.totals[key.kind() as usize];
-        totals.bytes += allocated(len);
-        totals.objects += 1;
-        if let Some(tag) = key.tag() {
-            self.classes.entry(tag.of_all_classes()).or_default().push(tag.class);
-        }
-        self.entries.put(key, IndexEntry { len, pins, used });
-    }
-
-    /// Adds objects that the start-up scan found, with their lengths and the minutes of their last uses, the most
-    /// recently used first: each is inserted as the least recently used. The scan may call this once per portion. The
-    /// index's time is never earlier than a last use: if the clock was not set yet, it becomes the time of the latest
-    /// use.
-    pub fn insert_scanned(&mut self, found: impl IntoIterator<Item = (CompactKey, u64, u32)>) {
-        for (key, len, used) in found {
-            self.minute = self.minute.max(used);
-            if !self.entries.contains(&key) {
-                self.add(key.clone(), len, 0, used);
-                self.entries.demote(&key);
-            }
-        }
-    }
-
-    /// Marks an object as used now and keeps it from being evicted until [`LruIndex::unpin`]; returns its length, if it
-    /// is in the index.
-    pub fn pin(&mut self, key: &IndexKey) -> Option<u64> {
-        let entry = self.entries.get_mut(&key.into())?;
-        entry.used = self.minute;
-        entry.pins += 1;
-        if entry.pins == 1 {
-            self.pinned += allocated(entry.len);
-        }
-        Some(entry.len)
-    }
-
-    pub fn unpin(&mut self, key: &IndexKey) {
-        // The object is missing if its file was deleted by hand meanwhile.
-        if let Some(entry) = self.entries.peek_mut(&key.into())
-            && entry.pins > 0
-        {
-            entry.pins -= 1;
-            if entry.pins == 0 {
-                self.pinned -= allocated(entry.len);
-            }
-        }
-    }
-
-    /// Forgets an object whose file is gone; returns its length, if it was in the index.
-    pub fn forget(&mut self, key: &IndexKey) -> Option<u64> {
-        self.remove(&key.into()).map(|entry| entry.len)
-    }
-
-    fn remove(&mut self, key: &CompactKey) -> Option<IndexEntry> {
-        let entry = self.entries.pop(key)?;
-        if let Some(tag) = key.tag() {
-            let name = tag.of_all_classes();
-            if let Some(classes) = self.classes.get_mut(&name) {
-                classes.retain(|class| *class != tag.class);
-                if classes.is_empty() {
-                    self.classes.remove(&name);
-                }
-            }
-        }
-        self.used -= allocated(entry.len);
-        if entry.pins > 0 {
-            self.pinned -= allocated(entry.len);
-        }
-        let totals = &mut self.totals[key.kind() as usize];
-        totals.bytes -= allocated(entry.len);
-        totals.objects -= 1;
-        Some(entry)
-    }
-
-    /// Reserves `bytes` and returns the objects to unlink first; the index has already forgotten these.
-    ///
-    /// `spare` is how many bytes can be written before the free space of the file system falls below `min_free`,
-    /// without other reservations subtracted. Nothing is evicted if evicting everything would not be enough.
-    pub fn reserve(&mut self, bytes: u64, spare: u64) -> Result<Vec<(IndexKey, u64)>, NoRoom> {
-        self.reserve_from(bytes, spare, |_| true)
-    }
-
-    /// The same for an object that no client has requested: it evicts only objects that were idle for a while.
-    pub fn reserve_ahead(&mut self, bytes: u64, spare: u64) -> Result<Vec<(IndexKey, u64)>, NoRoom> {
-        let minute = self.minute;
-        self.reserve_from(bytes, spare, |entry| minute.saturating_sub(entry.used) >= MIN_IDLE)
-    }
-
-    fn reserve_from(
-        &mut self,
-        bytes: u64,
-        spare: u64,
-        may_go: impl Fn(&IndexEntry) -> bool,
-    ) -> Result<Vec<(IndexKey, u64)>, NoRoom> {
-        let mut short = self.short(bytes, spare);
-        if short > self.used - self.pinned {
-            return Err(NoRoom);
-        }
-        let (mut victims, mut passed_over) = (Vec::new(), 0);
-        for (key, entry) in self.entries.iter().rev() {
-            if short == 0 || passed_over == MAX_PASSED_OVER {
-                break;
-            }
-            if !may_go(entry) {
-                passed_over += 1;
-            } else if entry.pins == 0 {
-                short = short.saturating_sub(allocated(entry.len));
-                victims.push((key.clone(), entry.len));
-            }
-        }
-        if short > 0 {
-            return Err(NoRoom);
-        }
-        for (key, _) in &victims {
-            self.remove(key);
-        }
-        self.reserved += bytes;
-        Ok(victims.into_iter().map(|(key, len)| (key.key(), len)).collect())
-    }
-
-    /// How many bytes must be evicted to make room for `bytes`.
-    pub fn short(&self, bytes: u64, spare: u64) -> u64 {
-        let over_size = self.total().saturating_add(bytes).saturating_sub(self.max_size);
-        let over_disk = (self.reserved - self.written).saturating_add(bytes).saturating_sub(spare);
-        over_size.max(over_disk)
-    }
-
-    /// How many bytes of room are missing even if everything that may be evicted is evicted.
-    pub fn missing(&self, bytes: u64, spare: u64) -> u64 {
-        self.short(bytes, spare).saturating_sub(self.used - self.pinned)
-    }
-
-    /// How many bytes cannot be evicted because clients read them.
-    pub fn kept_by_readers(&self) -> u64 {
-        self.pinned
-    }
-
-    /// How many bytes are reserved.
-    pub fn reserved(&self) -> u64 {
-        self.reserved
+        self.look(key, |shard, slot| shard.at(slot).map(|entry| entry.len)).flatten()
     }
 
     /// How many bytes an object takes on disk, if it has readers.
     pub fn pinned_bytes(&self, key: &IndexKey) -> Option<u64> {
-        self.entries.peek(&key.into()).filter(|entry| entry.pins > 0).map(|entry| allocated(entry.len))
+        let bytes =
+            |shard: &Shard, slot| shard.at(slot).filter(|_| shard.is_pinned(slot)).map(|entry| allocated(entry.len));
+        self.look(key, bytes).flatten()
     }
 
-    /// Forgets and returns the objects to unlink because the cache exceeds its limit, for example after `max_size` was
-    /// lowered.
-    pub fn shrink(&mut self) -> Vec<(IndexKey, u64)> {
-        let excess = self.total().saturating_sub(self.max_size).min(self.used - self.pinned);
-        let target = self.total() - excess;
-        let limit = std::mem::replace(&mut self.max_size, target);
-        let victims = self.reserve(0, u64::MAX).unwrap_or_default();
-        self.max_size = limit;
-        victims
+    /// Works on what is on disk but belongs to no object.
+    pub fn overhead<T>(&self, work: impl FnOnce(&mut Overhead) -> T) -> T {
+        work(&mut self.sums.lock().overhead)
     }
 
-    /// Reserves bytes that are on disk already: those of an object that the index just forgot but whose file stays.
-    pub fn promise(&mut self, bytes: u64) {
-        self.reserved += bytes;
+    /// The bytes that the entries take in memory.
+    pub fn memory(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().memory() + size_of::<Mutex<Shard>>()).sum()
+    }
+
+    fn look<T>(&self, key: &IndexKey, look: impl FnOnce(&Shard, u32) -> T) -> Option<T> {
+        let key = CompactKey::from(key);
+        let hash = self.hasher.hash_one(&key);
+        let shard = self.shards[shard_of(hash)].lock();
+        shard.find(hash, &key).map(|slot| look(&shard, slot))
+    }
+
+    /// Works on the shard of a key.
+    fn change<T>(&self, key: &CompactKey, work: impl FnOnce(&mut Shard, u64) -> T) -> T {
+        let hash = self.hasher.hash_one(key);
+        self.change_shard(shard_of(hash), |shard| work(shard, hash))
+    }
+
+    fn change_shard<T>(&self, number: usize, work: impl FnOnce(&mut Shard) -> T) -> T {
+        let mut shard = self.shards[number].lock();
+        let done = work(&mut shard);
+        for class in Class::EVERY {
+            let oldest = shard.oldest(class).map_or(Stamp::NEVER, |slot| shard.stamp(slot)).bits();
+            let published = &self.oldest[class as usize][number];
+            if published.load(Ordering::Relaxed) != oldest {
+                published.store(oldest, Ordering::Relaxed);
+            }
+        }
+        done
+    }
+
+    fn next_stamp(&self, class: Class) -> Stamp {
+        Stamp::live(class, self.minute(), self.next_use.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Notes a use, unless the last one was noted lately; returns whether it is the first within this minute.
+    fn renew(&self, shard: &mut Shard, slot: u32) -> bool {
+        let stamp = shard.stamp(slot);
+        let is_first = stamp.class() == Class::Unused || !stamp.is_live() || stamp.minute() != self.minute();
+        let since = stamp.uses_since(self.next_use.load(Ordering::Relaxed)) as usize;
+        if is_first || since > self.objects.load(Ordering::Relaxed) / RECENT_PART {
+            shard.restamp(slot, self.next_stamp(Class::Used));
+        }
+        is_first
+    }
+
+    /// Adds an object as the most recently used; an object that is already in the index counts as used. A file that was
+    /// kept open is another one's now.
+    pub fn insert(&self, key: IndexKey, len: u64) {
+        self.insert_for(&CompactKey::from(&key), len, Class::Used, Mark::None);
+    }
+
+    /// Adds an object that no client has requested: it is evicted first.
+    pub fn insert_unused(&self, key: IndexKey, len: u64) {
+        self.insert_for(&CompactKey::from(&key), len, Class::Unused, Mark::None);
+    }
+
+    /// Adds an object whose bytes were reserved, and pins it; returns its serial number.
+    pub fn fulfil(&self, key: &CompactKey, len: u64, is_used: bool, (bytes, written): (u64, u64)) -> u64 {
+        let class = if is_used { Class::Used } else { Class::Unused };
+        self.insert_for(key, len, class, Mark::Reserved { bytes, written })
+    }
+
+    fn insert_for(&self, key: &CompactKey, len: u64, class: Class, mark: Mark) -> u64 {
+        let (serial, file) = self.change(key, |shard, hash| {
+            let slot = match shard.find(hash, key) {
+                Some(slot) => {
+                    self.change_len(shard, slot, len, mark);
+                    match class {
+                        Class::Used => drop(self.renew(shard, slot)),
+                        Class::Unused => shard.restamp(slot, self.next_stamp(class)),
+                    }
+                    slot
+                }
+                None => self.add(shard, hash, Entry::new(key.clone(), len, self.next_stamp(class)), mark),
+            };
+            let file = shard.kept_mut(slot).and_then(|kept| kept.file.take());
+            let serial = if let Mark::Reserved { .. } = mark { self.pin_slot(shard, slot) } else { 0 };
+            shard.tidy(slot);
+            (serial, file)
+        });
+        self.closed(file.as_ref());
+        serial
+    }
+
+    fn change_len(&self, shard: &mut Shard, slot: u32, len: u64, mark: Mark) {
+        let is_pinned = shard.is_pinned(slot);
+        let Some(entry) = shard.at_mut(slot) else { return };
+        let (kind, before) = (entry.key.kind(), std::mem::replace(&mut entry.len, len));
+        let mut sums = self.sums.lock();
+        sums.remove(kind, before);
+        sums.add(kind, len);
+        mark.release(&mut sums);
+        if is_pinned {
+            self.pinned.fetch_add(allocated(len), Ordering::Relaxed);
+            self.pinned.fetch_sub(allocated(before), Ordering::Relaxed);
+        }
+    }
+
+    fn add(&self, shard: &mut Shard, hash: u64, entry: Entry, mark: Mark) -> u32 {
+        {
+            let mut sums = self.sums.lock();
+            sums.add(entry.key.kind(), entry.len);
+            mark.release(&mut sums);
+        }
+        if let Some(tag) = entry.key.tag() {
+            self.classes.lock().entry(tag.of_all_classes()).or_default().push(tag.class);
+        }
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        shard.add(hash, entry)
+    }
+
+    /// Adds objects that the start-up scan found, with their lengths and the times of their last uses in nanoseconds
+    /// since 1970, in any order. The index's time is never earlier than a last use: if the clock was not set yet, it
+    /// becomes the time of the latest use. Call [`LruIndex::finish_scan`] after the last ones.
+    pub fn insert_scanned(&self, found: impl IntoIterator<Item = (CompactKey, u64, i64)>) {
+        for (key, len, used) in found {
+            let stamp = Stamp::of_file(used);
+            self.minute.fetch_max(stamp.minute(), Ordering::Relaxed);
+            self.change(&key, |shard, hash| {
+                if shard.find(hash, &key).is_none() {
+                    self.add(shard, hash, Entry::new(key.clone(), len, stamp), Mark::None);
+                }
+            });
+        }
+    }
+
+    /// Brings what the scan found into its order; before that, nothing may be evicted.
+    pub fn finish_scan(&self) {
+        for number in 0..SHARDS {
+            self.change_shard(number, |shard| shard.sort(self.minute()));
+        }
+        self.overhead(Overhead::finish_scan);
+    }
+
+    /// Marks an object as used now; returns whether it is in the index.
+    pub fn touch(&self, key: &IndexKey) -> bool {
+        let key = CompactKey::from(key);
+        let touched = self.change(&key, |shard, hash| Some(self.renew(shard, shard.find(hash, &key)?)));
+        touched.is_some()
+    }
+
+    /// Forgets an object whose file is gone.
+    pub fn forget(&self, key: &IndexKey) -> Option<Forgotten> {
+        self.forget_or_adopt(key, |_, _| ())
+    }
+
+    /// Forgets an object whose file stays: its bytes become a reservation.
+    pub fn adopt(&self, key: &IndexKey) -> Option<Forgotten> {
+        self.forget_or_adopt(key, |sums, len| {
+            sums.promise(allocated(len));
+            sums.note_written(allocated(len));
+        })
+    }
+
+    fn forget_or_adopt(&self, key: &IndexKey, adopt: impl FnOnce(&mut Sums, u64)) -> Option<Forgotten> {
+        let key = CompactKey::from(key);
+        self.change(&key, |shard, hash| {
+            let slot = shard.find(hash, &key)?;
+            let (entry, file) = self.take(shard, slot)?;
+            let mut sums = self.sums.lock();
+            sums.remove(key.kind(), entry.len);
+            adopt(&mut sums, entry.len);
+            Some(Forgotten { len: entry.len, file })
+        })
+    }
+
+    /// Takes an entry out of its shard and of all but the sums.
+    fn take(&self, shard: &mut Shard, slot: u32) -> Option<(Entry, Option<Arc<File>>)> {
+        let (entry, kept) = shard.remove(slot)?;
+        self.objects.fetch_sub(1, Ordering::Relaxed);
+        if let Some(tag) = entry.key.tag() {
+            let name = tag.of_all_classes();
+            let mut classes = self.classes.lock();
+            if let Some(of_tag) = classes.get_mut(&name) {
+                of_tag.retain(|class| *class != tag.class);
+                if of_tag.is_empty() {
+                    classes.remove(&name);
+                }
+            }
+        }
+        if kept.as_ref().is_some_and(|kept| kept.pins > 0) {
+            self.pinned.fetch_sub(allocated(entry.len), Ordering::Relaxed);
+        }
+        let file = kept.and_then(|kept| kept.file);
+        self.closed(file.as_ref());
+        Some((entry, file))
+    }
+
+    /// How many bytes must be evicted to make room for `bytes`. `spare`: see [`LruIndex::reserve`].
+    pub fn short(&self, bytes: u64, spare: u64) -> u64 {
+        self.sums.lock().short(self.max_size, bytes, spare)
+    }
+
+    /// Why there is no room for `bytes`.
+    pub fn shortage(&self, bytes: u64, spare: u64) -> Shortage {
+        let sums = self.sums.lock();
+        let missing = sums.short(self.max_size, bytes, spare).saturating_sub(sums.evictable(self.kept_by_readers()));
+        Shortage { missing, unlinking: sums.surplus() }
+    }
+
+    /// How many bytes cannot be evicted because clients read them.
+    pub fn kept_by_readers(&self) -> u64 {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes are reserved.
+    pub fn reserved(&self) -> u64 {
+        self.sums.lock().reserved
     }
 
     /// Reserved bytes were written: the file system's free space no longer includes them.
-    pub fn note_written(&mut self, bytes: u64) {
-        self.written = self.written.saturating_add(bytes).min(self.reserved);
+    pub fn note_written(&self, bytes: u64) {
+        self.sums.lock().note_written(bytes);
     }
 
     /// Releases a reservation of `bytes`, of which `written` were on disk.
-    pub fn release(&mut self, bytes: u64, written: u64) {
-        self.reserved = self.reserved.saturating_sub(bytes);
-        self.written = self.written.saturating_sub(written).min(self.reserved);
+    pub fn release(&self, bytes: u64, written: u64) {
+        self.sums.lock().release(bytes, written);
     }
+}
+
+/// What becomes of the room of an object that is added.
+#[derive(Clone, Copy)]
+enum Mark {
+    None,
+    Reserved { bytes: u64, written: u64 },
+}
+
+impl Mark {
+    fn release(self, sums: &mut Sums) {
+        if let Self::Reserved { bytes, written } = self {
+            sums.release(bytes, written);
+        }
+    }
+}
+
+/// The table of a shard uses the lowest and the highest bits.
+fn shard_of(hash: u64) -> usize {
+    (hash >> 32) as usize % SHARDS
 }

@@ -23,7 +23,7 @@ pub type Landing<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 impl DiskStore {
     /// Reads an object of at most `limit` bytes; `None` when it is not cached.
     pub async fn read(&self, key: IndexKey, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        if self.is_scanned() && !self.0.index.lock().contains(&key) {
+        if self.is_scanned() && !self.0.index.contains(&key) {
             return Ok(None);
         }
         let store = self.clone();
@@ -34,7 +34,7 @@ impl DiskStore {
         let file = match File::open(self.path(key)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.0.index.lock().forget(key);
+                self.0.index.forget(key);
                 self.publish();
                 return Ok(None);
             }
@@ -48,13 +48,8 @@ impl DiskStore {
             self.remove_blocking(key);
             return Ok(None);
         }
-        {
-            let mut index = self.0.index.lock();
-            if index.pin(key).is_some() {
-                index.unpin(key);
-            } else if !self.is_scanned() {
-                index.insert(key.clone(), metadata.len());
-            }
+        if !self.0.index.touch(key) && !self.is_scanned() {
+            self.0.index.insert(key.clone(), metadata.len());
         }
         touch(&file, &metadata);
         Ok(Some(bytes))
@@ -63,7 +58,7 @@ impl DiskStore {
     /// The records on disk of the same tag for other classes of clients.
     pub async fn tag_classes(&self, key: &TagKey) -> Vec<TagKey> {
         if self.is_scanned() {
-            let mut classes = self.0.index.lock().tag_classes(key);
+            let mut classes = self.0.index.tag_classes(key);
             classes.retain(|other| other.class != key.class);
             return classes;
         }
@@ -84,7 +79,7 @@ impl DiskStore {
 
     /// The surplus records of a tag if it has more than `most`; this one is never among them.
     pub fn surplus_classes(&self, key: &TagKey, most: usize) -> Vec<TagKey> {
-        self.0.index.lock().surplus_classes(key, most)
+        self.0.index.surplus_classes(key, most)
     }
 
     /// The records on disk of all tags of a repository.

@@ -21,8 +21,6 @@ use crate::cache::freshness;
 
 /// A use is noted on disk at most this often per object: recency needs no better precision, and each note is a write.
 pub(super) const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
-/// How many uses the index takes while its lock is held once.
-const USES_AT_A_TIME: usize = 256;
 
 /// Whether an object in memory was used since the last update of the index.
 #[derive(Clone, Debug, Default)]
@@ -65,12 +63,8 @@ impl DiskStore {
 
     /// A client received the object from elsewhere than its file: the object becomes the most recently used.
     pub fn used(&self, key: IndexKey) {
-        {
-            let mut index = self.0.index.lock();
-            if index.pin(&key).is_none() {
-                return;
-            }
-            index.unpin(&key);
+        if !self.0.index.touch(&key) {
+            return;
         }
         if self.0.touched.contains_key(&key) {
             return;
@@ -88,24 +82,24 @@ impl DiskStore {
         });
     }
 
-    /// Updates the index with the uses from memory, periodically, until the shutdown.
+    /// Updates the index with the uses from memory, and closes files that were not read since, periodically, until the
+    /// shutdown.
     pub async fn keep_uses(self, end: CancellationToken) {
         while tokio::time::timeout(TOUCH_INTERVAL, end.cancelled()).await.is_err() {
-            self.0.index.lock().pass_minute();
+            self.0.index.pass_minute();
             let store = self.clone();
-            blocking(move || store.settle_uses()).await;
+            blocking(move || {
+                store.settle_uses();
+                store.0.index.close_idle();
+            })
+            .await;
         }
     }
 
     /// Updates the index with the uses from memory since the last update.
     pub(super) fn settle_uses(&self) {
-        for keys in self.0.uses.take().chunks(USES_AT_A_TIME) {
-            let mut index = self.0.index.lock();
-            for key in keys {
-                if index.pin(key).is_some() {
-                    index.unpin(key);
-                }
-            }
+        for key in self.0.uses.take() {
+            self.0.index.touch(&key);
         }
     }
 }
@@ -113,9 +107,20 @@ impl DiskStore {
 /// Notes a use on disk, at most once per interval and only if the disk is not busy: a cache hit does not wait for it.
 pub(super) fn touch(file: &Arc<File>, metadata: &std::fs::Metadata) {
     if metadata.modified().is_ok_and(|modified| is_note_due(modified, SystemTime::now())) {
-        let file = file.clone();
-        io_limits::change_if_idle(move || note_now(&file));
+        note_later(file);
     }
+}
+
+/// The same, where it is not known when a use was noted.
+pub(super) fn note_on_disk(file: &Arc<File>) {
+    if freshness::is_set(SystemTime::now()) {
+        note_later(file);
+    }
+}
+
+fn note_later(file: &Arc<File>) {
+    let file = file.clone();
+    io_limits::change_if_idle(move || note_now(&file));
 }
 
 /// Whether to note a use at `now` on a file whose last noted use is `modified`.

@@ -5,16 +5,18 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::{DiskStore, IndexKey, Pin, blocking};
+use super::{DiskStore, IndexKey, Pin, blocking, io_limits::evict};
 use crate::cache::{
     slow_readers::Holding,
-    storage::lru_index::{BLOCK, allocated},
+    storage::lru_index::{BLOCK, CompactKey, NoRoom, Shortage, allocated},
 };
 
-/// How long a write waits for the start-up scan; before that, forebay does not know how much space is used.
+/// How long a write that has no room waits for the start-up scan, before which nothing is evicted.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a reservation waits while another one ends downloads and readers; then it fails.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often one reservation tries while others take the room that was freed meanwhile.
+const MAX_TRIES: u32 = 16;
 /// How often one reservation ends readers: another reservation may take the room that this frees.
 const MAX_ENDINGS: u32 = 2;
 
@@ -54,6 +56,29 @@ impl Short {
 
 /// Ends downloads that no client waits for, to free their room; returns whether there were any.
 pub(super) type GiveUp = Box<dyn Fn(Short) -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// What to reserve, in bytes.
+#[derive(Clone, Copy)]
+struct Wanted {
+    len: u64,
+    /// For directories that have to be created.
+    directories: u64,
+}
+
+impl Wanted {
+    fn bytes(self) -> u64 {
+        self.len.saturating_add(self.directories)
+    }
+}
+
+/// What came of a reservation that may evict.
+enum Tried {
+    Reserved(Reservation),
+    /// There is room by now.
+    Free,
+    /// There will be room once others' victims are unlinked.
+    Unlinking,
+}
 
 /// A number of bytes on disk that no other write will use; released on drop.
 pub struct Reservation {
@@ -99,19 +124,26 @@ impl DiskStore {
         directories: impl FnOnce() -> u64 + Send + 'static,
     ) -> Result<Reservation, NoSpace> {
         // A prefetch must not take the room for which another reservation ends downloads and readers: a client waits
-        // for that room.
-        if !self.scanned().await || purpose == Purpose::Ahead && self.0.ending.available_permits() == 0 {
+        // for that room. It also waits until forebay knows how much of its budget is used.
+        if purpose == Purpose::Ahead && (!self.scanned().await || self.0.ending.available_permits() == 0) {
             return Err(NoSpace);
         }
-        let (reserved, directories) = self.reserve_now(purpose, len, directories).await;
-        match reserved {
+        let (reserved, wanted) = self.reserve_free(len, directories).await;
+        if let Ok(reservation) = reserved {
+            return Ok(reservation);
+        }
+        // Which object was used the longest time ago is not known before the start-up scan is complete.
+        if !self.scanned().await {
+            return Err(NoSpace);
+        }
+        let again = async || self.reserve_evicting(purpose, wanted).await;
+        match again().await {
             Ok(reservation) => return Ok(reservation),
             Err(Short::HOPELESS) => return Err(NoSpace),
             Err(_) => {}
         }
-        // The lock of `space` is not held here: other reservations that fit succeed meanwhile.
+        // Other reservations that fit succeed meanwhile.
         let turn = timeout(ENDING_TIMEOUT, self.0.ending.acquire()).await;
-        let again = async || self.reserve_now(purpose, len, move || directories).await.0;
         let mut reserved = again().await;
         let Ok(Ok(_turn)) = turn else { return reserved.map_err(|_| NoSpace) };
         if let Err(short) = reserved
@@ -130,24 +162,37 @@ impl DiskStore {
         reserved.map_err(|_| NoSpace)
     }
 
-    /// Tries once; also returns the bytes of `directories`.
-    async fn reserve_now(
+    /// Tries without eviction; also returns what to try next.
+    async fn reserve_free(
         &self,
-        purpose: Purpose,
         len: u64,
         directories: impl FnOnce() -> u64 + Send + 'static,
-    ) -> (Result<Reservation, Short>, u64) {
+    ) -> (Result<Reservation, Short>, Wanted) {
         let store = self.clone();
-        let turn = self.0.space.clone().lock_owned().await;
-        // The reservation is made inside, so that it is released even when the caller was dropped; the turn ends after
-        // the last victim is unlinked, even then.
+        // The reservation is made inside, so that it is released even when the caller was dropped.
         blocking(move || {
-            let directories = directories();
-            let reserved = store.reserve_blocking(purpose, len, directories);
-            drop(turn);
-            (reserved, directories)
+            let wanted = Wanted { len, directories: directories() };
+            let reserved = store
+                .spare_now()
+                .and_then(|spare| store.0.index.reserve_free(wanted.bytes(), spare).map_err(|NoRoom| Short::HOPELESS));
+            (reserved.map(|()| Reservation::new(&store, wanted)), wanted)
         })
         .await
+    }
+
+    /// Tries with eviction. Waits for others' victims only if there will be room once they are unlinked.
+    async fn reserve_evicting(&self, purpose: Purpose, wanted: Wanted) -> Result<Reservation, Short> {
+        let mut unlinks = self.0.unlinks.subscribe();
+        for _ in 0..MAX_TRIES {
+            let store = self.clone();
+            match evict(move || store.evict_for(purpose, wanted)).await? {
+                Tried::Reserved(reservation) => return Ok(reservation),
+                Tried::Free => {}
+                // The store holds the sender.
+                Tried::Unlinking => drop(unlinks.changed().await),
+            }
+        }
+        Err(Short::HOPELESS)
     }
 
     /// Ends downloads without clients; returns whether there were any.
@@ -169,7 +214,7 @@ impl DiskStore {
 
     fn frees(&self, holding: &Holding) -> Option<u64> {
         match holding {
-            Holding::Blob(id) => self.0.index.lock().pinned_bytes(&IndexKey::Blob(id.clone())),
+            Holding::Blob(id) => self.0.index.pinned_bytes(&IndexKey::Blob(id.clone())),
             Holding::Bytes(..) | Holding::Through(..) => None,
         }
     }
@@ -181,42 +226,49 @@ impl DiskStore {
         waited.is_ok_and(|scanned| scanned.is_ok())
     }
 
-    fn reserve_blocking(&self, purpose: Purpose, len: u64, directories: u64) -> Result<Reservation, Short> {
-        let bytes = len.saturating_add(directories);
-        let spare = self.spare().map_err(|error| {
+    fn spare_now(&self) -> Result<u64, Short> {
+        self.spare().map_err(|error| {
             tracing::error!(%error, "cannot ask the file system of the cache for its free space");
             Short::HOPELESS
-        })?;
-        if self.0.index.lock().short(bytes, spare) > 0 {
-            self.settle_uses();
-        }
-        let victims = {
-            let mut index = self.0.index.lock();
-            match purpose {
-                Purpose::Client | Purpose::Unawaited => {
-                    let (missing, kept) = (index.missing(bytes, spare), index.kept_by_readers());
-                    let most = kept.saturating_add(index.reserved());
-                    let short = Short { missing, kept: kept.min(missing) };
-                    let is_hopeless = purpose == Purpose::Unawaited || missing > most;
-                    index.reserve(bytes, spare).map_err(|_| if is_hopeless { Short::HOPELESS } else { short })
-                }
-                Purpose::Ahead => index.reserve_ahead(bytes, spare).map_err(|_| Short::HOPELESS),
-            }
-        }?;
-        let reservation = Reservation { store: self.clone(), bytes, written: 0, directories };
-        if !victims.is_empty() {
-            for (key, len) in &victims {
-                self.unlink(key);
-                self.0.metrics.evicted(*len);
-                tracing::debug!(?key, len, "evicted");
-            }
+        })
+    }
+
+    /// Tries with eviction, and unlinks what was evicted; other reservations do not wait for that. Blocks.
+    fn evict_for(&self, purpose: Purpose, wanted: Wanted) -> Result<Tried, Short> {
+        let (bytes, spare) = (wanted.bytes(), self.spare_now()?);
+        self.settle_uses();
+        let index = &self.0.index;
+        let (reserved, evicted) = match purpose {
+            Purpose::Client | Purpose::Unawaited => index.reserve(bytes, spare),
+            Purpose::Ahead => index.reserve_ahead(bytes, spare),
+        };
+        let reserved = reserved.map(|()| Reservation::new(self, wanted));
+        if !evicted.is_empty() {
+            self.unlink_evicted(evicted);
             self.publish();
         }
-        Ok(reservation)
+        if let Ok(reservation) = reserved {
+            return Ok(Tried::Reserved(reservation));
+        }
+        let (Shortage { missing, unlinking }, kept) = (index.shortage(bytes, spare), index.kept_by_readers());
+        match purpose {
+            Purpose::Ahead => Err(Short::HOPELESS),
+            // Readers ended just now.
+            _ if missing == 0 => Ok(Tried::Free),
+            _ if missing <= unlinking => Ok(Tried::Unlinking),
+            Purpose::Client if missing <= kept.saturating_add(index.reserved()) => {
+                Err(Short { missing, kept: kept.min(missing) })
+            }
+            Purpose::Client | Purpose::Unawaited => Err(Short::HOPELESS),
+        }
     }
 }
 
 impl Reservation {
+    fn new(store: &DiskStore, wanted: Wanted) -> Self {
+        Self { store: store.clone(), bytes: wanted.bytes(), written: 0, directories: wanted.directories }
+    }
+
     /// Makes sure that an object of `len` bytes fits.
     pub async fn grow_to(&mut self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
         let wanted = allocated(len).saturating_add(self.directories);
@@ -231,7 +283,7 @@ impl Reservation {
     pub fn note_written(&mut self, bytes: u64) {
         let more = bytes.min(self.bytes - self.written);
         self.written += more;
-        self.store.0.index.lock().note_written(more);
+        self.store.0.index.note_written(more);
     }
 
     fn absorb(&mut self, mut other: Reservation) {
@@ -241,13 +293,9 @@ impl Reservation {
     /// Takes over the room of an object in the index, if it is there; the object will become `future`.
     pub(super) fn adopt(store: &DiskStore, key: &IndexKey, future: &IndexKey) -> Option<(Self, u64)> {
         let directories = store.missing_parents(&store.path(future)).len() as u64 * BLOCK;
-        let mut index = store.0.index.lock();
-        let len = index.forget(key)?;
-        index.promise(allocated(len));
-        drop(index);
-        let mut reservation = Self { store: store.clone(), bytes: allocated(len), written: 0, directories };
-        reservation.note_written(allocated(len));
-        Some((reservation, len))
+        let len = store.0.index.adopt(key)?.len;
+        let bytes = allocated(len);
+        Some((Self { store: store.clone(), bytes, written: bytes, directories }, len))
     }
 
     /// Turns the reservation into an object of `len` bytes that is on disk now.
@@ -257,221 +305,22 @@ impl Reservation {
 
     /// The same for an object that has readers: it cannot be evicted before it is pinned. Blocks.
     pub(super) fn fulfil_pinned(mut self, purpose: Purpose, key: IndexKey, len: u64) -> Pin {
-        {
-            let mut index = self.store.0.index.lock();
-            index.release(std::mem::take(&mut self.bytes), std::mem::take(&mut self.written));
-            index.insert(key.clone(), len);
-            index.pin(&key);
-            if purpose == Purpose::Ahead {
-                index.insert_unused(key.clone(), len);
-            }
-        }
+        let key = CompactKey::from(&key);
+        let reserved = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.written));
+        let serial = self.store.0.index.fulfil(&key, len, purpose != Purpose::Ahead, reserved);
         self.store.shrink();
         self.store.publish();
-        Pin { store: self.store.clone(), key }
+        Pin { store: self.store.clone(), key, serial }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.store.0.index.lock().release(self.bytes, self.written);
+            self.store.0.index.release(self.bytes, self.written);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        net::IpAddr,
-        sync::{Arc, Mutex},
-    };
-
-    use tokio::task::JoinHandle;
-
-    use super::{super::tests::store, *};
-    use crate::{
-        cache::{Reading, Visibility},
-        oci::{Algorithm, Digest},
-        transport::Recipient,
-    };
-
-    /// A blob whose reader, a client, takes no bytes.
-    struct Stuck {
-        recipient: Recipient,
-        _pin: Pin,
-        _reading: Reading,
-    }
-
-    impl Stuck {
-        async fn begin(store: &DiskStore, len: u64) -> Self {
-            let id = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &len.to_be_bytes()));
-            let room = store.reserve_unnamed(len, 0).await.unwrap();
-            let pin = room.fulfil_pinned(Purpose::Client, IndexKey::Blob(id.clone()), len);
-            let recipient = Recipient::default();
-            recipient.meter.waits();
-            let reading = store.readers().begin(IpAddr::from([10, 0, 0, 1]).into(), &recipient, Holding::Blob(id));
-            Self { recipient, _pin: pin, _reading: reading }
-        }
-    }
-
-    fn reserve(store: &DiskStore, len: u64) -> JoinHandle<Result<Reservation, NoSpace>> {
-        let store = store.clone();
-        tokio::spawn(async move { store.reserve_unnamed(len, 0).await })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_has_room_is_reserved_while_readers_go() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = store(directory.path());
-        store.scan().await;
-        let stuck = Stuck::begin(&store, 600_000).await;
-        let large = reserve(&store, 800_000);
-        stuck.recipient.end.cancelled().await;
-        let _small = store.reserve_unnamed(100_000, 0).await.unwrap();
-        assert!(!large.is_finished(), "the reader has not gone yet");
-        drop(stuck);
-        assert!(large.await.unwrap().is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_no_client_waits_for_ends_no_reader() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = store(directory.path());
-        store.scan().await;
-        let stuck = Stuck::begin(&store, 600_000).await;
-        for purpose in [Purpose::Unawaited, Purpose::Ahead] {
-            assert!(store.reserve_bytes(purpose, allocated(800_000), || 0).await.is_err(), "{purpose:?}");
-        }
-        assert!(!stuck.recipient.end.is_cancelled());
-        let large = reserve(&store, 800_000);
-        stuck.recipient.end.cancelled().await;
-        drop(stuck);
-        assert!(large.await.unwrap().is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn another_reader_goes_where_the_room_of_one_was_taken() {
-        for (others, expected) in [([150_000, 0], Ok(())), ([150_000, 250_000], Err(NoSpace))] {
-            let directory = tempfile::tempdir().unwrap();
-            let store = store(directory.path());
-            store.scan().await;
-            let (first, second) = (Stuck::begin(&store, 600_000).await, Stuck::begin(&store, 200_000).await);
-            let large = reserve(&store, 800_000);
-            first.recipient.end.cancelled().await;
-            assert!(!second.recipient.end.is_cancelled());
-            let _taken = store.reserve_unnamed(others[0], 0).await.unwrap();
-            drop(first);
-            second.recipient.end.cancelled().await;
-            let _taken_too = store.reserve_unnamed(others[1], 0).await.unwrap();
-            drop(second);
-            assert_eq!(large.await.unwrap().map(drop), expected, "{others:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_ended_before_makes_room_for_others() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = store(directory.path());
-        store.scan().await;
-        let (first, second) = (Stuck::begin(&store, 600_000).await, Stuck::begin(&store, 200_000).await);
-        let left = reserve(&store, 800_000);
-        first.recipient.end.cancelled().await;
-        left.abort();
-        assert!(left.await.is_err_and(|error| error.is_cancelled()));
-        let large = reserve(&store, 700_000);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(!second.recipient.end.is_cancelled() && !large.is_finished());
-        drop(first);
-        assert!(large.await.unwrap().is_ok());
-        assert!(!second.recipient.end.is_cancelled());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reservation_waits_for_its_turn_to_end_readers() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = store(directory.path());
-        store.scan().await;
-        let stuck = Stuck::begin(&store, 600_000).await;
-        let large = reserve(&store, 800_000);
-        stuck.recipient.end.cancelled().await;
-        let others = [0; 40].map(|_| reserve(&store, 800_000));
-        // They all fail after the same time, not one after the other.
-        for other in others {
-            assert_eq!(other.await.unwrap().map(drop), Err(NoSpace));
-        }
-        assert!(!large.is_finished());
-        drop(stuck);
-        assert!(large.await.unwrap().is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_is_fetched_ahead_into_room_that_clients_await() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = store(directory.path());
-        store.scan().await;
-        let key = IndexKey::Blob(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"ahead")));
-        let ahead = async || store.reserve_for(Purpose::Ahead, &key, 1000).await.map(drop);
-        let stuck = Stuck::begin(&store, 600_000).await;
-        assert_eq!(ahead().await, Ok(()));
-        let large = reserve(&store, 800_000);
-        stuck.recipient.end.cancelled().await;
-        assert_eq!(ahead().await, Err(NoSpace));
-        drop(stuck);
-        let large = large.await.unwrap();
-        assert!(large.is_ok());
-        assert_eq!(ahead().await, Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_quick_readers_keep_is_no_room_beside_fills() {
-        for (slow, expected) in [(true, 600_000), (false, 0)] {
-            let directory = tempfile::tempdir().unwrap();
-            let store = store(directory.path());
-            store.scan().await;
-            let told = Arc::new(Mutex::new(Vec::new()));
-            let note = told.clone();
-            store.on_shortage(move |short| {
-                note.lock().unwrap().push(short);
-                Box::pin(async { false })
-            });
-            let stuck = Stuck::begin(&store, 600_000).await;
-            if !slow {
-                stuck.recipient.meter.goes_on();
-            }
-            let _fill = store.reserve_unnamed(300_000, 0).await.unwrap();
-            assert_eq!(reserve(&store, 900_000).await.unwrap().map(drop), Err(NoSpace));
-            let kept: Vec<_> = told.lock().unwrap().iter().map(|short| short.kept).collect();
-            assert_eq!(kept, [allocated(expected)]);
-        }
-    }
-
-    #[tokio::test]
-    async fn the_next_reservation_waits_for_victims_of_one_that_left() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = store(directory.path());
-        store.scan().await;
-        let (begun, is_begun) = tokio::sync::oneshot::channel();
-        let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
-        let first = tokio::spawn({
-            let store = store.clone();
-            // It runs in the step that also unlinks victims.
-            let directories = move || {
-                begun.send(()).unwrap();
-                let _ = goes_on.recv();
-                0
-            };
-            async move { store.reserve_bytes(Purpose::Client, 1000, directories).await.map(drop) }
-        });
-        is_begun.await.unwrap();
-        first.abort();
-        assert!(first.await.unwrap_err().is_cancelled());
-        assert!(store.0.space.try_lock().is_err(), "the first is still at work");
-        drop(go_on);
-        drop(store.0.space.lock().await);
-        // Its reservation is released with it.
-        while store.0.index.lock().reserved() > 0 {
-            tokio::task::yield_now().await;
-        }
-    }
-}
+mod tests;

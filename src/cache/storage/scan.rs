@@ -1,7 +1,9 @@
 //! The start-up scan: rebuilds the index from the files on disk, while forebay already serves requests.
 //!
 //! Several threads read the shards, since a disk answers concurrent reads faster than sequential ones. The index takes
-//! their results in small portions, because requests need its lock meanwhile.
+//! each file as it is found, and sorts them at the end, so that the scan keeps no list of them in memory.
+//!
+//! What must hold: at the end, what this process wrote or removed meanwhile is counted once, or not at all.
 
 use std::{
     fs::{DirEntry, ReadDir},
@@ -25,22 +27,13 @@ use crate::{
 
 /// The file of a broken download is kept no longer than this.
 const PARTIAL_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// In nanoseconds.
-const MINUTE: i64 = 60_000_000_000;
 /// How many threads read shards.
 const READERS: usize = 4;
 /// How many foreign names are logged individually.
 const MAX_WARNINGS: usize = 5;
-/// How many objects are added to the index at a time, which takes a fraction of a millisecond.
-const PORTION: usize = 512;
 
-/// One object on disk. It is small because there may be millions at once.
-struct ScannedFile {
-    /// Last use, in nanoseconds since 1970.
-    used: i64,
-    key: CompactKey,
-    len: u64,
-}
+/// One object on disk: its key, its length, and its last use in nanoseconds since 1970.
+type ScannedFile = (CompactKey, u64, i64);
 
 /// A directory of files that are named by digests.
 struct Shard {
@@ -60,42 +53,45 @@ impl DiskStore {
     fn scan_blocking(&self) {
         let started = std::time::Instant::now();
         let root = &self.0.root;
-        let mut rest = Vec::new();
+        for leftover in self.0.leftovers.lock().drain(..) {
+            sweep(&leftover);
+        }
         self.count_directory(root);
-        let foreign = Foreign::default();
+        let foreign = &self.0.foreign;
         for entry in list(root).into_iter().flat_map(entries) {
             if !entry.file_name().to_str().is_some_and(layout::is_known) {
                 foreign.note(&entry.path());
             } else if let Ok(metadata) = entry.metadata()
                 && metadata.is_file()
             {
-                self.0.index.lock().overhead_mut().add_file(metadata.len());
+                self.0.index.overhead(|overhead| overhead.add_file(metadata.len()));
             }
         }
-        self.scan_temporary(&root.join("tmp"), &mut rest, &foreign);
         let mut shards = Vec::new();
         for visibility in Visibility::ALL {
-            shards.extend(self.shards(visibility, &self.folder(visibility, "blobs"), ObjectKind::Blob, &foreign));
-            shards.extend(self.shards(
-                visibility,
-                &self.folder(visibility, "manifests"),
-                ObjectKind::Manifest,
-                &foreign,
-            ));
+            for (kind, name) in [(ObjectKind::Blob, "blobs"), (ObjectKind::Manifest, "manifests")] {
+                shards.extend(self.shards(visibility, &self.folder(visibility, name), kind, foreign));
+            }
             let tags = self.folder(visibility, "tags");
-            self.scan_tags(visibility, &tags, &tags, &mut rest, &foreign);
+            self.scan_tags(visibility, &tags, &tags, foreign);
         }
-        rest.sort_unstable_by_key(|found| found.used);
-        let mut found = self.scan_shards(&shards, &foreign);
-        found.push(rest);
-        let objects: usize = found.iter().map(Vec::len).sum();
-        self.insert_found(found);
-        self.settle_uses();
-        self.shrink();
-        self.0.scanned.send_replace(true);
-        self.publish();
+        self.scan_shards(&shards, foreign);
+        self.finish_scan();
         foreign.report(root);
+        let objects: u64 = ObjectKind::EVERY.iter().map(|kind| self.0.index.totals(*kind).objects).sum();
         tracing::info!(objects, elapsed = ?started.elapsed(), "the cache directory was scanned");
+    }
+
+    /// From here on, the index knows everything on disk, in its order.
+    fn finish_scan(&self) {
+        self.0.index.finish_scan();
+        self.settle_uses();
+        self.0.scanned.send_replace(true);
+        for key in std::mem::take(&mut *self.0.gone.lock()) {
+            self.forget_if_gone(&key);
+        }
+        self.shrink();
+        self.publish();
     }
 
     fn shards(&self, visibility: Visibility, top: &Path, kind: ObjectKind, foreign: &Foreign) -> Vec<Shard> {
@@ -120,76 +116,68 @@ impl DiskStore {
         shards
     }
 
-    /// The objects in the shards, in several lists; each list is sorted by last use, the oldest first.
-    fn scan_shards(&self, shards: &[Shard], foreign: &Foreign) -> Vec<Vec<ScannedFile>> {
+    /// Adds the objects in the shards to the index.
+    fn scan_shards(&self, shards: &[Shard], foreign: &Foreign) {
         let next = AtomicUsize::new(0);
         let read = || {
-            let mut found = Vec::new();
             while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.scan_shard(shard, &mut found, foreign);
+                self.scan_shard(shard, foreign);
             }
-            found.sort_unstable_by_key(|found: &ScannedFile| found.used);
-            found
         };
         std::thread::scope(|scope| {
-            // A thread that cannot be spawned does no harm: the others, and this one, take its shards.
-            let others: Vec<_> = (1..READERS)
-                .filter_map(|_| std::thread::Builder::new().name("scan".into()).spawn_scoped(scope, read).ok())
-                .collect();
-            let mut found = vec![read()];
-            for other in others {
-                match other.join() {
-                    Ok(more) => found.push(more),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
+            // A thread that cannot be spawned does no harm: the others, and this one, take its shards. The scope waits
+            // for them, and panics if one of them did.
+            for _ in 1..READERS {
+                let _ = std::thread::Builder::new().name("scan".into()).spawn_scoped(scope, read);
             }
-            found
-        })
+            read();
+        });
     }
 
-    fn scan_shard(&self, shard: &Shard, found: &mut Vec<ScannedFile>, foreign: &Foreign) {
+    fn scan_shard(&self, shard: &Shard, foreign: &Foreign) {
         let Some(files) = list(&shard.path) else { return };
         self.count_directory(&shard.path);
-        for file in entries(files) {
+        let found = entries(files).filter_map(|file| {
             let name = file.file_name();
             let name = name
                 .to_str()
                 .filter(|name| shard.path.file_name().is_some_and(|shard| name.get(..2) == shard.to_str()));
             match name.and_then(|name| CompactKey::of_file(shard.visibility, shard.kind, shard.algorithm, name)) {
-                Some(key) => push(found, key, &file, foreign),
-                None => foreign.note(&file.path()),
+                Some(key) => found(key, &file, foreign),
+                None => {
+                    foreign.note(&file.path());
+                    None
+                }
             }
-        }
+        });
+        self.0.index.insert_scanned(found);
     }
 
-    fn scan_tags(
-        &self,
-        visibility: Visibility,
-        top: &Path,
-        directory: &Path,
-        found: &mut Vec<ScannedFile>,
-        foreign: &Foreign,
-    ) {
+    fn scan_tags(&self, visibility: Visibility, top: &Path, directory: &Path, foreign: &Foreign) {
         let Some(files) = list(directory) else { return };
         self.count_directory(directory);
         for file in entries(files) {
             if file.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.scan_tags(visibility, top, &file.path(), found, foreign);
+                self.scan_tags(visibility, top, &file.path(), foreign);
                 continue;
             }
             let path = file.path();
             match path.strip_prefix(top).ok().and_then(|path| TagKey::from_path(visibility, path)) {
-                Some(tag) => push(found, CompactKey::from(&IndexKey::Tag(tag)), &file, foreign),
+                Some(tag) => {
+                    let found = found(CompactKey::from(&IndexKey::Tag(tag)), &file, foreign);
+                    self.0.index.insert_scanned(found);
+                }
                 None => foreign.note(&path),
             }
         }
     }
 
-    /// Scans `tmp/`. It also holds the files of downloads that already run; they are younger than this process.
-    fn scan_temporary(&self, directory: &Path, found: &mut Vec<ScannedFile>, foreign: &Foreign) {
-        self.count_directory(directory);
-        let Some(files) = list(directory) else { return };
-        for file in entries(files) {
+    /// Looks into `tmp/` before anything is downloaded: all files there are of an earlier process. The scan removes
+    /// those of no use, under names that no download uses, since that may take long.
+    pub(super) fn scan_temporary(&self) {
+        let (directory, foreign) = (self.0.root.join("tmp"), &self.0.foreign);
+        self.count_directory(&directory);
+        for file in list(&directory).into_iter().flat_map(entries) {
             // A modification time in the future counts as age 0: the clock was set back.
             let modified = file.metadata().and_then(|metadata| metadata.modified()).ok();
             let age = modified.map(|at| at.elapsed().unwrap_or_default());
@@ -200,37 +188,30 @@ impl DiskStore {
             }
             match name.to_str().and_then(file_names::resumable) {
                 Some(id) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
-                    push(found, CompactKey::from(&IndexKey::Partial(id)), &file, foreign)
+                    let found = found(CompactKey::from(&IndexKey::Partial(id)), &file, foreign);
+                    self.0.index.insert_scanned(found);
                 }
-                _ => sweep(&file.path()),
+                _ => {
+                    let leftover = directory.join(file_names::unique_name());
+                    match std::fs::rename(file.path(), &leftover) {
+                        Ok(()) => self.0.leftovers.lock().push(leftover),
+                        Err(error) => tracing::warn!(path = %file.path().display(), %error, "cannot sweep"),
+                    }
+                }
             }
-        }
-    }
-
-    /// Adds all objects to the index, the most recently used first.
-    fn insert_found(&self, mut found: Vec<Vec<ScannedFile>>) {
-        let mut portion = Vec::with_capacity(PORTION);
-        loop {
-            while portion.len() < PORTION
-                && let Some(newest) = found.iter_mut().max_by_key(|list| list.last().map(|found| found.used))
-                && let Some(ScannedFile { used, key, len }) = newest.pop()
-            {
-                portion.push((key, len, u32::try_from(used / MINUTE).unwrap_or_default()));
-            }
-            if portion.is_empty() {
-                return;
-            }
-            self.0.index.lock().insert_scanned(portion.drain(..));
         }
     }
 
     /// Counts a directory by its size on disk: a directory of many names takes more than one block.
     fn count_directory(&self, directory: &Path) {
         let Ok(metadata) = directory.metadata() else { return };
-        {
-            let mut index = self.0.index.lock();
-            index.overhead_mut().add_directory();
-            index.overhead_mut().set_directory_size(directory, metadata.blocks() * 512);
+        self.0.index.overhead(|overhead| {
+            overhead.add_directory(directory);
+            overhead.set_directory_size(directory, metadata.blocks() * 512);
+        });
+        if !directory.exists() {
+            // It was pruned meanwhile.
+            self.0.index.overhead(|overhead| overhead.remove_directory(directory));
         }
         if let Err(error) = layout::close(directory, &metadata)
             && directory != self.0.root
@@ -240,10 +221,11 @@ impl DiskStore {
     }
 }
 
-fn push(found: &mut Vec<ScannedFile>, key: CompactKey, file: &DirEntry, foreign: &Foreign) {
-    let Ok(metadata) = file.metadata() else { return };
+fn found(key: CompactKey, file: &DirEntry, foreign: &Foreign) -> Option<ScannedFile> {
+    let metadata = file.metadata().ok()?;
     if !metadata.is_file() {
         foreign.note(&file.path());
+        None
     } else {
         if let Err(error) = layout::close(&file.path(), &metadata) {
             tracing::debug!(path = %file.path().display(), %error, "cannot keep other users from a file of the cache");
@@ -254,7 +236,7 @@ fn push(found: &mut Vec<ScannedFile>, key: CompactKey, file: &DirEntry, foreign:
             // Done once; otherwise the object would be the most recently used one at each start.
             note_now(&file.path());
         }
-        found.push(ScannedFile { used, key, len: metadata.len() });
+        Some((key, metadata.len(), used))
     }
 }
 
@@ -304,7 +286,7 @@ fn is_shard(name: &str) -> bool {
 
 /// Counts the entries that forebay did not create: they are left alone and logged.
 #[derive(Default)]
-struct Foreign(AtomicUsize);
+pub(super) struct Foreign(AtomicUsize);
 
 impl Foreign {
     fn note(&self, path: &Path) {
@@ -334,7 +316,8 @@ fn sweep(path: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tests::store, *};
+    use crate::oci::Digest;
 
     #[test]
     fn a_clock_that_is_not_set_leaves_uses_in_their_order() {
@@ -362,5 +345,44 @@ mod tests {
             assert_eq!(last_use(modified * SECOND, clock), expected * SECOND, "{modified} at {now}");
         }
         assert_eq!(last_use(i64::MAX, UNIX_EPOCH), i64::MAX);
+    }
+
+    #[tokio::test]
+    async fn what_is_removed_during_the_scan_is_not_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        let key = IndexKey::Manifest(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"gone")));
+        store.write(key.clone(), vec![1; 10_000]).await.unwrap();
+        store.remove(key.clone()).await;
+        // The scan had seen the file before it was removed.
+        store.0.index.insert_scanned([(CompactKey::from(&key), 10_000, 0)]);
+        store.scan().await;
+        assert!(!store.has(&key));
+        assert_eq!(store.0.index.totals(ObjectKind::Manifest).bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_during_the_scan_counts_once() {
+        let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let totals = async |root: &Path, before_scan: bool| {
+            let store = store(root);
+            if !before_scan {
+                store.scan().await;
+            }
+            for (number, path) in ["u/team/app/1@01", "u/team/app/2@01", "u/other/1@01"].into_iter().enumerate() {
+                let tag = TagKey::from_path(Visibility::Shared, Path::new(path)).unwrap();
+                store.write(IndexKey::Tag(tag), vec![1; 100]).await.unwrap();
+                let digest = Digest::of(Algorithm::Sha256, &[number as u8]);
+                store.write(IndexKey::Manifest(Visibility::Shared.key(&digest)), vec![1; 5000]).await.unwrap();
+            }
+            let removed = TagKey::from_path(Visibility::Shared, Path::new("u/other/1@01")).unwrap();
+            store.remove(IndexKey::Tag(removed)).await;
+            if before_scan {
+                store.scan().await;
+            }
+            let index = &store.0.index;
+            (ObjectKind::EVERY.map(|kind| index.totals(kind)), index.total(), index.reserved())
+        };
+        assert_eq!(totals(directory.path(), true).await, totals(other.path(), false).await);
     }
 }

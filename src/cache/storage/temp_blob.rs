@@ -38,7 +38,7 @@ impl DiskStore {
             let name = TempName::partial(&store, &id);
             // The file that an earlier download left under this name, if it was found too late to be resumed, is
             // overwritten: it must not be evicted during this download.
-            store.0.index.lock().forget(&IndexKey::Partial(id.clone()));
+            store.0.index.forget(&IndexKey::Partial(id.clone()));
             // Creates a new file: readers of the earlier one must not see it truncated.
             remove(&name.path());
             let temp = TempFile::create(store, name, reservation)?;
@@ -59,28 +59,19 @@ impl DiskStore {
     }
 
     /// Whether an earlier download of this blob left a file to resume.
-    ///
-    /// Waits for the start-up scan, which has to count the file first.
     pub async fn has_left(&self, id: &ContentKey) -> bool {
-        self.scanned().await && self.0.index.lock().contains(&IndexKey::Partial(id.clone()))
+        self.0.index.contains(&IndexKey::Partial(id.clone()))
     }
 
     /// The file that an earlier download of this blob from this registry left, and its length in bytes; `None` if there
     /// is none.
     ///
     /// Bytes that another registry sent are not resumed: they are not verified, and if they were wrong, the clients of
-    /// this registry would get the error. If a file exists, this waits for the start-up scan, which has to count the
-    /// file first.
+    /// this registry would get the error.
     pub async fn resume(&self, id: &ContentKey, registry: &Registry) -> Option<(TempBlob, u64)> {
         let key = IndexKey::Partial(id.clone());
         let (store, id) = (self.clone(), id.clone());
-        if !self.is_scanned() {
-            let path = self.path(&key);
-            if !blocking(move || path.exists()).await || !self.scanned().await {
-                return None;
-            }
-        }
-        if !self.0.index.lock().contains(&key) {
+        if !self.0.index.contains(&key) {
             return None;
         }
         let registry = registry.fingerprint();

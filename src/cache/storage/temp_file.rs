@@ -131,7 +131,7 @@ impl TempFile {
         partial_attributes::remove_notes(&self.file);
         verified_at::note(&self.file, len);
         // A client's own download of this blob, from another registry, was quicker: that object is in use.
-        let is_cached = self.store.0.index.lock().contains(&key);
+        let is_cached = self.store.0.index.contains(&key);
         let purpose = if is_cached { Purpose::Client } else { purpose };
         if purpose == Purpose::Ahead {
             // No client has used it: after a restart, too, it is the first to be evicted.

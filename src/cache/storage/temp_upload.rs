@@ -25,8 +25,6 @@ impl DiskStore {
     }
 
     /// Creates the file of an upload, for which `reservation` has room; no other upload has the same `number`.
-    ///
-    /// The start-up scan, which removes such files, is complete: nothing can be reserved before.
     pub async fn create_upload(&self, number: u64, reservation: Reservation) -> io::Result<TempUpload> {
         let store = self.clone();
         write(move || {

@@ -155,26 +155,33 @@ async fn without_descriptors_clients_get_503_and_admin_answers() {
 #[tokio::test]
 async fn a_lack_of_descriptors_is_no_fault_of_an_upstream() {
     let (registry, other) = (FakeRegistry::start().await, FakeRegistry::start().await);
-    let digest = registry.add_blob("team/app", &b"layer"[..]);
+    // The file of a blob that was served stays open, so each is requested once at most.
+    let layers: Vec<_> = (0..20).map(|number| format!("layer {number}")).collect();
+    let digests = layers.iter().map(|layer| registry.add_blob("team/app", layer.clone()));
+    let blobs: Vec<_> = digests.map(|digest| format!("/v2/team/app/blobs/{digest}")).collect();
     other.add_image("team/app", "1", &[]);
     let upstream = |name: &str, registry: &FakeRegistry| {
         format!("[[upstream]]\nname = \"{name}\"\nurls = [\"{}\"]\n", registry.url())
     };
     let text = upstream("fake.example", &registry) + "default = true\n" + &upstream("other.example", &other);
     let program = Program::serve(directory(&text), "info").await;
-    let (blob, manifest) = (format!("/v2/team/app/blobs/{digest}"), "/v2/team/app/manifests/1?ns=other.example");
-    assert_eq!(program.get(&blob).await, (200, "layer".to_owned()));
-    until("it is cached", async || {
-        program.metrics().await.contains(r#"forebay_fills_total{result="complete",upstream="fake.example"} 1"#)
+    let manifest = "/v2/team/app/manifests/1?ns=other.example".to_owned();
+    for (blob, layer) in blobs.iter().zip(&layers) {
+        assert_eq!(program.get(blob).await, (200, layer.clone()));
+    }
+    until("they are cached", async || {
+        program.metrics().await.contains(r#"forebay_fills_total{result="complete",upstream="fake.example"} 20"#)
     })
     .await;
     let mut client = connect("127.0.0.1", program.registry).await;
-    assert!(request(&mut client, "HEAD", &blob).await.starts_with("HTTP/1.1 200"));
+    assert!(ask(&mut client, "/v2/").await.starts_with("HTTP/1.1 200"));
     let before = limit_to_what_it_has(&program).await;
     let (mut served, _) = take_all(&program).await;
-    for (method, path) in [("HEAD", &*blob), ("HEAD", manifest)] {
+    let mut not_opened = blobs.iter();
+    for is_blob in [true, false] {
         until("the client is told", async || {
-            let answer = request(&mut client, method, path).await;
+            let path = if is_blob { not_opened.next().expect("descriptors come to an end") } else { &manifest };
+            let answer = request(&mut client, "HEAD", path).await;
             let is_told = answer.starts_with("HTTP/1.1 503");
             assert!(is_told || answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
             if !is_told {
@@ -196,10 +203,10 @@ async fn a_lack_of_descriptors_is_no_fault_of_an_upstream() {
     assert!(!metrics.contains(r#"status="error""#), "{metrics}");
     drop(served);
     prlimit(Some(program.pid()), Resource::Nofile, before).unwrap();
-    for path in [&*blob, manifest] {
+    for path in [&blobs[0], &manifest] {
         until("it serves", async || request(&mut client, "HEAD", path).await.starts_with("HTTP/1.1 200")).await;
     }
-    assert_eq!(registry.count(|request| request.path.contains("/blobs/")), 1, "it was a hit all the time");
+    assert_eq!(registry.count(|request| request.path.contains("/blobs/")), 20, "they were hits all the time");
 }
 
 /// Asks on a connection that ends with the answer.

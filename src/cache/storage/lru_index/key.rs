@@ -1,5 +1,7 @@
 //! The key of an object, and its compact form in the index.
 
+use std::hash::{Hash, Hasher};
+
 use crate::{
     cache::{ContentKey, ObjectKind, Visibility, storage::tag_record::TagKey},
     oci::{Algorithm, Digest, sha256_of_hex},
@@ -27,10 +29,26 @@ impl IndexKey {
 }
 
 /// A key as the index stores it, possibly millions of times: a sha256 digest takes 32 bytes and no allocation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompactKey(Compact);
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+impl Hash for CompactKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match &self.0 {
+            // Sixteen bytes of a digest tell objects apart; the hasher has a random key.
+            Compact::Blob(visibility, hash) => state.write_u128(front(hash) ^ *visibility as u128),
+            Compact::Manifest(visibility, hash) => state.write_u128(front(hash) ^ (2 + *visibility as u128)),
+            Compact::Partial(visibility, hash) => state.write_u128(front(hash) ^ (4 + *visibility as u128)),
+            Compact::Other(key) => key.hash(state),
+        }
+    }
+}
+
+fn front(hash: &[u8; 32]) -> u128 {
+    hash.first_chunk().map_or(0, |front| u128::from_le_bytes(*front))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Compact {
     Blob(Visibility, [u8; 32]),
     Manifest(Visibility, [u8; 32]),

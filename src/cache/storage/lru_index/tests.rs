@@ -6,18 +6,46 @@ use crate::{
     oci::{Algorithm, Digest},
 };
 
-fn blob(number: u8) -> IndexKey {
-    IndexKey::Blob(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &[number])))
+pub(super) fn blob(number: u64) -> IndexKey {
+    IndexKey::Blob(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &number.to_be_bytes())))
 }
 
-const PLENTY: u64 = u64::MAX / 4;
+pub(super) fn compact(number: u64) -> CompactKey {
+    CompactKey::from(&blob(number))
+}
+
+pub(super) const PLENTY: u64 = u64::MAX / 4;
+const MINUTE: i64 = 60_000_000_000;
+
+pub(super) fn index(max_size: u64) -> LruIndex {
+    LruIndex::new(max_size, 4)
+}
+
+/// The victims of a reservation, whose files are unlinked at once.
+fn unlinked(index: &LruIndex, (reserved, evicted): (Result<(), NoRoom>, Evicted)) -> Result<Vec<IndexKey>, NoRoom> {
+    index.unlinked(&evicted);
+    reserved.map(|()| evicted.victims.into_iter().map(|victim| victim.key).collect())
+}
+
+pub(super) fn reserve(index: &LruIndex, bytes: u64, spare: u64) -> Result<Vec<IndexKey>, NoRoom> {
+    unlinked(index, index.reserve(bytes, spare))
+}
+
+fn reserve_ahead(index: &LruIndex, bytes: u64) -> Result<Vec<IndexKey>, NoRoom> {
+    unlinked(index, index.reserve_ahead(bytes, PLENTY))
+}
+
+fn use_once(index: &LruIndex, number: u64) {
+    let pinned = index.pin(&compact(number)).unwrap();
+    index.unpin(&compact(number), pinned.serial);
+}
 
 #[test]
 fn the_classes_of_a_tag_are_those_that_have_a_record() {
     let of = |tag: &str, class: &str| {
         TagKey::from_path(Visibility::Shared, std::path::Path::new(&format!("u/team/app/{tag}@{class}"))).unwrap()
     };
-    let mut index = LruIndex::new(4 * BLOCK);
+    let index = index(4 * BLOCK);
     for key in [of("1", "01"), of("1", "02"), of("2", "01"), of("1", "02")] {
         index.insert(IndexKey::Tag(key), 10);
     }
@@ -26,8 +54,7 @@ fn the_classes_of_a_tag_are_those_that_have_a_record() {
     assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "02")]);
     // If a tag has too many records, those are removed that were used the longest time ago, never the newly written
     // record.
-    for (minute, class) in [(30, "04"), (10, "05"), (20, "06")] {
-        index.set_minute(minute);
+    for class in ["05", "06", "04"] {
         index.insert(IndexKey::Tag(of("3", class)), 10);
     }
     assert_eq!(index.surplus_classes(&of("3", "06"), 3), []);
@@ -37,18 +64,18 @@ fn the_classes_of_a_tag_are_those_that_have_a_record() {
         index.forget(&IndexKey::Tag(of("3", class)));
     }
     // The eviction also removes the classes of the tag.
-    assert_eq!(index.reserve(4 * BLOCK, PLENTY).unwrap().len(), 2);
-    assert!(index.tag_classes(&of("1", "80")).is_empty() && index.classes.is_empty());
+    assert_eq!(reserve(&index, 4 * BLOCK, PLENTY).unwrap().len(), 2);
+    assert!(index.tag_classes(&of("1", "80")).is_empty() && index.classes.lock().is_empty());
 }
 
 #[test]
 fn the_least_recently_used_goes_first_and_no_more_than_needed() {
-    let mut index = LruIndex::new(4 * BLOCK);
+    let index = index(4 * BLOCK);
     for number in 0..4 {
         index.insert(blob(number), BLOCK);
     }
     index.insert(blob(0), BLOCK);
-    assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK), (blob(2), BLOCK)]));
+    assert_eq!(reserve(&index, 2 * BLOCK, PLENTY), Ok(vec![blob(1), blob(2)]));
     assert_eq!(index.total(), 4 * BLOCK);
     assert!(index.contains(&blob(0)) && index.contains(&blob(3)));
 }
@@ -56,17 +83,16 @@ fn the_least_recently_used_goes_first_and_no_more_than_needed() {
 #[test]
 fn what_no_client_used_goes_first_until_one_does() {
     for is_used in [false, true] {
-        let mut index = LruIndex::new(3 * BLOCK);
+        let index = index(3 * BLOCK);
         for number in 0..2 {
             index.insert(blob(number), BLOCK);
         }
         index.insert_unused(blob(2), BLOCK);
         if is_used {
-            index.pin(&blob(2));
-            index.unpin(&blob(2));
+            use_once(&index, 2);
         }
         let first = if is_used { 0 } else { 2 };
-        assert_eq!(index.reserve(BLOCK, PLENTY), Ok(vec![(blob(first), BLOCK)]));
+        assert_eq!(reserve(&index, BLOCK, PLENTY), Ok(vec![blob(first)]));
     }
 }
 
@@ -81,28 +107,28 @@ fn room_ahead_is_made_of_what_was_idle_for_an_hour() {
         ([100, 100, 100], 50, None, None),
     ] {
         for (blocks, expected) in [(1, one.map(|one| vec![one])), (2, two.map(|two| two.to_vec()))] {
-            let mut index = LruIndex::new(3 * BLOCK);
+            let index = index(3 * BLOCK);
             for (number, minute) in (0..).zip(used) {
                 index.set_minute(minute);
                 index.insert(blob(number), BLOCK);
             }
             index.set_minute(now);
-            let room = index.reserve_ahead(blocks * BLOCK, PLENTY);
-            let expected =
-                expected.map(|gone| gone.into_iter().map(|number| (blob(number), BLOCK)).collect()).ok_or(NoRoom);
+            let room = reserve_ahead(&index, blocks * BLOCK);
+            let expected = expected.map(|gone| gone.into_iter().map(blob).collect()).ok_or(NoRoom);
             assert_eq!(room, expected, "{used:?} {now} {blocks}");
             // Without room, nothing is evicted and nothing reserved.
             assert_eq!(index.total(), 3 * BLOCK);
         }
     }
-    let mut index = LruIndex::new(2 * BLOCK);
+    let index = index(2 * BLOCK);
     index.set_minute(100);
-    index.insert_scanned([(CompactKey::from(&blob(0)), BLOCK, 90), (CompactKey::from(&blob(1)), BLOCK, 0)]);
+    index.insert_scanned([(compact(0), BLOCK, 90 * MINUTE), (compact(1), BLOCK, 0)]);
+    index.finish_scan();
     // A client used it again.
     index.insert(blob(1), BLOCK);
-    assert_eq!(index.reserve_ahead(BLOCK, PLENTY), Err(NoRoom));
+    assert_eq!(reserve_ahead(&index, BLOCK), Err(NoRoom));
     index.insert_unused(blob(1), BLOCK);
-    assert_eq!(index.reserve_ahead(BLOCK, PLENTY), Err(NoRoom), "one layer does not drive out the one before it");
+    assert_eq!(reserve_ahead(&index, BLOCK), Err(NoRoom), "one layer does not drive out the one before it");
 }
 
 #[test]
@@ -121,80 +147,139 @@ fn room_ahead_is_the_same_whatever_the_clock_says() {
         (USED + 40, 19, None),
         (USED + 40, 20, Some(1)),
     ] {
-        let mut index = LruIndex::new(2 * BLOCK);
+        let index = index(2 * BLOCK);
         index.set_minute(clock);
-        let scanned = |number, used| (CompactKey::from(&blob(number)), BLOCK, used);
+        let scanned = |number, used| (compact(number), BLOCK, i64::from(used) * MINUTE);
         index.insert_scanned([scanned(0, USED), scanned(1, USED)]);
+        index.finish_scan();
         // A client uses one of them all the time.
         for _ in 0..passed {
             index.pass_minute();
-            index.pin(&blob(0));
-            index.unpin(&blob(0));
+            use_once(&index, 0);
         }
-        let expected = gone.map(|number| vec![(blob(number), BLOCK)]).ok_or(NoRoom);
-        assert_eq!(index.reserve_ahead(BLOCK, PLENTY), expected, "{clock} {passed}");
+        let expected = gone.map(|number| vec![blob(number)]).ok_or(NoRoom);
+        assert_eq!(reserve_ahead(&index, BLOCK), expected, "{clock} {passed}");
         assert!(index.contains(&blob(0)));
     }
 }
 
 #[test]
 fn what_is_being_read_stays() {
-    let mut index = LruIndex::new(2 * BLOCK);
+    let index = index(2 * BLOCK);
     index.insert(blob(0), BLOCK);
     index.insert(blob(1), BLOCK);
-    assert_eq!(index.pin(&blob(0)), Some(BLOCK));
-    assert_eq!(index.reserve(2 * BLOCK, PLENTY), Err(NoRoom), "evicting the other alone is not enough");
+    let pinned = index.pin(&compact(0)).unwrap();
+    assert_eq!(pinned.len, BLOCK);
+    assert_eq!(reserve(&index, 2 * BLOCK, PLENTY), Err(NoRoom), "evicting the other alone is not enough");
     assert!(index.contains(&blob(1)), "and then nothing is evicted in vain");
-    assert_eq!(index.reserve(BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK)]));
-    index.unpin(&blob(0));
+    assert_eq!(reserve(&index, BLOCK, PLENTY), Ok(vec![blob(1)]));
+    index.unpin(&compact(0), pinned.serial);
     index.release(BLOCK, 0);
-    assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(0), BLOCK)]));
+    assert_eq!(reserve(&index, 2 * BLOCK, PLENTY), Ok(vec![blob(0)]));
 }
 
 #[test]
 fn too_large_for_the_whole_cache_evicts_nothing() {
-    let mut index = LruIndex::new(10 * BLOCK);
+    let index = index(10 * BLOCK);
     index.insert(blob(0), 3 * BLOCK);
-    assert_eq!(index.reserve(11 * BLOCK, PLENTY), Err(NoRoom));
+    assert_eq!(reserve(&index, 11 * BLOCK, PLENTY), Err(NoRoom));
     assert!(index.contains(&blob(0)));
 }
 
 #[test]
 fn a_nearly_full_disk_evicts_although_max_size_is_far() {
-    let mut index = LruIndex::new(1000 * BLOCK);
+    let index = index(1000 * BLOCK);
     index.insert(blob(0), 3 * BLOCK);
     index.insert(blob(1), 3 * BLOCK);
-    assert_eq!(index.reserve(2 * BLOCK, BLOCK), Ok(vec![(blob(0), 3 * BLOCK)]));
-    assert_eq!(index.reserve(20 * BLOCK, BLOCK), Err(NoRoom));
+    assert_eq!(reserve(&index, 2 * BLOCK, BLOCK), Ok(vec![blob(0)]));
+    assert_eq!(reserve(&index, 20 * BLOCK, BLOCK), Err(NoRoom));
 }
 
 #[test]
 fn scanned_objects_are_older_than_those_used_since_the_start() {
-    let mut index = LruIndex::new(3 * BLOCK);
+    let index = index(4 * BLOCK);
     index.insert(blob(9), BLOCK);
-    for number in [2, 9, 1] {
-        index.insert_scanned([(CompactKey::from(&blob(number)), BLOCK, 0)]);
+    for (number, used) in [(2, 20), (9, 90), (1, 10), (3, 30)] {
+        index.insert_scanned([(compact(number), BLOCK, used * MINUTE)]);
     }
-    assert_eq!(index.total(), 3 * BLOCK);
-    assert_eq!(index.reserve(2 * BLOCK, PLENTY), Ok(vec![(blob(1), BLOCK), (blob(2), BLOCK)]));
+    index.finish_scan();
+    assert_eq!(index.total(), 4 * BLOCK);
+    assert_eq!(reserve(&index, 3 * BLOCK, PLENTY), Ok([1, 2, 3].map(blob).to_vec()));
+}
+
+#[test]
+fn what_is_not_unlinked_yet_is_no_room_for_others() {
+    let index = index(10 * BLOCK);
+    index.insert(blob(0), 8 * BLOCK);
+    let (reserved, evicted) = index.reserve(4 * BLOCK, PLENTY);
+    assert_eq!((reserved, evicted.victims.len()), (Ok(()), 1));
+    // Eight blocks are on disk still. Two were free before; the first reservation has them, and two of the victim's.
+    assert_eq!((index.total(), index.reserve_free(BLOCK, PLENTY)), (10 * BLOCK, Err(NoRoom)));
+    assert_eq!(index.shortage(BLOCK, PLENTY), Shortage { missing: BLOCK, unlinking: 6 * BLOCK });
+    index.unlinked(&evicted);
+    assert_eq!(index.total(), 4 * BLOCK);
+    assert_eq!(index.reserve_free(6 * BLOCK, PLENTY), Ok(()));
+    assert_eq!(index.shortage(BLOCK, PLENTY), Shortage { missing: BLOCK, unlinking: 0 });
+}
+
+#[test]
+fn a_use_that_comes_soon_again_writes_nothing() {
+    let index = index(PLENTY);
+    for number in 0..800 {
+        index.insert(blob(number), BLOCK);
+    }
+    let noted = || index.next_use.load(Ordering::Relaxed);
+    use_once(&index, 0);
+    let before = noted();
+    for _ in 0..1000 {
+        use_once(&index, 0);
+    }
+    assert_eq!(noted(), before);
+    // Other objects are used, up to an eighth of all.
+    for number in 1..=101 {
+        use_once(&index, number);
+        use_once(&index, 0);
+    }
+    assert_eq!(noted(), before + 102);
+    index.pass_minute();
+    use_once(&index, 0);
+    assert_eq!(noted(), before + 103);
+}
+
+#[test]
+fn an_entry_takes_eighty_bytes_at_most() {
+    // Before and after tables grow, and after many evictions.
+    let index = index(PLENTY);
+    let (mut most, mut next) = (0, 0);
+    for len in [300_000, 700_000, 900_000, 917_000, 940_000, 1_000_000] {
+        index.insert_scanned((next..len).map(|number| (compact(number), BLOCK, 0)));
+        next = len;
+        most = most.max(index.memory() as u64 / len);
+    }
+    for number in 0..300_000 {
+        index.forget(&blob(number));
+        index.insert(blob(next + number), BLOCK);
+    }
+    most = most.max(index.memory() as u64 / 1_000_000);
+    assert!(most <= 80, "{most} bytes");
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Insert(u8, u64),
-    Pin(u8),
-    Unpin(u8),
-    Forget(u8),
+    Insert(u64, u64),
+    Pin(u64),
+    Unpin(u64),
+    Forget(u64),
     Reserve(u64),
     Release,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0..12u8, 0..40_000u64).prop_map(|(number, len)| Step::Insert(number, len)),
-        (0..12u8).prop_map(Step::Pin),
-        (0..12u8).prop_map(Step::Unpin),
-        (0..12u8).prop_map(Step::Forget),
+        (0..12u64, 0..40_000u64).prop_map(|(number, len)| Step::Insert(number, len)),
+        (0..12u64).prop_map(Step::Pin),
+        (0..12u64).prop_map(Step::Unpin),
+        (0..12u64).prop_map(Step::Forget),
         (0..90_000u64).prop_map(Step::Reserve),
         Just(Step::Release),
     ]
@@ -205,8 +290,8 @@ proptest! {
     #[test]
     fn never_over_the_limit_and_the_sums_are_those_of_a_plain_list(steps in proptest::collection::vec(step(), 1..200)) {
         let max = 100_000;
-        let mut index = LruIndex::new(max);
-        let mut model: Vec<(IndexKey, u64, u32)> = Vec::new();
+        let index = index(max);
+        let mut model: Vec<(IndexKey, u64, Vec<u64>)> = Vec::new();
         let mut promised: Vec<u64> = Vec::new();
         for step in steps {
             match step {
@@ -215,28 +300,30 @@ proptest! {
                     if model.iter().any(|(known, ..)| *known == key) {
                         continue;
                     }
-                    if let Ok(victims) = index.reserve(allocated(len), PLENTY) {
-                        for (victim, _) in &victims {
-                            let at = model.iter().position(|(known, _, pins)| known == victim && *pins == 0);
+                    if let Ok(victims) = reserve(&index, allocated(len), PLENTY) {
+                        for victim in &victims {
+                            let at = model.iter().position(|(known, _, pins)| known == victim && pins.is_empty());
                             prop_assert!(at.is_some(), "a victim is known and not being read");
                             model.remove(at.unwrap());
                         }
-                        index.release(allocated(len), 0);
-                        index.insert(key.clone(), len);
-                        model.push((key, len, 0));
+                        let serial = index.fulfil(&compact(number), len, true, (allocated(len), 0));
+                        index.unpin(&compact(number), serial);
+                        model.push((key, len, Vec::new()));
                     }
                 }
                 Step::Pin(number) => {
                     let key = blob(number);
                     let found = model.iter_mut().find(|(known, ..)| *known == key);
-                    prop_assert_eq!(index.pin(&key).is_some(), found.is_some());
-                    if let Some(entry) = found { entry.2 += 1; }
+                    let pinned = index.pin(&compact(number));
+                    prop_assert_eq!(pinned.is_some(), found.is_some());
+                    if let Some(entry) = found { entry.2.push(pinned.unwrap().serial); }
                 }
                 Step::Unpin(number) => {
                     let key = blob(number);
-                    if let Some(entry) = model.iter_mut().find(|(known, _, pins)| *known == key && *pins > 0) {
-                        entry.2 -= 1;
-                        index.unpin(&key);
+                    if let Some(entry) = model.iter_mut().find(|(known, ..)| *known == key)
+                        && let Some(serial) = entry.2.pop()
+                    {
+                        index.unpin(&compact(number), serial);
                     }
                 }
                 Step::Forget(number) => {
@@ -245,8 +332,8 @@ proptest! {
                     model.retain(|(known, ..)| *known != key);
                 }
                 Step::Reserve(bytes) => {
-                    if let Ok(victims) = index.reserve(bytes, PLENTY) {
-                        model.retain(|(known, ..)| !victims.iter().any(|(victim, _)| victim == known));
+                    if let Ok(victims) = reserve(&index, bytes, PLENTY) {
+                        model.retain(|(known, ..)| !victims.contains(known));
                         promised.push(bytes);
                     }
                 }
@@ -256,11 +343,77 @@ proptest! {
             }
             prop_assert!(index.total() <= max);
             let used: u64 = model.iter().map(|(_, len, _)| allocated(*len)).sum();
-            let pinned: u64 = model.iter().filter(|(.., pins)| *pins > 0).map(|(_, len, _)| allocated(*len)).sum();
+            let pinned: u64 = model.iter().filter(|(.., pins)| !pins.is_empty()).map(|(_, len, _)| allocated(*len)).sum();
             prop_assert_eq!(index.totals(ObjectKind::Blob).bytes, used);
             prop_assert_eq!(index.total(), used + promised.iter().sum::<u64>());
-            prop_assert_eq!(index.pinned, pinned);
+            prop_assert_eq!(index.kept_by_readers(), pinned);
             prop_assert_eq!(index.totals(ObjectKind::Blob).objects, model.len() as u64);
         }
     }
+
+    /// Against a list in the exact order of use: a victim is one of the eighth that was used the longest time ago.
+    #[test]
+    fn victims_are_among_the_eighth_used_longest_ago(
+        objects in 1..200u64,
+        uses in proptest::collection::vec((any::<proptest::sample::Index>(), 0..4u8), 1..600),
+    ) {
+        let index = index(objects * BLOCK);
+        let mut model: Vec<u64> = (0..objects).collect();
+        let mut next = objects;
+        for number in 0..objects {
+            index.insert(blob(number), BLOCK);
+        }
+        for (which, kind) in uses {
+            // A few objects are used much more often than others.
+            let which = which.index(if kind == 1 { model.len().min(4) } else { model.len() });
+            if kind > 0 {
+                let number = model.remove(which);
+                use_once(&index, number);
+                model.push(number);
+                continue;
+            }
+            let victims = reserve(&index, BLOCK, PLENTY).unwrap();
+            prop_assert_eq!(victims.len(), 1);
+            let at = model.iter().position(|number| blob(*number) == victims[0]).unwrap();
+            prop_assert!(at <= model.len() / RECENT_PART, "number {} of {}", at, model.len());
+            model.remove(at);
+            let serial = index.fulfil(&compact(next), BLOCK, true, (BLOCK, 0));
+            index.unpin(&compact(next), serial);
+            model.push(next);
+            next += 1;
+        }
+    }
+}
+
+#[test]
+fn threads_at_once_leave_the_sums_right() {
+    const THREADS: u64 = 8;
+    let (index, max) = (index(64 * BLOCK), 64 * BLOCK);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let index = &index;
+            scope.spawn(move || {
+                for round in 0..2000 {
+                    let (number, bytes) = (thread * 10_000 + round, (1 + round % 7) * BLOCK);
+                    let (reserved, evicted) = index.reserve(bytes, PLENTY);
+                    index.unlinked(&evicted);
+                    if reserved.is_ok() {
+                        let serial = index.fulfil(&compact(number), bytes, true, (bytes, 0));
+                        index.unpin(&compact(number), serial);
+                    }
+                    if let Some(pinned) = index.pin(&compact(number - round.min(5))) {
+                        index.unpin(&compact(number - round.min(5)), pinned.serial);
+                    }
+                    assert!(index.total() <= max);
+                }
+            });
+        }
+    });
+    assert_eq!((index.kept_by_readers(), index.reserved()), (0, 0));
+    assert_eq!(index.total(), index.totals(ObjectKind::Blob).bytes);
+    let kept: u64 = (0..THREADS)
+        .flat_map(|thread| (0..2000).map(move |round| thread * 10_000 + round))
+        .filter_map(|number| index.len_of(&blob(number)))
+        .sum();
+    assert_eq!(kept, index.total());
 }

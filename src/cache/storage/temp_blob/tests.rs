@@ -16,11 +16,11 @@ fn registry() -> Registry {
 /// A store before its scan, in whose `tmp/` an earlier store left 100 kB of a blob.
 fn with_leftovers(directory: &Path) -> (DiskStore, ContentKey) {
     let digest = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"whatever"));
-    let store = store(directory);
+    drop(store(directory));
     let path = directory.join("tmp").join(file_names::partial(&digest, false));
     std::fs::write(&path, vec![7; 100_000]).unwrap();
     note_registry(&File::open(path).unwrap(), &registry().fingerprint());
-    (store, digest)
+    (store(directory), digest)
 }
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn a_download_before_the_scan_ends_resumes_a_leftover() {
     let registry = registry();
     let (resumed, ()) = tokio::join!(store.resume(&digest, &registry), store.scan());
     assert_eq!(resumed.map(|(_, len)| len), Some(100_000));
-    assert!(!store.0.index.lock().contains(&IndexKey::Partial(digest)), "what is being written is no leftover");
+    assert!(!store.0.index.contains(&IndexKey::Partial(digest)), "what is being written is no leftover");
 }
 
 #[tokio::test]
@@ -39,14 +39,14 @@ async fn late_leftovers_are_overwritten_and_not_evicted_meanwhile() {
     let (store, digest) = with_leftovers(directory.path());
     store.scan().await;
     let key = IndexKey::Blob(digest.clone());
-    let before = store.0.index.lock().total();
+    let before = store.0.index.total();
     let temp = store.create(&digest, &registry(), store.reserve(&key, 10).await.unwrap()).await.unwrap();
     assert_eq!(temp.file().metadata().unwrap().len(), 0);
-    assert!(!store.0.index.lock().contains(&IndexKey::Partial(digest.clone())));
+    assert!(!store.0.index.contains(&IndexKey::Partial(digest.clone())));
     temp.file().write_all_at(b"0123456789", 0).unwrap();
     drop(temp.commit(Purpose::Client, 10).unwrap());
     assert_eq!(store.open_blob(&digest).await.unwrap().map(|blob| blob.len), Some(10));
-    assert!(store.0.index.lock().total() < before);
+    assert!(store.0.index.total() < before);
 }
 
 #[tokio::test]
@@ -55,17 +55,17 @@ async fn what_is_dropped_leaves_neither_file_nor_promise() {
     let store = store(directory.path());
     store.scan().await;
     let digest = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"whatever"));
-    let before = store.0.index.lock().total();
+    let before = store.0.index.total();
     for keep in [None, Some(0), Some(WORTH_KEEPING - 1)] {
         let reservation = store.reserve(&IndexKey::Blob(digest.clone()), 200_000).await.unwrap();
         let temp = store.create(&digest, &registry(), reservation).await.unwrap();
-        assert!(store.0.index.lock().total() > before + 200_000);
+        assert!(store.0.index.total() > before + 200_000);
         temp.name().allow_gaps().unwrap();
         match keep {
             None => drop(temp),
             Some(len) => temp.keep(Purpose::Client, len, false).unwrap(),
         }
-        assert_eq!(store.0.index.lock().total(), before);
+        assert_eq!(store.0.index.total(), before);
         assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 0);
     }
 }
@@ -164,7 +164,7 @@ async fn two_fills_of_one_content_do_not_share_a_file() {
     let store = store(directory.path());
     store.scan().await;
     let digest = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"whatever"));
-    let before = store.0.index.lock().total();
+    let before = store.0.index.total();
     let reserve = async || store.reserve(&IndexKey::Blob(digest.clone()), 100_000).await.unwrap();
     let first = store.create(&digest, &registry(), reserve().await).await.unwrap();
     let second = store.create_beside(&digest, reserve().await).await.unwrap();
@@ -173,15 +173,15 @@ async fn two_fills_of_one_content_do_not_share_a_file() {
         temp.file().write_all_at(&[byte; 100_000], 0).unwrap();
     }
     drop(second.commit(Purpose::Client, 100_000).unwrap());
-    let once = store.0.index.lock().total();
+    let once = store.0.index.total();
     assert_eq!(std::fs::read(store.path(&IndexKey::Blob(digest.clone()))).unwrap(), [2; 100_000]);
     drop(first.commit(Purpose::Client, 100_000).unwrap());
-    assert!(store.0.index.lock().total() <= once, "one blob is counted once");
+    assert!(store.0.index.total() <= once, "one blob is counted once");
     let given_up = store.create_beside(&digest, reserve().await).await.unwrap();
     given_up.file().write_all_at(&[1; 100_000], 0).unwrap();
     given_up.keep(Purpose::Client, 100_000, false).unwrap();
     assert!(store.resume(&digest, &registry()).await.is_none());
     assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 0);
     store.remove(IndexKey::Blob(digest)).await;
-    assert!(store.0.index.lock().total() <= before + 8192, "but for directories");
+    assert!(store.0.index.total() <= before + 8192, "but for directories");
 }
