@@ -41,6 +41,7 @@ mod cache {
         pub mod disk_errors;
         pub mod eviction;
         pub mod restart;
+        pub mod slow_scan;
         pub mod slow_sync;
     }
     pub mod warnings;

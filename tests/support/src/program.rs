@@ -24,10 +24,34 @@ int fsync(int file) {
 }
 "#;
 
-/// That library, to be preloaded.
+/// A library whose opendir waits for as long as the file `HOLD_SCAN` is there, if it is about the directories of blobs.
+const SCAN: &str = r#"
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+DIR *opendir(const char *path) {
+    const char *hold = getenv("HOLD_SCAN");
+    while (hold && strstr(path, "/blobs/sha256") && access(hold, F_OK) == 0) usleep(5000);
+    return ((DIR * (*)(const char *)) dlsym(RTLD_NEXT, "opendir"))(path);
+}
+"#;
+
+/// The library that holds fsync, to be preloaded.
 pub fn held_sync(directory: &Path) -> PathBuf {
-    let (source, library) = (directory.join("sync.c"), directory.join("sync.so"));
-    fs::write(&source, SYNC).unwrap();
+    build(directory, "sync", SYNC)
+}
+
+/// The library that holds the start-up scan.
+pub fn held_scan(directory: &Path) -> PathBuf {
+    build(directory, "scan", SCAN)
+}
+
+fn build(directory: &Path, name: &str, text: &str) -> PathBuf {
+    let (source, library) = (directory.join(name).with_extension("c"), directory.join(name).with_extension("so"));
+    fs::write(&source, text).unwrap();
     let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
     assert!(built.success());
     library
