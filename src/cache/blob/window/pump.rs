@@ -3,7 +3,10 @@
 use std::{future::pending, sync::Arc};
 
 use bytes::{Buf as _, Bytes};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::consume_budget,
+    time::{Instant, sleep},
+};
 
 use super::{
     Opening, Window, WindowHead,
@@ -53,6 +56,8 @@ pub(super) async fn pump(
             }
         }
         let memory = room(window).await;
+        // An upstream on the same machine always has more.
+        consume_budget().await;
         let is_spare = memory.is_spare();
         let piece = memory.hold(fill(&mut transfer, &mut bytes, window.pieces().high(), &mut hash));
         window.update(|pieces| pieces.push(piece, is_spare, hash.clone()));

@@ -113,6 +113,8 @@ struct Waiting<'a> {
     key: &'a WindowKey,
     number: u64,
     changed: watch::Receiver<()>,
+    /// It has a seat: nothing changes for those that wait on.
+    is_seated: bool,
 }
 
 impl Drop for Waiting<'_> {
@@ -121,7 +123,9 @@ impl Drop for Waiting<'_> {
         if let Some(entry) = entries.get_mut(self.key) {
             entry.waiting.remove(&self.number);
             entry.tell_waiting();
-            entry.changed.send_replace(());
+            if !self.is_seated {
+                entry.changed.send_replace(());
+            }
             if entry.windows.is_empty() && entry.waiting.is_empty() {
                 entries.remove(self.key);
             }
@@ -163,7 +167,12 @@ impl Windows {
         loop {
             let own = waiting.as_ref().map(|waiting| waiting.number);
             let defers = match self.try_seat(&key, wanted, own.filter(|_| !is_courteous), &mut opening) {
-                Attempt::Seat(seat) => return Some(seat),
+                Attempt::Seat(seat) => {
+                    if let Some(waiting) = &mut waiting {
+                        waiting.is_seated = true;
+                    }
+                    return Some(seat);
+                }
                 Attempt::Alone => return None,
                 Attempt::Wait { defers } => defers,
             };
@@ -215,7 +224,7 @@ impl Windows {
         let (number, changed) = (entry.next_number, entry.changed.subscribe());
         entry.waiting.insert(number, position);
         entry.tell_waiting();
-        Waiting { windows: self, key, number, changed }
+        Waiting { windows: self, key, number, changed, is_seated: false }
     }
 
     /// Begins a window; the caller gives it its first seat under the lock of the table.
