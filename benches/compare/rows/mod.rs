@@ -18,6 +18,7 @@ mod cold;
 mod crowd;
 mod manifests;
 mod misses;
+mod no_room;
 mod pushes;
 mod start;
 
@@ -72,6 +73,8 @@ pub const CASES: &[Case] = &[
     Case { name: "miss-afar", run: |setup| misses::from_afar(setup).boxed_local() },
     Case { name: "push-one", run: |setup| pushes::then_pulled(setup, 1, BLOB).boxed_local() },
     Case { name: "push-many", run: |setup| pushes::then_pulled(setup, 20, 5_000_000).boxed_local() },
+    Case { name: "no-room-40", run: |setup| no_room::one_speed(setup).boxed_local() },
+    Case { name: "no-room-slow", run: |setup| no_room::slow_clients(setup).boxed_local() },
     Case { name: "crowd", run: |setup| crowd::crowd(setup).boxed_local() },
     Case { name: "manifest-cold-blobs", run: |setup| cold::cold_blobs(setup).boxed_local() },
     Case { name: "start", run: |setup| start::with_many_blobs(setup).boxed_local() },

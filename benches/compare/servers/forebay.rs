@@ -26,6 +26,8 @@ pub struct Options<'a> {
     pub push: bool,
     /// A cache that exists already.
     pub cache: Option<&'a Path>,
+    /// The size of the cache; else forebay's default.
+    pub max_size: Option<&'a str>,
 }
 
 pub struct Forebay {
@@ -58,9 +60,10 @@ impl Forebay {
             let (certificate, key) = (identity.certificate.display(), identity.key.display());
             format!("[server.tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n")
         });
+        let size = options.max_size.map_or_else(String::new, |size| format!("max_size = \"{size}\"\n"));
         let text = format!(
             "[server]\nlisten = [\"127.0.0.1:{port}\"]\n{tls}[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
-             [cache]\ndirectory = \"{}\"\nmin_free = \"0 B\"\ntag_ttl = \"1h\"\n\
+             [cache]\ndirectory = \"{}\"\nmin_free = \"0 B\"\ntag_ttl = \"1h\"\n{size}\
              [[upstream]]\nname = \"registry.test\"\ndefault = true\nurls = [\"{upstream}\"]\npush = {}\n",
             cache.display(),
             options.push,
