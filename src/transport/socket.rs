@@ -9,8 +9,9 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
     pin::{Pin, pin},
+    sync::atomic::{AtomicI32, Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -49,9 +50,14 @@ const LINGER: Duration = Duration::from_secs(1);
 const FIRST_READ: usize = 2048;
 /// How many bytes one connection writes before it yields to other tasks of its thread.
 const BURST: usize = 256 * 1024;
+/// The same while no other connection writes as much: each yield has an idle thread look for work in vain.
+const BURST_ALONE: usize = 2 * 1024 * 1024;
 /// How long TCP waits on a silent connection before it probes the peer, and between two probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The descriptor of the connection that last wrote [`BURST`] bytes.
+static LAST_TURN: AtomicI32 = AtomicI32::new(-1);
 
 /// One TCP connection of a client.
 pub(super) struct Stream {
@@ -310,6 +316,10 @@ impl Stream {
         if self.burst < BURST {
             return Poll::Ready(());
         }
+        let this = self.tcp.as_raw_fd();
+        if !is_turn_over(self.burst, LAST_TURN.swap(this, Ordering::Relaxed) == this) {
+            return Poll::Ready(());
+        }
         self.burst = 0;
         // Its first poll is always pending, and wakes this task later; the second one need not be this future's.
         pin!(tokio::task::yield_now()).poll(cx)
@@ -430,6 +440,11 @@ impl AsyncWrite for Stream {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Whether a connection that has written so many bytes since it last yielded should yield.
+fn is_turn_over(burst: usize, is_alone: bool) -> bool {
+    burst >= if is_alone { BURST_ALONE } else { BURST }
 }
 
 fn set_options(tcp: &TcpStream, stall: Duration) -> io::Result<()> {

@@ -97,12 +97,25 @@ async fn a_turn_ends_until_the_thread_has_seen_its_sockets() {
     let wakes = Arc::new(Wakes::default());
     let waker = wakes.clone().into();
     let mut cx = Context::from_waker(&waker);
-    for (burst, yields) in [(BURST - 1, false), (BURST, true), (2 * BURST, true)] {
+    for (burst, yields) in [(BURST - 1, false), (BURST_ALONE, true), (2 * BURST_ALONE, true)] {
         stream.burst = burst;
         assert_eq!(stream.poll_yield(&mut cx).is_pending(), yields, "{burst}");
         assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "{burst}: a wake now would come before the sockets");
         tokio::task::yield_now().await;
         assert_eq!(wakes.0.swap(0, Ordering::Relaxed), usize::from(yields), "{burst}");
         assert!(stream.poll_yield(&mut cx).is_ready(), "{burst}: its next turn begins");
+    }
+}
+
+#[test]
+fn a_connection_that_streams_alone_has_longer_turns() {
+    for (burst, is_alone, is_over) in [
+        (BURST - 1, false, false),
+        (BURST, false, true),
+        (BURST, true, false),
+        (BURST_ALONE - 1, true, false),
+        (BURST_ALONE, true, true),
+    ] {
+        assert_eq!(is_turn_over(burst, is_alone), is_over, "{burst} {is_alone}");
     }
 }
