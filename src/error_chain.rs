@@ -1,4 +1,4 @@
-//! An error and its sources in one line, for the log.
+//! An error and its sources: one by one, and in one line for the log.
 
 use std::{error::Error, fmt};
 
@@ -15,4 +15,8 @@ impl fmt::Display for ErrorChain<'_> {
         }
         Ok(())
     }
+}
+/// An error, its source, and the sources of that.
+pub(crate) fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }

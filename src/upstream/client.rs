@@ -4,15 +4,20 @@
 //! [`AddressFilter`]. Proxies come from the usual variables (`HTTPS_PROXY`, `NO_PROXY`, …).
 
 pub(crate) mod address_filter;
+pub(crate) mod blob_client;
 pub(crate) mod body;
 pub(crate) mod ca_certificate;
 pub(crate) mod ca_file;
 pub(crate) mod circuit_breaker;
+pub(crate) mod client_options;
 pub(crate) mod connection_reuse;
 pub(crate) mod follow_redirects;
 pub(crate) mod host_outcome;
+pub(crate) mod http_client;
 pub(crate) mod http_clients;
+pub(crate) mod http_request;
 pub(crate) mod late_response;
+pub(crate) mod new_connections;
 pub(crate) mod outbound_request;
 pub mod proxy;
 pub(crate) mod redirect;
@@ -25,15 +30,18 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use reqwest::{Client, Response, Url};
+use reqwest::{Response, Url};
 use tokio::time::Instant;
 
 use self::{
     address_filter::AddressFilter,
     ca_file::CaFlaws,
     circuit_breaker::{CircuitBreakers, Host, Ticket, open_circuit::OpenCircuit},
+    client_options::ClientOptions,
     connection_reuse::ResendingClient,
-    http_clients::{ClientOptions, Clients},
+    http_client::HttpClient,
+    http_clients::Clients,
+    http_request::{HttpRequest, TransportError},
     late_response::{LateResponses, PendingResponses, Sending, late_request::LateRequest},
     outbound_request::{OutboundRequest, RequestMode},
 };
@@ -84,7 +92,8 @@ impl Sender {
             (header::ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]);
         let options = ClientOptions { headers, tls, filter: filter.clone() };
-        let clients = options.build().map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
+        let clients =
+            Clients::new(&options).map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
         let metrics = context.metrics.clone();
         let breakers = CircuitBreakers::new(upstream.clone(), metrics.clone());
         let throttle = Throttle::default();
@@ -227,17 +236,11 @@ impl Sender {
         };
         let (resending, settled) = (self.resending(client), ticket.clone());
         let sending = Box::pin(async move {
-            let request = |client: &Client| {
-                let request = client.request(method.clone(), url.clone()).headers(headers.clone());
-                match &body {
-                    Some(body) => request.body(body.clone()),
-                    None => request,
-                }
-            };
-            let sent = resending.send(request).await;
+            let request = HttpRequest { method, url, headers, body };
+            let sent = resending.send(&request).await;
             // The request holds its turn until the response, whether or not a client still waits for it.
             drop(turn);
-            let result = sent.map_err(|error| Error::from_transport("requesting", &url, error));
+            let result = sent.map_err(|error| Error::from_transport("requesting", &request.url, error));
             if let Some(ticket) = settled {
                 ticket.settle(host_outcome::of(&result));
             }
@@ -250,7 +253,7 @@ impl Sender {
         Error::circuit_open(circuit, !is_host_of(&self.upstream, url.host_str().unwrap_or_default()))
     }
 
-    fn resending(&self, client: &Client) -> ResendingClient {
+    fn resending(&self, client: &HttpClient) -> ResendingClient {
         ResendingClient { upstream: self.upstream.clone(), client: client.clone(), fresh: self.clients.fresh.clone() }
     }
 
@@ -265,12 +268,18 @@ impl Sender {
     ) -> Result<Response, Error> {
         self.check_address(url).await?;
         let _change = (!method.is_safe()).then(|| self.late.change());
-        let client = if content.is_some() { &self.clients.uploads } else { &self.clients.general };
-        let request = |client: &Client| client.request(method.clone(), url.clone()).headers(headers.clone());
-        let (mut sending, progress): (BoxFuture<'_, _>, _) = match content {
-            Some(UploadBody { body, progress, .. }) => (Box::pin(request(client).body(body).send()), progress),
-            None if method.is_safe() => (Box::pin(self.resending(client).send(request)), Progress::ended()),
-            None => (Box::pin(request(client).send()), Progress::ended()),
+        let request = HttpRequest { method, url: url.clone(), headers, body: None };
+        let (general, resending) = (self.clients.general.clone(), self.resending(&self.clients.general));
+        let (mut sending, progress): (BoxFuture<'_, Result<_, TransportError>>, _) = match content {
+            Some(UploadBody { body, progress, .. }) => {
+                let HttpRequest { method, url, headers, .. } = request;
+                let sending = self.clients.uploads.request(method, url).headers(headers).body(body).send();
+                (Box::pin(async { Ok(sending.await?) }), progress)
+            }
+            None if request.method.is_safe() => {
+                (Box::pin(async move { resending.send(&request).await }), Progress::ended())
+            }
+            None => (Box::pin(async move { general.send(&request).await }), Progress::ended()),
         };
         let result = loop {
             let (deadline, limit) = progress.deadline();

@@ -15,12 +15,14 @@ use http::HeaderMap;
 use reqwest::Url;
 
 use super::{
-    client::{address_filter::AddressRefused, circuit_breaker::open_circuit::OpenCircuit},
+    client::{
+        address_filter::AddressRefused, circuit_breaker::open_circuit::OpenCircuit, http_request::TransportError,
+    },
     head,
     redacted_url::RedactedUrl,
     response::refusal::Refusal,
 };
-use crate::small_file::is_lack_of_descriptors;
+use crate::{error_chain::sources, small_file::is_lack_of_descriptors};
 
 /// A source of an [`Error`].
 type Source = Arc<dyn std::error::Error + Send + Sync>;
@@ -182,9 +184,8 @@ impl Error {
     }
 
     /// A request without a response, or a body that broke off.
-    pub(super) fn from_transport(doing: &'static str, url: &Url, error: reqwest::Error) -> Self {
-        // reqwest's text ends with the URL, and a redirect's URL may be signed.
-        let error = error.without_url();
+    pub(super) fn from_transport(doing: &'static str, url: &Url, error: impl Into<TransportError>) -> Self {
+        let error = error.into();
         let refused = sources(&error).any(|source| source.is::<AddressRefused>());
         let is_lack =
             |source: &(dyn std::error::Error + 'static)| source.downcast_ref().is_some_and(is_lack_of_descriptors);
@@ -242,11 +243,4 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
     }
-}
-
-/// An error, its source, and the sources of that.
-pub(super) fn sources<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
 }

@@ -127,6 +127,21 @@ impl AddressFilter {
         in_turn(&self.0.lookups, &LOOKUPS, move || resolve(&name)).await
     }
 
+    /// The addresses of a name, all of which may be dialled.
+    pub(super) async fn resolve_name(&self, name: &str) -> Result<Vec<SocketAddr>, Box<dyn StdError + Send + Sync>> {
+        let found = self.lookup(name).await?;
+        if is_among(&self.0.chosen, name) || is_among(&self.0.proxies, name) {
+            return Ok(found);
+        }
+        // One refused address refuses the name.
+        for address in &found {
+            if !self.check_address(address.ip()).await {
+                return Err(AddressRefused { host: name.to_owned(), why: Why::Address }.into());
+            }
+        }
+        Ok(found)
+    }
+
     async fn check_address(&self, address: IpAddr) -> bool {
         if !is_special(address) {
             return true;
@@ -153,20 +168,7 @@ impl AddressFilter {
 impl Resolve for AddressFilter {
     fn resolve(&self, name: Name) -> Resolving {
         let filter = self.clone();
-        Box::pin(async move {
-            let found = filter.lookup(name.as_str()).await?;
-            if is_among(&filter.0.chosen, name.as_str()) || is_among(&filter.0.proxies, name.as_str()) {
-                return Ok(Box::new(found.into_iter()) as Addrs);
-            }
-            // One refused address refuses the name.
-            for address in &found {
-                if !filter.check_address(address.ip()).await {
-                    let refused = AddressRefused { host: name.as_str().to_owned(), why: Why::Address };
-                    return Err(Box::new(refused) as Box<dyn StdError + Send + Sync>);
-                }
-            }
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
+        Box::pin(async move { Ok(Box::new(filter.resolve_name(name.as_str()).await?.into_iter()) as Addrs) })
     }
 }
 
