@@ -13,6 +13,7 @@ mod admin;
 mod authority;
 mod cache;
 mod document;
+mod download;
 mod error;
 mod paths;
 mod push;
@@ -68,6 +69,7 @@ struct File {
     server: server::ServerSection,
     admin: admin::AdminSection,
     cache: cache::CacheSection,
+    download: download::DownloadSection,
     access: access::AccessSection,
     push: push::PushSection,
     upstream: Vec<upstream::UpstreamSection>,
@@ -113,6 +115,7 @@ fn compose(document: &Document<'_>, flags: Overrides) -> Result<Config, Error> {
     let server = file.server.read(document, flags.listen)?;
     let admin = file.admin.read(document, flags.admin, &server)?;
     let cache = file.cache.read(document, flags.cache_dir, flags.max_size)?;
+    let cache = crate::cache::Config { complete: file.download.complete(document)?, ..cache };
     let client_grants = file.access.client_grants();
     let by_client = file.upstream.iter().any(upstream::UpstreamSection::uses_client_credentials);
     let access = file.access.read(document, &server, by_client)?;

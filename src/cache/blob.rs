@@ -26,7 +26,7 @@ use self::{
 use super::{
     BlobReader, CYCLE_TIMEOUT, CacheContext, Captures, Config, ContentKey, DiskStore, Images, Parts, Source,
     Visibility, Warnings,
-    download::{Download, DownloadError, Downloads, Joined, SeparateFetch},
+    download::{Download, DownloadError, Downloads, Joined, Need, SeparateFetch},
     prefetch::Prefetch,
     storage::{StoredBlob, lru_index::IndexKey},
 };
@@ -99,7 +99,7 @@ impl BlobCache {
     pub(crate) fn new(config: &Config, context: CacheContext, images: Images) -> Self {
         let CacheContext { store, metrics, tasks, end, trusted } = context;
         let windows = Windows::new(metrics.clone(), tasks.clone(), end.clone());
-        let downloads = Downloads::new(store.clone(), metrics.clone(), tasks, end);
+        let downloads = Downloads::new(config, store.clone(), metrics.clone(), tasks, end);
         let uncached = UncachedLimit::new(config.max_through, trusted.clone(), store.readers().clone());
         let prefetch = Prefetch::new(config, images, store.clone(), downloads.clone(), trusted.clone());
         let captures = Captures::new(config, store.clone(), downloads.clone(), trusted);
@@ -151,7 +151,7 @@ impl BlobCache {
             return self.through(source, range, client, Sharing::Window(None)).await;
         }
         for _ in 0..MAX_UNRELATED_FAILURES {
-            let joined = self.downloads.join(source).await;
+            let joined = self.downloads.join(source, Need::of(range)).await;
             // The download may, through other forebay instances, be waiting for this request.
             if let Joined::Existing(subscription) = &joined
                 && let Some(mirrors) = source.upstream.via_mirrors()
@@ -240,17 +240,12 @@ impl BlobCache {
                 Err(error) => return Some(Err(error.into())),
             }
         }
-        let wanted = range;
         let range = match resolve(range, believable(total, source)) {
             Ok(range) => range,
             Err(error) => return Some(Err(error)),
         };
-        // The disk may have damaged these bytes since, and a range has no digest: the upstream sends them again.
-        if range.is_some_and(|range| download.is_left_over(range.first)) {
-            return Some(self.through(source, wanted, client, Sharing::Window(None)).await);
-        }
         let (first, end) = range.map_or((0, None), |range| (range.first, Some(range.last + 1)));
-        let reader = BlobReader::Growing(subscription.read(source.clone(), first, end), self.windows.clone());
+        let reader = BlobReader::Growing(Box::new(subscription.read(source.clone(), first, end)), self.windows.clone());
         Some(Ok(OpenedBlob { reader, total, range, parts: None, outcome, stored: true }))
     }
 
@@ -310,7 +305,7 @@ impl BlobCache {
         if !self.store.has_left(&source.id()).await {
             return None;
         }
-        let joined = self.downloads.join(source).await;
+        let joined = self.downloads.join(source, Need::Whole).await;
         let is_leader = matches!(joined, Joined::Started(_));
         let subscription = joined.into_subscription();
         let download = subscription.download();

@@ -341,7 +341,7 @@ mod tests {
         let store = DiskStore::open(&config, metrics.clone()).unwrap();
         store.scan().await;
         let tasks = TaskTracker::new();
-        let downloads = Downloads::new(store.clone(), metrics, tasks.clone(), CancellationToken::new());
+        let downloads = Downloads::new(&config, store.clone(), metrics, tasks.clone(), CancellationToken::new());
         (Captures::new(&config, store, downloads, TrustedNetworks::new(Vec::new())), tasks)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{blob::uncached_limit::MAX_THROUGH, storage::MAX_OPEN};
+use super::{blob::uncached_limit::MAX_THROUGH, download::Complete, storage::MAX_OPEN};
 use crate::transport::recipient::RATE_WINDOW;
 
 /// The `[cache]` section. Sizes are in bytes.
@@ -23,6 +23,8 @@ pub struct Config {
     pub negative_ttl: Duration,
     /// How many layers of one image forebay fetches before a client requests them; 0: none.
     pub prefetch: usize,
+    /// When a range of a large blob brings all of it: `download.complete`.
+    pub complete: Complete,
     /// How old the verification of cached content may be; 0: forebay never verifies it again.
     pub verify_every: Duration,
     /// Over how much of its own time forebay judges a reader before it ends the reader for the sake of others. Not a
@@ -50,6 +52,7 @@ impl Default for Config {
             stale_if_error: 30 * DAY,
             negative_ttl: Duration::from_secs(10),
             prefetch: 3,
+            complete: Complete::default(),
             verify_every: 7 * DAY,
             reader_window: RATE_WINDOW,
             max_through: MAX_THROUGH,
@@ -71,6 +74,7 @@ impl Config {
             stale_if_error: Duration::ZERO,
             negative_ttl: Duration::ZERO,
             prefetch: 0,
+            complete: Complete::default(),
             verify_every: Duration::ZERO,
             reader_window: Duration::ZERO,
             max_through: 0,

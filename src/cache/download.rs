@@ -5,31 +5,37 @@
 //! bytes of the blob are withheld until the digest is verified, so no client receives a complete response with wrong
 //! content.
 //!
-//! A separate transfer fetches a range that lies far ahead of the writer into the same file (`ranges`). No byte is
-//! requested twice, and every byte is hashed in the end: from memory if the main transfer wrote it in order, else from
-//! the file.
+//! Workers fetch the blob chunk by chunk (`chunks`): the lead worker from the start, others where a reader waits or where
+//! they raise the rate. No byte is requested twice, and every byte is hashed in the end: from memory if the lead worker
+//! wrote it in order, else from the file.
 
 mod abandoned;
+mod assignment;
 mod batch;
-mod copy;
+mod chunks;
+mod complete;
 mod driver;
-pub(crate) mod extents;
 mod file_space;
 mod hasher;
+#[cfg(test)]
+mod interleavings;
 mod join;
+mod lead;
 mod leftover;
+mod opening;
 mod other_registry;
-mod parallel;
 mod ramp_up;
-mod range_suspension;
-mod ranges;
 mod reader;
 mod result;
 mod state;
+mod steer;
 mod table;
 pub(crate) mod transfer;
 mod uploaded;
+mod worker;
+mod workers;
 mod writer;
+mod wrong_parts;
 
 use std::{
     io,
@@ -50,20 +56,19 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     abandoned::while_it_advances,
+    complete::Complete,
     join::Joined,
     reader::{DownloadReader, Remainder},
     result::DownloadResult,
     state::{DownloadError, Progress},
-    table::{Downloads, SeparateFetch},
+    table::{Downloads, Need, SeparateFetch},
 };
 use self::{
-    state::DownloadState,
+    chunks::Chunks,
+    state::{DownloadState, TempContent},
     transfer::{Transfer, TransferFlow},
 };
-use super::{
-    Source,
-    storage::{self, Purpose},
-};
+use super::{Source, storage::Purpose};
 use crate::{
     metrics::Metrics,
     upstream::{ContentNotes, Mirrors},
@@ -88,13 +93,15 @@ pub(crate) struct Download {
     cancel: CancellationToken,
     /// When other downloads began to wait for the space that this download frees.
     leaving_since: OnceLock<Instant>,
-    /// Cancelled when all bytes are in the file: range transfers end.
-    ranges: CancellationToken,
+    /// Cancelled when the workers beside the lead worker have to end: all bytes are in the file, or the download ends.
+    ends_workers: CancellationToken,
     hash: hasher::Hasher,
     /// A client has requested the blob; otherwise the download is a prefetch.
     wanted: AtomicBool,
     /// Bytes received by all transfers of the download.
     received: AtomicU64,
+    /// Bytes of an earlier download that were compared with their checksums.
+    checked: AtomicU64,
     /// Bytes that were received again and discarded.
     skipped: Arc<AtomicU64>,
     /// For how many microseconds the download did not read from the upstream because the disk was busy.
@@ -103,23 +110,24 @@ pub(crate) struct Download {
 
 impl Download {
     fn new(source: Source, beside: bool, wanted: bool, metrics: Metrics, cancel: CancellationToken) -> Self {
-        let ranges = cancel.child_token();
+        let ends_workers = cancel.child_token();
         let hash = hasher::Hasher::new(source.digest.algorithm());
         Self {
             source,
             beside,
             metrics,
-            state: Mutex::new(DownloadState::new()),
+            state: Mutex::new(DownloadState::new(Chunks::default())),
             flow: watch::Sender::new(TransferFlow::Asking),
             changed: watch::Sender::new(()),
             subscribers: watch::Sender::new(0),
             prefetch_subscribers: AtomicUsize::new(0),
             cancel,
             leaving_since: OnceLock::new(),
-            ranges,
+            ends_workers,
             hash,
             wanted: AtomicBool::new(wanted),
             received: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
             skipped: Arc::default(),
             stalled: AtomicU64::new(0),
         }
@@ -129,7 +137,7 @@ impl Download {
     pub(crate) async fn head(&self) -> Result<Option<u64>, DownloadError> {
         self.when(|state| match &state.progress {
             Progress::Opening => None,
-            Progress::Writing | Progress::Complete => Some(Ok(state.total)),
+            Progress::Writing | Progress::Complete => Some(Ok(state.total())),
             Progress::Failed(error) => Some(Err(error.clone())),
         })
         .await
@@ -155,7 +163,7 @@ impl Download {
         self.when(|state| match &state.progress {
             Progress::Complete => Some(Some(Ok(()))),
             Progress::Failed(error) => Some(Some(Err(error.clone()))),
-            Progress::Opening | Progress::Writing if state.written.end_of_run(0) > most => Some(None),
+            Progress::Opening | Progress::Writing if state.chunks.front() > most => Some(None),
             Progress::Opening | Progress::Writing => None,
         })
         .await
@@ -173,21 +181,13 @@ impl Download {
 
     /// Whether the transfer and the download name the same size of the blob, if both know it.
     fn agrees(&self, transfer: &Transfer) -> bool {
-        transfer.total().is_none_or(|told| self.state().total.is_none_or(|known| known == told))
+        transfer.total().is_none_or(|told| self.state().total().is_none_or(|known| known == told))
     }
 
-    /// Renames the file to a name that tells a later process that the file may have gaps.
-    async fn allow_gaps(&self) -> io::Result<()> {
-        let name = {
-            let state = self.state();
-            if state.gaps_allowed {
-                return Ok(());
-            }
-            state.name.clone().ok_or(io::ErrorKind::NotFound)?
-        };
-        storage::write(move || name.allow_gaps()).await?;
-        self.state().gaps_allowed = true;
-        Ok(())
+    /// The file.
+    fn content(&self) -> Result<TempContent, DownloadError> {
+        let missing = || DownloadError::Storage(Arc::new(io::ErrorKind::NotFound.into()));
+        self.state().file.clone().ok_or_else(missing)
     }
 
     /// Whether a client has requested the blob.
@@ -235,25 +235,6 @@ impl Download {
         timeout(limit, admitted).await.is_ok()
     }
 
-    /// Renames the file, which has no gaps left, so that a download after a kill can resume all of it.
-    async fn close_gaps(&self) {
-        let (name, file) = {
-            let state = self.state();
-            (state.name.clone(), state.file.clone())
-        };
-        if let (Some(name), Some(file)) = (name, file)
-            && let Err(error) = storage::write(move || name.close_gaps(&file)).await
-        {
-            tracing::debug!(%error, "the file of a download keeps the name of one with holes");
-        }
-    }
-
-    /// Whether an earlier download wrote the byte at this position and it is not verified yet.
-    pub(crate) fn is_left_over(&self, position: u64) -> bool {
-        let state = self.state();
-        position < state.leftover && !matches!(state.progress, Progress::Complete)
-    }
-
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -278,10 +259,15 @@ impl Download {
     }
 
     async fn when<T>(&self, mut look: impl FnMut(&DownloadState) -> Option<T>) -> T {
+        self.when_mut(|state| look(state)).await
+    }
+
+    /// The same, where `look` takes what it finds.
+    async fn when_mut<T>(&self, mut look: impl FnMut(&mut DownloadState) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         loop {
             changed.borrow_and_update();
-            if let Some(value) = look(&self.state()) {
+            if let Some(value) = look(&mut self.state()) {
                 return value;
             }
             if changed.changed().await.is_err() {

@@ -30,7 +30,6 @@ pub(crate) mod visibility;
 pub(crate) mod warnings;
 pub(crate) mod write_counter;
 
-pub use self::visibility::Visibility;
 pub(crate) use self::{
     blob::{
         BlobCache, BlobError, OpenedBlob,
@@ -54,4 +53,5 @@ pub(crate) use self::{
     visibility::ContentKey,
     warnings::Warnings,
 };
+pub use self::{source::Origin, visibility::Visibility};
 pub(crate) use crate::single_flight::CYCLE_TIMEOUT;

@@ -356,7 +356,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{Visibility, storage::Purpose},
+        cache::{Origin, Visibility, storage::Purpose},
         oci::Algorithm,
         upstream::Registry,
     };
@@ -375,7 +375,8 @@ mod tests {
     async fn put(store: &DiskStore, id: &ContentKey, bytes: &[u8]) -> IndexKey {
         let key = IndexKey::Blob(id.clone());
         let room = store.reserve(&key, bytes.len() as u64).await.unwrap();
-        let temp = store.create(id, &Registry::new(&"docker.io".into(), &[]), room).await.unwrap();
+        let temp =
+            store.create(id, &Origin::of_registry(&Registry::new(&"docker.io".into(), &[])), room).await.unwrap();
         temp.file().write_all_at(bytes, 0).unwrap();
         temp.commit(Purpose::Client, bytes.len() as u64).unwrap();
         key

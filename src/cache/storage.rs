@@ -22,7 +22,7 @@ mod kind;
 mod layout;
 pub mod lru_index;
 mod object;
-mod partial_attributes;
+pub mod partial_map;
 pub mod recent_uses;
 mod reservation;
 mod scan;
@@ -51,10 +51,11 @@ pub use self::{
     io_limits::{change, write},
     kind::ObjectKind,
     object::Landing,
+    partial_map::{ChunkRecord, PartialMap, map_size},
     reservation::{NoSpace, Purpose, Reservation, Short},
     stored_blob::{MAX_OPEN, Pin, StoredBlob},
-    temp_blob::TempBlob,
-    temp_file::{TempName, write_all_at},
+    temp_blob::{ChunkNotes, Leftover, TempBlob},
+    temp_file::{TempRoom, write_all_at},
     temp_upload::TempUpload,
 };
 use self::{
@@ -188,7 +189,7 @@ impl DiskStore {
             IndexKey::Blob(id) => sharded(self.folder(id.visibility, "blobs"), &id.digest),
             IndexKey::Manifest(id) => sharded(self.folder(id.visibility, "manifests"), &id.digest),
             IndexKey::Tag(tag) => self.folder(tag.visibility, "tags").join(tag.path()),
-            IndexKey::Partial(id) => self.0.root.join("tmp").join(file_names::partial(id, false)),
+            IndexKey::Partial(id) => self.0.root.join("tmp").join(file_names::partial(id)),
         }
     }
 

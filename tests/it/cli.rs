@@ -211,7 +211,7 @@ fn open_files(serving: &Serving) -> (String, String) {
 
 #[test]
 fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
-    // Half of few descriptors are for connections, three for each.
+    // Half of few descriptors are for connections, three for each, but for those of cached files.
     let directory = directory("[server]\nmax_connections = 80\n");
     for (limits, warned) in [("ulimit -Sn 100 && ulimit -Hn 500", false), ("ulimit -n 470", true)] {
         let serving = serving_with(limits, &directory);
@@ -220,7 +220,7 @@ fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
         serving.signal(Signal::TERM);
         let (code, log) = serving.end();
         assert_eq!(code, Some(0), "{log}");
-        let told = ["LimitNOFILE=", "\"limit\":470", "\"max_connections\":78"];
+        let told = ["LimitNOFILE=", "\"limit\":470", "\"max_connections\":68"];
         let warning = told.iter().all(|told| log.contains(told));
         assert_eq!(warning, warned, "{limits}: {log}");
     }

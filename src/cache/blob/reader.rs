@@ -54,7 +54,7 @@ pub(crate) enum BlobReader {
     /// The whole blob is on disk; the pin keeps it there.
     File { slice: Option<FileSlice>, pin: Arc<Pin> },
     /// A download is writing the blob. Without its file, the reader goes on through a window.
-    Growing(DownloadReader, Windows),
+    Growing(Box<DownloadReader>, Windows),
     /// A small uncached blob, read and verified.
     Memory(Option<Bytes>),
     /// The blob is not cached and streams through from the upstream.

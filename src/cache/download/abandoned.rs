@@ -120,21 +120,20 @@ impl Download {
 
     fn here_and_reserved(&self) -> (u64, u64) {
         let state = self.state();
-        let here = state.written.end_of_run(0);
-        let reserved = state.file.as_ref().map_or(0, |_| allocated(state.total.unwrap_or(here).max(here)));
+        let here = state.chunks.written();
+        let reserved = state.file.as_ref().map_or(0, |_| allocated(state.chunks.room().max(here)));
         (here, reserved)
     }
 
     /// A number that grows with each byte that the upstream sends, and with each byte of an earlier download that is
-    /// hashed; `None` when the upstream has nothing left to send.
+    /// checked; `None` when the upstream has nothing left to send.
     pub(crate) fn advance(&self) -> Option<u64> {
-        let (awaits_bytes, left) = {
+        let awaits_bytes = {
             let state = self.state();
-            let is_missing = state.total.is_none_or(|total| state.written.end_of_run(0) < total);
-            (is_missing && !state.is_over(), state.leftover)
+            !state.chunks.is_whole() && !state.is_over()
         };
         let came = self.received() + self.skipped.load(Ordering::Relaxed);
-        awaits_bytes.then(|| came + self.hash.hashed().min(left))
+        awaits_bytes.then(|| came + self.checked.load(Ordering::Relaxed))
     }
 }
 

@@ -33,7 +33,16 @@ const MAX_PIECES: usize = 256;
 pub(super) static PIPELINES: AtomicUsize = AtomicUsize::new(0);
 static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(BUDGET)));
 
-/// Bytes to be written to the file, in order, possibly with gaps that other transfers fill. Never empty.
+/// Consecutive bytes of one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ChunkPart {
+    pub offset: u64,
+    pub len: u64,
+    /// CRC-32C.
+    pub crc: u32,
+}
+
+/// Bytes to be written to the file, in order, possibly with gaps that other workers fill. Never empty.
 #[derive(Default)]
 pub(super) struct Batch {
     pieces: Vec<(u64, Bytes)>,
@@ -118,6 +127,27 @@ impl Batch {
         })
     }
 
+    /// The same bytes, cut where chunks of this size begin, with their checksums.
+    pub(super) fn parts_of_chunks(&self, size: u64) -> Vec<ChunkPart> {
+        let mut parts: Vec<ChunkPart> = Vec::new();
+        for (offset, bytes) in &self.pieces {
+            let (mut offset, mut rest) = (*offset, &bytes[..]);
+            while !rest.is_empty() {
+                let room = usize::try_from(size - offset % size).unwrap_or(usize::MAX).min(rest.len());
+                let (piece, behind) = rest.split_at(room);
+                match parts.last_mut() {
+                    Some(part) if part.offset + part.len == offset && offset % size != 0 => {
+                        part.crc = crc32c::crc32c_append(part.crc, piece);
+                        part.len += room as u64;
+                    }
+                    _ => parts.push(ChunkPart { offset, len: room as u64, crc: crc32c::crc32c(piece) }),
+                }
+                (offset, rest) = (offset + room as u64, behind);
+            }
+        }
+        parts
+    }
+
     /// Blocks.
     pub(super) fn write(&self, file: &File) -> io::Result<()> {
         self.runs().try_for_each(|(range, run)| {
@@ -157,6 +187,13 @@ mod tests {
         batch.seal();
         assert_eq!((batch.end(), batch.runs().map(|(range, _)| range).collect::<Vec<_>>()), (offset, ranges));
         batch.write(&file).unwrap();
+        let parts = batch.parts_of_chunks(7000);
+        for part in &parts {
+            let range = part.offset as usize..(part.offset + part.len) as usize;
+            assert!(part.offset / 7000 == (part.offset + part.len - 1) / 7000);
+            assert_eq!(part.crc, crc32c::crc32c(&expected[range]));
+        }
+        assert_eq!(parts.iter().map(|part| part.len as usize).sum::<usize>(), batch.len());
         let mut written = vec![0; expected.len()];
         file.read_exact_at(&mut written, 0).unwrap();
         assert!(written == expected && file.metadata().unwrap().len() == offset);

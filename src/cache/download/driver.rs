@@ -3,19 +3,19 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    Download, DownloadError, Downloads, Progress, abandoned,
-    copy::copy_all,
-    file_space::free_space,
-    hasher,
-    leftover::{self, discard, is_whole},
-    parallel,
+    Complete, Download, DownloadError, DownloadState, Downloads, Progress, abandoned, file_space, hasher,
+    lead::copy_all,
+    leftover::{self, content_of, discard, is_whole},
+    opening,
+    state::TempContent,
+    steer,
     table::DownloadEnd,
     transfer::Transfer,
 };
 use crate::{
     cache::{
         DownloadResult,
-        storage::{Purpose, TempBlob, change, lru_index::IndexKey},
+        storage::{PartialMap, Purpose, TempBlob, change, lru_index::IndexKey},
     },
     error_chain::ErrorChain,
     upstream::ErrorKind,
@@ -29,8 +29,9 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
     let mut temp = None;
     let worked = tokio::select! {
         worked = work(&downloads, &download, &mut temp) => worked,
-        // Opens and closes only extra connections, which end with the download.
-        never = parallel::steer(&downloads, &download) => match never {},
+        // Starts only workers that end with the download.
+        never = steer::steer(&downloads, &download) => match never {},
+        never = leftover::check(&download) => match never {},
         // Cancels the download, which ends `work`.
         never = abandoned::watch(&downloads, &download) => match never {},
     };
@@ -40,34 +41,45 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
         Err(error) => {
             let result = result_of(&error);
             report(&download, &error);
-            if matches!(error, DownloadError::Mismatch) && download.state().from_ranges {
-                tracing::warn!(%upstream, "blobs are read in one go for a while, without ranges");
-                downloads.range_suspensions().note(download.source.upstream.registry());
+            if matches!(error, DownloadError::Mismatch) && download.state().workers.from_parts {
+                tracing::warn!(%upstream, digest = %download.source.digest, "the blob is read in one go for a while");
+                downloads.wrong_parts().note((download.source.id(), download.source.origin()));
             }
-            // All writes end before the file is kept, so that the length of the file equals its content.
+            // Nobody joins it any more.
             download.cancel.cancel();
-            download.when(|state| (state.range_transfers == 0).then_some(())).await;
-            let prefix = download.update(|state| {
-                state.closing = true;
-                state.written.end_of_run(0)
-            });
-            // An outage does not tell whether the kept bytes are right.
-            let answered = matches!(&error, DownloadError::Upstream(error) if !error.kind.is_outage());
-            match (&error, temp) {
-                (DownloadError::Upstream(_) | DownloadError::Abandoned, Some(temp)) => {
-                    let purpose = download.purpose();
-                    if let Err(error) = change(move || temp.keep(purpose, prefix, answered)).await {
-                        tracing::warn!(%error, "cannot keep what a broken download has");
-                    }
-                }
-                (_, temp) => discard(temp).await,
-            }
+            end_workers(&download).await;
+            keep_or_discard(&download, &error, temp).await;
             downloads.end(&download, Progress::Failed(error));
             result
         }
     };
     drop(ended);
     downloads.metrics().fill(&upstream, result);
+}
+
+/// No write runs after this.
+async fn end_workers(download: &Download) {
+    download.ends_workers.cancel();
+    download.when(|state| (state.workers.count() == 0).then_some(())).await;
+}
+
+/// Keeps what a broken download has for the next one, unless it may be wrong.
+async fn keep_or_discard(download: &Arc<Download>, error: &DownloadError, temp: Option<TempBlob>) {
+    let may_be_right = matches!(error, DownloadError::Upstream(_) | DownloadError::Abandoned);
+    let Some(temp) = temp else { return };
+    if !may_be_right {
+        return discard(Some(temp)).await;
+    }
+    let map = {
+        let chunks = &download.state().chunks;
+        PartialMap { chunk: chunks.size(), total: chunks.total(), records: chunks.records() }
+    };
+    // An outage does not tell whether the kept bytes are right.
+    let answered = matches!(error, DownloadError::Upstream(error) if !error.kind.is_outage());
+    let purpose = download.purpose();
+    if let Err(error) = change(move || temp.keep(purpose, &map, answered)).await {
+        tracing::warn!(%error, "cannot keep what a broken download has");
+    }
 }
 
 enum Done {
@@ -86,63 +98,57 @@ async fn work(
     let source = &download.source;
     if let Ok(Some(blob)) = downloads.store().open_blob(&source.id()).await {
         download.update(|state| {
-            state.total = Some(blob.len);
-            state.written.insert(0..blob.len);
-            state.file = Some(blob.file);
+            state.chunks.set_whole(blob.len);
+            state.file = Some(TempContent::whole(blob.file));
             state.was_cached = true;
             state._pin = Some(blob.pin);
             state.progress = Progress::Complete;
         });
         return Ok(Done::AlreadyThere);
     }
-    let mut prefix = 0;
-    let without_ranges = downloads.range_suspensions().covers(source.upstream.registry());
-    download.state().without_ranges = without_ranges;
-    if leftover::resume(downloads, download, slot, &mut prefix).await? {
-        return Ok(found(download, prefix));
-    }
-    let Some(mut transfer) = download.unless_cancelled(leftover::open(downloads, download, slot, &mut prefix)).await?
-    else {
-        return Ok(found(download, prefix));
-    };
-    if without_ranges {
-        transfer = transfer.without_ranges();
+    download.state().workers.single = downloads.wrong_parts().include(&(source.id(), source.origin()));
+    let mut left = leftover::resume(downloads, download, slot).await;
+    hasher::go_on(download);
+    let opened = download.unless_cancelled(opening::open(download, slot)).await?;
+    let Some(mut transfer) = opened else { return found(download).await };
+    if slot.is_none() {
+        left = 0;
     }
     transfer = transfer.reporting_to(&download.flow, &download.skipped);
-    free_space(downloads, download, slot, &mut transfer, prefix).await?;
+    file_space::free_space(downloads, download, slot, &mut transfer).await?;
     let Some(temp) = slot else { return Err(DownloadError::NoRoom) };
     download.update(|state| {
-        state.total = transfer.total();
+        let map = state.total().map(|total| (state.chunks.size(), total));
+        // A kill loses a blob of one chunk in any case.
+        let map = map.filter(|(chunk, total)| total > chunk);
+        state.file = Some(content_of(temp, map));
         state.remark = Some(transfer.remark().clone());
-        state.file = Some(temp.file().clone());
-        state.name = Some(temp.name().clone());
-        state.main_position = prefix;
+        state.chunks.set_stream(Some(transfer.position()..transfer.end_of_request()));
         state.progress = Progress::Writing;
     });
-    if prefix > 0 {
-        tracing::info!(digest = %source.digest, front = prefix, "a download is resumed");
+    if left > 0 {
+        tracing::info!(digest = %source.digest, left, "a download is resumed");
     }
     hasher::go_on(download);
-    receive(downloads, download, temp, transfer, prefix).await
+    receive(downloads, download, transfer, left).await
 }
 
 /// Copies transfers into the file until no bytes are missing, and verifies the file.
 async fn receive(
     downloads: &Downloads,
     download: &Arc<Download>,
-    temp: &mut TempBlob,
     mut transfer: Transfer,
-    prefix: u64,
+    left: u64,
 ) -> Result<Done, DownloadError> {
     let source = &download.source;
     loop {
-        if let Err(error) = copy_all(downloads, download, temp, &mut transfer).await {
-            let prefix = download.state().written.end_of_run(0);
+        if let Err(error) = copy_all(downloads, download, &mut transfer).await {
+            let front = download.state().chunks.front();
             // The blob may be complete: the announced length was wrong, or the upstream announced no length.
-            if !matches!(error, DownloadError::Upstream(_)) || !is_right(download, prefix).await? {
+            if !matches!(error, DownloadError::Upstream(_)) || !is_right(download, front).await? {
                 return Err(error);
             }
-            transfer = Transfer::finished(source, prefix);
+            transfer = Transfer::finished(source, front);
         }
         if transfer.is_unsure()
             && !is_right(download, transfer.position()).await?
@@ -150,65 +156,90 @@ async fn receive(
         {
             continue;
         }
-        let total = download.update(|state| {
-            let total = transfer.total().or(state.total).unwrap_or(transfer.position());
-            state.total = Some(total);
-            state.from_ranges |= transfer.has_parts();
-            total
-        });
-        match next_gap(download, total).await {
-            None => {
-                // A range transfer of an announced size that proved too large may still be writing.
-                download.ranges.cancel();
-                download.when(|state| (state.range_transfers == 0).then_some(())).await;
-                download.close_gaps().await;
-                return verify(download, total, prefix).await;
+        let is_at_end = transfer.end_of_request() == u64::MAX;
+        download.update(|state| {
+            if let Some(total) = transfer.total().or(state.total()).or(is_at_end.then_some(transfer.position())) {
+                state.chunks.set_total(total);
             }
-            Some(gap) => {
-                // A range transfer did not get these bytes, and perhaps no other will: the main transfer requests them.
-                transfer = Transfer::going_on(source, gap.start, Some(gap.end - 1), Some(total))
+            state.workers.from_parts |= transfer.has_parts();
+        });
+        match next(downloads, download).await? {
+            None => {
+                // A worker whose part an announced size that proved too large still has may be writing.
+                end_workers(download).await;
+                return verify(download, left).await;
+            }
+            Some(run) => {
+                let total = download.state().total();
+                let last = (Some(run.end) != total).then(|| run.end - 1);
+                transfer = Transfer::going_on(source, run.start, last, total)
                     .reads_to_end()
                     .reporting_to(&download.flow, &download.skipped);
-                if download.state().without_ranges {
-                    transfer = transfer.without_ranges();
+            }
+        }
+    }
+}
+
+/// What the lead worker waits for.
+enum Next {
+    Whole,
+    Run(Range<u64>),
+    /// Half of the blob is here, of which clients needed only ranges.
+    Half,
+}
+
+/// Waits for bytes that the lead worker has to request; `None` when no bytes are missing.
+async fn next(downloads: &Downloads, download: &Arc<Download>) -> Result<Option<Range<u64>>, DownloadError> {
+    let mut completes = downloads.complete() != Complete::Never;
+    loop {
+        let look = |state: &mut DownloadState| {
+            if state.chunks.is_whole() {
+                return Some(Next::Whole);
+            }
+            if completes && !state.chunks.is_complete_wanted() && state.chunks.has_half() {
+                return Some(Next::Half);
+            }
+            // Its last stream is over. Readers learn of the next one before they look for another worker.
+            state.chunks.set_stream(None);
+            let run = state.next_of_lead()?;
+            state.chunks.set_stream(Some(run.clone()));
+            Some(Next::Run(run))
+        };
+        match download.unless_cancelled(async { Ok(download.when_mut(look).await) }).await? {
+            Next::Whole => return Ok(None),
+            Next::Run(run) => return Ok(Some(run)),
+            Next::Half => {
+                completes = false;
+                let room = {
+                    let chunks = &download.state().chunks;
+                    chunks.room().saturating_add(chunks.total().unwrap_or_default().saturating_sub(chunks.promised()))
+                };
+                // Without room for the whole, the ranges that clients need still come.
+                if file_space::grow(downloads, download, download.purpose(), room).await.is_ok() {
+                    download.update(|state| state.chunks.want_all());
                 }
             }
         }
     }
 }
 
-/// An earlier download left all `len` bytes, and they match the digest.
-fn found(download: &Download, len: u64) -> Done {
+/// An earlier download left all bytes, which are verified now.
+async fn found(download: &Arc<Download>) -> Result<Done, DownloadError> {
+    let len = download.state().total().unwrap_or_default();
+    if !is_right(download, len).await? {
+        return Err(DownloadError::Damaged);
+    }
     tracing::info!(digest = %download.source.digest, len, "an earlier download left the whole blob");
     download.update(|state| {
-        state.total = Some(len);
         state.was_cached = true;
         state.progress = Progress::Complete;
     });
-    Done::Verified { len }
-}
-
-/// Waits for the range transfers and returns a gap that one of them left; `None` when no bytes are missing.
-async fn next_gap(download: &Download, total: u64) -> Option<Range<u64>> {
-    loop {
-        let whole = download
-            .when(|state| {
-                let whole = state.written.end_of_run(0) >= total;
-                (whole || state.first_gap(total).is_some()).then_some(whole)
-            })
-            .await;
-        if whole {
-            return None;
-        }
-        // An extra connection may already have taken the gap.
-        if let Some(gap) = download.state().take_for_main(total) {
-            return Some(gap);
-        }
-    }
+    Ok(Done::Verified { len })
 }
 
 /// `left` bytes came from an earlier download, and were never synced.
-async fn verify(download: &Arc<Download>, total: u64, left: u64) -> Result<Done, DownloadError> {
+async fn verify(download: &Arc<Download>, left: u64) -> Result<Done, DownloadError> {
+    let total = download.state().total().unwrap_or_default();
     let digest = download.hash.digest(download, total).await.map_err(|error| DownloadError::Storage(error.into()))?;
     if digest != download.source.digest {
         if left > 0 {
@@ -223,7 +254,7 @@ async fn verify(download: &Arc<Download>, total: u64, left: u64) -> Result<Done,
 
 /// Whether the first `len` bytes are in the file and are the whole blob.
 async fn is_right(download: &Arc<Download>, len: u64) -> Result<bool, DownloadError> {
-    if download.state().written.end_of_run(0) < len {
+    if download.state().chunks.front() < len {
         return Ok(false);
     }
     is_whole(download, len).await.map_err(|error| DownloadError::Storage(error.into()))

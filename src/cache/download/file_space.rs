@@ -13,17 +13,17 @@ pub(super) fn once_more(downloads: &Downloads, download: &Arc<Download>, refused
     (refused != Purpose::Client && !downloads.give_up_without_clients(download)).then_some(Purpose::Client)
 }
 
-/// Makes sure that the file has space for `len` bytes.
+/// Makes sure that the file of the download has space for `len` bytes.
 pub(super) async fn grow(
     downloads: &Downloads,
     download: &Arc<Download>,
-    temp: &mut TempBlob,
     purpose: Purpose,
     len: u64,
 ) -> Result<(), DownloadError> {
+    let Some(room) = download.content()?.room else { return Ok(()) };
     let mut next = Some(purpose);
     while let Some(purpose) = next {
-        if download.unless_cancelled(async { Ok(temp.grow_to(purpose, len).await) }).await?.is_ok() {
+        if download.unless_cancelled(async { Ok(room.grow_to(purpose, len).await) }).await?.is_ok() {
             return Ok(());
         }
         next = once_more(downloads, download, purpose);
@@ -50,17 +50,20 @@ pub(super) async fn reserve(
     Err(DownloadError::NoRoom)
 }
 
-/// Reserves the space of the blob before its first byte is written.
+/// Reserves the space that the download needs now, before its first byte is written, and creates the file.
 pub(super) async fn free_space(
     downloads: &Downloads,
     download: &Arc<Download>,
     slot: &mut Option<TempBlob>,
     transfer: &mut Transfer,
-    prefix: u64,
 ) -> Result<(), DownloadError> {
-    let len = transfer.total().unwrap_or(prefix + ROOM_STEP);
-    if let Some(temp) = slot {
-        let grown = grow(downloads, download, temp, download.purpose(), len).await;
+    let len = {
+        let chunks = &download.state().chunks;
+        let next = transfer.position().saturating_add(ROOM_STEP).min(transfer.end_of_request());
+        chunks.total().map_or(next, |_| chunks.room())
+    };
+    if slot.is_some() {
+        let grown = grow(downloads, download, download.purpose(), len).await;
         if matches!(grown, Err(DownloadError::NoRoom)) {
             discard(slot.take()).await;
         }
@@ -76,7 +79,7 @@ pub(super) async fn free_space(
     let id = download.source.id();
     let created = match download.beside {
         true => downloads.store().create_beside(&id, reservation).await,
-        false => downloads.store().create(&id, download.source.upstream.registry(), reservation).await,
+        false => downloads.store().create(&id, &download.source.origin(), reservation).await,
     };
     match created {
         Ok(temp) => {
@@ -92,7 +95,7 @@ pub(super) async fn free_space(
 
 /// Leaves the transfer to the first reader that streams without the cache, if there may be such a reader.
 pub(super) fn leave_transfer(download: &Download, transfer: &mut Transfer) {
-    if !download.cancel.is_cancelled() {
+    if !download.cancel.is_cancelled() && transfer.position() == 0 {
         let finished = Transfer::finished(&download.source, 0);
         download.state().spare_transfer = Some(std::mem::replace(transfer, finished).without_reports());
     }
@@ -102,7 +105,10 @@ pub(super) fn leave_transfer(download: &Download, transfer: &mut Transfer) {
 mod tests {
     use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-    use super::*;
+    use super::{
+        super::{leftover::content_of, table::Need},
+        *,
+    };
     use crate::{
         cache::{Config, DiskStore, Source, Visibility, storage::change},
         metrics::Metrics,
@@ -124,7 +130,7 @@ mod tests {
             repository: "team/app".parse().unwrap(),
             digest: Digest::of(Algorithm::Sha256, b""),
         };
-        (Downloads::new(store, metrics, TaskTracker::new(), CancellationToken::new()), source)
+        (Downloads::new(&cache, store, metrics, TaskTracker::new(), CancellationToken::new()), source)
     }
 
     /// A download in the table for which no task works.
@@ -155,11 +161,12 @@ mod tests {
                 used(&downloads, MAX_SIZE * 3 / 4).await;
                 let download = download(&downloads, &source, wanted);
                 let purpose = download.purpose();
-                let client = if comes { Some(downloads.join(&source).await) } else { None };
+                let client = if comes { Some(downloads.join(&source, Need::Whole).await) } else { None };
                 let made = if has_file {
                     let reservation = downloads.store().reserve(&IndexKey::Blob(source.id()), 1).await.unwrap();
-                    let mut temp = downloads.store().create_beside(&source.id(), reservation).await.unwrap();
-                    grow(&downloads, &download, &mut temp, purpose, MAX_SIZE / 2).await
+                    let temp = downloads.store().create_beside(&source.id(), reservation).await.unwrap();
+                    download.update(|state| state.file = Some(content_of(&temp, None)));
+                    grow(&downloads, &download, purpose, MAX_SIZE / 2).await
                 } else {
                     reserve(&downloads, &download, purpose, MAX_SIZE / 2).await.map(drop)
                 };

@@ -11,10 +11,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{Download, batch::Batch};
 use crate::{
-    cache::{
-        download::extents::Extents,
-        hash::{TURNS, read_each},
-    },
+    cache::hash::{TURNS, read_each},
     oci::{Algorithm, Digest, Verifier},
 };
 
@@ -66,17 +63,28 @@ impl Hasher {
         Self { state: Mutex::new(HasherState::new(algorithm)), idle: Notify::new() }
     }
 
-    /// Restarts the hash at 0. Call it while no job runs.
-    pub(super) fn restart(&self, algorithm: Algorithm) {
-        *self.state() = HasherState::new(algorithm);
+    /// Restarts the hash at 0, once no job runs.
+    pub(super) async fn restart(&self, algorithm: Algorithm) {
+        loop {
+            let idle = self.idle.notified();
+            {
+                let mut state = self.state();
+                if state.running.is_some() {
+                    *state = HasherState::new(algorithm);
+                    return;
+                }
+            }
+            idle.await;
+        }
     }
 
-    /// Accepts bytes that are being written, unless too many are queued; `written` names the bytes in the file.
-    pub(super) fn offer(&self, batch: &Arc<Batch>, written: &Extents) {
+    /// Accepts bytes that are being written, unless too many are queued; `written_to` says up to where the file has the
+    /// bytes from a position on.
+    pub(super) fn offer(&self, batch: &Arc<Batch>, written_to: impl FnOnce(u64) -> u64) {
         let mut state = self.state();
         // Bytes behind a gap that another transfer fetches would occupy memory of other downloads until the gap is
         // closed, and can be read from the file by then.
-        let is_next = batch.start() <= written.end_of_run(state.hashed);
+        let is_next = batch.start() <= written_to(state.hashed);
         if batch.is_paid_for() && state.queued < MAX_QUEUED && is_next {
             state.queued += batch.len();
             state.queue.push_back(batch.clone());
@@ -103,16 +111,11 @@ impl Hasher {
             match hashed {
                 None => idle.await,
                 // A job ended just before it could see these bytes.
-                Some(hashed) if download.state().written.end_of_run(hashed) > hashed => {}
+                Some(hashed) if download.state().chunks.written_to(hashed) > hashed => {}
                 // The file has fewer bytes than `total`.
                 Some(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
-    }
-
-    /// How many bytes from the start are hashed, accurate to one chunk.
-    pub(super) fn hashed(&self) -> u64 {
-        self.state().hashed
     }
 
     fn state(&self) -> MutexGuard<'_, HasherState> {
@@ -149,7 +152,7 @@ impl Hasher {
 /// Restarts the hash job of a download if there are bytes to hash and no job runs.
 pub(super) fn go_on(download: &Arc<Download>) {
     let Some(running) = download.hash.state().running.take() else { return };
-    let written = download.state().written.end_of_run(running.hashed);
+    let written = download.state().chunks.written_to(running.hashed);
     if let Some(first) = download.hash.next(running, written) {
         start(download.clone(), first);
     }
@@ -171,7 +174,7 @@ fn start(download: Arc<Download>, first: Next) {
 
 /// Hashes while there are bytes to hash and no other download waits for the turn. Blocks.
 fn work(download: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
-    let file = download.state().file.clone();
+    let file = download.state().file.as_ref().map(|content| content.file.clone());
     let mut next = Some(first);
     while let Some(todo) = next {
         let running = match todo {
@@ -183,7 +186,7 @@ fn work(download: Arc<Download>, first: Next, mut turn: OwnedSemaphorePermit) {
         };
         next = match running {
             Ok(running) => {
-                let written = download.state().written.end_of_run(running.hashed);
+                let written = download.state().chunks.written_to(running.hashed);
                 download.hash.next(running, written)
             }
             Err(error) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Download, Downloads, driver,
-    table::{Entry, Subscription},
+    table::{Entry, Need, Subscription},
 };
 use crate::cache::Source;
 
@@ -19,20 +19,20 @@ pub(crate) enum Joined {
 impl Downloads {
     /// Joins the download of this blob from this registry for a client, or starts it. There is never more than one per
     /// registry, so no wait, no error and no unverified content passes from one registry to the clients of another.
-    pub(crate) async fn join(&self, source: &Source) -> Joined {
-        let joined = self.join_or_start(source, true).await;
+    pub(crate) async fn join(&self, source: &Source, need: Need) -> Joined {
+        let joined = self.join_or_start(source, need, true).await;
         joined.subscription().want();
         joined
     }
 
     /// The same for a blob that no client has requested yet.
     pub(crate) async fn join_ahead(&self, source: &Source) -> Joined {
-        self.join_or_start(source, false).await
+        self.join_or_start(source, Need::Whole, false).await
     }
 
-    async fn join_or_start(&self, source: &Source, wanted: bool) -> Joined {
+    async fn join_or_start(&self, source: &Source, need: Need, wanted: bool) -> Joined {
         loop {
-            let leaving: Arc<Download> = match self.enter_or_add(source, wanted) {
+            let leaving: Arc<Download> = match self.enter_or_add(source, need, wanted) {
                 Entry::Joined(subscription) => return Joined::Existing(subscription),
                 Entry::Added(subscription) => {
                     self.tasks().spawn(driver::run(self.clone(), subscription.download().clone()));

@@ -24,7 +24,7 @@ impl Download {
             }
             let missing = {
                 let state = self.state();
-                state.total.map(|total| total.saturating_sub(state.written.end_of_run(0)))
+                state.total().map(|total| total.saturating_sub(state.chunks.front()))
             };
             if !is_near(missing, self.received() - before) {
                 return false;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Download, DownloadError, Downloads, state::Look, table::Subscription, transfer::Transfer};
+use super::{
+    Download, DownloadError, Downloads, chunks::ReaderId, state::Look, table::Subscription, transfer::Transfer,
+};
 use crate::{cache::Source, file_slice::FileSlice, upstream::Mirrors};
 
 /// A client's place in a download.
@@ -14,6 +16,8 @@ pub(crate) struct DownloadReader {
     /// The blob that this client requested; the download may have been started for a blob of the same digest in another
     /// repository.
     source: Source,
+    /// Its number in the map of chunks.
+    id: ReaderId,
     position: u64,
     /// The end of the requested range (exclusive); `None` for the whole blob.
     end: Option<u64>,
@@ -25,13 +29,14 @@ pub(crate) struct DownloadReader {
 
 impl DownloadReader {
     /// Reads from `first` up to `end` (exclusive), or to the end of the blob.
-    pub(super) fn new(subscription: Subscription, source: Source, first: u64, end: Option<u64>) -> Self {
+    pub(super) fn new(mut subscription: Subscription, source: Source, first: u64, end: Option<u64>) -> Self {
         let download = subscription.download().clone();
-        let total = download.state().total;
+        let id = subscription.reader(first, end);
+        let total = download.state().total();
         let whole = first == 0 && (end.is_none() || end == total);
         let changed = download.changed.subscribe();
         let downloads = subscription.downloads().clone();
-        Self { downloads, download, source, position: first, end, whole, changed, _subscription: subscription }
+        Self { downloads, download, source, id, position: first, end, whole, changed, _subscription: subscription }
     }
 
     /// The download that the reader reads; it keeps its file while it lives.
@@ -54,16 +59,21 @@ impl DownloadReader {
     pub(crate) async fn next(&mut self) -> Result<Option<FileSlice>, DownloadError> {
         loop {
             self.changed.borrow_and_update();
-            let look = self.download.state().look(self.position, self.end, self.whole);
-            match look {
-                Look::Slice(slice) => {
+            let look = {
+                let mut state = self.download.state();
+                let look = state.look(self.position, self.end, self.whole);
+                if let Look::Slice(slice) = &look {
                     self.position += slice.len;
-                    return Ok(Some(slice));
+                    state.chunks.reads_at(self.id, self.position, self.end);
                 }
+                look
+            };
+            match look {
+                Look::Slice(slice) => return Ok(Some(slice)),
                 Look::End => return Ok(None),
                 Look::Failed(error) => return Err(error),
                 Look::Wait => {
-                    self.downloads.fetch_ahead(&self.download, &self.source, self.position, self.end);
+                    self.downloads.fetch_for_reader(&self.download, self.id, &self.source);
                     if self.changed.changed().await.is_err() {
                         return Err(DownloadError::Abandoned);
                     }
@@ -76,7 +86,7 @@ impl DownloadReader {
     pub(crate) fn remainder(&self) -> Remainder {
         let (total, file) = {
             let state = self.download.state();
-            (state.total, state.file.clone())
+            (state.total(), state.file.as_ref().map(|content| content.file.clone()))
         };
         if !self.whole
             && let Some(last) = self.end.or(total).and_then(|end| end.checked_sub(1))

@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
-    time::SystemTime,
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -12,14 +11,16 @@ use futures_util::future::{FutureExt as _, join_all};
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Download, DownloadError, DownloadReader, Progress, abandoned, range_suspension::RangeSuspensions};
+use super::{
+    Complete, Download, DownloadError, DownloadReader, Progress, abandoned, chunks::ReaderId, wrong_parts::WrongParts,
+};
 use crate::{
     cache::{
-        ContentKey, DiskStore, Source,
+        Config, ContentKey, DiskStore, Origin, Source,
         storage::{Short, lru_index::IndexKey},
     },
     metrics::Metrics,
-    upstream::Registry,
+    oci::ByteRange,
 };
 
 /// How many downloads continue without readers, because the next client is likely to come soon. Above this number, the
@@ -29,9 +30,6 @@ const MAX_UNREAD: usize = 16;
 /// The maximum number of extra connections of all downloads together.
 const MAX_EXTRA_CONNECTIONS: usize = 48;
 
-/// How many leftovers are remembered as incomplete.
-const MAX_IN_PART: u64 = 10_000;
-
 /// A cheap handle on the downloads in flight.
 #[derive(Clone)]
 pub(crate) struct Downloads(Arc<DownloadsInner>);
@@ -40,26 +38,40 @@ struct DownloadsInner {
     /// At most one download per blob and registry.
     entries: Mutex<DownloadEntries>,
     /// Blobs that one request fetches concurrently with their download.
-    beside: Mutex<HashSet<(ContentKey, Registry)>>,
+    beside: Mutex<HashSet<(ContentKey, Origin)>>,
     pub store: DiskStore,
     pub metrics: Metrics,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Permits for extra connections, in addition to the first of each download.
     extra_connections: Arc<Semaphore>,
-    range_suspensions: RangeSuspensions,
-    /// Bytes of earlier downloads that were hashed and are not the whole blob.
-    in_part: moka::sync::Cache<ContentKey, Leftover>,
-}
-
-/// Identifies the bytes that an earlier download left: their number from the start, and the file's time of last change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Leftover {
-    pub prefix: u64,
-    pub modified: SystemTime,
+    wrong_parts: WrongParts,
+    /// When a range of a large blob brings all of it.
+    complete: Complete,
 }
 
 type DownloadEntries = HashMap<ContentKey, Vec<Arc<Download>>>;
+
+/// What a subscriber needs of a blob.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Need {
+    Whole,
+    Range(ByteRange),
+}
+
+impl Need {
+    /// Without a range: the whole blob.
+    pub(crate) fn of(range: Option<ByteRange>) -> Self {
+        range.map_or(Self::Whole, Self::Range)
+    }
+
+    fn range(self) -> Option<ByteRange> {
+        match self {
+            Self::Whole => None,
+            Self::Range(range) => Some(range),
+        }
+    }
+}
 
 /// The table's answer to a request.
 pub(super) enum Entry {
@@ -75,13 +87,22 @@ pub(super) enum Entry {
 pub(crate) struct Subscription {
     downloads: Downloads,
     download: Arc<Download>,
+    /// Its number in the map of chunks; `None` if it needs no bytes.
+    reader: Option<ReaderId>,
     /// The subscriber is a prefetch.
     ahead: bool,
 }
 
 impl Downloads {
     /// From now on the store frees the space of downloads without clients through this table.
-    pub(crate) fn new(store: DiskStore, metrics: Metrics, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        store: DiskStore,
+        metrics: Metrics,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let complete = config.complete;
         let downloads = Self(Arc::new(DownloadsInner {
             entries: Mutex::default(),
             beside: Mutex::default(),
@@ -90,8 +111,8 @@ impl Downloads {
             tasks,
             shutdown,
             extra_connections: Arc::new(Semaphore::new(MAX_EXTRA_CONNECTIONS)),
-            range_suspensions: RangeSuspensions::default(),
-            in_part: moka::sync::Cache::new(MAX_IN_PART),
+            wrong_parts: WrongParts::default(),
+            complete,
         }));
         let shared = Arc::downgrade(&downloads.0);
         downloads.store().on_shortage(move |short| {
@@ -115,12 +136,13 @@ impl Downloads {
         &self.0.metrics
     }
 
-    pub(super) fn range_suspensions(&self) -> &RangeSuspensions {
-        &self.0.range_suspensions
+    pub(super) fn wrong_parts(&self) -> &WrongParts {
+        &self.0.wrong_parts
     }
 
-    pub(super) fn in_part(&self) -> &moka::sync::Cache<ContentKey, Leftover> {
-        &self.0.in_part
+    /// When a range of a large blob brings all of it.
+    pub(super) fn complete(&self) -> Complete {
+        self.0.complete
     }
 
     pub(super) fn extra_connections(&self) -> &Arc<Semaphore> {
@@ -146,7 +168,7 @@ impl Downloads {
     pub(crate) fn find(&self, source: &Source) -> Option<Subscription> {
         let entries = self.entries();
         let download = own(&entries, source).filter(|download| download.can_be_joined())?;
-        Some(self.enter(download, false))
+        Some(self.enter(download, None, false))
     }
 
     /// A download of this blob from another registry, where there is none from this one.
@@ -156,13 +178,13 @@ impl Downloads {
             return None;
         }
         let download = entries.get(&source.id())?.iter().find(|download| download.can_be_joined())?;
-        Some(self.enter(download, false))
+        Some(self.enter(download, None, false))
     }
 
     /// The place of the one request that may fetch this blob concurrently with its registry's download, because the
     /// request must not wait for that download; `None` if the place is taken.
     pub(crate) fn beside(&self, source: &Source) -> Option<SeparateFetch> {
-        let what = (source.id(), source.upstream.registry().clone());
+        let what = (source.id(), source.origin());
         let taken = self.0.beside.lock().insert(what.clone());
         taken.then(|| SeparateFetch { downloads: self.clone(), what })
     }
@@ -180,17 +202,21 @@ impl Downloads {
     }
 
     /// Joins the download of this blob from this registry, or adds one for which no task works yet.
-    pub(super) fn enter_or_add(&self, source: &Source, wanted: bool) -> Entry {
+    pub(super) fn enter_or_add(&self, source: &Source, need: Need, wanted: bool) -> Entry {
+        let need = match need {
+            Need::Range(_) if self.0.complete == Complete::Always => Need::Whole,
+            need => need,
+        };
         let mut entries = self.entries();
         match own(&entries, source) {
-            Some(download) if download.can_be_joined() => Entry::Joined(self.enter(download, !wanted)),
+            Some(download) if download.can_be_joined() => Entry::Joined(self.enter(download, Some(need), !wanted)),
             Some(download) => Entry::Leaving(download.clone()),
             None => {
                 let cancel = self.0.shutdown.child_token();
                 let of_blob = entries.entry(source.id()).or_default();
                 let beside = !of_blob.is_empty();
                 let download = Arc::new(Download::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
-                let subscription = self.enter(&download, !wanted);
+                let subscription = self.enter(&download, Some(need), !wanted);
                 of_blob.push(download);
                 Entry::Added(subscription)
             }
@@ -200,7 +226,7 @@ impl Downloads {
     /// Joins a download that has ended.
     pub(super) fn enter_ended(&self, download: &Arc<Download>, wanted: bool) -> Subscription {
         let _entries = self.entries();
-        self.enter(download, !wanted)
+        self.enter(download, None, !wanted)
     }
 
     /// Adds this download to the table; `None` if the table has a download of the same blob from the same registry.
@@ -209,7 +235,7 @@ impl Downloads {
         if own(&entries, &download.source).is_some() {
             return None;
         }
-        let subscription = self.enter(&download, false);
+        let subscription = self.enter(&download, None, false);
         entries.entry(download.source.id()).or_default().push(download);
         Some(subscription)
     }
@@ -234,10 +260,11 @@ impl Downloads {
     }
 
     /// Call it under the lock.
-    fn enter(&self, download: &Arc<Download>, ahead: bool) -> Subscription {
+    fn enter(&self, download: &Arc<Download>, need: Option<Need>, ahead: bool) -> Subscription {
+        let reader = need.map(|need| download.update(|state| state.chunks.join(need.range())));
         download.prefetch_subscribers.fetch_add(usize::from(ahead), Ordering::SeqCst);
         download.subscribers.send_modify(|subscribers| *subscribers += 1);
-        Subscription { downloads: self.clone(), download: download.clone(), ahead }
+        Subscription { downloads: self.clone(), download: download.clone(), reader, ahead }
     }
 
     fn leave(&self, download: &Arc<Download>, ahead: bool) {
@@ -305,7 +332,7 @@ impl Downloads {
 
 /// The download of a blob from its registry.
 fn own<'a>(entries: &'a DownloadEntries, source: &Source) -> Option<&'a Arc<Download>> {
-    entries.get(&source.id())?.iter().find(|download| download.source.is_of_same_registry(source))
+    entries.get(&source.id())?.iter().find(|download| download.source.origin() == source.origin())
 }
 
 fn has(entries: &DownloadEntries, download: &Arc<Download>) -> bool {
@@ -319,6 +346,17 @@ impl Subscription {
 
     pub(super) fn downloads(&self) -> &Downloads {
         &self.downloads
+    }
+
+    /// Its number in the map of chunks. A subscriber that needed no bytes until now gets one.
+    pub(super) fn reader(&mut self, first: u64, end: Option<u64>) -> ReaderId {
+        let mut state = self.download.state();
+        let id = *self.reader.get_or_insert_with(|| {
+            let range = end.and_then(|end| Some(ByteRange::Bounded { first, last: end.checked_sub(1)? }));
+            state.chunks.join(range)
+        });
+        state.chunks.reads_at(id, first, end);
+        id
     }
 
     /// Records that a client requested the blob.
@@ -342,6 +380,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        if let Some(reader) = self.reader {
+            self.download.update(|state| state.chunks.leave(reader));
+        }
         self.downloads.leave(&self.download, self.ahead);
     }
 }
@@ -349,7 +390,7 @@ impl Drop for Subscription {
 /// A request fetches a blob concurrently with its download as long as this lives.
 pub(crate) struct SeparateFetch {
     downloads: Downloads,
-    what: (ContentKey, Registry),
+    what: (ContentKey, Origin),
 }
 
 impl Drop for SeparateFetch {
@@ -374,9 +415,8 @@ impl Drop for DownloadEnd {
 mod tests {
     use std::{fs::File, path::Path, time::Duration};
 
-    use super::*;
+    use super::{super::state::TempContent, *};
     use crate::{
-        cache::Config,
         oci::{Algorithm, Digest},
         upstream::{self, Context, Upstream},
     };
@@ -387,7 +427,7 @@ mod tests {
         let config = Config::at(directory);
         let metrics = Metrics::new().unwrap();
         let store = DiskStore::open(&config, metrics.clone()).unwrap();
-        Downloads::new(store, metrics, TaskTracker::new(), CancellationToken::new())
+        Downloads::new(&config, store, metrics, TaskTracker::new(), CancellationToken::new())
     }
 
     /// A download without clients that has reserved space and no task.
@@ -401,8 +441,9 @@ mod tests {
         let cancel = downloads.shutdown().child_token();
         let download = Arc::new(Download::new(source, false, true, downloads.metrics().clone(), cancel));
         download.update(|state| {
-            state.file = Some(Arc::new(file.try_clone().unwrap()));
-            state.total = Some(PART);
+            state.file = Some(TempContent::whole(Arc::new(file.try_clone().unwrap())));
+            state.chunks.set_total(PART);
+            state.chunks.want_all();
         });
         drop(downloads.enter_new(download.clone()));
         download

@@ -46,8 +46,6 @@ enum TransferParts {
     Preferred,
     /// Only parts: if there are none, another transfer reads the whole blob.
     Only,
-    /// The whole blob, from the start.
-    Never,
 }
 
 /// Bytes of a blob from one position on, resumed as often as needed.
@@ -91,6 +89,8 @@ pub(crate) struct Transfer {
     /// The size that was announced before that, and the position at which the blob seemed to end before.
     announced: Option<u64>,
     ended_at: Option<u64>,
+    /// How many responses announced another size.
+    contradictions: u32,
     /// When the first of these breaks happened: a connection that fell silent has already used up its own timeout.
     broken_since: Option<Instant>,
     flow: Option<watch::Sender<TransferFlow>>,
@@ -103,9 +103,18 @@ impl Transfer {
     /// Requests the bytes from `first` to `last`, or to the end, and the whole blob if the upstream does not serve that
     /// part. The caller gets the error of the last response.
     pub(crate) async fn open(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
+        Self::open_or_whole(source, first, last, false).await
+    }
+
+    /// The same, but if the whole blob comes, the transfer continues to its end.
+    pub(crate) async fn open_reading_on(source: &Source, first: u64, last: Option<u64>) -> Result<Self, Error> {
+        Self::open_or_whole(source, first, last, true).await.map(Self::reads_to_end)
+    }
+
+    async fn open_or_whole(source: &Source, first: u64, last: Option<u64>, reads_to_end: bool) -> Result<Self, Error> {
         match Self::open_part(source, first, last).await {
             Err(error) if (first > 0 || last.is_some()) && error.may_be_due_to_range() => {
-                let mut transfer = Self::going_on(source, first, last, None);
+                let mut transfer = Self { reads_to_end, ..Self::going_on(source, first, last, None) };
                 transfer.request_whole_next(&error);
                 let Source { upstream, repository, digest } = source;
                 transfer.whole_next = false;
@@ -164,6 +173,7 @@ impl Transfer {
             is_unsure: false,
             announced: None,
             ended_at: None,
+            contradictions: 0,
             broken_since: None,
             flow: None,
             skipped: None,
@@ -210,11 +220,6 @@ impl Transfer {
         Self { parts: TransferParts::Only, ..self }
     }
 
-    /// Never requests a part of the blob: a transfer that broke reads from the start again.
-    pub(crate) fn without_ranges(self) -> Self {
-        Self { parts: TransferParts::Never, last: None, ..self }
-    }
-
     /// Whether some bytes came in a response to a request for a part.
     pub(crate) fn has_parts(&self) -> bool {
         self.has_parts
@@ -222,7 +227,12 @@ impl Transfer {
 
     /// Whether the transfer reads bytes from the start again because the upstream does not serve parts.
     pub(crate) fn is_from_front(&self) -> bool {
-        self.parts == TransferParts::Never || self.is_whole
+        self.is_whole
+    }
+
+    /// The end of the requested bytes (exclusive).
+    pub(crate) fn end_of_request(&self) -> u64 {
+        self.last.map_or(u64::MAX, |last| last.saturating_add(1))
     }
 
     /// The size of the whole blob, once known.

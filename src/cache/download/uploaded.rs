@@ -4,7 +4,7 @@ use std::{fs::File, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::{Download, Downloads, Progress, table::DownloadEnd};
+use super::{Download, Downloads, Progress, state::TempContent, table::DownloadEnd};
 use crate::cache::{
     Source,
     storage::{TempUpload, change, lru_index::IndexKey},
@@ -39,9 +39,8 @@ impl Download {
         let download =
             Self::new(source.clone(), false, true, downloads.metrics().clone(), downloads.shutdown().child_token());
         download.update(|state| {
-            state.total = Some(len);
-            state.written.insert(0..len);
-            state.file = Some(file);
+            state.chunks.set_whole(len);
+            state.file = Some(TempContent::whole(file));
             state.was_cached = true;
             state.progress = Progress::Complete;
         });

@@ -5,7 +5,6 @@
 //! with single pieces.
 
 use std::{
-    fs::File,
     io,
     pin::pin,
     sync::{Arc, atomic::Ordering},
@@ -18,10 +17,15 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::{
     Download, DownloadError,
     batch::{Batch, PIPELINES},
+    chunks::{LEAD, WorkerId},
     hasher,
+    state::{DownloadState, TempContent},
 };
 use crate::{
-    cache::{download::transfer::Transfer, storage},
+    cache::{
+        download::transfer::Transfer,
+        storage::{self, ChunkRecord},
+    },
     upstream::{Error, ErrorKind},
 };
 
@@ -31,34 +35,32 @@ const MAX_GATHERED: usize = 1024 * 1024;
 const FIRST_GATHERED: usize = 64 * 1024;
 
 struct Writing {
-    batch: Arc<Batch>,
     done: JoinHandle<io::Result<()>>,
 }
 
 /// Moves bytes from transfers into the file of one download.
 pub(super) struct WritePipeline {
     download: Arc<Download>,
-    file: Arc<File>,
+    content: TempContent,
     gathered: Batch,
     writing: Option<Writing>,
     /// How many bytes to gather at most.
     most: usize,
-    /// Whether to offer the bytes in memory to the hash.
-    in_order: bool,
+    worker: WorkerId,
     /// How long the transfer may deliver nothing.
     timeout: Option<Duration>,
 }
 
 impl WritePipeline {
-    pub(super) fn new(download: &Arc<Download>, file: &Arc<File>, in_order: bool) -> Self {
+    pub(super) fn new(download: &Arc<Download>, content: TempContent, worker: WorkerId) -> Self {
         PIPELINES.fetch_add(1, Ordering::Relaxed);
         Self {
             download: download.clone(),
-            file: file.clone(),
+            content,
             gathered: Batch::default(),
             writing: None,
             most: FIRST_GATHERED,
-            in_order,
+            worker,
             timeout: None,
         }
     }
@@ -124,17 +126,17 @@ impl WritePipeline {
         self.gathered.push(offset, bytes);
     }
 
-    /// The offset of the first bytes that are not in the file yet.
-    pub(super) fn first_unwritten(&self) -> Option<u64> {
-        let batch = self.writing.as_ref().map(|writing| &*writing.batch);
-        batch.into_iter().chain([&self.gathered]).find(|batch| !batch.is_empty()).map(Batch::start)
-    }
-
-    /// Writes the remaining bytes and waits until they are in the file.
+    /// Writes the remaining bytes, waits until they are in the file, and notes a chunk that the worker leaves unfinished.
     pub(super) async fn finish(&mut self) -> Result<(), DownloadError> {
         self.written().await?;
         self.start();
-        self.written().await
+        self.written().await?;
+        let begun = self.download.state().chunks.begun_by(self.worker);
+        if !begun.is_empty() && self.content.notes.is_some() {
+            let (content, download) = (self.content.clone(), self.download.clone());
+            storage::write(move || note(&download, &content, begun)).await;
+        }
+        Ok(())
     }
 
     fn start(&mut self) {
@@ -144,14 +146,15 @@ impl WritePipeline {
         let mut batch = std::mem::take(&mut self.gathered);
         batch.seal();
         let batch = Arc::new(batch);
-        let (file, bytes) = (self.file.clone(), batch.clone());
-        let done = tokio::spawn(storage::write(move || bytes.write(&file)));
-        if self.in_order {
-            self.download.hash.offer(&batch, &self.download.state().written);
+        let (content, bytes, download) = (self.content.clone(), batch.clone(), self.download.clone());
+        let done = tokio::spawn(storage::write(move || write(&download, &content, &bytes)));
+        // Only the bytes of the lead worker come in order.
+        if self.worker == LEAD {
+            self.download.hash.offer(&batch, |hashed| self.download.state().chunks.written_to(hashed));
             hasher::go_on(&self.download);
         }
         self.most = MAX_GATHERED;
-        self.writing = Some(Writing { batch, done });
+        self.writing = Some(Writing { done });
     }
 
     /// Waits for the current write. Cancel-safe.
@@ -164,15 +167,36 @@ impl WritePipeline {
                 Err(_) => std::future::pending().await,
             },
         };
-        let batch = writing.batch.clone();
         self.writing = None;
         done.map_err(|error| DownloadError::Storage(Arc::new(error)))?;
-        self.download.update(|state| {
-            state.unreported += batch.len() as u64;
-            batch.runs().for_each(|(range, _)| state.written.insert(range));
-        });
         hasher::go_on(&self.download);
         Ok(())
+    }
+}
+
+/// Writes the batch, shows it to readers, and notes the chunks that are whole now. Blocks.
+fn write(download: &Arc<Download>, content: &TempContent, batch: &Batch) -> io::Result<()> {
+    batch.write(&content.file)?;
+    let size = download.state().chunks.size();
+    let parts = batch.parts_of_chunks(size);
+    let wrote = |state: &mut DownloadState| -> Vec<_> {
+        parts.iter().filter_map(|part| state.chunks.wrote(part.offset, part.len, part.crc)).collect()
+    };
+    let whole = download.update(wrote);
+    if let Some(room) = &content.room {
+        room.note_written(batch.len() as u64);
+    }
+    note(download, content, whole);
+    Ok(())
+}
+
+/// Notes chunks in the map on disk, so that a kill does not lose them. Blocks.
+fn note(download: &Download, content: &TempContent, chunks: Vec<(usize, ChunkRecord)>) {
+    let Some(notes) = &content.notes else { return };
+    for (index, record) in chunks {
+        if let Err(error) = notes.note(index, record, || download.state().chunks.records()) {
+            tracing::debug!(%error, digest = %download.source.digest, "a kill would lose a chunk of a download");
+        }
     }
 }
 

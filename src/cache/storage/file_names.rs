@@ -1,8 +1,8 @@
 //! The names of files below `tmp/`, and what a name means after a restart (pure).
 //!
-//! A `….part` file was written from the front without gaps, to its end or to the length in its attribute: a later
-//! download of the blob resumes it. A `….gaps` file may have holes; a restart removes it. `object-….new` and
-//! `upload-….new` files belong to unfinished writes; a restart removes them, too.
+//! A `….part` file belongs to a download; the map at its end says which bytes it has (`partial_map`), and a later
+//! download of the blob resumes it. `object-….new` and `upload-….new` files belong to unfinished writes; a restart
+//! removes them, and the `….gaps` files of earlier versions.
 
 use std::{
     collections::hash_map::RandomState,
@@ -22,10 +22,9 @@ const GAPS: &str = "gaps";
 const CLIENTS: &str = "clients-";
 
 /// The name below `tmp/` of this content's download.
-pub(super) fn partial(id: &ContentKey, gaps: bool) -> String {
-    let end = if gaps { GAPS } else { PART };
+pub(super) fn partial(id: &ContentKey) -> String {
     let of_clients = if id.visibility == Visibility::PerClient { CLIENTS } else { "" };
-    format!("{of_clients}{}-{}.{end}", id.digest.algorithm().as_str(), id.digest.hex())
+    format!("{of_clients}{}-{}.{PART}", id.digest.algorithm().as_str(), id.digest.hex())
 }
 
 /// Whether forebay creates files of this name below `tmp/`.
@@ -74,8 +73,9 @@ mod tests {
             Algorithm::ALL.into_iter().flat_map(|algorithm| Visibility::ALL.map(|visibility| (algorithm, visibility)))
         {
             let id = visibility.key(&Digest::of(algorithm, b"whatever"));
-            assert_eq!(resumable(&partial(&id, false)), Some(id.clone()));
-            assert_eq!(resumable(&partial(&id, true)), None);
+            assert_eq!(resumable(&partial(&id)), Some(id.clone()));
+            let gaps = partial(&id).replace(".part", ".gaps");
+            assert!(resumable(&gaps).is_none() && is_ours(&gaps));
         }
         for name in ["", ".part", "part", "sha256-.part", "sha256-0.part", "sha256part", "object-1.new", "md5-00.part"]
         {

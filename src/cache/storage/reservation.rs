@@ -269,14 +269,10 @@ impl Reservation {
         Self { store: store.clone(), bytes: wanted.bytes(), written: 0, directories: wanted.directories }
     }
 
-    /// Makes sure that an object of `len` bytes fits.
-    pub async fn grow_to(&mut self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
+    /// How many bytes an object of `len` bytes needs in addition, and the store that has to reserve them.
+    pub(super) fn missing(&self, len: u64) -> Option<(DiskStore, u64)> {
         let wanted = allocated(len).saturating_add(self.directories);
-        if wanted > self.bytes {
-            let more = self.store.reserve_bytes(purpose, wanted - self.bytes, || 0).await?;
-            self.absorb(more);
-        }
-        Ok(())
+        (wanted > self.bytes).then(|| (self.store.clone(), wanted - self.bytes))
     }
 
     /// `bytes` more of the reservation are on disk.
@@ -286,7 +282,7 @@ impl Reservation {
         self.store.0.index.note_written(more);
     }
 
-    fn absorb(&mut self, mut other: Reservation) {
+    pub(super) fn absorb(&mut self, mut other: Reservation) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 

@@ -143,7 +143,7 @@ impl DiskStore {
                 .to_str()
                 .filter(|name| shard.path.file_name().is_some_and(|shard| name.get(..2) == shard.to_str()));
             match name.and_then(|name| CompactKey::of_file(shard.visibility, shard.kind, shard.algorithm, name)) {
-                Some(key) => found(key, &file, foreign),
+                Some(key) => found(key, false, &file, foreign),
                 None => {
                     foreign.note(&file.path());
                     None
@@ -164,7 +164,7 @@ impl DiskStore {
             let path = file.path();
             match path.strip_prefix(top).ok().and_then(|path| TagKey::from_path(visibility, path)) {
                 Some(tag) => {
-                    let found = found(CompactKey::from(&IndexKey::Tag(tag)), &file, foreign);
+                    let found = found(CompactKey::from(&IndexKey::Tag(tag)), false, &file, foreign);
                     self.0.index.insert_scanned(found);
                 }
                 None => foreign.note(&path),
@@ -188,7 +188,7 @@ impl DiskStore {
             }
             match name.to_str().and_then(file_names::resumable) {
                 Some(id) if age.is_some_and(|age| age < PARTIAL_MAX_AGE) => {
-                    let found = found(CompactKey::from(&IndexKey::Partial(id)), &file, foreign);
+                    let found = found(CompactKey::from(&IndexKey::Partial(id)), true, &file, foreign);
                     self.0.index.insert_scanned(found);
                 }
                 _ => {
@@ -221,7 +221,8 @@ impl DiskStore {
     }
 }
 
-fn found(key: CompactKey, file: &DirEntry, foreign: &Foreign) -> Option<ScannedFile> {
+/// `is_sparse`: the file has gaps, and counts for what is allocated.
+fn found(key: CompactKey, is_sparse: bool, file: &DirEntry, foreign: &Foreign) -> Option<ScannedFile> {
     let metadata = file.metadata().ok()?;
     if !metadata.is_file() {
         foreign.note(&file.path());
@@ -236,7 +237,8 @@ fn found(key: CompactKey, file: &DirEntry, foreign: &Foreign) -> Option<ScannedF
             // Done once; otherwise the object would be the most recently used one at each start.
             note_now(&file.path());
         }
-        Some((key, metadata.len(), used))
+        let len = if is_sparse { metadata.blocks() * 512 } else { metadata.len() };
+        Some((key, len, used))
     }
 }
 

@@ -1,19 +1,26 @@
 //! The file of a download in progress: a file below `tmp/` that becomes a blob, is kept to be resumed, or is removed.
 //!
-//! A file that is kept belongs to the registry that sent its bytes. For the names of the files, see `file_names`.
+//! A file that is kept belongs to the [`Origin`] of its bytes. For the names of the files, see `file_names`; for what
+//! says which bytes are there, `partial_map`.
 
-use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    sync::Arc,
+};
 
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use super::{
-    DiskStore, IndexKey, NoSpace, Pin, Purpose, Reservation, blocking,
+    ChunkRecord, DiskStore, IndexKey, PartialMap, Pin, Purpose, Reservation, TempRoom, blocking,
     file_names::unique_name,
-    partial_attributes::{note_failure, note_prefix, note_registry, noted_prefix, noted_registry, take_failure},
+    partial_map::Footer,
     temp_file::{TempFile, TempName, remove},
     verified_at, write,
 };
-use crate::{cache::ContentKey, upstream::Registry};
+use crate::cache::{ContentKey, Origin};
 
 /// A broken download with fewer bytes than this is not kept.
 const WORTH_KEEPING: u64 = 64 * 1024;
@@ -22,28 +29,37 @@ const WORTH_KEEPING: u64 = 64 * 1024;
 pub struct TempBlob {
     id: ContentKey,
     temp: TempFile,
+    /// The fingerprint of the origin; `None` for a file that is never kept.
+    origin: Option<[u8; 16]>,
     /// How many of its bytes an earlier download left.
     left: u64,
     /// Whether a download has resumed these bytes in vain.
     failed: bool,
 }
 
+/// What an earlier download left.
+pub enum Leftover {
+    /// These chunks, whose checksums are to be compared.
+    Chunks(PartialMap),
+    /// The whole blob of this size, verified: the process ended just before the file got its final name.
+    Verified(u64),
+}
+
 impl DiskStore {
     /// Creates the file of a download, for which `reservation` has room. Each digest has one such file at a time, apart
     /// from those made [concurrently](DiskStore::create_beside). If the download breaks, the file belongs to this
-    /// registry.
-    pub async fn create(&self, id: &ContentKey, registry: &Registry, reservation: Reservation) -> io::Result<TempBlob> {
-        let (store, id, registry) = (self.clone(), id.clone(), registry.fingerprint());
+    /// origin.
+    pub async fn create(&self, id: &ContentKey, origin: &Origin, reservation: Reservation) -> io::Result<TempBlob> {
+        let (store, id, origin) = (self.clone(), id.clone(), origin.fingerprint());
         write(move || {
-            let name = TempName::partial(&store, &id);
-            // The file that an earlier download left under this name, if it was found too late to be resumed, is
-            // overwritten: it must not be evicted during this download.
+            let name = TempName::Partial(id.clone());
+            // The file that an earlier download left under this name, if it is not resumed, is overwritten: it must
+            // not be evicted during this download.
             store.0.index.forget(&IndexKey::Partial(id.clone()));
             // Creates a new file: readers of the earlier one must not see it truncated.
-            remove(&name.path());
+            remove(&name.path(&store));
             let temp = TempFile::create(store, name, reservation)?;
-            note_registry(&temp.file, &registry);
-            Ok(TempBlob::new(id, temp))
+            Ok(TempBlob { id, temp, origin: Some(origin), left: 0, failed: false })
         })
         .await
     }
@@ -52,8 +68,8 @@ impl DiskStore {
     pub async fn create_beside(&self, id: &ContentKey, reservation: Reservation) -> io::Result<TempBlob> {
         let (store, id) = (self.clone(), id.clone());
         write(move || {
-            let name = TempName::unique(&store, unique_name());
-            Ok(TempBlob::new(id, TempFile::create(store, name, reservation)?))
+            let temp = TempFile::create(store, TempName::Unique(unique_name()), reservation)?;
+            Ok(TempBlob { id, temp, origin: None, left: 0, failed: false })
         })
         .await
     }
@@ -63,66 +79,63 @@ impl DiskStore {
         self.0.index.contains(&IndexKey::Partial(id.clone()))
     }
 
-    /// The file that an earlier download of this blob from this registry left, and its length in bytes; `None` if there
-    /// is none.
+    /// The file that an earlier download of this blob from this origin left, and what it holds; `None` if there is
+    /// none.
     ///
-    /// Bytes that another registry sent are not resumed: they are not verified, and if they were wrong, the clients of
-    /// this registry would get the error.
-    pub async fn resume(&self, id: &ContentKey, registry: &Registry) -> Option<(TempBlob, u64)> {
+    /// Bytes of another origin are not resumed: they are not verified, and if they were wrong, the clients of this
+    /// origin would get them, or the error.
+    pub async fn resume(&self, id: &ContentKey, origin: &Origin) -> Option<(TempBlob, Leftover)> {
         let key = IndexKey::Partial(id.clone());
         let (store, id) = (self.clone(), id.clone());
         if !self.0.index.contains(&key) {
             return None;
         }
-        let registry = registry.fingerprint();
+        let origin = origin.fingerprint();
         blocking(move || {
             let flags = OFlags::NOFOLLOW.bits().cast_signed();
             let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
-            // Bytes that were verified before a kill are the content, whichever registry sent them.
-            let usable = match noted_registry(&file) {
-                Some(noted) => noted == registry,
-                None => verified_at::noted(&file).is_some_and(|noted| noted.verified.is_some()),
+            let map = Footer::read(&file).ok()?.filter(|(footer, _)| footer.origin == origin);
+            // Bytes that were verified before a kill are the content, whoever sent them.
+            let (left, failed, content) = match map {
+                Some((footer, map)) => {
+                    let left = map.records.iter().map(|record| record.written).sum();
+                    (left, footer.failed, Leftover::Chunks(map))
+                }
+                None => {
+                    let noted = verified_at::noted(&file).filter(|noted| noted.verified.is_some())?;
+                    (noted.len, false, Leftover::Verified(noted.len))
+                }
             };
-            if !usable {
-                return None;
-            }
-            let (reservation, len) = Reservation::adopt(&store, &key, &IndexKey::Blob(id.clone()))?;
+            let (reservation, _) = Reservation::adopt(&store, &key, &IndexKey::Blob(id.clone()))?;
             store.publish();
-            let whole = file.metadata().is_ok_and(|metadata| metadata.len() == len);
-            let prefix = noted_prefix(&file).unwrap_or(len);
-            let failed = take_failure(&file);
-            let name = TempName::partial(&store, &id);
-            let temp = TempFile::opened(store, name, file, reservation);
-            let temp = TempBlob { id, temp, left: prefix, failed };
-            // A file that does not match the index is dropped, which removes it.
-            (whole && prefix <= len).then_some((temp, prefix))
+            let temp = TempFile::opened(store, TempName::Partial(id.clone()), file, reservation);
+            Some((TempBlob { id, temp, origin: Some(origin), left, failed }, content))
         })
         .await
     }
 }
 
 impl TempBlob {
-    fn new(id: ContentKey, temp: TempFile) -> Self {
-        Self { id, temp, left: 0, failed: false }
-    }
-
     /// The file, for clients that read it while it grows.
     pub fn file(&self) -> &Arc<File> {
         &self.temp.file
     }
 
-    pub fn name(&self) -> &TempName {
-        &self.temp.name
+    /// The room of the file.
+    pub fn room(&self) -> &Arc<TempRoom> {
+        &self.temp.room
     }
 
-    /// Makes sure that there is room for `len` bytes in all.
-    pub async fn grow_to(&mut self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
-        self.temp.grow_to(purpose, len).await
-    }
-
-    /// `bytes` more of the reservation are on disk.
-    pub fn note_written(&mut self, bytes: u64) {
-        self.temp.note_written(bytes);
+    /// Where the chunks of a blob of `total` bytes are noted while the download runs; `None` if the file is not kept.
+    pub fn notes(&self, chunk: u64, total: u64) -> Option<ChunkNotes> {
+        let footer = Footer {
+            chunk,
+            total: Some(total),
+            count: total.div_ceil(chunk),
+            origin: self.origin?,
+            failed: self.failed,
+        };
+        Some(ChunkNotes { file: self.temp.file.clone(), footer: Mutex::new(NotedFooter { footer, is_written: false }) })
     }
 
     /// Gives the file its final name after the whole content was verified. Blocks.
@@ -132,28 +145,50 @@ impl TempBlob {
         self.temp.commit(purpose, IndexKey::Blob(self.id), len)
     }
 
-    /// Keeps the file for the next download, after this one broke with `prefix` bytes without a gap. Blocks.
+    /// Keeps the file for the next download, after this one broke with these chunks. Blocks.
     ///
-    /// Bytes behind the prefix are not cut off: the kernel would write zeros into pages that may still be queued in a
-    /// socket, even of a client whose reader has ended. If the prefix cannot be noted, nothing is kept. The bytes of an
-    /// earlier download are removed once two downloads have resumed them, the upstream has `answered` both, and neither
-    /// received another byte.
-    pub fn keep(self, purpose: Purpose, prefix: u64, answered: bool) -> io::Result<()> {
-        let Self { id, temp, left, failed } = self;
-        let len = temp.file.metadata()?.len();
-        if prefix < WORTH_KEEPING || len < prefix || temp.name.is_unique() {
+    /// No byte is cut off or overwritten: it may still be queued in a socket, even for a client whose reader has ended.
+    /// The bytes of an earlier download are removed once two downloads have resumed them, the upstream has `answered`
+    /// both, and neither received another byte.
+    pub fn keep(self, purpose: Purpose, map: &PartialMap, answered: bool) -> io::Result<()> {
+        let Self { id, temp, origin, left, failed } = self;
+        let written: u64 = map.records.iter().map(|record| record.written).sum();
+        let Some(origin) = origin.filter(|_| written >= WORTH_KEEPING) else { return Ok(()) };
+        let in_vain = left > 0 && written <= left && (answered || failed);
+        if in_vain && answered && failed {
             return Ok(());
         }
-        if (len > prefix || noted_prefix(&temp.file).is_some()) && !note_prefix(&temp.file, prefix) {
-            return Ok(());
-        }
-        let in_vain = left > 0 && prefix <= left && (answered || failed);
-        if in_vain && ((answered && failed) || !note_failure(&temp.file)) {
-            return Ok(());
-        }
-        temp.name.set_gaps(false)?;
+        let count = map.total.map_or(map.records.len() as u64, |total| total.div_ceil(map.chunk));
+        let footer = Footer { chunk: map.chunk, total: map.total, count, origin, failed: in_vain };
+        footer.write(&temp.file)?;
+        footer.write_records(&temp.file, &map.records)?;
+        let len = temp.file.metadata()?.blocks() * 512;
         temp.keep(purpose, IndexKey::Partial(id), len);
         Ok(())
+    }
+}
+
+/// Notes in the file which chunks are whole, so that a kill loses no others.
+pub struct ChunkNotes {
+    file: Arc<File>,
+    footer: Mutex<NotedFooter>,
+}
+
+struct NotedFooter {
+    footer: Footer,
+    is_written: bool,
+}
+
+impl ChunkNotes {
+    /// Notes a chunk, and `all` chunks when nothing is noted yet. Blocks.
+    pub fn note(&self, index: usize, record: ChunkRecord, all: impl FnOnce() -> Vec<ChunkRecord>) -> io::Result<()> {
+        let mut noted = self.footer.lock();
+        if !noted.is_written {
+            noted.footer.write(&self.file)?;
+            noted.footer.write_records(&self.file, &all())?;
+            noted.is_written = true;
+        }
+        noted.footer.write_record(&self.file, index, record)
     }
 }
 

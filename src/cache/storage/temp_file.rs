@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{DiskStore, IndexKey, NoSpace, Pin, Purpose, Reservation, file_names, partial_attributes, verified_at};
+use super::{DiskStore, IndexKey, NoSpace, Pin, Purpose, Reservation, file_names, verified_at};
 use crate::cache::ContentKey;
 
 /// A file below `tmp/`; removed on drop unless it was committed or kept.
@@ -19,106 +19,81 @@ pub(super) struct TempFile {
     pub(super) store: DiskStore,
     pub(super) file: Arc<File>,
     pub(super) name: TempName,
-    reservation: Option<Reservation>,
+    pub(super) room: Arc<TempRoom>,
     is_unfinished: bool,
 }
 
-/// The name of a file below `tmp/`. A cheap handle.
-#[derive(Clone)]
-pub struct TempName(Arc<Mutex<Spelling>>);
-
-struct Spelling {
-    directory: PathBuf,
-    kind: NameKind,
-}
-
-enum NameKind {
-    /// The name of this content's download; it shows whether the file may have gaps.
-    Partial { id: ContentKey, gaps: bool },
+/// The name of a file below `tmp/`.
+#[derive(Clone, Debug)]
+pub(super) enum TempName {
+    /// The name of this content's download, which a later download resumes.
+    Partial(ContentKey),
     /// A name that only this file ever has: a restart removes the file.
     Unique(String),
 }
 
 impl TempName {
-    /// The usual name of this content's download.
-    pub(super) fn partial(store: &DiskStore, id: &ContentKey) -> Self {
-        Self::new(store, NameKind::Partial { id: id.clone(), gaps: false })
-    }
-
-    /// The name of a file that a restart removes.
-    pub(super) fn unique(store: &DiskStore, name: String) -> Self {
-        Self::new(store, NameKind::Unique(name))
-    }
-
-    fn new(store: &DiskStore, kind: NameKind) -> Self {
-        Self(Arc::new(Mutex::new(Spelling { directory: store.0.root.join("tmp"), kind })))
-    }
-
-    /// From now on, bytes may be written out of order. Blocks.
-    pub fn allow_gaps(&self) -> io::Result<()> {
-        self.set_gaps(true)
-    }
-
-    /// Notes that `file`, which has this name, has no gaps any more. Blocks.
-    pub fn close_gaps(&self, file: &File) -> io::Result<()> {
-        partial_attributes::remove_prefix(file);
-        self.set_gaps(false)
-    }
-
-    pub(super) fn set_gaps(&self, wanted: bool) -> io::Result<()> {
-        let mut spelling = self.0.lock();
-        let old = spelling.path();
-        let Spelling { directory, kind: NameKind::Partial { id, gaps } } = &mut *spelling else { return Ok(()) };
-        if *gaps != wanted {
-            std::fs::rename(old, directory.join(file_names::partial(id, wanted)))?;
-            *gaps = wanted;
+    pub(super) fn path(&self, store: &DiskStore) -> PathBuf {
+        let directory = store.0.root.join("tmp");
+        match self {
+            Self::Partial(id) => directory.join(file_names::partial(id)),
+            Self::Unique(name) => directory.join(name),
         }
-        Ok(())
-    }
-
-    pub(super) fn is_unique(&self) -> bool {
-        matches!(self.0.lock().kind, NameKind::Unique(_))
-    }
-
-    pub(super) fn path(&self) -> PathBuf {
-        self.0.lock().path()
     }
 }
 
-impl Spelling {
-    fn path(&self) -> PathBuf {
-        match &self.kind {
-            NameKind::Partial { id, gaps } => self.directory.join(file_names::partial(id, *gaps)),
-            NameKind::Unique(name) => self.directory.join(name),
+/// The room of a file, which several workers may enlarge and use.
+pub struct TempRoom {
+    reservation: Mutex<Option<Reservation>>,
+    /// One worker at a time enlarges the reservation, so that two do not ask for the same bytes.
+    growing: tokio::sync::Mutex<()>,
+}
+
+impl TempRoom {
+    fn new(reservation: Reservation) -> Arc<Self> {
+        Arc::new(Self { reservation: Mutex::new(Some(reservation)), growing: tokio::sync::Mutex::default() })
+    }
+
+    /// Makes sure that there is room for `len` bytes in all.
+    pub async fn grow_to(&self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
+        if self.missing(len)?.is_none() {
+            return Ok(());
         }
+        let _turn = self.growing.lock().await;
+        let Some((store, missing)) = self.missing(len)? else { return Ok(()) };
+        let more = store.reserve_bytes(purpose, missing, || 0).await?;
+        self.reservation.lock().as_mut().ok_or(NoSpace)?.absorb(more);
+        Ok(())
+    }
+
+    /// What has to be reserved in addition, and where.
+    fn missing(&self, len: u64) -> Result<Option<(DiskStore, u64)>, NoSpace> {
+        let reservation = self.reservation.lock();
+        Ok(reservation.as_ref().ok_or(NoSpace)?.missing(len))
+    }
+
+    /// `bytes` more of the reservation are on disk.
+    pub fn note_written(&self, bytes: u64) {
+        if let Some(reservation) = &mut *self.reservation.lock() {
+            reservation.note_written(bytes);
+        }
+    }
+
+    fn take(&self) -> Option<Reservation> {
+        self.reservation.lock().take()
     }
 }
 
 impl TempFile {
     /// Creates a file; its name must not exist yet. Blocks.
     pub(super) fn create(store: DiskStore, name: TempName, reservation: Reservation) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(name.path())?;
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(name.path(&store))?;
         Ok(Self::opened(store, name, file, reservation))
     }
 
     /// Takes a file that the caller opened by this name.
     pub(super) fn opened(store: DiskStore, name: TempName, file: File, reservation: Reservation) -> Self {
-        Self { store, file: Arc::new(file), name, reservation: Some(reservation), is_unfinished: true }
-    }
-
-    /// Makes sure that there is room for `len` bytes in all.
-    pub(super) async fn grow_to(&mut self, purpose: Purpose, len: u64) -> Result<(), NoSpace> {
-        match &mut self.reservation {
-            Some(reservation) => reservation.grow_to(purpose, len).await,
-            None => Err(NoSpace),
-        }
-    }
-
-    /// `bytes` more of the reservation are on disk.
-    pub(super) fn note_written(&mut self, bytes: u64) {
-        if let Some(reservation) = &mut self.reservation {
-            reservation.note_written(bytes);
-        }
+        Self { store, file: Arc::new(file), name, room: TempRoom::new(reservation), is_unfinished: true }
     }
 
     /// Turns the file into an object of `len` bytes. Blocks.
@@ -126,9 +101,6 @@ impl TempFile {
     /// It is synced before the rename, so that a power cut leaves either the whole object or nothing under its name.
     pub(super) fn commit(mut self, purpose: Purpose, key: IndexKey, len: u64) -> io::Result<Arc<Pin>> {
         self.file.set_len(len)?;
-        // The notes of the download are removed first: with them still present, the next note would make the file
-        // system allocate a block for attributes.
-        partial_attributes::remove_notes(&self.file);
         verified_at::note(&self.file, len);
         // A client's own download of this blob, from another registry, was quicker: that object is in use.
         let is_cached = self.store.0.index.contains(&key);
@@ -139,8 +111,8 @@ impl TempFile {
         }
         self.file.sync_all()?;
         let path = self.store.path(&key);
-        let reservation = self.reservation.take().ok_or(io::ErrorKind::StorageFull)?;
-        self.store.rename(&self.name.path(), &path)?;
+        let reservation = self.room.take().ok_or(io::ErrorKind::StorageFull)?;
+        self.store.rename(&self.name.path(&self.store), &path)?;
         let pin = Arc::new(reservation.fulfil_pinned(purpose, key, len));
         if let Some(parent) = path.parent() {
             File::open(parent)?.sync_all()?;
@@ -152,7 +124,7 @@ impl TempFile {
     /// Keeps the file of `len` bytes under its name, as this object of the index. Blocks.
     pub(super) fn keep(mut self, purpose: Purpose, key: IndexKey, len: u64) {
         self.is_unfinished = false;
-        if let Some(reservation) = self.reservation.take() {
+        if let Some(reservation) = self.room.take() {
             reservation.fulfil(purpose, key, len);
         }
     }
@@ -161,7 +133,7 @@ impl TempFile {
 impl Drop for TempFile {
     fn drop(&mut self) {
         if self.is_unfinished {
-            remove(&self.name.path());
+            remove(&self.name.path(&self.store));
         }
     }
 }

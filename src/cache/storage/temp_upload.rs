@@ -28,7 +28,7 @@ impl DiskStore {
     pub async fn create_upload(&self, number: u64, reservation: Reservation) -> io::Result<TempUpload> {
         let store = self.clone();
         write(move || {
-            let name = TempName::unique(&store, file_names::upload(number));
+            let name = TempName::Unique(file_names::upload(number));
             Ok(TempUpload(TempFile::create(store, name, reservation)?))
         })
         .await
@@ -42,12 +42,12 @@ impl TempUpload {
 
     /// Makes sure that there is room for `len` bytes in all.
     pub async fn grow_to(&mut self, len: u64) -> Result<(), NoSpace> {
-        self.0.grow_to(Purpose::Unawaited, len).await
+        self.0.room.grow_to(Purpose::Unawaited, len).await
     }
 
     /// `bytes` more of the reservation are on disk.
     pub fn note_written(&mut self, bytes: u64) {
-        self.0.note_written(bytes);
+        self.0.room.note_written(bytes);
     }
 
     /// Gives the file its final name after its `len` bytes were verified to be this object's. Blocks.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use forebay::{oci::Digest, upstream::Registry};
 
-use super::{fake_registry::FakeRegistry, mirror::UPSTREAM};
+use super::{fake_registry::FakeRegistry, mirror::UPSTREAM, partial_map};
 
 pub const REPOSITORY: &str = "team/app";
 
@@ -78,20 +78,33 @@ pub fn partial(cache: &Path, digest: &Digest) -> PathBuf {
 
 /// Puts what a broken fill of the blob from this registry left into a cache directory.
 pub fn leave(cache: &Path, registry: &FakeRegistry, digest: &Digest, bytes: &[u8]) {
-    let path = partial(cache, digest);
-    fs::write(&path, bytes).unwrap();
-    let registry = Registry::new(&UPSTREAM.into(), &[registry.url()]).fingerprint();
-    let flags = rustix::fs::XattrFlags::empty();
-    rustix::fs::setxattr(&path, "user.forebay.registry", registry.as_bytes(), flags).unwrap();
+    let origin = Registry::new(&UPSTREAM.into(), &[registry.url()]).fingerprint();
+    let total = registry.blob(REPOSITORY, digest).map(|blob| blob.len());
+    fs::write(partial(cache, digest), partial_map::append(bytes, total, origin.as_bytes())).unwrap();
 }
 
 /// How far what a broken fill left has no gaps.
 pub fn front(partial: &Path) -> u64 {
-    let mut value = [0; 20];
-    match rustix::fs::getxattr(partial, "user.forebay.front", &mut value) {
-        Ok(read) => std::str::from_utf8(&value[..read]).unwrap().parse().unwrap(),
-        Err(_) => fs::metadata(partial).unwrap().len(),
+    let mut front = 0;
+    for (written, _) in partial_map::records(&fs::read(partial).unwrap()) {
+        front += u64::from(written);
+        if u64::from(written) < partial_map::CHUNK as u64 {
+            break;
+        }
     }
+    front
+}
+
+/// How many bytes a broken fill left.
+pub fn written(partial: &Path) -> u64 {
+    partial_map::records(&fs::read(partial).unwrap()).iter().map(|(written, _)| u64::from(*written)).sum()
+}
+
+/// What a broken fill left from the front on.
+pub fn left(partial: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(partial).unwrap();
+    bytes.truncate(usize::try_from(front(partial)).unwrap());
+    bytes
 }
 
 /// Whether the cache directory holds nothing but what says whose it is.

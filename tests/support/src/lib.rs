@@ -12,6 +12,7 @@ pub mod fake_registry;
 pub mod internet;
 pub mod manifest;
 pub mod mirror;
+mod partial_map;
 pub mod program;
 pub mod raw;
 pub mod real;

@@ -15,6 +15,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// requests the whole blob.
 const MIN_PART: u64 = 16 * 1024;
 const MAX_POOR_PARTS: u32 = 2;
+/// A size that so many responses contradict, those to a part and to the whole, is wrong: more requests do not help.
+const MAX_CONTRADICTIONS: u32 = 3;
 /// A transfer that breaks this often without enough progress between the breaks fails.
 const MAX_BREAKS: u32 = 50;
 
@@ -23,6 +25,7 @@ impl Transfer {
         if let (Some(known), Some(told)) = (self.total, stream.total)
             && known != told
         {
+            self.contradictions += 1;
             return Err(Error::new(ErrorKind::Protocol, format!("the blob had {known} bytes and now has {told}")));
         }
         if stream.first > self.position {
@@ -113,7 +116,8 @@ impl Transfer {
         self.breaks += 1;
         let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
         let is_over = self.breaks > MAX_BREAKS || broken_since.elapsed() > self.timeout;
-        let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials;
+        let is_contradicted = self.contradictions >= MAX_CONTRADICTIONS;
+        let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials || is_contradicted;
         if is_final || (is_over && (self.whole_tried || !may_be_whole)) {
             return Err(error);
         }
@@ -136,7 +140,7 @@ impl Transfer {
             tokio::time::sleep(self.pause).await;
             self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
         }
-        let asks_part = !whole && self.parts != TransferParts::Never && self.wants_part();
+        let asks_part = !whole && self.wants_part();
         let part = BlobRange { first: self.position, last: self.last };
         let range = if asks_part { part } else { BlobRange::default() };
         let Source { upstream, repository, digest } = &self.source;

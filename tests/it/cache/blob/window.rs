@@ -132,11 +132,15 @@ async fn the_transfer_ends_with_its_last_client() {
     let registry = FakeRegistry::start().await;
     let mirror = without_room(&registry).start().await;
     let (digest, content) = add(&registry, 64 * MIB, 1);
+    // The window keeps its start until both are there.
+    let gate = Gate::new();
+    registry.fault_times(1, When::blob(&digest), Fault::HoldBody { at: MIB, gate: gate.clone() });
     let mut clients = Vec::new();
     for _ in 0..2 {
         clients.push(Client::get(&mirror, &path(&digest), &content).await);
     }
     assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1);
+    gate.open();
     drop(clients);
     // The window still has the start: who comes while the transfer goes on shares it.
     until("a client begins another transfer", async || {

@@ -1,0 +1,15 @@
+//! When a range of a large blob brings all of it into the cache.
+
+/// When forebay fetches the whole of a large blob of which clients request only ranges.
+///
+/// Lazy pullers (stargz, SOCI, partial pulls of podman) read a small part of each layer while a container starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Complete {
+    /// As soon as a client requests a range.
+    Always,
+    /// Once half of the blob is here.
+    #[default]
+    WhenHalf,
+    /// Not before a client requests the whole blob.
+    Never,
+}
