@@ -16,6 +16,7 @@ use forebay_test_support::real::{image::Blob, registry::Registry};
 mod blob_hits;
 mod cold;
 mod crowd;
+mod held;
 mod manifests;
 mod misses;
 mod no_room;
@@ -76,6 +77,7 @@ pub const CASES: &[Case] = &[
     Case { name: "no-room-40", run: |setup| no_room::one_speed(setup).boxed_local() },
     Case { name: "no-room-slow", run: |setup| no_room::slow_clients(setup).boxed_local() },
     Case { name: "crowd", run: |setup| crowd::crowd(setup).boxed_local() },
+    Case { name: "held-streams", run: |setup| held::held_streams(setup).boxed_local() },
     Case { name: "manifest-cold-blobs", run: |setup| cold::cold_blobs(setup).boxed_local() },
     Case { name: "start", run: |setup| start::with_many_blobs(setup).boxed_local() },
 ];

@@ -28,8 +28,8 @@ const UNIT: usize = 16 * 1024;
 /// nothing do not stop the others, and waits until that unit is sent before it gets another. So no slow reader is ended for
 /// this memory: without any room, pulls on loopback over TLS and HTTP/2 are as fast as with all of it.
 const MAX_UNITS: usize = 8192;
-/// The sizes of buffers, and up to how many readers get each.
-const SIZES: [(usize, usize); 3] = [(256 * 1024, 32), (64 * 1024, 256), (UNIT, usize::MAX)];
+/// The sizes of buffers, and up to how many readers get each. hyper holds two for each HTTP/2 stream whose client takes nothing.
+const SIZES: [(usize, usize); 3] = [(256 * 1024, 16), (64 * 1024, 64), (UNIT, usize::MAX)];
 /// How many bytes of each size are kept for reuse.
 const MAX_FREE: usize = 8 * 1024 * 1024;
 
@@ -180,9 +180,9 @@ mod tests {
             (UNIT, 1, UNIT),
             (UNIT + 1, 1, 64 * 1024),
             (64 * 1024 + 1, 1, 256 * 1024),
-            (usize::MAX, 32, 256 * 1024),
-            (usize::MAX, 33, 64 * 1024),
-            (usize::MAX, 257, UNIT),
+            (usize::MAX, 16, 256 * 1024),
+            (usize::MAX, 17, 64 * 1024),
+            (usize::MAX, 65, UNIT),
             (1, 257, UNIT),
         ] {
             assert_eq!(SIZES[class(wanted, readers)].0, size, "{wanted} {readers}");
