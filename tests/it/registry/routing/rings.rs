@@ -104,14 +104,14 @@ async fn mirrors_in_a_row_join_what_comes_by_another_mirror() {
     assert_eq!(hit.header("via").unwrap().split(", ").count(), 1, "no mirror is waited for any more");
 }
 
-/// So many mirrors, each of which asks the next one first, and then the registry.
-async fn ring(registry: &FakeRegistry, size: usize) -> (Vec<App>, Vec<SocketAddr>) {
+/// So many mirrors with these settings, each of which asks the next one first, and then the registry.
+async fn ring(registry: &FakeRegistry, size: usize, settings: &str) -> (Vec<App>, Vec<SocketAddr>) {
     let (sockets, addresses): (Vec<_>, Vec<_>) = (0..size).map(|_| bound()).unzip();
     let mut apps = Vec::new();
     for (place, socket) in sockets.into_iter().enumerate() {
         let next = addresses[(place + 1) % size];
         let text = format!(
-            "[[upstream]]\nname = \"next.example\"\nurls = [\"http://{next}\", \"{}\"]\ndefault = true\n",
+            "{settings}[[upstream]]\nname = \"next.example\"\nurls = [\"http://{next}\", \"{}\"]\ndefault = true\n",
             registry.url()
         );
         apps.push(App::start(&text, vec![socket]).await);
@@ -131,7 +131,7 @@ async fn all_at_once(addresses: &[SocketAddr], line: &str, headers: &[(&str, &st
 
 async fn cold_blobs_of_a_ring(size: usize) {
     let registry = FakeRegistry::start().await;
-    let (apps, addresses) = ring(&registry, size).await;
+    let (apps, addresses) = ring(&registry, size, "").await;
     for seed in 0..12 {
         let (digest, content) = add(&registry, 200_000, seed);
         all_at_once(&addresses, &format!("GET {}", path(&digest)), &[], 200, &content).await;
@@ -154,11 +154,26 @@ async fn three_mirrors_in_a_ring_do_not_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mirrors_in_a_ring_do_not_wait_without_room_either() {
+    let registry = FakeRegistry::start().await;
+    let (apps, addresses) = ring(&registry, 2, "[cache]\nmax_size = \"1 MiB\"\n").await;
+    for seed in 0..6 {
+        let (digest, content) = add(&registry, 1_500_000, seed);
+        // Several clients of each mirror, at the same moment.
+        let clients = addresses.repeat(3);
+        all_at_once(&clients, &format!("GET {}", path(&digest)), &[], 200, &content).await;
+    }
+    for app in apps {
+        app.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_question_goes_round_in_a_ring() {
     let registry = FakeRegistry::start().await;
     registry.offer_referrers(true);
     for size in [2, 3] {
-        let (apps, addresses) = ring(&registry, size).await;
+        let (apps, addresses) = ring(&registry, size, "").await;
         for number in 0..4 {
             let repository = format!("team/app-{size}-{number}");
             let layer = content(100_000, number);
