@@ -54,9 +54,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::complete::Complete;
 pub(crate) use self::{
     abandoned::while_it_advances,
-    complete::Complete,
     join::Joined,
     reader::{DownloadReader, Remainder},
     result::DownloadResult,

@@ -53,5 +53,5 @@ pub(crate) use self::{
     visibility::ContentKey,
     warnings::Warnings,
 };
-pub use self::{source::Origin, visibility::Visibility};
+pub use self::{download::Complete, source::Origin, visibility::Visibility};
 pub(crate) use crate::single_flight::CYCLE_TIMEOUT;

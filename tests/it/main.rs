@@ -25,6 +25,8 @@ mod cache {
         pub mod coalescing;
         pub mod corrupt;
         pub mod early_end;
+        pub mod kill;
+        pub mod lazy;
         pub mod leftover;
         pub mod other_registry;
         pub mod parallel;

@@ -131,8 +131,8 @@ impl Chunks {
         self.front = self.front.min(self.index(total));
         self.advance_front();
         for reader in self.readers.values_mut() {
-            if let Some(range) = reader.unresolved.take().and_then(|range| range.resolve(total)) {
-                (reader.position, reader.end) = (range.first, Some(range.last + 1));
+            if let Some(range) = reader.unresolved.take() {
+                (reader.position, reader.end) = place(range, total);
             }
         }
     }
@@ -517,8 +517,7 @@ impl Chunks {
             (None, _) => self.complete = true,
             (Some(range), Some(total)) => {
                 reader.unresolved = None;
-                let range = range.resolve(total);
-                (reader.position, reader.end) = range.map_or((0, Some(0)), |range| (range.first, Some(range.last + 1)));
+                (reader.position, reader.end) = place(range, total);
             }
             (Some(_), None) => {}
         }
@@ -563,6 +562,11 @@ impl Chunks {
     pub(super) fn has_half(&self) -> bool {
         self.total.is_some_and(|total| self.promised() >= total.div_ceil(2))
     }
+}
+
+/// Where the range begins and ends in a blob of `total` bytes; a range without a byte in it needs nothing.
+fn place(range: ByteRange, total: u64) -> (u64, Option<u64>) {
+    range.resolve(total).map_or((0, Some(0)), |range| (range.first, Some(range.last + 1)))
 }
 
 /// The CRC-32C of two parts of which the second has `len` bytes.

@@ -95,6 +95,11 @@ pub fn front(partial: &Path) -> u64 {
     front
 }
 
+/// How many bytes of each chunk a broken fill noted.
+pub fn chunks(partial: &Path) -> Vec<u64> {
+    partial_map::records(&fs::read(partial).unwrap()).iter().map(|(written, _)| u64::from(*written)).collect()
+}
+
 /// How many bytes a broken fill left.
 pub fn written(partial: &Path) -> u64 {
     partial_map::records(&fs::read(partial).unwrap()).iter().map(|(written, _)| u64::from(*written)).sum()

@@ -59,10 +59,12 @@ fn only_what_readers_need_is_fetched_until_the_whole_is() {
     let mut chunks = Chunks::default();
     let reader = chunks.join(Some(ByteRange::Suffix { count: CHUNK }));
     assert_eq!(chunks.lowest_free(u64::MAX), None, "the size is unknown");
+    let behind = chunks.join(Some(ByteRange::From { first: TOTAL }));
     chunks.set_total(TOTAL);
     let all_needed = 8 * CHUNK..TOTAL;
     assert_eq!(chunks.lowest_free(u64::MAX), Some(all_needed.clone()));
     assert_eq!(chunks.promised(), 0);
+    chunks.leave(behind);
     chunks.take(LEAD, &all_needed);
     assert_eq!((chunks.promised(), chunks.has_half()), (2 * CHUNK - 7, false));
     write(&mut chunks, all_needed);
