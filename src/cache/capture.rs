@@ -36,8 +36,10 @@ use crate::{
 
 /// How many uploads are captured at a time, those between two requests included.
 const MAX_CAPTURES: u64 = 64;
-/// How many pieces of one upload may wait to be written: no more than one system call takes.
-const MAX_PIECES: usize = 512;
+/// How many pieces of one upload may wait to be written, however small.
+const MAX_PIECES: usize = 2048;
+/// How many pieces are written at once: fewer than one system call takes.
+const MAX_BUFFERS: usize = 512;
 /// How many bytes of all uploads may wait to be written: some hundredths of a second of a fast connection.
 const MAX_QUEUED: usize = 32 * 1024 * 1024;
 /// The least that a piece counts: it occupies more than its bytes.
@@ -258,7 +260,7 @@ impl Upload {
                 continue;
             }
             let mut messages = Vec::new();
-            if timeout(IDLE_TIMEOUT, queue.recv_many(&mut messages, MAX_PIECES)).await.unwrap_or(0) == 0 {
+            if timeout(IDLE_TIMEOUT, queue.recv_many(&mut messages, MAX_BUFFERS)).await.unwrap_or(0) == 0 {
                 return Err(CaptureError::Abandoned);
             }
             let (mut pieces, mut end) = (Vec::with_capacity(messages.len()), None);
@@ -366,7 +368,7 @@ mod tests {
             while capture.push(&piece).is_ok() {
                 taken += 1;
             }
-            assert_eq!(taken, MAX_PIECES.min(MAX_QUEUED / len), "{len}");
+            assert_eq!(taken, MAX_PIECES.min(MAX_QUEUED / len.max(PIECE)), "{len}");
             assert_eq!(MAX_QUEUED - captures.0.memory.available_permits(), taken * len.max(PIECE), "{len}");
             assert!(matches!(capture.push(&piece), Err(CaptureError::TooFast)), "and does not begin again");
             assert!(capture.queue.capacity() > 0, "the end has a place");
