@@ -248,20 +248,24 @@ fn a_use_that_comes_soon_again_writes_nothing() {
 
 #[test]
 fn an_entry_takes_eighty_bytes_at_most() {
-    // Before and after tables grow, and after many evictions.
-    let index = index(PLENTY);
-    let (mut most, mut next) = (0, 0);
-    for len in [300_000, 700_000, 900_000, 917_000, 940_000, 1_000_000] {
-        index.insert_scanned((next..len).map(|number| (compact(number), BLOCK, 0)));
-        next = len;
-        most = most.max(index.memory() as u64 / len);
+    // A shard of a million objects has a thousand. Before and after its table grows, and after many evictions.
+    let hasher = RandomState::new();
+    let mut shard = Shard::new(hasher.clone());
+    let add = |shard: &mut Shard, number| {
+        let entry = Entry::new(compact(number), BLOCK, Stamp::of_file(0));
+        shard.add(hasher.hash_one(compact(number)), entry)
+    };
+    let mut slots = Vec::new();
+    for len in 1..=4000 {
+        slots.push(add(&mut shard, len));
+        assert!(len < 500 || shard.memory() as u64 <= 80 * len, "{len}");
     }
-    for number in 0..300_000 {
-        index.forget(&blob(number));
-        index.insert(blob(next + number), BLOCK);
+    for number in 0..10_000 {
+        shard.remove(slots[number % slots.len()]).unwrap();
+        let at = number % slots.len();
+        slots[at] = add(&mut shard, 10_000 + number as u64);
+        assert!(shard.memory() <= 80 * slots.len(), "after {number}");
     }
-    most = most.max(index.memory() as u64 / 1_000_000);
-    assert!(most <= 80, "{most} bytes");
 }
 
 #[derive(Clone, Debug)]
