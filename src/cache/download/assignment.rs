@@ -89,7 +89,9 @@ impl DownloadState {
     /// its stream enters it.
     pub(super) fn next_of_lead(&mut self) -> Option<Range<u64>> {
         if let Some(wanted) = self.chunks.wanted(TURN) {
-            return Some(wanted);
+            // What follows is needed as well: its stream reads on, until another reader waits elsewhere.
+            let on = self.chunks.lowest_free(u64::MAX).filter(|run| run.start == wanted.start);
+            return Some(on.filter(|_| self.workers.segment.is_none()).unwrap_or(wanted));
         }
         if self.workers.segment.is_some() && self.workers.open > 0 {
             let run = self.next_segment()?;
