@@ -24,7 +24,7 @@ async fn the_kernel_sends_from_caches_on_overlayfs_and_tmpfs() {
         ),
     ] {
         let forebay = Forebay::start_on(mounts, &config).await;
-        assert!(forebay.log().contains(told), "{mounts}: {}", forebay.log());
+        until(told, async || forebay.log().contains(told).then_some(())).await;
         let url = forebay.blob_url("library/big", &blob);
         assert!(download(&url).await.is_whole(&blob.digest), "{mounts}: {}", forebay.log());
         until("the blob is cached", async || {
