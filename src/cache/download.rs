@@ -6,7 +6,8 @@
 //! content.
 //!
 //! Workers fetch the blob chunk by chunk (`chunks`): the lead worker from the start, others where a reader waits or where
-//! they raise the rate. No byte is requested twice, and every byte is hashed in the end: from memory if the lead worker
+//! they raise the rate. No byte is written twice, and none is requested twice from an upstream that sends parts: another
+//! one sends again what is there, which is discarded. Every byte is hashed in the end: from memory if the lead worker
 //! wrote it in order, else from the file.
 
 mod abandoned;
@@ -81,7 +82,7 @@ pub(crate) struct Download {
     beside: bool,
     metrics: Metrics,
     state: Mutex<DownloadState>,
-    /// The origin of the main transfer's bytes.
+    /// The origin of the lead worker's bytes.
     flow: watch::Sender<TransferFlow>,
     /// Signals that the state changed.
     changed: watch::Sender<()>,

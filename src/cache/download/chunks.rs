@@ -1,8 +1,9 @@
 //! The map of a blob in chunks: which bytes are in the file, who fetches the others, and what readers need (pure).
 //!
 //! What must hold: one worker at a time writes a chunk, from its start to its end. A worker that stops leaves the bytes
-//! that it wrote, and the next one continues behind them, so no byte is requested for the file or written twice. What
-//! an earlier process left counts only once its checksum was compared.
+//! that it wrote, and the next one continues behind them, so no byte is written twice. None is requested twice from an
+//! upstream that sends parts; another one sends again what is there, and it is discarded. What an earlier process left
+//! counts only once its checksum was compared.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -11,8 +12,8 @@ use crate::{
     oci::ByteRange,
 };
 
-/// The size of a chunk in bytes. A kill costs each worker no more than this, and the reader of a small range far ahead
-/// waits for no more; a request costs as much as a few hundred KiB.
+/// The size of a chunk in bytes. A kill costs each worker the chunk that is not whole, besides what is not written yet,
+/// and the reader of a small range far ahead waits for no more than a chunk; a request costs as much as a few hundred KiB.
 pub(super) const CHUNK: u64 = 1024 * 1024;
 /// A blob that would have more chunks has larger ones, so that the map stays below 2 MiB.
 const MAX_CHUNKS: u64 = 65_536;
