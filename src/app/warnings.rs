@@ -2,7 +2,7 @@
 
 use std::{fs::File, path::Path};
 
-use crate::{auth, config::Config, transport::zero_copy::file_system::Pages, upstream};
+use crate::{auth, cache, config::Config, transport::zero_copy::file_system::Pages, upstream};
 
 /// Whether the kernel can send cached blobs without a copy depends on the file system of the cache.
 pub(super) fn tell_zero_copy(cache: &Path) {
@@ -45,10 +45,13 @@ pub(super) fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str
         // Other files are taken over; only whether there is TLS at all is not.
         server.tls.clone_from(&running.server.tls);
     }
+    // The one key of `[download]` is read into the configuration of the cache.
+    let cache = cache::Config { complete: running.cache.complete, ..new.cache.clone() };
     let sections = [
         ("server", server != running.server),
         ("admin", new.admin.listen != running.admin.listen),
-        ("cache", new.cache != running.cache),
+        ("cache", cache != running.cache),
+        ("download", new.cache.complete != running.cache.complete),
     ];
     sections.into_iter().filter_map(|(section, changed)| changed.then_some(section)).collect()
 }
@@ -56,7 +59,7 @@ pub(super) fn fixed_at_start(running: &Config, new: &Config) -> Vec<&'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Overrides, transport::TlsConfig};
+    use crate::{cache::Complete, config::Overrides, transport::TlsConfig};
 
     #[test]
     fn what_a_reload_cannot_change_is_told_and_nothing_else() {
@@ -78,6 +81,7 @@ mod tests {
                 with(&|config| (config.admin.listen.set_port(7), config.cache.max_size = 7).1),
                 &["admin", "cache"],
             ),
+            (&base, with(&|config| config.cache.complete = Complete::Never), &["download"]),
             (&base, with(&|config| config.server.trusted_networks = vec!["10.0.0.1".parse().unwrap()]), &[]),
             (&base, with(&|config| config.server.allowed_hosts = vec!["mirror.lan".parse().unwrap()]), &[]),
             (&base, with(&|config| config.admin.allowed_hosts = vec!["mirror.lan".parse().unwrap()]), &[]),
