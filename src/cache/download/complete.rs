@@ -7,9 +7,9 @@
 pub enum Complete {
     /// As soon as a client requests a range.
     Always,
-    /// Once half of the blob is here.
+    /// Once half of the blob is here or on its way.
     #[default]
     WhenHalf,
-    /// Not before a client requests the whole blob.
+    /// Not before a client requests the whole blob, or the upstream sends no less.
     Never,
 }

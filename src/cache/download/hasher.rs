@@ -37,7 +37,7 @@ pub(super) struct Hasher {
 struct HasherState {
     /// `None` while a job has the task.
     running: Option<HashTask>,
-    /// The offered batches, in the order of the main transfer.
+    /// The offered batches, in the order of the lead worker.
     queue: VecDeque<Arc<Batch>>,
     queued: usize,
     /// How many bytes were hashed when the job last took work.

@@ -106,7 +106,7 @@ impl Transfer {
             self.request_whole_next(&error);
             return Ok(());
         }
-        // The readers of that part wait no longer for it: the main transfer fetches it in another way.
+        // The readers of that part wait no longer for it: the lead worker fetches it in another way.
         if was_in_vain && self.parts == TransferParts::Only {
             return Err(error);
         }

@@ -136,11 +136,11 @@ async fn ranges_that_are_refused_after_a_while_are_done_without() {
         // On a busy machine one more connection may bring too little for a third one.
         registry.wait_for(|seen| seen.iter().any(|record| record.header("range").is_some())).await;
         if is_held {
-            // If one more lane is opened, it dies: what it leaves undone is in front of what the main transfer is about to fetch.
+            // If one more worker starts, it dies: what it leaves undone is in front of what the lead worker is about to fetch.
             let gate = Gate::new();
             registry.fault_times(1, When::blobs().ranged(), Fault::HoldBody { at: 100_000, gate: gate.clone() });
             if tokio::time::timeout(Duration::from_secs(1), gate.reached()).await.is_err() {
-                println!("{fault:?}: no other lane was opened: this is the case without one");
+                println!("{fault:?}: no other worker was started: this is the case without one");
             }
         }
         registry.fault(When::blobs().ranged(), fault.clone());
