@@ -71,6 +71,7 @@ async fn parts_of_a_cached_blob() {
         assert_eq!(answer.header("content-range"), Some("bytes */1000"));
     }
     assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1, "one GET, whatever parts were asked for");
+    assert!(registry.count(|request| request.method == Method::HEAD) <= 1, "{:?}", registry.requests());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,7 +238,7 @@ async fn the_rest_after_a_partial_response_is_requested_with_backoff() {
     gate.open();
     // All the rest is here; the part is what is waited for, breaks, is refused, and then the upstream is away.
     let front = (first - MIB) as f64;
-    until("the main transfer is through", async || received(&mirror).await > front).await;
+    until("the lead worker is through", async || received(&mirror).await > front).await;
     registry.fault_times(1, When::blobs().ranged(), Fault::status(404));
     registry.fault_times(3, When::blobs().ranged(), Fault::status(503));
     ahead.open();

@@ -64,9 +64,9 @@ async fn small_ranges_bring_their_chunks_and_no_more() {
 async fn the_configuration_says_when_the_rest_comes() {
     for (complete, last, expected) in [
         (Complete::Always, 0, LEN),
-        (Complete::WhenHalf, 7 * MIB - 1, 7 * MIB),
+        (Complete::WhenHalf, 6 * MIB - 1, 7 * MIB),
         (Complete::WhenHalf, 8 * MIB - 1, LEN),
-        (Complete::Never, LEN - MIB - 1, LEN - MIB),
+        (Complete::Never, LEN - 2 * MIB - 1, LEN - MIB),
     ] {
         let registry = FakeRegistry::start().await;
         let mirror = mirror_with(&registry, complete).await;
@@ -76,6 +76,14 @@ async fn the_configuration_says_when_the_rest_comes() {
         assert_eq!((part.status, &part.body), (206, &content.slice(0..=last)), "{complete:?} {last}");
         if expected == LEN {
             mirror.until_metric("forebay_fills_total", &[("result", "complete")], 1.0).await;
+        } else {
+            // A download that goes on would have requested what follows before this.
+            until_received(&mirror, last + 1).await;
+            read(&mirror, &digest, &content, (LEN - 100, LEN - 1)).await;
+            let requested = ranges(&registry);
+            let expected = [format!("bytes=0-{last}"), format!("bytes={}-", LEN - MIB)];
+            let is_expected = requested.iter().zip(&expected).all(|(range, expected)| range.starts_with(expected));
+            assert!(requested.len() == 2 && is_expected, "{complete:?}: {requested:?}");
         }
         until_received(&mirror, expected).await;
         assert_eq!(mirror.metric("forebay_fills_in_flight", &[]).await > 0.0, expected < LEN, "{complete:?} {last}");

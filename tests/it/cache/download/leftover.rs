@@ -90,14 +90,14 @@ async fn wrong_bytes_that_were_left_do_not_count_against_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_bytes_without_a_part_are_the_upstreams_fault() {
+async fn wrong_bytes_after_a_leftover_count_only_the_second_time() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, LEN, 1);
     registry.fault(When::blob(&digest), Fault::IgnoreRange);
     registry.fault(When::blob(&digest), Fault::Corrupt { at: 350_000 });
     restart_with_part(&mut mirror, &registry, &digest, &content[..300_000]).await;
-    // What an earlier download left is in what is hashed first, and then it is gone.
+    // The first hash has bytes that an earlier download left, so the fault may be theirs; the second one has none.
     for counted in [0.0, 1.0] {
         assert!(Raw::fails(mirror.address(), &path(&digest)).await);
         mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;

@@ -83,6 +83,7 @@ async fn several_ranges_are_one_answer_cold_and_cached() {
             mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
         }
         assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1, "one GET, whatever was asked for");
+        assert!(registry.count(|request| request.method == Method::HEAD) <= 1, "{range}: {:?}", registry.requests());
     }
 }
 
