@@ -229,12 +229,8 @@ impl Sender {
                 Some(self.breakers.admit(host).await.map_err(|circuit| self.circuit_open(&url, circuit))?)
             }
         };
-        let client = match mode {
-            RequestMode::Dedicated => &self.clients.dedicated,
-            RequestMode::Normal | RequestMode::Push if is_blob_body => &self.clients.blobs,
-            RequestMode::Normal | RequestMode::Push => &self.clients.general,
-        };
-        let (resending, settled) = (self.resending(client), ticket.clone());
+        let (client, fresh) = self.clients.of(mode, is_blob_body);
+        let (resending, settled) = (self.resending(client, fresh), ticket.clone());
         let sending = Box::pin(async move {
             let request = HttpRequest { method, url, headers, body };
             let sent = resending.send(&request).await;
@@ -253,8 +249,8 @@ impl Sender {
         Error::circuit_open(circuit, !is_host_of(&self.upstream, url.host_str().unwrap_or_default()))
     }
 
-    fn resending(&self, client: &HttpClient) -> ResendingClient {
-        ResendingClient { upstream: self.upstream.clone(), client: client.clone(), fresh: self.clients.fresh.clone() }
+    fn resending(&self, client: &HttpClient, fresh: &HttpClient) -> ResendingClient {
+        ResendingClient { upstream: self.upstream.clone(), client: client.clone(), fresh: fresh.clone() }
     }
 
     /// Sends a request of a push, and waits for the head of the response: as long as its body moves, and then as long
@@ -269,11 +265,12 @@ impl Sender {
         self.check_address(url).await?;
         let _change = (!method.is_safe()).then(|| self.late.change());
         let request = HttpRequest { method, url: url.clone(), headers, body: None };
-        let (general, resending) = (self.clients.general.clone(), self.resending(&self.clients.general));
+        let Clients { general, uploads, fresh, .. } = &self.clients;
+        let resending = self.resending(general, fresh);
         let (mut sending, progress): (BoxFuture<'_, Result<_, TransportError>>, _) = match content {
             Some(UploadBody { body, progress, .. }) => {
                 let HttpRequest { method, url, headers, .. } = request;
-                let sending = self.clients.uploads.request(method, url).headers(headers).body(body).send();
+                let sending = uploads.request(method, url).headers(headers).body(body).send();
                 (Box::pin(async { Ok(sending.await?) }), progress)
             }
             None if request.method.is_safe() => {
