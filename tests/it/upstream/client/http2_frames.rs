@@ -221,7 +221,11 @@ async fn connections_that_end_between_answers_are_replaced() {
         }
         let blob = mirror.get(&format!("/v2/team/app/blobs/{}", digest())).await;
         assert_eq!((blob.status, &blob.body[..]), (200, MANIFEST_BYTES), "{ends:?}");
-        assert_eq!(registry.connections(), connections, "{ends:?}");
+        // Whether the HTTP client notices the end of a connection before or while it sends the next request is a race;
+        // it may have begun to connect when it does.
+        let more = usize::from(!matches!(ends, Ends::Hinting));
+        let made = registry.connections();
+        assert!((connections..=connections + more).contains(&made), "{ends:?}: {made} connections");
     }
 }
 
