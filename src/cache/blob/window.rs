@@ -137,10 +137,11 @@ pub(super) enum Next {
 }
 
 impl Seat {
-    fn new(window: Arc<Window>, position: u64, is_first: bool) -> Self {
-        let number = window.pieces().seat(position);
+    /// `None` if the window has dropped the bytes at this position.
+    fn new(window: Arc<Window>, position: u64, is_first: bool) -> Option<Self> {
+        let number = window.pieces().seat(position)?;
         let changed = window.changed.subscribe();
-        Self { window, number, changed, is_same: false, is_first }
+        Some(Self { window, number, changed, is_same: false, is_first })
     }
 
     /// The blob as the reader named it for whom the window was opened.

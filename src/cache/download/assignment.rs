@@ -85,20 +85,24 @@ impl DownloadState {
         self.chunks.lowest_free(len.min(fair.max(len / 4).max(*SEGMENT.start())))
     }
 
-    /// What the lead worker requests next. It takes the chunks of a segment at once; otherwise it takes each chunk when
-    /// its stream enters it.
+    /// What the lead worker requests next. It takes the chunks of a segment at once; otherwise it takes the first chunk,
+    /// and each further one when its stream enters it.
     pub(super) fn next_of_lead(&mut self) -> Option<Range<u64>> {
         if let Some(wanted) = self.chunks.wanted(TURN) {
             // What follows is needed as well: its stream reads on, until another reader waits elsewhere.
             let on = self.chunks.lowest_free(u64::MAX).filter(|run| run.start == wanted.start);
-            return Some(on.filter(|_| self.workers.segment.is_none()).unwrap_or(wanted));
+            let run = on.filter(|_| self.workers.segment.is_none()).unwrap_or(wanted);
+            self.chunks.take_first(run.start);
+            return Some(run);
         }
         if self.workers.segment.is_some() && self.workers.open > 0 {
             let run = self.next_segment()?;
             self.chunks.take(LEAD, &run);
             return Some(run);
         }
-        self.chunks.lowest_free(u64::MAX)
+        let run = self.chunks.lowest_free(u64::MAX)?;
+        self.chunks.take_first(run.start);
+        Some(run)
     }
 
     /// Whether the lead worker must leave its stream for a reader, because there may be no other worker.

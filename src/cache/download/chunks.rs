@@ -378,6 +378,16 @@ impl Chunks {
         self.free_run(index, reader.end.unwrap_or(u64::MAX), most)
     }
 
+    /// Gives the chunk in which the lead worker's stream begins to it, if that is free: another worker must not take it
+    /// while the request is under way.
+    pub(super) fn take_first(&mut self, position: u64) {
+        let index = self.index(position);
+        let chunk = self.get(index);
+        if chunk.hold == Hold::Free && self.start(index) + chunk.written == position && !self.is_full(index) {
+            self.get_mut(index).hold = Hold::Taken(LEAD);
+        }
+    }
+
     /// Gives the chunks of `run`, all of them free, to this worker.
     pub(super) fn take(&mut self, worker: WorkerId, run: &Range<u64>) {
         for index in self.index(run.start)..self.index(run.end.saturating_add(self.size - 1)) {
@@ -396,9 +406,13 @@ impl Chunks {
             if index >= self.count().unwrap_or(0) || self.is_full(index) {
                 break;
             }
+            let next = self.start(index) + self.get(index).written;
             let chunk = self.get_mut(index);
             match chunk.hold {
-                Hold::Free if index == first || chunk.written == 0 => chunk.hold = Hold::Taken(LEAD),
+                // The stream enters the chunk where its bytes are missing.
+                Hold::Free if next == stream.start || (index > first && chunk.written == 0) => {
+                    chunk.hold = Hold::Taken(LEAD);
+                }
                 Hold::Taken(LEAD) => {}
                 Hold::Free | Hold::Taken(_) | Hold::Left => break,
             }

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use super::{
     Complete, Download, DownloadError, DownloadState, Downloads, Progress, abandoned, file_space, hasher,
-    lead::copy_all,
+    lead::{Copied, copy_all},
     leftover::{self, content_of, discard, is_whole},
     opening,
     state::TempContent,
@@ -65,7 +65,8 @@ async fn end_workers(download: &Download) {
 
 /// Keeps what a broken download has for the next one, unless it may be wrong.
 async fn keep_or_discard(download: &Arc<Download>, error: &DownloadError, temp: Option<TempBlob>) {
-    let may_be_right = matches!(error, DownloadError::Upstream(_) | DownloadError::Abandoned);
+    // What lazy clients brought stays if there is no room for the whole.
+    let may_be_right = matches!(error, DownloadError::Upstream(_) | DownloadError::Abandoned | DownloadError::NoRoom);
     let Some(temp) = temp else { return };
     if !may_be_right {
         return discard(Some(temp)).await;
@@ -124,6 +125,7 @@ async fn work(
         state.file = Some(content_of(temp, map));
         state.remark = Some(transfer.remark().clone());
         state.chunks.set_stream(Some(transfer.position()..transfer.end_of_request()));
+        state.chunks.take_first(transfer.position());
         state.progress = Progress::Writing;
     });
     if left > 0 {
@@ -142,7 +144,9 @@ async fn receive(
 ) -> Result<Done, DownloadError> {
     let source = &download.source;
     loop {
-        if let Err(error) = copy_all(downloads, download, &mut transfer).await {
+        let copied = copy_all(downloads, download, &mut transfer).await;
+        let is_at_end = matches!(copied, Ok(Copied::ToTheEnd)) && transfer.end_of_request() == u64::MAX;
+        if let Err(error) = copied {
             let front = download.state().chunks.front();
             // The blob may be complete: the announced length was wrong, or the upstream announced no length.
             if !matches!(error, DownloadError::Upstream(_)) || !is_right(download, front).await? {
@@ -156,7 +160,6 @@ async fn receive(
         {
             continue;
         }
-        let is_at_end = transfer.end_of_request() == u64::MAX;
         download.update(|state| {
             if let Some(total) = transfer.total().or(state.total()).or(is_at_end.then_some(transfer.position())) {
                 state.chunks.set_total(total);

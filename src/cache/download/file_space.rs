@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Download, DownloadError, Downloads, leftover::discard, transfer::Transfer};
+use super::{Download, DownloadError, Downloads, transfer::Transfer};
 use crate::cache::storage::{Purpose, Reservation, TempBlob, lru_index::IndexKey};
 
 /// How much space a download reserves at a time while the size is unknown, in bytes.
@@ -63,11 +63,7 @@ pub(super) async fn free_space(
         chunks.total().map_or(next, |_| chunks.room())
     };
     if slot.is_some() {
-        let grown = grow(downloads, download, download.purpose(), len).await;
-        if matches!(grown, Err(DownloadError::NoRoom)) {
-            discard(slot.take()).await;
-        }
-        return grown;
+        return grow(downloads, download, download.purpose(), len).await;
     }
     let reservation = match reserve(downloads, download, download.purpose(), len).await {
         Ok(reservation) => reservation,

@@ -69,7 +69,7 @@ impl Hasher {
             let idle = self.idle.notified();
             {
                 let mut state = self.state();
-                if state.running.is_some() {
+                if state.running.is_some() || state.failed.is_some() {
                     *state = HasherState::new(algorithm);
                     return;
                 }

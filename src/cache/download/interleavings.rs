@@ -1,4 +1,4 @@
-//! Seeded interleavings of everything that can happen to a download, against a model of the file.
+//! Seeded interleavings of what workers, readers, the disk and a kill do to a download, against a model of the file.
 //!
 //! No I/O and no clock: the steps of the lead worker, of other workers, of readers, of the disk and of a kill come in an
 //! order that only the seed decides.
@@ -99,6 +99,7 @@ impl Simulation {
             16 => self.add_for_rate(),
             17 => self.check(),
             18 if self.random.once_in(8) => self.restart(),
+            18 if self.random.once_in(8) => self.cancel(),
             19 if self.random.once_in(40) => self.evict(),
             _ => self.receive(),
         }
@@ -271,6 +272,13 @@ impl Simulation {
         }
     }
 
+    /// All workers are cancelled at once; readers stay, and the next lead worker continues.
+    fn cancel(&mut self) {
+        while !self.streams.is_empty() {
+            self.finish(0, false);
+        }
+    }
+
     fn add_for_rate(&mut self) {
         let is_whole = self.state.chunks.is_complete_wanted() && self.state.workers.may_ramp();
         if is_whole && let Some(NewWorker { id, run }) = self.state.worker_for_rate(0.0, self.most) {
@@ -338,8 +346,6 @@ impl Simulation {
         let beside = self.streams.iter().filter(|stream| stream.id != LEAD).count();
         assert_eq!((workers.open, workers.opening), (beside, 0));
         assert!(beside < self.most, "{beside} workers beside the lead worker, of {}", self.most);
-        let mut taken: Vec<(u64, u64)> = self.streams.iter().map(|stream| (stream.position, stream.end)).collect();
-        taken.retain(|_| beside > 0);
         for stream in self.streams.iter().filter(|stream| stream.id != LEAD) {
             let overlaps = |other: &&Stream| {
                 other.id != stream.id && other.id != LEAD && other.position < stream.end && stream.position < other.end
@@ -378,7 +384,7 @@ impl Simulation {
 
 fn run(seed: u64) {
     let mut simulation = Simulation::new(seed);
-    for _ in 0..simulation.random.below(150) {
+    for _ in 0..simulation.random.below(400) {
         simulation.step();
     }
     simulation.complete();

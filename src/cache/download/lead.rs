@@ -12,19 +12,30 @@ use super::{
     writer::WritePipeline,
 };
 
+/// How many bytes a stream brings before it is left for a reader that waits elsewhere: a request costs more than a few.
+const MIN_TURN: u64 = 4 * 1024 * 1024;
+
+/// How far a transfer was copied.
+pub(super) enum Copied {
+    /// The upstream sent all that was requested.
+    ToTheEnd,
+    /// Its stream cannot help any more, or another reader needs the worker.
+    InPart,
+}
+
 /// Writes the bytes of the transfer until it ends, or until it cannot help any more.
 pub(super) async fn copy_all(
     downloads: &Downloads,
     download: &Arc<Download>,
     transfer: &mut Transfer,
-) -> Result<(), DownloadError> {
+) -> Result<Copied, DownloadError> {
     let content = download.content()?;
     let mut pipeline = WritePipeline::new(download, content, LEAD);
     let copied = copy(downloads, download, transfer, &mut pipeline).await;
     // No write is running when this function returns, whatever happened.
     let finished = pipeline.finish().await;
     download.update(|state| state.chunks.release(LEAD));
-    copied.and(finished)
+    copied.and_then(|copied| finished.map(|()| copied))
 }
 
 async fn copy(
@@ -32,11 +43,14 @@ async fn copy(
     download: &Arc<Download>,
     transfer: &mut Transfer,
     pipeline: &mut WritePipeline,
-) -> Result<(), DownloadError> {
+) -> Result<Copied, DownloadError> {
+    let begun = transfer.position();
     let most = download.source.upstream.connections();
     let mut alone = false;
     loop {
-        let Some(bytes) = download.unless_cancelled(pipeline.receive(transfer)).await? else { return Ok(()) };
+        let Some(bytes) = download.unless_cancelled(pipeline.receive(transfer)).await? else {
+            return Ok(Copied::ToTheEnd);
+        };
         if transfer.is_from_front() && !alone {
             read_through(download, transfer, pipeline).await?;
             alone = true;
@@ -50,8 +64,12 @@ async fn copy(
         let room = download.state().chunks.room();
         let len = transfer.total().map_or(transfer.position() + ROOM_STEP, |_| room);
         grow(downloads, download, download.purpose(), len).await?;
-        if !goes_on || (!reads_through && download.state().lead_is_wanted(most)) {
-            return Ok(());
+        // A request that ends soon is read to its end.
+        let may_leave = !reads_through
+            && transfer.end_of_request() == u64::MAX
+            && transfer.position().saturating_sub(begun) >= MIN_TURN;
+        if !goes_on || (may_leave && download.state().lead_is_wanted(most)) {
+            return Ok(Copied::InPart);
         }
     }
 }

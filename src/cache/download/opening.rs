@@ -7,7 +7,7 @@ use super::{Download, DownloadError, DownloadState, chunks::CHUNK, leftover::for
 use crate::{
     cache::{Source, storage::TempBlob},
     oci::Digest,
-    upstream::{Error, ErrorKind},
+    upstream::Error,
 };
 
 /// A range of a smaller blob brings the whole blob, in bytes.
@@ -30,6 +30,9 @@ pub(super) async fn open(
     slot: &mut Option<TempBlob>,
 ) -> Result<Option<Transfer>, DownloadError> {
     let source = &download.source;
+    if download.state().workers.single {
+        download.update(|state| state.chunks.want_all());
+    }
     learn_size(download).await;
     let transfer = match download.when(first).await {
         First::Nothing => return Ok(None),
@@ -42,12 +45,9 @@ pub(super) async fn open(
     };
     let mut transfer = transfer.map_err(DownloadError::Upstream)?;
     if !download.agrees(&transfer) {
-        if slot.is_none() {
-            let error = Error::new(ErrorKind::Protocol, "the blob has another size than announced");
-            return Err(DownloadError::Upstream(error));
-        }
-        // The earlier download was told another size.
+        // An earlier download, or a HEAD, was told another size.
         forget(download, slot).await;
+        download.update(|state| state.chunks.want_all());
         transfer = Transfer::open(source, 0, None).await.map_err(DownloadError::Upstream)?;
     }
     download.update(|state| {
@@ -59,12 +59,15 @@ pub(super) async fn open(
             state.chunks.want_all();
         }
     });
+    let front = download.state().chunks.front();
+    transfer.rewind(front);
     Ok(Some(transfer))
 }
 
 async fn open_range(download: &Download, source: &Source, range: Range<u64>) -> Result<Transfer, Error> {
     let total = download.state().total();
-    let last = (Some(range.end) != total).then(|| range.end.saturating_sub(1));
+    let is_to_the_end = range.end == u64::MAX || Some(range.end) == total;
+    let last = (!is_to_the_end).then(|| range.end.saturating_sub(1));
     match last {
         None if range.start == 0 => Transfer::open(source, 0, None).await,
         last => Transfer::open_reading_on(source, range.start, last).await,
@@ -98,6 +101,9 @@ fn first(state: &DownloadState) -> Option<First> {
         return Some(First::Nothing);
     }
     if chunks.total().is_none() {
+        if !chunks.to_check(1).is_empty() {
+            return None;
+        }
         return Some(if chunks.front() > 0 { First::Range(chunks.front()..u64::MAX) } else { First::All });
     }
     if let Some(run) = chunks.lowest_free(u64::MAX) {

@@ -117,6 +117,7 @@ impl Worker {
                 return;
             }
             run = download.update(|state| {
+                state.workers.failures = 0;
                 state.chunks.release(self.id);
                 state.next_run(self.id, self.is_for_reader())
             });
@@ -186,7 +187,7 @@ impl Worker {
         // Every further request for a part would return the whole blob again.
         let is_whole = opened.as_ref().is_ok_and(|stream| !stream.ranged);
         match opened.and_then(|stream| Transfer::of_part(&self.source, range, stream)) {
-            Ok(transfer) if transfer.skipping() > 0 => {
+            Ok(transfer) if is_whole || transfer.skipping() > 0 => {
                 download.update(|state| state.workers.ranges_ignored = true);
                 None
             }

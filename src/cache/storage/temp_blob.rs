@@ -35,6 +35,8 @@ pub struct TempBlob {
     left: u64,
     /// Whether a download has resumed these bytes in vain.
     failed: bool,
+    /// The file is the whole blob, which an earlier process has verified.
+    is_verified: bool,
 }
 
 /// What an earlier download left.
@@ -59,7 +61,7 @@ impl DiskStore {
             // Creates a new file: readers of the earlier one must not see it truncated.
             remove(&name.path(&store));
             let temp = TempFile::create(store, name, reservation)?;
-            Ok(TempBlob { id, temp, origin: Some(origin), left: 0, failed: false })
+            Ok(TempBlob { id, temp, origin: Some(origin), left: 0, failed: false, is_verified: false })
         })
         .await
     }
@@ -69,7 +71,7 @@ impl DiskStore {
         let (store, id) = (self.clone(), id.clone());
         write(move || {
             let temp = TempFile::create(store, TempName::Unique(unique_name()), reservation)?;
-            Ok(TempBlob { id, temp, origin: None, left: 0, failed: false })
+            Ok(TempBlob { id, temp, origin: None, left: 0, failed: false, is_verified: false })
         })
         .await
     }
@@ -109,7 +111,8 @@ impl DiskStore {
             let (reservation, _) = Reservation::adopt(&store, &key, &IndexKey::Blob(id.clone()))?;
             store.publish();
             let temp = TempFile::opened(store, TempName::Partial(id.clone()), file, reservation);
-            Some((TempBlob { id, temp, origin: Some(origin), left, failed }, content))
+            let is_verified = matches!(content, Leftover::Verified(_));
+            Some((TempBlob { id, temp, origin: Some(origin), left, failed, is_verified }, content))
         })
         .await
     }
@@ -151,7 +154,12 @@ impl TempBlob {
     /// The bytes of an earlier download are removed once two downloads have resumed them, the upstream has `answered`
     /// both, and neither received another byte.
     pub fn keep(self, purpose: Purpose, map: &PartialMap, answered: bool) -> io::Result<()> {
-        let Self { id, temp, origin, left, failed } = self;
+        let Self { id, temp, origin, left, failed, is_verified } = self;
+        if is_verified {
+            let len = temp.file.metadata()?.blocks() * 512;
+            temp.keep(purpose, IndexKey::Partial(id), len);
+            return Ok(());
+        }
         let written: u64 = map.records.iter().map(|record| record.written).sum();
         let Some(origin) = origin.filter(|_| written >= WORTH_KEEPING) else { return Ok(()) };
         let in_vain = left > 0 && written <= left && (answered || failed);

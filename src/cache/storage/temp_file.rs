@@ -100,8 +100,9 @@ impl TempFile {
     ///
     /// It is synced before the rename, so that a power cut leaves either the whole object or nothing under its name.
     pub(super) fn commit(mut self, purpose: Purpose, key: IndexKey, len: u64) -> io::Result<Arc<Pin>> {
-        self.file.set_len(len)?;
+        // The note comes first: a kill between the two leaves the map or the note, which both say what is there.
         verified_at::note(&self.file, len);
+        self.file.set_len(len)?;
         // A client's own download of this blob, from another registry, was quicker: that object is in use.
         let is_cached = self.store.0.index.contains(&key);
         let purpose = if is_cached { Purpose::Client } else { purpose };

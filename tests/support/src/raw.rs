@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::until::bounded;
@@ -67,7 +67,20 @@ impl Raw {
 
     /// Sends a GET and waits for nothing.
     pub async fn send(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Option<TcpStream> {
-        let mut stream = TcpStream::connect(address).await.ok()?;
+        Self::send_by(TcpStream::connect(address).await.ok()?, path, headers).await
+    }
+
+    /// A client whose kernel takes little ahead of it: where it reads is where forebay sends.
+    pub async fn get_narrow(address: SocketAddr, path: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        let stream = bounded(socket.connect(address)).await.unwrap();
+        let sent = Self::send_by(stream, path, &[]).await.unwrap();
+        bounded(Self::answer(sent)).await.expect("an answer")
+    }
+
+    async fn send_by(mut stream: TcpStream, path: &str, headers: &[(&str, &str)]) -> Option<TcpStream> {
+        let address = stream.peer_addr().ok()?;
         let mut request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n");
         headers.iter().for_each(|(name, value)| request += &format!("{name}: {value}\r\n"));
         stream.write_all(format!("{request}\r\n").as_bytes()).await.ok()?;

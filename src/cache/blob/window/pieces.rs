@@ -1,7 +1,7 @@
 //! The pieces that a window keeps, and who reads them (no I/O, no clock).
 //!
-//! What must hold: the pieces follow one another without a gap. A piece is dropped only when its room is needed and no
-//! seat is before its end. A seat that holds others back for [`MAX_HOLD`] in all is removed: its reader falls out.
+//! What must hold: the pieces follow one another without a gap. A piece is dropped only when its room is needed, since a
+//! reader is about to have taken all there is, and no seat is before its end. A seat that holds others back for [`MAX_HOLD`] in all is removed: its reader falls out.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,6 +16,10 @@ use crate::{cache::blob::read_error::ReadError, oci::Verifier};
 
 /// How long a reader may hold others back in all, before it goes on without them.
 pub(super) const MAX_HOLD: Duration = Duration::from_secs(2);
+
+/// How far a full window is ahead of its fastest reader, in bytes. It reads no further for the sake of the readers that
+/// come a little later, such as those of a download whose disk is full: what it drops they would request again.
+const AHEAD: u64 = 1024 * 1024;
 
 /// Some bytes of the blob.
 struct Piece {
@@ -127,11 +131,14 @@ impl Pieces {
         self.before = Some(Arc::new(before));
     }
 
-    /// The number of a new seat at `position`, which must not be below the window.
-    pub(super) fn seat(&mut self, position: u64) -> u64 {
+    /// The number of a new seat at `position`; `None` if that is below the window.
+    pub(super) fn seat(&mut self, position: u64) -> Option<u64> {
+        if position < self.low {
+            return None;
+        }
         self.next_seat += 1;
         self.places.insert(self.next_seat, Place { position, is_waiting: false, held: Duration::ZERO });
-        self.next_seat
+        Some(self.next_seat)
     }
 
     pub(super) fn leave(&mut self, seat: u64) {
@@ -184,6 +191,14 @@ impl Pieces {
         while let Some(first) = self.pieces.front()
             && needed(self.high, self.low) > limit
         {
+            let fastest = self.places.values().map(|place| place.position).max();
+            let ahead = AHEAD.min(limit as u64 / 8).max(1);
+            if limit > 0
+                && self.outside == 0
+                && fastest.is_some_and(|fastest| self.high >= fastest.saturating_add(ahead))
+            {
+                return Some(Held { by: Vec::new(), patience: None });
+            }
             let end = first.end();
             let by: Vec<u64> = self.behind(end).collect();
             if !by.is_empty() {
@@ -252,12 +267,12 @@ mod tests {
     #[test]
     fn a_piece_stays_until_its_room_is_needed() {
         let mut pieces = begun(0);
-        let first = pieces.seat(0);
+        let first = pieces.seat(0).unwrap();
         push(&mut pieces, 1000, false);
         assert!(take(&mut pieces, first).is_some());
         assert_eq!((pieces.make_room(PIECE + 1000), pieces.low()), (None, 0));
         // One that comes later still finds the start, and then keeps it.
-        let second = pieces.seat(0);
+        let second = pieces.seat(0).unwrap();
         assert_eq!(pieces.make_room(PIECE), Some(Held { by: vec![second], patience: None }));
         assert!(take(&mut pieces, second).is_some());
         assert_eq!((pieces.make_room(PIECE), pieces.low()), (None, 1000));
@@ -266,7 +281,7 @@ mod tests {
     #[test]
     fn a_reader_holds_others_back_for_two_seconds_in_all() {
         let mut pieces = begun(0);
-        let (slow, fast) = (pieces.seat(0), pieces.seat(0));
+        let (slow, fast) = (pieces.seat(0).unwrap(), pieces.seat(0).unwrap());
         push(&mut pieces, 10, false);
         assert!(take(&mut pieces, fast).is_some());
         let held = |patience| Some(Held { by: vec![slow], patience });
@@ -288,7 +303,7 @@ mod tests {
     #[test]
     fn readers_outside_are_kept_waiting_too() {
         let mut pieces = begun(0);
-        let stopped = pieces.seat(0);
+        let stopped = pieces.seat(0).unwrap();
         push(&mut pieces, 10, false);
         pieces.outside = 1;
         assert_eq!(pieces.make_room(PIECE), Some(Held { by: vec![stopped], patience: Some(MAX_HOLD) }));
@@ -297,7 +312,7 @@ mod tests {
     #[test]
     fn a_spare_piece_is_copied() {
         let mut pieces = begun(7);
-        let (seat, copies) = (pieces.seat(7), UnsentCopies::default());
+        let (seat, copies) = (pieces.seat(7).unwrap(), UnsentCopies::default());
         push(&mut pieces, PIECE as u64, true);
         let mut taken = Vec::new();
         while let Look::Taken(Taken { bytes, before, after }) = pieces.take(seat, &copies) {
@@ -314,7 +329,7 @@ mod tests {
     #[test]
     fn the_end_comes_after_the_bytes() {
         let mut pieces = begun(0);
-        let (seat, ahead) = (pieces.seat(0), pieces.seat(11));
+        let (seat, ahead) = (pieces.seat(0).unwrap(), pieces.seat(11).unwrap());
         push(&mut pieces, 10, false);
         pieces.end = Some(End::Body);
         assert!(take(&mut pieces, seat).is_some());
@@ -351,7 +366,7 @@ mod tests {
             let mut readers: Vec<(u64, u64)> = Vec::new();
             for step in steps {
                 match step {
-                    Step::Join => readers.push((pieces.seat(pieces.low()), pieces.low())),
+                    Step::Join => readers.push((pieces.seat(pieces.low()).unwrap(), pieces.low())),
                     Step::Take(which) if !readers.is_empty() => {
                         let which = which % readers.len();
                         let (seat, position) = readers[which];
@@ -377,7 +392,12 @@ mod tests {
                             push(&mut pieces, len, is_spare);
                             prop_assert!(pieces.high() - pieces.low() <= limit as u64);
                         }
-                        Some(held) => prop_assert!(!held.by.is_empty()),
+                        // No reader needs more yet.
+                        Some(held) if held.by.is_empty() => {
+                            let fastest = pieces.places.values().map(|place| place.position).max();
+                            prop_assert!(fastest.is_some_and(|fastest| fastest < pieces.high()));
+                        }
+                        Some(held) => prop_assert!(held.by.iter().all(|seat| readers.iter().any(|(id, _)| id == seat))),
                     },
                     _ => {}
                 }

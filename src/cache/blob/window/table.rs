@@ -199,20 +199,26 @@ impl Windows {
         let mut entries = self.0.entries.lock();
         let entry = entries.entry(key.clone()).or_insert_with(Entry::new);
         let others: Vec<u64> = if impatient.is_some() { Vec::new() } else { entry.waiting.values().copied().collect() };
-        match choose(&entry.spans(), &others, wanted.position) {
-            Choice::Join(index) => match entry.windows.get(index).filter(|window| window.admits(mirrors)) {
-                Some(window) => Attempt::Seat(Seat::new(window.clone(), wanted.position, false)),
-                None => Attempt::Alone,
-            },
-            Choice::Open => {
-                let window = self.open(wanted, opening());
-                entry.windows.push(window.clone());
-                entry.tell_waiting();
-                entry.changed.send_replace(());
-                Attempt::Seat(Seat::new(window, wanted.position, true))
+        loop {
+            match choose(&entry.spans(), &others, wanted.position) {
+                Choice::Join(index) => {
+                    let window = entry.windows.get(index).filter(|window| window.admits(mirrors));
+                    let Some(window) = window else { return Attempt::Alone };
+                    // The window may have moved on since.
+                    if let Some(seat) = Seat::new(window.clone(), wanted.position, false) {
+                        return Attempt::Seat(seat);
+                    }
+                }
+                Choice::Open => {
+                    let window = self.open(wanted, opening());
+                    entry.windows.push(window.clone());
+                    entry.tell_waiting();
+                    entry.changed.send_replace(());
+                    return Seat::new(window, wanted.position, true).map_or(Attempt::Alone, Attempt::Seat);
+                }
+                Choice::Defer | Choice::Wait if mirrors.is_some() => return Attempt::Alone,
+                choice => return Attempt::Wait { defers: choice == Choice::Defer },
             }
-            Choice::Defer | Choice::Wait if mirrors.is_some() => Attempt::Alone,
-            choice => Attempt::Wait { defers: choice == Choice::Defer },
         }
     }
 
