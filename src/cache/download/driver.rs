@@ -65,8 +65,12 @@ async fn end_workers(download: &Download) {
 
 /// Keeps what a broken download has for the next one, unless it may be wrong.
 async fn keep_or_discard(download: &Arc<Download>, error: &DownloadError, temp: Option<TempBlob>) {
-    // What lazy clients brought stays if there is no room for the whole.
-    let may_be_right = matches!(error, DownloadError::Upstream(_) | DownloadError::Abandoned | DownloadError::NoRoom);
+    let may_be_right = match error {
+        DownloadError::Upstream(_) | DownloadError::Abandoned => true,
+        // What lazy clients brought stays if there is no room for the whole.
+        DownloadError::NoRoom => download.state().total().is_some(),
+        DownloadError::Mismatch | DownloadError::Damaged | DownloadError::Storage(_) => false,
+    };
     let Some(temp) = temp else { return };
     if !may_be_right {
         return discard(Some(temp)).await;
