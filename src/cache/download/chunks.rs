@@ -5,6 +5,9 @@
 //! upstream that sends parts; another one sends again what is there, and it is discarded. What an earlier process left
 //! counts only once its checksum was compared.
 
+mod left;
+mod readers;
+
 use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
@@ -133,23 +136,8 @@ impl Chunks {
         self.advance_front();
         for reader in self.readers.values_mut() {
             if let Some(range) = reader.unresolved.take() {
-                (reader.position, reader.end) = place(range, total);
+                (reader.position, reader.end) = readers::place(range, total);
             }
-        }
-    }
-
-    /// Takes over what an earlier process left of a blob.
-    pub(super) fn restore(&mut self, size: u64, total: Option<u64>, records: impl IntoIterator<Item = ChunkRecord>) {
-        let left = |record: ChunkRecord| Chunk {
-            written: record.written.min(size),
-            crc: record.crc,
-            hold: if record.written > 0 { Hold::Left } else { Hold::Free },
-        };
-        self.size = size;
-        self.chunks = records.into_iter().map(left).collect();
-        self.front = 0;
-        if let Some(total) = total {
-            self.set_total(total);
         }
     }
 
@@ -471,117 +459,6 @@ impl Chunks {
         };
         Some((self.front..count).map(missing).sum())
     }
-
-    // What an earlier process left.
-
-    /// Up to `most` chunks to check, those that readers wait for first; with their records.
-    pub(super) fn to_check(&self, most: usize) -> Vec<(usize, ChunkRecord)> {
-        let is_left = |index: &usize| self.get(*index).hold == Hold::Left;
-        let waited = self.readers.values().filter(|reader| reader.waits.is_some());
-        let mut chosen: Vec<usize> = waited.map(|reader| self.index(reader.position)).filter(is_left).take(1).collect();
-        if chosen.is_empty() && self.complete {
-            let begun = self.begun_and_left();
-            chosen.extend(begun);
-            let others = (self.front..self.chunks.len()).filter(|index| is_left(index) && Some(*index) != begun);
-            chosen.extend(others.take(most.saturating_sub(chosen.len())));
-        } else if chosen.is_empty() {
-            let needed = self.readers.values().filter_map(|reader| self.chunks_of(reader)).flatten();
-            chosen.extend(needed.filter(is_left).take(1));
-        }
-        let record = |index: usize| ChunkRecord { written: self.get(index).written, crc: self.get(index).crc };
-        chosen.into_iter().map(|index| (index, record(index))).collect()
-    }
-
-    /// The first chunk of which an earlier process left a part that was not checked yet: what is missing is requested
-    /// behind that part.
-    fn begun_and_left(&self) -> Option<usize> {
-        let is_begun = |index: &usize| {
-            let chunk = self.get(*index);
-            chunk.hold == Hold::Left && chunk.written < self.len(*index)
-        };
-        (self.front..self.chunks.len()).find(is_begun)
-    }
-
-    /// Whether the check of a chunk decides what has to be requested first.
-    pub(super) fn waits_for_check(&self, run: &Range<u64>) -> bool {
-        self.begun_and_left().is_some_and(|index| self.complete && self.start(index) < run.start)
-    }
-
-    /// The chunk was compared with its checksum.
-    pub(super) fn checked(&mut self, index: usize, is_right: bool) {
-        let chunk = self.get_mut(index);
-        if chunk.hold != Hold::Left {
-            return;
-        }
-        chunk.hold = Hold::Free;
-        if !is_right {
-            (chunk.written, chunk.crc) = (0, 0);
-        }
-        self.advance_front();
-    }
-
-    // Readers.
-
-    /// Adds a reader of these bytes; without a range it needs the whole blob.
-    pub(super) fn join(&mut self, range: Option<ByteRange>) -> ReaderId {
-        let range = range.filter(|range| *range != ByteRange::From { first: 0 });
-        let id = self.next_reader;
-        self.next_reader += 1;
-        let mut reader = Reader { position: 0, end: None, unresolved: range, waits: None };
-        match (range, self.total) {
-            (None, _) => self.complete = true,
-            (Some(range), Some(total)) => {
-                reader.unresolved = None;
-                (reader.position, reader.end) = place(range, total);
-            }
-            (Some(_), None) => {}
-        }
-        self.readers.insert(id, reader);
-        id
-    }
-
-    pub(super) fn leave(&mut self, id: ReaderId) {
-        self.readers.remove(&id);
-    }
-
-    /// The reader has come to this position.
-    pub(super) fn reads_at(&mut self, id: ReaderId, position: u64, end: Option<u64>) {
-        if let Some(reader) = self.readers.get_mut(&id) {
-            (reader.position, reader.end, reader.unresolved) = (position, end, None);
-            reader.waits = None;
-        }
-    }
-
-    /// The reader waits for the byte at its position.
-    pub(super) fn waits(&mut self, id: ReaderId) {
-        let number = self.next_wait;
-        if let Some(reader) = self.readers.get_mut(&id)
-            && reader.waits.is_none()
-        {
-            reader.waits = Some(number);
-            self.next_wait += 1;
-        }
-    }
-
-    /// Whether the whole blob is fetched.
-    pub(super) fn is_complete_wanted(&self) -> bool {
-        self.complete
-    }
-
-    /// From now on the whole blob is fetched.
-    pub(super) fn want_all(&mut self) {
-        self.complete = true;
-    }
-
-    /// Whether at least half of the blob is in the file or being fetched.
-    pub(super) fn has_half(&self) -> bool {
-        self.total.is_some_and(|total| self.promised() >= total.div_ceil(2))
-    }
-}
-
-/// Where the range begins and ends in a blob of `total` bytes; a range without a byte in it needs nothing.
-fn place(range: ByteRange, total: u64) -> (u64, Option<u64>) {
-    range.resolve(total).map_or((0, Some(0)), |range| (range.first, Some(range.last + 1)))
 }
 
 /// The CRC-32C of two parts of which the second has `len` bytes.
