@@ -27,9 +27,11 @@ use crate::{
     upstream::{BlobRange, ErrorKind},
 };
 
-/// How long a worker that raises the rate waits for a response, for the next bytes, or for a broken transfer to be
-/// resumed. After that another worker fetches the rest.
+/// How long a worker waits for a response, for the next bytes, or for a broken transfer to be resumed. After that another
+/// worker fetches the rest.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// The same for a reader far ahead of the lead worker's stream: nobody else would bring its bytes soon.
+const TIMEOUT_AHEAD: Duration = Duration::from_secs(10);
 /// forebay also ends a worker that is this many times slower than the others, because the others would have to wait for
 /// it.
 const MUCH_SLOWER: f64 = 4.0;
@@ -38,7 +40,7 @@ const MUCH_SLOWER: f64 = 4.0;
 pub(super) enum Task {
     /// A reader that waits. The request carries the reader's own credentials if the upstream distinguishes clients: the
     /// client that started the download may have left.
-    Reader(Source),
+    Reader { source: Source, timeout: Duration },
     /// The rate, with a share of the extra connections of all downloads.
     Rate(#[expect(dead_code, reason = "it is held, not read")] OwnedSemaphorePermit),
 }
@@ -67,14 +69,16 @@ impl Downloads {
         if let Some(worker) = worker {
             let same = reader.upstream.principal() == download.source.upstream.principal();
             let source = if same { download.source.clone() } else { reader.clone() };
-            self.start_worker(download, worker, Task::Reader(source));
+            let is_behind = download.state().chunks.is_behind_stream(worker.run.start);
+            let timeout = if is_behind { TIMEOUT } else { TIMEOUT_AHEAD };
+            self.start_worker(download, worker, Task::Reader { source, timeout });
         }
     }
 
     /// Starts this worker as a task.
     pub(super) fn start_worker(&self, download: &Arc<Download>, NewWorker { id, run }: NewWorker, task: Task) {
         let source = match &task {
-            Task::Reader(source) => source.clone(),
+            Task::Reader { source, .. } => source.clone(),
             Task::Rate(_) => {
                 Source { upstream: download.source.upstream.with_dedicated_connections(), ..download.source.clone() }
             }
@@ -99,7 +103,7 @@ impl Drop for Worker {
 
 impl Worker {
     fn is_for_reader(&self) -> bool {
-        matches!(self.task, Task::Reader(_))
+        matches!(self.task, Task::Reader { .. })
     }
 
     async fn run(mut self, first: Range<u64>) {
@@ -124,6 +128,13 @@ impl Worker {
         }
     }
 
+    fn timeout(&self) -> Duration {
+        match self.task {
+            Task::Reader { timeout, .. } => timeout,
+            Task::Rate(_) => TIMEOUT,
+        }
+    }
+
     fn opened(&mut self) {
         if !std::mem::replace(&mut self.is_open, true) {
             self.download.update(|state| {
@@ -144,12 +155,8 @@ impl Worker {
             return false;
         };
         self.opened();
-        let mut pipeline = WritePipeline::new(&download, content, self.id);
-        let mut keeping_up = None;
-        if !self.is_for_reader() {
-            pipeline = pipeline.with_timeout(TIMEOUT);
-            keeping_up = Some(KeepingUp::begin(&download));
-        }
+        let mut pipeline = WritePipeline::new(&download, content, self.id).with_timeout(self.timeout());
+        let keeping_up = (!self.is_for_reader()).then(|| KeepingUp::begin(&download));
         let copied = tokio::select! {
             () = download.ends_workers.cancelled() => Ok(false),
             copied = copy(&run, &mut transfer, &mut pipeline, keeping_up) => copied,
@@ -170,17 +177,11 @@ impl Worker {
         let download = &self.download;
         let range = BlobRange { first: run.start, last: Some(run.end - 1) };
         let opening = self.source.upstream.open_blob(&self.source.repository, &self.source.digest, range);
-        let limited = async {
-            match self.task {
-                Task::Reader(_) => Some(opening.await),
-                Task::Rate(_) => timeout(TIMEOUT, opening).await.ok(),
-            }
-        };
         let opened = tokio::select! {
             () = download.ends_workers.cancelled() => return None,
-            opened = limited => opened,
+            opened = timeout(self.timeout(), opening) => opened,
         };
-        let Some(opened) = opened else {
+        let Ok(opened) = opened else {
             tracing::debug!(digest = %self.source.digest, "a worker of a download gets no response");
             return None;
         };
@@ -192,10 +193,7 @@ impl Worker {
                 None
             }
             Ok(transfer) if !download.agrees(&transfer) => None,
-            Ok(transfer) => Some(match self.task {
-                Task::Reader(_) => transfer.ranges_only(),
-                Task::Rate(_) => transfer.ranges_only().with_timeout(TIMEOUT),
-            }),
+            Ok(transfer) => Some(transfer.ranges_only().with_timeout(self.timeout())),
             Err(error) => {
                 tracing::debug!(%error, digest = %self.source.digest, "a worker of a download cannot begin");
                 let is_refused = is_whole || matches!(error.kind, ErrorKind::Unsupported);
