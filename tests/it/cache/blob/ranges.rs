@@ -365,7 +365,7 @@ async fn a_client_of_parallel_ranges_costs_the_blob_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_corrupt_parts_a_broken_transfer_is_resumed_all_the_same() {
+async fn after_corrupt_parts_a_broken_transfer_is_resumed() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, 2 * MIB, 1);
