@@ -1,6 +1,6 @@
 //! All windows: which one a reader joins, and when another one is opened.
 //!
-//! What must hold: a blob of a registry has at most [`MAX_TRANSFERS`] windows whose transfers run.
+//! What must hold: a blob of a registry has at most two windows whose transfers run.
 
 use std::{
     collections::{BTreeMap, HashMap},
