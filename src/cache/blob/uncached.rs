@@ -29,7 +29,7 @@ use crate::{
 
 /// Reads a blob, or a part of one.
 pub(crate) struct UncachedReader {
-    origin: Origin,
+    bytes: BytesFrom,
     check: Option<Check>,
     /// What the upstream sent in addition to the bytes.
     remark: ContentNotes,
@@ -40,7 +40,7 @@ pub(crate) struct UncachedReader {
 }
 
 /// Where the bytes come from.
-enum Origin {
+enum BytesFrom {
     /// A transfer for this reader only.
     Own(Box<Transfer>),
     /// Transfers that readers share.
@@ -82,8 +82,8 @@ impl Check {
 }
 
 impl UncachedReader {
-    fn new(origin: Origin, check: Option<Check>) -> Self {
-        Self { origin, check, remark: ContentNotes::default(), place: None, counted: None }
+    fn new(bytes: BytesFrom, check: Option<Check>) -> Self {
+        Self { bytes, check, remark: ContentNotes::default(), place: None, counted: None }
     }
 
     /// The whole blob, by a transfer for this reader only.
@@ -91,7 +91,7 @@ impl UncachedReader {
         let transfer = Transfer::open(source, 0, None).await?;
         let (total, remark) = (transfer.total(), transfer.remark().clone());
         let check = Check::new(source.clone(), Front::empty(source.digest.algorithm()), metrics);
-        let reader = Self::new(Origin::Own(Box::new(transfer)), Some(check));
+        let reader = Self::new(BytesFrom::Own(Box::new(transfer)), Some(check));
         Ok((Self { remark, ..reader }, total))
     }
 
@@ -108,16 +108,16 @@ impl UncachedReader {
             reader = reader.with_transfer(Box::new(transfer));
         }
         let front = Front::empty(source.digest.algorithm());
-        let (origin, head) = match reader.head(&front).await? {
-            Some(head) => (Origin::Shared(Box::new(reader)), head),
+        let (bytes, head) = match reader.head(&front).await? {
+            Some(head) => (BytesFrom::Shared(Box::new(reader)), head),
             None => {
                 let transfer = reader.alone().await?;
                 let head = WindowHead { total: transfer.total(), notes: transfer.remark().clone() };
-                (Origin::Own(Box::new(transfer)), head)
+                (BytesFrom::Own(Box::new(transfer)), head)
             }
         };
         let check = Check::new(source.clone(), front, windows.metrics().clone());
-        Ok((Self { remark: head.notes, ..Self::new(origin, Some(check)) }, head.total))
+        Ok((Self { remark: head.notes, ..Self::new(bytes, Some(check)) }, head.total))
     }
 
     /// What the client of a download still needs, without the cache.
@@ -138,26 +138,26 @@ impl UncachedReader {
         };
         let front = front.unwrap_or_else(|| Front::empty(algorithm));
         let check = Check::new(source.clone(), front, metrics);
-        Ok(Self::new(Origin::Shared(Box::new(reader)), Some(check)))
+        Ok(Self::new(BytesFrom::Shared(Box::new(reader)), Some(check)))
     }
 
     /// The bytes from `first` to `last`.
     pub(crate) async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
         let transfer = Transfer::open(source, first, Some(last)).await?;
         let remark = transfer.remark().clone();
-        Ok(Self { remark, ..Self::new(Origin::Own(Box::new(transfer)), None) })
+        Ok(Self { remark, ..Self::new(BytesFrom::Own(Box::new(transfer)), None) })
     }
 
     /// Requests another part of the same blob from the upstream and continues with it.
     pub(crate) async fn go_to(&mut self, source: &Source, first: u64, last: u64) -> Result<(), upstream::Error> {
-        self.origin = Origin::Own(Box::new(Transfer::open(source, first, Some(last)).await?));
+        self.bytes = BytesFrom::Own(Box::new(Transfer::open(source, first, Some(last)).await?));
         self.check = None;
         Ok(())
     }
 
     /// Whether the upstream sends the whole blob instead of a part.
     pub(crate) fn is_from_front(&self) -> bool {
-        matches!(&self.origin, Origin::Own(transfer) if transfer.is_from_front())
+        matches!(&self.bytes, BytesFrom::Own(transfer) if transfer.is_from_front())
     }
 
     /// Keeps the place of the one request that runs concurrently with the download of this blob.
@@ -184,33 +184,33 @@ impl UncachedReader {
 
     /// The forebay instances through which the bytes come.
     pub(crate) fn mirrors(&self) -> Option<Mirrors> {
-        match &self.origin {
-            Origin::Own(transfer) => match transfer.flow() {
+        match &self.bytes {
+            BytesFrom::Own(transfer) => match transfer.flow() {
                 TransferFlow::From(mirrors) => mirrors,
                 TransferFlow::Asking => None,
             },
-            Origin::Shared(reader) => reader.mirrors(),
+            BytesFrom::Shared(reader) => reader.mirrors(),
         }
     }
 
     /// The next bytes; `None` after the last. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         let Some(check) = &mut self.check else {
-            return match &mut self.origin {
-                Origin::Own(transfer) => transfer.next().await.map_err(ReadError::Upstream),
+            return match &mut self.bytes {
+                BytesFrom::Own(transfer) => transfer.next().await.map_err(ReadError::Upstream),
                 // Only whole blobs are shared, and they are verified.
-                Origin::Shared(_) => Err(ReadError::Abandoned),
+                BytesFrom::Shared(_) => Err(ReadError::Abandoned),
             };
         };
         while !check.done {
-            let bytes = match &mut self.origin {
-                Origin::Own(transfer) => check.next_of(transfer).await?,
-                Origin::Shared(reader) => match reader.next(&mut check.front).await? {
+            let bytes = match &mut self.bytes {
+                BytesFrom::Own(transfer) => check.next_of(transfer).await?,
+                BytesFrom::Shared(reader) => match reader.next(&mut check.front).await? {
                     FromWindow::Bytes(bytes) => Some(bytes),
                     FromWindow::End => None,
                     FromWindow::Alone => {
                         check.is_theirs = false;
-                        self.origin = Origin::Own(Box::new(reader.alone().await?));
+                        self.bytes = BytesFrom::Own(Box::new(reader.alone().await?));
                         continue;
                     }
                 },
@@ -218,7 +218,7 @@ impl UncachedReader {
             let Some(bytes) = bytes else {
                 // `done` is still false, so a call after a mismatch returns the mismatch again and never a clean end.
                 if check.hashed().await?.clone().digest() != check.source.digest {
-                    if let Origin::Own(transfer) = &mut self.origin {
+                    if let BytesFrom::Own(transfer) = &mut self.bytes {
                         if transfer.doubt().map_err(ReadError::Upstream)? {
                             continue;
                         }

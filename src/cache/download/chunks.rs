@@ -20,6 +20,9 @@ use crate::{
 pub(super) const CHUNK: u64 = 1024 * 1024;
 /// A blob that would have more chunks has larger ones, so that the map stays below 2 MiB.
 const MAX_CHUNKS: u64 = 65_536;
+/// The same for a blob whose size becomes known after its first bytes: without a limit, an upstream could choose how
+/// much memory the map takes.
+const MAX_FIXED_CHUNKS: u64 = 1 << 20;
 /// How many chunks ahead of the stream of the lead worker a reader waits for that stream: it is there sooner than the
 /// response to another request.
 const NEAR: usize = 1;
@@ -86,6 +89,8 @@ pub(super) struct Chunks {
     readers: BTreeMap<ReaderId, Reader>,
     next_reader: ReaderId,
     next_wait: u64,
+    /// How many chunks an earlier process left that were not checked yet.
+    left: usize,
     /// The position of the lead worker's stream, which reads on through free chunks, and where its request ends.
     stream: Option<Range<u64>>,
 }
@@ -101,6 +106,7 @@ impl Default for Chunks {
             readers: BTreeMap::new(),
             next_reader: 0,
             next_wait: 0,
+            left: 0,
             stream: None,
         }
     }
@@ -124,6 +130,11 @@ impl Chunks {
 
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Whether the map can have a blob of this size: that of its chunks is fixed once there are bytes.
+    pub(super) fn fits(&self, total: u64) -> bool {
+        self.chunks.is_empty() || total.div_ceil(self.size) <= MAX_FIXED_CHUNKS
     }
 
     /// Notes the size of the blob, and where the ranges of readers lie in it.
@@ -155,9 +166,10 @@ impl Chunks {
     /// Marks the whole blob as written and verified.
     pub(super) fn set_whole(&mut self, total: u64) {
         self.chunks.clear();
+        self.left = 0;
         self.set_total(total);
         let size = self.size;
-        self.chunks.resize_with(self.index(total.saturating_add(size - 1)), Chunk::default);
+        self.chunks.resize_with(self.index_behind(total), Chunk::default);
         for chunk in &mut self.chunks {
             *chunk = Chunk { written: size, ..Chunk::default() };
         }
@@ -171,8 +183,13 @@ impl Chunks {
         usize::try_from(position / self.size).unwrap_or(usize::MAX)
     }
 
+    /// The first chunk that begins at `end` or behind it.
+    fn index_behind(&self, end: u64) -> usize {
+        usize::try_from(end.div_ceil(self.size)).unwrap_or(usize::MAX)
+    }
+
     fn start(&self, index: usize) -> u64 {
-        index as u64 * self.size
+        (index as u64).saturating_mul(self.size)
     }
 
     /// How many bytes the chunk has when it is whole.
@@ -209,7 +226,7 @@ impl Chunks {
 
     /// The number of chunks of a blob whose size is known.
     fn count(&self) -> Option<usize> {
-        self.total.map(|total| self.index(total.saturating_add(self.size - 1)))
+        self.total.map(|total| self.index_behind(total))
     }
 
     /// The end of the bytes that are in the file from `position` on; `position` itself if that byte is missing.
@@ -275,7 +292,7 @@ impl Chunks {
     pub(super) fn admit(&mut self, worker: WorkerId, offset: u64, len: u64, reads_through: bool) -> Option<Admit> {
         let index = self.index(offset);
         let (start, chunk) = (self.start(index), self.get(index));
-        let end = start + self.size;
+        let end = start.saturating_add(self.size);
         let next = start + chunk.written;
         match chunk.hold {
             Hold::Taken(by) if by == worker => Some(Admit::Write((end - offset).min(len))),
@@ -301,7 +318,7 @@ impl Chunks {
         let from = self.start(index) + chunk.written;
         let mut next = index + 1;
         while self.start(next) < end.min(total)
-            && self.start(next) + self.len(next) - from <= most
+            && self.start(next).saturating_add(self.len(next)) - from <= most
             && self.get(next).hold == Hold::Free
             && self.get(next).written == 0
         {
@@ -324,7 +341,7 @@ impl Chunks {
     /// The chunks that a reader still needs.
     fn chunks_of(&self, reader: &Reader) -> Option<Range<usize>> {
         let end = reader.end.or(self.total)?;
-        Some(self.index(reader.position)..self.index(end.saturating_add(self.size - 1)))
+        Some(self.index(reader.position)..self.index_behind(end))
     }
 
     /// The last missing bytes that no worker fetches, at most `most`, and at most half of those that are missing in
@@ -335,7 +352,7 @@ impl Chunks {
         let last = (self.front..self.count()?).rev().find(is_untouched)?;
         let first = (self.front..=last).rev().take_while(is_untouched).last()?;
         let stream = self.stream.as_ref().map_or(0, |stream| stream.start).max(self.start(first));
-        let end = (self.start(last) + self.size).min(total);
+        let end = self.start(last).saturating_add(self.size).min(total);
         let most = most.min(end.saturating_sub(stream) / 2);
         let start = self.start(self.index(end.saturating_sub(most).saturating_add(self.size - 1)));
         (start < end).then_some(start..end)
@@ -378,7 +395,7 @@ impl Chunks {
 
     /// Gives the chunks of `run`, all of them free, to this worker.
     pub(super) fn take(&mut self, worker: WorkerId, run: &Range<u64>) {
-        for index in self.index(run.start)..self.index(run.end.saturating_add(self.size - 1)) {
+        for index in self.index(run.start)..self.index_behind(run.end) {
             let chunk = self.get_mut(index);
             debug_assert_eq!(chunk.hold, Hold::Free);
             chunk.hold = Hold::Taken(worker);

@@ -45,7 +45,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
                 tracing::warn!(%upstream, digest = %download.source.digest, "the blob is read in one go for a while");
                 downloads.wrong_parts().note((download.source.id(), download.source.origin()));
             }
-            // Nobody joins it any more.
+            // From now on, requests for the blob start a new download.
             download.cancel.cancel();
             end_workers(&download).await;
             keep_or_discard(&download, &error, temp).await;
@@ -67,8 +67,12 @@ async fn end_workers(download: &Download) {
 async fn keep_or_discard(download: &Arc<Download>, error: &DownloadError, temp: Option<TempBlob>) {
     let may_be_right = match error {
         DownloadError::Upstream(_) | DownloadError::Abandoned => true,
-        // What lazy clients brought stays if there is no room for the whole.
-        DownloadError::NoRoom => download.state().total().is_some(),
+        // What lazy clients brought stays if there is no room for the whole. What an earlier download left of a blob
+        // without room goes: each client would request the rest in vain.
+        DownloadError::NoRoom => {
+            let state = download.state();
+            state.total().is_some() && matches!(state.progress, Progress::Writing)
+        }
         DownloadError::Mismatch | DownloadError::Damaged | DownloadError::Storage(_) => false,
     };
     let Some(temp) = temp else { return };
@@ -163,6 +167,9 @@ async fn receive(
             && transfer.doubt().map_err(DownloadError::Upstream)?
         {
             continue;
+        }
+        if transfer.total().is_some_and(|total| !download.state().chunks.fits(total)) {
+            return Err(DownloadError::NoRoom);
         }
         download.update(|state| {
             if let Some(total) = transfer.total().or(state.total()).or(is_at_end.then_some(transfer.position())) {

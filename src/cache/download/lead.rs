@@ -66,7 +66,7 @@ async fn copy(
         grow(downloads, download, download.purpose(), len).await?;
         // A request that ends soon is read to its end.
         let may_leave = !reads_through
-            && transfer.end_of_request() == u64::MAX
+            && transfer.end_of_request().saturating_sub(transfer.position()) > MIN_TURN
             && transfer.position().saturating_sub(begun) >= MIN_TURN;
         if !goes_on || (may_leave && download.state().lead_is_wanted(most)) {
             return Ok(Copied::InPart);

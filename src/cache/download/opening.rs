@@ -44,7 +44,8 @@ pub(super) async fn open(
         First::Range(range) => open_range(download, source, range).await,
     };
     let mut transfer = transfer.map_err(DownloadError::Upstream)?;
-    if !download.agrees(&transfer) {
+    let fits = transfer.total().is_none_or(|total| download.state().chunks.fits(total));
+    if !fits || !download.agrees(&transfer) {
         // An earlier download, or a HEAD, was told another size.
         forget(download, slot).await;
         download.update(|state| state.chunks.want_all());
@@ -54,7 +55,7 @@ pub(super) async fn open(
         if let Some(total) = transfer.total() {
             state.chunks.set_total(total);
         }
-        // All bytes come, whoever needs them.
+        // All bytes come, also those that no client needs.
         if transfer.is_from_front() {
             state.chunks.want_all();
         }

@@ -200,9 +200,13 @@ impl Transfer {
         }
     }
 
-    /// Where the bytes come from.
+    /// Where the bytes come from. A transfer that has all of them waits for no forebay.
     pub(crate) fn flow(&self) -> TransferFlow {
-        self.stream.as_ref().map_or(TransferFlow::Asking, |stream| TransferFlow::From(stream.mirrors.clone()))
+        match &self.stream {
+            Some(stream) => TransferFlow::From(stream.mirrors.clone()),
+            None if self.at_end() => TransferFlow::From(None),
+            None => TransferFlow::Asking,
+        }
     }
 
     /// Limits how long the transfer tries to resume after a break: another transfer will fetch the rest.

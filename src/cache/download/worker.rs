@@ -30,7 +30,7 @@ use crate::{
 /// How long a worker waits for a response, for the next bytes, or for a broken transfer to be resumed. After that another
 /// worker fetches the rest.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for a reader far ahead of the lead worker's stream: nobody else would bring its bytes soon.
+/// The same for a reader far ahead of the lead worker's stream, which would bring the bytes much later.
 const TIMEOUT_AHEAD: Duration = Duration::from_secs(10);
 /// forebay also ends a worker that is this many times slower than the others, because the others would have to wait for
 /// it.

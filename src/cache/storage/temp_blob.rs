@@ -97,7 +97,7 @@ impl DiskStore {
             let flags = OFlags::NOFOLLOW.bits().cast_signed();
             let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
             let map = Footer::read(&file).ok()?.filter(|(footer, _)| footer.origin == origin);
-            // Bytes that were verified before a kill are the content, whoever sent them.
+            // Bytes that were verified before a kill are the content, whichever registry sent them.
             let (left, failed, content) = match map {
                 Some((footer, map)) => {
                     let left = map.records.iter().map(|record| record.written).sum();

@@ -47,7 +47,7 @@ pub(super) async fn pump(
                 if !is_right && is_theirs {
                     metrics.digest_mismatch(source.upstream.name());
                 }
-                // Nobody joins a window of wrong bytes.
+                // No reader joins a window of wrong bytes.
                 return if is_right { Ok(()) } else { Err(ReadError::Mismatch) };
             };
             bytes = next;

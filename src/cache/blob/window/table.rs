@@ -21,30 +21,18 @@ use super::{
     pump::pump,
 };
 use crate::{
-    cache::{ContentKey, Source, blob::read_error::ReadError},
+    cache::{ContentKey, Origin, Source, blob::read_error::ReadError},
     metrics::Metrics,
-    oci::Repository,
-    upstream::Registry,
 };
 
 /// For how long a reader lets one that stands before it open the window for both.
 const COURTESY: Duration = Duration::from_secs(1);
 
-/// The readers that may share unverified bytes.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct WindowKey {
-    blob: ContentKey,
-    registry: Registry,
-    /// Present if the upstream authorizes clients.
-    repository: Option<Repository>,
-}
+/// The readers that may share unverified bytes: those of one blob and origin.
+type WindowKey = (ContentKey, Origin);
 
-impl WindowKey {
-    fn of(source: &Source) -> Self {
-        let upstream = &source.upstream;
-        let repository = upstream.uses_client_credentials().then(|| source.repository.clone());
-        Self { blob: source.id(), registry: upstream.registry().clone(), repository }
-    }
+fn key_of(source: &Source) -> WindowKey {
+    (source.id(), source.origin())
 }
 
 /// A cheap handle on all windows.
@@ -148,7 +136,7 @@ impl Windows {
     /// of a window, or as many transfers run as may.
     pub(in crate::cache::blob) fn serve(&self, source: &Source) -> bool {
         let entries = self.0.entries.lock();
-        let Some(entry) = entries.get(&WindowKey::of(source)) else { return false };
+        let Some(entry) = entries.get(&key_of(source)) else { return false };
         let mirrors = source.upstream.via_mirrors();
         entry.windows.iter().all(|window| window.admits(mirrors))
             && !matches!(choose(&entry.spans(), &[], 0), Choice::Open)
@@ -161,7 +149,7 @@ impl Windows {
         wanted: &Wanted<'_>,
         mut opening: impl FnMut() -> Opening,
     ) -> Option<Seat> {
-        let key = WindowKey::of(wanted.source);
+        let key = key_of(wanted.source);
         let mut waiting: Option<Waiting<'_>> = None;
         let mut is_courteous = true;
         loop {
@@ -255,7 +243,7 @@ impl Windows {
 
     /// Changes the entry of a window, and wakes the readers that wait for one.
     fn change<T>(&self, window: &Window, change: impl FnOnce(&mut Entry) -> T) -> T {
-        let key = WindowKey::of(&window.source);
+        let key = key_of(&window.source);
         let mut entries = self.0.entries.lock();
         let entry = entries.entry(key.clone()).or_insert_with(Entry::new);
         let value = change(entry);

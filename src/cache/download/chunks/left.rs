@@ -20,6 +20,7 @@ impl Chunks {
         };
         self.size = size;
         self.chunks = records.into_iter().map(left).collect();
+        self.left = self.chunks.iter().filter(|chunk| chunk.hold == Hold::Left).count();
         self.front = 0;
         if let Some(total) = total {
             self.set_total(total);
@@ -28,6 +29,10 @@ impl Chunks {
 
     /// Up to `most` chunks to check, those that readers wait for first; with their records.
     pub(in crate::cache::download) fn to_check(&self, most: usize) -> Vec<(usize, ChunkRecord)> {
+        // The task that checks looks after each write, and few downloads resume an earlier one.
+        if self.left == 0 {
+            return Vec::new();
+        }
         let is_left = |index: &usize| self.get(*index).hold == Hold::Left;
         let waited = self.readers.values().filter(|reader| reader.waits.is_some());
         let mut chosen: Vec<usize> = waited.map(|reader| self.index(reader.position)).filter(is_left).take(1).collect();
@@ -47,6 +52,9 @@ impl Chunks {
     /// The first chunk of which an earlier process left a part that was not checked yet: what is missing is requested
     /// behind that part.
     fn begun_and_left(&self) -> Option<usize> {
+        if self.left == 0 {
+            return None;
+        }
         let is_begun = |index: &usize| {
             let chunk = self.get(*index);
             chunk.hold == Hold::Left && chunk.written < self.len(*index)
@@ -69,6 +77,7 @@ impl Chunks {
         if !is_right {
             (chunk.written, chunk.crc) = (0, 0);
         }
+        self.left -= 1;
         self.advance_front();
     }
 }

@@ -95,7 +95,7 @@ fn what_was_left_counts_once_it_is_checked() {
     let record = |written| ChunkRecord { written, crc: 5 };
     chunks.restore(CHUNK, Some(TOTAL), [record(CHUNK), record(100), record(0), record(CHUNK)]);
     assert_eq!((chunks.front(), chunks.written()), (0, 2 * CHUNK + 100));
-    assert!(chunks.to_check(9).is_empty(), "nobody needs it");
+    assert!(chunks.to_check(9).is_empty(), "no reader needs it");
     let reader = chunks.join(Some(ByteRange::Bounded { first: 3 * CHUNK, last: 4 * CHUNK - 1 }));
     assert_eq!(chunks.to_check(9), [(3, record(CHUNK))], "a reader needs it");
     chunks.waits(reader);
@@ -124,5 +124,11 @@ fn a_huge_blob_has_larger_chunks() {
     let mut chunks = Chunks::default();
     chunks.set_total(u64::MAX);
     chunks.join(None);
-    assert!(chunks.lowest_free(CHUNK).is_some() && chunks.missing().is_some());
+    assert_eq!((chunks.lowest_free(u64::MAX), chunks.missing()), (Some(0..u64::MAX), Some(u64::MAX)));
+    assert!(chunks.last_free(u64::MAX).is_some_and(|last| last.end == u64::MAX));
+    // Once there are bytes, an upstream cannot choose how large the map is.
+    let mut chunks = Chunks::default();
+    assert!(chunks.fits(u64::MAX));
+    assert_eq!(chunks.admit(LEAD, 0, 1, false), Some(Admit::Write(1)));
+    assert!(chunks.fits(1 << 40) && !chunks.fits((1 << 40) + 1));
 }

@@ -1,4 +1,4 @@
-//! A blob without room is still one transfer, whoever reads it and however fast.
+//! A blob without room is still one transfer, for clients of any number and speed.
 
 mod stress;
 
@@ -58,6 +58,15 @@ impl Client {
     }
 }
 
+/// All of them read the whole, each as much as the others.
+async fn read_in_step(clients: &mut [Client]) {
+    while clients[0].taken < clients[0].content.len() {
+        for client in &mut *clients {
+            client.read(STEP).await;
+        }
+    }
+}
+
 /// Many clients, which all wait for the head that `gate` holds.
 async fn together(mirror: &Mirror, path: &str, content: &Bytes, (number, gate): (usize, &Gate)) -> Vec<Client> {
     let mut sent = Vec::new();
@@ -82,11 +91,7 @@ async fn forty_clients_in_step_are_one_transfer() {
     let gate = Gate::new();
     registry.fault(When::blobs(), Fault::HoldHead(gate.clone()));
     let mut clients = together(&mirror, &path(&digest), &content, (40, &gate)).await;
-    while clients[0].taken < content.len() {
-        for client in &mut clients {
-            client.read(STEP).await;
-        }
-    }
+    read_in_step(&mut clients).await;
     assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1);
     assert_eq!(mirror.metric(RECEIVED, &[]).await, content.len() as f64);
 }
@@ -254,11 +259,7 @@ async fn a_disk_that_fills_costs_one_transfer_of_the_rest() {
         clients.push(Client { raw, content: content.clone(), taken: 0 });
     }
     gate.open();
-    while clients[0].taken < content.len() {
-        for client in &mut clients {
-            client.read(STEP).await;
-        }
-    }
+    read_in_step(&mut clients).await;
     let gets: Vec<_> = registry.requests().into_iter().filter(|request| request.is_blob_get(&digest)).collect();
     assert_eq!(gets.len(), 2, "{:?}", gets.iter().map(|request| request.header("range")).collect::<Vec<_>>());
     assert!(gets[1].header("range").is_some_and(|range| range != "bytes=0-"), "only the rest is requested again");
