@@ -88,5 +88,7 @@ async fn each_kill_loses_at_most_a_chunk_of_each_connection() {
     // Where the streams of two connections meet, one may have received a piece too much.
     let most = LEN + lost + CONNECTIONS * MIB / 4;
     assert!(all <= most, "the upstream sent {all} bytes, for {LEN} and {lost} that the kills cost");
-    assert_eq!(blob::files(&program.directory().join("cache/tmp")).len(), 0);
+    let cache = program.directory().join("cache");
+    until("the blob is stored", async || blob::file(&cache, &digest).exists()).await;
+    assert_eq!(blob::files(&cache.join("tmp")).len(), 0);
 }
