@@ -48,7 +48,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::{
     inspect::{InspectedObject, Inspection, SHARDS, is_damage},
-    io_limits::{change, write},
+    io_limits::{begin_write, change, write},
     kind::ObjectKind,
     object::Landing,
     partial_map::{ChunkRecord, PartialMap, map_size},

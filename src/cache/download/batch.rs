@@ -38,7 +38,7 @@ static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::n
 pub(super) struct ChunkPart {
     pub offset: u64,
     pub len: u64,
-    /// CRC-32C.
+    /// CRC-32C of the chunk from its start to the end of the part.
     pub crc: u32,
 }
 
@@ -127,8 +127,9 @@ impl Batch {
         })
     }
 
-    /// The same bytes, cut where chunks of this size begin, with their checksums.
-    pub(super) fn parts_of_chunks(&self, size: u64) -> Vec<ChunkPart> {
+    /// The same bytes, cut where chunks of this size begin. `crc_before` gives the CRC-32C of the part of a chunk that the
+    /// file has before an offset.
+    pub(super) fn parts_of_chunks(&self, size: u64, crc_before: impl Fn(u64) -> u32) -> Vec<ChunkPart> {
         let mut parts: Vec<ChunkPart> = Vec::new();
         for (offset, bytes) in &self.pieces {
             let (mut offset, mut rest) = (*offset, &bytes[..]);
@@ -140,7 +141,10 @@ impl Batch {
                         part.crc = crc32c::crc32c_append(part.crc, piece);
                         part.len += room as u64;
                     }
-                    _ => parts.push(ChunkPart { offset, len: room as u64, crc: crc32c::crc32c(piece) }),
+                    _ => {
+                        let before = if offset % size == 0 { 0 } else { crc_before(offset) };
+                        parts.push(ChunkPart { offset, len: room as u64, crc: crc32c::crc32c_append(before, piece) });
+                    }
                 }
                 (offset, rest) = (offset + room as u64, behind);
             }
@@ -187,11 +191,14 @@ mod tests {
         batch.seal();
         assert_eq!((batch.end(), batch.runs().map(|(range, _)| range).collect::<Vec<_>>()), (offset, ranges));
         batch.write(&file).unwrap();
-        let parts = batch.parts_of_chunks(7000);
+        let crc_of_chunk = |end: u64| {
+            let start = (end - 1) / 7000 * 7000;
+            crc32c::crc32c(&expected[start as usize..end as usize])
+        };
+        let parts = batch.parts_of_chunks(7000, crc_of_chunk);
         for part in &parts {
-            let range = part.offset as usize..(part.offset + part.len) as usize;
             assert!(part.offset / 7000 == (part.offset + part.len - 1) / 7000);
-            assert_eq!(part.crc, crc32c::crc32c(&expected[range]));
+            assert_eq!(part.crc, crc_of_chunk(part.offset + part.len));
         }
         assert_eq!(parts.iter().map(|part| part.len as usize).sum::<usize>(), batch.len());
         let mut written = vec![0; expected.len()];

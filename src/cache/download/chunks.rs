@@ -452,13 +452,20 @@ impl Chunks {
         self.stream.as_ref().is_some_and(|stream| position < stream.start)
     }
 
-    /// Bytes at `offset` are in the file; `crc` is their CRC-32C. They lie in one chunk, behind those that it has.
+    /// The CRC-32C of what the file has of a chunk before `offset`.
+    pub(super) fn crc_before(&self, offset: u64) -> u32 {
+        let index = self.index(offset);
+        debug_assert_eq!(self.start(index) + self.get(index).written, offset);
+        self.get(index).crc
+    }
+
+    /// Bytes at `offset` are in the file. They lie in one chunk, behind those that it has; `crc` is the CRC-32C of both.
     /// Returns the index and the record of the chunk if it is whole now.
     pub(super) fn wrote(&mut self, offset: u64, len: u64, crc: u32) -> Option<(usize, ChunkRecord)> {
         let index = self.index(offset);
         debug_assert_eq!(self.start(index) + self.get(index).written, offset);
         let chunk = self.get_mut(index);
-        chunk.crc = combine(chunk.crc, crc, len);
+        chunk.crc = crc;
         chunk.written += len;
         let record = ChunkRecord { written: chunk.written, crc: chunk.crc };
         if index == self.front {
@@ -476,11 +483,6 @@ impl Chunks {
         };
         Some((self.front..count).map(missing).sum())
     }
-}
-
-/// The CRC-32C of two parts of which the second has `len` bytes.
-fn combine(first: u32, second: u32, len: u64) -> u32 {
-    crc32c::crc32c_combine(first, second, usize::try_from(len).unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]

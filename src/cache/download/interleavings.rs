@@ -224,8 +224,9 @@ impl Simulation {
                 let part = len.min(CHUNK - offset % CHUNK);
                 let range = offset as usize..(offset + part) as usize;
                 assert!(self.file[range.clone()].iter().all(Option::is_none), "{range:?} is written twice");
-                let bytes = &self.content[range.clone()];
-                let whole = self.state.chunks.wrote(offset, part, crc32c::crc32c(bytes));
+                let before = self.state.chunks.crc_before(offset);
+                let crc = crc32c::crc32c_append(before, &self.content[range.clone()]);
+                let whole = self.state.chunks.wrote(offset, part, crc);
                 for at in range {
                     self.file[at] = Some(self.content[at]);
                 }

@@ -33,6 +33,8 @@ use crate::{
 const MAX_GATHERED: usize = 1024 * 1024;
 /// The same for the first write, for which a client waits.
 const FIRST_GATHERED: usize = 64 * 1024;
+/// For how long bytes are gathered for one write: each write costs a dozen wake-ups, of its thread and of all readers.
+const GATHER_TIME: Duration = Duration::from_millis(1);
 
 struct Writing {
     done: JoinHandle<io::Result<()>>,
@@ -43,6 +45,8 @@ pub(super) struct WritePipeline {
     download: Arc<Download>,
     content: TempContent,
     gathered: Batch,
+    /// When what is gathered is to be written.
+    due: Instant,
     writing: Option<Writing>,
     /// How many bytes to gather at most.
     most: usize,
@@ -58,6 +62,7 @@ impl WritePipeline {
             download: download.clone(),
             content,
             gathered: Batch::default(),
+            due: Instant::now(),
             writing: None,
             most: FIRST_GATHERED,
             worker,
@@ -73,21 +78,22 @@ impl WritePipeline {
 
     /// The next bytes of the transfer; gathered bytes are written concurrently.
     pub(super) async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, DownloadError> {
-        loop {
-            let is_full = self.gathered.is_full(self.most);
-            if self.writing.is_none() && !self.gathered.is_empty() {
-                if !is_full && let Some(bytes) = transfer.ready() {
-                    return Ok(Some(self.count(bytes)));
-                }
-                self.start();
-            }
-            if self.writing.is_none() || !is_full || self.gathered.is_empty() {
-                break;
-            }
+        while self.gathered.is_full(self.most) {
             let since = Instant::now();
+            let waited = self.writing.is_some();
             self.written().await?;
-            let stalled = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.download.stalled.fetch_add(stalled, Ordering::Relaxed);
+            if waited {
+                let stalled = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.download.stalled.fetch_add(stalled, Ordering::Relaxed);
+            }
+            self.start();
+        }
+        if let Some(bytes) = transfer.ready() {
+            return Ok(Some(self.count(bytes)));
+        }
+        // The timer would round it up to a millisecond.
+        if self.writing.is_none() && self.due <= Instant::now() {
+            self.start();
         }
         // One future for all waits: a transfer that is being resumed must not send its request again because a write
         // ended meanwhile.
@@ -99,16 +105,15 @@ impl WritePipeline {
                 None => std::future::pending().await,
             }
         });
+        let mut due = pin!(tokio::time::sleep_until(self.due));
         loop {
             tokio::select! {
                 biased;
-                written = self.written(), if self.writing.is_some() => {
-                    written?;
-                    self.start();
-                }
+                written = self.written(), if self.writing.is_some() => written?,
                 next = &mut next => {
                     return next.map(|next| next.map(|bytes| self.count(bytes))).map_err(DownloadError::Upstream);
                 }
+                () = &mut due, if self.writing.is_none() && !self.gathered.is_empty() => self.start(),
                 () = &mut silent => {
                     return Err(DownloadError::Upstream(Error::new(ErrorKind::Timeout, "nothing came for a while")));
                 }
@@ -123,6 +128,10 @@ impl WritePipeline {
 
     /// Adds bytes to be written.
     pub(super) fn push(&mut self, offset: u64, bytes: Bytes) {
+        if self.gathered.is_empty() {
+            let is_first = self.most == FIRST_GATHERED;
+            self.due = Instant::now() + if is_first { Duration::ZERO } else { GATHER_TIME };
+        }
         self.gathered.push(offset, bytes);
     }
 
@@ -147,7 +156,7 @@ impl WritePipeline {
         batch.seal();
         let batch = Arc::new(batch);
         let (content, bytes, download) = (self.content.clone(), batch.clone(), self.download.clone());
-        let done = tokio::spawn(storage::write(move || write(&download, &content, &bytes)));
+        let done = storage::begin_write(move || write(&download, &content, &bytes));
         // Only the bytes of the lead worker come in order.
         if self.worker == LEAD {
             self.download.hash.offer(&batch, |hashed| self.download.state().chunks.written_to(hashed));
@@ -178,7 +187,8 @@ impl WritePipeline {
 fn write(download: &Arc<Download>, content: &TempContent, batch: &Batch) -> io::Result<()> {
     batch.write(&content.file)?;
     let size = download.state().chunks.size();
-    let parts = batch.parts_of_chunks(size);
+    // No other worker writes into a chunk that this one has, so what lies before the batch stays as it is.
+    let parts = batch.parts_of_chunks(size, |offset| download.state().chunks.crc_before(offset));
     let wrote = |state: &mut DownloadState| -> Vec<_> {
         parts.iter().filter_map(|part| state.chunks.wrote(part.offset, part.len, part.crc)).collect()
     };

@@ -3,7 +3,10 @@
 //! What must hold: however many files are written, synced or removed at once, the pool keeps threads free for cache
 //! hits, which only open and read files. Waiting for a permit takes no thread.
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::JoinHandle,
+};
 
 use super::blocking;
 use crate::disk_wait::DiskWait;
@@ -29,6 +32,20 @@ pub async fn change<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 /// Runs `work`, which creates a file or writes into one, on the blocking pool.
 pub async fn write<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     with_permit(&WRITES, work).await
+}
+
+/// The same, begun at once if a permit is free, and never dropped with its caller.
+pub fn begin_write<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    match WRITES.try_acquire() {
+        Ok(place) => {
+            let wait = DiskWait::begin();
+            tokio::task::spawn_blocking(move || {
+                let _wait = wait;
+                run(Some(place), work)
+            })
+        }
+        Err(_) => tokio::spawn(write(work)),
+    }
 }
 
 /// Runs `work`, which removes files to make room, on the blocking pool.
