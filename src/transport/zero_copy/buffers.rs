@@ -9,7 +9,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -22,14 +22,17 @@ use super::{
 };
 use crate::{disk_wait::DiskWait, file_slice::FileSlice};
 
-/// The unit of memory, and the smallest buffer, in bytes.
+/// The unit of memory, in bytes.
 const UNIT: usize = 16 * 1024;
 /// How much all bodies together hold: 128 MiB. A body that finds no room still gets one unit, so that clients that read
 /// nothing do not stop the others, and waits until that unit is sent before it gets another. So no slow reader is ended for
 /// this memory: without any room, pulls on loopback over TLS and HTTP/2 are as fast as with all of it.
 const MAX_UNITS: usize = 8192;
-/// The sizes of buffers, and up to how many readers get each. hyper holds two for each HTTP/2 stream whose client takes nothing.
-const SIZES: [(usize, usize); 3] = [(256 * 1024, 16), (64 * 1024, 64), (UNIT, usize::MAX)];
+/// The sizes of buffers, and up to how many readers get each. hyper holds two for each HTTP/2 stream whose client takes nothing:
+/// so in a crowd, a reader gets the last size until its client has taken a buffer.
+const SIZES: [(usize, usize); 4] = [(256 * 1024, 16), (64 * 1024, 64), (UNIT, usize::MAX), (4 * 1024, usize::MAX)];
+/// The index of the size of a unit.
+const OF_A_UNIT: usize = 2;
 /// How many bytes of each size are kept for reuse.
 const MAX_FREE: usize = 8 * 1024 * 1024;
 
@@ -44,6 +47,8 @@ pub(crate) struct FileReader(Arc<UnsentBuffers>);
 #[derive(Default)]
 struct UnsentBuffers {
     count: AtomicUsize,
+    /// Whether one was sent.
+    has_sent: AtomicBool,
     /// Notified when there is none any more.
     none: Notify,
 }
@@ -102,11 +107,11 @@ struct Buffer {
 
 impl Buffer {
     async fn take(wanted: usize, readers: usize, held: &Arc<UnsentBuffers>) -> io::Result<Self> {
-        let class = class(wanted, readers);
-        let units = u32::try_from(SIZES[class].0 / UNIT).unwrap_or(u32::MAX);
+        let class = class(wanted, readers, held.has_sent.load(Ordering::Relaxed));
+        let units = u32::try_from(SIZES[class].0.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let (class, room) = match UNITS.clone().try_acquire_many_owned(units) {
             Ok(room) => (class, Some(room)),
-            Err(_) => (SIZES.len() - 1, held.room_for_one().await?),
+            Err(_) => (OF_A_UNIT.max(class), held.room_for_one().await?),
         };
         held.count.fetch_add(1, Ordering::AcqRel);
         let held = held.clone();
@@ -154,6 +159,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        self.held.has_sent.store(true, Ordering::Relaxed);
         if self.held.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.held.none.notify_one();
         }
@@ -163,8 +169,12 @@ impl Drop for Buffer {
 }
 
 /// The index in [`SIZES`] of the smallest buffer for `wanted` bytes, or of the largest that so many readers may have.
-fn class(wanted: usize, readers: usize) -> usize {
-    let fair = SIZES.iter().position(|&(_, most)| readers <= most).unwrap_or(SIZES.len() - 1);
+/// `has_sent`: the client of this one has taken a buffer.
+fn class(wanted: usize, readers: usize, has_sent: bool) -> usize {
+    let fair = match SIZES.iter().position(|&(_, most)| readers <= most) {
+        Some(OF_A_UNIT) | None if !has_sent => SIZES.len() - 1,
+        fair => fair.unwrap_or(OF_A_UNIT),
+    };
     let enough = SIZES.iter().rposition(|&(size, _)| size >= wanted).unwrap_or(0);
     fair.max(enough)
 }
@@ -175,17 +185,20 @@ mod tests {
 
     #[test]
     fn buffers_fit_the_wanted_bytes_and_the_number_of_readers() {
-        for (wanted, readers, size) in [
-            (1, 1, UNIT),
-            (UNIT, 1, UNIT),
-            (UNIT + 1, 1, 64 * 1024),
-            (64 * 1024 + 1, 1, 256 * 1024),
-            (usize::MAX, 16, 256 * 1024),
-            (usize::MAX, 17, 64 * 1024),
-            (usize::MAX, 65, UNIT),
-            (1, 257, UNIT),
+        for (wanted, readers, has_sent, size) in [
+            (1, 1, true, 4096),
+            (4097, 1, true, UNIT),
+            (UNIT, 1, false, UNIT),
+            (UNIT + 1, 1, true, 64 * 1024),
+            (64 * 1024 + 1, 1, false, 256 * 1024),
+            (usize::MAX, 16, false, 256 * 1024),
+            (usize::MAX, 17, true, 64 * 1024),
+            (usize::MAX, 64, false, 64 * 1024),
+            (usize::MAX, 65, true, UNIT),
+            (usize::MAX, 65, false, 4096),
+            (1, 257, true, 4096),
         ] {
-            assert_eq!(SIZES[class(wanted, readers)].0, size, "{wanted} {readers}");
+            assert_eq!(SIZES[class(wanted, readers, has_sent)].0, size, "{wanted} {readers} {has_sent}");
         }
     }
 
