@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, IoSliceMut},
     os::unix::fs::FileExt as _,
+    time::{Duration, Instant},
 };
 
 use rustix::io::{Errno, ReadWriteFlags};
@@ -18,6 +19,8 @@ const SAMPLE: u64 = 256 * 1024;
 pub(crate) const READ_AHEAD: u64 = 1024 * 1024;
 /// After the disk was asked for a slice, one byte in so many is waited for: disks are asked for more at a time.
 const WAITED: usize = 64 * 1024;
+/// A read that takes longer waited for the disk.
+const WAIT: Duration = Duration::from_micros(20);
 /// How much is read at a time to load a slice, in bytes.
 const PIECE: usize = 16 * 1024;
 
@@ -112,17 +115,29 @@ pub(crate) async fn prefetch(slice: FileSlice) -> io::Result<bool> {
 
 /// Has the disk load a slice and waits for samples of it. Whether all of it is there. Blocks.
 fn touch(slice: &FileSlice) -> io::Result<bool> {
-    read_ahead(&slice.file, slice.offset, slice.len + READ_AHEAD);
     let end = slice.offset + slice.len;
+    let is_untold = matches!(read_at_once(&slice.file, &mut [0], slice.offset)?, AtOnce::Untold);
+    // Advice has the kernel look at each page. Where it does not tell, most pages are in memory: a read tells by its time.
+    let mut is_advised = !is_untold;
+    if is_advised {
+        read_ahead(&slice.file, slice.offset, slice.len + READ_AHEAD);
+    }
     for sample in (slice.offset..end).step_by(WAITED).chain([end - 1]) {
+        let begun = Instant::now();
         slice.file.read_exact_at(&mut [0], sample)?;
+        if !is_advised && begun.elapsed() > WAIT {
+            read_ahead(&slice.file, sample, end + READ_AHEAD - sample);
+            is_advised = true;
+        }
+    }
+    if is_untold {
+        return Ok(Pages::untold(&slice.file) == Pages::Loaded);
     }
     // A disk that took no advice has loaded the samples only.
     for between in (slice.offset + WAITED as u64 / 2..end).step_by(WAITED).chain([end - 1]) {
         match read_at_once(&slice.file, &mut [0], between)? {
             AtOnce::Read(1..) => {}
-            AtOnce::Read(0) | AtOnce::Waits => return Ok(false),
-            AtOnce::Untold => return Ok(Pages::untold(&slice.file) == Pages::Loaded),
+            AtOnce::Read(0) | AtOnce::Waits | AtOnce::Untold => return Ok(false),
         }
     }
     Ok(true)
