@@ -1,6 +1,6 @@
 //! What processes cost according to /proc: CPU time, and their peak memory.
 
-use std::{fs, time::Duration};
+use std::{fs, io, time::Duration};
 
 /// Measures CPU time, user and system, from now on.
 pub struct Stopwatch {
@@ -46,6 +46,13 @@ impl Of {
 /// CPU time of this process's children that have ended and been waited for.
 pub fn of_ended_children() -> Duration {
     Stat::of(std::process::id()).map_or(Duration::ZERO, |stat| stat.ended)
+}
+
+/// CPU time of the calling thread (the kernel's sched-stats documentation: nanoseconds on the CPU).
+pub fn of_thread() -> io::Result<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat")?;
+    let spent = text.split(' ').next().and_then(|spent| spent.parse().ok());
+    spent.map(Duration::from_nanos).ok_or_else(|| io::Error::other("/proc/thread-self/schedstat cannot be read"))
 }
 
 /// The peak of resident memory of a process, in bytes.

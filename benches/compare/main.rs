@@ -91,7 +91,7 @@ fn main() -> ExitCode {
 async fn measure(arguments: &Arguments) -> usize {
     let setup = Setup {
         quick: arguments.quick,
-        rounds: arguments.rounds.unwrap_or(if arguments.quick { 3 } else { 5 }).max(1),
+        rounds: arguments.rounds.unwrap_or(if arguments.quick { 3 } else { 7 }).max(1),
         time: Duration::from_millis(if arguments.quick { 500 } else { 2000 }),
         program: fs::canonicalize(&arguments.forebay).unwrap(),
     };

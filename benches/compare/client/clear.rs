@@ -113,6 +113,13 @@ pub fn verify(target: &Target, digest: &str) -> io::Result<()> {
     if got == digest { Ok(()) } else { Err(wrong(&format!("the body is {got}, not {digest}"))) }
 }
 
+/// A connection whose response to the request for the blob comes next, head first.
+pub fn body(target: &Target) -> io::Result<TcpStream> {
+    let mut connection = Connection::connect(target)?;
+    connection.ask()?;
+    Ok(connection.socket)
+}
+
 /// GET of a small document: its status and its body.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, Vec<u8>)> {
     get_accepting(address, path, "*/*")

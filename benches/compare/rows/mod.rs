@@ -69,6 +69,7 @@ pub const CASES: &[Case] = &[
     Case { name: "manifest-registry-tag", run: |setup| manifests::beside_registry(setup, By::Tag).boxed_local() },
     Case { name: "manifest-missing-tags", run: |setup| manifests::after_missing_tags(setup).boxed_local() },
     Case { name: "miss-loopback", run: |setup| misses::on_loopback(setup).boxed_local() },
+    Case { name: "miss-cost", run: |setup| misses::cost(setup).boxed_local() },
     Case { name: "miss-gigabit", run: |setup| misses::at_a_gigabit(setup).boxed_local() },
     Case { name: "miss-shared", run: |setup| misses::shared(setup).boxed_local() },
     Case { name: "miss-afar", run: |setup| misses::from_afar(setup).boxed_local() },
