@@ -4,7 +4,9 @@
 //! prepares all values that can fail, and then replaces all of them.
 
 mod error;
+mod fixed_keys;
 mod loading;
+mod reloadable;
 mod warnings;
 
 use std::{
@@ -36,8 +38,10 @@ use crate::{
 
 pub use self::{error::Error, loading::check};
 use self::{
+    fixed_keys::{FixedKey, keep_fixed},
     loading::{allowed_hosts, deletions_in, table},
-    warnings::{fixed_at_start, tell_zero_copy, warn_of_open_content, warn_of_push_users},
+    reloadable::Reloadable,
+    warnings::{tell_zero_copy, warn_of_open_content, warn_of_push_users},
 };
 
 /// How long downloads and other tasks may take to end after the drain.
@@ -54,6 +58,7 @@ pub struct Inherited {
 pub struct App {
     /// The configuration of the start.
     config: Config,
+    reloadable: Reloadable,
     service: Arc<Service>,
     tls: Option<ReloadableTls>,
     metrics: Metrics,
@@ -73,22 +78,18 @@ pub struct App {
 
 impl App {
     /// Starts serving. It sends no request to upstreams, so that cached content is served also while one is down.
+    ///
+    /// # Errors
+    /// The configuration, or a file, directory or address that it names, cannot be used.
     pub async fn start(config: Config, inherited: Inherited) -> Result<Self, Error> {
         let metrics = Metrics::new()?;
-        let tasks = TaskTracker::new();
-        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let store = DiskStore::open(&config.cache, metrics.clone())?;
         let instance = instance();
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
         let budget = ReadBudget::default();
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
-        let context = CacheContext {
-            store: store.clone(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            end: end.clone(),
-            trusted: trusted.clone(),
-        };
+        let context = CacheContext::new(&config.cache, store.clone(), metrics.clone(), trusted.clone());
+        let CacheContext { config: cache, tasks, end, .. } = context.clone();
         let caches = caches(&config, context);
         let auth = authentication(&config, &trusted)?;
         let table = table(&config, &metrics, instance.pseudonym(), &budget)?;
@@ -98,10 +99,11 @@ impl App {
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
         let listener =
             Listener::bind(&config.server, inherited.registry, tls.clone(), metrics.clone())?.trusting(trusted.clone());
+        let connections = listener.connection_limit();
+        let reloadable = Reloadable { cache, store: store.clone(), scrub: scrub.clone(), connections };
         let admin = admin_listener(&config.admin, inherited.admin)?;
-        let local_addrs = listener.local_addrs();
         let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;
-
+        let local_addrs = listener.local_addrs();
         tell_zero_copy(&config.cache.directory);
         warn_of_open_content(&config);
         warn_of_push_users(&config);
@@ -115,10 +117,12 @@ impl App {
         }
         tasks.spawn(auth::watch(service.auth.access.clone(), metrics.clone(), end.clone()));
         tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), admin_hosts.clone(), end.clone()));
+        let stop = CancellationToken::new();
         let serving = tokio::spawn(listener.run(service.clone(), stop.clone()));
         readiness.set_ready();
         Ok(Self {
             config,
+            reloadable,
             service,
             tls,
             metrics,
@@ -150,22 +154,27 @@ impl App {
         self.metrics.reload("config", false);
     }
 
-    /// Takes upstreams, users and TLS files from a new configuration: all of them, or on an error none.
+    /// Takes what a reload changes from a new configuration: all of it, or on an error nothing. Names each other key that
+    /// differs in the log. Blocks.
+    ///
+    /// # Errors
+    /// A file that the configuration names cannot be used.
     pub fn reload(&self, config: Config) -> Result<(), Error> {
-        let reloaded = self.try_reload(&config);
+        let reloaded = self.try_reload(config);
         self.metrics.reload("config", reloaded.is_ok());
         reloaded
     }
 
-    fn try_reload(&self, config: &Config) -> Result<(), Error> {
-        let table = table(config, &self.metrics, self.service.instance.pseudonym(), &self.budget)?;
+    fn try_reload(&self, config: Config) -> Result<(), Error> {
+        let table = table(&config, &self.metrics, self.service.instance.pseudonym(), &self.budget)?;
         let access = AccessControl::load(&config.access)?.trusting(self.trusted.clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
         if let (Some(running), Some(tls)) = (&self.tls, &tls) {
             running.may_become(tls)?;
         }
         // From here on nothing fails.
-        if let Some(state) = deletions_in(config) {
+        let (config, fixed) = keep_fixed(&self.config, config);
+        if let Some(state) = deletions_in(&config) {
             self.service.caches.deletions.keep(state);
         }
         if let (Some(running), Some(tls)) = (&self.tls, tls) {
@@ -173,16 +182,12 @@ impl App {
         }
         self.service.table.store(Arc::new(table));
         self.trusted.set(config.server.trusted_networks.clone());
-        self.admin_hosts.store(Arc::new(allowed_hosts(config, &config.admin.allowed_hosts)));
-        warn_of_open_content(config);
-        warn_of_push_users(config);
+        self.admin_hosts.store(Arc::new(allowed_hosts(&config, &config.admin.allowed_hosts)));
         self.service.auth.access.store(Arc::new(access));
-        for section in fixed_at_start(&self.config, config) {
-            tracing::warn!(
-                section,
-                "a reload cannot change this section; the new values take effect at the next start"
-            );
-        }
+        self.reloadable.take(&config, &self.service.caches, &self.tasks);
+        warn_of_open_content(&config);
+        warn_of_push_users(&config);
+        fixed.iter().for_each(FixedKey::warn);
         Ok(())
     }
 
@@ -218,14 +223,14 @@ fn authentication(config: &Config, trusted: &TrustedNetworks) -> Result<Authenti
 
 fn caches(config: &Config, context: CacheContext) -> Caches {
     let images = Images::default();
-    let CacheContext { tasks, end, trusted, .. } = context.clone();
-    let manifests = ManifestCache::new(&config.cache, context.clone(), images.clone());
+    let CacheContext { config: cache, tasks, end, trusted, .. } = context.clone();
+    let manifests = ManifestCache::new(context.clone(), images.clone());
     Caches {
-        lists: Lists::new(&config.cache, manifests.clone(), tasks.clone(), end.clone()),
+        lists: Lists::new(cache.clone(), manifests.clone(), tasks.clone(), end.clone()),
         manifests,
-        blobs: BlobCache::new(&config.cache, context, images),
+        blobs: BlobCache::new(context, images),
         deletions: Deletions::kept(deletions_in(config)),
-        grants: Grants::new(config.cache.negative_ttl, trusted, tasks, end),
+        grants: Grants::new(&cache, trusted, tasks, end),
     }
 }
 

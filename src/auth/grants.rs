@@ -38,6 +38,7 @@ use self::{
 use crate::{
     bounded_cache,
     cache::{
+        NegativeTtl, ReloadableConfig,
         freshness::Freshness,
         revalidate::{OUTAGE_TTL, RecentOutages, revalidate},
         write_counter::WriteCounters,
@@ -110,7 +111,7 @@ impl Grants {
     /// Upstream requests run as tasks of `tasks` and end with `shutdown`. Refusals are remembered for `negative_ttl`,
     /// at most [`REFUSAL_TTL`].
     pub(crate) fn new(
-        negative_ttl: Duration,
+        config: &ReloadableConfig,
         trusted: TrustedNetworks,
         tasks: TaskTracker,
         shutdown: CancellationToken,
@@ -120,8 +121,8 @@ impl Grants {
         Self(Arc::new(GrantsInner {
             verdicts: bounded_cache::lru_of(MAX_GRANTS),
             locations: bounded_cache::lru_of(MAX_GRANTS),
-            refusals: refusals.time_to_live(negative_ttl.min(REFUSAL_TTL)).build(),
-            outages: RecentOutages::new(MAX_GRANTS, OUTAGE_TTL),
+            refusals: refusals.expire_after(NegativeTtl { config: config.clone(), most: REFUSAL_TTL }).build(),
+            outages: RecentOutages::new(MAX_GRANTS, || OUTAGE_TTL),
             writes: WriteCounters::default(),
             requests: SingleFlight::new(tasks, shutdown),
             request_slots: Shares::new(MAX_REQUESTS, trusted),

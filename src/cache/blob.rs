@@ -24,8 +24,8 @@ use self::{
     window::Windows,
 };
 use super::{
-    BlobReader, CYCLE_TIMEOUT, CacheContext, Captures, Config, ContentKey, DiskStore, Images, Parts, Source,
-    Visibility, Warnings,
+    BlobReader, CYCLE_TIMEOUT, CacheContext, Captures, ContentKey, DiskStore, Images, Parts, Source, Visibility,
+    Warnings,
     download::{Download, DownloadError, Downloads, Joined, Need, SeparateFetch},
     prefetch::Prefetch,
     storage::{StoredBlob, lru_index::IndexKey},
@@ -96,14 +96,19 @@ pub(crate) struct BlobCache {
 
 impl BlobCache {
     /// Downloads run as tasks of `tasks` and end with `shutdown`.
-    pub(crate) fn new(config: &Config, context: CacheContext, images: Images) -> Self {
-        let CacheContext { store, metrics, tasks, end, trusted } = context;
+    pub(crate) fn new(context: CacheContext, images: Images) -> Self {
+        let CacheContext { config, store, metrics, tasks, end, trusted } = context;
         let windows = Windows::new(metrics.clone(), tasks.clone(), end.clone());
-        let downloads = Downloads::new(config, store.clone(), metrics.clone(), tasks, end);
-        let uncached = UncachedLimit::new(config.max_through, trusted.clone(), store.readers().clone());
-        let prefetch = Prefetch::new(config, images, store.clone(), downloads.clone(), trusted.clone());
-        let captures = Captures::new(config, store.clone(), downloads.clone(), trusted);
+        let downloads = Downloads::new(&config.load(), store.clone(), metrics.clone(), tasks, end);
+        let uncached = UncachedLimit::new(config.load().max_through, trusted.clone(), store.readers().clone());
+        let prefetch = Prefetch::new(&config, images, store.clone(), downloads.clone(), trusted.clone());
+        let captures = Captures::new(&config, store.clone(), downloads.clone(), trusted);
         Self { store, downloads, prefetch, uncached, windows, captures, metrics, remarks: Warnings::default() }
+    }
+
+    /// The cache may hold so many bytes now.
+    pub(crate) fn set_max_size(&self, max_size: u64) {
+        self.prefetch.set_max_size(max_size);
     }
 
     /// What the upstream sent with a blob in addition to its bytes.

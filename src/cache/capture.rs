@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    Config, DiskStore, Source,
+    DiskStore, ReloadableConfig, Source,
     download::Downloads,
     hash::{hash_in_turn, hash_with, turn_to_spare},
     storage::{self, NoSpace, TempUpload, change, write_all_at},
@@ -64,7 +64,7 @@ struct CapturesInner {
     waiting: Mutex<HashMap<u64, Capture>>,
     places: Shares,
     memory: Arc<Semaphore>,
-    most_bytes: u64,
+    config: ReloadableConfig,
 }
 
 /// The capture of one upload.
@@ -114,15 +114,25 @@ impl CaptureError {
 
 impl Captures {
     /// Each capture runs as one of the tasks of `downloads`, and ends with them.
-    pub(crate) fn new(config: &Config, store: DiskStore, downloads: Downloads, trusted: TrustedNetworks) -> Self {
+    pub(crate) fn new(
+        config: &ReloadableConfig,
+        store: DiskStore,
+        downloads: Downloads,
+        trusted: TrustedNetworks,
+    ) -> Self {
         Self(Arc::new(CapturesInner {
             store,
             downloads,
             waiting: Mutex::default(),
             places: Shares::new(MAX_CAPTURES, trusted),
             memory: Arc::new(Semaphore::new(MAX_QUEUED)),
-            most_bytes: config.max_size / MAX_CACHE,
+            config: config.clone(),
         }))
+    }
+
+    /// How long an upload may be that is cached, in bytes.
+    fn most_bytes(&self) -> u64 {
+        self.0.config.load().max_size / MAX_CACHE
     }
 
     /// Begins the capture of an upload that this client begins; `None` if too many are being captured.
@@ -189,7 +199,7 @@ impl Capture {
 
     /// Whether the capture may take `len` more bytes.
     pub(crate) fn may_take(&self, len: u64) -> bool {
-        self.len.saturating_add(len) <= self.captures.0.most_bytes
+        self.len.saturating_add(len) <= self.captures.most_bytes()
     }
 
     /// Takes the next bytes without waiting. After an error the capture is useless.
@@ -330,6 +340,7 @@ mod tests {
 
     use super::{super::hash::TURNS, *};
     use crate::{
+        cache::Config,
         metrics::Metrics,
         upstream::{self, Context, Upstream},
     };
@@ -344,7 +355,7 @@ mod tests {
         store.scan().await;
         let tasks = TaskTracker::new();
         let downloads = Downloads::new(&config, store.clone(), metrics, tasks.clone(), CancellationToken::new());
-        (Captures::new(&config, store, downloads, TrustedNetworks::new(Vec::new())), tasks)
+        (Captures::new(&ReloadableConfig::new(config), store, downloads, TrustedNetworks::new(Vec::new())), tasks)
     }
 
     /// A capture whose task does nothing.
@@ -397,7 +408,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (captures, _tasks) = captures(directory.path()).await;
         let (mut capture, _queue) = stalled(&captures);
-        let most = captures.0.most_bytes;
+        let most = captures.most_bytes();
         capture.push(&Bytes::from_static(b"0123456789")).unwrap();
         assert!(capture.may_take(most - 10) && !capture.may_take(most - 9) && !capture.may_take(u64::MAX));
         capture.len = most;

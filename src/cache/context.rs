@@ -2,12 +2,13 @@
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::DiskStore;
+use super::{Config, DiskStore, ReloadableConfig};
 use crate::{metrics::Metrics, peer::TrustedNetworks};
 
-/// The store, the metrics, and the tasks of all caches. Cheap to clone.
+/// The configuration, the store, the metrics, and the tasks of all caches. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct CacheContext {
+    pub config: ReloadableConfig,
     pub store: DiskStore,
     pub metrics: Metrics,
     /// The tasks that outlive the request that began them.
@@ -15,4 +16,12 @@ pub(crate) struct CacheContext {
     /// Cancelled when these tasks are to end.
     pub end: CancellationToken,
     pub trusted: TrustedNetworks,
+}
+
+impl CacheContext {
+    /// The context of a process: nothing runs yet.
+    pub(crate) fn new(config: &Config, store: DiskStore, metrics: Metrics, trusted: TrustedNetworks) -> Self {
+        let config = ReloadableConfig::new(config.clone());
+        Self { config, store, metrics, tasks: TaskTracker::new(), end: CancellationToken::new(), trusted }
+    }
 }

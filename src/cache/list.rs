@@ -38,7 +38,7 @@ use self::{
     store::{ListAnswer, ListStore},
 };
 use super::{
-    Config, ManifestCache,
+    ManifestCache, ReloadableConfig,
     freshness::Freshness,
     outcome::Outcome,
     revalidate::{OutageEntry, revalidate},
@@ -71,7 +71,7 @@ struct ListsInner {
 impl Lists {
     /// Upstream requests run as tasks of `tasks` and end with `shutdown`.
     pub(crate) fn new(
-        config: &Config,
+        config: ReloadableConfig,
         manifests: ManifestCache,
         tasks: TaskTracker,
         shutdown: CancellationToken,

@@ -23,7 +23,7 @@ mod query;
 mod request;
 mod tags;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
@@ -37,7 +37,7 @@ pub(crate) use self::{
     request::ManifestRequest,
 };
 use super::{
-    CacheContext, Config, ContentKey, DiskStore, Images, Outcome, Source, Visibility, Warnings,
+    CacheContext, ContentKey, DiskStore, Images, NegativeTtl, Outcome, Source, Visibility, Warnings,
     storage::tag_record::TagKey,
 };
 use crate::{
@@ -77,14 +77,14 @@ struct ManifestCacheInner {
 
 impl ManifestCache {
     /// Upstream requests and writes run as tasks of `tasks`; upstream requests end with `shutdown`.
-    pub(crate) fn new(config: &Config, context: CacheContext, images: Images) -> Self {
-        let CacheContext { store, metrics, tasks, end: shutdown, .. } = context;
-        let contents =
-            bounded_cache::lru(config.manifest_memory / 1024, |_, content: &Arc<VerifiedManifest>| content.weight());
+    pub(crate) fn new(context: CacheContext, images: Images) -> Self {
+        let CacheContext { config, store, metrics, tasks, end: shutdown, .. } = context;
+        let memory = config.load().manifest_memory / 1024;
+        let contents = bounded_cache::lru(memory, |_, content: &Arc<VerifiedManifest>| content.weight());
         let not_found = moka::sync::Cache::builder()
             .max_capacity(MAX_NOT_FOUND)
             .weigher(|_, error: &upstream::Error| error.weight())
-            .time_to_live(config.negative_ttl)
+            .expire_after(NegativeTtl { config: config.clone(), most: Duration::MAX })
             .build();
         let writer = BackgroundWriter { store: store.clone(), tasks: tasks.clone() };
         let documents = Offload::default();
@@ -93,7 +93,7 @@ impl ManifestCache {
             store,
             metrics,
             contents,
-            tags: TagRecords::new(config, writer.clone()),
+            tags: TagRecords::new(&config, writer.clone()),
             writer,
             not_found,
             requests: SingleFlight::new(tasks.clone(), shutdown.clone()),
@@ -102,6 +102,11 @@ impl ManifestCache {
             documents,
             warnings: Warnings::default(),
         }))
+    }
+
+    /// Forgets all 404s: they were remembered for another `negative_ttl`.
+    pub(crate) fn forget_not_found(&self) {
+        self.0.not_found.invalidate_all();
     }
 
     /// The manifest of a reference.

@@ -21,6 +21,7 @@ mod make_room;
 pub(crate) mod manifest;
 mod outcome;
 pub(crate) mod prefetch;
+mod reloadable_config;
 pub(crate) mod revalidate;
 pub(crate) mod scrub;
 pub(crate) mod slow_readers;
@@ -46,6 +47,7 @@ pub(crate) use self::{
     manifest::{ManifestCache, ManifestError, ManifestRequest},
     outcome::Outcome,
     prefetch::Images,
+    reloadable_config::{NegativeTtl, ReloadableConfig},
     scrub::{Scrub, WholeHit},
     slow_readers::{Holding, ReadersEnded, Reading, SlowReaders},
     source::Source,

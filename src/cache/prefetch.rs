@@ -36,7 +36,7 @@ use self::{
     layer_end::PrefetchEnded,
     unclaimed::Unclaimed,
 };
-use super::{Config, ContentKey, DiskStore, Source, Visibility, download::Downloads};
+use super::{ContentKey, DiskStore, ReloadableConfig, Source, Visibility, download::Downloads};
 use crate::{
     oci::{Digest, Repository},
     peer::TrustedNetworks,
@@ -69,8 +69,7 @@ const MAX_DISTRUSTED: u64 = 10_000;
 pub(crate) struct Prefetch(Arc<PrefetchInner>);
 
 struct PrefetchInner {
-    /// How many layers of one image are prefetched concurrently.
-    most: usize,
+    config: ReloadableConfig,
     unclaimed: Unclaimed,
     /// Repositories whose manifests recently lied about a layer.
     distrusted: moka::sync::Cache<(Registry, Repository), ()>,
@@ -99,16 +98,17 @@ impl Default for Turns {
 
 impl Prefetch {
     pub(crate) fn new(
-        config: &Config,
+        config: &ReloadableConfig,
         images: Images,
         store: DiskStore,
         downloads: Downloads,
         trusted: TrustedNetworks,
     ) -> Self {
+        let budget = config.load().max_size / MAX_PART_OF_CACHE;
         let distrusted = moka::sync::Cache::builder().max_capacity(MAX_DISTRUSTED).time_to_live(DISTRUST_TTL);
         Self(Arc::new(PrefetchInner {
-            most: config.prefetch,
-            unclaimed: Unclaimed::new(config.max_size / MAX_PART_OF_CACHE, trusted),
+            config: config.clone(),
+            unclaimed: Unclaimed::new(budget, trusted),
             distrusted: distrusted.eviction_policy(EvictionPolicy::lru()).build(),
             images,
             begun: moka::sync::Cache::builder().max_capacity(MAX_BEGUN).time_to_live(ONCE_IN).build(),
@@ -120,6 +120,16 @@ impl Prefetch {
         }))
     }
 
+    /// The cache may hold so many bytes now, and prefetched layers that no client requested a part of them.
+    pub(crate) fn set_max_size(&self, max_size: u64) {
+        self.0.unclaimed.set_budget(max_size / MAX_PART_OF_CACHE);
+    }
+
+    /// How many layers of one image are prefetched concurrently.
+    fn most(&self) -> usize {
+        self.0.config.load().prefetch
+    }
+
     /// A client gets this blob: it counts against no client any more.
     pub(crate) fn taken(&self, id: &ContentKey) {
         self.0.unclaimed.release(id);
@@ -128,7 +138,7 @@ impl Prefetch {
     /// The client at this address gets this blob: if it is the configuration of an image, the client will request the
     /// layers next.
     pub(crate) fn config_wanted(&self, source: &Source, client: IpAddr) {
-        if self.0.most == 0 || self.0.distrusted.contains_key(&place(source)) {
+        if self.most() == 0 || self.0.distrusted.contains_key(&place(source)) {
             return;
         }
         let image = Image::of(source);
@@ -218,7 +228,7 @@ impl Prefetch {
                 over.store(true, Ordering::Relaxed);
             }
         };
-        stream::iter(layers).for_each_concurrent(self.0.most, fetch).await;
+        stream::iter(layers).for_each_concurrent(self.most(), fetch).await;
     }
 }
 

@@ -15,7 +15,11 @@
 //! What must hold: no stale value is served after a refusal; stale responses do not prolong an outage, so forebay asks
 //! the upstream again once in [`OUTAGE_TTL`].
 
-use std::{hash::Hash, pin::pin, time::Duration};
+use std::{
+    hash::Hash,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use tokio::time::timeout;
 
@@ -100,8 +104,9 @@ where
 
 /// Which keys an upstream recently failed to answer.
 pub(crate) struct RecentOutages<K> {
-    /// `None`: no outage is remembered.
-    entries: Option<moka::sync::Cache<K, ()>>,
+    /// With the times when they were noted.
+    entries: moka::sync::Cache<K, Instant>,
+    ttl: Box<dyn Fn() -> Duration + Send + Sync>,
 }
 
 /// One key of [`RecentOutages`].
@@ -111,11 +116,10 @@ pub(crate) struct OutageEntry<'a, K> {
 }
 
 impl<K: Hash + Eq + Send + Sync + 'static> RecentOutages<K> {
-    /// Remembers at most `max` outages, each for `ttl` and no longer than [`OUTAGE_TTL`].
-    pub(crate) fn new(max: u64, ttl: Duration) -> Self {
-        let ttl = ttl.min(OUTAGE_TTL);
-        let build = || moka::sync::Cache::builder().max_capacity(max).time_to_live(ttl).build();
-        Self { entries: (!ttl.is_zero()).then(build) }
+    /// Remembers at most `max` outages, each for what `ttl` gives when it is looked up, and no longer than [`OUTAGE_TTL`].
+    pub(crate) fn new(max: u64, ttl: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        let entries = moka::sync::Cache::builder().max_capacity(max).time_to_live(OUTAGE_TTL).build();
+        Self { entries, ttl: Box::new(ttl) }
     }
 
     pub(crate) fn entry(&self, key: K) -> OutageEntry<'_, K> {
@@ -125,21 +129,19 @@ impl<K: Hash + Eq + Send + Sync + 'static> RecentOutages<K> {
 
 impl<K: Hash + Eq + Send + Sync + 'static> OutageEntry<'_, K> {
     pub(crate) fn is_recent(&self) -> bool {
-        self.outages.entries.as_ref().is_some_and(|entries| entries.contains_key(&self.key))
+        self.outages.entries.get(&self.key).is_some_and(|noted| noted.elapsed() < (self.outages.ttl)())
     }
 
     /// Records that the upstream did not answer.
     pub(crate) fn note(self) {
-        if let Some(entries) = &self.outages.entries {
-            entries.insert(self.key, ());
+        if !(self.outages.ttl)().is_zero() {
+            self.outages.entries.insert(self.key, Instant::now());
         }
     }
 
     /// Records that the upstream answered.
     pub(crate) fn clear(&self) {
-        if let Some(entries) = &self.outages.entries {
-            entries.invalidate(&self.key);
-        }
+        self.outages.entries.invalidate(&self.key);
     }
 }
 
@@ -203,7 +205,7 @@ mod tests {
             (Missing, true, outage, Ok(Some(Outcome::Stale))),
             (Missing, true, refusal, Err(Failure::Refusal)),
         ] {
-            let outages = RecentOutages::new(1, OUTAGE_TTL);
+            let outages = RecentOutages::new(1, || OUTAGE_TTL);
             let got = served(freshness, &outages, cached, response).await;
             assert_eq!(got, expected, "{freshness:?} {cached} {response:?}");
             let is_stale = expected == Ok(Some(Outcome::Stale));
@@ -213,7 +215,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_response_is_waited_for_if_nothing_is_cached() {
-        let outages = RecentOutages::<()>::new(1, OUTAGE_TTL);
+        let outages = RecentOutages::<()>::new(1, || OUTAGE_TTL);
         let slow = async {
             tokio::time::sleep(STALE_TIMEOUT * 2).await;
             Ok::<_, Failure>(1)
@@ -224,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn stale_responses_do_not_prolong_an_outage() {
-        let outages = RecentOutages::new(1, Duration::from_millis(200));
+        let outages = RecentOutages::new(1, || Duration::from_millis(200));
         let outage = Some(Err(Failure::Outage));
         assert_eq!(served(Freshness::Stale, &outages, true, outage).await, Ok(Some(Outcome::Stale)));
         let noted = std::time::Instant::now();
@@ -237,12 +239,12 @@ mod tests {
 
     #[test]
     fn an_outage_is_forgotten_with_an_answer_or_not_remembered() {
-        let outages = RecentOutages::new(1, OUTAGE_TTL);
+        let outages = RecentOutages::new(1, || OUTAGE_TTL);
         outages.entry(1).note();
         assert!(outages.entry(1).is_recent() && !outages.entry(2).is_recent());
         outages.entry(1).clear();
         assert!(!outages.entry(1).is_recent());
-        let none = RecentOutages::new(1, Duration::ZERO);
+        let none = RecentOutages::new(1, || Duration::ZERO);
         none.entry(1).note();
         assert!(!none.entry(1).is_recent());
     }

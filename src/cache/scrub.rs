@@ -17,7 +17,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, OwnedSemaphorePermit},
+    sync::{Mutex, OwnedSemaphorePermit, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,8 @@ pub(crate) struct Scrub(Arc<ScrubInner>);
 struct ScrubInner {
     store: DiskStore,
     metrics: Metrics,
-    verify_every: Duration,
+    /// A reload changes it; a walk that is under way begins anew then.
+    verify_every: watch::Sender<Duration>,
     suspects: Suspects,
     /// Held by the scrub's work on the blocking pool.
     disk_job: Arc<Mutex<()>>,
@@ -60,7 +61,7 @@ struct ScrubInner {
 
 impl fmt::Debug for Scrub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Scrub").field(&self.0.verify_every).finish()
+        f.debug_tuple("Scrub").field(&self.verify_every()).finish()
     }
 }
 
@@ -99,11 +100,21 @@ enum Haste {
 impl Scrub {
     pub(crate) fn new(config: &Config, store: DiskStore, metrics: Metrics) -> Self {
         let (suspects, disk_job) = (Suspects::new(), Arc::default());
-        Self(Arc::new(ScrubInner { store, metrics, verify_every: config.verify_every, suspects, disk_job }))
+        let verify_every = watch::Sender::new(config.verify_every);
+        Self(Arc::new(ScrubInner { store, metrics, verify_every, suspects, disk_job }))
+    }
+
+    /// Changes how old a verification may be.
+    pub(crate) fn set_verify_every(&self, verify_every: Duration) {
+        self.0.verify_every.send_if_modified(|current| std::mem::replace(current, verify_every) != verify_every);
+    }
+
+    fn verify_every(&self) -> Duration {
+        *self.0.verify_every.borrow()
     }
 
     fn is_off(&self) -> bool {
-        self.0.verify_every.is_zero()
+        self.verify_every().is_zero()
     }
 
     /// A client requested a whole blob and gets it out of the cache.
@@ -113,12 +124,18 @@ impl Scrub {
 
     /// Verifies cached objects, again and again, until the shutdown.
     pub(crate) async fn run(self, end: CancellationToken) {
-        if self.is_off() {
-            return;
-        }
-        tokio::select! {
-            () = end.cancelled() => {}
-            never = self.walk_on() => match never {},
+        let mut changes = self.0.verify_every.subscribe();
+        loop {
+            let verify_every = *changes.borrow_and_update();
+            let walking = async {
+                if verify_every.is_zero() { std::future::pending().await } else { self.walk_on(verify_every).await }
+            };
+            tokio::select! {
+                () = end.cancelled() => break,
+                // The sender is in this scrub.
+                _ = changes.changed() => {}
+                never = walking => match never {},
+            }
         }
         // A read in progress holds the store until it ends.
         drop(self.0.disk_job.lock().await);
@@ -135,7 +152,7 @@ impl Scrub {
         .await
     }
 
-    async fn walk_on(&self) -> Infallible {
+    async fn walk_on(&self, verify_every: Duration) -> Infallible {
         self.0.store.until_scanned().await;
         self.survey().await;
         // The walk begins at a random shard, so that frequent restarts leave no part unverified for ever.
@@ -143,7 +160,7 @@ impl Scrub {
         let start = usize::try_from(random % SHARDS as u64).unwrap_or(0);
         let mut number = (random >> 32) as u32;
         loop {
-            self.walk(start, number).await;
+            self.walk(start, number, verify_every).await;
             number = number.wrapping_add(1);
         }
     }
@@ -165,8 +182,8 @@ impl Scrub {
     }
 
     /// Walks through the whole cache once, at an even pace, and verifies the objects that are due.
-    async fn walk(&self, start: usize, number: u32) {
-        let (began, time) = (Instant::now(), schedule::walk_time(self.0.verify_every));
+    async fn walk(&self, start: usize, number: u32, verify_every: Duration) {
+        let (began, time) = (Instant::now(), schedule::walk_time(verify_every));
         let (bytes, objects) = self.0.store.sums();
         let (mut passed, total) = (0u64, schedule::cost(bytes, objects));
         let mut oldest = Oldest::default();
@@ -174,7 +191,7 @@ impl Scrub {
             for found in self.list((start + shard) % SHARDS).await {
                 let key = found.key.key();
                 let share = BuildHasherDefault::<DefaultHasher>::default().hash_one(&found.key) as u32;
-                let is_due = schedule::is_due(found.verified, SystemTime::now(), self.0.verify_every, share, number);
+                let is_due = schedule::is_due(found.verified, SystemTime::now(), verify_every, share, number);
                 let verdict = if is_due { Some(self.verify(&key, Haste::None).await) } else { None };
                 match verdict {
                     Some(ObjectState::Right) => oldest.note(Some(SystemTime::now())),
@@ -413,6 +430,24 @@ mod tests {
             sleep(Duration::from_millis(5)).await;
         }
         assert!(right.iter().all(|key| store.has(key)) && corrupt(&scrub));
+        end.cancel();
+        running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_scrub_that_was_off_begins_when_it_is_switched_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let scrub = scrub(directory.path(), Duration::ZERO).await;
+        let store = scrub.0.store.clone();
+        let key = put(&store, &content(1).0, b"wrong").await;
+        let end = CancellationToken::new();
+        let running = tokio::spawn(scrub.clone().run(end.clone()));
+        tokio::task::yield_now().await;
+        assert!(store.has(&key));
+        scrub.set_verify_every(Duration::from_millis(1));
+        while store.has(&key) {
+            sleep(Duration::from_millis(5)).await;
+        }
         end.cancel();
         running.await.unwrap();
     }

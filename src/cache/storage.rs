@@ -38,7 +38,10 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -90,7 +93,7 @@ pub struct DiskStore(Arc<DiskStoreInner>);
 
 struct DiskStoreInner {
     root: PathBuf,
-    min_free: u64,
+    min_free: AtomicU64,
     index: LruIndex,
     /// One reservation at a time ends downloads and readers, so that none are ended for room that downloads and readers
     /// which are already ending will free.
@@ -138,7 +141,7 @@ impl DiskStore {
         let index = LruIndex::new(config.max_size, config.max_open);
         index.set_minute(minute());
         let store = Self(Arc::new(DiskStoreInner {
-            min_free: config.min_free,
+            min_free: AtomicU64::new(config.min_free),
             index,
             ending: Semaphore::new(1),
             scanned: watch::Sender::new(false),
@@ -167,6 +170,24 @@ impl DiskStore {
             Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             checked => checked,
         }
+    }
+
+    /// Takes over `max_size` and `min_free`. [`DiskStore::shrink_to_limits`] evicts what exceeds a lower `max_size`; objects
+    /// that clients read stay until the next eviction.
+    pub fn set_limits(&self, config: &Config) {
+        self.0.min_free.store(config.min_free, Ordering::Relaxed);
+        self.0.index.set_max_size(config.max_size);
+        self.0.metrics.cache_max(config.max_size);
+    }
+
+    /// Evicts what exceeds `max_size`, after it was lowered. Before the start-up scan is complete it does nothing: the scan
+    /// ends with the same.
+    pub async fn shrink_to_limits(self) {
+        change(move || {
+            self.shrink();
+            self.publish();
+        })
+        .await;
     }
 
     /// The readers of blobs and responses, including those that are not on disk.
@@ -279,7 +300,7 @@ impl DiskStore {
     /// How many bytes can still be written before the free space of the file system falls below `min_free`.
     fn spare(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.0.root)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(self.0.min_free))
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(self.0.min_free.load(Ordering::Relaxed)))
     }
 
     fn is_scanned(&self) -> bool {

@@ -8,7 +8,14 @@
 //! - of the last sixteenth a peer gets no more than it leaves to others, so that only many peers can use up all of it;
 //! - trusted peers are limited by the total only, and their units do not count in the shares of others.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -31,7 +38,8 @@ pub struct Shares(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    total: u64,
+    /// Read under the lock of `held` where it decides; it may be less than what is held.
+    total: AtomicU64,
     trusted: TrustedNetworks,
     /// Held for a look-up; above three quarters of use for an iteration over the peers.
     held: Mutex<Held>,
@@ -56,7 +64,7 @@ pub struct Permit {
 
 impl Shares {
     pub fn new(total: u64, trusted: TrustedNetworks) -> Shares {
-        Shares(Arc::new(Inner { total, trusted, held: Mutex::default() }))
+        Shares(Arc::new(Inner { total: AtomicU64::new(total), trusted, held: Mutex::default() }))
     }
 
     /// Takes units for the peer at this address, without waiting.
@@ -67,10 +75,10 @@ impl Shares {
         let peer = self.peer(address);
         let mut held = self.lock();
         let decision = match peer {
-            None => within(self.0.total, held.used, units),
+            None => within(self.total(), held.used, units),
             Some(peer) => {
                 let own = held.by_peer.get(&peer).copied().unwrap_or_default();
-                let (total, used) = (self.0.total - held.by_trusted, held.used - held.by_trusted);
+                let (total, used) = (self.total().saturating_sub(held.by_trusted), held.used - held.by_trusted);
                 may_take(total, used, own, units, || held.most_of_others(peer))
             }
         };
@@ -86,12 +94,17 @@ impl Shares {
         let peer = PeerPrefix::from(address);
         let held = self.lock();
         let own = held.by_peer.get(&peer).copied().unwrap_or_default();
-        let (total, used) = (self.0.total - held.by_trusted, held.used - held.by_trusted);
+        let (total, used) = (self.total().saturating_sub(held.by_trusted), held.used - held.by_trusted);
         least_to_give_back(total, used, own, units, held.most_of_others(peer))
     }
 
     pub fn total(&self) -> u64 {
-        self.0.total
+        self.0.total.load(Ordering::Relaxed)
+    }
+
+    /// Changes the number of units. Those that are held stay held, and while they are more than that, no peer gets any.
+    pub fn set_total(&self, total: u64) {
+        self.0.total.store(total, Ordering::Relaxed);
     }
 
     /// How many units are held.
@@ -101,7 +114,7 @@ impl Shares {
 
     /// Whether so many are used that shares are limited.
     pub fn is_scarce(&self) -> bool {
-        is_scarce(self.0.total, self.used())
+        is_scarce(self.total(), self.used())
     }
 
     /// The peer that holds the most, and how much.

@@ -51,7 +51,8 @@ pub enum ListenError {
 pub struct Listener {
     sockets: Vec<TcpListener>,
     clear_http: bool,
-    max_connections: usize,
+    /// Bounds the clients that are served.
+    places: Shares,
     trusted: TrustedNetworks,
     drain_timeout: Duration,
     timeouts: Timeouts,
@@ -69,6 +70,21 @@ struct ListenerInner {
     courtesies: Shares,
     reserve: Reserve,
     served_by_reserve: bool,
+}
+
+/// The number of clients that a listener serves at a time. A cheap handle.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimit(Shares);
+
+impl ConnectionLimit {
+    /// Changes the number. Connections above a lower one stay; new ones are refused until enough have ended.
+    pub fn set(&self, max_connections: usize) {
+        self.0.set_total(count(max_connections));
+    }
+}
+
+fn count(connections: usize) -> u64 {
+    u64::try_from(connections).unwrap_or(u64::MAX)
 }
 
 impl Listener {
@@ -91,11 +107,12 @@ impl Listener {
         if sockets.is_empty() {
             return Err(ListenError::Nowhere);
         }
+        let trusted = TrustedNetworks::new(config.trusted_networks.clone());
         Ok(Listener {
             sockets,
             clear_http: config.clear_http,
-            max_connections: config.max_connections,
-            trusted: TrustedNetworks::new(config.trusted_networks.clone()),
+            places: Shares::new(count(config.max_connections), trusted.clone()),
+            trusted,
             drain_timeout: config.drain_timeout,
             timeouts: config.timeouts,
             tls,
@@ -110,7 +127,7 @@ impl Listener {
         Listener {
             sockets: vec![socket],
             clear_http: true,
-            max_connections,
+            places: Shares::new(count(max_connections), TrustedNetworks::default()),
             trusted: TrustedNetworks::default(),
             drain_timeout,
             timeouts: Timeouts::default(),
@@ -130,8 +147,14 @@ impl Listener {
     /// Exempts these networks from shares, instead of those of the configuration.
     #[must_use]
     pub fn trusting(mut self, trusted: TrustedNetworks) -> Listener {
+        self.places = Shares::new(self.places.total(), trusted.clone());
         self.trusted = trusted;
         self
+    }
+
+    /// How many clients are served at a time, to change it while the listener runs.
+    pub fn connection_limit(&self) -> ConnectionLimit {
+        ConnectionLimit(self.places.clone())
     }
 
     /// Where clients can connect, in the order of the configuration.
@@ -159,7 +182,7 @@ impl Listener {
                 drain: shutdown.clone(),
                 abort: CancellationToken::new(),
             },
-            places: Shares::new(u64::try_from(self.max_connections).unwrap_or(u64::MAX), self.trusted.clone()),
+            places: self.places,
             courtesies: Shares::new(spare_descriptors::eighth_of_descriptors().min(MAX_COURTESIES), self.trusted),
             reserve: Reserve::new(MAX_RESERVE),
             served_by_reserve: self.served_by_reserve,

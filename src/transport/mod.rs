@@ -33,7 +33,7 @@ use hyper::body::Incoming;
 pub use self::{
     browser::isolate,
     config::{Config, TlsConfig},
-    listener::{ListenError, Listener},
+    listener::{ConnectionLimit, ListenError, Listener},
     recipient::Recipient,
     timeouts::Timeouts,
     tls::{PreparedTls, ReloadableTls, TlsError},

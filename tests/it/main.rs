@@ -6,6 +6,7 @@ mod admin;
 mod app {
     pub mod drain;
     pub mod reload;
+    pub mod reloaded_keys;
 }
 mod auth {
     pub mod client;

@@ -1,4 +1,7 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -7,6 +10,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    cache,
     oci::Algorithm,
     upstream::{Access, Config, Context},
 };
@@ -17,8 +21,12 @@ fn upstream(port: u16, ttl: Duration) -> Upstream {
     Upstream::new(&config, Context::of_test()).unwrap()
 }
 
+fn negative_ttl(negative_ttl: Duration) -> ReloadableConfig {
+    ReloadableConfig::new(cache::Config { negative_ttl, ..cache::Config::at(Path::new("")) })
+}
+
 fn grants() -> Grants {
-    Grants::new(Duration::ZERO, TrustedNetworks::default(), TaskTracker::new(), CancellationToken::new())
+    Grants::new(&negative_ttl(Duration::ZERO), TrustedNetworks::default(), TaskTracker::new(), CancellationToken::new())
 }
 
 fn peer(number: u8) -> IpAddr {
@@ -93,7 +101,7 @@ async fn a_refusal_and_an_outage_are_remembered_for_a_moment() {
     ] {
         let (port, requests) = registry(status).await;
         let (trusted, tasks) = (TrustedNetworks::default(), TaskTracker::new());
-        let grants = Grants::new(Duration::from_secs(60), trusted, tasks, CancellationToken::new());
+        let grants = Grants::new(&negative_ttl(Duration::from_secs(60)), trusted, tasks, CancellationToken::new());
         let upstream = upstream(port, Duration::ZERO);
         let location = blob().location(&upstream, &repository).unwrap();
         if is_known {

@@ -13,3 +13,14 @@ pub enum Complete {
     /// Not before a client requests the whole blob, or the upstream sends no less.
     Never,
 }
+
+impl Complete {
+    /// As the configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::WhenHalf => "when-half",
+            Self::Never => "never",
+        }
+    }
+}

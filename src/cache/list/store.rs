@@ -12,7 +12,7 @@ use super::query::{ListKey, ListQuery};
 use crate::{
     bounded_cache,
     cache::{
-        Config,
+        ReloadableConfig,
         freshness::{self, Freshness},
         write_counter::WriteCounters,
     },
@@ -43,9 +43,7 @@ pub(super) enum ListAnswer {
 pub(super) struct ListStore {
     answers: moka::sync::Cache<ListKey, Arc<CachedAnswer>>,
     writes: WriteCounters,
-    tag_ttl: Duration,
-    negative_ttl: Duration,
-    stale_if_error: Duration,
+    config: ReloadableConfig,
 }
 
 struct CachedAnswer {
@@ -56,11 +54,10 @@ struct CachedAnswer {
 }
 
 impl ListStore {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: ReloadableConfig) -> Self {
         let weigh = |key: &ListKey, cached: &Arc<CachedAnswer>| weight(key, &cached.answer);
-        let Config { tag_ttl, negative_ttl, stale_if_error, .. } = *config;
         let answers = bounded_cache::lru(MAX_MEMORY, weigh);
-        Self { answers, writes: WriteCounters::default(), tag_ttl, negative_ttl, stale_if_error }
+        Self { answers, writes: WriteCounters::default(), config }
     }
 
     /// The last response, and its freshness; `None` if it is too old to serve. `last_refusal`: when forebay sent the
@@ -85,17 +82,18 @@ impl ListStore {
 
     /// How long a response is fresh, and how long it is stale after that.
     fn limits(&self, key: &ListKey, answer: &ListAnswer, access: Access) -> (Duration, Duration) {
+        let config = self.config.load();
         let ttl = match answer {
-            ListAnswer::List { .. } if key.list.is_cacheable() => self.tag_ttl,
+            ListAnswer::List { .. } if key.list.is_cacheable() => config.tag_ttl,
             ListAnswer::List { .. } => Duration::ZERO,
             // These are 404s, which may also mean that the repository does not exist yet.
-            ListAnswer::NoEndpoint | ListAnswer::NoReferrers => self.negative_ttl,
+            ListAnswer::NoEndpoint | ListAnswer::NoReferrers => config.negative_ttl,
         };
         match access {
-            Access::Shared => (ttl, self.stale_if_error),
+            Access::Shared => (ttl, config.stale_if_error),
             Access::Client { ttl: max_ttl, grace } => {
                 let ttl = ttl.min(max_ttl);
-                (ttl, self.stale_if_error.min(grace.saturating_sub(ttl)))
+                (ttl, config.stale_if_error.min(grace.saturating_sub(ttl)))
             }
         }
     }
@@ -155,12 +153,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::list::List,
+        cache::{Config, list::List},
         upstream::{Principal, Registry},
     };
 
     fn store(tag_ttl: Duration) -> ListStore {
-        ListStore::new(&Config { tag_ttl, stale_if_error: Duration::from_secs(60), ..Config::at(Path::new("")) })
+        let stale_if_error = Duration::from_secs(60);
+        ListStore::new(ReloadableConfig::new(Config { tag_ttl, stale_if_error, ..Config::at(Path::new("")) }))
     }
 
     fn registry(name: &str, urls: &[&str]) -> Registry {

@@ -18,7 +18,7 @@ use self::memory::{MAX_CLASSES, MAX_RECORDS, MemoryRecord, RecordMemory};
 use super::{background_writer::BackgroundWriter, query::ManifestQuery, request::ManifestRequest};
 use crate::{
     cache::{
-        Config, DiskStore, Visibility,
+        DiskStore, ReloadableConfig, Visibility,
         freshness::{self, Freshness},
         revalidate::{OutageEntry, RecentOutages},
         storage::{
@@ -44,25 +44,26 @@ pub(super) struct TagRecords {
     memory: RecordMemory,
     outages: RecentOutages<TagOutage>,
     writes: Arc<WriteCounters>,
-    tag_ttl: Duration,
-    stale_if_error: Duration,
+    config: ReloadableConfig,
 }
 
 /// A tag, its registry, and the client if the upstream authorizes each client.
 pub(super) type TagOutage = (TagKey, Registry, Option<Principal>);
 
 impl TagRecords {
-    pub(super) fn new(config: &Config, writer: BackgroundWriter) -> Self {
+    pub(super) fn new(config: &ReloadableConfig, writer: BackgroundWriter) -> Self {
         // Starts the steady clock, which shows later that the system's clock was set.
         freshness::steady_now();
         Self {
             store: writer.store.clone(),
             writer,
             memory: RecordMemory::new(),
-            outages: RecentOutages::new(MAX_RECORDS, config.tag_ttl),
+            outages: RecentOutages::new(MAX_RECORDS, {
+                let config = config.clone();
+                move || config.load().tag_ttl
+            }),
             writes: Arc::default(),
-            tag_ttl: config.tag_ttl,
-            stale_if_error: config.stale_if_error,
+            config: config.clone(),
         }
     }
 
@@ -181,11 +182,14 @@ impl TagRecords {
     }
 
     fn judge(&self, found: &MemoryRecord, is_near_rate_limit: bool) -> Freshness {
-        let tag_ttl =
-            if is_near_rate_limit { self.tag_ttl.saturating_mul(NEAR_RATE_LIMIT_FACTOR) } else { self.tag_ttl };
-        let interval = MIN_REQUEST_INTERVAL.min(self.tag_ttl);
+        let (configured, stale_if_error) = {
+            let config = self.config.load();
+            (config.tag_ttl, config.stale_if_error)
+        };
+        let tag_ttl = if is_near_rate_limit { configured.saturating_mul(NEAR_RATE_LIMIT_FACTOR) } else { configured };
+        let interval = MIN_REQUEST_INTERVAL.min(configured);
         let (now, steady) = (SystemTime::now(), freshness::steady_now());
-        match freshness::judge_steadily(found.record.confirmed, now, steady, tag_ttl, self.stale_if_error) {
+        match freshness::judge_steadily(found.record.confirmed, now, steady, tag_ttl, stale_if_error) {
             Freshness::Fresh => Freshness::Fresh,
             _ if found.answered.is_some_and(|answered| answered.elapsed() < interval) => Freshness::Fresh,
             old => old,

@@ -89,6 +89,11 @@ impl Unclaimed {
         self.budget.total()
     }
 
+    /// Changes the most bytes that may count; layers that count already go on counting.
+    pub(crate) fn set_budget(&self, budget: u64) {
+        self.budget.set_total(budget);
+    }
+
     /// Takes the budget for a layer of this size on behalf of the client at this address; `None` if that client has too
     /// little left, or the layer already counts.
     pub(crate) fn hold(

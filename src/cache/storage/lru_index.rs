@@ -93,7 +93,7 @@ pub struct Forgotten {
 
 /// The index of everything on disk, in order of last use.
 pub struct LruIndex {
-    max_size: u64,
+    max_size: AtomicU64,
     /// How many files are kept open.
     max_open: usize,
     /// The current time in minutes since 1970, a few minutes off at most.
@@ -119,7 +119,7 @@ impl LruIndex {
         let hasher = RandomState::new();
         let none = || (0..SHARDS).map(|_| AtomicU64::new(Stamp::NEVER.bits())).collect();
         Self {
-            max_size,
+            max_size: AtomicU64::new(max_size),
             max_open,
             minute: AtomicU32::new(0),
             next_use: AtomicU32::new(0),
@@ -132,6 +132,16 @@ impl LruIndex {
             sums: Mutex::default(),
             classes: Mutex::default(),
         }
+    }
+
+    /// The most bytes on disk and reserved.
+    fn max_size(&self) -> u64 {
+        self.max_size.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit; [`LruIndex::shrink`] evicts what exceeds a lower one.
+    pub fn set_max_size(&self, max_size: u64) {
+        self.max_size.store(max_size, Ordering::Relaxed);
     }
 
     /// A minute passed, whatever the clock says: a step of the system clock must not make objects look idle.
@@ -389,13 +399,13 @@ impl LruIndex {
 
     /// How many bytes must be evicted to make room for `bytes`. `spare`: see [`LruIndex::reserve`].
     pub fn short(&self, bytes: u64, spare: u64) -> u64 {
-        self.sums.lock().short(self.max_size, bytes, spare)
+        self.sums.lock().short(self.max_size(), bytes, spare)
     }
 
     /// Why there is no room for `bytes`.
     pub fn shortage(&self, bytes: u64, spare: u64) -> Shortage {
         let sums = self.sums.lock();
-        let missing = sums.short(self.max_size, bytes, spare).saturating_sub(sums.evictable(self.kept_by_readers()));
+        let missing = sums.short(self.max_size(), bytes, spare).saturating_sub(sums.evictable(self.kept_by_readers()));
         Shortage { missing, unlinking: sums.surplus() }
     }
 

@@ -4,6 +4,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{
+    cache::Config,
     metrics::Metrics,
     oci::{Accept, Algorithm, MediaType},
 };
@@ -28,7 +29,7 @@ fn tags() -> Tags {
     };
     let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
     let tasks = TaskTracker::new();
-    let records = TagRecords::new(&config, BackgroundWriter { store, tasks: tasks.clone() });
+    let records = TagRecords::new(&ReloadableConfig::new(config), BackgroundWriter { store, tasks: tasks.clone() });
     let key = TagKey {
         visibility: Visibility::Shared,
         upstream: "hub".into(),

@@ -54,7 +54,7 @@ impl LruIndex {
     /// without other reservations subtracted.
     pub fn reserve_free(&self, bytes: u64, spare: u64) -> Result<(), NoRoom> {
         let mut sums = self.sums.lock();
-        if sums.short(self.max_size, bytes, spare) > 0 {
+        if sums.short(self.max_size(), bytes, spare) > 0 {
             return Err(NoRoom);
         }
         sums.promise(bytes);
@@ -85,7 +85,7 @@ impl LruIndex {
         {
             let mut sums = self.sums.lock();
             let pinned = self.kept_by_readers();
-            let excess = sums.total().saturating_sub(self.max_size).min(sums.evictable(pinned));
+            let excess = sums.total().saturating_sub(self.max_size()).min(sums.evictable(pinned));
             if sums.promise_for(0, excess, pinned).is_ok() {
                 evicted.debt = excess;
             }
@@ -104,7 +104,7 @@ impl LruIndex {
         let mut evicted = Evicted::default();
         {
             let mut sums = self.sums.lock();
-            let short = sums.short(self.max_size, bytes, spare);
+            let short = sums.short(self.max_size(), bytes, spare);
             if sums.promise_for(bytes, short, self.kept_by_readers()).is_err() {
                 return (Err(NoRoom), evicted);
             }

@@ -1,0 +1,179 @@
+//! Which keys only a start changes (pure).
+//!
+//! What must hold: a reload takes a key over, or names it here. The patterns below have every field, so that a new key does not
+//! compile before it is on one of the two sides.
+
+use std::{fmt, path::Path, time::Duration};
+
+use crate::{
+    admin, cache,
+    config::Config,
+    transport::{self, TlsConfig},
+};
+
+/// A key whose new value takes effect at the next start.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FixedKey {
+    key: &'static str,
+    running: String,
+    configured: String,
+}
+
+impl FixedKey {
+    pub(super) fn warn(&self) {
+        let Self { key, running, configured } = self;
+        tracing::warn!(
+            key,
+            running,
+            configured,
+            "a reload cannot change this key; the new value takes effect at the next start"
+        );
+    }
+}
+
+/// The configuration that a reload leads to: `new`, with the values of `start` for the keys that only a start changes; and those
+/// of these keys that differ.
+pub(super) fn keep_fixed(start: &Config, mut new: Config) -> (Config, Vec<FixedKey>) {
+    let mut fixed = Fixed::default();
+    let Config { state_directory: _, server, admin, cache, access: _, push: _, upstreams: _ } = &mut new;
+    fixed.keep_server(&start.server, server);
+    fixed.keep_admin(&start.admin, admin);
+    fixed.keep_cache(&start.cache, cache);
+    (new, fixed.0)
+}
+
+#[derive(Default)]
+struct Fixed(Vec<FixedKey>);
+
+impl Fixed {
+    fn keep_server(&mut self, start: &transport::Config, new: &mut transport::Config) {
+        let transport::Config {
+            listen,
+            clear_http,
+            max_connections: _,
+            drain_timeout,
+            trusted_networks: _,
+            allowed_hosts: _,
+            tls,
+            timeouts,
+        } = new;
+        self.keep("server.listen", &start.listen, listen, |addresses| list(addresses));
+        self.keep("server.clear_http", &start.clear_http, clear_http, bool::to_string);
+        self.keep("server.drain_timeout", &start.drain_timeout, drain_timeout, duration);
+        // Other files are taken over; only whether there is TLS at all is not.
+        if tls.is_some() != start.tls.is_some() {
+            self.keep("server.tls", &start.tls, tls, files);
+        }
+        // No key.
+        *timeouts = start.timeouts;
+    }
+
+    fn keep_admin(&mut self, start: &admin::Config, new: &mut admin::Config) {
+        let admin::Config { listen, allowed_hosts: _ } = new;
+        self.keep("admin.listen", &start.listen, listen, ToString::to_string);
+    }
+
+    fn keep_cache(&mut self, start: &cache::Config, new: &mut cache::Config) {
+        let cache::Config {
+            directory,
+            max_size: _,
+            min_free: _,
+            manifest_memory,
+            tag_ttl: _,
+            stale_if_error: _,
+            negative_ttl: _,
+            prefetch: _,
+            complete,
+            verify_every: _,
+            reader_window,
+            max_through,
+            max_open,
+        } = new;
+        self.keep("cache.directory", &start.directory, directory, |path| path_text(path));
+        self.keep("cache.manifest_memory", &start.manifest_memory, manifest_memory, u64::to_string);
+        self.keep("download.complete", &start.complete, complete, |complete| complete.as_str().to_owned());
+        // No keys.
+        (*reader_window, *max_through, *max_open) = (start.reader_window, start.max_through, start.max_open);
+    }
+
+    /// Gives a key the value of the start, and notes it if that is another one.
+    fn keep<T: Clone + PartialEq>(&mut self, key: &'static str, start: &T, new: &mut T, text: impl Fn(&T) -> String) {
+        if new != start {
+            let configured = std::mem::replace(new, start.clone());
+            self.0.push(FixedKey { key, running: text(start), configured: text(&configured) });
+        }
+    }
+}
+
+fn list(values: &[impl fmt::Display]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn duration(duration: &Duration) -> String {
+    humantime::format_duration(*duration).to_string()
+}
+
+fn path_text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn files(tls: &Option<TlsConfig>) -> String {
+    tls.as_ref().map_or_else(|| "none".to_owned(), |tls| path_text(&tls.certificate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cache::Complete, config::Overrides};
+
+    fn files(name: &str) -> Option<TlsConfig> {
+        Some(TlsConfig { certificate: name.into(), key: "key".into(), client_ca: None })
+    }
+
+    #[test]
+    fn what_a_reload_cannot_change_is_told_and_nothing_else() {
+        let overrides = Overrides { cache_dir: Some("/cache".into()), ..Overrides::default() };
+        let base = Config::parse("", "/forebay.toml".as_ref(), overrides).unwrap();
+        let with = |change: &dyn Fn(&mut Config)| {
+            let mut config = base.clone();
+            change(&mut config);
+            config
+        };
+        let tls = |name: &'static str| with(&|config| config.server.tls = files(name));
+        let (a, b) = (tls("a"), tls("b"));
+        for (start, new, expected) in [
+            (&base, base.clone(), &[][..]),
+            (&base, with(&|config| config.access.htpasswd = Some("users".into())), &[]),
+            (&base, with(&|config| config.server.max_connections = 7), &[]),
+            (&base, with(&|config| config.cache.max_size = 7), &[]),
+            (&base, with(&|config| config.cache.min_free = 7), &[]),
+            (&base, with(&|config| config.cache.tag_ttl = Duration::ZERO), &[]),
+            (&base, with(&|config| config.cache.prefetch = 0), &[]),
+            (&base, with(&|config| config.server.trusted_networks = vec!["10.0.0.1".parse().unwrap()]), &[]),
+            (&base, with(&|config| config.server.allowed_hosts = vec!["mirror.lan".parse().unwrap()]), &[]),
+            (&base, with(&|config| config.admin.allowed_hosts = vec!["mirror.lan".parse().unwrap()]), &[]),
+            (
+                &base,
+                with(&|config| (config.admin.listen.set_port(7), config.cache.manifest_memory = 7).1),
+                &[("admin.listen", "127.0.0.1:5001", "127.0.0.1:7"), ("cache.manifest_memory", "67108864", "7")],
+            ),
+            (
+                &base,
+                with(&|config| config.cache.complete = Complete::Never),
+                &[("download.complete", "when-half", "never")],
+            ),
+            (&base, with(&|config| config.cache.directory = "/x".into()), &[("cache.directory", "/cache", "/x")]),
+            (&base, with(&|config| config.server.drain_timeout *= 2), &[("server.drain_timeout", "30s", "1m")]),
+            (&a, b.clone(), &[]),
+            (&a, base.clone(), &[("server.tls", "a", "none")]),
+            (&base, a.clone(), &[("server.tls", "none", "a")]),
+        ] {
+            let (running, fixed) = keep_fixed(start, new.clone());
+            let told: Vec<_> = fixed.iter().map(|key| (key.key, &*key.running, &*key.configured)).collect();
+            assert_eq!(told, expected);
+            // Nothing is told twice, and what is not told is taken over.
+            assert_eq!(keep_fixed(start, running.clone()), (running.clone(), Vec::new()));
+            assert_eq!(running == new, expected.is_empty());
+        }
+    }
+}
