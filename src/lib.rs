@@ -14,8 +14,8 @@
 //!
 //! Besides: [`error`] (why a request failed, and what forebay tells the client), [`metrics`] (what forebay counts),
 //! [`admin`] (the operator's own listener), [`peer`] (clients by their addresses, and their shares of bounded
-//! resources), [`state_dir`] (keys, which are no cache), [`small_file`] (small files that the operator names),
-//! [`offload`] (turns to parse large documents).
+//! resources), [`machine`] (the addresses of this machine), [`state_dir`] (keys, which are no cache), [`small_file`]
+//! (small files that the operator names), [`offload`] (turns to parse large documents).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
@@ -37,6 +37,7 @@ pub(crate) mod error_chain;
 pub(crate) mod file_slice;
 pub(crate) mod file_watch;
 pub(crate) mod keyed_hash;
+pub mod machine;
 pub mod metrics;
 pub mod oci;
 pub(crate) mod offload;

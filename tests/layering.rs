@@ -35,6 +35,7 @@ const ORDER: &[&[&str]] = &[
         "file_slice",
         "file_watch",
         "keyed_hash",
+        "machine",
         "offload",
         "peer",
         "single_flight",

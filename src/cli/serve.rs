@@ -9,6 +9,8 @@ use anyhow::Context as _;
 use forebay::{
     app::{App, Inherited},
     config::Config,
+    machine::Machine,
+    transport::CertificateFacts,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -69,9 +71,8 @@ async fn serve(
         () = signals.stop() => return Ok(()),
     };
 
-    let banner = banner::text(&configured, &app.local_addrs(), app.admin_addr());
     // A service without a standard output serves all the same.
-    let _ = io::stdout().write_all(banner.as_bytes());
+    let _ = io::stdout().write_all(banner(&configured, &app).as_bytes());
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?app.local_addrs(), admin = %app.admin_addr(), "serving");
     let status = format!("serving on {:?}", app.local_addrs());
     systemd::ready(&status);
@@ -100,6 +101,18 @@ async fn serve(
         info!("stopped");
     }
     drained
+}
+
+fn banner(config: &Config, app: &App) -> String {
+    // The files were read at the start. If they have changed since, the banner is that of forebay without TLS.
+    let certificate = config.server.tls.as_ref().and_then(|tls| CertificateFacts::read(tls).ok());
+    let bound = banner::Bound {
+        listening: &app.local_addrs(),
+        admin: app.admin_addr(),
+        machine: Machine::find(),
+        certificate: certificate.as_ref(),
+    };
+    banner::text(config, &bound)
 }
 
 /// Reads the configuration again and hands it to the running app.

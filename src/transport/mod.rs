@@ -36,7 +36,7 @@ pub use self::{
     listener::{ConnectionLimit, ListenError, Listener},
     recipient::Recipient,
     timeouts::Timeouts,
-    tls::{PreparedTls, ReloadableTls, TlsError},
+    tls::{CertificateFacts, PreparedTls, ReloadableTls, TlsError},
     zero_copy::queue::SendQueue,
 };
 

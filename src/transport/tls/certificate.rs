@@ -67,7 +67,7 @@ pub(super) struct LoadedTls {
     pub(super) config: TlsConfig,
     pub(super) fingerprint: Fingerprint,
     /// The first certificate of the chain.
-    leaf: CertificateDer<'static>,
+    pub(super) leaf: CertificateDer<'static>,
     pub(super) server: Arc<ServerConfig>,
 }
 
@@ -99,13 +99,10 @@ impl LoadedTls {
     /// expired and that no client needs.
     pub(super) fn check_validity(&self) -> Result<(), TlsError> {
         let path = || self.config.certificate.clone();
-        let refused = |source| TlsError::Certificate { path: path(), source };
-        let leaf = ParsedCertificate::try_from(&self.leaf).map_err(refused)?;
-        // The dates are checked first, so that no root is needed.
-        let (none, algorithms) =
-            (RootCertStore::empty(), aws_lc_rs::default_provider().signature_verification_algorithms);
-        let judged = verify_server_cert_signed_by_trust_anchor(&leaf, &none, &[], UnixTime::now(), algorithms.all);
-        let Err(rustls::Error::InvalidCertificate(error)) = judged else { return Ok(()) };
+        let judged = date_error(&self.leaf, UnixTime::now());
+        let Some(error) = judged.map_err(|source| TlsError::Certificate { path: path(), source })? else {
+            return Ok(());
+        };
         match error {
             CertificateError::ExpiredContext { not_after, .. } => {
                 Err(TlsError::Expired { path: path(), not_after: Some(not_after) })
@@ -118,6 +115,17 @@ impl LoadedTls {
             // The issuer is for clients to verify.
             _ => Ok(()),
         }
+    }
+}
+
+/// What is wrong with a certificate at this time, first of all with its dates: they are checked before its issuer, so that no
+/// root is needed.
+pub(super) fn date_error(leaf: &CertificateDer<'_>, time: UnixTime) -> Result<Option<CertificateError>, rustls::Error> {
+    let leaf = ParsedCertificate::try_from(leaf)?;
+    let (none, algorithms) = (RootCertStore::empty(), aws_lc_rs::default_provider().signature_verification_algorithms);
+    match verify_server_cert_signed_by_trust_anchor(&leaf, &none, &[], time, algorithms.all) {
+        Err(rustls::Error::InvalidCertificate(error)) => Ok(Some(error)),
+        Ok(()) | Err(_) => Ok(None),
     }
 }
 
@@ -196,6 +204,12 @@ impl Files {
             Err(source) => Err(TlsError::Certificate { path: certificate, source }),
         }
     }
+}
+
+/// Reads the certificates of a PEM file. Blocks.
+pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = small_file::read(path, MAX_FILE).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
+    certificates(&pem, path)
 }
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

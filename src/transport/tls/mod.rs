@@ -1,6 +1,7 @@
 //! The server's side of TLS: certificates and their reload, and connections that the kernel encrypts.
 
 mod certificate;
+mod certificate_facts;
 pub(super) mod handover;
 pub(super) mod ktls;
 pub(super) mod records;
@@ -8,5 +9,6 @@ mod reload;
 
 pub use self::{
     certificate::TlsError,
+    certificate_facts::CertificateFacts,
     reload::{PreparedTls, ReloadableTls},
 };
