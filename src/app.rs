@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Readiness},
-    auth::{self, AccessControl, Grants, PasswordAttempts},
+    auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
     cache::{BlobCache, CacheContext, DiskStore, Images, Lists, ManifestCache, Scrub},
     config::Config,
     metrics::Metrics,
@@ -32,7 +32,7 @@ use crate::{
     push::{Caches, Deletions},
     registry::{Authentication, Contents, Instance, ResponseMemory, Service},
     route::AllowedHosts,
-    transport::{Listener, ReloadableTls},
+    transport::{HandshakeFailure, Listener, ReloadableTls},
     upstream::{PrincipalKey, ReadBudget},
 };
 
@@ -83,6 +83,7 @@ impl App {
     /// The configuration, or a file, directory or address that it names, cannot be used.
     pub async fn start(config: Config, inherited: Inherited) -> Result<Self, Error> {
         let metrics = Metrics::new()?;
+        metrics.clients_may_fail::<LoginFailure, HandshakeFailure>();
         let store = DiskStore::open(&config.cache, metrics.clone())?;
         let instance = instance();
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());

@@ -3,19 +3,23 @@
 //! The client reads what it can act on; the log has the cause and the same request id.
 
 mod kind;
+mod outage;
 
 use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, StatusCode};
 
-pub(crate) use self::kind::ErrorKind;
+pub(crate) use self::{
+    kind::ErrorKind,
+    outage::{Asked, Cached},
+};
 use crate::{
     auth::Refusal,
     cache::{BlobError, ListError, ManifestError},
     error_chain::ErrorChain,
     oci::Operation,
     route::RouteError,
-    upstream::{self, Reason},
+    upstream::{self, FailureCause, Reason},
 };
 
 /// Why a request failed.
@@ -55,6 +59,12 @@ impl Error {
     /// Whether something in front of the upstream answered in its place.
     pub(crate) fn is_foreign(&self) -> bool {
         self.upstream_errors().any(|error| matches!(error.kind, upstream::ErrorKind::Foreign { .. }))
+    }
+
+    /// Why the upstream could not answer. `None`: it answered, or the failure is not its own.
+    pub(crate) fn failure_cause(&self) -> Option<FailureCause> {
+        let of_kind = self.kind.failure_cause()?;
+        Some(self.upstream_errors().find_map(upstream::Error::failure_cause).unwrap_or(of_kind))
     }
 
     fn upstream_errors(&self) -> impl Iterator<Item = &upstream::Error> {
@@ -163,8 +173,20 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    pub(crate) fn new(error: &Error) -> Self {
-        Self::of(&error.kind, error.refusal().map(Arc::as_ref))
+    pub(crate) fn new(error: &Error, asked: Asked<'_>) -> Self {
+        let mut told = Self::of(&error.kind, error.refusal().map(Arc::as_ref));
+        if let Some(cause) = error.failure_cause() {
+            let own = error.to_string();
+            for (_, message, detail) in &mut told.errors {
+                if *message == own {
+                    *message = asked.message(&error.kind, cause);
+                }
+                if detail.is_null() {
+                    *detail = asked.detail(cause);
+                }
+            }
+        }
+        told
     }
 
     /// `refusal`: how the upstream refused, where it did.

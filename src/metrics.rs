@@ -5,6 +5,7 @@
 //! Names, units and suffixes follow the Prometheus conventions; `promtool check metrics` verifies them. The admin listener serves
 //! the metrics.
 
+mod failures;
 mod families;
 mod labels;
 mod series;
@@ -75,7 +76,7 @@ impl Metrics {
     }
 
     /// An upstream is configured. Series with alerts begin at 0: Prometheus sees no increase from "absent" to 1.
-    pub fn upstream_configured<Token: Label, Download: Label>(&self, upstream: &str) {
+    pub fn upstream_configured<Token: Label, Download: Label, Cause: Label>(&self, upstream: &str) {
         self.0.families.upstreams.digest_mismatches.with_label_values(&[upstream]);
         self.0.families.upstreams.received_bytes.with_label_values(&[upstream]);
         self.0.families.upstreams.circuits_open.with_label_values(&[upstream]);
@@ -84,6 +85,9 @@ impl Metrics {
         }
         for result in Download::ALL {
             self.0.families.upstreams.fills.with_label_values(&[upstream, result.as_str()]);
+        }
+        for cause in Cause::ALL {
+            self.0.families.upstreams.errors.with_label_values(&[upstream, cause.as_str()]);
         }
     }
 
@@ -245,8 +249,10 @@ mod tests {
 
     use super::*;
     use crate::{
+        auth::LoginFailure,
         cache::{DownloadResult, ObjectKind, Outcome},
-        upstream::TokenResult,
+        transport::HandshakeFailure,
+        upstream::{FailureCause, TokenResult},
     };
 
     /// Metrics in which every family has a value.
@@ -257,6 +263,10 @@ mod tests {
         metrics.request("docker.io", Operation::Blob, Outcome::Hit, request);
         metrics.upstream_request("docker.io", Operation::Manifest, Some(200));
         metrics.upstream_request("docker.io", Operation::Token, None);
+        metrics.upstream_error("docker.io", FailureCause::NotARegistry);
+        metrics.unconfigured_upstream();
+        metrics.auth_failure(LoginFailure::Wrong);
+        metrics.handshake_failure(HandshakeFailure::Certificate);
         metrics.upstream_received("docker.io", 7);
         metrics.upstream_up("docker.io", true);
         metrics.upstream_credentials("docker.io", true);
@@ -313,6 +323,10 @@ mod tests {
             ("forebay_time_to_first_byte_seconds", "histogram"),
             ("forebay_sent_bytes_total", "counter"),
             ("forebay_upstream_requests_total", "counter"),
+            ("forebay_upstream_errors_total", "counter"),
+            ("forebay_unconfigured_upstream_requests_total", "counter"),
+            ("forebay_auth_failures_total", "counter"),
+            ("forebay_tls_handshake_failures_total", "counter"),
             ("forebay_upstream_received_bytes_total", "counter"),
             ("forebay_upstream_up", "gauge"),
             ("forebay_upstream_credentials_ok", "gauge"),

@@ -14,7 +14,7 @@ use crate::{
     route::{AllowedHosts, Routes},
     state_dir::{self, StateDirectory},
     transport::ReloadableTls,
-    upstream::{self, Context, ReadBudget, TokenResult, Upstream, proxy},
+    upstream::{self, Context, FailureCause, ReadBudget, TokenResult, Upstream, proxy},
 };
 
 /// Loads all that the configuration names, and returns the upstreams in the file's order. An error here keeps [`App::start`] from
@@ -38,7 +38,7 @@ pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
 pub(super) fn table(config: &Config, metrics: &Metrics, pseudonym: &str, budget: &ReadBudget) -> Result<Table, Error> {
     let upstreams = upstreams(config, metrics, pseudonym, budget)?;
     for upstream in &upstreams {
-        metrics.upstream_configured::<TokenResult, DownloadResult>(upstream.name());
+        metrics.upstream_configured::<TokenResult, DownloadResult, FailureCause>(upstream.name());
     }
     Seal::check(&config.push)?;
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);

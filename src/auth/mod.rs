@@ -13,6 +13,7 @@ pub mod config;
 mod failed_logins;
 mod grants;
 mod htpasswd;
+mod login_failure;
 mod password_attempts;
 mod password_cache;
 mod password_queue;
@@ -31,6 +32,7 @@ pub(crate) use self::{
     access_control::watch,
     config::ANY_CERTIFICATE,
     grants::{Grant, Grants, Resource},
+    login_failure::LoginFailure,
     password_attempts::AttemptFrom,
     rules::check_push_users,
 };

@@ -326,7 +326,7 @@ impl BlobCache {
             Ok(blob) => Ok(blob),
             Err(error) if is_lack_of_descriptors(&error) => Err(BlobError::Exhausted),
             Err(error) => {
-                tracing::error!(%error, digest = %id.digest, "cannot read a cached blob");
+                self.store.disk_failed("cannot read a cached blob", &id.digest, &error);
                 Ok(None)
             }
         }

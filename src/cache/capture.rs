@@ -103,10 +103,10 @@ pub(crate) enum CaptureError {
 }
 
 impl CaptureError {
-    fn log(&self) {
+    fn log(&self, store: &DiskStore) {
         match self {
             Self::Abandoned => {}
-            Self::Storage(error) => tracing::error!(%error, "forebay cannot write a push to the cache"),
+            Self::Storage(error) => store.disk_failed("forebay cannot write a push to the cache", &"capture", error),
             reason => tracing::info!(%reason, "forebay does not cache this push"),
         }
     }
@@ -180,7 +180,7 @@ impl Captures {
             // Removing a large file can take a while.
             (Ok(_), none) => drop(none),
             (Err(error), file) => {
-                error.log();
+                error.log(&self.0.store);
                 change(move || drop(file)).await;
             }
         }
@@ -208,7 +208,7 @@ impl Capture {
     /// The bytes cannot be captured.
     pub(crate) fn push(&mut self, bytes: &Bytes) -> Result<(), CaptureError> {
         let pushed = self.try_push(bytes);
-        pushed.inspect_err(CaptureError::log)
+        pushed.inspect_err(|error| error.log(&self.captures.0.store))
     }
 
     fn try_push(&mut self, bytes: &Bytes) -> Result<(), CaptureError> {

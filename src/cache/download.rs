@@ -33,6 +33,7 @@ mod steer;
 mod table;
 pub(crate) mod transfer;
 mod uploaded;
+mod waiting_requests;
 mod worker;
 mod workers;
 mod writer;
@@ -68,6 +69,7 @@ use self::{
     chunks::Chunks,
     state::{DownloadState, TempContent},
     transfer::{Transfer, TransferFlow},
+    waiting_requests::WaitingRequests,
 };
 use super::{Source, storage::Purpose};
 use crate::{
@@ -99,6 +101,8 @@ pub(crate) struct Download {
     hash: hasher::Hasher,
     /// A client has requested the blob; otherwise the download is a prefetch.
     wanted: AtomicBool,
+    /// The requests that it is for; for the log.
+    requests: Mutex<WaitingRequests>,
     /// Bytes received by all transfers of the download.
     received: AtomicU64,
     /// Bytes of an earlier download that were compared with their checksums.
@@ -113,6 +117,8 @@ impl Download {
     fn new(source: Source, beside: bool, wanted: bool, metrics: Metrics, cancel: CancellationToken) -> Self {
         let ends_workers = cancel.child_token();
         let hash = hasher::Hasher::new(source.digest.algorithm());
+        let mut requests = WaitingRequests::default();
+        source.upstream.request().filter(|_| wanted).into_iter().for_each(|request| requests.add(request));
         Self {
             source,
             beside,
@@ -127,6 +133,7 @@ impl Download {
             ends_workers,
             hash,
             wanted: AtomicBool::new(wanted),
+            requests: Mutex::new(requests),
             received: AtomicU64::new(0),
             checked: AtomicU64::new(0),
             skipped: Arc::default(),

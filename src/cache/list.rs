@@ -53,7 +53,7 @@ use crate::{
 pub(crate) enum ListLookup {
     Served(ServedList),
     /// The upstream has no referrers endpoint. Its referrers are in a tag, which the client must be allowed to read.
-    ReferrersTag(ReferrersTag),
+    ReferrersTag(Box<ReferrersTag>),
 }
 
 /// The lists of the cache. Cheap to clone.
@@ -105,7 +105,9 @@ impl Lists {
             ListAnswer::NoEndpoint | ListAnswer::NoReferrers if request.upstream.allows_push() => {
                 Err(ListError::NoEndpoint)
             }
-            ListAnswer::NoEndpoint => ReferrersTag::of(request, query).map(ListLookup::ReferrersTag),
+            ListAnswer::NoEndpoint => {
+                ReferrersTag::of(request, query).map(|tag| ListLookup::ReferrersTag(Box::new(tag)))
+            }
             ListAnswer::NoReferrers => {
                 ReferrersTag::of(request, query).map(|tag| ListLookup::Served(tag.empty(outcome)))
             }

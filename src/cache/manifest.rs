@@ -42,6 +42,7 @@ use super::{
 };
 use crate::{
     bounded_cache,
+    line_limit::{LINE_INTERVAL, LineLimit},
     metrics::Metrics,
     oci::{Accept, Digest, MediaType, Reference, Repository, Tag},
     offload::Offload,
@@ -51,6 +52,9 @@ use crate::{
 
 /// How many 404s forebay remembers. One with a long error body counts as several.
 const MAX_NOT_FOUND: u64 = 10_000;
+
+/// How many upstreams get a line in the log about a wrong manifest within a minute.
+const MAX_LINES: usize = 64;
 
 /// The manifests of the cache. Cheap to clone.
 #[derive(Clone)]
@@ -73,6 +77,8 @@ struct ManifestCacheInner {
     /// Parses and hashes large manifests off the async threads.
     documents: Offload,
     warnings: Warnings,
+    /// Which wrong manifests get a line in the log, by upstream.
+    lines: LineLimit<Arc<str>>,
 }
 
 impl ManifestCache {
@@ -101,6 +107,7 @@ impl ManifestCache {
             images,
             documents,
             warnings: Warnings::default(),
+            lines: LineLimit::new(LINE_INTERVAL, MAX_LINES),
         }))
     }
 
@@ -184,6 +191,14 @@ impl ManifestCache {
             }
             Reference::Digest(_) => false,
         }
+    }
+
+    /// Whether a manifest is cached for a tag and may no longer be served.
+    pub(crate) async fn is_too_old(&self, request: &ManifestRequest, reference: &Reference) -> bool {
+        let Reference::Tag(tag) = reference else { return false };
+        let record = self.0.tags.too_old(&request.key(tag), request.upstream.registry()).await;
+        let record = record.filter(|record| request.allows(&record.digest));
+        self.cached_of(request, record.as_deref()).await.is_some()
     }
 
     /// The cached digest of a tag.

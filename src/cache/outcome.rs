@@ -15,12 +15,15 @@ pub(crate) enum Outcome {
     Stale,
     /// From the cache, after the upstream confirmed it.
     Revalidated,
-    /// Not from the cache: content that is never cached, and errors.
+    /// Not from the cache: content that is never cached, and refusals.
     Bypass,
+    /// forebay or the upstream could not answer, or broke the response off.
+    Error,
 }
 
 impl Label for Outcome {
-    const ALL: &'static [Self] = &[Self::Hit, Self::Joined, Self::Miss, Self::Stale, Self::Revalidated, Self::Bypass];
+    const ALL: &'static [Self] =
+        &[Self::Hit, Self::Joined, Self::Miss, Self::Stale, Self::Revalidated, Self::Bypass, Self::Error];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -30,6 +33,7 @@ impl Label for Outcome {
             Outcome::Stale => "stale",
             Outcome::Revalidated => "revalidated",
             Outcome::Bypass => "bypass",
+            Outcome::Error => "error",
         }
     }
 

@@ -15,6 +15,7 @@
 //! functions run their work on the blocking pool.
 
 mod directories;
+mod disk_log;
 mod file_names;
 mod inspect;
 mod io_limits;
@@ -49,6 +50,13 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::{Semaphore, watch};
 
+use self::{
+    disk_log::{DiskLines, disk_lines},
+    lru_index::{Evicted, IndexKey, LruIndex, Victim},
+    recent_uses::{TOUCH_INTERVAL, Uses},
+    reservation::GiveUp,
+    scan::Foreign,
+};
 pub use self::{
     inspect::{InspectedObject, Inspection, SHARDS, is_damage},
     io_limits::{begin_write, change, write},
@@ -60,12 +68,6 @@ pub use self::{
     temp_blob::{ChunkNotes, Leftover, TempBlob},
     temp_file::{TempRoom, write_all_at},
     temp_upload::TempUpload,
-};
-use self::{
-    lru_index::{Evicted, IndexKey, LruIndex, Victim},
-    recent_uses::{TOUCH_INTERVAL, Uses},
-    reservation::GiveUp,
-    scan::Foreign,
 };
 use super::{Config, ContentKey, Visibility, slow_readers::SlowReaders};
 use crate::{
@@ -112,6 +114,7 @@ struct DiskStoreInner {
     uses: Uses,
     readers: SlowReaders,
     give_up: OnceLock<GiveUp>,
+    disk_lines: DiskLines,
     metrics: Metrics,
     /// Dropped last; the kernel releases the lock with it.
     _lock: File,
@@ -153,6 +156,7 @@ impl DiskStore {
             uses: Uses::default(),
             readers: SlowReaders::new(config.reader_window, metrics.clone()),
             give_up: OnceLock::new(),
+            disk_lines: disk_lines(),
             metrics,
             _lock: lock,
             root,
@@ -268,7 +272,7 @@ impl DiskStore {
         if let Err(error) = &removed
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::error!(path = %path.display(), %error, "cannot remove a file of the cache");
+            self.disk_failed("cannot remove a file of the cache", &path, error);
         }
         if let IndexKey::Tag(tag) = key {
             self.prune_directories(tag.visibility, &path);

@@ -50,7 +50,7 @@ pub(crate) enum ErrorKind {
     #[error("the upstream refuses access; the repository may be private or may not exist")]
     Refused,
     /// The client cannot do anything about it.
-    #[error("the upstream refuses the credentials of this mirror, which are not yours: its operator has to renew them")]
+    #[error("the upstream refuses the credentials of this mirror")]
     OurCredentials,
     #[error("passwords are refused over http: use https, or have the operator set access.allow_clear_login = true")]
     ClearLogin,
@@ -99,11 +99,11 @@ pub(crate) enum ErrorKind {
     Exhausted,
     #[error("the upstream is not available")]
     UpstreamUnavailable { retry_after: Option<Duration> },
-    #[error(
-        "the upstream leads to {host}, a registry that asks for credentials: the operator of this mirror has to make {host} an upstream of its own"
-    )]
-    RegistryElsewhere { host: String },
-    #[error("forebay sends the upstream no requests just now: {0}")]
+    /// The log has its host.
+    #[error("the upstream leads to another registry, which asks for credentials")]
+    RegistryElsewhere,
+    /// The log has the host.
+    #[error("the upstream has failed in a row and gets no requests just now")]
     UpstreamResting(Arc<upstream::OpenCircuit>),
     #[error("the upstream does not answer in time")]
     UpstreamTimeout,
@@ -147,7 +147,7 @@ impl ErrorKind {
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ManifestTooLarge | Self::ListTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests { .. } | Self::Busy | Self::TooManyTries { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::UpstreamUnavailable { .. } | Self::RegistryElsewhere { .. } | Self::DigestMismatch => {
+            Self::UpstreamUnavailable { .. } | Self::RegistryElsewhere | Self::DigestMismatch => {
                 StatusCode::BAD_GATEWAY
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -170,7 +170,6 @@ impl ErrorKind {
             Self::Unauthenticated => ErrorCode::Unauthorized,
             Self::Denied
             | Self::Refused
-            | Self::OurCredentials
             | Self::ClearLogin
             | Self::LoginElsewhere
             | Self::NoUsers
@@ -187,8 +186,10 @@ impl ErrorKind {
             Self::RangeNotSatisfiable { .. } | Self::ListTooLarge => ErrorCode::SizeInvalid,
             Self::ManifestTooLarge => ErrorCode::ManifestInvalid,
             Self::TooManyRequests { .. } | Self::Busy | Self::TooManyTries { .. } => ErrorCode::TooManyRequests,
-            Self::UpstreamUnavailable { .. }
-            | Self::RegistryElsewhere { .. }
+            // To DENIED dockerd adds that the client may have to log in, which cannot help here.
+            Self::OurCredentials
+            | Self::UpstreamUnavailable { .. }
+            | Self::RegistryElsewhere
             | Self::UpstreamResting(_)
             | Self::UpstreamTimeout
             | Self::DigestMismatch
@@ -243,7 +244,7 @@ impl ErrorKind {
             | Self::TooManyRanges
             | Self::ManifestTooLarge
             | Self::ListTooLarge
-            | Self::RegistryElsewhere { .. }
+            | Self::RegistryElsewhere
             | Self::UpstreamTimeout
             | Self::DigestMismatch
             | Self::Loop => HeaderMap::new(),
@@ -252,8 +253,8 @@ impl ErrorKind {
 
     /// What an upstream's failure means for a client that requested this operation.
     pub(crate) fn of_upstream(operation: Operation, error: &upstream::Error) -> Self {
-        if let Some(host) = &error.other_registry {
-            return Self::RegistryElsewhere { host: host.to_string() };
+        if error.is_of_other_registry() {
+            return Self::RegistryElsewhere;
         }
         if let Some(resting) = &error.open_circuit {
             return Self::UpstreamResting(resting.clone());
@@ -332,7 +333,7 @@ mod tests {
             (ErrorKind::Unauthenticated, 401, "UNAUTHORIZED"),
             (ErrorKind::Denied, 403, "DENIED"),
             (ErrorKind::Refused, 403, "DENIED"),
-            (ErrorKind::OurCredentials, 403, "DENIED"),
+            (ErrorKind::OurCredentials, 403, "UNAVAILABLE"),
             (ErrorKind::ClearLogin, 403, "DENIED"),
             (ErrorKind::LoginElsewhere, 403, "DENIED"),
             (ErrorKind::NoUsers, 403, "DENIED"),
@@ -350,7 +351,7 @@ mod tests {
             (ErrorKind::TooManyRequests { retry_after: after }, 429, "TOOMANYREQUESTS"),
             (ErrorKind::TooManyTries { retry_after: Duration::from_secs(7) }, 429, "TOOMANYREQUESTS"),
             (ErrorKind::UpstreamUnavailable { retry_after: after }, 502, "UNAVAILABLE"),
-            (ErrorKind::RegistryElsewhere { host: "x".into() }, 502, "UNAVAILABLE"),
+            (ErrorKind::RegistryElsewhere, 502, "UNAVAILABLE"),
             (ErrorKind::UpstreamTimeout, 504, "UNAVAILABLE"),
             (ErrorKind::DigestMismatch, 502, "UNAVAILABLE"),
             (ErrorKind::Loop, 508, "UNAVAILABLE"),

@@ -44,6 +44,8 @@ pub(super) struct RequestFamilies {
     pub duration: HistogramVec,
     pub time_to_first_byte: HistogramVec,
     pub sent_bytes: IntCounterVec,
+    pub unconfigured: IntCounter,
+    pub auth_failures: IntCounterVec,
 }
 
 impl RequestFamilies {
@@ -59,6 +61,17 @@ impl RequestFamilies {
                 "From the head of a request to the first byte of its response.",
             )?,
             sent_bytes: counters(r, "forebay_sent_bytes_total", "Bytes of response bodies sent to clients.", REQUEST)?,
+            unconfigured: counter(
+                r,
+                "forebay_unconfigured_upstream_requests_total",
+                "Requests for upstreams that are not configured.",
+            )?,
+            auth_failures: counters(
+                r,
+                "forebay_auth_failures_total",
+                "Requests whose credentials were refused, by the reason.",
+                &["reason"],
+            )?,
         })
     }
 
@@ -77,6 +90,7 @@ impl RequestFamilies {
 /// Requests to upstreams, and downloads from them.
 pub(super) struct UpstreamFamilies {
     pub requests: IntCounterVec,
+    pub errors: IntCounterVec,
     pub received_bytes: IntCounterVec,
     pub up: IntGaugeVec,
     /// Absent until it is known.
@@ -100,6 +114,12 @@ impl UpstreamFamilies {
                 "forebay_upstream_requests_total",
                 "Requests made of upstreams; status is `error` when there was no answer.",
                 &["upstream", "operation", "status"],
+            )?,
+            errors: counters(
+                r,
+                "forebay_upstream_errors_total",
+                "Requests that an upstream could not answer, and bodies that broke off, by the cause.",
+                &["upstream", "cause"],
             )?,
             received_bytes: counters(
                 r,
@@ -187,6 +207,7 @@ pub(super) struct ConnectionFamilies {
     pub sent_by_kernel: IntCounter,
     pub open: IntGauge,
     pub refused: IntCounter,
+    pub handshake_failures: IntCounterVec,
     pub reloads: IntCounterVec,
     pub stalls: IntCounterVec,
 }
@@ -201,6 +222,12 @@ impl ConnectionFamilies {
             )?,
             open: gauge(r, "forebay_connections", "Client connections open.")?,
             refused: counter(r, "forebay_connections_refused_total", "Connections over the limit, sent away.")?,
+            handshake_failures: counters(
+                r,
+                "forebay_tls_handshake_failures_total",
+                "TLS handshakes of clients that failed, by the reason.",
+                &["reason"],
+            )?,
             reloads: counters(
                 r,
                 "forebay_reloads_total",

@@ -7,7 +7,7 @@ use http::{HeaderValue, header};
 
 use super::{exchange::Exchange, service::Service};
 use crate::{
-    auth::{self, Identity},
+    auth::{self, Identity, LoginFailure},
     error::{Error, ErrorKind},
     upstream::Upstream,
 };
@@ -31,6 +31,7 @@ impl Service {
         // Credentials that neither an upstream nor the htpasswd file judges are ignored, also without TLS.
         let is_judged = upstream.is_some() || self.auth.access.load().has_users();
         if is_judged && !self.accepts_passwords(exchange) {
+            self.note_failed_login(exchange, Some(LoginFailure::ClearHttp));
             return Err(ErrorKind::ClearLogin.into());
         }
         if let Some(upstream) = upstream {
@@ -38,7 +39,16 @@ impl Service {
         }
         let access = self.auth.access.load_full();
         let (attempts, peer) = (&self.auth.attempts, exchange.peer());
-        Ok(Box::pin(async move { access.check(attempts, peer, Some(authorization), certificate).await }).await?)
+        let checked =
+            Box::pin(async move { access.check(attempts, peer, Some(authorization), certificate).await }).await;
+        Ok(checked.inspect_err(|refusal| self.note_failed_login(exchange, LoginFailure::of(*refusal)))?)
+    }
+
+    /// Counts and logs credentials that were refused.
+    pub(super) fn note_failed_login(&self, exchange: &Exchange<'_>, failure: Option<LoginFailure>) {
+        if let Some(failure) = failure {
+            self.refusals.login_failed(exchange.connection.peer, exchange.record.upstream.as_deref(), failure);
+        }
     }
 
     /// Passes the client's credentials to an upstream that decides by them.
@@ -49,9 +59,13 @@ impl Service {
         authorization: &HeaderValue,
     ) -> Result<Identity, Error> {
         if !self.is_login_for(exchange, upstream) {
+            self.note_failed_login(exchange, Some(LoginFailure::Elsewhere));
             return Err(ErrorKind::LoginElsewhere.into());
         }
-        let (username, password) = auth::basic(authorization).ok_or(ErrorKind::Unauthenticated)?;
+        let Some((username, password)) = auth::basic(authorization) else {
+            self.note_failed_login(exchange, Some(LoginFailure::Malformed));
+            return Err(ErrorKind::Unauthenticated.into());
+        };
         let name: String = username.chars().take(MAX_NAME).collect();
         *upstream = upstream.with_client_credential(Some(self.auth.principals.credential(username, password)));
         Ok(Identity::Client(name.into()))

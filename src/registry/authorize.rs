@@ -6,12 +6,12 @@ use http::{Response, header};
 
 use super::{body::Body, exchange::Exchange, response, service::Service};
 use crate::{
-    auth::{AttemptFrom, Grant, Identity, Resource},
+    auth::{AttemptFrom, Grant, Identity, LoginFailure, Resource},
     cache::{Outcome, Source},
     error::{Error, ErrorKind},
     oci::{ContentRange, Digest, Operation as Label, Reference, Repository},
     route::Operation,
-    upstream::Upstream,
+    upstream::{Upstream, Verdict},
 };
 
 /// Why forebay refuses a blob if the upstream told this client another size.
@@ -29,9 +29,7 @@ impl Service {
         let is_write = matches!(operation, Operation::Write { .. });
         let repository = operation.repository().cloned();
         let result = self.dispatch_granted(exchange, &upstream, operation).await;
-        if let Some(attempt) = attempt {
-            attempt.end();
-        }
+        self.end_attempt(exchange, &upstream, attempt);
         match &result {
             Ok(_) => exchange.note_client(),
             // A client that may not push may read all the same.
@@ -49,16 +47,25 @@ impl Service {
     pub(super) async fn log_in(&self, exchange: &Exchange<'_>, upstream: &Upstream) -> Result<(), Error> {
         let attempt = self.begin_attempt(exchange, upstream).await?;
         let result = self.check_login(exchange, upstream).await;
-        if let Some(attempt) = attempt {
-            attempt.end();
-        }
+        self.end_attempt(exchange, upstream, attempt);
         result.map_err(challenge)
     }
 
     /// Takes a place for a password that the upstream has not accepted before.
     async fn begin_attempt(&self, exchange: &Exchange<'_>, upstream: &Upstream) -> Result<Option<AttemptFrom>, Error> {
         let Identity::Client(user) = &exchange.identity else { return Ok(None) };
-        Ok(Some(self.auth.attempts.begin_at(upstream, exchange.peer(), user).await?))
+        let attempt = self.auth.attempts.begin_at(upstream, exchange.peer(), user).await;
+        let attempt = attempt.inspect_err(|refusal| self.note_failed_login(exchange, LoginFailure::of(*refusal)))?;
+        Ok(Some(attempt))
+    }
+
+    /// Ends the attempt by what the upstream said of the credentials.
+    fn end_attempt(&self, exchange: &Exchange<'_>, upstream: &Upstream, attempt: Option<AttemptFrom>) {
+        let Some(attempt) = attempt else { return };
+        if upstream.verdict() == Verdict::Refused {
+            self.note_failed_login(exchange, Some(LoginFailure::Upstream));
+        }
+        attempt.end();
     }
 
     /// For a login, and if clients must log in: refuses a client whose credentials the upstream does not accept.

@@ -7,6 +7,7 @@ use http::{Method, Response, request::Parts};
 use super::{access_log::AccessRecord, body::Body, conditional, response};
 use crate::{
     auth::{Grant, Identity},
+    error::Cached,
     oci::{Accept, Digest},
     route::Target,
     transport::{Connection, request_body::RequestBody},
@@ -30,6 +31,8 @@ pub(super) struct Exchange<'a> {
     pub previous: Option<Digest>,
     /// The request came through another forebay.
     pub by_mirror: bool,
+    /// What could have been served in an outage.
+    pub cached: Cached,
     pub record: Box<AccessRecord>,
 }
 
@@ -50,6 +53,7 @@ impl<'a> Exchange<'a> {
             grant: Grant::default(),
             previous: None,
             by_mirror: false,
+            cached: Cached::Nothing,
             record,
         }
     }

@@ -29,7 +29,7 @@ impl Service {
         let refused = || self.caches.grants.last_refusal(&request.upstream, request.list.repository());
         let served = match self.caches.lists.get(&request, refused).await? {
             ListLookup::Served(served) => served,
-            ListLookup::ReferrersTag(tag) => self.referrers_of_tag(exchange, tag).await?,
+            ListLookup::ReferrersTag(tag) => self.referrers_of_tag(exchange, *tag).await?,
         };
         exchange.record.outcome = served.outcome;
         Ok(response::list(media_type, served, uri.path(), exchange.namespace.as_deref()))

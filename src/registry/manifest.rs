@@ -12,7 +12,7 @@ use crate::{
         ManifestError, ManifestRequest,
         manifest::{ManifestHead, ServedManifest},
     },
-    error::{Error, ErrorKind},
+    error::{Cached, Error, ErrorKind},
     oci::{Digest, Operation, Reference, Repository, is_referrers_tag},
     push::{Deleted, Deletion},
     upstream::{self, Upstream},
@@ -131,17 +131,22 @@ impl Service {
     /// The result of a lookup; in an outage the previous manifest of the tag, where this client may have it.
     async fn or_previous<T: From<ServedManifest>>(
         &self,
-        exchange: &Exchange<'_>,
+        exchange: &mut Exchange<'_>,
         request: &ManifestRequest,
         reference: &Reference,
         result: Result<T, ManifestError>,
     ) -> Result<T, Error> {
         match result {
-            Err(error) if exchange.previous.is_some() && error.is_outage() => {
-                match Box::pin(self.previous(exchange, request, reference)).await {
-                    Some(previous) => Ok(previous.into()),
-                    None => Err(error.into()),
+            Err(error) if error.is_outage() => {
+                if exchange.previous.is_some()
+                    && let Some(previous) = Box::pin(self.previous(exchange, request, reference)).await
+                {
+                    return Ok(previous.into());
                 }
+                if Box::pin(self.caches.manifests.is_too_old(request, reference)).await {
+                    exchange.cached = Cached::TooOld;
+                }
+                Err(error.into())
             }
             result => Ok(result?),
         }

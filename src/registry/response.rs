@@ -15,7 +15,7 @@ use crate::{
         blob::BlobSize,
         manifest::{ManifestHead, ServedManifest},
     },
-    error::{Error, Told},
+    error::{Asked, Error, Told},
     oci::{Digest, ErrorCode, MediaType, ResolvedRange, etag},
     transport::{SendQueue, isolate},
     upstream::{Reason, WriteResponse},
@@ -243,8 +243,8 @@ fn error_body(errors: &[(String, String, serde_json::Value)]) -> Bytes {
 }
 
 /// The OCI error body, with the upstream's reasons if the upstream refused.
-pub(crate) fn error(error: &Error) -> Response<Body> {
-    let Told { status, mut headers, errors } = Told::new(error);
+pub(crate) fn error(error: &Error, asked: Asked<'_>) -> Response<Body> {
+    let Told { status, mut headers, errors } = Told::new(error, asked);
     let bytes = error_body(&errors);
     headers.insert(header::CONTENT_TYPE, JSON);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
@@ -267,7 +267,7 @@ fn cache_status(outcome: Outcome, stored: bool) -> HeaderValue {
         (Outcome::Miss, false) => "forebay; fwd=miss",
         (Outcome::Stale, _) => "forebay; hit; detail=stale",
         (Outcome::Revalidated, _) => "forebay; hit; detail=revalidated",
-        (Outcome::Bypass, _) => "forebay; fwd=bypass",
+        (Outcome::Bypass | Outcome::Error, _) => "forebay; fwd=bypass",
     })
 }
 
@@ -311,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_is_a_document_of_the_specification() {
         // A client can send such a name; it must not become part of the document's structure.
-        let response = error(&ErrorKind::UnknownRoute("a\"}],\n<b>".to_owned()).into());
+        let response = error(&ErrorKind::UnknownRoute("a\"}],\n<b>".to_owned()).into(), Asked::default());
         assert_eq!(response.status(), 404);
         let length: usize = response.headers()[header::CONTENT_LENGTH].to_str().unwrap().parse().unwrap();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();

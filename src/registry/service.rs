@@ -14,15 +14,17 @@ use super::{
     access_log::{AccessRecord, LoggedBody},
     body::Body,
     exchange::Exchange,
+    refusal_log::RefusalLog,
     response,
     response_memory::ResponseMemory,
     via::{self, Instance},
 };
 use crate::{
     auth::{AccessControl, Identity, PasswordAttempts},
-    cache::{Scrub, Source},
-    error::{Error, ErrorKind},
+    cache::{Outcome, Scrub, Source},
+    error::{Asked, Cached, Error, ErrorKind},
     metrics::Metrics,
+    oci,
     push::{Caches, Seal},
     route::{AllowedHosts, Destination, Operation, RouteError, Routes, request_host},
     transport::{Connection, Handle, Recipient, Refusal, h2, request_body},
@@ -64,6 +66,7 @@ pub(crate) struct Service {
     pub instance: Instance,
     pub(super) scrub: Scrub,
     pub(super) memory: ResponseMemory,
+    pub(super) refusals: RefusalLog,
     metrics: Metrics,
 }
 
@@ -87,17 +90,24 @@ impl Handle for Service {
         let result = self.run(&mut exchange).await.map_err(|error| self.for_client(&exchange, error));
         // The unread part of the body goes to `unread`.
         drop(exchange.body.take());
-        let Exchange { mut record, namespace, .. } = exchange;
+        let Exchange { mut record, namespace, cached, .. } = exchange;
         // forebay does not read the body of a push that no upstream takes, or any bytes behind a request without a
         // valid host.
         let is_unwanted =
             matches!(&result, Err(Error { kind: ErrorKind::Unsupported | ErrorKind::InvalidHost(_), .. }));
         let response = result.unwrap_or_else(|error| {
             record.cause = error.cause();
-            response::error(&error)
+            if error.kind.is_failure() {
+                record.outcome = Outcome::Error;
+            }
+            let id = record.id.text();
+            response::error(&error, Asked { upstream: record.upstream.as_deref(), id: id.as_str(), cached })
         });
         let response = response::without_body(&head.method, response);
         let mut response = self.with_memory(response, &connection).await;
+        if response.status().is_server_error() {
+            record.outcome = Outcome::Error;
+        }
         response::common(response.headers_mut(), record.id.header(), self.instance.via(), namespace.as_deref());
         if let Some(unread) = unread
             && (is_unwanted || !Box::pin(unread.read()).await)
@@ -121,7 +131,8 @@ impl Service {
         metrics: Metrics,
     ) -> Self {
         let Contents { caches, scrub, memory } = contents;
-        Self { table: ArcSwap::from_pointee(table), auth, caches, instance, scrub, memory, metrics }
+        let refusals = RefusalLog::new(metrics.clone());
+        Self { table: ArcSwap::from_pointee(table), auth, caches, instance, scrub, memory, refusals, metrics }
     }
 
     /// Runs the steps of a request, except the form of the response and the log.
@@ -136,6 +147,9 @@ impl Service {
             Routed::Nowhere(error, upstream) => {
                 if let Some(upstream) = &upstream {
                     Box::pin(self.log_in(exchange, upstream)).await?;
+                }
+                if let RouteError::UnknownUpstream(name) = &error {
+                    self.refusals.unconfigured(exchange.connection.peer, name);
                 }
                 Err(route_error(exchange, error))
             }
@@ -159,13 +173,17 @@ impl Service {
             return Err(ErrorKind::ForeignHost(exchange.host.unwrap_or_default().to_owned()).into());
         }
         self.instance.refuse_loop(&head.headers)?;
-        let with_via = |upstream: &Upstream| upstream.with_via(via::joined(&head.headers));
+        let id = exchange.record.id;
+        let with_via = |upstream: &Upstream| upstream.with_via(via::joined(&head.headers)).for_request(id);
         let routed = match table.routes.resolve(exchange.target()) {
             Ok(route) => {
                 let record = &mut exchange.record;
                 record.upstream = route.upstream().map(|upstream| upstream.name().clone());
                 record.operation = route.label();
                 record.repository = route.repository().cloned();
+                if matches!(record.operation, oci::Operation::Base | oci::Operation::Push) {
+                    exchange.cached = Cached::NoMatter;
+                }
                 let route = route.map(with_via);
                 exchange.namespace = route.namespace;
                 Routed::To(route.destination)
@@ -218,6 +236,10 @@ impl Service {
             {
                 error.told_as(ErrorKind::UpstreamUnavailable { retry_after: None })
             }
+            // The mirror in front would take a 403 for the registry's, and serve nothing stale.
+            ErrorKind::OurCredentials if exchange.by_mirror => {
+                error.told_as(ErrorKind::UpstreamUnavailable { retry_after: None })
+            }
             _ => error,
         }
     }
@@ -229,7 +251,7 @@ impl Service {
             Body::Whole(Some(bytes)) if ResponseMemory::counts(&bytes) => {
                 match Box::pin(self.memory.hold(connection.peer.ip(), &recipient(connection), bytes)).await {
                     Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
-                    Err(refused) => response::error(&ErrorKind::Overloaded(refused).into()),
+                    Err(refused) => response::error(&ErrorKind::Overloaded(refused).into(), Asked::default()),
                 }
             }
             body => Response::from_parts(head, body),

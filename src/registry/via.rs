@@ -11,8 +11,7 @@ use std::sync::{
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::access_log::RequestId;
-use crate::error::ErrorKind;
+use crate::{error::ErrorKind, request_id::RequestId};
 
 /// How this process names itself and its requests.
 pub(crate) struct Instance {

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::{
     Connection, Handle, Refusal,
-    context::{Client, ServeContext, log_refusal},
+    context::{Client, ServeContext},
     detect::Protocol,
     http_protocol::{http1, http2, poll_when_woken},
     reset_flag::ResetFlag,
@@ -123,8 +123,11 @@ async fn serve_tls<H: Handle>(
     let stream = tokio::select! {
         () = context.out_of_grace() => return,
         handshake = timeout(context.timeouts.handshake, handshake) => match handshake {
-            Err(_) => return context.note_stall("handshake", peer),
-            Ok(Err(error)) => return debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => {
+                context.log.handshake_timed_out(peer);
+                return context.note_stall("handshake", peer);
+            }
+            Ok(Err(error)) => return context.log.handshake_failed(peer, &error),
             Ok(Ok(stream)) => stream,
         }
     };
@@ -159,7 +162,7 @@ async fn refuse<H: Handle>(
     let response = client.handler.refuse(refusal);
     let status = response.status();
     stream.send_and_close(&clear_text(&response, refusal), context.timeouts.courtesy).await;
-    log_refusal(peer, status, refusal);
+    context.log.refused(peer, status, refusal);
 }
 
 fn clear_text(response: &Response<Bytes>, refusal: Refusal) -> Vec<u8> {

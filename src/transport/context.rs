@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::{Connection, Handle, Refusal, Timeouts, tls::ReloadableTls};
+use super::{Connection, Handle, Refusal, Timeouts, client_log::ClientLog, tls::ReloadableTls};
 use crate::metrics::Metrics;
 
 /// What all connections of one listener share.
@@ -20,6 +20,7 @@ pub(super) struct ServeContext {
     pub(super) timeouts: Timeouts,
     pub(super) tls: Option<ReloadableTls>,
     pub(super) metrics: Option<Metrics>,
+    pub(super) log: Arc<ClientLog>,
     pub(super) tasks: TaskTracker,
     /// Finish running responses, begin no other.
     pub(super) drain: CancellationToken,
@@ -55,6 +56,7 @@ impl ServeContext {
 pub(super) struct Client<H> {
     pub(super) handler: Arc<H>,
     pub(super) refusal: Option<Refusal>,
+    pub(super) log: Arc<ClientLog>,
 }
 
 impl<H: Handle> Client<H> {
@@ -67,18 +69,7 @@ impl<H: Handle> Client<H> {
             return self.handler.handle(request, connection).await.map(Either::Left);
         };
         let response = self.handler.refuse(refusal);
-        log_refusal(connection.peer, response.status(), refusal);
+        self.log.refused(connection.peer, response.status(), refusal);
         response.map(|body| Either::Right(Full::from(body)))
     }
-}
-
-/// The handler logs its own responses, but not these.
-pub(super) fn log_refusal(peer: SocketAddr, status: StatusCode, refusal: Refusal) {
-    let why = match refusal {
-        Refusal::Full => "there are too many connections",
-        Refusal::Share => "its address holds the largest share of the connections",
-        Refusal::TlsOnly => "it speaks clear HTTP, and only TLS is served",
-        Refusal::ClearOnly => "it speaks TLS, and none is served",
-    };
-    info!(%peer, status = status.as_u16(), why, "a client was sent away");
 }

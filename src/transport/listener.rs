@@ -14,7 +14,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use super::{
-    Config, Handle, Refusal, Timeouts, connection,
+    Config, Handle, Refusal, Timeouts,
+    client_log::ClientLog,
+    connection,
     context::{Client, ServeContext},
     http_protocol,
     spare_descriptors::{self, Reserve},
@@ -171,12 +173,14 @@ impl Listener {
                 "cached blobs are copied, and not sent by the kernel: this hyper does not hand on buffers as they are"
             );
         }
+        let log = Arc::new(ClientLog::new(self.metrics.clone()));
         let shared = Arc::new(ListenerInner {
             context: ServeContext {
                 clear_http: self.clear_http,
                 keeps_buffers,
                 tls: self.tls,
                 metrics: self.metrics,
+                log,
                 timeouts: self.timeouts,
                 tasks: TaskTracker::new(),
                 drain: shutdown.clone(),
@@ -293,7 +297,7 @@ fn admit<H: Handle>(
             }
         }
     };
-    let client = Client { handler: handler.clone(), refusal };
+    let client = Client { handler: handler.clone(), refusal, log: shared.context.log.clone() };
     let served = shared.clone();
     shared.context.tasks.spawn(async move {
         connection::serve(tcp, (peer, loopback), client, &served.context).await;

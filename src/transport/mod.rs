@@ -5,11 +5,13 @@
 //! the streams of HTTP/2. [`zero_copy`] sends parts of files without a copy. [`recipient`] measures how fast a client reads.
 
 mod browser;
+mod client_log;
 pub mod config;
 mod connection;
 mod context;
 mod detect;
 pub(crate) mod h2;
+mod handshake_failure;
 mod http_protocol;
 mod listener;
 pub(crate) mod recipient;
@@ -30,6 +32,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
+pub(crate) use self::handshake_failure::HandshakeFailure;
 pub use self::{
     browser::isolate,
     config::{Config, TlsConfig},
@@ -60,7 +63,7 @@ pub trait Handle: Send + Sync + 'static {
 }
 
 /// Why a client is not served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// All connections are taken.
     Full,

@@ -28,6 +28,8 @@ use super::{
     client::{body::next_or_end, follow_redirects::FinalResponse},
     endpoint::Endpoint,
     error::{Error, ErrorKind},
+    failure_cause::FailureCause,
+    failure_log::FailureLog,
     head,
     mirrors::Mirrors,
     read_request::ReadRequest,
@@ -74,6 +76,7 @@ pub struct BlobStream {
     endpoint: Arc<Endpoint>,
     /// Whether a failure says nothing about the endpoint.
     best_effort: bool,
+    failures: Arc<FailureLog>,
     /// The upstream's own counter, which is read more often than metrics are.
     received: Arc<AtomicU64>,
     metrics: Metrics,
@@ -158,6 +161,7 @@ impl BlobStream {
         let prefix = prefix.map(|BodyPrefix { bytes, room, .. }| (bytes, room)).filter(|(bytes, _)| !bytes.is_empty());
         let (mirrors, notes) = (Mirrors::in_headers(headers), ContentNotes::of(headers));
         let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
+        let failures = upstream.failures.clone();
         let upstream = upstream.name().clone();
         Ok(Self {
             first,
@@ -174,6 +178,7 @@ impl BlobStream {
             upstream,
             endpoint,
             best_effort,
+            failures,
             received,
             metrics,
         })
@@ -187,9 +192,12 @@ impl BlobStream {
     /// announced; `Protocol` when it was longer.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let result = self.read().await;
-        if result.is_err() && !self.best_effort {
+        if let Err(error) = &result
+            && !self.best_effort
+        {
             // The next endpoint comes first for the rest.
             self.endpoint.failed();
+            self.failures.note(error);
         }
         result
     }
@@ -236,7 +244,7 @@ impl BlobStream {
                 return match self.expected {
                     Some(missing) if missing > 0 => {
                         let why = format!("{} ended {missing} bytes too early", RedactedUrl(&self.followed.url));
-                        Err(Error::new(ErrorKind::Unavailable, why))
+                        Err(Error::new(ErrorKind::Unavailable, why).with_cause(FailureCause::Refused))
                     }
                     _ => Ok(None),
                 };

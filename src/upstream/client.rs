@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use self::{
     address_filter::AddressFilter,
     ca_file::CaFlaws,
-    circuit_breaker::{CircuitBreakers, Host, Ticket, open_circuit::OpenCircuit},
+    circuit_breaker::{CircuitBreakers, Host, Ticket},
     client_options::ClientOptions,
     connection_reuse::ResendingClient,
     http_client::HttpClient,
@@ -225,9 +225,7 @@ impl Sender {
             // A request beside another one says nothing about the host.
             (RequestMode::Dedicated, _) => None,
             (RequestMode::Push, _) | (_, Operation::Base | Operation::Token) => Some(self.breakers.always(host)),
-            (RequestMode::Normal, _) => {
-                Some(self.breakers.admit(host).await.map_err(|circuit| self.circuit_open(&url, circuit))?)
-            }
+            (RequestMode::Normal, _) => Some(self.breakers.admit(host).await.map_err(Error::circuit_open)?),
         };
         let (client, fresh) = self.clients.of(mode, is_blob_body);
         let (resending, settled) = (self.resending(client, fresh), ticket.clone());
@@ -243,10 +241,6 @@ impl Sender {
             result
         });
         Ok((ticket, sending))
-    }
-
-    fn circuit_open(&self, url: &Url, circuit: OpenCircuit) -> Error {
-        Error::circuit_open(circuit, !is_host_of(&self.upstream, url.host_str().unwrap_or_default()))
     }
 
     fn resending(&self, client: &HttpClient, fresh: &HttpClient) -> ResendingClient {
@@ -331,31 +325,6 @@ async fn first_response(
                 Err(error) => *failed = Some(error),
             },
             else => return None,
-        }
-    }
-}
-
-/// Whether the upstream is named after this host: clients know no other host of it.
-fn is_host_of(upstream: &str, host: &str) -> bool {
-    upstream.get(..host.len()).is_some_and(|name| name.eq_ignore_ascii_case(host))
-        && matches!(upstream.as_bytes().get(host.len()), None | Some(b':'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_know_an_upstream_by_its_name() {
-        for (upstream, host, is_known) in [
-            ("ghcr.io", "ghcr.io", true),
-            ("harbor.lan:8443", "Harbor.LAN", true),
-            ("docker.io", "registry-1.docker.io", false),
-            ("ghcr.io", "ghcr", false),
-            ("a.io", "minio.internal", false),
-            ("a.io", "", false),
-        ] {
-            assert_eq!(is_host_of(upstream, host), is_known, "{upstream} {host}");
         }
     }
 }

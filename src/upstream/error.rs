@@ -18,6 +18,7 @@ use super::{
     client::{
         address_filter::AddressRefused, circuit_breaker::open_circuit::OpenCircuit, http_request::TransportError,
     },
+    failure_cause::FailureCause,
     head,
     redacted_url::RedactedUrl,
     response::refusal::Refusal,
@@ -85,6 +86,26 @@ impl ErrorKind {
             | Self::Rejected { .. } => false,
         }
     }
+
+    /// The cause of such an outage if nothing else is known of it. `None`: the upstream has not failed.
+    const fn failure_cause(self) -> Option<FailureCause> {
+        match self {
+            Self::OurCredentials => Some(FailureCause::Credentials),
+            Self::TooManyRequests | Self::Unavailable => Some(FailureCause::Status),
+            Self::Timeout => Some(FailureCause::Timeout),
+            Self::Protocol | Self::Foreign { .. } => Some(FailureCause::NotARegistry),
+            // forebay's own lack is no failure of the upstream.
+            Self::Exhausted
+            | Self::NotFound
+            | Self::RangeNotSatisfiable { .. }
+            | Self::Unauthorized
+            | Self::Denied
+            | Self::TooLarge
+            | Self::Loop
+            | Self::Unsupported
+            | Self::Rejected { .. } => None,
+        }
+    }
 }
 
 /// Why a request to an upstream failed.
@@ -93,12 +114,14 @@ pub struct Error {
     pub kind: ErrorKind,
     /// When the upstream accepts a retry, by its `Retry-After`.
     pub retry_after: Option<Duration>,
-    /// The upstream redirected to this registry, which requires credentials.
-    pub other_registry: Option<Arc<str>>,
+    /// Whether the upstream redirected to another registry, which requires credentials.
+    is_of_other_registry: bool,
     /// No request was sent, since the host has failed too often.
     pub open_circuit: Option<Arc<OpenCircuit>>,
     /// Whether no connection could be made.
     unreached: bool,
+    /// Set where the kind does not tell it.
+    cause: Option<FailureCause>,
     refusal: Option<Arc<Refusal>>,
     message: Cow<'static, str>,
     source: Option<Source>,
@@ -107,8 +130,34 @@ pub struct Error {
 impl Error {
     /// `message` says what happened, without credentials and without the query of a URL.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        let (message, other_registry, open_circuit, refusal, source) = (message.into(), None, None, None, None);
-        Self { kind, retry_after: None, other_registry, open_circuit, unreached: false, refusal, message, source }
+        Self {
+            kind,
+            retry_after: None,
+            is_of_other_registry: false,
+            open_circuit: None,
+            unreached: false,
+            cause: None,
+            refusal: None,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// Why the upstream could not answer. `None`: it answered, or forebay itself failed.
+    pub fn failure_cause(&self) -> Option<FailureCause> {
+        let of_kind = self.kind.failure_cause()?;
+        // What it was before it became forebay's own credentials does not count.
+        if of_kind == FailureCause::Credentials {
+            return Some(of_kind);
+        }
+        let known = || sources(self).filter_map(|source| source.downcast_ref::<Self>()).find_map(|error| error.cause);
+        Some(known().unwrap_or(of_kind))
+    }
+
+    /// The failure has this cause, which its kind does not tell.
+    pub(super) fn with_cause(mut self, cause: FailureCause) -> Self {
+        self.cause = Some(cause);
+        self
     }
 
     /// Its weight in a cache, in KiB: a refusal carries the registry's own text.
@@ -169,11 +218,16 @@ impl Error {
         self
     }
 
+    /// Whether the upstream redirected to another registry, which requires credentials.
+    pub fn is_of_other_registry(&self) -> bool {
+        self.is_of_other_registry
+    }
+
     /// The upstream redirected to `host`, a registry that requires credentials.
-    pub(super) fn redirected_to_registry(mut self, host: String) -> Self {
+    pub(super) fn redirected_to_registry(mut self, host: &str) -> Self {
         let advice = "a registry that asks for credentials, and has to be an upstream of its own";
         self.message = format!("{}: the upstream redirects to {host}, {advice}", self.message).into();
-        self.other_registry = Some(host.into());
+        self.is_of_other_registry = true;
         self
     }
 
@@ -199,7 +253,8 @@ impl Error {
             ErrorKind::Unavailable
         };
         let unreached = error.is_connect();
-        Self { unreached, ..Self::new(kind, format!("{doing} {}", RedactedUrl(url))).caused_by(error) }
+        let cause = Some(FailureCause::of_transport(&error, unreached, error.is_timeout()));
+        Self { unreached, cause, ..Self::new(kind, format!("{doing} {}", RedactedUrl(url))).caused_by(error) }
     }
 
     /// Whether a TLS connection ended without `close_notify`.
@@ -216,11 +271,11 @@ impl Error {
         Self { retry_after: Some(left), ..Self::new(ErrorKind::TooManyRequests, why) }
     }
 
-    /// No request was sent: the host has failed too often. `is_private`: clients must not see its name.
-    pub(super) fn circuit_open(circuit: OpenCircuit, is_private: bool) -> Self {
-        let (retry_after, message) = (Some(circuit.left()), circuit.to_string());
-        let open_circuit = Some(Arc::new(if is_private { circuit.without_host() } else { circuit }));
-        Self { retry_after, open_circuit, unreached: true, ..Self::new(ErrorKind::Unavailable, message) }
+    /// No request was sent: the host has failed too often.
+    pub(super) fn circuit_open(circuit: OpenCircuit) -> Self {
+        let (retry_after, cause, message) = (Some(circuit.left()), Some(circuit.cause()), circuit.to_string());
+        let open_circuit = Some(Arc::new(circuit));
+        Self { retry_after, open_circuit, unreached: true, cause, ..Self::new(ErrorKind::Unavailable, message) }
     }
 
     /// Whether no connection could be made.
@@ -242,5 +297,47 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_outage_has_a_cause_and_no_refusal_has() {
+        for (kind, cause) in [
+            (ErrorKind::NotFound, None),
+            (ErrorKind::RangeNotSatisfiable { total: None }, None),
+            (ErrorKind::Unauthorized, None),
+            (ErrorKind::Denied, None),
+            (ErrorKind::TooLarge, None),
+            (ErrorKind::Loop, None),
+            (ErrorKind::Unsupported, None),
+            (ErrorKind::Rejected { status: 400 }, None),
+            (ErrorKind::Exhausted, None),
+            (ErrorKind::OurCredentials, Some(FailureCause::Credentials)),
+            (ErrorKind::TooManyRequests, Some(FailureCause::Status)),
+            (ErrorKind::Unavailable, Some(FailureCause::Status)),
+            (ErrorKind::Timeout, Some(FailureCause::Timeout)),
+            (ErrorKind::Protocol, Some(FailureCause::NotARegistry)),
+            (ErrorKind::Foreign { status: 403 }, Some(FailureCause::NotARegistry)),
+        ] {
+            let error = Error::new(kind, "no");
+            assert_eq!(error.failure_cause(), cause, "{kind:?}");
+            assert_eq!(cause.is_some(), kind.is_outage() && kind != ErrorKind::Exhausted, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_cause_of_a_wrapped_error_is_its_own() {
+        let inner = || Error::new(ErrorKind::Unavailable, "the realm").with_cause(FailureCause::Dns);
+        let wrapped = Error::new(ErrorKind::Unavailable, "no token").caused_by(inner());
+        assert_eq!(wrapped.failure_cause(), Some(FailureCause::Dns));
+        let mut refused = inner();
+        refused.kind = ErrorKind::OurCredentials;
+        assert_eq!(refused.failure_cause(), Some(FailureCause::Credentials));
+        refused.kind = ErrorKind::NotFound;
+        assert_eq!(refused.failure_cause(), None);
     }
 }

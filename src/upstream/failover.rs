@@ -109,10 +109,8 @@ impl UpstreamState {
             let result = Box::pin(attempt(endpoint.clone())).await;
             if let Err(error) = &result
                 && !best_effort
-                && is_worth_a_warning(error)
             {
-                let cause = std::error::Error::source(error).map(tracing::field::display);
-                tracing::warn!(upstream = %self.name(), %error, cause, "the upstream could not answer");
+                self.failures.note(error);
             }
             if let Some(result) = attempts.settle(endpoint, result) {
                 break result;
@@ -124,7 +122,7 @@ impl UpstreamState {
         }
         let is_down = result.as_ref().is_err_and(is_down);
         if !(is_down && best_effort) {
-            self.metrics().upstream_up(self.name(), !is_down);
+            self.failures.settle(is_down);
         }
         result
     }
@@ -134,12 +132,6 @@ impl UpstreamState {
         self.endpoints.iter().any(|endpoint| endpoint.low_quota.is_low(principal))
             && Attempts::first(&self.endpoints).is_some_and(|endpoint| endpoint.low_quota.is_low(principal))
     }
-}
-
-fn is_worth_a_warning(error: &Error) -> bool {
-    error.kind.is_outage()
-        && error.open_circuit.is_none()
-        && !matches!(error.kind, ErrorKind::Exhausted | ErrorKind::OurCredentials)
 }
 
 /// An upstream that answers 429, or refuses forebay's credentials, is up.

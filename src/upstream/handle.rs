@@ -20,6 +20,7 @@ use super::{
     state::UpstreamState,
     via::Via,
 };
+use crate::request_id::RequestId;
 
 /// One configured registry. A cheap handle.
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub struct Upstream {
     via_mirrors: Option<Mirrors>,
     pub(super) mode: RequestMode,
     pub(super) client: Option<Arc<ClientCredential>>,
+    /// The client's request that it is used for.
+    request: Option<RequestId>,
 }
 
 impl Upstream {
@@ -39,7 +42,7 @@ impl Upstream {
     /// The private CA cannot be read, or the configuration has no URL.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
         let state = Arc::new(UpstreamState::new(config, &context)?);
-        Ok(Self { state, via: Via::Ours, via_mirrors: None, mode: RequestMode::Normal, client: None })
+        Ok(Self { state, via: Via::Ours, via_mirrors: None, mode: RequestMode::Normal, client: None, request: None })
     }
 
     /// Checks the file of its credentials, if any. Blocks on it.
@@ -65,6 +68,16 @@ impl Upstream {
     pub fn with_via(&self, via: Option<HeaderValue>) -> Self {
         let via_mirrors = Mirrors::in_values(via.iter());
         Self { via: Via::behind(via.as_ref(), self.state.via()), via_mirrors, ..self.clone() }
+    }
+
+    /// For a client's request with this id, which lines of the log name.
+    pub(crate) fn for_request(self, request: RequestId) -> Self {
+        Self { request: Some(request), ..self }
+    }
+
+    /// The client's request that it is used for.
+    pub(crate) fn request(&self) -> Option<RequestId> {
+        self.request
     }
 
     /// The forebays that the client's request passed.

@@ -17,6 +17,8 @@ mod endpoint;
 mod error;
 mod exchange;
 mod failover;
+mod failure_cause;
+mod failure_log;
 mod handle;
 mod head;
 mod identity;
@@ -47,6 +49,7 @@ pub use self::{
     config::{Access, Config, CredentialSource},
     context::Context,
     error::{Error, ErrorKind},
+    failure_cause::FailureCause,
     handle::Upstream,
     identity::{Registry, UrlHashes},
     list::Forwarded,

@@ -87,7 +87,7 @@ async fn error_of(followed: FinalResponse, request: RequestKind) -> Error {
     let mut error =
         Error::new(kind, format!("{} answered {}", RedactedUrl(&url), status.as_str())).retry_after(&headers);
     if let Some(host) = other_registry {
-        error = error.redirected_to_registry(host);
+        error = error.redirected_to_registry(&host);
     }
     // Clients do not get the words of a redirect's target.
     if !status.is_client_error() || is_other_origin || matches!(kind, ErrorKind::Foreign { .. }) {

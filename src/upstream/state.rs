@@ -13,6 +13,7 @@ use super::{
     auth::{Authenticator, Cause, scope::Scope},
     client::Sender,
     endpoint::Endpoint,
+    failure_log::FailureLog,
     identity::Registry,
     principal::ClientCredential,
     response::{
@@ -46,6 +47,7 @@ pub(super) struct UpstreamState {
     pub(super) private_names: Vec<String>,
     /// How many bytes of blobs all its endpoints have sent.
     received: Arc<AtomicU64>,
+    pub(super) failures: Arc<FailureLog>,
     metrics: Metrics,
 }
 
@@ -71,6 +73,7 @@ impl UpstreamState {
             access: config.access,
             private_names: private_names(config),
             received: Arc::default(),
+            failures: Arc::new(FailureLog::new(config.name.clone(), context.metrics.clone())),
             metrics: context.metrics.clone(),
         })
     }

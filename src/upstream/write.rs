@@ -98,7 +98,9 @@ impl Upstream {
         let scope = write.scope();
         let client = self.client.as_deref();
         let result = self.state.write(write, &scope, client, content).await;
-        result.map_err(|error| self.state.error_for_clients(error, &scope))
+        result
+            .inspect_err(|error| self.state.failures.note(error))
+            .map_err(|error| self.state.error_for_clients(error, &scope))
     }
 }
 

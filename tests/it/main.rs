@@ -57,6 +57,8 @@ mod push;
 mod registry {
     pub mod access_log;
     pub mod blob_errors;
+    pub mod fault_log;
+    pub mod outages;
     pub mod response;
     pub mod routing;
     pub mod upstream_refusals;

@@ -18,7 +18,7 @@ use crate::{
         storage::{PartialMap, Purpose, TempBlob, change, lru_index::IndexKey},
     },
     error_chain::ErrorChain,
-    upstream::ErrorKind,
+    upstream::{ErrorKind, FailureCause},
 };
 
 /// Runs a download to its end.
@@ -40,7 +40,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
         Ok(Done::Verified { len }) => commit(&downloads, &download, temp, len).await,
         Err(error) => {
             let result = result_of(&error);
-            report(&download, &error);
+            report(&downloads, &download, &error, result);
             if matches!(error, DownloadError::Mismatch) && download.state().workers.from_parts {
                 tracing::warn!(%upstream, digest = %download.source.digest, "the blob is read in one go for a while");
                 downloads.wrong_parts().note((download.source.id(), download.source.origin()));
@@ -137,7 +137,8 @@ async fn work(
         state.progress = Progress::Writing;
     });
     if left > 0 {
-        tracing::info!(digest = %source.digest, left, "a download is resumed");
+        let requests = download.requests.lock();
+        tracing::info!(digest = %source.digest, left, %requests, "a download is resumed");
     }
     hasher::go_on(download);
     receive(downloads, download, transfer, left).await
@@ -259,7 +260,9 @@ async fn verify(download: &Arc<Download>, left: u64) -> Result<Done, DownloadErr
         if left > 0 {
             return Err(DownloadError::Damaged);
         }
-        download.metrics.digest_mismatch(download.source.upstream.name());
+        let upstream = download.source.upstream.name();
+        download.metrics.digest_mismatch(upstream);
+        download.metrics.upstream_error(upstream, FailureCause::NotARegistry);
         return Err(DownloadError::Mismatch);
     }
     download.update(|state| state.progress = Progress::Complete);
@@ -289,7 +292,8 @@ async fn commit(downloads: &Downloads, download: &Download, temp: Option<TempBlo
             DownloadResult::Complete
         }
         Err(error) => {
-            tracing::error!(%error, digest = %download.source.digest, "a verified blob cannot be put into the cache");
+            let digest = &download.source.digest;
+            downloads.store().disk_failed("a verified blob cannot be put into the cache", digest, &error);
             DownloadResult::StorageFailed
         }
     }
@@ -298,7 +302,8 @@ async fn commit(downloads: &Downloads, download: &Download, temp: Option<TempBlo
 fn result_of(error: &DownloadError) -> DownloadResult {
     match error {
         DownloadError::Upstream(error) if error.kind == ErrorKind::Exhausted => DownloadResult::Abandoned,
-        DownloadError::Upstream(_) => DownloadResult::UpstreamFailed,
+        DownloadError::Upstream(error) if error.kind.is_outage() => DownloadResult::UpstreamFailed,
+        DownloadError::Upstream(_) => DownloadResult::Refused,
         DownloadError::Mismatch | DownloadError::Damaged => DownloadResult::Mismatch,
         DownloadError::Storage(_) => DownloadResult::StorageFailed,
         DownloadError::NoRoom => DownloadResult::NoRoom,
@@ -306,19 +311,30 @@ fn result_of(error: &DownloadError) -> DownloadResult {
     }
 }
 
-fn report(download: &Download, error: &DownloadError) {
+/// Logs why a download failed: one line per upstream, kind and minute, with the number of those left out. What the
+/// upstream itself does wrong has lines of its own, and an error is for the operator alone to mend.
+fn report(downloads: &Downloads, download: &Download, error: &DownloadError, result: DownloadResult) {
     let (upstream, repository, digest) =
         (download.source.upstream.name(), &download.source.repository, &download.source.digest);
-    let reason = ErrorChain(error);
-    match error {
-        DownloadError::Mismatch | DownloadError::Storage(_) => {
-            tracing::error!(%upstream, %repository, %digest, %reason, "a download failed");
+    let (reason, requests) = (ErrorChain(error), download.requests.lock());
+    match result {
+        DownloadResult::NoRoom | DownloadResult::Abandoned => {
+            tracing::info!(%upstream, %repository, %digest, %reason, %requests, "a blob is not cached");
         }
-        DownloadError::Upstream(_) | DownloadError::Damaged => {
-            tracing::warn!(%upstream, %repository, %digest, %reason, "a download failed");
+        DownloadResult::Refused | DownloadResult::Complete => {
+            tracing::debug!(%upstream, %repository, %digest, %reason, %requests, "the upstream refuses a blob");
         }
-        DownloadError::NoRoom | DownloadError::Abandoned => {
-            tracing::info!(%upstream, %repository, %digest, %reason, "a blob is not cached");
+        DownloadResult::Mismatch | DownloadResult::UpstreamFailed | DownloadResult::StorageFailed => {
+            let left_out = downloads.lines().admit((upstream.clone(), result));
+            match left_out {
+                Some(left_out) if result == DownloadResult::StorageFailed => {
+                    tracing::error!(%upstream, %repository, %digest, %reason, %requests, left_out, "a download failed");
+                }
+                Some(left_out) => {
+                    tracing::warn!(%upstream, %repository, %digest, %reason, %requests, left_out, "a download failed");
+                }
+                None => tracing::debug!(%upstream, %repository, %digest, %reason, %requests, "a download failed"),
+            }
         }
     }
 }

@@ -9,6 +9,8 @@ pub(crate) enum DownloadResult {
     /// The bytes do not match the digest.
     Mismatch,
     UpstreamFailed,
+    /// The upstream does not have the blob, or refuses it: the client that requested it gets the refusal.
+    Refused,
     StorageFailed,
     /// The blob streams through uncached: it is larger than the cache, or all cached blobs are being read.
     NoRoom,
@@ -17,14 +19,22 @@ pub(crate) enum DownloadResult {
 }
 
 impl Label for DownloadResult {
-    const ALL: &'static [Self] =
-        &[Self::Complete, Self::Mismatch, Self::UpstreamFailed, Self::StorageFailed, Self::NoRoom, Self::Abandoned];
+    const ALL: &'static [Self] = &[
+        Self::Complete,
+        Self::Mismatch,
+        Self::UpstreamFailed,
+        Self::Refused,
+        Self::StorageFailed,
+        Self::NoRoom,
+        Self::Abandoned,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
             DownloadResult::Complete => "complete",
             DownloadResult::Mismatch => "mismatch",
             DownloadResult::UpstreamFailed => "upstream_failed",
+            DownloadResult::Refused => "refused",
             DownloadResult::StorageFailed => "storage_failed",
             DownloadResult::NoRoom => "no_room",
             DownloadResult::Abandoned => "abandoned",

@@ -12,13 +12,15 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Complete, Download, DownloadError, DownloadReader, Progress, abandoned, chunks::ReaderId, wrong_parts::WrongParts,
+    Complete, Download, DownloadError, DownloadReader, DownloadResult, Progress, abandoned, chunks::ReaderId,
+    wrong_parts::WrongParts,
 };
 use crate::{
     cache::{
         Config, ContentKey, DiskStore, Origin, Source,
         storage::{Short, lru_index::IndexKey},
     },
+    line_limit::{LINE_INTERVAL, LineLimit},
     metrics::Metrics,
     oci::ByteRange,
 };
@@ -29,6 +31,9 @@ const MAX_UNREAD: usize = 16;
 
 /// The maximum number of extra connections of all downloads together.
 const MAX_EXTRA_CONNECTIONS: usize = 48;
+
+/// How many upstreams and kinds of failures get a line in the log within a minute.
+const MAX_LINES: usize = 128;
 
 /// A cheap handle on the downloads in flight.
 #[derive(Clone)]
@@ -48,6 +53,8 @@ struct DownloadsInner {
     wrong_parts: WrongParts,
     /// When a range of a large blob brings all of it.
     complete: Complete,
+    /// Which failures get a line in the log, by upstream and kind.
+    lines: LineLimit<(Arc<str>, DownloadResult)>,
 }
 
 type DownloadEntries = HashMap<ContentKey, Vec<Arc<Download>>>;
@@ -113,6 +120,7 @@ impl Downloads {
             extra_connections: Arc::new(Semaphore::new(MAX_EXTRA_CONNECTIONS)),
             wrong_parts: WrongParts::default(),
             complete,
+            lines: LineLimit::new(LINE_INTERVAL, MAX_LINES),
         }));
         let shared = Arc::downgrade(&downloads.0);
         downloads.store().on_shortage(move |short| {
@@ -134,6 +142,11 @@ impl Downloads {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// Which failures get a line in the log.
+    pub(super) fn lines(&self) -> &LineLimit<(Arc<str>, DownloadResult)> {
+        &self.0.lines
     }
 
     pub(super) fn wrong_parts(&self) -> &WrongParts {
@@ -209,7 +222,12 @@ impl Downloads {
         };
         let mut entries = self.entries();
         match own(&entries, source) {
-            Some(download) if download.can_be_joined() => Entry::Joined(self.enter(download, Some(need), !wanted)),
+            Some(download) if download.can_be_joined() => {
+                if let Some(request) = source.upstream.request().filter(|_| wanted) {
+                    download.requests.lock().add(request);
+                }
+                Entry::Joined(self.enter(download, Some(need), !wanted))
+            }
             Some(download) => Entry::Leaving(download.clone()),
             None => {
                 let cancel = self.0.shutdown.child_token();
@@ -418,6 +436,7 @@ mod tests {
     use super::{super::state::TempContent, *};
     use crate::{
         oci::{Algorithm, Digest},
+        request_id::RequestId,
         upstream::{self, Context, Upstream},
     };
 
@@ -447,6 +466,27 @@ mod tests {
         });
         drop(downloads.enter_new(download.clone()));
         download
+    }
+
+    #[tokio::test]
+    async fn a_download_knows_the_requests_that_it_is_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let downloads = downloads(directory.path());
+        let (config, mut subscriptions) = (upstream::Config::at("a.example", &["https://a.example"]), Vec::new());
+        let upstream = Upstream::new(&config, Context::of_test()).unwrap();
+        for (number, wanted) in [(1, true), (2, true), (3, false)] {
+            let source = Source {
+                upstream: upstream.clone().for_request(RequestId { instance: 10, number }),
+                repository: "team/app".parse().unwrap(),
+                digest: Digest::of(Algorithm::Sha256, b""),
+            };
+            match downloads.enter_or_add(&source, Need::Whole, wanted) {
+                Entry::Added(subscription) | Entry::Joined(subscription) => subscriptions.push(subscription),
+                Entry::Leaving(_) => panic!("it leaves"),
+            }
+        }
+        // A prefetch is for no client.
+        assert_eq!(subscriptions[0].download.requests.lock().to_string(), "0000000a-1 0000000a-2");
     }
 
     #[tokio::test(start_paused = true)]

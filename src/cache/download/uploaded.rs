@@ -26,7 +26,7 @@ impl Downloads {
         match change(move || upload.commit(key, len)).await {
             Ok(pin) => download.update(|state| state._pin = Some(pin)),
             Err(error) => {
-                tracing::error!(%error, digest = %source.digest, "a pushed blob cannot be put into the cache");
+                self.store().disk_failed("a pushed blob cannot be put into the cache", &source.digest, &error);
             }
         }
         drop(ended);

@@ -37,9 +37,10 @@ impl BackgroundWriter {
     /// Runs a write; returns when it is done, or after [`WRITE_TIMEOUT`]. A write that fails is logged: the client is
     /// served nevertheless.
     pub(super) async fn run(&self, key: IndexKey, write: impl Future<Output = io::Result<()>> + Send + 'static) {
+        let store = self.store.clone();
         let writing = self.tasks.spawn(async move {
             if let Err(error) = write.await {
-                tracing::error!(%error, ?key, "cannot write into the cache");
+                store.disk_failed("cannot write into the cache", &key, &error);
             }
         });
         let _ = tokio::time::timeout(WRITE_TIMEOUT, writing).await;

@@ -65,7 +65,7 @@ impl ManifestCache {
         let bytes = match self.0.store.read(object.clone(), VerifiedManifest::MAX_FILE_LEN).await {
             Ok(bytes) => bytes?,
             Err(error) => {
-                tracing::error!(%error, %digest, "cannot read a cached manifest");
+                self.0.store.disk_failed("cannot read a cached manifest", digest, &error);
                 return None;
             }
         };

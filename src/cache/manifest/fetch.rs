@@ -16,9 +16,10 @@ use crate::{
         freshness::Freshness,
         storage::{lru_index::IndexKey, tag_record::TagRecord},
     },
+    metrics::Label as _,
     oci::{Digest, DocumentType, OtherType, Reference},
     single_flight::WaitCycle,
-    upstream::{self, ContentNotes, ErrorKind},
+    upstream::{self, ContentNotes, ErrorKind, FailureCause},
 };
 
 /// A manifest that the upstream sent, verified.
@@ -229,17 +230,19 @@ impl ManifestCache {
         }
     }
 
+    /// Counts and logs a manifest that is wrong, once per upstream and minute.
     fn log_invalid(&self, request: &ManifestRequest, query: &ManifestQuery, error: &ManifestError) {
         let (upstream, repository, reference) = (request.upstream.name(), &request.repository, &query.reference);
         match error {
-            ManifestError::OtherType => {
-                tracing::error!(%upstream, %repository, %reference, "the upstream gives a manifest another media type than its content has");
-            }
-            ManifestError::Mismatch => {
-                self.0.metrics.digest_mismatch(upstream);
-                tracing::error!(%upstream, %repository, %reference, "a manifest does not match its digest");
-            }
-            _ => {}
+            ManifestError::OtherType | ManifestError::NoManifest => {}
+            ManifestError::Mismatch => self.0.metrics.digest_mismatch(upstream),
+            _ => return,
+        }
+        let cause = FailureCause::NotARegistry;
+        self.0.metrics.upstream_error(upstream, cause);
+        if let Some(left_out) = self.0.lines.admit(upstream.clone()) {
+            let (cause, request) = (cause.as_str(), request.upstream.request().map(tracing::field::display));
+            tracing::warn!(%upstream, %repository, %reference, cause, %error, request, left_out, "a manifest is wrong");
         }
     }
 

@@ -82,6 +82,12 @@ impl TagRecords {
         }
     }
 
+    /// The record of a tag, if it is too old to be served even in an outage.
+    pub(super) async fn too_old(&self, key: &TagKey, registry: &Registry) -> Option<Arc<TagRecord>> {
+        let found = self.find(key, registry).await?;
+        (self.judge(&found, false) == Freshness::Missing).then_some(found.record)
+    }
+
     /// The record of a tag, if it is in memory and fresh.
     pub(super) fn fresh_in_memory(
         &self,
@@ -175,7 +181,7 @@ impl TagRecords {
         match self.store.read(IndexKey::Tag(key.clone()), TagRecord::MAX_LEN).await {
             Ok(bytes) => TagRecord::decode(&bytes?),
             Err(error) => {
-                tracing::error!(%error, tag = ?key, "cannot read a tag's record");
+                self.store.disk_failed("cannot read a tag's record", key, &error);
                 None
             }
         }

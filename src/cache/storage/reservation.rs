@@ -228,7 +228,7 @@ impl DiskStore {
 
     fn spare_now(&self) -> Result<u64, Short> {
         self.spare().map_err(|error| {
-            tracing::error!(%error, "cannot ask the file system of the cache for its free space");
+            self.disk_failed("cannot ask the file system of the cache for its free space", &self.0.root, &error);
             Short::HOPELESS
         })
     }

@@ -15,6 +15,7 @@ use super::{
     super::{
         Config, CredentialSource,
         error::{Error, ErrorKind},
+        failure_cause::FailureCause,
         setup_error::SetupError,
     },
     credential::Credential,
@@ -160,22 +161,22 @@ impl CredentialProvider {
     }
 
     /// Notes that the upstream refused the credential; `at`: in a request for this repository, and no other response
-    /// tells whether the credential is right. Returns whether this is its first refusal; `None` if another credential
-    /// has been read since.
+    /// tells whether the credential is right. Returns whether that counts: not if another credential has been read
+    /// since.
     pub(in crate::upstream) async fn note_refused(
         &self,
         credential: &Arc<Credential>,
         at: Option<&Repository>,
-    ) -> Option<bool> {
+    ) -> bool {
         let is_latest = |latest: &Option<Arc<Credential>>| latest.as_ref().is_none_or(|latest| latest == credential);
         if !is_latest(&self.latest.lock()) {
-            return None;
+            return false;
         }
-        let is_first = self.trial.note_refused(credential, at);
+        self.trial.note_refused(credential, at);
         if self.may_reread() {
             self.invalidate().await;
         }
-        Some(is_first)
+        true
     }
 
     /// Whether the credential must not be sent for now.
@@ -248,7 +249,7 @@ impl CredentialProvider {
     async fn run_helper(&self, helper: &str, key: &str) -> Result<Option<Credential>, Error> {
         if !credential_helper::is_name(helper) {
             let why = format!("the docker config.json of upstream {} has an invalid helper name", self.upstream);
-            return Err(Error::new(ErrorKind::Unavailable, why));
+            return Err(Error::new(ErrorKind::Unavailable, why).with_cause(FailureCause::Credentials));
         }
         let program = format!("docker-credential-{helper}");
         let run = tokio::time::timeout(HELPER_TIMEOUT, credential_helper::run(&program, key));
@@ -262,13 +263,15 @@ impl CredentialProvider {
         }
         if !output.is_success() {
             // The output is not logged: it may contain a secret.
-            return Err(Error::new(ErrorKind::Unavailable, format!("upstream {}: {program} failed", self.upstream)));
+            let why = format!("upstream {}: {program} failed", self.upstream);
+            return Err(Error::new(ErrorKind::Unavailable, why).with_cause(FailureCause::Credentials));
         }
         output.credential().map_err(|error| self.cannot(&format!("read the output of {program}"), error))
     }
 
     fn cannot(&self, what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-        Error::new(ErrorKind::Unavailable, format!("upstream {}: cannot {what}", self.upstream)).caused_by(source)
+        let why = format!("upstream {}: cannot {what}", self.upstream);
+        Error::new(ErrorKind::Unavailable, why).with_cause(FailureCause::Credentials).caused_by(source)
     }
 }
 

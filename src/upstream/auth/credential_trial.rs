@@ -97,23 +97,21 @@ impl CredentialTrial {
         }
     }
 
-    /// Notes a refusal; `at`: the only repository that refused the credential. Returns whether this is its first
-    /// refusal.
-    pub(in crate::upstream) fn note_refused(&self, sent: &Arc<Credential>, at: Option<&Repository>) -> bool {
+    /// Notes a refusal; `at`: the only repository that refused the credential.
+    pub(in crate::upstream) fn note_refused(&self, sent: &Arc<Credential>, at: Option<&Repository>) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let (pause, is_first) = match &mut *state {
+        let pause = match &mut *state {
             TrialState::Refused { credential, until, at: first, .. } if credential == sent && now < *until => {
                 if first.as_ref() != at {
                     *first = None;
                 }
-                return false;
+                return;
             }
-            TrialState::Refused { credential, pause, .. } if credential == sent => ((*pause * 2).min(MAX_PAUSE), false),
-            _ => (MIN_PAUSE, true),
+            TrialState::Refused { credential, pause, .. } if credential == sent => (*pause * 2).min(MAX_PAUSE),
+            _ => MIN_PAUSE,
         };
         *state = TrialState::Refused { credential: sent.clone(), until: now + pause, pause, at: at.cloned() };
-        is_first
     }
 
     /// Notes that the upstream accepted the credential. Returns whether the upstream refused the previous one.
@@ -138,10 +136,10 @@ mod tests {
     async fn a_refused_credential_is_sent_again_after_growing_pauses() {
         let (trial, old, new) = (CredentialTrial::new(), password("old"), password("new"));
         assert_eq!(trial.withheld(&old, None), None);
-        for (seconds, is_first) in [(10, true), (20, false), (40, false), (80, false), (160, false), (320, false)] {
-            assert_eq!(trial.note_refused(&old, None), is_first);
+        for seconds in [10, 20, 40, 80, 160, 320] {
+            trial.note_refused(&old, None);
             // Of concurrent refusals, one counts.
-            assert!(!trial.note_refused(&old, None));
+            trial.note_refused(&old, None);
             assert_eq!(trial.withheld(&old, None), Some(Duration::from_secs(seconds)));
             assert_eq!(trial.withheld(&new, None), None);
             tokio::time::advance(Duration::from_secs(seconds)).await;
@@ -153,7 +151,7 @@ mod tests {
             tokio::time::advance(MAX_PAUSE).await;
         }
         assert!(trial.note_accepted(&old) && !trial.note_accepted(&old));
-        assert!(trial.note_refused(&new, None));
+        trial.note_refused(&new, None);
         assert_eq!(trial.withheld(&new, None), Some(MIN_PAUSE));
     }
 

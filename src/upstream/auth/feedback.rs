@@ -103,14 +103,9 @@ impl Authenticator {
     }
 
     pub(super) async fn note_credential_refused(&self, credential: &Arc<Credential>, at: Option<&Repository>) {
-        let Some(is_first) = self.credentials.note_refused(credential, at).await else { return };
-        self.metrics.upstream_credentials(&self.upstream, false);
-        if is_first {
-            tracing::warn!(
-                upstream = %self.upstream,
-                "the upstream refuses forebay's own credentials: what is cached is still served, requests that need them fail; \
-                 forebay sends them again after a while, or when they have changed"
-            );
+        if self.credentials.note_refused(credential, at).await {
+            // The requests that fail of it are logged.
+            self.metrics.upstream_credentials(&self.upstream, false);
         }
     }
 

@@ -23,6 +23,7 @@ use super::{
             outbound_request::OutboundRequest,
         },
         error::{Error, ErrorKind},
+        failure_cause::FailureCause,
         head,
         redacted_url::RedactedUrl,
         response::{
@@ -171,7 +172,7 @@ impl TokenRequest<'_> {
         };
         let body = response::body_of_refusal(response, url).await;
         if kind != ErrorKind::TooManyRequests && is_page(status, &headers, &body, of_client) {
-            return error(ErrorKind::Unavailable);
+            return error(ErrorKind::Unavailable).with_cause(FailureCause::NotARegistry);
         }
         // Clients must not learn the realm's host.
         let names = url.host_str().map(str::to_owned).into_iter().collect();

@@ -61,6 +61,20 @@ impl fmt::Display for AddressRefused {
 
 impl StdError for AddressRefused {}
 
+/// No address of a name was found.
+#[derive(Debug, thiserror::Error)]
+#[error("the name {name:?} cannot be resolved")]
+pub(in crate::upstream) struct LookupFailed {
+    name: String,
+    source: io::Error,
+}
+
+impl LookupFailed {
+    pub(in crate::upstream) fn new(name: &str, source: io::Error) -> Self {
+        Self { name: name.to_owned(), source }
+    }
+}
+
 /// The filter of one upstream.
 #[derive(Clone, Debug)]
 pub(in crate::upstream) struct AddressFilter(Arc<Inner>);
@@ -129,7 +143,7 @@ impl AddressFilter {
 
     /// The addresses of a name, all of which may be dialled.
     pub(super) async fn resolve_name(&self, name: &str) -> Result<Vec<SocketAddr>, Box<dyn StdError + Send + Sync>> {
-        let found = self.lookup(name).await?;
+        let found = self.lookup(name).await.map_err(|source| LookupFailed::new(name, source))?;
         if is_among(&self.0.chosen, name) || is_among(&self.0.proxies, name) {
             return Ok(found);
         }

@@ -164,7 +164,7 @@ impl CircuitBreakers {
             }
             let left = open.until.saturating_duration_since(now);
             if !left.is_zero() {
-                let (failing_for, host) = (now.duration_since(*since), Some(host.origin.clone()));
+                let (failing_for, host) = (now.duration_since(*since), host.origin.clone());
                 return Admission::Refuse(OpenCircuit { host, failing_for, last: *last, left });
             }
             open.probes += 1;
@@ -205,7 +205,8 @@ impl CircuitBreakers {
             false
         });
         if opened {
-            tracing::warn!(
+            // The failures themselves have warnings.
+            tracing::info!(
                 upstream = %self.upstream, host = %host.origin, blobs = host.blobs, %last,
                 "a host has failed {MAX_FAILURES} times in a row: it is probed now and then, and what is cached is served"
             );

@@ -5,6 +5,7 @@ use reqwest::Response;
 use super::{
     super::{
         error::{Error, ErrorKind},
+        failure_cause::FailureCause,
         head,
         mirrors::Mirrors,
     },
@@ -12,15 +13,16 @@ use super::{
 };
 
 pub(super) fn of(result: &Result<Response, Error>) -> HostOutcome {
+    let cause = |error: &Error| error.failure_cause().unwrap_or(FailureCause::Refused);
     match result {
         Ok(response) if !is_failure(response) => HostOutcome::Answered,
         Ok(response) => HostOutcome::Failed(Failure::Status(response.status())),
         Err(error) => match error.kind {
             ErrorKind::Unavailable | ErrorKind::Timeout if error.is_unreached() => {
-                HostOutcome::Failed(Failure::NoConnection)
+                HostOutcome::Failed(Failure::NoConnection(cause(error)))
             }
             ErrorKind::Timeout => HostOutcome::Failed(Failure::NoResponse),
-            ErrorKind::Unavailable => HostOutcome::Failed(Failure::Broken),
+            ErrorKind::Unavailable => HostOutcome::Failed(Failure::Broken(cause(error))),
             _ => HostOutcome::Unknown,
         },
     }

@@ -166,7 +166,7 @@ async fn what_forebay_shows_the_upstream_is_shown_to_no_client() {
                 assert_eq!(answer.status, 200, "the credentials are not the client's: what is known goes on");
             }
             if path == &new {
-                assert_eq!((answer.status, &*answer.error_code()), (403, "DENIED"));
+                assert_eq!((answer.status, &*answer.error_code()), (403, "UNAVAILABLE"));
             }
             let shown = format!("{:?} {}", answer.headers, String::from_utf8_lossy(&answer.body));
             for secret in secrets {

@@ -236,7 +236,7 @@ async fn a_refusal_ends_the_prefetch_of_the_other_layers() {
     registry.fault(When::blob(&image.layers[0]), Fault::status(403));
     get_manifest(&mirror).await;
     mirror.get(&path(&image.config)).await;
-    mirror.until_metric("forebay_fills_total", &[("result", "upstream_failed")], 1.0).await;
+    mirror.until_metric("forebay_fills_total", &[("result", "refused")], 1.0).await;
     // Another image's come all the same, after what would have been asked for.
     let after = registry.add_image(REPOSITORY, "2", &[&content(LAYER, 9)]);
     mirror.get(&format!("/v2/{REPOSITORY}/manifests/2")).await;

@@ -156,7 +156,7 @@ async fn a_refused_password_of_forebay_is_not_the_clients() {
             registry.count(|request| request.header("authorization") == Some(&shown))
         };
         let is_ours = |answer: &Answer| {
-            assert_eq!((answer.status, &*answer.error_code()), (403, "DENIED"), "{auth:?}");
+            assert_eq!((answer.status, &*answer.error_code()), (403, "UNAVAILABLE"), "{auth:?}");
             assert!(answer.text().contains("the credentials of this mirror, which are not yours"), "{}", answer.text());
         };
         for _ in 0..5 {

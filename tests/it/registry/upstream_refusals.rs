@@ -91,6 +91,12 @@ async fn a_401_to_forebay_itself_is_a_403_that_says_why() {
     assert_eq!(answer.header("www-authenticate"), None);
 }
 
+/// What forebay says of a limit where the registry gives no detail.
+fn detail_of(answer: &Answer) -> Value {
+    let id = answer.header("x-request-id").unwrap();
+    json!({ "upstream": "fake.example", "cause": "status", "stale": false, "request_id": id })
+}
+
 #[tokio::test]
 async fn a_limit_is_told_with_its_reason_and_its_time() {
     let registry = FakeRegistry::start().await;
@@ -103,6 +109,9 @@ async fn a_limit_is_told_with_its_reason_and_its_time() {
     registry.fault(When::any(), refusal(429, &entry));
     registry.fault(When::any(), Fault::Header("retry-after", Some("17".into())));
     let answer = mirror.get(&manifest(1)).await;
+    // The registry gives no detail, so that forebay says which one it is.
+    let detail = detail_of(&answer);
+    let entry = json!({ "code": entry["code"], "message": entry["message"], "detail": detail });
     assert_eq!((answer.status, told(&answer), answer.header("retry-after")), (429, entry, Some("17")));
 }
 
@@ -194,18 +203,18 @@ async fn the_message_of_a_realm_reaches_the_client() {
     let password = users.path().join("password");
     std::fs::write(&password, "secret").unwrap();
     let keys = format!("username = \"robot$ci\"\npassword_file = {password:?}\n");
-    let own = "the upstream's rate limit is reached";
-    let ours =
-        "the upstream refuses the credentials of this mirror, which are not yours: its operator has to renew them";
+    let own = "fake.example allows no more requests for now (status)";
+    let ours = "fake.example refuses the credentials of this mirror, which are not yours";
+    let page = "fake.example does not answer as a registry does (not_a_registry)";
     let denied = r#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#;
     let limit = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"the limit of tokens"}]}"#;
     for (keys, status, body, expected) in [
         ("", 403, denied, (403, "DENIED", "requested access to the resource is denied")),
         ("", 401, r#"{"details":"no such user"}"#, (403, "DENIED", "no such user")),
         ("", 429, limit, (429, "TOOMANYREQUESTS", "the limit of tokens")),
-        ("", 403, "<html>", (502, "UNAVAILABLE", "the upstream is not available")),
+        ("", 403, "<html>", (502, "UNAVAILABLE", page)),
         // No client can help that.
-        (&keys, 403, denied, (403, "DENIED", ours)),
+        (&keys, 403, denied, (403, "UNAVAILABLE", ours)),
         (&keys, 429, limit, (429, "TOOMANYREQUESTS", "the limit of tokens")),
         (&keys, 429, r#"{"details":"robot$ci has had enough"}"#, (429, "TOOMANYREQUESTS", own)),
         (&keys, 429, r#"{"details":"ask at 127.0.0.1"}"#, (429, "TOOMANYREQUESTS", own)),
@@ -220,8 +229,9 @@ async fn the_message_of_a_realm_reaches_the_client() {
         for path in [LIST.to_owned(), manifest(1)] {
             let answer = mirror.get(&path).await;
             let told = told(&answer);
-            let found = (answer.status, told["code"].as_str().unwrap(), told["message"].as_str().unwrap());
-            assert_eq!(found, expected, "{body} {path}");
+            let (status, code, message) = expected;
+            assert_eq!((answer.status, told["code"].as_str().unwrap()), (status, code), "{body} {path}");
+            assert!(told["message"].as_str().unwrap().starts_with(message), "{message}: {told}");
         }
     }
 }
@@ -333,7 +343,7 @@ async fn a_reason_in_plain_text_passes() {
         }
         Fault::Answer { status, headers, body: format!("{why}\r\n") }
     };
-    let own = |code: &str| json!({ "code": code, "message": why, "detail": null });
+    let own = |code: &str, detail: Value| json!({ "code": code, "message": why, "detail": detail });
     for (status, is_registrys, code) in [
         (403, true, "DENIED"),
         (414, true, "UNSUPPORTED"),
@@ -345,7 +355,8 @@ async fn a_reason_in_plain_text_passes() {
         registry.fault(When::any(), text(status, is_registrys));
         for path in [manifest(1), LIST.to_owned()] {
             let answer = mirror.get(&path).await;
-            assert_eq!((answer.status, told(&answer)), (status, own(code)), "{path}");
+            let detail = if status == 429 { detail_of(&answer) } else { Value::Null };
+            assert_eq!((answer.status, told(&answer)), (status, own(code, detail)), "{path}");
         }
     }
     registry.heal();

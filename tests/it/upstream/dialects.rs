@@ -303,7 +303,8 @@ async fn outlives_its_password(dialect: &Dialect) {
     assert!((1..=6).contains(&(shown() - before)), "{}: {}", shown() - before, forebay.program.log());
     assert!(forebay.program.metrics().await.contains(&format!("{ok} 0")));
     let said = forebay.program.log().matches("the upstream refuses forebay's own credentials: what is cached").count();
-    assert_eq!(said, 1, "{}", forebay.program.log());
+    // Once a minute, should the test take as long.
+    assert!((1..=5).contains(&said), "{said}: {}", forebay.program.log());
 
     std::fs::write(forebay.program.directory().join(password_file(dialect, 0)), "newer").unwrap();
     let missing = forebay.get(&format!("/v2/{repository}/manifests/2?ns={}", dialect.name)).await;
@@ -321,6 +322,8 @@ fn expected(
     repository: &str,
 ) -> Refused {
     match mode {
+        // A wrong password of forebay's own is not the client's login.
+        Mode::Shared if user.is_some() => (403, "UNAVAILABLE".to_owned()),
         Mode::Shared => (403, "DENIED".to_owned()),
         Mode::Client => refused_directly(&internet.direct(dialect, user, repository, "manifests/1")),
     }

@@ -36,9 +36,16 @@ impl TestCa {
 
     /// A certificate for `names`, and its key.
     pub fn issue(&self, names: &[&str]) -> (Certificate, KeyPair) {
+        self.issue_with(names, |_| ())
+    }
+
+    /// The same, with a change.
+    pub fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        (CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap(), key)
+        let mut params = CertificateParams::new(names).unwrap();
+        change(&mut params);
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 }
 

@@ -125,8 +125,10 @@ impl Transfer {
             self.request_whole_next(&error);
             return Ok(());
         }
-        tracing::warn!(
-            upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
+        let request = self.source.upstream.request().map(tracing::field::display);
+        // That the upstream fails has a warning of its own.
+        tracing::info!(
+            upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, request, %error,
             "a transfer broke and is resumed",
         );
         Ok(())

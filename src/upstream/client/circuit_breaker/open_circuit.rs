@@ -4,20 +4,32 @@ use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
+use crate::upstream::failure_cause::FailureCause;
+
 /// How a request to a host failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum Failure {
-    NoConnection,
+    NoConnection(FailureCause),
     NoResponse,
-    Broken,
+    Broken(FailureCause),
     Status(StatusCode),
+}
+
+impl Failure {
+    fn cause(self) -> FailureCause {
+        match self {
+            Self::NoConnection(cause) | Self::Broken(cause) => cause,
+            Self::NoResponse => FailureCause::Timeout,
+            Self::Status(_) => FailureCause::Status,
+        }
+    }
 }
 
 /// A host that has failed too often in a row, and gets no requests for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenCircuit {
-    /// `None`: clients must not see its name.
-    pub(super) host: Option<String>,
+    /// For the log alone.
+    pub(super) host: String,
     pub(super) failing_for: Duration,
     pub(super) last: Failure,
     pub(super) left: Duration,
@@ -29,15 +41,20 @@ impl OpenCircuit {
         self.left
     }
 
-    pub(in crate::upstream) fn without_host(self) -> Self {
-        Self { host: None, ..self }
+    /// For how long the host has failed.
+    pub fn failing_for(&self) -> Duration {
+        self.failing_for
+    }
+
+    /// Why the last request failed.
+    pub fn cause(&self) -> FailureCause {
+        self.last.cause()
     }
 }
 
 impl fmt::Display for OpenCircuit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = self.host.as_deref().unwrap_or("its host");
-        let (since, left) = (self.failing_for.as_secs(), self.left.as_secs_f64().ceil());
+        let (host, since, left) = (&self.host, self.failing_for.as_secs(), self.left.as_secs_f64().ceil());
         write!(f, "{host} has failed for {since} s (last: {}), and is tried again in {left} s", self.last)
     }
 }
@@ -45,9 +62,9 @@ impl fmt::Display for OpenCircuit {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoConnection => f.write_str("no connection could be made"),
+            Self::NoConnection(_) => f.write_str("no connection could be made"),
             Self::NoResponse => f.write_str("no response came in time"),
-            Self::Broken => f.write_str("the connection broke before a response"),
+            Self::Broken(_) => f.write_str("the connection broke before a response"),
             Self::Status(status) => write!(f, "the response was {}", status.as_u16()),
         }
     }
@@ -59,11 +76,16 @@ mod tests {
 
     #[test]
     fn an_open_circuit_names_the_last_failure() {
-        let (host, last) = (Some("https://a.example".to_owned()), Failure::Status(StatusCode::BAD_GATEWAY));
-        let (failing_for, left) = (Duration::from_secs(12), Duration::from_millis(1200));
-        let circuit = OpenCircuit { host, failing_for, last, left };
-        let text = "https://a.example has failed for 12 s (last: the response was 502), and is tried again in 2 s";
-        assert_eq!(circuit.to_string(), text);
-        assert_eq!(circuit.without_host().to_string(), text.replace("https://a.example", "its host"));
+        for (last, text, cause) in [
+            (Failure::Status(StatusCode::BAD_GATEWAY), "the response was 502", FailureCause::Status),
+            (Failure::NoResponse, "no response came in time", FailureCause::Timeout),
+            (Failure::NoConnection(FailureCause::Dns), "no connection could be made", FailureCause::Dns),
+            (Failure::Broken(FailureCause::Refused), "the connection broke before a response", FailureCause::Refused),
+        ] {
+            let (host, failing_for) = ("https://a.example".to_owned(), Duration::from_secs(12));
+            let circuit = OpenCircuit { host, failing_for, last, left: Duration::from_millis(1200) };
+            let text = format!("https://a.example has failed for 12 s (last: {text}), and is tried again in 2 s");
+            assert_eq!((circuit.to_string(), circuit.cause()), (text, cause));
+        }
     }
 }

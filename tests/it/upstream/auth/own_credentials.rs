@@ -103,7 +103,9 @@ async fn is_served_while_credentials_are_refused(right: Auth, other: Auth) {
         assert!(said.contains("the credentials of this mirror, which are not yours"), "{said}");
     }
     let log = program.log();
-    assert_eq!(log.matches("the upstream refuses forebay's own credentials: what is cached").count(), 1, "{log}");
+    // Once a minute, should the test take as long.
+    let told = log.matches("the upstream refuses forebay's own credentials: what is cached").count();
+    assert!((1..=3).contains(&told), "{log}");
 
     std::fs::write(program.directory().join("password"), "other").unwrap();
     assert_eq!(program.get(&format!("/v2/team/app/blobs/{}", image.layers[0])).await.0, 200);

@@ -251,7 +251,7 @@ async fn with_a_wrong_password_nothing_is_pushed() {
             let forebay = Forebay::for_pushes(&internet, dialect, mode, wrong).await;
             let repository = dialect.empty[0];
             let refused = match mode {
-                Mode::Shared => (403, "DENIED".to_owned()),
+                Mode::Shared => (403, "UNAVAILABLE".to_owned()),
                 Mode::Client => refused_directly(&internet.login(dialect, wrong)),
             };
             let what = format!("{} {mode:?}", dialect.name);
