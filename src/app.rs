@@ -32,7 +32,7 @@ use crate::{
     push::{Caches, Deletions},
     registry::{Authentication, Contents, Instance, ResponseMemory, Service},
     route::AllowedHosts,
-    transport::{HandshakeFailure, Listener, ReloadableTls},
+    transport::{HandshakeFailure, Listener, ReloadableTls, bind},
     upstream::{PrincipalKey, ReadBudget},
 };
 
@@ -242,7 +242,7 @@ fn admin_listener(
     let listen = || {
         let listener = match inherited {
             Some(listener) => listener,
-            None => std::net::TcpListener::bind(config.listen)?,
+            None => bind(config.listen, &[])?,
         };
         listener.set_nonblocking(true)?;
         tokio::net::TcpListener::from_std(listener)

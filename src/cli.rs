@@ -22,16 +22,20 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use forebay::{
     app,
-    config::{self, Config, Overrides},
+    config::{self, Loaded, Overrides, Variables},
 };
 use tracing_subscriber::{EnvFilter, fmt::format::JsonFields};
 
 /// The filter of the logs, such as `info` or `forebay=debug`.
 const LOG_VARIABLE: &str = "FOREBAY_LOG";
 
+const AFTER_HELP: &str = "\
+FOREBAY_LOG filters the logs: info, forebay=debug, …
+FOREBAY_SERVER__LISTEN and the like set keys of the file: docs/configuration.md";
+
 /// A pull-through caching mirror for container registries.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "FOREBAY_LOG filters the logs: info, forebay=debug, …")]
+#[command(version, after_help = AFTER_HELP)]
 struct Arguments {
     /// How logs are written [default: text on a terminal, json elsewhere]
     #[arg(long, global = true, value_name = "FORMAT")]
@@ -57,14 +61,14 @@ enum Command {
 /// The configuration file, and the flags that win over it.
 #[derive(Clone, Debug, Args)]
 struct ConfigArguments {
-    /// The configuration file (TOML) [default: none, everything has its default]
+    /// The configuration file (TOML) [default: /etc/forebay/forebay.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen, for TLS and clear HTTP alike; may be given more than once
-    #[arg(long, value_name = "ADDR")]
+    /// Where to listen, for TLS and clear HTTP alike, such as ":5000"; may be given more than once
+    #[arg(long, value_name = "ADDR", value_parser = config::parse_address)]
     listen: Vec<SocketAddr>,
     /// Where /metrics, /healthz and /readyz are
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = config::parse_address)]
     admin: Option<SocketAddr>,
     /// Where the cache is kept
     #[arg(long, value_name = "DIR")]
@@ -75,14 +79,15 @@ struct ConfigArguments {
 }
 
 impl ConfigArguments {
-    fn load(&self) -> Result<Config, config::Error> {
+    /// Reads the file, the environment and the flags.
+    fn load(&self) -> Result<Loaded, config::Error> {
         let overrides = Overrides {
             listen: self.listen.clone(),
             admin: self.admin,
             cache_dir: self.cache_dir.clone(),
             max_size: self.max_size,
         };
-        Config::load(self.config.as_deref(), overrides)
+        config::load(self.config.as_deref(), &Variables::of_process(), overrides)
     }
 }
 
@@ -105,9 +110,19 @@ impl From<config::Error> for Failure {
     }
 }
 
-impl From<app::Error> for Failure {
-    fn from(error: app::Error) -> Self {
-        if error.is_configuration() { Self::Configuration(error.into()) } else { Self::Failed(error.into()) }
+impl Failure {
+    fn of(error: app::Error, loaded: &Loaded) -> Self {
+        let is_configuration = error.is_configuration();
+        let error = placed(error, loaded);
+        if is_configuration { Self::Configuration(error) } else { Self::Failed(error) }
+    }
+}
+
+/// An error with the place of the key whose value, or whose file, is wrong.
+fn placed(error: app::Error, loaded: &Loaded) -> anyhow::Error {
+    match error.key(&loaded.config).filter(|_| error.is_configuration()) {
+        Some(key) => anyhow::anyhow!("{}", loaded.origins.mistake(&key, error.problem())),
+        None => error.into(),
     }
 }
 
@@ -135,8 +150,10 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn refuse(error: &anyhow::Error, code: u8) -> ExitCode {
+    // A configuration may have several mistakes, a line each.
+    let lines: String = format!("{error:#}").lines().map(|line| format!("forebay: {line}\n")).collect();
     // If standard error is closed, the exit code still tells.
-    let _ = io::Write::write_all(&mut io::stderr(), format!("forebay: {error:#}\n").as_bytes());
+    let _ = io::Write::write_all(&mut io::stderr(), lines.as_bytes());
     ExitCode::from(code)
 }
 

@@ -1,31 +1,45 @@
-//! The configuration as a whole: the TOML file, the flags over it, and every check that can be made before a socket is bound.
+//! The configuration as a whole: the TOML file, the environment over it, the flags over both, and every check that can be
+//! made before a socket is bound.
 //!
 //! What must hold: a [`Config`] that exists makes sense. Every key has a default (an upstream's name apart); unknown keys are
 //! refused; paths are relative to the file; files that are named can be read; no two upstreams claim the same request. An
-//! [`Error`] names file, line and key.
+//! [`Error`] names all mistakes, each with file, line and key, or with its variable or flag.
 //!
 //! Each section is one file: its keys, what they mean, and their checks. Its result is the configuration of a stage, such as
-//! [`transport::Config`], and that has the defaults. Beside the sections: `document` (which key is on which line), `error`,
-//! `paths`, `units`, `well_known` (registries that need no URL).
+//! [`transport::Config`], and that has the defaults. A new key is a field of its section's struct. Beside the sections:
+//! `file` and `variables` (what is read), `node` (values with their places), `syntax` (text that is no TOML), `typed`,
+//! `wanted` and `unknown_key` (values to sections), `schema` (which keys exist), `document` (keys to places), `origins`,
+//! `error`, and small tools: `address`, `authority`, `paths`, `suggest`, `units`, `well_known` (registries that need no URL).
+//! See docs/decisions/0023-one-tree-for-configuration.md.
 
 mod access;
+mod address;
 mod admin;
 mod authority;
 mod cache;
 mod document;
 mod download;
 mod error;
+mod file;
+mod node;
+mod origins;
 mod paths;
 mod push;
+mod schema;
 mod server;
 mod state_directory;
+mod suggest;
+mod syntax;
+mod typed;
 mod units;
+mod unknown_key;
 mod upstream;
 mod upstreams;
+mod variables;
+mod wanted;
 mod well_known;
 
 use std::{
-    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -34,8 +48,15 @@ use serde::Deserialize;
 
 use crate::{auth, transport};
 use document::Document;
+use schema::Schema;
 
-pub use error::{Error, Key, Position};
+pub use self::{
+    address::parse_address,
+    error::{Error, Key, Mistake, Place, Position},
+    file::default_file,
+    origins::Origins,
+    variables::Variables,
+};
 
 /// Everything that forebay is configured with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +71,7 @@ pub struct Config {
     pub upstreams: Vec<crate::upstream::Config>,
 }
 
-/// What the command line says; it wins over the file.
+/// What the command line says; it wins over variables and the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// Empty: as the file says.
@@ -59,6 +80,17 @@ pub struct Overrides {
     pub cache_dir: Option<PathBuf>,
     /// In bytes.
     pub max_size: Option<u64>,
+}
+
+/// A configuration, and how it came about.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// The file that was read; `None`: there is none.
+    pub file: Option<PathBuf>,
+    pub origins: Origins,
+    /// What has no effect, such as variables of unknown names.
+    pub warnings: Vec<Mistake>,
 }
 
 /// The sections of the file, as it is written. Unknown keys are refused, so that a misspelt one is not ignored.
@@ -83,45 +115,90 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     text.parse().map(|units::Size(bytes)| bytes)
 }
 
+/// The full paths of all keys that a configuration may have, without indices: `server.listen`, `upstream.urls`.
+pub fn keys() -> Vec<String> {
+    Schema::of::<File>().keys().map(str::to_owned).collect()
+}
+
+/// Reads the file at `path`, or the default file if there is one, then the variables, then the flags.
+///
+/// # Errors
+/// The file cannot be read, or the configuration has mistakes: all that were found.
+pub fn load(path: Option<&Path>, variables: &Variables, flags: Overrides) -> Result<Loaded, Error> {
+    let found = match path {
+        Some(path) => Some((path.to_owned(), file::read(path)?)),
+        None => {
+            let path = default_file();
+            file::read_if_there(&path)?.map(|text| (path, text))
+        }
+    };
+    match &found {
+        Some((path, text)) => compose(Some(path), text, variables, flags),
+        None => compose(None, "", variables, flags),
+    }
+}
+
 impl Config {
-    /// Reads the file at `path`; without one, everything has its default.
+    /// Reads the file at `path`, without the environment; without a path, everything has its default.
     ///
     /// # Errors
     /// The file cannot be read, or [`Config::parse`] refuses it.
     pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Self, Error> {
         let Some(path) = path else {
-            return compose(&Document::new(None, ""), overrides);
+            return compose(None, "", &Variables::default(), overrides).map(|loaded| loaded.config);
         };
-        let text = fs::read_to_string(path).map_err(|error| Error {
-            file: Some(path.to_owned()),
-            position: None,
-            key: None,
-            problem: format!("cannot read the configuration file: {error}"),
-        })?;
-        Self::parse(&text, path, overrides)
+        Self::parse(&file::read(path)?, path, overrides)
     }
 
     /// Reads a configuration whose text stands in `file`: paths are relative to its directory.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its line and key.
+    /// All that is wrong, each with its line and key.
     pub fn parse(text: &str, file: &Path, overrides: Overrides) -> Result<Self, Error> {
-        compose(&Document::new(Some(file), text), overrides)
+        compose(Some(file), text, &Variables::default(), overrides).map(|loaded| loaded.config)
     }
 }
 
-fn compose(document: &Document<'_>, flags: Overrides) -> Result<Config, Error> {
-    let file: File = document.parse()?;
-    let server = file.server.read(document, flags.listen)?;
-    let admin = file.admin.read(document, flags.admin, &server)?;
-    let cache = file.cache.read(document, flags.cache_dir, flags.max_size)?;
-    let cache = crate::cache::Config { complete: file.download.complete(document)?, ..cache };
-    let client_grants = file.access.client_grants();
-    let by_client = file.upstream.iter().any(upstream::UpstreamSection::uses_client_credentials);
-    let access = file.access.read(document, &server, by_client)?;
-    let push = file.push.read(document)?;
-    let upstreams = upstreams::read(document, file.upstream, client_grants)?;
+/// The configuration of a text, of variables and of flags, without reading either from anywhere.
+///
+/// # Errors
+/// All that is wrong.
+pub fn compose(path: Option<&Path>, text: &str, variables: &Variables, flags: Overrides) -> Result<Loaded, Error> {
+    let schema = Schema::of::<File>();
+    let document = Document::new(path, text, variables, &schema, &well_known::names());
+    let sections: File = document.read(&schema)?;
+    let set_by_flags = set_by(&flags);
+    let config = checked(&document, sections, flags);
+    let (mut origins, warnings) = document.finish()?;
+    for (key, flag) in set_by_flags {
+        origins.set_flag(key, flag);
+    }
+    Ok(Loaded { config, file: path.map(Path::to_owned), origins, warnings })
+}
+
+/// What the sections mean. A part with mistakes, which the document notes, has its default.
+fn checked(document: &Document<'_>, sections: File, flags: Overrides) -> Config {
+    let server = document.keep(sections.server.read(document, flags.listen)).unwrap_or_default();
+    let admin = document.keep(sections.admin.read(document, flags.admin, &server)).unwrap_or_default();
+    let cache = document.keep(sections.cache.read(document, flags.cache_dir, flags.max_size)).unwrap_or_default();
+    let cache = crate::cache::Config { complete: sections.download.complete(), ..cache };
+    let client_grants = sections.access.client_grants();
+    let by_client = sections.upstream.iter().any(upstream::UpstreamSection::uses_client_credentials);
+    let access = document.keep(sections.access.read(document, &server, by_client)).unwrap_or_default();
+    let push = document.keep(sections.push.read(document)).unwrap_or_default();
+    let upstreams = upstreams::read(document, sections.upstream, client_grants);
     let needs_key = push.key_file.is_none() && upstreams.iter().any(|upstream| upstream.push);
-    let state_directory = state_directory::read(document, file.state_directory, &cache.directory, needs_key)?;
-    Ok(Config { state_directory, server, admin, cache, access, push, upstreams })
+    let state = state_directory::read(document, sections.state_directory, &cache.directory, needs_key);
+    Config { state_directory: document.keep(state).flatten(), server, admin, cache, access, push, upstreams }
+}
+
+/// The keys that flags set, with the flags.
+fn set_by(flags: &Overrides) -> Vec<(&'static str, &'static str)> {
+    let set = [
+        (!flags.listen.is_empty(), ("server.listen", "--listen")),
+        (flags.admin.is_some(), ("admin.listen", "--admin")),
+        (flags.cache_dir.is_some(), ("cache.directory", "--cache-dir")),
+        (flags.max_size.is_some(), ("cache.max_size", "--max-size")),
+    ];
+    set.into_iter().filter_map(|(is_set, key)| is_set.then_some(key)).collect()
 }

@@ -41,6 +41,8 @@ pub struct Routes<U> {
     upstreams: Vec<RoutedUpstream<U>>,
     /// Names and aliases in lower case, with and without the port that https implies.
     names: HashMap<String, usize>,
+    /// Names without their port, for paths: `mirror/harbor.lan:8443/…` is no reference for docker.
+    portless: HashMap<String, Option<usize>>,
     hosts: HashMap<HostPattern, usize>,
     default: Option<usize>,
 }
@@ -101,7 +103,13 @@ impl<U> Routes<U> {
     /// Each upstream with its configuration, which has been checked: when two upstreams claim the same name, the first
     /// has it.
     pub fn new<'a>(upstreams: impl Iterator<Item = (&'a upstream::Config, U)>) -> Self {
-        let mut routes = Self { upstreams: Vec::new(), names: HashMap::new(), hosts: HashMap::new(), default: None };
+        let mut routes = Self {
+            upstreams: Vec::new(),
+            names: HashMap::new(),
+            portless: HashMap::new(),
+            hosts: HashMap::new(),
+            default: None,
+        };
         let mut implied = Vec::new();
         for (index, (config, upstream)) in upstreams.enumerate() {
             let docker_hub = is_docker_hub(config);
@@ -117,6 +125,11 @@ impl<U> Routes<U> {
                 let name = name.to_ascii_lowercase();
                 if https {
                     implied.push((crate::oci::host::other_https_spelling(&name), index));
+                }
+                if let Some(bare) = without_port(&name) {
+                    // Two registries on one host: neither has the name.
+                    let owner = routes.portless.entry(bare).or_insert(Some(index));
+                    *owner = owner.filter(|owner| *owner == index);
                 }
                 routes.names.entry(name).or_insert(index);
             }
@@ -183,7 +196,7 @@ impl<U> Routes<U> {
     ) -> Result<(Option<usize>, Shape<'a>), RouteError> {
         let upstream = match namespace {
             Some(name) => Some(self.named(name).ok_or_else(|| RouteError::UnknownUpstream(name.to_owned()))?),
-            None => self.by_host(target).or_else(|| path.prefix().and_then(|prefix| self.named(prefix))),
+            None => self.by_host(target).or_else(|| path.prefix().and_then(|prefix| self.named_in_path(prefix))),
         };
         let upstream = match upstream {
             Some(upstream) => {
@@ -231,6 +244,16 @@ impl<U> Routes<U> {
         self.names.get(&name.to_ascii_lowercase()).copied()
     }
 
+    /// The upstream that a component of a path names. `?ns=harbor.lan` names the registry on the port of https; in a path,
+    /// the name may also stand for the only upstream on that host.
+    fn named_in_path(&self, name: &str) -> Option<usize> {
+        let named = self.named(name);
+        if named.is_some() || self.portless.is_empty() {
+            return named;
+        }
+        self.portless.get(&name.to_ascii_lowercase()).copied().flatten()
+    }
+
     /// The upstream that lists the host: by name before by port, the Host header before the TLS name.
     fn by_host(&self, target: Target<'_>) -> Option<usize> {
         if self.hosts.is_empty() {
@@ -260,7 +283,7 @@ impl<U> Routes<U> {
     /// Takes the upstream's name off the front of the repository, when more follows it.
     fn strip_named(&self, shape: &mut Shape<'_>) -> Option<usize> {
         let (first, rest) = first_component(shape)?;
-        let upstream = self.named(first)?;
+        let upstream = self.named_in_path(first)?;
         shape.name = rest;
         Some(upstream)
     }
@@ -272,7 +295,7 @@ impl<U> Routes<U> {
     fn strip_repeated(&self, shape: &mut Shape<'_>, upstream: usize) {
         if let Some((first, rest)) = first_component(shape)
             && looks_like_host(first)
-            && self.named(first) == Some(upstream)
+            && self.named_in_path(first) == Some(upstream)
         {
             shape.name = rest;
         }
@@ -292,11 +315,17 @@ impl<U> Routes<U> {
         let registry = registries.find(|name| docker_hub || name.contains(':'));
         match registry {
             // An upstream's name with no repository below it.
-            Some(name) if self.named(name).is_some() => Err(RouteError::NotFound),
+            Some(name) if self.named_in_path(name).is_some() => Err(RouteError::NotFound),
             Some(name) => Err(RouteError::UnknownUpstream(name.to_owned())),
             None => Ok(self.default),
         }
     }
+}
+
+/// A registry's name without its port, where that looks like a host: a name without a dot may be a repository's.
+fn without_port(name: &str) -> Option<String> {
+    let Authority { name, port } = Authority::parse(name)?;
+    (port.is_some() && looks_like_host(&name)).then_some(name)
 }
 
 /// Whether an upstream is Docker Hub, by what is configured of it: each of its names and URLs counts, since `library` may

@@ -1,15 +1,17 @@
 //! Why the mirror does not start, or why a reload changes nothing.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{error::Error as _, io, net::SocketAddr, sync::Arc};
 
 use crate::{
     auth,
     cache::storage,
+    config::{Config, Key},
+    error_chain::ErrorChain,
     metrics,
     push::KeyError,
     state_dir,
-    transport::{ListenError, TlsError},
-    upstream::{NoRandomSource, SetupError, proxy::ProxyError},
+    transport::{ListenError, TlsConfig, TlsError},
+    upstream::{CredentialSource, NoRandomSource, SetupError, proxy::ProxyError},
 };
 
 /// Why the mirror does not start, or a reload changes nothing.
@@ -29,7 +31,7 @@ pub enum Error {
     State(#[from] state_dir::Error),
     #[error("state_directory")]
     StateKey(#[source] KeyError),
-    #[error("state_directory must be given: this user has no home directory")]
+    #[error("must be given: this user has no home directory")]
     NoState,
     #[error(transparent)]
     Proxy(#[from] ProxyError),
@@ -59,5 +61,80 @@ impl Error {
             Self::Cache(error) => error.is_configuration(),
             Self::Metrics(_) | Self::StateKey(_) | Self::Randomness(_) | Self::Listen(_) | Self::Admin { .. } => false,
         }
+    }
+
+    /// The key whose value, or whose file, is wrong; `None` if it is no key's fault.
+    pub fn key(&self, config: &Config) -> Option<Key> {
+        Some(match self {
+            Self::Upstream { index, source, .. } => {
+                let section = Key::new("upstream").item(*index);
+                let field = config.upstreams.get(*index).and_then(|upstream| field_of(upstream, source));
+                field.map_or(section.clone(), |field| section.field(field))
+            }
+            Self::Access(auth::Error::UnknownPushUser { .. }) => Key::new("access").field("push_users"),
+            Self::Access(_) => Key::new("access").field("htpasswd"),
+            Self::PushKey(_) => Key::new("push").field("key_file"),
+            Self::State(_) | Self::StateKey(_) | Self::NoState => Key::new("state_directory"),
+            Self::Cache(_) => Key::new("cache").field("directory"),
+            Self::Tls(error) => {
+                let section = Key::new("server").field("tls");
+                let field = config.server.tls.as_ref().and_then(|tls| field_of_tls(tls, error));
+                field.map_or(section.clone(), |field| section.field(field))
+            }
+            Self::Listen(_) => Key::new("server").field("listen"),
+            Self::Admin { .. } => Key::new("admin").field("listen"),
+            Self::Metrics(_) | Self::Proxy(_) | Self::Randomness(_) => return None,
+        })
+    }
+
+    /// What is wrong, without the key.
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Upstream { .. }
+            | Self::Access(_)
+            | Self::PushKey(_)
+            | Self::State(_)
+            | Self::StateKey(_)
+            | Self::Tls(_) => self.source().map(|source| ErrorChain(source).to_string()).unwrap_or_default(),
+            _ => ErrorChain(self).to_string(),
+        }
+    }
+}
+
+/// The field of `[server.tls]` whose file is wrong.
+fn field_of_tls(tls: &TlsConfig, error: &TlsError) -> Option<&'static str> {
+    match error {
+        TlsError::NoKey { .. } | TlsError::Key { .. } | TlsError::Mismatch { .. } => Some("key"),
+        TlsError::ClientCa { .. } | TlsError::Verifier { .. } => Some("client_ca"),
+        TlsError::Setup { .. } => None,
+        TlsError::Read { path, .. }
+        | TlsError::Pem { path, .. }
+        | TlsError::NoCertificate { path }
+        | TlsError::Certificate { path, .. }
+        | TlsError::Expired { path, .. }
+        | TlsError::NotYetValid { path, .. } => {
+            let files = [
+                ("certificate", Some(&tls.certificate)),
+                ("key", Some(&tls.key)),
+                ("client_ca", tls.client_ca.as_ref()),
+            ];
+            files.into_iter().find(|(_, file)| *file == Some(path)).map(|(field, _)| field)
+        }
+    }
+}
+
+/// The field of an upstream whose file is wrong.
+fn field_of(upstream: &crate::upstream::Config, error: &SetupError) -> Option<&'static str> {
+    match error {
+        SetupError::ReadCa { .. } | SetupError::ParseCa { .. } | SetupError::EmptyCa { .. } => Some("ca"),
+        SetupError::Tls { .. } if upstream.ca.is_some() => Some("ca"),
+        SetupError::Credentials { .. } => Some(match upstream.credential {
+            CredentialSource::DockerConfig(_) => "docker_config",
+            CredentialSource::Helper(_) => "credential_helper",
+            CredentialSource::Password { .. } | CredentialSource::Anonymous => "password_file",
+        }),
+        SetupError::Helper { .. } => Some("credential_helper"),
+        SetupError::NoUrl { .. } => Some("urls"),
+        SetupError::Tls { .. } | SetupError::Client { .. } | SetupError::Via => None,
     }
 }

@@ -29,7 +29,7 @@ pub enum Error {
     Read { path: PathBuf, source: io::Error },
     #[error("{}:{line}: {problem}", path.display())]
     Line { path: PathBuf, line: usize, problem: Problem },
-    #[error("push_users: {user:?} is no user of {}", path.display())]
+    #[error("{user:?} is no user of {}", path.display())]
     UnknownPushUser { user: Arc<str>, path: PathBuf },
 }
 

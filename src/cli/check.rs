@@ -16,9 +16,10 @@ use super::{ConfigArguments, Failure};
 
 /// Validates the configuration and the files it names; with `online`, pings every upstream.
 pub(super) fn run(arguments: &ConfigArguments, online: bool) -> Result<(), Failure> {
-    let config = arguments.load()?;
-    let upstreams = app::check(&config)?;
-    let name = arguments.config.as_deref().map_or_else(|| "the built-in configuration".into(), Path::to_string_lossy);
+    let loaded = arguments.load()?;
+    let upstreams = app::check(&loaded.config).map_err(|error| Failure::of(error, &loaded))?;
+    let name = loaded.file.as_deref().map_or_else(|| "the built-in configuration".into(), Path::to_string_lossy);
+    loaded.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
     let count = upstreams.len();
     for upstream in &upstreams {
         upstream.ca_flaws().texts.iter().for_each(|flaw| say(&format!("{}: {flaw}", upstream.name())));

@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use anyhow::Context as _;
 use forebay::{
     app::{App, Inherited},
-    config::Config,
+    config::{self, Config, Loaded},
     machine::Machine,
     transport::CertificateFacts,
 };
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{ConfigArguments, Failure, banner, fd_limit, systemd};
+use super::{ConfigArguments, Failure, banner, fd_limit, placed, systemd};
 
 /// See [`keep_freed_memory`], in bytes: about the buffers of one fast download.
 const MMAP_THRESHOLD: usize = 4 * 1024 * 1024;
@@ -29,12 +29,16 @@ const DISK_THREADS: usize = 64;
 /// Runs the mirror until a signal ends it.
 pub(super) fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
     let inherited = inherited.map_err(Failure::Failed)?;
-    let mut config = arguments.load()?;
+    let loaded = arguments.load()?;
+    tell(&loaded);
+    // A file that is gone at a reload is a mistake then: without it, all that it configured would be lost.
+    let arguments = &ConfigArguments { config: loaded.file.clone(), ..arguments.clone() };
+    let mut config = loaded.config.clone();
     let fd_limit = fd_limit::raise();
     fd_limit::fit(&mut config, fd_limit);
     keep_freed_memory();
     let runtime = runtime().context("cannot start the runtime").map_err(Failure::Failed)?;
-    let outcome = runtime.block_on(serve(arguments, config, inherited, fd_limit));
+    let outcome = runtime.block_on(serve(arguments, (config, &loaded), inherited, fd_limit));
     // All responses that matter have been sent; a blocked disk must not delay the end.
     runtime.shutdown_background();
     outcome
@@ -58,7 +62,7 @@ fn keep_freed_memory() {
 
 async fn serve(
     arguments: &ConfigArguments,
-    config: Config,
+    (config, loaded): (Config, &Loaded),
     inherited: Inherited,
     fd_limit: Option<u64>,
 ) -> Result<(), Failure> {
@@ -67,7 +71,7 @@ async fn serve(
     let drain_timeout = config.server.drain_timeout;
     let configured = config.clone();
     let app = tokio::select! {
-        app = App::start(config, inherited) => app?,
+        app = App::start(config, inherited) => app.map_err(|error| Failure::of(error, loaded))?,
         () = signals.stop() => return Ok(()),
     };
 
@@ -82,7 +86,10 @@ async fn serve(
         systemd::reloading();
         match reload(arguments, &app, fd_limit).await {
             Ok(()) => info!("configuration reloaded"),
-            Err(error) => error!(error = format!("{error:#}"), "reload failed, the old configuration stays"),
+            // A configuration may have several mistakes, a line each.
+            Err(error) => format!("{error:#}")
+                .lines()
+                .for_each(|error| error!(error, "reload failed, the old configuration stays")),
         }
         systemd::ready(&status);
     }
@@ -119,10 +126,23 @@ fn banner(config: &Config, app: &App) -> String {
 async fn reload(arguments: &ConfigArguments, app: &App, fd_limit: Option<u64>) -> anyhow::Result<()> {
     let arguments = arguments.clone();
     let loaded = tokio::task::spawn_blocking(move || arguments.load()).await?;
-    let mut config = loaded.inspect_err(|_| app.reload_failed())?;
+    let loaded = loaded.inspect_err(|_| app.reload_failed())?;
+    tell(&loaded);
+    let mut config = loaded.config.clone();
     fd_limit::fit(&mut config, fd_limit);
     // The reload reads and writes files.
-    Ok(tokio::task::block_in_place(|| app.reload(config))?)
+    tokio::task::block_in_place(|| app.reload(config)).map_err(|error| placed(error, &loaded))
+}
+
+/// Logs which file was read, and what has no effect.
+fn tell(loaded: &Loaded) {
+    match &loaded.file {
+        Some(file) => info!(file = %file.display(), "the configuration was read"),
+        None => info!(looked_for = %config::default_file().display(), "there is no configuration file"),
+    }
+    for warning in &loaded.warnings {
+        warn!(place = %warning.place(), "{}", warning.problem());
+    }
 }
 
 /// What a signal requests.

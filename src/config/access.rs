@@ -51,26 +51,24 @@ impl AccessSection {
         by_client: bool,
     ) -> Result<Config, Error> {
         let section = Key::new("access");
-        let htpasswd =
-            self.htpasswd.map(|path| paths::readable(document, &section.field("htpasswd"), &path)).transpose()?;
-        let has_certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        if self.anonymous == Anonymous::None && htpasswd.is_none() && !has_certificates && !by_client {
+        let readable = |path: PathBuf| document.keep(paths::readable(document, &section.field("htpasswd"), &path));
+        let htpasswd = self.htpasswd.and_then(readable);
+        // A value that was refused may be the one that is missed below.
+        let is_sure = |key: &str| !document.is_refused(&Key::new(key));
+        let has_users = htpasswd.is_some() || !is_sure("access.htpasswd");
+        let has_certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) || !is_sure("server.tls");
+        let by_client = by_client || !is_sure("upstream");
+        if self.anonymous == Anonymous::None && !has_users && !has_certificates && !by_client {
             return Err(document.error(
                 &section.field("anonymous"),
                 "no client could pull: with \"none\" there must be access.htpasswd, server.tls.client_ca or an upstream \
                  with access = \"client\"",
             ));
         }
-        let has_users = htpasswd.is_some();
         let push_users = self
             .push_users
             .map(|names| push_users(document, &section.field("push_users"), &names, has_users, has_certificates));
-        Ok(Config {
-            anonymous: self.anonymous,
-            htpasswd,
-            push_users: push_users.transpose()?,
-            allow_clear_login: self.allow_clear_login,
-        })
+        Ok(Config { anonymous: self.anonymous, htpasswd, push_users, allow_clear_login: self.allow_clear_login })
     }
 }
 
@@ -80,27 +78,34 @@ fn push_users(
     names: &[String],
     has_users: bool,
     has_certificates: bool,
-) -> Result<PushUsers, Error> {
+) -> PushUsers {
     let mut push_users = PushUsers::default();
     for (index, name) in names.iter().enumerate() {
-        let wrong = |problem: &str| document.error(&key.item(index), problem);
+        if let Some(problem) = problem_of(name, has_users, has_certificates) {
+            document.refuse(&key.item(index), problem);
+            continue;
+        }
         let is_new = match &**name {
-            ANY_CERTIFICATE if !has_certificates => {
-                return Err(wrong("no client can show a certificate: server.tls.client_ca is not set"));
-            }
             ANY_CERTIFICATE => !std::mem::replace(&mut push_users.certificates, true),
-            "" => return Err(wrong("must not be empty")),
-            name if name.contains(':') || name.chars().any(char::is_control) => {
-                return Err(wrong(
-                    "must be a user of access.htpasswd, or \"certificate:*\" for all client certificates",
-                ));
-            }
-            _ if !has_users => return Err(wrong("there is no such user: access.htpasswd is not set")),
             name => push_users.users.insert(name.into()),
         };
         if !is_new {
-            return Err(wrong("is named twice"));
+            document.refuse(&key.item(index), "is named twice");
         }
     }
-    Ok(push_users)
+    push_users
+}
+
+/// Why a name of `push_users` can be nobody's.
+fn problem_of(name: &str, has_users: bool, has_certificates: bool) -> Option<&'static str> {
+    match name {
+        ANY_CERTIFICATE if has_certificates => None,
+        ANY_CERTIFICATE => Some("no client can show a certificate: server.tls.client_ca is not set"),
+        "" => Some("must not be empty"),
+        name if name.contains(':') || name.chars().any(char::is_control) => {
+            Some("must be a user of access.htpasswd, or \"certificate:*\" for all client certificates")
+        }
+        _ if !has_users => Some("there is no such user: access.htpasswd is not set"),
+        _ => None,
+    }
 }

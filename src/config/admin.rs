@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 
 use super::{
+    address::covers,
     document::Document,
     error::{Error, Key},
     server::{address, allowed_hosts},
@@ -30,16 +31,22 @@ impl AdminSection {
         let key = if flag.is_some() { Key::new("--admin") } else { section.field("listen") };
         let listen = match (flag, &self.listen) {
             (Some(listen), _) => listen,
-            (None, Some(text)) => address(document, &key, text)?,
+            (None, Some(text)) => document.keep(address(document, &key, text)).unwrap_or(Config::default().listen),
             (None, None) => Config::default().listen,
         };
-        if listen.port() != 0 && server.listen.contains(&listen) {
-            return Err(document.error(
-                &key,
-                format!("{listen} is where the registry listens; the admin listener needs an address of its own"),
-            ));
+        // Listeners on the same port, one of them on all addresses: the second could not be bound.
+        let overlaps = |other: &&SocketAddr| covers(**other, listen) || covers(listen, **other);
+        if let Some(registry) = server.listen.iter().find(overlaps)
+            && !document.is_refused(&Key::new("server.listen"))
+            && !document.is_refused(&section.field("listen"))
+        {
+            let place = if *registry == listen { String::new() } else { format!(" ({registry})") };
+            let problem = format!(
+                "{listen} is where the registry listens{place}; the admin listener needs an address of its own"
+            );
+            document.refuse(&key, problem);
         }
-        let allowed_hosts = allowed_hosts(document, &section.field("allowed_hosts"), &self.allowed_hosts)?;
+        let allowed_hosts = allowed_hosts(document, &section.field("allowed_hosts"), &self.allowed_hosts);
         Ok(Config { listen, allowed_hosts })
     }
 }

@@ -42,24 +42,29 @@ impl CacheSection {
         let period = |given: Option<Period>, default| given.map_or(default, |Period(period)| period);
         let max_size_key = if max_size_flag.is_some() { Key::new("--max-size") } else { section.field("max_size") };
         let config = Config {
-            directory: directory(
-                document,
-                &section.field("directory"),
-                directory_flag.as_deref(),
-                self.directory.as_deref(),
-            )?,
+            directory: document
+                .keep(directory(
+                    document,
+                    &section.field("directory"),
+                    directory_flag.as_deref(),
+                    self.directory.as_deref(),
+                ))
+                .unwrap_or_default(),
             max_size: max_size_flag.unwrap_or_else(|| size(self.max_size, defaults.max_size)),
             min_free: size(self.min_free, defaults.min_free),
             manifest_memory: size(self.manifest_memory, defaults.manifest_memory),
             tag_ttl: period(self.tag_ttl, defaults.tag_ttl),
             stale_if_error: period(self.stale_if_error, defaults.stale_if_error),
             negative_ttl: period(self.negative_ttl, defaults.negative_ttl),
-            prefetch: prefetch(document, &section.field("prefetch"), self.prefetch)?.unwrap_or(defaults.prefetch),
+            prefetch: document
+                .keep(prefetch(document, &section.field("prefetch"), self.prefetch))
+                .flatten()
+                .unwrap_or(defaults.prefetch),
             verify_every: period(self.verify_every, defaults.verify_every),
             ..defaults
         };
         if config.max_size == 0 {
-            return Err(document.error(&max_size_key, "must be more than 0: nothing could be kept"));
+            document.refuse(&max_size_key, "must be more than 0: nothing could be kept");
         }
         // A value in the file is refused. The default only leaves a small disk without a cache.
         if let Some(Size(min_free)) = self.min_free
@@ -86,7 +91,7 @@ fn directory(
     match (flag, configured) {
         (Some(flag), _) => Ok(flag.to_owned()),
         (None, Some(path)) if path.as_os_str().is_empty() => Err(document.error(key, "must not be empty")),
-        (None, Some(path)) => Ok(document.resolve(path)),
+        (None, Some(path)) => Ok(document.resolve(key, path)),
         (None, None) => paths::default_directory(paths::Purpose::Cache)
             .ok_or_else(|| document.error(key, "must be given (or --cache-dir): this user has no home directory")),
     }

@@ -1,139 +1,145 @@
-//! The text of the file, and where each key is in it.
+//! One configuration while it is read: the tree of its values, and what is wrong with it so far.
 //!
-//! The sections are deserialised into plain values, so that no value carries its span around. A check that finds a
-//! wrong value knows its key, and this module finds the line. The TOML parser knows the place of its error, and this
-//! module finds the key.
+//! The sections are deserialised into plain values, so that no value carries its place around. A check that finds a wrong
+//! value knows its key, and the document finds the place.
 
 use std::{
-    ops::Range,
+    cell::RefCell,
     path::{Path, PathBuf},
 };
 
-use serde::de::DeserializeOwned;
-use toml::de::{DeTable, DeValue};
+use serde::Deserialize;
+use toml::de::DeTable;
 
-use super::error::{Error, Key, Position};
+use super::{
+    error::{Error, Key, Mistake, Place},
+    node::{Node, Text, Value},
+    origins::Origins,
+    schema::Schema,
+    syntax, typed,
+    variables::{self, Variables},
+};
 
-/// A configuration file's text with its keys located.
+/// The values of a file and of variables, with their places.
 pub(super) struct Document<'a> {
     file: Option<&'a Path>,
-    text: &'a str,
-    /// Every key that is written down, outer before inner; of equal spans the last is the innermost.
-    keys: Vec<(Key, Range<usize>)>,
+    root: Node,
+    warnings: Vec<Mistake>,
+    mistakes: RefCell<Vec<Mistake>>,
+    /// Lines that could not be read: what stands there is missing in the tree. With each, whether it misleads about those
+    /// behind it.
+    unread: Vec<(usize, bool)>,
 }
 
 impl<'a> Document<'a> {
-    /// `file` is None when there is no file; `text` is then empty.
-    pub(super) fn new(file: Option<&'a Path>, text: &'a str) -> Self {
-        // If the text is no TOML, the keys before the error are located; `parse` reports the error.
-        let (table, _) = DeTable::parse_recoverable(text);
-        let mut keys = Vec::new();
-        locate(table.get_ref(), &Key::new(""), &mut keys);
-        Self { file, text, keys }
+    /// `file` is None when there is no file; `text` is then empty. `built_in` are the names of the upstreams of a file
+    /// without upstreams.
+    pub(super) fn new(
+        file: Option<&'a Path>,
+        text: &str,
+        variables: &Variables,
+        schema: &Schema,
+        built_in: &[&str],
+    ) -> Self {
+        let (mut root, mut mistakes, mut unread) = (Node::empty(Place::Default), Vec::new(), Vec::new());
+        if let Some(file) = file {
+            let text = Text::new(file, text);
+            let (table, errors) = DeTable::parse_recoverable(text.text);
+            root = text.tree(table.get_ref());
+            for found in syntax::explain(&text, &errors, &root) {
+                unread.push((found.line, found.misleads));
+                mistakes.push(found.mistake);
+            }
+        }
+        let findings = variables::amend(&mut root, variables, schema, built_in);
+        mistakes.extend(findings.mistakes);
+        Self { file, root, warnings: findings.warnings, mistakes: RefCell::new(mistakes), unread }
     }
 
-    /// Reads the whole document.
+    /// The sections, with the default of each key whose value is of a wrong type.
     ///
     /// # Errors
-    /// The text is no TOML, or has an unknown key or a value of the wrong type or form.
-    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        toml::from_str(self.text).map_err(|error| {
-            let start = error.span().map(|span| span.start);
-            Error {
-                file: self.file.map(Path::to_owned),
-                position: start.map(|start| self.position(start)),
-                key: start.and_then(|start| self.key_at(start)),
-                problem: error.message().trim_end().replace('\n', ", "),
-            }
-        })
+    /// What could not be read misleads about the rest: so would checks of what it means.
+    pub(super) fn read<T: Default + for<'de> Deserialize<'de>>(&self, schema: &Schema) -> Result<T, Error> {
+        let (sections, mistakes) = typed::read(&self.root, schema);
+        self.note(mistakes);
+        match self.unread.iter().any(|(_, misleads)| *misleads) {
+            false => Ok(sections),
+            true => Err(self.error_of_all()),
+        }
     }
 
-    /// An error about the value of `key`, placed at the key or, if the file does not have it, at the key's section.
+    fn note(&self, mistakes: Vec<Mistake>) {
+        let mistakes = mistakes.into_iter().filter(|mistake| !self.is_of_unread_line(mistake));
+        self.mistakes.borrow_mut().extend(mistakes);
+    }
+
+    /// Whether a mistake may come of a line that could not be read.
+    fn is_of_unread_line(&self, mistake: &Mistake) -> bool {
+        let Some(position) = mistake.position() else { return false };
+        self.unread.iter().any(|(line, misleads)| *line == position.line || *misleads && *line < position.line)
+    }
+
+    /// An error about the value of `key`, placed at the key or, if it has no value, at its section.
     pub(super) fn error(&self, key: &Key, problem: impl Into<String>) -> Error {
         let problem = problem.into();
         if key.is_flag() {
-            return Error { file: None, position: None, key: Some(key.clone()), problem };
+            return Mistake { place: Place::Flag(key.as_str().into()), key: Some(key.clone()), problem }.into();
         }
-        let mut place = Some(key.clone());
-        let position = loop {
-            let Some(candidate) = place else { break None };
-            if let Some(span) = self.span(&candidate) {
-                break Some(self.position(span.start));
-            }
-            place = candidate.parent();
-        };
-        Error { file: self.file.map(Path::to_owned), position, key: Some(key.clone()), problem }
+        let is_one_value = |list: &Key| self.root.at(list).is_some_and(|node| !matches!(node.value, Value::List(_)));
+        let list = key.list();
+        // A list of one may be written as its one value.
+        let key = if list != *key && is_one_value(&list) { &list } else { key };
+        Mistake { place: self.place(key), key: Some(key.clone()), problem }.into()
     }
 
-    /// Resolves a path of the file: a relative path is relative to the file.
-    pub(super) fn resolve(&self, path: &Path) -> PathBuf {
-        match self.file.and_then(Path::parent) {
-            Some(directory) => directory.join(path),
-            None => path.to_owned(),
+    /// Notes an error about the value of `key`, so that other checks can go on.
+    pub(super) fn refuse(&self, key: &Key, problem: impl Into<String>) {
+        self.note(self.error(key, problem).into_mistakes());
+    }
+
+    /// The value of `read`; its mistakes are noted, so that other checks can go on.
+    pub(super) fn keep<T>(&self, read: Result<T, Error>) -> Option<T> {
+        read.map_err(|error| self.note(error.into_mistakes())).ok()
+    }
+
+    /// Each item of a list, read with its key, without those that are refused.
+    pub(super) fn each<T>(&self, key: &Key, items: &[String], read: impl Fn(&Key, &str) -> Result<T, Error>) -> Vec<T> {
+        let items = items.iter().enumerate();
+        items.filter_map(|(index, item)| self.keep(read(&key.item(index), item))).collect()
+    }
+
+    /// Whether a key, or one below it, has a mistake already: then its value is a default that may mislead other checks.
+    pub(super) fn is_refused(&self, key: &Key) -> bool {
+        self.mistakes.borrow().iter().any(|mistake| mistake.key.as_ref().is_some_and(|wrong| key.contains(wrong)))
+    }
+
+    /// Resolves a path: a relative one is relative to the file, that of a variable to the working directory.
+    pub(super) fn resolve(&self, key: &Key, path: &Path) -> PathBuf {
+        match (self.place(key), self.file.and_then(Path::parent)) {
+            (Place::File { .. }, Some(directory)) => directory.join(path),
+            _ => path.to_owned(),
         }
     }
 
-    fn span(&self, key: &Key) -> Option<&Range<usize>> {
-        self.keys.iter().find(|(known, _)| known == key).map(|(_, span)| span)
-    }
-
-    /// The innermost key at a byte offset, or else the key that ends there: the parser reports what a value lacks at
-    /// its end behind the value.
-    fn key_at(&self, offset: usize) -> Option<Key> {
-        let at = |offset: usize| {
-            let around = self.keys.iter().rev().filter(move |(_, span)| span.contains(&offset));
-            around.min_by_key(|(_, span)| span.len()).map(|(key, _)| key.clone())
-        };
-        at(offset).or_else(|| at(offset.checked_sub(1)?)).or_else(|| self.key_of_line(offset))
-    }
-
-    /// The key that the line of a byte offset seems to set, if the parser could not read the line: the name before `=`,
-    /// in the table of the last header above.
-    fn key_of_line(&self, offset: usize) -> Option<Key> {
-        let start = self.text.get(..offset)?.rfind('\n').map_or(0, |end| end + 1);
-        let (name, _) = self.text[start..].lines().next()?.split_once('=')?;
-        let uncommented = self.text[..start].lines().map(|line| line.split('#').next().unwrap_or(line).trim());
-        let mut headers = uncommented.filter(|line| line.starts_with('['));
-        let table = match headers.next_back() {
-            Some(header) => {
-                let name = Key::new(header.trim_matches(['[', ']']));
-                let before = headers.filter(|other| *other == header).count();
-                if header.starts_with("[[") { name.item(before) } else { name }
-            }
-            None => Key::new(""),
-        };
-        Some(table.field(name.trim()))
-    }
-
-    fn position(&self, offset: usize) -> Position {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let start = before.rfind('\n').map_or(0, |end| end + 1);
-        Position { line: before.matches('\n').count() + 1, column: before[start..].chars().count() + 1 }
-    }
-}
-
-fn locate(table: &DeTable<'_>, parent: &Key, keys: &mut Vec<(Key, Range<usize>)>) {
-    for (name, value) in table {
-        let key = parent.field(name.get_ref());
-        let span = match value.get_ref() {
-            // The span of a `[table]` is that of its header, and the key of the table may stand in another header.
-            DeValue::Table(_) => value.span(),
-            DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => value.span(),
-            _ => name.span().start..value.span().end,
-        };
-        locate_value(value.get_ref(), key, span, keys);
-    }
-}
-
-fn locate_value(value: &DeValue<'_>, key: Key, span: Range<usize>, keys: &mut Vec<(Key, Range<usize>)>) {
-    keys.push((key.clone(), span));
-    match value {
-        DeValue::Table(table) => locate(table, &key, keys),
-        DeValue::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                locate_value(item.get_ref(), key.item(index), item.span(), keys);
-            }
+    /// Where the values came from, and what to warn of.
+    ///
+    /// # Errors
+    /// All mistakes, if there are any.
+    pub(super) fn finish(self) -> Result<(Origins, Vec<Mistake>), Error> {
+        match Error::of(self.mistakes.into_inner()) {
+            Some(error) => Err(error),
+            None => Ok((Origins::new(self.root), self.warnings)),
         }
-        _ => {}
+    }
+
+    fn error_of_all(&self) -> Error {
+        let mistakes = std::mem::take(&mut *self.mistakes.borrow_mut());
+        let unread = || Mistake { place: Place::Default, key: None, problem: "the text is no TOML".to_owned() };
+        Error::of(mistakes).unwrap_or_else(|| unread().into())
+    }
+
+    fn place(&self, key: &Key) -> Place {
+        self.root.place_of(key)
     }
 }

@@ -20,8 +20,13 @@ use super::{
 /// # Errors
 /// The file does not exist, cannot be read, or is not a regular file.
 pub(super) fn readable(document: &Document<'_>, key: &Key, path: &Path) -> Result<PathBuf, Error> {
-    let path = document.resolve(path);
-    let refuse = |why: String| document.error(key, format!("cannot read {}: {why}", path.display()));
+    let written = path.to_string_lossy();
+    let hint = match written.starts_with('~') || written.contains('$') {
+        true => "; ~ and variables are not expanded here: write the whole path",
+        false => "",
+    };
+    let path = document.resolve(key, path);
+    let refuse = |why: String| document.error(key, format!("cannot read {}: {why}{hint}", path.display()));
     let metadata = fs::metadata(&path).map_err(|error| refuse(error.to_string()))?;
     // Checked before it is opened: opening a named pipe would wait for its writer.
     if !metadata.is_file() {

@@ -1,14 +1,11 @@
 //! `[server]` and `[server.tls]`: where clients connect.
 
-use std::{
-    collections::HashSet,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 
 use super::{
+    address::{covers, parse_address},
     document::Document,
     error::{Error, Key},
     paths,
@@ -16,7 +13,7 @@ use super::{
 };
 use crate::{
     oci::HostPattern,
-    peer::{Network, NetworkError},
+    peer::NetworkError,
     transport::{Config, TlsConfig},
 };
 
@@ -34,11 +31,11 @@ pub(super) struct ServerSection {
 }
 
 /// The keys of `[server.tls]`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct Tls {
-    certificate: PathBuf,
-    key: PathBuf,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
 }
 
@@ -46,39 +43,47 @@ impl ServerSection {
     pub(super) fn read(self, document: &Document<'_>, flags: Vec<SocketAddr>) -> Result<Config, Error> {
         let defaults = Config::default();
         let section = Key::new("server");
-        let listen = listeners(document, &section.field("listen"), self.listen, flags)?;
-        let tls = self.tls.map(|tls| tls.read(document, &section.field("tls"))).transpose()?;
+        let networks_key = section.field("trusted_networks");
+        let listen = document.keep(listeners(document, &section.field("listen"), self.listen, flags)).flatten();
+        let has_tls = self.tls.is_some() || document.is_refused(&section.field("tls"));
+        let tls = self.tls.and_then(|tls| document.keep(tls.read(document, &section.field("tls"))));
         let config = Config {
             listen: listen.unwrap_or(defaults.listen),
             clear_http: self.clear_http.unwrap_or(defaults.clear_http),
             max_connections: self.max_connections.unwrap_or(defaults.max_connections),
             drain_timeout: self.drain_timeout.map_or(defaults.drain_timeout, |Period(period)| period),
-            trusted_networks: networks(document, &section.field("trusted_networks"), &self.trusted_networks)?,
-            allowed_hosts: allowed_hosts(document, &section.field("allowed_hosts"), &self.allowed_hosts)?,
+            trusted_networks: document.each(&networks_key, &self.trusted_networks, |key, text| {
+                text.parse().map_err(|error: NetworkError| document.error(key, error.to_string()))
+            }),
+            allowed_hosts: allowed_hosts(document, &section.field("allowed_hosts"), &self.allowed_hosts),
             tls,
             timeouts: defaults.timeouts,
         };
-        if !config.clear_http && config.tls.is_none() {
-            return Err(document.error(
+        if !config.clear_http && !has_tls {
+            document.refuse(
                 &section.field("clear_http"),
                 "nothing would be served: without clear HTTP there must be a [server.tls] with certificate and key",
-            ));
+            );
         }
         if config.max_connections == 0 {
-            return Err(document.error(&section.field("max_connections"), "must be at least 1"));
+            document.refuse(&section.field("max_connections"), "must be at least 1");
         }
         Ok(config)
     }
 }
 
 impl Tls {
-    fn read(&self, document: &Document<'_>, section: &Key) -> Result<TlsConfig, Error> {
-        let readable = |name: &str, path: &Path| paths::readable(document, &section.field(name), path);
-        Ok(TlsConfig {
-            certificate: readable("certificate", &self.certificate)?,
-            key: readable("key", &self.key)?,
-            client_ca: self.client_ca.as_deref().map(|path| readable("client_ca", path)).transpose()?,
-        })
+    fn read(self, document: &Document<'_>, section: &Key) -> Result<TlsConfig, Error> {
+        let readable = |name: &str, path: PathBuf| paths::readable(document, &section.field(name), &path);
+        let required = |name: &str, example: &str, path: Option<PathBuf>| match path {
+            Some(path) => readable(name, path),
+            None if document.is_refused(&section.field(name)) => Ok(PathBuf::new()),
+            None => Err(document.error(section, format!("needs a {name} in a file: {name} = {example:?}"))),
+        };
+        let certificate = document.keep(required("certificate", "tls.crt", self.certificate));
+        let key = document.keep(required("key", "tls.key", self.key));
+        let client_ca = self.client_ca.map(|path| readable("client_ca", path)).transpose()?;
+        Ok(TlsConfig { certificate: certificate.unwrap_or_default(), key: key.unwrap_or_default(), client_ca })
     }
 }
 
@@ -93,43 +98,42 @@ fn listeners(
         (false, _) => (Key::new("--listen"), flags),
         (true, None) => return Ok(None),
         (true, Some(texts)) => {
-            let items = texts.iter().enumerate();
-            let listen = items.map(|(index, text)| address(document, &key.item(index), text));
-            (key.clone(), listen.collect::<Result<Vec<_>, _>>()?)
+            let listen = document.each(key, &texts, |key, text| address(document, key, text));
+            if listen.len() < texts.len() {
+                return Ok(None);
+            }
+            (key.clone(), listen)
         }
     };
     if listen.is_empty() {
         return Err(document.error(&key, "must have at least one address, such as \"127.0.0.1:5000\""));
     }
-    let mut seen = HashSet::new();
-    if let Some(twice) = listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
-        return Err(document.error(&key, format!("{twice} is in the list twice; remove one of them")));
+    for (index, address) in listen.iter().enumerate() {
+        let Some(other) =
+            listen.iter().take(index).find(|other| covers(**other, *address) || covers(*address, **other))
+        else {
+            continue;
+        };
+        return Err(document.error(
+            &key,
+            match other == address {
+                true => format!("{address} is in the list twice; remove one of them"),
+                false => format!("{address} and {other} are the same port of the same machine; remove one of them"),
+            },
+        ));
     }
     Ok(Some(listen))
 }
 
-fn networks(document: &Document<'_>, key: &Key, texts: &[String]) -> Result<Vec<Network>, Error> {
-    let items = texts.iter().enumerate();
-    items
-        .map(|(index, text)| {
-            text.parse().map_err(|error: NetworkError| document.error(&key.item(index), error.to_string()))
-        })
-        .collect()
-}
-
-pub(super) fn allowed_hosts(document: &Document<'_>, key: &Key, texts: &[String]) -> Result<Vec<HostPattern>, Error> {
+pub(super) fn allowed_hosts(document: &Document<'_>, key: &Key, texts: &[String]) -> Vec<HostPattern> {
     let forms = "must be a name by which clients come in, such as \"mirror.lan\"; any port is meant";
-    let read = |(index, text): (usize, &String)| match text.parse() {
-        Ok(HostPattern::AnyPort(_)) => Err(document.error(&key.item(index), format!("{forms}, but not any name"))),
+    document.each(key, texts, |key, text| match text.parse() {
+        Ok(HostPattern::AnyPort(_)) => Err(document.error(key, format!("{forms}, but not any name"))),
         Ok(pattern) => Ok(pattern),
-        Err(error) => Err(document.error(&key.item(index), format!("{forms}: {error}"))),
-    };
-    texts.iter().enumerate().map(read).collect()
+        Err(error) => Err(document.error(key, format!("{forms}: {error}"))),
+    })
 }
 
 pub(super) fn address(document: &Document<'_>, key: &Key, text: &str) -> Result<SocketAddr, Error> {
-    text.parse().map_err(|_| {
-        let forms = "must be ADDRESS:PORT, such as \"127.0.0.1:5000\", or \"[::]:5000\" for all of the machine's";
-        document.error(key, format!("{forms}, not {text:?}"))
-    })
+    parse_address(text).map_err(|problem| document.error(key, problem))
 }

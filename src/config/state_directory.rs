@@ -19,9 +19,13 @@ pub(super) fn read(
 ) -> Result<Option<PathBuf>, Error> {
     let key = Key::new("state_directory");
     let is_configured = configured.is_some();
+    // A cache directory that was refused is nowhere.
+    if cache.as_os_str().is_empty() || document.is_refused(&Key::new("push")) {
+        return Ok(None);
+    }
     let directory = match configured {
         Some(path) if path.as_os_str().is_empty() => return Err(document.error(&key, "must not be empty")),
-        Some(path) => Some(document.resolve(&path)),
+        Some(path) => Some(document.resolve(&key, &path)),
         None => paths::default_directory(paths::Purpose::State),
     };
     match directory {

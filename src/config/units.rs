@@ -1,35 +1,26 @@
-//! Sizes and durations as a configuration file writes them.
+//! Sizes and durations as a configuration writes them.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Visitor},
+};
 
 /// A larger size is a typing error. Sums of such sizes still fit an `i64`, as gauges need.
 const MAX_SIZE: u64 = 1 << 60;
 
+/// A longer duration is a typing error, and adding it to a clock could overflow.
+const MAX_PERIOD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A number of bytes: `"50 GiB"`, `"300 MB"`, or an integer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "SizeForm")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub u64);
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "must be a size such as \"50 GiB\" or \"300 MB\", or a number of bytes")]
-enum SizeForm {
-    Bytes(u64),
-    Text(String),
-}
-
-impl TryFrom<SizeForm> for Size {
-    type Error = String;
-
-    fn try_from(form: SizeForm) -> Result<Self, String> {
-        match form {
-            SizeForm::Bytes(bytes) => Self::checked(bytes),
-            SizeForm::Text(text) => text.parse(),
-        }
-    }
-}
+/// A duration: `"30s"`, `"5m"`, `"30d"`, or 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Period(pub Duration);
 
 impl FromStr for Size {
     type Err = String;
@@ -48,36 +39,74 @@ impl Size {
     }
 }
 
-/// A duration: `"30s"`, `"5m"`, `"30d"`, or 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "PeriodForm")]
-pub(super) struct Period(pub Duration);
+impl FromStr for Period {
+    type Err = String;
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "must be a duration such as \"30s\", \"5m\" or \"30d\"")]
-enum PeriodForm {
-    Number(i64),
-    Text(String),
-}
-
-/// A longer duration is a typing error, and adding it to a clock could overflow.
-const MAX_PERIOD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-impl TryFrom<PeriodForm> for Period {
-    type Error = String;
-
-    fn try_from(form: PeriodForm) -> Result<Self, String> {
-        let text = match form {
-            PeriodForm::Number(0) => return Ok(Self(Duration::ZERO)),
-            // A number without a unit is refused.
-            PeriodForm::Number(number) => number.to_string(),
-            PeriodForm::Text(text) => text,
-        };
-        match humantime::parse_duration(text.trim()) {
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        match humantime::parse_duration(text) {
             Ok(period) if period <= MAX_PERIOD => Ok(Self(period)),
             Ok(_) => Err("must be at most 100 years".to_owned()),
-            Err(_) => Err(format!("must be a duration such as \"30s\", \"5m\" or \"30d\", not {text:?}")),
+            Err(_) => match text.parse::<u64>() {
+                Ok(0) => Ok(Self(Duration::ZERO)),
+                Ok(number) => Err(format!("{number} of what? write \"{number}s\" for seconds")),
+                Err(_) => Err(format!("must be a duration such as \"30s\", \"5m\" or \"30d\", not {text:?}")),
+            },
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SizeForm)
+    }
+}
+
+/// A size is text or a number, so its reader does not say which it wants.
+struct SizeForm;
+
+impl Visitor<'_> for SizeForm {
+    type Value = Size;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a size such as \"50 GiB\" or \"300 MB\", or a number of bytes")
+    }
+
+    fn visit_u64<E: Error>(self, bytes: u64) -> Result<Size, E> {
+        Size::checked(bytes).map_err(E::custom)
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Size, E> {
+        Err(E::custom(format!("{number} of what? write \"{number} GiB\", with a unit")))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PeriodForm)
+    }
+}
+
+/// The same for durations.
+struct PeriodForm;
+
+impl Visitor<'_> for PeriodForm {
+    type Value = Period;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration such as \"30s\", \"5m\" or \"30d\"")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Period, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Period, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
@@ -86,13 +115,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zero_needs_no_unit() {
-        let period = |text: &str| toml::from_str::<std::collections::HashMap<String, Period>>(&format!("x = {text}"));
-        for zero in ["0", "\"0\"", "\"0s\"", "\" 0d \""] {
-            assert_eq!(period(zero).unwrap()["x"], Period(Duration::ZERO), "{zero}");
+    fn a_duration_needs_a_unit_unless_it_is_zero() {
+        for zero in ["0", "0s", " 0d "] {
+            assert_eq!(zero.parse(), Ok(Period(Duration::ZERO)), "{zero}");
         }
-        for bad in ["7", "-1", "0.5", "\"7\"", "\"\"", "true", "[]"] {
-            assert!(period(bad).unwrap_err().to_string().contains("must be a duration such as"), "{bad}");
+        for (bad, said) in [
+            ("7", "7 of what? write \"7s\""),
+            ("-1", "must be a duration such as"),
+            ("0.5", "must be a duration such as"),
+            ("", "must be a duration such as"),
+            ("soon", "must be a duration such as"),
+            ("200 years", "at most 100 years"),
+        ] {
+            let problem = bad.parse::<Period>().unwrap_err();
+            assert!(problem.contains(said), "{bad}: {problem}");
         }
     }
 }

@@ -30,12 +30,11 @@ const MAX_CONNECTIONS: usize = 16;
 
 /// The keys of `[[upstream]]`.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct UpstreamSection {
-    name: String,
+    name: Option<String>,
     urls: Option<Vec<String>>,
     aliases: Option<Vec<String>>,
-    #[serde(default)]
     hosts: Vec<String>,
     default: Option<bool>,
     library: Option<bool>,
@@ -45,11 +44,9 @@ pub(super) struct UpstreamSection {
     password_file: Option<PathBuf>,
     credential_helper: Option<String>,
     docker_config: Option<PathBuf>,
-    #[serde(default)]
     access: Sharing,
     access_ttl: Option<Period>,
     access_grace: Option<Period>,
-    #[serde(default)]
     push: bool,
     connections: Option<u64>,
 }
@@ -66,7 +63,7 @@ enum Sharing {
 impl UpstreamSection {
     /// A section with no key but its name.
     pub(super) fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), ..Self::default() }
+        Self { name: Some(name.to_owned()), ..Self::default() }
     }
 
     /// Whether the section declares the default upstream.
@@ -88,37 +85,50 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// `has_default`: a section of the file declares itself the default.
-    pub(super) fn read(&self, section: UpstreamSection, has_default: bool) -> Result<Config, Error> {
-        let credential = self.credential(&section)?;
-        let access = self.access(&section, &credential)?;
-        let name = self.name(&self.key.field("name"), &section.name)?;
+    /// `has_default`: a section of the file declares itself the default. What is wrong with one key hides nothing that is
+    /// wrong with another. `None`: the section has no usable name.
+    pub(super) fn read(&self, section: UpstreamSection, has_default: bool) -> Option<Config> {
+        let document = self.document;
+        let credential = document.keep(self.credential(&section)).unwrap_or(CredentialSource::Anonymous);
+        let access = document.keep(self.access(&section, &credential)).unwrap_or(Access::Shared);
+        let connections = document.keep(self.connections(section.connections)).flatten();
+        let ca =
+            section.ca.as_deref().and_then(|ca| document.keep(paths::readable(document, &self.key.field("ca"), ca)));
+        let urls = section.urls.as_deref().map(|urls| document.keep(self.urls(urls)).unwrap_or_default());
+        let hosts = self.each("hosts", &section.hosts, |key, host| self.host(key, host));
+        let Some(name) = &section.name else {
+            if !self.is_refused("name") {
+                document.refuse(&self.key, "needs the name of the registry: name = \"docker.io\"");
+            }
+            return None;
+        };
+        let name = document.keep(self.name(&self.key.field("name"), name))?;
         let known = well_known::find(&name);
-        let urls = match &section.urls {
-            Some(urls) => self.urls(urls)?,
+        // Realms see credentials, so a registry's known realms apply only at its own address: at another address, the
+        // credentials are for another server.
+        let known_realms = known.filter(|_| urls.is_none()).map_or(&[][..], |registry| registry.realms);
+        let urls = match urls {
+            Some(urls) => urls,
             None => {
                 let url = known.map_or_else(|| format!("https://{name}"), |registry| registry.url.to_owned());
-                vec![self.url(&self.key.field("name"), &url)?]
+                vec![document.keep(self.url(&self.key.field("name"), &url))?]
             }
         };
         let has_passwords = credential != CredentialSource::Anonymous || access != Access::Shared;
-        self.check_schemes(&urls, has_passwords)?;
-        // Realms see credentials, so a registry's known realms apply only at its own address: at another address, the
-        // credentials are for another server.
-        let known_realms = known.filter(|_| section.urls.is_none()).map_or(&[][..], |registry| registry.realms);
+        document.keep(self.check_schemes(&urls, has_passwords));
         let aliases = section.aliases.unwrap_or_else(|| owned(known.map_or(&[], |registry| registry.aliases)));
         let realms = section.realms.unwrap_or_else(|| owned(known_realms));
         let defaults = Config::new(name, urls);
-        Ok(Config {
-            aliases: self.each("aliases", &aliases, |key, alias| self.name(key, alias))?,
-            hosts: self.each("hosts", &section.hosts, |key, host| self.host(key, host))?,
+        Some(Config {
+            aliases: self.each("aliases", &aliases, |key, alias| self.name(key, alias)),
+            hosts,
             default: section.default.unwrap_or(!has_default && *defaults.name == *DOCKER_HUB),
             library: section.library.unwrap_or(known.is_some_and(|registry| registry.library)),
-            realms: self.each("realms", &realms, |key, realm| self.realm(key, realm))?,
-            ca: section.ca.map(|ca| paths::readable(self.document, &self.key.field("ca"), &ca)).transpose()?,
+            realms: self.each("realms", &realms, |key, realm| self.realm(key, realm)),
+            ca,
             credential,
             access,
-            connections: self.connections(section.connections)?.unwrap_or(defaults.connections),
+            connections: connections.unwrap_or(defaults.connections),
             push: section.push,
             ..defaults
         })
@@ -147,19 +157,17 @@ impl Reader<'_> {
         Ok(())
     }
 
+    fn is_refused(&self, field: &str) -> bool {
+        self.document.is_refused(&self.key.field(field))
+    }
+
     fn error(&self, field: &str, problem: impl Into<String>) -> Error {
         self.document.error(&self.key.field(field), problem)
     }
 
-    /// Each item of a list, with the key of the item for its errors.
-    fn each<T>(
-        &self,
-        field: &str,
-        items: &[String],
-        read: impl Fn(&Key, &str) -> Result<T, Error>,
-    ) -> Result<Vec<T>, Error> {
-        let key = self.key.field(field);
-        items.iter().enumerate().map(|(index, item)| read(&key.item(index), item)).collect()
+    /// Each item of a list that is not refused.
+    fn each<T>(&self, field: &str, items: &[String], read: impl Fn(&Key, &str) -> Result<T, Error>) -> Vec<T> {
+        self.document.each(&self.key.field(field), items, read)
     }
 
     /// A registry's name or alias, in lower case.
@@ -169,9 +177,14 @@ impl Reader<'_> {
             return Err(self.document.error(key, format!("{name:?} is reserved; choose another name")));
         }
         if !is_authority(&lower) {
+            let forms = "must be a registry's name as it stands in image names, HOST or HOST:PORT";
+            let bare = lower.split_once("://").map(|(_, rest)| rest.trim_end_matches('/'));
             return Err(self.document.error(
                 key,
-                format!("must be a registry's name as it stands in image names, HOST or HOST:PORT, not {name:?}"),
+                match bare.filter(|bare| is_authority(bare)) {
+                    Some(bare) => format!("{forms}: write {bare:?}"),
+                    None => format!("{forms}, not {name:?}"),
+                },
             ));
         }
         Ok(lower.into())
@@ -202,18 +215,22 @@ impl Reader<'_> {
                 "must have at least one URL; leave the key out to ask the registry of this name by https",
             ));
         }
-        self.each("urls", urls, |key, url| self.url(key, url))
+        Ok(self.each("urls", urls, |key, url| self.url(key, url)))
     }
 
     fn url(&self, key: &Key, text: &str) -> Result<Url, Error> {
         let refuse = |why: String| Err(self.document.error(key, why));
         let url = match Url::parse(text) {
-            Ok(url) => url,
-            Err(error) => return refuse(format!("must be a URL such as \"https://registry.example\": {error}")),
+            Ok(url) if matches!(url.scheme(), "http" | "https") => url,
+            // A name with a port looks like a scheme to a parser.
+            Ok(_) | Err(_) if lacks_scheme(text) => {
+                return refuse(format!("write \"https://{text}\": a URL begins with https:// or http://"));
+            }
+            Ok(url) => return refuse(format!("must begin with https:// or http://, not {}:", url.scheme())),
+            Err(url::ParseError::InvalidPort) => return refuse("must have a port of at most 65535".to_owned()),
+            // The message does not repeat what may have a password in it.
+            Err(_) => return refuse("must be a URL such as \"https://registry.example\"".to_owned()),
         };
-        if !matches!(url.scheme(), "http" | "https") {
-            return refuse(format!("must begin with https:// or http://, not {}:", url.scheme()));
-        }
         // The message does not repeat a value with a password in it.
         if !url.username().is_empty() || url.password().is_some() {
             return refuse("must not have credentials in it; use username and password_file".to_owned());
@@ -229,6 +246,10 @@ impl Reader<'_> {
 
     fn access(&self, section: &UpstreamSection, credential: &CredentialSource) -> Result<Access, Error> {
         let (ttl, grace) = (section.access_ttl, section.access_grace);
+        // "client" may have been meant.
+        if self.is_refused("access") {
+            return Ok(Access::Shared);
+        }
         if section.access == Sharing::Shared {
             let given = [("access_ttl", ttl.is_some()), ("access_grace", grace.is_some())];
             return match given.iter().find(|(_, is_given)| *is_given) {
@@ -304,13 +325,23 @@ impl Reader<'_> {
                 let password_file = paths::readable(self.document, &self.key.field("password_file"), file)?;
                 Ok(Some(CredentialSource::Password { username: username.to_owned(), password_file }))
             }
-            (Some(_), None) => {
-                Err(self.error("username", "needs password_file beside it: the file that holds the password"))
-            }
-            (None, Some(_)) => Err(self.error("password_file", "needs username beside it")),
+            // The other one is there, and was refused.
+            (Some(_), None) if self.is_refused("password_file") => Ok(None),
+            (None, Some(_)) if self.is_refused("username") => Ok(None),
+            (Some(_), None) => Err(self.error(
+                "username",
+                "needs password_file beside it: the file that holds the password, such as password_file = \"hub.password\"",
+            )),
+            (None, Some(_)) => Err(self.error("password_file", "needs username beside it: username = \"…\"")),
             (None, None) => Ok(None),
         }
     }
+}
+
+/// Whether a text would be a URL with `https://` in front of it.
+fn lacks_scheme(text: &str) -> bool {
+    let host = text.split('/').next().unwrap_or_default().to_ascii_lowercase();
+    is_authority(&host) && !text.contains(['@', '?', '#'])
 }
 
 fn owned(texts: &[&str]) -> Vec<String> {

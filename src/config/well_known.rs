@@ -33,6 +33,11 @@ pub(super) const WELL_KNOWN: [Registry; 10] = [
     plain("dockerhub.qingcloud.com", "https://dockerhub.qingcloud.com"),
 ];
 
+/// Their names, in their order.
+pub(super) fn names() -> Vec<&'static str> {
+    WELL_KNOWN.iter().map(|registry| registry.name).collect()
+}
+
 /// The well-known registry of this name.
 pub(super) fn find(name: &str) -> Option<&'static Registry> {
     WELL_KNOWN.iter().find(|registry| registry.name == name)

@@ -130,6 +130,42 @@ fn by_ns_by_path_and_by_default() {
 }
 
 #[test]
+fn a_name_with_a_port_stands_without_it_where_that_is_free() {
+    let mut upstreams = upstreams();
+    upstreams.extend([
+        upstream("two.lan:5001", "https://two.lan:5001", &["other.lan:1"], &[]),
+        upstream("two.lan:5002", "https://two.lan:5002", &["two.lan:5002"], &[]),
+        upstream("taken.lan:5001", "https://taken.lan:5001", &[], &[]),
+        upstream("x.lan", "https://x.lan", &["taken.lan"], &[]),
+        upstream("registry:5000", "http://registry:5000", &[], &[]),
+        upstream("[fd00::1]:5000", "http://[fd00::1]:5000", &[], &[]),
+        upstream("localhost:5005", "http://localhost:5005", &[], &[]),
+    ]);
+    let routes = routes_of(&upstreams);
+    for (uri, expected) in [
+        ("/v2/harbor.lan/a/b/manifests/1", Some(("harbor.lan:8443", "a/b"))),
+        ("/v2/HARBOR.lan/a/b/manifests/1", Some(("harbor.lan:8443", "a/b"))),
+        ("/harbor.lan/v2/a/b/manifests/1", Some(("harbor.lan:8443", "a/b"))),
+        ("/v2/harbor.lan/a/b/manifests/1?ns=harbor.lan:8443", Some(("harbor.lan:8443", "a/b"))),
+        ("/v2/localhost/a/manifests/1", Some(("localhost:5005", "a"))),
+        ("/v2/other.lan/a/manifests/1", Some(("two.lan:5001", "a"))),
+        ("/v2/[fd00::1]/a/manifests/1", Some(("[fd00::1]:5000", "a"))),
+        // An alias goes before what is implied.
+        ("/v2/plain.lan/a/manifests/1", Some(("plain.lan:5000", "a"))),
+        ("/v2/taken.lan/a/manifests/1", Some(("x.lan", "a"))),
+        // Two registries on one host, and a name that may be a namespace of Docker Hub.
+        ("/v2/two.lan/a/manifests/1", None),
+        ("/v2/registry/a/manifests/1", Some(("docker.io", "registry/a"))),
+        // ns= is the whole name of a registry, whose port is that of https.
+        ("/v2/a/b/manifests/1?ns=harbor.lan", None),
+    ] {
+        let route = get_from(&routes, uri);
+        assert_eq!(route.as_ref().ok().map(place), expected, "{uri}");
+    }
+    assert_eq!(get_from(&routes, "/v2/harbor.lan/tags/list"), Err(RouteError::NotFound));
+}
+
+#[test]
 fn by_host() {
     let uri = "/v2/owner/image/manifests/1".parse().unwrap();
     for (host, sni, tls, local_port, upstream) in [

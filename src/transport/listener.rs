@@ -9,12 +9,13 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use super::{
     Config, Handle, Refusal, Timeouts,
+    bind::bind,
     client_log::ClientLog,
     connection,
     context::{Client, ServeContext},
@@ -29,8 +30,6 @@ use crate::{
     small_file::is_lack_of_descriptors,
 };
 
-/// How many clients may wait in the kernel to be accepted.
-const BACKLOG: u32 = 1024;
 /// How many clients get a refusal at the same time, if there are descriptors for it; beyond it connections are only closed.
 const MAX_COURTESIES: u64 = 64;
 /// How many descriptors each listener keeps for when the process has no other: to refuse clients, or to serve operators.
@@ -102,7 +101,7 @@ impl Listener {
         metrics: Metrics,
     ) -> Result<Listener, ListenError> {
         let sockets: Vec<_> = if inherited.is_empty() {
-            config.listen.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?
+            config.listen.iter().map(|address| listen(*address, &config.listen)).collect::<Result<_, _>>()?
         } else {
             inherited.into_iter().map(adopt).collect::<Result<_, _>>()?
         };
@@ -316,15 +315,9 @@ fn is_about_one_client(error: &io::Error) -> bool {
     )
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restart must not wait for the TIME_WAIT of the last connections.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bind().map_err(|source| ListenError::Bind { address, source })
+fn listen(address: SocketAddr, beside: &[SocketAddr]) -> Result<TcpListener, ListenError> {
+    let socket = bind(address, beside).and_then(TcpListener::from_std);
+    socket.map_err(|source| ListenError::Bind { address, source })
 }
 
 fn adopt(socket: std::net::TcpListener) -> Result<TcpListener, ListenError> {

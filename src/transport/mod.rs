@@ -4,6 +4,7 @@
 //! knows its protocol and [`tls`] has shaken hands; [`socket`] writes to it; [`write_timer`] ends a client that does not read; [`h2`] times
 //! the streams of HTTP/2. [`zero_copy`] sends parts of files without a copy. [`recipient`] measures how fast a client reads.
 
+mod bind;
 mod browser;
 mod client_log;
 pub mod config;
@@ -34,6 +35,7 @@ use hyper::body::Incoming;
 
 pub(crate) use self::handshake_failure::HandshakeFailure;
 pub use self::{
+    bind::bind,
     browser::isolate,
     config::{Config, TlsConfig},
     listener::{ConnectionLimit, ListenError, Listener},

@@ -83,7 +83,7 @@ struct Arguments {
 }
 
 /// Set where this program runs in a mount namespace of its own.
-const INSIDE: &str = "FOREBAY_CHAOS_INSIDE";
+const INSIDE: &str = "CHAOS_OF_FOREBAY_INSIDE";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -4,6 +4,7 @@ pub mod descriptors;
 
 pub mod check;
 pub mod directories;
+pub mod sources;
 pub mod systemd;
 
 use std::{
@@ -38,6 +39,8 @@ fn forebay(directory: &TempDir) -> Command {
         .current_dir(directory)
         .env_clear()
         .env("HOME", directory.path())
+        // No file that this machine may have in /etc.
+        .env("CONFIGURATION_DIRECTORY", directory.path().join("etc"))
         .env("CACHE_DIRECTORY", directory.path().join("cache"))
         .env("STATE_DIRECTORY", directory.path().join("state"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

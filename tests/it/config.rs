@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, time::Duration};
 
 pub mod example;
+pub mod mistakes;
 pub mod refused;
+pub mod sources;
 
 use forebay::{
     auth::Anonymous,

@@ -38,7 +38,7 @@ fn a_state_directory_that_cannot_be_made_is_exit_code_2() {
     for command in [&["check"][..], &ON_ANY_PORT] {
         let (code, stdout, stderr) = run(&directory, &[command, &["--config", "forebay.toml"]].concat());
         assert_eq!((code, &*stdout), (Some(2), ""), "{command:?}: {stderr}");
-        assert!(stderr.lines().last().unwrap().starts_with("forebay: state_directory: "), "{stderr}");
+        assert!(stderr.lines().last().unwrap().starts_with("forebay: forebay.toml:1:1: state_directory: "), "{stderr}");
     }
 }
 

@@ -3,19 +3,19 @@
 use super::*;
 
 /// A service manager that only listens.
-struct Manager {
+pub struct Manager {
     socket: UnixDatagram,
 }
 
 impl Manager {
-    fn listen(directory: &TempDir) -> Self {
+    pub fn listen(directory: &TempDir) -> Self {
         let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { socket }
     }
 
     /// Waits for the first message that has `line` in it; gives all its lines.
-    fn wait_for(&self, line: &str) -> Vec<String> {
+    pub fn wait_for(&self, line: &str) -> Vec<String> {
         let mut buffer = [0; 4096];
         loop {
             let len = match self.socket.recv(&mut buffer) {

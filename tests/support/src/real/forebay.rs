@@ -152,6 +152,8 @@ impl Forebay {
 pub fn command() -> Command {
     let mut command = program::clean(&binary());
     command.env_remove("FOREBAY_LOG").env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
+    // Not the file that this machine may have in /etc.
+    command.env("CONFIGURATION_DIRECTORY", "/nonexistent");
     command
 }
 
