@@ -4,6 +4,8 @@
 //! then.
 
 pub mod config;
+pub(crate) mod control;
+pub mod control_socket;
 
 use std::{
     sync::{

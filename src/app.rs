@@ -3,10 +3,12 @@
 //! What must hold: every task is owned here and ends before [`App::drain`] returns. A reload that fails changes nothing: it first
 //! prepares all values that can fail, and then replaces all of them.
 
+pub mod check;
 mod error;
 mod fixed_keys;
 mod loading;
 mod reloadable;
+mod running;
 mod warnings;
 
 use std::{
@@ -15,7 +17,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -26,7 +28,7 @@ use crate::{
     admin::{self, Readiness},
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
     cache::{BlobCache, CacheContext, DiskStore, Images, Lists, ManifestCache, Scrub},
-    config::Config,
+    config::{Config, Loaded},
     metrics::Metrics,
     peer::TrustedNetworks,
     push::{Caches, Deletions},
@@ -36,12 +38,13 @@ use crate::{
     upstream::{PrincipalKey, ReadBudget},
 };
 
-pub use self::{error::Error, loading::check};
+pub use self::{error::Error, fixed_keys::is_fixed_at_start, loading::check};
 use self::{
     fixed_keys::{FixedKey, keep_fixed},
     loading::{allowed_hosts, deletions_in, table},
     reloadable::Reloadable,
-    warnings::{tell_zero_copy, warn_of_open_content, warn_of_push_users},
+    running::Running,
+    warnings::tell_zero_copy,
 };
 
 /// How long downloads and other tasks may take to end after the drain.
@@ -59,6 +62,7 @@ pub struct App {
     /// The configuration of the start.
     config: Config,
     reloadable: Reloadable,
+    running: Running,
     service: Arc<Service>,
     tls: Option<ReloadableTls>,
     metrics: Metrics,
@@ -66,8 +70,6 @@ pub struct App {
     trusted: TrustedNetworks,
     budget: ReadBudget,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
-    local_addrs: Vec<SocketAddr>,
-    admin_addr: SocketAddr,
     /// Cancelled: accept no more connections, finish running responses.
     stop: CancellationToken,
     /// Cancelled after that: end downloads and all other tasks.
@@ -78,10 +80,13 @@ pub struct App {
 
 impl App {
     /// Starts serving. It sends no request to upstreams, so that cached content is served also while one is down.
+    /// Serves the control socket, and warns of what of the configuration cannot work.
     ///
     /// # Errors
     /// The configuration, or a file, directory or address that it names, cannot be used.
-    pub async fn start(config: Config, inherited: Inherited) -> Result<Self, Error> {
+    pub async fn start(loaded: impl Into<Loaded>, inherited: Inherited) -> Result<Self, Error> {
+        let loaded = loaded.into();
+        let config = loaded.config.clone();
         let metrics = Metrics::new()?;
         metrics.clients_may_fail::<LoginFailure, HandshakeFailure>();
         let store = DiskStore::open(&config.cache, metrics.clone())?;
@@ -104,10 +109,9 @@ impl App {
         let reloadable = Reloadable { cache, store: store.clone(), scrub: scrub.clone(), connections };
         let admin = admin_listener(&config.admin, inherited.admin)?;
         let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;
-        let local_addrs = listener.local_addrs();
+        let running = Running::start(&loaded, (listener.local_addrs(), admin_addr), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);
-        warn_of_open_content(&config);
-        warn_of_push_users(&config);
+        running.warn(&loaded, &config);
         let readiness = Readiness::default();
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         tasks.spawn(store.clone().keep_uses(end.clone()));
@@ -124,6 +128,7 @@ impl App {
         Ok(Self {
             config,
             reloadable,
+            running,
             service,
             tls,
             metrics,
@@ -131,8 +136,6 @@ impl App {
             trusted,
             budget,
             admin_hosts,
-            local_addrs,
-            admin_addr,
             stop,
             end,
             serving,
@@ -142,12 +145,12 @@ impl App {
 
     /// Where the registry listens.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.local_addrs.clone()
+        self.running.registry.clone()
     }
 
     /// Where `/metrics`, `/healthz` and `/readyz` are.
     pub fn admin_addr(&self) -> SocketAddr {
-        self.admin_addr
+        self.running.admin
     }
 
     /// Counts a reload whose configuration could not be loaded.
@@ -160,21 +163,22 @@ impl App {
     ///
     /// # Errors
     /// A file that the configuration names cannot be used.
-    pub fn reload(&self, config: Config) -> Result<(), Error> {
-        let reloaded = self.try_reload(config);
+    pub fn reload(&self, loaded: impl Into<Loaded>) -> Result<(), Error> {
+        let reloaded = self.try_reload(&loaded.into());
         self.metrics.reload("config", reloaded.is_ok());
         reloaded
     }
 
-    fn try_reload(&self, config: Config) -> Result<(), Error> {
-        let table = table(&config, &self.metrics, self.service.instance.pseudonym(), &self.budget)?;
+    fn try_reload(&self, loaded: &Loaded) -> Result<(), Error> {
+        let config = &loaded.config;
+        let table = table(config, &self.metrics, self.service.instance.pseudonym(), &self.budget)?;
         let access = AccessControl::load(&config.access)?.trusting(self.trusted.clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
         if let (Some(running), Some(tls)) = (&self.tls, &tls) {
             running.may_become(tls)?;
         }
         // From here on nothing fails.
-        let (config, fixed) = keep_fixed(&self.config, config);
+        let (config, fixed) = keep_fixed(&self.config, config.clone());
         if let Some(state) = deletions_in(&config) {
             self.service.caches.deletions.keep(state);
         }
@@ -186,8 +190,8 @@ impl App {
         self.admin_hosts.store(Arc::new(allowed_hosts(&config, &config.admin.allowed_hosts)));
         self.service.auth.access.store(Arc::new(access));
         self.reloadable.take(&config, &self.service.caches, &self.tasks);
-        warn_of_open_content(&config);
-        warn_of_push_users(&config);
+        self.running.publish(&config, loaded, Some(SystemTime::now()));
+        self.running.warn(loaded, &config);
         fixed.iter().for_each(FixedKey::warn);
         Ok(())
     }

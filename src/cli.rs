@@ -6,6 +6,10 @@
 
 mod banner;
 mod check;
+mod config_command;
+mod config_diff;
+mod config_show;
+mod control;
 mod fd_limit;
 mod log_lines;
 mod log_writer;
@@ -26,6 +30,8 @@ use forebay::{
 };
 use tracing_subscriber::{EnvFilter, fmt::format::JsonFields};
 
+use self::config_command::{CheckArguments, ConfigCommand};
+
 /// The filter of the logs, such as `info` or `forebay=debug`.
 const LOG_VARIABLE: &str = "FOREBAY_LOG";
 
@@ -40,6 +46,9 @@ struct Arguments {
     /// How logs are written [default: text on a terminal, json elsewhere]
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+    /// The control socket of the running forebay [default: the first place where one listens]
+    #[arg(long, global = true, value_name = "PATH")]
+    control: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -48,14 +57,13 @@ struct Arguments {
 enum Command {
     /// Run the mirror; without a configuration: Docker Hub and the well-known registries on 127.0.0.1:5000
     Serve(ConfigArguments),
-    /// Validate the configuration
-    Check {
-        #[command(flatten)]
-        config: ConfigArguments,
-        /// Also ask each upstream, with a token if it wants one
-        #[arg(long)]
-        online: bool,
+    /// Check, show and compare the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
     },
+    /// The same as `config check`
+    Check(CheckArguments),
 }
 
 /// The configuration file, and the flags that win over it.
@@ -136,7 +144,8 @@ pub(crate) fn run() -> ExitCode {
     let outcome = log_to_stderr(arguments.log_format).and_then(|flush| {
         let outcome = match arguments.command {
             Command::Serve(config) => serve::run(&config, inherited),
-            Command::Check { config, online } => check::run(&config, online),
+            Command::Config { command } => command.run(arguments.control),
+            Command::Check(check) => check.run(arguments.control),
         };
         // Flush the log before the error is printed, so that the error comes last.
         drop(flush);

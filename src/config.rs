@@ -27,6 +27,7 @@ mod paths;
 mod push;
 mod schema;
 mod server;
+pub mod show;
 mod state_directory;
 mod suggest;
 mod syntax;
@@ -48,6 +49,7 @@ use serde::Deserialize;
 
 use crate::{auth, transport};
 use document::Document;
+use node::Node;
 use schema::Schema;
 
 pub use self::{
@@ -91,6 +93,13 @@ pub struct Loaded {
     pub origins: Origins,
     /// What has no effect, such as variables of unknown names.
     pub warnings: Vec<Mistake>,
+}
+
+impl From<Config> for Loaded {
+    /// A configuration that was read from nowhere.
+    fn from(config: Config) -> Self {
+        Self { config, file: None, origins: Origins::new(Node::empty(Place::Default)), warnings: Vec::new() }
+    }
 }
 
 /// The sections of the file, as it is written. Unknown keys are refused, so that a misspelt one is not ignored.

@@ -13,9 +13,11 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// All files of forebay here, with the names they have while they are written.
-const FILES: [&str; 4] = ["push.key", "push.key.new", DELETED, "deleted.new"];
+const FILES: [&str; 5] = ["push.key", "push.key.new", DELETED, "deleted.new", CONTROL_SOCKET];
 /// The blobs and manifests deleted lately through forebay.
 pub(crate) const DELETED: &str = "deleted";
+/// The control socket, if it is here.
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 

@@ -3,6 +3,7 @@
 use std::{error::Error as _, io, net::SocketAddr, sync::Arc};
 
 use crate::{
+    admin::control_socket::SocketError,
     auth,
     cache::storage,
     config::{Config, Key},
@@ -41,6 +42,8 @@ pub enum Error {
     Randomness(#[from] NoRandomSource),
     #[error("cannot listen")]
     Listen(#[from] ListenError),
+    #[error("admin.socket")]
+    Control(#[from] SocketError),
     #[error("cannot listen on the admin address {address}")]
     Admin { address: SocketAddr, source: io::Error },
 }
@@ -58,6 +61,7 @@ impl Error {
             | Self::StateKey(KeyError::Short { .. })
             | Self::Tls(_) => true,
             Self::State(error) => error.is_configuration(),
+            Self::Control(error) => error.is_configuration(),
             Self::Cache(error) => error.is_configuration(),
             Self::Metrics(_) | Self::StateKey(_) | Self::Randomness(_) | Self::Listen(_) | Self::Admin { .. } => false,
         }
@@ -81,6 +85,10 @@ impl Error {
                 let field = config.server.tls.as_ref().and_then(|tls| field_of_tls(tls, error));
                 field.map_or(section.clone(), |field| section.field(field))
             }
+            Self::Control(SocketError::NoGroup { .. } | SocketError::Group { .. }) => {
+                Key::new("admin").field("socket_group")
+            }
+            Self::Control(_) => Key::new("admin").field("socket"),
             Self::Listen(_) => Key::new("server").field("listen"),
             Self::Admin { .. } => Key::new("admin").field("listen"),
             Self::Metrics(_) | Self::Proxy(_) | Self::Randomness(_) => return None,
@@ -95,6 +103,7 @@ impl Error {
             | Self::PushKey(_)
             | Self::State(_)
             | Self::StateKey(_)
+            | Self::Control(_)
             | Self::Tls(_) => self.source().map(|source| ErrorChain(source).to_string()).unwrap_or_default(),
             _ => ErrorChain(self).to_string(),
         }

@@ -19,6 +19,24 @@ pub(super) struct FixedKey {
     configured: String,
 }
 
+/// The full paths of all keys that only a start changes. Whether there is `[server.tls]` is fixed as well.
+const FIXED: [&str; 9] = [
+    "server.listen",
+    "server.clear_http",
+    "server.drain_timeout",
+    "admin.listen",
+    "admin.socket",
+    "admin.socket_group",
+    "cache.directory",
+    "cache.manifest_memory",
+    "download.complete",
+];
+
+/// Whether a key's new value takes effect at the next start only.
+pub fn is_fixed_at_start(key: &str) -> bool {
+    FIXED.contains(&key)
+}
+
 impl FixedKey {
     pub(super) fn warn(&self) {
         let Self { key, running, configured } = self;
@@ -69,8 +87,11 @@ impl Fixed {
     }
 
     fn keep_admin(&mut self, start: &admin::Config, new: &mut admin::Config) {
-        let admin::Config { listen, allowed_hosts: _ } = new;
+        let admin::Config { listen, allowed_hosts: _, socket, socket_group } = new;
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
         self.keep("admin.listen", &start.listen, listen, ToString::to_string);
+        self.keep("admin.socket", &start.socket, socket, |path| or_none(path.as_deref().map(path_text)));
+        self.keep("admin.socket_group", &start.socket_group, socket_group, |group| or_none(group.clone()));
     }
 
     fn keep_cache(&mut self, start: &cache::Config, new: &mut cache::Config) {
@@ -171,9 +192,25 @@ mod tests {
             let (running, fixed) = keep_fixed(start, new.clone());
             let told: Vec<_> = fixed.iter().map(|key| (key.key, &*key.running, &*key.configured)).collect();
             assert_eq!(told, expected);
+            assert!(told.iter().all(|(key, ..)| is_fixed_at_start(key) || *key == "server.tls"));
             // Nothing is told twice, and what is not told is taken over.
             assert_eq!(keep_fixed(start, running.clone()), (running.clone(), Vec::new()));
             assert_eq!(running == new, expected.is_empty());
         }
+    }
+    #[test]
+    fn the_list_of_fixed_keys_is_complete() {
+        let start =
+            Config::parse("[cache]\ndirectory = \"/a\"\n", "/forebay.toml".as_ref(), Overrides::default()).unwrap();
+        let mut new = start.clone();
+        new.server = transport::Config { listen: Vec::new(), clear_http: false, ..new.server };
+        new.server.drain_timeout *= 2;
+        new.server.max_connections += 1;
+        new.admin.listen.set_port(7);
+        (new.admin.socket, new.admin.socket_group) = (Some("/s".into()), Some("g".to_owned()));
+        (new.cache.directory, new.cache.manifest_memory) = ("/b".into(), 1);
+        (new.cache.complete, new.cache.prefetch) = (Complete::Never, 0);
+        let (_, fixed) = keep_fixed(&start, new);
+        assert_eq!(fixed.iter().map(|key| key.key).collect::<Vec<_>>(), FIXED);
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 /// # Errors
 /// The first key whose value cannot be used.
 pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
-    config.server.tls.as_ref().map(ReloadableTls::check).transpose()?;
+    config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
     AccessControl::load(&config.access)?;
     auth::check_push_users(&config.access)?;
     Seal::check(&config.push)?;

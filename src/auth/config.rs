@@ -36,3 +36,13 @@ pub enum Anonymous {
     Pull,
     None,
 }
+
+impl Anonymous {
+    /// As the configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::None => "none",
+        }
+    }
+}

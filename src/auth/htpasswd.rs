@@ -71,6 +71,10 @@ impl Users {
         self.hashes.contains_key(user)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.hashes.len()
+    }
+
     /// A hash of the file.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint

@@ -34,7 +34,7 @@ pub(crate) use self::{
     grants::{Grant, Grants, Resource},
     login_failure::LoginFailure,
     password_attempts::AttemptFrom,
-    rules::check_push_users,
+    rules::{check_push_users, count_users},
 };
 
 /// A client that may pull.

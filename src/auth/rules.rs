@@ -1,6 +1,6 @@
 //! The rules of one reading of the configuration and of the htpasswd file.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -60,6 +60,14 @@ pub(crate) fn check_push_users(config: &Config) -> Result<(), Error> {
         Some(user) => Err(Error::UnknownPushUser { user: user.clone(), path: path.clone() }),
         None => Ok(()),
     }
+}
+
+/// How many users the htpasswd file has. Blocks on it.
+///
+/// # Errors
+/// The file cannot be read or understood.
+pub(crate) fn count_users(path: &Path) -> Result<usize, Error> {
+    Users::load(path).map(|users| users.count())
 }
 
 #[cfg(test)]

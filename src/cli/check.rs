@@ -1,68 +1,190 @@
-//! `forebay check`: whether the configuration is valid, and whether the upstreams respond.
+//! `forebay config check`: whether the configuration is valid, what of it cannot work, and whether the upstreams respond.
 
 use std::{
     io::{self, Write as _},
-    path::Path,
+    net::SocketAddr,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use forebay::{
-    app,
+    app::{
+        self,
+        check::{Facts, Ports, warnings},
+    },
+    config::{Loaded, Mistake, show::place_to_json},
     upstream::{self, ErrorKind, Upstream},
 };
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::{ConfigArguments, Failure};
+use super::{ConfigArguments, Failure, control};
 
-/// Validates the configuration and the files it names; with `online`, pings every upstream.
-pub(super) fn run(arguments: &ConfigArguments, online: bool) -> Result<(), Failure> {
-    let loaded = arguments.load()?;
-    let upstreams = app::check(&loaded.config).map_err(|error| Failure::of(error, &loaded))?;
-    let name = loaded.file.as_deref().map_or_else(|| "the built-in configuration".into(), Path::to_string_lossy);
-    loaded.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
-    let count = upstreams.len();
-    for upstream in &upstreams {
-        upstream.ca_flaws().texts.iter().for_each(|flaw| say(&format!("{}: {flaw}", upstream.name())));
-    }
-    if let Some(upstream) = upstreams.iter().find(|upstream| upstream.ca_flaws().all) {
-        return Err(Failure::Configuration(anyhow::anyhow!(
-            "upstream {}: no certificate of `ca` can be used",
-            upstream.name()
-        )));
-    }
-    say(&format!("{name}: ok, {count} upstream{}", if count == 1 { "" } else { "s" }));
-    if online { ping(upstreams).map_err(Failure::Failed) } else { Ok(()) }
+/// What the command line asks of a check.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options {
+    /// Fail if there are warnings.
+    pub strict: bool,
+    /// Ask each upstream.
+    pub online: bool,
+    /// One JSON document in place of text.
+    pub json: bool,
+    pub control: Option<PathBuf>,
 }
 
-/// Pings all upstreams concurrently, and prints the results in the file's order.
-fn ping(upstreams: Vec<Upstream>) -> anyhow::Result<()> {
-    let total = upstreams.len();
-    let failed = Runtime::new().context("cannot start the runtime")?.block_on(async {
+/// What was found.
+#[derive(Default)]
+struct Report {
+    file: Option<PathBuf>,
+    upstreams: usize,
+    errors: Vec<Mistake>,
+    warnings: Vec<Mistake>,
+    /// What is as it should be, and may look wrong.
+    notes: Vec<String>,
+    /// Each upstream that was asked, and why it failed.
+    online: Vec<(String, Option<String>)>,
+}
+
+/// Validates the configuration and the files it names.
+///
+/// # Errors
+/// It cannot be used; or, if that was asked for, it has warnings or an upstream does not respond.
+pub(super) fn run(arguments: &ConfigArguments, options: &Options) -> Result<(), Failure> {
+    let mut report = Report::default();
+    let checked = check(arguments, options, &mut report);
+    if options.json {
+        say(&report.to_json(checked.as_ref().err()).to_string());
+    }
+    checked
+}
+
+fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) -> Result<(), Failure> {
+    let loaded = arguments.load().inspect_err(|error| report.errors = error.mistakes().to_vec())?;
+    report.file.clone_from(&loaded.file);
+    let upstreams = app::check(&loaded.config).map_err(|error| {
+        report.errors.extend(error.key(&loaded.config).map(|key| loaded.origins.mistake(&key, error.problem())));
+        Failure::of(error, &loaded)
+    })?;
+    report.upstreams = upstreams.len();
+    check_authorities(&upstreams, options.json)?;
+    report.look(&loaded, options);
+    if !options.json {
+        report.say();
+    }
+    if options.online {
+        report.online = ping(upstreams, options.json).map_err(Failure::Failed)?;
+        let failed = report.online.iter().filter(|(_, problem)| problem.is_some()).count();
+        if failed > 0 {
+            let total = report.online.len();
+            return Err(Failure::Failed(anyhow::anyhow!("{failed} of {total} upstreams failed")));
+        }
+    }
+    match report.warnings.len() {
+        count if options.strict && count > 0 => {
+            let word = if count == 1 { "warning" } else { "warnings" };
+            Err(Failure::Failed(anyhow::anyhow!("{count} {word}, which --strict does not let pass")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells which certificates of `ca` cannot be used.
+fn check_authorities(upstreams: &[Upstream], as_json: bool) -> Result<(), Failure> {
+    for upstream in upstreams.iter().filter(|_| !as_json) {
+        upstream.ca_flaws().texts.iter().for_each(|flaw| say(&format!("{}: {flaw}", upstream.name())));
+    }
+    match upstreams.iter().find(|upstream| upstream.ca_flaws().all) {
+        Some(upstream) => Err(Failure::Configuration(anyhow::anyhow!(
+            "upstream {}: no certificate of `ca` can be used",
+            upstream.name()
+        ))),
+        None => Ok(()),
+    }
+}
+
+impl Report {
+    /// Looks for what cannot work.
+    fn look(&mut self, loaded: &Loaded, options: &Options) {
+        let running = running(&control::places(&loaded.config, options.control.as_deref()));
+        let facts = Facts::gather(&loaded.config, Ports::Configured { running });
+        self.notes.extend(facts.ours().map(|address| format!("{address} is in use by the forebay that runs here")));
+        self.warnings.clone_from(&loaded.warnings);
+        let found = warnings(&loaded.config, &facts);
+        self.warnings.extend(found.into_iter().map(|warning| loaded.origins.mistake(&warning.key, warning.problem)));
+    }
+
+    fn name(&self) -> String {
+        self.file.as_deref().map_or_else(|| "the built-in configuration".into(), Path::to_string_lossy).into_owned()
+    }
+
+    fn say(&self) {
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
+        for warning in &self.warnings {
+            // Results go to standard output; the count of warnings is among them.
+            let _ = writeln!(io::stderr(), "warning: {warning}");
+        }
+        self.notes.iter().for_each(|note| say(note));
+        let (upstreams, warnings) = (self.upstreams, self.warnings.len());
+        let mut line = format!("{}: ok, {upstreams} upstream{}", self.name(), plural(upstreams));
+        if warnings > 0 {
+            line += &format!(", {warnings} warning{}", plural(warnings));
+        }
+        say(&line);
+    }
+
+    fn to_json(&self, failure: Option<&Failure>) -> Value {
+        let mistakes = |mistakes: &[Mistake]| mistakes.iter().map(mistake_to_json).collect::<Vec<_>>();
+        let online = self.online.iter().map(|(name, problem)| json!({ "upstream": name, "problem": problem }));
+        json!({
+            "ok": failure.is_none(),
+            "file": self.file.as_deref().map(Path::to_string_lossy),
+            "upstreams": self.upstreams,
+            "errors": mistakes(&self.errors),
+            "warnings": mistakes(&self.warnings),
+            "notes": self.notes,
+            "online": online.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn mistake_to_json(mistake: &Mistake) -> Value {
+    json!({ "place": place_to_json(mistake.place()), "key": mistake.key(), "problem": mistake.problem() })
+}
+
+/// Where the forebay that runs here listens; nowhere if none answers.
+fn running(places: &[PathBuf]) -> Vec<SocketAddr> {
+    let Ok(running) = control::get(places, "/api/v1/config") else { return Vec::new() };
+    let registry = running["listening"].as_array().into_iter().flatten();
+    registry.chain([&running["admin"]]).filter_map(|address| address.as_str()?.parse().ok()).collect()
+}
+
+/// Pings all upstreams concurrently, and tells the results in the file's order.
+fn ping(upstreams: Vec<Upstream>, as_json: bool) -> anyhow::Result<Vec<(String, Option<String>)>> {
+    Runtime::new().context("cannot start the runtime")?.block_on(async {
         let pings: Vec<_> = upstreams
             .into_iter()
             .map(|upstream| {
-                let (name, by_client) = (upstream.name().clone(), upstream.uses_client_credentials());
+                let (name, by_client) = (upstream.name().to_string(), upstream.uses_client_credentials());
                 (name, by_client, tokio::spawn(async move { upstream.ping().await }))
             })
             .collect();
-        let mut failed = 0;
+        let mut results = Vec::with_capacity(pings.len());
         for (name, by_client, ping) in pings {
             let answer = ping.await.map_err(anyhow::Error::from).and_then(|answer| Ok(answer?));
-            match answer {
-                Ok(()) => say(&format!("{name}: ok")),
+            let (line, problem) = match answer {
+                Ok(()) => (format!("{name}: ok"), None),
                 Err(error) if by_client && is_refusal(&error) => {
-                    say(&format!("{name}: ok (requires client credentials)"));
+                    (format!("{name}: ok (requires client credentials)"), None)
                 }
-                Err(error) => {
-                    failed += 1;
-                    say(&format!("{name}: failed: {error:#}"));
-                }
+                Err(error) => (format!("{name}: failed: {error:#}"), Some(format!("{error:#}"))),
+            };
+            if !as_json {
+                say(&line);
             }
+            results.push((name, problem));
         }
-        failed
-    });
-    anyhow::ensure!(failed == 0, "{failed} of {total} upstreams failed");
-    Ok(())
+        Ok(results)
+    })
 }
 
 /// An upstream that requires client credentials may refuse an anonymous request.

@@ -29,16 +29,15 @@ const DISK_THREADS: usize = 64;
 /// Runs the mirror until a signal ends it.
 pub(super) fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherited>) -> Result<(), Failure> {
     let inherited = inherited.map_err(Failure::Failed)?;
-    let loaded = arguments.load()?;
+    let mut loaded = arguments.load()?;
     tell(&loaded);
     // A file that is gone at a reload is a mistake then: without it, all that it configured would be lost.
     let arguments = &ConfigArguments { config: loaded.file.clone(), ..arguments.clone() };
-    let mut config = loaded.config.clone();
     let fd_limit = fd_limit::raise();
-    fd_limit::fit(&mut config, fd_limit);
+    fd_limit::fit(&mut loaded.config, fd_limit);
     keep_freed_memory();
     let runtime = runtime().context("cannot start the runtime").map_err(Failure::Failed)?;
-    let outcome = runtime.block_on(serve(arguments, (config, &loaded), inherited, fd_limit));
+    let outcome = runtime.block_on(serve(arguments, &loaded, inherited, fd_limit));
     // All responses that matter have been sent; a blocked disk must not delay the end.
     runtime.shutdown_background();
     outcome
@@ -62,21 +61,20 @@ fn keep_freed_memory() {
 
 async fn serve(
     arguments: &ConfigArguments,
-    (config, loaded): (Config, &Loaded),
+    loaded: &Loaded,
     inherited: Inherited,
     fd_limit: Option<u64>,
 ) -> Result<(), Failure> {
     // Before the start, so that a signal during the start is handled rather than fatal.
     let mut signals = Signals::new().context("cannot listen to signals").map_err(Failure::Failed)?;
-    let drain_timeout = config.server.drain_timeout;
-    let configured = config.clone();
+    let drain_timeout = loaded.config.server.drain_timeout;
     let app = tokio::select! {
-        app = App::start(config, inherited) => app.map_err(|error| Failure::of(error, loaded))?,
+        app = App::start(loaded.clone(), inherited) => app.map_err(|error| Failure::of(error, loaded))?,
         () = signals.stop() => return Ok(()),
     };
 
     // A service without a standard output serves all the same.
-    let _ = io::stdout().write_all(banner(&configured, &app).as_bytes());
+    let _ = io::stdout().write_all(banner(&loaded.config, &app).as_bytes());
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?app.local_addrs(), admin = %app.admin_addr(), "serving");
     let status = format!("serving on {:?}", app.local_addrs());
     systemd::ready(&status);
@@ -126,12 +124,11 @@ fn banner(config: &Config, app: &App) -> String {
 async fn reload(arguments: &ConfigArguments, app: &App, fd_limit: Option<u64>) -> anyhow::Result<()> {
     let arguments = arguments.clone();
     let loaded = tokio::task::spawn_blocking(move || arguments.load()).await?;
-    let loaded = loaded.inspect_err(|_| app.reload_failed())?;
+    let mut loaded = loaded.inspect_err(|_| app.reload_failed())?;
     tell(&loaded);
-    let mut config = loaded.config.clone();
-    fd_limit::fit(&mut config, fd_limit);
+    fd_limit::fit(&mut loaded.config, fd_limit);
     // The reload reads and writes files.
-    tokio::task::block_in_place(|| app.reload(config)).map_err(|error| placed(error, &loaded))
+    tokio::task::block_in_place(|| app.reload(loaded.clone())).map_err(|error| placed(error, &loaded))
 }
 
 /// Logs which file was read, and what has no effect.

@@ -1,6 +1,6 @@
 //! `[admin]`: the listener for operators.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -18,6 +18,8 @@ use crate::{admin::Config, transport};
 pub(super) struct AdminSection {
     listen: Option<String>,
     allowed_hosts: Vec<String>,
+    socket: Option<PathBuf>,
+    socket_group: Option<String>,
 }
 
 impl AdminSection {
@@ -47,6 +49,14 @@ impl AdminSection {
             document.refuse(&key, problem);
         }
         let allowed_hosts = allowed_hosts(document, &section.field("allowed_hosts"), &self.allowed_hosts);
-        Ok(Config { listen, allowed_hosts })
+        let key = section.field("socket");
+        let socket = match self.socket {
+            Some(path) if path.as_os_str().is_empty() => return Err(document.error(&key, "must not be empty")),
+            socket => socket.map(|path| document.resolve(&key, &path)),
+        };
+        if self.socket_group.as_deref() == Some("") {
+            return Err(document.error(&section.field("socket_group"), "must not be empty"));
+        }
+        Ok(Config { listen, allowed_hosts, socket, socket_group: self.socket_group })
     }
 }

@@ -110,6 +110,31 @@ impl Visitor<'_> for PeriodForm {
     }
 }
 
+/// A number as a file spells it.
+pub(super) fn integer(number: u64) -> toml::Value {
+    i64::try_from(number).map_or_else(|_| number.to_string().into(), toml::Value::Integer)
+}
+
+/// A size as a file spells it, in the largest unit of which it is a whole number.
+pub(super) fn size(bytes: u64) -> toml::Value {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift) {
+        Some((shift, unit)) => format!("{} {unit}", bytes >> shift).into(),
+        None => integer(bytes),
+    }
+}
+
+/// A duration as a file spells it: `90s`, or with several units where one does not do.
+pub(super) fn period(period: Duration) -> String {
+    let units = [(24 * 60 * 60, "d"), (60 * 60, "h"), (60, "m"), (1, "s")];
+    let seconds = period.as_secs();
+    match units.into_iter().find(|(unit, _)| period.subsec_nanos() == 0 && seconds.is_multiple_of(*unit) && seconds > 0)
+    {
+        Some((unit, name)) => format!("{}{name}", seconds / unit),
+        None => humantime::format_duration(period).to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +154,38 @@ mod tests {
         ] {
             let problem = bad.parse::<Period>().unwrap_err();
             assert!(problem.contains(said), "{bad}: {problem}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_durations_are_spelt_so_that_they_are_read_again() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1, "1"),
+            (1023, "1023"),
+            (1 << 10, "\"1 KiB\""),
+            (50 << 30, "\"50 GiB\""),
+            (1536 << 20, "\"1536 MiB\""),
+            (300_000_000, "300000000"),
+            (3 << 40, "\"3 TiB\""),
+            (MAX_SIZE, "\"1048576 TiB\""),
+        ] {
+            let spelt = size(bytes).to_string();
+            assert_eq!(spelt, text);
+            assert_eq!(spelt.trim_matches('"').parse(), Ok(Size(bytes)));
+        }
+        for (millis, text) in [
+            (0, "0s"),
+            (1500, "1s 500ms"),
+            (10_000, "10s"),
+            (60_000, "1m"),
+            (90_000, "90s"),
+            (3_600_000, "1h"),
+            (86_400_000 * 30, "30d"),
+        ] {
+            let given = Duration::from_millis(millis);
+            assert_eq!(period(given), text);
+            assert_eq!(text.parse(), Ok(Period(given)));
         }
     }
 }

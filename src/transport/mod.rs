@@ -23,6 +23,7 @@ mod socket;
 mod spare_descriptors;
 mod timeouts;
 mod tls;
+mod unix;
 mod write_buffer;
 mod write_timer;
 pub(crate) mod zero_copy;
@@ -42,8 +43,12 @@ pub use self::{
     recipient::Recipient,
     timeouts::Timeouts,
     tls::{CertificateFacts, PreparedTls, ReloadableTls, TlsError},
+    unix::{HandleLocal, serve as serve_local},
     zero_copy::queue::SendQueue,
 };
+
+#[cfg(test)]
+pub(crate) use self::tls::certificate_for_tests;
 
 /// The error of a response body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

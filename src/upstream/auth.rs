@@ -18,6 +18,7 @@ mod credential_provider;
 mod credential_trial;
 mod docker_config;
 mod feedback;
+mod named_helper;
 mod password_file;
 mod realm;
 mod scheme;
@@ -27,6 +28,7 @@ mod token_cache;
 pub mod token_exchange;
 mod token_result;
 
+pub(crate) use self::named_helper::named_helper;
 pub(in crate::upstream) use self::{
     authenticator::{Authenticator, Cause, Known},
     authorization::Authorization,

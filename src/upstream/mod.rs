@@ -42,6 +42,7 @@ mod via;
 mod with_authorization;
 mod write;
 
+pub(crate) use self::{auth::named_helper, principal::Verdict, response::warning::VALUE_WEIGHT};
 pub use self::{
     auth::{TokenResult, challenge, token_exchange},
     blob::{BlobStream, length::BlobHead, range::BlobRange},
@@ -66,7 +67,6 @@ pub use self::{
     upload_body::UploadBody,
     write::{WriteAction, WriteRequest, WriteResponse, WriteTarget, upload_location},
 };
-pub(crate) use self::{principal::Verdict, response::warning::VALUE_WEIGHT};
 
 #[cfg(test)]
 mod tests {

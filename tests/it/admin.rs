@@ -1,4 +1,6 @@
-//! The operator's listener.
+//! The operator's listener, and the control socket.
+
+pub mod control;
 
 use forebay::{
     admin::{self, Readiness},

@@ -3,6 +3,7 @@
 pub mod descriptors;
 
 pub mod check;
+pub mod config;
 pub mod directories;
 pub mod sources;
 pub mod systemd;

@@ -286,11 +286,12 @@ fn each_file_that_a_document_names_exists() {
 
 #[test]
 fn each_flag_that_a_document_names_exists() {
-    let help = |command: &str| {
-        let forebay = Command::new(env!("CARGO_BIN_EXE_forebay")).args([command, "--help"]).output().unwrap();
-        String::from_utf8(forebay.stdout).unwrap()
+    let help = |command: &'static str| {
+        let words = command.split(' ').chain(["--help"]);
+        let forebay = Command::new(env!("CARGO_BIN_EXE_forebay")).args(words).output().unwrap();
+        (command, String::from_utf8(forebay.stdout).unwrap())
     };
-    let commands = [("serve", help("serve")), ("check", help("check"))];
+    let commands = ["serve", "check", "config check", "config show", "config diff"].map(help);
     let mut checked = 0;
     for document in documents() {
         for (command, help) in &commands {

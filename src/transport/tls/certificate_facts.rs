@@ -72,8 +72,12 @@ impl CertificateFacts {
     /// Whether a client that connects to this name or address accepts the certificate's names.
     pub fn covers(&self, host: &str) -> bool {
         let host = host.trim_matches(['[', ']']);
+        // Some clients accept a wildcard before a single label, such as `*.lan`, and rustls does not.
+        let parent = host.split_once('.').map(|(_, parent)| parent);
+        let has_wildcard = self.names.iter().filter_map(|name| name.strip_prefix("*.")).any(|of| Some(of) == parent);
         let Ok(name) = ServerName::try_from(host) else { return false };
-        EndEntityCert::try_from(&self.leaf).is_ok_and(|leaf| leaf.verify_is_valid_for_subject_name(&name).is_ok())
+        let leaf = EndEntityCert::try_from(&self.leaf);
+        has_wildcard || leaf.is_ok_and(|leaf| leaf.verify_is_valid_for_subject_name(&name).is_ok())
     }
 }
 
@@ -81,17 +85,26 @@ fn names(leaf: &CertificateDer<'_>) -> Vec<String> {
     let (Ok(leaf), Ok(none)) = (EndEntityCert::try_from(leaf), ServerName::try_from(NO_NAME)) else {
         return Vec::new();
     };
-    let mut names: Vec<String> = leaf.valid_dns_names().map(str::to_owned).collect();
-    if let Err(webpki::Error::CertNotValidForName(context)) = leaf.verify_is_valid_for_subject_name(&none) {
-        let text_of = |name: &String| name.strip_prefix("IpAddress(")?.strip_suffix(')').map(str::to_owned);
-        let addresses = context.presented.iter().filter_map(text_of);
-        names.extend(addresses.filter(|text| text.parse::<IpAddr>().is_ok()));
-    }
-    names
+    // The error lists all names; the other way leaves out what rustls does not accept.
+    let Err(webpki::Error::CertNotValidForName(context)) = leaf.verify_is_valid_for_subject_name(&none) else {
+        return Vec::new();
+    };
+    let name_of = |name: &String| {
+        let dns = name.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")"));
+        let ip = name.strip_prefix("IpAddress(").and_then(|rest| rest.strip_suffix(')'));
+        dns.or(ip.filter(|text| text.parse::<IpAddr>().is_ok())).map(str::to_owned)
+    };
+    context.presented.iter().filter_map(name_of).collect()
 }
 
 fn system_time(time: UnixTime) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()))
+}
+
+/// The facts of a new certificate for these names.
+#[cfg(test)]
+pub(crate) fn certificate_for_tests(names: &[&str]) -> CertificateFacts {
+    tests::facts(names, (2001, 4001))
 }
 
 #[cfg(test)]
@@ -102,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    fn facts(names: &[&str], years: (i32, i32)) -> CertificateFacts {
+    pub(super) fn facts(names: &[&str], years: (i32, i32)) -> CertificateFacts {
         let directory = tempfile::tempdir().unwrap();
         let (certificate, key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
@@ -129,13 +142,16 @@ mod tests {
 
     #[test]
     fn a_certificate_tells_the_hosts_that_it_is_for() {
-        let mirror = facts(&["mirror.lan", "*.hub.lan", "10.0.4.17", "2001:db8::17"], (2001, 4001));
-        assert_eq!(mirror.names, ["mirror.lan", "*.hub.lan", "10.0.4.17", "2001:db8::17"]);
+        let mirror = facts(&["mirror.lan", "*.hub.lan", "*.test", "10.0.4.17", "2001:db8::17"], (2001, 4001));
+        assert_eq!(mirror.names, ["mirror.lan", "*.hub.lan", "*.test", "10.0.4.17", "2001:db8::17"]);
         for (host, expected) in [
             ("mirror.lan", true),
             ("MIRROR.lan", true),
             ("a.hub.lan", true),
             ("hub.lan", false),
+            ("a.test", true),
+            ("a.b.test", false),
+            ("test", false),
             ("10.0.4.17", true),
             ("10.0.4.18", false),
             ("[2001:db8::17]", true),

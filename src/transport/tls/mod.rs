@@ -7,6 +7,8 @@ pub(super) mod ktls;
 pub(super) mod records;
 mod reload;
 
+#[cfg(test)]
+pub(crate) use self::certificate_facts::certificate_for_tests;
 pub use self::{
     certificate::TlsError,
     certificate_facts::CertificateFacts,

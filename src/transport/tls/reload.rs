@@ -1,7 +1,7 @@
 //! The TLS configuration in use, and its replacement.
 //!
 //! What must hold: bad new files keep the old value, and are reported once. A certificate that has expired, or is not valid
-//! yet, is a bad new file. At the start there is no old value: then it is used, with a warning, since the clock may be wrong, and
+//! yet, is a bad new file. At the start there is no old value: then it is used, and warned of, since the clock may be wrong, and
 //! clear HTTP and clients that do not verify are still served.
 
 use std::{sync::Arc, time::Duration};
@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{
     super::TlsConfig,
@@ -32,9 +32,6 @@ impl ReloadableTls {
     /// When a file cannot be read or understood, or the key is not the certificate's.
     pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
         let PreparedTls(loaded) = Self::prepare(config)?;
-        if let Err(error) = loaded.check_validity() {
-            warn!(%error, "clients that verify it will refuse this server");
-        }
         Ok(ReloadableTls(Arc::new(ArcSwap::from_pointee(loaded))))
     }
 
@@ -44,14 +41,6 @@ impl ReloadableTls {
     /// As [`ReloadableTls::load`].
     pub fn prepare(config: &TlsConfig) -> Result<PreparedTls, TlsError> {
         LoadedTls::load(config).map(PreparedTls)
-    }
-
-    /// Checks that a reload would use the files.
-    ///
-    /// # Errors
-    /// As [`ReloadableTls::load`], and when the certificate is not valid now.
-    pub fn check(config: &TlsConfig) -> Result<(), TlsError> {
-        Self::prepare(config)?.0.check_validity()
     }
 
     /// Checks that `prepared` may replace the files in use. The same files may, also if they have expired since.

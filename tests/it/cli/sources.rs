@@ -115,10 +115,10 @@ fn an_unknown_variable_is_warned_of_and_not_refused() {
     let unknown = ("FOREBAY_SERVER_LISTEN", ":5000");
     let kubernetes = ("FOREBAY_PORT", "tcp://10.96.0.7:5000");
     let output = forebay(&directory).arg("check").envs([unknown, kubernetes]).output().unwrap();
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{stdout}");
-    assert!(stdout.contains("FOREBAY_SERVER_LISTEN: unknown variable"), "{stdout}");
-    assert!(stdout.contains("did you mean FOREBAY_SERVER__LISTEN?") && !stdout.contains("FOREBAY_PORT"), "{stdout}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("FOREBAY_SERVER_LISTEN: unknown variable"), "{stderr}");
+    assert!(stderr.contains("did you mean FOREBAY_SERVER__LISTEN?") && !stderr.contains("FOREBAY_PORT"), "{stderr}");
 
     let serving = Serving::start(forebay(&directory).args(ON_ANY_PORT).envs([unknown, kubernetes]));
     serving.signal(Signal::TERM);

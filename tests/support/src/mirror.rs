@@ -119,6 +119,8 @@ impl Mirror {
         config.cache.reader_window = Duration::from_secs(3600);
         config.server.allowed_hosts = NAMES.map(|name| name.parse().unwrap()).into();
         config.state_directory = Some(directory.path().join("state"));
+        // Not the machine's, for which all tests would compete.
+        config.admin.socket = Some(directory.path().join("control.sock"));
         Builder { config, directory }
     }
 

@@ -1,0 +1,193 @@
+//! What the warnings are decided from, beside the configuration: gathered by looking, without a change to anything.
+
+use std::{
+    env, fs, io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use rustix::fs::Access;
+
+use super::of_upstream;
+use crate::{
+    auth,
+    config::{Config, Key},
+    machine::Machine,
+    transport::{CertificateFacts, bind},
+    upstream::{self, CredentialSource},
+};
+
+/// Everything that was found out.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub(super) now: SystemTime,
+    /// That of `[server.tls]`.
+    pub(super) certificate: Option<CertificateFacts>,
+    /// The files of CAs, and what their certificates say.
+    pub(super) authorities: Vec<(Key, PathBuf, Vec<CertificateFacts>)>,
+    /// How many users the htpasswd file has; `None`: there is no file.
+    pub(super) users: Option<usize>,
+    /// The files with secrets, and their modes.
+    pub(super) secrets: Vec<(Key, PathBuf, u32)>,
+    /// The credential helpers that are not installed, by the index of their upstreams.
+    pub(super) missing_helpers: Vec<(usize, String)>,
+    pub(super) disk: Disk,
+    /// The addresses of listeners, and whether forebay could listen there.
+    pub(super) ports: Vec<(Key, SocketAddr, PortUse)>,
+    /// The addresses of the registry's listeners; empty if they are not known.
+    pub(super) listening: Vec<SocketAddr>,
+    pub(super) machine: Machine,
+    /// The name of this machine.
+    pub(super) host_name: String,
+}
+
+/// Where the cache is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Disk {
+    /// Whether this user can write there, or create the directory.
+    pub is_writable: bool,
+    /// The bytes of the file system.
+    pub total: Option<u64>,
+}
+
+/// Whether forebay could listen on an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortUse {
+    Free,
+    /// The forebay that runs here listens there.
+    Ours,
+    Taken,
+    /// This user may not.
+    Forbidden,
+    /// It is no address of this machine.
+    Elsewhere,
+}
+
+/// What is known of the listeners.
+#[derive(Clone, Debug)]
+pub enum Ports {
+    /// forebay has bound these addresses.
+    Bound(Vec<SocketAddr>),
+    /// forebay would bind those of the configuration; one that runs already has bound these.
+    Configured { running: Vec<SocketAddr> },
+}
+
+impl Facts {
+    /// Looks at everything. Blocks.
+    pub fn gather(config: &Config, ports: Ports) -> Self {
+        let certificate = config.server.tls.as_ref().and_then(|tls| CertificateFacts::read(tls).ok());
+        let (listening, ports) = match ports {
+            Ports::Bound(bound) => (bound, Vec::new()),
+            Ports::Configured { running } => {
+                let known = config.server.listen.iter().all(|address| address.port() != 0);
+                (if known { config.server.listen.clone() } else { Vec::new() }, port_uses(config, &running))
+            }
+        };
+        let helper = |(index, upstream): (usize, &upstream::Config)| {
+            upstream::named_helper(upstream).filter(|helper| !is_installed(helper)).map(|helper| (index, helper))
+        };
+        Self {
+            now: SystemTime::now(),
+            certificate,
+            authorities: authorities(config),
+            users: config.access.htpasswd.as_deref().and_then(|path| auth::count_users(path).ok()),
+            secrets: secrets(config),
+            missing_helpers: config.upstreams.iter().enumerate().filter_map(helper).collect(),
+            disk: disk(&config.cache.directory),
+            ports,
+            listening,
+            machine: Machine::find(),
+            host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// The addresses where the forebay that runs here listens already.
+    pub fn ours(&self) -> impl Iterator<Item = SocketAddr> {
+        self.ports.iter().filter(|(_, _, port_use)| *port_use == PortUse::Ours).map(|(_, address, _)| *address)
+    }
+}
+
+fn authorities(config: &Config) -> Vec<(Key, PathBuf, Vec<CertificateFacts>)> {
+    let client_ca = config.server.tls.as_ref().and_then(|tls| tls.client_ca.clone());
+    let of_clients = client_ca.map(|path| (Key::new("server.tls").field("client_ca"), path));
+    let of_upstreams = config.upstreams.iter().enumerate();
+    let of_upstreams =
+        of_upstreams.filter_map(|(index, upstream)| Some((of_upstream(index, "ca"), upstream.ca.clone()?)));
+    let read = |(key, path): (Key, PathBuf)| {
+        let certificates = CertificateFacts::read_all(&path).ok()?;
+        Some((key, path, certificates))
+    };
+    of_clients.into_iter().chain(of_upstreams).filter_map(read).collect()
+}
+
+fn secrets(config: &Config) -> Vec<(Key, PathBuf, u32)> {
+    let mut files: Vec<(Key, &Path)> = Vec::new();
+    let tls = config.server.tls.as_ref();
+    files.extend(tls.map(|tls| (Key::new("server.tls").field("key"), tls.key.as_path())));
+    files.extend(config.access.htpasswd.as_deref().map(|path| (Key::new("access").field("htpasswd"), path)));
+    files.extend(config.push.key_file.as_deref().map(|path| (Key::new("push").field("key_file"), path)));
+    for (index, upstream) in config.upstreams.iter().enumerate() {
+        match &upstream.credential {
+            CredentialSource::Password { password_file, .. } => {
+                files.push((of_upstream(index, "password_file"), password_file));
+            }
+            CredentialSource::DockerConfig(path) => files.push((of_upstream(index, "docker_config"), path)),
+            CredentialSource::Anonymous | CredentialSource::Helper(_) => {}
+        }
+    }
+    let with_mode = |(key, path): (Key, &Path)| {
+        let mode = fs::metadata(path).ok()?.permissions().mode();
+        Some((key, path.to_owned(), mode))
+    };
+    files.into_iter().filter_map(with_mode).collect()
+}
+
+/// Whether the program of a credential helper is in `PATH`.
+fn is_installed(helper: &str) -> bool {
+    let program = format!("docker-credential-{helper}");
+    let is_program = |directory: PathBuf| {
+        fs::metadata(directory.join(&program))
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(is_program))
+}
+
+fn disk(directory: &Path) -> Disk {
+    let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    let Some(existing) = absolute.ancestors().find(|ancestor| ancestor.exists()) else { return Disk::default() };
+    let total = rustix::fs::statvfs(existing).ok().and_then(|stat| stat.f_blocks.checked_mul(stat.f_frsize));
+    // As the effective user, which may differ from the real one.
+    let flags = rustix::fs::AtFlags::EACCESS;
+    let access = rustix::fs::accessat(rustix::fs::CWD, existing, Access::WRITE_OK | Access::EXEC_OK, flags);
+    Disk { is_writable: access.is_ok(), total }
+}
+
+fn port_uses(config: &Config, running: &[SocketAddr]) -> Vec<(Key, SocketAddr, PortUse)> {
+    let listen = Key::new("server").field("listen");
+    let beside = &config.server.listen[..];
+    let registry = beside.iter().map(|address| (listen.clone(), *address, beside));
+    let admin = std::iter::once((Key::new("admin").field("listen"), config.admin.listen, &[][..]));
+    registry.chain(admin).map(|(key, address, beside)| (key, address, port_use(address, beside, running))).collect()
+}
+
+fn port_use(address: SocketAddr, beside: &[SocketAddr], running: &[SocketAddr]) -> PortUse {
+    if address.port() == 0 {
+        return PortUse::Free;
+    }
+    if running.contains(&address) {
+        return PortUse::Ours;
+    }
+    // It is closed again at once, and nothing was accepted.
+    match bind(address, beside) {
+        Ok(_) => PortUse::Free,
+        Err(error) => match error.kind() {
+            io::ErrorKind::AddrInUse => PortUse::Taken,
+            io::ErrorKind::PermissionDenied => PortUse::Forbidden,
+            io::ErrorKind::AddrNotAvailable => PortUse::Elsewhere,
+            // The start tells of what else may be.
+            _ => PortUse::Free,
+        },
+    }
+}

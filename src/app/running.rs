@@ -1,0 +1,98 @@
+//! The running configuration: what the control socket tells of it, and what the log warns of.
+
+use std::{net::SocketAddr, path::Path, time::SystemTime};
+
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    check::{Facts, Ports, Warning, warnings},
+    error::Error,
+    warnings::{warn_of_open_content, warn_of_push_users},
+};
+use crate::{
+    admin::{
+        control::{self, ConfigDocument},
+        control_socket::{ControlSocket, SocketError},
+    },
+    config::{Config, Loaded, show},
+};
+
+/// Tells the configuration of this process to commands and to the log.
+pub(super) struct Running {
+    document: ConfigDocument,
+    started: SystemTime,
+    /// Where the registry listens.
+    pub registry: Vec<SocketAddr>,
+    /// Where the admin listener is.
+    pub admin: SocketAddr,
+    /// The warnings that the log has already.
+    told: Mutex<Vec<Warning>>,
+}
+
+impl Running {
+    /// Opens the control socket, and serves it as one of `tasks` until `end`. Blocks.
+    ///
+    /// # Errors
+    /// The configured socket cannot be opened.
+    pub(super) fn start(
+        loaded: &Loaded,
+        (registry, admin): (Vec<SocketAddr>, SocketAddr),
+        (tasks, end): (&TaskTracker, &CancellationToken),
+    ) -> Result<Self, Error> {
+        let config = &loaded.config;
+        let (document, told) = Default::default();
+        let running = Self { document, started: SystemTime::now(), registry, admin, told };
+        running.publish(config, loaded, None);
+        if let Some((socket, listener)) = ControlSocket::open(&config.admin, config.state_directory.as_deref())? {
+            let listener = tokio::net::UnixListener::from_std(listener);
+            let listener = listener.map_err(|source| SocketError::Io { path: socket.path().to_owned(), source })?;
+            tasks.spawn(control::run((socket, listener), running.document.clone(), end.clone()));
+        }
+        Ok(running)
+    }
+
+    /// `config` is what runs: after a reload it may differ from what was `loaded`. `reloaded`: when it was reloaded last.
+    pub(super) fn publish(&self, config: &Config, loaded: &Loaded, reloaded: Option<SystemTime>) {
+        let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+        let settings = show::settings(config);
+        let origins: Map<String, Value> = settings
+            .iter()
+            .map(|setting| {
+                let key = setting.key();
+                (key.as_str().to_owned(), show::place_to_json(&loaded.origins.of(&key)))
+            })
+            .collect();
+        let document = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "file": loaded.file.as_deref().map(absolute),
+            "started": time(self.started),
+            "reloaded": reloaded.map(time),
+            "listening": self.registry.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "admin": self.admin.to_string(),
+            "config": show::to_json(&settings),
+            "origins": origins,
+        });
+        self.document.set(format!("{document}\n").into());
+    }
+
+    /// Logs what of the configuration cannot work, once for each warning. Blocks.
+    pub(super) fn warn(&self, loaded: &Loaded, config: &Config) {
+        warn_of_open_content(config);
+        warn_of_push_users(config);
+        let found = warnings(config, &Facts::gather(config, Ports::Bound(self.registry.clone())));
+        let mut told = self.told.lock();
+        for Warning { key, problem } in found.iter().filter(|warning| !told.contains(warning)) {
+            let place = loaded.origins.mistake(key, "").place().clone();
+            tracing::warn!(%key, %place, "{problem}");
+        }
+        // What was corrected and comes back is told again.
+        *told = found;
+    }
+}
+
+/// A command may run in another directory.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}

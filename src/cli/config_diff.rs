@@ -1,0 +1,226 @@
+//! `forebay config diff`: the file against the configuration of the forebay that runs here.
+//!
+//! A key counts if a reload or a restart would give it another value. So keys that a flag or a variable of the running forebay
+//! sets do not count, nor those that have their defaults in both: some defaults depend on the user.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    path::Path,
+};
+
+use forebay::{
+    app,
+    config::{self, Key, Loaded, Overrides, Place, Variables, show},
+};
+use serde_json::{Value, json};
+
+use super::{ConfigArguments, Failure, control};
+
+/// A key that differs.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference {
+    /// With the upstream's name in place of its index.
+    key: String,
+    running: Option<Value>,
+    file: Option<Value>,
+    /// The key of the file, for its place.
+    index_key: Option<String>,
+    needs_restart: bool,
+}
+
+/// A value of a configuration, and its key with indices.
+type Values = BTreeMap<String, (String, Value)>;
+
+/// Prints what differs.
+///
+/// # Errors
+/// Something differs; no forebay runs; or the file has mistakes.
+pub(super) fn run(arguments: &ConfigArguments, control_flag: Option<&Path>, as_json: bool) -> Result<(), Failure> {
+    let own = arguments.load()?;
+    let places = control::places(&own.config, control_flag);
+    let running = control::get(&places, "/api/v1/config").map_err(|error| Failure::Failed(error.into()))?;
+    let path = arguments.config.clone().or_else(|| running["file"].as_str().map(Into::into));
+    let file = match &path {
+        Some(path) => config::load(Some(path), &Variables::default(), Overrides::default())?,
+        None => config::compose(None, "", &Variables::default(), Overrides::default())?,
+    };
+    let found = differences(&running, &file);
+    let name = path.as_deref().map_or_else(|| "the defaults".into(), Path::to_string_lossy);
+    let text = if as_json { to_json(&name, &found, &file) } else { to_text(&name, &found, &file) };
+    let _ = io::stdout().write_all(text.as_bytes());
+    match found.len() {
+        0 => Ok(()),
+        1 => Err(Failure::Failed(anyhow::anyhow!("1 key differs"))),
+        count => Err(Failure::Failed(anyhow::anyhow!("{count} keys differ"))),
+    }
+}
+
+/// What differs between the answer of the control socket and a file (pure).
+fn differences(running: &Value, file: &Loaded) -> Vec<Difference> {
+    let before = values(&running["config"]);
+    let after = values(&show::to_json(&show::settings(&file.config)));
+    let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let differs = |key: &&String| {
+        let (before, after) = (before.get(*key), after.get(*key));
+        let origin = before.map_or("", |(key, _)| running["origins"][key]["from"].as_str().unwrap_or_default());
+        let is_default = after.is_none_or(|(key, _)| file.origins.of(&Key::new(key)) == Place::Default);
+        let is_kept = matches!(origin, "flag" | "variable") || origin == "default" && is_default;
+        !is_kept && before.map(|(_, value)| value) != after.map(|(_, value)| value)
+    };
+    keys.into_iter()
+        .filter(differs)
+        .map(|key| Difference {
+            key: key.clone(),
+            running: before.get(key).map(|(_, value)| value.clone()),
+            file: after.get(key).map(|(_, value)| value.clone()),
+            index_key: after.get(key).map(|(index_key, _)| index_key.clone()),
+            // Whether there is TLS at all is fixed at the start, and which files it has is not.
+            needs_restart: app::is_fixed_at_start(key)
+                || key.starts_with("server.tls.")
+                    && before.contains_key("server.tls.key") != after.contains_key("server.tls.key"),
+        })
+        .collect()
+}
+
+/// The values of a nested configuration.
+fn values(config: &Value) -> Values {
+    let mut found = Values::new();
+    collect("", "", config, &mut found);
+    found
+}
+
+fn collect(key: &str, index_key: &str, value: &Value, found: &mut Values) {
+    let below = |key: &str, name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+    match value {
+        Value::Object(table) => {
+            for (name, value) in table {
+                collect(&below(key, name), &below(index_key, name), value, found);
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            for (index, item) in items.iter().enumerate() {
+                let name = item["name"].as_str().map_or_else(|| index.to_string(), str::to_owned);
+                collect(&format!("{key}[{name}]"), &format!("{index_key}[{index}]"), item, found);
+            }
+        }
+        value => {
+            found.insert(key.to_owned(), (index_key.to_owned(), value.clone()));
+        }
+    }
+}
+
+fn to_text(name: &str, found: &[Difference], file: &Loaded) -> String {
+    if found.is_empty() {
+        return format!("{name}: as the running forebay\n");
+    }
+    let mut text = String::new();
+    for Difference { key, running, file: value, index_key, needs_restart } in found {
+        let spelt = |value: &Option<Value>| value.as_ref().map_or_else(|| "none".to_owned(), Value::to_string);
+        let place = match index_key.as_ref().map(|key| file.origins.of(&Key::new(key))) {
+            Some(Place::Default) | None => "default".to_owned(),
+            Some(place) => place.to_string(),
+        };
+        let when = if *needs_restart { "at the next start" } else { "at a reload" };
+        text += &format!("{key}: running {}, file {} ({place}), taken {when}\n", spelt(running), spelt(value));
+    }
+    text
+}
+
+fn to_json(name: &str, found: &[Difference], file: &Loaded) -> String {
+    let each = |difference: &Difference| {
+        json!({
+            "key": difference.key,
+            "running": difference.running,
+            "file": difference.file,
+            "place": difference.index_key.as_ref().map(|key| file.origins.of(&Key::new(key)).to_string()),
+            "taken": if difference.needs_restart { "start" } else { "reload" },
+        })
+    };
+    format!("{}\n", json!({ "file": name, "differences": found.iter().map(each).collect::<Vec<_>>() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(text: &str) -> Loaded {
+        let path = Path::new("/etc/forebay/forebay.toml");
+        let text = format!("state_directory = \"/state\"\n{text}");
+        config::compose(Some(path), &text, &Variables::default(), Overrides::default()).unwrap()
+    }
+
+    /// The answer of a forebay that read this text; these keys came from flags.
+    fn running(text: &str, flags: &[&str]) -> Value {
+        let loaded = loaded(text);
+        let settings = show::settings(&loaded.config);
+        let from = |key: &Key| match loaded.origins.of(key) {
+            _ if flags.contains(&key.as_str()) => "flag",
+            Place::Default => "default",
+            _ => "file",
+        };
+        let origins: serde_json::Map<_, _> = settings
+            .iter()
+            .map(|setting| (setting.key().as_str().to_owned(), json!({ "from": from(&setting.key()) })))
+            .collect();
+        json!({ "config": show::to_json(&settings), "origins": origins })
+    }
+
+    #[test]
+    fn a_key_differs_if_a_reload_or_a_start_would_change_it() {
+        let cache = "[cache]\ndirectory = \"/cache\"\n";
+        let hub = "[[upstream]]\nname = \"docker.io\"\n";
+        let ghcr = "[[upstream]]\nname = \"ghcr.io\"\n";
+        for (before, flags, after, expected) in [
+            (cache.to_owned(), &[][..], cache.to_owned(), &[][..]),
+            (
+                cache.to_owned(),
+                &[],
+                format!("{cache}tag_ttl = \"5m\"\n"),
+                &["cache.tag_ttl: running \"1m\", file \"5m\""],
+            ),
+            (format!("{cache}tag_ttl = \"5m\"\n"), &["cache.tag_ttl"], cache.to_owned(), &[]),
+            (
+                format!("{cache}tag_ttl = \"5m\"\n"),
+                &[],
+                cache.to_owned(),
+                &["file \"1m\" (default), taken at a reload"],
+            ),
+            (
+                cache.to_owned(),
+                &[],
+                format!("{cache}manifest_memory = 1\n"),
+                &["running \"64 MiB\", file 1 (", "next start"],
+            ),
+            // The order of upstreams is no difference of their keys.
+            (format!("{cache}{hub}{ghcr}"), &[], format!("{cache}{ghcr}{hub}"), &[]),
+            (
+                format!("{cache}{hub}"),
+                &[],
+                format!("{cache}{hub}push = true\n"),
+                &[
+                    "upstream[docker.io].push: running false, file true (/etc/forebay/forebay.toml:6:1), taken at a reload",
+                ],
+            ),
+        ] {
+            let file = loaded(&after);
+            let found = differences(&running(&before, flags), &file);
+            let text = to_text("x", &found, &file);
+            assert_eq!(found.len(), usize::from(!expected.is_empty()), "{before}{after}{text}");
+            for words in expected {
+                assert!(text.contains(words), "{words}\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_upstream_that_is_new_differs_in_all_of_its_keys() {
+        let cache = "[cache]\ndirectory = \"/cache\"\n[[upstream]]\nname = \"docker.io\"\n";
+        let file = loaded(&format!("{cache}[[upstream]]\nname = \"ghcr.io\"\n"));
+        let found = differences(&running(cache, &[]), &file);
+        assert!(!found.is_empty() && found.iter().all(|difference| difference.key.starts_with("upstream[ghcr.io].")));
+        assert!(found.iter().all(|difference| difference.running.is_none() && !difference.needs_restart));
+    }
+}
