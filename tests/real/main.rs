@@ -23,6 +23,7 @@ mod containerd;
 mod corrupt;
 mod dockerd_mirror;
 mod dockerd_second_registry;
+mod failures;
 mod file_systems;
 mod ingress;
 mod lists;

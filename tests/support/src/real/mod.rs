@@ -8,6 +8,7 @@ pub mod podman;
 
 pub mod forebay;
 
+pub mod broken;
 pub mod gate;
 pub mod ingress;
 pub mod registry;
