@@ -196,6 +196,11 @@ impl App {
         Ok(())
     }
 
+    /// Tells probes of readiness that this process is going to drain. It goes on accepting connections.
+    pub fn announce_drain(&self) {
+        self.readiness.set_draining();
+    }
+
     /// Accepts no more connections, lets responses finish for `drain_timeout`, and returns when all tasks have ended.
     pub async fn drain(self) {
         self.readiness.set_draining();

@@ -20,10 +20,11 @@ pub(super) struct FixedKey {
 }
 
 /// The full paths of all keys that only a start changes. Whether there is `[server.tls]` is fixed as well.
-const FIXED: [&str; 9] = [
+const FIXED: [&str; 10] = [
     "server.listen",
     "server.clear_http",
     "server.drain_timeout",
+    "server.drain_delay",
     "admin.listen",
     "admin.socket",
     "admin.socket_group",
@@ -70,6 +71,7 @@ impl Fixed {
             clear_http,
             max_connections: _,
             drain_timeout,
+            drain_delay,
             trusted_networks: _,
             allowed_hosts: _,
             tls,
@@ -78,6 +80,7 @@ impl Fixed {
         self.keep("server.listen", &start.listen, listen, |addresses| list(addresses));
         self.keep("server.clear_http", &start.clear_http, clear_http, bool::to_string);
         self.keep("server.drain_timeout", &start.drain_timeout, drain_timeout, duration);
+        self.keep("server.drain_delay", &start.drain_delay, drain_delay, duration);
         // Other files are taken over; only whether there is TLS at all is not.
         if tls.is_some() != start.tls.is_some() {
             self.keep("server.tls", &start.tls, tls, files);
@@ -205,6 +208,7 @@ mod tests {
         let mut new = start.clone();
         new.server = transport::Config { listen: Vec::new(), clear_http: false, ..new.server };
         new.server.drain_timeout *= 2;
+        new.server.drain_delay += std::time::Duration::from_secs(1);
         new.server.max_connections += 1;
         new.admin.listen.set_port(7);
         (new.admin.socket, new.admin.socket_group) = (Some("/s".into()), Some("g".to_owned()));

@@ -4,9 +4,9 @@
 //! Source: getrlimit(2), systemd.exec(5) on `LimitNOFILE=`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing::warn;
+use tracing::{info, warn};
 
-use forebay::{cache::storage::MAX_OPEN, config::Config};
+use forebay::{cache::storage::MAX_OPEN, config::Config, transport};
 
 /// The client's socket, one upstream's, and the blob's file.
 const PER_CONNECTION: u64 = 3;
@@ -36,8 +36,14 @@ pub(super) fn fit(config: &mut Config, limit: Option<u64>) {
     config.cache.max_open = config.cache.max_open.min(max_open(limit));
     let configured = config.server.max_connections;
     let allowed = max_connections(limit);
-    if configured > allowed {
-        config.server.max_connections = allowed;
+    if configured <= allowed {
+        return;
+    }
+    config.server.max_connections = allowed;
+    // The operator did not ask for so many.
+    if configured == transport::Config::default().max_connections {
+        info!(limit, max_connections = allowed, "the limit of open files decides how many connections are accepted");
+    } else {
         warn!(
             limit,
             configured,

@@ -1,9 +1,12 @@
 //! `forebay serve`: start, print the addresses, handle signals, drain.
 //!
-//! SIGTERM and SIGINT drain; a second one ends the process at once. SIGHUP reloads the configuration; a bad one changes
+//! SIGTERM and SIGINT drain, after `drain_delay`; a second one ends the delay, or else the process at once. SIGHUP reloads the configuration; a bad one changes
 //! nothing.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use forebay::{
@@ -67,7 +70,7 @@ async fn serve(
 ) -> Result<(), Failure> {
     // Before the start, so that a signal during the start is handled rather than fatal.
     let mut signals = Signals::new().context("cannot listen to signals").map_err(Failure::Failed)?;
-    let drain_timeout = loaded.config.server.drain_timeout;
+    let (drain_delay, drain_timeout) = (loaded.config.server.drain_delay, loaded.config.server.drain_timeout);
     let app = tokio::select! {
         app = App::start(loaded.clone(), inherited) => app.map_err(|error| Failure::of(error, loaded))?,
         () = signals.stop() => return Ok(()),
@@ -92,8 +95,12 @@ async fn serve(
         systemd::ready(&status);
     }
 
+    systemd::stopping(drain_delay + drain_timeout);
+    app.announce_drain();
+    if !drain_delay.is_zero() {
+        stay_for(drain_delay, &mut signals).await;
+    }
     info!(timeout_seconds = drain_timeout.as_secs_f64(), "draining");
-    systemd::stopping(drain_timeout);
     let drained = tokio::select! {
         () = app.drain() => Ok(()),
         () = signals.stop() => {
@@ -118,6 +125,18 @@ fn banner(config: &Config, app: &App) -> String {
         certificate: certificate.as_ref(),
     };
     banner::text(config, &bound)
+}
+
+/// Goes on serving all clients, so that load balancers have time to see that this process is not ready any more.
+async fn stay_for(delay: Duration, signals: &mut Signals) {
+    info!(
+        delay_seconds = delay.as_secs_f64(),
+        "not ready any more; clients are still accepted until the delay is over"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        () = signals.stop() => info!("second signal to stop: the delay ends"),
+    }
 }
 
 /// Reads the configuration again and hands it to the running app.

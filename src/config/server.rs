@@ -25,6 +25,7 @@ pub(super) struct ServerSection {
     clear_http: Option<bool>,
     max_connections: Option<usize>,
     drain_timeout: Option<Period>,
+    drain_delay: Option<Period>,
     trusted_networks: Vec<String>,
     allowed_hosts: Vec<String>,
     tls: Option<Tls>,
@@ -52,6 +53,7 @@ impl ServerSection {
             clear_http: self.clear_http.unwrap_or(defaults.clear_http),
             max_connections: self.max_connections.unwrap_or(defaults.max_connections),
             drain_timeout: self.drain_timeout.map_or(defaults.drain_timeout, |Period(period)| period),
+            drain_delay: self.drain_delay.map_or(defaults.drain_delay, |Period(period)| period),
             trusted_networks: document.each(&networks_key, &self.trusted_networks, |key, text| {
                 text.parse().map_err(|error: NetworkError| document.error(key, error.to_string()))
             }),

@@ -161,6 +161,7 @@ impl Settings {
             clear_http,
             max_connections,
             drain_timeout,
+            drain_delay,
             trusted_networks,
             allowed_hosts,
             tls,
@@ -172,6 +173,7 @@ impl Settings {
         self.put("clear_http", *clear_http);
         self.put("max_connections", units::integer(*max_connections as u64));
         self.period("drain_timeout", *drain_timeout);
+        self.period("drain_delay", *drain_delay);
         self.list("trusted_networks", trusted_networks);
         self.list("allowed_hosts", allowed_hosts);
         if let Some(transport::TlsConfig { certificate, key, client_ca }) = tls {
@@ -248,6 +250,7 @@ impl Settings {
             credential,
             access,
             connections,
+            timeouts: upstream::UpstreamTimeouts { connect, response, idle },
             push,
         } = config;
         self.put("name", &**name);
@@ -281,6 +284,9 @@ impl Settings {
             }
         }
         self.put("connections", units::integer(*connections as u64));
+        self.period("connect_timeout", *connect);
+        self.period("response_timeout", *response);
+        self.period("idle_timeout", *idle);
         self.put("push", *push);
     }
 

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     oci::HostPattern,
-    upstream::{Access, Config, CredentialSource},
+    upstream::{Access, Config, CredentialSource, UpstreamTimeouts},
 };
 
 /// Reserved names: the version in the path, and the label of requests without an upstream.
@@ -49,6 +50,9 @@ pub(super) struct UpstreamSection {
     access_grace: Option<Period>,
     push: bool,
     connections: Option<u64>,
+    connect_timeout: Option<Period>,
+    response_timeout: Option<Period>,
+    idle_timeout: Option<Period>,
 }
 
 /// Whose credentials decide what a client may pull.
@@ -114,6 +118,7 @@ impl Reader<'_> {
                 vec![document.keep(self.url(&self.key.field("name"), &url))?]
             }
         };
+        let timeouts = document.keep(self.timeouts(&section)).unwrap_or_default();
         let has_passwords = credential != CredentialSource::Anonymous || access != Access::Shared;
         document.keep(self.check_schemes(&urls, has_passwords));
         let aliases = section.aliases.unwrap_or_else(|| owned(known.map_or(&[], |registry| registry.aliases)));
@@ -130,6 +135,7 @@ impl Reader<'_> {
             access,
             connections: connections.unwrap_or(defaults.connections),
             push: section.push,
+            timeouts,
             ..defaults
         })
     }
@@ -143,6 +149,22 @@ impl Reader<'_> {
                 format!("must be 1 to {MAX_CONNECTIONS}: over how many connections one blob may be fetched"),
             )),
         }
+    }
+
+    fn timeouts(&self, section: &UpstreamSection) -> Result<UpstreamTimeouts, Error> {
+        let UpstreamTimeouts { connect, response, idle } = UpstreamTimeouts::default();
+        let read = |field: &str, period: Option<Period>, default: Duration| match period {
+            Some(Period(Duration::ZERO)) => {
+                Err(self.error(field, "must be more than 0: every wait for an upstream has to end; write \"30s\", say"))
+            }
+            Some(Period(period)) => Ok(period),
+            None => Ok(default),
+        };
+        Ok(UpstreamTimeouts {
+            connect: read("connect_timeout", section.connect_timeout, connect)?,
+            response: read("response_timeout", section.response_timeout, response)?,
+            idle: read("idle_timeout", section.idle_timeout, idle)?,
+        })
     }
 
     fn check_schemes(&self, urls: &[Url], has_passwords: bool) -> Result<(), Error> {

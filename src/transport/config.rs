@@ -19,6 +19,8 @@ pub struct Config {
     pub max_connections: usize,
     /// How long running responses may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// How long after SIGTERM clients are still accepted, while `/readyz` says that they should go elsewhere.
+    pub drain_delay: Duration,
     /// Peers in these networks are not held to shares: many clients are behind one address there.
     pub trusted_networks: Vec<Network>,
     /// What listeners on loopback addresses answer to, beside localhost, addresses and the hosts of upstreams.
@@ -35,6 +37,7 @@ impl Default for Config {
             clear_http: true,
             max_connections: 8192,
             drain_timeout: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
             trusted_networks: Vec::new(),
             allowed_hosts: Vec::new(),
             tls: None,

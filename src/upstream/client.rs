@@ -35,6 +35,7 @@ use tokio::time::Instant;
 
 use self::{
     address_filter::AddressFilter,
+    body::IdleTimeout,
     ca_file::CaFlaws,
     circuit_breaker::{CircuitBreakers, Host, Ticket},
     client_options::ClientOptions,
@@ -46,7 +47,7 @@ use self::{
     outbound_request::{OutboundRequest, RequestMode},
 };
 use super::{
-    Access, Config, Context,
+    Access, Config, Context, UpstreamTimeouts,
     error::{Error, ErrorKind},
     head,
     redacted_url::RedactedUrl,
@@ -56,9 +57,6 @@ use super::{
 };
 use crate::{metrics::Metrics, oci::Operation};
 
-/// How long an upstream may take from the request to the head of its response; some registries first fetch the content
-/// from an upstream of their own.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request waits for the response to an equal request that timed out earlier, before it is sent beside that
 /// one.
 const LATE_RESPONSE_WAIT: Duration = Duration::from_secs(3);
@@ -72,6 +70,7 @@ pub(super) struct Sender {
     late: LateResponses,
     ca_flaws: CaFlaws,
     filter: AddressFilter,
+    pub(super) timeouts: UpstreamTimeouts,
     metrics: Metrics,
 }
 
@@ -91,7 +90,8 @@ impl Sender {
             // Content is stored and hashed as it is, never in an encoding.
             (header::ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]);
-        let options = ClientOptions { headers, tls, filter: filter.clone() };
+        let timeouts = config.timeouts;
+        let options = ClientOptions { headers, tls, filter: filter.clone(), connect_timeout: timeouts.connect };
         let clients =
             Clients::new(&options).map_err(|source| SetupError::Client { upstream: upstream.clone(), source })?;
         let metrics = context.metrics.clone();
@@ -101,7 +101,7 @@ impl Sender {
             Access::Shared => None,
             Access::Client { ttl, .. } => Some(ttl),
         });
-        Ok(Self { upstream, clients, breakers, throttle, late, ca_flaws, filter, metrics })
+        Ok(Self { upstream, clients, breakers, throttle, late, ca_flaws, filter, timeouts, metrics })
     }
 
     /// What is wrong with the certificates of `ca`.
@@ -146,14 +146,15 @@ impl Sender {
     ) -> Result<Response, Error> {
         let (url, has_body) = (request.url.clone(), request.may_have_long_body());
         let (ticket, mut sending) = self.begin(request, throttle_key).await?;
-        match tokio::time::timeout(HEAD_TIMEOUT, &mut sending).await {
+        let limit = self.timeouts.response;
+        match tokio::time::timeout(limit, &mut sending).await {
             Ok(result) => result,
             Err(_) => {
                 ticket.inspect(|ticket| ticket.timed_out());
                 if let Some(late_request) = late_request {
                     self.late.keep(late_request, sending, has_body);
                 }
-                Err(Error::timed_out("requesting", &url, HEAD_TIMEOUT))
+                Err(Error::timed_out("requesting", &url, limit))
             }
         }
     }
@@ -167,8 +168,9 @@ impl Sender {
         mut pending: PendingResponses,
     ) -> Result<Response, Error> {
         let url = request.url.clone();
-        let deadline = Instant::now() + HEAD_TIMEOUT;
-        let too_late = || Error::timed_out("requesting", &url, HEAD_TIMEOUT);
+        let limit = self.timeouts.response;
+        let deadline = Instant::now() + limit;
+        let too_late = || Error::timed_out("requesting", &url, limit);
         if let Ok(Some(response)) = tokio::time::timeout(LATE_RESPONSE_WAIT, pending.first()).await {
             return Ok(response);
         }
@@ -299,9 +301,12 @@ impl Sender {
         Box::pin(self.filter.check(url)).await.map_err(refused)
     }
 
-    fn counted(&self, operation: Operation, result: Result<Response, Error>) -> Result<Response, Error> {
+    fn counted(&self, operation: Operation, mut result: Result<Response, Error>) -> Result<Response, Error> {
         if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Exhausted) {
             return result;
+        }
+        if let Ok(response) = &mut result {
+            response.extensions_mut().insert(IdleTimeout(self.timeouts.idle));
         }
         let status = result.as_ref().ok().map(|response| response.status().as_u16());
         self.metrics.upstream_request(&self.upstream, operation, status);

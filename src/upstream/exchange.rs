@@ -19,24 +19,26 @@ use super::{
 };
 use crate::oci::Operation;
 
-/// How long the requests to one endpoint may take together: redirects, a token, the second request. Each step has a
-/// limit of its own, but no client waits for the sum of a dozen of them.
-const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the requests to one endpoint may take together at least: redirects, a token, the second request. Each step
+/// has a limit of its own, but no client waits for the sum of a dozen of them.
+const MIN_ENDPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the GET for the reason of a refused HEAD may take.
 const REASON_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bounds all requests to one endpoint, up to the head of the final response.
-pub(super) async fn in_time<T>(
-    endpoint: &Endpoint,
-    requests: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    match tokio::time::timeout(ENDPOINT_TIMEOUT, Box::pin(requests)).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::timed_out("requesting", endpoint.base(), ENDPOINT_TIMEOUT)),
-    }
-}
-
 impl UpstreamState {
+    /// Bounds all requests to one endpoint, up to the head of the final response.
+    pub(super) async fn in_time<T>(
+        &self,
+        endpoint: &Endpoint,
+        requests: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let limit = MIN_ENDPOINT_TIMEOUT.max(self.sender.timeouts.response.saturating_mul(2));
+        match tokio::time::timeout(limit, Box::pin(requests)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::timed_out("requesting", endpoint.base(), limit)),
+        }
+    }
+
     /// Sends a request, and follows its redirects.
     pub(super) async fn send(
         &self,

@@ -12,7 +12,6 @@ use super::{
     },
     endpoint::Endpoint,
     error::{Error, ErrorKind},
-    exchange::in_time,
     head,
     principal::ClientCredential,
     read_request::ReadRequest,
@@ -36,7 +35,7 @@ impl Upstream {
 
 impl UpstreamState {
     async fn ping(&self, endpoint: &Endpoint, client: Option<&Arc<ClientCredential>>) -> Result<(), Error> {
-        match in_time(endpoint, self.login(endpoint, client)).await {
+        match self.in_time(endpoint, self.login(endpoint, client)).await {
             Err(error) => Err(self.error_for_clients(error, &Scope::Login)),
             answered => answered,
         }

@@ -47,7 +47,7 @@ pub use self::{
     auth::{TokenResult, challenge, token_exchange},
     blob::{BlobStream, length::BlobHead, range::BlobRange},
     client::{ca_file::CaFlaws, circuit_breaker::open_circuit::OpenCircuit, proxy},
-    config::{Access, Config, CredentialSource},
+    config::{Access, Config, CredentialSource, UpstreamTimeouts},
     context::Context,
     error::{Error, ErrorKind},
     failure_cause::FailureCause,

@@ -7,7 +7,6 @@ use super::{
     client::{body::discard, follow_redirects::FinalResponse},
     endpoint::Endpoint,
     error::{Error, ErrorKind},
-    exchange::in_time,
     head,
     read_request::ReadRequest,
     state::UpstreamState,
@@ -20,7 +19,7 @@ impl UpstreamState {
         let cause = self.cause(&request.scope, request.client.as_deref());
         let first = |authorization| self.first_read(endpoint, request, authorization);
         let second = |authorization| self.second_read(endpoint, request, authorization);
-        match in_time(endpoint, self.with_authorization(endpoint, cause, first, second)).await {
+        match self.in_time(endpoint, self.with_authorization(endpoint, cause, first, second)).await {
             Err(error) => Err(self.error_for_clients(error, &request.scope)),
             answered => answered,
         }

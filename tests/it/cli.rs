@@ -5,6 +5,7 @@ pub mod descriptors;
 pub mod check;
 pub mod config;
 pub mod directories;
+pub mod drain_delay;
 pub mod sources;
 pub mod systemd;
 

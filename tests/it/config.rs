@@ -10,7 +10,7 @@ pub mod sources;
 use forebay::{
     auth::Anonymous,
     config::{Config, Error, Overrides, parse_size},
-    upstream::CredentialSource,
+    upstream::{CredentialSource, UpstreamTimeouts},
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -62,6 +62,7 @@ fn every_key_has_a_default() {
     assert!(config.server.clear_http);
     assert_eq!(config.server.max_connections, 8192);
     assert_eq!(config.server.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.server.drain_delay, Duration::ZERO);
     assert_eq!(config.server.tls, None);
     assert_eq!(config.admin.listen, "127.0.0.1:5001".parse().unwrap());
     assert_eq!(config.cache.max_size, 50 << 30);
@@ -148,6 +149,7 @@ fn every_key_is_read() {
         clear_http = false
         max_connections = 7
         drain_timeout = "1m 5s"
+        drain_delay = "20s"
         trusted_networks = ["10.0.0.0/8", "fd00::1"]
         [server.tls]
         certificate = "tls.crt"
@@ -180,6 +182,9 @@ fn every_key_is_read() {
         library = true
         realms = ["Auth.lan:8443"]
         connections = 16
+        connect_timeout = "1s"
+        response_timeout = "2m"
+        idle_timeout = "500ms"
         ca = "ca.crt"
         username = "robot$ci"
         password_file = "hub.password"
@@ -201,6 +206,7 @@ fn every_key_is_read() {
     assert!(!config.server.clear_http);
     assert_eq!(config.server.max_connections, 7);
     assert_eq!(config.server.drain_timeout, Duration::from_secs(65));
+    assert_eq!(config.server.drain_delay, Duration::from_secs(20));
     let networks: Vec<String> = config.server.trusted_networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "fd00::1/128"]);
     let tls = config.server.tls.unwrap();
@@ -232,6 +238,12 @@ fn every_key_is_read() {
     assert!(one.default && one.library);
     assert_eq!(one.realms, ["auth.lan:8443"]);
     assert_eq!((one.connections, two.connections), (16, 6));
+    let timeouts = |connect, response, idle| {
+        let [connect, response, idle] = [connect, response, idle].map(Duration::from_millis);
+        UpstreamTimeouts { connect, response, idle }
+    };
+    assert_eq!(one.timeouts, timeouts(1000, 120_000, 500));
+    assert_eq!(two.timeouts, timeouts(10_000, 30_000, 30_000));
     assert_eq!(one.ca, Some(at("ca.crt")));
     let password = CredentialSource::Password { username: "robot$ci".to_owned(), password_file: at("hub.password") };
     assert_eq!(one.credential, password);

@@ -15,6 +15,7 @@ pub mod client {
     pub mod late_response;
     pub mod pools;
     pub mod redirect;
+    pub mod timeouts;
     pub mod tls;
 }
 pub mod dialects;

@@ -14,7 +14,6 @@ use super::{
         client::follow_redirects::FinalResponse,
         endpoint::Endpoint,
         error::{Error, ErrorKind},
-        exchange::in_time,
         head,
         read_request::ReadRequest,
         response::warning::ContentNotes,
@@ -90,7 +89,7 @@ struct LengthRequests<'a> {
 
 impl LengthRequests<'_> {
     async fn send(&self, endpoint: &Endpoint) -> Result<BlobHead, Error> {
-        match in_time(endpoint, self.by_head(endpoint)).await {
+        match self.upstream.in_time(endpoint, self.by_head(endpoint)).await {
             // The empty blob has no first byte.
             Err(error) if self.is_empty && error.kind == (ErrorKind::RangeNotSatisfiable { total: Some(0) }) => {
                 let notes = ContentNotes::default();

@@ -36,9 +36,7 @@ use tower_service::Service;
 
 use super::{
     address_filter::AddressFilter,
-    client_options::{
-        CONNECT_TIMEOUT, ClientOptions, KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_HEAD, MAX_HEADERS, MAX_IDLE, USER_AGENT,
-    },
+    client_options::{ClientOptions, KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_HEAD, MAX_HEADERS, MAX_IDLE, USER_AGENT},
     http_request::{HttpRequest, TransportError},
     new_connections::{NoteNewConnections, NotingConnector},
 };
@@ -74,7 +72,8 @@ impl BlobClient {
         tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
         tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT));
-        let connector = NoteNewConnections.layer(TimedConnector(HttpsConnector::from((tcp, tls))));
+        let connector = NoteNewConnections
+            .layer(TimedConnector { connector: HttpsConnector::from((tcp, tls)), timeout: options.connect_timeout });
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -132,7 +131,10 @@ impl Service<Name> for FilteringResolver {
 
 /// A connector whose connections, TLS included, come up in time.
 #[derive(Clone)]
-struct TimedConnector<S>(S);
+struct TimedConnector<S> {
+    connector: S,
+    timeout: Duration,
+}
 
 impl<S> Service<Uri> for TimedConnector<S>
 where
@@ -143,11 +145,11 @@ where
     type Future = BoxFuture<S::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(cx)
+        self.connector.poll_ready(cx)
     }
 
     fn call(&mut self, target: Uri) -> Self::Future {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.0.call(target));
+        let connecting = tokio::time::timeout(self.timeout, self.connector.call(target));
         Box::pin(
             async move { connecting.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) },
         )
@@ -167,7 +169,8 @@ mod tests {
         let headers = HeaderMap::from_iter([(header::VIA, HeaderValue::from_static("1.1 test"))]);
         let tls = trust::configuration("test", Vec::new()).unwrap();
         let filter = AddressFilter::new(std::slice::from_ref(url), &[]);
-        let options = ClientOptions { headers, tls: tls.clone(), filter };
+        let connect_timeout = Duration::from_secs(10);
+        let options = ClientOptions { headers, tls: tls.clone(), filter, connect_timeout };
         BlobClient { proxies: Arc::new(proxies), ..BlobClient::new(&options, tls, usize::MAX) }
     }
 

@@ -7,13 +7,23 @@ use http::{Version, header};
 use reqwest::{Response, Url};
 
 use super::super::{
+    UpstreamTimeouts,
     error::{Error, ErrorKind},
     head,
     redacted_url::RedactedUrl,
 };
 
-/// How long a body may pause between two pieces.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the body of a response may pause between two pieces; an extension of the response, whoever reads it.
+#[derive(Clone, Copy)]
+pub(super) struct IdleTimeout(pub(super) Duration);
+
+impl IdleTimeout {
+    fn of(response: &Response) -> Duration {
+        let IdleTimeout(limit) =
+            response.extensions().get().copied().unwrap_or(IdleTimeout(UpstreamTimeouts::default().idle));
+        limit
+    }
+}
 /// How long a body that is held in memory may take as a whole: with idle timeouts alone, a drip-fed manifest could take
 /// a year.
 pub(in crate::upstream) const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -39,9 +49,10 @@ pub(in crate::upstream) async fn discard(mut response: Response) {
 
 /// The next piece of a body, or `None` at its clean end. Cancelling loses nothing.
 pub(in crate::upstream) async fn next_piece(response: &mut Response, url: &Url) -> Result<Option<Bytes>, Error> {
-    match tokio::time::timeout(IDLE_TIMEOUT, response.chunk()).await {
+    let limit = IdleTimeout::of(response);
+    match tokio::time::timeout(limit, response.chunk()).await {
         Ok(piece) => piece.map_err(|error| Error::from_transport("reading", url, error)),
-        Err(_) => Err(Error::timed_out("reading", url, IDLE_TIMEOUT)),
+        Err(_) => Err(Error::timed_out("reading", url, limit)),
     }
 }
 

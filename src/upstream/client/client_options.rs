@@ -7,8 +7,6 @@ use rustls::ClientConfig;
 
 use super::address_filter::AddressFilter;
 
-/// How long a connection, TLS included, may take to come up.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection without a request is kept.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(30);
 /// Load balancers forget idle connections silently; probes keep them alive, or find them dead.
@@ -28,6 +26,8 @@ pub(super) struct ClientOptions {
     pub headers: HeaderMap,
     pub tls: ClientConfig,
     pub filter: AddressFilter,
+    /// How long a connection, TLS included, may take to come up.
+    pub connect_timeout: Duration,
 }
 
 impl ClientOptions {

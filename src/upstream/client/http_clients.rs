@@ -6,9 +6,7 @@ use reqwest::{Client, redirect::Policy};
 
 use super::{
     blob_client::BlobClient,
-    client_options::{
-        CONNECT_TIMEOUT, ClientOptions, KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_HEAD, MAX_HEADERS, MAX_IDLE, USER_AGENT,
-    },
+    client_options::{ClientOptions, KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_HEAD, MAX_HEADERS, MAX_IDLE, USER_AGENT},
     http_client::HttpClient,
     new_connections::NoteNewConnections,
     outbound_request::RequestMode,
@@ -73,7 +71,7 @@ fn reqwest_client(options: &ClientOptions, protocols: &[&str], max_idle: usize) 
         .no_brotli()
         .no_zstd()
         .no_deflate()
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(options.connect_timeout)
         .pool_idle_timeout(MAX_IDLE)
         .pool_max_idle_per_host(max_idle)
         .connector_layer(NoteNewConnections)
@@ -112,8 +110,9 @@ mod tests {
     fn clients(url: &Url) -> Clients {
         let headers = HeaderMap::from_iter([(header::VIA, HeaderValue::from_static("1.1 test"))]);
         let tls = trust::configuration("test", Vec::new()).unwrap();
-        Clients::new(&ClientOptions { headers, tls, filter: AddressFilter::new(std::slice::from_ref(url), &[]) })
-            .unwrap()
+        let filter = AddressFilter::new(std::slice::from_ref(url), &[]);
+        let connect_timeout = std::time::Duration::from_secs(10);
+        Clients::new(&ClientOptions { headers, tls, filter, connect_timeout }).unwrap()
     }
 
     fn request(url: &Url) -> HttpRequest {

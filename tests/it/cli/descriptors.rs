@@ -101,6 +101,14 @@ async fn max_connections_is_what_the_descriptors_allow() {
 }
 
 #[tokio::test]
+async fn the_limit_of_open_files_is_no_warning_by_default() {
+    let program = Program::serve_within(directory(""), "info", 64).await;
+    let log = program.log();
+    let line = log.lines().find(|line| line.contains("the limit of open files decides")).expect(&log);
+    assert!(line.contains("\"level\":\"INFO\"") && !log.contains("WARN"), "{log}");
+}
+
+#[tokio::test]
 async fn streams_passing_through_leave_descriptors_to_others() {
     let registry = FakeRegistry::start().await;
     let (digest, content) = blob::add(&registry, 2 << 20, 1);
