@@ -118,12 +118,17 @@ impl App {
         tasks.spawn(async move { store.scan().await });
         tasks.spawn(scrub.run(end.clone()));
         if let Some(tls) = &tls {
+            let served = tls.clone();
+            metrics.before_reading(move |metrics| {
+                served.expiry().into_iter().for_each(|at| metrics.certificate_expiry(at))
+            });
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
         }
         tasks.spawn(auth::watch(service.auth.access.clone(), metrics.clone(), end.clone()));
         tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), admin_hosts.clone(), end.clone()));
         let stop = CancellationToken::new();
         let serving = tokio::spawn(listener.run(service.clone(), stop.clone()));
+        metrics.config_read(true);
         readiness.set_ready();
         Ok(Self {
             config,

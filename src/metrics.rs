@@ -10,10 +10,14 @@ mod families;
 mod labels;
 mod series;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// Why metrics cannot be registered or written.
 pub use prometheus::Error;
+use parking_lot::Mutex;
 use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
 
 pub use self::labels::Label;
@@ -62,7 +66,15 @@ struct Inner {
     families: Families,
     /// The series of requests, found once by their labels.
     series: AllSeries,
+    /// Held while the metrics are read, so that each reading is of one moment.
+    before_reading: Mutex<Vec<Look>>,
 }
+
+/// Sets gauges to what they are now.
+type Look = Box<dyn Fn(&Metrics) + Send + Sync>;
+
+/// The label of what a SIGHUP reads again.
+const CONFIG: &str = "config";
 
 impl Metrics {
     /// # Errors
@@ -72,7 +84,8 @@ impl Metrics {
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let families = Families::register(&registry)?;
-        Ok(Metrics(Arc::new(Inner { registry, families, series: AllSeries::default() })))
+        let (series, before_reading) = (AllSeries::default(), Mutex::default());
+        Ok(Metrics(Arc::new(Inner { registry, families, series, before_reading })))
     }
 
     /// An upstream is configured. Series with alerts begin at 0: Prometheus sees no increase from "absent" to 1.
@@ -98,13 +111,24 @@ impl Metrics {
         }
     }
 
+    /// Calls `look` each time before the metrics are read. It must be quick, must not keep the metrics alive, and must
+    /// not touch the disk: operators need the metrics when the disk hangs.
+    pub fn before_reading(&self, look: impl Fn(&Metrics) + Send + Sync + 'static) {
+        self.0.before_reading.lock().push(Box::new(look));
+    }
+
     /// All metrics in the Prometheus text format, version 0.0.4.
     ///
     /// # Errors
     /// A family is inconsistent, which the typed functions rule out.
     pub fn encode(&self) -> Result<String, Error> {
+        let gathered = {
+            let looks = self.0.before_reading.lock();
+            looks.iter().for_each(|look| look(self));
+            self.0.registry.gather()
+        };
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.0.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&gathered, &mut text)?;
         String::from_utf8(text).map_err(|error| Error::Msg(error.to_string()))
     }
 
@@ -124,6 +148,12 @@ impl Metrics {
     pub fn upstream_request(&self, upstream: &str, operation: Operation, status: Option<u16>) {
         let status = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
         self.0.families.upstreams.requests.with_label_values(&[upstream, operation.as_str(), &status]).inc();
+    }
+
+    /// So long it took from a request to an upstream to the head of its response, or to its failure.
+    pub fn upstream_request_took(&self, upstream: &str, operation: Operation, duration: Duration) {
+        let labels = [upstream, operation.as_str()];
+        self.0.families.upstreams.request_duration.with_label_values(&labels).observe(duration.as_secs_f64());
     }
 
     /// Bytes of a body came from an upstream.
@@ -189,6 +219,26 @@ impl Metrics {
         self.0.families.cache.bytes.with_label_values(&["layout"]).set(saturating(bytes));
     }
 
+    /// Bytes that are promised to downloads and other writes in flight, or are in the files of these already.
+    pub fn cache_in_flight(&self, bytes: u64) {
+        self.0.families.cache.bytes.with_label_values(&["in_flight"]).set(saturating(bytes));
+    }
+
+    /// Bytes that the user of this process may still write to the file system of the cache.
+    pub fn cache_filesystem_free(&self, bytes: u64) {
+        self.0.families.cache.filesystem_free.set(saturating(bytes));
+    }
+
+    /// The last use of the cached object that was used the longest time ago, in seconds since 1970; `None`: no client has
+    /// used anything that is cached.
+    pub fn cache_oldest_use(&self, seconds: Option<u64>) {
+        let family = &self.0.families.cache.oldest_use;
+        match seconds {
+            Some(seconds) => family.with_label_values::<&str>(&[]).set(saturating(seconds)),
+            None => family.reset(),
+        }
+    }
+
     pub fn cache_max(&self, bytes: u64) {
         self.0.families.cache.max_bytes.set(saturating(bytes));
     }
@@ -225,6 +275,24 @@ impl Metrics {
     /// `config`, `tls` or `htpasswd` was read again; `ok`: the new value replaces the old one.
     pub fn reload(&self, what: &'static str, ok: bool) {
         self.0.families.connections.reloads.with_label_values(&[what, if ok { "ok" } else { "failed" }]).inc();
+        if what == CONFIG {
+            self.config_read(ok);
+        }
+    }
+
+    /// The configuration was read, and is in use if `ok`. The start counts as the first time.
+    pub fn config_read(&self, ok: bool) {
+        let connections = &self.0.families.connections;
+        connections.config_reloaded.set(ok.into());
+        if ok {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            connections.config_reload_time.set(saturating(since.as_secs()));
+        }
+    }
+
+    /// Until when the certificate that clients get is valid, in seconds since 1970.
+    pub fn certificate_expiry(&self, seconds: u64) {
+        self.0.families.connections.certificate_expiry.with_label_values::<&str>(&[]).set(saturating(seconds));
     }
 
     /// A connection was closed because its client did not do `what` (`first_byte`, `handshake`, `read`) in time, or read slowly while
@@ -267,6 +335,7 @@ mod tests {
         metrics.unconfigured_upstream();
         metrics.auth_failure(LoginFailure::Wrong);
         metrics.handshake_failure(HandshakeFailure::Certificate);
+        metrics.upstream_request_took("docker.io", Operation::Manifest, second);
         metrics.upstream_received("docker.io", 7);
         metrics.upstream_up("docker.io", true);
         metrics.upstream_credentials("docker.io", true);
@@ -275,13 +344,18 @@ mod tests {
         metrics.digest_mismatch("docker.io");
         metrics.fill("docker.io", DownloadResult::UpstreamFailed);
         metrics.cache(ObjectKind::Partial, 1000, 3);
+        metrics.cache_in_flight(500);
         metrics.cache_max(1 << 30);
+        metrics.cache_filesystem_free(1 << 31);
+        metrics.cache_oldest_use(Some(8));
         metrics.evicted(5);
         metrics.corrupt_object(ObjectKind::Blob);
         metrics.scrubbed(6);
         metrics.oldest_verification(7);
         metrics.connection_refused();
         metrics.reload("tls", false);
+        metrics.reload("config", true);
+        metrics.certificate_expiry(9);
         metrics.stall("read");
         drop(metrics.circuit_opened("docker.io"));
         metrics
@@ -327,6 +401,7 @@ mod tests {
             ("forebay_unconfigured_upstream_requests_total", "counter"),
             ("forebay_auth_failures_total", "counter"),
             ("forebay_tls_handshake_failures_total", "counter"),
+            ("forebay_upstream_request_duration_seconds", "histogram"),
             ("forebay_upstream_received_bytes_total", "counter"),
             ("forebay_upstream_up", "gauge"),
             ("forebay_upstream_credentials_ok", "gauge"),
@@ -338,6 +413,8 @@ mod tests {
             ("forebay_fills_in_flight", "gauge"),
             ("forebay_cache_bytes", "gauge"),
             ("forebay_cache_max_bytes", "gauge"),
+            ("forebay_cache_filesystem_free_bytes", "gauge"),
+            ("forebay_cache_oldest_use_timestamp_seconds", "gauge"),
             ("forebay_cache_objects", "gauge"),
             ("forebay_evicted_bytes_total", "counter"),
             ("forebay_cache_corrupt_objects_total", "counter"),
@@ -348,6 +425,9 @@ mod tests {
             ("forebay_connections_refused_total", "counter"),
             ("forebay_build_info", "gauge"),
             ("forebay_reloads_total", "counter"),
+            ("forebay_config_last_reload_successful", "gauge"),
+            ("forebay_config_last_reload_success_timestamp_seconds", "gauge"),
+            ("forebay_tls_certificate_expiry_timestamp_seconds", "gauge"),
             ("forebay_stalls_total", "counter"),
         ] {
             assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name} is missing from\n{text}");

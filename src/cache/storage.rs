@@ -25,6 +25,7 @@ pub mod lru_index;
 mod object;
 pub mod partial_map;
 pub mod recent_uses;
+mod report;
 mod reservation;
 mod scan;
 mod stored_blob;
@@ -162,6 +163,7 @@ impl DiskStore {
             root,
         }));
         store.scan_temporary();
+        store.report();
         Ok(store)
     }
 
@@ -256,7 +258,6 @@ impl DiskStore {
         }
         // If the file was open, it is off the disk now.
         drop(forgotten);
-        self.publish();
     }
 
     fn forget_if_gone(&self, key: &IndexKey) {
@@ -303,21 +304,11 @@ impl DiskStore {
 
     /// How many bytes can still be written before the free space of the file system falls below `min_free`.
     fn spare(&self) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(&self.0.root)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(self.0.min_free.load(Ordering::Relaxed)))
+        Ok(self.free()?.saturating_sub(self.0.min_free.load(Ordering::Relaxed)))
     }
 
     fn is_scanned(&self) -> bool {
         *self.0.scanned.borrow()
-    }
-
-    fn publish(&self) {
-        let index = &self.0.index;
-        let totals = ObjectKind::EVERY.map(|kind| (kind, index.totals(kind)));
-        self.0.metrics.cache_overhead(index.overhead(|overhead| overhead.bytes()));
-        for (kind, totals) in totals {
-            self.0.metrics.cache(kind, totals.bytes, totals.objects);
-        }
     }
 }
 

@@ -54,11 +54,12 @@ impl RequestFamilies {
         let (duration, first_byte) = ("forebay_request_duration_seconds", "forebay_time_to_first_byte_seconds");
         Ok(Self {
             answered: counters(r, "forebay_requests_total", "Requests answered.", status)?,
-            duration: histograms(r, duration, "From the head of a request to the last byte of its response.")?,
+            duration: histograms(r, duration, "From the head of a request to the last byte of its response.", REQUEST)?,
             time_to_first_byte: histograms(
                 r,
                 first_byte,
                 "From the head of a request to the first byte of its response.",
+                REQUEST,
             )?,
             sent_bytes: counters(r, "forebay_sent_bytes_total", "Bytes of response bodies sent to clients.", REQUEST)?,
             unconfigured: counter(
@@ -91,6 +92,7 @@ impl RequestFamilies {
 pub(super) struct UpstreamFamilies {
     pub requests: IntCounterVec,
     pub errors: IntCounterVec,
+    pub request_duration: HistogramVec,
     pub received_bytes: IntCounterVec,
     pub up: IntGaugeVec,
     /// Absent until it is known.
@@ -120,6 +122,12 @@ impl UpstreamFamilies {
                 "forebay_upstream_errors_total",
                 "Requests that an upstream could not answer, and bodies that broke off, by the cause.",
                 &["upstream", "cause"],
+            )?,
+            request_duration: histograms(
+                r,
+                "forebay_upstream_request_duration_seconds",
+                "From a request to an upstream to the head of its response, or to its failure.",
+                &["upstream", "operation"],
             )?,
             received_bytes: counters(
                 r,
@@ -169,6 +177,9 @@ pub(super) struct CacheFamilies {
     pub fills_in_flight: IntGauge,
     pub bytes: IntGaugeVec,
     pub max_bytes: IntGauge,
+    pub filesystem_free: IntGauge,
+    /// Absent while no client has used anything.
+    pub oldest_use: IntGaugeVec,
     pub objects: IntGaugeVec,
     pub evicted_bytes: IntCounter,
     pub corrupt_objects: IntCounterVec,
@@ -181,8 +192,24 @@ impl CacheFamilies {
     fn register(r: &Registry) -> Result<Self, Error> {
         Ok(Self {
             fills_in_flight: gauge(r, "forebay_fills_in_flight", "Downloads into the cache under way.")?,
-            bytes: gauges(r, "forebay_cache_bytes", "Bytes that the file system has allocated.", &["kind"])?,
+            bytes: gauges(
+                r,
+                "forebay_cache_bytes",
+                "Bytes that the file system has allocated, and those promised to what is in flight.",
+                &["kind"],
+            )?,
             max_bytes: gauge(r, "forebay_cache_max_bytes", "Bytes the cache may take on disk.")?,
+            filesystem_free: gauge(
+                r,
+                "forebay_cache_filesystem_free_bytes",
+                "Bytes that forebay's user may still write to the file system of the cache.",
+            )?,
+            oldest_use: gauges(
+                r,
+                "forebay_cache_oldest_use_timestamp_seconds",
+                "When the cached object was used that was used the longest time ago.",
+                &[],
+            )?,
             objects: gauges(r, "forebay_cache_objects", "Objects on disk.", &["kind"])?,
             evicted_bytes: counter(r, "forebay_evicted_bytes_total", "Bytes removed from the cache to make room.")?,
             corrupt_objects: counters(
@@ -202,13 +229,17 @@ impl CacheFamilies {
     }
 }
 
-/// Connections of clients, and reloads.
+/// Connections of clients, their certificate, and reloads.
 pub(super) struct ConnectionFamilies {
     pub sent_by_kernel: IntCounter,
     pub open: IntGauge,
     pub refused: IntCounter,
     pub handshake_failures: IntCounterVec,
     pub reloads: IntCounterVec,
+    pub config_reloaded: IntGauge,
+    pub config_reload_time: IntGauge,
+    /// Absent without TLS.
+    pub certificate_expiry: IntGaugeVec,
     pub stalls: IntCounterVec,
 }
 
@@ -233,6 +264,22 @@ impl ConnectionFamilies {
                 "forebay_reloads_total",
                 "Reloads of what, and whether the new value was taken (ok) or the old one kept (failed).",
                 &["what", "result"],
+            )?,
+            config_reloaded: gauge(
+                r,
+                "forebay_config_last_reload_successful",
+                "Whether the configuration was taken when it was last read.",
+            )?,
+            config_reload_time: gauge(
+                r,
+                "forebay_config_last_reload_success_timestamp_seconds",
+                "When a configuration was last taken, at the start or by a reload.",
+            )?,
+            certificate_expiry: gauges(
+                r,
+                "forebay_tls_certificate_expiry_timestamp_seconds",
+                "Until when the certificate that clients get is valid.",
+                &[],
             )?,
             stalls: counters(
                 r,
@@ -265,6 +312,6 @@ fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, Error> {
     register(r, IntGauge::new(name, help)?)
 }
 
-fn histograms(r: &Registry, name: &str, help: &str) -> Result<HistogramVec, Error> {
-    register(r, HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), REQUEST)?)
+fn histograms(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, Error> {
+    register(r, HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?)
 }

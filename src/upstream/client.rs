@@ -111,6 +111,7 @@ impl Sender {
 
     /// Sends a request that changes nothing, and waits for the head of the response.
     pub(super) async fn send(&self, request: OutboundRequest<'_>) -> Result<Response, Error> {
+        let begun = Instant::now();
         let late_request = self.late.identify(&request);
         self.check_address(&request.url).await?;
         let (operation, principal) = (request.operation, request.principal);
@@ -134,7 +135,7 @@ impl Sender {
                 self.late.refused(principal, late_request.as_ref());
             }
         }
-        self.counted(operation, result)
+        self.counted(operation, begun, result)
     }
 
     /// Sends a request of which no equal one is under way. After a timeout it goes on as a late request.
@@ -258,6 +259,7 @@ impl Sender {
         headers: HeaderMap,
         content: Option<UploadBody>,
     ) -> Result<Response, Error> {
+        let begun = Instant::now();
         self.check_address(url).await?;
         let _change = (!method.is_safe()).then(|| self.late.change());
         let request = HttpRequest { method, url: url.clone(), headers, body: None };
@@ -292,7 +294,7 @@ impl Sender {
             }
         };
         self.breakers.always(Host::of(url, false)).settle(host_outcome::of(&result));
-        self.counted(Operation::Push, result)
+        self.counted(Operation::Push, begun, result)
     }
 
     /// Refuses an address that the operator did not choose.
@@ -301,7 +303,12 @@ impl Sender {
         Box::pin(self.filter.check(url)).await.map_err(refused)
     }
 
-    fn counted(&self, operation: Operation, mut result: Result<Response, Error>) -> Result<Response, Error> {
+    fn counted(
+        &self,
+        operation: Operation,
+        begun: Instant,
+        mut result: Result<Response, Error>,
+    ) -> Result<Response, Error> {
         if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Exhausted) {
             return result;
         }
@@ -310,6 +317,7 @@ impl Sender {
         }
         let status = result.as_ref().ok().map(|response| response.status().as_u16());
         self.metrics.upstream_request(&self.upstream, operation, status);
+        self.metrics.upstream_request_took(&self.upstream, operation, begun.elapsed());
         result
     }
 }

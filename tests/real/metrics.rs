@@ -21,12 +21,13 @@ use forebay_test_support::{
 };
 
 /// Every name that operators may build on, and that traffic of pulls alone brings out.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 27] = [
     "forebay_requests_total",
     "forebay_request_duration_seconds",
     "forebay_time_to_first_byte_seconds",
     "forebay_sent_bytes_total",
     "forebay_upstream_requests_total",
+    "forebay_upstream_request_duration_seconds",
     "forebay_upstream_received_bytes_total",
     "forebay_upstream_up",
     "forebay_digest_mismatches_total",
@@ -34,10 +35,14 @@ const NAMES: [&str; 22] = [
     "forebay_fills_in_flight",
     "forebay_cache_bytes",
     "forebay_cache_max_bytes",
+    "forebay_cache_filesystem_free_bytes",
+    "forebay_cache_oldest_use_timestamp_seconds",
     "forebay_cache_objects",
     "forebay_evicted_bytes_total",
     "forebay_connections",
     "forebay_build_info",
+    "forebay_config_last_reload_successful",
+    "forebay_config_last_reload_success_timestamp_seconds",
     "process_cpu_seconds_total",
     "process_open_fds",
     "process_max_fds",

@@ -104,7 +104,6 @@ impl DiskStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if is_still_it() {
                     self.0.index.forget(key);
-                    self.publish();
                 }
                 return None;
             }

@@ -70,6 +70,24 @@ pub struct Totals {
     pub objects: u64,
 }
 
+/// All that counts against `max_size`, in bytes on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// By [`ObjectKind`], in the order of [`ObjectKind::EVERY`].
+    pub totals: [Totals; ObjectKind::EVERY.len()],
+    /// Directories, and files that are no objects.
+    pub overhead: u64,
+    /// What is reserved, without what is yet to be evicted for it, and what was evicted and is not unlinked yet.
+    pub in_flight: u64,
+}
+
+impl Usage {
+    /// The sum of all parts: what eviction compares with `max_size`.
+    pub fn total(&self) -> u64 {
+        self.totals.iter().map(|totals| totals.bytes).sum::<u64>() + self.overhead + self.in_flight
+    }
+}
+
 /// Evictions cannot make the requested room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
@@ -185,6 +203,19 @@ impl LruIndex {
 
     pub fn totals(&self, kind: ObjectKind) -> Totals {
         self.sums.lock().totals[kind as usize]
+    }
+
+    /// What [`LruIndex::total`] is made of, at one moment.
+    pub fn usage(&self) -> Usage {
+        self.sums.lock().usage()
+    }
+
+    /// When the object was used that was used the longest time ago, in minutes since 1970; `None`: no client has used
+    /// any.
+    pub fn oldest_use(&self) -> Option<u32> {
+        let stamps = self.oldest[Class::Used as usize].iter();
+        let oldest = stamps.map(|stamp| Stamp::from_bits(stamp.load(Ordering::Relaxed))).min();
+        oldest.filter(|oldest| *oldest != Stamp::NEVER).map(Stamp::minute)
     }
 
     pub fn contains(&self, key: &IndexKey) -> bool {

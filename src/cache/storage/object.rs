@@ -35,7 +35,6 @@ impl DiskStore {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.0.index.forget(key);
-                self.publish();
                 return Ok(None);
             }
             Err(error) => return Err(error),

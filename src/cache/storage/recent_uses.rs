@@ -82,8 +82,8 @@ impl DiskStore {
         });
     }
 
-    /// Updates the index with the uses from memory, and closes files that were not read since, periodically, until the
-    /// shutdown.
+    /// Updates the index with the uses from memory, closes files that were not read since, and notes the free space,
+    /// periodically, until the shutdown.
     pub async fn keep_uses(self, end: CancellationToken) {
         while tokio::time::timeout(TOUCH_INTERVAL, end.cancelled()).await.is_err() {
             self.0.index.pass_minute();
@@ -91,6 +91,7 @@ impl DiskStore {
             blocking(move || {
                 store.settle_uses();
                 store.0.index.close_idle();
+                store.note_free();
             })
             .await;
         }

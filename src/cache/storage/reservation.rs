@@ -245,7 +245,6 @@ impl DiskStore {
         let reserved = reserved.map(|()| Reservation::new(self, wanted));
         if !evicted.is_empty() {
             self.unlink_evicted(evicted);
-            self.publish();
         }
         if let Ok(reservation) = reserved {
             return Ok(Tried::Reserved(reservation));
@@ -305,7 +304,6 @@ impl Reservation {
         let reserved = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.written));
         let serial = self.store.0.index.fulfil(&key, len, purpose != Purpose::Ahead, reserved);
         self.store.shrink();
-        self.store.publish();
         Pin { store: self.store.clone(), key, serial }
     }
 }

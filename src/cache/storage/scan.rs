@@ -91,7 +91,6 @@ impl DiskStore {
             self.forget_if_gone(&key);
         }
         self.shrink();
-        self.publish();
     }
 
     fn shards(&self, visibility: Visibility, top: &Path, kind: ObjectKind, foreign: &Foreign) -> Vec<Shard> {

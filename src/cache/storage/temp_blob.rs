@@ -109,7 +109,6 @@ impl DiskStore {
                 }
             };
             let (reservation, _) = Reservation::adopt(&store, &key, &IndexKey::Blob(id.clone()))?;
-            store.publish();
             let temp = TempFile::opened(store, TempName::Partial(id.clone()), file, reservation);
             let is_verified = matches!(content, Leftover::Verified(_));
             Some((TempBlob { id, temp, origin: Some(origin), left, failed, is_verified }, content))

@@ -68,6 +68,8 @@ pub(super) struct LoadedTls {
     pub(super) fingerprint: Fingerprint,
     /// The first certificate of the chain.
     pub(super) leaf: CertificateDer<'static>,
+    /// When the first certificate expires.
+    pub(super) not_after: Option<UnixTime>,
     pub(super) server: Arc<ServerConfig>,
 }
 
@@ -129,6 +131,15 @@ pub(super) fn date_error(leaf: &CertificateDer<'_>, time: UnixTime) -> Result<Op
     }
 }
 
+/// When a certificate expires: at the end of time it has.
+fn not_after(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
+    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    match date_error(certificate, end_of_time).ok()?? {
+        CertificateError::ExpiredContext { not_after, .. } => Some(not_after),
+        _ => None,
+    }
+}
+
 /// The word and a date; empty if the date is not known.
 fn date(word: &str, time: Option<UnixTime>) -> String {
     let date = time.and_then(|time| UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs())));
@@ -185,7 +196,8 @@ impl Files {
         // Only the kernel gets them.
         server.enable_secret_extraction = ktls::is_offered();
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
-        Ok(LoadedTls { config: config.clone(), fingerprint: self.fingerprint(), leaf, server: Arc::new(server) })
+        let (config, fingerprint, not_after) = (config.clone(), self.fingerprint(), not_after(&leaf));
+        Ok(LoadedTls { config, fingerprint, leaf, not_after, server: Arc::new(server) })
     }
 
     fn identity(&self, config: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {

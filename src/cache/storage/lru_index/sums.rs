@@ -3,7 +3,7 @@
 //! What must hold: whatever is on disk never exceeds `max_size` for a reservation that was granted: what one reservation
 //! evicts counts as used until it is unlinked, except for the room that this reservation itself was promised.
 
-use super::{NoRoom, Overhead, Totals, allocated};
+use super::{NoRoom, Overhead, Totals, Usage, allocated};
 use crate::cache::ObjectKind;
 
 #[derive(Default)]
@@ -28,6 +28,16 @@ impl Sums {
     /// Bytes on disk and reserved.
     pub(super) fn total(&self) -> u64 {
         (self.used + self.reserved + self.surplus + self.overhead.bytes()).saturating_sub(self.debt)
+    }
+
+    /// What this sum is made of.
+    pub(super) fn usage(&self) -> Usage {
+        let Self { used, overhead, totals, .. } = self;
+        Usage {
+            totals: *totals,
+            overhead: overhead.bytes(),
+            in_flight: self.total().saturating_sub(used + overhead.bytes()),
+        }
     }
 
     pub(super) fn add(&mut self, kind: ObjectKind, len: u64) {
