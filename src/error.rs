@@ -4,6 +4,7 @@
 
 mod kind;
 mod outage;
+mod word;
 
 use std::{fmt, sync::Arc};
 

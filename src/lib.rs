@@ -15,7 +15,8 @@
 //! Besides: [`error`] (why a request failed, and what forebay tells the client), [`metrics`] (what forebay counts),
 //! [`admin`] (the operator's own listener), [`peer`] (clients by their addresses, and their shares of bounded
 //! resources), [`machine`] (the addresses of this machine), [`state_dir`] (keys, which are no cache), [`small_file`]
-//! (small files that the operator names), [`offload`] (turns to parse large documents).
+//! (small files that the operator names), [`offload`] (turns to parse large documents),
+//! [`request_trace`] (what a request spends at its upstream).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
@@ -46,6 +47,7 @@ pub mod peer;
 pub(crate) mod push;
 pub mod registry;
 pub(crate) mod request_id;
+pub mod request_trace;
 pub mod route;
 pub(crate) mod single_flight;
 pub(crate) mod small_file;

@@ -15,9 +15,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use parking_lot::Mutex;
 /// Why metrics cannot be registered or written.
 pub use prometheus::Error;
-use parking_lot::Mutex;
 use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
 
 pub use self::labels::Label;
@@ -300,6 +300,13 @@ impl Metrics {
     pub fn stall(&self, what: &'static str) {
         self.0.families.connections.stalls.with_label_values(&[what]).inc();
     }
+}
+
+/// A rate for the log, in 10^6 bytes per second; `None` if it took no time.
+#[expect(clippy::cast_precision_loss, reason = "it is rounded")]
+pub(crate) fn megabytes_per_second(bytes: u64, time: Duration) -> Option<f64> {
+    let seconds = time.as_secs_f64();
+    (seconds > 0.0).then(|| (bytes as f64 / seconds / 10_000.0).round() / 100.0)
 }
 
 /// Gauges are signed; more than 2^63 bytes is as good as 2^63.

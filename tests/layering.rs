@@ -28,6 +28,7 @@ const ORDER: &[&[&str]] = &[
     &["transport", "upstream"],
     &["metrics"],
     &["oci"],
+    &["request_trace"],
     &[
         "bounded_cache",
         "disk_wait",

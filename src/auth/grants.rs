@@ -28,6 +28,7 @@ use std::{
 
 use moka::{ops::compute::Op, sync::Cache};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 pub(crate) use self::resource::Resource;
 use self::{
@@ -328,7 +329,8 @@ impl Grants {
     ) -> Result<Grant, Error> {
         let outage = self.0.outages.entry((upstream.registry().clone(), query.grant.principal));
         let cached = |_| ready((freshness >= Freshness::Stale).then_some(grant));
-        let fetch = self.check_joined(query, upstream.name(), peer, check);
+        let check = check.instrument(upstream.trace().span());
+        let fetch = upstream.trace().wait(self.check_joined(query, upstream.name(), peer, check));
         revalidate(freshness, Some(outage), cached, fetch, |error: &Error| error.kind.is_outage()).await
     }
 

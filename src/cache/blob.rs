@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use self::error::BlobError;
 use self::{
     uncached::UncachedReader,
-    uncached_limit::{Client, UncachedLimit},
+    uncached_limit::{Client, Place, UncachedLimit},
     window::Windows,
 };
 use super::{
@@ -221,7 +221,8 @@ impl BlobCache {
             DownloadError::Damaged => true,
             DownloadError::Storage(_) | DownloadError::NoRoom | DownloadError::Abandoned => false,
         };
-        let mut total = match download.head().await {
+        let trace = source.upstream.trace();
+        let mut total = match trace.wait(download.head()).await {
             Ok(total) => total,
             Err(DownloadError::NoRoom | DownloadError::Storage(_)) => {
                 let left = (!is_other_source).then_some(download);
@@ -236,7 +237,7 @@ impl BlobCache {
         }
         let outcome = outcome(led, &download);
         if total.is_some_and(|total| total <= VERIFIED_FIRST) {
-            match download.end().await {
+            match trace.wait(download.end()).await {
                 // The announced size may have been wrong; the verified one is right.
                 Ok(()) => total = download.head().await.ok().flatten(),
                 // A failing disk does no harm: the reader bypasses it.
@@ -287,7 +288,7 @@ impl BlobCache {
             |download: &Download| source.upstream.via_mirrors().is_none_or(|mirrors| download.admits(mirrors));
         if let Some(subscription) = self.downloads.find(source)
             && can_wait(subscription.download())
-            && let Ok(total) = subscription.download().head().await
+            && let Ok(total) = source.upstream.trace().wait(subscription.download().head()).await
             && let Some(total) = believable(total, source)
         {
             return Ok(BlobSize { total: Some(total), outcome: Outcome::Joined });
@@ -295,7 +296,8 @@ impl BlobCache {
         if let Some(blob) = self.stored(&source.id()).await? {
             return Ok(BlobSize { total: Some(blob.len), outcome: Outcome::Hit });
         }
-        match source.upstream.head_blob(&source.repository, &source.digest).await {
+        let asked = source.upstream.head_blob(&source.repository, &source.digest);
+        match source.upstream.trace().wait(asked).await {
             Ok(head) => {
                 self.note_remark(source, &head.notes);
                 Ok(BlobSize { total: head.len, outcome: Outcome::Miss })
@@ -340,6 +342,17 @@ impl BlobCache {
         sharing: Sharing,
     ) -> Result<OpenedBlob, BlobError> {
         let place = Box::pin(self.uncached.begin(client)).await.map_err(BlobError::Crowded)?;
+        source.upstream.trace().wait(self.through_at(place, source, range, sharing)).await
+    }
+
+    /// The same for a client that has a place among those whose blobs stream through.
+    async fn through_at(
+        &self,
+        place: Place,
+        source: &Source,
+        range: Option<ByteRange>,
+        sharing: Sharing,
+    ) -> Result<OpenedBlob, BlobError> {
         let transfer = match &sharing {
             Sharing::Window(Some(download)) if range.is_some() => download.take_transfer(),
             Sharing::Window(_) | Sharing::Alone => None,

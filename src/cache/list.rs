@@ -24,6 +24,7 @@ use std::{future::ready, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 pub(crate) use self::{
     error::ListError,
@@ -129,9 +130,10 @@ impl Lists {
     async fn fetch_joined(&self, request: &ListRequest, query: &ListQuery) -> Result<(ListAnswer, Outcome), ListError> {
         let flight = self.0.requests.run(query.clone(), query.may_cycle, || {
             let (lists, request, query) = (self.clone(), request.clone(), query.clone());
-            async move { lists.fetch(&request, &query).await }
+            let span = request.upstream.trace().span();
+            async move { lists.fetch(&request, &query).await }.instrument(span)
         });
-        let flight = flight.await.map_err(|WaitCycle| ListError::WaitCycle)?;
+        let flight = request.upstream.trace().wait(flight).await.map_err(|WaitCycle| ListError::WaitCycle)?;
         let answer = flight.response.ok_or(ListError::Abandoned)?;
         let answer = answer.map_err(|source| ListError::Upstream { operation: request.list.operation(), source })?;
         let outcome = match (flight.is_leader, request.list.is_cacheable()) {

@@ -160,7 +160,8 @@ impl Prefetch {
             tracing::debug!(digest = %source.digest, "too much is fetched ahead already");
             return;
         };
-        let (prefetch, source) = (self.clone(), source.clone());
+        let source = Source { upstream: source.upstream.uncounted(), ..source.clone() };
+        let prefetch = self.clone();
         self.0.downloads.tasks().spawn(async move {
             let _places = (of_all, of_upstream);
             let shutdown = prefetch.0.downloads.shutdown().clone();

@@ -189,11 +189,7 @@ impl DiskStore {
     /// Evicts what exceeds `max_size`, after it was lowered. Before the start-up scan is complete it does nothing: the scan
     /// ends with the same.
     pub async fn shrink_to_limits(self) {
-        change(move || {
-            self.shrink();
-            self.publish();
-        })
-        .await;
+        change(move || self.shrink()).await;
     }
 
     /// The readers of blobs and responses, including those that are not on disk.

@@ -2,7 +2,8 @@
 //!
 //! What must hold: a line has the bytes that the formatter of `tracing-subscriber` writes. That one takes a quarter of
 //! the time of a cached manifest's request, mostly for calls of one byte or one word each. This one fills a buffer of
-//! the thread and escapes only text that needs it.
+//! the thread and escapes only text that needs it. One difference is meant: a line within the span of a request has the
+//! request's `id` beside its own fields, as the line of the request itself has it.
 
 use std::{
     cell::Cell,
@@ -10,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use forebay::request_trace;
 use serde::Serialize;
 use tracing::{
     Event, Subscriber,
@@ -17,10 +19,10 @@ use tracing::{
 };
 use tracing_subscriber::{
     fmt::{
-        FmtContext, FormatEvent, FormatFields,
+        FmtContext, FormatEvent, FormatFields, FormattedFields,
         format::{Format, Json, Writer},
     },
-    registry::LookupSpan,
+    registry::{LookupSpan, SpanRef},
 };
 
 /// A buffer that a longer line has enlarged is not kept.
@@ -33,7 +35,7 @@ thread_local! {
 
 /// The formatter of lines.
 pub(super) struct LogLines {
-    /// For events within spans. Only libraries have spans, and only in logs of more than `info`.
+    /// For events within spans of libraries, which are only in logs of more than `info`.
     within_spans: Format<Json>,
 }
 
@@ -49,12 +51,19 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        if event.parent().is_some() || context.lookup_current().is_some() {
-            return self.within_spans.format_event(context, writer, event);
-        }
+        let scope = match context.event_scope() {
+            Some(scope) => scope.fold(Scope::Nothing, Scope::with::<S, N>),
+            None => Scope::Nothing,
+        };
+        let request = match &scope {
+            Scope::Nothing => "",
+            Scope::Request(fields) => fields.as_str(),
+            Scope::Others => return self.within_spans.format_event(context, writer, event),
+        };
         let mut line = LINE.take();
         line.clear();
-        let result = write_line(&mut line, event, SystemTime::now()).and_then(|()| writer.write_str(&line));
+        let now = SystemTime::now();
+        let result = write_line(&mut line, event, request, now).and_then(|()| writer.write_str(&line));
         if line.capacity() <= MAX_KEPT {
             LINE.set(line);
         }
@@ -62,13 +71,46 @@ where
     }
 }
 
-fn write_line(line: &mut String, event: &Event<'_>, now: SystemTime) -> fmt::Result {
+/// The spans that an event is in.
+enum Scope {
+    Nothing,
+    /// Those of one request, with its formatted fields: `"id":"…"`.
+    Request(String),
+    Others,
+}
+
+impl Scope {
+    fn with<S, N>(self, span: SpanRef<'_, S>) -> Self
+    where
+        S: for<'a> LookupSpan<'a>,
+        N: 'static,
+    {
+        match self {
+            _ if span.name() != request_trace::SPAN || !span.metadata().target().starts_with("forebay") => Self::Others,
+            Self::Nothing => {
+                let extensions = span.extensions();
+                let fields = extensions.get::<FormattedFields<N>>().map_or("", |fields| fields.fields.as_str());
+                let fields = fields.strip_prefix('{').and_then(|fields| fields.strip_suffix('}')).unwrap_or_default();
+                Self::Request(fields.to_owned())
+            }
+            // The innermost comes first.
+            Self::Request(_) | Self::Others => self,
+        }
+    }
+}
+
+/// `request`: fields of the request that the event belongs to.
+fn write_line(line: &mut String, event: &Event<'_>, request: &str, now: SystemTime) -> fmt::Result {
     let metadata = event.metadata();
     // A clock before 1970 would be an error, and one after 9999 a longer date.
     let now = now.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799));
     write!(line, "{{\"timestamp\":\"{}\"", humantime::format_rfc3339_micros(now))?;
     for part in [",\"level\":\"", metadata.level().as_str(), "\""] {
         line.push_str(part);
+    }
+    if !request.is_empty() {
+        line.push(',');
+        line.push_str(request);
     }
     event.record(&mut Fields(line));
     line.push_str(",\"target\":\"");
@@ -242,6 +284,29 @@ mod tests {
         assert_eq!(own.matches(r#""span":{"number":7,"name":"outer"}"#).count(), 2, "{own}");
     }
 
+    #[test]
+    fn an_event_within_the_span_of_a_request_has_its_id() {
+        let (own, _) = both(|| {
+            let span = tracing::debug_span!(target: "forebay::request_trace", "request", id = "00beef-1");
+            let inner = tracing::debug_span!(target: "forebay::request_trace", "request", id = "00beef-2");
+            span.in_scope(|| tracing::info!(host = "a.example", "within it"));
+            inner.in_scope(|| span.in_scope(|| tracing::info!("within two")));
+            tracing::info_span!(target: "h2", "connection").in_scope(|| {
+                let span = tracing::debug_span!(target: "forebay::request_trace", "request", id = "00beef-1");
+                span.in_scope(|| tracing::info!("within another's"));
+            });
+            tracing::debug_span!(target: "hyper", "request", id = "x")
+                .in_scope(|| tracing::info!("within a library's"));
+        });
+        let parsed =
+            |line: &str| serde_json::from_str::<serde_json::Value>(&format!("{{\"timestamp\":0{line}")).unwrap();
+        let lines: Vec<_> = own.lines().map(parsed).collect();
+        assert_eq!((&lines[0]["id"], &lines[0]["host"]), (&"00beef-1".into(), &"a.example".into()), "{own}");
+        assert_eq!((&lines[1]["id"], &lines[1]["span"]), (&"00beef-1".into(), &serde_json::Value::Null), "{own}");
+        assert_eq!((&lines[2]["id"], &lines[2]["span"]["id"]), (&serde_json::Value::Null, &"00beef-1".into()), "{own}");
+        assert_eq!(lines[3]["span"]["id"], "x", "{own}");
+    }
+
     /// Has another line formatted while it is formatted itself.
     struct Talkative;
 
@@ -288,7 +353,7 @@ mod tests {
     {
         fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
             let mut line = String::new();
-            write_line(&mut line, event, self.0)?;
+            write_line(&mut line, event, "", self.0)?;
             writer.write_str(&line)
         }
     }

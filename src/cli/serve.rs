@@ -129,7 +129,10 @@ fn banner(config: &Config, app: &App) -> String {
 
 /// Goes on serving all clients, so that load balancers have time to see that this process is not ready any more.
 async fn stay_for(delay: Duration, signals: &mut Signals) {
-    info!(delay_seconds = delay.as_secs_f64(), "not ready any more; clients are still accepted until the delay is over");
+    info!(
+        delay_seconds = delay.as_secs_f64(),
+        "not ready any more; clients are still accepted until the delay is over"
+    );
     tokio::select! {
         () = tokio::time::sleep(delay) => {}
         () = signals.stop() => info!("second signal to stop: the delay ends"),

@@ -3,6 +3,7 @@
 //! A request is recorded when its response's body ends or is dropped, so that the record has what was really sent.
 
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -10,28 +11,48 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{Method, Response, header, request::Parts};
+use http::{HeaderValue, Method, Response, header, request::Parts};
 use http_body::{Frame, SizeHint};
 
-use super::body::{Body, BodyError};
+use super::{
+    body::{Body, BodyError},
+    pulls::{Pull, PullKey, Pulls, Step},
+};
 use crate::{
     cache::{Outcome, WholeHit},
     error_chain::ErrorChain,
-    metrics::{AnsweredRequest, Label as _, Metrics},
+    metrics::{AnsweredRequest, Label as _, Metrics, megabytes_per_second},
     oci::{Operation, Repository},
-    request_id::RequestId,
+    request_id::{RequestId, RequestIdText},
+    request_trace::{RequestTrace, Spent},
 };
 
-/// What the log and the metrics say of one request. Nothing here is a secret: no header and no query of the client is
-/// kept.
+/// Where requests are recorded.
+pub(super) struct RequestLog {
+    metrics: Metrics,
+    pulls: Pulls,
+}
+
+impl RequestLog {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self { metrics, pulls: Pulls::new() }
+    }
+}
+
+/// What the log and the metrics say of one request. Nothing here is a secret: of the client's headers only the
+/// User-Agent is kept, and of its query only `ns`.
 ///
 /// It is recorded when it is dropped: with its response's body, or before that when the client leaves.
 pub(crate) struct AccessRecord {
     pub id: RequestId,
     peer: Arc<str>,
     method: Method,
-    /// A copy: a part of the request's head would keep the whole buffer that the head was read into.
-    path: Box<str>,
+    /// The path, and behind it the User-Agent. A copy: a part of the request's head would keep the whole buffer that the
+    /// head was read into.
+    path_and_agent: Box<str>,
+    path_len: usize,
+    /// The value of `ns=`.
+    pub namespace: Option<String>,
     /// `None` until the request is routed.
     pub upstream: Option<Arc<str>>,
     pub repository: Option<Repository>,
@@ -40,15 +61,33 @@ pub(crate) struct AccessRecord {
     pub user: Option<Arc<str>>,
     /// Present while a whole blob is sent out of the cache.
     pub whole_hit: Option<WholeHit>,
+    /// Why the request failed, in one word of a closed set.
+    pub failure: Option<&'static str>,
+    /// Why the upstream could not answer, in one word of a closed set.
+    pub upstream_cause: Option<&'static str>,
     /// Why the request failed, in words that are not for the client.
     pub cause: Option<String>,
+    pull: Option<Pull>,
+    /// What the request spends at its upstream, from when it may need it.
+    trace: RequestTrace,
     status: u16,
     sent: u64,
     first_byte: Option<Duration>,
     complete: bool,
     started: Instant,
-    metrics: Metrics,
+    log: Arc<RequestLog>,
 }
+
+/// The longest part of a User-Agent that is logged, in bytes: BuildKit's are 60, those of dockerd 200.
+const MAX_AGENT: usize = 256;
+/// The longest part of `ns=` that is logged, in bytes.
+const MAX_NAMESPACE: usize = 128;
+/// The failure of a request whose client left before the end of the response.
+const CLIENT_LEFT_EARLY: &str = "client_left";
+/// The failure of a request whose body could not go on.
+const BODY_BROKE: &str = "body_broke";
+/// The failure of a push that the upstream refused.
+const UPSTREAM_STATUS: &str = "upstream_status";
 
 /// The upstream of a request that names none, or that was refused before it was routed.
 const NO_UPSTREAM: &str = "none";
@@ -56,25 +95,57 @@ const NO_UPSTREAM: &str = "none";
 const CLIENT_LEFT: u16 = 499;
 
 impl AccessRecord {
-    pub(crate) fn new(id: RequestId, peer: Arc<str>, head: &Parts, metrics: Metrics) -> Self {
+    pub(super) fn new(id: RequestId, peer: Arc<str>, head: &Parts, log: Arc<RequestLog>) -> Self {
+        let path = head.uri.path();
+        let agent = head.headers.get(header::USER_AGENT).map_or(&[][..], HeaderValue::as_bytes);
         Self {
             id,
             peer,
             method: head.method.clone(),
-            path: head.uri.path().into(),
+            path_and_agent: [path, &String::from_utf8_lossy(&agent[..agent.len().min(MAX_AGENT)])].concat().into(),
+            path_len: path.len(),
+            namespace: None,
             upstream: None,
             repository: None,
             operation: Operation::Unknown,
             outcome: Outcome::Bypass,
             user: None,
             whole_hit: None,
+            failure: None,
+            upstream_cause: None,
             cause: None,
+            pull: None,
+            trace: RequestTrace::default(),
             status: CLIENT_LEFT,
             sent: 0,
             first_byte: None,
             complete: false,
             started: Instant::now(),
-            metrics,
+            log,
+        }
+    }
+
+    /// The trace of the request, which begins now if it has not begun yet.
+    pub(super) fn trace(&mut self) -> RequestTrace {
+        if self.trace.id().is_none() {
+            self.trace = RequestTrace::of(self.id);
+        }
+        self.trace.clone()
+    }
+
+    /// The request belongs to a pull of this repository by the client at this address.
+    pub(super) fn join_pull(&mut self, peer: IpAddr, user: Option<&str>, repository: &Repository, step: Step) {
+        let upstream = self.upstream.as_deref().unwrap_or(NO_UPSTREAM);
+        let key = PullKey { peer, user, upstream, repository: repository.as_str() };
+        self.pull = Some(self.log.pulls.join(key, step, self.id.number, self.started));
+    }
+
+    /// Why the request failed, where no error has told.
+    fn failure_of_response(&self) -> Option<&'static str> {
+        match self.status {
+            CLIENT_LEFT => Some(CLIENT_LEFT_EARLY),
+            400.. => Some(UPSTREAM_STATUS),
+            _ => (!self.complete).then_some(CLIENT_LEFT_EARLY),
         }
     }
 }
@@ -86,12 +157,21 @@ impl Drop for AccessRecord {
         let first_byte = self.first_byte.unwrap_or(duration);
         let Self { operation, outcome, status, sent, .. } = *self;
         let upstream = self.upstream.as_deref().unwrap_or(NO_UPSTREAM);
-        self.metrics.request(upstream, operation, outcome, AnsweredRequest { status, first_byte, duration, sent });
+        self.log.metrics.request(upstream, operation, outcome, AnsweredRequest { status, first_byte, duration, sent });
+        if let Some(pull) = self.pull {
+            self.log.pulls.note_end(pull, self.started + duration);
+        }
+        let spent = self.trace.spent(self.started + duration);
+        let pull = self.pull.map(|pull| RequestId { number: pull.first, ..self.id }.text());
+        let (path, agent) = self.path_and_agent.split_at(self.path_len);
         tracing::info!(
             id = self.id.text().as_str(),
+            pull = pull.as_ref().map(RequestIdText::as_str),
             peer = &*self.peer,
+            user_agent = Some(agent).filter(|agent| !agent.is_empty()),
             method = self.method.as_str(),
-            path = &*self.path,
+            path,
+            ns = self.namespace.as_deref().map(|namespace| start_of(namespace, MAX_NAMESPACE)),
             upstream,
             repository = self.repository.as_ref().map(Repository::as_str),
             operation = operation.as_str(),
@@ -100,12 +180,39 @@ impl Drop for AccessRecord {
             sent,
             first_byte_seconds = first_byte.as_secs_f64(),
             duration_seconds = duration.as_secs_f64(),
+            upstream_seconds = spent.waited.map(|waited| waited.as_secs_f64()),
+            upstream_bytes = spent.received,
             complete = self.complete,
             user = self.user.as_deref(),
+            failure = self.failure.or_else(|| self.failure_of_response()),
+            upstream_cause = self.upstream_cause,
             cause = self.cause,
             "request",
         );
+        if spent.waited.is_some() {
+            self.tell_client(duration, spent);
+        }
     }
+}
+
+impl AccessRecord {
+    /// How quickly the client took the response, by the time that was no wait for the upstream: so a slow client can be
+    /// told from a slow upstream.
+    fn tell_client(&self, duration: Duration, Spent { waited, .. }: Spent) {
+        let rest = duration.saturating_sub(waited.unwrap_or_default());
+        let _entered = self.trace.span().entered();
+        tracing::debug!(
+            sent = self.sent,
+            client_seconds = rest.as_secs_f64(),
+            megabytes_per_second = megabytes_per_second(self.sent, rest),
+            "the client took the response",
+        );
+    }
+}
+
+/// The start of a text, of at most `most` bytes.
+fn start_of(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
 }
 
 /// A response body with the record of its request, which ends with it.
@@ -132,7 +239,10 @@ impl http_body::Body for LoggedBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let frame = {
+            let _entered = self.record.trace.span().entered();
+            ready!(Pin::new(&mut self.body).poll_frame(cx))
+        };
         match &frame {
             Some(Ok(frame)) => {
                 let Self { record, body, announced } = &mut *self;
@@ -148,6 +258,7 @@ impl http_body::Body for LoggedBody {
                 }
             }
             Some(Err(error)) => {
+                self.record.failure = Some(BODY_BROKE);
                 self.record.cause = Some(ErrorChain(error).to_string());
                 self.record.outcome = Outcome::Error;
             }

@@ -83,7 +83,7 @@ impl Service {
             return Ok(None);
         }
         let upstream = if is_before_push { upstream.for_push() } else { upstream.clone() };
-        match upstream.head_blob(repository, digest).await {
+        match upstream.trace().wait(upstream.head_blob(repository, digest)).await {
             Ok(head) => {
                 self.caches.blobs.note_remark(source, &head.notes);
                 if let Some(deletion) = deletion {

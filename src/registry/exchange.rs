@@ -4,12 +4,12 @@ use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use http::{Method, Response, request::Parts};
 
-use super::{access_log::AccessRecord, body::Body, conditional, response};
+use super::{access_log::AccessRecord, body::Body, conditional, pulls::Step, response};
 use crate::{
     auth::{Grant, Identity},
     error::Cached,
     oci::{Accept, Digest},
-    route::Target,
+    route::{Operation, Target},
     transport::{Connection, request_body::RequestBody},
 };
 
@@ -82,6 +82,16 @@ impl<'a> Exchange<'a> {
             tls: self.connection.tls,
             local_port: self.connection.local.port(),
         }
+    }
+
+    /// Notes to which pull the request belongs.
+    pub(super) fn join_pull(&mut self, operation: &Operation) {
+        let Some(repository) = operation.repository() else { return };
+        let user = match &self.identity {
+            Identity::User(name) | Identity::Client(name) => Some(&**name),
+            Identity::Anonymous | Identity::Certificate => None,
+        };
+        self.record.join_pull(self.connection.peer.ip(), user, repository, Step::of(operation));
     }
 
     /// Logs the name of a client after the upstream has responded to it.

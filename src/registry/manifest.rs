@@ -203,8 +203,9 @@ impl Service {
         deletion: Option<Deletion>,
     ) -> Result<Option<ManifestHead>, Error> {
         let upstream = request.upstream.for_push();
-        let result =
-            self.caches.manifests.head_from_upstream(&ManifestRequest { upstream, ..request.clone() }, reference).await;
+        let asked = ManifestRequest { upstream, ..request.clone() };
+        let asking = self.caches.manifests.head_from_upstream(&asked, reference);
+        let result = asked.upstream.trace().wait(asking).await;
         let error = match result {
             Ok(head) => {
                 if let (Some(deletion), Reference::Digest(digest)) = (deletion, reference) {

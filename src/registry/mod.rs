@@ -16,6 +16,7 @@ mod manifest;
 mod multipart_ranges;
 mod pagination;
 pub mod pagination_link;
+mod pulls;
 mod refusal_log;
 pub mod refused_connection;
 mod response;

@@ -3,15 +3,16 @@
 //! [`Service::run`] shows the order of the steps. Each step and each endpoint has a file: `via`, [`crate::route`],
 //! `authenticate`, `authorize`; `base`, `manifest`, `blob`, `list`, `upload`; `response`, `access_log`.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
+use tracing::{Instrument as _, Span};
 
 use super::{
-    access_log::{AccessRecord, LoggedBody},
+    access_log::{AccessRecord, LoggedBody, RequestLog},
     body::Body,
     exchange::Exchange,
     refusal_log::RefusalLog,
@@ -23,8 +24,8 @@ use crate::{
     auth::{AccessControl, Identity, PasswordAttempts},
     cache::{Outcome, Scrub, Source},
     error::{Asked, Cached, Error, ErrorKind},
-    metrics::Metrics,
-    oci,
+    metrics::{Label, Metrics},
+    oci::{self, query},
     push::{Caches, Seal},
     route::{AllowedHosts, Destination, Operation, RouteError, Routes, request_host},
     transport::{Connection, Handle, Recipient, Refusal, h2, request_body},
@@ -67,7 +68,7 @@ pub(crate) struct Service {
     pub(super) scrub: Scrub,
     pub(super) memory: ResponseMemory,
     pub(super) refusals: RefusalLog,
-    metrics: Metrics,
+    log: Arc<RequestLog>,
 }
 
 /// The result of routing a request.
@@ -83,8 +84,7 @@ impl Handle for Service {
     async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> Response<LoggedBody> {
         let (head, body) = request.into_parts();
         let (body, unread) = request_body::lend(body, head.version, &head.headers);
-        let record =
-            AccessRecord::new(self.instance.next_id(), connection.peer_text.clone(), &head, self.metrics.clone());
+        let record = AccessRecord::new(self.instance.next_id(), connection.peer_text.clone(), &head, self.log.clone());
         // On the heap: the record stays with the response's body.
         let mut exchange = Exchange::new(&head, body, &connection, Box::new(record));
         let result = self.run(&mut exchange).await.map_err(|error| self.for_client(&exchange, error));
@@ -96,6 +96,8 @@ impl Handle for Service {
         let is_unwanted =
             matches!(&result, Err(Error { kind: ErrorKind::Unsupported | ErrorKind::InvalidHost(_), .. }));
         let response = result.unwrap_or_else(|error| {
+            record.failure = Some(error.kind.word());
+            record.upstream_cause = error.failure_cause().map(Label::as_str);
             record.cause = error.cause();
             if error.kind.is_failure() {
                 record.outcome = Outcome::Error;
@@ -104,11 +106,16 @@ impl Handle for Service {
             response::error(&error, Asked { upstream: record.upstream.as_deref(), id: id.as_str(), cached })
         });
         let response = response::without_body(&head.method, response);
-        let mut response = self.with_memory(response, &connection).await;
+        let mut response = self.with_memory(response, &mut record, &connection).await;
         if response.status().is_server_error() {
             record.outcome = Outcome::Error;
         }
         response::common(response.headers_mut(), record.id.header(), self.instance.via(), namespace.as_deref());
+        record.namespace = match record.failure {
+            // The request may not have been routed.
+            Some(_) => query::parameter(&head.uri, query::NAMESPACE).map(Cow::into_owned),
+            None => namespace,
+        };
         if let Some(unread) = unread
             && (is_unwanted || !Box::pin(unread.read()).await)
         {
@@ -132,7 +139,8 @@ impl Service {
     ) -> Self {
         let Contents { caches, scrub, memory } = contents;
         let refusals = RefusalLog::new(metrics.clone());
-        Self { table: ArcSwap::from_pointee(table), auth, caches, instance, scrub, memory, refusals, metrics }
+        let log = Arc::new(RequestLog::new(metrics));
+        Self { table: ArcSwap::from_pointee(table), auth, caches, instance, scrub, memory, refusals, log }
     }
 
     /// Runs the steps of a request, except the form of the response and the log.
@@ -143,19 +151,30 @@ impl Service {
         if let Identity::User(name) = &exchange.identity {
             exchange.record.user = Some(name.clone());
         }
+        if let Routed::To(Destination::Upstream(_, operation)) = &routed {
+            exchange.join_pull(operation);
+        }
+        let of_client = routed.upstream_mut().filter(|upstream| upstream.uses_client_credentials());
+        let span = match of_client {
+            Some(upstream) => {
+                upstream.set_trace(exchange.record.trace());
+                upstream.trace().span()
+            }
+            None => Span::none(),
+        };
         match routed {
             Routed::Nowhere(error, upstream) => {
                 if let Some(upstream) = &upstream {
-                    Box::pin(self.log_in(exchange, upstream)).await?;
+                    Box::pin(self.log_in(exchange, upstream).instrument(span)).await?;
                 }
                 if let RouteError::UnknownUpstream(name) = &error {
                     self.refusals.unconfigured(exchange.connection.peer, name);
                 }
                 Err(route_error(exchange, error))
             }
-            Routed::To(Destination::Base(upstream)) => Box::pin(self.base(exchange, upstream)).await,
+            Routed::To(Destination::Base(upstream)) => Box::pin(self.base(exchange, upstream).instrument(span)).await,
             Routed::To(Destination::Upstream(upstream, operation)) if upstream.uses_client_credentials() => {
-                Box::pin(self.authorize_and_dispatch(exchange, upstream, operation)).await
+                Box::pin(self.authorize_and_dispatch(exchange, upstream, operation).instrument(span)).await
             }
             Routed::To(Destination::Upstream(upstream, operation)) => {
                 self.dispatch(exchange, upstream, operation).await
@@ -173,8 +192,7 @@ impl Service {
             return Err(ErrorKind::ForeignHost(exchange.host.unwrap_or_default().to_owned()).into());
         }
         self.instance.refuse_loop(&head.headers)?;
-        let id = exchange.record.id;
-        let with_via = |upstream: &Upstream| upstream.with_via(via::joined(&head.headers)).for_request(id);
+        let with_via = |upstream: &Upstream| upstream.with_via(via::joined(&head.headers));
         let routed = match table.routes.resolve(exchange.target()) {
             Ok(route) => {
                 let record = &mut exchange.record;
@@ -202,7 +220,7 @@ impl Service {
     pub(super) async fn dispatch(
         &self,
         exchange: &mut Exchange<'_>,
-        upstream: Upstream,
+        mut upstream: Upstream,
         operation: Operation,
     ) -> Result<Response<Body>, Error> {
         // The most frequent request, for a manifest in memory, is answered without waiting.
@@ -211,17 +229,19 @@ impl Service {
         {
             return Ok(response);
         }
+        upstream.set_trace(exchange.record.trace());
+        let span = if Span::current().is_none() { upstream.trace().span() } else { Span::none() };
         // On the heap, so that the future of every request is no larger than that of such a hit.
         match operation {
             Operation::Manifest { repository, reference } => {
-                Box::pin(self.manifest(exchange, upstream, repository, &reference)).await
+                Box::pin(self.manifest(exchange, upstream, repository, &reference).instrument(span)).await
             }
             Operation::Blob { repository, digest } => {
-                Box::pin(self.blob(exchange, &Source { upstream, repository, digest })).await
+                Box::pin(self.blob(exchange, &Source { upstream, repository, digest }).instrument(span)).await
             }
-            Operation::List(list) => Box::pin(self.list(exchange, upstream, list)).await,
+            Operation::List(list) => Box::pin(self.list(exchange, upstream, list).instrument(span)).await,
             Operation::Write { repository, write } => {
-                Box::pin(self.push(exchange, &upstream, &repository, &write)).await
+                Box::pin(self.push(exchange, &upstream, &repository, &write).instrument(span)).await
             }
         }
     }
@@ -245,13 +265,22 @@ impl Service {
     }
 
     /// Takes memory for a response, or responds that there is none.
-    async fn with_memory(&self, response: Response<Body>, connection: &Connection) -> Response<Body> {
+    async fn with_memory(
+        &self,
+        response: Response<Body>,
+        record: &mut AccessRecord,
+        connection: &Connection,
+    ) -> Response<Body> {
         let (head, body) = response.into_parts();
         match body {
             Body::Whole(Some(bytes)) if ResponseMemory::counts(&bytes) => {
                 match Box::pin(self.memory.hold(connection.peer.ip(), &recipient(connection), bytes)).await {
                     Ok(bytes) => Response::from_parts(head, Body::Whole(Some(bytes))),
-                    Err(refused) => response::error(&ErrorKind::Overloaded(refused).into(), Asked::default()),
+                    Err(refused) => {
+                        let error = ErrorKind::Overloaded(refused);
+                        record.failure = Some(error.word());
+                        response::error(&error.into(), Asked::default())
+                    }
                 }
             }
             body => Response::from_parts(head, body),

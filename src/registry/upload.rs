@@ -26,10 +26,16 @@ impl Service {
         let has_content = matches!(exchange.head.method, Method::POST | Method::PUT | Method::PATCH);
         // Reading a body tells the client to send it (`100 Continue`).
         let body = exchange.body.take_if(|body| has_content && !body.is_end_stream());
+        let has_body = body.is_some();
         let namespace = exchange.namespace.as_deref();
         let client = exchange.peer();
         let push = Push { write, head: exchange.head, upstream, repository, namespace, client };
-        let written = push::forward(push, body.map(UploadBody::new), &seal, &self.caches).await?;
+        let forwarding = push::forward(push, body.map(UploadBody::new), &seal, &self.caches);
+        let written = match has_body {
+            // While a body passes, forebay waits for the client as much as for the upstream.
+            true => forwarding.await?,
+            false => upstream.trace().wait(forwarding).await?,
+        };
         Ok(response::written(written))
     }
 

@@ -3,6 +3,7 @@
 //! What must hold: a body that is too short ends in an error, never cleanly; the bytes begin at [`BlobStream::first`].
 //! The caller verifies the digest, and resumes.
 
+mod body_rate;
 mod guess_check;
 pub(crate) mod length;
 pub(crate) mod range;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use http::Method;
 
 use self::{
+    body_rate::BodyRate,
     guess_check::GuessCheck,
     range::{BlobRange, Part, part},
 };
@@ -45,6 +47,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     oci::{Digest, Repository},
+    request_trace::RequestTrace,
 };
 
 /// The length of the pieces of bytes that were read before, in bytes.
@@ -79,6 +82,8 @@ pub struct BlobStream {
     failures: Arc<FailureLog>,
     /// The upstream's own counter, which is read more often than metrics are.
     received: Arc<AtomicU64>,
+    trace: RequestTrace,
+    rate: BodyRate,
     metrics: Metrics,
 }
 
@@ -112,6 +117,7 @@ impl Upstream {
                 let best_effort = request.is_best_effort();
                 let mut stream =
                     BlobStream::new(followed, prefix, (range, digest), &self.state, endpoint, best_effort)?;
+                stream.is_for(&request.trace);
                 stream.notes = self.state.without_private(stream.notes, &request.scope);
                 Ok(stream)
             })
@@ -180,8 +186,16 @@ impl BlobStream {
             best_effort,
             failures,
             received,
+            trace: RequestTrace::default(),
+            rate: BodyRate::none(),
             metrics,
         })
+    }
+
+    /// The bytes come for this request.
+    fn is_for(&mut self, trace: &RequestTrace) {
+        self.trace = trace.clone();
+        self.rate = BodyRate::begin(trace, &self.followed.url, self.first);
     }
 
     /// The next bytes, or `None` at the end. Cancelling loses nothing.
@@ -239,7 +253,7 @@ impl BlobStream {
         }
         loop {
             let (response, url) = (&mut self.followed.response, &self.followed.url);
-            let piece = next_or_end(response, url, self.expected.is_none()).await?;
+            let piece = self.rate.wait(next_or_end(response, url, self.expected.is_none())).await?;
             let Some(piece) = piece else {
                 return match self.expected {
                     Some(missing) if missing > 0 => {
@@ -252,6 +266,8 @@ impl BlobStream {
             let len = piece.len() as u64;
             self.metrics.upstream_received(&self.upstream, len);
             self.received.fetch_add(len, Ordering::Relaxed);
+            self.trace.received(len);
+            self.rate.received(len);
             if let Some(expected) = &mut self.expected {
                 *expected = expected.checked_sub(len).ok_or_else(|| {
                     Error::new(

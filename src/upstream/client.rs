@@ -317,7 +317,17 @@ impl Sender {
         }
         let status = result.as_ref().ok().map(|response| response.status().as_u16());
         self.metrics.upstream_request(&self.upstream, operation, status);
-        self.metrics.upstream_request_took(&self.upstream, operation, begun.elapsed());
+        let took = begun.elapsed();
+        self.metrics.upstream_request_took(&self.upstream, operation, took);
+        tracing::debug!(
+            upstream = %self.upstream,
+            operation = operation.as_str(),
+            host = result.as_ref().ok().and_then(|response| response.url().host_str()),
+            status,
+            error = result.as_ref().err().map(tracing::field::display),
+            seconds = took.as_secs_f64(),
+            "response head",
+        );
         result
     }
 }

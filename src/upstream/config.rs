@@ -25,28 +25,7 @@ pub struct Config {
     /// PEM file of a private CA, or of the server's own certificate, trusted beside the system's.
     pub ca: Option<PathBuf>,
     pub credential: CredentialSource,
-    /// How long forebay waits for an upstream at each step. None is zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamTimeouts {
-    /// For a connection to come up: the lookup of the name, TCP and TLS.
-    pub connect: Duration,
-    /// From a request that reads to the head of its response. Some registries first fetch the content themselves.
-    pub response: Duration,
-    /// Between two pieces of a body.
-    pub idle: Duration,
-}
-
-impl Default for UpstreamTimeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            response: Duration::from_secs(30),
-            idle: Duration::from_secs(30),
-        }
-    }
-}
-
-/// Whose credentials decide what a client may access.
+    /// Whose credentials decide what a client may access.
     pub access: Access,
     /// Over how many connections one blob may be downloaded; 1 or more.
     pub connections: usize,
@@ -80,6 +59,23 @@ impl Config {
     pub(crate) fn at(name: &str, urls: &[&str]) -> Self {
         let urls = urls.iter().map(|url| url.parse().unwrap()).collect();
         Self { connections: 1, ..Self::new(name, urls) }
+    }
+}
+
+/// How long forebay waits for an upstream at each step. None is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamTimeouts {
+    /// For a connection to come up: the lookup of the name, TCP and TLS.
+    pub connect: Duration,
+    /// From a request that reads to the head of its response. Some registries first fetch the content themselves.
+    pub response: Duration,
+    /// Between two pieces of a body.
+    pub idle: Duration,
+}
+
+impl Default for UpstreamTimeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), response: Duration::from_secs(30), idle: Duration::from_secs(30) }
     }
 }
 

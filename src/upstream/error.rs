@@ -284,7 +284,10 @@ impl Error {
     }
 
     pub(super) fn timed_out(doing: &'static str, url: &Url, after: Duration) -> Self {
-        Self::new(ErrorKind::Timeout, format!("{doing} {}: no response within {} s", RedactedUrl(url), after.as_secs_f64()))
+        Self::new(
+            ErrorKind::Timeout,
+            format!("{doing} {}: no response within {} s", RedactedUrl(url), after.as_secs_f64()),
+        )
     }
 }
 

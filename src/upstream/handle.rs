@@ -20,7 +20,7 @@ use super::{
     state::UpstreamState,
     via::Via,
 };
-use crate::request_id::RequestId;
+use crate::{request_id::RequestId, request_trace::RequestTrace};
 
 /// One configured registry. A cheap handle.
 #[derive(Clone)]
@@ -31,8 +31,8 @@ pub struct Upstream {
     via_mirrors: Option<Mirrors>,
     pub(super) mode: RequestMode,
     pub(super) client: Option<Arc<ClientCredential>>,
-    /// The client's request that it is used for.
-    request: Option<RequestId>,
+    /// The request that this handle is for.
+    pub(super) trace: RequestTrace,
 }
 
 impl Upstream {
@@ -42,7 +42,8 @@ impl Upstream {
     /// The private CA cannot be read, or the configuration has no URL.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
         let state = Arc::new(UpstreamState::new(config, &context)?);
-        Ok(Self { state, via: Via::Ours, via_mirrors: None, mode: RequestMode::Normal, client: None, request: None })
+        let (via_mirrors, client, trace) = (None, None, RequestTrace::default());
+        Ok(Self { state, via: Via::Ours, via_mirrors, mode: RequestMode::Normal, client, trace })
     }
 
     /// Checks the file of its credentials, if any. Blocks on it.
@@ -70,14 +71,15 @@ impl Upstream {
         Self { via: Via::behind(via.as_ref(), self.state.via()), via_mirrors, ..self.clone() }
     }
 
-    /// For a client's request with this id, which lines of the log name.
+    /// For a client's request with this id.
+    #[cfg(test)]
     pub(crate) fn for_request(self, request: RequestId) -> Self {
-        Self { request: Some(request), ..self }
+        Self { trace: RequestTrace::of(request), ..self }
     }
 
     /// The client's request that it is used for.
     pub(crate) fn request(&self) -> Option<RequestId> {
-        self.request
+        self.trace.id()
     }
 
     /// The forebays that the client's request passed.
@@ -110,6 +112,21 @@ impl Upstream {
     /// With the client's own credential, and no other.
     pub(crate) fn with_client_credential(&self, credential: Option<Arc<ClientCredential>>) -> Self {
         Self { client: credential, ..self.clone() }
+    }
+
+    /// What is done by this handle is for this request.
+    pub(crate) fn set_trace(&mut self, trace: RequestTrace) {
+        self.trace = trace;
+    }
+
+    /// The request that this handle is for.
+    pub(crate) fn trace(&self) -> &RequestTrace {
+        &self.trace
+    }
+
+    /// For work that the request does not need: what it spends counts nowhere.
+    pub(crate) fn uncounted(&self) -> Self {
+        Self { trace: self.trace.uncounted(), ..self.clone() }
     }
 
     /// Whether clients use their own credentials.
@@ -183,6 +200,7 @@ impl Upstream {
     pub(super) fn prepare(&self, mut request: ReadRequest) -> Result<ReadRequest, Error> {
         request.mode = self.mode;
         request.client.clone_from(&self.client);
+        request.trace.clone_from(&self.trace);
         if let Some(via) = self.via.header()? {
             request.headers.insert(header::VIA, via.clone());
         }

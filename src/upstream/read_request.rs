@@ -8,7 +8,10 @@ use http::{HeaderMap, Method};
 use super::{
     auth::scope::Scope, client::outbound_request::RequestMode, head::accept_headers, principal::ClientCredential,
 };
-use crate::oci::{Accept, Digest, Operation, Reference, Repository};
+use crate::{
+    oci::{Accept, Digest, Operation, Reference, Repository},
+    request_trace::RequestTrace,
+};
 
 /// Whether a body is the requested list. Runs off the threads that serve.
 pub type IsList = Arc<dyn Fn(&Bytes) -> bool + Send + Sync>;
@@ -33,6 +36,8 @@ pub(super) struct ReadRequest {
     pub digest: Option<Digest>,
     /// For a list: the check of its content.
     pub is_list: Option<IsList>,
+    /// The client's request that it is sent for.
+    pub trace: RequestTrace,
 }
 
 impl ReadRequest {
@@ -49,6 +54,7 @@ impl ReadRequest {
             is_tag: false,
             digest: None,
             is_list: None,
+            trace: RequestTrace::default(),
         }
     }
 

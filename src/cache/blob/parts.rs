@@ -61,7 +61,8 @@ impl Parts {
             let slice = FileSlice { file: file.clone(), offset: range.first, len: range.len() };
             *reader = BlobReader::File { slice: Some(slice), pin: pin.clone() };
         } else if let BlobReader::Through(through) = reader {
-            through.go_to(&self.source, range.first, range.last).await.map_err(ReadError::Upstream)?;
+            let going = through.go_to(&self.source, range.first, range.last);
+            self.source.upstream.trace().wait(going).await.map_err(ReadError::Upstream)?;
         } else {
             let asked = ByteRange::Bounded { first: range.first, last: range.last };
             let client = Client { address: self.address, recipient: &self.recipient };

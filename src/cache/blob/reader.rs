@@ -88,7 +88,10 @@ impl BlobReader {
             match self {
                 Self::File { slice, .. } => return Ok(slice.take().map(BodyPiece::File)),
                 Self::Memory(bytes) => return Ok(bytes.take().map(BodyPiece::Memory)),
-                Self::Through(reader) => return Ok(Box::pin(reader.next()).await?.map(BodyPiece::Memory)),
+                Self::Through(reader) => {
+                    let trace = reader.trace().clone();
+                    return Ok(trace.wait(Box::pin(reader.next())).await?.map(BodyPiece::Memory));
+                }
                 Self::Growing(reader, windows) => match reader.next().await {
                     Ok(slice) => return Ok(slice.map(BodyPiece::File)),
                     // The client gets the rest from the upstream when the disk fails.

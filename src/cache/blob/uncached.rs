@@ -24,6 +24,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     oci::Verifier,
+    request_trace::RequestTrace,
     upstream::{self, ContentNotes, Mirrors},
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct UncachedReader {
     check: Option<Check>,
     /// What the upstream sent in addition to the bytes.
     remark: ContentNotes,
+    /// The request of the reader.
+    trace: RequestTrace,
     /// Held if there is a download of the blob for which this reader must not wait.
     place: Option<SeparateFetch>,
     /// The place among all blobs that stream through; dropped last.
@@ -82,8 +85,9 @@ impl Check {
 }
 
 impl UncachedReader {
-    fn new(bytes: BytesFrom, check: Option<Check>) -> Self {
-        Self { bytes, check, remark: ContentNotes::default(), place: None, counted: None }
+    fn new(source: &Source, bytes: BytesFrom, check: Option<Check>) -> Self {
+        let trace = source.upstream.trace().clone();
+        Self { bytes, check, remark: ContentNotes::default(), trace, place: None, counted: None }
     }
 
     /// The whole blob, by a transfer for this reader only.
@@ -91,7 +95,7 @@ impl UncachedReader {
         let transfer = Transfer::open(source, 0, None).await?;
         let (total, remark) = (transfer.total(), transfer.remark().clone());
         let check = Check::new(source.clone(), Front::empty(source.digest.algorithm()), metrics);
-        let reader = Self::new(BytesFrom::Own(Box::new(transfer)), Some(check));
+        let reader = Self::new(source, BytesFrom::Own(Box::new(transfer)), Some(check));
         Ok((Self { remark, ..reader }, total))
     }
 
@@ -117,7 +121,7 @@ impl UncachedReader {
             }
         };
         let check = Check::new(source.clone(), front, windows.metrics().clone());
-        Ok((Self { remark: head.notes, ..Self::new(bytes, Some(check)) }, head.total))
+        Ok((Self { remark: head.notes, ..Self::new(source, bytes, Some(check)) }, head.total))
     }
 
     /// What the client of a download still needs, without the cache.
@@ -138,14 +142,14 @@ impl UncachedReader {
         };
         let front = front.unwrap_or_else(|| Front::empty(algorithm));
         let check = Check::new(source.clone(), front, metrics);
-        Ok(Self::new(BytesFrom::Shared(Box::new(reader)), Some(check)))
+        Ok(Self::new(source, BytesFrom::Shared(Box::new(reader)), Some(check)))
     }
 
     /// The bytes from `first` to `last`.
     pub(crate) async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
         let transfer = Transfer::open(source, first, Some(last)).await?;
         let remark = transfer.remark().clone();
-        Ok(Self { remark, ..Self::new(BytesFrom::Own(Box::new(transfer)), None) })
+        Ok(Self { remark, ..Self::new(source, BytesFrom::Own(Box::new(transfer)), None) })
     }
 
     /// Requests another part of the same blob from the upstream and continues with it.
@@ -153,6 +157,11 @@ impl UncachedReader {
         self.bytes = BytesFrom::Own(Box::new(Transfer::open(source, first, Some(last)).await?));
         self.check = None;
         Ok(())
+    }
+
+    /// The request of the reader.
+    pub(crate) fn trace(&self) -> &RequestTrace {
+        &self.trace
     }
 
     /// Whether the upstream sends the whole blob instead of a part.

@@ -1,6 +1,10 @@
 //! The task of a download: it requests the blob, writes, hashes, verifies and commits it.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use super::{
     Complete, Download, DownloadError, DownloadState, Downloads, Progress, abandoned, file_space, hasher,
@@ -18,6 +22,7 @@ use crate::{
         storage::{PartialMap, Purpose, TempBlob, change, lru_index::IndexKey},
     },
     error_chain::ErrorChain,
+    metrics::megabytes_per_second,
     upstream::{ErrorKind, FailureCause},
 };
 
@@ -26,7 +31,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
     let ended = DownloadEnd { downloads: downloads.clone(), download: download.clone() };
     let _in_flight = downloads.metrics().fill_started();
     let upstream = download.source.upstream.name().clone();
-    let mut temp = None;
+    let (begun, mut temp) = (Instant::now(), None);
     let worked = tokio::select! {
         worked = work(&downloads, &download, &mut temp) => worked,
         // Starts only workers that end with the download.
@@ -35,6 +40,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
         // Cancels the download, which ends `work`.
         never = abandoned::watch(&downloads, &download) => match never {},
     };
+    tell_rate(&download, begun.elapsed());
     let result = match worked {
         Ok(Done::AlreadyThere) => return drop(ended),
         Ok(Done::Verified { len }) => commit(&downloads, &download, temp, len).await,
@@ -55,6 +61,19 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
     };
     drop(ended);
     downloads.metrics().fill(&upstream, result);
+}
+
+/// How quickly all workers received the blob, and how long they waited for the disk instead.
+fn tell_rate(download: &Download, time: Duration) {
+    let (bytes, stalled) = (download.received(), download.stalled.load(Ordering::Relaxed));
+    tracing::debug!(
+        digest = %download.source.digest,
+        bytes,
+        seconds = time.as_secs_f64(),
+        disk_seconds = Duration::from_micros(stalled).as_secs_f64(),
+        megabytes_per_second = megabytes_per_second(bytes, time),
+        "the download ended",
+    );
 }
 
 /// No write runs after this.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument as _;
+
 use super::{
     Download, Downloads, driver,
     table::{Entry, Need, Subscription},
@@ -35,7 +37,8 @@ impl Downloads {
             let leaving: Arc<Download> = match self.enter_or_add(source, need, wanted) {
                 Entry::Joined(subscription) => return Joined::Existing(subscription),
                 Entry::Added(subscription) => {
-                    self.tasks().spawn(driver::run(self.clone(), subscription.download().clone()));
+                    let run = driver::run(self.clone(), subscription.download().clone());
+                    self.tasks().spawn(run.instrument(source.upstream.trace().span()));
                     return Joined::Started(subscription);
                 }
                 Entry::Leaving(leaving) => leaving,

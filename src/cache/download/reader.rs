@@ -74,7 +74,7 @@ impl DownloadReader {
                 Look::Failed(error) => return Err(error),
                 Look::Wait => {
                     self.downloads.fetch_for_reader(&self.download, self.id, &self.source);
-                    if self.changed.changed().await.is_err() {
+                    if self.source.upstream.trace().wait(self.changed.changed()).await.is_err() {
                         return Err(DownloadError::Abandoned);
                     }
                 }

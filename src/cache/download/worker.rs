@@ -13,6 +13,7 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, timeout},
 };
+use tracing::Instrument as _;
 
 use super::{
     Download, DownloadError, Downloads,
@@ -84,8 +85,9 @@ impl Downloads {
             }
         };
         let (downloads, download) = (self.clone(), download.clone());
+        let span = source.upstream.trace().span();
         let worker = Worker { downloads, download, id, is_open: false, source, task };
-        self.tasks().spawn(worker.run(run));
+        self.tasks().spawn(worker.run(run).instrument(span));
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::SystemTime};
 
+use tracing::Instrument as _;
+
 use super::{
     ManifestCache,
     content::VerifiedManifest,
@@ -46,7 +48,8 @@ impl ManifestCache {
         }
         let flight = self.0.requests.run(query.clone(), query.may_cycle, || {
             let (cache, request) = (self.clone(), request.clone());
-            async move {
+            let span = request.upstream.trace().span();
+            let fetch = async move {
                 if let Some(fetched) = cache.cached_meanwhile(&request, &query).await {
                     return Ok(fetched);
                 }
@@ -57,9 +60,10 @@ impl ManifestCache {
                     cache.note_not_found(&request, query, error.clone()).await;
                 }
                 fetched
-            }
+            };
+            fetch.instrument(span)
         });
-        let flight = flight.await.map_err(|WaitCycle| ManifestError::WaitCycle)?;
+        let flight = request.upstream.trace().wait(flight).await.map_err(|WaitCycle| ManifestError::WaitCycle)?;
         let fetched = flight.response.ok_or(ManifestError::Abandoned)??;
         let outcome = match (&fetched, flight.is_leader) {
             (Fetched::Unchanged(_), _) => Outcome::Revalidated,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument as _;
+
 use super::{
     ManifestCache,
     error::ManifestError,
@@ -141,7 +143,8 @@ impl ManifestCache {
         let MovedTag { key, to, previous, head } = moved;
         let flight = self.0.moves.run((query.at_any_time(), to.clone()), query.may_cycle, || {
             let (cache, request, mut query, to) = (self.clone(), request.clone(), query.clone(), to.clone());
-            async move {
+            let span = request.upstream.trace().span();
+            let fetch = async move {
                 // Earlier requests and 404s are outdated for all clients.
                 query.writes = cache.0.tags.note_write_elsewhere(&query);
                 match head {
@@ -152,7 +155,8 @@ impl ManifestCache {
                     }
                     _ => cache.fetch(&request, &query, None).await,
                 }
-            }
+            };
+            fetch.instrument(span)
         });
         match flight.await {
             // A response to an earlier request that gives the same digest is as good.

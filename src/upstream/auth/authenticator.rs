@@ -239,7 +239,9 @@ impl Authenticator {
             None => TokenSubject::Configured,
         };
         let key = TokenKey { subject, realm: realm.url, service, scope: scope.clone() };
+        let (begun, is_fetched) = (Instant::now(), AtomicBool::new(false));
         let fetch = async {
+            is_fetched.store(true, Ordering::Relaxed);
             let token = Box::pin(self.fetch(sender, &key, client)).await;
             token.map(|token| token.limited_to(client_ttl))
         };
@@ -248,6 +250,14 @@ impl Authenticator {
             (Some(_), Scope::Login) => fetch.await,
             _ => self.tokens.get_or_fetch(key.clone(), fetch).await,
         };
+        tracing::debug!(
+            upstream = %self.upstream,
+            host = key.realm.host_str(),
+            cached = !is_fetched.into_inner(),
+            seconds = begun.elapsed().as_secs_f64(),
+            ok = token.is_ok(),
+            "token",
+        );
         let token =
             token.map_err(|error| if is_withheld { self.asked_anonymously(&key.realm, error) } else { error })?;
         let verdict =

@@ -36,9 +36,7 @@ use tower_service::Service;
 
 use super::{
     address_filter::AddressFilter,
-    client_options::{
-        ClientOptions, KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_HEAD, MAX_HEADERS, MAX_IDLE, USER_AGENT,
-    },
+    client_options::{ClientOptions, KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_HEAD, MAX_HEADERS, MAX_IDLE, USER_AGENT},
     http_request::{HttpRequest, TransportError},
     new_connections::{NoteNewConnections, NotingConnector},
 };

@@ -127,6 +127,7 @@ where
             return Err(Error::new(ErrorKind::Protocol, why));
         }
         let next = redirect::target(&url, response.headers())?;
+        tracing::debug!(status = status.as_u16(), from = url.host_str(), host = next.host_str(), "redirect");
         discard(response).await;
         if !redirect::same_origin(&url, &next) {
             headers.remove(header::AUTHORIZATION);

@@ -6,9 +6,7 @@ use reqwest::{Client, redirect::Policy};
 
 use super::{
     blob_client::BlobClient,
-    client_options::{
-        ClientOptions, KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_HEAD, MAX_HEADERS, MAX_IDLE, USER_AGENT,
-    },
+    client_options::{ClientOptions, KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_HEAD, MAX_HEADERS, MAX_IDLE, USER_AGENT},
     http_client::HttpClient,
     new_connections::NoteNewConnections,
     outbound_request::RequestMode,

@@ -66,6 +66,7 @@ impl UpstreamState {
             return Err(Error::new(ErrorKind::Protocol, format!("{} answered {fault}", RedactedUrl(&url))));
         }
         self.metrics().upstream_received(self.name(), body.len() as u64);
+        request.trace.received(body.len() as u64);
         Ok(Ok(Document { headers, body, age, resident_time, room }))
     }
 

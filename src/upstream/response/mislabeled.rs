@@ -88,6 +88,7 @@ impl UpstreamState {
         let Some(PrefixNeed { limit, .. }) = PrefixNeed::of(&followed)? else { return Ok((followed, None)) };
         let (_turn, room) = place.unzip();
         let prefix = self.judge(&mut followed, digest, limit, room).await?;
+        request.trace.received(prefix.bytes.len() as u64);
         Ok((followed, Some(prefix)))
     }
 

@@ -2,12 +2,16 @@
 
 use std::fs;
 
+use forebay::oci::Digest;
 use serde_json::Value;
 
 use forebay_test_support::users::{basic, with_users};
 use forebay_test_support::{
-    fake_registry::{Auth, Bearer, FakeRegistry, Fault, Server, To, When},
+    blob,
+    fake_registry::{Auth, Bearer, FakeRegistry, Fault, Gate, Server, To, When},
     program::Program,
+    raw::Raw,
+    until::until,
 };
 
 const PASSWORDS: [&str; 4] = ["basic-pa55", "bearer-pa55", "secret", "wrong-pa55"];
@@ -169,4 +173,201 @@ async fn a_client_that_its_upstream_knows_is_logged_by_its_name() {
     let users: Vec<Value> =
         lines.filter(|line| line["message"] == "request").map(|line| line["user"].clone()).collect();
     assert_eq!(users, [Value::from("ann"), Value::Null], "{log}");
+}
+
+/// A program whose default upstream is this registry, with more configuration.
+async fn of(registry: &FakeRegistry, log: &str, more: &str) -> Program {
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[cache]\nmin_free = \"1 B\"\n[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\n{more}",
+        registry.url()
+    );
+    fs::write(directory.path().join("forebay.toml"), text).unwrap();
+    Program::serve(directory, log).await
+}
+
+/// The lines of a log with this message.
+fn lines(log: &str, message: &str) -> Vec<Value> {
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["message"] == message).collect()
+}
+
+async fn get_as(program: &Program, agent: &str, path: &str) -> (u16, Option<String>) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = client.get(format!("http://{}{path}", program.registry)).header("user-agent", agent);
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let id = response.headers().get("x-request-id").map(|id| id.to_str().unwrap().to_owned());
+    let _ = response.bytes().await;
+    (status, id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_names_the_client_its_namespace_and_its_pull() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"a layer"]);
+    let other = registry.add_image("team/other", "1", &[b"another layer"]);
+    let program = of(&registry, "info", "").await;
+    let blob = |name: &str, layer: &Digest| format!("/v2/team/{name}/blobs/{layer}");
+    let (layer, other_layer) = (&image.layers[0], &other.layers[0]);
+    let long = format!("docker/29.1 \"quoted\" {}", "x".repeat(1000));
+    let mut ids = Vec::new();
+    for (path, agent) in [
+        ("/v2/team/app/manifests/1?ns=fake.example".to_owned(), "containerd/v2.2"),
+        (blob("app", layer), "containerd/v2.2"),
+        ("/v2/team/other/manifests/1".to_owned(), long.as_str()),
+        (blob("other", other_layer), ""),
+        (blob("app", layer), ""),
+        // The same image once more.
+        ("/v2/team/app/manifests/1".to_owned(), ""),
+        (blob("app", layer), ""),
+        ("/v2/".to_owned(), ""),
+    ] {
+        let (status, id) = get_as(&program, agent, &path).await;
+        assert_eq!(status, 200, "{path}");
+        ids.push(Value::from(id.unwrap()));
+    }
+    let log = program.end().await;
+    let requests = lines(&log, "request");
+    assert_eq!(requests.iter().map(|line| line["id"].clone()).collect::<Vec<_>>(), ids, "{log}");
+    // Each pull has the id of its first request.
+    let first = |number: usize| ids[number].clone();
+    let pulls = [first(0), first(0), first(2), first(2), first(0), first(5), first(5), Value::Null];
+    assert_eq!(requests.iter().map(|line| line["pull"].clone()).collect::<Vec<_>>(), pulls, "{log}");
+    assert_eq!((&requests[0]["user_agent"], &requests[0]["ns"]), (&"containerd/v2.2".into(), &"fake.example".into()));
+    let agent = requests[2]["user_agent"].as_str().unwrap();
+    assert!(long.starts_with(agent) && agent.len() == 256, "{agent}");
+    assert_eq!((&requests[3]["user_agent"], &requests[3]["ns"]), (&Value::Null, &Value::Null));
+    assert!(requests.iter().all(|line| line["failure"].is_null()), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_refusal_has_a_word_for_its_cause() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"a layer"]);
+    let missing = format!("sha256:{}", "0".repeat(64));
+    let program = of(&registry, "info", "").await;
+    let no_fault = || Vec::new();
+    let cases = [
+        ("/v2/team/app/manifests/9?ns=fake.example".to_owned(), no_fault(), 404, "manifest_unknown"),
+        (format!("/v2/team/app/blobs/{missing}"), no_fault(), 404, "blob_unknown"),
+        ("/v2/team/app/manifests/1?ns=evil.example".to_owned(), no_fault(), 404, "unconfigured_upstream"),
+        ("/elsewhere".to_owned(), no_fault(), 404, "no_such_path"),
+        ("/v2/team/app/blobs/sha256:00".to_owned(), no_fault(), 400, "invalid_digest"),
+        ("/v2/team/app/manifests/2".to_owned(), vec![Fault::status(500)], 502, "upstream_unavailable"),
+        ("/v2/team/app/manifests/3".to_owned(), vec![Fault::too_many("7")], 429, "upstream_rate_limit"),
+    ];
+    for (number, (path, faults, status, failure)) in cases.into_iter().enumerate() {
+        for fault in faults {
+            registry.fault_times(1, When::manifests(), fault);
+        }
+        assert_eq!(get_as(&program, "x", &path).await.0, status, "{path}");
+        let line = until("the request is logged", async || {
+            let lines = lines(&program.log(), "request");
+            lines.get(number).cloned()
+        })
+        .await;
+        assert_eq!((&line["status"], &line["failure"]), (&status.into(), &failure.into()), "{line}");
+        let cause = if status == 502 { "status".into() } else { line["upstream_cause"].clone() };
+        assert_eq!((&line["upstream_cause"], line["upstream_cause"].is_null()), (&cause, status < 429), "{line}");
+        let namespace = path.split_once("?ns=").map_or(Value::Null, |(_, name)| name.into());
+        assert_eq!(line["ns"], namespace, "{line}");
+    }
+    assert_eq!(lines(&program.end().await, "request").len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_early_is_a_failure_of_its_own() {
+    const LEN: usize = 1_000_000;
+    let registry = FakeRegistry::start().await;
+    let (digest, _) = blob::add(&registry, LEN, 1);
+    let gate = Gate::new();
+    registry.fault_times(1, When::blobs(), Fault::HoldBody { at: LEN / 2, gate: gate.clone() });
+    let program = of(&registry, "info", "").await;
+    let mut client = Raw::get(program.registry, &blob::path(&digest), &[]).await;
+    client.read(1000).await;
+    drop(client);
+    let line = until("the request is logged", async || lines(&program.log(), "request").pop()).await;
+    assert_eq!((&line["complete"], &line["failure"]), (&false.into(), &"client_left".into()), "{line}");
+    gate.open();
+    drop(program.end().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_miss_says_how_long_it_waited_and_what_came() {
+    const LEN: usize = 1_000_000;
+    let registry = FakeRegistry::start().await;
+    let (digest, _) = blob::add(&registry, LEN, 1);
+    let image = registry.add_image("team/app", "1", &[b"a layer"]);
+    let gate = Gate::new();
+    registry.fault_times(1, When::blobs(), Fault::HoldBody { at: LEN / 2, gate: gate.clone() });
+    let program = of(&registry, "info", "").await;
+    let path = blob::path(&digest);
+    let mut first = Raw::get(program.registry, &path, &[]).await;
+    first.read(LEN / 2).await;
+    let second = Raw::get(program.registry, &path, &[]).await;
+    gate.open();
+    assert!(first.rest().await.is_whole() && second.rest().await.is_whole());
+    until("it is cached", async || program.metrics().await.contains("forebay_fills_in_flight 0\n")).await;
+    for path in [&path, "/v2/team/app/manifests/1", "/v2/team/app/manifests/1"] {
+        assert_eq!(program.get(path).await.0, 200);
+    }
+    let log = program.end().await;
+    let requests = lines(&log, "request");
+    let mut seen = Vec::new();
+    for line in &requests {
+        let (waited, whole) = (line["upstream_seconds"].as_f64(), line["duration_seconds"].as_f64().unwrap());
+        assert!(waited.is_none_or(|waited| waited >= 0.0 && waited <= whole), "{line}");
+        let came = line["upstream_bytes"].as_u64().unwrap_or_default();
+        seen.push((line["operation"].as_str().unwrap(), line["outcome"].as_str().unwrap(), waited.is_some(), came));
+    }
+    seen.sort_unstable();
+    let manifest = image.manifest_bytes.len() as u64;
+    assert_eq!(
+        seen,
+        [
+            ("blob", "hit", false, 0),
+            ("blob", "joined", true, 0),
+            ("blob", "miss", true, LEN as u64),
+            ("manifest", "hit", false, 0),
+            ("manifest", "miss", true, manifest),
+        ],
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_debug_a_miss_tells_each_step_with_its_id() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[&[7; 300_000]]);
+    registry.require(Auth::Bearer(Bearer::default()));
+    registry.fault(When::blobs(), Fault::Redirect { status: 307, to: To::Cdn });
+    let program = of(&registry, "forebay=debug", "").await;
+    let path = format!("/v2/team/app/blobs/{}", image.layers[0]);
+    let (status, id) = get_as(&program, "x", &path).await;
+    assert_eq!(status, 200);
+    until("the download has ended", async || !lines(&program.log(), "the download ended").is_empty()).await;
+    let log = program.end().await;
+    let id = Value::from(id.unwrap());
+    let of_request = |message: &str| {
+        let lines: Vec<Value> = lines(&log, message).into_iter().filter(|line| line["id"] == id).collect();
+        assert!(!lines.is_empty(), "{message}: {log}");
+        lines
+    };
+    let token = &of_request("token")[0];
+    assert_eq!((&token["cached"], &token["ok"], &token["host"]), (&false.into(), &true.into(), &"127.0.0.1".into()));
+    assert_eq!(of_request("redirect")[0]["status"], 307);
+    // The challenge, the token, the redirect and the blob.
+    let heads = of_request("response head");
+    let statuses: Vec<_> = heads.iter().map(|line| line["status"].as_u64().unwrap()).collect();
+    assert!([401, 200, 307].iter().all(|status| statuses.contains(status)), "{statuses:?}");
+    assert!(heads.iter().all(|line| line["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0)), "{heads:?}");
+    for (message, bytes) in [("the body of a blob ended", "bytes"), ("the download ended", "bytes")] {
+        let line = &of_request(message)[0];
+        assert!(line[bytes] == 300_000 && line["megabytes_per_second"].as_f64().unwrap() > 0.0, "{line}");
+    }
+    let took = &of_request("the client took the response")[0];
+    assert!(took["sent"] == 300_000 && took["client_seconds"].as_f64().unwrap() >= 0.0, "{took}");
+    let line = &of_request("request")[0];
+    assert_eq!((&line["outcome"], &line["upstream_bytes"]), (&"miss".into(), &300_000.into()), "{line}");
 }

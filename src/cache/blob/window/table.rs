@@ -12,6 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 use super::{
     Opening, Seat, Wanted, Window,
@@ -226,7 +227,8 @@ impl Windows {
         let Wanted { source, position, front } = *wanted;
         let window = Arc::new(Window::new(source.clone(), position, front.clone(), self.0.memory.share()));
         let is_theirs = !front.is_in_file();
-        self.0.tasks.spawn(run(self.clone(), window.clone(), opening, is_theirs));
+        let run = run(self.clone(), window.clone(), opening, is_theirs);
+        self.0.tasks.spawn(run.instrument(source.upstream.trace().span()));
         window
     }
 
