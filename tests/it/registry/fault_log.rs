@@ -155,7 +155,7 @@ async fn failed_logins_are_one_line_and_a_count() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_handshakes_are_one_line_and_a_count() {
     let (registry, ca, directory) = (FakeRegistry::start().await, TestCa::new(), empty());
-    let (certificate, key) = ca.issue(&["localhost"]);
+    let (certificate, key) = ca.issue(&["127.0.0.1"]);
     fs::write(directory.path().join("tls.crt"), certificate.pem()).unwrap();
     fs::write(directory.path().join("tls.key"), key.serialize_pem()).unwrap();
     let keys = "[server.tls]\ncertificate = \"tls.crt\"\nkey = \"tls.key\"";
@@ -164,7 +164,7 @@ async fn failed_handshakes_are_one_line_and_a_count() {
     // A client that does not know the CA.
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for _ in 0..4 {
-        let url = format!("https://localhost:{}/v2/", program.registry.port());
+        let url = format!("https://{}/v2/", program.registry);
         assert!(client.get(url).send().await.unwrap_err().is_connect());
     }
     let counted =
