@@ -113,9 +113,11 @@ impl Slot {
         self.0 != 0 && self.age(tick) <= MAX_PAUSE.as_secs() / TICK
     }
 
-    /// The number of its first request, which is at most `latest` and by less than 2^32 smaller.
-    fn first(self, latest: u64) -> u64 {
-        latest - (latest.wrapping_sub(self.0) & u64::from(u32::MAX)).min(latest)
+    /// The number of its first request, which is less than 2^31 from `number`: of two requests that come together, the later
+    /// one may be the first here.
+    fn first(self, number: u64) -> u64 {
+        let later = (number as u32).wrapping_sub(self.0 as u32).cast_signed();
+        number.saturating_add_signed(-i64::from(later))
     }
 
     fn used_at(self, tick: u64, has_content: bool) -> Self {
@@ -274,6 +276,8 @@ mod tests {
             let begun = pulls.join(key, Step::Tag, first, now);
             let pull = pulls.join(key, Step::Content, first + 3, now);
             assert_eq!((begun.first, pull.first), (first, first));
+            let overtaken = pulls.join(key, Step::Content, first.saturating_sub(2), now);
+            assert_eq!(overtaken.first, first);
         }
     }
 
