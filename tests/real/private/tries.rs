@@ -95,8 +95,9 @@ impl Case {
             for (repository, tag) in [("ann/app", "secret-tag"), ("ann/app", "none"), ("ann/none", "secret-tag")] {
                 let target = format!("/v2/{repository}/manifests/{tag}");
                 let answer = self.ask("GET", &target, &[("authorization", &BOB.basic())]).await;
-                // The registry's own words name what he asked for.
+                // The registry's own words name what he asked for, and forebay's the id of the request.
                 let words = String::from_utf8_lossy(&answer.body).replace(repository, "REPOSITORY");
+                let words = answer.header("x-request-id").map_or(words.clone(), |id| words.replace(id, "ID"));
                 told.push((answer.status, words));
             }
             told.iter().all(|answer| *answer == told[0]).then_some(())
