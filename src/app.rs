@@ -32,10 +32,10 @@ use crate::{
     metrics::Metrics,
     peer::TrustedNetworks,
     push::{Caches, Deletions},
-    registry::{Authentication, Contents, Instance, ResponseMemory, Service},
+    registry::{Authentication, ClientRates, Contents, Instance, ResponseMemory, Service},
     route::AllowedHosts,
     transport::{HandshakeFailure, Listener, ReloadableTls, bind},
-    upstream::{PrincipalKey, ReadBudget},
+    upstream::{PrincipalKey, RateTable, ReadBudget},
 };
 
 pub use self::{error::Error, fixed_keys::is_fixed_at_start, loading::check};
@@ -69,6 +69,7 @@ pub struct App {
     readiness: Readiness,
     trusted: TrustedNetworks,
     budget: ReadBudget,
+    rates: RateTable,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
     /// Cancelled: accept no more connections, finish running responses.
     stop: CancellationToken,
@@ -92,15 +93,18 @@ impl App {
         let store = DiskStore::open(&config.cache, metrics.clone())?;
         let instance = instance();
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
-        let budget = ReadBudget::default();
+        let (budget, rates) = (ReadBudget::default(), RateTable::default());
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let context = CacheContext::new(&config.cache, store.clone(), metrics.clone(), trusted.clone());
         let CacheContext { config: cache, tasks, end, .. } = context.clone();
         let caches = caches(&config, context);
         let auth = authentication(&config, &trusted)?;
-        let table = table(&config, &metrics, instance.pseudonym(), &budget)?;
+        let table = table(&config, &metrics, instance.pseudonym(), &budget, &rates)?;
+        rates.set(&config.upstreams);
+        let client_rates = ClientRates::new(trusted.clone());
+        client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
-        let contents = Contents { caches, scrub: scrub.clone(), memory };
+        let contents = Contents { caches, scrub: scrub.clone(), memory, client_rates };
         let service = Arc::new(Service::new(table, auth, contents, instance, metrics.clone()));
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
         let listener =
@@ -140,6 +144,7 @@ impl App {
             readiness,
             trusted,
             budget,
+            rates,
             admin_hosts,
             stop,
             end,
@@ -176,7 +181,7 @@ impl App {
 
     fn try_reload(&self, loaded: &Loaded) -> Result<(), Error> {
         let config = &loaded.config;
-        let table = table(config, &self.metrics, self.service.instance.pseudonym(), &self.budget)?;
+        let table = table(config, &self.metrics, self.service.instance.pseudonym(), &self.budget, &self.rates)?;
         let access = AccessControl::load(&config.access)?.trusting(self.trusted.clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
         if let (Some(running), Some(tls)) = (&self.tls, &tls) {
@@ -191,6 +196,8 @@ impl App {
             running.replace(tls);
         }
         self.service.table.store(Arc::new(table));
+        self.rates.set(&config.upstreams);
+        self.service.client_rates.set(config.access.client_rate);
         self.trusted.set(config.server.trusted_networks.clone());
         self.admin_hosts.store(Arc::new(allowed_hosts(&config, &config.admin.allowed_hosts)));
         self.service.auth.access.store(Arc::new(access));

@@ -16,6 +16,7 @@ mod access;
 mod address;
 mod admin;
 mod authority;
+mod byte_rate;
 mod cache;
 mod document;
 mod download;

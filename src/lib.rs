@@ -14,9 +14,9 @@
 //!
 //! Besides: [`error`] (why a request failed, and what forebay tells the client), [`metrics`] (what forebay counts),
 //! [`admin`] (the operator's own listener), [`peer`] (clients by their addresses, and their shares of bounded
-//! resources), [`machine`] (the addresses of this machine), [`state_dir`] (keys, which are no cache), [`small_file`]
-//! (small files that the operator names), [`offload`] (turns to parse large documents),
-//! [`request_trace`] (what a request spends at its upstream).
+//! resources), [`rate`] (bytes per second that transfers share), [`machine`] (the addresses of this machine),
+//! [`state_dir`] (keys, which are no cache), [`small_file`] (small files that the operator names), [`offload`] (turns to
+//! parse large documents), [`request_trace`] (what a request spends at its upstream).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
@@ -45,6 +45,7 @@ pub mod oci;
 pub(crate) mod offload;
 pub mod peer;
 pub(crate) mod push;
+pub mod rate;
 pub mod registry;
 pub(crate) mod request_id;
 pub mod request_trace;

@@ -161,6 +161,12 @@ impl Metrics {
         self.0.families.upstreams.received_bytes.with_label_values(&[upstream]).inc_by(bytes);
     }
 
+    /// A rate held a transfer of an upstream's content back for this long.
+    pub fn rate_limited(&self, upstream: &str, key: impl Label, time: Duration) {
+        let seconds = &self.0.families.upstreams.rate_limited;
+        seconds.with_label_values(&[upstream, key.as_str()]).inc_by(time.as_secs_f64());
+    }
+
     pub fn upstream_up(&self, upstream: &str, up: bool) {
         self.0.families.upstreams.up.with_label_values(&[upstream]).set(i64::from(up));
     }
@@ -327,7 +333,7 @@ mod tests {
         auth::LoginFailure,
         cache::{DownloadResult, ObjectKind, Outcome},
         transport::HandshakeFailure,
-        upstream::{FailureCause, TokenResult},
+        upstream::{FailureCause, RateKey, TokenResult},
     };
 
     /// Metrics in which every family has a value.
@@ -344,6 +350,7 @@ mod tests {
         metrics.handshake_failure(HandshakeFailure::Certificate);
         metrics.upstream_request_took("docker.io", Operation::Manifest, second);
         metrics.upstream_received("docker.io", 7);
+        metrics.rate_limited("docker.io", RateKey::MaxRateOut, second);
         metrics.upstream_up("docker.io", true);
         metrics.upstream_credentials("docker.io", true);
         metrics.upstream_ratelimit("docker.io", Some(100), Some(99));
@@ -410,6 +417,7 @@ mod tests {
             ("forebay_tls_handshake_failures_total", "counter"),
             ("forebay_upstream_request_duration_seconds", "histogram"),
             ("forebay_upstream_received_bytes_total", "counter"),
+            ("forebay_rate_limited_seconds_total", "counter"),
             ("forebay_upstream_up", "gauge"),
             ("forebay_upstream_credentials_ok", "gauge"),
             ("forebay_upstream_ratelimit_limit", "gauge"),

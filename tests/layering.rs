@@ -40,6 +40,7 @@ const ORDER: &[&[&str]] = &[
         "machine",
         "offload",
         "peer",
+        "rate",
         "request_id",
         "single_flight",
         "small_file",

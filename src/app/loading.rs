@@ -14,7 +14,7 @@ use crate::{
     route::{AllowedHosts, Routes},
     state_dir::{self, StateDirectory},
     transport::ReloadableTls,
-    upstream::{self, Context, FailureCause, ReadBudget, TokenResult, Upstream, proxy},
+    upstream::{self, Context, FailureCause, RateTable, ReadBudget, TokenResult, Upstream, proxy},
 };
 
 /// Loads all that the configuration names, and returns the upstreams in the file's order. An error here keeps [`App::start`] from
@@ -31,12 +31,18 @@ pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
     Seal::check(&config.push)?;
     config.state_directory.as_deref().map_or(Ok(()), state_dir::check)?;
     DiskStore::check(&config.cache)?;
-    upstreams(config, &Metrics::new()?, "forebay-check", &ReadBudget::default())
+    upstreams(config, &Metrics::new()?, "forebay-check", &ReadBudget::default(), &RateTable::default())
 }
 
 /// Routes, upstreams and the key of upload URLs: all that requests are routed by.
-pub(super) fn table(config: &Config, metrics: &Metrics, pseudonym: &str, budget: &ReadBudget) -> Result<Table, Error> {
-    let upstreams = upstreams(config, metrics, pseudonym, budget)?;
+pub(super) fn table(
+    config: &Config,
+    metrics: &Metrics,
+    pseudonym: &str,
+    budget: &ReadBudget,
+    rates: &RateTable,
+) -> Result<Table, Error> {
+    let upstreams = upstreams(config, metrics, pseudonym, budget, rates)?;
     for upstream in &upstreams {
         metrics.upstream_configured::<TokenResult, DownloadResult, FailureCause>(upstream.name());
     }
@@ -66,9 +72,20 @@ fn seal(config: &Config) -> Result<Seal, Error> {
     Seal::kept(&state, &config.cache.directory).map_err(Error::StateKey)
 }
 
-fn upstreams(config: &Config, metrics: &Metrics, pseudonym: &str, budget: &ReadBudget) -> Result<Vec<Upstream>, Error> {
+fn upstreams(
+    config: &Config,
+    metrics: &Metrics,
+    pseudonym: &str,
+    budget: &ReadBudget,
+    rates: &RateTable,
+) -> Result<Vec<Upstream>, Error> {
     let build = |(index, config): (usize, &upstream::Config)| {
-        let context = Context { metrics: metrics.clone(), via: via(pseudonym).into(), budget: budget.clone() };
+        let context = Context {
+            metrics: metrics.clone(),
+            via: via(pseudonym).into(),
+            budget: budget.clone(),
+            rates: rates.clone(),
+        };
         let upstream = Upstream::new(config, context);
         upstream
             .and_then(|upstream| upstream.check_credentials().map(|()| upstream))

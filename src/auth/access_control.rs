@@ -188,8 +188,7 @@ mod tests {
             (false, "fe80::1", false, false),
             (false, "0.0.0.0", false, false),
         ] {
-            let config =
-                Config { anonymous: Anonymous::Pull, htpasswd: None, push_users: None, allow_clear_login: allowed };
+            let config = Config { allow_clear_login: allowed, ..Config::default() };
             let access = AccessControl::load(&config).unwrap();
             assert_eq!(access.takes_passwords(tls, peer.parse().unwrap()), takes, "{tls} {peer} {allowed}");
         }
@@ -198,7 +197,7 @@ mod tests {
     /// Such a password counts as no guess, however often the client sends it.
     #[tokio::test]
     async fn a_password_is_ignored_if_there_are_no_users() {
-        let config = Config { htpasswd: None, push_users: None, anonymous: Anonymous::Pull, allow_clear_login: false };
+        let config = Config::default();
         let (access, tries) =
             (AccessControl::load(&config).unwrap(), PasswordAttempts::new(TrustedNetworks::default()));
         let header = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode("ann:pw"))).unwrap();

@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use serde::Deserialize;
 
+use crate::rate::BytesPerSecond;
+
 /// The entry of `push_users` that stands for all client certificates; no user of htpasswd has such a name.
 pub const ANY_CERTIFICATE: &str = "certificate:*";
 
@@ -17,6 +19,8 @@ pub struct Config {
     pub push_users: Option<PushUsers>,
     /// Whether clients may send passwords over clear HTTP, too.
     pub allow_clear_login: bool,
+    /// How fast forebay sends to one client.
+    pub client_rate: Option<BytesPerSecond>,
 }
 
 /// Who may push.

@@ -83,7 +83,7 @@ mod tests {
             anonymous: Anonymous::Pull,
             htpasswd: Some(path.to_owned()),
             push_users: Some(PushUsers { users: push_users, certificates: false }),
-            allow_clear_login: false,
+            ..Config::default()
         }
     }
 

@@ -74,6 +74,7 @@ use self::{
 use super::{Source, storage::Purpose};
 use crate::{
     metrics::Metrics,
+    rate::HoldClock,
     upstream::{ContentNotes, Mirrors},
 };
 
@@ -111,6 +112,8 @@ pub(crate) struct Download {
     skipped: Arc<AtomicU64>,
     /// For how many microseconds the download did not read from the upstream because the disk was busy.
     stalled: AtomicU64,
+    /// Runs while the rate of the upstream holds bytes back that the download would receive.
+    holds: Arc<HoldClock>,
 }
 
 impl Download {
@@ -138,6 +141,7 @@ impl Download {
             checked: AtomicU64::new(0),
             skipped: Arc::default(),
             stalled: AtomicU64::new(0),
+            holds: Arc::default(),
         }
     }
 
@@ -190,6 +194,11 @@ impl Download {
     /// Whether the transfer and the download name the same size of the blob, if both know it.
     fn agrees(&self, transfer: &Transfer) -> bool {
         transfer.total().is_none_or(|told| self.state().total().is_none_or(|known| known == told))
+    }
+
+    /// The transfer of the lead worker, which reports to the download.
+    fn reported_by(&self, transfer: Transfer) -> Transfer {
+        transfer.reporting_to(&self.flow, &self.skipped).holding_within(&self.holds)
     }
 
     /// The file.

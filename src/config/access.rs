@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 use super::{
+    byte_rate::ByteRate,
     document::Document,
     error::{Error, Key},
     paths,
@@ -28,6 +29,7 @@ pub(super) struct AccessSection {
     allow_clear_login: bool,
     access_ttl: Option<Period>,
     access_grace: Option<Period>,
+    client_rate: Option<ByteRate>,
 }
 
 /// How long a client's permission holds, for upstreams whose sections do not set it.
@@ -68,7 +70,13 @@ impl AccessSection {
         let push_users = self
             .push_users
             .map(|names| push_users(document, &section.field("push_users"), &names, has_users, has_certificates));
-        Ok(Config { anonymous: self.anonymous, htpasswd, push_users, allow_clear_login: self.allow_clear_login })
+        Ok(Config {
+            anonymous: self.anonymous,
+            htpasswd,
+            push_users,
+            allow_clear_login: self.allow_clear_login,
+            client_rate: self.client_rate.map(|ByteRate(rate)| rate),
+        })
     }
 }
 

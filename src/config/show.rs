@@ -9,7 +9,7 @@ use std::{fmt::Write as _, path::Path, time::Duration};
 use serde_json::{Map, Value as Json, json};
 use toml::Value;
 
-use super::{Config, Key, Place, units};
+use super::{Config, Key, Place, byte_rate, units};
 use crate::{
     admin, auth, cache, push, transport,
     upstream::{self, Access, CredentialSource},
@@ -225,7 +225,7 @@ impl Settings {
     }
 
     fn access(&mut self, config: &auth::Config) {
-        let auth::Config { anonymous, htpasswd, push_users, allow_clear_login } = config;
+        let auth::Config { anonymous, htpasswd, push_users, allow_clear_login, client_rate } = config;
         self.in_section(Section::Table("access"));
         self.put("anonymous", anonymous.as_str());
         self.path("htpasswd", htpasswd.as_deref());
@@ -235,6 +235,7 @@ impl Settings {
             self.list("push_users", &names);
         }
         self.put("allow_clear_login", *allow_clear_login);
+        self.text("client_rate", client_rate.map(byte_rate::rate).as_deref());
     }
 
     fn upstream(&mut self, config: &upstream::Config) {
@@ -252,6 +253,8 @@ impl Settings {
             connections,
             timeouts: upstream::UpstreamTimeouts { connect, response, idle },
             push,
+            max_rate_in,
+            max_rate_out,
         } = config;
         self.put("name", &**name);
         // As people write it, without the path that a URL without one has.
@@ -288,6 +291,8 @@ impl Settings {
         self.period("response_timeout", *response);
         self.period("idle_timeout", *idle);
         self.put("push", *push);
+        self.text("max_rate_in", max_rate_in.map(byte_rate::rate).as_deref());
+        self.text("max_rate_out", max_rate_out.map(byte_rate::rate).as_deref());
     }
 
     fn put(&mut self, name: &'static str, value: impl Into<Value>) {

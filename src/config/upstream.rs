@@ -12,6 +12,7 @@ use url::Url;
 use super::{
     access::ClientGrants,
     authority::is_authority,
+    byte_rate::ByteRate,
     document::Document,
     error::{Error, Key},
     paths,
@@ -53,6 +54,8 @@ pub(super) struct UpstreamSection {
     connect_timeout: Option<Period>,
     response_timeout: Option<Period>,
     idle_timeout: Option<Period>,
+    max_rate_in: Option<ByteRate>,
+    max_rate_out: Option<ByteRate>,
 }
 
 /// Whose credentials decide what a client may pull.
@@ -136,6 +139,8 @@ impl Reader<'_> {
             connections: connections.unwrap_or(defaults.connections),
             push: section.push,
             timeouts,
+            max_rate_in: section.max_rate_in.map(|ByteRate(rate)| rate),
+            max_rate_out: section.max_rate_out.map(|ByteRate(rate)| rate),
             ..defaults
         })
     }

@@ -3,8 +3,8 @@
 //! Names are a contract with operators: dashboards and alerts have them.
 
 use prometheus::{
-    Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    CounterVec, Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, core::Collector,
 };
 
 use super::labels::Label;
@@ -94,6 +94,7 @@ pub(super) struct UpstreamFamilies {
     pub errors: IntCounterVec,
     pub request_duration: HistogramVec,
     pub received_bytes: IntCounterVec,
+    pub rate_limited: CounterVec,
     pub up: IntGaugeVec,
     /// Absent until it is known.
     pub credentials_ok: IntGaugeVec,
@@ -108,6 +109,8 @@ pub(super) struct UpstreamFamilies {
 impl UpstreamFamilies {
     fn register(r: &Registry) -> Result<Self, Error> {
         let (limit, remaining) = ("forebay_upstream_ratelimit_limit", "forebay_upstream_ratelimit_remaining");
+        let rate_limited = "forebay_rate_limited_seconds_total";
+        let rate_limited = Opts::new(rate_limited, "Time for which a configured rate held transfers back, added up.");
         let limit = Opts::new(limit, "Pulls the upstream allows per window, as it says.");
         let remaining = Opts::new(remaining, "Pulls left in the upstream's current window, as it says.");
         Ok(Self {
@@ -135,6 +138,7 @@ impl UpstreamFamilies {
                 "Bytes of response bodies received from upstreams.",
                 UPSTREAM,
             )?,
+            rate_limited: register(r, CounterVec::new(rate_limited, &["upstream", "limit"])?)?,
             up: gauges(r, "forebay_upstream_up", "Whether the upstream answered when it was last asked.", UPSTREAM)?,
             credentials_ok: gauges(
                 r,

@@ -23,6 +23,7 @@ use crate::{
     error_chain::ErrorChain,
     metrics::{AnsweredRequest, Label as _, Metrics, megabytes_per_second},
     oci::{Operation, Repository},
+    rate::HoldClock,
     request_id::{RequestId, RequestIdText},
     request_trace::{RequestTrace, Spent},
 };
@@ -65,6 +66,8 @@ pub(crate) struct AccessRecord {
     pub failure: Option<&'static str>,
     /// Why the upstream could not answer, in one word of a closed set.
     pub upstream_cause: Option<&'static str>,
+    /// Runs while a rate holds the response back.
+    pub held: Option<Arc<HoldClock>>,
     /// Why the request failed, in words that are not for the client.
     pub cause: Option<String>,
     pull: Option<Pull>,
@@ -113,6 +116,7 @@ impl AccessRecord {
             whole_hit: None,
             failure: None,
             upstream_cause: None,
+            held: None,
             cause: None,
             pull: None,
             trace: RequestTrace::default(),
@@ -157,6 +161,7 @@ impl Drop for AccessRecord {
         let first_byte = self.first_byte.unwrap_or(duration);
         let Self { operation, outcome, status, sent, .. } = *self;
         let upstream = self.upstream.as_deref().unwrap_or(NO_UPSTREAM);
+        let held = self.held.as_ref().map(|clock| clock.held()).filter(|held| !held.is_zero());
         self.log.metrics.request(upstream, operation, outcome, AnsweredRequest { status, first_byte, duration, sent });
         if let Some(pull) = self.pull {
             self.log.pulls.note_end(pull, self.started + duration);
@@ -182,6 +187,7 @@ impl Drop for AccessRecord {
             duration_seconds = duration.as_secs_f64(),
             upstream_seconds = spent.waited.map(|waited| waited.as_secs_f64()),
             upstream_bytes = spent.received,
+            rate_limited_seconds = held.map(|held| held.as_secs_f64()),
             complete = self.complete,
             user = self.user.as_deref(),
             failure = self.failure.or_else(|| self.failure_of_response()),

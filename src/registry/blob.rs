@@ -50,7 +50,9 @@ impl Service {
         }
         let begin = || self.memory.readers().begin(client.address.into(), &recipient, Holding::Blob(source.id()));
         let reading = opened.reader.hold().is_some().then(begin);
-        let response = response::blob(&source.digest, opened, exchange.connection.send_queue.as_ref(), reading);
+        let pace = self.pace(exchange, &source.upstream);
+        let send_queue = exchange.connection.send_queue.as_ref();
+        let response = response::blob(&source.digest, opened, send_queue, reading, pace);
         Ok(self.with_notes(source, response).await)
     }
 

@@ -16,7 +16,7 @@ use futures_util::stream;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 
-use super::multipart_ranges::Framing;
+use super::{multipart_ranges::Framing, pace::Pace};
 use crate::{
     cache::{BlobReader, BodyPiece, Parts, ReadError, Reading},
     file_slice::FileSlice,
@@ -109,20 +109,32 @@ pub(crate) fn blob(
     len: Option<u64>,
     send_queue: Option<SendQueue>,
     reading: Option<Reading>,
+    pace: Pace,
 ) -> Body {
     if let BlobReader::Memory(Some(bytes)) = &reader
         && len.is_none_or(|len| len == bytes.len() as u64)
     {
         return full(bytes.clone());
     }
-    stream_of(reader, None, len, send_queue, reading)
+    stream_of(reader, None, len, send_queue, reading, pace)
 }
 
 /// Sends several parts of a blob, each behind its head; `reader` reads the first part.
-pub(crate) fn parts(reader: BlobReader, parts: Parts, framing: Framing, reading: Option<Reading>) -> Body {
+pub(crate) fn parts(reader: BlobReader, parts: Parts, framing: Framing, reading: Option<Reading>, pace: Pace) -> Body {
     let len = framing.body_len(parts.ranges());
     let several = Several::new(parts, framing);
-    stream_of(reader, Some(Box::new(several)), Some(len), None, reading)
+    stream_of(reader, Some(Box::new(several)), Some(len), None, reading, pace)
+}
+
+/// A body in memory at this pace; all others have theirs.
+pub(crate) fn paced(body: Body, pace: Pace) -> Body {
+    match body {
+        Body::Whole(Some(bytes)) => {
+            let len = bytes.len() as u64;
+            stream_of(BlobReader::Memory(Some(bytes)), None, Some(len), None, None, pace)
+        }
+        body => body,
+    }
 }
 
 fn stream_of(
@@ -131,10 +143,20 @@ fn stream_of(
     len: Option<u64>,
     send_queue: Option<SendQueue>,
     reading: Option<Reading>,
+    pace: Pace,
 ) -> Body {
-    let reading = reading.map(Arc::new);
-    let source =
-        Source { reader, several, rest: None, missing: len, send_queue, cannot_prefetch: false, memory: None, reading };
+    let source = Source {
+        reader,
+        several,
+        rest: None,
+        missing: len,
+        send_queue,
+        cannot_prefetch: false,
+        memory: None,
+        reading: reading.map(Arc::new),
+        pace,
+        allowed: 0,
+    };
     let frames = stream::try_unfold(source, |mut source| async {
         Ok(source.next().await?.map(|bytes| (Frame::data(bytes), source)))
     });
@@ -145,8 +167,8 @@ struct Source {
     reader: BlobReader,
     /// The parts after the first one, where there are several.
     several: Option<Box<Several>>,
-    /// The rest of the current slice.
-    rest: Option<FileSlice>,
+    /// The rest of the current piece.
+    rest: Option<BodyPiece>,
     /// The number of announced bytes that are not sent yet.
     missing: Option<u64>,
     send_queue: Option<SendQueue>,
@@ -154,6 +176,9 @@ struct Source {
     cannot_prefetch: bool,
     /// Present once a part had to be read into memory.
     memory: Option<FileReader>,
+    pace: Pace,
+    /// How many bytes the rates have given and were not sent yet.
+    allowed: u64,
     /// Dropped last.
     reading: Option<Arc<Reading>>,
 }
@@ -163,7 +188,11 @@ impl Source {
         if self.missing == Some(0) {
             return Ok(None);
         }
-        let bytes = match self.piece().await? {
+        let piece = match self.piece().await? {
+            Some(piece) if self.pace.is_set() => Some(self.allowed(piece).await),
+            piece => piece,
+        };
+        let bytes = match piece {
             Some(BodyPiece::Memory(bytes)) => {
                 // Content that bypasses the cache, and what stands between parts, keeps nothing in the cache.
                 if self.reader.hold().is_none() {
@@ -175,7 +204,7 @@ impl Source {
                 let bytes = self.send(&slice).await.map_err(BodyError::File)?;
                 slice.offset += bytes.len() as u64;
                 slice.len -= bytes.len() as u64;
-                self.rest = Some(slice).filter(|slice| slice.len > 0);
+                self.put_back(slice);
                 bytes
             }
             None => {
@@ -185,10 +214,30 @@ impl Source {
                 };
             }
         };
+        self.allowed = self.allowed.saturating_sub(bytes.len() as u64);
         if let Some(missing) = &mut self.missing {
             *missing = missing.saturating_sub(bytes.len() as u64);
         }
         Ok(Some(bytes))
+    }
+
+    /// The front of a piece, which the rates allow to be sent now.
+    async fn allowed(&mut self, mut piece: BodyPiece) -> BodyPiece {
+        if self.allowed == 0 {
+            self.allowed = self.pace.take(piece.len()).await;
+        }
+        self.rest = piece.split_off(self.allowed);
+        piece
+    }
+
+    /// Puts what was not sent of a slice before the rest of its piece, which follows it in the file.
+    fn put_back(&mut self, unsent: FileSlice) {
+        let behind = match self.rest.take() {
+            Some(BodyPiece::File(rest)) => rest.len,
+            Some(BodyPiece::Memory(_)) | None => 0,
+        };
+        let rest = FileSlice { len: unsent.len + behind, ..unsent };
+        self.rest = Some(BodyPiece::File(rest)).filter(|rest| rest.len() > 0);
     }
 
     /// The front of a slice: a placeholder for bytes that the kernel sends, or the bytes.
@@ -227,7 +276,7 @@ impl Source {
 
     async fn piece(&mut self) -> Result<Option<BodyPiece>, BodyError> {
         match (self.rest.take(), &mut self.several) {
-            (Some(slice), _) => Ok(Some(BodyPiece::File(slice))),
+            (Some(rest), _) => Ok(Some(rest)),
             (None, None) => self.reader.next().await.map_err(BodyError::Read),
             (None, Some(several)) => several.piece(&mut self.reader).await,
         }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use http::{Method, Response, request::Parts};
 
-use super::{access_log::AccessRecord, body::Body, conditional, pulls::Step, response};
+use super::{access_log::AccessRecord, body::Body, conditional, pace::Pace, pulls::Step, response};
 use crate::{
     auth::{Grant, Identity},
     error::Cached,
@@ -33,6 +33,8 @@ pub(super) struct Exchange<'a> {
     pub by_mirror: bool,
     /// What could have been served in an outage.
     pub cached: Cached,
+    /// Present if a rate holds back what is sent from memory.
+    pub pace: Option<Pace>,
     pub record: Box<AccessRecord>,
 }
 
@@ -54,6 +56,7 @@ impl<'a> Exchange<'a> {
             previous: None,
             by_mirror: false,
             cached: Cached::Nothing,
+            pace: None,
             record,
         }
     }

@@ -9,11 +9,13 @@ mod authorize;
 mod base;
 mod blob;
 mod body;
+mod client_rates;
 mod conditional;
 mod exchange;
 mod list;
 mod manifest;
 mod multipart_ranges;
+mod pace;
 mod pagination;
 pub mod pagination_link;
 mod pulls;
@@ -26,6 +28,7 @@ mod upload;
 mod via;
 
 pub(crate) use self::{
+    client_rates::ClientRates,
     response_memory::ResponseMemory,
     service::{Authentication, Contents, Service, Table},
     via::{Instance, via},

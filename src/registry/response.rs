@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use super::{
     body::{self, Body},
     multipart_ranges::Framing,
+    pace::Pace,
 };
 use crate::{
     cache::{
@@ -93,15 +94,16 @@ pub(crate) fn blob(
     opened: OpenedBlob,
     send_queue: Option<&SendQueue>,
     reading: Option<Reading>,
+    pace: Pace,
 ) -> Response<Body> {
     let OpenedBlob { reader, total, range, parts, outcome, stored } = opened;
     let len = range.map(ResolvedRange::len).or(total);
     let mirrors = reader.mirrors();
     let several = parts.is_some();
     let mut response = match parts {
-        Some(parts) => blob_parts(digest, reader, parts, reading),
+        Some(parts) => blob_parts(digest, reader, parts, reading, pace),
         None => {
-            let mut response = Response::new(body::blob(reader, len, send_queue.cloned(), reading));
+            let mut response = Response::new(body::blob(reader, len, send_queue.cloned(), reading, pace));
             blob_headers(response.headers_mut(), digest, len);
             response
         }
@@ -119,10 +121,16 @@ pub(crate) fn blob(
 }
 
 /// Several parts of a blob, each behind its head.
-fn blob_parts(digest: &Digest, reader: BlobReader, parts: Parts, reading: Option<Reading>) -> Response<Body> {
+fn blob_parts(
+    digest: &Digest,
+    reader: BlobReader,
+    parts: Parts,
+    reading: Option<Reading>,
+    pace: Pace,
+) -> Response<Body> {
     let (framing, total) = (Framing::new(parts.total()), parts.total());
     let (len, content_type) = (framing.body_len(parts.ranges()), framing.content_type());
-    let mut response = Response::new(body::parts(reader, parts, framing, reading));
+    let mut response = Response::new(body::parts(reader, parts, framing, reading, pace));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     blob_headers(response.headers_mut(), digest, Some(len));
     if let Some(content_type) = content_type {
@@ -156,6 +164,15 @@ pub(crate) fn add_notes(headers: &mut HeaderMap, kind: Option<&MediaType>, warni
     for warning in warnings {
         headers.append(header::WARNING, warning);
     }
+}
+
+/// A response whose body in memory is sent at this pace.
+pub(crate) fn paced(response: Response<Body>, pace: Pace) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Body::Whole(Some(bytes)) = &body {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(bytes.len()));
+    }
+    Response::from_parts(head, body::paced(body, pace))
 }
 
 /// 304: the client has this content. `confirmed`: when the upstream confirmed that the tag means it.

@@ -14,7 +14,9 @@ use tracing::{Instrument as _, Span};
 use super::{
     access_log::{AccessRecord, LoggedBody, RequestLog},
     body::Body,
+    client_rates::ClientRates,
     exchange::Exchange,
+    pace::Pace,
     refusal_log::RefusalLog,
     response,
     response_memory::ResponseMemory,
@@ -57,6 +59,8 @@ pub(crate) struct Contents {
     pub scrub: Scrub,
     /// The memory of responses until they are sent.
     pub memory: ResponseMemory,
+    /// How fast they are sent.
+    pub client_rates: ClientRates,
 }
 
 /// Answers every request of the registry's listeners.
@@ -68,6 +72,8 @@ pub(crate) struct Service {
     pub(super) scrub: Scrub,
     pub(super) memory: ResponseMemory,
     pub(super) refusals: RefusalLog,
+    pub client_rates: ClientRates,
+    metrics: Metrics,
     log: Arc<RequestLog>,
 }
 
@@ -90,7 +96,7 @@ impl Handle for Service {
         let result = self.run(&mut exchange).await.map_err(|error| self.for_client(&exchange, error));
         // The unread part of the body goes to `unread`.
         drop(exchange.body.take());
-        let Exchange { mut record, namespace, cached, .. } = exchange;
+        let Exchange { mut record, namespace, cached, pace, .. } = exchange;
         // forebay does not read the body of a push that no upstream takes, or any bytes behind a request without a
         // valid host.
         let is_unwanted =
@@ -109,6 +115,9 @@ impl Handle for Service {
         let mut response = self.with_memory(response, &mut record, &connection).await;
         if response.status().is_server_error() {
             record.outcome = Outcome::Error;
+        }
+        if let Some(pace) = pace.filter(|_| response.status().is_success()) {
+            response = response::paced(response, pace);
         }
         response::common(response.headers_mut(), record.id.header(), self.instance.via(), namespace.as_deref());
         record.namespace = match record.failure {
@@ -137,10 +146,11 @@ impl Service {
         instance: Instance,
         metrics: Metrics,
     ) -> Self {
-        let Contents { caches, scrub, memory } = contents;
+        let Contents { caches, scrub, memory, client_rates } = contents;
         let refusals = RefusalLog::new(metrics.clone());
-        let log = Arc::new(RequestLog::new(metrics));
-        Self { table: ArcSwap::from_pointee(table), auth, caches, instance, scrub, memory, refusals, log }
+        let log = Arc::new(RequestLog::new(metrics.clone()));
+        let table = ArcSwap::from_pointee(table);
+        Self { table, auth, caches, instance, scrub, memory, client_rates, refusals, metrics, log }
     }
 
     /// Runs the steps of a request, except the form of the response and the log.
@@ -216,6 +226,13 @@ impl Service {
         Ok(routed)
     }
 
+    /// The pace of the response, whose record learns how long it is held back.
+    pub(super) fn pace(&self, exchange: &mut Exchange<'_>, upstream: &Upstream) -> Pace {
+        let address = exchange.peer();
+        let held = exchange.record.held.get_or_insert_default();
+        Pace::new(upstream, &self.client_rates, address, held, &self.metrics)
+    }
+
     /// Responds by the endpoint of the operation.
     pub(super) async fn dispatch(
         &self,
@@ -223,6 +240,9 @@ impl Service {
         mut upstream: Upstream,
         operation: Operation,
     ) -> Result<Response<Body>, Error> {
+        if upstream.rates().outbound.is_set() || self.client_rates.is_set() {
+            exchange.pace = Some(self.pace(exchange, &upstream));
+        }
         // The most frequent request, for a manifest in memory, is answered without waiting.
         if let Operation::Manifest { repository, reference } = &operation
             && let Some(response) = self.manifest_in_memory(exchange, &upstream, repository, reference)

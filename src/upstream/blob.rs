@@ -7,6 +7,7 @@ mod body_rate;
 mod guess_check;
 pub(crate) mod length;
 pub(crate) mod range;
+mod rated_pieces;
 
 use std::{
     fmt,
@@ -24,6 +25,7 @@ use self::{
     body_rate::BodyRate,
     guess_check::GuessCheck,
     range::{BlobRange, Part, part},
+    rated_pieces::RatedPieces,
 };
 use super::{
     Upstream,
@@ -47,6 +49,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     oci::{Digest, Repository},
+    rate::HoldClock,
     request_trace::RequestTrace,
 };
 
@@ -73,6 +76,7 @@ pub struct BlobStream {
     gunzip: Option<Gunzip>,
     /// Set if it was guessed whether the body is encoded.
     guess_check: Option<GuessCheck>,
+    rated: RatedPieces,
     /// How many bytes are left, if known.
     expected: Option<u64>,
     upstream: Arc<str>,
@@ -126,6 +130,11 @@ impl Upstream {
 }
 
 impl BlobStream {
+    /// From now on this clock runs while the rate of the upstream holds bytes back.
+    pub(crate) fn run(&mut self, clock: &Arc<HoldClock>) {
+        self.rated.run(clock);
+    }
+
     /// How long the response was kept before it was used.
     pub fn resident_time(&self) -> Duration {
         self.followed.resident_time()
@@ -168,6 +177,7 @@ impl BlobStream {
         let (mirrors, notes) = (Mirrors::in_headers(headers), ContentNotes::of(headers));
         let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
         let failures = upstream.failures.clone();
+        let rated = RatedPieces::new(upstream);
         let upstream = upstream.name().clone();
         Ok(Self {
             first,
@@ -180,6 +190,7 @@ impl BlobStream {
             prefix,
             gunzip,
             guess_check,
+            rated,
             expected,
             upstream,
             endpoint,
@@ -244,13 +255,28 @@ impl BlobStream {
 
     /// The next bytes of the body, before decoding.
     async fn read_raw(&mut self) -> Result<Option<Bytes>, Error> {
-        if let Some((prefix, _)) = &mut self.prefix {
-            let piece = prefix.split_to(prefix.len().min(PIECE));
-            if prefix.is_empty() {
-                self.prefix = None;
+        if !self.rated.has_piece() {
+            if let Some(piece) = self.read_prefix() {
+                return Ok(Some(piece));
             }
-            return Ok(Some(piece));
+            let Some(piece) = self.receive().await? else { return Ok(None) };
+            self.rated.arrived(piece);
         }
+        Ok(self.rated.next().await)
+    }
+
+    /// Bytes that were read before.
+    fn read_prefix(&mut self) -> Option<Bytes> {
+        let (prefix, _) = self.prefix.as_mut()?;
+        let piece = prefix.split_to(prefix.len().min(PIECE));
+        if prefix.is_empty() {
+            self.prefix = None;
+        }
+        Some(piece)
+    }
+
+    /// The next bytes from the connection.
+    async fn receive(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let (response, url) = (&mut self.followed.response, &self.followed.url);
             let piece = self.rate.wait(next_or_end(response, url, self.expected.is_none())).await?;

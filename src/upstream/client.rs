@@ -50,6 +50,7 @@ use super::{
     Access, Config, Context, UpstreamTimeouts,
     error::{Error, ErrorKind},
     head,
+    rates::UpstreamRates,
     redacted_url::RedactedUrl,
     setup_error::SetupError,
     throttle::{Throttle, ThrottleKey},
@@ -71,6 +72,7 @@ pub(super) struct Sender {
     ca_flaws: CaFlaws,
     filter: AddressFilter,
     pub(super) timeouts: UpstreamTimeouts,
+    rates: Arc<UpstreamRates>,
     metrics: Metrics,
 }
 
@@ -101,7 +103,8 @@ impl Sender {
             Access::Shared => None,
             Access::Client { ttl, .. } => Some(ttl),
         });
-        Ok(Self { upstream, clients, breakers, throttle, late, ca_flaws, filter, timeouts, metrics })
+        let rates = context.rates.of(&config.name);
+        Ok(Self { upstream, clients, breakers, throttle, late, ca_flaws, filter, timeouts, rates, metrics })
     }
 
     /// What is wrong with the certificates of `ca`.
@@ -230,7 +233,11 @@ impl Sender {
             (RequestMode::Push, _) | (_, Operation::Base | Operation::Token) => Some(self.breakers.always(host)),
             (RequestMode::Normal, _) => Some(self.breakers.admit(host).await.map_err(Error::circuit_open)?),
         };
-        let (client, fresh) = self.clients.of(mode, is_blob_body);
+        // A stream whose bytes the rate holds back would fill the window of its HTTP/2 connection, and nothing would come
+        // for the other streams.
+        let has_rate = is_blob_body && self.rates.inbound.is_set();
+        let connection = if has_rate { RequestMode::Dedicated } else { mode };
+        let (client, fresh) = self.clients.of(connection, is_blob_body);
         let (resending, settled) = (self.resending(client, fresh), ticket.clone());
         let sending = Box::pin(async move {
             let request = HttpRequest { method, url, headers, body };

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use url::Url;
 
-use crate::oci::HostPattern;
+use crate::{oci::HostPattern, rate::BytesPerSecond};
 
 /// One `[[upstream]]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub struct Config {
     pub timeouts: UpstreamTimeouts,
     /// Whether pushes, mounts and deletes are forwarded to the first of `urls`.
     pub push: bool,
+    /// How fast it may send to forebay.
+    pub max_rate_in: Option<BytesPerSecond>,
+    /// How fast forebay may send its content to clients.
+    pub max_rate_out: Option<BytesPerSecond>,
 }
 
 impl Config {
@@ -51,6 +55,8 @@ impl Config {
             connections: 6,
             timeouts: UpstreamTimeouts::default(),
             push: false,
+            max_rate_in: None,
+            max_rate_out: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::response::document_budget::ReadBudget;
+use super::{rates::RateTable, response::document_budget::ReadBudget};
 use crate::metrics::Metrics;
 
 #[derive(Clone)]
@@ -12,11 +12,18 @@ pub struct Context {
     pub via: Arc<str>,
     /// The memory for documents of all upstreams.
     pub budget: ReadBudget,
+    /// The rates of all upstreams.
+    pub rates: RateTable,
 }
 
 #[cfg(test)]
 impl Context {
     pub fn of_test() -> Self {
-        Self { metrics: Metrics::new().unwrap(), via: "1.1 forebay-test".into(), budget: ReadBudget::default() }
+        Self {
+            metrics: Metrics::new().unwrap(),
+            via: "1.1 forebay-test".into(),
+            budget: ReadBudget::default(),
+            rates: RateTable::default(),
+        }
     }
 }

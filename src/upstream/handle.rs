@@ -15,6 +15,7 @@ use super::{
     identity::Registry,
     mirrors::Mirrors,
     principal::{ClientCredential, Principal, Verdict},
+    rates::UpstreamRates,
     read_request::ReadRequest,
     setup_error::SetupError,
     state::UpstreamState,
@@ -178,6 +179,11 @@ impl Upstream {
     /// How many bytes of blobs it has sent, for all clients.
     pub(crate) fn received_bytes(&self) -> u64 {
         self.state.received().load(Ordering::Relaxed)
+    }
+
+    /// The rates of what it sends, and of what forebay sends of it.
+    pub(crate) fn rates(&self) -> &Arc<UpstreamRates> {
+        self.state.rates()
     }
 
     /// Whether forebay forwards pushes, mounts and deletes to it.

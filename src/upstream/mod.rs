@@ -29,6 +29,7 @@ mod manifest;
 mod mirrors;
 mod password_check;
 mod principal;
+mod rates;
 mod read;
 mod read_request;
 mod redact_for_clients;
@@ -42,7 +43,7 @@ mod via;
 mod with_authorization;
 mod write;
 
-pub(crate) use self::{auth::named_helper, principal::Verdict, response::warning::VALUE_WEIGHT};
+pub(crate) use self::{auth::named_helper, principal::Verdict, rates::TimedHold, response::warning::VALUE_WEIGHT};
 pub use self::{
     auth::{TokenResult, challenge, token_exchange},
     blob::{BlobStream, length::BlobHead, range::BlobRange},
@@ -57,6 +58,7 @@ pub use self::{
     manifest::{ManifestBody, ManifestHead},
     mirrors::Mirrors,
     principal::{ClientCredential, NoRandomSource, Principal, PrincipalKey},
+    rates::{RateKey, RateTable, UpstreamRates},
     read_request::IsList,
     response::{
         document_budget::{ReadBudget, ReadRoom},

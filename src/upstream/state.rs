@@ -16,6 +16,7 @@ use super::{
     failure_log::FailureLog,
     identity::Registry,
     principal::ClientCredential,
+    rates::UpstreamRates,
     response::{
         document_budget::{MAX_DOCUMENTS, Share},
         gzip_guess::GzipGuesses,
@@ -48,6 +49,7 @@ pub(super) struct UpstreamState {
     /// How many bytes of blobs all its endpoints have sent.
     received: Arc<AtomicU64>,
     pub(super) failures: Arc<FailureLog>,
+    rates: Arc<UpstreamRates>,
     metrics: Metrics,
 }
 
@@ -74,6 +76,7 @@ impl UpstreamState {
             private_names: private_names(config),
             received: Arc::default(),
             failures: Arc::new(FailureLog::new(config.name.clone(), context.metrics.clone())),
+            rates: context.rates.of(&config.name),
             metrics: context.metrics.clone(),
         })
     }
@@ -113,10 +116,21 @@ impl UpstreamState {
         Cause { scope, client, client_ttl }
     }
 
-    /// Counts bytes of a blob.
+    /// Counts bytes of a blob that is read into memory to be judged.
     pub(super) fn note_received(&self, bytes: u64) {
-        self.metrics.upstream_received(&self.name, bytes);
+        self.note_document(bytes);
         self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes of a document. They do not wait for the rate: clients wait for them before they request blobs, and
+    /// so do short timeouts.
+    pub(super) fn note_document(&self, bytes: u64) {
+        self.metrics.upstream_received(&self.name, bytes);
+        self.rates.inbound.note(bytes);
+    }
+
+    pub(super) fn rates(&self) -> &Arc<UpstreamRates> {
+        &self.rates
     }
 
     /// The counter of bytes of blobs.

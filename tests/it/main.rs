@@ -54,6 +54,7 @@ mod config;
 mod docs;
 mod metrics;
 mod push;
+mod rates;
 mod registry {
     pub mod access_log;
     pub mod blob_errors;

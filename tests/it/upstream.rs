@@ -35,7 +35,7 @@ use std::sync::Arc;
 use forebay::{
     metrics::Metrics,
     oci::{Accept, Digest, Reference, Repository},
-    upstream::{BlobRange, BlobStream, Config, Context, Error, ErrorKind, IsList, ReadBudget, Upstream},
+    upstream::{BlobRange, BlobStream, Config, Context, Error, ErrorKind, IsList, RateTable, ReadBudget, Upstream},
 };
 use http::{HeaderMap, HeaderValue, header};
 use url::Url;
@@ -59,7 +59,9 @@ impl Subject {
     /// One that shares what is read at a time with others.
     fn within(config: &Config, budget: ReadBudget) -> Self {
         let metrics = Metrics::new().unwrap();
-        let context = Context { metrics: metrics.clone(), via: Arc::from("1.1 forebay-test"), budget };
+        let rates = RateTable::default();
+        rates.set(std::slice::from_ref(config));
+        let context = Context { metrics: metrics.clone(), via: Arc::from("1.1 forebay-test"), budget, rates };
         Self { upstream: Upstream::new(config, context).unwrap(), metrics }
     }
 

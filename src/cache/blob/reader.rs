@@ -27,6 +27,29 @@ pub(crate) enum BodyPiece {
 }
 
 impl BodyPiece {
+    /// In bytes.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::File(slice) => slice.len,
+            Self::Memory(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Cuts the piece off after `len` bytes. Returns the rest, if there is any.
+    pub(crate) fn split_off(&mut self, len: u64) -> Option<Self> {
+        if len >= self.len() {
+            return None;
+        }
+        Some(match self {
+            Self::File(slice) => {
+                let rest = FileSlice { offset: slice.offset + len, len: slice.len - len, ..slice.clone() };
+                slice.len = len;
+                Self::File(rest)
+            }
+            Self::Memory(bytes) => Self::Memory(bytes.split_off(usize::try_from(len).unwrap_or(usize::MAX))),
+        })
+    }
+
     /// Truncates the piece to `most` bytes. Returns its length.
     pub(crate) fn cut(&mut self, most: u64) -> u64 {
         match self {

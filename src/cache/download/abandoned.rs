@@ -125,16 +125,23 @@ impl Download {
         (here, reserved)
     }
 
-    /// A number that grows with each byte that the upstream sends, and with each byte of an earlier download that is
-    /// checked; `None` when the upstream has nothing left to send.
+    /// A number that grows with each byte that the upstream sends, with each byte of an earlier download that is checked,
+    /// and while the rate of the upstream holds bytes back; `None` when the upstream has nothing left to send.
     pub(crate) fn advance(&self) -> Option<u64> {
         let awaits_bytes = {
             let state = self.state();
             !state.chunks.is_whole() && !state.is_over()
         };
         let came = self.received() + self.skipped.load(Ordering::Relaxed);
-        awaits_bytes.then(|| came + self.checked.load(Ordering::Relaxed))
+        awaits_bytes.then(|| came + self.checked.load(Ordering::Relaxed) + advance_of(self.holds.held()))
     }
+}
+
+/// What counts as received for a time in which a rate held bytes back: a download that is held back for half of
+/// [`ADVANCE_TIMEOUT`] advances.
+fn advance_of(held: Duration) -> u64 {
+    let halves = held.as_millis().saturating_mul(2).saturating_mul(u128::from(MIN_ADVANCE));
+    u64::try_from(halves / ADVANCE_TIMEOUT.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether too few bytes arrived in between. The number can decrease: hashing restarts at 0 once the bytes of an
@@ -161,6 +168,14 @@ mod tests {
             (None, None, false),
         ] {
             assert_eq!(stands_still(before, now), still, "{before:?} {now:?}");
+        }
+    }
+
+    #[test]
+    fn a_download_that_a_rate_holds_back_advances() {
+        for (before, held, still) in [(0, 0, true), (0, 14, true), (0, 15, false), (3600, 30, false), (3600, 1, true)] {
+            let [before, now] = [before, before + held].map(|held| Some(advance_of(Duration::from_secs(held))));
+            assert_eq!(stands_still(before, now), still, "{before:?} {held}");
         }
     }
 

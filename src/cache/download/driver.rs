@@ -142,7 +142,7 @@ async fn work(
     if slot.is_none() {
         left = 0;
     }
-    transfer = transfer.reporting_to(&download.flow, &download.skipped);
+    transfer = download.reported_by(transfer);
     file_space::free_space(downloads, download, slot, &mut transfer).await?;
     let Some(temp) = slot else { return Err(DownloadError::NoRoom) };
     download.update(|state| {
@@ -206,9 +206,8 @@ async fn receive(
             Some(run) => {
                 let total = download.state().total();
                 let last = (Some(run.end) != total).then(|| run.end - 1);
-                transfer = Transfer::going_on(source, run.start, last, total)
-                    .reads_to_end()
-                    .reporting_to(&download.flow, &download.skipped);
+                let next = Transfer::going_on(source, run.start, last, total).reads_to_end();
+                transfer = download.reported_by(next);
             }
         }
     }

@@ -109,7 +109,7 @@ mod tests {
         cache::{Config, DiskStore, Source, Visibility, storage::change},
         metrics::Metrics,
         oci::{Algorithm, Digest},
-        upstream::{self, Context, ReadBudget, Upstream},
+        upstream::{self, Context, Upstream},
     };
 
     const MAX_SIZE: u64 = 1 << 20;
@@ -118,8 +118,7 @@ mod tests {
         let cache = Config { max_size: MAX_SIZE, ..Config::at(directory) };
         let config = upstream::Config::at("registry.example", &["https://registry.example"]);
         let metrics = Metrics::new().unwrap();
-        let context =
-            Context { metrics: metrics.clone(), via: "1.1 forebay-test".into(), budget: ReadBudget::default() };
+        let context = Context { metrics: metrics.clone(), ..Context::of_test() };
         let store = DiskStore::open(&cache, metrics.clone()).unwrap();
         let source = Source {
             upstream: Upstream::new(&config, context).unwrap(),

@@ -2,7 +2,7 @@
 //!
 //! Connections are added as long as each step raises the rate *from the upstream as a whole*: bytes that one download
 //! takes from another are no gain. No connection is added for a download that is nearly complete, for an upstream that
-//! sends nothing, or while the local disk is the bottleneck.
+//! sends nothing, or while the local disk or the rate of the upstream (`max_rate_in`) is the bottleneck.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -48,6 +48,8 @@ pub(super) struct Sample {
     pub opening: usize,
     /// For how long the download did not read from the upstream because the disk was busy.
     pub stalled: Duration,
+    /// For how long the rate of the upstream held bytes of the download back.
+    pub held: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +125,9 @@ impl ConnectionRamp {
         }
         let stalled = sample.stalled.saturating_sub(first.stalled);
         let window = sample.at.saturating_sub(first.at);
-        if measured < MEASURE || stalled.as_secs_f64() > window.as_secs_f64() * DISK_BOUND {
+        // The rate is for the upstream as a whole: with more connections no more would come.
+        let is_held = sample.held > first.held;
+        if measured < MEASURE || is_held || stalled.as_secs_f64() > window.as_secs_f64() * DISK_BOUND {
             return Decision::Stay;
         }
         self.add(rates, sample, 1)
@@ -191,15 +195,24 @@ mod tests {
         /// How many ticks opening a connection takes.
         delay: usize,
         stalled: Duration,
+        /// For how long the rate holds bytes back in each tick.
+        held: fn(usize) -> Duration,
         len: u64,
     }
 
-    const LINE: Line = Line { per_tick: |_| MIB, others: |_| 0, delay: 2, stalled: Duration::ZERO, len: 256 * MIB };
+    const LINE: Line = Line {
+        per_tick: |_| MIB,
+        others: |_| 0,
+        delay: 2,
+        stalled: Duration::ZERO,
+        held: |_| Duration::ZERO,
+        len: 256 * MIB,
+    };
 
     /// The final number of connections, and the tick of the last change.
     fn drive(line: &Line, most: usize) -> (usize, usize) {
         let mut ramp = ConnectionRamp::new(most);
-        let (mut download, mut upstream, mut stalled) = (0, 0, Duration::ZERO);
+        let (mut download, mut upstream, mut stalled, mut held) = (0, 0, Duration::ZERO, Duration::ZERO);
         let (mut connections, mut opening, mut opened_at, mut changed) = (1, 0, 0, 0);
         for tick in 0..2000 {
             if opening > 0 && tick >= opened_at {
@@ -210,12 +223,14 @@ mod tests {
                 download += (line.per_tick)(connections);
                 upstream += (line.per_tick)(connections) + (line.others)(connections);
                 stalled += line.stalled;
+                held += (line.held)(connections);
             }
             if download >= line.len {
                 break;
             }
             let at = TICK * tick as u32;
-            let sample = Sample { at, download, upstream, missing: line.len - download, connections, opening, stalled };
+            let missing = line.len - download;
+            let sample = Sample { at, download, upstream, missing, connections, opening, stalled, held };
             match ramp.see(sample) {
                 Decision::Add(more) => {
                     assert!(opening == 0 && more > 0 && connections + more <= most);
@@ -251,6 +266,23 @@ mod tests {
             ("it is done in a second", Line { per_tick: |n| 15 * MIB * n as u64, ..LINE }, 6, 1),
             ("it is small", Line { per_tick: |n| 1024 * n as u64, len: SMALLEST, ..LINE }, 6, 1),
             ("the disk is slow", Line { per_tick: |n| MIB * n as u64, stalled: TICK / 2, ..LINE }, 6, 1),
+            (
+                "the rate holds it back",
+                Line { per_tick: |n| MIB * n as u64, held: |_| Duration::from_micros(1), ..LINE },
+                6,
+                1,
+            ),
+            (
+                "the rate holds back what more than two bring",
+                Line {
+                    per_tick: |n| MIB * n.min(2) as u64,
+                    held: |n| if n > 2 { TICK } else { Duration::ZERO },
+                    len: 1024 * MIB,
+                    ..LINE
+                },
+                16,
+                6,
+            ),
             ("nothing comes", Line { per_tick: |_| 0, ..LINE }, 6, 1),
         ] {
             assert_eq!(drive(&line, most).0, expected, "{what}");
@@ -276,6 +308,7 @@ mod tests {
                 connections: 1,
                 opening: 0,
                 stalled: Duration::ZERO,
+                held: Duration::ZERO,
             };
             assert_eq!(ramp.see(sample), Decision::Stay, "tick {tick}");
         }

@@ -71,6 +71,7 @@ impl Download {
             connections: 1 + state.workers.open,
             opening: state.workers.opening,
             stalled: Duration::from_micros(self.stalled.load(Ordering::Relaxed)),
+            held: self.holds.held(),
         })
     }
 }

@@ -18,10 +18,13 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use super::super::Source;
-use crate::upstream::{BlobRange, BlobStream, ContentNotes, Error, ErrorKind, Mirrors};
+use crate::{
+    rate::{HoldClock, OwnTime},
+    upstream::{BlobRange, BlobStream, ContentNotes, Error, ErrorKind, Mirrors},
+};
 
 /// How long an upstream may be unreachable in the middle of a blob before its readers get an error.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -91,8 +94,10 @@ pub(crate) struct Transfer {
     ended_at: Option<u64>,
     /// How many responses announced another size.
     contradictions: u32,
-    /// When the first of these breaks happened: a connection that fell silent has already used up its own timeout.
-    broken_since: Option<Instant>,
+    /// Since the first of these breaks: a connection that fell silent has already used up its own timeout.
+    broken_since: Option<OwnTime>,
+    /// Runs while the rate of the upstream holds bytes back.
+    holds: Arc<HoldClock>,
     flow: Option<watch::Sender<TransferFlow>>,
     /// Counts the discarded bytes.
     skipped: Option<Arc<AtomicU64>>,
@@ -175,6 +180,7 @@ impl Transfer {
             ended_at: None,
             contradictions: 0,
             broken_since: None,
+            holds: Arc::default(),
             flow: None,
             skipped: None,
             remark: ContentNotes::default(),
@@ -192,6 +198,20 @@ impl Transfer {
     /// Ends these reports.
     pub(crate) fn without_reports(self) -> Self {
         Self { flow: None, skipped: None, ..self }
+    }
+
+    /// Makes this clock follow the one of the transfer.
+    pub(crate) fn holding_within(mut self, outer: &Arc<HoldClock>) -> Self {
+        self.holds = Arc::new(HoldClock::within(outer));
+        if let Some(stream) = &mut self.stream {
+            stream.run(&self.holds);
+        }
+        self
+    }
+
+    /// The clock that runs while the rate of the upstream holds bytes back.
+    pub(crate) fn holds(&self) -> &Arc<HoldClock> {
+        &self.holds
     }
 
     fn tell(&self) {

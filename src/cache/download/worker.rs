@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     cache::Source,
+    rate::OwnTime,
     upstream::{BlobRange, ErrorKind},
 };
 
@@ -158,7 +159,7 @@ impl Worker {
         };
         self.opened();
         let mut pipeline = WritePipeline::new(&download, content, self.id).with_timeout(self.timeout());
-        let keeping_up = (!self.is_for_reader()).then(|| KeepingUp::begin(&download));
+        let keeping_up = (!self.is_for_reader()).then(|| KeepingUp::begin(&download, &transfer));
         let copied = tokio::select! {
             () = download.ends_workers.cancelled() => Ok(false),
             copied = copy(&run, &mut transfer, &mut pipeline, keeping_up) => copied,
@@ -195,7 +196,7 @@ impl Worker {
                 None
             }
             Ok(transfer) if !download.agrees(&transfer) => None,
-            Ok(transfer) => Some(transfer.ranges_only().with_timeout(self.timeout())),
+            Ok(transfer) => Some(transfer.ranges_only().with_timeout(self.timeout()).holding_within(&download.holds)),
             Err(error) => {
                 tracing::debug!(%error, digest = %self.source.digest, "a worker of a download cannot begin");
                 let is_refused = is_whole || matches!(error.kind, ErrorKind::Unsupported);
@@ -232,20 +233,23 @@ async fn copy(
 struct KeepingUp<'a> {
     download: &'a Download,
     begun: Instant,
+    /// Since then, without the time in which the rate of the upstream held the worker back.
+    own: OwnTime,
     /// The bytes that all workers had received at `begun`.
     received: u64,
 }
 
 impl<'a> KeepingUp<'a> {
-    fn begin(download: &'a Download) -> Self {
-        Self { download, begun: Instant::now(), received: download.received.load(Ordering::Relaxed) }
+    fn begin(download: &'a Download, transfer: &Transfer) -> Self {
+        let received = download.received.load(Ordering::Relaxed);
+        Self { download, begun: Instant::now(), own: OwnTime::begin(transfer.holds()), received }
     }
 
     /// Whether the worker, which has received `own` bytes since `begun`, is quick enough.
     #[expect(clippy::cast_precision_loss, reason = "of bytes, to compare rates")]
     fn holds(&self, own: u64) -> bool {
-        let seconds = self.begun.elapsed().as_secs_f64();
-        if seconds < TIMEOUT.as_secs_f64() {
+        let (seconds, own_seconds) = (self.begun.elapsed().as_secs_f64(), self.own.elapsed().as_secs_f64());
+        if own_seconds < TIMEOUT.as_secs_f64() {
             return true;
         }
         let received = self.download.received.load(Ordering::Relaxed).saturating_sub(self.received);
@@ -258,6 +262,6 @@ impl<'a> KeepingUp<'a> {
             (state.workers.open.max(1), before)
         };
         let mean = received.saturating_sub(own) as f64 / others as f64 / seconds;
-        own as f64 / seconds * MUCH_SLOWER >= mean.max(expected)
+        own as f64 / own_seconds * MUCH_SLOWER >= mean.max(expected)
     }
 }

@@ -26,6 +26,7 @@ use crate::{
         download::transfer::Transfer,
         storage::{self, ChunkRecord},
     },
+    rate::OwnTime,
     upstream::{Error, ErrorKind},
 };
 
@@ -97,11 +98,11 @@ impl WritePipeline {
         }
         // One future for all waits: a transfer that is being resumed must not send its request again because a write
         // ended meanwhile.
+        let (timeout, own) = (self.timeout, OwnTime::begin(transfer.holds()));
         let mut next = pin!(transfer.next());
-        let timeout = self.timeout;
         let mut silent = pin!(async {
             match timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
+                Some(timeout) => own.reaches(timeout).await,
                 None => std::future::pending().await,
             }
         });

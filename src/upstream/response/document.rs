@@ -65,7 +65,7 @@ impl UpstreamState {
         if let Some(fault) = self.fault_in_document(request, &headers, &body, digest).await {
             return Err(Error::new(ErrorKind::Protocol, format!("{} answered {fault}", RedactedUrl(&url))));
         }
-        self.metrics().upstream_received(self.name(), body.len() as u64);
+        self.note_document(body.len() as u64);
         request.trace.received(body.len() as u64);
         Ok(Ok(Document { headers, body, age, resident_time, room }))
     }

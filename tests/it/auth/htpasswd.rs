@@ -40,7 +40,7 @@ impl Htpasswd {
     }
 
     fn config(&self, anonymous: Anonymous) -> Config {
-        Config { anonymous, htpasswd: Some(self.path.clone()), push_users: None, allow_clear_login: false }
+        Config { anonymous, htpasswd: Some(self.path.clone()), ..Config::default() }
     }
 }
 
@@ -51,7 +51,7 @@ fn basic(user: &str, password: &str) -> HeaderValue {
 #[tokio::test]
 async fn only_listed_users_may_pull() {
     let file = Htpasswd::with(4, &[("ann", "secret"), ("bob", "pä:ss")]);
-    let no_file = |anonymous| Config { anonymous, htpasswd: None, push_users: None, allow_clear_login: false };
+    let no_file = |anonymous| Config { anonymous, ..Config::default() };
     let (ann, bob) = (Identity::User("ann".into()), Identity::User("bob".into()));
     let bearer = HeaderValue::from_static("Bearer abc");
     let cases = [

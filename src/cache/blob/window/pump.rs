@@ -161,13 +161,13 @@ mod tests {
     use crate::{
         cache::{Source, blob::front::Front},
         oci::{Algorithm, Digest},
-        upstream::{self, Context, ReadBudget, Upstream},
+        upstream::{self, Context, Upstream},
     };
 
     fn window(memory: &WindowMemory) -> Arc<Window> {
         let config = upstream::Config::at("registry.example", &["https://registry.example"]);
         let metrics = Metrics::new().unwrap();
-        let context = Context { metrics, via: "1.1 forebay-test".into(), budget: ReadBudget::default() };
+        let context = Context { metrics, ..Context::of_test() };
         let source = Source {
             upstream: Upstream::new(&config, context).unwrap(),
             repository: "team/app".parse().unwrap(),

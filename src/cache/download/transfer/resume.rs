@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::{FIRST_PAUSE, PROGRESS, Transfer, TransferParts};
 use crate::{
     cache::Source,
+    rate::OwnTime,
     upstream::{BlobRange, BlobStream, Error, ErrorKind},
 };
 
@@ -21,7 +20,7 @@ const MAX_CONTRADICTIONS: u32 = 3;
 const MAX_BREAKS: u32 = 50;
 
 impl Transfer {
-    pub(super) fn take(&mut self, stream: BlobStream, asked_part: bool) -> Result<(), Error> {
+    pub(super) fn take(&mut self, mut stream: BlobStream, asked_part: bool) -> Result<(), Error> {
         if let (Some(known), Some(told)) = (self.total, stream.total)
             && known != told
         {
@@ -70,6 +69,7 @@ impl Transfer {
         self.total = total;
         self.skip = self.position - stream.first;
         self.remark.clone_from(&stream.notes);
+        stream.run(&self.holds);
         self.stream = Some(stream);
         self.tell();
         Ok(())
@@ -114,7 +114,7 @@ impl Transfer {
             self.pause = self.pause.max(wait.min(MAX_PAUSE));
         }
         self.breaks += 1;
-        let broken_since = *self.broken_since.get_or_insert_with(Instant::now);
+        let broken_since = self.broken_since.get_or_insert_with(|| OwnTime::begin(&self.holds));
         let is_over = self.breaks > MAX_BREAKS || broken_since.elapsed() > self.timeout;
         let is_contradicted = self.contradictions >= MAX_CONTRADICTIONS;
         let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials || is_contradicted;
