@@ -101,5 +101,7 @@ pub(super) async fn forget(download: &Download, slot: &mut Option<TempBlob>) {
 
 /// Removes the file, which can take a while if it is large.
 pub(super) async fn discard(temp: Option<TempBlob>) {
-    change(move || drop(temp)).await;
+    if let Some(temp) = temp {
+        change(move || temp.discard()).await;
+    }
 }

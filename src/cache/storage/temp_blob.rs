@@ -1,4 +1,5 @@
 //! The file of a download in progress: a file below `tmp/` that becomes a blob, is kept to be resumed, or is removed.
+//! If the process ends before one of these, the file stays as after a kill.
 //!
 //! A file that is kept belongs to the [`Origin`] of its bytes. For the names of the files, see `file_names`; for what
 //! says which bytes are there, `partial_map`.
@@ -25,7 +26,7 @@ use crate::cache::{ContentKey, Origin};
 /// A broken download with fewer bytes than this is not kept.
 const WORTH_KEEPING: u64 = 64 * 1024;
 
-/// The file of a download; removed on drop unless it was committed or kept.
+/// The file of a download, which commits, keeps or discards it.
 pub struct TempBlob {
     id: ContentKey,
     temp: TempFile,
@@ -147,6 +148,11 @@ impl TempBlob {
         self.temp.commit(purpose, IndexKey::Blob(self.id), len)
     }
 
+    /// Removes the file. Blocks.
+    pub fn discard(self) {
+        self.temp.discard();
+    }
+
     /// Keeps the file for the next download, after this one broke with these chunks. Blocks.
     ///
     /// No byte is cut off or overwritten: it may still be queued in a socket, even for a client whose reader has ended.
@@ -160,15 +166,17 @@ impl TempBlob {
             return Ok(());
         }
         let written: u64 = map.records.iter().map(|record| record.written).sum();
-        let Some(origin) = origin.filter(|_| written >= WORTH_KEEPING) else { return Ok(()) };
+        let Some(origin) = origin.filter(|_| written >= WORTH_KEEPING) else { return Ok(temp.discard()) };
         let in_vain = left > 0 && written <= left && (answered || failed);
         if in_vain && answered && failed {
-            return Ok(());
+            return Ok(temp.discard());
         }
         let count = map.total.map_or(map.records.len() as u64, |total| total.div_ceil(map.chunk));
         let footer = Footer { chunk: map.chunk, total: map.total, count, origin, failed: in_vain };
-        footer.write(&temp.file)?;
-        footer.write_records(&temp.file, &map.records)?;
+        if let Err(error) = footer.write(&temp.file).and_then(|()| footer.write_records(&temp.file, &map.records)) {
+            temp.discard();
+            return Err(error);
+        }
         let len = temp.file.metadata()?.blocks() * 512;
         temp.keep(purpose, IndexKey::Partial(id), len);
         Ok(())

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use super::{DiskStore, IndexKey, NoSpace, Pin, Purpose, Reservation, file_names, verified_at};
 use crate::cache::ContentKey;
 
-/// A file below `tmp/`; removed on drop unless it was committed or kept.
+/// A file below `tmp/`. If it was neither committed, kept nor discarded, it goes with its value if no later process
+/// would use it; a file that a later download resumes stays as after a kill, since only the end of the process drops one.
 pub(super) struct TempFile {
     pub(super) store: DiskStore,
     pub(super) file: Arc<File>,
@@ -100,6 +101,19 @@ impl TempFile {
     ///
     /// It is synced before the rename, so that a power cut leaves either the whole object or nothing under its name.
     pub(super) fn commit(mut self, purpose: Purpose, key: IndexKey, len: u64) -> io::Result<Arc<Pin>> {
+        match self.try_commit(purpose, key, len) {
+            Ok(pin) => {
+                self.is_unfinished = false;
+                Ok(pin)
+            }
+            Err(error) => {
+                self.discard();
+                Err(error)
+            }
+        }
+    }
+
+    fn try_commit(&self, purpose: Purpose, key: IndexKey, len: u64) -> io::Result<Arc<Pin>> {
         // The note comes first: a kill between the two leaves the map or the note, which both say what is there.
         verified_at::note(&self.file, len);
         self.file.set_len(len)?;
@@ -118,8 +132,13 @@ impl TempFile {
         if let Some(parent) = path.parent() {
             File::open(parent)?.sync_all()?;
         }
-        self.is_unfinished = false;
         Ok(pin)
+    }
+
+    /// Removes the file. Blocks.
+    pub(super) fn discard(mut self) {
+        self.is_unfinished = false;
+        remove(&self.name.path(&self.store));
     }
 
     /// Keeps the file of `len` bytes under its name, as this object of the index. Blocks.
@@ -133,7 +152,7 @@ impl TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        if self.is_unfinished {
+        if self.is_unfinished && matches!(self.name, TempName::Unique(_)) {
             remove(&self.name.path(&self.store));
         }
     }

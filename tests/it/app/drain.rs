@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use forebay_test_support::{
     blob::{self, add, path},
     fake_registry::{FakeRegistry, Fault, Gate, When},
-    mirror::Mirror,
+    mirror::{Mirror, UPSTREAM},
+    program::Program,
     raw::Raw,
     until::{bounded, until},
 };
@@ -50,6 +53,36 @@ async fn a_drain_timeout_breaks_responses_and_keeps_parts() {
     mirror.start().await;
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
     assert_eq!(registry.requests().last().unwrap().header("range"), Some("bytes=500000-"));
+}
+
+/// The second signal ends the process in the middle of its downloads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_keeps_what_a_kill_keeps() {
+    const CHUNK: usize = 1024 * 1024;
+    let registry = FakeRegistry::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[cache]\nmin_free = 0\n[[upstream]]\nname = \"{UPSTREAM}\"\nurls = [\"{}\"]\ndefault = true\n",
+        registry.url()
+    );
+    std::fs::write(directory.path().join("forebay.toml"), text).unwrap();
+    let (digest, content) = add(&registry, 4 * CHUNK, 1);
+    let gate = Gate::new();
+    registry.fault_times(1, When::blobs(), Fault::HoldBody { at: 2 * CHUNK + 100, gate: gate.clone() });
+    let program = Program::serve(directory, "info").await;
+    let part = blob::partial(&program.directory().join("cache"), &digest);
+    let _client = Raw::get(program.registry, &path(&digest), &[]).await;
+    until("two chunks are noted", async || part.exists() && blob::front(&part) == 2 * CHUNK as u64).await;
+    program.signal(Signal::TERM);
+    until("it drains", async || program.log().contains("draining")).await;
+    let (directory, log) = program.ended_by(Signal::TERM).await;
+    assert!(log.contains("second signal"), "{log}");
+    assert_eq!(blob::left(&part), &content[..2 * CHUNK]);
+    registry.forget_requests();
+    let program = Program::serve(directory, "info").await;
+    let end = Raw::get(program.registry, &path(&digest), &[]).await.rest().await;
+    assert!(end.is_whole() && end.bytes() == content);
+    assert_eq!(registry.requests()[0].header("range"), Some(&*format!("bytes={}-", 2 * CHUNK)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

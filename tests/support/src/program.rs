@@ -151,6 +151,14 @@ impl Program {
         until("the program has ended", async || self.process.try_wait().unwrap().is_some()).await;
         self.log()
     }
+
+    /// Sends this signal, and gives the directory and the whole log once it has ended.
+    pub async fn ended_by(mut self, signal: Signal) -> (TempDir, String) {
+        self.signal(signal);
+        until("the program has ended", async || self.process.try_wait().unwrap().is_some()).await;
+        let log = self.log();
+        (std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap()), log)
+    }
 }
 
 impl Drop for Program {

@@ -88,7 +88,7 @@ async fn a_file_that_is_not_resumed_is_replaced() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_leaves_neither_file_nor_promise() {
+async fn what_is_discarded_leaves_neither_file_nor_promise() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(directory.path());
     store.scan().await;
@@ -98,7 +98,7 @@ async fn what_is_dropped_leaves_neither_file_nor_promise() {
         let temp = store.create(&whatever(), &origin(), reservation).await.unwrap();
         assert!(store.0.index.total() > before + 200_000);
         match keep {
-            None => drop(temp),
+            None => temp.discard(),
             Some(len) => temp.keep(Purpose::Client, &map(len), false).unwrap(),
         }
         assert_eq!(store.0.index.total(), before);
@@ -133,7 +133,7 @@ async fn what_is_kept_changes_no_byte_and_counts_what_it_allocates() {
 }
 
 #[tokio::test]
-async fn chunks_that_were_noted_outlive_a_kill() {
+async fn chunks_that_were_noted_outlive_the_process() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(directory.path());
     store.scan().await;
@@ -142,8 +142,8 @@ async fn chunks_that_were_noted_outlive_a_kill() {
     let record = ChunkRecord { written: CHUNK, crc: 9 };
     notes.note(2, record, || map(50).records).unwrap();
     notes.note(1, record, || panic!("the others are there")).unwrap();
-    // The file is neither removed nor kept in order.
-    std::mem::forget(temp);
+    // The process ends at once: the file is neither discarded nor kept in order.
+    drop(temp);
     drop(store);
     std::fs::remove_file(directory.path().join("lock")).unwrap();
     let store = self::store(directory.path());
